@@ -1,0 +1,1 @@
+"""The middle floor: from an nn.Module to the ONNX files that a board takes."""

@@ -1,0 +1,51 @@
+"""What can go wrong, and what to do about it.
+
+    DeadweightError          every error we raise on purpose; the CLI prints it and exits with 2
+      RecipeError            a recipe, a setting or a flag that cannot be followed
+      WorkloadError          the user's own file or data
+      ModelError             a network that cannot be traced, cut, exported or run
+      ArtifactError          a file that is missing, damaged or unsafe to load
+      TargetError            a board or runtime that is unknown or not there
+      MeasurementError       samples that allow no judgement
+
+An error is a sentence about what happened, with the values, and a cure. Both are required, so that no
+message can be written that leaves its reader without a next step.
+"""
+
+from __future__ import annotations
+
+
+class DeadweightError(Exception):
+    """Something the user can mend: `what` happened, and the `cure`."""
+
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(what, cure)
+        self.what = what
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.cure}"
+
+
+class RecipeError(DeadweightError):
+    """A recipe, a setting or a flag cannot be followed."""
+
+
+class WorkloadError(DeadweightError):
+    """The user's own file or data does not do what a workload must."""
+
+
+class ModelError(DeadweightError):
+    """A network cannot be traced, cut, exported or run."""
+
+
+class ArtifactError(DeadweightError):
+    """A file is missing, damaged or unsafe to load, or cannot be written."""
+
+
+class TargetError(DeadweightError):
+    """A board or a runtime is unknown, or is not there."""
+
+
+class MeasurementError(DeadweightError):
+    """Samples allow no judgement."""
