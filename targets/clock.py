@@ -1,0 +1,285 @@
+"""The clock: any number of models timed together, so that what disturbs one disturbs all.
+
+Measured on shared machines, five things make a latency lie, and each has its answer here:
+    the machine drifts for seconds at a time      models take turns every few milliseconds, in random order
+    a turn begins with the other's data in cache  each turn begins with runs that are not timed: the first
+                                                  run after another model took up to 3x as long
+    the same file loaded twice differs by 1-6 %   every event loads all models anew, heap padding at random
+    iterations are not independent                the event is what counts as one observation
+    another process takes the core                one thread's CPU time is kept beside its wall time
+Nothing is dropped: an event during which the machine changed is marked, and its samples stay.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import random
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter_ns, thread_time_ns
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from .artifact import sha256_of
+from .errors import MeasurementError, ModelError
+from .measurement import Mark, Measurement, Protocol
+from .probe import changes, conditions, evidence, snapshot
+from .session import Session, open_session, random_inputs
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Progress", "Protocol", "time_together"]
+
+Progress = Callable[[int, int], None]
+"""Told how many events are done, and of how many."""
+
+_DEFAULT = Protocol()
+_WARM_RUNS = 3
+_WARM_BLOCKS = 10
+_ALIKE = 1.5
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What one model does in one round: runs that settle it, untimed, then `samples` of `runs` runs each."""
+
+    settling: int
+    runs: int
+    samples: int
+
+
+@dataclass
+class _Samples:
+    wall_ns: List[List[List[int]]]
+    cpu_ns: List[List[int]]
+
+
+def time_together(
+    models: Mapping[str, Path],
+    *,
+    protocol: Protocol = _DEFAULT,
+    inputs: Optional[Mapping[str, NDArray[Any]]] = None,
+    progress: Optional[Progress] = None,
+) -> Dict[str, Measurement]:
+    """Times models by turns in this process and returns one Measurement for each, paired by event.
+
+    `inputs` are fed to every model; without them each gets random ones by the protocol's seed.
+
+    Raises:
+        ModelError: a model cannot be opened or run, or the inputs do not fit it.
+        MeasurementError: there is nothing to time, or a model changed while it was timed.
+    """
+    if not models:
+        raise MeasurementError("There are no models to time.", "Give one model file or more.")
+    paths = {name: Path(path) for name, path in models.items()}
+    if inputs is not None:
+        protocol = replace(protocol, inputs=f"given:{_hash(inputs)}")
+    run_id = uuid.uuid4().hex
+    # Order and padding are drawn afresh each time (the id is the seed, so that they can be drawn again).
+    dice = random.Random(run_id)
+    before = conditions()
+    hashes = {name: _sha256(path) for name, path in paths.items()}
+    blocks: Dict[str, _Block] = {}
+    rounds = 0
+    taken = {name: _Samples([], []) for name in paths}
+    marks: List[Mark] = []
+    for event in range(protocol.events):
+        sessions, padding = _opened(paths, protocol, dice)
+        try:
+            calls = {name: _prepared(session, inputs, protocol) for name, session in sessions.items()}
+            warm_ns = {name: _warm(calls[name]) for name in dice.sample(sorted(calls), len(calls))}
+            if not blocks:
+                blocks = _blocks(warm_ns, protocol)
+                rounds = _rounds(blocks, warm_ns, protocol)
+            found = _event(calls, blocks, rounds, dice, taken, threads=protocol.threads)
+        finally:
+            for session in sessions.values():
+                session.close()
+            del padding
+        marks += [Mark(event, what) for what in found]
+        if progress is not None:
+            progress(event + 1, protocol.events)
+    for name, path in paths.items():
+        if _sha256(path) != hashes[name]:
+            raise MeasurementError(
+                f"{path} changed while it was timed.", "Measure again when nothing writes to that file."
+            )
+    counts_cpu = protocol.threads == 1 and protocol.runtime == "onnxruntime"
+    return {
+        name: Measurement(
+            name=name,
+            model_sha256=hashes[name],
+            file_bytes=path.stat().st_size,
+            run_id=run_id,
+            wall_ns=np.array(taken[name].wall_ns, dtype=np.int64),
+            cpu_ns=np.array(taken[name].cpu_ns, dtype=np.int64) if counts_cpu else None,
+            runs=blocks[name].runs,
+            protocol=protocol,
+            conditions=before,
+            evidence=evidence(),
+            marks=tuple(marks),
+        )
+        for name, path in paths.items()
+    }
+
+
+def _opened(
+    paths: Mapping[str, Path], protocol: Protocol, dice: random.Random
+) -> Tuple[Dict[str, Session], List[NDArray[Any]]]:
+    """All models in random order, with gaps of random size in the heap between them."""
+    sessions: Dict[str, Session] = {}
+    padding: List[NDArray[Any]] = []
+    try:
+        for name in dice.sample(sorted(paths), len(paths)):
+            padding += [np.ones(dice.randrange(1, 4000) * 64, np.uint8) for _ in range(dice.randrange(1, 6))]
+            sessions[name] = open_session(paths[name], runtime=protocol.runtime, threads=protocol.threads)
+    except BaseException:
+        for session in sessions.values():
+            session.close()
+        raise
+    return sessions, padding
+
+
+def _prepared(
+    session: Session, inputs: Optional[Mapping[str, NDArray[Any]]], protocol: Protocol
+) -> Callable[[], object]:
+    if inputs is None:
+        inputs = random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed)
+    return session.prepare(inputs)
+
+
+def _warm(call: Callable[[], object]) -> int:
+    """Runs until the best of a few runs is no longer better than the best before; returns it, in ns."""
+    best = math.inf
+    for _ in range(_WARM_BLOCKS):
+        times = []
+        for _ in range(_WARM_RUNS):
+            start = perf_counter_ns()
+            call()
+            times.append(perf_counter_ns() - start)
+        settled = min(times) > 0.98 * best
+        best = min(best, *times)
+        if settled:
+            break
+    return max(int(best), 1)
+
+
+def _blocks(run_ns: Mapping[str, int], protocol: Protocol) -> Dict[str, _Block]:
+    """A block for each model, in which neither clock takes more than its share.
+
+    Models of about the same speed get the same block: what is left of settling must not tell them apart.
+    """
+    wall_cost_ns, cpu_cost_ns = clock_costs_ns()
+    blocks: Dict[str, _Block] = {}
+    group_ns = 0
+    for name in sorted(run_ns, key=lambda name: run_ns[name]):
+        if not group_ns or run_ns[name] > _ALIKE * group_ns:
+            group_ns = run_ns[name]
+        runs = math.ceil(wall_cost_ns / (protocol.clock_share * group_ns))
+        timed_ns = max(1e9 * protocol.block_s, cpu_cost_ns / protocol.clock_share)
+        blocks[name] = _Block(
+            settling=max(1, round(1e9 * protocol.settle_s / group_ns)),
+            runs=runs,
+            samples=max(1, round(timed_ns / (group_ns * runs))),
+        )
+    return blocks
+
+
+def _rounds(blocks: Mapping[str, _Block], run_ns: Mapping[str, int], protocol: Protocol) -> int:
+    """As many rounds as an event has time for, over all models."""
+    round_ns = sum(run_ns[name] * _runs(block) for name, block in blocks.items())
+    return max(int(1e9 * protocol.event_s * len(blocks) / round_ns), protocol.min_rounds)
+
+
+def _runs(block: _Block) -> int:
+    return block.settling + block.runs * block.samples
+
+
+def _event(
+    calls: Mapping[str, Callable[[], object]],
+    blocks: Mapping[str, _Block],
+    rounds: int,
+    dice: random.Random,
+    taken: Mapping[str, _Samples],
+    *,
+    threads: int,
+) -> Tuple[str, ...]:
+    """Takes one event's samples; returns what happened to the machine meanwhile."""
+    for samples in taken.values():
+        samples.wall_ns.append([])
+        samples.cpu_ns.append([])
+    names = sorted(calls)
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()  # a collection would land on one model's time
+    try:
+        before = snapshot()
+        for _ in range(rounds):
+            for name in dice.sample(names, len(names)):
+                wall_ns, cpu_ns = _timed(calls[name], blocks[name])
+                taken[name].wall_ns[-1].append(wall_ns)
+                taken[name].cpu_ns[-1].append(cpu_ns)
+        after = snapshot()
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"A model stopped while it was timed: {error}", "Check that it runs with these inputs on its own."
+        ) from error
+    finally:
+        if collecting:
+            gc.enable()
+    runs = rounds * sum(_runs(block) for block in blocks.values())
+    return changes(before, after, runs=runs, threads=threads)
+
+
+def _timed(call: Callable[[], object], block: _Block) -> Tuple[List[int], int]:
+    """One block: wall time of each sample, and the thread's CPU time of all of them, in ns."""
+    for _ in range(block.settling):
+        call()
+    once = range(block.runs)
+    stamps = [0] * (block.samples + 1)
+    cpu_ns = thread_time_ns()
+    stamps[0] = perf_counter_ns()
+    for sample in range(1, block.samples + 1):
+        for _ in once:
+            call()
+        stamps[sample] = perf_counter_ns()
+    cpu_ns = thread_time_ns() - cpu_ns
+    return [stamps[sample + 1] - stamps[sample] for sample in range(block.samples)], cpu_ns
+
+
+def clock_costs_ns() -> Tuple[float, float]:
+    """What one reading costs on this machine: of the wall clock within a block, and of both around it."""
+
+    def cost(read: Callable[[], int]) -> float:
+        best = math.inf
+        for _ in range(5):
+            start = perf_counter_ns()
+            for _ in range(200):
+                read()
+            best = min(best, (perf_counter_ns() - start) / 200)
+        return best
+
+    wall = cost(perf_counter_ns)
+    return wall, cost(thread_time_ns) + wall
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise ModelError(f"There is no model at {path}.", "Check the path.")
+    return sha256_of(path)
+
+
+def _hash(inputs: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(inputs):
+        array = np.ascontiguousarray(inputs[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:12]

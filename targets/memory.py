@@ -1,0 +1,178 @@
+"""What a model costs in memory, measured in a process of its own.
+
+Three figures: the file; the peak while it is loaded (the runtime holds weights twice while it rearranges
+them); what stays after some runs. A first, tiny session is opened before anything is counted, so that the
+runtime's own pages are not charged to the model. Private dirty pages are counted for what stays: pages that
+other processes share, and clean pages of the file, cost nothing more.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Dict, Mapping, Tuple, Union
+
+from .errors import DeadweightError, MeasurementError, ModelError, TargetError
+
+# `y = x + x` on one float, opset 13: enough to make the runtime set itself up.
+_TINY = "CAg6NQoOCgF4CgF4EgF5IgNBZGQSAXRaDwoBeBIKCggIARIECgIIAWIPCgF5EgoKCAgBEgQKAggBQgQKABAN"
+_RUNS = 5
+_MARK = "deadweight-memory "
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one model costs. Peak and resident are above what the runtime alone takes."""
+
+    file_bytes: int
+    load_peak_bytes: int
+    resident_bytes: int
+    """After the model was run a few times: weights, and the arena for what flows between layers."""
+    remarks: Tuple[str, ...] = ()
+    """What is coarser than usual on this machine, in words."""
+
+    def to_json(self) -> Dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "remarks": list(self.remarks)}
+
+
+def measure_memory(
+    path: Union[str, Path],
+    *,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    batch: int = 1,
+    timeout_s: float = 600.0,
+) -> Memory:
+    """Loads and runs a model in a fresh process and reads what it cost. Repeats to about 1 % (a few pages).
+
+    Raises:
+        ModelError, TargetError: as `open_session`.
+        MeasurementError: this system tells nothing about memory, or the process was killed (no memory left).
+    """
+    job = json.dumps({"path": str(Path(path)), "runtime": runtime, "threads": threads, "batch": batch})
+    # The child finds the package where this process found it, also inside a zip file.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    command = [sys.executable, "-c", f"from {__name__} import _child; _child()"]
+    try:
+        done = subprocess.run(
+            command,
+            input=job,
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MeasurementError(
+            f"Measuring the memory of {path} took more than {timeout_s:.0f} s.",
+            "Give it more time with timeout_s.",
+        ) from error
+    told = [line[len(_MARK) :] for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    if not told:
+        raise MeasurementError(
+            f"The process that measured the memory of {path} ended with {done.returncode}: "
+            f"{done.stderr.strip()[-300:]}",
+            "A process that was killed (-9) has most likely run out of memory: free some.",
+        )
+    answer = json.loads(told[-1])
+    if "error" in answer:
+        kinds = {kind.__name__: kind for kind in (ModelError, TargetError, MeasurementError)}
+        raise kinds[answer["error"]](answer["what"], answer["cure"])
+    return Memory(**{**answer, "remarks": tuple(answer["remarks"])})
+
+
+def _child() -> None:
+    """The fresh process: a job on stdin, the answer on stdout."""
+    try:
+        answer = asdict(_measured(json.load(sys.stdin)))
+    except DeadweightError as error:
+        answer = {"error": type(error).__name__, "what": error.what, "cure": error.cure}
+    print(_MARK + json.dumps(answer), flush=True)
+
+
+def _measured(job: Mapping[str, Any]) -> Memory:
+    from .session import open_session, random_inputs
+
+    path = Path(job["path"])
+    remarks = []
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = Path(folder) / "tiny.onnx"
+        tiny.write_bytes(base64.b64decode(_TINY))
+        first = open_session(tiny, runtime=job["runtime"], threads=job["threads"])
+        first.run(random_inputs(first.inputs))
+    _give_back()
+    resettable = _reset_peak()
+    resident_before, peak_before = _status("VmRSS"), _status("VmHWM")
+    dirty_before, exact = _private_bytes()
+    session = open_session(path, runtime=job["runtime"], threads=job["threads"])
+    peak = _status("VmHWM")
+    if not resettable:
+        remarks.append(
+            "the peak could not be reset on this system: a load that needs less than "
+            f"{(peak_before - resident_before) / 1e6:.0f} MB is not seen"
+        )
+    if not exact:
+        remarks.append("private pages are not told on this system: resident memory includes shared pages")
+    call = session.prepare(random_inputs(session.inputs, batch=job["batch"]))
+    for _ in range(_RUNS):
+        call()
+    resident = _private_bytes()[0] - dirty_before
+    session.close()
+    return Memory(
+        file_bytes=path.stat().st_size,
+        load_peak_bytes=max(peak - resident_before, 0),
+        resident_bytes=max(resident, 0),
+        remarks=tuple(remarks),
+    )
+
+
+def _give_back() -> None:
+    """Returns freed heap to the system, where the C library can, so that a model's use of it is seen."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _reset_peak() -> bool:
+    """Sets the process's peak (VmHWM) back to its present size."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _private_bytes() -> Tuple[int, bool]:
+    """Bytes in pages that this process alone has written to; else its resident size, and False."""
+    try:
+        rollup = Path("/proc/self/smaps_rollup").read_text()
+    except OSError:
+        return _status("VmRSS"), False
+    found = re.search(r"^Private_Dirty:\s*(\d+) kB", rollup, re.MULTILINE)
+    return (int(found.group(1)) * 1024, True) if found else (_status("VmRSS"), False)
+
+
+def _status(key: str) -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError as error:
+        raise MeasurementError(
+            "Memory can be measured on Linux only: there is no /proc/self/status here.",
+            "Measure on the board.",
+        ) from error
+    found = re.search(rf"^{key}:\s*(\d+) kB", status, re.MULTILINE)
+    if found is None:
+        raise MeasurementError(
+            f"This system does not tell {key} in /proc/self/status.", "Measure on the board."
+        )
+    return int(found.group(1)) * 1024

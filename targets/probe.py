@@ -1,0 +1,241 @@
+"""What this machine can tell about itself: the conditions of a measurement, and what works here.
+
+Standard library only, so that `doctor` runs where numpy does not. Every path is taken below `root`, so that
+another machine's /proc and /sys can be read from a copy. What a machine does not tell is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+_ROOT = Path("/")
+_CORES = "sys/devices/system/cpu/cpu[0-9]*/"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Counters and clocks at one moment; two of them tell what happened in between."""
+
+    wall_s: float
+    cpu_s: float
+    """CPU time of the calling thread."""
+    minor_faults: int
+    major_faults: int
+    swapped_pages: int
+    stolen_s: float
+    """Time that the host took from this virtual machine, all cores together."""
+    throttled: int
+    clocks_hz: Tuple[int, ...]
+    """Current clock of each core; empty where it cannot be read."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `doctor`: `cure` is the line that mends it, empty where nothing is wrong."""
+
+    name: str
+    found: str
+    works: bool
+    needed_for: str
+    cure: str = ""
+
+
+def conditions(root: Path = _ROOT) -> Dict[str, Any]:
+    """Machine, software and state, as plain values for JSON. Two figures compare only on one `machine`."""
+    return {
+        "machine": {
+            "cpu": cpu_name(root),
+            "architecture": platform.machine(),
+            "cores": os.cpu_count() or 1,
+            "memory_bytes": memory_bytes(root),
+            "kernel": platform.release(),
+        },
+        "software": {"python": platform.python_version(), **versions("numpy", "onnxruntime", "tensorrt")},
+        "state": {
+            "load": [round(load, 2) for load in os.getloadavg()],
+            "governors": sorted({_text(path) for path in root.glob(_CORES + "cpufreq/scaling_governor")}),
+            "clocks_hz": list(_clocks_hz(root)),
+            "cores_allowed": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1,
+            "throttled": _throttled(root),
+        },
+    }
+
+
+def evidence(root: Path = _ROOT) -> str:
+    """`emulated` where this process runs on a foreign processor, else `measured`."""
+    machine = platform.machine()
+    cpuinfo = _text(root / "proc/cpuinfo")
+    foreign = machine not in ("x86_64", "i686", "AMD64") and "vendor_id" in cpuinfo
+    # A handler for a processor's programs is only registered where the processor is not the machine's own.
+    handled = (root / "proc/sys/fs/binfmt_misc" / f"qemu-{machine}").exists()
+    return "emulated" if foreign or handled or "QEMU Virtual CPU" in cpuinfo else "measured"
+
+
+def snapshot(root: Path = _ROOT) -> Snapshot:
+    """The state now. Faults are counted for the calling thread where the system can."""
+    used = resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF))
+    swaps = re.findall(r"^pswp(?:in|out) (\d+)", _text(root / "proc/vmstat"), re.MULTILINE)
+    ticks = _text(root / "proc/stat").split("\n", 1)[0].split()
+    stolen = int(ticks[8]) if len(ticks) > 8 else 0
+    return Snapshot(
+        wall_s=time.perf_counter(),
+        cpu_s=time.thread_time(),
+        minor_faults=used.ru_minflt,
+        major_faults=used.ru_majflt,
+        swapped_pages=sum(map(int, swaps)),
+        stolen_s=stolen / os.sysconf("SC_CLK_TCK"),
+        throttled=_throttled(root),
+        clocks_hz=_clocks_hz(root),
+    )
+
+
+def changes(before: Snapshot, after: Snapshot, *, runs: int, threads: int = 1) -> Tuple[str, ...]:
+    """What happened between two snapshots that a timing of `runs` runs in between should be marked with."""
+    wall_s = after.wall_s - before.wall_s
+    found: List[str] = []
+    if after.throttled > before.throttled:
+        found.append(f"throttled {after.throttled - before.throttled} times")
+    for was, now in zip(before.clocks_hz, after.clocks_hz):
+        if was and abs(now - was) > 0.01 * was:
+            found.append(f"a core's clock went from {was / 1e6:.0f} to {now / 1e6:.0f} MHz")
+            break
+    if after.swapped_pages > before.swapped_pages:
+        found.append(f"{after.swapped_pages - before.swapped_pages} pages were swapped")
+    if after.major_faults > before.major_faults:
+        found.append(f"{after.major_faults - before.major_faults} pages were read from disk")
+    if after.minor_faults - before.minor_faults > 50 * runs:
+        found.append(f"{(after.minor_faults - before.minor_faults) / runs:.0f} page faults a run")
+    if after.stolen_s - before.stolen_s > 0.02 * wall_s + 0.01:  # one tick of the counter is 0.01 s
+        found.append(f"the host took {100 * (after.stolen_s - before.stolen_s) / wall_s:.0f} % of a core")
+    share = (after.cpu_s - before.cpu_s) / wall_s
+    if threads == 1 and share < 0.8:
+        found.append(f"other work left {100 * share:.0f} % of a core")
+    return tuple(found)
+
+
+def cpu_name(root: Path = _ROOT) -> str:
+    """The processor's name, as its maker or the board gives it."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    board = _text(root / "proc/device-tree/model").strip("\0")
+    return found.group(1).strip() if found else board or platform.processor() or platform.machine()
+
+
+def memory_bytes(root: Path = _ROOT) -> Optional[int]:
+    """All memory that the system can use; None where it cannot be told."""
+    found = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
+
+
+def versions(*names: str) -> Dict[str, str]:
+    """Versions of those of the named distributions that are installed; nothing is imported."""
+    found: Dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def doctor(root: Path = _ROOT) -> Tuple[Check, ...]:
+    """What works on this machine, and the line that installs what is missing."""
+    info = conditions(root)
+    python_fits = sys.version_info >= (3, 8)
+    checks = [
+        Check(
+            "python",
+            platform.python_version(),
+            python_fits,
+            "all",
+            "" if python_fits else "Install Python 3.8+.",
+        ),
+        _library("numpy", "running and timing models", "pip install numpy"),
+        _library("onnxruntime", "profile, compare, gate", "pip install 'deadweight[ort]'", tried=True),
+        _library("torch", "run, prune, sweep", "pip install 'deadweight[workstation]'"),
+        _library("onnx", "export, quantize, lint", "pip install 'deadweight[workstation]'"),
+        _library("tensorrt", "engines on a Jetson", "On a Jetson: sudo apt install python3-libnvinfer"),
+        _cpu_clock(),
+        _memory_peak(root),
+        _quiet(info["state"]["load"][0], info["state"]["cores_allowed"]),
+    ]
+    if evidence(root) == "emulated":
+        checks.append(
+            Check(
+                "processor",
+                f"{info['machine']['architecture']}, emulated",
+                False,
+                "a verdict on speed",
+                "Measure on the board itself: no time taken here enters a verdict.",
+            )
+        )
+    return tuple(checks)
+
+
+def _library(name: str, needed_for: str, cure: str, *, tried: bool = False) -> Check:
+    try:
+        if tried:
+            __import__(name)
+        elif util.find_spec(name) is None:
+            raise ImportError("not installed")
+    except ImportError as error:
+        missing = "not installed" if util.find_spec(name) is None else f"does not import: {error}"
+        return Check(name, missing, False, needed_for, cure)
+    return Check(name, versions(name).get(name, "installed"), True, needed_for)
+
+
+def _cpu_clock() -> Check:
+    resolution_s = time.get_clock_info("thread_time").resolution
+    fine = resolution_s <= 1e-6
+    cure = "" if fine else "Times of one thread come from the wall clock here: measure on a quiet machine."
+    return Check("cpu clock", f"{resolution_s * 1e9:.0f} ns", fine, "steady timing on a busy machine", cure)
+
+
+def _memory_peak(root: Path) -> Check:
+    found = os.access(str(root / "proc/self/clear_refs"), os.W_OK)
+    cure = (
+        ""
+        if found
+        else "Peaks are then taken from the process's whole life, which is coarser for small models."
+    )
+    return Check("memory peak", "can be reset" if found else "cannot be reset", found, "peak memory", cure)
+
+
+def _quiet(load: float, cores: int) -> Check:
+    quiet = load < 0.5 * cores
+    cure = (
+        "" if quiet else "Stop other work for figures that settle sooner; a verdict waits until it is sure."
+    )
+    return Check("load", f"{load:.1f} on {cores} cores", quiet, "quick verdicts", cure)
+
+
+def _clocks_hz(root: Path) -> Tuple[int, ...]:
+    # What the hardware runs at, where it can be read: what was asked of it can differ under throttling.
+    for name in ("cpuinfo_cur_freq", "scaling_cur_freq"):
+        read = [_text(path) for path in sorted(root.glob(_CORES + "cpufreq/" + name))]
+        if read and all(value.isdigit() for value in read):
+            return tuple(int(value) * 1000 for value in read)
+    return ()
+
+
+def _throttled(root: Path) -> int:
+    names = (_CORES + "thermal_throttle/*_throttle_count", "sys/class/hwmon/hwmon*/oc*_event_cnt")
+    read = [_text(path) for name in names for path in root.glob(name)]
+    return sum(int(value) for value in read if value.isdigit())
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,231 @@
+"""What the silicon is: the facts about a board that pruning, building and judging ask for.
+
+One TOML file a board, in `boards/`; users may give their own by path. Every fact carries where it comes from
+and how certain it is. Only `certain` may feed a verdict: it gives nothing for a fact of low certainty.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+from .errors import TargetError
+
+BOARDS = Path(__file__).parent / "boards"
+CERTAINTIES = ("high", "medium", "low")
+RUNTIMES = ("onnxruntime", "tensorrt")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "fp4")
+KINDS = ("conv", "depthwise", "linear", "matmul", "attention", "recurrent", "embedding")
+
+Value = Union[str, int, float, List[str]]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A value with its source and its certainty: `high`, `medium` or `low`."""
+
+    value: Value
+    source: str
+    certainty: str
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which widths an operator likes. Round up to `step`: the units up to there cost no time.
+
+    Off `hard` the operator falls off its fast path, so that must never be broken. Layers narrower than
+    `narrow_below` keep to `narrow_step` instead of `step`.
+    """
+
+    step: int = 1
+    hard: int = 1
+    narrow_step: int = 0
+    narrow_below: int = 0
+    source: str = ""
+    certainty: str = "high"
+
+    def step_for(self, width: int) -> int:
+        """The step for a layer that is now `width` wide."""
+        return self.narrow_step if width < self.narrow_below else self.step
+
+    def rounded(self, keep: int, *, width: int) -> int:
+        """The width to use where `keep` of `width` units are wanted: the next step up, at most `width`."""
+        step = self.step_for(width)
+        return min(width, max(step, math.ceil(keep / step) * step))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A board, as far as it is known.
+
+    Names of facts: memory_bytes, bandwidth_bytes_per_s, int8_ops_per_s, fp16_ops_per_s (dense, GPU alone),
+    gpu_hz, streaming_multiprocessors, compute_capability, dla_cores, jetpack, l4t, tensorrt, cuda, python,
+    power_modes. A board file may hold more.
+    """
+
+    name: str
+    title: str
+    runtime: str
+    precisions: Tuple[str, ...]
+    alignment: Mapping[str, Alignment] = field(default_factory=dict)
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+    def fact(self, name: str) -> Optional[Fact]:
+        """A fact of any certainty, to be shown with its source; None if unknown."""
+        return self.facts.get(name)
+
+    def certain(self, name: str) -> Optional[Value]:
+        """The value for use in a verdict; None if the fact is unknown or of low certainty."""
+        fact = self.facts.get(name)
+        return None if fact is None or fact.certainty == "low" else fact.value
+
+    def align(self, kind: str) -> Alignment:
+        """The alignment of an operator kind; any width is fine for kinds that the board says nothing of."""
+        return self.alignment.get(kind, Alignment())
+
+    def to_json(self) -> Dict[str, Any]:
+        """Plain values for JSON: what an agent on the board is given."""
+        return {**asdict(self), "precisions": list(self.precisions)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], *, where: str = "the target") -> Target:
+        """The inverse of `to_json`; also the schema of a board file.
+
+        Raises:
+            TargetError: a key is missing, unknown or holds the wrong kind of value; it names the key.
+        """
+        _keys(value, {"name", "title", "runtime", "precisions"}, {"alignment", "facts"}, where)
+        runtime = _one_of(value["runtime"], RUNTIMES, f"{where}: runtime")
+        precisions = tuple(
+            _one_of(name, PRECISIONS, f"{where}: precisions") for name in _list(value["precisions"], where)
+        )
+        alignment = {
+            _one_of(kind, KINDS, f"{where}: alignment"): _alignment(item, f"{where}: alignment.{kind}")
+            for kind, item in _table(value.get("alignment", {}), f"{where}: alignment").items()
+        }
+        facts = {
+            name: _fact(item, f"{where}: facts.{name}")
+            for name, item in _table(value.get("facts", {}), f"{where}: facts").items()
+        }
+        return cls(str(value["name"]), str(value["title"]), runtime, precisions, alignment, facts)
+
+
+def target_names() -> Tuple[str, ...]:
+    """The boards that are known by name."""
+    return tuple(sorted(path.stem for path in BOARDS.glob("*.toml")))
+
+
+def load_target(name_or_path: Union[str, Path]) -> Target:
+    """A target by its name, or from a TOML file of one's own (a path ends in .toml).
+
+    Raises:
+        TargetError: no such name or file, or the file does not describe a target.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = BOARDS / f"{name_or_path}.toml"
+        if str(name_or_path) not in target_names():
+            near = difflib.get_close_matches(str(name_or_path).lower(), target_names(), n=3, cutoff=0.3)
+            meant = f"Did you mean {' or '.join(near)}? " if near else ""
+            raise TargetError(
+                f"There is no target called '{name_or_path}'.",
+                f"{meant}Known: {', '.join(target_names())}. For another board, give the path of its .toml.",
+            )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TargetError(f"The target file {path} cannot be read: {error}.", "Check the path.") from error
+    return Target.from_json(_parse(text, path), where=path.name)
+
+
+def _parse(text: str, path: Path) -> Dict[str, Any]:
+    # tomllib came with Python 3.11; tomli is the same library for older ones.
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    try:
+        toml: Any = importlib.import_module(name)
+    except ImportError as error:
+        raise TargetError(
+            f"{path.name} is TOML, which this Python cannot read without {name}.",
+            "Install it: pip install tomli",
+        ) from error
+    try:
+        return dict(toml.loads(text))
+    except toml.TOMLDecodeError as error:
+        raise TargetError(f"{path} is not TOML: {error}.", "Mend that line.") from error
+
+
+def _alignment(value: Any, where: str) -> Alignment:
+    table = _table(value, where)
+    numbers = {"step", "hard", "narrow_step", "narrow_below"}
+    _keys(table, {"step", "hard", "source", "certainty"}, numbers, where)
+    for name in numbers & set(table):
+        if not isinstance(table[name], int) or table[name] < (1 if name in ("step", "hard") else 0):
+            raise TargetError(
+                f"{where}.{name} is {table[name]!r}.", "Give a whole number of units, 1 or more."
+            )
+    made = Alignment(**{**table, "certainty": _one_of(table["certainty"], CERTAINTIES, where)})
+    if (
+        made.step % made.hard
+        or made.narrow_step % made.hard
+        or bool(made.narrow_step) != bool(made.narrow_below)
+    ):
+        raise TargetError(
+            f"{where} has the steps {made.step} and {made.narrow_step} (below {made.narrow_below} units), "
+            f"which do not keep the hard multiple {made.hard}.",
+            "Make both steps multiples of `hard`; give narrow_step and narrow_below together or not at all.",
+        )
+    return made
+
+
+def _fact(value: Any, where: str) -> Fact:
+    table = _table(value, where)
+    _keys(table, {"value", "source", "certainty"}, set(), where)
+    held = table["value"]
+    if (
+        isinstance(held, bool)
+        or not isinstance(held, (str, int, float, list))
+        or not str(table["source"]).strip()
+    ):
+        raise TargetError(
+            f"{where} has the value {held!r} from '{table['source']}'.", "Give a value and its source."
+        )
+    return Fact(held, str(table["source"]), _one_of(table["certainty"], CERTAINTIES, where))
+
+
+def _table(value: Any, where: str) -> Dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TargetError(
+            f"{where} is {value!r}, not a table.", f"Write it as a table: [{where.split(': ')[-1]}]."
+        )
+    return dict(value)
+
+
+def _list(value: Any, where: str) -> List[Any]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise TargetError(f"{where}: precisions is {value!r}.", "Give a list, such as ['fp32', 'int8'].")
+    return list(value)
+
+
+def _keys(table: Mapping[str, Any], needed: set[str], allowed: set[str], where: str) -> None:
+    missing, unknown = needed - set(table), set(table) - needed - allowed
+    if missing or unknown:
+        told = [f"misses {', '.join(sorted(missing))}"] if missing else []
+        told += [f"does not know {', '.join(sorted(unknown))}"] if unknown else []
+        raise TargetError(
+            f"{where} {' and '.join(told)}.", f"Its keys: {', '.join(sorted(needed | allowed))}."
+        )
+
+
+def _one_of(value: Any, known: Tuple[str, ...], where: str) -> str:
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.3)
+        raise TargetError(
+            f"{where} is {value!r}.",
+            (f"Did you mean {near[0]}? " if near else "") + f"Known: {', '.join(known)}.",
+        )
+    return str(value)
