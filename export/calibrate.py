@@ -1,0 +1,234 @@
+"""How far each tensor's values reach, measured over calibration data in bounded memory.
+
+The model runs in ONNX Runtime batch by batch. For min-max the graph itself reduces every tensor to three
+numbers, so that memory is that of plain inference; for the other methods one histogram per tensor is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from ..targets.artifact import read_json, write_json
+from ..targets.errors import ArtifactError, ModelError, WorkloadError
+from .graph import Array, float_inputs, load_float, own_copy
+from .histogram import BINS, METHODS, Histogram, Method, threshold
+from .placement import DIALECTS, place
+
+PIECE = 16  # samples in memory at a time
+
+
+@dataclass(frozen=True)
+class Range:
+    """The lowest and highest value that a tensor is to represent."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """The range of each tensor by name, how they were found and from how many samples."""
+
+    method: str
+    samples: int
+    tensors: Mapping[str, Range]
+
+    def to_json(self) -> dict[str, Any]:
+        tensors = {name: [found.low, found.high] for name, found in self.tensors.items()}
+        return {"schema": 1, "method": self.method, "samples": self.samples, "tensors": tensors}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Ranges:
+        try:
+            tensors = {name: Range(float(low), float(high)) for name, (low, high) in value["tensors"].items()}
+            return cls(str(value["method"]), int(value["samples"]), tensors)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"These are no calibrated ranges: {error!r}.", "Calibrate again.") from error
+
+    def save(self, path: Path) -> None:
+        """Writes JSON; equal ranges are equal bytes."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Ranges:
+        return cls.from_json(read_json(path))
+
+
+def calibrate(
+    path: Path,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    method: Method = "minmax",
+    progress: Callable[[int], None] | None = None,
+) -> Ranges:
+    """Measures every tensor that either dialect of `to_qdq` rounds.
+
+    Args:
+        batches: arrays or tensors by input name, batch axis first; further names (labels) are ignored.
+        progress: called with the number of samples done after each batch.
+
+    Raises:
+        WorkloadError: there are no batches, one lacks an input, or the data are constant.
+        ModelError: the model is quantized already, or a tensor holds NaN, infinity or nothing but zeros.
+    """
+    if method not in METHODS:
+        raise ModelError(
+            f"There is no calibration method {method!r}.", f"Choose one of {', '.join(METHODS)}."
+        )
+    model = load_float(path)
+    tensors = tensors_to_measure(model)
+    if not tensors:
+        raise ModelError(
+            f"{path} has no convolution, Gemm or MatMul to quantize.", "Use the float model as it is."
+        )
+    measured = {name: Histogram(bins=0 if method == "minmax" else BINS) for name in tensors}
+    measure = _reduced(model, tensors) if method == "minmax" else _exposed(model, tensors)
+    samples = 0
+    for feeds in _pieces(model, batches):
+        for name, seen in measure(feeds):
+            try:
+                measured[name].add(seen)
+            except FloatingPointError as error:
+                raise ModelError(
+                    f"The tensor {name!r} holds {error}, within samples {samples}..{samples + _length(feeds)}.",
+                    "Check the calibration data for NaN and for its scale; if it is sound, the network "
+                    "diverged in training: load an earlier checkpoint.",
+                ) from error
+        samples += _length(feeds)
+        if progress is not None:
+            progress(samples)
+    if samples == 0:
+        raise WorkloadError(
+            "There is no calibration data.", 'Let batches("calibration") yield at least one batch.'
+        )
+    _check_varied(model, measured, samples)
+    return Ranges(method, samples, {name: _range(measured[name], method) for name in tensors})
+
+
+def tensors_to_measure(model: onnx.ModelProto) -> list[str]:
+    """The tensors that either dialect rounds, in the order of the graph: one calibration serves both."""
+    names = [place(model.graph, dialect).tensors for dialect in DIALECTS]
+    return list(dict.fromkeys(name for tensors in names for name in tensors))
+
+
+def _range(seen: Histogram, method: Method) -> Range:
+    if method == "minmax":
+        return Range(seen.low, seen.high)
+    bound = threshold(seen, method)
+    return Range(max(seen.low, -bound), min(seen.high, bound))
+
+
+def _check_varied(model: onnx.ModelProto, measured: Mapping[str, Histogram], samples: int) -> None:
+    inputs = [name for name in float_inputs(model) if name in measured]
+    if inputs and all(measured[name].low == measured[name].high for name in inputs):
+        raise WorkloadError(
+            f"The calibration data are constant: {inputs[0]!r} is {measured[inputs[0]].low:g} "
+            f"in all of {samples} samples.",
+            "Give real samples, prepared exactly as for inference.",
+        )
+    for name, seen in measured.items():
+        if seen.low == seen.high == 0.0:
+            raise ModelError(
+                f"The tensor {name!r} is 0 for all of {samples} calibration samples: it has no scale.",
+                "Give more varied samples; if the layer is dead, prune it away.",
+            )
+
+
+Measure = Callable[[Mapping[str, Array]], Iterable[tuple[str, Array]]]
+
+
+def _reduced(model: onnx.ModelProto, tensors: list[str]) -> Measure:
+    """The graph hands out the minimum, maximum and sum of each tensor, and never a tensor itself."""
+    graph = own_copy(model)
+    del graph.graph.output[:]
+    outputs = []
+    for name in tensors:
+        for operator in ("ReduceMin", "ReduceMax", "ReduceSum"):
+            # The sum is there for NaN, which a maximum may pass over.
+            outputs.append(f"{operator}({name})")
+            graph.graph.node.append(helper.make_node(operator, [name], outputs[-1:], keepdims=0))
+            graph.graph.output.append(helper.make_tensor_value_info(outputs[-1], onnx.TensorProto.FLOAT, []))
+    run = _session(graph, outputs)
+
+    def measure(feeds: Mapping[str, Array]) -> Iterable[tuple[str, Array]]:
+        for name, (low, high, total) in zip(tensors, np.reshape(run(feeds), (-1, 3)), strict=True):
+            yield name, np.array([total if np.isnan(total) else low, high])
+
+    return measure
+
+
+def _exposed(model: onnx.ModelProto, tensors: list[str]) -> Measure:
+    """The graph hands out each tensor."""
+    graph = own_copy(model)
+    inside = [name for name in tensors if name not in float_inputs(model)]
+    del graph.graph.output[:]
+    for name in inside:
+        graph.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    run = _session(graph, inside)
+
+    def measure(feeds: Mapping[str, Array]) -> Iterable[tuple[str, Array]]:
+        yield from ((name, feeds[name]) for name in tensors if name in feeds)
+        yield from zip(inside, run(feeds), strict=True)
+
+    return measure
+
+
+def _session(model: onnx.ModelProto, outputs: list[str]) -> Callable[[Mapping[str, Array]], list[Array]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # the same ranges on every machine, however many cores it has
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its errors share no public base class
+        raise ModelError(
+            f"ONNX Runtime refuses the model: {str(error).strip().splitlines()[0]}",
+            "Replace custom operators by standard ones before quantizing.",
+        ) from error
+
+    def run(feeds: Mapping[str, Array]) -> list[Array]:
+        try:
+            return list(session.run(outputs, dict(feeds)))
+        except Exception as error:
+            raise WorkloadError(
+                f"A calibration batch does not fit the model: {str(error).strip().splitlines()[0]}",
+                "Prepare calibration samples exactly as for inference: same names, shapes and types.",
+            ) from error
+
+    return run
+
+
+def _pieces(model: onnx.ModelProto, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Array]]:
+    """The model's inputs of each batch, at most PIECE samples at a time where the batch axis is dynamic."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    names = [value.name for value in inputs]
+    dynamic = not any(
+        v.type.tensor_type.shape.dim[:1] and v.type.tensor_type.shape.dim[0].HasField("dim_value")
+        for v in inputs
+    )
+    for batch in batches:
+        absent = [name for name in names if name not in batch]
+        if absent:
+            raise WorkloadError(
+                f"A calibration batch lacks the inputs {absent}; it has {sorted(batch)}.",
+                "Name the tensors of a batch as the model names its inputs.",
+            )
+        feeds = {name: np.ascontiguousarray(batch[name]) for name in names}
+        step = PIECE if dynamic else max(_length(feeds), 1)
+        for start in range(0, _length(feeds), step):
+            yield {name: value[start : start + step] for name, value in feeds.items()}
+
+
+def _length(feeds: Mapping[str, Array]) -> int:
+    return len(next(iter(feeds.values())))

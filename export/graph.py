@@ -1,0 +1,199 @@
+"""Reading an ONNX graph: who makes a tensor, who reads it, and what is constant.
+
+ONNX files come from users, so every way in goes through `load`, which turns a truncated, foreign or
+oversized file into an error that says what to do. The rest are the few questions that export,
+calibration and quantization all ask; they are asked of an `Index`, which is made once per graph.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..targets.artifact import writing
+from ..targets.errors import ArtifactError, ModelError
+
+Array = np.ndarray[Any, Any]
+
+MAXIMUM_BYTES = 2**31 - 1  # protobuf's own limit on one message
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True)
+class Index:
+    """The graph's edges. `readers` holds (node, input position), in the order of the file."""
+
+    producer: Mapping[str, onnx.NodeProto]
+    readers: Mapping[str, tuple[tuple[onnx.NodeProto, int], ...]]
+    constants: Mapping[str, onnx.TensorProto]
+    outputs: frozenset[str]
+
+    @classmethod
+    def of(cls, graph: onnx.GraphProto) -> Index:
+        readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
+        for node in graph.node:
+            for position, name in enumerate(node.input):
+                readers[name].append((node, position))
+        return cls(
+            {name: node for node in graph.node for name in node.output if name},
+            {name: tuple(nodes) for name, nodes in readers.items()},
+            {tensor.name: tensor for tensor in graph.initializer},
+            frozenset(value.name for value in graph.output),
+        )
+
+    def value(self, name: str) -> Array | None:
+        """The constant called `name`, or None when it is computed."""
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def computed(self, node: onnx.NodeProto) -> list[str]:
+        """The inputs of `node` that depend on the network's input."""
+        return [name for name in node.input if name and name not in self.constants]
+
+    def read_only_by(self, name: str, operators: tuple[str, ...]) -> onnx.NodeProto | None:
+        """The single reader of a tensor, when it is one of `operators` and the tensor is no output."""
+        readers = self.readers.get(name, ())
+        if len(readers) == 1 and name not in self.outputs and readers[0][0].op_type in operators:
+            return readers[0][0]
+        return None
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The ONNX model in a file.
+
+    Raises:
+        ArtifactError: the file is missing, truncated, empty or no ONNX file.
+        ModelError: it is larger than 2 GB.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > MAXIMUM_BYTES:
+            raise ModelError(
+                f"{path} has {size / 2**30:.1f} GB; one ONNX file holds at most 2 GB.",
+                "Prune it first, or split it; nothing that large fits the boards this is for.",
+            )
+        model = onnx.load(path)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read: {error.strerror or error}.", "Check the path."
+        ) from error
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:  # protobuf's errors share no public base class
+        raise ArtifactError(
+            f"{path} is not a whole ONNX file ({size} bytes): {error}.", "Export or copy it again."
+        ) from error
+    if not model.graph.node or not model.graph.output:
+        raise ArtifactError(
+            f"{path} holds no graph ({size} bytes): it is empty or was cut short.", "Export or copy it again."
+        )
+    return model
+
+
+def load_float(path: Path) -> onnx.ModelProto:
+    """As `load`, for a model that is about to be quantized.
+
+    Raises:
+        ModelError: the model holds quantized operators already.
+    """
+    model = load(path)
+    for node in model.graph.node:
+        if node.op_type in QUANTIZED or "QLinear" in node.op_type or "Integer" in node.op_type:
+            raise ModelError(
+                f"{path} is quantized already: {node.name or node.output[0]} is a {node.op_type}.",
+                "Give the float model that it was made from.",
+            )
+    return model
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Checks the model and writes it, whole or not at all. Equal models are equal bytes.
+
+    Raises:
+        ModelError: the model breaks ONNX's rules, or is larger than 2 GB.
+    """
+    if model.ByteSize() > MAXIMUM_BYTES:
+        raise ModelError(
+            f"The model takes {model.ByteSize() / 2**30:.1f} GB; one ONNX file holds at most 2 GB.",
+            "Prune it first, or split it; nothing that large fits the boards this is for.",
+        )
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"The graph for {path} breaks ONNX's rules: {first_line}",
+            "Check that the network runs at batch 1 and 2; if it does, report this with the network.",
+        ) from error
+    with writing(path) as beside:
+        beside.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and the bodies of its If, Loop and Scan nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from all_graphs(attribute.g)
+
+
+def attribute_of(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """An attribute's value, or `default` when the node does not set it."""
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return onnx.helper.get_attribute_value(attribute)
+    return default
+
+
+def float_inputs(model: onnx.ModelProto) -> list[str]:
+    """The names of the inputs that hold float32 numbers, initializers left out."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [
+        value.name
+        for value in model.graph.input
+        if value.name not in constants and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    ]
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Puts `nodes` in the place of the graph's own."""
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def own_copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that shares nothing with the original."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Removes constants that nothing reads, and orders the others by their first reader."""
+    order: dict[str, int] = {}
+    for inner in all_graphs(graph):
+        for node in inner.node:
+            for name in node.input:
+                order.setdefault(name, len(order))
+        for value in inner.output:
+            order.setdefault(value.name, len(order))
+    kept = sorted(
+        (tensor for tensor in graph.initializer if tensor.name in order), key=lambda t: order[t.name]
+    )
+    kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

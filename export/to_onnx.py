@@ -1,0 +1,297 @@
+"""From a module to an ONNX file that every target parses, the same bytes every time.
+
+The road: torch.export with a dynamic batch axis, torch's ONNX exporter (which folds batch norms and
+constants), our rewrites (canonical.py), a simplifier, and a check that the simplified graph computes what
+the plain one did. `to_onnx` works on any nn.Module and on the GraphModules of torch.export.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from ..targets.errors import ModelError
+from . import canonical
+from .graph import Array, load, own_copy, save
+
+OPSETS = (17, 18, 19, 20)  # 17 is what TensorRT 8.5 and 8.6 parse; below it LayerNormalization is missing
+NATIVE = 18  # the oldest opset that torch's exporter writes
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: `simplified_by` is "onnxsim", "onnxslim" or "nothing", and `notes` say why."""
+
+    path: Path
+    opset: int
+    simplified_by: str
+    notes: tuple[str, ...] = ()
+
+
+def to_onnx(
+    module: nn.Module,
+    example_inputs: Mapping[str, Tensor],
+    path: Path,
+    *,
+    opset: int = 17,
+    simplify: bool = True,
+) -> Exported:
+    """Writes `module`, in eval mode, as an ONNX file.
+
+    Args:
+        example_inputs: tensors by input name, in the order of `forward`'s parameters; axis 0 is the batch,
+            of 2 or more. It becomes the dynamic axis "batch"; all other sizes are fixed.
+        opset: 17 to 20.
+
+    Raises:
+        ModelError: the network cannot be traced, fixes its batch size, uses an operator that the opset
+            lacks, returns something other than a tensor, a tuple or a dict of tensors.
+    """
+    path = Path(path)
+    if opset not in OPSETS:
+        raise ModelError(
+            f"Opset {opset} is not supported.", f"Choose one of {OPSETS}; 17 fits every TensorRT from 8.5."
+        )
+    with _quiet(), _eval_mode(module):
+        program = _trace(module, example_inputs)
+        model = _convert(program, opset)
+    names = _output_names(program)
+    canonical.global_pools(model)
+    canonical.fold_batch_norm(model)
+    canonical.name_by_module(model, {*program.state_dict, *program.constants}, names)
+    _name_inputs(model, list(example_inputs))
+    canonical.name_batch_axis(model)
+    if opset < NATIVE:
+        canonical.lower_opset(model, opset)
+    canonical.strip(model, opset)
+    if not simplify:
+        save(model, path)
+        return Exported(path, opset, "nothing", ("not asked for",))
+    arrays = {name: value.detach().cpu().numpy() for name, value in example_inputs.items()}
+    model, simplified_by, notes = _simplified(model, arrays)
+    save(model, path)
+    return Exported(path, opset, simplified_by, notes)
+
+
+def simplify(path: Path, out_path: Path, example_inputs: Mapping[str, Array]) -> Exported:
+    """Simplifies an ONNX file with onnxsim, with onnxslim where onnxsim fails, else leaves it as it is.
+
+    A simplified graph is kept only when it computes what the plain one did, to 1e-5 of the largest output.
+    """
+    model, simplified_by, notes = _simplified(load(path), example_inputs)
+    save(model, out_path)
+    return Exported(Path(out_path), opset_of(model), simplified_by, notes)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model is written in."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    inputs = {name: value.to(device) for name, value in example.items()}
+    by_name = _takes_names(module, inputs)
+    batch = torch.export.Dim("batch")
+    shapes: Any = {name: {0: batch} for name in inputs} if by_name else tuple({0: batch} for _ in inputs)
+    try:
+        return torch.export.export(
+            module,
+            () if by_name else tuple(inputs.values()),
+            inputs if by_name else None,
+            dynamic_shapes=shapes,
+            strict=False,
+        )
+    except Exception as error:  # torch.export lets the errors of the user's own code through
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "Constraints violated" in str(error):
+            raise ModelError(
+                f"{type(module).__name__} fixes its batch size: {_reason(error)}.",
+                "Take sizes from the input, e.g. x.flatten(1) or x.view(x.shape[0], -1).",
+            ) from error
+        raise ModelError(
+            f"{type(module).__name__} cannot be traced with inputs "
+            f"{ {name: tuple(value.shape) for name, value in example.items()} }: {first_line}",
+            "Check that the module runs on these inputs and has no branch that depends on values.",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip(" -") for line in str(error).splitlines() if "specialized" in line]
+    return lines[0].split(". If you")[0] if lines else "torch.export found it constant"
+
+
+def _takes_names(module: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
+    # A GraphModule of torch.export takes its inputs exactly as it was exported: by place, or by name.
+    if isinstance(module, torch.fx.GraphModule) and hasattr(module, "_in_spec"):
+        return bool(module._in_spec.child(1).num_children)
+    if isinstance(module, torch.fx.GraphModule):
+        return False
+    import inspect
+
+    known = inspect.signature(module.forward).parameters
+    return all(name in known for name in inputs)
+
+
+def _convert(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelProto:
+    try:
+        made = torch.onnx.export(
+            program, dynamo=True, opset_version=max(opset, NATIVE), verbose=False, optimize=True
+        )
+        assert made is not None
+        model = own_copy(made.model_proto)
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ModelError(
+            f"torch cannot write this network as ONNX: {lines[0] if lines else type(error).__name__}",
+            "Replace the operator named there by ones that ONNX knows.",
+        ) from error
+    written = opset_of(model)
+    if written != max(opset, NATIVE):
+        raise ModelError(
+            f"torch wrote opset {written} where {max(opset, NATIVE)} was asked for.", "Choose another opset."
+        )
+    return model
+
+
+def _output_names(program: torch.export.ExportedProgram) -> list[str]:
+    spec = program.call_spec.out_spec
+    assert spec is not None
+    made = _pytree.tree_unflatten(range(spec.num_leaves), spec)
+    if made == 0 and not isinstance(made, (tuple, list, Mapping)):
+        return ["output"]
+    flat = list(made.values()) if isinstance(made, Mapping) else list(made)
+    if any(not isinstance(leaf, int) for leaf in flat):
+        raise ModelError(
+            "The network returns nested outputs.",
+            "Let forward return a tensor, a tuple or a dict of tensors.",
+        )
+    if isinstance(made, Mapping):
+        return [str(name) for name, _ in sorted(made.items(), key=lambda pair: pair[1])]
+    return [f"output_{place}" for place in range(len(flat))]
+
+
+def _name_inputs(model: onnx.ModelProto, names: list[str]) -> None:
+    found = [value.name for value in model.graph.input]
+    if len(found) != len(names):
+        raise ModelError(
+            f"The network uses the inputs {found}, the example has {names}.",
+            "Leave inputs that forward does not use out of example_inputs().",
+        )
+    canonical.rename(model.graph, dict(zip(found, names, strict=True)))
+
+
+def _simplified(
+    model: onnx.ModelProto, example: Mapping[str, Array]
+) -> tuple[onnx.ModelProto, str, tuple[str, ...]]:
+    notes: list[str] = []
+    plain = outputs_of(model, example)
+    for name, tool in (("onnxsim", _onnxsim), ("onnxslim", _onnxslim)):
+        try:
+            with _quiet():
+                simple = tool(model)
+            _keep_names(simple, model)
+            canonical.strip(simple, opset_of(model))
+            if opset_of(simple) != opset_of(model):
+                raise ValueError(f"it changed the opset to {opset_of(simple)}")
+            for key, value in outputs_of(simple, example).items():
+                largest = float(np.abs(plain[key]).max(initial=0.0))
+                if not np.allclose(
+                    value, plain[key], rtol=0.0, atol=1e-5 * max(largest, 1e-30), equal_nan=True
+                ):
+                    raise ValueError(f"it changed {key} by {np.abs(value - plain[key]).max():.3g}")
+            return simple, name, tuple(notes)
+        except Exception as error:  # a simplifier may fail in any way; the plain graph is always right
+            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            notes.append(f"{name} was not used: {first_line}")
+    return model, "nothing", tuple(notes)
+
+
+def _onnxsim(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxsim
+
+    simple, passed = onnxsim.simplify(model)
+    if not passed:
+        raise ValueError("its own check failed")
+    return own_copy(simple)
+
+
+def _onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxslim
+
+    slim: Callable[..., onnx.ModelProto | None] = onnxslim.slim
+    simple = slim(model)
+    if simple is None:
+        raise ValueError("it returned nothing")
+    return own_copy(simple)
+
+
+def _keep_names(simple: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    # Nodes that the simplifier made itself are called after what they compute.
+    names = {node.output[0]: node.name for node in model.graph.node}
+    for node in simple.graph.node:
+        node.name = names.get(node.output[0], node.output[0])
+
+
+def outputs_of(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Runs a model in ONNX Runtime, on one thread.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model or the inputs.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except Exception as error:  # its errors share no public base class
+        raise ModelError(
+            f"ONNX Runtime cannot run the model: {str(error).strip().splitlines()[0]}",
+            "Check that the names and shapes of the inputs are those the model was exported with.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    flags = [(part, part.training) for part in module.modules()]
+    # The GraphModule of torch.export refuses: it stays in the mode it was exported in.
+    with contextlib.suppress(NotImplementedError):
+        module.eval()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(NotImplementedError):
+            module.train(flags[0][1])
+        for part, training in flags:
+            part.training = training
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # torch's exporter prints progress and logs what it did not need; neither is for our user.
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

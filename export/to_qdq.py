@@ -1,0 +1,279 @@
+"""Writes an INT8 model: QuantizeLinear / DequantizeLinear pairs where `placement` puts them.
+
+Numbers are rounded as in Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference" (CVPR 2018): real = scale * (integer - zero point). Weights are stored
+as int8 and only dequantized in the graph, so that the file is a quarter of the float one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ..targets.errors import ModelError
+from .calibrate import Range, Ranges
+from .graph import Array, Index, drop_unused, load_float, replace_nodes, save
+from .placement import Dialect, Placement, Weight, clipped_at, place
+
+Parameters = tuple[np.float32, Array]  # scale and zero point
+
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+LARGEST_BIAS = 2.0**30  # half of int32: the other half is for the sum of products
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was written, and which weighted operators stayed in float, with the reason."""
+
+    path: Path
+    dialect: Dialect
+    tensors: tuple[str, ...]
+    left_float: dict[str, str]
+
+
+def to_qdq(
+    path: Path,
+    ranges: Ranges,
+    out_path: Path,
+    *,
+    dialect: Dialect = "tensorrt",
+    skip: Collection[str] = (),
+    weight_bits: int = 8,
+) -> Quantized:
+    """Quantizes a float ONNX model by calibrated ranges.
+
+    Args:
+        skip: names of weighted nodes that stay in float.
+        weight_bits: 8, or 7 for x86 processors without VNNI or AVX-VNNI: their int8 instruction adds two
+            products of uint8 and int8 in 16 bits and saturates; 7 bits cannot overflow.
+
+    Raises:
+        ModelError: the model is quantized already, a tensor has no range, a name of `skip` is unknown.
+        ArtifactError: the file is missing or damaged.
+    """
+    if weight_bits not in (7, 8):
+        raise ModelError(f"Weights of {weight_bits} bits are not supported.", "Choose 8, or 7 without VNNI.")
+    model = load_float(path)
+    graph = model.graph
+    placed = place(graph, dialect, skip=skip)
+    if not placed.weights and not placed.readers:
+        raise ModelError(
+            f"{path} has no convolution, Gemm or MatMul to quantize.", "Use the float model as it is."
+        )
+    parameters = _activation_parameters(graph, placed, ranges, dialect)
+    least = _least_scales(graph, placed, parameters) if dialect == "x86" else {}
+    weights = _int8_weights(graph, placed, weight_bits, least)
+    stored = list(weights.values())
+    if dialect == "x86":
+        stored += _int32_biases(graph, placed, parameters, weights)
+    _insert(graph, placed, parameters, weights, stored)
+    drop_unused(graph)
+    save(model, out_path)
+    return Quantized(Path(out_path), dialect, placed.tensors, placed.left_float)
+
+
+def symmetric(low: float, high: float) -> Parameters:
+    """The scale and the zero point, always 0, of int8 for a range. TensorRT takes no other."""
+    scale = max(max(abs(low), abs(high)) / 127.0, SMALLEST_SCALE)
+    return np.float32(scale), np.array(0, np.int8)
+
+
+def unsigned(low: float, high: float) -> Parameters:
+    """The scale and zero point of uint8 for a range, widened to hold 0 exactly (padding, ReLU)."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    # Rounded down, so that 255 steps never pass `high`: only then may a Clip be dropped for saturation.
+    scale = np.float32(max((high - low) / 255.0, SMALLEST_SCALE))
+    if float(scale) * 255.0 > high - low and float(scale) > SMALLEST_SCALE:
+        scale = np.nextafter(scale, np.float32(0.0))
+    return scale, np.array(round(-low / float(scale)), np.uint8)
+
+
+def quantize_weight(
+    weight: Array, axis: int | None, *, bits: int = 8, least_scale: Array | None = None
+) -> tuple[Array, Array]:
+    """Rounds a weight to symmetric int8, with one scale per index of `axis`.
+
+    Args:
+        least_scale: scales are not chosen below this, by channel (see `_least_scales`).
+
+    Returns:
+        The int8 array and the float32 scales: shape [channels], or [] without an axis. A channel of zeros
+        gets the scale 1, since a scale must be above 0.
+    """
+    steps = 2 ** (bits - 1) - 1
+    channels = np.moveaxis(weight, axis, 0) if axis is not None else weight[None]
+    largest = np.abs(channels).reshape(channels.shape[0], -1).max(axis=1).astype(np.float64)
+    scale = np.where(largest > 0, largest / steps, 1.0)
+    scale = np.maximum(scale, SMALLEST_SCALE if least_scale is None else least_scale).astype(np.float32)
+    rounded = np.rint(channels / scale.reshape(-1, *[1] * (channels.ndim - 1)))
+    rounded = np.clip(rounded, -steps, steps).astype(np.int8)
+    if axis is None:
+        return rounded[0], scale.reshape(())
+    return np.ascontiguousarray(np.moveaxis(rounded, 0, axis)), scale
+
+
+def _activation_parameters(
+    graph: onnx.GraphProto, placed: Placement, ranges: Ranges, dialect: Dialect
+) -> dict[str, Parameters]:
+    missing = [name for name in placed.tensors if name not in ranges.tensors]
+    if missing:
+        raise ModelError(
+            f"{len(missing)} tensors have no calibrated range, the first is {missing[0]!r}.",
+            "Calibrate this very file; ranges do not carry over to a network that was changed since.",
+        )
+    index = Index.of(graph)
+    parameters = {}
+    for name in placed.tensors:
+        tied = [ranges.tensors[other] for other in placed.ties[name]]
+        if dialect == "tensorrt":
+            parameters[name] = symmetric(min(r.low for r in tied), max(r.high for r in tied))
+        else:
+            bounded = [_within_clip(ranges.tensors[other], other, index) for other in placed.ties[name]]
+            parameters[name] = unsigned(min(r.low for r in bounded), max(r.high for r in bounded))
+    return parameters
+
+
+def _within_clip(found: Range, name: str, index: Index) -> Range:
+    bound = clipped_at(index.producer[name], index) if name in index.producer else None
+    return found if bound is None else Range(0.0, min(found.high, bound))
+
+
+def _int8_weights(
+    graph: onnx.GraphProto, placed: Placement, bits: int, least: Mapping[str, Array]
+) -> dict[Weight, onnx.NodeProto]:
+    """Stores each weight once per channel axis; returns the DequantizeLinear node of each."""
+    index = Index.of(graph)
+    nodes: dict[Weight, onnx.NodeProto] = {}
+    for weight in placed.weights.values():
+        if weight in nodes:
+            continue
+        value = index.value(weight.name)
+        assert value is not None
+        if not np.isfinite(value).all():
+            raise ModelError(f"The weight {weight.name!r} holds NaN or infinity.", "Train or load it again.")
+        rounded, scale = quantize_weight(value, weight.axis, bits=bits, least_scale=least.get(weight.name))
+        # The same weight read along another axis needs another copy.
+        again = any(other.name == weight.name for other in nodes)
+        nodes[weight] = _stored(
+            graph, f"{weight.name}_{weight.axis}" if again else weight.name, rounded, scale, weight.axis
+        )
+    return nodes
+
+
+def _stored(
+    graph: onnx.GraphProto, name: str, integers: Array, scale: Array, axis: int | None
+) -> onnx.NodeProto:
+    constants = {
+        f"{name}_{integers.dtype}": integers,
+        f"{name}_scale": scale,
+        f"{name}_zero": np.zeros(scale.shape, integers.dtype),
+    }
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(v), key) for key, v in constants.items())
+    node = helper.make_node(
+        "DequantizeLinear",
+        list(constants),
+        [f"{name}_dequantized"],
+        name=f"{name}_dequantize",
+    )
+    if axis is not None:
+        node.attribute.append(helper.make_attribute("axis", axis))
+    return node
+
+
+def _least_scales(
+    graph: onnx.GraphProto, placed: Placement, parameters: Mapping[str, Parameters]
+) -> dict[str, Array]:
+    """By weight, the scales below which the bias would not fit int32, where x86 holds it.
+
+    The unit of the bias is activation scale times weight scale; in a channel with tiny weights and a large
+    bias it would overflow. Coarser weights cost nothing there: the bias is all that such a channel says.
+    """
+    index = Index.of(graph)
+    least: dict[str, Array] = {}
+    for (position, _), weight in placed.weights.items():
+        node = graph.node[position]
+        bias = index.value(node.input[2]) if len(node.input) > 2 else None
+        if bias is None or node.input[0] not in parameters or weight.axis is None:
+            continue
+        scale = np.abs(bias.astype(np.float64)) / (float(parameters[node.input[0]][0]) * LARGEST_BIAS)
+        found = np.maximum(scale.reshape(-1), SMALLEST_SCALE)
+        least[weight.name] = np.maximum(found, least.get(weight.name, found))
+    return least
+
+
+def _int32_biases(
+    graph: onnx.GraphProto,
+    placed: Placement,
+    parameters: Mapping[str, Parameters],
+    weights: Mapping[Weight, onnx.NodeProto],
+) -> list[onnx.NodeProto]:
+    """Stores the bias of each Gemm as int32 and points the Gemm to it.
+
+    ONNX Runtime rounds the bias of an operator with a rounded output itself; a Gemm with a float output, as
+    the last one, it would leave in float altogether.
+    """
+    index = Index.of(graph)
+    nodes = []
+    for (position, _), weight in placed.weights.items():
+        node = graph.node[position]
+        bias = index.value(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        scales = index.value(weights[weight].input[1])
+        if bias is None or scales is None or bias.shape != scales.shape or node.input[0] not in parameters:
+            continue
+        unit = (scales.astype(np.float64) * float(parameters[node.input[0]][0])).astype(np.float32)
+        unit = np.maximum(unit, SMALLEST_SCALE)
+        integers = np.clip(np.rint(bias / unit.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
+        # Two readers of one bias may have other units, so each keeps its own.
+        nodes.append(_stored(graph, f"{node.name}_bias", integers, unit, 0))
+        node.input[2] = nodes[-1].output[0]
+    return nodes
+
+
+def _insert(
+    graph: onnx.GraphProto,
+    placed: Placement,
+    parameters: Mapping[str, Parameters],
+    weights: Mapping[Weight, onnx.NodeProto],
+    stored: list[onnx.NodeProto],
+) -> None:
+    outputs = {value.name for value in graph.output}
+    # An output of the network keeps its name: there the float value before rounding takes another.
+    before = {name: f"{name}_float" if placed.everywhere and name in outputs else name for name in parameters}
+    after = {name: name if before[name] != name else f"{name}_dequantized" for name in parameters}
+    nodes = list(stored)
+    for name in (value.name for value in graph.input if value.name in parameters):
+        nodes += _pair(graph, name, before[name], after[name], parameters[name])
+    for position, node in enumerate(graph.node):
+        for place_, name in enumerate(node.input):
+            weight = placed.weights.get((position, place_))
+            if weight is not None:
+                node.input[place_] = weights[weight].output[0]
+            elif name in parameters and (placed.everywhere or (position, place_) in placed.readers):
+                node.input[place_] = after[name]
+        made = list(node.output)
+        node.output[:] = [before.get(name, name) for name in made]
+        nodes.append(node)
+        for name in made:
+            if name in parameters:
+                nodes += _pair(graph, name, before[name], after[name], parameters[name])
+    replace_nodes(graph, nodes)
+
+
+def _pair(
+    graph: onnx.GraphProto, name: str, before: str, after: str, parameters: Parameters
+) -> list[onnx.NodeProto]:
+    scale, zero = parameters
+    graph.initializer.append(numpy_helper.from_array(np.asarray(scale, np.float32), f"{name}_scale"))
+    graph.initializer.append(numpy_helper.from_array(zero, f"{name}_zero"))
+    constants = [f"{name}_scale", f"{name}_zero"]
+    return [
+        helper.make_node("QuantizeLinear", [before, *constants], [f"{name}_int8"], name=f"{name}_quantize"),
+        helper.make_node(
+            "DequantizeLinear", [f"{name}_int8", *constants], [after], name=f"{name}_dequantize"
+        ),
+    ]
