@@ -41,6 +41,7 @@ Progress = Callable[[int, int], None]
 _DEFAULT = Protocol()
 _WARM_RUNS = 3
 _WARM_BLOCKS = 10
+_TRIAL_ROUNDS = 5
 _ALIKE = 1.5
 
 
@@ -92,10 +93,12 @@ def time_together(
         sessions, padding = _opened(paths, protocol, dice)
         try:
             calls = {name: _prepared(session, inputs, protocol) for name, session in sessions.items()}
-            warm_ns = {name: _warm(calls[name]) for name in dice.sample(sorted(calls), len(calls))}
+            for name in dice.sample(sorted(calls), len(calls)):
+                _warm(calls[name])
             if not blocks:
-                blocks = _blocks(warm_ns, protocol)
-                rounds = _rounds(blocks, warm_ns, protocol)
+                run_ns = _trial(calls, protocol, dice)
+                blocks = _blocks(run_ns, protocol)
+                rounds = _rounds(blocks, run_ns, protocol)
             found = _event(calls, blocks, rounds, dice, taken, threads=protocol.threads)
         finally:
             for session in sessions.values():
@@ -153,20 +156,35 @@ def _prepared(
     return session.prepare(inputs)
 
 
-def _warm(call: Callable[[], object]) -> int:
-    """Runs until the best of a few runs is no longer better than the best before; returns it, in ns."""
+def _warm(call: Callable[[], object]) -> None:
+    """Runs until the best of a few runs is no longer better than the best before."""
     best = math.inf
     for _ in range(_WARM_BLOCKS):
-        times = []
-        for _ in range(_WARM_RUNS):
-            start = perf_counter_ns()
-            call()
-            times.append(perf_counter_ns() - start)
-        settled = min(times) > 0.98 * best
-        best = min(best, *times)
-        if settled:
-            break
-    return max(int(best), 1)
+        now = min(_run_ns(call) for _ in range(_WARM_RUNS))
+        if now > 0.98 * best:
+            return
+        best = min(best, now)
+
+
+def _trial(
+    calls: Mapping[str, Callable[[], object]], protocol: Protocol, dice: random.Random
+) -> Dict[str, int]:
+    """The best time of one run of each model, in ns, over a few short turns."""
+    best = dict.fromkeys(calls, 1 << 62)
+    for _ in range(_TRIAL_ROUNDS):
+        for name in dice.sample(sorted(calls), len(calls)):
+            end = perf_counter_ns() + 1e9 * protocol.settle_s
+            while True:
+                best[name] = max(min(best[name], _run_ns(calls[name])), 1)
+                if perf_counter_ns() >= end:
+                    break
+    return best
+
+
+def _run_ns(call: Callable[[], object]) -> int:
+    start = perf_counter_ns()
+    call()
+    return perf_counter_ns() - start
 
 
 def _blocks(run_ns: Mapping[str, int], protocol: Protocol) -> Dict[str, _Block]:

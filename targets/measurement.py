@@ -38,7 +38,7 @@ class Protocol:
     """Time that a model runs within one event, about: as many rounds as fit, and `min_rounds` at least."""
     block_s: float = 0.005
     """Timed part of a model's turn in one round, one run at least."""
-    settle_s: float = 0.003
+    settle_s: float = 0.005
     """Untimed part before it, one run at least, in which the model's data come back into the caches."""
     threads: int = 1
     batch: int = 1
