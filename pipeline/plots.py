@@ -1,0 +1,288 @@
+"""The report's plots, as plotly figures in plain data: what to draw, and a sentence that says what is seen.
+
+Colours are names of the page's CSS variables, as in `var(--kept)`; the page puts the colours in when it
+draws, and again when the reader's screen turns dark. So a figure knows nothing of light and dark, and all
+colours have one home. Text that comes from the user is escaped: plotly reads markup in labels.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .schema import Layer, Report, Row, UnitLists, Width
+from .units import TIMES, duration, moment, ratio, time_unit
+from .words import OUTCOMES, label
+
+BINS = 40
+LAYERS_SHOWN = 20
+Trace = dict[str, Any]
+Layout = dict[str, Any]
+
+# Networks in the order of the table; a grey for the original, since it is what the others are seen against.
+_SERIES = ("var(--dim)", "var(--series-2)", "var(--kept)", "var(--removed)", "var(--series-5)")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`traces` and `layout` as plotly's JSON; `height` in CSS pixels; `alt` for those who cannot see it."""
+
+    traces: list[Trace]
+    layout: Layout
+    height: int
+    alt: str
+
+    def json(self) -> dict[str, Any]:
+        """What the page hands to plotly."""
+        return {"data": self.traces, "layout": {**self.layout, "height": self.height}}
+
+
+def widths_figure(widths: Sequence[Width]) -> Figure:
+    """A bar a group: its units before, and over them those that are left."""
+    names = [text(width["group"]) for width in widths]
+    before, after = [width["before"] for width in widths], [width["after"] for width in widths]
+    pairs = list(zip(after, before, strict=True))
+    hover = [f"{name}: {b:,} to {a:,} units" for name, (a, b) in zip(names, pairs, strict=True)]
+    track = _bars(names, before, name="before", colour="var(--track)", hover=hover)
+    track["text"] = [f"{a:,} / {b:,}" for a, b in pairs]
+    track |= {"textposition": "outside", "textfont": {"color": "var(--ink)"}, "cliponaxis": False}
+    left = _bars(names, after, name="after", colour="var(--kept)", hover=hover)
+    left["width"] = 0.36
+    frame = layout(x="units", grid="x")
+    frame |= {"barmode": "overlay", "bargap": 0.35}
+    # Room to the right of the longest bar for its label.
+    frame["xaxis"]["range"] = [0, max([1, *before]) * 1.5]
+    frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
+    gone = sum(before) - sum(after)
+    alt = f"Units of {len(widths)} groups before and after: {gone:,} of {sum(before):,} are removed."
+    return Figure([track, left], frame, 70 + (40 if len(widths) <= 12 else 26) * len(widths), alt)
+
+
+def histogram_figure(units: UnitLists, figure: str, *, name: str, threshold: float | None = None) -> Figure:
+    """How many units of a group have which value of `figure` ("mean" or "std"), the removed ones apart.
+
+    `threshold` is drawn where the recipe gave one.
+    """
+    values = np.asarray(units["mean"] if figure == "mean" else units["std"], dtype=np.float64)
+    removed = np.asarray(units["removed"], dtype=bool)
+    edges = np.histogram_bin_edges(values, bins=BINS) if values.size else np.linspace(0.0, 1.0, BINS + 1)
+    step = float(edges[1] - edges[0])
+    traces = []
+    for which, mask in (("removed", removed), ("kept", ~removed)):
+        counts = [int(count) for count in np.histogram(values[mask], bins=edges)[0]]
+        centres = [short(low + step / 2) for low in edges[:-1]]
+        hover = [
+            f"{count:,} {which}<br>{low:.3g} to {low + step:.3g}"
+            for count, low in zip(counts, edges[:-1], strict=True)
+        ]
+        bars = _bars(centres, counts, name=which, colour=f"var(--{which})", hover=hover, upright=True)
+        traces.append({**bars, "width": short(step * 0.92)})
+    what = "mean activation" if figure == "mean" else "standard deviation of the activation"
+    frame = layout(x=what, y="units", grid="y")
+    frame["barmode"] = "stack"
+    if threshold is not None:
+        frame["shapes"] = [line(x=threshold)]
+    alt = (
+        f"Histogram of the {what} of the {values.size:,} units of {name}; "
+        f"{int(removed.sum()):,} of them are removed, shown in another colour."
+    )
+    return Figure(traces, frame, 230, alt)
+
+
+def thresholds(settings: Mapping[str, Any]) -> dict[str, float]:
+    """The pruning thresholds among a stage's settings, under the names of the statistics they cut."""
+    return {
+        key: float(settings[key]) for key in ("mean", "std") if isinstance(settings.get(key), (int, float))
+    }
+
+
+def speedup_figure(rows: Sequence[Row]) -> Figure | None:
+    """Each network's speed-up with its interval, beside the line at 1 where nothing is gained."""
+    judged = [(label(row["name"]), row["speedup"]) for row in rows if row["speedup"]]
+    if not judged:
+        return None
+    traces = []
+    for name, speedup in judged:
+        value, low, high = speedup["ratio"], speedup["low"], speedup["high"]
+        colour = outcome_colour(speedup["outcome"])
+        hover = f"{text(name)}: {ratio(value)}, {ratio(low)} to {ratio(high)}"
+        point = points([value], [text(name)], name=text(name), colour=colour, size=9, hover=[hover])
+        point["error_x"] = _arms(value, low, high) | {"color": colour, "thickness": 2, "width": 5}
+        point |= {"mode": "markers+text", "text": [ratio(value)], "textposition": "top center"}
+        traces.append({**point, "textfont": {"color": "var(--ink)"}})
+    ends = [end for _, speedup in judged for end in (speedup["low"], speedup["high"])]
+    frame = layout(x="speed-up over the original", grid="x")
+    frame["xaxis"] |= {"range": span([*ends, 1.0]), "ticksuffix": TIMES}
+    frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
+    frame["shapes"] = [line(x=1.0)]
+    told = [f"{name} {ratio(s['ratio'])} ({ratio(s['low'])} to {ratio(s['high'])})" for name, s in judged]
+    return Figure(traces, frame, 70 + 46 * len(judged), f"Speed-up with its interval: {'; '.join(told)}.")
+
+
+def networks_of(layers: Sequence[Layer], rows: Sequence[Row]) -> list[str]:
+    """Names of the networks that have layer times, in the order of the table."""
+    return [row["name"] for row in rows if any(row["name"] in layer["latency_s"] for layer in layers)]
+
+
+def timed_networks(reports: Sequence[Report]) -> list[str]:
+    """Names of the networks that were timed in any run, in the order in which they first came."""
+    return list(
+        dict.fromkeys(row["name"] for report in reports for row in report["rows"] if row["latency_s"])
+    )
+
+
+def layers_figure(layers: Sequence[Layer], rows: Sequence[Row]) -> Figure | None:
+    """Time a layer in each network; the slowest layers one by one, the rest together."""
+    networks = networks_of(layers, rows)
+    if not networks:
+        return None
+    by_time = sorted(layers, key=lambda layer: -max([0.0, *(v or 0.0 for v in layer["latency_s"].values())]))
+    slowest = by_time[:LAYERS_SHOWN]
+    shown = [layer for layer in layers if layer in slowest]
+    rest = by_time[LAYERS_SHOWN:]
+    names = [text(layer["name"]) for layer in shown] + ([f"{len(rest)} other layers"] if rest else [])
+    longest = max(v or 0.0 for layer in shown for v in layer["latency_s"].values())
+    scale, unit = time_unit([longest])
+    traces = []
+    for at, network in enumerate(networks):
+        times = [layer["latency_s"].get(network) for layer in shown]
+        if rest:
+            times.append(sum(layer["latency_s"].get(network) or 0.0 for layer in rest))
+        told = ["not there" if time is None else duration(time) for time in times]
+        hover = [f"{name}, {text(label(network))}: {time}" for name, time in zip(names, told, strict=True)]
+        values = [None if time is None else short(time / scale) for time in times]
+        traces.append(_bars(names, values, name=text(label(network)), colour=series(at), hover=hover))
+    frame = layout(x=unit, grid="x")
+    frame |= {"barmode": "group", "bargap": 0.25}
+    frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
+    alt = f"Time of {len(layers)} layers in {len(networks)} networks; the slowest is {slowest[0]['name']}."
+    return Figure(traces, frame, 70 + len(names) * (14 + 12 * len(networks)), alt)
+
+
+def history_figure(reports: Sequence[Report]) -> Figure | None:
+    """p50 of every network over the runs, in the order given, with its interval where there is one."""
+    taken = [(r["created"], row["name"], row["latency_s"]) for r in reports for row in r["rows"]]
+    timed = [(created, name, latency) for created, name, latency in taken if latency]
+    if not timed:
+        return None
+    scale, unit = time_unit(latency["p50"] for _, _, latency in timed)
+    names = timed_networks(reports)
+    traces = []
+    for at, name in enumerate(names):
+        own = [(created, latency) for created, named, latency in timed if named == name]
+        middle = [latency["p50"] / scale for _, latency in own]
+        low = [(latency["p50_low"] or latency["p50"]) / scale for _, latency in own]
+        high = [(latency["p50_high"] or latency["p50"]) / scale for _, latency in own]
+        when = [created for created, _ in own]
+        hover = [
+            f"{text(label(name))}: {duration(latency['p50'])}<br>{text(moment(created))}"
+            for created, latency in own
+        ]
+        trace = points(when, middle, name=text(label(name)), colour=series(at), size=8, hover=hover)
+        above = [h - m for h, m in zip(high, middle, strict=True)]
+        below = [m - w for w, m in zip(low, middle, strict=True)]
+        trace["error_y"] = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+        traces.append({**trace, "mode": "lines+markers"})
+    frame = layout(y=f"latency p50, {unit}")
+    frame["yaxis"]["rangemode"] = "tozero"
+    return Figure(traces, frame, 380, f"Latency of {len(names)} networks over {len(reports)} runs.")
+
+
+# ---- the parts of a figure, for the plots in other files too ----
+
+
+def layout(*, x: str = "", y: str = "", grid: str = "xy") -> Layout:
+    """A calm frame: `x` and `y` title the axes, `grid` names those that have lines."""
+
+    def axis(title: str, letter: str) -> Layout:
+        found: Layout = {"showgrid": letter in grid, "gridcolor": "var(--line)", "zeroline": False}
+        found |= {"automargin": True, "fixedrange": True, "ticklen": 4, "tickcolor": "var(--clear)"}
+        return {**found, "title": {"text": title, "standoff": 10}} if title else found
+
+    return {
+        "paper_bgcolor": "var(--clear)",
+        "plot_bgcolor": "var(--clear)",
+        "font": {"color": "var(--muted)", "size": 12},
+        "hoverlabel": {
+            "bgcolor": "var(--paper)",
+            "bordercolor": "var(--dim)",
+            "font": {"color": "var(--ink)"},
+        },
+        "margin": {"l": 12, "r": 24, "t": 12, "b": 12},
+        "showlegend": False,
+        "dragmode": False,
+        "xaxis": axis(x, "x"),
+        "yaxis": axis(y, "y"),
+    }
+
+
+def points(
+    x: Sequence[Any], y: Sequence[Any], *, name: str, colour: str, size: int, hover: Sequence[str]
+) -> Trace:
+    """A scatter of markers."""
+    marker = {"color": colour, "size": size, "opacity": 1}
+    trace: Trace = {"type": "scatter", "mode": "markers", "x": list(x), "y": list(y), "name": name}
+    return trace | {"marker": marker, "hovertext": list(hover), "hoverinfo": "text", "cliponaxis": False}
+
+
+def line(*, x: float | None = None, y: float | None = None) -> Layout:
+    """A dotted line across the plot, upright at `x` or level at `y`."""
+    across = {"x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper"}
+    if x is None:
+        across = {"y0": y, "y1": y, "x0": 0, "x1": 1, "xref": "paper"}
+    return {"type": "line", "line": {"color": "var(--muted)", "width": 1, "dash": "dot"}, **across}
+
+
+def span(values: Sequence[float], least: float | None = None) -> list[float]:
+    """The range of an axis: the values and a twelfth more on either side, but not below `least`."""
+    low, high = min(values), max(values)
+    room = (high - low or abs(high) or 1.0) / 12
+    return [short(low - room if least is None else max(least, low - room)), short(high + room)]
+
+
+def series(at: int) -> str:
+    """The colour of the network at this place in the table."""
+    return _SERIES[at % len(_SERIES)]
+
+
+def outcome_colour(outcome: str) -> str:
+    """The colour of a judgement."""
+    return f"var(--{outcome.replace('_', '-')})" if outcome in OUTCOMES else "var(--dim)"
+
+
+def text(value: object) -> str:
+    """The user's text, safe in a label."""
+    return html.escape(str(value), quote=False)
+
+
+def short(value: float) -> float:
+    """Five digits are more than a plot shows, and keep the page small."""
+    return float(f"{value:.5g}")
+
+
+def _bars(
+    names: Sequence[Any],
+    values: Sequence[float | None],
+    *,
+    name: str,
+    colour: str,
+    hover: Sequence[str],
+    upright: bool = False,
+) -> Trace:
+    x, y = (names, values) if upright else (values, names)
+    trace: Trace = {
+        "type": "bar",
+        "orientation": "v" if upright else "h",
+        "x": list(x),
+        "y": list(y),
+        "name": name,
+    }
+    return trace | {"marker": {"color": colour}, "hovertext": list(hover), "hoverinfo": "text"}
+
+
+def _arms(value: float, low: float, high: float) -> Layout:
+    return {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low]}

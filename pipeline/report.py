@@ -1,0 +1,90 @@
+"""Pages and tables from a run's report.json, from a sweep alone, and from many runs.
+
+Nothing is measured or judged here: a page can always be made again from the JSON beside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..targets.artifact import write_json, write_text
+from ..targets.errors import ArtifactError
+from .page import history_page, report_page, sweep_page
+from .schema import VERSION, Report, Sweep, SweepRow, UnitLists, read_report, validate_report
+from .units import ScoreScale
+
+__all__ = ["Report", "read_report", "validate_report", "write_history", "write_report", "write_sweep"]
+
+
+def write_report(directory: Path) -> Path:
+    """Makes report.html beside the report.json of a run's directory; returns its path.
+
+    Raises:
+        ArtifactError: report.json is missing, damaged or of another version, or the disk is full.
+    """
+    path = Path(directory) / "report.html"
+    write_text(path, report_page(read_report(directory)))
+    return path
+
+
+def write_sweep(
+    directory: Path,
+    rows: Sequence[SweepRow],
+    *,
+    settings: Sequence[str],
+    score_name: str,
+    higher_is_better: bool,
+    name: str = "sweep",
+    statistics: dict[str, UnitLists] | None = None,
+) -> Path:
+    """Writes sweep.csv, sweep.json and sweep.html; returns the path of the page.
+
+    `settings` names what was varied, in the order of the columns. `statistics` adds the histograms.
+    """
+    directory = Path(directory)
+    sweep: Sweep = {"settings": list(settings), "rows": list(rows)}
+    head = {"schema": VERSION, "name": name, "score_name": score_name, "higher_is_better": higher_is_better}
+    write_json(directory / "sweep.json", {**head, **sweep})
+    write_text(directory / "sweep.csv", _csv(sweep))
+    scale = ScoreScale.of(
+        score_name, higher_is_better=higher_is_better, scores=[row["score"] for row in rows]
+    )
+    path = directory / "sweep.html"
+    write_text(path, sweep_page(sweep, scale, name=name, statistics=statistics))
+    return path
+
+
+def write_history(directory: Path, runs: Sequence[Path]) -> Path:
+    """Writes history.html: the reports of these runs' directories over time; returns its path.
+
+    Raises:
+        ArtifactError: no runs, or one whose report.json cannot be read.
+    """
+    if not runs:
+        raise ArtifactError(
+            "There are no runs to compare over time.", "Give directories that hold a report.json."
+        )
+    reports = sorted((read_report(run) for run in runs), key=lambda report: report["created"])
+    path = Path(directory) / "history.html"
+    write_text(path, history_page(reports))
+    return path
+
+
+def _csv(sweep: Sweep) -> str:
+    """One line a setting; exact figures, an empty field for what was not measured."""
+    file = io.StringIO()
+    plain = ["score", "raw_score", "score_change", "parameters", "parameters_removed", "macs", "file_bytes"]
+    judged = ["outcome", "ratio", "low", "high"]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*sweep["settings"], *plain, *(f"speedup_{key}" for key in judged), "chosen", "split"])
+    for row in sweep["rows"]:
+        values: dict[str, Any] = dict(row)
+        speedup: dict[str, Any] = dict(row["speedup"] or {})
+        line = [row["settings"].get(name) for name in sweep["settings"]]
+        line += [values[key] for key in plain] + [speedup.get(key) for key in judged]
+        writer.writerow([*line, str(row["chosen"]).lower(), row["split"]])
+    return file.getvalue()

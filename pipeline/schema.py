@@ -1,0 +1,268 @@
+"""report.json, version 1: what a run hands to its reader and to other tools.
+
+The typed dictionaries below are the schema. Type checkers hold those who write a report to them, and
+`validate_report` holds the file to them when it is read back. Unknown keys are refused: a misspelt figure
+would otherwise vanish from the page without a word. `None` means "not measured", never zero.
+
+Shares are between 0 and 1, times are in seconds, sizes in bytes. A change of score is the new score minus
+the original's, in the score's own unit.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import NotRequired, TypedDict
+
+from ..targets.artifact import read_json
+from ..targets.errors import ArtifactError
+
+VERSION = 1
+Outcome = Literal["faster", "slower", "equal", "cannot_tell"]
+
+_closed = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+
+
+@_closed
+class Verdict(TypedDict):
+    """The judgement of the run: `candidate` (a row's name) against the first row.
+
+    `ratio` is the original's time over the candidate's: above 1 the candidate is faster. `low` and `high`
+    are its interval at `confidence` (0.95); `events` says from how many independent repetitions.
+    """
+
+    outcome: Outcome
+    ratio: float | None
+    low: float | None
+    high: float | None
+    confidence: float
+    sentence: str
+    candidate: NotRequired[str]
+    events: NotRequired[int | None]
+
+
+@_closed
+class Latency(TypedDict):
+    """Percentiles of `n` timed calls, in seconds; p50 with its interval where there is one."""
+
+    p50: float
+    p95: float
+    p99: float
+    p50_low: float | None
+    p50_high: float | None
+    n: int
+
+
+@_closed
+class Speedup(TypedDict):
+    """The first row's time over this one's, judged."""
+
+    outcome: Outcome
+    ratio: float
+    low: float
+    high: float
+
+
+@_closed
+class Row(TypedDict):
+    """One network. The first row of a report is the original that the others are compared with."""
+
+    name: str
+    score: float | None
+    parameters: int | None
+    macs: int | None
+    file_bytes: int | None
+    latency_s: Latency | None
+    memory_bytes: int | None
+    speedup: Speedup | None
+
+
+@_closed
+class Control(Row):
+    """What the run is compared with to see whether its method mattered; `words` says what came of it."""
+
+    words: NotRequired[str]
+
+
+@_closed
+class Width(TypedDict):
+    """The units of one group before and after."""
+
+    group: str
+    kind: str
+    before: int
+    after: int
+
+
+@_closed
+class Layer(TypedDict):
+    """One layer's time in each network that has it: row name -> seconds."""
+
+    name: str
+    kind: NotRequired[str]
+    latency_s: dict[str, float | None]
+
+
+@_closed
+class UnitLists(TypedDict):
+    """One entry a unit of the group, as in the statistics; `removed` says what pruning did with it."""
+
+    mean: list[float]
+    std: list[float]
+    zero_share: list[float]
+    removed: list[bool]
+
+
+@_closed
+class SweepRow(TypedDict):
+    """One setting of a sweep. `raw_score` is the score before tuning; `parameters_removed` is a share."""
+
+    settings: dict[str, Any]
+    score: float | None
+    raw_score: float | None
+    score_change: float | None
+    parameters: int
+    parameters_removed: float
+    macs: int | None
+    file_bytes: int | None
+    speedup: Speedup | None
+    chosen: bool
+    split: str
+
+
+@_closed
+class Sweep(TypedDict):
+    """All settings that were tried, and the names of what was varied."""
+
+    settings: list[str]
+    rows: list[SweepRow]
+
+
+@_closed
+class Budget(TypedDict):
+    """A limit of the recipe. `met` is None where the value was not measured."""
+
+    name: str
+    limit: float
+    value: float | None
+    met: bool | None
+
+
+@_closed
+class StageTime(TypedDict):
+    """A stage of the run: the seconds it took when it last ran, and whether it was taken from the cache."""
+
+    name: str
+    seconds: float
+    cached: bool
+    settings: dict[str, Any]
+
+
+@_closed
+class Report(TypedDict):
+    """report.json. What a run did not do is left out: a sweep, statistics, layers, budgets."""
+
+    schema: Literal[1]
+    name: str
+    created: str
+    verdict: Verdict
+    rows: list[Row]
+    score_name: str
+    higher_is_better: bool
+    conditions: dict[str, Any]
+    protocol: dict[str, Any]
+    stages: list[StageTime]
+    controls: NotRequired[list[Control]]
+    words: NotRequired[list[str]]
+    widths: NotRequired[list[Width]]
+    layers: NotRequired[list[Layer]]
+    statistics: NotRequired[dict[str, UnitLists] | None]
+    sweep: NotRequired[Sweep | None]
+    budgets: NotRequired[list[Budget]]
+
+
+def validate_report(value: object, source: str = "report.json") -> Report:
+    """The value, once it was seen to be a report of this version; `source` names it in messages.
+
+    Raises:
+        ArtifactError: another version, a key that is missing or unknown, a value of the wrong type, or lists
+            that do not belong together. The message names the first such key.
+    """
+    if isinstance(value, dict) and "schema" in value and value["schema"] != VERSION:
+        raise ArtifactError(
+            f"{source} has schema {value['schema']!r}; this version of deadweight reads schema {VERSION}.",
+            "Read it with the deadweight that wrote it, or run the recipe again to have it made anew.",
+        )
+    try:
+        report = TypeAdapter(Report).validate_python(value)
+    except ValidationError as error:
+        raise _refused(error, source) from error
+    if not report["rows"]:
+        raise _inconsistent(source, "rows is empty: there is no original to compare with")
+    for group, units in (report.get("statistics") or {}).items():
+        if len({len(units["mean"]), len(units["std"]), len(units["zero_share"]), len(units["removed"])}) > 1:
+            raise _inconsistent(source, f"the lists of statistics.{group} differ in length")
+    sweep = report.get("sweep")
+    for at, row in enumerate(sweep["rows"] if sweep else []):
+        if not 0 <= row["parameters_removed"] <= 1:
+            found = f"sweep.rows[{at}].parameters_removed is {row['parameters_removed']}"
+            raise _inconsistent(source, f"{found}, not a share between 0 and 1")
+    return report
+
+
+def read_report(directory: Path) -> Report:
+    """The report.json of a run's directory.
+
+    Raises:
+        ArtifactError: it is missing, is not JSON, or is not a report of this version.
+    """
+    path = Path(directory) / "report.json"
+    if not path.exists():
+        raise ArtifactError(
+            f"{path} does not exist, so there is nothing to report.",
+            "Give the directory of a finished run, or finish it: deadweight run RECIPE --out DIR.",
+        )
+    return validate_report(read_json(path), str(path))
+
+
+def _inconsistent(source: str, what: str) -> ArtifactError:
+    return ArtifactError(f"{source} is not a report: {what}.", _CURE)
+
+
+def _refused(error: ValidationError, source: str) -> ArtifactError:
+    first = error.errors(include_url=False)[0]
+    key = _path(first["loc"])
+    if first["type"] == "missing":
+        return ArtifactError(f"{source} lacks the key {key}.", _CURE)
+    if first["type"] == "extra_forbidden":
+        known = {name for kind in _KINDS for name in kind.__annotations__}
+        near = difflib.get_close_matches(str(first["loc"][-1]), sorted(known), n=1)
+        hint = f" Did you mean {near[0]}? " if near else " "
+        return ArtifactError(f"{source} has the unknown key {key}.{hint}".rstrip(), _CURE)
+    return ArtifactError(f"{source}: {key} is {first['input']!r:.80}: {first['msg']}.", _CURE)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return path.lstrip(".") or "the whole file"
+
+
+_CURE = "It was edited or damaged. Run the same recipe again: the report is made anew from finished stages."
+_KINDS = (
+    Report,
+    Verdict,
+    Row,
+    Control,
+    Latency,
+    Speedup,
+    Width,
+    Layer,
+    UnitLists,
+    Sweep,
+    SweepRow,
+    Budget,
+    StageTime,
+)

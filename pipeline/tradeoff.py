@@ -1,0 +1,126 @@
+"""The trade-off plot of a sweep: what each setting costs in score for what it leaves of the parameters.
+
+A plot is only of use where it can be read. A few settings that ruin the network would squeeze all others
+into a line at the top, so they are drawn at the lower edge, marked as such, and the table has their figures.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from .plots import Figure, Layout, Trace, layout, line, points, short, span, text
+from .schema import Sweep, SweepRow
+from .units import ScoreScale, by_name, count, percent, ratio, spoken
+
+
+def pareto(pairs: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the pairs that no other beats in both numbers (less is better), in order of the first."""
+    front: list[int] = []
+    for at in sorted(range(len(pairs)), key=lambda index: pairs[index]):
+        if not front or pairs[at][1] < pairs[front[-1]][1]:
+            front.append(at)
+    return front
+
+
+def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
+    """Change of score against parameters kept: one point a setting, the unbeaten joined, the chosen marked.
+
+    None where nothing was scored. Up is always better, for an error as for an accuracy.
+    """
+    rows = [row for row in sweep["rows"] if row["score_change"] is not None]
+    if not rows:
+        return None
+    losses = [scale.loss(row["score_change"] or 0.0) * scale.factor for row in rows]
+    kept = [short((1 - row["parameters_removed"]) * 100) for row in rows]
+    edge = edge_of(rows, losses, scale)
+    drawn = [short(-min(loss, edge)) for loss in losses]
+    beyond = [at for at, loss in enumerate(losses) if loss > edge]
+    chosen = [at for at, row in enumerate(rows) if row["chosen"]]
+    front = [at for at in pareto(list(zip(kept, losses, strict=True))) if at not in beyond]
+    rest = [at for at in range(len(rows)) if at not in {*front, *beyond, *chosen}]
+    hover = [_hover(row, scale) for row in rows]
+
+    def those(indices: Sequence[int], name: str, colour: str, size: int) -> Trace:
+        x, y = ([column[at] for at in indices] for column in (kept, drawn))
+        return points(x, y, name=name, colour=colour, size=size, hover=[hover[at] for at in indices])
+
+    beaten = those(rest, "beaten by another setting", "var(--dim)", 8)
+    off = those(beyond, "loses more than is shown", "var(--dim)", 9)
+    off["marker"] |= {"symbol": "triangle-down"}
+    best = those(front, "Pareto front", "var(--kept)", 9)
+    best |= {"mode": "lines+markers", "line": {"color": "var(--kept)", "width": 1.5}}
+    taken = those(chosen, "chosen", "var(--removed)", 14)
+    taken["marker"] |= {"line": {"color": "var(--paper)", "width": 2}}
+
+    turned = "" if scale.higher_is_better else " (up is better)"
+    frame = layout(
+        x="parameters kept, %", y=f"{text(scale.name)} change{', points' if scale.share else turned}"
+    )
+    frame["xaxis"]["range"] = span(kept, least=0.0)
+    frame["yaxis"]["range"] = span([*drawn, 0.0])
+    frame["shapes"] = [line(y=0.0)]
+    frame["annotations"] = [_note(kept[at], drawn[at], rows[at]) for at in chosen[:1]]
+    alt = f"{len(rows)} settings: change of {scale.name} against the share of parameters kept."
+    if chosen:
+        alt += f" Chosen: {html.unescape(hover[chosen[0]].replace('<br>', ', '))}."
+    return Figure([trace for trace in (beaten, off, best, taken) if trace["x"]], frame, 400, alt)
+
+
+def edge_of(rows: Sequence[SweepRow], losses: Sequence[float], scale: ScoreScale) -> float:
+    """The loss beyond which settings are drawn at the edge: 2 points, or what keeps the chosen one in sight.
+
+    All are drawn where they are when none stands far out, or when hardly any would be left.
+    """
+    chosen = [loss for row, loss in zip(rows, losses, strict=True) if row["chosen"]]
+    limit = max([2.0 if scale.share else 0.0, *(4 * loss for loss in chosen)])
+    inside = sum(loss <= limit for loss in losses)
+    return limit if inside >= 3 and max(losses) > 1.5 * limit else max(losses)
+
+
+def beyond_words(sweep: Sweep, scale: ScoreScale) -> str:
+    """How many settings are drawn at the edge, for the caption; empty when none is."""
+    rows = [row for row in sweep["rows"] if row["score_change"] is not None]
+    losses = [scale.loss(row["score_change"] or 0.0) * scale.factor for row in rows]
+    if not rows:
+        return ""
+    edge = edge_of(rows, losses, scale)
+    off = sum(loss > edge for loss in losses)
+    if not off:
+        return ""
+    settings = "1 setting loses" if off == 1 else f"{off} settings lose"
+    limit = scale.change(edge / scale.factor, sign=False)
+    return f"{settings} more than {limit} and stand as triangles at the lower edge."
+
+
+def _hover(row: SweepRow, scale: ScoreScale) -> str:
+    lines = [f"{text(spoken(key))} {text(by_name(key, value))}" for key, value in row["settings"].items()]
+    if row["score"] is not None and row["score_change"] is not None:
+        lines.append(f"{text(scale.name)} {scale.text(row['score'])} ({scale.change(row['score_change'])})")
+    lines.append(f"parameters {count(row['parameters'])} ({percent(1 - row['parameters_removed'])} kept)")
+    if row["speedup"]:
+        low, high = row["speedup"]["low"], row["speedup"]["high"]
+        lines.append(f"speed-up {ratio(row['speedup']['ratio'])} ({ratio(low)} to {ratio(high)})")
+    return "<br>".join(lines)
+
+
+def _note(x: float, y: float, row: SweepRow) -> Layout:
+    lines = [f"{text(spoken(key))} {text(by_name(key, value))}" for key, value in row["settings"].items()]
+    right = x < 50  # the note goes to the side with more room
+    return {
+        "x": x,
+        "y": y,
+        "text": "<br>".join(["chosen", *lines]),
+        "align": "left",
+        "yanchor": "top",
+        "showarrow": True,
+        "arrowhead": 0,
+        "arrowwidth": 1,
+        "arrowcolor": "var(--muted)",
+        "standoff": 8,
+        "ax": 16 if right else -16,
+        "ay": 36,
+        "xanchor": "left" if right else "right",
+        "font": {"color": "var(--ink)"},
+        "bgcolor": "var(--paper)",
+    }

@@ -1,0 +1,191 @@
+"""The report's sentences: the verdict, how sure it is, and what the controls say.
+
+A sentence claims what its figures carry and no more. A control that scores within the test set's own
+sampling error of the network it controls "did as well", and the sentence says so; where the sampling
+error is not known, nothing is claimed about the difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .schema import Budget, Control, Report, Row, Verdict
+from .units import PLUS_MINUS, ScoreScale, by_name, ratio, spoken
+
+_Z = 1.96  # two-sided 95 % of a normal distribution
+
+OUTCOMES = {"faster": "Faster", "slower": "Slower", "equal": "Equal", "cannot_tell": "Cannot tell"}
+
+_LABELS = {
+    "original": "Original",
+    "pruned": "Pruned",
+    "tuned": "Pruned and tuned",
+    "int8": "INT8",
+    "random": "Random neurons",
+    "scratch": "Trained from scratch",
+}
+
+# Beginning of a control's sentence, and what follows when it did as well as the network it controls.
+_CONTROLS = {
+    "random": (
+        "Random neurons at the same widths",
+        "This run gives no evidence that it matters which neurons are kept.",
+    ),
+    "scratch": (
+        "The same small network trained from scratch",
+        "This run gives no evidence that starting from the large network helps.",
+    ),
+}
+
+
+def label(name: str) -> str:
+    """A row's name as a heading; names of the user's own stay as they are."""
+    return _LABELS.get(name, name)
+
+
+def scale_of(report: Report) -> ScoreScale:
+    """How this report's scores are read."""
+    scores = [row["score"] for row in [*report["rows"], *report.get("controls", [])]]
+    return ScoreScale.of(report["score_name"], higher_is_better=report["higher_is_better"], scores=scores)
+
+
+def judged_row(report: Report) -> Row:
+    """The row that the verdict is about: the one it names, else the one with its ratio, else the last."""
+    verdict = report["verdict"]
+    for row in report["rows"]:
+        if row["name"] == verdict.get("candidate"):
+            return row
+    for row in report["rows"]:
+        if row["speedup"] and row["speedup"]["ratio"] == verdict["ratio"]:
+            return row
+    return report["rows"][-1]
+
+
+def verdict_sentence(verdict: Verdict, candidate: str) -> str:
+    """One sentence for an outcome; `candidate` is the row's name.
+
+    Slower is told as the time it takes, since "0.8 times as fast" is read wrongly.
+    """
+    network = {"int8": "INT8", "tuned": "pruned and tuned"}.get(candidate, candidate)
+    value = verdict["ratio"]
+    if value is None:
+        return f"Nothing was measured, so nothing is said about the speed of the {network} network."
+    if verdict["outcome"] == "faster":
+        return f"The {network} network is {ratio(value)} as fast as the original."
+    if verdict["outcome"] == "slower":
+        return f"The {network} network is slower: it takes {ratio(1 / value)} as long as the original."
+    if verdict["outcome"] == "equal":
+        return f"The {network} network is as fast as the original, no faster and no slower."
+    return f"This run cannot tell whether the {network} network is faster than the original."
+
+
+def how_sure(verdict: Verdict) -> str:
+    """The interval and from how many repetitions it was taken."""
+    value, low, high = verdict["ratio"], verdict["low"], verdict["high"]
+    if value is None:
+        return "No speed-up was measured."
+    text = f"Speed-up {ratio(value)}"
+    if low is not None and high is not None:
+        text += f", {verdict['confidence'] * 100:.4g} % interval {ratio(low)} to {ratio(high)}"
+    events = verdict.get("events")
+    return f"{text}, from {events:,} independent repetitions." if events else f"{text}."
+
+
+def budget_words(budget: Budget, scale: ScoreScale) -> str:
+    """One budget: its value, its limit, and whether it was kept."""
+    drop = budget["name"] == "score_drop"
+    name = f"drop of {scale.name}" if drop else spoken(budget["name"])
+
+    def told(value: float) -> str:
+        return scale.change(value, sign=value < 0) if drop else by_name(budget["name"], value)
+
+    if budget["met"] is None or budget["value"] is None:
+        return f"{name}: not measured, limit {told(budget['limit'])}"
+    return f"{name}: {told(budget['value'])}, limit {told(budget['limit'])}, {_kept(budget)}"
+
+
+def budgets_words(budgets: Sequence[Budget]) -> str:
+    """All budgets in one sentence, the broken ones first."""
+    broken = sum(budget["met"] is False for budget in budgets)
+    unknown = sum(budget["met"] is None or budget["value"] is None for budget in budgets)
+    if not broken and not unknown:
+        return f"All {len(budgets)} budgets are met." if len(budgets) > 1 else "The budget is met."
+    parts = [f"{broken} of {len(budgets)} budgets broken"] if broken else []
+    parts += [f"{unknown} not measured" if broken else f"{unknown} of {len(budgets)} budgets not measured"]
+    return f"{', '.join(parts if unknown else parts[:1])}."
+
+
+def _kept(budget: Budget) -> str:
+    return "met" if budget["met"] else "broken"
+
+
+def sampling_error(score: float, n: int) -> float:
+    """The standard error of an accuracy (a share of n independent samples that were right).
+
+    One right and one wrong sample are added (Laplace), so that a score of 0 or 1 is not taken for certain.
+    """
+    share = (score * n + 1) / (n + 2)
+    return math.sqrt(share * (1 - share) / n)
+
+
+def control_words(
+    rows: Sequence[Row],
+    controls: Sequence[Control],
+    *,
+    score_name: str,
+    higher_is_better: bool,
+    n: int | None = None,
+    standard_error: float | None = None,
+) -> list[str]:
+    """One or two sentences for each control: did it do worse, as well, or better?
+
+    A control is compared with the tuned network (else the pruned one, else the last row). The difference
+    counts when it exceeds 1.96 times the standard error of a difference of two scores: from `standard_error`
+    of one score where it is given, else the binomial one when the score is an accuracy over `n` test
+    samples. Both networks see the same samples, which makes the true error smaller than the one used here:
+    the rule leans towards "did as well", against the method. It knows the test set's sampling error
+    only, not the luck of one training run against another.
+    """
+    names = {row["name"]: row for row in rows}
+    against = names.get("tuned") or names.get("pruned") or rows[-1]
+    scores = [row["score"] for row in [*rows, *controls]]
+    scale = ScoreScale.of(score_name, higher_is_better=higher_is_better, scores=scores)
+    return [_one_control(control, against, scale, n, standard_error) for control in controls]
+
+
+def _one_control(
+    control: Control, against: Row, scale: ScoreScale, n: int | None, error: float | None
+) -> str:
+    name, moral = _CONTROLS.get(control["name"], (f"The control {control['name']}", ""))
+    other = (
+        f"the {'pruned and tuned' if against['name'] == 'tuned' else label(against['name']).lower()} network"
+    )
+    mine, theirs = control["score"], against["score"]
+    if mine is None or theirs is None:
+        return f"{name}: not scored, so not compared."
+    figures = f"{scale.name} {scale.text(mine)} against {scale.text(theirs)}"
+    if error is not None:
+        margin = _Z * math.sqrt(2) * error
+        source = "that the test set's sampling error allows"
+    elif n and _is_accuracy(scale):
+        margin = _Z * math.hypot(sampling_error(mine, n), sampling_error(theirs, n))
+        source = f"that chance allows with {n:,} test samples"
+    else:
+        return (
+            f"{name}: {figures}. The sampling error of this score is not known, so whether the difference of "
+            f"{scale.change(mine - theirs, sign=False)} is more than chance is not judged."
+        )
+    loss = scale.loss(mine - theirs)
+    bound = f"{PLUS_MINUS}{scale.change(margin, sign=False)} {source}"
+    if loss > margin:
+        return f"{name} did worse than {other}: {figures}, beyond the {bound}."
+    if loss < -margin:
+        return f"{name} did better than {other}: {figures}, beyond the {bound}. {moral}".strip()
+    return f"{name} did as well as {other}: {figures}, within the {bound}. {moral}".strip()
+
+
+def _is_accuracy(scale: ScoreScale) -> bool:
+    return scale.share and any(
+        word in scale.name.lower() for word in ("accuracy", "top-1", "top1", "top-5", "top5")
+    )
