@@ -114,7 +114,9 @@ def read_json(path: Path) -> Dict[str, Any]:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist.", "Check the path.") from error
     except (ValueError, OSError) as error:
-        raise ArtifactError(f"{path} is not readable as JSON: {error}.", f"Delete {path} to have it made anew.") from error
+        raise ArtifactError(
+            f"{path} is not readable as JSON: {error}.", f"Delete {path} to have it made anew."
+        ) from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} holds a {type(value).__name__}, not an object.", "Check the path.")
     return value
@@ -127,7 +129,9 @@ def _unwritable(path: Path, error: OSError) -> ArtifactError:
             "Free some space, or choose another place with --out, and run the same command again: "
             "finished stages are kept.",
         )
-    return ArtifactError(f"{path} cannot be written: {error.strerror or error}.", "Choose another place with --out.")
+    return ArtifactError(
+        f"{path} cannot be written: {error.strerror or error}.", "Choose another place with --out."
+    )
 
 
 def _umask() -> int:

@@ -1,0 +1,45 @@
+# Everything that CI does is a target here, and nothing else is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.set-up
+PYTHONS ?= 3.10 3.12 3.13
+
+.PHONY: setup demo test test-slow test-board test-pythons check bench
+
+setup: $(STAMP)
+
+# torch comes first and alone: who needs another build of it installs that one here beforehand.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[workstation]' pytest pytest-cov hypothesis scipy ruff mypy pyright
+	touch $@
+
+demo: setup
+	$(BIN)/deadweight run examples/fashion_mnist/mlp.toml
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow and not board and not jetson"
+
+test-board: setup
+	$(BIN)/python -m pytest -m board
+
+# Another Python each: install, import, the targets and export tests, and one small run.
+test-pythons:
+	for version in $(PYTHONS); do \
+	  $(MAKE) VENV=.venv-$$version PYTHON=python$$version setup && \
+	  .venv-$$version/bin/python -m pytest tests/targets tests/export tests/test_small_run.py || exit 1; \
+	done
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+bench: setup
+	$(BIN)/python benchmarks/statistics_cost.py

@@ -1,0 +1,37 @@
+"""The entry point: one place where errors become a message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line. Exit codes: those of each command; 2 for bad input, 130 for Ctrl-C."""
+    try:
+        import typer  # noqa: F401
+    except ModuleNotFoundError:
+        sys.exit(
+            'The command line needs typer and rich.\nInstall them: pip install "deadweight[ci]" (to time and '
+            'compare models) or "deadweight[workstation]" (all of it).'
+        )
+    from .cli import app
+    from .console import explain
+    from .targets.errors import DeadweightError
+
+    try:
+        app(standalone_mode=True)
+    except DeadweightError as error:
+        explain(error.what, error.cure)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("deadweight"):
+            raise
+        explain(f"This command needs {error.name}.", 'Install it: pip install "deadweight[workstation]".')
+        sys.exit(2)
+    except KeyboardInterrupt:
+        explain("Stopped.", "The same command goes on where this one ended.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

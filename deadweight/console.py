@@ -1,0 +1,113 @@
+"""What a terminal shows: progress with the time that is left, results as tables, errors with their cure.
+
+Progress and errors go to stderr, results to stdout, so that results can be piped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .targets.judge import Judgement
+from .targets.measurement import Measurement
+from .targets.memory import Memory
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+COLOURS = {"faster": "green", "slower": "red", "equal": "cyan", "cannot_tell": "yellow"}
+
+
+def explain(what: str, cure: str) -> None:
+    """An error, as two sentences to read."""
+    err.print(f"[bold red]Error:[/] {escape(what)}\n[bold]What to do:[/] {escape(cure)}", soft_wrap=True)
+
+
+class Bar:
+    """A progress bar that follows (done, total, what) and disappears when its part is done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._total = 0
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Shows how far `what` is."""
+        if self._task is None or total != self._total:
+            self.clear()
+            self._task = self._progress.add_task(escape(what), total=total)
+            self._total = total
+        self._progress.update(self._task, completed=done, description=escape(what))
+
+    def clear(self) -> None:
+        """Takes the bar away."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+
+
+@contextlib.contextmanager
+def bar() -> Iterator[Bar]:
+    """A bar for the time of a block; nothing where stderr is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        yield Bar(progress)
+
+
+def milliseconds(seconds: float) -> str:
+    """A time as milliseconds, with three significant digits or more."""
+    value = seconds * 1e3
+    return f"{value:.1f} ms" if value >= 100 else f"{value:.2f} ms" if value >= 1 else f"{value:.4f} ms"
+
+
+def megabytes(count: int) -> str:
+    """Bytes as megabytes (10^6)."""
+    return f"{count / 1e6:.2f} MB"
+
+
+def measurement_table(measured: Mapping[str, Measurement]) -> Table:
+    """Latency percentiles by model, each with its interval."""
+    table = Table(header_style="bold")
+    for heading in ("model", "p50", "95 % interval", "p95", "p99", "n", "file"):
+        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
+    for name, figures in measured.items():
+        middle = figures.latency_s(50)
+        table.add_row(
+            escape(name),
+            milliseconds(middle.value),
+            f"{milliseconds(middle.low)} to {milliseconds(middle.high)}",
+            milliseconds(figures.latency_s(95).value),
+            milliseconds(figures.latency_s(99).value),
+            f"{figures.wall_ns.size:,}",
+            megabytes(figures.file_bytes),
+        )
+    return table
+
+
+def memory_line(memory: Memory) -> str:
+    """What a model costs in memory, in one line."""
+    return (
+        f"memory: {megabytes(memory.resident_bytes)} resident, "
+        f"{megabytes(memory.load_peak_bytes)} at the peak of loading"
+    )
+
+
+def judgement_line(judgement: Judgement) -> str:
+    """A judgement in one coloured sentence, with what a reader should know below it."""
+    colour = COLOURS[judgement.outcome]
+    lines = [f"[bold {colour}]{escape(judgement.sentence())}[/]"]
+    lines += [f"  {escape(remark)}" for remark in judgement.remarks]
+    return "\n".join(lines)

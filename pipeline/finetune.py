@@ -1,0 +1,37 @@
+"""The stage "finetune": the accuracy that pruning cost, won back."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from .training import Schedule, fit
+from .work import Work
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Trains the newest network on; the result is the network "tuned".
+
+    Attributes:
+        epochs, learning_rate, decay, keep: see `training.Schedule`.
+    """
+
+    epochs: int = 3
+    learning_rate: float | None = None
+    decay: str = "cosine"
+    keep: str = "best"
+
+    def __call__(self, work: Work) -> Work:
+        latest = work.latest()
+        fitted = fit(
+            work.model(latest),
+            work.workload,
+            Schedule(**dataclasses.asdict(self)),
+            seed=work.seed + 1,  # not the order of samples that the original saw
+            checkpoint=work.directory / "checkpoint.safetensors",
+            progress=work.progress,
+            what="finetune",
+        )
+        words = f"{self.epochs} epochs, validation {work.workload.score_name} {fitted.score:.4f}"
+        return work.with_model("tuned", fitted.model, plan=work.plan(latest)).logged("finetune", self, words)

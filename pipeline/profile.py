@@ -1,0 +1,66 @@
+"""The stage "profile": all networks of the chain timed by turns in one process, and their memory.
+
+They are timed together because two figures that were taken one after the other are no comparison: the
+machine drifts between them by more than most prunings gain.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..targets import measurement
+from ..targets.artifact import write_json
+from ..targets.clock import time_together
+from ..targets.measurement import Protocol
+from ..targets.memory import measure_memory
+from ..targets.probe import conditions
+from .work import Work
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Writes "measurements" and "memory" of every network with an ONNX file.
+
+    Attributes:
+        events: fresh loads of all networks; 24 give a 97.7 % interval.
+        event_s: how long each network runs within one event, about.
+        threads: of the runtime. With one, CPU time is the clock, and neighbours hardly disturb it.
+        memory: whether memory is measured too, in a fresh process a network.
+    """
+
+    events: int = 24
+    event_s: float = 0.1
+    threads: int = 1
+    memory: bool = True
+
+    def __call__(self, work: Work) -> Work:
+        paths = {variant.name: variant.path("onnx") for variant in work.variants if "onnx" in variant.files}
+        work.latest("onnx")  # says what is missing where there is none
+        if work.target.runtime != "onnxruntime":
+            return work.logged(
+                "profile",
+                self,
+                f"Nothing was measured: {work.target.title} is a board, and this machine is none.",
+            )
+        protocol = Protocol(events=self.events, event_s=self.event_s, threads=self.threads, seed=work.seed)
+        measured = time_together(
+            paths, protocol=protocol, progress=lambda done, total: work.progress(done, total, "profile")
+        )
+        measurement.save(measured, work.directory / "measurements.json")
+        result = work.with_artifact("measurements", work.directory / "measurements.json")
+        if self.memory:
+            write_json(work.directory / "memory.json", _memory(paths, work))
+            result = result.with_artifact("memory", work.directory / "memory.json")
+        return result.logged("profile", self)
+
+
+def _memory(paths: Mapping[str, Path], work: Work) -> dict[str, object]:
+    result: dict[str, object] = {"conditions": conditions()}
+    for index, (name, path) in enumerate(paths.items()):
+        work.progress(index, len(paths), f"memory of {name}")
+        result[name] = dataclasses.asdict(measure_memory(path))
+    work.progress(len(paths), len(paths), "profile")
+    return result

@@ -1,0 +1,50 @@
+"""The stage "quantize": the newest network in INT8, with ranges taken from the calibration split.
+
+Ranges are taken after pruning and tuning, of the very file that is shipped. The Q/DQ graph is written in
+the dialect of the target's runtime: TensorRT's symmetric one, or the one that ONNX Runtime on x86 runs
+without a convolution left in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..export.calibrate import calibrate
+from ..export.to_qdq import to_qdq
+from ..targets.artifact import Artifact, write_json
+from ..targets.session import open_session
+from .work import Variant, Work
+from .workload import Array, inputs_of, score_of, session_predict
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Adds the network "int8".
+
+    Attributes:
+        method: how ranges follow from activations: "minmax", "percentile", "entropy" or "mse".
+    """
+
+    method: str = "minmax"
+
+    def __call__(self, work: Work) -> Work:
+        source = work.latest("onnx").path("onnx")
+        ranges = calibrate(source, _feeds(work), method=self.method)
+        work.progress(1, 2, "quantize")
+        write_json(work.directory / "ranges.json", ranges.to_json())
+        path = work.directory / "int8" / "model.onnx"
+        dialect = "tensorrt" if work.target.runtime == "tensorrt" else "x86"
+        to_qdq(source, ranges, path, dialect=dialect)
+        work.progress(2, 2, "quantize")
+        session = open_session(path)
+        score = score_of(work.workload, session_predict(session), "validation")
+        session.close()
+        words = f"{self.method} ranges, {dialect} dialect, validation {work.workload.score_name} {score:.4f}"
+        result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
+        return result.with_artifact("ranges", work.directory / "ranges.json").logged("quantize", self, words)
+
+
+def _feeds(work: Work) -> Iterator[dict[str, Array]]:
+    for inputs in inputs_of(work.workload, "calibration"):
+        yield {name: value.numpy() for name, value in inputs.items()}

@@ -1,0 +1,190 @@
+"""A recipe: a TOML file that says which network, for which target, within which budgets, by which stages.
+
+A recipe is checked as a whole before anything runs: an hour of training must not end at a misspelt key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..targets.budgets import Budgets
+from ..targets.errors import RecipeError
+from ..targets.target import load_target
+from .stage import Stage, checked, make_stage
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """The `[sweep]` of a recipe: which settings are tried before the chain, and how one is chosen.
+
+    Attributes:
+        over: values by setting, e.g. {"prune.mean" = [0.02, 0.1]}; all combinations are tried.
+        score_drop: the smallest network is chosen whose validation score is at most this much worse
+            than the original's.
+        seconds: how long the settings are timed against the original, together.
+    """
+
+    over: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    score_drop: float = 0.0
+    seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class NamedStage:
+    """A stage and the name the recipe gives it."""
+
+    name: str
+    stage: Stage
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that was read and checked.
+
+    Attributes:
+        workload: "file.py:name", relative to the recipe, or "package.module:name".
+        target: a board's name, or the path of a TOML file of the user's own.
+        values: the TOML as it was read, with every `--set` in place.
+    """
+
+    path: Path
+    workload: str
+    target: str
+    seed: int
+    budgets: Budgets
+    stages: tuple[NamedStage, ...]
+    sweep: SweepSettings | None
+    values: Mapping[str, Any]
+
+    def set(self, settings: Iterable[str]) -> Recipe:
+        """This recipe with settings such as "prune.mean=0.1", "stages[2].mean=0.1" or "seed=3" replaced.
+
+        Raises:
+            RecipeError: a setting cannot be read, or names nothing in this recipe.
+        """
+        return parse_recipe(_replaced(self.values, settings), self.path)
+
+
+def read_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe, with `--set` values over it.
+
+    Raises:
+        RecipeError: the file is missing, is no TOML, or says what cannot be followed.
+    """
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise RecipeError(f"The recipe {path} does not exist.", "Check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
+    return parse_recipe(_replaced(values, settings), path)
+
+
+def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
+    """Checks every key, type, stage name and target of a recipe.
+
+    Raises:
+        RecipeError, TargetError: with the place in the recipe and the nearest name that exists.
+    """
+
+    @dataclass(frozen=True)
+    class Top:
+        workload: str
+        target: str = "x86-cpu"
+        seed: int = 0
+        budgets: dict[str, Any] = field(default_factory=dict)
+        stages: tuple[dict[str, Any], ...] = ()
+        sweep: dict[str, Any] | None = None
+
+    top = checked(Top, values, path.name)
+    if not top.stages:
+        raise RecipeError(
+            f"{path.name} has no stages.", 'Add at least one, e.g. [[stages]] with stage = "train".'
+        )
+    load_target(top.target, path.parent)
+    stages = []
+    for index, table in enumerate(top.stages):
+        settings = dict(table)
+        name = settings.pop("stage", None)
+        if not isinstance(name, str):
+            raise RecipeError(f"stages[{index}] does not say which stage it is.", 'Add e.g. stage = "prune".')
+        stages.append(NamedStage(name, make_stage(name, settings, f"stages[{index}]")))
+    sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, "sweep")
+    return Recipe(
+        path=path,
+        workload=top.workload,
+        target=top.target,
+        seed=top.seed,
+        budgets=checked(Budgets, top.budgets, "budgets"),
+        stages=tuple(stages),
+        sweep=sweep,
+        values=values,
+    )
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML would read it; what is no TOML value is taken as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def parse_over(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
+    """The values of `--over prune.mean=0.02,0.1 --over prune.std=0.5`, by setting.
+
+    Raises:
+        RecipeError: a text is not of this form.
+    """
+    over: dict[str, tuple[Any, ...]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or not values:
+            raise RecipeError(
+                f'"{text}" gives no values.', "Write it as name=value,value, e.g. prune.mean=0.02,0.1."
+            )
+        over[name.strip()] = tuple(parse_value(value.strip()) for value in values.split(","))
+    return over
+
+
+def _replaced(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    result: dict[str, Any] = {**values, "stages": [dict(table) for table in values.get("stages", ())]}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise RecipeError(
+                f'"{setting}" sets nothing.', "Write it as name=value, e.g. --set prune.mean=0.1."
+            )
+        place, _, name = key.strip().rpartition(".")
+        _table(result, place, setting)[name] = parse_value(text.strip())
+    return result
+
+
+def _table(values: dict[str, Any], place: str, setting: str) -> dict[str, Any]:
+    """The table that a setting's name lies in: the recipe itself, one of its tables, or a stage."""
+    if not place:
+        return values
+    if place in ("budgets", "sweep"):
+        values[place] = dict(values.get(place) or {})
+        found: dict[str, Any] = values[place]
+        return found
+    stages: list[dict[str, Any]] = values["stages"]
+    named = {f"stages[{index}]": table for index, table in enumerate(stages)}
+    named.update({str(table.get("stage")): table for table in reversed(stages)})
+    if place not in named:
+        near = difflib.get_close_matches(place, named, n=1)
+        raise RecipeError(
+            f'"{setting}": this recipe has no stage "{place}".',
+            f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(sorted(named))}.",
+        )
+    return named[place]

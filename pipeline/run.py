@@ -1,0 +1,86 @@
+"""A whole run: the sweep where the recipe has one, the stages, the test split once, the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..targets.artifact import write_json
+from ..targets.target import load_target
+from .evaluate import Evaluate
+from .recipe import NamedStage, Recipe, SweepSettings
+from .report import write_report, write_sweep
+from .schema import Report
+from .stage import source_of
+from .store import Finished, Run, locked
+from .summary import summarize
+from .sweep import Swept, require_choice, sweep
+from .work import Progress, Work
+from .workload import load_workload, users_code, workload_source
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told how a run goes on: a stage started, how far it is, how it ended."""
+
+    started: Callable[[str], None]
+    progress: Progress
+    ended: Callable[[Finished], None]
+
+
+def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
+    """Runs a recipe in a directory, from where it was left, and writes report.json and report.html there.
+
+    Raises:
+        DeadweightError: with a cure; what was finished is kept.
+    """
+    with locked(directory):
+        run_, work = _prepared(recipe, directory, watcher)
+        swept = None
+        if recipe.sweep is not None:
+            swept = sweep(recipe, recipe.sweep, run_, work)
+            recipe = recipe.set(require_choice(swept, recipe.sweep))
+            run_.finished.clear()  # the chosen setting's stages come again, from the cache
+        for stage in recipe.stages:
+            work = run_.step(stage, work)
+        work = run_.step(NamedStage("evaluate", Evaluate()), work)
+        report = summarize(recipe, work, run_, swept)
+        write_json(directory / "report.json", report)
+        write_report(directory)
+        return report
+
+
+def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher: Watcher) -> Swept:
+    """Sweeps a recipe and writes sweep.json, sweep.csv and sweep.html.
+
+    Raises:
+        DeadweightError: with a cure; what was finished is kept.
+    """
+    with locked(directory):
+        run_, work = _prepared(recipe, directory, watcher)
+        swept = sweep(recipe, settings, run_, work)
+        write_sweep(
+            directory,
+            swept.sweep["rows"],
+            settings=swept.sweep["settings"],
+            score_name=swept.score_name,
+            higher_is_better=swept.higher_is_better,
+            name=recipe.path.stem,
+        )
+        return swept
+
+
+def _prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Work]:
+    workload = load_workload(recipe.workload, recipe.path.parent)
+    with users_code("fingerprint() was called"):
+        fingerprint = str(workload.fingerprint())
+    own = [source_of(stage.stage) for stage in recipe.stages if "." in stage.name]
+    run_ = Run(
+        directory,
+        (workload_source(recipe.workload, recipe.path.parent), *own),
+        fingerprint,
+        watcher.started,
+        watcher.ended,
+    )
+    return run_, Work(workload, load_target(recipe.target), directory, recipe.seed, progress=watcher.progress)

@@ -1,0 +1,106 @@
+"""Which files of code a result depends on.
+
+A cached result is stale as soon as the code that made it changes, the user's own file first of all. Code
+is followed by its import statements, also those inside functions, down to the standard library and to
+installed packages, whose versions stand in the cache key instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from ..targets.artifact import sha256_of
+
+
+def source_hash(*files: Path) -> str:
+    """The SHA-256 over these files and every file of code they import, one after the other."""
+    digest = hashlib.sha256()
+    for path in sorted(source_files(*files)):
+        digest.update(f"{path.name}\0{sha256_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def source_files(*files: Path) -> set[Path]:
+    """These files and all they import, directly or not, that no installed package holds."""
+    found: set[Path] = set()
+    waiting = [Path(file).resolve() for file in files]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting.extend(_imports(path, path.stat().st_mtime_ns))
+    return found
+
+
+@cache
+def _imports(path: Path, _mtime_ns: int) -> tuple[Path, ...]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError:
+        return ()  # the import itself will say so, with the line
+    return tuple(file for name in _names(tree) for file in _resolve(name, path))
+
+
+def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The modules a tree imports, as (dots, name)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            yield node.level, base
+            yield from ((node.level, f"{base}.{alias.name}".strip(".")) for alias in node.names)
+
+
+def _resolve(name: tuple[int, str], importer: Path) -> Iterator[Path]:
+    dots, dotted = name
+    parts = dotted.split(".") if dotted else []
+    if dots:
+        # `from ..targets` in pipeline/x.py: the floors lie beside each other under the root too.
+        yield from _beneath(importer.parents[dots - 1], parts)
+        return
+    if parts and parts[0] in sys.stdlib_module_names:
+        return
+    local = list(_beneath(importer.parent, parts))
+    if local:
+        yield from local
+        return
+    try:
+        spec = importlib.util.find_spec(parts[0])
+    except (ImportError, ValueError, AttributeError):
+        return
+    if spec is None or _is_installed(spec.origin):
+        return
+    for place in spec.submodule_search_locations or ():
+        yield from _beneath(Path(place), parts[1:])
+    if spec.origin and spec.origin.endswith(".py"):
+        yield Path(spec.origin).resolve()
+
+
+def _beneath(root: Path, parts: list[str]) -> Iterator[Path]:
+    """The files that importing `parts` below `root` runs."""
+    place = root
+    for part in parts:
+        place = place / part
+        if place.with_suffix(".py").is_file():
+            yield place.with_suffix(".py").resolve()
+            return
+        if (place / "__init__.py").is_file():
+            yield (place / "__init__.py").resolve()
+        elif not place.is_dir():
+            return
+
+
+@cache
+def _is_installed(origin: str | None) -> bool:
+    if origin is None:
+        return False
+    path = Path(origin)
+    return any(Path(sysconfig.get_path(key)) in path.parents for key in ("purelib", "platlib", "stdlib"))

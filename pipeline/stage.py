@@ -1,0 +1,121 @@
+"""A stage: a frozen dataclass whose fields are its settings and whose call takes a Work to the next.
+
+A recipe names a stage by the file that holds it ("prune" is the class Prune of pipeline/prune.py) or by
+the dotted path of the user's own class. There is no list to enter a new stage in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..targets.errors import RecipeError
+from .work import Work
+from .workload import users_code
+
+
+class Stage(Protocol):
+    """One step of a recipe."""
+
+    def __call__(self, work: Work) -> Work:
+        """The work with what this stage adds; files go to `work.directory`."""
+        ...
+
+
+def stage_class(name: str) -> type[Stage]:
+    """The class behind a stage's name in a recipe.
+
+    Raises:
+        RecipeError: no stage has this name.
+    """
+    if "." in name or ":" in name:
+        place, _, attribute = name.replace(":", ".").rpartition(".")
+        with users_code(f'the stage "{name}" was imported'):
+            found = getattr(importlib.import_module(place), attribute)
+    else:
+        found = _own_stage(name)
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found) and callable(found)):
+        raise RecipeError(
+            f'"{name}" is no stage.', "A stage is a frozen dataclass with __call__(self, work) -> Work."
+        )
+    return cast("type[Stage]", found)
+
+
+def stage_names() -> list[str]:
+    """The names of our own stages."""
+    here = Path(__file__).parent
+    return sorted(
+        path.stem for path in here.glob("*.py") if f"class {_camel(path.stem)}:" in path.read_text("utf-8")
+    )
+
+
+def make_stage(name: str, settings: Mapping[str, Any], where: str) -> Stage:
+    """A stage with its settings, every one of them checked.
+
+    Args:
+        where: the stage's place in the recipe, for messages, e.g. "stages[2]".
+
+    Raises:
+        RecipeError: a setting is unknown or of the wrong type; the message carries e.g. "stages[2].mean".
+    """
+    return checked(stage_class(name), settings, where)
+
+
+def settings_of(stage: Stage) -> dict[str, Any]:
+    """A stage's settings as plain values."""
+    return dataclasses.asdict(cast(Any, stage))
+
+
+def source_of(stage: Stage) -> Path:
+    """The file that a stage's class stands in."""
+    return Path(inspect.getfile(type(stage)))
+
+
+def checked(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
+    """An instance of a dataclass made from plain values, strictly typed.
+
+    Unknown keys are looked for first: pydantic alone passes them in silence for a plain dataclass.
+
+    Raises:
+        RecipeError: with the place, the value and the nearest name that exists.
+    """
+    known = [field.name for field in dataclasses.fields(kind) if field.init]
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise RecipeError(
+                f"{where}.{key} is not a setting.",
+                f"Did you mean {near[0]!r}?" if near else f"The settings are: {', '.join(known) or 'none'}.",
+            )
+    try:
+        # JSON's strict mode takes a list for a tuple and 1 for 1.0, as TOML means them, but no "1".
+        return TypeAdapter(kind).validate_json(json.dumps(settings, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in (where, *first["loc"]))
+        given = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        raise RecipeError(f"{place}: {first['msg']}{given}.", "Correct the value in the recipe.") from error
+
+
+def _own_stage(name: str) -> Any:
+    names = stage_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        raise RecipeError(
+            f'There is no stage "{name}".',
+            (f"Did you mean {near[0]!r}? " if near else "")
+            + f"The stages are: {', '.join(names)}; your own is named by its dotted path.",
+        )
+    return getattr(importlib.import_module(f".{name}", __package__), _camel(name))
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))

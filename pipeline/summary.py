@@ -1,0 +1,172 @@
+"""From a finished run to report.json: rows, controls, widths, budgets and the verdict.
+
+The verdict is about the last network of the chain, because that is the one to be shipped. It is passed on
+what was measured, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any, cast
+
+from ..targets import measurement
+from ..targets.artifact import read_json
+from ..targets.budgets import check_budgets
+from ..targets.judge import Judgement, judge
+from ..targets.measurement import Measurement
+from ..targets.probe import conditions
+from .recipe import Recipe
+from .schema import VERSION, Budget, Control, Latency, Report, Row, UnitLists, Verdict, Width
+from .statistics import ActivationStatistics
+from .store import Run, made_by
+from .sweep import Swept, speedup
+from .words import control_words, verdict_sentence
+from .work import Variant, Work
+
+
+def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Report:
+    """The report of a run whose stages have all been run."""
+    measured = _measured(work)
+    memory = read_json(work.artifacts["memory"].checked()) if "memory" in work.artifacts else {}
+    scored = read_json(work.artifacts["scores_test"].checked())
+    made = {v.name: _row(v, scored["scores"][v.name], measured, memory) for v in work.variants}
+    rows = [made[v.name] for v in work.variants if v.role == "chain"]
+    controls = [cast(Control, made[v.name]) for v in work.variants if v.role == "control"]
+    higher = work.workload.higher_is_better
+    words = control_words(
+        rows, controls, score_name=work.workload.score_name, higher_is_better=higher, n=scored["samples"]
+    )
+    for control, sentence in zip(controls, words, strict=True):
+        control["words"] = sentence
+    budgets = check_budgets(recipe.budgets, rows[0], rows[-1], higher)
+    return {
+        "schema": VERSION,
+        "name": recipe.path.stem,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "verdict": _verdict(rows[-1]["name"], measured),
+        "rows": rows,
+        "controls": controls,
+        "words": [*words, *_int8_words(measured), *(swept.refused if swept else ())],
+        "widths": _widths(work),
+        "statistics": _statistics(work),
+        "sweep": swept.sweep if swept else None,
+        "score_name": work.workload.score_name,
+        "higher_is_better": higher,
+        "budgets": [cast(Budget, dataclasses.asdict(check)) for check in budgets],
+        "conditions": {"target": work.target.name, **_conditions(measured), "made_by": dict(made_by())},
+        "protocol": dataclasses.asdict(next(iter(measured.values())).protocol) if measured else {},
+        "stages": [
+            {"name": f.name, "seconds": f.seconds, "cached": f.cached, "settings": dict(f.settings)}
+            for f in run.finished
+        ],
+    }
+
+
+def exit_code(report: Report) -> int:
+    """0: proven faster, within all budgets. 1: slower, or a budget broken. 3: nobody can tell yet."""
+    checks = [budget["met"] for budget in report.get("budgets", [])]
+    if report["verdict"]["outcome"] == "slower" or False in checks:
+        return 1
+    return 0 if report["verdict"]["outcome"] == "faster" and None not in checks else 3
+
+
+def _measured(work: Work) -> dict[str, Measurement]:
+    if "measurements" not in work.artifacts:
+        return {}
+    return measurement.load(work.artifacts["measurements"].checked())
+
+
+def _row(
+    variant: Variant,
+    facts: Mapping[str, Any],
+    measured: Mapping[str, Measurement],
+    memory: Mapping[str, Any],
+) -> Row:
+    figures, first = measured.get(variant.name), measured.get("original")
+    return {
+        "name": variant.name,
+        "score": facts["score"],
+        "parameters": facts["parameters"],
+        "macs": facts.get("macs"),
+        "file_bytes": facts.get("file_bytes"),
+        "latency_s": _latency(figures) if figures else None,
+        "memory_bytes": memory[variant.name]["resident_bytes"] if variant.name in memory else None,
+        "speedup": speedup(first, figures) if first and figures and figures is not first else None,
+    }
+
+
+def _latency(figures: Measurement) -> Latency:
+    middle = figures.latency_s(50)
+    return {
+        "p50": middle.value,
+        "p95": figures.latency_s(95).value,
+        "p99": figures.latency_s(99).value,
+        "p50_low": middle.low,
+        "p50_high": middle.high,
+        "n": int(figures.wall_ns.size),
+    }
+
+
+def _judged(baseline: str, candidate: str, measured: Mapping[str, Measurement]) -> Judgement | None:
+    if baseline == candidate or not {baseline, candidate} <= set(measured):
+        return None
+    return judge(measured[baseline], measured[candidate])
+
+
+def _verdict(candidate: str, measured: Mapping[str, Measurement]) -> Verdict:
+    found = _judged("original", candidate, measured)
+    verdict: Verdict = {
+        "outcome": cast(Any, found.outcome) if found else "cannot_tell",
+        "ratio": found.ratio if found else None,
+        "low": found.low if found else None,
+        "high": found.high if found else None,
+        "confidence": found.confidence if found else 0.95,
+        "sentence": "",
+        "candidate": candidate,
+        "events": found.events if found else None,
+    }
+    verdict["sentence"] = verdict_sentence(verdict, candidate)
+    return verdict
+
+
+def _int8_words(measured: Mapping[str, Measurement]) -> list[str]:
+    """Whether INT8 gained time over the same network in FP32: who ships the last network should know."""
+    found = _judged("tuned", "int8", measured) or _judged("pruned", "int8", measured)
+    if found is None:
+        return []
+    advice = (
+        "" if found.outcome == "faster" else " INT8 saves bytes here, not time: where time counts, ship FP32."
+    )
+    return [f"INT8 against the same network in FP32: {found.sentence()}.{advice}"]
+
+
+def _widths(work: Work) -> list[Width]:
+    plan = work.plan(work.latest())
+    if plan is None:
+        return []
+    return [{"group": w.group, "kind": w.kind, "before": w.before, "after": w.after} for w in plan.widths]
+
+
+def _statistics(work: Work) -> dict[str, UnitLists] | None:
+    plan = work.plan(work.latest())
+    if plan is None or "statistics" not in work.artifacts:
+        return None
+    statistics = ActivationStatistics.load(work.artifacts["statistics"].checked())
+    lists: dict[str, UnitLists] = {}
+    for group in statistics.names:
+        units = statistics.of(group)
+        gone = set(plan.removed.get(group, ()))
+        lists[group] = {
+            "mean": units.mean.tolist(),
+            "std": units.std.tolist(),
+            "zero_share": units.zero_share.tolist(),
+            "removed": [index in gone for index in range(len(units.mean))],
+        }
+    return lists
+
+
+def _conditions(measured: Mapping[str, Measurement]) -> dict[str, Any]:
+    """The conditions the times were taken under; without times, this machine's now."""
+    return dict(next(iter(measured.values())).conditions) if measured else conditions()

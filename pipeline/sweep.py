@@ -1,0 +1,189 @@
+"""Many settings of one recipe, tried on the validation split: what each costs and what it leaves.
+
+This is the only loop over settings in the house. Every setting goes through the recipe's own stages, from
+the same cache, so the one that is chosen has already been made when the chain runs. All networks are then
+timed together with the original, in one process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..targets import measurement
+from ..targets.artifact import read_json
+from ..targets.errors import ModelError, RecipeError
+from ..targets.judge import judge
+from .evaluate import Evaluate
+from .export import Export
+from .profile import Profile
+from .recipe import NamedStage, Recipe, SweepSettings
+from .schema import Speedup, Sweep, SweepRow
+from .store import Run
+from .units import settings_text
+from .work import Progress, Variant, Work
+
+AFTER = ("controls", "export", "quantize", "profile")  # a trial ends before these
+EVENTS = 24
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found: the rows, the settings chosen from them, and the settings that were refused."""
+
+    sweep: Sweep
+    chosen: tuple[str, ...]
+    refused: tuple[str, ...]
+    score_name: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class _Trial:
+    name: str
+    settings: Mapping[str, Any]
+    work: Work
+    final: Variant
+
+
+def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swept:
+    """Tries every combination of `settings.over` and chooses the smallest network within the score drop.
+
+    Raises:
+        RecipeError: there is nothing to try, or a name is no setting of the recipe.
+        ModelError: every combination was refused, or none keeps the score within the drop.
+    """
+    trials, refused = _trials(recipe, settings.over, run, start)
+    first = trials[0].work.variant("original")
+    original = run.step(_export(recipe), dataclasses.replace(start, variants=(first,))).variants[0]
+    scores = _scores(run, start, original, trials)
+    speedups = _speedups(run, start, original, trials, settings.seconds)
+    sign = 1 if start.workload.higher_is_better else -1
+    whole = scores["original"]
+    rows: list[SweepRow] = []
+    for trial in trials:
+        found, raw = scores[trial.name], scores[_raw(trial.name)]
+        row: SweepRow = {
+            "settings": dict(trial.settings),
+            "score": found["score"],
+            "raw_score": raw["score"],
+            "score_change": found["score"] - whole["score"],
+            "parameters": found["parameters"],
+            "parameters_removed": 1 - found["parameters"] / whole["parameters"],
+            "macs": found["macs"],
+            "file_bytes": found["file_bytes"],
+            "speedup": speedups.get(trial.name),
+            "chosen": False,
+            "split": "validation",
+        }
+        rows.append(row)
+    within = [row for row in rows if sign * (row["score_change"] or 0.0) >= -settings.score_drop - 1e-12]
+    chosen: tuple[str, ...] = ()
+    if within:
+        best = min(within, key=lambda row: (row["parameters"], -sign * (row["score"] or 0.0)))
+        best["chosen"] = True
+        chosen = tuple(f"{name}={_toml(value)}" for name, value in best["settings"].items())
+    table: Sweep = {"settings": list(settings.over), "rows": rows}
+    return Swept(table, chosen, refused, start.workload.score_name, start.workload.higher_is_better)
+
+
+def require_choice(swept: Swept, settings: SweepSettings) -> tuple[str, ...]:
+    """The chosen settings.
+
+    Raises:
+        ModelError: no combination keeps the validation score within the drop.
+    """
+    if not swept.chosen:
+        changes = [row["score_change"] for row in swept.sweep["rows"]]
+        raise ModelError(
+            f"No setting of the sweep keeps the validation score within {settings.score_drop}: "
+            f"the changes are {', '.join(f'{change:+.4f}' for change in changes if change is not None)}.",
+            "Try gentler settings in [sweep] over, or allow a larger score_drop.",
+        )
+    return swept.chosen
+
+
+def _trials(
+    recipe: Recipe, over: Mapping[str, Sequence[Any]], run: Run, start: Work
+) -> tuple[list[_Trial], tuple[str, ...]]:
+    if not over or not all(over.values()):
+        raise RecipeError(
+            "The sweep has nothing to try.", "Give values, e.g. --over prune.mean=0.02,0.1,0.5."
+        )
+    combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+    recipes = [recipe.set(f"{name}={_toml(value)}" for name, value in each.items()) for each in combinations]
+    trials, refused = [], []
+    for index, (each, tried) in enumerate(zip(combinations, recipes, strict=True)):
+        name = settings_text(each)
+        work = dataclasses.replace(start, progress=_within(start.progress, index, len(combinations), name))
+        try:
+            for stage in tried.stages:
+                if stage.name not in AFTER:
+                    work = run.step(stage, work)
+            newest = run.step(_export(recipe), dataclasses.replace(work, variants=(work.latest(),)))
+        except ModelError as error:
+            refused.append(f"{name}: {error.what}")
+            continue
+        trials.append(_Trial(name, each, work, dataclasses.replace(newest.variants[0], name=name)))
+    start.progress(len(combinations), len(combinations), "sweep")
+    if not trials:
+        raise ModelError(f"Every setting was refused; the first: {refused[0]}", "Try gentler settings.")
+    return trials, tuple(refused)
+
+
+def _within(progress: Progress, index: int, count: int, name: str) -> Progress:
+    """Progress of one trial as a part of the sweep's."""
+    return lambda done, total, what: progress(index * total + done, count * total, f"sweep, {name}: {what}")
+
+
+def _export(recipe: Recipe) -> NamedStage:
+    own = [stage for stage in recipe.stages if stage.name == "export"]
+    return own[0] if own else NamedStage("export", Export())
+
+
+def _scores(run: Run, start: Work, original: Variant, trials: Sequence[_Trial]) -> dict[str, dict[str, Any]]:
+    """Score, parameters and so on of the original, and of every trial before and after tuning."""
+    variants = [original]
+    for trial in trials:
+        variants.append(dataclasses.replace(trial.work.variant("pruned"), name=_raw(trial.name)))
+        variants.append(trial.final)
+    step = NamedStage("evaluate", Evaluate(split="validation"))
+    work = run.step(step, dataclasses.replace(start, variants=tuple(variants)))
+    found: dict[str, dict[str, Any]] = read_json(work.artifacts["scores_validation"].checked())["scores"]
+    return found
+
+
+def _speedups(
+    run: Run, start: Work, original: Variant, trials: Sequence[_Trial], seconds: float
+) -> dict[str, Speedup]:
+    """Each trial against the original, timed together; nothing where the target is not this machine."""
+    variants = [original, *(trial.final for trial in trials)]
+    profile = Profile(events=EVENTS, event_s=seconds / EVENTS / len(variants), memory=False)
+    work = run.step(NamedStage("profile", profile), dataclasses.replace(start, variants=tuple(variants)))
+    if "measurements" not in work.artifacts:
+        return {}
+    measured = measurement.load(work.artifacts["measurements"].checked())
+    return {trial.name: speedup(measured["original"], measured[trial.name]) for trial in trials}
+
+
+def speedup(baseline: measurement.Measurement, candidate: measurement.Measurement) -> Speedup:
+    """A judgement in the form that the report keeps."""
+    found = judge(baseline, candidate)
+    return {"outcome": found.outcome, "ratio": found.ratio, "low": found.low, "high": found.high}  # type: ignore[typeddict-item]
+
+
+def _raw(name: str) -> str:
+    return f"{name}, before tuning"
+
+
+def _toml(value: Any) -> str:
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f'"{value}"'
+        if isinstance(value, str)
+        else repr(value)
+    )

@@ -1,0 +1,45 @@
+"""The stage "train": the original network, trained once.
+
+A built-in example has no trained weights to start from. Who has some uses the stage "load" instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from .training import Schedule, fit
+from .work import Work
+from .workload import users_code
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains `build_model()` from scratch; the result is the network "original".
+
+    Attributes:
+        epochs, learning_rate, decay, keep: see `training.Schedule`.
+    """
+
+    epochs: int = 10
+    learning_rate: float | None = None
+    decay: str = "cosine"
+    keep: str = "best"
+
+    def __call__(self, work: Work) -> Work:
+        torch.manual_seed(work.seed)
+        with users_code("build_model() was called"):
+            model = work.workload.build_model()
+        fitted = fit(
+            model,
+            work.workload,
+            Schedule(**dataclasses.asdict(self)),
+            seed=work.seed,
+            checkpoint=work.directory / "checkpoint.safetensors",
+            progress=work.progress,
+            what="train",
+        )
+        words = f"{self.epochs} epochs, validation {work.workload.score_name} {fitted.score:.4f}"
+        return work.with_model("original", fitted.model).logged("train", self, words)

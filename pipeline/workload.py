@@ -1,0 +1,299 @@
+"""The user's side: their network, their data, their loss and their score.
+
+A `Workload` is a protocol, not a base class: any object with these members will do, and nothing of ours
+has to be imported to write one. `score` gets a `predict` that maps named arrays to named arrays, so that
+one and the same score judges the PyTorch module, the ONNX file and an engine on a board.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import sys
+import traceback
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..targets.errors import DeadweightError, ModelError, WorkloadError
+from ..targets.session import Session
+
+Batch = Mapping[str, Tensor]
+Array = np.ndarray[Any, Any]
+Predict = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+SPLITS = ("train", "validation", "calibration", "test")
+
+
+class Workload(Protocol):
+    """What a run needs to know of a network and its data.
+
+    Attributes:
+        score_name: what `score` returns, for tables, e.g. "accuracy".
+        higher_is_better: whether a higher score is a better one.
+    """
+
+    score_name: str
+    higher_is_better: bool
+
+    def build_model(self) -> nn.Module:
+        """The untrained network; its initial weights follow torch's global random state."""
+        ...
+
+    def example_inputs(self) -> Mapping[str, Tensor]:
+        """Inputs by the names of `forward`'s parameters, in their order; first axis the batch, of 2."""
+        ...
+
+    def batches(self, split: str, *, seed: int = 0) -> Iterable[Batch]:
+        """The batches of "train", "validation", "calibration" or "test".
+
+        A batch maps the input names, and any further names such as labels, to tensors. Only "train" may
+        be shuffled, and only by `seed`.
+        """
+        ...
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """The scalar to minimise, from what the module returned."""
+        ...
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """A new optimizer over the model's parameters."""
+        ...
+
+    def score(self, predict: Predict, batches: Iterable[Batch]) -> float:
+        """The quality of `predict` over some batches; post-processing such as NMS belongs here."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of the data set: whatever changes the data changes it."""
+        ...
+
+
+def load_workload(spec: str, directory: Path) -> Workload:
+    """Loads "file.py:name" (relative to `directory`) or "package.module:name" and checks its members.
+
+    The name may be a class or a function without arguments, or a ready object.
+
+    Raises:
+        WorkloadError: the file is missing, does not import, or what it names is no workload.
+    """
+    place, separator, name = spec.rpartition(":")
+    if not separator or not place or not name:
+        raise WorkloadError(
+            f'The workload "{spec}" names no object.', 'Write it as "file.py:name" or "package.module:name".'
+        )
+    module = _import_file(directory / place) if place.endswith(".py") else _import_name(place)
+    if not hasattr(module, name):
+        known = [key for key in vars(module) if not key.startswith("_")]
+        near = difflib.get_close_matches(name, known, n=1)
+        raise WorkloadError(
+            f"{place} has no {name!r}.",
+            f"Did you mean {near[0]!r}?" if near else f"Define {name!r} there, or name one that exists.",
+        )
+    made = getattr(module, name)
+    with users_code(f"{spec} was made"):
+        workload = made() if isinstance(made, (type, FunctionType)) else made
+    wanted = [key for key in (*Workload.__annotations__, *vars(Workload)) if not key.startswith("_")]
+    missing = [key for key in wanted if not hasattr(workload, key)]
+    if missing:
+        raise WorkloadError(
+            f"{spec} is no workload: it lacks {', '.join(missing)}.",
+            "Add the members; deadweight.Workload lists them with what each must return.",
+        )
+    return workload  # type: ignore[no-any-return]
+
+
+def workload_source(spec: str, directory: Path) -> Path:
+    """The file of code that a loaded workload stands in."""
+    place = spec.rpartition(":")[0]
+    if place.endswith(".py"):
+        return (directory / place).resolve()
+    return Path(str(sys.modules[place].__file__))
+
+
+@contextlib.contextmanager
+def users_code(while_what: str) -> Iterator[None]:
+    """Turns an exception of the user's own code into a WorkloadError that names their line."""
+    try:
+        yield
+    except (DeadweightError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [f for f in frames if "site-packages" not in f.filename and not _is_ours(f.filename)]
+        at = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
+        raise WorkloadError(
+            f"While {while_what}: {type(error).__name__}: {error}{at}.", "Mend that line and run again."
+        ) from error
+
+
+def example_batch(workload: Workload) -> dict[str, Tensor]:
+    """The example inputs, checked.
+
+    Raises:
+        WorkloadError: they are empty, no mapping, or without a batch axis of at least 2.
+    """
+    with users_code("example_inputs() was called"):
+        example = workload.example_inputs()
+    if not isinstance(example, Mapping) or not example:
+        raise WorkloadError(
+            f"example_inputs() returned {type(example).__name__}, not a mapping of names to tensors.",
+            'Return e.g. {"image": torch.zeros(2, 3, 224, 224)}.',
+        )
+    for name, value in example.items():
+        if not isinstance(value, Tensor) or value.dim() < 1 or value.shape[0] < 2:
+            raise WorkloadError(
+                f"The example input {name!r} has no batch axis of 2: {tuple(getattr(value, 'shape', ()))}.",
+                "Return tensors whose first axis is the batch, of 2: 1 can hide a fixed batch size.",
+            )
+    return dict(example)
+
+
+def split_batches(workload: Workload, split: str, *, seed: int = 0) -> Iterator[Batch]:
+    """The batches of a split, checked as they come.
+
+    Raises:
+        WorkloadError: there are none, or one lacks an input.
+    """
+    names = set(example_batch(workload))
+    seen = False
+    with users_code(f'batches("{split}") was read'):
+        for batch in workload.batches(split, seed=seed):
+            absent = names - set(batch)
+            if absent:
+                raise WorkloadError(
+                    f'A batch of "{split}" lacks the inputs {sorted(absent)}; it has {sorted(batch)}.',
+                    "Name the tensors of a batch as example_inputs() does.",
+                )
+            seen = True
+            yield batch
+    if not seen:
+        raise WorkloadError(
+            f'The split "{split}" has no samples.', f'Let batches("{split}") yield at least one batch.'
+        )
+
+
+def inputs_of(workload: Workload, split: str) -> Iterator[dict[str, Tensor]]:
+    """The inputs alone of a split's batches, in the order of `forward`'s parameters."""
+    names = list(example_batch(workload))
+    for batch in split_batches(workload, split):
+        yield {name: batch[name] for name in names}
+
+
+def named_outputs(outputs: Any) -> dict[str, Tensor]:
+    """A module's return value as named tensors: "output", "output_0"..., or a dict's own keys.
+
+    Raises:
+        ModelError: it is none of these.
+    """
+    if isinstance(outputs, Tensor):
+        return {"output": outputs}
+    if isinstance(outputs, (tuple, list)) and all(isinstance(value, Tensor) for value in outputs):
+        return {f"output_{index}": value for index, value in enumerate(outputs)}
+    if isinstance(outputs, Mapping) and all(isinstance(value, Tensor) for value in outputs.values()):
+        return {str(name): value for name, value in outputs.items()}
+    raise ModelError(
+        f"The network returned a {type(outputs).__name__}.",
+        "Let forward return a tensor, a tuple of tensors or a dict of tensors.",
+    )
+
+
+def torch_predict(model: nn.Module, names: Iterable[str]) -> Predict:
+    """A `predict` over a module; `names` are the inputs in the order of `forward`'s parameters."""
+    order = list(names)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    model.eval()
+
+    def predict(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        with torch.inference_mode():
+            outputs = model(*(torch.as_tensor(arrays[name]).to(device) for name in order))
+        return {name: value.cpu().numpy() for name, value in named_outputs(outputs).items()}
+
+    return predict
+
+
+def session_predict(session: Session) -> Predict:
+    """A `predict` over an opened model; a batch is split and padded where the model's batch is fixed."""
+    fixed = session.inputs[0].shape[0]
+    if not isinstance(fixed, int) or fixed < 1:
+        return lambda arrays: session.run(
+            {spec.name: np.asarray(arrays[spec.name]) for spec in session.inputs}
+        )
+
+    def predict(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        count = len(next(iter(arrays.values())))
+        parts: list[Mapping[str, Array]] = []
+        for start in range(0, count, fixed):
+            feed = {
+                spec.name: np.asarray(arrays[spec.name][start : start + fixed]) for spec in session.inputs
+            }
+            missing = fixed - len(next(iter(feed.values())))
+            if missing:
+                feed = {name: np.concatenate([a, np.repeat(a[-1:], missing, 0)]) for name, a in feed.items()}
+            outputs = session.run(feed)
+            parts.append({name: value[: fixed - missing] for name, value in outputs.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return predict
+
+
+def score_of(workload: Workload, predict: Predict, split: str) -> float:
+    """The workload's score on a split.
+
+    Raises:
+        ModelError: an output holds NaN or infinity.
+        WorkloadError: the score is no finite number, the split is empty, or the user's code fails.
+    """
+
+    def finite(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+        outputs = predict(arrays)
+        for name, value in outputs.items():
+            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+                raise ModelError(
+                    f'The network\'s output "{name}" holds NaN or infinity on the "{split}" split.',
+                    "Look for a diverged training, a division by zero or a missing epsilon before pruning.",
+                )
+        return outputs
+
+    with users_code(f'score() ran on "{split}"'):
+        score = float(workload.score(finite, split_batches(workload, split)))
+    if not np.isfinite(score):
+        raise WorkloadError(f'score() returned {score} on "{split}".', "Let it return a finite number.")
+    return score
+
+
+def _is_ours(filename: str) -> bool:
+    root = Path(__file__).resolve().parents[1]
+    floors = (root / floor for floor in ("pipeline", "export", "targets", "deadweight"))
+    return filename.startswith("<") or Path(filename).resolve().parent in floors
+
+
+def _import_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    if not path.is_file():
+        raise WorkloadError(
+            f"The workload's file {path} does not exist.", "Paths are relative to the recipe."
+        )
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))  # its own neighbours, as when it runs as a script
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_{zlib.crc32(str(path).encode()):08x}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
+    with users_code(f"{path.name} was imported"):
+        spec.loader.exec_module(module)
+    return module
+
+
+def _import_name(name: str) -> ModuleType:
+    with users_code(f"{name} was imported"):
+        return importlib.import_module(name)
