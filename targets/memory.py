@@ -24,6 +24,7 @@ from .errors import DeadweightError, MeasurementError, ModelError, TargetError
 
 # `y = x + x` on one float, opset 13: enough to make the runtime set itself up.
 _TINY = "CAg6NQoOCgF4CgF4EgF5IgNBZGQSAXRaDwoBeBIKCggIARIECgIIAWIPCgF5EgoKCAgBEgQKAggBQgQKABAN"
+_ROOT = Path("/")
 _RUNS = 5
 _MARK = "deadweight-memory "
 
@@ -51,14 +52,19 @@ def measure_memory(
     threads: int = 1,
     batch: int = 1,
     timeout_s: float = 600.0,
+    root: Path = _ROOT,
 ) -> Memory:
     """Loads and runs a model in a fresh process and reads what it cost. Repeats to about 1 % (a few pages).
+
+    `root` is where `proc` is found, as in `probe`.
 
     Raises:
         ModelError, TargetError: as `open_session`.
         MeasurementError: this system tells nothing about memory, or the process was killed (no memory left).
     """
-    job = json.dumps({"path": str(Path(path)), "runtime": runtime, "threads": threads, "batch": batch})
+    job = json.dumps(
+        {"path": str(path), "runtime": runtime, "threads": threads, "batch": batch, "root": str(root)}
+    )
     # The child finds the package where this process found it, also inside a zip file.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     command = [sys.executable, "-c", f"from {__name__} import _child; _child()"]
@@ -104,6 +110,7 @@ def _measured(job: Mapping[str, Any]) -> Memory:
     from .session import open_session, random_inputs
 
     path = Path(job["path"])
+    proc = Path(job["root"]) / "proc/self"
     remarks = []
     with tempfile.TemporaryDirectory() as folder:
         tiny = Path(folder) / "tiny.onnx"
@@ -111,11 +118,11 @@ def _measured(job: Mapping[str, Any]) -> Memory:
         first = open_session(tiny, runtime=job["runtime"], threads=job["threads"])
         first.run(random_inputs(first.inputs))
     _give_back()
-    resettable = _reset_peak()
-    resident_before, peak_before = _status("VmRSS"), _status("VmHWM")
-    dirty_before, exact = _private_bytes()
+    resettable = _reset_peak(proc)
+    resident_before, peak_before = _status(proc, "VmRSS"), _status(proc, "VmHWM")
+    dirty_before, exact = _private_bytes(proc)
     session = open_session(path, runtime=job["runtime"], threads=job["threads"])
-    peak = _status("VmHWM")
+    peak = _status(proc, "VmHWM")
     if not resettable:
         remarks.append(
             "the peak could not be reset on this system: a load that needs less than "
@@ -126,7 +133,7 @@ def _measured(job: Mapping[str, Any]) -> Memory:
     call = session.prepare(random_inputs(session.inputs, batch=job["batch"]))
     for _ in range(_RUNS):
         call()
-    resident = _private_bytes()[0] - dirty_before
+    resident = _private_bytes(proc)[0] - dirty_before
     session.close()
     return Memory(
         file_bytes=path.stat().st_size,
@@ -143,28 +150,28 @@ def _give_back() -> None:
         trim(0)
 
 
-def _reset_peak() -> bool:
+def _reset_peak(proc: Path) -> bool:
     """Sets the process's peak (VmHWM) back to its present size."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        (proc / "clear_refs").write_text("5")
     except OSError:
         return False
     return True
 
 
-def _private_bytes() -> Tuple[int, bool]:
+def _private_bytes(proc: Path) -> Tuple[int, bool]:
     """Bytes in pages that this process alone has written to; else its resident size, and False."""
     try:
-        rollup = Path("/proc/self/smaps_rollup").read_text()
+        rollup = (proc / "smaps_rollup").read_text()
     except OSError:
-        return _status("VmRSS"), False
+        return _status(proc, "VmRSS"), False
     found = re.search(r"^Private_Dirty:\s*(\d+) kB", rollup, re.MULTILINE)
-    return (int(found.group(1)) * 1024, True) if found else (_status("VmRSS"), False)
+    return (int(found.group(1)) * 1024, True) if found else (_status(proc, "VmRSS"), False)
 
 
-def _status(key: str) -> int:
+def _status(proc: Path, key: str) -> int:
     try:
-        status = Path("/proc/self/status").read_text()
+        status = (proc / "status").read_text()
     except OSError as error:
         raise MeasurementError(
             "Memory can be measured on Linux only: there is no /proc/self/status here.",

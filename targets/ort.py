@@ -26,6 +26,35 @@ _DTYPES = {
     **{name: name for name in ("int8", "int16", "int32", "int64")},
 }
 
+_REASONS = (
+    (
+        r"(\S+) is not a registered function/op|No Op registered for (\S+)|No opset import for domain '(\S+)'",
+        "{file} holds an operator that ONNX Runtime {version} does not know: {found}.",
+        "Export the model without that operator, or with an older opset.",
+    ),
+    (
+        r"NOT_IMPLEMENTED|Could not find an implementation",
+        "ONNX Runtime {version} has no code for an operator of {file}: {found}",
+        "Export the model with another data type or opset for that operator.",
+    ),
+    (
+        r"is under development|Unsupported model IR version",
+        "{file} is of a newer ONNX than ONNX Runtime {version} reads: {found}",
+        "Install a newer ONNX Runtime, or export with an older opset.",
+    ),
+    (
+        r"INVALID_PROTOBUF|Protobuf parsing failed|No graph was found|does not have a graph",
+        "{file} is not a whole ONNX file ({bytes} bytes): it was cut short, or is something else.",
+        "Export or copy the model again.",
+    ),
+    (
+        r"[Ee]xternal (?:data|initializer)|GetFileLength for .* failed",
+        "The weights that {file} keeps in another file are missing or cut: {found}",
+        "Copy that file into {folder} as well.",
+    ),
+)
+"""Words of the runtime's errors, what they mean, and the cure."""
+
 
 class OrtSession:
     """A model in ONNX Runtime; see `Session`."""
@@ -102,49 +131,27 @@ def open_ort(path: Path, *, threads: int) -> OrtSession:
 
 def _unopened(path: Path, error: Exception, version: str) -> ModelError:
     """What the runtime's own words mean. Its exception types tell less than its texts do."""
-    text = str(error)
-    size = path.stat().st_size
-    if "not a registered function/op" in text or "No opset import for domain" in text:
-        named = re.search(r"Fatal error: (\S+) is not a registered", text) or re.search(
-            r"domain '([^']*)'", text
-        )
-        return ModelError(
-            f"{path.name} holds an operator that ONNX Runtime {version} does not know: "
-            f"{named.group(1) if named else _first_line(error)}.",
-            "Export the model without that operator, or with an older opset.",
-        )
-    if "NOT_IMPLEMENTED" in text or "Could not find an implementation" in text:
-        return ModelError(
-            f"ONNX Runtime {version} has no code for an operator of {path.name}: {_first_line(error)}",
-            "Export the model with another data type or opset for that operator.",
-        )
-    if "is under development" in text or "Unsupported model IR version" in text:
-        return ModelError(
-            f"{path.name} is of a newer ONNX than ONNX Runtime {version} reads: {_first_line(error)}",
-            "Install a newer ONNX Runtime, or export with an older opset.",
-        )
-    if (
-        "INVALID_PROTOBUF" in text
-        or "Protobuf parsing failed" in text
-        or "ModelProto does not have a graph" in text
-    ):
-        return ModelError(
-            f"{path.name} is not a whole ONNX file ({size} bytes): it was cut short, or is something else.",
-            "Export or copy the model again.",
-        )
-    if "external" in text.lower() and ("data" in text or "initializer" in text):
-        return ModelError(
-            f"The weights that {path.name} keeps in another file are missing or cut: {_first_line(error)}",
-            f"Copy that file into {path.parent} as well.",
-        )
+    for words, what, cure in _REASONS:
+        match = re.search(words, str(error))
+        if match:
+            found = next((group for group in match.groups() if group), _first_line(error))
+            told = what.format(file=path.name, version=version, found=found, bytes=path.stat().st_size)
+            return ModelError(told, cure.format(folder=path.parent))
     return ModelError(
         f"ONNX Runtime {version} cannot open {path.name}: {_first_line(error)}", "Export the model again."
     )
 
 
 def _first_line(error: Exception) -> str:
-    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", "", line)[:300]
+    """The runtime's words without its error code, the path we name anyway, and places in its own source."""
+    words = (str(error).strip() or type(error).__name__).splitlines()[0]
+    for noise in (
+        r"^\[ONNXRuntimeError\] : \d+ : \w+ : ",
+        r"^Load model from .* failed: ?",
+        r"^/\S+\.\w+:\d+ .*\) (?=ONNX)",
+    ):
+        words = re.sub(noise, "", words)
+    return words[:300]
 
 
 def _spec(node: Any, path: Path) -> TensorSpec:
