@@ -6,7 +6,7 @@ numbers, so that memory is that of plain inference; for the other methods one hi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from ..targets.errors import ArtifactError, ModelError, WorkloadError
 from .graph import Array, float_inputs, load_float, own_copy
 from .histogram import BINS, METHODS, Histogram, Method, threshold
 from .placement import DIALECTS, place
+from .running import pieces, runner, samples_in
 
-PIECE = 16  # samples in memory at a time
+# From inputs to each tensor's name and numbers that have its minimum and maximum.
+Measure = Callable[[Mapping[str, Array]], Iterable[tuple[str, Array]]]
 
 
 @dataclass(frozen=True)
@@ -91,17 +93,18 @@ def calibrate(
     measured = {name: Histogram(bins=0 if method == "minmax" else BINS) for name in tensors}
     measure = _reduced(model, tensors) if method == "minmax" else _exposed(model, tensors)
     samples = 0
-    for feeds in _pieces(model, batches):
+    for feeds in pieces(model, batches):
         for name, seen in measure(feeds):
             try:
                 measured[name].add(seen)
             except FloatingPointError as error:
+                last = samples + samples_in(feeds) - 1
                 raise ModelError(
-                    f"The tensor {name!r} holds {error}, within samples {samples}..{samples + _length(feeds)}.",
+                    f"The tensor {name!r} holds {error}, in one of the samples {samples} to {last}.",
                     "Check the calibration data for NaN and for its scale; if it is sound, the network "
                     "diverged in training: load an earlier checkpoint.",
                 ) from error
-        samples += _length(feeds)
+        samples += samples_in(feeds)
         if progress is not None:
             progress(samples)
     if samples == 0:
@@ -141,24 +144,20 @@ def _check_varied(model: onnx.ModelProto, measured: Mapping[str, Histogram], sam
             )
 
 
-Measure = Callable[[Mapping[str, Array]], Iterable[tuple[str, Array]]]
-
-
 def _reduced(model: onnx.ModelProto, tensors: list[str]) -> Measure:
     """The graph hands out the minimum, maximum and sum of each tensor, and never a tensor itself."""
     graph = own_copy(model)
-    del graph.graph.output[:]
     outputs = []
     for name in tensors:
         for operator in ("ReduceMin", "ReduceMax", "ReduceSum"):
             # The sum is there for NaN, which a maximum may pass over.
             outputs.append(f"{operator}({name})")
             graph.graph.node.append(helper.make_node(operator, [name], outputs[-1:], keepdims=0))
-            graph.graph.output.append(helper.make_tensor_value_info(outputs[-1], onnx.TensorProto.FLOAT, []))
-    run = _session(graph, outputs)
+    run = runner(graph, outputs)
 
     def measure(feeds: Mapping[str, Array]) -> Iterable[tuple[str, Array]]:
-        for name, (low, high, total) in zip(tensors, np.reshape(run(feeds), (-1, 3)), strict=True):
+        numbers = np.reshape(list(run(feeds).values()), (-1, 3))
+        for name, (low, high, total) in zip(tensors, numbers, strict=True):
             yield name, np.array([total if np.isnan(total) else low, high])
 
     return measure
@@ -166,69 +165,5 @@ def _reduced(model: onnx.ModelProto, tensors: list[str]) -> Measure:
 
 def _exposed(model: onnx.ModelProto, tensors: list[str]) -> Measure:
     """The graph hands out each tensor."""
-    graph = own_copy(model)
-    inside = [name for name in tensors if name not in float_inputs(model)]
-    del graph.graph.output[:]
-    for name in inside:
-        graph.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    run = _session(graph, inside)
-
-    def measure(feeds: Mapping[str, Array]) -> Iterable[tuple[str, Array]]:
-        yield from ((name, feeds[name]) for name in tensors if name in feeds)
-        yield from zip(inside, run(feeds), strict=True)
-
-    return measure
-
-
-def _session(model: onnx.ModelProto, outputs: list[str]) -> Callable[[Mapping[str, Array]], list[Array]]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # the same ranges on every machine, however many cores it has
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # its errors share no public base class
-        raise ModelError(
-            f"ONNX Runtime refuses the model: {str(error).strip().splitlines()[0]}",
-            "Replace custom operators by standard ones before quantizing.",
-        ) from error
-
-    def run(feeds: Mapping[str, Array]) -> list[Array]:
-        try:
-            return list(session.run(outputs, dict(feeds)))
-        except Exception as error:
-            raise WorkloadError(
-                f"A calibration batch does not fit the model: {str(error).strip().splitlines()[0]}",
-                "Prepare calibration samples exactly as for inference: same names, shapes and types.",
-            ) from error
-
-    return run
-
-
-def _pieces(model: onnx.ModelProto, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Array]]:
-    """The model's inputs of each batch, at most PIECE samples at a time where the batch axis is dynamic."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
-    names = [value.name for value in inputs]
-    dynamic = not any(
-        v.type.tensor_type.shape.dim[:1] and v.type.tensor_type.shape.dim[0].HasField("dim_value")
-        for v in inputs
-    )
-    for batch in batches:
-        absent = [name for name in names if name not in batch]
-        if absent:
-            raise WorkloadError(
-                f"A calibration batch lacks the inputs {absent}; it has {sorted(batch)}.",
-                "Name the tensors of a batch as the model names its inputs.",
-            )
-        feeds = {name: np.ascontiguousarray(batch[name]) for name in names}
-        step = PIECE if dynamic else max(_length(feeds), 1)
-        for start in range(0, _length(feeds), step):
-            yield {name: value[start : start + step] for name, value in feeds.items()}
-
-
-def _length(feeds: Mapping[str, Array]) -> int:
-    return len(next(iter(feeds.values())))
+    run = runner(model, tensors)
+    return lambda feeds: run(feeds).items()

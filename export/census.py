@@ -16,6 +16,7 @@ import onnx
 
 from ..targets.errors import ModelError
 from .graph import QUANTIZED, WEIGHTED, Index, attribute_of, load
+from .running import first_line
 
 FLOAT_KERNELS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -134,7 +135,7 @@ def optimized(path: Path) -> onnx.ModelProto:
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors share no public base class
             raise ModelError(
-                f"ONNX Runtime refuses {path}: {str(error).strip().splitlines()[0]}",
+                f"ONNX Runtime refuses {path}: {first_line(error)}",
                 "Export it again; a custom operator must be replaced by standard ones.",
             ) from error
         return onnx.load(options.optimized_model_filepath)

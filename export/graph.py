@@ -128,9 +128,9 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        first_line = str(error).strip().splitlines()[0]
+        said = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"The graph for {path} breaks ONNX's rules: {first_line}",
+            f"The graph for {path} breaks ONNX's rules: {said}",
             "Check that the network runs at batch 1 and 2; if it does, report this with the network.",
         ) from error
     with writing(path) as beside:
@@ -162,6 +162,19 @@ def float_inputs(model: onnx.ModelProto) -> list[str]:
         for value in model.graph.input
         if value.name not in constants and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     ]
+
+
+def float_names(model: onnx.ModelProto) -> list[str]:
+    """The float32 tensors that nodes compute and whose type inference knows, in the order of the graph.
+
+    In quantized graphs this leaves out the integers.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model)
+    types = {
+        v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.output)
+    }
+    made = [name for node in model.graph.node for name in node.output if name]
+    return [name for name in made if types.get(name) == onnx.TensorProto.FLOAT]
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:

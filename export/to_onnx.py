@@ -25,6 +25,8 @@ from torch.utils import _pytree
 from ..targets.errors import ModelError
 from . import canonical
 from .graph import Array, load, own_copy, save
+from .modules import arguments, eval_mode
+from .running import first_line, runner
 
 OPSETS = (17, 18, 19, 20)  # 17 is what TensorRT 8.5 and 8.6 parse; below it LayerNormalization is missing
 NATIVE = 18  # the oldest opset that torch's exporter writes
@@ -64,7 +66,7 @@ def to_onnx(
         raise ModelError(
             f"Opset {opset} is not supported.", f"Choose one of {OPSETS}; 17 fits every TensorRT from 8.5."
         )
-    with _quiet(), _eval_mode(module):
+    with _quiet(), eval_mode(module):
         program = _trace(module, example_inputs)
         model = _convert(program, opset)
     names = _output_names(program)
@@ -101,21 +103,18 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    inputs = {name: value.to(device) for name, value in example.items()}
-    by_name = _takes_names(module, inputs)
+    args, kwargs = arguments(module, example)
     batch = torch.export.Dim("batch")
-    shapes: Any = {name: {0: batch} for name in inputs} if by_name else tuple({0: batch} for _ in inputs)
+    shapes: Any = {name: {0: batch} for name in kwargs} if kwargs else tuple({0: batch} for _ in args)
     try:
         return torch.export.export(
             module,
-            () if by_name else tuple(inputs.values()),
-            inputs if by_name else None,
+            args,
+            kwargs,
             dynamic_shapes=shapes,
             strict=False,
         )
     except Exception as error:  # torch.export lets the errors of the user's own code through
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "Constraints violated" in str(error):
             raise ModelError(
                 f"{type(module).__name__} fixes its batch size: {_reason(error)}.",
@@ -123,7 +122,7 @@ def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> torch.export.Exp
             ) from error
         raise ModelError(
             f"{type(module).__name__} cannot be traced with inputs "
-            f"{ {name: tuple(value.shape) for name, value in example.items()} }: {first_line}",
+            f"{ {name: tuple(value.shape) for name, value in example.items()} }: {first_line(error)}",
             "Check that the module runs on these inputs and has no branch that depends on values.",
         ) from error
 
@@ -131,18 +130,6 @@ def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> torch.export.Exp
 def _reason(error: Exception) -> str:
     lines = [line.strip(" -") for line in str(error).splitlines() if "specialized" in line]
     return lines[0].split(". If you")[0] if lines else "torch.export found it constant"
-
-
-def _takes_names(module: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
-    # A GraphModule of torch.export takes its inputs exactly as it was exported: by place, or by name.
-    if isinstance(module, torch.fx.GraphModule) and hasattr(module, "_in_spec"):
-        return bool(module._in_spec.child(1).num_children)
-    if isinstance(module, torch.fx.GraphModule):
-        return False
-    import inspect
-
-    known = inspect.signature(module.forward).parameters
-    return all(name in known for name in inputs)
 
 
 def _convert(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelProto:
@@ -153,9 +140,8 @@ def _convert(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelPro
         assert made is not None
         model = own_copy(made.model_proto)
     except Exception as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
         raise ModelError(
-            f"torch cannot write this network as ONNX: {lines[0] if lines else type(error).__name__}",
+            f"torch cannot write this network as ONNX: {first_line(error)}",
             "Replace the operator named there by ones that ONNX knows.",
         ) from error
     written = opset_of(model)
@@ -197,7 +183,7 @@ def _simplified(
     model: onnx.ModelProto, example: Mapping[str, Array]
 ) -> tuple[onnx.ModelProto, str, tuple[str, ...]]:
     notes: list[str] = []
-    plain = outputs_of(model, example)
+    plain = runner(model)(example)
     for name, tool in (("onnxsim", _onnxsim), ("onnxslim", _onnxslim)):
         try:
             with _quiet():
@@ -206,7 +192,7 @@ def _simplified(
             canonical.strip(simple, opset_of(model))
             if opset_of(simple) != opset_of(model):
                 raise ValueError(f"it changed the opset to {opset_of(simple)}")
-            for key, value in outputs_of(simple, example).items():
+            for key, value in runner(simple)(example).items():
                 largest = float(np.abs(plain[key]).max(initial=0.0))
                 if not np.allclose(
                     value, plain[key], rtol=0.0, atol=1e-5 * max(largest, 1e-30), equal_nan=True
@@ -214,8 +200,7 @@ def _simplified(
                     raise ValueError(f"it changed {key} by {np.abs(value - plain[key]).max():.3g}")
             return simple, name, tuple(notes)
         except Exception as error:  # a simplifier may fail in any way; the plain graph is always right
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            notes.append(f"{name} was not used: {first_line}")
+            notes.append(f"{name} was not used: {first_line(error)}")
     return model, "nothing", tuple(notes)
 
 
@@ -243,45 +228,6 @@ def _keep_names(simple: onnx.ModelProto, model: onnx.ModelProto) -> None:
     names = {node.output[0]: node.name for node in model.graph.node}
     for node in simple.graph.node:
         node.name = names.get(node.output[0], node.output[0])
-
-
-def outputs_of(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Runs a model in ONNX Runtime, on one thread.
-
-    Raises:
-        ModelError: ONNX Runtime refuses the model or the inputs.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-    except Exception as error:  # its errors share no public base class
-        raise ModelError(
-            f"ONNX Runtime cannot run the model: {str(error).strip().splitlines()[0]}",
-            "Check that the names and shapes of the inputs are those the model was exported with.",
-        ) from error
-
-
-@contextlib.contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    flags = [(part, part.training) for part in module.modules()]
-    # The GraphModule of torch.export refuses: it stays in the mode it was exported in.
-    with contextlib.suppress(NotImplementedError):
-        module.eval()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(NotImplementedError):
-            module.train(flags[0][1])
-        for part, training in flags:
-            part.training = training
 
 
 @contextlib.contextmanager

@@ -1,0 +1,126 @@
+"""Runs ONNX models while they are prepared: any tensor inside, in pieces of bounded size, on one thread.
+
+The sessions of the floor below run files that are finished and time them; here intermediate tensors are
+looked at, so the graph is changed in memory first. One thread, so that every machine gets equal numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..targets.errors import ModelError, WorkloadError
+from .graph import Array, own_copy
+
+PIECE = 16  # samples in memory at a time, where the batch axis is dynamic
+
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+
+def runner(model: onnx.ModelProto, tensors: Sequence[str] | None = None, *, optimize: bool = True) -> Run:
+    """A function from inputs to `tensors` by name, the model's outputs when None.
+
+    Args:
+        tensors: any names in the graph, float32 where they are no outputs. Inputs are handed back.
+        optimize: False runs each node as written, so that two graphs can be compared node by node.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model.
+        WorkloadError: (when called) the inputs do not fit the model.
+    """
+    import onnxruntime
+
+    inputs = input_names(model)
+    if tensors is None:
+        tensors = [value.name for value in model.graph.output]
+    else:
+        model = own_copy(model)
+        known = {value.name: value for value in model.graph.output}
+        inner = [name for name in tensors if name not in inputs]
+        values = [
+            known.get(n) or onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in inner
+        ]
+        values = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in values]
+        del model.graph.output[:]
+        model.graph.output.extend(values)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its errors share no public base class
+        raise ModelError(
+            f"ONNX Runtime refuses the model: {first_line(error)}",
+            "Replace custom operators by standard ones, and export again.",
+        ) from error
+    asked = [name for name in tensors if name not in inputs]
+
+    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            made = dict(zip(asked, session.run(asked, dict(feeds)), strict=True)) if asked else {}
+        except Exception as error:
+            raise WorkloadError(
+                f"The inputs do not fit the model: {first_line(error)}",
+                "Prepare samples exactly as for inference: same names, shapes and types.",
+            ) from error
+        return {name: made[name] if name in made else feeds[name] for name in tensors}
+
+    return run
+
+
+def input_names(model: onnx.ModelProto) -> list[str]:
+    """The inputs that a caller gives, initializers left out."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value.name for value in model.graph.input if value.name not in constants]
+
+
+def pieces(
+    model: onnx.ModelProto, batches: Iterable[Mapping[str, Any]], size: int = PIECE
+) -> Iterator[dict[str, Array]]:
+    """The model's inputs of each batch as arrays, at most `size` samples at a time.
+
+    Batches hold arrays or tensors, and perhaps labels, which are left out. A model with a fixed batch size
+    gets its batches whole.
+
+    Raises:
+        WorkloadError: a batch lacks an input, or its inputs differ in length.
+    """
+    names = input_names(model)
+    first_axes = [value.type.tensor_type.shape.dim[:1] for value in model.graph.input if value.name in names]
+    dynamic = all(axes and not axes[0].HasField("dim_value") for axes in first_axes)
+    for batch in batches:
+        absent = [name for name in names if name not in batch]
+        if absent:
+            raise WorkloadError(
+                f"A batch lacks the inputs {absent}; it has {sorted(batch)}.",
+                "Name the tensors of a batch as the model names its inputs.",
+            )
+        feeds = {name: np.ascontiguousarray(batch[name]) for name in names}
+        lengths = {name: len(value) if value.ndim else 0 for name, value in feeds.items()}
+        if len(set(lengths.values())) != 1:
+            raise WorkloadError(
+                f"The inputs of a batch hold different numbers of samples: {lengths}.",
+                "Give every input the batch as its first axis.",
+            )
+        total = samples_in(feeds)
+        step = size if dynamic else max(total, 1)
+        for start in range(0, total, step):
+            yield {name: value[start : start + step] for name, value in feeds.items()}
+
+
+def samples_in(feeds: Mapping[str, Array]) -> int:
+    """The number of samples in one piece."""
+    return len(next(iter(feeds.values())))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
