@@ -28,7 +28,7 @@ _DTYPES = {
 
 _REASONS = (
     (
-        r"(\S+) is not a registered function/op|No Op registered for (\S+)|No opset import for domain '(\S+)'",
+        r"(\S+) is not a registered function/op|No Op registered for (\S+)|No opset import for domain (\S+)",
         "{file} holds an operator that ONNX Runtime {version} does not know: {found}.",
         "Export the model without that operator, or with an older opset.",
     ),
@@ -54,6 +54,12 @@ _REASONS = (
     ),
 )
 """Words of the runtime's errors, what they mean, and the cure."""
+
+_NOISE = (
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : ",
+    r"^Load model from .* failed: ?",
+    r"^/\S+:\d+ .*\) (?=ONNX)",
+)
 
 
 class OrtSession:
@@ -145,11 +151,7 @@ def _unopened(path: Path, error: Exception, version: str) -> ModelError:
 def _first_line(error: Exception) -> str:
     """The runtime's words without its error code, the path we name anyway, and places in its own source."""
     words = (str(error).strip() or type(error).__name__).splitlines()[0]
-    for noise in (
-        r"^\[ONNXRuntimeError\] : \d+ : \w+ : ",
-        r"^Load model from .* failed: ?",
-        r"^/\S+\.\w+:\d+ .*\) (?=ONNX)",
-    ):
+    for noise in _NOISE:
         words = re.sub(noise, "", words)
     return words[:300]
 

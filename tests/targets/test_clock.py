@@ -1,0 +1,149 @@
+import gc
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deadweight.targets.clock import Protocol, _blocks, clock_costs_ns, time_together
+from deadweight.targets.errors import MeasurementError, ModelError
+from deadweight.targets.judge import judge
+
+MakeMlp = Callable[..., Path]
+QUICK = Protocol(events=3, event_s=0.01, block_s=0.001, settle_s=0.0005)
+
+
+def test_models_are_timed_together_and_every_sample_is_kept(mlp: MakeMlp) -> None:
+    small, big = mlp(64, 32, 10, name="small.onnx"), mlp(64, 512, 10, name="big.onnx")
+    told: list[tuple[int, int]] = []
+    timed = time_together(
+        {"big": big, "small": small}, protocol=QUICK, progress=lambda done, total: told.append((done, total))
+    )
+    assert list(timed) == ["big", "small"]
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    for name, path in (("big", big), ("small", small)):
+        measurement = timed[name]
+        assert measurement.events == 3
+        assert measurement.wall_ns.shape[1] >= QUICK.min_rounds
+        assert measurement.cpu_ns is not None
+        assert measurement.cpu_ns.shape == measurement.wall_ns.shape[:2]
+        assert measurement.file_bytes == path.stat().st_size
+        assert measurement.evidence == "measured"
+        assert measurement.protocol == QUICK
+        assert measurement.conditions["machine"]["cores"] >= 1
+        # One thread: its CPU time is no more than the wall time, but for what the two clocks cost.
+        assert (measurement.cpu_ns <= 1.05 * measurement.wall_ns.sum(axis=2) + 20_000).mean() > 0.9
+    assert timed["big"].run_id == timed["small"].run_id
+    assert judge(timed["big"], timed["small"]).events == 3
+
+
+def test_more_threads_have_no_cpu_clock(mlp: MakeMlp) -> None:
+    protocol = Protocol(events=1, event_s=0.01, threads=2)
+    assert time_together({"a": mlp(64, 32)}, protocol=protocol)["a"].cpu_ns is None
+
+
+def test_given_inputs_are_fed_and_become_part_of_the_protocol(mlp: MakeMlp) -> None:
+    inputs = {"x": np.ones((3, 64), np.float32)}
+    timed = time_together({"a": mlp(64, 32)}, protocol=QUICK, inputs=inputs)
+    assert timed["a"].protocol.inputs.startswith("given:")
+    other = time_together({"a": mlp(64, 32)}, protocol=QUICK, inputs={"x": np.zeros((3, 64), np.float32)})
+    assert other["a"].protocol != timed["a"].protocol
+
+
+def test_inputs_that_do_not_fit_are_refused(mlp: MakeMlp) -> None:
+    with pytest.raises(ModelError, match="cannot take these inputs"):
+        time_together({"a": mlp(64, 32)}, protocol=QUICK, inputs={"x": np.zeros((1, 65), np.float32)})
+
+
+def test_nothing_to_time_is_refused() -> None:
+    with pytest.raises(MeasurementError, match="no models to time"):
+        time_together({})
+
+
+def test_a_missing_model_is_refused_before_anything_is_timed(mlp: MakeMlp, tmp_path: Path) -> None:
+    told: list[int] = []
+    models = {"a": mlp(64, 32), "b": tmp_path / "none.onnx"}
+    with pytest.raises(ModelError, match="There is no model at"):
+        time_together(
+            {"a": mlp(64, 32), "b": tmp_path / "none.onnx"}, progress=lambda done, _: told.append(done)
+        )
+    assert told == []
+
+
+def test_a_model_that_changes_while_it_is_timed_is_refused(mlp: MakeMlp) -> None:
+    def overwrite(done: int, total: int) -> None:
+        mlp(64, 33)
+
+    with pytest.raises(MeasurementError, match="changed while it was timed"):
+        time_together({"a": mlp(64, 32)}, protocol=QUICK, progress=overwrite)
+
+
+def test_an_interruption_passes_through_and_leaves_collection_on(mlp: MakeMlp) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        time_together({"a": mlp(64, 32)}, protocol=QUICK, progress=interrupt)
+    assert gc.isenabled()
+
+
+@given(st.lists(st.integers(min_value=500, max_value=10**9), min_size=1, max_size=6))
+def test_reading_the_clocks_takes_no_more_than_its_share(times_ns: list[int]) -> None:
+    wall_cost_ns, cpu_cost_ns = clock_costs_ns()
+    run_ns = {f"model{index}": time_ns for index, time_ns in enumerate(times_ns)}
+    for name, block in _blocks(run_ns, Protocol()).items():
+        sample_ns = block.runs * run_ns[name]
+        # Costs are measured anew within, so they may differ by as much as a busy machine makes them.
+        assert wall_cost_ns <= 3 * 0.001 * sample_ns
+        assert cpu_cost_ns <= 3 * 0.001 * sample_ns * block.samples
+        assert block.settling >= 1
+
+
+def test_models_of_about_the_same_speed_get_the_same_block() -> None:
+    blocks = _blocks({"a": 100_000, "b": 103_000, "c": 145_000, "d": 900_000}, Protocol())
+    assert blocks["a"] == blocks["b"] == blocks["c"]
+    assert blocks["d"] != blocks["a"]
+
+
+@pytest.mark.slow
+def test_the_same_file_twice_is_not_called_faster_nor_slower(mlp: MakeMlp) -> None:
+    path = mlp(784, 512, 10)
+    outcomes = []
+    for _ in range(3):
+        timed = time_together({"a": path, "b": path})
+        outcomes.append(judge(timed["a"], timed["b"]).outcome)
+    # One false alarm in a hundred is allowed for; two in three are not.
+    assert sum(outcome in ("equal", "cannot_tell") for outcome in outcomes) >= 2
+
+
+@pytest.mark.slow
+def test_a_layer_more_is_found_to_be_slower_and_a_narrower_net_faster(mlp: MakeMlp) -> None:
+    timed = time_together(
+        {
+            "base": mlp(784, 512, 10, name="a.onnx"),
+            "deeper": mlp(784, 512, 256, 10, name="b.onnx"),
+            "narrower": mlp(784, 256, 10, name="c.onnx"),
+        }
+    )
+    assert judge(timed["base"], timed["deeper"]).outcome == "slower"
+    assert judge(timed["base"], timed["narrower"]).outcome == "faster"
+
+
+@pytest.mark.slow
+def test_a_busy_machine_is_marked_and_no_sample_is_dropped(mlp: MakeMlp) -> None:
+    path = mlp(784, 512, 10)
+    burn = "while True: pass"
+    others = [subprocess.Popen([sys.executable, "-c", burn]) for _ in range(8)]
+    try:
+        timed = time_together({"a": path, "b": path}, protocol=Protocol(events=6, event_s=0.2))
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert any("other work left" in mark.what for mark in timed["a"].marks)
+    assert timed["a"].events == 6
+    assert judge(timed["a"], timed["b"]).remarks
