@@ -179,21 +179,29 @@ def rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
 def global_pools(model: onnx.ModelProto) -> None:
     """Writes a mean over all spatial axes as GlobalAveragePool, which runtimes quantize and fuse.
 
-    torch exports AdaptiveAvgPool2d(1) as ReduceMean; ranks are read from the value infos.
+    torch exports AdaptiveAvgPool2d(1) and x.mean((2, 3)) as ReduceMean; ranks are read from value infos.
     """
     graph = model.graph
     index = Index.of(graph)
-    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.input)}
+    ranks = {
+        v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.input, *graph.output)
+    }
+    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.op_type != "ReduceMean" or not attribute_of(node, "keepdims", 1):
-            continue
-        rank = ranks.get(node.input[0], 0)
+        nodes.append(node)
+        rank = ranks.get(node.input[0], 0) if node.op_type == "ReduceMean" else 0
         axes = index.value(node.input[1]) if len(node.input) > 1 else attribute_of(node, "axes")
         if rank < 3 or axes is None or sorted(int(a) % rank for a in axes) != list(range(2, rank)):
             continue
+        if not attribute_of(node, "keepdims", 1):
+            flatten = helper.make_node("Flatten", [f"{node.output[0]}_pooled"], node.output[:])
+            flatten.metadata_props.extend(node.metadata_props)
+            node.output[0] = flatten.input[0]
+            nodes.append(flatten)
         node.op_type = "GlobalAveragePool"
         del node.input[1:]
         del node.attribute[:]
+    replace_nodes(graph, nodes)
 
 
 def fold_batch_norm(model: onnx.ModelProto) -> None:

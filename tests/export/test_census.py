@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from deadweight.export.census import census, count, float_kernels
+from deadweight.export.to_onnx import to_onnx
+from deadweight.export.to_qdq import to_qdq
+from deadweight.targets.errors import ArtifactError, ModelError
+
+Nets = Callable[[str], Any]
+
+
+def test_the_multiply_adds_of_an_mlp_are_its_weights(net: Nets) -> None:
+    found = count(net("mlp").path)
+    assert found.macs == 64 * 48 + 48 * 32 + 32 * 10
+    assert found.parameters == found.macs + 48 + 32 + 10
+    assert found.file_bytes == net("mlp").path.stat().st_size
+
+
+def test_the_multiply_adds_of_convolutions_agree_with_a_count_by_hand(net: Nets) -> None:
+    stem = 28 * 28 * 16 * 9
+    same = 2 * 14 * 14 * 16 * 16 * 9
+    wider = 14 * 14 * (16 * 32 * 9 + 32 * 32 * 9 + 16 * 32)
+    assert count(net("residual").path).macs == stem + same + wider + 32 * 10
+    down, deep, head = 8 * 8 * 2 * 8 * 9, 4 * 4 * 8 * 16 * 9, 8 * 8 * 16 * 2
+    up = 4 * 4 * 16 * 8 * 4
+    assert count(net("joined").path).macs == down + deep + up + head
+    # A depthwise convolution reads one channel for each output.
+    block = 8 * 8 * (16 * 64 + 64 * 9 + 64 * 16)
+    assert count(net("depthwise").path).macs == 8 * 8 * 3 * 16 * 9 + 2 * block + 16 * 5
+
+
+def test_matrix_products_over_a_sequence_are_counted_for_one_sample(net: Nets) -> None:
+    linear = 6 * (16 * 48 + 16 * 16 + 16 * 32 + 32 * 16)
+    attention = 2 * 6 * 6 * 16
+    assert count(net("attentive").path).macs == linear + attention
+
+
+def test_recurrent_layers_are_counted(tmp_path: Path) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(5, 8, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.lstm(x)[0]
+            return out
+
+    to_onnx(Recurrent(), {"x": torch.randn(2, 7, 5)}, tmp_path / "lstm.onnx")
+    assert count(tmp_path / "lstm.onnx").macs == 7 * 4 * 8 * (5 + 8)
+
+
+@pytest.mark.parametrize("dialect", ["tensorrt", "x86"])
+@pytest.mark.parametrize("name", ["mlp", "residual", "depthwise"])
+def test_quantizing_changes_neither_parameters_nor_work(
+    net: Nets, tmp_path: Path, dialect: Any, name: str
+) -> None:
+    to_qdq(net(name).path, net(name).ranges, tmp_path / "q.onnx", dialect=dialect)
+    before, after = count(net(name).path), count(tmp_path / "q.onnx")
+    assert (after.parameters, after.macs) == (before.parameters, before.macs)
+
+
+def test_the_census_tells_what_the_runtime_really_runs(net: Nets) -> None:
+    found = census(net("mlp").path)
+    assert found == {"FusedGemm": 2, "Gemm": 1}
+    assert len(float_kernels(net("mlp").path)) == 3
+
+
+def test_a_product_of_unknown_sizes_cannot_be_counted(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="layer")],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "length", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.zeros((4, 4), np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "free.onnx")
+    with pytest.raises(ModelError, match="layer"):
+        count(tmp_path / "free.onnx")
+
+
+@pytest.mark.parametrize("call", [count, census])
+def test_a_damaged_file_is_an_error_with_a_cure(
+    net: Nets, tmp_path: Path, call: Callable[[Path], Any]
+) -> None:
+    whole = net("mlp").path.read_bytes()
+    for name, data in (("empty", b""), ("cut", whole[: len(whole) // 2]), ("text", b"hello, world")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises((ArtifactError, ModelError), match=name):
+            call(tmp_path / name)
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        call(tmp_path / "nowhere.onnx")

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deadweight.export.to_onnx import simplify, to_onnx
+from deadweight.targets.errors import ModelError
+
+Nets = Callable[[str], Any]
+ALL = ["mlp", "residual", "depthwise", "joined", "attentive"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_file_computes_what_the_module_does_at_any_batch_size(net: Nets, name: str) -> None:
+    made = net(name)
+    session = onnxruntime.InferenceSession(made.path)
+    for size in (1, 5):
+        batch = {key: value[:size] for key, value in made.batches[0].items()}
+        found = session.run(None, {key: value.numpy() for key, value in batch.items()})
+        with torch.no_grad():
+            expected = made.module(**batch)
+        tensors = expected.values() if isinstance(expected, dict) else expected
+        tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+        for value, right in zip(found, tensors, strict=True):
+            np.testing.assert_allclose(value, right.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "outputs"),
+    [
+        ("mlp", ["x"], ["output"]),
+        ("joined", ["left", "right"], ["output_0", "output_1"]),
+        ("depthwise", ["image"], ["logits", "features"]),
+    ],
+)
+def test_inputs_and_outputs_carry_the_names_of_the_contract(
+    net: Nets, name: str, inputs: list[str], outputs: list[str]
+) -> None:
+    graph = onnx.load(net(name).path).graph
+    assert [value.name for value in graph.input] == inputs
+    assert [value.name for value in graph.output] == outputs
+    for value in (*graph.input, *graph.output):
+        sizes = value.type.tensor_type.shape.dim
+        assert sizes[0].dim_param == "batch"
+        assert all(size.dim_value > 0 for size in sizes[1:])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_oldest_parser_can_read_the_file(net: Nets, name: str) -> None:
+    model = onnx.load(net(name).path)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    assert model.ir_version <= 9
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_nothing_in_the_file_tells_where_it_was_made(net: Nets) -> None:
+    data = net("residual").path.read_bytes()
+    for word in (b"/home", b"/work", b"torch", b".py", b"forward"):
+        assert word not in data
+
+
+def test_layers_are_named_after_their_modules(net: Nets) -> None:
+    names = [node.name for node in onnx.load(net("residual").path).graph.node]
+    assert {"stem/Conv", "same.conv1/Conv", "wider.shortcut/Conv", "wider/Add", "fc/Gemm"} <= set(names)
+    assert len(set(names)) == len(names)
+
+
+def test_batch_norms_are_folded_and_constants_are_gone(net: Nets) -> None:
+    for name in ("residual", "depthwise", "joined"):
+        kinds = {node.op_type for node in onnx.load(net(name).path).graph.node}
+        assert "BatchNormalization" not in kinds
+        assert "Constant" not in kinds
+
+
+def test_a_global_mean_becomes_a_pool(net: Nets) -> None:
+    for name in ("residual", "depthwise"):
+        kinds = [node.op_type for node in onnx.load(net(name).path).graph.node]
+        assert "GlobalAveragePool" in kinds
+        assert "ReduceMean" not in kinds
+
+
+def test_a_graph_module_gives_the_same_bytes_as_the_module_it_was_traced_from(
+    net: Nets, tmp_path: Path
+) -> None:
+    made = net("residual")
+    batch = torch.export.Dim("batch")
+    for inputs, names in (((), made.example), (tuple(made.example.values()), None)):
+        program = torch.export.export(
+            made.module, inputs, names, dynamic_shapes={"image": {0: batch}}, strict=False
+        )
+        to_onnx(program.module(), made.example, tmp_path / "graph.onnx")
+        assert (tmp_path / "graph.onnx").read_bytes() == made.path.read_bytes()
+
+
+def test_every_part_is_in_the_mode_it_was_in(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
+    module.train()
+    module[1].eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    to_onnx(module, {"x": torch.randn(2, 4)}, tmp_path / "a.onnx")
+    assert [part.training for part in module.modules()] == [True, True, False, True, True]
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert "Dropout" not in {node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node}
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+def test_newer_opsets_are_written_where_asked_for(net: Nets, tmp_path: Path, opset: int) -> None:
+    made = net("residual")
+    to_onnx(made.module, made.example, tmp_path / "new.onnx", opset=opset)
+    model = onnx.load(tmp_path / "new.onnx")
+    assert model.opset_import[0].version == opset
+    inputs = {key: value.numpy() for key, value in made.example.items()}
+    old = onnxruntime.InferenceSession(made.path).run(None, inputs)
+    new = onnxruntime.InferenceSession(tmp_path / "new.onnx").run(None, inputs)
+    np.testing.assert_allclose(old[0], new[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_simplifier_that_changes_the_outputs_is_not_used(
+    net: Nets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: onnx.ModelProto, **_: object) -> tuple[onnx.ModelProto, bool]:
+        wrong = onnx.ModelProto.FromString(model.SerializeToString())
+        for tensor in wrong.graph.initializer:
+            if tensor.name == "fc3.bias":
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones(10, np.float32), tensor.name))
+        return wrong, True
+
+    made = net("mlp")
+    inputs = {key: value.numpy() for key, value in made.example.items()}
+    monkeypatch.setattr("onnxsim.simplify", broken)
+    record = simplify(made.path, tmp_path / "simple.onnx", inputs)
+    assert record.simplified_by == "onnxslim"
+    assert "it changed output by" in record.notes[0]
+    monkeypatch.setattr("onnxslim.slim", lambda model: None)
+    record = simplify(made.path, tmp_path / "plain.onnx", inputs)
+    assert record.simplified_by == "nothing"
+    assert "it returned nothing" in record.notes[1]
+    assert (tmp_path / "plain.onnx").read_bytes() == made.path.read_bytes()
+
+
+class FixedBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(2, -1) * 2.0
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2.0 if x.sum() > 0 else x
+
+
+class Nested(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return x * 2.0, (x + 1.0, x - 1.0)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (FixedBatch(), "fixes its batch size"),
+        (Branching(), "cannot be traced"),
+        (Nested(), "nested outputs"),
+        (nn.Linear(3, 3), "cannot be traced"),
+    ],
+)
+def test_a_network_that_cannot_be_exported_is_an_error_with_a_cure(
+    module: nn.Module, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=said) as caught:
+        to_onnx(module, {"x": torch.randn(2, 4)}, tmp_path / "a.onnx")
+    assert caught.value.cure
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_opset_that_is_too_old_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="Opset 12"):
+        to_onnx(nn.Linear(3, 3), {"x": torch.randn(2, 3)}, tmp_path / "a.onnx", opset=12)
+
+
+SCRIPT = """
+import sys, warnings
+from pathlib import Path
+warnings.simplefilter("error")
+sys.path.insert(0, sys.argv[1])
+import conftest
+from deadweight.export.to_onnx import to_onnx
+to_onnx(conftest.build(sys.argv[2]), conftest.inputs(sys.argv[2], 2, 0), Path(sys.argv[3]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_two_processes_write_equal_bytes_and_say_nothing(net: Nets, tmp_path: Path, name: str) -> None:
+    hashes = {hashlib.sha256(net(name).path.read_bytes()).hexdigest()}
+    for seed in ("1", "2"):
+        path = tmp_path / f"{seed}.onnx"
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), name, str(path)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == ""
+        assert done.stderr == ""
+        hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(hashes) == 1
