@@ -34,7 +34,7 @@ class Protocol:
 
     events: int = 24
     """Fresh loads of every model. 24 give a 97.7 % interval by order statistics; 95 % takes 6."""
-    event_s: float = 0.1
+    event_s: float = 0.05
     """Time that a model runs within one event, about: as many rounds as fit, and `min_rounds` at least."""
     block_s: float = 0.005
     """Timed part of a model's turn in one round, one run at least."""
