@@ -1,0 +1,163 @@
+"""A network as a graph of ATen operators, by `torch.export`: what tracing reads and surgery resizes.
+
+The batch dimension stays open where the network allows it. The graph keeps the user's own parameter names,
+and each node the stack of the user's code that made it, so that whatever is said later about an operator can
+name the line it came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from ..targets.errors import ModelError
+
+Example = Mapping[str, Tensor] | Sequence[Tensor]
+
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def capture(model: nn.Module, example: Example, *, training: bool = False) -> GraphModule:
+    """The graph of `model` on `example` (batch axis first), in eval or in train form. `model` is untouched.
+
+    Raises:
+        ModelError: the inputs do not fit, or the network cannot be captured (control flow that depends on
+            data, a device mismatch); it names the line of the user's code.
+
+    The graph takes the tensors of the example and returns the leaves of what the model returns;
+    `meta["structured"]` puts them back in its structure.
+    """
+    inputs = inputs_of(example)
+    _check_inputs(model, inputs)
+    try:
+        with in_mode(model, training=training), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, inputs, dynamic_shapes=_open_batch(inputs), strict=False)
+            module = program.module()
+    except Exception as error:  # torch.export raises whatever the user's code and its own passes raise
+        raise _refusal(error) from error
+    assert isinstance(module, GraphModule)
+    _drop_guards(module.graph)
+    plain = GraphModule(module, copied(module.graph))
+    spec = module._out_spec
+    assert spec is not None
+    plain.meta["structured"] = lambda leaves: pytree.tree_unflatten(
+        leaves, spec
+    )  # a function survives copying
+    return plain
+
+
+def copied(graph: Graph) -> Graph:
+    """A copy of a graph, with its node names, that takes and returns flat tensors."""
+    copy = Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    return copy
+
+
+def batch_is_open(graph: GraphModule) -> bool:
+    """Whether the graph takes any batch size; else it is fixed at the example's."""
+    values = [node.meta.get("val") for node in graph.graph.nodes if node.op == "placeholder"]
+    return any(
+        isinstance(value, Tensor) and isinstance(value.shape[0], torch.SymInt)
+        for value in values
+        if _batched(value)
+    )
+
+
+def users_line(node: Node) -> str:
+    """The line of the user's code that made a node: 'file.py:12: x = self.conv(x)', or ''."""
+    frames = re.findall(r'File "(.+?)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or "")
+    for file, line, code in reversed(frames):
+        if not file.startswith((_TORCH, "<")):
+            return f"{file}:{line}: {code.strip()}"
+    return ""
+
+
+@contextlib.contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """The whole network in one mode, and afterwards every module back in its own."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
+
+
+def inputs_of(example: Example) -> tuple[Tensor, ...]:
+    """The example's tensors, in the order of forward's parameters."""
+    return tuple(example.values()) if isinstance(example, Mapping) else tuple(example)
+
+
+def operator_name(node: Node) -> str:
+    """'conv2d' for aten.conv2d.default; an operator in place has a trailing underscore."""
+    schema = getattr(node.target, "_schema", None)
+    return str(schema.name).split("::")[1] if schema else getattr(node.target, "__name__", str(node.target))
+
+
+def size_of(size: int | torch.SymInt) -> int:
+    """The size of an axis in the example, also where it is open."""
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def _batched(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def _open_batch(inputs: Sequence[Any]) -> tuple[dict[int, Any] | None, ...]:
+    batches = {len(value) for value in inputs if _batched(value)}
+    shared = len(batches) == 1 and min(batches) > 1
+    return tuple({0: torch.export.Dim.AUTO} if shared and _batched(value) else None for value in inputs)
+
+
+def _check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
+    if not inputs:
+        raise ModelError("There are no example inputs.", "Give at least one tensor, with a batch of two.")
+    devices = {
+        str(value.device)
+        for value in (*model.parameters(), *model.buffers(), *inputs)
+        if isinstance(value, Tensor)
+    }
+    if len(devices) > 1:
+        raise ModelError(
+            f"The network and its example inputs are on different devices: {', '.join(sorted(devices))}.",
+            "Move them to one device: model.to(device), and each input to the same.",
+        )
+
+
+def _drop_guards(graph: Graph) -> None:
+    """Checks of the example's own sizes would refuse a narrower network, and hide the batch that is open."""
+    for node in reversed(list(graph.nodes)):
+        name = str(node.target)
+        if (node.op == "call_module" and name == "_guards_fn") or "_assert_tensor_metadata" in name:
+            graph.erase_node(node)
+
+
+def _refusal(error: Exception) -> ModelError:
+    """torch.export's own message is for those who know it; say where, and what can be done."""
+    where = ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(_TORCH) and frame.filename != __file__ and frame.line:
+            where = f" at {frame.filename}:{frame.lineno}: {frame.line}"
+            break
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "data-dependent" in str(error).lower() or "GuardOnDataDependent" in type(error).__name__:
+        return ModelError(
+            f"The network takes a different path for different data{where}, so it is not one graph: {first}",
+            "Replace the condition on values with torch.where, or move that part out of the module.",
+        )
+    return ModelError(
+        f"The network does not run on its example inputs, or cannot be captured{where}: {first}",
+        "Check that model(*inputs) runs; torch.export explains what a forward may contain.",
+    )

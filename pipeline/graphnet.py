@@ -1,0 +1,81 @@
+"""The graph form of a pruned network: a module that runs exported graphs over one set of parameters.
+
+It has the user's own parameter names and forward's own arguments. Training and inference are two graphs, each
+captured in its own mode, so `train()` and `eval()` switch batch norm, dropout, attention dropout and whatever
+else the user's code switches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from inspect import Parameter, Signature
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+
+from ..targets.errors import ModelError
+
+
+class GraphNet(nn.Module):
+    """Runs the graph of its mode; takes and returns what the original module did.
+
+    Args:
+        tensors: parameters and buffers by the user's names; names that share a tensor share it here too.
+        transient: the buffers that are not part of the state dict.
+        captured: by mode (True: training) the module that was captured.
+        graphs: by mode the graph to run, which may be resized.
+        why_no_training: where there is no graph for training, the reason.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        transient: frozenset[str],
+        captured: Mapping[bool, GraphModule],
+        graphs: Mapping[bool, Graph],
+        why_no_training: str = "",
+    ) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            _place(self, name, tensor, name not in transient)
+        # Set on the instance, so that exporters see the names of forward's arguments.
+        vars(self)["forward"] = MethodType(_forward(captured, graphs, why_no_training), self)
+
+
+def _place(root: nn.Module, path: str, tensor: Tensor, saved: bool) -> None:
+    *parents, leaf = path.split(".")
+    for step in parents:
+        if step not in root._modules:
+            root.add_module(step, nn.Module())
+        child = root._modules[step]
+        assert child is not None
+        root = child
+    if isinstance(tensor, nn.Parameter):
+        root.register_parameter(leaf, tensor)
+    else:
+        root.register_buffer(leaf, tensor, persistent=saved)
+
+
+def _forward(
+    captured: Mapping[bool, GraphModule], graphs: Mapping[bool, Graph], why_no_training: str
+) -> Callable[..., Any]:
+    """A `forward` with the signature of the original's, which runs the graph of the module's mode."""
+    # Generated code finds its tensors on whatever `self` it is given.
+    runs = {mode: type(GraphModule(captured[mode], graph)).forward for mode, graph in graphs.items()}
+    structured = {mode: module.meta["structured"] for mode, module in captured.items()}
+    names = ["self", *(str(node.target) for node in graphs[False].nodes if node.op == "placeholder")]
+    signature = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if self.training not in runs:
+            raise ModelError(
+                f"This network has no graph for training: {why_no_training}",
+                "Call eval() before you run it, or prune fewer groups, so that its own class can be kept.",
+            )
+        values = signature.bind(self, *args, **kwargs).args
+        return structured[self.training](runs[self.training](*values))
+
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    return forward

@@ -1,0 +1,278 @@
+"""What may be removed from a network, and the choice of what is.
+
+A *unit* is the smallest thing that can be removed: one neuron, one channel, one head, with every parameter
+that belongs to it anywhere in the network. Units that live in the same places form a `Group`; any subset of a
+group's units may go, as long as one stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from ..targets.errors import ModelError
+from .capture import Example
+from .identities import Solution
+from .plan import Plan, Width
+from .rules import Tracked
+
+Align = int | Mapping[str, int] | None
+"""Widths are rounded up to a multiple: one number for all, or by the kind of operator."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where a group lives in one parameter or buffer.
+
+    Attributes:
+        parameter: its name in the user's module.
+        axis: the axis that is narrowed.
+        units: int64[size of that axis], the unit to which each index belongs; -1 for none of this group.
+        role: "producer" (rows that make the units), "consumer" (columns that read them) or "affine" (biases,
+            norms, statistics).
+    """
+
+    parameter: str
+    axis: int
+    units: Tensor
+    role: str
+
+
+@dataclass(frozen=True)
+class Read:
+    """A value that a mixing operator (linear, convolution, attention ...) reads: statistics are taken there.
+
+    Attributes:
+        node: the name of the node of `Groups.graph` that holds the value.
+        units: int64, broadcastable to the value's shape: the unit at each place, -1 for none of this group.
+    """
+
+    node: str
+    units: Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that live in the same places.
+
+    Attributes:
+        name: the first module that produces them; unique.
+        size: the number of units.
+        kind: the operator that produces them first: "linear", "conv", "depthwise", "attention" (features of
+            a head), "heads", "blocks" (groups of a convolution), "recurrent", "embedding".
+        kinds: those of all members; an alignment holds for each of them.
+    """
+
+    name: str
+    size: int
+    kind: str
+    kinds: tuple[str, ...]
+    slices: tuple[Slice, ...]
+    reads: tuple[Read, ...]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """An axis of a parameter that could not be narrowed, wholly or in part, and why."""
+
+    parameter: str
+    axis: int
+    operator: str
+    line: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """What surgery needs of a trace.
+
+    Attributes:
+        values: by node name, what is known of each tensor of the graph.
+        slots: the identities of each axis of each parameter and buffer.
+        aliases: all names of a tensor that has several.
+        units: by group, the class of each unit.
+        renormalised: by node, the identities over which a norm or a mean is taken.
+        solution: which identities are one, and which live through others.
+    """
+
+    values: Mapping[str, Tracked | list[Tracked]]
+    slots: Mapping[tuple[str, int], Tensor]
+    aliases: Mapping[str, tuple[str, ...]]
+    units: Mapping[str, Tensor]
+    renormalised: Mapping[str, Tensor]
+    solution: Solution
+
+    def alive(self, removed: Mapping[str, tuple[int, ...]]) -> Tensor:
+        """bool[identities], when these units of these groups are removed."""
+        dead = [self.units[name][torch.tensor(units, dtype=torch.long)] for name, units in removed.items()]
+        return self.solution.alive(torch.cat([torch.empty(0, dtype=torch.long), *dead]))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All groups of a network; iterating yields them in the order of the forward pass.
+
+    Attributes:
+        graph: the exported graph, in eval form, to whose node names `Read.node` refers.
+        frozen: what could not be pruned.
+        batch: None where the network takes any batch, else the number it is fixed at.
+        fingerprint: of the network's names, shapes and types; a plan holds for this network only.
+    """
+
+    graph: GraphModule
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...]
+    example: Example
+    batch: int | None
+    fingerprint: str
+    tracing: Tracing
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, name: str) -> Group:
+        """The group of that name.
+
+        Raises:
+            ModelError: there is none.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        known = ", ".join(group.name for group in self.groups) or "none"
+        raise ModelError(f'There is no group "{name}" in this network.', f"Its groups are: {known}.")
+
+
+def choose(
+    groups: Groups,
+    scores: Mapping[str, Tensor],
+    *,
+    ratio: float | None = None,
+    keep: Mapping[str, int] | None = None,
+    align: Align = None,
+) -> Plan:
+    """Removes the units with the lowest scores from each group that has scores.
+
+    Args:
+        scores: by group, one number a unit; higher is kept.
+        ratio: the share of each group's units to remove, between 0 and 1.
+        keep: instead of a ratio, how many units each group keeps.
+        align: widths are rounded up to a multiple; units that come free this way are kept.
+
+    Raises:
+        ModelError: the ratio is out of range, or scores do not fit their group.
+    """
+    if (ratio is None) == (keep is None):
+        raise ModelError(
+            "Give either a ratio or what to keep.", "For example: choose(groups, scores, ratio=0.5)."
+        )
+    if ratio is not None and not 0 < ratio < 1:
+        raise ModelError(
+            f"A ratio of {ratio} removes {'nothing' if ratio <= 0 else 'everything'}.",
+            "Give a ratio between 0 and 1, both excluded: 0.5 removes half of the units of each group.",
+        )
+    dead = {}
+    for name, score in scores.items():
+        group = groups[name]
+        _check_size(group, score, "scores")
+        wanted = (keep or {}).get(name, group.size) if ratio is None else group.size - int(ratio * group.size)
+        dead[name] = torch.ones(group.size, dtype=torch.bool)
+        dead[name][_best(score, max(1, min(wanted, group.size)))] = False
+    return remove(groups, dead, align=align, scores=scores)
+
+
+def remove(
+    groups: Groups,
+    dead: Mapping[str, Tensor],
+    *,
+    align: Align = None,
+    scores: Mapping[str, Tensor] | None = None,
+) -> Plan:
+    """Removes exactly the units that are marked, but for those that alignment gives back.
+
+    Args:
+        dead: by group, bool[size].
+        align: widths are rounded up to a multiple; the units that come back are those with the highest score,
+            without scores the first.
+
+    Raises:
+        ModelError: a mask does not fit its group, or marks all of it.
+    """
+    removed = {}
+    for name, mask in dead.items():
+        group = groups[name]
+        _check_size(group, mask, "marks")
+        kept = group.size - int(mask.sum())
+        if kept == 0:
+            raise ModelError(
+                f'All {group.size} units of the group "{name}" would be removed, and with them the layer.',
+                f'Lower the thresholds (mean, std) or the ratio, or leave "{name}" out.',
+            )
+        free = min(_rounded_up(kept, _step(group, align)), group.size) - kept
+        candidates = mask.nonzero().reshape(-1)
+        score = scores[name][candidates] if scores and name in scores else -candidates.double()
+        back = candidates[_best(score, free)]
+        units = sorted(set(candidates.tolist()) - set(back.tolist()))
+        if units:
+            removed[name] = tuple(units)
+    return planned(groups, removed)
+
+
+def random_like(groups: Groups, plan: Plan, *, seed: int = 0) -> Plan:
+    """A plan of the same widths whose units were drawn at random: the control of every criterion."""
+    generator = torch.Generator().manual_seed(seed)
+    removed = {}
+    for name, units in plan.removed.items():
+        drawn = torch.randperm(groups[name].size, generator=generator)[: len(units)]
+        removed[name] = tuple(sorted(drawn.tolist()))
+    return planned(groups, removed)
+
+
+def planned(groups: Groups, removed: Mapping[str, tuple[int, ...]]) -> Plan:
+    """The plan that removes these units: what it cuts from each parameter, and the widths that are left."""
+    alive = groups.tracing.alive(removed)
+    cut: dict[str, dict[int, tuple[int, ...]]] = {}
+    for (name, axis), vector in groups.tracing.slots.items():
+        indices = (~alive[vector]).nonzero().reshape(-1).tolist()
+        for alias in groups.tracing.aliases[name] if indices else ():
+            cut.setdefault(alias, {})[axis] = tuple(indices)
+    widths = {
+        group.name: Width(group.kind, group.size, group.size - len(removed.get(group.name, ())))
+        for group in groups
+    }
+    return Plan(original=groups.fingerprint, removed=dict(removed), cut=cut, widths=widths)
+
+
+def _check_size(group: Group, values: Tensor, what: str) -> None:
+    if tuple(values.shape) != (group.size,):
+        raise ModelError(
+            f'The {what} of the group "{group.name}" have the shape {tuple(values.shape)}; '
+            f"it has {group.size} units.",
+            "Give one value a unit; a plan or scores of another network do not fit.",
+        )
+    if values.dtype.is_floating_point and bool(values.isnan().any()):
+        raise ModelError(
+            f'The {what} of the group "{group.name}" hold NaN.', "Check the criterion and its statistics."
+        )
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    return torch.argsort(scores, descending=True, stable=True)[:count]
+
+
+def _step(group: Group, align: Align) -> int:
+    if align is None or isinstance(align, int):
+        return align or 1
+    return math.lcm(*(align.get(kind, 1) for kind in group.kinds))
+
+
+def _rounded_up(width: int, step: int) -> int:
+    return -(-width // step) * step

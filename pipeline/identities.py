@@ -1,0 +1,258 @@
+"""Which units must live and die together: identities, and what is known about them.
+
+An *identity* is an integer that stands for one removable index: a row of a weight, a channel of an
+activation, a head. Three kinds of facts are collected while a network is read, and solved once at the end:
+
+    a and b are one            unite(a, b)       they met in an addition, or across a matrix product
+    w lives if p, q, ... live  factor / fuse     a view split an axis (heads x features), or merged it
+    a stays                    freeze(a, cause)  it met something that cannot be narrowed
+
+The second kind keeps every tensor rectangular: whatever units are removed, each axis keeps a set of its
+indices, the same one in every row. What is left free after solving are the units that may be removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why identities were frozen: the operator, the line of the user's code, and the reason in words."""
+
+    operator: str
+    line: str
+    reason: str
+
+
+@dataclass
+class _Product:
+    """whole[i] lives exactly if parts[0, i], parts[1, i], ... all live."""
+
+    whole: Tensor
+    parts: Tensor
+
+
+class Identities:
+    """Hands out identities and collects facts about them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._pairs: list[Tensor] = []
+        self._products: list[_Product] = []
+        self._frozen: list[tuple[Tensor, Cause]] = []
+
+    def fresh(self, size: int) -> Tensor:
+        """`size` new identities."""
+        self.count += size
+        return torch.arange(self.count - size, self.count)
+
+    def unite(self, a: Tensor, b: Tensor) -> None:
+        """a[i] and b[i] are one for every i."""
+        self._pairs.append(torch.stack([a, b]).reshape(2, -1))
+
+    def freeze(self, identities: Tensor, cause: Cause) -> None:
+        """These can never be removed."""
+        self._frozen.append((identities.reshape(-1), cause))
+
+    def factor(self, grid: Tensor) -> dict[int, Tensor]:
+        """Identities that vary along several axes, as one vector for each of those axes.
+
+        Two indices of an axis get the same part exactly if all that lies at them is the same; an element of
+        the grid lives exactly if its part along every axis lives.
+        """
+        for axis, size in enumerate(grid.shape):
+            first = grid.narrow(axis, 0, 1)
+            if size > 1 and (grid.stride(axis) == 0 or torch.equal(grid, first.expand_as(grid))):
+                return self.factor(first)  # nothing changes along this axis
+        axes = [axis for axis, size in enumerate(grid.shape) if size > 1]
+        if len(axes) < 2:
+            return {axis: grid.reshape(-1) for axis in axes}
+        vectors, parts = {}, []
+        for axis in axes:
+            distinct, at = torch.unique(grid, dim=axis, return_inverse=True)
+            vectors[axis] = self.fresh(distinct.shape[axis])[at]
+            shape = [-1 if other == axis else 1 for other in range(grid.dim())]
+            parts.append(vectors[axis].reshape(shape).expand(grid.shape).reshape(-1))
+        self._products.append(_Product(grid.reshape(-1), torch.stack(parts)))
+        return vectors
+
+    def fuse(self, vectors: Sequence[Tensor]) -> Tensor:
+        """One vector that lives where all of `vectors` (outermost first) live."""
+        if len(vectors) == 1:
+            return vectors[0]
+        distinct, at = torch.unique(torch.stack(list(vectors)), dim=1, return_inverse=True)
+        whole = self.fresh(distinct.shape[1])
+        self._products.append(_Product(whole, distinct))
+        return whole[at]
+
+    def solve(self) -> Solution:
+        """Draws the conclusions of all facts; see `Solution`."""
+        causes = [cause for _, cause in self._frozen]
+        causes.append(Cause("view", "", "its units are grouped in two ways that do not nest"))
+        cause_of = torch.full((self.count,), len(causes))
+        for number, (identities, _) in enumerate(self._frozen):
+            _lower(cause_of, identities, torch.tensor(number).expand(len(identities)))
+        of = torch.arange(self.count)
+        pairs, products = [*self._pairs, torch.empty(2, 0, dtype=torch.long)], list(self._products)
+        while pairs:
+            of = _join(of, torch.cat(pairs, dim=1))
+            cause_of = torch.full_like(cause_of, len(causes)).scatter_reduce_(0, of, cause_of, "amin")
+            products = [_Product(of[product.whole], of[product.parts]) for product in products]
+            products, pairs = _conclude(products, cause_of, len(causes))
+        return _solution(of, products, cause_of, causes)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What follows from the facts. A class is named by its smallest identity.
+
+    Attributes:
+        of: int64[identities], the class of each identity; those of one class live and die together.
+        free: bool[identities], by class: whether it is a unit, which may be removed on its own.
+        parts: int64[identities, k], by class: the classes that must all live for it to live, then -1.
+        causes: why a class is frozen.
+    """
+
+    of: Tensor
+    free: Tensor
+    parts: Tensor
+    causes: dict[int, Cause]
+
+    def units(self, classes: Tensor, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+        """The units on which a vector of classes depends: for each way to get from whole to part, a vector of
+        units, -1 where there is none. A plain axis yields one vector; heads x features yield two."""
+        known = classes >= 0
+        units = torch.where(known & self.free[classes.clamp_min(0)], classes, -1)
+        if bool((units >= 0).any()):
+            yield path, units
+        for number in range(self.parts.shape[1] if len(path) < _DEEPEST else 0):
+            parts = torch.where(known, self.parts[classes.clamp_min(0), number], -1)
+            if bool((parts >= 0).any()):
+                yield from self.units(parts, (*path, number))
+
+    def alive(self, dead: Tensor) -> Tensor:
+        """bool[identities]: who lives when the units of these classes are removed."""
+        living = torch.ones(len(self.of) + 1, dtype=torch.bool)  # the last stands for "no part": it lives
+        living[dead] = False
+        wholes = (self.parts >= 0).any(dim=1).nonzero().reshape(-1)
+        before = -1
+        while before != (before := int(living.sum())):
+            living[wholes] &= living[self.parts[wholes]].all(dim=1)
+        return living[self.of]
+
+
+_DEEPEST = 8  # nested splits: heads x halves x ...; a guard, never met
+
+
+def _lower(values: Tensor, at: Tensor, to: Tensor) -> None:
+    values.scatter_reduce_(0, at, to, "amin")
+
+
+def _join(of: Tensor, pairs: Tensor) -> Tensor:
+    """Connected components: each root hooks onto the smallest root it meets, until all pairs agree."""
+    while True:
+        low, high = torch.aminmax(of[pairs], dim=0)
+        if bool((low == high).all()):
+            return of
+        of = of.clone()
+        _lower(of, high, low)
+        while not torch.equal(of, further := of[of]):
+            of = further
+
+
+def _conclude(products: list[_Product], cause_of: Tensor, never: int) -> tuple[list[_Product], list[Tensor]]:
+    """What the products say: more frozen classes (in place), fewer products, and new pairs to unite."""
+    pairs: list[Tensor] = []
+    while True:
+        _spread(products, cause_of)
+        kept = []
+        for product in products:
+            living = [part for part in product.parts if bool((cause_of[part] == never).any())]
+            if len(living) > 1:
+                kept.append(_Product(product.whole, torch.stack(living)))
+            elif living:
+                pairs.append(torch.stack([product.whole, living[0]]))
+        agreed, clashing = _compare(kept)
+        if not clashing:
+            break
+        for product in clashing:  # only the finest part stays free: coarser, but always right
+            widths = [len(torch.unique(part)) for part in product.parts]
+            for part in (
+                part for number, part in enumerate(product.parts) if number != widths.index(max(widths))
+            ):
+                _lower(cause_of, part, torch.full_like(part, never - 1))
+        products = kept
+    pairs += agreed
+    return kept, [pair for pair in pairs if bool((pair[0] != pair[1]).any())]
+
+
+def _spread(products: list[_Product], cause_of: Tensor) -> None:
+    """A whole that stays keeps its parts; a whole whose parts all stay, stays."""
+    while True:
+        before = cause_of.clone()
+        for product in products:
+            for part in product.parts:
+                _lower(cause_of, part, cause_of[product.whole])
+            _lower(cause_of, product.whole, cause_of[product.parts].amax(dim=0))
+        if torch.equal(before, cause_of):
+            return
+
+
+def _compare(products: list[_Product]) -> tuple[list[Tensor], list[_Product]]:
+    """Where two products make the same whole, their parts are the same; or they clash."""
+    agreed: list[Tensor] = []
+    clashing: list[_Product] = []
+    owner: dict[int, tuple[int, int]] = {}  # whole -> product, position
+    for number, product in enumerate(products):
+        meetings: dict[int, list[tuple[int, int]]] = {}
+        for here, whole in enumerate(product.whole.tolist()):
+            other, there = owner.setdefault(whole, (number, here))
+            if (other, there) != (number, here):
+                meetings.setdefault(other, []).append((here, there))
+        for other, places in meetings.items():
+            here, there = torch.tensor(places).T
+            mine, theirs = product.parts[:, here], products[other].parts[:, there]
+            match = list(range(len(mine))) if other == number else _match(mine, theirs)
+            if match is None:
+                clashing += [product, products[other]]
+            else:
+                agreed.append(torch.stack([mine, theirs[match]]).reshape(2, -1))
+    return agreed, clashing
+
+
+def _match(mine: Tensor, theirs: Tensor) -> list[int] | None:
+    """For each row of `mine` the row of `theirs` that groups the columns alike; None if none does."""
+    left = list(range(len(theirs)))
+    found = []
+    for row in mine:
+        alike = next((number for number in left if _alike(row, theirs[number])), None)
+        if alike is None:
+            return None
+        left.remove(alike)
+        found.append(alike)
+    return None if left else found
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    together = len(torch.unique(a * (1 + int(b.max())) + b))
+    return len(torch.unique(a)) == together == len(torch.unique(b))
+
+
+def _solution(of: Tensor, products: list[_Product], cause_of: Tensor, causes: list[Cause]) -> Solution:
+    frozen = cause_of < len(causes)
+    parts = torch.full((len(of), max((len(product.parts) for product in products), default=0)), -1)
+    for product in products:
+        living = torch.where(frozen[product.parts], -1, product.parts).T
+        new = (parts[product.whole] < 0).all(dim=1)
+        parts[product.whole[new], : living.shape[1]] = living[new]
+    parts[frozen] = -1
+    free = torch.zeros_like(frozen)
+    free[of] = True
+    free &= ~frozen & (parts < 0).all(dim=1)
+    reasons = {cls: causes[int(cause_of[cls])] for cls in frozen.nonzero().reshape(-1).tolist()}
+    return Solution(of, free, parts, reasons)

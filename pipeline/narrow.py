@@ -1,0 +1,113 @@
+"""A user's own module, narrowed: parameters and buffers cut, and the attributes that repeat their widths."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .plan import Attributes, Cut
+from .resize import Change
+
+
+def narrowed(model: nn.Module, cut: Cut, attributes: Attributes) -> nn.Module:
+    """A copy of `model` without the indices in `cut`, its attributes set."""
+    small = copy.deepcopy(model)
+    tensors = cut_tensors(small, cut)
+    for name in cut:
+        owner, _, leaf = name.rpartition(".")
+        setattr(small.get_submodule(owner), leaf, tensors[name])
+    for path, values in attributes.items():
+        for name, value in values.items():
+            kind = type(getattr(small.get_submodule(path), name))
+            setattr(small.get_submodule(path), name, kind(value) if isinstance(value, list) else value)
+    for module in small.modules():
+        _follow_shapes(module)
+    return small
+
+
+def cut_tensors(model: nn.Module, cut: Cut) -> dict[str, Tensor]:
+    """All parameters and buffers by name, copied, without the indices in `cut`; what was shared still is."""
+    made: dict[int, Tensor] = {}
+    tensors = {}
+    for name, tensor in named_tensors(model):
+        if id(tensor) not in made:
+            made[id(tensor)] = _without(tensor, cut.get(name, {}))
+        tensors[name] = made[id(tensor)]
+    return tensors
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers under all their names."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def known_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str, dict[str, Any]]:
+    """The constants that changed, as torch's own layers call them, where no shape tells them."""
+    found: dict[str, dict[str, Any]] = {}
+    for change in changes:
+        if change.argument in ("groups", "num_groups", "normalized_shape") and hasattr(
+            model.get_submodule(change.module), change.argument
+        ):
+            found.setdefault(change.module, {})[change.argument] = change.after
+    return found
+
+
+def matching_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str, dict[str, Any]]:
+    """Integer attributes of the user's modules that had the value of a constant which changed in their code.
+
+    A guess by value (`num_heads` and `window` may be equal), so what it makes must be checked.
+    """
+    found = known_attributes(model, changes)
+    for change in changes:
+        module = model.get_submodule(change.module)
+        for before, after in _pairs(change.before, change.after):
+            for name, value in vars(module).items():
+                if isinstance(value, int) and not isinstance(value, bool) and value == before:
+                    found.setdefault(change.module, {}).setdefault(name, after)
+    return found
+
+
+def _pairs(before: Any, after: Any) -> list[tuple[int, int]]:
+    if isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)):
+        return [pair for old, new in zip(before, after, strict=False) for pair in _pairs(old, new)]
+    plain = isinstance(before, int) and isinstance(after, int)
+    return [(before, after)] if plain and before != after else []
+
+
+def _without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:
+    value = tensor.detach()
+    for axis, indices in axes.items():
+        kept = torch.ones(value.shape[axis], dtype=torch.bool)
+        kept[list(indices)] = False
+        value = value.index_select(axis, kept.nonzero().reshape(-1).to(value.device))
+    value = value.clone()
+    return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+
+
+def _follow_shapes(module: nn.Module) -> None:
+    """The attributes of torch's layers that say again what a parameter's shape says."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        first, second = module.weight.shape[:2]
+        wide = second * module.groups
+        module.out_channels, module.in_channels = (wide, first) if module.transposed else (first, wide)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        told = module.weight if module.weight is not None else module.running_mean
+        module.num_features = module.num_features if told is None else len(told)
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+        module.num_channels = len(module.weight)
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.RNNBase) and not module.proj_size:
+        module.input_size = module.get_parameter("weight_ih_l0").shape[1]
+        module.hidden_size = module.get_parameter("weight_hh_l0").shape[1]

@@ -1,0 +1,235 @@
+"""The exported graph, made for a narrower network: each size in it is derived anew from the units that live.
+
+Operators whose arguments hold no width stay as they are. Those that do (view, split, slice, the groups of a
+convolution ...) are listed here. The scale of attention is pinned to what it was: it would follow the width.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+
+from .capture import copied, operator_name
+from .groups import Tracing
+from .rules import Tracked
+
+
+@dataclass(frozen=True)
+class Change:
+    """A constant of the graph that is another one now, and the module whose code holds it."""
+
+    module: str
+    operator: str
+    argument: str
+    before: Any
+    after: Any
+
+
+def resized(graph: Graph, tracing: Tracing, alive: Tensor) -> tuple[Graph, tuple[Change, ...]]:
+    """A copy of `graph` for parameters that were cut to the identities that live."""
+    result = copied(graph)
+    changes: list[Change] = []
+    for before, node in zip(graph.nodes, result.nodes, strict=True):
+        name = operator_name(node)
+        if node.op == "call_function" and name in _RESIZE:
+            _RESIZE[name](_Site(before, node, name, tracing.values, alive, changes))
+    result.lint()
+    return result, tuple(changes)
+
+
+def living_shape(value: Tracked, alive: Tensor) -> tuple[int, ...]:
+    """The shape of a value when only these identities live."""
+    return tuple(
+        size if vector is None else int(alive[vector].sum())
+        for size, vector in zip(value.shape, value.axes, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A node to be resized: the original, its copy, and what is known of the original's values."""
+
+    original: Node
+    node: Node
+    name: str
+    values: Mapping[str, Tracked | list[Tracked]]
+    alive: Tensor
+    changes: list[Change]
+
+    def argument(self, name: str) -> Any:
+        """An argument of the copy by its name in the schema, defaults included."""
+        place, declared = self._declared(name)
+        if place < len(self.node.args) and not declared.kwarg_only:
+            return self.node.args[place]
+        return self.node.kwargs.get(name, declared.default_value)
+
+    def set(self, name: str, value: Any) -> None:
+        """Another value for an argument, recorded as a change."""
+        before = self.argument(name)
+        if before == value:
+            return
+        place, declared = self._declared(name)
+        if place < len(self.node.args) and not declared.kwarg_only:
+            self.node.update_arg(place, value)
+        else:
+            self.node.update_kwarg(name, value)
+        stack = list((self.original.meta.get("nn_module_stack") or {}).values())
+        self.changes.append(Change(stack[-1][0] if stack else "", self.name, name, before, value))
+
+    def input(self, name: str) -> Tracked:
+        """What is known of the tensor that is given as an argument, before the resize."""
+        place, _ = self._declared(name)
+        source = self.original.args[place] if place < len(self.original.args) else self.original.kwargs[name]
+        assert isinstance(source, Node)
+        value = self.values[source.name]
+        assert isinstance(value, Tracked)
+        return value
+
+    def results(self) -> list[Tracked]:
+        value = self.values[self.original.name]
+        return value if isinstance(value, list) else [value]
+
+    def living(self, value: Tracked, axis: int) -> Tensor:
+        """bool[size of the axis]: which of its indices live."""
+        vector = value.axes[axis]
+        return torch.ones(value.shape[axis], dtype=torch.bool) if vector is None else self.alive[vector]
+
+    def _declared(self, name: str) -> tuple[int, Any]:
+        arguments = self.node.target._schema.arguments  # type: ignore[union-attr]
+        return next((place, argument) for place, argument in enumerate(arguments) if argument.name == name)
+
+
+def _sizes(argument: str) -> Callable[[_Site], None]:
+    """An operator that is told the shape of its result."""
+
+    def rule(site: _Site) -> None:
+        (result,) = site.results()
+        after = living_shape(result, site.alive)
+        given = list(site.argument(argument))
+        first = len(result.shape) - len(given)
+        if site.name == "unflatten":
+            first = site.argument("dim") % len(site.input("self").shape)
+        site.set(
+            argument,
+            [_size(site, one, result.shape[first + at], after[first + at]) for at, one in enumerate(given)],
+        )
+
+    return rule
+
+
+def _size(site: _Site, given: Any, before: int, after: int) -> Any:
+    """An open size that holds a width (batch x heads) is scaled where it is used."""
+    if before == after or given == -1:
+        return given
+    if isinstance(given, int):
+        return after
+    with site.node.graph.inserting_before(site.node):
+        scaled = site.node.graph.call_function(operator.mul, (given, after))
+        return site.node.graph.call_function(operator.floordiv, (scaled, before))
+
+
+def _pieces(site: _Site) -> None:
+    pieces = site.results()
+    axis = site.argument("dim") % len(pieces[0].shape)
+    before = [piece.shape[axis] for piece in pieces]
+    after = [living_shape(piece, site.alive)[axis] for piece in pieces]
+    if site.name == "split" and len(set(after)) == 1:
+        site.set("split_size", after[0])
+    elif before != after and not (site.name == "chunk" and len(set(after)) == 1):
+        stack = list((site.original.meta.get("nn_module_stack") or {}).values())
+        site.changes.append(Change(stack[-1][0] if stack else "", site.name, "sizes", before, after))
+        site.node.target = torch.ops.aten.split_with_sizes.default
+        site.node.args, site.node.kwargs = (site.node.args[0], after, axis), {}
+
+
+def _slice(site: _Site) -> None:
+    x = site.input("self")
+    axis = site.argument("dim") % len(x.shape)
+    living = site.living(x, axis)
+    if bool(living.all()):
+        return
+    step = site.argument("step")
+    for name in ("start", "end"):
+        given = site.argument(name)
+        if isinstance(given, int) and abs(given) < len(living):
+            at = given % len(living) if given < 0 else given
+            whole = at // step * step  # periods live and die whole
+            site.set(name, int(living[:whole].sum()) + at - whole if step > 1 else int(living[:at].sum()))
+
+
+def _select(site: _Site) -> None:
+    x = site.input("self")
+    axis = site.argument("dim") % len(x.shape)
+    if isinstance(index := site.argument("index"), int):
+        site.set("index", int(site.living(x, axis)[: index % x.shape[axis]].sum()))
+
+
+def _narrow(site: _Site) -> None:
+    x = site.input("self")
+    axis = site.argument("dim") % len(x.shape)
+    (result,) = site.results()
+    start = site.argument("start")
+    site.set("length", living_shape(result, site.alive)[axis])
+    site.set("start", int(site.living(x, axis)[:start].sum()))
+
+
+def _groups(argument: str) -> Callable[[_Site], None]:
+    """An operator that works in groups of channels: how many of them live."""
+
+    def rule(site: _Site) -> None:
+        groups = site.argument(argument)
+        if groups > 1:
+            x = site.input("input")
+            axis = 1 if argument == "num_groups" else len(x.shape) - len(site.input("weight").shape) + 1
+            site.set(argument, int(site.living(x, axis).reshape(groups, -1).any(dim=1).sum()))
+
+    return rule
+
+
+def _normalized_shape(site: _Site) -> None:
+    x = site.input("input")
+    dims = len(site.argument("normalized_shape"))
+    site.set("normalized_shape", list(living_shape(x, site.alive)[-dims:]))
+
+
+def _attention(site: _Site) -> None:
+    q = site.input("query")
+    if site.argument("scale") is None and living_shape(q, site.alive)[-1] != q.shape[-1]:
+        site.set("scale", q.shape[-1] ** -0.5)
+
+
+def _padding(site: _Site) -> None:
+    (result,) = site.results()
+    amounts = list(site.argument("pad"))
+    for place, amount in enumerate(amounts):
+        living = site.living(result, len(result.shape) - 1 - place // 2)
+        if amount > 0:
+            amounts[place] = int((living[:amount] if place % 2 == 0 else living[-amount:]).sum())
+    site.set("pad", amounts)
+
+
+_RESIZE: dict[str, Callable[[_Site], None]] = {
+    **{name: _sizes("size") for name in ("view", "_unsafe_view", "expand", "zeros", "ones", "full", "empty")},
+    **{name: _sizes("size") for name in ("new_zeros", "new_ones", "new_full", "new_empty")},
+    "reshape": _sizes("shape"),
+    "unflatten": _sizes("sizes"),
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), _pieces),
+    "slice": _slice,
+    "select": _select,
+    "narrow": _narrow,
+    **{f"conv{n}d": _groups("groups") for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": _groups("groups") for n in (1, 2, 3)},
+    "convolution": _groups("groups"),
+    "group_norm": _groups("num_groups"),
+    "layer_norm": _normalized_shape,
+    "rms_norm": _normalized_shape,
+    "scaled_dot_product_attention": _attention,
+    "pad": _padding,
+    "constant_pad_nd": _padding,
+}

@@ -1,0 +1,154 @@
+"""A pruned network on disk, without pickle: a plan, the weights, and an example to check them by.
+
+    plan.json             what was removed from what, the hash of the weights, and its own hash
+    model.safetensors     parameters and buffers under the user's own names
+    example.safetensors   inputs, and the outputs that the network gave when it was saved
+
+`load_pruned` starts from the user's own constructor, cuts what it returns, fills in the weights and runs the
+example: what it hands out computes what was saved, or it raises. Equal networks give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ..targets.artifact import writing
+from ..targets.errors import ArtifactError, ModelError
+from .capture import Example, inputs_of
+from .plan import Plan, fingerprint, plan_of
+from .surgery import replay
+from .verify import relative_error, run, tolerance
+
+PLAN, WEIGHTS, EXAMPLE = "plan.json", "model.safetensors", "example.safetensors"
+
+
+def save_pruned(directory: Path | str, small: nn.Module, plan: Plan, example: Example) -> None:
+    """Writes a pruned network; each file appears whole or not at all, the plan last.
+
+    Args:
+        plan: that by which it was pruned; the one recorded in `small` by `apply` goes before it.
+        example: inputs of any batch size, on which a loaded network is checked.
+
+    Raises:
+        ArtifactError: the directory cannot be written.
+    """
+    directory = Path(directory)
+    inputs = list(inputs_of(example))
+    weights = _tensors(small.state_dict())
+    outputs = [value for value in run(small, inputs) if isinstance(value, Tensor)]
+    named = {f"input.{number}": value for number, value in enumerate(inputs)}
+    named |= {f"output.{number}": value for number, value in enumerate(outputs)}
+    value = (plan_of(small) or plan).to_json() | {"weights": hashlib.sha256(weights).hexdigest()}
+    _write(directory / WEIGHTS, weights)
+    _write(directory / EXAMPLE, _tensors(named))
+    _write(directory / PLAN, _sealed(value))
+
+
+def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> nn.Module:
+    """The network that was saved in `directory`, rebuilt from the constructor of its original.
+
+    Raises:
+        ArtifactError: a file is missing, damaged or was altered.
+        ModelError: build_model() returns another network than the one that was pruned.
+    """
+    directory = Path(directory)
+    value = _unsealed(directory / PLAN)
+    plan = Plan.from_json(value)
+    weights = _read(directory / WEIGHTS)
+    if hashlib.sha256(weights).hexdigest() != value.get("weights"):
+        raise _altered(directory / WEIGHTS, "its hash is not the one in plan.json")
+    example = _loaded(directory / EXAMPLE, _read(directory / EXAMPLE))
+    inputs = [
+        example[f"input.{number}"] for number in range(sum(name.startswith("input.") for name in example))
+    ]
+    outputs = [example[f"output.{number}"] for number in range(len(example) - len(inputs))]
+    with torch.random.fork_rng(devices=[]):
+        model = build_model()
+    _check_original(model, plan)
+    small = replay(model, plan, inputs)
+    try:
+        small.load_state_dict(_loaded(directory / WEIGHTS, weights))
+    except RuntimeError as error:
+        raise _altered(
+            directory / WEIGHTS, f"the plan does not fit it: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    found = [one for one in run(small, inputs) if isinstance(one, Tensor)]
+    if (wrong := relative_error(outputs, found)) > tolerance(outputs):
+        raise _altered(
+            directory / EXAMPLE, f"the network's outputs differ from those it holds by {wrong:.1e}"
+        )
+    return small
+
+
+def _check_original(model: nn.Module, plan: Plan) -> None:
+    first = (*plan.earlier, plan)[0]
+    if fingerprint(model) != first.original:
+        raise ModelError(
+            "build_model() does not return the network that was pruned: names, shapes or types differ.",
+            "Give the constructor and settings of the network that the plan was made for.",
+        )
+
+
+def _tensors(tensors: dict[str, Tensor]) -> bytes:
+    # Tied weights share memory, which the format refuses: each name gets its own copy.
+    return save(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
+    )
+
+
+def _loaded(path: Path, data: bytes) -> dict[str, Tensor]:
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise _altered(path, str(error)) from error
+
+
+def _sealed(value: dict[str, Any]) -> bytes:
+    """JSON with a hash of itself in it, in the one form that such a value has."""
+    value = {name: item for name, item in value.items() if name != "sha256"}
+    value["sha256"] = hashlib.sha256(_json(value)).hexdigest()
+    return _json(value)
+
+
+def _unsealed(path: Path) -> dict[str, Any]:
+    data = _read(path)
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise _altered(path, str(error)) from error
+    if not isinstance(value, dict) or _sealed(value) != data:
+        raise _altered(path, "its hash is not the one it holds")
+    return value
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read: {error.strerror}.", "Give the directory that save_pruned wrote, whole."
+        ) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    with writing(path) as beside:
+        beside.write_bytes(data)
+
+
+def _altered(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is damaged or was altered: {why}.", "Run the stage that made it again, or copy it anew."
+    )

@@ -1,0 +1,179 @@
+"""From a network to its groups: one pass over the exported graph, in which every tensor carries identities.
+
+    groups = trace(model, example)
+
+Each index of each axis of each parameter gets an identity of its own. Operators carry identities on to their
+results (`rules`), and what meets is united (`identities`). Sizes are read from the graph; nothing is computed
+but the layout of identities, so the cost hardly depends on the resolution.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from .assemble import assemble, list_frozen
+from .capture import Example, batch_is_open, capture, inputs_of, operator_name, size_of
+from .groups import Groups, Tracing
+from .identities import Cause
+from .plan import fingerprint
+from .rules import RULES, Call, Notes, Tracked, fixed, pointwise, unknown
+
+
+def trace(model: nn.Module, example_inputs: Example) -> Groups:
+    """The groups of units that may be removed from `model`, which stays as it is.
+
+    Args:
+        example_inputs: tensors in the order of forward's parameters, batch axis first; a batch of two or more
+            keeps the batch dimension open.
+
+    Raises:
+        ModelError: the network cannot be captured, or the inputs do not fit.
+    """
+    return trace_graph(model, capture(model, example_inputs), example_inputs)
+
+
+def trace_graph(model: nn.Module, graph: GraphModule, example: Example) -> Groups:
+    """The same for a graph that was captured already."""
+    aliases = _aliases(model)
+    canonical = {alias: name for name, aliased in aliases.items() for alias in aliased}
+    notes = Notes()
+    slots: dict[tuple[str, int], Tensor] = {}
+    values = _Pass(graph, notes, slots, canonical).run()
+    solution = notes.identities.solve()
+    groups, units = assemble(slots, notes, solution)
+    return Groups(
+        graph=graph,
+        groups=groups,
+        frozen=list_frozen(slots, notes, solution),
+        example=example,
+        batch=None if batch_is_open(graph) else len(inputs_of(example)[0]),
+        fingerprint=fingerprint(model),
+        tracing=Tracing(values, slots, aliases, units, notes.renormalised, solution),
+    )
+
+
+def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """By first name, all names of each parameter and buffer."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]:
+        names.setdefault(id(tensor), []).append(name)
+    return {aliased[0]: tuple(aliased) for aliased in names.values()}
+
+
+class _Pass:
+    """One pass over the graph, in order."""
+
+    def __init__(
+        self,
+        graph: GraphModule,
+        notes: Notes,
+        slots: dict[tuple[str, int], Tensor],
+        canonical: dict[str, str],
+    ) -> None:
+        self.graph, self.notes, self.slots, self.canonical = graph, notes, slots, canonical
+        self.values: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Tracked | list[Tracked]]:
+        for node in self.graph.graph.nodes:
+            self.values[node.name] = self._value(node)
+        return {name: value for name, value in self.values.items() if _tracked(value)}
+
+    def _value(self, node: Node) -> Any:
+        if node.op == "get_attr":
+            return self._attribute(node)
+        if node.op == "output":
+            self._freeze_outputs(node)
+            return None
+        meta = node.meta.get("val")
+        if node.op == "placeholder":
+            if not isinstance(meta, Tensor):
+                return meta
+            return dataclasses.replace(fixed(_shape(meta)), node=node.name, activation=True)
+        if node.target is operator.getitem:
+            return self._named(self._plain(node.args[0])[node.args[1]], node)
+        if isinstance(meta, (int, torch.SymInt)):
+            return size_of(meta)
+        return self._call(node, meta)
+
+    def _call(self, node: Node, meta: Any) -> Any:
+        several = isinstance(meta, (list, tuple))
+        shapes = [_shape(one) if isinstance(one, Tensor) else () for one in (meta if several else [meta])]
+        call = Call(node, operator_name(node), self._arguments(node), shapes, self.notes)
+        result = (_rule(node, call.name) or unknown)(call)
+        results = result if isinstance(result, list) else [result]
+        activation = any(x.activation for x in call.operands())
+        results = [dataclasses.replace(x, activation=activation) for x in results]
+        return results if several else self._named(results[0], node)
+
+    def _arguments(self, node: Node) -> dict[str, Any]:
+        """All arguments by the names of the operator's schema, nodes replaced by what is known of them."""
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            return {str(number): self._plain(value) for number, value in enumerate(node.args)}
+        given = (
+            dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs
+        )
+        return {
+            argument.name: self._plain(given.get(argument.name, argument.default_value))
+            for argument in schema.arguments
+        }
+
+    def _plain(self, value: Any) -> Any:
+        if isinstance(value, Node):
+            return self.values[value.name]
+        return [self._plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    def _named(self, value: Any, node: Node) -> Any:
+        return dataclasses.replace(value, node=node.name) if isinstance(value, Tracked) else value
+
+    def _attribute(self, node: Node) -> Any:
+        value: Any = self.graph
+        for step in str(node.target).split("."):
+            value = getattr(value, step)
+        if not isinstance(value, Tensor):
+            return value
+        name = self.canonical.get(str(node.target))
+        if name is None or not value.is_floating_point():
+            return dataclasses.replace(fixed(tuple(value.shape)), node=node.name, value=value)
+        for axis, size in enumerate(value.shape):
+            if size > 1 and (name, axis) not in self.slots:
+                self.slots[name, axis] = self.notes.identities.fresh(size)
+        axes = tuple(self.slots.get((name, axis)) for axis in range(value.dim()))
+        return Tracked(tuple(value.shape), axes, node.name)
+
+    def _freeze_outputs(self, node: Node) -> None:
+        cause = Cause("output", "", "it is an output of the network")
+        for source in node.all_input_nodes:
+            value = self.values[source.name]
+            for one in value if isinstance(value, list) else [value]:
+                for vector in one.axes if isinstance(one, Tracked) else ():
+                    if vector is not None:
+                        self.notes.identities.freeze(vector, cause)
+
+
+def _tracked(value: Any) -> bool:
+    return isinstance(value, Tracked) or (
+        isinstance(value, list) and bool(value) and all(isinstance(one, Tracked) for one in value)
+    )
+
+
+def _shape(value: Tensor) -> tuple[int, ...]:
+    return tuple(size_of(size) for size in value.shape)
+
+
+def _rule(node: Node, name: str) -> Any:
+    """The rule of an operator; one in place has the rule of its twin."""
+    for known in (name, name.removesuffix("_")):
+        if known in RULES:
+            return RULES[known]
+    tags = getattr(node.target, "tags", ())
+    return pointwise if torch.Tag.pointwise in tags else None

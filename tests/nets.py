@@ -1,0 +1,123 @@
+"""Small real networks, one for each way in which the parts of a network hang together."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Mlp(nn.Module):
+    """Linear, ReLU as a function and as a module, dropout, flatten."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        first, second, third, classes = widths or (16, 12, 8, 4)
+        self.fc1 = nn.Linear(first, second)
+        self.drop = nn.Dropout(0.2)
+        self.fc2 = nn.Linear(second, third)
+        self.relu = nn.ReLU()
+        self.fc3 = nn.Linear(third, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        hidden = self.drop(F.relu(self.fc1(image.flatten(1))))
+        out: Tensor = self.fc3(self.relu(self.fc2(hidden)))
+        return out
+
+
+class ResidualCnn(nn.Module):
+    """Batch norm, a residual sum with a projection, pooling."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(2 * width)
+        self.conv2 = nn.Conv2d(2 * width, 2 * width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(2 * width)
+        self.short = nn.Conv2d(width, 2 * width, 1, stride=2)
+        self.fc = nn.Linear(2 * width, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(image)))
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        x = F.relu(y + self.short(x))
+        out: Tensor = self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return out
+
+
+class Flattened(nn.Module):
+    """Channels meet a linear layer through a flatten; on demand the size is written into forward."""
+
+    def __init__(self, *, hard_coded: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 8, 3, padding=1)
+        self.fc1 = nn.Linear(8 * 4 * 4, 10)
+        self.fc2 = nn.Linear(10, 3)
+        self.hard_coded = hard_coded
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv2(F.relu(self.conv1(image)))), 2)
+        x = x.view(-1, 128) if self.hard_coded else x.flatten(1)
+        out: Tensor = self.fc2(F.relu(self.fc1(x)))
+        return out
+
+
+class Separable(nn.Module):
+    """Depthwise separable convolutions with a squeeze-and-excite gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(3, 12, 1)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.squeeze = nn.Conv2d(12, 4, 1)
+        self.excite = nn.Conv2d(4, 12, 1)
+        self.project = nn.Conv2d(12, 6, 1)
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.hardswish(self.norm(self.depthwise(F.relu6(self.expand(image)))))
+        gate = self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True))))
+        x = self.project(x * torch.sigmoid(gate))
+        out: Tensor = self.fc(x.mean((2, 3)))
+        return out
+
+
+class Concatenated(nn.Module):
+    """Two branches side by side, as in a dense block; batch norm after the concat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(2, 6, 3, padding=1)
+        self.b = nn.Conv2d(6, 4, 1)
+        self.norm = nn.BatchNorm2d(10)
+        self.c = nn.Conv2d(10, 5, 1)
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        a = self.a(image)
+        x = F.relu(self.norm(torch.cat([a, self.b(F.relu(a))], 1)))
+        out: Tensor = self.fc(F.relu(self.c(x)).mean((2, 3)))
+        return out
+
+
+def lively(model: nn.Module, seed: int = 0) -> nn.Module:
+    """All parameters and statistics at random, so that no mistake hides behind a zero or a one; in eval."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            fan = max(parameter[0].numel(), 1) if parameter.dim() > 1 else 4
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan**-0.5)
+        for name, buffer in model.named_buffers():
+            if buffer.is_floating_point():
+                drawn = torch.rand(buffer.shape, generator=generator)
+                buffer.copy_(drawn + 0.5 if name.endswith("running_var") else drawn)
+    return model.eval()
+
+
+def image(*shape: int, seed: int = 1) -> Tensor:
+    """Pixels from a standard normal distribution."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

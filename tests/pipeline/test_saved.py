@@ -1,0 +1,114 @@
+"""A pruned network comes back from disk bit by bit, or not at all."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import nets
+import pytest
+import torch
+from torch import nn
+
+from deadweight.pipeline.groups import choose
+from deadweight.pipeline.plan import Plan, plan_of
+from deadweight.pipeline.saved import load_pruned, save_pruned
+from deadweight.pipeline.surgery import apply
+from deadweight.pipeline.trace import trace
+from deadweight.targets.errors import ArtifactError, ModelError
+
+EXAMPLE = (nets.image(2, 3, 8, 8),)
+
+
+def pruned(model: nn.Module, form: str = "") -> nn.Module:
+    groups = trace(model, EXAMPLE)
+    scores = {group.name: torch.arange(group.size).float() for group in groups}
+    return apply(model, choose(groups, scores, ratio=0.5), groups, form=form)
+
+
+def saved(directory: Path, form: str = "") -> nn.Module:
+    small = pruned(nets.lively(nets.ResidualCnn()), form)
+    save_pruned(directory, small, plan_of(small), EXAMPLE)
+    return small
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_what_is_loaded_computes_the_same_bits(tmp_path, form):
+    small = saved(tmp_path, form)
+    loaded = load_pruned(nets.ResidualCnn, tmp_path).eval()
+    assert plan_of(loaded) == plan_of(small)
+    assert torch.equal(loaded(nets.image(5, 3, 8, 8)), small(nets.image(5, 3, 8, 8)))
+
+
+def test_a_tuned_copy_is_saved_under_the_same_plan(tmp_path):
+    small = copy.deepcopy(saved(tmp_path))
+    with torch.no_grad():
+        small.fc.bias += 1
+    plan = Plan.from_json(json.loads((tmp_path / "plan.json").read_text()))
+    save_pruned(tmp_path / "tuned", small, plan, EXAMPLE)
+    assert torch.equal(load_pruned(nets.ResidualCnn, tmp_path / "tuned").fc.bias, small.fc.bias)
+
+
+def test_a_network_that_was_pruned_three_times_comes_back(tmp_path):
+    model = nets.lively(nets.ResidualCnn(16))
+    for form in ("module", "graph", "graph"):
+        model = pruned(model, form)
+    save_pruned(tmp_path, model, plan_of(model), EXAMPLE)
+    loaded = load_pruned(lambda: nets.ResidualCnn(16), tmp_path)
+    assert torch.equal(loaded.eval()(*EXAMPLE), model(*EXAMPLE))
+    assert loaded.stem.weight.shape[0] == 2
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_equal_networks_are_equal_bytes(tmp_path, form):
+    saved(tmp_path / "a", form)
+    saved(tmp_path / "b", form)
+    for name in ("plan.json", "model.safetensors", "example.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_flipped_byte_in_plan_or_weights_is_refused(tmp_path):
+    saved(tmp_path)
+    for name in ("plan.json", "model.safetensors"):
+        whole = (tmp_path / name).read_bytes()
+        for place in range(0, len(whole), max(len(whole) // 60, 1)):
+            (tmp_path / name).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(ArtifactError):
+                load_pruned(nets.ResidualCnn, tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    load_pruned(nets.ResidualCnn, tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    saved(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"model.safetensors cannot be read"):
+        load_pruned(nets.ResidualCnn, tmp_path)
+
+
+def test_another_constructor_is_refused(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(ModelError, match="does not return the network that was pruned"):
+        load_pruned(lambda: nets.ResidualCnn(9), tmp_path)
+
+
+def test_weights_that_do_not_belong_to_the_example_are_refused(tmp_path):
+    saved(tmp_path / "a")
+    small = copy.deepcopy(saved(tmp_path / "b"))
+    with torch.no_grad():
+        small.fc.bias += 1
+    save_pruned(tmp_path / "c", small, plan_of(small), EXAMPLE)
+    (tmp_path / "a" / "example.safetensors").write_bytes(
+        (tmp_path / "c" / "example.safetensors").read_bytes()
+    )
+    with pytest.raises(ArtifactError, match="outputs differ"):
+        load_pruned(nets.ResidualCnn, tmp_path / "a")
+
+
+def test_loading_leaves_the_random_numbers_alone(tmp_path):
+    saved(tmp_path)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    load_pruned(nets.ResidualCnn, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)

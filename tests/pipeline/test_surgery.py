@@ -1,0 +1,124 @@
+"""The smaller network is the old one without the removed units, in whichever form."""
+
+from __future__ import annotations
+
+import nets
+import pytest
+import torch
+
+from deadweight.pipeline.graphnet import GraphNet
+from deadweight.pipeline.groups import choose
+from deadweight.pipeline.plan import plan_of
+from deadweight.pipeline.surgery import apply
+from deadweight.pipeline.trace import trace
+from deadweight.pipeline.verify import verify
+from deadweight.targets.errors import ModelError
+
+CASES = {
+    "mlp": (lambda: nets.Mlp(), (2, 1, 4, 4)),
+    "residual": (lambda: nets.ResidualCnn(), (2, 3, 8, 8)),
+    "flattened": (lambda: nets.Flattened(), (2, 1, 8, 8)),
+    "separable": (lambda: nets.Separable(), (2, 3, 6, 6)),
+    "concatenated": (lambda: nets.Concatenated(), (2, 2, 6, 6)),
+}
+
+
+def halved(model, example, form="", dtype=torch.float32):
+    groups = trace(model, (example,))
+    generator = torch.Generator().manual_seed(3)
+    scores = {group.name: torch.rand(group.size, generator=generator) for group in groups}
+    plan = choose(groups, scores, ratio=0.5)
+    return apply(model, plan, groups, form=form), plan, groups
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+@pytest.mark.parametrize("name", CASES)
+def test_half_of_every_group_can_go_and_the_rest_computes_the_same(name, form):
+    build, shape = CASES[name]
+    model = nets.lively(build()).double()
+    example = nets.image(*shape).double()
+    small, plan, groups = halved(model, example, form)
+    verification = verify(model, small, plan, groups)
+    assert verification.max_relative_error < 1e-12
+    assert verification.function_changed_by == ()
+    assert isinstance(small, GraphNet if form == "graph" else type(model))
+    before = sum(parameter.numel() for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in small.parameters()) < 0.55 * before
+    assert small(torch.cat([example] * 3)).shape[0] == 6
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_left_trains(name, form):
+    build, shape = CASES[name]
+    small, _, _ = halved(nets.lively(build()), nets.image(*shape), form)
+    statistics = {name: value.clone() for name, value in small.named_buffers()}
+    small.train()
+    small(nets.image(*shape, seed=5)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in small.parameters())
+    assert all(not torch.equal(value, statistics[name]) for name, value in small.named_buffers())
+    small.eval()
+    assert torch.equal(small(nets.image(*shape)), small(nets.image(*shape)))
+
+
+def test_both_forms_have_the_users_parameter_names_and_the_same_values():
+    model = nets.lively(nets.ResidualCnn())
+    module, _, _ = halved(model, nets.image(2, 3, 8, 8), "module")
+    graph, _, _ = halved(model, nets.image(2, 3, 8, 8), "graph")
+    assert module.state_dict().keys() == graph.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, graph.state_dict()[name]) for name, value in module.state_dict().items())
+
+
+def test_attributes_say_the_new_widths():
+    small, _, _ = halved(nets.lively(nets.Separable()), nets.image(2, 3, 6, 6))
+    assert (small.expand.in_channels, small.expand.out_channels) == (3, 6)
+    assert (small.depthwise.groups, small.depthwise.in_channels, small.depthwise.out_channels) == (6, 6, 6)
+    assert small.norm.num_features == 6
+    assert (small.fc.in_features, small.fc.out_features) == (3, 3)
+    assert plan_of(small).attributes == {"depthwise": {"groups": 6}}
+
+
+def test_the_original_is_untouched():
+    model = nets.lively(nets.ResidualCnn())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    halved(model, nets.image(2, 3, 8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert plan_of(model) is None
+
+
+def test_a_width_written_into_forward_is_left_whole_or_taken_over_by_the_graph():
+    model = nets.lively(nets.Flattened(hard_coded=True))
+    example = nets.image(2, 1, 8, 8)
+    module, plan, groups = halved(model, example, "module")
+    assert "conv2" not in plan_of(module).removed
+    assert "holds the widths of conv2" in plan_of(module).reason
+    assert verify(model, module, plan, groups).function_changed_by == ()
+    free, plan, groups = halved(model, example)
+    assert isinstance(free, GraphNet)
+    assert "forward fails with the new widths" in plan_of(free).reason
+    assert verify(model, free, plan, groups).function_changed_by == ()
+
+
+def test_a_network_can_be_pruned_three_times():
+    model, example = nets.lively(nets.ResidualCnn(16)), nets.image(2, 3, 8, 8)
+    for times in range(3):
+        small, plan, groups = halved(model, example, "graph" if times == 1 else "")
+        verify(model, small, plan, groups)
+        model = small
+    assert [plan.form for plan in plan_of(model).earlier] == ["module", "graph"]
+    assert plan_of(model).form == "graph"
+    assert model.stem.weight.shape[0] == 2
+
+
+def test_a_plan_for_another_network_is_refused():
+    _, plan, _ = halved(nets.Mlp(), nets.image(2, 1, 4, 4))
+    other = nets.Mlp(16, 12, 9, 4)
+    with pytest.raises(ModelError, match="another network"):
+        apply(other, plan, example=(nets.image(2, 1, 4, 4),))
+
+
+def test_the_large_mlp_of_the_demo_is_cut():
+    model = nets.lively(nets.Mlp(784, 1024, 512, 10))
+    small, plan, groups = halved(model, nets.image(2, 1, 28, 28))
+    assert verify(model, small, plan, groups).max_relative_error < 1e-5
+    assert (small.fc1.out_features, small.fc2.in_features, small.fc2.out_features) == (512, 512, 256)
