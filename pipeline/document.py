@@ -30,7 +30,8 @@ def plot(figure: Figure, caption: str = "") -> str:
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (
         f'<figure><div class="plot" role="img" aria-label="{escape(figure.alt)}" '
-        f'style="height:{figure.height}px"></div><script type="application/json">{data}</script>{below}</figure>'
+        f'style="height:{figure.height}px"></div>'
+        f'<script type="application/json">{data}</script>{below}</figure>'
     )
 
 
@@ -133,6 +134,8 @@ code { font: .85em ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace; ov
 .verdict p { margin: .5rem 0 0 2.5rem; }
 .verdict.second { margin-top: .75rem; padding-block: .75rem; font-size: .95rem; }
 .verdict.second p { margin-top: 0; }
+.budgets li { padding-left: 1.3em; text-indent: -1.3em; }
+.hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .budgets { list-style: none; margin: .25rem 0 0 2.5rem; padding: 0;
   display: flex; flex-wrap: wrap; gap: .1rem 2rem; }
 .faster { --tone: var(--faster); --tint: var(--faster-tint); }
@@ -143,13 +146,14 @@ code { font: .85em ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace; ov
 
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 1.5rem;
   margin: 2rem 0 0; }
-.figures div { border-top: 1px solid var(--line); padding-top: .6rem; }
+.figures div { border-top: 1px solid var(--line); padding-top: .6rem; display: flex; flex-direction: column; }
 .figures dt { color: var(--muted); font-size: .9rem; }
-.figures dd { margin: 0; }
+.figures dd { margin: auto 0 0; }
 .figures .big { font-size: 1.6rem; font-weight: 600; line-height: 1.3; white-space: nowrap; }
 .small { display: block; color: var(--muted); font-size: .8rem; font-weight: 400; line-height: 1.35; }
 
-.scroll { overflow-x: auto; max-width: 100%; }
+/* Positioned, so that text hidden in a wide table does not widen the page. */
+.scroll { position: relative; overflow-x: auto; max-width: 100%; }
 .scroll:focus-visible { outline: 2px solid var(--kept); outline-offset: 2px; }
 .tall { max-height: 30rem; overflow-y: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; margin-top: .75rem; }
@@ -158,7 +162,7 @@ th, td { text-align: right; vertical-align: top;
 th { font-weight: 600; }
 thead th { color: var(--muted); font-weight: 500; font-size: .8rem; vertical-align: bottom;
   line-height: 1.3; }
-.tall thead th { position: sticky; top: 0; background: var(--paper); }
+.tall thead th { position: sticky; top: 0; z-index: 2; background: var(--paper); }
 th:first-child, td:first-child, .left { text-align: left; padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 td { white-space: nowrap; }
@@ -185,22 +189,29 @@ summary { cursor: pointer; color: var(--muted); font-size: .9rem; margin-top: 1r
 .facts dt { color: var(--muted); }
 .facts dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
 
-@media (max-width: 46rem) {
+@media screen and (max-width: 46rem) {
   main { padding: 1.25rem 1rem 3rem; }
   section { margin-top: 2.25rem; }
   .verdict { padding: 1rem; }
   .verdict h1 { font-size: 1.35rem; gap: .6rem; }
   .verdict svg { width: 1.4rem; height: 1.4rem; }
   .verdict p, .budgets { margin-left: 0; }
+  th, td { padding-inline: .5rem; }
+  td.wrap { min-width: 8rem; }
+  .scroll table:not(.cards) th:first-child {
+    position: sticky; left: 0; z-index: 1; background: var(--paper);
+  }
+  .scroll table:not(.cards) tr.chosen th:first-child { background: var(--equal-tint); }
   .figures { grid-template-columns: 1fr 1fr; gap: 1.25rem 1rem; }
   .figures .big { font-size: 1.3rem; }
   .cards thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .cards, .cards tbody { display: block; }
   .cards tr { display: grid; grid-template-columns: repeat(3, 1fr); gap: .6rem .75rem;
     padding: .9rem 0; border-bottom: 1px solid var(--line); }
-  .cards tr.group { padding: 1.5rem 0 0; border: 0; }
   .cards th, .cards td { display: block; border: 0; padding: 0; text-align: left; white-space: normal; }
   .cards th { grid-column: 1 / -1; font-size: 1rem; }
+  .cards tr.group { padding: 1.5rem 0 0; border: 0; }
+  .cards tr.group th { padding: 0; font-size: .9rem; }
   .cards td::before { content: attr(data-label); display: block; color: var(--muted); font-size: .75rem; }
 }
 @media print {
@@ -215,7 +226,8 @@ summary { cursor: pointer; color: var(--muted); font-size: .9rem; margin-top: 1r
   .scroll { overflow: visible; }
   .pair { grid-template-columns: 1fr 1fr; gap: 0 1rem; }
   .verdict, figure, tr, .figures div { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, .note, .legend, summary { break-after: avoid; }
+  p { orphans: 3; widows: 3; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
@@ -250,7 +262,7 @@ _SCRIPT = r"""
     return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, coloured(item, style)]));
   };
   const draw = (plot, width) => {
-    if (!plot.clientWidth) return;  // in a closed <details>: drawn when it opens
+    if (plot.closest("details:not([open])")) return;  // drawn when it opens
     const figure = coloured(JSON.parse(plot.nextElementSibling.textContent), getComputedStyle(root));
     figure.layout.font.family = getComputedStyle(document.body).fontFamily;
     figure.layout.width = width || plot.clientWidth;
@@ -266,12 +278,21 @@ _SCRIPT = r"""
     }
   });
   plots.forEach(plot => { seen.set(plot, plot.clientWidth); observer.observe(plot); });
+  document.querySelectorAll("details").forEach(details => details.addEventListener("toggle", () => {
+    if (!root.classList.contains("printing")) details.querySelectorAll(".plot").forEach(plot => draw(plot));
+  }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  let closed = [];
   addEventListener("beforeprint", () => {
     root.classList.add("printing");
-    document.querySelectorAll("details").forEach(details => { details.open = true; });
+    closed = [...document.querySelectorAll("details:not([open])")];
+    closed.forEach(details => { details.open = true; });
     plots.forEach(plot => draw(plot, plot.closest(".pair") ? 320 : 660));
   });
-  addEventListener("afterprint", () => { root.classList.remove("printing"); drawAll(); });
+  addEventListener("afterprint", () => {
+    root.classList.remove("printing");
+    closed.forEach(details => { details.open = false; });
+    drawAll();
+  });
 })();
 """

@@ -34,8 +34,17 @@ from .tables import (
     widths_table,
 )
 from .tradeoff import beyond_words, tradeoff_figure
-from .units import PLUS_MINUS, ScoreScale, count, duration, moment, percent, ratio, size
-from .words import budget_words, budgets_words, how_sure, judged_row, label, sampling_error, scale_of
+from .units import PLUS_MINUS, ScoreScale, count, duration, interval, moment, percent, ratio, size
+from .words import (
+    budget_words,
+    budgets_words,
+    how_sure,
+    judged_row,
+    label,
+    protocol_words,
+    sampling_error,
+    scale_of,
+)
 
 GROUPS_OPEN = 6
 _SETTINGS = [
@@ -135,7 +144,7 @@ def _key_figures(report: Report, scale: ScoreScale) -> str:
         tiles.append((f"Change of {scale.name}", figure(change, scale.change(change)), below))
     speedup = last["speedup"]
     if speedup:
-        below = f"{ratio(speedup['low'])} to {ratio(speedup['high'])}"
+        below = interval(speedup["low"], speedup["high"])
         tiles.append(("Speed-up", figure(speedup["ratio"], ratio(speedup["ratio"])), below))
     if first["file_bytes"] and last["file_bytes"]:
         tiles.append(_smaller("File", first["file_bytes"], last["file_bytes"]))
@@ -169,9 +178,14 @@ def _networks(report: Report, scale: ScoreScale) -> str:
 
 
 def _controls(report: Report) -> str:
-    told = [*report.get("words", []), *(row["words"] for row in report.get("controls", []) if "words" in row)]
-    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in dict.fromkeys(told))
-    return section("What the controls say", f'<ul class="words">{items}</ul>') if items else ""
+    said = [row["words"] for row in report.get("controls", []) if "words" in row]
+    rest = [sentence for sentence in report.get("words", []) if sentence not in said]
+    return section("What the controls say", _sentences(said)) + section("Remarks", _sentences(rest))
+
+
+def _sentences(told: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in told)
+    return f'<ul class="words">{items}</ul>' if items else ""
 
 
 def _widths(report: Report) -> str:
@@ -229,9 +243,7 @@ def _layers(report: Report) -> str:
 
 def _conditions(report: Report) -> str:
     protocol = report["protocol"]
-    told = protocol.get("words", [])
-    sentences = [told] if isinstance(told, str) else list(told)
-    how = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+    how = "".join(f"<p>{escape(sentence)}</p>" for sentence in protocol_words(protocol))
     return section("Conditions", facts(report["conditions"])) + section(
         "How it was measured", how, facts(protocol, skip=["words"])
     )

@@ -8,6 +8,7 @@ colours have one home. Text that comes from the user is escaped: plotly reads ma
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from .schema import Layer, Report, Row, UnitLists, Width
-from .units import TIMES, duration, moment, ratio, time_unit
+from .units import TIMES, duration, interval, moment, ratio, time_unit
 from .words import OUTCOMES, label
 
-BINS = 40
+MOST_BINS = 40
 LAYERS_SHOWN = 20
 Trace = dict[str, Any]
 Layout = dict[str, Any]
@@ -69,7 +70,8 @@ def histogram_figure(units: UnitLists, figure: str, *, name: str, threshold: flo
     """
     values = np.asarray(units["mean"] if figure == "mean" else units["std"], dtype=np.float64)
     removed = np.asarray(units["removed"], dtype=bool)
-    edges = np.histogram_bin_edges(values, bins=BINS) if values.size else np.linspace(0.0, 1.0, BINS + 1)
+    bins = min(MOST_BINS, max(8, 2 * math.isqrt(values.size)))
+    edges = np.histogram_bin_edges(values, bins=bins) if values.size else np.linspace(0.0, 1.0, bins + 1)
     step = float(edges[1] - edges[0])
     traces = []
     for which, mask in (("removed", removed), ("kept", ~removed)):
@@ -109,17 +111,19 @@ def speedup_figure(rows: Sequence[Row]) -> Figure | None:
     for name, speedup in judged:
         value, low, high = speedup["ratio"], speedup["low"], speedup["high"]
         colour = outcome_colour(speedup["outcome"])
-        hover = f"{text(name)}: {ratio(value)}, {ratio(low)} to {ratio(high)}"
+        hover = f"{text(name)}: {ratio(value)}, {interval(low, high)}"
         point = points([value], [text(name)], name=text(name), colour=colour, size=9, hover=[hover])
-        point["error_x"] = _arms(value, low, high) | {"color": colour, "thickness": 2, "width": 5}
+        if low is not None and high is not None:
+            arms = {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low]}
+            point["error_x"] = {**arms, "color": colour, "thickness": 2, "width": 5}
         point |= {"mode": "markers+text", "text": [ratio(value)], "textposition": "top center"}
         traces.append({**point, "textfont": {"color": "var(--ink)"}})
-    ends = [end for _, speedup in judged for end in (speedup["low"], speedup["high"])]
+    ends = [end for _, s in judged for end in (s["low"], s["ratio"], s["high"]) if end is not None]
     frame = layout(x="speed-up over the original", grid="x")
     frame["xaxis"] |= {"range": span([*ends, 1.0]), "ticksuffix": TIMES}
     frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
     frame["shapes"] = [line(x=1.0)]
-    told = [f"{name} {ratio(s['ratio'])} ({ratio(s['low'])} to {ratio(s['high'])})" for name, s in judged]
+    told = [f"{name} {ratio(s['ratio'])} ({interval(s['low'], s['high'])})" for name, s in judged]
     return Figure(traces, frame, 70 + 46 * len(judged), f"Speed-up with its interval: {'; '.join(told)}.")
 
 
@@ -282,7 +286,3 @@ def _bars(
         "name": name,
     }
     return trace | {"marker": {"color": colour}, "hovertext": list(hover), "hoverinfo": "text"}
-
-
-def _arms(value: float, low: float, high: float) -> Layout:
-    return {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low]}

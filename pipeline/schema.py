@@ -31,7 +31,9 @@ class Verdict(TypedDict):
     """The judgement of the run: `candidate` (a row's name) against the first row.
 
     `ratio` is the original's time over the candidate's: above 1 the candidate is faster. `low` and `high`
-    are its interval at `confidence` (0.95); `events` says from how many independent repetitions.
+    are its interval at `confidence` (0.95), None where the events were too few for one. `events` says from
+    how many independent repetitions, `smallest_visible` which ratio above 1 the run could have told from 1,
+    `reason` why it cannot tell.
     """
 
     outcome: Outcome
@@ -42,6 +44,8 @@ class Verdict(TypedDict):
     sentence: str
     candidate: NotRequired[str]
     events: NotRequired[int | None]
+    smallest_visible: NotRequired[float | None]
+    reason: NotRequired[str]
 
 
 @_closed
@@ -58,12 +62,12 @@ class Latency(TypedDict):
 
 @_closed
 class Speedup(TypedDict):
-    """The first row's time over this one's, judged."""
+    """The first row's time over this one's, judged; no interval where the events were too few for one."""
 
     outcome: Outcome
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @_closed

@@ -19,6 +19,7 @@ from .units import (
     by_name,
     count,
     duration,
+    interval,
     moment,
     percent,
     ratio,
@@ -93,7 +94,7 @@ def sweep_table(sweep: Sweep, scale: ScoreScale) -> str:
             figure(row["parameters"], count(row["parameters"]), f"{removed} removed"),
             figure(row["macs"], count(row["macs"] or 0)),
             figure(row["file_bytes"], size(row["file_bytes"] or 0)),
-            _speedup(row["speedup"]),
+            _speedup(row["speedup"], short=True),
         ]
         if row["chosen"]:
             cells[0] += '<span class="small">chosen</span>'
@@ -145,14 +146,14 @@ def history_table(reports: Sequence[Report], scale: ScoreScale) -> str:
     rows = []
     for report in reports:
         verdict, last = report["verdict"], report["rows"][-1]
-        low, high = verdict["low"], verdict["high"]
-        interval = f"{ratio(low)} to {ratio(high)}" if low is not None and high is not None else ""
         latency = last["latency_s"]["p50"] if last["latency_s"] else None
         cells = [
             escape(moment(report["created"])),
             escape(report["name"]),
             outcome(verdict["outcome"]),
-            figure(verdict["ratio"], ratio(verdict["ratio"] or 1.0), interval),
+            figure(
+                verdict["ratio"], ratio(verdict["ratio"] or 1.0), interval(verdict["low"], verdict["high"])
+            ),
             figure(latency, duration(latency or 0.0)),
             figure(last["score"], _score(scale, last["score"])),
             figure(last["file_bytes"], size(last["file_bytes"] or 0)),
@@ -165,7 +166,7 @@ def history_table(reports: Sequence[Report], scale: ScoreScale) -> str:
 def facts(values: Mapping[str, Any], skip: Sequence[str] = ()) -> str:
     """Names and values, those of nested objects too, as a list of definitions."""
     items = "".join(
-        f"<div><dt>{escape(_capital(' '.join(spoken(part) for part in path)))}</dt>"
+        f"<div><dt>{escape(_capital(': '.join(spoken(part) for part in path)))}</dt>"
         f"<dd>{escape(by_name(path[-1], value))}</dd></div>"
         for path, value in _leaves(values)
         if path[0] not in skip
@@ -186,9 +187,9 @@ def _network_cells(row: Row, first: Row, scale: ScoreScale, unit: tuple[float, s
     times = [MISSING] * 3
     if latency:
         low, high = latency["p50_low"], latency["p50_high"]
-        interval = ""
+        told = ""
         if low is not None and high is not None:
-            interval = f"{significant(low / unit[0])} to {significant(high / unit[0])}"
+            told = f"{significant(low / unit[0])} to {significant(high / unit[0])}"
         texts = [
             f"{significant(latency[key] / unit[0])}\N{NO-BREAK SPACE}{unit[1]}"
             for key in ("p50", "p95", "p99")
@@ -196,7 +197,7 @@ def _network_cells(row: Row, first: Row, scale: ScoreScale, unit: tuple[float, s
         values = [latency["p50"], latency["p95"], latency["p99"]]
         times = [
             figure(v, t, s)
-            for v, t, s in zip(values, texts, [interval, "", f"n = {latency['n']:,}"], strict=True)
+            for v, t, s in zip(values, texts, [told, "", f"n = {latency['n']:,}"], strict=True)
         ]
     return [
         figure(row["score"], _score(scale, row["score"]), change),
@@ -224,11 +225,16 @@ def _less(value: int | None, first: int | None) -> str:
     return f"{percent(abs(change))} {'less' if change < 0 else 'more'}"
 
 
-def _speedup(speedup: Speedup | None) -> str:
+def _speedup(speedup: Speedup | None, *, short: bool = False) -> str:
     if not speedup:
         return MISSING
-    interval = f"{ratio(speedup['low'])} to {ratio(speedup['high'])}"
-    return figure(speedup["ratio"], ratio(speedup["ratio"]), f"{outcome(speedup['outcome'])}<br>{interval}")
+    told = interval(speedup["low"], speedup["high"])
+    name, value = speedup["outcome"], speedup["ratio"]
+    if short:
+        sign = f'<span class="{name} tone" aria-hidden="true">{SIGNS[name]}</span> '
+        said = f'<span class="hidden">{OUTCOMES[name]}: </span>'
+        return sign + said + figure(value, ratio(value), told)
+    return figure(value, ratio(value), f"{outcome(name)}<br>{told}")
 
 
 def _score(scale: ScoreScale, score: float | None) -> str:

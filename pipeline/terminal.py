@@ -7,7 +7,7 @@ from rich.text import Text
 
 from .schema import Report, Row
 from .tables import SIGNS
-from .units import MISSING, count, duration, percent, ratio, size
+from .units import MISSING, ScoreScale, count, duration, interval, percent, ratio, size
 from .words import budget_words, how_sure, label, scale_of
 
 _STYLES = {"faster": "green", "slower": "red", "equal": "blue", "cannot_tell": "yellow"}
@@ -28,51 +28,48 @@ def verdict_line(report: Report) -> Text:
 
 
 def summary_table(report: Report) -> Table:
-    """One row a network, the controls below a line; it folds no figure, whatever the terminal's width."""
+    """One row a network, the controls below a line.
+
+    A row has two lines (below: the change of the score, the share of parameters kept, p99, the interval of
+    the speed-up), so that every figure is whole in 80 columns.
+    """
     scale = scale_of(report)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("Network")
-    for head in (
-        scale.name,
-        "change",
-        "parameters",
-        "file",
-        "p50",
-        "p99",
-        "memory",
-        "speed-up",
-        "interval",
-        "",
-    ):
+    for head in (scale.name, "parameters", "file", "p50, p99", "memory", "speed-up"):
         table.add_column(head, justify="right", no_wrap=True)
-    first = report["rows"][0]
-    for at, row in enumerate(report["rows"]):
-        last = at == len(report["rows"]) - 1
-        table.add_row(*_cells(row, first, report), end_section=last)
-    for row in report.get("controls", []):
-        table.add_row(*_cells(row, first, report), style="dim")
+    first, controls = report["rows"][0], report.get("controls", [])
+    for row in report["rows"]:
+        table.add_row(*_cells(row, first, scale), end_section=row is report["rows"][-1])
+    for row in controls:
+        table.add_row(*_cells(row, first, scale), style="dim")
     return table
 
 
-def _cells(row: Row, first: Row, report: Report) -> list[Text]:
-    scale, latency, speedup = scale_of(report), row["latency_s"], row["speedup"]
-    change = ""
-    if row is not first and row["score"] is not None and first["score"] is not None:
+def _cells(row: Row, first: Row, scale: ScoreScale) -> list[Text]:
+    latency, speedup = row["latency_s"], row["speedup"]
+    other = row is not first
+    change = share = ""
+    if other and row["score"] is not None and first["score"] is not None:
         change = scale.change(row["score"] - first["score"]).removesuffix("points").strip()
-    parameters = MISSING if row["parameters"] is None else count(row["parameters"])
-    if row is not first and row["parameters"] is not None and first["parameters"]:
-        parameters += f" ({percent(row['parameters'] / first['parameters'])})"
-    cells = [
-        label(row["name"]),
-        MISSING if row["score"] is None else scale.text(row["score"]),
-        change,
-        parameters,
-        MISSING if row["file_bytes"] is None else size(row["file_bytes"]),
-        duration(latency["p50"]) if latency else MISSING,
-        duration(latency["p99"]) if latency else MISSING,
-        MISSING if row["memory_bytes"] is None else size(row["memory_bytes"]),
-        ratio(speedup["ratio"]) if speedup else "",
-        f"{ratio(speedup['low'])} to {ratio(speedup['high'])}" if speedup else "",
+    if other and row["parameters"] is not None and first["parameters"]:
+        share = percent(row["parameters"] / first["parameters"])
+    times = [duration(latency["p50"]), duration(latency["p99"])] if latency else [MISSING, ""]
+    judged = Text(MISSING if other else "")
+    if speedup:
+        style = _STYLES[speedup["outcome"]]
+        judged = Text.assemble((f"{SIGNS[speedup['outcome']]} {ratio(speedup['ratio'])}", style))
+        judged.append(f"\n{interval(speedup['low'], speedup['high'])}", style="dim")
+    return [
+        Text(label(row["name"])),
+        _two(MISSING if row["score"] is None else scale.text(row["score"]), change),
+        _two(MISSING if row["parameters"] is None else count(row["parameters"]), share),
+        Text(MISSING if row["file_bytes"] is None else size(row["file_bytes"])),
+        _two(*times),
+        Text(MISSING if row["memory_bytes"] is None else size(row["memory_bytes"])),
+        judged,
     ]
-    judged = Text(SIGNS[speedup["outcome"]], style=_STYLES[speedup["outcome"]]) if speedup else Text()
-    return [*(Text(cell) for cell in cells), judged]
+
+
+def _two(above: str, below: str) -> Text:
+    return Text.assemble(above, (f"\n{below}", "dim")) if below else Text(above)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .plots import Figure, Layout, Trace, layout, line, points, short, span, text
 from .schema import Sweep, SweepRow
-from .units import ScoreScale, by_name, count, percent, ratio, spoken
+from .units import ScoreScale, by_name, count, interval, percent, ratio, spoken
 
 
 def pareto(pairs: Sequence[tuple[float, float]]) -> list[int]:
@@ -34,7 +34,8 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
     losses = [scale.loss(row["score_change"] or 0.0) * scale.factor for row in rows]
     kept = [short((1 - row["parameters_removed"]) * 100) for row in rows]
     edge = edge_of(rows, losses, scale)
-    drawn = [short(-min(loss, edge)) for loss in losses]
+    up = -1.0 if scale.higher_is_better else 1.0
+    drawn = [short(up * min(loss, edge)) for loss in losses]
     beyond = [at for at, loss in enumerate(losses) if loss > edge]
     chosen = [at for at, row in enumerate(rows) if row["chosen"]]
     front = [at for at in pareto(list(zip(kept, losses, strict=True))) if at not in beyond]
@@ -53,14 +54,16 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
     taken = those(chosen, "chosen", "var(--removed)", 14)
     taken["marker"] |= {"line": {"color": "var(--paper)", "width": 2}}
 
-    turned = "" if scale.higher_is_better else " (up is better)"
+    less = "" if scale.higher_is_better else " (less is better)"
     frame = layout(
-        x="parameters kept, %", y=f"{text(scale.name)} change{', points' if scale.share else turned}"
+        x="parameters kept, %", y=f"{text(scale.name)} change{', points' if scale.share else less}"
     )
     frame["xaxis"]["range"] = span(kept, least=0.0)
-    frame["yaxis"]["range"] = span([*drawn, 0.0])
+    # Up is better: the axis of an error runs downwards.
+    frame["yaxis"]["range"] = span([*drawn, 0.0])[:: 1 if scale.higher_is_better else -1]
     frame["shapes"] = [line(y=0.0)]
-    frame["annotations"] = [_note(kept[at], drawn[at], rows[at]) for at in chosen[:1]]
+    spots = list(zip(kept, drawn, strict=True))
+    frame["annotations"] = [_note(rows[at], spots[at], spots, frame) for at in chosen[:1]]
     alt = f"{len(rows)} settings: change of {scale.name} against the share of parameters kept."
     if chosen:
         alt += f" Chosen: {html.unescape(hover[chosen[0]].replace('<br>', ', '))}."
@@ -75,7 +78,7 @@ def edge_of(rows: Sequence[SweepRow], losses: Sequence[float], scale: ScoreScale
     chosen = [loss for row, loss in zip(rows, losses, strict=True) if row["chosen"]]
     limit = max([2.0 if scale.share else 0.0, *(4 * loss for loss in chosen)])
     inside = sum(loss <= limit for loss in losses)
-    return limit if inside >= 3 and max(losses) > 1.5 * limit else max(losses)
+    return limit if limit > 0 and inside >= 3 and max(losses) > 1.5 * limit else max(losses)
 
 
 def beyond_words(sweep: Sweep, scale: ScoreScale) -> str:
@@ -99,28 +102,45 @@ def _hover(row: SweepRow, scale: ScoreScale) -> str:
         lines.append(f"{text(scale.name)} {scale.text(row['score'])} ({scale.change(row['score_change'])})")
     lines.append(f"parameters {count(row['parameters'])} ({percent(1 - row['parameters_removed'])} kept)")
     if row["speedup"]:
-        low, high = row["speedup"]["low"], row["speedup"]["high"]
-        lines.append(f"speed-up {ratio(row['speedup']['ratio'])} ({ratio(low)} to {ratio(high)})")
+        told = interval(row["speedup"]["low"], row["speedup"]["high"])
+        lines.append(f"speed-up {ratio(row['speedup']['ratio'])} ({told})")
     return "<br>".join(lines)
 
 
-def _note(x: float, y: float, row: SweepRow) -> Layout:
+def _note(
+    row: SweepRow, at: tuple[float, float], spots: Sequence[tuple[float, float]], frame: Layout
+) -> Layout:
+    """The chosen setting's name, on the side of its point where it hides the fewest others."""
+    (left, right), (bottom, top) = frame["xaxis"]["range"], frame["yaxis"]["range"]
+
+    def place(spot: tuple[float, float]) -> tuple[float, float]:
+        return (spot[0] - left) / (right - left), (spot[1] - bottom) / (top - bottom)
+
+    x, y = place(at)
+
+    def hidden(side: tuple[int, int]) -> float:
+        reach = (x + side[0] * 0.4, y + side[1] * 0.3)
+        outside = 100.0 * (not 0 <= reach[0] <= 1 or not 0 <= reach[1] <= 1)
+        low, high = sorted((x, reach[0])), sorted((y, reach[1]))
+        inside = [low[0] < u < low[1] and high[0] < v < high[1] for u, v in map(place, spots)]
+        return outside + sum(inside)
+
+    across, upwards = min(((1, -1), (-1, -1), (1, 1), (-1, 1)), key=hidden)
     lines = [f"{text(spoken(key))} {text(by_name(key, value))}" for key, value in row["settings"].items()]
-    right = x < 50  # the note goes to the side with more room
     return {
-        "x": x,
-        "y": y,
+        "x": at[0],
+        "y": at[1],
         "text": "<br>".join(["chosen", *lines]),
         "align": "left",
-        "yanchor": "top",
         "showarrow": True,
         "arrowhead": 0,
         "arrowwidth": 1,
         "arrowcolor": "var(--muted)",
         "standoff": 8,
-        "ax": 16 if right else -16,
-        "ay": 36,
-        "xanchor": "left" if right else "right",
+        "ax": 16 * across,
+        "ay": -36 * upwards,
+        "xanchor": "left" if across > 0 else "right",
+        "yanchor": "bottom" if upwards > 0 else "top",
         "font": {"color": "var(--ink)"},
         "bgcolor": "var(--paper)",
     }

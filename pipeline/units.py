@@ -66,6 +66,11 @@ def ratio(value: float) -> str:
     return f"{significant(value)}{TIMES}"
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """Both ends of a ratio's interval, or that there is none."""
+    return "no interval" if low is None or high is None else f"{ratio(low)} to {ratio(high)}"
+
+
 def percent(share: float, digits: int = 1) -> str:
     """0.783 as 78.3 %."""
     return f"{share * 100:.{digits}f}{_GAP}%".replace("-", MINUS)
@@ -132,13 +137,9 @@ def by_name(name: str, value: object) -> str:
         return duration(value)
     if name.endswith("_bytes"):
         return size(value)
-    for ending, unit in (
-        ("_w", "W"),
-        ("_c", "\N{DEGREE SIGN}C"),
-        ("_hz", "Hz"),
-        ("_mhz", "MHz"),
-        ("_j", "J"),
-    ):
+    if name.endswith("_hz"):
+        return f"{count(value)}Hz" if value >= 10_000 else f"{value:.4g}{_GAP}Hz"
+    for ending, unit in (("_w", "W"), ("_c", "\N{DEGREE SIGN}C"), ("_j", "J")):
         if name.endswith(ending):
             return f"{value:.4g}{_GAP}{unit}".replace("-", MINUS)
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}".replace("-", MINUS)
@@ -146,7 +147,7 @@ def by_name(name: str, value: object) -> str:
 
 def spoken(name: str) -> str:
     """`score_drop` as "score drop"; a unit at the end of a name goes, its value carries it."""
-    for ending in ("_s", "_bytes", "_w", "_c", "_hz", "_mhz", "_j"):
+    for ending in ("_s", "_bytes", "_w", "_c", "_hz", "_j"):
         name = name.removesuffix(ending)
     return name.replace("_", " ").strip()
 

@@ -8,10 +8,11 @@ error is not known, nothing is claimed about the difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .schema import Budget, Control, Report, Row, Verdict
-from .units import PLUS_MINUS, ScoreScale, by_name, ratio, spoken
+from .units import PLUS_MINUS, ScoreScale, by_name, duration, interval, percent, ratio, spoken
 
 _Z = 1.96  # two-sided 95 % of a normal distribution
 
@@ -82,27 +83,42 @@ def verdict_sentence(verdict: Verdict, candidate: str) -> str:
 
 def how_sure(verdict: Verdict) -> str:
     """The interval and from how many repetitions it was taken."""
-    value, low, high = verdict["ratio"], verdict["low"], verdict["high"]
+    value = verdict["ratio"]
     if value is None:
         return "No speed-up was measured."
-    text = f"Speed-up {ratio(value)}"
-    if low is not None and high is not None:
-        text += f", {verdict['confidence'] * 100:.4g} % interval {ratio(low)} to {ratio(high)}"
+    text = f"Speed-up {ratio(value)}, {interval(verdict['low'], verdict['high'])}"
+    if verdict["low"] is not None and verdict["high"] is not None:
+        text += f" with {verdict['confidence'] * 100:.4g} % confidence"
     events = verdict.get("events")
-    return f"{text}, from {events:,} independent repetitions." if events else f"{text}."
+    text += f", from {events:,} independent repetitions." if events else "."
+    if verdict["outcome"] != "cannot_tell":
+        return text
+    if verdict.get("reason"):
+        text += f" {verdict.get('reason')}"
+    visible = verdict.get("smallest_visible")
+    return f"{text} A speed-up of {ratio(visible)} or more would have been told." if visible else text
 
 
 def budget_words(budget: Budget, scale: ScoreScale) -> str:
     """One budget: its value, its limit, and whether it was kept."""
-    drop = budget["name"] == "score_drop"
-    name = f"drop of {scale.name}" if drop else spoken(budget["name"])
+    names = {
+        "score_drop": f"drop of {scale.name}",
+        "speedup": "speed-up (lower end of its interval)",
+        "latency_s": "latency p50",
+    }
+    name = names.get(budget["name"], spoken(budget["name"]))
+    bound = "at least" if budget["name"] in ("parameters_removed", "speedup") else "at most"
 
     def told(value: float) -> str:
-        return scale.change(value, sign=value < 0) if drop else by_name(budget["name"], value)
+        if budget["name"] == "score_drop":
+            return scale.change(value, sign=value < 0)
+        if budget["name"] == "speedup":
+            return ratio(value)
+        return percent(value) if budget["name"] == "parameters_removed" else by_name(budget["name"], value)
 
     if budget["met"] is None or budget["value"] is None:
-        return f"{name}: not measured, limit {told(budget['limit'])}"
-    return f"{name}: {told(budget['value'])}, limit {told(budget['limit'])}, {_kept(budget)}"
+        return f"{name}: not measured, {bound} {told(budget['limit'])}"
+    return f"{name}: {told(budget['value'])}, {bound} {told(budget['limit'])}: {_kept(budget)}"
 
 
 def budgets_words(budgets: Sequence[Budget]) -> str:
@@ -118,6 +134,33 @@ def budgets_words(budgets: Sequence[Budget]) -> str:
 
 def _kept(budget: Budget) -> str:
     return "met" if budget["met"] else "broken"
+
+
+def protocol_words(protocol: Mapping[str, Any]) -> list[str]:
+    """How the times were taken, from the protocol's own figures; it says nothing that they do not.
+
+    `protocol["words"]` (a sentence, or a list of them) goes first.
+    """
+    told = protocol.get("words", [])
+    sentences = [told] if isinstance(told, str) else [str(sentence) for sentence in told]
+    events, rounds = protocol.get("events"), protocol.get("min_rounds")
+    if events and rounds:
+        sentences.append(
+            f"All models were loaded anew {events} times, together, in one process. In each of these events "
+            f"they took turns in random order, for {rounds} rounds at least. An event counts as one "
+            "observation, since calls within one are not independent."
+        )
+    settle, block = protocol.get("settle_s"), protocol.get("block_s")
+    if settle and block:
+        sentences.append(
+            f"A turn began with {duration(settle)} that were not timed, for the model's data to come back "
+            f"into the caches, and went on with {duration(block)} that were."
+        )
+    threads, batch, runtime = (protocol.get(key) for key in ("threads", "batch", "runtime"))
+    if threads and batch and runtime:
+        with_threads = "1 thread" if threads == 1 else f"{threads} threads"
+        sentences.append(f"The runtime was {runtime} with {with_threads}, at batch {batch}.")
+    return sentences
 
 
 def sampling_error(score: float, n: int) -> float:

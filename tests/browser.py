@@ -74,6 +74,7 @@ class Browser:
         self.requests.clear()
         self.resize(width, height)
         self.emulate(scheme)
+        self.call("Page.navigate", url="about:blank")  # the same page again would look ready before it is
         self.call("Page.navigate", url=path.resolve().as_uri())
         here = (
             f"location.href === {json.dumps(path.resolve().as_uri())} && document.readyState === 'complete'"

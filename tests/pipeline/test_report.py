@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deadweight.pipeline.report import write_history, write_report, write_sweep
+from deadweight.targets.errors import ArtifactError
+
+from ..browser import CHROMIUM, Browser, chromium
+
+EXAMPLE = json.loads((Path(__file__).parent / "report_example.json").read_text("utf-8"))
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+def written(directory: Path, report: dict[str, Any]) -> Path:
+    directory.mkdir(exist_ok=True)
+    (directory / "report.json").write_text(json.dumps(report))
+    return write_report(directory)
+
+
+def figures_of(browser: Browser) -> set[float]:
+    found = browser.evaluate("[...document.querySelectorAll('data')].map(e => Number(e.value))")
+    return set(found)
+
+
+@in_browser
+def test_a_sweep_alone_is_written_as_csv_json_and_page(browser: Browser, tmp_path: Path) -> None:
+    sweep = EXAMPLE["sweep"]
+    page = write_sweep(
+        tmp_path,
+        sweep["rows"],
+        settings=sweep["settings"],
+        score_name="accuracy",
+        higher_is_better=True,
+        statistics=EXAMPLE["statistics"],
+    )
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["score"]) for line in lines] == [row["score"] for row in sweep["rows"]]
+    assert [line["chosen"] for line in lines].count("true") == 1
+    assert lines[-1]["speedup_ratio"] == ""  # not measured is empty, not zero
+    assert json.loads((tmp_path / "sweep.json").read_text())["rows"] == sweep["rows"]
+    for width in (1280, 390):
+        browser.open(page, width=width)
+        assert browser.complaints == []
+        assert browser.evaluate("document.documentElement.scrollWidth") == width
+        assert browser.evaluate("document.querySelectorAll('svg.main-svg').length") > 0
+    assert {row["score"] for row in sweep["rows"]} <= figures_of(browser)
+
+
+@in_browser
+def test_runs_are_shown_over_time_oldest_first(browser: Browser, tmp_path: Path) -> None:
+    runs = []
+    for month in (3, 1, 2):
+        report = copy.deepcopy(EXAMPLE) | {
+            "created": f"2026-0{month}-01T00:00:00+00:00",
+            "name": f"run {month}",
+        }
+        written(tmp_path / f"run{month}", report)
+        runs.append(tmp_path / f"run{month}")
+    browser.open(write_history(tmp_path, runs), width=390)
+    assert browser.complaints == []
+    assert browser.evaluate("document.documentElement.scrollWidth") == 390
+    names = browser.evaluate(
+        "[...document.querySelectorAll('tbody tr td:nth-child(2)')].map(e => e.textContent)"
+    )
+    assert names == ["run 1", "run 2", "run 3"]
+    assert browser.evaluate("document.querySelectorAll('.scatterlayer .trace').length") == 4
+
+
+def test_a_history_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no runs"):
+        write_history(tmp_path, [])
+
+
+def test_a_report_that_cannot_be_read_leaves_the_old_page(tmp_path: Path) -> None:
+    page = written(tmp_path, EXAMPLE)
+    before = page.read_bytes()
+    (tmp_path / "report.json").write_text(json.dumps(EXAMPLE | {"schema": 2}))
+    with pytest.raises(ArtifactError, match="schema 2"):
+        write_report(tmp_path)
+    assert page.read_bytes() == before
+
+
+def test_the_same_report_makes_the_same_bytes(tmp_path: Path) -> None:
+    assert written(tmp_path / "a", EXAMPLE).read_bytes() == written(tmp_path / "b", EXAMPLE).read_bytes()
+
+
+def test_the_page_carries_plotly_once_and_stays_under_three_megabytes(tmp_path: Path) -> None:
+    page = written(tmp_path, EXAMPLE)
+    text = page.read_text("utf-8")
+    assert text.count('id="plotly"') == 1
+    assert not re.search(
+        r"""(src|href)\s*=|@import|url\(""", re.sub(r"<script type.*?</script>", "", text, flags=re.S)
+    )
+    assert page.stat().st_size < 3_000_000

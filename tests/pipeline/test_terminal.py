@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from deadweight.pipeline.schema import Report, validate_report
+from deadweight.pipeline.terminal import summary_table, verdict_line
+from deadweight.pipeline.units import TIMES
+
+EXAMPLE = (Path(__file__).parent / "report_example.json").read_text("utf-8")
+
+
+@pytest.fixture
+def report() -> Report:
+    return validate_report(json.loads(EXAMPLE))
+
+
+def printed(value: RenderableType, width: int) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width).print(value)
+    return file.getvalue().replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_the_verdict_comes_with_its_interval_and_the_broken_budgets(report: Report) -> None:
+    text = printed(verdict_line(report), 100)
+    assert report["verdict"]["sentence"] in text
+    assert f"8.61{TIMES} to 9.54{TIMES}" in text
+    assert "memory: 2.16 MB, at most 2.00 MB: broken" in text
+    assert "file:" not in text  # that budget is met
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_no_figure_of_the_table_is_cut_off(report: Report, width: int) -> None:
+    text = printed(summary_table(report), width)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for figure in (
+        "89.47 %",
+        "89.21 %",
+        "343 k",
+        "349 kB",
+        "0.0487 ms",
+        f"9.06{TIMES}",
+        f"4.90{TIMES}",
+        "87.59 %",
+    ):
+        assert figure in text
+    assert all(len(line) <= width for line in text.splitlines())
