@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 """Told how many events are done, and of how many."""
 
 _DEFAULT = Protocol()
-_WARM_RUNS = 3
+_WARM_RUNS = 2
 _WARM_BLOCKS = 10
 _TRIAL_ROUNDS = 5
 _ALIKE = 1.5
@@ -53,11 +53,21 @@ class _Block:
     runs: int
     samples: int
 
+    @property
+    def all_runs(self) -> int:
+        return self.settling + self.runs * self.samples
 
-@dataclass
-class _Samples:
-    wall_ns: List[List[List[int]]]
-    cpu_ns: List[List[int]]
+
+@dataclass(frozen=True)
+class _Plan:
+    """What every event does; made in the first one from a short trial."""
+
+    blocks: Mapping[str, _Block]
+    rounds: int
+
+
+_Event = Dict[str, Tuple[List[List[int]], List[int]]]
+"""For each model, by round: the wall time of each sample, and the CPU time of the block, in ns."""
 
 
 def time_together(
@@ -83,35 +93,24 @@ def time_together(
     run_id = uuid.uuid4().hex
     # Order and padding are drawn afresh each time (the id is the seed, so that they can be drawn again).
     dice = random.Random(run_id)
-    before = conditions()
+    told = conditions()
     hashes = {name: _sha256(path) for name, path in paths.items()}
-    blocks: Dict[str, _Block] = {}
-    rounds = 0
-    taken = {name: _Samples([], []) for name in paths}
+    plan: Optional[_Plan] = None
+    events: List[_Event] = []
     marks: List[Mark] = []
-    for event in range(protocol.events):
-        sessions, padding = _opened(paths, protocol, dice)
-        try:
-            calls = {name: _prepared(session, inputs, protocol) for name, session in sessions.items()}
-            for name in dice.sample(sorted(calls), len(calls)):
-                _warm(calls[name])
-            if not blocks:
-                run_ns = _trial(calls, protocol, dice)
-                blocks = _blocks(run_ns, protocol)
-                rounds = _rounds(blocks, run_ns, protocol)
-            found = _event(calls, blocks, rounds, dice, taken, threads=protocol.threads)
-        finally:
-            for session in sessions.values():
-                session.close()
-            del padding
-        marks += [Mark(event, what) for what in found]
+    for index in range(protocol.events):
+        event, what, plan = _event(paths, plan, inputs=inputs, protocol=protocol, dice=dice)
+        events.append(event)
+        marks += [Mark(index, happened) for happened in what]
         if progress is not None:
-            progress(event + 1, protocol.events)
+            progress(index + 1, protocol.events)
     for name, path in paths.items():
         if _sha256(path) != hashes[name]:
             raise MeasurementError(
                 f"{path} changed while it was timed.", "Measure again when nothing writes to that file."
             )
+    assert plan is not None  # there is one event at least
+    told["state_after"] = conditions()["state"]
     counts_cpu = protocol.threads == 1 and protocol.runtime == "onnxruntime"
     return {
         name: Measurement(
@@ -119,16 +118,41 @@ def time_together(
             model_sha256=hashes[name],
             file_bytes=path.stat().st_size,
             run_id=run_id,
-            wall_ns=np.array(taken[name].wall_ns, dtype=np.int64),
-            cpu_ns=np.array(taken[name].cpu_ns, dtype=np.int64) if counts_cpu else None,
-            runs=blocks[name].runs,
+            wall_ns=np.array([event[name][0] for event in events], dtype=np.int64),
+            cpu_ns=np.array([event[name][1] for event in events], dtype=np.int64) if counts_cpu else None,
+            runs=plan.blocks[name].runs,
             protocol=protocol,
-            conditions=before,
+            conditions=told,
             evidence=evidence(),
             marks=tuple(marks),
         )
         for name, path in paths.items()
     }
+
+
+def _event(
+    paths: Mapping[str, Path],
+    plan: Optional[_Plan],
+    *,
+    inputs: Optional[Mapping[str, NDArray[Any]]],
+    protocol: Protocol,
+    dice: random.Random,
+) -> Tuple[_Event, Tuple[str, ...], _Plan]:
+    """Loads all models, times them, lets go of them; returns the samples and what happened meanwhile."""
+    gc.collect()  # the sessions of the event before, so that no more than one set is in memory
+    sessions, padding = _opened(paths, protocol, dice)
+    try:
+        calls = {name: _prepared(session, inputs, protocol) for name, session in sessions.items()}
+        for name in dice.sample(sorted(calls), len(calls)):
+            _warm(calls[name])
+        if plan is None:
+            plan = _planned(_trial(calls, protocol, dice), protocol)
+        event, what = _taken(calls, plan, dice, threads=protocol.threads)
+        return event, what, plan
+    finally:
+        for session in sessions.values():
+            session.close()
+        del padding
 
 
 def _opened(
@@ -187,8 +211,8 @@ def _run_ns(call: Callable[[], object]) -> int:
     return perf_counter_ns() - start
 
 
-def _blocks(run_ns: Mapping[str, int], protocol: Protocol) -> Dict[str, _Block]:
-    """A block for each model, in which neither clock takes more than its share.
+def _planned(run_ns: Mapping[str, int], protocol: Protocol) -> _Plan:
+    """A block for each model, in which neither clock takes more than its share, and as many rounds as fit.
 
     Models of about the same speed get the same block: what is left of settling must not tell them apart.
     """
@@ -205,46 +229,27 @@ def _blocks(run_ns: Mapping[str, int], protocol: Protocol) -> Dict[str, _Block]:
             runs=runs,
             samples=max(1, round(timed_ns / (group_ns * runs))),
         )
-    return blocks
+    round_ns = sum(run_ns[name] * block.all_runs for name, block in blocks.items())
+    fitting = int(1e9 * protocol.event_s * len(blocks) / round_ns)
+    return _Plan(blocks, rounds=max(fitting, protocol.min_rounds))
 
 
-def _rounds(blocks: Mapping[str, _Block], run_ns: Mapping[str, int], protocol: Protocol) -> int:
-    """As many rounds as an event has time for, over all models."""
-    round_ns = sum(run_ns[name] * _runs(block) for name, block in blocks.items())
-    return max(int(1e9 * protocol.event_s * len(blocks) / round_ns), protocol.min_rounds)
-
-
-def _runs(block: _Block) -> int:
-    return block.settling + block.runs * block.samples
-
-
-def _event(
-    calls: Mapping[str, Callable[[], object]],
-    blocks: Mapping[str, _Block],
-    rounds: int,
-    dice: random.Random,
-    taken: Mapping[str, _Samples],
-    *,
-    threads: int,
-) -> Tuple[str, ...]:
-    """Takes one event's samples; returns what happened to the machine meanwhile."""
-    for samples in taken.values():
-        samples.wall_ns.append([])
-        samples.cpu_ns.append([])
+def _taken(
+    calls: Mapping[str, Callable[[], object]], plan: _Plan, dice: random.Random, *, threads: int
+) -> Tuple[_Event, Tuple[str, ...]]:
+    """Takes one event's samples, each round in a new order."""
+    event: _Event = {name: ([], []) for name in calls}
     names = sorted(calls)
     collecting = gc.isenabled()
-    gc.collect()
     gc.disable()  # a collection would land on one model's time
     try:
         before = snapshot()
-        for _ in range(rounds):
+        for _ in range(plan.rounds):
             for name in dice.sample(names, len(names)):
-                wall_ns, cpu_ns = _timed(calls[name], blocks[name])
-                taken[name].wall_ns[-1].append(wall_ns)
-                taken[name].cpu_ns[-1].append(cpu_ns)
+                wall_ns, cpu_ns = _timed(calls[name], plan.blocks[name])
+                event[name][0].append(wall_ns)
+                event[name][1].append(cpu_ns)
         after = snapshot()
-    except ModelError:
-        raise
     except Exception as error:
         raise ModelError(
             f"A model stopped while it was timed: {error}", "Check that it runs with these inputs on its own."
@@ -252,8 +257,8 @@ def _event(
     finally:
         if collecting:
             gc.enable()
-    runs = rounds * sum(_runs(block) for block in blocks.values())
-    return changes(before, after, runs=runs, threads=threads)
+    runs = plan.rounds * sum(block.all_runs for block in plan.blocks.values())
+    return event, changes(before, after, runs=runs, threads=threads)
 
 
 def _timed(call: Callable[[], object], block: _Block) -> Tuple[List[int], int]:

@@ -40,7 +40,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of `doctor`: `cure` is the line that mends it, empty where nothing is wrong."""
+    """One line of `doctor`: `cure` is the line that mends it, or advice; empty where all is well."""
 
     name: str
     found: str
@@ -164,11 +164,12 @@ def doctor(root: Path = _ROOT) -> Tuple[Check, ...]:
         _library("onnxruntime", "profile, compare, gate", "pip install 'deadweight[ort]'", tried=True),
         _library("torch", "run, prune, sweep", "pip install 'deadweight[workstation]'"),
         _library("onnx", "export, quantize, lint", "pip install 'deadweight[workstation]'"),
-        _library("tensorrt", "engines on a Jetson", "On a Jetson: sudo apt install python3-libnvinfer"),
         _cpu_clock(),
         _memory_peak(root),
-        _quiet(info["state"]["load"][0], info["state"]["cores_allowed"]),
+        _load(info["state"]["load"][0], info["state"]["cores_allowed"]),
     ]
+    if (root / "etc/nv_tegra_release").exists():
+        checks.append(_library("tensorrt", "engines", "sudo apt install python3-libnvinfer"))
     if evidence(root) == "emulated":
         checks.append(
             Check(
@@ -211,12 +212,9 @@ def _memory_peak(root: Path) -> Check:
     return Check("memory peak", "can be reset" if found else "cannot be reset", found, "peak memory", cure)
 
 
-def _quiet(load: float, cores: int) -> Check:
-    quiet = load < 0.5 * cores
-    cure = (
-        "" if quiet else "Stop other work for figures that settle sooner; a verdict waits until it is sure."
-    )
-    return Check("load", f"{load:.1f} on {cores} cores", quiet, "quick verdicts", cure)
+def _load(load: float, cores: int) -> Check:
+    advice = "" if load < 0.5 * cores else "Stop other work: what one run can see gets smaller then."
+    return Check("load", f"{load:.1f} on {cores} cores", True, "narrow intervals", advice)
 
 
 def _clocks_hz(root: Path) -> Tuple[int, ...]:

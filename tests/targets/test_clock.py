@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadweight.targets.clock import Protocol, _blocks, clock_costs_ns, time_together
+from deadweight.targets.clock import Protocol, _planned, clock_costs_ns, time_together
 from deadweight.targets.errors import MeasurementError, ModelError
 from deadweight.targets.judge import judge
+from deadweight.targets.memory import _give_back
 
 MakeMlp = Callable[..., Path]
 QUICK = Protocol(events=3, event_s=0.01, block_s=0.001, settle_s=0.0005)
@@ -94,7 +96,7 @@ def test_an_interruption_passes_through_and_leaves_collection_on(mlp: MakeMlp) -
 def test_reading_the_clocks_takes_no_more_than_its_share(times_ns: list[int]) -> None:
     wall_cost_ns, cpu_cost_ns = clock_costs_ns()
     run_ns = {f"model{index}": time_ns for index, time_ns in enumerate(times_ns)}
-    for name, block in _blocks(run_ns, Protocol()).items():
+    for name, block in _planned(run_ns, Protocol()).blocks.items():
         sample_ns = block.runs * run_ns[name]
         # Costs are measured anew within, so they may differ by as much as a busy machine makes them.
         assert wall_cost_ns <= 3 * 0.001 * sample_ns
@@ -103,9 +105,29 @@ def test_reading_the_clocks_takes_no_more_than_its_share(times_ns: list[int]) ->
 
 
 def test_models_of_about_the_same_speed_get_the_same_block() -> None:
-    blocks = _blocks({"a": 100_000, "b": 103_000, "c": 145_000, "d": 900_000}, Protocol())
+    blocks = _planned({"a": 100_000, "b": 103_000, "c": 145_000, "d": 900_000}, Protocol()).blocks
     assert blocks["a"] == blocks["b"] == blocks["c"]
     assert blocks["d"] != blocks["a"]
+
+
+def test_slow_models_still_get_the_fewest_rounds_and_fast_ones_fill_the_event() -> None:
+    protocol = Protocol(event_s=0.1, block_s=0.005, settle_s=0.005, min_rounds=3)
+    assert _planned({"a": 200_000_000}, protocol).rounds == 3
+    assert _planned({"a": 100_000, "b": 100_000}, protocol).rounds == 10
+
+
+def test_the_models_of_one_event_are_gone_before_the_next_is_loaded(mlp: MakeMlp) -> None:
+    path = mlp(1024, 4096, 10)  # 17 MB of weights
+
+    def look(done: int, total: int) -> None:
+        _give_back()  # what the C library keeps for later is nobody's
+        resident_bytes.append(
+            int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        )
+
+    resident_bytes: list[int] = []
+    time_together({"a": path, "b": path}, protocol=replace(QUICK, events=6), progress=look)
+    assert max(resident_bytes) - min(resident_bytes) < 17e6
 
 
 @pytest.mark.slow
