@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from .export.to_qdq import to_qdq
     from .pipeline.groups import choose, remove
     from .pipeline.importance import Context
+    from .pipeline.plan import Plan, plan_of
     from .pipeline.recipe import Recipe, read_recipe
     from .pipeline.saved import load_pruned, save_pruned
     from .pipeline.stage import Stage
     from .pipeline.statistics import ActivationStatistics, collect
-    from .pipeline.surgery import Plan, apply
+    from .pipeline.surgery import apply
     from .pipeline.trace import trace
     from .pipeline.verify import verify
     from .pipeline.work import Work
@@ -49,7 +50,8 @@ _HOMES = {
     "pipeline.saved": ("load_pruned", "save_pruned"),
     "pipeline.stage": ("Stage",),
     "pipeline.statistics": ("ActivationStatistics", "collect"),
-    "pipeline.surgery": ("Plan", "apply"),
+    "pipeline.plan": ("Plan", "plan_of"),
+    "pipeline.surgery": ("apply",),
     "pipeline.trace": ("trace",),
     "pipeline.verify": ("verify",),
     "pipeline.work": ("Work",),
@@ -88,6 +90,7 @@ __all__ = [
     "load_target",
     "measure_memory",
     "open_session",
+    "plan_of",
     "read_recipe",
     "remove",
     "save_pruned",

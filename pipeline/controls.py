@@ -1,16 +1,28 @@
 """The stage "controls": what a sceptic would try instead of a criterion.
 
 Two networks of the very widths that pruning chose: one whose removed neurons were drawn at random and which
-then went through the same stages, and one that was trained from scratch for as many epochs as all of the
-chain together (Liu et al. 2019, "Rethinking the value of network pruning"). If they do as well, the
-criterion earned nothing, and the report says so.
+then went through the same stages, and one trained from scratch for as many epochs as all of the chain
+together (Liu et al. 2019, "Rethinking the Value of Network Pruning"). If they do as well, the criterion
+earned nothing, and the report says so.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from .work import Work
+import torch
+from torch import nn
+
+from ..targets.errors import RecipeError
+from .groups import random_like
+from .plan import Plan, plan_of
+from .stage import make_stage, stage_class
+from .surgery import apply
+from .trace import trace
+from .training import Schedule, fit
+from .work import Done, Variant, Work
+from .workload import example_batch, users_code
 
 
 @dataclass(frozen=True)
@@ -26,9 +38,65 @@ class Controls:
     scratch: bool = True
 
     def __call__(self, work: Work) -> Work:
+        plan = work.plan(work.latest())
+        if plan is None:
+            raise RecipeError("There is nothing to control: no network was pruned.", 'Put "prune" before it.')
         result = work
         if self.random:
-            result = result.with_variant(self._random(work))
+            result = result.with_variant(_random(work, plan))
         if self.scratch:
-            result = result.with_variant(self._scratch(work))
+            result = result.with_variant(_scratch(work, plan))
         return result.logged("controls", self)
+
+
+def _random(work: Work, plan: Plan) -> Variant:
+    """Random neurons of the same widths, through the same recovery."""
+    original = work.model(work.variant("original"))
+    groups = trace(original, example_batch(work.workload))
+    small = apply(original, random_like(groups, plan, seed=work.seed), groups)
+    place = work.directory / "random"
+    twin = dataclasses.replace(work, directory=place, log=()).with_model("pruned", small, plan=plan_of(small))
+    for done in recovery(work.log):
+        twin = make_stage(done.stage, done.settings, "controls")(twin)
+    return dataclasses.replace(twin.latest(), name="random", role="control")
+
+
+def _scratch(work: Work, plan: Plan) -> Variant:
+    """The small network, freshly initialised, trained for the epochs of the whole chain."""
+    torch.manual_seed(work.seed + 2)
+    with users_code("build_model() was called"):
+        fresh = work.workload.build_model()
+    small = apply(fresh, plan, trace(fresh, example_batch(work.workload)))
+    reinitialise(small)
+    trained = [done.settings for done in work.log if "epochs" in done.settings]
+    first = next((done.settings for done in work.log if done.stage == "train"), {})
+    schedule = Schedule(**{**first, "epochs": sum(settings["epochs"] for settings in trained)})
+    fitted = fit(
+        small,
+        work.workload,
+        schedule,
+        seed=work.seed + 2,
+        checkpoint=work.directory / "scratch.safetensors",
+        progress=work.progress,
+        what="control: from scratch",
+    )
+    made = work.with_model("scratch", fitted.model, plan=plan_of(small), role="control")
+    return made.variant("scratch")
+
+
+def recovery(log: tuple[Done, ...]) -> list[Done]:
+    """The stages after the first pruning that train the network, in order."""
+    names = [done.stage for done in log]
+    after = names.index("prune") if "prune" in names else len(names)
+    return [done for done in log[after:] if getattr(stage_class(done.stage), "recovers", False)]
+
+
+def reinitialise(model: nn.Module) -> None:
+    """Draws every layer's weights anew, by the layer's own rule for its present, smaller size.
+
+    Parameters of modules without such a rule keep the values that `build_model()` drew.
+    """
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()

@@ -1,12 +1,20 @@
-"""The stage "export": every network of the chain as ONNX, seen to compute what its module computes."""
+"""The stage "export": every network of the chain as ONNX, seen to compute what its module computes.
+
+An exporter that is wrong is wrong in silence, so each file is run beside its module on calibration data
+before it is handed on; the first layer that differs is named.
+"""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
+from ..export.parity import Hop, compare_module
 from ..export.to_onnx import to_onnx
 from .work import Work
-from .workload import example_batch
+from .workload import example_batch, inputs_of
+
+COMPARED = 4  # batches of the calibration split
 
 
 @dataclass(frozen=True)
@@ -20,12 +28,21 @@ class Export:
     opset: int = 17
 
     def __call__(self, work: Work) -> Work:
-        result = work
+        result, words = work, []
         waiting = [v for v in work.variants if v.role == "chain" and "onnx" not in v.files]
         for index, variant in enumerate(waiting):
             work.progress(index, len(waiting), f"export {variant.name}")
-            path = work.directory / variant.name / "model.onnx"
-            to_onnx(work.model(variant), example_batch(work.workload), path, opset=self.opset)
+            model, path = work.model(variant), work.directory / variant.name / "model.onnx"
+            to_onnx(model, example_batch(work.workload), path, opset=self.opset)
+            batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
+            words.append(hop_words(variant.name, compare_module(model, path, batches)))
             result = result.with_file(variant.name, "onnx", path)
         work.progress(len(waiting), len(waiting), "export")
-        return result.logged("export", self)
+        return result.logged("export", self, *words)
+
+
+def hop_words(name: str, hop: Hop) -> str:
+    """How far two forms of a network are apart, in words."""
+    largest = max((difference.relative_largest for difference in hop.outputs.values()), default=0.0)
+    flips = f"{len(hop.flips)} of {hop.samples} labels flip"
+    return f"{name}: largest difference {largest:.1e}, {flips}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .training import Schedule, fit
 from .work import Work
@@ -21,6 +22,7 @@ class Finetune:
     learning_rate: float | None = None
     decay: str = "cosine"
     keep: str = "best"
+    recovers: ClassVar[bool] = True  # the controls go through it too
 
     def __call__(self, work: Work) -> Work:
         latest = work.latest()

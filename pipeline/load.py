@@ -7,6 +7,7 @@ weights-only reader, and anything else is refused before a byte of it runs.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +62,7 @@ def read_weights(path: Path, key: str = "") -> dict[str, Tensor]:
     if not path.is_file():
         raise ArtifactError(f"The checkpoint {path} does not exist.", "Check the path in the recipe.")
     try:
-        value: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        value: Any = load_file(path) if path.suffix == ".safetensors" else _tensors_alone(path)
     except pickle.UnpicklingError as error:
         raise ArtifactError(
             f"{path} is a pickle that holds more than tensors; opening it could run code of whoever made it.",
@@ -82,3 +79,9 @@ def read_weights(path: Path, key: str = "") -> dict[str, Tensor]:
             'Name where it is kept, e.g. key = "model".',
         )
     return dict(value)
+
+
+def _tensors_alone(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # on the protocol: what matters is refused below
+        return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,20 +1,32 @@
 """The stage "prune": neurons whose activations stay near zero are taken out for real.
 
-What is removed follows from the statistics of the stage "statistics" and either two thresholds (a neuron
-goes if its mean *and* its standard deviation are at or below them: it is silent, and constantly so) or a
-ratio with a criterion. The result is a smaller dense network, and it is proven to be the old one without
-those neurons before it is handed on.
+What goes follows from the statistics of the stage "statistics" and either two thresholds (a neuron goes if
+its mean *and* its standard deviation are at or below them: it is silent, and constantly so) or a ratio with
+a criterion. The result is a smaller dense network, and it is proven to be the old one without those neurons
+before it is handed on.
 """
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
+from torch import Tensor, nn
+
+from ..targets.errors import ModelError, RecipeError
+from ..targets.target import Target
+from . import importance
+from .groups import Groups, choose, remove
+from .importance import Context, Criterion, below
+from .plan import Plan, plan_of
+from .statistics import ActivationStatistics
 from .surgery import apply
 from .trace import trace
 from .verify import verify
 from .work import Work
-from .workload import example_batch
+from .workload import example_batch, users_code
 
 
 @dataclass(frozen=True)
@@ -22,8 +34,8 @@ class Prune:
     """Removes neurons from the newest network; the result is the network "pruned".
 
     Attributes:
-        mean, std: thresholds on a neuron's activations, in their own units; both must be given, or none.
-        ratio: instead of thresholds: the share of every group's neurons to remove, 0 to 1.
+        mean, std: thresholds on a neuron's activations, in their own units; both are given, or none.
+        ratio: instead of thresholds, the share of each group's neurons to remove, 0 to 1.
         criterion: with a ratio, what orders the neurons: a function of `importance`, or the dotted path
             of the user's own.
         align: whether widths are rounded up to what the target's kernels like.
@@ -36,14 +48,90 @@ class Prune:
     align: bool = True
 
     def __call__(self, work: Work) -> Work:
-        model = work.model()
-        example = example_batch(work.workload)
+        model, example = work.model(), example_batch(work.workload)
         work.progress(0, 3, "prune: trace")
         groups = trace(model, example)
-        plan = self._plan(groups, work)
+        if not len(groups):
+            raise ModelError(
+                "This network has no neurons that could be removed.",
+                _frozen(groups) or "Prune another network.",
+            )
+        plan = self._plan(model, groups, work)
         work.progress(1, 3, "prune: cut")
         small = apply(model, plan, groups)
+        plan = plan_of(small) or plan  # surgery says which form it chose, and why
         work.progress(2, 3, "prune: verify")
-        verification = verify(model, small, plan, groups)
+        verify(model, small, plan, groups)
         work.progress(3, 3, "prune")
-        return work.with_model("pruned", small, plan=plan).logged("prune", self, *_words(plan, verification))
+        return work.with_model("pruned", small, plan=plan).logged("prune", self, _widths(plan))
+
+    def _plan(self, model: nn.Module, groups: Groups, work: Work) -> Plan:
+        statistics = _statistics(work)
+        steps = alignment(work.target) if self.align else None
+        thresholds = (self.mean, self.std)
+        if self.ratio is None:
+            if statistics is None or self.mean is None or self.std is None:
+                raise RecipeError(
+                    f"The stage prune has thresholds {thresholds} and ratio None, "
+                    f"{'with' if statistics else 'without'} statistics.",
+                    'Give mean and std and put the stage "statistics" before it, or give a ratio.',
+                )
+            dead = {g.name: below(statistics.of(g.name), mean=self.mean, std=self.std) for g in groups}
+            order = {g.name: importance.activation(g, _context(model, statistics, work)) for g in groups}
+            return remove(groups, dead, align=steps, scores=order)
+        if thresholds != (None, None):
+            raise RecipeError(
+                f"The stage prune has thresholds {thresholds} and a ratio of {self.ratio}.",
+                "Give one or the other.",
+            )
+        criterion = find_criterion(self.criterion)
+        context = _context(model, statistics, work)
+        with users_code(f'the criterion "{self.criterion}" was called'):
+            scores: Mapping[str, Tensor] = {group.name: criterion(group, context) for group in groups}
+        return choose(groups, scores, ratio=self.ratio, align=steps)
+
+
+def find_criterion(name: str) -> Criterion:
+    """A criterion by the name of a function of `importance`, or by the user's own dotted path.
+
+    Raises:
+        RecipeError: there is no such function.
+    """
+    place, _, attribute = name.replace(":", ".").rpartition(".")
+    with users_code(f'the criterion "{name}" was imported'):
+        home = importlib.import_module(place) if place else importance
+    found = getattr(home, attribute, None)
+    if not callable(found):
+        known = ", ".join(importance.CRITERIA)
+        raise RecipeError(
+            f'There is no criterion "{name}".', f"Known: {known}; your own is named by its dotted path."
+        )
+    return cast(Criterion, found)
+
+
+def alignment(target: Target) -> dict[str, int]:
+    """The multiples that a target likes widths to be, by the kind of operator."""
+    return {kind: rule.step for kind, rule in target.alignment.items()}
+
+
+def _context(model: nn.Module, statistics: ActivationStatistics | None, work: Work) -> Context:
+    return Context(model=model, statistics=statistics, seed=work.seed)
+
+
+def _statistics(work: Work) -> ActivationStatistics | None:
+    if "statistics" not in work.artifacts:
+        return None
+    return ActivationStatistics.load(work.artifacts["statistics"].checked())
+
+
+def _frozen(groups: Groups) -> str:
+    return "; ".join(
+        f"{frozen.parameter}: {frozen.reason} {frozen.line}".strip() for frozen in groups.frozen[:3]
+    )
+
+
+def _widths(plan: Plan) -> str:
+    widths = ", ".join(
+        f"{name} {w.before} -> {w.after}" for name, w in plan.widths.items() if w.after != w.before
+    )
+    return f"{widths or 'nothing was below the thresholds'}; form {plan.form}"

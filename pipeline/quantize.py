@@ -7,15 +7,19 @@ without a convolution left in float.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 
 from ..export.calibrate import calibrate
+from ..export.histogram import Method
+from ..export.parity import compare_files
+from ..export.placement import Dialect
 from ..export.to_qdq import to_qdq
 from ..targets.artifact import Artifact, write_json
 from ..targets.session import open_session
+from .export import COMPARED, hop_words
 from .work import Variant, Work
-from .workload import Array, inputs_of, score_of, session_predict
+from .workload import inputs_of, score_of, session_predict
 
 
 @dataclass(frozen=True)
@@ -26,25 +30,26 @@ class Quantize:
         method: how ranges follow from activations: "minmax", "percentile", "entropy" or "mse".
     """
 
-    method: str = "minmax"
+    method: Method = "minmax"
 
     def __call__(self, work: Work) -> Work:
         source = work.latest("onnx").path("onnx")
-        ranges = calibrate(source, _feeds(work), method=self.method)
-        work.progress(1, 2, "quantize")
+        work.progress(0, 3, "quantize: calibrate")
+        ranges = calibrate(source, inputs_of(work.workload, "calibration"), method=self.method)
         write_json(work.directory / "ranges.json", ranges.to_json())
+        work.progress(1, 3, "quantize: write")
         path = work.directory / "int8" / "model.onnx"
-        dialect = "tensorrt" if work.target.runtime == "tensorrt" else "x86"
+        dialect: Dialect = "tensorrt" if work.target.runtime == "tensorrt" else "x86"
         to_qdq(source, ranges, path, dialect=dialect)
-        work.progress(2, 2, "quantize")
+        work.progress(2, 3, "quantize: compare")
+        batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
+        hop = compare_files(source, path, batches, kind="lossy", name="ONNX -> INT8")
         session = open_session(path)
         score = score_of(work.workload, session_predict(session), "validation")
         session.close()
-        words = f"{self.method} ranges, {dialect} dialect, validation {work.workload.score_name} {score:.4f}"
+        words = (
+            f"{self.method} ranges, {dialect} dialect, validation {work.workload.score_name} {score:.4f}",
+            hop_words("int8", hop),
+        )
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
-        return result.with_artifact("ranges", work.directory / "ranges.json").logged("quantize", self, words)
-
-
-def _feeds(work: Work) -> Iterator[dict[str, Array]]:
-    for inputs in inputs_of(work.workload, "calibration"):
-        yield {name: value.numpy() for name, value in inputs.items()}
+        return result.with_artifact("ranges", work.directory / "ranges.json").logged("quantize", self, *words)

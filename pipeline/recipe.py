@@ -14,7 +14,7 @@ from typing import Any
 
 from ..targets.budgets import Budgets
 from ..targets.errors import RecipeError
-from ..targets.target import load_target
+from ..targets.target import Target, load_target
 from .stage import Stage, checked, make_stage
 
 if sys.version_info >= (3, 11):
@@ -53,13 +53,13 @@ class Recipe:
 
     Attributes:
         workload: "file.py:name", relative to the recipe, or "package.module:name".
-        target: a board's name, or the path of a TOML file of the user's own.
+        target: the board; in the TOML its name, or the path of a .toml file of the user's own.
         values: the TOML as it was read, with every `--set` in place.
     """
 
     path: Path
     workload: str
-    target: str
+    target: Target
     seed: int
     budgets: Budgets
     stages: tuple[NamedStage, ...]
@@ -111,7 +111,8 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
         raise RecipeError(
             f"{path.name} has no stages.", 'Add at least one, e.g. [[stages]] with stage = "train".'
         )
-    load_target(top.target, path.parent)
+    own_board = top.target.endswith(".toml")
+    target = load_target(path.parent / top.target if own_board else top.target)
     stages = []
     for index, table in enumerate(top.stages):
         settings = dict(table)
@@ -123,7 +124,7 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
     return Recipe(
         path=path,
         workload=top.workload,
-        target=top.target,
+        target=target,
         seed=top.seed,
         budgets=checked(Budgets, top.budgets, "budgets"),
         stages=tuple(stages),

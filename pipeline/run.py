@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..targets.artifact import write_json
-from ..targets.target import load_target
 from .evaluate import Evaluate
 from .recipe import NamedStage, Recipe, SweepSettings
 from .report import write_report, write_sweep
@@ -83,4 +82,4 @@ def _prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, W
         watcher.started,
         watcher.ended,
     )
-    return run_, Work(workload, load_target(recipe.target), directory, recipe.seed, progress=watcher.progress)
+    return run_, Work(workload, recipe.target, directory, recipe.seed, progress=watcher.progress)

@@ -42,7 +42,8 @@ def stage_class(name: str) -> type[Stage]:
             found = getattr(importlib.import_module(place), attribute)
     else:
         found = _own_stage(name)
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found) and callable(found)):
+    # `callable(found)` is true of every class: it is the instances that must be.
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found) and "__call__" in dir(found)):
         raise RecipeError(
             f'"{name}" is no stage.', "A stage is a frozen dataclass with __call__(self, work) -> Work."
         )
@@ -66,7 +67,7 @@ def make_stage(name: str, settings: Mapping[str, Any], where: str) -> Stage:
     Raises:
         RecipeError: a setting is unknown or of the wrong type; the message carries e.g. "stages[2].mean".
     """
-    return checked(stage_class(name), settings, where)
+    return cast(Stage, checked(stage_class(name), settings, where))
 
 
 def settings_of(stage: Stage) -> dict[str, Any]:

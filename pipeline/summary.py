@@ -18,7 +18,7 @@ from ..targets.judge import Judgement, judge
 from ..targets.measurement import Measurement
 from ..targets.probe import conditions
 from .recipe import Recipe
-from .schema import VERSION, Budget, Control, Latency, Report, Row, UnitLists, Verdict, Width
+from .schema import Budget, Control, Latency, Report, Row, UnitLists, Verdict, Width
 from .statistics import ActivationStatistics
 from .store import Run, made_by
 from .sweep import Swept, speedup
@@ -42,7 +42,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
         control["words"] = sentence
     budgets = check_budgets(recipe.budgets, rows[0], rows[-1], higher)
     return {
-        "schema": VERSION,
+        "schema": 1,
         "name": recipe.path.stem,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "verdict": _verdict(rows[-1]["name"], measured),
@@ -146,7 +146,10 @@ def _widths(work: Work) -> list[Width]:
     plan = work.plan(work.latest())
     if plan is None:
         return []
-    return [{"group": w.group, "kind": w.kind, "before": w.before, "after": w.after} for w in plan.widths]
+    return [
+        {"group": name, "kind": width.kind, "before": width.before, "after": width.after}
+        for name, width in plan.widths.items()
+    ]
 
 
 def _statistics(work: Work) -> dict[str, UnitLists] | None:

@@ -60,7 +60,7 @@ def check_budgets(
     values: Dict[str, Optional[float]] = {
         "score_drop": drop,
         "parameters_removed": removed,
-        "speedup": speedup["low"] if speedup and speedup["outcome"] != "not_measured" else None,
+        "speedup": speedup["low"] if speedup else None,
         "latency_s": latency["p50"] if latency else None,
         "memory_bytes": final.get("memory_bytes"),
         "file_bytes": final.get("file_bytes"),

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deadweight.pipeline.recipe import parse_over, read_recipe
+from deadweight.targets.errors import RecipeError, TargetError
+
+GOOD = """
+workload = "small.py:Digits"
+target = "x86-cpu"
+[budgets]
+score_drop = 0.01
+[[stages]]
+stage = "train"
+epochs = 2
+[[stages]]
+stage = "prune"
+mean = 0.1
+std = 0.2
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_is_read_with_its_stages_and_budgets(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, GOOD))
+    assert [stage.name for stage in recipe.stages] == ["train", "prune"]
+    assert recipe.budgets.score_drop == 0.01
+    assert recipe.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("prune.mean=0.5", 0.5), ("stages[1].mean=0.5", 0.5), ("prune.mean=1", 1.0)],
+)
+def test_a_setting_on_the_command_line_wins(tmp_path: Path, setting: str, expected: float) -> None:
+    recipe = read_recipe(written(tmp_path, GOOD), [setting])
+    assert recipe.stages[1].stage.mean == expected  # type: ignore[attr-defined]
+
+
+def test_a_budget_and_the_seed_can_be_set(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, GOOD), ["budgets.speedup=1.5", "seed=7"])
+    assert recipe.budgets.speedup == 1.5
+    assert recipe.budgets.score_drop == 0.01
+    assert recipe.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says", "cure"),
+    [
+        ("mean = 0.1", "meen = 0.1", "stages[1].meen is not a setting", "Did you mean 'mean'?"),
+        (
+            "mean = 0.1",
+            'mean = "0.1"',
+            "stages[1].mean: Input should be a valid number, not '0.1'",
+            "Correct",
+        ),
+        ("epochs = 2", "epochs = 2.5", "stages[0].epochs", "Correct"),
+        ("epochs = 2", "epochs = true", "stages[0].epochs", "Correct"),
+        ('"prune"', '"prun"', 'There is no stage "prun"', "Did you mean 'prune'?"),
+        ("score_drop", "score_dorp", "budgets.score_dorp is not a setting", "'score_drop'"),
+        ("workload =", "worklaod =", "worklaod is not a setting", "'workload'"),
+        ('stage = "prune"', "", "stages[1] does not say which stage it is", "stage ="),
+        ('"prune"', '"nowhere.Stage"', 'the stage "nowhere.Stage" was imported', "Mend"),
+        ('workload = "small.py:Digits"', "", "workload: Field required", "Correct"),
+        ("[budgets]", "[budgets", "is not valid TOML", "Correct that line"),
+    ],
+)
+def test_a_wrong_recipe_is_told_where_and_how_to_mend_it(
+    tmp_path: Path, old: str, new: str, says: str, cure: str
+) -> None:
+    assert old in GOOD
+    with pytest.raises(Exception, match="") as caught:
+        read_recipe(written(tmp_path, GOOD.replace(old, new, 1)))
+    assert says in caught.value.what
+    assert cure in caught.value.cure
+
+
+def test_an_unknown_target_names_its_neighbour(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="orin-nano-8gb"):
+        read_recipe(written(tmp_path, GOOD.replace("x86-cpu", "orin-nano")))
+
+
+def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none.toml does not exist"):
+        read_recipe(tmp_path / "none.toml")
+
+
+def test_a_recipe_without_stages_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="has no stages"):
+        read_recipe(written(tmp_path, 'workload = "a.py:B"'))
+
+
+def test_a_setting_for_a_stage_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'prune'"):
+        read_recipe(written(tmp_path, GOOD), ["purne.mean=1"])
+
+
+def test_the_values_of_a_sweep_are_read_from_the_command_line() -> None:
+    assert parse_over(["prune.mean=0.1,0.2", "prune.criterion=random"]) == {
+        "prune.mean": (0.1, 0.2),
+        "prune.criterion": ("random",),
+    }
+    with pytest.raises(RecipeError, match="gives no values"):
+        parse_over(["prune.mean"])

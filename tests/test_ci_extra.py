@@ -1,0 +1,130 @@
+"""What a CI gate or a board with ONNX Runtime has: the [ci] extra, and nothing that it does not ask for."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+ROOT = Path(__file__).resolve().parents[1]
+WANTED = re.compile(r"^([A-Za-z0-9._-]+)")
+
+
+def closure(extra: str) -> set[str]:
+    """The distributions that installing deadweight with one extra brings."""
+    waiting = [text for text in metadata.requires("deadweight") or () if f'extra == "{extra}"' in text]
+    waiting += [text for text in metadata.requires("deadweight") or () if "extra ==" not in text]
+    found: set[str] = set()
+    while waiting:
+        name = WANTED.match(waiting.pop())
+        assert name is not None
+        try:
+            distribution = metadata.distribution(name.group(1))
+        except metadata.PackageNotFoundError:
+            continue  # a marker for another Python or system
+        if distribution.name not in found:
+            found.add(distribution.name)
+            waiting += [text for text in distribution.requires or () if "extra ==" not in text]
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds deadweight and the closure of [ci], as links."""
+    folder = tmp_path_factory.mktemp("ci_extra")
+    for name in closure("ci"):
+        distribution = metadata.distribution(name)
+        for top in {
+            file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")
+        }:
+            source = Path(str(distribution.locate_file(top)))
+            if not (folder / top).exists():
+                (folder / top).symlink_to(source)
+    (folder / "deadweight").symlink_to(ROOT / "deadweight")
+    return folder
+
+
+def dense(path: Path, width: int) -> Path:
+    """An ONNX file of two matrix products, `width` wide."""
+    rng = np.random.default_rng(0)
+    first = numpy_helper.from_array(rng.normal(size=(256, width)).astype(np.float32), "a")
+    second = numpy_helper.from_array(rng.normal(size=(width, 16)).astype(np.float32), "b")
+    nodes = [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("MatMul", ["h", "b"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "dense",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 256])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16])],
+        [first, second],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def deadweight(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # -S leaves out the site-packages of this interpreter; only what `place` links is there.
+    command = [sys.executable, "-S", "-m", "deadweight", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(place), "COLUMNS": "200"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=place)
+
+
+def test_that_place_has_no_torch_onnx_or_scipy(place: Path) -> None:
+    for name in ("torch", "onnx", "scipy", "plotly"):
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", f"import {name}"],
+            env={**os.environ, "PYTHONPATH": str(place)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "ModuleNotFoundError" in done.stderr
+
+
+def test_compare_finds_a_network_of_an_eighth_faster_and_says_how_sure_it_is(
+    place: Path, tmp_path: Path
+) -> None:
+    wide, narrow = dense(tmp_path / "wide.onnx", 2048), dense(tmp_path / "narrow.onnx", 256)
+    done = deadweight(place, "compare", str(wide), str(narrow), "--out", str(tmp_path / "judged.json"))
+    assert done.returncode == 0, done.stderr
+    assert "faster (95 % interval" in done.stdout
+    judgement = json.loads((tmp_path / "judged.json").read_text())["judgement"]
+    assert judgement["outcome"] == "faster"
+    assert judgement["low"] > 1
+
+
+def test_compare_exits_with_1_when_the_candidate_is_slower(place: Path, tmp_path: Path) -> None:
+    wide, narrow = dense(tmp_path / "wide.onnx", 2048), dense(tmp_path / "narrow.onnx", 256)
+    done = deadweight(place, "compare", str(narrow), str(wide))
+    assert done.returncode == 1, done.stderr
+    assert "slower" in done.stdout
+
+
+def test_profile_works_there_too(place: Path, tmp_path: Path) -> None:
+    done = deadweight(
+        place, "profile", str(dense(tmp_path / "a.onnx", 64)), "--events", "6", "--event-s", "0.02"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resident" in done.stdout
+
+
+def test_a_missing_model_is_a_sentence_and_exit_code_2(place: Path, tmp_path: Path) -> None:
+    done = deadweight(place, "compare", str(tmp_path / "no.onnx"), str(tmp_path / "no.onnx"))
+    assert done.returncode == 2
+    assert "There is no model at" in done.stderr
+    assert "What to do:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_command_of_the_workstation_says_what_to_install(place: Path, tmp_path: Path) -> None:
+    done = deadweight(place, "run", str(tmp_path / "recipe.toml"))
+    assert done.returncode == 2
+    assert 'pip install "deadweight[workstation]"' in done.stderr
