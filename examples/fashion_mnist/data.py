@@ -32,7 +32,7 @@ FILES = {  # name: SHA-256 of the .gz
     "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
 }
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")
-DOWNLOAD = "https://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+DOWNLOAD = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # no https there; the hashes guard it
 PACKAGE = "dataset-fashion-mnist"
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -100,8 +100,9 @@ def _download(cache: Path) -> None:
 
 def _unpack_package(cache: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for command in ("apt-get -q download " + PACKAGE, f"dpkg -x {PACKAGE}_*.deb ."):
-            # A shell for the *; a new machine's package lists may be empty, hence the update.
+        download = f"apt-get -q download {PACKAGE}"
+        # A new machine's package lists are empty, hence the update.
+        for command in (f"{download} || (apt-get -q update && {download})", f"dpkg -x {PACKAGE}_*.deb ."):
             subprocess.run(command, shell=True, cwd=folder, check=True, capture_output=True, timeout=300)
         for name in FILES:
             with writing(cache / name) as beside:
