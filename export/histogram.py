@@ -19,6 +19,7 @@ METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy", "mse")
 BINS = 4096  # after a doubling at least half of them are in use: 16 or more per int8 step
 STEPS = 127  # positive steps of int8
 PERCENTILE = 99.99
+SMALLEST_EXPONENT = -100  # of a bin's width, so that its inverse is a float32
 
 
 class Histogram:
@@ -49,7 +50,7 @@ class Histogram:
         bins = self.counts.size
         if largest > 0 and self.width == 0.0:
             zeros = int(self.counts[0])
-            self.width = 2.0 ** math.ceil(math.log2(largest / bins))
+            self.width = 2.0 ** max(math.ceil(math.log2(largest / bins)), SMALLEST_EXPONENT)
             self.counts[:] = 0
             self.counts[0] = zeros
         while self.width and largest >= self.width * bins:
@@ -80,7 +81,7 @@ def threshold(seen: Histogram, method: Method) -> float:
     if used <= STEPS + 1:
         return largest
     if method == "entropy":
-        candidates = np.arange(STEPS + 1, used + 1, max(1, used // 256))
+        candidates = np.unique(np.linspace(STEPS + 1, used, 256).astype(int))
         costs = [_divergence(seen.counts[:used], int(end)) for end in candidates]
     else:
         candidates = np.unique(np.linspace(used // 20 + 1, used, 128).astype(int))

@@ -153,8 +153,9 @@ class _Tally:
         value = before.astype(np.float64)
         error = np.abs(after.astype(np.float64) - value)
         self.numbers += value.size
-        self.largest = max(self.largest, float(error.max(initial=0.0)))
-        self.largest_value = max(self.largest_value, float(np.abs(value).max(initial=0.0)))
+        # numpy's maximum passes NaN on, Python's max would lose it.
+        self.largest = float(np.maximum(self.largest, error.max(initial=0.0)))
+        self.largest_value = float(np.maximum(self.largest_value, np.abs(value).max(initial=0.0)))
         self.sums += [error.sum(), np.abs(value).sum(), np.square(error).sum(), np.square(value).sum()]
         return self
 
@@ -189,8 +190,8 @@ def _compare(
         for name, value in before.items():
             _check_comparable(hop, name, value, after.get(name))
             tallies.setdefault(name, _Tally()).add(value, after[name])
-            largest = float(np.abs(after[name] - value).max(initial=0.0))
-            if not largest <= worst[0]:
+            largest = float(np.nan_to_num(np.abs(after[name] - value), nan=np.inf).max(initial=0.0))
+            if largest > worst[0]:
                 worst = (largest, piece)
         leading = next(iter(before))
         flips += [samples + place for place in _flipped(before[leading], after[leading])]

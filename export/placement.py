@@ -163,7 +163,7 @@ def _residual_branches(graph: onnx.GraphProto, index: Index, chosen: Collection[
     """The skip side of each residual add: rounded, so that the add joins the convolution on the other side.
 
     The convolution's own side stays as it is: TensorRT fuses Conv + Add (+ ReLU) only without a pair in
-    between. Where both sides are convolutions, the shortcut is the one that was made earlier.
+    between. Where both sides are convolutions, the one with fewer operators behind it is the skip.
     """
     places: set[tuple[int, int]] = set()
     made = {name: position for position, node in enumerate(graph.node) for name in node.output}

@@ -82,7 +82,7 @@ def _bad_activation(after: onnx.ModelProto, feeds: Mapping[str, Array]) -> str |
         return None
     values = runner(after, list(tensors), optimize=False)(feeds)
     for name, node in pairs:
-        step = float(np.asarray(index.value(node.input[1])))
+        step = float(np.max(np.asarray(index.value(node.input[1]))))
         before = values[name].astype(np.float64)
         error = values[node.output[0]] - before
         cut_off = np.where(np.abs(error) > HALF_A_STEP * step, error, 0.0)

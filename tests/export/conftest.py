@@ -58,7 +58,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(out + self.shortcut(x))
+        total: Tensor = F.relu(out + self.shortcut(x))
+        return total
 
 
 class Residual(nn.Module):
@@ -206,7 +207,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     module = Mlp()
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
     for _ in range(30):
-        for chosen in torch.randperm(1200).split(60):
+        for chosen in torch.randperm(1200).reshape(-1, 60):
             optimizer.zero_grad()
             F.cross_entropy(module(images[chosen]), labels[chosen]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -214,3 +215,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     to_onnx(module.eval(), {"x": images[:2]}, path)
     net = Net(module, path, {"x": images[:2]}, [{"x": images[:100]}, {"x": images[100:200]}])
     return Digits(net, images[1200:], labels[1200:])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
