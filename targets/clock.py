@@ -3,7 +3,7 @@
 Measured on shared machines, five things make a latency lie, and each has its answer here:
     the machine drifts for seconds at a time      models take turns every few milliseconds, in random order
     a turn begins with the other's data in cache  each turn begins with runs that are not timed: the first
-                                                  run after another model took up to 3x as long
+                                                  run after another model took up to 4x as long
     the same file loaded twice differs by 1-6 %   every event loads all models anew, heap padding at random
     iterations are not independent                the event is what counts as one observation
     another process takes the core                one thread's CPU time is kept beside its wall time

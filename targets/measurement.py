@@ -173,7 +173,8 @@ class Measurement:
 
         The interval is the percentile bootstrap over events (Efron and Tibshirani 1993, chapter 13), each
         event kept whole. It assumes that events are independent and alike, holds approximately with some
-        twenty of them, and says nothing of a percentile that lies beyond the samples.
+        twenty of them, and says nothing of a percentile that lies beyond the samples. Where `runs` is above
+        1, a sample is a mean of so many runs, and its tail is shorter than that of single runs.
         """
         samples = self.wall_s.ravel()
         order = np.argsort(samples, kind="stable")

@@ -42,14 +42,17 @@ class Session(Protocol):
     @property
     def runtime(self) -> str:
         """The runtime's name and version, as in `onnxruntime 1.23.0`."""
+        ...
 
     @property
     def inputs(self) -> Tuple[TensorSpec, ...]:
         """What `run` wants, in the model's order."""
+        ...
 
     @property
     def outputs(self) -> Tuple[TensorSpec, ...]:
         """What `run` gives, in the model's order."""
+        ...
 
     def run(self, inputs: Arrays) -> Dict[str, NDArray[Any]]:
         """Outputs by name. NaN among them is the caller's business.
@@ -57,12 +60,15 @@ class Session(Protocol):
         Raises:
             ModelError: inputs of a wrong name, shape or dtype, or the runtime gave up.
         """
+        ...
 
     def prepare(self, inputs: Arrays) -> Callable[[], object]:
         """A function that runs the model once on these inputs, checked and in place: what a clock wants."""
+        ...
 
     def close(self) -> None:
         """Frees the model. Closing twice is fine; running afterwards is a ModelError."""
+        ...
 
 
 def open_session(path: Union[str, Path], *, runtime: str = "onnxruntime", threads: int = 1) -> Session:

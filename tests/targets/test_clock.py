@@ -49,6 +49,13 @@ def test_more_threads_have_no_cpu_clock(mlp: MakeMlp) -> None:
     assert time_together({"a": mlp(64, 32)}, protocol=protocol)["a"].cpu_ns is None
 
 
+def test_a_batch_takes_longer_than_one_sample(mlp: MakeMlp) -> None:
+    path = mlp(256, 512, 10)
+    one = time_together({"a": path}, protocol=QUICK)["a"]
+    many = time_together({"a": path}, protocol=replace(QUICK, batch=64))["a"]
+    assert np.median(many.wall_s) > 3 * np.median(one.wall_s)
+
+
 def test_given_inputs_are_fed_and_become_part_of_the_protocol(mlp: MakeMlp) -> None:
     inputs = {"x": np.ones((3, 64), np.float32)}
     timed = time_together({"a": mlp(64, 32)}, protocol=QUICK, inputs=inputs)
