@@ -235,6 +235,7 @@ summary { cursor: pointer; color: var(--muted); font-size: .9rem; margin-top: 1r
 _SCRIPT = r"""
 "use strict";
 (async () => {
+  const root = document.documentElement;
   const plots = [...document.querySelectorAll(".plot")];
   const packed = document.getElementById("plotly");
   try {
@@ -249,9 +250,9 @@ _SCRIPT = r"""
       plot.classList.add("failed");
       plot.textContent = "This browser is too old to draw the plot. " + plot.getAttribute("aria-label");
     }
+    root.dataset.drawn = "no";
     return;
   }
-  const root = document.documentElement;
   const coloured = (value, style) => {
     if (typeof value === "string") {
       const name = /^var\((--[\w-]+)\)$/.exec(value);

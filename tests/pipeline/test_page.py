@@ -185,6 +185,7 @@ def test_the_page_prints_in_light_colours_and_within_the_paper(
     browser.evaluate("dispatchEvent(new Event('beforeprint'))")
     browser.emulate("dark", media="print")
     browser.resize(700)  # an A4 page without its margins
+    assert browser.evaluate("getComputedStyle(document.querySelector('.cards')).display") == "table"
     assert browser.evaluate("document.documentElement.scrollWidth") <= 700
     assert (
         browser.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ink')") == "#1b1f24"
@@ -194,6 +195,17 @@ def test_the_page_prints_in_light_colours_and_within_the_paper(
     browser.emulate("dark")
     browser.pdf(tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+@in_browser
+def test_a_browser_that_cannot_draw_is_told_what_the_plots_show(browser: Browser, page: Path) -> None:
+    script = browser.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.DecompressionStream")
+    browser.open(page)
+    text = browser.evaluate("document.querySelector('.plot').textContent")
+    browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+    assert text.startswith(
+        "This browser is too old to draw the plot. Speed-up with its interval: Pruned 4.89"
+    )
 
 
 @in_browser
