@@ -6,6 +6,9 @@ of these numbers is a pair of order statistics, with the confidence counted exac
 distribution (Hahn and Meeker 1991, section 5.2). It assumes that events are independent and alike, and
 nothing else: no shape, no variance, no symmetry. The signed-rank interval is narrower but asks for symmetry,
 which two models with different layout luck need not have.
+
+The interval speaks for the machine as it was during this run. Beside busy neighbours a model that fills the
+caches loses more than a small one, so their ratio itself is another one on another day.
 """
 
 from __future__ import annotations
