@@ -82,6 +82,14 @@ def test_a_missing_model_is_refused_before_anything_is_timed(mlp: MakeMlp, tmp_p
     assert told == []
 
 
+def test_a_model_that_cannot_be_opened_stops_the_timing_with_its_own_reason(
+    mlp: MakeMlp, tmp_path: Path
+) -> None:
+    (tmp_path / "b.onnx").write_bytes(b"not a model")
+    with pytest.raises(ModelError, match=r"b\.onnx is not a whole ONNX file"):
+        time_together({"a": mlp(64, 32), "b": tmp_path / "b.onnx"}, protocol=QUICK)
+
+
 def test_a_model_that_changes_while_it_is_timed_is_refused(mlp: MakeMlp) -> None:
     def overwrite(done: int, total: int) -> None:
         mlp(64, 33)
