@@ -7,6 +7,7 @@ what was measured, and on nothing else.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, cast
@@ -18,10 +19,10 @@ from ..targets.judge import Judgement, judge
 from ..targets.measurement import Measurement
 from ..targets.probe import conditions
 from .recipe import Recipe
-from .schema import Budget, Control, Latency, Report, Row, UnitLists, Verdict, Width
+from .schema import Budget, Control, Latency, Outcome, Report, Row, UnitLists, Verdict, Width
 from .statistics import ActivationStatistics
 from .store import Run, made_by
-from .sweep import Swept, speedup
+from .sweep import Swept, bounds, speedup
 from .words import control_words, verdict_sentence
 from .work import Variant, Work
 
@@ -55,7 +56,12 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
         "score_name": work.workload.score_name,
         "higher_is_better": higher,
         "budgets": [cast(Budget, dataclasses.asdict(check)) for check in budgets],
-        "conditions": {"target": work.target.name, **_conditions(measured), "made_by": dict(made_by())},
+        "conditions": {
+            "target": work.target.name,
+            "test_samples": scored["samples"],
+            **_conditions(measured),
+            "made_by": dict(made_by()),
+        },
         "protocol": dataclasses.asdict(next(iter(measured.values())).protocol) if measured else {},
         "stages": [
             {"name": f.name, "seconds": f.seconds, "cached": f.cached, "settings": dict(f.settings)}
@@ -118,15 +124,27 @@ def _judged(baseline: str, candidate: str, measured: Mapping[str, Measurement]) 
 def _verdict(candidate: str, measured: Mapping[str, Measurement]) -> Verdict:
     found = _judged("original", candidate, measured)
     verdict: Verdict = {
-        "outcome": cast(Any, found.outcome) if found else "cannot_tell",
-        "ratio": found.ratio if found else None,
-        "low": found.low if found else None,
-        "high": found.high if found else None,
-        "confidence": found.confidence if found else 0.95,
+        "outcome": "cannot_tell",
+        "ratio": None,
+        "low": None,
+        "high": None,
+        "confidence": 0.95,
         "sentence": "",
         "candidate": candidate,
-        "events": found.events if found else None,
     }
+    if found:
+        low, high = bounds(found)
+        visible = found.smallest_visible if math.isfinite(found.smallest_visible) else None
+        verdict |= {
+            "outcome": cast(Outcome, found.outcome),
+            "ratio": found.ratio,
+            "low": low,
+            "high": high,
+            "confidence": found.confidence,
+            "events": found.events,
+            "smallest_visible": visible,
+            "reason": found.reason,
+        }
     verdict["sentence"] = verdict_sentence(verdict, candidate)
     return verdict
 

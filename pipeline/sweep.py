@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ..targets import measurement
 from ..targets.artifact import read_json
 from ..targets.errors import ModelError, RecipeError
-from ..targets.judge import judge
+from ..targets.judge import Judgement, judge
 from .evaluate import Evaluate
 from .export import Export
 from .profile import Profile
 from .recipe import NamedStage, Recipe, SweepSettings
-from .schema import Speedup, Sweep, SweepRow
+from .schema import Outcome, Speedup, Sweep, SweepRow
 from .store import Run
 from .units import settings_text
 from .work import Progress, Variant, Work
@@ -172,7 +173,13 @@ def _speedups(
 def speedup(baseline: measurement.Measurement, candidate: measurement.Measurement) -> Speedup:
     """A judgement in the form that the report keeps."""
     found = judge(baseline, candidate)
-    return {"outcome": found.outcome, "ratio": found.ratio, "low": found.low, "high": found.high}  # type: ignore[typeddict-item]
+    low, high = bounds(found)
+    return {"outcome": cast(Outcome, found.outcome), "ratio": found.ratio, "low": low, "high": high}
+
+
+def bounds(judgement: Judgement) -> tuple[float | None, float | None]:
+    """The interval, or nothing where the events were too few for one."""
+    return (judgement.low, judgement.high) if math.isfinite(judgement.high) else (None, None)
 
 
 def _raw(name: str) -> str:

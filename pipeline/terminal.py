@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from .schema import Report, Row
+from .schema import Report, Row, Sweep
 from .tables import SIGNS
 from .units import MISSING, ScoreScale, count, duration, interval, percent, ratio, size
 from .words import budget_words, how_sure, label, scale_of
@@ -43,6 +43,36 @@ def summary_table(report: Report) -> Table:
         table.add_row(*_cells(row, first, scale), end_section=row is report["rows"][-1])
     for row in controls:
         table.add_row(*_cells(row, first, scale), style="dim")
+    return table
+
+
+def sweep_table(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> Table:
+    """One row a setting, smaller networks first, the chosen one marked."""
+    rows = sorted(sweep["rows"], key=lambda row: row["parameters"])
+    scale = ScoreScale.of(
+        score_name, higher_is_better=higher_is_better, scores=[row["score"] for row in rows]
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim", title=f"On the {rows[0]['split']} split")
+    for name in sweep["settings"]:
+        table.add_column(name, no_wrap=True)
+    for head in (scale.name, "change", "before tuning", "parameters", "file", "speed-up"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        speedup = row["speedup"]
+        judged = Text(MISSING)
+        if speedup:
+            judged = Text(
+                f"{SIGNS[speedup['outcome']]} {ratio(speedup['ratio'])}", _STYLES[speedup["outcome"]]
+            )
+        cells = [
+            *(str(row["settings"][name]) for name in sweep["settings"]),
+            MISSING if row["score"] is None else scale.text(row["score"]),
+            MISSING if row["score_change"] is None else scale.change(row["score_change"]),
+            MISSING if row["raw_score"] is None else scale.text(row["raw_score"]),
+            f"{count(row['parameters'])} (-{percent(row['parameters_removed'])})",
+            MISSING if row["file_bytes"] is None else size(row["file_bytes"]),
+        ]
+        table.add_row(*cells, judged, style="bold" if row["chosen"] else "")
     return table
 
 

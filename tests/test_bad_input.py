@@ -138,7 +138,10 @@ def test_a_loaded_network_that_returns_nan(project: Path, fails: Failing) -> Non
 
 
 def test_a_validation_split_without_samples(project: Path, fails: Failing) -> None:
-    empty = "def batches(self, split, *, seed=0):\n        return [] if split == 'validation' else super().batches(split)"
+    empty = (
+        "def batches(self, split, *, seed=0):\n"
+        "        return [] if split == 'validation' else super().batches(split)"
+    )
     (project / "mine.py").write_text(MINE.replace("pass", empty))
     assert 'The split "validation" has no samples.' in fails()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deadweight.pipeline.recipe import parse_over, read_recipe
-from deadweight.targets.errors import RecipeError, TargetError
+from deadweight.targets.errors import DeadweightError, RecipeError, TargetError
 
 GOOD = """
 workload = "small.py:Digits"
@@ -76,7 +76,7 @@ def test_a_wrong_recipe_is_told_where_and_how_to_mend_it(
     tmp_path: Path, old: str, new: str, says: str, cure: str
 ) -> None:
     assert old in GOOD
-    with pytest.raises(Exception, match="") as caught:
+    with pytest.raises(DeadweightError) as caught:
         read_recipe(written(tmp_path, GOOD.replace(old, new, 1)))
     assert says in caught.value.what
     assert cure in caught.value.cure

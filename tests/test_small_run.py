@@ -1,0 +1,127 @@
+"""One small run from training to the report, as the command line does it, and what comes of running it again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deadweight.__main__ import main
+
+HERE = Path(__file__).parent
+RECIPE = """
+workload = "mine.py:Mine"
+[budgets]
+score_drop = 0.2
+parameters_removed = 0.3
+[sweep]
+over = { "prune.ratio" = [0.25, 0.5] }
+score_drop = 0.2
+seconds = 1.0
+[[stages]]
+stage = "train"
+epochs = 5
+[[stages]]
+stage = "statistics"
+[[stages]]
+stage = "prune"
+ratio = 0.25
+[[stages]]
+stage = "finetune"
+epochs = 2
+[[stages]]
+stage = "controls"
+[[stages]]
+stage = "export"
+[[stages]]
+stage = "quantize"
+[[stages]]
+stage = "profile"
+events = 6
+event_s = 0.02
+"""
+MINE = "from small import Digits\n\n\nclass Mine(Digits):\n    pass\n"
+
+
+def run(project: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and report of `deadweight run`."""
+    sys.argv = ["deadweight", "run", str(project / "recipe.toml"), "--out", str(project / "run"), *arguments]
+    with pytest.raises(SystemExit) as caught:
+        main()
+    code = caught.value.code
+    assert isinstance(code, int)
+    return code, json.loads((project / "run" / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    shutil.copy(HERE / "small.py", folder / "small.py")
+    (folder / "mine.py").write_text(MINE)
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(project: Path) -> tuple[int, dict[str, Any]]:
+    return run(project)
+
+
+def test_a_run_ends_with_a_report_of_every_network(first: tuple[int, dict[str, Any]], project: Path) -> None:
+    code, report = first
+    assert code in (0, 1, 3)
+    assert [row["name"] for row in report["rows"]] == ["original", "pruned", "tuned", "int8"]
+    assert [row["name"] for row in report["controls"]] == ["random", "scratch"]
+    assert (project / "run" / "report.html").stat().st_size > 10_000
+
+
+def test_the_sweep_chooses_the_smallest_network_within_the_drop(first: tuple[int, dict[str, Any]]) -> None:
+    rows = first[1]["sweep"]["rows"]
+    assert [row["settings"]["prune.ratio"] for row in rows] == [0.25, 0.5]
+    assert [row["chosen"] for row in rows] == [False, True]
+    assert rows[1]["parameters"] == first[1]["rows"][2]["parameters"]
+
+
+def test_controls_have_the_widths_of_the_pruned_network(first: tuple[int, dict[str, Any]]) -> None:
+    tuned = first[1]["rows"][2]
+    assert [row["parameters"] for row in first[1]["controls"]] == [tuned["parameters"]] * 2
+
+
+def test_the_exit_code_follows_from_the_verdict_and_the_budgets(first: tuple[int, dict[str, Any]]) -> None:
+    code, report = first
+    proven = report["verdict"]["outcome"] == "faster" and all(b["met"] for b in report["budgets"])
+    assert (code == 0) == proven
+
+
+def test_a_second_run_keeps_everything(first: tuple[int, dict[str, Any]], project: Path) -> None:
+    _, report = run(project)
+    assert all(stage["cached"] for stage in report["stages"])
+    assert report["rows"] == first[1]["rows"]
+
+
+def test_another_setting_runs_only_what_follows_it(first: tuple[int, dict[str, Any]], project: Path) -> None:
+    _, report = run(project, "--set", "quantize.method=percentile")
+    ran = [stage["name"] for stage in report["stages"] if not stage["cached"]]
+    assert ran == ["quantize", "profile", "evaluate"]
+
+
+def test_an_edit_of_the_users_own_file_never_serves_a_stale_result(
+    first: tuple[int, dict[str, Any]], project: Path
+) -> None:
+    (project / "mine.py").write_text(MINE.replace("pass", "score_name = 'hits'"))
+    _, report = run(project)
+    assert not any(stage["cached"] for stage in report["stages"])
+    assert report["score_name"] == "hits"
+    (project / "mine.py").write_text(MINE)
+
+
+def test_for_a_board_that_is_not_here_nothing_is_called_faster(project: Path) -> None:
+    code, report = run(project, "--target", "orin-nano-8gb")
+    assert code == 3
+    assert report["verdict"]["ratio"] is None
+    assert report["verdict"]["outcome"] == "cannot_tell"
+    assert [row["speedup"] for row in report["rows"]] == [None] * 4
