@@ -142,7 +142,10 @@ def _event(
     gc.collect()  # the sessions of the event before, so that no more than one set is in memory
     sessions, padding = _opened(paths, protocol, dice)
     try:
-        calls = {name: _prepared(session, inputs, protocol) for name, session in sessions.items()}
+        calls = {}
+        for name, session in sessions.items():
+            made = inputs or random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed)
+            calls[name] = session.prepare(made)
         for name in dice.sample(sorted(calls), len(calls)):
             _warm(calls[name])
         if plan is None:
@@ -170,14 +173,6 @@ def _opened(
             session.close()
         raise
     return sessions, padding
-
-
-def _prepared(
-    session: Session, inputs: Optional[Mapping[str, NDArray[Any]]], protocol: Protocol
-) -> Callable[[], object]:
-    if inputs is None:
-        inputs = random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed)
-    return session.prepare(inputs)
 
 
 def _warm(call: Callable[[], object]) -> None:
