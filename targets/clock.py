@@ -107,7 +107,7 @@ def time_together(
     for name, path in paths.items():
         if _sha256(path) != hashes[name]:
             raise MeasurementError(
-                f"{path} changed while it was timed.", "Measure again when nothing writes to that file."
+                f"{path} changed while it was timed.", "Measure again when nothing writes to it."
             )
     assert plan is not None  # there is one event at least
     told["state_after"] = conditions()["state"]
@@ -144,8 +144,10 @@ def _event(
     try:
         calls = {}
         for name, session in sessions.items():
-            made = inputs or random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed)
-            calls[name] = session.prepare(made)
+            fed = inputs
+            if fed is None:
+                fed = random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed)
+            calls[name] = session.prepare(fed)
         for name in dice.sample(sorted(calls), len(calls)):
             _warm(calls[name])
         if plan is None:
@@ -235,16 +237,14 @@ def _taken(
     """Takes one event's samples, each round in a new order."""
     event: _Event = {name: ([], []) for name in calls}
     names = sorted(calls)
-    collecting = gc.isenabled()
+    collecting, before = gc.isenabled(), snapshot()
     gc.disable()  # a collection would land on one model's time
     try:
-        before = snapshot()
         for _ in range(plan.rounds):
             for name in dice.sample(names, len(names)):
                 wall_ns, cpu_ns = _timed(calls[name], plan.blocks[name])
                 event[name][0].append(wall_ns)
                 event[name][1].append(cpu_ns)
-        after = snapshot()
     except Exception as error:
         raise ModelError(
             f"A model stopped while it was timed: {error}", "Check that it runs with these inputs on its own."
@@ -253,7 +253,7 @@ def _taken(
         if collecting:
             gc.enable()
     runs = plan.rounds * sum(block.all_runs for block in plan.blocks.values())
-    return event, changes(before, after, runs=runs, threads=threads)
+    return event, changes(before, snapshot(), runs=runs, threads=threads)
 
 
 def _timed(call: Callable[[], object], block: _Block) -> Tuple[List[int], int]:
