@@ -1,7 +1,7 @@
 """How far each tensor's values reach, measured over calibration data in bounded memory.
 
-The model runs in ONNX Runtime batch by batch. For min-max the graph itself reduces every tensor to three
-numbers, so that memory is that of plain inference; for the other methods one histogram per tensor is kept.
+The model runs in ONNX Runtime a few samples at a time, each node as written, with the tensors to measure as
+its outputs. Of those nothing is kept but their extremes, and for some methods one histogram each.
 """
 
 from __future__ import annotations
@@ -11,19 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import helper
 
 from ..targets.artifact import read_json, write_json
 from ..targets.errors import ArtifactError, ModelError, WorkloadError
-from .graph import Array, float_inputs, load_float, own_copy
+from .graph import float_inputs, load_float
 from .histogram import BINS, METHODS, Histogram, Method, threshold
 from .placement import DIALECTS, place
 from .running import pieces, runner, samples_in
-
-# From inputs to each tensor's name and numbers that have its minimum and maximum.
-Measure = Callable[[Mapping[str, Array]], Iterable[tuple[str, Array]]]
 
 
 @dataclass(frozen=True)
@@ -91,12 +86,12 @@ def calibrate(
             f"{path} has no convolution, Gemm or MatMul to quantize.", "Use the float model as it is."
         )
     measured = {name: Histogram(bins=0 if method == "minmax" else BINS) for name in tensors}
-    measure = _reduced(model, tensors) if method == "minmax" else _exposed(model, tensors)
+    run = runner(model, tensors, optimize=False)
     samples = 0
     for feeds in pieces(model, batches):
-        for name, seen in measure(feeds):
+        for name, values in run(feeds).items():
             try:
-                measured[name].add(seen)
+                measured[name].add(values)
             except FloatingPointError as error:
                 last = samples + samples_in(feeds) - 1
                 raise ModelError(
@@ -142,28 +137,3 @@ def _check_varied(model: onnx.ModelProto, measured: Mapping[str, Histogram], sam
                 f"The tensor {name!r} is 0 for all of {samples} calibration samples: it has no scale.",
                 "Give more varied samples; if the layer is dead, prune it away.",
             )
-
-
-def _reduced(model: onnx.ModelProto, tensors: list[str]) -> Measure:
-    """The graph hands out the minimum, maximum and sum of each tensor, and never a tensor itself."""
-    graph = own_copy(model)
-    outputs = []
-    for name in tensors:
-        for operator in ("ReduceMin", "ReduceMax", "ReduceSum"):
-            # The sum is there for NaN, which a maximum may pass over.
-            outputs.append(f"{operator}({name})")
-            graph.graph.node.append(helper.make_node(operator, [name], outputs[-1:], keepdims=0))
-    run = runner(graph, outputs)
-
-    def measure(feeds: Mapping[str, Array]) -> Iterable[tuple[str, Array]]:
-        numbers = np.reshape(list(run(feeds).values()), (-1, 3))
-        for name, (low, high, total) in zip(tensors, numbers, strict=True):
-            yield name, np.array([total if np.isnan(total) else low, high])
-
-    return measure
-
-
-def _exposed(model: onnx.ModelProto, tensors: list[str]) -> Measure:
-    """The graph hands out each tensor."""
-    run = runner(model, tensors)
-    return lambda feeds: run(feeds).items()

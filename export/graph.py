@@ -66,7 +66,7 @@ class Index:
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """The ONNX model in a file.
+    """The ONNX model in a file. Nodes without a name are called after their output.
 
     Raises:
         ArtifactError: the file is missing, truncated, empty or no ONNX file.
@@ -95,16 +95,19 @@ def load(path: Path) -> onnx.ModelProto:
         raise ArtifactError(
             f"{path} holds no graph ({size} bytes): it is empty or was cut short.", "Export or copy it again."
         )
+    for node in model.graph.node:
+        node.name = node.name or f"{node.output[0]}/{node.op_type}"
     return model
 
 
 def load_float(path: Path) -> onnx.ModelProto:
-    """As `load`, for a model that is about to be quantized.
+    """As `load`, for a model that is about to be quantized, with every constant an initializer.
 
     Raises:
         ModelError: the model holds quantized operators already.
     """
     model = load(path)
+    _lift_constants(model.graph)
     for node in model.graph.node:
         if node.op_type in QUANTIZED or "QLinear" in node.op_type or "Integer" in node.op_type:
             raise ModelError(
@@ -112,6 +115,19 @@ def load_float(path: Path) -> onnx.ModelProto:
                 "Give the float model that it was made from.",
             )
     return model
+
+
+def _lift_constants(graph: onnx.GraphProto) -> None:
+    # Other exporters write weights as Constant nodes; a weight is looked for among the initializers.
+    kept = []
+    for node in graph.node:
+        value = attribute_of(node, "value") if node.op_type == "Constant" else None
+        if value is None:
+            kept.append(node)
+            continue
+        value.name = node.output[0]
+        graph.initializer.append(value)
+    replace_nodes(graph, kept)
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

@@ -19,6 +19,7 @@ METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy", "mse")
 BINS = 4096  # after a doubling at least half of them are in use: 16 or more per int8 step
 STEPS = 127  # positive steps of int8
 PERCENTILE = 99.99
+TILE = 1 << 18  # numbers counted at a time, so that the temporaries stay in the cache
 SMALLEST_EXPONENT = -100  # of a bin's width, so that its inverse is a float32
 
 
@@ -44,9 +45,12 @@ class Histogram:
             raise FloatingPointError("NaN" if math.isnan(low) or math.isnan(high) else "infinity")
         self.low, self.high = min(self.low, low), max(self.high, high)
         if self.counts.size:
-            self._count(np.abs(values).reshape(-1), max(abs(low), abs(high)))
+            self._reach(max(abs(low), abs(high)))
+            flat = values.reshape(-1)
+            for start in range(0, flat.size, TILE):
+                self._count(np.abs(flat[start : start + TILE]))
 
-    def _count(self, sizes: Array, largest: float) -> None:
+    def _reach(self, largest: float) -> None:
         bins = self.counts.size
         if largest > 0 and self.width == 0.0:
             zeros = int(self.counts[0])
@@ -58,10 +62,13 @@ class Histogram:
             self.counts[:] = 0
             self.counts[: bins // 2] = pairs
             self.width *= 2.0
-        places = (
-            (sizes * (1.0 / self.width)).astype(np.int64) if self.width else np.zeros(sizes.size, np.int64)
-        )
-        self.counts += np.bincount(places, minlength=bins)
+
+    def _count(self, sizes: Array) -> None:
+        if self.width:
+            places = (sizes * np.float32(1.0 / self.width)).astype(np.int32)
+            self.counts += np.bincount(places, minlength=self.counts.size)
+        else:
+            self.counts[0] += sizes.size
 
 
 def threshold(seen: Histogram, method: Method) -> float:

@@ -15,7 +15,7 @@ import onnx
 from ..targets.errors import ModelError, WorkloadError
 from .graph import Array, own_copy
 
-PIECE = 16  # samples in memory at a time, where the batch axis is dynamic
+PIECE = 8  # samples in memory at a time, where the batch axis is dynamic
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 

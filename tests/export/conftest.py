@@ -94,7 +94,8 @@ class Inverted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu6(self.bn1(self.expand(x)))
         out = F.relu6(self.bn2(self.depthwise(out)))
-        return x + self.bn3(self.project(out))
+        total: Tensor = x + self.bn3(self.project(out))
+        return total
 
 
 class Depthwise(nn.Module):
