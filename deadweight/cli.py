@@ -59,9 +59,9 @@ def run(
     Exit code: 0 proven faster within all budgets, 1 slower or a budget broken, 3 cannot tell.
     """
     from .pipeline.recipe import read_recipe
+    from .pipeline.report.terminal import summary_table, verdict_line
     from .pipeline.run import run as run_recipe
     from .pipeline.summary import exit_code
-    from .pipeline.terminal import summary_table, verdict_line
 
     _point_to(data)
     directory = out_dir or Path("runs") / recipe.stem
@@ -93,8 +93,8 @@ def sweep(
     Without --over the recipe's own [sweep] is run.
     """
     from .pipeline.recipe import SweepSettings, parse_over, read_recipe
+    from .pipeline.report.terminal import sweep_table
     from .pipeline.run import run_sweep
-    from .pipeline.terminal import sweep_table
 
     _point_to(data)
     read = read_recipe(recipe, _with_target(settings, target))
@@ -233,7 +233,7 @@ def doctor() -> None:
 @app.command()
 def report(directory: Path) -> None:
     """Build report.html anew from a run's report.json."""
-    from .pipeline.report import write_report
+    from .pipeline.report.write import write_report
 
     out.print(f"The report: {write_report(directory)}", soft_wrap=True)
 

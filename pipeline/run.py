@@ -9,8 +9,8 @@ from pathlib import Path
 from ..targets.artifact import write_json
 from .evaluate import Evaluate
 from .recipe import NamedStage, Recipe, SweepSettings
-from .report import write_report, write_sweep
-from .schema import Report
+from .report.schema import Report
+from .report.write import write_report, write_sweep
 from .stage import source_of
 from .store import Finished, Run, locked
 from .summary import summarize

@@ -19,11 +19,11 @@ from ..targets.judge import Judgement, judge
 from ..targets.measurement import Measurement
 from ..targets.probe import conditions
 from .recipe import Recipe
-from .schema import Budget, Control, Latency, Outcome, Report, Row, UnitLists, Verdict, Width
+from .report.schema import Budget, Control, Latency, Outcome, Report, Row, UnitLists, Verdict, Width
+from .report.words import control_words, verdict_sentence
 from .statistics import ActivationStatistics
 from .store import Run, made_by
 from .sweep import Swept, bounds, speedup
-from .words import control_words, verdict_sentence
 from .work import Variant, Work
 
 

@@ -22,9 +22,9 @@ from .evaluate import Evaluate
 from .export import Export
 from .profile import Profile
 from .recipe import NamedStage, Recipe, SweepSettings
-from .schema import Outcome, Speedup, Sweep, SweepRow
+from .report.schema import Outcome, Speedup, Sweep, SweepRow
+from .report.units import settings_text
 from .store import Run
-from .units import settings_text
 from .work import Progress, Variant, Work
 
 AFTER = ("controls", "export", "quantize", "profile")  # a trial ends before these

@@ -1,4 +1,4 @@
-"""One small run from training to the report, as the command line does it, and what comes of running it again."""
+"""One small run, as the command line does it, and what comes of running it again."""
 
 from __future__ import annotations
 

@@ -129,9 +129,7 @@ def test_batches_of_any_size_merge_to_the_whole(
         for step, size in enumerate(sizes)
     ]
     batches = [batch.relu() if rectified else batch for batch in batches]
-    merged = measure(batches[0], (1,))
-    for batch in batches[1:]:
-        merged = merge(merged, measure(batch, (1,)))
+    merged = merge([measure(batch, (1,)) for batch in batches])
     assert_agree(merged, two_pass(torch.cat(batches), (1,)))
     assert merged.measured == 3 * len(sizes)
 
@@ -140,13 +138,13 @@ def test_ten_thousand_batches_of_one_sample_lose_nothing() -> None:
     values = noise(10_000, 2) * 1e-2 + 1e4
     merged = measure(values[:1], (1,))
     for row in values[1:].unsqueeze(1):
-        merged = merge(merged, measure(row, (1,)))
+        merged = merge((merged, measure(row, (1,))))
     assert_agree(merged, two_pass(values, (1,)))
 
 
 def test_batches_whose_means_cancel_keep_the_digits_of_the_mean() -> None:
     first, second = torch.full((64, 3), 1.0), torch.full((64, 3), -1.0 + 2**-16)
-    merged = merge(measure(first, (1,)), measure(second, (1,)))
+    merged = merge((measure(first, (1,)), measure(second, (1,))))
     torch.testing.assert_close(merged.mean, torch.full((3,), 2.0**-17).double(), rtol=1e-12, atol=0)
 
 
@@ -199,4 +197,4 @@ def test_a_unit_without_a_slot_is_empty_and_merges_as_nothing() -> None:
     right = fold(moments, torch.tensor([-1, -1, 1, 1]), 2)
     assert left.count.tolist() == [60, 0]
     whole = values.view(30, 2, 2).permute(0, 2, 1).reshape(60, 2)
-    assert_agree(merge(left, right), two_pass(whole, (1,)))
+    assert_agree(merge((left, right)), two_pass(whole, (1,)))

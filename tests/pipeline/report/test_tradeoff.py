@@ -4,9 +4,9 @@ import itertools
 import random
 from typing import cast
 
-from deadweight.pipeline.schema import Sweep, SweepRow
-from deadweight.pipeline.tradeoff import beyond_words, pareto, tradeoff_figure
-from deadweight.pipeline.units import ScoreScale
+from deadweight.pipeline.report.schema import Sweep, SweepRow
+from deadweight.pipeline.report.tradeoff import beyond_words, pareto, tradeoff_figure
+from deadweight.pipeline.report.units import ScoreScale
 
 ACCURACY = ScoreScale("accuracy", True, share=True)
 ERROR = ScoreScale("error", False, share=False)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..targets.artifact import write_json, write_text
-from ..targets.errors import ArtifactError
+from ...targets.artifact import write_json, write_text
+from ...targets.errors import ArtifactError
 from .page import history_page, report_page, sweep_page
 from .schema import VERSION, Report, Sweep, SweepRow, UnitLists, read_report, validate_report
 from .units import ScoreScale

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import NotRequired, TypedDict
 
-from ..targets.artifact import read_json
-from ..targets.errors import ArtifactError
+from ...targets.artifact import read_json
+from ...targets.errors import ArtifactError
 
 VERSION = 1
 Outcome = Literal["faster", "slower", "equal", "cannot_tell"]

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from deadweight.pipeline.report import write_report
-from deadweight.pipeline.tables import ICONS
+from deadweight.pipeline.report.tables import ICONS
+from deadweight.pipeline.report.write import write_report
 
-from ..browser import CHROMIUM, Browser, chromium
+from ...browser import CHROMIUM, Browser, chromium
 
 EXAMPLE = json.loads((Path(__file__).parent / "report_example.json").read_text("utf-8"))
 OPTIONAL = ("controls", "words", "widths", "layers", "statistics", "sweep", "budgets")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from deadweight.pipeline.schema import Report, validate_report
-from deadweight.pipeline.terminal import summary_table, verdict_line
-from deadweight.pipeline.units import TIMES
+from deadweight.pipeline.report.schema import Report, validate_report
+from deadweight.pipeline.report.terminal import summary_table, verdict_line
+from deadweight.pipeline.report.units import TIMES
 
 EXAMPLE = (Path(__file__).parent / "report_example.json").read_text("utf-8")
 

@@ -7,8 +7,8 @@ import re
 
 from plotly.offline import get_plotlyjs
 
-from deadweight.pipeline.document import document, legend, plot, section
-from deadweight.pipeline.plots import Figure
+from deadweight.pipeline.report.document import document, legend, plot, section
+from deadweight.pipeline.report.plots import Figure
 
 FIGURE = Figure([{"x": ["</script><b>"]}], {"font": {}}, 100, 'a "quoted" <alt>')
 

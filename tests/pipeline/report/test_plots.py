@@ -9,8 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from deadweight.pipeline.document import _CSS
-from deadweight.pipeline.plots import (
+from deadweight.pipeline.report.document import _CSS
+from deadweight.pipeline.report.plots import (
     LAYERS_SHOWN,
     Figure,
     histogram_figure,
@@ -20,9 +20,9 @@ from deadweight.pipeline.plots import (
     thresholds,
     widths_figure,
 )
-from deadweight.pipeline.schema import Layer, Report, validate_report
-from deadweight.pipeline.tradeoff import tradeoff_figure
-from deadweight.pipeline.words import scale_of
+from deadweight.pipeline.report.schema import Layer, Report, validate_report
+from deadweight.pipeline.report.tradeoff import tradeoff_figure
+from deadweight.pipeline.report.words import scale_of
 
 EXAMPLE: Report = validate_report(
     json.loads((Path(__file__).parent / "report_example.json").read_text("utf-8"))

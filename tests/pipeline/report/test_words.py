@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import pytest
 
-from deadweight.pipeline.schema import Budget, Control, Row, Verdict
-from deadweight.pipeline.units import TIMES, ScoreScale
-from deadweight.pipeline.words import (
+from deadweight.pipeline.report.schema import Budget, Control, Row, Verdict
+from deadweight.pipeline.report.units import TIMES, ScoreScale
+from deadweight.pipeline.report.words import (
     budget_words,
     budgets_words,
     control_words,

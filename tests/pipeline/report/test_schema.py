@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deadweight.pipeline.schema import read_report, validate_report
+from deadweight.pipeline.report.schema import read_report, validate_report
 from deadweight.targets.errors import ArtifactError
 
 EXAMPLE = json.loads((Path(__file__).parent / "report_example.json").read_text("utf-8"))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from deadweight.pipeline.units import (
+from deadweight.pipeline.report.units import (
     ScoreScale,
     by_name,
     count,
