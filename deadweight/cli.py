@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import __version__
-from .console import bar, err, judgement_line, measurement_table, memory_line, out
+from .console import bar, err, judgement_line, measurement_table, memory_line, out, stage_line
 from .targets.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def run(
         report = run_recipe(read_recipe(recipe, _with_target(settings, target)), directory, watcher)
     out.print(summary_table(report))
     for sentence in report.get("words", []):
-        out.print(sentence, soft_wrap=True)
-    out.print(verdict_line(report), soft_wrap=True)
+        out.print(sentence)
+    out.print(verdict_line(report))
     out.print(f"The report: {directory / 'report.html'}", soft_wrap=True)
     raise typer.Exit(exit_code(report))
 
@@ -118,7 +118,7 @@ def sweep(
 def profile(
     model: Path,
     events: Annotated[int, typer.Option(help="Fresh loads of the model.")] = 24,
-    event_s: Annotated[float, typer.Option(help="Seconds of running within one event.")] = 0.1,
+    event_s: Annotated[float, typer.Option(help="Seconds of running within one event.")] = 0.05,
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     batch: Annotated[int, typer.Option(help="Samples at once, where the model leaves it open.")] = 1,
     to: Annotated[Path | None, typer.Option("--out", help="Where the measurement goes, as JSON.")] = None,
@@ -153,7 +153,7 @@ def compare(
     baseline: Path,
     candidate: Path,
     events: Annotated[int, typer.Option(help="Fresh loads of both models.")] = 24,
-    event_s: Annotated[float, typer.Option(help="Seconds of running each within one event.")] = 0.1,
+    event_s: Annotated[float, typer.Option(help="Seconds of running each within one event.")] = 0.05,
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     batch: Annotated[int, typer.Option(help="Samples at once, where the models leave it open.")] = 1,
     margin: Annotated[float, typer.Option(help="The change that does not matter, as a share.")] = 0.02,
@@ -247,9 +247,9 @@ def _watching() -> Iterator[Watcher]:
 
         def ended(finished: Finished) -> None:
             shown.clear()
-            how = "kept" if finished.cached else f"{finished.seconds:.1f} s"
-            words = "; ".join(finished.words)
-            err.print(f"  {finished.name:<12} {how:>8}  {words}", markup=False, soft_wrap=True)
+            err.print(
+                stage_line(finished.name, None if finished.cached else finished.seconds, finished.words)
+            )
 
         yield Watcher(started=lambda name: shown(0, 1, name), progress=shown, ended=ended)
 

@@ -6,7 +6,7 @@ Progress and errors go to stderr, results to stdout, so that results can be pipe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.console import Console
 from rich.markup import escape
@@ -65,6 +65,16 @@ def bar() -> Iterator[Bar]:
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield Bar(progress)
+
+
+def stage_line(name: str, seconds: float | None, words: Iterable[str]) -> Table:
+    """A finished stage: its name, how long it took (None: kept from before), and what it has to say."""
+    line = Table.grid(padding=(0, 2))
+    line.add_column(width=12)
+    line.add_column(width=8, justify="right")
+    line.add_column(ratio=1)
+    line.add_row(f"  {name}", "kept" if seconds is None else f"{seconds:.1f} s", escape("; ".join(words)))
+    return line
 
 
 def milliseconds(seconds: float) -> str:

@@ -32,7 +32,7 @@ class Profile:
     """
 
     events: int = 24
-    event_s: float = 0.1
+    event_s: float = 0.05
     threads: int = 1
     memory: bool = True
 
