@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .calls import Notes
 from .groups import Frozen, Group, Read, Slice
 from .identities import Solution
-from .rules import Notes
 
 Slots = Mapping[tuple[str, int], Tensor]
 _NEVER = 2**40

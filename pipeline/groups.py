@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from ..targets.errors import ModelError
+from .calls import Tracked
 from .capture import Example
 from .identities import Solution
 from .plan import Plan, Width
-from .rules import Tracked
 
 Align = int | Mapping[str, int] | None
 """Widths are rounded up to a multiple: one number for all, or by the kind of operator."""
@@ -92,6 +92,7 @@ class Tracing:
     """What surgery needs of a trace.
 
     Attributes:
+        graph: the captured network; `Groups.graph` is a copy, which others may change.
         values: by node name, what is known of each tensor of the graph.
         slots: the identities of each axis of each parameter and buffer.
         aliases: all names of a tensor that has several.
@@ -100,6 +101,7 @@ class Tracing:
         solution: which identities are one, and which live through others.
     """
 
+    graph: GraphModule
     values: Mapping[str, Tracked | list[Tracked]]
     slots: Mapping[tuple[str, int], Tensor]
     aliases: Mapping[str, tuple[str, ...]]
@@ -118,7 +120,8 @@ class Groups:
     """All groups of a network; iterating yields them in the order of the forward pass.
 
     Attributes:
-        graph: the exported graph, in eval form, to whose node names `Read.node` refers.
+        graph: the exported graph, in eval form, to whose node names `Read.node` refers. It takes the tensors
+            of the example and returns a flat tuple.
         frozen: what could not be pruned.
         batch: None where the network takes any batch, else the number it is fixed at.
         fingerprint: of the network's names, shapes and types; a plan holds for this network only.

@@ -66,18 +66,18 @@ class Identities:
         the grid lives exactly if its part along every axis lives.
         """
         for axis, size in enumerate(grid.shape):
-            first = grid.narrow(axis, 0, 1)
-            if size > 1 and (grid.stride(axis) == 0 or torch.equal(grid, first.expand_as(grid))):
-                return self.factor(first)  # nothing changes along this axis
+            if size > 1 and (grid.stride(axis) == 0 or bool((grid == grid.narrow(axis, 0, 1)).all())):
+                grid = grid.narrow(axis, 0, 1)  # nothing changes along this axis
         axes = [axis for axis, size in enumerate(grid.shape) if size > 1]
         if len(axes) < 2:
             return {axis: grid.reshape(-1) for axis in axes}
         vectors, parts = {}, []
-        for axis in axes:
-            distinct, at = torch.unique(grid, dim=axis, return_inverse=True)
-            vectors[axis] = self.fresh(distinct.shape[axis])[at]
-            shape = [-1 if other == axis else 1 for other in range(grid.dim())]
-            parts.append(vectors[axis].reshape(shape).expand(grid.shape).reshape(-1))
+        for axis, (first, at) in {axis: _distinct(grid, axis) for axis in axes}.items():
+            part = self.fresh(len(first))
+            vectors[axis] = part[at]
+            grid = grid.index_select(axis, first)
+            parts.append(part.reshape([-1 if other == axis else 1 for other in range(grid.dim())]))
+        parts = [part.expand(grid.shape).reshape(-1) for part in parts]
         self._products.append(_Product(grid.reshape(-1), torch.stack(parts)))
         return vectors
 
@@ -147,6 +147,25 @@ class Solution:
 
 
 _DEEPEST = 8  # nested splits: heads x halves x ...; a guard, never met
+
+
+def _distinct(grid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Where the distinct slices along an axis are first, and for each slice which of them it is.
+
+    Slices are told apart by a random linear combination of their elements, in integers: 62 bits wide.
+    """
+    generator = torch.Generator().manual_seed(0)
+    key = grid
+    for other, size in enumerate(grid.shape):
+        weights = torch.randint(-(2**62), 2**62, (size,), generator=generator)
+        if other != axis:
+            shape = [-1 if place == other else 1 for place in range(grid.dim())]
+            key = (key * weights.reshape(shape)).sum(other, keepdim=True)
+    _, at = torch.unique(key.reshape(-1), return_inverse=True)
+    first = torch.full((int(at.max()) + 1,), len(at))
+    _lower(first, at, torch.arange(len(at)))
+    order = torch.argsort(first)
+    return first[order], torch.argsort(order)[at]
 
 
 def _lower(values: Tensor, at: Tensor, to: Tensor) -> None:

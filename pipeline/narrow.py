@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from .plan import Attributes, Cut
 from .resize import Change
 
+TOLD = ("groups", "num_groups", "normalized_shape")
+"""Arguments of operators that torch's own layers hold as attributes of the same name."""
+
 
 def narrowed(model: nn.Module, cut: Cut, attributes: Attributes) -> nn.Module:
     """A copy of `model` without the indices in `cut`, its attributes set."""
@@ -50,9 +53,7 @@ def known_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str, d
     """The constants that changed, as torch's own layers call them, where no shape tells them."""
     found: dict[str, dict[str, Any]] = {}
     for change in changes:
-        if change.argument in ("groups", "num_groups", "normalized_shape") and hasattr(
-            model.get_submodule(change.module), change.argument
-        ):
+        if change.argument in TOLD and hasattr(model.get_submodule(change.module), change.argument):
             found.setdefault(change.module, {})[change.argument] = change.after
     return found
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
+from .calls import Tracked
 from .capture import copied, operator_name
 from .groups import Tracing
-from .rules import Tracked
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Change:
     after: Any
 
 
-def resized(graph: Graph, tracing: Tracing, alive: Tensor) -> tuple[Graph, tuple[Change, ...]]:
-    """A copy of `graph` for parameters that were cut to the identities that live."""
+def resized(tracing: Tracing, alive: Tensor) -> tuple[Graph, tuple[Change, ...]]:
+    """A copy of the captured graph for parameters that were cut to the identities that live."""
+    graph = tracing.graph.graph
     result = copied(graph)
     changes: list[Change] = []
     for before, node in zip(graph.nodes, result.nodes, strict=True):
@@ -214,6 +215,18 @@ def _padding(site: _Site) -> None:
     site.set("pad", amounts)
 
 
+def _roll(site: _Site) -> None:
+    x = site.input("self")
+    shifts, dims = site.argument("shifts"), site.argument("dims")
+    after = []
+    for shift, axis in zip(shifts, dims, strict=True):
+        living = site.living(x, axis % len(x.shape))
+        turned = shift % len(living)
+        after.append(shift if bool(living.all()) else int(living[len(living) - turned :].sum()))
+    if dims:
+        site.set("shifts", after)
+
+
 _RESIZE: dict[str, Callable[[_Site], None]] = {
     **{name: _sizes("size") for name in ("view", "_unsafe_view", "expand", "zeros", "ones", "full", "empty")},
     **{name: _sizes("size") for name in ("new_zeros", "new_ones", "new_full", "new_empty")},
@@ -230,6 +243,7 @@ _RESIZE: dict[str, Callable[[_Site], None]] = {
     "layer_norm": _normalized_shape,
     "rms_norm": _normalized_shape,
     "scaled_dot_product_attention": _attention,
+    "roll": _roll,
     "pad": _padding,
     "constant_pad_nd": _padding,
 }

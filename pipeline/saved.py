@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from ..targets.artifact import writing
 from ..targets.errors import ArtifactError, ModelError
 from .capture import Example, inputs_of
+from .compare import relative_error, run, tolerance
 from .plan import Plan, fingerprint, plan_of
 from .surgery import replay
-from .verify import relative_error, run, tolerance
 
 PLAN, WEIGHTS, EXAMPLE = "plan.json", "model.safetensors", "example.safetensors"
 

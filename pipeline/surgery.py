@@ -4,27 +4,31 @@ The reference is the *graph*: the exported graph with every size derived anew. W
 *module*: their own class, its parameters and attributes narrowed. The forward code of a module may hold old
 widths, and may run all the same and be wrong; so it is handed out only when it agrees with the graph. If it
 does not, the groups whose widths its code holds are left whole and it is tried once more; if too little is
-removed then, the user gets the graph.
+removed then, the user gets the graph. A group that the graph itself cannot do without is left whole too.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
-from ..targets.errors import DeadweightError, ModelError
-from .capture import Example, capture
+from ..targets.errors import ModelError
+from .capture import Example, capture, inputs_of, users_line
+from .compare import disagreement
 from .graphnet import GraphNet
 from .groups import Groups, planned
-from .narrow import cut_tensors, known_attributes, matching_attributes, named_tensors, narrowed
+from .narrow import TOLD, cut_tensors, known_attributes, matching_attributes, named_tensors, narrowed
 from .plan import Attributes, Cut, fingerprint, plan_of, record
 from .plan import Plan as Plan
 from .resize import resized
-from .trace import trace, trace_graph
-from .verify import disagreement
+from .trace import trace, trace_graphs
+from .verify import MismatchError, verify_on
 
 SPARED = 1.3
 """The module form may keep this many times the parameters of the graph form; beyond, the graph is better."""
@@ -55,42 +59,42 @@ def apply(
             raise ModelError("Surgery needs a trace or an example.", "Call apply(model, plan, groups).")
         groups = trace(model, example)
     _check_fits(model, plan, groups)
-    reference = graph_form(model, plan.cut, groups)
+    plan, reference = _sound(model, plan, groups)
     problem = "it was asked for" if form == "graph" else "it was pruned in that form before"
     if form != "graph" and not isinstance(model, GraphNet):
         small, problem = _module_form(model, plan, groups, reference)
-        if small is None and (spared := _spared(plan, groups)):
-            eased = graph_form(model, spared.cut, groups)
-            if form == "module" or _size(eased) <= SPARED * _size(reference):
-                small, _ = _module_form(model, spared, groups, eased)
+        small = small or _eased(
+            model, plan, groups, limit=math.inf if form == "module" else SPARED * _size(reference)
+        )
         if small is not None:
             return small
         if form == "module":
             raise ModelError(
-                f"The network's own class cannot follow this plan: {problem}", 'Leave out form="module".'
+                f"The network's own class cannot follow this plan: {problem}.", 'Leave out form="module".'
             )
-    plan = dataclasses.replace(plan, form="graph", reason=problem, earlier=_earlier(model))
-    return record(reference, plan)
+    reason = "; ".join(part for part in (plan.reason, problem, _fixed_batch(groups)) if part)
+    plan = dataclasses.replace(plan, form="graph", reason=reason, earlier=_earlier(model))
+    return record(graph_form(model, plan.cut, groups), plan)
 
 
-def graph_form(model: nn.Module, cut: Cut, groups: Groups) -> GraphNet:
-    """The exported graphs, for inference and for training, with this cut."""
+def graph_form(model: nn.Module, cut: Cut, groups: Groups, *, training: bool = True) -> GraphNet:
+    """The exported graphs with this cut, for inference and, if it is to be trained, for training."""
     tensors = cut_tensors(model, cut)
     transient = frozenset(name for name, _ in named_tensors(model)) - model.state_dict().keys()
-    captured = {False: groups.graph}
-    graphs = {False: resized(groups.graph.graph, groups.tracing, living(groups, cut))[0]}
-    problem = ""
-    try:
-        training = trace_graph(model, capture(model, groups.example, training=True), groups.example)
-        graphs[True] = resized(training.graph.graph, training.tracing, living(training, cut))[0]
-        captured[True] = training.graph
-    except DeadweightError as error:
-        problem = error.what
+    captured = {False: groups.tracing.graph}
+    graphs = {False: resized(groups.tracing, living(groups, cut))[0]}
+    problem = "it was left out."
+    if training:
+        try:
+            learner = trace_graphs(model, [capture(model, groups.example, training=True)], groups.example)
+            graphs[True] = resized(learner.tracing, living(learner, cut))[0]
+            captured[True] = learner.tracing.graph
+        except ModelError as error:
+            problem = error.what
     for graph in captured.values():
         for name, tensor in _constants(graph, tensors):
             tensors[name], transient = tensor, transient | {name}
-    net = GraphNet(tensors, transient, captured, graphs, problem)
-    return net.train(model.training)
+    return GraphNet(tensors, transient, captured, graphs, problem).train(model.training)
 
 
 def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
@@ -138,45 +142,107 @@ def living(groups: Groups, cut: Cut) -> Tensor:
     return alive
 
 
+def _sound(model: nn.Module, plan: Plan, groups: Groups) -> tuple[Plan, nn.Module]:
+    """The graph form for inference, seen to be right; groups that it cannot do without are left whole."""
+    while True:
+        reference = graph_form(model, plan.cut, groups, training=False)
+        try:
+            verify_on(inputs_of(groups.example), model, reference, plan, groups)
+            return plan, reference
+        except MismatchError as error:
+            spared = _spare(plan, groups, _touching(error.node, plan, groups))
+            if spared is None:
+                raise
+            line = users_line(error.node) if error.node else ""
+            plan = dataclasses.replace(spared, reason=f"{spared.reason}, for it went wrong at {line}")
+
+
 def _module_form(
     model: nn.Module, plan: Plan, groups: Groups, reference: nn.Module
 ) -> tuple[nn.Module | None, str]:
     """The user's class where it agrees with the graph, if need be with attributes set; else the problem."""
-    _, changes = resized(groups.graph.graph, groups.tracing, living(groups, plan.cut))
+    _, changes = resized(groups.tracing, living(groups, plan.cut))
     known = known_attributes(model, changes)
     repaired = matching_attributes(model, changes)
     problem = ""
     for attributes in [known] if repaired == known else [known, repaired]:
         small = narrowed(model, plan.cut, attributes)
-        if not (problem := disagreement(small, reference, groups)):
-            return record(small, _as_module(plan, model, attributes, repairs=attributes is repaired)), ""
+        if not (problem := disagreement(small, reference, _one(groups))):
+            reason = plan.reason or "its forward code follows the widths"
+            if attributes is repaired:
+                reason += f", with attributes set anew: {_listed(attributes, known)}"
+            done = dataclasses.replace(
+                plan, form="module", reason=reason, attributes=attributes, earlier=_earlier(model)
+            )
+            return record(small, done), ""
     return None, problem
 
 
-def _as_module(plan: Plan, model: nn.Module, attributes: Attributes, *, repairs: bool) -> Plan:
-    reason = plan.reason or "its forward code follows the widths"
-    if repairs:
-        named = ", ".join(
-            sorted(f"{path}.{name}".strip(".") for path, values in attributes.items() for name in values)
-        )
-        reason += f", with attributes set anew: {named}"
-    return dataclasses.replace(
-        plan, form="module", reason=reason, attributes=attributes, earlier=_earlier(model)
-    )
+def _eased(model: nn.Module, plan: Plan, groups: Groups, *, limit: float) -> nn.Module | None:
+    """The user's class for as much of the plan as its code can follow; None if that is too little.
 
-
-def _spared(plan: Plan, groups: Groups) -> Plan | None:
-    """The plan without the groups whose widths stand in the module's code; None if nothing is left of it."""
-    stiff = []
+    Groups whose widths the code holds are left whole at first; then those of each kind are tried again.
+    """
+    stiff: dict[str, list[str]] = {}
     for name, units in plan.removed.items():
-        _, changes = resized(groups.graph.graph, groups.tracing, groups.tracing.alive({name: units}))
-        if any(change.argument not in ("groups", "num_groups", "normalized_shape") for change in changes):
-            stiff.append(name)
-    rest = {name: units for name, units in plan.removed.items() if name not in stiff}
-    if not stiff or not rest:
+        _, changes = resized(groups.tracing, groups.tracing.alive({name: units}))
+        if any(change.argument not in TOLD for change in changes):
+            stiff.setdefault(groups[name].kind, []).append(name)
+    best: nn.Module | None = None
+    spared = [name for names in stiff.values() for name in names]
+    for again in [[], *stiff.values()]:
+        fewer = [name for name in spared if name not in again]
+        attempt = _spare(plan, groups, fewer)
+        if attempt is not None:
+            reference = graph_form(model, attempt.cut, groups, training=False)
+            small, _ = _module_form(model, attempt, groups, reference)
+            if small is not None:
+                best, spared = small, fewer
+    return best if best is not None and _size(best) <= limit else None
+
+
+def _spare(plan: Plan, groups: Groups, names: Sequence[str]) -> Plan | None:
+    """The plan without some groups; None if they are none of it, or all."""
+    rest = {name: units for name, units in plan.removed.items() if name not in names}
+    if not rest or len(rest) == len(plan.removed):
         return None
-    reason = f"its forward code holds the widths of {', '.join(stiff)}, which were left whole"
+    reason = f"the widths of {', '.join(names)} were left whole, because its forward code holds them"
     return dataclasses.replace(planned(groups, rest), reason=reason)
+
+
+def _touching(node: Node | None, plan: Plan, groups: Groups) -> list[str]:
+    """The groups of the plan that have units in a node's operands or result."""
+    if node is None:
+        return []
+    tracing, touched = groups.tracing, []
+    values = [tracing.values.get(one.name) for one in (node, *node.all_input_nodes)]
+    tracked = [one for value in values for one in (value if isinstance(value, list) else [value]) if one]
+    vectors = [vector for one in tracked for vector in one.axes if vector is not None]
+    for name, units in plan.removed.items():
+        alive = tracing.alive({name: units})
+        if any(not bool(alive[vector].all()) for vector in vectors):
+            touched.append(name)
+    return touched
+
+
+def _one(groups: Groups) -> tuple[Tensor, ...]:
+    """One sample of the example, where the batch is open: another batch than the one that was captured."""
+    inputs = inputs_of(groups.example)
+    return inputs if groups.batch else tuple(value[:1] for value in inputs)
+
+
+def _fixed_batch(groups: Groups) -> str:
+    return f"batch fixed at {groups.batch}" if groups.batch else ""
+
+
+def _listed(attributes: Attributes, but: Attributes) -> str:
+    names = [
+        (path, name)
+        for path, values in attributes.items()
+        for name in values
+        if name not in but.get(path, {})
+    ]
+    return ", ".join(sorted(".".join(part for part in named if part) for named in names))
 
 
 def _constants(graph: torch.fx.GraphModule, tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:

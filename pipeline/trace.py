@@ -9,20 +9,25 @@ but the layout of identities, so the cost hardly depends on the resolution.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from ..targets.errors import ModelError
 from .assemble import assemble, list_frozen
-from .capture import Example, batch_is_open, capture, inputs_of, operator_name, size_of
+from .calls import Call, Notes, Tracked, fixed, unknown
+from .capture import Example, batch_is_open, capture, copied, inputs_of, operator_name, size_of
 from .groups import Groups, Tracing
 from .identities import Cause
+from .narrow import named_tensors
 from .plan import fingerprint
-from .rules import RULES, Call, Notes, Tracked, fixed, pointwise, unknown
+from .rules import RULES, pointwise
 
 
 def trace(model: nn.Module, example_inputs: Example) -> Groups:
@@ -35,38 +40,46 @@ def trace(model: nn.Module, example_inputs: Example) -> Groups:
     Raises:
         ModelError: the network cannot be captured, or the inputs do not fit.
     """
-    return trace_graph(model, capture(model, example_inputs), example_inputs)
+    graph = capture(model, example_inputs)
+    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr" and node.users}
+    if all(used & set(names) for _, names in _shared_names(model.named_parameters(remove_duplicate=False))):
+        return trace_graphs(model, [graph], example_inputs)
+    # Some parameters are for training alone (an auxiliary head): both forms are traced as one.
+    with contextlib.suppress(ModelError):
+        return trace_graphs(model, [graph, capture(model, example_inputs, training=True)], example_inputs)
+    return trace_graphs(model, [graph], example_inputs)
 
 
-def trace_graph(model: nn.Module, graph: GraphModule, example: Example) -> Groups:
-    """The same for a graph that was captured already."""
-    aliases = _aliases(model)
+def trace_graphs(model: nn.Module, graphs: Sequence[GraphModule], example: Example) -> Groups:
+    """The same for graphs that were captured already; the first is the one that nodes are named after."""
+    aliases = dict(_shared_names([*named_tensors(model)]))
     canonical = {alias: name for name, aliased in aliases.items() for alias in aliased}
     notes = Notes()
     slots: dict[tuple[str, int], Tensor] = {}
-    values = _Pass(graph, notes, slots, canonical).run()
+    values = _Pass(graphs[0], notes, slots, canonical).run()
+    for graph in graphs[1:]:
+        others = Notes(notes.identities, notes.produced, notes.consumed)
+        _Pass(graph, others, slots, canonical).run()
     solution = notes.identities.solve()
     groups, units = assemble(slots, notes, solution)
+    captured = graphs[0]
     return Groups(
-        graph=graph,
+        graph=GraphModule(captured, copied(captured.graph)),
         groups=groups,
         frozen=list_frozen(slots, notes, solution),
         example=example,
-        batch=None if batch_is_open(graph) else len(inputs_of(example)[0]),
+        batch=None if batch_is_open(captured) else len(inputs_of(example)[0]),
         fingerprint=fingerprint(model),
-        tracing=Tracing(values, slots, aliases, units, notes.renormalised, solution),
+        tracing=Tracing(captured, values, slots, aliases, units, notes.renormalised, solution),
     )
 
 
-def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """By first name, all names of each parameter and buffer."""
+def _shared_names(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, tuple[str, ...]]]:
+    """The names of each tensor, with the first of them in front."""
     names: dict[int, list[str]] = {}
-    for name, tensor in [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]:
+    for name, tensor in named:
         names.setdefault(id(tensor), []).append(name)
-    return {aliased[0]: tuple(aliased) for aliased in names.values()}
+    return [(aliased[0], tuple(aliased)) for aliased in names.values()]
 
 
 class _Pass:

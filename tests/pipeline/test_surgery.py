@@ -91,7 +91,7 @@ def test_a_width_written_into_forward_is_left_whole_or_taken_over_by_the_graph()
     example = nets.image(2, 1, 8, 8)
     module, plan, groups = halved(model, example, "module")
     assert "conv2" not in plan_of(module).removed
-    assert "holds the widths of conv2" in plan_of(module).reason
+    assert "the widths of conv2 were left whole" in plan_of(module).reason
     assert verify(model, module, plan, groups).function_changed_by == ()
     free, plan, groups = halved(model, example)
     assert isinstance(free, GraphNet)

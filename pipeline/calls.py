@@ -1,0 +1,176 @@
+"""What a rule is given: one operator of the graph, and what is known of its operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from .capture import users_line
+from .identities import Cause, Identities
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What is known of one value of the graph.
+
+    Attributes:
+        shape: sizes in the example.
+        axes: for each axis a vector of identities, or None where its size is fixed.
+        node: the name of the node that holds it.
+        activation: whether it depends on an input of the network.
+        value: the tensor itself where it is a known constant.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[Tensor | None, ...]
+    node: str = ""
+    activation: bool = False
+    value: Tensor | None = None
+
+
+@dataclass
+class Notes:
+    """What the rules observe beside the identities.
+
+    Attributes:
+        identities: who lives with whom.
+        produced: rows of weights: identities, kind of the operator.
+        consumed: columns of weights.
+        reads: values that are read by a mixing operator.
+        renormalised: nodes whose result depends on how many units there are (a mean, a norm over them).
+    """
+
+    identities: Identities = field(default_factory=Identities)
+    produced: list[tuple[Tensor, str]] = field(default_factory=list)
+    consumed: list[Tensor] = field(default_factory=list)
+    reads: dict[str, Tracked] = field(default_factory=dict)
+    renormalised: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator of the graph, with its arguments by name and the shapes of what it returns."""
+
+    node: Node
+    name: str
+    arguments: dict[str, Any]
+    shapes: list[tuple[int, ...]]
+    notes: Notes
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments.get(name)
+
+    def operands(self) -> list[Tracked]:
+        """All tensors among the arguments, in order."""
+        found: list[Tracked] = []
+        for value in self.arguments.values():
+            found += [
+                item
+                for item in (value if isinstance(value, (list, tuple)) else [value])
+                if isinstance(item, Tracked)
+            ]
+        return found
+
+    def freeze(self, vector: Tensor | None, reason: str) -> None:
+        """These identities stay, because of this operator."""
+        if vector is not None:
+            self.notes.identities.freeze(vector, Cause(self.name, users_line(self.node), reason))
+
+    def agree(self, a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        """Two vectors that must be narrowed alike; where one side is fixed, so is the other."""
+        if a is None or b is None:
+            self.freeze(a if b is None else b, "it meets a tensor of fixed width")
+            return None
+        if a is not b:
+            self.notes.identities.unite(a, b)
+        return a
+
+    def contract(self, x: Tracked, axis: int, weight: Tracked, column: int) -> None:
+        """`x` is summed over `axis` against the columns of a weight."""
+        self.read(x)
+        if x.shape[axis] > 1:
+            self.agree(x.axes[axis], weight.axes[column])
+        self.consume(weight.axes[column])
+
+    def read(self, x: Tracked) -> None:
+        """A mixing operator reads this value: here its statistics matter."""
+        if x.activation and any(vector is not None for vector in x.axes):
+            self.notes.reads.setdefault(x.node, x)
+
+    def produce(self, rows: Tensor | None, kind: str) -> None:
+        """Rows of a weight, each of which makes one unit."""
+        if rows is not None:
+            self.notes.produced.append((rows, kind))
+
+    def consume(self, columns: Tensor | None) -> None:
+        """Columns of a weight, each of which reads one unit."""
+        if columns is not None:
+            self.notes.consumed.append(columns)
+
+    def renormalise(self, vector: Tensor | None) -> None:
+        """The result is taken over these units: fewer of them is another function."""
+        if vector is not None:
+            before = self.notes.renormalised.get(self.node.name)
+            self.notes.renormalised[self.node.name] = (
+                vector if before is None else torch.cat([before, vector])
+            )
+
+    def split(self, vector: Tensor | None, groups: int) -> tuple[Tensor | None, Tensor | None]:
+        """A vector as groups x members: identities of the groups, and of the ranks within them."""
+        if vector is None:
+            return None, None
+        parts = self.notes.identities.factor(vector.reshape(groups, -1))
+        return parts.get(0), parts.get(1)
+
+
+Result = Tracked | list[Tracked]
+Rule = Callable[[Call], Result]
+
+
+def unknown(call: Call) -> Result:
+    """No rule: whatever goes in stays as it is."""
+    for operand in call.operands():
+        for vector in operand.axes:
+            call.freeze(vector, "no rule says what this operator does to its units")
+    return [fixed(shape) for shape in call.shapes]
+
+
+def fixed(shape: tuple[int, ...]) -> Tracked:
+    """A value none of whose axes can be narrowed."""
+    return Tracked(shape, (None,) * len(shape))
+
+
+def widened(call: Call, x: Tracked) -> Tracked:
+    """A value whose fixed axes are as wide as whoever uses them."""
+    axes = [
+        call.notes.identities.fresh(size) if size > 1 and vector is None else vector
+        for size, vector in zip(x.shape, x.axes, strict=True)
+    ]
+    return Tracked(x.shape, tuple(axes))
+
+
+def meet(call: Call, operands: Sequence[Tracked], shape: tuple[int, ...]) -> Tracked:
+    """The broadcast of `operands` to `shape`."""
+    axes: list[Tensor | None] = []
+    for back in range(len(shape), 0, -1):
+        vectors = [x.axes[-back] for x in operands if len(x.shape) >= back and x.shape[-back] > 1]
+        vector = vectors[0] if vectors else None
+        for other in vectors[1:]:
+            vector = call.agree(vector, other)
+        if any(other is None for other in vectors):
+            for other in vectors:
+                call.freeze(other, "it meets a tensor of fixed width")
+        axes.append(vector)
+    return Tracked(shape, tuple(axes))
+
+
+def along_channels(x: Tracked | None, dims: int) -> list[Tracked]:
+    """A vector of channels, shaped to be broadcast over a (batch, channels, ...) tensor."""
+    if x is None:
+        return []
+    return [Tracked((*x.shape, *(1,) * (dims - 2)), (*x.axes, *(None,) * (dims - 2)))]

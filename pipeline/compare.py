@@ -1,0 +1,62 @@
+"""Whether two networks compute the same, up to the order of sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .capture import in_mode
+
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""How far two outputs that are the same up to the order of sums may differ, relative to the largest value."""
+
+
+def run(model: nn.Module, inputs: Sequence[Any]) -> list[Any]:
+    """All outputs of a module in eval mode, flat."""
+    with in_mode(model, training=False), torch.no_grad():
+        return list(pytree.tree_leaves(model(*inputs)))
+
+
+def relative_error(expected: list[Any], found: Sequence[Any]) -> float:
+    """The largest difference, relative to the largest value of that output; infinite where shapes differ."""
+    if len(expected) != len(found):
+        return float("inf")
+    return max((error_of(one, other) for one, other in zip(expected, found, strict=True)), default=0.0)
+
+
+def tolerance(outputs: Sequence[Any]) -> float:
+    """What rounding may do to outputs of these types."""
+    kinds = [TOLERANCE.get(value.dtype, 0.0) for value in outputs if isinstance(value, Tensor)]
+    return max(kinds, default=0.0)
+
+
+def disagreement(small: nn.Module, reference: nn.Module, inputs: Sequence[Tensor]) -> str:
+    """How `small` differs from `reference`; '' if it does not."""
+    expected = run(reference, inputs)
+    try:
+        found = run(small, inputs)
+    except Exception as error:  # the user's code, run with widths it was not written for
+        return f"its forward fails with the new widths: {str(error).splitlines()[0]}"
+    if (wrong := relative_error(expected, found)) > tolerance(expected):
+        return f"its forward runs with the new widths, but its outputs are off by {wrong:.1e}"
+    return ""
+
+
+def error_of(expected: Any, found: Any) -> float:
+    """The largest difference of one output, relative to its largest value."""
+    if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
+        return 0.0 if expected == found else float("inf")
+    if expected.shape != found.shape:
+        return float("inf")
+    if expected.numel() == 0:
+        return 0.0
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(expected, found) else float("inf")
+    difference = (expected.double() - found.double()).abs().max()
+    largest = expected.double().abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+    error = float(difference / largest) if float(difference) > 0 else 0.0
+    return error if error == error and bool(difference.isfinite()) else float("inf")

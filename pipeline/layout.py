@@ -1,0 +1,165 @@
+"""Rules for operators that move elements and never mix them: the operator itself is run on the identities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .calls import Call, Result, Tracked, meet, widened
+
+
+def layout(call: Call) -> Result:
+    """Elements are moved, never mixed: the operator itself says where each identity goes."""
+    x = call.operands()[0]
+    collected: list[list[list[Tensor]]] = [[[] for _ in shape] for shape in call.shapes]
+    for axis, vector in enumerate(x.axes):
+        if vector is None:
+            continue
+        _tie_periods(call, axis, vector)
+        grid = vector.reshape([-1 if other == axis else 1 for other in range(len(x.shape))]).expand(x.shape)
+        moved = _rerun(call, x, grid)
+        for number, one in enumerate(moved):
+            vectors = call.notes.identities.factor(one)
+            if not vectors and one.numel():
+                call.freeze(one.reshape(-1)[:1], "a single one of its units is picked out")
+            for place, found in vectors.items():
+                collected[number][place].append(found)
+    fuse = call.notes.identities.fuse
+    results = [
+        Tracked(shape, tuple(fuse(vectors) if vectors else None for vectors in axes))
+        for shape, axes in zip(call.shapes, collected, strict=True)
+    ]
+    if call.name in ("expand", "expand_as"):  # what is repeated may be repeated less often
+        lead = len(call.shapes[0]) - len(x.shape)
+        stretched = [axis for axis in range(lead, len(call.shapes[0])) if x.shape[axis - lead] == 1]
+        full = widened(call, results[0])
+        results = [
+            Tracked(
+                full.shape,
+                tuple(v if axis in stretched else results[0].axes[axis] for axis, v in enumerate(full.axes)),
+            )
+        ]
+    if call.name in ("chunk", "split") and len(set(call.shapes)) == 1:
+        _tie(call, results)
+    return results
+
+
+def _rerun(call: Call, x: Tracked, grid: Tensor) -> list[Tensor]:
+    def plain(value: Any) -> Any:
+        if value is x:
+            return grid.contiguous() if call.name == "view" else grid  # a view takes no stretched axes
+        if isinstance(value, Tracked):
+            return value.value if value.value is not None else torch.empty(value.shape, device="meta")
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    schema = call.node.target._schema  # type: ignore[union-attr]
+    positional = [plain(call[argument.name]) for argument in schema.arguments if not argument.kwarg_only]
+    moved = call.node.target(*positional)  # type: ignore[operator]
+    return list(moved) if isinstance(moved, (list, tuple)) else [moved]
+
+
+def _tie_periods(call: Call, axis: int, vector: Tensor) -> None:
+    """A strided slice picks one unit of each period: periods live and die whole."""
+    step = call["step"]
+    if call.name == "slice" and isinstance(step, int) and step > 1 and (call["dim"] or 0) % 10**6 == axis:
+        for shift in range(1, step):
+            later = vector[shift::step]
+            call.notes.identities.unite(vector[::step][: len(later)], later)
+
+
+def _tie(call: Call, pieces: list[Tracked]) -> None:
+    """Equal pieces of one axis stay equal, so that code which says `chunk(2)` goes on being right."""
+    axis = (call["dim"] or 0) % len(pieces[0].shape)
+    for piece in pieces[1:]:
+        call.agree(pieces[0].axes[axis], piece.axes[axis])
+
+
+def concatenation(call: Call) -> Result:
+    """Units side by side; along the other axes the parts are narrowed alike."""
+    parts = [x for x in call["tensors"] if len(x.shape) == len(call.shapes[0])]
+    axis = (call["dim"] or 0) % len(call.shapes[0])
+    return _beside(call, parts, axis, call.shapes[0])
+
+
+def stack(call: Call) -> Result:
+    """Along a new axis, which is fixed."""
+    shape = call.shapes[0]
+    axis = (call["dim"] or 0) % len(shape)
+    parts = [
+        Tracked((*x.shape[:axis], 1, *x.shape[axis:]), (*x.axes[:axis], None, *x.axes[axis:]))
+        for x in call["tensors"]
+    ]
+    return _beside(call, parts, axis, shape)
+
+
+def _beside(call: Call, parts: list[Tracked], axis: int, shape: tuple[int, ...]) -> Tracked:
+    across = [
+        Tracked((*x.shape[:axis], 1, *x.shape[axis + 1 :]), (*x.axes[:axis], None, *x.axes[axis + 1 :]))
+        for x in parts
+    ]
+    axes = list(meet(call, across, (*shape[:axis], 1, *shape[axis + 1 :])).axes)
+    if any(x.axes[axis] is not None for x in parts):
+        vectors = []
+        for x in parts:
+            vector = x.axes[axis]
+            if vector is None:
+                vector = call.notes.identities.fresh(x.shape[axis])
+                call.freeze(vector, "it stands beside a tensor of fixed width")
+            vectors.append(vector)
+        axes[axis] = torch.cat(vectors)
+    return Tracked(shape, tuple(axes))
+
+
+def padding(call: Call) -> Result:
+    """Constant padding: along units it is as wide as whoever it meets."""
+    x = call.operands()[0]
+    if (call["mode"] or "constant") != "constant":
+        return layout(call)
+    y = x
+    for place, amount in enumerate(call["pad"]):
+        axis = len(x.shape) - 1 - place // 2
+        if amount > 0 and y.axes[axis] is not None:
+            shape = (*y.shape[:axis], amount, *y.shape[axis + 1 :])
+            pad = widened(
+                call, Tracked(shape, tuple(None if at == axis else v for at, v in enumerate(y.axes)))
+            )
+            total = (*y.shape[:axis], y.shape[axis] + amount, *y.shape[axis + 1 :])
+            y = _beside(call, [pad, y] if place % 2 == 0 else [y, pad], axis, total)
+        elif amount:
+            call.freeze(y.axes[axis], "it is cropped")
+            y = Tracked(
+                (*y.shape[:axis], y.shape[axis] + amount, *y.shape[axis + 1 :]),
+                tuple(None if at == axis else v for at, v in enumerate(y.axes)),
+            )
+    return y
+
+
+def indexing(call: Call) -> Result:
+    """x[index]: the axes that are indexed stay whole, the others move along."""
+    x = call["self"]
+    places = [place for place, index in enumerate(call["indices"]) if index is not None]
+    for place in places:
+        call.freeze(x.axes[place], "it is indexed by values")
+    rest = [vector for place, vector in enumerate(x.axes) if place not in places]
+    before = places[0] if places == list(range(places[0], places[-1] + 1)) else 0
+    new = len(call.shapes[0]) - len(rest)
+    return Tracked(call.shapes[0], (*rest[:before], *(None,) * new, *rest[before:]))
+
+
+def selection(call: Call) -> Result:
+    """index_select, gather along one axis, which stays whole."""
+    x = call["self"]
+    axis = call["dim"] % len(x.shape)
+    call.freeze(x.axes[axis], "it is indexed by values")
+    return Tracked(call.shapes[0], (*x.axes[:axis], None, *x.axes[axis + 1 :]))
+
+
+def halves(call: Call) -> Result:
+    """glu: one half of the units gates the other, so they go in pairs."""
+    x = call["self"]
+    axis = call["dim"] % len(x.shape)
+    vector = x.axes[axis]
+    half = None if vector is None else call.agree(*vector.chunk(2))
+    return Tracked(call.shapes[0], (*x.axes[:axis], half, *x.axes[axis + 1 :]))
