@@ -6,22 +6,23 @@ size is enough, and what is kept is a few numbers a slot.
 
 A batch is read in tiles that stay in the cache, so it leaves main memory once however many sums are taken.
 The sums are norms and products with a vector of ones: in PyTorch these run at the speed of memory, which
-`var` and `(x == 0).mean()` do not. They are taken in float64, cheap inside the cache, and so have one
-weakness only: a sum of squares says little about a deviation that the mean dwarfs. Slots where it is so
-(mean above 1000 deviations) are found by their condition number and measured again around a shift.
+`var` and `(x == 0).mean()` do not. They are taken in float64, since float32 kernels lose up to four digits
+of a sum over one 112x112 map. What float64 cannot give is a deviation that the mean dwarfs: slots where it
+is so (mean above 1000 deviations) are found by their condition number and measured again around a shift.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Values a tile. On a CPU a tile and its float64 copy should stay in the cache; elsewhere launches cost more.
+# Values a tile, per thread. On a CPU a tile should stay in the cache; elsewhere a launch costs more.
 _TILE_CPU = 1 << 18
 _TILE_ELSEWHERE = 1 << 22
 
@@ -66,143 +67,169 @@ def measure(value: Tensor, axes: Collection[int]) -> Moments:
     """
     if value.dtype not in (torch.float32, torch.float64):
         value = value.float() if value.is_floating_point() else value.double()
-    lines = _lines(value, {axis % value.ndim for axis in axes})
-    sums, maxima = _line_sums(lines.data, lines.dim)
-    total, squares, magnitude, nonzero = (_by_slot(line, lines) for line in sums)
-    count = value.numel() // lines.slots
+    layout = _layout(tuple(value.shape), value.stride(), tuple(axis % value.ndim for axis in axes))
+    matrix = value.permute(layout.order).reshape(layout.matrix)
+    total, squares, magnitude, nonzero, maximum = _by_slot(_line_sums(matrix, layout.dim), layout)
+    count = value.numel() // total.numel()
     mean = total / count
-    deviation = torch.where(torch.isfinite(squares), (squares - total * mean).clamp_min(0), torch.nan)
-    ill = (squares > _CONDITION_LIMIT * deviation) & (count > 1)
-    if ill.any():
-        mean, deviation = _shifted(lines, ill, mean, deviation, count)
+    deviation = torch.addcmul(squares, total, mean, value=-1).clamp_min_(0)
+    ill = squares > deviation * _CONDITION_LIMIT
+    shifted = int(ill.sum()) if count > 1 else 0
+    if shifted:
+        mean, deviation = _shifted(matrix, layout, ill, mean, deviation, count)
     return Moments(
         count=torch.full_like(mean, count),
         mean=mean,
-        deviation=deviation,
+        deviation=deviation
+        if count > 1
+        else squares.mul_(0),  # one value deviates by 0; or NaN, if it is one
         magnitude=magnitude,
         nonzero=nonzero,
-        maximum=torch.full_like(mean, -torch.inf).scatter_reduce_(0, lines.slot, maxima, "amax"),
-        measured=lines.slots,
-        shifted=int(ill.sum()),
+        maximum=maximum,
+        measured=mean.numel(),
+        shifted=shifted,
     )
 
 
-def merge(first: Moments, second: Moments) -> Moments:
-    """The moments of two sets of values together, slot by slot; a slot may be empty (count 0) in either.
-
-    Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance: analysis and recommendations":
-    the deviations add, and the distance of the two means adds its part.
-    """
-    count = first.count + second.count
-    share = second.count / count.clamp_min(1)
-    apart = second.mean - first.mean
-    return Moments(
-        count=count,
-        mean=first.mean + apart * share,
-        deviation=first.deviation + second.deviation + apart**2 * first.count * share,
-        magnitude=first.magnitude + second.magnitude,
-        nonzero=first.nonzero + second.nonzero,
-        maximum=torch.maximum(first.maximum, second.maximum),
-        measured=first.measured + second.measured,
-        shifted=first.shifted + second.shifted,
+def merge(several: Sequence[Moments]) -> Moments:
+    """The moments of several sets of values together, slot by slot; a slot may be empty (count 0) in some."""
+    slots = several[0].mean.numel()
+    together = Moments(
+        count=torch.cat([moments.count for moments in several]),
+        mean=torch.cat([moments.mean for moments in several]),
+        deviation=torch.cat([moments.deviation for moments in several]),
+        magnitude=torch.cat([moments.magnitude for moments in several]),
+        nonzero=torch.cat([moments.nonzero for moments in several]),
+        maximum=torch.cat([moments.maximum for moments in several]),
+        measured=sum(moments.measured for moments in several),
+        shifted=sum(moments.shifted for moments in several),
     )
+    return fold(together, torch.arange(slots).repeat(len(several)), slots)
 
 
 def fold(moments: Moments, units: Tensor, size: int) -> Moments:
     """The moments of `size` units: `units` says for every slot which unit it belongs to, -1 for none.
 
     A unit with several slots (a channel whose positions were flattened) gets all their values; one without
-    any gets count 0, mean 0 and maximum -inf. The rule is that of `merge`, over many sets at once.
+    any gets count 0, mean 0 and maximum -inf. Deviations add, and the distance of every mean from the common
+    one adds its part: Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance: analysis
+    and recommendations".
     """
-    mine = units >= 0
-    units = units[mine]
-    counts, means = moments.count[mine], moments.mean[mine]
+    mine = (units >= 0) & (moments.count > 0)
+    units, count, mean = units[mine], moments.count[mine], moments.mean[mine]
 
-    def gathered(values: Tensor) -> Tensor:
+    def summed(values: Tensor) -> Tensor:
         return values.new_zeros(size).index_add_(0, units, values)
 
+    def highest(values: Tensor, otherwise: float) -> Tensor:
+        return values.new_full((size,), otherwise).scatter_reduce_(
+            0, units, values, "amax", include_self=False
+        )
+
     # Means are taken from one of the unit's own, so that equal ones stay exactly equal.
-    origin = means.new_zeros(size).scatter_reduce_(0, units, means, "amax", include_self=False)
-    count = gathered(counts)
-    offset = gathered(counts * (means - origin[units])) / count.clamp_min(1)
-    apart = means - origin[units] - offset[units]
+    origin = highest(mean, 0.0)
+    whole = summed(count)
+    offset = summed(count * (mean - origin[units])) / whole.clamp_min(1)
+    apart = mean - origin[units] - offset[units]
     return Moments(
-        count=count,
+        count=whole,
         mean=origin + offset,
-        deviation=gathered(moments.deviation[mine] + counts * apart**2),
-        magnitude=gathered(moments.magnitude[mine]),
-        nonzero=gathered(moments.nonzero[mine]),
-        maximum=means.new_full((size,), -torch.inf).scatter_reduce_(0, units, moments.maximum[mine], "amax"),
+        deviation=summed(moments.deviation[mine] + count * apart**2),
+        magnitude=summed(moments.magnitude[mine]),
+        nonzero=summed(moments.nonzero[mine]),
+        maximum=highest(moments.maximum[mine], -torch.inf),
         measured=moments.measured,
         shifted=moments.shifted,
     )
 
 
 @dataclass(frozen=True)
-class _Lines:
-    """A tensor as a matrix: summing along `dim` leaves one figure a line, and `slot` says whose it is."""
+class _Layout:
+    """How a tensor becomes a matrix whose lines (rows, or columns) each belong to one slot.
 
-    data: Tensor
+    Permuted by `order` and reshaped to `matrix`, then summed along `dim`. The lines left have the sizes
+    `lead`; summing their axes `within` and permuting the rest by `ascending` leaves the slots.
+    """
+
+    order: tuple[int, ...]
+    matrix: tuple[int, int]
     dim: int
-    slot: Tensor
-    slots: int
+    lead: tuple[int, ...]
+    within: tuple[int, ...]
+    ascending: tuple[int, ...]
 
 
-def _lines(value: Tensor, kept: set[int]) -> _Lines:
-    """The matrix in which the slots can be summed with as little copying as the memory layout allows."""
-    wide = [axis for axis, length in enumerate(value.shape) if length > 1]
-    kept = {position for position, axis in enumerate(wide) if axis in kept}
-    value = value.squeeze()
-    shape, stride = value.shape, value.stride()
-    order = sorted(range(value.ndim), key=lambda axis: -stride[axis])
+@functools.lru_cache(maxsize=1024)
+def _layout(shape: tuple[int, ...], stride: tuple[int, ...], axes: tuple[int, ...]) -> _Layout:
+    """The layout with as little copying as the tensor's place in memory allows."""
+    kept = {axis for axis in axes if shape[axis] > 1}
+    order = sorted(range(len(shape)), key=lambda axis: (shape[axis] > 1, -stride[axis]))
     inner = list(itertools.takewhile(lambda axis: axis not in kept, reversed(order)))
     run = math.prod(shape[axis] for axis in inner)
-    dim = 1 if run >= _SHORTEST_ROW or not kept else 0
-    lead = order[: len(order) - len(inner)] if dim else [axis for axis in order if axis in kept]
+    by_rows = run >= _SHORTEST_ROW or not kept
+    lead = order[: len(order) - len(inner)] if by_rows else [axis for axis in order if axis in kept]
     rest = [axis for axis in order if axis not in lead]
-    data = value.permute(lead + rest if dim else rest + lead)
-    number = math.prod(shape[axis] for axis in lead)
-    data = data.reshape((number, -1) if dim else (-1, number))
-    slots = math.prod(shape[axis] for axis in kept)
-    slot = torch.arange(slots).view([shape[axis] if axis in kept else 1 for axis in range(value.ndim)])
-    slot = slot.expand([shape[axis] if axis in lead else 1 for axis in range(value.ndim)])
-    return _Lines(data, dim, slot.permute(lead + rest).reshape(-1), slots)
+    lines, values = (math.prod(shape[axis] for axis in some) for some in (lead, rest))
+    left = [axis for axis in lead if axis in kept]
+    return _Layout(
+        order=tuple(lead + rest if by_rows else rest + lead),
+        matrix=(lines, values) if by_rows else (values, lines),
+        dim=1 if by_rows else 0,
+        lead=tuple(shape[axis] for axis in lead),
+        within=tuple(position for position, axis in enumerate(lead) if axis not in kept),
+        ascending=tuple(sorted(range(len(left)), key=lambda position: left[position])),
+    )
 
 
-def _line_sums(data: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Of every line its sum, sum of squares, of magnitudes and number of non-zeros (as rows); its maximum."""
-    rows, columns = data.shape
-    width = min(columns, _tile(data))
-    height = min(rows, max(1, _tile(data) // width))
-    exact = torch.empty(height, width, dtype=torch.float64, device=data.device)
-    sign = torch.empty(height, width, dtype=data.dtype, device=data.device)
-    ones = exact.new_ones((height, width)[dim]), sign.new_ones((height, width)[dim])
-    sums = exact.new_zeros(4, data.shape[1 - dim])
-    maxima = exact.new_full((data.shape[1 - dim],), -torch.inf)
+def _by_slot(sums: Tensor, layout: _Layout) -> tuple[Tensor, ...]:
+    """The rows of `sums`, given by line, by slot: the last row holds maxima, the others are added up."""
+    whole = sums.view(-1, *layout.lead)
+    ascending = (0, *(position + 1 for position in layout.ascending))
+    within = [position + 1 for position in layout.within]
+    added, maxima = whole[:-1], whole[-1:]
+    if within:
+        added, maxima = added.sum(within), maxima.amax(within)
+    rows = torch.cat((added, maxima)).permute(ascending).reshape(len(sums), -1)
+    return rows.unbind()
+
+
+def _line_sums(matrix: Tensor, dim: int) -> Tensor:
+    """Of every line the sum, sum of squares, of magnitudes, the number of non-zeros, the maximum, as rows."""
+    rows, columns = matrix.shape
+    tile = _tile(matrix)
+    width = min(columns, tile)
+    height = min(rows, max(1, tile // width))
+    exact = torch.empty(height, width, dtype=torch.float64, device=matrix.device)
+    sign = torch.empty(height, width, dtype=matrix.dtype, device=matrix.device)
+    ones = exact.new_ones((height, width)[dim])
+    if matrix.shape == exact.shape:
+        return _tile_sums(matrix, dim, exact, sign, ones).cpu()
+    sums = exact.new_zeros(5, matrix.shape[1 - dim])
+    sums[4] = -torch.inf
     for top, left in itertools.product(range(0, rows, height), range(0, columns, width)):
-        tile = data[top : top + height, left : left + width]
-        part = _tile_sums(tile, dim, exact, sign, ones)
-        here = slice(top, top + height) if dim else slice(left, left + width)
-        sums[:, here] += part[:4]
-        torch.maximum(maxima[here], part[4], out=maxima[here])
-    return sums.cpu(), maxima.cpu()
+        part = _tile_sums(matrix[top : top + height, left : left + width], dim, exact, sign, ones)
+        here = sums[:, top : top + height] if dim else sums[:, left : left + width]
+        here[:4] += part[:4]
+        torch.maximum(here[4], part[4], out=here[4])
+    return sums.cpu()
 
 
-def _tile_sums(tile: Tensor, dim: int, exact: Tensor, sign: Tensor, ones: tuple[Tensor, Tensor]) -> Tensor:
-    """The four sums of a tile, and the maxima below them; `exact` and `sign` are room to work in."""
+def _tile_sums(tile: Tensor, dim: int, exact: Tensor, sign: Tensor, ones: Tensor) -> Tensor:
+    """The same of one tile; `exact` and `sign` are room to work in."""
     if tile.shape != exact.shape:  # the last of a row or column of tiles
         exact = exact.view(-1)[: tile.numel()].view(tile.shape)
         sign = sign.view(-1)[: tile.numel()].view(tile.shape)
-        ones = ones[0][: tile.shape[dim]], ones[1][: tile.shape[dim]]
+        ones = ones[: tile.shape[dim]]
     exact.copy_(tile)
     torch.sign(tile, out=sign)
+    total = _along(exact, ones, dim)
     signed = bool(tile.amin() < 0)
-    total = _along(exact, ones[0], dim)
-    magnitude = _along(exact.abs_(), ones[0], dim) if signed else total
+    magnitude = _along(exact.abs_(), ones, dim) if signed else total
     # A norm is the fastest sum of squares there is, but only along rows.
-    squares = torch.linalg.vector_norm(exact, dim=1) ** 2 if dim else _along(exact.square_(), ones[0], dim)
-    nonzero = _along(sign.abs_() if signed else sign, ones[1], dim)  # whole numbers: float32 holds them
-    return torch.stack((total, squares, magnitude, nonzero.double(), tile.amax(dim).double()))
+    squares = torch.linalg.vector_norm(exact, dim=1).square_() if dim else _along(exact.square_(), ones, dim)
+    # Zeros and ones: whole numbers, which float32 adds exactly.
+    nonzero = _along(sign.abs_() if signed else sign, ones.to(sign.dtype), dim)
+    return torch.stack((total, squares, magnitude, nonzero, tile.amax(dim)))
 
 
 def _along(values: Tensor, ones: Tensor, dim: int) -> Tensor:
@@ -210,35 +237,40 @@ def _along(values: Tensor, ones: Tensor, dim: int) -> Tensor:
 
 
 def _shifted(
-    lines: _Lines, ill: Tensor, mean: Tensor, deviation: Tensor, count: int
+    matrix: Tensor, layout: _Layout, ill: Tensor, mean: Tensor, deviation: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Means and deviations with those of the `ill` slots measured again around one of their own values.
+    """Means and deviations, those of the `ill` slots measured again around one of their own values.
 
     A value of the slot lies within sqrt(count) deviations of its mean, so at most `count` roundings are
     lost around it: this needs no history, cannot overflow, and is the same whatever came before.
     """
-    data, dim = lines.data, lines.dim
-    chosen = ill[lines.slot].nonzero().squeeze(1)
+    dim, slot = layout.dim, _slot_of_line(layout)
     shift = torch.full_like(mean, -torch.inf)
-    shift.scatter_reduce_(0, lines.slot, data.select(dim, 0).double().cpu(), "amax")
-    sums = mean.new_zeros(2, lines.slot.numel())
-    tile = _tile(data)
-    for part in torch.split(chosen, max(1, tile // data.shape[1]) if dim else tile):
-        for chunk in torch.split(data, max(1, tile // part.numel()), dim):
-            near = chunk.index_select(1 - dim, part.to(data.device)).double()
-            near -= shift[lines.slot[part]].to(data.device).unsqueeze(dim)
+    shift.scatter_reduce_(0, slot, matrix.select(dim, 0).double().cpu(), "amax")
+    chosen = ill[slot].nonzero().squeeze(1)
+    sums = mean.new_zeros(3, slot.numel())
+    tile = _tile(matrix)
+    for part in torch.split(chosen, max(1, tile // matrix.shape[1]) if dim else tile):
+        for chunk in torch.split(matrix, max(1, tile // part.numel()), dim):
+            near = chunk.index_select(1 - dim, part.to(matrix.device)).double()
+            near -= shift[slot[part]].to(matrix.device).unsqueeze(dim)
             sums[0, part] += near.sum(dim).cpu()
             sums[1, part] += near.square_().sum(dim).cpu()
-    around, squares = (_by_slot(line, lines) for line in sums)
+    around, squares, _ = _by_slot(sums, layout)
     return (
         torch.where(ill, shift + around / count, mean),
         torch.where(ill, (squares - around**2 / count).clamp_min(0), deviation),
     )
 
 
-def _by_slot(values: Tensor, lines: _Lines) -> Tensor:
-    return values.new_zeros(lines.slots).index_add_(0, lines.slot, values)
+def _slot_of_line(layout: _Layout) -> Tensor:
+    """The slot of every line: `_by_slot` read backwards."""
+    left = [size for position, size in enumerate(layout.lead) if position not in layout.within]
+    back = sorted(range(len(left)), key=lambda position: layout.ascending[position])
+    slot = torch.arange(math.prod(left)).view([left[position] for position in layout.ascending]).permute(back)
+    flat = [1 if position in layout.within else size for position, size in enumerate(layout.lead)]
+    return slot.reshape(flat).expand(layout.lead).reshape(-1)
 
 
-def _tile(data: Tensor) -> int:
-    return _TILE_CPU if data.device.type == "cpu" else _TILE_ELSEWHERE
+def _tile(matrix: Tensor) -> int:
+    return _TILE_CPU * torch.get_num_threads() if matrix.device.type == "cpu" else _TILE_ELSEWHERE

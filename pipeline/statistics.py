@@ -1,229 +1,239 @@
-"""The stage "statistics": what every neuron does over a calibration pass.
+"""The stage "statistics": how alive every unit of a network is, over a pass of its calibration data.
 
-A neuron is judged where it is read: behind its activation, norm or residual sum, at the input of the next
-layer that mixes channels. Observers are put into the traced graph at exactly these places, so that any
-network that can be traced can be measured, whatever modules it is made of. One pass over any number of
-batches, memory of a few numbers a neuron (`moments`).
+Everything is kept by group and unit, as pruning asks for it: `collect` runs the data through a graph with
+observers in it (`observe`) and brings what they saw at each place down to one row of figures a unit.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.fx import GraphModule
 
-from ..targets.errors import ModelError, WorkloadError
-from .capture import copied
-from .groups import Group, Groups, Read
-from .moments import Moments, fold, measure, merge
+from ..targets.errors import ArtifactError, ModelError, WorkloadError
+from .groups import Group, Groups
+from .moments import fold
+from .observe import Observer, observe
 from .trace import trace
 from .work import Work, write_tensors
 from .workload import example_batch, inputs_of
 
-
-@dataclass(frozen=True)
-class UnitStatistics:
-    """One entry a unit of a group, float64.
-
-    Attributes:
-        mean, std: of the activation; the deviation is the population's.
-        zero_share: the share of values that are exactly zero, 0 to 1.
-        maximum: the largest value seen.
-        count: how many values were seen.
-    """
-
-    mean: Tensor
-    std: Tensor
-    zero_share: Tensor
-    maximum: Tensor
-    count: Tensor
-
-    @classmethod
-    def of(cls, moments: Moments) -> UnitStatistics:
-        """The statistics that accumulated moments amount to."""
-        count = moments.count.clamp_min(1)
-        return cls(
-            mean=moments.mean,
-            std=(moments.deviation / count).sqrt(),
-            zero_share=1 - moments.nonzero / count,
-            maximum=moments.maximum,
-            count=moments.count,
-        )
-
-
-@dataclass(frozen=True)
-class ActivationStatistics:
-    """The statistics of every group of a network.
-
-    Attributes:
-        groups: by group's name.
-        shifted: the share of measured slots that needed a second, shifted pass.
-    """
-
-    groups: Mapping[str, UnitStatistics]
-    shifted: float = 0.0
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The groups that were measured."""
-        return tuple(self.groups)
-
-    def of(self, group: str) -> UnitStatistics:
-        """The statistics of a group.
-
-        Raises:
-            ModelError: it was not measured.
-        """
-        if group not in self.groups:
-            raise ModelError(
-                f'There are no statistics of the group "{group}"; there are of {", ".join(self.groups)}.',
-                'Let the stage "statistics" run on the network that is to be pruned.',
-            )
-        return self.groups[group]
-
-    def save(self, path: Path) -> None:
-        """Writes a safetensors file; equal statistics are equal bytes."""
-        tensors = {
-            f"{name}/{key}": value
-            for name, units in self.groups.items()
-            for key, value in vars(units).items()
-        }
-        write_tensors(path, {**tensors, "shifted": torch.tensor(self.shifted, dtype=torch.float64)})
-
-    @classmethod
-    def load(cls, path: Path) -> ActivationStatistics:
-        """The inverse of `save`."""
-        tensors = load_file(path)
-        shifted = float(tensors.pop("shifted"))
-        groups: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            group, _, key = name.rpartition("/")
-            groups.setdefault(group, {})[key] = value
-        return cls({group: UnitStatistics(**values) for group, values in groups.items()}, shifted)
+_FIELDS = ("mean", "std", "mean_abs", "zero_share", "maximum", "count")
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Measures the newest network's activations; the result is the artifact "statistics".
+    """Measures every unit that could be removed; the result is the artifact "statistics".
 
     Attributes:
-        split: the split that is run through the network.
+        split: the data it runs over.
     """
 
     split: str = "calibration"
 
     def __call__(self, work: Work) -> Work:
         groups = trace(work.model(), example_batch(work.workload))
-        batches = inputs_of(work.workload, self.split)
-        statistics = collect(groups, batches, progress=lambda done: work.progress(done, 0, "statistics"))
+        found = collect(
+            groups,
+            inputs_of(work.workload, self.split),
+            progress=lambda batches: work.progress(batches, batches + 1, f"statistics: {batches} batches"),
+        )
         path = work.directory / "statistics.safetensors"
-        statistics.save(path)
-        silent = sum(int((statistics.of(name).maximum <= 0).sum()) for name in statistics.names)
-        units = sum(group.size for group in groups)
-        words = f"{units} neurons in {len(groups)} groups, {silent} never fire"
-        return work.with_artifact("statistics", path).logged("statistics", self, words)
+        found.save(path)
+        work.progress(1, 1, "statistics")
+        return work.with_artifact("statistics", path).logged("statistics", self, found.words())
+
+
+@dataclass(frozen=True)
+class UnitStatistics:
+    """Of a group's units, float64[size] each, over every sample and position of the pass.
+
+    Attributes:
+        std: the population standard deviation (over n, not n - 1).
+        mean_abs: the mean of the absolute values; equal to the mean after a ReLU.
+        zero_share: the share of values that are exactly zero, 0 to 1.
+        count: how many values stand behind each unit's figures; where a unit is read in several places, the
+            fewest.
+
+    A unit that is read in several places counts by its most alive figure in each respect: the mean farthest
+    from zero, the largest deviation, magnitude and maximum, the smallest share of zeros. So a unit is under
+    a threshold only if it is so wherever it is read, and removing it is an equally small change everywhere.
+    """
+
+    mean: Tensor
+    std: Tensor
+    mean_abs: Tensor
+    zero_share: Tensor
+    maximum: Tensor
+    count: Tensor
+
+
+@dataclass(frozen=True)
+class ActivationStatistics:
+    """The statistics of a network's groups, in the order of the forward pass.
+
+    Attributes:
+        groups: by the group's name.
+        measured: units times batches that were measured.
+        shifted: how many of these had a mean that dwarfs the deviation and were measured a second time.
+    """
+
+    groups: Mapping[str, UnitStatistics]
+    measured: int = 0
+    shifted: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The groups' names."""
+        return tuple(self.groups)
+
+    def of(self, name: str) -> UnitStatistics:
+        """The statistics of a group.
+
+        Raises:
+            ModelError: there are none of that name.
+        """
+        if name not in self.groups:
+            known = ", ".join(self.groups) or "none"
+            raise ModelError(
+                f'There are no statistics of the group "{name}"; there are: {known}.',
+                "Collect them from the network that is being pruned: "
+                'put the stage "statistics" right before the stage that asks for them.',
+            )
+        return self.groups[name]
+
+    def words(self) -> str:
+        """What was measured, in a sentence."""
+        units = sum(len(group.mean) for group in self.groups.values())
+        twice = f"; {self.shifted / self.measured:.2%} measured twice" if self.shifted else ""
+        return f"{units} units in {len(self.groups)} groups{twice}"
+
+    def save(self, path: Path) -> None:
+        """Writes a safetensors file; equal statistics are equal bytes."""
+        tensors = {
+            f"{name}/{field}": getattr(units, field)
+            for name, units in self.groups.items()
+            for field in _FIELDS
+        }
+        about = {"order": list(self.groups), "measured": self.measured, "shifted": self.shifted}
+        # One entry: the format keeps no order among several, and equal contents must be equal bytes.
+        write_tensors(path, tensors, {"statistics": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: Path) -> ActivationStatistics:
+        """Reads what `save` wrote.
+
+        Raises:
+            ArtifactError: the file is missing, damaged or of another kind.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["statistics"])
+                groups = {
+                    name: UnitStatistics(*(file.get_tensor(f"{name}/{field}") for field in _FIELDS))
+                    for name in about["order"]
+                }
+                return cls(groups, about["measured"], about["shifted"])
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{path} does not exist.", "Check the path.") from error
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"{path} holds no activation statistics, or is damaged: {error}.",
+                f"Delete it (rm {path}) and run again: the stage statistics will make it anew.",
+            ) from error
 
 
 def collect(
     groups: Groups,
     batches: Iterable[Mapping[str, Tensor]],
     *,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] | None = None,
 ) -> ActivationStatistics:
-    """The statistics of every group over some batches, in one pass.
-
-    A group that is read in several places is judged, unit by unit, where the unit is most alive (where its
-    mean square is largest): a neuron may go only if nobody hears it.
+    """The statistics of all groups in one pass over `batches`, on the device of the network.
 
     Args:
-        batches: inputs by name, in the order of forward's parameters.
-        progress: called with the number of batches done.
+        batches: the inputs by the names of forward's parameters; what else a batch holds is left alone.
+        progress: is told the number of batches done, after each.
 
     Raises:
-        ModelError: an activation is NaN or infinite; the group is named.
-        WorkloadError: there are no batches.
+        WorkloadError: there is no batch with a sample in it, or one does not run through the network.
+        ModelError: an activation is NaN or infinite; it names the group.
     """
-    seen: dict[tuple[str, tuple[int, ...]], Moments] = {}
-
-    def observe(node: str, axes: tuple[int, ...], value: Tensor) -> None:
-        found = measure(value, axes)
-        key = (node, axes)
-        seen[key] = merge([seen[key], found]) if key in seen else found
-
-    graph = _observed(groups, observe)
+    graph, observers = observe(groups)
     done = 0
     with torch.inference_mode():
-        for inputs in _fitting(batches, groups.batch):
-            graph(*inputs)
+        for inputs in _inputs(graph, batches, groups.batch):
+            try:
+                graph(*inputs)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise WorkloadError(
+                    f"Batch {done + 1}, of shapes {[tuple(value.shape) for value in inputs]}, does not run "
+                    f"through the network: {error}",
+                    "Let batches() yield inputs like those of example_inputs(), with any number of samples.",
+                ) from error
             done += 1
-            progress(done)
+            if progress is not None:
+                progress(done)
     if not done:
-        raise WorkloadError("There were no batches to take statistics from.", "Give at least one batch.")
-    measured = sum(moments.measured for moments in seen.values())
-    shifted = sum(moments.shifted for moments in seen.values())
+        raise WorkloadError(
+            "There is no sample to take statistics from.",
+            "Let the calibration split hold at least one batch with a sample in it.",
+        )
+    totals = [observer.total() for observer in observers.values()]
     return ActivationStatistics(
-        {group.name: _of_group(group, seen) for group in groups if group.reads}, shifted / max(measured, 1)
+        groups={group.name: _of_group(group, observers) for group in groups if group.reads},
+        measured=sum(total.measured for total in totals),
+        shifted=sum(total.shifted for total in totals),
     )
 
 
-def _observed(groups: Groups, observe: Callable[[str, tuple[int, ...], Tensor], None]) -> GraphModule:
-    """A copy of the graph that calls `observe` behind every node that is read."""
-    graph = copied(groups.graph.graph)
-    nodes = {node.name: node for node in graph.nodes}
-    for name, axes in dict.fromkeys((read.node, _axes(read)) for group in groups for read in group.reads):
-        with graph.inserting_after(nodes[name]):
-            graph.call_function(observe, (name, axes, nodes[name]))
-    return GraphModule(groups.graph, graph)
-
-
-def _axes(read: Read) -> tuple[int, ...]:
-    """The axes along which a read's units differ."""
-    return tuple(axis for axis, size in enumerate(read.units.shape) if size > 1)
-
-
-def _of_group(group: Group, seen: Mapping[tuple[str, tuple[int, ...]], Moments]) -> UnitStatistics:
-    best: Moments | None = None
-    for read in group.reads:
-        moments = fold(seen[read.node, _axes(read)], read.units.reshape(-1), group.size)
-        if not moments.finite:
-            raise ModelError(
-                f'The activations of the group "{group.name}" hold NaN or infinity.',
-                "Look for a diverged training or an overflow before pruning this network.",
+def _inputs(
+    graph: GraphModule, batches: Iterable[Mapping[str, Tensor]], fixed: int | None
+) -> Iterator[tuple[Tensor, ...]]:
+    """The inputs of each batch in the graph's order and on its device, in pieces if its batch is fixed."""
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
+    tensor = next(itertools.chain(graph.parameters(), graph.buffers()), torch.empty(0))
+    for number, batch in enumerate(batches, start=1):
+        missing = [name for name in names if name not in batch]
+        if missing:
+            raise WorkloadError(
+                f"Batch {number} lacks the inputs {missing}; it has {sorted(batch)}.",
+                "Name the tensors of a batch as forward's parameters.",
             )
-        best = moments if best is None else _livelier(best, moments)
-    assert best is not None
-    return UnitStatistics.of(best)
+        inputs = tuple(batch[name].to(tensor.device) for name in names)
+        size = max((len(value) for value in inputs if value.dim()), default=1)
+        if size % (fixed or 1):
+            raise WorkloadError(
+                f"Batch {number} holds {size} samples; this network takes {fixed} at a time.",
+                f"Let the calibration batches hold a multiple of {fixed}, "
+                "or write forward without a fixed batch size.",
+            )
+        for start in range(0, size, fixed or size or 1):
+            yield tuple(value[start : start + (fixed or size)] if value.dim() else value for value in inputs)
 
 
-def _livelier(first: Moments, second: Moments) -> Moments:
-    """Unit by unit, the moments with the larger mean square."""
+def _of_group(group: Group, observers: Mapping[str, Observer]) -> UnitStatistics:
+    """The most alive figure of each unit over all places where the group is read."""
+    found = [(observers[read.node], read.units) for read in group.reads]
+    folded = [fold(observer.total(), observer.slots(units), group.size) for observer, units in found]
+    count = torch.stack([moments.count for moments in folded])
 
-    def power(moments: Moments) -> Tensor:
-        square = moments.mean**2 + moments.deviation / moments.count.clamp_min(1)
-        return torch.where(moments.count > 0, square, -math.inf)
+    def shares(values: list[Tensor], unseen: float) -> Tensor:
+        return torch.where(count > 0, torch.stack(values) / count, unseen)
 
-    later = power(second) > power(first)
-    chosen = {
-        name: torch.where(later, getattr(second, name), getattr(first, name))
-        for name in ("count", "mean", "deviation", "magnitude", "nonzero", "maximum")
-    }
-    return Moments(
-        **chosen, measured=first.measured + second.measured, shifted=first.shifted + second.shifted
+    mean = torch.stack([moments.mean for moments in folded])
+    return UnitStatistics(
+        mean=mean.gather(0, mean.abs().argmax(0, keepdim=True)).squeeze(0),
+        std=shares([moments.deviation for moments in folded], 0.0).sqrt().amax(0),
+        mean_abs=shares([moments.magnitude for moments in folded], 0.0).amax(0),
+        zero_share=shares([moments.count - moments.nonzero for moments in folded], 1.0).amin(0),
+        maximum=torch.stack([moments.maximum for moments in folded]).amax(0),
+        count=torch.where(count > 0, count, count.amax(0)).amin(0),
     )
-
-
-def _fitting(batches: Iterable[Mapping[str, Tensor]], fixed: int | None) -> Iterator[list[Tensor]]:
-    """The inputs of each batch; cut to size, and what is left over dropped, where the batch is fixed."""
-    for batch in batches:
-        inputs = list(batch.values())
-        if fixed is None:
-            yield inputs
-            continue
-        for start in range(0, len(inputs[0]) - fixed + 1, fixed):
-            yield [value[start : start + fixed] for value in inputs]
