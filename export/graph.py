@@ -75,22 +75,20 @@ def load(path: Path) -> onnx.ModelProto:
     path = Path(path)
     try:
         size = path.stat().st_size
-        if size > MAXIMUM_BYTES:
-            raise ModelError(
-                f"{path} has {size / 2**30:.1f} GB; one ONNX file holds at most 2 GB.",
-                "Prune it first, or split it; nothing that large fits the boards this is for.",
-            )
-        model = onnx.load(path)
+        model = onnx.load(path) if size <= MAXIMUM_BYTES else None
     except OSError as error:
         raise ArtifactError(
             f"{path} cannot be read: {error.strerror or error}.", "Check the path."
         ) from error
-    except (ModelError, MemoryError):
-        raise
     except Exception as error:  # protobuf's errors share no public base class
         raise ArtifactError(
-            f"{path} is not a whole ONNX file ({size} bytes): {error}.", "Export or copy it again."
+            f"{path} is not a whole ONNX file: {error}.", "Export or copy it again."
         ) from error
+    if model is None:
+        raise ModelError(
+            f"{path} has {size / 2**30:.1f} GB; one ONNX file holds at most 2 GB.",
+            "Prune it first, or split it; nothing that large fits the boards this is for.",
+        )
     if not model.graph.node or not model.graph.output:
         raise ArtifactError(
             f"{path} holds no graph ({size} bytes): it is empty or was cut short.", "Export or copy it again."

@@ -64,12 +64,13 @@ def runner(model: onnx.ModelProto, tensors: Sequence[str] | None = None, *, opti
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
         try:
-            made = dict(zip(asked, session.run(asked, dict(feeds)), strict=True)) if asked else {}
+            values: list[Any] = list(session.run(asked, dict(feeds))) if asked else []
         except Exception as error:
             raise WorkloadError(
                 f"The inputs do not fit the model: {first_line(error)}",
                 "Prepare samples exactly as for inference: same names, shapes and types.",
             ) from error
+        made = dict(zip(asked, values, strict=True))
         return {name: made[name] if name in made else feeds[name] for name in tensors}
 
     return run

@@ -11,7 +11,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,9 +229,8 @@ def _onnxsim(model: onnx.ModelProto) -> onnx.ModelProto:
 def _onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnxslim
 
-    slim: Callable[..., onnx.ModelProto | None] = onnxslim.slim
-    simple = slim(model)
-    if simple is None:
+    simple = onnxslim.slim(model)
+    if not isinstance(simple, onnx.ModelProto):
         raise ValueError("it returned nothing")
     return own_copy(simple)
 

@@ -202,8 +202,8 @@ class Digits:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
-    data = load_digits()
-    images, labels = torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target)
+    pixels, targets = load_digits(return_X_y=True)
+    images, labels = torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(targets)
     torch.manual_seed(0)
     module = Mlp()
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)

@@ -26,6 +26,11 @@ ALL = ["mlp", "residual", "depthwise", "joined", "attentive"]
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
+def run(path: Path, inputs: dict[str, Any]) -> list[Any]:
+    """The outputs of a file in ONNX Runtime as it comes."""
+    return list(onnxruntime.InferenceSession(path).run(None, inputs))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_the_tensorrt_graph_follows_every_rule_of_explicit_quantization(
     net: Nets, tmp_path: Path, name: str
@@ -99,7 +104,7 @@ def test_outputs_stay_close_and_keep_their_names_and_shapes(
     before, after = onnxruntime.InferenceSession(made.path), onnxruntime.InferenceSession(tmp_path / "q.onnx")
     assert [o.name for o in before.get_outputs()] == [o.name for o in after.get_outputs()]
     assert [o.shape for o in before.get_outputs()] == [o.shape for o in after.get_outputs()]
-    for right, found in zip(before.run(None, inputs), after.run(None, inputs), strict=True):
+    for right, found in zip(run(made.path, inputs), run(tmp_path / "q.onnx", inputs), strict=True):
         noise = np.sqrt(np.mean((found - right) ** 2) / np.mean(right**2))
         assert 0 < noise < 0.04
 
@@ -122,7 +127,7 @@ def test_a_trained_network_keeps_its_accuracy(digits: Any, tmp_path: Path, diale
     scores = []
     logits = []
     for path in (digits.net.path, tmp_path / "q.onnx"):
-        logits.append(onnxruntime.InferenceSession(path).run(None, inputs)[0])
+        logits.append(run(path, inputs)[0])
         scores.append(float((logits[-1].argmax(axis=1) == digits.labels.numpy()).mean()))
     assert scores[0] > 0.9
     assert abs(scores[0] - scores[1]) <= 0.01
@@ -171,7 +176,7 @@ def test_a_large_bias_beside_tiny_weights_survives_x86(tmp_path: Path) -> None:
     data = {"input": torch.randn(64, 16)}
     to_onnx(module, data, tmp_path / "f.onnx")
     to_qdq(tmp_path / "f.onnx", calibrate(tmp_path / "f.onnx", [data]), tmp_path / "q.onnx", dialect="x86")
-    found = onnxruntime.InferenceSession(tmp_path / "q.onnx").run(None, {"input": data["input"].numpy()})[0]
+    found = run(tmp_path / "q.onnx", {"input": data["input"].numpy()})[0]
     right = module(data["input"]).detach().numpy()
     assert np.abs(found - right).max() < 0.05 * np.abs(right).max()
 
