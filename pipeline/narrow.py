@@ -16,13 +16,10 @@ TOLD = ("groups", "num_groups", "normalized_shape")
 """Arguments of operators that torch's own layers hold as attributes of the same name."""
 
 
-def narrowed(model: nn.Module, cut: Cut, attributes: Attributes) -> nn.Module:
-    """A copy of `model` without the indices in `cut`, its attributes set."""
-    small = copy.deepcopy(model)
-    tensors = cut_tensors(small, cut)
-    for name in cut:
-        owner, _, leaf = name.rpartition(".")
-        setattr(small.get_submodule(owner), leaf, tensors[name])
+def narrowed(model: nn.Module, tensors: Mapping[str, Tensor], attributes: Attributes) -> nn.Module:
+    """A copy of `model` that holds `tensors` (see `cut_tensors`), its attributes set."""
+    # Whatever refers to a parameter, under its name or in a list of its own, refers to the narrow one.
+    small = copy.deepcopy(model, {id(tensor): tensors[name] for name, tensor in named_tensors(model)})
     for path, values in attributes.items():
         for name, value in values.items():
             kind = type(getattr(small.get_submodule(path), name))

@@ -22,8 +22,9 @@ from .groups import Tracing
 
 @dataclass(frozen=True)
 class Change:
-    """A constant of the graph that is another one now, and the module whose code holds it."""
+    """A constant of the graph that is another one now: the node it is in, the module whose code holds it."""
 
+    node: Node
     module: str
     operator: str
     argument: str
@@ -80,8 +81,13 @@ class _Site:
             self.node.update_arg(place, value)
         else:
             self.node.update_kwarg(name, value)
+        self.changed(name, before, value)
+
+    def changed(self, argument: str, before: Any, after: Any) -> None:
+        """Records a change."""
         stack = list((self.original.meta.get("nn_module_stack") or {}).values())
-        self.changes.append(Change(stack[-1][0] if stack else "", self.name, name, before, value))
+        owner = stack[-1][0] if stack else ""
+        self.changes.append(Change(self.original, owner, self.name, argument, before, after))
 
     def input(self, name: str) -> Tracked:
         """What is known of the tensor that is given as an argument, before the resize."""
@@ -143,8 +149,7 @@ def _pieces(site: _Site) -> None:
     if site.name == "split" and len(set(after)) == 1:
         site.set("split_size", after[0])
     elif before != after and not (site.name == "chunk" and len(set(after)) == 1):
-        stack = list((site.original.meta.get("nn_module_stack") or {}).values())
-        site.changes.append(Change(stack[-1][0] if stack else "", site.name, "sizes", before, after))
+        site.changed("sizes", before, after)
         site.node.target = torch.ops.aten.split_with_sizes.default
         site.node.args, site.node.kwargs = (site.node.args[0], after, axis), {}
 

@@ -63,16 +63,16 @@ def apply(
     problem = "it was asked for" if form == "graph" else "it was pruned in that form before"
     if form != "graph" and not isinstance(model, GraphNet):
         small, problem = _module_form(model, plan, groups, reference)
-        small = small or _eased(
-            model, plan, groups, limit=math.inf if form == "module" else SPARED * _size(reference)
-        )
+        limit = math.inf if form == "module" else SPARED * _size(reference)
+        small = small or _eased(model, plan, groups, limit=limit)
         if small is not None:
             return small
         if form == "module":
             raise ModelError(
                 f"The network's own class cannot follow this plan: {problem}.", 'Leave out form="module".'
             )
-    reason = "; ".join(part for part in (plan.reason, problem, _fixed_batch(groups)) if part)
+    fixed = f"batch fixed at {groups.batch}" if groups.batch else ""
+    reason = "; ".join(part for part in (plan.reason, problem, fixed) if part)
     plan = dataclasses.replace(plan, form="graph", reason=reason, earlier=_earlier(model))
     return record(graph_form(model, plan.cut, groups), plan)
 
@@ -80,7 +80,7 @@ def apply(
 def graph_form(model: nn.Module, cut: Cut, groups: Groups, *, training: bool = True) -> GraphNet:
     """The exported graphs with this cut, for inference and, if it is to be trained, for training."""
     tensors = cut_tensors(model, cut)
-    transient = frozenset(name for name, _ in named_tensors(model)) - model.state_dict().keys()
+    transient = frozenset(tensors) - model.state_dict().keys()
     captured = {False: groups.tracing.graph}
     graphs = {False: resized(groups.tracing, living(groups, cut))[0]}
     problem = "it was left out."
@@ -107,7 +107,7 @@ def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
         if fingerprint(model) != step.original:
             raise _other_network()
         if step.form == "module":
-            model = record(narrowed(model, step.cut, step.attributes), step)
+            model = record(narrowed(model, cut_tensors(model, step.cut), step.attributes), step)
         else:
             model = record(graph_form(model, step.cut, trace(model, example)), step)
     return model
@@ -150,7 +150,7 @@ def _sound(model: nn.Module, plan: Plan, groups: Groups) -> tuple[Plan, nn.Modul
             verify_on(inputs_of(groups.example), model, reference, plan, groups)
             return plan, reference
         except MismatchError as error:
-            spared = _spare(plan, groups, _touching(error.node, plan, groups))
+            spared = _spare(plan, groups, _touching([error.node] if error.node else [], plan, groups))
             if spared is None:
                 raise
             line = users_line(error.node) if error.node else ""
@@ -164,9 +164,10 @@ def _module_form(
     _, changes = resized(groups.tracing, living(groups, plan.cut))
     known = known_attributes(model, changes)
     repaired = matching_attributes(model, changes)
+    tensors = dict(named_tensors(reference))
     problem = ""
     for attributes in [known] if repaired == known else [known, repaired]:
-        small = narrowed(model, plan.cut, attributes)
+        small = narrowed(model, tensors, attributes)
         if not (problem := disagreement(small, reference, _one(groups))):
             reason = plan.reason or "its forward code follows the widths"
             if attributes is repaired:
@@ -183,11 +184,11 @@ def _eased(model: nn.Module, plan: Plan, groups: Groups, *, limit: float) -> nn.
 
     Groups whose widths the code holds are left whole at first; then those of each kind are tried again.
     """
+    _, changes = resized(groups.tracing, living(groups, plan.cut))
+    held = [change.node for change in changes if change.argument not in TOLD]
     stiff: dict[str, list[str]] = {}
-    for name, units in plan.removed.items():
-        _, changes = resized(groups.tracing, groups.tracing.alive({name: units}))
-        if any(change.argument not in TOLD for change in changes):
-            stiff.setdefault(groups[name].kind, []).append(name)
+    for name in _touching(held, plan, groups):
+        stiff.setdefault(groups[name].kind, []).append(name)
     best: nn.Module | None = None
     spared = [name for names in stiff.values() for name in names]
     for again in [[], *stiff.values()]:
@@ -210,29 +211,25 @@ def _spare(plan: Plan, groups: Groups, names: Sequence[str]) -> Plan | None:
     return dataclasses.replace(planned(groups, rest), reason=reason)
 
 
-def _touching(node: Node | None, plan: Plan, groups: Groups) -> list[str]:
-    """The groups of the plan that have units in a node's operands or result."""
-    if node is None:
-        return []
-    tracing, touched = groups.tracing, []
-    values = [tracing.values.get(one.name) for one in (node, *node.all_input_nodes)]
-    tracked = [one for value in values for one in (value if isinstance(value, list) else [value]) if one]
+def _touching(nodes: Sequence[Node], plan: Plan, groups: Groups) -> list[str]:
+    """The groups of the plan that have units in some node's operands or result."""
+    tracing = groups.tracing
+    names = {one.name for node in nodes for one in (node, *node.all_input_nodes)}
+    known = [value for name, value in tracing.values.items() if name in names]
+    tracked = [one for value in known for one in (value if isinstance(value, list) else [value])]
     vectors = [vector for one in tracked for vector in one.axes if vector is not None]
-    for name, units in plan.removed.items():
-        alive = tracing.alive({name: units})
-        if any(not bool(alive[vector].all()) for vector in vectors):
-            touched.append(name)
-    return touched
+    identities = torch.unique(torch.cat(vectors)) if vectors else torch.empty(0, dtype=torch.long)
+    return [
+        name
+        for name, units in plan.removed.items()
+        if not bool(tracing.alive({name: units})[identities].all())
+    ]
 
 
 def _one(groups: Groups) -> tuple[Tensor, ...]:
     """One sample of the example, where the batch is open: another batch than the one that was captured."""
     inputs = inputs_of(groups.example)
     return inputs if groups.batch else tuple(value[:1] for value in inputs)
-
-
-def _fixed_batch(groups: Groups) -> str:
-    return f"batch fixed at {groups.batch}" if groups.batch else ""
 
 
 def _listed(attributes: Attributes, but: Attributes) -> str:
