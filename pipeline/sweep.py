@@ -116,15 +116,18 @@ def _trials(
         )
     combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
     recipes = [recipe.set(f"{name}={_toml(value)}" for name, value in each.items()) for each in combinations]
+    for stage in _shared(recipes):
+        start = run.step(stage, start)
+    quiet = dataclasses.replace(run, started=lambda name: None, ended=lambda finished: None)
     trials, refused = [], []
     for index, (each, tried) in enumerate(zip(combinations, recipes, strict=True)):
         name = settings_text(each)
-        work = dataclasses.replace(start, progress=_within(start.progress, index, len(combinations), name))
+        progress = _within(start.progress, index, len(combinations), name)
+        work = dataclasses.replace(start, progress=progress, seed=tried.seed)
         try:
-            for stage in tried.stages:
-                if stage.name not in AFTER:
-                    work = run.step(stage, work)
-            newest = run.step(_export(recipe), dataclasses.replace(work, variants=(work.latest(),)))
+            for stage in _trial_stages(tried)[len(start.log) :]:
+                work = quiet.step(stage, work)
+            newest = quiet.step(_export(recipe), dataclasses.replace(work, variants=(work.latest(),)))
         except ModelError as error:
             refused.append(f"{name}: {error.what}")
             continue
@@ -133,6 +136,22 @@ def _trials(
     if not trials:
         raise ModelError(f"Every setting was refused; the first: {refused[0]}", "Try gentler settings.")
     return trials, tuple(refused)
+
+
+def _trial_stages(recipe: Recipe) -> list[NamedStage]:
+    return [stage for stage in recipe.stages if stage.name not in AFTER]
+
+
+def _shared(recipes: Sequence[Recipe]) -> list[NamedStage]:
+    """The stages at the start that all settings have in common: they run once, and are seen to run."""
+    if len({recipe.seed for recipe in recipes}) > 1:
+        return []
+    columns = zip(*map(_trial_stages, recipes), strict=True)
+    return [column[0] for column in itertools.takewhile(_equal, columns)]
+
+
+def _equal(stages: Sequence[NamedStage]) -> bool:
+    return all(stage == stages[0] for stage in stages)
 
 
 def _within(progress: Progress, index: int, count: int, name: str) -> Progress:
