@@ -104,12 +104,128 @@ class Concatenated(nn.Module):
         return out
 
 
+class Shuffled(nn.Module):
+    """ShuffleNetV2: halves by chunk, a depthwise branch, concat, channel shuffle; three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(8, 8, 1),
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+                nn.Conv2d(8, 8, 3, padding=1, groups=8),
+                nn.Conv2d(8, 8, 1),
+            )
+            for _ in range(3)
+        )
+        self.fc = nn.Linear(16, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        for block in self.blocks:
+            left, right = x.chunk(2, 1)
+            x = torch.cat([left, block(right)], 1)
+            b, c, h, w = x.shape
+            x = x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
+        out: Tensor = self.fc(F.relu(x).mean((2, 3)))
+        return out
+
+
+class Grouped(nn.Module):
+    """ResNeXt's grouped convolution, a shuffle between two of them, group norm, a grouped transposed one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 1)
+        self.a = nn.Conv2d(12, 24, 3, padding=1, groups=3)
+        self.b = nn.Conv2d(24, 12, 1, groups=3)
+        self.norm = nn.GroupNorm(3, 12)
+        self.up = nn.ConvTranspose2d(12, 6, 2, 2, groups=3)
+        self.out = nn.Conv2d(6, 2, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.stem(image))
+        y = F.channel_shuffle(F.leaky_relu(self.a(x)), 3)
+        x = self.norm(self.b(y)) + x
+        out: Tensor = self.out(F.elu(self.up(x)))
+        return out
+
+
+class Detector(nn.Module):
+    """YOLO's C2f (chunk and concat), SPPF, upsampling with a skip, and a head of several outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 1)
+        self.cv1 = nn.Conv2d(12, 16, 1)
+        self.m = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+        self.cv2 = nn.Conv2d(32, 12, 1)
+        self.reduce = nn.Conv2d(12, 6, 1)
+        self.spread = nn.Conv2d(24, 12, 1)
+        self.mix = nn.Conv2d(24, 12, 3, padding=1)
+        self.box, self.cls = nn.Conv2d(12, 8, 1), nn.Conv2d(12, 5, 1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        x = F.silu(self.stem(image))
+        parts = list(self.cv1(x).chunk(2, 1))
+        for conv in self.m:
+            parts.append(parts[-1] + F.silu(conv(parts[-1])))
+        pools = [self.reduce(F.silu(self.cv2(torch.cat(parts, 1))))]
+        for _ in range(3):
+            pools.append(F.max_pool2d(pools[-1], 5, 1, 2))
+        y = F.max_pool2d(self.spread(torch.cat(pools, 1)), 2)
+        y = F.silu(self.mix(torch.cat([F.interpolate(y, scale_factor=2.0), x], 1)))
+        both = torch.cat([self.box(y), self.cls(y)], 1)
+        boxes, classes = both.flatten(2).split((8, 5), 1)
+        return {"boxes": boxes, "classes": classes.sigmoid()}
+
+
+class PixelUNet(nn.Module):
+    """Pixel shuffle and a transposed convolution on the way up, skips by concat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.down2 = nn.Conv2d(8, 12, 3, 2, 1)
+        self.wide = nn.Conv2d(12, 32, 3, padding=1)
+        self.up = nn.ConvTranspose2d(12, 6, 2, 2)
+        self.out = nn.Conv2d(22, 2, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        a = F.relu(self.down1(image))
+        b = F.relu(self.down2(a))
+        out: Tensor = self.out(torch.cat([a, F.pixel_shuffle(self.wide(b), 2), F.relu(self.up(b))], 1))
+        return out
+
+
+class Auxiliary(nn.Module):
+    """A head for training alone, dropout, a module called twice, a padded shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.twice = nn.Conv2d(8, 8, 3, padding=1)
+        self.aux = nn.Conv2d(8, 3, 1)
+        self.wide = nn.Conv2d(8, 12, 3, 2, 1)
+        self.drop = nn.Dropout(0.3)
+        self.fc = nn.Linear(12, 3)
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = F.relu(self.stem(image))
+        x = x + F.relu(self.twice(F.relu(self.twice(x))))
+        y = self.wide(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        out: Tensor = self.fc(self.drop(F.relu(y).mean((2, 3))))
+        return (out, self.aux(x)) if self.training else out
+
+
 def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     """All parameters and statistics at random, so that no mistake hides behind a zero or a one; in eval."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            fan = max(parameter[0].numel(), 1) if parameter.dim() > 1 else 4
+            fan = parameter[0].numel() if parameter.dim() > 1 else 4
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan**-0.5)
         for name, buffer in model.named_buffers():
             if buffer.is_floating_point():
