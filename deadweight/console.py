@@ -34,14 +34,14 @@ class Bar:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task: TaskID | None = None
-        self._total = 0
+        self._last = (0, 0)
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        """Shows how far `what` is."""
-        if self._task is None or total != self._total:
+        """Shows how far `what` is; another total, or a step back, is the start of something else."""
+        if self._task is None or total != self._last[1] or done < self._last[0]:
             self.clear()
-            self._task = self._progress.add_task(escape(what), total=total)
-            self._total = total
+            self._task = self._progress.add_task(escape(what), total=total, completed=done)
+        self._last = (done, total)
         self._progress.update(self._task, completed=done, description=escape(what))
 
     def clear(self) -> None:
@@ -63,8 +63,12 @@ def bar() -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        yield Bar(progress)
+    try:
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+            yield Bar(progress)
+    except KeyboardInterrupt:
+        explain("Stopped.", "The same command goes on where this one ended.")
+        raise
 
 
 def stage_line(name: str, seconds: float | None, words: Iterable[str]) -> Table:

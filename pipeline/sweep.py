@@ -29,6 +29,7 @@ from .work import Progress, Variant, Work
 
 AFTER = ("controls", "export", "quantize", "profile")  # a trial ends before these
 EVENTS = 24
+STEPS = 100  # of the progress bar, for each trial
 
 
 @dataclass(frozen=True)
@@ -122,17 +123,20 @@ def _trials(
     trials, refused = [], []
     for index, (each, tried) in enumerate(zip(combinations, recipes, strict=True)):
         name = settings_text(each)
-        progress = _within(start.progress, index, len(combinations), name)
-        work = dataclasses.replace(start, progress=progress, seed=tried.seed)
+        work = dataclasses.replace(start, seed=tried.seed)
+        steps = _trial_stages(tried)[len(start.log) :]
+        what, count = f"sweep {index + 1} of {len(recipes)}, {name}", len(steps) + 1  # and the export
         try:
-            for stage in _trial_stages(tried)[len(start.log) :]:
-                work = quiet.step(stage, work)
+            for at, stage in enumerate(steps):
+                part = _part(
+                    start.progress, what, begin=index + at / count, width=1 / count, trials=len(recipes)
+                )
+                work = quiet.step(stage, dataclasses.replace(work, progress=part))
             newest = quiet.step(_export(recipe), dataclasses.replace(work, variants=(work.latest(),)))
         except ModelError as error:
             refused.append(f"{name}: {error.what}")
             continue
         trials.append(_Trial(name, each, work, dataclasses.replace(newest.variants[0], name=name)))
-    start.progress(len(combinations), len(combinations), "sweep")
     if not trials:
         raise ModelError(f"Every setting was refused; the first: {refused[0]}", "Try gentler settings.")
     return trials, tuple(refused)
@@ -154,9 +158,11 @@ def _equal(stages: Sequence[NamedStage]) -> bool:
     return all(stage == stages[0] for stage in stages)
 
 
-def _within(progress: Progress, index: int, count: int, name: str) -> Progress:
-    """Progress of one trial as a part of the sweep's."""
-    return lambda done, total, what: progress(index * total + done, count * total, f"sweep, {name}: {what}")
+def _part(progress: Progress, what: str, *, begin: float, width: float, trials: int) -> Progress:
+    """The progress of one stage of one trial as a part of the sweep's."""
+    return lambda done, total, _: progress(
+        round(STEPS * (begin + width * done / max(total, 1))), STEPS * trials, what
+    )
 
 
 def _export(recipe: Recipe) -> NamedStage:
