@@ -67,7 +67,7 @@ def copied(graph: Graph) -> Graph:
 def batch_is_open(graph: GraphModule) -> bool:
     """Whether the graph takes any batch size; else it is fixed at the example's."""
     values = [node.meta.get("val") for node in graph.graph.nodes if node.op == "placeholder"]
-    sizes = [value.shape[0] for value in values if isinstance(value, Tensor) and value.dim()]
+    sizes: list[object] = [value.shape[0] for value in values if isinstance(value, Tensor) and value.dim()]
     # A symbol may have been narrowed to one value after it was made.
     return any(isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None for size in sizes)
 

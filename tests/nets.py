@@ -178,7 +178,7 @@ class Detector(nn.Module):
         y = F.max_pool2d(self.spread(torch.cat(pools, 1)), 2)
         y = F.silu(self.mix(torch.cat([F.interpolate(y, scale_factor=2.0), x], 1)))
         both = torch.cat([self.box(y), self.cls(y)], 1)
-        boxes, classes = both.flatten(2).split((8, 5), 1)
+        boxes, classes = torch.split(both.flatten(2), [8, 5], 1)
         return {"boxes": boxes, "classes": classes.sigmoid()}
 
 

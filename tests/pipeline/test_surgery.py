@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import nets
 import pytest
 import torch
+from torch import Tensor, nn
 
 from deadweight.pipeline.graphnet import GraphNet
-from deadweight.pipeline.groups import choose
-from deadweight.pipeline.plan import plan_of
+from deadweight.pipeline.groups import Groups, choose
+from deadweight.pipeline.plan import Plan, plan_of
 from deadweight.pipeline.surgery import apply
 from deadweight.pipeline.trace import trace
 from deadweight.pipeline.verify import verify
 from deadweight.targets.errors import ModelError
 
-CASES = {
-    "mlp": (lambda: nets.Mlp(), (2, 1, 4, 4)),
-    "residual": (lambda: nets.ResidualCnn(), (2, 3, 8, 8)),
-    "flattened": (lambda: nets.Flattened(), (2, 1, 8, 8)),
-    "separable": (lambda: nets.Separable(), (2, 3, 6, 6)),
-    "concatenated": (lambda: nets.Concatenated(), (2, 2, 6, 6)),
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (nets.Mlp, (2, 1, 4, 4)),
+    "residual": (nets.ResidualCnn, (2, 3, 8, 8)),
+    "flattened": (nets.Flattened, (2, 1, 8, 8)),
+    "separable": (nets.Separable, (2, 3, 6, 6)),
+    "concatenated": (nets.Concatenated, (2, 2, 6, 6)),
 }
 
 
-def halved(model, example, form="", dtype=torch.float32):
+def done(model: nn.Module) -> Plan:
+    plan = plan_of(model)
+    assert plan is not None
+    return plan
+
+
+def halved(model: nn.Module, example: Tensor, form: str = "") -> tuple[Any, Plan, Groups]:
     groups = trace(model, (example,))
     generator = torch.Generator().manual_seed(3)
     scores = {group.name: torch.rand(group.size, generator=generator) for group in groups}
@@ -33,7 +43,7 @@ def halved(model, example, form="", dtype=torch.float32):
 
 @pytest.mark.parametrize("form", ["module", "graph"])
 @pytest.mark.parametrize("name", CASES)
-def test_half_of_every_group_can_go_and_the_rest_computes_the_same(name, form):
+def test_half_of_every_group_can_go_and_the_rest_computes_the_same(name: str, form: str) -> None:
     build, shape = CASES[name]
     model = nets.lively(build()).double()
     example = nets.image(*shape).double()
@@ -49,7 +59,7 @@ def test_half_of_every_group_can_go_and_the_rest_computes_the_same(name, form):
 
 @pytest.mark.parametrize("form", ["module", "graph"])
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_left_trains(name, form):
+def test_what_is_left_trains(name: str, form: str) -> None:
     build, shape = CASES[name]
     small, _, _ = halved(nets.lively(build()), nets.image(*shape), form)
     statistics = {name: value.clone() for name, value in small.named_buffers()}
@@ -61,7 +71,7 @@ def test_what_is_left_trains(name, form):
     assert torch.equal(small(nets.image(*shape)), small(nets.image(*shape)))
 
 
-def test_both_forms_have_the_users_parameter_names_and_the_same_values():
+def test_both_forms_have_the_users_parameter_names_and_the_same_values() -> None:
     model = nets.lively(nets.ResidualCnn())
     module, _, _ = halved(model, nets.image(2, 3, 8, 8), "module")
     graph, _, _ = halved(model, nets.image(2, 3, 8, 8), "graph")
@@ -69,16 +79,16 @@ def test_both_forms_have_the_users_parameter_names_and_the_same_values():
     assert all(torch.equal(value, graph.state_dict()[name]) for name, value in module.state_dict().items())
 
 
-def test_attributes_say_the_new_widths():
+def test_attributes_say_the_new_widths() -> None:
     small, _, _ = halved(nets.lively(nets.Separable()), nets.image(2, 3, 6, 6))
     assert (small.expand.in_channels, small.expand.out_channels) == (3, 6)
     assert (small.depthwise.groups, small.depthwise.in_channels, small.depthwise.out_channels) == (6, 6, 6)
     assert small.norm.num_features == 6
     assert (small.fc.in_features, small.fc.out_features) == (3, 3)
-    assert plan_of(small).attributes == {"depthwise": {"groups": 6}}
+    assert done(small).attributes == {"depthwise": {"groups": 6}}
 
 
-def test_the_original_is_untouched():
+def test_the_original_is_untouched() -> None:
     model = nets.lively(nets.ResidualCnn())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     halved(model, nets.image(2, 3, 8, 8))
@@ -86,38 +96,39 @@ def test_the_original_is_untouched():
     assert plan_of(model) is None
 
 
-def test_a_width_written_into_forward_is_left_whole_or_taken_over_by_the_graph():
+def test_a_width_written_into_forward_is_left_whole_or_taken_over_by_the_graph() -> None:
     model = nets.lively(nets.Flattened(hard_coded=True))
     example = nets.image(2, 1, 8, 8)
     module, plan, groups = halved(model, example, "module")
-    assert "conv2" not in plan_of(module).removed
-    assert "the widths of conv2 were left whole" in plan_of(module).reason
+    assert "conv2" not in done(module).removed
+    assert "the widths of conv2 were left whole" in done(module).reason
     assert verify(model, module, plan, groups).function_changed_by == ()
     free, plan, groups = halved(model, example)
     assert isinstance(free, GraphNet)
-    assert "forward fails with the new widths" in plan_of(free).reason
+    assert "forward fails with the new widths" in done(free).reason
     assert verify(model, free, plan, groups).function_changed_by == ()
 
 
-def test_a_network_can_be_pruned_three_times():
-    model, example = nets.lively(nets.ResidualCnn(16)), nets.image(2, 3, 8, 8)
+def test_a_network_can_be_pruned_three_times() -> None:
+    model: Any = nets.lively(nets.ResidualCnn(16))
+    example = nets.image(2, 3, 8, 8)
     for times in range(3):
         small, plan, groups = halved(model, example, "graph" if times == 1 else "")
         verify(model, small, plan, groups)
         model = small
-    assert [plan.form for plan in plan_of(model).earlier] == ["module", "graph"]
-    assert plan_of(model).form == "graph"
+    assert [plan.form for plan in done(model).earlier] == ["module", "graph"]
+    assert done(model).form == "graph"
     assert model.stem.weight.shape[0] == 2
 
 
-def test_a_plan_for_another_network_is_refused():
+def test_a_plan_for_another_network_is_refused() -> None:
     _, plan, _ = halved(nets.Mlp(), nets.image(2, 1, 4, 4))
     other = nets.Mlp(16, 12, 9, 4)
     with pytest.raises(ModelError, match="another network"):
         apply(other, plan, example=(nets.image(2, 1, 4, 4),))
 
 
-def test_the_large_mlp_of_the_demo_is_cut():
+def test_the_large_mlp_of_the_demo_is_cut() -> None:
     model = nets.lively(nets.Mlp(784, 1024, 512, 10))
     small, plan, groups = halved(model, nets.image(2, 1, 28, 28))
     assert verify(model, small, plan, groups).max_relative_error < 1e-5

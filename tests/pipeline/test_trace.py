@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deadweight.pipeline.groups import Groups
 from deadweight.pipeline.trace import trace
 from deadweight.targets.errors import ModelError
 
 
-def members(groups, name):
+def members(groups: Groups, name: str) -> dict[tuple[str, int], str]:
     return {(piece.parameter, piece.axis): piece.role for piece in groups[name].slices}
 
 
-def test_a_neuron_of_an_mlp_is_its_row_its_bias_and_the_next_layers_column():
+def test_a_neuron_of_an_mlp_is_its_row_its_bias_and_the_next_layers_column() -> None:
     groups = trace(nets.Mlp(), {"image": nets.image(2, 1, 4, 4)})
     assert [(group.name, group.size, group.kind) for group in groups] == [
         ("fc1", 12, "linear"),
@@ -28,7 +29,7 @@ def test_a_neuron_of_an_mlp_is_its_row_its_bias_and_the_next_layers_column():
     }
 
 
-def test_statistics_are_read_after_the_activation():
+def test_statistics_are_read_after_the_activation() -> None:
     groups = trace(nets.Mlp(), {"image": nets.image(2, 1, 4, 4)})
     graph = {node.name: node for node in groups.graph.graph.nodes}
     (read,) = groups["fc2"].reads
@@ -36,14 +37,14 @@ def test_statistics_are_read_after_the_activation():
     assert read.units.tolist() == [list(range(8))]
 
 
-def test_the_outputs_stay_and_the_reason_is_given():
+def test_the_outputs_stay_and_the_reason_is_given() -> None:
     groups = trace(nets.Mlp(), {"image": nets.image(2, 1, 4, 4)})
     assert [(one.parameter, one.axis, one.reason) for one in groups.frozen] == [
         ("fc3.weight", 0, "it is an output of the network")
     ]
 
 
-def test_a_residual_sum_ties_the_channels_of_both_branches():
+def test_a_residual_sum_ties_the_channels_of_both_branches() -> None:
     groups = trace(nets.ResidualCnn(), (nets.image(2, 3, 8, 8),))
     assert [(group.name, group.size) for group in groups] == [("stem", 8), ("conv1", 16), ("conv2", 16)]
     tied = members(groups, "conv2")
@@ -52,13 +53,13 @@ def test_a_residual_sum_ties_the_channels_of_both_branches():
     assert ("fc.weight", 1) in tied
 
 
-def test_a_channel_owns_all_its_pixels_after_a_flatten():
+def test_a_channel_owns_all_its_pixels_after_a_flatten() -> None:
     groups = trace(nets.Flattened(), (nets.image(2, 1, 8, 8),))
     (columns,) = [piece for piece in groups["conv2"].slices if piece.parameter == "fc1.weight"]
     assert columns.units.tolist() == [channel for channel in range(8) for _ in range(16)]
 
 
-def test_a_depthwise_convolution_follows_its_input():
+def test_a_depthwise_convolution_follows_its_input() -> None:
     groups = trace(nets.Separable(), (nets.image(2, 3, 6, 6),))
     assert groups["expand"].kinds == ("conv", "depthwise")
     assert {"depthwise.weight", "norm.weight", "excite.weight", "project.weight"} <= {
@@ -66,14 +67,14 @@ def test_a_depthwise_convolution_follows_its_input():
     }
 
 
-def test_each_branch_of_a_concat_has_its_own_columns():
+def test_each_branch_of_a_concat_has_its_own_columns() -> None:
     groups = trace(nets.Concatenated(), (nets.image(2, 2, 6, 6),))
     assert [group.name for group in groups] == ["a", "b", "c"]
     (columns,) = [piece for piece in groups["b"].slices if piece.parameter == "c.weight"]
     assert columns.units.tolist() == [-1] * 6 + [0, 1, 2, 3]
 
 
-def test_the_batch_stays_open_and_node_names_are_the_same_every_time():
+def test_the_batch_stays_open_and_node_names_are_the_same_every_time() -> None:
     first, second = (trace(nets.ResidualCnn(), (nets.image(2, 3, 8, 8),)) for _ in range(2))
     assert first.batch is None
     assert [node.name for node in first.graph.graph.nodes] == [node.name for node in second.graph.graph.nodes]
@@ -81,7 +82,7 @@ def test_the_batch_stays_open_and_node_names_are_the_same_every_time():
     assert output.shape == (5, 5)
 
 
-def test_a_call_can_be_inserted_after_a_read():
+def test_a_call_can_be_inserted_after_a_read() -> None:
     model = nets.lively(nets.Mlp())
     groups = trace(model, (nets.image(2, 1, 4, 4),))
     seen: list[Tensor] = []
@@ -99,7 +100,7 @@ def test_a_call_can_be_inserted_after_a_read():
     assert (seen[0] >= 0).all()
 
 
-def test_tracing_leaves_the_model_as_it_was():
+def test_tracing_leaves_the_model_as_it_was() -> None:
     model = nets.ResidualCnn().train()
     model.norm.eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -109,14 +110,15 @@ def test_tracing_leaves_the_model_as_it_was():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_an_operator_without_a_rule_freezes_what_goes_in():
+def test_an_operator_without_a_rule_freezes_what_goes_in() -> None:
     class Cumulative(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.fc1, self.fc2, self.fc3 = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.fc3(self.fc2(self.fc1(x).cummax(1).values))
+            out: Tensor = self.fc3(self.fc2(self.fc1(x).cummax(1).values))
+            return out
 
     groups = trace(Cumulative(), (torch.randn(2, 4),))
     assert [group.name for group in groups] == ["fc2"]
@@ -125,7 +127,7 @@ def test_an_operator_without_a_rule_freezes_what_goes_in():
     assert "self.fc1(x).cummax(1)" in frozen.line
 
 
-def test_control_flow_that_depends_on_data_is_refused_with_its_line():
+def test_control_flow_that_depends_on_data_is_refused_with_its_line() -> None:
     class Fickle(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -133,18 +135,18 @@ def test_control_flow_that_depends_on_data_is_refused_with_its_line():
 
         def forward(self, x: Tensor) -> Tensor:
             if x.sum() > 0:
-                return self.fc(x)
+                x = self.fc(x)
             return x
 
     with pytest.raises(ModelError, match=r"(?s)different data.*test_trace.py.*if x.sum\(\) > 0"):
         trace(Fickle(), (torch.randn(2, 4),))
 
 
-def test_inputs_that_do_not_fit_are_refused_with_the_line():
+def test_inputs_that_do_not_fit_are_refused_with_the_line() -> None:
     with pytest.raises(ModelError, match=r"nets.py.*self.fc1"):
         trace(nets.Mlp(), (torch.randn(2, 1, 5, 5),))
 
 
-def test_inputs_on_another_device_are_refused():
+def test_inputs_on_another_device_are_refused() -> None:
     with pytest.raises(ModelError, match="different devices: cpu, meta"):
         trace(nets.Mlp(), (torch.randn(2, 1, 4, 4, device="meta"),))
