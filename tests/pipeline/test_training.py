@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import Digits
+from torch import Tensor, nn
+
+from deadweight.pipeline.training import Fitted, Schedule, fit
+from deadweight.targets.errors import ModelError
+
+
+class PowerCutError(Exception):
+    """Stands for a power cut."""
+
+
+def trained(tmp_path: Path, workload: Any, schedule: Schedule, name: str = "a", **options: Any) -> Fitted:
+    torch.manual_seed(0)
+    model = workload.build_model()
+    progress = options.pop("progress", lambda done, total, what: None)
+    return fit(
+        model,
+        workload,
+        schedule,
+        seed=0,
+        checkpoint=tmp_path / f"{name}.safetensors",
+        progress=progress,
+        what="train",
+    )
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    return all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+def test_training_learns_and_says_its_score(tmp_path: Path) -> None:
+    fitted = trained(tmp_path, Digits(), Schedule(epochs=6))
+    assert fitted.score > 0.9
+    assert len(fitted.scores) == 6
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
+    first = trained(tmp_path, Digits(), Schedule(epochs=2), "a")
+    second = trained(tmp_path, Digits(), Schedule(epochs=2), "b")
+    assert equal(first.model, second.model)
+
+
+def test_a_training_that_was_cut_off_ends_with_the_bits_of_one_that_was_not(tmp_path: Path) -> None:
+    whole = trained(tmp_path, Digits(), Schedule(epochs=4), "whole")
+
+    def cut(done: int, total: int, what: str) -> None:
+        if done > 0.6 * total:
+            raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        trained(tmp_path, Digits(), Schedule(epochs=4), "cut", progress=cut)
+    steps: list[int] = []
+    resumed = trained(
+        tmp_path, Digits(), Schedule(epochs=4), "cut", progress=lambda done, total, what: steps.append(done)
+    )
+    assert steps[0] >= 500, "the first two epochs were trained again"
+    assert equal(whole.model, resumed.model)
+    assert whole.scores == resumed.scores
+
+
+def test_the_best_epoch_is_kept_unless_the_last_is_asked_for(tmp_path: Path) -> None:
+    best = trained(tmp_path, Digits(), Schedule(epochs=5, learning_rate=0.05, decay="none"), "best")
+    last = trained(
+        tmp_path, Digits(), Schedule(epochs=5, learning_rate=0.05, decay="none", keep="last"), "last"
+    )
+    assert best.scores == last.scores
+    assert best.score == max(best.scores)
+    assert last.score == last.scores[-1]
+
+
+def test_no_epochs_return_the_network_as_it_came(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    untouched = Digits().build_model()
+    assert equal(trained(tmp_path, Digits(), Schedule(epochs=0)).model, untouched)
+
+
+def test_a_loss_that_diverges_stops_with_its_step_and_keeps_the_epoch_before(tmp_path: Path) -> None:
+    class Diverging(Digits):
+        calls = 0
+
+        def loss(self, outputs: Tensor, batch: Any) -> Tensor:
+            self.calls += 1
+            return super().loss(outputs, batch) * (float("nan") if self.calls == 20 else 1.0)
+
+    with pytest.raises(ModelError, match="the loss is nan in epoch 2, step 4"):
+        trained(tmp_path, Diverging(), Schedule(epochs=3))
+    assert (tmp_path / "a.safetensors").exists()
+
+
+def test_batch_norm_statistics_are_trained_and_returned(tmp_path: Path) -> None:
+    class Normed(Digits):
+        def build_model(self) -> nn.Module:
+            return nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+
+    model = trained(tmp_path, Normed(), Schedule(epochs=2)).model
+    assert not model.training
+    assert float(model.state_dict()["1.running_mean"].abs().sum()) > 0

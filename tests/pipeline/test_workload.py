@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import Digits
+from torch import Tensor, nn
+
+from deadweight.pipeline import workload as module
+from deadweight.pipeline.workload import (
+    example_batch,
+    load_workload,
+    named_outputs,
+    score_of,
+    session_predict,
+    split_batches,
+    torch_predict,
+)
+from deadweight.targets.errors import ModelError, WorkloadError
+from deadweight.targets.session import TensorSpec
+
+HERE = Path(__file__).resolve().parents[1]
+
+
+def test_a_workload_is_loaded_from_a_file_and_from_a_module() -> None:
+    assert load_workload("small.py:Digits", HERE).score_name == "accuracy"
+    assert load_workload("small:Digits", HERE).score_name == "accuracy"
+
+
+def test_its_neighbours_can_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "a_neighbour.py").write_text("from small import Digits as Base")
+    (tmp_path / "mine.py").write_text("from a_neighbour import Base\nclass Mine(Base): ...\n")
+    assert load_workload("mine.py:Mine", tmp_path).higher_is_better
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("small.py", "names no object"),
+        ("small.py:Digit", "Did you mean 'Digits'"),
+        ("nowhere.py:X", "does not exist"),
+        ("no_such_module:X", "No module named"),
+        ("small.py:PARTS", "is no workload"),
+    ],
+)
+def test_what_is_no_workload_is_refused_with_a_cure(spec: str, says: str) -> None:
+    with pytest.raises(WorkloadError, match=says):
+        load_workload(spec, HERE)
+
+
+def test_an_example_without_a_batch_axis_is_refused() -> None:
+    class Bad(Digits):
+        def example_inputs(self) -> dict[str, Tensor]:
+            return {"pixels": torch.zeros(1, 64)}
+
+    with pytest.raises(WorkloadError, match="no batch axis of 2"):
+        example_batch(Bad())
+
+
+def test_a_batch_without_an_input_is_refused() -> None:
+    class Bad(Digits):
+        def batches(self, split: str, *, seed: int = 0) -> Iterator[dict[str, Tensor]]:
+            yield {"label": torch.zeros(2)}
+
+    with pytest.raises(WorkloadError, match=r"lacks the inputs \['pixels'\]"):
+        list(split_batches(Bad(), "test"))
+
+
+def test_outputs_are_named_by_what_the_network_returns() -> None:
+    one = torch.zeros(1)
+    assert list(named_outputs(one)) == ["output"]
+    assert list(named_outputs((one, one))) == ["output_0", "output_1"]
+    assert list(named_outputs({"boxes": one})) == ["boxes"]
+    with pytest.raises(ModelError, match="returned a str"):
+        named_outputs("boxes")
+
+
+def test_a_score_of_nan_outputs_is_refused() -> None:
+    model = nn.Linear(64, 10)
+    model.bias.data[0] = torch.nan
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        score_of(Digits(), torch_predict(model, ["pixels"]), "test")
+
+
+class Fours:
+    """A session whose batch is fixed at 4, as an engine's can be."""
+
+    runtime = "test"
+    inputs = (TensorSpec("x", (4, 2), "float32"),)
+    outputs = (TensorSpec("y", (4, 2), "float32"),)
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        assert inputs["x"].shape == (4, 2)
+        return {"y": inputs["x"] * 2}
+
+    def prepare(self, inputs: Mapping[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, 8])
+def test_batches_are_split_and_padded_to_what_a_model_takes(count: int) -> None:
+    x = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
+    assert np.array_equal(session_predict(Fours())({"x": x})["y"], 2 * x)
+
+
+def test_an_error_in_our_own_code_is_not_called_the_users() -> None:
+    def ours() -> None:
+        module._import_file(Path("/nowhere.py"))
+
+    with pytest.raises(WorkloadError, match="does not exist"), module.users_code("it was tried"):
+        ours()
