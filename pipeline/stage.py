@@ -51,11 +51,11 @@ def stage_class(name: str) -> type[Stage]:
 
 
 def stage_names() -> list[str]:
-    """The names of our own stages."""
+    """The names of our own stages: files that hold a class of their name that takes a Work to a Work."""
     here = Path(__file__).parent
-    return sorted(
-        path.stem for path in here.glob("*.py") if f"class {_camel(path.stem)}:" in path.read_text("utf-8")
-    )
+    texts = {path.stem: path.read_text("utf-8") for path in here.glob("*.py")}
+    call = "def __call__(self, work: Work) -> Work"
+    return sorted(name for name, text in texts.items() if f"class {_camel(name)}:" in text and call in text)
 
 
 def make_stage(name: str, settings: Mapping[str, Any], where: str) -> Stage:
