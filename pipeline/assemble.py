@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .calls import Notes
 from .groups import Frozen, Group, Read, Slice
-from .identities import Solution
+from .identities import Cause, Solution
 
 Slots = Mapping[tuple[str, int], Tensor]
 _NEVER = 2**40
@@ -40,15 +40,23 @@ def assemble(slots: Slots, notes: Notes, solution: Solution) -> tuple[tuple[Grou
     return tuple(groups), classes
 
 
-def list_frozen(slots: Slots, notes: Notes, solution: Solution) -> tuple[Frozen, ...]:
+def list_frozen(
+    slots: Slots, notes: Notes, solution: Solution, classes: Mapping[str, Tensor]
+) -> tuple[Frozen, ...]:
     """The axes that produce units of which some cannot be removed, with the first reason of each."""
     produced = _order([rows for rows, _ in notes.produced], solution)
+    grouped = torch.cat([torch.empty(0, dtype=torch.long), *classes.values()])
     found = []
     for (parameter, axis), vector in slots.items():
-        cause = next(
-            (solution.causes[cls] for cls in solution.of[vector].tolist() if cls in solution.causes), None
-        )
-        if cause and bool((produced[vector] < _NEVER).any()):
+        if not bool((produced[vector] < _NEVER).any()):
+            continue
+        own = solution.of[vector]
+        cause = next((solution.causes[cls] for cls in own.tolist() if cls in solution.causes), None)
+        if cause is None and not any(
+            bool(torch.isin(units, grouped).any()) for _, units in solution.units(own)
+        ):
+            cause = Cause("", "", "its units hang together as one")
+        if cause is not None:
             found.append(Frozen(parameter, axis, cause.operator, cause.line, cause.reason))
     return tuple(found)
 

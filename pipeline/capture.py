@@ -104,6 +104,20 @@ def operator_name(node: Node) -> str:
     return str(schema.name).split("::")[1] if schema else getattr(node.target, "__name__", str(node.target))
 
 
+def argument_of(node: Node, name: str) -> Any:
+    """An argument of an ATen operator by its name in the schema, defaults included."""
+    place, declared = declared_argument(node, name)
+    if place < len(node.args) and not declared.kwarg_only:
+        return node.args[place]
+    return node.kwargs.get(name, declared.default_value)
+
+
+def declared_argument(node: Node, name: str) -> tuple[int, Any]:
+    """The place and the declaration of an argument in the operator's schema."""
+    arguments = node.target._schema.arguments  # type: ignore[union-attr]
+    return next((place, argument) for place, argument in enumerate(arguments) if argument.name == name)
+
+
 def size_of(size: int | torch.SymInt) -> int:
     """The size of an axis in the example, also where it is open."""
     return size if isinstance(size, int) else int(size.node.hint)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from .calls import Tracked
-from .capture import copied, operator_name
+from .capture import argument_of, copied, declared_argument, operator_name
 from .groups import Tracing
 
 
@@ -66,17 +66,14 @@ class _Site:
 
     def argument(self, name: str) -> Any:
         """An argument of the copy by its name in the schema, defaults included."""
-        place, declared = self._declared(name)
-        if place < len(self.node.args) and not declared.kwarg_only:
-            return self.node.args[place]
-        return self.node.kwargs.get(name, declared.default_value)
+        return argument_of(self.node, name)
 
     def set(self, name: str, value: Any) -> None:
         """Another value for an argument, recorded as a change."""
         before = self.argument(name)
         if before == value:
             return
-        place, declared = self._declared(name)
+        place, declared = declared_argument(self.node, name)
         if place < len(self.node.args) and not declared.kwarg_only:
             self.node.update_arg(place, value)
         else:
@@ -91,8 +88,7 @@ class _Site:
 
     def input(self, name: str) -> Tracked:
         """What is known of the tensor that is given as an argument, before the resize."""
-        place, _ = self._declared(name)
-        source = self.original.args[place] if place < len(self.original.args) else self.original.kwargs[name]
+        source = argument_of(self.original, name)
         assert isinstance(source, Node)
         value = self.values[source.name]
         assert isinstance(value, Tracked)
@@ -106,10 +102,6 @@ class _Site:
         """bool[size of the axis]: which of its indices live."""
         vector = value.axes[axis]
         return torch.ones(value.shape[axis], dtype=torch.bool) if vector is None else self.alive[vector]
-
-    def _declared(self, name: str) -> tuple[int, Any]:
-        arguments = self.node.target._schema.arguments  # type: ignore[union-attr]
-        return next((place, argument) for place, argument in enumerate(arguments) if argument.name == name)
 
 
 def _sizes(argument: str) -> Callable[[_Site], None]:

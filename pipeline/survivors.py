@@ -130,7 +130,7 @@ def first_difference(
     nodes: list[Node] = list(captured.graph.nodes)
     for node in nodes:
         known, wanted = groups.tracing.values.get(node.name), expected.get(node.name)
-        if isinstance(known, Tracked) and isinstance(wanted, Tensor):
+        if node.op == "call_function" and isinstance(known, Tracked) and isinstance(wanted, Tensor):
             found = recorder.results.get(node.name)
             if found is None or error_of(_selected(wanted, known, alive), found) > tolerance([wanted]):
                 return node

@@ -66,7 +66,7 @@ def trace_graphs(model: nn.Module, graphs: Sequence[GraphModule], example: Examp
     return Groups(
         graph=GraphModule(captured, copied(captured.graph)),
         groups=groups,
-        frozen=list_frozen(slots, notes, solution),
+        frozen=list_frozen(slots, notes, solution, units),
         example=example,
         batch=None if batch_is_open(captured) else len(inputs_of(example)[0]),
         fingerprint=fingerprint(model),

@@ -22,6 +22,7 @@ from deadweight.pipeline.surgery import apply
 from deadweight.pipeline.trace import trace
 from deadweight.pipeline.verify import verify
 
+AS_ONE = "its units hang together as one"
 STEPS = [
     "conv",
     "norm",
@@ -137,8 +138,10 @@ def check(steps: list[str], seed: int) -> None:
     small = apply(model, plan, groups)
     assert verify(model, small, plan, groups).max_relative_error < 1e-10
     assert small(torch.cat([example, example])).shape == (4, 3)
-    assert len(groups) > 0
-    assert not any(one.operator not in ("output", "softmax") for one in groups.frozen), groups.frozen
+    # Nothing is over-frozen unseen, but where a split in 3 and one in 4 leave nothing that fits both.
+    reasons = {one.reason for one in groups.frozen} - {"it is an output of the network", AS_ONE}
+    assert len(groups) > 0 or AS_ONE in {one.reason for one in groups.frozen}
+    assert not reasons
 
 
 drawn = st.lists(st.sampled_from(STEPS), min_size=1, max_size=6)
