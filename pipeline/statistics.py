@@ -159,7 +159,8 @@ def collect(
     """The statistics of all groups in one pass over `batches`, on the device of the network.
 
     Args:
-        batches: the inputs by the names of forward's parameters; what else a batch holds is left alone.
+        batches: the inputs by the names of the traced example (forward's, if it had none); what else a
+            batch holds is left alone.
         progress: is told the number of batches done, after each.
 
     Raises:
@@ -169,7 +170,7 @@ def collect(
     graph, observers = observe(groups)
     done = 0
     with torch.inference_mode():
-        for inputs in _inputs(graph, batches, groups.batch):
+        for inputs in _inputs(graph, batches, groups):
             try:
                 graph(*inputs)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -195,10 +196,13 @@ def collect(
 
 
 def _inputs(
-    graph: GraphModule, batches: Iterable[Mapping[str, Tensor]], fixed: int | None
+    graph: GraphModule, batches: Iterable[Mapping[str, Tensor]], groups: Groups
 ) -> Iterator[tuple[Tensor, ...]]:
     """The inputs of each batch in the graph's order and on its device, in pieces if its batch is fixed."""
+    # A Sequential calls its input "input"; the user's names are those of the example.
     names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
+    names = list(groups.example) if isinstance(groups.example, Mapping) else names
+    fixed = groups.batch
     tensor = next(itertools.chain(graph.parameters(), graph.buffers()), torch.empty(0))
     for number, batch in enumerate(batches, start=1):
         missing = [name for name in names if name not in batch]

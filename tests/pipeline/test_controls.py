@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from small import Digits
+from torch import nn
+
+from deadweight.pipeline.controls import Controls, recovery, reinitialise
+from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.prune import Prune
+from deadweight.pipeline.statistics import Statistics
+from deadweight.pipeline.train import Train
+from deadweight.pipeline.work import Done, Work
+from deadweight.targets.errors import RecipeError
+from deadweight.targets.target import load_target
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    result = Work(Digits(), load_target("x86-cpu"), tmp_path)
+    for stage in (Train(epochs=2), Statistics(), Prune(ratio=0.5), Finetune(epochs=1)):
+        result = stage(dataclasses.replace(result, directory=tmp_path / type(stage).__name__))
+    return dataclasses.replace(result, directory=tmp_path / "controls")
+
+
+def test_both_controls_have_the_widths_of_the_pruned_network(work: Work) -> None:
+    result = Controls()(work)
+    sizes = {v.name: sum(p.numel() for p in result.model(v).parameters()) for v in result.variants}
+    assert sizes["random"] == sizes["scratch"] == sizes["tuned"] < sizes["original"]
+    assert [v.role for v in result.variants] == ["chain", "chain", "chain", "control", "control"]
+    assert result.latest().name == "tuned"
+
+
+def test_the_random_control_keeps_other_neurons(work: Work) -> None:
+    result = Controls(scratch=False)(work)
+    chosen, drawn = result.plan(result.variant("tuned")), result.plan(result.variant("random"))
+    assert chosen is not None
+    assert drawn is not None
+    assert chosen.removed != drawn.removed
+    assert {name: len(units) for name, units in chosen.removed.items()} == {
+        name: len(units) for name, units in drawn.removed.items()
+    }
+
+
+def test_the_network_from_scratch_has_learned(work: Work) -> None:
+    result = Controls(random=False)(work)
+    x, y = next(iter(Digits().batches("test"))).values()
+    found = result.model(result.variant("scratch"))(x).argmax(1)
+    assert float((found == y).float().mean()) > 0.6
+
+
+def test_without_pruning_there_is_nothing_to_control(tmp_path: Path) -> None:
+    work = Train(epochs=1)(Work(Digits(), load_target("x86-cpu"), tmp_path))
+    with pytest.raises(RecipeError, match="nothing to control"):
+        Controls()(work)
+
+
+def test_only_what_trains_after_pruning_is_recovery() -> None:
+    log = tuple(Done(name, {}) for name in ("train", "finetune", "prune", "finetune", "export"))
+    assert [done.stage for done in recovery(log)] == ["finetune"]
+    assert recovery(log[:2]) == []
+
+
+def test_every_layer_is_drawn_anew() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Sequential(nn.Linear(4, 2)))
+    before = [parameter.clone() for parameter in model.parameters()]
+    model[1].weight.data.fill_(7.0)
+    reinitialise(model)
+    after = list(model.parameters())
+    assert not torch.equal(before[0], after[0])
+    assert not torch.equal(before[-2], after[-2])
+    assert torch.equal(after[2], torch.ones(4))

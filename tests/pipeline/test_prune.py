@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small import Digits
+from torch import nn
+
+from deadweight.pipeline.prune import Prune, alignment, find_criterion
+from deadweight.pipeline.statistics import Statistics
+from deadweight.pipeline.work import Work
+from deadweight.targets.errors import ModelError, RecipeError
+from deadweight.targets.target import load_target
+
+
+class WithSilent(Digits):
+    """A network in which ten neurons of the first layer never fire."""
+
+    def build_model(self) -> nn.Module:
+        model = super().build_model()
+        assert isinstance(model, nn.Sequential)
+        first = model[0]
+        with torch.no_grad():
+            first.weight[:10] = 0.0
+            first.bias[:10] = -1.0
+        return model
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    torch.manual_seed(0)
+    start = Work(WithSilent(), load_target("x86-cpu"), tmp_path)
+    return Statistics()(start.with_model("original", WithSilent().build_model()))
+
+
+def test_neurons_that_never_fire_go_and_the_outputs_stay(work: Work) -> None:
+    result = Prune(mean=0.0, std=0.0)(work)
+    plan = result.plan(result.latest())
+    assert plan is not None
+    assert set(range(10)) <= set(plan.removed["0"])
+    x = Digits().example_inputs()["pixels"]
+    before, after = work.model()(x), result.model()(x)
+    assert torch.allclose(before, after, rtol=1e-5, atol=1e-6)
+
+
+def test_a_ratio_takes_that_share_of_every_group(work: Work) -> None:
+    plan = (result := Prune(ratio=0.25)(work)).plan(result.latest())
+    assert plan is not None
+    assert [(width.before, width.after) for width in plan.widths.values()] == [(96, 72), (48, 36)]
+    assert result.log[-1].words[0].startswith("0 96 -> 72, 2 48 -> 36")
+
+
+def test_a_users_own_criterion_is_named_by_its_dotted_path(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_criteria.py").write_text(
+        "import torch\ndef first_ones(group, context):\n    return -torch.arange(group.size)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = Prune(ratio=0.5, criterion="my_criteria.first_ones")(work)
+    plan = result.plan(result.latest())
+    assert plan is not None
+    assert plan.removed["0"] == tuple(range(48, 96))
+
+
+def test_thresholds_that_would_empty_a_layer_are_refused(work: Work) -> None:
+    with pytest.raises(ModelError, match="and with them the layer"):
+        Prune(mean=1e6, std=1e6)(work)
+
+
+def test_thresholds_need_statistics_and_each_other(tmp_path: Path, work: Work) -> None:
+    bare = Work(Digits(), load_target("x86-cpu"), tmp_path / "bare").with_model(
+        "original", Digits().build_model()
+    )
+    with pytest.raises(RecipeError, match="without statistics"):
+        Prune(mean=0.1, std=0.1)(bare)
+    with pytest.raises(RecipeError, match="Give mean and std"):
+        Prune(mean=0.1)(work)
+
+
+def test_a_network_without_neurons_to_remove_says_so(tmp_path: Path) -> None:
+    class Flat(Digits):
+        def build_model(self) -> nn.Module:
+            return nn.Linear(64, 10)
+
+    work = Work(Flat(), load_target("x86-cpu"), tmp_path).with_model("original", Flat().build_model())
+    with pytest.raises(ModelError, match="no neurons that could be removed"):
+        Prune(ratio=0.5, criterion="random")(work)
+
+
+def test_an_unknown_criterion_lists_those_that_are_known() -> None:
+    with pytest.raises(RecipeError, match="activation"):
+        find_criterion("nonsense")
+
+
+def test_widths_follow_the_target() -> None:
+    steps = alignment(load_target("x86-cpu"))
+    assert steps["conv"] == 16
+    assert steps["linear"] == 1
