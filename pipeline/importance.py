@@ -51,7 +51,7 @@ class Context:
         found = self.statistics.of(group.name)
         if len(found.mean) != group.size:
             raise ModelError(
-                f'The statistics of "{group.name}" are of {len(found.mean)} units; the group has {group.size}.',
+                f'The statistics of "{group.name}" are of {len(found.mean)} units, not of its {group.size}.',
                 "Collect the statistics anew from the network that is being pruned.",
             )
         return found
@@ -62,8 +62,8 @@ class Context:
         Raises:
             ModelError: there is none.
         """
-        tensors = dict(self.model.named_parameters(remove_duplicate=False))
-        tensors.update(self.model.named_buffers(remove_duplicate=False))
+        tensors: dict[str, Tensor] = dict(self.model.named_buffers(remove_duplicate=False))
+        tensors.update(self.model.named_parameters(remove_duplicate=False))
         if name not in tensors:
             raise ModelError(
                 f'The network has no parameter "{name}".',

@@ -4,11 +4,13 @@ A slot is one position along the kept axes (a channel, a neuron); everything els
 is measured by itself and merged into what was seen before, so one pass over any number of batches of any
 size is enough, and what is kept is a few numbers a slot.
 
-A batch is read in tiles that stay in the cache, so it leaves main memory once however many sums are taken.
-The sums are norms and products with a vector of ones: in PyTorch these run at the speed of memory, which
-`var` and `(x == 0).mean()` do not. They are taken in float64, since float32 kernels lose up to four digits
-of a sum over one 112x112 map. What float64 cannot give is a deviation that the mean dwarfs: slots where it
-is so (mean above 1000 deviations) are found by their condition number and measured again around a shift.
+Only `sum`, `amax` and `amin` are asked of PyTorch: they run at the speed of memory, on any number of threads,
+which `var` and `(x == 0).mean()` do not. Its `sum` adds pairwise, so that float32 is good to 3e-6 over a
+million values of one sign in the worst case tried (Higham 1993, "The accuracy of floating point summation");
+products with ones and norms are as fast and lose up to 2e-4 over a 112x112 map. Two things float32 cannot do:
+values of both signs, whose sum is therefore taken in float64, and a deviation well under the mean, of which a
+sum of squares says little. Slots where it is so are found by their condition number, and they alone are
+measured again, in float64 and around a shift.
 """
 
 from __future__ import annotations
@@ -22,13 +24,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Values a tile, per thread. On a CPU a tile should stay in the cache; elsewhere a launch costs more.
-_TILE_CPU = 1 << 18
-_TILE_ELSEWHERE = 1 << 22
+# Values a tile, and its rows at most: it bounds the room that is needed, 16 MB, and the rounding of a column.
+_TILE = 1 << 22
+_TALLEST = 1 << 16
 
-# Mean square over variance. A sum over a tile is off by 1e-11 relative at the very worst, so below this
-# limit a deviation keeps five digits whatever the data, and usually ten.
-_CONDITION_LIMIT = 1e6
+# Tensors up to this size are cast to float64 as a whole: it costs nothing, and nothing is measured twice.
+_SMALL = 1 << 16
+
+# Mean square over variance, up to which sums of squares in this type give a deviation good to 1e-5.
+_CONDITION_LIMIT = {torch.float32: 10.0, torch.float64: 1e6}
+
+# A mean square under this may have lost digits, or everything, to float32's smallest number.
+_LEAST_SQUARE = 1e-30
 
 # Rows shorter than this are not worth a reduction each: the tensor is turned, and columns are summed.
 _SHORTEST_ROW = 16
@@ -61,28 +68,35 @@ class Moments:
 def measure(value: Tensor, axes: Collection[int]) -> Moments:
     """The moments of one tensor: a slot for every position along `axes`, row-major in ascending axis order.
 
-    `value` is of any real type and memory layout and holds at least one element. Deviations are good to
-    1e-5 relative and means to 1e-12 of the mean magnitude, for magnitudes between 1e-150 and 1e150. A NaN
-    or an infinity makes the slot's deviation NaN: ask `Moments.finite`.
+    `value` is of any real type and memory layout and holds at least one element. Figures are good to 1e-5
+    relative, for magnitudes between 1e-150 and 1e150; the mean of values of both signs to 1e-12 of the mean
+    magnitude. A NaN or an infinity makes the slot's deviation NaN or infinite: ask `Moments.finite`.
     """
-    if value.dtype not in (torch.float32, torch.float64):
-        value = value.float() if value.is_floating_point() else value.double()
+    if value.numel() <= _SMALL or not (value.is_floating_point() or value.dtype == torch.bool):
+        value = value.double()
+    elif value.dtype not in _CONDITION_LIMIT:
+        value = value.float()
     layout = _layout(tuple(value.shape), value.stride(), tuple(axis % value.ndim for axis in axes))
     matrix = value.permute(layout.order).reshape(layout.matrix)
     total, squares, magnitude, nonzero, maximum = _by_slot(_line_sums(matrix, layout.dim), layout)
     count = value.numel() // total.numel()
     mean = total / count
     deviation = torch.addcmul(squares, total, mean, value=-1).clamp_min_(0)
-    ill = squares > deviation * _CONDITION_LIMIT
-    shifted = int(ill.sum()) if count > 1 else 0
+    # As a difference, because what overflowed is then NaN and not sound.
+    sound = squares - deviation * _CONDITION_LIMIT[value.dtype] <= 0
+    sound &= squares >= nonzero * _LEAST_SQUARE
+    shifted = 0 if bool(sound.all()) else int((~sound).sum())
     if shifted:
-        mean, deviation = _shifted(matrix, layout, ill, mean, deviation, count)
+        mean, deviation, magnitude = (
+            torch.where(sound, figure, again)
+            for figure, again in zip(
+                (mean, deviation, magnitude), _shifted(matrix, layout, ~sound), strict=True
+            )
+        )
     return Moments(
         count=torch.full_like(mean, count),
         mean=mean,
-        deviation=deviation
-        if count > 1
-        else squares.mul_(0),  # one value deviates by 0; or NaN, if it is one
+        deviation=deviation,
         magnitude=magnitude,
         nonzero=nonzero,
         maximum=maximum,
@@ -196,71 +210,57 @@ def _by_slot(sums: Tensor, layout: _Layout) -> tuple[Tensor, ...]:
 def _line_sums(matrix: Tensor, dim: int) -> Tensor:
     """Of every line the sum, sum of squares, of magnitudes, the number of non-zeros, the maximum, as rows."""
     rows, columns = matrix.shape
-    tile = _tile(matrix)
-    width = min(columns, tile)
-    height = min(rows, max(1, tile // width))
-    exact = torch.empty(height, width, dtype=torch.float64, device=matrix.device)
-    sign = torch.empty(height, width, dtype=matrix.dtype, device=matrix.device)
-    ones = exact.new_ones((height, width)[dim])
-    if matrix.shape == exact.shape:
-        return _tile_sums(matrix, dim, exact, sign, ones).cpu()
-    sums = exact.new_zeros(5, matrix.shape[1 - dim])
+    width = min(columns, _TILE)
+    height = min(rows, _TALLEST, max(1, _TILE // width))
+    room = matrix.new_empty(height * width)
+    if matrix.numel() == room.numel():
+        return _tile_sums(matrix, dim, room).cpu()
+    sums = torch.zeros(5, matrix.shape[1 - dim], dtype=torch.float64, device=matrix.device)
     sums[4] = -torch.inf
     for top, left in itertools.product(range(0, rows, height), range(0, columns, width)):
-        part = _tile_sums(matrix[top : top + height, left : left + width], dim, exact, sign, ones)
+        part = _tile_sums(matrix[top : top + height, left : left + width], dim, room)
         here = sums[:, top : top + height] if dim else sums[:, left : left + width]
         here[:4] += part[:4]
         torch.maximum(here[4], part[4], out=here[4])
     return sums.cpu()
 
 
-def _tile_sums(tile: Tensor, dim: int, exact: Tensor, sign: Tensor, ones: Tensor) -> Tensor:
-    """The same of one tile; `exact` and `sign` are room to work in."""
-    if tile.shape != exact.shape:  # the last of a row or column of tiles
-        exact = exact.view(-1)[: tile.numel()].view(tile.shape)
-        sign = sign.view(-1)[: tile.numel()].view(tile.shape)
-        ones = ones[: tile.shape[dim]]
-    exact.copy_(tile)
-    torch.sign(tile, out=sign)
-    total = _along(exact, ones, dim)
-    signed = bool(tile.amin() < 0)
-    magnitude = _along(exact.abs_(), ones, dim) if signed else total
-    # A norm is the fastest sum of squares there is, but only along rows.
-    squares = torch.linalg.vector_norm(exact, dim=1).square_() if dim else _along(exact.square_(), ones, dim)
-    # Zeros and ones: whole numbers, which float32 adds exactly.
-    nonzero = _along(sign.abs_() if signed else sign, ones.to(sign.dtype), dim)
-    return torch.stack((total, squares, magnitude, nonzero, tile.amax(dim)))
+def _tile_sums(tile: Tensor, dim: int, room: Tensor) -> Tensor:
+    """The same of one tile, in float64."""
+    room = room[: tile.numel()].view(tile.shape)
+    squares = torch.mul(tile, tile, out=room).sum(dim)
+    if tile.amin() < 0:
+        total = tile.sum(dim, dtype=torch.float64)
+        magnitude = torch.abs(tile, out=room).sum(dim)
+        nonzero = torch.sign(tile, out=room).abs_().sum(dim)
+    else:
+        total = magnitude = tile.sum(dim)
+        nonzero = torch.sign(tile, out=room).sum(dim)
+    return torch.stack((total, squares, magnitude, nonzero, tile.amax(dim))).double()
 
 
-def _along(values: Tensor, ones: Tensor, dim: int) -> Tensor:
-    return torch.mv(values if dim else values.T, ones)
-
-
-def _shifted(
-    matrix: Tensor, layout: _Layout, ill: Tensor, mean: Tensor, deviation: Tensor, count: int
-) -> tuple[Tensor, Tensor]:
-    """Means and deviations, those of the `ill` slots measured again around one of their own values.
+def _shifted(matrix: Tensor, layout: _Layout, ill: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, deviation and magnitude of the `ill` slots, in float64 around one of their own values.
 
     A value of the slot lies within sqrt(count) deviations of its mean, so at most `count` roundings are
     lost around it: this needs no history, cannot overflow, and is the same whatever came before.
     """
     dim, slot = layout.dim, _slot_of_line(layout)
-    shift = torch.full_like(mean, -torch.inf)
+    count = matrix.numel() // len(ill)
+    shift = torch.full((len(ill),), -torch.inf, dtype=torch.float64)
     shift.scatter_reduce_(0, slot, matrix.select(dim, 0).double().cpu(), "amax")
-    chosen = ill[slot].nonzero().squeeze(1)
-    sums = mean.new_zeros(3, slot.numel())
-    tile = _tile(matrix)
-    for part in torch.split(chosen, max(1, tile // matrix.shape[1]) if dim else tile):
+    lines = ill[slot].nonzero().squeeze(1)
+    sums = torch.zeros(4, len(slot), dtype=torch.float64)
+    tile = _TILE // 16  # float64, gathered: this should stay in the cache
+    for part in torch.split(lines, max(1, tile // matrix.shape[1]) if dim else tile):
         for chunk in torch.split(matrix, max(1, tile // part.numel()), dim):
             near = chunk.index_select(1 - dim, part.to(matrix.device)).double()
+            sums[2, part] += near.abs().sum(dim).cpu()
             near -= shift[slot[part]].to(matrix.device).unsqueeze(dim)
             sums[0, part] += near.sum(dim).cpu()
             sums[1, part] += near.square_().sum(dim).cpu()
-    around, squares, _ = _by_slot(sums, layout)
-    return (
-        torch.where(ill, shift + around / count, mean),
-        torch.where(ill, (squares - around**2 / count).clamp_min(0), deviation),
-    )
+    around, squares, magnitude, _ = _by_slot(sums, layout)
+    return shift + around / count, (squares - around**2 / count).clamp_min(0), magnitude
 
 
 def _slot_of_line(layout: _Layout) -> Tensor:
@@ -270,7 +270,3 @@ def _slot_of_line(layout: _Layout) -> Tensor:
     slot = torch.arange(math.prod(left)).view([left[position] for position in layout.ascending]).permute(back)
     flat = [1 if position in layout.within else size for position, size in enumerate(layout.lead)]
     return slot.reshape(flat).expand(layout.lead).reshape(-1)
-
-
-def _tile(matrix: Tensor) -> int:
-    return _TILE_CPU * torch.get_num_threads() if matrix.device.type == "cpu" else _TILE_ELSEWHERE

@@ -104,10 +104,19 @@ def test_one_batch_agrees_with_two_passes_in_float64(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_large_tensors_keep_to_float32_and_agree_too(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, axes = CASES[case]
+    values = make()
+    monkeypatch.setattr(under_test, "_SMALL", 0)
+    assert_agree(measure(values, axes), two_pass(values, axes))
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_a_tiny_tile_changes_nothing(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, axes = CASES[case]
     values = make()[..., :64]
-    monkeypatch.setattr(under_test, "_TILE_CPU", 37)
+    monkeypatch.setattr(under_test, "_SMALL", 0)
+    monkeypatch.setattr(under_test, "_TILE", 37)
     assert_agree(measure(values, axes), two_pass(values, axes))
 
 
@@ -118,10 +127,11 @@ def test_a_tiny_tile_changes_nothing(case: str, monkeypatch: pytest.MonkeyPatch)
     deviation=st.sampled_from((0.0, 1e-8, 1e-2, 1.0, 1e3)),
     drift=st.sampled_from((0.0, 1e-3, 5.0)),
     rectified=st.booleans(),
+    small=st.sampled_from((0, 1 << 16)),
     seed=st.integers(0, 1000),
 )
 def test_batches_of_any_size_merge_to_the_whole(
-    sizes: list[int], mean: float, deviation: float, drift: float, rectified: bool, seed: int
+    sizes: list[int], mean: float, deviation: float, drift: float, rectified: bool, small: int, seed: int
 ) -> None:
     random = torch.Generator().manual_seed(seed)
     batches = [
@@ -129,7 +139,9 @@ def test_batches_of_any_size_merge_to_the_whole(
         for step, size in enumerate(sizes)
     ]
     batches = [batch.relu() if rectified else batch for batch in batches]
-    merged = merge([measure(batch, (1,)) for batch in batches])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(under_test, "_SMALL", small)
+        merged = merge([measure(batch, (1,)) for batch in batches])
     assert_agree(merged, two_pass(torch.cat(batches), (1,)))
     assert merged.measured == 3 * len(sizes)
 
