@@ -21,7 +21,7 @@ from deadweight.targets.target import load_target
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
     result = Work(Digits(), load_target("x86-cpu"), tmp_path)
-    for stage in (Train(epochs=2), Statistics(), Prune(ratio=0.5), Finetune(epochs=1)):
+    for stage in (Train(epochs=4), Statistics(), Prune(ratio=0.5), Finetune(epochs=2)):
         result = stage(dataclasses.replace(result, directory=tmp_path / type(stage).__name__))
     return dataclasses.replace(result, directory=tmp_path / "controls")
 
