@@ -137,6 +137,8 @@ def unknown(call: Call) -> Result:
     for operand in call.operands():
         for vector in operand.axes:
             call.freeze(vector, "no rule says what this operator does to its units")
+        if not operand.activation and operand.axes:
+            call.produce(operand.axes[0], "unknown")  # so that it is listed among what is frozen
     return [fixed(shape) for shape in call.shapes]
 
 

@@ -40,7 +40,7 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     inputs = inputs_of(example)
     _check_inputs(model, inputs)
     try:
-        with in_mode(model, training=training), torch.no_grad(), warnings.catch_warnings():
+        with in_mode(model, training=training), torch.set_grad_enabled(training), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(model, inputs, dynamic_shapes=_open_batch(inputs), strict=False)
             module = program.module()
@@ -48,6 +48,7 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
         raise _refusal(error) from error
     assert isinstance(module, GraphModule)
     _drop_guards(module.graph)
+    _inline_regions(module)
     plain = GraphModule(module, copied(module.graph))
     spec = module._out_spec
     assert spec is not None
@@ -154,6 +155,40 @@ def _drop_guards(graph: Graph) -> None:
         name = str(node.target)
         if (node.op == "call_module" and name == "_guards_fn") or "_assert_tensor_metadata" in name:
             graph.erase_node(node)
+
+
+def _inline_regions(module: GraphModule) -> None:
+    """Puts the operators of a block under `torch.no_grad()` or a disabled autocast in place of its one node.
+
+    Raises:
+        ModelError: a block computes in another precision than the rest.
+    """
+    for node in list(module.graph.nodes):
+        kind = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
+        if kind not in ("wrap_with_autocast", "wrap_with_set_grad_enabled"):
+            continue
+        settings = [value for value in node.args if not isinstance(value, Node)]
+        block, *operands = [value for value in node.args if isinstance(value, Node)]
+        if kind == "wrap_with_autocast" and settings[2]:
+            raise ModelError(
+                f"A part of forward switches autocast on at {users_line(node)}.",
+                "Take it out of forward: wrap the call of the network instead, or cast the part by hand.",
+            )
+        inner = module.get_submodule(str(block.target))
+        assert isinstance(inner, GraphModule)
+        placeholders = [one for one in inner.graph.nodes if one.op == "placeholder"]
+        known = dict(zip(placeholders, operands, strict=True))
+        with module.graph.inserting_before(node):
+            outputs: Any = module.graph.graph_copy(inner.graph, known)
+            if kind == "wrap_with_set_grad_enabled" and not settings[0]:
+                outputs = [
+                    module.graph.call_function(torch.ops.aten.detach.default, (one,)) for one in outputs
+                ]
+        for user in list(node.users):
+            user.replace_all_uses_with(outputs[user.args[1]])
+            module.graph.erase_node(user)
+        module.graph.erase_node(node)
+        module.graph.erase_node(block)
 
 
 def _refusal(error: Exception) -> ModelError:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .calls import Call, Result, Tracked, meet, widened
+from .calls import Call, Result, Tracked, meet, unknown, widened
 
 
 def layout(call: Call) -> Result:
@@ -31,7 +31,7 @@ def layout(call: Call) -> Result:
         Tracked(shape, tuple(fuse(vectors) if vectors else None for vectors in axes))
         for shape, axes in zip(call.shapes, collected, strict=True)
     ]
-    if call.name in ("expand", "expand_as"):  # what is repeated may be repeated less often
+    if call.name in ("expand", "expand_as", "repeat"):  # what is repeated may be repeated less often
         lead = len(call.shapes[0]) - len(x.shape)
         stretched = [axis for axis in range(lead, len(call.shapes[0])) if x.shape[axis - lead] == 1]
         full = widened(call, results[0])
@@ -163,3 +163,31 @@ def halves(call: Call) -> Result:
     vector = x.axes[axis]
     half = None if vector is None else call.agree(*vector.chunk(2))
     return Tracked(call.shapes[0], (*x.axes[:axis], half, *x.axes[axis + 1 :]))
+
+
+def gathering(call: Call) -> Result:
+    """gather: one axis is indexed and stays whole; along the others the index is as wide as the values."""
+    x, index, shape = call["self"], call["index"], call.shapes[0]
+    axis = call["dim"] % len(shape)
+    across = [_but(y, axis) for y in (x, index)]
+    if across[0].shape != across[1].shape:
+        return unknown(call)
+    call.freeze(x.axes[axis], "it is indexed by values")
+    call.freeze(index.axes[axis], "it is an index of values")
+    kept = meet(call, across, across[0].shape).axes
+    return Tracked(shape, (*kept[:axis], None, *kept[axis:]))
+
+
+def patches(call: Call) -> Result:
+    """im2col: the pixels of a patch become channels, with zeros where the patch hangs over the border."""
+    x, shape = call["self"], call.shapes[0]
+    channels = x.axes[-3]
+    for vector in x.axes[-2:]:
+        call.freeze(vector, "a window slides over this axis")
+    kernel = shape[-2] // x.shape[-3]
+    spread = None if channels is None else channels.repeat_interleave(kernel)
+    return Tracked(shape, (*x.axes[:-3], spread, None))
+
+
+def _but(x: Tracked, axis: int) -> Tracked:
+    return Tracked(x.shape[:axis] + x.shape[axis + 1 :], x.axes[:axis] + x.axes[axis + 1 :])

@@ -154,26 +154,41 @@ def recurrent(call: Call) -> Result:
     inputs = x
     for layer in range(call["num_layers"]):
         outputs: list[Tensor] = []
-        for cell in _cells(weights, layer, step, 1 + call["bidirectional"]):
-            own = cell[1].axes[1]
-            call.agree(unit, own)
-            call.contract(inputs, -1, cell[0], 1)
-            call.consume(own)
-            for weight in cell:
-                rows = weight.axes[0]
-                for gate in () if rows is None else rows.chunk(weight.shape[0] // cell[1].shape[1]):
-                    call.agree(gate, own)
-            call.produce(cell[0].axes[0], "recurrent")
-            call.produce(cell[1].axes[0], "recurrent")
+        for weights_of_cell in _cells(weights, layer, step, 1 + call["bidirectional"]):
+            own = _one_cell(call, inputs, weights_of_cell, unit)
             outputs += [own] if own is not None else []
-        joined = (
-            None
-            if any(own is None for own in outputs)
-            else torch.cat([own for own in outputs if own is not None])
-        )
+        joined = torch.cat(outputs) if outputs else None
         inputs = Tracked((*x.shape[:-1], call.shapes[0][-1]), (*x.axes[:-1], joined))
     last = [Tracked(shape, (*(None,) * (len(shape) - 1), unit)) for shape in call.shapes[1:]]
     return [Tracked(call.shapes[0], inputs.axes), *last]
+
+
+def cell(call: Call) -> Result:
+    """One step of an LSTM, a GRU or an RNN."""
+    states = call["hx"] if isinstance(call["hx"], list) else [call["hx"]]
+    weights = [call[name] for name in ("w_ih", "w_hh", "b_ih", "b_hh") if call[name] is not None]
+    unit = weights[1].axes[1]
+    for state in states:
+        call.read(state)
+        unit = call.agree(unit, state.axes[-1])
+    _one_cell(call, call["input"], weights, unit)
+    return [Tracked(shape, (*(None,) * (len(shape) - 1), unit)) for shape in call.shapes]
+
+
+def _one_cell(call: Call, x: Tracked, weights: list[Tracked], unit: Tensor | None) -> Tensor | None:
+    """The units of a cell: a row in every gate of every weight, and a column of the recurrent one."""
+    inward, recur, *_ = weights
+    own = recur.axes[1]
+    call.agree(unit, own)
+    call.contract(x, -1, inward, 1)
+    call.consume(own)
+    for weight in weights:
+        rows = weight.axes[0]
+        for gate in () if rows is None else rows.chunk(weight.shape[0] // recur.shape[1]):
+            call.agree(gate, own)
+    call.produce(inward.axes[0], "recurrent")
+    call.produce(recur.axes[0], "recurrent")
+    return own
 
 
 def _cells(weights: list[Tracked], layer: int, step: int, directions: int) -> list[list[Tracked]]:

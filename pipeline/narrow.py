@@ -106,6 +106,9 @@ def _follow_shapes(module: nn.Module) -> None:
         module.embedding_dim = module.weight.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size = module.get_parameter("weight_ih").shape[1]
+        module.hidden_size = module.get_parameter("weight_hh").shape[1]
     elif isinstance(module, nn.RNNBase) and not module.proj_size:
         module.input_size = module.get_parameter("weight_ih_l0").shape[1]
         module.hidden_size = module.get_parameter("weight_hh_l0").shape[1]

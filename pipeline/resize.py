@@ -133,6 +133,16 @@ def _size(site: _Site, given: Any, before: int, after: int) -> Any:
         return site.node.graph.call_function(operator.floordiv, (scaled, before))
 
 
+def _repeats(site: _Site) -> None:
+    x, (result,) = site.input("self"), site.results()
+    repeats, after = list(site.argument("repeats")), living_shape(result, site.alive)
+    for axis, given in enumerate(repeats):
+        source = axis - len(repeats) + len(x.shape)
+        if source < 0 or x.shape[source] == 1:
+            repeats[axis] = _size(site, given, result.shape[axis], after[axis])
+    site.set("repeats", repeats)
+
+
 def _pieces(site: _Site) -> None:
     pieces = site.results()
     axis = site.argument("dim") % len(pieces[0].shape)
@@ -229,6 +239,7 @@ _RESIZE: dict[str, Callable[[_Site], None]] = {
     **{name: _sizes("size") for name in ("new_zeros", "new_ones", "new_full", "new_empty")},
     "reshape": _sizes("shape"),
     "unflatten": _sizes("sizes"),
+    "repeat": _repeats,
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), _pieces),
     "slice": _slice,
     "select": _select,

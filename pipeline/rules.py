@@ -10,9 +10,19 @@ An operator that is none of these freezes what goes in: less is removed, and not
 
 from __future__ import annotations
 
-from .calls import Call, Result, Rule, Tracked, along_channels, fixed, meet, unknown, widened
-from .layout import concatenation, halves, indexing, layout, padding, selection, stack
-from .mixing import addmm, attention, convolution, einsum, embedding, linear, matmul, recurrent
+from .calls import Call, Result, Rule, Tracked, along_channels, fixed, meet, widened
+from .layout import (
+    concatenation,
+    gathering,
+    halves,
+    indexing,
+    layout,
+    padding,
+    patches,
+    selection,
+    stack,
+)
+from .mixing import addmm, attention, cell, convolution, einsum, embedding, linear, matmul, recurrent
 
 
 def open_ended(call: Call) -> Result:
@@ -85,10 +95,19 @@ def choice(call: Call) -> Result:
     axis = call["dim"]
     for vector in x.axes if axis is None else x.axes[axis : axis + 1 or None]:
         call.freeze(vector, "places along this axis are what it returns")
-    if len(call.shapes[0]) != len(x.shape):
-        return unknown(call)
-    kept = [None if axis is None or number == axis % len(x.shape) else v for number, v in enumerate(x.axes)]
-    return [Tracked(shape, tuple(kept)) for shape in call.shapes]
+    if axis is None:
+        return [fixed(shape) for shape in call.shapes]
+    before, after = x.axes[: axis % len(x.shape)], x.axes[axis % len(x.shape) + 1 :]
+    middle = () if len(call.shapes[0]) < len(x.shape) else (None,)
+    return [Tracked(shape, (*before, *middle, *after)) for shape in call.shapes]
+
+
+def sampling(call: Call) -> Result:
+    """grid_sample: each channel at places that the data choose."""
+    x, spatial = call["input"], len(call.shapes[0]) - 2
+    for vector in (*x.axes[2:], *call["grid"].axes):
+        call.freeze(vector, "places along this axis are chosen by the data")
+    return Tracked(call.shapes[0], (None, x.axes[1], *(None,) * spatial))
 
 
 def pooling(call: Call) -> Result:
@@ -124,6 +143,7 @@ RULES: dict[str, Rule] = {
     **_names(linear, "linear"),
     **_names(addmm, "addmm"),
     **_names(einsum, "einsum"),
+    **_names(cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
     **_names(recurrent, "lstm gru rnn_tanh rnn_relu"),
     **_names(matmul, "matmul mm bmm mv dot baddbmm"),
     **_names(attention, "scaled_dot_product_attention"),
@@ -152,6 +172,9 @@ RULES: dict[str, Rule] = {
     **_names(stack, "stack"),
     **_names(indexing, "index"),
     **_names(selection, "index_select"),
+    **_names(gathering, "gather"),
+    **_names(patches, "im2col"),
+    **_names(sampling, "grid_sampler grid_sampler_2d grid_sampler_3d"),
     **_names(halves, "glu"),
     **_names(padding, "pad constant_pad_nd"),
     **_names(open_ended, "zeros ones full empty new_zeros new_ones new_full new_empty"),

@@ -21,7 +21,7 @@ from torch.fx import GraphModule, Node
 
 from ..targets.errors import ModelError
 from .assemble import assemble, list_frozen
-from .calls import Call, Notes, Tracked, fixed, unknown
+from .calls import Call, Notes, Rule, Tracked, fixed, unknown
 from .capture import Example, batch_is_open, capture, copied, inputs_of, operator_name, size_of
 from .groups import Groups, Tracing
 from .identities import Cause
@@ -121,11 +121,23 @@ class _Pass:
         several = isinstance(meta, (list, tuple))
         shapes = [_shape(one) if isinstance(one, Tensor) else () for one in (meta if several else [meta])]
         call = Call(node, operator_name(node), self._arguments(node), shapes, self.notes)
-        result = (_rule(node, call.name) or unknown)(call)
-        results = result if isinstance(result, list) else [result]
+        results = self._apply(_rule(node, call.name) or unknown, call)
         activation = any(x.activation for x in call.operands())
         results = [dataclasses.replace(x, activation=activation) for x in results]
         return results if several else self._named(results[0], node)
+
+    def _apply(self, rule: Rule, call: Call) -> list[Tracked]:
+        """A rule that cannot make sense of its call, or says what cannot be, is as good as none."""
+        try:
+            result = rule(call)
+        except Exception:  # an overload the rule was not written for; what it said so far only binds more
+            result = unknown(call)
+        results = result if isinstance(result, list) else [result]
+        if all(_sizes(x) == shape for x, shape in zip(results, call.shapes, strict=False)):
+            return results
+        for vector in (vector for x in (*call.operands(), *results) for vector in x.axes):
+            call.freeze(vector, "its rule does not fit this use of the operator")
+        return [fixed(shape) for shape in call.shapes]
 
     def _arguments(self, node: Node) -> dict[str, Any]:
         """All arguments by the names of the operator's schema, nodes replaced by what is known of them."""
@@ -171,6 +183,12 @@ class _Pass:
                 for vector in one.axes if isinstance(one, Tracked) else ():
                     if vector is not None:
                         self.notes.identities.freeze(vector, cause)
+
+
+def _sizes(x: Tracked) -> tuple[int, ...]:
+    return tuple(
+        size if vector is None else len(vector) for size, vector in zip(x.shape, x.axes, strict=True)
+    )
 
 
 def _tracked(value: Any) -> bool:
