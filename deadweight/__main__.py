@@ -23,7 +23,7 @@ def main() -> None:
     from .targets.errors import DeadweightError
 
     try:
-        app(standalone_mode=True)
+        app(prog_name="deadweight")
     except DeadweightError as error:
         explain(error.what, error.cure)
         sys.exit(2)
