@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-DIGITS = load_digits()
-X = torch.tensor(DIGITS.data / 16, dtype=torch.float32)
-Y = torch.tensor(DIGITS.target)
+PIXELS, LABELS = load_digits(return_X_y=True)
+X = torch.tensor(PIXELS / 16, dtype=torch.float32)
+Y = torch.tensor(LABELS)
 PARTS = {
     "train": slice(0, 1000),
     "validation": slice(1000, 1400),

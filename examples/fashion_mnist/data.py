@@ -32,7 +32,9 @@ FILES = {  # name: SHA-256 of the .gz
     "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
 }
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")
-DOWNLOAD = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # no https there; the hashes guard it
+DOWNLOAD = (
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # no https there; the hashes guard it
+)
 PACKAGE = "dataset-fashion-mnist"
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -52,7 +54,11 @@ def load(part: str) -> Arrays:
         return _digits(part)
     images = _idx(folder / f"{part}-images-idx3-ubyte.gz", header=16).reshape(-1, 1, 28, 28)
     labels = _idx(folder / f"{part}-labels-idx1-ubyte.gz", header=8)
-    return (images.astype(np.float32) / 255 - 0.2860) / 0.3530, labels.astype(np.int64)
+    pixels = images.astype(np.float32)
+    pixels /= 255
+    pixels -= 0.2860
+    pixels /= 0.3530
+    return pixels, labels.astype(np.int64)
 
 
 def find() -> Path | None:
@@ -118,8 +124,8 @@ def _digits(part: str) -> Arrays:
     """scikit-learn's digits, each pixel three wide, in a frame of two: 28 x 28 as the recipes expect."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    images = np.kron(digits.images, np.ones((3, 3)))
-    images = np.pad(images, ((0, 0), (2, 2), (2, 2)))[:, None].astype(np.float32) / 16
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.kron(np.asarray(pixels).reshape(-1, 8, 8), np.ones((3, 3)))
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2)))[:, None] / 16
     half = slice(None, 1437) if part == "train" else slice(1437, None)
-    return (images[half] - 0.30) / 0.37, digits.target[half].astype(np.int64)
+    return ((images[half] - 0.30) / 0.37).astype(np.float32), np.asarray(labels)[half].astype(np.int64)

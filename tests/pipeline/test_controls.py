@@ -68,7 +68,7 @@ def test_every_layer_is_drawn_anew() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Sequential(nn.Linear(4, 2)))
     before = [parameter.clone() for parameter in model.parameters()]
-    model[1].weight.data.fill_(7.0)
+    nn.init.constant_(list(model.parameters())[2], 7.0)
     reinitialise(model)
     after = list(model.parameters())
     assert not torch.equal(before[0], after[0])

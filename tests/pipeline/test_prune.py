@@ -21,6 +21,7 @@ class WithSilent(Digits):
         model = super().build_model()
         assert isinstance(model, nn.Sequential)
         first = model[0]
+        assert isinstance(first, nn.Linear)
         with torch.no_grad():
             first.weight[:10] = 0.0
             first.bias[:10] = -1.0

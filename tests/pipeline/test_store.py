@@ -34,14 +34,14 @@ class Note:
         return work.with_artifact("note", work.directory / "note.txt").logged("note", self, "written")
 
 
-def start(tmp_path: Path, **changes: object) -> tuple[Run, Work]:
-    run = Run(tmp_path, (HERE,), "data")
-    return dataclasses.replace(run, **changes), Work(Digits(), load_target("x86-cpu"), tmp_path)
+def start(tmp_path: Path, users_file: Path = HERE) -> tuple[Run, Work]:
+    return Run(tmp_path, (users_file,), "data"), Work(Digits(), load_target("x86-cpu"), tmp_path)
 
 
 def test_a_stage_runs_once_and_is_then_taken_from_the_cache(tmp_path: Path) -> None:
     seen: list[Finished] = []
-    run, work = start(tmp_path, ended=seen.append)
+    run, work = start(tmp_path)
+    run.ended = seen.append
     first = run.step(NamedStage("note", Note()), work)
     again = run.step(NamedStage("note", Note()), work)
     assert [finished.cached for finished in seen] == [False, True]
@@ -54,7 +54,7 @@ def test_a_stage_runs_once_and_is_then_taken_from_the_cache(tmp_path: Path) -> N
 def test_whatever_goes_into_a_stage_is_in_its_key(tmp_path: Path, what: str) -> None:
     users = tmp_path / "users.py"
     users.write_text("X = 1")
-    run, work = start(tmp_path, users_files=(users,))
+    run, work = start(tmp_path, users)
     stage = NamedStage("note", Note())
     before = run.key(stage, work)
     if what == "settings":

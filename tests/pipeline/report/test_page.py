@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import CHROMIUM, Browser, chromium
 
 from deadweight.pipeline.report.tables import ICONS
 from deadweight.pipeline.report.write import write_report
-
-from ...browser import CHROMIUM, Browser, chromium
 
 EXAMPLE = json.loads((Path(__file__).parent / "report_example.json").read_text("utf-8"))
 OPTIONAL = ("controls", "words", "widths", "layers", "statistics", "sweep", "budgets")

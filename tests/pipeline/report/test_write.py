@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import CHROMIUM, Browser, chromium
 
 from deadweight.pipeline.report.write import write_history, write_report, write_sweep
 from deadweight.targets.errors import ArtifactError
-
-from ...browser import CHROMIUM, Browser, chromium
 
 EXAMPLE = json.loads((Path(__file__).parent / "report_example.json").read_text("utf-8"))
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
