@@ -133,18 +133,15 @@ def _verdict(candidate: str, measured: Mapping[str, Measurement]) -> Verdict:
         "candidate": candidate,
     }
     if found:
-        low, high = bounds(found)
-        visible = found.smallest_visible if math.isfinite(found.smallest_visible) else None
-        verdict |= {
-            "outcome": cast(Outcome, found.outcome),
-            "ratio": found.ratio,
-            "low": low,
-            "high": high,
-            "confidence": found.confidence,
-            "events": found.events,
-            "smallest_visible": visible,
-            "reason": found.reason,
-        }
+        verdict["outcome"] = cast(Outcome, found.outcome)
+        verdict["ratio"] = found.ratio
+        verdict["low"], verdict["high"] = bounds(found)
+        verdict["confidence"] = found.confidence
+        verdict["events"] = found.events
+        verdict["smallest_visible"] = (
+            found.smallest_visible if math.isfinite(found.smallest_visible) else None
+        )
+        verdict["reason"] = found.reason
     verdict["sentence"] = verdict_sentence(verdict, candidate)
     return verdict
 

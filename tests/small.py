@@ -38,7 +38,8 @@ class Digits:
         order = torch.arange(len(y))
         if split == "train":
             order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-        for index in order.split(64):
+        for start in range(0, len(order), 64):
+            index = order[start : start + 64]
             yield {"pixels": x[index], "label": y[index]}
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

@@ -32,9 +32,8 @@ FILES = {  # name: SHA-256 of the .gz
     "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
 }
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")
-DOWNLOAD = (
-    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # no https there; the hashes guard it
-)
+# There is no https at this address; the hashes guard what comes from it.
+DOWNLOAD = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 PACKAGE = "dataset-fashion-mnist"
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]

@@ -31,7 +31,8 @@ class Batches:
         return -(-len(self.order) // self.size)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for index in self.order.split(self.size):
+        for start in range(0, len(self.order), self.size):
+            index = self.order[start : start + self.size]
             yield {"image": self.images[index], "label": self.labels[index]}
 
 
