@@ -19,7 +19,7 @@ from ..targets.errors import ModelError
 from .calls import Tracked
 from .capture import Example
 from .identities import Solution
-from .plan import Plan, Width
+from .plan import Plan, Shapes, Width
 
 Align = int | Mapping[str, int] | None
 """Widths are rounded up to a multiple: one number for all, or by the kind of operator."""
@@ -95,7 +95,8 @@ class Tracing:
         graph: the captured network; `Groups.graph` is a copy, which others may change.
         values: by node name, what is known of each tensor of the graph.
         slots: the identities of each axis of each parameter and buffer.
-        aliases: all names of a tensor that has several.
+        aliases: all names of each parameter and buffer, by the first of them.
+        shapes: of each parameter and buffer, by the first of its names.
         units: by group, the class of each unit.
         renormalised: by node, the identities over which a norm or a mean is taken.
         solution: which identities are one, and which live through others.
@@ -105,6 +106,7 @@ class Tracing:
     values: Mapping[str, Tracked | list[Tracked]]
     slots: Mapping[tuple[str, int], Tensor]
     aliases: Mapping[str, tuple[str, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
     units: Mapping[str, Tensor]
     renormalised: Mapping[str, Tensor]
     solution: Solution
@@ -243,15 +245,20 @@ def planned(groups: Groups, removed: Mapping[str, tuple[int, ...]]) -> Plan:
     """The plan that removes these units: what it cuts from each parameter, and the widths that are left."""
     alive = groups.tracing.alive(removed)
     cut: dict[str, dict[int, tuple[int, ...]]] = {}
+    shapes: dict[str, Shapes] = {}
     for (name, axis), vector in groups.tracing.slots.items():
         indices = (~alive[vector]).nonzero().reshape(-1).tolist()
         for alias in groups.tracing.aliases[name] if indices else ():
             cut.setdefault(alias, {})[axis] = tuple(indices)
+            before = groups.tracing.shapes[name]
+            after = list(shapes[alias].after if alias in shapes else before)
+            after[axis] -= len(indices)
+            shapes[alias] = Shapes(before, tuple(after))
     widths = {
         group.name: Width(group.kind, group.size, group.size - len(removed.get(group.name, ())))
         for group in groups
     }
-    return Plan(original=groups.fingerprint, removed=dict(removed), cut=cut, widths=widths)
+    return Plan(original=groups.fingerprint, removed=dict(removed), cut=cut, shapes=shapes, widths=widths)
 
 
 def _check_size(group: Group, values: Tensor, what: str) -> None:

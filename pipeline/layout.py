@@ -13,14 +13,14 @@ from .calls import Call, Result, Tracked, meet, unknown, widened
 def layout(call: Call) -> Result:
     """Elements are moved, never mixed: the operator itself says where each identity goes."""
     x = call.operands()[0]
-    collected: list[list[list[Tensor]]] = [[[] for _ in shape] for shape in call.shapes]
+    collected: list[list[list[Tensor]]] = [[[] for _ in shape] for shape in call.shapes]  # by result and axis
     for axis, vector in enumerate(x.axes):
         if vector is None:
             continue
-        _tie_periods(call, axis, vector)
+        if call.name == "slice" and axis == (call["dim"] or 0) % len(x.shape):
+            _tie_periods(call, vector, call["step"])
         grid = vector.reshape([-1 if other == axis else 1 for other in range(len(x.shape))]).expand(x.shape)
-        moved = _rerun(call, x, grid)
-        for number, one in enumerate(moved):
+        for number, one in enumerate(_rerun(call, x, grid)):
             vectors = call.notes.identities.factor(one)
             if not vectors and one.numel():
                 call.freeze(one.reshape(-1)[:1], "a single one of its units is picked out")
@@ -33,14 +33,12 @@ def layout(call: Call) -> Result:
     ]
     if call.name in ("expand", "expand_as", "repeat"):  # what is repeated may be repeated less often
         lead = len(call.shapes[0]) - len(x.shape)
-        stretched = [axis for axis in range(lead, len(call.shapes[0])) if x.shape[axis - lead] == 1]
-        full = widened(call, results[0])
-        results = [
-            Tracked(
-                full.shape,
-                tuple(v if axis in stretched else results[0].axes[axis] for axis, v in enumerate(full.axes)),
-            )
+        sizes = (*(1,) * lead, *x.shape)
+        wide = widened(call, results[0]).axes
+        axes = [
+            new if size == 1 else own for size, own, new in zip(sizes, results[0].axes, wide, strict=True)
         ]
+        results = [Tracked(call.shapes[0], tuple(axes))]
     if call.name in ("chunk", "split") and len(set(call.shapes)) == 1:
         _tie(call, results)
     return results
@@ -60,13 +58,11 @@ def _rerun(call: Call, x: Tracked, grid: Tensor) -> list[Tensor]:
     return list(moved) if isinstance(moved, (list, tuple)) else [moved]
 
 
-def _tie_periods(call: Call, axis: int, vector: Tensor) -> None:
+def _tie_periods(call: Call, vector: Tensor, step: int) -> None:
     """A strided slice picks one unit of each period: periods live and die whole."""
-    step = call["step"]
-    if call.name == "slice" and isinstance(step, int) and step > 1 and (call["dim"] or 0) % 10**6 == axis:
-        for shift in range(1, step):
-            later = vector[shift::step]
-            call.notes.identities.unite(vector[::step][: len(later)], later)
+    for shift in range(1, step):
+        later = vector[shift::step]
+        call.notes.identities.unite(vector[::step][: len(later)], later)
 
 
 def _tie(call: Call, pieces: list[Tracked]) -> None:

@@ -29,6 +29,14 @@ class Width:
 
 
 @dataclass(frozen=True)
+class Shapes:
+    """The shape of a parameter or buffer, before and after."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to remove from one network.
 
@@ -36,6 +44,7 @@ class Plan:
         original: the fingerprint of the network it was made for.
         removed: by group, the units that go, ascending.
         cut: the same, as indices of the network's own parameters and buffers.
+        shapes: of all that is cut.
         widths: of every group, also of those that keep their width.
         form: "module" (the user's class, narrowed in place) or "graph" (the exported graph, resized); set by
             surgery, "" before it.
@@ -47,6 +56,7 @@ class Plan:
     original: str
     removed: Mapping[str, tuple[int, ...]]
     cut: Cut
+    shapes: Mapping[str, Shapes]
     widths: Mapping[str, Width]
     form: str = ""
     reason: str = ""
@@ -61,6 +71,10 @@ class Plan:
             "removed": {name: list(units) for name, units in self.removed.items()},
             "cut": {
                 name: {str(axis): list(at) for axis, at in axes.items()} for name, axes in self.cut.items()
+            },
+            "shapes": {
+                name: {"before": list(shapes.before), "after": list(shapes.after)}
+                for name, shapes in self.shapes.items()
             },
             "widths": {name: dataclasses.asdict(width) for name, width in self.widths.items()},
             "form": self.form,
@@ -85,6 +99,10 @@ class Plan:
                 cut={
                     name: {int(axis): tuple(map(int, at)) for axis, at in axes.items()}
                     for name, axes in value["cut"].items()
+                },
+                shapes={
+                    name: Shapes(tuple(map(int, shapes["before"])), tuple(map(int, shapes["after"])))
+                    for name, shapes in value["shapes"].items()
                 },
                 widths={name: Width(**width) for name, width in value["widths"].items()},
                 form=str(value["form"]),

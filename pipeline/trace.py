@@ -70,7 +70,16 @@ def trace_graphs(model: nn.Module, graphs: Sequence[GraphModule], example: Examp
         example=example,
         batch=None if batch_is_open(captured) else len(inputs_of(example)[0]),
         fingerprint=fingerprint(model),
-        tracing=Tracing(captured, values, slots, aliases, units, notes.renormalised, solution),
+        tracing=Tracing(
+            captured,
+            values,
+            slots,
+            aliases,
+            {name: tuple(tensor.shape) for name, tensor in named_tensors(model)},
+            units,
+            notes.renormalised,
+            solution,
+        ),
     )
 
 

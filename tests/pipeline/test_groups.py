@@ -36,6 +36,15 @@ def test_the_lowest_scores_go_first() -> None:
 def test_the_plan_says_what_is_cut_from_each_parameter() -> None:
     plan = remove(mlp(), {"fc1": torch.arange(12) == 4})
     assert plan.cut == {"fc1.weight": {0: (4,)}, "fc1.bias": {0: (4,)}, "fc2.weight": {1: (4,)}}
+    assert (plan.shapes["fc2.weight"].before, plan.shapes["fc2.weight"].after) == ((8, 12), (8, 11))
+
+
+def test_what_to_keep_can_be_said_by_group() -> None:
+    scores = {group.name: torch.rand(group.size) for group in mlp()}
+    plan = choose(mlp(), scores, keep={"fc1": 5, "fc2": 0})
+    assert {name: width.after for name, width in plan.widths.items()} == {"fc1": 5, "fc2": 1}
+    with pytest.raises(ModelError, match="either a ratio or what to keep"):
+        choose(mlp(), scores, ratio=0.5, keep={})
 
 
 def test_widths_are_rounded_up_and_the_best_of_the_doomed_come_back() -> None:
