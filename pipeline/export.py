@@ -1,4 +1,4 @@
-"""The stage "export": every network of the chain as ONNX, seen to compute what its module computes.
+"""The stage "export": every network, controls too, as ONNX, seen to compute what its module computes.
 
 An exporter that is wrong is wrong in silence, so each file is run beside its module on calibration data
 before it is handed on; the first layer that differs is named.
@@ -19,7 +19,7 @@ COMPARED = 4  # batches of the calibration split
 
 @dataclass(frozen=True)
 class Export:
-    """Adds an ONNX file to every network of the chain that has none.
+    """Adds an ONNX file to every network that has none.
 
     Attributes:
         opset: 17 is the newest that TensorRT 8.5 and 8.6 parse.
@@ -29,7 +29,7 @@ class Export:
 
     def __call__(self, work: Work) -> Work:
         result, words = work, []
-        waiting = [v for v in work.variants if v.role == "chain" and "onnx" not in v.files]
+        waiting = [variant for variant in work.variants if "onnx" not in variant.files]
         for index, variant in enumerate(waiting):
             work.progress(index, len(waiting), f"export {variant.name}")
             model, path = work.model(variant), work.directory / variant.name / "model.onnx"

@@ -37,7 +37,9 @@ class Profile:
     memory: bool = True
 
     def __call__(self, work: Work) -> Work:
-        paths = {variant.name: variant.path("onnx") for variant in work.variants if "onnx" in variant.files}
+        # Controls have the widths of the pruned network: to time them would say nothing new.
+        timed = [v for v in work.variants if v.role == "chain" and "onnx" in v.files]
+        paths = {variant.name: variant.path("onnx") for variant in timed}
         work.latest("onnx")  # says what is missing where there is none
         if work.target.runtime != "onnxruntime":
             return work.logged(

@@ -66,7 +66,8 @@ def kill_when(recipe: Path, out: Path, reached: Any) -> None:
 
 def finished(out: Path) -> dict[str, int]:
     """When each finished stage was finished, in ns."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("stages/*/done.json")}
+    records = [path for path in out.glob("stages/*/done.json") if path.parent.suffix != ".part"]
+    return {path.parent.name: path.stat().st_mtime_ns for path in records}
 
 
 def reproduced(out: Path) -> dict[str, str]:
