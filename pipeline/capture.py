@@ -120,8 +120,18 @@ def declared_argument(node: Node, name: str) -> tuple[int, Any]:
 
 
 def size_of(size: int | torch.SymInt) -> int:
-    """The size of an axis in the example, also where it is open."""
-    return size if isinstance(size, int) else int(size.node.hint)
+    """The size of an axis in the example, also where it is open.
+
+    Raises:
+        ModelError: the size depends on the data.
+    """
+    known = size if isinstance(size, int) else size.node.hint
+    if known is None:
+        raise ModelError(
+            "The size of a tensor inside the network depends on the data (nonzero, a boolean mask, repeats).",
+            "Give it a size that is known before (torch.where, topk, output_size=), or leave that part out.",
+        )
+    return int(known)
 
 
 def _batched(value: Any) -> bool:

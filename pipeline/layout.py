@@ -44,6 +44,12 @@ def layout(call: Call) -> Result:
     return results
 
 
+def shuffle(call: Call) -> Result:
+    """channel_shuffle: groups x ranks, transposed; whole groups go, or the same rank in each."""
+    call.split(call.operands()[0].axes[1], call["groups"])
+    return layout(call)
+
+
 def _rerun(call: Call, x: Tracked, grid: Tensor) -> list[Tensor]:
     def plain(value: Any) -> Any:
         if value is x:

@@ -193,8 +193,8 @@ def _groups(argument: str) -> Callable[[_Site], None]:
     def rule(site: _Site) -> None:
         groups = site.argument(argument)
         if groups > 1:
-            x = site.input("input")
-            axis = 1 if argument == "num_groups" else len(x.shape) - len(site.input("weight").shape) + 1
+            x = site.input("self" if "shuffle" in site.name else "input")
+            axis = len(x.shape) - len(site.input("weight").shape) + 1 if "conv" in site.name else 1
             site.set(argument, int(site.living(x, axis).reshape(groups, -1).any(dim=1).sum()))
 
     return rule
@@ -248,6 +248,8 @@ _RESIZE: dict[str, Callable[[_Site], None]] = {
     **{f"conv_transpose{n}d": _groups("groups") for n in (1, 2, 3)},
     "convolution": _groups("groups"),
     "group_norm": _groups("num_groups"),
+    "channel_shuffle": _groups("groups"),
+    "native_channel_shuffle": _groups("groups"),
     "layer_norm": _normalized_shape,
     "rms_norm": _normalized_shape,
     "scaled_dot_product_attention": _attention,

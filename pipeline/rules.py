@@ -20,6 +20,7 @@ from .layout import (
     padding,
     patches,
     selection,
+    shuffle,
     stack,
 )
 from .mixing import addmm, attention, cell, convolution, einsum, embedding, linear, matmul, recurrent
@@ -176,6 +177,7 @@ RULES: dict[str, Rule] = {
     **_names(patches, "im2col"),
     **_names(sampling, "grid_sampler grid_sampler_2d grid_sampler_3d"),
     **_names(halves, "glu"),
+    **_names(shuffle, "channel_shuffle native_channel_shuffle"),
     **_names(padding, "pad constant_pad_nd"),
     **_names(open_ended, "zeros ones full empty new_zeros new_ones new_full new_empty"),
     **_names(alike, "zeros_like ones_like full_like empty_like"),
@@ -189,7 +191,7 @@ RULES: dict[str, Rule] = {
         layout,
         "view reshape _unsafe_view view_as reshape_as flatten unflatten unsqueeze squeeze expand expand_as "
         "repeat tile repeat_interleave slice select narrow split split_with_sizes chunk unbind tensor_split "
-        "permute transpose t movedim swapaxes numpy_T mT pixel_shuffle pixel_unshuffle channel_shuffle flip "
+        "permute transpose t movedim swapaxes numpy_T mT pixel_shuffle pixel_unshuffle flip "
         "roll "
         "diagonal",
     ),

@@ -22,7 +22,7 @@ from torch.fx import GraphModule, Node
 from ..targets.errors import ModelError
 from .assemble import assemble, list_frozen
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
-from .capture import Example, batch_is_open, capture, copied, inputs_of, operator_name, size_of
+from .capture import Example, batch_is_open, capture, copied, inputs_of, operator_name, size_of, users_line
 from .groups import Groups, Tracing
 from .identities import Cause
 from .narrow import named_tensors
@@ -106,7 +106,12 @@ class _Pass:
 
     def run(self) -> dict[str, Tracked | list[Tracked]]:
         for node in self.graph.graph.nodes:
-            self.values[node.name] = self._value(node)
+            try:
+                self.values[node.name] = self._value(node)
+            except ModelError as error:
+                raise ModelError(
+                    f"{error.what} It arises at {users_line(node) or node.name}.", error.cure
+                ) from error
         return {name: value for name, value in self.values.items() if _tracked(value)}
 
     def _value(self, node: Node) -> Any:

@@ -76,6 +76,7 @@ def in_full_precision(x: Tensor) -> Tensor:
 
 FREE: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "roll": (lambda x: x.roll(3, 1), 8),
+    "shuffle": (lambda x: F.channel_shuffle(x, 2), 8),
     "flip": (lambda x: x.flip(1), 8),
     "strided": (lambda x: torch.cat([x[:, 1::2], x[:, ::2]], 1), 8),
     "maxout": (lambda x: x.view(-1, 4, 2, 6, 6).amax(2), 4),

@@ -109,6 +109,25 @@ def test_a_width_written_into_forward_is_left_whole_or_taken_over_by_the_graph()
     assert verify(model, free, plan, groups).function_changed_by == ()
 
 
+def test_a_group_that_no_graph_can_follow_is_left_whole_and_the_rest_is_cut() -> None:
+    class Repeating(nets.Concatenated):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("times", torch.tensor([1, 1, 2, 1, 0, 1]))  # one number a channel
+
+        def forward(self, image: Tensor) -> Tensor:
+            a = self.a(image).repeat_interleave(self.get_buffer("times"), 1, output_size=6)
+            out: Tensor = self.fc(self.c(self.norm(torch.cat([a, self.b(a)], 1))).relu().mean((2, 3)))
+            return out
+
+    model = nets.lively(Repeating())
+    small, plan, groups = halved(model, nets.image(2, 2, 6, 6))
+    assert "a" in plan.removed
+    assert set(done(small).removed) == {"b", "c"}
+    assert "the widths of a" in done(small).reason
+    assert verify(model, small, plan, groups).max_relative_error < 1e-5
+
+
 def test_a_network_can_be_pruned_three_times() -> None:
     model: Any = nets.lively(nets.ResidualCnn(16))
     example = nets.image(2, 3, 8, 8)

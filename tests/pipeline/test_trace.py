@@ -142,6 +142,21 @@ def test_control_flow_that_depends_on_data_is_refused_with_its_line() -> None:
         trace(Fickle(), (torch.randn(2, 4),))
 
 
+def test_a_size_that_depends_on_data_is_refused_with_its_line() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.fc(x)
+            out: Tensor = y[y[:, 0] > 0]
+            return out
+
+    with pytest.raises(ModelError, match=r"(?s)depends on the data.*y\[y\[:, 0\] > 0\]"):
+        trace(Sparse(), (torch.randn(2, 4),))
+
+
 def test_inputs_that_do_not_fit_are_refused_with_the_line() -> None:
     with pytest.raises(ModelError, match=r"nets.py.*self.fc1"):
         trace(nets.Mlp(), (torch.randn(2, 1, 5, 5),))
