@@ -112,9 +112,14 @@ def test_another_setting_runs_only_what_follows_it(first: tuple[int, dict[str, A
 def test_an_edit_of_the_users_own_file_never_serves_a_stale_result(
     first: tuple[int, dict[str, Any]], project: Path
 ) -> None:
+    def folders() -> set[str]:
+        return {path.name for path in (project / "run" / "stages").iterdir()}
+
+    before = folders()
     (project / "mine.py").write_text(MINE.replace("pass", "score_name = 'hits'"))
     _, report = run(project)
-    assert not any(stage["cached"] for stage in report["stages"])
+    made_anew = {name.rpartition("-")[0] for name in folders() - before}
+    assert made_anew == {stage["name"] for stage in report["stages"]}
     assert report["score_name"] == "hits"
     (project / "mine.py").write_text(MINE)
 
