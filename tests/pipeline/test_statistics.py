@@ -210,7 +210,7 @@ def test_of_two_groups_in_one_value_only_the_bad_one_is_named() -> None:
     model = nets.lively(nets.Concatenated())
     assert isinstance(model, nets.Concatenated)
     with torch.no_grad():
-        model.b.bias[0] = torch.nan
+        model.b.weight[0] = torch.nan
     with pytest.raises(ModelError, match="activations of b are NaN"):
         collect(trace(model, {"image": nets.image(2, 2, 8, 8)}), batches(2, 8, 8))
 
