@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deadweight.pipeline.observe import observe
-from deadweight.pipeline.trace import trace
+from deadweight.pipeline.pruning.trace import trace
 
 GOAL = 1.15
 WARM_UP = 3

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from .export.calibrate import calibrate
     from .export.to_onnx import to_onnx
     from .export.to_qdq import to_qdq
-    from .pipeline.groups import choose, remove
     from .pipeline.importance import Context
-    from .pipeline.plan import Plan, plan_of
+    from .pipeline.pruning.groups import choose, remove
+    from .pipeline.pruning.plan import Plan, plan_of
+    from .pipeline.pruning.saved import load_pruned, save_pruned
+    from .pipeline.pruning.surgery import apply
+    from .pipeline.pruning.trace import trace
+    from .pipeline.pruning.verify import verify
     from .pipeline.recipe import Recipe, read_recipe
-    from .pipeline.saved import load_pruned, save_pruned
     from .pipeline.stage import Stage
     from .pipeline.statistics import ActivationStatistics, collect
-    from .pipeline.surgery import apply
-    from .pipeline.trace import trace
-    from .pipeline.verify import verify
     from .pipeline.work import Work
     from .pipeline.workload import Workload
     from .targets.artifact import Artifact
@@ -44,16 +44,16 @@ _HOMES = {
     "export.calibrate": ("calibrate",),
     "export.to_onnx": ("to_onnx",),
     "export.to_qdq": ("to_qdq",),
-    "pipeline.groups": ("choose", "remove"),
+    "pipeline.pruning.groups": ("choose", "remove"),
     "pipeline.importance": ("Context",),
     "pipeline.recipe": ("Recipe", "read_recipe"),
-    "pipeline.saved": ("load_pruned", "save_pruned"),
+    "pipeline.pruning.saved": ("load_pruned", "save_pruned"),
     "pipeline.stage": ("Stage",),
     "pipeline.statistics": ("ActivationStatistics", "collect"),
-    "pipeline.plan": ("Plan", "plan_of"),
-    "pipeline.surgery": ("apply",),
-    "pipeline.trace": ("trace",),
-    "pipeline.verify": ("verify",),
+    "pipeline.pruning.plan": ("Plan", "plan_of"),
+    "pipeline.pruning.surgery": ("apply",),
+    "pipeline.pruning.trace": ("trace",),
+    "pipeline.pruning.verify": ("verify",),
     "pipeline.work": ("Work",),
     "pipeline.workload": ("Workload",),
     "targets.artifact": ("Artifact",),

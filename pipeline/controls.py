@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from ..targets.errors import RecipeError
-from .groups import random_like
-from .plan import Plan, plan_of
+from .pruning.groups import random_like
+from .pruning.plan import Plan, plan_of
+from .pruning.surgery import apply
+from .pruning.trace import trace
 from .stage import make_stage, stage_class
-from .surgery import apply
-from .trace import trace
 from .training import Schedule, fit
 from .work import Done, Variant, Work
 from .workload import example_batch, users_code

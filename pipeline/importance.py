@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..targets.errors import ModelError, RecipeError
-from .groups import Group
+from .pruning.groups import Group
 from .statistics import ActivationStatistics, UnitStatistics
 
 

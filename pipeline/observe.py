@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from ..targets.errors import ModelError
-from .capture import copied
-from .groups import Groups, Read
 from .moments import Moments, measure, merge
+from .pruning.capture import copied
+from .pruning.groups import Groups, Read
 
 # Merging costs the same for many batches as for two, so it waits until there are some.
 _PENDING = 16

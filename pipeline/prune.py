@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from ..targets.errors import ModelError, RecipeError
 from ..targets.target import Target
 from . import importance
-from .groups import Groups, choose, remove
 from .importance import Context, Criterion, below
-from .plan import Plan, plan_of
+from .pruning.groups import Groups, choose, remove
+from .pruning.plan import Plan, plan_of
+from .pruning.surgery import apply
+from .pruning.trace import trace
+from .pruning.verify import verify
 from .statistics import ActivationStatistics
-from .surgery import apply
-from .trace import trace
-from .verify import verify
 from .work import Work
 from .workload import example_batch, users_code
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from ..targets.errors import ArtifactError, ModelError, WorkloadError
-from .groups import Group, Groups
 from .moments import fold
 from .observe import Observer, observe
-from .trace import trace
+from .pruning.groups import Group, Groups
+from .pruning.trace import trace
 from .work import Work, write_tensors
 from .workload import example_batch, inputs_of
 

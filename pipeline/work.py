@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from ..targets.artifact import Artifact, read_json, writing
 from ..targets.errors import ModelError, RecipeError
 from ..targets.target import Target
-from .plan import Plan
-from .saved import load_pruned, save_pruned
+from .pruning.plan import Plan
+from .pruning.saved import load_pruned, save_pruned
 from .workload import Workload, example_batch
 
 Progress = Callable[[int, int, str], None]  # done, total, what of

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from deadweight.pipeline import importance
-from deadweight.pipeline.groups import Group, Groups, Slice
 from deadweight.pipeline.importance import CRITERIA, Context, Criterion, below
+from deadweight.pipeline.pruning.groups import Group, Groups, Slice
+from deadweight.pipeline.pruning.trace import trace
 from deadweight.pipeline.statistics import ActivationStatistics, UnitStatistics, collect
-from deadweight.pipeline.trace import trace
 from deadweight.targets.errors import ModelError, RecipeError
 
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from small import Digits
 from torch import Tensor, nn
 
-from deadweight.pipeline.groups import Groups
+from deadweight.pipeline.pruning.groups import Groups
+from deadweight.pipeline.pruning.trace import trace
 from deadweight.pipeline.statistics import ActivationStatistics, Statistics, UnitStatistics, collect
-from deadweight.pipeline.trace import trace
 from deadweight.pipeline.work import Work
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ArtifactError, ModelError, WorkloadError
@@ -245,7 +245,7 @@ def test_saved_statistics_come_back_whole(tmp_path: Path) -> None:
 COLLECT_AND_SAVE = """
 import sys, torch, nets
 from deadweight.pipeline.statistics import collect
-from deadweight.pipeline.trace import trace
+from deadweight.pipeline.pruning.trace import trace
 groups = trace(nets.lively(nets.ResidualCnn()), {"image": nets.image(2, 3, 8, 8)})
 collect(groups, [{"image": nets.image(7, 3, 8, 8, seed=s)} for s in range(20)]).save(sys.argv[1])
 """

@@ -8,10 +8,10 @@ import torch
 from small import Digits
 from torch import nn
 
-from deadweight.pipeline.groups import choose
-from deadweight.pipeline.plan import plan_of
-from deadweight.pipeline.surgery import apply
-from deadweight.pipeline.trace import trace
+from deadweight.pipeline.pruning.groups import choose
+from deadweight.pipeline.pruning.plan import plan_of
+from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.trace import trace
 from deadweight.pipeline.work import Variant, Work, write_tensors
 from deadweight.targets.artifact import Artifact, sha256_of
 from deadweight.targets.errors import ArtifactError, ModelError, RecipeError

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
-from ..targets.errors import ModelError
+from ...targets.errors import ModelError
 
 
 class GraphNet(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..targets.errors import ArtifactError
+from ...targets.errors import ArtifactError
 
 Cut = Mapping[str, Mapping[int, tuple[int, ...]]]
 """By parameter and axis, the indices that are removed."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from ..targets.errors import ModelError
+from ...targets.errors import ModelError
 from .capture import Example, capture, inputs_of, users_line
 from .compare import disagreement
 from .graphnet import GraphNet

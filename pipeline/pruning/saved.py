@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from ..targets.artifact import writing
-from ..targets.errors import ArtifactError, ModelError
+from ...targets.artifact import writing
+from ...targets.errors import ArtifactError, ModelError
 from .capture import Example, inputs_of
 from .compare import relative_error, run, tolerance
 from .plan import Plan, fingerprint, plan_of

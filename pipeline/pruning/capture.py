@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from ..targets.errors import ModelError
+from ...targets.errors import ModelError
 
 Example = Mapping[str, Tensor] | Sequence[Tensor]
 

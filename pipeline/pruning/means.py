@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
-from ..targets.errors import ModelError
+from ...targets.errors import ModelError
 from .calls import Tracked
 from .capture import Example, argument_of, inputs_of, operator_name
 from .groups import Groups

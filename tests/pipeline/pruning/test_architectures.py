@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from deadweight.pipeline.graphnet import GraphNet
-from deadweight.pipeline.groups import Groups, choose
-from deadweight.pipeline.plan import Plan, plan_of
-from deadweight.pipeline.saved import load_pruned, save_pruned
-from deadweight.pipeline.surgery import apply
-from deadweight.pipeline.trace import trace
-from deadweight.pipeline.verify import verify
+from deadweight.pipeline.pruning.graphnet import GraphNet
+from deadweight.pipeline.pruning.groups import Groups, choose
+from deadweight.pipeline.pruning.plan import Plan, plan_of
+from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
+from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.pruning.verify import verify
 
 
 @dataclass(frozen=True)

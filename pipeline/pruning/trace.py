@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from ..targets.errors import ModelError
+from ...targets.errors import ModelError
 from .assemble import assemble, list_frozen
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
 from .capture import Example, batch_is_open, capture, copied, inputs_of, operator_name, size_of, users_line

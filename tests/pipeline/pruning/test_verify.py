@@ -8,11 +8,11 @@ import sequence_nets
 import torch
 from torch import Tensor, nn
 
-from deadweight.pipeline.groups import Groups, choose
-from deadweight.pipeline.plan import Plan
-from deadweight.pipeline.surgery import apply
-from deadweight.pipeline.trace import trace
-from deadweight.pipeline.verify import verify
+from deadweight.pipeline.pruning.groups import Groups, choose
+from deadweight.pipeline.pruning.plan import Plan
+from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.pruning.verify import verify
 from deadweight.targets.errors import ModelError
 
 

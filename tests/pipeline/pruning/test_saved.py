@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from deadweight.pipeline.groups import choose
-from deadweight.pipeline.plan import Plan, plan_of
-from deadweight.pipeline.saved import load_pruned, save_pruned
-from deadweight.pipeline.surgery import apply
-from deadweight.pipeline.trace import trace
+from deadweight.pipeline.pruning.groups import choose
+from deadweight.pipeline.pruning.plan import Plan, plan_of
+from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
+from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.trace import trace
 from deadweight.targets.errors import ArtifactError, ModelError
 
 EXAMPLE = (nets.image(2, 3, 8, 8),)

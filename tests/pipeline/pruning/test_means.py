@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deadweight.pipeline.groups import remove
-from deadweight.pipeline.means import fold_means
-from deadweight.pipeline.surgery import apply
-from deadweight.pipeline.trace import trace
+from deadweight.pipeline.pruning.groups import remove
+from deadweight.pipeline.pruning.means import fold_means
+from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.trace import trace
 from deadweight.targets.errors import ModelError
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from ..targets.errors import ModelError
+from ...targets.errors import ModelError
 from .calls import Tracked
 from .capture import Example
 from .identities import Solution

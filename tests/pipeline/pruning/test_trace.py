@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deadweight.pipeline.groups import Groups
-from deadweight.pipeline.trace import trace
+from deadweight.pipeline.pruning.groups import Groups
+from deadweight.pipeline.pruning.trace import trace
 from deadweight.targets.errors import ModelError
 
 

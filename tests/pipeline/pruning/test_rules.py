@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deadweight.pipeline.groups import Groups, choose
-from deadweight.pipeline.surgery import apply
-from deadweight.pipeline.trace import trace
-from deadweight.pipeline.verify import verify
+from deadweight.pipeline.pruning.groups import Groups, choose
+from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.pruning.verify import verify
 from deadweight.targets.errors import ModelError
 
 

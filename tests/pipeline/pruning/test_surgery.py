@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deadweight.pipeline.graphnet import GraphNet
-from deadweight.pipeline.groups import Groups, choose
-from deadweight.pipeline.plan import Plan, plan_of
-from deadweight.pipeline.surgery import apply
-from deadweight.pipeline.trace import trace
-from deadweight.pipeline.verify import verify
+from deadweight.pipeline.pruning.graphnet import GraphNet
+from deadweight.pipeline.pruning.groups import Groups, choose
+from deadweight.pipeline.pruning.plan import Plan, plan_of
+from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.pruning.verify import verify
 from deadweight.targets.errors import ModelError
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

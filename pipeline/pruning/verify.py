@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from ..targets.errors import ModelError
+from ...targets.errors import ModelError
 from .capture import Example, inputs_of
 from .compare import relative_error, run, tolerance
 from .groups import Groups

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deadweight.pipeline.identities import Cause, Identities, Solution
+from deadweight.pipeline.pruning.identities import Cause, Identities, Solution
 
 CAUSE = Cause("output", "net.py:3", "it is an output")
 

@@ -9,9 +9,9 @@ import nets
 import pytest
 import torch
 
-from deadweight.pipeline.groups import Groups, choose, random_like, remove
-from deadweight.pipeline.plan import Plan
-from deadweight.pipeline.trace import trace
+from deadweight.pipeline.pruning.groups import Groups, choose, random_like, remove
+from deadweight.pipeline.pruning.plan import Plan
+from deadweight.pipeline.pruning.trace import trace
 from deadweight.targets.errors import ArtifactError, ModelError
 
 

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deadweight.pipeline.groups import remove
-from deadweight.pipeline.surgery import apply
-from deadweight.pipeline.trace import trace
-from deadweight.pipeline.verify import verify
+from deadweight.pipeline.pruning.groups import remove
+from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.pruning.verify import verify
 
 AS_ONE = "its units hang together as one"
 STEPS = [
