@@ -56,11 +56,11 @@ def measure_memory(
     timeout_s: float = 600.0,
     root: Path = _ROOT,
 ) -> Memory:
-    """Loads and runs a model in fresh processes and reads what it cost. Repeats to about 1 % (a few pages).
+    """Loads and runs a model in fresh processes and reads what it cost.
 
-    The kernel updates a process' peak with a delay, so one process in a hundred misses a short one: the peak
-    is the highest of three processes, the resident memory their median. `timeout_s` is for each, and `root`
-    is where `proc` is found, as in `probe`.
+    Resident memory, the median of three processes, repeats to about 1 % (a few pages). The peak of loading is
+    the highest of the three; under load it was seen to differ by one weight tensor from one measurement to
+    the next. `timeout_s` is for each process, and `root` is where `proc` is found, as in `probe`.
 
     Raises:
         ModelError, TargetError: as `open_session`.

@@ -48,7 +48,7 @@ _REASONS = (
         "Export or copy the model again.",
     ),
     (
-        r"[Ee]xternal (?:data|initializer)|GetFileLength for .* failed",
+        r"[Ee]xternal (?:data|initializer)|GetFileLength for .* failed|cannot get file size",
         "The weights that {file} keeps in another file are missing or cut: {found}",
         "Copy that file into {folder} as well.",
     ),

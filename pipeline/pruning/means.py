@@ -147,9 +147,9 @@ class _Sums(Interpreter):
         super().__init__(groups.tracing.graph)
         self.wanted = wanted
 
-    def run_node(self, node: Node) -> Any:
-        value = super().run_node(node)
-        for site in self.wanted.get(node.name, ()):
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        for site in self.wanted.get(n.name, ()):
             other = [axis for axis in range(value.dim()) if axis != site.axis]
             site.total = site.total + value.double().sum(other)
             site.count += value.numel() // value.shape[site.axis]

@@ -72,9 +72,11 @@ def matching_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str
 
 def _pairs(before: Any, after: Any) -> list[tuple[int, int]]:
     if isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)):
-        return [pair for old, new in zip(before, after, strict=False) for pair in _pairs(old, new)]
-    plain = isinstance(before, int) and isinstance(after, int)
-    return [(before, after)] if plain and before != after else []
+        both: list[tuple[Any, Any]] = list(zip(before, after, strict=False))
+        return [pair for old, new in both for pair in _pairs(old, new)]
+    if isinstance(before, int) and isinstance(after, int) and before != after:
+        return [(before, after)]
+    return []
 
 
 def _without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:

@@ -36,11 +36,11 @@ class Survivors(Interpreter):
         self.tracing, self.alive = tracing, alive
         self.results: dict[str, Any] = {}
 
-    def run_node(self, node: Node) -> Any:
-        over = self.tracing.renormalised.get(node.name)
+    def run_node(self, n: Node) -> Any:
+        over = self.tracing.renormalised.get(n.name)
         fewer = over is not None and not bool(self.alive[over].all())
-        result = self._of_survivors(node) if fewer else super().run_node(node)
-        known = self.tracing.values.get(node.name)
+        result = self._of_survivors(n) if fewer else super().run_node(n)
+        known = self.tracing.values.get(n.name)
         settle = _spread if fewer else _zeroed
         if isinstance(known, Tracked):
             result = settle(result, known, self.alive)
@@ -48,7 +48,7 @@ class Survivors(Interpreter):
             result = [
                 settle(one, one_known, self.alive) for one, one_known in zip(result, known, strict=True)
             ]
-        self.results[node.name] = result
+        self.results[n.name] = result
         return result
 
     def _of_survivors(self, node: Node) -> Any:
@@ -74,9 +74,9 @@ class _Recorder(Interpreter):
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self.tensors[target] if target in self.tensors else super().get_attr(target, args, kwargs)
 
-    def run_node(self, node: Node) -> Any:
-        self.results[node.name] = super().run_node(node)
-        return self.results[node.name]
+    def run_node(self, n: Node) -> Any:
+        self.results[n.name] = super().run_node(n)
+        return self.results[n.name]
 
 
 def _without_new(twins: torch.fx.Graph, graph: GraphModule) -> list[Node]:

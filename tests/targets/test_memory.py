@@ -34,11 +34,11 @@ def test_a_model_costs_its_weights_and_more_while_it_is_loaded(mlp: MakeMlp) -> 
     assert memory.remarks == ()
 
 
-def test_two_measurements_agree_to_two_percent(mlp: MakeMlp) -> None:
+def test_two_measurements_agree_to_two_percent_and_their_peaks_to_one_tensor(mlp: MakeMlp) -> None:
     path = mlp(1024, 1024, 1024, 10)
     first, second = measure_memory(path), measure_memory(path)
     assert second.resident_bytes == pytest.approx(first.resident_bytes, rel=0.02)
-    assert second.load_peak_bytes == pytest.approx(first.load_peak_bytes, rel=0.02)
+    assert second.load_peak_bytes == pytest.approx(first.load_peak_bytes, abs=4 * 1024 * 1024 + 300_000)
 
 
 def test_half_the_width_costs_less(mlp: MakeMlp) -> None:
