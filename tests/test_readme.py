@@ -31,8 +31,9 @@ def blocks(*, slow: bool) -> list[tuple[str, str, str]]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout's files, without what was made in it."""
     place = tmp_path_factory.mktemp("readme")
-    for name in ("examples", "benchmarks", "Makefile", "pyproject.toml", "constraints.txt"):
-        (place / name).symlink_to(ROOT / name)
+    for path in ROOT.iterdir():
+        if not path.name.startswith(".") and path.name not in ("runs", "build", "deadweight.egg-info"):
+            (place / path.name).symlink_to(path)
     return place
 
 
