@@ -71,6 +71,7 @@ def run(
     for sentence in report.get("words", []):
         out.print(sentence)
     out.print(verdict_line(report))
+    out.print(f"The networks: {directory / 'networks'}", soft_wrap=True)
     out.print(f"The report: {directory / 'report.html'}", soft_wrap=True)
     raise typer.Exit(exit_code(report))
 

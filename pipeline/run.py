@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..targets.artifact import write_json
+from ..targets.artifact import write_json, writing
 from .evaluate import Evaluate
 from .recipe import NamedStage, Recipe, SweepSettings
 from .report.schema import Report
@@ -29,7 +30,7 @@ class Watcher:
 
 
 def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
-    """Runs a recipe in a directory, from where it was left, and writes report.json and report.html there.
+    """Runs a recipe in a directory, from where it was left; the report and the networks are written there.
 
     Raises:
         DeadweightError: with a cure; what was finished is kept.
@@ -45,9 +46,18 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
             work = run_.step(stage, work)
         work = run_.step(NamedStage("evaluate", Evaluate()), work)
         report = summarize(recipe, work, run_, swept)
+        deliver(work, directory)
         write_json(directory / "report.json", report)
         write_report(directory)
         return report
+
+
+def deliver(work: Work, directory: Path) -> None:
+    """Copies every ONNX file of the chain to networks/NAME.onnx, where a user finds it."""
+    for variant in work.variants:
+        if variant.role == "chain" and "onnx" in variant.files:
+            with writing(directory / "networks" / f"{variant.name}.onnx") as beside:
+                shutil.copyfile(variant.path("onnx"), beside)
 
 
 def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher: Watcher) -> Swept:

@@ -3,6 +3,7 @@
     runs/mlp/
       stages/train-1f0c9a…/      what a stage made, and done.json: written last, so that a stage is
       stages/prune-77ab21…/      finished or was never there
+      networks/original.onnx …   what is shipped
       report.json  report.html
 
 The name of a stage's folder is the hash of everything that goes into it: its settings, the hashes of its

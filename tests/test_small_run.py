@@ -77,6 +77,9 @@ def test_a_run_ends_with_a_report_of_every_network(first: tuple[int, dict[str, A
     assert [row["name"] for row in report["rows"]] == ["original", "pruned", "tuned", "int8"]
     assert [row["name"] for row in report["controls"]] == ["random", "scratch"]
     assert (project / "run" / "report.html").stat().st_size > 10_000
+    assert {path.stem for path in (project / "run" / "networks").iterdir()} == {
+        *("original", "pruned", "tuned", "int8")
+    }
 
 
 def test_the_sweep_chooses_the_smallest_network_within_the_drop(first: tuple[int, dict[str, Any]]) -> None:

@@ -54,8 +54,8 @@ def sweep_table(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> Tab
     )
     table = Table(box=None, pad_edge=False, header_style="dim", title=f"On the {rows[0]['split']} split")
     for name in sweep["settings"]:
-        table.add_column(name, no_wrap=True)
-    for head in (scale.name, "change", "before tuning", "parameters", "file", "speed-up"):
+        table.add_column(name)
+    for head in (scale.name, "before tuning", "parameters", "file", "speed-up"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         speedup = row["speedup"]
@@ -64,14 +64,16 @@ def sweep_table(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> Tab
             judged = Text(
                 f"{SIGNS[speedup['outcome']]} {ratio(speedup['ratio'])}", _STYLES[speedup["outcome"]]
             )
+        change = "" if row["score_change"] is None else scale.change(row["score_change"])
         cells = [
             *(str(row["settings"][name]) for name in sweep["settings"]),
-            MISSING if row["score"] is None else scale.text(row["score"]),
-            MISSING if row["score_change"] is None else scale.change(row["score_change"]),
+            MISSING if row["score"] is None else f"{scale.text(row['score'])}\n{change}",
             MISSING if row["raw_score"] is None else scale.text(row["raw_score"]),
-            f"{count(row['parameters'])} (-{percent(row['parameters_removed'])})",
+            f"{count(row['parameters'])}\n{percent(row['parameters_removed'])} gone",
             MISSING if row["file_bytes"] is None else size(row["file_bytes"]),
         ]
+        if row["chosen"]:
+            cells[0] += "\nchosen"
         table.add_row(*cells, judged, style="bold" if row["chosen"] else "")
     return table
 
