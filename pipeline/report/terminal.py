@@ -54,8 +54,10 @@ def sweep_table(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> Tab
     )
     table = Table(box=None, pad_edge=False, header_style="dim", title=f"On the {rows[0]['split']} split")
     for name in sweep["settings"]:
-        table.add_column(name)
-    for head in (scale.name, "before tuning", "parameters", "file", "speed-up"):
+        table.add_column(
+            name.replace(".", ".\n", 1), no_wrap=True
+        )  # two short lines, so that all columns fit
+    for head in (scale.name, "before\ntuning", "parameters", "file", "speed-up"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         speedup = row["speedup"]
