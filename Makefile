@@ -1,4 +1,4 @@
-# Everything that CI does is a target here, and nothing else is.
+# Everything that CI does is a target here.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin

@@ -14,10 +14,12 @@ def main() -> None:
     try:
         import typer  # noqa: F401
     except ModuleNotFoundError:
-        sys.exit(
-            'The command line needs typer and rich.\nInstall them: pip install "deadweight[ci]" (to time and '
-            'compare models) or "deadweight[workstation]" (all of it).'
+        print(
+            "The command line needs typer and rich.\nInstall the extra [ci] (to time and compare models) or "
+            '[workstation] (all of it), in a checkout: pip install ".[ci]".',
+            file=sys.stderr,
         )
+        sys.exit(2)
     from .cli import app
     from .console import explain
     from .targets.errors import DeadweightError
@@ -30,7 +32,10 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("deadweight"):
             raise
-        explain(f"This command needs {error.name}.", 'Install it: pip install "deadweight[workstation]".')
+        explain(
+            f"This command needs {error.name}.",
+            'Install the extra [workstation], in a checkout: pip install ".[workstation]".',
+        )
         sys.exit(2)
 
 

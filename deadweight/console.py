@@ -67,7 +67,7 @@ def bar() -> Iterator[Bar]:
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
             yield Bar(progress)
     except KeyboardInterrupt:
-        explain("Stopped.", "The same command goes on where this one ended.")
+        explain("Stopped.", "Run the same command again; a run goes on where it was left.")
         raise
 
 

@@ -32,10 +32,13 @@ class Controls:
     Attributes:
         random: whether random neurons of the same widths are tried.
         scratch: whether the small network is trained from scratch.
+        epochs: how long it is trained from scratch; None for as many epochs as the chain, which is known
+            only where the chain trained the original itself.
     """
 
     random: bool = True
     scratch: bool = True
+    epochs: int | None = None
 
     def __call__(self, work: Work) -> Work:
         plan = work.plan(work.latest())
@@ -45,8 +48,18 @@ class Controls:
         if self.random:
             result = result.with_variant(_random(work, plan))
         if self.scratch:
-            result = result.with_variant(_scratch(work, plan))
+            result = result.with_variant(_scratch(work, plan, self._epochs(work)))
         return result.logged("controls", self)
+
+    def _epochs(self, work: Work) -> int:
+        if self.epochs is not None:
+            return self.epochs
+        if all(done.stage != "train" for done in work.log):
+            raise RecipeError(
+                "How long the original was trained is not known, so neither is what is fair to its rival.",
+                "Give the epochs of the stage controls, or set scratch = false.",
+            )
+        return sum(done.settings.get("epochs", 0) for done in work.log)
 
 
 def _random(work: Work, plan: Plan) -> Variant:
@@ -56,21 +69,21 @@ def _random(work: Work, plan: Plan) -> Variant:
     small = apply(original, random_like(groups, plan, seed=work.seed), groups)
     place = work.directory / "random"
     twin = dataclasses.replace(work, directory=place, log=()).with_model("pruned", small, plan=plan_of(small))
-    for done in recovery(work.log):
+    for index, done in enumerate(recovery(work.log)):
+        twin = dataclasses.replace(twin, directory=place / str(index))  # each has checkpoints of its own
         twin = make_stage(done.stage, done.settings, "controls")(twin)
     return dataclasses.replace(twin.latest(), name="random", role="control")
 
 
-def _scratch(work: Work, plan: Plan) -> Variant:
-    """The small network, freshly initialised, trained for the epochs of the whole chain."""
+def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
+    """The small network, freshly initialised and trained."""
     torch.manual_seed(work.seed + 2)
     with users_code("build_model() was called"):
         fresh = work.workload.build_model()
     small = apply(fresh, plan, trace(fresh, example_batch(work.workload)))
     reinitialise(small)
-    trained = [done.settings for done in work.log if "epochs" in done.settings]
     first = next((done.settings for done in work.log if done.stage == "train"), {})
-    schedule = Schedule(**{**first, "epochs": sum(settings["epochs"] for settings in trained)})
+    schedule = Schedule(**{**first, "epochs": epochs})
     fitted = fit(
         small,
         work.workload,

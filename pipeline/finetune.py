@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from .training import Schedule, fit
 from .work import Work
@@ -18,10 +20,10 @@ class Finetune:
         epochs, learning_rate, decay, keep: see `training.Schedule`.
     """
 
-    epochs: int = 3
-    learning_rate: float | None = None
-    decay: str = "cosine"
-    keep: str = "best"
+    epochs: Annotated[int, Field(ge=0)] = 3
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    decay: Literal["cosine", "none"] = "cosine"
+    keep: Literal["best", "last"] = "best"
     recovers: ClassVar[bool] = True  # the controls go through it too
 
     def __call__(self, work: Work) -> Work:

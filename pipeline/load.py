@@ -36,6 +36,10 @@ class Load:
     path: str
     key: str = ""
 
+    def reads(self) -> list[Path]:
+        """The checkpoint: other bytes are another stage."""
+        return [Path(self.path)]
+
     def __call__(self, work: Work) -> Work:
         with users_code("build_model() was called"):
             model = work.workload.build_model()

@@ -10,6 +10,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from ..targets import measurement
 from ..targets.artifact import write_json
@@ -31,9 +34,9 @@ class Profile:
         memory: whether memory is measured too, in a fresh process a network.
     """
 
-    events: int = 24
+    events: Annotated[int, Field(ge=1)] = 24
     event_s: float = 0.05
-    threads: int = 1
+    threads: Annotated[int, Field(ge=1)] = 1
     memory: bool = True
 
     def __call__(self, work: Work) -> Work:

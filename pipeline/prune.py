@@ -9,10 +9,13 @@ before it is handed on.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import Annotated, cast
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..targets.errors import ModelError, RecipeError
@@ -43,9 +46,23 @@ class Prune:
 
     mean: float | None = None
     std: float | None = None
-    ratio: float | None = None
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     criterion: str = "activation"
     align: bool = True
+
+    def __post_init__(self) -> None:
+        given = (self.mean is not None) + (self.std is not None)
+        if given == 1 or (given and self.ratio is not None) or (not given and self.ratio is None):
+            raise RecipeError(
+                f"The stage prune has mean {self.mean}, std {self.std} and ratio {self.ratio}.",
+                "Give one or the other: both thresholds, or a ratio.",
+            )
+
+    def code(self) -> list[Path]:
+        """The user's own criterion: an edit of it is another pruning."""
+        return (
+            [] if self.criterion.isidentifier() else [Path(inspect.getfile(find_criterion(self.criterion)))]
+        )
 
     def __call__(self, work: Work) -> Work:
         model, example = work.model(), example_batch(work.workload)
@@ -68,22 +85,15 @@ class Prune:
     def _plan(self, model: nn.Module, groups: Groups, work: Work) -> Plan:
         statistics = _statistics(work)
         steps = alignment(work.target) if self.align else None
-        thresholds = (self.mean, self.std)
-        if self.ratio is None:
-            if statistics is None or self.mean is None or self.std is None:
+        if self.mean is not None and self.std is not None:
+            if statistics is None:
                 raise RecipeError(
-                    f"The stage prune has thresholds {thresholds} and ratio None, "
-                    f"{'with' if statistics else 'without'} statistics.",
-                    'Give mean and std and put the stage "statistics" before it, or give a ratio.',
+                    "Thresholds on activations were given, and no statistics were taken.",
+                    'Put the stage "statistics" before the stage "prune".',
                 )
             dead = {g.name: below(statistics.of(g.name), mean=self.mean, std=self.std) for g in groups}
             order = {g.name: importance.activation(g, _context(model, statistics, work)) for g in groups}
             return remove(groups, dead, align=steps, scores=order)
-        if thresholds != (None, None):
-            raise RecipeError(
-                f"The stage prune has thresholds {thresholds} and a ratio of {self.ratio}.",
-                "Give one or the other.",
-            )
         criterion = find_criterion(self.criterion)
         context = _context(model, statistics, work)
         with users_code(f'the criterion "{self.criterion}" was called'):

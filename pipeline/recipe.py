@@ -83,8 +83,12 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
     """
     try:
         values = tomllib.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except FileNotFoundError as error:
         raise RecipeError(f"The recipe {path} does not exist.", "Check the path.") from error
+    except OSError as error:
+        raise RecipeError(
+            f"The recipe {path} cannot be read: {error.strerror}.", "Check the path."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
     return parse_recipe(_replaced(values, settings), path)
@@ -106,7 +110,12 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
         stages: tuple[dict[str, Any], ...] = ()
         sweep: dict[str, Any] | None = None
 
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # the user's own stages and criteria lie beside the recipe
     top = checked(Top, values, path.name)
+    if top.seed < 0:
+        raise RecipeError(f"The seed is {top.seed}.", "Give 0 or a larger number.")
     if not top.stages:
         raise RecipeError(
             f"{path.name} has no stages.", 'Add at least one, e.g. [[stages]] with stage = "train".'
@@ -159,7 +168,12 @@ def parse_over(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
 
 
 def _replaced(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {**values, "stages": [dict(table) for table in values.get("stages", ())]}
+    tables = values.get("stages", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise RecipeError(
+            "The stages are no list of tables.", "Head each stage by [[stages]], with two brackets."
+        )
+    result: dict[str, Any] = {**values, "stages": [dict(table) for table in tables]}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -176,7 +190,9 @@ def _table(values: dict[str, Any], place: str, setting: str) -> dict[str, Any]:
     if not place:
         return values
     if place in ("budgets", "sweep"):
-        values[place] = dict(values.get(place) or {})
+        if not isinstance(values.get(place, {}), dict):
+            raise RecipeError(f"{place} is no table.", f"Head it by [{place}].")
+        values[place] = dict(values.get(place, {}))
         found: dict[str, Any] = values[place]
         return found
     stages: list[dict[str, Any]] = values["stages"]

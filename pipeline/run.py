@@ -53,11 +53,14 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
 
 
 def deliver(work: Work, directory: Path) -> None:
-    """Copies every ONNX file of the chain to networks/NAME.onnx, where a user finds it."""
-    for variant in work.variants:
-        if variant.role == "chain" and "onnx" in variant.files:
-            with writing(directory / "networks" / f"{variant.name}.onnx") as beside:
-                shutil.copyfile(variant.path("onnx"), beside)
+    """Copies every ONNX file of the chain to networks/NAME.onnx, where a user finds it, and no other."""
+    place = directory / "networks"
+    shipped = [v for v in work.variants if v.role == "chain" and "onnx" in v.files]
+    for variant in shipped:
+        with writing(place / f"{variant.name}.onnx") as beside:
+            shutil.copyfile(variant.path("onnx"), beside)
+    for stale in set(place.glob("*.onnx")) - {place / f"{variant.name}.onnx" for variant in shipped}:
+        stale.unlink()
 
 
 def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher: Watcher) -> Swept:
@@ -84,11 +87,12 @@ def _prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, W
     workload = load_workload(recipe.workload, recipe.path.parent)
     with users_code("fingerprint() was called"):
         fingerprint = str(workload.fingerprint())
-    own = [source_of(stage.stage) for stage in recipe.stages if "." in stage.name]
+    own = [source_of(stage.stage) for stage in recipe.stages if {".", ":"} & set(stage.name)]
     run_ = Run(
         directory,
         (workload_source(recipe.workload, recipe.path.parent), *own),
         fingerprint,
+        recipe.workload.rpartition(":")[2],
         watcher.started,
         watcher.ended,
     )

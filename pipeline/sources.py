@@ -8,12 +8,14 @@ installed packages, whose versions stand in the cache key instead.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 from ..targets.artifact import sha256_of
@@ -25,6 +27,18 @@ def source_hash(*files: Path) -> str:
     for path in sorted(source_files(*files)):
         digest.update(f"{path.name}\0{sha256_of(path)}\n".encode())
     return digest.hexdigest()
+
+
+def package_versions(*files: Path) -> dict[str, str]:
+    """The versions of all installed packages that these files, and what they import, bring in."""
+    tops = set()
+    for path in source_files(*files):
+        with contextlib.suppress(SyntaxError):
+            names = _names(ast.parse(path.read_bytes()))
+            tops |= {dotted.split(".")[0] for dots, dotted in names if not dots and dotted}
+    known = _distributions()
+    wanted = {name for top in tops for name in known.get(top, ())}
+    return {name: metadata.version(name) for name in sorted(wanted)}
 
 
 def source_files(*files: Path) -> set[Path]:
@@ -99,8 +113,14 @@ def _beneath(root: Path, parts: list[str]) -> Iterator[Path]:
 
 
 @cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
+@cache
 def _is_installed(origin: str | None) -> bool:
     if origin is None:
         return False
     path = Path(origin)
-    return any(Path(sysconfig.get_path(key)) in path.parents for key in ("purelib", "platlib", "stdlib"))
+    shared = {"site-packages", "dist-packages"} & set(path.parts)
+    return bool(shared) or Path(sysconfig.get_path("stdlib")) in path.parents

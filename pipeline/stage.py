@@ -11,6 +11,7 @@ import difflib
 import importlib
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -23,7 +24,11 @@ from .workload import users_code
 
 
 class Stage(Protocol):
-    """One step of a recipe."""
+    """One step of a recipe.
+
+    A stage whose result depends on more than its settings and its input says so by optional methods that
+    return paths: `reads()` for files of data, `code()` for files of code. They enter the cache key.
+    """
 
     def __call__(self, work: Work) -> Work:
         """The work with what this stage adds; files go to `work.directory`."""
@@ -75,6 +80,11 @@ def settings_of(stage: Stage) -> dict[str, Any]:
     return dataclasses.asdict(cast(Any, stage))
 
 
+def named_files(stage: Stage, method: str) -> list[Path]:
+    """What a stage's optional `reads` or `code` names; nothing where it has no such method."""
+    return list(getattr(stage, method, list)())
+
+
 def source_of(stage: Stage) -> Path:
     """The file that a stage's class stands in."""
     return Path(inspect.getfile(type(stage)))
@@ -95,6 +105,11 @@ def checked(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
             raise RecipeError(
                 f"{where}.{key} is not a setting.",
                 f"Did you mean {near[0]!r}?" if near else f"The settings are: {', '.join(known) or 'none'}.",
+            )
+    for key, value in settings.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RecipeError(
+                f"{where}.{key} is {value}.", "Give a finite number; 1e9 is as good as infinity."
             )
     try:
         # JSON's strict mode takes a list for a tuple and 1 for 1.0, as TOML means them, but no "1".

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,7 +37,7 @@ class Statistics:
         split: the data it runs over.
     """
 
-    split: str = "calibration"
+    split: Literal["calibration", "train", "validation"] = "calibration"
 
     def __call__(self, work: Work) -> Work:
         groups = trace(work.model(), example_batch(work.workload))

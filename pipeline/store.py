@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -31,12 +32,12 @@ from typing import Any
 
 import torch
 
-from ..targets.artifact import Artifact, read_json, write_json
+from ..targets.artifact import Artifact, read_json, sha256_of, write_json
 from ..targets.errors import ArtifactError
 from ..targets.probe import cpu_name
 from .recipe import NamedStage
-from .sources import source_hash
-from .stage import settings_of, source_of
+from .sources import package_versions, source_hash
+from .stage import named_files, settings_of, source_of
 from .work import Done, Variant, Work
 
 LIBRARIES = (
@@ -69,6 +70,7 @@ class Run:
     directory: Path
     users_files: tuple[Path, ...]
     fingerprint: str
+    workload: str = ""  # the object's name: one file may hold several
     started: Callable[[str], None] = lambda name: None
     ended: Callable[[Finished], None] = lambda finished: None
     finished: list[Finished] = field(default_factory=list)
@@ -85,21 +87,25 @@ class Run:
             record = read_json(done)
             if all((self.directory / entry["path"]).exists() for entry in _entries(record)):
                 result = self._restored(record, work)
-                self._note(named, record["seconds"], cached=True, work=result)
+                self._note(named, record["seconds"], cached=True, words=_new_words(work, result))
                 return result
         self.started(named.name)
         before = time.monotonic()
         result = self._ran(named, work, place, before)
-        self._note(named, time.monotonic() - before, cached=False, work=result)
+        self._note(named, time.monotonic() - before, cached=False, words=_new_words(work, result))
         return result
 
     def key(self, named: NamedStage, work: Work) -> str:
         """The hash of everything that goes into a stage."""
+        code = (source_of(named.stage), *self.users_files, *named_files(named.stage, "code"))
         value = {
             "stage": named.name,
             "settings": settings_of(named.stage),
             "inputs": work.digest(),
-            "source": source_hash(source_of(named.stage), *self.users_files),
+            "source": source_hash(*code),
+            "packages": package_versions(*code),
+            "reads": [sha256_of(path) for path in named_files(named.stage, "reads") if path.is_file()],
+            "workload": self.workload,
             "data": self.fingerprint,
             "target": work.target.to_json(),
             "seed": work.seed,
@@ -118,7 +124,10 @@ class Run:
             _sync(part)
             shutil.rmtree(place, ignore_errors=True)  # finished once, but a file of it went missing
             part.rename(place)
+            _sync(place.parent, deep=False)
         except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) and str(part) not in str(error.filename):
+                raise
             raise ArtifactError(
                 f'The stage "{named.name}" could not write to {part}: {error.strerror or error}.',
                 "Free some space, or choose another place with --out, and run the same command again: "
@@ -156,8 +165,7 @@ class Run:
             log=tuple(Done(d["stage"], d["settings"], tuple(d["words"])) for d in record["log"]),
         )
 
-    def _note(self, named: NamedStage, seconds: float, *, cached: bool, work: Work) -> None:
-        words = work.log[-1].words if work.log else ()
+    def _note(self, named: NamedStage, seconds: float, *, cached: bool, words: tuple[str, ...]) -> None:
         self.finished.append(Finished(named.name, settings_of(named.stage), seconds, cached, words))
         self.ended(self.finished[-1])
 
@@ -224,9 +232,14 @@ def _moved(work: Work, part: Path, place: Path) -> Work:
     )
 
 
-def _sync(directory: Path) -> None:
-    """Everything below on the disk before it is called finished."""
-    for path in [*directory.rglob("*"), directory]:
+def _new_words(before: Work, after: Work) -> tuple[str, ...]:
+    """What the stage in between had to say; a stage need not say anything."""
+    return after.log[-1].words if len(after.log) > len(before.log) else ()
+
+
+def _sync(directory: Path, *, deep: bool = True) -> None:
+    """The directory, and everything below, on the disk before it is called finished."""
+    for path in [*(directory.rglob("*") if deep else ()), directory]:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -115,16 +115,17 @@ def _trials(
         raise RecipeError(
             "The sweep has nothing to try.", "Give values, e.g. --over prune.mean=0.02,0.1,0.5."
         )
+    _check_reached(recipe, over)
     combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
     recipes = [recipe.set(f"{name}={_toml(value)}" for name, value in each.items()) for each in combinations]
-    for stage in _shared(recipes):
+    shared = _shared(recipes)
+    for stage in shared:
         start = run.step(stage, start)
     quiet = dataclasses.replace(run, started=lambda name: None, ended=lambda finished: None)
     trials, refused = [], []
     for index, (each, tried) in enumerate(zip(combinations, recipes, strict=True)):
         name = settings_text(each)
-        work = dataclasses.replace(start, seed=tried.seed)
-        steps = _trial_stages(tried)[len(start.log) :]
+        work, steps = start, _trial_stages(tried)[len(shared) :]
         what, count = f"sweep {index + 1} of {len(recipes)}, {name}", len(steps) + 1  # and the export
         try:
             for at, stage in enumerate(steps):
@@ -146,10 +147,20 @@ def _trial_stages(recipe: Recipe) -> list[NamedStage]:
     return [stage for stage in recipe.stages if stage.name not in AFTER]
 
 
+def _check_reached(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> None:
+    stages = {f"stages[{at}]": stage.name for at, stage in enumerate(recipe.stages)}
+    reached = {stage.name for stage in _trial_stages(recipe)}
+    for name in over:
+        place = name.rpartition(".")[0]
+        if stages.get(place, place) not in reached:
+            raise RecipeError(
+                f'"{name}" cannot be swept: a trial ends before it matters.',
+                f"Sweep settings of {', '.join(sorted(reached))}.",
+            )
+
+
 def _shared(recipes: Sequence[Recipe]) -> list[NamedStage]:
     """The stages at the start that all settings have in common: they run once, and are seen to run."""
-    if len({recipe.seed for recipe in recipes}) > 1:
-        return []
     columns = zip(*map(_trial_stages, recipes), strict=True)
     return [column[0] for column in itertools.takewhile(_equal, columns)]
 

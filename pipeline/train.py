@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
 from .training import Schedule, fit
 from .work import Work
@@ -23,10 +25,10 @@ class Train:
         epochs, learning_rate, decay, keep: see `training.Schedule`.
     """
 
-    epochs: int = 10
-    learning_rate: float | None = None
-    decay: str = "cosine"
-    keep: str = "best"
+    epochs: Annotated[int, Field(ge=0)] = 10
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    decay: Literal["cosine", "none"] = "cosine"
+    keep: Literal["best", "last"] = "best"
 
     def __call__(self, work: Work) -> Work:
         torch.manual_seed(work.seed)

@@ -14,15 +14,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..targets.errors import ModelError
+from ..targets.errors import ArtifactError, ModelError
 from .work import Progress, write_tensors
 from .workload import Workload, example_batch, score_of, split_batches, torch_predict, users_code
 
@@ -42,8 +42,8 @@ class Schedule:
 
     epochs: int
     learning_rate: float | None = None
-    decay: str = "cosine"
-    keep: str = "best"
+    decay: Literal["cosine", "none"] = "cosine"
+    keep: Literal["best", "last"] = "best"
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,11 @@ def _step(
 ) -> None:
     batch = fabric.to_device(dict(batch))
     optimizer.zero_grad()
-    outputs = model(*(batch[name] for name in names))
+    with users_code("the network ran on a training batch"):
+        outputs = model(*(batch[name] for name in names))
     with users_code("loss() was called"):
         loss = workload.loss(outputs, batch)
-    value = loss.item()
+        value = loss.item()
     if not math.isfinite(value):
         raise ModelError(
             f"Training diverged: the loss is {value} in {where}.",
@@ -176,9 +177,14 @@ def _load(path: Path, model: nn.Module, optimizer: Any) -> tuple[dict[str, Tenso
     """What a checkpoint holds is put in place; without one, the start of a training is returned."""
     if not path.exists():
         return {name: value.detach().clone() for name, value in model.state_dict().items()}, [], 0
-    with safe_open(path, framework="pt") as file:
-        facts = json.loads(file.metadata()["training"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["training"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"The checkpoint {path} is damaged: {error}.", f"Delete it (rm {path}): the training starts anew."
+        ) from error
     state: dict[int, dict[str, Any]] = {int(index): dict(slots) for index, slots in facts["plain"].items()}
     for name, value in tensors.items():
         kind, _, rest = name.partition("/")

@@ -272,8 +272,8 @@ def score_of(workload: Workload, predict: Predict, split: str) -> float:
 
 def _is_ours(filename: str) -> bool:
     root = Path(__file__).resolve().parents[1]
-    floors = (root / floor for floor in ("pipeline", "export", "targets", "deadweight"))
-    return filename.startswith("<") or Path(filename).resolve().parent in floors
+    floors = {root / floor for floor in ("pipeline", "export", "targets", "deadweight")}
+    return filename.startswith("<") or bool(floors & set(Path(filename).resolve().parents))
 
 
 def _import_file(path: Path) -> ModuleType:

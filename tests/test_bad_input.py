@@ -158,7 +158,7 @@ def test_thresholds_and_a_ratio_at_once(fails: Failing) -> None:
 
 
 def test_a_ratio_that_removes_everything(fails: Failing) -> None:
-    assert "A ratio of 1.0 removes everything" in fails("--set", "prune.ratio=1.0")
+    assert "stages[2].ratio: Input should be less than 1, not 1.0" in fails("--set", "prune.ratio=1.0")
 
 
 def test_an_unknown_criterion(fails: Failing) -> None:
@@ -166,7 +166,7 @@ def test_an_unknown_criterion(fails: Failing) -> None:
 
 
 def test_a_damaged_artifact_is_named_and_what_was_finished_is_kept(project: Path, fails: Failing) -> None:
-    replace(project / "recipe.toml", "ratio = 0.5", "ratio = 1.0")
+    replace(project / "recipe.toml", "ratio = 0.5", "mean = 1e6\nstd = 1e6")
     fails()
     (weights,) = (project / "run").glob("stages/train-*/original/model.safetensors")
     data = bytearray(weights.read_bytes())
@@ -176,12 +176,12 @@ def test_a_damaged_artifact_is_named_and_what_was_finished_is_kept(project: Path
     assert f"{weights} is damaged" in printed
     assert f"Delete it (rm {weights})" in printed
     weights.unlink()
-    assert "A ratio of 1.0" in fails()
+    assert "with them the layer" in fails()
     assert weights.exists()
 
 
 def test_a_half_written_record_of_a_stage(project: Path, fails: Failing) -> None:
-    replace(project / "recipe.toml", "ratio = 0.5", "ratio = 1.0")
+    replace(project / "recipe.toml", "ratio = 0.5", "mean = 1e6\nstd = 1e6")
     fails()
     (done,) = (project / "run").glob("stages/train-*/done.json")
     done.write_text(done.read_text()[:50])
@@ -235,3 +235,47 @@ def test_two_runs_in_one_directory(project: Path, fails: Failing) -> None:
 
     with locked(project / "run"):
         assert "Another run is at work in" in fails()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("[[stages]]", "[stages]", "not valid TOML"),
+        (RECIPE[RECIPE.index("[[") :], "stages = 3", "The stages are no list of tables"),
+        ("epochs = 1", "epochs = -1", "stages[0].epochs: Input should be greater than or equal to 0"),
+        ("epochs = 1", 'decay = "cosin"', "stages[0].decay: Input should be 'cosine' or 'none'"),
+        ("ratio = 0.5", "mean = inf", "stages[2].mean is inf"),
+        ('"train"', '"my_stages.Mine"', "No module named 'my_stages'"),
+    ],
+)
+def test_other_slips_of_a_recipe(project: Path, fails: Failing, old: str, new: str, says: str) -> None:
+    replace(project / "recipe.toml", old, new)
+    assert says in fails()
+
+
+def test_a_training_batch_that_does_not_fit(project: Path, fails: Failing) -> None:
+    wide = (
+        "def batches(self, split, *, seed=0):\n"
+        "        for batch in super().batches(split, seed=seed):\n"
+        "            yield {**batch, 'pixels': batch['pixels'][:, :3]}\n"
+    )
+    (project / "mine.py").write_text(MINE.replace("pass", wide))
+    assert "the network ran on a training batch" in fails()
+
+
+def test_the_users_own_stage_lies_beside_the_recipe(project: Path) -> None:
+    own = (
+        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Mine:\n"
+        "    def __call__(self, work):\n        print('here')\n        return work\n"
+    )
+    (project / "beside.py").write_text(own)
+    (project / "recipe.toml").write_text(
+        RECIPE[: RECIPE.index("[[")] + '[[stages]]\nstage = "train"\nepochs = 0\n'
+        '[[stages]]\nstage = "beside.Mine"\n'
+    )
+    line = (
+        [sys.executable, "-P", "-m", *command(project)] if sys.version_info >= (3, 11) else command(project)
+    )
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 3, done.stderr
+    assert "here" in done.stdout

@@ -127,4 +127,4 @@ def test_a_missing_model_is_a_sentence_and_exit_code_2(place: Path, tmp_path: Pa
 def test_a_command_of_the_workstation_says_what_to_install(place: Path, tmp_path: Path) -> None:
     done = deadweight(place, "run", str(tmp_path / "recipe.toml"))
     assert done.returncode == 2
-    assert 'pip install "deadweight[workstation]"' in done.stderr
+    assert 'pip install ".[workstation]"' in done.stderr

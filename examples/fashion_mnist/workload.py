@@ -47,7 +47,7 @@ class FashionMnist:
         self.parts = {part: tuple(map(torch.from_numpy, load(part))) for part in ("train", "t10k")}
 
     def example_inputs(self) -> dict[str, Tensor]:
-        return {"image": self.parts["t10k"][0][:2]}
+        return {"image": self.parts["train"][0][:2]}
 
     def batches(self, split: str, *, seed: int = 0) -> Batches:
         images, labels = self.parts["t10k" if split == "test" else "train"]
@@ -58,6 +58,8 @@ class FashionMnist:
             return Batches(images[cut:], labels[cut:], size=500)
         if split == "calibration":
             return Batches(images[:cut][:2048], labels[:cut][:2048], size=256)
+        if split != "train":
+            raise ValueError(f"there is no split {split!r}")
         order = torch.randperm(cut, generator=torch.Generator().manual_seed(seed))
         return Batches(images, labels, size=BATCH, order=order)
 

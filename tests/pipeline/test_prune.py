@@ -74,10 +74,11 @@ def test_thresholds_need_statistics_and_each_other(tmp_path: Path, work: Work) -
     bare = Work(Digits(), load_target("x86-cpu"), tmp_path / "bare").with_model(
         "original", Digits().build_model()
     )
-    with pytest.raises(RecipeError, match="without statistics"):
+    with pytest.raises(RecipeError, match="no statistics were taken"):
         Prune(mean=0.1, std=0.1)(bare)
-    with pytest.raises(RecipeError, match="Give mean and std"):
-        Prune(mean=0.1)(work)
+    for mean, std, ratio in ((0.1, None, None), (None, None, None), (0.1, 0.1, 0.5)):
+        with pytest.raises(RecipeError, match="both thresholds, or a ratio"):
+            Prune(mean=mean, std=std, ratio=ratio)
 
 
 def test_a_network_without_neurons_to_remove_says_so(tmp_path: Path) -> None:

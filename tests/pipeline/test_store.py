@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from small import Digits
 
+from deadweight.pipeline.load import Load
+from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.recipe import NamedStage
 from deadweight.pipeline.store import Finished, Run, locked
 from deadweight.pipeline.work import Work
@@ -50,7 +52,7 @@ def test_a_stage_runs_once_and_is_then_taken_from_the_cache(tmp_path: Path) -> N
     assert first.artifacts["note"].path.read_text() == "a"
 
 
-@pytest.mark.parametrize("what", ["settings", "seed", "data", "code", "inputs", "target"])
+@pytest.mark.parametrize("what", ["settings", "seed", "data", "code", "inputs", "workload", "target"])
 def test_whatever_goes_into_a_stage_is_in_its_key(tmp_path: Path, what: str) -> None:
     users = tmp_path / "users.py"
     users.write_text("X = 1")
@@ -65,6 +67,8 @@ def test_whatever_goes_into_a_stage_is_in_its_key(tmp_path: Path, what: str) -> 
         run = dataclasses.replace(run, fingerprint="other")
     elif what == "code":
         users.write_text("X = 2")
+    elif what == "workload":
+        run = dataclasses.replace(run, workload="Other")
     elif what == "inputs":
         (tmp_path / "other").write_text("")
         work = work.with_artifact("other", tmp_path / "other")
@@ -127,3 +131,26 @@ def test_a_directory_belongs_to_one_run(tmp_path: Path) -> None:
         pass
     with locked(tmp_path / "run"):
         pass
+
+
+def test_a_file_that_a_stage_reads_is_in_its_key(tmp_path: Path) -> None:
+    run, work = start(tmp_path)
+    weights = tmp_path / "weights.pt"
+    stage = NamedStage("load", Load(path=str(weights)))
+    weights.write_bytes(b"old")
+    before = run.key(stage, work)
+    weights.write_bytes(b"new")
+    assert run.key(stage, work) != before
+
+
+def test_a_users_own_criterion_is_in_the_key_of_pruning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "edited_criterion.py"
+    file.write_text("def mine(group, context):\n    return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run, work = start(tmp_path)
+    stage = NamedStage("prune", Prune(ratio=0.5, criterion="edited_criterion.mine"))
+    before = run.key(stage, work)
+    file.write_text("def mine(group, context):\n    return 2\n")
+    assert run.key(stage, work) != before
