@@ -245,7 +245,7 @@ def test_two_runs_in_one_directory(project: Path, fails: Failing) -> None:
         ("epochs = 1", "epochs = -1", "stages[0].epochs: Input should be greater than or equal to 0"),
         ("epochs = 1", 'decay = "cosin"', "stages[0].decay: Input should be 'cosine' or 'none'"),
         ("ratio = 0.5", "mean = inf", "stages[2].mean is inf"),
-        ('"train"', '"my_stages.Mine"', "No module named 'my_stages'"),
+        ('"train"', '"absent_stages.Mine"', "No module named 'absent_stages'"),
     ],
 )
 def test_other_slips_of_a_recipe(project: Path, fails: Failing, old: str, new: str, says: str) -> None:
