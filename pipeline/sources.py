@@ -8,7 +8,6 @@ installed packages, whose versions stand in the cache key instead.
 from __future__ import annotations
 
 import ast
-import contextlib
 import hashlib
 import importlib.util
 import sys
@@ -31,11 +30,8 @@ def source_hash(*files: Path) -> str:
 
 def package_versions(*files: Path) -> dict[str, str]:
     """The versions of all installed packages that these files, and what they import, bring in."""
-    tops = set()
-    for path in source_files(*files):
-        with contextlib.suppress(SyntaxError):
-            names = _names(ast.parse(path.read_bytes()))
-            tops |= {dotted.split(".")[0] for dots, dotted in names if not dots and dotted}
+    names = (name for path in source_files(*files) for name in _imported(path, path.stat().st_mtime_ns))
+    tops = {dotted.split(".")[0] for dots, dotted in names if not dots and dotted}
     known = _distributions()
     wanted = {name for top in tops for name in known.get(top, ())}
     return {name: metadata.version(name) for name in sorted(wanted)}
@@ -54,12 +50,17 @@ def source_files(*files: Path) -> set[Path]:
 
 
 @cache
-def _imports(path: Path, _mtime_ns: int) -> tuple[Path, ...]:
+def _imports(path: Path, mtime_ns: int) -> tuple[Path, ...]:
+    return tuple(file for name in _imported(path, mtime_ns) for file in _resolve(name, path))
+
+
+@cache
+def _imported(path: Path, _mtime_ns: int) -> tuple[tuple[int, str], ...]:
+    """The modules a file imports, as (dots, name); read once for all that ask."""
     try:
-        tree = ast.parse(path.read_bytes())
+        return tuple(_names(ast.parse(path.read_bytes())))
     except SyntaxError:
         return ()  # the import itself will say so, with the line
-    return tuple(file for name in _names(tree) for file in _resolve(name, path))
 
 
 def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
