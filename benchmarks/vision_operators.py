@@ -1,0 +1,28 @@
+"""Lets torchvision and timm be imported where torchvision's compiled operators do not fit this build of torch.
+
+Importing torchvision describes each of its operators to torch, which fails on a name that no library defined.
+The names are enough: none of the networks measured here runs one of these operators (NMS, RoI pooling).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import torch
+
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+
+
+def define_missing() -> None:
+    """Defines the operators that torchvision describes and its compiled library did not bring."""
+    found = importlib.util.find_spec("torchvision")
+    for folder in found.submodule_search_locations or () if found else ():
+        source = (Path(folder) / "_meta_registrations.py").read_text()
+        for name in re.findall(r'register_(?:fake|meta)\("(?:torchvision::)?(\w+)"', source):
+            if not hasattr(torch.ops.torchvision, name):
+                _LIBRARY.define(f"{name}(Tensor x) -> Tensor")
+
+
+define_missing()
