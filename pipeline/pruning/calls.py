@@ -42,6 +42,7 @@ class Notes:
         produced: rows of weights: identities, kind of the operator.
         consumed: columns of weights.
         reads: values that are read by a mixing operator.
+        masked: by operator that mixes units, the operands whose removed elements must be zero for it.
         renormalised: nodes whose result depends on how many units there are (a mean, a norm over them).
     """
 
@@ -49,6 +50,7 @@ class Notes:
     produced: list[tuple[Tensor, str]] = field(default_factory=list)
     consumed: list[Tensor] = field(default_factory=list)
     reads: dict[str, Tracked] = field(default_factory=dict)
+    masked: dict[str, set[str]] = field(default_factory=dict)
     renormalised: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -99,8 +101,13 @@ class Call:
 
     def read(self, x: Tracked) -> None:
         """A mixing operator reads this value: here its statistics matter."""
+        self.mask(x)
         if x.activation and any(vector is not None for vector in x.axes):
             self.notes.reads.setdefault(x.node, x)
+
+    def mask(self, x: Tracked) -> None:
+        """This operator sums over removed elements of `x` too: masking must make them zero."""
+        self.notes.masked.setdefault(self.node.name, set()).add(x.node)
 
     def produce(self, rows: Tensor | None, kind: str) -> None:
         """Rows of a weight, each of which makes one unit."""

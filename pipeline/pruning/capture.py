@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
@@ -47,19 +48,17 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     except Exception as error:  # torch.export raises whatever the user's code and its own passes raise
         raise _refusal(error) from error
     assert isinstance(module, GraphModule)
-    _drop_guards(module.graph)
-    _inline_regions(module)
-    plain = GraphModule(module, copied(module.graph))
     spec = module._out_spec
     assert spec is not None
-    plain.meta["structured"] = lambda leaves: pytree.tree_unflatten(
-        leaves, spec
-    )  # a function survives copying
-    return plain
+    _drop_guards(module.graph)
+    _inline_regions(module)
+    module.graph.set_codegen(CodeGen())  # it takes and returns flat tensors
+    module.meta["structured"] = lambda leaves: pytree.tree_unflatten(leaves, spec)  # survives copying
+    return module
 
 
 def copied(graph: Graph) -> Graph:
-    """A copy of a graph, with its node names, that takes and returns flat tensors."""
+    """A copy of a graph, with its node names."""
     copy = Graph()
     copy.output(copy.graph_copy(graph, {}))
     return copy

@@ -34,18 +34,6 @@ def tolerance(outputs: Sequence[Any]) -> float:
     return max(kinds, default=0.0)
 
 
-def disagreement(small: nn.Module, reference: nn.Module, inputs: Sequence[Tensor]) -> str:
-    """How `small` differs from `reference`; '' if it does not."""
-    expected = run(reference, inputs)
-    try:
-        found = run(small, inputs)
-    except Exception as error:  # the user's code, run with widths it was not written for
-        return f"its forward fails with the new widths: {str(error).splitlines()[0]}"
-    if (wrong := relative_error(expected, found)) > tolerance(expected):
-        return f"its forward runs with the new widths, but its outputs are off by {wrong:.1e}"
-    return ""
-
-
 def error_of(expected: Any, found: Any) -> float:
     """The largest difference of one output, relative to its largest value."""
     if not isinstance(expected, Tensor) or not isinstance(found, Tensor):

@@ -7,8 +7,9 @@ group's units may go, as long as one stays.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch.fx import GraphModule
 
 from ...targets.errors import ModelError
 from .calls import Tracked
-from .capture import Example
+from .capture import Example, copied
 from .identities import Solution
 from .plan import Plan, Shapes, Width
 
@@ -99,6 +100,8 @@ class Tracing:
         shapes: of each parameter and buffer, by the first of its names.
         units: by group, the class of each unit.
         renormalised: by node, the identities over which a norm or a mean is taken.
+        masked: by node that mixes units, the operands whose removed elements must be zero for it.
+        batch_among_units: whether an axis that is narrowed also holds the batch of the example.
         solution: which identities are one, and which live through others.
     """
 
@@ -109,6 +112,8 @@ class Tracing:
     shapes: Mapping[str, tuple[int, ...]]
     units: Mapping[str, Tensor]
     renormalised: Mapping[str, Tensor]
+    masked: Mapping[str, Set[str]]
+    batch_among_units: bool
     solution: Solution
 
     def alive(self, removed: Mapping[str, tuple[int, ...]]) -> Tensor:
@@ -122,20 +127,26 @@ class Groups:
     """All groups of a network; iterating yields them in the order of the forward pass.
 
     Attributes:
-        graph: the exported graph, in eval form, to whose node names `Read.node` refers. It takes the tensors
-            of the example and returns a flat tuple.
         frozen: what could not be pruned.
         batch: None where the network takes any batch, else the number it is fixed at.
         fingerprint: of the network's names, shapes and types; a plan holds for this network only.
     """
 
-    graph: GraphModule
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
     example: Example
     batch: int | None
     fingerprint: str
     tracing: Tracing
+
+    @functools.cached_property
+    def graph(self) -> GraphModule:
+        """The exported graph, in eval form, to whose node names `Read.node` refers.
+
+        It takes the tensors of the example and returns a flat tuple; it is a copy, which may be changed.
+        """
+        captured = self.tracing.graph
+        return GraphModule(captured, copied(captured.graph))
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)

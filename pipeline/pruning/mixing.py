@@ -150,6 +150,7 @@ def recurrent(call: Call) -> Result:
         return unknown(call)  # a projection
     unit: Tensor | None = weights[1].axes[1]
     for state in states:
+        call.mask(state)
         unit = call.agree(unit, state.axes[2])
     inputs = x
     for layer in range(call["num_layers"]):
@@ -183,6 +184,7 @@ def _one_cell(call: Call, x: Tracked, weights: list[Tracked], unit: Tensor | Non
     call.contract(x, -1, inward, 1)
     call.consume(own)
     for weight in weights:
+        call.mask(weight)
         rows = weight.axes[0]
         for gate in () if rows is None else rows.chunk(weight.shape[0] // recur.shape[1]):
             call.agree(gate, own)

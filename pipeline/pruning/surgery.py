@@ -16,19 +16,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from ...targets.errors import ModelError
-from .capture import Example, capture, inputs_of, users_line
-from .compare import disagreement
+from .capture import Example, capture, users_line
 from .graphnet import GraphNet
 from .groups import Groups, planned
-from .narrow import TOLD, cut_tensors, known_attributes, matching_attributes, named_tensors, narrowed
-from .plan import Attributes, Cut, fingerprint, plan_of, record
+from .narrow import TOLD, cut_tensors, narrowed
+from .plan import Cut, fingerprint, record
 from .plan import Plan as Plan
 from .resize import resized
 from .trace import trace, trace_graphs
-from .verify import MismatchError, verify_on
+from .trial import Trial, earlier_plans
 
 SPARED = 1.3
 """The module form may keep this many times the parameters of the graph form; beyond, the graph is better."""
@@ -59,40 +58,47 @@ def apply(
             raise ModelError("Surgery needs a trace or an example.", "Call apply(model, plan, groups).")
         groups = trace(model, example)
     _check_fits(model, plan, groups)
-    plan, reference = _sound(model, plan, groups)
+    trial = Trial(model, plan, groups)
     problem = "it was asked for" if form == "graph" else "it was pruned in that form before"
     if form != "graph" and not isinstance(model, GraphNet):
-        small, problem = _module_form(model, plan, groups, reference)
-        limit = math.inf if form == "module" else SPARED * _size(reference)
-        small = small or _eased(model, plan, groups, limit=limit)
+        small, problem = trial.module()
+        if small is None:
+            trial = _sound(trial)
+            small = _eased(trial, limit=math.inf if form == "module" else SPARED)
         if small is not None:
             return small
         if form == "module":
             raise ModelError(
                 f"The network's own class cannot follow this plan: {problem}.", 'Leave out form="module".'
             )
+    trial = _sound(trial)
     fixed = f"batch fixed at {groups.batch}" if groups.batch else ""
-    reason = "; ".join(part for part in (plan.reason, problem, fixed) if part)
-    plan = dataclasses.replace(plan, form="graph", reason=reason, earlier=_earlier(model))
-    return record(graph_form(model, plan.cut, groups), plan)
+    reason = "; ".join(part for part in (trial.plan.reason, problem, fixed) if part)
+    plan = dataclasses.replace(trial.plan, form="graph", reason=reason, earlier=earlier_plans(model))
+    return record(_graph_net(model, groups, plan.cut, trial.tensors, trial.resized[0]), plan)
 
 
-def graph_form(model: nn.Module, cut: Cut, groups: Groups, *, training: bool = True) -> GraphNet:
-    """The exported graphs with this cut, for inference and, if it is to be trained, for training."""
-    tensors = cut_tensors(model, cut)
+def graph_form(model: nn.Module, cut: Cut, groups: Groups) -> GraphNet:
+    """The exported graphs with this cut, for inference and, where there is one, for training."""
+    graph, _ = resized(groups.tracing, living(groups, cut))
+    return _graph_net(model, groups, cut, cut_tensors(model, cut), graph)
+
+
+def _graph_net(
+    model: nn.Module, groups: Groups, cut: Cut, tensors: dict[str, Tensor], graph: Graph
+) -> GraphNet:
+    tensors = dict(tensors)
     transient = frozenset(tensors) - model.state_dict().keys()
-    captured = {False: groups.tracing.graph}
-    graphs = {False: resized(groups.tracing, living(groups, cut))[0]}
-    problem = "it was left out."
-    if training:
-        try:
-            learner = trace_graphs(model, [capture(model, groups.example, training=True)], groups.example)
-            graphs[True] = resized(learner.tracing, living(learner, cut))[0]
-            captured[True] = learner.tracing.graph
-        except ModelError as error:
-            problem = error.what
-    for graph in captured.values():
-        for name, tensor in _constants(graph, tensors):
+    captured, graphs = {False: groups.tracing.graph}, {False: graph}
+    problem = ""
+    try:
+        learner = trace_graphs(model, [capture(model, groups.example, training=True)], groups.example)
+        graphs[True], _ = resized(learner.tracing, living(learner, cut))
+        captured[True] = learner.tracing.graph
+    except ModelError as error:
+        problem = error.what
+    for one in captured.values():
+        for name, tensor in _constants(one, tensors):
             tensors[name], transient = tensor, transient | {name}
     return GraphNet(tensors, transient, captured, graphs, problem).train(model.training)
 
@@ -142,50 +148,36 @@ def living(groups: Groups, cut: Cut) -> Tensor:
     return alive
 
 
-def _sound(model: nn.Module, plan: Plan, groups: Groups) -> tuple[Plan, nn.Module]:
-    """The graph form for inference, seen to be right; groups that it cannot do without are left whole."""
-    while True:
-        reference = graph_form(model, plan.cut, groups, training=False)
-        try:
-            verify_on(inputs_of(groups.example), model, reference, plan, groups)
-            return plan, reference
-        except MismatchError as error:
-            spared = _spare(plan, groups, _touching([error.node] if error.node else [], plan, groups))
-            if spared is None:
-                raise
-            line = users_line(error.node) if error.node else ""
-            plan = dataclasses.replace(spared, reason=f"{spared.reason}, for it went wrong at {line}")
+def _sound(trial: Trial) -> Trial:
+    """The same, less the groups that the graph cannot do without.
+
+    Raises:
+        MismatchError: nothing that could be left out makes it right.
+    """
+    while error := trial.graph_problem():
+        spared = _spare(
+            trial.plan,
+            trial.groups,
+            _touching([error.node] if error.node else [], trial.plan, trial.groups),
+        )
+        if spared is None:
+            raise error
+        line = users_line(error.node) if error.node else ""
+        plan = dataclasses.replace(spared, reason=f"{spared.reason}, for it went wrong at {line}")
+        trial = Trial(trial.model, plan, trial.groups)
+    return trial
 
 
-def _module_form(
-    model: nn.Module, plan: Plan, groups: Groups, reference: nn.Module
-) -> tuple[nn.Module | None, str]:
-    """The user's class where it agrees with the graph, if need be with attributes set; else the problem."""
-    _, changes = resized(groups.tracing, living(groups, plan.cut))
-    known = known_attributes(model, changes)
-    repaired = matching_attributes(model, changes)
-    tensors = dict(named_tensors(reference))
-    problem = ""
-    for attributes in [known] if repaired == known else [known, repaired]:
-        small = narrowed(model, tensors, attributes)
-        if not (problem := disagreement(small, reference, _one(groups))):
-            reason = plan.reason or "its forward code follows the widths"
-            if attributes is repaired:
-                reason += f", with attributes set anew: {_listed(attributes, known)}"
-            done = dataclasses.replace(
-                plan, form="module", reason=reason, attributes=attributes, earlier=_earlier(model)
-            )
-            return record(small, done), ""
-    return None, problem
-
-
-def _eased(model: nn.Module, plan: Plan, groups: Groups, *, limit: float) -> nn.Module | None:
+def _eased(trial: Trial, *, limit: float) -> nn.Module | None:
     """The user's class for as much of the plan as its code can follow; None if that is too little.
 
     Groups whose widths the code holds are left whole at first; then those of each kind are tried again.
+
+    Args:
+        limit: how many times the parameters of the whole plan may be left.
     """
-    _, changes = resized(groups.tracing, living(groups, plan.cut))
-    held = [change.node for change in changes if change.argument not in TOLD]
+    model, plan, groups = trial.model, trial.plan, trial.groups
+    held = [change.node for change in trial.resized[1] if change.argument not in TOLD]
     stiff: dict[str, list[str]] = {}
     for name in _touching(held, plan, groups):
         stiff.setdefault(groups[name].kind, []).append(name)
@@ -195,11 +187,11 @@ def _eased(model: nn.Module, plan: Plan, groups: Groups, *, limit: float) -> nn.
         fewer = [name for name in spared if name not in again]
         attempt = _spare(plan, groups, fewer)
         if attempt is not None:
-            reference = graph_form(model, attempt.cut, groups, training=False)
-            small, _ = _module_form(model, attempt, groups, reference)
+            small, _ = Trial(model, attempt, groups).module()
             if small is not None:
                 best, spared = small, fewer
-    return best if best is not None and _size(best) <= limit else None
+    parameters = {id(one): one.numel() for one in trial.tensors.values() if isinstance(one, nn.Parameter)}
+    return best if best is not None and _size(best) <= limit * sum(parameters.values()) else None
 
 
 def _spare(plan: Plan, groups: Groups, names: Sequence[str]) -> Plan | None:
@@ -226,22 +218,6 @@ def _touching(nodes: Sequence[Node], plan: Plan, groups: Groups) -> list[str]:
     ]
 
 
-def _one(groups: Groups) -> tuple[Tensor, ...]:
-    """One sample of the example, where the batch is open: another batch than the one that was captured."""
-    inputs = inputs_of(groups.example)
-    return inputs if groups.batch else tuple(value[:1] for value in inputs)
-
-
-def _listed(attributes: Attributes, but: Attributes) -> str:
-    names = [
-        (path, name)
-        for path, values in attributes.items()
-        for name in values
-        if name not in but.get(path, {})
-    ]
-    return ", ".join(sorted(".".join(part for part in named if part) for named in names))
-
-
 def _constants(graph: torch.fx.GraphModule, tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
     """Tensors of the graph that the module does not own: constants of its code."""
     found = []
@@ -257,11 +233,6 @@ def _constants(graph: torch.fx.GraphModule, tensors: dict[str, Tensor]) -> list[
 
 def _size(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _earlier(model: nn.Module) -> tuple[Plan, ...]:
-    before = plan_of(model)
-    return (*before.earlier, dataclasses.replace(before, earlier=())) if before else ()
 
 
 def _check_fits(model: nn.Module, plan: Plan, groups: Groups) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch.fx import GraphModule, Node
 from ...targets.errors import ModelError
 from .assemble import assemble, list_frozen
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
-from .capture import Example, batch_is_open, capture, copied, inputs_of, operator_name, size_of, users_line
+from .capture import Example, batch_is_open, capture, inputs_of, operator_name, size_of, users_line
 from .groups import Groups, Tracing
 from .identities import Cause
 from .narrow import named_tensors
@@ -64,7 +64,6 @@ def trace_graphs(model: nn.Module, graphs: Sequence[GraphModule], example: Examp
     groups, units = assemble(slots, notes, solution)
     captured = graphs[0]
     return Groups(
-        graph=GraphModule(captured, copied(captured.graph)),
         groups=groups,
         frozen=list_frozen(slots, notes, solution, units),
         example=example,
@@ -78,6 +77,8 @@ def trace_graphs(model: nn.Module, graphs: Sequence[GraphModule], example: Examp
             {name: tuple(tensor.shape) for name, tensor in named_tensors(model)},
             units,
             notes.renormalised,
+            notes.masked,
+            _batch_among_units(captured, values),
             solution,
         ),
     )
@@ -89,6 +90,17 @@ def _shared_names(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, tuple[
     for name, tensor in named:
         names.setdefault(id(tensor), []).append(name)
     return [(aliased[0], tuple(aliased)) for aliased in names.values()]
+
+
+def _batch_among_units(graph: GraphModule, values: Mapping[str, Tracked | list[Tracked]]) -> bool:
+    """Whether an axis that is narrowed also holds the batch, as in (batch x heads, tokens, features)."""
+    for node in graph.graph.nodes:
+        shape, known = getattr(node.meta.get("val"), "shape", ()), values.get(node.name)
+        if isinstance(known, Tracked):
+            sizes = zip(shape, known.axes, strict=True)
+            if any(vector is not None and isinstance(size, torch.SymInt) for size, vector in sizes):
+                return True
+    return False
 
 
 class _Pass:

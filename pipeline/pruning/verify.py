@@ -9,20 +9,23 @@ that the function changed, and where.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from ...targets.errors import ModelError
 from .capture import Example, inputs_of
 from .compare import relative_error, run, tolerance
 from .groups import Groups
+from .narrow import named_tensors
 from .plan import Cut, Plan, fingerprint, plan_of
-from .survivors import Survivors, first_difference, place_of, renormalised_by
+from .resize import resized
+from .survivors import Recorder, Survivors, first_difference, place_of, renormalised_by
 from .trace import trace
 
 
@@ -73,25 +76,42 @@ def verify_on(
     inputs: Sequence[Tensor], original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups
 ) -> Verification:
     """`verify` on inputs of any batch size that the trace allows."""
+    alive = groups.tracing.alive(plan.removed)
     try:
         found = run(pruned, inputs)
     except Exception:  # a size that was not derived anew; the layer is named below
         found = []
-    masked_error = relative_error(run(_masked(original, plan.cut), inputs), found)
-    if masked_error <= tolerance(found):
-        return Verification(masked_error)
-    alive = groups.tracing.alive(plan.removed)
-    reference = Survivors(groups.tracing, alive)
+    changed = renormalised_by(groups, alive)
+    if not changed:
+        error = relative_error(run(_masked(original, plan.cut), inputs), found)
+        if error <= tolerance(found):
+            return Verification(error)
+    graph, _ = resized(groups.tracing, alive)
+    reference = Survivors(groups.tracing, alive, graph)
     with torch.no_grad():
-        error = relative_error(reference.run(*inputs), found)
+        error = relative_error(list(reference.run(*inputs)), found)
     if error <= tolerance(found):
-        changed = renormalised_by(groups, alive) or ("an operator that turns zero into something else",)
-        return Verification(error, changed)
-    node = first_difference(groups, pruned, alive, reference.results, inputs)
+        return Verification(error, changed or ("an operator that turns zero into something else",))
+    raise mismatch(reference, graph, dict(named_tensors(pruned)), inputs, error)
+
+
+def mismatch(
+    reference: Survivors, graph: Graph, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], error: float
+) -> MismatchError:
+    """The error that names the first layer of the narrower network whose values are not the reference's.
+
+    Args:
+        graph, tensors: of the narrower network.
+        error: how far its outputs are off.
+    """
+    recorder = Recorder(reference.tracing.graph, graph, tensors)
+    with contextlib.suppress(RuntimeError), torch.no_grad():  # what it raises, the node that is missing tells
+        recorder.run(*inputs)
+    node = first_difference(reference, recorder.results)
     where = f"The first layer that differs is {place_of(node)}." if node else _ALL_AGREE
-    raise MismatchError(
+    return MismatchError(
         f"The pruned network does not compute what the original does without the removed units: "
-        f"outputs differ by {error:.1e} (against zeroed parameters: {masked_error:.1e}). {where}",
+        f"outputs differ by {error:.1e}. {where}",
         "Nothing was saved. Please report this network; until then leave that layer out of the pruning.",
         node,
     )
@@ -102,11 +122,13 @@ _ALL_AGREE = "All layers agree with its graph: the forward code of the pruned mo
 
 def _masked(model: nn.Module, cut: Cut) -> nn.Module:
     """The original with the removed indices at zero. Buffers stay: a variance of zero would be a lie."""
-    masked = copy.deepcopy(model)
-    parameters = dict(masked.named_parameters(remove_duplicate=False))
-    with torch.no_grad():
-        for name, axes in cut.items():
-            for axis, indices in axes.items() if name in parameters else ():
-                at = torch.tensor(indices, device=parameters[name].device)
-                parameters[name].index_fill_(axis, at, 0)
-    return masked
+    masks: dict[int, Tensor] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in cut and id(parameter) not in masks:
+            value = parameter.detach().clone()
+            for axis, indices in cut[name].items():
+                value.index_fill_(axis, torch.tensor(indices, device=value.device), 0)
+            masks[id(parameter)] = nn.Parameter(value, parameter.requires_grad)
+    # What is not masked is shared with the original: nothing here writes to it.
+    shared = {id(tensor): tensor for _, tensor in named_tensors(model)}
+    return copy.deepcopy(model, shared | masks)
