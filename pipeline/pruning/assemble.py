@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,94 +12,123 @@ from .groups import Frozen, Group, Read, Slice
 from .identities import Cause, Solution
 
 Slots = Mapping[tuple[str, int], Tensor]
+Lives = Mapping[tuple[str, int], Sequence[tuple[tuple[int, ...], Tensor]]]
+"""By axis, the units on which it depends: see `Solution.units`."""
 _NEVER = 2**40
 _PART_KINDS = {"linear": ("attention", "heads"), "conv": ("conv", "blocks")}
 
 
-def assemble(slots: Slots, notes: Notes, solution: Solution) -> tuple[tuple[Group, ...], dict[str, Tensor]]:
-    """All groups of two or more units, in the order of the forward pass; and the classes of their units."""
-    kinds = _kinds(notes, solution)
-    signature = _signatures(slots, solution)
-    members: dict[int, list[int]] = {}
-    for unit in kinds:
-        members.setdefault(int(signature[unit]), []).append(unit)
-    several = [units for units in members.values() if len(units) > 1]
+def assemble(
+    slots: Slots, notes: Notes, solution: Solution
+) -> tuple[tuple[Group, ...], dict[str, Tensor], tuple[Frozen, ...]]:
+    """All groups of two or more units, in the order of the forward pass; the classes of their units; and the
+    axes that produce units of which some cannot be removed, with the first reason of each."""
+    lives = {key: list(solution.units(solution.of[vector])) for key, vector in slots.items()}
+    kinds = _Kinds(notes, solution)
+    several = _alike(kinds.units, _signatures(lives, solution))
     table = torch.full((2, len(solution.of)), -1)  # by class: its group, and its number there
     for number, units in enumerate(several):
         table[0, units], table[1, units] = number, torch.arange(len(units))
-    slices = _slices(slots, notes, solution, table)
+    produced = _order([rows for rows, _ in notes.produced], solution)
+    slices = _slices(slots, lives, notes, solution, produced, table)
     reads = _reads(notes, solution, table)
     groups: list[Group] = []
     classes: dict[str, Tensor] = {}
     for number, units in enumerate(several):
-        kind = tuple(dict.fromkeys(kind for unit in units for kind in kinds[unit]))
+        kind = kinds.of(units)
         name = _name(slices[number], kind[0], classes)
-        classes[name] = torch.tensor(units)
+        classes[name] = units
         own_reads = tuple(reads.get(number, ()))
         groups.append(Group(name, len(units), kind[0], kind, tuple(slices[number]), own_reads))
-    return tuple(groups), classes
+    return tuple(groups), classes, _frozen(slots, lives, solution, produced, table[0] >= 0)
 
 
-def list_frozen(
-    slots: Slots, notes: Notes, solution: Solution, classes: Mapping[str, Tensor]
+def _frozen(
+    slots: Slots, lives: Lives, solution: Solution, produced: Tensor, grouped: Tensor
 ) -> tuple[Frozen, ...]:
-    """The axes that produce units of which some cannot be removed, with the first reason of each."""
-    produced = _order([rows for rows, _ in notes.produced], solution)
-    grouped = torch.cat([torch.empty(0, dtype=torch.long), *classes.values()])
+    stays = torch.zeros(len(solution.of), dtype=torch.bool)
+    stays[list(solution.causes)] = True
     found = []
-    for (parameter, axis), vector in slots.items():
+    for key, vector in slots.items():
         if not bool((produced[vector] < _NEVER).any()):
             continue
         own = solution.of[vector]
-        cause = next((solution.causes[cls] for cls in own.tolist() if cls in solution.causes), None)
-        if cause is None and not any(
-            bool(torch.isin(units, grouped).any()) for _, units in solution.units(own)
-        ):
+        whole = stays[own].nonzero()
+        cause = solution.causes[int(own[whole[0]])] if len(whole) else None
+        if cause is None and not any(bool(grouped[units[units >= 0]].any()) for _, units in lives[key]):
             cause = Cause("", "", "its units hang together as one")
         if cause is not None:
-            found.append(Frozen(parameter, axis, cause.operator, cause.line, cause.reason))
+            found.append(Frozen(*key, cause.operator, cause.line, cause.reason))
     return tuple(found)
 
 
-def _kinds(notes: Notes, solution: Solution) -> dict[int, list[str]]:
-    """By unit, in the order in which units are first produced: the kinds of operator that produce it."""
-    kinds: dict[int, list[str]] = {}
-    for rows, kind in notes.produced:
-        found = sorted(
-            solution.units(solution.of[rows]), key=lambda item: (len(torch.unique(item[1])), item[0])
-        )
-        for path, units in found:  # the finest last: features of a head; before it what is counted in blocks
-            own = kind if not path else _PART_KINDS.get(kind, (kind, kind))[path != found[-1][0]]
-            for unit in units[units >= 0].tolist():
-                known = kinds.setdefault(unit, [])
-                if own not in known:
-                    known.append(own)
-    return kinds
+class _Kinds:
+    """The units in the order in which they are first produced, and the kinds of operator that produce them."""
+
+    def __init__(self, notes: Notes, solution: Solution) -> None:
+        self.names: list[str] = []
+        first = torch.full((len(solution.of),), _NEVER)
+        self._by = torch.zeros(len(solution.of), dtype=torch.long)  # one bit a kind
+        self._first = torch.zeros(len(solution.of), dtype=torch.long)
+        count = 0
+        for rows, kind in notes.produced:
+            found = sorted(
+                solution.units(solution.of[rows]), key=lambda item: (len(torch.unique(item[1])), item[0])
+            )
+            for (
+                path,
+                units,
+            ) in found:  # the finest last: features of a head; before it what is counted in blocks
+                own = kind if not path else _PART_KINDS.get(kind, (kind, kind))[path != found[-1][0]]
+                if own not in self.names:
+                    self.names.append(own)
+                units = units[units >= 0]
+                bit = 1 << self.names.index(own)
+                new = units[first[units] == _NEVER]
+                self._first[new] = bit
+                first.scatter_reduce_(0, new, torch.arange(count, count + len(new)), "amin")
+                self._by[units] |= bit
+                count += len(new)
+        self.units = torch.argsort(first)[: int((first < _NEVER).sum())]
+
+    def of(self, units: Tensor) -> tuple[str, ...]:
+        """The kinds of a group's units, first that by which its first unit is produced."""
+        first, others = int(self._first[units[0]]), 0
+        for bits in torch.unique(self._by[units]).tolist():
+            others |= bits
+        bits = [first, *(1 << at for at in range(len(self.names)) if others & ~first & 1 << at)]
+        return tuple(self.names[bit.bit_length() - 1] for bit in bits)
 
 
-def _signatures(slots: Slots, solution: Solution) -> Tensor:
+def _signatures(lives: Lives, solution: Solution) -> Tensor:
     """By class, a number that is equal for units which live in the same places, in the same way."""
-    places = [
-        (key, path, units)
-        for key, vector in slots.items()
-        for path, units in solution.units(solution.of[vector])
-    ]
+    places = [units[units >= 0] for found in lives.values() for _, units in found]
     signature = torch.zeros(len(solution.of), dtype=torch.long)
     marks = torch.randint(2**62, (len(places),), generator=torch.Generator().manual_seed(0))
-    for mark, (_, _, units) in zip(marks, places, strict=True):
-        signature[torch.unique(units[units >= 0])] += mark
+    for mark, units in zip(marks, places, strict=True):
+        signature[units] = signature[units] + mark  # once, however often it lives there
     return signature
 
 
-def _slices(slots: Slots, notes: Notes, solution: Solution, table: Tensor) -> dict[int, list[Slice]]:
+def _alike(units: Tensor, signature: Tensor) -> list[Tensor]:
+    """Units of one signature together, in the order of the first of each; none that is alone."""
+    _, at = torch.unique(signature[units], return_inverse=True)
+    together = torch.split(units[torch.argsort(at, stable=True)], torch.bincount(at).tolist())
+    place = torch.full((len(signature),), _NEVER)
+    place[units] = torch.arange(len(units))
+    return sorted((some for some in together if len(some) > 1), key=lambda some: int(place[some[0]]))
+
+
+def _slices(
+    slots: Slots, lives: Lives, notes: Notes, solution: Solution, produced: Tensor, table: Tensor
+) -> dict[int, list[Slice]]:
     """By group, its slices: producers first, in the order of the forward pass."""
-    produced = _order([rows for rows, _ in notes.produced], solution)
     consumed = _order(notes.consumed, solution)
     slices: dict[int, list[Slice]] = {}
     for (parameter, axis), vector in sorted(slots.items(), key=lambda item: int(produced[item[1]].min())):
         makes, takes = bool((produced[vector] < _NEVER).any()), bool((consumed[vector] < _NEVER).any())
         role = "producer" if makes else "consumer" if takes else "affine"
-        for number, units in _by_group(vector, solution, table):
+        for number, units in _by_group(lives[parameter, axis], table):
             slices.setdefault(number, []).append(Slice(parameter, axis, units, role))
     return slices
 
@@ -109,15 +138,16 @@ def _reads(notes: Notes, solution: Solution, table: Tensor) -> dict[int, list[Re
     for node, value in notes.reads.items():
         for axis, vector in enumerate(value.axes):
             shape = [-1 if other == axis else 1 for other in range(len(value.shape))]
-            for number, units in _by_group(vector, solution, table) if vector is not None else ():
+            found = () if vector is None else _by_group(solution.units(solution.of[vector]), table)
+            for number, units in found:
                 reads.setdefault(number, []).append(Read(node, units.reshape(shape)))
     return reads
 
 
-def _by_group(vector: Tensor, solution: Solution, table: Tensor) -> list[tuple[int, Tensor]]:
-    """A vector of identities as, for each group in it, the number of the unit at each place, or -1."""
+def _by_group(lives: Iterable[tuple[tuple[int, ...], Tensor]], table: Tensor) -> list[tuple[int, Tensor]]:
+    """Of an axis, for each group in it, the number of the unit at each place, or -1."""
     found = []
-    for _, units in solution.units(solution.of[vector]):
+    for _, units in lives:
         group, unit = torch.where(units >= 0, table[:, units.clamp_min(0)], -1)
         found += [
             (number, torch.where(group == number, unit, -1))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from ...targets.errors import ModelError
-from .assemble import assemble, list_frozen
+from .assemble import assemble
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
 from .capture import Example, batch_is_open, capture, inputs_of, operator_name, size_of, users_line
 from .groups import Groups, Tracing
@@ -61,11 +61,11 @@ def trace_graphs(model: nn.Module, graphs: Sequence[GraphModule], example: Examp
         others = Notes(notes.identities, notes.produced, notes.consumed)
         _Pass(graph, others, slots, canonical).run()
     solution = notes.identities.solve()
-    groups, units = assemble(slots, notes, solution)
+    groups, units, frozen = assemble(slots, notes, solution)
     captured = graphs[0]
     return Groups(
         groups=groups,
-        frozen=list_frozen(slots, notes, solution, units),
+        frozen=frozen,
         example=example,
         batch=None if batch_is_open(captured) else len(inputs_of(example)[0]),
         fingerprint=fingerprint(model),
