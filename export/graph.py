@@ -94,7 +94,7 @@ def load(path: Path) -> onnx.ModelProto:
             f"{path} holds no graph ({size} bytes): it is empty or was cut short.", "Export or copy it again."
         )
     for node in model.graph.node:
-        node.name = node.name or f"{node.output[0]}/{node.op_type}"
+        node.name = node.name or f"{''.join(node.output[:1])}/{node.op_type}"
     return model
 
 
@@ -105,7 +105,7 @@ def load_float(path: Path) -> onnx.ModelProto:
         ModelError: the model holds quantized operators already.
     """
     model = load(path)
-    _lift_constants(model.graph)
+    lift_constants(model.graph)
     for node in model.graph.node:
         if node.op_type in QUANTIZED or "QLinear" in node.op_type or "Integer" in node.op_type:
             raise ModelError(
@@ -115,17 +115,32 @@ def load_float(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _lift_constants(graph: onnx.GraphProto) -> None:
-    # Other exporters write weights as Constant nodes; a weight is looked for among the initializers.
+def lift_constants(graph: onnx.GraphProto) -> None:
+    """Makes initializers of Constant nodes, as which other exporters write weights.
+
+    Sparse constants and strings stay nodes.
+    """
     kept = []
     for node in graph.node:
-        value = attribute_of(node, "value") if node.op_type == "Constant" else None
+        value = _constant(node) if node.op_type == "Constant" else None
         if value is None:
             kept.append(node)
             continue
         value.name = node.output[0]
         graph.initializer.append(value)
     replace_nodes(graph, kept)
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    types = {"float": np.float32, "floats": np.float32, "int": np.int64, "ints": np.int64}
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            value: onnx.TensorProto = attribute.t
+            return value
+        kind = types.get(attribute.name.removeprefix("value_"))
+        if kind is not None:
+            return numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(attribute), kind))
+    return None
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

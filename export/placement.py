@@ -15,7 +15,7 @@ Two dialects, because each runtime fuses other patterns, and what one fuses the 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,7 +95,8 @@ def place(graph: onnx.GraphProto, dialect: Dialect, *, skip: Collection[str] = (
         # The third input, the bias, stays float: TensorRT takes no int32 bias.
         for place_, name in enumerate(node.input[:2]):
             if name in index.constants:
-                weights[position, place_] = Weight(name, _channel_axis(node, place_, index))
+                axis = channel_axis(node, place_, len(index.constants[name].dims))
+                weights[position, place_] = Weight(name, axis)
             else:
                 readers.add((position, place_))
     if dialect == "tensorrt":
@@ -143,11 +144,50 @@ def _reason_for_float(node: onnx.NodeProto, index: Index, dialect: Dialect, skip
             return "its weight is no float32 matrix"
     if len(index.computed(node)) == 0:
         return "it computes a constant"
+    weight = index.constants.get(node.input[1])
+    if dialect == "tensorrt" and weight is not None:
+        return without_int8_kernel(node, weight.dims, first=node.input[0] not in index.producer)
     return ""
 
 
-def _channel_axis(node: onnx.NodeProto, place_: int, index: Index) -> int | None:
-    # One scale per output channel, where the accumulator of that channel can be rescaled by it.
+def without_int8_kernel(node: onnx.NodeProto, weight: Sequence[int], *, first: bool) -> str:
+    """Why TensorRT has no fast int8 kernel for a weighted operator; empty where it has one.
+
+    These are the shapes that NVIDIA's Model Optimizer leaves in float, which is as near as one comes to a
+    list of kernels.
+
+    Args:
+        weight: the shape of the weight.
+        first: whether the operator reads an input of the network.
+    """
+    if node.op_type in ("Gemm", "MatMul"):
+        columns = weight[0] if attribute_of(node, "transB", 0) else weight[-1]
+        return "it multiplies by a vector, which tensor cores do not speed up" if columns == 1 else ""
+    outputs, inputs, *kernel = weight
+    if node.op_type != "Conv" or min(outputs, inputs) >= 16:
+        return ""
+    groups = attribute_of(node, "group", 1)
+    if groups == 1:
+        by_eight = outputs % 8 == 0 or inputs % 8 == 0
+        served = by_eight and (first or max(outputs, inputs) >= 16) and len(set(kernel)) == 1
+    else:
+        served = outputs % 8 == 0 and min(kernel) >= 3
+    if served:
+        return ""
+    shape = "x".join(str(size) for size in kernel)
+    width = f"{outputs} channels from {inputs}" + (f" in each of {groups} groups" if groups > 1 else "")
+    return f"it is too narrow for an int8 kernel ({width}, {shape})"
+
+
+def channel_axis(node: onnx.NodeProto, place_: int, dimensions: int) -> int | None:
+    """The axis of a weight that may have one scale per index: the output channel's; None without one.
+
+    Only there can the accumulator of a channel be rescaled by it.
+
+    Args:
+        place_: at which input of `node` the weight stands.
+        dimensions: how many axes the weight has.
+    """
     if place_ == 0:
         return None
     if node.op_type == "Conv":  # [out, in/groups, ...]
@@ -156,16 +196,28 @@ def _channel_axis(node: onnx.NodeProto, place_: int, index: Index) -> int | None
         return 1
     if node.op_type == "Gemm":
         return 0 if attribute_of(node, "transB", 0) else 1
-    return 1 if len(index.constants[node.input[1]].dims) == 2 else None
+    return 1 if dimensions == 2 else None
 
 
 def _residual_branches(graph: onnx.GraphProto, index: Index, chosen: Collection[int]) -> set[tuple[int, int]]:
-    """The skip side of each residual add: rounded, so that the add joins the convolution on the other side.
-
-    The convolution's own side stays as it is: TensorRT fuses Conv + Add (+ ReLU) only without a pair in
-    between. Where both sides are convolutions, the one with fewer operators behind it is the skip.
-    """
+    # The skip side of each residual add. Where both sides are convolutions, the one with fewer operators
+    # behind it is the skip.
     places: set[tuple[int, int]] = set()
+    for position, branches in residual_adds(graph, index, chosen):
+        inputs = graph.node[position].input
+        fused = max(branches, key=lambda place_: _depth(inputs[place_], index))
+        places.add((position, 1 - fused))
+    return places
+
+
+def residual_adds(
+    graph: onnx.GraphProto, index: Index, chosen: Collection[int]
+) -> Iterator[tuple[int, list[int]]]:
+    """The adds that join one of the convolutions at the positions `chosen`: (position, its sides with one).
+
+    TensorRT fuses Conv + Add (+ ReLU) only without a pair in between, and takes the precision of the sum
+    from the other side. So that side, the skip, is rounded, and the convolution's own side is not.
+    """
     made = {name: position for position, node in enumerate(graph.node) for name in node.output}
     for position, node in enumerate(graph.node):
         if node.op_type != "Add" or len(index.computed(node)) != 2 or node.input[0] == node.input[1]:
@@ -178,9 +230,7 @@ def _residual_branches(graph: onnx.GraphProto, index: Index, chosen: Collection[
             and index.read_only_by(name, ("Add",)) is not None
         ]
         if branches:
-            fused = max(branches, key=lambda place_: _depth(node.input[place_], index))
-            places.add((position, 1 - fused))
-    return places
+            yield position, branches
 
 
 def _depth(name: str, index: Index) -> int:

@@ -62,8 +62,10 @@ def to_qdq(
     graph = model.graph
     placed = place(graph, dialect, skip=skip)
     if not placed.weights and not placed.readers:
+        reasons = "".join(f" {name} stays in float: {why}." for name, why in placed.left_float.items())
         raise ModelError(
-            f"{path} has no convolution, Gemm or MatMul to quantize.", "Use the float model as it is."
+            f"{path} has no convolution, Gemm or MatMul to quantize.{reasons}",
+            "Use the float model as it is.",
         )
     parameters = _activation_parameters(graph, placed, ranges, dialect)
     least = _least_scales(graph, placed, parameters) if dialect == "x86" else {}

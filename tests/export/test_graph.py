@@ -52,25 +52,25 @@ def test_a_graph_that_breaks_the_rules_is_never_written(net: Nets, tmp_path: Pat
 def test_a_graph_of_another_exporter_is_quantized_as_well(tmp_path: Path) -> None:
     """Weights as Constant nodes, nodes without names, a fixed batch of 3."""
     generator = np.random.default_rng(0)
-    weight = generator.standard_normal((4, 2, 3, 3)).astype(np.float32)
+    weight = generator.standard_normal((16, 8, 3, 3)).astype(np.float32)
     nodes = [
         helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(weight, "any")),
         helper.make_node("Conv", ["x", "w"], ["h"], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["h"], ["r"]),
         helper.make_node(
-            "Constant", [], ["v"], value=numpy_helper.from_array(weight.reshape(2, 4, 3, 3), "v")
+            "Constant", [], ["v"], value=numpy_helper.from_array(weight.reshape(8, 16, 3, 3), "v")
         ),
         helper.make_node("Conv", ["r", "v"], ["y"]),
     ]
     made = helper.make_graph(
         nodes,
         "foreign",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 2, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 2, 6, 6])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 8, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 8, 6, 6])],
     )
     path = tmp_path / "foreign.onnx"
     onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=7), path)
-    batches = [{"x": generator.standard_normal((3, 2, 8, 8)).astype(np.float32)} for _ in range(2)]
+    batches = [{"x": generator.standard_normal((3, 8, 8, 8)).astype(np.float32)} for _ in range(2)]
     ranges = calibrate(path, batches)
     assert ranges.samples == 6
     to_qdq(path, ranges, tmp_path / "q.onnx", dialect="x86")
@@ -91,3 +91,22 @@ def test_unused_constants_fall_away_and_the_others_come_in_order_of_use() -> Non
     )
     graphs.drop_unused(made)
     assert [tensor.name for tensor in made.initializer] == ["b", "a"]
+
+
+def test_constants_become_initializers_however_they_are_written() -> None:
+    made = helper.make_graph(
+        [
+            helper.make_node("Constant", [], ["f"], value_float=0.5),
+            helper.make_node("Constant", [], ["n"], value_ints=[1, 2]),
+            helper.make_node("Constant", [], ["s"], value_string=b"left"),
+            helper.make_node("Add", ["x", "f"], ["y"]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+    )
+    graphs.lift_constants(made)
+    index = graphs.Index.of(made)
+    assert index.value("f") == np.float32(0.5)
+    assert np.array_equal(index.value("n"), [1, 2])  # type: ignore[arg-type]
+    assert [node.op_type for node in made.node] == ["Constant", "Add"]

@@ -8,13 +8,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deadweight.export.placement import place
+from deadweight.export.placement import DIALECTS, place
 from deadweight.targets.errors import ModelError
 
 Nets = Callable[[str], Any]
 
 
-def graph_of(nodes: list[onnx.NodeProto], constants: dict[str, Any], channels: int = 4) -> onnx.GraphProto:
+def graph_of(nodes: list[onnx.NodeProto], constants: dict[str, Any], channels: int = 16) -> onnx.GraphProto:
     return helper.make_graph(
         nodes,
         "graph",
@@ -29,7 +29,7 @@ def conv(x: str, y: str) -> onnx.NodeProto:
 
 
 node = helper.make_node
-W = {"w": np.ones((4, 4, 1, 1))}
+W = {"w": np.ones((16, 16, 1, 1))}
 
 
 def test_tensorrt_rounds_inputs_of_weighted_operators_and_the_skip_of_an_add(net: Nets) -> None:
@@ -100,7 +100,8 @@ def test_weights_have_their_scales_along_the_output_channel(net: Nets) -> None:
     graph = onnx.load(net("joined").path).graph
     axes = {
         graph.node[position].name: weight.axis
-        for (position, _), weight in place(graph, "tensorrt").weights.items()
+        for dialect in DIALECTS
+        for (position, _), weight in place(graph, dialect).weights.items()
     }
     assert axes == {"down/Conv": 0, "deep/Conv": 0, "up/ConvTranspose": 1, "head/Conv": 0}
     constants = {"t": np.ones((3, 8)), "n": np.ones((8, 3)), "m": np.ones((8, 3)), "p": np.ones((2, 8, 3))}
@@ -140,6 +141,46 @@ def test_a_skipped_layer_asks_for_nothing(net: Nets) -> None:
     assert "x" not in placed.tensors
     assert placed.left_float == {"fc1/Gemm": "asked for"}
     assert len(placed.weights) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes", "reason"),
+    [
+        ((8, 2, 3, 3), {}, ""),  # the first convolution may read few channels
+        ((12, 16, 3, 3), {}, ""),
+        ((12, 12, 3, 3), {}, "too narrow"),
+        ((16, 8, 3, 1), {}, "too narrow"),
+        ((16, 1, 3, 3), {"group": 16}, ""),
+        ((12, 1, 3, 3), {"group": 12}, "too narrow"),
+        ((16, 1, 1, 1), {"group": 16}, "too narrow"),
+        ((12, 20, 3, 3), {}, "too narrow"),
+    ],
+)
+def test_a_convolution_without_an_int8_kernel_stays_float_in_tensorrt_alone(
+    shape: tuple[int, ...], attributes: dict[str, int], reason: str
+) -> None:
+    graph = graph_of([node("Conv", ["x", "w"], ["y"], name="conv", **attributes)], {"w": np.ones(shape)})
+    left = place(graph, "tensorrt").left_float
+    assert (reason in left["conv"]) if reason else (left == {})
+    assert place(graph, "x86").left_float == {}
+
+
+def test_behind_the_first_a_convolution_must_be_wide_on_one_side() -> None:
+    nodes = [node("Relu", ["x"], ["r"]), node("Conv", ["r", "w"], ["y"], name="conv")]
+    assert place(graph_of(nodes, {"w": np.ones((16, 8, 3, 3))}), "tensorrt").left_float == {}
+    assert "too narrow" in place(graph_of(nodes, {"w": np.ones((8, 8, 3, 3))}), "tensorrt").left_float["conv"]
+
+
+def test_a_product_with_a_vector_stays_float_in_tensorrt() -> None:
+    nodes = [
+        node("Gemm", ["x", "t"], ["a"], transB=1, name="gemm"),
+        node("MatMul", ["x", "v"], ["b"], name="vector"),
+        node("MatMul", ["x", "m"], ["y"], name="matrix"),
+    ]
+    constants = {"t": np.ones((1, 8)), "v": np.ones((8, 1)), "m": np.ones((8, 2))}
+    left = place(graph_of(nodes, constants), "tensorrt").left_float
+    assert set(left) == {"gemm", "vector"}
+    assert "a vector" in left["gemm"]
 
 
 def test_a_misspelt_name_is_an_error_that_proposes_the_nearest(net: Nets) -> None:

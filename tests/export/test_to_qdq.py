@@ -35,7 +35,7 @@ def run(path: Path, inputs: dict[str, Any]) -> list[Any]:
 def test_the_tensorrt_graph_follows_every_rule_of_explicit_quantization(
     net: Nets, tmp_path: Path, name: str
 ) -> None:
-    to_qdq(net(name).path, net(name).ranges, tmp_path / "q.onnx", dialect="tensorrt")
+    made = to_qdq(net(name).path, net(name).ranges, tmp_path / "q.onnx", dialect="tensorrt")
     model = onnx.load(tmp_path / "q.onnx")
     onnx.checker.check_model(model, full_check=True)
     index = Index.of(model.graph)
@@ -50,7 +50,7 @@ def test_the_tensorrt_graph_follows_every_rule_of_explicit_quantization(
             assert np.isfinite(scale).all()
             assert (scale > 0).all()
             assert scale.ndim == 0 or node.input[0] in index.constants
-        if node.op_type in WEIGHTED:
+        if node.op_type in WEIGHTED and node.name not in made.left_float:
             for place, value in enumerate(node.input[:2]):
                 dequantize = index.producer[value]
                 assert dequantize.op_type == "DequantizeLinear"
@@ -194,6 +194,16 @@ def test_quantizing_twice_is_refused(net: Nets, tmp_path: Path) -> None:
     to_qdq(net("mlp").path, net("mlp").ranges, tmp_path / "q.onnx")
     with pytest.raises(ModelError, match="quantized already"):
         to_qdq(tmp_path / "q.onnx", net("mlp").ranges, tmp_path / "again.onnx")
+
+
+def test_a_network_with_nothing_to_quantize_is_refused_with_the_reasons(net: Nets, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"fc1/Gemm stays in float: asked for\."):
+        to_qdq(
+            net("mlp").path,
+            net("mlp").ranges,
+            tmp_path / "q.onnx",
+            skip=["fc1/Gemm", "fc2/Gemm", "fc3/Gemm"],
+        )
 
 
 def test_ranges_of_another_network_are_refused(net: Nets, tmp_path: Path) -> None:
