@@ -15,7 +15,11 @@ Slots = Mapping[tuple[str, int], Tensor]
 Lives = Mapping[tuple[str, int], Sequence[tuple[tuple[int, ...], Tensor]]]
 """By axis, the units on which it depends: see `Solution.units`."""
 _NEVER = 2**40
-_PART_KINDS = {"linear": ("attention", "heads"), "conv": ("conv", "blocks")}
+_PART_KINDS = {
+    "linear": ("attention", "heads"),
+    "conv": ("conv", "blocks"),
+    "depthwise": ("depthwise", "blocks"),
+}
 
 
 def assemble(

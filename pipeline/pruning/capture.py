@@ -8,6 +8,7 @@ name the line it came from.
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import traceback
 import warnings
@@ -91,6 +92,18 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for module, mode in before:
             module.training = mode
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector: after an export, one walk of it over the heap costs many forwards."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def inputs_of(example: Example) -> tuple[Tensor, ...]:

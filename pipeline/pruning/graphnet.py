@@ -62,18 +62,20 @@ def _forward(
     captured: Mapping[bool, GraphModule], graphs: Mapping[bool, Graph], why_no_training: str
 ) -> Callable[..., Any]:
     """A `forward` with the signature of the original's, which runs the graph of the module's mode."""
-    # Generated code finds its tensors on whatever `self` it is given.
-    runs = {mode: type(GraphModule(captured[mode], graph)).forward for mode, graph in graphs.items()}
+    runs: dict[bool, Callable[..., Any]] = {}
     structured = {mode: module.meta["structured"] for mode, module in captured.items()}
     names = ["self", *(str(node.target) for node in graphs[False].nodes if node.op == "placeholder")]
     signature = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self.training not in runs:
+        if self.training not in graphs:
             raise ModelError(
                 f"This network has no graph for training: {why_no_training}",
                 "Call eval() before you run it, or prune fewer groups, so that its own class can be kept.",
             )
+        if self.training not in runs:  # generated when it is first run; it finds its tensors on any `self`
+            module = GraphModule(captured[self.training], graphs[self.training])
+            runs[self.training] = type(module).forward
         values = signature.bind(self, *args, **kwargs).args
         return structured[self.training](runs[self.training](*values))
 

@@ -56,18 +56,25 @@ def known_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str, d
 
 
 def matching_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str, dict[str, Any]]:
-    """Integer attributes of the user's modules that had the value of a constant which changed in their code.
+    """Attributes of the user's modules that had the value of a constant which changed in their code.
 
-    A guess by value (`num_heads` and `window` may be equal), so what it makes must be checked.
+    They hold an int or a list of them. A guess by value (`num_heads` and `window` may be equal), so what it
+    makes must be checked.
     """
     found = known_attributes(model, changes)
     for change in changes:
         module = model.get_submodule(change.module)
-        for before, after in _pairs(change.before, change.after):
-            for name, value in vars(module).items():
+        for name, value in vars(module).items():
+            if isinstance(value, (list, tuple)) and value and _same_list(value, change.before):
+                found.setdefault(change.module, {}).setdefault(name, list(change.after))
+            for before, after in _pairs(change.before, change.after):
                 if isinstance(value, int) and not isinstance(value, bool) and value == before:
                     found.setdefault(change.module, {}).setdefault(name, after)
     return found
+
+
+def _same_list(value: Sequence[Any], other: Any) -> bool:
+    return isinstance(other, (list, tuple)) and list(value) == list(other)
 
 
 def _pairs(before: Any, after: Any) -> list[tuple[int, int]]:

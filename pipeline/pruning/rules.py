@@ -39,6 +39,9 @@ def pointwise(call: Call) -> Result:
 def per_channel(call: Call) -> Result:
     """Batch norm, instance norm, PReLU: each channel on its own, with its own parameters."""
     x = call.operands()[0]
+    if call.name != "prelu" and (call["running_mean"] is None or call["training"] or call["use_input_stats"]):
+        for vector in (x.axes[0], *x.axes[2:]):  # statistics over whatever else there is
+            call.renormalise(vector)
     others = [item for operand in call.operands()[1:] for item in along_channels(operand, len(x.shape))]
     others = [item for item in others if item.shape[0] > 1 or x.shape[1] == 1]
     return [meet(call, [x, *others], x.shape), *(fixed(shape) for shape in call.shapes[1:])]
@@ -180,7 +183,7 @@ RULES: dict[str, Rule] = {
     **_names(shuffle, "channel_shuffle native_channel_shuffle"),
     **_names(padding, "pad constant_pad_nd"),
     **_names(open_ended, "zeros ones full empty new_zeros new_ones new_full new_empty"),
-    **_names(alike, "zeros_like ones_like full_like empty_like"),
+    **_names(alike, "zeros_like ones_like full_like empty_like rand_like randn_like zero"),
     **_names(
         pointwise,
         "dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout bernoulli contiguous to "

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,10 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
     _check_original(model, plan)
     small = replay(model, plan, inputs)
     try:
-        small.load_state_dict(_loaded(directory / WEIGHTS, weights))
+        values = OrderedDict(_loaded(directory / WEIGHTS, weights))
+        # What modules note about themselves (a version) is not in the file, and is as they are now.
+        vars(values)["_metadata"] = vars(small.state_dict()).get("_metadata")
+        small.load_state_dict(values)
     except RuntimeError as error:
         raise _altered(
             directory / WEIGHTS, f"the plan does not fit it: {str(error).splitlines()[-1].strip()}"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from ...targets.errors import ModelError
-from .capture import Example, capture, users_line
+from .capture import Example, capture, uncollected, users_line
 from .graphnet import GraphNet
 from .groups import Groups, planned
 from .narrow import TOLD, cut_tensors, narrowed
@@ -58,24 +58,30 @@ def apply(
             raise ModelError("Surgery needs a trace or an example.", "Call apply(model, plan, groups).")
         groups = trace(model, example)
     _check_fits(model, plan, groups)
-    trial = Trial(model, plan, groups)
-    problem = "it was asked for" if form == "graph" else "it was pruned in that form before"
-    if form != "graph" and not isinstance(model, GraphNet):
-        small, problem = trial.module()
-        if small is None:
-            trial = _sound(trial)
-            small = _eased(trial, limit=math.inf if form == "module" else SPARED)
-        if small is not None:
-            return small
-        if form == "module":
-            raise ModelError(
-                f"The network's own class cannot follow this plan: {problem}.", 'Leave out form="module".'
-            )
-    trial = _sound(trial)
+    trial, small, problem = _tried(Trial(model, plan, groups), form)
+    if small is not None:
+        return small
+    if form == "module":
+        raise ModelError(
+            f"The network's own class cannot follow this plan: {problem}.", 'Leave out form="module".'
+        )
     fixed = f"batch fixed at {groups.batch}" if groups.batch else ""
     reason = "; ".join(part for part in (trial.plan.reason, problem, fixed) if part)
     plan = dataclasses.replace(trial.plan, form="graph", reason=reason, earlier=earlier_plans(model))
     return record(_graph_net(model, groups, plan.cut, trial.tensors, trial.resized[0]), plan)
+
+
+@uncollected()
+def _tried(trial: Trial, form: str) -> tuple[Trial, nn.Module | None, str]:
+    """What can be carried out of a plan, with the user's class if it can follow, or else why not."""
+    if form == "graph" or isinstance(trial.model, GraphNet):
+        problem = "it was asked for" if form == "graph" else "it was pruned in that form before"
+        return _sound(trial), None, problem
+    small, problem = trial.module()
+    if small is None:
+        trial = _sound(trial)
+        small = _eased(trial, limit=math.inf if form == "module" else SPARED)
+    return trial, small, problem
 
 
 def graph_form(model: nn.Module, cut: Cut, groups: Groups) -> GraphNet:
@@ -154,7 +160,7 @@ def _sound(trial: Trial) -> Trial:
     Raises:
         MismatchError: nothing that could be left out makes it right.
     """
-    while error := trial.graph_problem():
+    while error := trial.graph_problem:
         spared = _spare(
             trial.plan,
             trial.groups,

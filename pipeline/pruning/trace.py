@@ -22,7 +22,16 @@ from torch.fx import GraphModule, Node
 from ...targets.errors import ModelError
 from .assemble import assemble
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
-from .capture import Example, batch_is_open, capture, inputs_of, operator_name, size_of, users_line
+from .capture import (
+    Example,
+    batch_is_open,
+    capture,
+    inputs_of,
+    operator_name,
+    size_of,
+    uncollected,
+    users_line,
+)
 from .groups import Groups, Tracing
 from .identities import Cause
 from .narrow import named_tensors
@@ -50,6 +59,7 @@ def trace(model: nn.Module, example_inputs: Example) -> Groups:
     return trace_graphs(model, [graph], example_inputs)
 
 
+@uncollected()
 def trace_graphs(model: nn.Module, graphs: Sequence[GraphModule], example: Example) -> Groups:
     """The same for graphs that were captured already; the first is the one that nodes are named after."""
     aliases = dict(_shared_names([*named_tensors(model)]))

@@ -82,6 +82,7 @@ class Trial:
                 return record(small, done), ""
         return None, problem
 
+    @functools.cached_property
     def graph_problem(self) -> MismatchError | None:
         """What is wrong with the graph of the narrower network, if anything is."""
         graph, _ = self.resized
