@@ -98,15 +98,18 @@ def _graph_net(
     captured, graphs = {False: groups.tracing.graph}, {False: graph}
     problem = ""
     try:
-        learner = trace_graphs(model, [capture(model, groups.example, training=True)], groups.example)
-        graphs[True], _ = resized(learner.tracing, living(learner, cut))
-        captured[True] = learner.tracing.graph
+        learning = capture(model, groups.example, training=True)
+        with uncollected():
+            learner = trace_graphs(model, [learning], groups.example)
+            graphs[True], _ = resized(learner.tracing, living(learner, cut))
+        captured[True] = learning
     except ModelError as error:
         problem = error.what
-    for one in captured.values():
-        for name, tensor in _constants(one, tensors):
-            tensors[name], transient = tensor, transient | {name}
-    return GraphNet(tensors, transient, captured, graphs, problem).train(model.training)
+    with uncollected():
+        for one in captured.values():
+            for name, tensor in _constants(one, tensors):
+                tensors[name], transient = tensor, transient | {name}
+        return GraphNet(tensors, transient, captured, graphs, problem).train(model.training)
 
 
 def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
@@ -131,22 +134,21 @@ def living(groups: Groups, cut: Cut) -> Tensor:
     Raises:
         ModelError: no choice of units makes this cut.
     """
-    tracing = groups.tracing
-    wanted = torch.ones(len(tracing.solution.of), dtype=torch.bool)
-    for (name, axis), vector in tracing.slots.items():
+    solution, slots = groups.tracing.solution, groups.tracing.slots
+    wanted = torch.ones(len(solution.of), dtype=torch.bool)
+    for (name, axis), vector in slots.items():
         wanted[vector[list(cut.get(name, {}).get(axis, ()))]] = False
-    of, free = tracing.solution.of, tracing.solution.free
-    spoiled = torch.zeros_like(wanted)  # units that reach an index which is to stay
-    for vector in tracing.slots.values():
-        for _, units in tracing.solution.units(of[vector]):
-            spoiled[units[(units >= 0) & wanted[vector]]] = True
-    touched = torch.zeros_like(wanted)
-    for vector in tracing.slots.values():
-        for _, units in tracing.solution.units(of[vector]):
-            touched[units[(units >= 0) & ~wanted[vector]]] = True
-    alive = tracing.solution.alive((free & touched & ~spoiled).nonzero().reshape(-1))
-    slots = list(tracing.slots.values())
-    if any(not torch.equal(alive[vector], wanted[vector]) for vector in slots):
+    spoiled, touched = (
+        torch.zeros_like(wanted),
+        torch.zeros_like(wanted),
+    )  # units that reach what is to stay ...
+    for vector in slots.values():
+        stays = wanted[vector]
+        for _, units in solution.units(solution.of[vector]):
+            spoiled[units[(units >= 0) & stays]] = True
+            touched[units[(units >= 0) & ~stays]] = True  # ... and what is to go
+    alive = solution.alive((solution.free & touched & ~spoiled).nonzero().reshape(-1))
+    if any(not torch.equal(alive[vector], wanted[vector]) for vector in slots.values()):
         raise ModelError(
             "What is to be removed does not fit this graph of the network: other units hang together in it.",
             "Its forward differs between training and inference; prune fewer groups, or make it the same.",
@@ -177,7 +179,8 @@ def _sound(trial: Trial) -> Trial:
 def _eased(trial: Trial, *, limit: float) -> nn.Module | None:
     """The user's class for as much of the plan as its code can follow; None if that is too little.
 
-    Groups whose widths the code holds are left whole at first; then those of each kind are tried again.
+    Groups whose widths the code holds are left whole: those of one kind, or all; the smallest network that
+    is right is taken.
 
     Args:
         limit: how many times the parameters of the whole plan may be left.
@@ -187,17 +190,22 @@ def _eased(trial: Trial, *, limit: float) -> nn.Module | None:
     stiff: dict[str, list[str]] = {}
     for name in _touching(held, plan, groups):
         stiff.setdefault(groups[name].kind, []).append(name)
-    best: nn.Module | None = None
-    spared = [name for names in stiff.values() for name in names]
-    for again in [[], *stiff.values()]:
-        fewer = [name for name in spared if name not in again]
-        attempt = _spare(plan, groups, fewer)
-        if attempt is not None:
+    every = [name for names in stiff.values() for name in names]
+    attempts = [_spare(plan, groups, names) for names in (*stiff.values(), every)]
+    most = limit * _parameters_left(model, plan)
+    for attempt in sorted(filter(None, attempts), key=lambda one: _parameters_left(model, one)):
+        if _parameters_left(model, attempt) <= most:
             small, _ = Trial(model, attempt, groups).module()
             if small is not None:
-                best, spared = small, fewer
-    parameters = {id(one): one.numel() for one in trial.tensors.values() if isinstance(one, nn.Parameter)}
-    return best if best is not None and _size(best) <= limit * sum(parameters.values()) else None
+                return small
+    return None
+
+
+def _parameters_left(model: nn.Module, plan: Plan) -> int:
+    return sum(
+        math.prod(plan.shapes[name].after) if name in plan.shapes else parameter.numel()
+        for name, parameter in model.named_parameters()
+    )
 
 
 def _spare(plan: Plan, groups: Groups, names: Sequence[str]) -> Plan | None:
@@ -235,10 +243,6 @@ def _constants(graph: torch.fx.GraphModule, tensors: dict[str, Tensor]) -> list[
             if isinstance(value, Tensor):
                 found.append((str(node.target), value.detach().clone()))
     return found
-
-
-def _size(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _check_fits(model: nn.Module, plan: Plan, groups: Groups) -> None:
