@@ -157,7 +157,7 @@ def test_a_skipped_layer_asks_for_nothing(net: Nets) -> None:
     ],
 )
 def test_a_convolution_without_an_int8_kernel_stays_float_in_tensorrt_alone(
-    shape: tuple[int, ...], attributes: dict[str, int], reason: str
+    shape: tuple[int, ...], attributes: dict[str, Any], reason: str
 ) -> None:
     graph = graph_of([node("Conv", ["x", "w"], ["y"], name="conv", **attributes)], {"w": np.ones(shape)})
     left = place(graph, "tensorrt").left_float

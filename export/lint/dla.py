@@ -1,0 +1,261 @@
+"""Rules 501 to 504: what the deep learning accelerator (DLA) of a board hands back to the GPU.
+
+Each hand-over splits the network and converts its tensors, so one node in the middle can cost more than the
+accelerator saves. Nothing here is judged unless the board has accelerators that its TensorRT reaches.
+
+Sources: NVIDIA's list of operators on Orin's DLA (Deep-Learning-Accelerator-SW, ea61780, up to TensorRT
+8.6.12), and "DLA supported layers and restrictions" in TensorRT's guides for 8.x and 10.x. The builder has
+the last word: it also refuses combinations that no list tells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from onnx import NodeProto, TensorProto
+
+from ..graph import QUANTIZED, attribute_of
+from .finding import Finding
+from .network import Network, label
+from .platform import Platform, Version
+
+Limit = Callable[[Network, NodeProto, bool], Iterator[str]]
+
+LARGEST_AXIS, LARGEST_BATCH = 8192, 4096
+_NATIVE = (
+    *("Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose", "Equal"),
+    *("Gemm", "LRN", "LeakyRelu", "MatMul", "Max", "MaxPool", "Min", "Mul", "PRelu", "Relu", "Reshape"),
+    *("Resize", "Sigmoid", "Slice", "Softmax", "Split", "Sub", "Sum", "Tanh", "Transpose", "Upsample"),
+)
+# Listed from 8.6.12 on, which no JetPack carries; the next that one does is 10.x.
+_SINCE_10 = ("Atanh", "Cos", "Div", "GlobalMaxPool", "Greater", "Less", "Pow", "Sin")
+_BUILD_TIME = ("Constant", "ConstantOfShape", "Shape", "Size")
+_QUANTIZED_SINCE: Version = (11, 4)  # before, int8 on DLA means a calibration cache
+_BANKS, _BANK_BYTES, _BANK_ENTRIES = 16, 32768, 256  # of the buffer that a convolution works in
+_LONG_KERNELS = (64, 96, 128)
+
+
+def quantized(network: Network, platform: Platform) -> Iterator[Finding]:
+    """501: before TensorRT 11.4 no activation is quantized by pairs."""
+    if platform.dla_cores and platform.version < _QUANTIZED_SINCE:
+        for node in network.quantizers():
+            if network.weight(node) is None:
+                yield Finding(
+                    501,
+                    "note",
+                    node.name,
+                    f"DLA knows no {node.op_type}: its int8 comes from a calibration cache",
+                    "For DLA, make a calibration cache of the pairs and give the float network, or use FP16.",
+                )
+
+
+def on_dla(network: Network, platform: Platform) -> Iterator[Finding]:
+    """502: DLA has every operator."""
+    if not platform.dla_cores:
+        return
+    known = _NATIVE if platform.version < (10,) else (*_NATIVE, *_SINCE_10)
+    for node in network.every_node():
+        if node.op_type not in known and not _at_build_time(network, node):
+            yield Finding(
+                502,
+                "note",
+                label(node),
+                f"{node.op_type} runs on the GPU: DLA has no such operator",
+                "Write it in operators that DLA has, or keep it at the very end of the network.",
+            )
+
+
+def within_limits(network: Network, platform: Platform) -> Iterator[Finding]:
+    """503: each operator keeps to the sizes that DLA takes."""
+    if not platform.dla_cores:
+        return
+    for node in network.every_node():
+        limit = _LIMITS.get(node.op_type)
+        faults = list(limit(network, node, _in_int8(network, node))) if limit is not None else []
+        if faults and not _at_build_time(network, node):
+            yield Finding(
+                503,
+                "note",
+                label(node),
+                f"{node.op_type} runs on the GPU: {'; '.join(faults)}",
+                "Change the operator so that it keeps to DLA's limits, or leave it to the GPU.",
+            )
+
+
+def tensor_sizes(network: Network, platform: Platform) -> Iterator[Finding]:
+    """504: no tensor is larger than DLA takes."""
+    if not platform.dla_cores:
+        return
+    for node in network.nodes:
+        shape = network.shapes.get(node.output[0], ())
+        large = [size for size in shape[1:] if size is not None and size > LARGEST_AXIS]
+        batch = math.prod(size or 1 for size in shape[:-3])
+        if _at_build_time(network, node) or not (large or batch > LARGEST_BATCH):
+            continue
+        what = f"an axis of {large[0]}, {LARGEST_AXIS}" if large else f"a batch of {batch}, {LARGEST_BATCH}"
+        yield Finding(
+            504,
+            "note",
+            label(node),
+            f"{node.op_type} runs on the GPU: its result has {what} is the most that DLA takes",
+            "Work on smaller pieces.",
+        )
+
+
+def _at_build_time(network: Network, node: NodeProto) -> bool:
+    """Whether TensorRT computes the node while it builds, or rule 501 speaks of it."""
+    whole = (TensorProto.INT64, TensorProto.INT32)
+    given = [name for name in node.input if name and name not in network.index.constants]
+    integers = bool(given) and all(network.types.get(name) in whole for name in given)
+    return node.op_type in (*_BUILD_TIME, *QUANTIZED) or not given or integers
+
+
+def _in_int8(network: Network, node: NodeProto) -> bool:
+    return any(name in network.rounded for name in node.input)
+
+
+def _numbers(node: NodeProto, name: str, default: list[int]) -> list[int]:
+    return [int(value) for value in attribute_of(node, name, default)]
+
+
+def _planar(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
+    axes = len(network.shapes.get(node.output[0], (0,) * 4))
+    if axes != 4:
+        yield f"its result has {axes} axes, DLA works on [N, C, H, W]"
+
+
+def _between(name: str, values: list[int], least: int, most: int) -> Iterator[str]:
+    if any(not least <= value <= most for value in values):
+        yield f"its {name} {values} is not within {least} to {most}"
+
+
+def _convolution(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
+    weight = network.shapes.get(node.input[1], ())
+    if len(weight) != 4:
+        yield f"its weight has {len(weight)} axes, DLA takes [out, in, H, W]"
+        return
+    kernel = [size or 0 for size in weight[2:]]
+    pads, dilations = _numbers(node, "pads", [0] * 4), _numbers(node, "dilations", [1, 1])
+    yield from _between("kernel", kernel, 1, 32)
+    yield from _between("padding", pads, 0, 31)
+    if any(pad >= size for pad, size in zip(pads, kernel * 2, strict=False)):
+        yield f"its padding {pads} is not less than the kernel {kernel}"
+    yield from _between("stride", _numbers(node, "strides", [1, 1]), 1, 8)
+    yield from _between("dilation", dilations, 1, 32)
+    data = network.shapes.get(node.input[0], ())
+    if len(data) == 4 and data[1] is not None and data[3] is not None:
+        banks = _banks(data[1], data[3], kernel, dilations[0], 1 if int8 else 2)
+        if banks > _BANKS:
+            yield f"it needs {banks} banks of the convolution buffer, there are {_BANKS}"
+
+
+def _banks(channels: int, columns: int, kernel: list[int], dilation: int, item_bytes: int) -> int:
+    of_kernel = math.ceil(channels * kernel[0] * kernel[1] * item_bytes / 128) * 128
+    entries = math.ceil(math.ceil(channels * item_bytes / 32) * columns / 4)
+    rows = (kernel[0] - 1) * dilation + 1
+    return math.ceil(of_kernel / _BANK_BYTES) + math.ceil(entries * rows / _BANK_ENTRIES)
+
+
+def _transposed(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
+    weight = network.shapes.get(node.input[1], ())
+    if len(weight) != 4:
+        yield f"its weight has {len(weight)} axes, DLA takes [in, out, H, W]"
+        return
+    kernel = [size or 0 for size in weight[2:]]
+    for name, values in (("kernel", kernel), ("stride", _numbers(node, "strides", [1, 1]))):
+        if not (1 in values and max(values) in _LONG_KERNELS):
+            yield from _between(name, values, 1, 32)
+    if any(_numbers(node, "pads", [0])) or any(_numbers(node, "output_padding", [0])):
+        yield "it is padded"
+    if any(step != 1 for step in _numbers(node, "dilations", [1])):
+        yield "it is dilated"
+    if attribute_of(node, "group", 1) != 1:
+        yield f"it has {attribute_of(node, 'group')} groups"
+
+
+def _pool(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
+    yield from _planar(network, node, int8)
+    yield from _between("window", _numbers(node, "kernel_shape", []), 1, 8)
+    yield from _between("padding", _numbers(node, "pads", [0]), 0, 7)
+    yield from _between("stride", _numbers(node, "strides", [1]), 1, 16)
+    padded = any(_numbers(node, "pads", [0]))
+    if node.op_type == "AveragePool" and padded and not attribute_of(node, "count_include_pad", 0):
+        yield "its average leaves the padding out"
+
+
+def _clip(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
+    low, high = network.constant(node, 1), network.constant(node, 2)
+    bounds = [None if value is None else float(value.reshape(-1)[0]) for value in (low, high)]
+    if bounds[0] != 0.0 or bounds[1] is None or not 1.0 <= bounds[1] <= 127.0:
+        yield f"it clips to {bounds[0]} and {bounds[1]}, DLA to 0 and a bound between 1 and 127"
+    yield from _planar(network, node, int8)
+
+
+def _product(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
+    name = node.input[1]
+    maker = network.index.producer.get(name)
+    if name not in network.index.constants and not (maker is not None and _is_weight(network, maker)):
+        yield "its second factor is no constant"
+
+
+def _is_weight(network: Network, node: NodeProto) -> bool:
+    return node.op_type in QUANTIZED and network.weight(node) is not None
+
+
+def _concat(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
+    axes = len(network.shapes.get(node.input[0], (0,) * 4))
+    axis = int(attribute_of(node, "axis", 1)) % max(axes, 1)
+    if axis != axes - 3 or len(node.input) < 2:
+        yield f"it joins {len(node.input)} tensors along axis {axis}, DLA at least 2 along the channels"
+
+
+def _resize(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
+    linear = attribute_of(node, "mode", b"nearest") != b"nearest"
+    most = 4 if linear else 32
+    before, after = (network.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
+    factors = [a / b if a and b else None for a, b in zip(after[-2:], before[-2:], strict=False)]
+    if len(before) != 4 or before[1:2] != after[1:2]:
+        yield "it changes more than height and width"
+    elif any(factor is None or factor != int(factor) or not 1 <= factor <= most for factor in factors):
+        yield f"its factors {factors} are not whole numbers from 1 to {most}"
+
+
+def _softmax(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
+    shape = network.shapes.get(node.input[0], ())
+    axis = int(attribute_of(node, "axis", -1)) % max(len(shape), 1)
+    others = [size for place, size in enumerate(shape) if place not in (0, axis) and size != 1]
+    length = shape[axis] if shape else None
+    if axis == 0 and shape:
+        yield "it runs along the batch"
+    elif length is not None and length > (1024 if others else LARGEST_AXIS):
+        yield f"its axis of {length} is too long"
+
+
+def _norm_window(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
+    if attribute_of(node, "size", 0) not in (3, 5, 7, 9):
+        yield f"its window is {attribute_of(node, 'size')}, DLA takes 3, 5, 7 and 9"
+
+
+def _slope(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
+    if network.constant(node, 1) is None:
+        yield "its slope is computed"
+
+
+_LIMITS: dict[str, Limit] = {
+    "AveragePool": _pool,
+    "Clip": _clip,
+    "Concat": _concat,
+    "Conv": _convolution,
+    "ConvTranspose": _transposed,
+    "Gemm": _product,
+    "LRN": _norm_window,
+    "MatMul": _product,
+    "MaxPool": _pool,
+    "PRelu": _slope,
+    "Resize": _resize,
+    "Softmax": _softmax,
+    **dict.fromkeys(
+        ("Add", "LeakyRelu", "Max", "Min", "Mul", "Relu", "Sigmoid", "Sub", "Sum", "Tanh"), _planar
+    ),
+}

@@ -1,0 +1,230 @@
+"""Rules 201 to 208: what the parser demands of QuantizeLinear and DequantizeLinear.
+
+Sources: NVIDIA's pages on explicit quantization, onnx-tensorrt's operator tables, and the importer of the two
+operators in its release branches 8.5-GA, 8.6-GA and 10.1-GA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+
+from ..graph import QUANTIZED, WEIGHTED, attribute_of
+from ..placement import channel_axis
+from .finding import Finding, Severity
+from .network import Network
+from .platform import Platform
+
+_8_BIT_FLOAT = TensorProto.FLOAT8E4M3FN
+_QUANTIZED_TYPES = {8: (TensorProto.INT8,), 10: (TensorProto.INT8, _8_BIT_FLOAT, TensorProto.INT4)}
+_SYMMETRIC = "Quantize symmetrically to int8: zero point 0, scale = largest magnitude / 127."
+
+
+def zero_point(network: Network, platform: Platform) -> Iterator[Finding]:
+    """201: every zero point is the constant 0."""
+    for node in network.quantizers():
+        if not _has_zero(node) or _is_bias(network, node):
+            continue
+        zero = network.constant(node, 2)
+        if zero is None:
+            what = "its zero point is computed; the parser must see that it is 0"
+        elif np.any(zero.astype(np.float32) != 0):
+            what = f"its zero point is {_some(zero)}; TensorRT quantizes symmetrically, around 0"
+        else:
+            continue
+        yield Finding(201, _asymmetric(platform), node.name, what + _but_dla(platform), _SYMMETRIC)
+
+
+def quantized_type(network: Network, platform: Platform) -> Iterator[Finding]:
+    """202: the quantized type is int8, from TensorRT 10 on also FP8 or INT4."""
+    taken = _QUANTIZED_TYPES[8 if platform.version < (10,) else 10]
+    names = ", ".join(TensorProto.DataType.Name(kind) for kind in taken)
+    for node in network.quantizers():
+        kind = _quantized_type(network, node)
+        if kind in taken or kind == TensorProto.UNDEFINED or _is_bias(network, node):
+            continue
+        if not _has_zero(node) and node.op_type == "QuantizeLinear":
+            what = "it has no zero point, which means UINT8 in ONNX and INT8 to TensorRT"
+        else:
+            what = f"it quantizes to {TensorProto.DataType.Name(kind)}; {platform.name} takes {names}"
+        unsigned = kind == TensorProto.UINT8
+        severity: Severity = _asymmetric(platform) if unsigned else "error"
+        yield Finding(202, severity, node.name, what + (_but_dla(platform) if unsigned else ""), _SYMMETRIC)
+
+
+def float_bias(network: Network, platform: Platform) -> Iterator[Finding]:
+    """203: biases are left in float."""
+    for node in network.model.graph.node:
+        if node.op_type not in WEIGHTED or len(node.input) < 3:
+            continue
+        maker = network.index.producer.get(node.input[2])
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            kind = TensorProto.DataType.Name(_quantized_type(network, maker))
+            yield Finding(
+                203,
+                "error",
+                node.name,
+                f"its bias is dequantized from {kind}; TensorRT takes a constant float bias and adds it to "
+                "the accumulator itself",
+                "Store the bias as float (in onnxruntime's quantizer: QuantizeBias=False).",
+            )
+
+
+def scale(network: Network, platform: Platform) -> Iterator[Finding]:
+    """204: scales are constant, finite and above 0, and there are as many as zero points."""
+    for node in network.quantizers():
+        found = network.constant(node, 1)
+        if found is None:
+            what = "its scale is computed; TensorRT needs it when it builds the engine"
+        elif not found.size:
+            what = "it has no scale"
+        elif not (np.isfinite(found.astype(np.float64)).all() and (found.astype(np.float64) > 0).all()):
+            worst = found.astype(np.float64).reshape(-1)
+            worst = worst[~(np.isfinite(worst) & (worst > 0))]
+            what = f"{worst.size} of its {found.size} scales are not above 0, the first is {worst[0]:g}"
+        else:
+            zero = network.constant(node, 2)
+            if zero is None or zero.size == found.size:
+                continue
+            what = f"it has {found.size} scales and {zero.size} zero points"
+        yield Finding(
+            204, "error", node.name, what, "Calibrate again; a channel of zeros gets the scale 1, not 0."
+        )
+
+
+def activation_axis(network: Network, platform: Platform) -> Iterator[Finding]:
+    """205: an activation has one scale."""
+    for node in network.quantizers():
+        found = network.constant(node, 1)
+        if network.weight(node) is None and found is not None and found.size > 1:
+            yield Finding(
+                205,
+                "error",
+                node.name,
+                f"the activation {node.input[0]!r} has {found.size} scales; only weights may have several",
+                "Use one scale for the whole tensor.",
+            )
+
+
+def weight_axis(network: Network, platform: Platform) -> Iterator[Finding]:
+    """206: the scales of a weight run along the output channels of all its readers."""
+    for node in network.quantizers():
+        found, weight = network.constant(node, 1), network.weight(node)
+        if weight is None or found is None or found.size <= 1:
+            continue
+        what = ""
+        axis = attribute_of(node, "axis")
+        if found.ndim > 1 or attribute_of(node, "block_size", 0):
+            if _quantized_type(network, node) == TensorProto.INT8:
+                what = f"the scales of {weight.name!r} are blocks; int8 takes one scale a channel"
+        elif axis is None:
+            what = f"the scales of {weight.name!r} have no axis, which means 1 in ONNX and 0 to TensorRT"
+        else:
+            axis %= len(weight.dims)
+            for reader, place, along in _weighted_readers(network, node.output[0], axis):
+                legal = channel_axis(reader, place, len(weight.dims))
+                if along != legal:
+                    should = "one scale in all" if legal is None else f"axis {legal}, its output channels"
+                    what = (
+                        f"the scales of {weight.name!r} run along axis {along} of what {reader.op_type} "
+                        f"{reader.name!r} reads; it takes {should}"
+                    )
+            if not what and weight.dims[axis] != found.size:
+                what = f"{weight.name!r} has {found.size} scales for {weight.dims[axis]} channels"
+        if what:
+            yield Finding(
+                206,
+                "error",
+                node.name,
+                what,
+                "Quantize weights per output channel and write the axis: Conv 0, ConvTranspose 1, MatMul 1, "
+                "Gemm 1 or with transB 0; or use one scale.",
+            )
+
+
+def opset_of_scales(network: Network, platform: Platform) -> Iterator[Finding]:
+    """207: the opset allows scales by channel (13) or in half precision (19), of the type of the data."""
+    for node in network.quantizers():
+        found = network.constant(node, 1)
+        kind = network.types.get(node.input[1], TensorProto.UNDEFINED)
+        data = network.types.get(node.input[0], TensorProto.UNDEFINED)
+        half = kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+        cure = "Give data and scale one type: FLOAT, or FLOAT16 at opset 19."
+        if found is not None and found.size > 1 and network.opset < 13:
+            what = f"it has {found.size} scales; opset {network.opset} knows one, 13 the first with more"
+            cure = "Export at opset 17."
+        elif half and (network.opset < 19 or platform.version < (10,)):
+            name = TensorProto.DataType.Name(kind)
+            what = f"its scale is {name}; before opset 19 and TensorRT 10 it is FLOAT"
+        elif (
+            node.op_type == "QuantizeLinear"
+            and 19 <= network.opset < 23
+            and TensorProto.UNDEFINED not in (kind, data)
+            and kind != data
+        ):
+            names = [TensorProto.DataType.Name(each) for each in (kind, data)]
+            what = f"its scale is {names[0]} and its data {names[1]}; this opset wants one type"
+        else:
+            continue
+        yield Finding(207, "error", node.name, what, cure)
+
+
+def zero_point_given(network: Network, platform: Platform) -> Iterator[Finding]:
+    """208: before TensorRT 10 the zero point is written down."""
+    if platform.version < (10,):
+        for node in network.quantizers():
+            if not _has_zero(node):
+                yield Finding(
+                    208,
+                    "error",
+                    node.name,
+                    f"it has no zero point; the parser of {platform.name} asks for three inputs",
+                    "Write the zero point: an int8 constant 0 of the scale's shape.",
+                )
+
+
+def _has_zero(node: NodeProto) -> bool:
+    return len(node.input) > 2 and bool(node.input[2])
+
+
+def _quantized_type(network: Network, node: NodeProto) -> int:
+    if _has_zero(node):
+        return network.types.get(node.input[2], TensorProto.UNDEFINED)
+    if node.op_type == "QuantizeLinear":
+        return int(attribute_of(node, "output_dtype", 0) or TensorProto.UINT8)
+    return network.types.get(node.input[0], TensorProto.UNDEFINED)
+
+
+def _is_bias(network: Network, node: NodeProto) -> bool:
+    # Rule 203 says what is wrong with it; that it is also int32 goes without saying.
+    readers = network.index.readers.get(node.output[0], ())
+    return bool(readers) and all(reader.op_type in WEIGHTED and place == 2 for reader, place in readers)
+
+
+def _asymmetric(platform: Platform) -> Severity:
+    return "warning" if platform.dla_cores and platform.version >= (10, 11) else "error"
+
+
+def _but_dla(platform: Platform) -> str:
+    flag = "ENABLE_UINT8_AND_ASYMMETRIC_QUANTIZATION_DLA"
+    return "" if _asymmetric(platform) == "error" else f" (its DLA takes it with the parser flag {flag})"
+
+
+def _some(zero: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
+    values = sorted({int(value) for value in zero.astype(np.float32).reshape(-1)})
+    return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+
+def _weighted_readers(network: Network, name: str, axis: int) -> Iterator[tuple[NodeProto, int, int]]:
+    """The weighted operators that a weight goes to: (node, at which input, where its axis is there)."""
+    for reader, place in network.index.readers.get(name, ()):
+        if reader.op_type in WEIGHTED and place < 2:
+            yield reader, place, axis
+        elif reader.op_type in QUANTIZED and place == 0:
+            yield from _weighted_readers(network, reader.output[0], axis)
+        elif reader.op_type == "Transpose":
+            order = list(attribute_of(reader, "perm", []))
+            if axis in order:
+                yield from _weighted_readers(network, reader.output[0], order.index(axis))

@@ -1,0 +1,215 @@
+"""Rules 301 to 308: legal pairs that cost the time they were to save.
+
+TensorRT fuses a weighted operator with what follows it, and takes its precision from its inputs. A pair in
+the middle, or a missing one at an input, breaks that: INT8 comes out slower than FP16 (TensorRT issues 2067,
+3197, 3492, 4366). Which pairs belong where is said in `placement`; here it is held against the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from onnx import NodeProto
+
+from ..graph import WEIGHTED
+from ..placement import residual_adds, without_int8_kernel
+from .finding import Finding
+from .network import Network
+from .platform import Platform, keeps_int8
+
+ACTIVATIONS = (
+    *("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "Tanh", "HardSigmoid"),
+    *("HardSwish", "Softplus", "Gelu", "Mish"),
+)
+_RESIDUAL = "Round the skip side of the sum only, and leave the convolution's side as it is."
+
+
+def half_quantized(network: Network, platform: Platform) -> Iterator[Finding]:
+    """301: where one factor of a product is rounded, the other is too."""
+    for node in network.nodes:
+        if node.op_type not in WEIGHTED:
+            continue
+        rounded = [name in network.rounded for name in node.input[:2]]
+        if len(set(rounded)) == 1:
+            continue
+        weight = node.input[1] in network.index.constants
+        missing = "weight" if weight and rounded[0] else f"input {node.input[rounded.index(False)]!r}"
+        yield Finding(
+            301,
+            "note" if weight else "warning",
+            node.name,
+            f"its {missing} is not rounded, the other factor is: it runs in float",
+            "Round both factors, or neither.",
+        )
+
+
+def island(network: Network, platform: Platform) -> Iterator[Finding]:
+    """302: every pair serves an operator that runs in int8."""
+    graph = network.model.graph
+    made_in_int8 = {network.nodes[position].output[0] for position in network.int8}
+    useful: set[str] = set()
+    for node in reversed(graph.node):
+        serves = (
+            node.op_type in (*WEIGHTED, "QuantizeLinear")
+            or (keeps_int8(node.op_type) and any(name in useful for name in node.output))
+            or (node.op_type == "Add" and any(name in made_in_int8 for name in node.input))
+        )
+        if serves:
+            useful.update(node.input)
+    for node in graph.node:
+        if (
+            node.op_type == "DequantizeLinear"
+            and network.weight(node) is None
+            and node.output[0] not in useful
+        ):
+            readers = sorted({reader.op_type for reader in network.readers(node.output[0])})
+            read = f"is read by {', '.join(readers)}" if readers else "is an output of the network"
+            yield Finding(
+                302,
+                "warning",
+                node.name,
+                f"it {read}: nothing behind it runs in int8, so the pair costs two passes and saves none",
+                "Leave the pair out.",
+            )
+
+
+def before_activation(network: Network, platform: Platform) -> Iterator[Finding]:
+    """303: no pair stands between an operator and the batch norm, bias or activation that it fuses with."""
+    for node in network.model.graph.node:
+        maker = network.index.producer.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if maker is None or not _fuses_onward(network, maker):
+            continue
+        for dequantize in network.readers(node.output[0]):
+            broken = [
+                reader
+                for reader in network.readers(dequantize.output[0])
+                if reader.op_type in ACTIVATIONS or _is_affine(network, reader, maker)
+            ]
+            if broken:
+                yield Finding(
+                    303,
+                    "warning",
+                    node.name,
+                    f"it stands between {maker.op_type} {maker.name!r} and {broken[0].op_type} "
+                    f"{broken[0].name!r}, which would be one kernel without it",
+                    "Put the pair behind the activation.",
+                )
+                break
+
+
+def _fuses_onward(network: Network, maker: NodeProto) -> bool:
+    if maker.op_type in WEIGHTED:
+        return True
+    makers = [network.index.producer.get(name) for name in maker.input]
+    return maker.op_type in ("Add", "BatchNormalization") and any(
+        before is not None and before.op_type in WEIGHTED for before in makers
+    )
+
+
+def _is_affine(network: Network, reader: NodeProto, maker: NodeProto) -> bool:
+    if maker.op_type not in WEIGHTED:
+        return False
+    bias = reader.op_type == "Add" and any(name in network.index.constants for name in reader.input)
+    return bias or reader.op_type == "BatchNormalization"
+
+
+def convolution_side(network: Network, platform: Platform) -> Iterator[Finding]:
+    """304: of a residual add, the side of the convolution that it fuses with is not rounded."""
+    for position, branches in residual_adds(network.plain, network.plain_index, network.int8):
+        node = network.nodes[position]
+        rounded = [side for side, name in enumerate(node.input) if name in network.rounded]
+        if len(rounded) == 2:
+            what = "both of its sides are rounded: the convolution before it no longer fuses with it"
+        elif rounded and rounded[0] in branches and 1 - rounded[0] not in branches:
+            what = "the convolution's side is rounded and the skip is not: they do not fuse"
+        else:
+            continue
+        yield Finding(304, "warning", node.name, what, _RESIDUAL)
+
+
+def skip_side(network: Network, platform: Platform) -> Iterator[Finding]:
+    """305: of a residual add, the skip side is rounded."""
+    for position, _ in residual_adds(network.plain, network.plain_index, network.int8):
+        node = network.nodes[position]
+        if not any(name in network.rounded for name in node.input):
+            yield Finding(
+                305,
+                "warning",
+                node.name,
+                "neither of its sides is rounded: the sum, fused into the convolution, comes out in float",
+                _RESIDUAL,
+            )
+
+
+def concat_scales(network: Network, platform: Platform) -> Iterator[Finding]:
+    """306: what a concat joins has one scale, that of its result."""
+    before: dict[str, set[float]] = {}
+    behind: dict[str, set[float]] = {}
+    for node in network.model.graph.node:
+        found = network.constant(node, 1) if node.op_type in ("QuantizeLinear", "DequantizeLinear") else None
+        if found is not None and found.size == 1:
+            value = float(found.reshape(()))
+            if node.op_type == "QuantizeLinear":
+                behind.setdefault(node.input[0], set()).add(value)
+            else:
+                before[node.output[0]] = {value}
+        elif all(name in network.rounded for name in node.output) and node.op_type not in (
+            "Concat",
+            *WEIGHTED,
+        ):
+            before[node.output[0]] = before.get(node.input[0], set())  # moved, with its scale
+    for node in network.model.graph.node:
+        if node.op_type != "Concat":
+            continue
+        joined = [name for name in node.input if name in network.rounded]
+        result = behind.get(node.output[0], set())
+        if not joined and not result:
+            continue
+        scales = result.union(*(before.get(name, set()) | behind.get(name, set()) for name in node.input))
+        if len(scales) > 1:
+            yield Finding(
+                306,
+                "warning",
+                node.name,
+                f"it joins tensors of {len(scales)} scales, {min(scales):.3g} to {max(scales):.3g}; TensorRT "
+                "joins int8 without rescaling, so they are rounded once more",
+                "Give all inputs of the concat and its result one scale, the largest.",
+            )
+
+
+def int8_kernel(network: Network, platform: Platform) -> Iterator[Finding]:
+    """307: what is quantized has the shape of a fast int8 kernel."""
+    for position in sorted(network.int8):
+        node, plain = network.nodes[position], network.plain.node[position]
+        weight = network.plain_index.constants.get(plain.input[1])
+        first = plain.input[0] not in network.plain_index.producer
+        reason = ""
+        if weight is not None and len(weight.dims) >= 2:
+            reason = without_int8_kernel(plain, weight.dims, first=first)
+        rows = network.shapes.get(node.output[0], ())[-2:-1]
+        if not reason and node.op_type in ("Gemm", "MatMul") and rows == (1,):
+            reason = "it multiplies a single row, which tensor cores do not speed up"
+        if reason:
+            yield Finding(
+                307,
+                "warning",
+                node.name,
+                f"{reason}: its pairs cost more than they save",
+                "Leave it in float (skip it when quantizing), or widen it to a multiple of 16.",
+            )
+
+
+def lowest_weight(network: Network, platform: Platform) -> Iterator[Finding]:
+    """308: int8 weights keep to -127 to 127."""
+    for node in network.quantizers():
+        weight = network.weight(node)
+        values = network.constant(node, 0)
+        if weight is not None and values is not None and values.dtype == np.int8 and (values == -128).any():
+            yield Finding(
+                308,
+                "note",
+                node.name,
+                f"{weight.name!r} holds -128; TensorRT's weights reach from -127 to 127",
+                "Quantize weights with scale = largest magnitude / 127.",
+            )

@@ -1,0 +1,199 @@
+"""An ONNX graph as the rules see it: with its roundings, and once more as it would be without them.
+
+Most rules about placement are rules about the float network (which operators fuse, which tensors are
+joined), held against where the roundings are. So both are made once, and the float one is what `placement`
+itself would look at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+from ...targets.errors import ModelError
+from ..graph import QUANTIZED, WEIGHTED, Array, Index, all_graphs, lift_constants, load
+from ..placement import MOVES
+
+Shape = tuple[int | None, ...]
+STANDARD = ("", "ai.onnx")  # the domain of ONNX's own operators
+# Tensors up to this size may say a shape, and inference wants their values; of others their size is enough.
+_SAYS_A_SHAPE = 1024
+
+
+@dataclass(frozen=True)
+class Network:
+    """An ONNX file, read for the rules.
+
+    Attributes:
+        model, index: the graph as it is, constants as initializers.
+        opset: of the standard operators.
+        shapes, types: of each tensor that inference knows; an open axis is None; types are TensorProto's.
+        plain, plain_index: the graph without QuantizeLinear and DequantizeLinear.
+        nodes: the nodes of the graph by their position in `plain`.
+        rounded: the tensors that hold dequantized numbers: what a DequantizeLinear gave, moved or joined.
+        int8: positions in `plain` of the weighted operators both of whose factors are rounded.
+    """
+
+    model: onnx.ModelProto
+    index: Index
+    opset: int
+    shapes: Mapping[str, Shape]
+    types: Mapping[str, int]
+    plain: onnx.GraphProto
+    plain_index: Index
+    nodes: tuple[onnx.NodeProto, ...]
+    rounded: frozenset[str]
+    int8: frozenset[int]
+
+    def every_node(self) -> Iterator[onnx.NodeProto]:
+        """All nodes, those in the bodies of If, Loop and Scan as well."""
+        for graph in all_graphs(self.model.graph):
+            yield from graph.node
+
+    def quantizers(self) -> Iterator[onnx.NodeProto]:
+        """The QuantizeLinear and DequantizeLinear nodes of the main graph."""
+        return (node for node in self.model.graph.node if node.op_type in QUANTIZED)
+
+    def weight(self, node: onnx.NodeProto) -> onnx.TensorProto | None:
+        """The constant that a QuantizeLinear or DequantizeLinear works on; None for an activation."""
+        name = node.input[0]
+        maker = self.index.producer.get(name)
+        if maker is not None and maker.op_type == "QuantizeLinear" and node.op_type == "DequantizeLinear":
+            name = maker.input[0]
+        return self.index.constants.get(name)
+
+    def constant(self, node: onnx.NodeProto, place: int) -> Array | None:
+        """The constant at an input of a node; None where that input is computed or left out."""
+        return self.index.value(node.input[place]) if len(node.input) > place and node.input[place] else None
+
+    def readers(self, name: str) -> Iterator[onnx.NodeProto]:
+        """The nodes that read a tensor."""
+        return (node for node, _ in self.index.readers.get(name, ()))
+
+
+def read(path: Path) -> Network:
+    """Reads an ONNX file for the rules.
+
+    Raises:
+        ArtifactError: the file is missing, truncated, empty or no ONNX file.
+        ModelError: it is larger than 2 GB.
+    """
+    return network_of(load(path))
+
+
+def network_of(model: onnx.ModelProto) -> Network:
+    """The model as the rules see it; its Constant nodes become initializers.
+
+    Raises:
+        ModelError: a standard operator lacks inputs or outputs.
+    """
+    opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), 1)
+    for graph in all_graphs(model.graph):
+        lift_constants(graph)
+        for node in graph.node:
+            _check_whole(node, opset)
+    index = Index.of(model.graph)
+    inner = {tensor.name: tensor for graph in all_graphs(model.graph) for tensor in graph.initializer}
+    index = replace(index, constants={**inner, **index.constants})
+    shapes, types = _inferred(model)
+    nodes = tuple(node for node in model.graph.node if node.op_type not in QUANTIZED)
+    plain = _without_roundings(model.graph, index)
+    rounded = _rounded(model.graph)
+    int8 = {
+        position
+        for position, node in enumerate(nodes)
+        if node.op_type in WEIGHTED and all(name in rounded for name in node.input[:2])
+    }
+    return Network(
+        model,
+        index,
+        opset,
+        shapes,
+        types,
+        plain,
+        Index.of(plain),
+        nodes,
+        frozenset(rounded),
+        frozenset(int8),
+    )
+
+
+def _check_whole(node: onnx.NodeProto, opset: int) -> None:
+    # What this says of a node need not be asked again by every rule.
+    try:
+        least = onnx.defs.get_schema(node.op_type, opset, "").min_input
+    except onnx.defs.SchemaError:
+        return
+    if node.domain in STANDARD and (len(node.input) < least or not any(node.output)):
+        raise ModelError(
+            f"{node.op_type} {label(node)!r} has {len(node.input)} inputs and {len(node.output)} outputs; "
+            f"ONNX asks for {least} and 1.",
+            "The file is damaged. Export or copy it again.",
+        )
+
+
+def label(node: onnx.NodeProto) -> str:
+    """What to call a node; those in the body of a loop may have no name."""
+    return node.name or next(iter(node.output), "") or node.op_type
+
+
+def _inferred(model: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
+    # Without the weights, which may take gigabytes and tell nothing but their shape.
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph = light.graph
+    for field in ("node", "input", "output", "value_info"):
+        getattr(graph, field).extend(getattr(model.graph, field))
+    given = {value.name for value in graph.input}
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _SAYS_A_SHAPE:
+            graph.initializer.append(tensor)
+        elif tensor.name not in given:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    try:
+        graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    except Exception:  # Its errors share no public base class; rules that need a shape then find none.
+        graph = light.graph
+    shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    types: dict[str, int] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        found = value.type.tensor_type
+        if found.elem_type != TensorProto.UNDEFINED:
+            types.setdefault(value.name, found.elem_type)
+        if found.HasField("shape"):
+            axes = (axis.dim_value if axis.HasField("dim_value") else None for axis in found.shape.dim)
+            shapes.setdefault(value.name, tuple(axes))
+    return shapes, types
+
+
+def _without_roundings(graph: onnx.GraphProto, index: Index) -> onnx.GraphProto:
+    before: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type in QUANTIZED and node.input:
+            for name in node.output:
+                before[name] = before.get(node.input[0], node.input[0])
+    plain = onnx.GraphProto(name=graph.name, input=graph.input)
+    for tensor in index.constants.values():  # their shapes are asked for, never their values
+        plain.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    for node in graph.node:
+        if node.op_type not in QUANTIZED:
+            copy = plain.node.add()
+            copy.CopyFrom(node)
+            copy.input[:] = [before.get(name, name) for name in node.input]
+    for value in graph.output:
+        plain.output.add(name=before.get(value.name, value.name))
+    return plain
+
+
+def _rounded(graph: onnx.GraphProto) -> set[str]:
+    rounded: set[str] = set()
+    for node in graph.node:
+        moved = node.op_type in (*MOVES, "Resize", "Identity", "Split") and node.input[:1]
+        joined = node.op_type == "Concat" and node.input
+        if node.op_type == "DequantizeLinear" or all(name in rounded for name in moved or joined or [""]):
+            rounded.update(name for name in node.output if name)
+    return rounded

@@ -1,0 +1,164 @@
+"""Rules 101 to 107: the file as such, and whether this TensorRT takes each of its operators.
+
+Sources: the operator tables of onnx-tensorrt for 8.5, 8.6, 10.0 and 10.1; its opset guide for 11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnx import AttributeProto, NodeProto, TensorProto
+
+from ..graph import QUANTIZED, attribute_of
+from .finding import Finding
+from .network import STANDARD, Network, label
+from .platform import Platform, Version, operators
+from .restrictions import RESTRICTIONS
+
+# From which version on which opsets are parsed.
+OPSETS: tuple[tuple[Version, int, int], ...] = (((11,), 9, 25), ((10,), 9, 20), ((8,), 7, 17))
+LATEST_IR = {"8.5": 8, "8.6": 8, "10.0": 10, "10.1": 10}  # of the ONNX releases they were built with
+
+_SHORT: dict[int, str] = {
+    TensorProto.FLOAT: "f32",
+    TensorProto.DOUBLE: "f32",  # cast down by every parser
+    TensorProto.FLOAT16: "f16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.FLOAT8E4M3FN: "f8",
+    TensorProto.INT4: "i4",
+    TensorProto.INT8: "i8",
+    TensorProto.INT32: "i32",
+    TensorProto.INT64: "i64",
+    TensorProto.UINT8: "u8",
+    TensorProto.BOOL: "bool",
+}
+# The tables list the types of an operator's data: of these it is what they give, of others what they read.
+_BY_OUTPUT = ("Constant", "ConstantOfShape", "EyeLike", "OneHot", "Range", "Where")
+_ANY_TYPE = (*QUANTIZED, "If", "Loop", "Scan", "Shape", "Size", "NonMaxSuppression", "SequenceConstruct")
+
+
+def opset(network: Network, platform: Platform) -> Iterator[Finding]:
+    """101: the opset is one that the parser knows."""
+    least, most = next((low, high) for since, low, high in OPSETS if platform.version >= since)
+    if not least <= network.opset <= most:
+        yield Finding(
+            101,
+            "error",
+            "the file",
+            f"it is written in opset {network.opset}; {platform.name} parses {least} to {most}",
+            f"Export at opset {min(most, 17)}, which every TensorRT since 8.5 parses.",
+        )
+
+
+def ir_version(network: Network, platform: Platform) -> Iterator[Finding]:
+    """102: the file format is no newer than the ONNX release that the parser was built with."""
+    latest = LATEST_IR[platform.table]
+    if platform.version < (11,) and network.model.ir_version > latest:
+        yield Finding(
+            102,
+            "warning",
+            "the file",
+            f"its IR version is {network.model.ir_version}; the parser of {platform.name} was built for "
+            f"{latest}, and may misread what came later",
+            "Set the model's ir_version to 8, or export again with an opset of 17.",
+        )
+
+
+def operator_taken(network: Network, platform: Platform) -> Iterator[Finding]:
+    """103: this TensorRT takes every standard operator."""
+    for node in network.every_node():
+        if node.domain not in STANDARD:
+            continue
+        tables = operators().get(node.op_type)
+        if tables is None or tables[platform.table] is None:
+            since = next((table for table, types in (tables or {}).items() if types), None)
+            yield Finding(
+                103,
+                "error",
+                label(node),
+                f"{node.op_type} is not in the operator table of TensorRT {platform.table}",
+                _cure_for_missing(node.op_type, since),
+            )
+
+
+def _cure_for_missing(operator: str, since: str | None) -> str:
+    if operator.startswith("QLinear") or "Integer" in operator or operator == "DynamicQuantizeLinear":
+        return "No TensorRT takes quantized operators: quantize with QuantizeLinear / DequantizeLinear pairs."
+    if since is not None:
+        return f"Take TensorRT {since}, or write it in other operators (a lower opset may do so)."
+    return "Write it in other operators, or take it out of the network and compute it beside."
+
+
+def operator_standard(network: Network, platform: Platform) -> Iterator[Finding]:
+    """104: there are no custom operators."""
+    for node in network.every_node():
+        if node.domain not in STANDARD:
+            yield Finding(
+                104,
+                "error",
+                label(node),
+                f"{node.domain}.{node.op_type} is no operator of ONNX; without a plugin of that name the "
+                "parser stops there",
+                "Write it in standard operators, inline local functions, or load such a plugin first.",
+            )
+
+
+def restriction_kept(network: Network, platform: Platform) -> Iterator[Finding]:
+    """105: no operator is used in a way that this parser excludes."""
+    for node in network.every_node():
+        check = RESTRICTIONS.get(node.op_type)
+        if check is not None and node.domain in STANDARD:
+            for fault in check(network, node, platform):
+                yield Finding(105, "error", label(node), f"{node.op_type}: {fault.what}", fault.cure)
+
+
+def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
+    """106: each operator works on a type of element that it is listed with."""
+    every = frozenset().union(*(row[platform.table] or frozenset() for row in operators().values()))
+    for node in network.every_node():
+        listed = (operators().get(node.op_type) or {}).get(platform.table)
+        if listed is None or node.domain not in STANDARD or node.op_type in _ANY_TYPE:
+            continue
+        made = node.op_type in _BY_OUTPUT or not node.input
+        name = node.output[0] if made else node.input[0]
+        found = network.types.get(name, TensorProto.UNDEFINED)
+        short = _SHORT.get(found, "")
+        if short == "i64" and platform.version < (10,):
+            short = "i32"  # cast down
+        if found == TensorProto.UNDEFINED or short in listed:
+            continue
+        known = TensorProto.DataType.Name(found)
+        if short in every:
+            yield Finding(
+                106,
+                "warning",
+                label(node),
+                f"{node.op_type} on {known} is not in the operator table of TensorRT {platform.table}, "
+                f"which lists {', '.join(sorted(listed))}",
+                "Cast to a listed type first.",
+            )
+        else:
+            yield Finding(
+                106,
+                "error",
+                label(node),
+                f"{node.op_type} works on {known}, which no operator of TensorRT {platform.table} takes",
+                "Use FLOAT, FLOAT16, INT32 or BOOL.",
+            )
+
+
+def seed_used(network: Network, platform: Platform) -> Iterator[Finding]:
+    """107: no random numbers are meant to repeat."""
+    for node in network.every_node():
+        if node.op_type.startswith("Random") and _has(node, "seed"):
+            yield Finding(
+                107,
+                "note",
+                label(node),
+                f"{node.op_type}: its seed of {attribute_of(node, 'seed')} is ignored, every run differs",
+                "Make the numbers an input of the network, or a constant.",
+            )
+
+
+def _has(node: NodeProto, name: str) -> bool:
+    return any(a.name == name and a.type != AttributeProto.UNDEFINED for a in node.attribute)

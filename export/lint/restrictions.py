@@ -1,0 +1,254 @@
+"""What single operators must not say, though the operator itself is taken: the checks behind rule 105.
+
+Sources: the restrictions in onnx-tensorrt's operator tables, and the checks of its parsers, release
+branches 8.5-GA, 8.6-GA and 10.1-GA. Where the table forbids what the parser takes (pools over one axis, cubic
+Resize) the parser is believed. Where an old parser ignores what changes the result, that is a fault too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from onnx import NodeProto
+
+from ..graph import attribute_of
+from .network import Network
+from .platform import Platform
+
+
+class Fault(NamedTuple):
+    """What is wrong with a node, and the cure."""
+
+    what: str
+    cure: str
+
+
+Check = Callable[[Network, NodeProto, Platform], Iterator[Fault]]
+
+LARGEST_K = 3840
+
+
+def _constant(place: int, name: str, *, since: int = 8, until: int = 99) -> Check:
+    def check(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+        given = len(node.input) > place and bool(node.input[place])
+        if since <= platform.version[0] < until and given and network.constant(node, place) is None:
+            yield Fault(
+                f"its {name} are computed; the parser must know them beforehand",
+                "Make them a constant: fix the shapes in question and fold constants.",
+            )
+
+    return check
+
+
+def _pool(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    kernel = attribute_of(node, "kernel_shape", [])
+    if len(kernel) > 3:
+        yield Fault(f"it pools over {len(kernel)} axes, 3 are the most", "Pool in two steps.")
+    if any(step != 1 for step in attribute_of(node, "dilations", [])):
+        does = "are refused" if platform.version >= (10,) else "are ignored, and the result is another"
+        yield Fault(f"dilations {does}", "Pool without dilations.")
+    if node.op_type == "LpPool" and attribute_of(node, "p", 2) not in (1, 2):
+        yield Fault(f"its p is {attribute_of(node, 'p')}, only 1 and 2 are taken", "Use 1 or 2.")
+    if node.op_type == "MaxPool" and len(node.output) > 1 and node.output[1]:
+        yield Fault("its second output, the indices, is not computed", "Drop the indices (MaxUnpool, too).")
+
+
+def _norm(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    if node.op_type == "BatchNormalization" and attribute_of(node, "training_mode", 0):
+        yield Fault("it is in training mode", "Call model.eval() before the export.")
+    if node.op_type == "LpNormalization" and attribute_of(node, "p", 2) not in (1, 2):
+        yield Fault(f"its p is {attribute_of(node, 'p')}, only 1 and 2 are taken", "Use 1 or 2.")
+    if node.op_type == "LayerNormalization" and any(node.output[1:]):
+        yield Fault("only its first output is computed", "Compute mean and deviation beside, if needed.")
+    computed = any(network.constant(node, place) is None for place in (1, 2))
+    if node.op_type == "InstanceNormalization" and platform.table == "8.5" and computed:
+        yield Fault("its scale or bias is computed", "Make them constants.")
+
+
+def _dropout(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    if len(node.input) > 2 and node.input[2]:
+        training = network.constant(node, 2)
+        if training is None or bool(training):
+            yield Fault("its training mode is not the constant false", "Call model.eval() before the export.")
+
+
+def _constant_kind(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    for attribute in node.attribute:
+        if attribute.name in ("sparse_value", "value_string", "value_strings"):
+            yield Fault(f"it holds a {attribute.name}", "Store it as a dense constant of numbers.")
+
+
+def _einsum(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    equation = attribute_of(node, "equation", b"").decode().replace(" ", "")
+    operands = equation.split("->")[0].split(",")
+    if platform.version < (10,):
+        if "." in equation:
+            yield Fault(f"the ellipsis in {equation!r} is not taken", "Name every axis.")
+        sizes: dict[str, set[int | None]] = {}
+        for operand, name in zip(operands, node.input, strict=False):
+            for letter, size in zip(operand, network.shapes.get(name, ()), strict=False):
+                sizes.setdefault(letter, set()).add(size)
+        stretched = [letter for letter, found in sizes.items() if 1 in found and len(found) > 1]
+        if stretched and "." not in equation:
+            yield Fault(f"the axis {stretched[0]!r} of {equation!r} is broadcast", "Expand that axis first.")
+        if any(len(set(named)) < len(named) for named in (operand.replace(".", "") for operand in operands)):
+            yield Fault(f"the diagonal in {equation!r} is not taken", "Take the diagonal with Gather first.")
+    if any(letter not in "abcdefghijklmnopqrstuvwxyz.,->" for letter in equation):
+        yield Fault(f"{equation!r} names axes by other than small letters", "Use the letters a to z.")
+
+
+def _eye(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    if None in network.shapes.get(node.input[0], ()):
+        yield Fault("the size of its input is not fixed", "Fix that axis, or store the matrix as a constant.")
+
+
+def _grid(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    axes = len(network.shapes.get(node.input[0], (0,) * 4))
+    if axes != 4:
+        yield Fault(f"its input has {axes} axes, only 4 are taken", "Sample image by image: [N, C, H, W].")
+
+
+def _recurrent(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    if attribute_of(node, "direction", b"forward") == b"bidirectional":
+        for name in ("activations", "activation_alpha", "activation_beta"):
+            said = list(attribute_of(node, name, []))
+            if said[: len(said) // 2] != said[len(said) // 2 :]:
+                yield Fault(f"its {name} differ between forward and reverse", "Use the same in both.")
+    if node.op_type == "LSTM" and attribute_of(node, "input_forget", 0):
+        yield Fault("coupled input and forget gates are not taken", "Train it with separate gates.")
+    if attribute_of(node, "layout", 0):
+        yield Fault(
+            "its layout puts the batch first", "Use layout 0 (sequence first) and transpose around it."
+        )
+
+
+def _hardmax(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    shape = network.shapes.get(node.input[0])
+    axis = attribute_of(node, "axis", -1)
+    if shape and -len(shape) <= axis < len(shape) and shape[axis] is None:
+        yield Fault("the length of its axis is not fixed", "Fix that axis.")
+
+
+def _branches(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    pairs = zip(
+        (value for value in attribute_of(node, "then_branch").output),
+        (value for value in attribute_of(node, "else_branch").output),
+        strict=False,
+    )
+    for one, other in pairs:
+        if one.name == other.name:
+            yield Fault(f"both branches call an output {one.name!r}", "Give them different names.")
+        ranks = [
+            len(v.type.tensor_type.shape.dim) for v in (one, other) if v.type.tensor_type.HasField("shape")
+        ]
+        if len(set(ranks)) > 1:
+            yield Fault(f"its branches give {ranks[0]} and {ranks[1]} axes", "Give both the same shape.")
+
+
+def _loop(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    body = attribute_of(node, "body")
+    carried = len(node.input) - 2
+    if platform.version >= (10,) and len(node.output) > carried and network.constant(node, 0) is None:
+        yield Fault(
+            "it collects an output over a number of turns that is computed", "Fix the number of turns."
+        )
+    for before, after in zip(body.input[2:], body.output[1:], strict=False):
+        shapes = [
+            [axis.dim_value or axis.dim_param for axis in value.type.tensor_type.shape.dim]
+            for value in (before, after)
+            if value.type.tensor_type.HasField("shape")
+        ]
+        if platform.version >= (10,) and len(shapes) == 2 and shapes[0] != shapes[1]:
+            yield Fault(
+                f"{before.name!r} changes its shape from turn to turn",
+                "Keep a fixed shape; fill it in parts.",
+            )
+
+
+def _resize(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    mode = attribute_of(node, "coordinate_transformation_mode", b"half_pixel").decode()
+    taken = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners")
+    if network.opset >= 11 and mode not in taken:
+        yield Fault(f"its coordinates are {mode!r}", f"Use one of {', '.join(taken)}.")
+    nearest = attribute_of(node, "nearest_mode", b"round_prefer_floor")
+    if mode == "tf_half_pixel_for_nn" and nearest != b"round_prefer_floor":
+        yield Fault(f"{mode} goes with round_prefer_floor alone", "Use half_pixel.")
+    if attribute_of(node, "antialias", 0):
+        yield Fault("it asks for antialiasing", "Resize without, or blur first with a convolution.")
+    policy = attribute_of(node, "keep_aspect_ratio_policy", b"stretch")
+    if policy != b"stretch":
+        yield Fault(f"its aspect ratio policy is {policy.decode()!r}", "Compute the sizes, and use stretch.")
+
+
+def _scatter(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    reduction = attribute_of(node, "reduction")
+    if platform.version >= (10,) and reduction is not None:
+        yield Fault("the attribute reduction is refused, whatever it says", "Leave it out.")
+    elif reduction not in (None, b"none"):
+        yield Fault(
+            f"its reduction {reduction.decode()!r} is ignored, and the result is another", "Add outside."
+        )
+
+
+def _top(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    count = network.constant(node, 1)
+    if count is None and platform.table == "8.5":
+        yield Fault("its K is computed; the parser must know it beforehand", "Make K a constant.")
+    if count is not None and count.size and int(count.reshape(-1)[0]) >= LARGEST_K:
+        yield Fault(
+            f"its K is {int(count.reshape(-1)[0])}, less than {LARGEST_K} is taken", "Take the top in parts."
+        )
+    if platform.version >= (10,) and not attribute_of(node, "sorted", 1):
+        yield Fault("it asks for an unsorted result", "Ask for a sorted one.")
+
+
+def _reverse(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    if platform.table == "8.5" and None in network.shapes.get(node.input[0], ()):
+        yield Fault("its input has an open axis", "Fix the shapes, the batch as well.")
+
+
+def _deform(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    pads = list(attribute_of(node, "pads", []))
+    if len(pads) > 4:
+        yield Fault(f"it works on {len(pads) // 2} axes, 2 are the most", "Use a plain convolution there.")
+    if pads[: len(pads) // 2] != pads[len(pads) // 2 :]:
+        yield Fault(f"its pads {pads} differ between begin and end", "Pad with Pad before it.")
+
+
+_AXES = _constant(1, "axes")
+RESTRICTIONS: dict[str, Check] = {
+    "AveragePool": _pool,
+    "BatchNormalization": _norm,
+    "Constant": _constant_kind,
+    "CumSum": _constant(1, "axis"),
+    "DeformConv": _deform,
+    "Dropout": _dropout,
+    "Einsum": _einsum,
+    "EyeLike": _eye,
+    "GRU": _recurrent,
+    "GridSample": _grid,
+    "Hardmax": _hardmax,
+    "If": _branches,
+    "InstanceNormalization": _norm,
+    "LSTM": _recurrent,
+    "LayerNormalization": _norm,
+    "Loop": _loop,
+    "LpNormalization": _norm,
+    "LpPool": _pool,
+    "MaxPool": _pool,
+    "OneHot": _constant(1, "depth", since=10),
+    "Pad": _constant(3, "axes"),
+    "RNN": _recurrent,
+    "Resize": _resize,
+    "ReverseSequence": _reverse,
+    "ScatterND": _scatter,
+    "Slice": _constant(3, "axes"),
+    "Squeeze": _AXES,
+    "TopK": _top,
+    "Unsqueeze": _AXES,
+    **{
+        f"Reduce{kind}": _AXES
+        for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+    },
+}

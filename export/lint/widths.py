@@ -1,0 +1,116 @@
+"""Rules 401 to 403: channels off the board's step, changes of precision, and what stays in FP32.
+
+Nothing here stops an engine from being built; it says where the time goes before anything was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnx import TensorProto
+
+from ..graph import WEIGHTED, attribute_of
+from .finding import Finding, Severity
+from .network import Network
+from .platform import Platform, keeps_int8
+
+
+def width(network: Network, platform: Platform) -> Iterator[Finding]:
+    """401: the widths that can be chosen are multiples of what the board's kernels take."""
+    if platform.board is None:
+        return
+    heads = _heads(network)
+    for position, plain in enumerate(network.plain.node):
+        weight = network.plain_index.constants.get(plain.input[1]) if plain.op_type in WEIGHTED else None
+        if weight is None or position in heads or len(weight.dims) < 2:
+            continue
+        kind, units = _kind(network, position, list(weight.dims))
+        align = platform.board.align(kind)
+        step = align.step_for(units)
+        severity: Severity = "warning" if units % align.hard else "note"
+        if units % align.hard:
+            why = f"off a multiple of {align.hard} it leaves the fast kernels"
+        elif units % step:
+            why = f"channels are computed by {step}, and the rest of the last step is wasted"
+        else:
+            continue
+        yield Finding(
+            401,
+            severity,
+            network.nodes[position].name,
+            f"it has {units} output channels ({kind}); {why}: {-(-units // step) * step} cost no more",
+            f"Prune with {platform.board.name} as the target: widths are then kept to its steps.",
+        )
+
+
+def _heads(network: Network) -> set[int]:
+    """The weighted operators whose width an output of the network shows, so that it cannot be chosen."""
+    shown = set(network.plain_index.outputs)
+    heads = set()
+    for position in reversed(range(len(network.plain.node))):
+        node = network.plain.node[position]
+        if any(name in shown for name in node.output):
+            if node.op_type in WEIGHTED:
+                heads.add(position)
+            else:
+                shown.update(node.input)
+    return heads
+
+
+def _kind(network: Network, position: int, dims: list[int]) -> tuple[str, int]:
+    """What the board calls the operator, and how many output channels it has."""
+    node = network.plain.node[position]
+    groups = int(attribute_of(node, "group", 1))
+    if node.op_type == "Conv":
+        return ("depthwise" if groups > 1 and dims[1] == 1 else "conv"), dims[0]
+    if node.op_type == "ConvTranspose":
+        return "conv", dims[1] * groups
+    if node.op_type == "Gemm":
+        return "linear", dims[0] if attribute_of(node, "transB", 0) else dims[1]
+    rows = network.shapes.get(network.nodes[position].output[0], ())
+    return ("linear" if len(rows) <= 2 else "matmul"), dims[-1]
+
+
+def change_of_precision(network: Network, platform: Platform) -> Iterator[Finding]:
+    """402: nothing that runs in float stands between operators that run in int8."""
+    near: set[str] = set()  # holds int8, or what a kernel that wrote it could have written as int8
+    for position, node in enumerate(network.plain.node):
+        if position in network.int8 or (
+            keeps_int8(node.op_type) and any(name in near for name in network.plain_index.computed(node))
+        ):
+            near.update(node.output)
+    ahead: set[str] = set()  # an int8 operator is still to come
+    between = []
+    for position in reversed(range(len(network.plain.node))):
+        node = network.plain.node[position]
+        if position in network.int8 or any(name in ahead for name in node.output):
+            in_float = position not in network.int8 and not keeps_int8(node.op_type)
+            if in_float and any(name in near for name in node.input):
+                between.append(position)
+            ahead.update(node.input)
+    for position in reversed(between):
+        node = network.nodes[position]
+        yield Finding(
+            402,
+            "note",
+            node.name,
+            f"{node.op_type} runs in float between int8 operators; a reformat before and one behind it are "
+            "predicted",
+            "Measure whether INT8 pays here; if not, leave the operators around it in float.",
+        )
+
+
+def single_precision(network: Network, platform: Platform) -> Iterator[Finding]:
+    """403: what is to run in FP16 is FP16 in the file, for TensorRT 11 has no flag that makes it so."""
+    if platform.version < (11,):
+        return
+    for position, node in enumerate(network.nodes):
+        kind = network.types.get(node.output[0])
+        if node.op_type in WEIGHTED and position not in network.int8 and kind == TensorProto.FLOAT:
+            yield Finding(
+                403,
+                "note",
+                node.name,
+                f"{node.op_type} is FLOAT: {platform.name} runs it in FP32 and has no flag to change that",
+                "Convert what is not quantized to FLOAT16 in the file.",
+            )
