@@ -26,6 +26,7 @@ from ..targets.errors import ModelError
 from . import canonical
 from .graph import Array, load, own_copy, save
 from .modules import arguments, eval_mode
+from .restated import restate
 from .running import first_line, runner
 
 OPSETS = (17, 18, 19, 20)  # 17 is what TensorRT 8.5 and 8.6 parse; below it LayerNormalization is missing
@@ -68,6 +69,7 @@ def to_onnx(
         )
     with _quiet(), eval_mode(module):
         program = _trace(module, example_inputs)
+        restate(program)
         model = _convert(program, opset)
     names = _output_names(program)
     canonical.global_pools(model)
