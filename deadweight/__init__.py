@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .export.calibrate import calibrate
+    from .export.lint.run import lint
     from .export.to_onnx import to_onnx
     from .export.to_qdq import to_qdq
     from .pipeline.importance import Context
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "export.calibrate": ("calibrate",),
+    "export.lint.run": ("lint",),
     "export.to_onnx": ("to_onnx",),
     "export.to_qdq": ("to_qdq",),
     "pipeline.pruning.groups": ("choose", "remove"),
@@ -86,6 +88,7 @@ __all__ = [
     "choose",
     "collect",
     "judge",
+    "lint",
     "load_pruned",
     "load_target",
     "measure_memory",

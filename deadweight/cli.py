@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import __version__
-from .console import bar, err, judgement_line, measurement_table, memory_line, out, stage_line
+from .console import bar, err, judgement_line, measurement_table, memory_line, out, show_lint, stage_line
 from .targets.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -186,6 +186,38 @@ def compare(
         value = {name: figures.to_json() for name, figures in measured.items()}
         write_json(to, {**value, "judgement": judgement.to_json()})
     raise typer.Exit({"faster": 0, "equal": 0, "slower": 1}.get(judgement.outcome, 3))
+
+
+@app.command()
+def lint(
+    model: Path,
+    target: TargetName = None,
+    tensorrt: Annotated[
+        str | None, typer.Option(help="TensorRT's version, e.g. 8.5 or 10.3; default: the board's own.")
+    ] = None,
+    max_gpu_fallbacks: Annotated[
+        int | None, typer.Option(min=0, help="How many nodes DLA may hand back to the GPU.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what TensorRT will refuse in an ONNX file, or run slowly; TensorRT is not needed.
+
+    Exit code: 0 nothing is refused, 1 an error or a broken budget.
+    """
+    from .export.lint.run import lint as examine
+    from .targets.target import load_target
+
+    found = examine(
+        model,
+        target=None if target is None else load_target(target),
+        tensorrt=tensorrt,
+        max_gpu_fallbacks=max_gpu_fallbacks,
+    )
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        show_lint(found)
+    raise typer.Exit(0 if found.passed else 1)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,10 +18,15 @@ from .targets.judge import Judgement
 from .targets.measurement import Measurement
 from .targets.memory import Memory
 
+if TYPE_CHECKING:
+    from .export.lint.finding import Finding
+    from .export.lint.run import Report
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 COLOURS = {"faster": "green", "slower": "red", "equal": "cyan", "cannot_tell": "yellow"}
+SEVERITY_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 def explain(what: str, cure: str) -> None:
@@ -125,3 +131,29 @@ def judgement_line(judgement: Judgement) -> str:
     lines = [f"[bold {colour}]{escape(judgement.sentence())}[/]"]
     lines += [f"  {escape(remark)}" for remark in judgement.remarks]
     return "\n".join(lines)
+
+
+def show_lint(report: Report) -> None:
+    """What lint found, equal faults together, and what that means for the board."""
+    together: dict[tuple[int, str, str], list[Finding]] = {}
+    for finding in report.findings:
+        together.setdefault((finding.rule, finding.severity, finding.cure), []).append(finding)
+    table = Table("rule", "severity", header_style="bold", show_lines=True)
+    for heading in ("node", "what", "cure"):
+        table.add_column(heading, overflow="fold")
+    for (rule, severity, cure), same in together.items():
+        sign = f"[{SEVERITY_COLOURS[severity]}]{severity}[/]"
+        node = escape(same[0].node) + (f"\nand {len(same) - 1} more" if len(same) > 1 else "")
+        what = same[0].what[:1].upper() + same[0].what[1:]
+        table.add_row(str(rule), sign, node, escape(what), escape(cure))
+    if together:
+        out.print(table)
+    for sentence in report.words:
+        out.print(sentence, soft_wrap=True, markup=False)
+    for check in report.budgets:
+        kept = "kept" if check.met else "[red]broken[/]"
+        out.print(f"{check.name}: {check.value} of at most {check.limit}, {kept}", soft_wrap=True)
+    told = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in report.counts.items() if count]
+    platform = report.platform.name + (f" on {report.platform.board.name}" if report.platform.board else "")
+    says = "[red]refuses this file[/]" if report.counts["error"] else "[green]should take this file[/]"
+    out.print(f"[bold]{escape(platform)} {says}[/]: {', '.join(told) or 'nothing found'}.", soft_wrap=True)

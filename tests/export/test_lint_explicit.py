@@ -94,7 +94,7 @@ def weight_scales(scale: Any, **attributes: Any) -> Callable[[bool], onnx.ModelP
 
     def build(faulty: bool) -> onnx.ModelProto:
         graph = Graph()
-        kept = {"axis": 0} if not faulty else attributes
+        kept: dict[str, Any] = attributes if faulty else {"axis": 0}
         steps = graph.constant(scale if faulty else STEPS)
         zero = graph.constant(np.zeros(np.shape(scale) if faulty else 16), np.int8)
         stored = graph.constant(np.ones((16, 16, 1, 1)), np.int8)

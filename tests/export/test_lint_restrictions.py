@@ -97,7 +97,7 @@ def dropout_by_input(graph: Graph, faulty: bool) -> None:
 def constant(graph: Graph, faulty: bool) -> None:
     values = numpy_helper.from_array(np.ones(1, np.float32), "v")
     places = numpy_helper.from_array(np.zeros(1, np.int64), "i")
-    kept = (
+    kept: dict[str, Any] = (
         {"sparse_value": helper.make_sparse_tensor(values, places, [1])}
         if faulty
         else {"value_floats": [1.0]}
