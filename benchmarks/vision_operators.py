@@ -1,4 +1,4 @@
-"""Lets torchvision and timm be imported where torchvision's compiled operators do not fit this build of torch.
+"""Lets torchvision and timm be imported where its compiled operators do not fit this build of torch.
 
 Importing torchvision describes each of its operators to torch, which fails on a name that no library defined.
 The names are enough: none of the networks measured here runs one of these operators (NMS, RoI pooling).
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def define_missing() -> None:
@@ -22,7 +22,7 @@ def define_missing() -> None:
         source = (Path(folder) / "_meta_registrations.py").read_text()
         for name in re.findall(r'register_(?:fake|meta)\("(?:torchvision::)?(\w+)"', source):
             if not hasattr(torch.ops.torchvision, name):
-                _LIBRARY.define(f"{name}(Tensor x) -> Tensor")
+                _LIBRARY.define(f"{name}(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
 
 
 define_missing()

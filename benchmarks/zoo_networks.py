@@ -1,6 +1,6 @@
 """The networks of the zoo. The list was committed before the first run, and is not made to fit.
 
-Each is built with random weights, from the library's own constructor, at the input size it was published with.
+Each is built with random weights by the library's own constructor, for the input size it was published with.
 Language models have a published small configuration, or the published widths with fewer layers. `UNSEEN`
 holds networks that were run only after the pruning core had been mended on the others: a forecast for yours.
 """
@@ -71,8 +71,8 @@ def _timm(network: Network) -> nn.Module:
 
 
 def _transformers(network: Network) -> nn.Module:
-    import vision_operators  # noqa: F401  (transformers imports torchvision where it is installed)
     import transformers
+    import vision_operators  # noqa: F401  (transformers imports torchvision where it is installed)
 
     settings = dict(network.settings)
     kind = settings.pop("model")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -77,14 +79,12 @@ class PixelUNet(nn.Module):
             nn.Sequential(_conv(before, after), _conv(after, after))
             for before, after in zip((3, *widths), widths, strict=False)
         )
-        self.ups = nn.ModuleList(
-            nn.Conv2d(below, 4 * above, 1) for above, below in zip(widths, widths[1:], strict=False)
-        )
+        self.ups = nn.ModuleList(nn.Conv2d(below, 4 * above, 1) for above, below in pairwise(widths))
         self.joins = nn.ModuleList(_conv(2 * width, width) for width in widths[:-1])
         self.out = nn.Conv2d(widths[0], 5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        skips = []
+        skips: list[Tensor] = []
         for down in self.downs:
             x = down(x if not skips else F.max_pool2d(x, 2))
             skips.append(x)
@@ -154,7 +154,7 @@ class _Detect(nn.Module):
         if self.training:
             return heads
         flat = torch.cat([x.view(x.shape[0], 4 * self.bins + self.classes, -1) for x in heads], 2)
-        box, label = flat.split((4 * self.bins, self.classes), 1)
+        box, label = torch.split(flat, (4 * self.bins, self.classes), 1)
         b, _, a = box.shape
         distances = self.dfl(box.view(b, 4, self.bins, a).transpose(2, 1).softmax(1)).view(b, 4, a)
         near, far = distances.chunk(2, 1)

@@ -23,8 +23,9 @@ import torch
 import torch_pruning as tp
 from torch import nn
 from zoo_judge import UnjudgedError, WrongValuesError, judge, make_distinct
+from zoo_measure import floats, forward_pass_s, lively, relative, size_of
 from zoo_networks import NETWORKS, UNSEEN, Network
-from zoo_ours import RATIO, Row, floats, forward_pass_s, lively, relative, size_of, trains
+from zoo_ours import RATIO, Row, trains
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 # What attention classes of timm and transformers call the number of heads, their projections (and how many of

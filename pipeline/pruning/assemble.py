@@ -67,7 +67,7 @@ def _frozen(
 
 
 class _Kinds:
-    """The units in the order in which they are first produced, and the kinds of operator that produce them."""
+    """The units in the order in which they are first produced, and what kinds of operator produce them."""
 
     def __init__(self, notes: Notes, solution: Solution) -> None:
         self.names: list[str] = []

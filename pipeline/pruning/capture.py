@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import re
 import traceback
 import warnings
@@ -42,8 +43,7 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     inputs = inputs_of(example)
     _check_inputs(model, inputs)
     try:
-        with in_mode(model, training=training), torch.set_grad_enabled(training), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with in_mode(model, training=training), torch.set_grad_enabled(training), _hushed():
             program = torch.export.export(model, inputs, dynamic_shapes=_open_batch(inputs), strict=False)
             module = program.module()
     except Exception as error:  # torch.export raises whatever the user's code and its own passes raise
@@ -80,6 +80,19 @@ def users_line(node: Node) -> str:
         if not file.startswith((_TORCH, "<")):
             return f"{file}:{line}: {code.strip()}"
     return ""
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Without torch's own warnings and logs: of a network it cannot capture it logs the whole graph."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager

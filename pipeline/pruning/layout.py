@@ -191,5 +191,16 @@ def patches(call: Call) -> Result:
     return Tracked(shape, (*x.axes[:-3], spread, None))
 
 
+def unpatched(call: Call) -> Result:
+    """col2im, the way back: the pixels of a patch, which are channels here, are one unit."""
+    x, shape = call["self"], call.shapes[0]
+    spread, channels = x.axes[-2], None
+    if spread is not None:
+        grid = spread.reshape(shape[-3], -1)
+        call.notes.identities.unite(grid[:, :1].expand(grid.shape), grid)
+        channels = grid[:, 0]
+    return Tracked(shape, (*x.axes[:-2], channels, None, None))
+
+
 def _but(x: Tracked, axis: int) -> Tracked:
     return Tracked(x.shape[:axis] + x.shape[axis + 1 :], x.axes[:axis] + x.axes[axis + 1 :])

@@ -22,6 +22,7 @@ from .layout import (
     selection,
     shuffle,
     stack,
+    unpatched,
 )
 from .mixing import addmm, attention, cell, convolution, einsum, embedding, linear, matmul, recurrent
 
@@ -178,6 +179,7 @@ RULES: dict[str, Rule] = {
     **_names(selection, "index_select"),
     **_names(gathering, "gather"),
     **_names(patches, "im2col"),
+    **_names(unpatched, "col2im"),
     **_names(sampling, "grid_sampler grid_sampler_2d grid_sampler_3d"),
     **_names(halves, "glu"),
     **_names(shuffle, "channel_shuffle native_channel_shuffle"),

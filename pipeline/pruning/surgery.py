@@ -29,7 +29,7 @@ from .resize import resized
 from .trace import trace, trace_graphs
 from .trial import Trial, earlier_plans
 
-SPARED = 1.3
+SPARED = 1.25
 """The module form may keep this many times the parameters of the graph form; beyond, the graph is better."""
 
 

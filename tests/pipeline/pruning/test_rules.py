@@ -83,6 +83,7 @@ FREE: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "maximum over halves": (lambda x: torch.max(x[:, :4], x[:, 4:]), 4),
     "repeated kernel": (blurred, 8),
     "patches": (lambda x: F.unfold(x, 3, padding=1).reshape(x.shape[0], -1, 6, 6), 72),
+    "patches and back": (lambda x: F.fold(F.unfold(x, 3, padding=1), (6, 6), 3, padding=1), 8),
     "slices written in place": (overwritten, 8),
     "gather": (most_alive, 8),
     "grid sample": (gridded, 8),
