@@ -50,8 +50,19 @@ class Index:
         )
 
     def value(self, name: str) -> Array | None:
-        """The constant called `name`, or None when it is computed."""
-        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+        """The constant called `name`, or None when it is computed.
+
+        Raises:
+            ModelError: its numbers do not fill its shape.
+        """
+        if name not in self.constants:
+            return None
+        try:
+            return numpy_helper.to_array(self.constants[name])
+        except (ValueError, TypeError) as error:
+            raise ModelError(
+                f"The constant {name!r} is damaged: {error}.", "Export or copy the file again."
+            ) from error
 
     def computed(self, node: onnx.NodeProto) -> list[str]:
         """The inputs of `node` that depend on the network's input."""

@@ -121,6 +121,8 @@ def weight_axis(network: Network, platform: Platform) -> Iterator[Finding]:
                 what = f"the scales of {weight.name!r} are blocks; int8 takes one scale a channel"
         elif axis is None:
             what = f"the scales of {weight.name!r} have no axis, which means 1 in ONNX and 0 to TensorRT"
+        elif not -len(weight.dims) <= axis < len(weight.dims):
+            what = f"{weight.name!r} has no axis {axis} for its {found.size} scales"
         else:
             axis %= len(weight.dims)
             for reader, place, along in _weighted_readers(network, node.output[0], axis):

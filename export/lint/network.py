@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
 
 from ...targets.errors import ModelError
-from ..graph import QUANTIZED, WEIGHTED, Array, Index, all_graphs, lift_constants, load
+from ..graph import QUANTIZED, WEIGHTED, Array, Index, all_graphs, lift_constants
 from ..placement import MOVES
 
 Shape = tuple[int | None, ...]
@@ -74,16 +73,6 @@ class Network:
     def readers(self, name: str) -> Iterator[onnx.NodeProto]:
         """The nodes that read a tensor."""
         return (node for node, _ in self.index.readers.get(name, ()))
-
-
-def read(path: Path) -> Network:
-    """Reads an ONNX file for the rules.
-
-    Raises:
-        ArtifactError: the file is missing, truncated, empty or no ONNX file.
-        ModelError: it is larger than 2 GB.
-    """
-    return network_of(load(path))
 
 
 def network_of(model: onnx.ModelProto) -> Network:

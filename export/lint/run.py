@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from ...targets.budgets import BudgetCheck
-from ...targets.errors import TargetError
+from ...targets.errors import ArtifactError, DeadweightError, TargetError
 from ...targets.target import Target
+from ..graph import load
 from . import dla, explicit, fusion, operators, widths
 from .finding import SEVERITIES, Finding
-from .network import Network, read
+from .network import Network, network_of
 from .platform import Platform
 
 Rule = Callable[[Network, Platform], Iterable[Finding]]
@@ -126,7 +129,7 @@ def lint(
         max_gpu_fallbacks: how many nodes DLA may hand back to the GPU before the report fails.
 
     Raises:
-        ArtifactError: the file is missing, truncated or no ONNX file.
+        ArtifactError: the file is missing, truncated, damaged or no ONNX file.
         ModelError: it is larger than 2 GB, or an operator lacks its inputs.
         TargetError: the version is unknown; the board runs no TensorRT; a budget for DLA where there is none.
     """
@@ -137,8 +140,7 @@ def lint(
             f"{where}, so max_gpu_fallbacks = {max_gpu_fallbacks} cannot be judged.",
             "Name a board whose TensorRT reaches its accelerator, such as agx-orin-64gb, or leave it out.",
         )
-    network = read(path)
-    found = [finding for rule in RULES.values() for finding in rule(network, platform)]
+    found = _examine(Path(path), platform)
     found.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
     handed_back = len({finding.node for finding in found if finding.rule in _HANDED_BACK})
     fallbacks = handed_back if platform.dla_cores else None
@@ -147,3 +149,27 @@ def lint(
         met = handed_back <= max_gpu_fallbacks
         budgets.append(BudgetCheck("max_gpu_fallbacks", max_gpu_fallbacks, handed_back, met))
     return Report(Path(path), platform, tuple(found), tuple(platform.words()), fallbacks, tuple(budgets))
+
+
+def _examine(path: Path, platform: Platform) -> list[Finding]:
+    try:
+        model = load(path)
+        network = network_of(model)
+        return [finding for rule in RULES.values() for finding in rule(network, platform)]
+    except DeadweightError:
+        raise
+    except Exception as error:
+        # A rule trips over a constant cut short, a name of no letters, an attribute of another kind. Whether
+        # that is the file's fault is for ONNX's own checker to say.
+        if not isinstance(error, UnicodeDecodeError):
+            try:
+                onnx.checker.check_model(model)
+            except Exception as refusal:  # its errors share no public base class
+                raise _damaged(path, refusal) from error
+            raise
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ArtifactError:
+    said = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    return ArtifactError(f"{path} is damaged: {said}.", "Export or copy it again.")

@@ -25,6 +25,8 @@ def width(network: Network, platform: Platform) -> Iterator[Finding]:
         if weight is None or position in heads or len(weight.dims) < 2:
             continue
         kind, units = _kind(network, position, list(weight.dims))
+        if units < 1:
+            continue
         align = platform.board.align(kind)
         step = align.step_for(units)
         severity: Severity = "warning" if units % align.hard else "note"

@@ -188,6 +188,7 @@ CASES = [
     Case(206, "batched MatMul", product("MatMul", (2, 16, 24), 2, None), ("dequantizelinear_1",)),
     Case(206, "behind a transposition", float_weight, PAIR),
     Case(206, "no axis", weight_scales(STEPS), ("dequantizelinear_1",)),
+    Case(206, "axis outside", weight_scales(STEPS, axis=4), ("dequantizelinear_1",)),
     Case(206, "too few", weight_scales([0.1] * 8, axis=0), ("dequantizelinear_1",)),
     Case(206, "blocks", weight_scales(np.full((16, 2, 1, 1), 0.1), axis=1), ("dequantizelinear_1",)),
     Case(207, "by channel", by_channel, ("dequantizelinear_1",)),

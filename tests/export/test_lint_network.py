@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from planted import IMAGE, Graph
 
-from deadweight.export.lint.network import network_of, read
-from deadweight.targets.errors import ArtifactError, ModelError
+from deadweight.export.lint.network import network_of
+from deadweight.targets.errors import ModelError
 
 
 def test_the_plain_graph_is_the_network_before_it_was_quantized() -> None:
@@ -79,21 +76,6 @@ def test_an_operator_without_its_inputs_is_a_damaged_file() -> None:
     )
     with pytest.raises(ModelError, match="QuantizeLinear 'half' has 1 inputs"):
         network_of(model)
-
-
-def test_a_file_cut_anywhere_is_refused_or_still_a_whole_graph(tmp_path: Path) -> None:
-    graph = Graph()
-    graph.op("Relu", graph.conv(graph.input()))
-    whole = graph.model().SerializeToString()
-    path = tmp_path / "cut.onnx"
-    lengths = range(0, len(whole), 7)
-    whole_ones = []
-    for length in lengths:
-        path.write_bytes(whole[:length])
-        with contextlib.suppress(ArtifactError, ModelError):
-            read(path)
-            whole_ones.append(length)
-    assert len(whole_ones) < 0.1 * len(lengths)
 
 
 def test_a_graph_that_inference_cannot_follow_is_read_all_the_same() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -22,7 +23,7 @@ from deadweight.export.graph import Index
 from deadweight.export.lint.run import RULES, lint, reason
 from deadweight.export.to_onnx import to_onnx
 from deadweight.export.to_qdq import to_qdq
-from deadweight.targets.errors import TargetError
+from deadweight.targets.errors import ArtifactError, ModelError, TargetError
 from deadweight.targets.target import load_target
 
 Nets = Callable[[str], Any]
@@ -296,6 +297,37 @@ def test_bad_input_is_one_message_and_exit_code_2(command: Command, tmp_path: Pa
         assert code == 2, printed
         assert said in printed
         assert "What to do:" in printed
+
+
+def test_a_file_cut_anywhere_is_refused_or_still_a_whole_graph(tmp_path: Path) -> None:
+    whole = written(tmp_path, faulty=False).read_bytes()
+    path = tmp_path / "cut.onnx"
+    lengths = range(0, len(whole), 7)
+    survived = 0
+    for length in lengths:
+        path.write_bytes(whole[:length])
+        with contextlib.suppress(ArtifactError, ModelError):
+            lint(path)
+            survived += 1
+    assert survived < 0.1 * len(lengths)
+
+
+@pytest.mark.parametrize("damage", ["short constant", "other type", "no letters", "wrong attribute"])
+def test_a_damaged_file_is_refused_in_one_message(tmp_path: Path, damage: str) -> None:
+    graph = Graph()
+    graph.op("MaxPool", graph.conv(graph.input()), kernel_shape=[2, 2])
+    model = graph.model()
+    if damage == "short constant":
+        model.graph.initializer[0].dims[:] = [7]
+    if damage == "other type":
+        model.graph.initializer[0].data_type = onnx.TensorProto.DOUBLE
+    if damage == "wrong attribute":
+        model.graph.node[-1].attribute[0].type = onnx.AttributeProto.FLOAT
+    data = model.SerializeToString()
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(data.replace(b"maxpool", b"max\xff\xffol") if damage == "no letters" else data)
+    with pytest.raises((ArtifactError, ModelError), match=r"is damaged|not a whole"):
+        lint(path)
 
 
 def test_every_rule_stands_in_the_documentation() -> None:
