@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.set-up
 PYTHONS ?= 3.10 3.12 3.13
 
-.PHONY: setup demo test test-slow test-board test-pythons check bench
+.PHONY: setup demo test test-slow test-board test-pythons check bench zoo
 
 setup: $(STAMP)
 
@@ -43,3 +43,8 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/statistics_cost.py
+
+# 126 networks of other people, halved by deadweight and by Torch-Pruning: most of an hour on 2 cores, resumable.
+zoo: setup
+	$(BIN)/pip install --quiet -c constraints.txt torchvision timm transformers torch-pruning
+	$(BIN)/python benchmarks/zoo.py

@@ -154,7 +154,7 @@ class _Detect(nn.Module):
         if self.training:
             return heads
         flat = torch.cat([x.view(x.shape[0], 4 * self.bins + self.classes, -1) for x in heads], 2)
-        box, label = torch.split(flat, (4 * self.bins, self.classes), 1)
+        box, label = torch.split(flat, [4 * self.bins, self.classes], 1)
         b, _, a = box.shape
         distances = self.dfl(box.view(b, 4, self.bins, a).transpose(2, 1).softmax(1)).view(b, 4, a)
         near, far = distances.chunk(2, 1)

@@ -38,7 +38,8 @@ def fault(row: Row) -> str:
         return ""
     if row["tool"] == "rival":
         return f"{row['correct']}" if row.get("runs") else "its forward fails"
-    return f"error {row['error']:.0e}, ONNX {row['onnx']:.0e}, batch {row['other_batch']}"
+    wrong = {key: row[key] for key in ("error", "onnx", "other_batch", "trains", "disk")}
+    return ", ".join(f"{key} {value}" for key, value in wrong.items())
 
 
 def tables(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -77,9 +78,8 @@ def _families(ours: Sequence[Row], rival: Sequence[Row]) -> str:
     for family in dict.fromkeys(row["family"] for row in (*ours, *rival)):
         mine = [row for row in ours if row["family"] == family]
         theirs = [row for row in rival if row["family"] == family]
-        lines.append(
-            f"| {family} | {max(len(mine), len(theirs))} | {sum(map(right, mine))} | {sum(map(right, theirs))} |"
-        )
+        counts = (max(len(mine), len(theirs)), sum(map(right, mine)), sum(map(right, theirs)))
+        lines.append(f"| {family} | {' | '.join(map(str, counts))} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
-"""Lets tests import what they share (`import nets`), whatever directory pytest is started from."""
+"""Lets tests import what they share (`import nets`) and the benchmarks, wherever pytest is started."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]

@@ -28,6 +28,24 @@ stage = "prune"
 ratio = 0.5
 """
 MINE = "from small import Digits\n\n\nclass Mine(Digits):\n    pass\n"
+BRANCHING = """from small import Digits
+from torch import nn
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 32), nn.Linear(32, 10)
+
+    def forward(self, pixels):
+        x = self.a(pixels)
+        if x.sum() > 0:
+            x = x.relu()
+        return self.b(x)
+
+class Mine(Digits):
+    def build_model(self):
+        return Branching()
+"""
 
 Failing = Callable[..., str]
 
@@ -144,6 +162,15 @@ def test_a_validation_split_without_samples(project: Path, fails: Failing) -> No
     )
     (project / "mine.py").write_text(MINE.replace("pass", empty))
     assert 'The split "validation" has no samples.' in fails()
+
+
+def test_a_network_whose_path_depends_on_its_data(project: Path, fails: Failing) -> None:
+    (project / "mine.py").write_text(BRANCHING)
+    printed = fails()
+    assert "takes a different path for different data" in printed
+    assert f"{project / 'mine.py'}:11" in printed
+    assert "torch.where" in printed
+    assert (project / "run" / "stages").exists()  # the training before it is kept
 
 
 def test_thresholds_that_would_remove_a_whole_layer(project: Path, fails: Failing) -> None:
