@@ -14,7 +14,7 @@ from onnx import NodeProto, TensorProto
 from ..graph import QUANTIZED, WEIGHTED, attribute_of
 from ..placement import channel_axis
 from .finding import Finding, Severity
-from .network import Network
+from .network import Network, type_name
 from .platform import Platform
 
 _8_BIT_FLOAT = TensorProto.FLOAT8E4M3FN
@@ -40,7 +40,7 @@ def zero_point(network: Network, platform: Platform) -> Iterator[Finding]:
 def quantized_type(network: Network, platform: Platform) -> Iterator[Finding]:
     """202: the quantized type is int8, from TensorRT 10 on also FP8 or INT4."""
     taken = _QUANTIZED_TYPES[8 if platform.version < (10,) else 10]
-    names = ", ".join(TensorProto.DataType.Name(kind) for kind in taken)
+    names = ", ".join(type_name(kind) for kind in taken)
     for node in network.quantizers():
         kind = _quantized_type(network, node)
         if kind in taken or kind == TensorProto.UNDEFINED or _is_bias(network, node):
@@ -48,7 +48,7 @@ def quantized_type(network: Network, platform: Platform) -> Iterator[Finding]:
         if not _has_zero(node) and node.op_type == "QuantizeLinear":
             what = "it has no zero point, which means UINT8 in ONNX and INT8 to TensorRT"
         else:
-            what = f"it quantizes to {TensorProto.DataType.Name(kind)}; {platform.name} takes {names}"
+            what = f"it quantizes to {type_name(kind)}; {platform.name} takes {names}"
         unsigned = kind == TensorProto.UINT8
         severity: Severity = _asymmetric(platform) if unsigned else "error"
         yield Finding(202, severity, node.name, what + (_but_dla(platform) if unsigned else ""), _SYMMETRIC)
@@ -61,7 +61,7 @@ def float_bias(network: Network, platform: Platform) -> Iterator[Finding]:
             continue
         maker = network.index.producer.get(node.input[2])
         if maker is not None and maker.op_type == "DequantizeLinear":
-            kind = TensorProto.DataType.Name(_quantized_type(network, maker))
+            kind = type_name(_quantized_type(network, maker))
             yield Finding(
                 203,
                 "error",
@@ -158,7 +158,7 @@ def opset_of_scales(network: Network, platform: Platform) -> Iterator[Finding]:
             what = f"it has {found.size} scales; opset {network.opset} knows one, 13 the first with more"
             cure = "Export at opset 17."
         elif half and (network.opset < 19 or platform.version < (10,)):
-            name = TensorProto.DataType.Name(kind)
+            name = type_name(kind)
             what = f"its scale is {name}; before opset 19 and TensorRT 10 it is FLOAT"
         elif (
             node.op_type == "QuantizeLinear"
@@ -166,7 +166,7 @@ def opset_of_scales(network: Network, platform: Platform) -> Iterator[Finding]:
             and TensorProto.UNDEFINED not in (kind, data)
             and kind != data
         ):
-            names = [TensorProto.DataType.Name(each) for each in (kind, data)]
+            names = [type_name(each) for each in (kind, data)]
             what = f"its scale is {names[0]} and its data {names[1]}; this opset wants one type"
         else:
             continue

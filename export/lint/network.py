@@ -126,6 +126,14 @@ def _check_whole(node: onnx.NodeProto, opset: int) -> None:
         )
 
 
+def type_name(kind: int) -> str:
+    """What ONNX calls a type of element, e.g. FLOAT."""
+    try:
+        return str(TensorProto.DataType.Name(kind))
+    except ValueError:
+        return f"type {kind}"
+
+
 def label(node: onnx.NodeProto) -> str:
     """What to call a node; those in the body of a loop may have no name."""
     return node.name or next(iter(node.output), "") or node.op_type

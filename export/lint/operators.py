@@ -11,7 +11,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 
 from ..graph import QUANTIZED, attribute_of
 from .finding import Finding
-from .network import STANDARD, Network, label
+from .network import STANDARD, Network, label, type_name
 from .platform import Platform, Version, operators
 from .restrictions import RESTRICTIONS
 
@@ -127,7 +127,7 @@ def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
             short = "i32"  # cast down
         if found == TensorProto.UNDEFINED or short in listed:
             continue
-        known = TensorProto.DataType.Name(found)
+        known = type_name(found)
         if short in every:
             yield Finding(
                 106,
