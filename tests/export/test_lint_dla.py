@@ -59,6 +59,12 @@ def flat(operator: str) -> Case:
     return limit(operator, "in two axes", fill)
 
 
+def transposed_in_three_axes(graph: Graph, faulty: bool) -> None:
+    axes = 3 if faulty else 2
+    weight = graph.constant(np.ones((16, 16, *[2] * axes)))
+    graph.op("ConvTranspose", graph.input([2, 16, *[4] * axes]), weight)
+
+
 def clip(graph: Graph, faulty: bool) -> None:
     graph.op("Clip", graph.input(), graph.constant(-1 if faulty else 0), graph.constant(6))
 
@@ -158,6 +164,7 @@ CASES = [
     transposed("groups", group=2),
     transposed("dilation", dilations=[2, 2]),
     transposed("kernel", 33),
+    limit("ConvTranspose", "three axes", transposed_in_three_axes),
     transposed("stride", strides=[33, 33]),
     pool("MaxPool", "window", kernel_shape=[9, 9]),
     pool("MaxPool", "stride", strides=[17, 17]),

@@ -172,6 +172,7 @@ CASES = [
     Case(202, "no zero point", no_zero_at_all, PAIR),
     Case(203, "int32", bias(np.int32), ("conv",)),
     Case(203, "int8", bias(np.int8), ("conv",)),
+    Case(204, "empty", activation({"scale": []}), PAIR),
     Case(204, "zero", activation({"scale": 0.0}), PAIR),
     Case(204, "negative", activation({"scale": -1.0}), PAIR),
     Case(204, "nan", activation({"scale": np.nan}), PAIR),

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper
 from planted import IMAGE, Graph
 
-from deadweight.export.lint.network import network_of
+from deadweight.export.lint.network import network_of, type_name
 from deadweight.targets.errors import ModelError
 
 
@@ -76,6 +76,11 @@ def test_an_operator_without_its_inputs_is_a_damaged_file() -> None:
     )
     with pytest.raises(ModelError, match="QuantizeLinear 'half' has 1 inputs"):
         network_of(model)
+
+
+def test_a_type_of_element_has_a_name_or_at_least_a_number() -> None:
+    assert type_name(TensorProto.INT8) == "INT8"
+    assert type_name(99) == "type 99"
 
 
 def test_a_graph_that_inference_cannot_follow_is_read_all_the_same() -> None:
