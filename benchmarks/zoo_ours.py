@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 from zoo_measure import exporting, floats, forward_bytes, forward_pass_s, lively, relative, size_of
 from zoo_networks import NETWORKS, UNSEEN, Network
 
-from deadweight.pipeline.pruning.groups import Groups, choose
+from deadweight.pipeline.pruning.groups import BLOCKS, Groups, choose
 from deadweight.pipeline.pruning.plan import plan_of
 from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
 from deadweight.pipeline.pruning.surgery import apply
@@ -34,7 +34,6 @@ from deadweight.pipeline.pruning.verify import verify
 from deadweight.targets.errors import DeadweightError, ModelError
 
 Row = dict[str, Any]
-BLOCKS = ("heads", "blocks")
 RATIO = 0.5
 
 

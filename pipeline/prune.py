@@ -22,7 +22,7 @@ from ..targets.errors import ModelError, RecipeError
 from ..targets.target import Target
 from . import importance
 from .importance import Context, Criterion, below
-from .pruning.groups import Groups, choose, remove
+from .pruning.groups import BLOCKS, Groups, choose, remove
 from .pruning.plan import Plan, plan_of
 from .pruning.surgery import apply
 from .pruning.trace import trace
@@ -41,6 +41,8 @@ class Prune:
         ratio: instead of thresholds, the share of each group's neurons to remove, 0 to 1.
         criterion: with a ratio, what orders the neurons: a function of `importance`, or the dotted path
             of the user's own.
+        heads: whether whole attention heads, and whole groups of grouped convolutions, may go too. A ratio
+            holds for them on its own: half the heads with half the features of each are a quarter.
         align: whether widths are rounded up to what the target's kernels like.
     """
 
@@ -48,6 +50,7 @@ class Prune:
     std: float | None = None
     ratio: Annotated[float, Field(gt=0, lt=1)] | None = None
     criterion: str = "activation"
+    heads: bool = False
     align: bool = True
 
     def __post_init__(self) -> None:
@@ -85,19 +88,20 @@ class Prune:
     def _plan(self, model: nn.Module, groups: Groups, work: Work) -> Plan:
         statistics = _statistics(work)
         steps = alignment(work.target) if self.align else None
+        chosen = [group for group in groups if self.heads or group.kind not in BLOCKS]
         if self.mean is not None and self.std is not None:
             if statistics is None:
                 raise RecipeError(
                     "Thresholds on activations were given, and no statistics were taken.",
                     'Put the stage "statistics" before the stage "prune".',
                 )
-            dead = {g.name: below(statistics.of(g.name), mean=self.mean, std=self.std) for g in groups}
-            order = {g.name: importance.activation(g, _context(model, statistics, work)) for g in groups}
+            dead = {g.name: below(statistics.of(g.name), mean=self.mean, std=self.std) for g in chosen}
+            order = {g.name: importance.activation(g, _context(model, statistics, work)) for g in chosen}
             return remove(groups, dead, align=steps, scores=order)
         criterion = find_criterion(self.criterion)
         context = _context(model, statistics, work)
         with users_code(f'the criterion "{self.criterion}" was called'):
-            scores: Mapping[str, Tensor] = {group.name: criterion(group, context) for group in groups}
+            scores: Mapping[str, Tensor] = {group.name: criterion(group, context) for group in chosen}
         return choose(groups, scores, ratio=self.ratio, align=steps)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import logging
 import re
 import traceback
@@ -42,6 +43,7 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     """
     inputs = inputs_of(example)
     _check_inputs(model, inputs)
+    _check_names(model, example)
     try:
         with in_mode(model, training=training), torch.set_grad_enabled(training), _hushed():
             program = torch.export.export(model, inputs, dynamic_shapes=_open_batch(inputs), strict=False)
@@ -53,6 +55,7 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     assert spec is not None
     _drop_guards(module.graph)
     _inline_regions(module)
+    _know_parameters(module, model)
     module.graph.set_codegen(CodeGen())  # it takes and returns flat tensors
     module.meta["structured"] = lambda leaves: pytree.tree_unflatten(leaves, spec)  # survives copying
     return module
@@ -97,14 +100,15 @@ def _hushed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """The whole network in one mode, and afterwards every module back in its own."""
-    before = [(module, module.training) for module in model.modules()]
+    """The whole network in one mode, and afterwards every module with the attributes it had, its mode too."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
     model.train(training)
     try:
         yield
     finally:
-        for module, mode in before:
-            module.training = mode
+        for module, attributes in before:  # what forward keeps of a run would be a tensor of the exporter's
+            vars(module).clear()
+            vars(module).update(attributes)
 
 
 @contextlib.contextmanager
@@ -182,6 +186,31 @@ def _check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
             f"The network and its example inputs are on different devices: {', '.join(sorted(devices))}.",
             "Move them to one device: model.to(device), and each input to the same.",
         )
+
+
+def _check_names(model: nn.Module, example: Example) -> None:
+    """Inputs are given by place: a name in another place than in forward would be taken for another input."""
+    names = list(example) if isinstance(example, Mapping) else []
+    known = list(inspect.signature(model.forward).parameters)
+    if set(names) <= set(known) and names != known[: len(names)]:
+        raise ModelError(
+            f"The example inputs are {', '.join(names)}; forward takes {', '.join(known)}.",
+            "Give them in the order of forward's parameters, and leave out none but the last.",
+        )
+
+
+def _know_parameters(module: GraphModule, model: nn.Module) -> None:
+    """A parameter that forward finds in a list of the user's, the exporter takes for a constant: it is not."""
+    names = {
+        (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype): name
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        if tensor.data_ptr()
+    }
+    for node in module.graph.nodes:
+        constant = getattr(module, str(node.target), None) if node.op == "get_attr" else None
+        if isinstance(constant, Tensor) and constant.data_ptr():
+            place = (constant.data_ptr(), constant.shape, constant.stride(), constant.dtype)
+            node.target = names.get(place, node.target)
 
 
 def _drop_guards(graph: Graph) -> None:

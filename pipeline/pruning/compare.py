@@ -11,7 +11,12 @@ from torch.utils import _pytree as pytree
 
 from .capture import in_mode
 
-TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+TOLERANCE = {
+    **dict.fromkeys((torch.float64, torch.complex128), 1e-11),
+    **dict.fromkeys((torch.float32, torch.complex64), 1e-5),
+    torch.bfloat16: 5e-2,
+    torch.float16: 1e-2,
+}
 """How far two outputs that are the same up to the order of sums may differ, relative to the largest value."""
 
 
@@ -35,16 +40,19 @@ def tolerance(outputs: Sequence[Any]) -> float:
 
 
 def error_of(expected: Any, found: Any) -> float:
-    """The largest difference of one output, relative to its largest value."""
+    """The largest difference of one output, relative to its largest finite value.
+
+    An infinity is equal to itself, as masked scores are; NaN to nothing.
+    """
     if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
         return 0.0 if expected == found else float("inf")
     if expected.shape != found.shape:
         return float("inf")
     if expected.numel() == 0:
         return 0.0
-    if not expected.is_floating_point():
+    if not expected.is_floating_point() and not expected.is_complex():
         return 0.0 if torch.equal(expected, found) else float("inf")
-    difference = (expected.double() - found.double()).abs().max()
-    largest = expected.double().abs().max().clamp_min(torch.finfo(torch.float64).tiny)
-    error = float(difference / largest) if float(difference) > 0 else 0.0
-    return error if error == error and bool(difference.isfinite()) else float("inf")
+    one, other = (value.to(torch.complex128 if value.is_complex() else torch.float64) for value in (expected, found))
+    difference = torch.where(one == other, 0.0, (one - other).abs())
+    largest = torch.where(one.isfinite(), one.abs(), 0.0).max().clamp_min(torch.finfo(torch.float64).tiny)
+    return float(difference.max() / largest) if bool(difference.isfinite().all()) else float("inf")

@@ -25,6 +25,9 @@ from .plan import Plan, Shapes, Width
 Align = int | Mapping[str, int] | None
 """Widths are rounded up to a multiple: one number for all, or by the kind of operator."""
 
+BLOCKS = ("heads", "blocks")
+"""Kinds whose units are blocks: whole heads of attention, whole groups of a convolution."""
+
 
 @dataclass(frozen=True)
 class Slice:

@@ -8,7 +8,6 @@ the constant would be wrong, so it is left as it is and reported.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,7 @@ from ...targets.errors import ModelError
 from .calls import Tracked
 from .capture import Example, argument_of, inputs_of, operator_name
 from .groups import Groups
-from .narrow import named_tensors
+from .narrow import copied_module, named_tensors
 from .plan import plan_of
 
 _MAPS = ("linear", "conv1d", "conv2d", "conv3d")
@@ -69,7 +68,7 @@ def fold_means(
         )
     sites, skipped = _sites(groups, groups.tracing.alive(plan.removed))
     _measure(groups, sites, batches)
-    folded = copy.deepcopy(small)
+    folded = copied_module(small, {})
     tensors = dict(named_tensors(folded))
     with torch.no_grad():
         for site in sites:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from .plan import Attributes, Cut
 from .resize import Change
@@ -19,7 +20,7 @@ TOLD = ("groups", "num_groups", "normalized_shape")
 def narrowed(model: nn.Module, tensors: Mapping[str, Tensor], attributes: Attributes) -> nn.Module:
     """A copy of `model` that holds `tensors` (see `cut_tensors`), its attributes set."""
     # Whatever refers to a parameter, under its name or in a list of its own, refers to the narrow one.
-    small = copy.deepcopy(model, {id(tensor): tensors[name] for name, tensor in named_tensors(model)})
+    small = copied_module(model, {id(tensor): tensors[name] for name, tensor in named_tensors(model)})
     for path, values in attributes.items():
         for name, value in values.items():
             kind = type(getattr(small.get_submodule(path), name))
@@ -27,6 +28,17 @@ def narrowed(model: nn.Module, tensors: Mapping[str, Tensor], attributes: Attrib
     for module in small.modules():
         _follow_shapes(module)
     return small
+
+
+def copied_module(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
+    """A deep copy, with other tensors by the id of those they stand for.
+
+    What modules keep of an earlier run (a cached activation, the weight of an old weight norm) is detached:
+    it is computed anew in the next one, and `deepcopy` refuses it.
+    """
+    kept = [one for module in model.modules() for one in pytree.tree_leaves(vars(module))]
+    stale = {id(one): one.detach() for one in kept if isinstance(one, Tensor) and not one.is_leaf}
+    return copy.deepcopy(model, stale | dict(tensors))
 
 
 def cut_tensors(model: nn.Module, cut: Cut) -> dict[str, Tensor]:
@@ -92,6 +104,8 @@ def _without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:
         kept = torch.ones(value.shape[axis], dtype=torch.bool)
         kept[list(indices)] = False
         value = value.index_select(axis, kept.nonzero().reshape(-1).to(value.device))
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        value = value.contiguous(memory_format=torch.channels_last)
     value = value.clone()
     return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 

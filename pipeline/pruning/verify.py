@@ -10,7 +10,6 @@ that the function changed, and where.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from ...targets.errors import ModelError
 from .capture import Example, inputs_of
 from .compare import relative_error, run, tolerance
 from .groups import Groups
-from .narrow import named_tensors
+from .narrow import copied_module, named_tensors
 from .plan import Cut, Plan, fingerprint, plan_of
 from .resize import resized
 from .survivors import Recorder, Survivors, first_difference, place_of, renormalised_by
@@ -131,4 +130,4 @@ def _masked(model: nn.Module, cut: Cut) -> nn.Module:
             masks[id(parameter)] = nn.Parameter(value, parameter.requires_grad)
     # What is not masked is shared with the original: nothing here writes to it.
     shared = {id(tensor): tensor for _, tensor in named_tensors(model)}
-    return copy.deepcopy(model, shared | masks)
+    return copied_module(model, shared | masks)

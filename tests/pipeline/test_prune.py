@@ -3,9 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sequence_nets
 import torch
 from small import Digits
-from torch import nn
+from torch import Tensor, nn
 
 from deadweight.pipeline.prune import Prune, alignment, find_criterion
 from deadweight.pipeline.statistics import Statistics
@@ -50,6 +51,34 @@ def test_a_ratio_takes_that_share_of_every_group(work: Work) -> None:
     assert plan is not None
     assert [(width.before, width.after) for width in plan.widths.values()] == [(96, 72), (48, 36)]
     assert result.log[-1].words[0].startswith("0 96 -> 72, 2 48 -> 36")
+
+
+class WithHeads(Digits):
+    """Attention over the rows of the image."""
+
+    def build_model(self) -> nn.Module:
+        return Rows()
+
+
+class Rows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(8, 16), nn.Linear(16, 10)
+        self.attention = sequence_nets.Attention(16, 4)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        out: Tensor = self.out(self.attention(self.embed(pixels.reshape(-1, 8, 8))).mean(1))
+        return out
+
+
+@pytest.mark.parametrize(("heads", "left"), [(False, 4), (True, 2)])
+def test_whole_heads_go_only_on_demand(heads: bool, left: int, tmp_path: Path) -> None:
+    start = Work(WithHeads(), load_target("x86-cpu"), tmp_path).with_model("original", Rows())
+    result = Prune(ratio=0.5, criterion="weight_l2", heads=heads, align=False)(start)
+    plan = result.plan(result.latest())
+    assert plan is not None
+    (width,) = [one for name, one in plan.widths.items() if one.kind == "heads"]
+    assert (width.before, width.after) == (4, left)
 
 
 def test_a_users_own_criterion_is_named_by_its_dotted_path(
