@@ -200,17 +200,20 @@ def _check_names(model: nn.Module, example: Example) -> None:
 
 
 def _know_parameters(module: GraphModule, model: nn.Module) -> None:
-    """A parameter that forward finds in a list of the user's, the exporter takes for a constant: it is not."""
-    names = {
-        (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype): name
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-        if tensor.data_ptr()
-    }
+    """What forward finds in a list of the user's is a constant to the exporter; it may be a parameter."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    names = {place: name for name, tensor in named if (place := _place(tensor))}
     for node in module.graph.nodes:
         constant = getattr(module, str(node.target), None) if node.op == "get_attr" else None
-        if isinstance(constant, Tensor) and constant.data_ptr():
-            place = (constant.data_ptr(), constant.shape, constant.stride(), constant.dtype)
-            node.target = names.get(place, node.target)
+        if isinstance(constant, Tensor):
+            node.target = names.get(_place(constant), node.target)
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Where a tensor's elements are in memory; nothing where it has none of its own."""
+    if tensor.layout != torch.strided or not tensor.data_ptr():
+        return ()
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _drop_guards(graph: Graph) -> None:

@@ -52,7 +52,9 @@ def error_of(expected: Any, found: Any) -> float:
         return 0.0
     if not expected.is_floating_point() and not expected.is_complex():
         return 0.0 if torch.equal(expected, found) else float("inf")
-    one, other = (value.to(torch.complex128 if value.is_complex() else torch.float64) for value in (expected, found))
+    one, other = (
+        value.to(torch.complex128 if value.is_complex() else torch.float64) for value in (expected, found)
+    )
     difference = torch.where(one == other, 0.0, (one - other).abs())
     largest = torch.where(one.isfinite(), one.abs(), 0.0).max().clamp_min(torch.finfo(torch.float64).tiny)
     return float(difference.max() / largest) if bool(difference.isfinite().all()) else float("inf")

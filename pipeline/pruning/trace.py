@@ -47,9 +47,11 @@ def trace(model: nn.Module, example_inputs: Example) -> Groups:
             keeps the batch dimension open.
 
     Raises:
-        ModelError: the network cannot be captured, or the inputs do not fit.
+        ModelError: the network cannot be captured, the inputs do not fit, or two parameters lie in the same
+            memory without being one.
     """
     graph = capture(model, example_inputs)
+    _check_memory(model)
     used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr" and node.users}
     if all(used & set(names) for _, names in _shared_names(model.named_parameters(remove_duplicate=False))):
         return trace_graphs(model, [graph], example_inputs)
@@ -100,6 +102,40 @@ def _shared_names(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, tuple[
     for name, tensor in named:
         names.setdefault(id(tensor), []).append(name)
     return [(aliased[0], tuple(aliased)) for aliased in names.values()]
+
+
+def _check_memory(model: nn.Module) -> None:
+    """Views of each other that are parameters of their own would be cut apart, and learn apart ever after."""
+    distinct = {id(tensor): (name, tensor) for name, tensor in reversed([*named_tensors(model)])}
+    held = [(name, tensor) for name, tensor in distinct.values() if tensor.layout == torch.strided]
+    places = sorted((tensor.data_ptr(), name, tensor) for name, tensor in held if tensor.data_ptr())
+    for number, (start, name, tensor) in enumerate(places):
+        end = start + _extent(tensor) * tensor.element_size()
+        for behind, other, view in places[number + 1 :]:
+            if behind >= end:
+                break
+            learns = isinstance(tensor, nn.Parameter) or isinstance(view, nn.Parameter)
+            if learns and _overlap(tensor, view, behind - start):
+                raise ModelError(
+                    f'"{name}" and "{other}" share memory without being the same parameter.',
+                    "Tie them by assigning the same nn.Parameter to both; where one is the other transposed, "
+                    "or a part of it, keep one and compute the view in forward.",
+                )
+
+
+def _extent(tensor: Tensor) -> int:
+    """The number of elements from a tensor's first to its last in memory."""
+    return 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _overlap(tensor: Tensor, other: Tensor, bytes_behind: int) -> bool:
+    """Whether two tensors have an element in common; those of interleaved columns have none."""
+    ahead, rest = divmod(bytes_behind, tensor.element_size())
+    if rest or tensor.element_size() != other.element_size():
+        return True
+    numbers = torch.arange(max(_extent(tensor), ahead + _extent(other)))
+    taken = numbers.as_strided(tensor.shape, tensor.stride())
+    return bool(torch.isin(numbers.as_strided(other.shape, other.stride(), ahead), taken).any())
 
 
 def _batch_among_units(graph: GraphModule, values: Mapping[str, Tracked | list[Tracked]]) -> bool:
