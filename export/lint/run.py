@@ -154,20 +154,25 @@ def lint(
 def _examine(path: Path, platform: Platform) -> list[Finding]:
     try:
         model = load(path)
+        return _findings(model, path, platform)
+    except UnicodeDecodeError as error:  # names are read as late as they are asked for
+        raise _damaged(path, error) from error
+
+
+def _findings(model: onnx.ModelProto, path: Path, platform: Platform) -> list[Finding]:
+    try:
         network = network_of(model)
         return [finding for rule in RULES.values() for finding in rule(network, platform)]
-    except DeadweightError:
+    except (DeadweightError, UnicodeDecodeError):
         raise
     except Exception as error:
-        # A rule trips over a constant cut short, a name of no letters, an attribute of another kind. Whether
-        # that is the file's fault is for ONNX's own checker to say.
-        if not isinstance(error, UnicodeDecodeError):
-            try:
-                onnx.checker.check_model(model)
-            except Exception as refusal:  # its errors share no public base class
-                raise _damaged(path, refusal) from error
-            raise
-        raise _damaged(path, error) from error
+        # A rule trips over an attribute of another kind, a tensor without axes. Whether that is the file's
+        # fault is for ONNX's own checker to say.
+        try:
+            onnx.checker.check_model(model)
+        except Exception as refusal:  # its errors share no public base class
+            raise _damaged(path, refusal) from error
+        raise
 
 
 def _damaged(path: Path, error: Exception) -> ArtifactError:
