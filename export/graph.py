@@ -105,7 +105,7 @@ def load(path: Path) -> onnx.ModelProto:
             f"{path} holds no graph ({size} bytes): it is empty or was cut short.", "Export or copy it again."
         )
     for node in model.graph.node:
-        node.name = node.name or f"{''.join(node.output[:1])}/{node.op_type}"
+        node.name = node.name or f"{next(iter(node.output), '')}/{node.op_type}"
     return model
 
 
