@@ -124,9 +124,9 @@ def padding(call: Call) -> Result:
         axis = len(x.shape) - 1 - place // 2
         if amount > 0 and y.axes[axis] is not None:
             shape = (*y.shape[:axis], amount, *y.shape[axis + 1 :])
-            pad = widened(
-                call, Tracked(shape, tuple(None if at == axis else v for at, v in enumerate(y.axes)))
-            )
+            own = call.notes.identities.fresh(amount)
+            axes = tuple(own if at == axis else v for at, v in enumerate(y.axes))
+            pad = widened(call, Tracked(shape, axes))
             total = (*y.shape[:axis], y.shape[axis] + amount, *y.shape[axis + 1 :])
             y = _beside(call, [pad, y] if place % 2 == 0 else [y, pad], axis, total)
         elif amount:
