@@ -68,12 +68,12 @@ class Axes:
         self.count += 1
         return Tracked(shape, vectors, f"value_{self.count}", activation=not weight)
 
-    def call(self, operator: Any, *arguments: Any) -> Call:
-        """A call of an ATen overload, as a rule gets it."""
+    def call(self, operator: Any, *arguments: Any, shape: tuple[int, ...] = ()) -> Call:
+        """A call of an ATen overload, as a rule gets it; the operator is run for the shapes of its results,
+        unless `shape` tells that of its one result."""
         schema = operator._schema.arguments
         given = dict(zip((one.name for one in schema), arguments, strict=False))
-        results = operator(*_plain(list(arguments)))
-        shapes = [tuple(one.shape) for one in (results if isinstance(results, (list, tuple)) else [results])]
+        shapes = [shape] if shape else _shapes(operator(*_plain(list(arguments))))
         node = Graph().call_function(operator)
         named = {one.name: given.get(one.name, one.default_value) for one in schema}
         return Call(node, operator._schema.name.split("::")[1], named, shapes, self.notes)
@@ -100,6 +100,10 @@ def one(result: Tracked | list[Tracked]) -> Tracked:
         return result
     (single,) = result
     return single
+
+
+def _shapes(results: Any) -> list[tuple[int, ...]]:
+    return [tuple(x.shape) for x in (results if isinstance(results, (list, tuple)) else [results])]
 
 
 def _plain(value: Any) -> Any:

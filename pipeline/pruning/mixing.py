@@ -38,6 +38,7 @@ def convolution(call: Call) -> Result:
         call.contract(x, channels, weight, 0)
         blocks, _ = call.split(x.axes[channels], groups)
         out = _outer(call, blocks, weight.axes[1], (groups, weight.shape[1]))
+        call.produce(weight.axes[1], kind)  # each makes one channel in every group
     else:
         call.read(x)
         blocks_in, ranks_in = call.split(x.axes[channels], groups)
