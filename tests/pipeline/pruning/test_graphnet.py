@@ -1,0 +1,177 @@
+"""The graph form is a module like the user's own: names, arguments, modes, copies, precision."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import nets
+import pytest
+import sequence_nets
+import torch
+import torch.nn.functional as F
+from pruned import halved
+from torch import Tensor, nn
+
+from deadweight.pipeline.pruning.graphnet import GraphNet
+from deadweight.targets.errors import ModelError
+
+IMAGES = nets.image(2, 3, 8, 8)
+
+
+class Choosy(nn.Module):
+    """Two inputs of which one has a default; a kernel made in forward; a buffer that is not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv1d(3, 8, 1), nn.Linear(8, 2)
+        self.register_buffer("shift", torch.linspace(0, 1, 8), persistent=False)
+
+    def forward(self, signal: Tensor, *, gain: float = 2.0) -> dict[str, Any]:
+        x = F.relu(self.before(signal)) * torch.tensor([0.5, 0.25])
+        x = x.sum(2) + self.get_buffer("shift")
+        return {"scores": self.after(x) * gain, "parts": (x.mean(1), x.amax(1))}
+
+
+class Undecided(nn.Module):
+    """Only in training it takes a path that depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.fc1(x))
+        if self.training and y.sum() > 3:
+            y = y * 2
+        out: Tensor = self.fc2(y)
+        return out
+
+
+def graph(model: nn.Module, example: Tensor) -> Any:
+    small, _, _ = halved(nets.lively(model), example, "graph")
+    assert isinstance(small, GraphNet)
+    return small.eval()
+
+
+def test_it_takes_arguments_by_place_and_by_name_as_the_users_forward_did() -> None:
+    small = graph(nets.ResidualCnn(), IMAGES)
+    assert list(inspect.signature(small.forward).parameters) == ["image"]
+    assert torch.equal(small(IMAGES), small(image=IMAGES))
+    for wrong in ({}, {"picture": IMAGES}):
+        with pytest.raises(TypeError, match="'image'"):
+            small(**wrong)
+
+
+def test_an_argument_that_the_example_left_at_its_default_is_part_of_the_graph() -> None:
+    signal = nets.image(2, 3, 2)
+    with pytest.raises(TypeError, match="'gain'"):
+        graph(Choosy(), signal)(signal, gain=3.0)
+
+
+def test_it_returns_the_structure_that_the_users_forward_returned() -> None:
+    model = nets.lively(Choosy())
+    signal = nets.image(2, 3, 2)
+    small = graph(model, signal)
+    found, expected = small(signal), model(signal)
+    assert found.keys() == expected.keys()
+    assert found["scores"].shape == expected["scores"].shape
+    assert isinstance(found["parts"], tuple)
+
+
+def test_names_in_the_state_dict_are_the_users_and_nothing_else_is_in_it() -> None:
+    model = Choosy()
+    small = graph(model, nets.image(2, 3, 2))
+    assert small.state_dict().keys() == model.state_dict().keys()
+    buffers = dict(small.named_buffers())
+    assert len(buffers.pop("shift")) == 4
+    assert [value.tolist() for value in buffers.values()] == [[0.5, 0.25]]  # the constant of its code
+    assert small.get_submodule("before").get_parameter("weight").shape == (4, 3, 1)
+
+
+def test_names_that_shared_a_parameter_share_it_here() -> None:
+    small, _, _ = halved(nets.lively(sequence_nets.Llama()), torch.randint(0, 30, (2, 9)), "graph")
+    assert small.get_parameter("embed.weight") is small.get_parameter("head.weight")
+    assert len(list(small.parameters())) == len(small.state_dict()) - 2  # one is tied, one is a buffer
+
+
+def test_training_updates_statistics_of_norms_and_inference_does_not() -> None:
+    small = graph(nets.ResidualCnn(), IMAGES)
+    before = small.get_buffer("norm.running_mean").clone()
+    small(IMAGES)
+    assert torch.equal(small.get_buffer("norm.running_mean"), before)
+    small.train()(IMAGES)
+    assert not torch.equal(small.get_buffer("norm.running_mean"), before)
+    assert int(small.get_buffer("norm.num_batches_tracked")) == 1
+
+
+def test_dropout_draws_in_training_and_not_after() -> None:
+    small = graph(nets.Mlp(16, 64, 8, 4), nets.image(2, 1, 4, 4))
+    x = nets.image(2, 1, 4, 4)
+    assert torch.equal(small(x), small(x))
+    small.train()
+    assert not torch.equal(small(x), small(x))
+    assert torch.equal(small.eval()(x), small(x))
+
+
+def test_it_is_born_in_the_mode_of_the_original() -> None:
+    model = nets.lively(nets.Mlp())
+    for mode in (True, False):
+        small, _, _ = halved(model.train(mode), nets.image(2, 1, 4, 4), "graph")
+        assert all(module.training == mode for module in small.modules())
+
+
+def test_without_a_graph_for_training_it_says_why_and_still_infers() -> None:
+    small = graph(Undecided(), nets.image(2, 4))
+    assert small(nets.image(5, 4)).shape == (5, 2)
+    with pytest.raises(ModelError, match=r"(?s)no graph for training: .*if self.training and y.sum\(\) > 3"):
+        small.train()(nets.image(5, 4))
+
+
+def test_a_copy_runs_and_learns_on_its_own() -> None:
+    small = graph(nets.ResidualCnn(), IMAGES)
+    expected = small(IMAGES)
+    for twin in (copy.deepcopy(small), copy.deepcopy(copy.deepcopy(small))):
+        assert torch.equal(twin(IMAGES), expected)
+        twin.train()(IMAGES).square().sum().backward()
+        torch.optim.SGD(twin.parameters(), lr=0.1).step()
+        assert not torch.equal(twin.eval()(IMAGES), expected)
+    assert torch.equal(small(IMAGES), expected)
+    assert all(parameter.grad is None for parameter in small.parameters())
+
+
+def test_a_copy_that_was_made_before_the_first_run_runs_too() -> None:
+    small = graph(nets.ResidualCnn(), IMAGES)
+    twin = copy.deepcopy(small)
+    with torch.no_grad():
+        twin.get_parameter("fc.bias").add_(1)
+    assert torch.allclose(twin(IMAGES), small(IMAGES) + 1, atol=1e-5)
+
+
+def test_it_goes_to_another_precision_as_modules_do() -> None:
+    small = graph(nets.ResidualCnn(), IMAGES)
+    expected = small(IMAGES)
+    found = copy.deepcopy(small).double()(IMAGES.double())
+    assert found.dtype == torch.float64
+    assert torch.allclose(found, expected.double(), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_one_graph_load_into_another_and_names_are_checked() -> None:
+    one, other = graph(nets.ResidualCnn(), IMAGES), graph(nets.ResidualCnn(), IMAGES)
+    with torch.no_grad():
+        one.get_parameter("stem.weight").mul_(3)
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one(IMAGES), other(IMAGES))
+    with pytest.raises(RuntimeError, match=r"Missing key.*stem.weight"):
+        other.load_state_dict(
+            {name: value for name, value in one.state_dict().items() if name != "stem.weight"}
+        )
+
+
+def test_parameters_that_were_frozen_stay_frozen() -> None:
+    model = nets.lively(nets.Mlp())
+    model.get_submodule("fc1").requires_grad_(False)
+    small = graph(model, nets.image(2, 1, 4, 4))
+    small.train()(nets.image(2, 1, 4, 4)).sum().backward()
+    assert {name for name, one in small.named_parameters() if one.grad is None} == {"fc1.weight", "fc1.bias"}
