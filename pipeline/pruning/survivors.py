@@ -24,12 +24,14 @@ class Survivors(Interpreter):
 
     Args:
         twins: the graph of the narrower network, whose constants hold for what lives.
+        keep: whether `results` holds what each node returned, for as long as this lives.
     """
 
-    def __init__(self, tracing: Tracing, alive: Tensor, twins: Graph) -> None:
-        super().__init__(tracing.graph, garbage_collect_values=False)
-        self.tracing, self.alive = tracing, alive
+    def __init__(self, tracing: Tracing, alive: Tensor, twins: Graph, *, keep: bool = False) -> None:
+        super().__init__(tracing.graph)
+        self.tracing, self.alive, self.keep = tracing, alive, keep
         self.twins = {node.name: node for node in twins.nodes}
+        self.nodes = {node.name: node for node in tracing.graph.graph.nodes}
         self.results: dict[str, Any] = {}
 
     def run_node(self, n: Node) -> Any:
@@ -37,10 +39,11 @@ class Survivors(Interpreter):
         if over is not None and not bool(self.alive[over].all()):
             result = self._of_survivors(n)
         elif masked:
-            result = _call(n, lambda x: self._as(_zeroed, x) if x.name in masked else self.results[x.name])
+            result = _call(n, lambda x: self._as(_zeroed, x) if x.name in masked else self.env[x])
         else:
             result = super().run_node(n)
-        self.results[n.name] = result
+        if self.keep:
+            self.results[n.name] = result
         return result
 
     def _of_survivors(self, node: Node) -> Any:
@@ -52,28 +55,33 @@ class Survivors(Interpreter):
         return [_spread(one, of_one, self.alive) for one, of_one in zip(result, known or (), strict=True)]
 
     def _as(self, change: Callable[[Tensor, Tracked, Tensor], Tensor], operand: Node) -> Any:
-        value, known = self.results[operand.name], self.tracing.values.get(operand.name)
+        value, known = self.env[self.nodes[operand.name]], self.tracing.values.get(operand.name)
         return change(value, known, self.alive) if isinstance(known, Tracked) else value
 
 
 class Recorder(Interpreter):
-    """Runs a graph over tensors that are given, and keeps what each node returned.
+    """Runs a graph over tensors that are given.
 
     Args:
         captured: the network whose graph it was, for constants that `tensors` does not name.
+        keep: whether `results` holds what each node returned.
     """
 
-    def __init__(self, captured: GraphModule, graph: Graph, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__(captured, garbage_collect_values=False, graph=graph)
-        self.tensors = tensors
+    def __init__(
+        self, captured: GraphModule, graph: Graph, tensors: Mapping[str, Tensor], *, keep: bool = False
+    ) -> None:
+        super().__init__(captured, graph=graph)
+        self.tensors, self.keep = tensors, keep
         self.results: dict[str, Any] = {}
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self.tensors[target] if target in self.tensors else super().get_attr(target, args, kwargs)
 
     def run_node(self, n: Node) -> Any:
-        self.results[n.name] = super().run_node(n)
-        return self.results[n.name]
+        result = super().run_node(n)
+        if self.keep:
+            self.results[n.name] = result
+        return result
 
 
 def renormalised_by(groups: Groups, alive: Tensor) -> tuple[str, ...]:

@@ -51,15 +51,10 @@ class Trial:
         return inputs if whole else tuple(value[:1] for value in inputs)
 
     @functools.cached_property
-    def reference(self) -> Survivors:
-        """The original at full width, with what is removed at zero."""
-        return Survivors(self.groups.tracing, self.alive, self.resized[0])
-
-    @functools.cached_property
     def expected(self) -> list[Any]:
-        """What the narrower network must return."""
+        """What the narrower network must return: the original's outputs, with what is removed at zero."""
         with torch.no_grad():
-            return list(self.reference.run(*self.inputs))
+            return list(Survivors(self.groups.tracing, self.alive, self.resized[0]).run(*self.inputs))
 
     def module(self) -> tuple[nn.Module | None, str]:
         """The user's class where it is right, if need be with attributes set; else what is wrong with it."""
@@ -94,7 +89,7 @@ class Trial:
         error = relative_error(self.expected, found)
         if error <= tolerance(self.expected):
             return None
-        return mismatch(self.reference, graph, self.tensors, self.inputs, error)
+        return mismatch(self.groups.tracing, self.alive, graph, self.tensors, self.inputs, error)
 
     def _problem(self, small: nn.Module) -> str:
         try:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, Node
+from torch.fx import Graph, Interpreter, Node
 
 from ...targets.errors import ModelError
 from .capture import Example, inputs_of
 from .compare import relative_error, run, tolerance
-from .groups import Groups
+from .groups import Groups, Tracing
 from .narrow import copied_module, named_tensors
 from .plan import Cut, Plan, fingerprint, plan_of
 from .resize import resized
@@ -86,16 +86,27 @@ def verify_on(
         if error <= tolerance(found):
             return Verification(error)
     graph, _ = resized(groups.tracing, alive)
-    reference = Survivors(groups.tracing, alive, graph)
     with torch.no_grad():
-        error = relative_error(list(reference.run(*inputs)), found)
+        captured = list(Interpreter(groups.tracing.graph).run(*inputs))
+        error = relative_error(list(Survivors(groups.tracing, alive, graph).run(*inputs)), found)
+    if relative_error(run(original, inputs), captured) > tolerance(captured):
+        raise ModelError(
+            "The original does not compute what its own captured graph does: its forward depends on more than"
+            " its inputs and parameters (random numbers, the time, a state it keeps).",
+            "Make its eval form a function of its inputs: seed it, or take that part out.",
+        )
     if error <= tolerance(found):
         return Verification(error, changed or ("an operator that turns zero into something else",))
-    raise mismatch(reference, graph, dict(named_tensors(pruned)), inputs, error)
+    raise mismatch(groups.tracing, alive, graph, dict(named_tensors(pruned)), inputs, error)
 
 
 def mismatch(
-    reference: Survivors, graph: Graph, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], error: float
+    tracing: Tracing,
+    alive: Tensor,
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    error: float,
 ) -> MismatchError:
     """The error that names the first layer of the narrower network whose values are not the reference's.
 
@@ -103,8 +114,10 @@ def mismatch(
         graph, tensors: of the narrower network.
         error: how far its outputs are off.
     """
-    recorder = Recorder(reference.tracing.graph, graph, tensors)
+    reference = Survivors(tracing, alive, graph, keep=True)
+    recorder = Recorder(tracing.graph, graph, tensors, keep=True)
     with contextlib.suppress(RuntimeError), torch.no_grad():  # what it raises, the node that is missing tells
+        reference.run(*inputs)
         recorder.run(*inputs)
     node = first_difference(reference, recorder.results)
     where = f"The first layer that differs is {place_of(node)}." if node else _ALL_AGREE
