@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import io
 import logging
 import re
 import traceback
@@ -87,11 +88,11 @@ def users_line(node: Node) -> str:
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-    """Without torch's own warnings and logs: of a network it cannot capture it logs the whole graph."""
+    """Without torch's own warnings and logs: of a network it cannot capture it prints the whole graph."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,0 +1,250 @@
+"""A network becomes a graph, with its lines, its batch open; or it is said why not, and not a word more."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import nets
+import pytest
+import sequence_nets
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from deadweight.pipeline.pruning.capture import (
+    argument_of,
+    batch_is_open,
+    capture,
+    in_mode,
+    operator_name,
+    uncollected,
+    users_line,
+)
+from deadweight.targets.errors import ModelError
+
+
+class Small(nn.Module):
+    """Two layers and a step in between, which a test decides on."""
+
+    def __init__(self, step: Callable[[Tensor], Tensor] = F.relu) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.step(self.fc1(x)))
+        return out
+
+
+def refused(x: Tensor) -> Tensor:
+    return x * 2 if x.sum() > 0 else x
+
+
+def leaves(graph: GraphModule, *inputs: Tensor) -> list[Tensor]:
+    """What the graph returns, flat."""
+    return list(GraphModule(graph, graph.graph)(*inputs))
+
+
+def nodes(graph: GraphModule, name: str) -> list[Node]:
+    return [node for node in graph.graph.nodes if operator_name(node) == name]
+
+
+def test_the_graph_takes_and_returns_flat_tensors_and_knows_their_structure() -> None:
+    model = nets.lively(nets.Detector())
+    graph = capture(model, {"image": nets.image(2, 3, 8, 8)})
+    flat = leaves(graph, nets.image(5, 3, 8, 8))
+    assert [leaf.shape[0] for leaf in flat] == [5, 5]
+    found, expected = graph.meta["structured"](flat), model(nets.image(5, 3, 8, 8))
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in found)
+
+
+def test_parameters_have_the_users_names() -> None:
+    graph = capture(nets.ResidualCnn(), (nets.image(2, 3, 8, 8),))
+    names = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    assert {"stem.weight", "norm1.running_var", "short.bias", "fc.weight"} <= names
+
+
+def test_a_parameter_that_forward_takes_from_a_list_has_its_name_too() -> None:
+    model = Small()
+    weights = [model.fc1.weight]
+    model.step = lambda x: x * weights[0].sum(1)
+    (node,) = nodes(capture(model, (nets.image(2, 4),)), "sum")
+    (source,) = node.all_input_nodes
+    assert source.target == "fc1.weight"
+
+
+@pytest.mark.parametrize(
+    ("example", "expected"),
+    [((2,), True), ((5,), True), ((1,), False)],
+    ids=["two", "five", "one"],
+)
+def test_the_batch_is_open_where_the_example_shows_one(example: tuple[int], expected: bool) -> None:
+    graph = capture(Small(), (nets.image(*example, 4),))
+    assert batch_is_open(graph) == expected
+    assert leaves(graph, nets.image(7 if expected else 1, 4))[0].shape[1] == 3
+
+
+def test_the_batch_is_fixed_where_the_code_writes_it_down() -> None:
+    assert not batch_is_open(capture(Small(lambda x: x.reshape(2, 6)), (nets.image(2, 4),)))
+
+
+def test_the_batch_is_fixed_where_inputs_do_not_share_one() -> None:
+    class Pair(Small):
+        def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+            assert y is not None
+            return super().forward(x) + y.sum(0)
+
+    assert not batch_is_open(capture(Pair(), (nets.image(2, 4), nets.image(5, 3))))
+    assert batch_is_open(capture(Pair(), (nets.image(2, 4), nets.image(2, 3))))
+
+
+def test_an_operator_names_the_users_line_and_not_torchs() -> None:
+    graph = capture(nets.Mlp(), (nets.image(2, 1, 4, 4),))
+    first, second, _ = nodes(graph, "linear")
+    assert users_line(first).endswith("hidden = self.drop(F.relu(self.fc1(image.flatten(1))))")
+    assert "nets.py:" in users_line(first)
+    assert users_line(second).endswith("out: Tensor = self.fc3(self.relu(self.fc2(hidden)))")
+    assert users_line(graph.graph.find_nodes(op="placeholder")[0]) == ""
+
+
+def test_the_two_modes_are_two_graphs() -> None:
+    example = (nets.image(2, 3, 8, 8),)
+    for training in (False, True):
+        graph = capture(nets.ResidualCnn(), example, training=training)
+        assert {argument_of(node, "training") for node in nodes(graph, "batch_norm")} == {training}
+        graph = capture(sequence_nets.Encoder(), (nets.image(2, 7, 6),), training=training)
+        assert {argument_of(node, "train") for node in nodes(graph, "dropout")} == {training}
+
+
+def test_a_branch_on_data_is_refused_with_its_line_and_the_cure_and_not_a_word_more(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = logging.root.manager.disable
+    with pytest.raises(
+        ModelError, match=r"different path for different data at .*test_capture.py:\d+: return x \* 2"
+    ):
+        capture(Small(refused), (nets.image(2, 4),))
+    with pytest.raises(ModelError, match=r"torch\.where"):
+        capture(Small(refused), (nets.image(2, 4),))
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.manager.disable == before
+
+
+def test_inputs_that_do_not_fit_are_refused_with_the_line_where_they_fail(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(
+        ModelError, match=r"(?s)does not run on its example.*self\.fc1\(x\).*model\(\*inputs\)"
+    ):
+        capture(Small(), (nets.image(2, 5),))
+    with pytest.raises(ModelError, match="does not run on its example inputs"):
+        capture(Small(), (nets.image(2, 4), nets.image(2, 4)))
+    with pytest.raises(ModelError, match="no example inputs"):
+        capture(Small(), ())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_inputs_by_name_must_be_in_the_order_of_forward() -> None:
+    class Scaled(Small):
+        def forward(self, x: Tensor, shift: Tensor | None = None, gain: Tensor | None = None) -> Tensor:
+            out = super().forward(x)
+            return out if gain is None else out * gain
+
+    x, gain = nets.image(2, 4), nets.image(2, 3)
+    with pytest.raises(ModelError, match="inputs are x, gain; forward takes x, shift, gain"):
+        capture(Scaled(), {"x": x, "gain": gain})
+    with pytest.raises(ModelError, match="order of forward's parameters"):
+        capture(Scaled(), {"gain": gain, "x": x})
+    own_names = capture(Scaled(), {"features": x})
+    assert leaves(own_names, x)[0].shape == (2, 3)
+
+
+def test_one_parameter_on_another_device_is_refused() -> None:
+    model = Small()
+    model.fc2.bias = nn.Parameter(torch.zeros(3, device=torch.device("meta")))
+    with pytest.raises(ModelError, match=r"(?s)different devices: cpu, meta.*model\.to\(device\)"):
+        capture(model, (nets.image(2, 4),))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_module_is_back_in_its_mode_also_when_capture_fails(fails: bool) -> None:
+    model: Any = nets.ResidualCnn().train()
+    model.norm1.eval()
+    before = [module.training for module in model.modules()]
+    for training in (True, False):
+        if fails:
+            with pytest.raises(ModelError):
+                capture(model, (nets.image(2, 4, 8, 8),), training=training)
+        else:
+            capture(model, (nets.image(2, 3, 8, 8),), training=training)
+        assert [module.training for module in model.modules()] == before
+
+
+def test_what_forward_notes_on_its_module_is_as_it_was_before() -> None:
+    class Noting(Small):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.seen = super().forward(x)
+            return self.seen
+
+    model = Noting()
+    capture(model, (nets.image(2, 4),))
+    assert model.calls == 0
+    assert not hasattr(model, "seen")
+    with in_mode(model, training=False):
+        model(nets.image(2, 4))
+    assert not hasattr(model, "seen")
+
+
+def test_statistics_of_norms_stay_when_the_training_form_is_captured() -> None:
+    model = nets.lively(nets.ResidualCnn())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    capture(model, (nets.image(2, 3, 8, 8),), training=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_warnings_of_the_users_code_do_not_stop_the_capture() -> None:
+    def warned(x: Tensor) -> Tensor:
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        return x
+
+    assert nodes(capture(Small(warned), (nets.image(2, 4),)), "linear")
+
+
+def test_arguments_are_found_by_place_by_name_and_by_default() -> None:
+    def pooled(x: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool1d(x[:, None], 2, stride=1, padding=1)[:, 0, :6]
+
+    (node,) = nodes(capture(Small(pooled), (nets.image(2, 4),)), "avg_pool1d")
+    assert [argument_of(node, name) for name in ("kernel_size", "stride", "padding")] == [[2], [1], [1]]
+    assert argument_of(node, "ceil_mode") is False
+
+
+def test_the_collector_is_on_again_even_after_an_error() -> None:
+    def fail() -> None:
+        with uncollected(), uncollected():
+            assert not gc.isenabled()
+            raise ValueError("inside")
+
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="inside"):
+        fail()
+    assert gc.isenabled()
+
+
+def test_a_collector_that_was_off_stays_off() -> None:
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -1,0 +1,116 @@
+"""When two networks are called the same: rounding is, a hair more is not, and nothing hides behind NaN."""
+
+from __future__ import annotations
+
+import math
+
+import nets
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deadweight.pipeline.pruning.compare import error_of, relative_error, run, tolerance
+
+INFINITE = math.inf
+
+
+class Several(nn.Module):
+    """A dict of a tensor, a tuple and a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        self.calls += 1
+        return {"a": self.drop(x), "b": (x + 1, x * 2), "c": 7}
+
+
+def test_the_error_is_relative_to_the_largest_value_of_the_output() -> None:
+    expected = torch.tensor([100.0, 0.001])
+    assert error_of(expected, torch.tensor([100.0, 0.002])) == pytest.approx(1e-5)
+    assert error_of(expected / 1000, torch.tensor([0.1, 1e-6])) == 0.0
+
+
+def test_each_output_is_measured_by_its_own_scale() -> None:
+    large, little = torch.tensor([1000.0]), torch.tensor([0.001])
+    assert relative_error([large, little], [large, little * 2]) == pytest.approx(1)
+    assert relative_error([large, little], [large * 1.5, little]) == pytest.approx(0.5)
+
+
+def test_another_shape_or_number_of_outputs_is_no_agreement() -> None:
+    assert error_of(torch.zeros(3), torch.zeros(1, 3)) == INFINITE
+    assert relative_error([torch.zeros(3)], []) == INFINITE
+    assert relative_error([torch.zeros(3)], [torch.zeros(3)] * 2) == INFINITE
+    assert relative_error([], []) == 0.0
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_on_one_side_is_no_agreement(wrong: float) -> None:
+    good, bad = torch.tensor([1.0, 2.0]), torch.tensor([1.0, wrong])
+    assert error_of(good, bad) == error_of(bad, good) == INFINITE
+
+
+def test_nan_agrees_with_nothing_and_an_infinity_with_itself() -> None:
+    nan, masked = torch.tensor([1.0, math.nan]), torch.tensor([2.0, -math.inf])
+    assert error_of(nan, nan) == INFINITE
+    assert error_of(masked, masked) == 0.0
+    assert error_of(masked, -masked) == INFINITE
+    assert error_of(masked, torch.tensor([3.0, -math.inf])) == pytest.approx(0.5)
+
+
+def test_zeros_agree_with_zeros_alone() -> None:
+    assert error_of(torch.zeros(3), torch.zeros(3)) == 0.0
+    assert error_of(torch.zeros(3), torch.full((3,), 1e-30)) > 1
+    assert error_of(torch.zeros(0, 4), torch.zeros(0, 4)) == 0.0
+
+
+def test_places_and_decisions_must_be_equal() -> None:
+    places = torch.tensor([3, 1])
+    assert error_of(places, torch.tensor([3, 1])) == 0.0
+    assert error_of(places, torch.tensor([3, 2])) == INFINITE
+    assert error_of(torch.tensor([True]), torch.tensor([False])) == INFINITE
+    assert error_of(7, 7) == 0.0
+    assert error_of(7, 8) == error_of("mean", "sum") == INFINITE
+
+
+def test_complex_outputs_are_compared_by_both_parts() -> None:
+    expected = torch.tensor([1 + 1j, 2 + 0j])
+    assert error_of(expected, expected + 1e-7j) == pytest.approx(5e-8, rel=0.3)
+    assert error_of(expected, expected.conj()) == pytest.approx(1)
+    assert tolerance([expected]) == tolerance([torch.zeros(1)])
+
+
+def test_the_tolerance_is_that_of_the_coarsest_output() -> None:
+    fine, coarse = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.bfloat16)
+    assert tolerance([fine]) < tolerance([torch.zeros(1)]) < tolerance([coarse]) == tolerance([fine, coarse])
+    assert tolerance([torch.zeros(1, dtype=torch.long), "a word"]) == 0.0
+
+
+def test_sums_in_another_order_are_the_same_and_a_dropped_unit_is_not() -> None:
+    model = nets.lively(nets.Mlp())
+    other = nets.lively(nets.Mlp())
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name, axis in (("fc1.weight", 0), ("fc1.bias", 0), ("fc2.weight", 1)):
+            parameter = other.get_parameter(name)
+            parameter.copy_(parameter.index_select(axis, order))
+    inputs = (nets.image(8, 1, 4, 4),)
+    expected = run(model, inputs)
+    assert relative_error(expected, run(other, inputs)) <= tolerance(expected)
+    with torch.no_grad():
+        other.get_parameter("fc2.weight")[:, 0] = 0
+    assert relative_error(expected, run(other, inputs)) > 100 * tolerance(expected)
+
+
+def test_a_run_is_flat_in_eval_mode_without_gradients_and_leaves_no_trace() -> None:
+    model = Several().train()
+    first, more, twice, number = run(model, (torch.ones(4, requires_grad=True),))
+    assert first.tolist() == [1] * 4  # no dropout
+    assert more.tolist() == twice.tolist() == [2] * 4
+    assert not more.requires_grad
+    assert number == 7
+    assert model.training
+    assert model.drop.training
+    assert model.calls == 0
