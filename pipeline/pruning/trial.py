@@ -48,7 +48,7 @@ class Trial:
         """One sample where that is enough: another batch than the one that was captured."""
         inputs = inputs_of(self.groups.example)
         whole = self.groups.batch is not None or self.groups.tracing.batch_among_units
-        return inputs if whole else tuple(value[:1] for value in inputs)
+        return inputs if whole else tuple(value[:1] if value.dim() else value for value in inputs)
 
     @functools.cached_property
     def expected(self) -> list[Any]:

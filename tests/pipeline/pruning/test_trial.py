@@ -1,0 +1,139 @@
+"""A plan tried out: whether the user's own class can follow it, what is set for that, or what is wrong."""
+
+from __future__ import annotations
+
+import nets
+import pytest
+import torch
+from pruned import done, half_of
+from torch import Tensor, nn
+
+from deadweight.pipeline.pruning.capture import Example
+from deadweight.pipeline.pruning.compare import relative_error, run
+from deadweight.pipeline.pruning.graphnet import GraphNet
+from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.pruning.trial import Trial, earlier_plans
+from deadweight.pipeline.pruning.verify import verify
+
+
+class Reshaped(nn.Module):
+    """A width that a test says how to write: as an attribute, in forward, or so that it runs and is wrong."""
+
+    def __init__(self, written: str) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.out = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+        self.written, self.width = written, 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.fc1(x))
+        if self.written == "attribute":
+            y = y.view(-1, self.width)
+        elif self.written == "number":
+            y = y.view(-1, 8)
+        elif self.written == "scale":
+            y = y * y.shape[-1] ** -0.5
+        out: Tensor = self.out(torch.relu(self.fc2(y)))
+        return out
+
+
+def tried(model: nn.Module, *example: Tensor) -> Trial:
+    groups = trace(nets.lively(model), example)
+    return Trial(model, half_of(groups), groups)
+
+
+def test_code_that_follows_the_widths_is_left_alone() -> None:
+    small, problem = tried(nets.Mlp(), nets.image(2, 1, 4, 4)).module()
+    assert small is not None
+    assert problem == ""
+    assert (done(small).form, done(small).reason) == ("module", "its forward code follows the widths")
+    assert done(small).attributes == {}
+
+
+def test_a_width_in_an_attribute_is_set_anew_and_that_is_said() -> None:
+    small, _ = tried(Reshaped("attribute"), nets.image(2, 4)).module()
+    assert small is not None
+    assert vars(small)["width"] == 4
+    assert done(small).reason.endswith("with attributes set anew: width")
+    assert done(small).attributes == {"": {"width": 4}}
+
+
+def test_a_forward_that_fails_is_told_with_its_error() -> None:
+    small, problem = tried(Reshaped("number"), nets.image(2, 4)).module()
+    assert small is None
+    assert problem.startswith("its forward fails with the new widths: ")
+    assert "shape" in problem
+
+
+def test_a_forward_that_runs_and_is_wrong_is_not_handed_out() -> None:
+    trial = tried(Reshaped("scale"), nets.image(2, 4))
+    small, problem = trial.module()
+    assert small is None
+    assert problem.startswith("its forward runs with the new widths, but its outputs are off by ")
+    assert trial.graph_problem is None  # the graph holds the scale as it was
+
+
+@pytest.mark.parametrize("written", ["attribute", "number", "scale"])
+def test_whatever_is_handed_out_is_right(written: str) -> None:
+    model, example = nets.lively(Reshaped(written)).double(), nets.image(2, 4).double()
+    groups = trace(model, (example,))
+    plan = half_of(groups)
+    small = apply(model, plan, groups)
+    assert isinstance(small, Reshaped) == (written == "attribute")
+    assert verify(model, small, plan, groups).max_relative_error < 1e-12
+
+
+def test_what_is_expected_is_the_original_without_the_units() -> None:
+    trial = tried(nets.Mlp(), nets.image(2, 1, 4, 4))
+    with torch.no_grad():
+        trial.model.get_parameter("fc2.weight")[:, list(trial.plan.removed["fc1"])] = 0
+        trial.model.get_parameter("fc3.weight")[:, list(trial.plan.removed["fc2"])] = 0
+    assert relative_error(run(trial.model, trial.inputs), trial.expected) < 1e-5
+
+
+def test_a_graph_that_is_wrong_is_told_with_the_layer() -> None:
+    trial = tried(nets.Mlp(), nets.image(2, 1, 4, 4))
+    with torch.no_grad():
+        trial.tensors["fc2.bias"][0] += 1
+    problem = trial.graph_problem
+    assert problem is not None
+    assert '"fc2"' in problem.what
+    assert problem.node is not None
+
+
+def test_one_sample_is_enough_where_the_batch_is_open() -> None:
+    (value,) = tried(nets.Mlp(), nets.image(4, 1, 4, 4)).inputs
+    assert torch.equal(value, nets.image(4, 1, 4, 4)[:1])
+    model = Reshaped("")
+    model.register_forward_pre_hook(lambda module, given: (given[0].reshape(4, 4),))
+    (value,) = tried(model, nets.image(4, 4)).inputs
+    assert len(value) == 4
+
+
+def test_an_input_without_axes_is_given_as_it_is() -> None:
+    class Scaled(nets.Mlp):
+        def forward(self, image: Tensor, gain: Tensor | None = None) -> Tensor:
+            out = super().forward(image)
+            return out if gain is None else out * gain
+
+    model = nets.lively(Scaled())
+    example: Example = {"image": nets.image(2, 1, 4, 4), "gain": torch.tensor(2.0)}
+    groups = trace(model, example)
+    assert groups.batch is None
+    plan = half_of(groups)
+    for form in ("module", "graph"):
+        small = apply(model, plan, groups, form=form)
+        assert verify(model, small, plan, groups).max_relative_error < 1e-5
+
+
+def test_earlier_plans_are_in_order_and_each_stands_alone() -> None:
+    model: nn.Module = nets.lively(nets.Mlp(16, 32, 16, 4))
+    assert earlier_plans(model) == ()
+    for form in ("module", "graph", "graph"):
+        groups = trace(model, (nets.image(2, 1, 4, 4),))
+        model = apply(model, half_of(groups), groups, form=form)
+    plans = earlier_plans(model)
+    assert [plan.form for plan in plans] == ["module", "graph", "graph"]
+    assert [plan.widths["fc1"].before for plan in plans] == [32, 16, 8]
+    assert all(plan.earlier == () for plan in plans)
+    assert isinstance(model, GraphNet)
