@@ -106,9 +106,10 @@ def _shared_names(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, tuple[
 
 def _check_memory(model: nn.Module) -> None:
     """Views of each other that are parameters of their own would be cut apart, and learn apart ever after."""
-    distinct = {id(tensor): (name, tensor) for name, tensor in reversed([*named_tensors(model)])}
-    held = [(name, tensor) for name, tensor in distinct.values() if tensor.layout == torch.strided]
-    places = sorted((tensor.data_ptr(), name, tensor) for name, tensor in held if tensor.data_ptr())
+    tensors = dict(named_tensors(model))
+    held = [(name, tensors[name]) for name, _ in _shared_names(tensors.items()) if not tensors[name].is_meta]
+    dense = [(name, one) for name, one in held if one.layout == torch.strided and one.numel()]
+    places = sorted(((one.data_ptr(), name, one) for name, one in dense), key=lambda place: place[0])
     for number, (start, name, tensor) in enumerate(places):
         end = start + _extent(tensor) * tensor.element_size()
         for behind, other, view in places[number + 1 :]:

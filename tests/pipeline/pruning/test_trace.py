@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import nets
 import pytest
 import torch
@@ -165,3 +168,70 @@ def test_inputs_that_do_not_fit_are_refused_with_the_line() -> None:
 def test_inputs_on_another_device_are_refused() -> None:
     with pytest.raises(ModelError, match="different devices: cpu, meta"):
         trace(nets.Mlp(), (torch.randn(2, 1, 4, 4, device="meta"),))
+
+
+class Sharing(nn.Module):
+    """Two layers, whose weights a test lays into memory as it likes."""
+
+    def __init__(self, lay: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(6, 8), nn.Linear(8, 6)
+        lay(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.decoder(torch.relu(self.encoder(x)))
+        return out
+
+
+def transposed(model: Any) -> None:
+    model.decoder.weight = nn.Parameter(model.encoder.weight.data.t())
+
+
+def overlapping(model: Any) -> None:
+    memory = torch.randn(70)
+    model.encoder.weight = nn.Parameter(memory[:48].view(8, 6))
+    model.decoder.weight = nn.Parameter(memory[20:68].view(6, 8))
+
+
+def seen_by_a_buffer(model: Any) -> None:
+    model.register_buffer("first", model.encoder.weight.data[:2])
+
+
+def wrapped_twice(model: Any) -> None:
+    model.decoder = nn.Linear(6, 8)
+    model.decoder.weight = nn.Parameter(model.encoder.weight)
+    model.forward = lambda x: model.encoder(x) + model.decoder(x)
+
+
+@pytest.mark.parametrize("lay", [transposed, overlapping, seen_by_a_buffer, wrapped_twice])
+def test_parameters_that_share_memory_without_being_one_are_refused(lay: Callable[[Any], None]) -> None:
+    other = "first" if lay is seen_by_a_buffer else r"decoder\.weight"
+    with pytest.raises(
+        ModelError, match=rf'(?s)"encoder\.weight" and "{other}" share memory.*same nn\.Parameter'
+    ):
+        trace(Sharing(lay), (nets.image(2, 6),))
+
+
+def side_by_side(model: Any) -> None:
+    memory = torch.randn(96)
+    model.encoder.weight = nn.Parameter(memory[:48].view(8, 6))
+    model.decoder.weight = nn.Parameter(memory[48:].view(6, 8))
+
+
+def columns_of_one(model: Any) -> None:
+    memory = torch.randn(8, 12)
+    model.encoder.weight = nn.Parameter(memory[:, :6])
+    model.decoder.weight = nn.Parameter(memory[:, 6:].t())
+
+
+def constants(model: Any) -> None:
+    table = torch.randn(8)
+    model.register_buffer("table", table)
+    model.register_buffer("lower", table[:4])
+    model.register_buffer("wide", torch.ones(1).expand(8))
+
+
+@pytest.mark.parametrize("lay", [side_by_side, columns_of_one, constants])
+def test_what_lies_in_one_memory_without_overlapping_is_cut_as_ever(lay: Callable[[Any], None]) -> None:
+    groups = trace(Sharing(lay), (nets.image(2, 6),))
+    assert [(group.name, group.size) for group in groups] == [("encoder", 8)]
