@@ -25,6 +25,7 @@ from torch.utils import _pytree
 from ..targets.errors import ModelError
 from . import canonical
 from .graph import Array, load, own_copy, save
+from .layer_norm import spell_out_layer_norms
 from .modules import arguments, eval_mode
 from .restated import restate
 from .running import first_line, runner
@@ -50,6 +51,7 @@ def to_onnx(
     *,
     opset: int = 17,
     simplify: bool = True,
+    spell_out_layer_norm: bool = False,
 ) -> Exported:
     """Writes `module`, in eval mode, as an ONNX file.
 
@@ -57,6 +59,7 @@ def to_onnx(
         example_inputs: tensors by input name, in the order of `forward`'s parameters; axis 0 is the batch,
             of 2 or more. It becomes the dynamic axis "batch"; all other sizes are fixed.
         opset: 17 to 20.
+        spell_out_layer_norm: for TensorRT 8.5, whose parser has no LayerNormalization.
 
     Raises:
         ModelError: the network cannot be traced, fixes its batch size, uses an operator that the opset
@@ -77,6 +80,8 @@ def to_onnx(
     canonical.name_by_module(model, {*program.state_dict, *program.constants}, names)
     _name_inputs(model, list(example_inputs))
     canonical.name_batch_axis(model)
+    if spell_out_layer_norm:
+        spell_out_layer_norms(model)
     if opset < NATIVE:
         canonical.lower_opset(model, opset)
     canonical.strip(model, opset)
@@ -221,6 +226,7 @@ def _onnxsim(model: onnx.ModelProto) -> onnx.ModelProto:
         "fuse_attention",
         "fuse_gqa",
         "fuse_gelu",
+        "fuse_layer_norm",
     ]
     simple, passed = onnxsim.simplify(model, skipped_optimizers=skipped)
     if not passed:
