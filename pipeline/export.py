@@ -1,7 +1,8 @@
 """The stage "export": every network, controls too, as ONNX, seen to compute what its module computes.
 
 An exporter that is wrong is wrong in silence, so each file is run beside its module on calibration data
-before it is handed on; the first layer that differs is named.
+before it is handed on; the first layer that differs is named. For a board with TensorRT the file is held
+against its rules at once: what TensorRT refuses should not be found out on the board.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from ..export.parity import Hop, compare_module
 from ..export.to_onnx import to_onnx
+from .linted import held_against_tensorrt, takes
 from .work import Work
 from .workload import example_batch, inputs_of
 
@@ -33,9 +35,17 @@ class Export:
         for index, variant in enumerate(waiting):
             work.progress(index, len(waiting), f"export {variant.name}")
             model, path = work.model(variant), work.directory / variant.name / "model.onnx"
-            to_onnx(model, example_batch(work.workload), path, opset=self.opset)
+            to_onnx(
+                model,
+                example_batch(work.workload),
+                path,
+                opset=self.opset,
+                spell_out_layer_norm=not takes(work.target, "LayerNormalization"),
+            )
             batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
             words.append(hop_words(variant.name, compare_module(model, path, batches)))
+            if variant.role == "chain":  # controls have the operators and widths of the pruned network
+                words += held_against_tensorrt(path, work.target, name=variant.name)
             result = result.with_file(variant.name, "onnx", path)
         work.progress(len(waiting), len(waiting), "export")
         return result.logged("export", self, *words)

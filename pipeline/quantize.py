@@ -18,6 +18,7 @@ from ..export.to_qdq import to_qdq
 from ..targets.artifact import Artifact, write_json
 from ..targets.session import open_session
 from .export import COMPARED, hop_words
+from .linted import held_against_tensorrt
 from .work import Variant, Work
 from .workload import inputs_of, score_of, session_predict
 
@@ -41,6 +42,7 @@ class Quantize:
         path = work.directory / "int8" / "model.onnx"
         dialect: Dialect = "tensorrt" if work.target.runtime == "tensorrt" else "x86"
         to_qdq(source, ranges, path, dialect=dialect)
+        found = held_against_tensorrt(path, work.target, name="int8")
         work.progress(2, 3, "quantize: compare")
         batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
         hop = compare_files(source, path, batches, kind="lossy", name="ONNX -> INT8")
@@ -50,6 +52,7 @@ class Quantize:
         words = (
             f"{self.method} ranges, {dialect} dialect, validation {work.workload.score_name} {score:.4f}",
             hop_words("int8", hop),
+            *found,
         )
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
         return result.with_artifact("ranges", work.directory / "ranges.json").logged("quantize", self, *words)
