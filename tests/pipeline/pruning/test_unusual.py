@@ -54,7 +54,7 @@ class Spectral(Layers):
 
     def forward(self, x: Tensor) -> Tensor:
         waves = torch.fft.rfft(self.fc1(x), dim=1) * self.filter
-        y = torch.fft.irfft(waves, n=x.shape[1], dim=1)
+        y: Tensor = torch.fft.irfft(waves, n=x.shape[1], dim=1)
         out: Tensor = self.fc2(self.last(F.relu(self.between(y))))
         return out
 
