@@ -39,7 +39,7 @@ def tuned(model: nn.Module, images: Tensor, labels: Tensor, *, steps: int = 4) -
     for _ in range(steps):
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         losses.append(loss.item())
     model.eval()

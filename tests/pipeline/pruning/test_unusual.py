@@ -75,7 +75,8 @@ def test_what_a_fourier_transform_touches_stays_and_the_rest_is_cut(form: str) -
 def test_complex_outputs_are_compared_to_rounding(form: str) -> None:
     class Waves(Layers):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.fft.rfft(super().forward(x))
+            waves: Tensor = torch.fft.rfft(super().forward(x))
+            return waves
 
     model = nets.lively(Waves())
     small, verification, groups = cut(model, form, nets.image(64, 6, 5))
