@@ -75,7 +75,7 @@ class Axes:
         given = dict(zip((one.name for one in schema), arguments, strict=False))
         shapes = [shape] if shape else _shapes(operator(*_plain(list(arguments))))
         node = Graph().call_function(operator)
-        named = {one.name: given.get(one.name, one.default_value) for one in schema}
+        named = {one.name: _known(given.get(one.name, one.default_value)) for one in schema}
         return Call(node, operator._schema.name.split("::")[1], named, shapes, self.notes)
 
     def solve(self) -> Solution:
@@ -100,6 +100,13 @@ def one(result: Tracked | list[Tracked]) -> Tracked:
         return result
     (single,) = result
     return single
+
+
+def _known(value: Any) -> Any:
+    """A tensor among the arguments is a constant of the graph."""
+    if isinstance(value, Tensor):
+        return Tracked(tuple(value.shape), (None,) * value.dim(), "constant", value=value)
+    return [_known(item) for item in value] if isinstance(value, list) else value
 
 
 def _shapes(results: Any) -> list[tuple[int, ...]]:

@@ -171,9 +171,6 @@ def meet(call: Call, operands: Sequence[Tracked], shape: tuple[int, ...]) -> Tra
         vector = vectors[0] if vectors else None
         for other in vectors[1:]:
             vector = call.agree(vector, other)
-        if any(other is None for other in vectors):
-            for other in vectors:
-                call.freeze(other, "it meets a tensor of fixed width")
         axes.append(vector)
     return Tracked(shape, tuple(axes))
 

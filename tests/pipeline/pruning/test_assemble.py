@@ -104,6 +104,11 @@ def test_a_producer_comes_first_and_roles_are_told_apart() -> None:
     ]
 
 
+def test_what_both_makes_and_reads_units_is_a_producer() -> None:
+    groups = trace(sequence_nets.Llama(), (torch.zeros(2, 9, dtype=torch.long),))
+    assert ("embed.weight", 1, "producer") in roles(groups, "embed")  # tied to the head, which reads
+
+
 def test_every_group_has_weights_that_produce_its_units() -> None:
     for model, example in (
         (nets.Grouped(), nets.image(2, 3, 6, 6)),

@@ -157,10 +157,11 @@ def test_an_index_keeps_its_own_axis_and_moves_the_others() -> None:
 
 def test_two_indices_apart_bring_their_new_axis_to_the_front() -> None:
     axes = Axes()
-    x = axes.value(5, 4, 6, free=(1,))
+    x = axes.value(5, 4, 6, 3, free=(0, 2))
     places = torch.tensor([0, 2])
-    y = one(indexing(axes.call(aten.index.Tensor, x, [places, None, places])))
-    assert (y.shape, free(y)) == ((2, 4), [False, True])
+    y = one(indexing(axes.call(aten.index.Tensor, x, [None, places, None, places])))
+    assert (y.shape, free(y)) == ((2, 5, 6), [False, True, True])
+    assert axes.together(y.axes[1], x.axes[0])
 
 
 def test_index_select_and_gather_keep_the_axis_that_values_choose() -> None:

@@ -109,6 +109,12 @@ def test_the_groups_of_a_transposed_convolution_make_groups() -> None:
     dead = solution.of[vector(weight, 1)[:1]]  # the first channel that each group makes
     assert solution.alive(dead)[vector(y, 1)].tolist() == [False, True] * 3
     assert solution.alive(dead)[vector(x, 1)].all()
+    blocks = [
+        units for _, units in solution.units(solution.of[vector(y, 1)]) if len(torch.unique(units)) == 3
+    ]
+    dead = blocks[0][:1]  # the first group
+    assert solution.alive(dead)[vector(y, 1)].tolist() == [False] * 2 + [True] * 4
+    assert solution.alive(dead)[vector(x, 1)].tolist() == [False] * 2 + [True] * 4
 
 
 @pytest.mark.parametrize("batched", [False, True])

@@ -67,7 +67,7 @@ def without(operator: Callable[[Tensor], Tensor], rows: list[int], after: int = 
 SIZES: dict[str, tuple[Callable[[Tensor], Tensor], int, tuple[str, str]]] = {
     "view": (lambda x: x.view(-1, 12).view(-1, 4, 12), 12, ("view", "size")),
     "reshape": (lambda x: x.mT.reshape(-1, 12, 4).mT, 12, ("reshape", "shape")),
-    "unflatten": (lambda x: torch.unflatten(x, 2, (3, 4)).flatten(2), 12, ("unflatten", "sizes")),
+    "unflatten": (lambda x: torch.unflatten(x.mT, 1, (3, 4)).flatten(1, 2).mT, 12, ("unflatten", "sizes")),
     "expand": (lambda x: x + x.mean(2, True).expand(-1, 4, 12), 12, ("expand", "size")),
     "repeat": (lambda x: x + x.mean(2, True).repeat(1, 1, 12), 12, ("repeat", "repeats")),
     "zeros": (lambda x: x + torch.zeros(12, dtype=x.dtype), 12, ("zeros", "size")),
@@ -105,6 +105,10 @@ def test_equal_chunks_are_told_nothing() -> None:
 
 def test_a_width_that_stays_is_told_nothing() -> None:
     assert without(lambda x: x.view(-1, 4, 12), []) == set()
+
+
+def test_a_size_that_is_left_open_is_told_nothing() -> None:
+    assert without(lambda x: x.view(x.shape[0], 4, -1), [0, 5]) == set()
 
 
 def test_a_slice_begins_and_ends_at_the_same_units() -> None:
