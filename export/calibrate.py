@@ -1,13 +1,14 @@
 """How far each tensor's values reach, measured over calibration data in bounded memory.
 
 The model runs in ONNX Runtime a few samples at a time, each node as written, with the tensors to measure as
-its outputs. Of those nothing is kept but their extremes, and for some methods one histogram each.
+its outputs. Of those nothing is kept but their extremes, and for some methods histograms; every second sample
+apart, so that one pass also says whether the samples were enough (adequacy.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import onnx
 
 from ..targets.artifact import read_json, write_json
 from ..targets.errors import ArtifactError, ModelError, WorkloadError
+from .adequacy import Adequacy, Seen, of_samples
 from .graph import float_inputs, load_float
 from .histogram import BINS, METHODS, Histogram, Method, threshold
 from .placement import DIALECTS, place
@@ -31,21 +33,33 @@ class Range:
 
 @dataclass(frozen=True)
 class Ranges:
-    """The range of each tensor by name, how they were found and from how many samples."""
+    """The range of each tensor by name, how they were found, from how many samples, how settled they are."""
 
     method: str
     samples: int
     tensors: Mapping[str, Range]
+    adequacy: Mapping[str, Adequacy] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         tensors = {name: [found.low, found.high] for name, found in self.tensors.items()}
-        return {"schema": 1, "method": self.method, "samples": self.samples, "tensors": tensors}
+        adequacy = {name: [found.moved, found.carriers] for name, found in self.adequacy.items()}
+        return {
+            "schema": 1,
+            "method": self.method,
+            "samples": self.samples,
+            "tensors": tensors,
+            "adequacy": adequacy,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Ranges:
         try:
             tensors = {name: Range(float(low), float(high)) for name, (low, high) in value["tensors"].items()}
-            return cls(str(value["method"]), int(value["samples"]), tensors)
+            adequacy = {
+                name: Adequacy(None if moved is None else float(moved), int(carriers))
+                for name, (moved, carriers) in value.get("adequacy", {}).items()
+            }
+            return cls(str(value["method"]), int(value["samples"]), tensors, adequacy)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"These are no calibrated ranges: {error!r}.", "Calibrate again.") from error
 
@@ -85,13 +99,14 @@ def calibrate(
         raise ModelError(
             f"{path} has no convolution, Gemm or MatMul to quantize.", "Use the float model as it is."
         )
-    measured = {name: Histogram(bins=0 if method == "minmax" else BINS) for name in tensors}
+    seen = {name: Seen(bins=0 if method == "minmax" else BINS) for name in tensors}
+    divisible = of_samples(model, tensors)
     run = runner(model, tensors, optimize=False)
     samples = 0
     for feeds in pieces(model, batches):
         for name, values in run(feeds).items():
             try:
-                measured[name].add(values)
+                seen[name].add(values, samples_in(feeds), by_sample=name in divisible)
             except FloatingPointError as error:
                 last = samples + samples_in(feeds) - 1
                 raise ModelError(
@@ -106,8 +121,11 @@ def calibrate(
         raise WorkloadError(
             "There is no calibration data.", 'Let batches("calibration") yield at least one batch.'
         )
+    measured = {name: seen[name].whole() for name in tensors}
     _check_varied(model, measured, samples)
-    return Ranges(method, samples, {name: _range(measured[name], method) for name in tensors})
+    ranges = {name: _range(measured[name], method) for name in tensors}
+    adequacy = {name: _adequacy(seen[name], ranges[name], method) for name in tensors}
+    return Ranges(method, samples, ranges, adequacy)
 
 
 def tensors_to_measure(model: onnx.ModelProto) -> list[str]:
@@ -121,6 +139,12 @@ def _range(seen: Histogram, method: Method) -> Range:
         return Range(seen.low, seen.high)
     bound = threshold(seen, method)
     return Range(max(seen.low, -bound), min(seen.high, bound))
+
+
+def _adequacy(seen: Seen, found: Range, method: Method) -> Adequacy:
+    parts = [] if method == "minmax" else [half for half in seen.halves if half.low <= half.high]
+    halves = [_range(half, method) for half in parts]
+    return seen.adequacy((found.low, found.high), [(half.low, half.high) for half in halves])
 
 
 def _check_varied(model: onnx.ModelProto, measured: Mapping[str, Histogram], samples: int) -> None:

@@ -32,15 +32,20 @@ class Histogram:
         self.counts = np.zeros(bins, np.int64)
         self.width = 0.0
 
-    def add(self, values: Array) -> None:
+    def add(self, values: Array) -> tuple[Array, Array]:
         """Adds numbers.
+
+        Returns:
+            The lowest and the highest of each entry of the first axis, each of shape [len(values)].
 
         Raises:
             FloatingPointError: one is not finite; the message is "NaN" or "infinity".
         """
         if values.size == 0:
-            return
-        low, high = float(values.min()), float(values.max())
+            return values.reshape(-1), values.reshape(-1)
+        rows = values.reshape(len(values), -1)
+        lows, highs = rows.min(axis=1), rows.max(axis=1)
+        low, high = float(lows.min()), float(highs.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise FloatingPointError("NaN" if math.isnan(low) or math.isnan(high) else "infinity")
         self.low, self.high = min(self.low, low), max(self.high, high)
@@ -49,6 +54,7 @@ class Histogram:
             flat = values.reshape(-1)
             for start in range(0, flat.size, TILE):
                 self._count(np.abs(flat[start : start + TILE]))
+        return lows, highs
 
     def _reach(self, largest: float) -> None:
         bins = self.counts.size
@@ -58,9 +64,7 @@ class Histogram:
             self.counts[:] = 0
             self.counts[0] = zeros
         while self.width and largest >= self.width * bins:
-            pairs = self.counts.reshape(-1, 2).sum(axis=1)
-            self.counts[:] = 0
-            self.counts[: bins // 2] = pairs
+            self.counts = _pairs(self.counts)
             self.width *= 2.0
 
     def _count(self, sizes: Array) -> None:
@@ -69,6 +73,25 @@ class Histogram:
             self.counts += np.bincount(places, minlength=self.counts.size)
         else:
             self.counts[0] += sizes.size
+
+
+def merged(first: Histogram, second: Histogram) -> Histogram:
+    """The histogram of what two histograms of equally many bins hold together, exactly."""
+    whole = Histogram(first.counts.size)
+    whole.low, whole.high = min(first.low, second.low), max(first.high, second.high)
+    whole.width = max(first.width, second.width)
+    for part in (first, second):
+        counts, width = part.counts, part.width
+        while 0.0 < width < whole.width:
+            counts, width = _pairs(counts), 2.0 * width
+        whole.counts += counts
+    return whole
+
+
+def _pairs(counts: Array) -> Array:
+    joined = np.zeros_like(counts)
+    joined[: counts.size // 2] = counts.reshape(-1, 2).sum(axis=1)
+    return joined
 
 
 def threshold(seen: Histogram, method: Method) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+from ..export import adequacy
 from ..export.calibrate import calibrate
 from ..export.histogram import Method
 from ..export.parity import compare_files
@@ -41,7 +42,8 @@ class Quantize:
         work.progress(1, 3, "quantize: write")
         path = work.directory / "int8" / "model.onnx"
         dialect: Dialect = "tensorrt" if work.target.runtime == "tensorrt" else "x86"
-        to_qdq(source, ranges, path, dialect=dialect)
+        quantized = to_qdq(source, ranges, path, dialect=dialect)
+        rounded = {name: ranges.adequacy[name] for name in quantized.tensors}
         found = held_against_tensorrt(path, work.target, name="int8")
         work.progress(2, 3, "quantize: compare")
         batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
@@ -52,6 +54,7 @@ class Quantize:
         words = (
             f"{self.method} ranges, {dialect} dialect, validation {work.workload.score_name} {score:.4f}",
             hop_words("int8", hop),
+            *adequacy.words(rounded, samples=ranges.samples, method=self.method),
             *found,
         )
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))

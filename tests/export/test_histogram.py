@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadweight.export.histogram import BINS, Histogram, threshold
+from deadweight.export.histogram import BINS, Histogram, merged, threshold
 
 METHODS: list[Any] = ["percentile", "entropy", "mse"]
 
@@ -27,6 +27,20 @@ def test_neither_order_nor_batching_changes_a_histogram(values: list[float], ran
     parts = histogram_of(values[:cut], values[cut:])
     assert (parts.low, parts.high, parts.width) == (whole.low, whole.high, whole.width)
     np.testing.assert_array_equal(parts.counts, whole.counts)
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), max_size=40), st.integers(0, 40))
+def test_two_histograms_merge_into_that_of_all_values(values: list[float], cut: int) -> None:
+    whole, found = histogram_of(values), merged(histogram_of(values[:cut]), histogram_of(values[cut:]))
+    assert (found.low, found.high, found.width) == (whole.low, whole.high, whole.width)
+    np.testing.assert_array_equal(found.counts, whole.counts)
+
+
+def test_adding_tells_the_extremes_of_each_sample() -> None:
+    values = np.array([[[1.0, -3.0]], [[0.5, 2.0]], [[0.0, 0.0]]], np.float32)
+    lows, highs = Histogram().add(values)
+    assert lows.tolist() == [-3.0, 0.5, 0.0]
+    assert highs.tolist() == [1.0, 2.0, 0.0]
 
 
 def test_growth_joins_bins_exactly() -> None:
