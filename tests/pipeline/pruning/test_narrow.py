@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from pruned import done, halved
 from torch import Tensor, nn
+from torch.fx import Graph
 
-from deadweight.pipeline.pruning.narrow import cut_tensors, narrowed
+from deadweight.pipeline.pruning.narrow import cut_tensors, matching_attributes, narrowed
+from deadweight.pipeline.pruning.resize import Change
 from deadweight.pipeline.pruning.verify import verify
 
 
@@ -134,15 +136,15 @@ def test_the_old_weight_norm_is_cut_though_its_weight_is_no_parameter() -> None:
 
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, Any]]] = {
-    "linear": (nn.Linear(8, 8), (2, 8), {"in_features": 4, "out_features": 4}),
-    "conv": (nn.Conv1d(8, 8, 1), (2, 8, 5), {"in_channels": 4, "out_channels": 4}),
+    "linear": (nn.Linear(8, 6), (2, 8), {"in_features": 4, "out_features": 3}),
+    "conv": (nn.Conv1d(8, 6, 1), (2, 8, 5), {"in_channels": 4, "out_channels": 3}),
     "depthwise": (
         nn.Conv1d(8, 8, 1, groups=8),
         (2, 8, 5),
         {"in_channels": 4, "out_channels": 4, "groups": 4},
     ),
     "grouped": (nn.Conv1d(8, 8, 1, groups=2), (2, 8, 5), {"in_channels": 2, "out_channels": 2, "groups": 1}),
-    "transposed": (nn.ConvTranspose2d(8, 8, 2), (2, 8, 5, 5), {"in_channels": 4, "out_channels": 4}),
+    "transposed": (nn.ConvTranspose2d(8, 6, 2), (2, 8, 5, 5), {"in_channels": 4, "out_channels": 3}),
     "batch norm": (nn.BatchNorm1d(8), (2, 8, 5), {"num_features": 4}),
     "instance norm": (nn.InstanceNorm1d(8, affine=True), (2, 8, 5), {"num_features": 4}),
     "layer norm": (nn.LayerNorm(8), (2, 5, 8), {"normalized_shape": (4,)}),
@@ -158,7 +160,8 @@ class Around(nn.Module):
     def __init__(self, layer: nn.Module, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.axis = shape.index(8)
-        self.before, self.layer, self.after = nn.Linear(8, 8), layer, nn.Linear(8, 3)
+        made = 6 if vars(layer).get("out_features", vars(layer).get("out_channels")) == 6 else 8
+        self.before, self.layer, self.after = nn.Linear(8, 8), layer, nn.Linear(made, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(self.before(x.transpose(self.axis, -1)).transpose(self.axis, -1))
@@ -189,6 +192,7 @@ def test_recurrent_layers_and_embeddings_say_theirs_too() -> None:
     assert (small.embed.num_embeddings, small.embed.embedding_dim) == (9, 4)
     assert (small.gru.input_size, small.gru.hidden_size) == (4, 3)
     assert (small.cell.input_size, small.cell.hidden_size) == (3, 5)
+    assert done(small).attributes == {}  # shapes tell them all
 
 
 def test_cut_tensors_are_copies_in_the_same_type_and_layout() -> None:
@@ -204,6 +208,27 @@ def test_cut_tensors_are_copies_in_the_same_type_and_layout() -> None:
     )
     assert isinstance(tensors["1.weight"], nn.Parameter)
     assert tensors["1.bias"].data_ptr() != model[1].bias.data_ptr()
+
+
+def test_cut_tensors_share_what_the_originals_share() -> None:
+    model = Tied()
+    tensors = cut_tensors(
+        model, {name: {0: (1,)} for name in ("encoder.weight", "twin.weight", "mean", "alias")}
+    )
+    assert tensors["encoder.weight"] is tensors["twin.weight"]
+    assert tensors["mean"] is tensors["alias"]
+    assert tensors["encoder.bias"] is not tensors["twin.bias"]
+
+
+def test_an_attribute_that_is_a_truth_is_not_taken_for_a_width() -> None:
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.on, self.first, self.sizes, self.name = True, 1, [1, 3], "1"
+
+    node = Graph().placeholder("x")
+    changes = [Change(node, "", "slice", "start", 1, 0), Change(node, "", "split", "sizes", [1, 3], [0, 2])]
+    assert matching_attributes(Held(), changes) == {"": {"first": 0, "sizes": [0, 2]}}
 
 
 def test_hooks_come_along() -> None:

@@ -122,6 +122,8 @@ def test_a_slice_begins_and_ends_at_the_same_units() -> None:
 
 def test_a_strided_slice_begins_at_the_same_place_of_a_period() -> None:
     assert without(lambda x: x[..., 1::3], [3, 4, 5], after=4) == set()  # a whole period goes
+    assert without(lambda x: x[..., 1::3], [0, 1, 2], after=4) == set()
+    assert without(lambda x: x[..., -5::3], [0, 1, 2], after=2) == {("slice", "start", -5, 4)}
     assert without(lambda x: x[..., 7::3], [0, 1, 2], after=2) == {("slice", "start", 7, 4)}
 
 
