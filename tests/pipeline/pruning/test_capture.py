@@ -123,17 +123,24 @@ def test_the_two_modes_are_two_graphs() -> None:
 
 
 def test_a_branch_on_data_is_refused_with_its_line_and_the_cure_and_not_a_word_more(
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = logging.root.manager.disable
-    with pytest.raises(
-        ModelError, match=r"different path for different data at .*test_capture.py:\d+: return x \* 2"
-    ):
-        capture(Small(refused), (nets.image(2, 4),))
-    with pytest.raises(ModelError, match=r"torch\.where"):
+    where = r"different path for different data at .*test_capture.py:\d+: return x \* 2"
+    with pytest.raises(ModelError, match=rf"(?s){where}.*torch\.where"):
         capture(Small(refused), (nets.image(2, 4),))
     assert capfd.readouterr() == ("", "")
-    assert logging.root.manager.disable == before
+    assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == []
+
+
+def test_logs_are_as_loud_after_a_capture_as_before() -> None:
+    before = logging.root.manager.disable
+    logging.disable(logging.DEBUG)
+    try:
+        with pytest.raises(ModelError):
+            capture(Small(refused), (nets.image(2, 4),))
+        assert logging.root.manager.disable == logging.DEBUG
+    finally:
+        logging.disable(before)
 
 
 def test_inputs_that_do_not_fit_are_refused_with_the_line_where_they_fail(
