@@ -9,6 +9,7 @@ from typing import Any
 Row = dict[str, Any]
 CLOSE = 1e-4
 OVER_FROZEN = 1.3
+SOUND = ("exact", "up to norms")
 
 
 def right(row: Row) -> bool:
@@ -18,9 +19,12 @@ def right(row: Row) -> bool:
     if row["tool"] == "ours":
         closeness = (row["error"], row["onnx"], row["other_batch"])
         close = all(isinstance(value, float) and value <= CLOSE for value in closeness)
+        if row["kept_over_asked"] > OVER_FROZEN and not row["frozen"]:
+            return False  # less went than was asked for, and nothing says why
+        if row.get("judged") == "wrong":
+            return False
         return close and row["trains"] is True and row["disk"] is True and not row.get("failed")
-    sound = row["correct"] in ("exact", "up to norms")
-    return sound and row["other_batch"] is not None and row["trains"] is True
+    return row["correct"] in SOUND and row["other_batch"] is not None and row["trains"] is True
 
 
 def fault(row: Row) -> str:
@@ -38,7 +42,9 @@ def fault(row: Row) -> str:
         return ""
     if row["tool"] == "rival":
         return f"{row['correct']}" if row.get("runs") else "its forward fails"
-    wrong = {key: row[key] for key in ("error", "onnx", "other_batch", "trains", "disk")}
+    if row["kept_over_asked"] > OVER_FROZEN and not row["frozen"]:
+        return f"keeps {row['kept_over_asked']:.2f} of what was asked"
+    wrong = {key: row.get(key) for key in ("error", "judged", "onnx", "other_batch", "trains", "disk")}
     return ", ".join(f"{key} {value}" for key, value in wrong.items())
 
 
@@ -59,7 +65,9 @@ def _sums(ours: Sequence[Row], rival: Sequence[Row]) -> str:
     lines = ["| | deadweight | Torch-Pruning 1.6.1 |", "| --- | --- | --- |"]
     lines.append(f"| networks | {len(ours)} | {len(rival)} |")
     lines.append(f"| right in everything tried | {sum(map(right, ours))} | {sum(map(right, rival))} |")
-    silent = [sum("error" in row and (row["error"] or 0) > CLOSE for row in cut)]
+    silent = [
+        sum(row["error"] is None or row["error"] > CLOSE or row.get("judged") == "wrong" for row in cut)
+    ]
     silent.append(sum(bool(row.get("silent")) for row in rival))
     lines.append(f"| ran and was wrong | {silent[0]} | {silent[1]} |")
     gave_up = [sum("gave_up" in row for row in both) for both in (ours, rival)]

@@ -148,4 +148,4 @@ def _widths(plan: Plan) -> str:
     widths = ", ".join(
         f"{name} {w.before} -> {w.after}" for name, w in plan.widths.items() if w.after != w.before
     )
-    return f"{widths or 'nothing was below the thresholds'}; form {plan.form}"
+    return f"{widths or 'nothing was removed'}; form {plan.form}"

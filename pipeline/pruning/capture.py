@@ -46,7 +46,7 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     _check_inputs(model, inputs)
     _check_names(model, example)
     try:
-        with in_mode(model, training=training), torch.set_grad_enabled(training), _hushed():
+        with in_mode(model, training=training), torch.set_grad_enabled(training), hushed():
             program = torch.export.export(model, inputs, dynamic_shapes=_open_batch(inputs), strict=False)
             module = program.module()
     except Exception as error:  # torch.export raises whatever the user's code and its own passes raise
@@ -71,10 +71,15 @@ def copied(graph: Graph) -> Graph:
 
 def batch_is_open(graph: GraphModule) -> bool:
     """Whether the graph takes any batch size; else it is fixed at the example's."""
-    values = [node.meta.get("val") for node in graph.graph.nodes if node.op == "placeholder"]
-    sizes: list[object] = [value.shape[0] for value in values if isinstance(value, Tensor) and value.dim()]
+    return any(has_batch(node) for node in graph.graph.nodes if node.op == "placeholder")
+
+
+def has_batch(placeholder: Node) -> bool:
+    """Whether the first axis of an input is the open batch."""
+    value = placeholder.meta.get("val")
+    size: object = value.shape[0] if isinstance(value, Tensor) and value.dim() else 0
     # A symbol may have been narrowed to one value after it was made.
-    return any(isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None for size in sizes)
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
 def users_line(node: Node) -> str:
@@ -87,10 +92,10 @@ def users_line(node: Node) -> str:
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
+def hushed() -> Iterator[None]:
     """Without torch's own warnings and logs: of a network it cannot capture it prints the whole graph."""
     before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    logging.disable(max(before, logging.ERROR))
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")

@@ -19,6 +19,9 @@ TOLERANCE = {
 }
 """How far two outputs that are the same up to the order of sums may differ, relative to the largest value."""
 
+_FILLED = 1e6
+"""How many times larger a value must be than those that differ to be one that was filled in."""
+
 
 def run(model: nn.Module, inputs: Sequence[Any]) -> list[Any]:
     """All outputs of a module in eval mode, flat."""
@@ -42,7 +45,8 @@ def tolerance(outputs: Sequence[Any]) -> float:
 def error_of(expected: Any, found: Any) -> float:
     """The largest difference of one output, relative to its largest finite value.
 
-    An infinity is equal to itself, as masked scores are; NaN to nothing.
+    Values that are equal to the bit and a million times larger than any that differ do not count: scores
+    masked with -1e9 would hide any mistake. An infinity is equal to itself; NaN to nothing.
     """
     if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
         return 0.0 if expected == found else float("inf")
@@ -56,5 +60,8 @@ def error_of(expected: Any, found: Any) -> float:
         value.to(torch.complex128 if value.is_complex() else torch.float64) for value in (expected, found)
     )
     difference = torch.where(one == other, 0.0, (one - other).abs())
-    largest = torch.where(one.isfinite(), one.abs(), 0.0).max().clamp_min(torch.finfo(torch.float64).tiny)
+    size = torch.where(one.isfinite(), one.abs(), 0.0)
+    differing = torch.where(difference > 0, size, 0.0).max()
+    size = torch.where((difference == 0) & (size > _FILLED * differing), 0.0, size)
+    largest = size.max().clamp_min(torch.finfo(torch.float64).tiny)
     return float(difference.max() / largest) if bool(difference.isfinite().all()) else float("inf")

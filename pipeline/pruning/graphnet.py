@@ -24,8 +24,8 @@ class GraphNet(nn.Module):
     Args:
         tensors: parameters and buffers by the user's names; names that share a tensor share it here too.
         transient: the buffers that are not part of the state dict.
-        captured: by mode (True: training) the module that was captured.
-        graphs: by mode the graph to run, which may be resized.
+        graphs: by mode (True: training) the graph to run, which may be resized.
+        structured: by mode, what puts the leaves that a graph returns into the original's structure.
         why_no_training: where there is no graph for training, the reason.
     """
 
@@ -33,15 +33,15 @@ class GraphNet(nn.Module):
         self,
         tensors: Mapping[str, Tensor],
         transient: frozenset[str],
-        captured: Mapping[bool, GraphModule],
         graphs: Mapping[bool, Graph],
+        structured: Mapping[bool, Callable[[Any], Any]],
         why_no_training: str = "",
     ) -> None:
         super().__init__()
         for name, tensor in tensors.items():
             _place(self, name, tensor, name not in transient)
         # Set on the instance, so that exporters see the names of forward's arguments.
-        vars(self)["forward"] = MethodType(_forward(captured, graphs, why_no_training), self)
+        vars(self)["forward"] = MethodType(_forward(graphs, structured, why_no_training), self)
 
 
 def _place(root: nn.Module, path: str, tensor: Tensor, saved: bool) -> None:
@@ -58,12 +58,25 @@ def _place(root: nn.Module, path: str, tensor: Tensor, saved: bool) -> None:
         root.register_buffer(leaf, tensor, persistent=saved)
 
 
+def _names_only(graph: Graph) -> nn.Module:
+    """A module with a place for each tensor of a graph, from which its code can be generated."""
+    root = nn.Module()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            *parents, leaf = str(node.target).split(".")
+            place = root
+            for step in parents:
+                place.__dict__.setdefault(step, nn.Module())
+                place = place.__dict__[step]
+            place.__dict__.setdefault(leaf, None)
+    return root
+
+
 def _forward(
-    captured: Mapping[bool, GraphModule], graphs: Mapping[bool, Graph], why_no_training: str
+    graphs: Mapping[bool, Graph], structured: Mapping[bool, Callable[[Any], Any]], why_no_training: str
 ) -> Callable[..., Any]:
     """A `forward` with the signature of the original's, which runs the graph of the module's mode."""
     runs: dict[bool, Callable[..., Any]] = {}
-    structured = {mode: module.meta["structured"] for mode, module in captured.items()}
     names = ["self", *(str(node.target) for node in graphs[False].nodes if node.op == "placeholder")]
     signature = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
 
@@ -74,8 +87,9 @@ def _forward(
                 "Call eval() before you run it, or prune fewer groups, so that its own class can be kept.",
             )
         if self.training not in runs:  # generated when it is first run; it finds its tensors on any `self`
-            module = GraphModule(captured[self.training], graphs[self.training])
-            runs[self.training] = type(module).forward
+            runs[self.training] = type(
+                GraphModule(_names_only(graphs[self.training]), graphs[self.training])
+            ).forward
         values = signature.bind(self, *args, **kwargs).args
         return structured[self.training](runs[self.training](*values))
 

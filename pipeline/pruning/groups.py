@@ -198,11 +198,14 @@ def choose(
             f"A ratio of {ratio} removes {'nothing' if ratio <= 0 else 'everything'}.",
             "Give a ratio between 0 and 1, both excluded: 0.5 removes half of the units of each group.",
         )
+    for name in keep or {}:
+        groups[name]  # a name that is not there is an error
     dead = {}
     for name, score in scores.items():
         group = groups[name]
         _check_size(group, score, "scores")
-        wanted = (keep or {}).get(name, group.size) if ratio is None else group.size - int(ratio * group.size)
+        gone = 0 if ratio is None else int(round(ratio * group.size, 9))
+        wanted = (keep or {}).get(name, group.size) if ratio is None else group.size - gone
         dead[name] = torch.ones(group.size, dtype=torch.bool)
         dead[name][_best(score, max(1, min(wanted, group.size)))] = False
     return remove(groups, dead, align=align, scores=scores)
@@ -293,6 +296,9 @@ def _best(scores: Tensor, count: int) -> Tensor:
 
 
 def _step(group: Group, align: Align) -> int:
+    steps = list(align.values()) if isinstance(align, Mapping) else [1 if align is None else align]
+    if any(step < 1 for step in steps):
+        raise ModelError(f"Widths cannot be aligned to {align}.", "Give multiples of 1 or more.")
     if align is None or isinstance(align, int):
         return align or 1
     return math.lcm(*(align.get(kind, 1) for kind in group.kinds))

@@ -44,6 +44,19 @@ def layout(call: Call) -> Result:
     return results
 
 
+def upscaling(call: Call) -> Result:
+    """pixel_shuffle: the channels that become the pixels of one channel go together."""
+    x, factor = call["self"], call["upscale_factor"]
+    vector = x.axes[-3]
+    if vector is not None:
+        grid = vector.reshape(-1, factor * factor)
+        call.notes.identities.unite(grid[:, :1].expand(grid.shape), grid)
+        vector = grid[:, 0]
+    for pixels in x.axes[-2:]:
+        call.freeze(pixels, "a window slides over this axis")
+    return Tracked(call.shapes[0], (*x.axes[:-3], vector, None, None))
+
+
 def shuffle(call: Call) -> Result:
     """channel_shuffle: groups x ranks, transposed; whole groups go, or the same rank in each."""
     call.split(call.operands()[0].axes[1], call["groups"])
@@ -144,6 +157,8 @@ def indexing(call: Call) -> Result:
     places = [place for place, index in enumerate(call["indices"]) if index is not None]
     for place in places:
         call.freeze(x.axes[place], "it is indexed by values")
+        for vector in call["indices"][place].axes:
+            call.freeze(vector, "it is an index of values")
     rest = [vector for place, vector in enumerate(x.axes) if place not in places]
     before = places[0] if places == list(range(places[0], places[-1] + 1)) else 0
     new = len(call.shapes[0]) - len(rest)
@@ -199,6 +214,7 @@ def unpatched(call: Call) -> Result:
         grid = spread.reshape(shape[-3], -1)
         call.notes.identities.unite(grid[:, :1].expand(grid.shape), grid)
         channels = grid[:, 0]
+    call.freeze(x.axes[-1], "its places are put together")
     return Tracked(shape, (*x.axes[:-2], channels, None, None))
 
 

@@ -100,6 +100,8 @@ def attention(call: Call) -> Result:
         call.freeze(vector, "attention runs over this axis")
     if q.shape[-1] > 1:
         call.agree(q.axes[-1], k.axes[-1])
+    for vector in call["attn_mask"].axes[-2:] if call["attn_mask"] else ():
+        call.freeze(vector, "attention runs over this axis")
     lead = q.shape[:-2]
     leads = [Tracked(x.shape[:-2], x.axes[:-2]) for x in (q, _shared_heads(k, q), _shared_heads(v, q))]
     mask = [Tracked(call["attn_mask"].shape[:-2], call["attn_mask"].axes[:-2])] if call["attn_mask"] else []
@@ -120,6 +122,8 @@ def embedding(call: Call) -> Result:
     """Rows are chosen by the data and stay; columns are units."""
     weight = call["weight"]
     call.freeze(weight.axes[0], "rows of an embedding are chosen by the data")
+    for vector in call["indices"].axes:
+        call.freeze(vector, "it is an index of values")
     call.produce(weight.axes[1], "embedding")
     shape = call.shapes[0]
     return Tracked(shape, (*(None,) * (len(shape) - 1), weight.axes[1]))
@@ -152,6 +156,8 @@ def recurrent(call: Call) -> Result:
     unit: Tensor | None = weights[1].axes[1]
     for state in states:
         call.mask(state)
+        for vector in state.axes[:2]:
+            call.freeze(vector, "layers and samples of a state stay")
         unit = call.agree(unit, state.axes[2])
     inputs = x
     for layer in range(call["num_layers"]):

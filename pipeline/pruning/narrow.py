@@ -47,7 +47,7 @@ def cut_tensors(model: nn.Module, cut: Cut) -> dict[str, Tensor]:
     tensors = {}
     for name, tensor in named_tensors(model):
         if id(tensor) not in made:
-            made[id(tensor)] = _without(tensor, cut.get(name, {}))
+            made[id(tensor)] = without(tensor, cut.get(name, {}))
         tensors[name] = made[id(tensor)]
     return tensors
 
@@ -98,7 +98,8 @@ def _pairs(before: Any, after: Any) -> list[tuple[int, int]]:
     return []
 
 
-def _without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:
+def without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:
+    """A copy of a tensor without some of its indices, by axis."""
     value = tensor.detach()
     for axis, indices in axes.items():
         kept = torch.ones(value.shape[axis], dtype=torch.bool)

@@ -23,6 +23,7 @@ from .layout import (
     shuffle,
     stack,
     unpatched,
+    upscaling,
 )
 from .mixing import addmm, attention, cell, convolution, einsum, embedding, linear, matmul, recurrent
 
@@ -129,7 +130,7 @@ def weight_norm(call: Call) -> Result:
     """v g / |v|, the norm over all axes but one."""
     v, g = call["v"], call["g"]
     for axis, vector in enumerate(v.axes):
-        if axis != call["dim"] % len(v.shape):
+        if axis != call["dim"]:  # -1: the norm is over all of it
             call.renormalise(vector)
     return [meet(call, [v, g], v.shape), *(fixed(shape) for shape in call.shapes[1:])]
 
@@ -182,6 +183,7 @@ RULES: dict[str, Rule] = {
     **_names(unpatched, "col2im"),
     **_names(sampling, "grid_sampler grid_sampler_2d grid_sampler_3d"),
     **_names(halves, "glu"),
+    **_names(upscaling, "pixel_shuffle"),
     **_names(shuffle, "channel_shuffle native_channel_shuffle"),
     **_names(padding, "pad constant_pad_nd"),
     **_names(open_ended, "zeros ones full empty new_zeros new_ones new_full new_empty"),
@@ -196,8 +198,7 @@ RULES: dict[str, Rule] = {
         layout,
         "view reshape _unsafe_view view_as reshape_as flatten unflatten unsqueeze squeeze expand expand_as "
         "repeat tile repeat_interleave slice select narrow split split_with_sizes chunk unbind tensor_split "
-        "permute transpose t movedim swapaxes numpy_T mT pixel_shuffle pixel_unshuffle flip "
-        "roll "
-        "diagonal",
+        "permute transpose t movedim swapaxes numpy_T mT pixel_unshuffle flip "
+        "roll",
     ),
 }

@@ -79,7 +79,10 @@ def _tried(trial: Trial, form: str) -> tuple[Trial, nn.Module | None, str]:
         return _sound(trial), None, problem
     small, problem = trial.module()
     if small is None:
-        trial = _sound(trial)
+        asked, trial = trial, _sound(trial)
+        if trial is not asked:
+            small, problem = trial.module()
+    if small is None:
         small = _eased(trial, limit=math.inf if form == "module" else SPARED)
     return trial, small, problem
 
@@ -109,7 +112,8 @@ def _graph_net(
         for one in captured.values():
             for name, tensor in _constants(one, tensors):
                 tensors[name], transient = tensor, transient | {name}
-        return GraphNet(tensors, transient, captured, graphs, problem).train(model.training)
+        structured = {mode: one.meta["structured"] for mode, one in captured.items()}
+        return GraphNet(tensors, transient, graphs, structured, problem).train(model.training)
 
 
 def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
@@ -163,16 +167,11 @@ def _sound(trial: Trial) -> Trial:
         MismatchError: nothing that could be left out makes it right.
     """
     while error := trial.graph_problem:
-        spared = _spare(
-            trial.plan,
-            trial.groups,
-            _touching([error.node] if error.node else [], trial.plan, trial.groups),
-        )
-        if spared is None:
+        touching = _touching([error.node] if error.node else [], trial.plan, trial.groups)
+        if not touching:
             raise error
         line = users_line(error.node) if error.node else ""
-        plan = dataclasses.replace(spared, reason=f"{spared.reason}, for it went wrong at {line}")
-        trial = Trial(trial.model, plan, trial.groups)
+        trial = Trial(trial.model, _without(trial.plan, trial.groups, touching, line), trial.groups)
     return trial
 
 
@@ -191,9 +190,10 @@ def _eased(trial: Trial, *, limit: float) -> nn.Module | None:
     for name in _touching(held, plan, groups):
         stiff.setdefault(groups[name].kind, []).append(name)
     every = [name for names in stiff.values() for name in names]
-    attempts = [_spare(plan, groups, names) for names in (*stiff.values(), every)]
+    choices = [names for names in (*stiff.values(), every) if names and len(names) < len(plan.removed)]
+    attempts = [_without(plan, groups, names) for names in choices]
     most = limit * _parameters_left(model, plan)
-    for attempt in sorted(filter(None, attempts), key=lambda one: _parameters_left(model, one)):
+    for attempt in sorted(attempts, key=lambda one: _parameters_left(model, one)):
         if _parameters_left(model, attempt) <= most:
             small, _ = Trial(model, attempt, groups).module()
             if small is not None:
@@ -208,12 +208,12 @@ def _parameters_left(model: nn.Module, plan: Plan) -> int:
     )
 
 
-def _spare(plan: Plan, groups: Groups, names: Sequence[str]) -> Plan | None:
-    """The plan without some groups; None if they are none of it, or all."""
+def _without(plan: Plan, groups: Groups, names: Sequence[str], wrong_at: str = "") -> Plan:
+    """The plan without some groups, and the reason: its own code holds them, or the cut went wrong there."""
     rest = {name: units for name, units in plan.removed.items() if name not in names}
-    if not rest or len(rest) == len(plan.removed):
-        return None
-    reason = f"the widths of {', '.join(names)} were left whole, because its forward code holds them"
+    reason = f"the widths of {', '.join(names)} were left whole, because "
+    reason += f"the cut went wrong at {wrong_at}" if wrong_at else "its forward code holds them"
+    reason = "; ".join(part for part in (plan.reason, reason) if part)
     return dataclasses.replace(planned(groups, rest), reason=reason)
 
 
@@ -224,11 +224,12 @@ def _touching(nodes: Sequence[Node], plan: Plan, groups: Groups) -> list[str]:
     known = [value for name, value in tracing.values.items() if name in names]
     tracked = [one for value in known for one in (value if isinstance(value, list) else [value])]
     vectors = [vector for one in tracked for vector in one.axes if vector is not None]
-    identities = torch.unique(torch.cat(vectors)) if vectors else torch.empty(0, dtype=torch.long)
+    identities = torch.cat(vectors) if vectors else torch.empty(0, dtype=torch.long)
+    reached = torch.zeros(len(tracing.solution.of), dtype=torch.bool)
+    for _, units in tracing.solution.units(tracing.solution.of[identities]):
+        reached[units[units >= 0]] = True
     return [
-        name
-        for name, units in plan.removed.items()
-        if not bool(tracing.alive({name: units})[identities].all())
+        name for name, units in plan.removed.items() if bool(reached[tracing.units[name][list(units)]].any())
     ]
 
 
@@ -248,10 +249,17 @@ def _constants(graph: torch.fx.GraphModule, tensors: dict[str, Tensor]) -> list[
 def _check_fits(model: nn.Module, plan: Plan, groups: Groups) -> None:
     if not plan.original == fingerprint(model) == groups.fingerprint:
         raise _other_network()
+    sizes = {group.name: group.size for group in groups}
+    for name, units in plan.removed.items():
+        if not 0 <= min(units, default=0) <= max(units, default=0) < sizes.get(name, 0):
+            raise _other_network()
+    if planned(groups, plan.removed).cut != plan.cut:
+        raise _other_network()
 
 
 def _other_network() -> ModelError:
     return ModelError(
-        "The plan was made for another network: names, shapes or types of its parameters differ.",
+        "The plan was made for another network: its parameters differ in name, shape or type, or they hang"
+        " together in another way.",
         "Make a plan for this one (trace, then choose), or give the network that the plan was made for.",
     )

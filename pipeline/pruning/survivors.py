@@ -24,15 +24,27 @@ class Survivors(Interpreter):
 
     Args:
         twins: the graph of the narrower network, whose constants hold for what lives.
+        tensors: parameters to run with instead of the network's own.
         keep: whether `results` holds what each node returned, for as long as this lives.
     """
 
-    def __init__(self, tracing: Tracing, alive: Tensor, twins: Graph, *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        tracing: Tracing,
+        alive: Tensor,
+        twins: Graph,
+        tensors: Mapping[str, Tensor] | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
         super().__init__(tracing.graph)
-        self.tracing, self.alive, self.keep = tracing, alive, keep
+        self.tracing, self.alive, self.tensors, self.keep = tracing, alive, tensors or {}, keep
         self.twins = {node.name: node for node in twins.nodes}
         self.nodes = {node.name: node for node in tracing.graph.graph.nodes}
         self.results: dict[str, Any] = {}
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.tensors[target] if target in self.tensors else super().get_attr(target, args, kwargs)
 
     def run_node(self, n: Node) -> Any:
         over, masked = self.tracing.renormalised.get(n.name), self.tracing.masked.get(n.name, ())

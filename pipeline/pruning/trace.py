@@ -32,6 +32,7 @@ from .capture import (
     uncollected,
     users_line,
 )
+from .dry_run import differs_in_training
 from .groups import Groups, Tracing
 from .identities import Cause
 from .narrow import named_tensors
@@ -53,9 +54,11 @@ def trace(model: nn.Module, example_inputs: Example) -> Groups:
     graph = capture(model, example_inputs)
     _check_memory(model)
     used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr" and node.users}
-    if all(used & set(names) for _, names in _shared_names(model.named_parameters(remove_duplicate=False))):
+    floating = [(name, tensor) for name, tensor in named_tensors(model) if tensor.is_floating_point()]
+    everything = all(used & set(names) for _, names in _shared_names(floating))
+    if everything and not differs_in_training(model, example_inputs):
         return trace_graphs(model, [graph], example_inputs)
-    # Some parameters are for training alone (an auxiliary head): both forms are traced as one.
+    # Something is for training alone (an auxiliary head, a residual sum): both forms are traced as one.
     with contextlib.suppress(ModelError):
         return trace_graphs(model, [graph, capture(model, example_inputs, training=True)], example_inputs)
     return trace_graphs(model, [graph], example_inputs)

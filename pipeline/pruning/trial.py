@@ -1,5 +1,8 @@
 """A plan tried out on a network: its narrow tensors, the graph for them, what they must compute, and whether
 the user's own module and the graph do.
+
+Whether a cut is right does not depend on values, but values can hide that it is wrong: an input of zeros, a
+layer scale of 1e-6, a gate that starts closed. So what is constant is tried with random values instead.
 """
 
 from __future__ import annotations
@@ -10,12 +13,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph
+from torch.fx import Graph, Node
 
-from .capture import inputs_of
+from .capture import has_batch, inputs_of, operator_name
 from .compare import relative_error, run, tolerance
 from .groups import Groups
-from .narrow import cut_tensors, known_attributes, matching_attributes, narrowed
+from .narrow import (
+    cut_tensors,
+    known_attributes,
+    matching_attributes,
+    named_tensors,
+    narrowed,
+    without,
+)
 from .plan import Attributes, Plan, plan_of, record
 from .resize import Change, resized
 from .survivors import Recorder, Survivors
@@ -39,6 +49,19 @@ class Trial:
         return cut_tensors(self.model, self.plan.cut)
 
     @functools.cached_property
+    def lively(self) -> dict[str, Tensor]:
+        """Random values, at full width, for the parameters whose own would hide a mistake."""
+        found = {id(one): _lively(one) for one in self.model.parameters()}
+        named = ((name, found.get(id(one))) for name, one in named_tensors(self.model))
+        return {name: value for name, value in named if value is not None}
+
+    @functools.cached_property
+    def tried(self) -> dict[str, Tensor]:
+        """`tensors`, with the lively values among them."""
+        cut = {id(one): without(one, self.plan.cut.get(name, {})) for name, one in self.lively.items()}
+        return self.tensors | {name: cut[id(one)] for name, one in self.lively.items()}
+
+    @functools.cached_property
     def resized(self) -> tuple[Graph, tuple[Change, ...]]:
         """The graph for these tensors, and what changed in it."""
         return resized(self.groups.tracing, self.alive)
@@ -46,15 +69,17 @@ class Trial:
     @functools.cached_property
     def inputs(self) -> tuple[Tensor, ...]:
         """One sample where that is enough: another batch than the one that was captured."""
-        inputs = inputs_of(self.groups.example)
-        whole = self.groups.batch is not None or self.groups.tracing.batch_among_units
-        return inputs if whole else tuple(value[:1] if value.dim() else value for value in inputs)
+        graph, whole = self.groups.tracing.graph.graph, self.groups.tracing.batch_among_units
+        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        inputs = zip(inputs_of(self.groups.example), placeholders, strict=True)
+        return tuple(_varied(one if whole or not has_batch(node) else one[:1], node) for one, node in inputs)
 
     @functools.cached_property
     def expected(self) -> list[Any]:
         """What the narrower network must return: the original's outputs, with what is removed at zero."""
         with torch.no_grad():
-            return list(Survivors(self.groups.tracing, self.alive, self.resized[0]).run(*self.inputs))
+            reference = Survivors(self.groups.tracing, self.alive, self.resized[0], self.lively)
+            return list(reference.run(*self.inputs))
 
     def module(self) -> tuple[nn.Module | None, str]:
         """The user's class where it is right, if need be with attributes set; else what is wrong with it."""
@@ -62,8 +87,9 @@ class Trial:
         known, repaired = known_attributes(self.model, changes), matching_attributes(self.model, changes)
         problem = ""
         for attributes in [known] if repaired == known else [known, repaired]:
-            small = narrowed(self.model, self.tensors, attributes)
+            small = narrowed(self.model, self.tried, attributes)
             if not (problem := self._problem(small)):
+                small = narrowed(self.model, self.tensors, attributes) if self.lively else small
                 reason = self.plan.reason or "its forward code follows the widths"
                 if attributes is repaired:
                     reason += f", with attributes set anew: {_listed(attributes, known)}"
@@ -83,13 +109,15 @@ class Trial:
         graph, _ = self.resized
         try:
             with torch.no_grad():
-                found = list(Recorder(self.groups.tracing.graph, graph, self.tensors).run(*self.inputs))
+                found = list(Recorder(self.groups.tracing.graph, graph, self.tried).run(*self.inputs))
         except Exception:  # a size that was not derived anew; the layer is named below
             found = []
         error = relative_error(self.expected, found)
         if error <= tolerance(self.expected):
             return None
-        return mismatch(self.groups.tracing, self.alive, graph, self.tensors, self.inputs, error)
+        return mismatch(
+            self.groups.tracing, self.alive, graph, self.tried, self.inputs, error, wide=self.lively
+        )
 
     def _problem(self, small: nn.Module) -> str:
         try:
@@ -100,6 +128,32 @@ class Trial:
         if (wrong := relative_error(self.expected, found)) > tolerance(self.expected):
             return f"its forward runs with the new widths, but its outputs are off by {wrong:.1e}"
         return ""
+
+
+def _lively(parameter: Tensor) -> nn.Parameter | None:
+    """A random tensor of that shape where the parameter is near constant or tiny; None where it is not."""
+    if not parameter.is_floating_point() or parameter.numel() == 0:
+        return None
+    wanted = (parameter[0].numel() if parameter.dim() > 1 else 4) ** -0.5
+    sample = parameter.detach().reshape(-1)[:: max(1, parameter.numel() // 1024)].double()
+    spread = float(sample.std()) if len(sample) > 1 else float(sample.abs())
+    if spread >= 0.1 * wanted:
+        return None
+    generator = torch.Generator().manual_seed(parameter.numel())
+    drawn = 1 + wanted * torch.randn(parameter.shape, generator=generator)
+    return nn.Parameter(drawn.to(parameter), parameter.requires_grad)
+
+
+def _varied(value: Tensor, node: Node) -> Tensor:
+    """The input, or random values in its place if it is one value everywhere."""
+    if value.numel() < 2 or value.is_complex() or not bool((value == value.reshape(-1)[0]).all()):
+        return value
+    generator = torch.Generator().manual_seed(0)
+    if value.is_floating_point():
+        return torch.randn(value.shape, generator=generator).to(value)
+    tables = [user.args[0] for user in node.users if operator_name(user) == "embedding"]
+    rows = [one.meta["val"].shape[0] for one in tables if isinstance(one, Node)]
+    return torch.randint(0, min(rows), value.shape, generator=generator).to(value) if rows else value
 
 
 def earlier_plans(model: nn.Module) -> tuple[Plan, ...]:

@@ -80,11 +80,9 @@ def verify_on(
         found = run(pruned, inputs)
     except Exception:  # a size that was not derived anew; the layer is named below
         found = []
-    changed = renormalised_by(groups, alive)
-    if not changed:
-        error = relative_error(run(_masked(original, plan.cut), inputs), found)
-        if error <= tolerance(found):
-            return Verification(error)
+    error = relative_error(run(_masked(original, plan.cut), inputs), found)
+    if error <= tolerance(found):
+        return Verification(error)
     graph, _ = resized(groups.tracing, alive)
     with torch.no_grad():
         captured = list(Interpreter(groups.tracing.graph).run(*inputs))
@@ -96,7 +94,8 @@ def verify_on(
             "Make its eval form a function of its inputs: seed it, or take that part out.",
         )
     if error <= tolerance(found):
-        return Verification(error, changed or ("an operator that turns zero into something else",))
+        changed = renormalised_by(groups, alive) or ("an operator that turns zero into something else",)
+        return Verification(error, changed)
     raise mismatch(groups.tracing, alive, graph, dict(named_tensors(pruned)), inputs, error)
 
 
@@ -107,14 +106,17 @@ def mismatch(
     tensors: Mapping[str, Tensor],
     inputs: Sequence[Tensor],
     error: float,
+    *,
+    wide: Mapping[str, Tensor] | None = None,
 ) -> MismatchError:
     """The error that names the first layer of the narrower network whose values are not the reference's.
 
     Args:
         graph, tensors: of the narrower network.
+        wide: parameters of the original that are to have other values than their own.
         error: how far its outputs are off.
     """
-    reference = Survivors(tracing, alive, graph, keep=True)
+    reference = Survivors(tracing, alive, graph, wide, keep=True)
     recorder = Recorder(tracing.graph, graph, tensors, keep=True)
     with contextlib.suppress(RuntimeError), torch.no_grad():  # what it raises, the node that is missing tells
         reference.run(*inputs)
