@@ -2,6 +2,7 @@
 
 What training alone does (an auxiliary head, a residual sum) hangs units together too. To capture both modes
 is dear, so it is done only where the functions that are called differ.
+"""
 
 from __future__ import annotations
 
