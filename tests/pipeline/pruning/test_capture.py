@@ -111,6 +111,9 @@ def test_an_operator_names_the_users_line_and_not_torchs() -> None:
     assert "nets.py:" in users_line(first)
     assert users_line(second).endswith("out: Tensor = self.fc3(self.relu(self.fc2(hidden)))")
     assert users_line(graph.graph.find_nodes(op="placeholder")[0]) == ""
+    graph = capture(sequence_nets.Vit(), (nets.image(2, 3, 8, 8),))  # a module of the user's in another
+    (node,) = nodes(graph, "softmax")
+    assert users_line(node).endswith("weights = (q * self.scale @ k.transpose(-2, -1)).softmax(-1)")
 
 
 def test_the_two_modes_are_two_graphs() -> None:
