@@ -6,7 +6,6 @@ is dear, so it is done only where the functions that are called differ.
 
 from __future__ import annotations
 
-import copy
 from types import FunctionType
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .capture import Example, hushed, inputs_of
+from .narrow import copied_module
 
 
 def differs_in_training(model: nn.Module, example: Example) -> bool:
@@ -30,7 +30,7 @@ def differs_in_training(model: nn.Module, example: Example) -> bool:
     shapes |= {id(one): nn.Parameter(one.detach().to("meta"), False) for one in model.parameters()}
     called: list[list[str]] = []
     try:
-        dry = copy.deepcopy(model, shapes)
+        dry = copied_module(model, shapes)
         for training in (False, True):
             with torch.no_grad(), hushed(), _Calls() as calls:
                 dry.train(training)(*inputs)

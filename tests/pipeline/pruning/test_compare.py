@@ -60,6 +60,13 @@ def test_nan_agrees_with_nothing_and_an_infinity_with_itself() -> None:
     assert error_of(masked, torch.tensor([3.0, -math.inf])) == pytest.approx(0.5)
 
 
+def test_a_value_that_was_filled_in_hides_no_difference_of_the_others() -> None:
+    masked = torch.tensor([2.0, -1e9])
+    assert error_of(masked, masked) == 0.0
+    assert error_of(masked, torch.tensor([3.0, -1e9])) == pytest.approx(0.5)
+    assert error_of(masked, torch.tensor([2.0, -2e9])) == pytest.approx(1)
+
+
 def test_zeros_agree_with_zeros_alone() -> None:
     assert error_of(torch.zeros(3), torch.zeros(3)) == 0.0
     assert error_of(torch.zeros(3), torch.full((3,), 1e-30)) > 1

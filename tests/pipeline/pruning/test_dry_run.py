@@ -1,0 +1,87 @@
+"""Whether training runs other code is found without computing anything, and never gets in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import nets
+import pytest
+import sequence_nets
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deadweight.pipeline.pruning.dry_run import differs_in_training
+
+Step = Callable[[Any, Tensor, bool], Tensor]
+
+
+class Stepped(nn.Module):
+    """Two layers and a step between them, which may ask for the mode."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.fc1, self.norm, self.fc2 = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)
+        self.step = step
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.step(self, self.norm(self.fc1(x)), self.training))
+        return out
+
+
+def added(_: Any, x: Tensor, training: bool) -> Tensor:
+    return x + x.sigmoid() if training else x
+
+
+def dropped(_: Any, x: Tensor, training: bool) -> Tensor:
+    return F.dropout(x, 0.5, training=training)
+
+
+def branching(model: Any, x: Tensor, training: bool) -> Tensor:
+    return added(model, x, training) if x.sum() > 0 else x
+
+
+def keeping(model: Any, x: Tensor, training: bool) -> Tensor:
+    model.last = x * 2
+    return added(model, x, training)
+
+
+EXAMPLE = (nets.image(2, 4),)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(added, True), (dropped, False), (lambda _, x, training: x, False)]
+)
+def test_it_is_another_network_where_other_functions_are_called(step: Step, expected: bool) -> None:
+    assert differs_in_training(Stepped(step), EXAMPLE) == expected
+
+
+def test_torchs_own_layers_are_not_asked_though_they_ask_for_their_mode() -> None:
+    assert not differs_in_training(nets.ResidualCnn(), (nets.image(2, 3, 8, 8),))
+    assert not differs_in_training(sequence_nets.Encoder(), (nets.image(2, 7, 6),))
+
+
+def test_an_auxiliary_head_is_another_network() -> None:
+    assert differs_in_training(nets.Auxiliary(), (nets.image(2, 3, 8, 8),))
+
+
+def test_a_forward_that_needs_values_is_taken_for_the_same() -> None:
+    assert not differs_in_training(Stepped(branching), EXAMPLE)
+
+
+def test_a_network_that_keeps_what_it_computed_is_asked_all_the_same() -> None:
+    model = Stepped(keeping)
+    model(nets.image(2, 4))
+    assert differs_in_training(model, EXAMPLE)
+
+
+def test_the_network_and_its_statistics_stay_as_they_were() -> None:
+    model = Stepped(added).train()
+    model.norm.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert differs_in_training(model, EXAMPLE)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(one.device.type == "cpu" and one.requires_grad for one in model.parameters())
+    assert (model.training, model.norm.training, model.last) == (True, False, None)
