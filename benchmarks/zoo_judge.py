@@ -157,7 +157,7 @@ def _inputs(network: Network, seed: int) -> list[Tensor]:
 def _standard(x: Tensor, left: Tensor, dims: list[int], eps: float, centred: bool) -> Tensor:
     """Norm over `dims`, of the elements that are left."""
     left = left.to(x.dtype)
-    count = left.expand(x.shape).sum(dims, keepdim=True)
+    count = left.expand(x.shape).sum(dims, keepdim=True).clamp_min(1)  # a group may be gone as a whole
     if centred:
         x = x - (x * left).sum(dims, keepdim=True) / count
     x = x * left

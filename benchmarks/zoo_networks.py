@@ -51,7 +51,7 @@ class Network:
 
 def _torchvision(network: Network) -> nn.Module:
     import vision_operators  # noqa: F401  (before torchvision)
-    from torchvision.models import get_model
+    from torchvision.models import get_model  # pyright: ignore[reportMissingImports]
 
     settings: dict[str, Any] = {"weights": None, **network.settings}
     if "deeplab" in network.name or "raspp" in network.name or "fcn" in network.name:
@@ -63,7 +63,7 @@ def _torchvision(network: Network) -> nn.Module:
 
 def _timm(network: Network) -> nn.Module:
     import vision_operators  # noqa: F401  (timm imports torchvision)
-    from timm import create_model
+    from timm import create_model  # pyright: ignore[reportMissingImports]
 
     model = create_model(network.name, pretrained=False, **network.settings)
     assert isinstance(model, nn.Module)
@@ -71,7 +71,7 @@ def _timm(network: Network) -> nn.Module:
 
 
 def _transformers(network: Network) -> nn.Module:
-    import transformers
+    import transformers  # pyright: ignore[reportMissingImports]
     import vision_operators  # noqa: F401  (transformers imports torchvision where it is installed)
 
     settings = dict(network.settings)

@@ -163,10 +163,10 @@ def _onnx(small: nn.Module, example: Mapping[str, Tensor], found: Row) -> float:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(path, options)
-        found = session.run(None, {name: value.numpy() for name, value in example.items()})
+        written = session.run(None, {name: value.numpy() for name, value in example.items()})
     with torch.no_grad():
         expected = pytree.tree_leaves(small(*example.values()))
-    pairs = zip((one for one in expected if isinstance(one, Tensor)), found, strict=True)
+    pairs = zip((one for one in expected if isinstance(one, Tensor)), written, strict=True)
     return max(relative(one, torch.from_numpy(np.asarray(other))) for one, other in pairs)
 
 
@@ -216,7 +216,7 @@ def _asked(model: nn.Module, groups: Groups, network: Network) -> tuple[float, l
     }
     solution, slots = groups.tracing.solution, groups.tracing.slots
     out = [cls for cls, cause in solution.causes.items() if cause.operator == "output"]
-    inputs = network.shape[0] if len(network.shape) > 2 else network.shape[-1]
+    inputs = network.shape[0 if len(network.shape) > 2 else len(network.shape) - 1]
     asked, first = 0.0, True
     for name, parameter in model.named_parameters():
         share = 1.0

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch_pruning as tp
+import torch_pruning as tp  # pyright: ignore[reportMissingImports]
 from torch import nn
 from zoo_judge import UnjudgedError, WrongValuesError, judge, make_distinct
 from zoo_measure import floats, forward_pass_s, lively, relative, size_of

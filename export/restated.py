@@ -22,7 +22,7 @@ def restate(program: ExportedProgram) -> None:
     for node in list(graph.nodes):
         if node.target in (aten.view.default, aten.reshape.default) and not _in_order(node.args[0]):
             with graph.inserting_before(node):
-                settings = {"memory_format": torch.contiguous_format}
+                settings: dict[str, Any] = {"memory_format": torch.contiguous_format}
                 copied = graph.call_function(aten.clone.default, (node.args[0],), settings)
                 copied.meta = dict(node.meta)
                 copied.meta["val"] = node.args[0].meta["val"].contiguous()

@@ -26,7 +26,7 @@ class Normed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tokens = nn.LayerNorm(8)
-        self.whole = nn.LayerNorm((6, 8), eps=1e-3, bias=False)
+        self.whole = nn.LayerNorm([6, 8], eps=1e-3, bias=False)
         self.plain = nn.LayerNorm(8, elementwise_affine=False)
         for norm in (self.tokens, self.whole):
             nn.init.uniform_(norm.weight, 0.5, 2.0)

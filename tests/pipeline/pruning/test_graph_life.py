@@ -13,7 +13,7 @@ import ranks
 import torch
 import torch.nn.functional as F
 from pruned import done, halved
-from torch import nn
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from deadweight.export.to_onnx import to_onnx
@@ -44,6 +44,7 @@ def test_it_is_tuned_and_the_loss_falls(young: dict[str, Any], name: str) -> Non
 @pytest.mark.slow
 def test_two_processes_tune_it_as_one_does_on_the_joined_batch(young: dict[str, Any], tmp_path: Path) -> None:
     spawn(ranks.one_of_two, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    first: dict[str, Tensor] = {}
     for name in ranks.BUILD:
         first, second = (torch.load(tmp_path / f"{name} {rank}.pt") for rank in range(2))
         start = young[name].state_dict()

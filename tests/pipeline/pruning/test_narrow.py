@@ -233,6 +233,10 @@ def test_an_attribute_that_is_a_truth_is_not_taken_for_a_width() -> None:
 
 def test_hooks_come_along() -> None:
     model = nets.lively(nets.Mlp())
-    model.get_submodule("fc1").register_forward_hook(lambda layer, given, result: result * 2)
+
+    def double(_layer: nn.Module, _given: Any, result: Tensor) -> Tensor:
+        return result * 2
+
+    model.get_submodule("fc1").register_forward_hook(double)
     small = narrowed(model, cut_tensors(model, {}), {})
     assert torch.equal(small(nets.image(2, 1, 4, 4)), model(nets.image(2, 1, 4, 4)))
