@@ -200,6 +200,25 @@ def _over_survivors(reference: nn.Module) -> Iterator[None]:
         weight, bias = (one if one is None else one.view(-1, *ones) for one in (weight, bias))
         return affine(y, weight, bias)
 
+    plain_batch_norm = F.batch_norm
+
+    def batch_norm(
+        x: Tensor,
+        mean: Tensor | None,
+        variance: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """Over the batch it is as it was; over a weight (standardisation) what is zero was removed."""
+        if not training:
+            return plain_batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
+        dims = [axis for axis in range(x.dim()) if axis != 1]
+        weight, bias = (one if one is None else one.view(-1, *[1] * (x.dim() - 2)) for one in (weight, bias))
+        return affine(_standard(x, x != 0, dims, eps, True), weight, bias)
+
     def response_norm(x: Tensor, *, module: Any) -> Tensor:
         """Woo et al. 2023, ConvNeXt V2, equation 2; as timm writes it."""
         weight, bias = module.weight.view(module.wb_shape), module.bias.view(module.wb_shape)
@@ -220,6 +239,7 @@ def _over_survivors(reference: nn.Module) -> Iterator[None]:
         patch.object(F, "layer_norm", layer_norm),
         patch.object(F, "rms_norm", rms_norm),
         patch.object(F, "group_norm", group_norm),
+        patch.object(F, "batch_norm", batch_norm),
     ):
         yield
 
