@@ -81,6 +81,7 @@ def module(model: nn.Module, example: Tensor) -> Any:
     assert len(groups) > 0
     verify(model, small, plan, groups)
     assert type(small) is type(model)
+    assert done(small).removed == plan.removed
     return small
 
 
