@@ -53,6 +53,16 @@ def relative(expected: Tensor, found: Tensor) -> float:
     return float((expected.double() - found.double()).abs().max() / expected.double().abs().max())
 
 
+def batch_error(small: nn.Module, network: Network) -> float:
+    """How far the last of three samples differs from itself alone: 0 where samples do not meet."""
+    three = network.example(3, seed=4)
+    with torch.no_grad():
+        together = floats(small(*three.values()))
+        last = floats(small(*(value[2:] for value in three.values())))
+    pairs = zip(together, last, strict=True)
+    return max(relative(one[2:], alone) for one, alone in pairs if one.dim() and len(one) == 3)
+
+
 def forward_pass_s(model: nn.Module, network: Network) -> float:
     one = network.example(1)
     times = []

@@ -23,7 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from zoo_judge import UnjudgedError, judge, make_distinct
-from zoo_measure import exporting, floats, forward_bytes, forward_pass_s, lively, relative, size_of
+from zoo_measure import (
+    batch_error,
+    exporting,
+    floats,
+    forward_bytes,
+    forward_pass_s,
+    lively,
+    relative,
+    size_of,
+)
 from zoo_networks import NETWORKS, UNSEEN, Network
 
 from deadweight.pipeline.pruning.groups import BLOCKS, Groups, choose
@@ -123,15 +132,7 @@ def _judged(model: nn.Module, small: nn.Module, network: Network, found: Row) ->
 def _other_batch(small: nn.Module, network: Network, groups: Groups) -> float | str:
     if groups.batch is not None:
         return f"fixed at {groups.batch}"
-    three = network.example(3, seed=4)
-    with torch.no_grad():
-        together = floats(small(*three.values()))
-        last = floats(small(*(value[2:] for value in three.values())))
-    return max(
-        relative(one[2:], alone)
-        for one, alone in zip(together, last, strict=True)
-        if one.dim() and len(one) == 3
-    )
+    return batch_error(small, network)
 
 
 def _disk(network: Network, small: nn.Module, plan: Any, example: Mapping[str, Tensor]) -> bool:

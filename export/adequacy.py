@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from .graph import Array
+from .graph import Array, tensor_types
 from .histogram import Histogram, merged
 
 # A share of a range's width. Simulated, 200 samples of 64 values: 99 % of Gaussian tensors move by less than
@@ -105,11 +105,7 @@ def _few(samples: int) -> int:
 
 def of_samples(model: onnx.ModelProto, names: Sequence[str]) -> frozenset[str]:
     """The tensors whose first axis may be that of the samples: its size is not fixed."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    first = {
-        v.name: v.type.tensor_type.shape.dim[:1]
-        for v in (*inferred.value_info, *inferred.input, *inferred.output)
-    }
+    first = {name: kind.shape.dim[:1] for name, kind in tensor_types(model).items()}
     return frozenset(n for n in names if not (first.get(n) and first[n][0].HasField("dim_value")))
 
 

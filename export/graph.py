@@ -209,12 +209,15 @@ def float_names(model: onnx.ModelProto) -> list[str]:
 
     In quantized graphs this leaves out the integers.
     """
-    inferred = onnx.shape_inference.infer_shapes(model)
-    types = {
-        v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.output)
-    }
+    types = tensor_types(model)
     made = [name for node in model.graph.node for name in node.output if name]
-    return [name for name in made if types.get(name) == onnx.TensorProto.FLOAT]
+    return [name for name in made if name in types and types[name].elem_type == onnx.TensorProto.FLOAT]
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """Element type and shape of the tensors that are not constants, as far as inference knows them."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    return {v.name: v.type.tensor_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .graph import Array, attribute_of, replace_nodes
+from .graph import Array, attribute_of, replace_nodes, tensor_types
 
 OPERATOR = "LayerNormalization"
 
@@ -22,8 +22,7 @@ def spell_out_layer_norms(model: onnx.ModelProto) -> None:
 
     Others stay as they are: they take their sums in another type than that of their input.
     """
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    known = {v.name: v.type.tensor_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+    known = tensor_types(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         found = known.get(node.input[0]) if node.op_type == OPERATOR else None

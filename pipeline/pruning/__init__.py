@@ -10,8 +10,8 @@ axis of every parameter gets an integer of its own, an identity: "this can be re
 graph carries, for each of its axes, the vector of the identities that its indices stand for. An axis
 without one is fixed.
 
-**Three kinds of operators.** Those that only move elements (view, permute, cat, split, pixel shuffle ...)
-are run on the identities themselves, so no rule can be wrong about them. Where tensors meet element by
+**Three kinds of operators.** Those that only move elements (view, permute, cat, split, roll ...)
+are run on the identities themselves, so they need no rule. Where tensors meet element by
 element, identities that meet are made one. Operators that mix (linear, convolution, attention, recurrent
 cells ...) have a rule each: what is summed over is one with the weight's columns, what comes out are the
 weight's rows. What has no rule freezes what goes in: less is removed, never anything wrong.

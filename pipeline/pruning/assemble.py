@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .calls import Notes
-from .groups import Frozen, Group, Read, Slice
+from .groups import BLOCKS, Frozen, Group, Read, Slice
 from .identities import Cause, Solution
 
 Slots = Mapping[tuple[str, int], Tensor]
@@ -79,10 +79,7 @@ class _Kinds:
             found = sorted(
                 solution.units(solution.of[rows]), key=lambda item: (len(torch.unique(item[1])), item[0])
             )
-            for (
-                path,
-                units,
-            ) in found:  # the finest last: features of a head; before it what is counted in blocks
+            for path, units in found:  # the finest last: features of a head; blocks before it
                 own = kind if not path else _PART_KINDS.get(kind, (kind, kind))[path != found[-1][0]]
                 if own not in self.names:
                     self.names.append(own)
@@ -173,7 +170,7 @@ def _name(slices: list[Slice], kind: str, taken: Mapping[str, Tensor]) -> str:
     """The module that owns the first producing parameter; what else lives there gets a suffix."""
     first = slices[0].parameter
     base = first.rpartition(".")[0] or first
-    if kind in ("heads", "blocks"):
+    if kind in BLOCKS:
         base = f"{base}:{kind}"
     name, number = base, 1
     while name in taken:

@@ -23,7 +23,7 @@ def differs_in_training(model: nn.Module, example: Example) -> bool:
     Nothing is computed: in a copy, parameters and inputs have shapes only. Where forward does not run like
     that, the answer is no.
     """
-    if not any(_asks_for_its_mode(type(module)) for module in model.modules()):
+    if not any(map(_asks_for_its_mode, {type(module) for module in model.modules()})):
         return False
     inputs = tuple(value.to("meta") for value in inputs_of(example))
     shapes: dict[int, Any] = {id(one): one.detach().to("meta") for one in model.buffers()}

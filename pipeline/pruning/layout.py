@@ -47,11 +47,7 @@ def layout(call: Call) -> Result:
 def upscaling(call: Call) -> Result:
     """pixel_shuffle: the channels that become the pixels of one channel go together."""
     x, factor = call["self"], call["upscale_factor"]
-    vector = x.axes[-3]
-    if vector is not None:
-        grid = vector.reshape(-1, factor * factor)
-        call.notes.identities.unite(grid[:, :1].expand(grid.shape), grid)
-        vector = grid[:, 0]
+    vector = _in_runs(call, x.axes[-3], factor * factor)
     for pixels in x.axes[-2:]:
         call.freeze(pixels, "a window slides over this axis")
     return Tracked(call.shapes[0], (*x.axes[:-3], vector, None, None))
@@ -209,13 +205,18 @@ def patches(call: Call) -> Result:
 def unpatched(call: Call) -> Result:
     """col2im, the way back: the pixels of a patch, which are channels here, are one unit."""
     x, shape = call["self"], call.shapes[0]
-    spread, channels = x.axes[-2], None
-    if spread is not None:
-        grid = spread.reshape(shape[-3], -1)
-        call.notes.identities.unite(grid[:, :1].expand(grid.shape), grid)
-        channels = grid[:, 0]
+    channels = _in_runs(call, x.axes[-2], x.shape[-2] // shape[-3])
     call.freeze(x.axes[-1], "its places are put together")
     return Tracked(shape, (*x.axes[:-2], channels, None, None))
+
+
+def _in_runs(call: Call, vector: Tensor | None, length: int) -> Tensor | None:
+    """One identity for each run of so many neighbours, which live and die together."""
+    if vector is None:
+        return None
+    grid = vector.reshape(-1, length)
+    call.notes.identities.unite(grid[:, :1].expand(grid.shape), grid)
+    return grid[:, 0]
 
 
 def _but(x: Tracked, axis: int) -> Tracked:

@@ -1,6 +1,6 @@
 """What each operator does to identities. The table is short because most operators need no rule.
 
-    layout      view, permute, cat, split, pixel shuffle ...   the operator itself is run on the identities
+    layout      view, permute, cat, split, roll ...            the operator itself is run on the identities
     pointwise   add, relu, batch norm at inference ...         identities that meet are united
     mixing      linear, convolution, attention ...             what is summed over is united with the weight's
                                                                columns, what comes out are its rows

@@ -2,17 +2,17 @@
 
 The reference is the *graph*: the exported graph with every size derived anew. What users prefer is the
 *module*: their own class, its parameters and attributes narrowed. The forward code of a module may hold old
-widths, and may run all the same and be wrong; so it is handed out only when it agrees with the graph. If it
-does not, the groups whose widths its code holds are left whole and it is tried once more; if too little is
-removed then, the user gets the graph. A group that the graph itself cannot do without is left whole too.
+widths, and may run all the same and be wrong; so it is handed out only when it computes what the masked
+original does. If it does not, groups whose widths its code holds are left whole; if too little is removed
+then, the user gets the graph. A group that the graph itself cannot do without is left whole too.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -142,15 +142,13 @@ def living(groups: Groups, cut: Cut) -> Tensor:
     wanted = torch.ones(len(solution.of), dtype=torch.bool)
     for (name, axis), vector in slots.items():
         wanted[vector[list(cut.get(name, {}).get(axis, ()))]] = False
-    spoiled, touched = (
-        torch.zeros_like(wanted),
-        torch.zeros_like(wanted),
-    )  # units that reach what is to stay ...
+    spoiled = torch.zeros_like(wanted)  # units that reach what is to stay ...
+    touched = torch.zeros_like(wanted)  # ... and what is to go
     for vector in slots.values():
         stays = wanted[vector]
         for _, units in solution.units(solution.of[vector]):
             spoiled[units[(units >= 0) & stays]] = True
-            touched[units[(units >= 0) & ~stays]] = True  # ... and what is to go
+            touched[units[(units >= 0) & ~stays]] = True
     alive = solution.alive((solution.free & touched & ~spoiled).nonzero().reshape(-1))
     if any(not torch.equal(alive[vector], wanted[vector]) for vector in slots.values()):
         raise ModelError(
@@ -238,9 +236,7 @@ def _constants(graph: torch.fx.GraphModule, tensors: dict[str, Tensor]) -> list[
     found = []
     for node in graph.graph.nodes:
         if node.op == "get_attr" and str(node.target) not in tensors:
-            value: Any = graph
-            for step in str(node.target).split("."):
-                value = getattr(value, step)
+            value = operator.attrgetter(str(node.target))(graph)
             if isinstance(value, Tensor):
                 found.append((str(node.target), value.detach().clone()))
     return found

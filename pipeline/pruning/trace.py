@@ -237,9 +237,7 @@ class _Pass:
         return dataclasses.replace(value, node=node.name) if isinstance(value, Tracked) else value
 
     def _attribute(self, node: Node) -> Any:
-        value: Any = self.graph
-        for step in str(node.target).split("."):
-            value = getattr(value, step)
+        value = operator.attrgetter(str(node.target))(self.graph)
         if not isinstance(value, Tensor):
             return value
         name = self.canonical.get(str(node.target))
