@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from . import __version__
-from .console import bar, err, judgement_line, measurement_table, memory_line, out, show_lint, stage_line
+from . import __version__, boards, engines, measure
+from .console import bar, err, out, stage_line
+from .options import Data, Out, Settings, TargetName
 from .targets.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -30,15 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Replace a setting, e.g. prune.mean=0.1; may be repeated.")
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="The run's directory; default: runs/ and the recipe's name.")
-]
-TargetName = Annotated[str | None, typer.Option("--target", help="A board's name, see `deadweight targets`.")]
-Data = Annotated[str | None, typer.Option("--data", help="Where the example's data lies.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -116,159 +106,15 @@ def sweep(
 
 
 @app.command()
-def profile(
-    model: Path,
-    events: Annotated[int, typer.Option(help="Fresh loads of the model.")] = 24,
-    event_s: Annotated[float, typer.Option(help="Seconds of running within one event.")] = 0.05,
-    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
-    batch: Annotated[int, typer.Option(help="Samples at once, where the model leaves it open.")] = 1,
-    to: Annotated[Path | None, typer.Option("--out", help="Where the measurement goes, as JSON.")] = None,
-) -> None:
-    """Measure one model: latency percentiles with their interval, memory, and the conditions."""
-    from .targets import measurement
-    from .targets.clock import time_together
-    from .targets.measurement import Protocol
-    from .targets.memory import measure_memory
-
-    protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
-    with bar() as shown:
-        measured = time_together(
-            {model.name: model}, protocol=protocol, progress=lambda done, total: shown(done, total, "profile")
-        )
-        shown(0, 1, "memory")
-        memory = measure_memory(model, threads=threads, batch=batch)
-    figures = measured[model.name]
-    out.print(measurement_table(measured))
-    out.print(memory_line(memory))
-    machine = figures.conditions["machine"]
-    out.print(f"{figures.evidence} on {machine['cpu']}, {threads} thread(s), batch {batch}", markup=False)
-    for mark in figures.marks:
-        out.print(f"  event {mark.event}: {mark.what}", markup=False)
-    if to is not None:
-        measurement.save(measured, to)
-        out.print(f"The measurement: {to}", soft_wrap=True)
-
-
-@app.command()
-def compare(
-    baseline: Path,
-    candidate: Path,
-    events: Annotated[int, typer.Option(help="Fresh loads of both models.")] = 24,
-    event_s: Annotated[float, typer.Option(help="Seconds of running each within one event.")] = 0.05,
-    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
-    batch: Annotated[int, typer.Option(help="Samples at once, where the models leave it open.")] = 1,
-    margin: Annotated[float, typer.Option(help="The change that does not matter, as a share.")] = 0.02,
-    to: Annotated[
-        Path | None, typer.Option("--out", help="Where measurements and judgement go, as JSON.")
-    ] = None,
-) -> None:
-    """Compare two models by turns in one process, and say how sure the answer is.
-
-    Exit code: 0 faster or equal, 1 slower, 3 cannot tell.
-    """
-    from .targets.artifact import write_json
-    from .targets.clock import time_together
-    from .targets.judge import judge
-    from .targets.measurement import Protocol
-
-    names = ("baseline", "candidate")
-    protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
-    with bar() as shown:
-        measured = time_together(
-            dict(zip(names, (baseline, candidate), strict=True)),
-            protocol=protocol,
-            progress=lambda done, total: shown(done, total, "compare"),
-        )
-    judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
-    out.print(measurement_table(measured))
-    out.print(judgement_line(judgement), soft_wrap=True)
-    if to is not None:
-        value = {name: figures.to_json() for name, figures in measured.items()}
-        write_json(to, {**value, "judgement": judgement.to_json()})
-    raise typer.Exit({"faster": 0, "equal": 0, "slower": 1}.get(judgement.outcome, 3))
-
-
-@app.command()
-def lint(
-    model: Path,
-    target: TargetName = None,
-    tensorrt: Annotated[
-        str | None, typer.Option(help="TensorRT's version, e.g. 8.5 or 10.3; default: the board's own.")
-    ] = None,
-    max_gpu_fallbacks: Annotated[
-        int | None, typer.Option(min=0, help="How many nodes DLA may hand back to the GPU.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
-) -> None:
-    """Say what TensorRT will refuse in an ONNX file, or run slowly; TensorRT is not needed.
-
-    Exit code: 0 nothing is refused, 1 an error or a broken budget.
-    """
-    from .export.lint.run import lint as examine
-    from .targets.target import load_target
-
-    found = examine(
-        model,
-        target=None if target is None else load_target(target),
-        tensorrt=tensorrt,
-        max_gpu_fallbacks=max_gpu_fallbacks,
-    )
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
-    else:
-        show_lint(found)
-    raise typer.Exit(0 if found.passed else 1)
-
-
-@app.command()
-def targets(
-    name: Annotated[str | None, typer.Argument(help="A board's name, or its .toml file.")] = None,
-) -> None:
-    """List the boards that are known, or one board's facts with their sources."""
-    from .targets.target import load_target, target_names
-
-    if name is None:
-        table = Table("target", "board", "runtime", "precisions", header_style="bold")
-        for each in map(load_target, target_names()):
-            table.add_row(each.name, each.title, each.runtime, ", ".join(each.precisions))
-        out.print(table)
-        return
-    target = load_target(name)
-    out.print(f"[bold]{escape(target.title)}[/]: {target.runtime}, {', '.join(target.precisions)}")
-    table = Table("fact", "value", "certainty", "source", header_style="bold")
-    for kind, rule in target.alignment.items():
-        table.add_row(f"width of {kind}", f"multiple of {rule.step}", rule.certainty, escape(rule.source))
-    for key, fact in target.facts.items():
-        table.add_row(key, escape(str(fact.value)), fact.certainty, escape(fact.source))
-    out.print(table)
-
-
-@app.command()
-def doctor() -> None:
-    """Say what works on this machine, and the line that mends what does not.
-
-    Exit code: 1 if something is missing.
-    """
-    from .targets.probe import doctor as examine
-
-    checks = examine()
-    table = Table("", "what", "found", "needed for", header_style="bold")
-    for check in checks:
-        sign = "[green]works[/]" if check.works else "[red]missing[/]"
-        table.add_row(sign, check.name, escape(check.found), escape(check.needed_for))
-    out.print(table)
-    for check in checks:
-        if check.cure:
-            out.print(f"{check.name}: {check.cure}", markup=False, soft_wrap=True)
-    raise typer.Exit(0 if all(check.works for check in checks) else 1)
-
-
-@app.command()
 def report(directory: Path) -> None:
     """Build report.html anew from a run's report.json."""
     from .pipeline.report.write import write_report
 
     out.print(f"The report: {write_report(directory)}", soft_wrap=True)
+
+
+for _command in (measure.profile, measure.compare, engines.lint, boards.targets, boards.doctor):
+    app.command()(_command)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,17 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Replace a setting, e.g. prune.mean=0.1; may be repeated.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="The run's directory; default: runs/ and the recipe's name.")
+]
+TargetName = Annotated[str | None, typer.Option("--target", help="A board's name, see `deadweight targets`.")]
+Data = Annotated[str | None, typer.Option("--data", help="Where the example's data lies.")]
