@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import nets
 import pytest
 import torch
+from small import Digits
 from torch import Tensor
 
 from deadweight.pipeline import importance
+from deadweight.pipeline.gradients import Gradients
 from deadweight.pipeline.importance import CRITERIA, Context, Criterion, below
 from deadweight.pipeline.pruning.groups import Group, Groups, Slice
 from deadweight.pipeline.pruning.trace import trace
@@ -29,7 +33,19 @@ def groups(model: nets.ResidualCnn) -> Groups:
 
 @pytest.fixture(scope="module")
 def context(model: nets.ResidualCnn, groups: Groups) -> Context:
-    return Context(model, collect(groups, [{"image": nets.image(16, 3, 8, 8)}]), seed=3)
+    statistics = collect(groups, [{"image": nets.image(16, 3, 8, 8)}])
+    return Context(model, statistics, seed=3, gradients=Gradients(model, groups, Images()))
+
+
+class Images(Digits):
+    """Random images and labels for the residual network."""
+
+    def example_inputs(self) -> dict[str, Tensor]:
+        return {"image": nets.image(2, 3, 8, 8)}
+
+    def batches(self, split: str, *, seed: int = 0) -> Iterator[dict[str, Tensor]]:
+        for number in range(3):
+            yield {"image": nets.image(8, 3, 8, 8, seed=number), "label": torch.arange(8) % 5}
 
 
 def units(mean: list[float], std: list[float], count: float = 10) -> UnitStatistics:
