@@ -1,0 +1,253 @@
+"""The ways to CUDA: cuda.bindings, pycuda, libcudart by ctypes. Each becomes one function to call by name.
+
+A board has one of them, rarely the same: JetPack brings libcudart alone, cuda.bindings has wheels for arm64,
+pycuda must be compiled there. A `Call` takes the name of a function of CUDA's runtime, its inputs as whole
+numbers, and gives the status and the outputs as numbers, so that everything above it is written once.
+pycuda only reaches the driver; its table says the same functions in the driver's words, in the primary
+context, because that is where TensorRT allocates (pycuda.autoinit would make a context of its own).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Tuple
+
+# What goes in, what comes out: p pointer or handle, n size, i int, u unsigned, q 64 bits, f float.
+FUNCTIONS = {
+    "cudaSetDevice": ("i", ""),
+    "cudaDriverGetVersion": ("", "i"),
+    "cudaRuntimeGetVersion": ("", "i"),
+    "cudaDeviceGetAttribute": ("ii", "i"),
+    "cudaMemGetInfo": ("", "nn"),
+    "cudaMalloc": ("n", "p"),
+    "cudaFree": ("p", ""),
+    "cudaHostAlloc": ("nu", "p"),
+    "cudaFreeHost": ("p", ""),
+    "cudaHostGetDevicePointer": ("pu", "p"),
+    "cudaMemcpyAsync": ("ppnip", ""),
+    "cudaStreamCreateWithFlags": ("u", "p"),
+    "cudaStreamSynchronize": ("p", ""),
+    "cudaStreamDestroy": ("p", ""),
+    "cudaEventCreateWithFlags": ("u", "p"),
+    "cudaEventRecord": ("pp", ""),
+    "cudaEventSynchronize": ("p", ""),
+    "cudaEventElapsedTime": ("pp", "f"),
+    "cudaEventDestroy": ("p", ""),
+    "cudaStreamBeginCapture": ("pi", ""),
+    "cudaStreamEndCapture": ("p", "p"),
+    "cudaGraphInstantiateWithFlags": ("pq", "p"),
+    "cudaGraphLaunch": ("pp", ""),
+    "cudaGraphDestroy": ("p", ""),
+    "cudaGraphExecDestroy": ("p", ""),
+}
+_OUTPUTS_LAST = ("cudaStreamEndCapture",)
+_ENUMS = {
+    "cudaDeviceGetAttribute": (0, "cudaDeviceAttr"),
+    "cudaMemcpyAsync": (3, "cudaMemcpyKind"),
+    "cudaStreamBeginCapture": (1, "cudaStreamCaptureMode"),
+}
+_C_TYPES: Dict[str, Any] = {
+    "p": ctypes.c_void_p,
+    "n": ctypes.c_size_t,
+    "i": ctypes.c_int,
+    "u": ctypes.c_uint,
+    "q": ctypes.c_ulonglong,
+    "f": ctypes.c_float,
+}
+_LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
+_FOLDERS = ("/usr/local/cuda/lib64", "/usr/local/cuda/targets/aarch64-linux/lib")
+NOT_SUPPORTED = 801
+_MAPPED = 2
+
+Call = Callable[..., Tuple[int, Tuple[Any, ...]]]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """A way to CUDA: its name with its version, the function, and what a status means in words."""
+
+    name: str
+    call: Call
+    words: Callable[[int], str]
+
+
+def by_cuda_bindings() -> Calls:
+    """NVIDIA's own Python bindings, of CUDA 12 or newer.
+
+    Raises:
+        ImportError: they are not installed, or do not import.
+    """
+    import cuda.bindings  # pyright: ignore[reportMissingImports]
+    from cuda.bindings import runtime  # pyright: ignore[reportMissingImports]
+
+    def call(name: str, *inputs: int) -> Tuple[int, Tuple[Any, ...]]:
+        given: List[Any] = list(inputs)
+        if name in _ENUMS:
+            at, enum = _ENUMS[name]
+            given[at] = getattr(runtime, enum)(given[at])
+        status, *outputs = getattr(runtime, name)(*given)
+        kinds = FUNCTIONS[name][1]
+        return int(status), tuple(
+            value if kind == "f" or value is None else int(value) for kind, value in zip(kinds, outputs)
+        )
+
+    def words(status: int) -> str:
+        known = runtime.cudaError_t(status)
+        _, text = runtime.cudaGetErrorString(known)
+        return f"{known.name}: {text.decode() if isinstance(text, bytes) else text}"
+
+    return Calls(f"cuda.bindings {getattr(cuda.bindings, '__version__', '')}".strip(), call, words)
+
+
+def by_ctypes(path: str = "") -> Calls:
+    """The runtime's library itself, at `path` or where it usually lies.
+
+    Raises:
+        OSError: there is none, or it does not load.
+    """
+    home = os.environ.get("CUDA_HOME")
+    folders = ([f"{home}/lib64"] if home else []) + list(_FOLDERS)
+    found = ctypes.util.find_library("cudart")
+    names = [path] if path else [*([found] if found else []), *_LIBRARIES]
+    if not path:
+        names += [f"{folder}/{_LIBRARIES[0]}" for folder in folders]
+    library = None
+    for name in names:
+        try:
+            library = ctypes.CDLL(name)
+            break
+        except OSError as error:
+            if path:
+                raise
+            reason = error
+    if library is None:
+        raise OSError(f"no {_LIBRARIES[0]} in the loader's path, nor in {', '.join(folders)} ({reason})")
+    loaded: Any = library
+    loaded.cudaGetErrorName.restype = loaded.cudaGetErrorString.restype = ctypes.c_char_p
+
+    def call(name: str, *inputs: int) -> Tuple[int, Tuple[Any, ...]]:
+        takes, gives = FUNCTIONS[name]
+        function = getattr(loaded, name)
+        outputs = [_C_TYPES[kind](0) for kind in gives]
+        given = [_C_TYPES[kind](value) for kind, value in zip(takes, inputs)]
+        pointers = [ctypes.byref(output) for output in outputs]
+        status = int(function(*given, *pointers) if name in _OUTPUTS_LAST else function(*pointers, *given))
+        return status, tuple(output.value or 0 for output in outputs)
+
+    def words(status: int) -> str:
+        return f"{loaded.cudaGetErrorName(status).decode()}: {loaded.cudaGetErrorString(status).decode()}"
+
+    return Calls(f"ctypes on {name}", call, words)
+
+
+def by_pycuda() -> Calls:
+    """pycuda, in the device's primary context; it has no CUDA graphs.
+
+    Raises:
+        ImportError: it is not installed, or does not import.
+        OSError: it finds no device.
+    """
+    import pycuda  # pyright: ignore[reportMissingImports]
+    import pycuda.driver as driver  # pyright: ignore[reportMissingImports]
+
+    try:
+        driver.init()
+        context = driver.Device(0).retain_primary_context()
+    except driver.Error as error:
+        raise OSError(str(error)) from error
+    context.push()
+    _pop_at_exit(driver)
+    kept: Dict[int, Any] = {}
+    table = _driver_table(driver, kept)
+
+    def call(name: str, *inputs: int) -> Tuple[int, Tuple[Any, ...]]:
+        if name not in table:
+            return NOT_SUPPORTED, ()
+        try:
+            given = table[name](*inputs)
+        except driver.MemoryError:
+            return 2, ()
+        except driver.Error as error:
+            failures[999] = str(error)
+            return 999, ()
+        return 0, given if isinstance(given, tuple) else () if given is None else (given,)
+
+    failures: Dict[int, str] = {
+        2: "cudaErrorMemoryAllocation: out of memory",
+        NOT_SUPPORTED: "cudaErrorNotSupported: pycuda has no such function",
+    }
+    return Calls(f"pycuda {pycuda.VERSION_TEXT}", call, lambda status: failures.get(status, "unknown"))
+
+
+def _pop_at_exit(driver: Any) -> None:
+    """pycuda aborts the process if a context of its stack is left there at the end."""
+    import atexit
+
+    atexit.register(driver.Context.pop)
+
+
+def _driver_table(driver: Any, kept: Dict[int, Any]) -> Dict[str, Callable[..., Any]]:
+    """The runtime's functions in pycuda's words; `kept` holds its objects by their handles."""
+    attributes = driver.device_attribute
+    numbers = {
+        16: attributes.MULTIPROCESSOR_COUNT,
+        18: attributes.INTEGRATED,
+        19: attributes.CAN_MAP_HOST_MEMORY,
+        75: attributes.COMPUTE_CAPABILITY_MAJOR,
+        76: attributes.COMPUTE_CAPABILITY_MINOR,
+    }
+
+    def keep(handle: int, thing: Any) -> int:
+        kept[handle] = thing
+        return handle
+
+    def drop(handle: int) -> None:
+        kept.pop(handle)
+
+    def host(size: int, flags: int) -> int:
+        mapped = driver.host_alloc_flags.DEVICEMAP if flags & _MAPPED else 0
+        array = driver.pagelocked_empty(size, "uint8", mem_flags=mapped)
+        return keep(array.ctypes.data, array)
+
+    def copy(to: int, source: int, size: int, kind: int, stream: int) -> None:
+        if kind == 1:
+            driver.memcpy_htod_async(to, (ctypes.c_byte * size).from_address(source), kept[stream])
+        else:
+            driver.memcpy_dtoh_async((ctypes.c_byte * size).from_address(to), source, kept[stream])
+
+    def malloc(size: int) -> int:
+        allocation = driver.mem_alloc(size)
+        return keep(int(allocation), allocation)
+
+    def stream(flags: int) -> int:
+        made = driver.Stream(flags)
+        return keep(int(made.handle), made)
+
+    def event(flags: int) -> int:
+        made = driver.Event(flags)
+        return keep(id(made), made)
+
+    return {
+        "cudaSetDevice": lambda device: None,
+        "cudaDriverGetVersion": driver.get_driver_version,
+        "cudaRuntimeGetVersion": driver.get_driver_version,
+        "cudaDeviceGetAttribute": lambda number, device: driver.Device(device).get_attribute(numbers[number]),
+        "cudaMemGetInfo": lambda: tuple(driver.mem_get_info()),
+        "cudaMalloc": malloc,
+        "cudaFree": drop,
+        "cudaHostAlloc": host,
+        "cudaFreeHost": drop,
+        "cudaHostGetDevicePointer": lambda pointer, flags: int(kept[pointer].base.get_device_pointer()),
+        "cudaMemcpyAsync": copy,
+        "cudaStreamCreateWithFlags": stream,
+        "cudaStreamSynchronize": lambda handle: kept[handle].synchronize() and None,
+        "cudaStreamDestroy": drop,
+        "cudaEventCreateWithFlags": event,
+        "cudaEventRecord": lambda handle, on: kept[handle].record(kept[on]) and None,
+        "cudaEventSynchronize": lambda handle: kept[handle].synchronize() and None,
+        "cudaEventElapsedTime": lambda start, end: kept[start].time_till(kept[end]),
+        "cudaEventDestroy": drop,
+    }
