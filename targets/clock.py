@@ -17,10 +17,10 @@ import hashlib
 import math
 import random
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from time import perf_counter_ns, thread_time_ns
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
+from time import perf_counter, perf_counter_ns, thread_time_ns
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from .errors import MeasurementError, ModelError
 from .measurement import Mark, Measurement, Protocol
 from .probe import changes, conditions, evidence, snapshot
 from .session import Session, open_session, random_inputs
+from .turns import Block, Plan, check_clock, clock_source, planned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,28 +43,6 @@ _DEFAULT = Protocol()
 _WARM_RUNS = 2
 _WARM_BLOCKS = 10
 _TRIAL_ROUNDS = 5
-_ALIKE = 1.5
-
-
-@dataclass(frozen=True)
-class _Block:
-    """What one model does in one round: runs that settle it, untimed, then `samples` of `runs` runs each."""
-
-    settling: int
-    runs: int
-    samples: int
-
-    @property
-    def all_runs(self) -> int:
-        return self.settling + self.runs * self.samples
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What every event does; made in the first one from a short trial."""
-
-    blocks: Mapping[str, _Block]
-    rounds: int
 
 
 _Event = Dict[str, Tuple[List[List[int]], List[int]]]
@@ -76,17 +55,23 @@ def time_together(
     protocol: Protocol = _DEFAULT,
     inputs: Optional[Mapping[str, NDArray[Any]]] = None,
     progress: Optional[Progress] = None,
+    looks: Sequence[int] = (),
+    decided: Optional[Callable[[Mapping[str, Measurement]], bool]] = None,
 ) -> Dict[str, Measurement]:
     """Times models by turns in this process and returns one Measurement for each, paired by event.
 
-    `inputs` are fed to every model; without them each gets random ones by the protocol's seed.
+    `inputs` are fed to every model; without them each gets random ones by the protocol's seed. After each
+    number of events in `looks`, `decided` is asked whether these are enough: see `sequential`, which counts
+    what looking often costs. The protocol's time cap may end it earlier as well.
 
     Raises:
         ModelError: a model cannot be opened or run, or the inputs do not fit it.
-        MeasurementError: there is nothing to time, or a model changed while it was timed.
+        MeasurementError: there is nothing to time, the machine has no clock for it, or a model changed while
+            it was timed.
     """
     if not models:
         raise MeasurementError("There are no models to time.", "Give one model file or more.")
+    check_clock(*clock_source())
     paths = {name: Path(path) for name, path in models.items()}
     if inputs is not None:
         protocol = replace(protocol, inputs=f"given:{_hash(inputs)}")
@@ -95,49 +80,58 @@ def time_together(
     dice = random.Random(run_id)
     told = conditions()
     hashes = {name: _sha256(path) for name, path in paths.items()}
-    plan: Optional[_Plan] = None
+    plan: Optional[Plan] = None
     events: List[_Event] = []
     marks: List[Mark] = []
+    started = perf_counter()
+
+    def so_far() -> Dict[str, Measurement]:
+        assert plan is not None  # there is one event at least
+        counts_cpu = protocol.threads == 1 and protocol.runtime == "onnxruntime"
+        return {
+            name: Measurement(
+                name=name,
+                model_sha256=hashes[name],
+                file_bytes=path.stat().st_size,
+                run_id=run_id,
+                wall_ns=np.array([event[name][0] for event in events], dtype=np.int64),
+                cpu_ns=np.array([event[name][1] for event in events], dtype=np.int64) if counts_cpu else None,
+                runs=plan.blocks[name].runs,
+                protocol=protocol,
+                conditions=told,
+                evidence=evidence(),
+                marks=tuple(marks),
+            )
+            for name, path in paths.items()
+        }
+
     for index in range(protocol.events):
         event, what, plan = _event(paths, plan, inputs=inputs, protocol=protocol, dice=dice)
         events.append(event)
         marks += [Mark(index, happened) for happened in what]
         if progress is not None:
             progress(index + 1, protocol.events)
+        if decided is not None and index + 1 in looks and decided(so_far()):
+            break
+        if 0 < protocol.cap_s <= perf_counter() - started:
+            break
     for name, path in paths.items():
         if _sha256(path) != hashes[name]:
             raise MeasurementError(
                 f"{path} changed while it was timed.", "Measure again when nothing writes to it."
             )
-    assert plan is not None  # there is one event at least
     told["state_after"] = conditions()["state"]
-    counts_cpu = protocol.threads == 1 and protocol.runtime == "onnxruntime"
-    return {
-        name: Measurement(
-            name=name,
-            model_sha256=hashes[name],
-            file_bytes=path.stat().st_size,
-            run_id=run_id,
-            wall_ns=np.array([event[name][0] for event in events], dtype=np.int64),
-            cpu_ns=np.array([event[name][1] for event in events], dtype=np.int64) if counts_cpu else None,
-            runs=plan.blocks[name].runs,
-            protocol=protocol,
-            conditions=told,
-            evidence=evidence(),
-            marks=tuple(marks),
-        )
-        for name, path in paths.items()
-    }
+    return so_far()
 
 
 def _event(
     paths: Mapping[str, Path],
-    plan: Optional[_Plan],
+    plan: Optional[Plan],
     *,
     inputs: Optional[Mapping[str, NDArray[Any]]],
     protocol: Protocol,
     dice: random.Random,
-) -> Tuple[_Event, Tuple[str, ...], _Plan]:
+) -> Tuple[_Event, Tuple[str, ...], Plan]:
     """Loads all models, times them, lets go of them; returns the samples and what happened meanwhile."""
     gc.collect()  # the sessions of the event before, so that no more than one set is in memory
     sessions, padding = _opened(paths, protocol, dice)
@@ -151,7 +145,7 @@ def _event(
         for name in dice.sample(sorted(calls), len(calls)):
             _warm(calls[name])
         if plan is None:
-            plan = _planned(_trial(calls, protocol, dice), protocol)
+            plan = planned(_trial(calls, protocol, dice), protocol)
         event, what = _taken(calls, plan, dice, threads=protocol.threads)
         return event, what, plan
     finally:
@@ -208,31 +202,8 @@ def _run_ns(call: Callable[[], object]) -> int:
     return perf_counter_ns() - start
 
 
-def _planned(run_ns: Mapping[str, int], protocol: Protocol) -> _Plan:
-    """A block for each model, in which neither clock takes more than its share, and as many rounds as fit.
-
-    Models of about the same speed get the same block: what is left of settling must not tell them apart.
-    """
-    wall_cost_ns, cpu_cost_ns = clock_costs_ns()
-    blocks: Dict[str, _Block] = {}
-    group_ns = 0
-    for name in sorted(run_ns, key=lambda name: run_ns[name]):
-        if not group_ns or run_ns[name] > _ALIKE * group_ns:
-            group_ns = run_ns[name]
-        runs = math.ceil(wall_cost_ns / (protocol.clock_share * group_ns))
-        timed_ns = max(1e9 * protocol.block_s, cpu_cost_ns / protocol.clock_share)
-        blocks[name] = _Block(
-            settling=max(1, round(1e9 * protocol.settle_s / group_ns)),
-            runs=runs,
-            samples=max(1, round(timed_ns / (group_ns * runs))),
-        )
-    round_ns = sum(run_ns[name] * block.all_runs for name, block in blocks.items())
-    fitting = int(1e9 * protocol.event_s * len(blocks) / round_ns)
-    return _Plan(blocks, rounds=max(fitting, protocol.min_rounds))
-
-
 def _taken(
-    calls: Mapping[str, Callable[[], object]], plan: _Plan, dice: random.Random, *, threads: int
+    calls: Mapping[str, Callable[[], object]], plan: Plan, dice: random.Random, *, threads: int
 ) -> Tuple[_Event, Tuple[str, ...]]:
     """Takes one event's samples, each round in a new order."""
     event: _Event = {name: ([], []) for name in calls}
@@ -256,7 +227,7 @@ def _taken(
     return event, changes(before, snapshot(), runs=runs, threads=threads)
 
 
-def _timed(call: Callable[[], object], block: _Block) -> Tuple[List[int], int]:
+def _timed(call: Callable[[], object], block: Block) -> Tuple[List[int], int]:
     """One block: wall time of each sample, and the thread's CPU time of all of them, in ns."""
     for _ in range(block.settling):
         call()
@@ -270,22 +241,6 @@ def _timed(call: Callable[[], object], block: _Block) -> Tuple[List[int], int]:
         stamps[sample] = perf_counter_ns()
     cpu_ns = thread_time_ns() - cpu_ns
     return [stamps[sample + 1] - stamps[sample] for sample in range(block.samples)], cpu_ns
-
-
-def clock_costs_ns() -> Tuple[float, float]:
-    """What one reading costs on this machine: of the wall clock within a block, and of both around it."""
-
-    def cost(read: Callable[[], int]) -> float:
-        best = math.inf
-        for _ in range(5):
-            start = perf_counter_ns()
-            for _ in range(200):
-                read()
-            best = min(best, (perf_counter_ns() - start) / 200)
-        return best
-
-    wall = cost(perf_counter_ns)
-    return wall, cost(thread_time_ns) + wall
 
 
 def _sha256(path: Path) -> str:

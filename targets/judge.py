@@ -90,12 +90,14 @@ def judge(
     margin: float = 0.02,
     confidence: float = 0.95,
     clock: Optional[str] = None,
+    order: Optional[Tuple[int, float]] = None,
 ) -> Judgement:
     """Compares two measurements that were taken together.
 
     `margin` is the change that does not matter: an interval within 1/(1+margin) to 1+margin is *equal*, also
     if it leaves out 1. `clock` is `cpu` or `wall`; by default the CPU time of the one thread, which
-    neighbours disturb ten times less, and the wall clock where there is none.
+    neighbours disturb ten times less, and the wall clock where there is none. `order` is the order statistic
+    and what it attains, where `sequential` has counted them; else it is the one for a single look.
 
     Raises:
         MeasurementError: they were not timed together: another run, machine, software or protocol.
@@ -109,12 +111,12 @@ def judge(
     if clock is None:
         clock = "wall" if baseline.cpu_ns is None or candidate.cpu_ns is None else "cpu"
     ratios = np.sort(log_ratios(baseline, candidate, clock=clock))
-    order, attained = order_statistic(ratios.size, confidence)
+    place, attained = order_statistic(ratios.size, confidence) if order is None else order
     ratio = math.exp(float(np.median(ratios)))
     low, high, visible = 0.0, math.inf, math.inf
-    if order:
-        low, high = math.exp(ratios[order - 1]), math.exp(ratios[-order])
-        visible = smallest_visible(ratios, order=order, margin=margin)
+    if place:
+        low, high = math.exp(ratios[place - 1]), math.exp(ratios[-place])
+        visible = smallest_visible(ratios, order=place, margin=margin)
     weakest = baseline if baseline.evidence != "measured" else candidate
     reason = ""
     if weakest.evidence != "measured":
@@ -122,11 +124,10 @@ def judge(
             "cannot_tell",
             f"the times are {weakest.evidence}, and only measured ones prove anything",
         )
-    elif not order:
+    elif not place:
         outcome = "cannot_tell"
-        reason = (
-            f"{ratios.size} events allow no {_percent(confidence)} % interval, {fewest_events(confidence)} do"
-        )
+        needed = fewest_events(confidence) if order is None else "some more"
+        reason = f"{ratios.size} events allow no {_percent(confidence)} % interval, {needed} do"
     elif 1 / (1 + margin) <= low and high <= 1 + margin:
         outcome = "equal"
     elif low > 1:

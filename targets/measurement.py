@@ -49,6 +49,8 @@ class Protocol:
     seed: int = 0
     inputs: str = "random"
     """`random` by `seed`, or `given:` and the start of their hash."""
+    cap_s: float = 0.0
+    """Seconds after which no event is begun any more; 0: all events, however long they take."""
 
     def __post_init__(self) -> None:
         for name, least in (("events", 1), ("threads", 1), ("batch", 1), ("min_rounds", 1)):
@@ -56,10 +58,10 @@ class Protocol:
                 raise MeasurementError(
                     f"The protocol's {name} is {getattr(self, name)}.", f"Give {least} or more."
                 )
-        times = (self.event_s, self.block_s, self.settle_s)
+        times = (self.event_s, self.block_s, self.settle_s, self.cap_s)
         if not all(0 <= time < 1e6 for time in times) or not 0 < self.clock_share < 1:
             raise MeasurementError(
-                f"The protocol cannot be followed: event_s, block_s, settle_s = {times}, "
+                f"The protocol cannot be followed: event_s, block_s, settle_s, cap_s = {times}, "
                 f"clock_share = {self.clock_share}.",
                 "Times are seconds, 0 or more; clock_share lies between 0 and 1.",
             )
