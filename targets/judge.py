@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
 import numpy as np
 
+from .binomial import binomial_below
 from .errors import MeasurementError
 from .measurement import Measurement
 
@@ -171,7 +172,7 @@ def order_statistic(events: int, confidence: float) -> Tuple[int, float]:
     """
     order, attained = 0, 0.0
     for k in range(1, events // 2 + 1):
-        inside = 1 - 2 * _binomial_below(k, events, 0.5)
+        inside = 1 - 2 * binomial_below(k, events, 0.5)
         if inside < confidence:
             break
         order, attained = k, inside
@@ -206,15 +207,8 @@ def _share(order: int, events: int) -> float:
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if _binomial_below(order, events, middle) >= _POWER else (low, middle)
+        low, high = (middle, high) if binomial_below(order, events, middle) >= _POWER else (low, middle)
     return low
-
-
-def _binomial_below(successes: int, trials: int, chance: float) -> float:
-    """P(Binomial(trials, chance) < successes)."""
-    return math.fsum(
-        math.comb(trials, n) * chance**n * (1 - chance) ** (trials - n) for n in range(successes)
-    )
 
 
 def _check_together(baseline: Measurement, candidate: Measurement) -> None:

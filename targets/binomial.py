@@ -1,0 +1,58 @@
+"""Counting coin tosses exactly: what intervals of order statistics and rates of false alarms rest on.
+
+The standard library has no binomial distribution, and a board has no scipy. Sums of a few hundred terms are
+quick and exact enough (tests hold them against scipy); larger ones go by logarithms.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, Tuple
+
+
+def binomial_below(successes: int, trials: int, chance: float) -> float:
+    """P(Binomial(trials, chance) < successes)."""
+    if chance <= 0.0 or successes > trials:
+        return 1.0 if successes > 0 else 0.0
+    if chance >= 1.0 or successes <= 0:
+        return 0.0
+    if successes > trials / 2 and trials > 2000:  # the shorter sum of the two
+        return 1.0 - binomial_below(trials - successes + 1, trials, 1 - chance)
+    log_chance, log_rest = math.log(chance), math.log1p(-chance)
+    whole = math.lgamma(trials + 1)
+    return min(
+        1.0,
+        math.fsum(
+            math.exp(
+                whole
+                - math.lgamma(n + 1)
+                - math.lgamma(trials - n + 1)
+                + n * log_chance
+                + (trials - n) * log_rest
+            )
+            for n in range(successes)
+        ),
+    )
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Tuple[float, float]:
+    """The exact interval for a rate that was seen `successes` times in `trials` (Clopper and Pearson 1934).
+
+    Without trials it is 0 to 1: nothing is known.
+    """
+    tail = (1 - confidence) / 2
+    low, high = 0.0, 1.0
+    if successes > 0:
+        low = _solve(lambda chance: binomial_below(successes, trials, chance) > 1 - tail)
+    if successes < trials:
+        high = _solve(lambda chance: binomial_below(successes + 1, trials, chance) > tail)
+    return low, high
+
+
+def _solve(too_small: Callable[[float], bool]) -> float:
+    """The chance at which a test that holds for small chances stops holding."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if too_small(middle) else (low, middle)
+    return (low + high) / 2
