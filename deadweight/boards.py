@@ -38,7 +38,8 @@ def doctor() -> None:
 
     Exit code: 1 if something is missing.
     """
-    from .targets.probe import doctor as examine
+    from .targets.doctor import doctor as examine
+    from .targets.doctor import next_step
 
     checks = examine()
     table = Table("", "what", "found", "needed for", header_style="bold")
@@ -49,4 +50,5 @@ def doctor() -> None:
     for check in checks:
         if check.cure:
             out.print(f"{check.name}: {check.cure}", markup=False, soft_wrap=True)
+    out.print(next_step(checks), markup=False, soft_wrap=True)
     raise typer.Exit(0 if all(check.works for check in checks) else 1)

@@ -1,7 +1,7 @@
-"""What this machine can tell about itself: the conditions of a measurement, and what works here.
+"""What this machine can tell about itself: the conditions of a measurement.
 
-Standard library only, so that `doctor` runs where numpy does not. Every path is taken below `root`, so that
-another machine's /proc and /sys can be read from a copy. What a machine does not tell is left out.
+Standard library only. Every path is taken below `root`, so that another machine's /proc and /sys can be read
+from a copy. What a machine does not tell is left out. A Jetson tells more: its part is in `jetson.py`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ import os
 import platform
 import re
 import resource
-import sys
 import time
-from dataclasses import dataclass
-from importlib import metadata, util
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+
+from . import jetson
+from .jetson import BoardState
+from .jetson import text_of as _text
 
 _ROOT = Path("/")
 _CORES = "sys/devices/system/cpu/cpu[0-9]*/"
+_BOARD = "board: "  # how marks begin that void a measurement
 
 
 @dataclass(frozen=True)
@@ -36,22 +40,16 @@ class Snapshot:
     throttled: int
     clocks_hz: Tuple[int, ...]
     """Current clock of each core; empty where it cannot be read."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of `doctor`: `cure` is the line that mends it, or advice; empty where all is well."""
-
-    name: str
-    found: str
-    works: bool
-    needed_for: str
-    cure: str = ""
+    board: Optional[BoardState] = None
+    """On a Jetson: power mode, clocks, counters."""
 
 
 def conditions(root: Path = _ROOT) -> Dict[str, Any]:
-    """Machine, software and state, as plain values for JSON. Two figures compare only on one `machine`."""
-    return {
+    """Machine, software and state, as plain values for JSON. Two figures compare only on one `machine`.
+
+    On a Jetson `machine` and `state` each have a `board`.
+    """
+    found: Dict[str, Any] = {
         "machine": {
             "cpu": cpu_name(root),
             "architecture": platform.machine(),
@@ -64,12 +62,32 @@ def conditions(root: Path = _ROOT) -> Dict[str, Any]:
             "load": [round(load, 2) for load in os.getloadavg()],
             "governors": sorted({_text(path) for path in root.glob(_CORES + "cpufreq/scaling_governor")}),
             "clocks_hz": list(_clocks_hz(root)),
-            "cores_allowed": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1,
+            "cores_allowed": cores_allowed(),
             "throttled": _throttled(root),
         },
     }
+    if jetson.is_jetson(root):
+        found["machine"]["board"] = _plain(asdict(jetson.read_board(root)))
+        state = jetson.to_json(jetson.read_state(root, tools=True))
+        monitor = jetson.tegrastats_line(root)
+        if monitor is not None:
+            state["tegrastats"] = _plain(asdict(monitor))
+        found["state"]["board"] = state
+    return found
+
+
+def voided(told: Mapping[str, Any], marks: Iterable[str] = ()) -> Tuple[str, ...]:
+    """Why times are void that were taken between `told["state"]` and `told["state_after"]`; empty if not.
+
+    `told` is the conditions of a measurement, `marks` what its events were marked with: a power mode may have
+    changed and changed back. On a Jetson a changed mode or clock limit, throttling and over-current void a
+    measurement. Other machines' events are marked, one by one, and void nothing.
+    """
+    found = [mark[len(_BOARD) :] for mark in marks if mark.startswith(_BOARD)]
+    before, after = (told.get(which, {}).get("board") for which in ("state", "state_after"))
+    if before is not None and after is not None:
+        found += jetson.disturbances(jetson.from_json(before), jetson.from_json(after))
+    return tuple(dict.fromkeys(found))
 
 
 def evidence(root: Path = _ROOT) -> str:
@@ -97,6 +115,7 @@ def snapshot(root: Path = _ROOT) -> Snapshot:
         stolen_s=stolen / os.sysconf("SC_CLK_TCK"),
         throttled=_throttled(root),
         clocks_hz=_clocks_hz(root),
+        board=jetson.read_state(root) if jetson.is_jetson(root) else None,
     )
 
 
@@ -104,7 +123,7 @@ def changes(before: Snapshot, after: Snapshot, *, runs: int, threads: int = 1) -
     """What happened between two snapshots that a timing of `runs` runs in between should be marked with."""
     wall_s = after.wall_s - before.wall_s
     found: List[str] = []
-    if after.throttled > before.throttled:
+    if after.board is None and after.throttled > before.throttled:
         found.append(f"throttled {after.throttled - before.throttled} times")
     for was, now in zip(before.clocks_hz, after.clocks_hz):
         if was and abs(now - was) > 0.01 * was:
@@ -118,6 +137,8 @@ def changes(before: Snapshot, after: Snapshot, *, runs: int, threads: int = 1) -
         found.append(f"{(after.minor_faults - before.minor_faults) / runs:.0f} page faults a run")
     if after.stolen_s - before.stolen_s > 0.02 * wall_s + 0.01:  # one tick of the counter is 0.01 s
         found.append(f"the host took {100 * (after.stolen_s - before.stolen_s) / wall_s:.0f} % of a core")
+    if before.board is not None and after.board is not None:
+        found += [_BOARD + each for each in jetson.disturbances(before.board, after.board)]
     share = (after.cpu_s - before.cpu_s) / wall_s
     if threads == 1 and share < 0.8:
         found.append(f"other work left {100 * share:.0f} % of a core")
@@ -137,6 +158,11 @@ def memory_bytes(root: Path = _ROOT) -> Optional[int]:
     return int(found.group(1)) * 1024 if found else None
 
 
+def cores_allowed() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def versions(*names: str) -> Dict[str, str]:
     """Versions of those of the named distributions that are installed; nothing is imported."""
     found: Dict[str, str] = {}
@@ -146,75 +172,6 @@ def versions(*names: str) -> Dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def doctor(root: Path = _ROOT) -> Tuple[Check, ...]:
-    """What works on this machine, and the line that installs what is missing."""
-    info = conditions(root)
-    python_fits = sys.version_info >= (3, 8)
-    checks = [
-        Check(
-            "python",
-            platform.python_version(),
-            python_fits,
-            "all",
-            "" if python_fits else "Install Python 3.8+.",
-        ),
-        _library("numpy", "running and timing models", "pip install numpy"),
-        _library("onnxruntime", "profile, compare, gate", "pip install 'deadweight[ort]'", tried=True),
-        _library("torch", "run, prune, sweep", "pip install 'deadweight[workstation]'"),
-        _library("onnx", "export, quantize, lint", "pip install 'deadweight[workstation]'"),
-        _cpu_clock(),
-        _memory_peak(root),
-        _load(info["state"]["load"][0], info["state"]["cores_allowed"]),
-    ]
-    if (root / "etc/nv_tegra_release").exists():
-        checks.append(_library("tensorrt", "engines", "sudo apt install python3-libnvinfer"))
-    if evidence(root) == "emulated":
-        checks.append(
-            Check(
-                "processor",
-                f"{info['machine']['architecture']}, emulated",
-                False,
-                "a verdict on speed",
-                "Measure on the board itself: no time taken here enters a verdict.",
-            )
-        )
-    return tuple(checks)
-
-
-def _library(name: str, needed_for: str, cure: str, *, tried: bool = False) -> Check:
-    try:
-        if tried:
-            __import__(name)
-        elif util.find_spec(name) is None:
-            raise ImportError("not installed")
-    except ImportError as error:
-        missing = "not installed" if util.find_spec(name) is None else f"does not import: {error}"
-        return Check(name, missing, False, needed_for, cure)
-    return Check(name, versions(name).get(name, "installed"), True, needed_for)
-
-
-def _cpu_clock() -> Check:
-    resolution_s = time.get_clock_info("thread_time").resolution
-    fine = resolution_s <= 1e-6
-    cure = "" if fine else "Times of one thread come from the wall clock here: measure on a quiet machine."
-    return Check("cpu clock", f"{resolution_s * 1e9:.0f} ns", fine, "steady timing on a busy machine", cure)
-
-
-def _memory_peak(root: Path) -> Check:
-    found = os.access(str(root / "proc/self/clear_refs"), os.W_OK)
-    cure = (
-        ""
-        if found
-        else "Peaks are then taken from the process's whole life, which is coarser for small models."
-    )
-    return Check("memory peak", "can be reset" if found else "cannot be reset", found, "peak memory", cure)
-
-
-def _load(load: float, cores: int) -> Check:
-    advice = "" if load < 0.5 * cores else "Stop other work: what one run can see gets smaller then."
-    return Check("load", f"{load:.1f} on {cores} cores", True, "narrow intervals", advice)
 
 
 def _clocks_hz(root: Path) -> Tuple[int, ...]:
@@ -232,8 +189,8 @@ def _throttled(root: Path) -> int:
     return sum(int(value) for value in read if value.isdigit())
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that what is told equals what is read back from JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -14,7 +14,7 @@ FLOOR = HOUSE / "targets"
 SOURCES = sorted(FLOOR.rglob("*.py"))
 NAMES = [path.relative_to(FLOOR).with_suffix("").parts for path in SOURCES]
 MODULES = [".".join(("deadweight", "targets", *parts)) for parts in NAMES]
-WITHOUT_NUMPY = ["errors", "artifact", "target", "probe", "memory"]
+WITHOUT_NUMPY = ["errors", "artifact", "target", "tegra", "tegrastats", "jetson", "probe", "doctor", "memory"]
 
 
 def python38() -> str | None:

@@ -1,22 +1,21 @@
 import json
 import platform
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from boards import BOARDS, unpack
 
 from deadweight.targets.probe import (
     Snapshot,
     changes,
     conditions,
     cpu_name,
-    doctor,
     evidence,
     memory_bytes,
     snapshot,
     versions,
+    voided,
 )
 
 QUIET = Snapshot(10.0, 5.0, 100, 7, 3, 1.0, 0, (1_000_000_000, 1_000_000_000))
@@ -62,7 +61,6 @@ def test_a_machine_that_tells_nothing_is_no_error(tmp_path: Path) -> None:
     assert told["machine"]["memory_bytes"] is None
     assert told["state"]["governors"] == []
     assert snapshot(tmp_path).clocks_hz == ()
-    assert len(doctor(tmp_path)) > 5
 
 
 def test_governors_clocks_and_throttling_are_read_where_they_are(tmp_path: Path) -> None:
@@ -131,49 +129,65 @@ def test_a_foreign_processor_is_told_by_the_handler_that_runs_it(tmp_path: Path)
 def test_a_processor_made_of_software_is_told_by_its_name(tmp_path: Path) -> None:
     root = files(tmp_path, proc__cpuinfo="model name : QEMU Virtual CPU version 2.5+\n")
     assert evidence(root) == "emulated"
-    assert any(check.name == "processor" and not check.works for check in doctor(root))
 
 
 def test_versions_are_told_of_what_is_installed_only() -> None:
     assert set(versions("numpy", "no-such-distribution")) == {"numpy"}
 
 
-def test_whatever_does_not_work_comes_with_its_cure() -> None:
-    for check in doctor():
-        assert check.found
-        assert check.works or check.cure
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_board_tells_its_conditions_as_plain_json(name: str, tmp_path: Path) -> None:
+    told = conditions(unpack(name, tmp_path))
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    assert told["machine"]["board"]["unified_memory"]
+    assert set(told["state"]["board"]) >= {"power_mode", "clocks", "counters", "rails_w", "power"}
 
 
-def test_a_jetson_is_asked_for_tensorrt_and_no_other_machine(tmp_path: Path) -> None:
-    assert "tensorrt" not in {check.name for check in doctor(tmp_path)}
-    root = files(tmp_path, etc__nv_tegra_release="# R36 (release), REVISION: 4.4\n")
-    found = {check.name: check for check in doctor(root)}
-    assert found["tensorrt"].works or found["tensorrt"].cure == "sudo apt install python3-libnvinfer"
+def test_the_monitors_line_is_kept_with_the_words_it_is_not_known_for(tmp_path: Path) -> None:
+    root = unpack("orin_nano_super_jp72", tmp_path)
+    monitor = root / "usr/bin/tegrastats"
+    monitor.write_text(monitor.read_text().replace("APE 200", "WARP 9.9x"))
+    assert conditions(root)["state"]["board"]["tegrastats"]["unknown"] == ["WARP", "9.9x"]
 
 
-def test_the_doctor_works_in_a_python_with_nothing_installed() -> None:
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from deadweight.targets.probe import doctor\n"
-        "for check in doctor(): print(check.name, check.works, check.cure)\n"
+def timed_on(root: Path, **changed: str) -> dict[str, object]:
+    """Conditions of a measurement on that board, in the middle of which files changed."""
+    told = conditions(root)
+    files(root, **changed)
+    return {**told, "state_after": conditions(root)["state"]}
+
+
+def test_a_board_that_stays_as_it_is_voids_nothing(tmp_path: Path) -> None:
+    assert voided(timed_on(unpack("orin_nano_super_jp72", tmp_path))) == ()
+
+
+def test_a_power_mode_changed_in_mid_run_voids_it(tmp_path: Path) -> None:
+    told = timed_on(unpack("orin_nano_super_jp72", tmp_path), var__lib__nvpmodel__status="pmode:0002")
+    assert voided(told) == ("the power mode went from 25W (mode 1) to MAXN_SUPER (mode 2)",)
+
+
+def test_over_current_and_throttling_void_a_run(tmp_path: Path) -> None:
+    told = timed_on(
+        unpack("orin_nano_super_jp72", tmp_path),
+        sys__class__hwmon__hwmon1__oc3_event_cnt="4",
+        sys__class__thermal__cooling_device4__type="cpu-throttle-alert",
+        sys__class__thermal__cooling_device4__cur_state="1",
     )
-    house = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", program, house], capture_output=True, text=True, check=True, cwd="/"
+    assert voided(told) == (
+        "4 over-current events slowed the board",
+        "the board was throttled (cpu-throttle-alert)",
     )
-    assert "numpy False pip install numpy" in done.stdout
-    assert "onnxruntime False pip install 'deadweight[ort]'" in done.stdout
 
 
-def test_a_library_that_is_there_but_broken_is_told_apart(tmp_path: Path) -> None:
-    (tmp_path / "onnxruntime").mkdir()
-    (tmp_path / "onnxruntime" / "__init__.py").write_text("raise ImportError('libgomp is missing')\n")
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from deadweight.targets.probe import doctor\n"
-        "print([check.found for check in doctor() if check.name == 'onnxruntime'])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert "does not import: libgomp is missing" in done.stdout
+def test_a_mode_that_changed_and_changed_back_is_told_by_the_marks(tmp_path: Path) -> None:
+    root = unpack("orin_nano_super_jp72", tmp_path)
+    told, before = timed_on(root), snapshot(root)
+    files(root, var__lib__nvpmodel__status="pmode:0000")
+    marks = changes(before, snapshot(root), runs=1000)
+    assert "board: the power mode went from 25W (mode 1) to 15W (mode 0)" in marks
+    assert voided(told, marks) == ("the power mode went from 25W (mode 1) to 15W (mode 0)",)
+
+
+def test_a_machine_that_is_no_board_is_marked_but_never_void() -> None:
+    told = conditions()
+    assert voided({**told, "state_after": told["state"]}, ("throttled 3 times",)) == ()

@@ -1,0 +1,231 @@
+"""What works on this machine, and the line that mends what does not.
+
+Standard library only: it is asked first, on machines where nothing else is installed yet. A Jetson is asked
+for what a board needs, any other machine for what a workstation or a CI job needs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+from . import jetson, tegra
+from .jetson import Board, BoardState, text_of
+from .probe import conditions, evidence, memory_bytes, versions
+from .tegrastats import total_power_w
+
+_ROOT = Path("/")
+SIGNERS = Path("etc/deadweight/allowed_signers")
+"""Whose bundles a machine takes; below the root."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `doctor`: `cure` is the line that mends it, or advice; empty where all is well."""
+
+    name: str
+    found: str
+    works: bool
+    needed_for: str
+    cure: str = ""
+
+
+def doctor(root: Path = _ROOT) -> Tuple[Check, ...]:
+    """What works on this machine, and the line that installs what is missing."""
+    board = jetson.read_board(root) if jetson.is_jetson(root) else None
+    info = conditions(root)
+    checks = [_python(), _library("numpy", "running and timing models", _apt(board, "numpy"))]
+    checks += _board_checks(root, board) if board else _workstation_checks()
+    checks += [
+        _cpu_clock(),
+        _memory_peak(root),
+        _load(info["state"]["load"][0], info["state"]["cores_allowed"]),
+        _program("ssh-keygen", "verify, install", "sudo apt install openssh-client"),
+        _space(root),
+    ]
+    if evidence(root) == "emulated":
+        cure = "Measure on the board itself: no time taken here enters a verdict."
+        found = f"{info['machine']['architecture']}, emulated"
+        checks.append(Check("processor", found, False, "a verdict on speed", cure))
+    return tuple(checks)
+
+
+def next_step(checks: Tuple[Check, ...]) -> str:
+    """One sentence for who reads the checks for the first time."""
+    missing = [check for check in checks if not check.works]
+    first = next((check for check in missing if check.cure), None)
+    board = any(check.name == "board" for check in checks)
+    if first is not None:
+        count = "One thing does" if len(missing) == 1 else f"{len(missing)} things do"
+        return f"{count} not work yet. Begin with {first.name}: {first.cure}"
+    if board:
+        return "This board is ready. From your workstation: deadweight compare BASE CANDIDATE --on USER@HOST"
+    return "This machine is ready. Try: deadweight run examples/fashion_mnist/digits.toml --data digits"
+
+
+def _workstation_checks() -> List[Check]:
+    return [
+        _library("onnxruntime", "profile, compare, gate", "pip install 'deadweight[ort]'", tried=True),
+        _library("torch", "run, prune, sweep", "pip install 'deadweight[workstation]'"),
+        _library("onnx", "export, quantize, lint", "pip install 'deadweight[workstation]'"),
+        _program("ssh", "boards, by --on USER@HOST", "sudo apt install openssh-client"),
+    ]
+
+
+def _board_checks(root: Path, board: Board) -> List[Check]:
+    state = jetson.read_state(root, tools=True)
+    release = f"JetPack {board.jetpack or '?'} (L4T {board.l4t or '?'})"
+    silicon = f"{board.soc or 'unknown chip'}, compute capability {board.compute_capability or '?'}"
+    memory = memory_bytes(root)
+    checks = [
+        Check("board", f"{board.model}, {release}, {silicon}", True, "all", " ".join(board.warnings)),
+        *([Check("memory", f"{memory / 1e9:.1f} GB, CPU and GPU share it", True, "all")] if memory else []),
+        _tensorrt(board),
+        _cuda_way(root, board),
+        _mode(root, state),
+        _clocks(state),
+        _slowed(state),
+    ]
+    # A PMIC of older boards always tells 50 or 100 degrees.
+    zones = {zone: value for zone, value in state.temperatures_c.items() if not zone.startswith("PMIC")}
+    if zones:
+        name, hottest = max(zones.items(), key=lambda item: item[1])
+        cool = hottest < 85
+        cure = "" if cool else "Let it cool down, or see that its fan runs and nothing covers it."
+        checks.append(Check("temperature", f"{hottest:.0f} °C at most ({name})", cool, "steady clocks", cure))
+    power = total_power_w(dict(state.rails_w))
+    if power is not None:
+        checks.append(Check("power", f"{power[0]:.1f} W now ({power[1]})", True, "energy figures"))
+    signers = (root / SIGNERS).exists()
+    cure = f"To take signed bundles: sudo install -D -m 644 allowed_signers /{SIGNERS}"
+    checks.append(
+        Check("signers", "known" if signers else "none yet", True, "verify, install", "" if signers else cure)
+    )
+    if util.find_spec("onnxruntime") is not None:
+        checks.append(_library("onnxruntime", "models without an engine", "", tried=True))
+    return checks
+
+
+def _python() -> Check:
+    fits = sys.version_info >= (3, 8)
+    return Check("python", platform.python_version(), fits, "all", "" if fits else "Install Python 3.8+.")
+
+
+def _apt(board: Optional[Board], name: str) -> str:
+    # On a board pip may build for minutes, or be refused by the system's Python.
+    return f"sudo apt install python3-{name}" if board else f"pip install {name}"
+
+
+def _library(name: str, needed_for: str, cure: str, *, tried: bool = False) -> Check:
+    try:
+        if tried:
+            __import__(name)
+        elif util.find_spec(name) is None:
+            raise ImportError("not installed")
+    except ImportError as error:
+        missing = "not installed" if util.find_spec(name) is None else f"does not import: {error}"
+        return Check(name, missing, False, needed_for, cure)
+    return Check(name, versions(name).get(name, "installed"), True, needed_for)
+
+
+def _program(name: str, needed_for: str, cure: str) -> Check:
+    place = shutil.which(name)
+    return Check(name, place or "not installed", place is not None, needed_for, "" if place else cure)
+
+
+def _tensorrt(board: Board) -> Check:
+    cure = "sudo apt install python3-libnvinfer"
+    if board.tensorrt is None and util.find_spec("tensorrt") is None:
+        return Check("tensorrt", "not installed", False, "engines", "sudo apt install nvidia-jetpack")
+    if util.find_spec("tensorrt") is None:
+        return Check("tensorrt", f"{board.tensorrt}, but not for Python", False, "engines", cure)
+    found = board.tensorrt or versions("tensorrt").get("tensorrt", "installed")
+    return Check("tensorrt", found, True, "engines")
+
+
+def _cuda_way(root: Path, board: Board) -> Check:
+    told = board.cuda or "version not told"
+    for name in ("cuda.bindings", "pycuda"):
+        try:
+            if util.find_spec(name) is not None:
+                return Check("cuda", f"{told}, by {name}", True, "engines")
+        except ImportError:
+            continue
+    if any(True for _ in root.glob("usr/local/cuda*/lib64/libcudart.so*")):
+        return Check("cuda", f"{told}, by libcudart", True, "engines")
+    major = (board.cuda or "12").split(".")[0]
+    cure = f"pip install 'deadweight[cuda{major}]'" if major in ("12", "13") else "pip install pycuda"
+    return Check("cuda", f"{told}, no library to call it by", False, "engines", cure)
+
+
+def _mode(root: Path, state: BoardState) -> Check:
+    mode = state.power_mode
+    if mode is None:
+        cure = "sudo nvpmodel -q tells it; in a container, mount /var/lib/nvpmodel and /etc/nvpmodel.conf."
+        return Check("power mode", "cannot be read", False, "figures that can be compared", cure)
+    names = tegra.mode_names(text_of(root / "etc/nvpmodel.conf"))
+    fastest = next((number for number, name in sorted(names.items()) if name.startswith("MAXN")), None)
+    fast = (mode.name or "").startswith("MAXN") or fastest is None
+    cure = "" if fast else f"The fastest mode is {names[fastest or 0]}: sudo nvpmodel -m {fastest}"
+    return Check("power mode", str(mode), True, "figures that can be compared", cure)
+
+
+def _clocks(state: BoardState) -> Check:
+    told = [
+        f"{name} {clock.now_hz / 1e6:.0f} MHz" for name, clock in state.clocks.items() if name[:3] != "cpu"
+    ]
+    cpus = [clock for name, clock in state.clocks.items() if name.startswith("cpu")]
+    if cpus:
+        told.append(f"{len(cpus)} cores at up to {max(clock.now_hz for clock in cpus) / 1e6:.0f} MHz")
+    locked = bool(state.clocks) and all(clock.locked for clock in state.clocks.values())
+    found = ", ".join(told) or "cannot be read"
+    cure = "" if locked else "They float with the load. For steady times lock them: sudo jetson_clocks"
+    return Check("clocks", f"{found}; {'locked' if locked else 'not locked'}", True, "steady timing", cure)
+
+
+def _slowed(state: BoardState) -> Check:
+    events = [f"{count} {name} events" for name, count in state.counters.items() if count]
+    told = [f"throttled now ({', '.join(state.throttling)})"] if state.throttling else []
+    told += [f"{', '.join(events)} since it was started"] if events else []
+    if not told:
+        return Check("throttling", "none", True, "a verdict on speed")
+    cure = "Let it cool down, or see to its fan." if state.throttling else ""
+    if events:
+        cure += (
+            " Check the power supply and its cable, or choose a smaller power mode; "
+            "a restart clears the count."
+        )
+    return Check("throttling", "; ".join(told), not state.throttling, "a verdict on speed", cure.strip())
+
+
+def _cpu_clock() -> Check:
+    resolution_s = time.get_clock_info("thread_time").resolution
+    fine = resolution_s <= 1e-6
+    cure = "" if fine else "Times of one thread come from the wall clock here: measure on a quiet machine."
+    return Check("cpu clock", f"{resolution_s * 1e9:.0f} ns", fine, "steady timing on a busy machine", cure)
+
+
+def _memory_peak(root: Path) -> Check:
+    found = os.access(str(root / "proc/self/clear_refs"), os.W_OK)
+    advice = "Peaks are then taken from the process's whole life, which is coarser for small models."
+    told = "can be reset" if found else "cannot be reset"
+    return Check("memory peak", told, found, "peak memory", "" if found else advice)
+
+
+def _load(load: float, cores: int) -> Check:
+    advice = "" if load < 0.5 * cores else "Stop other work: what one run can see gets smaller then."
+    return Check("load", f"{load:.1f} on {cores} cores", True, "narrow intervals", advice)
+
+
+def _space(root: Path) -> Check:
+    free = shutil.disk_usage(str(root)).free
+    enough = free > 500_000_000
+    cure = "" if enough else "Free some space: engines and their temporary files need it."
+    return Check("space", f"{free / 1e9:.1f} GB free", enough, "models and engines", cure)

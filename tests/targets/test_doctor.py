@@ -1,0 +1,118 @@
+"""What works on a machine, and the line that mends what does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from boards import BOARDS, put, unpack
+
+from deadweight.targets.doctor import doctor, next_step
+
+
+def test_whatever_does_not_work_comes_with_its_cure() -> None:
+    for check in doctor():
+        assert check.found
+        assert check.works or check.cure
+
+
+def test_a_machine_that_tells_nothing_is_no_error(tmp_path: Path) -> None:
+    assert len(doctor(tmp_path)) > 5
+
+
+def test_a_processor_made_of_software_enters_no_verdict(tmp_path: Path) -> None:
+    put(tmp_path, "proc/cpuinfo", "model name : QEMU Virtual CPU version 2.5+\n")
+    assert any(check.name == "processor" and not check.works for check in doctor(tmp_path))
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_board_is_asked_for_what_a_board_needs(name: str, tmp_path: Path) -> None:
+    checks = {check.name: check for check in doctor(unpack(name, tmp_path))}
+    assert {"board", "tensorrt", "cuda", "power mode", "clocks", "throttling", "signers"} <= set(checks)
+    assert not {"torch", "onnx"} & set(checks)
+    assert checks["board"].found.count("JetPack") == 1
+    for check in checks.values():
+        assert check.works or check.cure
+
+
+def test_a_workstation_is_not_asked_for_tensorrt() -> None:
+    assert "tensorrt" not in {check.name for check in doctor()}
+
+
+def test_a_release_newer_than_this_program_warns_and_works(tmp_path: Path) -> None:
+    board = {check.name: check for check in doctor(unpack("orin_nano_jp6_new", tmp_path))}["board"]
+    assert board.works
+    assert "L4T 36.9.9 is not known" in board.cure
+
+
+def test_a_board_that_lacks_tensorrt_is_told_the_line(tmp_path: Path) -> None:
+    found = {check.name: check for check in doctor(unpack("orin_nano_jp6_new", tmp_path))}["tensorrt"]
+    assert not found.works
+    assert found.cure == "sudo apt install nvidia-jetpack"
+
+
+def test_the_fastest_mode_is_offered_where_another_one_is_set(tmp_path: Path) -> None:
+    mode = {check.name: check for check in doctor(unpack("orin_nano_super_jp72", tmp_path))}["power mode"]
+    assert mode.found == "25W (mode 1)"
+    assert mode.cure == "The fastest mode is MAXN_SUPER: sudo nvpmodel -m 2"
+
+
+def test_a_throttling_board_does_not_work_until_it_is_cooled(tmp_path: Path) -> None:
+    found = {check.name: check for check in doctor(unpack("xavier_nx_jp5", tmp_path))}["throttling"]
+    assert not found.works
+    assert "gpu-throttle-alert" in found.found
+    assert "3 under-voltage events" in found.found
+    assert "power supply" in found.cure
+
+
+def test_the_dummy_heat_of_a_power_chip_is_no_heat(tmp_path: Path) -> None:
+    found = {check.name: check for check in doctor(unpack("tx2_jp4", tmp_path))}["temperature"]
+    assert found.works
+    assert found.found.startswith("40 °C")
+
+
+def test_signers_are_seen_where_they_are(tmp_path: Path) -> None:
+    root = unpack("orin_nx_jp6", tmp_path)
+    assert "install -D" in {check.name: check for check in doctor(root)}["signers"].cure
+    put(root, "etc/deadweight/allowed_signers", "release ssh-ed25519 AAAA\n")
+    assert {check.name: check for check in doctor(root)}["signers"].cure == ""
+
+
+def test_the_last_sentence_names_the_next_step(tmp_path: Path) -> None:
+    checks = doctor(unpack("orin_nano_jp6_new", tmp_path))
+    first = next(check for check in checks if not check.works)
+    assert next_step(checks).endswith(f"Begin with {first.name}: {first.cure}")
+    fine = tuple(replace(check, works=True) for check in checks)
+    assert "--on USER@HOST" in next_step(fine)
+    assert "deadweight run" in next_step(tuple(check for check in fine if check.name != "board"))
+
+
+def test_the_doctor_works_in_a_python_with_nothing_installed() -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from deadweight.targets.doctor import doctor\n"
+        "for check in doctor(): print(check.name, check.works, check.cure)\n"
+    )
+    house = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program, house], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert "numpy False pip install numpy" in done.stdout
+    assert "onnxruntime False pip install 'deadweight[ort]'" in done.stdout
+
+
+def test_a_library_that_is_there_but_broken_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("raise ImportError('libgomp is missing')\n")
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from deadweight.targets.doctor import doctor\n"
+        "print([check.found for check in doctor() if check.name == 'onnxruntime'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "does not import: libgomp is missing" in done.stdout
