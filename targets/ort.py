@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
 from .errors import ModelError, TargetError
 from .session import TensorSpec, checked_inputs
@@ -94,6 +94,10 @@ class OrtSession:
             raise self._failed(error) from error
         return lambda: run(binding)
 
+    def end_profile(self) -> Path:
+        """Writes what the profiler saw, where the session was opened with one, and says where."""
+        return Path(self._open().end_profiling())
+
     def close(self) -> None:
         self._session = None
 
@@ -113,8 +117,11 @@ class OrtSession:
         )
 
 
-def open_ort(path: Path, *, threads: int) -> OrtSession:
-    """Opens an ONNX file on the CPU, all graph optimizations on; see `open_session` for the errors."""
+def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None) -> OrtSession:
+    """Opens an ONNX file on the CPU, all graph optimizations on; see `open_session` for the errors.
+
+    `profile` is where the runtime's profile begins: the profiler runs until `end_profile`.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -127,6 +134,9 @@ def open_ort(path: Path, *, threads: int) -> OrtSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     options.log_severity_level = 4  # what goes wrong is said once, by us
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,135 @@
+"""The nodes of an ONNX file, read without the onnx package: a board and a CI gate do not have it.
+
+Only what layer names need: nodes with their names, operators and tensors, and the shapes of weights. The file
+is protobuf; the numbers below are those of the fields in onnx.proto (ModelProto.graph is 7, and so on), which
+may never change. Everything else is skipped over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterator, List, Tuple, Union
+
+from .errors import ModelError
+
+_GRAPH, _NODE, _INITIALIZER = 7, 1, 5
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the graph, as it stands in the file."""
+
+    name: str
+    op_type: str
+    inputs: Tuple[str, ...]
+    outputs: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """All nodes in the file's order, and the shapes of the weights by tensor name."""
+
+    nodes: Tuple[Node, ...]
+    shapes: Dict[str, Tuple[int, ...]]
+
+    def weight_of(self, node: Node) -> Tuple[int, ...]:
+        """The shape of a node's weight, also where that is dequantized first; () without."""
+        for name in node.inputs[1:] + node.inputs[:1]:
+            if len(self.shapes.get(name, ())) > 1:
+                return self.shapes[name]
+            for maker in self.nodes:
+                if name in maker.outputs and maker.op_type == "DequantizeLinear":
+                    stored = self.shapes.get(maker.inputs[0], ())
+                    if len(stored) > 1:
+                        return stored
+        return ()
+
+
+def read_nodes(path: Path) -> Nodes:
+    """Reads the nodes of a model file.
+
+    Raises:
+        ModelError: the file is missing, or is no ONNX file.
+    """
+    try:
+        held = Path(path).read_bytes()
+    except OSError as error:
+        raise ModelError(f"There is no model at {path}.", "Check the path.") from error
+    nodes: List[Node] = []
+    shapes: Dict[str, Tuple[int, ...]] = {}
+    try:
+        for graph in _messages(memoryview(held), _GRAPH):
+            nodes += [_node(one) for one in _messages(graph, _NODE)]
+            shapes.update(_initializer(one) for one in _messages(graph, _INITIALIZER))
+    except (ValueError, IndexError) as error:
+        raise ModelError(f"{path} is not a whole ONNX file.", "Export or copy the model again.") from error
+    if not nodes:
+        raise ModelError(f"{path} is not an ONNX file, or has no nodes.", "Export the model again.")
+    return Nodes(tuple(nodes), shapes)
+
+
+def _node(message: memoryview) -> Node:
+    fields: Dict[int, List[str]] = {1: [], 2: [], 3: [], 4: []}
+    for field, value in _fields(message):
+        if field in fields and isinstance(value, memoryview):
+            fields[field].append(bytes(value).decode("utf-8", "replace"))
+    return Node(
+        "".join(fields[3][-1:]), "".join(fields[4][-1:]), inputs=tuple(fields[1]), outputs=tuple(fields[2])
+    )
+
+
+def _initializer(message: memoryview) -> Tuple[str, Tuple[int, ...]]:
+    sizes: List[int] = []
+    name = ""
+    for field, value in _fields(message):
+        if field == 1 and isinstance(value, int):
+            sizes.append(value)
+        elif field == 1 and isinstance(value, memoryview):  # packed
+            at = 0
+            while at < len(value):
+                size, at = _varint(value, at)
+                sizes.append(size)
+        elif field == 8 and isinstance(value, memoryview):
+            name = bytes(value).decode("utf-8", "replace")
+    return name, tuple(sizes)
+
+
+def _messages(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    for field, value in _fields(message):
+        if field == wanted and isinstance(value, memoryview):
+            yield value
+
+
+def _fields(message: memoryview) -> Iterator[Tuple[int, Union[int, memoryview]]]:
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind = key & 7
+        if kind == 0:
+            number, at = _varint(message, at)
+            yield key >> 3, number
+            continue
+        if kind == 2:
+            size, at = _varint(message, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+        if at + size > len(message):
+            raise ValueError("cut short")
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> Tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("no number")

@@ -1,0 +1,304 @@
+"""The times of layers from ONNX Runtime's own profile, two networks by turns.
+
+The runtime writes what each kernel took, in whole microseconds cut off, under names it makes from the nodes
+it fused: `fused fc1/Gemm`, `relu/Relu_nchwc` for a convolution with its ReLU, `ReorderInput_token_4`. Each
+kernel is given to the layer of the original graph that it computes: the weighted node it is named after, or
+the one that feeds the node it is named after. Conversions of layout and type belong to the layer they serve:
+to the next one on the way in, to the one before on the way out. Half a microsecond is added to each time,
+which is what cutting off takes on average, so that ratios of short kernels are not overstated.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import random
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from .clock import Progress
+from .errors import MeasurementError
+from .layers import Layer
+from .measurement import Protocol
+from .onnx_nodes import Node, Nodes, read_nodes
+from .ort import open_ort
+from .session import random_inputs
+
+_INWARD = ("ReorderInput", "QuantizeLinear", "Transpose", "Cast", "DynamicQuantizeLinear")
+_OUTWARD = ("ReorderOutput", "DequantizeLinear")
+_HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "ConvInteger", "LSTM", "GRU", "RNN")
+_AFFIXES = re.compile(r"^fused |(_kernel_time|_nchwc|_nhwc|_token_\d+|_quant|_Conv|_fused)$")
+LAYER_PROTOCOL = Protocol(events=24, event_s=0.03, block_s=0.002, settle_s=0.001, min_rounds=4)
+
+
+@dataclass
+class _Kernel:
+    """One kernel of a network, over all runs of one event: what it is, and its times in microseconds."""
+
+    name: str
+    op: str
+    facts: Mapping[str, Any]
+    times_us: List[float] = field(default_factory=list)
+
+
+def time_layers(
+    models: Mapping[str, Path],
+    *,
+    protocol: Protocol = LAYER_PROTOCOL,
+    progress: Optional[Progress] = None,
+) -> Dict[str, Dict[str, Layer]]:
+    """Profiles models by turns in one process: for each model, its layers in the order in which they run.
+
+    The profiler's own cost is the same for all; read its times against each other, not as sums.
+
+    Raises:
+        ModelError: as `open_session`.
+        MeasurementError: a profile without layer names, or one that is not whole.
+    """
+    graphs = {name: read_nodes(path) for name, path in models.items()}
+    dice, rounds = random.Random(), 0
+    taken: Dict[str, List[List[List[_Kernel]]]] = {}
+    blocks: Dict[str, Tuple[int, int]] = {}
+    for index in range(protocol.events):
+        gc.collect()
+        profiles, blocks, rounds = _event(models, blocks, rounds, protocol=protocol, dice=dice)
+        for name, profile in profiles.items():
+            taken.setdefault(name, []).append(_rounds(profile, *blocks[name], rounds=rounds))
+        if progress is not None:
+            progress(index + 1, protocol.events)
+    return {name: _layers(taken[name], graphs[name]) for name in models}
+
+
+def _event(
+    models: Mapping[str, Path],
+    blocks: Dict[str, Tuple[int, int]],
+    rounds: int,
+    *,
+    protocol: Protocol,
+    dice: random.Random,
+) -> Tuple[Dict[str, List[Dict[str, Any]]], Dict[str, Tuple[int, int]], int]:
+    """One load of all models with the profiler on; runs are settling and timed ones by turns, as planned."""
+    from time import perf_counter
+
+    with tempfile.TemporaryDirectory() as folder:
+        names = dice.sample(sorted(models), len(models))
+        padding = [np.ones(dice.randrange(1, 4000) * 64, np.uint8) for _ in range(len(names))]
+        sessions = {
+            name: open_ort(Path(models[name]), threads=protocol.threads, profile=Path(folder) / f"{at}")
+            for at, name in enumerate(names)
+        }
+        calls = {
+            name: session.prepare(random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed))
+            for name, session in sessions.items()
+        }
+        del padding
+        if not blocks:
+            cost_s = {}
+            for name, call in calls.items():
+                times = []
+                for _ in range(5):
+                    start = perf_counter()
+                    call()
+                    times.append(perf_counter() - start)
+                cost_s[name] = min(times)
+            # The same block for all: what is left of settling must not tell them apart.
+            longest = max(cost_s.values())
+            block = (
+                max(1, round(protocol.settle_s / longest)),
+                max(1, round(protocol.block_s / longest)),
+            )
+            rounds = max(protocol.min_rounds, int(protocol.event_s / (sum(block) * longest)))
+            blocks = dict.fromkeys(models, block)
+            warmed = 6
+        else:
+            warmed = 1
+        for _ in range(rounds):
+            for name in dice.sample(names, len(names)):
+                for _ in range(sum(blocks[name])):
+                    calls[name]()
+        profiles = {}
+        for name, session in sessions.items():
+            profiles[name] = _runs(session.end_profile())[warmed:]
+            session.close()
+    return profiles, blocks, rounds
+
+
+def _runs(path: Path) -> List[Dict[str, Any]]:
+    """The kernels of each run, in the order of the runs: {name: event}."""
+    try:
+        events = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MeasurementError(
+            f"ONNX Runtime's profile is not whole: {error}.", "Free some space in the temporary folder."
+        ) from error
+    return split_runs(events)
+
+
+def split_runs(events: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+    """A profile's events, by run: kernel name -> its event. A run ends where `model_run` stands."""
+    runs: List[Dict[str, Any]] = []
+    kernels: Dict[str, Any] = {}
+    for event in events:
+        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
+            kernels[str(event["name"])] = event
+        elif event.get("name") == "model_run":
+            runs.append(kernels)
+            kernels = {}
+    if not any(runs):
+        raise MeasurementError(
+            "The profile names no layers.", "Export the model with named nodes, and profile it again."
+        )
+    return runs
+
+
+def _rounds(runs: List[Dict[str, Any]], settling: int, timed: int, *, rounds: int) -> List[List[_Kernel]]:
+    """Kernels by round, with the times of the timed runs only."""
+    block = settling + timed
+    if len(runs) != block * rounds:
+        raise MeasurementError(
+            f"The profile holds {len(runs)} runs where {block * rounds} were made.",
+            "Give fewer events or a shorter event: the runtime keeps a million entries at most.",
+        )
+    found = []
+    for at in range(rounds):
+        kernels: Dict[str, _Kernel] = {}
+        for run in runs[at * block + settling : (at + 1) * block]:
+            for name, event in run.items():
+                facts = event.get("args", {})
+                kernel = kernels.setdefault(name, _Kernel(name, str(facts.get("op_name", "")), facts))
+                kernel.times_us.append(float(event["dur"]) + 0.5)
+        found.append(list(kernels.values()))
+    return found
+
+
+def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]:
+    """Kernels put together into layers; the first round says which belong together."""
+    first = events[0][0]
+    owners = owners_of([(kernel.name, kernel.op) for kernel in first], graph)
+    shape = (len(events), len(events[0]))
+    times: Dict[str, np.ndarray[Any, Any]] = {owner.name: np.zeros(shape) for owner, _ in owners.values()}
+    conversions = {name: np.zeros(shape) for name in times}
+    for at, event in enumerate(events):
+        for round_, kernels in enumerate(event):
+            for kernel in kernels:
+                owner, converts = owners[kernel.name]
+                spent_s = _middle(kernel.times_us) * 1e-6
+                times[owner.name][at, round_] += spent_s
+                if converts:
+                    conversions[owner.name][at, round_] += spent_s
+    layers: Dict[str, Layer] = {}
+    for name in times:
+        own = [kernel for kernel in first if owners[kernel.name][0].name == name]
+        node = next(owners[kernel.name][0] for kernel in own)
+        main = next((kernel for kernel in own if not owners[kernel.name][1]), own[0])
+        weight = graph.weight_of(node) if node.op_type in _HEAVY else ()
+        layers[layer_name(node)] = Layer(
+            name=layer_name(node),
+            kind=node.op_type,
+            times_s=times[name],
+            conversion_s=float(np.median(conversions[name])),
+            weight=weight,
+            moved_bytes=sum(_bytes(kernel.facts) for kernel in own),
+            macs=_macs(weight, main.facts),
+            kernels=tuple(kernel.op for kernel in own),
+        )
+    return layers
+
+
+def owners_of(kernels: Sequence[Tuple[str, str]], graph: Nodes) -> Dict[str, Tuple[Node, bool]]:
+    """For each kernel (name, operator), in running order: the node of its layer, and whether it converts."""
+    by_name = {node.name: node for node in graph.nodes if node.name}
+    makers = {output: node for node in graph.nodes for output in node.outputs}
+    own: Dict[str, Optional[Node]] = {}
+    for name, op in kernels:
+        converts = op in _INWARD + _OUTWARD
+        node = _named(name, by_name)
+        if node is not None and op not in (node.op_type,) and _is_heavy(op) and not _is_heavy(node.op_type):
+            node = _heavy_before(node, makers) or node
+        if node is None and not converts:
+            node = Node(_stripped(name), op, (), ())
+        own[name] = node if not converts or (node is not None and node.op_type == op == "Transpose") else None
+    found: Dict[str, Tuple[Node, bool]] = {}
+    names = [name for name, _ in kernels]
+    ops = dict(kernels)
+    for at, name in enumerate(names):
+        node = own[name]
+        if node is not None:
+            found[name] = (node, False)
+            continue
+        after = next((own[other] for other in names[at + 1 :] if own[other] is not None), None)
+        before = next((own[other] for other in reversed(names[:at]) if own[other] is not None), None)
+        near = (after or before) if ops[name] in _INWARD else (before or after)
+        found[name] = (near or Node(_stripped(name), ops[name], (), ()), True)
+    return found
+
+
+def layer_name(node: Node) -> str:
+    """A node's name without its operator: `layer1.0.conv1/Conv` is the layer `layer1.0.conv1`."""
+    end = f"/{node.op_type}"
+    return node.name[: -len(end)] if node.name.endswith(end) and len(node.name) > len(end) else node.name
+
+
+def _named(kernel: str, by_name: Mapping[str, Node]) -> Optional[Node]:
+    name = kernel[: -len("_kernel_time")] if kernel.endswith("_kernel_time") else kernel
+    while name not in by_name:
+        shorter = _AFFIXES.sub("", name, count=1)
+        if shorter == name:
+            return None
+        name = shorter
+    return by_name[name]
+
+
+def _stripped(kernel: str) -> str:
+    name = kernel
+    while True:
+        shorter = _AFFIXES.sub("", name, count=1)
+        if shorter == name:
+            return name
+        name = shorter
+
+
+def _is_heavy(op: str) -> bool:
+    return any(heavy in op for heavy in ("Conv", "Gemm", "MatMul", "LSTM", "GRU", "RNN"))
+
+
+def _heavy_before(node: Node, makers: Mapping[str, Node]) -> Optional[Node]:
+    """The nearest weighted node among those that feed this one."""
+    waiting, seen = [node], set()
+    while waiting:
+        for name in waiting.pop(0).inputs:
+            maker = makers.get(name)
+            if maker is None or maker.name in seen:
+                continue
+            if maker.op_type in _HEAVY:
+                return maker
+            seen.add(maker.name)
+            waiting.append(maker)
+    return None
+
+
+def _middle(times: Sequence[float]) -> float:
+    """The mean of the middle half: steadier than the mean, finer than a median of whole microseconds."""
+    ordered = sorted(times)
+    cut = len(ordered) // 4
+    kept = ordered[cut : len(ordered) - cut]
+    return math.fsum(kept) / len(kept)
+
+
+def _bytes(facts: Mapping[str, Any]) -> int:
+    return sum(int(facts.get(key, 0)) for key in ("output_size", "parameter_size", "activation_size"))
+
+
+def _macs(weight: Tuple[int, ...], facts: Mapping[str, Any]) -> int:
+    """Products of one run: the weight's size times the places it is applied to."""
+    shapes = [shape for held in facts.get("output_type_shape", ()) for shape in held.values()]
+    if not weight or not shapes:
+        return 0
+    places = math.prod(shapes[0][2:]) if len(weight) > 2 else math.prod(shapes[0][:-1])
+    return math.prod(weight) * int(places)
