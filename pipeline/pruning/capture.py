@@ -108,6 +108,7 @@ def hushed() -> Iterator[None]:
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """The whole network in one mode, and afterwards every module with the attributes it had, its mode too."""
     before = [(module, dict(vars(module))) for module in model.modules()]
+    held = [(one, one.copy()) for _, kept in before for one in kept.values() if isinstance(one, (dict, list))]
     model.train(training)
     try:
         yield
@@ -115,6 +116,9 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
         for module, attributes in before:  # what forward keeps of a run would be a tensor of the exporter's
             vars(module).clear()
             vars(module).update(attributes)
+        for container, contents in held:
+            container.clear()
+            container.update(contents) if isinstance(container, dict) else container.extend(contents)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
-"""Whether a network is another one in training: forward is run on tensors without values, in both modes.
+"""Whether a network is another one in training: forward is run in both modes, and what it calls is compared.
 
 What training alone does (an auxiliary head, a residual sum) hangs units together too. To capture both modes
-is dear, so it is done only where the functions that are called differ.
+is dear, so it is done only where the functions that are called differ. Two passes over one sample tell; on
+tensors without values they would cost more, for torch works shapes out in Python.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import FunctionType
 from typing import Any
 
@@ -14,30 +16,34 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .capture import Example, hushed, inputs_of
-from .narrow import copied_module
+from .narrow import copied_module, named_tensors
 
 
 def differs_in_training(model: nn.Module, example: Example) -> bool:
-    """Whether forward calls other functions in training than at inference, as far as a dry run can tell.
+    """Whether forward calls other functions in training than at inference; no where it does not run in both.
 
-    Nothing is computed: in a copy, parameters and inputs have shapes only. Where forward does not run like
-    that, the answer is no.
+    A copy is run, whose buffers are its own, and random numbers go on as if nothing had been drawn.
     """
     if not any(map(_asks_for_its_mode, {type(module) for module in model.modules()})):
         return False
-    inputs = tuple(value.to("meta") for value in inputs_of(example))
-    shapes: dict[int, Any] = {id(one): one.detach().to("meta") for one in model.buffers()}
-    shapes |= {id(one): nn.Parameter(one.detach().to("meta"), False) for one in model.parameters()}
-    called: list[list[str]] = []
-    try:
-        dry = copied_module(model, shapes)
-        for training in (False, True):
-            with torch.no_grad(), hushed(), _Calls() as calls:
-                dry.train(training)(*inputs)
-            called.append(calls.names)
-    except Exception:  # whatever the user's code raises for tensors without values
-        return False
-    return called[0] != called[1]
+    inputs = inputs_of(example)
+    devices = sorted({one.device.index or 0 for one in inputs if one.device.type == "cuda"})
+    own: dict[int, Tensor] = {id(one): one for _, one in named_tensors(model)}
+    run = copied_module(model, own | {id(one): one.clone() for one in model.buffers()})
+    with torch.random.fork_rng(devices), torch.no_grad(), hushed():
+        first = tuple(one[:1] if one.dim() else one for one in inputs)
+        for some in (first, inputs):  # a batch norm may want more than one
+            try:
+                return _called(run.eval(), some) != _called(run.train(), some)
+            except Exception:  # whatever the user's code raises for a batch of one, or in training
+                continue
+    return False
+
+
+def _called(model: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
+    with _Calls() as calls:
+        model(*inputs)
+    return calls.names
 
 
 def _asks_for_its_mode(kind: type) -> bool:

@@ -106,6 +106,7 @@ class Tracing:
         masked: by node that mixes units, the operands whose removed elements must be zero for it.
         batch_among_units: whether an axis that is narrowed also holds the batch of the example.
         solution: which identities are one, and which live through others.
+        learner: the same of the graph for training, where the two were traced as one.
     """
 
     graph: GraphModule
@@ -118,6 +119,7 @@ class Tracing:
     masked: Mapping[str, Set[str]]
     batch_among_units: bool
     solution: Solution
+    learner: Tracing | None = None
 
     def alive(self, removed: Mapping[str, tuple[int, ...]]) -> Tensor:
         """bool[identities], when these units of these groups are removed."""

@@ -16,6 +16,9 @@ from .resize import Change
 TOLD = ("groups", "num_groups", "normalized_shape")
 """Arguments of operators that torch's own layers hold as attributes of the same name."""
 
+_OWN = frozenset(vars(nn.Module()))
+"""What torch itself keeps in every module: parameters, hooks, other modules."""
+
 
 def narrowed(model: nn.Module, tensors: Mapping[str, Tensor], attributes: Attributes) -> nn.Module:
     """A copy of `model` that holds `tensors` (see `cut_tensors`), its attributes set."""
@@ -36,8 +39,14 @@ def copied_module(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
     What modules keep of an earlier run (a cached activation, the weight of an old weight norm) is detached:
     it is computed anew in the next one, and `deepcopy` refuses it.
     """
-    kept = [one for module in model.modules() for one in pytree.tree_leaves(vars(module))]
-    stale = {id(one): one.detach() for one in kept if isinstance(one, Tensor) and not one.is_leaf}
+    kept = [
+        value
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name not in _OWN and not isinstance(value, (int, float, str, nn.Module))
+    ]
+    tensors_kept = [one for one in (*pytree.tree_leaves(kept), *model.buffers()) if isinstance(one, Tensor)]
+    stale = {id(one): one.detach() for one in tensors_kept if not one.is_leaf}
     return copy.deepcopy(model, stale | dict(tensors))
 
 

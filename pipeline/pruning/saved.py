@@ -26,6 +26,7 @@ from ...targets.artifact import writing
 from ...targets.errors import ArtifactError, ModelError
 from .capture import Example, inputs_of
 from .compare import relative_error, run, tolerance
+from .narrow import named_tensors
 from .plan import Plan, fingerprint, plan_of
 from .surgery import replay
 
@@ -68,12 +69,14 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
     if hashlib.sha256(weights).hexdigest() != value.get("weights"):
         raise _altered(directory / WEIGHTS, "its hash is not the one in plan.json")
     example = _loaded(directory / EXAMPLE, _read(directory / EXAMPLE))
+    with torch.random.fork_rng(devices=[]):
+        model = build_model()
+    device = next((one.device for _, one in named_tensors(model)), torch.device("cpu"))
+    example = {name: value.to(device) for name, value in example.items()}
     inputs = [
         example[f"input.{number}"] for number in range(sum(name.startswith("input.") for name in example))
     ]
     outputs = [example[f"output.{number}"] for number in range(len(example) - len(inputs))]
-    with torch.random.fork_rng(devices=[]):
-        model = build_model()
     _check_original(model, plan)
     small = replay(model, plan, inputs)
     try:
@@ -86,7 +89,7 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
             directory / WEIGHTS, f"the plan does not fit it: {str(error).splitlines()[-1].strip()}"
         ) from error
     found = [one for one in run(small, inputs) if isinstance(one, Tensor)]
-    if (wrong := relative_error(outputs, found)) > tolerance(outputs):
+    if (wrong := relative_error(outputs, found)) > tolerance([*outputs, *found]):
         raise _altered(
             directory / EXAMPLE, f"the network's outputs differ from those it holds by {wrong:.1e}"
         )

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 
 from ...targets.errors import ModelError
 from .capture import Example, capture, uncollected, users_line
@@ -26,7 +26,7 @@ from .narrow import TOLD, cut_tensors, narrowed
 from .plan import Cut, fingerprint, record
 from .plan import Plan as Plan
 from .resize import resized
-from .trace import trace, trace_graphs
+from .trace import trace, trace_graph
 from .trial import Trial, earlier_plans
 
 SPARED = 1.25
@@ -68,7 +68,8 @@ def apply(
     fixed = f"batch fixed at {groups.batch}" if groups.batch else ""
     reason = "; ".join(part for part in (trial.plan.reason, problem, fixed) if part)
     plan = dataclasses.replace(trial.plan, form="graph", reason=reason, earlier=earlier_plans(model))
-    return record(_graph_net(model, groups, plan.cut, trial.tensors, trial.resized[0]), plan)
+    small = _graph_net(model, groups, plan.cut, trial.tensors, trial.resized[0], trial.alive)
+    return record(small, plan)
 
 
 @uncollected()
@@ -89,23 +90,20 @@ def _tried(trial: Trial, form: str) -> tuple[Trial, nn.Module | None, str]:
 
 def graph_form(model: nn.Module, cut: Cut, groups: Groups) -> GraphNet:
     """The exported graphs with this cut, for inference and, where there is one, for training."""
-    graph, _ = resized(groups.tracing, living(groups, cut))
-    return _graph_net(model, groups, cut, cut_tensors(model, cut), graph)
+    alive = living(groups, cut)
+    graph, _ = resized(groups.tracing, alive)
+    return _graph_net(model, groups, cut, cut_tensors(model, cut), graph, alive)
 
 
 def _graph_net(
-    model: nn.Module, groups: Groups, cut: Cut, tensors: dict[str, Tensor], graph: Graph
+    model: nn.Module, groups: Groups, cut: Cut, tensors: dict[str, Tensor], graph: Graph, alive: Tensor
 ) -> GraphNet:
     tensors = dict(tensors)
     transient = frozenset(tensors) - model.state_dict().keys()
     captured, graphs = {False: groups.tracing.graph}, {False: graph}
     problem = ""
     try:
-        learning = capture(model, groups.example, training=True)
-        with uncollected():
-            learner = trace_graphs(model, [learning], groups.example)
-            graphs[True], _ = resized(learner.tracing, living(learner, cut))
-        captured[True] = learning
+        captured[True], graphs[True] = _for_training(model, groups, cut, alive)
     except ModelError as error:
         problem = error.what
     with uncollected():
@@ -114,6 +112,21 @@ def _graph_net(
                 tensors[name], transient = tensor, transient | {name}
         structured = {mode: one.meta["structured"] for mode, one in captured.items()}
         return GraphNet(tensors, transient, graphs, structured, problem).train(model.training)
+
+
+def _for_training(model: nn.Module, groups: Groups, cut: Cut, alive: Tensor) -> tuple[GraphModule, Graph]:
+    """The graph of the network in training, as it was captured and for what lives.
+
+    Raises:
+        ModelError: it cannot be captured, or other units hang together in it.
+    """
+    learner = groups.tracing.learner
+    if learner is None:
+        captured = capture(model, groups.example, training=True)
+        others = trace_graph(model, captured, groups.example)
+        learner, alive = others.tracing, living(others, cut)
+    with uncollected():
+        return learner.graph, resized(learner, alive)[0]
 
 
 def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
@@ -169,7 +182,7 @@ def _sound(trial: Trial) -> Trial:
         if not touching:
             raise error
         line = users_line(error.node) if error.node else ""
-        trial = Trial(trial.model, _without(trial.plan, trial.groups, touching, line), trial.groups)
+        trial = trial.of(_without(trial.plan, trial.groups, touching, line))
     return trial
 
 
@@ -193,7 +206,7 @@ def _eased(trial: Trial, *, limit: float) -> nn.Module | None:
     most = limit * _parameters_left(model, plan)
     for attempt in sorted(attempts, key=lambda one: _parameters_left(model, one)):
         if _parameters_left(model, attempt) <= most:
-            small, _ = Trial(model, attempt, groups).module()
+            small, _ = trial.of(attempt).module()
             if small is not None:
                 return small
     return None
@@ -231,7 +244,7 @@ def _touching(nodes: Sequence[Node], plan: Plan, groups: Groups) -> list[str]:
     ]
 
 
-def _constants(graph: torch.fx.GraphModule, tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
+def _constants(graph: GraphModule, tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
     """Tensors of the graph that the module does not own: constants of its code."""
     found = []
     for node in graph.graph.nodes:

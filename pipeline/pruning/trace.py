@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -57,45 +57,49 @@ def trace(model: nn.Module, example_inputs: Example) -> Groups:
     floating = [(name, tensor) for name, tensor in named_tensors(model) if tensor.is_floating_point()]
     everything = all(used & set(names) for _, names in _shared_names(floating))
     if everything and not differs_in_training(model, example_inputs):
-        return trace_graphs(model, [graph], example_inputs)
+        return trace_graph(model, graph, example_inputs)
     # Something is for training alone (an auxiliary head, a residual sum): both forms are traced as one.
     with contextlib.suppress(ModelError):
-        return trace_graphs(model, [graph, capture(model, example_inputs, training=True)], example_inputs)
-    return trace_graphs(model, [graph], example_inputs)
+        return trace_graph(model, graph, example_inputs, capture(model, example_inputs, training=True))
+    return trace_graph(model, graph, example_inputs)
 
 
 @uncollected()
-def trace_graphs(model: nn.Module, graphs: Sequence[GraphModule], example: Example) -> Groups:
-    """The same for graphs that were captured already; the first is the one that nodes are named after."""
+def trace_graph(
+    model: nn.Module, captured: GraphModule, example: Example, learner: GraphModule | None = None
+) -> Groups:
+    """The same for a graph that was captured already, and another of the same network for training."""
     aliases = dict(_shared_names([*named_tensors(model)]))
     canonical = {alias: name for name, aliased in aliases.items() for alias in aliased}
     notes = Notes()
     slots: dict[tuple[str, int], Tensor] = {}
-    values = _Pass(graphs[0], notes, slots, canonical).run()
-    for graph in graphs[1:]:
-        others = Notes(notes.identities, notes.produced, notes.consumed)
-        _Pass(graph, others, slots, canonical).run()
+    values = _Pass(captured, notes, slots, canonical).run()
+    others = Notes(notes.identities, notes.produced, notes.consumed)
+    learners = _Pass(learner, others, slots, canonical).run() if learner else {}
     solution = notes.identities.solve()
     groups, units, frozen = assemble(slots, notes, solution)
-    captured = graphs[0]
+    tracing = Tracing(
+        captured,
+        values,
+        slots,
+        aliases,
+        {name: tuple(tensor.shape) for name, tensor in named_tensors(model)},
+        units,
+        notes.renormalised,
+        notes.masked,
+        _batch_among_units(captured, values),
+        solution,
+    )
+    if learner:
+        twin = dataclasses.replace(tracing, graph=learner, values=learners)
+        tracing = dataclasses.replace(tracing, learner=twin)
     return Groups(
         groups=groups,
         frozen=frozen,
         example=example,
         batch=None if batch_is_open(captured) else len(inputs_of(example)[0]),
         fingerprint=fingerprint(model),
-        tracing=Tracing(
-            captured,
-            values,
-            slots,
-            aliases,
-            {name: tuple(tensor.shape) for name, tensor in named_tensors(model)},
-            units,
-            notes.renormalised,
-            notes.masked,
-            _batch_among_units(captured, values),
-            solution,
-        ),
+        tracing=tracing,
     )
 
 
@@ -241,11 +245,14 @@ class _Pass:
         if not isinstance(value, Tensor):
             return value
         name = self.canonical.get(str(node.target))
-        if name is None or not value.is_floating_point():
+        if name is None or not (value.is_floating_point() or value.is_complex()):
             return dataclasses.replace(fixed(tuple(value.shape)), node=node.name, value=value)
         for axis, size in enumerate(value.shape):
             if size > 1 and (name, axis) not in self.slots:
                 self.slots[name, axis] = self.notes.identities.fresh(size)
+                if value.is_complex():
+                    cause = Cause("parameter", "", "its elements are complex numbers")
+                    self.notes.identities.freeze(self.slots[name, axis], cause)
         axes = tuple(self.slots.get((name, axis)) for axis in range(value.dim()))
         return Tracked(tuple(value.shape), axes, node.name)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from .capture import has_batch, inputs_of, operator_name
-from .compare import relative_error, run, tolerance
+from .compare import relative_error, run, run_graph, tolerance
 from .groups import Groups
 from .narrow import (
     cut_tensors,
@@ -37,6 +37,12 @@ class Trial:
 
     def __init__(self, model: nn.Module, plan: Plan, groups: Groups) -> None:
         self.model, self.plan, self.groups = model, plan, groups
+
+    def of(self, plan: Plan) -> Trial:
+        """Another plan for the same network, tried with the same values."""
+        other = Trial(self.model, plan, self.groups)
+        other.lively = self.lively
+        return other
 
     @functools.cached_property
     def alive(self) -> Tensor:
@@ -77,9 +83,9 @@ class Trial:
     @functools.cached_property
     def expected(self) -> list[Any]:
         """What the narrower network must return: the original's outputs, with what is removed at zero."""
-        with torch.no_grad():
-            reference = Survivors(self.groups.tracing, self.alive, self.resized[0], self.lively)
-            return list(reference.run(*self.inputs))
+        return run_graph(
+            Survivors(self.groups.tracing, self.alive, self.resized[0], self.lively), self.inputs
+        )
 
     def module(self) -> tuple[nn.Module | None, str]:
         """The user's class where it is right, if need be with attributes set; else what is wrong with it."""
@@ -108,8 +114,7 @@ class Trial:
         """What is wrong with the graph of the narrower network, if anything is."""
         graph, _ = self.resized
         try:
-            with torch.no_grad():
-                found = list(Recorder(self.groups.tracing.graph, graph, self.tried).run(*self.inputs))
+            found = run_graph(Recorder(self.groups.tracing.graph, graph, self.tried), self.inputs)
         except Exception:  # a size that was not derived anew; the layer is named below
             found = []
         error = relative_error(self.expected, found)
@@ -131,16 +136,24 @@ class Trial:
 
 
 def _lively(parameter: Tensor) -> nn.Parameter | None:
-    """A random tensor of that shape where the parameter is near constant or tiny; None where it is not."""
+    """A tensor of that shape that spreads as much as a weight does; None where the parameter itself does.
+
+    Weights of a fiftieth leave an attention uniform, whatever its scale: what is small is spread out, what
+    is constant is drawn.
+    """
     if not parameter.is_floating_point() or parameter.numel() == 0:
         return None
     wanted = (parameter[0].numel() if parameter.dim() > 1 else 4) ** -0.5
-    sample = parameter.detach().reshape(-1)[:: max(1, parameter.numel() // 1024)].double()
-    spread = float(sample.std()) if len(sample) > 1 else float(sample.abs())
-    if spread >= 0.1 * wanted:
+    value = parameter.detach()
+    sample = value.reshape(-1)[:: max(1, value.numel() // 1024)].double()
+    spread, mean = float(sample.std(correction=0)), float(sample.mean())
+    if spread >= 0.5 * wanted:
         return None
-    generator = torch.Generator().manual_seed(parameter.numel())
-    drawn = 1 + wanted * torch.randn(parameter.shape, generator=generator)
+    if spread > 1e-3 * wanted:
+        drawn = (value.float() - mean) * (wanted / spread) + mean
+    else:
+        generator = torch.Generator().manual_seed(value.numel())
+        drawn = mean + wanted * torch.randn(value.shape, generator=generator)
     return nn.Parameter(drawn.to(parameter), parameter.requires_grad)
 
 

@@ -19,7 +19,7 @@ from torch.fx import Graph, Interpreter, Node
 
 from ...targets.errors import ModelError
 from .capture import Example, inputs_of
-from .compare import relative_error, run, tolerance
+from .compare import relative_error, run, run_graph, tolerance
 from .groups import Groups, Tracing
 from .narrow import copied_module, named_tensors
 from .plan import Cut, Plan, fingerprint, plan_of
@@ -84,9 +84,8 @@ def verify_on(
     if error <= tolerance(found):
         return Verification(error)
     graph, _ = resized(groups.tracing, alive)
-    with torch.no_grad():
-        captured = list(Interpreter(groups.tracing.graph).run(*inputs))
-        error = relative_error(list(Survivors(groups.tracing, alive, graph).run(*inputs)), found)
+    captured = run_graph(Interpreter(groups.tracing.graph), inputs)
+    error = relative_error(run_graph(Survivors(groups.tracing, alive, graph), inputs), found)
     if relative_error(run(original, inputs), captured) > tolerance(captured):
         raise ModelError(
             "The original does not compute what its own captured graph does: its forward depends on more than"
@@ -118,9 +117,9 @@ def mismatch(
     """
     reference = Survivors(tracing, alive, graph, wide, keep=True)
     recorder = Recorder(tracing.graph, graph, tensors, keep=True)
-    with contextlib.suppress(RuntimeError), torch.no_grad():  # what it raises, the node that is missing tells
-        reference.run(*inputs)
-        recorder.run(*inputs)
+    with contextlib.suppress(RuntimeError):  # what it raises, the node that is missing tells
+        run_graph(reference, inputs)
+        run_graph(recorder, inputs)
     node = first_difference(reference, recorder.results)
     where = f"The first layer that differs is {place_of(node)}." if node else _ALL_AGREE
     return MismatchError(

@@ -1,4 +1,4 @@
-"""Whether training runs other code is found without computing anything, and never gets in the way."""
+"""Whether training runs other code is found by running it, and never gets in the way."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def dropped(_: Any, x: Tensor, training: bool) -> Tensor:
 
 
 def branching(model: Any, x: Tensor, training: bool) -> Tensor:
-    return added(model, x, training) if x.sum() > 0 else x
+    return added(model, x, training) if x.sum() > -1e9 else x
 
 
 def keeping(model: Any, x: Tensor, training: bool) -> Tensor:
@@ -67,8 +67,21 @@ def test_an_auxiliary_head_is_another_network() -> None:
     assert differs_in_training(nets.Auxiliary(), (nets.image(2, 3, 8, 8),))
 
 
-def test_a_forward_that_needs_values_is_taken_for_the_same() -> None:
-    assert not differs_in_training(Stepped(branching), EXAMPLE)
+def test_a_forward_that_asks_for_values_is_run_with_them() -> None:
+    assert differs_in_training(Stepped(branching), EXAMPLE)
+
+
+def test_a_batch_norm_that_wants_more_than_one_sample_gets_them() -> None:
+    assert differs_in_training(Stepped(added), EXAMPLE)  # over (batch, features): one sample has no spread
+
+
+def test_random_numbers_go_on_as_if_none_had_been_drawn() -> None:
+    model = Stepped(dropped)
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    differs_in_training(model, EXAMPLE)
+    assert torch.equal(torch.rand(3), wanted)
 
 
 def test_a_network_that_keeps_what_it_computed_is_asked_all_the_same() -> None:

@@ -72,6 +72,51 @@ def test_a_stale_scale_is_seen_whatever_hides_it(settings: dict[str, bool], exam
     assert form(halved(model.eval(), example)) == "graph"
 
 
+def test_a_stale_scale_is_seen_behind_weights_that_leave_the_attention_uniform() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.attention, self.out = nn.LayerNorm(16), Stale(), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.out((x + self.attention(self.norm(x))).mean(1))
+            return y
+
+    model = Deep().eval()
+    with torch.no_grad():
+        for parameter in (model.attention.qkv.weight, model.attention.out.weight, model.out.weight):
+            parameter.normal_(0, 0.02, generator=torch.Generator().manual_seed(1))
+        for bias in (model.attention.out.bias, model.out.bias):
+            bias.zero_()
+    assert form(halved(model, nets.image(2, 50, 16))) == "graph"
+
+
+class Counted(nn.Module):
+    """Keeps what it saw last in a buffer and in a dict, at inference too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.register_buffer("seen", torch.zeros(()))
+        self.kept: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen: Tensor
+        self.seen.add_(1)
+        if "bias" not in self.kept:
+            self.kept["bias"] = self.out.bias * 2
+        out: Tensor = F.linear(F.relu(self.fc(x)), self.out.weight, self.kept["bias"])
+        return out
+
+
+def test_what_a_network_keeps_of_a_run_is_not_kept_of_ours() -> None:
+    model = nets.lively(Counted())
+    before = float(model.get_buffer("seen"))
+    small = halved(model, nets.image(2, 6))
+    assert float(model.get_buffer("seen")) == float(small.get_buffer("seen")) == before
+    assert model.kept == {}
+
+
 def test_what_only_training_adds_is_cut_with_the_rest() -> None:
     class Residual(nn.Module):
         def __init__(self) -> None:
@@ -195,3 +240,19 @@ def test_settings_that_name_nothing_are_refused() -> None:
         choose(groups, scores, keep={"typo": 3})
     with pytest.raises(ModelError, match="cannot be aligned"):
         choose(groups, scores, ratio=0.5, align=-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_gpu_that_multiplies_in_tensor_float_32_is_no_mistake(kind: torch.dtype) -> None:
+    torch.set_float32_matmul_precision("high")
+    model = nets.lively(nets.ResidualCnn()).to("cuda", kind)
+    small = halved(model, nets.image(2, 3, 8, 8).to("cuda", kind))
+    assert {one.device.type for one in small.parameters()} == {"cuda"}
+    with torch.no_grad():
+        small.get_parameter("fc.weight")[0, 0] += 0.01
+    groups = trace(model, (nets.image(2, 3, 8, 8).to("cuda", kind),))
+    done = plan_of(small)
+    assert done is not None
+    with pytest.raises(ModelError, match='"fc"'):
+        verify(model, small, done, groups)
