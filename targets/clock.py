@@ -27,7 +27,7 @@ import numpy as np
 from .artifact import sha256_of
 from .errors import MeasurementError, ModelError
 from .measurement import Mark, Measurement, Protocol
-from .probe import changes, conditions, evidence, snapshot
+from .probe import changes, conditions, snapshot
 from .session import Session, open_session, random_inputs
 from .turns import Block, Plan, check_clock, clock_source, planned
 
@@ -83,6 +83,7 @@ def time_together(
     plan: Optional[Plan] = None
     events: List[_Event] = []
     marks: List[Mark] = []
+    evidences: Dict[str, str] = {}
     started = perf_counter()
 
     def so_far() -> Dict[str, Measurement]:
@@ -99,14 +100,16 @@ def time_together(
                 runs=plan.blocks[name].runs,
                 protocol=protocol,
                 conditions=told,
-                evidence=evidence(),
+                evidence=evidences[name],
                 marks=tuple(marks),
             )
             for name, path in paths.items()
         }
 
     for index in range(protocol.events):
-        event, what, plan = _event(paths, plan, inputs=inputs, protocol=protocol, dice=dice)
+        event, what, plan = _event(
+            paths, plan, inputs=inputs, protocol=protocol, dice=dice, evidences=evidences
+        )
         events.append(event)
         marks += [Mark(index, happened) for happened in what]
         if progress is not None:
@@ -131,13 +134,18 @@ def _event(
     inputs: Optional[Mapping[str, NDArray[Any]]],
     protocol: Protocol,
     dice: random.Random,
+    evidences: Dict[str, str],
 ) -> Tuple[_Event, Tuple[str, ...], Plan]:
-    """Loads all models, times them, lets go of them; returns the samples and what happened meanwhile."""
+    """Loads all models, times them, lets go of them; returns the samples and what happened meanwhile.
+
+    What each session says its times are goes into `evidences`.
+    """
     gc.collect()  # the sessions of the event before, so that no more than one set is in memory
     sessions, padding = _opened(paths, protocol, dice)
     try:
         calls = {}
         for name, session in sessions.items():
+            evidences[name] = session.evidence
             fed = inputs
             if fed is None:
                 fed = random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
 
 from .errors import ModelError, TargetError
+from .probe import evidence
 from .session import TensorSpec, checked_inputs
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class OrtSession:
         self._session: Any = session
         self._model = path.name
         self.runtime = f"onnxruntime {version}"
+        self.evidence = evidence()
         self.inputs = tuple(_spec(node, path) for node in session.get_inputs())
         self.outputs = tuple(_spec(node, path) for node in session.get_outputs())
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[Any]]
 
-RUNTIMES = ("onnxruntime",)
+RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt+graph", "tensorrt_rtx", "tensorrt_rtx+graph")
+"""What runs a file. `+graph`: what is timed is a captured CUDA graph."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Session(Protocol):
     @property
     def runtime(self) -> str:
         """The runtime's name and version, as in `onnxruntime 1.23.0`."""
+        ...
+
+    @property
+    def evidence(self) -> str:
+        """What a time taken with it is: `measured`, `emulated` or `simulated`."""
         ...
 
     @property
@@ -84,6 +90,11 @@ def open_session(path: Union[str, Path], *, runtime: str = "onnxruntime", thread
         from .ort import open_ort
 
         return open_ort(Path(path), threads=threads)
+    if runtime in RUNTIMES:
+        from .trt_open import open_trt
+
+        flavour, _, graph = runtime.partition("+")
+        return open_trt(Path(path), flavour=flavour, graph=bool(graph))
     raise TargetError(f"The runtime '{runtime}' is not known here.", f"Known: {', '.join(RUNTIMES)}.")
 
 
