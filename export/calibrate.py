@@ -7,7 +7,7 @@ apart, so that one pass also says whether the samples were enough (adequacy.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,18 @@ def calibrate(
     method: Method = "minmax",
     progress: Callable[[int], None] | None = None,
 ) -> Ranges:
-    """Measures every tensor that either dialect of `to_qdq` rounds.
+    """Measures every tensor that either dialect of `to_qdq` rounds; see `calibrate_by`."""
+    return calibrate_by((method,), path, batches, progress=progress)[method]
+
+
+def calibrate_by(
+    methods: Sequence[Method],
+    path: Path,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> dict[Method, Ranges]:
+    """The ranges that each of several methods finds, all from one pass over the data.
 
     Args:
         batches: arrays or tensors by input name, batch axis first; further names (labels) are ignored.
@@ -89,17 +100,18 @@ def calibrate(
         WorkloadError: there are no batches, one lacks an input, or the data are constant.
         ModelError: the model is quantized already, or a tensor holds NaN, infinity or nothing but zeros.
     """
-    if method not in METHODS:
-        raise ModelError(
-            f"There is no calibration method {method!r}.", f"Choose one of {', '.join(METHODS)}."
-        )
+    for method in methods:
+        if method not in METHODS:
+            raise ModelError(
+                f"There is no calibration method {method!r}.", f"Choose one of {', '.join(METHODS)}."
+            )
     model = load_float(path)
     tensors = tensors_to_measure(model)
     if not tensors:
         raise ModelError(
             f"{path} has no convolution, Gemm or MatMul to quantize.", "Use the float model as it is."
         )
-    seen = {name: Seen(bins=0 if method == "minmax" else BINS) for name in tensors}
+    seen = {name: Seen(bins=0 if set(methods) <= {"minmax"} else BINS) for name in tensors}
     divisible = of_samples(model, tensors)
     run = runner(model, tensors, optimize=False)
     samples = 0
@@ -123,15 +135,21 @@ def calibrate(
         )
     measured = {name: seen[name].whole() for name in tensors}
     _check_varied(model, measured, samples)
-    ranges = {name: _range(measured[name], method) for name in tensors}
-    adequacy = {name: _adequacy(seen[name], ranges[name], method) for name in tensors}
-    return Ranges(method, samples, ranges, adequacy)
+    return {method: _ranges(method, samples, seen, measured) for method in methods}
 
 
 def tensors_to_measure(model: onnx.ModelProto) -> list[str]:
     """The tensors that either dialect rounds, in the order of the graph: one calibration serves both."""
     names = [place(model.graph, dialect).tensors for dialect in DIALECTS]
     return list(dict.fromkeys(name for tensors in names for name in tensors))
+
+
+def _ranges(
+    method: Method, samples: int, seen: Mapping[str, Seen], measured: Mapping[str, Histogram]
+) -> Ranges:
+    ranges = {name: _range(whole, method) for name, whole in measured.items()}
+    adequacy = {name: _adequacy(seen[name], found, method) for name, found in ranges.items()}
+    return Ranges(method, samples, ranges, adequacy)
 
 
 def _range(seen: Histogram, method: Method) -> Range:

@@ -92,12 +92,22 @@ def compare_module(
 
 
 def compare_files(
-    before: Path, after: Path, batches: Iterable[Mapping[str, Any]], *, kind: Kind, name: str
+    before: Path,
+    after: Path,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    kind: Kind,
+    name: str,
+    rounded_from: Path | None = None,
 ) -> Hop:
     """Compares two ONNX files with the same inputs and outputs.
 
     In a "lossy" hop each stored weight and each rounding is checked by itself as well (rounding.py): a
     wrong scale in one layer can hide in the noise of the outputs.
+
+    Args:
+        rounded_from: the float file whose numbers were rounded, where that is not `before` itself but what
+            bias correction or AdaRound made of it.
 
     Raises:
         ModelError: the hop is beyond its class; the first tensor that differs is named.
@@ -107,7 +117,8 @@ def compare_files(
     feeds = pieces(first, batches)
     if kind == "lossy":
         some = list(itertools.islice(feeds, 1))
-        bad = first_bad_rounding(first, second, some[0]) if some else None
+        origin = first if rounded_from is None else load(rounded_from)
+        bad = first_bad_rounding(origin, second, some[0]) if some else None
         if bad is not None:
             raise ModelError(
                 f"The hop {name} is broken: {bad}", "Quantize again, with ranges of this very file."
@@ -120,6 +131,24 @@ def compare_files(
         kind,
         lambda worst: first_tensor_that_differs(first, second, worst, kind),
     )
+
+
+def noise_between(before: Path, after: Path, batches: Iterable[Mapping[str, Any]]) -> float:
+    """The noise of the output that changed most: root mean square of the error as a share of the values.
+
+    Raises:
+        WorkloadError: there are no batches, or they do not fit.
+    """
+    first = load(before)
+    one, two = runner(first), runner(load(after))
+    tallies: dict[str, _Tally] = {}
+    for piece in pieces(first, batches):
+        changed = two(piece)
+        for name, value in one(piece).items():
+            tallies.setdefault(name, _Tally()).add(value, changed[name])
+    if not tallies:
+        raise WorkloadError("There are no samples to compare on.", "Give at least one batch.")
+    return max(tally.difference().noise for tally in tallies.values())
 
 
 def first_tensor_that_differs(

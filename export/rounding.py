@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from .graph import Array, Index, attribute_of
+from .readback import along
 from .running import runner
 
 # What one activation may lose, root mean square, as a share of its values. Methods that saturate on purpose
@@ -53,7 +54,7 @@ def _bad_weight(before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:
             where = f"the weight {original.input[place]!r} of {node.op_type} {node.name!r}"
             if integers.shape != weight.shape:
                 return f"{where} has the shape {list(integers.shape)}, in float it is {list(weight.shape)}."
-            steps = _along(scale, int(attribute_of(maker, "axis", 1)), weight.ndim)
+            steps = along(maker, scale, weight.ndim)
             if steps.size != 1 and np.broadcast_shapes(steps.shape, weight.shape) != weight.shape:
                 return f"{where} has {scale.size} scales along axis {attribute_of(maker, 'axis', 1)}."
             off = np.abs(integers * steps.astype(np.float64) - weight)
@@ -64,10 +65,6 @@ def _bad_weight(before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:
                     f"of its step of {float(np.broadcast_to(steps, off.shape)[worst]):.3g}."
                 )
     return None
-
-
-def _along(scale: Array, axis: int, dimensions: int) -> Array:
-    return scale.reshape([-1 if place == axis else 1 for place in range(dimensions)]) if scale.ndim else scale
 
 
 def _bad_activation(after: onnx.ModelProto, feeds: Mapping[str, Array]) -> str | None:

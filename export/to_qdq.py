@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from ..targets.errors import ModelError
 from .calibrate import Range, Ranges
 from .graph import Array, Index, drop_unused, load_float, replace_nodes, save
-from .placement import Dialect, Placement, Weight, clipped_at, place
+from .placement import INT8_OPERATORS, Dialect, Placement, Weight, clipped_at, place
 
 Parameters = tuple[np.float32, Array]  # scale and zero point
 
@@ -28,11 +28,13 @@ LARGEST_BIAS = 2.0**30  # half of int32: the other half is for the sum of produc
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was written, and which weighted operators stayed in float, with the reason."""
+    """What was written: the tensors that are rounded, the weighted operators between rounded factors, and
+    those that stayed in float, with the reason."""
 
     path: Path
     dialect: Dialect
     tensors: tuple[str, ...]
+    in_int8: tuple[str, ...]
     left_float: dict[str, str]
 
 
@@ -67,6 +69,11 @@ def to_qdq(
             f"{path} has no convolution, Gemm or MatMul to quantize.{reasons}",
             "Use the float model as it is.",
         )
+    in_int8 = tuple(
+        node.name
+        for node in graph.node
+        if node.op_type in INT8_OPERATORS[dialect] and node.name not in placed.left_float
+    )
     parameters = _activation_parameters(graph, placed, ranges, dialect)
     least = _least_scales(graph, placed, parameters) if dialect == "x86" else {}
     weights = _int8_weights(graph, placed, weight_bits, least)
@@ -76,7 +83,7 @@ def to_qdq(
     _insert(graph, placed, parameters, weights, stored)
     drop_unused(graph)
     save(model, out_path)
-    return Quantized(Path(out_path), dialect, placed.tensors, placed.left_float)
+    return Quantized(Path(out_path), dialect, placed.tensors, in_int8, placed.left_float)
 
 
 def symmetric(low: float, high: float) -> Parameters:

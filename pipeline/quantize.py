@@ -1,27 +1,29 @@
-"""The stage "quantize": the newest network in INT8, with ranges taken from the calibration split.
+"""The stage "quantize": the newest network in INT8, within a budget of score where one is given.
 
-Ranges are taken after pruning and tuning, of the very file that is shipped. The Q/DQ graph is written in
-the dialect of the target's runtime: TensorRT's symmetric one, or the one that ONNX Runtime on x86 runs
-without a convolution left in float.
+Ranges are taken after pruning and tuning, of the very file that is shipped. The Q/DQ graph is written in the
+dialect of the target's runtime: TensorRT's symmetric one, or the one that ONNX Runtime on x86 runs without a
+convolution left in float. Whatever is tried beyond that is kept only where it helps on the validation split.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import shutil
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from ..export import adequacy
-from ..export.calibrate import calibrate
 from ..export.histogram import Method
 from ..export.parity import compare_files
-from ..export.placement import Dialect
-from ..export.to_qdq import to_qdq
 from ..targets.artifact import Artifact, write_json
-from ..targets.session import open_session
+from .candidates import Candidate, Step, Trials, first, stepped, timed
 from .export import COMPARED, hop_words
 from .linted import held_against_tensorrt
+from .sensitivity import Layer, return_words, returned, sensitivity, words
 from .work import Variant, Work
-from .workload import inputs_of, score_of, session_predict
+from .workload import inputs_of
 
 
 @dataclass(frozen=True)
@@ -29,33 +31,96 @@ class Quantize:
     """Adds the network "int8".
 
     Attributes:
-        method: how ranges follow from activations: "minmax", "percentile", "entropy" or "mse".
+        method: how ranges follow from activations: "minmax", "percentile", "entropy", "mse", or "best", which
+            tries all four from one calibration.
+        steps: what is tried to lose less, in this order: "equalize" (cross-layer equalization), "adaround",
+            "bias_correction".
+        score_drop: how much worse than the float network's the score on the validation split may be, in the
+            score's own unit. While it is worse, the most sensitive layer goes back to float. Without it
+            nothing is given back.
+        sensitivity: whether every layer is also tried alone where the budget does not ask for it.
+        only_if_faster: whether the network stays in float where INT8 is measured to be slower here.
     """
 
-    method: Method = "minmax"
+    method: Method | Literal["best"] = "minmax"
+    steps: tuple[Step, ...] = ()
+    score_drop: Annotated[float, Field(ge=0)] | None = None
+    sensitivity: bool = False
+    only_if_faster: bool = False
 
     def __call__(self, work: Work) -> Work:
-        source = work.latest("onnx").path("onnx")
         work.progress(0, 3, "quantize: calibrate")
-        ranges = calibrate(source, inputs_of(work.workload, "calibration"), method=self.method)
-        write_json(work.directory / "ranges.json", ranges.to_json())
-        work.progress(1, 3, "quantize: write")
-        path = work.directory / "int8" / "model.onnx"
-        dialect: Dialect = "tensorrt" if work.target.runtime == "tensorrt" else "x86"
-        quantized = to_qdq(source, ranges, path, dialect=dialect)
-        rounded = {name: ranges.adequacy[name] for name in quantized.tensors}
-        found = held_against_tensorrt(path, work.target, name="int8")
+        trials = Trials.of(work)
+        candidate = first(trials, self.method)
+        said = []
+        for step in self.steps:
+            work.progress(1, 3, f"quantize: {step}")
+            candidate, told = stepped(trials, step, candidate)
+            said.append(told)
+        layers, kept, told_returns = self._within_budget(trials, candidate)
+        said += told_returns
+        if kept is not None and self.only_if_faster and trials.dialect == "x86":
+            told_time = timed(trials.original, kept.path, seed=work.seed)
+            said.append(f"INT8 against FP32 on this machine: {told_time.sentence()}")
+            kept = None if told_time.outcome == "slower" else kept
         work.progress(2, 3, "quantize: compare")
+        result = work if kept is None else self._kept(work, trials, kept, said)
+        if kept is None:
+            result = work.logged("quantize", self, *said, "the network stays in float")
+        if layers:
+            write_json(work.directory / "sensitivity.json", [asdict(layer) for layer in layers])
+            result = result.with_artifact("sensitivity", work.directory / "sensitivity.json")
+        shutil.rmtree(trials.folder)
+        return result
+
+    def _within_budget(
+        self, trials: Trials, candidate: Candidate
+    ) -> tuple[tuple[Layer, ...], Candidate | None, list[str]]:
+        """The layers, where they were looked at; the candidate within the budget; what is to be said."""
+        if self.score_drop is None and not self.sensitivity:
+            return (), candidate, []
+        drop = trials.drop(trials.float_score, candidate.score)
+        broken = self.score_drop is not None and drop > self.score_drop
+        said = (
+            []
+            if self.score_drop is None
+            else [f"lost on validation: {drop:+.4f} of {self.score_drop:g} allowed"]
+        )
+        if not broken and not self.sensitivity:
+            return (), candidate, said
+        layers = sensitivity(trials, candidate)
+        said.append(words(layers))
+        if not broken or self.score_drop is None:
+            return layers, candidate, said
+        kept, returns = returned(trials, candidate, layers, score_drop=self.score_drop)
+        score = candidate.score
+        for found in returns:
+            said.append(return_words(found, score))
+            score = found.score
+        if kept is None:
+            said.append(f"with one layer in INT8 the score is still worse by more than {self.score_drop:g}")
+        return layers, kept, said
+
+    def _kept(self, work: Work, trials: Trials, kept: Candidate, said: list[str]) -> Work:
+        path = work.directory / "int8" / "model.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(kept.path, path)
+        write_json(work.directory / "ranges.json", kept.ranges.to_json())
+        rounded = {name: kept.ranges.adequacy[name] for name in kept.quantized.tensors}
+        found = held_against_tensorrt(path, work.target, name="int8")
         batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
-        hop = compare_files(source, path, batches, kind="lossy", name="ONNX -> INT8")
-        session = open_session(path)
-        score = score_of(work.workload, session_predict(session), "validation")
-        session.close()
-        words = (
-            f"{self.method} ranges, {dialect} dialect, validation {work.workload.score_name} {score:.4f}",
-            hop_words("int8", hop),
-            *adequacy.words(rounded, samples=ranges.samples, method=self.method),
-            *found,
+        hop = compare_files(
+            trials.original, path, batches, kind="lossy", name="ONNX -> INT8", rounded_from=kept.source
         )
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
-        return result.with_artifact("ranges", work.directory / "ranges.json").logged("quantize", self, *words)
+        result = result.with_artifact("ranges", work.directory / "ranges.json")
+        return result.logged(
+            "quantize",
+            self,
+            f"{kept.ranges.method} ranges, {trials.dialect} dialect, validation "
+            f"{work.workload.score_name} {kept.score:.4f} ({trials.float_score:.4f} in float)",
+            hop_words("int8", hop),
+            *adequacy.words(rounded, samples=kept.ranges.samples, method=kept.ranges.method),
+            *said,
+            *found,
+        )

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deadweight.export.adaround import adaround
+from deadweight.export.graph import Index, load
+from deadweight.export.parity import compare_files
+from deadweight.export.readback import products
+from deadweight.export.running import runner
+from deadweight.export.to_onnx import to_onnx
+from deadweight.export.to_qdq import to_qdq
+from deadweight.targets.errors import WorkloadError
+
+Nets = Callable[[str], Any]
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect"), [("mlp", "x86"), ("residual", "tensorrt"), ("attentive", "x86")]
+)
+def test_weights_stay_on_their_steps_and_outputs_of_each_layer_err_less(
+    net: Nets, tmp_path: Path, name: str, dialect: Any
+) -> None:
+    made = net(name)
+    to_qdq(made.path, made.ranges, tmp_path / "q.onnx", dialect=dialect)
+    gains = adaround(made.path, tmp_path / "q.onnx", made.batches, tmp_path / "f.onnx", iterations=150)
+    to_qdq(tmp_path / "f.onnx", made.ranges, tmp_path / "better.onnx", dialect=dialect)
+    before, plain, better = (load(tmp_path / file) for file in (made.path, "q.onnx", "better.onnx"))
+    pairs = {one.node.name: one for one in products(before, plain)}
+    assert set(gains) == {name for name, one in pairs.items() if one.weight.ndim}
+    for chosen in products(load(tmp_path / "f.onnx"), better):
+        old = pairs[chosen.node.name]
+        assert np.array_equal(old.steps, chosen.steps)
+        assert np.abs(chosen.integers * chosen.steps - old.weight).max() <= 1.0001 * old.steps.max()
+        assert (chosen.integers != old.integers).sum() == gains[chosen.node.name].moved
+    assert any(gain.moved for gain in gains.values())
+    assert all(gain.error <= 1.0 for gain in gains.values())
+    assert min(gain.error for gain in gains.values()) < 0.8
+    compare_files(
+        made.path,
+        tmp_path / "better.onnx",
+        made.batches,
+        kind="lossy",
+        name="q",
+        rounded_from=tmp_path / "f.onnx",
+    )
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"groups": 4}, {"stride": 2, "padding": 1}, {"dilation": 2, "bias": False}]
+)
+def test_what_is_gained_is_what_the_operator_itself_gains(tmp_path: Path, settings: dict[str, Any]) -> None:
+    # The second moments know nothing of the operator: this runs the operator.
+    torch.manual_seed(0)
+    data = torch.rand(32, 8, 7, 7)
+    module = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, **settings)).eval()
+    to_onnx(module, {"input": data[:2]}, tmp_path / "float.onnx")
+    from deadweight.export.calibrate import calibrate
+
+    ranges = calibrate(tmp_path / "float.onnx", [{"input": data}])
+    to_qdq(tmp_path / "float.onnx", ranges, tmp_path / "q.onnx")
+    gains = adaround(tmp_path / "float.onnx", tmp_path / "q.onnx", [{"input": data}], tmp_path / "f.onnx")
+    to_qdq(tmp_path / "f.onnx", ranges, tmp_path / "better.onnx")
+    # The float weights on the rounded input, which is what a layer is to give.
+    rounded = load(tmp_path / "q.onnx")
+    read = next(node.input[0] for node in rounded.graph.node if node.op_type == "Conv")
+    values = runner(rounded, [read])({"input": data.numpy()})[read]
+    exact = runner(load(tmp_path / "float.onnx"))({"input": values})["output"]
+    errors = [
+        np.square(runner(load(tmp_path / file))({"input": values})["output"] - exact).sum()
+        for file in ("q.onnx", "better.onnx")
+    ]
+    (gain,) = gains.values()
+    assert errors[1] / errors[0] == pytest.approx(gain.error, rel=0.02)
+    assert gain.error < 0.8
+
+
+def test_equal_data_give_equal_bytes(net: Nets, tmp_path: Path) -> None:
+    made = net("mlp")
+    to_qdq(made.path, made.ranges, tmp_path / "q.onnx")
+    for name in ("a", "b"):
+        adaround(made.path, tmp_path / "q.onnx", made.batches, tmp_path / name, iterations=20)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_transposed_convolution_is_left_as_it_is(net: Nets, tmp_path: Path) -> None:
+    made = net("joined")
+    to_qdq(made.path, made.ranges, tmp_path / "q.onnx")
+    gains = adaround(made.path, tmp_path / "q.onnx", made.batches, tmp_path / "f.onnx", iterations=20)
+    assert "up/ConvTranspose" not in gains
+    old, new = (Index.of(load(path).graph) for path in (made.path, tmp_path / "f.onnx"))
+    (name,) = [node.input[1] for node in old.producer.values() if node.op_type == "ConvTranspose"]
+    assert np.array_equal(old.value(name), new.value(name))
+
+
+def test_no_samples_are_an_error(net: Nets, tmp_path: Path) -> None:
+    made = net("mlp")
+    to_qdq(made.path, made.ranges, tmp_path / "q.onnx")
+    with pytest.raises(WorkloadError, match="no calibration data"):
+        adaround(made.path, tmp_path / "q.onnx", [], tmp_path / "f.onnx")

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from deadweight.export.bias_correction import correct_biases
+from deadweight.export.graph import Index, load
+from deadweight.export.parity import compare_files, noise_between
+from deadweight.export.to_qdq import to_qdq
+from deadweight.targets.errors import WorkloadError
+
+Nets = Callable[[str], Any]
+ALL = ["mlp", "residual", "depthwise", "joined", "attentive"]
+
+
+def corrected(
+    made: Any, directory: Path, dialect: Any, skip: Any = ()
+) -> tuple[dict[str, float], Path, Path]:
+    """What was taken off, the INT8 file before, and the one after."""
+    to_qdq(made.path, made.ranges, directory / "q.onnx", dialect=dialect, skip=skip)
+    taken = correct_biases(made.path, directory / "q.onnx", made.batches, directory / "f.onnx")
+    to_qdq(directory / "f.onnx", made.ranges, directory / "better.onnx", dialect=dialect, skip=skip)
+    return taken, directory / "q.onnx", directory / "better.onnx"
+
+
+@pytest.mark.parametrize("dialect", ["tensorrt", "x86"])
+@pytest.mark.parametrize("name", ALL)
+def test_every_network_gets_its_file_and_is_not_worse(
+    net: Nets, tmp_path: Path, name: str, dialect: Any
+) -> None:
+    made = net(name)
+    taken, before, after = corrected(made, tmp_path, dialect)
+    assert taken
+    assert all(0 <= share < 1 for share in taken.values())
+    noises = [noise_between(made.path, path, made.batches) for path in (before, after)]
+    assert noises[1] < 1.05 * noises[0]
+    compare_files(made.path, after, made.batches, kind="lossy", name="int8", rounded_from=tmp_path / "f.onnx")
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual"])
+def test_the_mean_of_a_last_layer_is_mended(net: Nets, tmp_path: Path, name: str) -> None:
+    # With all others in float, the last layer's mean error is what was measured, and it goes.
+    made = net(name)
+    layers = [node.name for node in load(made.path).graph.node if node.op_type in ("Conv", "Gemm")]
+    _, before, after = corrected(made, tmp_path, "tensorrt", skip=layers[:-1])
+    inputs = {key: np.concatenate([b[key].numpy() for b in made.batches]) for key in made.example}
+    exact, rough, mended = (
+        onnxruntime.InferenceSession(path).run(None, inputs)[0] for path in (made.path, before, after)
+    )
+    shift = np.abs((rough - exact).mean(axis=0)).max()
+    assert np.abs((mended - exact).mean(axis=0)).max() < 0.02 * shift
+
+
+def test_what_stays_in_float_keeps_its_bias(net: Nets, tmp_path: Path) -> None:
+    made = net("residual")
+    taken, _, _ = corrected(made, tmp_path, "x86", skip=["stem/Conv"])
+    assert "stem/Conv" not in taken
+    before, after = (Index.of(load(path).graph) for path in (made.path, tmp_path / "f.onnx"))
+    assert np.array_equal(before.value("stem.weight_bias"), after.value("stem.weight_bias"))
+    assert "same.conv1/Conv:bias" in after.constants
+
+
+def test_no_samples_are_an_error(net: Nets, tmp_path: Path) -> None:
+    made = net("mlp")
+    to_qdq(made.path, made.ranges, tmp_path / "q.onnx")
+    with pytest.raises(WorkloadError, match="no calibration data"):
+        correct_biases(made.path, tmp_path / "q.onnx", [], tmp_path / "f.onnx")
+    assert not (tmp_path / "f.onnx").exists()
