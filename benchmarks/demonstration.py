@@ -4,7 +4,7 @@
     python benchmarks/demonstration.py table    # Markdown
 
 PilotNet, MobileNetV2 and ResNet-18 with random weights (speed depends on widths alone), FP32 and INT8.
-"Ragged" takes the share as it comes, "advised" rounds widths up to the target's multiples. Beside them the same
+"Ragged" takes the share as it comes, "advised" rounds up to the target's multiples. Beside them the same
 networks with 50 and 90 % of their single weights set to zero, which is what unstructured pruning leaves. All
 variants of one network and precision are timed by turns in one process, as a whole and layer by layer. A
 variant whose widths are those it came from is marked unchanged: it proves nothing.

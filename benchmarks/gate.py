@@ -109,7 +109,7 @@ def one_event(
         base(FOLDER / "networks", size),
         candidate,
         protocol=sequential_protocol(cap_s=CAP_S),
-        decided=lambda judgement: decided(slowdown(judgement)) != "cannot_tell",
+        decided=lambda judgement, _: decided(slowdown(judgement)) != "cannot_tell",
     )
     seconds = time.perf_counter() - started
     judgement = compared.judgement

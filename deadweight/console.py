@@ -121,7 +121,8 @@ def memory_line(memory: Memory) -> str:
     """What a model costs in memory, in one line."""
     return (
         f"memory: {megabytes(memory.resident_bytes)} resident, "
-        f"{megabytes(memory.load_peak_bytes)} at the peak of loading"
+        f"{megabytes(memory.load_peak_bytes)} at the peak of loading, "
+        f"{megabytes(memory.extra_session_bytes)} for each extra session"
     )
 
 

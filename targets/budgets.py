@@ -18,7 +18,10 @@ class Budgets:
         score_drop: how much worse than the original's the score may be, in the score's own unit.
         parameters_removed: the least share of the original's parameters that must be gone, 0 to 1.
         speedup: the least speed-up; the whole interval must lie above it.
+        slowdown: the most that the network may take longer than the baseline, as a share; the whole interval
+            must lie below it.
         latency_s: the most seconds that the median inference may take.
+        p99_s: the most seconds that 99 % of the inferences may take; their upper bound must lie below it.
         memory_bytes: the most resident memory.
         file_bytes: the most bytes of the model file.
     """
@@ -26,7 +29,9 @@ class Budgets:
     score_drop: Optional[float] = None
     parameters_removed: Optional[float] = None
     speedup: Optional[float] = None
+    slowdown: Optional[float] = None
     latency_s: Optional[float] = None
+    p99_s: Optional[float] = None
     memory_bytes: Optional[int] = None
     file_bytes: Optional[int] = None
 
@@ -48,7 +53,7 @@ def check_budgets(
 
     Args:
         original, final: rows with "score", "parameters", "file_bytes", "memory_bytes", "latency_s" and
-            "speedup" as in report.json; a figure may be None.
+            "speedup" as in report.json; a figure may be None. Of p99 the bound counts, not the sample.
     """
     latency, speedup = final.get("latency_s"), final.get("speedup")
     drop = None
@@ -61,7 +66,9 @@ def check_budgets(
         "score_drop": drop,
         "parameters_removed": removed,
         "speedup": speedup["low"] if speedup else None,
+        "slowdown": 1 / speedup["low"] - 1 if speedup and speedup["low"] else None,
         "latency_s": latency["p50"] if latency else None,
+        "p99_s": latency.get("p99_bound") if latency else None,
         "memory_bytes": final.get("memory_bytes"),
         "file_bytes": final.get("file_bytes"),
     }

@@ -1,7 +1,8 @@
 """What a model costs in memory, measured in a process of its own.
 
-Three figures: the file; the peak while it is loaded (the runtime holds weights twice while it rearranges
-them); what stays after some runs. A first, tiny session is opened before anything is counted, so that the
+Four figures: the file; the peak while it is loaded (the runtime holds weights twice while it rearranges
+them); what stays after some runs; and what a second session of the same file adds, which is not nothing, as
+each holds its own weights. A first, tiny session is opened before anything is counted, so that the
 runtime's own pages are not charged to the model. Private dirty pages are counted for what stays: pages that
 other processes share, and clean pages of the file, cost nothing more. Freed heap is given back before it is
 counted: a small model would otherwise show twice its weights, a large one would not.
@@ -19,9 +20,12 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Tuple, Union
 
 from .errors import DeadweightError, MeasurementError, ModelError, TargetError
+
+if TYPE_CHECKING:
+    from .session import Session
 
 # `y = x + x` on one float, opset 13: enough to make the runtime set itself up.
 _TINY = "CAg6NQoOCgF4CgF4EgF5IgNBZGQSAXRaDwoBeBIKCggIARIECgIIAWIPCgF5EgoKCAgBEgQKAggBQgQKABAN"
@@ -39,6 +43,8 @@ class Memory:
     load_peak_bytes: int
     resident_bytes: int
     """After the model was run a few times: weights, and the arena for what flows between layers."""
+    extra_session_bytes: int = 0
+    """What another session of the same file adds, run as often as the first."""
     remarks: Tuple[str, ...] = ()
     """What is coarser than usual on this machine, in words."""
 
@@ -73,8 +79,13 @@ def measure_memory(
     return replace(
         taken[0],
         load_peak_bytes=max(memory.load_peak_bytes for memory in taken),
-        resident_bytes=sorted(memory.resident_bytes for memory in taken)[_PROCESSES // 2],
+        resident_bytes=_median([memory.resident_bytes for memory in taken]),
+        extra_session_bytes=_median([memory.extra_session_bytes for memory in taken]),
     )
+
+
+def _median(values: List[int]) -> int:
+    return sorted(values)[len(values) // 2]
 
 
 def _in_fresh_process(job: str, *, path: Union[str, Path], timeout_s: float) -> Memory:
@@ -143,18 +154,29 @@ def _measured(job: Mapping[str, Any]) -> Memory:
         )
     if not exact:
         remarks.append("private pages are not told on this system: resident memory includes shared pages")
-    call = session.prepare(random_inputs(session.inputs, batch=job["batch"]))
-    for _ in range(_RUNS):
-        call()
-    _give_back()
-    resident = _private_bytes(proc)[0] - dirty_before
+    resident = _after_runs(session, job["batch"], proc) - dirty_before
+    again = open_session(path, runtime=job["runtime"], threads=job["threads"])
+    extra = _after_runs(again, job["batch"], proc) - dirty_before - resident
     session.close()
+    again.close()
     return Memory(
         file_bytes=path.stat().st_size,
         load_peak_bytes=max(peak - resident_before, 0),
         resident_bytes=max(resident, 0),
+        extra_session_bytes=max(extra, 0),
         remarks=tuple(remarks),
     )
+
+
+def _after_runs(session: Session, batch: int, proc: Path) -> int:
+    """Private bytes of the process once the session was run a few times."""
+    from .session import random_inputs
+
+    call = session.prepare(random_inputs(session.inputs, batch=batch))
+    for _ in range(_RUNS):
+        call()
+    _give_back()
+    return _private_bytes(proc)[0]
 
 
 def _give_back() -> None:

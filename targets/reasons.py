@@ -115,8 +115,8 @@ def _memory(before: Layer, after: Layer, *, peak_bytes: float, peak_macs: float)
     bytes_kept = 100 * after.moved_bytes / max(before.moved_bytes, 1)
     products_kept = 100 * after.macs / max(before.macs, 1)
     return (
-        f"it is bound by memory: {after.moved_bytes / 1e3:.0f} kB for {after.macs / 1e6:.2f} million products, "
-        f"and {bytes_kept:.0f} % of the bytes are left for {products_kept:.0f} % of the products"
+        f"it is bound by memory: {after.moved_bytes / 1e3:.0f} kB for {after.macs / 1e6:.2f} M products,"
+        f" and {bytes_kept:.0f} % of the bytes are left for {products_kept:.0f} % of the products"
     )
 
 

@@ -56,15 +56,17 @@ def compare_until_decided(
     protocol: Protocol,
     margin: float = 0.02,
     confidence: float = CONFIDENCE,
-    decided: Optional[Callable[[Judgement], bool]] = None,
+    decided: Optional[Callable[[Judgement, Mapping[str, Measurement]], bool]] = None,
     progress: Optional[Progress] = None,
 ) -> Compared:
-    """Times two models by turns until `decided` says so of a judgement; by default, until it can be told.
+    """Times two models by turns until `decided` says so of a look's judgement and samples.
+
+    By default that is when the answer can be told.
 
     Raises:
         ModelError, MeasurementError: as `time_together`.
     """
-    enough = decided or (lambda judgement: judgement.outcome != "cannot_tell")
+    enough = decided or (lambda judgement, measured: judgement.outcome != "cannot_tell")
     scheduled = tuple(look for look in LOOKS if look <= protocol.events)
     if not scheduled or scheduled[-1] != protocol.events:
         scheduled = (*scheduled, protocol.events)
@@ -81,7 +83,7 @@ def compare_until_decided(
             order=(order, attained),
         )
         last.append((events, judgement))
-        return enough(judgement)
+        return enough(judgement, measured)
 
     measured = time_together(
         {"baseline": Path(baseline), "candidate": Path(candidate)},

@@ -31,6 +31,8 @@ def test_a_model_costs_its_weights_and_more_while_it_is_loaded(mlp: MakeMlp) -> 
     assert memory.file_bytes == path.stat().st_size
     assert 0.95 * memory.file_bytes < memory.resident_bytes < 2 * memory.file_bytes
     assert memory.load_peak_bytes > memory.resident_bytes
+    # Another session of the same file holds its own weights.
+    assert 0.95 * memory.file_bytes < memory.extra_session_bytes < 1.1 * memory.resident_bytes
     assert memory.remarks == ()
 
 
@@ -38,6 +40,7 @@ def test_two_measurements_agree_to_two_percent_and_their_peaks_to_one_tensor(mlp
     path = mlp(1024, 1024, 1024, 10)
     first, second = measure_memory(path), measure_memory(path)
     assert second.resident_bytes == pytest.approx(first.resident_bytes, rel=0.02)
+    assert second.extra_session_bytes == pytest.approx(first.extra_session_bytes, rel=0.02)
     assert second.load_peak_bytes == pytest.approx(first.load_peak_bytes, abs=4 * 1024 * 1024 + 300_000)
 
 
@@ -98,9 +101,10 @@ def test_a_relative_path_is_found_by_the_fresh_process(mlp: MakeMlp, monkeypatch
 
 
 def test_memory_is_plain_json() -> None:
-    assert Memory(1, 2, 3, ("so",)).to_json() == {
+    assert Memory(1, 2, 3, 4, ("so",)).to_json() == {
         "file_bytes": 1,
         "load_peak_bytes": 2,
         "resident_bytes": 3,
+        "extra_session_bytes": 4,
         "remarks": ["so"],
     }
