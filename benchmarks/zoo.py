@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -24,6 +25,10 @@ from typing import Any
 from rich.progress import Progress
 from zoo_networks import NETWORKS, UNSEEN, Network
 from zoo_table import tables
+
+from deadweight.pipeline.pruning import surgery
+from deadweight.pipeline.sources import source_hash
+from deadweight.targets.probe import versions
 
 Row = dict[str, Any]
 HERE = Path(__file__).parent
@@ -58,7 +63,14 @@ def measure(tool: str, network: Network, limit_s: float) -> Row:
     except subprocess.TimeoutExpired:
         done = {"gave_up": f"no answer in {limit_s:.0f} s"}
     wall_s = round(time.monotonic() - started, 1)
-    return {"tool": tool, "name": network.name, "family": network.family, "wall_s": wall_s, **done}
+    told = {"tool": tool, "name": network.name, "family": network.family, "wall_s": wall_s}
+    return told | {"code": _code(), "versions": versions("torch", "timm", "transformers")} | done
+
+
+@cache
+def _code() -> str:
+    """A hash of everything that the core is made of: rows of two codes are not one table."""
+    return source_hash(Path(surgery.__file__))[:12]
 
 
 def run(
