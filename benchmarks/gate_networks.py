@@ -8,7 +8,7 @@ to what is wanted is taken; what it truly costs is part of the record.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,13 +74,8 @@ def dense(path: Path, *, width: int = 512, added: int = 0) -> Path:
     return _save(path, nodes, weights, (1, 512), outputs)
 
 
-def convolutions(
-    path: Path, *, channels: int, size: int, layers: int, width: int | None = None, added: int = 0
-) -> Path:
-    """A chain of 3x3 convolutions; the last but one is `width` wide, and an added 1x1 has `added` outputs."""
-    widths = [16] + [channels] * layers
-    if width is not None:
-        widths[-2] = width
+def chain(path: Path, *, widths: Sequence[int], size: int, added: int = 0) -> Path:
+    """3x3 convolutions with ReLU between these widths; an added 1x1 on the last has `added` outputs."""
     nodes, weights, value = [], [], "x"
     for at, (before, after) in enumerate(itertools.pairwise(widths)):
         weights.append(_weight(f"w{at}", after, before, 3, 3))
@@ -89,17 +84,24 @@ def convolutions(
         )
         nodes.append(helper.make_node("Relu", [f"c{at}"], [f"r{at}"], name=f"relu{at}"))
         value = f"r{at}"
-    outputs = []
-    for name, source, outs in (("pool", value, 0), ("extra", value, added)):
-        if name == "extra" and not added:
-            continue
-        if added and name == "extra":
-            weights.append(_weight("added", outs, channels, 1, 1))
-            nodes.append(helper.make_node("Conv", [value, "added"], ["wide"], name="added"))
-            source = "wide"
-        nodes.append(helper.make_node("GlobalAveragePool", [source], [name], name=name))
-        outputs.append(name)
-    return _save(path, nodes, weights, (1, 16, size, size), outputs)
+    outputs, last = ["pool"], value
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["pool"], name="pool"))
+    if added:
+        weights.append(_weight("added", added, widths[-1], 1, 1))
+        nodes.append(helper.make_node("Conv", [last, "added"], ["wide"], name="added"))
+        nodes.append(helper.make_node("GlobalAveragePool", ["wide"], ["extra"], name="extra"))
+        outputs.append("extra")
+    return _save(path, nodes, weights, (1, widths[0], size, size), outputs)
+
+
+def convolutions(
+    path: Path, *, channels: int, size: int, layers: int, width: int | None = None, added: int = 0
+) -> Path:
+    """A chain of equal layers; the last but one may have another width."""
+    widths = [16] + [channels] * layers
+    if width is not None:
+        widths[-2] = width
+    return chain(path, widths=widths, size=size, added=added)
 
 
 _CHAINS = {"middle": (32, 28, 6), "large": (64, 56, 6)}

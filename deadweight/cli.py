@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import __version__, boards, engines, measure
+from . import __version__, boards, engines, gating, measure
 from .console import bar, err, out, stage_line
 from .options import Data, Out, Settings, TargetName
 from .targets.errors import RecipeError
@@ -106,14 +106,24 @@ def sweep(
 
 
 @app.command()
-def report(directory: Path) -> None:
-    """Build report.html anew from a run's report.json."""
+def report(
+    directory: Path,
+    history: Annotated[
+        bool, typer.Option("--history", help="The plot of a gate's history.jsonl, or of a folder with one.")
+    ] = False,
+) -> None:
+    """Build report.html anew from a run's report.json; or history.html from a gate's history."""
+    if history:
+        from .pipeline.report.history import write_measurements
+
+        out.print(f"The history: {write_measurements(directory)}", soft_wrap=True)
+        return
     from .pipeline.report.write import write_report
 
     out.print(f"The report: {write_report(directory)}", soft_wrap=True)
 
 
-for _command in (measure.profile, measure.compare, engines.lint, boards.targets, boards.doctor):
+for _command in (measure.profile, measure.compare, gating.gate, engines.lint, boards.targets, boards.doctor):
     app.command()(_command)
 
 

@@ -6,7 +6,8 @@ Progress and errors go to stderr, results to stdout, so that results can be pipe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -21,6 +22,8 @@ from .targets.memory import Memory
 if TYPE_CHECKING:
     from .export.lint.finding import Finding
     from .export.lint.run import Report
+    from .targets.gate import Gated
+    from .targets.layers import LayerJudgement
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -101,14 +104,14 @@ def megabytes(count: int) -> str:
 def measurement_table(measured: Mapping[str, Measurement]) -> Table:
     """Latency percentiles by model, each with its interval."""
     table = Table(header_style="bold")
-    for heading in ("model", "p50", "95 % interval", "p95", "p99", "n", "file"):
-        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
+    table.add_column("model", overflow="fold")
+    for heading in ("p50, 95 % interval", "p95", "p99", "n", "file"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, figures in measured.items():
         middle = figures.latency_s(50)
         table.add_row(
             escape(name),
-            milliseconds(middle.value),
-            f"{milliseconds(middle.low)} to {milliseconds(middle.high)}",
+            f"{milliseconds(middle.value)}\n{milliseconds(middle.low)} to {milliseconds(middle.high)}",
             milliseconds(figures.latency_s(95).value),
             milliseconds(figures.latency_s(99).value),
             f"{figures.wall_ns.size:,}",
@@ -132,6 +135,38 @@ def judgement_line(judgement: Judgement) -> str:
     lines = [f"[bold {colour}]{escape(judgement.sentence())}[/]"]
     lines += [f"  {escape(remark)}" for remark in judgement.remarks]
     return "\n".join(lines)
+
+
+def layers_table(judged: Sequence[LayerJudgement], *, judging: bool) -> Table:
+    """One row a layer: both times, and the answer with its interval; or the times of one. `*`: pruned."""
+    table = Table(header_style="bold")
+    table.add_column("layer", overflow="fold", ratio=1)
+    headings = ("base, µs", "cand., µs", "speed-up, interval", "answer") if judging else ("µs",)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in judged:
+        cells = [f"{escape(one.name)} [dim]{one.kind}[/]", f"{1e6 * one.baseline_s:.1f}"]
+        if judging:
+            high = f"{one.high:.2f}" if math.isfinite(one.high) else "?"
+            cells += [f"{1e6 * one.candidate_s:.1f}", f"{one.ratio:.2f}, {one.low:.2f} to {high}"]
+            sign = "*" if one.pruned else " "
+            cells.append(f"[{COLOURS[one.outcome]}]{one.outcome.replace('_', ' ')}[/]{sign}")
+        table.add_row(*cells)
+    return table
+
+
+def gate_table(gated: Gated) -> Table:
+    """One row a budget: the answer, what was measured, and the limit."""
+    from .targets.gate_report import limit_text
+
+    colours = {"pass": "green", "fail": "bold red", "cannot_tell": "yellow"}
+    table = Table(header_style="bold", title=f"held against the accepted model, {gated.against}")
+    for heading in ("budget", "answer", "measured", "limit"):
+        table.add_column(heading, overflow="fold")
+    for one in gated.checks:
+        answer = f"[{colours[one.outcome]}]{one.outcome.replace('_', ' ')}[/]"
+        table.add_row(one.name, answer, escape(one.sentence), limit_text(one))
+    return table
 
 
 def show_lint(report: Report) -> None:

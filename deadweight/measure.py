@@ -1,4 +1,4 @@
-"""The commands that time: one model, or two against each other."""
+"""The commands that time: one model, or two against each other. The gate has a file of its own."""
 
 from __future__ import annotations
 
@@ -7,15 +7,26 @@ from typing import Annotated
 
 import typer
 
-from .console import bar, judgement_line, measurement_table, memory_line, out
+from .console import (
+    bar,
+    judgement_line,
+    layers_table,
+    measurement_table,
+    memory_line,
+    out,
+)
+
+Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
+Batch = Annotated[int, typer.Option(help="Samples at once, where the model leaves it open.")]
 
 
 def profile(
     model: Path,
     events: Annotated[int, typer.Option(help="Fresh loads of the model.")] = 24,
     event_s: Annotated[float, typer.Option(help="Seconds of running within one event.")] = 0.05,
-    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
-    batch: Annotated[int, typer.Option(help="Samples at once, where the model leaves it open.")] = 1,
+    threads: Threads = 1,
+    batch: Batch = 1,
+    layers: Annotated[bool, typer.Option("--layers", help="The time of every layer as well.")] = False,
     to: Annotated[Path | None, typer.Option("--out", help="Where the measurement goes, as JSON.")] = None,
 ) -> None:
     """Measure one model: latency percentiles with their interval, memory, and the conditions."""
@@ -23,6 +34,7 @@ def profile(
     from .targets.clock import time_together
     from .targets.measurement import Protocol
     from .targets.memory import measure_memory
+    from .targets.tail import tail_of
 
     protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
     with bar() as shown:
@@ -33,7 +45,13 @@ def profile(
         memory = measure_memory(model, threads=threads, batch=batch)
     figures = measured[model.name]
     out.print(measurement_table(measured))
-    out.print(memory_line(memory))
+    for percent in (99, 99.9):
+        out.print(tail_of(figures, percent).sentence(), markup=False, soft_wrap=True)
+    if figures.runs > 1:
+        out.print(f"Each sample is the mean of {figures.runs} runs: the tail of single runs is longer.")
+    out.print(memory_line(memory), soft_wrap=True)
+    if layers:
+        _print_layers({model.name: model}, threads=threads, batch=batch)
     machine = figures.conditions["machine"]
     out.print(f"{figures.evidence} on {machine['cpu']}, {threads} thread(s), batch {batch}", markup=False)
     for mark in figures.marks:
@@ -46,36 +64,101 @@ def profile(
 def compare(
     baseline: Path,
     candidate: Path,
-    events: Annotated[int, typer.Option(help="Fresh loads of both models.")] = 24,
+    events: Annotated[
+        int | None, typer.Option(help="Exactly so many fresh loads, instead of until it can be told.")
+    ] = None,
+    cap_s: Annotated[float, typer.Option(help="Seconds after which it stops drawing.")] = 60.0,
     event_s: Annotated[float, typer.Option(help="Seconds of running each within one event.")] = 0.05,
-    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
-    batch: Annotated[int, typer.Option(help="Samples at once, where the models leave it open.")] = 1,
+    threads: Threads = 1,
+    batch: Batch = 1,
     margin: Annotated[float, typer.Option(help="The change that does not matter, as a share.")] = 0.02,
+    layers: Annotated[bool, typer.Option("--layers", help="Judge every layer as well.")] = False,
+    target: Annotated[
+        str, typer.Option("--target", help="Whose advised widths are named in reasons.")
+    ] = "x86-cpu",
     to: Annotated[
         Path | None, typer.Option("--out", help="Where measurements and judgement go, as JSON.")
     ] = None,
 ) -> None:
     """Compare two models by turns in one process, and say how sure the answer is.
 
+    Draws fresh loads until the answer can be told, or the time is up; the 1 % of error is over all looks.
+
     Exit code: 0 faster or equal, 1 slower, 3 cannot tell.
     """
+    from dataclasses import replace
+
     from .targets.artifact import write_json
     from .targets.clock import time_together
     from .targets.judge import judge
     from .targets.measurement import Protocol
+    from .targets.sequential import compare_until_decided, sequential_protocol
 
-    names = ("baseline", "candidate")
-    protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
     with bar() as shown:
-        measured = time_together(
-            dict(zip(names, (baseline, candidate), strict=True)),
-            protocol=protocol,
-            progress=lambda done, total: shown(done, total, "compare"),
-        )
-    judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
+
+        def progress(done: int, total: int) -> None:
+            shown(done, total, "compare")
+
+        if events is not None:
+            protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
+            models = {"baseline": baseline, "candidate": candidate}
+            measured = time_together(models, protocol=protocol, progress=progress)
+            judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
+        else:
+            protocol = replace(
+                sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s
+            )
+            compared = compare_until_decided(
+                baseline, candidate, protocol=protocol, margin=margin, progress=progress
+            )
+            measured, judgement = dict(compared.measured), compared.judgement
     out.print(measurement_table(measured))
     out.print(judgement_line(judgement), soft_wrap=True)
+    value = {name: figures.to_json() for name, figures in measured.items()}
+    told: dict[str, object] = {**value, "judgement": judgement.to_json()}
+    if layers:
+        told["layers"] = _print_layers(
+            {"baseline": baseline, "candidate": candidate}, threads=threads, batch=batch, target=target
+        )
     if to is not None:
-        value = {name: figures.to_json() for name, figures in measured.items()}
-        write_json(to, {**value, "judgement": judgement.to_json()})
+        write_json(to, told)
     raise typer.Exit({"faster": 0, "equal": 0, "slower": 1}.get(judgement.outcome, 3))
+
+
+def _print_layers(
+    models: dict[str, Path], *, threads: int, batch: int, target: str = ""
+) -> list[dict[str, object]]:
+    """Profiles one model, or two that are judged; prints the table, returns it as plain values."""
+    from dataclasses import replace
+
+    from .targets.layers import judge_layers
+    from .targets.ort_layers import LAYER_PROTOCOL, time_layers
+    from .targets.reasons import explained
+    from .targets.target import load_target
+
+    protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch)
+    with bar() as shown:
+        timed = time_layers(
+            models, protocol=protocol, progress=lambda done, total: shown(done, total, "layers")
+        )
+    sides = list(timed.values())
+    if len(sides) == 1:
+        sides *= 2
+    judged = explained(
+        judge_layers(*sides), sides[0], sides[1], target=load_target(target) if target else None
+    )
+    out.print(layers_table(judged, judging=len(timed) > 1))
+    if len(timed) > 1:
+        out.print(
+            "Intervals hold for all layers at once; * marks layers that have fewer weights.", markup=False
+        )
+        for name, side, other in (("baseline", *sides), ("candidate", *reversed(sides))):
+            alone = [
+                layer for layer in side if layer not in {one.name for one in judged} and layer not in other
+            ]
+            if alone:
+                out.print(f"Only in the {name}: {', '.join(alone)}", markup=False, soft_wrap=True)
+    for one in judged:
+        if one.reason:
+            out.print(f"  {one.name}: {one.reason}", markup=False, soft_wrap=True)
+    return [one.to_json() for one in judged]

@@ -213,7 +213,9 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
 
 def owners_of(kernels: Sequence[Tuple[str, str]], graph: Nodes) -> Dict[str, Tuple[Node, bool]]:
     """For each kernel (name, operator), in running order: the node of its layer, and whether it converts."""
-    by_name = {node.name: node for node in graph.nodes if node.name}
+    # Some of the runtime's passes name a kernel after the node, others after the tensor it makes.
+    by_name = {output: node for node in graph.nodes for output in node.outputs}
+    by_name.update((node.name, node) for node in graph.nodes if node.name)
     makers = {output: node for node in graph.nodes for output in node.outputs}
     own: Dict[str, Optional[Node]] = {}
     for name, op in kernels:

@@ -179,6 +179,11 @@ def outcome(name: str) -> str:
     return f'<span class="{name} tone">{SIGNS[name]} {OUTCOMES[name].lower()}</span>'
 
 
+def simple_table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str, *, left: int = 3) -> str:
+    """A table of cells that are markup already, for pages in other files."""
+    return _table(head, [(cells, "") for cells in rows], name, left=left, tall=len(rows) > 12)
+
+
 def _network_cells(row: Row, first: Row, scale: ScoreScale, unit: tuple[float, str]) -> list[str]:
     change = ""
     if row is not first and row["score"] is not None and first["score"] is not None:

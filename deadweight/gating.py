@@ -1,0 +1,176 @@
+"""The command `gate`: may this model replace the one that was accepted?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import bar, gate_table, out
+from .targets.errors import RecipeError
+
+if TYPE_CHECKING:
+    from .targets.baseline import Baseline
+    from .targets.gate import Gated
+
+
+def gate(
+    model: Annotated[Path | None, typer.Option(help="The model that is to be let through.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="The baseline's file.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Accept the model: write the baseline.")] = False,
+    calibrate: Annotated[
+        int, typer.Option(help="Count false alarms over so many A/A runs on this machine, and store them.")
+    ] = 0,
+    fetch: Annotated[
+        str, typer.Option(help="With --record: the command that fetches the model where it is not there.")
+    ] = "",
+    config: Annotated[Path, typer.Option(help="Budgets and settings.")] = Path("deadweight.toml"),
+    limit: Annotated[float | None, typer.Option(help="Replaces the budget `slowdown`, as a share.")] = None,
+    cap_s: Annotated[float | None, typer.Option(help="Seconds after which it stops drawing.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples at once.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Where JUnit XML goes.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="A file that a Markdown summary is added to.")] = None,
+    history: Annotated[Path | None, typer.Option(help="The JSONL that this measurement is added to.")] = None,
+    commit: Annotated[str, typer.Option(help="The commit, for the history.", envvar="GITHUB_SHA")] = "",
+) -> None:
+    """Hold a model against the accepted one, side by side on this machine, and against the budgets.
+
+    Exit code: 0 every budget is kept, 1 one is broken, 3 it cannot be told, 2 bad input.
+    """
+    from .targets import gate as gates
+    from .targets import history as histories
+    from .targets.baseline import old_model, read_baseline, refuse_other_protocol
+    from .targets.budgets import Budgets
+    from .targets.gate_settings import accuracy, read_settings
+
+    settings, budgets = read_settings(config)
+    beside = config.parent
+    model = model or _given(settings.model, beside, "--model MODEL.onnx")
+    path = baseline or _given(settings.baseline, beside, "--baseline baseline.json")
+    store = history or (beside / settings.history if settings.history else None)
+    data = beside / settings.data if settings.data else None
+    cap = settings.cap_s if cap_s is None else cap_s
+    if limit is not None:
+        budgets = Budgets(**{**vars(budgets), "slowdown": limit})
+    if record:
+        _record(
+            model, path, fetch=fetch, commit=commit, data=data, history=store, threads=threads, batch=batch
+        )
+        return
+    accepted = read_baseline(path)
+    refuse_other_protocol(accepted, threads=threads, batch=batch)
+    old = old_model(accepted, path)
+    if calibrate:
+        _calibrate(old, accepted, path, runs=calibrate, limit=budgets.slowdown, cap_s=min(cap, 20.0))
+        return
+    scores: tuple[float | None, float | None] = (accepted.score, None)
+    if data is not None and budgets.score_drop is not None:
+        scores = (accuracy(old, data) if old else accepted.score, accuracy(model, data))
+    kept = histories.read(store) if store is not None and store.exists() else []
+    with bar() as shown:
+        gated = gates.check(
+            model,
+            accepted,
+            old,
+            budgets=budgets,
+            scores=scores,
+            history=kept,
+            cap_s=cap,
+            progress=lambda done, total: shown(done, total, "gate"),
+        )
+    if store is not None:
+        for name, figures in gated.measured.items():
+            verdict = gated.judgement.to_json() if gated.judgement and name == "candidate" else None
+            used = gated.memory_bytes if name == "candidate" else None
+            line = histories.entry(figures, commit=commit, verdict=verdict, memory_bytes=used)
+            histories.append(store, {**line, "name": model.name if name == "candidate" else "baseline"})
+    _tell(gated, accepted, model=model.name, junit=junit, summary=summary)
+    raise typer.Exit(gated.exit_code)
+
+
+def _given(named: str | None, beside: Path, flag: str) -> Path:
+    if named is None:
+        raise RecipeError(
+            f"The gate was not told which {flag.split()[0][2:]} to use.",
+            f"Give {flag}, or write it under [gate] in deadweight.toml.",
+        )
+    return beside / named
+
+
+def _record(
+    model: Path,
+    path: Path,
+    *,
+    fetch: str,
+    commit: str,
+    data: Path | None,
+    history: Path | None,
+    threads: int | None,
+    batch: int | None,
+) -> None:
+    from .targets import history as histories
+    from .targets.baseline import record
+    from .targets.gate_settings import accuracy
+    from .targets.sequential import sequential_protocol
+
+    score = accuracy(model, data) if data is not None else None
+    with bar() as shown:
+        made, measured = record(
+            model,
+            path,
+            protocol=sequential_protocol(threads=threads or 1, batch=batch or 1),
+            fetch=fetch,
+            commit=commit,
+            score=score,
+            progress=lambda done, total: shown(done, total, "record"),
+        )
+    if history is not None:
+        histories.append(history, histories.entry(measured, commit=commit))
+    kept = f"fetched by `{fetch}`" if fetch else f"kept at {made.model}"
+    out.print(
+        f"Accepted {model.name} ({made.model_sha256[:12]}), {kept}: {path}", soft_wrap=True, markup=False
+    )
+
+
+def _calibrate(
+    old: Path | None, accepted: Baseline, path: Path, *, runs: int, limit: float | None, cap_s: float
+) -> None:
+    from .targets.artifact import write_json
+    from .targets.budgets import Budgets
+    from .targets.calibrate import calibrate, with_calibration, words
+
+    if old is None:
+        raise RecipeError(
+            f"The accepted model {accepted.model} is not here, so the gate cannot be tried on it.",
+            "Bring it back, or record the baseline again with --fetch.",
+        )
+    with bar() as shown:
+        found = calibrate(
+            old, accepted, runs=runs, budgets=Budgets(slowdown=limit), cap_s=cap_s, progress=shown
+        )
+    write_json(path, with_calibration(accepted, found).to_json())
+    for sentence in words(found):
+        out.print(sentence, soft_wrap=True, markup=False)
+    out.print(f"Stored in {path}", soft_wrap=True, markup=False)
+
+
+def _tell(gated: Gated, accepted: Baseline, *, model: str, junit: Path | None, summary: Path | None) -> None:
+    from .targets.gate_report import calibrated_words, markdown, workflow_commands, write_junit
+
+    out.print(gate_table(gated))
+    for remark in gated.remarks:
+        out.print(f"  {remark}", soft_wrap=True, markup=False)
+    machine = next(iter(gated.measured.values())).conditions["machine"]
+    out.print(calibrated_words(accepted.calibration, machine), soft_wrap=True, markup=False)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in workflow_commands(gated):
+            print(line)
+    if junit is not None:
+        write_junit(gated, junit, model=model)
+    if summary is not None:
+        # CI systems hand over a file that others have written to as well.
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(markdown(gated, accepted, model=model))
