@@ -93,19 +93,9 @@ class Bundle:
 
     @contextlib.contextmanager
     def sealed(self, name: str) -> Iterator[Path]:
-        """A path under which a runtime finds exactly the bytes that were checked; nobody can change them.
-
-        They lie in memory, not in a file system (Linux, memfd_create), for as long as the block lasts.
-        """
-        handle = os.memfd_create(Path(name).name, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
-        try:
-            with os.fdopen(os.dup(handle), "wb") as file:
-                file.write(self.read(name))
-            # F_ADD_SEALS, with seals against more seals, shrinking, growing and writing.
-            fcntl.fcntl(handle, 1033, 1 | 2 | 4 | 8)
-            yield Path(f"/proc/{os.getpid()}/fd/{handle}")
-        finally:
-            os.close(handle)
+        """A path under which a runtime finds exactly the bytes that were checked; see `sealed_bytes`."""
+        with sealed_bytes(Path(name).name, self.read(name)) as path:
+            yield path
 
 
 def open_bundle(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Bundle:
@@ -148,6 +138,23 @@ def verify(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) 
     for name in sorted(bundle.files):
         bundle.check(name)
     return bundle
+
+
+@contextlib.contextmanager
+def sealed_bytes(name: str, data: bytes) -> Iterator[Path]:
+    """A path that holds these bytes, which nobody can change, for as long as the block lasts.
+
+    They lie in memory, not in a file system (Linux, memfd_create).
+    """
+    handle = os.memfd_create(name, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(handle), "wb") as file:
+            file.write(data)
+        # F_ADD_SEALS, with seals against more seals, shrinking, growing and writing.
+        fcntl.fcntl(handle, 1033, 1 | 2 | 4 | 8)
+        yield Path(f"/proc/{os.getpid()}/fd/{handle}")
+    finally:
+        os.close(handle)
 
 
 def check_name(name: Any) -> str:

@@ -1,0 +1,279 @@
+"""The agent: what a board is asked to do, one command a process. JSON on stdout, progress on stderr.
+
+    python3 -m deadweight.targets.agent doctor|verify|install|rollback|profile|compare|infer|build
+
+argparse and the standard library; numpy and a runtime are imported by the commands that need them. The
+answer is one line: {"agent", "exit_code", "result"} or {"agent", "exit_code", "error": {kind, what, cure}}.
+Progress lines begin with "deadweight-progress". When nobody listens any more, writing one fails and ends the
+agent: a broken connection leaves no measurement running. `held`, `receive` and `send` are `remote.py`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from . import store
+from .agent_options import parser
+from .errors import DeadweightError, ModelError, Refused, TargetError
+
+PROTOCOL = 1
+PROGRESS = "deadweight-progress"
+
+_OUTCOMES = {"faster": 0, "equal": 0, "slower": 1}
+_Answer = Tuple[int, Dict[str, Any]]
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Runs one command and prints its answer. Exit codes are those of the command line; 2 for bad input."""
+    given = parser().parse_args(arguments)
+    told: Dict[str, Any] = {"agent": {"version": _version(), "protocol": PROTOCOL}}
+    # What libraries print to stdout goes to stderr, also from C: stdout is for the answer alone.
+    answer_to = os.dup(1)
+    os.dup2(2, 1)
+    rest: List[Any] = []
+    try:
+        code, told["result"], *rest = _COMMANDS[given.command](given)
+    except DeadweightError as error:
+        code, told["error"] = 1 if isinstance(error, Refused) else 2, _error(error)
+    except ModuleNotFoundError as error:
+        cure = f"sudo apt install python3-{error.name}" if error.name == "numpy" else "Install it."
+        code, told["error"] = 2, _error(TargetError(f"This command needs {error.name}.", cure))
+    except BrokenPipeError:
+        return 141  # nobody listens
+    except Exception as error:
+        traceback.print_exc()
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = (
+            f"The agent failed: {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})."
+        )
+        code, told["error"] = 2, _error(DeadweightError(what, "This is a fault of deadweight: report it."))
+    told["exit_code"] = code
+    try:
+        with os.fdopen(answer_to, "wb") as answer:
+            answer.write(json.dumps(told).encode() + b"\n")
+            for block in rest[0] if rest else ():
+                answer.write(block)
+    except BrokenPipeError:
+        return 141
+    return int(code)
+
+
+def _doctor(given: argparse.Namespace) -> _Answer:
+    from dataclasses import asdict
+
+    from .doctor import doctor, next_step
+    from .probe import conditions
+
+    checks = doctor(given.root)
+    told = {"checks": [asdict(check) for check in checks], "next": next_step(checks)}
+    return int(not all(check.works for check in checks)), {**told, "conditions": conditions(given.root)}
+
+
+def _verify(given: argparse.Namespace) -> _Answer:
+    from .trust import verify
+
+    bundle = verify(given.bundle, root=given.root)
+    told: Dict[str, Any] = {
+        "name": bundle.manifest["name"],
+        "version": bundle.version,
+        "target": bundle.manifest["target"],
+        "signer": bundle.signer,
+        "files": len(bundle.files),
+        "bytes": sum(entry.size_bytes for entry in bundle.files.values()),
+    }
+    if not given.golden:
+        return 0, told
+    from .infer import rehearse
+
+    furthest = rehearse(bundle, threads=given.threads)
+    told["golden"] = {
+        "furthest": furthest,
+        "tolerance": given.tolerance,
+        "holds": furthest <= given.tolerance,
+    }
+    return int(not told["golden"]["holds"]), told
+
+
+def _install(given: argparse.Namespace) -> _Answer:
+    from .install import install
+
+    if given.files is None:
+        return 0, install(given.bundle, given.place, root=given.root)
+    with store.staged(json.loads(given.files), given.cache) as folder:
+        return 0, install(folder, given.place, root=given.root)
+
+
+def _rollback(given: argparse.Namespace) -> _Answer:
+    from .install import rollback
+
+    return 0, rollback(given.name, given.place, root=given.root)
+
+
+def _profile(given: argparse.Namespace) -> _Answer:
+    measured, void = _measured(given, given.models)
+    told: Dict[str, Any] = {"void": list(void)}
+    told["measurements"] = {name: item.to_json() for name, item in measured.items()}
+    if given.memory:
+        from .memory import measure_memory
+
+        with contextlib.ExitStack() as held:
+            told["memory"] = {}
+            for index, (name, path) in enumerate(given.models):
+                _progress(index, len(given.models), "memory")
+                model, runtime = held.enter_context(_trusted(path, given.root, given.cache))
+                protocol = next(iter(measured.values())).protocol
+                memory = measure_memory(
+                    model, runtime=runtime, threads=protocol.threads, batch=protocol.batch
+                )
+                told["memory"][name] = memory.to_json()
+    return (3 if void else 0), told
+
+
+def _compare(given: argparse.Namespace) -> _Answer:
+    from .judge import judge
+
+    measured, void = _measured(given, [("baseline", given.baseline), ("candidate", given.candidate)])
+    judged = judge(measured["baseline"], measured["candidate"], margin=given.margin)
+    told: Dict[str, Any] = {"void": list(void), "judgement": judged.to_json()}
+    told["measurements"] = {name: item.to_json() for name, item in measured.items()}
+    return (3 if void else _OUTCOMES.get(judged.outcome, 3)), told
+
+
+def _measured(
+    given: argparse.Namespace, models: Sequence[Tuple[str, str]]
+) -> Tuple[Mapping[str, Any], Tuple[str, ...]]:
+    """All models by turns in this process, and why their times are void, if they are."""
+    from .clock import time_together
+    from .measurement import Protocol
+    from .probe import voided
+
+    with store.measuring(given.cache), contextlib.ExitStack() as held:
+        opened = {name: held.enter_context(_trusted(path, given.root, given.cache)) for name, path in models}
+        runtimes = {runtime for _, runtime in opened.values()}
+        if len(runtimes) > 1:
+            raise ModelError(
+                "An engine and an ONNX file run on two runtimes and cannot be timed by turns.",
+                "Compare two engines, or two ONNX files.",
+            )
+        wanted = {**json.loads(given.protocol), "runtime": runtimes.pop()}
+        measured = time_together(
+            {name: path for name, (path, _) in opened.items()},
+            protocol=Protocol.from_json(wanted),
+            progress=lambda done, total: _progress(done, total, "timing"),
+        )
+    one = next(iter(measured.values()))
+    return measured, voided(one.conditions, [mark.what for mark in one.marks])
+
+
+def _infer(given: argparse.Namespace) -> _Answer:
+    from .infer import infer_folder
+    from .session import open_session
+
+    with _trusted(given.model, given.root, given.cache) as (path, runtime):
+        session = open_session(path, runtime=runtime, threads=given.threads)
+        try:
+            names = infer_folder(
+                session,
+                given.inputs,
+                given.outputs,
+                batch=given.batch,
+                progress=lambda done, total: _progress(done, total, "infer"),
+            )
+        finally:
+            session.close()
+    return 0, {"files": names, "outputs": str(given.outputs), "runtime": session.runtime}
+
+
+def _build(given: argparse.Namespace) -> _Answer:
+    from .build import build_engine
+    from .build_settings import BuildSettings
+    from .own import remember_built
+    from .target import Target
+
+    settings = BuildSettings(**_tuples(json.loads(given.settings)))
+    target = Target.from_json(json.loads(given.target)) if given.target else None
+    built = build_engine(given.model, given.plan, settings=settings, target=target)
+    remember_built(built.plan, given.cache)
+    return 0, {"plan": str(built.plan), "record": dict(built.record)}
+
+
+def _held(given: argparse.Namespace) -> _Answer:
+    return 0, store.held(json.load(sys.stdin), given.cache)
+
+
+def _receive(given: argparse.Namespace) -> _Answer:
+    return 0, {"whole": store.receive(sys.stdin.buffer, json.loads(given.sizes), given.cache)}
+
+
+def _send(given: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[bytes]]:
+    """The file's hash and size, and after the answer's line its bytes."""
+    path = given.path.expanduser()
+    told = {"sha256": store.hashed(path), "bytes": path.stat().st_size}
+    return 0, told, store.pieces(path, given.offset)
+
+
+@contextlib.contextmanager
+def _trusted(path: str, root: Path, folder: Path) -> Iterator[Tuple[Path, str]]:
+    """A path that a runtime may open, and the runtime: an ONNX file, an own engine, or a bundle's model."""
+    from .own import own_engine
+    from .trust import ENGINES, MANIFEST, open_bundle
+
+    place = Path(path)
+    if (place / MANIFEST).exists():
+        bundle = open_bundle(place, root=root)
+        name = str(bundle.manifest["model"])
+        with bundle.sealed(name) as sealed:
+            yield sealed, "tensorrt" if name.endswith(ENGINES) else "onnxruntime"
+    elif place.suffix in ENGINES:
+        with own_engine(place, folder) as sealed:
+            yield sealed, "tensorrt"
+    else:
+        yield place, "onnxruntime"
+
+
+def _progress(done: int, total: int, what: str) -> None:
+    # Unbuffered, and its failure is wanted: see above.
+    os.write(2, f"{PROGRESS} {done} {total} {what}\n".encode())
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples, and settings have no lists."""
+    if isinstance(value, dict):
+        return {key: _tuples(each) for key, each in value.items()}
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
+
+
+def _error(error: DeadweightError) -> Dict[str, str]:
+    return {"kind": type(error).__name__, "what": error.what, "cure": error.cure}
+
+
+def _version() -> str:
+    from .. import __version__
+
+    return str(__version__)
+
+
+_COMMANDS: Dict[str, Callable[[argparse.Namespace], Any]] = {
+    "doctor": _doctor,
+    "verify": _verify,
+    "install": _install,
+    "rollback": _rollback,
+    "profile": _profile,
+    "compare": _compare,
+    "infer": _infer,
+    "build": _build,
+    "held": _held,
+    "receive": _receive,
+    "send": _send,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
