@@ -224,10 +224,11 @@ def _flags(trt: Any, config: Any, settings: BuildSettings) -> List[str]:
     if settings.compute_capability:
         known = getattr(trt, "ComputeCapability", None)
         capability = getattr(known, "SM" + settings.compute_capability.replace(".", ""), None)
-        if capability is None or not hasattr(config, "set_compute_capability"):
+        if capability is None or not hasattr(config, "num_compute_capabilities"):
             raise _unknown(trt, f"GPU of capability {settings.compute_capability}", "--compute-capability")
         config.num_compute_capabilities = 1
-        config.set_compute_capability(capability, 0)
+        if hasattr(config, "set_compute_capability"):
+            config.set_compute_capability(capability, 0)
     return names
 
 
@@ -269,8 +270,8 @@ def _unparsed(parser: Any, model: Path, version: str, lines: Sequence[Line]) -> 
     """What the parser objects to: each error with its node, the first five of them."""
     told = []
     for index in range(min(parser.num_errors, 5)):
-        error = parser.get_error(index)
-        told.append(f"node {error.node()}: {' '.join(error.desc().split())[:300]}")
+        objection = parser.get_error(index)
+        told.append(f"node {objection.node()}: {' '.join(objection.desc().split())[:300]}")
     return ModelError(
         f"TensorRT {version} cannot read {model.name}: {'; '.join(told) or reason(lines)}.",
         f"See which operators it takes and what to use instead: deadweight lint {model} --target NAME.",

@@ -69,7 +69,7 @@ class Watch:
 
 
 def _weights(engine: Any, trt: Any) -> Part:
-    if hasattr(engine, "get_engine_stat"):
+    if hasattr(engine, "get_engine_stat") and hasattr(trt, "EngineStat"):
         size = int(engine.get_engine_stat(trt.EngineStat.TOTAL_WEIGHTS_SIZE))
         return Part("weights", size, "TensorRT: get_engine_stat(TOTAL_WEIGHTS_SIZE)")
     return Part("weights", None, "not told before TensorRT 10.16; it is less than the plan")

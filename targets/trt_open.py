@@ -1,4 +1,4 @@
-"""Opening a plan: its record is held against this machine first, as TensorRT's own words name neither side."""
+"""Opening a plan: its record is held against this machine first; TensorRT's own words name neither side."""
 
 from __future__ import annotations
 

@@ -1,0 +1,272 @@
+"""What only a fake can be told to do: fail at every step, in words that real TensorRT was seen to use."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import double
+import numpy as np
+from contract import THREE, plan_of, raised
+
+from deadweight.targets.build import build_engine
+from deadweight.targets.build_settings import BuildSettings
+from deadweight.targets.clock import Protocol, time_together
+from deadweight.targets.engine_record import record_path
+from deadweight.targets.errors import DeadweightError, ModelError, TargetError
+from deadweight.targets.judge import judge
+from deadweight.targets.session import open_session
+
+X = {"x": np.zeros((4, 16), "f4")}
+
+
+class Set:
+    """An environment variable for the time of a block."""
+
+    def __init__(self, name: str, value: str) -> None:
+        self.name, self.value = name, value
+
+    def __enter__(self) -> None:
+        self.before = os.environ.get(self.name)
+        os.environ[self.name] = self.value
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is None:
+            del os.environ[self.name]
+        else:
+            os.environ[self.name] = self.before
+
+
+def failing_build(bench: Any, words: str, settings: BuildSettings = THREE) -> DeadweightError:
+    double.faults["build"] = words
+    out = bench.folder / "failing.plan"
+    error = raised(ModelError, lambda: build_engine(bench.folder / "mlp.onnx", out, settings=settings))
+    assert not out.exists()
+    assert not record_path(out).exists()
+    assert "could not build mlp.onnx" in error.what, error.what
+    return error
+
+
+def check_a_builder_without_memory_says_so_and_what_helps(bench: Any) -> None:
+    error = failing_build(
+        bench,
+        "IBuilder::buildSerializedNetwork: Error Code 2: OutOfMemory (no further information) "
+        "Requested size was 1073741824 bytes.",
+    )
+    assert "OutOfMemory" in error.what, error
+    assert "--workspace-bytes" in error.cure, error
+
+
+def check_a_builder_without_a_profile_says_which_option_is_missing(bench: Any) -> None:
+    error = failing_build(
+        bench,
+        "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error (Network has dynamic or shape "
+        "inputs, but no optimization profile has been defined.)",
+    )
+    assert "--batch" in error.cure, error
+    assert "no optimization profile" in error.what, error
+
+
+def check_any_other_refusal_is_quoted(bench: Any) -> None:
+    error = failing_build(bench, "Internal Error (Could not find any implementation for node conv1.)")
+    assert "Could not find any implementation for node conv1" in error.what
+    assert "deadweight lint" in error.cure
+
+
+def check_a_builder_that_does_not_start_gives_the_logs_reason(bench: Any) -> None:
+    double.faults["start"] = "CUDA initialization failure with error: 35"
+    error = raised(TargetError, lambda: build_engine(bench.folder / "mlp.onnx", bench.folder / "a.plan"))
+    assert "CUDA initialization failure with error: 35" in error.what, error
+    assert "--runtime nvidia" in error.cure, error
+
+
+def check_a_plan_of_another_version_is_refused_by_tensorrt_itself(bench: Any) -> None:
+    error = foreign_plan(bench, version=80502)
+    assert "Version tag does not match" in error.what, error
+    assert "deadweight build" in error.cure, error
+
+
+def check_a_plan_of_another_gpu_is_refused_by_tensorrt_itself(bench: Any) -> None:
+    error = foreign_plan(bench, sm="7.2")
+    assert "expecting compute 8.7 got compute 7.2" in error.what, error
+    assert "deadweight build" in error.cure, error
+
+
+def foreign_plan(bench: Any, **changed: object) -> DeadweightError:
+    """A plan without a record whose header says something else."""
+    plan = plan_of(bench, "mlp")
+    record_path(plan).unlink()
+    head, _, model = plan.read_bytes()[len(double.MAGIC) :].partition(b"\n")
+    told = {**json.loads(head), **changed}
+    plan.write_bytes(double.MAGIC + json.dumps(told).encode() + b"\n" + model)
+    return raised(ModelError, lambda: open_session(plan, runtime="tensorrt"))
+
+
+def check_a_context_without_memory_is_an_error_with_what_is_free(bench: Any) -> None:
+    plan = plan_of(bench, "mlp")
+    double.faults["context"] = "IExecutionContext: Error Code 1: Cuda Runtime (out of memory)"
+    error = raised(ModelError, lambda: open_session(plan, runtime="tensorrt"))
+    assert "out of memory" in error.what, error
+    assert "MB are free" in error.what, error
+
+
+def check_a_run_that_fails_is_an_error_in_tensorrts_words(bench: Any) -> None:
+    session = open_session(plan_of(bench, "mlp"), runtime="tensorrt")
+    double.faults["execute"] = (
+        "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (an illegal memory access)"
+    )
+    try:
+        error = raised(ModelError, lambda: session.run(X))
+    finally:
+        del double.faults["execute"]
+    assert "illegal memory access" in error.what, error.what
+    assert session.run(X)["y"].shape == (4, 3)
+    session.close()
+
+
+def check_a_gpu_with_200_mb_free_says_so_when_it_is_spent(bench: Any) -> None:
+    with Set("FAKE_CUDA_FREE_MB", "0"):
+        session = open_session(plan_of(bench, "mlp"), runtime="tensorrt")
+        error = raised(TargetError, lambda: session.run(X))
+        assert "memory is spent" in error.what, error
+        assert "smaller batch" in error.cure, error
+    assert session.run(X)["y"].shape == (4, 3), "once there is room, the same session must run"
+    session.close()
+
+
+def check_a_board_with_200_mb_free_builds_nothing(bench: Any) -> None:
+    root = bench.folder / "root"
+    (root / "proc").mkdir(parents=True, exist_ok=True)
+    (root / "proc" / "meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable: 195312 kB\n")
+    out = bench.folder / "small.plan"
+    error = raised(
+        TargetError, lambda: build_engine(bench.folder / "mlp.onnx", out, settings=THREE, root=root)
+    )
+    assert "Only 200 MB of memory are free" in error.what, error
+    assert "swap" in error.cure, error
+    assert not out.exists()
+
+
+def check_a_damaged_timing_cache_is_made_anew(bench: Any) -> None:
+    folder = bench.folder / "damaged"
+    first = build_engine(
+        bench.folder / "mlp.onnx", bench.folder / "d.plan", settings=THREE, timing_folder=folder
+    )
+    path = Path(first.record["timing_cache"]["file"])
+    assert path.parent == folder
+    assert first.record["timing_cache"]["used"] is False
+    path.write_bytes(b"something else")
+    again = build_engine(
+        bench.folder / "mlp.onnx", bench.folder / "d.plan", settings=THREE, timing_folder=folder
+    )
+    assert again.record["timing_cache"]["used"] is False
+    assert path.read_bytes().startswith(b"timings")
+
+
+def check_layers_that_dla_refuses_are_counted_before_the_build(bench: Any) -> None:
+    settings = BuildSettings(batch=(1, 4, 8), dla_core=0, max_gpu_fallbacks=1)
+    out = bench.folder / "dla.plan"
+    error = raised(ModelError, lambda: build_engine(bench.folder / "qdq.onnx", out, settings=settings))
+    assert "cannot run on DLA, and 1 may" in error.what, error.what
+    assert not out.exists()
+
+
+def check_layers_that_fell_back_are_counted_after_the_build(bench: Any) -> None:
+    settings = BuildSettings(batch=(1, 4, 8), dla_core=1, max_gpu_fallbacks=5)
+    built = build_engine(bench.folder / "qdq.onnx", bench.folder / "dla.plan", settings=settings)
+    assert len(built.findings.fallbacks) == len(built.findings.gpu_layers) == 5, built.findings
+    assert built.findings.dla_layers
+    assert built.record["refused_by_dla"] == list(built.findings.gpu_layers)
+    assert "--dla-core 1" in built.record["rebuild"]
+
+
+def check_a_board_without_dla_says_so(bench: Any) -> None:
+    with Set("FAKE_DLA_CORES", "0"):
+        error = raised(
+            TargetError,
+            lambda: build_engine(
+                bench.folder / "mlp.onnx", bench.folder / "n.plan", settings=BuildSettings(dla_core=0)
+            ),
+        )
+    assert "sees 0 here" in error.what, error
+
+
+def check_flags_are_set_by_name_and_dla_alone_is_weakly_typed_before_11(bench: Any) -> None:
+    built = build_engine(
+        bench.folder / "qdq.onnx",
+        bench.folder / "flags.plan",
+        settings=BuildSettings(batch=(1, 4, 8), sparse=True, version_compatible=True, dla_core=0),
+    )
+    version = int(built.record["tensorrt"]["version"].split(".")[0])
+    assert built.record["flags"][:2] == ["SPARSE_WEIGHTS", "VERSION_COMPATIBLE"]
+    assert built.record["tensorrt"]["strongly_typed"] is (version >= 11)
+    assert ("INT8" in built.record["flags"]) is (version < 11)
+
+
+def check_limits_come_from_what_is_free_and_are_powers_of_two_where_they_must(bench: Any) -> None:
+    built = build_engine(bench.folder / "mlp.onnx", bench.folder / "l.plan", settings=THREE)
+    limits = built.record["limits"]
+    assert bin(limits["tactic_bytes"]).count("1") == 1
+    assert limits["workspace_bytes"] > 0
+    assert not built.findings.errors, built.findings.errors
+    asked = BuildSettings(batch=(1, 4, 8), workspace_bytes=1 << 20)
+    built = build_engine(bench.folder / "mlp.onnx", bench.folder / "l.plan", settings=asked)
+    assert built.record["limits"]["workspace_bytes"] == 1 << 20
+
+
+def check_a_discrete_gpu_gets_copies_and_an_integrated_one_none(bench: Any) -> None:
+    held = np.load(str(bench.folder / "mlp.npz"))
+    copied = bench.fake.cudart.fake_copied
+    copied.restype = ctypes.c_size_t
+    for integrated, copies in (("1", False), ("0", True)):
+        with Set("FAKE_CUDA_INTEGRATED", integrated):
+            before = copied()
+            session = open_session(plan_of(bench, "mlp"), runtime="tensorrt")
+            for batch in (2, 8):
+                assert np.array_equal(session.run({"x": held["x"][:batch]})["y"], held["y"][:batch])
+            assert (copied() > before) is copies
+            session.close()
+
+
+def check_everything_that_was_taken_is_given_back(bench: Any) -> None:
+    taken = bench.fake.cudart.fake_taken
+    taken.restype = ctypes.c_size_t
+    before = taken()
+    session = open_session(plan_of(bench, "mlp"), runtime="tensorrt")
+    session.run(X)
+    session.run({"x": np.zeros((8, 16), "f4")})
+    assert taken() > before
+    session.close()
+    assert taken() == before
+
+
+def check_a_captured_graph_runs_the_engine_once_a_launch(bench: Any) -> None:
+    session = open_session(plan_of(bench, "mlp"), runtime="tensorrt+graph")
+    timed = session.prepare(X)
+    before = bench.fake.executions
+    for _ in range(3):
+        timed()
+    assert bench.fake.executions == before + 3
+    session.close()
+
+
+def check_times_of_the_fake_are_simulated_and_enter_no_verdict(bench: Any) -> None:
+    slow, fast = plan_of(bench, "mlp"), plan_of(bench, "mlp")
+    protocol = Protocol(events=8, event_s=0.01, block_s=0.001, settle_s=0.001, runtime="tensorrt", batch=4)
+    measured = time_together({"slow": slow, "fast": fast}, protocol=protocol)
+    assert {each.evidence for each in measured.values()} == {"simulated"}
+    judgement = judge(measured["slow"], measured["fast"], margin=0.9)
+    assert judgement.outcome == "cannot_tell", judgement.outcome
+    assert "simulated" in judgement.sentence() + " ".join(judgement.remarks), judgement
+
+
+def check_a_plan_that_a_fake_built_stays_simulated(bench: Any) -> None:
+    plan = plan_of(bench, "mlp")
+    record = json.loads(record_path(plan).read_text())
+    assert record["evidence"] == "simulated"
+    session = open_session(plan, runtime="tensorrt")
+    assert session.evidence == "simulated"
+    session.close()

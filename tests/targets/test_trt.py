@@ -1,0 +1,42 @@
+"""Building and running an engine, through NVIDIA's real bindings over a fake engine, and on a board.
+
+The checks themselves are in fake_tensorrt/contract.py and faults.py: one process runs all of them for one
+version, because a process can hold one TensorRT only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tensorrt_bench as bench
+
+SLOW = [pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        "10.3.0",
+        *(pytest.param(v, marks=SLOW) for v in ("10.7.0", "10.13.3.9", "10.16.1.11", "11.4.0.106")),
+    ],
+)
+def test_the_contract_holds_with_the_real_bindings_of(version: str, tmp_path: Path) -> None:
+    found = bench.contract(version, tmp_path)
+    assert {name: why for name, why in found.items() if why} == {}
+    assert len(found) >= 40
+
+
+def test_a_check_that_does_not_hold_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without DLA cores every check that builds for one must fail, and no other.
+    monkeypatch.setenv("FAKE_DLA_CORES", "0")
+    found = bench.contract("10.3.0", tmp_path)
+    failed = {name for name, why in found.items() if why}
+    assert failed == {name for name in found if "dla" in name and "without_dla" not in name}
+
+
+@pytest.mark.jetson
+def test_the_contract_holds_on_the_board(board: str, tmp_path: Path) -> None:
+    found = bench.contract_on(board, tmp_path)
+    assert {name: why for name, why in found.items() if why} == {}
+    assert len(found) >= 20
