@@ -38,7 +38,9 @@ def install(
         target = home / bundle.version
         if not target.exists():
             _copied(bundle, target)
-        else:
+        else:  # both must be right: the one that was given, and the one that lies there
+            for name in bundle.files:
+                bundle.check(name)
             verify(target, root=root, signers=signers)
         before = _linked(home / "current")
         if before != bundle.version:

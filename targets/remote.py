@@ -140,7 +140,8 @@ class Ssh:
         ) as process:
             assert process.stdout is not None
             assert process.stderr is not None
-            line = process.stdout.readline()
+            # A shell's greeting may come before the answer, and the file comes right behind it.
+            line = next((line for line in process.stdout if line.startswith(b'{"agent"')), b"")
             with part.open("ab") as file:
                 shutil.copyfileobj(process.stdout, file, 1 << 18)
             heard = process.stderr.read().decode("utf-8", "replace")

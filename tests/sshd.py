@@ -45,8 +45,8 @@ class Board:
 
     def traffic(self) -> list[int]:
         """Bytes that each connection sent to the board, in order."""
-        log = self.place / "traffic"
-        return [int(line) for line in log.read_text().split()] if log.exists() else []
+        cables = (self.place / "cables").read_text().split()
+        return [int((self.place / f"sent.{cable}").read_text() or 0) for cable in cables]
 
 
 def make_board(place: Path, *, python: str = "") -> Board:
@@ -109,7 +109,7 @@ def main() -> None:
     mine, theirs = socket.socketpair()
     command = [str(SSHD), "-i", "-e", "-f", str(place / "sshd_config")]
     with (place / "sshd.log").open("ab") as log:
-        server = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=log)
+        server = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=log)
     theirs.close()
     most_sent, most_received = (int(word) for word in (place / "cut").read_text().split())
     sent = received = 0
@@ -121,8 +121,6 @@ def main() -> None:
                 from_board = key.fileobj is mine
                 data = mine.recv(1 << 15) if from_board else os.read(0, 1 << 15)
                 if not data:
-                    with (place / "traffic").open("a") as log_file:
-                        log_file.write(f"{sent}\n")
                     mine.close()
                     server.wait()
                     return
@@ -131,10 +129,9 @@ def main() -> None:
                     os.write(1, data)
                 else:
                     sent += len(data)
+                    (place / f"sent.{os.getpid()}").write_text(str(sent))
                     mine.sendall(data)
                 if 0 <= most_sent < sent or 0 <= most_received < received:
-                    with (place / "traffic").open("a") as log_file:
-                        log_file.write(f"{sent}\n")
                     os.kill(os.getpid(), signal.SIGKILL)
 
 

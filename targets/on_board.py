@@ -1,0 +1,152 @@
+"""What a workstation asks of a board, one function a command: files go there, the answer comes back.
+
+Two profiles, each over its own connection, would be no comparison: `compare_on` has the board time both
+models by turns in one process, and gets the raw samples.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from .doctor import Check
+from .errors import ArtifactError, Refused
+from .remote import Progress, Transport
+
+if TYPE_CHECKING:
+    from .measurement import Measurement, Protocol
+
+_ENGINES = (".engine", ".plan")
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Measurements by name, memory by name, and why they are void: empty if they are not."""
+
+    measurements: Mapping[str, Measurement]
+    memory: Mapping[str, Mapping[str, Any]]
+    void: Tuple[str, ...]
+
+
+def doctor_on(board: Transport) -> Tuple[Tuple[Check, ...], str]:
+    """The board's checks, and the sentence that says what to do next."""
+    _, told = board.run(["doctor"])
+    return tuple(Check(**check) for check in told["checks"]), str(told["next"])
+
+
+def time_on(
+    board: Transport,
+    models: Mapping[str, Path],
+    *,
+    protocol: Protocol,
+    memory: bool = False,
+    progress: Optional[Progress] = None,
+) -> Timed:
+    """Times models by turns in one process on the board.
+
+    Raises:
+        DeadweightError: as the board's `time_together`, or the connection broke.
+    """
+    from .measurement import Measurement
+
+    there = board.put(_checked(list(models.values())), progress=progress)
+    named = [f"{name}={path}" for name, path in zip(models, there)]
+    options = ["--protocol", json.dumps(asdict(protocol)), *(["--memory"] if memory else [])]
+    _, told = board.run(["profile", *named, *options], progress=progress)
+    return Timed(
+        {name: Measurement.from_json(value) for name, value in told["measurements"].items()},
+        told.get("memory", {}),
+        tuple(told["void"]),
+    )
+
+
+def infer_on(
+    board: Transport,
+    model: Path,
+    inputs: Path,
+    outputs: Path,
+    *,
+    batch: int = 64,
+    progress: Optional[Progress] = None,
+) -> List[Path]:
+    """Runs a folder of NPZ files through a model on the board and returns the files of its answers.
+
+    Raises:
+        ArtifactError: there are no inputs.
+    """
+    files = sorted(Path(inputs).glob("*.npz"))
+    if not files:
+        raise ArtifactError(f"{inputs} holds no inputs.", "Save named arrays there: numpy.savez.")
+    place, *there = board.put([*_checked([model]), *files], progress=progress)
+    fetched = []
+    for path, source in zip(files, there):
+        # Each input lies alone in a folder of its hash; so do its answers, by the model's hash too.
+        answers = f"{Path(source).parent}/{Path(place).parent.name[:16]}"
+        alone = str(Path(source).parent)
+        board.run(["infer", place, alone, answers, "--batch", str(batch)], progress=progress)
+        board.get(f"{answers}/{path.name}", Path(outputs) / path.name)
+        fetched.append(Path(outputs) / path.name)
+    return fetched
+
+
+def build_on(
+    board: Transport,
+    model: Path,
+    plan: Path,
+    *,
+    settings: Mapping[str, Any],
+    target: Optional[Mapping[str, Any]] = None,
+    progress: Optional[Progress] = None,
+) -> Dict[str, Any]:
+    """Builds an engine on the board, brings plan and record here, and returns the record."""
+    there = Path(board.put([model], progress=progress)[0])
+    made = there.parent / "engines" / plan.name
+    options = ["--settings", json.dumps(settings), *(["--target", json.dumps(target)] if target else [])]
+    _, told = board.run(["build", str(there), str(made), *options], progress=progress)
+    for ending in ("", ".json", ".log"):
+        board.get(f"{made}{ending}", Path(f"{plan}{ending}"))
+    return dict(told["record"])
+
+
+def install_on(
+    board: Transport,
+    bundle: Path,
+    *,
+    place: Optional[str] = None,
+    root: Optional[Path] = None,
+    progress: Optional[Progress] = None,
+) -> Dict[str, Any]:
+    """Sends a bundle and has the board verify and install it; what the board refuses, it does not keep.
+
+    Raises:
+        Refused: with the board's reason.
+        ArtifactError: there is no bundle, or the board has no space.
+    """
+    files = sorted(path for path in Path(bundle).rglob("*") if path.is_symlink() or not path.is_dir())
+    if not files:
+        raise ArtifactError(f"{bundle} is no bundle: nothing is there.", "Make one: deadweight bundle RUN.")
+    for path in files:
+        if path.is_symlink() or not path.is_file():
+            raise Refused(f"{path} is no plain file.", "Do not use this bundle.")
+    names = [path.relative_to(bundle).as_posix() for path in files]
+    there = dict(zip(names, board.put(files, progress=progress)))
+    before = ["--root", str(root)] if root else []
+    after = ["--place", place] if place else []
+    return board.run([*before, "install", "--files", json.dumps(there), *after])[1]
+
+
+def rollback_on(board: Transport, name: str, *, place: Optional[str] = None) -> Dict[str, Any]:
+    """Has the board go back to the bundle before."""
+    return board.run(["rollback", name, *(["--place", place] if place else [])])[1]
+
+
+def _checked(models: Sequence[Path]) -> Sequence[Path]:
+    for model in models:
+        if model.suffix in _ENGINES:
+            raise Refused(
+                f"{model.name} is an engine: a board runs only what it built itself, or what is signed.",
+                "Send the ONNX file and build it there (deadweight build --on), or install a signed bundle.",
+            )
+    return models
