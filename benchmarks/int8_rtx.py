@@ -53,7 +53,7 @@ def opinion(path: Path, folder: Path | None = None, *, batches: tuple[int, int, 
     """
     if folder is not None and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    import tensorrt_rtx_bindings as trt  # pyright: ignore[reportMissingImports]
+    import tensorrt_rtx_bindings as trt  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
 
     said: list[tuple[str, str]] = []
 

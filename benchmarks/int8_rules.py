@@ -22,7 +22,7 @@ MODULES = ("test_lint_explicit", "test_lint_fusion", "test_lint_operators", "tes
 
 
 def one(module: str, place: int, faulty: bool, rtx: Path) -> str:
-    """What NVIDIA's tools say of one graph: "taken" or why not."""
+    """What NVIDIA's tools say of one graph: why not, or how many layers it became and what the products read."""
     sys.path[:0] = [str(ROOT / "tests" / "export"), str(ROOT / "tests"), str(ROOT / "benchmarks")]
     import importlib
 
@@ -33,7 +33,10 @@ def one(module: str, place: int, faulty: bool, rtx: Path) -> str:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.onnx"
         onnx.save(case.build(faulty), path)
-        return opinion(path, rtx).refused or "taken"
+        said = opinion(path, rtx)
+        products = ", ".join(sorted(said.products.values()))
+        layers = sum(said.kinds.values())
+        return said.refused or f"taken: {layers} layers" + (f", products in {products}" if products else "")
 
 
 def cases() -> list[tuple[str, int, int, str, str]]:

@@ -119,7 +119,7 @@ def _back(rows: Array, node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:
     if node.op_type == "Conv":
         return rows.reshape(shape)
     flat = rows[0]
-    return flat if node.op_type == "Gemm" and attribute_of(node, "transB", 0) else flat.T
+    return np.asarray(flat if node.op_type == "Gemm" and attribute_of(node, "transB", 0) else flat.T)
 
 
 def _moments(model: onnx.ModelProto, found: list[Product], feeds: list[dict[str, Array]]) -> list[Tensor]:

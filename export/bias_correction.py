@@ -65,7 +65,9 @@ def _bias_holder(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[onnx.Nod
         given = node.input[2] if len(node.input) > 2 else ""
         return (node, 2) if not given or given in index.constants else None
     add = index.read_only_by(node.output[0], ("Add",))
-    for place, name in enumerate(add.input) if add is not None else ():
+    if add is None:
+        return None
+    for place, name in enumerate(add.input):
         if name in index.constants and len(index.constants[name].dims) == 1:
             return add, place
     return None
@@ -121,7 +123,7 @@ def _twin(graph: onnx.GraphProto, product: Product, place: int, opset: int) -> l
             helper.make_node("Mul", [node.output[0], node.output[0]], [f"{mark}:square"]),
         ]
     )
-    means = []
+    means: list[str] = []
     for name in (f"{mark}:error", node.output[0], f"{mark}:square"):
         means.append(f"{mark}:mean:{len(means)}")
         axes = [0]

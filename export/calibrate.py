@@ -20,7 +20,7 @@ from .adequacy import Adequacy, Seen, of_samples
 from .graph import float_inputs, load_float
 from .histogram import BINS, METHODS, Histogram, Method, threshold
 from .placement import DIALECTS, place
-from .running import pieces, runner, samples_in
+from .running import pieces, samples_at_once, samples_in, streamer
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def calibrate_by(
         )
     seen = {name: Seen(bins=0 if set(methods) <= {"minmax"} else BINS) for name in tensors}
     divisible = of_samples(model, tensors)
-    run = runner(model, tensors, optimize=False)
+    stream = streamer(model, tensors, optimize=False)
     samples = 0
-    for feeds in pieces(model, batches):
-        for name, values in run(feeds).items():
+    for feeds in pieces(model, batches, samples_at_once(model, tensors)):
+        for name, values in stream(feeds):
             try:
                 seen[name].add(values, samples_in(feeds), by_sample=name in divisible)
             except FloatingPointError as error:

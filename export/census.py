@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 
 from ..targets.errors import ModelError
+from .external import for_inference
 from .graph import QUANTIZED, WEIGHTED, Index, attribute_of, load
 from .running import first_line
 
@@ -65,8 +66,8 @@ def _parameters(graph: onnx.GraphProto) -> int:
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    shapes = {tensor.name: list(tensor.dims) for tensor in inferred.graph.initializer}
+    inferred = onnx.shape_inference.infer_shapes(for_inference(model), data_prop=True)
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
         axes = value.type.tensor_type.shape.dim
         if all(axis.HasField("dim_value") for axis in axes):

@@ -19,6 +19,7 @@ from onnx import numpy_helper
 
 from ..targets.artifact import writing
 from ..targets.errors import ArtifactError, ModelError
+from .external import fits, for_inference, read_apart, whole_copy, write_apart
 
 Array = np.ndarray[Any, Any]
 
@@ -80,13 +81,13 @@ def load(path: Path) -> onnx.ModelProto:
     """The ONNX model in a file. Nodes without a name are called after their output.
 
     Raises:
-        ArtifactError: the file is missing, truncated, empty or no ONNX file.
-        ModelError: it is larger than 2 GB.
+        ArtifactError: the file is missing, truncated, empty or no ONNX file, or its weights beside it are.
+        ModelError: it is larger than 2 GB, weights in files of their own not counted.
     """
     path = Path(path)
     try:
         size = path.stat().st_size
-        model = onnx.load(path) if size <= MAXIMUM_BYTES else None
+        model = onnx.load(path, load_external_data=False) if size <= MAXIMUM_BYTES else None
     except OSError as error:
         raise ArtifactError(
             f"{path} cannot be read: {error.strerror or error}.", "Check the path."
@@ -98,8 +99,9 @@ def load(path: Path) -> onnx.ModelProto:
     if model is None:
         raise ModelError(
             f"{path} has {size / 2**30:.1f} GB; one ONNX file holds at most 2 GB.",
-            "Prune it first, or split it; nothing that large fits the boards this is for.",
+            "Save it with its weights in a file beside it (onnx.save with save_as_external_data=True).",
         )
+    read_apart(model, path)
     if not model.graph.node or not model.graph.output:
         raise ArtifactError(
             f"{path} holds no graph ({size} bytes): it is empty or was cut short.", "Export or copy it again."
@@ -157,22 +159,23 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Checks the model and writes it, whole or not at all. Equal models are equal bytes.
 
+    Weights of more than 2 GB go into a file of their own beside it (external.py).
+
     Raises:
-        ModelError: the model breaks ONNX's rules, or is larger than 2 GB.
+        ModelError: the model breaks ONNX's rules.
     """
-    if model.ByteSize() > MAXIMUM_BYTES:
-        raise ModelError(
-            f"The model takes {model.ByteSize() / 2**30:.1f} GB; one ONNX file holds at most 2 GB.",
-            "Prune it first, or split it; nothing that large fits the boards this is for.",
-        )
+    whole = fits(model)
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(model if whole else for_inference(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         said = str(error).strip().splitlines()[0]
         raise ModelError(
             f"The graph for {path} breaks ONNX's rules: {said}",
             "Check that the network runs at batch 1 and 2; if it does, report this with the network.",
         ) from error
+    if not whole:
+        write_apart(model, path)
+        return
     with writing(path) as beside:
         beside.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -216,8 +219,11 @@ def float_names(model: onnx.ModelProto) -> list[str]:
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     """Element type and shape of the tensors that are not constants, as far as inference knows them."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    return {v.name: v.type.tensor_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+    inferred = onnx.shape_inference.infer_shapes(for_inference(model)).graph
+    given = [value.name for value in model.graph.input]
+    constants = {tensor.name for tensor in model.graph.initializer}.difference(given)
+    values = (*inferred.value_info, *inferred.input, *inferred.output)
+    return {v.name: v.type.tensor_type for v in values if v.name not in constants}
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
@@ -233,9 +239,7 @@ def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
 
 def own_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that shares nothing with the original."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
+    return whole_copy(model)
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:

@@ -6,22 +6,36 @@ looked at, so the graph is changed in memory first. One thread, so that every ma
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
 from ..targets.errors import ModelError, WorkloadError
-from .graph import Array, own_copy
+from .external import fits, write_apart
+from .graph import Array, own_copy, tensor_types
 
-PIECE = 8  # samples in memory at a time, where the batch axis is dynamic
+PIECE = 8  # samples in memory at a time, where the batch axis is dynamic ...
+PIECE_BYTES = 1 << 27  # ... and fewer where the tensors that are looked at would take more
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+Stream = Callable[[Mapping[str, Array]], Iterator[tuple[str, Array]]]
 
 
 def runner(model: onnx.ModelProto, tensors: Sequence[str] | None = None, *, optimize: bool = True) -> Run:
-    """A function from inputs to `tensors` by name, the model's outputs when None.
+    """A function from inputs to `tensors` by name, the model's outputs when None; see `streamer`."""
+    stream = streamer(model, tensors, optimize=optimize)
+    return lambda feeds: dict(stream(feeds))
+
+
+def streamer(
+    model: onnx.ModelProto, tensors: Sequence[str] | None = None, *, optimize: bool = True
+) -> Stream:
+    """A function from inputs to `tensors`, one by one: each is let go of before the next is copied.
 
     Args:
         tensors: any names in the graph, float32 where they are no outputs. Inputs are handed back.
@@ -52,9 +66,7 @@ def runner(model: onnx.ModelProto, tensors: Sequence[str] | None = None, *, opti
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = _session(model, options)
     except Exception as error:  # its errors share no public base class
         raise ModelError(
             f"ONNX Runtime refuses the model: {first_line(error)}",
@@ -62,18 +74,33 @@ def runner(model: onnx.ModelProto, tensors: Sequence[str] | None = None, *, opti
         ) from error
     asked = [name for name in tensors if name not in inputs]
 
-    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
         try:
-            values: list[Any] = list(session.run(asked, dict(feeds))) if asked else []
+            given = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
+            made = session.run_with_ort_values(asked, given) if asked else []
         except Exception as error:
             raise WorkloadError(
                 f"The inputs do not fit the model: {first_line(error)}",
                 "Prepare samples exactly as for inference: same names, shapes and types.",
             ) from error
-        made = dict(zip(asked, values, strict=True))
-        return {name: made[name] if name in made else feeds[name] for name in tensors}
+        waiting = dict(zip(asked, made, strict=True))
+        del made
+        for name in tensors:
+            yield name, waiting.pop(name).numpy() if name in waiting else feeds[name]
 
     return run
+
+
+def _session(model: onnx.ModelProto, options: Any) -> Any:
+    import onnxruntime
+
+    providers = ["CPUExecutionProvider"]
+    if fits(model):
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.onnx"
+        write_apart(model, path)
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 
 def input_names(model: onnx.ModelProto) -> list[str]:
@@ -114,6 +141,14 @@ def pieces(
         step = size if dynamic else max(total, 1)
         for start in range(0, total, step):
             yield {name: value[start : start + step] for name, value in feeds.items()}
+
+
+def samples_at_once(model: onnx.ModelProto, tensors: Sequence[str]) -> int:
+    """How many samples `tensors` may be of, together: from 1 to `PIECE`."""
+    known = tensor_types(model)
+    shapes = [known[name].shape.dim for name in tensors if name in known]
+    bytes_each = sum(4 * math.prod(axis.dim_value or 1 for axis in shape[1:]) for shape in shapes)
+    return max(1, min(PIECE, PIECE_BYTES // max(bytes_each, 1)))
 
 
 def samples_in(feeds: Mapping[str, Array]) -> int:

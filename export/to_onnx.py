@@ -24,6 +24,7 @@ from torch.utils import _pytree
 
 from ..targets.errors import ModelError
 from . import canonical
+from .external import fits
 from .graph import Array, load, own_copy, save
 from .layer_norm import spell_out_layer_norms
 from .modules import arguments, eval_mode
@@ -189,6 +190,8 @@ def _name_inputs(model: onnx.ModelProto, names: list[str]) -> None:
 def _simplified(
     model: onnx.ModelProto, example: Mapping[str, Array]
 ) -> tuple[onnx.ModelProto, str, tuple[str, ...]]:
+    if not fits(model):
+        return model, "nothing", ("simplifiers take no model over 2 GB",)
     notes: list[str] = []
     plain = runner(model)(example)
     for name, tool in (("onnxsim", _onnxsim), ("onnxslim", _onnxslim)):

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..export import adequacy
+from ..export.external import move
 from ..export.histogram import Method
 from ..export.parity import compare_files
 from ..targets.artifact import Artifact, write_json
@@ -104,7 +105,7 @@ class Quantize:
     def _kept(self, work: Work, trials: Trials, kept: Candidate, said: list[str]) -> Work:
         path = work.directory / "int8" / "model.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(kept.path, path)
+        move(kept.path, path)
         write_json(work.directory / "ranges.json", kept.ranges.to_json())
         rounded = {name: kept.ranges.adequacy[name] for name in kept.quantized.tensors}
         found = held_against_tensorrt(path, work.target, name="int8")

@@ -7,21 +7,19 @@ itself would look at.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from ...targets.errors import ModelError
+from ..external import for_inference
 from ..graph import QUANTIZED, WEIGHTED, Array, Index, all_graphs, lift_constants
 from ..placement import MOVES
 
 Shape = tuple[int | None, ...]
 STANDARD = ("", "ai.onnx")  # the domain of ONNX's own operators
-# Tensors up to this size may say a shape, and inference wants their values; of others their size is enough.
-_SAYS_A_SHAPE = 1024
 
 
 @dataclass(frozen=True)
@@ -140,17 +138,7 @@ def label(node: onnx.NodeProto) -> str:
 
 
 def _inferred(model: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
-    # Without the weights, which may take gigabytes and tell nothing but their shape.
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    graph = light.graph
-    for field in ("node", "input", "output", "value_info"):
-        getattr(graph, field).extend(getattr(model.graph, field))
-    given = {value.name for value in graph.input}
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _SAYS_A_SHAPE:
-            graph.initializer.append(tensor)
-        elif tensor.name not in given:
-            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    light = for_inference(model)  # weights may take gigabytes and tell nothing but their shape
     try:
         graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     except Exception:  # Its errors share no public base class; rules that need a shape then find none.

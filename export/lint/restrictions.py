@@ -149,6 +149,14 @@ def _branches(network: Network, node: NodeProto, platform: Platform) -> Iterator
 def _loop(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     body = attribute_of(node, "body")
     carried = len(node.input) - 2
+    # Every version's parser knows the condition inside by the tensor outside.
+    if len(node.input) > 1 and not node.input[1] and len(body.input) > 1:
+        inside = body.input[1].name
+        if any(inside in inner.input for inner in body.node):
+            yield Fault(
+                f"its condition is left out, and its body reads it as {inside!r}",
+                "Give the constant true as its condition.",
+            )
     if platform.version >= (10,) and len(node.output) > carried and network.constant(node, 0) is None:
         yield Fault(
             "it collects an output over a number of turns that is computed", "Fix the number of turns."

@@ -16,6 +16,7 @@ import onnx
 from ...targets.budgets import BudgetCheck
 from ...targets.errors import ArtifactError, DeadweightError, TargetError
 from ...targets.target import Target
+from ..external import fits, for_inference
 from ..graph import load
 from . import dla, explicit, fusion, operators, widths
 from .finding import SEVERITIES, Finding
@@ -169,7 +170,7 @@ def _findings(model: onnx.ModelProto, path: Path, platform: Platform) -> list[Fi
         # A rule trips over an attribute of another kind, a tensor without axes. Whether that is the file's
         # fault is for ONNX's own checker to say.
         try:
-            onnx.checker.check_model(model)
+            onnx.checker.check_model(model if fits(model) else for_inference(model))
         except Exception as refusal:  # its errors share no public base class
             raise _damaged(path, refusal) from error
         raise

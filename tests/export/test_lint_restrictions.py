@@ -43,7 +43,7 @@ def computed(operator: str, places: int, value: Any, *, opset: int = 17, **attri
     """The last of `places` inputs is an input of the network instead of a constant."""
 
     def fill(graph: Graph, faulty: bool) -> None:
-        inputs = [graph.input()]
+        inputs = [graph.input([1, 16, 8, 8])]
         for place in range(1, places):
             last = place == places - 1
             given = (
@@ -164,11 +164,12 @@ def ranks(graph: Graph, faulty: bool) -> None:
     graph.op("If", yes, then_branch=bodies[0], else_branch=bodies[1])
 
 
-def loop(*, turns: bool) -> Fill:
+def loop(*, turns: bool = False, condition: bool = False) -> Fill:
     def fill(graph: Graph, faulty: bool) -> None:
         x = graph.input([2, 3])
         count = graph.input([], TensorProto.INT64) if turns and faulty else graph.constant(3, np.int64)
-        grows = not turns and faulty
+        grows = not turns and not condition and faulty
+        goes_on = "" if condition and faulty else graph.constant(True, np.bool_)
         after = [4, 3] if grows else [2, 3]
         step = ("Concat", {"axis": 0}) if grows else ("Max", {})
         body = helper.make_graph(
@@ -189,7 +190,7 @@ def loop(*, turns: bool) -> Fill:
                 helper.make_tensor_value_info("scan", TensorProto.FLOAT, after),
             ],
         )
-        graph.op("Loop", count, "", x, outputs=2, body=body)
+        graph.op("Loop", count, goes_on, x, outputs=2, body=body)
 
     return fill
 
@@ -302,7 +303,8 @@ CASES = [
     case("If", "names", branches),
     case("If", "ranks", ranks),
     case("Loop", "turns", loop(turns=True)),
-    case("Loop", "shape", loop(turns=False)),
+    case("Loop", "shape", loop()),
+    case("Loop", "condition", loop(condition=True)),
     case("Resize", "coordinates", resize(coordinate_transformation_mode="tf_crop_and_resize")),
     case(
         "Resize",
