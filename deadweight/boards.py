@@ -1,14 +1,21 @@
-"""The commands about machines: the boards that are known, and what works on this one."""
+"""The commands about machines: the boards that are known, what works there, and what is shipped to them."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from .console import out
+from .console import explain, out
+from .options import TargetName
+from .remotely import On, board
+from .targets.doctor import Check
+from .targets.errors import DeadweightError, Refused
 
 
 def targets(
@@ -33,15 +40,120 @@ def targets(
     out.print(table)
 
 
-def doctor() -> None:
-    """Say what works on this machine, and the line that mends what does not.
+def doctor(
+    on: Annotated[
+        list[str] | None,
+        typer.Option("--on", metavar="USER@HOST", help="A board, by its name in ssh; may be repeated."),
+    ] = None,
+) -> None:
+    """Say what works on this machine, or on boards, and the line that mends what does not.
 
     Exit code: 1 if something is missing.
     """
     from .targets.doctor import doctor as examine
     from .targets.doctor import next_step
+    from .targets.on_board import doctor_on
+    from .targets.remote import on_each
 
-    checks = examine()
+    if not on:
+        checks = examine()
+        raise typer.Exit(_show_checks(checks, next_step(checks)))
+    code = 0
+    for host, told in on_each(on, doctor_on).items():
+        out.print(f"[bold]{escape(host)}[/]")
+        if isinstance(told, DeadweightError):
+            explain(told.what, told.cure)
+            code = 2
+        else:
+            code = max(code, _show_checks(*told))
+    raise typer.Exit(code)
+
+
+def bundle(
+    run: Annotated[Path, typer.Argument(help="A run's directory, or an ONNX file.")],
+    to: Annotated[Path | None, typer.Option("--out", help="Default: the run's name and .bundle.")] = None,
+    network: Annotated[str | None, typer.Option(help="Which network of the run; default: its last.")] = None,
+    target: TargetName = None,
+    engine: Annotated[Path | None, typer.Option(help="An engine built on such a board.")] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option("--add", help="Licence, recipe, measurements; may be repeated.")
+    ] = None,
+    sign: Annotated[Path | None, typer.Option(help="An SSH key; without it a board takes nothing.")] = None,
+) -> None:
+    """Make a bundle to ship: the network, what it should answer, and every file's hash, signed."""
+    from .export.bundle import bundle as make
+    from .targets.artifact import read_json
+    from .targets.target import load_target
+
+    recorded = None
+    if target is None and (run / "report.json").is_file():
+        recorded = read_json(run / "report.json").get("conditions", {}).get("target")
+    place = to or run.with_name(f"{run.stem}.bundle")
+    made = make(
+        run,
+        place,
+        target=load_target(target or recorded or "x86-cpu"),
+        network=network,
+        engine=engine,
+        extras=also or (),
+        key=sign,
+    )
+    out.print(f"The bundle: {made}", soft_wrap=True)
+    if sign is None:
+        out.print("It is not signed, so no board will take it: --sign KEY.")
+
+
+def verify(
+    bundle: Path,
+    signers: Annotated[
+        Path | None, typer.Option(help="Who is trusted; default: /etc/deadweight/allowed_signers.")
+    ] = None,
+) -> None:
+    """Say whether a bundle may be loaded here: signature, every file's hash, and the board it is for.
+
+    Exit code: 0 it may, 1 it is refused, with the reason.
+    """
+    from .targets.trust import verify as check
+
+    with _refusing():
+        checked = check(bundle, signers=signers)
+    name = f"{checked.manifest['name']} {checked.version}"
+    out.print(f"[green]Trusted:[/] {escape(name)}, signed by {escape(checked.signer)}", soft_wrap=True)
+    out.print(f"{len(checked.files)} files, for {escape(str(checked.manifest['target']))}")
+
+
+def install(
+    bundle: Annotated[str, typer.Argument(help="A bundle's directory; with --rollback its name.")],
+    on: On = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the version before.")] = False,
+    place: Annotated[str | None, typer.Option(help="Where on the board; default: in the home.")] = None,
+) -> None:
+    """Verify a bundle on a board, by that board's own list of signers, and put it in place in one step.
+
+    Exit code: 0 installed, 1 refused, with the reason; nothing was changed then.
+    """
+    from .targets.on_board import install_on, rollback_on
+
+    with _refusing(), board(on or "local") as (there, shown):
+        if rollback:
+            told = rollback_on(there, bundle, place=place)
+        else:
+            told = install_on(there, Path(bundle), place=place, progress=shown)
+    out.print(f"[green]In use:[/] {escape(told['name'])} {told['version']}: {told['path']}", soft_wrap=True)
+    if told["previous"]:
+        out.print(f"Before it: {told['previous']} (deadweight install {told['name']} --rollback)")
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except Refused as error:
+        explain(error.what, error.cure)
+        raise typer.Exit(1) from error
+
+
+def _show_checks(checks: Sequence[Check], advice: str) -> int:
     table = Table("", "what", "found", "needed for", header_style="bold")
     for check in checks:
         sign = "[green]works[/]" if check.works else "[red]missing[/]"
@@ -50,5 +162,5 @@ def doctor() -> None:
     for check in checks:
         if check.cure:
             out.print(f"{check.name}: {check.cure}", markup=False, soft_wrap=True)
-    out.print(next_step(checks), markup=False, soft_wrap=True)
-    raise typer.Exit(0 if all(check.works for check in checks) else 1)
+    out.print(advice, markup=False, soft_wrap=True)
+    return int(not all(check.works for check in checks))

@@ -15,6 +15,7 @@ from .console import (
     memory_line,
     out,
 )
+from .remotely import On, compared, no_layers, profiled
 
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
 Batch = Annotated[int, typer.Option(help="Samples at once, where the model leaves it open.")]
@@ -27,6 +28,7 @@ def profile(
     threads: Threads = 1,
     batch: Batch = 1,
     layers: Annotated[bool, typer.Option("--layers", help="The time of every layer as well.")] = False,
+    on: On = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where the measurement goes, as JSON.")] = None,
 ) -> None:
     """Measure one model: latency percentiles with their interval, memory, and the conditions."""
@@ -36,13 +38,19 @@ def profile(
     from .targets.memory import measure_memory
     from .targets.tail import tail_of
 
+    no_layers(layers, on)
     protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
-    with bar() as shown:
-        measured = time_together(
-            {model.name: model}, protocol=protocol, progress=lambda done, total: shown(done, total, "profile")
-        )
-        shown(0, 1, "memory")
-        memory = measure_memory(model, threads=threads, batch=batch)
+    if on is not None:
+        measured, memory = profiled(on, model, protocol)
+    else:
+        with bar() as shown:
+            measured = time_together(
+                {model.name: model},
+                protocol=protocol,
+                progress=lambda done, total: shown(done, total, "profile"),
+            )
+            shown(0, 1, "memory")
+            memory = measure_memory(model, threads=threads, batch=batch)
     figures = measured[model.name]
     out.print(measurement_table(measured))
     for percent in (99, 99.9):
@@ -73,6 +81,7 @@ def compare(
     batch: Batch = 1,
     margin: Annotated[float, typer.Option(help="The change that does not matter, as a share.")] = 0.02,
     layers: Annotated[bool, typer.Option("--layers", help="Judge every layer as well.")] = False,
+    on: On = None,
     target: Annotated[
         str, typer.Option("--target", help="Whose advised widths are named in reasons.")
     ] = "x86-cpu",
@@ -94,24 +103,31 @@ def compare(
     from .targets.measurement import Protocol
     from .targets.sequential import compare_until_decided, sequential_protocol
 
-    with bar() as shown:
+    no_layers(layers, on)
+    if events is not None:
+        protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
+    else:
+        protocol = replace(sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s)
+    still = True
+    if on is not None:
+        measured, judgement, still = compared(
+            on, baseline, candidate, protocol, margin=margin, until_decided=events is None
+        )
+    else:
+        with bar() as shown:
 
-        def progress(done: int, total: int) -> None:
-            shown(done, total, "compare")
+            def progress(done: int, total: int) -> None:
+                shown(done, total, "compare")
 
-        if events is not None:
-            protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
-            models = {"baseline": baseline, "candidate": candidate}
-            measured = time_together(models, protocol=protocol, progress=progress)
-            judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
-        else:
-            protocol = replace(
-                sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s
-            )
-            compared = compare_until_decided(
-                baseline, candidate, protocol=protocol, margin=margin, progress=progress
-            )
-            measured, judgement = dict(compared.measured), compared.judgement
+            if events is not None:
+                models = {"baseline": baseline, "candidate": candidate}
+                measured = time_together(models, protocol=protocol, progress=progress)
+                judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
+            else:
+                found = compare_until_decided(
+                    baseline, candidate, protocol=protocol, margin=margin, progress=progress
+                )
+                measured, judgement = dict(found.measured), found.judgement
     out.print(measurement_table(measured))
     out.print(judgement_line(judgement), soft_wrap=True)
     value = {name: figures.to_json() for name, figures in measured.items()}
@@ -122,7 +138,8 @@ def compare(
         )
     if to is not None:
         write_json(to, told)
-    raise typer.Exit({"faster": 0, "equal": 0, "slower": 1}.get(judgement.outcome, 3))
+    outcome = judgement.outcome if still else "cannot_tell"
+    raise typer.Exit({"faster": 0, "equal": 0, "slower": 1}.get(outcome, 3))
 
 
 def _print_layers(

@@ -17,11 +17,14 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import store
 from .agent_options import parser
 from .errors import DeadweightError, ModelError, Refused, TargetError
+
+if TYPE_CHECKING:
+    from .measurement import Measurement, Protocol
 
 PROTOCOL = 1
 PROGRESS = "deadweight-progress"
@@ -117,42 +120,53 @@ def _rollback(given: argparse.Namespace) -> _Answer:
 
 
 def _profile(given: argparse.Namespace) -> _Answer:
-    measured, void = _measured(given, given.models)
-    told: Dict[str, Any] = {"void": list(void)}
-    told["measurements"] = {name: item.to_json() for name, item in measured.items()}
-    if given.memory:
-        from .memory import measure_memory
+    told: Dict[str, Any] = {}
+    with _opened(given, given.models) as (paths, protocol):
+        measured = _timed(paths, protocol)
+        if given.memory:
+            from .memory import measure_memory
 
-        with contextlib.ExitStack() as held:
             told["memory"] = {}
-            for index, (name, path) in enumerate(given.models):
-                _progress(index, len(given.models), "memory")
-                model, runtime = held.enter_context(_trusted(path, given.root, given.cache))
-                protocol = next(iter(measured.values())).protocol
+            for index, (name, path) in enumerate(paths.items()):
+                _progress(index, len(paths), "memory")
                 memory = measure_memory(
-                    model, runtime=runtime, threads=protocol.threads, batch=protocol.batch
+                    path, runtime=protocol.runtime, threads=protocol.threads, batch=protocol.batch
                 )
                 told["memory"][name] = memory.to_json()
-    return (3 if void else 0), told
+    told["void"] = list(_void(measured))
+    told["measurements"] = {name: item.to_json() for name, item in measured.items()}
+    return (3 if told["void"] else 0), told
 
 
 def _compare(given: argparse.Namespace) -> _Answer:
     from .judge import judge
+    from .sequential import compare_until_decided
 
-    measured, void = _measured(given, [("baseline", given.baseline), ("candidate", given.candidate)])
-    judged = judge(measured["baseline"], measured["candidate"], margin=given.margin)
+    with _opened(given, [("baseline", given.baseline), ("candidate", given.candidate)]) as (paths, protocol):
+        if given.until_decided:
+            compared = compare_until_decided(
+                paths["baseline"],
+                paths["candidate"],
+                protocol=protocol,
+                margin=given.margin,
+                progress=_timing,
+            )
+            measured, judged = compared.measured, compared.judgement
+        else:
+            measured = _timed(paths, protocol)
+            judged = judge(measured["baseline"], measured["candidate"], margin=given.margin)
+    void = _void(measured)
     told: Dict[str, Any] = {"void": list(void), "judgement": judged.to_json()}
     told["measurements"] = {name: item.to_json() for name, item in measured.items()}
     return (3 if void else _OUTCOMES.get(judged.outcome, 3)), told
 
 
-def _measured(
+@contextlib.contextmanager
+def _opened(
     given: argparse.Namespace, models: Sequence[Tuple[str, str]]
-) -> Tuple[Mapping[str, Any], Tuple[str, ...]]:
-    """All models by turns in this process, and why their times are void, if they are."""
-    from .clock import time_together
+) -> Iterator[Tuple[Dict[str, Path], Protocol]]:
+    """Paths that may be opened, and the protocol for their runtime, while the board is held for them."""
     from .measurement import Protocol
-    from .probe import voided
 
     with store.measuring(given.cache), contextlib.ExitStack() as held:
         opened = {name: held.enter_context(_trusted(path, given.root, given.cache)) for name, path in models}
@@ -162,14 +176,26 @@ def _measured(
                 "An engine and an ONNX file run on two runtimes and cannot be timed by turns.",
                 "Compare two engines, or two ONNX files.",
             )
-        wanted = {**json.loads(given.protocol), "runtime": runtimes.pop()}
-        measured = time_together(
-            {name: path for name, (path, _) in opened.items()},
-            protocol=Protocol.from_json(wanted),
-            progress=lambda done, total: _progress(done, total, "timing"),
-        )
+        protocol = Protocol.from_json({**json.loads(given.protocol), "runtime": runtimes.pop()})
+        yield {name: path for name, (path, _) in opened.items()}, protocol
+
+
+def _timed(paths: Mapping[str, Path], protocol: Protocol) -> Mapping[str, Measurement]:
+    from .clock import time_together
+
+    return time_together(paths, protocol=protocol, progress=_timing)
+
+
+def _void(measured: Mapping[str, Measurement]) -> Tuple[str, ...]:
+    """Why times are void, if they are; all were taken together."""
+    from .probe import voided
+
     one = next(iter(measured.values()))
-    return measured, voided(one.conditions, [mark.what for mark in one.marks])
+    return voided(one.conditions, [mark.what for mark in one.marks])
+
+
+def _timing(done: int, total: int) -> None:
+    _progress(done, total, "timing")
 
 
 def _infer(given: argparse.Namespace) -> _Answer:

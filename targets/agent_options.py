@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("candidate")
     add("--protocol", default="{}", help="JSON")
     add("--margin", type=float, default=0.02)
+    add("--until-decided", action="store_true", help="draw events until the answer can be told")
     add = command("infer", "run a folder of inputs through a model")
     add("model")
     add("inputs", type=Path)

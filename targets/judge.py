@@ -22,6 +22,7 @@ import numpy as np
 from .binomial import binomial_below
 from .errors import MeasurementError
 from .measurement import Measurement
+from .probe import voided
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,12 +120,15 @@ def judge(
         low, high = math.exp(ratios[place - 1]), math.exp(ratios[-place])
         visible = smallest_visible(ratios, order=place, margin=margin)
     weakest = baseline if baseline.evidence != "measured" else candidate
+    void = voided(baseline.conditions, [mark.what for mark in baseline.marks])
     reason = ""
     if weakest.evidence != "measured":
         outcome, reason = (
             "cannot_tell",
             f"the times are {weakest.evidence}, and only measured ones prove anything",
         )
+    elif void:
+        outcome, reason = "cannot_tell", f"the measurement is void: {'; '.join(void)}"
     elif not place:
         outcome = "cannot_tell"
         needed = fewest_events(confidence) if order is None else "some more"

@@ -7,7 +7,8 @@ models by turns in one process, and gets the raw samples.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -16,6 +17,7 @@ from .errors import ArtifactError, Refused
 from .remote import Progress, Transport
 
 if TYPE_CHECKING:
+    from .judge import Judgement
     from .measurement import Measurement, Protocol
 
 _ENGINES = (".engine", ".plan")
@@ -60,6 +62,35 @@ def time_on(
         told.get("memory", {}),
         tuple(told["void"]),
     )
+
+
+def compare_on(
+    board: Transport,
+    baseline: Path,
+    candidate: Path,
+    *,
+    protocol: Protocol,
+    margin: float,
+    until_decided: bool = False,
+    progress: Optional[Progress] = None,
+) -> Tuple[Timed, Judgement]:
+    """Times two models by turns in one process on the board, and its judgement of them.
+
+    Raises:
+        DeadweightError: as `time_on`.
+    """
+    from .judge import Judgement
+    from .measurement import Measurement
+
+    there = board.put(_checked([baseline, candidate]), progress=progress)
+    options = ["--protocol", json.dumps(asdict(protocol)), "--margin", str(margin)]
+    options += ["--until-decided"] if until_decided else []
+    _, told = board.run(["compare", *there, *options], progress=progress)
+    measured = {name: Measurement.from_json(value) for name, value in told["measurements"].items()}
+    value = {key: told["judgement"][key] for key in (field.name for field in fields(Judgement))}
+    value.update({key: math.inf for key, figure in value.items() if figure is None})  # JSON has no infinity
+    judged = Judgement(**{**value, "remarks": tuple(value["remarks"])})
+    return Timed(measured, {}, tuple(told["void"])), judged
 
 
 def infer_on(

@@ -1,0 +1,79 @@
+"""What the commands do where a board is named with --on: the same answers, from over there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import bar, out
+from .targets.errors import RecipeError
+from .targets.judge import Judgement
+from .targets.measurement import Measurement, Protocol
+from .targets.memory import Memory
+from .targets.remote import Progress, Transport, connected
+
+On = Annotated[
+    str | None, typer.Option("--on", metavar="USER@HOST", help="A board, by its name in ssh; or local.")
+]
+
+
+@contextmanager
+def board(on: str) -> Iterator[tuple[Transport, Progress]]:
+    """The board, and a bar that follows what happens there."""
+    with bar() as shown:
+        shown(0, 1, f"connecting to {on}")
+        with connected(on) as there:
+            yield there, shown
+
+
+def no_layers(layers: bool, on: str | None) -> None:
+    """Layers are read from a runtime's profile on its own machine only.
+
+    Raises:
+        RecipeError: both were asked for.
+    """
+    if layers and on is not None:
+        raise RecipeError(
+            "--layers and --on do not go together: a board's times come for whole models.",
+            "Leave --layers away, or run the command on the board itself.",
+        )
+
+
+def profiled(on: str, model: Path, protocol: Protocol) -> tuple[dict[str, Measurement], Memory]:
+    """One model's times and memory on the board."""
+    from .targets.on_board import time_on
+
+    with board(on) as (there, shown):
+        timed = time_on(there, {model.name: model}, protocol=protocol, memory=True, progress=shown)
+    told = timed.memory[model.name]
+    _tell_void(timed.void)
+    return dict(timed.measurements), Memory(**{**told, "remarks": tuple(told["remarks"])})
+
+
+def compared(
+    on: str, baseline: Path, candidate: Path, protocol: Protocol, *, margin: float, until_decided: bool
+) -> tuple[dict[str, Measurement], Judgement, bool]:
+    """Two models' times, taken by turns on the board, its judgement, and whether the board kept still."""
+    from .targets.on_board import compare_on
+
+    with board(on) as (there, shown):
+        timed, judgement = compare_on(
+            there,
+            baseline,
+            candidate,
+            protocol=protocol,
+            margin=margin,
+            until_decided=until_decided,
+            progress=shown,
+        )
+    _tell_void(timed.void)
+    return dict(timed.measurements), judgement, not timed.void
+
+
+def _tell_void(reasons: tuple[str, ...]) -> None:
+    for reason in reasons:
+        out.print(f"Void: {reason}.", markup=False, soft_wrap=True)
