@@ -17,6 +17,7 @@ import typer
 from . import __version__, boards, engines, gating, measure
 from .console import bar, err, out, stage_line
 from .options import Data, Out, Settings, TargetName
+from .remotely import On
 from .targets.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -42,7 +43,12 @@ def _version(
 
 @app.command()
 def run(
-    recipe: Path, settings: Settings = None, out_dir: Out = None, target: TargetName = None, data: Data = None
+    recipe: Path,
+    settings: Settings = None,
+    out_dir: Out = None,
+    target: TargetName = None,
+    data: Data = None,
+    on: On = None,
 ) -> None:
     """Run a recipe from training to the report; a killed run goes on where it was left.
 
@@ -56,7 +62,8 @@ def run(
     _point_to(data)
     directory = out_dir or Path("runs") / recipe.stem
     with _watching() as watcher:
-        report = run_recipe(read_recipe(recipe, _with_target(settings, target)), directory, watcher)
+        chosen = [*_with_target(settings, target), *([f"profile.on={json.dumps(on)}"] if on else [])]
+        report = run_recipe(read_recipe(recipe, chosen), directory, watcher)
     out.print(summary_table(report))
     for sentence in report.get("words", []):
         out.print(sentence)
@@ -123,7 +130,18 @@ def report(
     out.print(f"The report: {write_report(directory)}", soft_wrap=True)
 
 
-for _command in (measure.profile, measure.compare, gating.gate, engines.lint, boards.targets, boards.doctor):
+for _command in (
+    measure.profile,
+    measure.compare,
+    gating.gate,
+    engines.lint,
+    engines.build,
+    boards.targets,
+    boards.doctor,
+    boards.bundle,
+    boards.verify,
+    boards.install,
+):
     app.command()(_command)
 
 

@@ -9,7 +9,6 @@ A builder that fails returns None and writes its reason to the log: that reason 
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -17,19 +16,16 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .artifact import sha256_of, write_json, write_text, writing
 from .build_dla import check_fallbacks, put_on_dla
+from .build_machine import check_target, device_facts, fit_for, room_for
 from .build_settings import BuildSettings, Profile, profiles_for
-from .cuda import open_cuda
 from .engine_log import Findings, Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
 from .engine_record import SCHEMA, command_for, log_path, platform_facts, record_path
-from .errors import DeadweightError, ModelError, TargetError
+from .errors import ModelError, TargetError
+from .fit import Fit, Footprint
 from .target import Target
 from .timing_cache import give_cache, keep_cache, timing_path
 
 _ROOT = Path("/")
-_BASE_BYTES = 300_000_000
-_COPIES = 3
-"""Rule of thumb for the least that a build takes: CUDA's and TensorRT's own base, and the weights as they are
-read, as they are parsed and as they are written."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +49,14 @@ def build_engine(
     target: Optional[Target] = None,
     timing_folder: Optional[Path] = None,
     cuda: Optional[str] = None,
+    need: Optional[Footprint] = None,
     root: Path = _ROOT,
 ) -> Built:
     """Builds `model` (ONNX) for this machine and writes the plan, its record and its log, all or none.
 
     Timings of kernels are kept in `timing_folder` by version and GPU and used again, so that two engines that
-    are compared were chosen from the same timings.
+    are compared were chosen from the same timings. `need` is the model's memory, worked out from its file
+    (export/memory.py): with it the build is refused where the model cannot fit, and its workspace is capped.
 
     Raises:
         ModelError: the file is missing, TensorRT refuses it, or more layers fall back than may.
@@ -68,8 +66,10 @@ def build_engine(
     if not model.is_file():
         raise ModelError(f"There is no model at {model}.", "Check the path.")
     trt = import_tensorrt(settings.flavour)
-    device = _device(cuda)
-    free = _room(model, target, root)
+    device = device_facts(cuda)
+    check_target(trt, target, device, settings)
+    free = room_for(model, target, root)
+    fitted = fit_for(trt, need, free, settings)
     cache_path = timing_path(trt, settings.flavour, device, timing_folder)
     started = perf_counter()
     with heard(trt) as (logger, lines):
@@ -80,7 +80,7 @@ def build_engine(
         if not parser.parse_from_file(str(model)):
             raise _unparsed(parser, model, trt.__version__, lines)
         config = builder.create_builder_config()
-        limits = _limits(trt, config, settings, free)
+        limits = _limits(trt, config, settings, free, fitted)
         names = _flags(trt, config, settings)
         names += [] if strong else _precisions(trt, network, config, settings)
         profiles = _profiles(builder, network, config, settings, model)
@@ -110,6 +110,7 @@ def build_engine(
         "settings": asdict(settings),
         "flags": names,
         "limits": limits,
+        "fit": None if fitted is None else fitted.to_json(),
         "profiles": {name: list(map(list, shapes)) for name, shapes in profiles.items()},
         "refused_by_dla": refused,
         "timing_cache": {"file": None if cache_path is None else str(cache_path), "used": cache_used},
@@ -120,44 +121,6 @@ def build_engine(
     write_text(log_path(plan), "".join(f"[{severity}] {text}\n" for severity, text in lines))
     write_json(record_path(plan), record)
     return Built(plan, record, findings, tuple(lines))
-
-
-def _device(cuda: Optional[str]) -> Optional[Dict[str, Any]]:
-    """The GPU, as far as it can be asked. TensorRT itself needs no binding, so none is no reason to stop."""
-    try:
-        opened = open_cuda(cuda)
-        return {
-            "compute_capability": opened.compute_capability(),
-            "streaming_multiprocessors": opened.attribute("streaming_multiprocessors"),
-            "integrated": bool(opened.attribute("integrated")),
-            "cuda": opened.versions(),
-        }
-    except DeadweightError:
-        if cuda is not None:
-            raise
-        return None
-
-
-def _room(model: Path, target: Optional[Target], root: Path) -> Optional[int]:
-    """Bytes that a build can use; None where the system does not say."""
-    try:
-        told = (root / "proc/meminfo").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", told, re.MULTILINE)
-    if found is None:
-        return None
-    free = int(found.group(1)) * 1024
-    least = _BASE_BYTES + _COPIES * model.stat().st_size
-    if free < least:
-        raise TargetError(
-            f"Only {free / 1e6:.0f} MB of memory are free here; building {model.name} takes some "
-            f"{least / 1e6:.0f} MB at least.",
-            "Stop other programs (the desktop: sudo systemctl isolate multi-user.target) or add swap, and "
-            "run the same command again.",
-        )
-    known = None if target is None else target.fact("memory_bytes")
-    return min(free, int(known.value)) if known and isinstance(known.value, (int, float)) else free
 
 
 def _builder(trt: Any, logger: Any, lines: Sequence[Line]) -> Any:
@@ -183,10 +146,14 @@ def _typing(trt: Any, settings: BuildSettings) -> Tuple[bool, int]:
     return False, 0
 
 
-def _limits(trt: Any, config: Any, settings: BuildSettings, free: Optional[int]) -> Dict[str, int]:
+def _limits(
+    trt: Any, config: Any, settings: BuildSettings, free: Optional[int], fitted: Optional[Fit]
+) -> Dict[str, int]:
     """Caps what one layer and the trial of a kernel may take; the memory is the system's too."""
     limits: Dict[str, int] = {}
     workspace = settings.workspace_bytes or (None if free is None else free // 2)
+    if fitted is not None:
+        workspace = fitted.workspace_bytes
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
         limits["workspace_bytes"] = workspace
@@ -271,7 +238,14 @@ def _unparsed(parser: Any, model: Path, version: str, lines: Sequence[Line]) -> 
     told = []
     for index in range(min(parser.num_errors, 5)):
         objection = parser.get_error(index)
-        told.append(f"node {objection.node()}: {' '.join(objection.desc().split())[:300]}")
+        where = f"node {objection.node()}"
+        if hasattr(objection, "node_operator") and objection.node_operator():
+            where += f", {objection.node_operator()}"
+        if hasattr(objection, "node_name") and objection.node_name():
+            where += f" '{objection.node_name()}'"
+        told.append(f"{where}: {' '.join(objection.desc().split())[:300]}")
+    # TensorRT 8 tells the operator in its log alone.
+    told += [text for severity, text in lines if severity == "error" and "While parsing node" in text][:1]
     return ModelError(
         f"TensorRT {version} cannot read {model.name}: {'; '.join(told) or reason(lines)}.",
         f"See which operators it takes and what to use instead: deadweight lint {model} --target NAME.",

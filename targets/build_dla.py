@@ -14,6 +14,10 @@ from .engine_log import Findings
 from .errors import ModelError, TargetError
 
 
+class FallbackError(ModelError):
+    """More layers than the budget fall back to the GPU: a broken budget, not bad input."""
+
+
 def put_on_dla(
     trt: Any, builder: Any, network: Any, config: Any, settings: BuildSettings, model: Path
 ) -> List[str]:
@@ -21,7 +25,7 @@ def put_on_dla(
 
     Raises:
         TargetError: there is no such core.
-        ModelError: more layers than the budget are refused.
+        FallbackError: more layers than the budget are refused.
     """
     if settings.dla_core is None or settings.dla_core >= builder.num_DLA_cores:
         raise TargetError(
@@ -43,7 +47,7 @@ def check_fallbacks(findings: Findings, settings: BuildSettings, model: Path) ->
     """Holds the budget once more: fusion and formats move further layers than DLA refuses by itself.
 
     Raises:
-        ModelError: more layers than the budget were built for the GPU.
+        FallbackError: more layers than the budget were built for the GPU.
     """
     if settings.max_gpu_fallbacks is None:
         return
@@ -52,9 +56,9 @@ def check_fallbacks(findings: Findings, settings: BuildSettings, model: Path) ->
         raise _too_many(ran, settings.max_gpu_fallbacks, model, "were built for the GPU")
 
 
-def _too_many(layers: Sequence[str], limit: int, model: Path, what: str) -> ModelError:
+def _too_many(layers: Sequence[str], limit: int, model: Path, what: str) -> FallbackError:
     more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
-    return ModelError(
+    return FallbackError(
         f"{len(layers)} layers of {model.name} {what}, and {limit} may: {', '.join(layers[:5])}{more}.",
         "Every change between DLA and GPU costs a copy. Replace these layers (deadweight lint names the "
         "rules), raise --max-gpu-fallbacks, or build for the GPU.",

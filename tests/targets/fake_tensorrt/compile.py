@@ -108,7 +108,13 @@ FUNCTIONS = {
         "getNbErrors": "parser_errors",
         "getError": "parser_error",
     },
-    "IParserError": {"code": "error_code", "desc": "error_desc", "node": "error_node"},
+    "IParserError": {
+        "code": "error_code",
+        "desc": "error_desc",
+        "node": "error_node",
+        "nodeName": "error_name",
+        "nodeOperator": "error_operator",
+    },
 }
 TABLES = {
     "VHostMemory": "memory_table",

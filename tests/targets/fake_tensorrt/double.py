@@ -132,15 +132,14 @@ class Fake:
         try:
             model = onnx.load(str(path))
         except Exception:
-            parser["errors"].append((3, -1, "Failed to parse the ONNX model."))
+            parser["errors"].append((3, -1, "Failed to parse the ONNX model.", "", ""))
             return False
         for index, node in enumerate(model.graph.node):
             if node.op_type in UNKNOWN:
-                words = (
-                    '(checkFallbackPluginImporter): INVALID_NODE: creator && "Plugin not found, are the plugin '
-                    f'name, version, and namespace correct?" {node.op_type}'
-                )
-                parser["errors"].append((6, index, words))
+                words = 'creator && "Plugin not found, are the plugin name, version, and namespace correct?"'
+                parser["errors"].append((6, index, words, node.name, node.op_type))
+                told = f'While parsing node number {index} [{node.op_type} -> "{node.output[0]}"]:'
+                self.log(ERROR, f"ModelImporter.cpp:140: {told}")
         if parser["errors"]:
             return False
         held = {item.name for item in model.graph.initializer}
@@ -156,8 +155,8 @@ class Fake:
         return len(parser["errors"])
 
     def do_error(self, q: Any, parser: Any) -> int:
-        code, q.other, words = parser["errors"][q.number]
-        self.kept.append(words.encode())
+        code, q.other, *told = parser["errors"][q.number]
+        self.kept.append("\t".join(told).encode())
         q.text = self.kept[-1]
         return int(code)
 

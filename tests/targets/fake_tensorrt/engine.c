@@ -213,7 +213,7 @@ void fake_report(void *profiler, const char *layer, float ms) {
 }
 
 /* parser: its table is the interface itself, without an implementation behind it */
-typedef struct { void **vtable; int64_t id; const char *kind; int64_t code, node; char *text; } Error;
+typedef struct { void **vtable; int64_t id; const char *kind; int64_t code, node; char *text, *name, *op; } Error;
 static bool parser_file(Impl *s, const char *path, int verbosity) {
     (void)verbosity;
     return ask(s, "parse", path, 0);
@@ -222,11 +222,15 @@ INT(parser_errors, "num_errors")
 static int32_t error_code(Error *e) { return (int32_t)e->code; }
 static int32_t error_node(Error *e) { return (int32_t)e->node; }
 static const char *error_desc(Error *e) { return e->text; }
+static const char *error_name(Error *e) { return e->name; }
+static const char *error_operator(Error *e) { return e->op; }
 static Error *parser_error(Impl *s, int32_t index) {
     Question q = {.what = "error", .number = index, .id = s->id};
     int64_t code = answer(&q);
     Error *error = calloc(1, sizeof *error);
-    *error = (Error){error_table, 0, "IParserError", code, q.other, strdup(q.text ? q.text : "")};
+    char *text = strdup(q.text), *name = strchr(text, '\t'), *op = strchr(name + 1, '\t');
+    *name++ = 0, *op++ = 0; /* words, name of the node and operator come as one text with tabs */
+    *error = (Error){error_table, 0, "IParserError", code, q.other, text, name, op};
     return error;
 }
 

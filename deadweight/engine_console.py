@@ -1,0 +1,42 @@
+"""What a terminal shows of an engine that was built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from .console import megabytes, out
+
+SHOWN = 5
+
+
+def show_build(record: Mapping[str, Any], plan: Path) -> None:
+    """The plan, for what it is, and what of the log a reader should know."""
+    built, findings, device = record["tensorrt"], record["findings"], record["device"]
+    gpu = "a GPU that could not be asked" if device is None else f"SM {device['compute_capability']}"
+    typed = "strongly typed" if built["strongly_typed"] else f"flags {', '.join(record['flags']) or 'none'}"
+    out.print(
+        f"[bold]{escape(str(plan))}[/]: {megabytes(record['plan']['bytes'])}, {built['flavour']} "
+        f"{built['version']} for {gpu}, {typed}, built in {record['build_s']:.1f} s",
+        soft_wrap=True,
+    )
+    if record["evidence"] != "measured":
+        out.print(f"[red]{record['evidence']}[/]: this engine proves nothing about speed.")
+    for name, size in findings["bytes"].items():
+        out.print(f"  {name.replace('_', ' ')}: {megabytes(size)}")
+    out.print(f"  reformats: {findings['reformats']}, fallbacks from DLA: {len(findings['fallbacks'])}")
+    if findings["skipped_tactics"]:
+        out.print(f"  {findings['skipped_tactics']} kernels were not tried for want of memory")
+    for kind in ("errors", "warnings"):
+        for text in findings[kind][:SHOWN]:
+            out.print(f"  {kind[:-1]}: {' '.join(text.split())[:300]}", markup=False, soft_wrap=True)
+        if len(findings[kind]) > SHOWN:
+            out.print(f"  and {len(findings[kind]) - SHOWN} {kind} more, in the log")
+    if record.get("fit"):
+        out.print(f"  memory: {record['fit']['outcome'].replace('_', ' ')}", soft_wrap=True)
+    cache = record["timing_cache"]
+    out.print(f"  kernel timings: {'used again' if cache['used'] else 'taken anew'}")
+    out.print(f"The record: {plan}.json, the log: {plan}.log", markup=False, soft_wrap=True)
