@@ -6,6 +6,7 @@ The names are enough: none of the networks measured here runs one of these opera
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from pathlib import Path
@@ -16,9 +17,12 @@ _LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-u
 
 
 def define_missing() -> None:
-    """Defines the operators that torchvision describes and its compiled library did not bring."""
+    """Defines the operators that torchvision describes and its compiled library does not bring."""
     found = importlib.util.find_spec("torchvision")
     for folder in found.submodule_search_locations or () if found else ():
+        for library in Path(folder).glob("_C*.so"):  # a name that it would define later may not be there yet
+            with contextlib.suppress(OSError):
+                torch.ops.load_library(library)
         source = (Path(folder) / "_meta_registrations.py").read_text()
         for name in re.findall(r'register_(?:fake|meta)\("(?:torchvision::)?(\w+)"', source):
             if not hasattr(torch.ops.torchvision, name):
