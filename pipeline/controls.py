@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from ..targets.errors import RecipeError
-from .pruning.groups import random_like
+from .prune import Prune
+from .pruning.groups import Groups, choose, random_like
 from .pruning.plan import Plan, plan_of
-from .pruning.surgery import apply
+from .pruning.surgery import apply, replay
 from .pruning.trace import trace
 from .stage import make_stage, stage_class
 from .training import Schedule, fit
@@ -59,14 +60,20 @@ class Controls:
                 "How long the original was trained is not known, so neither is what is fair to its rival.",
                 "Give the epochs of the stage controls, or set scratch = false.",
             )
-        return sum(done.settings.get("epochs", 0) for done in work.log)
+        trained = [done for done in work.log if done.stage == "train"] + recovery(work.log)
+        return sum(done.settings.get("epochs", 0) for done in trained)
 
 
 def _random(work: Work, plan: Plan) -> Variant:
     """Random neurons of the same widths, through the same recovery."""
     original = work.model(work.variant("original"))
     groups = trace(original, example_batch(work.workload))
-    small = apply(original, random_like(groups, plan, seed=work.seed), groups)
+    drawn = _drawn(groups, plan, work.seed)
+    done = next((done for done in work.log if done.stage == "prune"), None)
+    if done is None:
+        small = apply(original, drawn, groups)
+    else:  # means and norms are put right as after the real cut
+        small, _ = Prune(**done.settings).cut(original, drawn, groups, work)
     place = work.directory / "random"
     twin = dataclasses.replace(work, directory=place, log=()).with_model("pruned", small, plan=plan_of(small))
     for index, done in enumerate(recovery(work.log)):
@@ -75,12 +82,22 @@ def _random(work: Work, plan: Plan) -> Variant:
     return dataclasses.replace(twin.latest(), name="random", role="control")
 
 
+def _drawn(groups: Groups, plan: Plan, seed: int) -> Plan:
+    """Random units of the same widths, in one cut, however many the plan took."""
+    if not plan.earlier:
+        return random_like(groups, plan, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    scores = {group.name: torch.rand(group.size, generator=generator) for group in groups}
+    left = {name: width.after for name, width in plan.widths.items()}
+    return choose(groups, scores, keep={group.name: left.get(group.name, group.size) for group in groups})
+
+
 def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
     """The small network, freshly initialised and trained."""
     torch.manual_seed(work.seed + 2)
     with users_code("build_model() was called"):
         fresh = work.workload.build_model()
-    small = apply(fresh, plan, trace(fresh, example_batch(work.workload)))
+    small = replay(fresh, plan, example_batch(work.workload))
     reinitialise(small)
     first = next((done.settings for done in work.log if done.stage == "train"), {})
     schedule = Schedule(**{**first, "epochs": epochs})

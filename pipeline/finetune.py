@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from .training import Schedule, fit
+from .training import Schedule, fit, training_words
 from .work import Work
 
 
@@ -17,13 +17,16 @@ class Finetune:
     """Trains the newest network on; the result is the network "tuned".
 
     Attributes:
-        epochs, learning_rate, decay, keep: see `training.Schedule`.
+        epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 3
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     decay: Literal["cosine", "none"] = "cosine"
     keep: Literal["best", "last"] = "best"
+    patience: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    processes: Annotated[int, Field(ge=1)] = 1
     recovers: ClassVar[bool] = True  # the controls go through it too
 
     def __call__(self, work: Work) -> Work:
@@ -37,5 +40,5 @@ class Finetune:
             progress=work.progress,
             what="finetune",
         )
-        words = f"{self.epochs} epochs, validation {work.workload.score_name} {fitted.score:.4f}"
+        words = training_words(fitted, self.epochs, work.workload)
         return work.with_model("tuned", fitted.model, plan=work.plan(latest)).logged("finetune", self, words)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from .training import Schedule, fit
+from .training import Schedule, fit, training_words
 from .work import Work
 from .workload import users_code
 
@@ -22,13 +22,16 @@ class Train:
     """Trains `build_model()` from scratch; the result is the network "original".
 
     Attributes:
-        epochs, learning_rate, decay, keep: see `training.Schedule`.
+        epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 10
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     decay: Literal["cosine", "none"] = "cosine"
     keep: Literal["best", "last"] = "best"
+    patience: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    processes: Annotated[int, Field(ge=1)] = 1
 
     def __call__(self, work: Work) -> Work:
         torch.manual_seed(work.seed)
@@ -43,5 +46,5 @@ class Train:
             progress=work.progress,
             what="train",
         )
-        words = f"{self.epochs} epochs, validation {work.workload.score_name} {fitted.score:.4f}"
+        words = training_words(fitted, self.epochs, work.workload)
         return work.with_model("original", fitted.model).logged("train", self, words)

@@ -1,17 +1,17 @@
 """The one training loop: for the first training, for winning accuracy back, and for the controls.
 
 Every epoch is seeded anew from (seed, epoch), and a checkpoint is written after each: a training that is
-killed goes on at its last epoch and ends with the very bits of one that was left alone. Device and
-precision are lightning-fabric's business; optimizer and loss are the workload's.
+killed goes on at its last epoch and, on a CPU, ends with the very bits of one that was left alone. Device,
+precision and gradients across processes are lightning-fabric's business; optimizer and loss are the
+workload's.
 """
 
 from __future__ import annotations
 
-import copy
-import json
+import contextlib
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,31 +19,48 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..targets.errors import ArtifactError, ModelError
-from .work import Progress, write_tensors
-from .workload import Workload, example_batch, score_of, split_batches, torch_predict, users_code
+from ..targets.errors import ModelError, RecipeError, WorkloadError
+from . import checkpoint as on_disk
+from .pruning.narrow import copied_module
+from .teaching import Teaching
+from .work import Progress
+from .workload import (
+    Batch,
+    Workload,
+    example_batch,
+    score_of,
+    split_batches,
+    torch_predict,
+    users_code,
+)
 
 STEPS = 1000  # the resolution of the progress bar
+Loss = Callable[[Any, Batch], Tensor]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast.
+    """How long, how fast, and on what.
 
     Attributes:
         epochs: passes over the training split.
         learning_rate: replaces the workload's own at the start; None keeps it.
         decay: "cosine" (Loshchilov and Hutter 2017, without restarts) or "none".
         keep: "best" returns the epoch with the best validation score, "last" the last one.
+        patience: training stops after so many epochs without a better validation score; None never stops.
+        precision: of the forward pass, as lightning-fabric calls it; weights stay in 32 bits.
+        processes: how many share each batch, every one on a device of its own where there are several.
     """
 
     epochs: int
     learning_rate: float | None = None
     decay: Literal["cosine", "none"] = "cosine"
     keep: Literal["best", "last"] = "best"
+    patience: int | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -64,53 +81,144 @@ def fit(
     checkpoint: Path,
     progress: Progress,
     what: str,
+    teaching: Teaching | None = None,
 ) -> Fitted:
     """Trains a copy of `model` and returns it on the CPU, in eval mode.
 
     Args:
         checkpoint: a safetensors file, written after every epoch and taken up again where it exists.
         what: the words beside the progress bar.
+        teaching: teachers to learn from, beside the workload's loss.
 
     Raises:
-        ModelError: the loss became NaN or infinite; the checkpoint of the last good epoch is kept.
-        WorkloadError: the user's loss, optimizer or data failed.
+        ModelError: the loss became NaN or infinite, or a process was killed; the checkpoint of the last good
+            epoch is kept.
+        WorkloadError: the user's loss, optimizer or data failed, or the validation split is shuffled.
     """
-    trained = copy.deepcopy(model)
+    check_order(workload)
+    trained = copied_module(model, {})
+    if schedule.processes > 1:
+        from .processes import train_in_processes
+
+        train_in_processes(
+            trained,
+            workload,
+            schedule,
+            seed=seed,
+            checkpoint=checkpoint,
+            progress=progress,
+            what=what,
+            teaching=teaching,
+        )
+    else:
+        fabric = Fabric(accelerator="auto", devices=1, precision=schedule.precision)
+        learn(
+            trained,
+            workload,
+            schedule,
+            fabric,
+            seed=seed,
+            checkpoint=checkpoint,
+            progress=progress,
+            what=what,
+            teaching=teaching,
+        )
+    progress(STEPS, STEPS, what)
+    found = on_disk.reached(checkpoint)
+    trained = trained.cpu()
+    trained.load_state_dict(dict(found.best))
+    trained.eval()
+    names = list(example_batch(workload))
+    scores = found.scores
+    score = scores[found.kept] if scores else score_of(workload, torch_predict(trained, names), "validation")
+    return Fitted(trained, score, scores)
+
+
+def learn(
+    model: nn.Module,
+    workload: Workload,
+    schedule: Schedule,
+    fabric: Fabric,
+    *,
+    seed: int,
+    checkpoint: Path,
+    progress: Progress,
+    what: str,
+    teaching: Teaching | None = None,
+) -> None:
+    """Trains `model` itself, as the one process or one of several; what came of it is in the checkpoint."""
     with users_code("optimizer() was called"):
-        optimizer = workload.optimizer(trained)
-    fabric = Fabric(accelerator="auto", devices=1)
-    wrapped, optimizer = fabric.setup(trained, optimizer)
+        optimizer = workload.optimizer(model)
+    wrapped, optimizer = fabric.setup(model, optimizer)
     rates = [schedule.learning_rate or group["lr"] for group in optimizer.param_groups]
-    best, scores, kept = _load(checkpoint, trained, optimizer)
+    if checkpoint.exists():
+        reached = on_disk.load(checkpoint, model, optimizer)
+        if reached.seed != seed:
+            raise RecipeError(
+                f"The checkpoint {checkpoint} is of a training with seed {reached.seed}, not {seed}.",
+                f"Give that seed, or delete it (rm {checkpoint}).",
+            )
+    else:
+        reached = on_disk.Progress((), 0, _copied(model), seed)
+        if fabric.is_global_zero:
+            on_disk.save(checkpoint, model, optimizer, reached)
     names = list(example_batch(workload))
     count = _batch_count(workload)
-    for epoch in range(len(scores), schedule.epochs):
-        _seed_all(seed, epoch)
-        wrapped.train()
-        for step, batch in enumerate(split_batches(workload, "train", seed=_mixed(seed, epoch))):
-            share = (epoch + min(step / count, 1.0)) / schedule.epochs
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * _decay(schedule.decay, share)
-            _step(fabric, wrapped, optimizer, workload, batch, names, f"epoch {epoch + 1}, step {step + 1}")
-            progress(round(STEPS * share), STEPS, what)
-        scores.append(score_of(workload, torch_predict(wrapped, names), "validation"))
-        if schedule.keep == "last" or epoch == 0 or _is_better(workload, scores[-1], scores[kept]):
-            kept = epoch
-            best = {name: value.detach().clone() for name, value in trained.state_dict().items()}
-        _save(checkpoint, trained, optimizer, best, scores, kept)
-    progress(STEPS, STEPS, what)
-    trained.load_state_dict(best)
-    trained = trained.cpu().eval()
-    score = scores[kept] if scores else score_of(workload, torch_predict(trained, names), "validation")
-    return Fitted(trained, score, tuple(scores))
+    taught = contextlib.nullcontext(workload.loss)
+    with taught if teaching is None else teaching.loss(workload, model, fabric.device) as loss:
+        for epoch in range(len(reached.scores), schedule.epochs):
+            if _stale(workload, reached.scores, schedule.patience):
+                break
+            _seed_all(seed, epoch, fabric.global_rank)
+            wrapped.train()
+            for step, whole in enumerate(split_batches(workload, "train", seed=_mixed(seed, epoch))):
+                share = (epoch + min(step / count, 1.0)) / schedule.epochs
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * _decay(schedule.decay, share)
+                batch = _part(whole, fabric.global_rank, fabric.world_size)
+                where = f"epoch {epoch + 1}, step {step + 1}"
+                _step(fabric, wrapped, optimizer, loss, batch, names, where)
+                progress(round(STEPS * share), STEPS, what)
+            first = fabric.is_global_zero
+            score = score_of(workload, torch_predict(model, names), "validation") if first else 0.0
+            scores = (*reached.scores, fabric.broadcast(score))
+            better = epoch == 0 or _is_better(workload, scores[-1], scores[reached.kept])
+            if schedule.keep == "last" or better:
+                reached = on_disk.Progress(scores, epoch, _copied(model), seed)
+            else:
+                reached = on_disk.Progress(scores, reached.kept, reached.best, seed)
+            if first:
+                on_disk.save(checkpoint, model, optimizer, reached)
+            fabric.barrier()
+
+
+def training_words(fitted: Fitted, epochs: int, workload: Workload) -> str:
+    """How a training went, in words."""
+    early = f" of {epochs}, no better since" if len(fitted.scores) < epochs else ""
+    return f"{len(fitted.scores)} epochs{early}, validation {workload.score_name} {fitted.score:.4f}"
+
+
+def check_order(workload: Workload) -> None:
+    """Reads the first validation batch twice: a score over other samples each time decides nothing.
+
+    Raises:
+        WorkloadError: they differ.
+    """
+    first, again = (next(split_batches(workload, "validation")) for _ in range(2))
+    for name, value in first.items():
+        if isinstance(value, Tensor) and not torch.equal(value, again[name]):
+            raise WorkloadError(
+                f'batches("validation") gave other values of "{name}" when it was read a second time.',
+                'Shuffle and augment "train" alone: epochs and settings are compared on this split.',
+            )
 
 
 def _step(
     fabric: Fabric,
     model: nn.Module,
     optimizer: Any,
-    workload: Workload,
-    batch: Any,
+    loss_of: Loss,
+    batch: Batch,
     names: Sequence[str],
     where: str,
 ) -> None:
@@ -119,7 +227,7 @@ def _step(
     with users_code("the network ran on a training batch"):
         outputs = model(*(batch[name] for name in names))
     with users_code("loss() was called"):
-        loss = workload.loss(outputs, batch)
+        loss = loss_of(outputs, batch)
         value = loss.item()
     if not math.isfinite(value):
         raise ModelError(
@@ -130,12 +238,31 @@ def _step(
     optimizer.step()
 
 
+def _part(batch: Batch, rank: int, processes: int) -> Batch:
+    """One process's share of a batch: together they see what one alone would, and so take the same steps."""
+    if processes == 1 or min(len(value) for value in batch.values()) < processes:
+        return batch
+    return {name: value[rank::processes] for name, value in batch.items()}
+
+
+def _copied(model: nn.Module) -> Mapping[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
 def _decay(kind: str, share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * share)) if kind == "cosine" else 1.0
 
 
 def _is_better(workload: Workload, score: float, than: float) -> bool:
     return score > than if workload.higher_is_better else score < than
+
+
+def _stale(workload: Workload, scores: Sequence[float], patience: int | None) -> bool:
+    """Whether the last `patience` epochs brought nothing better than what was before them."""
+    if patience is None or len(scores) <= patience:
+        return False
+    best = max if workload.higher_is_better else min
+    return not _is_better(workload, best(scores[-patience:]), best(scores[:-patience]))
 
 
 def _batch_count(workload: Workload) -> int:
@@ -149,49 +276,8 @@ def _mixed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
-def _seed_all(seed: int, epoch: int) -> None:
-    mixed = _mixed(seed, epoch)
+def _seed_all(seed: int, epoch: int, rank: int) -> None:
+    mixed = (_mixed(seed, epoch) + rank) % 2**32
     torch.manual_seed(mixed)
     np.random.seed(mixed)  # the user's augmentations may draw from any of the three
     random.seed(mixed)
-
-
-def _save(
-    path: Path, model: nn.Module, optimizer: Any, best: dict[str, Tensor], scores: Sequence[float], kept: int
-) -> None:
-    state = optimizer.state_dict()
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"best/{name}": value for name, value in best.items()}
-    plain: dict[str, dict[str, Any]] = {}
-    for index, slots in state["state"].items():
-        for name, value in slots.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{name}"] = value
-            else:
-                plain.setdefault(str(index), {})[name] = value
-    facts = {"scores": list(scores), "kept": kept, "plain": plain, "groups": state["param_groups"]}
-    write_tensors(path, tensors, {"training": json.dumps(facts, sort_keys=True)})
-
-
-def _load(path: Path, model: nn.Module, optimizer: Any) -> tuple[dict[str, Tensor], list[float], int]:
-    """What a checkpoint holds is put in place; without one, the start of a training is returned."""
-    if not path.exists():
-        return {name: value.detach().clone() for name, value in model.state_dict().items()}, [], 0
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["training"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"The checkpoint {path} is damaged: {error}.", f"Delete it (rm {path}): the training starts anew."
-        ) from error
-    state: dict[int, dict[str, Any]] = {int(index): dict(slots) for index, slots in facts["plain"].items()}
-    for name, value in tensors.items():
-        kind, _, rest = name.partition("/")
-        if kind == "optimizer":
-            index, _, slot = rest.partition("/")
-            state.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
-    model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model/")})
-    best = {name[5:]: value for name, value in tensors.items() if name.startswith("best/")}
-    return best, list(facts["scores"]), int(facts["kept"])

@@ -108,17 +108,7 @@ class Work:
         weights = variant.path("weights")
         if "plan" in variant.files:
             variant.path("plan")
-            return load_pruned(self.workload.build_model, weights.parent).eval()
-        with torch.random.fork_rng(devices=[]):
-            model = self.workload.build_model()
-        try:
-            model.load_state_dict(load_file(weights))
-        except RuntimeError as error:
-            raise ModelError(
-                f"{weights} does not fit what build_model() returns: {str(error).splitlines()[0]}",
-                "Let build_model() return the same network every time.",
-            ) from error
-        return model.eval()
+        return load_network(self.workload, weights.parent)
 
     def plan(self, variant: Variant) -> Plan | None:
         """What was removed from a variant; None if nothing was."""
@@ -171,6 +161,27 @@ class Work:
             "log": [[done.stage, done.settings] for done in self.log],
         }
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def load_network(workload: Workload, folder: Path) -> nn.Module:
+    """The network that `Work.with_model` saved in a folder, in eval mode, on the CPU.
+
+    Raises:
+        ModelError: build_model() returns another network than the one that was saved.
+    """
+    if (folder / "plan.json").exists():
+        return load_pruned(workload.build_model, folder).eval()
+    weights = folder / "model.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        model = workload.build_model()
+    try:
+        model.load_state_dict(load_file(weights))
+    except RuntimeError as error:
+        raise ModelError(
+            f"{weights} does not fit what build_model() returns: {str(error).splitlines()[0]}",
+            "Let build_model() return the same network every time.",
+        ) from error
+    return model.eval()
 
 
 def write_tensors(

@@ -157,6 +157,97 @@ def test_weights_of_another_network_are_refused(groups: Groups) -> None:
         importance.weight_l2(groups["stem"], Context(nets.Mlp()))
 
 
+def test_the_scale_of_a_unit_is_that_of_all_its_batch_norms_as_one_vector(
+    groups: Groups, context: Context, model: nets.ResidualCnn
+) -> None:
+    """The residual group has one; the sum's other branch is not normalised."""
+    expected = model.norm2.weight.detach().double().abs()
+    torch.testing.assert_close(importance.batch_norm(groups["conv2"], context), expected)
+
+
+def test_a_group_without_a_batch_norm_is_named() -> None:
+    model = nets.Mlp()
+    (first, *_) = trace(model, {"image": nets.image(2, 16)})
+    with pytest.raises(ModelError, match='No batch norm scales the units of "fc1"'):
+        importance.batch_norm(first, Context(model))
+
+
+def test_what_readers_get_counts_in_activation_outgoing(
+    groups: Groups, context: Context, model: nets.ResidualCnn
+) -> None:
+    """The stem is read by the first convolution and by the projection: their columns are one vector."""
+    group = groups["stem"]
+    columns = [
+        layer.weight.detach().double().transpose(0, 1).flatten(1) for layer in (model.conv1, model.short)
+    ]
+    norm = torch.linalg.vector_norm(torch.cat(columns, 1), dim=1)
+    expected = importance.activation(group, context) * norm
+    torch.testing.assert_close(importance.activation_outgoing(group, context), expected)
+
+
+def test_the_geometric_median_is_the_sum_of_distances_over_all_producers(
+    groups: Groups, context: Context, model: nets.ResidualCnn
+) -> None:
+    joined = torch.cat([model.conv2.weight.flatten(1), model.short.weight.flatten(1)], 1).detach().double()
+    expected = torch.cdist(joined, joined).sum(1)
+    torch.testing.assert_close(importance.geometric_median(groups["conv2"], context), expected)
+
+
+def test_a_unit_that_another_can_stand_in_for_is_nearest_to_the_median() -> None:
+    weight = torch.tensor([[0.0, 1.0], [0.1, 1.0], [5.0, -3.0], [0.0, 1.1]])
+    model = torch.nn.ParameterDict({"w": weight})
+    group = Group("w", 4, "linear", ("linear",), (Slice("w", 0, torch.arange(4), "producer"),), ())
+    assert int(importance.geometric_median(group, Context(model)).argmax()) == 2
+
+
+def test_units_of_several_rows_are_compared_row_by_row() -> None:
+    weight = torch.tensor([[1.0], [2.0], [1.0], [2.0], [3.0], [4.0]])
+    model = torch.nn.ParameterDict({"w": weight})
+    rows = torch.tensor([0, 0, 1, 1, 2, 2])
+    group = Group("w", 3, "linear", ("linear",), (Slice("w", 0, rows, "producer"),), ())
+    scores = importance.geometric_median(group, Context(model))
+    torch.testing.assert_close(scores, torch.tensor([1, 1, 2], dtype=torch.float64) * 8**0.5)
+
+
+def test_lamp_is_the_share_of_what_is_at_least_as_heavy() -> None:
+    found = importance.lamp_of(torch.tensor([4.0, 1.0, 5.0]))
+    torch.testing.assert_close(found, torch.tensor([4 / 9, 1 / 10, 1.0]))
+
+
+def test_within_a_group_lamp_is_the_order_of_the_weights(groups: Groups, context: Context) -> None:
+    for group in groups:
+        lamp, norm = importance.lamp(group, context), importance.weight_l2(group, context)
+        assert torch.equal(lamp.argsort(), norm.argsort())
+
+
+def test_taylor_predicts_what_switching_a_unit_off_costs() -> None:
+    """First order: right where the change is small, so the readers' columns are made small."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 12), torch.nn.ReLU(), torch.nn.Linear(12, 10))
+    with torch.no_grad():
+        model[2].weight *= 1e-3
+    groups = trace(model, Digits().example_inputs())
+    context = Context(model, gradients=Gradients(model, groups, Digits()))
+    (group,) = groups
+    batch = next(iter(Digits().batches("calibration")))
+    whole = Digits().loss(model(batch["pixels"]), batch)
+    costs = []
+    for unit in range(12):
+        kept = model[2].weight[:, unit].clone()
+        with torch.no_grad():
+            model[2].weight[:, unit] = 0
+            costs.append(float(whole - Digits().loss(model(batch["pixels"]), batch)))
+            model[2].weight[:, unit] = kept
+    slopes = context.slopes(group)
+    torch.testing.assert_close(slopes[0], torch.tensor(costs, dtype=torch.float64), rtol=0.05, atol=1e-6)
+    torch.testing.assert_close(importance.taylor(group, context), slopes.square().mean(0))
+
+
+def test_a_criterion_of_the_loss_asks_for_gradients(groups: Groups, model: nets.ResidualCnn) -> None:
+    with pytest.raises(RecipeError, match="no gradients were given"):
+        importance.taylor(groups["stem"], Context(model))
+
+
 def outgoing(group: Group, context: Context) -> Tensor:
     """A user's own: the weights that read a unit."""
     scores = torch.zeros(group.size)

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import sequence_nets
 import torch
-from small import Digits
+from small import Digits, X
 from torch import Tensor, nn
 
 from deadweight.pipeline.prune import Prune, alignment, find_criterion
+from deadweight.pipeline.stage import make_stage
 from deadweight.pipeline.statistics import Statistics
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import ModelError, RecipeError
@@ -79,6 +80,46 @@ def test_whole_heads_go_only_on_demand(heads: bool, left: int, tmp_path: Path) -
     assert plan is not None
     (width,) = [one for name, one in plan.widths.items() if one.kind == "heads"]
     assert (width.before, width.after) == (4, left)
+
+
+def size(work: Work) -> int:
+    return sum(parameter.numel() for parameter in work.model().parameters())
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("criterion", ["activation", "taylor", "lamp"])
+def test_a_share_of_the_parameters_goes(work: Work, scope: str, criterion: str) -> None:
+    stage = make_stage("prune", {"parameters": 0.6, "scope": scope, "criterion": criterion}, "stages[0]")
+    assert 0.6 <= 1 - size(stage(work)) / size(work) < 0.64
+
+
+def test_single_groups_have_shares_of_their_own(work: Work) -> None:
+    plan = (result := Prune(ratio=0.25, ratios={"2": 0.5})(work)).plan(result.latest())
+    assert plan is not None
+    assert [(width.before, width.after) for width in plan.widths.values()] == [(96, 72), (48, 24)]
+    plan = (result := Prune(ratios={"2": 0.5})(work)).plan(result.latest())
+    assert plan is not None
+    assert [width.after for width in plan.widths.values()] == [96, 24]
+
+
+def test_a_ratio_over_all_groups_takes_the_lowest_of_one_ranking(work: Work) -> None:
+    plan = (result := Prune(ratio=0.25, scope="global", normalise="none")(work)).plan(result.latest())
+    assert plan is not None
+    assert sum(len(units) for units in plan.removed.values()) == 36
+    assert set(range(10)) <= set(plan.removed["0"])
+
+
+def test_ratios_by_group_are_local(work: Work) -> None:
+    with pytest.raises(RecipeError, match='scope "global"'):
+        Prune(ratios={"2": 0.5}, scope="global")
+
+
+def test_the_means_of_what_goes_are_put_into_biases(work: Work) -> None:
+    pixels = X[:200]
+    with torch.no_grad():
+        whole = work.model()(pixels)
+        plain, folded = (Prune(ratio=0.25, means=means)(work).model()(pixels) for means in (False, True))
+    assert float((folded - whole).square().mean()) < float((plain - whole).square().mean())
 
 
 def test_a_users_own_criterion_is_named_by_its_dotted_path(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from small import Digits
 from torch import Tensor, nn
 
 from deadweight.pipeline.training import Fitted, Schedule, fit
-from deadweight.targets.errors import ModelError
+from deadweight.targets.errors import ArtifactError, ModelError, RecipeError, WorkloadError
 
 
 class PowerCutError(Exception):
@@ -94,6 +95,63 @@ def test_a_loss_that_diverges_stops_with_its_step_and_keeps_the_epoch_before(tmp
     with pytest.raises(ModelError, match="the loss is nan in epoch 2, step 4"):
         trained(tmp_path, Diverging(), Schedule(epochs=3))
     assert (tmp_path / "a.safetensors").exists()
+
+
+def test_training_stops_when_validation_no_longer_gets_better_and_resumes_so(tmp_path: Path) -> None:
+    schedule = Schedule(epochs=40, learning_rate=0.03, decay="none", patience=2)
+    fitted = trained(tmp_path, Digits(), schedule)
+    assert len(fitted.scores) < 40
+    assert fitted.score == max(fitted.scores)
+    assert max(fitted.scores[-2:]) <= max(fitted.scores[:-2])
+    assert trained(tmp_path, Digits(), schedule).scores == fitted.scores
+
+
+def test_a_checkpoint_of_another_seed_is_refused(tmp_path: Path) -> None:
+    trained(tmp_path, Digits(), Schedule(epochs=1))
+    with pytest.raises(RecipeError, match="seed 0, not 5"):
+        fit(
+            Digits().build_model(),
+            Digits(),
+            Schedule(epochs=2),
+            seed=5,
+            checkpoint=tmp_path / "a.safetensors",
+            progress=lambda done, total, what: None,
+            what="train",
+        )
+
+
+def test_a_damaged_checkpoint_says_what_to_delete(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"no checkpoint")
+    with pytest.raises(ArtifactError, match="is damaged") as caught:
+        trained(tmp_path, Digits(), Schedule(epochs=1))
+    assert "rm " in caught.value.cure
+
+
+def test_a_validation_split_that_is_shuffled_is_refused(tmp_path: Path) -> None:
+    class Shuffling(Digits):
+        def batches(self, split: str, *, seed: int = 0) -> Iterator[dict[str, Tensor]]:
+            return super().batches("train", seed=int(torch.randint(1000, ())))
+
+    with pytest.raises(WorkloadError, match=r"other values of .* when it was read a second time"):
+        trained(tmp_path, Shuffling(), Schedule(epochs=1))
+
+
+def test_mixed_precision_learns_too(tmp_path: Path) -> None:
+    assert trained(tmp_path, Digits(), Schedule(epochs=6, precision="bf16-mixed")).score > 0.85
+
+
+def test_tensors_that_are_shared_stay_shared(tmp_path: Path) -> None:
+    class Tied(Digits):
+        def build_model(self) -> nn.Module:
+            model = nn.Sequential(
+                nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 10)
+            )
+            model[3].weight = model[2].weight
+            return model
+
+    model = trained(tmp_path, Tied(), Schedule(epochs=1)).model
+    assert isinstance(model, nn.Sequential)
+    assert model[3].weight is model[2].weight
 
 
 def test_batch_norm_statistics_are_trained_and_returned(tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""Every criterion against both controls on Fashion-MNIST: raw and tuned, at equal size, over three seeds.
+
+    python benchmarks/criteria.py [--networks mlp cnn] [--jobs 2]
+    python benchmarks/criteria.py --table       the tables of what was measured so far, in Markdown
+
+Of each original 50, 75 and 90 % of the *parameters* go in one cut, equal shares of each group (the CNN: all
+criteria at 75 %, four at the others). Then it is tuned. The controls are random neurons, tuned alike, and the
+same small network trained from scratch for as many epochs as the chain. What was measured stands in
+runs/criteria.jsonl and is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from grid import (
+    EPOCHS,
+    SEEDS,
+    TUNING,
+    Cell,
+    Row,
+    found,
+    markdown,
+    measured,
+    missing_words,
+    run,
+    scores,
+    spread,
+)
+
+from deadweight.pipeline.controls import Controls
+from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.importance import CRITERIA
+from deadweight.pipeline.paired import paired
+from deadweight.pipeline.prune import Prune
+from deadweight.pipeline.work import Work
+from deadweight.targets.errors import DeadweightError
+
+RECORD = Path("runs") / "criteria.jsonl"
+REMOVED = (0.5, 0.75, 0.9)
+FEW = ("activation", "weight_l2", "taylor", "random")
+GLOBAL = ("activation", "taylor", "lamp")
+"""Criteria that are tried with one ranking across groups too, at 75 %."""
+
+
+def cells(network: str) -> list[Cell]:
+    """What is tried on a network; batch-norm scales need a batch norm."""
+    names = [name for name in CRITERIA if network == "cnn" or name != "batch_norm"]
+    made: list[Cell] = []
+    for removed in REMOVED:
+        tried = names if network == "mlp" or removed == 0.75 else list(FEW)
+        made += [_cell(network, seed, name, removed) for name in [*tried, "scratch"] for seed in SEEDS]
+    made += [_cell(network, seed, name, 0.75, "global") for name in GLOBAL for seed in SEEDS]
+    return made
+
+
+def _cell(network: str, seed: int, criterion: str, removed: float, scope: str = "local") -> Cell:
+    return {"network": network, "criterion": criterion, "removed": removed, "scope": scope, "seed": seed}
+
+
+def measure(cell: Cell, work: Work) -> Row:
+    """One cut, before and after tuning; or the same widths from scratch."""
+    scratch = cell["criterion"] == "scratch"
+    cut = Prune(
+        parameters=cell["removed"],
+        criterion="random" if scratch else cell["criterion"],
+        scope=cell["scope"],
+        normalise="none" if cell["criterion"] in ("taylor", "lamp") else "mean",
+        align=False,
+    )
+    try:
+        pruned = cut(work)
+    except DeadweightError as error:
+        return {"refused": error.what}
+    row: Row = {"original": scores(work, "original")}
+    if scratch:
+        epochs = EPOCHS[cell["network"]] + TUNING[cell["network"]]
+        made = Controls(random=False, epochs=epochs)(pruned)
+        return {**row, "tuned": scores(made, "scratch")}
+    tuned = Finetune(epochs=TUNING[cell["network"]])(
+        dataclasses.replace(pruned, directory=work.directory / "t")
+    )
+    return {**row, "raw": scores(pruned, "pruned"), "tuned": scores(tuned, "tuned")}
+
+
+def table(rows: Sequence[Row], network: str) -> str:
+    """One row a criterion: change of test accuracy, raw and tuned, and the tuned difference from random."""
+    lines = []
+    tried = list(dict.fromkeys((cell["criterion"], cell["scope"]) for cell in cells(network)))
+    for criterion, scope in tried:
+        line = [criterion + (", global" if scope == "global" else "")]
+        for removed in REMOVED:
+            wanted = {"network": network, "criterion": criterion, "scope": scope, "removed": removed}
+            if not any(all(cell[key] == value for key, value in wanted.items()) for cell in cells(network)):
+                line += ["", "", ""]
+                continue
+            here = [row for row in found(rows, wanted) if "tuned" in row]
+            twins = {
+                row["cell"]["seed"]: row["tuned"]["test"]
+                for row in found(rows, {**wanted, "criterion": "random", "scope": "local"})
+                if "tuned" in row
+            }
+            line.append(
+                spread([_change(row, "raw") for row in here if "raw" in row], sign=True)
+                if criterion != "scratch"
+                else ""
+            )
+            line.append(spread([_change(row, "tuned") for row in here], sign=True))
+            seeds = [row for row in here if row["cell"]["seed"] in twins]
+            against = [row["tuned"]["test"] - twins[row["cell"]["seed"]] for row in seeds]
+            line.append(
+                "" if criterion == "random" else paired(against).words() if len(against) > 1 else "missing"
+            )
+        lines.append(line)
+    head = ["criterion"]
+    for removed in REMOVED:
+        head += [f"-{removed:.0%}: raw", "tuned", "tuned, less random"]
+    whole = [row["original"]["test"] for row in found(rows, {"network": network}) if "original" in row]
+    about = f"{network}: original {spread(sorted(set(whole)))} %; changes in points of test accuracy."
+    refused = sorted(
+        {
+            f"{row['cell']['criterion']}: {row['refused']}"
+            for row in found(rows, {"network": network})
+            if "refused" in row
+        }
+    )
+    return "\n\n".join([about, markdown(head, lines), missing_words(rows, cells(network)), *refused])
+
+
+def _change(row: Row, what: str) -> float:
+    return float(row[what]["test"] - row["original"]["test"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="+", default=["mlp", "cnn"])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    if not given.table:
+        run([cell for network in given.networks for cell in cells(network)], measure, RECORD, jobs=given.jobs)
+    rows = measured(RECORD)
+    print("\n\n".join(table(rows, network) for network in given.networks))
+
+
+if __name__ == "__main__":
+    main()

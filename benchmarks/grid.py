@@ -1,0 +1,182 @@
+"""What the benchmarks on Fashion-MNIST share: cells measured in parallel, kept as lines of JSON, and resumed.
+
+A cell is a dictionary of plain values that says what is tried; its figures are added to it and appended to
+a .jsonl file as soon as they are there. A cell that stands in the file is not measured again, so a benchmark
+can be stopped at any moment, and its tables name the cells that are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deadweight.pipeline.statistics import Statistics
+from deadweight.pipeline.train import Train
+from deadweight.pipeline.work import Variant, Work
+from deadweight.pipeline.workload import Workload, load_workload, score_of, torch_predict
+from deadweight.targets.artifact import Artifact
+from deadweight.targets.target import load_target
+
+Cell = dict[str, Any]
+Row = dict[str, Any]
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "fashion_mnist"
+RUNS = Path("runs") / "grid"
+SEEDS = (0, 1, 2)
+EPOCHS = {"mlp": 8, "lenet": 8, "cnn": 10}  # of the originals
+TUNING = {"mlp": 5, "lenet": 5, "cnn": 5}
+
+
+class LeNet300(nn.Module):
+    """784-300-100-10 (LeCun et al. 1998): 267 thousand parameters, hardly more than the task needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(784, 300)
+        self.fc2 = nn.Linear(300, 100)
+        self.head = nn.Linear(100, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores: Tensor = self.head(F.relu(self.fc2(F.relu(self.fc1(image.flatten(1))))))
+        return scores
+
+
+@functools.cache
+def workload_of(network: str) -> Workload:
+    """The example's workload of "mlp" or "cnn", or the same with LeNet-300-100."""
+    workload = load_workload(f"workload.py:{'Cnn' if network == 'cnn' else 'Mlp'}", EXAMPLE)
+    if network == "lenet":
+        workload.build_model = LeNet300  # type: ignore[method-assign]
+    return workload
+
+
+def original(network: str, seed: int) -> Work:
+    """The trained original of a seed, with the statistics of its activations; made once."""
+    place = RUNS / f"{network}-{seed}"
+    torch.set_num_threads(1)
+    work = Work(workload_of(network), load_target("x86-cpu"), place, seed)
+    if not (place / "done").exists():
+        work = Statistics()(Train(epochs=EPOCHS[network])(work))
+        (place / "done").touch()
+        return work
+    files = {"weights": Artifact.of(place / "original" / "model.safetensors")}
+    work = work.with_variant(Variant("original", files))
+    work = work.with_artifact("statistics", place / "statistics.safetensors")
+    return work.logged("train", Train(epochs=EPOCHS[network]))
+
+
+def scores(work: Work, name: str) -> Row:
+    """Validation and test accuracy, in per cent, and parameters of a network of `work`."""
+    model = work.model(work.variant(name))
+    predict = torch_predict(model, work.workload.example_inputs())
+    return {
+        "validation": round(100 * score_of(work.workload, predict, "validation"), 4),
+        "test": round(100 * score_of(work.workload, predict, "test"), 4),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def run(cells: Sequence[Cell], measure: Callable[[Cell, Work], Row], record: Path, *, jobs: int) -> None:
+    """Measures the cells that are missing, the originals they start from first."""
+    known = {_key(row["cell"]) for row in measured(record)}
+    missing = [cell for cell in cells if _key(cell) not in known]
+    record.parent.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context) as pool:
+        starts = {(cell["network"], seed) for cell in missing for seed in SEEDS}
+        for future in as_completed([pool.submit(_made, *start) for start in sorted(starts)]):
+            future.result()
+        waiting = [pool.submit(_measured, measure, cell) for cell in missing]
+        for count, future in enumerate(as_completed(waiting), start=1):
+            row = future.result()
+            with record.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{count} of {len(missing)}: {row['cell']} {row.get('refused', '')}", file=sys.stderr)
+
+
+def measured(record: Path) -> list[Row]:
+    """The rows so far; a line that a kill cut off is left out."""
+    rows = []
+    for line in record.read_text().splitlines() if record.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            print(f"{record}: a line that was cut off is measured again.", file=sys.stderr)
+    return rows
+
+
+def found(rows: Iterable[Row], wanted: Cell) -> list[Row]:
+    """The rows of the cells that agree with `wanted`, whatever else they say."""
+    return [row for row in rows if all(row["cell"].get(key) == value for key, value in wanted.items())]
+
+
+def spread(values: Sequence[float], *, sign: bool = False) -> str:
+    """Mean and standard deviation over the seeds; how many, where they are not three."""
+    if not values:
+        return "missing"
+    mean = f"{statistics.fmean(values):{'+' if sign else ''}.2f}"
+    if len(values) == 1:
+        return f"{mean} (n 1)"
+    count = "" if len(values) == len(SEEDS) else f" (n {len(values)})"
+    return f"{mean} ± {statistics.stdev(values):.2f}{count}"
+
+
+def missing_words(rows: Sequence[Row], cells: Sequence[Cell]) -> str:
+    """The cells that no row stands for, by name."""
+    known = {_key(row["cell"]) for row in rows}
+    absent = [cell for cell in cells if _key(cell) not in known]
+    names = sorted({" ".join(str(value) for value in cell.values()) for cell in absent})
+    return (
+        f"Missing, {len(absent)} of {len(cells)} cells: {'; '.join(names)}."
+        if absent
+        else "No cell is missing."
+    )
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    table = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in table)
+
+
+def machine() -> str:
+    """Where the figures were taken, in a sentence."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return f"torch {torch.__version__}, {device}, {os.cpu_count()} cores"
+
+
+def _made(network: str, seed: int) -> None:
+    original(network, seed)
+
+
+def _measured(measure: Callable[[Cell, Work], Row], cell: Cell) -> Row:
+    started = time.monotonic()
+    work = original(cell["network"], cell["seed"])
+    place = Path(tempfile.mkdtemp(prefix="cell-"))
+    try:
+        row = measure(cell, dataclasses.replace(work, directory=place))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    seconds = math.ceil(time.monotonic() - started)
+    return {"cell": cell, **row, "seconds": seconds, "machine": machine()}
+
+
+def _key(cell: Mapping[str, Any]) -> str:
+    return json.dumps(cell, sort_keys=True)

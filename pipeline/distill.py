@@ -1,0 +1,108 @@
+"""The stage "distill": accuracy won back from teachers, beside the labels.
+
+The first teacher is the original. More of them, an ensemble, are trained here for as long as the original
+was, each from a seed of its own, or come from the user's own checkpoints; their word is averaged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from ..targets.errors import RecipeError
+from .load import read_weights
+from .teaching import Teaching
+from .training import Schedule, fit, training_words
+from .work import Work, write_tensors
+from .workload import users_code
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Trains the newest network on, with teachers; the result is the network "tuned".
+
+    Attributes:
+        teachers: how many networks like the original teach, itself included; those beyond it are trained
+            here, with the settings of the stage train.
+        checkpoints: files of the user's own that hold further teachers, networks of `build_model()`.
+        temperature, share, hints: see `teaching.Teaching`.
+        epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 3
+    teachers: Annotated[int, Field(ge=1)] = 1
+    checkpoints: tuple[str, ...] = ()
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    share: Annotated[float, Field(gt=0, le=1)] = 0.7
+    hints: Annotated[float, Field(ge=0)] = 0.0
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    decay: Literal["cosine", "none"] = "cosine"
+    keep: Literal["best", "last"] = "best"
+    patience: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    processes: Annotated[int, Field(ge=1)] = 1
+    recovers: ClassVar[bool] = True  # the controls go through it too
+
+    def reads(self) -> list[Path]:
+        """The teachers' checkpoints: other bytes are another stage."""
+        return [Path(path) for path in self.checkpoints]
+
+    def __call__(self, work: Work) -> Work:
+        latest = work.latest()
+        folders = [work.variant("original").path("weights").parent]
+        folders += [_trained(work, number) for number in range(1, self.teachers)]
+        folders += [_loaded(work, number, path) for number, path in enumerate(self.checkpoints, start=1)]
+        settings = dataclasses.asdict(self)
+        schedule = Schedule(
+            **{field.name: settings[field.name] for field in dataclasses.fields(Schedule)},
+        )
+        fitted = fit(
+            work.model(latest),
+            work.workload,
+            schedule,
+            seed=work.seed + 1,  # as in finetune: the two can be compared
+            checkpoint=work.directory / "checkpoint.safetensors",
+            progress=work.progress,
+            what="distill",
+            teaching=Teaching(tuple(folders), self.temperature, self.share, self.hints),
+        )
+        words = f"{len(folders)} teachers, {training_words(fitted, self.epochs, work.workload)}"
+        return work.with_model("tuned", fitted.model, plan=work.plan(latest)).logged("distill", self, words)
+
+
+def _trained(work: Work, number: int) -> Path:
+    """One more network like the original, from a seed of its own."""
+    settings = next((done.settings for done in work.log if done.stage == "train"), None)
+    if settings is None:
+        raise RecipeError(
+            "How the original was trained is not known, so no further teachers can be trained like it.",
+            "Give their files as checkpoints, or set teachers = 1.",
+        )
+    seed = work.seed + 1000 * number
+    torch.manual_seed(seed)
+    with users_code("build_model() was called"):
+        model = work.workload.build_model()
+    folder = work.directory / f"teacher-{number}"
+    fitted = fit(
+        model,
+        work.workload,
+        Schedule(**settings),
+        seed=seed,
+        checkpoint=folder / "checkpoint.safetensors",
+        progress=work.progress,
+        what=f"teacher {number + 1}",
+    )
+    write_tensors(folder / "model.safetensors", fitted.model.state_dict())
+    return folder
+
+
+def _loaded(work: Work, number: int, path: str) -> Path:
+    """A teacher of the user's own, in a folder as ours are."""
+    folder = work.directory / f"checkpoint-{number}"
+    write_tensors(folder / "model.safetensors", read_weights(Path(path)))
+    return folder

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small import Digits
+
+from deadweight.pipeline import checkpoint as on_disk
+from deadweight.pipeline.processes import spec_of
+from deadweight.pipeline.training import Fitted, Schedule, fit
+from deadweight.targets.errors import ModelError, RecipeError
+
+
+def trained(place: Path, epochs: int, processes: int, seed: int = 0) -> Fitted:
+    torch.manual_seed(seed)
+    return fit(
+        Digits().build_model(),
+        Digits(),
+        Schedule(epochs=epochs, processes=processes),
+        seed=seed,
+        checkpoint=place / "checkpoint.safetensors",
+        progress=lambda done, total, what: None,
+        what="train",
+    )
+
+
+def test_a_workload_of_a_class_in_a_file_can_be_made_again() -> None:
+    assert spec_of(Digits()) == "small:Digits"
+
+
+def test_a_workload_that_no_other_process_can_make_is_refused(tmp_path: Path) -> None:
+    class Local(Digits):
+        pass
+
+    with pytest.raises(RecipeError, match="processes = 1"):
+        spec_of(Local())
+
+
+@pytest.mark.slow
+def test_two_processes_end_within_the_spread_of_the_seeds(tmp_path: Path) -> None:
+    alone = [trained(tmp_path / f"alone-{seed}", 4, 1, seed).score for seed in range(3)]
+    two = [trained(tmp_path / f"two-{seed}", 4, 2, seed).score for seed in range(3)]
+    spread = max(statistics.stdev(alone), 0.005)
+    assert abs(statistics.fmean(alone) - statistics.fmean(two)) < 3 * spread
+
+
+def children() -> list[int]:
+    """The processes that train, by their command line."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_bytes().split(b"\0")
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        if b"deadweight.pipeline.processes" in command and parent == os.getpid():
+            found.append(int(place.name))
+    return sorted(found)
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_named_and_the_next_run_goes_on_at_the_last_epoch(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.safetensors"
+
+    def kill() -> None:
+        while not (checkpoint.exists() and on_disk.reached(checkpoint).scores):
+            time.sleep(0.02)
+        os.kill(children()[-1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(ModelError, match=r"Process \d of 2 .* was killed by SIGKILL in epoch \d+") as caught:
+        trained(tmp_path, 400, 2)
+    killer.join()
+    assert "it goes on after epoch" in caught.value.cure
+    assert not children()
+    done = len(on_disk.reached(checkpoint).scores)
+    first = on_disk.reached(checkpoint).scores
+    assert 1 <= done < 400
+    fitted = trained(tmp_path, done + 2, 2)
+    assert len(fitted.scores) == done + 2
+    assert fitted.scores[:done] == first
+
+
+@pytest.mark.slow
+def test_what_a_process_has_to_say_reaches_the_user(tmp_path: Path) -> None:
+    from small_diverging import Diverging
+
+    with pytest.raises(ModelError, match=r"Training diverged: the loss is nan in epoch 1, step 4"):
+        fit(
+            Diverging().build_model(),
+            Diverging(),
+            Schedule(epochs=2, processes=2),
+            seed=0,
+            checkpoint=tmp_path / "checkpoint.safetensors",
+            progress=lambda done, total, what: None,
+            what="train",
+        )
