@@ -4,7 +4,7 @@
 
 A thousand draws each from a lognormal, from two modes (2 ms, and one run in fifty at 70 ms), and from a tail
 so heavy that it has no variance (Pareto 1.5); the true percentiles are known in closed form. The last rows
-draw slow runs in bursts, event by event, which is how they come; the truth there is taken from a million draws.
+draw slow runs in bursts, event by event, which is how they come; the truth there is from millions of draws.
 """
 
 from __future__ import annotations

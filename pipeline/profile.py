@@ -17,40 +17,53 @@ from pydantic import Field
 from ..targets import measurement
 from ..targets.artifact import write_json
 from ..targets.clock import time_together
+from ..targets.errors import MeasurementError
+from ..targets.layers import judge_layers
 from ..targets.measurement import Protocol
 from ..targets.memory import measure_memory
+from ..targets.ort_layers import LAYER_PROTOCOL, time_layers
 from ..targets.probe import conditions
+from ..targets.reasons import explained
+from .profile_on import profile_on
 from .work import Work
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Writes "measurements" and "memory" of every network with an ONNX file.
+    """Writes "measurements", "memory" and "layers" of every network with an ONNX file.
 
     Attributes:
         events: fresh loads of all networks; 24 give a 97.7 % interval.
         event_s: how long each network runs within one event, about.
         threads: of the runtime. With one, CPU time is the clock, and neighbours hardly disturb it.
         memory: whether memory is measured too, in a fresh process a network.
+        on: a board, by its name in ssh, on which they are timed; layers are not judged there.
+        layers: whether every layer is timed and judged too, with the runtime's profiler at work.
     """
 
     events: Annotated[int, Field(ge=1)] = 24
     event_s: float = 0.05
     threads: Annotated[int, Field(ge=1)] = 1
     memory: bool = True
+    layers: bool = True
+    on: str = ""
 
     def __call__(self, work: Work) -> Work:
         # Controls have the widths of the pruned network: to time them would say nothing new.
         timed = [v for v in work.variants if v.role == "chain" and "onnx" in v.files]
         paths = {variant.name: variant.path("onnx") for variant in timed}
         work.latest("onnx")  # says what is missing where there is none
+        protocol = Protocol(events=self.events, event_s=self.event_s, threads=self.threads, seed=work.seed)
+        if self.on:
+            result, said = profile_on(self.on, work, paths, protocol, memory=self.memory)
+            return result.logged("profile", self, *said)
         if work.target.runtime != "onnxruntime":
             return work.logged(
                 "profile",
                 self,
-                f"Nothing was measured: {work.target.title} is a board, and this machine is none.",
+                f"Nothing was measured: {work.target.title} is a board, and this machine is none. "
+                "Name one with --on USER@HOST.",
             )
-        protocol = Protocol(events=self.events, event_s=self.event_s, threads=self.threads, seed=work.seed)
         measured = time_together(
             paths, protocol=protocol, progress=lambda done, total: work.progress(done, total, "profile")
         )
@@ -59,7 +72,34 @@ class Profile:
         if self.memory:
             write_json(work.directory / "memory.json", _memory(paths, work))
             result = result.with_artifact("memory", work.directory / "memory.json")
-        return result.logged("profile", self)
+        words = []
+        if self.layers and len(paths) > 1:
+            try:
+                write_json(work.directory / "layers.json", self._layers(paths, work))
+                result = result.with_artifact("layers", work.directory / "layers.json")
+            except MeasurementError as error:
+                words.append(f"Layers were not judged. {error.what}")
+        return result.logged("profile", self, *words)
+
+    def _layers(self, paths: Mapping[str, Path], work: Work) -> dict[str, object]:
+        """Every network's layers against those of the first, by turns."""
+        events = max(self.events, 1)
+        protocol = dataclasses.replace(LAYER_PROTOCOL, events=events, threads=self.threads, seed=work.seed)
+        timed = time_layers(
+            paths, protocol=protocol, progress=lambda done, total: work.progress(done, total, "layers")
+        )
+        first, *others = timed
+        judged = {
+            name: explained(
+                judge_layers(timed[first], timed[name]), timed[first], timed[name], target=work.target
+            )
+            for name in others
+        }
+        return {
+            "first": first,
+            "protocol": dataclasses.asdict(protocol),
+            "networks": {name: [one.to_json() for one in each] for name, each in judged.items()},
+        }
 
 
 def _memory(paths: Mapping[str, Path], work: Work) -> dict[str, object]:

@@ -18,8 +18,21 @@ from ..targets.budgets import check_budgets
 from ..targets.judge import Judgement, judge
 from ..targets.measurement import Measurement
 from ..targets.probe import conditions
+from ..targets.tail import tail_of
 from .recipe import Recipe
-from .report.schema import Budget, Control, Latency, Outcome, Report, Row, UnitLists, Verdict, Width
+from .report.schema import (
+    Budget,
+    Control,
+    Latency,
+    Layer,
+    LayerVerdict,
+    Outcome,
+    Report,
+    Row,
+    UnitLists,
+    Verdict,
+    Width,
+)
 from .report.words import control_words, verdict_sentence
 from .statistics import ActivationStatistics
 from .store import Run, made_by
@@ -51,6 +64,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
         "controls": controls,
         "words": [*words, *_int8_words(measured), *(swept.refused if swept else ())],
         "widths": _widths(work),
+        "layers": _layers(work),
         "statistics": _statistics(work),
         "sweep": swept.sweep if swept else None,
         "score_name": work.workload.score_name,
@@ -104,7 +118,7 @@ def _row(
 
 
 def _latency(figures: Measurement) -> Latency:
-    middle = figures.latency_s(50)
+    middle, tail = figures.latency_s(50), tail_of(figures, 99)
     return {
         "p50": middle.value,
         "p95": figures.latency_s(95).value,
@@ -112,6 +126,7 @@ def _latency(figures: Measurement) -> Latency:
         "p50_low": middle.low,
         "p50_high": middle.high,
         "n": int(figures.wall_ns.size),
+        "p99_bound": tail.bound_s if math.isfinite(tail.bound_s) else None,
     }
 
 
@@ -155,6 +170,36 @@ def _int8_words(measured: Mapping[str, Measurement]) -> list[str]:
         "" if found.outcome == "faster" else " INT8 saves bytes here, not time: where time counts, ship FP32."
     )
     return [f"INT8 against the same network in FP32: {found.sentence()}.{advice}"]
+
+
+def _layers(work: Work) -> list[Layer]:
+    """What the stage "profile" found of each layer, in the order of the first network."""
+    if "layers" not in work.artifacts:
+        return []
+    held = read_json(work.artifacts["layers"].checked())
+    layers: dict[str, Layer] = {}
+    for network, judged in held["networks"].items():
+        for one in judged:
+            layer = layers.setdefault(
+                one["name"],
+                {
+                    "name": one["name"],
+                    "kind": one["kind"],
+                    "latency_s": {held["first"]: one["baseline_s"]},
+                    "judged": {},
+                },
+            )
+            layer["latency_s"][network] = one["candidate_s"]
+            verdict: LayerVerdict = {
+                "outcome": one["outcome"],
+                "ratio": one["ratio"],
+                "low": one["low"] if one["high"] is not None else None,
+                "high": one["high"],
+                "pruned": one["pruned"],
+                "reason": one["reason"],
+            }
+            layer.setdefault("judged", {})[network] = verdict
+    return list(layers.values())
 
 
 def _widths(work: Work) -> list[Width]:

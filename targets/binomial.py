@@ -16,7 +16,7 @@ def binomial_below(successes: int, trials: int, chance: float) -> float:
         return 1.0 if successes > 0 else 0.0
     if chance >= 1.0 or successes <= 0:
         return 0.0
-    if successes > trials / 2 and trials > 2000:  # the shorter sum of the two
+    if 2 * successes > trials + 1 and trials > 2000:  # the shorter sum of the two
         return 1.0 - binomial_below(trials - successes + 1, trials, 1 - chance)
     log_chance, log_rest = math.log(chance), math.log1p(-chance)
     whole = math.lgamma(trials + 1)

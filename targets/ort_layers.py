@@ -16,7 +16,7 @@ import math
 import random
 import re
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -213,10 +213,14 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
 
 def owners_of(kernels: Sequence[Tuple[str, str]], graph: Nodes) -> Dict[str, Tuple[Node, bool]]:
     """For each kernel (name, operator), in running order: the node of its layer, and whether it converts."""
+    # A node without a name gets one from the runtime: its operator and its place.
+    nodes = [
+        node if node.name else replace(node, name=f"{node.op_type}_{at}")
+        for at, node in enumerate(graph.nodes)
+    ]
+    makers = {output: node for node in nodes for output in node.outputs}
     # Some of the runtime's passes name a kernel after the node, others after the tensor it makes.
-    by_name = {output: node for node in graph.nodes for output in node.outputs}
-    by_name.update((node.name, node) for node in graph.nodes if node.name)
-    makers = {output: node for node in graph.nodes for output in node.outputs}
+    by_name = {**makers, **{node.name: node for node in nodes}}
     own: Dict[str, Optional[Node]] = {}
     for name, op in kernels:
         converts = op in _INWARD + _OUTWARD

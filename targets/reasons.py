@@ -74,9 +74,7 @@ def _blocks(before: Layer, after: Layer, target: Optional[Target]) -> str:
         step = rule.step_for(was)
         if now < was and now % step:
             full = min(was, math.ceil(now / step) * step)
-            sides.append(
-                f"{now} {name} channels are off the multiple of {step}: {full} cost the same or less"
-            )
+            sides.append(f"{now} {name} channels are off the multiple of {step}: {full} cost no more")
     return "; ".join(sides)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Dict
 
 import numpy as np
@@ -120,6 +121,7 @@ def design_effect(samples_s: NDArray[np.float64], value_s: float) -> float:
     return max(1.0, float(slow.var(ddof=1)) / expected) if expected else 1.0
 
 
+@lru_cache(maxsize=1024)
 def _place(samples: int, share: float, confidence: float) -> int:
     """The smallest j for which the j-th of so many samples is above the quantile with the confidence."""
     low, high = 1, samples

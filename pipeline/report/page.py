@@ -235,8 +235,12 @@ def _layers(report: Report) -> str:
     drawn = layers_figure(layers, rows) if layers else None
     if not drawn:
         return ""
-    table = f"<details><summary>As a table</summary>{layers_table(layers, rows)}</details>"
+    judged = any(layer.get("judged") for layer in layers)
+    opened = " open" if judged else ""
+    table = f"<details{opened}><summary>As a table</summary>{layers_table(layers, rows)}</details>"
     note = "Taken with a profiler at work: read the times against each other, not as sums."
+    if judged:
+        note += " Answers are corrected for the number of layers (Holm); intervals hold for all at once."
     colours = legend([(series(at), label(name)) for at, name in enumerate(networks_of(layers, rows))])
     return section("Time a layer", colours, plot(drawn), table, note=note)
 

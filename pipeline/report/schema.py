@@ -50,7 +50,10 @@ class Verdict(TypedDict):
 
 @_closed
 class Latency(TypedDict):
-    """Percentiles of `n` timed calls, in seconds; p50 with its interval where there is one."""
+    """Percentiles of `n` timed calls, in seconds; p50 with its interval where there is one.
+
+    `p99_bound` is what p99 is at most, with 95 % confidence; None where the calls were too few to say.
+    """
 
     p50: float
     p95: float
@@ -58,6 +61,7 @@ class Latency(TypedDict):
     p50_low: float | None
     p50_high: float | None
     n: int
+    p99_bound: NotRequired[float | None]
 
 
 @_closed
@@ -102,12 +106,28 @@ class Width(TypedDict):
 
 
 @_closed
+class LayerVerdict(TypedDict):
+    """One layer against the same layer of the first row, over all layers corrected.
+
+    `reason` says why a layer that was pruned did not get faster; it is empty where there is nothing to say.
+    """
+
+    outcome: Outcome
+    ratio: float
+    low: float | None
+    high: float | None
+    pruned: bool
+    reason: str
+
+
+@_closed
 class Layer(TypedDict):
-    """One layer's time in each network that has it: row name -> seconds."""
+    """One layer's time in each network that has it: row name -> seconds; and what was judged of it."""
 
     name: str
     kind: NotRequired[str]
     latency_s: dict[str, float | None]
+    judged: NotRequired[dict[str, LayerVerdict]]
 
 
 @_closed
@@ -264,6 +284,7 @@ _KINDS = (
     Speedup,
     Width,
     Layer,
+    LayerVerdict,
     UnitLists,
     Sweep,
     SweepRow,

@@ -114,8 +114,9 @@ def widths_table(widths: Sequence[Width]) -> str:
 
 
 def layers_table(layers: Sequence[Layer], rows: Sequence[Row]) -> str:
-    """The figures of the plot of layer times, all layers."""
+    """The figures of the plot of layer times, all layers; and what was judged of the last network's."""
     networks = networks_of(layers, rows)
+    last = next((n for n in reversed(networks) if any(n in one.get("judged", {}) for one in layers)), "")
     scale, unit = time_unit(
         [max((v or 0.0 for v in layer["latency_s"].values()), default=0.0) for layer in layers]
     )
@@ -125,9 +126,23 @@ def layers_table(layers: Sequence[Layer], rows: Sequence[Row]) -> str:
         for network in networks:
             value = layer["latency_s"].get(network)
             cells.append(figure(value, significant((value or 0.0) / scale)))
+        if last:
+            cells += _layer_verdict(layer, last)
         body.append((cells, ""))
     head = ["Layer", "Kind", *(f"{label(network)}, {unit}" for network in networks)]
-    return _table(head, body, "Time a layer", left=2, tall=len(body) > 20)
+    head += [f"{label(last)}: speed-up", "Why a pruned layer is not faster"] if last else []
+    wrap = len(head) - 1 if last else None
+    return _table(head, body, "Time a layer", left=2, wrap=wrap, tall=len(body) > 20)
+
+
+def _layer_verdict(layer: Layer, network: str) -> list[str]:
+    """The judgement of a layer in one network, and the reason where there is one."""
+    verdict = layer.get("judged", {}).get(network)
+    if verdict is None:
+        return [MISSING, ""]
+    told = interval(verdict["low"], verdict["high"])
+    answer = figure(verdict["ratio"], ratio(verdict["ratio"]), f"{outcome(verdict['outcome'])}<br>{told}")
+    return [answer, escape(verdict["reason"])]
 
 
 def stages_table(stages: Sequence[StageTime]) -> str:
