@@ -9,33 +9,24 @@ A builder that fails returns None and writes its reason to the log: that reason 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
-from .artifact import sha256_of, write_json, write_text, writing
+from .artifact import writing
 from .build_dla import check_fallbacks, put_on_dla
 from .build_machine import check_target, device_facts, fit_for, room_for
 from .build_settings import BuildSettings, Profile, profiles_for
-from .engine_log import Findings, Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
-from .engine_record import SCHEMA, command_for, log_path, platform_facts, record_path
+from .built import Built, made_of, written
+from .engine_log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
 from .errors import ModelError, TargetError
 from .fit import Fit, Footprint
 from .target import Target
 from .timing_cache import give_cache, keep_cache, timing_path
+from .trtexec import find_trtexec
+from .trtexec_build import build_by_trtexec
 
 _ROOT = Path("/")
-
-
-@dataclass(frozen=True)
-class Built:
-    """A plan, its record (see docs/engines.md) and the build's log, whole."""
-
-    plan: Path
-    record: Mapping[str, Any]
-    findings: Findings
-    log: Tuple[Line, ...]
 
 
 _DEFAULT = BuildSettings()
@@ -65,7 +56,13 @@ def build_engine(
     model, plan = Path(model), Path(plan)
     if not model.is_file():
         raise ModelError(f"There is no model at {model}.", "Check the path.")
-    trt = import_tensorrt(settings.flavour)
+    try:
+        trt = import_tensorrt(settings.flavour)
+    except TargetError:
+        program = find_trtexec() if settings.flavour == "tensorrt" else None
+        if program is None:
+            raise
+        return build_by_trtexec(program, model, plan, settings=settings, target=target, root=root)
     device = device_facts(cuda)
     check_target(trt, target, device, settings)
     free = room_for(model, target, root)
@@ -98,16 +95,9 @@ def build_engine(
     with writing(plan) as beside:
         beside.write_bytes(plan_bytes)
     record = {
-        "schema": SCHEMA,
-        "kind": "engine",
-        "plan": {"file": plan.name, "bytes": plan.stat().st_size, "sha256": sha256_of(plan)},
-        "model": {"file": str(model), "bytes": model.stat().st_size, "sha256": sha256_of(model)},
-        "evidence": "simulated" if is_simulated(lines) else "measured",
+        **made_of(model, plan, settings, target=target, root=root, simulated=is_simulated(lines)),
         "tensorrt": {"flavour": settings.flavour, "version": trt.__version__, "strongly_typed": strong},
         "device": device,
-        "platform": platform_facts(root),
-        "target": None if target is None else target.name,
-        "settings": asdict(settings),
         "flags": names,
         "limits": limits,
         "fit": None if fitted is None else fitted.to_json(),
@@ -116,11 +106,8 @@ def build_engine(
         "timing_cache": {"file": None if cache_path is None else str(cache_path), "used": cache_used},
         "build_s": round(perf_counter() - started, 3),
         "findings": findings.to_json(),
-        "rebuild": command_for(model, plan, asdict(settings), None if target is None else target.name),
     }
-    write_text(log_path(plan), "".join(f"[{severity}] {text}\n" for severity, text in lines))
-    write_json(record_path(plan), record)
-    return Built(plan, record, findings, tuple(lines))
+    return written(plan, record, findings, lines)
 
 
 def _builder(trt: Any, logger: Any, lines: Sequence[Line]) -> Any:
