@@ -22,7 +22,7 @@ MODULES = ("test_lint_explicit", "test_lint_fusion", "test_lint_operators", "tes
 
 
 def one(module: str, place: int, faulty: bool, rtx: Path) -> str:
-    """What NVIDIA's tools say of one graph: why not, or how many layers it became and what the products read."""
+    """What NVIDIA's tools say of one graph: why not, or its layers and what their products read."""
     sys.path[:0] = [str(ROOT / "tests" / "export"), str(ROOT / "tests"), str(ROOT / "benchmarks")]
     import importlib
 

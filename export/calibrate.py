@@ -19,6 +19,7 @@ from ..targets.errors import ArtifactError, ModelError, WorkloadError
 from .adequacy import Adequacy, Seen, of_samples
 from .graph import float_inputs, load_float
 from .histogram import BINS, METHODS, Histogram, Method, threshold
+from .kernels import single_rows
 from .placement import DIALECTS, place
 from .running import pieces, samples_at_once, samples_in, streamer
 
@@ -140,7 +141,8 @@ def calibrate_by(
 
 def tensors_to_measure(model: onnx.ModelProto) -> list[str]:
     """The tensors that either dialect rounds, in the order of the graph: one calibration serves both."""
-    names = [place(model.graph, dialect).tensors for dialect in DIALECTS]
+    rows = single_rows(model)
+    names = [place(model.graph, dialect, single_rows=rows).tensors for dialect in DIALECTS]
     return list(dict.fromkeys(name for tensors in names for name in tensors))
 
 

@@ -15,7 +15,7 @@ Two dialects, because each runtime fuses other patterns, and what one fuses the 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,7 @@ import onnx
 
 from ..targets.errors import ModelError
 from .graph import Index, attribute_of
+from .kernels import SINGLE_ROW, without_int8_kernel
 
 Dialect = Literal["tensorrt", "x86"]
 DIALECTS: tuple[Dialect, ...] = ("tensorrt", "x86")
@@ -69,8 +70,14 @@ class Placement:
     left_float: dict[str, str]
 
 
-def place(graph: onnx.GraphProto, dialect: Dialect, *, skip: Collection[str] = ()) -> Placement:
-    """The placement for one dialect; the nodes named in `skip` stay in float.
+def place(
+    graph: onnx.GraphProto, dialect: Dialect, *, skip: Collection[str] = (), single_rows: Collection[str] = ()
+) -> Placement:
+    """The placement for one dialect.
+
+    Args:
+        skip: names of weighted nodes that stay in float.
+        single_rows: names of products that multiply one row, see `kernels.single_rows`.
 
     Raises:
         ModelError: the dialect or a name of `skip` is unknown.
@@ -84,6 +91,8 @@ def place(graph: onnx.GraphProto, dialect: Dialect, *, skip: Collection[str] = (
     for position, node in enumerate(graph.node):
         if node.op_type in CONVOLUTIONS or node.op_type in INT8_OPERATORS[dialect]:
             reason = _reason_for_float(node, index, dialect, skip)
+            if not reason and dialect == "tensorrt" and node.name in single_rows:
+                reason = SINGLE_ROW
             if reason:
                 left_float[node.name] = reason
             else:
@@ -148,35 +157,6 @@ def _reason_for_float(node: onnx.NodeProto, index: Index, dialect: Dialect, skip
     if dialect == "tensorrt" and weight is not None:
         return without_int8_kernel(node, weight.dims, first=node.input[0] not in index.producer)
     return ""
-
-
-def without_int8_kernel(node: onnx.NodeProto, weight: Sequence[int], *, first: bool) -> str:
-    """Why TensorRT has no fast int8 kernel for a weighted operator; empty where it has one.
-
-    These are the shapes that NVIDIA's Model Optimizer leaves in float, which is as near as one comes to a
-    list of kernels.
-
-    Args:
-        weight: the shape of the weight.
-        first: whether the operator reads an input of the network.
-    """
-    if node.op_type in ("Gemm", "MatMul"):
-        columns = weight[0] if attribute_of(node, "transB", 0) else weight[-1]
-        return "it multiplies by a vector, which tensor cores do not speed up" if columns == 1 else ""
-    outputs, inputs, *kernel = weight
-    if node.op_type != "Conv" or min(outputs, inputs) >= 16:
-        return ""
-    groups = attribute_of(node, "group", 1)
-    if groups == 1:
-        by_eight = outputs % 8 == 0 or inputs % 8 == 0
-        served = by_eight and (first or max(outputs, inputs) >= 16) and len(set(kernel)) == 1
-    else:
-        served = outputs % 8 == 0 and min(kernel) >= 3
-    if served:
-        return ""
-    shape = "x".join(str(size) for size in kernel)
-    width = f"{outputs} channels from {inputs}" + (f" in each of {groups} groups" if groups > 1 else "")
-    return f"it is too narrow for an int8 kernel ({width}, {shape})"
 
 
 def channel_axis(node: onnx.NodeProto, place_: int, dimensions: int) -> int | None:

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from ..targets.errors import ModelError
 from .calibrate import Range, Ranges
 from .graph import Array, Index, drop_unused, load_float, replace_nodes, save
+from .kernels import single_rows
 from .placement import INT8_OPERATORS, Dialect, Placement, Weight, clipped_at, place
 
 Parameters = tuple[np.float32, Array]  # scale and zero point
@@ -62,7 +63,7 @@ def to_qdq(
         raise ModelError(f"Weights of {weight_bits} bits are not supported.", "Choose 8, or 7 without VNNI.")
     model = load_float(path)
     graph = model.graph
-    placed = place(graph, dialect, skip=skip)
+    placed = place(graph, dialect, skip=skip, single_rows=single_rows(model))
     if not placed.weights and not placed.readers:
         reasons = "".join(f" {name} stays in float: {why}." for name, why in placed.left_float.items())
         raise ModelError(

@@ -10,16 +10,20 @@ from __future__ import annotations
 import itertools
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ..export import adequacy
 from ..export.external import move
+from ..export.half import to_half
 from ..export.histogram import Method
-from ..export.parity import compare_files
+from ..export.lint.platform import Platform
+from ..export.parity import compare_files, noise_between
 from ..targets.artifact import Artifact, write_json
-from .candidates import Candidate, Step, Trials, first, stepped, timed
+from ..targets.errors import RecipeError
+from .candidates import Candidate, Step, Trials, first, stepped, timed, validated
 from .export import COMPARED, hop_words
 from .linted import held_against_tensorrt
 from .sensitivity import Layer, return_words, returned, sensitivity, words
@@ -41,6 +45,8 @@ class Quantize:
             nothing is given back.
         sensitivity: whether every layer is also tried alone where the budget does not ask for it.
         only_if_faster: whether the network stays in float where INT8 is measured to be slower here.
+        half: whether what stays in float becomes FP16 in the file, which TensorRT 10 and later need: they
+            build strongly typed networks. Earlier ones refuse it.
     """
 
     method: Method | Literal["best"] = "minmax"
@@ -48,6 +54,7 @@ class Quantize:
     score_drop: Annotated[float, Field(ge=0)] | None = None
     sensitivity: bool = False
     only_if_faster: bool = False
+    half: bool = False
 
     def __call__(self, work: Work) -> Work:
         work.progress(0, 3, "quantize: calibrate")
@@ -108,11 +115,13 @@ class Quantize:
         move(kept.path, path)
         write_json(work.directory / "ranges.json", kept.ranges.to_json())
         rounded = {name: kept.ranges.adequacy[name] for name in kept.quantized.tensors}
-        found = held_against_tensorrt(path, work.target, name="int8")
         batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
         hop = compare_files(
             trials.original, path, batches, kind="lossy", name="ONNX -> INT8", rounded_from=kept.source
         )
+        if self.half:
+            said = [*said, self._halved(work, path)]
+        found = held_against_tensorrt(path, work.target, name="int8")
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
         result = result.with_artifact("ranges", work.directory / "ranges.json")
         return result.logged(
@@ -125,3 +134,21 @@ class Quantize:
             *said,
             *found,
         )
+
+    def _halved(self, work: Work, path: Path) -> str:
+        """Writes FP16 into the INT8 file, and says what it changed."""
+        if work.target.runtime != "tensorrt":
+            raise RecipeError(
+                f"The stage quantize has half = true, and {work.target.name} runs {work.target.runtime}.",
+                "FP16 in the file is for TensorRT 10 and later: leave half out.",
+            )
+        plain = path.with_name("fp32.onnx")
+        move(path, plain)
+        halved = to_half(plain, path, tensorrt=Platform.of(work.target).version)
+        noise = noise_between(
+            plain, path, itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
+        )
+        plain.unlink()
+        left = "".join(f", {name} stays in FP32: {why}" for name, why in halved.left_float.items())
+        score = validated(work, path)
+        return f"FP16 for what stays in float: noise {noise:.2%}, validation {score:.4f}{left}"

@@ -13,7 +13,8 @@ import numpy as np
 from onnx import NodeProto
 
 from ..graph import WEIGHTED
-from ..placement import residual_adds, without_int8_kernel
+from ..kernels import SINGLE_ROW, without_int8_kernel
+from ..placement import residual_adds
 from .finding import Finding
 from .network import Network
 from .platform import Platform, keeps_int8
@@ -189,7 +190,7 @@ def int8_kernel(network: Network, platform: Platform) -> Iterator[Finding]:
             reason = without_int8_kernel(plain, weight.dims, first=first)
         rows = network.shapes.get(node.output[0], ())[-2:-1]
         if not reason and node.op_type in ("Gemm", "MatMul") and rows == (1,):
-            reason = "it multiplies a single row, which tensor cores do not speed up"
+            reason = SINGLE_ROW
         if reason:
             yield Finding(
                 307,

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from deadweight.export.kernels import single_rows
 from deadweight.export.placement import DIALECTS, place
 from deadweight.targets.errors import ModelError
 
@@ -190,3 +191,27 @@ def test_a_misspelt_name_is_an_error_that_proposes_the_nearest(net: Nets) -> Non
     assert "fc1/Gemm" in caught.value.cure
     with pytest.raises(ModelError, match="dialect 'arm'"):
         place(graph, "arm")  # type: ignore[arg-type]
+
+
+def test_a_product_of_a_single_row_stays_float_in_tensorrt_whatever_the_batch() -> None:
+    nodes = [
+        node("MatMul", ["x", "m"], ["a"], name="row"),
+        node("Reshape", ["a", "shape"], ["b"]),
+        node("Gemm", ["b", "m"], ["y"], name="batch"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16])],
+        [
+            numpy_helper.from_array(np.ones((16, 16), np.float32), "m"),
+            numpy_helper.from_array(np.array([-1, 16]), "shape"),
+        ],
+    )
+    rows = single_rows(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    assert rows == {"row"}
+    left = place(graph, "tensorrt", single_rows=rows).left_float
+    assert set(left) == {"row"}
+    assert "a single row" in left["row"]
+    assert place(graph, "x86", single_rows=rows).left_float == {}

@@ -1,0 +1,57 @@
+"""Which shapes TensorRT has no fast int8 kernel for, so that rounding them costs and saves nothing.
+
+Tensor cores multiply matrices: a product with a vector keeps them idle, and a narrow convolution fills a
+part of them. NVIDIA publishes no list of kernels; what its Model Optimizer leaves in float is as near as one
+comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+
+from .graph import attribute_of, tensor_types
+
+SINGLE_ROW = "it multiplies a single row, which tensor cores do not speed up"
+
+
+def single_rows(model: onnx.ModelProto) -> frozenset[str]:
+    """The products that multiply a single row whatever the batch: tensor cores have nothing to do there.
+
+    An open axis, such as the batch of a linear layer, counts as many rows.
+    """
+    shapes = {name: kind.shape.dim for name, kind in tensor_types(model).items()}
+    return frozenset(
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("Gemm", "MatMul")
+        and len(axes := shapes.get(node.output[0], ())) > 1
+        and axes[-2].dim_value == 1
+    )
+
+
+def without_int8_kernel(node: onnx.NodeProto, weight: Sequence[int], *, first: bool) -> str:
+    """Why TensorRT has no fast int8 kernel for a weighted operator; empty where it has one.
+
+    Args:
+        weight: the shape of the weight.
+        first: whether the operator reads an input of the network.
+    """
+    if node.op_type in ("Gemm", "MatMul"):
+        columns = weight[0] if attribute_of(node, "transB", 0) else weight[-1]
+        return "it multiplies by a vector, which tensor cores do not speed up" if columns == 1 else ""
+    outputs, inputs, *kernel = weight
+    if node.op_type != "Conv" or min(outputs, inputs) >= 16:
+        return ""
+    groups = attribute_of(node, "group", 1)
+    if groups == 1:
+        by_eight = outputs % 8 == 0 or inputs % 8 == 0
+        served = by_eight and (first or max(outputs, inputs) >= 16) and len(set(kernel)) == 1
+    else:
+        served = outputs % 8 == 0 and min(kernel) >= 3
+    if served:
+        return ""
+    shape = "x".join(str(size) for size in kernel)
+    width = f"{outputs} channels from {inputs}" + (f" in each of {groups} groups" if groups > 1 else "")
+    return f"it is too narrow for an int8 kernel ({width}, {shape})"
