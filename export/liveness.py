@@ -1,0 +1,255 @@
+"""The least memory that a network's activations can be given: a lower bound, on plain numbers.
+
+When kernel k is about to run, some set D of kernels has run. D holds whatever k depends on and nothing that
+depends on k, and with every kernel what that depends on. Every value that one of D made and one outside D (or
+the caller) will read must exist. The smallest total over all such D is a minimum cut, and no order of the
+kernels can have less in memory at k. Beside that total there is k's own result, unless it may be added, while
+it is computed, into a value that is there already: both cases are tried and the smaller one counts.
+
+Two more facts hold in any order: of the readers of a value one comes last, and of the makers of what a kernel
+reads one comes last. The others have run by then, so they belong to D; the smallest need over who comes last
+is a bound too. The answer is the largest of all these bounds.
+
+What is assumed: a value is computed once, and a kernel reads its inputs from memory, whole. A value never
+counts with more than the smallest form in which it may be kept; gaps, alignment and workspaces do not count.
+
+Liveness and the sharing of buffers: Aho, Lam, Sethi, Ullman, Compilers, 2nd edition, 9.2.5. For networks,
+Pisarchyk and Lee 2020, "Efficient memory management for deep neural net inference", call the largest sum of
+live sizes the lower bound of any plan for a fixed order; here the order is free as well. The cut is that of
+Picard 1976, "Maximal closure of a graph and applications to combinatorial problems".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+_MANY = 1 << 60  # more than any memory: an edge that no minimum cut goes through
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One step of a run. `reads` are values, each with the bytes of it that are read; `writes` are values.
+
+    `whole`: it reads from memory and writes to memory; else it may be done on the way, in another kernel,
+    and only orders the values. `sum`: it joins what it reads element by element, so that it may be done by
+    the kernel that makes one of them, and write over one of them.
+    """
+
+    name: str
+    reads: tuple[tuple[int, int], ...]
+    writes: tuple[int, ...]
+    whole: bool = True
+    sum: bool = False
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest need, and the kernel at which it arises."""
+
+    bytes: int
+    kernel: str
+
+
+def least_bytes(sizes: Sequence[int], kernels: Sequence[Kernel], kept: frozenset[int]) -> Peak:
+    """The lower bound in bytes: no run of `kernels`, in any order, gets by with less.
+
+    Args:
+        sizes: bytes[value], the smallest form of each; 0 for what the caller holds.
+        kernels: in an order in which they can run.
+        kept: values that the caller wants, which live to the end.
+    """
+    graph = _Graph.of(sizes, kernels, kept)
+    best = Peak(0, "")
+    for at, kernel in enumerate(kernels):
+        if kernel.whole or kernel.sum:
+            need = graph.need(at)
+            if need > best.bytes:
+                best = Peak(need, kernel.name)
+    for group in sorted({ats for ats in graph.rivals() if len(ats) > 1}):
+        needs = {at: graph.need(at, before=[other for other in group if other != at]) for at in group}
+        last = min(needs, key=lambda at: needs[at])
+        if best.bytes < needs[last] < _MANY:
+            best = Peak(needs[last], kernels[last].name)
+    return best
+
+
+@dataclass(frozen=True)
+class _Graph:
+    sizes: Sequence[int]
+    kernels: Sequence[Kernel]
+    kept: frozenset[int]
+    makers: dict[int, int]
+    readers: dict[int, set[int]]
+    above: list[int]
+    below: list[int]
+
+    @classmethod
+    def of(cls, sizes: Sequence[int], kernels: Sequence[Kernel], kept: frozenset[int]) -> _Graph:
+        makers = {value: at for at, kernel in enumerate(kernels) for value in kernel.writes}
+        readers: dict[int, set[int]] = {value: set() for value in makers}
+        for at, kernel in enumerate(kernels):
+            for value, _ in kernel.reads:
+                readers.setdefault(value, set()).add(at)
+        above, below = _ancestors(kernels, makers), _descendants(kernels, readers)
+        return cls(sizes, kernels, kept, makers, readers, above, below)
+
+    def rivals(self) -> list[tuple[int, ...]]:
+        """Kernels of which one comes last: the readers of a value, the makers of a kernel's inputs."""
+        found = [tuple(sorted(readers)) for readers in self.readers.values()]
+        for kernel in self.kernels:
+            found.append(tuple(sorted({self.makers[v] for v, _ in kernel.reads if v in self.makers})))
+        return found
+
+    def need(self, at: int, before: Sequence[int] = ()) -> int:
+        """The least bytes when kernel `at` runs after all of `before`; very many when it cannot."""
+        kernel = self.kernels[at]
+        done = self.above[at]
+        for other in before:
+            done |= self.above[other] | 1 << other
+        barred = self.below[at] | 1 << at
+        if done & barred:
+            return _MANY
+        extra = sum(max(0, read - self.sizes[value]) for value, read in kernel.reads)
+        if not kernel.whole:
+            most = max(
+                (read for v, read in kernel.reads if kernel.sum and len(self.readers[v]) == 1), default=0
+            )
+            # One input of a sum may never exist: the kernel that makes it adds the others on the way.
+            return max(0, self._alive(done, barred) + extra - most)
+        read = {value for value, _ in kernel.reads}
+        best = _MANY
+        plain = sum(self._least_form(value) for value in set(kernel.writes))
+        others = self._addends(kernel, read)
+        for other in others:
+            over = self.makers.get(other)
+            if over is None or barred >> over & 1:
+                continue
+            best = min(best, self._alive(done | self.above[over] | 1 << over, barred) + extra)
+        return min(best, self._alive(done, barred) + extra + plain)
+
+    def _addends(self, kernel: Kernel, read: set[int]) -> set[int]:
+        """Values that the kernel's result may be written over, if sums that follow are done on the way."""
+        found: set[int] = set()
+        for value in set(kernel.writes):
+            follower = self._sum_of(value)
+            while follower is not None:
+                found |= {other for other, _ in follower.reads if other != value and other not in read}
+                value = follower.writes[0]
+                follower = self._sum_of(value)
+        return found
+
+    def _sum_of(self, value: int) -> Kernel | None:
+        """The sum that is the only reader of a value."""
+        if value in self.kept or len(self.readers.get(value, ())) != 1:
+            return None
+        (at,) = self.readers[value]
+        return self.kernels[at] if self.kernels[at].sum else None
+
+    def _least_form(self, value: int) -> int:
+        """Bytes that a result adds beside all else: what follows may be done on the way."""
+        least = self.sizes[value]
+        follower = self._sum_of(value)
+        while follower is not None:
+            value = follower.writes[0]
+            least = min(least, self.sizes[value])
+            follower = self._sum_of(value)
+        readers = [self.kernels[at] for at in self.readers.get(value, ())]
+        if value not in self.kept and readers and not any(r.whole or r.sum for r in readers):
+            return 0
+        return least
+
+    def _alive(self, done: int, barred: int) -> int:
+        """The least bytes alive over all sets of finished kernels between `done` and all but `barred`."""
+        sure, cut = 0, _Cut()
+        for value, maker in self.makers.items():
+            size = self.sizes[value]
+            if size == 0 or barred >> maker & 1:
+                continue
+            readers = self.readers[value]
+            if value in self.kept or any(barred >> reader & 1 for reader in readers):
+                if done >> maker & 1:
+                    sure += size
+                else:
+                    cut.edge(maker, _Cut.END, size)
+                continue
+            open_readers = [reader for reader in readers if not done >> reader & 1]
+            if open_readers:
+                between = -3 - value  # a node of its own: the value dies when all its readers have run
+                cut.edge(_Cut.START if done >> maker & 1 else maker, between, size)
+                for reader in open_readers:
+                    cut.edge(between, reader, _MANY)
+        for at in cut.kernels():
+            for value, _ in self.kernels[at].reads:
+                made_at = self.makers.get(value)
+                if made_at is not None and not done >> made_at & 1:
+                    cut.edge(at, made_at, _MANY)  # what has run has run after what it depends on
+        return sure + cut.least()
+
+
+@dataclass
+class _Cut:
+    """A minimum cut by augmenting paths (Edmonds and Karp 1972). Kernels are nodes 0 and up."""
+
+    START = -1
+    END = -2
+    room: dict[int, dict[int, int]] = field(default_factory=dict)
+
+    def edge(self, start: int, end: int, room: int) -> None:
+        """Adds room from one node to the other."""
+        ways = self.room.setdefault(start, {})
+        ways[end] = min(ways.get(end, 0) + room, _MANY)
+        self.room.setdefault(end, {}).setdefault(start, 0)
+
+    def kernels(self) -> list[int]:
+        """The kernels among the nodes, with what they depend on added by the caller as it goes."""
+        return [node for node in self.room if node >= 0]
+
+    def least(self) -> int:
+        """The bytes of the minimum cut."""
+        total = 0
+        while True:
+            came = self._path()
+            if self.END not in came:
+                return total
+            steps, node = [], self.END
+            while node != self.START:
+                steps.append((came[node], node))
+                node = came[node]
+            through = min(self.room[start][end] for start, end in steps)
+            for start, end in steps:
+                self.room[start][end] -= through
+                self.room[end][start] += through
+            total += through
+
+    def _path(self) -> dict[int, int]:
+        came: dict[int, int] = {self.START: self.START}
+        waiting = deque([self.START])
+        while waiting and self.END not in came:
+            node = waiting.popleft()
+            for following, room in self.room.get(node, {}).items():
+                if room > 0 and following not in came:
+                    came[following] = node
+                    waiting.append(following)
+        return came
+
+
+def _ancestors(kernels: Sequence[Kernel], makers: dict[int, int]) -> list[int]:
+    """A bit set a kernel: those that must run before it."""
+    above = [0] * len(kernels)
+    for at, kernel in enumerate(kernels):
+        for value, _ in kernel.reads:
+            if value in makers:
+                above[at] |= above[makers[value]] | 1 << makers[value]
+    return above
+
+
+def _descendants(kernels: Sequence[Kernel], readers: Mapping[int, set[int]]) -> list[int]:
+    """A bit set a kernel: those that must run after it."""
+    below = [0] * len(kernels)
+    for at in range(len(kernels) - 1, -1, -1):
+        for value in kernels[at].writes:
+            for reader in readers.get(value, ()):
+                below[at] |= below[reader] | 1 << reader
+    return below

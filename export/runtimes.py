@@ -1,0 +1,192 @@
+"""What runtimes do with the operators of a network, as far as memory is concerned.
+
+An operator in none of these sets may need memory or not: nothing is claimed for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VIEWS = frozenset(
+    (
+        "Identity",
+        "Dropout",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Slice",
+        "Split",
+        "Pad",
+        "Expand",
+        "Tile",
+        "Cast",
+        "CastLike",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DepthToSpace",
+        "SpaceToDepth",
+    )
+)
+"""The same numbers elsewhere, or in another shape or type: who reads the result may read the input."""
+POINTWISE = frozenset(
+    (
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Tanh",
+        "Elu",
+        "Selu",
+        "Celu",
+        "Gelu",
+        "Mish",
+        "Softplus",
+        "Softsign",
+        "Swish",
+        "ThresholdedRelu",
+        "Clip",
+        "Abs",
+        "Neg",
+        "Exp",
+        "Log",
+        "Sqrt",
+        "Reciprocal",
+        "Erf",
+        "Floor",
+        "Ceil",
+        "Round",
+        "Sign",
+        "Sin",
+        "Cos",
+        "Not",
+        "Shrink",
+        "BatchNormalization",
+    )
+)
+"""Number by number: done while the input is made, or over it."""
+ROWS = frozenset(
+    (
+        "InstanceNormalization",
+        "LayerNormalization",
+        "GroupNormalization",
+        "RMSNormalization",
+        "LpNormalization",
+        "Softmax",
+        "LogSoftmax",
+        "Hardmax",
+    )
+)
+"""Row by row."""
+SUMS = frozenset(
+    (
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Min",
+        "Max",
+        "Pow",
+        "Sum",
+        "Mean",
+        "Where",
+        "And",
+        "Or",
+        "Xor",
+        "Equal",
+        "Greater",
+        "Less",
+        "GreaterOrEqual",
+        "LessOrEqual",
+        "Mod",
+    )
+)
+"""Of several values, number by number."""
+WHOLE = frozenset(
+    (
+        "Conv",
+        "ConvTranspose",
+        "Gemm",
+        "MatMul",
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "Resize",
+        "Upsample",
+        "LSTM",
+        "GRU",
+        "RNN",
+        "ConvInteger",
+        "MatMulInteger",
+    )
+)
+"""Reads its inputs from memory before it writes a result of its own."""
+PRODUCTS = frozenset(
+    (
+        "Conv",
+        "ConvTranspose",
+        "Gemm",
+        "MatMul",
+        "LSTM",
+        "GRU",
+        "RNN",
+        "Gather",
+    )
+)
+"""What reads weights."""
+COMMUTING = frozenset(
+    (
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "Resize",
+        "Concat",
+    )
+)
+"""Quantization may be moved past these."""
+REINTERPRETED = frozenset(
+    (
+        "Identity",
+        "Dropout",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+    )
+)
+"""Not moved at all."""
+SHAPES = frozenset(
+    (
+        "Shape",
+        "Size",
+    )
+)
+"""Known before the run, once the batch is."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a runtime does without memory of its own, beyond what every runtime here may do."""
+
+    joins: bool
+    """Values are written side by side by those who make them, so that Concat moves nothing."""
+    chains: bool
+    """A depthwise convolution is done inside the product that follows it."""
+    rows: bool
+    """Norms and softmax, and the products around them, are done in one kernel, as flash attention does."""
+    gates: bool
+    """A value times a function of itself, as in SiLU, is written over the value."""
+
+
+RULES = {
+    "onnxruntime": Rules(joins=False, chains=False, rows=False, gates=False),
+    "tensorrt": Rules(joins=True, chains=True, rows=True, gates=True),
+}
