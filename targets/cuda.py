@@ -145,6 +145,17 @@ class Cuda:
         """Puts a captured graph into a stream."""
         self._do("cudaGraphLaunch", graph, stream)
 
+    def bound(self, name: str, *inputs: int) -> Callable[[], None]:
+        """`cudaStreamSynchronize` or `cudaGraphLaunch` with these handles: to be called while a clock runs."""
+        call = self._calls.bind(name, *inputs)
+
+        def checked() -> None:
+            status = call()
+            if status:
+                raise self._failed(name, inputs, status)
+
+        return checked
+
     def graph_free(self, graph: int) -> None:
         """Gives a graph back."""
         self._do("cudaGraphExecDestroy", graph)

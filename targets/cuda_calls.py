@@ -49,6 +49,8 @@ _ENUMS = {
     "cudaMemcpyAsync": (3, "cudaMemcpyKind"),
     "cudaStreamBeginCapture": (1, "cudaStreamCaptureMode"),
 }
+_HANDLES = {"cudaStreamSynchronize": ("Stream",), "cudaGraphLaunch": ("GraphExec", "Stream")}
+"""What is called while a clock runs; all of their inputs are handles."""
 _C_TYPES: Dict[str, Any] = {
     "p": ctypes.c_void_p,
     "n": ctypes.c_size_t,
@@ -67,11 +69,16 @@ Call = Callable[..., Tuple[int, Tuple[Any, ...]]]
 
 @dataclass(frozen=True)
 class Calls:
-    """A way to CUDA: its name with its version, the function, and what a status means in words."""
+    """A way to CUDA: its name with its version, the function, and what a status means in words.
+
+    `bind` prepares a call without outputs for being made often: what is timed should not hold the conversion
+    of its arguments. It gives a function that returns the status.
+    """
 
     name: str
     call: Call
     words: Callable[[int], str]
+    bind: Callable[..., Callable[[], int]]
 
 
 def by_cuda_bindings() -> Calls:
@@ -99,7 +106,12 @@ def by_cuda_bindings() -> Calls:
         _, text = runtime.cudaGetErrorString(known)
         return f"{known.name}: {text.decode() if isinstance(text, bytes) else text}"
 
-    return Calls(f"cuda.bindings {getattr(cuda.bindings, '__version__', '')}".strip(), call, words)
+    def bind(name: str, *inputs: int) -> Callable[[], int]:
+        function = getattr(runtime, name)
+        handles = [getattr(runtime, f"cuda{kind}_t")(each) for kind, each in zip(_HANDLES[name], inputs)]
+        return lambda: int(function(*handles)[0])
+
+    return Calls(f"cuda.bindings {getattr(cuda.bindings, '__version__', '')}".strip(), call, words, bind)
 
 
 def by_ctypes(path: str = "") -> Calls:
@@ -140,7 +152,12 @@ def by_ctypes(path: str = "") -> Calls:
     def words(status: int) -> str:
         return f"{loaded.cudaGetErrorName(status).decode()}: {loaded.cudaGetErrorString(status).decode()}"
 
-    return Calls(f"ctypes on {name}", call, words)
+    def bind(name: str, *inputs: int) -> Callable[[], int]:
+        function = getattr(loaded, name)
+        handles = [ctypes.c_void_p(each) for each in inputs]
+        return lambda: int(function(*handles))
+
+    return Calls(f"ctypes on {name}", call, words, bind)
 
 
 def by_pycuda() -> Calls:
@@ -179,7 +196,11 @@ def by_pycuda() -> Calls:
         2: "cudaErrorMemoryAllocation: out of memory",
         NOT_SUPPORTED: "cudaErrorNotSupported: pycuda has no such function",
     }
-    return Calls(f"pycuda {pycuda.VERSION_TEXT}", call, lambda status: failures.get(status, "unknown"))
+
+    def bind(name: str, *inputs: int) -> Callable[[], int]:
+        return lambda: call(name, *inputs)[0]
+
+    return Calls(f"pycuda {pycuda.VERSION_TEXT}", call, lambda status: failures.get(status, "unknown"), bind)
 
 
 def _pop_at_exit(driver: Any) -> None:

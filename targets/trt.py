@@ -94,7 +94,7 @@ class TrtSession:
         if self._graph_wanted:
             self._drop_graph()
             self._graph = self._cuda.graph(self._stream, lambda: self._enqueue(self._context))
-        return self._launch_once if self._graph_wanted else self._run_once
+        return self._launching() if self._graph_wanted else self._running()
 
     def layer_times(self, inputs: Arrays, *, runs: int = 50, warmup: int = 5) -> Dict[str, List[float]]:
         """Seconds of each layer in each run, by TensorRT's names, in the order in which they ran.
@@ -140,18 +140,33 @@ class TrtSession:
         self._cuda.stream_free(self._stream)
         self._context = self._engine = None  # the context first: it needs its engine to the end
 
-    def _run_once(self) -> None:
-        self._enqueue(self._context)
-        self._cuda.synchronize(self._stream)
+    def _running(self) -> Callable[[], object]:
+        """One run, with nothing around it that need not be: what is looked up is looked up here."""
+        enqueue, stream = self._context.execute_async_v3, self._stream
+        wait = self._cuda.bound("cudaStreamSynchronize", stream)
 
-    def _launch_once(self) -> None:
-        if not self._graph:
-            raise ModelError(
-                f"The graph of {self._plan.name} is gone: other inputs were placed since.",
-                "Call prepare again for these inputs.",
-            )
-        self._cuda.launch(self._graph, self._stream)
-        self._cuda.synchronize(self._stream)
+        def run() -> None:
+            if not enqueue(stream):
+                self._enqueue(self._context)
+            wait()
+
+        return run
+
+    def _launching(self) -> Callable[[], object]:
+        graph = self._graph
+        launch = self._cuda.bound("cudaGraphLaunch", graph, self._stream)
+        wait = self._cuda.bound("cudaStreamSynchronize", self._stream)
+
+        def run() -> None:
+            if self._graph != graph:
+                raise ModelError(
+                    f"The graph of {self._plan.name} is gone: other inputs were placed since.",
+                    "Call prepare again for these inputs.",
+                )
+            launch()
+            wait()
+
+        return run
 
     def _open(self) -> Any:
         if self._engine is None:
@@ -188,7 +203,7 @@ class TrtSession:
         self, context: Any, shapes: Dict[str, Tuple[int, ...]], *, lines: Sequence[Line] = ()
     ) -> Dict[str, Tuple[int, ...]]:
         """Tells a context the input shapes and every address; returns the shapes of the outputs."""
-        if self._profile:
+        if self._engine.num_optimization_profiles > 1:
             context.set_optimization_profile_async(self._profile, self._stream)
             self._cuda.synchronize(self._stream)
         for name, shape in shapes.items():

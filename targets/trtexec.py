@@ -185,7 +185,7 @@ def read_times(path: Path) -> Dict[str, List[float]]:
 
 
 def read_profile(path: Path) -> Dict[str, List[float]]:
-    """What --exportProfile wrote: each layer's median time in seconds (the mean where an old one has no more).
+    """What --exportProfile wrote: each layer's median time in seconds; the mean where there is no more.
 
     Raises:
         ArtifactError: the file is missing, or is something else.

@@ -139,6 +139,23 @@ def test_a_captured_graph_does_again_what_was_put_into_the_stream(cuda: Cuda, st
     cuda.free(device)
 
 
+def test_what_was_bound_beforehand_does_what_the_call_does(cuda: Cuda, stream: int) -> None:
+    there, back = cuda.host_malloc(SIZE, mapped=False), cuda.host_malloc(SIZE, mapped=False)
+    device = cuda.malloc(SIZE)
+    wait = cuda.bound("cudaStreamSynchronize", stream)
+    seen(there)[:] = 5
+    cuda.copy_to_device(device, there, SIZE, stream)
+    if not cuda.name.startswith("pycuda"):
+        graph = cuda.graph(stream, lambda: cuda.copy_to_host(back, device, SIZE, stream))
+        seen(back)[:] = 0
+        cuda.bound("cudaGraphLaunch", graph, stream)()
+        wait()
+        assert (seen(back) == 5).all()
+    cuda.copy_to_host(back, device, SIZE, stream)
+    wait()
+    assert (seen(back) == 5).all()
+
+
 def test_a_capture_that_fails_leaves_the_stream_usable(cuda: Cuda, stream: int) -> None:
     if cuda.name.startswith("pycuda"):
         pytest.skip("pycuda has no graphs")

@@ -27,6 +27,7 @@ def test_the_contract_holds_with_the_real_bindings_of(version: str, tmp_path: Pa
     assert len(found) >= 40
 
 
+@pytest.mark.slow
 def test_a_check_that_does_not_hold_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without DLA cores every check that builds for one must fail, and no other.
     monkeypatch.setenv("FAKE_DLA_CORES", "0")

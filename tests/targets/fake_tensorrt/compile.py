@@ -66,6 +66,8 @@ FUNCTIONS = {
         "deserializeCudaEngine": "runtime_open",
         "setDLACore": "runtime_set_core",
         "getDLACore": "runtime_get_core",
+        "setEngineHostCodeAllowed": "runtime_allow",
+        "getEngineHostCodeAllowed": "runtime_allowed",
     },
     "VCudaEngine": {
         "getNbLayers": "engine_layers",

@@ -72,6 +72,7 @@ class Fake:
         self.said = False
         self.version = 0
         self.executions = 0
+        self.allowed = False
         self._answerer = ANSWERER(self._answer)
         self.engine.fake_connect(self._answerer, ctypes.cast(self.cudart.fake_capture, ctypes.c_void_p))
         self.engine.fake_report.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_float]
@@ -338,6 +339,7 @@ class Fake:
                 "Magic tag does not match)",
             )
             return -1
+        self.allowed = runtime.get("allowed", False)
         head, _, model = data[len(MAGIC) :].partition(b"\n")
         try:
             told = json.loads(head)
@@ -377,6 +379,9 @@ class Fake:
 
     def do_runtime_get_core(self, q: Any, runtime: Any) -> int:
         return int(runtime["core"])
+
+    def do_runtime_allow(self, q: Any, runtime: Any) -> None:
+        runtime["allowed"] = bool(q.number)
 
     def do_num_tensors(self, q: Any, engine: Any) -> int:
         return len(engine["inputs"]) + len(engine["outputs"])

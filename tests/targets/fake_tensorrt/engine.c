@@ -156,6 +156,8 @@ static Object *runtime_open(Impl *s, const void *data, size_t size) {
 }
 SET(runtime_set_core, "runtime_set_core")
 INT(runtime_get_core, "runtime_get_core")
+static void runtime_allow(Impl *s, bool allowed) { ask(s, "runtime_allow", 0, allowed); }
+static bool runtime_allowed(Impl *s) { (void)s; return false; }
 INT(engine_tensors, "num_tensors")
 INT(engine_layers, "engine_layers")
 INT(engine_profiles, "num_profiles")
