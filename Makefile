@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.set-up
 PYTHONS ?= 3.10 3.12 3.13
 
-.PHONY: setup demo test test-slow test-board test-pythons check bench zoo
+.PHONY: setup demo test test-slow test-board test-pythons check bench bench-gate zoo
 
 setup: $(STAMP)
 
@@ -48,3 +48,15 @@ bench: setup
 zoo: setup
 	$(BIN)/pip install --quiet -c constraints.txt torchvision timm transformers torch-pruning
 	$(BIN)/python benchmarks/zoo.py
+
+# Events with planted answers for the gate, added to runs/gate: HOURS of them, half with nothing else running, a
+# quarter beside other work, the rest for coverage and layers; then the tables of docs/judgement.md.
+HOURS ?= 4
+bench-gate: setup
+	$(BIN)/python benchmarks/gate.py run --hours $$($(BIN)/python -c "print($(HOURS) / 2)")
+	$(BIN)/python benchmarks/gate.py run --busy --hours $$($(BIN)/python -c "print($(HOURS) / 4)")
+	$(BIN)/python benchmarks/gate.py coverage --hours $$($(BIN)/python -c "print($(HOURS) / 8)")
+	$(BIN)/python benchmarks/layers.py run --hours $$($(BIN)/python -c "print($(HOURS) / 8)")
+	$(BIN)/python benchmarks/gate.py table
+	$(BIN)/python benchmarks/layers.py table
+	$(BIN)/python benchmarks/tail.py

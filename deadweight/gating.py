@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .console import bar, gate_table, out
-from .targets.errors import RecipeError
+from .remotely import On, compared, profiled
+from .targets.errors import MeasurementError, RecipeError
 
 if TYPE_CHECKING:
     from .targets.baseline import Baseline
     from .targets.gate import Gated
+    from .targets.measurement import Measurement
 
 
 def gate(
@@ -29,6 +32,7 @@ def gate(
     config: Annotated[Path, typer.Option(help="Budgets and settings.")] = Path("deadweight.toml"),
     limit: Annotated[float | None, typer.Option(help="Replaces the budget `slowdown`, as a share.")] = None,
     cap_s: Annotated[float | None, typer.Option(help="Seconds after which it stops drawing.")] = None,
+    on: On = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples at once.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Where JUnit XML goes.")] = None,
@@ -57,7 +61,15 @@ def gate(
         budgets = Budgets(**{**vars(budgets), "slowdown": limit})
     if record:
         _record(
-            model, path, fetch=fetch, commit=commit, data=data, history=store, threads=threads, batch=batch
+            model,
+            path,
+            fetch=fetch,
+            commit=commit,
+            data=data,
+            history=store,
+            on=on,
+            threads=threads,
+            batch=batch,
         )
         return
     accepted = read_baseline(path)
@@ -70,6 +82,7 @@ def gate(
     if data is not None and budgets.score_drop is not None:
         scores = (accuracy(old, data) if old else accepted.score, accuracy(model, data))
     kept = histories.read(store) if store is not None and store.exists() else []
+    taken = None if on is None else _taken_on(on, old, model, accepted)
     with bar() as shown:
         gated = gates.check(
             model,
@@ -79,6 +92,7 @@ def gate(
             scores=scores,
             history=kept,
             cap_s=cap,
+            taken=taken,
             progress=lambda done, total: shown(done, total, "gate"),
         )
     if store is not None:
@@ -89,6 +103,23 @@ def gate(
             histories.append(store, {**line, "name": model.name if name == "candidate" else "baseline"})
     _tell(gated, accepted, model=model.name, junit=junit, summary=summary)
     raise typer.Exit(gated.exit_code)
+
+
+def _taken_on(on: str, old: Path | None, model: Path, accepted: Baseline) -> dict[str, Measurement]:
+    """Both models' times from a board: 48 loads, and a single look."""
+    if old is None:
+        raise RecipeError(
+            f"The accepted model {accepted.model} is not here, so it cannot be sent to {on}.",
+            "Bring it back, or record the baseline again with --fetch.",
+        )
+    protocol = replace(accepted.protocol, events=48)
+    measured, _, still = compared(on, old, model, protocol, margin=0.02, until_decided=False)
+    if not still:
+        raise MeasurementError(
+            f"{on} did not keep still while the models were timed, so the times are void.",
+            "Lock its clocks and let it cool down: deadweight doctor --on says how.",
+        )
+    return measured
 
 
 def _given(named: str | None, beside: Path, flag: str) -> Path:
@@ -108,6 +139,7 @@ def _record(
     commit: str,
     data: Path | None,
     history: Path | None,
+    on: str | None,
     threads: int | None,
     batch: int | None,
 ) -> None:
@@ -117,11 +149,14 @@ def _record(
     from .targets.sequential import sequential_protocol
 
     score = accuracy(model, data) if data is not None else None
+    protocol = sequential_protocol(threads=threads or 1, batch=batch or 1)
+    there = profiled(on, model, replace(protocol, events=6))[0][model.name] if on is not None else None
     with bar() as shown:
         made, measured = record(
             model,
             path,
-            protocol=sequential_protocol(threads=threads or 1, batch=batch or 1),
+            protocol=protocol,
+            measured=there,
             fetch=fetch,
             commit=commit,
             score=score,

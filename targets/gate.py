@@ -22,10 +22,10 @@ from .budgets import Budgets
 from .clock import Progress, time_together
 from .errors import MeasurementError
 from .history import protocol_key, session_s
-from .judge import Judgement
+from .judge import Judgement, judge
 from .measurement import Measurement
 from .memory import measure_memory
-from .sequential import compare_until_decided, slowdown
+from .sequential import CONFIDENCE, compare_until_decided, slowdown
 from .tail import needed_samples, tail_of
 
 SLOWDOWN = 0.02
@@ -76,12 +76,13 @@ def check(
     scores: Tuple[Optional[float], Optional[float]] = (None, None),
     history: Sequence[Mapping[str, Any]] = (),
     cap_s: float = 60.0,
+    taken: Optional[Mapping[str, Measurement]] = None,
     progress: Optional[Progress] = None,
 ) -> Gated:
     """Holds a model against the accepted one and the budgets.
 
     Without `old` the history's sessions of the accepted model are used. `scores` are the accepted model's and
-    the candidate's.
+    the candidate's. `taken` are times of both, `baseline` and `candidate`, from elsewhere (a board).
 
     Raises:
         ModelError, MeasurementError: it cannot be timed, or there is nothing to hold it against.
@@ -89,8 +90,14 @@ def check(
     protocol = replace(baseline.protocol, cap_s=cap_s)
     limit = SLOWDOWN if budgets.slowdown is None else budgets.slowdown
     samples = needed_samples(99) if budgets.p99_s is not None else 0
+    judgement: Optional[Judgement] = None
     remarks: List[str] = []
-    if old is not None:
+    if taken is not None:
+        measured = dict(taken)
+        judgement = judge(measured["baseline"], measured["candidate"], margin=limit, confidence=CONFIDENCE)
+        checks, against = [_slowdown_check(*slowdown(judgement), limit, judgement)], "side by side"
+        remarks += judgement.remarks
+    elif old is not None:
         compared = compare_until_decided(
             old,
             Path(model),
@@ -103,20 +110,19 @@ def check(
         )
         measured, judgement = dict(compared.measured), compared.judgement
         remarks += judgement.remarks
-        value, low, high = slowdown(judgement)
-        checks = [_slowdown_check(value, low, high, limit, judgement)]
+        checks = [_slowdown_check(*slowdown(judgement), limit, judgement)]
         against = "side by side"
     else:
         measured = time_together(
             {"candidate": Path(model)}, protocol=replace(protocol, events=24), progress=progress
         )
-        judgement, against = None, "history"
+        against = "history"
         told, weaker = against_history(measured["candidate"], baseline, history, limit=limit)
         checks = [told]
         remarks.append(weaker)
     candidate = measured["candidate"]
     memory = None
-    if budgets.memory_bytes is not None:
+    if budgets.memory_bytes is not None and taken is None:
         memory = measure_memory(model, threads=protocol.threads, batch=protocol.batch).resident_bytes
     checks += _absolute_checks(budgets, candidate, memory_bytes=memory)
     if budgets.score_drop is not None:
@@ -198,7 +204,9 @@ def _absolute_checks(budgets: Budgets, candidate: Measurement, *, memory_bytes: 
         ("memory_bytes", budgets.memory_bytes, memory_bytes),
         ("file_bytes", budgets.file_bytes, candidate.file_bytes),
     ):
-        if limit is not None and value is not None:
+        if limit is not None and value is None:
+            checks.append(Check(name, "cannot_tell", limit, None, None, None, "not measured"))
+        elif limit is not None and value is not None:
             outcome = "pass" if value <= limit else "fail"
             checks.append(Check(name, outcome, limit, value, value, value, f"{value / 1e6:.3f} MB"))
     return checks

@@ -10,14 +10,15 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, Optional, Tuple, Union
 
 from .artifact import writing
 from .clock import time_together
 from .errors import ModelError
 from .judge import judge
 from .measurement import Protocol
-from .session import open_session
+from .sequential import slowdown
+from .session import TensorSpec, open_session
 
 _FLOAT, _INT64 = 1, 7
 _SIDE = 96
@@ -52,7 +53,7 @@ def slower(model: Path, path: Path, *, operators: int, heavy: bool) -> Path:
             f"No operator can be planted behind {first}.", "Calibrate with a model whose output is float32."
         )
     with writing(path) as beside:
-        beside.write_bytes(Path(model).read_bytes() + _field(7, _graph(first.name, operators, heavy)))
+        beside.write_bytes(Path(model).read_bytes() + _field(7, _graph(first, operators, heavy)))
     return path
 
 
@@ -68,9 +69,7 @@ def plant(model: Path, folder: Path, share: float, *, protocol: Protocol = _TRIA
         path = slower(model, Path(folder) / f"planted-{attempt}.onnx", operators=operators, heavy=heavy)
         timed = time_together({"baseline": Path(model), "candidate": path}, protocol=protocol)
         found = judge(timed["baseline"], timed["candidate"])
-        low = 1 / found.high - 1
-        high = 1 / found.low - 1
-        planted = Planted(path, operators, 1 / found.ratio - 1, low, high)
+        planted = Planted(path, operators, *slowdown(found))
         if best is None or abs(planted.slowdown - share) < abs(best.slowdown - share):
             best = planted
         if abs(planted.slowdown - share) < 0.15 * share:
@@ -92,10 +91,11 @@ def plant(model: Path, folder: Path, share: float, *, protocol: Protocol = _TRIA
     return best
 
 
-def _graph(output: str, operators: int, heavy: bool) -> bytes:
+def _graph(output: TensorSpec, operators: int, heavy: bool) -> bytes:
     parts: List[bytes] = []
-    last = output
+    last, shape = output.name, output.shape
     if heavy:
+        shape = (1, _SIDE)
         matrix = struct.pack(f"<{_SIDE * _SIDE}f", *([1.0 / _SIDE] * (_SIDE * _SIDE)))
         parts.append(_field(5, _tensor("deadweight.matrix", (_SIDE, _SIDE), _FLOAT, matrix)))
         row = struct.pack(f"<{_SIDE}f", *([1.0] * _SIDE))
@@ -117,14 +117,21 @@ def _graph(output: str, operators: int, heavy: bool) -> bytes:
         made = f"deadweight.{at}"
         parts.append(_field(1, _node(op, (last, constant), made)))
         last = made
-    # GraphProto.output is 12: a ValueInfo with the name and a float tensor of any shape.
-    value = _field(1, last.encode()) + _field(2, _field(1, _number(1, _FLOAT)))
+    # GraphProto.output is 12: a ValueInfo with a name, an element type and a shape.
+    sizes = b"".join(_field(1, _dimension(size)) for size in shape)
+    value = _field(1, last.encode()) + _field(2, _field(1, _number(1, _FLOAT) + _field(2, sizes)))
     return b"".join(parts) + _field(12, value)
 
 
 def _node(op: str, inputs: Tuple[str, ...], output: str) -> bytes:
     named = b"".join(_field(1, name.encode()) for name in inputs)
     return named + _field(2, output.encode()) + _field(3, output.encode()) + _field(4, op.encode())
+
+
+def _dimension(size: Union[int, str, None]) -> bytes:
+    if size is None:
+        return b""
+    return _number(1, size) if isinstance(size, int) else _field(2, size.encode())
 
 
 def _tensor(name: str, shape: Tuple[int, ...], kind: int, raw: bytes) -> bytes:
