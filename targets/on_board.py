@@ -51,10 +51,47 @@ def time_on(
     Raises:
         DeadweightError: as the board's `time_together`, or the connection broke.
     """
+    there = board.put(_checked(list(models.values())), progress=progress)
+    return _timed(board, dict(zip(models, there)), protocol, memory=memory, progress=progress)
+
+
+def time_engines_on(
+    board: Transport,
+    models: Mapping[str, Path],
+    *,
+    protocol: Protocol,
+    settings: Mapping[str, Any],
+    target: Optional[Mapping[str, Any]] = None,
+    memory: bool = False,
+    progress: Optional[Progress] = None,
+) -> Timed:
+    """Has the board build an engine of each ONNX file and time the engines by turns in one process.
+
+    Raises:
+        DeadweightError: as the board's `build_engine` and `time_together`, or the connection broke.
+    """
+    options = ["--settings", json.dumps(settings), *(["--target", json.dumps(target)] if target else [])]
+    engines = {}
+    there = board.put(_checked(list(models.values())), progress=progress)
+    for index, (name, path) in enumerate(zip(models, there)):
+        if progress is not None:
+            progress(index, len(models), f"build {name}")
+        engines[name] = f"{Path(path).parent}/engines/{Path(path).stem}.plan"
+        board.run(["build", path, engines[name], *options])
+    return _timed(board, engines, protocol, memory=memory, progress=progress)
+
+
+def _timed(
+    board: Transport,
+    there: Mapping[str, str],
+    protocol: Protocol,
+    *,
+    memory: bool,
+    progress: Optional[Progress],
+) -> Timed:
     from .measurement import Measurement
 
-    there = board.put(_checked(list(models.values())), progress=progress)
-    named = [f"{name}={path}" for name, path in zip(models, there)]
+    named = [f"{name}={path}" for name, path in there.items()]
     options = ["--protocol", json.dumps(asdict(protocol)), *(["--memory"] if memory else [])]
     _, told = board.run(["profile", *named, *options], progress=progress)
     return Timed(

@@ -107,7 +107,7 @@ def main() -> None:
     with (place / "cables").open("a") as cables:
         cables.write(f"{os.getpid()}\n")
     mine, theirs = socket.socketpair()
-    command = [str(SSHD), "-i", "-e", "-f", str(place / "sshd_config")]
+    command = sys.argv[2:] or [str(SSHD), "-i", "-e", "-f", str(place / "sshd_config")]
     with (place / "sshd.log").open("ab") as log:
         server = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=log)
     theirs.close()

@@ -1,0 +1,128 @@
+"""The whole way to a board, on an arm64 system under emulation: run, cut, resume, sign, install.
+
+`make test-board` installs what it needs. Nothing here is a latency: what is measured is told as emulated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sshd
+import standin
+from boards import unpack
+from signed import FILES, make_bundle, make_key, trust
+
+from deadweight.targets.errors import Refused
+from deadweight.targets.measurement import Protocol
+from deadweight.targets.on_board import doctor_on, install_on, rollback_on, time_on
+from deadweight.targets.remote import connected
+
+MakeMlp = Callable[..., Path]
+HERE = Path(__file__).parent
+
+pytestmark = [
+    pytest.mark.board,
+    pytest.mark.skipif(bool(standin.missing()), reason=f"no stand-in: {standin.missing()}"),
+]
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> sshd.Board:
+    return standin.make_board(tmp_path / "board")
+
+
+def test_the_agent_answers_on_arm64_and_says_that_it_is_emulated(board: sshd.Board, mlp: MakeMlp) -> None:
+    with connected("board", config=board.config) as there:
+        checks, _ = doctor_on(there)
+        found = {check.name: check for check in checks}
+        assert found["processor"].found == "aarch64, emulated"
+        assert found["numpy"].works
+        timed = time_on(there, {"a": mlp(8, 8)}, protocol=Protocol(events=6, event_s=0.01))
+    assert timed.measurements["a"].evidence == "emulated"
+    assert timed.measurements["a"].conditions["machine"]["architecture"] == "aarch64"
+
+
+def test_a_boards_files_are_read_on_arm64_too(board: sshd.Board) -> None:
+    unpack("orin_nano_super_jp72", board.place / "upper/board-root")
+    with connected("board", config=board.config) as there:
+        _, told = there.run(["--root", "/board-root", "doctor"])
+    found = {check["name"]: check["found"] for check in told["checks"]}
+    assert "JetPack 7.2.1 (L4T 39.2.1)" in found["board"]
+    assert found["power mode"] == "25W (mode 1)"
+
+
+def test_a_bundle_is_verified_by_the_boards_own_list_and_installed(board: sshd.Board, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "keys")
+    trust(key, board.place / "upper")
+    with connected("board", config=board.config) as there:
+        for mark in ("one", "two"):
+            told = install_on(there, make_bundle(tmp_path / mark, key, {**FILES, "m.onnx": mark.encode()}))
+        current = board.place / "upper" / told["path"].lstrip("/")
+        assert (current / "m.onnx").read_text() == "two"
+        assert told["signer"] == "release"
+        bad = make_bundle(tmp_path / "bad", key)
+        (bad / "model.onnx").write_bytes(b"changed")
+        with pytest.raises(Refused, match="On board: model.onnx was changed after it was signed"):
+            install_on(there, bad)
+        other = make_bundle(tmp_path / "other", make_key(tmp_path / "keys", "mallory"))
+        with pytest.raises(Refused, match="who is not trusted here"):
+            install_on(there, other)
+        assert (current / "m.onnx").read_text() == "two"
+        rollback_on(there, "small")
+        assert (current / "m.onnx").read_text() == "one"
+
+
+def test_a_run_whose_cable_is_cut_at_five_points_is_finished_by_the_same_command(
+    board: sshd.Board, tmp_path: Path
+) -> None:
+    shutil.copy(HERE.parent / "small.py", tmp_path / "small.py")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'workload = "small.py:Digits"\n[[stages]]\nstage = "train"\nepochs = 2\n'
+        '[[stages]]\nstage = "statistics"\n[[stages]]\nstage = "prune"\nratio = 0.5\n[[stages]]\nstage = "export"\n'
+        '[[stages]]\nstage = "profile"\nevents = 6\nevent_s = 0.02\nmemory = false\n'
+    )
+    command = [sys.executable, "-m", "deadweight", "run", str(recipe), "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "DEADWEIGHT_SSH_CONFIG": str(board.config)}
+
+    def run() -> tuple[int, str]:
+        done = subprocess.run(
+            [*command, "--on", "board"], env=environment, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def cut_while_timing() -> None:
+        lock = board.place / "upper/home/board/.cache/deadweight/measuring.lock"
+        while not lock.exists():
+            time.sleep(0.05)
+        board.cut_now()
+
+    for words, cut in (
+        ("broke while connecting", lambda: board.cut_after(40)),
+        ("broke while sending the agent", lambda: board.cut_after(60_000)),
+        ("broke while", lambda: board.cut_after(12_000)),  # the files are small: their names, or they
+        ("broke while running profile", threading.Thread(target=cut_while_timing).start),
+        ("broke while running profile", lambda: board.cut_after(received=14_000)),
+    ):
+        board.mend()
+        cut()
+        code, printed = run()
+        assert code == 2, printed
+        assert words in printed, printed
+        assert "Traceback" not in printed
+    board.mend()
+    code, printed = run()
+    assert code == 3, printed
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["verdict"]["outcome"] == "cannot_tell"
+    assert report["conditions"]["machine"]["architecture"] == "aarch64"
+    assert (tmp_path / "run/report.html").exists()
