@@ -146,7 +146,7 @@ class Cuda:
         self._do("cudaGraphLaunch", graph, stream)
 
     def bound(self, name: str, *inputs: int) -> Callable[[], None]:
-        """`cudaStreamSynchronize` or `cudaGraphLaunch` with these handles: to be called while a clock runs."""
+        """`cudaStreamSynchronize` or `cudaGraphLaunch` with these handles, for a clock to call."""
         call = self._calls.bind(name, *inputs)
 
         def checked() -> None:

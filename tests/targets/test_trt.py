@@ -18,7 +18,7 @@ SLOW = [pytest.mark.slow]
     "version",
     [
         "10.3.0",
-        *(pytest.param(v, marks=SLOW) for v in ("10.7.0", "10.13.3.9", "10.16.1.11", "11.4.0.106")),
+        *(pytest.param(v, marks=SLOW) for v in ("8.6.1", "10.7.0", "10.13.3.9", "10.16.1.11", "11.4.0.106")),
     ],
 )
 def test_the_contract_holds_with_the_real_bindings_of(version: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SONAMES = ("libnvinfer", "libnvonnxparser", "libnvinfer_plugin")
+SONAMES = ("libnvinfer", "libnvonnxparser", "libnvinfer_plugin", "libnvparsers")
 
 # Which function answers which slot. What a table has no line for stops the process with its number.
 FUNCTIONS = {
@@ -152,7 +152,12 @@ def header(slots: dict[str, dict[str, Any]]) -> str:
         ]
         fill += [f"{table}[{slot}] = (void *)nothing;" for slot in slots[kind].get("destructors", ())]
     tables = " ".join(f"TABLE({table})" for table in TABLES.values())
-    numbers = f"#define LOG_SLOT {slots['ILogger']['log']}\n"
+    # Dimensions had 32 bits, and a profile took them by value, before TensorRT 10.
+    old = slots["old"]
+    numbers = f"#define SIZE {'int32_t' if old else 'int64_t'}\n"
+    numbers += f"#define PROFILE_DIMS {'Dims' if old else 'const Dims *'}\n"
+    numbers += f"#define OF(dims) {'dims' if old else '*dims'}\n"
+    numbers += f"#define LOG_SLOT {slots['ILogger']['log']}\n"
     numbers += f"#define REPORT_SLOT {slots['IProfiler']['reportLayerTime']}\n"
     spread = f"#define UNFILLED_FUNCTIONS {unfilled}\n#define TABLES {tables}\n"
     return f"{numbers}{spread}#define FILL {' '.join(fill)}\n"
@@ -162,6 +167,7 @@ def compile_fake(folder: Path, *, major: str) -> Path:
     """Compiles the libraries for TensorRT `major` and the fake libcudart into a folder; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     slots = json.loads((HERE / "slots.json").read_text("utf-8"))[major]
+    slots["old"] = major == "8"
     (folder / "slots.h").write_text(header(slots), "utf-8")
     flags = ["gcc", "-std=c11", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC"]
     engine = folder / "engine.o"

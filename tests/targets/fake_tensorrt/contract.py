@@ -277,6 +277,7 @@ def main() -> None:
     bench = SimpleNamespace(folder=asked.folder, fake=None, copies=0, unsupported="NonMaxSuppressionOfOurs")
     checks: dict[str, Any] = dict(globals())
     if asked.fake:
+        os.environ["FAKE_MAJOR"] = asked.major
         os.environ["DEADWEIGHT_CUDA"] = f"ctypes:{asked.fake / 'libcudart.so'}"
         sys.path[:0] = [str(Path(__file__).parent), str(asked.bindings)]
         import double

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+SIZE = ctypes.c_int32 if os.environ["FAKE_MAJOR"] == "8" else ctypes.c_int64
 MAGIC = b"a plan of the fake TensorRT\n"
 ERROR, WARNING, INFO, VERBOSE = 1, 2, 3, 4
 DTYPES = {"float32": 0, "float16": 1, "int8": 2, "int32": 3, "bool": 4, "uint8": 5, "int64": 8}
@@ -28,9 +29,9 @@ faults: dict[str, str] = {}
 
 
 class Dims(ctypes.Structure):
-    """nvinfer1::Dims of TensorRT 10 and newer."""
+    """nvinfer1::Dims, whose sizes have 64 bits since TensorRT 10."""
 
-    _fields_ = [("n", ctypes.c_int32), ("d", ctypes.c_int64 * 8)]
+    _fields_ = [("n", ctypes.c_int32), ("d", SIZE * 8)]
 
     def take(self, shape: tuple[int, ...]) -> None:
         self.n = len(shape)
@@ -64,7 +65,7 @@ class Fake:
 
     def __init__(self, folder: Path, *, major: str) -> None:
         self.engine = ctypes.CDLL(str(folder / f"libnvinfer.so.{major}"))
-        for name in ("libnvonnxparser", "libnvinfer_plugin"):
+        for name in ("libnvonnxparser", "libnvinfer_plugin", "libnvparsers"):
             ctypes.CDLL(str(folder / f"{name}.so.{major}"))
         self.cudart = ctypes.CDLL(str(folder / "libcudart.so"))
         self.things: list[dict[str, Any]] = [{}]

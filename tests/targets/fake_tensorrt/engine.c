@@ -12,7 +12,7 @@
 #include <string.h>
 #include "slots.h"
 
-typedef struct { int32_t n; int64_t d[8]; } Dims;
+typedef struct { int32_t n; SIZE d[8]; } Dims;
 typedef struct { void **vtable; int64_t id; const char *kind; } Impl;
 typedef struct { void **vtable; Impl *impl; } Object;
 
@@ -110,8 +110,8 @@ INT(tensor_type, "type")
 INT(layer_type, "type")
 
 /* profile */
-static bool profile_set(Impl *s, const char *name, int32_t which, const Dims *dims) {
-    Question q = {.what = "profile_set", .name = name, .number = which, .id = s->id, .dims = *dims};
+static bool profile_set(Impl *s, const char *name, int32_t which, PROFILE_DIMS dims) {
+    Question q = {.what = "profile_set", .name = name, .number = which, .id = s->id, .dims = OF(dims)};
     return answer(&q);
 }
 static Dims profile_get(Impl *s, const char *name, int32_t which) { return ask_dims(s, "profile_get", name, which, 0); }
@@ -266,3 +266,9 @@ void *getPluginRegistry(void) { return 0; }
 void *getBuilderPluginRegistry(void) { return 0; }
 int getNvOnnxParserVersion(void) { return 0; }
 bool initLibNvInferPlugins(void) { return true; }
+
+/* Old parsers that the bindings of TensorRT 8 ask for, by their mangled names. */
+void *_ZN11nvuffparser15createUffParserEv(void) { return 0; }
+void *_ZN11nvuffparser8FieldMapC1EPKcPKvNS_9FieldTypeEi(void) { return 0; }
+void *_ZN14nvcaffeparser117createCaffeParserEv(void) { return 0; }
+void *_ZN14nvcaffeparser123shutdownProtobufLibraryEv(void) { return 0; }
