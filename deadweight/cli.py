@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import __version__, boards, engines, gating, measure
+from . import __version__, boards, engine_report, engines, gating, measure
 from .console import bar, err, out, stage_line
 from .options import Data, Out, Settings, TargetName
 from .remotely import On
@@ -136,6 +136,8 @@ for _command in (
     gating.gate,
     engines.lint,
     engines.build,
+    engine_report.engine,
+    engine_report.memory,
     boards.targets,
     boards.doctor,
     boards.bundle,

@@ -1,0 +1,277 @@
+"""The page of an engine, or of two side by side: where the time goes, in what precision, and what it costs to
+move data between formats.
+
+Everything comes from `targets.engine` and `targets.engine_compare`; nothing is measured or judged here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...targets.engine import Engine, EngineLayer, Tensor
+from ...targets.engine_compare import Comparison
+from .document import document, escape, legend, plot, section
+from .plots import Figure, Trace, layout, series, short, text
+from .tables import facts, figure
+from .units import MISSING, TIMES, duration, percent, ratio, significant, time_unit
+
+SHOWN = 20
+_KINDS = (
+    ("compute", "var(--kept)", "computes"),
+    ("conversion", "var(--removed)", "converts types"),
+    ("reorder", "var(--series-5)", "reorders in memory"),
+    ("quantize", "var(--series-2)", "quantizes"),
+    ("other", "var(--dim)", "not told"),
+)
+_NOTE = (
+    "A profiler waits after every layer, so that the sum of the layers is not the latency of the engine, and "
+    "short layers look longer than they are."
+)
+
+
+def engine_page(engine: Engine) -> str:
+    """The page of one engine."""
+    return document(
+        f"{engine.name}: layers of the engine",
+        [
+            _head(engine.name, _sentence(engine), engine.remarks),
+            _figures([engine]),
+            _slowest(engine),
+            section("All layers", _layers_table(engine), note=_NOTE),
+            _fallbacks([engine]),
+        ],
+    )
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """The page of two engines."""
+    before, after = comparison.before, comparison.after
+    name = f"{before.name} and {after.name}"
+    return document(
+        f"{name}: layer by layer",
+        [
+            _head(name, _comparison_sentence(comparison), comparison.remarks),
+            _figures([before, after]),
+            _pairs_section(comparison),
+            section("All groups of layers", _pairs_table(comparison), note=_NOTE),
+            _fallbacks([before, after]),
+        ],
+    )
+
+
+def _head(name: str, sentence: str, remarks: Sequence[str]) -> str:
+    said = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
+    below = f'<ul class="words">{said}</ul>' if said else ""
+    return f'<header><p class="run">{escape(name)}</p><h1>{escape(sentence)}</h1>{below}</header>'
+
+
+def _sentence(engine: Engine) -> str:
+    moved = [layer for layer in engine.layers if layer.kind in ("conversion", "reorder", "quantize")]
+    if not engine.layer_sum_s:
+        return f"{len(engine.layers)} layers, {len(moved)} of them move or convert data; none was timed."
+    share = sum(layer.latency_s or 0.0 for layer in moved) / engine.layer_sum_s
+    return (
+        f"{len(engine.layers)} layers take {duration(engine.layer_sum_s)}; {len(moved)} of them move or "
+        f"convert data, for {percent(share)} of the time."
+    )
+
+
+def _comparison_sentence(comparison: Comparison) -> str:
+    speedup = comparison.speedup
+    if speedup is None:
+        return f"{len(comparison.pairs)} groups of layers in two engines; they were not both timed."
+    change = f"{ratio(speedup)} as fast" if speedup >= 1 else f"{ratio(1 / speedup)} as long"
+    return (
+        f"Layer by layer {comparison.after.name} "
+        f"{'is' if speedup >= 1 else 'takes'} {change} as {comparison.before.name}, not judged."
+    )
+
+
+def _figures(engines: Sequence[Engine]) -> str:
+    parts = []
+    for engine in engines:
+        told: dict[str, object] = {
+            "layers": len(engine.layers),
+            "sum_of_layers_s": engine.layer_sum_s or None,
+        }
+        if engine.runs_s:
+            told["gpu_time_of_a_run_s"] = float(np.median(engine.runs_s))
+            told["runs"] = len(engine.runs_s)
+        told |= {
+            f"{words} ({kind})": len(engine.of_kind(kind))
+            for kind, _, words in _KINDS
+            if engine.of_kind(kind)
+        }
+        told["views, which cost nothing"] = len(engine.of_kind("view"))
+        told["fallbacks"] = len(engine.fallbacks())
+        precisions = [layer.precision for layer in engine.layers if layer.product]
+        told["products"] = ", ".join(
+            f"{precisions.count(name)} in {name or 'a type not told'}" for name in sorted(set(precisions))
+        )
+        parts.append((f"<h3>{escape(engine.name)}</h3>" if len(engines) > 1 else "") + facts(told))
+    return section("At a glance", *parts)
+
+
+def _slowest(engine: Engine) -> str:
+    timed = [layer for layer in engine.layers if layer.latency_s]
+    if not timed:
+        return ""
+    slow = sorted(timed, key=lambda layer: -(layer.latency_s or 0.0))[:SHOWN]
+    shown = [layer for layer in timed if layer in slow]
+    scale, unit = time_unit([max(layer.latency_s or 0.0 for layer in shown)])
+    labels = _unique([_label(layer) for layer in shown])
+    traces: list[Trace] = []
+    for kind, colour, words in _KINDS:
+        times = [layer.latency_s if layer.kind == kind else None for layer in shown]
+        if any(times):
+            traces.append(_bar(labels, times, name=words, colour=colour, scale=scale))
+    drawn = _frame(
+        labels, traces, unit, f"Time of the {len(shown)} slowest of {len(engine.layers)} layers.", 22
+    )
+    colours = legend([(colour, words) for kind, colour, words in _KINDS if engine.of_kind(kind)])
+    return section("Where the time goes", colours, plot(drawn), note=f"The {len(shown)} slowest layers.")
+
+
+def _pairs_section(comparison: Comparison) -> str:
+    timed = [pair for pair in comparison.pairs if pair.before_s or pair.after_s]
+    if not timed:
+        return ""
+    slow = sorted(timed, key=lambda pair: -max(pair.before_s or 0.0, pair.after_s or 0.0))[:SHOWN]
+    shown = [pair for pair in timed if pair in slow]
+    scale, unit = time_unit([max(max(pair.before_s or 0.0, pair.after_s or 0.0) for pair in shown)])
+    labels = _unique([_short(pair.name) for pair in shown])
+    engines = (comparison.before, comparison.after)
+    colours = (series(0), series(2))
+    times = ([pair.before_s for pair in shown], [pair.after_s for pair in shown])
+    traces = [
+        _bar(labels, values, name=engine.name, colour=colour, scale=scale)
+        for engine, colour, values in zip(engines, colours, times, strict=True)
+    ]
+    drawn = _frame(labels, traces, unit, f"Time of {len(shown)} groups of layers in both engines.", 38)
+    told = legend([(colour, engine.name) for colour, engine in zip(colours, engines, strict=True)])
+    return section("Where the time went", told, plot(drawn), note=f"The {len(shown)} slowest groups.")
+
+
+def _layers_table(engine: Engine) -> str:
+    scale, unit = time_unit([max((layer.latency_s or 0.0 for layer in engine.layers), default=0.0)])
+    words = {kind: told for kind, _, told in _KINDS} | {"view": "view"}
+    rows = []
+    for layer in engine.layers:
+        share = (layer.latency_s or 0.0) / engine.layer_sum_s if engine.layer_sum_s else 0.0
+        time = figure(layer.latency_s, significant((layer.latency_s or 0.0) / scale), percent(share))
+        sizes = " to ".join(_size(tensors) for tensors in (layer.inputs, layer.outputs) if tensors)
+        rows.append(
+            [
+                _named(layer),
+                f"{escape(words[layer.kind])}<span class='small'>{escape(layer.type)}</span>",
+                escape(layer.precision) or MISSING,
+                time,
+                f"{escape(layer.tactic) or MISSING}<span class='small'>{escape(sizes)}</span>",
+            ]
+        )
+    return _table(["Layer", "Does", "Precision", f"Time, {unit}", "Tactic, sizes"], rows, "All layers")
+
+
+def _pairs_table(comparison: Comparison) -> str:
+    times = [pair.before_s or pair.after_s or 0.0 for pair in comparison.pairs]
+    scale, unit = time_unit([max(times, default=0.0)])
+    rows = []
+    for pair in comparison.pairs:
+        said = "" if pair.before and pair.after else "in one engine only"
+        cells = [f"{escape(_short(pair.name))}<span class='small'>{escape(said)}</span>"]
+        for time, layers in ((pair.before_s, pair.before), (pair.after_s, pair.after)):
+            cells.append(figure(time, significant((time or 0.0) / scale), escape(_how(layers))))
+        cells.append(figure(pair.speedup, ratio(pair.speedup or 1.0)))
+        rows.append(cells)
+    names = [f"{engine.name}, {unit}" for engine in (comparison.before, comparison.after)]
+    return _table(["Layers", *names, "Ratio, not judged"], rows, "Groups of layers")
+
+
+def _fallbacks(engines: Sequence[Engine]) -> str:
+    items = [
+        f"<li>{escape(engine.name)}: <code>{escape(name)}</code> {escape(reason)}</li>"
+        for engine in engines
+        for name, reason in engine.fallbacks()
+    ]
+    return section("Fallbacks", f'<ul class="words">{"".join(items)}</ul>' if items else "")
+
+
+def _how(layers: Sequence[EngineLayer]) -> str:
+    """`int8, 2 layers and 1 copy`."""
+    copies = sum(layer.kind in ("conversion", "reorder", "quantize") for layer in layers)
+    views = sum(layer.kind == "view" for layer in layers)
+    main = next((layer for layer in layers if layer.product), layers[0] if layers else None)
+    told = [main.precision] if main and main.precision else []
+    if len(layers) - copies - views > 1:
+        told.append(f"{len(layers) - copies - views} layers")
+    if copies:
+        told.append(f"{copies} {'copy' if copies == 1 else 'copies'}")
+    return ", ".join(told)
+
+
+def _named(layer: EngineLayer) -> str:
+    below = ", ".join(layer.nodes) if layer.modules else ""
+    return f"{escape(_label(layer))}<span class='small'>{escape(below)}</span>"
+
+
+def _label(layer: EngineLayer) -> str:
+    return _short(", ".join(layer.modules) if layer.modules and layer.product else layer.name)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 44 else f"{name[:30]}…{name[-12:]}"
+
+
+def _size(tensors: Sequence[Tensor]) -> str:
+    return " + ".join(TIMES.join(map(str, tensor.shape)) for tensor in tensors)
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+    """Labels of a plot's rows: equal ones would fall together."""
+    found: list[str] = []
+    for label in labels:
+        times = sum(other.split("\u2002")[0] == label for other in found)
+        found.append(f"{label}\u2002({times + 1})" if times else label)
+    return found
+
+
+def _bar(
+    labels: Sequence[str], times: Sequence[float | None], *, name: str, colour: str, scale: float
+) -> Trace:
+    told = [
+        f"{text(label)}: {duration(time)}" if time else "" for label, time in zip(labels, times, strict=True)
+    ]
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "x": [None if time is None else short(time / scale) for time in times],
+        "y": [text(label) for label in labels],
+        "name": text(name),
+        "marker": {"color": colour},
+        "hovertext": told,
+        "hoverinfo": "text",
+    }
+
+
+def _frame(labels: Sequence[str], traces: list[Trace], unit: str, alt: str, row: int) -> Figure:
+    frame = layout(x=unit, grid="x")
+    frame |= {"barmode": "group" if len(traces) == 2 and row > 30 else "stack", "bargap": 0.3}
+    frame["yaxis"] |= {"autorange": "reversed", "type": "category", "categoryorder": "array"}
+    frame["yaxis"]["categoryarray"] = [text(label) for label in labels]
+    return Figure(traces, frame, 70 + row * len(labels), alt)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> str:
+    """Markup of a table: heads are text, cells are markup."""
+    heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join(
+        f'<tr><th scope="row">{cells[0]}</th>{"".join(f"<td>{cell}</td>" for cell in cells[1:])}</tr>'
+        for cells in rows
+    )
+    box = "scroll tall" if len(rows) > 20 else "scroll"
+    return (
+        f'<div class="{box}" tabindex="0" role="region" aria-label="{escape(name)}">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
