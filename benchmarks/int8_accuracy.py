@@ -46,7 +46,7 @@ import workload as example
 Row = dict[str, Any]
 FOLDER = Path("runs/int8_accuracy")
 STEPS = ("equalize", "adaround", "bias_correction")
-EPOCHS = {"Mlp": 6, "Cnn": 5, "Mobile": 8}
+EPOCHS = {"Mlp": 6, "Cnn": 5, "Mobile": 3}
 
 
 class Inverted(nn.Module):

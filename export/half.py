@@ -57,8 +57,8 @@ def to_half(path: Path, out_path: Path, *, tensorrt: tuple[int, ...] = (10, 0)) 
     """
     if tensorrt < (10,):
         raise ModelError(
-            f"TensorRT {'.'.join(map(str, tensorrt))} takes no FP16 scales: it parses up to opset 17, and they "
-            f"came with {OPSET}.",
+            f"TensorRT {'.'.join(map(str, tensorrt))} takes no FP16 scales: it parses up to opset 17, and "
+            f"they came with {OPSET}.",
             "Leave the file in FP32 and build it with the flags INT8 and FP16; that version still has them.",
         )
     model = _at_opset(load(path), path)
@@ -144,14 +144,13 @@ def _why_not(node: onnx.NodeProto, types: dict[str, int]) -> str:
 
 
 class _Writer:
-    """Writes the nodes anew; a tensor keeps its name in the type that its operator makes, "x:half" is a cast."""
+    """Writes the nodes anew; a tensor keeps its name in the type that its operator makes."""
 
     def __init__(self, model: onnx.ModelProto, types: dict[str, int], left_float: dict[str, str]) -> None:
         self.graph, self.types, self.left_float = model.graph, types, left_float
         self.index = Index.of(model.graph)
         self.now: dict[str, int] = {value.name: types[value.name] for value in model.graph.input}
         self.made: dict[tuple[str, int], str] = {}
-        self.taken = {name for node in model.graph.node for name in node.output}
         self.in_half = 0
 
     def nodes(self) -> Iterator[onnx.NodeProto]:

@@ -58,5 +58,13 @@ def held_against_tensorrt(path: Path, target: Target, *, name: str) -> tuple[str
     return tuple(words)
 
 
+def gpu_fallbacks(path: Path, target: Target) -> int | None:
+    """How many nodes the board's DLA would hand back to the GPU; None where there is no DLA."""
+    try:
+        return lint(path, target=target).gpu_fallbacks if target.runtime == "tensorrt" else None
+    except TargetError:
+        return None
+
+
 def _count(number: int, kind: str) -> str:
     return f"{number} {kind}" if number == 1 else f"{number} {kind}s"

@@ -20,9 +20,9 @@ from ..export.external import move
 from ..export.half import to_half
 from ..export.histogram import Method
 from ..export.lint.platform import Platform
-from ..export.parity import compare_files, noise_between
+from ..export.parity import LIMITS, compare_files, noise_between
 from ..targets.artifact import Artifact, write_json
-from ..targets.errors import RecipeError
+from ..targets.errors import ModelError, RecipeError
 from .candidates import Candidate, Step, Trials, first, stepped, timed, validated
 from .export import COMPARED, hop_words
 from .linted import held_against_tensorrt
@@ -74,10 +74,12 @@ class Quantize:
         work.progress(2, 3, "quantize: compare")
         result = work if kept is None else self._kept(work, trials, kept, said)
         if kept is None:
-            result = work.logged("quantize", self, *said, "the network stays in float")
-        if layers:
-            write_json(work.directory / "sensitivity.json", [asdict(layer) for layer in layers])
-            result = result.with_artifact("sensitivity", work.directory / "sensitivity.json")
+            said.append("the network stays in float")
+            result = work.logged("quantize", self, *said)
+        if said:
+            told_all = {"words": said, "layers": [asdict(layer) for layer in layers]}
+            write_json(work.directory / "int8.json", told_all)
+            result = result.with_artifact("int8", work.directory / "int8.json")
         shutil.rmtree(trials.folder)
         return result
 
@@ -120,7 +122,7 @@ class Quantize:
             trials.original, path, batches, kind="lossy", name="ONNX -> INT8", rounded_from=kept.source
         )
         if self.half:
-            said = [*said, self._halved(work, path)]
+            said.append(self._halved(work, path))
         found = held_against_tensorrt(path, work.target, name="int8")
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
         result = result.with_artifact("ranges", work.directory / "ranges.json")
@@ -149,6 +151,11 @@ class Quantize:
             plain, path, itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
         )
         plain.unlink()
+        if not noise < LIMITS["lossy"]:
+            raise ModelError(
+                f"FP16 changes the outputs by {noise:.3g} of their values: numbers inside leave its range.",
+                "Leave half out, or equalize first.",
+            )
         left = "".join(f", {name} stays in FP32: {why}" for name, why in halved.left_float.items())
         score = validated(work, path)
         return f"FP16 for what stays in float: noise {noise:.2%}, validation {score:.4f}{left}"

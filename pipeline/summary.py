@@ -19,6 +19,7 @@ from ..targets.judge import Judgement, judge
 from ..targets.measurement import Measurement
 from ..targets.probe import conditions
 from ..targets.tail import tail_of
+from .linted import gpu_fallbacks
 from .recipe import Recipe
 from .report.schema import (
     Budget,
@@ -54,7 +55,10 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
     )
     for control, sentence in zip(controls, words, strict=True):
         control["words"] = sentence
-    budgets = check_budgets(recipe.budgets, rows[0], rows[-1], higher)
+    final = dict(rows[-1])
+    if recipe.budgets.max_gpu_fallbacks is not None:
+        final["gpu_fallbacks"] = gpu_fallbacks(work.latest("onnx").path("onnx"), work.target)
+    budgets = check_budgets(recipe.budgets, rows[0], final, higher)
     return {
         "schema": 1,
         "name": recipe.path.stem,
@@ -62,7 +66,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
         "verdict": _verdict(rows[-1]["name"], measured),
         "rows": rows,
         "controls": controls,
-        "words": [*words, *_int8_words(measured), *(swept.refused if swept else ())],
+        "words": [*words, *_quantized(work), *_int8_words(measured), *(swept.refused if swept else ())],
         "widths": _widths(work),
         "layers": _layers(work),
         "statistics": _statistics(work),
@@ -159,6 +163,13 @@ def _verdict(candidate: str, measured: Mapping[str, Measurement]) -> Verdict:
         verdict["reason"] = found.reason
     verdict["sentence"] = verdict_sentence(verdict, candidate)
     return verdict
+
+
+def _quantized(work: Work) -> list[str]:
+    """What the stage quantize tried beyond plain rounding, and which layer cost what."""
+    if "int8" not in work.artifacts:
+        return []
+    return list(read_json(work.artifacts["int8"].checked())["words"])
 
 
 def _int8_words(measured: Mapping[str, Measurement]) -> list[str]:

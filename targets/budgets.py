@@ -24,6 +24,7 @@ class Budgets:
         p99_s: the most seconds that 99 % of the inferences may take; their upper bound must lie below it.
         memory_bytes: the most resident memory.
         file_bytes: the most bytes of the model file.
+        max_gpu_fallbacks: the most operators that a deep learning accelerator may hand back to the GPU.
     """
 
     score_drop: Optional[float] = None
@@ -34,6 +35,7 @@ class Budgets:
     p99_s: Optional[float] = None
     memory_bytes: Optional[int] = None
     file_bytes: Optional[int] = None
+    max_gpu_fallbacks: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def check_budgets(
         "p99_s": latency.get("p99_bound") if latency else None,
         "memory_bytes": final.get("memory_bytes"),
         "file_bytes": final.get("file_bytes"),
+        "max_gpu_fallbacks": final.get("gpu_fallbacks"),
     }
     at_least = ("parameters_removed", "speedup")
     checks = []

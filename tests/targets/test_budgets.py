@@ -47,3 +47,9 @@ def test_the_share_of_parameters_removed_is_a_lower_limit() -> None:
 
 def test_a_figure_that_was_not_measured_is_neither_met_nor_broken() -> None:
     assert met(Budgets(memory_bytes=100, latency_s=1.0), latency_s=None) == [None, None]
+
+
+def test_what_dla_hands_back_is_an_upper_limit_and_unknown_without_a_dla() -> None:
+    assert met(Budgets(max_gpu_fallbacks=0), gpu_fallbacks=0) == [True]
+    assert met(Budgets(max_gpu_fallbacks=0), gpu_fallbacks=1) == [False]
+    assert met(Budgets(max_gpu_fallbacks=0)) == [None]
