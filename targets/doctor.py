@@ -178,24 +178,30 @@ def _mode(root: Path, state: BoardState) -> Check:
 
 
 def _clocks(state: BoardState) -> Check:
+    if not state.clocks:
+        cure = "As root, jetson_clocks --show tells them; in a container, mount /sys."
+        return Check("clocks", "cannot be read", True, "steady timing", cure)
     told = [
-        f"{name} {clock.now_hz / 1e6:.0f} MHz" for name, clock in state.clocks.items() if name[:3] != "cpu"
+        f"{name} {f'{clock.now_hz / 1e6:.0f} MHz' if clock.now_hz else 'asleep'}"
+        for name, clock in state.clocks.items()
+        if not name.startswith("cpu")
     ]
     cpus = [clock for name, clock in state.clocks.items() if name.startswith("cpu")]
     if cpus:
         told.append(f"{len(cpus)} cores at up to {max(clock.now_hz for clock in cpus) / 1e6:.0f} MHz")
-    locked = bool(state.clocks) and all(clock.locked for clock in state.clocks.values())
-    found = ", ".join(told) or "cannot be read"
+    locked = all(clock.locked for clock in state.clocks.values())
     cure = "" if locked else "They float with the load. For steady times lock them: sudo jetson_clocks"
-    return Check("clocks", f"{found}; {'locked' if locked else 'not locked'}", True, "steady timing", cure)
+    found = f"{', '.join(told)}; {'locked' if locked else 'not locked'}"
+    return Check("clocks", found, True, "steady timing", cure)
 
 
 def _slowed(state: BoardState) -> Check:
-    events = [f"{count} {name} events" for name, count in state.counters.items() if count]
+    events = [f"{count} of {name}" for name, count in state.counters.items() if count]
     told = [f"throttled now ({', '.join(state.throttling)})"] if state.throttling else []
-    told += [f"{', '.join(events)} since it was started"] if events else []
+    told += [f"events since it was started: {', '.join(events)}"] if events else []
     if not told:
-        return Check("throttling", "none", True, "a verdict on speed")
+        found = "none" if state.counters else "none seen; this board counts no over-current events"
+        return Check("throttling", found, True, "a verdict on speed")
     cure = "Let it cool down, or see to its fan." if state.throttling else ""
     if events:
         cure += (
@@ -216,7 +222,7 @@ def _memory_peak(root: Path) -> Check:
     found = os.access(str(root / "proc/self/clear_refs"), os.W_OK)
     advice = "Peaks are then taken from the process's whole life, which is coarser for small models."
     told = "can be reset" if found else "cannot be reset"
-    return Check("memory peak", told, found, "peak memory", "" if found else advice)
+    return Check("memory peak", told, True, "peak memory", "" if found else advice)
 
 
 def _load(load: float, cores: int) -> Check:

@@ -64,7 +64,7 @@ def test_a_throttling_board_does_not_work_until_it_is_cooled(tmp_path: Path) -> 
     found = {check.name: check for check in doctor(unpack("xavier_nx_jp5", tmp_path))}["throttling"]
     assert not found.works
     assert "gpu-throttle-alert" in found.found
-    assert "3 under-voltage events" in found.found
+    assert "3 of under-voltage" in found.found
     assert "power supply" in found.cure
 
 
