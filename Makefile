@@ -25,7 +25,11 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not board and not jetson"
 
+# An arm64 stand-in under emulation, and what builds images in it. Needs root, and Linux 6.7 or newer.
+BOARD_TOOLS = qemu-user-static mmdebstrap openssh-server openssh-client buildah crun
 test-board: setup
+	dpkg-query --show $(BOARD_TOOLS) >/dev/null 2>&1 || \
+	  { apt-get update -qq && apt-get install --yes --no-install-recommends $(BOARD_TOOLS); }
 	$(BIN)/python -m pytest -m board
 
 # Another Python each: install, import, the targets and export tests, and one small run.

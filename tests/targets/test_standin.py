@@ -71,7 +71,7 @@ def test_a_bundle_is_verified_by_the_boards_own_list_and_installed(board: sshd.B
         assert told["signer"] == "release"
         bad = make_bundle(tmp_path / "bad", key)
         (bad / "model.onnx").write_bytes(b"changed")
-        with pytest.raises(Refused, match="On board: model.onnx was changed after it was signed"):
+        with pytest.raises(Refused, match="was changed after it was signed"):
             install_on(there, bad)
         other = make_bundle(tmp_path / "other", make_key(tmp_path / "keys", "mallory"))
         with pytest.raises(Refused, match="who is not trusted here"):
@@ -88,8 +88,9 @@ def test_a_run_whose_cable_is_cut_at_five_points_is_finished_by_the_same_command
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         'workload = "small.py:Digits"\n[[stages]]\nstage = "train"\nepochs = 2\n'
-        '[[stages]]\nstage = "statistics"\n[[stages]]\nstage = "prune"\nratio = 0.5\n[[stages]]\nstage = "export"\n'
-        '[[stages]]\nstage = "profile"\nevents = 6\nevent_s = 0.02\nmemory = false\n'
+        '[[stages]]\nstage = "statistics"\n[[stages]]\nstage = "prune"\nratio = 0.5\n'
+        '[[stages]]\nstage = "export"\n'
+        '[[stages]]\nstage = "profile"\nevents = 6\nevent_s = 0.05\nmemory = false\n'
     )
     command = [sys.executable, "-m", "deadweight", "run", str(recipe), "--out", str(tmp_path / "run")]
     environment = {**os.environ, "DEADWEIGHT_SSH_CONFIG": str(board.config)}
@@ -111,12 +112,12 @@ def test_a_run_whose_cable_is_cut_at_five_points_is_finished_by_the_same_command
         ("broke while sending the agent", lambda: board.cut_after(60_000)),
         ("broke while", lambda: board.cut_after(12_000)),  # the files are small: their names, or they
         ("broke while running profile", threading.Thread(target=cut_while_timing).start),
-        ("broke while running profile", lambda: board.cut_after(received=14_000)),
+        ("broke while running profile", lambda: board.cut_after(received=20_000)),
     ):
         board.mend()
         cut()
         code, printed = run()
-        assert code == 2, printed
+        assert code == 2, f"{words}: {printed}"
         assert words in printed, printed
         assert "Traceback" not in printed
     board.mend()
