@@ -95,7 +95,7 @@ def test_compare_finds_a_network_of_an_eighth_faster_and_says_how_sure_it_is(
     wide, narrow = dense(tmp_path / "wide.onnx", 2048), dense(tmp_path / "narrow.onnx", 256)
     done = deadweight(place, "compare", str(wide), str(narrow), "--out", str(tmp_path / "judged.json"))
     assert done.returncode == 0, done.stderr
-    assert "faster (95 % interval" in done.stdout
+    assert "faster (99 % interval" in done.stdout
     judgement = json.loads((tmp_path / "judged.json").read_text())["judgement"]
     assert judgement["outcome"] == "faster"
     assert judgement["low"] > 1
@@ -106,6 +106,64 @@ def test_compare_exits_with_1_when_the_candidate_is_slower(place: Path, tmp_path
     done = deadweight(place, "compare", str(narrow), str(wide))
     assert done.returncode == 1, done.stderr
     assert "slower" in done.stdout
+
+
+def test_compare_judges_layers_there_too(place: Path, tmp_path: Path) -> None:
+    wide, narrow = dense(tmp_path / "wide.onnx", 2048), dense(tmp_path / "narrow.onnx", 256)
+    out = tmp_path / "judged.json"
+    given = ("--events", "6", "--layers", "--out", str(out))
+    done = deadweight(place, "compare", str(wide), str(narrow), *given)
+    assert done.returncode in (0, 3), done.stderr
+    layers = json.loads(out.read_text())["layers"]
+    assert [layer["kind"] for layer in layers] == ["MatMul", "MatMul"]
+    assert all(layer["pruned"] and layer["ratio"] > 1 for layer in layers)
+
+
+def test_the_gate_lets_an_equal_model_through_and_refuses_one_of_eight_times_the_work(
+    place: Path, tmp_path: Path
+) -> None:
+    dense(tmp_path / "accepted.onnx", 256)
+    dense(tmp_path / "slow.onnx", 2048)
+    (tmp_path / "deadweight.toml").write_text(
+        '[gate]\nbaseline = "baseline.json"\nhistory = "history.jsonl"\n'
+        "[budgets]\nslowdown = 0.5\nfile_bytes = 10_000_000\nmemory_bytes = 100_000_000\n"
+    )
+    config = ["--config", str(tmp_path / "deadweight.toml")]
+    made = deadweight(place, "gate", "--record", "--model", str(tmp_path / "accepted.onnx"), *config)
+    assert made.returncode == 0, made.stderr
+    before = (tmp_path / "baseline.json").read_bytes()
+    told = ["--junit", str(tmp_path / "gate.xml"), "--summary", str(tmp_path / "gate.md"), "--commit", "abc"]
+    same = deadweight(place, "gate", "--model", str(tmp_path / "accepted.onnx"), *config, *told)
+    assert same.returncode == 0, same.stdout + same.stderr
+    assert "side by side" in same.stdout
+    assert 'failures="0"' in (tmp_path / "gate.xml").read_text()
+    slow = deadweight(place, "gate", "--model", str(tmp_path / "slow.onnx"), *config, *told)
+    assert slow.returncode == 1, slow.stdout + slow.stderr
+    assert 'failures="1"' in (tmp_path / "gate.xml").read_text()
+    assert "slow.onnx is refused" in (tmp_path / "gate.md").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines[1:]] == ["baseline", "accepted.onnx", "baseline", "slow.onnx"]
+    assert lines[-1]["verdict"]["outcome"] == "slower"
+    assert (tmp_path / "baseline.json").read_bytes() == before
+
+
+def test_what_the_gate_cannot_work_with_is_a_sentence_and_exit_code_2(place: Path, tmp_path: Path) -> None:
+    model = dense(tmp_path / "a.onnx", 16)
+    (tmp_path / "old.json").write_text('{"schema": 99}')
+    (tmp_path / "bad.toml").write_text("[budgets]\nslow = 1")
+    calls: dict[str, list[str]] = {
+        "does not exist": ["--model", str(model), "--baseline", str(tmp_path / "none.json")],
+        "schema 99": ["--model", str(model), "--baseline", str(tmp_path / "old.json")],
+        "has no slow": ["--model", str(model), "--config", str(tmp_path / "bad.toml")],
+        "was not told which model": ["--baseline", str(tmp_path / "old.json")],
+        "There is no model at": ["--record", "--model", "no.onnx", "--baseline", str(tmp_path / "old.json")],
+    }
+    for reason, arguments in calls.items():
+        done = deadweight(place, "gate", *arguments)
+        assert done.returncode == 2, reason
+        assert reason in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+    assert (tmp_path / "old.json").read_text() == '{"schema": 99}'
 
 
 def test_profile_works_there_too(place: Path, tmp_path: Path) -> None:
