@@ -165,8 +165,10 @@ def plot(rows: Sequence[Row], networks: Sequence[str], path: Path) -> None:
             x, y, names = zip(*sorted(points), strict=True) if points else ((), (), ())
             label = f"{network}, {'thresholds, 5 epochs' if kind == 'mean' else kind}"
             figure.add_scatter(x=x, y=y, text=names, name=label, mode="markers+lines")
-    x, y = ([100 * removed for removed, _ in CLAIMS[:2]], [-points for _, points in CLAIMS[:2]])
-    figure.add_scatter(x=x, y=y, name="published", mode="markers", marker={"symbol": "x", "size": 12})
+    published = [100 * removed for removed, _ in CLAIMS[:2]], [-points for _, points in CLAIMS[:2]]
+    figure.add_scatter(
+        x=published[0], y=published[1], name="published", mode="markers", marker={"symbol": "x", "size": 12}
+    )
     figure.update_layout(
         xaxis_title="parameters removed, %",
         yaxis_title="test accuracy, change in points",

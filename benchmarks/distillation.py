@@ -44,13 +44,13 @@ def measure(cell: Cell, work: Work) -> Row:
     others = [RUNS / f"{cell['network']}-{seed}" for seed in SEEDS if seed != cell["seed"]]
     ensemble = tuple(str(place / "original" / "model.safetensors") for place in others)
     pruned = Prune(parameters=cell["removed"], align=False)(work)
-    recover = {
+    recoveries: dict[str, Finetune | Distill] = {
         "plain": Finetune(epochs=EPOCHS),
         "one teacher": Distill(epochs=EPOCHS),
         "one teacher, hints": Distill(epochs=EPOCHS, hints=1.0),
         "ensemble of three": Distill(epochs=EPOCHS, checkpoints=ensemble),
-    }[cell["way"]]
-    tuned = recover(dataclasses.replace(pruned, directory=work.directory / "tuned"))
+    }
+    tuned = recoveries[cell["way"]](dataclasses.replace(pruned, directory=work.directory / "tuned"))
     return {"original": scores(work, "original"), "tuned": scores(tuned, "tuned")}
 
 

@@ -101,8 +101,8 @@ def run(cells: Sequence[Cell], measure: Callable[[Cell, Work], Row], record: Pat
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context) as pool:
         starts = {(cell["network"], seed) for cell in missing for seed in SEEDS}
-        for future in as_completed([pool.submit(_made, *start) for start in sorted(starts)]):
-            future.result()
+        for made in as_completed([pool.submit(_made, *start) for start in sorted(starts)]):
+            made.result()
         waiting = [pool.submit(_measured, measure, cell) for cell in missing]
         for count, future in enumerate(as_completed(waiting), start=1):
             row = future.result()

@@ -9,6 +9,7 @@ earned nothing, and the report says so.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -98,7 +99,7 @@ def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
     with users_code("build_model() was called"):
         fresh = work.workload.build_model()
     small = replay(fresh, plan, example_batch(work.workload))
-    reinitialise(small)
+    rescale(small, plan)
     first = next((done.settings for done in work.log if done.stage == "train"), {})
     schedule = Schedule(**{**first, "epochs": epochs})
     fitted = fit(
@@ -121,12 +122,19 @@ def recovery(log: tuple[Done, ...]) -> list[Done]:
     return [done for done in log[after:] if getattr(stage_class(done.stage), "recovers", False)]
 
 
-def reinitialise(model: nn.Module) -> None:
-    """Draws every layer's weights anew, by the layer's own rule for its present, smaller size.
+def rescale(model: nn.Module, plan: Plan) -> None:
+    """Scales weights that `build_model()` drew for the large network to the width they have now.
 
-    Parameters of modules without such a rule keep the values that `build_model()` drew.
+    The usual rules draw with a deviation of one over the root of a layer's inputs (LeCun, Glorot, He). Scaled
+    by the root of how many there were over how many are left, weights are as if drawn for the small network,
+    and whatever the user's own initialisation did besides, a bias that starts low say, is kept.
     """
-    for module in model.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
+    before: dict[str, tuple[int, ...]] = {}
+    for one in (*plan.earlier, plan):
+        for name, shapes in one.shapes.items():
+            before.setdefault(name, shapes.before)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in before and parameter.dim() > 1:
+                inputs = math.prod(before[name][1:]) / math.prod(parameter.shape[1:])
+                parameter.mul_(inputs**0.5)

@@ -32,11 +32,17 @@ class SweepSettings:
         score_drop: the smallest network is chosen whose validation score is at most this much worse
             than the original's.
         seconds: how long the settings are timed against the original, together.
+        seeds: every setting is tried from each of these; none are the recipe's own.
+        processes: how many settings are tried at a time.
+        controls: whether each setting is held against random neurons and training from scratch too.
     """
 
     over: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     score_drop: float = 0.0
     seconds: float = 20.0
+    seeds: tuple[int, ...] = ()
+    processes: int = 1
+    controls: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..targets.artifact import write_json, writing
 from .evaluate import Evaluate
+from .looks import look_words, looks
 from .recipe import NamedStage, Recipe, SweepSettings
 from .report.schema import Report
 from .report.write import write_report, write_sweep
@@ -36,7 +37,7 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
         DeadweightError: with a cure; what was finished is kept.
     """
     with locked(directory):
-        run_, work = _prepared(recipe, directory, watcher)
+        run_, work = prepared(recipe, directory, watcher)
         swept = None
         if recipe.sweep is not None:
             swept = sweep(recipe, recipe.sweep, run_, work)
@@ -46,6 +47,7 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
             work = run_.step(stage, work)
         work = run_.step(NamedStage("evaluate", Evaluate()), work)
         report = summarize(recipe, work, run_, swept)
+        report["words"] = [*report.get("words", []), *look_words(looks(directory, work))]
         deliver(work, directory)
         write_json(directory / "report.json", report)
         write_report(directory)
@@ -70,7 +72,7 @@ def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher:
         DeadweightError: with a cure; what was finished is kept.
     """
     with locked(directory):
-        run_, work = _prepared(recipe, directory, watcher)
+        run_, work = prepared(recipe, directory, watcher)
         swept = sweep(recipe, settings, run_, work)
         write_sweep(
             directory,
@@ -83,7 +85,8 @@ def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher:
         return swept
 
 
-def _prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Work]:
+def prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Work]:
+    """The run and the work that a recipe starts with, in a directory."""
     workload = load_workload(recipe.workload, recipe.path.parent)
     with users_code("fingerprint() was called"):
         fingerprint = str(workload.fingerprint())

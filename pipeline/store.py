@@ -82,6 +82,10 @@ class Run:
             ArtifactError: a file of a finished stage is damaged, or the disk is full.
         """
         place = self.directory / "stages" / f"{_folder_name(named.name)}-{self.key(named, work)[:16]}"
+        with _alone(self.directory / ".locks" / place.name):
+            return self._stepped(named, work, place)
+
+    def _stepped(self, named: NamedStage, work: Work, place: Path) -> Work:
         done = place / "done.json"
         if done.exists():
             record = read_json(done)
@@ -191,6 +195,15 @@ def locked(directory: Path) -> Iterator[None]:
             raise ArtifactError(
                 f"Another run is at work in {directory}.", "Wait for it, or choose another place with --out."
             ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Of the processes of a sweep one at a time makes a stage; the others wait for it and find it made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,13 +18,17 @@ from ..targets import measurement
 from ..targets.artifact import read_json
 from ..targets.errors import ModelError, RecipeError
 from ..targets.judge import Judgement, judge
+from .controls import Controls
 from .evaluate import Evaluate
 from .export import Export
 from .profile import Profile
 from .recipe import NamedStage, Recipe, SweepSettings
 from .report.schema import Outcome, Speedup, Sweep, SweepRow
+from .report.sweep_words import sweep_words
 from .report.units import settings_text
+from .seeds import Tried, mark_front, merged
 from .store import Run
+from .trials import warm
 from .work import Progress, Variant, Work
 
 AFTER = ("controls", "export", "quantize", "profile")  # a trial ends before these
@@ -49,6 +53,7 @@ class _Trial:
     settings: Mapping[str, Any]
     work: Work
     final: Variant
+    controls: tuple[Variant, ...] = ()
 
 
 def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swept:
@@ -58,14 +63,56 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
         RecipeError: there is nothing to try, or a name is no setting of the recipe.
         ModelError: every combination was refused, or none keeps the score within the drop.
     """
-    trials, refused = _trials(recipe, settings.over, run, start)
+    seeds = settings.seeds or (recipe.seed,)
+    recipes = {seed: recipe.set([f"seed={seed}"]) for seed in seeds}
+    if settings.processes > 1:
+        for seed in seeds:
+            _combinations(recipes[seed], settings.over)  # says what is wrong before processes are started
+        warm(
+            [list(_combinations(one, settings.over).values()) for one in recipes.values()],
+            run,
+            start,
+            processes=settings.processes,
+            last=[_export(recipe), *_controls(recipe, settings)],
+            ends=AFTER,
+        )
+    refused: list[str] = []
+    tried: dict[str, list[Tried]] = {}
+    for seed in seeds:
+        begun = dataclasses.replace(start, seed=seed)
+        for name, one in _tried(recipes[seed], settings, run, begun, refused, timed=seed == seeds[0]):
+            tried.setdefault(name, []).append(one)
+    rows = [merged(of_seeds) for of_seeds in tried.values() if len(of_seeds) == len(seeds)]
+    if not rows:
+        raise ModelError(f"Every setting was refused; the first: {refused[0]}", "Try gentler settings.")
+    sign = 1 if start.workload.higher_is_better else -1
+    mark_front(rows, sign)
+    within = [row for row in rows if sign * (row["score_change"] or 0.0) >= -settings.score_drop - 1e-12]
+    chosen: tuple[str, ...] = ()
+    if within:
+        best = min(within, key=lambda row: (row["parameters"], -sign * (row["score"] or 0.0)))
+        best["chosen"] = True
+        chosen = tuple(f"{name}={_toml(value)}" for name, value in best["settings"].items())
+    table: Sweep = {"settings": list(settings.over), "rows": rows}
+    name, higher = start.workload.score_name, start.workload.higher_is_better
+    if words := sweep_words(table, score_name=name, higher_is_better=higher):
+        table["words"] = words
+    return Swept(table, chosen, tuple(dict.fromkeys(refused)), name, higher)
+
+
+def _tried(
+    recipe: Recipe, settings: SweepSettings, run: Run, start: Work, refused: list[str], *, timed: bool
+) -> Iterator[tuple[str, Tried]]:
+    """Every setting that was not refused, from one seed, by its name."""
+    trials, not_tried = _trials(recipe, settings, run, start)
+    refused += not_tried
+    if not trials:
+        return
     first = trials[0].work.variant("original")
     original = run.step(_export(recipe), dataclasses.replace(start, variants=(first,))).variants[0]
     scores = _scores(run, start, original, trials)
-    speedups = _speedups(run, start, original, trials, settings.seconds)
-    sign = 1 if start.workload.higher_is_better else -1
+    speedups = _speedups(run, start, original, trials, settings.seconds) if timed else {}
     whole = scores["original"]
-    rows: list[SweepRow] = []
     for trial in trials:
         found, raw = scores[trial.name], scores[_raw(trial.name)]
         row: SweepRow = {
@@ -81,15 +128,8 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
             "chosen": False,
             "split": "validation",
         }
-        rows.append(row)
-    within = [row for row in rows if sign * (row["score_change"] or 0.0) >= -settings.score_drop - 1e-12]
-    chosen: tuple[str, ...] = ()
-    if within:
-        best = min(within, key=lambda row: (row["parameters"], -sign * (row["score"] or 0.0)))
-        best["chosen"] = True
-        chosen = tuple(f"{name}={_toml(value)}" for name, value in best["settings"].items())
-    table: Sweep = {"settings": list(settings.over), "rows": rows}
-    return Swept(table, chosen, refused, start.workload.score_name, start.workload.higher_is_better)
+        controls = {one.name: scores[f"{trial.name}, {one.name}"]["score"] for one in trial.controls}
+        yield trial.name, Tried(row, controls)
 
 
 def require_choice(swept: Swept, settings: SweepSettings) -> tuple[str, ...]:
@@ -108,23 +148,30 @@ def require_choice(swept: Swept, settings: SweepSettings) -> tuple[str, ...]:
     return swept.chosen
 
 
-def _trials(
-    recipe: Recipe, over: Mapping[str, Sequence[Any]], run: Run, start: Work
-) -> tuple[list[_Trial], tuple[str, ...]]:
+def _combinations(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> dict[str, Recipe]:
+    """The recipe with each combination of settings, by the setting's name."""
     if not over or not all(over.values()):
         raise RecipeError(
             "The sweep has nothing to try.", "Give values, e.g. --over prune.mean=0.02,0.1,0.5."
         )
     _check_reached(recipe, over)
     combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
-    recipes = [recipe.set(f"{name}={_toml(value)}" for name, value in each.items()) for each in combinations]
-    shared = _shared(recipes)
+    return {
+        settings_text(each): recipe.set(f"{name}={_toml(value)}" for name, value in each.items())
+        for each in combinations
+    }
+
+
+def _trials(
+    recipe: Recipe, settings: SweepSettings, run: Run, start: Work
+) -> tuple[list[_Trial], tuple[str, ...]]:
+    recipes = _combinations(recipe, settings.over)
+    shared = _shared(list(recipes.values()))
     for stage in shared:
         start = run.step(stage, start)
     quiet = dataclasses.replace(run, started=lambda name: None, ended=lambda finished: None)
     trials, refused = [], []
-    for index, (each, tried) in enumerate(zip(combinations, recipes, strict=True)):
-        name = settings_text(each)
+    for index, (name, tried) in enumerate(recipes.items()):
         work, steps = start, _trial_stages(tried)[len(shared) :]
         what, count = f"sweep {index + 1} of {len(recipes)}, {name}", len(steps) + 1  # and the export
         try:
@@ -134,13 +181,31 @@ def _trials(
                 )
                 work = quiet.step(stage, dataclasses.replace(work, progress=part))
             newest = quiet.step(_export(recipe), dataclasses.replace(work, variants=(work.latest(),)))
+            controlled = work
+            for stage in _controls(recipe, settings):
+                controlled = quiet.step(stage, work)
         except ModelError as error:
             refused.append(f"{name}: {error.what}")
             continue
-        trials.append(_Trial(name, each, work, dataclasses.replace(newest.variants[0], name=name)))
-    if not trials:
-        raise ModelError(f"Every setting was refused; the first: {refused[0]}", "Try gentler settings.")
+        controls = [one for one in controlled.variants if one.role == "control"]
+        values = {key: _setting(tried, key) for key in settings.over}
+        final = dataclasses.replace(newest.variants[0], name=name)
+        trials.append(_Trial(name, values, work, final, tuple(controls)))
     return trials, tuple(refused)
+
+
+def _setting(recipe: Recipe, name: str) -> Any:
+    """The value of a setting such as "prune.mean" in a recipe."""
+    place, _, key = name.rpartition(".")
+    named = {f"stages[{at}]": stage for at, stage in enumerate(recipe.stages)}
+    named |= {stage.name: stage for stage in reversed(recipe.stages)}
+    return getattr(named[place].stage, key)
+
+
+def _controls(recipe: Recipe, settings: SweepSettings) -> list[NamedStage]:
+    """The recipe's own stage controls, or else the plain one, where the sweep asks for them."""
+    own = [stage for stage in recipe.stages if stage.name == "controls"]
+    return (own[:1] or [NamedStage("controls", Controls())]) if settings.controls else []
 
 
 def _trial_stages(recipe: Recipe) -> list[NamedStage]:
@@ -187,6 +252,7 @@ def _scores(run: Run, start: Work, original: Variant, trials: Sequence[_Trial]) 
     for trial in trials:
         variants.append(dataclasses.replace(trial.work.variant("pruned"), name=_raw(trial.name)))
         variants.append(trial.final)
+        variants += [dataclasses.replace(one, name=f"{trial.name}, {one.name}") for one in trial.controls]
     step = NamedStage("evaluate", Evaluate(split="validation"))
     work = run.step(step, dataclasses.replace(start, variants=tuple(variants)))
     found: dict[str, dict[str, Any]] = read_json(work.artifacts["scores_validation"].checked())["scores"]

@@ -227,7 +227,8 @@ def _sweep(sweep: Sweep | None, scale: ScoreScale) -> str:
     note = f"Every setting that was tried, scored on the {splits} split."
     colours = legend(_SETTINGS)
     picture = colours + plot(drawn, beyond_words(sweep, scale)) if drawn else ""
-    return section("The trade-off", picture, sweep_table(sweep, scale), note=note)
+    words = "".join(f"<p>{escape(sentence)}</p>" for sentence in sweep.get("words", []))
+    return section("The trade-off", picture, words, sweep_table(sweep, scale), note=note)
 
 
 def _layers(report: Report) -> str:

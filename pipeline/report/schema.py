@@ -141,8 +141,27 @@ class UnitLists(TypedDict):
 
 
 @_closed
+class SweepControl(TypedDict):
+    """A control of one setting: its mean score, and by how much the setting's network scores higher.
+
+    `low` and `high` are the 95 % interval of that difference over the seeds, `p` that of the sign-flip test;
+    None with one seed.
+    """
+
+    score: float
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+@_closed
 class SweepRow(TypedDict):
-    """One setting of a sweep. `raw_score` is the score before tuning; `parameters_removed` is a share."""
+    """One setting of a sweep. `raw_score` is the score before tuning; `parameters_removed` is a share.
+
+    Over several seeds figures are means, `score_spread` and `raw_spread` the standard deviations of the
+    scores, and the speed-up is that of the first seed. `front` marks what no other setting beats.
+    """
 
     settings: dict[str, Any]
     score: float | None
@@ -155,14 +174,20 @@ class SweepRow(TypedDict):
     speedup: Speedup | None
     chosen: bool
     split: str
+    seeds: NotRequired[int]
+    score_spread: NotRequired[float | None]
+    raw_spread: NotRequired[float | None]
+    front: NotRequired[bool]
+    controls: NotRequired[dict[str, SweepControl]]
 
 
 @_closed
 class Sweep(TypedDict):
-    """All settings that were tried, and the names of what was varied."""
+    """All settings that were tried, the names of what was varied, and what came of it in words."""
 
     settings: list[str]
     rows: list[SweepRow]
+    words: NotRequired[list[str]]
 
 
 @_closed

@@ -7,11 +7,11 @@ from screen readers, so the roles are stated. Wider tables scroll in a box of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from .document import escape
 from .plots import networks_of
-from .schema import Layer, Report, Row, Speedup, StageTime, Sweep, Width
+from .schema import Layer, Report, Row, Speedup, StageTime, Sweep, SweepRow, Width
 from .units import (
     MISSING,
     TIMES,
@@ -89,8 +89,8 @@ def sweep_table(sweep: Sweep, scale: ScoreScale) -> str:
         removed = percent(row["parameters_removed"])
         cells = [_setting(name, row["settings"].get(name)) for name in sweep["settings"]]
         cells += [
-            figure(row["score"], _score(scale, row["score"]), change),
-            figure(row["raw_score"], _score(scale, row["raw_score"])),
+            figure(row["score"], _score(scale, row["score"]), change + _seeds(row, "score_spread", scale)),
+            figure(row["raw_score"], _score(scale, row["raw_score"]), _seeds(row, "raw_spread", scale)),
             figure(row["parameters"], count(row["parameters"]), f"{removed} removed"),
             figure(row["macs"], count(row["macs"] or 0)),
             figure(row["file_bytes"], size(row["file_bytes"] or 0)),
@@ -101,6 +101,12 @@ def sweep_table(sweep: Sweep, scale: ScoreScale) -> str:
         rows.append((cells, "chosen" if row["chosen"] else ""))
     name = f"All settings, scored on the {' and '.join(splits)} split"
     return _table(head, rows, name, tall=len(rows) > 12)
+
+
+def _seeds(row: SweepRow, key: Literal["score_spread", "raw_spread"], scale: ScoreScale) -> str:
+    """The standard deviation over the seeds, where there were several."""
+    spread = row.get(key)
+    return "" if spread is None else escape(f" ± {scale.change(spread, sign=False)}")
 
 
 def widths_table(widths: Sequence[Width]) -> str:

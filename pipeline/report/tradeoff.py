@@ -42,9 +42,15 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
     rest = [at for at in range(len(rows)) if at not in {*front, *beyond, *chosen}]
     hover = [_hover(row, scale) for row in rows]
 
+    spreads = [row.get("score_spread") for row in rows]
+    bars = [short((spread or 0.0) * scale.factor) for spread in spreads] if any(spreads) else []
+
     def those(indices: Sequence[int], name: str, colour: str, size: int) -> Trace:
         x, y = ([column[at] for at in indices] for column in (kept, drawn))
-        return points(x, y, name=name, colour=colour, size=size, hover=[hover[at] for at in indices])
+        trace = points(x, y, name=name, colour=colour, size=size, hover=[hover[at] for at in indices])
+        if bars:  # one standard deviation over the seeds
+            trace["error_y"] = {"array": [bars[at] for at in indices], "thickness": 1, "color": colour}
+        return trace
 
     beaten = those(rest, "beaten by another setting", "var(--dim)", 8)
     off = those(beyond, "loses more than is shown", "var(--dim)", 9)
@@ -99,7 +105,10 @@ def beyond_words(sweep: Sweep, scale: ScoreScale) -> str:
 def _hover(row: SweepRow, scale: ScoreScale) -> str:
     lines = [f"{text(spoken(key))} {text(by_name(key, value))}" for key, value in row["settings"].items()]
     if row["score"] is not None and row["score_change"] is not None:
-        lines.append(f"{text(scale.name)} {scale.text(row['score'])} ({scale.change(row['score_change'])})")
+        spread = row.get("score_spread")
+        over = "" if spread is None else f", ± {scale.change(spread, sign=False)} over {row['seeds']} seeds"
+        change = scale.change(row["score_change"])
+        lines.append(f"{text(scale.name)} {scale.text(row['score'])} ({change}{over})")
     lines.append(f"parameters {count(row['parameters'])} ({percent(1 - row['parameters_removed'])} kept)")
     if row["speedup"]:
         told = interval(row["speedup"]["low"], row["speedup"]["high"])

@@ -14,7 +14,17 @@ from typing import Any
 from ...targets.artifact import write_json, write_text
 from ...targets.errors import ArtifactError
 from .page import history_page, report_page, sweep_page
-from .schema import VERSION, Report, Sweep, SweepRow, UnitLists, read_report, validate_report
+from .schema import (
+    VERSION,
+    Report,
+    Sweep,
+    SweepControl,
+    SweepRow,
+    UnitLists,
+    read_report,
+    validate_report,
+)
+from .sweep_words import sweep_words
 from .units import ScoreScale
 
 __all__ = ["Report", "read_report", "validate_report", "write_history", "write_report", "write_sweep"]
@@ -47,6 +57,8 @@ def write_sweep(
     """
     directory = Path(directory)
     sweep: Sweep = {"settings": list(settings), "rows": list(rows)}
+    if words := sweep_words(sweep, score_name=score_name, higher_is_better=higher_is_better):
+        sweep["words"] = words
     head = {"schema": VERSION, "name": name, "score_name": score_name, "higher_is_better": higher_is_better}
     write_json(directory / "sweep.json", {**head, **sweep})
     write_text(directory / "sweep.csv", _csv(sweep))
@@ -79,12 +91,25 @@ def _csv(sweep: Sweep) -> str:
     file = io.StringIO()
     plain = ["score", "raw_score", "score_change", "parameters", "parameters_removed", "macs", "file_bytes"]
     judged = ["outcome", "ratio", "low", "high"]
+    seeded = [key for key in _SEEDED if any(key in row for row in sweep["rows"])]
+    names = list(dict.fromkeys(name for row in sweep["rows"] for name in row.get("controls", {})))
+    against = [(name, key) for name in names for key in SweepControl.__annotations__]
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*sweep["settings"], *plain, *(f"speedup_{key}" for key in judged), "chosen", "split"])
+    head = [*sweep["settings"], *plain, *(f"speedup_{key}" for key in judged), "chosen", "split"]
+    writer.writerow([*head, *seeded, *(f"{name}_{key}" for name, key in against)])
     for row in sweep["rows"]:
         values: dict[str, Any] = dict(row)
         speedup: dict[str, Any] = dict(row["speedup"] or {})
+        controls: dict[str, Any] = dict(row.get("controls", {}))
         line = [row["settings"].get(name) for name in sweep["settings"]]
         line += [values[key] for key in plain] + [speedup.get(key) for key in judged]
-        writer.writerow([*line, str(row["chosen"]).lower(), row["split"]])
+        line += [str(row["chosen"]).lower(), row["split"], *(_plain(values.get(key)) for key in seeded)]
+        writer.writerow([*line, *(controls.get(name, {}).get(key) for name, key in against)])
     return file.getvalue()
+
+
+_SEEDED = ("front", "seeds", "score_spread", "raw_spread")
+
+
+def _plain(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value

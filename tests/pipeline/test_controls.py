@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from pruned import halved
 from small import Digits
 from torch import nn
 
-from deadweight.pipeline.controls import Controls, recovery, reinitialise
+from deadweight.pipeline.controls import Controls, recovery, rescale
 from deadweight.pipeline.finetune import Finetune
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.statistics import Statistics
@@ -64,13 +65,14 @@ def test_only_what_trains_after_pruning_is_recovery() -> None:
     assert recovery(log[:2]) == []
 
 
-def test_every_layer_is_drawn_anew() -> None:
+def test_weights_are_as_if_drawn_for_the_small_network_and_biases_as_the_user_set_them() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Sequential(nn.Linear(4, 2)))
-    before = [parameter.clone() for parameter in model.parameters()]
-    nn.init.constant_(list(model.parameters())[2], 7.0)
-    reinitialise(model)
-    after = list(model.parameters())
-    assert not torch.equal(before[0], after[0])
-    assert not torch.equal(before[-2], after[-2])
-    assert torch.equal(after[2], torch.ones(4))
+    model = nn.Sequential(nn.Linear(64, 400), nn.ReLU(), nn.Linear(400, 300))
+    nn.init.constant_(model[2].bias, -4.0)  # type: ignore[arg-type]
+    small, plan, _ = halved(model, torch.rand(2, 64))
+    rescale(small, plan)
+    twin = nn.Linear(200, 300)
+    assert small[2].weight.shape == twin.weight.shape
+    assert float(small[2].weight.std().detach()) == pytest.approx(float(twin.weight.std().detach()), rel=0.02)
+    assert float(small[0].weight.std().detach()) == pytest.approx(64**-0.5 / 3**0.5, rel=0.02)
+    assert torch.equal(small[2].bias, torch.full((300,), -4.0))

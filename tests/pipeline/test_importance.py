@@ -223,9 +223,10 @@ def test_within_a_group_lamp_is_the_order_of_the_weights(groups: Groups, context
 def test_taylor_predicts_what_switching_a_unit_off_costs() -> None:
     """First order: right where the change is small, so the readers' columns are made small."""
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(64, 12), torch.nn.ReLU(), torch.nn.Linear(12, 10))
+    last = torch.nn.Linear(12, 10)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 12), torch.nn.ReLU(), last)
     with torch.no_grad():
-        model[2].weight *= 1e-3
+        last.weight *= 1e-3
     groups = trace(model, Digits().example_inputs())
     context = Context(model, gradients=Gradients(model, groups, Digits()))
     (group,) = groups
@@ -233,11 +234,11 @@ def test_taylor_predicts_what_switching_a_unit_off_costs() -> None:
     whole = Digits().loss(model(batch["pixels"]), batch)
     costs = []
     for unit in range(12):
-        kept = model[2].weight[:, unit].clone()
+        kept = last.weight[:, unit].clone()
         with torch.no_grad():
-            model[2].weight[:, unit] = 0
+            last.weight[:, unit] = 0
             costs.append(float(whole - Digits().loss(model(batch["pixels"]), batch)))
-            model[2].weight[:, unit] = kept
+            last.weight[:, unit] = kept
     slopes = context.slopes(group)
     torch.testing.assert_close(slopes[0], torch.tensor(costs, dtype=torch.float64), rtol=0.05, atol=1e-6)
     torch.testing.assert_close(importance.taylor(group, context), slopes.square().mean(0))

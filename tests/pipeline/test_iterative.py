@@ -30,7 +30,7 @@ def ran(stage: Iterative, work: Work, place: Path) -> Work:
 
 def test_every_schedule_ends_at_the_goal_and_never_gives_back() -> None:
     for schedule in ("linear", "cubic", "geometric"):
-        found = shares(0.9, 4, schedule)  # type: ignore[arg-type]
+        found = shares(0.9, 4, schedule)
         assert found[-1] == pytest.approx(0.9)
         assert found == sorted(found)
     assert shares(0.8, 4, "linear") == pytest.approx([0.2, 0.4, 0.6, 0.8])

@@ -22,7 +22,7 @@ class Images(Digits):
         return {"image": IMAGES[:2]}
 
     def batches(self, split: str, *, seed: int = 0) -> Iterator[dict[str, Tensor]]:
-        for images in IMAGES.split(16):
+        for images in torch.split(IMAGES, 16):
             yield {"image": images, "label": torch.arange(len(images)) % 5}
 
 
@@ -32,7 +32,7 @@ def test_running_statistics_become_the_plain_average_over_the_batches() -> None:
     found = reestimated(model, Images())
     assert isinstance(found, nets.ResidualCnn)
     with torch.no_grad():
-        inputs = [model.stem(images) for images in IMAGES.split(16)]
+        inputs = [model.stem(images) for images in torch.split(IMAGES, 16)]
     means = torch.stack([value.mean((0, 2, 3)) for value in inputs]).mean(0)
     variances = torch.stack([value.var((0, 2, 3)) for value in inputs]).mean(0)
     torch.testing.assert_close(found.norm.running_mean, means, rtol=1e-4, atol=1e-5)

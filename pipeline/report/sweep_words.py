@@ -1,0 +1,80 @@
+"""What came of a sweep, in words: what was chosen, which criterion came first, how the controls did.
+
+The words are about this user's network and data, and no more sure than the seeds allow: with one seed they
+only say what was seen; with several a difference counts when the interval of the paired differences leaves
+out zero.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from .schema import Sweep, SweepControl, SweepRow
+from .units import ScoreScale, percent, settings_text
+
+_CONTROLS = {"random": "random neurons at the same widths", "scratch": "the same network from scratch"}
+
+
+def sweep_words(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> list[str]:
+    """Sentences about the chosen setting, its controls, and the criteria that were tried."""
+    rows = sweep["rows"]
+    scale = ScoreScale.of(
+        score_name, higher_is_better=higher_is_better, scores=[row["score"] for row in rows]
+    )
+    words = []
+    for row in rows:
+        if row["chosen"] and row["score_change"] is not None:
+            words.append(_chosen(row, scale))
+            words += [_control(name, one, scale) for name, one in row.get("controls", {}).items()]
+    for setting in sweep["settings"]:
+        if setting.rpartition(".")[2] == "criterion":
+            words += _criteria(rows, setting, scale)
+    return words
+
+
+def _chosen(row: SweepRow, scale: ScoreScale) -> str:
+    seeds = f", mean of {row['seeds']} seeds" if "seeds" in row else ", one seed"
+    return (
+        f"Chosen: {settings_text(row['settings'])}, which changes the {scale.name} by "
+        f"{scale.change(row['score_change'] or 0.0)}{seeds}, and keeps "
+        f"{percent(1 - row['parameters_removed'])} of the parameters."
+    )
+
+
+def _control(name: str, control: SweepControl, scale: ScoreScale) -> str:
+    told = _CONTROLS.get(name, f"the control {name}")
+    against = f"Against {told}: {scale.change(control['difference'])}"
+    if control["low"] is None or control["high"] is None:
+        return f"{against} with one seed, which cannot tell method from luck."
+    between = f"{against} ({scale.change(control['low'])} to {scale.change(control['high'])}, 95 %)"
+    if control["low"] <= 0 <= control["high"]:
+        return f"{between}: no more than the luck of the seeds."
+    better = (control["difference"] > 0) == scale.higher_is_better
+    return f"{between}: {'the chosen network is better' if better else 'the control is better'}."
+
+
+def _criteria(rows: Sequence[SweepRow], setting: str, scale: ScoreScale) -> list[str]:
+    """Which criterion came first how often, all else equal, and by how much over the runner-up."""
+    alike: dict[str, list[SweepRow]] = {}
+    for row in rows:
+        rest = {name: value for name, value in row["settings"].items() if name != setting}
+        if row["score"] is not None:
+            alike.setdefault(settings_text(rest) if rest else "", []).append(row)
+    contests = {key: group for key, group in alike.items() if len(group) > 1}
+    if not contests:
+        return []
+    firsts = Counter[str]()
+    leads = []
+    for group in contests.values():
+        ordered = sorted(group, key=lambda row: row["score"] or 0.0, reverse=scale.higher_is_better)
+        firsts[str(ordered[0]["settings"][setting])] += 1
+        lead = abs((ordered[0]["score"] or 0.0) - (ordered[1]["score"] or 0.0))
+        spread = max(one.get("score_spread") or 0.0 for one in ordered[:2])
+        leads.append((lead, spread, "score_spread" in ordered[0]))
+    best, count = firsts.most_common(1)[0]
+    sure = sum(lead > 2 * spread for lead, spread, several in leads if several)
+    words = f"Of the criteria {best} came first in {count} of {len(contests)} comparisons"
+    if not any(several for _, _, several in leads):
+        return [f"{words}; with one seed this may be luck."]
+    return [f"{words}; in {sure} of them the first led the second by more than twice the seeds' spread."]

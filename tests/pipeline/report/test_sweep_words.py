@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from deadweight.pipeline.report.schema import Sweep, SweepControl, SweepRow
+from deadweight.pipeline.report.sweep_words import sweep_words
+
+
+def row(criterion: str, score: float, *, chosen: bool = False, spread: float | None = None) -> SweepRow:
+    made: SweepRow = {
+        "settings": {"prune.criterion": criterion, "prune.ratio": 0.5},
+        "score": score,
+        "raw_score": 0.5,
+        "score_change": score - 0.9,
+        "parameters": 100,
+        "parameters_removed": 0.75,
+        "macs": 10,
+        "file_bytes": 10,
+        "speedup": None,
+        "chosen": chosen,
+        "split": "validation",
+    }
+    if spread is not None:
+        made["score_spread"], made["seeds"] = spread, 3
+    return made
+
+
+def words(*rows: SweepRow) -> list[str]:
+    sweep: Sweep = {"settings": ["prune.criterion", "prune.ratio"], "rows": list(rows)}
+    return sweep_words(sweep, score_name="accuracy", higher_is_better=True)
+
+
+def control(low: float | None, high: float | None, difference: float = 0.01) -> SweepControl:
+    return {"score": 0.88, "difference": difference, "low": low, "high": high, "p": 0.25}
+
+
+def test_the_criterion_that_came_first_is_named_and_how_sure_that_is() -> None:
+    (told,) = words(row("taylor", 0.89, spread=0.001), row("random", 0.87, spread=0.002))
+    assert told.startswith("Of the criteria taylor came first in 1 of 1 comparisons; in 1 of them")
+    (told,) = words(row("taylor", 0.89, spread=0.02), row("random", 0.87, spread=0.02))
+    assert "in 0 of them" in told
+
+
+def test_one_seed_is_called_luck() -> None:
+    assert "with one seed this may be luck" in words(row("taylor", 0.89), row("random", 0.87))[0]
+
+
+def test_the_chosen_setting_is_held_against_its_controls() -> None:
+    chosen = row("taylor", 0.89, chosen=True, spread=0.001)
+    chosen["controls"] = {"random": control(0.005, 0.015), "scratch": control(-0.01, 0.03)}
+    told = words(chosen)
+    assert told[0].startswith("Chosen: ")
+    assert "mean of 3 seeds" in told[0]
+    assert "random neurons at the same widths" in told[1]
+    assert told[1].endswith("the chosen network is better.")
+    assert told[2].endswith("no more than the luck of the seeds.")
+
+
+def test_a_control_that_is_better_is_said_to_be() -> None:
+    chosen = row("taylor", 0.89, chosen=True, spread=0.001)
+    chosen["controls"] = {"random": control(-0.03, -0.01, -0.02)}
+    assert words(chosen)[1].endswith("the control is better.")
+    chosen["controls"] = {"random": control(None, None)}
+    assert words(chosen)[1].endswith("cannot tell method from luck.")
