@@ -46,7 +46,7 @@ import workload as example
 Row = dict[str, Any]
 FOLDER = Path("runs/int8_accuracy")
 STEPS = ("equalize", "adaround", "bias_correction")
-EPOCHS = {"Mlp": 6, "Cnn": 5, "Mobile": 3}
+EPOCHS = {"Mlp": 6, "Cnn": 5, "Mobile": 1}
 
 
 class Inverted(nn.Module):
@@ -116,6 +116,7 @@ def trained(name: str, seed: int) -> tuple[Any, nn.Module]:
     model = workload.build_model()
     path = FOLDER / f"{name}-{seed}.safetensors"
     if not path.exists():
+        model.to(memory_format=torch.channels_last)  # a depthwise convolution trains nearly twice as fast
         optimizer = workload.optimizer(model)
         steps = EPOCHS[name] * len(workload.batches("train"))
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, workload.learning_rate * 2, steps)
@@ -127,8 +128,8 @@ def trained(name: str, seed: int) -> tuple[Any, nn.Module]:
                 schedule.step()
             print(f"{name}-{seed}: epoch {epoch + 1}", file=sys.stderr)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(model.state_dict(), path)
-    model.load_state_dict(load_file(path))
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+    model.to(memory_format=torch.contiguous_format).load_state_dict(load_file(path))
     return workload, model.eval()
 
 

@@ -156,3 +156,13 @@ def test_a_missing_operator_is_told_which_version_takes_it() -> None:
 def test_an_operator_of_tomorrow_is_judged_by_the_newest_table() -> None:
     (finding,) = found(one_operator("Swish", opset=24), "11.4")
     assert finding.what == "Swish is not in the operator table of TensorRT 10.1"
+
+
+@pytest.mark.parametrize(("kind", "said"), [("Selu", "ONNX's own Selu"), ("Mine", "without a plugin")])
+def test_a_custom_operator_of_a_standard_name_would_be_taken_for_the_standard_one(
+    kind: str, said: str
+) -> None:
+    graph = Graph()
+    graph.op(kind, graph.input(), domain="com.example")
+    (finding,) = [one for one in found(graph.model()) if one.rule == 104]
+    assert said in finding.what
