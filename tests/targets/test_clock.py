@@ -8,15 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from deadweight.targets.clock import Protocol, time_together
 from deadweight.targets.errors import MeasurementError, ModelError
 from deadweight.targets.judge import judge
 from deadweight.targets.measurement import Measurement
 from deadweight.targets.memory import _give_back
-from deadweight.targets.turns import check_clock, clock_costs_ns, planned
 
 MakeMlp = Callable[..., Path]
 QUICK = Protocol(events=3, event_s=0.01, block_s=0.001, settle_s=0.0005)
@@ -109,30 +106,6 @@ def test_an_interruption_passes_through_and_leaves_collection_on(mlp: MakeMlp) -
     assert gc.isenabled()
 
 
-@given(st.lists(st.integers(min_value=500, max_value=10**9), min_size=1, max_size=6))
-def test_reading_the_clocks_takes_no_more_than_its_share(times_ns: list[int]) -> None:
-    wall_cost_ns, cpu_cost_ns = clock_costs_ns()
-    run_ns = {f"model{index}": time_ns for index, time_ns in enumerate(times_ns)}
-    for name, block in planned(run_ns, Protocol()).blocks.items():
-        sample_ns = block.runs * run_ns[name]
-        # Costs are measured anew within, so they may differ by as much as a busy machine makes them.
-        assert wall_cost_ns <= 3 * 0.001 * sample_ns
-        assert cpu_cost_ns <= 3 * 0.001 * sample_ns * block.samples
-        assert block.settling >= 1
-
-
-def test_models_of_about_the_same_speed_get_the_same_block() -> None:
-    blocks = planned({"a": 100_000, "b": 103_000, "c": 145_000, "d": 900_000}, Protocol()).blocks
-    assert blocks["a"] == blocks["b"] == blocks["c"]
-    assert blocks["d"] != blocks["a"]
-
-
-def test_slow_models_still_get_the_fewest_rounds_and_fast_ones_fill_the_event() -> None:
-    protocol = Protocol(event_s=0.1, block_s=0.005, settle_s=0.005, min_rounds=3)
-    assert planned({"a": 200_000_000}, protocol).rounds == 3
-    assert planned({"a": 100_000, "b": 100_000}, protocol).rounds == 10
-
-
 def test_the_models_of_one_event_are_gone_before_the_next_is_loaded(mlp: MakeMlp) -> None:
     path = mlp(1024, 4096, 10)  # 17 MB of weights
 
@@ -185,14 +158,6 @@ def test_a_busy_machine_is_marked_and_no_sample_is_dropped(mlp: MakeMlp) -> None
     assert any("other work left" in mark.what for mark in timed["a"].marks)
     assert timed["a"].events == 3
     assert judge(timed["a"], timed["b"]).remarks
-
-
-@pytest.mark.parametrize(("monotonic", "resolution_s"), [(False, 1e-9), (True, 0.015)])
-def test_a_clock_that_steps_backwards_or_hardly_ticks_is_refused(
-    monotonic: bool, resolution_s: float
-) -> None:
-    with pytest.raises(MeasurementError, match="no clock source"):
-        check_clock(monotonic, resolution_s)
 
 
 def test_it_ends_when_told_that_it_is_enough_and_is_only_asked_at_the_looks(mlp: MakeMlp) -> None:

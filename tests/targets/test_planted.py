@@ -7,9 +7,6 @@ import numpy as np
 import onnx
 import pytest
 
-from deadweight.targets.baseline import record
-from deadweight.targets.budgets import Budgets
-from deadweight.targets.calibrate import calibrate, words
 from deadweight.targets.clock import time_together
 from deadweight.targets.errors import ModelError
 from deadweight.targets.judge import judge
@@ -46,19 +43,3 @@ def test_planted_operators_take_real_time(mlp: MakeMlp, tmp_path: Path) -> None:
 def test_a_model_that_is_too_quick_to_plant_in_is_refused(mlp: MakeMlp, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be planted"):
         plant(mlp(4, 2), tmp_path, 0.001, protocol=Protocol(events=2, event_s=0.001))
-
-
-@pytest.mark.slow
-def test_calibration_counts_false_alarms_and_finds_with_their_intervals(mlp: MakeMlp, tmp_path: Path) -> None:
-    path = mlp(1024, 2048, 1024, 10)
-    baseline, _ = record(path, tmp_path / "baseline.json", protocol=Protocol(events=96, event_s=0.02))
-    told: list[str] = []
-    found = calibrate(
-        path, baseline, runs=3, budgets=Budgets(), cap_s=5.0, progress=lambda d, t, what: told.append(what)
-    )
-    assert found["false_alarms"]["runs"] == 3
-    assert found["false_alarms"]["low"] <= found["false_alarms"]["rate"] <= found["false_alarms"]["high"]
-    assert [row["wanted"] for row in found["planted"]] == ["5 %", "10 %"]
-    assert found["machine"]["cores"] >= 1
-    assert "False alarms on this runner" in words(found)[0]
-    assert told[-1] == "calibrate: 10 %"
