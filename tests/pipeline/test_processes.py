@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from pruned import halved
 from small import Digits
+from small_cnn import Images
+from torch import nn
 
 from deadweight.pipeline import checkpoint as on_disk
 from deadweight.pipeline.processes import spec_of
@@ -48,6 +51,33 @@ def test_two_processes_end_within_the_spread_of_the_seeds(tmp_path: Path) -> Non
     two = [trained(tmp_path / f"two-{seed}", 4, 2, seed).score for seed in range(3)]
     spread = max(statistics.stdev(alone), 0.005)
     assert abs(statistics.fmean(alone) - statistics.fmean(two)) < 3 * spread
+
+
+@pytest.mark.slow
+def test_a_pruned_residual_network_is_tuned_as_well_by_two_processes_as_by_one(tmp_path: Path) -> None:
+    """Batch norm sees half a batch in each process; what that costs must be within what a seed does."""
+    workload = Images()
+
+    def tuned(model: nn.Module, processes: int, seed: int) -> float:
+        return fit(
+            model,
+            workload,
+            Schedule(epochs=4, processes=processes),
+            seed=seed,
+            checkpoint=tmp_path / f"{processes}-{seed}" / "checkpoint.safetensors",
+            progress=lambda done, total, what: None,
+            what="finetune",
+        ).score
+
+    scores: dict[int, list[float]] = {1: [], 2: []}
+    for seed in range(3):
+        torch.manual_seed(seed)
+        small, _, _ = halved(workload.build_model().eval(), workload.example_inputs()["image"])
+        for processes, found in scores.items():
+            found.append(tuned(small, processes, seed))
+    spread = max(statistics.stdev(scores[1]), 0.01)
+    assert min(scores[1] + scores[2]) > 0.5
+    assert abs(statistics.fmean(scores[1]) - statistics.fmean(scores[2])) < 3 * spread
 
 
 def children() -> list[int]:
