@@ -52,13 +52,16 @@ def gate(
 
     settings, budgets = read_settings(config)
     beside = config.parent
-    model = model or _given(settings.model, beside, "--model MODEL.onnx")
     path = baseline or _given(settings.baseline, beside, "--baseline baseline.json")
     store = history or (beside / settings.history if settings.history else None)
     data = beside / settings.data if settings.data else None
     cap = settings.cap_s if cap_s is None else cap_s
     if limit is not None:
         budgets = Budgets(**{**vars(budgets), "slowdown": limit})
+    if calibrate:
+        _calibrate(path, runs=calibrate, limit=budgets.slowdown, cap_s=min(cap, 20.0))
+        return
+    model = model or _given(settings.model, beside, "--model MODEL.onnx")
     if record:
         _record(
             model,
@@ -75,9 +78,6 @@ def gate(
     accepted = read_baseline(path)
     refuse_other_protocol(accepted, threads=threads, batch=batch)
     old = old_model(accepted, path)
-    if calibrate:
-        _calibrate(old, accepted, path, runs=calibrate, limit=budgets.slowdown, cap_s=min(cap, 20.0))
-        return
     scores: tuple[float | None, float | None] = (accepted.score, None)
     if data is not None and budgets.score_drop is not None:
         scores = (accuracy(old, data) if old else accepted.score, accuracy(model, data))
@@ -170,13 +170,14 @@ def _record(
     )
 
 
-def _calibrate(
-    old: Path | None, accepted: Baseline, path: Path, *, runs: int, limit: float | None, cap_s: float
-) -> None:
+def _calibrate(path: Path, *, runs: int, limit: float | None, cap_s: float) -> None:
     from .targets.artifact import write_json
+    from .targets.baseline import old_model, read_baseline
     from .targets.budgets import Budgets
     from .targets.calibrate import calibrate, with_calibration, words
 
+    accepted = read_baseline(path)
+    old = old_model(accepted, path)
     if old is None:
         raise RecipeError(
             f"The accepted model {accepted.model} is not here, so the gate cannot be tried on it.",

@@ -19,7 +19,7 @@ EXAMPLE = json.loads((Path(__file__).parent / "report_example.json").read_text("
 
 def judged() -> dict[str, Any]:
     """The example with two layers: one that got faster, one that was pruned and did not."""
-    report = copy.deepcopy(EXAMPLE)
+    report: dict[str, Any] = copy.deepcopy(EXAMPLE)
     first, last = (report["rows"][at]["name"] for at in (0, -1))
     verdict = {"outcome": "faster", "ratio": 1.5, "low": 1.4, "high": 1.6, "pruned": True, "reason": ""}
     doubt = {**verdict, "outcome": "slower", "ratio": 0.8, "low": None, "high": None, "reason": "47 <off> 16"}
