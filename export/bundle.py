@@ -24,6 +24,7 @@ import numpy as np
 
 from ..targets.artifact import read_json, sha256_of, write_json
 from ..targets.errors import ArtifactError
+from ..targets.packed import version
 from ..targets.session import open_session, random_inputs
 from ..targets.signature import NAMESPACE
 from ..targets.target import Target
@@ -123,13 +124,11 @@ def _write_golden(model: Path, folder: Path) -> None:
 
 
 def _write_manifest(part: Path, name: str, target: Target, engine: Path | None) -> None:
-    from .. import __version__
-
     files = sorted(path for path in part.rglob("*") if path.is_file())
     manifest: Mapping[str, Any] = {
         "schema": SCHEMA,
         "name": name,
-        "made_by": f"deadweight {__version__}",
+        "made_by": f"deadweight {version()}",
         "target": target.name,
         "board": _board(target, engine),
         "model": engine.name if engine else "model.onnx",

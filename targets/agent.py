@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 from . import store
 from .agent_options import parser
 from .errors import DeadweightError, ModelError, Refused, TargetError
+from .packed import version
 
 if TYPE_CHECKING:
     from .measurement import Measurement, Protocol
@@ -36,7 +37,7 @@ _Answer = Tuple[int, Dict[str, Any]]
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs one command and prints its answer. Exit codes are those of the command line; 2 for bad input."""
     given = parser().parse_args(arguments)
-    told: Dict[str, Any] = {"agent": {"version": _version(), "protocol": PROTOCOL}}
+    told: Dict[str, Any] = {"agent": {"version": version(), "protocol": PROTOCOL}}
     # What libraries print to stdout goes to stderr, also from C: stdout is for the answer alone.
     answer_to = os.dup(1)
     os.dup2(2, 1)
@@ -278,12 +279,6 @@ def _tuples(value: Any) -> Any:
 
 def _error(error: DeadweightError) -> Dict[str, str]:
     return {"kind": type(error).__name__, "what": error.what, "cure": error.cure}
-
-
-def _version() -> str:
-    from .. import __version__
-
-    return str(__version__)
 
 
 _COMMANDS: Dict[str, Callable[[argparse.Namespace], Any]] = {

@@ -7,6 +7,7 @@ bytes. What is not needed on a board stays out: the boards' TOML files, since a 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import zipfile
 from functools import lru_cache
@@ -32,11 +33,9 @@ sys.exit(main())
 @lru_cache(maxsize=1)
 def agent_bytes() -> bytes:
     """The zip file, some 100 KB. Its sources are Python 3.8; `python3 FILE doctor` runs it."""
-    from .. import __version__
-
     files = {
-        "__main__.py": _MAIN.replace("VERSION", __version__),
-        "deadweight/__init__.py": f'"""Only what a board needs."""\n\n__version__ = "{__version__}"\n',
+        "__main__.py": _MAIN.replace("VERSION", version()),
+        "deadweight/__init__.py": f'"""Only what a board needs."""\n\n__version__ = "{version()}"\n',
     }
     for path in sorted(_SOURCES.glob("*.py")):
         files[f"deadweight/targets/{path.name}"] = path.read_text("utf-8")
@@ -45,6 +44,11 @@ def agent_bytes() -> bytes:
         for name, text in files.items():
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), text, zipfile.ZIP_DEFLATED)
     return held.getvalue()
+
+
+def version() -> str:
+    """The version of deadweight, also inside the zip, where no package metadata is."""
+    return str(importlib.import_module("deadweight").__version__)
 
 
 def agent_sha256() -> str:
