@@ -148,7 +148,7 @@ def samples_at_once(model: onnx.ModelProto, tensors: Sequence[str]) -> int:
     known = tensor_types(model)
     shapes = [known[name].shape.dim for name in tensors if name in known]
     bytes_each = sum(4 * math.prod(axis.dim_value or 1 for axis in shape[1:]) for shape in shapes)
-    return max(1, min(PIECE, PIECE_BYTES // max(bytes_each, 1)))
+    return max(1, min(PIECE, int(PIECE_BYTES // max(bytes_each, 1))))
 
 
 def samples_in(feeds: Mapping[str, Array]) -> int:

@@ -26,6 +26,7 @@ from ..targets.errors import ModelError, RecipeError
 from .candidates import Candidate, Step, Trials, first, stepped, timed, validated
 from .export import COMPARED, hop_words
 from .linted import held_against_tensorrt
+from .off_step import off_step
 from .sensitivity import Layer, return_words, returned, sensitivity, words
 from .work import Variant, Work
 from .workload import inputs_of
@@ -134,6 +135,7 @@ class Quantize:
             hop_words("int8", hop),
             *adequacy.words(rounded, samples=kept.ranges.samples, method=kept.ranges.method),
             *said,
+            *(off_step(kept.source, kept.quantized.in_int8, work.target) if trials.dialect == "x86" else ()),
             *found,
         )
 

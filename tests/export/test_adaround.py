@@ -95,7 +95,7 @@ def test_a_transposed_convolution_is_left_as_it_is(net: Nets, tmp_path: Path) ->
     assert "up/ConvTranspose" not in gains
     old, new = (Index.of(load(path).graph) for path in (made.path, tmp_path / "f.onnx"))
     (name,) = [node.input[1] for node in old.producer.values() if node.op_type == "ConvTranspose"]
-    assert np.array_equal(old.value(name), new.value(name))
+    assert np.array_equal(np.asarray(old.value(name)), np.asarray(new.value(name)))
 
 
 def test_no_samples_are_an_error(net: Nets, tmp_path: Path) -> None:
