@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from .console import megabytes, out
+
+if TYPE_CHECKING:
+    from .targets.measurement import Protocol
 
 SHOWN = 5
 
@@ -40,3 +43,19 @@ def show_build(record: Mapping[str, Any], plan: Path) -> None:
     cache = record["timing_cache"]
     out.print(f"  kernel timings: {'used again' if cache['used'] else 'taken anew'}")
     out.print(f"The record: {plan}.json, the log: {plan}.log", markup=False, soft_wrap=True)
+
+
+def show_engine_memory(plan: Path, protocol: Protocol) -> None:
+    """The parts of an engine's memory after one run, each with how it was got."""
+    from .targets.session import random_inputs
+    from .targets.trt_open import open_trt
+
+    session = open_trt(plan, flavour=protocol.runtime.partition("+")[0])
+    try:
+        session.run(random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed))
+        parts = session.memory().parts
+    finally:
+        session.close()
+    for part in parts:
+        size = "not known" if part.bytes is None else megabytes(part.bytes)
+        out.print(f"memory, {part.name}: {size} ({part.how})", markup=False, soft_wrap=True)

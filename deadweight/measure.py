@@ -15,6 +15,7 @@ from .console import (
     memory_line,
     out,
 )
+from .engine_console import show_engine_memory
 from .remotely import On, compared, no_layers, profiled
 
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
@@ -35,11 +36,15 @@ def profile(
     from .targets import measurement
     from .targets.clock import time_together
     from .targets.measurement import Protocol
-    from .targets.memory import measure_memory
+    from .targets.memory import Memory, measure_memory
+    from .targets.session import runtime_of
     from .targets.tail import tail_of
 
     no_layers(layers, on)
-    protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
+    protocol = Protocol(
+        events=events, event_s=event_s, threads=threads, batch=batch, runtime=runtime_of(model)
+    )
+    memory: Memory | None = None
     if on is not None:
         measured, memory = profiled(on, model, protocol)
     else:
@@ -49,15 +54,19 @@ def profile(
                 protocol=protocol,
                 progress=lambda done, total: shown(done, total, "profile"),
             )
-            shown(0, 1, "memory")
-            memory = measure_memory(model, threads=threads, batch=batch)
+            if protocol.runtime == "onnxruntime":
+                shown(0, 1, "memory")
+                memory = measure_memory(model, threads=threads, batch=batch)
     figures = measured[model.name]
     out.print(measurement_table(measured))
     for percent in (99, 99.9):
         out.print(tail_of(figures, percent).sentence(), markup=False, soft_wrap=True)
     if figures.runs > 1:
         out.print(f"Each sample is the mean of {figures.runs} runs: the tail of single runs is longer.")
-    out.print(memory_line(memory), soft_wrap=True)
+    if memory is None:
+        show_engine_memory(model, protocol)
+    else:
+        out.print(memory_line(memory), soft_wrap=True)
     if layers:
         _print_layers({model.name: model}, threads=threads, batch=batch)
     machine = figures.conditions["machine"]
@@ -102,12 +111,14 @@ def compare(
     from .targets.judge import judge
     from .targets.measurement import Protocol
     from .targets.sequential import compare_until_decided, sequential_protocol
+    from .targets.session import shared_runtime
 
     no_layers(layers, on)
     if events is not None:
         protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
     else:
         protocol = replace(sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s)
+    protocol = replace(protocol, runtime=shared_runtime([baseline, candidate]))
     still = True
     if on is not None:
         measured, judgement, still = compared(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Protocol, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Mapping, Protocol, Tuple, Union
 
 import numpy as np
 
@@ -75,6 +75,33 @@ class Session(Protocol):
     def close(self) -> None:
         """Frees the model. Closing twice is fine; running afterwards is a ModelError."""
         ...
+
+
+def runtime_of(path: Union[str, Path]) -> str:
+    """What runs a file, by its name: plans and engines are TensorRT's, whose flavour their record knows."""
+    path = Path(path)
+    if path.suffix not in (".plan", ".engine"):
+        return "onnxruntime"
+    from .engine_record import read_record
+
+    record = read_record(path)
+    return "tensorrt" if record is None else str(record["tensorrt"]["flavour"])
+
+
+def shared_runtime(paths: Iterable[Path]) -> str:
+    """What runs all of these.
+
+    Raises:
+        TargetError: they run on different runtimes, and their times would not compare.
+    """
+    found = {path: runtime_of(path) for path in paths}
+    if len(set(found.values())) != 1:
+        told = ", ".join(f"{path.name} on {runtime}" for path, runtime in found.items())
+        raise TargetError(
+            f"These do not run on one runtime, so they cannot be timed by turns: {told}.",
+            "Compare two engines, or two ONNX files: deadweight build makes an engine of an ONNX file.",
+        )
+    return found.popitem()[1]
 
 
 def open_session(path: Union[str, Path], *, runtime: str = "onnxruntime", threads: int = 1) -> Session:

@@ -1,10 +1,18 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deadweight.targets.errors import ModelError, TargetError
-from deadweight.targets.session import TensorSpec, checked_inputs, open_session, random_inputs
+from deadweight.targets.session import (
+    TensorSpec,
+    checked_inputs,
+    open_session,
+    random_inputs,
+    runtime_of,
+    shared_runtime,
+)
 
 X = TensorSpec("x", ("batch", 4), "float32")
 IDS = TensorSpec("ids", (1, 3), "int64")
@@ -79,3 +87,18 @@ def test_an_empty_batch_is_refused() -> None:
 
 def test_a_dimension_without_a_name_is_shown_as_a_question_mark() -> None:
     assert str(TensorSpec("x", (None, 4), "float32")) == "x: float32[?, 4]"
+
+
+def test_a_file_tells_by_its_name_what_runs_it(tmp_path: Path) -> None:
+    assert runtime_of(tmp_path / "a.onnx") == "onnxruntime"
+    assert runtime_of(tmp_path / "a.engine") == "tensorrt"
+    plan = tmp_path / "a.plan"
+    record = {"schema": 1, "kind": "engine", "tensorrt": {"flavour": "tensorrt_rtx"}}
+    Path(f"{plan}.json").write_text(json.dumps(record))
+    assert runtime_of(plan) == "tensorrt_rtx"
+
+
+def test_an_engine_and_an_onnx_file_are_not_timed_by_turns(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"a\.onnx on onnxruntime, a\.plan on tensorrt"):
+        shared_runtime([tmp_path / "a.onnx", tmp_path / "a.plan"])
+    assert shared_runtime([tmp_path / "a.plan", tmp_path / "b.plan"]) == "tensorrt"

@@ -80,6 +80,17 @@ def check_outputs_are_onnx_runtimes_at_every_batch(bench: Any) -> None:
     runs_as_onnx_runtime_does(bench, "mlp", THREE, (1, 8, 3, 1, 8), 1e-2)
 
 
+def check_outputs_of_one_run_outlive_the_next(bench: Any) -> None:
+    held = np.load(str(bench.folder / "mlp.npz"))
+    session = open_session(plan_of(bench, "mlp"), runtime="tensorrt")
+    first = session.run({"x": held["x"][:4]})["y"]
+    kept = first.copy()
+    session.run({"x": held["x"][4:8]})
+    assert np.array_equal(first, kept)
+    session.close()
+    assert np.array_equal(first, kept)
+
+
 def check_a_fixed_batch_needs_no_profile(bench: Any) -> None:
     runs_as_onnx_runtime_does(bench, "fixed", BuildSettings(), (2,), 1e-2)
 

@@ -297,6 +297,14 @@ class Fake:
             )
             return -1
         if config["device"] == 1:
+            import tensorrt_bindings
+
+            allowed = int(tensorrt_bindings.BuilderFlag.GPU_FALLBACK) in config["flags"]
+            if not allowed and any(layer["type"] in NOT_ON_DLA for layer in network["layers"]):
+                self.log(ERROR, "A layer is not supported on DLA and GPU_FALLBACK is not enabled.")
+                return -1
+            if "moved" in faults:
+                self.log(INFO, f"[GpuLayer] {faults.pop('moved')}")
             for layer in network["layers"]:
                 if layer["type"] in NOT_ON_DLA:
                     self.log(

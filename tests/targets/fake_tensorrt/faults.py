@@ -183,6 +183,27 @@ def check_layers_that_fell_back_are_counted_after_the_build(bench: Any) -> None:
     assert "--dla-core 1" in built.record["rebuild"]
 
 
+def check_layers_that_only_the_build_moves_to_the_gpu_break_the_budget_too(bench: Any) -> None:
+    double.faults["moved"] = "COPY: Reformatting CopyNode for Output Tensor 0"
+    settings = BuildSettings(batch=(1, 4, 8), dla_core=0, max_gpu_fallbacks=5)
+    out = bench.folder / "moved.plan"
+    error = raised(ModelError, lambda: build_engine(bench.folder / "qdq.onnx", out, settings=settings))
+    assert "6 layers of qdq.onnx were built for the GPU, and 5 may" in error.what, error.what
+    assert not out.exists()
+
+
+def check_a_run_that_found_no_room_leaves_the_session_right(bench: Any) -> None:
+    held = np.load(str(bench.folder / "mlp.npz"))
+    session = open_session(plan_of(bench, "mlp"), runtime="tensorrt")
+    for batch in (2, 4):
+        session.run({"x": held["x"][:batch]})
+    with Set("FAKE_CUDA_FREE_MB", "0"):
+        raised(TargetError, lambda: session.run({"x": held["x"][:8]}))
+    for batch in (4, 8):
+        assert np.array_equal(session.run({"x": held["x"][:batch]})["y"], held["y"][:batch])
+    session.close()
+
+
 def check_a_board_without_dla_says_so(bench: Any) -> None:
     with Set("FAKE_DLA_CORES", "0"):
         error = raised(
@@ -217,6 +238,17 @@ def check_a_version_compatible_plan_may_bring_its_own_runtime(bench: Any) -> Non
     assert bench.fake.allowed is True
     open_session(plan_of(bench, "mlp"), runtime="tensorrt").close()
     assert bench.fake.allowed is False
+
+
+def check_the_plan_holds_the_profile_and_the_type_of_network_that_were_asked_for(bench: Any) -> None:
+    head = plan_of(bench, "mlp").read_bytes()[len(double.MAGIC) :].partition(b"\n")[0]
+    told = json.loads(head)
+    assert told["profiles"] == [{"x": [[1, 16], [4, 16], [8, 16]]}], told["profiles"]
+    import tensorrt
+
+    creation = tensorrt.NetworkDefinitionCreationFlag
+    kind = creation.STRONGLY_TYPED if hasattr(creation, "STRONGLY_TYPED") else creation.EXPLICIT_BATCH
+    assert told["strong"] == 1 << int(kind), told["strong"]
 
 
 def check_limits_come_from_what_is_free_and_are_powers_of_two_where_they_must(bench: Any) -> None:
