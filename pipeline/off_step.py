@@ -1,4 +1,4 @@
-"""Which INT8 layers have widths that ONNX Runtime's int8 kernels do not like, so that INT8 may cost time there.
+"""Which INT8 layers have widths that ONNX Runtime's int8 kernels do not like: INT8 may cost time there.
 
 Measured on x86 (widths 32 to 66 and 96 to 132): off a multiple of 4 an int8 convolution takes 1.6 times as
 long, by its input's channels or its output's; off a multiple of 16 a depthwise one takes 2 to 2.5 times as
@@ -44,6 +44,6 @@ def off_step(path: Path, in_int8: Collection[str], target: Target) -> tuple[str,
         return ()
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     return (
-        f"widths off the steps of int8 kernels, where INT8 may be slower than FP32: {', '.join(found[:NAMED])}"
-        f"{more}: prune with this target's alignment, or leave them in float",
+        "widths off the steps of int8 kernels, where INT8 may be slower than FP32: "
+        f"{', '.join(found[:NAMED])}{more}: prune with this target's alignment, or leave them in float",
     )
