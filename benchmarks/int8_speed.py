@@ -124,7 +124,7 @@ def row(name: str, protocol: Protocol) -> Row:
     found["left_in_float"] = {key: len(float_kernels(paths[key])) for key in ("full_int8", "half_int8")}
     found["events"] = protocol.events
     one = measured["full"]
-    found["machine"] = {key: one.conditions.get(key) for key in ("cpu", "versions", "cores")}
+    found["conditions"] = {key: one.conditions[key] for key in ("machine", "software")}
     return found
 
 
