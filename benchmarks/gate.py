@@ -195,7 +195,8 @@ def run(hours: float, *, busy: bool) -> None:
 def coverage(hours: float) -> None:
     """Fixed runs of 24 events, and the true ratio from 50 times as many, in one process, by turns."""
     slower = planted(FOLDER / "networks")
-    protocol, end = Protocol(event_s=0.03), time.time() + 3600 * hours
+    protocol = Protocol(event_s=0.01, block_s=0.002, settle_s=0.001)
+    end = time.time() + 3600 * hours
     cells = [(size, share) for size in SIZES[:2] for share in ("0", "5", "10")]
     had = [(row["size"], row["share"]) for row in rows_of(COVERAGE)]
     while time.time() < end:

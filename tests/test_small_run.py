@@ -100,6 +100,15 @@ def test_the_exit_code_follows_from_the_verdict_and_the_budgets(first: tuple[int
     assert (code == 0) == proven
 
 
+def test_layers_are_judged_in_every_network(first: tuple[int, dict[str, Any]]) -> None:
+    products = [layer for layer in first[1]["layers"] if layer["kind"] in ("Gemm", "MatMul")]
+    assert len(products) == 3
+    for layer in products:
+        assert set(layer["latency_s"]) == {"original", "pruned", "tuned", "int8"}
+        assert set(layer["judged"]) == {"pruned", "tuned", "int8"}
+    assert any(layer["judged"]["pruned"]["pruned"] for layer in products)
+
+
 def test_a_second_run_keeps_everything(first: tuple[int, dict[str, Any]], project: Path) -> None:
     _, report = run(project)
     assert all(stage["cached"] for stage in report["stages"])
