@@ -2,7 +2,7 @@
 
     python benchmarks/activation_claim.py [--networks mlp lenet] [--jobs 2]
     python benchmarks/activation_claim.py --table        the tables, in Markdown
-    python benchmarks/activation_claim.py --plot FILE    the curves, as a page
+    python benchmarks/activation_claim.py --plot FILE    the curves, as SVG
 
 On the over-parameterised MLP (784-1024-512-10) and on the tight LeNet-300-100, Fashion-MNIST, three seeds:
 thresholds on mean and deviation are swept, one cut and five epochs of tuning each. Published for the first
@@ -20,6 +20,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from curve import write_svg
 from grid import EPOCHS, RUNS, SEEDS, Cell, Row, found, markdown, measured, missing_words, run, scores, spread
 
 from deadweight.pipeline.controls import Controls
@@ -112,7 +113,7 @@ def settings(rows: Sequence[Row], network: str) -> list[tuple[str, list[Row]]]:
         by.setdefault(name, [])
         if "tuned" in row:
             by[name].append(row)
-    return list(by.items())
+    return sorted(by.items(), key=lambda one: _removed(one[1]) if one[1] else 1.0)
 
 
 def table(rows: Sequence[Row], network: str) -> str:
@@ -151,30 +152,26 @@ def claim(rows: Sequence[Row], network: str, removed: float, points: float) -> s
 
 
 def plot(rows: Sequence[Row], networks: Sequence[str], path: Path) -> None:
-    """The curves: change of test accuracy against parameters removed, one point a setting."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
+    """The curves: change of test accuracy against parameters removed, the mean of the seeds a point."""
+    series = {}
     for network in networks:
-        for kind in ("mean", *WAYS):
+        for way in ("thresholds", *WAYS):
             points = [
-                (100 * _removed(here), statistics.fmean(_change(here, "tuned", "test")), name)
+                (100 * _removed(here), statistics.fmean(_change(here, "tuned", "test")))
                 for name, here in settings(rows, network)
-                if here and (name.endswith(kind) if kind != "mean" else name.startswith("mean"))
+                if here and (name.endswith(f", {way}") or (way == "thresholds" and name.startswith("mean")))
             ]
-            x, y, names = zip(*sorted(points), strict=True) if points else ((), (), ())
-            label = f"{network}, {'thresholds, 5 epochs' if kind == 'mean' else kind}"
-            figure.add_scatter(x=x, y=y, text=names, name=label, mode="markers+lines")
-    published = [100 * removed for removed, _ in CLAIMS[:2]], [-points for _, points in CLAIMS[:2]]
-    figure.add_scatter(
-        x=published[0], y=published[1], name="published", mode="markers", marker={"symbol": "x", "size": 12}
+            if points:
+                series[f"{network}, {way}"] = points
+    series["published"] = [(100 * removed, -points) for removed, points in CLAIMS[:2]]
+    write_svg(
+        path,
+        series,
+        x="parameters removed, %",
+        y="test accuracy, change in points",
+        x_range=(30, 100),
+        y_range=(-2, 1),
     )
-    figure.update_layout(
-        xaxis_title="parameters removed, %",
-        yaxis_title="test accuracy, change in points",
-        yaxis_range=[-3, 1],
-    )
-    figure.write_html(path, include_plotlyjs=True)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
     python benchmarks/criteria.py [--networks mlp cnn] [--jobs 2]
     python benchmarks/criteria.py --table       the tables of what was measured so far, in Markdown
+    python benchmarks/criteria.py --plot FILE   the curves, as SVG
 
 Of each original 50, 75 and 90 % of the *parameters* go in one cut, equal shares of each group (the CNN: all
 criteria at 75 %, four at the others). Then it is tuned. The controls are random neurons, tuned alike, and the
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from curve import write_svg
 from grid import (
     EPOCHS,
     SEEDS,
@@ -130,6 +133,28 @@ def table(rows: Sequence[Row], network: str) -> str:
     return "\n\n".join([about, markdown(head, lines), missing_words(rows, cells(network)), *refused])
 
 
+def plot(rows: Sequence[Row], networks: Sequence[str], path: Path) -> None:
+    """Tuned test accuracy against size: a line a criterion, those that were tried at every size."""
+    series = {}
+    for network in networks:
+        for criterion in (*FEW, "scratch"):
+            points = []
+            for removed in REMOVED:
+                wanted = {"network": network, "criterion": criterion, "scope": "local", "removed": removed}
+                changes = [_change(row, "tuned") for row in found(rows, wanted) if "tuned" in row]
+                if changes:
+                    points.append((100 * removed, statistics.fmean(changes)))
+            series[f"{network}, {criterion}"] = points
+    write_svg(
+        path,
+        series,
+        x="parameters removed, %",
+        y="test accuracy after tuning, change in points",
+        x_range=(45, 95),
+        y_range=(-2, 1),
+    )
+
+
 def _change(row: Row, what: str) -> float:
     return float(row[what]["test"] - row["original"]["test"])
 
@@ -141,10 +166,13 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["mlp", "cnn"])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
-    if not given.table:
+    if not given.table and not given.plot:
         run([cell for network in given.networks for cell in cells(network)], measure, RECORD, jobs=given.jobs)
     rows = measured(RECORD)
+    if given.plot:
+        plot(rows, given.networks, given.plot)
     print("\n\n".join(table(rows, network) for network in given.networks))
 
 

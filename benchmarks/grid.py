@@ -139,15 +139,15 @@ def spread(values: Sequence[float], *, sign: bool = False) -> str:
 
 
 def missing_words(rows: Sequence[Row], cells: Sequence[Cell]) -> str:
-    """The cells that no row stands for, by name."""
+    """The cells that no row stands for, by name, the seeds of each together."""
     known = {_key(row["cell"]) for row in rows}
     absent = [cell for cell in cells if _key(cell) not in known]
-    names = sorted({" ".join(str(value) for value in cell.values()) for cell in absent})
-    return (
-        f"Missing, {len(absent)} of {len(cells)} cells: {'; '.join(names)}."
-        if absent
-        else "No cell is missing."
-    )
+    seeds: dict[str, list[str]] = {}
+    for cell in absent:
+        name = " ".join(str(value) for key, value in cell.items() if key != "seed")
+        seeds.setdefault(name, []).append(str(cell["seed"]))
+    names = [f"{name} (seed {', '.join(own)})" for name, own in seeds.items()]
+    return f"Missing, {len(absent)} of {len(cells)} cells: {'; '.join(names)}." if absent else "None missing."
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
