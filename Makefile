@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.set-up
 PYTHONS ?= 3.10 3.12 3.13
 
-.PHONY: setup demo test test-slow test-board test-pythons check bench bench-gate zoo
+.PHONY: setup demo test test-slow test-board test-jetson test-pythons check bench bench-gate zoo
 
 setup: $(STAMP)
 
@@ -31,6 +31,10 @@ test-board: setup
 	dpkg-query --show $(BOARD_TOOLS) >/dev/null 2>&1 || \
 	  { apt-get update -qq && apt-get install --yes --no-install-recommends $(BOARD_TOOLS); }
 	$(BIN)/python -m pytest -m board
+
+# On a real board, by ssh: make test-jetson ON=user@board
+test-jetson: setup
+	$(BIN)/python -m pytest -m jetson --on $(ON)
 
 # Another Python each: install, import, the targets and export tests, and one small run.
 test-pythons:

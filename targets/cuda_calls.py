@@ -13,7 +13,7 @@ import ctypes
 import ctypes.util
 import os
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 # What goes in, what comes out: p pointer or handle, n size, i int, u unsigned, q 64 bits, f float.
 FUNCTIONS = {
@@ -126,18 +126,7 @@ def by_ctypes(path: str = "") -> Calls:
     names = [path] if path else [*([found] if found else []), *_LIBRARIES]
     if not path:
         names += [f"{folder}/{_LIBRARIES[0]}" for folder in folders]
-    library = None
-    for name in names:
-        try:
-            library = ctypes.CDLL(name)
-            break
-        except OSError as error:
-            if path:
-                raise
-            reason = error
-    if library is None:
-        raise OSError(f"no {_LIBRARIES[0]} in the loader's path, nor in {', '.join(folders)} ({reason})")
-    loaded: Any = library
+    name, loaded = _loaded(names, folders)
     loaded.cudaGetErrorName.restype = loaded.cudaGetErrorString.restype = ctypes.c_char_p
 
     def call(name: str, *inputs: int) -> Tuple[int, Tuple[Any, ...]]:
@@ -158,6 +147,19 @@ def by_ctypes(path: str = "") -> Calls:
         return lambda: int(function(*handles))
 
     return Calls(f"ctypes on {name}", call, words, bind)
+
+
+def _loaded(names: Sequence[str], folders: Sequence[str]) -> Tuple[str, Any]:
+    """The first library that loads; where there is one name alone, its own error tells more."""
+    reasons: List[str] = []
+    for name in names:
+        try:
+            return name, ctypes.CDLL(name)
+        except OSError as error:
+            if len(names) == 1:
+                raise
+            reasons.append(str(error))
+    raise OSError(f"no {_LIBRARIES[0]} in the loader's path, nor in {', '.join(folders)} ({reasons[-1]})")
 
 
 def by_pycuda() -> Calls:

@@ -99,7 +99,7 @@ def save_models(folder: Path) -> Path:
         session = onnxruntime.InferenceSession(
             str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]
         )
-        np.savez(folder / f"{name}.npz", x=x[:batch], y=session.run(None, {"x": x[:batch]})[0])
+        np.savez(folder / f"{name}.npz", x=x[:batch], y=np.asarray(session.run(None, {"x": x[:batch]})[0]))
     return folder
 
 

@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deadweight.targets.build import build_engine
 from deadweight.targets.build_settings import BuildSettings, profiles_for
-from deadweight.targets.engine_log import Line, cause, is_simulated, read_log, reason
+from deadweight.targets.engine_log import Line, cause, heard, is_simulated, read_log, reason
 from deadweight.targets.engine_record import command_for
 from deadweight.targets.errors import ModelError, TargetError
 from deadweight.targets.session import open_session
@@ -358,3 +359,18 @@ def test_the_rebuild_line_holds_every_setting_that_is_not_the_default() -> None:
         "--workspace-bytes 7 --dla-core 1 --max-gpu-fallbacks 3 --sparse"
     )
     assert load_target("orin-nx-16gb").runtime == "tensorrt"
+
+
+def test_a_log_goes_to_who_listens_last_and_then_to_who_listened_before() -> None:
+    class Base:
+        """What TensorRT gives a logger to be made of."""
+
+    trt = SimpleNamespace(__name__="a_tensorrt_of_this_test", ILogger=Base)
+    with heard(trt) as (logger, outer):
+        logger.log("Severity.INFO", "one")
+        with heard(trt) as (same, inner):
+            assert same is logger, "a process has one logger"
+            logger.log("Severity.ERROR", "two")
+        logger.log("Severity.WARNING", "three")
+    assert outer == [("info", "one"), ("warning", "three")]
+    assert inner == [("error", "two")]

@@ -295,7 +295,8 @@ def main() -> None:
         import faults
 
         bench.fake = double.Fake(asked.fake, major=asked.major)
-        import tensorrt_bindings  # finds the libraries that are loaded already, by their names
+        # It finds the libraries that are loaded already, by their names.
+        import tensorrt_bindings  # pyright: ignore[reportMissingImports]
 
         sys.modules["tensorrt"] = tensorrt_bindings
         checks.update(vars(faults))

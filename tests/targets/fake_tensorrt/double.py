@@ -189,7 +189,8 @@ class Fake:
     def do_type(self, q: Any, thing: Any) -> int:
         if "dtype" in thing:
             return DTYPES[thing["dtype"]]
-        import tensorrt_bindings  # the numbers behind its enums differ between versions
+        # The numbers behind its enums differ between versions.
+        import tensorrt_bindings  # pyright: ignore[reportMissingImports]
 
         kinds = tensorrt_bindings.LayerType
         return int(kinds.QUANTIZE if thing["type"] == "QuantizeLinear" else kinds.IDENTITY)
@@ -297,7 +298,7 @@ class Fake:
             )
             return -1
         if config["device"] == 1:
-            import tensorrt_bindings
+            import tensorrt_bindings  # pyright: ignore[reportMissingImports]
 
             allowed = int(tensorrt_bindings.BuilderFlag.GPU_FALLBACK) in config["flags"]
             if not allowed and any(layer["type"] in NOT_ON_DLA for layer in network["layers"]):

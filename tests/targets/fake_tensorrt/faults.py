@@ -244,7 +244,7 @@ def check_the_plan_holds_the_profile_and_the_type_of_network_that_were_asked_for
     head = plan_of(bench, "mlp").read_bytes()[len(double.MAGIC) :].partition(b"\n")[0]
     told = json.loads(head)
     assert told["profiles"] == [{"x": [[1, 16], [4, 16], [8, 16]]}], told["profiles"]
-    import tensorrt
+    import tensorrt  # pyright: ignore[reportMissingImports]
 
     creation = tensorrt.NetworkDefinitionCreationFlag
     kind = creation.STRONGLY_TYPED if hasattr(creation, "STRONGLY_TYPED") else creation.EXPLICIT_BATCH
