@@ -6,13 +6,14 @@ dialect, and for what a placement has left in float they have nothing to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
 
-from .graph import Array, Index, attribute_of
+from .graph import Array, Index, attribute_of, drop_unused, load, save
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,26 @@ def along(dequantize: onnx.NodeProto, scale: Array, dimensions: int) -> Array:
         return scale
     axis = int(attribute_of(dequantize, "axis", 1)) % dimensions
     return scale.reshape([-1 if place == axis else 1 for place in range(dimensions)])
+
+
+def restore(path: Path, base: Path, names: Collection[str], out_path: Path) -> None:
+    """Writes a float network whose operators `names` have the weights and biases that they have in `base`.
+
+    Bias correction and AdaRound change constants for the sake of int8; an operator that stays in float after
+    all wants its own back.
+    """
+    model, origin = load(path), load(base)
+    mine = {tensor.name: tensor for tensor in model.graph.initializer}
+    theirs = Index.of(origin.graph)
+    before = {node.name: node for node in origin.graph.node}
+    for node in model.graph.node:
+        if node.name not in names or node.name not in before:
+            continue
+        for place, name in enumerate(before[node.name].input):
+            if place and name in theirs.constants:
+                if name not in mine:
+                    mine[name] = model.graph.initializer.add()
+                mine[name].CopyFrom(theirs.constants[name])
+        node.input[:] = before[node.name].input
+    drop_unused(model.graph)
+    save(model, out_path)

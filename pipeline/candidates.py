@@ -9,7 +9,7 @@ not mind.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from ..export.equalize import equalize
 from ..export.histogram import METHODS, Method
 from ..export.parity import compare_files, noise_between
 from ..export.placement import Dialect
+from ..export.readback import restore
 from ..export.to_qdq import Quantized, to_qdq
 from ..targets.clock import time_together
 from ..targets.judge import Judgement, judge
@@ -40,12 +41,14 @@ class Candidate:
 
     Attributes:
         source: the float file that was rounded: the network itself, or what a step made of it.
+        base: that file before its constants were changed for the sake of int8: the network, or it equalized.
         skip: weighted operators that were asked to stay in float.
         score: on the validation split.
         noise: of its outputs there, as a share of the float network's values.
     """
 
     source: Path
+    base: Path
     ranges: Ranges
     quantized: Quantized
     skip: tuple[str, ...]
@@ -89,18 +92,31 @@ class Trials:
         lost = max(self.drop(self.float_score, old.score), 0.0)
         return self.drop(self.float_score, new.score) <= lost and new.noise < old.noise
 
-    def make(self, name: str, source: Path, ranges: Ranges, skip: Sequence[str] = ()) -> Candidate:
-        """Quantizes and scores."""
+    def make(
+        self, name: str, source: Path, base: Path, ranges: Ranges, skip: Sequence[str] = ()
+    ) -> Candidate:
+        """Quantizes and scores; what is in `skip` stays in float."""
+        source = in_float(source, base, skip, self.folder / f"{name}_source.onnx")
         quantized = to_qdq(
             source, ranges, self.folder / f"{name}.onnx", dialect=self.dialect, skip=sorted(skip)
         )
         near = itertools.islice(inputs_of(self.work.workload, "validation"), NEAR)
         noise = noise_between(self.original, quantized.path, near)
-        return Candidate(source, ranges, quantized, tuple(skip), validated(self.work, quantized.path), noise)
+        return Candidate(
+            source, base, ranges, quantized, tuple(skip), validated(self.work, quantized.path), noise
+        )
 
     def calibrated(self, source: Path, methods: Sequence[Method]) -> dict[Method, Ranges]:
         """Ranges from the calibration split, by method."""
         return calibrate_by(methods, source, inputs_of(self.work.workload, "calibration"))
+
+
+def in_float(source: Path, base: Path, names: Collection[str], out_path: Path) -> Path:
+    """A float file in which the operators `names` are as they were before they were made ready for int8."""
+    if source == base or not names:
+        return source
+    restore(source, base, names, out_path)
+    return out_path
 
 
 def validated(work: Work, path: Path) -> float:
@@ -118,7 +134,7 @@ def first(trials: Trials, method: Method | Literal["best"]) -> Candidate:
     found = trials.calibrated(trials.original, methods)
     best = None
     for name, ranges in found.items():
-        made = trials.make(name, trials.original, ranges)
+        made = trials.make(name, trials.original, trials.original, ranges)
         best = made if best is None or trials.helps(made, best) else best
     assert best is not None  # there is one method at least
     return best
@@ -147,7 +163,7 @@ def stepped(trials: Trials, step: Step, old: Candidate) -> tuple[Candidate, str]
         if not taken:
             return old, "bias_correction: no layer with a bias"
         did = f"bias_correction: {len(taken)} layers, most of all {max(taken, key=lambda name: taken[name])}"
-    new = trials.make(f"{step}", out, ranges, old.skip)
+    new = trials.make(step, out, out if step == "equalize" else old.base, ranges, old.skip)
     helps = trials.helps(new, old)
     told = (
         f"{did}; validation {old.score:.4f} -> {new.score:.4f}, noise {old.noise:.2%} -> {new.noise:.2%}: "

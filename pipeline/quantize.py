@@ -39,8 +39,8 @@ class Quantize:
     Attributes:
         method: how ranges follow from activations: "minmax", "percentile", "entropy", "mse", or "best", which
             tries all four from one calibration.
-        steps: what is tried to lose less, in this order: "equalize" (cross-layer equalization), "adaround",
-            "bias_correction".
+        steps: what is tried to lose less, one after the other: "equalize" (cross-layer equalization),
+            "adaround", "bias_correction"; best in this order, since each starts from what the last one left.
         score_drop: how much worse than the float network's the score on the validation split may be, in the
             score's own unit. While it is worse, the most sensitive layer goes back to float. Without it
             nothing is given back.
@@ -56,6 +56,12 @@ class Quantize:
     sensitivity: bool = False
     only_if_faster: bool = False
     half: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.steps)) < len(self.steps):
+            raise RecipeError(
+                f"The stage quantize has the steps {', '.join(self.steps)}.", "Name each step once."
+            )
 
     def __call__(self, work: Work) -> Work:
         work.progress(0, 3, "quantize: calibrate")

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..export.to_qdq import to_qdq
 from ..targets.session import open_session
-from .candidates import Candidate, Trials, timed
+from .candidates import Candidate, Trials, in_float, timed
 from .workload import Array, session_predict, split_batches, users_code
 
 BATCHES = 8  # of the validation split
@@ -59,7 +59,8 @@ def sensitivity(trials: Trials, candidate: Candidate) -> tuple[Layer, ...]:
             trials.work.progress(place, len(names), f"quantize: sensitivity of {name}")
             path = Path(directory) / "one.onnx"
             others = [*candidate.skip, *(other for other in names if other != name)]
-            to_qdq(candidate.source, candidate.ranges, path, dialect=trials.dialect, skip=others)
+            source = in_float(candidate.source, candidate.base, others, Path(directory) / "source.onnx")
+            to_qdq(source, candidate.ranges, path, dialect=trials.dialect, skip=others)
             noise = _Noise(float_outputs)
             score = _score(trials, path, noise.add)
             layers.append(Layer(name, noise.sqnr_db(), trials.drop(whole, score)))
@@ -118,7 +119,8 @@ def returned(
             break
         trials.work.progress(len(returns), len(layers), f"quantize: {layer.name} back to float")
         skip = (*candidate.skip, layer.name)
-        new = trials.make(f"returned{len(returns)}", candidate.source, candidate.ranges, skip)
+        name = f"returned{len(returns)}"
+        new = trials.make(name, candidate.source, candidate.base, candidate.ranges, skip)
         time = None
         if trials.dialect == "x86":
             told = timed(candidate.path, new.path, seed=trials.work.seed)

@@ -56,7 +56,7 @@ def test_what_helps_is_nearer_to_float_and_scores_no_worse(
     held = Trials(trials.work, trials.original, 0.92, trials.dialect, trials.folder)
 
     def candidate(score: float, noise: float) -> Candidate:
-        return Candidate(base.source, base.ranges, base.quantized, (), score, noise)
+        return Candidate(base.source, base.base, base.ranges, base.quantized, (), score, noise)
 
     assert held.helps(candidate(score, noise), candidate(0.90, 0.02)) is helps
     # What rounding gains over float is luck, and giving it up is no loss.
