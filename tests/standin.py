@@ -90,6 +90,25 @@ def _furnish(root: Path) -> None:
         os.chown(root / folder, owner, owner)
 
 
+def image_base(place: Path) -> Path:
+    """A base image's files as a tar, in place of NVIDIA's: Python with venv, and the wheels of the board's
+    install, so that its build needs no network."""
+    root = place / "base"
+    packages = f"{PACKAGES},python3.11-venv,python3-pip-whl,python3-setuptools-whl,passwd"
+    options = ("--mode=root", "--variant=extract", "--arch=arm64", f"--include={packages}")
+    _run("mmdebstrap", "--quiet", *options, "bookworm", str(root))
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    chosen = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    wanted = (WHEELS[0], "cuda-bindings>=12,<13", "setuptools>=77", "wheel")
+    where = ("--only-binary=:all:", "--python-version", "3.11", "--dest", str(root / "wheels"))
+    _run(*pip, *where, *chosen, *wanted)
+    _furnish(root)
+    (root / "etc/gshadow").touch()
+    _run("tar", "-C", str(root), "-cf", str(place / "base.tar"), ".")
+    shutil.rmtree(root)
+    return place / "base.tar"
+
+
 def make_board(place: Path) -> sshd.Board:
     """A stand-in of a test's own, reached as `board`: the kept system under an overlay of the test's."""
     place.mkdir(parents=True, exist_ok=True)

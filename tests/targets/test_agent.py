@@ -70,6 +70,19 @@ def test_the_agent_is_small_and_the_same_bytes_each_time(agent: Path) -> None:
     assert "deadweight/targets/agent.py" in zipfile.ZipFile(agent).namelist()
 
 
+def test_all_that_its_commands_import_is_in_it(agent: Path) -> None:
+    names = [name[:-3].replace("/", ".") for name in zipfile.ZipFile(agent).namelist() if "/targets/" in name]
+    program = "import importlib, sys\nfor name in sys.argv[2:]: importlib.import_module(name)\n"
+    begin = "import sys; sys.path.insert(0, sys.argv[1])\n"
+    command = [sys.executable, "-c", begin + program, str(agent), *names]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, cwd=agent.parent
+    )
+    assert done.returncode == 0, done.stderr
+    assert not [name for name in names if name.endswith((".gate", ".remote"))]
+
+
 @pytest.mark.parametrize("python", pythons())
 @pytest.mark.parametrize("board", [None, "orin_nano_super_jp72"])
 def test_doctor_answers_on_the_pythons_of_all_jetpacks_without_numpy(
@@ -232,16 +245,13 @@ def test_a_board_without_numpy_is_told_the_line(agent: Path, mlp: MakeMlp) -> No
 def test_profile_works_on_the_pythons_of_all_jetpacks(
     agent: Path, mlp: MakeMlp, tmp_path: Path, python: str
 ) -> None:
-    """With the oldest numpy that has a wheel, since a board's is old, and an ONNX Runtime."""
+    """With a numpy and an ONNX Runtime of that Python's time, since a board's are old."""
     subprocess.run([python, "-m", "venv", str(tmp_path / "env")], check=True, capture_output=True)
     inside = tmp_path / "env/bin/python"
-    install = [str(inside), "-m", "pip", "install", "--quiet", "--only-binary=:all:", "onnxruntime"]
-    old = {"3.8": "numpy==1.17.5", "3.10": "numpy==1.21.6", "3.12": "numpy"}
-    wanted = next(numpy for version, numpy in old.items() if f"/{version}." in python or version in python)
-    runtime = "onnxruntime<1.18" if "numpy==" in wanted else "onnxruntime"
-    done = subprocess.run([*install[:-1], wanted, runtime], capture_output=True, text=True, check=False)
-    if done.returncode:
-        done = subprocess.run([*install[:-1], runtime], capture_output=True, text=True, check=False)
+    old = {"3.8": ("numpy==1.17.5", "onnxruntime==1.10.0"), "3.10": ("numpy==1.21.6", "onnxruntime==1.14.1")}
+    wanted = next((given for version, given in old.items() if version in python), ("numpy", "onnxruntime"))
+    install = [str(inside), "-m", "pip", "install", "--quiet", "--only-binary=:all:", *wanted]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     code, told, heard = asked(agent, "profile", mlp(8, 8), "--protocol", QUICK, python=str(inside))
     assert code == 0, (told, heard)
