@@ -7,18 +7,21 @@ was, each from a seed of its own, or come from the user's own checkpoints; their
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
+from ..targets.artifact import write_json
 from ..targets.errors import RecipeError
 from .load import read_weights
 from .teaching import Teaching
 from .training import Schedule, fit, training_words
-from .work import Work, write_tensors
+from .work import Work, student_class, write_tensors
 from .workload import users_code
 
 
@@ -30,6 +33,8 @@ class Distill:
         teachers: how many networks like the original teach, itself included; those beyond it are trained
             here, with the settings of the stage train.
         checkpoints: files of the user's own that hold further teachers, networks of `build_model()`.
+        student: the dotted path of a network of the user's own, which learns in place of the pruned one, from
+            scratch; "" for the newest network of the chain.
         temperature, share, hints: see `teaching.Teaching`.
         epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
     """
@@ -37,6 +42,7 @@ class Distill:
     epochs: Annotated[int, Field(ge=0)] = 3
     teachers: Annotated[int, Field(ge=1)] = 1
     checkpoints: tuple[str, ...] = ()
+    student: str = ""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     share: Annotated[float, Field(gt=0, le=1)] = 0.7
     hints: Annotated[float, Field(ge=0)] = 0.0
@@ -52,7 +58,16 @@ class Distill:
         """The teachers' checkpoints: other bytes are another stage."""
         return [Path(path) for path in self.checkpoints]
 
+    def code(self) -> list[Path]:
+        """The student's file: an edit of it is another student."""
+        return [Path(inspect.getfile(student_class(self.student)))] if self.student else []
+
     def __call__(self, work: Work) -> Work:
+        if self.student and self.processes > 1:
+            raise RecipeError(
+                f'The student "{self.student}" cannot be trained by {self.processes} processes.',
+                "Set processes = 1; a pruned network of build_model() can be.",
+            )
         latest = work.latest()
         folders = [work.variant("original").path("weights").parent]
         folders += [_trained(work, number) for number in range(1, self.teachers)]
@@ -62,7 +77,7 @@ class Distill:
             **{field.name: settings[field.name] for field in dataclasses.fields(Schedule)},
         )
         fitted = fit(
-            work.model(latest),
+            _student(self.student, work.seed) if self.student else work.model(latest),
             work.workload,
             schedule,
             seed=work.seed + 1,  # as in finetune: the two can be compared
@@ -72,7 +87,19 @@ class Distill:
             teaching=Teaching(tuple(folders), self.temperature, self.share, self.hints),
         )
         words = f"{len(folders)} teachers, {training_words(fitted, self.epochs, work.workload)}"
-        return work.with_model("tuned", fitted.model, plan=work.plan(latest)).logged("distill", self, words)
+        if not self.student:
+            made = work.with_model("tuned", fitted.model, plan=work.plan(latest))
+            return made.logged("distill", self, words)
+        told = work.directory / "tuned" / "student.json"
+        write_json(told, {"class": self.student})
+        made = work.with_model("tuned", fitted.model).with_file("tuned", "student", told)
+        return made.logged("distill", self, words)
+
+
+def _student(name: str, seed: int) -> nn.Module:
+    torch.manual_seed(seed + 2)
+    with users_code(f"{name} was made"):
+        return student_class(name)()
 
 
 def _trained(work: Work, number: int) -> Path:

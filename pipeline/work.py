@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save
@@ -24,7 +25,7 @@ from ..targets.errors import ModelError, RecipeError
 from ..targets.target import Target
 from .pruning.plan import Plan
 from .pruning.saved import load_pruned, save_pruned
-from .workload import Workload, example_batch
+from .workload import Workload, example_batch, users_code
 
 Progress = Callable[[int, int, str], None]  # done, total, what of
 
@@ -169,19 +170,41 @@ def load_network(workload: Workload, folder: Path) -> nn.Module:
     Raises:
         ModelError: build_model() returns another network than the one that was saved.
     """
+    build, named = workload.build_model, "build_model()"
+    if (folder / "student.json").exists():
+        named = read_json(folder / "student.json")["class"]
+        build = student_class(named)
     if (folder / "plan.json").exists():
-        return load_pruned(workload.build_model, folder).eval()
+        return load_pruned(build, folder).eval()
     weights = folder / "model.safetensors"
     with torch.random.fork_rng(devices=[]):
-        model = workload.build_model()
+        model = build()
     try:
         model.load_state_dict(load_file(weights))
     except RuntimeError as error:
         raise ModelError(
-            f"{weights} does not fit what build_model() returns: {str(error).splitlines()[0]}",
-            "Let build_model() return the same network every time.",
+            f"{weights} does not fit what {named} returns: {str(error).splitlines()[0]}",
+            f"Let {named} return the same network every time.",
         ) from error
     return model.eval()
+
+
+def student_class(name: str) -> Callable[[], nn.Module]:
+    """A network of the user's own by its dotted path: a class, or a function, without arguments.
+
+    Raises:
+        RecipeError: there is no such thing.
+    """
+    place, _, attribute = name.replace(":", ".").rpartition(".")
+    with users_code(f'the student "{name}" was imported'):
+        found = getattr(importlib.import_module(place), attribute, None) if place else None
+    if not callable(found):
+        raise RecipeError(
+            f'There is no student "{name}".',
+            "Name a class without arguments by its dotted path, e.g. students.Small for one in students.py "
+            "beside the recipe.",
+        )
+    return cast("Callable[[], nn.Module]", found)
 
 
 def write_tensors(

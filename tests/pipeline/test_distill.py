@@ -60,3 +60,33 @@ def test_the_random_control_goes_to_the_same_school(pruned: Work, tmp_path: Path
     work = Controls(scratch=False)(dataclasses.replace(work, directory=tmp_path / "controls"))
     assert (tmp_path / "controls" / "random" / "0" / "checkpoint.safetensors").exists()
     assert work.variant("random").role == "control"
+
+
+STUDENT = """\
+from torch import nn
+
+
+class Small(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(64, 20), nn.Tanh(), nn.Linear(20, 10))
+"""
+
+
+def test_a_student_of_the_users_own_learns_from_scratch(
+    pruned: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_students.py").write_text(STUDENT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stage = Distill(epochs=8, student="own_students.Small")
+    assert stage.code() == [tmp_path / "own_students.py"]
+    work = stage(dataclasses.replace(pruned, directory=tmp_path / "stage"))
+    assert type(work.model()).__name__ == "Small"
+    assert work.plan(work.latest()) is None
+    assert accuracy(work) > 0.6
+
+
+def test_a_student_that_is_not_there_is_refused(pruned: Work, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match='no student "torch.nothing"'):
+        Distill(student="torch.nothing")(dataclasses.replace(pruned, directory=tmp_path))
+    with pytest.raises(RecipeError, match="processes = 1"):
+        Distill(student="torch.nn.Identity", processes=2)(pruned)
