@@ -4,15 +4,14 @@
     python benchmarks/memory_bound.py --table          the table of what was measured so far, in Markdown;
                                                        the band is worked out anew
 
-One process a measurement, with an arena of its own that is told to allocate what is requested and to split
-what it has. Between two runs a tiny model runs and makes the arena give back all that is free, so that the
-second run allocates anew, by the plan that the runtime made of the first: what the arena holds then is
-*planned*, what it held in the first run is *first*. Weights that the runtime packs for itself are counted
-apart by its log and left out here.
+An arena of its own is told to allocate what is requested and to split what it has. Between two runs a tiny
+model runs and makes the arena give back all that is free, so that the second run allocates anew, by the plan
+that the runtime made of the first: what the arena holds then is *planned*, what it held in the first run is
+*first*. Weights that the runtime packs for itself are counted apart by its log and left out here.
 
 Optimization levels: *extended* fuses operators; *all*, the default, also lays tensors out in blocks of 16
 channels on this processor, with copies into and out of the blocks. The band must hold for *extended*; for
-*all*, tried on every fourth graph, and for encoders and quantized graphs it is told how often it does. Only
+*all*, and for encoders and quantized graphs it is told how often it does. Only
 graphs of 4 MB and more count.
 """
 
@@ -39,13 +38,14 @@ Row = dict[str, Any]
 LEAST = 4_000_000
 LEVELS = ("EXTENDED", "ALL")
 MARK = "---- run ----"
+WAVE = 10  # graphs in one process
 
 _CHILD = """
-import os, sys
+import json, os, sys
 import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import OrtArenaCfg
-path, batch, level = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+level, tiny_path, jobs = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 ort.set_default_logger_severity(1)
 asked = {"arena_extend_strategy": 1, "initial_chunk_size_bytes": 1, "max_dead_bytes_per_chunk": 1}
 arena = OrtArenaCfg(asked)
@@ -55,44 +55,51 @@ options = ort.SessionOptions()
 options.intra_op_num_threads = 1
 options.add_session_config_entry("session.use_env_allocators", "1")
 options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, "ORT_ENABLE_" + level)
-session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-tiny = ort.InferenceSession(sys.argv[4], options, providers=["CPUExecutionProvider"])
+tiny = ort.InferenceSession(tiny_path, options, providers=["CPUExecutionProvider"])
 give_back = ort.RunOptions()
 give_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-shapes = {i.name: [batch if isinstance(n, str) else n for n in i.shape] for i in session.get_inputs()}
-feeds = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 ends = np.zeros((2, 1), np.float32)  # nothing of the tiny model lies in the arena while it gives back
 binding = tiny.io_binding()
 binding.bind_cpu_input("x", ends[0])
 binding.bind_output("y", "cpu", 0, np.float32, [1], ends[1].ctypes.data)
-for _ in range(2):
+for path, batch in jobs:
     os.write(2, b"%s\\n")
-    session.run(None, feeds)
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    shapes = {i.name: [batch if isinstance(n, str) else n for n in i.shape] for i in session.get_inputs()}
+    feeds = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    for _ in range(2):
+        os.write(2, b"%s\\n")
+        session.run(None, feeds)
+        tiny.run_with_iobinding(binding, give_back)
+    del session
     tiny.run_with_iobinding(binding, give_back)
 """.replace("%s", MARK)
 
 
-def arena_bytes(path: Path, *, batch: int, level: str) -> tuple[int, int]:
-    """Bytes of the arena in the first run, and in a run by the runtime's plan; packed weights left out."""
-    tiny = path.with_name("tiny.onnx")
-    if not tiny.exists():
-        ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
-        graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", ends[:1], ends[1:])
-        opset = onnx.helper.make_opsetid("", 17)
-        onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), str(tiny))
+def arenas(models: Sequence[tuple[Path, int]], *, level: str) -> list[dict[str, int]]:
+    """Bytes of the arena in each model's first run, and in a run by its plan; packed weights left out."""
+    tiny = models[0][0].with_name("tiny.onnx")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), str(tiny))
+    jobs = json.dumps([(str(path), batch) for path, batch in models])
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(path), str(batch), level, str(tiny)],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", _CHILD, level, str(tiny), jobs], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    packed = sum(map(int, re.findall(r"Reserving memory in BFCArena for \S+ size: (\d+)", done.stderr)))
     parts = done.stderr.split(MARK)[1:]
-    totals = [[int(n) for n in re.findall(r"Total allocated bytes: (\d+)", part)] for part in parts]
-    first, planned = totals
-    return first[-1] - packed, planned[-1] - packed
+    found = []
+    for at in range(0, len(parts), 3):
+        packed = sum(map(int, re.findall(r"Reserving memory in BFCArena for \S+ size: (\d+)", parts[at])))
+        first, planned = (_total(part) - packed for part in parts[at + 1 : at + 3])
+        found.append({"first": first, "planned": planned})
+    return found
+
+
+def _total(part: str) -> int:
+    return int(re.findall(r"Total allocated bytes: (\d+)", part)[-1])
 
 
 def banded(row: Row) -> Row:
@@ -105,17 +112,21 @@ def banded(row: Row) -> Row:
     return {**row, "low": band.activations_low_bytes, "high": band.activations_high_bytes}
 
 
-def row_of(seed: int) -> Row:
-    """A graph's band, and what was measured."""
-    made = make(seed)
-    row: Row = {"seed": seed, "kind": made.kind, "batch": made.batch, "nodes": len(made.model.graph.node)}
+def rows_of(seeds: Sequence[int]) -> list[Row]:
+    """Graphs' bands, and what was measured, in one process a level."""
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.onnx"
-        onnx.save(made.model, str(path))
-        for level in LEVELS if seed % 4 == 0 else LEVELS[:1]:
-            first, planned = arena_bytes(path, batch=made.batch, level=level)
-            row[level] = {"first": first, "planned": planned}
-    return banded(row)
+        models = []
+        for seed in seeds:
+            made = make(seed)
+            models.append((Path(folder) / f"{seed}.onnx", made.batch))
+            onnx.save(made.model, str(models[-1][0]))
+            nodes = len(made.model.graph.node)
+            rows.append({"seed": seed, "kind": made.kind, "batch": made.batch, "nodes": nodes})
+        for level in LEVELS:
+            for row, arena in zip(rows, arenas(models, level=level), strict=True):
+                row[level] = arena
+    return [banded(row) for row in rows]
 
 
 def counted(rows: Sequence[Row], level: str = "EXTENDED") -> list[Row]:
@@ -183,12 +194,13 @@ def main() -> int:
         known, seed = {row["seed"] for row in rows}, asked.start
         with asked.record.open("a") as file, ThreadPoolExecutor(asked.jobs) as pool:
             while sum(row["kind"] in FLOAT for row in counted(rows)) < asked.graphs:
-                wave = [at for at in range(seed, seed + 8 * asked.jobs) if at not in known]
-                for row in pool.map(row_of, wave):
-                    rows.append(row)
-                    file.write(json.dumps(row) + "\n")
+                waves = [range(at, at + WAVE) for at in range(seed, seed + asked.jobs * WAVE, WAVE)]
+                missing = [[at for at in wave if at not in known] for wave in waves]
+                for made in pool.map(rows_of, [wave for wave in missing if wave]):
+                    rows += made
+                    file.writelines(json.dumps(row) + "\n" for row in made)
                     file.flush()
-                seed += 8 * asked.jobs
+                seed += asked.jobs * WAVE
                 print(f"{len(rows)} graphs, {len(counted(rows))} of 4 MB and more", file=sys.stderr)
     print(table(rows))
     floats = [row for row in counted(rows) if row["kind"] in FLOAT]

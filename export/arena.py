@@ -22,6 +22,7 @@ def planned_bytes(
     kept: frozenset[int],
     *,
     held: frozenset[int] = frozenset(),
+    forms: Sequence[object] | None = None,
 ) -> int:
     """Bytes of the block, and of the buffers for what is kept, when the kernels run in this order.
 
@@ -29,10 +30,11 @@ def planned_bytes(
         sizes: bytes[value].
         kept: values that the caller wants; each has a buffer beside the block.
         held: values that lie elsewhere, in the caller's memory.
+        forms: what must be equal for one value to take over another's buffer; its size where None.
     """
     beside = sum(sizes[value] for value in kept - held)
     held = held | kept
-    sizes, kernels = _shared(sizes, kernels, held)
+    sizes, kernels = _shared(sizes, kernels, held, sizes if forms is None else forms)
     last = _last_uses(kernels)
     room, places = _Room(), dict[int, tuple[int, int]]()
     for at, kernel in enumerate(kernels):
@@ -71,24 +73,26 @@ def depth_first(kernels: Sequence[Kernel]) -> list[Kernel]:
 
 
 def _shared(
-    sizes: Sequence[int], kernels: Sequence[Kernel], held: frozenset[int]
+    sizes: Sequence[int], kernels: Sequence[Kernel], held: frozenset[int], forms: Sequence[object]
 ) -> tuple[list[int], list[Kernel]]:
     """The same run over buffers instead of values."""
     last = _last_uses(kernels)
     buffer: dict[int, int] = {}
     bytes_of: list[int] = []
+    form_of: list[object] = []
     dead: list[int] = []  # the one that died last comes first
     for at, kernel in enumerate(kernels):
         for value in kernel.writes:
             if value in buffer or value in held:
                 continue
-            fitting = [old for old in dead if bytes_of[old] == sizes[value]]
+            fitting = [old for old in dead if form_of[old] == forms[value]]
             if fitting:
                 dead.remove(fitting[0])
                 buffer[value] = fitting[0]
             else:
                 buffer[value] = len(bytes_of)
                 bytes_of.append(sizes[value])
+                form_of.append(forms[value])
         for value in sorted(_touched(kernel)):
             if last[value] == at and value in buffer:
                 dead.insert(0, buffer[value])

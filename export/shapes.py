@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from ..targets.errors import ModelError
 from .graph import all_graphs
 
 
@@ -23,15 +22,15 @@ class Shapes:
 
     @classmethod
     def of(cls, model: onnx.ModelProto, batch: int) -> Shapes:
-        """Those of a model when the open first axes of its inputs have this size.
-
-        Raises:
-            ModelError: the graph contradicts itself.
-        """
+        """Those of a model when the open first axes of its inputs have this size."""
         fixed = onnx.ModelProto()
         fixed.CopyFrom(model)
         del fixed.graph.value_info[:]  # they may speak of the free batch
         constants = {tensor.name for tensor in fixed.graph.initializer}
+        for domain in {node.domain for node in fixed.graph.node} - {
+            each.domain for each in fixed.opset_import
+        }:
+            fixed.opset_import.append(onnx.helper.make_opsetid(domain, 1))  # or nothing at all is inferred
         for value in fixed.graph.output:
             value.type.tensor_type.ClearField("shape")
         for value in fixed.graph.input:
@@ -40,10 +39,8 @@ class Shapes:
                 axes[0].dim_value = batch
         try:
             found = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
-        except Exception as error:  # protobuf's errors share no public base class
-            raise ModelError(
-                f"The shapes of the model cannot be inferred: {error}.", "Check and export it again."
-            ) from error
+        except onnx.shape_inference.InferenceError:
+            found = fixed.graph  # it contradicts itself: only what it says outright is known
         sizes, items = {}, {}
         for value in (*found.value_info, *found.input, *found.output):
             tensor = value.type.tensor_type

@@ -173,7 +173,7 @@ def profile_of(told: Any, *, where: str = "the profile") -> Dict[str, float]:
         ArtifactError: it is neither trtexec's profile nor an IProfiler's times.
     """
     try:
-        if isinstance(told, Mapping):
+        if isinstance(told, Mapping) and told:
             return {str(name): float(np.median(times)) / 1e3 for name, times in told.items()}
         entries = [entry for entry in told if "name" in entry]
         runs = next((int(entry["count"]) for entry in told if "count" in entry), 1)

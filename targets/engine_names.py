@@ -80,13 +80,8 @@ def _parts(name: str) -> List[str]:
     region = re.match(r"^\{ForeignNode\[(.*)\]\}$", rest)
     if region:
         return [part.strip() for part in region.group(1).split("...") if part.strip()]
-    parts: List[str] = []
-    for side in re.split(r" \|\| | \+ ", rest):
-        while side.startswith("PWN(") and side.endswith(")"):
-            side = side[len("PWN(") : -1]
-        parts += (
-            [part.strip() for part in re.split(r", (?![^(]*\))", side)] if "PWN(" in rest else [side.strip()]
-        )
-    return [
-        part for piece in parts for part in ([piece] if "PWN(" not in piece else _parts(piece.strip("()")))
-    ]
+    between = r" \|\| | \+ "
+    if "PWN(" in rest:  # pointwise nodes that were made one, perhaps one within the other
+        rest, between = rest.replace("PWN(", ""), between + "|, "
+    parts = [part.strip() for part in re.split(between, rest)]
+    return [part[: len(part) - max(part.count(")") - part.count("("), 0)] for part in parts]

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...targets.engine import Engine, EngineLayer, Tensor
 from ...targets.engine_compare import Comparison
+from ...targets.engine_names import served_by
 from .document import document, escape, legend, plot, section
 from .plots import Figure, Trace, layout, series, short, text
 from .tables import facts, figure
@@ -64,7 +65,8 @@ def comparison_page(comparison: Comparison) -> str:
 def _head(name: str, sentence: str, remarks: Sequence[str]) -> str:
     said = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
     below = f'<ul class="words">{said}</ul>' if said else ""
-    return f'<header><p class="run">{escape(name)}</p><h1>{escape(sentence)}</h1>{below}</header>'
+    told = f'<h1 style="font-size: 1.6rem; max-width: 52rem">{escape(sentence)}</h1>'
+    return f'<header><p class="run">{escape(name)}</p>{told}{below}</header>'
 
 
 def _sentence(engine: Engine) -> str:
@@ -97,14 +99,14 @@ def _figures(engines: Sequence[Engine]) -> str:
             "sum_of_layers_s": engine.layer_sum_s or None,
         }
         if engine.runs_s:
-            told["gpu_time_of_a_run_s"] = float(np.median(engine.runs_s))
-            told["runs"] = len(engine.runs_s)
+            told["run_on_the_GPU, median_s"] = float(np.median(engine.runs_s))
+            told["runs_timed"] = len(engine.runs_s)
         told |= {
-            f"{words} ({kind})": len(engine.of_kind(kind))
+            f"of_them: {words}": len(engine.of_kind(kind))
             for kind, _, words in _KINDS
             if engine.of_kind(kind)
         }
-        told["views, which cost nothing"] = len(engine.of_kind("view"))
+        told["of_them: only a view"] = len(engine.of_kind("view"))
         told["fallbacks"] = len(engine.fallbacks())
         precisions = [layer.precision for layer in engine.layers if layer.product]
         told["products"] = ", ".join(
@@ -121,7 +123,7 @@ def _slowest(engine: Engine) -> str:
     slow = sorted(timed, key=lambda layer: -(layer.latency_s or 0.0))[:SHOWN]
     shown = [layer for layer in timed if layer in slow]
     scale, unit = time_unit([max(layer.latency_s or 0.0 for layer in shown)])
-    labels = _unique([_label(layer) for layer in shown])
+    labels = _unique([_short(_label(layer), 28) for layer in shown])
     traces: list[Trace] = []
     for kind, colour, words in _KINDS:
         times = [layer.latency_s if layer.kind == kind else None for layer in shown]
@@ -141,7 +143,7 @@ def _pairs_section(comparison: Comparison) -> str:
     slow = sorted(timed, key=lambda pair: -max(pair.before_s or 0.0, pair.after_s or 0.0))[:SHOWN]
     shown = [pair for pair in timed if pair in slow]
     scale, unit = time_unit([max(max(pair.before_s or 0.0, pair.after_s or 0.0) for pair in shown)])
-    labels = _unique([_short(pair.name) for pair in shown])
+    labels = _unique([_short(pair.name, 28) for pair in shown])
     engines = (comparison.before, comparison.after)
     colours = (series(0), series(2))
     times = ([pair.before_s for pair in shown], [pair.after_s for pair in shown])
@@ -171,7 +173,9 @@ def _layers_table(engine: Engine) -> str:
                 f"{escape(layer.tactic) or MISSING}<span class='small'>{escape(sizes)}</span>",
             ]
         )
-    return _table(["Layer", "Does", "Precision", f"Time, {unit}", "Tactic, sizes"], rows, "All layers")
+    return _table(
+        ["Layer", "Does", "Precision", f"Time, {unit}", "Tactic, sizes"], rows, "All layers", wrap=4
+    )
 
 
 def _pairs_table(comparison: Comparison) -> str:
@@ -217,11 +221,14 @@ def _named(layer: EngineLayer) -> str:
 
 
 def _label(layer: EngineLayer) -> str:
+    served = served_by(layer.name)
+    if served:
+        return f"copy {'after' if ' Output Tensor ' in layer.name else 'before'} {_short(served)}"
     return _short(", ".join(layer.modules) if layer.modules and layer.product else layer.name)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 44 else f"{name[:30]}…{name[-12:]}"
+def _short(name: str, most: int = 44) -> str:
+    return name if len(name) <= most else f"{name[: most - 14]}…{name[-12:]}"
 
 
 def _size(tensors: Sequence[Tensor]) -> str:
@@ -263,12 +270,16 @@ def _frame(labels: Sequence[str], traces: list[Trace], unit: str, alt: str, row:
     return Figure(traces, frame, 70 + row * len(labels), alt)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> str:
-    """Markup of a table: heads are text, cells are markup."""
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str, wrap: int | None = None) -> str:
+    """Markup of a table: heads are text, cells are markup; the column `wrap` may break its words."""
+
+    def side(at: int, cell: str) -> str:
+        return f"<td{' class=wrap' if at == wrap else ''}>{cell}</td>"
+
     heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(
-        f'<tr><th scope="row">{cells[0]}</th>{"".join(f"<td>{cell}</td>" for cell in cells[1:])}</tr>'
-        for cells in rows
+        f'<tr><th scope="row">{first}</th>{"".join(side(at, cell) for at, cell in enumerate(rest, 1))}</tr>'
+        for first, *rest in rows
     )
     box = "scroll tall" if len(rows) > 20 else "scroll"
     return (
