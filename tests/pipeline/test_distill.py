@@ -86,7 +86,7 @@ def test_a_student_of_the_users_own_learns_from_scratch(
 
 
 def test_a_student_that_is_not_there_is_refused(pruned: Work, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match='no student "torch.nothing"'):
+    with pytest.raises(RecipeError, match=r'no student "torch\.nothing"'):
         Distill(student="torch.nothing")(dataclasses.replace(pruned, directory=tmp_path))
     with pytest.raises(RecipeError, match="processes = 1"):
         Distill(student="torch.nn.Identity", processes=2)(pruned)
