@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from .console import megabytes, out
+from .targets.errors import RecipeError
 
 if TYPE_CHECKING:
     from .targets.measurement import Protocol
+    from .targets.trt import TrtSession
 
 SHOWN = 5
 
@@ -45,17 +48,52 @@ def show_build(record: Mapping[str, Any], plan: Path) -> None:
     out.print(f"The record: {plan}.json, the log: {plan}.log", markup=False, soft_wrap=True)
 
 
+def no_engine_layers(layers: bool, protocol: Protocol) -> None:
+    """Layers of two engines are shown side by side, not judged.
+
+    Raises:
+        RecipeError: they were to be judged.
+    """
+    if layers and protocol.runtime != "onnxruntime":
+        raise RecipeError(
+            "The layers of two engines cannot be judged: TensorRT's profiler is no fair clock.",
+            "Leave --layers away. To see them side by side: deadweight profile --layers for each, then "
+            "deadweight engine A.plan.layers.json B.plan.layers.json.",
+        )
+
+
+def show_engine_layers(plan: Path, protocol: Protocol) -> None:
+    """Each layer's time by TensorRT's profiler; what `deadweight engine` reads is written beside the plan."""
+    from .engine_report import engine
+    from .targets.artifact import write_json, write_text
+
+    layers, times = Path(f"{plan}.layers.json"), Path(f"{plan}.times.json")
+    with _opened(plan, protocol) as (session, inputs):
+        taken = session.layer_times(inputs)
+        write_text(layers, session.inspect())
+    write_json(times, {name: [1e3 * time for time in each] for name, each in taken.items()})
+    engine(layers, profile=times)
+    out.print(f"For deadweight engine: {layers} --profile {times}", markup=False, soft_wrap=True)
+
+
 def show_engine_memory(plan: Path, protocol: Protocol) -> None:
     """The parts of an engine's memory after one run, each with how it was got."""
+    with _opened(plan, protocol) as (session, inputs):
+        session.run(inputs)
+        parts = session.memory().parts
+    for part in parts:
+        size = "not known" if part.bytes is None else megabytes(part.bytes)
+        out.print(f"memory, {part.name}: {size} ({part.how})", markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _opened(plan: Path, protocol: Protocol) -> Iterator[tuple[TrtSession, dict[str, Any]]]:
+    """The engine, and the inputs that it was timed with."""
     from .targets.session import random_inputs
     from .targets.trt_open import open_trt
 
     session = open_trt(plan, flavour=protocol.runtime.partition("+")[0])
     try:
-        session.run(random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed))
-        parts = session.memory().parts
+        yield session, random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed)
     finally:
         session.close()
-    for part in parts:
-        size = "not known" if part.bytes is None else megabytes(part.bytes)
-        out.print(f"memory, {part.name}: {size} ({part.how})", markup=False, soft_wrap=True)

@@ -15,7 +15,7 @@ from .console import (
     memory_line,
     out,
 )
-from .engine_console import show_engine_memory
+from .engine_console import no_engine_layers, show_engine_layers, show_engine_memory
 from .remotely import On, compared, no_layers, profiled
 
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
@@ -67,7 +67,9 @@ def profile(
         show_engine_memory(model, protocol)
     else:
         out.print(memory_line(memory), soft_wrap=True)
-    if layers:
+    if layers and protocol.runtime != "onnxruntime":
+        show_engine_layers(model, protocol)
+    elif layers:
         _print_layers({model.name: model}, threads=threads, batch=batch)
     machine = figures.conditions["machine"]
     out.print(f"{figures.evidence} on {machine['cpu']}, {threads} thread(s), batch {batch}", markup=False)
@@ -119,6 +121,7 @@ def compare(
     else:
         protocol = replace(sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s)
     protocol = replace(protocol, runtime=shared_runtime([baseline, candidate]))
+    no_engine_layers(layers, protocol)
     still = True
     if on is not None:
         measured, judgement, still = compared(

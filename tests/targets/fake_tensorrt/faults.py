@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import json
 import os
 from pathlib import Path
@@ -16,7 +18,7 @@ from deadweight.targets.build import build_engine
 from deadweight.targets.build_settings import BuildSettings
 from deadweight.targets.clock import Protocol, time_together
 from deadweight.targets.engine_record import record_path
-from deadweight.targets.errors import DeadweightError, ModelError, TargetError
+from deadweight.targets.errors import DeadweightError, ModelError, RecipeError, TargetError
 from deadweight.targets.judge import judge
 from deadweight.targets.session import open_session
 
@@ -315,3 +317,33 @@ def check_a_plan_that_a_fake_built_stays_simulated(bench: Any) -> None:
     session = open_session(plan, runtime="tensorrt")
     assert session.evidence == "simulated"
     session.close()
+
+
+def check_the_commands_build_profile_and_compare_engines(bench: Any) -> None:
+    from deadweight.cli import app
+
+    model, plan = str(bench.folder / "qdq.onnx"), bench.folder / "command.plan"
+    to = ["--out", str(plan), "--batch", "1,4,8", "--timing-cache", str(bench.folder / "timing")]
+    few = ["--events", "6", "--event-s", "0.01"]
+    told = {}
+    for words, code in (
+        (["build", model, *to, "--dla-core", "0", "--max-gpu-fallbacks", "1"], 1),
+        (["build", model, *to], 0),
+        (["profile", str(plan), "--layers", "--batch", "4", *few], 0),
+        (["compare", str(plan), str(plan), *few], 3),
+    ):
+        with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(io.StringIO()):
+            assert (app(words, standalone_mode=False) or 0) == code, words
+        told[words[0]] = shown.getvalue()
+    assert "proves nothing about speed" in told["build"], told["build"]
+    assert "memory, activations" in told["profile"], told["profile"]
+    assert "MatMul_y" in told["profile"], told["profile"]
+    assert "cannot tell: the times are simulated" in told["compare"], told["compare"]
+    times = json.loads(Path(f"{plan}.times.json").read_text())
+    assert len(times["MatMul_m0"]) == 50
+    assert times["QuantizeLinear_xq"][0] == 0.5, "TensorRT's milliseconds"
+    assert json.loads(Path(f"{plan}.layers.json").read_text())["Layers"]
+    error = raised(
+        RecipeError, lambda: app(["compare", str(plan), str(plan), "--layers"], standalone_mode=False)
+    )
+    assert "cannot be judged" in error.what
