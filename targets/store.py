@@ -29,6 +29,7 @@ from .trust import check_name
 CACHE = Path("~/.cache/deadweight")
 _KEPT_S = 14 * 24 * 3600.0
 _BLOCK = 1 << 18
+_PIECE = 1 << 16  # what a cut may cost: tarfile gives whole pieces or none
 _HASH = r"[0-9a-f]{64}"
 
 
@@ -167,7 +168,7 @@ def _append(part: Path, offset: int, source: Any) -> None:
         if offset > os.fstat(handle).st_size:
             raise ArtifactError("A piece of the file is missing.", "Run the same command again.")
         file.seek(offset)
-        for block in iter(lambda: source.read(_BLOCK), b""):
+        for block in iter(lambda: source.read(_PIECE), b""):
             view = memoryview(block)
             while view:
                 view = view[file.write(view) :]
