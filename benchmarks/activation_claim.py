@@ -71,7 +71,7 @@ def _far(cell: Cell, work: Work) -> Row:
     way = cell["way"]
     others = [RUNS / f"{cell['network']}-{seed}" for seed in SEEDS if seed != cell["seed"]]
     ensemble = tuple(str(place / "original" / "model.safetensors") for place in others)
-    cuts = CUTS if way.startswith("three") else 1
+    cuts, raw = CUTS if way.startswith("three") else 1, {}
     for cut in range(cuts):
         share = 1 - (1 - cell["removed"]) ** (1 / cuts)
         work = dataclasses.replace(work, directory=work.directory / str(cut))

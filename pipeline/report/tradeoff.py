@@ -106,7 +106,9 @@ def _hover(row: SweepRow, scale: ScoreScale) -> str:
     lines = [f"{text(spoken(key))} {text(by_name(key, value))}" for key, value in row["settings"].items()]
     if row["score"] is not None and row["score_change"] is not None:
         spread = row.get("score_spread")
-        over = "" if spread is None else f", ± {scale.change(spread, sign=False)} over {row['seeds']} seeds"
+        over = (
+            "" if spread is None else f", ± {scale.change(spread, sign=False)} over {row.get('seeds')} seeds"
+        )
         change = scale.change(row["score_change"])
         lines.append(f"{text(scale.name)} {scale.text(row['score'])} ({change}{over})")
     lines.append(f"parameters {count(row['parameters'])} ({percent(1 - row['parameters_removed'])} kept)")
