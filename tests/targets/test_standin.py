@@ -107,13 +107,14 @@ def test_a_run_whose_cable_is_cut_at_five_points_is_finished_by_the_same_command
             time.sleep(0.05)
         board.cut_now()
 
-    for words, cut in (
+    cuts: list[tuple[str, Callable[[], object]]] = [
         ("broke while connecting", lambda: board.cut_after(40)),
         ("broke while sending the agent", lambda: board.cut_after(60_000)),
         ("broke while", lambda: board.cut_after(12_000)),  # the files are small: their names, or they
         ("broke while running profile", threading.Thread(target=cut_while_timing).start),
-        ("broke while running profile", lambda: board.cut_after(received=20_000)),
-    ):
+        ("broke while running profile", lambda: board.cut_after(received=10_000)),
+    ]
+    for words, cut in cuts:
         board.mend()
         cut()
         code, printed = run()
