@@ -36,6 +36,7 @@ def test_a_check_that_does_not_hold_is_seen(tmp_path: Path, monkeypatch: pytest.
     assert failed == {
         "check_layers_that_dla_refuses_are_counted_before_the_build",
         "check_layers_that_only_the_build_moves_to_the_gpu_break_the_budget_too",
+        "check_the_commands_build_profile_and_compare_engines",
         "check_layers_that_fell_back_are_counted_after_the_build",
         "check_flags_are_set_by_name_and_dla_alone_is_weakly_typed_before_11",
     }
