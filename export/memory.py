@@ -38,7 +38,7 @@ from .runtimes import (
     WHOLE,
     Rules,
 )
-from .shapes import Shapes, item_bytes, living
+from .shapes import Shapes, bytes_of, item_bytes, living
 
 SCRATCH = 1 << 16  # bytes that a convolution takes while it runs: what ONNX Runtime's does on one thread
 MARGIN = 1.08  # on the plan: fitted to ONNX Runtime, on graphs other than those that are reported
@@ -77,7 +77,7 @@ def footprint(
         batch=batch,
         runtime=runtime,
         weights_low_bytes=_weights(model.graph, smallest, quantized=walk.quantized),
-        weights_high_bytes=sum(_size(tensor) for tensor in model.graph.initializer),
+        weights_high_bytes=sum(bytes_of(tensor) for tensor in model.graph.initializer),
         activations_low_bytes=low.bytes,
         activations_high_bytes=None if shapes.unknown else max(high, low.bytes),
         peak_at=low.kernel,
@@ -171,7 +171,7 @@ class _Walk:
                     return self._kernel(node, read, whole=True, sums=False)
                 return self._on_the_way(node, read)
             return self._kernel(node, read, whole=False, sums=True)
-        if len(read) == 1 and (kind in VIEWS | POINTWISE or (kind in ROWS and self.rules.rows)):
+        if len(read) == 1 and kind in VIEWS | POINTWISE | ROWS:
             return self._on_the_way(node, read)
         if kind == "Concat" and self.rules.joins:
             joined: dict[int, float] = {}
@@ -182,8 +182,8 @@ class _Walk:
             return None
         if kind == "Conv" and self.rules.chains and self._depthwise(node):
             return self._on_the_way(node, read)
-        attention = kind == "MatMul" and len(read) > 1 and self.rules.rows
-        if attention or kind not in WHOLE | ROWS | {"Concat"}:
+        attention = kind == "MatMul" and len(read) > 1 and self.rules.attention
+        if attention or kind not in WHOLE | {"Concat"}:
             return self._kernel(node, read, whole=False, sums=False)
         return self._kernel(node, read, whole=True, sums=False)
 
@@ -253,10 +253,6 @@ def _weights(graph: onnx.GraphProto, smallest: float, *, quantized: bool) -> int
         math.floor(math.prod(constants[name].dims) * min(item_bytes(constants[name].data_type), least))
         for name, least in found.items()
     )
-
-
-def _size(tensor: onnx.TensorProto) -> int:
-    return math.ceil(math.prod(tensor.dims) * item_bytes(tensor.data_type))
 
 
 def _gate(node: onnx.NodeProto, index: Index) -> bool:

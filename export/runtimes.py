@@ -80,7 +80,7 @@ ROWS = frozenset(
         "Hardmax",
     )
 )
-"""Row by row."""
+"""Row by row: written over the input too, as ONNX Runtime does with softmax."""
 SUMS = frozenset(
     (
         "Add",
@@ -180,13 +180,13 @@ class Rules:
     """Values are written side by side by those who make them, so that Concat moves nothing."""
     chains: bool
     """A depthwise convolution is done inside the product that follows it."""
-    rows: bool
-    """Norms and softmax, and the products around them, are done in one kernel, as flash attention does."""
+    attention: bool
+    """Products of two values, and the softmax between them, are one kernel, as in flash attention."""
     gates: bool
     """A value times a function of itself, as in SiLU, is written over the value."""
 
 
 RULES = {
-    "onnxruntime": Rules(joins=False, chains=False, rows=False, gates=False),
-    "tensorrt": Rules(joins=True, chains=True, rows=True, gates=True),
+    "onnxruntime": Rules(joins=False, chains=False, attention=False, gates=False),
+    "tensorrt": Rules(joins=True, chains=True, attention=True, gates=True),
 }

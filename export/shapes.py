@@ -87,3 +87,8 @@ def item_bytes(kind: int) -> float:
     if name.endswith("INT2"):
         return 0.25
     return 1.0 if "FLOAT8" in name else float(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).itemsize)
+
+
+def bytes_of(tensor: onnx.TensorProto) -> int:
+    """Bytes of a constant."""
+    return math.ceil(math.prod(tensor.dims) * item_bytes(tensor.data_type))

@@ -104,7 +104,10 @@ def test_equal_nodes_are_computed_once(tmp_path: Path) -> None:
 
 
 def test_quantized_weights_and_values_count_one_byte(tmp_path: Path) -> None:
-    scale, zero = numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")
+    scale, zero = (
+        numpy_helper.from_array(np.asarray(value), name)
+        for value, name in ((np.float32(0.1), "s"), (np.int8(0), "z"))
+    )
     nodes = [
         conv("x", "a"),
         node("QuantizeLinear", ["a", "s", "z"], "q"),
