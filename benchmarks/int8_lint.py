@@ -3,7 +3,7 @@
     python benchmarks/int8_lint.py [--rtx DIR] [--only NAME ...] [--limit 600]
     python benchmarks/int8_lint.py --table
 
-Three networks of the example and twenty of the zoo, with random weights and lively norms: exported at opset
+Two networks of the example and twenty of the zoo, with random weights and lively norms: exported at opset
 17, calibrated, written in TensorRT's dialect, and held against the rules for TensorRT 8.5, 8.6, 10.0 and
 10.1. For 8.5 layer norms are spelled out, as the stage export does. With --rtx (see int8_rtx.py) the same
 files go through NVIDIA's parser and builder. One process a row; runs/int8_lint.jsonl holds what is done.
