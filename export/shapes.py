@@ -91,4 +91,5 @@ def item_bytes(kind: int) -> float:
 
 def bytes_of(tensor: onnx.TensorProto) -> int:
     """Bytes of a constant."""
-    return int(math.ceil(math.prod(tensor.dims) * item_bytes(tensor.data_type)))
+    size: float = math.prod(tensor.dims) * item_bytes(tensor.data_type)
+    return math.ceil(size)
