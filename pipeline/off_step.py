@@ -33,11 +33,11 @@ def off_step(path: Path, in_int8: Collection[str], target: Target) -> tuple[str,
         groups = int(attribute_of(node, "group", 1))
         outputs, inputs = weight.dims[0], weight.dims[1] * groups
         if groups > 1 and weight.dims[1] == 1:
-            step, widths = target.align("depthwise").step, (outputs,)
+            step, widths = target.align("depthwise").step, [outputs]
         else:
             # The network's own input has the channels that it has.
             first = node.input[0] not in index.producer
-            step, widths = target.align("conv").hard, (outputs,) if first else (inputs, outputs)
+            step, widths = target.align("conv").hard, [outputs] if first else [inputs, outputs]
         if any(width % step for width in widths):
             found.append(f"{node.name} ({' to '.join(map(str, widths))}, step {step})")
     if not found:

@@ -61,7 +61,8 @@ def test_what_stays_in_float_keeps_its_bias(net: Nets, tmp_path: Path) -> None:
     taken, _, _ = corrected(made, tmp_path, "x86", skip=["stem/Conv"])
     assert "stem/Conv" not in taken
     before, after = (Index.of(load(path).graph) for path in (made.path, tmp_path / "f.onnx"))
-    assert np.array_equal(*(np.asarray(one.value("stem.weight_bias")) for one in (before, after)))
+    one, two = (np.asarray(graph.value("stem.weight_bias")) for graph in (before, after))
+    assert np.array_equal(one, two)
     assert "same.conv1/Conv:bias" in after.constants
 
 
