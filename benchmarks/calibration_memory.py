@@ -82,7 +82,7 @@ def rival(path: Path, samples: int, method: str) -> None:
         def __init__(self) -> None:
             self.rest = images(samples)
 
-        def get_next(self) -> dict[str, Any] | None:
+        def get_next(self) -> Any:
             return next(self.rest, None)
 
     onnxruntime.set_default_logger_severity(4)

@@ -38,7 +38,8 @@ class Planted:
 
 def _weight(name: str, *shape: int) -> onnx.TensorProto:
     generator = np.random.default_rng(len(name))
-    fan = int(np.prod(shape[1:])) if len(shape) > 2 else shape[0]
+    first, *rest = shape
+    fan = int(np.prod(rest)) if len(rest) > 1 else first
     return numpy_helper.from_array((generator.standard_normal(shape) / fan**0.5).astype(np.float32), name)
 
 

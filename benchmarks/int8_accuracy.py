@@ -152,7 +152,7 @@ def by_onnxruntime(source: Path, samples: dict[str, Any], work: Work) -> tuple[P
                 for place in range(0, count, 32)
             )
 
-        def get_next(self) -> dict[str, Any] | None:
+        def get_next(self) -> Any:
             return next(self.rest, None)
 
     ready = work.directory / "ort_ready.onnx"

@@ -69,7 +69,7 @@ def native(path: Path, inputs: dict[str, torch.Tensor], out: Path) -> None:
                 for place in range(len(next(iter(inputs.values()))))
             )
 
-        def get_next(self) -> dict[str, Any] | None:
+        def get_next(self) -> Any:
             return next(self.rest, None)
 
     quantize_static(

@@ -22,7 +22,7 @@ def define_missing() -> None:
     for folder in found.submodule_search_locations or () if found else ():
         for library in Path(folder).glob("_C*.so"):  # a name that it would define later may not be there yet
             with contextlib.suppress(OSError):
-                torch.ops.load_library(library)
+                torch.ops.load_library(library)  # type: ignore[no-untyped-call]
         source = (Path(folder) / "_meta_registrations.py").read_text()
         for name in re.findall(r'register_(?:fake|meta)\("(?:torchvision::)?(\w+)"', source):
             if not hasattr(torch.ops.torchvision, name):

@@ -15,7 +15,7 @@ from .console import explain, out
 from .options import TargetName
 from .remotely import On, board
 from .targets.doctor import Check
-from .targets.errors import DeadweightError, Refused
+from .targets.errors import DeadweightError, RefusedError
 
 
 def targets(
@@ -148,7 +148,7 @@ def install(
 def _refusing() -> Iterator[None]:
     try:
         yield
-    except Refused as error:
+    except RefusedError as error:
         explain(error.what, error.cure)
         raise typer.Exit(1) from error
 

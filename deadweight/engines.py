@@ -67,7 +67,7 @@ def build(
         int | None, typer.Option(min=0, help="How many layers DLA may hand back to the GPU.")
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Let newer TensorRT of this major version run it.")
+        bool, typer.Option("--version-compatible", help="For other programs: deadweight does not open it.")
     ] = False,
     hardware_compatibility: Annotated[str, typer.Option(help="A level, e.g. ampere_plus.")] = "",
     compute_capability: Annotated[str, typer.Option(help="TensorRT-RTX: the GPU, e.g. 8.9.")] = "",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 
 from . import store
 from .agent_options import parser
-from .errors import DeadweightError, ModelError, Refused, TargetError
+from .errors import DeadweightError, ModelError, RefusedError, TargetError
 from .packed import version
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         code, told["result"], *rest = _COMMANDS[given.command](given)
     except DeadweightError as error:
-        code, told["error"] = 1 if isinstance(error, Refused) else 2, _error(error)
+        code, told["error"] = 1 if isinstance(error, RefusedError) else 2, _error(error)
     except ModuleNotFoundError as error:
         cure = f"sudo apt install python3-{error.name}" if error.name == "numpy" else "Install it."
         code, told["error"] = 2, _error(TargetError(f"This command needs {error.name}.", cure))

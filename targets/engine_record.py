@@ -68,10 +68,16 @@ def check_record(
             f"Copy it again, or build it again: {record['rebuild']}",
         )
     settings = record["settings"]
+    if settings["version_compatible"]:
+        raise ModelError(
+            f"{plan.name} is version-compatible: it brings a runtime of its own, and code that a plan brings "
+            "is never run here.",
+            "Open it with the program that it was built for, or build it without --version-compatible.",
+        )
     built = record["tensorrt"]
     if built["flavour"] != flavour:
         wrong.append(f"it was built by {built['flavour']}, and {flavour} is to run it")
-    elif built["version"] != version and not settings["version_compatible"]:
+    elif built["version"] != version:
         wrong.append(f"it was built by {built['flavour']} {built['version']}, and here is {version}")
     device = record.get("device") or {}
     made_for = device.get("compute_capability")

@@ -5,7 +5,7 @@
       WorkloadError          the user's own file or data
       ModelError             a network that cannot be traced, cut, exported or run
       ArtifactError          a file that is missing, damaged or unsafe to load
-        Refused              a bundle that is not trusted
+        RefusedError              a bundle that is not trusted
       TargetError            a board or runtime that is unknown or not there
       MeasurementError       samples that allow no judgement
 
@@ -44,7 +44,7 @@ class ArtifactError(DeadweightError):
     """A file is missing, damaged or unsafe to load, or cannot be written."""
 
 
-class Refused(ArtifactError):
+class RefusedError(ArtifactError):
     """A bundle is not trusted: nothing of it was loaded. `verify` and `install` exit with 1."""
 
 

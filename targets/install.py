@@ -28,7 +28,7 @@ def install(
     """Verifies a bundle and makes it the current one of its name. Returns name, version, previous and path.
 
     Raises:
-        Refused: the bundle is not trusted; nothing was changed.
+        RefusedError: the bundle is not trusted; nothing was changed.
         ArtifactError: no space, or the place cannot be written; nothing was changed.
     """
     bundle = open_bundle(folder, root=root, signers=signers)
@@ -64,7 +64,7 @@ def rollback(
 
     Raises:
         ArtifactError: there is none.
-        Refused: it is no longer trusted.
+        RefusedError: it is no longer trusted.
     """
     home = Path(place).expanduser() / name
     if not home.is_dir() or "/" in name:

@@ -14,7 +14,7 @@ from .errors import (
     DeadweightError,
     MeasurementError,
     ModelError,
-    Refused,
+    RefusedError,
     TargetError,
 )
 
@@ -108,7 +108,7 @@ def keep_command(sha256: str) -> str:
 
 
 _KINDS: Mapping[str, Type[DeadweightError]] = {
-    kind.__name__: kind for kind in (ArtifactError, MeasurementError, ModelError, Refused, TargetError)
+    kind.__name__: kind for kind in (ArtifactError, MeasurementError, ModelError, RefusedError, TargetError)
 }
 
 

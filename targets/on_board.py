@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .doctor import Check
-from .errors import ArtifactError, Refused
+from .errors import ArtifactError, RefusedError
 from .remote import Progress, Transport
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def install_on(
     """Sends a bundle and has the board verify and install it; what the board refuses, it does not keep.
 
     Raises:
-        Refused: with the board's reason.
+        RefusedError: with the board's reason.
         ArtifactError: there is no bundle, or the board has no space.
     """
     files = sorted(path for path in Path(bundle).rglob("*") if path.is_symlink() or not path.is_dir())
@@ -197,7 +197,7 @@ def install_on(
         raise ArtifactError(f"{bundle} is no bundle: nothing is there.", "Make one: deadweight bundle RUN.")
     for path in files:
         if path.is_symlink() or not path.is_file():
-            raise Refused(f"{path} is no plain file.", "Do not use this bundle.")
+            raise RefusedError(f"{path} is no plain file.", "Do not use this bundle.")
     names = [path.relative_to(bundle).as_posix() for path in files]
     there = dict(zip(names, board.put(files, progress=progress)))
     before = ["--root", str(root)] if root else []
@@ -213,7 +213,7 @@ def rollback_on(board: Transport, name: str, *, place: Optional[str] = None) -> 
 def _checked(models: Sequence[Path]) -> Sequence[Path]:
     for model in models:
         if model.suffix in _ENGINES:
-            raise Refused(
+            raise RefusedError(
                 f"{model.name} is an engine: a board runs only what it built itself, or what is signed.",
                 "Send the ONNX file and build it there (deadweight build --on), or install a signed bundle.",
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Iterator
 
 from .artifact import sha256_of
-from .errors import ModelError, Refused
+from .errors import ModelError, RefusedError
 from .store import CACHE, cache
 from .trust import sealed_bytes
 
@@ -34,7 +34,7 @@ def own_engine(engine: Path, folder: Path = CACHE) -> Iterator[Path]:
 
     Raises:
         ModelError: there is none.
-        Refused: it was built elsewhere, or changed since.
+        RefusedError: it was built elsewhere, or changed since.
     """
     try:
         data = Path(engine).read_bytes()
@@ -43,7 +43,7 @@ def own_engine(engine: Path, folder: Path = CACHE) -> Iterator[Path]:
     notes = cache(folder) / _NOTES
     known = notes.read_text().split() if notes.is_file() else []
     if hashlib.sha256(data).hexdigest() not in known:
-        raise Refused(
+        raise RefusedError(
             f"{Path(engine).name} was not built on this board, or changed since. An engine is code: whoever "
             "made it could run anything here.",
             "Send the ONNX file and build it here, or ship the engine in a signed bundle.",

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from .errors import Refused
+from .errors import RefusedError
 
 NAMESPACE = "deadweight-bundle"
 _ROOT = Path("/")
@@ -28,12 +28,12 @@ def signer_of(data: bytes, signature: bytes, signers: Path, *, given: bool, root
     `given`: the list was named by hand, and may be the user's own; else only root may be able to write it.
 
     Raises:
-        Refused: with the reason.
+        RefusedError: with the reason.
     """
     if not _is_canonical(signature):
-        raise Refused("The signature is not whole: it was changed or cut.", "Get the bundle again.")
+        raise RefusedError("The signature is not whole: it was changed or cut.", "Get the bundle again.")
     if not signers.exists():
-        raise Refused(
+        raise RefusedError(
             f"This machine trusts nobody yet: there is no {signers}.",
             "Write the release key into it, as root: NAME namespaces="
             f'"{NAMESPACE}" and the public key, on one line.',
@@ -44,7 +44,7 @@ def signer_of(data: bytes, signature: bytes, signers: Path, *, given: bool, root
         held.write_bytes(signature)
         shown = _keygen(data, "check-novalidate", "-n", NAMESPACE, "-s", str(held))
         if shown.returncode:
-            raise Refused(
+            raise RefusedError(
                 "The signature does not fit the manifest: one of them was changed after signing, or it was "
                 f"signed for another purpose than {NAMESPACE}.",
                 "Get the bundle again from who made it.",
@@ -56,7 +56,7 @@ def signer_of(data: bytes, signature: bytes, signers: Path, *, given: bool, root
             options = ("-I", name, "-n", NAMESPACE, "-s", str(held), "-f", str(signers))
             if _keygen(data, "verify", *options).returncode == 0:
                 return name
-    raise Refused(
+    raise RefusedError(
         f"The bundle is signed by {fingerprint}, who is not trusted here (or no longer, or not for bundles).",
         f'If that key is yours, add it to {signers} with namespaces="{NAMESPACE}".',
     )
@@ -68,7 +68,7 @@ def _keygen(data: bytes, action: str, *options: str) -> subprocess.CompletedProc
             ["ssh-keygen", "-Y", action, *options], input=data, capture_output=True, timeout=30, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Refused(
+        raise RefusedError(
             f"The signature cannot be checked: ssh-keygen does not run here ({error}).",
             "sudo apt install openssh-client (8.2 or newer)",
         ) from error
@@ -100,7 +100,7 @@ def _owned(signers: Path, *, root: Path, given: bool) -> None:
         state = place.stat()
         others = state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if state.st_uid not in trusted or (others and not state.st_mode & stat.S_ISVTX):
-            raise Refused(
+            raise RefusedError(
                 f"{signers} says whom to trust, but {place} can be changed by others than root.",
                 f"As root: chown root:root {place} && chmod go-w {place}",
             )

@@ -117,7 +117,7 @@ def staged(files: Mapping[str, str], folder: Path = CACHE) -> Iterator[Path]:
     """A directory of its own in which files lie under the names of a bundle, for as long as the block lasts.
 
     Raises:
-        Refused: a name leads out of it.
+        RefusedError: a name leads out of it.
         ArtifactError: a file is not there.
     """
     with tempfile.TemporaryDirectory(dir=str(cache(folder))) as place:

@@ -38,10 +38,6 @@ def open_trt(
         runtime = trt.Runtime(logger)
         if record is not None and record["settings"]["dla_core"] is not None:
             runtime.DLA_core = record["settings"]["dla_core"]
-        # A version-compatible plan brings a runtime, which is code: trusted as the plan itself is.
-        compatible = record is not None and record["settings"]["version_compatible"]
-        if compatible and hasattr(runtime, "engine_host_code_allowed"):
-            runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise ModelError(

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from . import jetson
 from .doctor import SIGNERS
-from .errors import Refused
+from .errors import RefusedError
 from .signature import signer_of
 
 MANIFEST = "manifest.json"
@@ -65,10 +65,12 @@ class Bundle:
         """A file's bytes, read once and seen to be those that were signed.
 
         Raises:
-            Refused: they are not, or the file is code.
+            RefusedError: they are not, or the file is code.
         """
         if name not in self.files:
-            raise Refused(f"{name} is not in the bundle {self.folder.name}.", "Use a file that it lists.")
+            raise RefusedError(
+                f"{name} is not in the bundle {self.folder.name}.", "Use a file that it lists."
+            )
         data = _bytes_of(self.folder / name, limit=self.files[name].size_bytes)
         self._right(name, len(data), hashlib.sha256(data), data[:4])
         return data
@@ -84,12 +86,12 @@ class Bundle:
 
     def _right(self, name: str, size: int, digest: Any, head: bytes) -> None:
         if size != self.files[name].size_bytes or digest.hexdigest() != self.files[name].sha256:
-            raise Refused(
+            raise RefusedError(
                 f"{name} was changed after it was signed: its bytes are not those of the manifest.",
                 "Get the bundle again from who made it.",
             )
         if head.startswith(_CODE_BEGINS):
-            raise Refused(*_code(name))
+            raise RefusedError(*_code(name))
 
     @contextlib.contextmanager
     def sealed(self, name: str) -> Iterator[Path]:
@@ -105,17 +107,19 @@ def open_bundle(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = N
     by default the machine's own.
 
     Raises:
-        Refused: with the reason.
+        RefusedError: with the reason.
     """
     folder = Path(folder)
     found = _listing(folder)
     if MANIFEST not in found:
-        raise Refused(f"{folder} is no bundle: it has no {MANIFEST}.", "Make one: deadweight bundle RUN.")
+        raise RefusedError(
+            f"{folder} is no bundle: it has no {MANIFEST}.", "Make one: deadweight bundle RUN."
+        )
     data = _bytes_of(folder / MANIFEST, limit=_LARGEST_MANIFEST)
     if SIGNATURE not in found:
         engines = [name for name in found if name.endswith(ENGINES)]
         held = f"An engine is code, and {engines[0]} is one. " if engines else ""
-        raise Refused(
+        raise RefusedError(
             f"The bundle {folder.name} is not signed.",
             f"{held}Sign it where it was made: deadweight bundle RUN --sign KEY",
         )
@@ -132,7 +136,7 @@ def verify(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) 
     """Checks a whole bundle, every byte of every file.
 
     Raises:
-        Refused: with the reason.
+        RefusedError: with the reason.
     """
     bundle = open_bundle(folder, root=root, signers=signers)
     for name in sorted(bundle.files):
@@ -161,16 +165,16 @@ def check_name(name: Any) -> str:
     """A file's name within a bundle, once it was seen to stay inside.
 
     Raises:
-        Refused: it is absolute, climbs out with `..`, or is code.
+        RefusedError: it is absolute, climbs out with `..`, or is code.
     """
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or any(part in ("", ".", "..") for part in parts) or re.search(r"[\x00-\x1f\x7f\\]", name):
-        raise Refused(
+        raise RefusedError(
             f"The bundle names a file {name!r}, which is not a plain path inside it.",
             "Do not use it: it was made to write or read elsewhere.",
         )
     if Path(name).suffix in _CODE or ".so." in Path(name).name:
-        raise Refused(*_code(name))
+        raise RefusedError(*_code(name))
     return str(name)
 
 
@@ -188,17 +192,19 @@ def _listing(folder: Path, inside: str = "") -> set[str]:
         with os.scandir(folder / inside if inside else folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise Refused(f"{folder} cannot be read: {error.strerror}.", "Check the path.") from error
+        raise RefusedError(f"{folder} cannot be read: {error.strerror}.", "Check the path.") from error
     for entry in listed:
         name = f"{inside}/{entry.name}" if inside else entry.name
         if entry.is_symlink():
-            raise Refused(f"{name} is a link, which a signature says nothing of.", "Do not use this bundle.")
+            raise RefusedError(
+                f"{name} is a link, which a signature says nothing of.", "Do not use this bundle."
+            )
         if entry.is_dir(follow_symlinks=False):
             found |= _listing(folder, name)
         elif entry.is_file(follow_symlinks=False):
             found.add(name)
         else:
-            raise Refused(f"{name} is no file but a device or a pipe.", "Do not use this bundle.")
+            raise RefusedError(f"{name} is no file but a device or a pipe.", "Do not use this bundle.")
     return found
 
 
@@ -213,10 +219,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         handle = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}.", "Get the bundle again.") from error
+        raise RefusedError(f"{path} cannot be read: {error.strerror}.", "Get the bundle again.") from error
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise Refused(f"{path} is no plain file.", "Do not use this bundle.")
+            raise RefusedError(f"{path} is no plain file.", "Do not use this bundle.")
         yield file
 
 
@@ -229,17 +235,19 @@ def _parsed(data: bytes) -> Dict[str, Any]:
     try:
         manifest = json.loads(data.decode("utf-8"), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{MANIFEST} is not JSON: {error}.", "Make the bundle again.") from error
+        raise RefusedError(f"{MANIFEST} is not JSON: {error}.", "Make the bundle again.") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         told = manifest.get("schema") if isinstance(manifest, dict) else None
-        raise Refused(
-            f"{MANIFEST} has the schema {told!r}; this version of deadweight reads {SCHEMA}.",
+        raise RefusedError(
+            f"{MANIFEST} has the schema {told!r}; this deadweight reads {SCHEMA}.",
             "Make the bundle and check it with the same version of deadweight.",
         )
     if set(manifest) != _KEYS or set(manifest["board"] or {}) != _BOARD_KEYS:
-        raise Refused(f"{MANIFEST} does not have the keys it should have.", "Make the bundle again.")
+        raise RefusedError(f"{MANIFEST} does not have the keys it should have.", "Make the bundle again.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", str(manifest["name"])):
-        raise Refused(f"The bundle's name {manifest['name']!r} is no plain name.", "Make the bundle again.")
+        raise RefusedError(
+            f"The bundle's name {manifest['name']!r} is no plain name.", "Make the bundle again."
+        )
     return manifest
 
 
@@ -248,18 +256,18 @@ def _entries(manifest: Mapping[str, Any]) -> Dict[str, Entry]:
     for name, told in dict(manifest["files"]).items():
         found[check_name(name)] = Entry(str(told["sha256"]), int(told["bytes"]))
         if name in (MANIFEST, SIGNATURE):
-            raise Refused(f"The manifest lists {name} itself.", "Make the bundle again.")
+            raise RefusedError(f"The manifest lists {name} itself.", "Make the bundle again.")
     return found
 
 
 def _same_files(listed: set[str], found: set[str]) -> None:
     if found - listed:
-        raise Refused(
+        raise RefusedError(
             f"The bundle holds files that nobody signed: {', '.join(sorted(found - listed)[:5])}.",
             "Do not use it, or get it again from who made it.",
         )
     if listed - found:
-        raise Refused(
+        raise RefusedError(
             f"Files of the bundle are missing: {', '.join(sorted(listed - found)[:5])}.",
             "Get the bundle again: the copy was not finished.",
         )
@@ -272,9 +280,11 @@ def _for_this_board(manifest: Mapping[str, Any], holds_engine: bool, root: Path)
         return
     board = jetson.read_board(root) if jetson.is_jetson(root) else None
     if board is None:
-        raise Refused(f"The bundle is for {title}; this machine is no Jetson.", "Install it on the board.")
+        raise RefusedError(
+            f"The bundle is for {title}; this machine is no Jetson.", "Install it on the board."
+        )
     if wanted["compute_capability"] != board.compute_capability:
-        raise Refused(
+        raise RefusedError(
             f"The bundle is for {title} (compute capability {wanted['compute_capability']}), and this is "
             f"{board.model} ({board.compute_capability or 'unknown'}).",
             "Make a bundle for this board: deadweight run RECIPE --target NAME",
@@ -283,7 +293,7 @@ def _for_this_board(manifest: Mapping[str, Any], holds_engine: bool, root: Path)
     asked, here = (str(version or "").split(".")[:parts] for version in (wanted["tensorrt"], board.tensorrt))
     shared = min(len(asked), len(here))
     if asked[:shared] != here[:shared] or shared < 2:
-        raise Refused(
+        raise RefusedError(
             f"The bundle is for TensorRT {wanted['tensorrt']}; this board has {board.tensorrt or 'none'}.",
             "Build the engine on the board, or make a bundle for its release of JetPack.",
         )

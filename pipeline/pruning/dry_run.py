@@ -41,7 +41,8 @@ def differs_in_training(model: nn.Module, example: Example) -> bool:
 
 
 def _called(model: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
-    with _Calls() as calls:
+    calls = _Calls()
+    with calls:
         model(*inputs)
     return calls.names
 

@@ -50,7 +50,8 @@ def test_the_mean_of_a_last_layer_is_mended(net: Nets, tmp_path: Path, name: str
     _, before, after = corrected(made, tmp_path, "tensorrt", skip=layers[:-1])
     inputs = {key: np.concatenate([b[key].numpy() for b in made.batches]) for key in made.example}
     exact, rough, mended = (
-        onnxruntime.InferenceSession(path).run(None, inputs)[0] for path in (made.path, before, after)
+        np.asarray(onnxruntime.InferenceSession(path).run(None, inputs)[0])
+        for path in (made.path, before, after)
     )
     shift = np.abs((rough - exact).mean(axis=0)).max()
     assert np.abs((mended - exact).mean(axis=0)).max() < 0.02 * shift

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from signed import make_key, trust
 
 from deadweight.export.bundle import bundle
-from deadweight.targets.errors import ArtifactError, ModelError, Refused
+from deadweight.targets.errors import ArtifactError, ModelError, RefusedError
 from deadweight.targets.session import open_session
 from deadweight.targets.target import load_target
 from deadweight.targets.trust import verify
@@ -74,7 +74,7 @@ def test_the_golden_outputs_are_the_networks_own(run: Path, tmp_path: Path) -> N
 
 
 def test_a_bundle_that_was_not_signed_is_refused(run: Path, root: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="is not signed"):
+    with pytest.raises(RefusedError, match="is not signed"):
         verify(bundle(run, tmp_path / "out", target=CPU), root=root)
 
 
@@ -102,7 +102,7 @@ def test_extras_travel_along_and_code_does_not(run: Path, tmp_path: Path) -> Non
     assert (bundle(run, tmp_path / "out", target=CPU, extras=[licence]) / "LICENSE").exists()
     plugin = tmp_path / "plugin.so"
     plugin.write_bytes(b"\x7fELF")
-    with pytest.raises(Refused, match="is code"):
+    with pytest.raises(RefusedError, match="is code"):
         bundle(run, tmp_path / "other", target=CPU, extras=[plugin])
     assert not (tmp_path / "other").exists()
 

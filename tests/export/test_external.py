@@ -61,7 +61,7 @@ def test_what_comes_back_is_what_was_written_and_other_runtimes_read_it(net: Net
     assert load(tmp_path / "apart.onnx").graph == load(net("residual").path).graph
     x = {"image": net("residual").batches[0]["image"].numpy()}
     one, two = (
-        onnxruntime.InferenceSession(path).run(None, x)[0]
+        np.asarray(onnxruntime.InferenceSession(path).run(None, x)[0])
         for path in (net("residual").path, tmp_path / "apart.onnx")
     )
     assert np.array_equal(one, two)

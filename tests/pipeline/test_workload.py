@@ -90,6 +90,7 @@ class Fours:
     """A session whose batch is fixed at 4, as an engine's can be."""
 
     runtime = "test"
+    evidence = "simulated"
     inputs = (TensorSpec("x", (4, 2), "float32"),)
     outputs = (TensorSpec("y", (4, 2), "float32"),)
 

@@ -107,7 +107,7 @@ def test_verify_answers_on_the_pythons_of_all_jetpacks_without_numpy(
     (bundle / "model.onnx").write_bytes(b"changed")
     code, told, _ = asked(agent, "--root", tmp_path / "root", "verify", bundle, python=python)
     assert code == 1
-    assert told["error"]["kind"] == "Refused"
+    assert told["error"]["kind"] == "RefusedError"
     assert "was changed after it was signed" in told["error"]["what"]
 
 
@@ -196,7 +196,7 @@ def test_a_signed_model_is_timed_from_the_bytes_that_were_checked(
     (bundle / "model.onnx").write_bytes(mlp(8, 4).read_bytes())
     code, told, _ = asked(agent, *options)
     assert code == 1
-    assert told["error"]["kind"] == "Refused"
+    assert told["error"]["kind"] == "RefusedError"
 
 
 def test_golden_outputs_are_held_against_what_the_board_computes(

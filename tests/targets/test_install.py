@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from signed import FILES, make_bundle, make_key, trust
 
-from deadweight.targets.errors import ArtifactError, Refused
+from deadweight.targets.errors import ArtifactError, RefusedError
 from deadweight.targets.install import install, rollback
 
 HOUSE = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def test_a_version_that_went_bad_on_the_disk_is_not_rolled_back_to(
     for mark in ("one", "two"):
         install(version(tmp_path, key, mark), place, root=root)
     (place / "small/previous/model.onnx").write_text("bad")
-    with pytest.raises(Refused, match="was changed"):
+    with pytest.raises(RefusedError, match="was changed"):
         rollback("small", place, root=root)
     assert model(place) == "two"
 
@@ -103,7 +103,7 @@ def test_a_refused_bundle_leaves_everything_as_it_was(tmp_path: Path, root: Path
     before = sorted(str(path) for path in place.rglob("*"))
     bad = version(tmp_path, key, "two")
     (bad / "golden/outputs.npz").write_bytes(b"tampered")  # the last file but one to be copied
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         install(bad, place, root=root)
     assert sorted(str(path) for path in place.rglob("*")) == before
     assert model(place) == "one"

@@ -18,7 +18,7 @@ from boards import put
 from signed import FILES, make_bundle, make_key, trust
 
 from deadweight.targets.artifact import sha256_of
-from deadweight.targets.errors import ArtifactError, DeadweightError, Refused, TargetError
+from deadweight.targets.errors import ArtifactError, DeadweightError, RefusedError, TargetError
 from deadweight.targets.measurement import Protocol
 from deadweight.targets.on_board import infer_on, install_on, time_on
 from deadweight.targets.packed import agent_bytes, agent_sha256
@@ -289,7 +289,7 @@ def test_a_bundle_is_sent_and_installed(board: sshd.Board, there: Transport, tmp
     assert {name: (installed / name).read_bytes() for name in FILES} == FILES
     assert str(installed).startswith(str(board.home))
     (bundle / "model.onnx").write_bytes(b"changed")
-    with pytest.raises(Refused, match="was changed after it was signed"):
+    with pytest.raises(RefusedError, match="was changed after it was signed"):
         install_on(there, bundle, root=root)
     assert (installed / "model.onnx").read_bytes() == FILES["model.onnx"]
 
@@ -304,7 +304,7 @@ def test_models_are_timed_there_and_their_raw_samples_come_back(there: Transport
 
 
 def test_an_engine_is_not_even_sent(there: Transport, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="is an engine"):
+    with pytest.raises(RefusedError, match="is an engine"):
         time_on(there, {"a": blob(tmp_path / "a.engine", 10)}, protocol=Protocol())
 
 

@@ -21,7 +21,7 @@ import standin
 from boards import unpack
 from signed import FILES, make_bundle, make_key, trust
 
-from deadweight.targets.errors import Refused
+from deadweight.targets.errors import RefusedError
 from deadweight.targets.measurement import Protocol
 from deadweight.targets.on_board import doctor_on, install_on, rollback_on, time_on
 from deadweight.targets.remote import connected
@@ -71,10 +71,10 @@ def test_a_bundle_is_verified_by_the_boards_own_list_and_installed(board: sshd.B
         assert told["signer"] == "release"
         bad = make_bundle(tmp_path / "bad", key)
         (bad / "model.onnx").write_bytes(b"changed")
-        with pytest.raises(Refused, match="was changed after it was signed"):
+        with pytest.raises(RefusedError, match="was changed after it was signed"):
             install_on(there, bad)
         other = make_bundle(tmp_path / "other", make_key(tmp_path / "keys", "mallory"))
-        with pytest.raises(Refused, match="who is not trusted here"):
+        with pytest.raises(RefusedError, match="who is not trusted here"):
             install_on(there, other)
         assert (current / "m.onnx").read_text() == "two"
         rollback_on(there, "small")

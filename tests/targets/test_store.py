@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deadweight.targets.errors import ArtifactError, Refused
+from deadweight.targets.errors import ArtifactError, RefusedError
 from deadweight.targets.store import held, receive, staged
 
 DATA = b"weights" * 1000
@@ -121,7 +121,7 @@ def test_a_bundles_files_are_staged_under_their_names_inside_one_folder(tmp_path
         assert (place / "golden/a.npz").read_bytes() == DATA
     assert not place.exists()
     with (
-        pytest.raises(Refused, match="not a plain path"),
+        pytest.raises(RefusedError, match="not a plain path"),
         staged({"../a": str(tmp_path / "x")}, tmp_path / "cache"),
     ):
         pass

@@ -15,7 +15,7 @@ import pytest
 from boards import unpack
 from signed import FILES, make_bundle, make_key, sign, trust
 
-from deadweight.targets.errors import Refused
+from deadweight.targets.errors import RefusedError
 from deadweight.targets.trust import check_name, open_bundle, verify
 
 JETSON = {"compute_capability": "8.7", "tensorrt": "10.16.2.10"}
@@ -39,7 +39,7 @@ def bundle(tmp_path: Path, key: Path) -> Path:
 
 
 def refusal(bundle: Path, root: Path) -> str:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RefusedError) as caught:
         verify(bundle, root=root)
     assert caught.value.cure
     return str(caught.value)
@@ -62,7 +62,7 @@ def refused_at(bundle: Path, root: Path, path: Path, at: int, bit: int) -> bool:
     data = flip(path, at, bit)
     try:
         verify(bundle, root=root)
-    except Refused:
+    except RefusedError:
         return True
     finally:
         path.write_bytes(data)
@@ -290,7 +290,7 @@ def test_a_patch_release_matters_to_an_engine_and_not_to_a_network(
 def test_a_file_swapped_after_the_check_is_not_loaded(bundle: Path, root: Path) -> None:
     checked = verify(bundle, root=root)
     (bundle / "model.onnx").write_bytes(b"swapped")
-    with pytest.raises(Refused, match="was changed after it was signed"):
+    with pytest.raises(RefusedError, match="was changed after it was signed"):
         checked.read("model.onnx")
 
 
