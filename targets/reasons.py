@@ -46,8 +46,8 @@ def explained(
         found = (
             _conversions(before, after),
             _blocks(before, after, target),
-            _launch(after, floor_s),
-            _memory(before, after, peak_bytes=peak_bytes, peak_macs=peak_macs),
+            # What only takes as long as a launch says nothing about memory.
+            _launch(after, floor_s) or _memory(before, after, peak_bytes=peak_bytes, peak_macs=peak_macs),
         )
         reasons = [reason for reason in found if reason]
         return replace(one, reason="; ".join(reasons) or "none of the known reasons shows in its profile")
@@ -113,7 +113,7 @@ def _memory(before: Layer, after: Layer, *, peak_bytes: float, peak_macs: float)
     bytes_kept = 100 * after.moved_bytes / max(before.moved_bytes, 1)
     products_kept = 100 * after.macs / max(before.macs, 1)
     return (
-        f"it is bound by memory: {after.moved_bytes / 1e3:.0f} kB for {after.macs / 1e6:.2f} M products,"
+        f"it is bound by memory: {after.moved_bytes / 1e3:.3g} kB for {after.macs / 1e6:.3g} M products,"
         f" and {bytes_kept:.0f} % of the bytes are left for {products_kept:.0f} % of the products"
     )
 
