@@ -21,7 +21,7 @@ demo: setup
 
 # Two processes of one thread each: most of a test is Python. A file stays in one process, with what it set up.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not board and not jetson"

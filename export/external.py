@@ -137,6 +137,8 @@ def read_apart(model: onnx.ModelProto, path: Path) -> None:
             )
     try:
         external_data_helper.load_external_data_for_model(model, str(Path(path).parent))
+        for tensor in model.graph.initializer:
+            tensor.ClearField("data_location")  # as it was before it was written
     except Exception as error:  # its errors share no public base class
         raise ArtifactError(
             f"The weights of {path} cannot be read: {error}.", "Export or copy both files again."

@@ -28,7 +28,8 @@ Nets = Callable[[str], Any]
 @pytest.fixture
 def low_limit(net: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if one message held 10 KB: every network here is too large, once it was exported as one file."""
-    net("mlp"), net("residual")
+    for name in ("mlp", "residual"):
+        net(name)
     monkeypatch.setattr(external, "INLINE_BYTES", 10_000)
 
 

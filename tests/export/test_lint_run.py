@@ -17,6 +17,7 @@ from onnxruntime import quantization
 from planted import Graph, found
 from torch import Tensor
 
+from deadweight import console
 from deadweight.__main__ import main
 from deadweight.export.calibrate import calibrate
 from deadweight.export.graph import Index
@@ -225,7 +226,7 @@ def test_a_budget_that_cannot_be_judged_is_refused(tmp_path: Path, board: str | 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs `deadweight lint` and gives exit code and what was printed."""
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setattr(console.out, "width", 250)
 
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["deadweight", "lint", *map(str, arguments)])
