@@ -13,7 +13,6 @@ measured stands in runs/activation_claim.jsonl and is not measured again.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import statistics
@@ -21,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curve import write_svg
-from grid import EPOCHS, RUNS, SEEDS, Cell, Row, found, markdown, measured, missing_words, run, scores, spread
+from grid import EPOCHS, RUNS, SEEDS, Cell, command, found, markdown, missing_words, scores, spread
+from record import Row
 
 from deadweight.pipeline.controls import Controls
 from deadweight.pipeline.distill import Distill
@@ -174,22 +174,13 @@ def plot(rows: Sequence[Row], networks: Sequence[str], path: Path) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--networks", nargs="+", default=["mlp", "lenet"])
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--plot", type=Path)
-    given = parser.parse_args()
-    if not given.table and not given.plot:
-        run([cell for one in given.networks for cell in cells(one)], measure, RECORD, jobs=given.jobs)
-    rows = measured(RECORD)
-    if given.plot:
-        plot(rows, given.networks, given.plot)
-    print("\n\n".join(table(rows, network) for network in given.networks))
-
-
 if __name__ == "__main__":
-    main()
+    command(
+        __doc__ or "",
+        RECORD,
+        ["mlp", "lenet"],
+        cells=cells,
+        measure=measure,
+        table=table,
+        plot=plot,
+    )

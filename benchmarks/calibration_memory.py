@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from int8_lint import done
+from record import append, recorded
 
 Row = dict[str, Any]
 FOLDER = Path("runs/calibration_memory")
@@ -165,7 +165,7 @@ def main() -> None:
         print(json.dumps(one(given.one, given.samples)))
         return
     model()
-    known = {row["name"] for row in done(RECORD)}
+    known = {row["name"] for row in recorded(RECORD)}
     for name in () if given.table else [name for name in given.only if name not in known]:
         samples = given.rival_samples if name.startswith("rival") else given.samples
         command = [sys.executable, __file__, "--one", name, "--samples", str(samples)]
@@ -176,10 +176,9 @@ def main() -> None:
             if process.returncode == 0
             else {"samples": samples, "crashed": f"ended with {process.returncode}: {process.stderr[-200:]}"}
         )
-        with RECORD.open("a") as file:
-            file.write(json.dumps({"name": name, **made}) + "\n")
+        append(RECORD, {"name": name, **made})
         print(f"{name}: {made}", file=sys.stderr)
-    print(table(done(RECORD)))
+    print(table(recorded(RECORD)))
 
 
 if __name__ == "__main__":

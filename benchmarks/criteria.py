@@ -12,7 +12,6 @@ runs/criteria.jsonl and is not measured again.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
 from collections.abc import Sequence
@@ -24,15 +23,14 @@ from grid import (
     SEEDS,
     TUNING,
     Cell,
-    Row,
+    command,
     found,
     markdown,
-    measured,
     missing_words,
-    run,
     scores,
     spread,
 )
+from record import Row
 
 from deadweight.pipeline.controls import Controls
 from deadweight.pipeline.finetune import Finetune
@@ -159,22 +157,13 @@ def _change(row: Row, what: str) -> float:
     return float(row[what]["test"] - row["original"]["test"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--networks", nargs="+", default=["mlp", "cnn"])
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--plot", type=Path)
-    given = parser.parse_args()
-    if not given.table and not given.plot:
-        run([cell for network in given.networks for cell in cells(network)], measure, RECORD, jobs=given.jobs)
-    rows = measured(RECORD)
-    if given.plot:
-        plot(rows, given.networks, given.plot)
-    print("\n\n".join(table(rows, network) for network in given.networks))
-
-
 if __name__ == "__main__":
-    main()
+    command(
+        __doc__ or "",
+        RECORD,
+        ["mlp", "cnn"],
+        cells=cells,
+        measure=measure,
+        table=table,
+        plot=plot,
+    )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import append, recorded
 from torch import nn
 from zoo_networks import NETWORKS, Network
 
@@ -137,24 +138,18 @@ def measured(network: Network, precision: str) -> list[Row]:
     return rows
 
 
-def rows_of() -> list[Row]:
-    """What was measured so far."""
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
-
-
 def run() -> None:
     """Measures what is missing."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    done = {(row["network"], row["precision"]) for row in rows_of()}
+    done = {(row["network"], row["precision"]) for row in recorded(ROWS)}
     for name in NAMES:
         network = next(one for one in NETWORKS if one.name == name)
         for precision in ("fp32", "int8"):
             if (name, precision) in done:
                 continue
             rows = measured(network, precision)
-            with ROWS.open("a") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
+            append(ROWS, *rows)
             print(name, precision, [(row["variant"], row["judgement"]["outcome"]) for row in rows])
 
 
@@ -162,7 +157,7 @@ def table() -> None:
     """Markdown on stdout."""
     print("| network | precision | width | whole network | pruned layers: faster, slower, other | reasons |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for row in rows_of():
+    for row in recorded(ROWS):
         found = row["judgement"]
         told = f"{found['outcome'].replace('_', ' ')}: {found['ratio']:.2f} ({found['low']:.2f} to "
         told += f"{found['high']:.2f})"

@@ -11,13 +11,13 @@ runs/distillation.jsonl and is not measured again.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from grid import RUNS, SEEDS, Cell, Row, found, markdown, measured, missing_words, run, scores, spread
+from grid import RUNS, SEEDS, Cell, command, found, markdown, missing_words, scores, spread
+from record import Row
 
 from deadweight.pipeline.distill import Distill
 from deadweight.pipeline.finetune import Finetune
@@ -76,19 +76,12 @@ def table(rows: Sequence[Row], network: str) -> str:
     return "\n\n".join([f"{network}:", markdown(head, lines), missing_words(rows, cells(network))])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--networks", nargs="+", default=["mlp", "cnn"])
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--table", action="store_true")
-    given = parser.parse_args()
-    if not given.table:
-        run([cell for one in given.networks for cell in cells(one)], measure, RECORD, jobs=given.jobs)
-    rows = measured(RECORD)
-    print("\n\n".join(table(rows, network) for network in given.networks))
-
-
 if __name__ == "__main__":
-    main()
+    command(
+        __doc__ or "",
+        RECORD,
+        ["mlp", "cnn"],
+        cells=cells,
+        measure=measure,
+        table=table,
+    )

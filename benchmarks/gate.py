@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from gate_networks import SIZES, Planted, base, plant
 from numpy.typing import NDArray
+from record import Row, append, recorded
 
 from deadweight.targets.binomial import clopper_pearson
 from deadweight.targets.clock import time_together
@@ -43,7 +44,6 @@ LIMIT, CAP_S = 0.02, 20.0
 SHARES = ("0", "5", "10")
 GOALS = {("quiet", "0"): 600, ("busy", "0"): 200}
 """Events in all three sizes together; 100 a cell for the planted ones."""
-Row = dict[str, Any]
 
 
 def planted(folder: Path) -> dict[str, dict[str, Planted]]:
@@ -148,34 +148,13 @@ def condition_of(load: float, marked: float, *, burning: bool) -> str:
     return "quiet" if load < 1.5 and marked < 0.5 else "shared"
 
 
-def append(path: Path, row: Row) -> None:
-    """One line more, on the disk before the next event begins."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def rows_of(path: Path) -> list[Row]:
-    """What was kept; a last line that was cut by an interruption is left out."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text().splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
-
-
 def run(hours: float, *, busy: bool) -> None:
     """Adds events until the time is over, those first that are furthest from their goal."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     slower = planted(FOLDER / "networks")
     condition = "busy" if busy else "quiet"
     had: dict[tuple[str, str], float] = dict.fromkeys(((s, p) for s in SIZES for p in SHARES), 0)
-    for row in rows_of(EVENTS):
+    for row in recorded(EVENTS):
         if row["condition"] == condition:
             had[row["size"], row["share"]] += 1
     goal = {cell: GOALS[condition, "0"] / 3 if cell[1] == "0" else 100 for cell in had}
@@ -198,7 +177,7 @@ def coverage(hours: float) -> None:
     protocol = Protocol(event_s=0.01, block_s=0.002, settle_s=0.001)
     end = time.time() + 3600 * hours
     cells = [(size, share) for size in SIZES[:2] for share in ("0", "5", "10")]
-    had = [(row["size"], row["share"]) for row in rows_of(COVERAGE)]
+    had = [(row["size"], row["share"]) for row in recorded(COVERAGE)]
     while time.time() < end:
         size, share = min(cells, key=had.count)
         had.append((size, share))
@@ -250,7 +229,7 @@ def _crowd(row: Row) -> str:
 
 def table() -> None:
     """Markdown on stdout; cells without events are left out."""
-    rows = [{**row, "condition": _crowd(row)} for row in rows_of(EVENTS)]
+    rows = [{**row, "condition": _crowd(row)} for row in recorded(EVENTS)]
     print(
         "| condition | planted | size | gate fails | compare says slower | cannot tell | faster | median s |"
     )
@@ -287,7 +266,7 @@ def table() -> None:
                     cells.append(share_text(sum(alarms), len(alarms)))
                 print(f"| {rule} | {condition} | {held} | {' | '.join(cells)} |")
     print("\n| size | planted | intervals that hold the true ratio |\n| --- | --- | --- |")
-    found = rows_of(COVERAGE)
+    found = recorded(COVERAGE)
     for size, share in sorted({(row["size"], row["share"]) for row in found}):
         inside = [
             low <= truth <= high

@@ -7,6 +7,7 @@ can be stopped at any moment, and its tables name the cells that are missing.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import json
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from record import Row, append, recorded
 from torch import Tensor, nn
 
 from deadweight.pipeline.statistics import Statistics
@@ -35,7 +37,6 @@ from deadweight.targets.artifact import Artifact
 from deadweight.targets.target import load_target
 
 Cell = dict[str, Any]
-Row = dict[str, Any]
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "fashion_mnist"
 RUNS = Path("runs") / "grid"
@@ -95,9 +96,8 @@ def scores(work: Work, name: str) -> Row:
 
 def run(cells: Sequence[Cell], measure: Callable[[Cell, Work], Row], record: Path, *, jobs: int) -> None:
     """Measures the cells that are missing, the originals they start from first."""
-    known = {_key(row["cell"]) for row in measured(record)}
+    known = {_key(row["cell"]) for row in recorded(record)}
     missing = [cell for cell in cells if _key(cell) not in known]
-    record.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context) as pool:
         starts = {(cell["network"], seed) for cell in missing for seed in SEEDS}
@@ -106,20 +106,35 @@ def run(cells: Sequence[Cell], measure: Callable[[Cell, Work], Row], record: Pat
         waiting = [pool.submit(_measured, measure, cell) for cell in missing]
         for count, future in enumerate(as_completed(waiting), start=1):
             row = future.result()
-            with record.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(record, row)
             print(f"{count} of {len(missing)}: {row['cell']} {row.get('refused', '')}", file=sys.stderr)
 
 
-def measured(record: Path) -> list[Row]:
-    """The rows so far; a line that a kill cut off is left out."""
-    rows = []
-    for line in record.read_text().splitlines() if record.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            print(f"{record}: a line that was cut off is measured again.", file=sys.stderr)
-    return rows
+def command(
+    words: str,
+    record: Path,
+    networks: Sequence[str],
+    *,
+    cells: Callable[[str], list[Cell]],
+    measure: Callable[[Cell, Work], Row],
+    table: Callable[[list[Row], str], str],
+    plot: Callable[[list[Row], Sequence[str], Path], None] | None = None,
+) -> None:
+    """The command line of a benchmark over cells: measures what is missing, and prints a table a network."""
+    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=list(networks))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--table", action="store_true")
+    if plot:
+        parser.add_argument("--plot", type=Path)
+    given = parser.parse_args()
+    plotted: Path | None = getattr(given, "plot", None)
+    if not given.table and not plotted:
+        run([cell for network in given.networks for cell in cells(network)], measure, record, jobs=given.jobs)
+    rows = recorded(record)
+    if plot and plotted:
+        plot(rows, given.networks, plotted)
+    print("\n\n".join(table(rows, network) for network in given.networks))
 
 
 def found(rows: Iterable[Row], wanted: Cell) -> list[Row]:

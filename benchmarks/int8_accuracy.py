@@ -13,7 +13,6 @@ an environment of its own.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from int8_lint import done
+from record import append, recorded
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -280,15 +279,14 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     record = FOLDER.with_suffix(".jsonl")
-    known = {(one["name"], one["seed"]) for one in done(record)}
+    known = {(one["name"], one["seed"]) for one in recorded(record)}
     for name, seed in [(name, seed) for seed in given.seeds for name in given.only]:
         if given.table or (name, seed) in known:
             continue
         made = row(name, seed, given.nncf)
-        with record.open("a") as file:
-            file.write(json.dumps(made) + "\n")
+        append(record, made)
         print(f"{name}-{seed}: {made['test']} {made['speed']}", file=sys.stderr)
-    print(table(done(record)))
+    print(table(recorded(record)))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import Row, append, recorded
 from torch import nn
 
-Row = dict[str, Any]
 RECORD = Path("runs/int8_lint.jsonl")
 VERSIONS = ("8.5", "8.6", "10.0", "10.1")
 EXAMPLES = ("Mlp", "Cnn")
@@ -89,17 +89,6 @@ def row(name: str, rtx: Path | None) -> Row:
     return found
 
 
-def done(record: Path) -> list[Row]:
-    """The rows so far; a line that was cut off is measured again."""
-    rows = []
-    for line in record.read_text().splitlines() if record.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            print(f"{record}: a line that was cut off is measured again.", file=sys.stderr)
-    return rows
-
-
 def counted(findings: list[list[Any]]) -> str:
     """Errors / warnings / notes, and which rules."""
     kinds = Counter(severity for severity, *_ in findings)
@@ -144,7 +133,7 @@ def main() -> None:
     if given.one:
         print(json.dumps(row(given.one, given.rtx)))
         return
-    known = {one["name"] for one in done(given.record)}
+    known = {one["name"] for one in recorded(given.record)}
     given.record.parent.mkdir(parents=True, exist_ok=True)
     for name in () if given.table else [name for name in given.only if name not in known]:
         command = [sys.executable, __file__, "--one", name, *(["--rtx", str(given.rtx)] if given.rtx else [])]
@@ -156,10 +145,9 @@ def main() -> None:
         except subprocess.TimeoutExpired:
             made = {"gave_up": f"no answer in {given.limit:.0f} s"}
         made = {"name": name, "wall_s": round(time.monotonic() - started, 1), **made}
-        with given.record.open("a") as file:
-            file.write(json.dumps(made) + "\n")
+        append(given.record, made)
         print(f"{name}: {made['wall_s']} s", file=sys.stderr)
-    rows = {one["name"]: one for one in done(given.record)}
+    rows = {one["name"]: one for one in recorded(given.record)}
     print(table([rows[name] for name in given.only if name in rows]))
 
 

@@ -13,7 +13,6 @@ again.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -23,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from int8_lint import EXAMPLES, built, done
+from int8_lint import EXAMPLES, built
+from record import append, recorded
 from torch import nn
 
 from deadweight.export.calibrate import calibrate
@@ -158,13 +158,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     record = FOLDER.with_suffix(".jsonl")
-    known = {one["name"] for one in done(record)} if not given.again else set()
+    known = {one["name"] for one in recorded(record)} if not given.again else set()
     for name in () if given.table else [name for name in given.only if name not in known]:
         made = row(name, Protocol(events=given.events))
-        with record.open("a") as file:
-            file.write(json.dumps(made) + "\n")
+        append(record, made)
         print(f"{name}: {made['ratios']}", file=sys.stderr)
-    rows = {one["name"]: one for one in done(record)}  # the last of a name
+    rows = {one["name"]: one for one in recorded(record)}  # the last of a name
     print(table([rows[name] for name in given.only if name in rows]))
 
 

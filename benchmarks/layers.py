@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gate import append, rows_of, share_text
+from gate import share_text
 from gate_networks import chain
+from record import append, recorded
 
 from deadweight.targets.layers import judge_layers
 from deadweight.targets.ort_layers import time_layers
@@ -57,7 +58,7 @@ def family(kind: str, paths: dict[str, Path]) -> dict[str, Any]:
 
 def table() -> None:
     """Markdown on stdout."""
-    rows = rows_of(FAMILIES)
+    rows = recorded(FAMILIES)
     print("| what | count (95 % interval) |\n| --- | --- |")
     equal = [row for row in rows if row["kind"] == "equal"]
     nulls = [outcome for row in equal for outcome in row["same"]]
@@ -87,7 +88,7 @@ def main() -> None:
         return
     paths, end = networks(), time.time() + 3600 * arguments.hours
     while time.time() < end:
-        kind = "narrow" if len(rows_of(FAMILIES)) % 3 == 2 else "equal"
+        kind = "narrow" if len(recorded(FAMILIES)) % 3 == 2 else "equal"
         row = family(kind, paths)
         append(FAMILIES, row)
         print(kind, {name: {o: row[name].count(o) for o in set(row[name])} for name in ("narrowed", "same")})

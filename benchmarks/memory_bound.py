@@ -27,14 +27,13 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import onnx
 from memory_graphs import BESIDE, FLOAT, make
+from record import Row, append, recorded
 
 from deadweight.export.memory import footprint
 
-Row = dict[str, Any]
 LEAST = 4_000_000
 LEVELS = ("EXTENDED", "ALL")
 MARK = "---- run ----"
@@ -167,17 +166,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def measured(record: Path) -> list[Row]:
-    """The rows so far; a line that was cut off by a kill is left out."""
-    rows = []
-    for text in record.read_text().splitlines() if record.exists() else ():
-        try:
-            rows.append(json.loads(text))
-        except ValueError:
-            print(f"{record}: a line that was cut off is measured again.", file=sys.stderr)
-    return rows
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--graphs", type=int, default=1000, help="float graphs of 4 MB and more to measure")
@@ -186,20 +174,18 @@ def main() -> int:
     parser.add_argument("--record", type=Path, default=Path("runs/memory.jsonl"))
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
-    rows = measured(asked.record)
+    rows = recorded(asked.record)
     if asked.table:
         rows = [banded(row) for row in rows]
     else:
-        asked.record.parent.mkdir(parents=True, exist_ok=True)
         known, seed = {row["seed"] for row in rows}, asked.start
-        with asked.record.open("a") as file, ThreadPoolExecutor(asked.jobs) as pool:
+        with ThreadPoolExecutor(asked.jobs) as pool:
             while sum(row["kind"] in FLOAT for row in counted(rows)) < asked.graphs:
                 waves = [range(at, at + WAVE) for at in range(seed, seed + asked.jobs * WAVE, WAVE)]
                 missing = [[at for at in wave if at not in known] for wave in waves]
                 for made in pool.map(rows_of, [wave for wave in missing if wave]):
                     rows += made
-                    file.writelines(json.dumps(row) + "\n" for row in made)
-                    file.flush()
+                    append(asked.record, *made)
                 seed += asked.jobs * WAVE
                 print(f"{len(rows)} graphs, {len(counted(rows))} of 4 MB and more", file=sys.stderr)
     print(table(rows))

@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
+from record import Row, append, recorded
 from rich.progress import Progress
 from zoo_networks import NETWORKS, UNSEEN, Network
 from zoo_table import tables
@@ -30,20 +30,8 @@ from deadweight.pipeline.pruning import surgery
 from deadweight.pipeline.sources import source_hash
 from deadweight.targets.probe import versions
 
-Row = dict[str, Any]
 HERE = Path(__file__).parent
 SCRIPTS = {"ours": HERE / "zoo_ours.py", "rival": HERE / "zoo_rival.py"}
-
-
-def measured(record: Path) -> list[Row]:
-    """The rows so far; a line that was cut off by a kill is left out."""
-    rows = []
-    for line in record.read_text().splitlines() if record.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            print(f"{record}: a line that was cut off is measured again.", file=sys.stderr)
-    return rows
 
 
 def measure(tool: str, network: Network, limit_s: float) -> Row:
@@ -82,17 +70,16 @@ def run(
     limits_s: Mapping[str, float],
 ) -> None:
     """Measures what is missing; both tools of a network one after the other."""
-    known = {(row["tool"], row["name"]) for row in measured(record)}
+    known = {(row["tool"], row["name"]) for row in recorded(record)}
     missing = [(tool, one) for one in networks for tool in tools if (tool, one.name) not in known]
     lock = Lock()
-    record.parent.mkdir(parents=True, exist_ok=True)
     with Progress() as progress, ThreadPoolExecutor(jobs) as workers:
         bar = progress.add_task("zoo", total=len(missing))
 
         def one(task: tuple[str, Network]) -> None:
             row = measure(*task, limits_s[task[0]])
-            with lock, record.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            with lock:
+                append(record, row)
             progress.update(bar, advance=1, description=f"zoo: {row['name']} ({row['tool']})")
 
         list(workers.map(one, missing))
@@ -117,7 +104,7 @@ def main() -> None:
     limits_s = {"ours": given.limit, "rival": given.rival_limit}
     if not given.table:
         run(networks, given.tools, given.record, jobs=given.jobs, limits_s=limits_s)
-    print(tables(measured(given.record), [one.name for one in networks]))
+    print(tables(recorded(given.record), [one.name for one in networks]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,35 @@
+"""What a benchmark measured, as lines of JSON: it can be stopped at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def recorded(record: Path) -> list[Row]:
+    """The rows so far; a line that was cut off by a kill is left out."""
+    rows = []
+    for line in record.read_text().splitlines() if record.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            print(f"{record}: a line that was cut off is measured again.", file=sys.stderr)
+    return rows
+
+
+def append(record: Path, *rows: Row) -> None:
+    """More rows, on the disk before anything else is measured; a line that was cut off is ended first."""
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with record.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        file.flush()
+        os.fsync(file.fileno())
