@@ -157,7 +157,7 @@ def layers_table(judged: Sequence[LayerJudgement], *, judging: bool) -> Table:
 
 def gate_table(gated: Gated) -> Table:
     """One row a budget: the answer, what was measured, and the limit."""
-    from .targets.gate_report import limit_text
+    from .targets.gating.report import limit_text
 
     colours = {"pass": "green", "fail": "bold red", "cannot_tell": "yellow"}
     table = Table(header_style="bold", title=f"held against the accepted model, {gated.against}")

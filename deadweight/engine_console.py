@@ -89,8 +89,8 @@ def show_engine_memory(plan: Path, protocol: Protocol) -> None:
 @contextlib.contextmanager
 def _opened(plan: Path, protocol: Protocol) -> Iterator[tuple[TrtSession, dict[str, Any]]]:
     """The engine, and the inputs that it was timed with."""
+    from .targets.engines.opening import open_trt
     from .targets.session import random_inputs
-    from .targets.trt_open import open_trt
 
     session = open_trt(plan, flavour=protocol.runtime.partition("+")[0])
     try:

@@ -14,8 +14,8 @@ from .console import megabytes, milliseconds, out
 from .options import TargetName
 
 if TYPE_CHECKING:
-    from .targets.engine import Engine
-    from .targets.engine_compare import Comparison
+    from .targets.engines.compare import Comparison
+    from .targets.engines.content import Engine
 
 _ROWS = 12
 Exported = Annotated[Path | None, typer.Option(help="trtexec --exportProfile, or an IProfiler's times.")]
@@ -40,7 +40,7 @@ def engine(
     Reads TensorRT's own exports, 8.x to 11; TensorRT is not needed. Nothing is judged: each figure was taken
     once.
     """
-    from .targets.engine_compare import compare_engines
+    from .targets.engines.compare import compare_engines
 
     first = _read(layers, profile, times, onnx)
     second = None if against is None else _read(against, against_profile, against_times, against_onnx)
@@ -103,8 +103,8 @@ def memory(
 
 
 def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | None) -> Engine:
-    from .targets.engine import read_engine
-    from .targets.engine_names import modules_in
+    from .targets.engines.content import read_engine
+    from .targets.engines.names import modules_in
     from .targets.onnx_nodes import read_nodes
 
     modules = None if onnx is None else modules_in(read_nodes(onnx))

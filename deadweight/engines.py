@@ -15,7 +15,7 @@ from .options import TargetName
 from .targets.errors import RecipeError
 
 if TYPE_CHECKING:
-    from .targets.build_settings import Profile
+    from .targets.engines.settings import Profile
     from .targets.fit import Footprint
 
 
@@ -81,8 +81,8 @@ def build(
     Exit code: 0 built, 1 more layers than the budget fall back from DLA; what is refused is 2.
     """
     from .targets.build import build_engine
-    from .targets.build_dla import FallbackError
-    from .targets.build_settings import BuildSettings
+    from .targets.engines.dla import FallbackError
+    from .targets.engines.settings import BuildSettings
     from .targets.target import load_target
 
     settings = BuildSettings(

@@ -14,8 +14,8 @@ from .remotely import On, compared, profiled
 from .targets.errors import MeasurementError, RecipeError
 
 if TYPE_CHECKING:
-    from .targets.baseline import Baseline
     from .targets.gate import Gated
+    from .targets.gating.baseline import Baseline
     from .targets.measurement import Measurement
 
 
@@ -45,10 +45,10 @@ def gate(
     Exit code: 0 every budget is kept, 1 one is broken, 3 it cannot be told, 2 bad input.
     """
     from .targets import gate as gates
-    from .targets import history as histories
-    from .targets.baseline import old_model, read_baseline, refuse_other_protocol
     from .targets.budgets import Budgets
-    from .targets.gate_settings import accuracy, read_settings
+    from .targets.gating import history as histories
+    from .targets.gating.baseline import old_model, read_baseline, refuse_other_protocol
+    from .targets.gating.settings import accuracy, read_settings
 
     settings, budgets = read_settings(config)
     beside = config.parent
@@ -143,9 +143,9 @@ def _record(
     threads: int | None,
     batch: int | None,
 ) -> None:
-    from .targets import history as histories
-    from .targets.baseline import record
-    from .targets.gate_settings import accuracy
+    from .targets.gating import history as histories
+    from .targets.gating.baseline import record
+    from .targets.gating.settings import accuracy
     from .targets.sequential import sequential_protocol
 
     score = accuracy(model, data) if data is not None else None
@@ -172,9 +172,9 @@ def _record(
 
 def _calibrate(path: Path, *, runs: int, limit: float | None, cap_s: float) -> None:
     from .targets.artifact import write_json
-    from .targets.baseline import old_model, read_baseline
     from .targets.budgets import Budgets
-    from .targets.calibrate import calibrate, with_calibration, words
+    from .targets.gating.baseline import old_model, read_baseline
+    from .targets.gating.calibrate import calibrate, with_calibration, words
 
     accepted = read_baseline(path)
     old = old_model(accepted, path)
@@ -194,7 +194,7 @@ def _calibrate(path: Path, *, runs: int, limit: float | None, cap_s: float) -> N
 
 
 def _tell(gated: Gated, accepted: Baseline, *, model: str, junit: Path | None, summary: Path | None) -> None:
-    from .targets.gate_report import calibrated_words, markdown, workflow_commands, write_junit
+    from .targets.gating.report import calibrated_words, markdown, workflow_commands, write_junit
 
     out.print(gate_table(gated))
     for remark in gated.remarks:

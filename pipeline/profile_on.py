@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..targets import measurement
 from ..targets.artifact import write_json
-from ..targets.build_settings import BuildSettings
+from ..targets.engines.settings import BuildSettings
 from ..targets.measurement import Protocol
 from ..targets.on_board import time_engines_on, time_on
 from ..targets.remote import connected

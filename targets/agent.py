@@ -220,8 +220,8 @@ def _infer(given: argparse.Namespace) -> _Answer:
 
 def _build(given: argparse.Namespace) -> _Answer:
     from .build import build_engine
-    from .build_settings import BuildSettings
-    from .own import remember_built
+    from .engines.own import remember_built
+    from .engines.settings import BuildSettings
     from .target import Target
 
     settings = BuildSettings(**_tuples(json.loads(given.settings)))
@@ -249,7 +249,7 @@ def _send(given: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[byte
 @contextlib.contextmanager
 def _trusted(path: str, root: Path, folder: Path) -> Iterator[Tuple[Path, str]]:
     """A path that a runtime may open, and the runtime: an ONNX file, an own engine, or a bundle's model."""
-    from .own import own_engine
+    from .engines.own import own_engine
     from .trust import ENGINES, MANIFEST, open_bundle
 
     place = Path(path)

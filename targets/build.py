@@ -14,17 +14,17 @@ from time import perf_counter
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .artifact import writing
-from .build_dla import check_fallbacks, put_on_dla
-from .build_machine import check_target, device_facts, fit_for, room_for
-from .build_settings import BuildSettings, Profile, profiles_for
-from .built import Built, made_of, written
-from .engine_log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
+from .engines.built import Built, made_of, written
+from .engines.dla import check_fallbacks, put_on_dla
+from .engines.log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
+from .engines.machine import check_target, device_facts, fit_for, room_for
+from .engines.settings import BuildSettings, Profile, profiles_for
+from .engines.timing_cache import give_cache, keep_cache, timing_path
+from .engines.trtexec import find_trtexec
+from .engines.trtexec_build import build_by_trtexec
 from .errors import ModelError, TargetError
 from .fit import Fit, Footprint
 from .target import Target
-from .timing_cache import give_cache, keep_cache, timing_path
-from .trtexec import find_trtexec
-from .trtexec_build import build_by_trtexec
 
 _ROOT = Path("/")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from .cuda_calls import NOT_SUPPORTED, Calls, by_ctypes, by_cuda_bindings, by_pycuda
+from .engines.cuda_calls import NOT_SUPPORTED, Calls, by_ctypes, by_cuda_bindings, by_pycuda
 from .errors import TargetError
 
 WAYS = ("cuda.bindings", "pycuda", "ctypes")

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
-from .baseline import Baseline
 from .budgets import Budgets
 from .clock import Progress, time_together
 from .errors import MeasurementError
-from .history import protocol_key, session_s
+from .gating.baseline import Baseline
+from .gating.history import protocol_key, session_s
 from .judge import Judgement, judge
 from .measurement import Measurement
 from .memory import measure_memory

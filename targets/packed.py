@@ -39,8 +39,8 @@ def agent_bytes() -> bytes:
         "__main__.py": _MAIN.replace("VERSION", version()),
         "deadweight/__init__.py": f'"""Only what a board needs."""\n\n__version__ = "{version()}"\n',
     }
-    for name in sorted(_needed()):
-        files[f"deadweight/targets/{name}.py"] = (_SOURCES / f"{name}.py").read_text("utf-8")
+    for path in sorted(_needed()):
+        files[f"deadweight/targets/{path}"] = (_SOURCES / path).read_text("utf-8")
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, text in files.items():
@@ -49,17 +49,22 @@ def agent_bytes() -> bytes:
 
 
 def _needed() -> Set[str]:
-    """The modules that the agent imports, at once or in a command, and those that these import."""
+    """The files of the modules that the agent imports, at once or in a command, and that these import."""
     found: Set[str] = set()
-    waiting = ["__init__", "agent"]
+    waiting = ["__init__.py", "agent.py"]
     while waiting:
-        name = waiting.pop()
-        if name in found or not (_SOURCES / f"{name}.py").is_file():
+        path = waiting.pop()
+        if path in found or not (_SOURCES / path).is_file():
             continue
-        found.add(name)
-        for node in ast.walk(ast.parse((_SOURCES / f"{name}.py").read_text("utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                waiting += [node.module] if node.module else [each.name for each in node.names]
+        found.add(path)
+        folders = path.split("/")[:-1]
+        waiting += ["/".join((*folders, "__init__.py"))]
+        for node in ast.walk(ast.parse((_SOURCES / path).read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and 0 < node.level <= len(folders) + 1:
+                home = folders[: len(folders) + 1 - node.level] + (node.module or "").split(".")
+                home = [part for part in home if part]
+                waiting += ["/".join(home) + ".py"]
+                waiting += ["/".join((*home, f"{each.name}.py")) for each in node.names]
     return found
 
 

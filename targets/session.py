@@ -82,7 +82,7 @@ def runtime_of(path: Union[str, Path]) -> str:
     path = Path(path)
     if path.suffix not in (".plan", ".engine"):
         return "onnxruntime"
-    from .engine_record import read_record
+    from .engines.record import read_record
 
     record = read_record(path)
     return "tensorrt" if record is None else str(record["tensorrt"]["flavour"])
@@ -118,7 +118,7 @@ def open_session(path: Union[str, Path], *, runtime: str = "onnxruntime", thread
 
         return open_ort(Path(path), threads=threads)
     if runtime in RUNTIMES:
-        from .trt_open import open_trt
+        from .engines.opening import open_trt
 
         flavour, _, graph = runtime.partition("+")
         return open_trt(Path(path), flavour=flavour, graph=bool(graph))

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence, Tuple
 import numpy as np
 
 from .cuda import Cuda
-from .engine_log import Line, heard, reason
-from .engine_memory import EngineMemory, Watch
+from .engines.buffers import Buffer
+from .engines.log import Line, heard, reason
+from .engines.memory import EngineMemory, Watch
 from .errors import ModelError
 from .session import TensorSpec, checked_inputs
-from .trt_buffers import Buffer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

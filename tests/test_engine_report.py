@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from deadweight.__main__ import main
 from deadweight.cli import app
 
-EXPORTS = Path(__file__).parent / "targets" / "exports"
+EXPORTS = Path(__file__).parent / "targets" / "engines" / "exports"
 LAYERS, OTHER = str(EXPORTS / "fp16.graph.json"), str(EXPORTS / "qat.graph.json")
 
 

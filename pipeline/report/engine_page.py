@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...targets.engine import Engine, EngineLayer, Tensor
-from ...targets.engine_compare import Comparison
-from ...targets.engine_names import served_by
+from ...targets.engines.compare import Comparison
+from ...targets.engines.content import Engine, EngineLayer, Tensor
+from ...targets.engines.names import served_by
 from .document import document, escape, legend, plot, section
 from .plots import Figure, Trace, layout, series, short, text
 from .tables import facts, figure

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...targets import history
 from ...targets.artifact import write_text
 from ...targets.errors import ArtifactError
+from ...targets.gating import history
 from .document import document, escape, legend, plot, section
 from .plots import Figure, layout, outcome_colour, points, series, text
 from .tables import figure, outcome, simple_table

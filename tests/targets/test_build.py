@@ -21,9 +21,9 @@ import tensorrt_bench as bench
 from onnx import TensorProto, helper, numpy_helper
 
 from deadweight.targets.build import build_engine
-from deadweight.targets.build_settings import BuildSettings, profiles_for
-from deadweight.targets.engine_log import Line, cause, heard, is_simulated, read_log, reason
-from deadweight.targets.engine_record import command_for
+from deadweight.targets.engines.log import Line, cause, heard, is_simulated, read_log, reason
+from deadweight.targets.engines.record import command_for
+from deadweight.targets.engines.settings import BuildSettings, profiles_for
 from deadweight.targets.errors import ModelError, TargetError
 from deadweight.targets.session import open_session
 from deadweight.targets.target import load_target

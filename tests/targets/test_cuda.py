@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deadweight.targets.cuda import WAYS, Cuda, open_cuda
-from deadweight.targets.cuda_calls import FUNCTIONS
+from deadweight.targets.engines.cuda_calls import FUNCTIONS
 from deadweight.targets.errors import TargetError
 
 SOURCE = Path(__file__).parent / "fake_tensorrt" / "cudart.c"
@@ -198,7 +198,7 @@ def test_a_machine_without_cuda_hears_why_of_every_way() -> None:
         "import sys, ctypes.util, ctypes\n"
         "for name in ('cuda', 'cuda.bindings', 'pycuda'): sys.modules[name] = None\n"
         "ctypes.util.find_library = lambda name: None\n"
-        "import deadweight.targets.cuda_calls as calls\n"
+        "import deadweight.targets.engines.cuda_calls as calls\n"
         "calls._LIBRARIES = ('libcudart_that_is_nowhere.so',)\n"
         "from deadweight.targets.cuda import open_cuda\n"
         "from deadweight.targets.errors import TargetError\n"

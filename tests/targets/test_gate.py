@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deadweight.targets.baseline import Baseline, record
 from deadweight.targets.budgets import Budgets
 from deadweight.targets.errors import MeasurementError
 from deadweight.targets.gate import Gated, against_history, check
-from deadweight.targets.history import entry
+from deadweight.targets.gating.baseline import Baseline, record
+from deadweight.targets.gating.history import entry
 from deadweight.targets.measurement import Measurement, Protocol
 
 MakeMlp = Callable[..., Path]

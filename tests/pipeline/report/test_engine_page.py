@@ -10,10 +10,10 @@ import pytest
 from browser import CHROMIUM, chromium
 
 from deadweight.pipeline.report.engine_page import comparison_page, engine_page
-from deadweight.targets.engine import Engine, engine_of, read_engine
-from deadweight.targets.engine_compare import compare_engines
+from deadweight.targets.engines.compare import compare_engines
+from deadweight.targets.engines.content import Engine, engine_of, read_engine
 
-EXPORTS = Path(__file__).parents[2] / "targets" / "exports"
+EXPORTS = Path(__file__).parents[2] / "targets" / "engines" / "exports"
 
 
 def published(name: str) -> Engine:

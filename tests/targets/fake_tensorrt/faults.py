@@ -15,9 +15,9 @@ import numpy as np
 from contract import THREE, plan_of, raised
 
 from deadweight.targets.build import build_engine
-from deadweight.targets.build_settings import BuildSettings
 from deadweight.targets.clock import Protocol, time_together
-from deadweight.targets.engine_record import record_path
+from deadweight.targets.engines.record import record_path
+from deadweight.targets.engines.settings import BuildSettings
 from deadweight.targets.errors import DeadweightError, ModelError, RecipeError, TargetError
 from deadweight.targets.judge import judge
 from deadweight.targets.session import open_session

@@ -1,0 +1,185 @@
+"""What TensorRT says, kept whole, and what of it matters: fallbacks, reformats, warnings, memory.
+
+TensorRT reports failures in its log alone: a builder that fails returns None, a parser False. It also keeps
+the first logger of a process and ignores later ones, so there is one here for each flavour, which writes for
+whoever listens at the moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+from ..errors import TargetError
+
+FLAVOURS = ("tensorrt", "tensorrt_rtx")
+SIMULATED = "[simulated]"
+"""Whoever stands in for TensorRT begins a line of its log with this: then nothing is called measured."""
+
+Line = Tuple[str, str]
+"""Severity (verbose, info, warning, error, internal_error) and text."""
+
+_INSTALL = {
+    "tensorrt": (
+        "On a Jetson: sudo apt install python3-libnvinfer, and use the system's Python or a virtual "
+        "environment made with --system-site-packages. Without TensorRT, ONNX Runtime runs the ONNX file."
+    ),
+    "tensorrt_rtx": "Install it: pip install tensorrt-rtx (x86-64 and arm64 machines with an RTX GPU).",
+}
+_FALLBACKS = (
+    r"Layer '(?P<name>[^']*)' \([A-Z_]+\): Unsupported on DLA\. Switching",
+    r"[Ll]ayer (?P<name>.+?) is not (?:supported|running) on DLA, falling back to GPU",
+    r"Switching (?P<name>.+?) device type to GPU",
+)
+_BYTES = {
+    "weights": r"Total Weights Memory: (\d+) bytes",
+    "activations": r"Total Activation Memory: (\d+) bytes",
+    "device_persistent": r"Total Device Persistent Memory: (\d+)",
+    "host_persistent": r"Total Host Persistent Memory: (\d+)",
+    "scratch": r"(?:Total|Max) Scratch Memory: (\d+)",
+}
+_CURES = (
+    (r"out of memory|OutOfMemory|[Aa]llocat\w+ fail|insufficient memory|memory on requested size", "memory"),
+    (r"optimization profile|min[_ ]?shape|dynamic or shape input", "profile"),
+    (r"GPU_?FALLBACK|not supported on DLA|DLA", "dla"),
+    (r"CUDA (?:init|driver)|cuda(?:Error| failure)|no CUDA-capable", "driver"),
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a build's log tells about the engine. Names are TensorRT's names of layers."""
+
+    fallbacks: Tuple[str, ...] = ()
+    """Layers that were meant for DLA and run on the GPU."""
+    dla_layers: Tuple[str, ...] = ()
+    gpu_layers: Tuple[str, ...] = ()
+    """What runs where, as far as the log lists it: only builds for DLA do."""
+    reformats: int = 0
+    """Layers that only change a tensor's format or data type."""
+    skipped_tactics: int = 0
+    """Kernels that were not tried because their memory was not there."""
+    warnings: Tuple[str, ...] = ()
+    errors: Tuple[str, ...] = ()
+    bytes: Tuple[Tuple[str, int], ...] = ()
+    """Memory by part: weights, activations, scratch, persistent."""
+
+    def to_json(self) -> Dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "bytes": dict(self.bytes)}
+
+
+def import_tensorrt(flavour: str = "tensorrt") -> Any:
+    """The TensorRT of a flavour: `tensorrt`, or `tensorrt_rtx`: for RTX GPUs, never for a Jetson Orin.
+
+    Raises:
+        TargetError: the flavour is unknown, not installed, or does not import.
+    """
+    if flavour not in FLAVOURS:
+        raise TargetError(f"There is no TensorRT called '{flavour}'.", f"Known: {', '.join(FLAVOURS)}.")
+    reasons = []
+    for name in (flavour, f"{flavour}_bindings"):
+        try:
+            return importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            reasons.append(str(error))
+    raise TargetError(f"TensorRT cannot be used from this Python: {reasons[0]}.", _INSTALL[flavour])
+
+
+@contextlib.contextmanager
+def heard(trt: Any) -> Iterator[Tuple[Any, List[Line]]]:
+    """The process's logger, and the lines that it takes while the block lasts."""
+    logger = _logger(trt)
+    lines: List[Line] = []
+    before, logger.lines = logger.lines, lines
+    try:
+        yield logger, lines
+    finally:
+        logger.lines = before
+
+
+def is_simulated(lines: Sequence[Line]) -> bool:
+    """Whether a stand-in for TensorRT wrote these lines."""
+    return any(text.startswith(SIMULATED) for _, text in lines)
+
+
+def read_log(lines: Sequence[Line]) -> Findings:
+    """What matters in a build's log."""
+    fallbacks: Dict[str, None] = {}
+    placed: Dict[str, Dict[str, None]] = {"Dla": {}, "Gpu": {}}
+    sizes: Dict[str, int] = {}
+    reformats = skipped = 0
+    for _, text in lines:
+        for words in _FALLBACKS:
+            found = re.search(words, text)
+            if found:
+                fallbacks[found.group("name")] = None
+                break
+        on = re.match(r"\[(Dla|Gpu)Layer\] (.*)", text)
+        if on:
+            placed[on.group(1)][on.group(2)] = None
+        reformats += text.startswith("Adding reformat layer")
+        skipped += bool(re.match(r"Skipping tactic .* due to insufficient memory", text))
+        for part, words in _BYTES.items():
+            size = re.search(words, text)
+            if size:
+                sizes[part] = int(size.group(1))
+    return Findings(
+        fallbacks=tuple(fallbacks),
+        dla_layers=tuple(placed["Dla"]),
+        gpu_layers=tuple(placed["Gpu"]),
+        reformats=reformats,
+        skipped_tactics=skipped,
+        warnings=_said(lines, "warning"),
+        errors=_said(lines, "error", "internal_error"),
+        bytes=tuple(sizes.items()),
+    )
+
+
+def reason(lines: Sequence[Line]) -> str:
+    """Why TensorRT gave up, in its own words: the first error and, where it says something else, the last."""
+    errors = _said(lines, "error", "internal_error") or _said(lines, "warning")
+    if not errors:
+        return "TensorRT gave no reason"
+    told = [_short(errors[0])]
+    if len(errors) > 1 and errors[-1] not in errors[0]:
+        told.append(_short(errors[-1]))
+    return "; then: ".join(told)
+
+
+def cause(lines: Sequence[Line]) -> str:
+    """What kind of reason it was: memory, profile, dla, driver or other."""
+    text = "\n".join(text for severity, text in lines if severity != "verbose")
+    return next((kind for words, kind in _CURES if re.search(words, text)), "other")
+
+
+def _said(lines: Sequence[Line], *severities: str) -> Tuple[str, ...]:
+    kept = dict.fromkeys(text for severity, text in lines if severity in severities)
+    return tuple(text for text in kept if not text.startswith(SIMULATED))
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:400]
+
+
+_loggers: Dict[str, Any] = {}
+
+
+def _logger(trt: Any) -> Any:
+    if trt.__name__ not in _loggers:
+
+        class Logger(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
+            """Keeps what is said; it must not raise, because TensorRT's own threads call it."""
+
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+                self.lines: List[Line] = []
+
+            def log(self, severity: Any, msg: str) -> None:
+                self.lines.append((str(severity).rsplit(".", 1)[-1].lower(), msg))
+
+        _loggers[trt.__name__] = Logger()
+    return _loggers[trt.__name__]

@@ -1,0 +1,106 @@
+"""What the machine allows, asked before a build: its GPU, its memory, and whether it is the board meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
+
+from ..cuda import open_cuda
+from ..errors import DeadweightError, MeasurementError, TargetError
+from ..fit import Fit, Footprint, base_of, fit, free_memory
+from ..target import Target
+from .settings import BuildSettings
+
+_BASE_BYTES = 300_000_000
+_COPIES = 3
+"""Rule of thumb for the least that a build takes: CUDA's and TensorRT's own base, and the weights as they are
+read, as they are parsed and as they are written."""
+
+
+def check_target(
+    trt: Any, target: Optional[Target], device: Optional[Mapping[str, Any]], settings: BuildSettings
+) -> None:
+    """Holds the board that is meant against the machine that builds.
+
+    Raises:
+        TargetError: an engine of this machine cannot run there, or the target runs no engines.
+    """
+    if target is None:
+        return
+    if target.runtime != "tensorrt":
+        raise TargetError(
+            f"{target.title} runs ONNX files with {target.runtime}, not engines.",
+            "Give it the ONNX file as it is, or choose another target: deadweight targets.",
+        )
+    wanted = target.certain("compute_capability")
+    if settings.flavour == "tensorrt_rtx" and wanted is not None:
+        known = getattr(trt, "ComputeCapability", None)
+        if not hasattr(known, "SM" + str(wanted).replace(".", "")):
+            raise TargetError(
+                f"TensorRT-RTX {trt.__version__} builds for no GPU of compute capability {wanted}, which "
+                f"{target.title} has.",
+                "Build with --flavour tensorrt on the board itself, or leave --target away.",
+            )
+    elif wanted is not None and device is not None and device["compute_capability"] != wanted:
+        raise TargetError(
+            f"{target.title} has compute capability {wanted}, and the GPU here has "
+            f"{device['compute_capability']}: an engine runs only where it was built.",
+            "Build it on the board: --on USER@HOST. For this machine leave --target away.",
+        )
+
+
+def device_facts(cuda: Optional[str]) -> Optional[Dict[str, Any]]:
+    """The GPU, as far as it can be asked. TensorRT itself needs no binding, so none is no reason to stop.
+
+    Raises:
+        TargetError: the way to CUDA that was chosen does not work.
+    """
+    try:
+        opened = open_cuda(cuda)
+        return {
+            "compute_capability": opened.compute_capability(),
+            "streaming_multiprocessors": opened.attribute("streaming_multiprocessors"),
+            "integrated": bool(opened.attribute("integrated")),
+            "cuda": opened.versions(),
+        }
+    except DeadweightError:
+        if cuda is not None:
+            raise
+        return None
+
+
+def room_for(model: Path, target: Optional[Target], root: Path) -> Optional[int]:
+    """Bytes that a build can use; None where the system does not say.
+
+    Raises:
+        TargetError: less is free than any build takes.
+    """
+    try:
+        free = free_memory(root)
+    except MeasurementError:
+        return None
+    least = _BASE_BYTES + _COPIES * model.stat().st_size
+    if free < least:
+        raise TargetError(
+            f"Only {free / 1e6:.0f} MB of memory are free here; building {model.name} takes some "
+            f"{least / 1e6:.0f} MB at least.",
+            "Stop other programs (the desktop: sudo systemctl isolate multi-user.target) or add swap, and "
+            "run the same command again.",
+        )
+    known = None if target is None else target.fact("memory_bytes")
+    return min(free, int(known.value)) if known and isinstance(known.value, (int, float)) else free
+
+
+def fit_for(
+    trt: Any, need: Optional[Footprint], free: Optional[int], settings: BuildSettings
+) -> Optional[Fit]:
+    """Whether it fits, where that can be asked. TensorRT-RTX counts from 1, and is of TensorRT 10's time.
+
+    Raises:
+        TargetError: it does not.
+    """
+    if need is None or free is None:
+        return None
+    base = base_of("10" if settings.flavour == "tensorrt_rtx" else trt.__version__, building=True)
+    workspace = settings.workspace_bytes or 0
+    return fit(need, free_bytes=free, base=base, building=True, workspace_bytes=workspace).checked()

@@ -1,0 +1,212 @@
+"""trtexec, the last way to build and time an engine: for boards whose Python has no TensorRT.
+
+It is a program of TensorRT's own, told by flags and read through the JSON that it exports. Its defaults
+turned round with version 11 (no transfers, spinning, a CUDA graph), so every flag that matters is given
+outright and two timings compare whatever the version. It counts versions as one number: v8412 is 8.4.12,
+v100300 is 10.3.0.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ..errors import ArtifactError, ModelError, TargetError
+from .log import Line, cause, reason
+from .settings import BuildSettings
+
+USUAL = Path("/usr/src/tensorrt/bin/trtexec")
+_SEVERITIES = {"V": "verbose", "I": "info", "W": "warning", "E": "error", "F": "internal_error"}
+_TIMES = {"computeMs": "compute_s", "latencyMs": "latency_s", "h2dMs": "h2d_s", "d2hMs": "d2h_s"}
+_MIB = 1 << 20
+
+
+def find_trtexec() -> Optional[Path]:
+    """trtexec in the path, or where JetPack puts it; None where there is none."""
+    found = shutil.which("trtexec")
+    return Path(found) if found else USUAL if USUAL.is_file() else None
+
+
+def version_in(output: str) -> str:
+    """TensorRT's version, as in `10.3.0`, from the banner that trtexec begins with.
+
+    Raises:
+        TargetError: there is no banner.
+    """
+    found = re.search(r"\[TensorRT v(\d+)\]", output)
+    if found is None:
+        raise TargetError(
+            "trtexec does not say which TensorRT it is of.",
+            "Run it by hand: /usr/src/tensorrt/bin/trtexec --help",
+        )
+    number = int(found.group(1))
+    base = 1000 if number < 10_000 else 10_000
+    return f"{number // base}.{number % base // 100}.{number % 100}"
+
+
+def build_flags(
+    model: Path, plan: Path, settings: BuildSettings, *, version: str, limits: Mapping[str, int]
+) -> List[str]:
+    """The flags that build a plan as `build_engine` would.
+
+    Raises:
+        ModelError: the batch is free, and trtexec must be told whole shapes.
+    """
+    if settings.batch != (1, 1, 1) and not settings.shapes:
+        raise ModelError(
+            f"{model.name} is built by trtexec here, which must be told whole shapes, not a batch.",
+            "Give --shapes NAME=1x3x32x32,8x3x32x32,16x3x32x32, or install TensorRT's Python bindings.",
+        )
+    major, minor = (int(part) for part in version.split(".")[:2])
+    flags = [f"--onnx={model}", f"--saveEngine={plan}", "--verbose", "--profilingVerbosity=detailed"]
+    flags += ["--skipInference"] if (major, minor) >= (8, 6) else ["--buildOnly"]
+    if major == 8 or (major == 10 and settings.dla_core is not None):
+        flags += ["--int8", *(["--fp16"] if settings.fp16 else [])]
+    elif major == 10:
+        flags.append("--stronglyTyped")
+    for index, name in enumerate(("minShapes", "optShapes", "maxShapes")):
+        if settings.shapes:
+            each = (f"{key}:{'x'.join(map(str, shapes[index]))}" for key, shapes in settings.shapes.items())
+            flags.append(f"--{name}={','.join(each)}")
+    if "workspace_bytes" in limits:
+        flags.append(f"--memPoolSize=workspace:{max(1, limits['workspace_bytes'] // _MIB)}")
+    flags += ["--sparsity=enable"] if settings.sparse else []
+    flags += ["--versionCompatible"] if settings.version_compatible else []
+    if settings.hardware_compatibility:
+        flags.append(f"--hardwareCompatibilityLevel={settings.hardware_compatibility.replace('_plus', '+')}")
+    if settings.optimization_level is not None:
+        flags.append(f"--builderOptimizationLevel={settings.optimization_level}")
+    if settings.dla_core is not None:
+        flags += [f"--useDLACore={settings.dla_core}", "--allowGPUFallback"]
+    return flags
+
+
+def timing_flags(
+    plan: Path,
+    times: Path,
+    *,
+    version: str,
+    graph: bool = True,
+    shapes: Optional[Mapping[str, Sequence[int]]] = None,
+    duration_s: int = 10,
+) -> List[str]:
+    """The flags that time a plan alike on every version: spinning, no transfers, a second of warm-up."""
+    flags = [f"--loadEngine={plan}", f"--exportTimes={times}", "--warmUp=1000", f"--duration={duration_s}"]
+    if int(version.split(".")[0]) >= 11:
+        flags += [] if graph else ["--noCudaGraph"]
+    else:
+        flags += ["--useSpinWait", "--noDataTransfers", *(["--useCudaGraph"] if graph else [])]
+    if shapes:
+        each = (f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        flags.append(f"--shapes={','.join(each)}")
+    return flags
+
+
+def profile_flags(
+    plan: Path,
+    profile: Path,
+    layers: Path,
+    *,
+    version: str,
+    shapes: Optional[Mapping[str, Sequence[int]]] = None,
+) -> List[str]:
+    """The flags that export each layer's time, in a run of its own, and TensorRT's words about the layers."""
+    flags = [f"--loadEngine={plan}", f"--exportProfile={profile}", f"--exportLayerInfo={layers}"]
+    flags += ["--profilingVerbosity=detailed"]
+    flags += [] if int(version.split(".")[0]) >= 11 else ["--separateProfileRun"]
+    if shapes:
+        each = (f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        flags.append(f"--shapes={','.join(each)}")
+    return flags
+
+
+def run_trtexec(program: Path, flags: Sequence[str], *, doing: str) -> Tuple[str, List[Line]]:
+    """Runs it; returns TensorRT's version and what was said.
+
+    Raises:
+        ModelError: it failed; with its own reason.
+        TargetError: it cannot be started.
+    """
+    try:
+        done = subprocess.run(
+            [str(program), *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        raise TargetError(
+            f"{program} cannot be started: {error}.", "Install it again with TensorRT."
+        ) from error
+    lines = lines_of(done.stdout)
+    if done.returncode:
+        cures = {
+            "memory": "Free some memory, or set a smaller --workspace-bytes.",
+            "profile": "Give --shapes.",
+        }
+        raise ModelError(
+            f"trtexec could not {doing}: {reason(lines)} (exit code {done.returncode}).",
+            cures.get(
+                cause(lines), "See what TensorRT may stumble over: deadweight lint MODEL --target NAME."
+            ),
+        )
+    return version_in(done.stdout), lines
+
+
+def lines_of(output: str) -> List[Line]:
+    """The log, as the Python bindings would give it; further lines belong to the one before."""
+    lines: List[Line] = []
+    for line in output.splitlines():
+        found = re.match(r"\[[\d/]+-[\d:]+\] \[([VIWEF])\] (?:\[TRT\] )?(.*)", line)
+        if found:
+            lines.append((_SEVERITIES[found.group(1)], found.group(2)))
+        elif lines and line.strip():
+            lines[-1] = (lines[-1][0], f"{lines[-1][1]}\n{line}")
+    return lines
+
+
+def read_times(path: Path) -> Dict[str, List[float]]:
+    """What --exportTimes wrote, in seconds by run: compute_s, latency_s, h2d_s, d2h_s. Warm-up is left out.
+
+    Raises:
+        ArtifactError: the file is missing, or is something else.
+    """
+    runs = _exported(path, "computeMs")
+    return {
+        ours: [float(run[theirs]) / 1e3 for run in runs]
+        for theirs, ours in _TIMES.items()
+        if theirs in runs[0]
+    }
+
+
+def read_profile(path: Path) -> Dict[str, List[float]]:
+    """What --exportProfile wrote: each layer's median time in seconds; the mean where there is no more.
+
+    Raises:
+        ArtifactError: the file is missing, or is something else.
+    """
+    layers = _exported(path, "averageMs")
+    times: Dict[str, List[float]] = {}
+    for layer in layers:
+        times.setdefault(str(layer["name"]), []).append(
+            float(layer.get("medianMs", layer["averageMs"])) / 1e3
+        )
+    return {name: [sum(each)] for name, each in times.items()}
+
+
+def _exported(path: Path, key: str) -> List[Dict[str, Any]]:
+    """The entries of an exported list that have a key; the first of a profile is its count."""
+    try:
+        told = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is no export of trtexec: {error}.", "Export it again.") from error
+    entries = told if isinstance(told, list) else []
+    held = [entry for entry in entries if isinstance(entry, dict) and key in entry]
+    if not held:
+        raise ArtifactError(f"{path} is no export of trtexec with '{key}'.", "Export it again.")
+    return held
