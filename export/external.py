@@ -147,10 +147,76 @@ def read_apart(model: onnx.ModelProto, path: Path) -> None:
 
 def move(path: Path, out_path: Path) -> None:
     """Moves a model, and the weights beside it."""
-    held = onnx.load(path, load_external_data=False)
-    for name in {told for tensor in held.graph.initializer if (told := _location(tensor))}:
+    for name in names_beside(path):
         shutil.move(Path(path).parent / name, Path(out_path).parent / name)
     shutil.move(path, out_path)
+
+
+def copy(path: Path, out_path: Path) -> None:
+    """Copies a model, and the weights beside it under their own names; the model appears last.
+
+    Raises:
+        ArtifactError: the weights are missing, lie outside of the model's folder, or cannot be written.
+    """
+    for name in (*names_beside(path), ""):
+        source = Path(path).parent / name if name else Path(path)
+        with writing(Path(out_path).parent / name if name else Path(out_path)) as beside:
+            shutil.copyfile(source, beside)
+
+
+def copy_as_one(path: Path, out_path: Path) -> None:
+    """Copies a model into one file, its weights in it, for whoever takes a single file; above 2 GB as `copy`.
+
+    Raises:
+        ArtifactError: as `copy`.
+    """
+    if not names_beside(path):
+        copy(path, out_path)
+        return
+    model = onnx.load(path, load_external_data=False)
+    read_apart(model, path)
+    if not fits(model):
+        copy(path, out_path)
+        return
+    with writing(Path(out_path)) as beside:
+        beside.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def names_beside(path: Path) -> list[str]:
+    """The files, relative to its folder, in which a model keeps weights.
+
+    Raises:
+        ArtifactError: the model cannot be read, or one of these is missing or not in its folder.
+    """
+    try:
+        held = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's errors share no public base class
+        raise ArtifactError(
+            f"{path} is not a whole ONNX file: {error}.", "Export or copy it again."
+        ) from error
+    names = sorted({told for tensor in _tensors(held.graph) if (told := _location(tensor))})
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ArtifactError(
+                f"{path} keeps its weights in {name}, outside of its own folder.",
+                "Save it again with its weights beside it (onnx.save with save_as_external_data=True).",
+            )
+        if not (Path(path).parent / name).is_file():
+            raise ArtifactError(
+                f"{path} keeps its weights in {name}, which is not beside it.", "Copy both files together."
+            )
+    return names
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """The constants of a graph and of the bodies of its If, Loop and Scan nodes."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
 
 
 def _location(tensor: onnx.TensorProto) -> str:

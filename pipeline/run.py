@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..targets.artifact import write_json, writing
+from ..export.external import copy, names_beside
+from ..targets.artifact import write_json
 from .evaluate import Evaluate
 from .looks import look_words, looks
 from .recipe import NamedStage, Recipe, SweepSettings
@@ -55,13 +55,18 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
 
 
 def deliver(work: Work, directory: Path) -> None:
-    """Copies every ONNX file of the chain to networks/NAME.onnx, where a user finds it, and no other."""
+    """Copies every ONNX file of the chain to networks/NAME.onnx, where a user finds it, and no other.
+
+    Weights that a network keeps beside it go there too.
+    """
     place = directory / "networks"
-    shipped = [v for v in work.variants if v.role == "chain" and "onnx" in v.files]
-    for variant in shipped:
-        with writing(place / f"{variant.name}.onnx") as beside:
-            shutil.copyfile(variant.path("onnx"), beside)
-    for stale in set(place.glob("*.onnx")) - {place / f"{variant.name}.onnx" for variant in shipped}:
+    kept = set()
+    for variant in work.variants:
+        if variant.role == "chain" and "onnx" in variant.files:
+            path = place / f"{variant.name}.onnx"
+            copy(variant.path("onnx"), path)
+            kept |= {path, *(place / name for name in names_beside(path))}
+    for stale in {*place.glob("*.onnx"), *place.glob("*.weights")} - kept:
         stale.unlink()
 
 

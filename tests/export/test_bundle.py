@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from boards import unpack
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from signed import make_key, trust
 
 from deadweight.export.bundle import bundle
@@ -112,6 +112,27 @@ def test_a_model_alone_can_be_bundled(run: Path, tmp_path: Path) -> None:
     assert json.loads((place / "manifest.json").read_text())["name"] == "int8"
 
 
+def test_weights_beside_the_model_go_into_it_since_a_board_opens_one_file(
+    key: Path, root: Path, tmp_path: Path
+) -> None:
+    weight = numpy_helper.from_array(np.arange(12, dtype=np.float32).reshape(3, 4), "w")
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", w]) for n, w in (("x", 3), ("y", 4))
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "m", ends[:1], ends[1:], [weight]
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    apart = tmp_path / "apart" / "m.onnx"
+    apart.parent.mkdir()
+    onnx.save(made, str(apart), save_as_external_data=True, location="m.bin", size_threshold=0)
+    place = bundle(apart, tmp_path / "out", target=CPU, key=key)
+    (apart.parent / "m.bin").unlink()
+    with verify(place, root=root).sealed("model.onnx") as path:
+        answer = open_session(path, runtime="onnxruntime").run({"x": np.ones((1, 3), np.float32)})
+    np.testing.assert_array_equal(answer["y"], [[12, 15, 18, 21]])
+
+
 def test_an_old_bundle_is_replaced_and_anything_else_is_not(run: Path, tmp_path: Path) -> None:
     place = bundle(run, tmp_path / "out", target=CPU)
     (place / "stale.txt").write_text("old")
@@ -144,6 +165,12 @@ def test_what_is_missing_is_named_and_nothing_is_left_behind(
 
 def test_a_network_that_does_not_run_is_not_shipped(run: Path, tmp_path: Path) -> None:
     (run / "networks/int8.onnx").write_bytes(b"broken")
+    with pytest.raises(ArtifactError, match="is not a whole ONNX file"):
+        bundle(run, tmp_path / "out", target=CPU)
+    unknown = helper.make_node("Unheard", ["x"], ["y"])
+    model = onnx.load(str(run / "networks/original.onnx"))
+    model.graph.node[0].CopyFrom(unknown)
+    onnx.save(model, str(run / "networks/int8.onnx"))
     with pytest.raises(ModelError):
         bundle(run, tmp_path / "out", target=CPU)
     assert not (tmp_path / "out").exists()

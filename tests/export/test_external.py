@@ -111,6 +111,53 @@ def test_a_model_is_moved_with_its_weights(net: Nets, tmp_path: Path) -> None:
     assert list(tmp_path.glob("m.onnx*")) == []
 
 
+@pytest.mark.parametrize("as_one", [False, True])
+def test_a_model_is_copied_with_the_weights_that_another_tool_put_beside_it(
+    net: Nets, tmp_path: Path, as_one: bool
+) -> None:
+    source, out = tmp_path / "here" / "m.onnx", tmp_path / "there" / "model.onnx"
+    source.parent.mkdir()
+    onnx.save(onnx.load(net("mlp").path), source, save_as_external_data=True, location="w.bin")
+    assert external.names_beside(source) == ["w.bin"]
+    (external.copy_as_one if as_one else external.copy)(source, out)
+    assert [path.name for path in sorted(out.parent.iterdir())] == [
+        "model.onnx",
+        *([] if as_one else ["w.bin"]),
+    ]
+    source.with_name("w.bin").unlink()
+    compare_files(net("mlp").path, out, net("mlp").batches, kind="exact", name="copy")
+
+
+def test_a_model_that_lacks_its_weights_or_keeps_them_elsewhere_is_not_copied(
+    net: Nets, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    onnx.save(onnx.load(net("mlp").path), source, save_as_external_data=True, location="w.bin")
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(ArtifactError, match="not beside it"):
+        external.copy(source, out)
+    model = onnx.load(source, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "../../etc/passwd" if entry.key == "location" else entry.value
+    source.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="outside of its own folder"):
+        external.copy(source, out)
+    assert not out.exists()
+
+
+def test_weights_inside_the_body_of_a_branch_are_copied_too(net: Nets, tmp_path: Path) -> None:
+    body = onnx.load(net("mlp").path).graph
+    del body.input[:]
+    value = helper.make_tensor_value_info("y", 1, None)
+    node = helper.make_node("If", ["condition"], ["y"], then_branch=body, else_branch=body)
+    flag = helper.make_tensor_value_info("condition", 9, [1])
+    graph = helper.make_graph([node], "branches", [flag], [value])
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx", save_as_external_data=True, location="w.bin")
+    external.copy(tmp_path / "m.onnx", tmp_path / "there" / "m.onnx")
+    assert (tmp_path / "there" / "w.bin").read_bytes() == (tmp_path / "w.bin").read_bytes()
+
+
 def test_weights_that_another_tool_put_apart_are_read(net: Nets, tmp_path: Path) -> None:
     model = onnx.load(net("mlp").path)
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
