@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ort_reader import reader
 from record import append, recorded
 
 Row = dict[str, Any]
@@ -75,15 +76,8 @@ def ours(path: Path, samples: int, methods: tuple[Any, ...]) -> None:
 def rival(path: Path, samples: int, method: str) -> None:
     """onnxruntime's calibrator with its own defaults: min-max, or histograms."""
     import onnxruntime
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+    from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.rest = images(samples)
-
-        def get_next(self) -> Any:
-            return next(self.rest, None)
 
     onnxruntime.set_default_logger_severity(4)
     calibrator = create_calibrator(
@@ -92,7 +86,7 @@ def rival(path: Path, samples: int, method: str) -> None:
         augmented_model_path=str(FOLDER / "augmented.onnx"),
         calibrate_method=CalibrationMethod[method],
     )
-    calibrator.collect_data(Reader())
+    calibrator.collect_data(reader(images(samples)))
     calibrator.compute_data()
 
 

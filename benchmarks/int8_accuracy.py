@@ -16,12 +16,13 @@ import argparse
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ort_reader import reader
 from record import append, recorded
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -134,26 +135,13 @@ def trained(name: str, seed: int) -> tuple[Any, nn.Module]:
 
 def by_onnxruntime(source: Path, samples: dict[str, Any], work: Work) -> tuple[Path, str]:
     """quantize_static after its own preprocessing, with the range method that validates best."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            count = len(next(iter(samples.values())))
-            self.rest: Iterator[dict[str, Any]] = iter(
-                {key: value[place : place + 32] for key, value in samples.items()}
-                for place in range(0, count, 32)
-            )
-
-        def get_next(self) -> Any:
-            return next(self.rest, None)
-
+    count = len(next(iter(samples.values())))
+    batches = [
+        {key: value[place : place + 32] for key, value in samples.items()} for place in range(0, count, 32)
+    ]
     ready = work.directory / "ort_ready.onnx"
     quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
     found = []
@@ -162,7 +150,7 @@ def by_onnxruntime(source: Path, samples: dict[str, Any], work: Work) -> tuple[P
         quantize_static(
             str(ready),
             str(out),
-            Reader(),
+            reader(batches),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,

@@ -16,13 +16,13 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from int8_lint import EXAMPLES, built
+from ort_reader import reader
 from record import append, recorded
 from torch import nn
 
@@ -58,24 +58,18 @@ def halved(model: nn.Module, example: dict[str, torch.Tensor]) -> nn.Module:
 
 def native(path: Path, inputs: dict[str, torch.Tensor], out: Path) -> None:
     """onnxruntime's own static quantization: uint8 activations, int8 weights by channel."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     logging.disable(logging.WARNING)
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.rest: Iterator[dict[str, Any]] = iter(
-                {key: value[place : place + 1].numpy() for key, value in inputs.items()}
-                for place in range(len(next(iter(inputs.values()))))
-            )
-
-        def get_next(self) -> Any:
-            return next(self.rest, None)
-
+    singles = (
+        {key: value[place : place + 1].numpy() for key, value in inputs.items()}
+        for place in range(len(next(iter(inputs.values()))))
+    )
     quantize_static(
         str(path),
         str(out),
-        Reader(),
+        reader(singles),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,

@@ -188,8 +188,14 @@ def main() -> int:
                     append(asked.record, *made)
                 seed += asked.jobs * WAVE
                 print(f"{len(rows)} graphs, {len(counted(rows))} of 4 MB and more", file=sys.stderr)
-    print(table(rows))
     floats = [row for row in counted(rows) if row["kind"] in FLOAT]
+    if not floats:
+        print(
+            f"{asked.record} holds no float graph of 4 MB and more: measure some, without --table.",
+            file=sys.stderr,
+        )
+        return 2
+    print(table(rows))
     every = [
         row[level][arena] - row["low"] for row in rows for level in LEVELS for arena in ("first", "planned")
     ]
