@@ -101,7 +101,7 @@ class Tracing:
         slots: the identities of each axis of each parameter and buffer.
         aliases: all names of each parameter and buffer, by the first of them.
         shapes: of each parameter and buffer, by the first of its names.
-        units: by group, the class of each unit.
+        units: by group, the class of each unit; empty where no groups were made.
         renormalised: by node, the identities over which a norm or a mean is taken.
         masked: by node that mixes units, the operands whose removed elements must be zero for it.
         batch_among_units: whether an axis that is narrowed also holds the batch of the example.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,12 @@ from torch.fx import Graph, GraphModule, Node
 from ...targets.errors import ModelError
 from .capture import Example, capture, uncollected, users_line
 from .graphnet import GraphNet
-from .groups import Groups, planned
+from .groups import Groups, Tracing, planned
 from .narrow import TOLD, cut_tensors, narrowed
 from .plan import Cut, fingerprint, record
 from .plan import Plan as Plan
 from .resize import resized
-from .trace import trace, trace_graph
+from .trace import trace, tracing_of
 from .trial import Trial, earlier_plans
 
 SPARED = 1.25
@@ -90,7 +90,7 @@ def _tried(trial: Trial, form: str) -> tuple[Trial, nn.Module | None, str]:
 
 def graph_form(model: nn.Module, cut: Cut, groups: Groups) -> GraphNet:
     """The exported graphs with this cut, for inference and, where there is one, for training."""
-    alive = living(groups, cut)
+    alive = living(groups.tracing, cut)
     graph, _ = resized(groups.tracing, alive)
     return _graph_net(model, groups, cut, cut_tensors(model, cut), graph, alive)
 
@@ -123,8 +123,8 @@ def _for_training(model: nn.Module, groups: Groups, cut: Cut, alive: Tensor) -> 
     learner = groups.tracing.learner
     if learner is None:
         captured = capture(model, groups.example, training=True)
-        others = trace_graph(model, captured, groups.example)
-        learner, alive = others.tracing, living(others, cut)
+        learner, _ = tracing_of(model, captured)
+        alive = living(learner, cut)
     with uncollected():
         return learner.graph, resized(learner, alive)[0]
 
@@ -145,25 +145,24 @@ def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
     return model
 
 
-def living(groups: Groups, cut: Cut) -> Tensor:
+def living(tracing: Tracing, cut: Cut) -> Tensor:
     """bool[identities]: who lives when exactly these indices of the parameters are cut.
 
     Raises:
         ModelError: no choice of units makes this cut.
     """
-    solution, slots = groups.tracing.solution, groups.tracing.slots
+    solution, slots = tracing.solution, tracing.slots
     wanted = torch.ones(len(solution.of), dtype=torch.bool)
     for (name, axis), vector in slots.items():
         wanted[vector[list(cut.get(name, {}).get(axis, ()))]] = False
+    every = torch.cat([*slots.values(), torch.empty(0, dtype=torch.long)])
     spoiled = torch.zeros_like(wanted)  # units that reach what is to stay ...
     touched = torch.zeros_like(wanted)  # ... and what is to go
-    for vector in slots.values():
-        stays = wanted[vector]
-        for _, units in solution.units(solution.of[vector]):
-            spoiled[units[(units >= 0) & stays]] = True
-            touched[units[(units >= 0) & ~stays]] = True
+    for _, units in solution.units(solution.of[every]):
+        spoiled[units[(units >= 0) & wanted[every]]] = True
+        touched[units[(units >= 0) & ~wanted[every]]] = True
     alive = solution.alive((solution.free & touched & ~spoiled).nonzero().reshape(-1))
-    if any(not torch.equal(alive[vector], wanted[vector]) for vector in slots.values()):
+    if not torch.equal(alive[every], wanted[every]):
         raise ModelError(
             "What is to be removed does not fit this graph of the network: other units hang together in it.",
             "Its forward differs between training and inference; prune fewer groups, or make it the same.",
@@ -203,19 +202,19 @@ def _eased(trial: Trial, *, limit: float) -> nn.Module | None:
     every = [name for names in stiff.values() for name in names]
     choices = [names for names in (*stiff.values(), every) if names and len(names) < len(plan.removed)]
     attempts = [_without(plan, groups, names) for names in choices]
-    most = limit * _parameters_left(model, plan)
-    for attempt in sorted(attempts, key=lambda one: _parameters_left(model, one)):
-        if _parameters_left(model, attempt) <= most:
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    most = limit * _parameters_left(sizes, plan)
+    for attempt in sorted(attempts, key=lambda one: _parameters_left(sizes, one)):
+        if _parameters_left(sizes, attempt) <= most:
             small, _ = trial.of(attempt).module()
             if small is not None:
                 return small
     return None
 
 
-def _parameters_left(model: nn.Module, plan: Plan) -> int:
+def _parameters_left(sizes: Mapping[str, int], plan: Plan) -> int:
     return sum(
-        math.prod(plan.shapes[name].after) if name in plan.shapes else parameter.numel()
-        for name, parameter in model.named_parameters()
+        math.prod(plan.shapes[name].after) if name in plan.shapes else size for name, size in sizes.items()
     )
 
 

@@ -69,6 +69,23 @@ def trace_graph(
     model: nn.Module, captured: GraphModule, example: Example, learner: GraphModule | None = None
 ) -> Groups:
     """The same for a graph that was captured already, and another of the same network for training."""
+    tracing, notes = tracing_of(model, captured, learner)
+    groups, units, frozen = assemble(tracing.slots, notes, tracing.solution)
+    return Groups(
+        groups=groups,
+        frozen=frozen,
+        example=example,
+        batch=None if batch_is_open(captured) else len(inputs_of(example)[0]),
+        fingerprint=fingerprint(model),
+        tracing=dataclasses.replace(tracing, units=units),
+    )
+
+
+@uncollected()
+def tracing_of(
+    model: nn.Module, captured: GraphModule, learner: GraphModule | None = None
+) -> tuple[Tracing, Notes]:
+    """What hangs together in a captured graph, before groups are made of it."""
     aliases = dict(_shared_names([*named_tensors(model)]))
     canonical = {alias: name for name, aliased in aliases.items() for alias in aliased}
     notes = Notes()
@@ -76,31 +93,22 @@ def trace_graph(
     values = _Pass(captured, notes, slots, canonical).run()
     others = Notes(notes.identities, notes.produced, notes.consumed)
     learners = _Pass(learner, others, slots, canonical).run() if learner else {}
-    solution = notes.identities.solve()
-    groups, units, frozen = assemble(slots, notes, solution)
     tracing = Tracing(
         captured,
         values,
         slots,
         aliases,
         {name: tuple(tensor.shape) for name, tensor in named_tensors(model)},
-        units,
+        {},
         notes.renormalised,
         notes.masked,
         _batch_among_units(captured, values),
-        solution,
+        notes.identities.solve(),
     )
     if learner:
         twin = dataclasses.replace(tracing, graph=learner, values=learners)
         tracing = dataclasses.replace(tracing, learner=twin)
-    return Groups(
-        groups=groups,
-        frozen=frozen,
-        example=example,
-        batch=None if batch_is_open(captured) else len(inputs_of(example)[0]),
-        fingerprint=fingerprint(model),
-        tracing=tracing,
-    )
+    return tracing, notes
 
 
 def _shared_names(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, tuple[str, ...]]]:

@@ -24,6 +24,7 @@ from .narrow import (
     matching_attributes,
     named_tensors,
     narrowed,
+    set_attributes,
     without,
 )
 from .plan import Attributes, Plan, plan_of, record
@@ -92,8 +93,9 @@ class Trial:
         _, changes = self.resized
         known, repaired = known_attributes(self.model, changes), matching_attributes(self.model, changes)
         problem = ""
+        small = narrowed(self.model, self.tried, known)
         for attributes in [known] if repaired == known else [known, repaired]:
-            small = narrowed(self.model, self.tried, attributes)
+            set_attributes(small, attributes)
             if not (problem := self._problem(small)):
                 small = narrowed(self.model, self.tensors, attributes) if self.lively else small
                 reason = self.plan.reason or "its forward code follows the widths"
