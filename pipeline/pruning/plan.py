@@ -37,8 +37,34 @@ class Shapes:
 
 
 @dataclass(frozen=True)
+class Factors:
+    """How one layer became thin ones, see `factors`: the method, and the widths between them, in order."""
+
+    method: str
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """What stands in for a block or a layer that is dropped: its input, or the branch that led past the rest.
+
+    Attributes:
+        outputs: 0 where it returns a tensor; else the length of the tuple it returns, whose first item is the
+            tensor and whose others are None.
+        shortcut: the child that leads past the rest; "" where the input itself does.
+        branch: with a shortcut, the child at which the branch that is dropped ends.
+        activation: with a shortcut, what the block applies to the sum at last, see `bypass.ACTIVATIONS`.
+    """
+
+    outputs: int = 0
+    shortcut: str = ""
+    branch: str = ""
+    activation: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What to remove from one network.
+    """What to remove from one network: units, or whole blocks.
 
     Attributes:
         original: the fingerprint of the network it was made for.
@@ -47,10 +73,14 @@ class Plan:
         shapes: of all that is cut.
         widths: of every group, also of those that keep their width.
         form: "module" (the user's class, narrowed in place) or "graph" (the exported graph, resized); set by
-            surgery, "" before it.
+            surgery, "" before it. "layers" is a step that removes no unit, see `factors`
+            and `ties`.
         reason: why it has this form.
         attributes: in the module form, attributes of modules that no shape tells, such as `groups`.
         earlier: the plans that the network had been through before, oldest first.
+        factors: by layer, the thin layers that take its place.
+        ties: names of parameters that are one, the first of each its own.
+        dropped: by module, the blocks and layers that go whole; such a plan cuts nothing.
     """
 
     original: str
@@ -62,10 +92,13 @@ class Plan:
     reason: str = ""
     attributes: Attributes = field(default_factory=dict)
     earlier: tuple[Plan, ...] = field(default=(), repr=False)
+    factors: Mapping[str, Factors] = field(default_factory=dict)
+    ties: tuple[tuple[str, ...], ...] = ()
+    dropped: Mapping[str, Bypass] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """A value for `json.dumps`."""
-        return {
+        """A value for `json.dumps`; what was not done to any layer or block is not in it."""
+        value = {
             "schema": 1,
             "original": self.original,
             "removed": {name: list(units) for name, units in self.removed.items()},
@@ -82,6 +115,12 @@ class Plan:
             "attributes": {path: dict(values) for path, values in self.attributes.items()},
             "earlier": [plan.to_json() for plan in self.earlier],
         }
+        layers = {
+            "factors": {name: dataclasses.asdict(factors) for name, factors in self.factors.items()},
+            "ties": [list(names) for names in self.ties],
+            "dropped": {path: dataclasses.asdict(bypass) for path, bypass in self.dropped.items()},
+        }
+        return value | {name: one for name, one in layers.items() if one}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
@@ -109,6 +148,12 @@ class Plan:
                 reason=str(value["reason"]),
                 attributes={path: dict(values) for path, values in value["attributes"].items()},
                 earlier=tuple(cls.from_json(plan) for plan in value["earlier"]),
+                dropped={path: Bypass(**bypass) for path, bypass in value.get("dropped", {}).items()},
+                factors={
+                    name: Factors(str(one["method"]), tuple(map(int, one["ranks"])))
+                    for name, one in value.get("factors", {}).items()
+                },
+                ties=tuple(tuple(map(str, names)) for names in value.get("ties", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(

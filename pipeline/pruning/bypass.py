@@ -1,0 +1,169 @@
+"""Blocks and layers that are dropped whole: what stands in for them, the shallower network, and its proof.
+
+A residual block hands on its input with something added to it (He et al. 2016, "Deep Residual Learning").
+Without what it adds it is its input or, where it changes the shape, its shortcut with the activation behind
+the sum. A small module stands in for it under the same name, so the user's class is kept, and the state dict
+loses the keys of what was dropped and no others.
+
+The proof shares nothing with that surgery. The original runs whole, and hooks put the block's input in the
+place of its output, or zeros at the end of the branch that goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...targets.errors import ModelError
+from .compare import relative_error, run, tolerance
+from .narrow import copied_module
+from .plan import Bypass
+
+Dropped = Mapping[str, Bypass]
+"""By module, what stands in for it."""
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "leaky_relu": F.leaky_relu,
+    "hardswish": F.hardswish,
+    "elu": F.elu,
+    "mish": F.mish,
+    "tanh": torch.tanh,
+}
+"""What a block may apply to its sum. A plan names one of these: code that a file brings is never run."""
+
+
+class Skip(nn.Module):
+    """Stands where a block was: hands on the first tensor that it is given, as the block returned it."""
+
+    def __init__(self, outputs: int = 0) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    # A block is called with masks and caches too, by place or by name; whatever they are, they are ignored.
+    def forward(self, *args: Any, **named: Any) -> Any:
+        return returned(first_tensor(args, named), self.outputs)
+
+
+class Shortcut(nn.Module):
+    """Stands where a block was: its shortcut, under its own name, and the activation behind the sum."""
+
+    def __init__(self, name: str, shortcut: nn.Module, activation: str) -> None:
+        super().__init__()
+        self.add_module(name, shortcut)
+        self.activation = activation
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        (shortcut,) = self.children()
+        return ACTIVATIONS[self.activation](shortcut(first_tensor(args, named)))
+
+
+def first_tensor(args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    """The tensor that a block works on: the first it is given, by place or by name; None without one."""
+    return next((value for value in (*args, *named.values()) if isinstance(value, Tensor)), None)
+
+
+def returned(value: Any, outputs: int) -> Any:
+    """A tensor as the block returned it: alone, or as the first item of a tuple of so many."""
+    return (value, *(None,) * (outputs - 1)) if outputs else value
+
+
+def shallower(model: nn.Module, dropped: Dropped) -> nn.Module:
+    """A copy of `model` in which something small stands for each block that is dropped.
+
+    Raises:
+        ModelError: there is no such block in it.
+    """
+    small = copied_module(model, {})
+    _swap(small, dropped)
+    return small
+
+
+@contextlib.contextmanager
+def without(model: nn.Module, dropped: Dropped) -> Iterator[None]:
+    """`model` itself without some blocks, until the end of the `with` block."""
+    before = _swap(model, dropped)
+    try:
+        yield
+    finally:
+        for path, block in reversed(before):
+            model.set_submodule(path, block)
+
+
+@contextlib.contextmanager
+def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
+    """`model` itself, whole, with hooks by which these blocks hand on what is to stand in for them."""
+    handles: list[Any] = []
+    try:
+        for path, bypass in dropped.items():
+            block = model.get_submodule(path)
+            if bypass.shortcut:
+                end = block.get_submodule(bypass.branch)
+                handles.append(end.register_forward_hook(lambda _, __, result: torch.zeros_like(result)))
+                continue
+            held: list[Tensor] = []  # copies: a block may write to its input
+            handles.append(block.register_forward_pre_hook(_keep(held), with_kwargs=True))
+            handles.append(block.register_forward_hook(_put(held, bypass.outputs)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def difference(
+    original: nn.Module, small: nn.Module, dropped: Dropped, inputs: Sequence[Tensor]
+) -> tuple[float, float]:
+    """How far the shallower network is from the original whose blocks are bypassed, relative to the largest
+    value of that output, and how far it may be; neither network is changed."""
+    with bypassed(original, dropped):
+        expected = run(original, inputs)
+    found = run(small, inputs)
+    return relative_error(expected, found), tolerance(found)
+
+
+def _keep(held: list[Tensor]) -> Callable[..., None]:
+    def keep(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        held.append(first_tensor(args, named).clone())
+
+    return keep
+
+
+def _put(held: list[Tensor], outputs: int) -> Callable[..., Any]:
+    return lambda *_: returned(held.pop(), outputs)
+
+
+def _swap(model: nn.Module, dropped: Dropped) -> list[tuple[str, nn.Module]]:
+    """Puts the stand-ins in; returns what was there, in order."""
+    before: list[tuple[str, nn.Module]] = []
+    for path, bypass in dropped.items():
+        try:
+            block = model.get_submodule(path)
+            instead = _stand_in(block, bypass)
+        except (AttributeError, KeyError) as error:
+            raise ModelError(
+                f'The plan drops "{path}", which is not in this network as it was.',
+                "Give the network that the plan was made for.",
+            ) from error
+        shared = [name for name, one in model.named_modules(remove_duplicate=False) if one is block]
+        for name in shared:
+            model.set_submodule(name, instead)
+            before.append((name, block))
+    return before
+
+
+def _stand_in(block: nn.Module, bypass: Bypass) -> nn.Module:
+    if not bypass.shortcut:
+        return Skip(bypass.outputs).train(block.training)
+    _ = ACTIVATIONS[bypass.activation]  # one that is not known is an error now, not when it is run
+    made = Shortcut(bypass.shortcut, block.get_submodule(bypass.shortcut), bypass.activation)
+    made.training = block.training  # the shortcut keeps the mode that it has
+    return made
