@@ -27,7 +27,7 @@ def assemble(
 ) -> tuple[tuple[Group, ...], dict[str, Tensor], tuple[Frozen, ...]]:
     """All groups of two or more units, in the order of the forward pass; the classes of their units; and the
     axes that produce units of which some cannot be removed, with the first reason of each."""
-    lives = {key: list(solution.units(solution.of[vector])) for key, vector in slots.items()}
+    lives = _lives(slots, solution)
     kinds = _Kinds(notes, solution)
     several = _alike(kinds.units, _signatures(lives, solution))
     table = torch.full((2, len(solution.of)), -1)  # by class: its group, and its number there
@@ -45,6 +45,17 @@ def assemble(
         own_reads = tuple(reads.get(number, ()))
         groups.append(Group(name, len(units), kind[0], kind, tuple(slices[number]), own_reads))
     return tuple(groups), classes, _frozen(slots, lives, solution, produced, table[0] >= 0)
+
+
+def _lives(slots: Slots, solution: Solution) -> Lives:
+    every = torch.cat([*slots.values(), torch.empty(0, dtype=torch.long)])  # one walk over all axes at once
+    sizes = [len(vector) for vector in slots.values()]
+    lives: dict[tuple[str, int], list[tuple[tuple[int, ...], Tensor]]] = {key: [] for key in slots}
+    for path, units in solution.units(solution.of[every]):
+        for key, part in zip(slots, units.split(sizes), strict=True):
+            if bool((part >= 0).any()):
+                lives[key].append((path, part))
+    return lives
 
 
 def _frozen(

@@ -32,9 +32,9 @@ def differs_in_training(model: nn.Module, example: Example) -> bool:
     run = copied_module(model, own | {id(one): one.clone() for one in model.buffers()})
     with torch.random.fork_rng(devices), torch.no_grad(), hushed():
         first = tuple(one[:1] if one.dim() else one for one in inputs)
-        for some in (first, inputs):  # a batch norm may want more than one
+        for some in (first, inputs):  # a batch norm in training may want more than one
             try:
-                return _called(run.eval(), some) != _called(run.train(), some)
+                return _called(run.train(), some) != _called(run.eval(), some)
             except Exception:  # whatever the user's code raises for a batch of one, or in training
                 continue
     return False
