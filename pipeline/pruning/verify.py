@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Interpreter, Node
 
 from ...targets.errors import ModelError
+from .bypass import difference
 from .capture import Example, inputs_of
 from .compare import relative_error, run, run_graph, tolerance
 from .groups import Groups, Tracing
@@ -61,14 +62,29 @@ def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | E
         ModelError: they differ (a MismatchError, which names the first layer that does), or the plan is for
             another network.
     """
-    groups = given if isinstance(given, Groups) else trace(original, given)
     done = plan_of(pruned)
     plan = done if done and done.original == plan.original else plan
     if plan.original != fingerprint(original):
         raise ModelError(
             "The plan was not made for this original.", "Verify against the network that was pruned."
         )
+    if plan.dropped:
+        return _verify_depth(original, pruned, plan, given.example if isinstance(given, Groups) else given)
+    groups = given if isinstance(given, Groups) else trace(original, given)
     return verify_on(inputs_of(groups.example), original, pruned, plan, groups)
+
+
+def _verify_depth(original: nn.Module, shallow: nn.Module, plan: Plan, example: Example) -> Verification:
+    """Against the original in which each dropped block hands on its input, or its shortcut alone."""
+    error, allowed = difference(original, shallow, plan.dropped, inputs_of(example))
+    if error <= allowed:
+        return Verification(error)
+    raise MismatchError(
+        f"The network without {', '.join(plan.dropped)} does not compute what the original does when these hand "
+        f"on their input or shortcut: outputs differ by {error:.1e}.",
+        "Nothing was saved. Leave these blocks in, or verify before the network is trained on.",
+        None,
+    )
 
 
 def verify_on(
