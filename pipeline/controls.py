@@ -69,7 +69,7 @@ def _random(work: Work, plan: Plan) -> Variant:
     """Random neurons of the same widths, through the same recovery."""
     original = work.model(work.variant("original"))
     groups = trace(original, example_batch(work.workload))
-    drawn = _drawn(groups, plan, work.seed)
+    drawn = random_plan(groups, plan, work.seed)
     done = next((done for done in work.log if done.stage == "prune"), None)
     if done is None:
         small = apply(original, drawn, groups)
@@ -83,7 +83,7 @@ def _random(work: Work, plan: Plan) -> Variant:
     return dataclasses.replace(twin.latest(), name="random", role="control")
 
 
-def _drawn(groups: Groups, plan: Plan, seed: int) -> Plan:
+def random_plan(groups: Groups, plan: Plan, seed: int) -> Plan:
     """Random units of the same widths, in one cut, however many the plan took."""
     if not plan.earlier:
         return random_like(groups, plan, seed=seed)

@@ -19,6 +19,7 @@ from torch import nn
 from ..targets.artifact import write_json
 from ..targets.errors import RecipeError
 from .load import read_weights
+from .masks import load_masks
 from .teaching import Teaching
 from .training import Schedule, fit, training_words
 from .work import Work, student_class, write_tensors
@@ -69,12 +70,13 @@ class Distill:
                 "Set processes = 1; a pruned network of build_model() can be.",
             )
         latest = work.latest()
+        held = {"masks": latest.path("masks")} if "masks" in latest.files and not self.student else {}
         folders = [work.variant("original").path("weights").parent]
         folders += [_trained(work, number) for number in range(1, self.teachers)]
         folders += [_loaded(work, number, path) for number, path in enumerate(self.checkpoints, start=1)]
         settings = dataclasses.asdict(self)
         schedule = Schedule(
-            **{field.name: settings[field.name] for field in dataclasses.fields(Schedule)},
+            **{f.name: settings[f.name] for f in dataclasses.fields(Schedule) if f.name in settings},
         )
         fitted = fit(
             _student(self.student, work.seed) if self.student else work.model(latest),
@@ -85,10 +87,11 @@ class Distill:
             progress=work.progress,
             what="distill",
             teaching=Teaching(tuple(folders), self.temperature, self.share, self.hints),
+            masks=load_masks(held["masks"])[0] if held else None,
         )
         words = f"{len(folders)} teachers, {training_words(fitted, self.epochs, work.workload)}"
         if not self.student:
-            made = work.with_model("tuned", fitted.model, plan=work.plan(latest))
+            made = work.with_model("tuned", fitted.model, plan=work.plan(latest), beside=held)
             return made.logged("distill", self, words)
         told = work.directory / "tuned" / "student.json"
         write_json(told, {"class": self.student})

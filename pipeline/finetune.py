@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from .masks import load_masks
 from .training import Schedule, fit, training_words
 from .work import Work
 
@@ -31,6 +32,7 @@ class Finetune:
 
     def __call__(self, work: Work) -> Work:
         latest = work.latest()
+        held = {"masks": latest.path("masks")} if "masks" in latest.files else {}
         fitted = fit(
             work.model(latest),
             work.workload,
@@ -39,6 +41,8 @@ class Finetune:
             checkpoint=work.directory / "checkpoint.safetensors",
             progress=work.progress,
             what="finetune",
+            masks=load_masks(held["masks"])[0] if held else None,
         )
         words = training_words(fitted, self.epochs, work.workload)
-        return work.with_model("tuned", fitted.model, plan=work.plan(latest)).logged("finetune", self, words)
+        made = work.with_model("tuned", fitted.model, plan=work.plan(latest), beside=held)
+        return made.logged("finetune", self, words)

@@ -32,6 +32,7 @@ from ..targets import errors
 from ..targets.artifact import read_json, write_json
 from ..targets.errors import DeadweightError, ModelError, RecipeError
 from . import checkpoint as on_disk
+from .masks import Masks, load_masks, save_masks
 from .pruning.plan import plan_of
 from .pruning.saved import save_pruned
 from .teaching import Teaching
@@ -52,6 +53,7 @@ def train_in_processes(
     progress: Progress,
     what: str,
     teaching: Teaching | None,
+    masks: Masks | None = None,
 ) -> None:
     """Trains `model` in `schedule.processes` processes; what came of it is in the checkpoint.
 
@@ -66,6 +68,8 @@ def train_in_processes(
         write_tensors(job / "model.safetensors", model.state_dict())
     else:
         save_pruned(job, model, plan, example_batch(workload))
+    if masks:
+        save_masks(job / "masks.safetensors", masks, "")
     value = {
         "workload": spec_of(workload),
         "fingerprint": str(workload.fingerprint()),
@@ -73,6 +77,7 @@ def train_in_processes(
         "schedule": dataclasses.asdict(schedule),
         "seed": seed,
         "checkpoint": str(checkpoint.resolve()),
+        "masked": bool(masks),
         "teaching": None if teaching is None else dataclasses.asdict(teaching),
         "threads": max(1, torch.get_num_threads() // schedule.processes),
         "parent": os.getpid(),
@@ -160,6 +165,7 @@ def work_off(job: Path, rank: int) -> None:
         progress=tell,
         what="",
         teaching=teaching,
+        masks=load_masks(job / "masks.safetensors")[0] if value["masked"] else None,
     )
 
 

@@ -96,6 +96,12 @@ class Prune:
         )
 
     def __call__(self, work: Work) -> Work:
+        if "masks" in work.latest().files:
+            raise RecipeError(
+                f'Single weights of the network "{work.latest().name}" were dropped, and their masks would '
+                "not fit it without some of its neurons.",
+                'Put the stage "prune" before the one that drops single weights.',
+            )
         model, example = work.model(), example_batch(work.workload)
         work.progress(0, 3, "prune: trace")
         groups = trace(model, example)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, cast
 
@@ -34,7 +34,8 @@ from .report.schema import (
     Verdict,
     Width,
 )
-from .report.words import control_words, verdict_sentence
+from .report.sparse_words import sparse_words
+from .report.words import control_words, label, verdict_sentence
 from .statistics import ActivationStatistics
 from .store import Run, made_by
 from .sweep import Swept, bounds, speedup
@@ -66,7 +67,13 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
         "verdict": _verdict(rows[-1]["name"], measured),
         "rows": rows,
         "controls": controls,
-        "words": [*words, *_quantized(work), *_int8_words(measured), *(swept.refused if swept else ())],
+        "words": [
+            *words,
+            *_sparse(work, rows),
+            *_quantized(work),
+            *_int8_words(measured),
+            *(swept.refused if swept else ()),
+        ],
         "widths": _widths(work),
         "layers": _layers(work),
         "statistics": _statistics(work),
@@ -163,6 +170,17 @@ def _verdict(candidate: str, measured: Mapping[str, Measurement]) -> Verdict:
         verdict["reason"] = found.reason
     verdict["sentence"] = verdict_sentence(verdict, candidate)
     return verdict
+
+
+def _sparse(work: Work, rows: Sequence[Row]) -> list[str]:
+    """What single zeros gained, beside what smaller layers did."""
+    if "sparse" not in work.artifacts:
+        return []
+    masked = {v.name for v in work.variants if "masks" in v.files}
+    row = next(row for row in reversed(rows) if row["name"] in masked & {"sparse", "tuned"})
+    others = [other for other in rows[1:] if other["name"] not in masked and other["name"] != "int8"]
+    facts = read_json(work.artifacts["sparse"].checked())
+    return sparse_words(facts, row, others, work.target, label=label(row["name"]))
 
 
 def _quantized(work: Work) -> list[str]:

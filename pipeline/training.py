@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from ..targets.errors import ModelError, RecipeError, WorkloadError
 from . import checkpoint as on_disk
+from .masks import Held, Masks, hold, holding
 from .pruning.narrow import copied_module
 from .teaching import Teaching
-from .work import Progress
+from .work import Progress, write_tensors
 from .workload import (
     Batch,
     Workload,
@@ -52,6 +53,7 @@ class Schedule:
         patience: training stops after so many epochs without a better validation score; None never stops.
         precision: of the forward pass, as lightning-fabric calls it; weights stay in 32 bits.
         processes: how many share each batch, every one on a device of its own where there are several.
+        rewind_step: after so many steps the weights are kept beside the checkpoint, for a rewind; 0: never.
     """
 
     epochs: int
@@ -61,6 +63,7 @@ class Schedule:
     patience: int | None = None
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     processes: int = 1
+    rewind_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def fit(
     progress: Progress,
     what: str,
     teaching: Teaching | None = None,
+    masks: Masks | None = None,
 ) -> Fitted:
     """Trains a copy of `model` and returns it on the CPU, in eval mode.
 
@@ -89,6 +93,7 @@ def fit(
         checkpoint: a safetensors file, written after every epoch and taken up again where it exists.
         what: the words beside the progress bar.
         teaching: teachers to learn from, beside the workload's loss.
+        masks: weights that are zero and stay so, see `masks`.
 
     Raises:
         ModelError: the loss became NaN or infinite, or a process was killed; the checkpoint of the last good
@@ -109,6 +114,7 @@ def fit(
             progress=progress,
             what=what,
             teaching=teaching,
+            masks=masks,
         )
     else:
         fabric = Fabric(accelerator="auto", devices=1, precision=schedule.precision)
@@ -122,6 +128,7 @@ def fit(
             progress=progress,
             what=what,
             teaching=teaching,
+            masks=masks,
         )
     progress(STEPS, STEPS, what)
     found = on_disk.reached(checkpoint)
@@ -145,11 +152,14 @@ def learn(
     progress: Progress,
     what: str,
     teaching: Teaching | None = None,
+    masks: Masks | None = None,
 ) -> None:
     """Trains `model` itself, as the one process or one of several; what came of it is in the checkpoint."""
     with users_code("optimizer() was called"):
         optimizer = workload.optimizer(model)
     wrapped, optimizer = fabric.setup(model, optimizer)
+    held = holding(model, masks or {})
+    hold(held)
     rates = [schedule.learning_rate or group["lr"] for group in optimizer.param_groups]
     if checkpoint.exists():
         reached = on_disk.load(checkpoint, model, optimizer)
@@ -175,9 +185,11 @@ def learn(
                 share = (epoch + min(step / count, 1.0)) / schedule.epochs
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * _decay(schedule.decay, share)
+                if 0 < schedule.rewind_step == epoch * count + step and fabric.is_global_zero:
+                    write_tensors(rewind_path(checkpoint, schedule.rewind_step), model.state_dict())
                 batch = _part(whole, fabric.global_rank, fabric.world_size)
                 where = f"epoch {epoch + 1}, step {step + 1}"
-                _step(fabric, wrapped, optimizer, loss, batch, names, where)
+                train_step(fabric, wrapped, optimizer, loss, batch, names, where, held)
                 progress(round(STEPS * share), STEPS, what)
             first = fabric.is_global_zero
             score = score_of(workload, torch_predict(model, names), "validation") if first else 0.0
@@ -198,6 +210,11 @@ def training_words(fitted: Fitted, epochs: int, workload: Workload) -> str:
     return f"{len(fitted.scores)} epochs{early}, validation {workload.score_name} {fitted.score:.4f}"
 
 
+def rewind_path(checkpoint: Path, step: int) -> Path:
+    """Where a training keeps the weights that it had after so many steps."""
+    return checkpoint.with_name(f"step-{step}.safetensors")
+
+
 def check_order(workload: Workload) -> None:
     """Reads the first validation batch twice: a score over other samples each time decides nothing.
 
@@ -213,7 +230,7 @@ def check_order(workload: Workload) -> None:
             )
 
 
-def _step(
+def train_step(
     fabric: Fabric,
     model: nn.Module,
     optimizer: Any,
@@ -221,7 +238,9 @@ def _step(
     batch: Batch,
     names: Sequence[str],
     where: str,
+    held: Held = (),
 ) -> None:
+    """One step of the optimizer; `held` are the masked parameters, `where` is for messages."""
     batch = fabric.to_device(dict(batch))
     optimizer.zero_grad()
     with users_code("the network ran on a training batch"):
@@ -236,6 +255,7 @@ def _step(
         )
     fabric.backward(loss)
     optimizer.step()
+    hold(held)
 
 
 def _part(batch: Batch, rank: int, processes: int) -> Batch:

@@ -120,9 +120,15 @@ class Work:
         return dataclasses.replace(self, log=(*self.log, Done(stage, dataclasses.asdict(settings), words)))
 
     def with_model(
-        self, name: str, model: nn.Module, *, plan: Plan | None = None, role: str = "chain"
+        self,
+        name: str,
+        model: nn.Module,
+        *,
+        plan: Plan | None = None,
+        role: str = "chain",
+        beside: Mapping[str, Path] | None = None,
     ) -> Work:
-        """This work with one more network; its files go to a folder of that name."""
+        """This work with one more network; its files go to a folder of its name, `beside` are more."""
         place = self.directory / name
         place.mkdir(parents=True, exist_ok=True)
         if plan is not None:
@@ -132,6 +138,7 @@ class Work:
             write_tensors(place / "model.safetensors", model.state_dict())
             names = {"weights": "model.safetensors"}
         files = {kind: Artifact.of(place / file) for kind, file in names.items()}
+        files |= {kind: Artifact.of(path) for kind, path in (beside or {}).items()}
         return self.with_variant(Variant(name, files, role))
 
     def with_variant(self, variant: Variant) -> Work:

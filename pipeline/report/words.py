@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from . import ticket_words
 from .schema import Budget, Control, Report, Row, Verdict
 from .units import PLUS_MINUS, ScoreScale, by_name, duration, interval, percent, ratio, spoken
 
@@ -25,6 +26,7 @@ _LABELS = {
     "int8": "INT8",
     "random": "Random neurons",
     "scratch": "Trained from scratch",
+    **ticket_words.LABELS,
 }
 
 # Beginning of a control's sentence, and what follows when it did as well as the network it controls.
@@ -37,6 +39,7 @@ _CONTROLS = {
         "The same small network trained from scratch",
         "This run gives no evidence that starting from the large network helps.",
     ),
+    **ticket_words.CONTROLS,
 }
 
 
@@ -183,15 +186,15 @@ def control_words(
 ) -> list[str]:
     """One or two sentences for each control: did it do worse, as well, or better?
 
-    A control is compared with the tuned network (else the pruned one, else the last row). The difference
-    counts when it exceeds 1.96 times the standard error of a difference of two scores: from `standard_error`
-    of one score where it is given, else the binomial one when the score is an accuracy over `n` test
-    samples. Both networks see the same samples, which makes the true error smaller than the one used here:
-    the rule leans towards "did as well", against the method. It knows the test set's sampling error
+    A control is compared with the tuned network (else the pruned one, the ticket, or the last row). The
+    difference counts when it exceeds 1.96 times the standard error of a difference of two scores: from
+    `standard_error` of one score where it is given, else the binomial one when the score is an accuracy over
+    `n` test samples. Both networks see the same samples, which makes the true error smaller than the one used
+    here: the rule leans towards "did as well", against the method. It knows the test set's sampling error
     only, not the luck of one training run against another.
     """
     names = {row["name"]: row for row in rows}
-    against = names.get("tuned") or names.get("pruned") or rows[-1]
+    against = names.get("tuned") or names.get("pruned") or names.get("ticket") or rows[-1]
     scores = [row["score"] for row in [*rows, *controls]]
     scale = ScoreScale.of(score_name, higher_is_better=higher_is_better, scores=scores)
     return [_one_control(control, against, scale, n, standard_error) for control in controls]

@@ -1,0 +1,52 @@
+"""What a report says of lottery tickets: the names of their controls, and which side the seeds took.
+
+Two papers disagree. "The Lottery Ticket Hypothesis" (Frankle and Carbin 2019): a ticket needs the initial
+values it was found with. "Rethinking the Value of Network Pruning" (Liu et al. 2019): a small network learns
+as much from values drawn anew. One run decides nothing; differences within each seed may.
+"""
+
+from __future__ import annotations
+
+from ..paired import Paired
+
+LABELS = {
+    "ticket": "Ticket",
+    "sparse": "Single weights dropped",
+    "ticket_reinitialised": "Ticket, initial weights drawn anew",
+    "ticket_random": "Random ticket",
+    "ticket_tuned_on": "Tuned on, not rewound",
+}
+
+CONTROLS = {
+    "ticket_reinitialised": (
+        "The ticket with its initial weights drawn anew",
+        "This run gives no evidence that the initial values matter.",
+    ),
+    "ticket_random": (
+        "A random ticket of the same size",
+        "This run gives no evidence that it matters which weights are kept.",
+    ),
+    "ticket_tuned_on": (
+        "The same cut, tuned on from the trained weights instead of rewound",
+        "This run gives no evidence that rewinding helps.",
+    ),
+}
+
+
+def side(ticket_less_reinitialised: Paired, *, unit: str = "points") -> str:
+    """Which side of the argument these seeds took: from ticket minus re-initialised, seed by seed.
+
+    A difference counts when its 95 % interval leaves out zero.
+    """
+    found = ticket_less_reinitialised
+    told = f"{found.mean:+.2f} {unit} ({found.low:+.2f} to {found.high:+.2f}, {found.n} seeds)"
+    if found.low > 0:
+        return (
+            f"For tickets: with its own initial values the ticket learned more than with new ones, by {told}."
+        )
+    if found.high < 0:
+        return f"Against tickets: with new initial values the same cut learned more; {told}."
+    return (
+        f'For "rethinking", as far as {found.n} seeds can see: initial values drawn anew did as well, '
+        f"difference {told}."
+    )
