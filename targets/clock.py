@@ -39,10 +39,15 @@ __all__ = ["Progress", "Protocol", "time_together"]
 Progress = Callable[[int, int], None]
 """Told how many events are done, and of how many."""
 
+Opener = Callable[..., Session]
+"""`open_session`, or what takes the same arguments: a path, and by name runtime and threads."""
+
 _DEFAULT = Protocol()
 _WARM_RUNS = 2
 _WARM_BLOCKS = 10
 _TRIAL_ROUNDS = 5
+_ON_THE_CORE = ("onnxruntime", "torch")
+"""Runtimes whose one thread is the one that is timed; who waits for a GPU leaves the core idle."""
 
 
 _Event = Dict[str, Tuple[List[List[int]], List[int]]]
@@ -57,12 +62,14 @@ def time_together(
     progress: Optional[Progress] = None,
     looks: Sequence[int] = (),
     decided: Optional[Callable[[Mapping[str, Measurement]], bool]] = None,
+    opened: Opener = open_session,
 ) -> Dict[str, Measurement]:
     """Times models by turns in this process and returns one Measurement for each, paired by event.
 
     `inputs` are fed to every model; without them each gets random ones by the protocol's seed. After each
     number of events in `looks`, `decided` is asked whether these are enough: see `sequential`, which counts
-    what looking often costs. The protocol's time cap may end it earlier as well.
+    what looking often costs. The protocol's time cap may end it earlier as well. `opened` makes a session of
+    a file and is told the protocol's runtime and threads: what is timed need not be inference.
 
     Raises:
         ModelError: a model cannot be opened or run, or the inputs do not fit it.
@@ -88,7 +95,7 @@ def time_together(
 
     def so_far() -> Dict[str, Measurement]:
         assert plan is not None  # there is one event at least
-        counts_cpu = protocol.threads == 1 and protocol.runtime == "onnxruntime"
+        counts_cpu = protocol.threads == 1 and protocol.runtime in _ON_THE_CORE
         return {
             name: Measurement(
                 name=name,
@@ -108,7 +115,7 @@ def time_together(
 
     for index in range(protocol.events):
         event, what, plan = _event(
-            paths, plan, inputs=inputs, protocol=protocol, dice=dice, evidences=evidences
+            paths, plan, inputs=inputs, protocol=protocol, dice=dice, evidences=evidences, opened=opened
         )
         events.append(event)
         marks += [Mark(index, happened) for happened in what]
@@ -135,13 +142,14 @@ def _event(
     protocol: Protocol,
     dice: random.Random,
     evidences: Dict[str, str],
+    opened: Opener,
 ) -> Tuple[_Event, Tuple[str, ...], Plan]:
     """Loads all models, times them, lets go of them; returns the samples and what happened meanwhile.
 
     What each session says its times are goes into `evidences`.
     """
     gc.collect()  # the sessions of the event before, so that no more than one set is in memory
-    sessions, padding = _opened(paths, protocol, dice)
+    sessions, padding = _opened(paths, protocol, dice, opened)
     try:
         calls = {}
         for name, session in sessions.items():
@@ -154,8 +162,7 @@ def _event(
             _warm(calls[name])
         if plan is None:
             plan = planned(_trial(calls, protocol, dice), protocol)
-        # Who waits for a GPU leaves the core idle, which is no sign of other work.
-        counted = protocol.threads if protocol.runtime == "onnxruntime" else 0
+        counted = protocol.threads if protocol.runtime in _ON_THE_CORE else 0
         event, what = _taken(calls, plan, dice, threads=counted)
         return event, what, plan
     finally:
@@ -165,7 +172,7 @@ def _event(
 
 
 def _opened(
-    paths: Mapping[str, Path], protocol: Protocol, dice: random.Random
+    paths: Mapping[str, Path], protocol: Protocol, dice: random.Random, opened: Opener
 ) -> Tuple[Dict[str, Session], List[NDArray[Any]]]:
     """All models in random order, with gaps of random size in the heap between them."""
     sessions: Dict[str, Session] = {}
@@ -173,7 +180,7 @@ def _opened(
     try:
         for name in dice.sample(sorted(paths), len(paths)):
             padding += [np.ones(dice.randrange(1, 4000) * 64, np.uint8) for _ in range(dice.randrange(1, 6))]
-            sessions[name] = open_session(paths[name], runtime=protocol.runtime, threads=protocol.threads)
+            sessions[name] = opened(paths[name], runtime=protocol.runtime, threads=protocol.threads)
     except BaseException:
         for session in sessions.values():
             session.close()
