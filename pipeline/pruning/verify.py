@@ -80,8 +80,8 @@ def _verify_depth(original: nn.Module, shallow: nn.Module, plan: Plan, example: 
     if error <= allowed:
         return Verification(error)
     raise MismatchError(
-        f"The network without {', '.join(plan.dropped)} does not compute what the original does when these hand "
-        f"on their input or shortcut: outputs differ by {error:.1e}.",
+        f"The network without {', '.join(plan.dropped)} does not compute what the original does when these "
+        f"hand on their input or shortcut: outputs differ by {error:.1e}.",
         "Nothing was saved. Leave these blocks in, or verify before the network is trained on.",
         None,
     )

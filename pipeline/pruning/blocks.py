@@ -1,0 +1,240 @@
+"""Which blocks and layers of a network may be dropped whole, found by watching it run once on its example.
+
+A module may be dropped if what it returns has the shape and type of what it takes. It is a *residual block*
+if its input also gets to its output by sums, activations and norms alone, past whatever holds weights: the
+input is carried on, and something added to it. Where most of the weights of such a module lie in others of
+its kind, it is a chain of blocks (a stage, an encoder), and these are the blocks. A block that changes the
+shape may be dropped if one of its children, fed with its input, makes up its output alone once the other
+branch ends in zeros.
+
+No class is known by name. Each candidate is tried: the network must run with the stand-in, and compute what
+it does itself with the block bypassed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ...targets.errors import ModelError
+from .bypass import ACTIVATIONS, bypassed, without
+from .capture import Example, inputs_of
+from .compare import relative_error, run, tolerance
+from .graphnet import GraphNet
+from .narrow import copied_module
+from .plan import Bypass
+from .watch import Call, Seen, shape_of, watched
+
+Kind = Literal["blocks", "layers"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block or a layer, and whether the network can do without it.
+
+    Attributes:
+        path: the module's name; `kind` its class.
+        parameters: how many elements go with it.
+        bypass: what stands in for it; None where it cannot be dropped.
+        reason: why it cannot; "" where it can.
+    """
+
+    path: str
+    kind: str
+    parameters: int = 0
+    bypass: Bypass | None = None
+    reason: str = ""
+
+
+def find(
+    model: nn.Module, example: Example, *, kind: Kind = "blocks", only: Sequence[str] = ()
+) -> tuple[Block, ...]:
+    """The blocks of a network, or its layers, in the order of its modules; `model` stays as it is.
+
+    Args:
+        example: tensors in the order of forward's parameters, batch axis first.
+        kind: "blocks" for residual blocks, "layers" for single layers with a weight whose output is as wide
+            as their input.
+        only: names of modules, with wildcards, that are tried instead, whatever they are; of modules that lie
+            in each other the outermost.
+
+    Returns:
+        Those that can be dropped, and those that cannot though they are of the same class or were named,
+        with the reason.
+
+    Raises:
+        ModelError: the network does not run, is in the graph form, or has no module of a name in `only`.
+    """
+    if isinstance(model, GraphNet):
+        raise ModelError(
+            "This network was pruned in the graph form: its blocks are no modules any more.",
+            'Drop blocks first and neurons afterwards, or prune neurons with form="module".',
+        )
+    copy = copied_module(model, {})
+    inputs = inputs_of(example)
+    seen = watched(copy, inputs)
+    modules = {path: one for path, one in copy.named_modules() if path and _weighted(one)}
+    found = _Finder(copy, inputs, modules, seen)
+    if only:
+        return tuple(found.tried(path) for path in _named(only, modules))
+    if kind == "layers":
+        return tuple(found.tried(path) for path, one in modules.items() if _is_layer(one))
+    return found.blocks()
+
+
+def removable(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """Those that can be dropped.
+
+    Raises:
+        ModelError: none can; it holds the reasons.
+    """
+    able = tuple(block for block in blocks if block.bypass is not None)
+    if able:
+        return able
+    reasons = "; ".join(f"{block.path} ({block.kind}): {block.reason}" for block in blocks[:4])
+    raise ModelError(
+        f"This network has nothing that could be dropped whole. {reasons}".strip(),
+        "A residual block can go, and a layer as wide as its input: ask for the other kind, name modules "
+        "of this network, or prune neurons instead.",
+    )
+
+
+class _Finder:
+    """The blocks of a network that was watched."""
+
+    def __init__(
+        self, model: nn.Module, inputs: Sequence[Tensor], modules: Mapping[str, nn.Module], seen: Seen
+    ) -> None:
+        self.model, self.inputs, self.modules, self.seen = model, inputs, modules, seen
+
+    def blocks(self) -> tuple[Block, ...]:
+        carrying = {path for path in self.modules if self._carries(path)}
+        chosen: dict[str, Bypass | None] = {}
+        for path in self.modules:  # parents come before their children
+            if any(_inside(path, other) for other in chosen):
+                continue
+            if path in carrying:
+                if not self._is_chain(path, carrying):
+                    chosen[path] = None
+            elif bypass := self._shortcut(path):
+                chosen[path] = bypass
+        kinds = {type(self.modules[path]) for path in chosen}
+        for path, module in self.modules.items():  # what looks like a block and is none is told of too
+            apart = not any(_inside(path, one) or _inside(one, path) for one in chosen)
+            if type(module) in kinds and apart:
+                chosen.setdefault(path, None)
+        return tuple(self.tried(path, chosen[path]) for path in self.modules if path in chosen)
+
+    def tried(self, path: str, bypass: Bypass | None = None) -> Block:
+        """A module with its stand-in, if the network runs with that and computes what it is to compute."""
+        block = Block(path, type(self.modules[path]).__name__)
+        reasons = [call.reason for call in self._calls(path)] or ["forward does not call it"]
+        why = next(filter(None, reasons), "")
+        bypass = bypass or (self._shortcut(path) if why else Bypass(self._calls(path)[0].outputs))
+        if bypass is None:
+            return dataclasses.replace(block, reason=why)
+        if problem := self._problem({path: bypass}):
+            return dataclasses.replace(block, reason=problem)
+        whole = elements_of(self.model)
+        with without(self.model, {path: bypass}):
+            gone = whole - elements_of(self.model)
+        return dataclasses.replace(block, parameters=gone, bypass=bypass)
+
+    def _problem(self, dropped: Mapping[str, Bypass]) -> str:
+        with bypassed(self.model, dropped):
+            expected = run(self.model, self.inputs)
+        try:
+            with without(self.model, dropped):
+                found = run(self.model, self.inputs)
+        except Exception as error:  # the user's code, which may ask the block for more than its output
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            return f"the network's code fails without it: {first}"
+        if (wrong := relative_error(expected, found)) > tolerance(expected):
+            return f"the network's code uses more of it than what it returns: outputs are off by {wrong:.1e}"
+        return ""
+
+    def _calls(self, path: str) -> Sequence[Call]:
+        return self.seen.get(self.modules[path], ())
+
+    def _carries(self, path: str) -> bool:
+        calls = self._calls(path)
+        return bool(calls) and all(call.carried and not call.reason for call in calls)
+
+    def _is_chain(self, path: str, carrying: set[str]) -> bool:
+        """Whether most of its elements lie in modules inside it that carry their input themselves."""
+        inner = [self.modules[other] for other in carrying if _inside(other, path)]
+        elements = {id(one): one.numel() for module in inner for one in module.parameters()}
+        whole = sum(one.numel() for one in self.modules[path].parameters())
+        return 2 * sum(elements.values()) > whole
+
+    def _shortcut(self, path: str) -> Bypass | None:
+        """The child that makes up the output of a block alone, once the other branch ends in zeros."""
+        calls = self._calls(path)
+        if len(calls) != 1 or not isinstance(calls[0].result, Tensor):
+            return None
+        (whole,) = calls
+        children = {name: one for name, one in self.modules[path].named_children() if _weighted(one)}
+        ran = {name: self.seen[one][0] for name, one in children.items() if len(self.seen.get(one, ())) == 1}
+        for name, call in ran.items():
+            others = [other for other in ran if other != name and isinstance(ran[other].result, Tensor)]
+            if not others or call.taken is not whole.taken or shape_of(call.result) != shape_of(whole.result):
+                continue
+            last = max(others, key=lambda other: ran[other].number)
+            alone, left = self._left(path, name, last)
+            for activation, function in ACTIVATIONS.items():
+                found = [function(alone)] if isinstance(alone, Tensor) else []
+                if relative_error([left], found) <= tolerance(found):
+                    return Bypass(shortcut=name, branch=last, activation=activation)
+        return None
+
+    def _left(self, path: str, shortcut: str, branch: str) -> tuple[Any, Any]:
+        """What the shortcut and the block return when the branch ends in zeros."""
+        results: list[Any] = []
+        block = self.modules[path]
+        handles = [
+            one.register_forward_hook(lambda _, __, result: results.append(result.clone()))
+            for one in (block.get_submodule(shortcut), block)  # in the order in which they return
+        ]
+        try:
+            with bypassed(self.model, {path: Bypass(shortcut=shortcut, branch=branch)}):
+                run(self.model, self.inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        alone, left = results
+        return alone, left
+
+
+def _inside(path: str, other: str) -> bool:
+    return path.startswith(f"{other}.")
+
+
+def _is_layer(module: nn.Module) -> bool:
+    own = [one for one in module.parameters(recurse=False) if one.dim() > 1]
+    return bool(own) and not any(_weighted(child) for child in module.children())
+
+
+def elements_of(model: nn.Module) -> int:
+    """How many numbers its parameters hold."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _weighted(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def _named(only: Sequence[str], modules: Mapping[str, nn.Module]) -> list[str]:
+    """The modules whose names match, in their order; of those that lie in each other the outermost."""
+    for pattern in only:
+        if not fnmatch.filter(modules, pattern):
+            raise ModelError(
+                f'No module with parameters is named "{pattern}".',
+                f"Names are those of named_modules(), e.g. {', '.join(list(modules)[:5])}.",
+            )
+    named = [path for path in modules if any(fnmatch.fnmatchcase(path, pattern) for pattern in only)]
+    return [path for path in named if not any(_inside(path, other) for other in named)]
