@@ -1,0 +1,9 @@
+"""Weights in few bytes, and every byte counted: what `targets/coded` reads is written here.
+
+entropy     symbols to bytes: rANS with contexts, Huffman, or whatever is smallest
+rans, huffman, tables, writing    its parts
+"""
+
+from .entropy import encode_symbols
+
+__all__ = ["encode_symbols"]

@@ -1,0 +1,125 @@
+"""Symbols to bytes, in whatever form takes the fewest: tables, states, padding and all counted.
+
+An entropy coder alone makes small arrays larger: its table may outweigh them. So each array is coded in every
+form that could win and the smallest is kept; its first byte says which it is (`targets/coded/streams.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from ...targets.coded import huffman as read_huffman
+from ...targets.coded import streams
+from ...targets.errors import ModelError
+from ..graph import Array
+from . import huffman, rans, writing
+from .tables import fitted
+
+Coder = Literal["rans", "huffman"]
+
+MOST_DIFFERENT = 4096  # symbols of one table: more of them and it outweighs what it saves
+MOST_IN_CONTEXT = 256  # the same where there may be a table for each context
+
+
+def encode_symbols(symbols: Array, *, contexts: Array | None = None, coder: Coder = "rans") -> bytes:
+    """The smallest stream from which `decode_symbols` gives back these symbols.
+
+    Args:
+        symbols: uint8 or uint16, of any shape; it is coded flat, row by row.
+        contexts: what the decoder will know of each symbol before it reads it, as whole numbers 0 to 255:
+            symbols that come in one context are told with one table. Contexts that say nothing cost nothing.
+        coder: "huffman" is there for comparison, and takes no contexts.
+
+    Raises:
+        ModelError: symbols of another type, or contexts that do not fit them.
+    """
+    flat = np.ascontiguousarray(symbols).reshape(-1)
+    if flat.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        raise ModelError(
+            f"Symbols of type {flat.dtype} cannot be coded.",
+            "Give uint8 or uint16, e.g. array.view('uint8').",
+        )
+    known = None if contexts is None else _checked(contexts, len(flat))
+    wide = flat.dtype.itemsize - 1
+    head = bytes([streams.RAW | wide << 4]) + writing.number(len(flat))
+    made = [head + flat.astype(flat.dtype.newbyteorder("<")).tobytes()]
+    if len(flat) and (flat == flat[0]).all():
+        made.append(_head(streams.CONSTANT, wide, len(flat)) + writing.number(int(flat[0])))
+    elif len(flat) > 1:
+        different = len(np.unique(flat))
+        if different <= MOST_DIFFERENT and coder == "huffman":
+            made.append(_huffman(flat, wide))
+        elif different <= MOST_DIFFERENT:
+            made.append(_rans(flat, wide, known))
+        if wide:
+            halves = flat.astype("<u2").view(np.uint8).reshape(-1, 2)
+            parts = [encode_symbols(halves[:, half], contexts=known, coder=coder) for half in range(2)]
+            made.append(_head(streams.PLANES, wide, len(flat)) + b"".join(parts))
+    return min(made, key=len)
+
+
+def _rans(flat: Array, wide: int, contexts: Array | None) -> bytes:
+    symbols = int(flat.max()) + 1
+    contexts = contexts if symbols <= MOST_IN_CONTEXT else None
+    classes = 1 if contexts is None else int(contexts.max()) + 1
+    place = flat.astype(np.int64) if contexts is None else contexts.astype(np.int64) * symbols + flat
+    counts = np.bincount(place, minlength=classes * symbols).reshape(classes, symbols)
+    tables = fitted(counts)
+    alone = len(tables.rows) == 1
+    lanes = rans.lanes_for(len(flat), tables.cost_bits / 8)
+    rows = None if alone or contexts is None else np.asarray(tables.table_of)[contexts]
+    states, words = rans.encode(flat, tables.rows, bits=tables.bits, lanes=lanes, tables=rows)
+    coded = tables.coded
+    if alone and classes > 1:
+        coded = coded[len(writing.levels(tables.table_of)) :]
+        classes = 1
+    scale = tables.bits - 1 | (tables.steps.bit_length() - 1) << 4
+    return b"".join(
+        (
+            _head(streams.RANS, wide, len(flat)),
+            bytes([scale]),
+            *map(writing.number, (classes, len(tables.rows), symbols)),
+            coded,
+            *map(writing.number, (lanes, len(words))),
+            states.tobytes(),
+            words.tobytes(),
+        )
+    )
+
+
+def _huffman(flat: Array, wide: int) -> bytes:
+    lengths = huffman.code_lengths(np.bincount(flat))
+    cost = float(np.asarray(lengths)[flat].sum()) / 8
+    lanes = rans.lanes_for(len(flat), cost)
+    sizes, stream = huffman.encode(flat, lengths, lanes=lanes)
+    assert max(lengths) <= read_huffman.LONGEST
+    return b"".join(
+        (
+            _head(streams.HUFFMAN, wide, len(flat)),
+            writing.number(len(lengths)),
+            writing.levels(lengths),
+            *map(writing.number, (lanes, *sizes)),
+            stream,
+        )
+    )
+
+
+def _head(kind: int, wide: int, count: int) -> bytes:
+    return bytes([kind | wide << 4]) + writing.number(count)
+
+
+def _checked(contexts: Array, count: int) -> Array:
+    flat = np.ascontiguousarray(contexts).reshape(-1)
+    if len(flat) != count or flat.dtype.kind not in "ui":
+        raise ModelError(
+            f"{len(flat)} contexts of type {flat.dtype} were given for {count} symbols.",
+            "Give a whole number for each.",
+        )
+    if count and (int(flat.min()) < 0 or int(flat.max()) >= streams.MOST_CONTEXTS):
+        raise ModelError(
+            f"Contexts from {flat.min()} to {flat.max()} were given.",
+            f"Number them from 0 to {streams.MOST_CONTEXTS - 1}.",
+        )
+    return flat.astype(np.uint8)

@@ -1,0 +1,150 @@
+"""The tables of an entropy coder: few enough, and coarse enough, that they pay for themselves.
+
+Every byte of a table is weighed against the bits that it saves: contexts whose symbols are spread alike
+share one (merged pair by pair, as in Ward 1963, by the bytes that a merger costs), and frequencies are told
+on the scale, of 1 to 8 levels an octave, that makes table and symbols together the smallest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...targets.coded import rans
+from ...targets.coded.levels import cumulative, most_level
+from ..graph import Array
+from . import writing
+
+LEVEL_BITS = 3.0  # what a symbol of a table takes, roughly, while it is not decided which tables there are
+SCALES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Tables as they are written.
+
+    Attributes:
+        rows: cumulative frequencies, int64 [tables, symbols + 1].
+        table_of: the row for each context.
+        bits: the frequencies of a row add up to 2 ** bits.
+        steps: levels an octave.
+        coded: what is written of them.
+        cost_bits: what the symbols take with them, without the tables.
+    """
+
+    rows: Array
+    table_of: list[int]
+    bits: int
+    steps: int
+    coded: bytes
+    cost_bits: float
+
+    @property
+    def size_bytes(self) -> float:
+        """Tables and symbols."""
+        return len(self.coded) + self.cost_bits / 8
+
+
+def fitted(counts: Array) -> Tables:
+    """The smallest tables for counts, int64 [contexts, symbols]: how often each symbol comes in each context.
+
+    Raises:
+        ValueError: more different symbols than a table may have entries.
+    """
+    candidates = [np.zeros(len(counts), np.int64)]
+    if len(counts) > 1:
+        candidates.append(merged(counts))
+    made = []
+    for table_of in candidates:
+        rows = np.zeros((int(table_of.max()) + 1, counts.shape[1]), np.int64)
+        np.add.at(rows, table_of, counts)
+        made += [_at_scale(rows, table_of, steps) for steps in SCALES]
+    return min(made, key=lambda tables: tables.size_bytes)
+
+
+def merged(counts: Array) -> Array:
+    """For each context the table it shares; tables are numbered as their first contexts are."""
+    some = np.flatnonzero(counts.sum(axis=1))
+    table_of = np.zeros(len(counts), np.int64)
+    table_of[some] = _merged(counts[np.ix_(some, np.flatnonzero(counts.sum(axis=0)))])
+    return table_of
+
+
+def _merged(counts: Array) -> Array:
+    group = np.arange(len(counts))
+    held = counts.astype(np.float64)
+    cost = np.array([_bits(row) for row in held])
+    alive = np.ones(len(counts), bool)
+    gain = np.full((len(counts), len(counts)), -np.inf)
+    for one in range(len(counts) - 1):
+        gain[one, one + 1 :] = _gains(held[one], cost[one], held[one + 1 :], cost[one + 1 :])
+    while True:
+        one, other = np.unravel_index(int(np.argmax(gain)), gain.shape)
+        if not gain[one, other] > 0:
+            break
+        held[one] += held[other]
+        cost[one] = _bits(held[one])
+        group[group == other] = one
+        alive[other] = False
+        gain[other, :] = gain[:, other] = -np.inf
+        fresh = np.where(alive, _gains(held[one], cost[one], held, cost), -np.inf)
+        gain[one, one + 1 :] = fresh[one + 1 :]
+        gain[:one, one] = fresh[:one]
+    numbers: Array = np.unique(group, return_inverse=True)[1].reshape(-1)
+    return numbers
+
+
+def _gains(row: Array, cost: float, rows: Array, costs: Array) -> Array:
+    """Bits that are saved where `row` is merged with each of `rows`."""
+    together = rows + row
+    sums = together.sum(axis=1)
+    logs = np.log2(np.where(together > 0, together, 1))
+    ideal = sums * np.log2(np.where(sums > 0, sums, 1)) - (together * logs).sum(axis=1)
+    table = LEVEL_BITS * (together > 0).sum(axis=1) + 8
+    saved: Array = cost + costs - ideal - table
+    return saved
+
+
+def _bits(row: Array) -> float:
+    """What symbols of these counts take, and their table."""
+    some = row[row > 0]
+    total = some.sum()
+    return float(total * np.log2(max(total, 1)) - (some * np.log2(some)).sum() + LEVEL_BITS * len(some) + 8)
+
+
+def _at_scale(rows: Array, table_of: Array, steps: int) -> Tables:
+    levels = [_levels(row, steps) for row in rows]
+    best: Tables | None = None
+    most = max(int(np.count_nonzero(row)) for row in rows)
+    coded = _coded(levels, table_of)
+    for bits in range(6, 16):
+        if most > 1 << (bits - 1) or len(rows) << bits > rans.LARGEST_TABLES:
+            continue
+        made = np.stack([cumulative(row, steps=steps, bits=bits) for row in levels])
+        chance = np.diff(made, axis=1) / (1 << bits)
+        cost = -float((rows * np.log2(np.where(rows > 0, chance, 1))).sum())
+        if best is None or cost < best.cost_bits:
+            best = Tables(made, table_of.tolist(), bits, steps, coded, cost)
+    if best is None:
+        raise ValueError(f"{most} different symbols in {len(rows)} tables")
+    return best
+
+
+def _levels(row: Array, steps: int) -> list[int]:
+    some = row > 0
+    if not some.any():
+        return [0] * len(row)
+    top = most_level(steps)
+    least = max(float(row[some].min()), row.max() / 2 ** ((top - 1) / steps))
+    scaled = np.rint(steps * np.log2(np.maximum(np.where(some, row, 1) / least, 1.0)))
+    return [int(level) for level in np.where(some, np.minimum(scaled + 1, top), 0)]
+
+
+def _coded(levels: list[list[int]], table_of: Array) -> bytes:
+    made = writing.levels(table_of.tolist()) if len(table_of) > 1 else b""
+    before = [0] * len(levels[0])
+    for row in levels:
+        made += writing.levels(row, before=before)
+        before = row
+    return made

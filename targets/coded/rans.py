@@ -1,0 +1,91 @@
+"""Interleaved rANS, decoded for all lanes at a time (Duda 2013; Giesen 2014, "Interleaved entropy coders").
+
+Lane i has a state of 32 bits and codes the symbols i, i + lanes, i + 2 lanes ...; all lanes read from one
+sequence of 16-bit words, in the lanes' order within a step. So a step of the decoder is a dozen calls of
+numpy for `lanes` symbols, and a lane costs three bytes. A symbol's table may depend on its context, which
+must be known before the stream is read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+
+from .reading import damaged
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+LOWEST = 1 << 16  # states stay in 2 ** 16 to 2 ** 32; encoding starts here and decoding must end here
+LARGEST_TABLES = 1 << 18  # entries of all tables together: they should stay in the cache
+
+
+def decode(
+    tables: Array,
+    *,
+    bits: int,
+    states: Array,
+    words: Array,
+    count: int,
+    dtype: Any,
+    contexts: Optional[Array] = None,
+) -> Array:
+    """`count` symbols.
+
+    Args:
+        tables: cumulative frequencies, int64 [tables, symbols + 1]; each row goes from 0 to 2 ** bits.
+        states: where each lane starts, 32-bit numbers; as many as there are lanes.
+        words: 16-bit numbers.
+        contexts: the row of `tables` for each symbol; row 0 for all without.
+
+    Raises:
+        ArtifactError: the words do not end where the symbols do.
+    """
+    lanes, slots = len(states), 1 << bits
+    symbol_at, frequency_at, offset_at = _by_slot(tables, slots, dtype)
+    held = states.astype(np.int64)
+    if not ((held >= LOWEST) & (held < 1 << 32)).all():
+        raise damaged("a state of the entropy coder is out of range")
+    # Words past the end read as zeros, so that running over is found once, at the end.
+    waiting = np.concatenate([words.astype(np.int64), np.zeros(lanes, np.int64)])
+    found = np.empty(count, dtype)
+    slot, factor = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
+    at = 0
+    for start in range(0, count, lanes):
+        width = min(lanes, count - start)
+        x, place, numbers = held[:width], slot[:width], factor[:width]
+        np.bitwise_and(x, slots - 1, out=place)
+        if contexts is not None:
+            numbers[:] = contexts[start : start + width]
+            place += np.left_shift(numbers, bits, out=numbers)
+        symbol_at.take(place, out=found[start : start + width], mode="clip")
+        np.right_shift(x, bits, out=x)
+        frequency_at.take(place, out=numbers, mode="clip")
+        np.multiply(x, numbers, out=x)
+        offset_at.take(place, out=numbers, mode="clip")
+        np.add(x, numbers, out=x)
+        low = np.flatnonzero(x < LOWEST)
+        if len(low):
+            if at > len(words):
+                break
+            x[low] = (x[low] << 16) | waiting[at : at + len(low)]
+            at += len(low)
+    if at != len(words) or (held != LOWEST).any():
+        raise damaged("the entropy coder does not end where its symbols do")
+    return found
+
+
+def _by_slot(tables: Array, slots: int, dtype: Any) -> Any:
+    """For each slot of each table: the symbol, its frequency, and the place within it."""
+    frequencies = np.diff(tables, axis=1)
+    rows, symbols = frequencies.shape
+    empty = frequencies.sum(axis=1) == 0
+    frequencies[empty, 0] = slots  # never read: the caller refuses contexts without a table
+    flat = frequencies.reshape(-1)
+    symbol_at = np.repeat(np.tile(np.arange(symbols), rows), flat).astype(dtype)
+    begins = tables[:, :-1].reshape(-1)
+    offset_at = np.tile(np.arange(slots), rows) - np.repeat(begins, flat)
+    return symbol_at, np.repeat(flat, flat), offset_at

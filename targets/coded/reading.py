@@ -1,0 +1,112 @@
+"""Bytes that may be damaged or hostile, read with every length checked before it is used.
+
+Numbers are little endian base 128 ("varint", as in protobuf). Short lists of small numbers (tables, code
+lengths) are Rice codes of their differences (Rice and Plaunt 1971), most significant bit first.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional, Sequence, Union
+
+from ..errors import ArtifactError
+
+Bytes = Union[bytes, bytearray, memoryview]
+
+_LONGEST_UNARY = 1 << 17  # a zigzag of two levels under 65536
+
+
+def damaged(what: str) -> ArtifactError:
+    """The error for coded bytes that cannot have been written by `export/coding`."""
+    return ArtifactError(
+        f"The coded data is damaged: {what}.", "Copy or download it again, or pack the model again."
+    )
+
+
+class Reader:
+    """A place in coded bytes. Reading past the end is an ArtifactError, never an IndexError."""
+
+    def __init__(self, data: Bytes) -> None:
+        self.data = memoryview(data).cast("B")
+        self.at = 0
+
+    @property
+    def left(self) -> int:
+        """How many bytes were not read yet."""
+        return len(self.data) - self.at
+
+    def take(self, count: int, what: str) -> memoryview:
+        """The next `count` bytes."""
+        if not 0 <= count <= self.left:
+            raise damaged(f"{what} should take {count} bytes, and {self.left} are left")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def byte(self, what: str) -> int:
+        """The next byte as a number."""
+        return self.take(1, what)[0]
+
+    def number(self, what: str, *, least: int = 0, most: int) -> int:
+        """The next varint, which must lie between `least` and `most`."""
+        found = shift = 0
+        while True:
+            byte = self.byte(what)
+            found |= (byte & 127) << shift
+            if byte < 128:
+                break
+            shift += 7
+            if shift > 56:
+                raise damaged(f"{what} is a number of more than nine bytes")
+        if not least <= found <= most:
+            raise damaged(f"{what} is {found}, not {least} to {most}")
+        return found
+
+    def text(self, what: str, *, most: int) -> str:
+        """A length and so many bytes of UTF-8."""
+        held = bytes(self.take(self.number(what, most=most), what))
+        try:
+            return held.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise damaged(f"{what} is not UTF-8") from error
+
+    def levels(
+        self, count: int, what: str, *, most: int, before: Optional[Sequence[int]] = None
+    ) -> List[int]:
+        """`count` numbers from 0 to `most`: Rice codes of zigzag differences, filled up to whole bytes.
+
+        The first byte holds the parameter (low four bits) and, in bit 4, what the differences are to: the
+        number before each, or the one at its place in the list `before`. A code is so many ones, a zero, and
+        `parameter` bits.
+        """
+        head = self.byte(what)
+        rice = head & 15
+        if head > 31 or (head > 15 and before is None) or count > 8 * self.left:
+            raise damaged(f"{what} cannot be {count} Rice codes of kind {head}")
+        place, end = 8 * self.at, 8 * len(self.data)
+        found: List[int] = []
+        level = 0
+        for index in range(count):
+            quotient = 0
+            while place < end and self._bit(place):
+                quotient += 1
+                place += 1
+            if quotient > _LONGEST_UNARY or place + 1 + rice > end:
+                raise damaged(f"{what} ends in the middle of a number")
+            place += 1
+            for _ in range(rice):
+                quotient = quotient << 1 | self._bit(place)
+                place += 1
+            difference = (quotient >> 1) ^ -(quotient & 1)
+            level = difference + (before[index] if before is not None and head > 15 else level)
+            if not 0 <= level <= most:
+                raise damaged(f"{what} holds {level}, not 0 to {most}")
+            found.append(level)
+        self.at = -(-place // 8)
+        return found
+
+    def _bit(self, place: int) -> int:
+        return self.data[place >> 3] >> (7 - (place & 7)) & 1
+
+    def done(self, what: str) -> None:
+        """Nothing may be left."""
+        if self.left:
+            raise damaged(f"{self.left} bytes follow the end of {what}")

@@ -1,0 +1,139 @@
+"""One array of symbols as bytes that say themselves how they are coded.
+
+    byte     kind (low four bits), and bytes a symbol less one (bit 4)
+    varint   how many symbols
+    raw      the symbols, little endian
+    constant varint: the one symbol
+    rans     byte: table bits less one (low four bits), log2 of levels an octave (bits 4 and 5)
+             varints: contexts, tables, symbols
+             where contexts > 1, the table of each context (levels)
+             each table: the levels of its symbols
+             varints: lanes, words; the lanes' states, 32 bits each; the words, 16 bits each
+    huffman  varint: symbols; their code lengths (levels)
+             varint: lanes; for each lane a varint, its bits; the bits of all, filled up to whole bytes
+    planes   two streams of bytes: all low bytes, then all high bytes
+
+`export/coding/entropy.py` writes them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+
+from . import huffman, rans
+from .levels import cumulative, most_level
+from .reading import Bytes, Reader, damaged
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+RAW, CONSTANT, RANS, HUFFMAN, PLANES = range(5)
+MOST_CONTEXTS = 256
+MOST_LANES = 1 << 13
+MOST_STEPS = 1 << 15  # symbols of a lane: few bytes can never keep a board busy for long
+MOST_SYMBOLS = MOST_LANES * MOST_STEPS
+
+
+def decode_symbols(data: Bytes, *, most: int = MOST_SYMBOLS, contexts: Optional[Array] = None) -> Array:
+    """The array, uint8 or uint16 and flat, that `encode_symbols` was given.
+
+    Args:
+        most: how many symbols it may be; more are refused before memory is taken.
+        contexts: what the encoder was given, where it was given any: whole numbers from 0, one a symbol.
+
+    Raises:
+        ArtifactError: the bytes are damaged or hold more than `most` symbols.
+    """
+    reader = Reader(data)
+    found = read_symbols(reader, most=most, contexts=contexts)
+    reader.done("a stream of symbols")
+    return found
+
+
+def read_symbols(reader: Reader, *, most: int, contexts: Optional[Array] = None) -> Array:
+    """The same from the middle of other data."""
+    kind = reader.byte("the kind of a stream")
+    if kind & ~31 or kind & 15 > PLANES:
+        raise damaged(f"there is no stream of kind {kind}")
+    dtype = np.dtype("<u2" if kind & 16 else "u1")
+    count = reader.number("the number of symbols", most=most)
+    if contexts is not None and len(contexts) != count:
+        raise damaged(f"it has {count} symbols, and {len(contexts)} are expected")
+    kind &= 15
+    if kind == RAW:
+        return np.frombuffer(reader.take(count * dtype.itemsize, "raw symbols"), dtype).copy()
+    if kind == CONSTANT:
+        return np.full(count, reader.number("a symbol", most=(1 << 8 * dtype.itemsize) - 1), dtype)
+    if kind == PLANES:
+        if dtype.itemsize != 2:
+            raise damaged("planes of single bytes")
+        halves = [read_symbols(reader, most=count, contexts=contexts) for _ in range(2)]
+        if any(half.dtype.itemsize != 1 or len(half) != count for half in halves):
+            raise damaged("its planes do not fit one another")
+        return np.stack(halves, axis=1).reshape(-1).view(dtype)
+    if kind == HUFFMAN:
+        return _huffman(reader, count, dtype)
+    return _rans(reader, count, dtype, contexts)
+
+
+def _rans(reader: Reader, count: int, dtype: Any, contexts: Optional[Array]) -> Array:
+    head = reader.byte("the scale of tables")
+    bits, steps = (head & 15) + 1, 1 << (head >> 4)
+    if head >> 6:
+        raise damaged(f"the scale of tables is {head}")
+    classes = reader.number("the number of contexts", least=1, most=MOST_CONTEXTS)
+    rows = reader.number("the number of tables", least=1, most=min(classes, rans.LARGEST_TABLES >> bits))
+    symbols = reader.number("the number of different symbols", least=1, most=1 << 8 * dtype.itemsize)
+    if rows * symbols > 8 * reader.left:
+        raise damaged(f"{rows} tables of {symbols} symbols cannot be in {reader.left} bytes")
+    table_of = reader.levels(classes, "the tables of contexts", most=rows - 1) if classes > 1 else [0]
+    tables = read_tables(reader, rows, symbols, steps=steps, bits=bits)
+    lanes = _lanes(reader, count)
+    length = reader.number("the number of words", most=reader.left // 2)
+    states = np.frombuffer(reader.take(4 * lanes, "the states"), "<u4")
+    words = np.frombuffer(reader.take(2 * length, "the words"), "<u2")
+    chosen = None
+    if classes > 1:
+        if contexts is None or (count and int(contexts.max()) >= classes):
+            raise damaged("it was coded with other contexts than it is read with")
+        chosen = np.asarray(table_of, np.uint8)[contexts]
+    used = np.unique(chosen) if chosen is not None else [0]
+    if count and any(not tables[row, -1] for row in used):
+        raise damaged("a table that is needed is empty")
+    return rans.decode(
+        tables, bits=bits, states=states, words=words, count=count, dtype=dtype, contexts=chosen
+    )
+
+
+def read_tables(reader: Reader, rows: int, symbols: int, *, steps: int, bits: int) -> Array:
+    """Cumulative frequencies, int64 [rows, symbols + 1]; a table's levels may be told from the one before."""
+    tables = np.zeros((rows, symbols + 1), np.int64)
+    before = [0] * symbols
+    for row in range(rows):
+        before = reader.levels(symbols, "a table", most=most_level(steps), before=before)
+        if sum(level > 0 for level in before) > 1 << bits:
+            raise damaged(f"a table of {bits} bits has too many symbols")
+        tables[row] = cumulative(before, steps=steps, bits=bits)
+    return tables
+
+
+def _huffman(reader: Reader, count: int, dtype: Any) -> Array:
+    symbols = reader.number("the number of different symbols", least=2, most=1 << 8 * dtype.itemsize)
+    lengths = reader.levels(symbols, "code lengths", most=huffman.LONGEST)
+    lanes = _lanes(reader, count)
+    longest = -(-count // lanes) * huffman.LONGEST
+    bits = [reader.number("the bits of a lane", most=min(longest, 8 * reader.left)) for _ in range(lanes)]
+    ends = np.cumsum(np.asarray(bits, np.int64))
+    end = int(ends[-1])
+    stream = np.frombuffer(reader.take(-(-end // 8), "Huffman codes"), np.uint8)
+    starts = np.concatenate([[0], ends[:-1]])
+    return huffman.decode(lengths, starts=starts, stream=stream, end=end, count=count, dtype=dtype)
+
+
+def _lanes(reader: Reader, count: int) -> int:
+    least = max(1, -(-count // MOST_STEPS))
+    return reader.number("the number of lanes", least=least, most=MOST_LANES)
