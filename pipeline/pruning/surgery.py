@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from ...targets.errors import ModelError
+from .bypass import shallower
 from .capture import Example, capture, uncollected, users_line
 from .graphnet import GraphNet
 from .groups import Groups, Tracing, planned
@@ -53,6 +54,8 @@ def apply(
     Raises:
         ModelError: the plan is for another network, or the form cannot be had.
     """
+    if plan.dropped:
+        return _shallower(model, plan, form)
     if groups is None:
         if example is None:
             raise ModelError("Surgery needs a trace or an example.", "Call apply(model, plan, groups).")
@@ -70,6 +73,19 @@ def apply(
     plan = dataclasses.replace(trial.plan, form="graph", reason=reason, earlier=earlier_plans(model))
     small = _graph_net(model, groups, plan.cut, trial.tensors, trial.resized[0], trial.alive)
     return record(small, plan)
+
+
+def _shallower(model: nn.Module, plan: Plan, form: str) -> nn.Module:
+    if plan.original != fingerprint(model):
+        raise _other_network()
+    if form == "graph":
+        raise ModelError(
+            "A plan that drops blocks keeps the network's own class.",
+            'Leave out form="graph"; a cut of neurons afterwards may have that form.',
+        )
+    reason = plan.reason or "something small stands in for each block"
+    done = dataclasses.replace(plan, form="module", reason=reason, earlier=earlier_plans(model))
+    return record(shallower(model, plan.dropped), done)
 
 
 @uncollected()
@@ -138,7 +154,9 @@ def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
     for step in (*plan.earlier, plan):
         if fingerprint(model) != step.original:
             raise _other_network()
-        if step.form == "module":
+        if step.dropped:
+            model = record(shallower(model, step.dropped), step)
+        elif step.form == "module":
             model = record(narrowed(model, cut_tensors(model, step.cut), step.attributes), step)
         else:
             model = record(graph_form(model, step.cut, trace(model, example)), step)
