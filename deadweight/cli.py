@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import __version__, boards, engine_report, engines, gating, measure
+from . import __version__, boards, engine_report, engines, gating, measure, stages
 from .console import bar, err, out, stage_line
 from .options import Data, Out, Settings, TargetName
 from .remotely import On
@@ -131,6 +131,7 @@ def report(
 
 
 for _command in (
+    stages.quantize,
     measure.profile,
     measure.compare,
     gating.gate,

@@ -122,6 +122,8 @@ def float_kernels(path: Path) -> list[str]:
 def optimized(path: Path) -> onnx.ModelProto:
     """The graph after ONNX Runtime's own optimisations, as its CPU provider runs it.
 
+    Weights that lie beside the file are not read.
+
     Raises:
         ModelError: ONNX Runtime refuses the model.
     """
@@ -139,4 +141,4 @@ def optimized(path: Path) -> onnx.ModelProto:
                 f"ONNX Runtime refuses {path}: {first_line(error)}",
                 "Export it again; a custom operator must be replaced by standard ones.",
             ) from error
-        return onnx.load(options.optimized_model_filepath)
+        return onnx.load(options.optimized_model_filepath, load_external_data=False)

@@ -1,0 +1,304 @@
+"""Calibration samples from files: named arrays in .npz, or .npy where the model has a single input.
+
+A file holds one sample or a batch of them, whichever its arrays' axes say. All files are checked by their
+headers before any is read: a shape that is wrong in the last one is told at once, not after an hour. What
+only looks right is refused too: bytes for a network that takes floats were hardly scaled as it expects.
+Samples are put together to batches as the model takes them, across files.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..targets.errors import ArtifactError, WorkloadError
+from .graph import Array, load
+from .running import input_names
+
+AT_ONCE = 32  # samples in a batch, where the model takes any number
+ENDINGS = (".npz", ".npy")
+_ONLY = "the array of an .npy file"
+_PREPARED = "Prepare samples exactly as for inference: same names, shapes and types."
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of the model; a size that is not fixed is 0, and a shape that is not known is None."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] | None
+
+    def __str__(self) -> str:
+        sizes = "..." if self.shape is None else ", ".join(str(size or "?") for size in self.shape)
+        return f"{self.name}: {self.dtype}[{sizes}]"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Samples of one file that go into one batch: those from `start` up to `stop`."""
+
+    file: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Checked files, and how their samples make batches.
+
+    Attributes:
+        names: by file, the array of each input.
+        plan: by batch, what it is put together from.
+        left_out: how many samples do not fill a batch of the size that the model fixes.
+    """
+
+    files: tuple[Path, ...]
+    inputs: tuple[Input, ...]
+    names: tuple[Mapping[str, str], ...]
+    plan: tuple[tuple[Piece, ...], ...]
+    left_out: int
+
+    @property
+    def count(self) -> int:
+        """How many samples the batches hold."""
+        return sum(piece.stop - piece.start for batch in self.plan for piece in batch)
+
+    def batches(self) -> Iterator[dict[str, Array]]:
+        """The batches in the order of the files, arrays by input name; one file is in memory at a time."""
+        held, arrays = -1, dict[str, Array]()
+        for batch in self.plan:
+            parts: list[dict[str, Array]] = []
+            for piece in batch:
+                if piece.file != held:
+                    held, arrays = piece.file, self._read(piece.file)
+                parts.append({name: value[piece.start : piece.stop] for name, value in arrays.items()})
+            yield {one.name: np.concatenate([part[one.name] for part in parts]) for one in self.inputs}
+
+    def place(self, index: int) -> str:
+        """Where a sample of the batches stands, as in `003.npz, sample 12`; both count from 0."""
+        for piece in (piece for batch in self.plan for piece in batch):
+            if index < piece.stop - piece.start:
+                return f"{self.files[piece.file].name}, sample {piece.start + index}"
+            index -= piece.stop - piece.start
+        raise IndexError(index)
+
+    def _read(self, file: int) -> dict[str, Array]:
+        """A file's arrays by input name, each with the batch as its first axis and in the input's type."""
+        path, names, found = self.files[file], self.names[file], {}
+        held = _arrays(path, names.values())
+        for one in self.inputs:
+            value = held[names[one.name]]
+            whole = value if one.shape is None or value.ndim == len(one.shape) else value[None]
+            found[one.name] = whole.astype(one.dtype)
+            if one.dtype.kind in "iu" and not np.array_equal(found[one.name], whole):
+                raise WorkloadError(f"{path} holds numbers for {one} that do not fit into it.", _PREPARED)
+        return found
+
+
+def open_samples(model: Path, data: Path) -> Samples:
+    """Checks the samples that are to go through a model.
+
+    Args:
+        data: a folder of .npz and .npy files, taken in the order of their names, or one such file.
+
+    Raises:
+        ArtifactError: the model or the data cannot be read.
+        WorkloadError: there are no samples, or they do not fit the model; it names the file.
+    """
+    inputs = inputs_of(load(model))
+    files = _files(data)
+    names, shapes, counts = [], [], []
+    for path in files:
+        chosen, shape, count = _checked(path, inputs)
+        names.append(chosen)
+        shapes.append(shape)
+        counts.append(count)
+    fixed = next((one.shape[0] for one in inputs if one.shape and one.shape[0]), 0)
+    plan = _plan(shapes, counts, size=fixed or AT_ONCE, whole=bool(fixed))
+    samples = Samples(files, inputs, tuple(names), plan, 0)
+    left_out = sum(counts) - samples.count
+    if not plan:
+        raise WorkloadError(
+            f"{data} holds {sum(counts)} samples, and {model.name} takes batches of {fixed}.",
+            f"Give at least {fixed} samples of one shape, or export the model with a dynamic batch.",
+        )
+    return Samples(files, inputs, tuple(names), plan, left_out)
+
+
+def inputs_of(model: onnx.ModelProto) -> tuple[Input, ...]:
+    """What a model takes, in its own order."""
+    wanted, found = input_names(model), []
+    for value in model.graph.input:
+        if value.name in wanted:
+            kind = value.type.tensor_type
+            shape = tuple(axis.dim_value for axis in kind.shape.dim) if kind.HasField("shape") else None
+            found.append(
+                Input(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
+            )
+    return tuple(found)
+
+
+def _files(data: Path) -> tuple[Path, ...]:
+    if not data.exists():
+        raise ArtifactError(f"{data} does not exist.", "Check the path.")
+    if data.is_file():
+        if data.suffix not in ENDINGS:
+            raise WorkloadError(f"{data} is no .npz or .npy file.", _how_to_save(data))
+        return (data,)
+    files = tuple(sorted(path for path in data.iterdir() if path.suffix in ENDINGS))
+    if not files:
+        pictures = any(path.suffix.lower() in _PICTURES for path in data.iterdir())
+        held = "pictures, but no arrays" if pictures else "no .npz or .npy files"
+        raise WorkloadError(f"{data} holds {held}.", _how_to_save(data))
+    return files
+
+
+def _how_to_save(data: Path) -> str:
+    place = data.with_suffix("") / "0000.npz"
+    return (
+        "Prepare some hundred real samples exactly as for inference, and save them as arrays under the names "
+        f'of the model\'s inputs, one sample or a batch a file: numpy.savez("{place}", INPUT=array).'
+    )
+
+
+def _checked(path: Path, inputs: tuple[Input, ...]) -> tuple[dict[str, str], tuple[Any, ...], int]:
+    """A file's array for each input, the shape of its samples, and how many there are."""
+    headers = _headers(path)
+    names, shapes, counts = {}, [], {}
+    for one in inputs:
+        name = one.name if one.name in headers else next(iter(headers), "")
+        if name != one.name and (len(inputs) > 1 or len(headers) != 1):
+            raise WorkloadError(
+                f"{path} has no array called {one.name!r}; it has {', '.join(headers) or 'none'}.",
+                f"Name arrays as the model names its inputs ({', '.join(map(str, inputs))}): "
+                f"numpy.savez(path, {', '.join(f'{each.name}=...' for each in inputs)}).",
+            )
+        shape, dtype = headers[name]
+        counts[one.name] = _count(path, one, shape)
+        _check_type(path, one, dtype)
+        names[one.name] = name
+        shapes.append(shape[len(shape) - len(one.shape) + 1 :] if one.shape else shape[1:])
+    if len(set(counts.values())) > 1:
+        raise WorkloadError(
+            f"{path} holds different numbers of samples: {counts}.",
+            "Give every input the batch as first axis.",
+        )
+    return names, tuple(shapes), next(iter(counts.values()))
+
+
+def _count(path: Path, wanted: Input, shape: tuple[int, ...]) -> int:
+    """How many samples an array of this shape holds."""
+    if not wanted.shape:
+        single, fits = False, wanted.shape is None and len(shape) > 0
+    else:
+        single = len(shape) == len(wanted.shape) - 1
+        sizes = shape if single else shape[1:]
+        axes = len(shape) in (len(wanted.shape), len(wanted.shape) - 1)
+        fits = axes and all(size in (0, got) for size, got in zip(wanted.shape[1:], sizes, strict=True))
+    if not fits:
+        raise WorkloadError(
+            f"{path}: the shape {list(shape)} does not fit the input {wanted}.", _cure(wanted, shape)
+        )
+    if 0 in shape:
+        raise WorkloadError(
+            f"{path} holds nothing for {wanted}: its shape is {list(shape)}.", "Leave it out."
+        )
+    return 1 if single else shape[0]
+
+
+def _cure(wanted: Input, shape: tuple[int, ...]) -> str:
+    """What to do about a wrong shape; the commonest is a picture whose channels come last."""
+    one = shape[-3:]
+    if wanted.shape and len(wanted.shape) == 4 and len(shape) in (3, 4):
+        last = (one[2], one[0], one[1])
+        if all(size in (0, got) for size, got in zip(wanted.shape[1:], last, strict=True)):
+            axes = "2, 0, 1" if len(shape) == 3 else "0, 3, 1, 2"
+            return f"The channels seem to come last: save array.transpose({axes})."
+    return _PREPARED
+
+
+def _check_type(path: Path, wanted: Input, dtype: np.dtype[Any]) -> None:
+    same_kind = dtype.kind == wanted.dtype.kind or {dtype.kind, wanted.dtype.kind} <= {"i", "u"}
+    if same_kind:
+        return
+    scaled = wanted.dtype.kind == "f" and dtype.kind in "iu"
+    raise WorkloadError(
+        f"{path} holds {dtype} for the input {wanted}.",
+        "Scale and normalize the samples as the network sees them at inference, and save the floats: raw "
+        "pixels would give ranges of numbers that it never meets."
+        if scaled
+        else _PREPARED,
+    )
+
+
+def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of each array of a file, without reading the arrays."""
+    try:
+        if path.suffix == ".npy":
+            with path.open("rb") as file:
+                return {_ONLY: _header(file)}
+        with zipfile.ZipFile(path) as archive:
+            found = {}
+            for name in archive.namelist():
+                with archive.open(name) as file:
+                    found[name.removesuffix(".npy")] = _header(file)
+            return found
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _arrays(path: Path, names: Iterable[str]) -> dict[str, Array]:
+    try:
+        if path.suffix == ".npy":
+            return {_ONLY: np.load(path, allow_pickle=False)}
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in names}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, and opening those could run code")
+    return shape, dtype
+
+
+def _plan(
+    shapes: list[tuple[Any, ...]], counts: list[int], *, size: int, whole: bool
+) -> tuple[tuple[Piece, ...], ...]:
+    """Batches of `size` samples of one shape, in the order of the files; smaller ones unless `whole`."""
+    plan: list[tuple[Piece, ...]] = []
+    waiting: list[Piece] = []
+    missing = size
+    for file, (shape, count) in enumerate(zip(shapes, counts, strict=True)):
+        if waiting and shape != shapes[file - 1]:
+            plan += [] if whole else [tuple(waiting)]
+            waiting, missing = [], size
+        start = 0
+        while start < count:
+            stop = min(count, start + missing)
+            waiting.append(Piece(file, start, stop))
+            missing -= stop - start
+            start = stop
+            if not missing:
+                plan.append(tuple(waiting))
+                waiting, missing = [], size
+    return (*plan, tuple(waiting)) if waiting and not whole else tuple(plan)
+
+
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{path} cannot be read as arrays: {error}.", "Save it again with numpy.savez, plain numbers only."
+    )

@@ -1,0 +1,156 @@
+"""A file quantized alone: what the stage's own parts make, told what changed, there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from deadweight.export import external
+from deadweight.export.calibrate import calibrate
+from deadweight.export.graph import load
+from deadweight.export.int8 import flip_details, to_int8
+from deadweight.export.parity import compare_files
+from deadweight.export.samples import Samples, open_samples
+from deadweight.export.to_qdq import to_qdq
+from deadweight.targets.artifact import sha256_of
+from deadweight.targets.errors import ArtifactError, ModelError, TargetError
+from deadweight.targets.session import open_session
+from deadweight.targets.target import load_target
+
+Nets = Callable[[str], Any]
+CPU, BOARD = load_target("x86-cpu"), load_target("orin-nano-8gb")
+
+
+def saved(net: Any, folder: Path) -> Samples:
+    """The network's own batches as files."""
+    folder.mkdir()
+    for place, batch in enumerate(net.batches):
+        np.savez(folder / f"{place}.npz", **{name: value.numpy() for name, value in batch.items()})
+    return open_samples(net.path, folder)
+
+
+@pytest.mark.parametrize(("name", "target"), [("residual", CPU), ("residual", BOARD), ("joined", BOARD)])
+def test_the_file_is_the_one_that_the_stages_parts_make(
+    net: Nets, tmp_path: Path, name: str, target: Any
+) -> None:
+    one = net(name)
+    made = to_int8(one.path, saved(one, tmp_path / "data"), tmp_path / "out", target=target)
+    dialect: Any = "tensorrt" if target is BOARD else "x86"
+    to_qdq(one.path, calibrate(one.path, one.batches), tmp_path / "same.onnx", dialect=dialect)
+    assert made.path == tmp_path / "out" / "int8.onnx"
+    assert sha256_of(made.path) == sha256_of(tmp_path / "same.onnx")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "int8.onnx",
+        "quantize.json",
+        "ranges.json",
+    ]
+    assert (made.lint is not None) is (target is BOARD)
+    assert made.classes == ("output" if name == "residual" else "")
+    told = json.loads((tmp_path / "out" / "quantize.json").read_text())
+    assert told["sha256"] == sha256_of(made.path)
+    assert told["model"]["sha256"] == sha256_of(one.path)
+    assert told["samples"] == 27
+
+
+def test_the_best_method_is_the_one_with_the_least_noise(net: Nets, tmp_path: Path) -> None:
+    samples = saved(net("mlp"), tmp_path / "data")
+    made = to_int8(net("mlp").path, samples, tmp_path / "out", target=CPU, method="best")
+    assert set(made.noises) == {"minmax", "percentile", "entropy", "mse"}
+    assert made.noises[made.method] == min(made.noises.values())
+    alone = to_int8(net("mlp").path, samples, tmp_path / "alone", target=CPU, method=made.method)
+    assert alone.path
+    assert made.path
+    assert sha256_of(made.path) == sha256_of(alone.path)
+
+
+def test_layers_stay_in_float_where_asked_and_unknown_ones_are_named(net: Nets, tmp_path: Path) -> None:
+    samples = saved(net("mlp"), tmp_path / "data")
+    made = to_int8(net("mlp").path, samples, tmp_path / "out", target=BOARD, skip=["fc3/Gemm"])
+    assert made.quantized.left_float == {"fc3/Gemm": "asked for"}
+    with pytest.raises(ModelError, match="Did you mean 'fc3/Gemm'"):
+        to_int8(net("mlp").path, samples, tmp_path / "no", target=BOARD, skip=["fc3/Gem"])
+    assert not (tmp_path / "no").exists()
+
+
+def test_flips_are_found_where_they_are(digits: Any, tmp_path: Path) -> None:
+    rounded = load(digits.net.path)
+    for tensor in rounded.graph.initializer:  # three bits or so: coarse enough to change some labels
+        values = numpy_helper.to_array(tensor)
+        step = np.abs(values).max() / 3
+        tensor.CopyFrom(numpy_helper.from_array((np.rint(values / step) * step).astype("f"), tensor.name))
+    onnx.save(rounded, tmp_path / "coarse.onnx")
+    np.savez(tmp_path / "a.npz", x=digits.images.numpy())
+    samples = open_samples(digits.net.path, tmp_path / "a.npz")
+    before, after = (
+        open_session(path).run({"x": digits.images.numpy()})["output"]
+        for path in (digits.net.path, tmp_path / "coarse.onnx")
+    )
+    wanted = np.flatnonzero(before.argmax(1) != after.argmax(1))
+    assert wanted.size > 2
+    found = flip_details(digits.net.path, tmp_path / "coarse.onnx", samples, wanted[:3].tolist())
+    assert [one.place for one in found] == [f"a.npz, sample {index}" for index in wanted[:3]]
+    for one, index in zip(found, wanted[:3], strict=True):
+        assert (one.before, one.after) == (before[index].argmax(), after[index].argmax())
+        assert one.lead == pytest.approx(before[index].max() - before[index][one.after], rel=1e-4)
+
+
+def test_what_tensorrt_refuses_is_not_written(net: Nets, tmp_path: Path) -> None:
+    model = load(net("mlp").path)
+    node = helper.make_node("Compress", ["output", "which"], ["chosen"], axis=1, name="last/Compress")
+    model.graph.node.append(node)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([True, False, True]), "which"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("chosen", 1, ["batch", None]))
+    onnx.save(model, tmp_path / "m.onnx")
+    samples = saved(net("mlp"), tmp_path / "data")
+    made = to_int8(tmp_path / "m.onnx", samples, tmp_path / "out", target=BOARD)
+    assert made.path is None
+    assert made.lint is not None
+    assert made.lint.counts["error"] == 1
+    assert not (tmp_path / "out").exists()
+    assert to_int8(tmp_path / "m.onnx", samples, tmp_path / "out", target=CPU).path is not None
+
+
+def test_half_precision_is_for_the_tensorrt_that_takes_it(net: Nets, tmp_path: Path) -> None:
+    samples = saved(net("residual"), tmp_path / "data")
+    made = to_int8(net("residual").path, samples, tmp_path / "out", target=BOARD, half=True)
+    assert made.path
+    kinds = {tensor.data_type for tensor in load(made.path).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    assert made.half.startswith("FP16 for what stays in float: noise ")
+    with pytest.raises(TargetError, match="runs onnxruntime"):
+        to_int8(net("residual").path, samples, tmp_path / "no", target=CPU, half=True)
+
+
+def test_a_place_that_cannot_be_written_is_an_error_and_an_old_file_stays(net: Nets, tmp_path: Path) -> None:
+    samples = saved(net("mlp"), tmp_path / "data")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        to_int8(net("mlp").path, samples, tmp_path / "file", target=CPU)
+    made = to_int8(net("mlp").path, samples, tmp_path / "out", target=CPU)
+    assert made.path
+    before = made.path.read_bytes()
+    quantized = open_samples(made.path, tmp_path / "data")
+    with pytest.raises(ModelError, match="is quantized already"):
+        to_int8(made.path, quantized, tmp_path / "out", target=CPU)
+    assert made.path.read_bytes() == before
+    assert not (tmp_path / "out" / ".part").exists()
+
+
+def test_large_weights_go_beside_it_and_old_ones_go(
+    net: Nets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = net("mlp")
+    samples = saved(one, tmp_path / "data")
+    monkeypatch.setattr(external, "INLINE_BYTES", 3000)  # as if one message held 3 KB
+    for skip in ([], ["fc1/Gemm"]):
+        to_int8(one.path, samples, tmp_path / "out", target=CPU, skip=skip)
+        assert len(list((tmp_path / "out").glob("int8.onnx.*.weights"))) == 1
+    hop = compare_files(one.path, tmp_path / "out/int8.onnx", one.batches, kind="lossy", name="int8")
+    assert hop.samples == 27
