@@ -53,5 +53,5 @@ def profile_on(
 
 
 def knows_sparse(work: Work) -> bool:
-    """Whether a network is 2:4: then the builder is told that it may use the kernels for it, for all alike."""
+    """Whether a network is 2:4: then the builder may use the kernels for it, in all networks alike."""
     return any("masks" in v.files and load_masks(v.path("masks"))[1] == "2:4" for v in work.variants)

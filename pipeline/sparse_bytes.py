@@ -56,12 +56,10 @@ def from_bitmask(data: bytes) -> Array:
     """
     shape, at = _shape(data)
     count = math.prod(shape)
-    bits = np.frombuffer(data[at : at + -(-count // 8)], np.uint8)
-    if bits.size != -(-count // 8):
-        raise _damaged()
+    bits = _read(data, at, -(-count // 8), np.uint8)
     kept = np.unpackbits(bits, count=count).astype(bool)
     tensor = np.zeros(count, np.float32)
-    tensor[kept] = _values(data[at + bits.size :], int(kept.sum()))
+    tensor[kept] = _values(data, at + bits.size, int(kept.sum()))
     return tensor.reshape(shape)
 
 
@@ -85,17 +83,15 @@ def from_csr(data: bytes) -> Array:
     """
     shape, at = _shape(data)
     tensor = np.zeros((shape[0], math.prod(shape[1:])), np.float32)
-    ends = np.frombuffer(data[at : at + 4 * shape[0]], np.uint32)
-    if ends.size != shape[0]:
+    ends = _read(data, at, shape[0], np.uint32).astype(np.int64)
+    if (np.diff(ends) < 0).any():
         raise _damaged()
-    at += 4 * shape[0]
-    kind, count = np.dtype(_column_type(tensor.shape[1])), int(ends[-1])
-    columns = np.frombuffer(data[at : at + kind.itemsize * count], kind)
+    at, kind, count = at + 4 * shape[0], _column_type(tensor.shape[1]), int(ends[-1])
+    columns = _read(data, at, count, kind)
+    if count and int(columns.max()) >= tensor.shape[1]:
+        raise _damaged()
     row = np.searchsorted(ends, np.arange(count), side="right")
-    fits = columns.size == count and bool((np.diff(ends.astype(np.int64)) >= 0).all())
-    if not fits or (count and int(columns.max()) >= tensor.shape[1]):
-        raise _damaged()
-    tensor[row, columns] = _values(data[at + kind.itemsize * count :], count)
+    tensor[row, columns] = _values(data, at + columns.nbytes, count)
     return tensor.reshape(shape)
 
 
@@ -111,10 +107,17 @@ def _shape(data: bytes) -> tuple[tuple[int, ...], int]:
         raise _damaged() from error
 
 
-def _values(data: bytes, count: int) -> Array:
-    if len(data) != 4 * count:
+def _values(data: bytes, at: int, count: int) -> Array:
+    """The values that end the bytes."""
+    if len(data) != at + 4 * count:
         raise _damaged()
-    return np.frombuffer(data, np.float32)
+    return np.frombuffer(data, np.float32, offset=at) if count else np.zeros(0, np.float32)
+
+
+def _read(data: bytes, at: int, count: int, kind: type[np.unsignedinteger[Any]]) -> NDArray[Any]:
+    if len(data) < at + count * np.dtype(kind).itemsize:
+        raise _damaged()
+    return np.frombuffer(data, kind, count, at) if count else np.zeros(0, kind)
 
 
 def _column_type(columns: int) -> type[np.unsignedinteger[Any]]:

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from pruned import halved
+from safetensors.torch import load_file
 from small import Digits
 from small_cnn import Images
 from torch import nn
 
 from deadweight.pipeline import checkpoint as on_disk
+from deadweight.pipeline.masks import magnitude_masks, weights_of
 from deadweight.pipeline.processes import spec_of
 from deadweight.pipeline.training import Fitted, Schedule, fit
 from deadweight.targets.errors import ModelError, RecipeError
@@ -132,3 +134,23 @@ def test_what_a_process_has_to_say_reaches_the_user(tmp_path: Path) -> None:
             progress=lambda done, total, what: None,
             what="train",
         )
+
+
+@pytest.mark.slow
+def test_masked_weights_stay_zero_in_two_processes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Digits().build_model()
+    masks = magnitude_masks(weights_of(model), 0.7)
+    fitted = fit(
+        model,
+        Digits(),
+        Schedule(epochs=2, processes=2, rewind_step=3),
+        seed=0,
+        checkpoint=tmp_path / "checkpoint.safetensors",
+        progress=lambda done, total, what: None,
+        what="train",
+        masks=masks,
+    )
+    for state in (fitted.model.state_dict(), load_file(tmp_path / "step-3.safetensors")):
+        assert all(not state[name][~mask].any() for name, mask in masks.items())
+        assert state["0.weight"].any()

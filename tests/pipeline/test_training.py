@@ -9,6 +9,7 @@ import torch
 from small import Digits
 from torch import Tensor, nn
 
+from deadweight.pipeline.masks import magnitude_masks, weights_of
 from deadweight.pipeline.training import Fitted, Schedule, fit
 from deadweight.targets.errors import ArtifactError, ModelError, RecipeError, WorkloadError
 
@@ -162,3 +163,32 @@ def test_batch_norm_statistics_are_trained_and_returned(tmp_path: Path) -> None:
     model = trained(tmp_path, Normed(), Schedule(epochs=2)).model
     assert not model.training
     assert float(model.state_dict()["1.running_mean"].abs().sum()) > 0
+
+
+def test_masked_weights_stay_zero_under_momentum_and_decay_and_after_a_power_cut(tmp_path: Path) -> None:
+    class Decaying(Digits):
+        def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+            return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+
+    torch.manual_seed(0)
+    model = Decaying().build_model()
+    masks = magnitude_masks(weights_of(model), 0.7)
+
+    def run(name: str, epochs: int) -> Fitted:
+        return fit(
+            model,
+            Decaying(),
+            Schedule(epochs=epochs, decay="none"),
+            seed=0,
+            checkpoint=tmp_path / f"{name}.safetensors",
+            progress=lambda done, total, what: None,
+            what="train",
+            masks=masks,
+        )
+
+    whole = run("whole", 3)
+    run("cut", 1)
+    assert equal(run("cut", 3).model, whole.model)
+    state = whole.model.state_dict()
+    assert all(not state[name][~mask].any() for name, mask in masks.items())
+    assert all(bool((state[name][mask] != 0).all()) for name, mask in masks.items())

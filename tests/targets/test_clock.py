@@ -14,6 +14,7 @@ from deadweight.targets.errors import MeasurementError, ModelError
 from deadweight.targets.judge import judge
 from deadweight.targets.measurement import Measurement
 from deadweight.targets.memory import _give_back
+from deadweight.targets.session import Session, open_session
 
 MakeMlp = Callable[..., Path]
 QUICK = Protocol(events=3, event_s=0.01, block_s=0.001, settle_s=0.0005)
@@ -176,3 +177,16 @@ def test_it_ends_when_told_that_it_is_enough_and_is_only_asked_at_the_looks(mlp:
 def test_no_event_is_begun_after_the_time_cap(mlp: MakeMlp) -> None:
     timed = time_together({"a": mlp(64, 32)}, protocol=replace(QUICK, events=100, cap_s=0.001))
     assert timed["a"].events == 1
+
+
+def test_whatever_can_be_opened_can_be_timed_and_is_told_runtime_and_threads(mlp: MakeMlp) -> None:
+    told = []
+
+    def opened(path: Path, *, runtime: str, threads: int) -> Session:
+        told.append((path, runtime, threads))
+        return open_session(path, threads=threads)
+
+    path = mlp(64, 32)
+    timed = time_together({"a": path}, protocol=replace(QUICK, events=1, runtime="torch"), opened=opened)
+    assert told == [(path, "torch", 1)]
+    assert timed["a"].cpu_ns is not None

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from deadweight.pipeline.paired import paired
+from deadweight.pipeline.report.schema import Control, Row
+from deadweight.pipeline.report.ticket_words import CONTROLS, LABELS, side
+from deadweight.pipeline.report.words import control_words
+
+
+@pytest.mark.parametrize(
+    ("differences", "begins"),
+    [
+        ([0.9, 1.0, 1.1, 1.0, 0.8], "For tickets"),
+        ([-0.9, -1.0, -1.1, -1.0, -0.8], "Against tickets"),
+        ([0.3, -0.2, 0.1, -0.4, 0.2], 'For "rethinking", as far as 5 seeds can see'),
+    ],
+)
+def test_the_side_is_the_one_that_the_interval_is_on(differences: list[float], begins: str) -> None:
+    sentence = side(paired(differences))
+    assert sentence.startswith(begins)
+    assert "5 seeds" in sentence
+    assert " to " in sentence
+
+
+def test_controls_of_a_ticket_are_held_against_the_ticket() -> None:
+    empty = dict.fromkeys(("parameters", "macs", "file_bytes", "latency_s", "memory_bytes", "speedup"))
+    rows = [
+        cast(Row, {"name": name, "score": score, **empty})
+        for name, score in (("original", 0.9), ("ticket", 0.89), ("int8", 0.5))
+    ]
+    controls = [cast(Control, {"name": name, "score": 0.888, **empty}) for name in CONTROLS]
+    words = control_words(rows, controls, score_name="accuracy", higher_is_better=True, n=10_000)
+    assert set(CONTROLS) < set(LABELS)
+    assert words[0].startswith(
+        "The ticket with its initial weights drawn anew did as well as the ticket network"
+    )
+    assert all("89.00" in sentence and "no evidence" in sentence for sentence in words)
