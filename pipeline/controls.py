@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from ..targets.errors import RecipeError
+from .depth import Depth
+from .norms import reestimated
 from .prune import Prune
+from .pruning.bypass import dropping
 from .pruning.groups import Groups, choose, random_like
 from .pruning.plan import Plan, plan_of
 from .pruning.surgery import apply, replay
@@ -29,10 +33,10 @@ from .workload import example_batch, users_code
 
 @dataclass(frozen=True)
 class Controls:
-    """Adds the networks "random" and "scratch", marked as controls.
+    """Adds the networks "random" (or "random_blocks") and "scratch", marked as controls.
 
     Attributes:
-        random: whether random neurons of the same widths are tried.
+        random: whether random neurons of the same widths are tried, or as many random blocks.
         scratch: whether the small network is trained from scratch.
         epochs: how long it is trained from scratch; None for as many epochs as the chain, which is known
             only where the chain trained the original itself.
@@ -66,7 +70,10 @@ class Controls:
 
 
 def _random(work: Work, plan: Plan) -> Variant:
-    """Random neurons of the same widths, through the same recovery."""
+    """Random neurons of the same widths, or as many random blocks, through the same recovery."""
+    steps = (*plan.earlier, plan)
+    if any(step.dropped for step in steps):
+        return _random_blocks(work, steps)
     original = work.model(work.variant("original"))
     groups = trace(original, example_batch(work.workload))
     drawn = random_plan(groups, plan, work.seed)
@@ -77,10 +84,36 @@ def _random(work: Work, plan: Plan) -> Variant:
         small, _ = Prune(**done.settings).cut(original, drawn, groups, work)
     place = work.directory / "random"
     twin = dataclasses.replace(work, directory=place, log=()).with_model("pruned", small, plan=plan_of(small))
+    return _recovered(twin, work, "random")
+
+
+def _random_blocks(work: Work, steps: Sequence[Plan]) -> Variant:
+    """As many blocks, drawn at random; where neurons went too, the same blocks and random neurons."""
+    place = work.directory / "random"
+    start = dataclasses.replace(work, directory=place, log=(), variants=(work.variant("original"),))
+    if all(step.dropped for step in steps):
+        done = next(done for done in work.log if done.stage == "depth")
+        count = sum(len(step.dropped) for step in steps)
+        drawn = {"order": "random", "blocks": count, "parameters": None, "score_drop": None}
+        return _recovered(Depth(**{**done.settings, **drawn})(start), work, "random_blocks")
+    small = work.model(work.variant("original"))
+    for step in steps:
+        if step.dropped:
+            small = apply(small, dropping(small, step.dropped))
+        else:
+            groups = trace(small, example_batch(work.workload))
+            small = apply(small, random_like(groups, step, seed=work.seed), groups)
+    small = reestimated(small, work.workload, seed=work.seed)
+    return _recovered(start.with_model("pruned", small, plan=plan_of(small)), work, "random")
+
+
+def _recovered(twin: Work, work: Work, name: str) -> Variant:
+    """A control after the same stages of recovery as the chain."""
+    place = twin.directory
     for index, done in enumerate(recovery(work.log)):
         twin = dataclasses.replace(twin, directory=place / str(index))  # each has checkpoints of its own
         twin = make_stage(done.stage, done.settings, "controls")(twin)
-    return dataclasses.replace(twin.latest(), name="random", role="control")
+    return dataclasses.replace(twin.latest(), name=name, role="control")
 
 
 def random_plan(groups: Groups, plan: Plan, seed: int) -> Plan:
@@ -117,8 +150,8 @@ def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
 
 def recovery(log: tuple[Done, ...]) -> list[Done]:
     """The stages after the first pruning that train the network, in order."""
-    names = [done.stage for done in log]
-    after = names.index("prune") if "prune" in names else len(names)
+    places = [place for place, done in enumerate(log) if done.stage in ("prune", "depth")]
+    after = min(places, default=len(log))
     return [done for done in log[after:] if getattr(stage_class(done.stage), "recovers", False)]
 
 

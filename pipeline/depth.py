@@ -24,9 +24,9 @@ from ..targets.errors import ModelError, RecipeError
 from .norms import reestimated
 from .prune import Share
 from .pruning.blocks import Block, Kind, elements_of, find, removable
-from .pruning.bypass import Dropped, without
+from .pruning.bypass import Dropped, dropping, without
 from .pruning.narrow import copied_module
-from .pruning.plan import Plan, fingerprint, plan_of
+from .pruning.plan import plan_of
 from .pruning.surgery import apply
 from .pruning.verify import verify
 from .work import Work
@@ -72,8 +72,7 @@ class Depth:
         work.progress(0, 1, "depth: find blocks")
         found = find(model, example, kind=self.kind, only=self.only)
         search = _Search(self, work, model, removable(found))
-        dropped = search.dropped()
-        plan = Plan(fingerprint(model), removed={}, cut={}, shapes={}, widths={}, dropped=dropped)
+        plan = dropping(model, search.dropped())
         small = apply(model, plan)
         plan = plan_of(small) or plan
         verify(model, small, plan, example)

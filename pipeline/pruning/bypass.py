@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ...targets.errors import ModelError
 from .compare import relative_error, run, tolerance
 from .narrow import copied_module
-from .plan import Bypass
+from .plan import Bypass, Plan, fingerprint
 
 Dropped = Mapping[str, Bypass]
 """By module, what stands in for it."""
@@ -75,6 +75,11 @@ def first_tensor(args: Sequence[Any], named: Mapping[str, Any]) -> Any:
 def returned(value: Any, outputs: int) -> Any:
     """A tensor as the block returned it: alone, or as the first item of a tuple of so many."""
     return (value, *(None,) * (outputs - 1)) if outputs else value
+
+
+def dropping(model: nn.Module, dropped: Dropped) -> Plan:
+    """The plan that drops these blocks of a network."""
+    return Plan(fingerprint(model), removed={}, cut={}, shapes={}, widths={}, dropped=dropped)
 
 
 def shallower(model: nn.Module, dropped: Dropped) -> nn.Module:

@@ -22,9 +22,11 @@ OUTCOMES = {"faster": "Faster", "slower": "Slower", "equal": "Equal", "cannot_te
 _LABELS = {
     "original": "Original",
     "pruned": "Pruned",
+    "shallow": "Fewer blocks",
     "tuned": "Pruned and tuned",
     "int8": "INT8",
     "random": "Random neurons",
+    "random_blocks": "Random blocks",
     "scratch": "Trained from scratch",
     **ticket_words.LABELS,
 }
@@ -34,6 +36,10 @@ _CONTROLS = {
     "random": (
         "Random neurons at the same widths",
         "This run gives no evidence that it matters which neurons are kept.",
+    ),
+    "random_blocks": (
+        "As many random blocks",
+        "This run gives no evidence that it matters which blocks are kept.",
     ),
     "scratch": (
         "The same small network trained from scratch",
