@@ -250,7 +250,8 @@ def _scores(run: Run, start: Work, original: Variant, trials: Sequence[_Trial]) 
     """Score, parameters and so on of the original, and of every trial before and after tuning."""
     variants = [original]
     for trial in trials:
-        variants.append(dataclasses.replace(trial.work.variant("pruned"), name=_raw(trial.name)))
+        cut = [variant for variant in trial.work.variants if variant.name in ("pruned", "shallow")][-1]
+        variants.append(dataclasses.replace(cut, name=_raw(trial.name)))
         variants.append(trial.final)
         variants += [dataclasses.replace(one, name=f"{trial.name}, {one.name}") for one in trial.controls]
     step = NamedStage("evaluate", Evaluate(split="validation"))
