@@ -47,7 +47,8 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     _check_names(model, example)
     try:
         with in_mode(model, training=training), torch.set_grad_enabled(training), hushed():
-            program = torch.export.export(model, inputs, dynamic_shapes=_open_batch(inputs), strict=False)
+            shapes = _open_batch(model, inputs)
+            program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:  # torch.export raises whatever the user's code and its own passes raise
         raise _refusal(error) from error
@@ -177,10 +178,16 @@ def _batched(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0
 
 
-def _open_batch(inputs: Sequence[Any]) -> tuple[dict[int, Any] | None, ...]:
+def _open_batch(model: nn.Module, inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """What torch.export is to leave open: the first axis of every input, where they agree on its size."""
     batches = {len(value) for value in inputs if _batched(value)}
     shared = len(batches) == 1 and min(batches) > 1
-    return tuple({0: torch.export.Dim.AUTO} if shared and _batched(value) else None for value in inputs)
+    shapes = [{0: torch.export.Dim.AUTO} if shared and _batched(value) else None for value in inputs]
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:  # forward(self, *xs): the rest is one argument
+        first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+        return (*shapes[:first], tuple(shapes[first:]))
+    return tuple(shapes)
 
 
 def _check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:

@@ -258,3 +258,21 @@ def test_a_collector_that_was_off_stays_off() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+class AnyNumber(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(8, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, image: Tensor, *others: Tensor) -> Tensor:
+        scores: Tensor = self.head(torch.relu(self.first(image) + self.second(others[0])))
+        return scores
+
+
+def test_a_forward_that_takes_any_number_of_tensors_keeps_the_batch_open() -> None:
+    graph = capture(AnyNumber().eval(), (torch.randn(2, 8), torch.randn(2, 8)))
+    assert batch_is_open(graph)
+    (scores,) = leaves(graph, torch.randn(5, 8), torch.randn(5, 8))
+    assert scores.shape == (5, 4)
