@@ -43,8 +43,9 @@ from .training import Fitted, Schedule, fit
 from .work import Work
 from .workload import example_batch, users_code
 
-Start = Literal["rewound", "reinitialised", "random", "tuned_on"]
-CONTROLS: tuple[Start, ...] = ("reinitialised", "random", "tuned_on")
+Control = Literal["reinitialised", "random", "tuned_on"]
+Start = Control | Literal["rewound"]
+CONTROLS: tuple[Control, ...] = ("reinitialised", "random", "tuned_on")
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Lottery:
     criterion: str = "weight_l2"
     rewind_step: Annotated[int, Field(ge=0)] = 0
     tune_on: bool = False
-    controls: tuple[Literal["reinitialised", "random", "tuned_on"], ...] = ()
+    controls: tuple[Control, ...] = ()
     epochs: Annotated[int, Field(ge=0)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
 

@@ -159,12 +159,12 @@ def test_random_masks_keep_as_many_of_each_layer_but_others() -> None:
 
 
 def test_a_masked_copy_is_zero_where_the_mask_is_and_leaves_the_network_alone() -> None:
-    model = nn.Sequential(nn.Linear(8, 4))
-    whole = model[0].weight.detach().clone()
-    mask = structured_masks({"0.weight": whole})["0.weight"]
-    sparse = masked(model, {"0.weight": mask})
-    assert torch.equal(sparse.state_dict()["0.weight"], whole * mask)
-    assert torch.equal(model.state_dict()["0.weight"], whole)
+    model = nn.Linear(8, 4)
+    whole = model.weight.detach().clone()
+    masks = structured_masks({"weight": whole})
+    sparse = masked(model, masks)
+    assert torch.equal(sparse.state_dict()["weight"], whole * masks["weight"])
+    assert torch.equal(model.weight.detach(), whole)
 
 
 def test_what_an_optimizer_moved_is_zero_again() -> None:

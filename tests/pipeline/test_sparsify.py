@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def size(work: Work, name: str) -> int:
 
 def test_as_many_parameters_are_left_as_a_pruned_network_has(trained: Work, tmp_path: Path) -> None:
     for scope in ("local", "global"):
-        work = ran(trained, tmp_path / scope, Sparsify(network="original", like="pruned", scope=scope))  # type: ignore[arg-type]
+        work = ran(trained, tmp_path / scope, Sparsify(network="original", like="pruned", scope=scope))
         assert size(work, "sparse") == size(work, "original")
         assert left(work, "sparse") == pytest.approx(size(work, "pruned"), abs=3)
 
@@ -114,9 +115,9 @@ def test_the_facts_count_zeros_and_bytes(trained: Work, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"share": 0.5, "like": "pruned"}, {"pattern": "2:4", "share": 0.5}])
-def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object]) -> None:
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="drops half"):
-        Sparsify(**settings)  # type: ignore[arg-type]
+        Sparsify(**settings)
 
 
 def test_a_network_that_is_no_smaller_is_no_measure(trained: Work, tmp_path: Path) -> None:
