@@ -78,10 +78,10 @@ def apply(
 def _shallower(model: nn.Module, plan: Plan, form: str) -> nn.Module:
     if plan.original != fingerprint(model):
         raise _other_network()
-    if form == "graph":
+    if form == "graph" or isinstance(model, GraphNet):
         raise ModelError(
-            "A plan that drops blocks keeps the network's own class.",
-            'Leave out form="graph"; a cut of neurons afterwards may have that form.',
+            "Blocks are dropped from the network's own class, and not from its graph, which has no modules.",
+            'Drop blocks first, without form="graph"; a cut of neurons afterwards may have that form.',
         )
     reason = plan.reason or "something small stands in for each block"
     done = dataclasses.replace(plan, form="module", reason=reason, earlier=earlier_plans(model))
