@@ -24,6 +24,7 @@ from torch.utils import _pytree
 
 from ..targets.errors import ModelError
 from . import canonical
+from .duplicates import merge_initializers
 from .external import fits
 from .graph import Array, load, own_copy, save
 from .layer_norm import spell_out_layer_norms
@@ -86,6 +87,7 @@ def to_onnx(
     if opset < NATIVE:
         canonical.lower_opset(model, opset)
     canonical.strip(model, opset)
+    merge_initializers(model)
     if not simplify:
         save(model, path)
         return Exported(path, opset, "nothing", ("not asked for",))

@@ -50,12 +50,14 @@ class Controls:
         plan = work.plan(work.latest())
         if plan is None:
             raise RecipeError("There is nothing to control: no network was pruned.", 'Put "prune" before it.')
-        result = work
-        if self.random:
+        result, words = work, []
+        if self.random and (*plan.earlier, plan)[0].form == "layers":
+            words.append("no random control: layers were made thin or tied before any neuron was removed")
+        elif self.random:
             result = result.with_variant(_random(work, plan))
         if self.scratch:
             result = result.with_variant(_scratch(work, plan, self._epochs(work)))
-        return result.logged("controls", self)
+        return result.logged("controls", self, *words)
 
     def _epochs(self, work: Work) -> int:
         if self.epochs is not None:
@@ -149,8 +151,9 @@ def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
 
 
 def recovery(log: tuple[Done, ...]) -> list[Done]:
-    """The stages after the first pruning that train the network, in order."""
-    places = [place for place, done in enumerate(log) if done.stage in ("prune", "depth")]
+    """The stages after the first that made the network smaller, as far as a rival goes through them too."""
+    smaller = ("prune", "depth", "factorize", "share")
+    places = [place for place, done in enumerate(log) if done.stage in smaller]
     after = min(places, default=len(log))
     return [done for done in log[after:] if getattr(stage_class(done.stage), "recovers", False)]
 

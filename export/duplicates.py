@@ -1,0 +1,80 @@
+"""Equal initializers stored once: a network whose layers share weights need not ship them twice.
+
+torch's exporter writes a tied weight once, and a simplifier merges large ones that are merely equal; where
+none was used, and in files of other exporters, those stay twice. Equal means equal to the bit, of one type
+and shape, so the network computes what it did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from .graph import all_graphs, load, save
+
+
+@dataclass(frozen=True)
+class StoredOnce:
+    """What was left out: by name, the initializer that is read in its place; and their bytes."""
+
+    path: Path
+    replaced: dict[str, str]
+    saved_bytes: int
+
+
+def store_once(path: Path, out_path: Path) -> StoredOnce:
+    """Writes the model with each of its initializers stored once.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+        ModelError: it breaks ONNX's rules.
+    """
+    model = load(path)
+    replaced, saved_bytes = merge_initializers(model)
+    save(model, out_path)
+    return StoredOnce(Path(out_path), replaced, saved_bytes)
+
+
+def merge_initializers(model: onnx.ModelProto) -> tuple[dict[str, str], int]:
+    """Lets readers of equal initializers read the first of them, in place; returns what went, and its bytes.
+
+    An initializer that is also an input or an output of the graph is the caller's and stays; so do all those
+    whose name an inner graph (of If, Loop, Scan) gives to something else.
+    """
+    graph = model.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    for inner in list(all_graphs(graph))[1:]:
+        fixed |= {tensor.name for tensor in inner.initializer} | {value.name for value in inner.input}
+        fixed |= {name for node in inner.node for name in node.output}
+        fixed |= {value.name for value in inner.output}
+    kept: dict[bytes, str] = {}
+    replaced: dict[str, str] = {}
+    saved_bytes = 0
+    for tensor in graph.initializer:
+        if tensor.name in fixed:
+            continue
+        first = kept.setdefault(_content(tensor), tensor.name)
+        if first != tensor.name:
+            replaced[tensor.name] = first
+            saved_bytes += tensor.ByteSize()
+    if replaced:
+        for inner in all_graphs(graph):
+            for node in inner.node:
+                node.input[:] = [replaced.get(name, name) for name in node.input]
+        left = [tensor for tensor in graph.initializer if tensor.name not in replaced]
+        copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in left]
+        del graph.initializer[:]
+        graph.initializer.extend(copies)
+    return replaced, saved_bytes
+
+
+def _content(tensor: onnx.TensorProto) -> bytes:
+    """Type, shape and numbers, whatever the name."""
+    bare = onnx.TensorProto()
+    bare.CopyFrom(tensor)
+    bare.ClearField("name")
+    bare.ClearField("doc_string")
+    content: bytes = bare.SerializeToString(deterministic=True)
+    return content
