@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -69,7 +70,7 @@ def read_settings(path: Path) -> Tuple[GateSettings, Budgets]:
             f"The gate checks {', '.join(_GATED)}.",
         )
     for name, value in budgets.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise RecipeError(f"{path} [budgets]: {name} is {value!r}.", "Give a number, 0 or more.")
     for name, value in gate.items():
         if not isinstance(value, (int, float) if name == "cap_s" else str) or isinstance(value, bool):
@@ -95,17 +96,31 @@ def accuracy(model: Path, data: Path, *, threads: int = 1) -> float:
                 "Save the inputs by name and `label`: numpy.savez(path, x=..., label=...).",
             )
         label = arrays["label"].ravel()
+        sizes = {name: arrays[name].shape[0] if arrays[name].ndim else 0 for name in names}
+        if label.dtype.kind not in "biuf" or any(size != label.size for size in sizes.values()):
+            told = ", ".join(f"{size} of {name}" for name, size in sizes.items())
+            raise RecipeError(
+                f"{data} holds {label.size} values of label ({label.dtype}) for {told}.",
+                "Give one class number for each sample: labels.argmax(1) where they are one-hot.",
+            )
         fixed = [spec.shape[0] for spec in session.inputs if isinstance(spec.shape[0], int)]
         step = fixed[0] if fixed else 64
         right = seen = 0
         for start in range(0, label.size - step + 1 if fixed else label.size, step):
             part = {name: arrays[name][start : start + step] for name in names}
             found = next(iter(session.run(part).values()))
+            wanted = label[start : start + step]
+            if found.ndim < 2 or len(found) != wanted.size:
+                raise RecipeError(
+                    f"The first output of {model} has the shape {list(found.shape)} for "
+                    f"{wanted.size} samples: no class can be read from it.",
+                    "The gate scores classifiers: one row of outputs for each sample, as the first output.",
+                )
             if not np.isfinite(found).all():
                 raise RecipeError(
                     f"{model} gives outputs that are no numbers on {data}.", "Check the model and the data."
                 )
-            right += int((found.reshape(len(found), -1).argmax(1) == label[start : start + step]).sum())
+            right += int((found.reshape(len(found), -1).argmax(1) == wanted).sum())
             seen += len(found)
     finally:
         session.close()
@@ -118,8 +133,11 @@ def _arrays(path: Path) -> Dict[str, NDArray[Any]]:
     try:
         with np.load(str(path), allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
-    except (OSError, ValueError, AttributeError) as error:
-        raise RecipeError(f"The data {path} cannot be read: {error}.", "Save it with numpy.savez.") from error
+    except Exception as error:  # numpy passes on what zipfile, zlib and its own parser raise
+        raise RecipeError(
+            f"The data {path} cannot be read: {str(error).rstrip('.') or type(error).__name__}.",
+            "Save it with numpy.savez.",
+        ) from error
 
 
 def _parsed(path: Path) -> Dict[str, Any]:
@@ -131,7 +149,7 @@ def _parsed(path: Path) -> Dict[str, Any]:
             f"{path} is TOML, which this Python cannot read without {name}.", "pip install tomli"
         ) from error
     try:
-        return dict(toml.loads(path.read_text(encoding="utf-8")))
+        return dict(toml.loads(path.read_text(encoding="utf-8-sig")))  # Windows' Notepad begins with a mark
     except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
         raise RecipeError(f"{path} cannot be read: {error}.", "Mend that line.") from error
 

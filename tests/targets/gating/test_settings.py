@@ -75,3 +75,35 @@ def test_data_that_cannot_be_scored_on_are_refused(mlp: MakeMlp, tmp_path: Path)
     np.savez(str(data), x=np.zeros((4, 17), np.float32), label=np.zeros(4, np.int64))
     with pytest.raises(ModelError, match="cannot take these inputs"):
         accuracy(path, data)
+
+
+@pytest.mark.parametrize("text", ["\ufeff[budgets]\nslowdown = 0.5\n", "[budgets]\r\nslowdown = 0.5\r\n"])
+def test_a_file_that_was_written_on_windows_is_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "deadweight.toml"
+    path.write_bytes(text.encode("utf-8"))
+    assert read_settings(path)[1] == Budgets(slowdown=0.5)
+
+
+def test_data_that_are_no_archive_of_arrays_are_refused_whatever_numpy_raises(
+    mlp: MakeMlp, tmp_path: Path
+) -> None:
+    model, data = mlp(16, 8, 4), tmp_path / "data.npz"
+    x, label = np.zeros((100, 16), np.float32), np.zeros(100, np.int64)
+    np.savez(str(data), x=x, label=label)
+    whole = data.read_bytes()
+    np.save(str(tmp_path / "x.npy"), x)
+    for held in (b"", whole[:500], whole[:-30], b"text", (tmp_path / "x.npy").read_bytes()):
+        data.write_bytes(held)
+        with pytest.raises(RecipeError, match=r"cannot be read: .+\."):
+            accuracy(model, data)
+
+
+@pytest.mark.parametrize(
+    "label", [np.zeros(90, np.int64), np.eye(4)[np.zeros(100, np.int64)], np.array(["cat"] * 100)]
+)
+def test_labels_that_are_not_one_number_a_sample_are_refused(
+    mlp: MakeMlp, tmp_path: Path, label: np.ndarray
+) -> None:
+    np.savez(str(tmp_path / "data.npz"), x=np.zeros((100, 16), np.float32), label=label)
+    with pytest.raises(RecipeError, match=r"of label \(.*\) for 100 of x"):
+        accuracy(mlp(16, 8, 4), tmp_path / "data.npz")
