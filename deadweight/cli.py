@@ -5,24 +5,18 @@ Exit codes: 0 proven or done, 1 slower or a budget broken, 2 bad input, 3 cannot
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import __version__, boards, engine_report, engines, gating, measure, stages
-from .console import bar, err, out, stage_line
+from .console import out
 from .options import Data, Out, Settings, TargetName
 from .remotely import On
 from .targets.errors import RecipeError
-
-if TYPE_CHECKING:
-    from .pipeline.run import Watcher
-    from .pipeline.store import Finished
+from .watching import point_to, watching
 
 app = typer.Typer(
     help="Remove the neurons that are dead weight, and prove that what is left is faster.",
@@ -59,9 +53,9 @@ def run(
     from .pipeline.run import run as run_recipe
     from .pipeline.summary import exit_code
 
-    _point_to(data)
+    point_to(data)
     directory = out_dir or Path("runs") / recipe.stem
-    with _watching() as watcher:
+    with watching() as watcher:
         chosen = [*_with_target(settings, target), *([f"profile.on={json.dumps(on)}"] if on else [])]
         report = run_recipe(read_recipe(recipe, chosen), directory, watcher)
     out.print(summary_table(report))
@@ -94,7 +88,7 @@ def sweep(
     from .pipeline.report.terminal import sweep_table
     from .pipeline.run import run_sweep
 
-    _point_to(data)
+    point_to(data)
     read = read_recipe(recipe, _with_target(settings, target))
     chosen = SweepSettings(over=parse_over(over), score_drop=score_drop) if over else read.sweep
     if chosen is None:
@@ -102,7 +96,7 @@ def sweep(
             f"{recipe} has no [sweep], and no --over was given.", "Give e.g. --over prune.mean=0.02,0.1,0.5."
         )
     directory = out_dir or Path("runs") / recipe.stem
-    with _watching() as watcher:
+    with watching() as watcher:
         swept = run_sweep(read, chosen, directory, watcher)
     out.print(sweep_table(swept.sweep, score_name=swept.score_name, higher_is_better=swept.higher_is_better))
     for reason in swept.refused:
@@ -131,6 +125,7 @@ def report(
 
 
 for _command in (
+    stages.prune,
     stages.quantize,
     measure.profile,
     measure.compare,
@@ -148,27 +143,5 @@ for _command in (
     app.command()(_command)
 
 
-@contextlib.contextmanager
-def _watching() -> Iterator[Watcher]:
-    """A line on stderr for every stage, and a bar while it runs."""
-    from .pipeline.run import Watcher
-
-    with bar() as shown:
-
-        def ended(finished: Finished) -> None:
-            shown.clear()
-            err.print(
-                stage_line(finished.name, None if finished.cached else finished.seconds, finished.words)
-            )
-
-        yield Watcher(started=lambda name: shown(0, 1, name), progress=shown, ended=ended)
-
-
 def _with_target(settings: list[str] | None, target: str | None) -> list[str]:
     return [*(settings or []), *([f"target={json.dumps(target)}"] if target else [])]
-
-
-def _point_to(data: str | None) -> None:
-    # The workload is the user's own file and reads its data as it likes; the examples look here.
-    if data is not None:
-        os.environ["DEADWEIGHT_DATA"] = data

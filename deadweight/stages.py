@@ -2,16 +2,95 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
 from .console import bar, out, show_lint
-from .stages_console import int8_facts
+from .options import Data, Settings, TargetName
+from .stages_console import cut_facts, int8_facts, widths_table
 from .targets.errors import RecipeError
+from .watching import point_to, watching
 
 METHODS = ("minmax", "percentile", "entropy", "mse", "best")
+
+
+def prune(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE.py:NAME|RECIPE.toml", help="A workload, or a recipe with a stage prune."
+        ),
+    ],
+    ratio: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The share of each group's neurons to remove.")
+    ] = None,
+    parameters: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Instead, the share of the network's parameters to remove."),
+    ] = None,
+    mean: Annotated[
+        float | None, typer.Option(help="Instead, with --std: remove neurons whose mean ...")
+    ] = None,
+    std: Annotated[
+        float | None, typer.Option(help="... and standard deviation are both at or below these.")
+    ] = None,
+    criterion: Annotated[
+        str | None, typer.Option(help="What orders the neurons; default: activation. Or FILE.function.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint: .safetensors, or .pt of tensors alone.")
+    ] = None,
+    key: Annotated[str, typer.Option(help="Where a .pt file keeps its state dict, e.g. model.")] = "",
+    target: TargetName = None,
+    settings: Settings = None,
+    data: Data = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="A folder for the files; default: runs/NAME-pruned.")
+    ] = None,
+) -> None:
+    """Prune a network, by a recipe's own stage, and say what the cut alone costs; nothing is tuned.
+
+    Exit code: 0 pruned, 1 nothing could be removed by these settings; nothing is written then.
+    """
+    from .pipeline.alone import AFTER, BEFORE, in_python, prune_alone, pruning, up_to_pruning
+    from .pipeline.run import prepared
+    from .pipeline.store import locked
+
+    point_to(data)
+    chosen = {"ratio": ratio, "parameters": parameters, "mean": mean, "std": std, "criterion": criterion}
+    wanted = {name: value for name, value in chosen.items() if value is not None}
+    targeted = [f"target={json.dumps(target)}"] if target else []
+    recipe = pruning(what, wanted, [*(settings or []), *targeted], weights=weights, key=key)
+    name = Path(what).stem if recipe.path.suffix == ".toml" else recipe.workload.rpartition(":")[2].lower()
+    folder = to or Path("runs") / f"{name}-pruned"
+    with contextlib.ExitStack() as held:
+        watcher = held.enter_context(watching())
+        if recipe.path.suffix == ".toml":  # what a run of the recipe has made is not made again
+            directory = Path("runs") / recipe.path.stem
+        else:
+            directory = Path(held.enter_context(tempfile.TemporaryDirectory()))
+        held.enter_context(locked(directory))
+        work, stage = up_to_pruning(recipe, *prepared(recipe, directory, watcher))
+        cut = prune_alone(work, stage, folder)
+    if weights is None and recipe.path.suffix != ".toml":
+        out.print("The network is what build_model() returns: give its --weights if it is not trained there.")
+    out.print(widths_table(cut))
+    if cut.before is None or cut.after is None:
+        out.print("Nothing was removed by these settings, so nothing was written: raise them.")
+        raise typer.Exit(1)
+    out.print(cut_facts(cut, score_name=work.workload.score_name))
+    out.print(f"The networks: {folder / BEFORE}, {folder / AFTER}", soft_wrap=True, markup=False)
+    where, lines = in_python(recipe, folder)
+    out.print(f"In Python, {where}:", soft_wrap=True, markup=False)
+    for line in lines:
+        out.print(f"  {line}", soft_wrap=True, markup=False)
+    ask = f"deadweight compare {folder / BEFORE} {folder / AFTER}"
+    out.print(f"Whether it is faster was not measured: {ask}", soft_wrap=True, markup=False)
 
 
 def quantize(

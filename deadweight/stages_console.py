@@ -16,6 +16,7 @@ from .console import megabytes
 if TYPE_CHECKING:
     from .export.int8 import Int8
     from .export.samples import Samples
+    from .pipeline.alone import Cut
     from .targets.target import Target
 
 DIALECTS = {"tensorrt": "TensorRT's symmetric dialect", "x86": "the dialect of ONNX Runtime on x86"}
@@ -62,6 +63,39 @@ def int8_facts(
             facts.add("", sentence)
     title = Text(f"{model.name} in INT8 for {target.title}", style="bold")
     return Group(title, facts.table, *([_flips(made)] if made.flips else []))
+
+
+def widths_table(cut: Cut) -> Table:
+    """One row a group of neurons: how many there were, and how many are left."""
+    table = Table(header_style="bold")
+    table.add_column("group", overflow="fold")
+    for heading in ("kind", "before", "after", "removed"):
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    for name, width in cut.plan.widths.items():
+        gone = f"{1 - width.after / width.before:.0%}" if width.after < width.before else ""
+        table.add_row(escape(name), width.kind, str(width.before), str(width.after), gone)
+    return table
+
+
+def cut_facts(cut: Cut, *, score_name: str) -> RenderableType:
+    """What a cut alone costs, and what it leaves."""
+    from .pipeline.report.units import count, percent, size
+
+    assert cut.before is not None  # somebody looked
+    assert cut.after is not None
+    facts, before, after = Facts(), cut.before.counts, cut.after.counts
+    told = f"{cut.before.score:.4f} before, {cut.after.score:.4f} after the cut, on the validation split"
+    facts.add(
+        score_name, told, "Not tuned: fine-tuning (the stage finetune of a recipe) wins back what a cut costs"
+    )
+    for name, shown in (("parameters", count), ("macs", count), ("file_bytes", size)):
+        old, new = getattr(before, name), getattr(after, name)
+        label = {"macs": "multiply-adds", "file_bytes": "file"}.get(name, name)
+        facts.add(label, f"{shown(old)} before, {shown(new)} now, {percent(new / old)} of it")
+    form = "your own class, narrower" if cut.plan.form == "module" else "a graph of the same parameters"
+    facts.add("form", form + (f": {cut.plan.reason}" if cut.plan.reason and cut.plan.form == "graph" else ""))
+    facts.add("checks", *cut.words)
+    return facts.table
 
 
 def _flips(made: Int8) -> Table:
