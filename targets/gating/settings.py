@@ -131,7 +131,8 @@ def accuracy(model: Path, data: Path, *, threads: int = 1) -> float:
 
 def _arrays(path: Path) -> Dict[str, NDArray[Any]]:
     try:
-        with np.load(str(path), allow_pickle=False) as held:
+        # Opened here: numpy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
     except Exception as error:  # numpy passes on what zipfile, zlib and its own parser raise
         raise RecipeError(
