@@ -103,13 +103,12 @@ class _Search:
         Raises:
             ModelError: the first removal already costs more than is allowed.
         """
-        draw = random.Random(self.work.seed)
+        draw, limit = random.Random(self.work.seed), self.stage.score_drop
         while not self._is_done() and (left := [block for block in self.blocks if block not in self.gone]):
             if self.stage.order == "random":
                 left = [draw.choice(left)]
             scores = {block.path: self._score(self._without(block)) for block in left}
             best = min(left, key=lambda block: (self._cost(scores[block.path]), -block.parameters))
-            limit = self.stage.score_drop
             cost = self._cost(scores[best.path])
             over = limit is not None and cost > limit
             self.rounds.append({"scores": scores, "dropped": "" if over else best.path})

@@ -112,8 +112,7 @@ def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
         for path, bypass in dropped.items():
             block = model.get_submodule(path)
             if bypass.shortcut:
-                end = block.get_submodule(bypass.branch)
-                handles.append(end.register_forward_hook(lambda _, __, result: torch.zeros_like(result)))
+                handles.append(block.get_submodule(bypass.branch).register_forward_hook(_zeros))
                 continue
             held: list[Tensor] = []  # copies: a block may write to its input
             handles.append(block.register_forward_pre_hook(_keep(held), with_kwargs=True))
@@ -140,6 +139,10 @@ def _keep(held: list[Tensor]) -> Callable[..., None]:
         held.append(first_tensor(args, named).clone())
 
     return keep
+
+
+def _zeros(_: nn.Module, __: Any, result: Tensor) -> Tensor:
+    return torch.zeros_like(result)
 
 
 def _put(held: list[Tensor], outputs: int) -> Callable[..., Any]:
