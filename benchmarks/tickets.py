@@ -171,7 +171,7 @@ def _differences(one: Mapping[int, float], other: Mapping[int, float]) -> list[f
 
 
 def _less(ticket: Mapping[int, float], other: Mapping[int, float]) -> str:
-    if ticket == other:
+    if ticket is other:
         return ""
     apart = _differences(ticket, other)
     return paired(apart).words() if len(apart) > 1 else "missing"

@@ -36,6 +36,12 @@ def show_build(record: Mapping[str, Any], plan: Path) -> None:
     out.print(f"  reformats: {findings['reformats']}, fallbacks from DLA: {len(findings['fallbacks'])}")
     if findings["skipped_tactics"]:
         out.print(f"  {findings['skipped_tactics']} kernels were not tried for want of memory")
+    if findings.get("sparse_layers") is not None:
+        out.print(
+            f"  2:4: {findings['sparse_layers']} layers have the pattern, {findings['sparse_kernels'] or 0} "
+            "use a kernel for it; for the others a dense one is faster",
+            soft_wrap=True,
+        )
     for kind in ("errors", "warnings"):
         for text in findings[kind][:SHOWN]:
             out.print(f"  {kind[:-1]}: {' '.join(text.split())[:300]}", markup=False, soft_wrap=True)

@@ -33,20 +33,20 @@ CONTROLS = {
 }
 
 
-def side(ticket_less_reinitialised: Paired, *, unit: str = "points") -> str:
+def side(ticket_less_reinitialised: Paired, *, margin: float = 0.5, unit: str = "points") -> str:
     """Which side of the argument these seeds took: from ticket minus re-initialised, seed by seed.
 
-    A difference counts when its 95 % interval leaves out zero.
+    Args:
+        margin: a difference that does not matter. A 95 % interval within it on both sides is "as well"; one
+            that leaves out zero takes a side; any other leaves the matter open.
     """
     found = ticket_less_reinitialised
     told = f"{found.mean:+.2f} {unit} ({found.low:+.2f} to {found.high:+.2f}, {found.n} seeds)"
     if found.low > 0:
-        return (
-            f"For tickets: with its own initial values the ticket learned more than with new ones, by {told}."
-        )
+        return f"For tickets: its own initial values took the ticket further than new ones, by {told}."
     if found.high < 0:
-        return f"Against tickets: with new initial values the same cut learned more; {told}."
-    return (
-        f'For "rethinking", as far as {found.n} seeds can see: initial values drawn anew did as well, '
-        f"difference {told}."
-    )
+        return f"Against tickets: new initial values took the same cut further; own less new: {told}."
+    if found.low >= -margin and found.high <= margin:
+        as_well = f"new initial values did as well within {margin:g} {unit}"
+        return f'For "rethinking": {as_well}; own less new: {told}.'
+    return f"Undecided: {found.n} seeds cannot tell own initial values from new ones; own less new: {told}."

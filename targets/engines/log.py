@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import TargetError
 
@@ -41,6 +41,16 @@ _BYTES = {
     "host_persistent": r"Total Host Persistent Memory: (\d+)",
     "scratch": r"(?:Total|Max) Scratch Memory: (\d+)",
 }
+_SPARSE = {  # TensorRT 8 lists the layers, 10 counts them
+    "layers": (
+        r"Layers eligible for sparse math:(.*)",
+        r"Found (\d+) layer\(s\) eligible to use sparse tactics",
+    ),
+    "kernels": (
+        r"picked sparse implementation for layers:(.*)",
+        r"[Cc]hose (\d+) layer\(s\) using sparse tactics",
+    ),
+}
 _CURES = (
     (r"out of memory|OutOfMemory|[Aa]llocat\w+ fail|insufficient memory|memory on requested size", "memory"),
     (r"optimization profile|min[_ ]?shape|dynamic or shape input", "profile"),
@@ -66,6 +76,10 @@ class Findings:
     errors: Tuple[str, ...] = ()
     bytes: Tuple[Tuple[str, int], ...] = ()
     """Memory by part: weights, activations, scratch, persistent."""
+    sparse_layers: Optional[int] = None
+    """Layers whose weights are 2:4; None where the log does not say, as in builds without `sparse`."""
+    sparse_kernels: Optional[int] = None
+    """Layers that use a kernel for 2:4; for the others a dense one was faster."""
 
     def to_json(self) -> Dict[str, Any]:
         """Plain values for JSON."""
@@ -111,6 +125,7 @@ def read_log(lines: Sequence[Line]) -> Findings:
     fallbacks: Dict[str, None] = {}
     placed: Dict[str, Dict[str, None]] = {"Dla": {}, "Gpu": {}}
     sizes: Dict[str, int] = {}
+    sparse: Dict[str, int] = {}
     reformats = skipped = 0
     for _, text in lines:
         for words in _FALLBACKS:
@@ -127,6 +142,8 @@ def read_log(lines: Sequence[Line]) -> Findings:
             size = re.search(words, text)
             if size:
                 sizes[part] = int(size.group(1))
+        if "(Sparsity)" in text:
+            sparse.update(_sparse(text))
     return Findings(
         fallbacks=tuple(fallbacks),
         dla_layers=tuple(placed["Dla"]),
@@ -136,6 +153,8 @@ def read_log(lines: Sequence[Line]) -> Findings:
         warnings=_said(lines, "warning"),
         errors=_said(lines, "error", "internal_error"),
         bytes=tuple(sizes.items()),
+        sparse_layers=sparse.get("layers"),
+        sparse_kernels=sparse.get("kernels"),
     )
 
 
@@ -154,6 +173,18 @@ def cause(lines: Sequence[Line]) -> str:
     """What kind of reason it was: memory, profile, dla, driver or other."""
     text = "\n".join(text for severity, text in lines if severity != "verbose")
     return next((kind for words, kind in _CURES if re.search(words, text)), "other")
+
+
+def _sparse(text: str) -> Dict[str, int]:
+    """What a line says of 2:4: how many layers could, how many do. The last line of a build holds."""
+    found: Dict[str, int] = {}
+    for part, (listed, counted) in _SPARSE.items():
+        names, number = re.search(listed, text), re.search(counted, text)
+        if number:
+            found[part] = int(number.group(1))
+        elif names:
+            found[part] = len([name for name in names.group(1).split(",") if name.strip()])
+    return found
 
 
 def _said(lines: Sequence[Line], *severities: str) -> Tuple[str, ...]:

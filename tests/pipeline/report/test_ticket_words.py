@@ -15,7 +15,8 @@ from deadweight.pipeline.report.words import control_words
     [
         ([0.9, 1.0, 1.1, 1.0, 0.8], "For tickets"),
         ([-0.9, -1.0, -1.1, -1.0, -0.8], "Against tickets"),
-        ([0.3, -0.2, 0.1, -0.4, 0.2], 'For "rethinking", as far as 5 seeds can see'),
+        ([0.3, -0.2, 0.1, -0.4, 0.2], 'For "rethinking": new initial values did as well within 0.5 points'),
+        ([3.0, -2.0, 1.0, -4.0, 2.0], "Undecided: 5 seeds cannot tell"),
     ],
 )
 def test_the_side_is_the_one_that_the_interval_is_on(differences: list[float], begins: str) -> None:
