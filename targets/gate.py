@@ -30,6 +30,7 @@ from .tail import needed_samples, tail_of
 
 SLOWDOWN = 0.02
 """The limit where none is set: the change that does not matter."""
+_LOOKED_UP = {"machine", "software", "protocol", "session_s"}
 FEWEST_SESSIONS = 19
 """Stored sessions that allow 95 % confidence without the old model."""
 
@@ -143,7 +144,9 @@ def against_history(
         MeasurementError: there are no stored sessions of that model, or none of this machine and protocol.
     """
     machine, key = candidate.conditions["machine"], protocol_key(candidate)
-    own = [one for one in history if one["model_sha256"] == baseline.model_sha256]
+    own = [
+        one for one in history if one.get("model_sha256") == baseline.model_sha256 and _LOOKED_UP <= set(one)
+    ]
     cure = (
         "Bring the accepted model back (gate --record --fetch CMD tells how), and it is timed side by side."
     )

@@ -19,6 +19,15 @@ from ..errors import ArtifactError, MeasurementError
 from ..measurement import Measurement, Protocol
 
 SCHEMA = 1
+_KINDS: Mapping[str, Tuple[type, ...]] = {
+    **dict.fromkeys(("model", "model_sha256", "fetch", "commit", "recorded"), (str,)),
+    "file_bytes": (int,),
+    "machine": (dict,),
+    "software": (dict,),
+    "score": (int, float, type(None)),
+    "calibration": (dict, type(None)),
+}
+"""What the fields of the file are, besides the protocol, which looks after itself."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,9 @@ def read_baseline(path: Path) -> Baseline:
         )
     try:
         values = {key: value for key, value in held.items() if key != "schema"}
+        for name, kinds in _KINDS.items():
+            if name in values and not isinstance(values[name], kinds):
+                raise TypeError(f"{name} is {values[name]!r}")
         return Baseline(**{**values, "protocol": Protocol.from_json(values["protocol"])})
     except (KeyError, TypeError) as error:
         raise ArtifactError(

@@ -135,6 +135,7 @@ def test_too_few_stored_sessions_cannot_tell_and_say_how_many_could() -> None:
     [
         ([], "no session of it is stored"),
         (stored(30, model_sha256="another"), "no session of it is stored"),
+        ([{"schema": 1, "model_sha256": "accepted"}], "no session of it is stored"),
         (stored(30, machine={"cpu": "another CPU"}), "another machine: another CPU; this is a CPU"),
         (stored(30, protocol={"threads": 2}), "another protocol"),
         (stored(30, software={"onnxruntime": "2"}), "another runtime"),

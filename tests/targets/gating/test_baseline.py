@@ -66,6 +66,11 @@ def test_without_model_and_command_there_is_none(mlp: MakeMlp, tmp_path: Path) -
         ({"schema": None}, "schema None"),
         ({"protocol": {"events": 5, "colour": "red"}}, "A protocol has no colour"),
         ({"surprise": 1}, "no baseline, or not a whole one"),
+        ({"model": None}, "model is None"),
+        ({"model_sha256": 5}, "model_sha256 is 5"),
+        ({"fetch": ["curl"]}, "fetch is"),
+        ({"score": "high"}, "score is 'high'"),
+        ({"machine": "mine"}, "machine is 'mine'"),
     ],
 )
 def test_another_schema_or_a_broken_file_is_refused(
