@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +12,8 @@ from rich.table import Table
 
 from .console import explain, out
 from .options import TargetName
-from .remotely import On, board
 from .targets.doctor import Check
-from .targets.errors import DeadweightError, RefusedError
+from .targets.errors import DeadweightError
 
 
 def targets(
@@ -79,6 +77,15 @@ def bundle(
         list[Path] | None, typer.Option("--add", help="Licence, recipe, measurements; may be repeated.")
     ] = None,
     sign: Annotated[Path | None, typer.Option(help="An SSH key; without it a board takes nothing.")] = None,
+    release: Annotated[
+        int | None, typer.Option(help="Its number, which must rise; default: the time, as 20261123021500.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="The last day on which a board installs it.")
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="How far the outputs on the board may be off, of the largest.")
+    ] = None,
 ) -> None:
     """Make a bundle to ship: the network, what it should answer, and every file's hash, signed."""
     from .export.bundle import bundle as make
@@ -97,60 +104,13 @@ def bundle(
         engine=engine,
         extras=also or (),
         key=sign,
+        release=release,
+        expires=expires,
+        tolerance=tolerance,
     )
     out.print(f"The bundle: {made}", soft_wrap=True)
     if sign is None:
         out.print("It is not signed, so no board will take it: --sign KEY.")
-
-
-def verify(
-    bundle: Path,
-    signers: Annotated[
-        Path | None, typer.Option(help="Who is trusted; default: /etc/deadweight/allowed_signers.")
-    ] = None,
-) -> None:
-    """Say whether a bundle may be loaded here: signature, every file's hash, and the board it is for.
-
-    Exit code: 0 it may, 1 it is refused, with the reason.
-    """
-    from .targets.trust import verify as check
-
-    with _refusing():
-        checked = check(bundle, signers=signers)
-    name = f"{checked.manifest['name']} {checked.version}"
-    out.print(f"[green]Trusted:[/] {escape(name)}, signed by {escape(checked.signer)}", soft_wrap=True)
-    out.print(f"{len(checked.files)} files, for {escape(str(checked.manifest['target']))}")
-
-
-def install(
-    bundle: Annotated[str, typer.Argument(help="A bundle's directory; with --rollback its name.")],
-    on: On = None,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the version before.")] = False,
-    place: Annotated[str | None, typer.Option(help="Where on the board; default: in the home.")] = None,
-) -> None:
-    """Verify a bundle on a board, by that board's own list of signers, and put it in place in one step.
-
-    Exit code: 0 installed, 1 refused, with the reason; nothing was changed then.
-    """
-    from .targets.on_board import install_on, rollback_on
-
-    with _refusing(), board(on or "local") as (there, shown):
-        if rollback:
-            told = rollback_on(there, bundle, place=place)
-        else:
-            told = install_on(there, Path(bundle), place=place, progress=shown)
-    out.print(f"[green]In use:[/] {escape(told['name'])} {told['version']}: {told['path']}", soft_wrap=True)
-    if told["previous"]:
-        out.print(f"Before it: {told['previous']} (deadweight install {told['name']} --rollback)")
-
-
-@contextlib.contextmanager
-def _refusing() -> Iterator[None]:
-    try:
-        yield
-    except RefusedError as error:
-        explain(error.what, error.cure)
-        raise typer.Exit(1) from error
 
 
 def _show_checks(checks: Sequence[Check], advice: str) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, boards, engine_report, engines, gating, measure, stages
+from . import __version__, boards, engine_report, engines, gating, measure, stages, updates
 from .console import out
 from .options import Data, Out, Settings, TargetName
 from .remotely import On
@@ -137,8 +137,10 @@ for _command in (
     boards.targets,
     boards.doctor,
     boards.bundle,
-    boards.verify,
-    boards.install,
+    updates.verify,
+    updates.delta,
+    updates.install,
+    updates.rollback,
 ):
     app.command()(_command)
 

@@ -100,15 +100,16 @@ def build(
     )
     board = None if target is None else load_target(target)
     plan = to or model.with_suffix(".plan")
+    need = _need(model, settings.batch[2])
     if on is not None:
         from .targets.on_board import build_on
         from .targets.remote import connected
 
         told = None if board is None else board.to_json()
+        needed = None if need is None else need.to_json()
         with connected(on) as there:
-            record = build_on(there, model, plan, settings=asdict(settings), target=told)
+            record = build_on(there, model, plan, settings=asdict(settings), target=told, need=needed)
     else:
-        need = _need(model, settings.batch[2])
         try:
             built = build_engine(
                 model, plan, settings=settings, target=board, timing_folder=timing_cache, need=need

@@ -1,7 +1,7 @@
 """A bundle: what goes to a board, in one directory, with every file's hash in a manifest that can be signed.
 
     bundle/
-      manifest.json            name, target, board, and each file's SHA-256 and size
+      manifest.json            name, target, board, release, expiry, and each file's SHA-256 and size
       manifest.json.sig        by `ssh-keygen -Y sign`
       model.onnx               the network; an engine beside it only if one was given
       golden/inputs.npz        inputs, and what the network answered to them where it was made:
@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,17 @@ import numpy as np
 
 from ..targets.artifact import read_json, sha256_of, write_json
 from ..targets.errors import ArtifactError
+from ..targets.manifest import ENGINES, LARGEST_RELEASE, MANIFEST, SCHEMA, SIGNATURE, check_name
 from ..targets.packed import version
 from ..targets.session import open_session, random_inputs
 from ..targets.signature import NAMESPACE
 from ..targets.target import Target
-from ..targets.trust import ENGINES, MANIFEST, SCHEMA, SIGNATURE, check_name
 from .external import copy_as_one
 
 _GOLDEN_SAMPLES = 4
 _REPORTS = ("report.json", "report.html")
+# Of the largest output. Other kernels round INT8 and FP16 elsewhere; one rounding is some 0.8 % of a range.
+_TOLERANCE = {"onnxruntime": 0.01, "tensorrt": 0.05}
 
 
 def bundle(
@@ -44,6 +47,9 @@ def bundle(
     engine: Path | None = None,
     extras: Sequence[Path] = (),
     key: Path | None = None,
+    release: int | None = None,
+    expires: str | None = None,
+    tolerance: float | None = None,
 ) -> Path:
     """Makes a bundle of a run's last network, or the one that is named, and returns its directory.
 
@@ -53,11 +59,25 @@ def bundle(
         engine: a plan built on such a board; it will only load with a signature.
         extras: licences, the recipe, measurements.
         key: an SSH key, private, or public with the private one in an agent; without it nothing is signed.
+        release: its number. A board takes none below the highest that it had, so it must rise; by default the
+            time now, as 20261123021500.
+        expires: the last day on which a board installs it, as 2027-06-30 (UTC); by default it never expires.
+        tolerance: how far a board's golden outputs may be off, of the largest one; by default 0.01, and 0.05
+            for TensorRT.
 
     Raises:
-        ArtifactError: something is missing, or the place holds something else.
+        ArtifactError: something is missing or no number or day, or the place holds something else.
         ModelError: the network does not run here, so that there would be nothing to check a board against.
     """
+    now = datetime.now(timezone.utc)
+    dated = {
+        "release": _release(release, now),
+        "made_at": now.isoformat(timespec="seconds"),
+        "expires": _expiry(expires, now),
+    }
+    allowed = _TOLERANCE[target.runtime] if tolerance is None else tolerance
+    if not 0 <= allowed <= 1:
+        raise ArtifactError(f"The tolerance {allowed} is no share.", "Give 0 to 1, such as 0.01.")
     model, name, reports = _chosen(run, network)
     part = place.with_name(f".{place.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -71,7 +91,7 @@ def bundle(
         for path in (*reports, *extras, *([engine] if engine else [])):
             _copy(path, part)
         _write_golden(part / "model.onnx", part / "golden")
-        _write_manifest(part, name, target, engine)
+        _write_manifest(part, name, target, engine, dated=dated, tolerance=allowed)
         if key is not None:
             _sign(part / MANIFEST, key)
         shutil.rmtree(place, ignore_errors=True)
@@ -124,7 +144,38 @@ def _write_golden(model: Path, folder: Path) -> None:
     np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]
 
 
-def _write_manifest(part: Path, name: str, target: Target, engine: Path | None) -> None:
+def _release(given: int | None, now: datetime) -> int:
+    release = int(now.strftime("%Y%m%d%H%M%S")) if given is None else given
+    if not 1 <= release <= LARGEST_RELEASE:
+        raise ArtifactError(f"{release} is no release number.", "Give a whole number from 1 on that rises.")
+    return release
+
+
+def _expiry(given: str | None, now: datetime) -> str | None:
+    """The last second of a day."""
+    if given is None:
+        return None
+    try:
+        day = date.fromisoformat(given)
+    except ValueError as error:
+        raise ArtifactError(f"{given!r} is no day.", "Give it as 2027-06-30.") from error
+    end = datetime(day.year, day.month, day.day, tzinfo=timezone.utc) + timedelta(hours=24, seconds=-1)
+    if end < now:
+        raise ArtifactError(
+            f"A bundle that expires on {given} would be refused already.", "Give a later day."
+        )
+    return end.isoformat(timespec="seconds")
+
+
+def _write_manifest(
+    part: Path,
+    name: str,
+    target: Target,
+    engine: Path | None,
+    *,
+    dated: Mapping[str, Any],
+    tolerance: float,
+) -> None:
     files = sorted(path for path in part.rglob("*") if path.is_file())
     manifest: Mapping[str, Any] = {
         "schema": SCHEMA,
@@ -133,7 +184,12 @@ def _write_manifest(part: Path, name: str, target: Target, engine: Path | None) 
         "target": target.name,
         "board": _board(target, engine),
         "model": engine.name if engine else "model.onnx",
-        "golden": {"inputs": "golden/inputs.npz", "outputs": "golden/outputs.npz"},
+        **dated,
+        "golden": {
+            "inputs": "golden/inputs.npz",
+            "outputs": "golden/outputs.npz",
+            "tolerance": tolerance,
+        },
         "files": {
             path.relative_to(part).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
             for path in files

@@ -81,43 +81,50 @@ def _doctor(given: argparse.Namespace) -> _Answer:
 
 
 def _verify(given: argparse.Namespace) -> _Answer:
-    from .trust import verify
+    from .releases import check_expiry
 
-    bundle = verify(given.bundle, root=given.root)
+    if given.bundle.is_file():
+        from .patch import open_patch
+
+        patch = open_patch(given.bundle, root=given.root)
+        signed, base = patch.signed, patch.base
+    else:
+        from .trust import verify
+
+        bundle = verify(given.bundle, root=given.root)
+        signed, base = bundle.signed, None
     told: Dict[str, Any] = {
-        "name": bundle.manifest["name"],
-        "version": bundle.version,
-        "target": bundle.manifest["target"],
-        "signer": bundle.signer,
-        "files": len(bundle.files),
-        "bytes": sum(entry.size_bytes for entry in bundle.files.values()),
+        "base": base,
+        **{key: signed.manifest[key] for key in ("name", "target", "release", "expires")},
+        "version": signed.version,
+        "signer": signed.signer,
+        "files": len(signed.files),
+        "bytes": sum(entry.size_bytes for entry in signed.files.values()),
+        "clock": check_expiry(signed.manifest),
     }
-    if not given.golden:
+    if not given.golden or given.bundle.is_file():
         return 0, told
-    from .infer import rehearse
+    from .rehearsal import rehearse
 
-    furthest = rehearse(bundle, threads=given.threads)
-    told["golden"] = {
-        "furthest": furthest,
-        "tolerance": given.tolerance,
-        "holds": furthest <= given.tolerance,
-    }
-    return int(not told["golden"]["holds"]), told
+    found = rehearse(bundle, threads=given.threads)
+    told["golden"] = found.to_json()
+    return int(not found.holds), told
 
 
 def _install(given: argparse.Namespace) -> _Answer:
     from .install import install
 
     if given.files is None:
-        return 0, install(given.bundle, given.place, root=given.root)
+        return 0, install(given.bundle, given.place, root=given.root, tried=not given.untried)
     with store.staged(json.loads(given.files), given.cache) as folder:
-        return 0, install(folder, given.place, root=given.root)
+        return 0, install(folder, given.place, root=given.root, tried=not given.untried)
 
 
 def _rollback(given: argparse.Namespace) -> _Answer:
     from .install import rollback
 
-    return 0, rollback(given.name, given.place, root=given.root)
+    wrong = given.if_wrong
+    return 0, rollback(given.name, given.place, root=given.root, only_if_wrong=wrong)
 
 
 def _profile(given: argparse.Namespace) -> _Answer:
@@ -222,11 +229,13 @@ def _build(given: argparse.Namespace) -> _Answer:
     from .build import build_engine
     from .engines.own import remember_built
     from .engines.settings import BuildSettings
+    from .fit import Footprint
     from .target import Target
 
     settings = BuildSettings(**_tuples(json.loads(given.settings)))
+    need = Footprint.from_json(json.loads(given.need)) if given.need else None
     target = Target.from_json(json.loads(given.target)) if given.target else None
-    built = build_engine(given.model, given.plan, settings=settings, target=target)
+    built = build_engine(given.model, given.plan, settings=settings, target=target, need=need)
     remember_built(built.plan, given.cache)
     return 0, {"plan": str(built.plan), "record": dict(built.record)}
 
@@ -250,7 +259,8 @@ def _send(given: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[byte
 def _trusted(path: str, root: Path, folder: Path) -> Iterator[Tuple[Path, str]]:
     """A path that a runtime may open, and the runtime: an ONNX file, an own engine, or a bundle's model."""
     from .engines.own import own_engine
-    from .trust import ENGINES, MANIFEST, open_bundle
+    from .manifest import ENGINES, MANIFEST
+    from .trust import open_bundle
 
     place = Path(path)
     if (place / MANIFEST).exists():

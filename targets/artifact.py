@@ -84,7 +84,7 @@ def writing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.chmod(0o666 & ~_umask())
         beside.replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
@@ -141,7 +141,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Has the disk keep the names in a directory, also through a loss of power."""
     handle = os.open(str(path), os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -19,11 +19,10 @@ from typing import List, Optional, Tuple
 from . import jetson, tegra
 from .jetson import Board, BoardState, text_of
 from .probe import conditions, evidence, memory_bytes, versions
+from .signature import SIGNERS
 from .tegrastats import total_power_w
 
 _ROOT = Path("/")
-SIGNERS = Path("etc/deadweight/allowed_signers")
-"""Whose bundles a machine takes; below the root."""
 
 
 @dataclass(frozen=True)

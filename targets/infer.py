@@ -14,8 +14,7 @@ import numpy as np
 
 from .artifact import writing
 from .errors import ArtifactError, ModelError
-from .session import Session, open_session
-from .trust import ENGINES, Bundle
+from .session import Session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,29 +99,3 @@ def load_arrays(path: Path) -> Dict[str, NDArray[Any]]:
             f"{path.name} is no file of named arrays: {error}.",
             "Write it with numpy.savez, plain arrays only.",
         ) from error
-
-
-def furthest(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> float:
-    """The largest difference between two sets of outputs, as a share of the expected ones' largest value."""
-    worst = 0.0
-    for name, array in expected.items():
-        if name not in found or found[name].shape != array.shape:
-            raise ModelError(f"The model gives no output '{name}' of shape {list(array.shape)}.", "Check it.")
-        scale = max(float(np.abs(array).max()), 1e-12)
-        gap = np.abs(np.asarray(found[name], np.float64) - np.asarray(array, np.float64))
-        worst = max(worst, float(gap.max()) / scale)
-    return worst
-
-
-def rehearse(bundle: Bundle, *, threads: int = 1) -> float:
-    """Runs a bundle's model on its golden inputs and returns how far its outputs are; see `furthest`."""
-    name, golden = str(bundle.manifest["model"]), bundle.manifest["golden"]
-    with bundle.sealed(golden["inputs"]) as inputs, bundle.sealed(golden["outputs"]) as outputs:
-        given, expected = load_arrays(inputs), load_arrays(outputs)
-    with bundle.sealed(name) as path:
-        runtime = "tensorrt" if name.endswith(ENGINES) else "onnxruntime"
-        session = open_session(path, runtime=runtime, threads=threads)
-        try:
-            return furthest(expected, run_all(session, given))
-        finally:
-            session.close()

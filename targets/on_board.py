@@ -166,12 +166,17 @@ def build_on(
     *,
     settings: Mapping[str, Any],
     target: Optional[Mapping[str, Any]] = None,
+    need: Optional[Mapping[str, Any]] = None,
     progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
-    """Builds an engine on the board, brings plan and record here, and returns the record."""
+    """Builds an engine on the board, brings plan and record here, and returns the record.
+
+    `need`: the model's memory as `Footprint.to_json`, which is worked out where onnx is.
+    """
     there = Path(board.put([model], progress=progress)[0])
     made = there.parent / "engines" / plan.name
     options = ["--settings", json.dumps(settings), *(["--target", json.dumps(target)] if target else [])]
+    options += ["--need", json.dumps(need)] if need else []
     _, told = board.run(["build", str(there), str(made), *options], progress=progress)
     for ending in ("", ".json", ".log"):
         board.get(f"{made}{ending}", Path(f"{plan}{ending}"))
@@ -184,14 +189,22 @@ def install_on(
     *,
     place: Optional[str] = None,
     root: Optional[Path] = None,
+    tried: bool = True,
     progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
-    """Sends a bundle and has the board verify and install it; what the board refuses, it does not keep.
+    """Sends a bundle's directory or an update file and has the board verify, try and install it.
+
+    What the board refuses is not put in place.
 
     Raises:
         RefusedError: with the board's reason.
         ArtifactError: there is no bundle, or the board has no space.
     """
+    before = ["--root", str(root)] if root else []
+    after = [*(["--place", place] if place else []), *([] if tried else ["--untried"])]
+    if Path(bundle).is_file():
+        there_is = board.put([bundle], progress=progress)
+        return board.run([*before, "install", *there_is, *after])[1]
     files = sorted(path for path in Path(bundle).rglob("*") if path.is_symlink() or not path.is_dir())
     if not files:
         raise ArtifactError(f"{bundle} is no bundle: nothing is there.", "Make one: deadweight bundle RUN.")
@@ -200,14 +213,15 @@ def install_on(
             raise RefusedError(f"{path} is no plain file.", "Do not use this bundle.")
     names = [path.relative_to(bundle).as_posix() for path in files]
     there = dict(zip(names, board.put(files, progress=progress)))
-    before = ["--root", str(root)] if root else []
-    after = ["--place", place] if place else []
     return board.run([*before, "install", "--files", json.dumps(there), *after])[1]
 
 
-def rollback_on(board: Transport, name: str, *, place: Optional[str] = None) -> Dict[str, Any]:
-    """Has the board go back to the bundle before."""
-    return board.run(["rollback", name, *(["--place", place] if place else [])])[1]
+def rollback_on(
+    board: Transport, name: str, *, place: Optional[str] = None, only_if_wrong: bool = False
+) -> Dict[str, Any]:
+    """Has the board go back to the release before; see `install.rollback`."""
+    options = [*(["--place", place] if place else []), *(["--if-wrong"] if only_if_wrong else [])]
+    return board.run(["rollback", name, *options])[1]
 
 
 def _checked(models: Sequence[Path]) -> Sequence[Path]:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Sequence
 
 from .artifact import sha256_of
 from .errors import ArtifactError, TargetError
-from .trust import check_name
+from .manifest import check_name
 
 CACHE = Path("~/.cache/deadweight")
 _KEPT_S = 14 * 24 * 3600.0

@@ -10,46 +10,35 @@ that nobody can swap them in between.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import json
 import os
-import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, BinaryIO, Iterator, Mapping, Optional
 
-from . import jetson
-from .doctor import SIGNERS
 from .errors import RefusedError
-from .signature import signer_of
+from .manifest import (
+    ENGINES,
+    LARGEST,
+    MANIFEST,
+    SIGNATURE,
+    Entry,
+    check_board,
+    check_content,
+    entries,
+    parsed,
+)
+from .sealed import sealed_bytes
+from .signature import SIGNERS, signer_of
 
-MANIFEST = "manifest.json"
-SIGNATURE = "manifest.json.sig"
-SCHEMA = 1
-ENGINES = (".engine", ".plan")
-_CODE = (".so", ".dll", ".dylib", ".py", ".pyc", ".pyd", ".sh", ".exe", ".bat", ".pkl", ".pt", ".pth")
-_CODE_BEGINS = (b"\x7fELF", b"MZ", b"#!")
-_LARGEST_MANIFEST = 4 << 20
 _ROOT = Path("/")
-_KEYS = {"schema", "name", "made_by", "target", "board", "files", "model", "golden"}
-_BOARD_KEYS = {"compute_capability", "tensorrt"}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What the manifest says of a file."""
+class Signed:
+    """A manifest whose signature, names and board were found right."""
 
-    sha256: str
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A bundle whose signature, names and board were found right. `read` checks each file's bytes."""
-
-    folder: Path
     manifest: Mapping[str, Any]
     manifest_bytes: bytes
     signature_bytes: bytes
@@ -57,9 +46,42 @@ class Bundle:
     files: Mapping[str, Entry]
 
     @property
+    def sha256(self) -> str:
+        """The manifest's hash: which release this is, exactly."""
+        return hashlib.sha256(self.manifest_bytes).hexdigest()
+
+    @property
     def version(self) -> str:
-        """The start of the manifest's hash: which bundle this is, exactly."""
-        return hashlib.sha256(self.manifest_bytes).hexdigest()[:16]
+        """The start of it, by which it is called."""
+        return self.sha256[:16]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest was found right. `read` checks each file's bytes."""
+
+    folder: Path
+    signed: Signed
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What was signed."""
+        return self.signed.manifest
+
+    @property
+    def files(self) -> Mapping[str, Entry]:
+        """What the manifest says of each file, by name."""
+        return self.signed.files
+
+    @property
+    def signer(self) -> str:
+        """By the name that this machine gives the key."""
+        return self.signed.signer
+
+    @property
+    def version(self) -> str:
+        """The start of the manifest's hash."""
+        return self.signed.version
 
     def read(self, name: str) -> bytes:
         """A file's bytes, read once and seen to be those that were signed.
@@ -71,27 +93,19 @@ class Bundle:
             raise RefusedError(
                 f"{name} is not in the bundle {self.folder.name}.", "Use a file that it lists."
             )
-        data = _bytes_of(self.folder / name, limit=self.files[name].size_bytes)
-        self._right(name, len(data), hashlib.sha256(data), data[:4])
+        entry = self.files[name]
+        data = _bytes_of(self.folder / name, limit=entry.size_bytes)
+        check_content(name, entry, size=len(data), sha256=hashlib.sha256(data).hexdigest(), head=data[:4])
         return data
 
     def check(self, name: str) -> None:
         """The same check without keeping the bytes: an engine may be larger than the memory that is left."""
         digest, size, head = hashlib.sha256(), 0, b""
-        with _opened(self.folder / name) as file:
+        with opened(self.folder / name) as file:
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
                 head, size = head or block[:4], size + len(block)
-        self._right(name, size, digest, head)
-
-    def _right(self, name: str, size: int, digest: Any, head: bytes) -> None:
-        if size != self.files[name].size_bytes or digest.hexdigest() != self.files[name].sha256:
-            raise RefusedError(
-                f"{name} was changed after it was signed: its bytes are not those of the manifest.",
-                "Get the bundle again from who made it.",
-            )
-        if head.startswith(_CODE_BEGINS):
-            raise RefusedError(*_code(name))
+        check_content(name, self.files[name], size=size, sha256=digest.hexdigest(), head=head)
 
     @contextlib.contextmanager
     def sealed(self, name: str) -> Iterator[Path]:
@@ -100,8 +114,10 @@ class Bundle:
             yield path
 
 
-def open_bundle(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Bundle:
-    """Checks everything about a bundle but its files' bytes, which `Bundle.read` checks one by one.
+def check_signed(
+    data: bytes, signature: bytes, *, root: Path = _ROOT, signers: Optional[Path] = None
+) -> Signed:
+    """A manifest, from bytes that anybody may have sent: signature first, then names and board.
 
     `root` is the machine's root directory; `signers` is a file in ssh-keygen's ALLOWED SIGNERS format,
     by default the machine's own.
@@ -109,13 +125,26 @@ def open_bundle(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = N
     Raises:
         RefusedError: with the reason.
     """
+    signer = signer_of(data, signature, signers or root / SIGNERS, given=signers is not None, root=root)
+    manifest = parsed(data)
+    files = entries(manifest)
+    check_board(manifest, root)
+    return Signed(manifest, data, signature, signer, files)
+
+
+def open_bundle(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Bundle:
+    """Checks everything about a bundle but its files' bytes, which `Bundle.read` checks one by one.
+
+    Raises:
+        RefusedError: as `check_signed`, or files are missing, or more than were signed.
+    """
     folder = Path(folder)
     found = _listing(folder)
     if MANIFEST not in found:
         raise RefusedError(
             f"{folder} is no bundle: it has no {MANIFEST}.", "Make one: deadweight bundle RUN."
         )
-    data = _bytes_of(folder / MANIFEST, limit=_LARGEST_MANIFEST)
+    data = _bytes_of(folder / MANIFEST, limit=LARGEST)
     if SIGNATURE not in found:
         engines = [name for name in found if name.endswith(ENGINES)]
         held = f"An engine is code, and {engines[0]} is one. " if engines else ""
@@ -123,13 +152,9 @@ def open_bundle(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = N
             f"The bundle {folder.name} is not signed.",
             f"{held}Sign it where it was made: deadweight bundle RUN --sign KEY",
         )
-    signature = _bytes_of(folder / SIGNATURE, limit=_LARGEST_MANIFEST)
-    signer = signer_of(data, signature, signers or root / SIGNERS, given=signers is not None, root=root)
-    manifest = _parsed(data)
-    files = _entries(manifest)
-    _same_files(set(files), found - {MANIFEST, SIGNATURE})
-    _for_this_board(manifest, any(name.endswith(ENGINES) for name in files), root)
-    return Bundle(folder, manifest, data, signature, signer, files)
+    signed = check_signed(data, _bytes_of(folder / SIGNATURE, limit=LARGEST), root=root, signers=signers)
+    _same_files(set(signed.files), found - {MANIFEST, SIGNATURE})
+    return Bundle(folder, signed)
 
 
 def verify(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Bundle:
@@ -142,47 +167,6 @@ def verify(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) 
     for name in sorted(bundle.files):
         bundle.check(name)
     return bundle
-
-
-@contextlib.contextmanager
-def sealed_bytes(name: str, data: bytes) -> Iterator[Path]:
-    """A path that holds these bytes, which nobody can change, for as long as the block lasts.
-
-    They lie in memory, not in a file system (Linux, memfd_create).
-    """
-    handle = os.memfd_create(name, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(handle), "wb") as file:
-            file.write(data)
-        # F_ADD_SEALS, with seals against more seals, shrinking, growing and writing.
-        fcntl.fcntl(handle, 1033, 1 | 2 | 4 | 8)
-        yield Path(f"/proc/{os.getpid()}/fd/{handle}")
-    finally:
-        os.close(handle)
-
-
-def check_name(name: Any) -> str:
-    """A file's name within a bundle, once it was seen to stay inside.
-
-    Raises:
-        RefusedError: it is absolute, climbs out with `..`, or is code.
-    """
-    parts = name.split("/") if isinstance(name, str) else []
-    if not parts or any(part in ("", ".", "..") for part in parts) or re.search(r"[\x00-\x1f\x7f\\]", name):
-        raise RefusedError(
-            f"The bundle names a file {name!r}, which is not a plain path inside it.",
-            "Do not use it: it was made to write or read elsewhere.",
-        )
-    if Path(name).suffix in _CODE or ".so." in Path(name).name:
-        raise RefusedError(*_code(name))
-    return str(name)
-
-
-def _code(name: str) -> Tuple[str, str]:
-    return (
-        f"{name} is code: a bundle holds models and what is known of them, never libraries or programs.",
-        "Install a plugin on the board itself, from who makes it.",
-    )
 
 
 def _listing(folder: Path, inside: str = "") -> set[str]:
@@ -210,12 +194,13 @@ def _listing(folder: Path, inside: str = "") -> set[str]:
 
 def _bytes_of(path: Path, *, limit: int) -> bytes:
     """All bytes of a plain file, or one more than `limit`, so that too many are seen and not all are read."""
-    with _opened(path) as file:
+    with opened(path) as file:
         return file.read(limit + 1)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A plain file, open for reading; a link, a pipe or a device is a RefusedError."""
     try:
         handle = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -224,40 +209,6 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise RefusedError(f"{path} is no plain file.", "Do not use this bundle.")
         yield file
-
-
-def _parsed(data: bytes) -> Dict[str, Any]:
-    def once(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError("a key comes twice")
-        return dict(pairs)
-
-    try:
-        manifest = json.loads(data.decode("utf-8"), object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(f"{MANIFEST} is not JSON: {error}.", "Make the bundle again.") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        told = manifest.get("schema") if isinstance(manifest, dict) else None
-        raise RefusedError(
-            f"{MANIFEST} has the schema {told!r}; this deadweight reads {SCHEMA}.",
-            "Make the bundle and check it with the same version of deadweight.",
-        )
-    if set(manifest) != _KEYS or set(manifest["board"] or {}) != _BOARD_KEYS:
-        raise RefusedError(f"{MANIFEST} does not have the keys it should have.", "Make the bundle again.")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", str(manifest["name"])):
-        raise RefusedError(
-            f"The bundle's name {manifest['name']!r} is no plain name.", "Make the bundle again."
-        )
-    return manifest
-
-
-def _entries(manifest: Mapping[str, Any]) -> Dict[str, Entry]:
-    found: Dict[str, Entry] = {}
-    for name, told in dict(manifest["files"]).items():
-        found[check_name(name)] = Entry(str(told["sha256"]), int(told["bytes"]))
-        if name in (MANIFEST, SIGNATURE):
-            raise RefusedError(f"The manifest lists {name} itself.", "Make the bundle again.")
-    return found
 
 
 def _same_files(listed: set[str], found: set[str]) -> None:
@@ -270,30 +221,4 @@ def _same_files(listed: set[str], found: set[str]) -> None:
         raise RefusedError(
             f"Files of the bundle are missing: {', '.join(sorted(listed - found)[:5])}.",
             "Get the bundle again: the copy was not finished.",
-        )
-
-
-def _for_this_board(manifest: Mapping[str, Any], holds_engine: bool, root: Path) -> None:
-    """An engine fits one release of TensorRT and one kind of GPU; an ONNX file a minor release."""
-    wanted, title = manifest["board"], manifest["target"]
-    if wanted["compute_capability"] is None and wanted["tensorrt"] is None and not holds_engine:
-        return
-    board = jetson.read_board(root) if jetson.is_jetson(root) else None
-    if board is None:
-        raise RefusedError(
-            f"The bundle is for {title}; this machine is no Jetson.", "Install it on the board."
-        )
-    if wanted["compute_capability"] != board.compute_capability:
-        raise RefusedError(
-            f"The bundle is for {title} (compute capability {wanted['compute_capability']}), and this is "
-            f"{board.model} ({board.compute_capability or 'unknown'}).",
-            "Make a bundle for this board: deadweight run RECIPE --target NAME",
-        )
-    parts = 4 if holds_engine else 2
-    asked, here = (str(version or "").split(".")[:parts] for version in (wanted["tensorrt"], board.tensorrt))
-    shared = min(len(asked), len(here))
-    if asked[:shared] != here[:shared] or shared < 2:
-        raise RefusedError(
-            f"The bundle is for TensorRT {wanted['tensorrt']}; this board has {board.tensorrt or 'none'}.",
-            "Build the engine on the board, or make a bundle for its release of JetPack.",
         )

@@ -37,13 +37,16 @@ def make_bundle(place: Path, key: Path | None, held: dict[str, bytes] | None = N
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(data)
     manifest: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "name": "small",
         "made_by": "a test",
         "target": "x86-cpu",
+        "release": 1,
+        "made_at": "2026-01-01T00:00:00+00:00",
+        "expires": None,
         "board": {"compute_capability": None, "tensorrt": None},
         "model": "model.onnx",
-        "golden": {"inputs": "golden/inputs.npz", "outputs": "golden/outputs.npz"},
+        "golden": {"inputs": "golden/inputs.npz", "outputs": "golden/outputs.npz", "tolerance": 0.01},
         "files": {
             name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
             for name, data in held.items()

@@ -15,8 +15,8 @@ from typing import Iterator
 
 from ..artifact import sha256_of
 from ..errors import ModelError, RefusedError
+from ..sealed import sealed_bytes
 from ..store import CACHE, cache
-from ..trust import sealed_bytes
 
 _NOTES = "built"
 

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from boards import BOARDS, unpack
+from released import make_release, release_in_use
 from signed import FILES, make_bundle, make_key, trust
 
+from deadweight.export.delta import delta
 from deadweight.targets.packed import agent_bytes
 
 MakeMlp = Callable[..., Path]
@@ -114,13 +116,41 @@ def test_verify_answers_on_the_pythons_of_all_jetpacks_without_numpy(
 def test_install_and_rollback_answer_too(agent: Path, tmp_path: Path, key: Path) -> None:
     trust(key, tmp_path / "root")
     options = ("--root", tmp_path / "root")
-    for mark in ("one", "two"):
-        bundle = make_bundle(tmp_path / mark, key, {**FILES, "model.onnx": mark.encode()})
-        code, _, _ = asked(agent, *options, "install", bundle, "--place", tmp_path / "place")
-        assert code == 0
-    code, told, _ = asked(agent, *options, "rollback", "small", "--place", tmp_path / "place")
+    place = tmp_path / "place"
+    for number in (1, 2):
+        bundle = make_release(tmp_path / str(number), key, number)
+        code, told, _ = asked(agent, *options, "install", bundle, "--place", place)
+        assert (code, told["result"]["golden"]["holds"]) == (0, True)
+    code, told, _ = asked(agent, *options, "rollback", "small", "--if-wrong", "--place", place)
+    assert (code, told["result"]["kept"]) == (0, True)
+    code, _, _ = asked(agent, *options, "rollback", "small", "--place", place)
     assert code == 0
-    assert (Path(told["result"]["path"]) / "model.onnx").read_text() == "one"
+    assert release_in_use(place, tmp_path / "root") == 1
+
+
+def test_the_agent_verifies_and_installs_an_update_file(agent: Path, tmp_path: Path, key: Path) -> None:
+    trust(key, tmp_path / "root")
+    options, place = ("--root", tmp_path / "root"), ("--place", tmp_path / "place")
+    for number in (1, 2):
+        make_release(tmp_path / str(number), key, number)
+    patch = delta(tmp_path / "1", tmp_path / "2", tmp_path / "1to2").path
+    code, told, _ = asked(agent, *options, "verify", patch)
+    assert (code, told["result"]["release"], len(told["result"]["base"])) == (0, 2, 64)
+    code, told, _ = asked(agent, *options, "install", patch, *place)
+    assert code == 1
+    assert "which is not installed here" in told["error"]["what"]
+    for source in (tmp_path / "1", patch):
+        code, told, _ = asked(agent, *options, "install", source, *place)
+        assert code == 0, told
+    assert release_in_use(tmp_path / "place", tmp_path / "root") == 2
+
+
+def test_an_expired_bundle_is_not_verified(agent: Path, tmp_path: Path, key: Path) -> None:
+    trust(key, tmp_path / "root")
+    bundle = make_bundle(tmp_path / "late", key, expires="2026-01-02T23:59:59+00:00")
+    code, told, _ = asked(agent, "--root", tmp_path / "root", "verify", bundle)
+    assert code == 1
+    assert "expired at 2026-01-02" in told["error"]["what"]
 
 
 def test_a_python_too_old_for_the_agent_is_told_which_to_install(agent: Path) -> None:

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import sshd
 from boards import put
-from signed import FILES, make_bundle, make_key, trust
+from released import make_release, release_in_use
+from signed import make_key, trust
 
+from deadweight.export.delta import delta
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ArtifactError, DeadweightError, RefusedError, TargetError
 from deadweight.targets.measurement import Protocol
@@ -283,15 +285,19 @@ def test_a_bundle_is_sent_and_installed(board: sshd.Board, there: Transport, tmp
     key = make_key(tmp_path / "keys")
     root = tmp_path / "root"
     trust(key, root)
-    bundle = make_bundle(tmp_path / "bundle", key)
+    bundle = make_release(tmp_path / "1", key, 1)
     told = install_on(there, bundle, root=root)
     installed = Path(told["path"])
-    assert {name: (installed / name).read_bytes() for name in FILES} == FILES
     assert str(installed).startswith(str(board.home))
-    (bundle / "model.onnx").write_bytes(b"changed")
+    assert release_in_use(installed.parents[1], root) == 1
+    make_release(tmp_path / "2", key, 2)
+    assert install_on(there, delta(bundle, tmp_path / "2", tmp_path / "1to2").path, root=root)["release"] == 2
+    assert release_in_use(installed.parents[1], root) == 2
+    bad = make_release(tmp_path / "3", key, 3)
+    (bad / "model.onnx").write_bytes(b"changed")
     with pytest.raises(RefusedError, match="was changed after it was signed"):
-        install_on(there, bundle, root=root)
-    assert (installed / "model.onnx").read_bytes() == FILES["model.onnx"]
+        install_on(there, bad, root=root)
+    assert release_in_use(installed.parents[1], root) == 2
 
 
 def test_models_are_timed_there_and_their_raw_samples_come_back(there: Transport, mlp: MakeMlp) -> None:

@@ -19,8 +19,10 @@ import pytest
 import sshd
 import standin
 from boards import unpack
-from signed import FILES, make_bundle, make_key, trust
+from released import make_release, network
+from signed import make_key, trust
 
+from deadweight.export.delta import delta
 from deadweight.targets.errors import RefusedError
 from deadweight.targets.measurement import Protocol
 from deadweight.targets.on_board import doctor_on, install_on, rollback_on, time_on
@@ -64,21 +66,25 @@ def test_a_bundle_is_verified_by_the_boards_own_list_and_installed(board: sshd.B
     key = make_key(tmp_path / "keys")
     trust(key, board.place / "upper")
     with connected("board", config=board.config) as there:
-        for mark in ("one", "two"):
-            told = install_on(there, make_bundle(tmp_path / mark, key, {**FILES, "m.onnx": mark.encode()}))
+        first, second = (make_release(tmp_path / str(number), key, number) for number in (1, 2))
+        for source in (first, delta(first, second, tmp_path / "1to2").path):
+            told = install_on(there, source)
+            assert told["golden"]["holds"]
         current = board.place / "upper" / told["path"].lstrip("/")
-        assert (current / "m.onnx").read_text() == "two"
+        assert (current / "model.onnx").read_bytes() == network(2)
         assert told["signer"] == "release"
-        bad = make_bundle(tmp_path / "bad", key)
+        bad = make_release(tmp_path / "bad", key, 3)
         (bad / "model.onnx").write_bytes(b"changed")
         with pytest.raises(RefusedError, match="was changed after it was signed"):
             install_on(there, bad)
-        other = make_bundle(tmp_path / "other", make_key(tmp_path / "keys", "mallory"))
+        other = make_release(tmp_path / "other", make_key(tmp_path / "keys", "mallory"), 3)
         with pytest.raises(RefusedError, match="who is not trusted here"):
             install_on(there, other)
-        assert (current / "m.onnx").read_text() == "two"
+        with pytest.raises(RefusedError, match="release 2 was accepted here before"):
+            install_on(there, first)
+        assert (current / "model.onnx").read_bytes() == network(2)
         rollback_on(there, "small")
-        assert (current / "m.onnx").read_text() == "one"
+        assert (current / "model.onnx").read_bytes() == network(1)
 
 
 def test_a_run_whose_cable_is_cut_at_five_points_is_finished_by_the_same_command(

@@ -16,7 +16,8 @@ from boards import unpack
 from signed import FILES, make_bundle, make_key, sign, trust
 
 from deadweight.targets.errors import RefusedError
-from deadweight.targets.trust import check_name, open_bundle, verify
+from deadweight.targets.manifest import check_name
+from deadweight.targets.trust import open_bundle, verify
 
 JETSON = {"compute_capability": "8.7", "tensorrt": "10.16.2.10"}
 
@@ -217,7 +218,7 @@ def test_code_is_refused_by_how_it_begins(tmp_path: Path, root: Path, key: Path,
 
 
 def test_a_manifest_of_another_schema_says_so(tmp_path: Path, root: Path, key: Path) -> None:
-    assert "has the schema 2" in refusal(make_bundle(tmp_path / "new", key, schema=2), root)
+    assert "has the schema 3" in refusal(make_bundle(tmp_path / "new", key, schema=3), root)
 
 
 @pytest.mark.parametrize(
@@ -225,8 +226,8 @@ def test_a_manifest_of_another_schema_says_so(tmp_path: Path, root: Path, key: P
     [
         ("[]", "has the schema None"),
         ("{", "is not JSON"),
-        ('{"schema": 1, "schema": 1}', "a key comes twice"),
-        ('{"schema": 1}', "does not have the keys"),
+        ('{"schema": 2, "schema": 2}', "a key comes twice"),
+        ('{"schema": 2}', "does not have the keys"),
         ("[" * 100_000, "is not JSON"),
     ],
 )
@@ -239,7 +240,9 @@ def test_a_signed_manifest_that_makes_no_sense_is_refused(
 
 
 def test_a_name_that_would_be_a_path_on_the_board_is_refused(tmp_path: Path, root: Path, key: Path) -> None:
-    assert "no plain name" in refusal(make_bundle(tmp_path / "evil", key, name="../../etc"), root)
+    assert "does not have a plain name" in refusal(
+        make_bundle(tmp_path / "evil", key, name="../../etc"), root
+    )
 
 
 def test_an_empty_folder_is_no_bundle(tmp_path: Path, root: Path) -> None:

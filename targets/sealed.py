@@ -1,0 +1,40 @@
+"""Bytes that nobody can change any more, under a path: what is checked and then given to another program.
+
+They lie in memory, not in a file system (Linux, memfd_create).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import Iterator
+
+from .errors import TargetError
+
+_ADD_SEALS = 1033
+_AGAINST_ALL = 1 | 2 | 4 | 8  # against more seals, shrinking, growing and writing
+
+
+@contextlib.contextmanager
+def sealed_bytes(name: str, data: bytes) -> Iterator[Path]:
+    """A path that holds these bytes for as long as the block lasts.
+
+    Raises:
+        TargetError: the memory for them is not there.
+    """
+    handle = os.memfd_create(name, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    try:
+        try:
+            with os.fdopen(os.dup(handle), "wb") as file:
+                file.write(data)
+            fcntl.fcntl(handle, _ADD_SEALS, _AGAINST_ALL)
+        except OSError as error:
+            raise TargetError(
+                f"{name} ({len(data) / 1e6:.1f} MB) cannot be held in memory: {error.strerror}.",
+                "Free some memory.",
+            ) from error
+        yield Path(f"/proc/{os.getpid()}/fd/{handle}")
+    finally:
+        os.close(handle)

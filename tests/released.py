@@ -1,0 +1,79 @@
+"""Small real releases: a signed bundle whose network runs, and whose golden outputs are the network's own."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from signed import make_bundle
+
+from deadweight.targets.session import open_session
+from deadweight.targets.trust import open_bundle
+
+Arrays = dict[str, NDArray[Any]]
+INPUTS = np.linspace(-1, 1, 48, dtype=np.float32).reshape(3, 16)
+
+
+def network(number: int, *, width: int = 16) -> bytes:
+    """An INT8 network of one layer; from one number to the next most of its weights change by a little."""
+    generator = np.random.default_rng(7)
+    weights = np.clip(np.round(generator.standard_normal((16, width)) * 40), -127, 127)
+    weights = np.clip(weights + np.random.default_rng(number).integers(-2, 3, weights.shape), -127, 127)
+    held = {"w": weights.astype(np.int8), "s": np.float32(0.01), "z": np.int8(0)}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
+        helper.make_node("MatMul", ["x", "wd"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("x", 16), ("y", width))
+    ]
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], constants)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(made.SerializeToString())
+
+
+def answer(model: Path) -> NDArray[Any]:
+    """What a model file answers to `INPUTS`, by ONNX Runtime."""
+    session = open_session(model, runtime="onnxruntime")
+    try:
+        return np.asarray(session.run({"x": INPUTS})["y"])
+    finally:
+        session.close()
+
+
+def make_release(place: Path, key: Path | None, number: int, *, width: int = 16, **changed: Any) -> Path:
+    """Release `number` of the network "small"; keyword arguments replace keys of its manifest."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "model.onnx").write_bytes(network(number, width=width))
+    held = {
+        "model.onnx": network(number, width=width),
+        "golden/inputs.npz": packed(x=INPUTS),
+        "golden/outputs.npz": packed(y=answer(place / "model.onnx")),
+        "LICENSE": b"Apache-2.0\n" * 20,
+    }
+    return make_bundle(place, key, held, **{"release": number, **changed})
+
+
+def packed(**arrays: NDArray[Any]) -> bytes:
+    """An NPZ file's bytes."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # names are the model's own
+    return file.getvalue()
+
+
+def release_in_use(place: Path, root: Path) -> int:
+    """Which release of "small" is in use, once it was seen to be trusted and to answer as it should."""
+    bundle = open_bundle(place / "small/current", root=root)
+    number = int(bundle.manifest["release"])
+    with bundle.sealed("model.onnx") as path:
+        found = answer(path)
+    expected = np.load(io.BytesIO(bundle.read("golden/outputs.npz")))["y"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert bundle.read("model.onnx") == network(number, width=found.shape[1])
+    return number
