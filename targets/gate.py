@@ -22,7 +22,7 @@ from .clock import Progress, time_together
 from .errors import MeasurementError
 from .gating.baseline import Baseline
 from .gating.history import protocol_key, session_s
-from .judge import Judgement, judge
+from .judge import Judgement, fewest_events, judge, unproven
 from .measurement import Measurement
 from .memory import measure_memory
 from .sequential import CONFIDENCE, compare_until_decided, slowdown
@@ -30,6 +30,7 @@ from .tail import needed_samples, tail_of
 
 SLOWDOWN = 0.02
 """The limit where none is set: the change that does not matter."""
+_TIMED = ("slowdown", "latency_s", "p99_s")
 _LOOKED_UP = {"machine", "software", "protocol", "session_s"}
 FEWEST_SESSIONS = 19
 """Stored sessions that allow 95 % confidence without the old model."""
@@ -126,6 +127,9 @@ def check(
     if budgets.memory_bytes is not None and taken is None:
         memory = measure_memory(model, threads=protocol.threads, batch=protocol.batch).resident_bytes
     checks += _absolute_checks(budgets, candidate, memory_bytes=memory)
+    nothing = unproven(*measured.values())
+    if nothing:
+        checks = [_untold(one, nothing) if one.name in _TIMED else one for one in checks]
     if budgets.score_drop is not None:
         checks.append(_score_check(budgets.score_drop, *scores))
     return Gated(tuple(checks), against, judgement, measured, memory, tuple(remarks))
@@ -145,7 +149,7 @@ def against_history(
     """
     machine, key = candidate.conditions["machine"], protocol_key(candidate)
     own = [
-        one for one in history if one.get("model_sha256") == baseline.model_sha256 and _LOOKED_UP <= set(one)
+        one for one in history if one.get("model_sha256") == baseline.model_sha256 and set(one) >= _LOOKED_UP
     ]
     cure = (
         "Bring the accepted model back (gate --record --fetch CMD tells how), and it is timed side by side."
@@ -195,9 +199,10 @@ def _absolute_checks(budgets: Budgets, candidate: Measurement, *, memory_bytes: 
         middle = candidate.latency_s(50)
         words = f"p50 {1e3 * middle.value:.4g} ms ({1e3 * middle.low:.4g} to {1e3 * middle.high:.4g} ms)"
         outcome = _answer((middle.low, middle.high), budgets.latency_s)
-        checks.append(
-            Check("latency_s", outcome, budgets.latency_s, middle.value, middle.low, middle.high, words)
-        )
+        told = Check("latency_s", outcome, budgets.latency_s, middle.value, middle.low, middle.high, words)
+        fewest = fewest_events(0.95)  # of one event the interval is a point
+        few = "" if candidate.events >= fewest else f"{candidate.events} events, and {fewest} are needed"
+        checks.append(_untold(told, few) if few else told)
     if budgets.p99_s is not None:
         tail = tail_of(candidate, 99)
         high = tail.bound_s if math.isfinite(tail.bound_s) else None
@@ -222,6 +227,10 @@ def _slowdown_check(value: float, low: float, high: float, limit: float, judgeme
     )
     kept = high if math.isfinite(high) else None
     return Check("slowdown", _answer((low, high), limit), limit, value, low, kept, words)
+
+
+def _untold(check: Check, reason: str) -> Check:
+    return replace(check, outcome="cannot_tell", sentence=f"{reason}; {check.sentence}")
 
 
 def _score_check(limit: float, old: Optional[float], new: Optional[float]) -> Check:

@@ -120,15 +120,9 @@ def judge(
         low, high = math.exp(ratios[place - 1]), math.exp(ratios[-place])
         visible = smallest_visible(ratios, order=place, margin=margin)
     weakest = baseline if baseline.evidence != "measured" else candidate
-    void = voided(baseline.conditions, [mark.what for mark in baseline.marks])
-    reason = ""
-    if weakest.evidence != "measured":
-        outcome, reason = (
-            "cannot_tell",
-            f"the times are {weakest.evidence}, and only measured ones prove anything",
-        )
-    elif void:
-        outcome, reason = "cannot_tell", f"the measurement is void: {'; '.join(void)}"
+    reason = unproven(baseline, candidate)
+    if reason:
+        outcome = "cannot_tell"
     elif not place:
         outcome = "cannot_tell"
         needed = fewest_events(confidence) if order is None else "some more"
@@ -160,6 +154,17 @@ def judge(
         reason=reason,
         remarks=_remarks(baseline, candidate, clock=clock),
     )
+
+
+def unproven(*taken: Measurement) -> str:
+    """Why times that were taken together prove nothing, whatever they are; empty where they may."""
+    for one in taken:
+        if one.evidence != "measured":
+            return f"the times are {one.evidence}, and only measured ones prove anything"
+        void = voided(one.conditions, [mark.what for mark in one.marks])
+        if void:
+            return f"the measurement is void: {'; '.join(void)}"
+    return ""
 
 
 def log_ratios(baseline: Measurement, candidate: Measurement, *, clock: str) -> NDArray[np.float64]:

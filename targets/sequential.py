@@ -70,20 +70,20 @@ def compare_until_decided(
     scheduled = tuple(look for look in LOOKS if look <= protocol.events)
     if not scheduled or scheduled[-1] != protocol.events:
         scheduled = (*scheduled, protocol.events)
-    last: List[Tuple[int, Judgement]] = []
+    looked: List[int] = []
 
-    def look(measured: Mapping[str, Measurement]) -> bool:
-        events = measured["baseline"].events
-        order, attained = order_at(events, scheduled=scheduled, confidence=confidence)
-        judgement = judge(
+    def judged(measured: Mapping[str, Measurement]) -> Judgement:
+        return judge(
             measured["baseline"],
             measured["candidate"],
             margin=margin,
             confidence=confidence,
-            order=(order, attained),
+            order=order_at(measured["baseline"].events, scheduled=scheduled, confidence=confidence),
         )
-        last.append((events, judgement))
-        return enough(judgement, measured)
+
+    def look(measured: Mapping[str, Measurement]) -> bool:
+        looked.append(measured["baseline"].events)
+        return enough(judged(measured), measured)
 
     measured = time_together(
         {"baseline": Path(baseline), "candidate": Path(candidate)},
@@ -92,9 +92,10 @@ def compare_until_decided(
         looks=scheduled,
         decided=look,
     )
-    if not last or last[-1][0] != measured["baseline"].events:
-        look(measured)  # the cap made another look the last
-    return Compared(measured, last[-1][1], len(last))
+    # Judged once more: the cap may have made another look the last, and only now is it known whether the
+    # machine is still in the state that it was in at the start.
+    last_too = looked[-1:] != [measured["baseline"].events]
+    return Compared(measured, judged(measured), len(looked) + last_too)
 
 
 def order_at(events: int, *, scheduled: Tuple[int, ...], confidence: float) -> Tuple[int, float]:

@@ -13,7 +13,7 @@ from deadweight.targets.errors import MeasurementError
 from deadweight.targets.gate import Gated, against_history, check
 from deadweight.targets.gating.baseline import Baseline, record
 from deadweight.targets.gating.history import entry
-from deadweight.targets.measurement import Measurement, Protocol
+from deadweight.targets.measurement import Mark, Measurement, Protocol
 
 MakeMlp = Callable[..., Path]
 QUICK = Protocol(events=96, event_s=0.002, block_s=0.0005, settle_s=0.0002)
@@ -73,6 +73,33 @@ def test_the_whole_interval_must_be_on_one_side_of_the_limit(
 def test_the_limit_is_the_budgets() -> None:
     assert gated(0.05, budgets=Budgets(slowdown=0.1)).exit_code == 0
     assert gated(0.015, budgets=Budgets(slowdown=0.01)).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"evidence": "emulated"}, "the times are emulated"),
+        ({"marks": (Mark(3, "board: the power mode went from A to B"),)}, "void: the power mode went"),
+    ],
+)
+def test_times_that_prove_nothing_let_nothing_through_and_break_nothing(
+    change: dict[str, Any], told: str
+) -> None:
+    budgets = Budgets(latency_s=1e-9, p99_s=1.0, file_bytes=2000)
+    taken = {name: replace(measured([1e-3] * 400, name=name), **change) for name in ("baseline", "candidate")}
+    found = check(Path("new.onnx"), BASELINE, Path("m.onnx"), budgets=budgets, taken=taken)
+    answers = {one.name: one.outcome for one in found.checks}
+    timed = dict.fromkeys(("slowdown", "latency_s", "p99_s"), "cannot_tell")
+    assert answers == {**timed, "file_bytes": "pass"}
+    assert found.exit_code == 3
+    assert told in found.checks[0].sentence
+
+
+def test_a_median_of_too_few_events_is_no_answer() -> None:
+    for events, outcome in ((5, "cannot_tell"), (6, "pass")):
+        taken = {name: measured([1e-3] * events, name=name) for name in ("baseline", "candidate")}
+        found = check(Path("new.onnx"), BASELINE, Path("m.onnx"), budgets=Budgets(latency_s=1.0), taken=taken)
+        assert found.checks[1].outcome == outcome
 
 
 def test_a_broken_budget_outweighs_one_that_cannot_be_told() -> None:

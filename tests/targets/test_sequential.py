@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from boards import unpack
 from scipy import stats
 
+from deadweight.targets import clock
 from deadweight.targets.judge import Judgement
-from deadweight.targets.measurement import Protocol
+from deadweight.targets.measurement import Measurement, Protocol
+from deadweight.targets.probe import conditions
 from deadweight.targets.sequential import (
     CONFIDENCE,
     LOOKS,
@@ -96,3 +99,22 @@ def test_who_asks_decides_when_it_is_enough(mlp: MakeMlp) -> None:
         path, path, protocol=protocol, decided=lambda judged, measured: measured["candidate"].events >= 16
     )
     assert found.judgement.events == 16
+
+
+def test_a_board_whose_power_mode_is_another_one_afterwards_has_no_verdict(
+    mlp: MakeMlp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = unpack("orin_nano_super_jp72", tmp_path)
+    monkeypatch.setattr(clock, "conditions", lambda: conditions(root))
+    one, two = mlp(256, 512, 10, name="a.onnx"), mlp(256, 4096, 10, name="b.onnx")
+    looked = []
+
+    def enough(judged: Judgement, measured: Mapping[str, Measurement]) -> bool:
+        looked.append(judged.outcome)
+        (root / "var/lib/nvpmodel/status").write_text("pmode:0002")
+        return judged.outcome == "slower"
+
+    found = compare_until_decided(one, two, protocol=replace(sequential_protocol(), **SHORT), decided=enough)
+    assert (looked[-1], found.judgement.outcome) == ("slower", "cannot_tell")
+    assert "the power mode went from 25W (mode 1) to MAXN_SUPER (mode 2)" in found.judgement.reason
+    assert found.looks == len(looked)
