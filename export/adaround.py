@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..targets.errors import WorkloadError
-from .graph import Array, attribute_of, load, load_float, save
+from .given import load_float
+from .graph import Array, attribute_of, load, save
 from .readback import Product, products
 from .running import pieces, runner
 

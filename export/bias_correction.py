@@ -18,7 +18,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..targets.errors import WorkloadError
-from .graph import Array, Index, drop_unused, load, load_float, own_copy, save
+from .given import load_float
+from .graph import Array, Index, drop_unused, load, own_copy, save
 from .readback import Product, products
 from .running import pieces, runner, samples_in
 

@@ -17,7 +17,8 @@ import onnx
 from ..targets.artifact import read_json, write_json
 from ..targets.errors import ArtifactError, ModelError, WorkloadError
 from .adequacy import Adequacy, Seen, of_samples
-from .graph import float_inputs, load_float
+from .given import load_float
+from .graph import float_inputs
 from .histogram import BINS, METHODS, Histogram, Method, threshold
 from .kernels import single_rows
 from .placement import DIALECTS, place

@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .graph import Array, Index, attribute_of, load_float, save, tensor_types
+from .given import load_float
+from .graph import Array, Index, attribute_of, save, tensor_types
 
 PASSES_ON = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 SWEEPS = 40

@@ -106,26 +106,14 @@ def load(path: Path) -> onnx.ModelProto:
         raise ArtifactError(
             f"{path} holds no graph ({size} bytes): it is empty or was cut short.", "Export or copy it again."
         )
-    for node in model.graph.node:
+    name_nodes(model.graph)
+    return model
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Calls every node without a name after what it makes."""
+    for node in graph.node:
         node.name = node.name or f"{next(iter(node.output), '')}/{node.op_type}"
-    return model
-
-
-def load_float(path: Path) -> onnx.ModelProto:
-    """As `load`, for a model that is about to be quantized, with every constant an initializer.
-
-    Raises:
-        ModelError: the model holds quantized operators already.
-    """
-    model = load(path)
-    lift_constants(model.graph)
-    for node in model.graph.node:
-        if node.op_type in QUANTIZED or "QLinear" in node.op_type or "Integer" in node.op_type:
-            raise ModelError(
-                f"{path} is quantized already: {node.name or node.output[0]} is a {node.op_type}.",
-                "Give the float model that it was made from.",
-            )
-    return model
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, defs, helper, numpy_helper, version_converter
+from onnx import TensorProto, defs, helper, numpy_helper
 
 from ..targets.errors import ModelError
+from .given import at_opset, settle_constants
 from .graph import (
     Array,
     Index,
     all_graphs,
     drop_unused,
-    lift_constants,
     load,
     replace_nodes,
     save,
@@ -61,8 +61,8 @@ def to_half(path: Path, out_path: Path, *, tensorrt: tuple[int, ...] = (10, 0)) 
             f"they came with {OPSET}.",
             "Leave the file in FP32 and build it with the flags INT8 and FP16; that version still has them.",
         )
-    model = _at_opset(load(path), path)
-    lift_constants(model.graph)
+    model = at_opset(load(path), OPSET, path)
+    settle_constants(model)
     if len(list(all_graphs(model.graph))) > 1:
         raise ModelError(
             f"{path} has branches or loops, whose bodies are not converted.", "Unroll them before the export."
@@ -76,23 +76,6 @@ def to_half(path: Path, out_path: Path, *, tensorrt: tuple[int, ...] = (10, 0)) 
     drop_unused(model.graph)
     save(model, out_path)
     return Halved(Path(out_path), writer.in_half, left_float)
-
-
-def _at_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    if found >= OPSET:
-        return model
-    try:
-        made = version_converter.convert_version(model, OPSET)
-    except Exception as error:  # its errors share no public base class
-        raise ModelError(
-            f"{path} has opset {found}, and ONNX's converter cannot say it in {OPSET}: "
-            f"{str(error).strip().splitlines()[0]}",
-            f"Export and quantize at opset {OPSET}.",
-        ) from error
-    for old, new in zip(model.graph.node, made.graph.node, strict=False):
-        new.name = new.name or old.name
-    return made
 
 
 def _schema(node: onnx.NodeProto) -> defs.OpSchema | None:

@@ -18,6 +18,7 @@ import onnx
 from torch import nn
 
 from ..targets.errors import ModelError, WorkloadError
+from .given import settle_constants
 from .graph import Array, Index, float_names, load
 from .modules import first_layer_that_differs, predicting
 from .rounding import first_bad_rounding
@@ -118,6 +119,7 @@ def compare_files(
     if kind == "lossy":
         some = list(itertools.islice(feeds, 1))
         origin = first if rounded_from is None else load(rounded_from)
+        settle_constants(origin)  # or weights that are no initializers would go unchecked
         bad = first_bad_rounding(origin, second, some[0]) if some else None
         if bad is not None:
             raise ModelError(

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from .graph import Array, Index, attribute_of, drop_unused, load, save
+from .given import load_float
+from .graph import Array, Index, attribute_of, drop_unused, save
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def restore(path: Path, base: Path, names: Collection[str], out_path: Path) -> N
     Bias correction and AdaRound change constants for the sake of int8; an operator that stays in float after
     all wants its own back.
     """
-    model, origin = load(path), load(base)
+    model, origin = load_float(path), load_float(base)
     mine = {tensor.name: tensor for tensor in model.graph.initializer}
     theirs = Index.of(origin.graph)
     before = {node.name: node for node in origin.graph.node}

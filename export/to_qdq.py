@@ -17,7 +17,8 @@ from onnx import helper, numpy_helper
 
 from ..targets.errors import ModelError
 from .calibrate import Range, Ranges
-from .graph import Array, Index, drop_unused, load_float, replace_nodes, save
+from .given import load_float
+from .graph import Array, Index, drop_unused, replace_nodes, save
 from .kernels import single_rows
 from .placement import INT8_OPERATORS, Dialect, Placement, Weight, clipped_at, place
 
