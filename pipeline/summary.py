@@ -178,9 +178,9 @@ def _sparse(work: Work, rows: Sequence[Row]) -> list[str]:
         return []
     masked = {v.name for v in work.variants if "masks" in v.files}
     row = next(row for row in reversed(rows) if row["name"] in masked & {"sparse", "tuned"})
-    others = [other for other in rows[1:] if other["name"] not in masked and other["name"] != "int8"]
+    smaller = [other for other in rows[1:] if other["name"] not in masked and other["name"] != "int8"]
     facts = read_json(work.artifacts["sparse"].checked())
-    return sparse_words(facts, row, others, work.target, label=label(row["name"]))
+    return sparse_words(facts, row, smaller[-1:], work.target, label=label(row["name"]))
 
 
 def _quantized(work: Work) -> list[str]:
