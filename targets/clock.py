@@ -91,6 +91,8 @@ def time_together(
     events: List[_Event] = []
     marks: List[Mark] = []
     evidences: Dict[str, str] = {}
+    shapes: Dict[str, List[str]] = {}
+    told["inputs"] = shapes
     started = perf_counter()
 
     def so_far() -> Dict[str, Measurement]:
@@ -115,7 +117,14 @@ def time_together(
 
     for index in range(protocol.events):
         event, what, plan = _event(
-            paths, plan, inputs=inputs, protocol=protocol, dice=dice, evidences=evidences, opened=opened
+            paths,
+            plan,
+            inputs=inputs,
+            protocol=protocol,
+            dice=dice,
+            evidences=evidences,
+            shapes=shapes,
+            opened=opened,
         )
         events.append(event)
         marks += [Mark(index, happened) for happened in what]
@@ -142,11 +151,12 @@ def _event(
     protocol: Protocol,
     dice: random.Random,
     evidences: Dict[str, str],
+    shapes: Dict[str, List[str]],
     opened: Opener,
 ) -> Tuple[_Event, Tuple[str, ...], Plan]:
     """Loads all models, times them, lets go of them; returns the samples and what happened meanwhile.
 
-    What each session says its times are goes into `evidences`.
+    What each session says its times are goes into `evidences`, what it was fed into `shapes`.
     """
     gc.collect()  # the sessions of the event before, so that no more than one set is in memory
     sessions, padding = _opened(paths, protocol, dice, opened)
@@ -157,6 +167,8 @@ def _event(
             fed = inputs
             if fed is None:
                 fed = random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed)
+                _check_batch(paths[name], fed, protocol.batch)
+            shapes[name] = [f"{array.dtype}{list(array.shape)}" for array in fed.values()]
             calls[name] = session.prepare(fed)
         for name in dice.sample(sorted(calls), len(calls)):
             _warm(calls[name])
@@ -169,6 +181,16 @@ def _event(
         for session in sessions.values():
             session.close()
         del padding
+
+
+def _check_batch(path: Path, fed: Mapping[str, NDArray[Any]], batch: int) -> None:
+    """A fixed batch would be timed as if it were the one asked for, beside a model that takes any."""
+    if batch > 1 and fed and not any(array.shape[:1] == (batch,) for array in fed.values()):
+        told = ", ".join(f"{name} {list(array.shape)}" for name, array in fed.items())
+        raise ModelError(
+            f"{path.name} cannot be timed with {batch} samples at once: its inputs are fixed to {told}.",
+            "Export it with its batch left open, or leave --batch away.",
+        )
 
 
 def _opened(

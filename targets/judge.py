@@ -240,6 +240,10 @@ def _check_together(baseline: Measurement, candidate: Measurement) -> None:
 
 def _remarks(baseline: Measurement, candidate: Measurement, *, clock: str) -> Tuple[str, ...]:
     remarks = []
+    fed = baseline.conditions.get("inputs", {})
+    was, now = (", ".join(sorted(fed.get(one.name, ()))) for one in (baseline, candidate))
+    if was != now:
+        remarks.append(f"the two take other inputs: {was} and {now}")
     marked = sorted({mark.event for mark in baseline.marks + candidate.marks})
     if marked:
         first = next(mark.what for mark in baseline.marks + candidate.marks)

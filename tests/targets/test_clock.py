@@ -56,6 +56,22 @@ def test_a_batch_takes_longer_than_one_sample(mlp: MakeMlp) -> None:
     assert np.median(many.wall_s) > 3 * np.median(one.wall_s)
 
 
+def test_a_fixed_batch_is_not_timed_as_another_one(mlp: MakeMlp) -> None:
+    models = {"open": mlp(64, 10), "fixed": mlp(64, 10, name="fixed.onnx", batch=1)}
+    with pytest.raises(ModelError, match=r"fixed.onnx cannot be timed with 8 samples .* x \[1, 64\]"):
+        time_together(models, protocol=replace(QUICK, batch=8))
+    assert time_together(models, protocol=QUICK)["fixed"].protocol.batch == 1
+
+
+def test_what_a_model_was_fed_is_kept_and_other_inputs_are_told_with_the_judgement(mlp: MakeMlp) -> None:
+    models = {"a": mlp(64, 10), "b": mlp(64, 32, 10, name="b.onnx"), "c": mlp(32, 10, name="c.onnx")}
+    measured = time_together(models, protocol=QUICK)
+    assert measured["a"].conditions["inputs"]["c"] == ["float32[1, 32]"]
+    assert not any("other inputs" in told for told in judge(measured["a"], measured["b"]).remarks)
+    told = "the two take other inputs: float32[1, 64] and float32[1, 32]"
+    assert told in judge(measured["a"], measured["c"]).remarks
+
+
 def test_given_inputs_are_fed_and_become_part_of_the_protocol(mlp: MakeMlp) -> None:
     inputs = {"x": np.ones((3, 64), np.float32)}
     timed = time_together({"a": mlp(64, 32)}, protocol=QUICK, inputs=inputs)
