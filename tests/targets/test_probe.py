@@ -131,6 +131,19 @@ def test_a_processor_made_of_software_is_told_by_its_name(tmp_path: Path) -> Non
     assert evidence(root) == "emulated"
 
 
+def test_a_virtual_machine_that_shows_qemus_processor_is_measured_on_where_kvm_runs_it(
+    tmp_path: Path,
+) -> None:
+    files(tmp_path, proc__cpuinfo="vendor_id : GenuineIntel\nmodel name : QEMU Virtual CPU version 2.5+\n")
+    clocks = "sys__devices__system__clocksource__clocksource0__available_clocksource"
+    files(tmp_path, **{clocks: "tsc hpet acpi_pm"})
+    assert evidence(tmp_path) == "emulated"
+    files(tmp_path, **{clocks: "kvm-clock tsc hpet acpi_pm"})
+    assert evidence(tmp_path) == "measured"
+    files(tmp_path, proc__cpuinfo="vendor_id : AuthenticAMD\nmodel name : QEMU TCG CPU version 2.5+\n")
+    assert evidence(tmp_path) == "emulated"
+
+
 def test_versions_are_told_of_what_is_installed_only() -> None:
     assert set(versions("numpy", "no-such-distribution")) == {"numpy"}
 
