@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,14 @@ import typer
 
 from .console import bar, gate_table, out
 from .remotely import On, compared, profiled
-from .targets.errors import MeasurementError, RecipeError
+from .targets.errors import ArtifactError, MeasurementError, RecipeError
 
 if TYPE_CHECKING:
     from .targets.gate import Gated
     from .targets.gating.baseline import Baseline
     from .targets.measurement import Measurement
+
+_CONFIG = Path("deadweight.toml")
 
 
 def gate(
@@ -24,12 +27,13 @@ def gate(
     baseline: Annotated[Path | None, typer.Option(help="The baseline's file.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Accept the model: write the baseline.")] = False,
     calibrate: Annotated[
-        int, typer.Option(help="Count false alarms over so many A/A runs on this machine, and store them.")
+        int,
+        typer.Option(min=0, help="Count false alarms over so many A/A runs on this machine, and store them."),
     ] = 0,
     fetch: Annotated[
         str, typer.Option(help="With --record: the command that fetches the model where it is not there.")
     ] = "",
-    config: Annotated[Path, typer.Option(help="Budgets and settings.")] = Path("deadweight.toml"),
+    config: Annotated[Path, typer.Option(help="Budgets and settings.")] = _CONFIG,
     limit: Annotated[float | None, typer.Option(help="Replaces the budget `slowdown`, as a share.")] = None,
     cap_s: Annotated[float | None, typer.Option(help="Seconds after which it stops drawing.")] = None,
     on: On = None,
@@ -50,6 +54,8 @@ def gate(
     from .targets.gating.baseline import old_model, read_baseline, refuse_other_protocol
     from .targets.gating.settings import accuracy, read_settings
 
+    if config != _CONFIG and not config.is_file():
+        raise RecipeError(f"There are no settings at {config}.", "Check the path given to --config.")
     settings, budgets = read_settings(config)
     beside = config.parent
     path = baseline or _given(settings.baseline, beside, "--baseline baseline.json")
@@ -57,6 +63,8 @@ def gate(
     data = beside / settings.data if settings.data else None
     cap = settings.cap_s if cap_s is None else cap_s
     if limit is not None:
+        if not 0 <= limit < math.inf:
+            raise RecipeError(f"The --limit is {limit:g}.", "Give a share of 0 or more: 0.02 is 2 %.")
         budgets = Budgets(**{**vars(budgets), "slowdown": limit})
     if calibrate:
         _calibrate(path, runs=calibrate, limit=budgets.slowdown, cap_s=min(cap, 20.0))
@@ -95,13 +103,14 @@ def gate(
             taken=taken,
             progress=lambda done, total: shown(done, total, "gate"),
         )
+    # The answer first: a history that cannot be written to (a read-only checkout) must not swallow it.
+    _tell(gated, accepted, model=model.name, junit=junit, summary=summary)
     if store is not None:
         for name, figures in gated.measured.items():
             verdict = gated.judgement.to_json() if gated.judgement and name == "candidate" else None
             used = gated.memory_bytes if name == "candidate" else None
             line = histories.entry(figures, commit=commit, verdict=verdict, memory_bytes=used)
             histories.append(store, {**line, "name": model.name if name == "candidate" else "baseline"})
-    _tell(gated, accepted, model=model.name, junit=junit, summary=summary)
     raise typer.Exit(gated.exit_code)
 
 
@@ -147,9 +156,10 @@ def _record(
     from .targets.gating.baseline import record
     from .targets.gating.settings import accuracy
     from .targets.sequential import sequential_protocol
+    from .targets.session import runtime_of
 
     score = accuracy(model, data) if data is not None else None
-    protocol = sequential_protocol(threads=threads or 1, batch=batch or 1)
+    protocol = replace(sequential_protocol(threads=threads or 1, batch=batch or 1), runtime=runtime_of(model))
     there = profiled(on, model, replace(protocol, events=6))[0][model.name] if on is not None else None
     with bar() as shown:
         made, measured = record(
@@ -208,5 +218,11 @@ def _tell(gated: Gated, accepted: Baseline, *, model: str, junit: Path | None, s
         write_junit(gated, junit, model=model)
     if summary is not None:
         # CI systems hand over a file that others have written to as well.
-        with summary.open("a", encoding="utf-8") as file:
-            file.write(markdown(gated, accepted, model=model))
+        try:
+            with summary.open("a", encoding="utf-8") as file:
+                file.write(markdown(gated, accepted, model=model))
+        except OSError as error:
+            raise ArtifactError(
+                f"The summary {summary} cannot be written to: {error.strerror or error}.",
+                "Choose another place with --summary.",
+            ) from error

@@ -19,13 +19,14 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from .budgets import Budgets
 from .clock import Progress, time_together
-from .errors import MeasurementError
+from .errors import MeasurementError, TargetError
 from .gating.baseline import Baseline
 from .gating.history import protocol_key, session_s
 from .judge import Judgement, fewest_events, judge, unproven
 from .measurement import Measurement
 from .memory import measure_memory
 from .sequential import CONFIDENCE, compare_until_decided, slowdown
+from .session import runtime_of
 from .tail import needed_samples, tail_of
 
 SLOWDOWN = 0.02
@@ -88,8 +89,16 @@ def check(
 
     Raises:
         ModelError, MeasurementError: it cannot be timed, or there is nothing to hold it against.
+        TargetError: it runs on another runtime than the accepted model.
     """
     protocol = replace(baseline.protocol, cap_s=cap_s)
+    runtime = runtime_of(model)
+    if runtime != protocol.runtime.partition("+")[0]:
+        raise TargetError(
+            f"{model} runs on {runtime}, and the baseline was recorded on {protocol.runtime}.",
+            "Give the gate a model of the same kind, or record a baseline of this one: "
+            "deadweight gate --record.",
+        )
     limit = SLOWDOWN if budgets.slowdown is None else budgets.slowdown
     samples = needed_samples(99) if budgets.p99_s is not None else 0
     judgement: Optional[Judgement] = None
@@ -124,7 +133,7 @@ def check(
         remarks.append(weaker)
     candidate = measured["candidate"]
     memory = None
-    if budgets.memory_bytes is not None and taken is None:
+    if budgets.memory_bytes is not None and taken is None and runtime == "onnxruntime":
         memory = measure_memory(model, threads=protocol.threads, batch=protocol.batch).resident_bytes
     checks += _absolute_checks(budgets, candidate, memory_bytes=memory)
     nothing = unproven(*measured.values())

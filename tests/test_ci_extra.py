@@ -151,7 +151,11 @@ def test_what_the_gate_cannot_work_with_is_a_sentence_and_exit_code_2(place: Pat
     model = dense(tmp_path / "a.onnx", 16)
     (tmp_path / "old.json").write_text('{"schema": 99}')
     (tmp_path / "bad.toml").write_text("[budgets]\nslow = 1")
+    (tmp_path / "a.plan").write_bytes(b"an engine")
     calls: dict[str, list[str]] = {
+        "There are no settings at": ["--model", str(model), "--config", str(tmp_path / "deadwieght.toml")],
+        "The --limit is nan": ["--baseline", "b.json", "--model", str(model), "--limit", "nan"],
+        "TensorRT cannot be used": ["--record", "--model", str(tmp_path / "a.plan"), "--baseline", "b.json"],
         "does not exist": ["--model", str(model), "--baseline", str(tmp_path / "none.json")],
         "schema 99": ["--model", str(model), "--baseline", str(tmp_path / "old.json")],
         "has no slow": ["--model", str(model), "--config", str(tmp_path / "bad.toml")],
@@ -164,6 +168,19 @@ def test_what_the_gate_cannot_work_with_is_a_sentence_and_exit_code_2(place: Pat
         assert reason in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
     assert (tmp_path / "old.json").read_text() == '{"schema": 99}'
+
+
+def test_a_place_that_cannot_be_written_to_does_not_swallow_the_gates_answer(
+    place: Path, tmp_path: Path
+) -> None:
+    given = ["--model", str(dense(tmp_path / "a.onnx", 16)), "--baseline", str(tmp_path / "baseline.json")]
+    assert deadweight(place, "gate", "--record", *given).returncode == 0
+    for option, told in (("--history", "The history"), ("--summary", "The summary")):
+        (tmp_path / "file").write_text("")
+        done = deadweight(place, "gate", *given, "--cap-s", "0.1", option, str(tmp_path / "file" / "x"))
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert told in done.stderr
+        assert "slowdown" in done.stdout  # the table
 
 
 def test_profile_works_there_too(place: Path, tmp_path: Path) -> None:

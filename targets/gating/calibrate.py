@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ..binomial import clopper_pearson
 from ..budgets import Budgets
+from ..errors import TargetError
 from ..gate import SLOWDOWN, check
 from ..probe import conditions
 from .baseline import Baseline
@@ -42,7 +43,13 @@ def calibrate(
 
     Raises:
         ModelError: the model cannot be timed, or is too quick for a slow-down of 5 % to be planted in it.
+        TargetError: it is an engine, into which nothing can be planted.
     """
+    if baseline.protocol.runtime != "onnxruntime":
+        raise TargetError(
+            f"{model} runs on {baseline.protocol.runtime}: only an ONNX file can be made slower on purpose.",
+            "Calibrate on this machine with the ONNX file that it was built from.",
+        )
     slow = max(1, runs // 3)
     budgets = Budgets(slowdown=SLOWDOWN if budgets.slowdown is None else budgets.slowdown)
     todo = runs + slow * len(SHARES)

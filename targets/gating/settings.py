@@ -23,7 +23,7 @@ import numpy as np
 
 from ..budgets import Budgets
 from ..errors import RecipeError
-from ..session import open_session
+from ..session import open_session, runtime_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +86,7 @@ def accuracy(model: Path, data: Path, *, threads: int = 1) -> float:
         ModelError: the model cannot be run on them.
     """
     arrays = _arrays(Path(data))
-    session = open_session(model, threads=threads)
+    session = open_session(model, runtime=runtime_of(model), threads=threads)
     try:
         names = [spec.name for spec in session.inputs]
         missing = [name for name in (*names, "label") if name not in arrays]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deadweight.targets.budgets import Budgets
-from deadweight.targets.errors import MeasurementError
+from deadweight.targets.errors import MeasurementError, TargetError
 from deadweight.targets.gate import Gated, against_history, check
 from deadweight.targets.gating.baseline import Baseline, record
 from deadweight.targets.gating.history import entry
@@ -93,6 +93,11 @@ def test_times_that_prove_nothing_let_nothing_through_and_break_nothing(
     assert answers == {**timed, "file_bytes": "pass"}
     assert found.exit_code == 3
     assert told in found.checks[0].sentence
+
+
+def test_an_engine_is_not_held_against_an_onnx_file() -> None:
+    with pytest.raises(TargetError, match=r"new.plan runs on tensorrt, .* recorded on onnxruntime"):
+        check(Path("new.plan"), BASELINE, Path("m.onnx"), budgets=NONE)
 
 
 def test_a_median_of_too_few_events_is_no_answer() -> None:
