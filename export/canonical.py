@@ -15,7 +15,7 @@ import onnx
 from onnx import defs, helper, numpy_helper
 
 from ..targets.errors import ModelError
-from .graph import Array, Index, all_graphs, attribute_of, drop_unused, replace_nodes
+from .graph import Array, Index, all_graphs, attribute_of, drop_unused, replace_nodes, unique
 
 # What the inputs beyond these counts would mean did not exist in opset 17; with these counts the
 # definitions of 17 and 18 agree word for word, and so do the attributes listed, at these values.
@@ -110,15 +110,15 @@ def name_by_module(model: onnx.ModelProto, parameters: Collection[str], outputs:
     taken = {value.name for value in graph.input} | set(outputs)
     for node in graph.node:
         scope = _module_of(node, parameters)
-        node.name = _unique(f"{scope}/{node.op_type}" if scope else node.op_type, taken)
+        node.name = unique(f"{scope}/{node.op_type}" if scope else node.op_type, taken)
         for place, name in enumerate(node.output):
             if name and name not in new:
-                new[name] = node.name if place == 0 else _unique(f"{node.name}:{place}", taken)
+                new[name] = node.name if place == 0 else unique(f"{node.name}:{place}", taken)
     constants = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name in constants and name not in new and _parameter(name, parameters) is None:
-                new[name] = _unique(f"{node.name}:constant{place}", taken)
+                new[name] = unique(f"{node.name}:constant{place}", taken)
     rename(graph, new)
 
 
@@ -144,22 +144,13 @@ def _parameter(name: str, parameters: Collection[str]) -> str | None:
     return name
 
 
-def _unique(name: str, taken: set[str]) -> str:
-    found, count = name, 0
-    while found in taken:
-        count += 1
-        found = f"{name}_{count}"
-    taken.add(found)
-    return found
-
-
 def _give_outputs_a_node(graph: onnx.GraphProto) -> None:
     # An output that is an input, a constant or a second output needs a value of its own to be named.
     made = {name for node in graph.node for name in node.output}
     seen: set[str] = set()
     for value in graph.output:
         if value.name in seen or value.name not in made:
-            fresh = _unique(f"{value.name}:copy", made)
+            fresh = unique(f"{value.name}:copy", made)
             graph.node.append(helper.make_node("Identity", [value.name], [fresh]))
             value.name = fresh
         seen.add(value.name)
@@ -208,6 +199,7 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
     """Moves a batch norm into the Conv, ConvTranspose or Gemm before it (Jacob et al. 2018, section 3.2)."""
     graph = model.graph
     index = Index.of(graph)
+    taken = set(index.constants)
     gone: set[str] = set()
     for norm in graph.node:
         weighted = index.producer.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
@@ -224,7 +216,7 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
         folded = _scale_outputs(weight, factor, weighted)
         if folded is None:
             continue
-        names = [_unique(f"{weighted.input[1]}_folded", set(index.constants)), f"{weighted.input[1]}_shift"]
+        names = [unique(f"{weighted.input[1]}_{end}", taken) for end in ("folded", "shift")]
         for name, value in zip(names, (folded, shift), strict=True):
             graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
         weighted.input[1:] = names

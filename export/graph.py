@@ -225,6 +225,16 @@ def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     graph.node.extend(copies)
 
 
+def unique(name: str, taken: set[str]) -> str:
+    """The name, with a number behind it where it is taken; taken from now on."""
+    found, count = name, 0
+    while found in taken:
+        count += 1
+        found = f"{name}_{count}"
+    taken.add(found)
+    return found
+
+
 def own_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that shares nothing with the original."""
     return whole_copy(model)

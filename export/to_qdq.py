@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from ..targets.errors import ModelError
 from .calibrate import Range, Ranges
 from .given import load_float
-from .graph import Array, Index, drop_unused, replace_nodes, save
+from .graph import Array, Index, all_graphs, drop_unused, replace_nodes, save, unique
 from .kernels import single_rows
 from .placement import INT8_OPERATORS, Dialect, Placement, Weight, clipped_at, place
 
@@ -78,11 +78,12 @@ def to_qdq(
     )
     parameters = _activation_parameters(graph, placed, ranges, dialect)
     least = _least_scales(graph, placed, parameters) if dialect == "x86" else {}
-    weights = _int8_weights(graph, placed, weight_bits, least)
+    taken = _names(graph)
+    weights = _int8_weights(graph, placed, weight_bits, least, taken)
     stored = list(weights.values())
     if dialect == "x86":
-        stored += _int32_biases(graph, placed, parameters, weights)
-    _insert(graph, placed, parameters, weights, stored)
+        stored += _int32_biases(graph, placed, parameters, weights, taken)
+    _insert(graph, placed, parameters, weights, stored, taken)
     drop_unused(graph)
     save(model, out_path)
     return Quantized(Path(out_path), dialect, placed.tensors, in_int8, placed.left_float)
@@ -114,12 +115,12 @@ def quantize_weight(
 
     Returns:
         The int8 array and the float32 scales: shape [channels], or [] without an axis. A channel of zeros
-        gets the scale 1, since a scale must be above 0.
+        gets the scale of the largest channel, for its bias may be rounded by it; 1 where all are zero.
     """
     steps = 2 ** (bits - 1) - 1
     channels = np.moveaxis(weight, axis, 0) if axis is not None else weight[None]
     largest = np.abs(channels).reshape(channels.shape[0], -1).max(axis=1).astype(np.float64)
-    scale = np.where(largest > 0, largest / steps, 1.0)
+    scale = np.where(largest > 0, largest, largest.max() or steps) / steps
     scale = np.maximum(scale, SMALLEST_SCALE if least_scale is None else least_scale).astype(np.float32)
     rounded = np.rint(channels / scale.reshape(-1, *[1] * (channels.ndim - 1)))
     rounded = np.clip(rounded, -steps, steps).astype(np.int8)
@@ -154,8 +155,21 @@ def _within_clip(found: Range, name: str, index: Index) -> Range:
     return found if bound is None else Range(0.0, min(found.high, bound))
 
 
+def _names(graph: onnx.GraphProto) -> set[str]:
+    """Every name that is taken, of nodes and of tensors, in the bodies of branches and loops too."""
+    taken = set()
+    for inner in all_graphs(graph):
+        taken |= {value.name for value in (*inner.input, *inner.initializer, *inner.node)}
+        taken |= {name for node in inner.node for name in node.output}
+    return taken
+
+
 def _int8_weights(
-    graph: onnx.GraphProto, placed: Placement, bits: int, least: Mapping[str, Array]
+    graph: onnx.GraphProto,
+    placed: Placement,
+    bits: int,
+    least: Mapping[Weight, Array],
+    taken: set[str],
 ) -> dict[Weight, onnx.NodeProto]:
     """Stores each weight once per channel axis; returns the DequantizeLinear node of each."""
     index = Index.of(graph)
@@ -167,29 +181,22 @@ def _int8_weights(
         assert value is not None
         if not np.isfinite(value).all():
             raise ModelError(f"The weight {weight.name!r} holds NaN or infinity.", "Train or load it again.")
-        rounded, scale = quantize_weight(value, weight.axis, bits=bits, least_scale=least.get(weight.name))
-        # The same weight read along another axis needs another copy.
-        again = any(other.name == weight.name for other in nodes)
-        nodes[weight] = _stored(
-            graph, f"{weight.name}_{weight.axis}" if again else weight.name, rounded, scale, weight.axis
-        )
+        rounded, scale = quantize_weight(value, weight.axis, bits=bits, least_scale=least.get(weight))
+        nodes[weight] = _stored(graph, weight.name, rounded, scale, weight.axis, taken)
     return nodes
 
 
 def _stored(
-    graph: onnx.GraphProto, name: str, integers: Array, scale: Array, axis: int | None
+    graph: onnx.GraphProto, name: str, integers: Array, scale: Array, axis: int | None, taken: set[str]
 ) -> onnx.NodeProto:
-    constants = {
-        f"{name}_{integers.dtype}": integers,
-        f"{name}_scale": scale,
-        f"{name}_zero": np.zeros(scale.shape, integers.dtype),
-    }
-    graph.initializer.extend(numpy_helper.from_array(np.asarray(v), key) for key, v in constants.items())
+    values = {str(integers.dtype): integers, "scale": scale, "zero": np.zeros(scale.shape, integers.dtype)}
+    constants = {unique(f"{name}_{end}", taken): np.asarray(value) for end, value in values.items()}
+    graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in constants.items())
     node = helper.make_node(
         "DequantizeLinear",
         list(constants),
-        [f"{name}_dequantized"],
-        name=f"{name}_dequantize",
+        [unique(f"{name}_dequantized", taken)],
+        name=unique(f"{name}_dequantize", taken),
     )
     if axis is not None:
         node.attribute.append(helper.make_attribute("axis", axis))
@@ -198,22 +205,24 @@ def _stored(
 
 def _least_scales(
     graph: onnx.GraphProto, placed: Placement, parameters: Mapping[str, Parameters]
-) -> dict[str, Array]:
+) -> dict[Weight, Array]:
     """By weight, the scales below which the bias would not fit int32, where x86 holds it.
 
     The unit of the bias is activation scale times weight scale; in a channel with tiny weights and a large
     bias it would overflow. Coarser weights cost nothing there: the bias is all that such a channel says.
     """
     index = Index.of(graph)
-    least: dict[str, Array] = {}
+    least: dict[Weight, Array] = {}
     for (position, _), weight in placed.weights.items():
         node = graph.node[position]
         bias = index.value(node.input[2]) if len(node.input) > 2 else None
         if bias is None or node.input[0] not in parameters or weight.axis is None:
             continue
+        if bias.size not in (1, index.constants[weight.name].dims[weight.axis]):
+            continue  # one for each row: ONNX Runtime leaves such a Gemm in float
         scale = np.abs(bias.astype(np.float64)) / (float(parameters[node.input[0]][0]) * LARGEST_BIAS)
         found = np.maximum(scale.reshape(-1), SMALLEST_SCALE)
-        least[weight.name] = np.maximum(found, least.get(weight.name, found))
+        least[weight] = np.maximum(found, least.get(weight, found))
     return least
 
 
@@ -222,6 +231,7 @@ def _int32_biases(
     placed: Placement,
     parameters: Mapping[str, Parameters],
     weights: Mapping[Weight, onnx.NodeProto],
+    taken: set[str],
 ) -> list[onnx.NodeProto]:
     """Stores the bias of each Gemm as int32 and points the Gemm to it.
 
@@ -240,7 +250,7 @@ def _int32_biases(
         unit = np.maximum(unit, SMALLEST_SCALE)
         integers = np.clip(np.rint(bias / unit.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
         # Two readers of one bias may have other units, so each keeps its own.
-        nodes.append(_stored(graph, f"{node.name}_bias", integers, unit, 0))
+        nodes.append(_stored(graph, f"{node.name}_bias", integers, unit, 0, taken))
         node.input[2] = nodes[-1].output[0]
     return nodes
 
@@ -251,14 +261,15 @@ def _insert(
     parameters: Mapping[str, Parameters],
     weights: Mapping[Weight, onnx.NodeProto],
     stored: list[onnx.NodeProto],
+    taken: set[str],
 ) -> None:
-    outputs = {value.name for value in graph.output}
     # An output of the network keeps its name: there the float value before rounding takes another.
-    before = {name: f"{name}_float" if placed.everywhere and name in outputs else name for name in parameters}
-    after = {name: name if before[name] != name else f"{name}_dequantized" for name in parameters}
+    shown = {value.name for value in graph.output if placed.everywhere}
+    before = {name: unique(f"{name}_float", taken) if name in shown else name for name in parameters}
+    after = {name: name if name in shown else unique(f"{name}_dequantized", taken) for name in parameters}
     nodes = list(stored)
     for name in (value.name for value in graph.input if value.name in parameters):
-        nodes += _pair(graph, name, before[name], after[name], parameters[name])
+        nodes += _pair(graph, name, before[name], after[name], parameters[name], taken)
     for position, node in enumerate(graph.node):
         for place_, name in enumerate(node.input):
             weight = placed.weights.get((position, place_))
@@ -271,20 +282,19 @@ def _insert(
         nodes.append(node)
         for name in made:
             if name in parameters:
-                nodes += _pair(graph, name, before[name], after[name], parameters[name])
+                nodes += _pair(graph, name, before[name], after[name], parameters[name], taken)
     replace_nodes(graph, nodes)
 
 
 def _pair(
-    graph: onnx.GraphProto, name: str, before: str, after: str, parameters: Parameters
+    graph: onnx.GraphProto, name: str, before: str, after: str, parameters: Parameters, taken: set[str]
 ) -> list[onnx.NodeProto]:
-    scale, zero = parameters
-    graph.initializer.append(numpy_helper.from_array(np.asarray(scale, np.float32), f"{name}_scale"))
-    graph.initializer.append(numpy_helper.from_array(zero, f"{name}_zero"))
-    constants = [f"{name}_scale", f"{name}_zero"]
+    scale, zero, integers, quantize, dequantize = (
+        unique(f"{name}_{end}", taken) for end in ("scale", "zero", "int8", "quantize", "dequantize")
+    )
+    graph.initializer.append(numpy_helper.from_array(np.asarray(parameters[0], np.float32), scale))
+    graph.initializer.append(numpy_helper.from_array(parameters[1], zero))
     return [
-        helper.make_node("QuantizeLinear", [before, *constants], [f"{name}_int8"], name=f"{name}_quantize"),
-        helper.make_node(
-            "DequantizeLinear", [f"{name}_int8", *constants], [after], name=f"{name}_dequantize"
-        ),
+        helper.make_node("QuantizeLinear", [before, scale, zero], [integers], name=quantize),
+        helper.make_node("DequantizeLinear", [integers, scale, zero], [after], name=dequantize),
     ]

@@ -151,3 +151,22 @@ def test_a_mean_over_space_and_channels_is_no_global_pool() -> None:
         model = model_of([made], {"axes": np.array(axes, np.int64)}, ["batch", 4, 5, 5])
         canonical.global_pools(model)
         assert model.graph.node[0].op_type == "ReduceMean"
+
+
+def test_one_convolution_before_two_norms_is_folded_into_each() -> None:
+    # The head of a detector: one convolution for all scales of the image, a norm for each.
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], name="near"),
+        node("BatchNormalization", ["a", "g", "b", "m", "v"], ["c"]),
+        node("Conv", ["x", "w"], ["d"], name="far"),
+        node("BatchNormalization", ["d", "v", "m", "b", "g"], ["e"]),
+        node("Concat", ["c", "e"], ["y"], axis=1),
+    ]
+    norms = {name: np.abs(numbers(4, seed=place)) for place, name in enumerate("gbmv")}
+    model = model_of(nodes, {"w": numbers(4, 3, 1, 1), **norms}, ["batch", 3, 5, 5])
+    expected = runner(model)({"x": numbers(2, 3, 5, 5)})["y"]
+    canonical.fold_batch_norm(model)
+    names = [tensor.name for tensor in model.graph.initializer]
+    assert len(set(names)) == len(names)
+    assert [made.op_type for made in model.graph.node] == ["Conv", "Conv", "Concat"]
+    np.testing.assert_allclose(runner(model)({"x": numbers(2, 3, 5, 5)})["y"], expected, rtol=1e-4, atol=1e-5)

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from brought import brought, numbers, op
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -17,6 +18,7 @@ from torch import nn
 from deadweight.export.calibrate import Range, Ranges, calibrate
 from deadweight.export.census import census, count, float_kernels
 from deadweight.export.graph import Index, attribute_of
+from deadweight.export.parity import compare_files
 from deadweight.export.to_onnx import to_onnx
 from deadweight.export.to_qdq import quantize_weight, symmetric, to_qdq, unsigned
 from deadweight.targets.errors import ModelError
@@ -271,3 +273,54 @@ def test_a_clip_bounds_the_range_on_x86(net: Nets, tmp_path: Path) -> None:
     to_qdq(made.path, Ranges("minmax", 27, wide), tmp_path / "q.onnx", dialect="x86")
     assert "Clip" not in census(tmp_path / "q.onnx")
     assert float_kernels(tmp_path / "q.onnx") == []
+
+
+def held_against_float(path: Path, data: list[dict[str, Any]], out_path: Path) -> None:
+    to_qdq(path, calibrate(path, data), out_path, dialect="x86")
+    compare_files(path, out_path, data, kind="lossy", name="int8")
+
+
+def test_a_weight_that_two_layers_read_along_two_axes_has_the_scales_of_both(tmp_path: Path) -> None:
+    # An autoencoder with tied weights: the decoder's is the encoder's, transposed.
+    nodes = [
+        op("Gemm", ["x", "w", "b"], ["h"], name="encoder", transB=1),
+        op("Gemm", ["h", "w", "c"], ["y"], name="decoder"),
+    ]
+    constants = {"w": numbers(32, 24), "b": numbers(32), "c": numbers(24)}
+    path = brought(tmp_path / "tied.onnx", nodes, constants, ["batch", 24])
+    held_against_float(path, [{"x": numbers(16, 24, size=1.0)}], tmp_path / "q.onnx")
+    stored = {t.name: list(t.dims) for t in onnx.load(tmp_path / "q.onnx").graph.initializer}
+    assert [stored["w_scale"], stored["w_scale_1"]] == [[32], [24]]
+    assert float_kernels(tmp_path / "q.onnx") == []
+
+
+def test_a_bias_that_differs_by_row_stays_float(tmp_path: Path) -> None:
+    constants = {"w": numbers(24, 9), "b": numbers(16, 9)}
+    path = brought(tmp_path / "m.onnx", [op("Gemm", ["x", "w", "b"], ["y"])], constants, [16, 24])
+    held_against_float(path, [{"x": numbers(16, 24, size=1.0)}], tmp_path / "q.onnx")
+
+
+def test_names_that_a_network_has_already_are_not_given_again(tmp_path: Path) -> None:
+    nodes = [
+        op("Mul", ["x", "x_scale"], ["x_int8"]),
+        op("MatMul", ["x", "w"], ["h"], name="w_dequantize"),
+        op("MatMul", ["h", "w_scale"], ["h_zero"], name="x_quantize"),
+        op("Add", ["h_zero", "x_int8"], ["y"]),
+    ]
+    constants = {"w": numbers(24, 24), "w_scale": numbers(24, 24, seed=1), "x_scale": numbers(24)}
+    path = brought(tmp_path / "m.onnx", nodes, constants, ["batch", 24])
+    held_against_float(path, [{"x": numbers(16, 24, size=1.0)}], tmp_path / "q.onnx")
+
+
+@pytest.mark.parametrize("operator", ["Conv", "Gemm"])
+def test_a_channel_whose_weights_are_all_zero_keeps_its_bias_on_x86(tmp_path: Path, operator: str) -> None:
+    shape = [16, 16, 1, 1] if operator == "Conv" else [16, 16]
+    weight, bias = numbers(*shape, size=0.01), numbers(16)
+    weight[3], bias[3] = 0.0, 0.3
+    made = op(operator, ["x", "w", "b"], ["y"], **({} if operator == "Conv" else {"transB": 1}))
+    x = np.abs(numbers(16, 16, *shape[2:], size=80.0))  # as of pixels that were not scaled
+    path = brought(tmp_path / "m.onnx", [made], {"w": weight, "b": bias}, ["batch", *x.shape[1:]])
+    held_against_float(path, [{"x": x}], tmp_path / "q.onnx")
+    (before,), (after,) = run(path, {"x": x}), run(tmp_path / "q.onnx", {"x": x})
+    step = (before.max() - before.min()) / 255
+    assert np.abs(after[:, 3] - before[:, 3]).max() <= max(0.51 * step, 0.01)
