@@ -1,0 +1,47 @@
+"""Where the weights of a file stand in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from deadweight.export.weight_bytes import weight_bytes
+from deadweight.targets.errors import ModelError
+
+
+def saved(path: Path, **weights: np.ndarray) -> bytes:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    held = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:], held)
+    onnx.save(helper.make_model(graph), str(path))
+    return path.read_bytes()
+
+
+def test_the_ranges_hold_the_weights_in_the_files_order(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    weights = {
+        "a": generator.integers(-128, 128, (20, 30)).astype(np.int8),
+        "tiny": np.zeros(3, np.float32),
+        "b": generator.standard_normal((40, 5)).astype(np.float32),
+        "c": generator.standard_normal((64, 8)).astype(np.float16),
+        "a again": generator.integers(-128, 128, (600,)).astype(np.int8),
+    }
+    weights["a again"] = weights["a"].ravel().copy()
+    data = saved(tmp_path / "m.onnx", **weights)
+    found = weight_bytes(data)
+    assert list(found) == ["a", "b", "c", "a again"]
+    assert [(each.width, each.rows) for each in found.values()] == [(1, 20), (4, 40), (2, 64), (1, 600)]
+    end = 0
+    for name, each in found.items():
+        assert data[each.at : each.at + each.size] == weights[name].tobytes()
+        assert each.at >= end
+        end = each.at + each.size
+
+
+def test_what_is_no_onnx_file_is_told() -> None:
+    with pytest.raises(ModelError, match=r"new\.onnx is not a whole ONNX file"):
+        weight_bytes(b"\xff\xff broken", "new.onnx")
