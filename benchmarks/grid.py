@@ -110,6 +110,28 @@ def run(cells: Sequence[Cell], measure: Callable[[Cell, Work], Row], record: Pat
             print(f"{count} of {len(missing)}: {row['cell']} {row.get('refused', '')}", file=sys.stderr)
 
 
+def in_turn(cells: Sequence[Cell], measure: Callable[[Cell], Row], record: Path) -> None:
+    """Measures the cells that are missing in this process, in their order."""
+    torch.set_num_threads(1)
+    known = {_key(row["cell"]) for row in recorded(record)}
+    missing = [cell for cell in cells if _key(cell) not in known]
+    for count, cell in enumerate(missing, start=1):
+        started = time.monotonic()
+        row = {"cell": cell, **measure(cell), "machine": machine()}
+        append(record, {**row, "seconds": math.ceil(time.monotonic() - started)})
+        print(f"{count} of {len(missing)}: {row}", file=sys.stderr)
+
+
+def measured(measure: Callable[[Cell, Work], Row], cell: Cell) -> Row:
+    """The figures of a cell from its original, in a folder that is gone afterwards."""
+    work = original(cell["network"], cell["seed"])
+    place = Path(tempfile.mkdtemp(prefix="cell-"))
+    try:
+        return measure(cell, dataclasses.replace(work, directory=place))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def command(
     words: str,
     record: Path,
@@ -183,12 +205,7 @@ def _made(network: str, seed: int) -> None:
 
 def _measured(measure: Callable[[Cell, Work], Row], cell: Cell) -> Row:
     started = time.monotonic()
-    work = original(cell["network"], cell["seed"])
-    place = Path(tempfile.mkdtemp(prefix="cell-"))
-    try:
-        row = measure(cell, dataclasses.replace(work, directory=place))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    row = measured(measure, cell)
     seconds = math.ceil(time.monotonic() - started)
     return {"cell": cell, **row, "seconds": seconds, "machine": machine()}
 

@@ -1,6 +1,6 @@
 """Single weights against neurons at the same number of parameters: accuracy, bytes, and time on this machine.
 
-    python benchmarks/zeros.py [--networks mlp cnn] [--jobs 1]
+    python benchmarks/zeros.py [--networks mlp cnn]
     python benchmarks/zeros.py --table
 
 Of each original 75 % of the parameters go in one cut: as whole neurons (the stage prune), or as single
@@ -15,12 +15,26 @@ What was stated before it was measured: zeros gain no time, so that the whole in
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from grid import SEEDS, TUNING, Cell, command, found, markdown, missing_words, scores, spread
-from record import Row
+from grid import (
+    SEEDS,
+    TUNING,
+    Cell,
+    found,
+    in_turn,
+    markdown,
+    measured,
+    missing_words,
+    scores,
+    spread,
+)
+from record import Row, recorded
 
 from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.budget import Scope
@@ -139,5 +153,17 @@ def _claims(rows: Sequence[Row], network: str) -> str:
     )
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="+", default=list(BOUND))
+    parser.add_argument("--table", action="store_true")
+    given: Any = parser.parse_args()
+    for network in [] if given.table else given.networks:
+        in_turn(cells(network), partial(measured, measure), RECORD)
+    print("\n\n".join(table(recorded(RECORD), network) for network in given.networks))
+
+
 if __name__ == "__main__":
-    command(__doc__ or "", RECORD, ["mlp", "cnn"], cells=cells, measure=measure, table=table)
+    main()
