@@ -49,9 +49,15 @@ def version_in(output: str) -> str:
 
 
 def build_flags(
-    model: Path, plan: Path, settings: BuildSettings, *, version: str, limits: Mapping[str, int]
+    model: Path,
+    plan: Path,
+    settings: BuildSettings,
+    *,
+    version: str,
+    limits: Mapping[str, int],
+    quantized: bool,
 ) -> List[str]:
-    """The flags that build a plan as `build_engine` would.
+    """The flags that build a plan as `build_engine` would; `quantized`: the model holds Q/DQ nodes.
 
     Raises:
         ModelError: the batch is free, and trtexec must be told whole shapes.
@@ -65,7 +71,8 @@ def build_flags(
     flags = [f"--onnx={model}", f"--saveEngine={plan}", "--verbose", "--profilingVerbosity=detailed"]
     flags += ["--skipInference"] if (major, minor) >= (8, 6) else ["--buildOnly"]
     if major == 8 or (major == 10 and settings.dla_core is not None):
-        flags += ["--int8", *(["--fp16"] if settings.fp16 else [])]
+        # Given --int8 for a model without Q/DQ, trtexec makes up the ranges at random.
+        flags += [*(["--int8"] if quantized else []), *(["--fp16"] if settings.fp16 else [])]
     elif major == 10:
         flags.append("--stronglyTyped")
     for index, name in enumerate(("minShapes", "optShapes", "maxShapes")):

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Dict, Optional
 
 from ..artifact import writing
+from ..onnx_nodes import read_nodes
 from ..target import Target
 from .built import Built, made_of, written
 from .dla import check_fallbacks
@@ -30,6 +31,7 @@ def build_by_trtexec(
     Raises:
         ModelError, TargetError: as `build_engine`.
     """
+    quantized = any(node.op_type == "QuantizeLinear" for node in read_nodes(model).nodes)
     free = room_for(model, target, root)
     limits: Dict[str, int] = {}
     if settings.workspace_bytes is not None or free is not None:
@@ -37,7 +39,7 @@ def build_by_trtexec(
     version, _ = run_trtexec(program, ["--help"], doing="say its version")
     started = perf_counter()
     with writing(plan) as beside:
-        flags = build_flags(model, beside, settings, version=version, limits=limits)
+        flags = build_flags(model, beside, settings, version=version, limits=limits, quantized=quantized)
         _, lines = run_trtexec(program, flags, doing=f"build {model.name}")
         findings = read_log(lines)
         check_fallbacks(findings, settings, model)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from deadweight.targets.engines.trtexec import (
 )
 from deadweight.targets.errors import ArtifactError, ModelError, TargetError
 
+MakeMlp = Callable[..., Path]
 MODEL, PLAN = Path("m.onnx"), Path("m.plan")
 SHAPES = {"x": ((1, 3), (4, 3), (8, 3))}
 
@@ -76,7 +78,9 @@ def test_no_banner_is_an_error() -> None:
 )
 def test_a_build_asks_for_what_its_version_has(version: str, has: set[str], has_not: set[str]) -> None:
     settings = BuildSettings(shapes=SHAPES, sparse=True, optimization_level=4)
-    flags = build_flags(MODEL, PLAN, settings, version=version, limits={"workspace_bytes": 64 << 20})
+    flags = build_flags(
+        MODEL, PLAN, settings, version=version, limits={"workspace_bytes": 64 << 20}, quantized=True
+    )
     common = {
         "--onnx=m.onnx",
         "--saveEngine=m.plan",
@@ -92,14 +96,22 @@ def test_a_build_asks_for_what_its_version_has(version: str, has: set[str], has_
 
 
 def test_dla_is_asked_for_with_its_flags() -> None:
-    flags = build_flags(MODEL, PLAN, BuildSettings(dla_core=1), version="10.3.0", limits={})
+    flags = build_flags(MODEL, PLAN, BuildSettings(dla_core=1), version="10.3.0", limits={}, quantized=True)
     assert {"--useDLACore=1", "--allowGPUFallback", "--int8"} <= set(flags)
     assert "--stronglyTyped" not in flags
 
 
+@pytest.mark.parametrize(("version", "core"), [("8.5.2", None), ("8.6.1", 0), ("10.3.0", 0)])
+def test_a_model_without_qdq_is_not_given_ranges_at_random(version: str, core: int | None) -> None:
+    settings = BuildSettings(dla_core=core)
+    flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, quantized=False)
+    assert "--int8" not in flags
+    assert "--fp16" in flags
+
+
 def test_a_batch_alone_is_refused_because_trtexec_wants_whole_shapes() -> None:
     with pytest.raises(ModelError, match="must be told whole shapes") as caught:
-        build_flags(MODEL, PLAN, BuildSettings(batch=(1, 4, 8)), version="10.3.0", limits={})
+        build_flags(MODEL, PLAN, BuildSettings(batch=(1, 4, 8)), version="10.3.0", limits={}, quantized=True)
     assert "--shapes" in caught.value.cure
 
 
@@ -184,9 +196,8 @@ def test_a_program_that_does_not_start_is_a_target_error(tmp_path: Path) -> None
         run_trtexec(tmp_path / "no", [], doing="build m.onnx")
 
 
-def test_without_python_bindings_the_command_builds_by_trtexec(tmp_path: Path) -> None:
-    model = tmp_path / "m.onnx"
-    model.write_bytes(b"what the stand-in does not look at")
+def test_without_python_bindings_the_command_builds_by_trtexec(mlp: MakeMlp, tmp_path: Path) -> None:
+    model = mlp(3, 4)
     program = stand_in(tmp_path / "bin")
     code = (
         "import sys\nfrom deadweight.targets.build import build_engine\n"
