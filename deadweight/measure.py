@@ -16,7 +16,7 @@ from .console import (
     out,
 )
 from .engine_console import no_engine_layers, show_engine_layers, show_engine_memory
-from .remotely import On, compared, no_layers, profiled
+from .remotely import On, compared, layered, profiled
 
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
 Batch = Annotated[int, typer.Option(help="Samples at once, where the model leaves it open.")]
@@ -40,7 +40,6 @@ def profile(
     from .targets.session import runtime_of
     from .targets.tail import tail_of
 
-    no_layers(layers, on)
     protocol = Protocol(
         events=events, event_s=event_s, threads=threads, batch=batch, runtime=runtime_of(model)
     )
@@ -70,7 +69,7 @@ def profile(
     if layers and protocol.runtime != "onnxruntime":
         show_engine_layers(model, protocol)
     elif layers:
-        _print_layers({model.name: model}, threads=threads, batch=batch)
+        _print_layers({model.name: model}, threads=threads, batch=batch, on=on)
     machine = figures.conditions["machine"]
     out.print(f"{figures.evidence} on {machine['cpu']}, {threads} thread(s), batch {batch}", markup=False)
     for mark in figures.marks:
@@ -94,8 +93,8 @@ def compare(
     layers: Annotated[bool, typer.Option("--layers", help="Judge every layer as well.")] = False,
     on: On = None,
     target: Annotated[
-        str, typer.Option("--target", help="Whose advised widths are named in reasons.")
-    ] = "x86-cpu",
+        str | None, typer.Option(help="Whose advised widths are named in reasons; here: x86-cpu.")
+    ] = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Where measurements and judgement go, as JSON.")
     ] = None,
@@ -115,7 +114,6 @@ def compare(
     from .targets.sequential import compare_until_decided, sequential_protocol
     from .targets.session import shared_runtime
 
-    no_layers(layers, on)
     if events is not None:
         protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
     else:
@@ -147,9 +145,9 @@ def compare(
     value = {name: figures.to_json() for name, figures in measured.items()}
     told: dict[str, object] = {**value, "judgement": judgement.to_json()}
     if layers:
-        told["layers"] = _print_layers(
-            {"baseline": baseline, "candidate": candidate}, threads=threads, batch=batch, target=target
-        )
+        models = {"baseline": baseline, "candidate": candidate}
+        widths_of = target or ("x86-cpu" if on is None else "")
+        told["layers"] = _print_layers(models, threads=threads, batch=batch, target=widths_of, on=on)
     if to is not None:
         write_json(to, told)
     outcome = judgement.outcome if still else "cannot_tell"
@@ -157,9 +155,12 @@ def compare(
 
 
 def _print_layers(
-    models: dict[str, Path], *, threads: int, batch: int, target: str = ""
+    models: dict[str, Path], *, threads: int, batch: int, target: str = "", on: str | None = None
 ) -> list[dict[str, object]]:
-    """Profiles one model, or two that are judged; prints the table, returns it as plain values."""
+    """Profiles one model, or two that are judged; prints the table, returns it as plain values.
+
+    What a board disturbed is told, and not judged.
+    """
     from dataclasses import replace
 
     from .targets.layers import judge_layers
@@ -168,10 +169,15 @@ def _print_layers(
     from .targets.target import load_target
 
     protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch)
-    with bar() as shown:
-        timed = time_layers(
-            models, protocol=protocol, progress=lambda done, total: shown(done, total, "layers")
-        )
+    if on is not None:
+        timed, still = layered(on, models, protocol)
+        if not still:
+            return []
+    else:
+        with bar() as shown:
+            timed = time_layers(
+                models, protocol=protocol, progress=lambda done, total: shown(done, total, "layers")
+            )
     sides = list(timed.values())
     if len(sides) == 1:
         sides *= 2

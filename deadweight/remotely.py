@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .console import bar, out
-from .targets.errors import RecipeError
 from .targets.judge import Judgement
 from .targets.measurement import Measurement, Protocol
 from .targets.memory import Memory
 from .targets.remote import Progress, Transport, connected
+
+if TYPE_CHECKING:
+    from .targets.layer_profile import Layers
 
 On = Annotated[
     str | None, typer.Option("--on", metavar="USER@HOST", help="A board, by its name in ssh; or local.")
@@ -30,17 +32,14 @@ def board(on: str) -> Iterator[tuple[Transport, Progress]]:
             yield there, shown
 
 
-def no_layers(layers: bool, on: str | None) -> None:
-    """Layers are read from a runtime's profile on its own machine only.
+def layered(on: str, models: dict[str, Path], protocol: Protocol) -> tuple[Layers, bool]:
+    """The layers of models, timed by turns on the board, and whether the board kept still."""
+    from .targets.on_board import layers_on
 
-    Raises:
-        RecipeError: both were asked for.
-    """
-    if layers and on is not None:
-        raise RecipeError(
-            "--layers and --on do not go together: a board's times come for whole models.",
-            "Leave --layers away, or run the command on the board itself.",
-        )
+    with board(on) as (there, shown):
+        layers, void = layers_on(there, models, protocol=protocol, progress=shown)
+    _tell_void(void)
+    return layers, not void
 
 
 def profiled(on: str, model: Path, protocol: Protocol) -> tuple[dict[str, Measurement], Memory]:

@@ -1,6 +1,6 @@
 """The agent: what a board is asked to do, one command a process. JSON on stdout, progress on stderr.
 
-    python3 -m deadweight.targets.agent doctor|verify|install|rollback|profile|compare|infer|build
+    python3 -m deadweight.targets.agent doctor|verify|install|rollback|profile|layers|compare|infer|build
 
 argparse and the standard library; numpy and a runtime are imported by the commands that need them. The
 answer is one line: {"agent", "exit_code", "result"} or {"agent", "exit_code", "error": {kind, what, cure}}.
@@ -143,6 +143,14 @@ def _profile(given: argparse.Namespace) -> _Answer:
                 told["memory"][name] = memory.to_json()
     told["void"] = list(_void(measured))
     told["measurements"] = {name: item.to_json() for name, item in measured.items()}
+    return (3 if told["void"] else 0), told
+
+
+def _layers(given: argparse.Namespace) -> _Answer:
+    from .layer_profile import profile_layers
+
+    with _opened(given, given.models) as (paths, protocol):
+        told = profile_layers(paths, protocol=protocol, progress=_timing)
     return (3 if told["void"] else 0), told
 
 
@@ -297,6 +305,7 @@ _COMMANDS: Dict[str, Callable[[argparse.Namespace], Any]] = {
     "install": _install,
     "rollback": _rollback,
     "profile": _profile,
+    "layers": _layers,
     "compare": _compare,
     "infer": _infer,
     "build": _build,

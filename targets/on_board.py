@@ -18,6 +18,7 @@ from .remote import Progress, Transport
 
 if TYPE_CHECKING:
     from .judge import Judgement
+    from .layer_profile import Layers
     from .measurement import Measurement, Protocol
 
 _ENGINES = (".engine", ".plan")
@@ -99,6 +100,27 @@ def _timed(
         told.get("memory", {}),
         tuple(told["void"]),
     )
+
+
+def layers_on(
+    board: Transport,
+    models: Mapping[str, Path],
+    *,
+    protocol: Protocol,
+    progress: Optional[Progress] = None,
+) -> Tuple[Layers, Tuple[str, ...]]:
+    """Times the layers of ONNX files by turns in one process on the board; and why the times are void.
+
+    Raises:
+        DeadweightError: as the board's `time_layers`, or the connection broke.
+    """
+    from .layer_profile import read_layers
+
+    there = board.put(_checked(list(models.values())), progress=progress)
+    named = [f"{name}={path}" for name, path in zip(models, there)]
+    options = ["--protocol", json.dumps(asdict(protocol))]
+    _, told = board.run(["layers", *named, *options], progress=progress)
+    return read_layers(told)
 
 
 def compare_on(

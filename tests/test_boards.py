@@ -117,9 +117,20 @@ def test_two_models_are_compared_on_a_board(
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_layers_are_not_quietly_left_out_on_a_board(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path
+@pytest.mark.slow
+def test_layers_are_timed_on_a_board_and_judged_here(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    board: sshd.Board,
+    model: Path,
+    tmp_path: Path,
 ) -> None:
-    code, printed = called(monkeypatch, capsys, "profile", str(model), "--layers", "--on", "local")
-    assert code == 2
-    assert "--layers and --on do not go together" in printed
+    told = tmp_path / "told.json"
+    options = ("--events", "6", "--event-s", "0.01", "--layers", "--on", "board", "--out", str(told))
+    code, printed = called(monkeypatch, capsys, "compare", str(model), str(model), *options)
+    assert code in (0, 1, 3), printed
+    assert "Intervals hold for all layers at once" in printed
+    (layer,) = json.loads(told.read_text())["layers"]
+    assert layer["kind"] == "Relu"
+    assert layer["low"] <= layer["ratio"] <= layer["high"]
+    assert list(board.home.rglob("relu.onnx"))  # it was the board's copy that ran

@@ -21,8 +21,9 @@ from signed import make_key, trust
 from deadweight.export.delta import delta
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ArtifactError, DeadweightError, RefusedError, TargetError
+from deadweight.targets.layers import judge_layers
 from deadweight.targets.measurement import Protocol
-from deadweight.targets.on_board import infer_on, install_on, time_on
+from deadweight.targets.on_board import infer_on, install_on, layers_on, time_on
 from deadweight.targets.packed import agent_bytes, agent_sha256
 from deadweight.targets.remote import Ssh, Transport, connected, on_each
 from deadweight.targets.session import open_session
@@ -307,6 +308,16 @@ def test_models_are_timed_there_and_their_raw_samples_come_back(there: Transport
     assert timed.measurements["a"].events == 6
     assert timed.measurements["a"].run_id == timed.measurements["b"].run_id
     assert timed.memory["b"]["file_bytes"] == models["b"].stat().st_size
+
+
+def test_layers_are_timed_there_and_judged_here(board: sshd.Board, there: Transport, mlp: MakeMlp) -> None:
+    protocol = Protocol(events=3, event_s=0.005, block_s=0.001, settle_s=0.0005)
+    models = {"wide": mlp(16, 64, 4, name="a.onnx"), "narrow": mlp(16, 32, 4, name="b.onnx")}
+    layers, void = layers_on(there, models, protocol=protocol)
+    assert void == ()
+    judged = judge_layers(layers["wide"], layers["narrow"])
+    assert [one.pruned for one in judged if one.kind == "MatMul"] == [True, True]
+    assert len(kept(board)) == 2  # they ran where they were copied to
 
 
 def test_an_engine_is_not_even_sent(there: Transport, tmp_path: Path) -> None:
