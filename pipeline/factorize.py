@@ -26,7 +26,7 @@ from ..targets.measurement import Protocol
 from .norms import reestimated
 from .pruning.factors import most_ranks
 from .pruning.plan import plan_of
-from .ranks import Candidate, Choice, last_within, measured, way_down
+from .ranks import COARSE, FINE, Candidate, Choice, last_within, measured, way_down
 from .thin import Convolution, candidates, factorized, product_of, prove
 from .work import Work
 from .workload import example_batch, score_of, torch_predict
@@ -49,7 +49,7 @@ class Factorize:
         convolution: "spatial" (k x 1, then 1 x k), "channel" (k x k, then 1 x 1) or "tucker" (1 x 1, k x k,
             1 x 1); a 1 x 1 convolution is always split by channel.
         layers: the layers that may be made thin; none named: all.
-        events: of each timing, where there is one.
+        events: of each timing, where there is one; with fewer than 12 no layer of several is proven faster.
         norms: over how many training batches batch norms are estimated anew; 0 for none.
     """
 
@@ -59,7 +59,7 @@ class Factorize:
     ranks: dict[str, Ranks] = field(default_factory=dict)
     convolution: Convolution = "spatial"
     layers: tuple[str, ...] = ()
-    events: Annotated[int, Field(ge=6)] = 24
+    events: Annotated[int, Field(ge=12)] = 24
     norms: Annotated[int, Field(ge=0)] = 64
     recovers: ClassVar[bool] = True  # what is compared with the network goes through it too
 
@@ -81,8 +81,10 @@ class Factorize:
         work.progress(1, 3, "factorize: ranks")
         chosen, words = self._chosen(model, found, left, work)
         if not chosen:
+            whys = [f"{name}: {why}" for name, why in left.items()]
+            more = f"; and {len(whys) - 5} more" if len(whys) > 5 else ""
             raise ModelError(
-                f"No layer was made thin: {'; '.join(f'{name}: {why}' for name, why in left.items())}.",
+                f"No layer was made thin: {'; '.join(whys[:5])}{more}.",
                 "Allow lower ranks, or leave this stage out: this network is as fast as it is.",
             )
         work.progress(2, 3, "factorize: check")
@@ -113,7 +115,8 @@ class Factorize:
                         f"and the whole one takes {candidate.macs:,}"
                     )
             return chosen, []
-        choices = {name: own for name, one in found.items() if (own := one.choices())}
+        shares = FINE if self.speedup is None else COARSE
+        choices = {name: own for name, one in found.items() if (own := one.choices(shares))}
         none = "at no rank that the target likes do thin layers take fewer multiply-adds"
         left |= dict.fromkeys(sorted(found.keys() - choices.keys()), none)
         if not choices:

@@ -24,8 +24,11 @@ from .pruning.factors import METHODS, Parts, cut, energies, full_ranks
 from .pruning.plan import Factors
 from .work import Progress
 
-SHARES = (0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)
-"""The ranks that are tried, as shares of those at which the thin layers cost what the whole one does."""
+COARSE = (0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)
+FINE = tuple(step / 32 for step in range(31, 0, -1))
+"""The ranks that are tried, as shares of those at which thin layers cost what the whole one does: few where
+each is timed, many where it is counted."""
+_NEXT_TO_NONE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,11 @@ class Candidate:
         tried = [self.at(self._rounded((row + 1, int(enough[row].int().argmax()) + 1))) for row in rows]
         return min(tried, key=lambda choice: choice.cost)
 
-    def choices(self) -> list[Choice]:
+    def choices(self, shares: Sequence[float] = FINE) -> list[Choice]:
         """Ranks to try, the highest first; all cost less than the whole layer."""
-        most = full_ranks(self.parts)
-        even = self._share_at_even()
-        tried = {
-            self._rounded(tuple(max(1, math.floor(even * share * top)) for top in most)): None
-            for share in SHARES
-        }
-        found = [self.at(ranks) for ranks in tried]
+        most, even = full_ranks(self.parts), self._share_at_even()
+        wanted = [tuple(max(1, math.floor(even * share * top)) for top in most) for share in shares]
+        found = [self.at(ranks) for ranks in dict.fromkeys(self._rounded(ranks) for ranks in wanted)]
         return [choice for choice in found if choice.cost < self.macs]
 
     def _share_at_even(self) -> float:
@@ -134,7 +133,7 @@ def way_down(whole: Mapping[str, float], choices: Mapping[str, Sequence[Choice]]
             energy, cost = (now[name].energy, now[name].cost) if name in now else (1.0, whole[name])
             for choice in own:
                 if choice.cost < cost and choice.energy <= energy:
-                    lost = math.log(energy) - math.log(max(choice.energy, 1e-12))
+                    lost = math.log(max(energy, _NEXT_TO_NONE) / max(choice.energy, _NEXT_TO_NONE))
                     price = lost / (cost - choice.cost)
                     if best is None or price < best[0]:
                         best = (price, name, choice)

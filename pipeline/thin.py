@@ -188,12 +188,12 @@ def _shapes(
 ) -> dict[str, list[tuple[tuple[int, ...], ...]]]:
     """By layer, the shapes of its input and output in each call."""
     seen: dict[str, list[tuple[tuple[int, ...], ...]]] = {name: [] for name in layers}
-    hooks = [
-        layer.register_forward_hook(
-            lambda _, given, made, own=seen[name]: own.append((tuple(given[0].shape), tuple(made.shape)))
-        )
-        for name, layer in layers.items()
-    ]
+    names = {id(layer): name for name, layer in layers.items()}
+
+    def note(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        seen[names[id(layer)]].append((tuple(given[0].shape), tuple(made.shape)))
+
+    hooks = [layer.register_forward_hook(note) for layer in layers.values()]
     try:
         run(model, inputs)
     finally:

@@ -17,7 +17,7 @@ from deadweight.targets.errors import ArtifactError
 WEIGHT = np.arange(16, dtype=np.float32).reshape(4, 4)
 
 
-def model_of(nodes: list[onnx.NodeProto], **constants: np.ndarray) -> onnx.ModelProto:  # type: ignore[type-arg]
+def model_of(nodes: list[onnx.NodeProto], **constants: np.ndarray) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "twins",
@@ -36,7 +36,7 @@ def chain(*weights: str) -> list[onnx.NodeProto]:
     ]
 
 
-def outputs(path: Path, x: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def outputs(path: Path, x: np.ndarray) -> np.ndarray:
     return np.asarray(onnxruntime.InferenceSession(path).run(None, {"x": x})[0])
 
 
