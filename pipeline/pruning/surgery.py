@@ -21,6 +21,7 @@ from torch.fx import Graph, GraphModule, Node
 from ...targets.errors import ModelError
 from .bypass import shallower
 from .capture import Example, capture, uncollected, users_line
+from .factors import relaid
 from .graphnet import GraphNet
 from .groups import Groups, Tracing, planned
 from .narrow import TOLD, cut_tensors, narrowed
@@ -156,6 +157,8 @@ def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
             raise _other_network()
         if step.dropped:
             model = record(shallower(model, step.dropped), step)
+        elif step.form == "layers":
+            model = record(relaid(model, step), step)
         elif step.form == "module":
             model = record(narrowed(model, cut_tensors(model, step.cut), step.attributes), step)
         else:
