@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 
 import numpy as np
 
-from .artifact import sha256_of
 from .errors import MeasurementError, ModelError
 from .measurement import Mark, Measurement, Protocol
+from .onnx_nodes import files_of, model_sha256
 from .probe import changes, conditions, snapshot
 from .session import Session, open_session, random_inputs
 from .turns import Block, Plan, check_clock, clock_source, planned
@@ -87,6 +87,7 @@ def time_together(
     dice = random.Random(run_id)
     told = conditions()
     hashes = {name: _sha256(path) for name, path in paths.items()}
+    sizes = {name: sum(each.stat().st_size for each in files_of(path)) for name, path in paths.items()}
     plan: Optional[Plan] = None
     events: List[_Event] = []
     marks: List[Mark] = []
@@ -102,7 +103,7 @@ def time_together(
             name: Measurement(
                 name=name,
                 model_sha256=hashes[name],
-                file_bytes=path.stat().st_size,
+                file_bytes=sizes[name],
                 run_id=run_id,
                 wall_ns=np.array([event[name][0] for event in events], dtype=np.int64),
                 cpu_ns=np.array([event[name][1] for event in events], dtype=np.int64) if counts_cpu else None,
@@ -112,7 +113,7 @@ def time_together(
                 evidence=evidences[name],
                 marks=tuple(marks),
             )
-            for name, path in paths.items()
+            for name in paths
         }
 
     for index in range(protocol.events):
@@ -285,7 +286,7 @@ def _timed(call: Callable[[], object], block: Block) -> Tuple[List[int], int]:
 def _sha256(path: Path) -> str:
     if not path.is_file():
         raise ModelError(f"There is no model at {path}.", "Check the path.")
-    return sha256_of(path)
+    return model_sha256(path)
 
 
 def _hash(inputs: Mapping[str, NDArray[Any]]) -> str:

@@ -131,6 +131,7 @@ def _child() -> None:
 
 
 def _measured(job: Mapping[str, Any]) -> Memory:
+    from .onnx_nodes import files_of
     from .session import open_session, random_inputs
 
     path = Path(job["path"])
@@ -160,7 +161,7 @@ def _measured(job: Mapping[str, Any]) -> Memory:
     session.close()
     again.close()
     return Memory(
-        file_bytes=path.stat().st_size,
+        file_bytes=sum(each.stat().st_size for each in files_of(path)),
         load_peak_bytes=max(peak - resident_before, 0),
         resident_bytes=max(resident, 0),
         extra_session_bytes=max(extra, 0),

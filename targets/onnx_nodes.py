@@ -1,19 +1,22 @@
 """The nodes of an ONNX file, read without the onnx package: a board and a CI gate do not have it.
 
-Only what layer names need: nodes with their names, operators and tensors, and the shapes of weights. The file
-is protobuf; the numbers below are those of the fields in onnx.proto (ModelProto.graph is 7, and so on), which
+Only what layer names need: nodes with their names, operators and tensors, and the shapes of weights; and
+which files beside it hold weights, for those are the model too (torch's exporter writes model.onnx.data). The
+file is protobuf; the numbers below are those of the fields in onnx.proto (ModelProto.graph is 7, and so on), which
 may never change. Everything else is skipped over.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple, Union
 
+from .artifact import sha256_of
 from .errors import ModelError
 
-_GRAPH, _NODE, _INITIALIZER = 7, 1, 5
+_GRAPH, _NODE, _INITIALIZER, _EXTERNAL = 7, 1, 5, 13
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,28 @@ def read_nodes(path: Path) -> Nodes:
     return Nodes(tuple(nodes), shapes)
 
 
+def files_of(path: Path) -> Tuple[Path, ...]:
+    """The model's file, and those beside it that hold its weights, in the order of their names.
+
+    What is missing is left out, and what is no ONNX file has none: whoever opens it says so.
+    """
+    path = Path(path)
+    names = set()
+    try:
+        for graph in _messages(memoryview(path.read_bytes()), _GRAPH):
+            names |= {_location(one) for one in _messages(graph, _INITIALIZER)}
+    except (OSError, ValueError, IndexError):
+        return (path,)
+    beside = [path.parent / name for name in sorted(names) if name]
+    return (path, *(each for each in beside if each.is_file()))
+
+
+def model_sha256(path: Path) -> str:
+    """The SHA-256 of a model's file; where weights lie beside it, that of the hashes of all its files."""
+    found = [sha256_of(each) for each in files_of(path)]
+    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
+
+
 def _node(message: memoryview) -> Node:
     fields: Dict[int, List[str]] = {1: [], 2: [], 3: [], 4: []}
     for field, value in _fields(message):
@@ -93,6 +118,19 @@ def _initializer(message: memoryview) -> Tuple[str, Tuple[int, ...]]:
         elif field == 8 and isinstance(value, memoryview):
             name = bytes(value).decode("utf-8", "replace")
     return name, tuple(sizes)
+
+
+def _location(message: memoryview) -> str:
+    """The name of the file that a weight lies in; empty where it lies in the model's own."""
+    for entry in _messages(message, _EXTERNAL):
+        pair = {
+            field: bytes(value).decode("utf-8", "replace")
+            for field, value in _fields(entry)
+            if isinstance(value, memoryview)
+        }
+        if pair.get(1) == "location":
+            return pair.get(2, "")
+    return ""
 
 
 def _messages(message: memoryview, wanted: int) -> Iterator[memoryview]:

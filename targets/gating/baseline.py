@@ -13,10 +13,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from ..artifact import read_json, sha256_of, write_json
+from ..artifact import read_json, write_json
 from ..clock import Progress, time_together
 from ..errors import ArtifactError, MeasurementError
 from ..measurement import Measurement, Protocol
+from ..onnx_nodes import model_sha256
 
 SCHEMA = 1
 _KINDS: Mapping[str, Tuple[type, ...]] = {
@@ -143,7 +144,7 @@ def old_model(baseline: Baseline, path: Path) -> Optional[Path]:
             )
     if not place.is_file():
         return None
-    found = sha256_of(place)
+    found = model_sha256(place)
     if found != baseline.model_sha256:
         raise ArtifactError(
             f"{place} is not the model that was accepted: its SHA-256 is {found[:12]}…, recorded was "

@@ -7,6 +7,7 @@ the model's first output and cannot be optimized away, since what they compute i
 
 from __future__ import annotations
 
+import shutil
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..clock import time_together
 from ..errors import ModelError
 from ..judge import judge
 from ..measurement import Protocol
+from ..onnx_nodes import files_of
 from ..sequential import slowdown
 from ..session import TensorSpec, open_session
 
@@ -52,6 +54,12 @@ def slower(model: Path, path: Path, *, operators: int, heavy: bool) -> Path:
         raise ModelError(
             f"No operator can be planted behind {first}.", "Calibrate with a model whose output is float32."
         )
+    model, *weights = files_of(model)
+    for each in weights:
+        place = path.parent / each.relative_to(model.parent)
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(str(each), str(place))
     with writing(path) as beside:
         beside.write_bytes(Path(model).read_bytes() + _field(7, _graph(first, operators, heavy)))
     return path

@@ -8,8 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ModelError
-from deadweight.targets.onnx_nodes import read_nodes
+from deadweight.targets.onnx_nodes import files_of, model_sha256, read_nodes
 
 MakeMlp = Callable[..., Path]
 
@@ -60,3 +61,20 @@ def test_a_file_that_was_cut_or_is_something_else_is_refused(mlp: MakeMlp, share
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="There is no model at"):
         read_nodes(tmp_path / "none.onnx")
+
+
+def test_weights_beside_a_model_are_of_its_files_and_of_its_hash(mlp: MakeMlp, tmp_path: Path) -> None:
+    whole = mlp(300, 200, 10)
+    assert files_of(whole) == (whole,)
+    assert model_sha256(whole) == sha256_of(whole)
+    path, weights = tmp_path / "apart.onnx", tmp_path / "apart.onnx.data"
+    onnx.save(onnx.load(whole), path, save_as_external_data=True, location=weights.name, size_threshold=0)
+    assert files_of(path) == (path, weights)
+    before = model_sha256(path)
+    with weights.open("r+b") as file:
+        file.write(b"\1")
+    assert model_sha256(path) != before
+    weights.unlink()
+    assert files_of(path) == (path,)
+    weights.with_suffix(".txt").write_text("no model")
+    assert files_of(weights.with_suffix(".txt")) == (weights.with_suffix(".txt"),)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from deadweight.targets.errors import ArtifactError, MeasurementError, ModelError
@@ -51,6 +52,21 @@ def test_a_fetch_that_fails_or_brings_another_file_is_refused(mlp: MakeMlp, tmp_
     mlp(64, 33, 10)
     with pytest.raises(ArtifactError, match="is not the model that was accepted"):
         old_model(made, path)
+
+
+def test_weights_that_lie_beside_the_accepted_model_are_counted_and_must_be_the_accepted_ones(
+    mlp: MakeMlp, tmp_path: Path
+) -> None:
+    path, apart, baseline = mlp(64, 32, 10), tmp_path / "apart.onnx", tmp_path / "baseline.json"
+    onnx.save(onnx.load(path), apart, save_as_external_data=True, location="apart.data", size_threshold=0)
+    made, _ = record(apart, baseline, protocol=QUICK)
+    assert made.file_bytes > (64 * 32 + 32 * 10) * 4
+    assert old_model(made, baseline) == apart.resolve()
+    weights = bytearray((tmp_path / "apart.data").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "apart.data").write_bytes(bytes(weights))
+    with pytest.raises(ArtifactError, match="is not the model that was accepted"):
+        old_model(made, baseline)
 
 
 def test_without_model_and_command_there_is_none(mlp: MakeMlp, tmp_path: Path) -> None:

@@ -32,6 +32,14 @@ def test_the_planted_model_is_valid_computes_the_same_and_has_as_many_operators_
     assert np.array_equal(before.run(x)["y"], after.run(x)["y"])
 
 
+def test_a_slower_copy_takes_the_weights_beside_its_model_with_it(mlp: MakeMlp, tmp_path: Path) -> None:
+    path, apart = mlp(64, 32, 10), tmp_path / "apart.onnx"
+    onnx.save(onnx.load(path), apart, save_as_external_data=True, location="apart.data", size_threshold=0)
+    planted = slower(apart, tmp_path / "copies" / "slow.onnx", operators=2, heavy=False)
+    x = {"x": np.ones((1, 64), np.float32)}
+    assert np.array_equal(open_session(path).run(x)["y"], open_session(planted).run(x)["y"])
+
+
 def test_planted_operators_take_real_time(mlp: MakeMlp, tmp_path: Path) -> None:
     path = mlp(64, 32, 10)
     planted = slower(path, tmp_path / "slow.onnx", operators=30, heavy=True)
