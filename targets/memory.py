@@ -89,9 +89,11 @@ def _median(values: List[int]) -> int:
 
 
 def _in_fresh_process(job: str, *, path: Union[str, Path], timeout_s: float) -> Memory:
-    # The child finds the package where this process found it, also inside a zip file.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    command = [sys.executable, "-c", f"from {__name__} import _child; _child()"]
+    # The child finds the package where this process found it, also inside a zip file; and nothing else, for -c
+    # puts the folder it is started in first, where a user's own random.py or json.py may lie.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    code = f"import sys; sys.path = list(filter(None, sys.path)); from {__name__} import _child; _child()"
+    command = [sys.executable, "-c", code]
     try:
         done = subprocess.run(
             command,
@@ -99,6 +101,7 @@ def _in_fresh_process(job: str, *, path: Union[str, Path], timeout_s: float) -> 
             env=environment,
             capture_output=True,
             encoding="utf-8",
+            errors="replace",
             timeout=timeout_s,
             check=False,
         )

@@ -2,8 +2,8 @@
 
 Only what layer names need: nodes with their names, operators and tensors, and the shapes of weights; and
 which files beside it hold weights, for those are the model too (torch's exporter writes model.onnx.data). The
-file is protobuf; the numbers below are those of the fields in onnx.proto (ModelProto.graph is 7, and so on), which
-may never change. Everything else is skipped over.
+file is protobuf; the numbers below are those of the fields in onnx.proto (ModelProto.graph is 7, and so on),
+which may never change. Everything else is skipped over.
 """
 
 from __future__ import annotations

@@ -100,6 +100,16 @@ def test_a_relative_path_is_found_by_the_fresh_process(mlp: MakeMlp, monkeypatch
     assert measure_memory(os.path.relpath(path)).file_bytes == path.stat().st_size
 
 
+def test_a_users_module_that_is_called_like_pythons_own_is_not_imported(
+    mlp: MakeMlp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = mlp(8, 4)
+    monkeypatch.chdir(path.parent)
+    for name in ("json", "random", "tempfile"):
+        (path.parent / f"{name}.py").write_text("raise RuntimeError('this is the user's own')\n")
+    assert measure_memory(path).file_bytes == path.stat().st_size
+
+
 def test_memory_is_plain_json() -> None:
     assert Memory(1, 2, 3, 4, ("so",)).to_json() == {
         "file_bytes": 1,
