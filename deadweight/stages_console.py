@@ -52,6 +52,9 @@ def int8_facts(
     facts.add(
         "in INT8", f"{kept} of {kept + len(floats)} weighted layers, in {DIALECTS[made.quantized.dialect]}"
     )
+    if made.folded:
+        plural = "s" if made.folded > 1 else ""
+        facts.add("", f"{made.folded} batch norm{plural} went into the layers before")
     if floats:
         named = [f"{name}: {why}" for name, why in list(floats.items())[:NAMED]]
         facts.add("in float", "; ".join(named) + _more(len(floats)))

@@ -15,15 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx
+
 from ..targets.artifact import sha256_of, write_json
 from ..targets.errors import ArtifactError, ModelError, TargetError
 from ..targets.packed import version
 from ..targets.target import Target
 from . import adequacy
 from .calibrate import Ranges, calibrate_by
+from .canonical import fold_batch_norm
 from .census import float_kernels
 from .external import move, names_beside
-from .graph import Array, load
+from .given import load_float
+from .graph import Array, load, save
 from .half import to_half
 from .histogram import METHODS, Method
 from .lint.platform import Platform
@@ -63,6 +67,7 @@ class Int8:
         noises: by method that was tried, the noise of the outputs; empty where one was.
         classes: the output whose largest value `hop` and `flips` follow; "" where the first is no table of
             samples and classes.
+        folded: how many batch norms went into the layers before them, to be rounded with these.
         adequacy: whether the samples were enough, in sentences.
         half: what FP16 changed, in a sentence; "" where it was not asked for.
         float_kernels: what ONNX Runtime would run in float all the same; nothing for TensorRT.
@@ -76,6 +81,7 @@ class Int8:
     hop: Hop | None
     classes: str
     flips: tuple[Flip, ...]
+    folded: int
     adequacy: tuple[str, ...]
     half: str
     float_kernels: tuple[str, ...]
@@ -119,9 +125,10 @@ def to_int8(
     with _unfinished(folder) as part:
         methods = METHODS if method == "best" else (method,)
         fed = _told(samples, progress, "calibrate")
-        ranges = calibrate_by(methods, model, fed)
+        source, folded = _folded(model, samples, part)
+        ranges = calibrate_by(methods, source, fed)
         made = {
-            one: to_qdq(model, ranges[one], _in(part, one) / NAME, dialect=dialect, skip=skip)
+            one: to_qdq(source, ranges[one], _in(part, one) / NAME, dialect=dialect, skip=skip)
             for one in methods
         }
         noises = {one: _noise(model, made[one].path, samples) for one in methods} if len(made) > 1 else {}
@@ -132,7 +139,7 @@ def to_int8(
         taken = report is None or not report.counts["error"]
         if taken:
             fed = _told(samples, progress, "compare")
-            hop = compare_files(model, path, fed, kind="lossy", name="ONNX -> INT8")
+            hop = compare_files(model, path, fed, kind="lossy", name="ONNX -> INT8", rounded_from=source)
             flips = flip_details(model, path, samples, hop.flips[:NAMED])
             if half:
                 path, said = _halved(path, samples, target, part)
@@ -147,6 +154,7 @@ def to_int8(
             hop=hop,
             classes=classes_of(model),
             flips=flips,
+            folded=folded,
             adequacy=adequacy.words(rounded, samples=found.samples, method=found.method),
             half=said,
             float_kernels=tuple(float_kernels(path)) if dialect == "x86" else (),
@@ -165,6 +173,24 @@ def classes_of(path: Path) -> str:
     first = load(path).graph.output[0]
     axes = first.type.tensor_type.shape.dim
     return first.name if len(axes) == 2 and axes[1].dim_value != 1 else ""
+
+
+def _folded(path: Path, samples: Samples, part: Path) -> tuple[Path, int]:
+    """The file with its batch norms in the layers before them, as our own export writes it; and how many."""
+    model = load_float(path)
+    before = _norms(model)
+    fold_batch_norm(model)
+    if _norms(model) == before:
+        return path, 0
+    out = _in(part, "folded") / NAME
+    save(model, out)
+    near = itertools.islice(samples.batches(), COMPARED)
+    compare_files(path, out, near, kind="float", name="ONNX -> batch norms folded")
+    return out, before - _norms(model)
+
+
+def _norms(model: onnx.ModelProto) -> int:
+    return sum(node.op_type == "BatchNormalization" for node in model.graph.node)
 
 
 def flip_details(before: Path, after: Path, samples: Samples, flips: Sequence[int]) -> tuple[Flip, ...]:
@@ -273,6 +299,7 @@ def _deliver(path: Path, folder: Path, result: Int8, ranges: Ranges, record: dic
         "dialect": result.quantized.dialect,
         "noises": dict(result.noises),
         "in_int8": list(result.quantized.in_int8),
+        "batch_norms_folded": result.folded,
         "left_float": result.quantized.left_float,
         "adequacy": list(result.adequacy),
         "half": result.half,

@@ -101,6 +101,28 @@ def test_flips_are_found_where_they_are(digits: Any, tmp_path: Path) -> None:
         assert one.lead == pytest.approx(before[index].max() - before[index][one.after], rel=1e-4)
 
 
+def test_batch_norms_of_other_exporters_are_folded_first(net: Nets, tmp_path: Path) -> None:
+    samples = saved(net("mlp"), tmp_path / "data")
+    model, generator = load(net("mlp").path), np.random.default_rng(0)
+    names = ["gamma", "beta", "mean", "variance"]
+    for name in names:
+        values = generator.uniform(0.5, 1.5, 48).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    norm = helper.make_node("BatchNormalization", [relu.input[0], *names], ["normed"], name="bn")
+    relu.input[0] = "normed"
+    nodes = [one for node in model.graph.node for one in ([norm, node] if node == relu else [node])]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "m.onnx")
+    made = to_int8(tmp_path / "m.onnx", samples, tmp_path / "out", target=BOARD)
+    assert made.path
+    assert made.folded == 1
+    assert "BatchNormalization" not in {node.op_type for node in load(made.path).graph.node}
+    assert made.hop is not None
+    assert 0 < made.hop.outputs["output"].noise < 0.05
+
+
 def test_what_tensorrt_refuses_is_not_written(net: Nets, tmp_path: Path) -> None:
     model = load(net("mlp").path)
     node = helper.make_node("Compress", ["output", "which"], ["chosen"], axis=1, name="last/Compress")
