@@ -89,8 +89,8 @@ def _median(values: List[int]) -> int:
 
 
 def _in_fresh_process(job: str, *, path: Union[str, Path], timeout_s: float) -> Memory:
-    # The child finds the package where this process found it, also inside a zip file; and nothing else, for -c
-    # puts the folder it is started in first, where a user's own random.py or json.py may lie.
+    # The child finds the package where this process found it, also inside a zip file. The folder that it is
+    # started in, which -c puts first, is left out: a user's own random.py or json.py may lie there.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     code = f"import sys; sys.path = list(filter(None, sys.path)); from {__name__} import _child; _child()"
     command = [sys.executable, "-c", code]
