@@ -18,10 +18,10 @@ from ..targets.artifact import read_json, write_json
 from ..targets.errors import ArtifactError, ModelError, WorkloadError
 from .adequacy import Adequacy, Seen, of_samples
 from .given import load_float
-from .graph import float_inputs
+from .graph import float_inputs, not_float32
 from .histogram import BINS, METHODS, Histogram, Method, threshold
 from .kernels import single_rows
-from .placement import DIALECTS, place
+from .placement import DIALECTS, Placement, nothing_to_quantize, place
 from .running import pieces, samples_at_once, samples_in, streamer
 
 
@@ -110,9 +110,7 @@ def calibrate_by(
     model = load_float(path)
     tensors = tensors_to_measure(model)
     if not tensors:
-        raise ModelError(
-            f"{path} has no convolution, Gemm or MatMul to quantize.", "Use the float model as it is."
-        )
+        raise nothing_to_quantize(path, _placed(model)[0].left_float)
     seen = {name: Seen(bins=0 if set(methods) <= {"minmax"} else BINS) for name in tensors}
     divisible = of_samples(model, tensors)
     stream = streamer(model, tensors, optimize=False)
@@ -142,9 +140,12 @@ def calibrate_by(
 
 def tensors_to_measure(model: onnx.ModelProto) -> list[str]:
     """The tensors that either dialect rounds, in the order of the graph: one calibration serves both."""
-    rows = single_rows(model)
-    names = [place(model.graph, dialect, single_rows=rows).tensors for dialect in DIALECTS]
-    return list(dict.fromkeys(name for tensors in names for name in tensors))
+    return list(dict.fromkeys(name for placed in _placed(model) for name in placed.tensors))
+
+
+def _placed(model: onnx.ModelProto) -> list[Placement]:
+    rows, others = single_rows(model), not_float32(model)
+    return [place(model.graph, dialect, single_rows=rows, not_float=others) for dialect in DIALECTS]
 
 
 def _ranges(

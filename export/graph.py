@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import numpy_helper
 
 from ..targets.artifact import writing
@@ -30,7 +31,8 @@ QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 
 @dataclass(frozen=True)
 class Index:
-    """The graph's edges. `readers` holds (node, input position), in the order of the file."""
+    """The graph's edges. `readers` holds (node, input position), in the order of the file, then those in the
+    bodies of branches and loops."""
 
     producer: Mapping[str, onnx.NodeProto]
     readers: Mapping[str, tuple[tuple[onnx.NodeProto, int], ...]]
@@ -40,9 +42,10 @@ class Index:
     @classmethod
     def of(cls, graph: onnx.GraphProto) -> Index:
         readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
-        for node in graph.node:
-            for position, name in enumerate(node.input):
-                readers[name].append((node, position))
+        for inner in all_graphs(graph):
+            for node in inner.node:
+                for position, name in enumerate(node.input):
+                    readers[name].append((node, position))
         return cls(
             {name: node for node in graph.node for name in node.output if name},
             {name: tuple(nodes) for name, nodes in readers.items()},
@@ -78,7 +81,7 @@ class Index:
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """The ONNX model in a file. Nodes without a name are called after their output.
+    """The ONNX model in a file. Nodes without a name are called after their output, local functions inlined.
 
     Raises:
         ArtifactError: the file is missing, truncated, empty or no ONNX file, or its weights beside it are.
@@ -101,6 +104,8 @@ def load(path: Path) -> onnx.ModelProto:
             f"{path} has {size / 2**30:.1f} GB; one ONNX file holds at most 2 GB.",
             "Save it with its weights in a file beside it (onnx.save with save_as_external_data=True).",
         )
+    if model.functions:  # layers in the body of a function would be seen by nobody
+        model = onnx.inliner.inline_local_functions(model)
     read_apart(model, path)
     if not model.graph.node or not model.graph.output:
         raise ArtifactError(
@@ -212,6 +217,12 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     constants = {tensor.name for tensor in model.graph.initializer}.difference(given)
     values = (*inferred.value_info, *inferred.input, *inferred.output)
     return {v.name: v.type.tensor_type for v in values if v.name not in constants}
+
+
+def not_float32(model: onnx.ModelProto) -> frozenset[str]:
+    """The tensors, constants left out, of which inference knows that they hold other numbers."""
+    other = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.FLOAT)
+    return frozenset(name for name, kind in tensor_types(model).items() if kind.elem_type not in other)
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:

@@ -15,8 +15,9 @@ Two dialects, because each runtime fuses other patterns, and what one fuses the 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -71,13 +72,19 @@ class Placement:
 
 
 def place(
-    graph: onnx.GraphProto, dialect: Dialect, *, skip: Collection[str] = (), single_rows: Collection[str] = ()
+    graph: onnx.GraphProto,
+    dialect: Dialect,
+    *,
+    skip: Collection[str] = (),
+    single_rows: Collection[str] = (),
+    not_float: Collection[str] = (),
 ) -> Placement:
     """The placement for one dialect.
 
     Args:
         skip: names of weighted nodes that stay in float.
         single_rows: names of products that multiply one row, see `kernels.single_rows`.
+        not_float: names of computed tensors that hold no float32 numbers, see `graph.not_float32`.
 
     Raises:
         ModelError: the dialect or a name of `skip` is unknown.
@@ -90,7 +97,7 @@ def place(
     chosen: list[int] = []
     for position, node in enumerate(graph.node):
         if node.op_type in CONVOLUTIONS or node.op_type in INT8_OPERATORS[dialect]:
-            reason = _reason_for_float(node, index, dialect, skip)
+            reason = _reason_for_float(node, index, dialect, skip, not_float)
             if not reason and dialect == "tensorrt" and node.name in single_rows:
                 reason = SINGLE_ROW
             if reason:
@@ -131,6 +138,15 @@ def place(
     )
 
 
+def nothing_to_quantize(path: Path, left_float: Mapping[str, str]) -> ModelError:
+    """The error for a network that has no operator for int8, with the reason of each that it has."""
+    reasons = "".join(f" {name} stays in float: {why}." for name, why in left_float.items())
+    return ModelError(
+        f"{path} has no convolution, Gemm or MatMul to quantize.{reasons}",
+        "Use the float model as it is; of a network in FP16 or FP64 give the FP32 one.",
+    )
+
+
 def _check_names(graph: onnx.GraphProto, dialect: Dialect, skip: Collection[str]) -> None:
     known = [node.name for node in graph.node if node.op_type in INT8_OPERATORS["tensorrt"]]
     for name in skip:
@@ -142,7 +158,9 @@ def _check_names(graph: onnx.GraphProto, dialect: Dialect, skip: Collection[str]
             )
 
 
-def _reason_for_float(node: onnx.NodeProto, index: Index, dialect: Dialect, skip: Collection[str]) -> str:
+def _reason_for_float(
+    node: onnx.NodeProto, index: Index, dialect: Dialect, skip: Collection[str], not_float: Collection[str]
+) -> str:
     if node.name in skip:
         return "asked for"
     if node.op_type not in INT8_OPERATORS[dialect]:
@@ -151,6 +169,8 @@ def _reason_for_float(node: onnx.NodeProto, index: Index, dialect: Dialect, skip
         tensor = index.constants.get(name)
         if tensor is not None and (tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2):
             return "its weight is no float32 matrix"
+        if name in not_float:
+            return "it multiplies other numbers than float32"
     if len(index.computed(node)) == 0:
         return "it computes a constant"
     weight = index.constants.get(node.input[1])

@@ -18,9 +18,9 @@ from onnx import helper, numpy_helper
 from ..targets.errors import ModelError
 from .calibrate import Range, Ranges
 from .given import load_float
-from .graph import Array, Index, all_graphs, drop_unused, replace_nodes, save, unique
+from .graph import Array, Index, all_graphs, drop_unused, not_float32, replace_nodes, save, unique
 from .kernels import single_rows
-from .placement import INT8_OPERATORS, Dialect, Placement, Weight, clipped_at, place
+from .placement import INT8_OPERATORS, Dialect, Placement, Weight, clipped_at, nothing_to_quantize, place
 
 Parameters = tuple[np.float32, Array]  # scale and zero point
 
@@ -64,13 +64,9 @@ def to_qdq(
         raise ModelError(f"Weights of {weight_bits} bits are not supported.", "Choose 8, or 7 without VNNI.")
     model = load_float(path)
     graph = model.graph
-    placed = place(graph, dialect, skip=skip, single_rows=single_rows(model))
+    placed = place(graph, dialect, skip=skip, single_rows=single_rows(model), not_float=not_float32(model))
     if not placed.weights and not placed.readers:
-        reasons = "".join(f" {name} stays in float: {why}." for name, why in placed.left_float.items())
-        raise ModelError(
-            f"{path} has no convolution, Gemm or MatMul to quantize.{reasons}",
-            "Use the float model as it is.",
-        )
+        raise nothing_to_quantize(path, placed.left_float)
     in_int8 = tuple(
         node.name
         for node in graph.node

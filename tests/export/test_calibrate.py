@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from brought import brought, numbers, op
+from onnx import TensorProto, numpy_helper
 
 from deadweight.export.calibrate import Ranges, calibrate, tensors_to_measure
 from deadweight.export.placement import place
@@ -150,3 +151,27 @@ def test_a_file_that_holds_no_ranges_is_refused(tmp_path: Path, text: str) -> No
     (tmp_path / "ranges.json").write_text(text)
     with pytest.raises(ArtifactError):
         Ranges.load(tmp_path / "ranges.json")
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_a_network_in_fp16_is_refused_with_the_reason_and_what_to_give(tmp_path: Path, operator: str) -> None:
+    nodes = [op("Transpose", ["x"], ["t"], perm=[1, 0]), op(operator, ["x", "t"], ["y"], name="product")]
+    path = brought(tmp_path / "half.onnx", nodes, {}, ["batch", 24], kind=TensorProto.FLOAT16)
+    with pytest.raises(ModelError, match="product stays in float: it multiplies other numbers") as refused:
+        calibrate(path, [{"x": numbers(4, 24).astype(np.float16)}])
+    assert "give the FP32 one" in refused.value.cure
+
+
+def test_a_product_of_integers_beside_a_float_one_is_left_alone(tmp_path: Path) -> None:
+    nodes = [
+        op("Shape", ["x"], ["sizes"]),
+        op("MatMul", ["sizes", "sizes"], ["square"], name="integers"),
+        op("Cast", ["square"], ["scale"], to=TensorProto.FLOAT),
+        op("MatMul", ["x", "w"], ["h"], name="floats"),
+        op("Div", ["h", "scale"], ["y"]),
+    ]
+    path = brought(tmp_path / "m.onnx", nodes, {"w": numbers(24, 9)}, ["batch", 24])
+    ranges = calibrate(path, [{"x": numbers(4, 24)}])
+    assert set(ranges.tensors) == {"x"}
+    made = to_qdq(path, ranges, tmp_path / "q.onnx")
+    assert (made.in_int8, list(made.left_float)) == (("floats",), ["integers"])

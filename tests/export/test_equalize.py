@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from brought import brought, numbers, op
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from deadweight.export.calibrate import calibrate
@@ -109,3 +110,21 @@ def test_a_dead_channel_stays_dead(net: Nets, tmp_path: Path) -> None:
     compare_files(
         tmp_path / "dead.onnx", tmp_path / "even.onnx", net("mlp").batches, kind="float", name="equalized"
     )
+
+
+def test_a_tensor_that_a_branch_reads_is_not_scaled(tmp_path: Path) -> None:
+    def branch(operator: str) -> onnx.GraphProto:
+        made = helper.make_tensor_value_info(operator, onnx.TensorProto.FLOAT, None)
+        return helper.make_graph([op(operator, ["a"], [operator])], operator, [], [made])
+
+    nodes = [
+        op("Gemm", ["x", "w"], ["a"], name="first"),
+        op("Gemm", ["a", "v"], ["b"], name="second"),
+        op("ReduceMax", ["x"], ["most"], keepdims=0),
+        op("Greater", ["most", "zero"], ["asked"]),
+        op("If", ["asked"], ["c"], then_branch=branch("Neg"), else_branch=branch("Abs")),
+        op("Add", ["b", "c"], ["y"]),
+    ]
+    constants = {"w": numbers(24, 24), "v": numbers(24, 24, seed=1), "zero": np.float32(0)}
+    path = brought(tmp_path / "m.onnx", nodes, constants, ["batch", 24])
+    assert equalize(path, tmp_path / "even.onnx") == ()

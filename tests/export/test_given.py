@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from brought import brought, numbers, op
 from onnx import TensorProto, helper, numpy_helper
 
 from deadweight.export.calibrate import calibrate
@@ -131,3 +132,18 @@ def test_a_broken_weight_is_found_where_the_float_one_is_a_constant_node(tmp_pat
     onnx.save(broken, tmp_path / "broken.onnx")
     with pytest.raises(ModelError, match="'w1' of Conv 'conv1' is off"):
         compare_files(path, tmp_path / "broken.onnx", DATA, kind="lossy", name="int8")
+
+
+def test_layers_inside_local_functions_are_seen(tmp_path: Path) -> None:
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    body = [op("MatMul", ["a", "b"], ["c"], name="product"), op("Relu", ["c"], ["d"])]
+    layers = [op("Layer", ["x", "w1"], ["h"], domain="mine"), op("Layer", ["h", "w2"], ["y"], domain="mine")]
+    constants = {"w1": numbers(24, 32), "w2": numbers(32, 9)}
+    model = onnx.load(brought(tmp_path / "m.onnx", layers, constants, ["batch", 24]))
+    model.opset_import.append(imports[1])
+    model.functions.append(helper.make_function("mine", "Layer", ["a", "b"], ["d"], body, imports[:1]))
+    onnx.save(model, tmp_path / "m.onnx")
+    data = [{"x": numbers(16, 24)}]
+    made = to_qdq(tmp_path / "m.onnx", calibrate(tmp_path / "m.onnx", data), tmp_path / "q.onnx")
+    assert len(made.in_int8) == 2
+    compare_files(tmp_path / "m.onnx", tmp_path / "q.onnx", data, kind="lossy", name="int8")
