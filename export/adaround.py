@@ -63,15 +63,15 @@ def adaround(
         batches: as for `calibrate`; the first `samples` samples are used.
 
     Returns:
-        By operator, what was gained. Transposed convolutions and very wide layers are left as they are.
+        By operator, what was gained. Transposed convolutions and inputs, stacks of matrices and very wide
+        layers are left as they are.
 
     Raises:
         WorkloadError: there are no batches, or they do not fit.
         ModelError: ONNX Runtime refuses the model.
     """
     before = load_float(path)
-    found = [product for product in products(before, load(quantized)) if _inputs(product) <= LARGEST]
-    found = [product for product in found if product.node.op_type != "ConvTranspose"]
+    found = [product for product in products(before, load(quantized)) if _is_served(product)]
     feeds = list(_first(pieces(before, batches), samples))
     if not feeds:
         raise WorkloadError("There is no calibration data.", "Give at least one batch.")
@@ -102,9 +102,13 @@ def _first(feeds: Iterator[dict[str, Array]], samples: int) -> Iterator[dict[str
             return
 
 
-def _inputs(product: Product) -> int:
-    """How many weights an output channel has."""
-    return int(_by_output(product.weight, product.node).shape[-1])
+def _is_served(product: Product) -> bool:
+    """Whether an output channel is one row of weights, of bounded length, times what the operator reads."""
+    node, weight = product.node, product.weight
+    stacked = node.op_type == "MatMul" and weight.ndim > 2
+    if stacked or node.op_type == "ConvTranspose" or attribute_of(node, "transA", 0):
+        return False
+    return bool(_by_output(weight, node).shape[-1] <= LARGEST)
 
 
 def _by_output(weight: Array, node: onnx.NodeProto) -> Array:

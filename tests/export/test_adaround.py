@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from brought import brought, numbers, op
 
 from deadweight.export.adaround import adaround
+from deadweight.export.calibrate import calibrate
 from deadweight.export.graph import Index, load
 from deadweight.export.parity import compare_files
 from deadweight.export.readback import products
@@ -103,3 +105,20 @@ def test_no_samples_are_an_error(net: Nets, tmp_path: Path) -> None:
     to_qdq(made.path, made.ranges, tmp_path / "q.onnx")
     with pytest.raises(WorkloadError, match="no calibration data"):
         adaround(made.path, tmp_path / "q.onnx", [], tmp_path / "f.onnx")
+
+
+@pytest.mark.parametrize(
+    ("product", "shape", "weight"),
+    [
+        (op("MatMul", ["x", "w"], ["y"]), [16, 4, 6, 24], numbers(4, 24, 12)),
+        (op("Gemm", ["x", "w"], ["y"], transA=1), [16, 24], numbers(16, 9)),
+    ],
+)
+def test_a_product_whose_channels_are_no_rows_is_left_as_it_is(
+    tmp_path: Path, product: Any, shape: list[int], weight: Any
+) -> None:
+    path = brought(tmp_path / "m.onnx", [product], {"w": weight}, shape)
+    data = [{"x": numbers(*shape, size=1.0)}]
+    to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
+    assert adaround(path, tmp_path / "q.onnx", data, tmp_path / "rounded.onnx") == {}
+    assert not (tmp_path / "rounded.onnx").exists()
