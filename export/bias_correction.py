@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from ..targets.errors import WorkloadError
 from .given import load_float
-from .graph import Array, Index, drop_unused, load, own_copy, save
+from .graph import Array, Index, attribute_of, drop_unused, load, own_copy, save
 from .readback import Product, products
 from .running import pieces, runner, samples_in
 
@@ -60,11 +60,13 @@ def correct_biases(
 
 
 def _bias_holder(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[onnx.NodeProto, int] | None:
-    """The node and the input at which the bias of an operator stands, or could."""
+    """The node and the input at which the bias of an operator, one number a channel, stands or could."""
     index = Index.of(graph)
     if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
         given = node.input[2] if len(node.input) > 2 else ""
-        return (node, 2) if not given or given in index.constants else None
+        held = not given or given in index.constants
+        by_row = held and given and any(size != 1 for size in index.constants[given].dims[:-1])
+        return None if not held or by_row or attribute_of(node, "beta", 1.0) != 1.0 else (node, 2)
     add = index.read_only_by(node.output[0], ("Add",))
     if add is None:
         return None

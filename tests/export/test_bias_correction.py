@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from brought import brought, numbers, op
 
 from deadweight.export.bias_correction import correct_biases
+from deadweight.export.calibrate import calibrate
 from deadweight.export.graph import Index, load
 from deadweight.export.parity import compare_files, noise_between
 from deadweight.export.to_qdq import to_qdq
@@ -73,3 +75,14 @@ def test_no_samples_are_an_error(net: Nets, tmp_path: Path) -> None:
     with pytest.raises(WorkloadError, match="no calibration data"):
         correct_biases(made.path, tmp_path / "q.onnx", [], tmp_path / "f.onnx")
     assert not (tmp_path / "f.onnx").exists()
+
+
+@pytest.mark.parametrize(("bias", "beta"), [(numbers(16, 9), 1.0), (numbers(16, 1), 1.0), (numbers(9), 0.5)])
+def test_a_term_of_gemm_that_is_no_bias_by_channel_is_left_as_it_is(
+    tmp_path: Path, bias: Any, beta: float
+) -> None:
+    gemm = op("Gemm", ["x", "w", "b"], ["y"], beta=beta)
+    path = brought(tmp_path / "m.onnx", [gemm], {"w": numbers(24, 9), "b": bias}, [16, 24])
+    data = [{"x": numbers(16, 24, size=1.0)}]
+    to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
+    assert correct_biases(path, tmp_path / "q.onnx", data, tmp_path / "corrected.onnx") == {}
