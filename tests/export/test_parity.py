@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from brought import brought, numbers, op
+from onnx import TensorProto, helper, numpy_helper
 
+from deadweight.export.calibrate import calibrate
 from deadweight.export.parity import compare_files, compare_module
 from deadweight.export.to_onnx import to_onnx
 from deadweight.export.to_qdq import to_qdq
@@ -170,3 +172,25 @@ def test_files_with_other_outputs_cannot_be_compared(net: Nets, tmp_path: Path) 
     onnx.save(model, tmp_path / "renamed.onnx")
     with pytest.raises(ModelError, match="'output' is missing"):
         compare_files(made.path, tmp_path / "renamed.onnx", made.batches, kind="float", name="renamed")
+
+
+def test_labels_and_masks_are_compared_and_not_judged_by_their_noise(tmp_path: Path) -> None:
+    nodes = [
+        op("MatMul", ["x", "w"], ["y"]),
+        op("ArgMax", ["y"], ["label"], axis=1, keepdims=0),
+        op("Greater", ["y", "zero"], ["mask"]),
+    ]
+    kinds = {"y": (TensorProto.FLOAT, 2), "label": (TensorProto.INT64, 1), "mask": (TensorProto.BOOL, 2)}
+    outputs = [helper.make_tensor_value_info(n, kind, [None] * axes) for n, (kind, axes) in kinds.items()]
+    # All classes but 0 and 999 are far behind; those two differ by less than a step.
+    weight = np.full((24, 1000), -1.0, np.float32)
+    weight[:, [0, 999]] = np.add(numbers(24, 1), numbers(24, 2, size=1e-3, seed=1))
+    path = brought(
+        tmp_path / "m.onnx", nodes, {"w": weight, "zero": np.float32(0)}, [None, 24], outputs=outputs
+    )
+    data = [{"x": np.abs(numbers(16, 24))}]
+    to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
+    hop = compare_files(path, tmp_path / "q.onnx", data, kind="lossy", name="int8")
+    assert hop.outputs["label"].noise > 0.5
+    assert hop.outputs["y"].noise < 0.1
+    assert hop.outputs["mask"].largest <= 1.0
