@@ -33,6 +33,8 @@ OPSET = 19
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+# Attributes by which an operator itself, not its input, sets the type of its output.
+OWN_TYPE = {"dtype", "value", "output_datatype"}
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def _why_not(node: onnx.NodeProto, types: dict[str, int]) -> str:
     schema = _schema(node)
     if schema is None:
         return "ONNX does not know it"
+    if OWN_TYPE & set(schema.attributes):
+        return "it names its type itself"
     for place, name in enumerate(node.output):
         formal = _formal(list(schema.outputs), place)
         if types.get(name) == FLOAT and (

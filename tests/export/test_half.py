@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from brought import brought, numbers, op
 from onnx import TensorProto, helper, numpy_helper
 
 from deadweight.export.graph import Index
@@ -133,3 +134,18 @@ def test_what_has_no_half_precision_stays_in_float_between_casts(tmp_path: Path)
     assert index.producer[nms.input[1]].op_type == "Cast"
     (resize,) = [node for node in index.producer.values() if node.op_type == "Resize"]
     assert index.constants[resize.input[2]].data_type == TensorProto.FLOAT
+
+
+def test_an_operator_that_names_its_own_type_keeps_it(tmp_path: Path) -> None:
+    filled = numpy_helper.from_array(np.array([0.5], np.float32))
+    nodes = [
+        op("Shape", ["x"], ["sizes"]),
+        op("ConstantOfShape", ["sizes"], ["halves"], name="halves", value=filled),
+        op("Add", ["x", "halves"], ["s"]),
+        op("MatMul", ["s", "w"], ["y"]),
+    ]
+    path = brought(tmp_path / "m.onnx", nodes, {"w": numbers(24, 9)}, ["batch", 24])
+    made = to_half(path, tmp_path / "half.onnx")
+    assert list(made.left_float) == ["halves"]
+    x = {"x": numbers(4, 24)}
+    np.testing.assert_allclose(outputs(made.path, x)[0], outputs(path, x)[0], atol=0.01)
