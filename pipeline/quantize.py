@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,7 +84,7 @@ class Quantize:
             said.append("the network stays in float")
             result = work.logged("quantize", self, *said)
         if said:
-            told_all = {"words": said, "layers": [asdict(layer) for layer in layers]}
+            told_all = {"words": said, "layers": [layer.to_json() for layer in layers]}
             write_json(work.directory / "int8.json", told_all)
             result = result.with_artifact("int8", work.directory / "int8.json")
         shutil.rmtree(trials.folder)

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,11 @@ class Layer:
     name: str
     sqnr_db: float
     score_drop: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The layer as plain JSON values; what is not finite, as the ratio without any noise, is None."""
+        numbers = {"sqnr_db": self.sqnr_db, "score_drop": self.score_drop}
+        return {"name": self.name} | {k: v if math.isfinite(v) else None for k, v in numbers.items()}
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,9 @@ class _Noise:
     def sqnr_db(self) -> float:
         ratios = [signal / noise if noise else math.inf for signal, noise in self._powers.values()]
         worst = min(ratios, default=math.inf)
-        return 10 * math.log10(worst) if 0 < worst < math.inf else worst
+        if worst == 0.0:
+            return -math.inf
+        return 10 * math.log10(worst) if worst < math.inf else worst
 
 
 def _score(trials: Trials, path: Path, look: Callable[[Mapping[str, Array]], None]) -> float:
@@ -97,11 +105,12 @@ def _score(trials: Trials, path: Path, look: Callable[[Mapping[str, Array]], Non
         look(outputs)
         return outputs
 
-    with users_code('score() ran on "validation"'):
-        some = itertools.islice(split_batches(workload, "validation"), BATCHES)
-        score = float(workload.score(seen, some))
-    session.close()
-    return score
+    try:
+        with users_code('score() ran on "validation"'):
+            some = itertools.islice(split_batches(workload, "validation"), BATCHES)
+            return float(workload.score(seen, some))
+    finally:
+        session.close()
 
 
 def returned(

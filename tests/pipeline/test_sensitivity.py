@@ -11,9 +11,9 @@ from trained import trained
 from deadweight.pipeline.candidates import Trials, first
 from deadweight.pipeline.export import Export
 from deadweight.pipeline.quantize import Quantize
-from deadweight.pipeline.sensitivity import return_words, returned, sensitivity, words
+from deadweight.pipeline.sensitivity import Layer, return_words, returned, sensitivity, words
 from deadweight.pipeline.work import Work
-from deadweight.targets.artifact import read_json
+from deadweight.targets.artifact import read_json, write_json
 from deadweight.targets.target import load_target
 
 
@@ -108,3 +108,8 @@ def test_on_a_board_the_cost_is_left_to_be_measured(tmp_path: Path) -> None:
     said = "; ".join(done.log[-1].words)
     assert "fc2/Gemm back to float" in said
     assert "its time is to be measured on the board" in said
+
+
+def test_a_layer_without_any_noise_can_be_written_as_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "layer.json", Layer("fc", float("inf"), 0.0).to_json())
+    assert read_json(tmp_path / "layer.json") == {"name": "fc", "sqnr_db": None, "score_drop": 0.0}
