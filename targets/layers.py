@@ -88,7 +88,8 @@ def judge_layers(
 ) -> Tuple[LayerJudgement, ...]:
     """Judges every layer that both networks have, in the baseline's order.
 
-    The chance that any layer at all is called faster and is not, is at most (1 - confidence) / 2.
+    The chance that any of the layers that did not change is called faster or slower is at most
+    1 - confidence, whatever depends on what.
 
     Raises:
         MeasurementError: no layer is in both, or their times cannot be paired.

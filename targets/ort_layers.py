@@ -146,7 +146,10 @@ def split_runs(events: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
     kernels: Dict[str, Any] = {}
     for event in events:
         if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
-            kernels[str(event["name"])] = event
+            name = str(event["name"])
+            # The body of a loop runs more than once: its kernels' times add up.
+            before = kernels[name]["dur"] if name in kernels else 0
+            kernels[name] = {**event, "dur": before + event["dur"]}
         elif event.get("name") == "model_run":
             runs.append(kernels)
             kernels = {}

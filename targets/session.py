@@ -143,7 +143,9 @@ def random_inputs(specs: Tuple[TensorSpec, ...], *, batch: int = 1, seed: int = 
         if len(sizes) < len(shape):
             raise ModelError(
                 f"Input {spec} has a free dimension that is not its batch, so random inputs cannot be made.",
-                "Give inputs of the size that is to be timed, or export the model with that dimension fixed.",
+                "Export the model with that dimension fixed, or fix it in the file: python -m "
+                "onnxruntime.tools.make_dynamic_shape_fixed MODEL.onnx FIXED.onnx --dim_param NAME "
+                "--dim_value SIZE.",
             )
         dtype = np.dtype(spec.dtype)
         if dtype.kind == "f":

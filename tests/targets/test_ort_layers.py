@@ -95,6 +95,13 @@ def test_kernels_are_named_after_nodes_after_tensors_or_after_neither() -> None:
     assert [found[name][1] for name, _ in kernels] == [True, False, True, True, False]
 
 
+def test_kernels_of_a_loops_body_add_up_within_a_run() -> None:
+    body = {"cat": "Node", "name": "inner_kernel_time", "dur": 3, "args": {"op_name": "MatMul"}}
+    end = {"cat": "Session", "name": "model_run", "dur": 20}
+    runs = split_runs([body, {**body, "dur": 4}, {**body, "dur": 5}, end, body, end])
+    assert [run["inner_kernel_time"]["dur"] for run in runs] == [12, 3]
+
+
 def test_a_profile_without_layers_is_refused() -> None:
     with pytest.raises(MeasurementError, match="names no layers"):
         split_runs([{"cat": "Session", "name": "model_run", "dur": 5}])
