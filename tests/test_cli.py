@@ -16,7 +16,19 @@ import deadweight
 from deadweight.__main__ import main
 
 HERE = Path(__file__).parent
-COMMANDS = ("run", "sweep", "profile", "compare", "gate", "lint", "targets", "doctor", "report")
+COMMANDS = (
+    "run",
+    "sweep",
+    "prune",
+    "quantize",
+    "profile",
+    "compare",
+    "gate",
+    "lint",
+    "targets",
+    "doctor",
+    "report",
+)
 
 
 def called(
