@@ -1,0 +1,256 @@
+"""Depth against width at equal measured latency: the residual CNN on Fashion-MNIST, three seeds.
+
+    python benchmarks/depth_width.py             measures what is missing, in one process
+    python benchmarks/depth_width.py --table     the table of what was measured so far, in Markdown
+
+Of each original, one or two of the three blocks are dropped, those that the validation split misses least.
+Its rival is the same original, narrowed by its activations until it takes as long, and tuned alike. Time goes
+in stairs here (17 channels of a convolution take as long as 24), so one ratio for all layers meets the shallow
+network's time only by luck. Layers are narrowed one by one instead, the widest first: all of them to three
+quarters, then to a half, and so on, which makes 30 networks of near times. All are timed by turns with the
+shallow network; the three nearest are pruned for real and timed again, with 24 events, beside it and the
+original; the nearest of these is tuned. Times are by the project's own clock and judge, batch 1, one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import math
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from grid import SEEDS, Cell, found, machine, markdown, missing_words, scores, spread, workload_of
+from record import Row, append, recorded
+from torch import nn
+
+from deadweight.export.to_onnx import to_onnx
+from deadweight.pipeline.depth import Depth
+from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.paired import paired
+from deadweight.pipeline.prune import Prune
+from deadweight.pipeline.pruning.groups import choose
+from deadweight.pipeline.pruning.surgery import apply
+from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.statistics import Statistics
+from deadweight.pipeline.train import Train
+from deadweight.pipeline.work import Variant, Work
+from deadweight.targets.artifact import Artifact
+from deadweight.targets.clock import time_together
+from deadweight.targets.judge import Judgement, judge
+from deadweight.targets.measurement import Protocol
+from deadweight.targets.target import load_target
+
+RECORD = Path("runs") / "depth_width.jsonl"
+PLACE = Path("runs") / "depth_width"
+BLOCKS = (1, 2)
+EPOCHS, TUNING = 6, 3  # as in the example's recipe
+LEVELS = (0.25, 0.5, 0.625, 0.75, 0.875)  # shares of a layer's units that go
+NEAREST = 3  # widths that are pruned for real
+SEARCH = Protocol(events=6, event_s=0.03)
+FINAL = Protocol(events=24, event_s=0.1)
+
+CELLS: list[Cell] = [
+    {"network": "cnn", "blocks": blocks, "way": way, "seed": seed}
+    for seed in SEEDS
+    for blocks in BLOCKS
+    for way in ("depth", "width")
+]
+
+
+def original(seed: int) -> Work:
+    """The trained original of a seed, with the statistics of its activations; made once, and resumed."""
+    place = PLACE / f"original-{seed}"
+    work = Work(workload_of("cnn"), load_target("x86-cpu"), place, seed)
+    if (place / "statistics.safetensors").exists():
+        work = _with(work, "original")
+        return work.with_artifact("statistics", place / "statistics.safetensors")
+    return Statistics()(Train(epochs=EPOCHS)(work))
+
+
+def shallow(work: Work, blocks: int) -> Work:
+    """The original without some blocks; made once."""
+    place = PLACE / f"shallow-{blocks}-{work.seed}"
+    work = dataclasses.replace(work, directory=place)
+    return _with(work, "shallow") if (place / "shallow").exists() else Depth(blocks=blocks)(work)
+
+
+def measure(cell: Cell) -> Row:
+    """The original without its blocks, or as fast and narrow; before and after tuning."""
+    work = original(cell["seed"])
+    place = PLACE / f"{cell['way']}-{cell['blocks']}-{cell['seed']}"
+    cut = shallow(work, cell["blocks"])
+    plan = cut.plan(cut.latest())
+    row: Row = {"original": scores(work, "original"), "dropped": sorted(plan.dropped if plan else ())}
+    if cell["way"] == "width":
+        row |= (told := _as_fast(work, cut, place))
+        cut = _narrow(work, told["ratios"], place)
+        done = cut.plan(cut.latest())
+        row["widths"] = [width.after for width in done.widths.values()] if done else []
+    tuned = Finetune(epochs=TUNING)(dataclasses.replace(cut, directory=place))
+    return {**row, "raw": scores(cut, cut.latest().name), "tuned": scores(tuned, "tuned")}
+
+
+def _as_fast(work: Work, cut: Work, place: Path) -> Row:
+    """The widths that take as long as the shallow network, and both beside the original."""
+    paths = {"original": place / "original.onnx", "shallow": place / "shallow.onnx"}
+    place.mkdir(parents=True, exist_ok=True)
+    for name, source in (("original", work), ("shallow", cut)):
+        _export(source.model(source.variant(name)), paths[name])
+    widths = _widths()
+    timed = time_together(paths | {path.stem: path for path in widths}, protocol=SEARCH)
+    apart = {path: abs(math.log(judge(timed["shallow"], timed[path.stem]).ratio)) for path in widths}
+    nearest = sorted(widths, key=lambda path: apart[path])[:NEAREST]
+    for path in nearest:
+        narrow = _narrow(work, widths[path], place / path.stem)
+        paths[path.stem] = place / path.name
+        _export(narrow.model(), paths[path.stem])
+    final = time_together(paths, protocol=FINAL)
+    against = {path: judge(final[path.stem], final["shallow"]) for path in nearest}
+    chosen = min(nearest, key=lambda path: abs(math.log(against[path].ratio)))
+    depth, width = (judge(final["original"], final[name]) for name in ("shallow", chosen.stem))
+    return {
+        "ratios": widths[chosen],
+        "speed": {"depth": _told(depth), "width": _told(width)},
+        "depth over width": _told(against[chosen]),
+        "overlap": depth.low <= width.high and width.low <= depth.high,
+        "events": FINAL.events,
+    }
+
+
+@functools.cache
+def _widths() -> dict[Path, dict[str, float]]:
+    """The ratios that are tried, by the file of the network that is so narrow.
+
+    Its weights were never trained: its time does not depend on them.
+    """
+    folder = PLACE / "widths"
+    folder.mkdir(parents=True, exist_ok=True)
+    workload = workload_of("cnn")
+    torch.manual_seed(0)
+    model = workload.build_model().eval()
+    groups = trace(model, workload.example_inputs())
+    drawn = {group.name: torch.rand(group.size) for group in groups}
+    tried: dict[Path, dict[str, float]] = {}
+    ratios: dict[str, float] = {}
+    for level in LEVELS:
+        for group in sorted(groups, key=lambda group: -group.size):
+            ratios = ratios | {group.name: level}
+            path = folder / f"{level}-{group.name}.onnx"
+            tried[path] = ratios
+            if not path.exists():
+                keep = {name: round((1 - share) * groups[name].size) for name, share in ratios.items()}
+                _export(apply(model, choose(groups, drawn, keep=keep), groups), path)
+    return tried
+
+
+def _narrow(work: Work, ratios: Mapping[str, float], place: Path) -> Work:
+    """The original with these shares of its layers' neurons removed, those with the weakest activations."""
+    stage = Prune(ratios=dict(ratios), criterion="activation", align=False)
+    return stage(dataclasses.replace(work, directory=place))
+
+
+def _with(work: Work, name: str) -> Work:
+    """The work with a network that an earlier run saved in its directory."""
+    files = {"weights": "model.safetensors", "plan": "plan.json"}
+    there = {kind: work.directory / name / file for kind, file in files.items()}
+    made = {kind: Artifact.of(path) for kind, path in there.items() if path.exists()}
+    return work.with_variant(Variant(name, made))
+
+
+def _export(model: nn.Module, path: Path) -> None:
+    to_onnx(model, workload_of("cnn").example_inputs(), path)
+
+
+def _told(found: Judgement) -> list[float]:
+    return [round(value, 4) for value in (found.ratio, found.low, found.high)]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line for each number of blocks and each way; and what decides, seed by seed."""
+    lines, words = [], []
+    for blocks in BLOCKS:
+        here = {way: found(rows, {"blocks": blocks, "way": way}) for way in ("depth", "width")}
+        for way, own in here.items():
+            lines.append(
+                [
+                    f"{blocks} of 3 blocks" if way == "depth" else "as fast, narrower",
+                    _choices(own, way),
+                    spread([100 * (1 - row["raw"]["parameters"] / _whole(row)) for row in own]),
+                    _ratios(row["speed"][way] for row in here["width"]),
+                    spread([_change(row, "raw") for row in own], sign=True),
+                    spread([_change(row, "tuned") for row in own], sign=True),
+                ]
+            )
+        for when in ("raw", "tuned"):
+            twins = {row["cell"]["seed"]: _change(row, when) for row in here["width"]}
+            against = [
+                _change(row, when) - twins[row["cell"]["seed"]]
+                for row in here["depth"]
+                if row["cell"]["seed"] in twins
+            ]
+            told = paired(against).words() if len(against) > 1 else "missing"
+            words.append(f"{blocks} of 3 blocks, {when}: depth less width {told} points, n {len(against)}.")
+        straight = _ratios(row["depth over width"] for row in here["width"])
+        overlap = sum(row["overlap"] for row in here["width"])
+        words.append(
+            f"{blocks} of 3 blocks: the two intervals overlap in {overlap} of {len(here['width'])}; timed "
+            f"straight against each other, the narrow one takes as many times as long: {straight}."
+        )
+    head = [
+        "",
+        "blocks dropped, or widths left, by seed",
+        "parameters removed, %",
+        "speed-up, by seed",
+        "raw",
+        "tuned",
+    ]
+    whole = spread(sorted({row["original"]["test"] for row in rows}))
+    about = f"cnn: original {whole} %; changes in points of test accuracy."
+    return "\n\n".join([about, markdown(head, lines), "\n".join(words), missing_words(rows, CELLS)])
+
+
+def _choices(rows: Sequence[Row], way: str) -> str:
+    ordered = sorted(rows, key=lambda row: int(row["cell"]["seed"]))
+    told = [
+        " ".join(row["dropped"]) if way == "depth" else "-".join(map(str, row["widths"])) for row in ordered
+    ]
+    return "; ".join(told) or "missing"
+
+
+def _ratios(told: Iterable[Sequence[float]]) -> str:
+    return "; ".join(f"{ratio:.2f} [{low:.2f}, {high:.2f}]" for ratio, low, high in told) or "missing"
+
+
+def _whole(row: Row) -> float:
+    return float(row["original"]["parameters"])
+
+
+def _change(row: Row, when: str) -> float:
+    return float(row[when]["test"] - row["original"]["test"])
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    done = [row["cell"] for row in recorded(RECORD)]
+    for cell in () if given.table else [cell for cell in CELLS if cell not in done]:
+        started = time.monotonic()
+        row = measure(cell)
+        seconds = math.ceil(time.monotonic() - started)
+        append(RECORD, {"cell": cell, **row, "seconds": seconds, "machine": machine()})
+        print(f"{cell}: {row['raw']['test']}, {row['tuned']['test']}", file=sys.stderr)
+    print(table(recorded(RECORD)))
+
+
+if __name__ == "__main__":
+    main()
