@@ -5,8 +5,8 @@
 
 Of each original, one or two of the three blocks are dropped, those that the validation split misses least.
 Its rival is the same original, narrowed by its activations until it takes as long, and tuned alike. Time goes
-in stairs here (17 channels of a convolution take as long as 24), so one ratio for all layers meets the shallow
-network's time only by luck. Layers are narrowed one by one instead, the widest first: all of them to three
+in stairs here (a convolution of 20 channels takes as long as one of 24), so one ratio for all layers meets a
+given time only by luck. Layers are narrowed one by one instead, the widest first: all of them to three
 quarters, then to a half, and so on, which makes 30 networks of near times. All are timed by turns with the
 shallow network; the three nearest are pruned for real and timed again, with 24 events, beside it and the
 original; the nearest of these is tuned. Times are by the project's own clock and judge, batch 1, one thread.
