@@ -79,6 +79,21 @@ def delta(old: Path | None, new: Path, out: Path) -> Delta:
     )
 
 
+def sent_bytes(model: Path) -> int:
+    """What a model takes in an update file that needs nothing to start from: its sections and their steps.
+
+    What a bundle holds beside it comes on top: manifest, signature, golden samples, reports.
+
+    Raises:
+        ModelError: it is no ONNX file.
+    """
+    made = _Made(None)
+    made.files[model.name] = list(made.steps(model.name, model.read_bytes()))
+    made.close()
+    told = json.dumps({"files": made.files, "sections": made.listed}).encode()
+    return sum(map(len, made.coded)) + len(zlib.compress(told, 9))
+
+
 @dataclass
 class _Made:
     """The steps and sections so far. Loose bytes of all files go into section 0, packed together."""

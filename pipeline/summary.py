@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, cast
 
+from ..export.delta import sent_bytes
 from ..targets import measurement
 from ..targets.artifact import read_json
 from ..targets.budgets import check_budgets
@@ -56,6 +57,8 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
     )
     for control, sentence in zip(controls, words, strict=True):
         control["words"] = sentence
+    if recipe.budgets.ota_bytes is not None:
+        rows[-1]["ota_bytes"] = sent_bytes(work.latest("onnx").path("onnx"))
     final = dict(rows[-1])
     if recipe.budgets.max_gpu_fallbacks is not None:
         final["gpu_fallbacks"] = gpu_fallbacks(work.latest("onnx").path("onnx"), work.target)

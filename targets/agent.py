@@ -15,11 +15,9 @@ import contextlib
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from . import store
 from .agent_options import parser
 from .errors import DeadweightError, ModelError, RefusedError, TargetError
 from .packed import version
@@ -52,6 +50,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except BrokenPipeError:
         return 141  # nobody listens
     except Exception as error:
+        import traceback
+
         traceback.print_exc()
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = (
@@ -81,50 +81,21 @@ def _doctor(given: argparse.Namespace) -> _Answer:
 
 
 def _verify(given: argparse.Namespace) -> _Answer:
-    from .releases import check_expiry
+    from .agent_updates import verify
 
-    if given.bundle.is_file():
-        from .patch import open_patch
-
-        patch = open_patch(given.bundle, root=given.root)
-        signed, base = patch.signed, patch.base
-    else:
-        from .trust import verify
-
-        bundle = verify(given.bundle, root=given.root)
-        signed, base = bundle.signed, None
-    told: Dict[str, Any] = {
-        "base": base,
-        **{key: signed.manifest[key] for key in ("name", "target", "release", "expires")},
-        "version": signed.version,
-        "signer": signed.signer,
-        "files": len(signed.files),
-        "bytes": sum(entry.size_bytes for entry in signed.files.values()),
-        "clock": check_expiry(signed.manifest),
-    }
-    if not given.golden or given.bundle.is_file():
-        return 0, told
-    from .rehearsal import rehearse
-
-    found = rehearse(bundle, threads=given.threads)
-    told["golden"] = found.to_json()
-    return int(not found.holds), told
+    return verify(given)
 
 
 def _install(given: argparse.Namespace) -> _Answer:
-    from .install import install
+    from .agent_updates import install
 
-    if given.files is None:
-        return 0, install(given.bundle, given.place, root=given.root, tried=not given.untried)
-    with store.staged(json.loads(given.files), given.cache) as folder:
-        return 0, install(folder, given.place, root=given.root, tried=not given.untried)
+    return install(given)
 
 
 def _rollback(given: argparse.Namespace) -> _Answer:
-    from .install import rollback
+    from .agent_updates import rollback
 
-    wrong = given.if_wrong
-    return 0, rollback(given.name, given.place, root=given.root, only_if_wrong=wrong)
+    return rollback(given)
 
 
 def _profile(given: argparse.Namespace) -> _Answer:
@@ -183,8 +154,9 @@ def _opened(
 ) -> Iterator[Tuple[Dict[str, Path], Protocol]]:
     """Paths that may be opened, and the protocol for their runtime, while the board is held for them."""
     from .measurement import Protocol
+    from .store import measuring
 
-    with store.measuring(given.cache), contextlib.ExitStack() as held:
+    with measuring(given.cache), contextlib.ExitStack() as held:
         opened = {name: held.enter_context(_trusted(path, given.root, given.cache)) for name, path in models}
         runtimes = {runtime for _, runtime in opened.values()}
         if len(runtimes) > 1:
@@ -249,18 +221,24 @@ def _build(given: argparse.Namespace) -> _Answer:
 
 
 def _held(given: argparse.Namespace) -> _Answer:
-    return 0, store.held(json.load(sys.stdin), given.cache)
+    from .store import held
+
+    return 0, held(json.load(sys.stdin), given.cache)
 
 
 def _receive(given: argparse.Namespace) -> _Answer:
-    return 0, {"whole": store.receive(sys.stdin.buffer, json.loads(given.sizes), given.cache)}
+    from .store import receive
+
+    return 0, {"whole": receive(sys.stdin.buffer, json.loads(given.sizes), given.cache)}
 
 
 def _send(given: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[bytes]]:
     """The file's hash and size, and after the answer's line its bytes."""
+    from .store import hashed, pieces
+
     path = given.path.expanduser()
-    told = {"sha256": store.hashed(path), "bytes": path.stat().st_size}
-    return 0, told, store.pieces(path, given.offset)
+    told = {"sha256": hashed(path), "bytes": path.stat().st_size}
+    return 0, told, pieces(path, given.offset)
 
 
 @contextlib.contextmanager

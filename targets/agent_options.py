@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Callable, Tuple
 
-from .install import PLACE
-from .store import CACHE
+from .places import CACHE, PLACE
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,6 +24,8 @@ class Budgets:
         p99_s: the most seconds that 99 % of the inferences may take; their upper bound must lie below it.
         memory_bytes: the most resident memory.
         file_bytes: the most bytes of the model file.
+        ota_bytes: the most bytes that the model takes when it is sent: what it adds to an update file that
+            needs nothing to start from (`deadweight delta NEW`), byte for byte the same model.
         max_gpu_fallbacks: the most operators that a deep learning accelerator may hand back to the GPU.
     """
 
@@ -35,6 +37,7 @@ class Budgets:
     p99_s: Optional[float] = None
     memory_bytes: Optional[int] = None
     file_bytes: Optional[int] = None
+    ota_bytes: Optional[int] = None
     max_gpu_fallbacks: Optional[int] = None
 
 
@@ -73,6 +76,7 @@ def check_budgets(
         "p99_s": latency.get("p99_bound") if latency else None,
         "memory_bytes": final.get("memory_bytes"),
         "file_bytes": final.get("file_bytes"),
+        "ota_bytes": final.get("ota_bytes"),
         "max_gpu_fallbacks": final.get("gpu_fallbacks"),
     }
     at_least = ("parameters_removed", "speedup")

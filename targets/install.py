@@ -24,10 +24,10 @@ from .artifact import sync_directory
 from .errors import ArtifactError, RefusedError, TargetError
 from .manifest import MANIFEST, SIGNATURE
 from .patch import Patch, Patched, open_patch
+from .places import PLACE
 from .releases import STATE, Accepted, check_expiry, read_accepted, refuse_older, write_accepted
 from .trust import Bundle, Signed, open_bundle, verify
 
-PLACE = Path("~/.local/share/deadweight/bundles")
 _ROOT = Path("/")
 _Opener = Callable[[Path], Bundle]
 

@@ -6,11 +6,8 @@ bytes. Only what the agent imports is in it, and no boards' TOML files, since a 
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
-import io
-import zipfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Set
@@ -35,6 +32,9 @@ sys.exit(main())
 @lru_cache(maxsize=1)
 def agent_bytes() -> bytes:
     """The zip file, some 130 KB. Its sources are Python 3.8; `python3 FILE doctor` runs it."""
+    import io
+    import zipfile  # the agent itself only asks for its version, and should start fast
+
     files = {
         "__main__.py": _MAIN.replace("VERSION", version()),
         "deadweight/__init__.py": f'"""Only what a board needs."""\n\n__version__ = "{version()}"\n',
@@ -50,6 +50,8 @@ def agent_bytes() -> bytes:
 
 def _needed() -> Set[str]:
     """The files of the modules that the agent imports, at once or in a command, and that these import."""
+    import ast
+
     found: Set[str] = set()
     waiting = ["__init__.py", "agent.py"]
     while waiting:

@@ -22,7 +22,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
-from .artifact import sync_directory
 from .errors import RefusedError
 
 STATE = "accepted.json"
@@ -80,6 +79,8 @@ def read_accepted(home: Path) -> Optional[Accepted]:
 
 def write_accepted(home: Path, accepted: Accepted) -> None:
     """Keeps it, whole or not at all, readable and writable by its owner alone."""
+    from .artifact import sync_directory  # what only checks a bundle does without its imports
+
     beside = home / f".{STATE}.part"
     with contextlib.suppress(FileNotFoundError):
         beside.unlink()

@@ -25,8 +25,8 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Sequence
 from .artifact import sha256_of
 from .errors import ArtifactError, TargetError
 from .manifest import check_name
+from .places import CACHE
 
-CACHE = Path("~/.cache/deadweight")
 _KEPT_S = 14 * 24 * 3600.0
 _BLOCK = 1 << 18
 _PIECE = 1 << 16  # what a cut may cost: tarfile gives whole pieces or none

@@ -76,7 +76,7 @@ class Speedup(TypedDict):
 
 @_closed
 class Row(TypedDict):
-    """One network. The first row of a report is the original that the others are compared with."""
+    """One network; the first is the original. `ota_bytes`, what is sent, is there with a budget for it."""
 
     name: str
     score: float | None
@@ -86,6 +86,7 @@ class Row(TypedDict):
     latency_s: Latency | None
     memory_bytes: int | None
     speedup: Speedup | None
+    ota_bytes: NotRequired[int | None]
 
 
 @_closed

@@ -231,9 +231,7 @@ def _network_cells(row: Row, first: Row, scale: ScoreScale, unit: tuple[float, s
             row["parameters"], count(row["parameters"] or 0), _less(row["parameters"], first["parameters"])
         ),
         figure(row["macs"], count(row["macs"] or 0), _less(row["macs"], first["macs"])),
-        figure(
-            row["file_bytes"], size(row["file_bytes"] or 0), _less(row["file_bytes"], first["file_bytes"])
-        ),
+        figure(row["file_bytes"], size(row["file_bytes"] or 0), _sent(row, first)),
         *times,
         figure(
             row["memory_bytes"],
@@ -242,6 +240,12 @@ def _network_cells(row: Row, first: Row, scale: ScoreScale, unit: tuple[float, s
         ),
         f"1{TIMES}" if row is first and not row["speedup"] else _speedup(row["speedup"]),
     ]
+
+
+def _sent(row: Row, first: Row) -> str:
+    """How much smaller the file is, and what of it is sent, where that was asked for."""
+    less, sent = _less(row["file_bytes"], first["file_bytes"]), row.get("ota_bytes")
+    return less if sent is None else f"{less}<br>{size(sent)} sent"
 
 
 def _less(value: int | None, first: int | None) -> str:

@@ -98,11 +98,16 @@ def _cells(row: Row, first: Row, scale: ScoreScale) -> list[Text]:
         Text(label(row["name"])),
         _two(MISSING if row["score"] is None else scale.text(row["score"]), change),
         _two(MISSING if row["parameters"] is None else count(row["parameters"]), share),
-        Text(MISSING if row["file_bytes"] is None else size(row["file_bytes"])),
+        _two(MISSING if row["file_bytes"] is None else size(row["file_bytes"]), _sent(row)),
         _two(*times),
         Text(MISSING if row["memory_bytes"] is None else size(row["memory_bytes"])),
         judged,
     ]
+
+
+def _sent(row: Row) -> str:
+    sent = row.get("ota_bytes")
+    return "" if sent is None else f"{size(sent)} sent"
 
 
 def _two(above: str, below: str) -> Text:

@@ -114,6 +114,7 @@ def budget_words(budget: Budget, scale: ScoreScale) -> str:
         "score_drop": f"drop of {scale.name}",
         "speedup": "speed-up (lower end of its interval)",
         "latency_s": "latency p50",
+        "ota_bytes": "sent over the air",
     }
     name = names.get(budget["name"], spoken(budget["name"]))
     bound = "at least" if budget["name"] in ("parameters_removed", "speedup") else "at most"

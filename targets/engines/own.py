@@ -15,8 +15,9 @@ from typing import Iterator
 
 from ..artifact import sha256_of
 from ..errors import ModelError, RefusedError
+from ..places import CACHE
 from ..sealed import sealed_bytes
-from ..store import CACHE, cache
+from ..store import cache
 
 _NOTES = "built"
 

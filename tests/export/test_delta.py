@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from released import make_release
 from signed import make_bundle, make_key, trust
 
-from deadweight.export.delta import delta
+from deadweight.export.delta import delta, sent_bytes
 from deadweight.targets.errors import ArtifactError, ModelError, RefusedError
 from deadweight.targets.install import install
 from deadweight.targets.patch import open_patch
@@ -122,6 +122,15 @@ def test_other_files_are_copied_from_wherever_the_base_has_them(tmp_path: Path, 
         **files,
         "model.onnx": model(weights()),
     }
+
+
+def test_what_a_model_takes_is_what_it_adds_to_a_whole_update(tmp_path: Path, key: Path) -> None:
+    data = model(weights())
+    (tmp_path / "model.onnx").write_bytes(data)
+    sent = sent_bytes(tmp_path / "model.onnx")
+    bundle = released(tmp_path, key, 1, {"model.onnx": data})
+    whole = delta(None, bundle, tmp_path / "whole").bytes
+    assert whole - 1000 < sent < whole < len(data)  # a manifest and a signature are some 600 bytes
 
 
 def test_the_same_releases_give_the_same_bytes(tmp_path: Path, key: Path) -> None:

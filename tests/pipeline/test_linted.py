@@ -88,6 +88,18 @@ def test_what_dla_hands_back_is_a_budget_of_a_run(
     assert 0 < told["value"] <= 50
 
 
+def test_what_is_sent_over_the_air_is_a_budget_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = "[budgets]\nota_bytes = 1000"
+    assert run(tmp_path, monkeypatch, "x86-cpu", budgets=budgets) == 1
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    (told,), last = report["budgets"], report["rows"][-1]
+    assert told["met"] is False
+    assert 1000 < told["value"] == last["ota_bytes"] < last["file_bytes"]
+    assert "ota_bytes" not in report["rows"][0]
+
+
 def test_fp16_for_what_stays_in_float_is_said_and_refused_where_there_is_no_such_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,3 +53,9 @@ def test_what_dla_hands_back_is_an_upper_limit_and_unknown_without_a_dla() -> No
     assert met(Budgets(max_gpu_fallbacks=0), gpu_fallbacks=0) == [True]
     assert met(Budgets(max_gpu_fallbacks=0), gpu_fallbacks=1) == [False]
     assert met(Budgets(max_gpu_fallbacks=0)) == [None]
+
+
+def test_what_is_sent_has_a_budget_of_its_own() -> None:
+    assert met(Budgets(ota_bytes=1000), ota_bytes=1000) == [True]
+    assert met(Budgets(ota_bytes=1000), ota_bytes=1001) == [False]
+    assert met(Budgets(ota_bytes=1000)) == [None]

@@ -1,0 +1,59 @@
+"""The agent's commands about releases: verify, install, rollback."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any, Dict, Tuple
+
+Answer = Tuple[int, Dict[str, Any]]
+
+
+def verify(given: argparse.Namespace) -> Answer:
+    """Whether a bundle or an update file may be installed here; exit code 1 where its golden outputs fail."""
+    from .releases import check_expiry
+
+    if given.bundle.is_file():
+        from .patch import open_patch
+
+        patch = open_patch(given.bundle, root=given.root)
+        signed, base = patch.signed, patch.base
+    else:
+        from .trust import verify as checked
+
+        bundle = checked(given.bundle, root=given.root)
+        signed, base = bundle.signed, None
+    told: Dict[str, Any] = {
+        "base": base,
+        **{key: signed.manifest[key] for key in ("name", "target", "release", "expires")},
+        "version": signed.version,
+        "signer": signed.signer,
+        "files": len(signed.files),
+        "bytes": sum(entry.size_bytes for entry in signed.files.values()),
+        "clock": check_expiry(signed.manifest),
+    }
+    if not given.golden or given.bundle.is_file():
+        return 0, told
+    from .rehearsal import rehearse
+
+    found = rehearse(bundle, threads=given.threads)
+    told["golden"] = found.to_json()
+    return int(not found.holds), told
+
+
+def install(given: argparse.Namespace) -> Answer:
+    """Puts a release in use, from files that lie here or have been sent one by one."""
+    from .install import install as put
+    from .store import staged
+
+    if given.files is None:
+        return 0, put(given.bundle, given.place, root=given.root, tried=not given.untried)
+    with staged(json.loads(given.files), given.cache) as folder:
+        return 0, put(folder, given.place, root=given.root, tried=not given.untried)
+
+
+def rollback(given: argparse.Namespace) -> Answer:
+    """Goes back to the release before."""
+    from .install import rollback as back
+
+    return 0, back(given.name, given.place, root=given.root, only_if_wrong=given.if_wrong)
