@@ -148,10 +148,15 @@ def random_inputs(specs: Tuple[TensorSpec, ...], *, batch: int = 1, seed: int = 
                 "--dim_value SIZE.",
             )
         dtype = np.dtype(spec.dtype)
-        if dtype.kind == "f":
-            made[spec.name] = generator.standard_normal(sizes).astype(dtype)
-        else:
-            made[spec.name] = generator.integers(0, 2, size=sizes).astype(dtype)
+        try:
+            if dtype.kind == "f":
+                made[spec.name] = generator.standard_normal(sizes).astype(dtype)
+            else:
+                made[spec.name] = generator.integers(0, 2, size=sizes).astype(dtype)
+        except MemoryError as error:
+            raise ModelError(
+                f"Input {spec} does not fit into memory with {batch} samples at once.", "Ask for fewer."
+            ) from error
     return made
 
 

@@ -16,6 +16,13 @@ from ..errors import ModelError
 
 SCHEMA = 1
 _ROOT = Path("/")
+_HELD = {
+    "plan": ("bytes", "sha256"),
+    "tensorrt": ("flavour", "version"),
+    "settings": ("dla_core", "version_compatible", "hardware_compatibility"),
+    "platform": ("machine",),
+}
+"""What is looked up in a record before its plan is opened."""
 
 
 def record_path(plan: Union[str, Path]) -> Path:
@@ -38,6 +45,15 @@ def read_record(plan: Path) -> Optional[Dict[str, Any]]:
         raise ModelError(
             f"{path} is not the record of an engine that this version reads (schema {SCHEMA}).",
             f"Build the engine again with this version, or remove {path} to open the plan without it.",
+        )
+    missing = [name for name in ("evidence", "rebuild") if name not in record]
+    for name, keys in _HELD.items():
+        table = record.get(name)
+        missing += [f"{name}.{key}" for key in keys if not isinstance(table, dict) or key not in table]
+    if missing:
+        raise ModelError(
+            f"{path} is not a whole record: it lacks {', '.join(missing)}.",
+            f"Copy it again, build the engine again, or remove {path} to open the plan without it.",
         )
     return record
 

@@ -54,6 +54,11 @@ def test_random_inputs_refuse_a_second_free_dimension() -> None:
     assert "make_dynamic_shape_fixed" in caught.value.cure
 
 
+def test_random_inputs_that_no_memory_holds_are_refused() -> None:
+    with pytest.raises(ModelError, match="does not fit into memory with 1000000000000 samples"):
+        random_inputs((TensorSpec("x", ("batch", 1000), "float32"),), batch=10**12)
+
+
 def test_inputs_that_fit_are_passed_contiguous_and_equal() -> None:
     given = np.arange(8, dtype=np.float32).reshape(4, 2).T
     checked = checked_inputs((X,), {"x": given}, model="m.onnx")
@@ -93,7 +98,16 @@ def test_a_file_tells_by_its_name_what_runs_it(tmp_path: Path) -> None:
     assert runtime_of(tmp_path / "a.onnx") == "onnxruntime"
     assert runtime_of(tmp_path / "a.engine") == "tensorrt"
     plan = tmp_path / "a.plan"
-    record = {"schema": 1, "kind": "engine", "tensorrt": {"flavour": "tensorrt_rtx"}}
+    record = {
+        "schema": 1,
+        "kind": "engine",
+        "evidence": "measured",
+        "rebuild": "",
+        "plan": {"bytes": 0, "sha256": ""},
+        "tensorrt": {"flavour": "tensorrt_rtx", "version": "1.0"},
+        "settings": {"dla_core": None, "version_compatible": False, "hardware_compatibility": ""},
+        "platform": {"machine": "x86_64"},
+    }
     Path(f"{plan}.json").write_text(json.dumps(record))
     assert runtime_of(plan) == "tensorrt_rtx"
 

@@ -1,0 +1,49 @@
+"""The record beside an engine, where somebody cut or edited it. What it says of machines: fake_tensorrt/."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deadweight.targets.engines.record import read_record, record_path
+from deadweight.targets.errors import ModelError
+
+WHOLE: dict[str, Any] = {
+    "schema": 1,
+    "kind": "engine",
+    "evidence": "measured",
+    "rebuild": "deadweight build m.onnx --out m.plan",
+    "plan": {"file": "m.plan", "bytes": 5, "sha256": "ab"},
+    "tensorrt": {"flavour": "tensorrt", "version": "10.3.0", "strongly_typed": True},
+    "settings": {"dla_core": None, "version_compatible": False, "hardware_compatibility": ""},
+    "platform": {"machine": "aarch64"},
+}
+
+
+def test_a_plan_without_a_record_has_none_and_a_whole_record_is_read(tmp_path: Path) -> None:
+    plan = tmp_path / "m.plan"
+    assert read_record(plan) is None
+    record_path(plan).write_text(json.dumps(WHOLE))
+    assert read_record(plan) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"schema": 2}, r"not the record of an engine that this version reads"),
+        ({"tensorrt": {"flavour": "tensorrt"}}, r"lacks tensorrt\.version"),
+        ({"tensorrt": None}, r"lacks tensorrt\.flavour, tensorrt\.version"),
+        ({"settings": {"dla_core": 0}}, r"lacks settings\.version_compatible"),
+    ],
+)
+def test_a_record_that_is_not_whole_is_refused_by_what_it_lacks(
+    tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    plan = tmp_path / "m.plan"
+    record_path(plan).write_text(json.dumps({**WHOLE, **change}))
+    with pytest.raises(ModelError, match=told) as caught:
+        read_record(plan)
+    assert "remove" in caught.value.cure
