@@ -186,6 +186,8 @@ def test_masked_weights_stay_zero_under_momentum_and_decay_and_after_a_power_cut
             masks=masks,
         )
 
+    start = run("start", 0).model.state_dict()
+    assert all(not start[name][~mask].any() for name, mask in masks.items())
     whole = run("whole", 3)
     run("cut", 1)
     assert equal(run("cut", 3).model, whole.model)
