@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from ..targets.errors import ModelError
-from .graph import QUANTIZED, all_graphs, lift_constants, load, name_nodes, replace_nodes
+from .graph import QUANTIZED, all_graphs, lift_constants, load, name_nodes, replace_nodes, tensor_types
 
 BY_CHANNEL = 13  # the first opset in which a DequantizeLinear has an axis
 # What stands between a constant and its reader without computing anything.
@@ -37,6 +37,7 @@ def load_float(path: Path) -> onnx.ModelProto:
             )
     model = at_opset(model, BY_CHANNEL, path)
     settle_constants(model)
+    _tell_shapes_of_outputs(model)
     return model
 
 
@@ -96,8 +97,12 @@ def _fold_moves(model: onnx.ModelProto) -> None:
             same[node.output[0]] = given[0]
         else:
             node.input[:] = given
-            constants[node.output[0]] = _moved(node, constants, model)
-            graph.initializer.append(constants[node.output[0]])
+            value = _moved(node, constants, model)
+            if value is None:
+                kept.append(node)
+                continue
+            constants[value.name] = value
+            graph.initializer.append(value)
     if len(kept) == len(graph.node):
         return
     replace_nodes(graph, kept)
@@ -108,9 +113,23 @@ def _fold_moves(model: onnx.ModelProto) -> None:
 
 def _moved(
     node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], model: onnx.ModelProto
-) -> onnx.TensorProto:
+) -> onnx.TensorProto | None:
     values = [onnx.ValueInfoProto(name=name) for name in (*node.input, node.output[0])]
     alone = helper.make_graph([node], "move", values[:-1], values[-1:])
-    run = ReferenceEvaluator(helper.make_model(alone, opset_imports=list(model.opset_import)))
-    (value,) = run.run(None, {name: numpy_helper.to_array(constants[name]) for name in node.input})
+    try:
+        run = ReferenceEvaluator(helper.make_model(alone, opset_imports=list(model.opset_import)))
+        (value,) = run.run(None, {name: numpy_helper.to_array(constants[name]) for name in node.input})
+    except Exception:  # a broken node; ONNX Runtime will say what is wrong with it
+        return None
     return numpy_helper.from_array(np.asarray(value), node.output[0])
+
+
+def _tell_shapes_of_outputs(model: onnx.ModelProto) -> None:
+    # Editors of graphs leave them out, runtimes do without; ONNX's checker does not.
+    outputs = model.graph.output
+    if all(value.type.tensor_type.HasField("shape") for value in outputs):
+        return
+    known = tensor_types(model)
+    for value in outputs:
+        if not value.type.tensor_type.HasField("shape") and value.name in known:
+            value.type.tensor_type.CopyFrom(known[value.name])

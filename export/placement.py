@@ -165,6 +165,8 @@ def _reason_for_float(
         return "asked for"
     if node.op_type not in INT8_OPERATORS[dialect]:
         return f"ONNX Runtime has no int8 {node.op_type}"
+    if len(node.input) < 2:
+        return "it lacks a factor"
     for name in node.input[:2]:
         tensor = index.constants.get(name)
         if tensor is not None and (tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2):

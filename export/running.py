@@ -118,29 +118,45 @@ def pieces(
     gets its batches whole.
 
     Raises:
-        WorkloadError: a batch lacks an input, or its inputs differ in length.
+        WorkloadError: a batch is no dict of arrays, lacks an input, or its inputs differ in length.
     """
     names = input_names(model)
     first_axes = [value.type.tensor_type.shape.dim[:1] for value in model.graph.input if value.name in names]
     dynamic = all(axes and not axes[0].HasField("dim_value") for axes in first_axes)
     for batch in batches:
+        if not isinstance(batch, Mapping):
+            raise WorkloadError(
+                f"A batch is a {type(batch).__name__}, and its inputs have no names.",
+                f"Give each batch as a dict of arrays: {', '.join(names)}.",
+            )
         absent = [name for name in names if name not in batch]
         if absent:
             raise WorkloadError(
                 f"A batch lacks the inputs {absent}; it has {sorted(batch)}.",
                 "Name the tensors of a batch as the model names its inputs.",
             )
-        feeds = {name: np.ascontiguousarray(batch[name]) for name in names}
+        feeds = {name: _array(name, batch[name]) for name in names}
         lengths = {name: len(value) if value.ndim else 0 for name, value in feeds.items()}
-        if len(set(lengths.values())) != 1:
+        if len(set(lengths.values())) != 1 or not all(value.ndim for value in feeds.values()):
             raise WorkloadError(
-                f"The inputs of a batch hold different numbers of samples: {lengths}.",
+                f"The inputs of a batch do not hold the same number of samples: {lengths}.",
                 "Give every input the batch as its first axis.",
             )
         total = samples_in(feeds)
         step = size if dynamic else max(total, 1)
         for start in range(0, total, step):
             yield {name: value[start : start + step] for name, value in feeds.items()}
+
+
+def _array(name: str, value: Any) -> Array:
+    try:
+        # A tensor may lie on a GPU, or be part of a graph for gradients.
+        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, order="C")
+    except (TypeError, ValueError) as error:  # numpy has no bfloat16, lists may be ragged
+        raise WorkloadError(
+            f"The input {name!r} of a batch cannot be made an array: {first_line(error)}.",
+            "Give arrays, or tensors of a type that numpy has.",
+        ) from error
 
 
 def samples_at_once(model: onnx.ModelProto, tensors: Sequence[str]) -> int:

@@ -41,7 +41,8 @@ def written(
     ir: int = 8,
     as_inputs: bool = False,
 ) -> Path:
-    kind, shape = TensorProto.FLOAT, ["batch", 16, 8, 8]
+    kind = TensorProto.FLOAT
+    shape: list[str | int | None] = ["batch", 16, 8, 8]
     stored = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     inputs = [helper.make_tensor_value_info("x", kind, shape)]
     if as_inputs:
@@ -147,3 +148,27 @@ def test_layers_inside_local_functions_are_seen(tmp_path: Path) -> None:
     made = to_qdq(tmp_path / "m.onnx", calibrate(tmp_path / "m.onnx", data), tmp_path / "q.onnx")
     assert len(made.in_int8) == 2
     compare_files(tmp_path / "m.onnx", tmp_path / "q.onnx", data, kind="lossy", name="int8")
+
+
+def test_an_output_without_a_shape_gets_the_one_that_follows_from_the_network(tmp_path: Path) -> None:
+    unknown = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    nodes, constants = [op("MatMul", ["x", "w"], ["y"])], {"w": numbers(24, 9)}
+    path = brought(tmp_path / "m.onnx", nodes, constants, ["batch", 24], outputs=unknown)
+    to_qdq(path, calibrate(path, [{"x": numbers(4, 24)}]), tmp_path / "q.onnx")
+    (output,) = onnxruntime.InferenceSession(tmp_path / "q.onnx").get_outputs()
+    assert output.shape == ["batch", 9]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        op("Cast", ["w"], ["v"]),
+        op("Reshape", ["w", "seven"], ["v"]),
+        op("Gemm", ["x"], ["v"]),
+    ],
+)
+def test_a_broken_operator_is_refused_in_words(tmp_path: Path, broken: onnx.NodeProto) -> None:
+    constants = {"w": numbers(24, 9), "seven": np.array([7, 7])}
+    path = brought(tmp_path / "m.onnx", [broken, op("MatMul", ["x", "v"], ["y"])], constants, ["batch", 24])
+    with pytest.raises(ModelError, match="ONNX Runtime refuses the model"):
+        calibrate(path, [{"x": numbers(4, 24)}])
