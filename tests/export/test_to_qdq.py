@@ -317,7 +317,8 @@ def test_a_channel_whose_weights_are_all_zero_keeps_its_bias_on_x86(tmp_path: Pa
     shape = [16, 16, 1, 1] if operator == "Conv" else [16, 16]
     weight, bias = numbers(*shape, size=0.01), numbers(16)
     weight[3], bias[3] = 0.0, 0.3
-    made = op(operator, ["x", "w", "b"], ["y"], **({} if operator == "Conv" else {"transB": 1}))
+    attributes: dict[str, Any] = {} if operator == "Conv" else {"transB": 1}
+    made = op(operator, ["x", "w", "b"], ["y"], **attributes)
     x = np.abs(numbers(16, 16, *shape[2:], size=80.0))  # as of pixels that were not scaled
     path = brought(tmp_path / "m.onnx", [made], {"w": weight, "b": bias}, ["batch", *x.shape[1:]])
     held_against_float(path, [{"x": x}], tmp_path / "q.onnx")
