@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class Board:
         return [int((self.place / f"sent.{cable}").read_text() or 0) for cable in cables]
 
 
-def make_board(place: Path, *, python: str = "") -> Board:
+def make_board(place: Path, *, python: str = "", environment: Mapping[str, object] | None = None) -> Board:
     """Keys, a configuration for both sides, and a home. `python` comes first on the board's PATH."""
     place.mkdir(parents=True, exist_ok=True)
     home, folder = place / "home", f"{python}:" if python else ""
@@ -66,7 +67,8 @@ def make_board(place: Path, *, python: str = "") -> Board:
         "StrictModes": "no",
         "PermitRootLogin": "yes",
         "PidFile": "none",
-        "SetEnv": f"HOME={home} PATH={folder}/usr/local/bin:/usr/bin:/bin",
+        "SetEnv": f"HOME={home} PATH={folder}/usr/local/bin:/usr/bin:/bin"
+        + "".join(f" {key}={value}" for key, value in (environment or {}).items()),
     }
     (place / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in server.items()))
     trust_host(place)
