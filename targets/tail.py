@@ -7,7 +7,10 @@ with fewer, even the largest sample is no bound, and none is given.
 
 Coins must be independent, and slow runs are not: they come in bursts. Where events are given, the samples
 count as fewer by the design effect (Kish 1965), which compares how much the share of slow runs differs from
-event to event with how much it would if they were independent.
+event to event with how much it would if they were independent. That is an estimate. Of 48
+events of 60 samples each, drawn as an AR(1) with 0.9, 5.6 % of 286 bounds for p99 were too low, as claimed;
+with 0.98, where an event is hardly more than one sample, two runs of three got no bound, and 16 % of the 102
+that were given were too low: bursts that outlast an event ask for more events.
 """
 
 from __future__ import annotations

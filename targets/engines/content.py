@@ -158,11 +158,17 @@ def engine_of(told: Any, *, name: str, where: str = "the inspector's JSON") -> E
         remarks.append(
             "the engine was built without detailed verbosity: precisions, tactics and formats are not known"
         )
-    layers = tuple(
-        _layer({"Name": each} if isinstance(each, str) else each, where) for each in told["Layers"]
-    )
-    ends = told.get("I/O Tensors", told.get("Bindings", []))
-    names = tuple(str(end["Name"] if isinstance(end, Mapping) else end) for end in ends)
+    try:
+        layers = tuple(
+            _layer({"Name": each} if isinstance(each, str) else each, where) for each in told["Layers"]
+        )
+        ends = told.get("I/O Tensors", told.get("Bindings", []))
+        names = tuple(str(end["Name"] if isinstance(end, Mapping) else end) for end in ends)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ArtifactError(
+            f"{where} is not what TensorRT's inspector writes: {type(error).__name__} at {error}.",
+            "Export the layer information again.",
+        ) from error
     return Engine(name, layers, names, remarks=tuple(remarks))
 
 
@@ -174,6 +180,8 @@ def profile_of(told: Any, *, where: str = "the profile") -> Dict[str, float]:
     """
     try:
         if isinstance(told, Mapping) and told:
+            if any(isinstance(times, list) and not times for times in told.values()):
+                raise ValueError("a layer has no times")
             return {str(name): float(np.median(times)) / 1e3 for name, times in told.items()}
         entries = [entry for entry in told if "name" in entry]
         runs = next((int(entry["count"]) for entry in told if "count" in entry), 1)
@@ -201,7 +209,7 @@ def runs_of(told: Any, *, where: str = "the times") -> Tuple[float, ...]:
         found = tuple(float(entry["computeMs"]) / 1e3 for entry in told)
     except (TypeError, ValueError, KeyError) as error:
         raise ArtifactError(
-            f"{where} holds no times of runs: {error} is missing.",
+            f"{where} holds no times of runs: {type(error).__name__} at {error}.",
             "Give the file of trtexec --exportTimes=FILE.",
         ) from error
     return found

@@ -139,7 +139,23 @@ def test_what_is_no_export_is_refused_with_the_command_that_makes_one(tmp_path: 
         read_engine(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("told", ["[]", "{}", '[{"name": "a"}]', '[{"name": "a", "medianMs": "fast"}]', "3"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"Layers": [{"Name": "a", "Inputs": ["x"]}]},
+        {"Layers": [{"Name": "a", "Inputs": [{"Dimensions": ["n"]}]}]},
+        {"Layers": [{"Name": "a"}], "Bindings": 5},
+        {"Layers": [{"Name": "a"}], "I/O Tensors": [{"Shape": [1]}]},
+    ],
+)
+def test_an_export_that_somebody_edited_is_refused_whatever_is_wrong_in_it(told: object) -> None:
+    with pytest.raises(ArtifactError, match="is not what TensorRT's inspector writes"):
+        engine_of(told, name="e")
+
+
+@pytest.mark.parametrize(
+    "told", ["[]", "{}", '{"a": []}', '[{"name": "a"}]', '[{"name": "a", "medianMs": "fast"}]', "3"]
+)
 def test_a_profile_without_times_is_refused(tmp_path: Path, told: str) -> None:
     path = tmp_path / "profile.json"
     path.write_text(told)
