@@ -208,6 +208,17 @@ def names_beside(path: Path) -> list[str]:
     return names
 
 
+def drop_stale(folder: Path) -> None:
+    """Removes files of weights, named as we name them, that no model of a folder names any more."""
+    try:
+        named = {name for path in folder.glob("*.onnx") for name in names_beside(path)}
+    except ArtifactError:  # another's model that cannot be read may name any of them
+        return
+    for other in folder.iterdir():
+        if _OURS.search(other.name) and other.name not in named:
+            other.unlink()
+
+
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """The constants of a graph and of the bodies of its If, Loop and Scan nodes."""
     yield from graph.initializer

@@ -25,7 +25,7 @@ from . import adequacy
 from .calibrate import Ranges, calibrate_by
 from .canonical import fold_batch_norm
 from .census import float_kernels
-from .external import move, names_beside
+from .external import drop_stale, move, names_beside
 from .given import load_float
 from .graph import Array, load, save
 from .half import to_half
@@ -123,7 +123,7 @@ def to_int8(
             "Leave --half out, or name a board with TensorRT.",
         )
     with _unfinished(folder) as part:
-        methods = METHODS if method == "best" else (method,)
+        methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
         fed = _told(samples, progress, "calibrate")
         source, folded = _folded(model, samples, part)
         ranges = calibrate_by(methods, source, fed)
@@ -131,7 +131,9 @@ def to_int8(
             one: to_qdq(source, ranges[one], _in(part, one) / NAME, dialect=dialect, skip=skip)
             for one in methods
         }
-        noises = {one: _noise(model, made[one].path, samples) for one in methods} if len(made) > 1 else {}
+        noises: dict[Method, float] = {}
+        if len(made) > 1:
+            noises = {one: _noise(model, made[one].path, samples) for one in methods}
         chosen = min(methods, key=lambda one: noises.get(one, 0.0))
         path, quantized = made[chosen].path, made[chosen]
         report, unjudged = _judged(path, target)
@@ -289,10 +291,7 @@ def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:
 def _deliver(path: Path, folder: Path, result: Int8, ranges: Ranges, record: dict[str, Any]) -> None:
     """Puts the files into their folder, the record of them last."""
     move(path, folder / NAME)
-    for stale in set(folder.glob(f"{NAME}.*.weights")) - {
-        folder / name for name in names_beside(folder / NAME)
-    }:
-        stale.unlink()
+    drop_stale(folder)
     write_json(folder / "ranges.json", ranges.to_json())
     told = {
         "method": result.method,

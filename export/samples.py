@@ -212,7 +212,7 @@ def _count(path: Path, wanted: Input, shape: tuple[int, ...]) -> int:
         raise WorkloadError(
             f"{path} holds nothing for {wanted}: its shape is {list(shape)}.", "Leave it out."
         )
-    return 1 if single else shape[0]
+    return 1 if single or not shape else shape[0]
 
 
 def _cure(wanted: Input, shape: tuple[int, ...]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 
 from ..export.census import Counts, count
-from ..export.external import copy, names_beside
+from ..export.external import copy, drop_stale
 from ..targets.artifact import write_json, writing
 from ..targets.errors import ArtifactError, RecipeError
 from .candidates import validated
@@ -180,9 +180,7 @@ def _pruned(work: Work, stage: Prune, folder: Path) -> Cut:
     result = Cut(plan, before, after, (*words, *done.log[-1].words))
     for path, name in zip(paths, (BEFORE, AFTER), strict=True):
         copy(path, folder / name)
-    kept = {folder / name for path in paths for name in names_beside(path)}
-    for stale in set(folder.glob("*.weights")) - kept:
-        stale.unlink()
+    drop_stale(folder)
     for name in (WEIGHTS, EXAMPLE, PLAN):  # the plan holds the others' hashes: it comes last
         with writing(folder / SAVED / name) as beside:
             shutil.copyfile(done.latest().path("plan").with_name(name), beside)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..export.external import copy, names_beside
+from ..export.external import copy, drop_stale
 from ..targets.artifact import write_json
 from .evaluate import Evaluate
 from .looks import look_words, looks
@@ -65,9 +65,11 @@ def deliver(work: Work, directory: Path) -> None:
         if variant.role == "chain" and "onnx" in variant.files:
             path = place / f"{variant.name}.onnx"
             copy(variant.path("onnx"), path)
-            kept |= {path, *(place / name for name in names_beside(path))}
-    for stale in {*place.glob("*.onnx"), *place.glob("*.weights")} - kept:
+            kept.add(path)
+    for stale in set(place.glob("*.onnx")) - kept:
         stale.unlink()
+    if kept:
+        drop_stale(place)
 
 
 def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher: Watcher) -> Swept:

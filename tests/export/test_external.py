@@ -128,6 +128,18 @@ def test_a_model_is_copied_with_the_weights_that_another_tool_put_beside_it(
     compare_files(net("mlp").path, out, net("mlp").batches, kind="exact", name="copy")
 
 
+def test_weights_that_may_still_be_named_are_kept(net: Nets, tmp_path: Path) -> None:
+    stale = tmp_path / "m.onnx.0123456789abcdef.weights"
+    stale.write_bytes(b"old")
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    external.drop_stale(tmp_path)
+    assert stale.exists()
+    (tmp_path / "broken.onnx").unlink()
+    external.copy(net("mlp").path, tmp_path / "m.onnx")
+    external.drop_stale(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
 def test_a_model_that_lacks_its_weights_or_keeps_them_elsewhere_is_not_copied(
     net: Nets, tmp_path: Path
 ) -> None:

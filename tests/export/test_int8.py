@@ -44,6 +44,7 @@ def test_the_file_is_the_one_that_the_stages_parts_make(
     made = to_int8(one.path, saved(one, tmp_path / "data"), tmp_path / "out", target=target)
     dialect: Any = "tensorrt" if target is BOARD else "x86"
     to_qdq(one.path, calibrate(one.path, one.batches), tmp_path / "same.onnx", dialect=dialect)
+    assert made.path
     assert made.path == tmp_path / "out" / "int8.onnx"
     assert sha256_of(made.path) == sha256_of(tmp_path / "same.onnx")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

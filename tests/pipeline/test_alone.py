@@ -95,10 +95,15 @@ def test_large_weights_go_beside_the_networks_and_old_ones_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(external, "INLINE_BYTES", 5_000)  # as if one message held 5 KB
-    for ratio in (0.25, 0.5):
-        prune_alone(built(tmp_path / "work"), Prune(ratio=ratio), tmp_path / "out")
-        assert len(list((tmp_path / "out").glob("*.weights"))) == 2
-        open_session(tmp_path / "out/pruned.onnx").run({"pixels": small.X[:2].numpy()})
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("model.onnx.0123456789abcdef.weights", "yolov3.weights"):
+        (out / name).write_text("of another time, or another tool's")
+    prune_alone(built(tmp_path / "work"), Prune(ratio=0.5), out)
+    assert len(list(out.glob("model.onnx.*.weights"))) == 2
+    assert not (out / "model.onnx.0123456789abcdef.weights").exists()
+    assert (out / "yolov3.weights").exists()
+    open_session(out / "pruned.onnx").run({"pixels": small.X[:2].numpy()})
 
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
