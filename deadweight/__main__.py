@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
 
 def main() -> None:
@@ -36,6 +37,16 @@ def main() -> None:
             f"This command needs {error.name}.",
             'Install the extra [workstation], in a checkout: pip install ".[workstation]".',
         )
+        sys.exit(2)
+    except OSError as error:
+        explain(
+            f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.",
+            "Check the path, and that it may be read and written.",
+        )
+        sys.exit(2)
+    except Exception:
+        # A fault of ours. Python would exit with 1, which a CI takes for a model that is slower.
+        traceback.print_exc()
         sys.exit(2)
 
 

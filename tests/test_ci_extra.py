@@ -199,6 +199,23 @@ def test_a_missing_model_is_a_sentence_and_exit_code_2(place: Path, tmp_path: Pa
     assert "Traceback" not in done.stderr
 
 
+def test_a_path_that_the_system_refuses_is_a_sentence_and_exit_code_2(place: Path, tmp_path: Path) -> None:
+    done = deadweight(place, "compare", "x" * 300 + ".onnx", str(tmp_path / "no.onnx"))
+    assert done.returncode == 2
+    assert "cannot be used: File name too long" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_fault_of_our_own_is_not_taken_for_a_slower_model(place: Path, tmp_path: Path) -> None:
+    given = ["--model", str(dense(tmp_path / "a.onnx", 16)), "--baseline", str(tmp_path / "baseline.json")]
+    assert deadweight(place, "gate", "--record", *given).returncode == 0
+    held = json.loads((tmp_path / "baseline.json").read_text())
+    (tmp_path / "baseline.json").write_text(json.dumps({**held, "calibration": {"count": "edited"}}))
+    done = deadweight(place, "gate", *given, "--cap-s", "0.1")
+    assert done.returncode == 2
+    assert "KeyError" in done.stderr
+
+
 def test_a_command_of_the_workstation_says_what_to_install(place: Path, tmp_path: Path) -> None:
     done = deadweight(place, "run", str(tmp_path / "recipe.toml"))
     assert done.returncode == 2
