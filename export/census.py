@@ -15,7 +15,7 @@ from pathlib import Path
 import onnx
 
 from ..targets.errors import ModelError
-from .external import for_inference
+from .external import for_inference, names_beside
 from .graph import QUANTIZED, WEIGHTED, Index, attribute_of, load
 from .running import first_line
 
@@ -25,7 +25,8 @@ _RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 @dataclass(frozen=True)
 class Counts:
-    """`parameters` and `macs` (multiply-adds at batch 1) of a network, and `file_bytes` of its file."""
+    """`parameters` and `macs` (multiply-adds at batch 1) of a network, and `file_bytes` of its file,
+    with those beside it that hold its weights."""
 
     parameters: int
     macs: int
@@ -49,7 +50,8 @@ def count(path: Path) -> Counts:
             axes[0].dim_value = 1
     shapes = _shapes(model)
     macs = sum(_macs(node, shapes, path) for node in model.graph.node)
-    return Counts(_parameters(model.graph), macs, Path(path).stat().st_size)
+    files = [Path(path), *(Path(path).parent / name for name in names_beside(path))]
+    return Counts(_parameters(model.graph), macs, sum(file.stat().st_size for file in files))
 
 
 def _parameters(graph: onnx.GraphProto) -> int:

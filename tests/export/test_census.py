@@ -100,3 +100,12 @@ def test_a_damaged_file_is_an_error_with_a_cure(
             call(tmp_path / name)
     with pytest.raises(ArtifactError, match="cannot be read"):
         call(tmp_path / "nowhere.onnx")
+
+
+def test_weights_in_a_file_beside_the_network_count_as_its_bytes(net: Nets, tmp_path: Path) -> None:
+    model = onnx.load(net("mlp").path)
+    path = tmp_path / "apart.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    written = [file.stat().st_size for file in tmp_path.iterdir()]
+    assert len(written) == 2
+    assert count(path).file_bytes == sum(written)
