@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from ..targets.errors import WorkloadError
 from .given import load_float
-from .graph import Array, Index, attribute_of, drop_unused, load, own_copy, save
+from .graph import Array, Index, attribute_of, drop_unused, load, opset_of, own_copy, save
 from .readback import Product, products
 from .running import pieces, runner, samples_in
 
@@ -81,8 +81,7 @@ def _errors(
 ) -> tuple[list[Array], list[Array]]:
     """By operator: the mean error of each output channel, and the deviation of its values."""
     model = own_copy(before)
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    names = [_twin(model.graph, product, place, opset) for place, product in enumerate(found)]
+    names = [_twin(model.graph, product, place, opset_of(model)) for place, product in enumerate(found)]
     run = runner(model, [name for three in names for name in three], optimize=False)
     sums = [[np.zeros(())] * 3 for _ in found]
     samples = 0

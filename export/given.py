@@ -15,7 +15,16 @@ from onnx import helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from ..targets.errors import ModelError
-from .graph import QUANTIZED, all_graphs, lift_constants, load, name_nodes, replace_nodes, tensor_types
+from .graph import (
+    QUANTIZED,
+    all_graphs,
+    lift_constants,
+    load,
+    name_nodes,
+    opset_of,
+    replace_nodes,
+    tensor_types,
+)
 
 BY_CHANNEL = 13  # the first opset in which a DequantizeLinear has an axis
 # What stands between a constant and its reader without computing anything.
@@ -54,7 +63,7 @@ def at_opset(model: onnx.ModelProto, opset: int, path: Path) -> onnx.ModelProto:
     Raises:
         ModelError: ONNX's converter cannot say it there.
     """
-    found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    found = opset_of(model)
     if found >= opset:
         return model
     try:

@@ -190,6 +190,11 @@ def attribute_of(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model is written in; 1 where it does not say."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
 def float_inputs(model: onnx.ModelProto) -> list[str]:
     """The names of the inputs that hold float32 numbers, initializers left out."""
     constants = {tensor.name for tensor in model.graph.initializer}

@@ -26,7 +26,7 @@ from ..targets.errors import ModelError
 from . import canonical
 from .duplicates import merge_initializers
 from .external import fits
-from .graph import Array, load, own_copy, save
+from .graph import Array, load, opset_of, own_copy, save
 from .layer_norm import spell_out_layer_norms
 from .modules import arguments, eval_mode
 from .restated import restate
@@ -105,11 +105,6 @@ def simplify(path: Path, out_path: Path, example_inputs: Mapping[str, Array]) ->
     model, simplified_by, notes = _simplified(load(path), example_inputs)
     save(model, out_path)
     return Exported(Path(out_path), opset_of(model), simplified_by, notes)
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that a model is written in."""
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
