@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, boards, engine_report, engines, gating, measure, stages, updates
+from . import __version__, boards, engine_report, engines, gating, measure, packing, stages, updates
 from .console import out
 from .options import Data, Out, Settings, TargetName
 from .remotely import On
@@ -136,6 +136,8 @@ for _command in (
     engine_report.memory,
     boards.targets,
     boards.doctor,
+    packing.pack,
+    packing.unpack,
     boards.bundle,
     updates.verify,
     updates.delta,

@@ -39,7 +39,7 @@ def encode(
     for start in range((len(place) - 1) // lanes * lanes, -1, -lanes):
         step = place[start : start + lanes]
         x, frequency = states[: len(step)], frequencies[step]
-        full = np.flatnonzero(x >= frequency << (32 - bits))
+        full = (x >= frequency << (32 - bits)).nonzero()[0]
         words.append((x[full] & 0xFFFF).astype("<u2"))
         x[full] >>= 16
         whole, rest = np.divmod(x, frequency)

@@ -42,7 +42,7 @@ def comes_back(symbols: Any, coder: Coder, contexts: Any = None) -> None:
     assert np.array_equal(found, symbols.reshape(-1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(symbol_arrays(), st.sampled_from(["rans", "huffman"]))
 def test_what_was_coded_comes_back(symbols: Any, coder: Coder) -> None:
     comes_back(symbols, coder)

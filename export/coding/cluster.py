@@ -1,0 +1,191 @@
+"""Weights that share few values: k-means in one dimension, a code book for each tensor or one for all.
+
+Han et al. 2016, "Deep Compression" (section 3): an index of 2 to 8 bits for each weight, and a code book of
+the values. Weights that were pruned away stay zero and need no entry. Behind an entropy coder an index that
+is common costs less, and a nearest value is not the best one: `price` weighs the bits of an index against the
+error (entropy-constrained quantization, Chou et al. 1989; Choi et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from onnx import numpy_helper
+
+from ...targets.errors import ModelError
+from ..graph import Array, load, save
+from .rounding import shortened
+
+Start = Literal["linear", "density", "random"]
+ROUNDS = 100
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What tensors became.
+
+    Attributes:
+        book: the values, float32, in order. Zero stands for pruned weights and is not among them.
+        index: for each tensor, of its shape: 0 for a weight that is zero, else one more than its place in the
+            book; int64.
+    """
+
+    book: Array
+    index: Mapping[str, Array]
+
+    def values(self, name: str) -> Array:
+        """A tensor as it is now, float32."""
+        found: Array = np.concatenate([np.zeros(1, np.float32), self.book])[self.index[name]]
+        return found
+
+
+def cluster(
+    tensors: Mapping[str, Array], bits: int, *, start: Start = "linear", price: float = 0.0, seed: int = 0
+) -> Clusters:
+    """One code book of at most 2 ** bits values for tensors; a tensor alone gets its own.
+
+    Args:
+        start: "linear" spreads the first values evenly over the range, so that the few large weights, which
+            matter most, keep values near them; "density" over the quantiles; "random" draws them.
+        price: what a bit of an index costs, in variances of the weights; 0 for plain k-means. 0.01 to 0.1
+            makes sense.
+
+    Raises:
+        ModelError: bits out of 2 to 8, or a tensor that holds NaN or infinity.
+    """
+    _check_bits(bits)
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise ModelError(f"The weight {name!r} holds NaN or infinity.", "Train or load it again.")
+    flat = np.concatenate([np.asarray(tensor, np.float64).reshape(-1) for tensor in tensors.values()])
+    kept = flat != 0
+    book, place = _one_dimensional(flat[kept], 1 << bits, start=start, price=price, seed=seed)
+    index = np.zeros(len(flat), np.int64)
+    index[kept] = place + 1
+    ends = np.cumsum([tensor.size for tensor in tensors.values()])
+    parts = np.split(index, ends[:-1])
+    return Clusters(
+        book.astype(np.float32),
+        {
+            name: part.reshape(tensor.shape)
+            for (name, tensor), part in zip(tensors.items(), parts, strict=True)
+        },
+    )
+
+
+def cluster_file(
+    path: Path,
+    out: Path,
+    bits: int,
+    *,
+    bits_of: Mapping[str, int] | None = None,
+    shared: bool = False,
+    start: Start = "linear",
+    price: float = 0.0,
+) -> dict[str, int]:
+    """Writes a model whose weights share few values, and says how many each has.
+
+    Weights are float32 constants of two or more axes that are larger than the code book. Biases and code
+    books are rounded to bfloat16.
+
+    Args:
+        bits_of: another number of bits for single weights, by name.
+        shared: whether all weights of one number of bits share one code book.
+
+    Raises:
+        ModelError: nothing can be clustered, or `bits_of` names no weight.
+    """
+    for chosen in (bits, *(bits_of or {}).values()):
+        _check_bits(chosen)
+    model = load(path)
+    wanted = dict(bits_of or {})
+    held = {one.name: one for one in model.graph.initializer if one.data_type == 1}
+    arrays = {name: numpy_helper.to_array(one) for name, one in held.items()}
+    weights = {
+        name: array
+        for name, array in arrays.items()
+        if array.ndim > 1 and array.size > 4 << wanted.get(name, bits)
+    }
+    unknown = sorted(set(wanted) - set(weights))
+    if unknown or not weights:
+        what = (
+            f"has no weight {unknown[0]!r} that could be clustered"
+            if unknown
+            else "has no weights to cluster"
+        )
+        raise ModelError(f"{path} {what}.", f"It has {', '.join(weights) or 'no large float32 constants'}.")
+    groups: dict[object, dict[str, Array]] = {}
+    for name, array in weights.items():
+        chosen = wanted.get(name, bits)
+        groups.setdefault((chosen, None if shared else name), {})[name] = array
+    counts = {}
+    for tensors in groups.values():
+        made = cluster(tensors, wanted.get(next(iter(tensors)), bits), start=start, price=price)
+        made = Clusters(shortened(made.book), made.index)
+        for name in tensors:
+            held[name].CopyFrom(numpy_helper.from_array(made.values(name), name))
+            counts[name] = len(made.book)
+    for name, array in arrays.items():
+        if array.ndim == 1:
+            held[name].CopyFrom(numpy_helper.from_array(shortened(array), name))
+    save(model, out)
+    return counts
+
+
+def _check_bits(bits: int) -> None:
+    if not 2 <= bits <= 8:
+        raise ModelError(f"A code book of {bits} bits was asked for.", "Choose 2 to 8 bits.")
+
+
+def _one_dimensional(
+    values: Array, count: int, *, start: Start, price: float, seed: int
+) -> tuple[Array, Array]:
+    """The values of a code book, in order, and the place of each weight's in it (Lloyd 1982)."""
+    different = np.unique(values)
+    if len(different) <= count:
+        return different, np.searchsorted(different, values)
+    book = _started(values, different, count, start, seed)
+    costs = np.zeros(count)
+    weight = price * float(values.var())
+    place = np.zeros(0, np.int64)
+    for _ in range(ROUNDS):
+        nearest = _nearest(values, book, costs)
+        if len(place) and np.array_equal(nearest, place) and not price:
+            break
+        settled = len(place) and float((nearest != place).mean()) < 1e-4
+        place = nearest
+        held = np.bincount(place, minlength=len(book))
+        sums = np.bincount(place, values, minlength=len(book))
+        some = held > 0
+        # What has no members any more is dropped: nobody pays for its entry.
+        book = sums[some] / held[some]
+        place = (np.cumsum(some) - 1)[place]
+        costs = -weight * np.log2(held[some] / len(values))
+        if settled:
+            break
+    return book, place
+
+
+def _started(values: Array, different: Array, count: int, start: Start, seed: int) -> Array:
+    if start == "linear":
+        evenly: Array = np.linspace(values.min(), values.max(), count)
+        return evenly
+    if start == "density":
+        return np.unique(np.quantile(values, (np.arange(count) + 0.5) / count))
+    return np.sort(np.random.default_rng(seed).choice(different, count, replace=False))
+
+
+def _nearest(values: Array, book: Array, costs: Array) -> Array:
+    """The entry of least squared distance and cost."""
+    if not costs.any():
+        found: Array = np.searchsorted((book[1:] + book[:-1]) / 2, values)
+        return found
+    parts = [
+        np.argmin((values[at : at + 65536, None] - book) ** 2 + costs, axis=1)
+        for at in range(0, len(values), 65536)
+    ]
+    return np.concatenate(parts)

@@ -1,0 +1,240 @@
+"""Packs an ONNX file into a `.dwz`: every tensor in the representation that takes the fewest bytes.
+
+What is packed comes back byte for byte: each file is unpacked again before it is written. Nothing is lost
+here; what loses something (clusters, a dictionary) changes the model first, and is seen here by its few
+different values or by what is said of it. The bytes are described in `targets/coded/container.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...targets.artifact import writing as whole_file
+from ...targets.coded import records
+from ...targets.coded.container import LARGEST, MAGIC, MOST_BOOK, MOST_BOOKS, unpack
+from ...targets.coded.skeleton import DICTIONARY
+from ...targets.errors import ModelError
+from ..graph import Array
+from . import sparse, writing
+from .cutting import Tensor, tensors_of
+from .entropy import Coder
+from .parts import part, within
+
+WAYS = ("planes", "book", "mask", "gaps", "rows", "same", "atoms")
+_FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
+_LEAST_ZEROS = 0.02  # of a tensor: fewer are no sparse one
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a packed file holds.
+
+    Attributes:
+        tensors: for each its name, bytes before, bytes after, and in which way it is stored.
+        skeleton_bytes: what the graph takes, without the numbers.
+    """
+
+    data: bytes
+    tensors: tuple[tuple[str, int, int, str], ...]
+    skeleton_bytes: int
+
+
+def pack_file(path: Path, out: Path, *, coder: Coder = "rans") -> Packed:
+    """Packs an ONNX file; `out` appears whole or not at all.
+
+    Raises:
+        ModelError: it is no ONNX file, keeps weights in other files, or is larger than 2 GB.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+    packed = pack(data, path, coder=coder)
+    with whole_file(Path(out)) as beside:
+        beside.write_bytes(packed.data)
+    return packed
+
+
+def pack(
+    data: bytes, path: Path, *, coder: Coder = "rans", told: Mapping[str, bytes] | None = None
+) -> Packed:
+    """The container of a model's bytes.
+
+    Args:
+        path: where they are from, for messages.
+        coder: "huffman" is there for comparison.
+        told: records of tensors, by name, that are known to give their numbers (`dictionary`).
+
+    Raises:
+        ModelError: as `pack_file`.
+    """
+    if len(data) > LARGEST:
+        raise ModelError(f"{path} has {len(data):,} bytes.", f"A .dwz holds at most {LARGEST:,}.")
+    tensors = tensors_of(data, path)
+    numbers = [tensor.numbers(data) for tensor in tensors]
+    books = [values for values in map(_few, numbers) if values is not None]
+    shared = _union(books)
+    candidates = [
+        _packed(data, tensors, numbers, books=chosen, coder=coder, told=told or {})
+        for chosen in ([], [shared] if shared is not None and len(books) > 1 else None)
+        if chosen is not None
+    ]
+    best = min(candidates, key=lambda packed: len(packed.data))
+    if unpack(best.data) != data:
+        raise ModelError(
+            f"{path} does not come back from its container.", "This is a fault of deadweight: report it."
+        )
+    return best
+
+
+def _packed(
+    data: bytes,
+    tensors: Sequence[Tensor],
+    numbers: Sequence[Array],
+    *,
+    books: Sequence[Array],
+    coder: Coder,
+    told: Mapping[str, bytes],
+) -> Packed:
+    """With these shared code books; a tensor may still bring one of its own."""
+    held = list(books)
+    entries, facts, kept, place = [], [], [], 0
+    before: dict[tuple[int, bytes], int] = {}
+    for index, (tensor, values) in enumerate(zip(tensors, numbers, strict=True)):
+        earlier = before.setdefault((tensor.width, values.tobytes()), index)
+        if earlier < index:
+            record, own = bytes([records.SAME]) + writing.number(earlier), None
+        elif tensor.name in told:
+            record, own = told[tensor.name], None
+        else:
+            record, own = _smallest(tensor, values, held, coder)
+        if own is not None:
+            held.append(own)
+        head = writing.number(tensor.start - place) + _size(len(values), tensor.width)
+        entries.append(head + record)
+        kept.append(data[place : tensor.start])
+        place = tensor.end
+        cost = len(entries[-1]) + (0 if own is None else len(_book(own, coder)))
+        facts.append((tensor.name, tensor.end - tensor.start, cost, WAYS[record[0]]))
+    skeleton = b"".join([*kept, data[place:]])
+    deflated = _deflated(skeleton)
+    body = b"".join(
+        (
+            writing.number(len(data)),
+            writing.number(len(skeleton)),
+            writing.number(len(deflated)),
+            deflated,
+            writing.number(len(held)),
+            *(_book(book, coder) for book in held),
+            writing.number(len(entries)),
+            *entries,
+        )
+    )
+    return Packed(MAGIC + hashlib.sha256(body).digest() + body, tuple(facts), len(deflated))
+
+
+def _smallest(
+    tensor: Tensor, values: Array, books: Sequence[Array], coder: Coder
+) -> tuple[bytes, Array | None]:
+    """The record of a tensor's numbers, and the code book that it brings, if any."""
+    rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
+    strength = _magnitude(tensor, values)
+    candidates = _told(
+        tensor, values, books, coder, lambda symbols: part(symbols, strength, rows, coder=coder)[0]
+    )
+    kept = values != 0
+    if 1 - kept.mean() > _LEAST_ZEROS and len(values) > 64:
+        some = values[kept]
+        for places, around in sparse.places(kept, rows, coder=coder):
+            inner = _told(tensor, some, books, coder, functools.partial(within, contexts=around, coder=coder))
+            candidates += [(places + record, own) for record, own in inner]
+    return min(candidates, key=lambda made: _cost(made, coder))
+
+
+def _told(
+    tensor: Tensor, values: Array, books: Sequence[Array], coder: Coder, part_of: Callable[[Array], bytes]
+) -> list[tuple[bytes, Array | None]]:
+    """Records of numbers one by one: indices into a code book, where they are few, or their bytes."""
+    few = _few(values)
+    made: list[tuple[bytes, Array | None]] = []
+    if few is None or len(few) > len(values) // 8:
+        made.append((_planes(tensor, values, part_of), None))
+    if few is not None and len(books) < MOST_BOOKS:
+        for number, book, own in _choices(few, books):
+            index = np.searchsorted(book, values).astype(np.uint8 if len(book) <= 256 else np.uint16)
+            made.append((bytes([records.BOOK]) + writing.number(number) + part_of(index), own))
+    return made
+
+
+def _cost(made: tuple[bytes, Array | None], coder: Coder) -> int:
+    record, own = made
+    return len(record) + (0 if own is None else len(_book(own, coder)))
+
+
+def _choices(values: Array, books: Sequence[Array]) -> list[tuple[int, Array, Array | None]]:
+    """Code books that could be used: one of the shared that has all values, or a new one."""
+    fitting = [(number, book, None) for number, book in enumerate(books) if np.isin(values, book).all()]
+    return [*fitting[:1], (len(books), values, values)]
+
+
+def _planes(tensor: Tensor, values: Array, part_of: Callable[[Array], bytes]) -> bytes:
+    """Byte by byte; floats are turned by a bit, so that an exponent is one byte."""
+    turned = int(tensor.dtype is not None)
+    if turned:
+        values = values << values.dtype.type(1) | values >> values.dtype.type(8 * tensor.width - 1)
+    planes = np.ascontiguousarray(values).view(np.uint8).reshape(-1, tensor.width)
+    return bytes([records.PLANES, turned]) + b"".join(map(part_of, np.ascontiguousarray(planes.T)))
+
+
+def _magnitude(tensor: Tensor, values: Array) -> Array:
+    """How far numbers are from 0, for the classes of rows and columns."""
+    if tensor.dtype:
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.nan_to_num(np.abs(values.view(tensor.dtype).astype(np.float64)), posinf=0.0)
+    signed: Array = np.abs(values.view(f"<i{tensor.width}").astype(np.float64))
+    return signed
+
+
+def _few(values: Array) -> Array | None:
+    """The different numbers in order, where they are few enough for a code book."""
+    if values.dtype.itemsize == 1 or len(values) < 16:
+        return None
+    if len(values) > 1 << 16 and len(np.unique(values[:: len(values) >> 14])) > 1 << 12:
+        return None  # a sample shows that they are many
+    found: Array = np.unique(values)
+    return found if len(found) <= min(MOST_BOOK, 1 << 12, len(values) // 2) else None
+
+
+def _union(books: Sequence[Array]) -> Array | None:
+    """One code book for all tensors of the commonest width, where it is not too large."""
+    if not books:
+        return None
+    widest = max(books, key=len)
+    alike = [book for book in books if book.dtype == widest.dtype]
+    found: Array = np.unique(np.concatenate(alike))
+    return found if len(found) < 0.9 * sum(map(len, alike)) and len(found) <= 1 << 12 else None
+
+
+def _book(values: Array, coder: Coder) -> bytes:
+    width = values.dtype.itemsize
+    plain = Tensor("", (), 0, 0, width, _FLOATS.get(width))
+    return _size(len(values), width) + _planes(plain, values, functools.partial(within, coder=coder))
+
+
+def _size(count: int, width: int) -> bytes:
+    return writing.number(count) + bytes([width])
+
+
+def _deflated(skeleton: bytes) -> bytes:
+    made = []
+    for level in (9, 6):
+        deflating = zlib.compressobj(level, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
+        made.append(deflating.compress(skeleton) + deflating.flush())
+    return min(made, key=len)

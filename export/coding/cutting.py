@@ -1,0 +1,141 @@
+"""Where the numbers of an ONNX file lie, as places in its bytes.
+
+The file is not parsed into objects and written anew: another library, or another version of it, would write
+other bytes. Numbers are cut out of the bytes as they are, so that putting them back gives the same file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...targets.errors import ModelError
+from ..graph import Array
+
+LEAST = 64  # bytes of a tensor; what is smaller stays where it is, in the graph
+# Numbers of onnx.proto's fields, which may never change.
+_GRAPH = 7
+_IN_GRAPH = {1: "node", 5: "tensor"}
+_NODE_ATTRIBUTE = 5
+_IN_ATTRIBUTE = {5: "tensor", 6: "graph", 10: "tensor", 11: "graph"}
+_DIMS, _TYPE, _FLOATS, _NAME, _RAW, _DOUBLES, _LOCATION = 1, 2, 4, 8, 9, 10, 14
+_EXTERNAL = 1
+_WIDTHS = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 8, 16: 2}
+_FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Numbers in a file: bytes `start` to `end`, `width` bytes each; `dtype` where they are plain floats."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+    width: int
+    dtype: str | None
+
+    def numbers(self, data: bytes) -> Array:
+        """The numbers, unsigned, flat."""
+        return np.frombuffer(data, f"<u{self.width}", (self.end - self.start) // self.width, self.start)
+
+
+def tensors_of(data: bytes, path: Path) -> list[Tensor]:
+    """The tensors of a model's bytes, in their order, whose numbers lie in one piece.
+
+    Raises:
+        ModelError: it is no whole ONNX file, or keeps its weights in other files.
+    """
+    try:
+        found = [
+            tensor
+            for field, start, end in _fields(data, 0, len(data))
+            if field == _GRAPH
+            for tensor in _graph(data, start, end, path)
+        ]
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not a whole ONNX file.", "Export or copy the model again.") from error
+    if not any(field == _GRAPH for field, _, _ in _fields(data, 0, len(data))):
+        raise ModelError(f"{path} is not an ONNX file: it has no graph.", "Give a model in ONNX.")
+    return sorted(found, key=lambda tensor: tensor.start)
+
+
+def _graph(data: bytes, start: int, end: int, path: Path) -> Iterator[Tensor]:
+    for field, at, stop in _fields(data, start, end):
+        if _IN_GRAPH.get(field) == "tensor":
+            yield from _tensor(data, at, stop, path)
+        elif _IN_GRAPH.get(field) == "node":
+            for own, begin, close in _fields(data, at, stop):
+                if own == _NODE_ATTRIBUTE:
+                    yield from _attribute(data, begin, close, path)
+
+
+def _attribute(data: bytes, start: int, end: int, path: Path) -> Iterator[Tensor]:
+    for field, at, stop in _fields(data, start, end):
+        kind = _IN_ATTRIBUTE.get(field)
+        if kind is not None and stop > at:
+            yield from (_tensor if kind == "tensor" else _graph)(data, at, stop, path)
+
+
+def _tensor(data: bytes, start: int, end: int, path: Path) -> Iterator[Tensor]:
+    shape: list[int] = []
+    name, kind, where = "", 0, (0, 0)
+    for field, at, stop in _fields(data, start, end):
+        if field == _DIMS:
+            place = at
+            while place < stop:
+                size, place = _varint(data, place)
+                shape.append(size)
+        elif field == _TYPE:
+            kind = _varint(data, at)[0]
+        elif field == _NAME:
+            name = data[at:stop].decode()
+        elif field in (_RAW, _FLOATS, _DOUBLES) and stop - at >= LEAST:
+            where = (at, stop)
+        elif field == _LOCATION and _varint(data, at)[0] == _EXTERNAL:
+            raise ModelError(
+                f'{path} keeps the weights of "{name}" in another file, and a .dwz holds one file.',
+                "Make it one file first: onnx.save(onnx.load(path), out) for a model under 2 GB.",
+            )
+    width = _WIDTHS.get(kind, 1)
+    if where[1] and (where[1] - where[0]) % width == 0:
+        whole = math.prod(shape) * width == where[1] - where[0]
+        yield Tensor(name, tuple(shape) if whole else (), *where, width, _FLOAT_TYPES.get(kind))
+
+
+def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Each field's number and where its value lies; a number's own bytes for one without a length."""
+    at = start
+    while at < end:
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            stop = _varint(data, at)[1]
+        elif kind == 2:
+            size, at = _varint(data, at)
+            stop = at + size
+        elif kind in (1, 5):
+            stop = at + (8 if kind == 1 else 4)
+        else:
+            raise ValueError(f"wire type {kind}")
+        if stop > end:
+            raise ValueError("cut short")
+        yield key >> 3, at, stop
+        at = stop
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("no number")

@@ -1,0 +1,141 @@
+"""Blocks of weights as sums of a few atoms of a learned dictionary: a representation to compare with.
+
+The atoms are learned by turns with their coefficients: orthogonal matching pursuit (Pati et al. 1993)
+chooses at most so many atoms a block, then the atoms are solved for by least squares (the method of optimal
+directions, Engan et al. 1999, which is K-SVD without its inner loop). Atoms and coefficients are then rounded
+to 8 bits and multiply in whole numbers, so that every machine gets the same weights from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx import numpy_helper
+
+from ...targets.coded import records
+from ...targets.errors import ModelError
+from ..graph import Array, load, save
+from . import sparse, writing
+from .parts import within
+
+ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """A tensor as blocks: `coefficients` [blocks, atoms] times `atoms` [atoms, block], both int8."""
+
+    atoms: Array
+    coefficients: Array
+    scale: np.float32
+    shape: tuple[int, ...]
+
+    def values(self) -> Array:
+        """The tensor, float32, as a decoder computes it."""
+        count = int(np.prod(self.shape))
+        sums = self.coefficients.astype(np.float32) @ self.atoms.astype(np.float32)
+        found: Array = (sums.reshape(-1)[:count] * self.scale).reshape(self.shape)
+        return found
+
+    def record(self) -> bytes:
+        """Its record in a container."""
+        kept = (self.coefficients != 0).reshape(-1)
+        numbers = self.coefficients.reshape(-1)[kept].view(np.uint8)
+        told = [
+            places + _bytes(within(numbers, around))
+            for places, around in sparse.places(kept, len(self.coefficients))
+        ]
+        return b"".join(
+            (
+                bytes([records.ATOMS]),
+                *map(writing.number, (self.atoms.shape[1], len(self.atoms))),
+                _bytes(within(self.atoms.reshape(-1).view(np.uint8))),
+                min(told, key=len),
+                np.float32(self.scale).astype("<f4").tobytes(),
+            )
+        )
+
+
+def learned(tensor: Array, *, block: int = 8, atoms: int = 64, chosen: int = 2, seed: int = 0) -> Dictionary:
+    """A dictionary for one tensor.
+
+    Args:
+        block: neighbouring weights of a block.
+        chosen: how many atoms a block is the sum of, at most.
+
+    Raises:
+        ModelError: more atoms than blocks or than 1024, or more chosen than there are.
+    """
+    flat = np.asarray(tensor, np.float64).reshape(-1)
+    blocks = np.pad(flat, (0, -len(flat) % block)).reshape(-1, block)
+    if not (0 < chosen <= atoms <= min(len(blocks), records.MOST_ATOMS)):
+        raise ModelError(
+            f"A dictionary of {atoms} atoms, {chosen} for each of {len(blocks)} blocks, cannot be learned.",
+            "Choose fewer atoms, or smaller blocks.",
+        )
+    some = blocks[np.abs(blocks).sum(axis=1) > 0]
+    generator = np.random.default_rng(seed)
+    book = some[generator.choice(len(some), atoms, replace=len(some) < atoms)]
+    book = book + 1e-6 * np.abs(some).max() * generator.standard_normal(book.shape)
+    for _ in range(ROUNDS):
+        book /= np.linalg.norm(book, axis=1, keepdims=True)
+        used = _pursued(some, book, chosen)
+        book = np.linalg.lstsq(used, some, rcond=None)[0]
+        lost = np.linalg.norm(book, axis=1) < 1e-9
+        book[lost] = generator.standard_normal((int(lost.sum()), block))
+    book /= np.linalg.norm(book, axis=1, keepdims=True)
+    rounded = np.clip(np.rint(book / np.abs(book).max() * 127), -127, 127)
+    used = _pursued(blocks, rounded / np.linalg.norm(rounded, axis=1, keepdims=True), chosen)
+    used /= np.linalg.norm(rounded, axis=1)
+    scale = np.float32(max(float(np.abs(used).max()) / 127, float(np.finfo(np.float32).tiny)))
+    coefficients = np.clip(np.rint(used / float(scale)), -127, 127).astype(np.int8)
+    return Dictionary(rounded.astype(np.int8), coefficients, scale, tuple(tensor.shape))
+
+
+def dictionary_file(
+    path: Path, out: Path, *, block: int = 8, atoms: int = 64, chosen: int = 2, seed: int = 0
+) -> dict[str, bytes]:
+    """Writes a model whose large float32 weights are such sums; returns their records for `container.pack`.
+
+    Raises:
+        ModelError: no weight has as many blocks as there are atoms.
+    """
+    model = load(path)
+    told = {}
+    for one in model.graph.initializer:
+        tensor = numpy_helper.to_array(one) if one.data_type == 1 and len(one.dims) > 1 else np.zeros(0)
+        if tensor.size < 4 * atoms * block:
+            continue
+        found = learned(tensor, block=block, atoms=atoms, chosen=chosen, seed=seed)
+        one.CopyFrom(numpy_helper.from_array(found.values(), one.name))
+        told[one.name] = found.record()
+    if not told:
+        raise ModelError(f"{path} has no weight large enough for {atoms} atoms.", "Choose fewer atoms.")
+    save(model, out)
+    return told
+
+
+def _bytes(part: bytes) -> bytes:
+    """A record of single bytes."""
+    return bytes([records.PLANES, 0]) + part
+
+
+def _pursued(blocks: Array, book: Array, chosen: int) -> Array:
+    """Coefficients [blocks, atoms] by orthogonal matching pursuit, all blocks at once; atoms have norm 1."""
+    rest = blocks.copy()
+    places = np.zeros((len(blocks), 0), np.int64)
+    values = np.zeros((len(blocks), 0))
+    rows = np.arange(len(blocks))[:, None]
+    for _ in range(chosen):
+        match = np.abs(rest @ book.T)
+        match[rows, places] = -1.0
+        places = np.concatenate([places, match.argmax(axis=1)[:, None]], axis=1)
+        own = book[places]  # [blocks, chosen so far, block]
+        gram = own @ own.transpose(0, 2, 1) + 1e-9 * np.eye(places.shape[1])
+        values = np.linalg.solve(gram, own @ blocks[:, :, None])[:, :, 0]
+        rest = blocks - (values[:, None, :] @ own)[:, 0]
+    found = np.zeros((len(blocks), len(book)))
+    found[rows, places] = values
+    return found

@@ -1,0 +1,124 @@
+"""The container `.dwz`: an ONNX file in few bytes, rebuilt byte for byte without the onnx package.
+
+    bytes    what
+    4        "DWZ1"
+    32       SHA-256 of all that follows
+    varint   bytes of the ONNX file
+    varint   bytes of its skeleton: the file without the numbers that were cut out
+    varint   bytes of the skeleton, deflated (RFC 1951, with the dictionary of `skeleton.py`); those bytes
+    varint   code books; for each: varint: numbers; byte: bytes of a number; a record
+    varint   tensors; for each: varint: bytes of the skeleton before it; varint: numbers; byte: bytes of a
+             number; a record
+
+A tensor's numbers go back where they were cut out, so no protobuf is parsed on a board. Records are
+described in `records.py`, streams in `streams.py`. What is larger than the limit, or than 4096 times its
+file, is refused before any of it is decoded, and each size within is held against that of the whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from pathlib import Path
+
+from ..artifact import writing
+from ..errors import ArtifactError
+from .reading import Bytes, Reader, damaged
+from .records import WIDTHS, Numbers
+from .skeleton import DICTIONARY
+
+MAGIC = b"DWZ1"
+LARGEST = 1 << 31
+MOST_RATIO = 4096
+ALWAYS = 1 << 24  # bytes that any file may become
+MOST_BOOKS = 4096
+MOST_BOOK = 1 << 16
+
+
+def unpack(data: Bytes, *, most: int = LARGEST) -> bytes:
+    """The ONNX file that was packed.
+
+    Args:
+        most: bytes that it may be; more are refused before memory is taken.
+
+    Raises:
+        ArtifactError: the data is no such container, is damaged, or holds more than it may.
+    """
+    reader = Reader(data)
+    if bytes(reader.data[:4]) != MAGIC:
+        raise ArtifactError(
+            f"This is no .dwz file: it begins with {bytes(reader.data[:4])!r}.",
+            "Make one: deadweight pack MODEL.",
+        )
+    reader.take(4, "the head")
+    digest = bytes(reader.take(32, "the checksum"))
+    if hashlib.sha256(reader.data[36:]).digest() != digest:
+        raise damaged("its SHA-256 is not the one that was written")
+    limit = min(most, max(ALWAYS, MOST_RATIO * len(reader.data)))
+    total = reader.number("the size of the model", most=LARGEST * 8)
+    if total > limit:
+        raise ArtifactError(
+            f"The model would take {total:,} bytes, and {limit:,} are allowed for this file.",
+            "Unpack it where more is allowed, if you trust who made it.",
+        )
+    skeleton = _skeleton(reader, total)
+    numbers = Numbers(reader)
+    left = total - len(skeleton)
+    for _ in range(reader.number("the number of code books", most=MOST_BOOKS)):
+        count, width = _size(reader, MOST_BOOK)
+        numbers.books.append(numbers.read(count, width))
+    parts = []
+    place = 0
+    for _ in range(reader.number("the number of tensors", most=total)):
+        gap = reader.number("the place of a tensor", most=len(skeleton) - place)
+        count, width = _size(reader, left)
+        if count * width > left:
+            raise damaged("its tensors are larger than the model")
+        left -= count * width
+        numbers.tensors.append(numbers.read(count, width))
+        parts += [skeleton[place : place + gap], numbers.tensors[-1].tobytes()]
+        place += gap
+    reader.done("the last tensor")
+    if left:
+        raise damaged(f"{left} bytes of the model are missing")
+    return b"".join([*parts, skeleton[place:]])
+
+
+def unpack_file(path: Path, out: Path, *, most: int = LARGEST) -> Path:
+    """Writes the ONNX file of a `.dwz` file, whole or not at all.
+
+    Raises:
+        ArtifactError: as `unpack`; or one of the files cannot be read or written.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+    try:
+        model = unpack(data, most=most)
+    except ArtifactError as error:
+        raise type(error)(f"{path}: {error.what}", error.cure) from error
+    with writing(Path(out)) as beside:
+        beside.write_bytes(model)
+    return Path(out)
+
+
+def _skeleton(reader: Reader, total: int) -> bytes:
+    size = reader.number("the size of the skeleton", most=total)
+    held = reader.take(reader.number("the size of the skeleton", most=reader.left), "the skeleton")
+    inflating = zlib.decompressobj(wbits=-15, zdict=DICTIONARY)
+    try:
+        skeleton = inflating.decompress(bytes(held), size + 1)
+    except zlib.error as error:
+        raise damaged(f"the skeleton: {error}") from error
+    if len(skeleton) != size or not inflating.eof or inflating.unused_data:
+        raise damaged(f"the skeleton has {len(skeleton)} bytes, not {size}")
+    return skeleton
+
+
+def _size(reader: Reader, most: int) -> "tuple[int, int]":
+    count = reader.number("the numbers of a tensor", least=1, most=most)
+    width = reader.byte("the bytes of a number")
+    if width not in WIDTHS:
+        raise damaged(f"numbers of {width} bytes")
+    return count, width
