@@ -1,7 +1,7 @@
 """Depth against width at equal measured latency: the residual CNN on Fashion-MNIST, three seeds.
 
-    python benchmarks/depth_width.py             measures what is missing, in one process
-    python benchmarks/depth_width.py --table     the table of what was measured so far, in Markdown
+    python benchmarks/depth_width.py [--epochs 3] [--tuning 1]    measures what is missing, in one process
+    python benchmarks/depth_width.py --table                      the table so far, in Markdown
 
 Of each original, one or two of the three blocks are dropped, those that the validation split misses least.
 Its rival is the same original, narrowed by its activations until it takes as long, and tuned alike. Time goes
@@ -48,41 +48,44 @@ from deadweight.targets.target import load_target
 RECORD = Path("runs") / "depth_width.jsonl"
 PLACE = Path("runs") / "depth_width"
 BLOCKS = (1, 2)
-EPOCHS, TUNING = 6, 3  # as in the example's recipe
 LEVELS = (0.25, 0.5, 0.625, 0.75, 0.875)  # shares of a layer's units that go
 NEAREST = 3  # widths that are pruned for real
 SEARCH = Protocol(events=6, event_s=0.03)
 FINAL = Protocol(events=24, event_s=0.1)
 
-CELLS: list[Cell] = [
-    {"network": "cnn", "blocks": blocks, "way": way, "seed": seed}
-    for seed in SEEDS
-    for blocks in BLOCKS
-    for way in ("depth", "width")
-]
+
+def cells(epochs: int, tuning: int) -> list[Cell]:
+    """What is measured, with so many epochs of the originals and of tuning."""
+    return [
+        {"blocks": blocks, "way": way, "seed": seed, "epochs": epochs, "tuning": tuning}
+        for blocks in BLOCKS
+        for seed in SEEDS
+        for way in ("depth", "width")
+    ]
 
 
-def original(seed: int) -> Work:
+def original(seed: int, epochs: int) -> Work:
     """The trained original of a seed, with the statistics of its activations; made once, and resumed."""
-    place = PLACE / f"original-{seed}"
+    place = PLACE / f"original-{epochs}-{seed}"
     work = Work(workload_of("cnn"), load_target("x86-cpu"), place, seed)
     if (place / "statistics.safetensors").exists():
         work = _with(work, "original")
         return work.with_artifact("statistics", place / "statistics.safetensors")
-    return Statistics()(Train(epochs=EPOCHS)(work))
+    return Statistics()(Train(epochs=epochs)(work))
 
 
 def shallow(work: Work, blocks: int) -> Work:
     """The original without some blocks; made once."""
-    place = PLACE / f"shallow-{blocks}-{work.seed}"
+    place = work.directory / f"shallow-{blocks}"
     work = dataclasses.replace(work, directory=place)
-    return _with(work, "shallow") if (place / "shallow").exists() else Depth(blocks=blocks)(work)
+    done = (place / "shallow" / "plan.json").exists()
+    return _with(work, "shallow") if done else Depth(blocks=blocks)(work)
 
 
 def measure(cell: Cell) -> Row:
     """The original without its blocks, or as fast and narrow; before and after tuning."""
-    work = original(cell["seed"])
-    place = PLACE / f"{cell['way']}-{cell['blocks']}-{cell['seed']}"
+    work = original(cell["seed"], cell["epochs"])
+    place = work.directory / f"{cell['way']}-{cell['blocks']}-{cell['tuning']}"
     cut = shallow(work, cell["blocks"])
     plan = cut.plan(cut.latest())
     row: Row = {"original": scores(work, "original"), "dropped": sorted(plan.dropped if plan else ())}
@@ -91,7 +94,7 @@ def measure(cell: Cell) -> Row:
         cut = _narrow(work, told["ratios"], place)
         done = cut.plan(cut.latest())
         row["widths"] = [width.after for width in done.widths.values()] if done else []
-    tuned = Finetune(epochs=TUNING)(dataclasses.replace(cut, directory=place))
+    tuned = Finetune(epochs=cell["tuning"])(dataclasses.replace(cut, directory=place))
     return {**row, "raw": scores(cut, cut.latest().name), "tuned": scores(tuned, "tuned")}
 
 
@@ -170,8 +173,9 @@ def _told(found: Judgement) -> list[float]:
     return [round(value, 4) for value in (found.ratio, found.low, found.high)]
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row], wanted: Sequence[Cell]) -> str:
     """A line for each number of blocks and each way; and what decides, seed by seed."""
+    rows = [row for row in rows if row["cell"] in wanted]
     lines, words = [], []
     for blocks in BLOCKS:
         here = {way: found(rows, {"blocks": blocks, "way": way}) for way in ("depth", "width")}
@@ -211,7 +215,7 @@ def table(rows: Sequence[Row]) -> str:
     ]
     whole = spread(sorted({row["original"]["test"] for row in rows}))
     about = f"cnn: original {whole} %; changes in points of test accuracy."
-    return "\n\n".join([about, markdown(head, lines), "\n".join(words), missing_words(rows, CELLS)])
+    return "\n\n".join([about, markdown(head, lines), "\n".join(words), missing_words(rows, wanted)])
 
 
 def _choices(rows: Sequence[Row], way: str) -> str:
@@ -239,17 +243,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--epochs", type=int, default=3, help="of the originals")
+    parser.add_argument("--tuning", type=int, default=1, help="epochs after the cut")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
+    wanted = cells(given.epochs, given.tuning)
     torch.set_num_threads(1)
     done = [row["cell"] for row in recorded(RECORD)]
-    for cell in () if given.table else [cell for cell in CELLS if cell not in done]:
+    for cell in () if given.table else [cell for cell in wanted if cell not in done]:
         started = time.monotonic()
         row = measure(cell)
         seconds = math.ceil(time.monotonic() - started)
         append(RECORD, {"cell": cell, **row, "seconds": seconds, "machine": machine()})
         print(f"{cell}: {row['raw']['test']}, {row['tuned']['test']}", file=sys.stderr)
-    print(table(recorded(RECORD)))
+    print(table(recorded(RECORD), wanted))
 
 
 if __name__ == "__main__":
