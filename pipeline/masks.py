@@ -191,10 +191,13 @@ def holding(model: nn.Module, masks: Masks) -> Held:
 
 
 def hold(held: Held) -> None:
-    """Sets dropped weights to zero again: momentum and weight decay move what has no gradient of its own."""
+    """Sets dropped weights to zero again: momentum and weight decay move what has no gradient of its own.
+
+    To the zero without a sign: multiplied by a mask, half of them would be -0.0, a bit each in a packed file.
+    """
     with torch.no_grad():
         for parameter, mask in held:
-            parameter.mul_(mask)
+            parameter.masked_fill_(~mask, 0.0)
 
 
 def kept_share(masks: Masks) -> float:
