@@ -19,6 +19,7 @@ from onnx import TensorProto, defs, helper, numpy_helper
 from ..targets.errors import ModelError
 from .given import at_opset, settle_constants
 from .graph import (
+    QUANTIZED,
     Array,
     Index,
     all_graphs,
@@ -54,7 +55,7 @@ def to_half(path: Path, out_path: Path, *, tensorrt: tuple[int, ...] = (10, 0)) 
 
     Raises:
         ModelError: that version takes no strongly typed network; the model has branches or loops, cannot be
-            said in opset 19, or holds a constant that FP16 cannot.
+            said in opset 19, or holds a scale that FP16 cannot.
         ArtifactError: the file is missing or damaged.
     """
     if tensorrt < (10,):
@@ -71,7 +72,8 @@ def to_half(path: Path, out_path: Path, *, tensorrt: tuple[int, ...] = (10, 0)) 
         )
     types = {name: kind.elem_type for name, kind in tensor_types(model).items()}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    left_float = {node.name: why for node in model.graph.node if (why := _why_not(node, types))}
+    index = Index.of(model.graph)
+    left_float = {node.name: why for node in model.graph.node if (why := _why_not(node, types, index))}
     writer = _Writer(model, types, left_float)
     replace_nodes(model.graph, list(writer.nodes()))
     del model.graph.value_info[:]
@@ -110,14 +112,16 @@ def _halves(schema: defs.OpSchema, place: int) -> bool:
     return formal is not None and "tensor(float16)" in _kinds(schema, formal.type_str)
 
 
-def _why_not(node: onnx.NodeProto, types: dict[str, int]) -> str:
+def _why_not(node: onnx.NodeProto, types: dict[str, int], index: Index) -> str:
     """Why an operator stays in FP32; empty where it does not, or holds no float at all."""
     if not any(types.get(name) == FLOAT for name in (*node.input, *node.output)) or node.op_type == "Cast":
         return ""
     schema = _schema(node)
     if schema is None:
         return "ONNX does not know it"
-    if OWN_TYPE & set(schema.attributes):
+    named = OWN_TYPE & {attribute.name for attribute in node.attribute}
+    follows = bool(node.input) and types.get(node.input[0]) == FLOAT and not named
+    if OWN_TYPE & set(schema.attributes) and not follows:
         return "it names its type itself"
     for place, name in enumerate(node.output):
         formal = _formal(list(schema.outputs), place)
@@ -127,6 +131,11 @@ def _why_not(node: onnx.NodeProto, types: dict[str, int]) -> str:
             return "ONNX names no half precision for it"
     if node.input and types.get(node.input[0]) == FLOAT and not _halves(schema, 0):
         return "ONNX names no half precision for it"
+    for name in node.input:
+        # Masks of attention hold -1e9 or the largest float32; the sum may leave FP16, as infinity, and does.
+        value = index.value(name) if types.get(name) == FLOAT and node.op_type not in QUANTIZED else None
+        if value is not None and LARGEST < (largest := float(np.abs(value).max(initial=0.0))) < np.inf:
+            return f"its constant {name!r} reaches {largest:.4g}, and FP16 ends at {LARGEST:.0f}"
     return ""
 
 
@@ -180,14 +189,13 @@ class _Writer:
         return made, [helper.make_node("Cast", [name], [made], name=f"{made}/Cast", to=kind)]
 
     def _stored(self, name: str, value: Array, node: onnx.NodeProto) -> str:
-        largest = float(np.abs(value).max(initial=0.0))
-        if np.isfinite(largest) and largest > LARGEST:
+        if node.op_type in QUANTIZED and float(value.max()) > LARGEST:
             raise ModelError(
-                f"The constant {name!r} of {node.op_type} {node.name!r} reaches {largest:.4g}; FP16 ends at "
-                f"{LARGEST:.0f}.",
-                "Leave the network in FP32, or scale that layer down (equalization does).",
+                f"The scale {name!r} of {node.name!r} is {float(value.max()):.4g}; "
+                f"FP16 ends at {LARGEST:.0f}.",
+                "Leave that layer in float: skip it when quantizing.",
             )
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and float(value.min()) < SMALLEST:
+        if node.op_type in QUANTIZED and float(value.min()) < SMALLEST:
             raise ModelError(
                 f"The scale {name!r} of {node.name!r} is {float(value.min()):.3g}, which is 0 in FP16.",
                 "Leave that layer in float: skip it when quantizing.",

@@ -89,10 +89,24 @@ def one_layer(tmp_path: Path, weight: float) -> Path:
     return tmp_path / "m"
 
 
-def test_a_constant_that_fp16_cannot_hold_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"'w' of MatMul 'product' reaches 1e\+05; FP16 ends at 65504"):
-        to_half(one_layer(tmp_path, 1e5), tmp_path / "half.onnx")
-    to_half(one_layer(tmp_path, 6e4), tmp_path / "half.onnx")
+def test_an_operator_with_a_constant_that_fp16_cannot_hold_stays_in_float(tmp_path: Path) -> None:
+    made = to_half(one_layer(tmp_path, 1e5), tmp_path / "half.onnx")
+    assert made.left_float == {"product": "its constant 'w' reaches 1e+05, and FP16 ends at 65504"}
+    assert to_half(one_layer(tmp_path, 6e4), tmp_path / "half.onnx").left_float == {}
+
+
+def test_a_mask_of_attention_beyond_fp16_still_masks(tmp_path: Path) -> None:
+    mask = np.array([0.0, 0.0, -1e9, 0.0, -3.4e38, 0.0], np.float32)
+    nodes = [
+        op("MatMul", ["x", "w"], ["scores"]),
+        op("Add", ["scores", "mask"], ["masked"], name="masked"),
+        op("Softmax", ["masked"], ["y"]),
+    ]
+    path = brought(tmp_path / "m.onnx", nodes, {"w": numbers(6, 6), "mask": mask}, ["batch", 6])
+    made = to_half(path, tmp_path / "half.onnx")
+    assert list(made.left_float) == ["masked"]
+    x = {"x": numbers(4, 6)}
+    np.testing.assert_allclose(outputs(made.path, x)[0], outputs(path, x)[0], atol=2e-3)
 
 
 def test_a_scale_that_would_be_0_in_fp16_is_an_error(net: Nets, tmp_path: Path) -> None:
