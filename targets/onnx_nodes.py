@@ -78,14 +78,22 @@ def files_of(path: Path) -> Tuple[Path, ...]:
     What is missing is left out, and what is no ONNX file has none: whoever opens it says so.
     """
     path = Path(path)
+    beside = [path.parent / name for name in weight_names(path)]
+    return (path, *(each for each in beside if each.is_file()))
+
+
+def weight_names(path: Path) -> Tuple[str, ...]:
+    """The names, relative to the model's folder, of the other files that its weights are said to lie in.
+
+    As the model gives them: a file may be missing, or outside of that folder. What is no ONNX file has none.
+    """
     names = set()
     try:
-        for graph in _messages(memoryview(path.read_bytes()), _GRAPH):
+        for graph in _messages(memoryview(Path(path).read_bytes()), _GRAPH):
             names |= {_location(one) for one in _messages(graph, _INITIALIZER)}
     except (OSError, ValueError, IndexError):
-        return (path,)
-    beside = [path.parent / name for name in sorted(names) if name]
-    return (path, *(each for each in beside if each.is_file()))
+        return ()
+    return tuple(sorted(names - {""}))
 
 
 def model_sha256(path: Path) -> str:

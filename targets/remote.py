@@ -9,6 +9,7 @@ what has arrived is not sent again, and a copy that was cut off goes on where it
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shlex
@@ -19,12 +20,26 @@ import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 from .artifact import sha256_of, writing
 from .conversation import answer, spoken
-from .errors import ArtifactError, DeadweightError, TargetError
+from .errors import ArtifactError, DeadweightError, ModelError, TargetError
 from .link import HELLO, connection_error, keep_command
+from .onnx_nodes import weight_names
 from .packed import agent_bytes, agent_sha256
 from .store import pieces
 
@@ -37,6 +52,20 @@ _OPTIONS = (
     *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"),
     *("-o", "ControlMaster=auto", "-o", "ControlPersist=60"),
 )
+
+
+class _Kept(NamedTuple):
+    """A file as a board keeps it: by its hash, and under `name` in the folder that a hash names."""
+
+    sha256: str
+    name: str
+    size: int
+    folder: str
+
+    @property
+    def key(self) -> str:
+        """Its name in the board's answer."""
+        return f"{self.folder}/{self.name}"
 
 
 class Transport(Protocol):
@@ -57,7 +86,10 @@ class Transport(Protocol):
         ...
 
     def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> List[str]:
-        """Makes files known there and returns their paths there, in order."""
+        """Makes files known there and returns their paths there, in order.
+
+        The weights that an ONNX file keeps in files beside it go along, into the same folder.
+        """
         ...
 
     def get(self, there: str, here: Path) -> None:
@@ -109,10 +141,12 @@ class Ssh:
         return code, answer(out, heard, self.name)
 
     def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> List[str]:
-        wanted = [(_hash(path), path.name, path.stat().st_size) for path in paths]
+        kept = [_kept(path) for path in paths]
+        files = {each: path for together in kept for each, path in together.items()}
+        wanted = list(files)
         found = self._held(wanted)
-        sizes = {sha256: size for sha256, name, size in wanted if f"{sha256}/{name}" not in found["paths"]}
-        missing = {sha256: path for (sha256, _, _), path in zip(wanted, paths) if sha256 in sizes}
+        sizes = {each.sha256: each.size for each in wanted if each.key not in found["paths"]}
+        missing = {each.sha256: path for each, path in files.items() if each.sha256 in sizes}
         here = {sha256: int(found["bytes"][sha256]) for sha256 in missing}
         needed = sum(sizes[sha256] - here[sha256] for sha256 in missing)
         if needed > found["free_bytes"]:
@@ -128,7 +162,7 @@ class Ssh:
                 raise connection_error(self.name, heard, "copying files")
             answer(out, heard, self.name)
         paths_there = self._held(wanted)["paths"] if missing else found["paths"]
-        return [str(paths_there[f"{sha256}/{name}"]) for sha256, name, _ in wanted]
+        return [str(paths_there[next(iter(together)).key]) for together in kept]
 
     def get(self, there: str, here: Path) -> None:
         part = here.with_name(f".{here.name}.part")
@@ -183,7 +217,7 @@ class Ssh:
     def _asking(self, arguments: Sequence[str]) -> str:
         return " ".join(map(shlex.quote, [*self._start, *arguments]))
 
-    def _held(self, wanted: Sequence[Tuple[str, str, int]]) -> Dict[str, Any]:
+    def _held(self, wanted: Sequence[_Kept]) -> Dict[str, Any]:
         return self.run(["held"], stdin=json.dumps(wanted).encode())[1]
 
 
@@ -239,6 +273,38 @@ def _stream(
                 progress(sent, needed, "copy")
         yield b"\0" * (-info.size % tarfile.BLOCKSIZE)
     yield b"\0" * (2 * tarfile.BLOCKSIZE)
+
+
+def _kept(path: Path) -> Dict[_Kept, Path]:
+    """How the board is to keep a file, and after it those that hold its weights if it is a model.
+
+    Raises:
+        ArtifactError: a file is not there.
+        ModelError: weights are not there, or lie where no folder of the board's could have them.
+    """
+    sha256, size = _hash(path), path.stat().st_size
+    names = weight_names(path) if path.suffix == ".onnx" else ()
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelError(
+                f"{path} keeps weights in {name}, which is not in its folder and cannot be sent with it.",
+                "Export the model again, with its weights inside or beside it.",
+            )
+        if not (path.parent / name).is_file():
+            raise ModelError(
+                f"{path} keeps weights in {path.parent / name}, which is missing.",
+                "Copy that file there as well, or export the model again.",
+            )
+    if not names:
+        return {_Kept(sha256, path.name, size, sha256): path}
+    files = {name: path.parent / name for name in names}
+    hashes = {path.name: sha256, **{name: _hash(file) for name, file in files.items()}}
+    # The same graph may lie beside other weights (a network that was trained again): both name the folder.
+    folder = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+    return {
+        _Kept(hashes[name], name, file.stat().st_size, folder): file
+        for name, file in {path.name: path, **files}.items()
+    }
 
 
 def _hash(path: Path) -> str:

@@ -4,6 +4,9 @@
     ~/.cache/deadweight/files/SHA256/NAME        the same file under the name it was sent by
     ~/.cache/deadweight/files/SHA256/part        as much of it as has come
 
+A model whose weights lie in files beside it needs all of them in one folder: such files are also found under
+their names in a folder that a hash of all of theirs names.
+
 What comes is a tar stream of plain members called `SHA256@OFFSET`; nothing else is taken. Two streams of the
 same file write the same bytes to the same places, so a connection that hangs does no harm to the next one.
 """
@@ -31,6 +34,7 @@ _KEPT_S = 14 * 24 * 3600.0
 _BLOCK = 1 << 18
 _PIECE = 1 << 16  # what a cut may cost: tarfile gives whole pieces or none
 _HASH = r"[0-9a-f]{64}"
+_OWN = ("data", "part")
 
 
 def cache(folder: Path = CACHE) -> Path:
@@ -44,26 +48,32 @@ def cache(folder: Path = CACHE) -> Path:
 
 
 def held(wanted: Sequence[Sequence[Any]], folder: Path = CACHE) -> Dict[str, Any]:
-    """What is here of the files [hash, name, size], in bytes by hash, and the space that is left.
+    """What is here of the files [hash, name, size, folder], in bytes by hash, and the space that is left.
 
-    A whole file is also found under its name afterwards: `paths` has it by hash and name.
+    A whole file is also found under its name afterwards, in the folder of that hash, by default its own:
+    `paths` has it by folder and name.
     """
     files = cache(folder) / "files"
     files.mkdir(exist_ok=True)
     _forget_old(files)
     found: Dict[str, int] = {}
     paths: Dict[str, str] = {}
-    for sha256, name, size in wanted:
-        place = files / _checked(str(sha256))
-        if "/" in str(name) or str(name) in ("", ".", "..", "data", "part"):
+    for sha256, name, size, *given in wanted:
+        beside = _checked(str(given[0] if given else sha256))
+        place, named = files / _checked(str(sha256)), files / beside / str(name)
+        parts = str(name).split("/")
+        alone = beside == sha256  # where the names of the copy itself are taken
+        if any(part in ("", ".", "..") for part in parts) or (alone and (parts[1:] or name in _OWN)):
             raise ArtifactError(f"A file called {name!r} cannot be kept.", "Rename it.")
         whole, part = place / "data", place / "part"
         if whole.is_file() and whole.stat().st_size == size:
             found[sha256] = int(size)
+            if not named.exists():
+                named.parent.mkdir(parents=True, exist_ok=True)
+                os.link(str(whole), str(named))
             os.utime(str(place))
-            if not (place / str(name)).exists():
-                os.link(str(whole), str(place / str(name)))
-            paths[f"{sha256}/{name}"] = str(place / str(name))
+            os.utime(str(files / beside))
+            paths[f"{beside}/{name}"] = str(named)
         else:
             found[sha256] = min(part.stat().st_size, int(size)) if part.is_file() else 0
     return {"bytes": found, "paths": paths, "free_bytes": shutil.disk_usage(str(files)).free}

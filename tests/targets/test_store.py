@@ -131,3 +131,21 @@ def test_a_bundles_files_are_staged_under_their_names_inside_one_folder(tmp_path
 def test_the_cache_is_the_users_alone(tmp_path: Path) -> None:
     held([], tmp_path / "cache")
     assert (tmp_path / "cache").stat().st_mode & 0o077 == 0
+
+
+def test_files_of_one_model_are_found_in_one_folder_under_names_that_stay_in_it(tmp_path: Path) -> None:
+    receive(stream(member(f"{HASH}@0", DATA)), {HASH: len(DATA)}, tmp_path)
+    folder = "f" * 64
+    wanted = [(HASH, name, len(DATA), folder) for name in ("model.onnx", "weights/data", "data")]
+    paths = [Path(path) for path in held(wanted, tmp_path)["paths"].values()]
+    assert [path.relative_to(tmp_path / "files" / folder).as_posix() for path in paths] == [
+        "model.onnx",
+        "weights/data",
+        "data",
+    ]
+    assert {path.stat().st_ino for path in paths} == {(tmp_path / "files" / HASH / "data").stat().st_ino}
+    for name in ("../escaped", "a/../../escaped", "/escaped", "a//b", ""):
+        with pytest.raises(ArtifactError, match="cannot be kept"):
+            held([(HASH, name, len(DATA), folder)], tmp_path)
+    with pytest.raises(ArtifactError, match="is no SHA-256"):
+        held([(HASH, "model.onnx", len(DATA), "../escaped")], tmp_path)
