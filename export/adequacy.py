@@ -25,6 +25,7 @@ KEPT = 16  # largest samples of a tensor
 OUTLIERS = 0.001  # share of the samples, and at least one sample ...
 FEWEST = 100  # ... of at least so many: among fewer none is rare
 NAMED = 3  # tensors in a sentence
+MANY_DEAD = 0.25  # share of the tensors beyond which the samples are doubted, and not the network
 
 Ends = tuple[float, float]  # of a range: low, high
 
@@ -36,15 +37,21 @@ class Adequacy:
     Attributes:
         moved: how far the range lies from that of half of the samples, as a share of its width; None where
             there was only one sample, or one piece that could not be divided.
-        carriers: how many samples have a value beyond half of the range; 16 stands for more, and unknown.
+        carriers: how many samples have a value beyond half of the range; 16 stands for more, and unknown;
+            0 for a tensor that is 0 in all of them.
     """
 
     moved: float | None
     carriers: int
 
+    @property
+    def dead(self) -> bool:
+        """Whether no sample gave the tensor another value than 0."""
+        return self.carriers == 0
+
     def hangs_on_few(self, samples: int) -> bool:
         """Whether at most 0.1 % of the samples, or a single one, make the range twice as wide."""
-        return samples >= FEWEST and self.carriers <= _few(samples)
+        return samples >= FEWEST and 0 < self.carriers <= _few(samples)
 
 
 class Seen:
@@ -84,6 +91,7 @@ class Seen:
         """How settled a range is, and where a histogram decided, given what it decides for each half."""
         low, high = _with_zero(whole)
         carriers = int((self._furthest[2] > max(-low, high) / 2).sum()) if self._apart else KEPT
+        carriers = carriers if high > low else 0
         if self._entries < 2:
             return Adequacy(None, carriers)
         moved = high - low - self._of_half(0, high) - self._of_half(1, -low)
@@ -110,7 +118,26 @@ def of_samples(model: onnx.ModelProto, names: Sequence[str]) -> frozenset[str]:
 
 
 def words(found: Mapping[str, Adequacy], *, samples: int, method: str) -> tuple[str, ...]:
-    """Whether the samples were enough, in a sentence, and a second one where a range hangs on few of them."""
+    """Whether the samples were enough, in a sentence; before it one on tensors that they left at 0, behind it
+    one on ranges that hang on few of them."""
+    dead = [name for name, one in found.items() if one.dead]
+    return (*_of_dead(dead, len(found), samples), *_of_settled(found, samples, method))
+
+
+def _of_dead(dead: Sequence[str], tensors: int, samples: int) -> tuple[str, ...]:
+    if not dead:
+        return ()
+    named = ", ".join(dead[:NAMED]) + (f" and {len(dead) - NAMED} more" if len(dead) > NAMED else "")
+    said = f"{len(dead)} of {tensors} rounded tensors are 0 in all of {samples} calibration samples ({named})"
+    if len(dead) > tensors * MANY_DEAD:
+        return (
+            f"CHECK THE SAMPLES: {said}; so many seldom are dead, the samples were hardly prepared as for "
+            "inference: what is rounded so is a guess",
+        )
+    return (f"{said}: their range is taken as -1 to 1; prune what is dead, or give samples that reach it",)
+
+
+def _of_settled(found: Mapping[str, Adequacy], samples: int, method: str) -> tuple[str, ...]:
     moved = {name: one.moved for name, one in found.items() if one.moved is not None}
     if not moved:
         return (f"{samples} calibration samples cannot show whether they are enough: give more",)

@@ -100,7 +100,7 @@ def calibrate_by(
 
     Raises:
         WorkloadError: there are no batches, one lacks an input, or the data are constant.
-        ModelError: the model is quantized already, or a tensor holds NaN, infinity or nothing but zeros.
+        ModelError: the model is quantized already, or a tensor holds NaN or infinity.
     """
     for method in methods:
         if method not in METHODS:
@@ -177,9 +177,3 @@ def _check_varied(model: onnx.ModelProto, measured: Mapping[str, Histogram], sam
             f"in all of {samples} samples.",
             "Give real samples, prepared exactly as for inference.",
         )
-    for name, seen in measured.items():
-        if seen.low == seen.high == 0.0:
-            raise ModelError(
-                f"The tensor {name!r} is 0 for all of {samples} calibration samples: it has no scale.",
-                "Give more varied samples; if the layer is dead, prune it away.",
-            )

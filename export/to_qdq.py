@@ -25,6 +25,9 @@ from .placement import INT8_OPERATORS, Dialect, Placement, Weight, clipped_at, n
 Parameters = tuple[np.float32, Array]  # scale and zero point
 
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+# Of a tensor that no sample moved from 0. Its own range would give a step of nothing, by which it could never
+# be anything else; a step of 1 would be the unit of an int32 bias behind it, and round that away.
+UNSEEN = Range(-1.0, 1.0)
 LARGEST_BIAS = 2.0**30  # half of int32: the other half is for the sum of products
 
 
@@ -138,10 +141,13 @@ def _activation_parameters(
     parameters = {}
     for name in placed.tensors:
         tied = [ranges.tensors[other] for other in placed.ties[name]]
+        if all(found.low == found.high == 0.0 for found in tied):
+            tied = [UNSEEN] * len(tied)
         if dialect == "tensorrt":
             parameters[name] = symmetric(min(r.low for r in tied), max(r.high for r in tied))
         else:
-            bounded = [_within_clip(ranges.tensors[other], other, index) for other in placed.ties[name]]
+            others = zip(tied, placed.ties[name], strict=True)
+            bounded = [_within_clip(found, other, index) for found, other in others]
             parameters[name] = unsigned(min(r.low for r in bounded), max(r.high for r in bounded))
     return parameters
 

@@ -142,3 +142,24 @@ def test_a_model_of_a_fixed_batch_is_judged_by_whole_batches(net: Nets, tmp_path
 def test_ranges_of_before_there_was_a_check_can_still_be_read() -> None:
     old = {"method": "minmax", "samples": 8, "tensors": {"x": [0.0, 1.0]}}
     assert not Ranges.from_json(old).adequacy
+
+
+def test_tensors_that_are_zero_in_all_samples_are_named_and_many_of_them_are_shouted_about() -> None:
+    found = {f"t{number}": Adequacy(0.01, 200) for number in range(20)}
+    first, second = words(found | {"dead": Adequacy(0.0, 0)}, samples=400, method="minmax")
+    assert first.startswith("1 of 21 rounded tensors are 0 in all of 400 calibration samples (dead): ")
+    assert "prune what is dead" in first
+    assert second.startswith("400 calibration samples are enough")
+    dead = {f"d{number}": Adequacy(0.0, 0) for number in range(20)}
+    assert words(found | dead, samples=400, method="minmax")[0].startswith("CHECK THE SAMPLES: 20 of 40 ")
+
+
+def test_one_sample_that_wakes_a_tensor_is_an_outlier_and_the_tensor_is_not_dead() -> None:
+    seen, values = Seen(bins=0), np.zeros((200, 4), np.float32)
+    seen.add(values, 200, by_sample=True)
+    assert seen.adequacy((0.0, 0.0)).dead
+    values[3, 1] = 2.0
+    seen.add(values, 200, by_sample=True)
+    found = seen.adequacy((0.0, 2.0))
+    assert not found.dead
+    assert found.hangs_on_few(400)

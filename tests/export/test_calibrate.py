@@ -12,6 +12,8 @@ from brought import brought, numbers, op
 from onnx import TensorProto, numpy_helper
 
 from deadweight.export.calibrate import Ranges, calibrate, tensors_to_measure
+from deadweight.export.graph import Index
+from deadweight.export.parity import compare_files
 from deadweight.export.placement import place
 from deadweight.export.running import runner
 from deadweight.export.to_qdq import to_qdq
@@ -119,14 +121,27 @@ def test_data_that_say_nothing_are_errors_with_a_cure(net: Nets, method: Any) ->
         calibrate(path, [{"x": torch.ones(4, 63)}], method=method)
 
 
-def test_a_layer_that_is_always_zero_is_named(net: Nets, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dialect", ["tensorrt", "x86"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_layer_that_is_always_zero_is_named_and_keeps_nobody_from_int8(
+    net: Nets, tmp_path: Path, method: Any, dialect: Any
+) -> None:
+    # It was an error once. Who has nothing but the file cannot prune, and leaving the layer in float did not
+    # help either, for the other dialect still rounded it.
     model = onnx.load(net("mlp").path)
     for tensor in model.graph.initializer:
         if tensor.name == "fc1.bias":
             tensor.CopyFrom(numpy_helper.from_array(np.full(48, -1e3, np.float32), tensor.name))
-    onnx.save(model, tmp_path / "dead.onnx")
-    with pytest.raises(ModelError, match="'Relu' is 0 for all of 27"):
-        calibrate(tmp_path / "dead.onnx", net("mlp").batches)
+    dead, data = tmp_path / "dead.onnx", net("mlp").batches
+    onnx.save(model, dead)
+    ranges = calibrate(dead, data, method=method)
+    assert (ranges.tensors["Relu"].low, ranges.tensors["Relu"].high) == (0.0, 0.0)
+    assert [name for name, found in ranges.adequacy.items() if found.dead] == ["Relu"]
+    to_qdq(dead, ranges, tmp_path / "q.onnx", dialect=dialect)
+    scale = Index.of(onnx.load(tmp_path / "q.onnx").graph).value("Relu_scale")
+    assert scale == pytest.approx(1 / (127 if dialect == "tensorrt" else 255))
+    hop = compare_files(dead, tmp_path / "q.onnx", data, kind="lossy", name="int8")
+    assert hop.outputs["output"].noise < 0.01
 
 
 def test_a_quantized_model_and_an_unknown_method_are_refused(net: Nets, tmp_path: Path) -> None:
