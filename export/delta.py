@@ -25,6 +25,7 @@ from ..targets.errors import ArtifactError
 from ..targets.manifest import MANIFEST, SIGNATURE, entries, parsed
 from ..targets.patch import MAGIC, Patch, Patched, decoded
 from ..targets.trust import Bundle, Signed
+from .coding.container import pack
 from .coding.entropy import encode_symbols
 from .matching import Copied, Old
 from .weight_bytes import WeightBytes, weight_bytes
@@ -59,7 +60,7 @@ def delta(old: Path | None, new: Path, out: Path) -> Delta:
         _in_order(base.manifest, wanted.manifest)
     made = _Made(base)
     for name in sorted(wanted.files):
-        made.files[name] = list(made.steps(name, wanted.read(name)))
+        made.files[name] = made.steps(name, wanted.read(name))
     made.close()
     told = {"base": base.signed.sha256 if base else None, "files": made.files, "sections": made.listed}
     parts = (wanted.signed.manifest_bytes, wanted.signed.signature_bytes, json.dumps(told).encode())
@@ -88,7 +89,7 @@ def sent_bytes(model: Path) -> int:
         ModelError: it is no ONNX file.
     """
     made = _Made(None)
-    made.files[model.name] = list(made.steps(model.name, model.read_bytes()))
+    made.files[model.name] = made.steps(model.name, model.read_bytes())
     made.close()
     told = json.dumps({"files": made.files, "sections": made.listed}).encode()
     return sum(map(len, made.coded)) + len(zlib.compress(told, 9))
@@ -106,13 +107,23 @@ class _Made:
     tensors: int = 0
     tensors_changed: int = 0
 
-    def steps(self, name: str, data: bytes) -> Iterator[Step]:
-        """What makes the bytes of a file."""
+    def steps(self, name: str, data: bytes) -> list[Step]:
+        """What makes the bytes of a file. A model goes whole, as a .dwz, where that takes fewer bytes."""
         source, old = self._like(name, data)
         if old == data:
-            if data:
-                yield ("copy", source, 0, len(data))
-            return
+            return [("copy", source, 0, len(data))] if data else []
+        sections, loose = len(self.listed), len(self.loose)
+        made = list(self._pieces(name, data, source, old))
+        if name.endswith(".onnx"):
+            packed = pack(data, Path(name)).data
+            taken = sum(map(len, self.coded[sections:])) + len(lzma.compress(self.loose[loose:]))
+            if len(packed) < taken:
+                del self.listed[sections:], self.coded[sections:], self.loose[loose:]
+                return [("take", self._section((("dwz", len(packed), len(data)), packed)), 0, len(data))]
+        return made
+
+    def _pieces(self, name: str, data: bytes, source: str, old: bytes) -> Iterator[Step]:
+        """Its weights one by one, and what lies between them."""
         before = weight_bytes(old, source) if name.endswith(".onnx") and old else {}
         searched, done = Old(old), 0
         for tensor, own in (weight_bytes(data, name) if name.endswith(".onnx") else {}).items():

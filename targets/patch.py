@@ -10,8 +10,9 @@ The instructions are JSON: {"base": SHA-256 of the manifest that it starts from 
 [step, ...]}, "sections": [[coder, coded bytes, bytes], ...]}. A file is what its steps give, one behind the
 other: ["copy", file, at, bytes] of the base; ["take", section, at, bytes]; ["add", file, at, bytes, width,
 section], the base's numbers of `width` bytes and the section's differences, zigzag, in planes of bytes.
-Coders: "plain", "xz", "symbols" (`coded/streams.py`), and "rows": two 32-bit numbers, bytes a row and bytes
-of the stream of the rows' classes, that stream, and a stream whose contexts are the classes.
+Coders: "plain", "xz", "dwz" (`coded/container.py`), "symbols" (`coded/streams.py`), and "rows": two 32-bit
+numbers, bytes a row and bytes of the stream of the rows' classes, that stream, and a stream whose contexts
+are the classes.
 
 The file itself needs no trust. Its manifest is signed, and is checked before an instruction is read; what the
 steps give is held against that manifest's sizes before it is made, and against its hashes before it is used.
@@ -33,7 +34,7 @@ from .trust import Bundle, Signed, check_signed, opened
 
 MAGIC = b"DWPATCH\x01"
 WIDTHS = (1, 2, 4, 8)
-CODERS = ("plain", "xz", "symbols", "rows")
+CODERS = ("plain", "xz", "symbols", "rows", "dwz")
 _HEAD = len(MAGIC) + 32
 _LARGEST_INSTRUCTIONS = 16 << 20
 _XZ_MEMORY = 128 << 20
@@ -167,7 +168,7 @@ def decoded(coder: str, data: bytes, size: int) -> bytes:
         found = _unpacked(data, size)
     else:
         try:
-            found = _symbols(data, size, rows=coder == "rows")
+            found = _network(data, size) if coder == "dwz" else _symbols(data, size, rows=coder == "rows")
         except ArtifactError as error:
             raise _wrong(error.what) from error
     if len(found) != size:
@@ -188,6 +189,12 @@ def _unpacked(data: bytes, size: int) -> bytes:
     if not unpacker.eof or unpacker.unused_data:
         raise _wrong(f"a section holds other than {size} bytes")
     return found
+
+
+def _network(data: bytes, size: int) -> bytes:
+    from .coded.container import unpack
+
+    return unpack(data, most=size)
 
 
 def _symbols(data: bytes, size: int, *, rows: bool) -> bytes:

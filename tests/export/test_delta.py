@@ -95,6 +95,21 @@ def test_rows_that_moved_more_than_others_are_coded_with_tables_of_their_own(
     assert patch.bytes < 200 * 300 * 5.05 / 8 + 1500
 
 
+def test_a_model_whose_weights_are_few_different_numbers_is_sent_as_a_container(
+    tmp_path: Path, key: Path
+) -> None:
+    """What clustering leaves: a code book of 16 floats and four bits a weight, and no more."""
+    trust(key, tmp_path / "root")
+    generator = np.random.default_rng(0)
+    book = generator.standard_normal(16).astype(np.float32)
+    data = model({"clustered": book[generator.integers(0, 16, (300, 200))]})
+    whole = delta(None, released(tmp_path, key, 1, {"model.onnx": data}), tmp_path / "whole")
+    coders = {coder for coder, _, _, _ in open_patch(whole.path, root=tmp_path / "root").sections}
+    assert "dwz" in coders
+    assert whole.bytes < 300 * 200 / 2 + 1500
+    assert made(whole.path, tmp_path / "place", tmp_path / "root") == {"model.onnx": data}
+
+
 def test_tensors_that_were_renamed_resized_added_or_removed_come_out_too(tmp_path: Path, key: Path) -> None:
     trust(key, tmp_path / "root")
     old = weights()

@@ -256,7 +256,7 @@ def test_a_section_that_asks_for_much_memory_to_unpack_is_refused() -> None:
         decoded("xz", data, 1000)
 
 
-@pytest.mark.parametrize("coder", ["xz", "symbols", "rows"])
+@pytest.mark.parametrize("coder", ["xz", "symbols", "rows", "dwz"])
 def test_sections_of_noise_are_refused(coder: str) -> None:
     generator = np.random.default_rng(0)
     for size in (0, 1, 7, 8, 9, 64, 500):

@@ -1,0 +1,178 @@
+"""What checking a bundle costs, against `sha256sum` over the same files, side by side.
+
+    python benchmarks/verify_cost.py [--events 12]
+    python benchmarks/verify_cost.py --table
+
+A bundle of one to 256 MB in four files of noise, really signed. By turns, in random order: `sha256sum` as a
+process; `verify` as the agent calls it, in this process (signature, names, every byte); and the whole command
+as a process, as an installed package and as the zip that travels to a board. A Python that does nothing shows
+what of that is Python's start. The clock is the project's own; a ratio is the time over sha256sum's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from grid import markdown
+from record import Row, append, recorded
+
+from deadweight.export.bundle import _sign
+from deadweight.targets.artifact import sha256_of, write_json
+from deadweight.targets.clock import time_together
+from deadweight.targets.judge import judge
+from deadweight.targets.measurement import Protocol
+from deadweight.targets.packed import agent_bytes
+from deadweight.targets.session import TensorSpec
+from deadweight.targets.trust import verify
+
+RECORD = Path("runs") / "verify_cost.jsonl"
+MEGABYTES = (1, 16, 256)
+WAYS = ("verify", "command", "zip", "python")
+WORDS = {
+    "verify": "`verify`, in the process",
+    "command": "the agent's command, installed",
+    "zip": "the agent's command, from its zip",
+    "python": "a Python that does nothing",
+}
+
+
+@dataclasses.dataclass
+class Check:
+    """One way of checking, as the clock wants it: a run is a whole check."""
+
+    run: Callable[..., Any]
+    runtime: str = "process"
+    evidence: str = "measured"
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+    def prepare(self, inputs: Mapping[str, Any]) -> Callable[[], object]:
+        """The check itself."""
+        return self.run
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def make_bundle(place: Path, megabytes: int) -> None:
+    """A signed bundle of noise, and the machine beside it that trusts its key."""
+    files = {}
+    folder = place / "bundle"
+    folder.mkdir()
+    for index in range(4):
+        path = folder / f"part{index}.bin"
+        path.write_bytes(os.urandom(megabytes * 250_000))
+        files[path.name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    golden = {"inputs": "part0.bin", "outputs": "part1.bin", "tolerance": 0.01}
+    board = {"compute_capability": None, "tensorrt": None}
+    named = {
+        "schema": 2,
+        "name": "noise",
+        "made_by": "a benchmark",
+        "target": "x86-cpu",
+        "model": "part2.bin",
+    }
+    dated = {"release": 1, "made_at": "2026-01-01T00:00:00+00:00", "expires": None}
+    write_json(folder / "manifest.json", {**named, **dated, "board": board, "golden": golden, "files": files})
+    key = place / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    _sign(folder / "manifest.json", key)
+    signers = place / "root/etc/deadweight/allowed_signers"
+    signers.parent.mkdir(parents=True)
+    public = " ".join(key.with_suffix(".pub").read_text().split()[:2])
+    signers.write_text(f'bench namespaces="deadweight-bundle" {public}\n')
+
+
+def opened(path: Path, *, runtime: str, threads: int) -> Check:
+    """The way that a file is named after; the bundle lies beside it."""
+    place, root = path.parent, path.parent / "root"
+    bundle = place / "bundle"
+    asked = ["--root", str(root), "verify", str(bundle)]
+    commands = {
+        "sha256sum": ["sha256sum", *sorted(map(str, bundle.glob("*.bin")))],
+        "command": [sys.executable, "-m", "deadweight.targets.agent", *asked],
+        "zip": [sys.executable, str(place / "agent.pyz"), *asked],
+        "python": [sys.executable, "-c", "pass"],
+    }
+    if path.name == "verify":
+        return Check(partial(verify, bundle, root=root))
+    return Check(partial(subprocess.run, commands[path.name], check=True, capture_output=True))
+
+
+def measure(megabytes: int, events: int) -> list[Row]:
+    """All ways by turns; a row for each against sha256sum."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        make_bundle(place, megabytes)
+        (place / "agent.pyz").write_bytes(agent_bytes())
+        paths = {name: place / name for name in ("sha256sum", *WAYS)}
+        for path in paths.values():
+            path.write_text(path.name)
+        timed = time_together(
+            paths,
+            protocol=Protocol(events=events, event_s=0.1, runtime="process"),
+            opened=opened,
+            progress=lambda done, total: print(f"{megabytes} MB: {done} of {total}", file=sys.stderr),
+        )
+    rows = []
+    for way in WAYS:
+        found = judge(timed[way], timed["sha256sum"])  # sha256sum as the candidate: how much faster it is
+        rows.append(
+            {
+                "megabytes": megabytes,
+                "way": way,
+                "ratio": [found.ratio, found.low, found.high],
+                "events": found.events,
+                "seconds": {name: timed[name].latency_s(50).value for name in ("sha256sum", way)},
+                "load": os.getloadavg()[0],
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "python": platform.python_version(),
+            }
+        )
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A row a size and way."""
+    lines = [
+        [
+            f"{row['megabytes']} MB",
+            WORDS[row["way"]],
+            f"{1e3 * row['seconds']['sha256sum']:.1f}",
+            f"{1e3 * row['seconds'][row['way']]:.1f}",
+            "{:.2f} ({:.2f} to {:.2f})".format(*row["ratio"]),
+            str(row["events"]),
+            f"{row['load']:.1f}",
+        ]
+        for row in rows
+    ]
+    head = ["bundle", "what", "sha256sum, ms", "it, ms", "times as long (95 %)", "events", "load"]
+    return markdown(head, lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=12)
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    known = {row["megabytes"] for row in recorded(RECORD)}
+    for megabytes in MEGABYTES if not given.table else ():
+        if megabytes not in known:
+            append(RECORD, *measure(megabytes, given.events))
+    print(table(recorded(RECORD)))
+
+
+if __name__ == "__main__":
+    main()
