@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from .console import (
 )
 from .engine_console import no_engine_layers, show_engine_layers, show_engine_memory
 from .remotely import On, compared, layered, profiled
+
+if TYPE_CHECKING:
+    from .targets.target import Target
 
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
 Batch = Annotated[int, typer.Option(help="Samples at once, where the model leaves it open.")]
@@ -56,6 +59,8 @@ def profile(
             if protocol.runtime == "onnxruntime":
                 shown(0, 1, "memory")
                 memory = measure_memory(model, threads=threads, batch=batch)
+    if to is not None:  # at once: what is shown of it below may fail, and the time is spent
+        measurement.save(measured, to)
     figures = measured[model.name]
     out.print(measurement_table(measured))
     for percent in (99, 99.9):
@@ -66,17 +71,16 @@ def profile(
         show_engine_memory(model, protocol)
     else:
         out.print(memory_line(memory), soft_wrap=True)
-    if layers and protocol.runtime != "onnxruntime":
-        show_engine_layers(model, protocol)
-    elif layers:
-        _print_layers({model.name: model}, threads=threads, batch=batch, on=on)
     machine = figures.conditions["machine"]
     out.print(f"{figures.evidence} on {machine['cpu']}, {threads} thread(s), batch {batch}", markup=False)
     for mark in figures.marks:
         out.print(f"  event {mark.event}: {mark.what}", markup=False)
     if to is not None:
-        measurement.save(measured, to)
-        out.print(f"The measurement: {to}", soft_wrap=True)
+        out.print(f"The measurement: {to}", soft_wrap=True, markup=False)
+    if layers and protocol.runtime != "onnxruntime":
+        show_engine_layers(model, protocol)
+    elif layers:
+        _print_layers({model.name: model}, threads=threads, batch=batch, on=on)
 
 
 def compare(
@@ -113,7 +117,10 @@ def compare(
     from .targets.measurement import Protocol
     from .targets.sequential import compare_until_decided, sequential_protocol
     from .targets.session import shared_runtime
+    from .targets.target import load_target
 
+    widths_of = target or ("x86-cpu" if on is None else "")
+    advised = load_target(widths_of) if widths_of else None
     if events is not None:
         protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
     else:
@@ -144,18 +151,25 @@ def compare(
     out.print(judgement_line(judgement), soft_wrap=True)
     value = {name: figures.to_json() for name, figures in measured.items()}
     told: dict[str, object] = {**value, "judgement": judgement.to_json()}
+    if to is not None:  # before the layers, which may not be there to be told apart
+        write_json(to, told)
+        out.print(f"The comparison: {to}", soft_wrap=True, markup=False)
     if layers:
         models = {"baseline": baseline, "candidate": candidate}
-        widths_of = target or ("x86-cpu" if on is None else "")
-        told["layers"] = _print_layers(models, threads=threads, batch=batch, target=widths_of, on=on)
-    if to is not None:
-        write_json(to, told)
+        told["layers"] = _print_layers(models, threads=threads, batch=batch, target=advised, on=on)
+        if to is not None:
+            write_json(to, told)
     outcome = judgement.outcome if still else "cannot_tell"
     raise typer.Exit({"faster": 0, "equal": 0, "slower": 1}.get(outcome, 3))
 
 
 def _print_layers(
-    models: dict[str, Path], *, threads: int, batch: int, target: str = "", on: str | None = None
+    models: dict[str, Path],
+    *,
+    threads: int,
+    batch: int,
+    target: Target | None = None,
+    on: str | None = None,
 ) -> list[dict[str, object]]:
     """Profiles one model, or two that are judged; prints the table, returns it as plain values.
 
@@ -166,7 +180,6 @@ def _print_layers(
     from .targets.layers import judge_layers
     from .targets.ort_layers import LAYER_PROTOCOL, time_layers
     from .targets.reasons import explained
-    from .targets.target import load_target
 
     protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch)
     if on is not None:
@@ -181,9 +194,7 @@ def _print_layers(
     sides = list(timed.values())
     if len(sides) == 1:
         sides *= 2
-    judged = explained(
-        judge_layers(*sides), sides[0], sides[1], target=load_target(target) if target else None
-    )
+    judged = explained(judge_layers(*sides), sides[0], sides[1], target=target)
     out.print(layers_table(judged, judging=len(timed) > 1))
     if len(timed) > 1:
         out.print(

@@ -1,0 +1,77 @@
+"""What a person sees of the commands that time, and what is kept where something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from deadweight.__main__ import main
+
+Called = Callable[..., tuple[int, str]]
+SHORT = ("--events", "2", "--event-s", "0.01")
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Called:
+    """Runs a command in the test's own folder; its exit code, and what it printed, without a traceback."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "argv", ["deadweight", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return int(caught.value.code or 0), printed.out + printed.err
+
+    return call
+
+
+def saved(path: Path, *widths: int, layer: str = "fc") -> Path:
+    """Linear layers with ReLU between them, named like `fc0/MatMul`; input `x` [batch, features]."""
+    nodes, weights, value = [], [], "x"
+    for at, (ins, outs) in enumerate(pairwise(widths)):
+        last = at == len(widths) - 2
+        weights.append(numpy_helper.from_array(np.full((ins, outs), 0.01, np.float32), f"w{at}"))
+        name = f"{layer}{at}"
+        nodes.append(
+            helper.make_node("MatMul", [value, f"w{at}"], ["y" if last else f"m{at}"], f"{name}/MatMul")
+        )
+        if not last:
+            nodes.append(helper.make_node("Relu", [f"m{at}"], [f"r{at}"], f"{name}.relu/Relu"))
+            value = f"r{at}"
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("x", widths[0]), ("y", widths[-1]))
+    ]
+    graph = helper.make_graph(nodes, "linear", ends[:1], ends[1:], weights)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(made, str(path))
+    return path
+
+
+def test_an_unknown_target_is_told_before_anything_is_timed(called: Called, tmp_path: Path) -> None:
+    models = saved(tmp_path / "a.onnx", 8, 4), saved(tmp_path / "b.onnx", 8, 4)
+    code, printed = called("compare", *models, "--events", 10**6, "--layers", "--target", "orin-nan")
+    assert code == 2
+    assert "There is no target called 'orin-nan'" in printed
+    assert "speed" not in printed
+
+
+def test_a_comparison_is_kept_where_its_layers_cannot_be_told_apart(called: Called, tmp_path: Path) -> None:
+    models = saved(tmp_path / "a.onnx", 8, 16, 4), saved(tmp_path / "b.onnx", 8, 4, layer="other")
+    code, printed = called("compare", *models, *SHORT, "--layers", "--out", "told.json")
+    assert code == 2
+    assert "cannot be told to be the same" in printed
+    assert "The comparison: told.json" in printed
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert {"baseline", "candidate", "judgement"} == set(told)
