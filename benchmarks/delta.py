@@ -45,7 +45,7 @@ NETWORKS = ("mlp", "cnn")
 
 
 def cells(network: str) -> list[Cell]:
-    return [{"network": network, "rate": rate, "seed": seed} for rate in RATES for seed in SEEDS]
+    return [{"network": network, "rate": rate, "seed": seed} for seed in SEEDS for rate in RATES]
 
 
 def measure(cell: Cell, work: Work) -> Row:

@@ -108,18 +108,18 @@ class _Made:
     tensors_changed: int = 0
 
     def steps(self, name: str, data: bytes) -> list[Step]:
-        """What makes the bytes of a file. A model goes whole, as a .dwz, where that takes fewer bytes."""
+        """What makes the bytes of a file. A model goes whole where that takes fewer bytes."""
         source, old = self._like(name, data)
         if old == data:
             return [("copy", source, 0, len(data))] if data else []
         sections, loose = len(self.listed), len(self.loose)
         made = list(self._pieces(name, data, source, old))
         if name.endswith(".onnx"):
-            packed = pack(data, Path(name)).data
+            whole = _packed(data, ("xz", "dwz"))
             taken = sum(map(len, self.coded[sections:])) + len(lzma.compress(self.loose[loose:]))
-            if len(packed) < taken:
+            if len(whole[1]) < taken:
                 del self.listed[sections:], self.coded[sections:], self.loose[loose:]
-                return [("take", self._section((("dwz", len(packed), len(data)), packed)), 0, len(data))]
+                return [("take", self._section(whole), 0, len(data))]
         return made
 
     def _pieces(self, name: str, data: bytes, source: str, old: bytes) -> Iterator[Step]:
@@ -200,6 +200,8 @@ def _coded(coder: str, data: bytes, rows: int) -> bytes:
         return data
     if coder == "xz":
         return lzma.compress(data, lzma.FORMAT_XZ, check=lzma.CHECK_NONE, preset=9)
+    if coder == "dwz":
+        return pack(data, Path("model.onnx")).data
     symbols = np.frombuffer(data, np.uint8)
     if coder == "symbols":
         return encode_symbols(symbols)
