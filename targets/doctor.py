@@ -128,10 +128,20 @@ def _library(name: str, needed_for: str, cure: str, *, tried: bool = False) -> C
             __import__(name)
         elif util.find_spec(name) is None:
             raise ImportError("not installed")
-    except ImportError as error:
-        missing = "not installed" if util.find_spec(name) is None else f"does not import: {error}"
-        return Check(name, missing, False, needed_for, cure)
+    except Exception as error:  # one built for another numpy raises whatever its C code came to
+        if util.find_spec(name) is None:
+            return Check(name, "not installed", False, needed_for, cure)
+        return Check(name, f"does not import: {error}", False, needed_for, _mend_numpy(error) or cure)
     return Check(name, versions(name).get(name, "installed"), True, needed_for)
+
+
+def _mend_numpy(error: Exception) -> str:
+    """The cure where a library does not import because it was built for another numpy; else nothing."""
+    words, installed = str(error), versions("numpy").get("numpy", "")
+    if not installed or not any(sign in words for sign in ("numpy", "NumPy", "_ARRAY_API", "ABI version")):
+        return ""
+    fits = "--upgrade numpy" if int(installed.split(".")[0]) < 2 else "'numpy<2'"
+    return f"It was built for another numpy than {installed}: pip install {fits}"
 
 
 def _program(name: str, needed_for: str, cure: str) -> Check:

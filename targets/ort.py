@@ -126,10 +126,15 @@ def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None) -> Ort
     """
     try:
         import onnxruntime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise TargetError(
             f"{path.name} needs ONNX Runtime to run, which is not installed here ({error}).",
             "Install it: pip install 'deadweight[ort]'",
+        ) from error
+    except Exception as error:  # one built for another numpy raises whatever its C code came to
+        raise TargetError(
+            f"ONNX Runtime is installed here but does not import: {type(error).__name__}: {error}.",
+            "Run deadweight doctor: it says what mends it.",
         ) from error
     if not path.is_file():
         raise ModelError(f"There is no model at {path}.", "Check the path.")

@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deadweight.__main__ import main
+from deadweight.targets.measurement import Protocol
 
 Called = Callable[..., tuple[int, str]]
 SHORT = ("--events", "2", "--event-s", "0.01")
@@ -67,7 +68,11 @@ def test_an_unknown_target_is_told_before_anything_is_timed(called: Called, tmp_
     assert "speed" not in printed
 
 
-def test_a_comparison_is_kept_where_its_layers_cannot_be_told_apart(called: Called, tmp_path: Path) -> None:
+def test_a_comparison_is_kept_where_its_layers_cannot_be_told_apart(
+    called: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = Protocol(events=2, event_s=0.005, block_s=0.001)
+    monkeypatch.setattr("deadweight.targets.ort_layers.LAYER_PROTOCOL", quick)
     models = saved(tmp_path / "a.onnx", 8, 16, 4), saved(tmp_path / "b.onnx", 8, 4, layer="other")
     code, printed = called("compare", *models, *SHORT, "--layers", "--out", "told.json")
     assert code == 2

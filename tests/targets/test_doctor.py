@@ -104,6 +104,38 @@ def test_the_doctor_works_in_a_python_with_nothing_installed() -> None:
     assert "onnxruntime False pip install 'deadweight[ort]'" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "raised",
+    [
+        "RuntimeError('module compiled against ABI version 0x1000009 and not 0x2000000 of numpy')",
+        "AttributeError('_ARRAY_API not found')",
+        "ImportError('numpy.core.multiarray failed to import')",
+    ],
+)
+@pytest.mark.parametrize(("numpy", "cure"), [("2.3.1", "'numpy<2'"), ("1.17.4", "--upgrade numpy")])
+def test_a_library_built_for_another_numpy_is_told_with_the_cure(
+    tmp_path: Path, raised: str, numpy: str, cure: str
+) -> None:
+    put(tmp_path, "onnxruntime/__init__.py", f"raise {raised}\n")
+    put(tmp_path, f"numpy-{numpy}.dist-info/METADATA", f"Name: numpy\nVersion: {numpy}\n")
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from deadweight.targets.doctor import doctor\n"
+        "from deadweight.targets.errors import TargetError\n"
+        "from deadweight.targets.ort import open_ort\n"
+        "print([(check.works, check.cure) for check in doctor() if check.name == 'onnxruntime'])\n"
+        "try: open_ort(Path('a.onnx'), threads=1)\n"
+        "except TargetError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    told = (False, f"It was built for another numpy than {numpy}: pip install {cure}")
+    assert repr(told) in done.stdout
+    assert raised.split("(")[1].strip(")'") in done.stdout.splitlines()[1]
+
+
 def test_a_library_that_is_there_but_broken_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "onnxruntime").mkdir()
     (tmp_path / "onnxruntime" / "__init__.py").write_text("raise ImportError('libgomp is missing')\n")
