@@ -46,7 +46,7 @@ _DEFAULT = Protocol()
 _WARM_RUNS = 2
 _WARM_BLOCKS = 10
 _TRIAL_ROUNDS = 5
-_ON_THE_CORE = ("onnxruntime", "torch")
+_ON_THE_CORE = ("onnxruntime", "torch", "numpy")
 """Runtimes whose one thread is the one that is timed; who waits for a GPU leaves the core idle."""
 
 

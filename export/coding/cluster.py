@@ -3,7 +3,8 @@
 Han et al. 2016, "Deep Compression" (section 3): an index of 2 to 8 bits for each weight, and a code book of
 the values. Weights that were pruned away stay zero and need no entry. Behind an entropy coder an index that
 is common costs less, and a nearest value is not the best one: `price` weighs the bits of an index against the
-error (entropy-constrained quantization, Chou et al. 1989; Choi et al. 2017).
+error (entropy-constrained quantization, Chou et al. 1989; Choi et al. 2017). Zero is then a value like any
+other, and the cheapest where most weights are pruned: what is hardly worth its bits goes too.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def cluster(
         start: "linear" spreads the first values evenly over the range, so that the few large weights, which
             matter most, keep values near them; "density" over the quantiles; "random" draws them.
         price: what a bit of an index costs, in variances of the weights; 0 for plain k-means. 0.01 to 0.1
-            makes sense.
+            makes sense. Where there are zeros already, more weights may become zero.
 
     Raises:
         ModelError: bits out of 2 to 8, or a tensor that holds NaN or infinity.
@@ -62,10 +63,12 @@ def cluster(
         if not np.isfinite(tensor).all():
             raise ModelError(f"The weight {name!r} holds NaN or infinity.", "Train or load it again.")
     flat = np.concatenate([np.asarray(tensor, np.float64).reshape(-1) for tensor in tensors.values()])
-    kept = flat != 0
-    book, place = _one_dimensional(flat[kept], 1 << bits, start=start, price=price, seed=seed)
+    kept = np.flatnonzero(flat)
+    book, place = _one_dimensional(
+        flat[kept], 1 << bits, start=start, price=price, seed=seed, zeros=len(flat) - len(kept)
+    )
     index = np.zeros(len(flat), np.int64)
-    index[kept] = place + 1
+    index[kept] = place
     ends = np.cumsum([tensor.size for tensor in tensors.values()])
     parts = np.split(index, ends[:-1])
     return Clusters(
@@ -142,30 +145,35 @@ def _check_bits(bits: int) -> None:
 
 
 def _one_dimensional(
-    values: Array, count: int, *, start: Start, price: float, seed: int
+    values: Array, count: int, *, start: Start, price: float, seed: int, zeros: int
 ) -> tuple[Array, Array]:
-    """The values of a code book, in order, and the place of each weight's in it (Lloyd 1982)."""
+    """The values of a code book, in order, and one more than the place of each weight's in it (Lloyd 1982).
+
+    Place 0 is zero, which stays; `zeros` weights have it already.
+    """
     different = np.unique(values)
     if len(different) <= count:
-        return different, np.searchsorted(different, values)
+        return different, np.searchsorted(different, values) + 1
     book = _started(values, different, count, start, seed)
-    costs = np.zeros(count)
+    costs = np.full(len(book) + 1, 0.0)
+    costs[0] = np.inf
     weight = price * float(values.var())
     place = np.zeros(0, np.int64)
     for _ in range(ROUNDS):
         nearest = _nearest(values, book, costs)
-        if len(place) and np.array_equal(nearest, place) and not price:
-            break
-        settled = len(place) and float((nearest != place).mean()) < 1e-4
-        place = nearest
-        held = np.bincount(place, minlength=len(book))
-        sums = np.bincount(place, values, minlength=len(book))
-        some = held > 0
+        changed = 1.0 if len(place) == 0 else float((nearest != place).mean())
+        held = np.bincount(nearest, minlength=len(book) + 1)
+        sums = np.bincount(nearest, values, minlength=len(book) + 1)[1:]
+        some = held[1:] > 0
         # What has no members any more is dropped: nobody pays for its entry.
-        book = sums[some] / held[some]
-        place = (np.cumsum(some) - 1)[place]
-        costs = -weight * np.log2(held[some] / len(values))
-        if settled:
+        book = sums[some] / held[1:][some]
+        place = np.concatenate([[0], np.cumsum(some)])[nearest]
+        members = np.concatenate([[held[0] + zeros], held[1:][some]])
+        with np.errstate(divide="ignore"):
+            bits = -np.log2(members / members.sum())
+        # Without a price the nearest value it is, and zero is none of them.
+        costs = np.append(np.inf, np.zeros(len(book))) if not price else weight * bits
+        if changed < 1e-4 * bool(price) or not changed:
             break
     return book, place
 
@@ -180,12 +188,13 @@ def _started(values: Array, different: Array, count: int, start: Start, seed: in
 
 
 def _nearest(values: Array, book: Array, costs: Array) -> Array:
-    """The entry of least squared distance and cost."""
-    if not costs.any():
-        found: Array = np.searchsorted((book[1:] + book[:-1]) / 2, values)
+    """One more than the entry of least squared distance and cost; 0 for zero, where it costs less."""
+    if not costs[1:].any():
+        found: Array = np.searchsorted((book[1:] + book[:-1]) / 2, values) + 1
         return found
+    whole = np.append(0.0, book)
     parts = [
-        np.argmin((values[at : at + 65536, None] - book) ** 2 + costs, axis=1)
+        np.argmin((values[at : at + 65536, None] - whole) ** 2 + costs, axis=1)
         for at in range(0, len(values), 65536)
     ]
     return np.concatenate(parts)

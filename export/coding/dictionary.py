@@ -21,6 +21,8 @@ from . import sparse, writing
 from .parts import within
 
 ROUNDS = 8
+_SAMPLE = 20_000  # blocks that the atoms are learned from
+_AT_ONCE = 16_384  # blocks in memory
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def learned(tensor: Array, *, block: int = 8, atoms: int = 64, chosen: int = 2, 
         )
     some = blocks[np.abs(blocks).sum(axis=1) > 0]
     generator = np.random.default_rng(seed)
+    some = some[generator.permutation(len(some))[:_SAMPLE]]
     book = some[generator.choice(len(some), atoms, replace=len(some) < atoms)]
     book = book + 1e-6 * np.abs(some).max() * generator.standard_normal(book.shape)
     for _ in range(ROUNDS):
@@ -87,8 +90,11 @@ def learned(tensor: Array, *, block: int = 8, atoms: int = 64, chosen: int = 2, 
         book[lost] = generator.standard_normal((int(lost.sum()), block))
     book /= np.linalg.norm(book, axis=1, keepdims=True)
     rounded = np.clip(np.rint(book / np.abs(book).max() * 127), -127, 127)
-    used = _pursued(blocks, rounded / np.linalg.norm(rounded, axis=1, keepdims=True), chosen)
-    used /= np.linalg.norm(rounded, axis=1)
+    norms = np.linalg.norm(rounded, axis=1)
+    used = np.zeros((len(blocks), atoms), np.float32)
+    for at in range(0, len(blocks), _AT_ONCE):
+        part = _pursued(blocks[at : at + _AT_ONCE], rounded / norms[:, None], chosen)
+        used[at : at + _AT_ONCE] = part / norms
     scale = np.float32(max(float(np.abs(used).max()) / 127, float(np.finfo(np.float32).tiny)))
     coefficients = np.clip(np.rint(used / float(scale)), -127, 127).astype(np.int8)
     return Dictionary(rounded.astype(np.int8), coefficients, scale, tuple(tensor.shape))

@@ -80,6 +80,17 @@ def test_a_price_saves_more_bytes_than_fewer_bits_do_at_one_error() -> None:
     assert coded < 0.95 * bytes_there
 
 
+def test_a_price_prunes_what_is_hardly_worth_its_bits_where_most_is_pruned() -> None:
+    weight = sparse_weight(100, 100, 0.1)
+    plain, priced = (cluster({"w": weight}, 4, price=price) for price in (0.0, 0.02))
+    assert ((plain.values("w") == 0) == (weight == 0)).all()
+    gone = (priced.values("w") == 0) & (weight != 0)
+    assert 0.02 < gone.sum() / np.count_nonzero(weight) < 0.5
+    assert np.abs(weight[gone]).max() < np.abs(weight[priced.values("w") != 0]).mean()
+    dense = laplacian(50, 50)
+    assert cluster({"w": dense}, 4, price=0.1).values("w").all()
+
+
 def test_bfloat16_is_the_nearest_there_is() -> None:
     values = np.array([1.0, 1.00390625, 1.01171875, -3.14159, 0.0, np.inf, -np.inf, 1e-40], np.float32)
     found = shortened(values)
