@@ -26,7 +26,7 @@ from ..targets.measurement import Protocol
 from .norms import reestimated
 from .pruning.factors import most_ranks
 from .pruning.plan import plan_of
-from .ranks import COARSE, FINE, Candidate, Choice, last_within, measured, way_down
+from .ranks import COARSE, FINE, Candidate, Choice, between, last_within, measured, way_down
 from .thin import Convolution, candidates, factorized, product_of, prove
 from .work import Work
 from .workload import example_batch, score_of, torch_predict
@@ -156,6 +156,12 @@ class Factorize:
             return sign * (scores[0] - scores[at]) <= (self.score_drop or 0.0) + 1e-12
 
         at = last_within(len(way), within)
+        if at == 0:
+            raise ModelError(
+                f"No layer was made thin: the least that could be loses more than {self.score_drop} of the "
+                f"validation {work.workload.score_name}, {scores[0]:.4f}.",
+                "Allow a larger score_drop: what is lost here is before any tuning.",
+            )
         name = work.workload.score_name
         said = (
             f"step {at} of {len(way) - 1}: validation {name} {scores[0]:.4f} -> {scores[at]:.4f}, not tuned"
@@ -194,30 +200,35 @@ class Factorize:
             )
             left |= slow
             way = way_down(whole, faster)
-            judged: dict[int, Judgement] = {}
-
-            def short(at: int) -> bool:
-                """Whether the network at this place on the way is not fast enough."""
-                if at not in judged:
-                    to_onnx(factorized(model, found, way[at]), example, folder / "thin.onnx")
-                    pair = {"before": folder / "whole.onnx", "after": folder / "thin.onnx"}
-                    times = time_together(pair, protocol=Protocol(events=self.events, seed=work.seed))
-                    judged[at] = judge(times["before"], times["after"])
-                    work.progress(len(judged), len(way).bit_length() + 1, "factorize: time")
-                return judged[at].ratio < (self.speedup or 1.0)
-
             if len(way) == 1:
                 return {}, []
-            last = len(way) - 1
-            if short(last):
+            judged: dict[tuple[object, ...], Judgement] = {}
+
+            def speed(chosen: Mapping[str, Choice]) -> Judgement:
+                key = tuple((name, choice.ranks) for name, choice in sorted(chosen.items()))
+                if key not in judged:
+                    work.progress(len(judged), 2 * len(way).bit_length(), "factorize: time")
+                    to_onnx(factorized(model, found, chosen), example, folder / "thin.onnx")
+                    pair = {"before": folder / "whole.onnx", "after": folder / "thin.onnx"}
+                    times = time_together(pair, protocol=Protocol(events=self.events, seed=work.seed))
+                    judged[key] = judge(times["before"], times["after"])
+                return judged[key]
+
+            def first_fast(way: Sequence[Mapping[str, Choice]]) -> int:
+                """The first place on a way that is fast enough; its first is not, and its last is."""
+                return last_within(len(way) - 1, lambda at: speed(way[at]).ratio < (self.speedup or 1.0)) + 1
+
+            if (most := speed(way[-1])).ratio < self.speedup:
                 raise ModelError(
                     f"The network was to be {self.speedup}x as fast; at the lowest ranks tried it is "
-                    f"{judged[last].sentence()}.",
+                    f"{most.sentence()}.",
                     "Ask for less, prune before, or choose another convolution.",
                 )
-            at = last_within(last + 1, short) + 1
-            short(at)
-        return way[at], [f"step {at} of {last} by measured time: {judged[at].sentence()}"]
+            at = first_fast(way)
+            fine = between(way[at - 1], way[at], found)
+            chosen = fine[first_fast(fine)]
+            told = f"step {at} of {len(way) - 1} by measured time: {speed(chosen).sentence()}"
+        return chosen, [told]
 
 
 def _told(model: nn.Module, thin: nn.Module, name: str) -> str:

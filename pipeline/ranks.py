@@ -142,6 +142,14 @@ def way_down(whole: Mapping[str, float], choices: Mapping[str, Sequence[Choice]]
         way.append({**now, best[1]: best[2]})
 
 
+def between(before: Chosen, after: Chosen, found: Mapping[str, Candidate]) -> list[dict[str, Choice]]:
+    """One step of the way as many: with the ranks that lie between, of the layer it makes thinner."""
+    name = next(name for name, choice in after.items() if before.get(name) != choice)
+    top = before[name].energy if name in before else math.inf
+    finer = [one for one in found[name].choices() if after[name].energy < one.energy < top]
+    return [dict(before), *({**before, name: one} for one in finer), dict(after)]
+
+
 def last_within(count: int, within: Callable[[int], bool]) -> int:
     """The last of `count` places on the way within a goal, by halving; the first is taken as within."""
     low, high = 0, count - 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,6 +110,19 @@ def test_by_score_the_network_is_as_thin_as_the_drop_allows(work: Work) -> None:
     sizes = [sum(one.numel() for one in made.model().parameters()) for made in found.values()]
     assert sizes[1] < sizes[0]
     assert "not tuned" in " ".join(found[0.3].log[-1].words)
+
+
+def test_a_drop_that_no_rank_keeps_to_is_refused(work: Work, network: nn.Module) -> None:
+    class Exact(Digits):
+        def score(self, predict: Any, batches: Any) -> float:
+            """How near the outputs are to those of the whole network: any thin layer is seen at once."""
+            batch = next(iter(batches))
+            with torch.no_grad():
+                right = network(batch["pixels"]).numpy()
+            return -float(abs(predict({"pixels": batch["pixels"].numpy()})["output"] - right).max())
+
+    with pytest.raises(ModelError, match=r"the least that could be loses more than 0\.0 of the validation"):
+        after(dataclasses.replace(work, workload=Exact()), Factorize(score_drop=0.0))
 
 
 def test_given_ranks_are_taken_and_other_layers_stay_whole(work: Work) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadweight.pipeline.ranks import Candidate, Choice, last_within, together, way_down
+from deadweight.pipeline.ranks import COARSE, Candidate, Choice, between, last_within, together, way_down
 from deadweight.targets.layers import Layer
 from deadweight.targets.target import load_target
 
@@ -99,6 +99,20 @@ def test_on_the_way_down_cost_and_energy_only_fall(layers: list[list[tuple[float
     assert all(after < before for before, after in itertools.pairwise(costs))
     energies = [math.prod(choice.energy for choice in step.values()) for step in way]
     assert all(after <= before for before, after in itertools.pairwise(energies))
+
+
+def test_a_step_of_the_way_is_taken_as_many_small_ones() -> None:
+    found = {"a": candidate("svd", 100, 80), "b": candidate("svd", 90, 80)}
+    coarse = {name: one.choices(COARSE) for name, one in found.items()}
+    way = way_down({name: float(one.macs) for name, one in found.items()}, coarse)
+    for before, after in itertools.pairwise(way):
+        fine = between(before, after, found)
+        assert (fine[0], fine[-1]) == (before, after)
+        name = next(name for name in after if before.get(name) != after[name])
+        ranks = [step[name].ranks for step in fine if name in step]
+        assert ranks == sorted(set(ranks), reverse=True)
+        assert all({**step, name: None} == {**after, name: None} for step in fine)
+    assert len(between(way[0], way[1], found)) > 2
 
 
 @given(st.integers(1, 50), st.integers(0, 60))
