@@ -14,9 +14,8 @@ import gc
 import json
 import math
 import random
-import re
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -26,14 +25,11 @@ from .clock import Progress
 from .errors import MeasurementError
 from .layers import Layer
 from .measurement import Protocol
-from .onnx_nodes import Node, Nodes, read_nodes
+from .onnx_nodes import Nodes, read_nodes
 from .ort import open_ort
+from .ort_names import HEAVY, labels_of, owners_of
 from .session import random_inputs
 
-_INWARD = ("ReorderInput", "QuantizeLinear", "Transpose", "Cast", "DynamicQuantizeLinear")
-_OUTWARD = ("ReorderOutput", "DequantizeLinear")
-_HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "ConvInteger", "LSTM", "GRU", "RNN")
-_AFFIXES = re.compile(r"^fused |(_kernel_time|_nchwc|_nhwc|_token_\d+|_quant|_Conv|_fused)$")
 LAYER_PROTOCOL = Protocol(events=24, event_s=0.03, block_s=0.002, settle_s=0.001, min_rounds=4)
 
 
@@ -55,7 +51,8 @@ def time_layers(
 ) -> Dict[str, Dict[str, Layer]]:
     """Profiles models by turns in one process: for each model, its layers in the order in which they run.
 
-    The profiler's own cost is the same for all; read its times against each other, not as sums.
+    The profiler's own cost is the same for all; read its times against each other, not as sums. Layers that
+    did not run in every round (a branch of an If) are left out: such times cannot be paired.
 
     Raises:
         ModelError: as `open_session`.
@@ -181,9 +178,11 @@ def _rounds(runs: List[Dict[str, Any]], settling: int, timed: int, *, rounds: in
 
 
 def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]:
-    """Kernels put together into layers; the first round says which belong together."""
-    first = events[0][0]
-    owners = owners_of([(kernel.name, kernel.op) for kernel in first], graph)
+    """Kernels put together into layers; every round is asked, for an If may go another way in one."""
+    first: Dict[str, _Kernel] = {}
+    for kernel in (kernel for event in events for kernels in event for kernel in kernels):
+        first.setdefault(kernel.name, kernel)
+    owners = owners_of([(kernel.name, kernel.op) for kernel in first.values()], graph)
     shape = (len(events), len(events[0]))
     times: Dict[str, np.ndarray[Any, Any]] = {owner.name: np.zeros(shape) for owner, _ in owners.values()}
     conversions = {name: np.zeros(shape) for name in times}
@@ -196,13 +195,16 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
                 if converts:
                     conversions[owner.name][at, round_] += spent_s
     layers: Dict[str, Layer] = {}
+    labels = labels_of([owner for owner, _ in owners.values()])
     for name in times:
-        own = [kernel for kernel in first if owners[kernel.name][0].name == name]
+        if not times[name].all():
+            continue
+        own = [kernel for kernel in first.values() if owners[kernel.name][0].name == name]
         node = next(owners[kernel.name][0] for kernel in own)
         main = next((kernel for kernel in own if not owners[kernel.name][1]), own[0])
-        weight = graph.weight_of(node) if node.op_type in _HEAVY else ()
-        layers[layer_name(node)] = Layer(
-            name=layer_name(node),
+        weight = graph.weight_of(node) if node.op_type in HEAVY else ()
+        layers[labels[name]] = Layer(
+            name=labels[name],
             kind=node.op_type,
             times_s=times[name],
             conversion_s=float(np.median(conversions[name])),
@@ -212,84 +214,6 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
             kernels=tuple(kernel.op for kernel in own),
         )
     return layers
-
-
-def owners_of(kernels: Sequence[Tuple[str, str]], graph: Nodes) -> Dict[str, Tuple[Node, bool]]:
-    """For each kernel (name, operator), in running order: the node of its layer, and whether it converts."""
-    # A node without a name gets one from the runtime: its operator and its place.
-    nodes = [
-        node if node.name else replace(node, name=f"{node.op_type}_{at}")
-        for at, node in enumerate(graph.nodes)
-    ]
-    makers = {output: node for node in nodes for output in node.outputs}
-    # Some of the runtime's passes name a kernel after the node, others after the tensor it makes.
-    by_name = {**makers, **{node.name: node for node in nodes}}
-    own: Dict[str, Optional[Node]] = {}
-    for name, op in kernels:
-        converts = op in _INWARD + _OUTWARD
-        node = _named(name, by_name)
-        if node is not None and op not in (node.op_type,) and _is_heavy(op) and not _is_heavy(node.op_type):
-            node = _heavy_before(node, makers) or node
-        if node is None and not converts:
-            node = Node(_stripped(name), op, (), ())
-        own[name] = node if not converts or (node is not None and node.op_type == op == "Transpose") else None
-    found: Dict[str, Tuple[Node, bool]] = {}
-    names = [name for name, _ in kernels]
-    ops = dict(kernels)
-    for at, name in enumerate(names):
-        node = own[name]
-        if node is not None:
-            found[name] = (node, False)
-            continue
-        after = next((own[other] for other in names[at + 1 :] if own[other] is not None), None)
-        before = next((own[other] for other in reversed(names[:at]) if own[other] is not None), None)
-        near = (after or before) if ops[name] in _INWARD else (before or after)
-        found[name] = (near or Node(_stripped(name), ops[name], (), ()), True)
-    return found
-
-
-def layer_name(node: Node) -> str:
-    """A node's name without its operator: `layer1.0.conv1/Conv` is the layer `layer1.0.conv1`."""
-    end = f"/{node.op_type}"
-    return node.name[: -len(end)] if node.name.endswith(end) and len(node.name) > len(end) else node.name
-
-
-def _named(kernel: str, by_name: Mapping[str, Node]) -> Optional[Node]:
-    name = kernel[: -len("_kernel_time")] if kernel.endswith("_kernel_time") else kernel
-    while name not in by_name:
-        shorter = _AFFIXES.sub("", name, count=1)
-        if shorter == name:
-            return None
-        name = shorter
-    return by_name[name]
-
-
-def _stripped(kernel: str) -> str:
-    name = kernel
-    while True:
-        shorter = _AFFIXES.sub("", name, count=1)
-        if shorter == name:
-            return name
-        name = shorter
-
-
-def _is_heavy(op: str) -> bool:
-    return any(heavy in op for heavy in ("Conv", "Gemm", "MatMul", "LSTM", "GRU", "RNN"))
-
-
-def _heavy_before(node: Node, makers: Mapping[str, Node]) -> Optional[Node]:
-    """The nearest weighted node among those that feed this one."""
-    waiting, seen = [node], set()
-    while waiting:
-        for name in waiting.pop(0).inputs:
-            maker = makers.get(name)
-            if maker is None or maker.name in seen:
-                continue
-            if maker.op_type in _HEAVY:
-                return maker
-            seen.add(maker.name)
-            waiting.append(maker)
-    return None
 
 
 def _middle(times: Sequence[float]) -> float:

@@ -12,8 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deadweight.targets.errors import MeasurementError
 from deadweight.targets.layers import judge_layers
 from deadweight.targets.measurement import Protocol
-from deadweight.targets.onnx_nodes import Node, Nodes
-from deadweight.targets.ort_layers import owners_of, split_runs, time_layers
+from deadweight.targets.ort_layers import split_runs, time_layers
 
 MakeMlp = Callable[..., Path]
 SHORT = Protocol(events=3, event_s=0.01, block_s=0.001, settle_s=0.0005)
@@ -74,25 +73,48 @@ def test_a_narrowed_layer_is_found_and_what_was_not_touched_is_not(tmp_path: Pat
     assert not judged["block0"].pruned
 
 
-def test_kernels_are_named_after_nodes_after_tensors_or_after_neither() -> None:
-    graph = Nodes(
-        (
-            Node("conv/Conv", "Conv", ("x", "w"), ("c",)),
-            Node("relu/Relu", "Relu", ("c",), ("r",)),
-            Node("fc/Gemm", "Gemm", ("r", "v"), ("g",)),
-        ),
-        {"w": (8, 8, 3, 3), "v": (10, 8)},
-    )
-    kernels = [
-        ("ReorderInput_kernel_time", "ReorderInput"),
-        ("r_nchwc_kernel_time", "Conv"),
-        ("ReorderOutput_token_4_kernel_time", "ReorderOutput"),
-        ("r_quantize_kernel_time", "QuantizeLinear"),
-        ("fused fc/Gemm_kernel_time", "FusedGemm"),
+def branching(path: Path) -> Path:
+    """Multiplies by one weight or by another, by the toss of a coin, and then by a third."""
+    info = helper.make_tensor_value_info
+    branches = {}
+    for side in ("then", "else"):
+        weight = numpy_helper.from_array(np.ones((16, 16), np.float32), f"w_{side}")
+        node = helper.make_node("MatMul", ["x", f"w_{side}"], [f"y_{side}"], name=f"{side}/MatMul")
+        graph = helper.make_graph([node], side, [], [info(f"y_{side}", TensorProto.FLOAT, None)], [weight])
+        branches[f"{side}_branch"] = graph
+    nodes = [
+        helper.make_node("RandomUniform", [], ["toss"], name="toss", shape=[1], low=-1.0, high=1.0),
+        helper.make_node("Greater", ["toss", "zero"], ["heads"], name="heads"),
+        helper.make_node("If", ["heads"], ["b"], name="if", **branches),
+        helper.make_node("MatMul", ["b", "w"], ["m"], name="last/MatMul"),
+        helper.make_node("Softmax", ["m"], ["y"], name="last/Softmax"),
     ]
-    found = owners_of(kernels, graph)
-    assert [found[name][0].name for name, _ in kernels] == ["conv/Conv"] * 3 + ["fc/Gemm"] * 2
-    assert [found[name][1] for name, _ in kernels] == [True, False, True, True, False]
+    weights = [
+        numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
+        numpy_helper.from_array(np.ones((16, 8), np.float32), "w"),
+    ]
+    ends = [info("x", TensorProto.FLOAT, [1, 16])], [info("y", TensorProto.FLOAT, [1, 8])]
+    made = helper.make_model(
+        helper.make_graph(nodes, "net", *ends, weights),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.save(made, str(path))
+    return path
+
+
+def test_a_branch_that_some_runs_do_not_take_is_left_out(tmp_path: Path) -> None:
+    # One run a round, so that no round takes both branches.
+    tossed = Protocol(events=4, event_s=0.001, block_s=0, settle_s=0, min_rounds=4)
+    layers = time_layers({"a": branching(tmp_path / "a.onnx")}, protocol=tossed)["a"]
+    assert {"toss", "heads", "last"} <= set(layers)
+    assert not {"then", "else"} & set(layers)
+
+
+def test_two_nodes_of_one_module_are_two_layers_and_the_weighted_has_its_name(tmp_path: Path) -> None:
+    layers = time_layers({"a": branching(tmp_path / "a.onnx")}, protocol=SHORT)["a"]
+    assert (layers["last"].kind, layers["last"].weight) == ("MatMul", (16, 8))
+    assert layers["last/Softmax"].kind == "Softmax"
 
 
 def test_kernels_of_a_loops_body_add_up_within_a_run() -> None:
