@@ -1,6 +1,6 @@
 """The agent: what a board is asked to do, one command a process. JSON on stdout, progress on stderr.
 
-    python3 -m deadweight.targets.agent doctor|verify|install|rollback|profile|layers|compare|infer|build
+    python3 -m deadweight.targets.agent COMMAND ...    the commands: agent_options.py
 
 argparse and the standard library; numpy and a runtime are imported by the commands that need them. The
 answer is one line: {"agent", "exit_code", "result"} or {"agent", "exit_code", "error": {kind, what, cure}}.
@@ -205,6 +205,13 @@ def _infer(given: argparse.Namespace) -> _Answer:
     return 0, {"files": names, "outputs": str(given.outputs), "runtime": session.runtime}
 
 
+def _unpack(given: argparse.Namespace) -> _Answer:
+    from .coded.container import unpack_file
+
+    made = unpack_file(given.packed, given.model)
+    return 0, {"model": str(made), "bytes": made.stat().st_size}
+
+
 def _build(given: argparse.Namespace) -> _Answer:
     from .build import build_engine
     from .engines.own import remember_built
@@ -286,6 +293,7 @@ _COMMANDS: Dict[str, Callable[[argparse.Namespace], Any]] = {
     "layers": _layers,
     "compare": _compare,
     "infer": _infer,
+    "unpack": _unpack,
     "build": _build,
     "held": _held,
     "receive": _receive,

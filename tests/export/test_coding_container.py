@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +226,24 @@ def test_a_limit_of_the_caller_holds(small: bytes) -> None:
     assert len(unpack(small, most=size)) == size
     with pytest.raises(ArtifactError, match="are allowed"):
         unpack(small, most=size - 1)
+
+
+def test_a_board_unpacks_with_numpy_alone(small: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.dwz").write_bytes(small)
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxruntime', 'scipy', 'typer'): sys.modules[name] = None\n"
+        "from deadweight.targets.agent import main\n"
+        "sys.exit(main(['unpack', *sys.argv[1:]]))\n"
+    )
+    asked = [sys.executable, "-c", program, str(tmp_path / "m.dwz"), str(tmp_path / "back.onnx")]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["result"]["bytes"] == len(unpack(small))
+    assert (tmp_path / "back.onnx").read_bytes() == unpack(small)
+    (tmp_path / "m.dwz").write_bytes(small[:-1])
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "damaged" in json.loads(done.stdout)["error"]["what"]
 
 
 def test_other_files_are_refused_with_a_cure(tmp_path: Path) -> None:
