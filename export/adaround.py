@@ -25,7 +25,7 @@ from ..targets.errors import WorkloadError
 from .given import load_float
 from .graph import Array, attribute_of, load, save
 from .readback import Product, products
-from .running import pieces, runner
+from .running import pieces, runner, samples_in
 
 ITERATIONS = 400
 WARM = 0.2  # share of the iterations without the penalty
@@ -95,8 +95,10 @@ def adaround(
 
 def _first(feeds: Iterator[dict[str, Array]], samples: int) -> Iterator[dict[str, Array]]:
     for piece in feeds:
-        count = len(next(iter(piece.values())))
-        yield {name: value[:samples] for name, value in piece.items()}
+        count = samples_in(piece)
+        # What holds one thing for all samples comes with every piece, and has no samples to cut off.
+        even = all(value.ndim and len(value) == count for value in piece.values())
+        yield {name: value[:samples] for name, value in piece.items()} if even else piece
         samples -= count
         if samples <= 0:
             return

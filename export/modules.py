@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import onnx
 import torch
@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 from ..targets.errors import ModelError
 from .graph import WEIGHTED, Array, float_names
-from .running import Run, runner
+from .running import Run, input_names, runner
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -51,15 +51,17 @@ def arguments(
 
 
 @contextlib.contextmanager
-def predicting(module: nn.Module, outputs: Sequence[str]) -> Iterator[Run]:
-    """A function from input arrays to output arrays, which are called `outputs` in their order.
+def predicting(module: nn.Module, model: onnx.ModelProto) -> Iterator[Run]:
+    """A function from input arrays to output arrays, whose names and order are those of the module's file.
 
     Raises:
         ModelError: (when called) the module returns another number of tensors.
     """
 
+    inputs, outputs = input_names(model), [value.name for value in model.graph.output]
+
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        args, kwargs = arguments(module, {name: torch.from_numpy(value) for name, value in feeds.items()})
+        args, kwargs = arguments(module, {name: torch.from_numpy(feeds[name]) for name in inputs})
         with torch.no_grad():
             leaves = _pytree.tree_leaves(module(*args, **kwargs))
         if len(leaves) != len(outputs):
@@ -87,7 +89,7 @@ def first_layer_that_differs(
         if not list(part.children()):
             hooks.append(part.register_forward_hook(_recorder(name, seen)))
     try:
-        with predicting(module, [value.name for value in model.graph.output]) as run:
+        with predicting(module, model) as run:
             run(feeds)
     finally:
         for hook in hooks:

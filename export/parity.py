@@ -82,7 +82,7 @@ def compare_module(
         WorkloadError: there are no batches.
     """
     model = load(path)
-    with predicting(module, [value.name for value in model.graph.output]) as run:
+    with predicting(module, model) as run:
         return _compare(
             (run, runner(model)),
             pieces(model, batches),

@@ -115,14 +115,15 @@ def pieces(
     """The model's inputs of each batch as arrays, at most `size` samples at a time.
 
     Batches hold arrays or tensors, and perhaps labels, which are left out. A model with a fixed batch size
-    gets its batches whole.
+    gets its batches whole. Inputs that hold one thing for all samples come with every piece, behind the
+    others (`may_lack_batch`).
 
     Raises:
-        WorkloadError: a batch is no dict of arrays, lacks an input, or its inputs differ in length.
+        WorkloadError: a batch is no dict of arrays, lacks an input, an input is of another type or shape, or
+            they differ in length.
     """
-    names = input_names(model)
-    first_axes = [value.type.tensor_type.shape.dim[:1] for value in model.graph.input if value.name in names]
-    dynamic = all(axes and not axes[0].HasField("dim_value") for axes in first_axes)
+    values = [value for value in model.graph.input if value.name in input_names(model)]
+    names = [value.name for value in values]
     for batch in batches:
         if not isinstance(batch, Mapping):
             raise WorkloadError(
@@ -136,16 +137,83 @@ def pieces(
                 "Name the tensors of a batch as the model names its inputs.",
             )
         feeds = {name: _array(name, batch[name]) for name in names}
-        lengths = {name: len(value) if value.ndim else 0 for name, value in feeds.items()}
-        if len(set(lengths.values())) != 1 or not all(value.ndim for value in feeds.values()):
-            raise WorkloadError(
-                f"The inputs of a batch do not hold the same number of samples: {lengths}.",
-                "Give every input the batch as its first axis.",
-            )
-        total = samples_in(feeds)
-        step = size if dynamic else max(total, 1)
+        batched = _batched(values, feeds)
+        for value in values:
+            _check_fit(value, feeds[value.name])
+        total = len(feeds[batched[0]])
+        step = size if all(_is_open(value) for value in values if value.name in batched) else max(total, 1)
+        whole = {name: feeds[name] for name in names if name not in batched}
         for start in range(0, total, step):
-            yield {name: value[start : start + step] for name, value in feeds.items()}
+            yield {name: feeds[name][start : start + step] for name in batched} | whole
+
+
+def _is_open(value: onnx.ValueInfoProto) -> bool:
+    """Whether an input takes any number of entries on its first axis."""
+    axes = value.type.tensor_type.shape.dim
+    return len(axes) > 0 and not axes[0].HasField("dim_value")
+
+
+def may_lack_batch(values: Sequence[onnx.ValueInfoProto]) -> frozenset[str]:
+    """The inputs that hold one thing for all samples, as a scale or the sizes of an image, by their shapes.
+
+    They have no axis, or a fixed first one where others have an open one, or where all are fixed a single
+    axis where others have more.
+    """
+    opened = any(_is_open(value) for value in values)
+    several = any(len(value.type.tensor_type.shape.dim) > 1 for value in values)
+    found = set()
+    for value in values:
+        axes = len(value.type.tensor_type.shape.dim)
+        if not value.type.tensor_type.HasField("shape"):
+            continue
+        if axes == 0 or (not _is_open(value) if opened else several and axes == 1):
+            found.add(value.name)
+    return frozenset(found)
+
+
+def _batched(values: Sequence[onnx.ValueInfoProto], feeds: Mapping[str, Array]) -> list[str]:
+    """The inputs that have the batch as their first axis: those that must, and what is as long as they are.
+
+    Raises:
+        WorkloadError: it cannot be told which, for their lengths differ.
+    """
+    without = may_lack_batch(values)
+    lengths = {name: len(value) if value.ndim else 0 for name, value in feeds.items()}
+    found = {lengths[name] for name in feeds if name not in without}
+    lacking = [name for name in feeds if name not in without and not feeds[name].ndim]
+    if len(found) != 1 or lacking:
+        raise WorkloadError(
+            f"The inputs of a batch do not hold the same number of samples: {lengths}.",
+            "Give every input the batch as its first axis.",
+        )
+    return [name for name, value in feeds.items() if value.ndim and len(value) in found]
+
+
+def _check_fit(value: onnx.ValueInfoProto, given: Array) -> None:
+    """Told here, for where inputs alone are looked at no runtime would."""
+    kind = value.type.tensor_type
+    if not kind.elem_type:  # a sequence, or nothing is said
+        return
+    wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    if wanted.kind != "O" and given.dtype != wanted:  # strings are objects
+        raw = wanted.kind == "f" and given.dtype.kind in "iub"
+        raise WorkloadError(
+            f"The input {value.name!r} of a batch holds {given.dtype}, and the model takes {wanted}.",
+            "Scale and normalize the samples as for inference: raw pixels give ranges that the network never "
+            "meets."
+            if raw
+            else f"Give it as numpy.{wanted}.",
+        )
+    sizes = [axis.dim_value for axis in kind.shape.dim]
+    fits = len(sizes) == given.ndim and all(
+        size in (0, got) for size, got in zip(sizes, given.shape, strict=True)
+    )
+    if kind.HasField("shape") and not fits:
+        raise WorkloadError(
+            f"The inputs do not fit the model: {value.name!r} has the shape {list(given.shape)}, and the "
+            f"model takes [{', '.join(str(size or '?') for size in sizes)}].",
+            "Prepare samples exactly as for inference: same names, shapes and types.",
+        )
 
 
 def _array(name: str, value: Any) -> Array:
@@ -168,7 +236,7 @@ def samples_at_once(model: onnx.ModelProto, tensors: Sequence[str]) -> int:
 
 
 def samples_in(feeds: Mapping[str, Array]) -> int:
-    """The number of samples in one piece."""
+    """The number of samples in one piece, whose first input has the batch as its first axis."""
     return len(next(iter(feeds.values())))
 
 

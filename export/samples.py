@@ -8,9 +8,7 @@ Samples are put together to batches as the model takes them, across files.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,12 @@ import numpy as np
 import onnx
 
 from ..targets.errors import ArtifactError, WorkloadError
+from .array_files import arrays, headers
 from .graph import Array, load
-from .running import input_names
+from .running import input_names, may_lack_batch
 
 AT_ONCE = 32  # samples in a batch, where the model takes any number
 ENDINGS = (".npz", ".npy")
-_ONLY = "the array of an .npy file"
 _PREPARED = "Prepare samples exactly as for inference: same names, shapes and types."
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -59,6 +57,7 @@ class Samples:
         names: by file, the array of each input.
         plan: by batch, what it is put together from.
         left_out: how many samples do not fill a batch of the size that the model fixes.
+        whole: the inputs that hold one thing for all samples of a file, see `running.may_lack_batch`.
     """
 
     files: tuple[Path, ...]
@@ -66,6 +65,7 @@ class Samples:
     names: tuple[Mapping[str, str], ...]
     plan: tuple[tuple[Piece, ...], ...]
     left_out: int
+    whole: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -74,14 +74,15 @@ class Samples:
 
     def batches(self) -> Iterator[dict[str, Array]]:
         """The batches in the order of the files, arrays by input name; one file is in memory at a time."""
-        held, arrays = -1, dict[str, Array]()
+        held, found = -1, dict[str, Array]()
         for batch in self.plan:
             parts: list[dict[str, Array]] = []
             for piece in batch:
                 if piece.file != held:
-                    held, arrays = piece.file, self._read(piece.file)
-                parts.append({name: value[piece.start : piece.stop] for name, value in arrays.items()})
-            yield {one.name: np.concatenate([part[one.name] for part in parts]) for one in self.inputs}
+                    held, found = piece.file, self._read(piece.file)
+                parts.append({n: found[n][piece.start : piece.stop] for n in found if n not in self.whole})
+            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            yield joined | {name: found[name] for name in self.whole}
 
     def place(self, index: int) -> str:
         """Where a sample of the batches stands, as in `003.npz, sample 12`; both count from 0."""
@@ -94,10 +95,11 @@ class Samples:
     def _read(self, file: int) -> dict[str, Array]:
         """A file's arrays by input name, each with the batch as its first axis and in the input's type."""
         path, names, found = self.files[file], self.names[file], {}
-        held = _arrays(path, names.values())
+        held = arrays(path, names.values())
         for one in self.inputs:
             value = held[names[one.name]]
-            whole = value if one.shape is None or value.ndim == len(one.shape) else value[None]
+            rank = value.ndim if one.shape is None else len(one.shape)
+            whole = value if value.ndim == rank else value[None]
             found[one.name] = whole.astype(one.dtype)
             if one.dtype.kind in "iu" and not np.array_equal(found[one.name], whole):
                 raise WorkloadError(f"{path} holds numbers for {one} that do not fit into it.", _PREPARED)
@@ -114,24 +116,26 @@ def open_samples(model: Path, data: Path) -> Samples:
         ArtifactError: the model or the data cannot be read.
         WorkloadError: there are no samples, or they do not fit the model; it names the file.
     """
-    inputs = inputs_of(load(model))
+    loaded = load(model)
+    inputs, wanted = inputs_of(loaded), input_names(loaded)
+    may = may_lack_batch([value for value in loaded.graph.input if value.name in wanted])
     files = _files(data)
-    names, shapes, counts = [], [], []
-    for path in files:
-        chosen, shape, count = _checked(path, inputs)
-        names.append(chosen)
-        shapes.append(shape)
-        counts.append(count)
-    fixed = next((one.shape[0] for one in inputs if one.shape and one.shape[0]), 0)
+    checked = [_checked(path, inputs) for path in files]
+    names = [one.names for one in checked]
+    whole = tuple(name for name in names[0] if name in may and any(one.alone(name, may) for one in checked))
+    counts = [_agreed(path, one, whole) for path, one in zip(files, checked, strict=True)]
+    # What one file says once for all of its samples does not hold for those of another.
+    shapes = [(place if whole else 0, one.shapes) for place, one in enumerate(checked)]
+    fixed = next((one.shape[0] for one in inputs if one.shape and one.shape[0] and one.name not in whole), 0)
     plan = _plan(shapes, counts, size=fixed or AT_ONCE, whole=bool(fixed))
-    samples = Samples(files, inputs, tuple(names), plan, 0)
+    samples = Samples(files, inputs, tuple(names), plan, 0, whole)
     left_out = sum(counts) - samples.count
     if not plan:
         raise WorkloadError(
             f"{data} holds {sum(counts)} samples, and {model.name} takes batches of {fixed}.",
             f"Give at least {fixed} samples of one shape, or export the model with a dynamic batch.",
         )
-    return Samples(files, inputs, tuple(names), plan, left_out)
+    return Samples(files, inputs, tuple(names), plan, left_out, whole)
 
 
 def inputs_of(model: onnx.ModelProto) -> tuple[Input, ...]:
@@ -170,35 +174,53 @@ def _how_to_save(data: Path) -> str:
     )
 
 
-def _checked(path: Path, inputs: tuple[Input, ...]) -> tuple[dict[str, str], tuple[Any, ...], int]:
-    """A file's array for each input, the shape of its samples, and how many there are."""
-    headers = _headers(path)
+@dataclass(frozen=True)
+class _Checked:
+    """What a file's headers say, by input: the array's name, and how many samples it holds; 0 for a single
+    number. `shapes` are those of a sample, in the order of the inputs."""
+
+    names: dict[str, str]
+    counts: dict[str, int]
+    shapes: tuple[Any, ...]
+
+    def alone(self, name: str, may: frozenset[str]) -> bool:
+        """Whether an input cannot have one entry a sample, going by those that must."""
+        return self.counts[name] not in {n for key, n in self.counts.items() if key not in may}
+
+
+def _agreed(path: Path, checked: _Checked, whole: tuple[str, ...]) -> int:
+    counts = {name: count for name, count in checked.counts.items() if name not in whole}
+    if len(set(counts.values())) != 1:
+        raise WorkloadError(
+            f"{path} holds different numbers of samples: {checked.counts}.",
+            "Give every input the batch as first axis.",
+        )
+    return next(iter(counts.values()))
+
+
+def _checked(path: Path, inputs: tuple[Input, ...]) -> _Checked:
+    held = headers(path)
     names, shapes, counts = {}, [], {}
     for one in inputs:
-        name = one.name if one.name in headers else next(iter(headers), "")
-        if name != one.name and (len(inputs) > 1 or len(headers) != 1):
+        name = one.name if one.name in held else next(iter(held), "")
+        if name != one.name and (len(inputs) > 1 or len(held) != 1):
             raise WorkloadError(
-                f"{path} has no array called {one.name!r}; it has {', '.join(headers) or 'none'}.",
+                f"{path} has no array called {one.name!r}; it has {', '.join(held) or 'none'}.",
                 f"Name arrays as the model names its inputs ({', '.join(map(str, inputs))}): "
                 f"numpy.savez(path, {', '.join(f'{each.name}=...' for each in inputs)}).",
             )
-        shape, dtype = headers[name]
+        shape, dtype = held[name]
         counts[one.name] = _count(path, one, shape)
         _check_type(path, one, dtype)
         names[one.name] = name
         shapes.append(shape[len(shape) - len(one.shape) + 1 :] if one.shape else shape[1:])
-    if len(set(counts.values())) > 1:
-        raise WorkloadError(
-            f"{path} holds different numbers of samples: {counts}.",
-            "Give every input the batch as first axis.",
-        )
-    return names, tuple(shapes), next(iter(counts.values()))
+    return _Checked(names, counts, tuple(shapes))
 
 
 def _count(path: Path, wanted: Input, shape: tuple[int, ...]) -> int:
-    """How many samples an array of this shape holds."""
+    """How many samples an array of this shape holds; 0 for a single number."""
     if not wanted.shape:
-        single, fits = False, wanted.shape is None and len(shape) > 0
+        single, fits = False, len(shape) > 0 if wanted.shape is None else not shape
     else:
         single = len(shape) == len(wanted.shape) - 1
         sizes = shape if single else shape[1:]
@@ -212,7 +234,7 @@ def _count(path: Path, wanted: Input, shape: tuple[int, ...]) -> int:
         raise WorkloadError(
             f"{path} holds nothing for {wanted}: its shape is {list(shape)}.", "Leave it out."
         )
-    return 1 if single or not shape else shape[0]
+    return 1 if single else shape[0] if shape else 0
 
 
 def _cure(wanted: Input, shape: tuple[int, ...]) -> str:
@@ -240,41 +262,6 @@ def _check_type(path: Path, wanted: Input, dtype: np.dtype[Any]) -> None:
     )
 
 
-def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and type of each array of a file, without reading the arrays."""
-    try:
-        if path.suffix == ".npy":
-            with path.open("rb") as file:
-                return {_ONLY: _header(file)}
-        with zipfile.ZipFile(path) as archive:
-            found = {}
-            for name in archive.namelist():
-                with archive.open(name) as file:
-                    found[name.removesuffix(".npy")] = _header(file)
-            return found
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _unreadable(path, error) from error
-
-
-def _arrays(path: Path, names: Iterable[str]) -> dict[str, Array]:
-    try:
-        if path.suffix == ".npy":
-            return {_ONLY: np.load(path, allow_pickle=False)}
-        with np.load(path, allow_pickle=False) as held:
-            return {name: held[name] for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _unreadable(path, error) from error
-
-
-def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, and opening those could run code")
-    return shape, dtype
-
-
 def _plan(
     shapes: list[tuple[Any, ...]], counts: list[int], *, size: int, whole: bool
 ) -> tuple[tuple[Piece, ...], ...]:
@@ -296,9 +283,3 @@ def _plan(
                 plan.append(tuple(waiting))
                 waiting, missing = [], size
     return (*plan, tuple(waiting)) if waiting and not whole else tuple(plan)
-
-
-def _unreadable(path: Path, error: Exception) -> ArtifactError:
-    return ArtifactError(
-        f"{path} cannot be read as arrays: {error}.", "Save it again with numpy.savez, plain numbers only."
-    )

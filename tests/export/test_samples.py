@@ -161,3 +161,29 @@ def test_whole_numbers_that_do_not_fit_are_not_wrapped_around(tmp_path: Path) ->
     np.savez(tmp_path / "0.npz", tokens=np.array([[1, 2**40]]))
     with pytest.raises(WorkloadError, match="do not fit into it"):
         list(open_samples(path, tmp_path / "0.npz").batches())
+
+
+def test_what_a_file_says_once_for_all_of_its_samples_is_handed_on_with_each_of_its_batches(
+    tmp_path: Path,
+) -> None:
+    path = model(tmp_path / "m.onnx", scale=(F, []), size=(I, [2]), image=(F, ["batch", 3]))
+    (folder := tmp_path / "data").mkdir()
+    for place, count in enumerate((40, 2)):
+        values = {"scale": np.float32(place), "size": np.array([place, 7])}
+        np.savez(folder / f"{place}.npz", image=numbers(count, 3), **values)
+    samples = open_samples(path, folder)
+    batches = list(samples.batches())
+    assert [len(batch["image"]) for batch in batches] == [32, 8, 2]
+    assert [float(batch["scale"]) for batch in batches] == [0, 0, 1]
+    assert [list(batch["size"]) for batch in batches] == [[0, 7], [0, 7], [1, 7]]
+    assert (samples.count, samples.place(41)) == (42, "1.npz, sample 1")
+
+
+def test_single_samples_for_a_fixed_batch_of_one_may_have_sizes_beside_them(tmp_path: Path) -> None:
+    path = model(tmp_path / "m.onnx", size=(F, [2]), image=(F, [1, 3, 4]))
+    (folder := tmp_path / "data").mkdir()
+    for place in range(3):
+        np.savez(folder / f"{place}.npz", image=numbers(3, 4), size=np.full(2, place, np.float32))
+    samples = open_samples(path, folder)
+    assert [(len(b["image"]), b["size"][0]) for b in samples.batches()] == [(1, 0), (1, 1), (1, 2)]
+    assert samples.left_out == 0
