@@ -40,6 +40,7 @@ def profile(
     from .targets.clock import time_together
     from .targets.measurement import Protocol
     from .targets.memory import Memory, measure_memory
+    from .targets.probe import not_known
     from .targets.session import runtime_of
     from .targets.tail import tail_of
 
@@ -73,6 +74,8 @@ def profile(
         out.print(memory_line(memory), soft_wrap=True)
     machine = figures.conditions["machine"]
     out.print(f"{figures.evidence} on {machine['cpu']}, {threads} thread(s), batch {batch}", markup=False)
+    for clause in not_known(figures.conditions):
+        out.print(f"Not known: {clause}.", markup=False)
     for mark in figures.marks:
         out.print(f"  event {mark.event}: {mark.what}", markup=False)
     if to is not None:

@@ -12,7 +12,7 @@ import re
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from . import tegra
 from .tegra import Clock, PowerMode
@@ -119,34 +119,6 @@ def from_json(value: Mapping[str, Any]) -> BoardState:
         throttling=tuple(value["throttling"]),
         rails_w=dict(value["rails_w"]),
     )
-
-
-def disturbances(before: BoardState, after: BoardState) -> Tuple[str, ...]:
-    """What happened to the board in between that makes times taken meanwhile void, each a clause.
-
-    A clock that floats is no disturbance, its limits are part of the power mode; one that was locked and
-    runs at something else is.
-    """
-    found: List[str] = []
-    if _differ(before.power_mode, after.power_mode):
-        found.append(f"the power mode went from {before.power_mode} to {after.power_mode}")
-    for name in sorted(set(before.clocks) & set(after.clocks)):
-        was, now = before.clocks[name], after.clocks[name]
-        if (was.min_hz, was.max_hz) != (now.min_hz, now.max_hz):
-            found.append(f"the limits of the {name} clock went from {_range(was)} to {_range(now)}")
-        elif now.locked and now.now_hz and abs(now.now_hz - now.max_hz) > 0.01 * now.max_hz:
-            found.append(
-                f"the {name} clock ran at {now.now_hz / 1e6:.0f} MHz though it is locked to "
-                f"{now.max_hz / 1e6:.0f} MHz"
-            )
-    for name in sorted(set(before.clocks) - set(after.clocks)):
-        found.append(f"{name} was switched off")
-    for name, count in after.counters.items():
-        if count > before.counters.get(name, count):
-            found.append(f"{count - before.counters[name]} {name} events slowed the board")
-    for name in sorted(set(before.throttling) | set(after.throttling)):
-        found.append(f"the board was throttled ({name})")
-    return tuple(found)
 
 
 def tegrastats_line(root: Path, *, timeout_s: float = 3.0) -> Optional[Tegrastats]:
@@ -303,14 +275,3 @@ def _rails(root: Path) -> Dict[str, float]:
             found[text_of(label)] = power / 1000
     found.pop("NC", None)
     return found
-
-
-def _differ(one: Optional[PowerMode], other: Optional[PowerMode]) -> bool:
-    if one is None or other is None:
-        return False
-    pairs = ((one.name, other.name), (one.id, other.id))
-    return any(was is not None and now is not None and was != now for was, now in pairs)
-
-
-def _range(clock: Clock) -> str:
-    return f"{clock.min_hz / 1e6:.0f}-{clock.max_hz / 1e6:.0f} MHz"

@@ -22,7 +22,7 @@ import numpy as np
 from .binomial import binomial_below
 from .errors import MeasurementError
 from .measurement import Measurement
-from .probe import voided
+from .probe import not_known, voided
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -244,6 +244,7 @@ def _remarks(baseline: Measurement, candidate: Measurement, *, clock: str) -> Tu
     was, now = (", ".join(sorted(fed.get(one.name, ()))) for one in (baseline, candidate))
     if was != now:
         remarks.append(f"the two take other inputs: {was} and {now}")
+    remarks += [f"not known: {clause}" for clause in not_known(baseline.conditions)]
     marked = sorted({mark.event for mark in baseline.marks + candidate.marks})
     if marked:
         first = next(mark.what for mark in baseline.marks + candidate.marks)

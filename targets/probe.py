@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
-from . import jetson
+from . import disturbed, jetson
 from .jetson import BoardState
 from .jetson import text_of as _text
 
@@ -84,10 +84,13 @@ def voided(told: Mapping[str, Any], marks: Iterable[str] = ()) -> Tuple[str, ...
     measurement. Other machines' events are marked, one by one, and void nothing.
     """
     found = [mark[len(_BOARD) :] for mark in marks if mark.startswith(_BOARD)]
-    before, after = (told.get(which, {}).get("board") for which in ("state", "state_after"))
-    if before is not None and after is not None:
-        found += jetson.disturbances(jetson.from_json(before), jetson.from_json(after))
+    found += disturbed.disturbances(*_board_states(told))
     return tuple(dict.fromkeys(found))
+
+
+def not_known(told: Mapping[str, Any]) -> Tuple[str, ...]:
+    """What of a board could not be read after times were taken: a change of it would not be seen."""
+    return disturbed.unread(*_board_states(told))
 
 
 def evidence(root: Path = _ROOT) -> str:
@@ -141,7 +144,7 @@ def changes(before: Snapshot, after: Snapshot, *, runs: int, threads: int = 1) -
     if after.stolen_s - before.stolen_s > 0.02 * wall_s + 0.01:  # one tick of the counter is 0.01 s
         found.append(f"the host took {100 * (after.stolen_s - before.stolen_s) / wall_s:.0f} % of a core")
     if before.board is not None and after.board is not None:
-        found += [_BOARD + each for each in jetson.disturbances(before.board, after.board)]
+        found += [_BOARD + each for each in disturbed.disturbances(before.board, after.board)]
     share = (after.cpu_s - before.cpu_s) / wall_s
     if threads == 1 and share < 0.8:
         found.append(f"other work left {100 * share:.0f} % of a core")
@@ -184,6 +187,13 @@ def _clocks_hz(root: Path) -> Tuple[int, ...]:
         if read and all(value.isdigit() for value in read):
             return tuple(int(value) * 1000 for value in read)
     return ()
+
+
+def _board_states(told: Mapping[str, Any]) -> Tuple[BoardState, BoardState]:
+    """The board before and after a measurement; one that tells nothing where it was not asked."""
+    states = [told.get(which, {}).get("board") for which in ("state", "state_after")]
+    before, after = (BoardState() if None in states else jetson.from_json(state) for state in states)
+    return before, after
 
 
 def _throttled(root: Path) -> int:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from boards import BOARDS, put, unpack
 
+from deadweight.targets.disturbed import disturbances
 from deadweight.targets.jetson import (
-    BoardState,
-    disturbances,
     from_json,
     is_jetson,
     read_board,
@@ -20,7 +17,7 @@ from deadweight.targets.jetson import (
     tegrastats_line,
     to_json,
 )
-from deadweight.targets.tegra import Clock, PowerMode
+from deadweight.targets.tegra import PowerMode
 
 # L4T, JetPack, chip, compute capability, TensorRT, CUDA
 FACTS = {
@@ -137,52 +134,3 @@ def test_a_monitor_that_prints_for_ever_is_ended(tmp_path: Path) -> None:
 def test_a_monitor_that_says_nothing_is_given_up(tmp_path: Path) -> None:
     put(tmp_path, "usr/bin/tegrastats", "#!/bin/sh\nexec sleep 60\n").chmod(0o755)
     assert tegrastats_line(tmp_path, timeout_s=0.3) is None
-
-
-FLOATING = BoardState(PowerMode("25W", 1), {"gpu": Clock(306_000_000, 918_000_000, 306_000_000)})
-LOCKED = BoardState(PowerMode("MAXN", 0), {"gpu": Clock(918_000_000, 918_000_000, 918_000_000)})
-
-
-def slower(state: BoardState) -> BoardState:
-    return replace(state, clocks={"gpu": replace(state.clocks["gpu"], now_hz=612_000_000)})
-
-
-CASES: list[tuple[BoardState, Callable[[BoardState], BoardState], str]] = [
-    (
-        FLOATING,
-        lambda state: replace(state, power_mode=PowerMode("15W", 0)),
-        "the power mode went from 25W (mode 1) to 15W (mode 0)",
-    ),
-    (
-        FLOATING,
-        lambda state: replace(state, clocks={"gpu": Clock(306_000_000, 612_000_000, 306_000_000)}),
-        "the limits of the gpu clock went from 306-918 MHz to 306-612 MHz",
-    ),
-    (LOCKED, slower, "the gpu clock ran at 612 MHz though it is locked to 918 MHz"),
-    (LOCKED, lambda state: replace(state, clocks={}), "gpu was switched off"),
-    (
-        replace(LOCKED, counters={"over-current": 2}),
-        lambda state: replace(state, counters={"over-current": 5}),
-        "3 over-current events slowed the board",
-    ),
-    (
-        LOCKED,
-        lambda state: replace(state, throttling=("gpu-throttle-alert",)),
-        "the board was throttled (gpu-throttle-alert)",
-    ),
-]
-
-
-@pytest.mark.parametrize(("before", "change", "told"), CASES)
-def test_what_disturbs_a_board_is_told(
-    before: BoardState, change: Callable[[BoardState], BoardState], told: str
-) -> None:
-    assert disturbances(before, change(before)) == (told,)
-
-
-def test_a_clock_that_floats_within_its_limits_is_no_disturbance() -> None:
-    assert disturbances(FLOATING, slower(FLOATING)) == ()
-
-
-def test_a_mode_told_without_its_number_is_the_same_mode() -> None:
-    assert disturbances(LOCKED, replace(LOCKED, power_mode=PowerMode("MAXN", None))) == ()

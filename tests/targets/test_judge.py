@@ -8,8 +8,10 @@ import pytest
 from scipy import stats
 
 from deadweight.targets.errors import MeasurementError
+from deadweight.targets.jetson import BoardState, to_json
 from deadweight.targets.judge import Judgement, fewest_events, judge, order_statistic
 from deadweight.targets.measurement import Mark, Measurement, Protocol
+from deadweight.targets.tegra import Clock
 
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 
@@ -262,3 +264,13 @@ def test_the_fewest_events_are_just_enough(confidence: float) -> None:
     fewest = fewest_events(confidence)
     assert order_statistic(fewest, confidence)[0] == 1
     assert order_statistic(fewest - 1, confidence)[0] == 0
+
+
+def test_what_a_board_did_not_tell_at_the_end_is_a_remark_and_the_answer_stands() -> None:
+    states = [BoardState(clocks={"emc": Clock(1, 1, 1)}), BoardState()]
+    before, after = ({"board": to_json(state)} for state in states)
+    told = {"machine": {}, "software": {}, "state": before, "state_after": after}
+    base, faster = (replace(timed(np.full((12, 3), time_s)), conditions=told) for time_s in (2e-3, 1e-3))
+    found = judge(base, faster)
+    assert found.outcome == "faster"
+    assert "not known: the emc clock could not be read at the end" in found.remarks

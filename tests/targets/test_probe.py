@@ -13,6 +13,7 @@ from deadweight.targets.probe import (
     cpu_name,
     evidence,
     memory_bytes,
+    not_known,
     snapshot,
     versions,
     voided,
@@ -172,6 +173,14 @@ def timed_on(root: Path, **changed: str) -> dict[str, object]:
 
 def test_a_board_that_stays_as_it_is_voids_nothing(tmp_path: Path) -> None:
     assert voided(timed_on(unpack("orin_nano_super_jp72", tmp_path))) == ()
+
+
+def test_clocks_that_were_not_read_at_the_end_are_told_and_void_nothing(tmp_path: Path) -> None:
+    root = unpack("orin_nx_jp6", tmp_path)
+    told = timed_on(root, usr__bin__jetson_clocks="#!/bin/sh\nexit 1\n")
+    assert voided(told) == ()
+    assert "the emc clock could not be read at the end" in not_known(told)
+    assert not_known(conditions()) == ()
 
 
 def test_a_power_mode_changed_in_mid_run_voids_it(tmp_path: Path) -> None:
