@@ -11,6 +11,7 @@ accuracy is a question for the target's clock.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,14 @@ class _Search:
         while not self._is_done() and (left := [block for block in self.blocks if block not in self.gone]):
             if self.stage.order == "random":
                 left = [draw.choice(left)]
-            scores = {block.path: self._score(self._without(block)) for block in left}
+            scores: dict[str, float] = {}
+            for block in left:
+                with contextlib.suppress(ModelError):  # outputs that are no numbers: it cannot go
+                    scores[block.path] = self._score(self._without(block))
+            left = [block for block in left if block.path in scores]
+            if not left:
+                self.ended = "without any of those that are left the outputs are no numbers"
+                break
             best = min(left, key=lambda block: (self._cost(scores[block.path]), -block.parameters))
             cost = self._cost(scores[best.path])
             over = limit is not None and cost > limit
@@ -118,7 +126,7 @@ class _Search:
             self.gone.append(best)
         if not self.gone:
             raise ModelError(
-                f"The first removal already costs more than the score_drop of {limit}: {self.ended}.",
+                f"The first removal already costs more than is allowed (score_drop {limit}): {self.ended}.",
                 "Allow a larger drop (tuning wins a part of it back), or prune neurons instead.",
             )
         return self._without()

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import deep_nets
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from small_deep import Deep
-from torch import nn
+from torch import Tensor, nn
 
 from deadweight.pipeline.controls import Controls
 from deadweight.pipeline.depth import Depth
@@ -126,9 +128,35 @@ def test_a_drop_that_is_allowed_ends_it_and_what_would_break_it_stays(start: Wor
 
 def test_a_first_block_that_costs_too_much_is_an_error_with_a_cure(start: Work, tmp_path: Path) -> None:
     stage = Depth(score_drop=0.0, only=("layer2.0",))
-    with pytest.raises(ModelError, match="first removal already costs more than the score_drop of 0"):
+    with pytest.raises(ModelError, match=r"costs more than is allowed \(score_drop 0\.0\): layer2\.0 stays"):
         stage(at(start, tmp_path))
     assert not (tmp_path / "shallow").exists()
+
+
+class Dividing(deep_nets.Stages):
+    """It divides by what its first block adds: nothing, without that block."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        before = F.relu(self.stem(image))
+        after = self.layer1[0](before)
+        scores: Tensor = self.fc(self.layer2(self.layer1[1](after)).mean((2, 3)))
+        out: Tensor = scores / (after - before).abs().amax((1, 2, 3))[:, None]
+        return out
+
+
+def test_a_block_without_which_outputs_are_no_numbers_stays(start: Work, tmp_path: Path) -> None:
+    class Divided(Deep):
+        def build_model(self) -> nn.Module:
+            return Dividing()
+
+    model = Dividing()
+    model.load_state_dict(start.model().state_dict())
+    work = dataclasses.replace(start, workload=Divided(), variants=())
+    work = at(work, tmp_path).with_model("original", model.eval())
+    work = Depth(blocks=1, norms=0)(work)
+    assert set(measured(work)["rounds"][0]["scores"]) == {"layer1.1", "layer2.0", "layer2.1"}
+    with pytest.raises(ModelError, match="the outputs are no numbers"):
+        Depth(blocks=1, only=("layer1.0",), norms=0)(at(work, tmp_path / "only"))
 
 
 def test_a_score_that_is_better_lower_is_read_that_way(start: Work, tmp_path: Path) -> None:
