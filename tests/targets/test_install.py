@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -438,8 +439,8 @@ def test_an_update_killed_before_every_single_step_leaves_a_release_that_runs_an
     assert set(seen) == {2, 3}
 
 
-def killed_at(moments: list[float], place: Path, root: Path, made: Path, tmp_path: Path) -> list[int]:
-    """Which release was in use after each kill."""
+def killed_at(shares: list[float], place: Path, root: Path, made: Path, tmp_path: Path) -> list[int]:
+    """Which release was in use after each kill, at these shares of the time that an install takes here."""
     for number in (1, 2):
         install(made / str(number), place, root=root)
     shutil.copytree(place, tmp_path / "before", symlinks=True)
@@ -447,9 +448,12 @@ def killed_at(moments: list[float], place: Path, root: Path, made: Path, tmp_pat
     for source in ("3", "2to3"):
         killer = Killer(made / source, place, root)
         try:
-            for moment in moments[:: 1 if source == "3" else -1]:
+            started = time.perf_counter()
+            assert killer.at("step 1000000") == 0
+            usual_s = time.perf_counter() - started
+            for share in shares[:: 1 if source == "3" else -1]:
                 restored(place, tmp_path / "before")
-                killer.at(f"after {moment}")
+                killer.at(f"after {share * usual_s}")
                 seen.append(release_in_use(place, root))
                 install(made / source, place, root=root)
                 assert release_in_use(place, root) == 3
@@ -461,16 +465,16 @@ def killed_at(moments: list[float], place: Path, root: Path, made: Path, tmp_pat
 def test_an_update_killed_at_random_moments_leaves_a_release_that_runs(
     place: Path, root: Path, made: Path, tmp_path: Path
 ) -> None:
-    moments = np.random.default_rng(0).uniform(0, 0.12, 3).tolist()
-    assert set(killed_at(moments, place, root, made, tmp_path)) <= {2, 3}
+    shares = np.random.default_rng(0).uniform(0, 1.3, 3).tolist()
+    assert set(killed_at(shares, place, root, made, tmp_path)) <= {2, 3}
 
 
 @pytest.mark.slow
 def test_an_update_killed_at_a_hundred_random_moments_leaves_a_release_that_runs(
     place: Path, root: Path, made: Path, tmp_path: Path
 ) -> None:
-    moments = np.random.default_rng(1).uniform(0, 0.12, 50).tolist()
-    seen = killed_at(moments, place, root, made, tmp_path)
+    shares = np.random.default_rng(1).uniform(0, 1.5, 50).tolist()
+    seen = killed_at(shares, place, root, made, tmp_path)
     assert len(seen) == 100
     assert set(seen) == {2, 3}, "the moments must lie on both sides of the swap"
 
