@@ -47,7 +47,8 @@ class Quantize:
         sensitivity: whether every layer is also tried alone where the budget does not ask for it.
         only_if_faster: whether the network stays in float where INT8 is measured to be slower here.
         half: whether what stays in float becomes FP16 in the file, which TensorRT 10 and later need: they
-            build strongly typed networks. Earlier ones refuse it.
+            build strongly typed networks. Earlier ones refuse it. Where FP16 breaks the budget of the score,
+            it stays FP32.
     """
 
     method: Method | Literal["best"] = "minmax"
@@ -64,6 +65,11 @@ class Quantize:
             )
 
     def __call__(self, work: Work) -> Work:
+        if self.half and work.target.runtime != "tensorrt":
+            raise RecipeError(
+                f"The stage quantize has half = true, and {work.target.name} runs {work.target.runtime}.",
+                "FP16 in the file is for TensorRT 10 and later: leave half out.",
+            )
         work.progress(0, 3, "quantize: calibrate")
         trials = Trials.of(work)
         candidate = first(trials, self.method)
@@ -121,15 +127,17 @@ class Quantize:
     def _kept(self, work: Work, trials: Trials, kept: Candidate, said: list[str]) -> Work:
         path = work.directory / "int8" / "model.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
-        move(kept.path, path)
         write_json(work.directory / "ranges.json", kept.ranges.to_json())
         rounded = {name: kept.ranges.adequacy[name] for name in kept.quantized.tensors}
         batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
         hop = compare_files(
-            trials.original, path, batches, kind="lossy", name="ONNX -> INT8", rounded_from=kept.source
+            trials.original, kept.path, batches, kind="lossy", name="ONNX -> INT8", rounded_from=kept.source
         )
+        shipped = kept.path
         if self.half:
-            said.append(self._halved(work, path))
+            shipped, told = self._halved(work, trials, kept)
+            said.append(told)
+        move(shipped, path)
         found = held_against_tensorrt(path, work.target, name="int8")
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
         result = result.with_artifact("ranges", work.directory / "ranges.json")
@@ -145,25 +153,23 @@ class Quantize:
             *found,
         )
 
-    def _halved(self, work: Work, path: Path) -> str:
-        """Writes FP16 into the INT8 file, and says what it changed."""
-        if work.target.runtime != "tensorrt":
-            raise RecipeError(
-                f"The stage quantize has half = true, and {work.target.name} runs {work.target.runtime}.",
-                "FP16 in the file is for TensorRT 10 and later: leave half out.",
-            )
-        plain = path.with_name("fp32.onnx")
-        move(path, plain)
-        halved = to_half(plain, path, tensorrt=Platform.of(work.target).version)
-        noise = noise_between(
-            plain, path, itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
-        )
-        plain.unlink()
+    def _halved(self, work: Work, trials: Trials, kept: Candidate) -> tuple[Path, str]:
+        """The file to ship, with FP16 in it where that stays within the budget; and what it changed."""
+        halved = to_half(kept.path, trials.folder / "half.onnx", tensorrt=Platform.of(work.target).version)
+        near = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
+        noise = noise_between(kept.path, halved.path, near)
         if not noise < LIMITS["lossy"]:
             raise ModelError(
                 f"FP16 changes the outputs by {noise:.3g} of their values: numbers inside leave its range.",
                 "Leave half out, or equalize first.",
             )
         left = "".join(f", {name} stays in FP32: {why}" for name, why in halved.left_float.items())
-        score = validated(work, path)
-        return f"FP16 for what stays in float: noise {noise:.2%}, validation {score:.4f}{left}"
+        score = validated(work, halved.path)
+        said = f"FP16 for what stays in float: noise {noise:.2%}, validation {score:.4f}"
+        drop = trials.drop(trials.float_score, score)
+        # Written so that NaN is over every budget.
+        if self.score_drop is not None and not drop <= self.score_drop:
+            return kept.path, (
+                f"{said}, {drop:+.4f} of {self.score_drop:g} allowed: NOT kept, what stays in float is FP32"
+            )
+        return halved.path, said + left
