@@ -169,8 +169,8 @@ def test_what_a_file_says_once_for_all_of_its_samples_is_handed_on_with_each_of_
     path = model(tmp_path / "m.onnx", scale=(F, []), size=(I, [2]), image=(F, ["batch", 3]))
     (folder := tmp_path / "data").mkdir()
     for place, count in enumerate((40, 2)):
-        values = {"scale": np.float32(place), "size": np.array([place, 7])}
-        np.savez(folder / f"{place}.npz", image=numbers(count, 3), **values)
+        size = np.array([place, 7])
+        np.savez(folder / f"{place}.npz", image=numbers(count, 3), scale=np.float32(place), size=size)
     samples = open_samples(path, folder)
     batches = list(samples.batches())
     assert [len(batch["image"]) for batch in batches] == [32, 8, 2]
