@@ -19,13 +19,13 @@ number is either wasteful where the gap is wide, or leaves the noisiest pair ope
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from .clock import Progress, time_together
-from .judge import Judgement, judge
+from .judge import Judgement, judge, unproven
 from .measurement import Measurement, Protocol
 
 LOOKS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96)
@@ -61,7 +61,8 @@ def compare_until_decided(
 ) -> Compared:
     """Times two models by turns until `decided` says so of a look's judgement and samples.
 
-    By default that is when the answer can be told.
+    By default that is when the answer can be told. Where the times prove nothing however many there are
+    (emulated ones, a board that did not keep still), the first look is the last, and a remark says so.
 
     Raises:
         ModelError, MeasurementError: as `time_together`.
@@ -71,6 +72,7 @@ def compare_until_decided(
     if not scheduled or scheduled[-1] != protocol.events:
         scheduled = (*scheduled, protocol.events)
     looked: List[int] = []
+    in_vain = False
 
     def judged(measured: Mapping[str, Measurement]) -> Judgement:
         return judge(
@@ -82,8 +84,10 @@ def compare_until_decided(
         )
 
     def look(measured: Mapping[str, Measurement]) -> bool:
+        nonlocal in_vain
         looked.append(measured["baseline"].events)
-        return enough(judged(measured), measured)
+        in_vain = bool(unproven(*measured.values()))
+        return in_vain or enough(judged(measured), measured)
 
     measured = time_together(
         {"baseline": Path(baseline), "candidate": Path(candidate)},
@@ -95,7 +99,11 @@ def compare_until_decided(
     # Judged once more: the cap may have made another look the last, and only now is it known whether the
     # machine is still in the state that it was in at the start.
     last_too = looked[-1:] != [measured["baseline"].events]
-    return Compared(measured, judged(measured), len(looked) + last_too)
+    judgement = judged(measured)
+    if in_vain:
+        told = f"it stopped after {judgement.events} events, since more of them would prove no more"
+        judgement = replace(judgement, remarks=(*judgement.remarks, told))
+    return Compared(measured, judgement, len(looked) + last_too)
 
 
 def order_at(events: int, *, scheduled: Tuple[int, ...], confidence: float) -> Tuple[int, float]:

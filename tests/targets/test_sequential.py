@@ -101,6 +101,20 @@ def test_who_asks_decides_when_it_is_enough(mlp: MakeMlp) -> None:
     assert found.judgement.events == 16
 
 
+def test_emulated_times_are_given_up_at_the_first_look_since_no_number_of_them_tells(
+    mlp: MakeMlp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deadweight.targets.ort.evidence", lambda: "emulated")
+    one, two = mlp(16, 8, name="a.onnx"), mlp(16, 64, 8, name="b.onnx")
+    found = compare_until_decided(
+        one, two, protocol=replace(sequential_protocol(), **SHORT), decided=lambda judged, measured: False
+    )
+    assert (found.judgement.events, found.looks) == (LOOKS[0], 1)
+    assert found.judgement.outcome == "cannot_tell"
+    assert "the times are emulated" in found.judgement.reason
+    assert "it stopped after 8 events, since more of them would prove no more" in found.judgement.remarks
+
+
 def test_a_board_whose_power_mode_is_another_one_afterwards_has_no_verdict(
     mlp: MakeMlp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
