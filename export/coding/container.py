@@ -29,7 +29,7 @@ from .parts import part, within
 
 WAYS = ("planes", "book", "mask", "gaps", "rows", "same", "atoms")
 _FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
-_LEAST_ZEROS = 0.02  # of a tensor: fewer are no sparse one
+_LEAST_ZEROS = 0.2  # of a tensor: with fewer, zero is one number among others
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def _packed(
     """With these shared code books; a tensor may still bring one of its own."""
     held = list(books)
     entries, facts, kept, place = [], [], [], 0
-    before: dict[tuple[int, bytes], int] = {}
+    before: dict[tuple[int, bytes], int] = {}  # by the hash of its numbers
     for index, (tensor, values) in enumerate(zip(tensors, numbers, strict=True)):
-        earlier = before.setdefault((tensor.width, values.tobytes()), index)
+        earlier = before.setdefault((tensor.width, hashlib.sha256(values).digest()), index)
         if earlier < index:
             record, own = bytes([records.SAME]) + writing.number(earlier), None
         elif tensor.name in told:
