@@ -13,6 +13,17 @@ def main() -> None:
     # is busy (an epoch took 34 s instead of 3); a short spin and then sleep costs nothing where it is not.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
+        import fcntl  # noqa: F401
+        import resource  # noqa: F401
+    except ModuleNotFoundError as error:
+        print(
+            f"deadweight needs Linux or macOS, and this system's Python has no {error.name}: it counts what "
+            "disturbs a timing, and locks what two runs would write at once.\n"
+            "On Windows, install and run it in WSL (wsl --install); boards are reached from there by --on.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    try:
         import typer  # noqa: F401
     except ModuleNotFoundError:
         print(

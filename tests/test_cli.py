@@ -112,3 +112,19 @@ def test_ctrl_c_stops_within_two_seconds_and_the_run_goes_on_later(tmp_path: Pat
     assert process.returncode == 130
     assert "a run goes on where it was left" in errors
     assert subprocess.run(command, capture_output=True, check=False).returncode in (0, 1, 3)
+
+
+@pytest.mark.parametrize("module", ["resource", "fcntl"])
+@pytest.mark.parametrize("command", ["profile", "compare", "gate", "doctor"])
+def test_where_there_is_no_unix_the_systems_that_it_needs_are_named(module: str, command: str) -> None:
+    program = (
+        f"import sys; sys.modules[{module!r}] = None; sys.argv = ['deadweight', {command!r}]\n"
+        "from deadweight.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"needs Linux or macOS, and this system's Python has no {module}" in done.stderr
+    assert "WSL" in done.stderr
+    assert "pip install" not in done.stderr
+    assert "Traceback" not in done.stderr
