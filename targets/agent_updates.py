@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any, Dict, Tuple
 
+from .errors import ArtifactError
+
 Answer = Tuple[int, Dict[str, Any]]
 
 
@@ -46,6 +48,8 @@ def install(given: argparse.Namespace) -> Answer:
     from .install import install as put
     from .store import staged
 
+    if given.bundle is None and given.files is None:
+        raise ArtifactError("Nothing to install was named.", "Give a bundle's directory or an update file.")
     if given.files is None:
         return 0, put(given.bundle, given.place, root=given.root, tried=not given.untried)
     with staged(json.loads(given.files), given.cache) as folder:

@@ -142,6 +142,8 @@ def test_the_agent_verifies_and_installs_an_update_file(agent: Path, tmp_path: P
     for source in (tmp_path / "1", patch):
         code, told, _ = asked(agent, *options, "install", source, *place)
         assert code == 0, told
+    code, told, _ = asked(agent, *options, "install", *place)
+    assert (code, told["error"]["what"]) == (2, "Nothing to install was named.")
     assert release_in_use(tmp_path / "place", tmp_path / "root") == 2
 
 

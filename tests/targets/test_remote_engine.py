@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 import sshd
 import tensorrt_bench
+from released import make_release, release_in_use
+from signed import make_bundle, make_key, trust
 
 from deadweight.__main__ import main
 from deadweight.export.memory import footprint
 from deadweight.targets.engines.settings import BuildSettings
 from deadweight.targets.errors import RefusedError, TargetError
 from deadweight.targets.measurement import Protocol
-from deadweight.targets.on_board import build_on, time_engines_on
+from deadweight.targets.on_board import build_on, install_on, time_engines_on
 from deadweight.targets.remote import Transport, connected
 
 VERSION = "10.3.0"
@@ -36,6 +38,12 @@ import tensorrt_bindings  # it finds the libraries that are loaded already
 tensorrt_bindings.fake = fake  # kept alive as long as the module
 sys.modules["tensorrt"] = tensorrt_bindings
 """
+# The fake runs ONNX Runtime itself; to who asks what is installed, this board has none.
+_NO_ONNX_RUNTIME = """
+from importlib import util
+known = util.find_spec
+util.find_spec = lambda name, package=None: None if name == "onnxruntime" else known(name, package)
+"""
 
 pytestmark = pytest.mark.skipif(sshd.SSHD is None, reason="there is no sshd here: apt install openssh-server")
 
@@ -49,6 +57,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> sshd.Board:
     (place / "site").mkdir()
     shim = _SHIM.format(fake=str(tensorrt_bench.FAKE), bindings=str(bindings), libraries=str(libraries))
     (place / "site/tensorrt.py").write_text(shim)
+    (place / "site/sitecustomize.py").write_text(_NO_ONNX_RUNTIME)
     environment = {
         "PYTHONPATH": place / "site",
         "FAKE_MAJOR": major,
@@ -104,6 +113,24 @@ def test_a_board_runs_the_engine_that_it_built_and_no_other(
     plan.write_bytes(plan.read_bytes() + b"\n")
     with pytest.raises(RefusedError, match=r"On board: qdq\.plan was not built on this board"):
         there.run(["profile", str(plan), "--protocol", json.dumps(asdict(QUICK))])
+
+
+@pytest.mark.slow
+def test_a_board_that_has_only_tensorrt_tries_a_release_as_an_engine(
+    there: Transport, tmp_path: Path
+) -> None:
+    key = make_key(tmp_path / "keys")
+    trust(key, tmp_path / "root")
+    told = install_on(there, make_release(tmp_path / "1", key, 1), root=tmp_path / "root")
+    assert told["golden"]["runtime"].startswith("tensorrt 10.3")
+    assert told["golden"]["holds"]
+    wrong = make_release(tmp_path / "2", key, 2)
+    held = {name: (wrong / name).read_bytes() for name in ("model.onnx", "golden/inputs.npz", "LICENSE")}
+    held["golden/outputs.npz"] = (tmp_path / "1/golden/outputs.npz").read_bytes()
+    make_bundle(wrong, key, held, release=2)
+    with pytest.raises(RefusedError, match="does not give the outputs that it should"):
+        install_on(there, wrong, root=tmp_path / "root")
+    assert release_in_use(Path(told["path"]).parents[1], tmp_path / "root") == 1
 
 
 @pytest.mark.slow
