@@ -43,6 +43,8 @@ def int8_facts(
             f"noise {one.noise:.2%} of its values; the largest error is {one.relative_largest:.2%} of the "
             f"largest value",
         )
+    for name, operator in made.hop.selected.items() if made.hop else ():
+        facts.add(f"output {name}", f"holds what {operator} selects, as many as the data say: not judged")
     if made.hop and made.classes:
         count = len(made.hop.flips)
         more = f"; the first {len(made.flips)} are below" if count > len(made.flips) else ""

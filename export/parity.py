@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from .graph import Array, Index, float_names, load
 from .modules import first_layer_that_differs, predicting
 from .rounding import first_bad_rounding
 from .running import Run, pieces, runner, samples_in
+from .selection import selected_outputs
 
 Kind = Literal["exact", "float", "lossy"]
 # The largest error as a share of the largest value; for "lossy" the noise as a share of the signal, both
@@ -58,7 +59,8 @@ class Hop:
     """One hop: its name, its class, how each output differs, and the samples whose label flips.
 
     `flips` are sample indices, counted over all batches, at which the argmax of the first output changed; it
-    stays empty where that output is no table of [samples, classes].
+    stays empty where that output is no table of [samples, classes]. `selected` are outputs that no lossy hop
+    can be judged by, with the operator that selects what they hold (selection.py).
     """
 
     name: str
@@ -66,6 +68,7 @@ class Hop:
     samples: int
     outputs: Mapping[str, Difference]
     flips: tuple[int, ...]
+    selected: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The hop as plain JSON values."""
@@ -116,6 +119,7 @@ def compare_files(
     """
     first, second = load(before), load(after)
     feeds = pieces(first, batches)
+    selected: dict[str, str] = {}
     if kind == "lossy":
         some = list(itertools.islice(feeds, 1))
         origin = first if rounded_from is None else load(rounded_from)
@@ -125,6 +129,7 @@ def compare_files(
             raise ModelError(
                 f"The hop {name} is broken: {bad}", "Quantize again, with ranges of this very file."
             )
+        selected = selected_outputs(first, some[0]) if some else {}
         feeds = itertools.chain(some, feeds)
     return _compare(
         (runner(first), runner(second)),
@@ -132,6 +137,7 @@ def compare_files(
         name,
         kind,
         lambda worst: first_tensor_that_differs(first, second, worst, kind),
+        selected,
     )
 
 
@@ -140,14 +146,24 @@ def noise_between(before: Path, after: Path, batches: Iterable[Mapping[str, Any]
 
     Raises:
         WorkloadError: there are no batches, or they do not fit.
+        ModelError: all outputs hold what the network selects.
     """
     first = load(before)
     one, two = runner(first), runner(load(after))
     tallies: dict[str, _Tally] = {}
+    selected: dict[str, str] | None = None
     for piece in pieces(first, batches):
+        selected = selected_outputs(first, piece) if selected is None else selected
         changed = two(piece)
         for name, value in one(piece).items():
-            tallies.setdefault(name, _Tally()).add(value, changed[name])
+            if name not in selected:
+                tallies.setdefault(name, _Tally()).add(value, changed[name])
+    if selected and not tallies:
+        raise ModelError(
+            f"Every output of {before} holds what {next(iter(selected.values()))} selects: the data say how "
+            "long it is, and nothing can be compared by its numbers.",
+            "Make what goes into the selection an output too, or select outside of the network.",
+        )
     if not tallies:
         raise WorkloadError("There are no samples to compare on.", "Give at least one batch.")
     return max(tally.difference().noise for tally in tallies.values())
@@ -172,6 +188,18 @@ def first_tensor_that_differs(
     return "none inside; node by node the graphs agree, so the runtime's own optimisations differ"
 
 
+def values_and_errors(before: Array, after: Array) -> tuple[Array, Array]:
+    """The values of `before` and how far `after` is from each, in float64.
+
+    Equal infinities, as in masked scores, are no error and count as values of 0; any other infinity is an
+    infinite error.
+    """
+    value, other = before.astype(np.float64), after.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        error = np.where(value == other, 0.0, np.abs(other - value))
+    return np.where(np.isinf(value), 0.0, value), error
+
+
 class _Tally:
     """Sums over batches that a Difference is made of."""
 
@@ -181,8 +209,7 @@ class _Tally:
         self.sums = np.zeros(4)  # |error|, |value|, error², value²
 
     def add(self, before: Array, after: Array) -> _Tally:
-        value = before.astype(np.float64)
-        error = np.abs(after.astype(np.float64) - value)
+        value, error = values_and_errors(before, after)
         self.numbers += value.size
         # numpy's maximum passes NaN on, Python's max would lose it.
         self.largest = float(np.maximum(self.largest, error.max(initial=0.0)))
@@ -211,7 +238,9 @@ def _compare(
     hop: str,
     kind: Kind,
     locate: Callable[[Mapping[str, Array]], str],
+    selected: Mapping[str, str] | None = None,
 ) -> Hop:
+    unjudged = selected or {}
     tallies: dict[str, _Tally] = {}
     flips: list[int] = []
     samples = 0
@@ -222,14 +251,17 @@ def _compare(
         # Labels and masks have no noise: class 900 in the place of class 1 is one sample, and may be right.
         judged |= {name for name, value in before.items() if kind != "lossy" or value.dtype.kind == "f"}
         for name, value in before.items():
+            if name in unjudged and name in after:
+                continue
             _check_comparable(hop, name, value, after.get(name))
             tallies.setdefault(name, _Tally()).add(value, after[name])
-            error = np.abs(after[name].astype(np.float64) - value)
+            _, error = values_and_errors(value, after[name])
             largest = float(np.nan_to_num(error, nan=np.inf).max(initial=0.0))
             if largest > worst[0]:
                 worst = (largest, piece)
         leading = next(iter(before))
-        flips += [samples + place for place in _flipped(before[leading], after[leading])]
+        if leading not in unjudged:
+            flips += [samples + place for place in _flipped(before[leading], after[leading])]
         samples += samples_in(piece)
     if samples == 0:
         raise WorkloadError(f"There are no samples to compare the hop {hop} on.", "Give at least one batch.")
@@ -244,7 +276,7 @@ def _compare(
                 if kind == "lossy"
                 else "Look at that layer, or replace its operator by plainer ones.",
             )
-    return Hop(hop, kind, samples, outputs, tuple(flips))
+    return Hop(hop, kind, samples, outputs, tuple(flips), dict(unjudged))
 
 
 def _check_comparable(hop: str, name: str, before: Array, after: Array | None) -> None:
@@ -253,9 +285,10 @@ def _check_comparable(hop: str, name: str, before: Array, after: Array | None) -
             "is missing" if after is None else f"has the shape {list(after.shape)}, not {list(before.shape)}"
         )
         raise ModelError(f"After the hop {hop} the output {name!r} {found}.", "Export the network again.")
-    if not np.isfinite(before).all():
+    nan = before.dtype.kind == "f" and bool(np.isnan(before).any())
+    if nan or (before.size and not np.isfinite(before).any()):
         raise ModelError(
-            f"Before the hop {hop} the output {name!r} holds NaN or infinity.",
+            f"Before the hop {hop} the output {name!r} holds {'NaN' if nan else 'nothing but infinity'}.",
             "The network itself returns it: check its weights and the data.",
         )
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..export.parity import values_and_errors
 from ..export.to_qdq import to_qdq
 from ..targets.session import open_session
 from .candidates import Candidate, Trials, in_float, timed
@@ -83,9 +84,11 @@ class _Noise:
     def add(self, outputs: Mapping[str, Array]) -> None:
         for name, value in next(self._expected).items():
             signal, noise = self._powers.get(name, (0.0, 0.0))
-            exact = value.astype(np.float64)
+            if value.shape != outputs[name].shape:  # as many rows as the data say, see selection.py
+                continue
+            exact, error = values_and_errors(value, outputs[name])
             signal += float(np.square(exact).sum())
-            self._powers[name] = (signal, noise + float(np.square(outputs[name] - exact).sum()))
+            self._powers[name] = (signal, noise + float(np.square(error).sum()))
 
     def sqnr_db(self) -> float:
         ratios = [signal / noise if noise else math.inf for signal, noise in self._powers.values()]

@@ -14,9 +14,10 @@ from brought import brought, numbers, op
 from onnx import TensorProto, helper, numpy_helper
 
 from deadweight.export.calibrate import calibrate
-from deadweight.export.parity import compare_files, compare_module
+from deadweight.export.parity import compare_files, compare_module, noise_between
 from deadweight.export.to_onnx import to_onnx
 from deadweight.export.to_qdq import to_qdq
+from deadweight.pipeline.export import hop_words
 from deadweight.targets.errors import ModelError, WorkloadError
 
 Nets = Callable[[str], Any]
@@ -194,3 +195,95 @@ def test_labels_and_masks_are_compared_and_not_judged_by_their_noise(tmp_path: P
     assert hop.outputs["label"].noise > 0.5
     assert hop.outputs["y"].noise < 0.1
     assert hop.outputs["mask"].largest <= 1.0
+
+
+def masked(path: Path, *, mask: Any, outputs: int = 16) -> Path:
+    nodes = [op("MatMul", ["x", "w"], ["h"], name="product"), op("Add", ["h", "mask"], ["y"])]
+    return brought(path, nodes, {"w": numbers(24, outputs), "mask": np.array(mask, np.float32)}, [None, 24])
+
+
+def test_equal_infinities_as_in_masked_scores_are_equal(tmp_path: Path) -> None:
+    mask = [0.0] * 12 + [-np.inf] * 4
+    path, data = masked(tmp_path / "m.onnx", mask=mask), [{"x": numbers(40, 24)}]
+    to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
+    hop = compare_files(path, tmp_path / "q.onnx", data, kind="lossy", name="int8")
+    plain = masked(tmp_path / "plain.onnx", mask=[0.0] * 16)
+    to_qdq(plain, calibrate(plain, data), tmp_path / "p.onnx")
+    expected = compare_files(plain, tmp_path / "p.onnx", data, kind="lossy", name="int8")
+    assert 0 < hop.outputs["y"].noise == pytest.approx(expected.outputs["y"].noise, rel=0.3)
+    assert hop.outputs["y"].largest < 0.1
+    other = masked(tmp_path / "other.onnx", mask=[-np.inf] * 4 + [0.0] * 12)
+    with pytest.raises(ModelError, match="beyond its class"):
+        compare_files(path, other, data, kind="float", name="another mask")
+    nothing = masked(tmp_path / "nothing.onnx", mask=[np.inf] * 16)
+    with pytest.raises(ModelError, match="nothing but infinity"):
+        compare_files(nothing, nothing, data, kind="exact", name="copy")
+
+
+def found(path: Path, *, scores: bool = True) -> Path:
+    """Non-maximum suppression over eight boxes whose scores a product makes."""
+    nodes = [
+        op("MatMul", ["x", "w"], ["scores"], name="product"),
+        op("Unsqueeze", ["scores", "one"], ["by_class"]),
+        op("Shape", ["scores"], ["sizes"]),
+        op("Gather", ["sizes", "first"], ["batch"]),
+        op("Concat", ["batch", "rest"], ["boxes_sizes"], axis=0),
+        op("Expand", ["corners", "boxes_sizes"], ["boxes"]),
+        op("NonMaxSuppression", ["boxes", "by_class", "most", "overlap", "least"], ["kept"]),
+        op("Slice", ["kept", "start", "end", "axis", "step"], ["picked"]),
+        op("GatherND", ["scores", "picked"], ["best"]),
+    ]
+    corners = np.array([[[i, 0, i + 0.9, 1] for i in range(8)]], np.float32)
+    constants = {
+        "w": numbers(24, 8),
+        "one": np.array([1]),
+        "first": np.array([0]),
+        "rest": np.array([8, 4]),
+        "corners": corners,
+        "most": np.array(8),
+        "overlap": np.float32(0.5),
+        "least": np.float32(0.3),
+        "start": np.array([0]),
+        "end": np.array([3]),
+        "axis": np.array([1]),
+        "step": np.array([2]),
+    }
+    outputs = [helper.make_tensor_value_info("best", TensorProto.FLOAT, ["found"])]
+    if scores:
+        outputs.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, 8]))
+    return brought(path, nodes, constants, [None, 24], outputs=outputs)
+
+
+def test_what_a_network_selects_is_named_and_the_rest_is_judged(tmp_path: Path) -> None:
+    path, data = found(tmp_path / "m.onnx"), [{"x": numbers(40, 24)}]
+    to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
+    hop = compare_files(path, tmp_path / "q.onnx", data, kind="lossy", name="int8")
+    assert hop.selected == {"best": "NonMaxSuppression"}
+    assert 0 < hop.outputs["scores"].noise < 0.05
+    assert set(hop.outputs) == {"scores"}
+    assert noise_between(path, tmp_path / "q.onnx", data) == hop.outputs["scores"].noise
+    assert "best holds what NonMaxSuppression selects" in hop_words("int8", hop)
+    alone = found(tmp_path / "alone.onnx", scores=False)
+    to_qdq(alone, calibrate(alone, data), tmp_path / "q.onnx")
+    hop = compare_files(alone, tmp_path / "q.onnx", data, kind="lossy", name="int8")
+    assert hop_words("int8", hop).startswith("int8: no output can be judged; best holds what")
+    with pytest.raises(ModelError, match="nothing can be compared"):
+        noise_between(alone, tmp_path / "q.onnx", data)
+
+
+def test_an_output_whose_size_is_fixed_again_behind_a_selection_is_judged(tmp_path: Path) -> None:
+    nodes = [
+        op("MatMul", ["x", "w"], ["h"]),
+        op("Greater", ["h", "zero"], ["above"]),
+        op("NonZero", ["above"], ["where"]),
+        op("Transpose", ["where"], ["places"], perm=[1, 0]),
+        op("GatherND", ["h", "places"], ["values"]),
+        op("Mul", ["h", "zero"], ["nothing"]),
+        op("ScatterND", ["nothing", "places", "values"], ["y"]),
+    ]
+    path = brought(tmp_path / "m.onnx", nodes, {"w": numbers(24, 24), "zero": np.float32(0)}, [None, 24])
+    data = [{"x": numbers(40, 24)}]
+    to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
+    hop = compare_files(path, tmp_path / "q.onnx", data, kind="lossy", name="int8")
+    assert not hop.selected
+    assert 0 < hop.outputs["y"].noise < 0.1
