@@ -160,8 +160,9 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(BOUND))
     parser.add_argument("--table", action="store_true")
     given: Any = parser.parse_args()
-    for network in [] if given.table else given.networks:
-        in_turn(cells(network), partial(measured, measure), RECORD)
+    if not given.table:
+        every = [cell for network in given.networks for cell in cells(network)]
+        in_turn(sorted(every, key=lambda cell: int(cell["seed"])), partial(measured, measure), RECORD)
     print("\n\n".join(table(recorded(RECORD), network) for network in given.networks))
 
 
