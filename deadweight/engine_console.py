@@ -14,6 +14,7 @@ from .targets.errors import RecipeError
 
 if TYPE_CHECKING:
     from .targets.measurement import Protocol
+    from .targets.session import Arrays
     from .targets.trt import TrtSession
 
 SHOWN = 5
@@ -68,24 +69,24 @@ def no_engine_layers(layers: bool, protocol: Protocol) -> None:
         )
 
 
-def show_engine_layers(plan: Path, protocol: Protocol) -> None:
+def show_engine_layers(plan: Path, protocol: Protocol, inputs: Arrays | None = None) -> None:
     """Each layer's time by TensorRT's profiler; what `deadweight engine` reads is written beside the plan."""
     from .engine_report import engine
     from .targets.artifact import write_json, write_text
 
     layers, times = Path(f"{plan}.layers.json"), Path(f"{plan}.times.json")
-    with _opened(plan, protocol) as (session, inputs):
-        taken = session.layer_times(inputs)
+    with _opened(plan, protocol, inputs) as (session, arrays):
+        taken = session.layer_times(arrays)
         write_text(layers, session.inspect())
     write_json(times, {name: [1e3 * time for time in each] for name, each in taken.items()})
     engine(layers, profile=times)
     out.print(f"For deadweight engine: {layers} --profile {times}", markup=False, soft_wrap=True)
 
 
-def show_engine_memory(plan: Path, protocol: Protocol) -> None:
+def show_engine_memory(plan: Path, protocol: Protocol, inputs: Arrays | None = None) -> None:
     """The parts of an engine's memory after one run, each with how it was got."""
-    with _opened(plan, protocol) as (session, inputs):
-        session.run(inputs)
+    with _opened(plan, protocol, inputs) as (session, arrays):
+        session.run(arrays)
         parts = session.memory().parts
     for part in parts:
         size = "not known" if part.bytes is None else megabytes(part.bytes)
@@ -93,13 +94,13 @@ def show_engine_memory(plan: Path, protocol: Protocol) -> None:
 
 
 @contextlib.contextmanager
-def _opened(plan: Path, protocol: Protocol) -> Iterator[tuple[TrtSession, dict[str, Any]]]:
+def _opened(plan: Path, protocol: Protocol, inputs: Arrays | None) -> Iterator[tuple[TrtSession, Arrays]]:
     """The engine, and the inputs that it was timed with."""
     from .targets.engines.opening import open_trt
-    from .targets.session import random_inputs
+    from .targets.given import fed
 
     session = open_trt(plan, flavour=protocol.runtime.partition("+")[0])
     try:
-        yield session, random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed)
+        yield session, fed(session, inputs, batch=protocol.batch, seed=protocol.seed)
     finally:
         session.close()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import bar, gate_table, out
+from .options import Inputs
 from .remotely import On, compared, profiled
 from .targets.errors import ArtifactError, MeasurementError, RecipeError
 
@@ -39,6 +40,7 @@ def gate(
     on: On = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples at once.")] = None,
+    inputs: Inputs = None,
     junit: Annotated[Path | None, typer.Option(help="Where JUnit XML goes.")] = None,
     summary: Annotated[Path | None, typer.Option(help="A file that a Markdown summary is added to.")] = None,
     history: Annotated[Path | None, typer.Option(help="The JSONL that this measurement is added to.")] = None,
@@ -51,8 +53,14 @@ def gate(
     from .targets import gate as gates
     from .targets.budgets import Budgets
     from .targets.gating import history as histories
-    from .targets.gating.baseline import old_model, read_baseline, refuse_other_protocol
+    from .targets.gating.baseline import (
+        old_model,
+        read_baseline,
+        refuse_other_inputs,
+        refuse_other_protocol,
+    )
     from .targets.gating.settings import accuracy, read_settings
+    from .targets.given import given_inputs
 
     if config != _CONFIG and not config.is_file():
         raise RecipeError(f"There are no settings at {config}.", "Check the path given to --config.")
@@ -61,13 +69,14 @@ def gate(
     path = baseline or _given(settings.baseline, beside, "--baseline baseline.json")
     store = history or (beside / settings.history if settings.history else None)
     data = beside / settings.data if settings.data else None
+    inputs = inputs or (beside / settings.inputs if settings.inputs else None)
     cap = settings.cap_s if cap_s is None else cap_s
     if limit is not None:
         if not 0 <= limit < math.inf:
             raise RecipeError(f"The --limit is {limit:g}.", "Give a share of 0 or more: 0.02 is 2 %.")
         budgets = Budgets(**{**vars(budgets), "slowdown": limit})
     if calibrate:
-        _calibrate(path, runs=calibrate, limit=budgets.slowdown, cap_s=min(cap, 20.0))
+        _calibrate(path, runs=calibrate, limit=budgets.slowdown, cap_s=min(cap, 20.0), inputs=inputs)
         return
     model = model or _given(settings.model, beside, "--model MODEL.onnx")
     if record:
@@ -81,16 +90,18 @@ def gate(
             on=on,
             threads=threads,
             batch=batch,
+            inputs=inputs,
         )
         return
     accepted = read_baseline(path)
     refuse_other_protocol(accepted, threads=threads, batch=batch)
+    refuse_other_inputs(accepted, given_inputs(inputs))
     old = old_model(accepted, path)
     scores: tuple[float | None, float | None] = (accepted.score, None)
     if data is not None and budgets.score_drop is not None:
         scores = (accuracy(old, data) if old else accepted.score, accuracy(model, data))
     kept = histories.read(store) if store is not None and store.exists() else []
-    taken = None if on is None else _taken_on(on, old, model, accepted)
+    taken = None if on is None else _taken_on(on, old, model, accepted, inputs)
     with bar() as shown:
         gated = gates.check(
             model,
@@ -101,6 +112,7 @@ def gate(
             history=kept,
             cap_s=cap,
             taken=taken,
+            inputs=inputs,
             progress=lambda done, total: shown(done, total, "gate"),
         )
     # The answer first: a history that cannot be written to (a read-only checkout) must not swallow it.
@@ -114,7 +126,9 @@ def gate(
     raise typer.Exit(gated.exit_code)
 
 
-def _taken_on(on: str, old: Path | None, model: Path, accepted: Baseline) -> dict[str, Measurement]:
+def _taken_on(
+    on: str, old: Path | None, model: Path, accepted: Baseline, inputs: Path | None
+) -> dict[str, Measurement]:
     """Both models' times from a board: 48 loads, and a single look."""
     if old is None:
         raise RecipeError(
@@ -122,7 +136,7 @@ def _taken_on(on: str, old: Path | None, model: Path, accepted: Baseline) -> dic
             "Bring it back, or record the baseline again with --fetch.",
         )
     protocol = replace(accepted.protocol, events=48)
-    measured, _, still = compared(on, old, model, protocol, margin=0.02, until_decided=False)
+    measured, _, still = compared(on, old, model, protocol, margin=0.02, until_decided=False, inputs=inputs)
     if not still:
         raise MeasurementError(
             f"{on} did not keep still while the models were timed, so the times are void.",
@@ -151,22 +165,27 @@ def _record(
     on: str | None,
     threads: int | None,
     batch: int | None,
+    inputs: Path | None,
 ) -> None:
     from .targets.gating import history as histories
     from .targets.gating.baseline import record
     from .targets.gating.settings import accuracy
+    from .targets.given import given_inputs
     from .targets.sequential import sequential_protocol
     from .targets.session import runtime_of
 
     score = accuracy(model, data) if data is not None else None
     protocol = replace(sequential_protocol(threads=threads or 1, batch=batch or 1), runtime=runtime_of(model))
-    there = profiled(on, model, replace(protocol, events=6))[0][model.name] if on is not None else None
+    arrays = given_inputs(inputs)
+    short = replace(protocol, events=6)
+    there = None if on is None else profiled(on, model, short, inputs)[0][model.name]
     with bar() as shown:
         made, measured = record(
             model,
             path,
             protocol=protocol,
             measured=there,
+            inputs=arrays,
             fetch=fetch,
             commit=commit,
             score=score,
@@ -180,7 +199,7 @@ def _record(
     )
 
 
-def _calibrate(path: Path, *, runs: int, limit: float | None, cap_s: float) -> None:
+def _calibrate(path: Path, *, runs: int, limit: float | None, cap_s: float, inputs: Path | None) -> None:
     from .targets.artifact import write_json
     from .targets.budgets import Budgets
     from .targets.gating.baseline import old_model, read_baseline
@@ -195,7 +214,13 @@ def _calibrate(path: Path, *, runs: int, limit: float | None, cap_s: float) -> N
         )
     with bar() as shown:
         found = calibrate(
-            old, accepted, runs=runs, budgets=Budgets(slowdown=limit), cap_s=cap_s, progress=shown
+            old,
+            accepted,
+            runs=runs,
+            budgets=Budgets(slowdown=limit),
+            cap_s=cap_s,
+            inputs=inputs,
+            progress=shown,
         )
     write_json(path, with_calibration(accepted, found).to_json())
     for sentence in words(found):

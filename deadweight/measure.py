@@ -16,6 +16,7 @@ from .console import (
     out,
 )
 from .engine_console import no_engine_layers, show_engine_layers, show_engine_memory
+from .options import Inputs
 from .remotely import On, compared, layered, profiled
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def profile(
     event_s: Annotated[float, typer.Option(help="Seconds of running within one event.")] = 0.05,
     threads: Threads = 1,
     batch: Batch = 1,
+    inputs: Inputs = None,
     layers: Annotated[bool, typer.Option("--layers", help="The time of every layer as well.")] = False,
     on: On = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where the measurement goes, as JSON.")] = None,
@@ -38,6 +40,7 @@ def profile(
     """Measure one model: latency percentiles with their interval, memory, and the conditions."""
     from .targets import measurement
     from .targets.clock import time_together
+    from .targets.given import given_inputs
     from .targets.measurement import Protocol
     from .targets.memory import Memory, measure_memory
     from .targets.probe import not_known
@@ -47,19 +50,21 @@ def profile(
     protocol = Protocol(
         events=events, event_s=event_s, threads=threads, batch=batch, runtime=runtime_of(model)
     )
+    arrays = given_inputs(inputs)
     memory: Memory | None = None
     if on is not None:
-        measured, memory = profiled(on, model, protocol)
+        measured, memory = profiled(on, model, protocol, inputs)
     else:
         with bar() as shown:
             measured = time_together(
                 {model.name: model},
                 protocol=protocol,
+                inputs=arrays,
                 progress=lambda done, total: shown(done, total, "profile"),
             )
             if protocol.runtime == "onnxruntime":
                 shown(0, 1, "memory")
-                memory = measure_memory(model, threads=threads, batch=batch)
+                memory = measure_memory(model, threads=threads, batch=batch, inputs=inputs)
     if to is not None:  # at once: what is shown of it below may fail, and the time is spent
         measurement.save(measured, to)
     figures = measured[model.name]
@@ -69,11 +74,13 @@ def profile(
     if figures.runs > 1:
         out.print(f"Each sample is the mean of {figures.runs} runs: the tail of single runs is longer.")
     if memory is None:
-        show_engine_memory(model, protocol)
+        show_engine_memory(model, protocol, arrays)
     else:
         out.print(memory_line(memory), soft_wrap=True)
     machine = figures.conditions["machine"]
-    out.print(f"{figures.evidence} on {machine['cpu']}, {threads} thread(s), batch {batch}", markup=False)
+    words = f"{threads} thread(s), batch {figures.protocol.batch}"
+    words += "" if inputs is None else f", inputs of {inputs.name}"
+    out.print(f"{figures.evidence} on {machine['cpu']}, {words}", markup=False)
     for clause in not_known(figures.conditions):
         out.print(f"Not known: {clause}.", markup=False)
     for mark in figures.marks:
@@ -81,9 +88,9 @@ def profile(
     if to is not None:
         out.print(f"The measurement: {to}", soft_wrap=True, markup=False)
     if layers and protocol.runtime != "onnxruntime":
-        show_engine_layers(model, protocol)
+        show_engine_layers(model, protocol, arrays)
     elif layers:
-        _print_layers({model.name: model}, threads=threads, batch=batch, on=on)
+        _print_layers({model.name: model}, threads=threads, batch=batch, inputs=inputs, on=on)
 
 
 def compare(
@@ -97,6 +104,7 @@ def compare(
     threads: Threads = 1,
     batch: Batch = 1,
     margin: Annotated[float, typer.Option(help="The change that does not matter, as a share.")] = 0.02,
+    inputs: Inputs = None,
     layers: Annotated[bool, typer.Option("--layers", help="Judge every layer as well.")] = False,
     on: On = None,
     target: Annotated[
@@ -116,6 +124,7 @@ def compare(
 
     from .targets.artifact import write_json
     from .targets.clock import time_together
+    from .targets.given import given_inputs
     from .targets.judge import judge
     from .targets.measurement import Protocol
     from .targets.sequential import compare_until_decided, sequential_protocol
@@ -130,10 +139,17 @@ def compare(
         protocol = replace(sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s)
     protocol = replace(protocol, runtime=shared_runtime([baseline, candidate]))
     no_engine_layers(layers, protocol)
+    arrays = given_inputs(inputs)
     still = True
     if on is not None:
         measured, judgement, still = compared(
-            on, baseline, candidate, protocol, margin=margin, until_decided=events is None
+            on,
+            baseline,
+            candidate,
+            protocol,
+            margin=margin,
+            until_decided=events is None,
+            inputs=inputs,
         )
     else:
         with bar() as shown:
@@ -143,11 +159,16 @@ def compare(
 
             if events is not None:
                 models = {"baseline": baseline, "candidate": candidate}
-                measured = time_together(models, protocol=protocol, progress=progress)
+                measured = time_together(models, protocol=protocol, inputs=arrays, progress=progress)
                 judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
             else:
                 found = compare_until_decided(
-                    baseline, candidate, protocol=protocol, margin=margin, progress=progress
+                    baseline,
+                    candidate,
+                    protocol=protocol,
+                    margin=margin,
+                    inputs=arrays,
+                    progress=progress,
                 )
                 measured, judgement = dict(found.measured), found.judgement
     out.print(measurement_table(measured))
@@ -159,7 +180,9 @@ def compare(
         out.print(f"The comparison: {to}", soft_wrap=True, markup=False)
     if layers:
         models = {"baseline": baseline, "candidate": candidate}
-        told["layers"] = _print_layers(models, threads=threads, batch=batch, target=advised, on=on)
+        told["layers"] = _print_layers(
+            models, threads=threads, batch=batch, inputs=inputs, target=advised, on=on
+        )
         if to is not None:
             write_json(to, told)
     outcome = judgement.outcome if still else "cannot_tell"
@@ -171,6 +194,7 @@ def _print_layers(
     *,
     threads: int,
     batch: int,
+    inputs: Path | None,
     target: Target | None = None,
     on: str | None = None,
 ) -> list[dict[str, object]]:
@@ -180,19 +204,23 @@ def _print_layers(
     """
     from dataclasses import replace
 
+    from .targets.given import given_inputs
     from .targets.layers import judge_layers
     from .targets.ort_layers import LAYER_PROTOCOL, time_layers
     from .targets.reasons import explained
 
     protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch)
     if on is not None:
-        timed, still = layered(on, models, protocol)
+        timed, still = layered(on, models, protocol, inputs)
         if not still:
             return []
     else:
         with bar() as shown:
             timed = time_layers(
-                models, protocol=protocol, progress=lambda done, total: shown(done, total, "layers")
+                models,
+                protocol=protocol,
+                inputs=given_inputs(inputs),
+                progress=lambda done, total: shown(done, total, "layers"),
             )
     sides = list(timed.values())
     if len(sides) == 1:

@@ -14,4 +14,12 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="The run's directory; default: runs/ and the recipe's name.")
 ]
 TargetName = Annotated[str | None, typer.Option("--target", help="A board's name, see `deadweight targets`.")]
+Inputs = Annotated[
+    Path | None,
+    typer.Option(
+        "--inputs",
+        metavar="FILE.npz",
+        help="What the model is fed: arrays by its inputs' names, all samples at once. Default: random.",
+    ),
+]
 Data = Annotated[str | None, typer.Option("--data", help="Where the example's data lies.")]

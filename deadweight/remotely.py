@@ -32,29 +32,40 @@ def board(on: str) -> Iterator[tuple[Transport, Progress]]:
             yield there, shown
 
 
-def layered(on: str, models: dict[str, Path], protocol: Protocol) -> tuple[Layers, bool]:
+def layered(on: str, models: dict[str, Path], protocol: Protocol, inputs: Path | None) -> tuple[Layers, bool]:
     """The layers of models, timed by turns on the board, and whether the board kept still."""
     from .targets.on_board import layers_on
 
     with board(on) as (there, shown):
-        layers, void = layers_on(there, models, protocol=protocol, progress=shown)
+        layers, void = layers_on(there, models, protocol=protocol, inputs=inputs, progress=shown)
     _tell_void(void)
     return layers, not void
 
 
-def profiled(on: str, model: Path, protocol: Protocol) -> tuple[dict[str, Measurement], Memory]:
+def profiled(
+    on: str, model: Path, protocol: Protocol, inputs: Path | None
+) -> tuple[dict[str, Measurement], Memory]:
     """One model's times and memory on the board."""
     from .targets.on_board import time_on
 
     with board(on) as (there, shown):
-        timed = time_on(there, {model.name: model}, protocol=protocol, memory=True, progress=shown)
+        timed = time_on(
+            there, {model.name: model}, protocol=protocol, inputs=inputs, memory=True, progress=shown
+        )
     told = timed.memory[model.name]
     _tell_void(timed.void)
     return dict(timed.measurements), Memory(**{**told, "remarks": tuple(told["remarks"])})
 
 
 def compared(
-    on: str, baseline: Path, candidate: Path, protocol: Protocol, *, margin: float, until_decided: bool
+    on: str,
+    baseline: Path,
+    candidate: Path,
+    protocol: Protocol,
+    *,
+    margin: float,
+    until_decided: bool,
+    inputs: Path | None,
 ) -> tuple[dict[str, Measurement], Judgement, bool]:
     """Two models' times, taken by turns on the board, its judgement, and whether the board kept still."""
     from .targets.on_board import compare_on
@@ -67,6 +78,7 @@ def compared(
             protocol=protocol,
             margin=margin,
             until_decided=until_decided,
+            inputs=inputs,
             progress=shown,
         )
     _tell_void(timed.void)

@@ -101,7 +101,7 @@ def _rollback(given: argparse.Namespace) -> _Answer:
 def _profile(given: argparse.Namespace) -> _Answer:
     told: Dict[str, Any] = {}
     with _opened(given, given.models) as (paths, protocol):
-        measured = _timed(paths, protocol)
+        measured = _timed(given, paths, protocol)
         if given.memory:
             from .memory import measure_memory
 
@@ -109,7 +109,11 @@ def _profile(given: argparse.Namespace) -> _Answer:
             for index, (name, path) in enumerate(paths.items()):
                 _progress(index, len(paths), "memory")
                 memory = measure_memory(
-                    path, runtime=protocol.runtime, threads=protocol.threads, batch=protocol.batch
+                    path,
+                    runtime=protocol.runtime,
+                    threads=protocol.threads,
+                    batch=protocol.batch,
+                    inputs=given.inputs,
                 )
                 told["memory"][name] = memory.to_json()
     told["void"] = list(_void(measured))
@@ -118,14 +122,16 @@ def _profile(given: argparse.Namespace) -> _Answer:
 
 
 def _layers(given: argparse.Namespace) -> _Answer:
+    from .given import given_inputs
     from .layer_profile import profile_layers
 
     with _opened(given, given.models) as (paths, protocol):
-        told = profile_layers(paths, protocol=protocol, progress=_timing)
+        told = profile_layers(paths, protocol=protocol, inputs=given_inputs(given.inputs), progress=_timing)
     return (3 if told["void"] else 0), told
 
 
 def _compare(given: argparse.Namespace) -> _Answer:
+    from .given import given_inputs
     from .judge import judge
     from .sequential import compare_until_decided
 
@@ -136,11 +142,12 @@ def _compare(given: argparse.Namespace) -> _Answer:
                 paths["candidate"],
                 protocol=protocol,
                 margin=given.margin,
+                inputs=given_inputs(given.inputs),
                 progress=_timing,
             )
             measured, judged = compared.measured, compared.judgement
         else:
-            measured = _timed(paths, protocol)
+            measured = _timed(given, paths, protocol)
             judged = judge(measured["baseline"], measured["candidate"], margin=given.margin)
     void = _void(measured)
     told: Dict[str, Any] = {"void": list(void), "judgement": judged.to_json()}
@@ -168,10 +175,13 @@ def _opened(
         yield {name: path for name, (path, _) in opened.items()}, protocol
 
 
-def _timed(paths: Mapping[str, Path], protocol: Protocol) -> Mapping[str, Measurement]:
+def _timed(
+    given: argparse.Namespace, paths: Mapping[str, Path], protocol: Protocol
+) -> Mapping[str, Measurement]:
     from .clock import time_together
+    from .given import given_inputs
 
-    return time_together(paths, protocol=protocol, progress=_timing)
+    return time_together(paths, protocol=protocol, inputs=given_inputs(given.inputs), progress=_timing)
 
 
 def _void(measured: Mapping[str, Measurement]) -> Tuple[str, ...]:

@@ -13,11 +13,9 @@ Nothing is dropped: an event during which the machine changed is marked, and its
 from __future__ import annotations
 
 import gc
-import hashlib
 import math
 import random
 import uuid
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, perf_counter_ns, thread_time_ns
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -25,10 +23,11 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 import numpy as np
 
 from .errors import MeasurementError, ModelError
+from .given import fed, with_inputs
 from .measurement import Mark, Measurement, Protocol
 from .onnx_nodes import files_of, model_sha256
 from .probe import changes, conditions, snapshot
-from .session import Session, open_session, random_inputs
+from .session import Session, open_session
 from .turns import Block, Plan, check_clock, clock_source, planned
 
 if TYPE_CHECKING:
@@ -66,7 +65,8 @@ def time_together(
 ) -> Dict[str, Measurement]:
     """Times models by turns in this process and returns one Measurement for each, paired by event.
 
-    `inputs` are fed to every model; without them each gets random ones by the protocol's seed. After each
+    `inputs` are fed to every model, all samples at once; without them each gets random ones by the
+    protocol's seed. After each
     number of events in `looks`, `decided` is asked whether these are enough: see `sequential`, which counts
     what looking often costs. The protocol's time cap may end it earlier as well. `opened` makes a session of
     a file and is told the protocol's runtime and threads: what is timed need not be inference.
@@ -80,8 +80,7 @@ def time_together(
         raise MeasurementError("There are no models to time.", "Give one model file or more.")
     check_clock(*clock_source())
     paths = {name: Path(path) for name, path in models.items()}
-    if inputs is not None:
-        protocol = replace(protocol, inputs=f"given:{_hash(inputs)}")
+    protocol = with_inputs(protocol, inputs)
     run_id = uuid.uuid4().hex
     # Order and padding are drawn afresh each time (the id is the seed, so that they can be drawn again).
     dice = random.Random(run_id)
@@ -165,12 +164,11 @@ def _event(
         calls = {}
         for name, session in sessions.items():
             evidences[name] = session.evidence
-            fed = inputs
-            if fed is None:
-                fed = random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed)
-                _check_batch(paths[name], fed, protocol.batch)
-            shapes[name] = [f"{array.dtype}{list(array.shape)}" for array in fed.values()]
-            calls[name] = session.prepare(fed)
+            arrays = fed(session, inputs, batch=protocol.batch, seed=protocol.seed)
+            if inputs is None:
+                _check_batch(paths[name], arrays, protocol.batch)
+            shapes[name] = [f"{array.dtype}{list(array.shape)}" for array in arrays.values()]
+            calls[name] = session.prepare(arrays)
         for name in dice.sample(sorted(calls), len(calls)):
             _warm(calls[name])
         if plan is None:
@@ -184,10 +182,10 @@ def _event(
         del padding
 
 
-def _check_batch(path: Path, fed: Mapping[str, NDArray[Any]], batch: int) -> None:
+def _check_batch(path: Path, arrays: Mapping[str, NDArray[Any]], batch: int) -> None:
     """A fixed batch would be timed as if it were the one asked for, beside a model that takes any."""
-    if batch > 1 and fed and not any(array.shape[:1] == (batch,) for array in fed.values()):
-        told = ", ".join(f"{name} {list(array.shape)}" for name, array in fed.items())
+    if batch > 1 and arrays and not any(array.shape[:1] == (batch,) for array in arrays.values()):
+        told = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
         raise ModelError(
             f"{path.name} cannot be timed with {batch} samples at once: its inputs are fixed to {told}.",
             "Export it with its batch left open, or leave --batch away.",
@@ -287,12 +285,3 @@ def _sha256(path: Path) -> str:
     if not path.is_file():
         raise ModelError(f"There is no model at {path}.", "Check the path.")
     return model_sha256(path)
-
-
-def _hash(inputs: Mapping[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(inputs):
-        array = np.ascontiguousarray(inputs[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:12]

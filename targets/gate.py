@@ -20,8 +20,9 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 from .budgets import Budgets
 from .clock import Progress, time_together
 from .errors import MeasurementError, TargetError
-from .gating.baseline import Baseline
+from .gating.baseline import Baseline, refuse_other_inputs
 from .gating.history import protocol_key, session_s
+from .given import given_inputs
 from .judge import Judgement, fewest_events, judge, unproven
 from .measurement import Measurement
 from .memory import measure_memory
@@ -80,15 +81,18 @@ def check(
     history: Sequence[Mapping[str, Any]] = (),
     cap_s: float = 60.0,
     taken: Optional[Mapping[str, Measurement]] = None,
+    inputs: Optional[Path] = None,
     progress: Optional[Progress] = None,
 ) -> Gated:
     """Holds a model against the accepted one and the budgets.
 
     Without `old` the history's sessions of the accepted model are used. `scores` are the accepted model's and
     the candidate's. `taken` are times of both, `baseline` and `candidate`, from elsewhere (a board).
+    `inputs` is the NPZ file that the baseline was recorded on, if it was.
 
     Raises:
-        ModelError, MeasurementError: it cannot be timed, or there is nothing to hold it against.
+        ModelError, MeasurementError: it cannot be timed, or there is nothing to hold it against, or the
+            baseline was recorded on other inputs.
         TargetError: it runs on another runtime than the accepted model.
     """
     protocol = replace(baseline.protocol, cap_s=cap_s)
@@ -99,6 +103,8 @@ def check(
             "Give the gate a model of the same kind, or record a baseline of this one: "
             "deadweight gate --record.",
         )
+    arrays = given_inputs(inputs)
+    refuse_other_inputs(baseline, arrays)
     limit = SLOWDOWN if budgets.slowdown is None else budgets.slowdown
     samples = needed_samples(99) if budgets.p99_s is not None else 0
     judgement: Optional[Judgement] = None
@@ -117,6 +123,7 @@ def check(
                 _answer(slowdown(found)[1:], limit) != "cannot_tell"
                 and so_far["candidate"].wall_ns.size >= samples
             ),
+            inputs=arrays,
             progress=progress,
         )
         measured, judgement = dict(compared.measured), compared.judgement
@@ -125,7 +132,10 @@ def check(
         against = "side by side"
     else:
         measured = time_together(
-            {"candidate": Path(model)}, protocol=replace(protocol, events=24), progress=progress
+            {"candidate": Path(model)},
+            protocol=replace(protocol, events=24),
+            inputs=arrays,
+            progress=progress,
         )
         against = "history"
         told, weaker = against_history(measured["candidate"], baseline, history, limit=limit)
@@ -134,7 +144,9 @@ def check(
     candidate = measured["candidate"]
     memory = None
     if budgets.memory_bytes is not None and taken is None and runtime == "onnxruntime":
-        memory = measure_memory(model, threads=protocol.threads, batch=protocol.batch).resident_bytes
+        memory = measure_memory(
+            model, threads=protocol.threads, batch=protocol.batch, inputs=inputs
+        ).resident_bytes
     checks += _absolute_checks(budgets, candidate, memory_bytes=memory)
     nothing = unproven(*measured.values())
     if nothing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -18,12 +18,19 @@ from .layers import Layer
 from .measurement import Protocol
 from .probe import conditions, voided
 
+if TYPE_CHECKING:
+    from .session import Arrays
+
 Layers = Dict[str, Dict[str, Layer]]
 """By model and layer."""
 
 
 def profile_layers(
-    models: Mapping[str, Path], *, protocol: Protocol, progress: Optional[Progress] = None
+    models: Mapping[str, Path],
+    *,
+    protocol: Protocol,
+    inputs: Optional[Arrays] = None,
+    progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
     """The layers of ONNX files, timed by turns here, as plain values for JSON; and why they are void.
 
@@ -38,7 +45,7 @@ def profile_layers(
             "Run deadweight profile --layers on the board itself.",
         )
     told = conditions()
-    timed = time_layers(models, protocol=protocol, progress=progress)
+    timed = time_layers(models, protocol=protocol, inputs=inputs, progress=progress)
     told["state_after"] = conditions()["state"]
     return {
         "void": list(voided(told)),

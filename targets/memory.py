@@ -20,12 +20,12 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple, Union
 
-from .errors import DeadweightError, MeasurementError, ModelError, TargetError
+from .errors import ArtifactError, DeadweightError, MeasurementError, ModelError, TargetError
 
 if TYPE_CHECKING:
-    from .session import Session
+    from .session import Arrays, Session
 
 # `y = x + x` on one float, opset 13: enough to make the runtime set itself up.
 _TINY = "CAg6NQoOCgF4CgF4EgF5IgNBZGQSAXRaDwoBeBIKCggIARIECgIIAWIPCgF5EgoKCAgBEgQKAggBQgQKABAN"
@@ -59,6 +59,7 @@ def measure_memory(
     runtime: str = "onnxruntime",
     threads: int = 1,
     batch: int = 1,
+    inputs: Optional[Path] = None,
     timeout_s: float = 600.0,
     root: Path = _ROOT,
 ) -> Memory:
@@ -66,15 +67,15 @@ def measure_memory(
 
     Resident memory, the median of three processes, repeats to about 1 % (a few pages). The peak of loading is
     the highest of the three; under load it was seen to differ by one weight tensor from one measurement to
-    the next. `timeout_s` is for each process, and `root` is where `proc` is found, as in `probe`.
+    the next. `inputs` is an NPZ file of what the model is run on, in place of random numbers. `timeout_s` is
+    for each process, and `root` is where `proc` is found, as in `probe`.
 
     Raises:
         ModelError, TargetError: as `open_session`.
         MeasurementError: this system tells nothing about memory, or the process was killed (no memory left).
     """
-    job = json.dumps(
-        {"path": str(path), "runtime": runtime, "threads": threads, "batch": batch, "root": str(root)}
-    )
+    told = {"path": str(path), "runtime": runtime, "threads": threads, "batch": batch, "root": str(root)}
+    job = json.dumps({**told, "inputs": None if inputs is None else str(inputs)})
     taken = [_in_fresh_process(job, path=path, timeout_s=timeout_s) for _ in range(_PROCESSES)]
     return replace(
         taken[0],
@@ -119,7 +120,7 @@ def _in_fresh_process(job: str, *, path: Union[str, Path], timeout_s: float) -> 
         )
     answer = json.loads(told[-1])
     if "error" in answer:
-        kinds = {kind.__name__: kind for kind in (ModelError, TargetError, MeasurementError)}
+        kinds = {kind.__name__: kind for kind in (ModelError, TargetError, MeasurementError, ArtifactError)}
         raise kinds[answer["error"]](answer["what"], answer["cure"])
     return Memory(**{**answer, "remarks": tuple(answer["remarks"])})
 
@@ -134,10 +135,12 @@ def _child() -> None:
 
 
 def _measured(job: Mapping[str, Any]) -> Memory:
+    from .given import given_inputs
     from .onnx_nodes import files_of
     from .session import open_session, random_inputs
 
     path = Path(job["path"])
+    inputs = given_inputs(Path(job["inputs"]) if job["inputs"] else None)
     proc = Path(job["root"]) / "proc/self"
     remarks = []
     with tempfile.TemporaryDirectory() as folder:
@@ -158,9 +161,9 @@ def _measured(job: Mapping[str, Any]) -> Memory:
         )
     if not exact:
         remarks.append("private pages are not told on this system: resident memory includes shared pages")
-    resident = _after_runs(session, job["batch"], proc) - dirty_before
+    resident = _after_runs(session, inputs, job["batch"], proc) - dirty_before
     again = open_session(path, runtime=job["runtime"], threads=job["threads"])
-    extra = _after_runs(again, job["batch"], proc) - dirty_before - resident
+    extra = _after_runs(again, inputs, job["batch"], proc) - dirty_before - resident
     session.close()
     again.close()
     return Memory(
@@ -172,11 +175,11 @@ def _measured(job: Mapping[str, Any]) -> Memory:
     )
 
 
-def _after_runs(session: Session, batch: int, proc: Path) -> int:
+def _after_runs(session: Session, inputs: Optional[Arrays], batch: int, proc: Path) -> int:
     """Private bytes of the process once the session was run a few times."""
-    from .session import random_inputs
+    from .given import fed
 
-    call = session.prepare(random_inputs(session.inputs, batch=batch))
+    call = session.prepare(fed(session, inputs, batch=batch))
     for _ in range(_RUNS):
         call()
     _give_back()

@@ -44,16 +44,18 @@ def time_on(
     models: Mapping[str, Path],
     *,
     protocol: Protocol,
+    inputs: Optional[Path] = None,
     memory: bool = False,
     progress: Optional[Progress] = None,
 ) -> Timed:
-    """Times models by turns in one process on the board.
+    """Times models by turns in one process on the board, on the inputs of an NPZ file or on random ones.
 
     Raises:
         DeadweightError: as the board's `time_together`, or the connection broke.
     """
-    there = board.put(_checked(list(models.values())), progress=progress)
-    return _timed(board, dict(zip(models, there)), protocol, memory=memory, progress=progress)
+    there, options = _put(board, list(models.values()), inputs, progress)
+    options += ["--memory"] if memory else []
+    return _timed(board, dict(zip(models, there)), protocol, options, progress=progress)
 
 
 def time_engines_on(
@@ -79,22 +81,22 @@ def time_engines_on(
             progress(index, len(models), f"build {name}")
         engines[name] = f"{Path(path).parent}/engines/{Path(path).stem}.plan"
         board.run(["build", path, engines[name], *options])
-    return _timed(board, engines, protocol, memory=memory, progress=progress)
+    return _timed(board, engines, protocol, ["--memory"] if memory else [], progress=progress)
 
 
 def _timed(
     board: Transport,
     there: Mapping[str, str],
     protocol: Protocol,
+    options: Sequence[str],
     *,
-    memory: bool,
     progress: Optional[Progress],
 ) -> Timed:
     from .measurement import Measurement
 
     named = [f"{name}={path}" for name, path in there.items()]
-    options = ["--protocol", json.dumps(asdict(protocol)), *(["--memory"] if memory else [])]
-    _, told = board.run(["profile", *named, *options], progress=progress)
+    asked = ["profile", *named, "--protocol", json.dumps(asdict(protocol)), *options]
+    _, told = board.run(asked, progress=progress)
     return Timed(
         {name: Measurement.from_json(value) for name, value in told["measurements"].items()},
         told.get("memory", {}),
@@ -107,6 +109,7 @@ def layers_on(
     models: Mapping[str, Path],
     *,
     protocol: Protocol,
+    inputs: Optional[Path] = None,
     progress: Optional[Progress] = None,
 ) -> Tuple[Layers, Tuple[str, ...]]:
     """Times the layers of ONNX files by turns in one process on the board; and why the times are void.
@@ -116,9 +119,9 @@ def layers_on(
     """
     from .layer_profile import read_layers
 
-    there = board.put(_checked(list(models.values())), progress=progress)
+    there, options = _put(board, list(models.values()), inputs, progress)
     named = [f"{name}={path}" for name, path in zip(models, there)]
-    options = ["--protocol", json.dumps(asdict(protocol))]
+    options += ["--protocol", json.dumps(asdict(protocol))]
     _, told = board.run(["layers", *named, *options], progress=progress)
     return read_layers(told)
 
@@ -131,6 +134,7 @@ def compare_on(
     protocol: Protocol,
     margin: float,
     until_decided: bool = False,
+    inputs: Optional[Path] = None,
     progress: Optional[Progress] = None,
 ) -> Tuple[Timed, Judgement]:
     """Times two models by turns in one process on the board, and its judgement of them.
@@ -141,8 +145,8 @@ def compare_on(
     from .judge import Judgement
     from .measurement import Measurement
 
-    there = board.put(_checked([baseline, candidate]), progress=progress)
-    options = ["--protocol", json.dumps(asdict(protocol)), "--margin", str(margin)]
+    there, options = _put(board, [baseline, candidate], inputs, progress)
+    options += ["--protocol", json.dumps(asdict(protocol)), "--margin", str(margin)]
     options += ["--until-decided"] if until_decided else []
     _, told = board.run(["compare", *there, *options], progress=progress)
     measured = {name: Measurement.from_json(value) for name, value in told["measurements"].items()}
@@ -244,6 +248,15 @@ def rollback_on(
     """Has the board go back to the release before; see `install.rollback`."""
     options = [*(["--place", place] if place else []), *(["--if-wrong"] if only_if_wrong else [])]
     return board.run(["rollback", name, *options])[1]
+
+
+def _put(
+    board: Transport, models: Sequence[Path], inputs: Optional[Path], progress: Optional[Progress]
+) -> Tuple[List[str], List[str]]:
+    """Models and what they are to be fed: the models' paths there, and the options that name the rest."""
+    files = [*_checked(models), *([] if inputs is None else [Path(inputs)])]
+    there = board.put(files, progress=progress)
+    return there[: len(models)], [] if inputs is None else ["--inputs", there[-1]]
 
 
 def _checked(models: Sequence[Path]) -> Sequence[Path]:

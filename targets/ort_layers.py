@@ -17,18 +17,21 @@ import random
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .clock import Progress
 from .errors import MeasurementError
+from .given import fed, with_inputs
 from .layers import Layer
 from .measurement import Protocol
 from .onnx_nodes import Nodes, read_nodes
 from .ort import open_ort
 from .ort_names import HEAVY, labels_of, owners_of
-from .session import random_inputs
+
+if TYPE_CHECKING:
+    from .session import Arrays
 
 LAYER_PROTOCOL = Protocol(events=24, event_s=0.03, block_s=0.002, settle_s=0.001, min_rounds=4)
 
@@ -47,9 +50,12 @@ def time_layers(
     models: Mapping[str, Path],
     *,
     protocol: Protocol = LAYER_PROTOCOL,
+    inputs: Optional[Arrays] = None,
     progress: Optional[Progress] = None,
 ) -> Dict[str, Dict[str, Layer]]:
     """Profiles models by turns in one process: for each model, its layers in the order in which they run.
+
+    `inputs` are fed to every model; without them each gets random ones.
 
     The profiler's own cost is the same for all; read its times against each other, not as sums. Layers that
     did not run in every round (a branch of an If) are left out: such times cannot be paired.
@@ -58,13 +64,14 @@ def time_layers(
         ModelError: as `open_session`.
         MeasurementError: a profile without layer names, or one that is not whole.
     """
+    protocol = with_inputs(protocol, inputs)
     graphs = {name: read_nodes(path) for name, path in models.items()}
     dice, rounds = random.Random(), 0
     taken: Dict[str, List[List[List[_Kernel]]]] = {}
     blocks: Dict[str, Tuple[int, int]] = {}
     for index in range(protocol.events):
         gc.collect()
-        profiles, blocks, rounds = _event(models, blocks, rounds, protocol=protocol, dice=dice)
+        profiles, blocks, rounds = _event(models, blocks, rounds, protocol=protocol, inputs=inputs, dice=dice)
         for name, profile in profiles.items():
             taken.setdefault(name, []).append(_rounds(profile, *blocks[name], rounds=rounds))
         if progress is not None:
@@ -78,6 +85,7 @@ def _event(
     rounds: int,
     *,
     protocol: Protocol,
+    inputs: Optional[Arrays],
     dice: random.Random,
 ) -> Tuple[Dict[str, List[Dict[str, Any]]], Dict[str, Tuple[int, int]], int]:
     """One load of all models with the profiler on; runs are settling and timed ones by turns, as planned."""
@@ -91,7 +99,7 @@ def _event(
             for at, name in enumerate(names)
         }
         calls = {
-            name: session.prepare(random_inputs(session.inputs, batch=protocol.batch, seed=protocol.seed))
+            name: session.prepare(fed(session, inputs, batch=protocol.batch, seed=protocol.seed))
             for name, session in sessions.items()
         }
         del padding

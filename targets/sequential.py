@@ -22,11 +22,14 @@ import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Mapping, Optional, Tuple
 
 from .clock import Progress, time_together
 from .judge import Judgement, judge, unproven
 from .measurement import Measurement, Protocol
+
+if TYPE_CHECKING:
+    from .session import Arrays
 
 LOOKS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96)
 """Events after which the answer is looked at."""
@@ -57,12 +60,15 @@ def compare_until_decided(
     margin: float = 0.02,
     confidence: float = CONFIDENCE,
     decided: Optional[Callable[[Judgement, Mapping[str, Measurement]], bool]] = None,
+    inputs: Optional[Arrays] = None,
     progress: Optional[Progress] = None,
 ) -> Compared:
     """Times two models by turns until `decided` says so of a look's judgement and samples.
 
     By default that is when the answer can be told. Where the times prove nothing however many there are
     (emulated ones, a board that did not keep still), the first look is the last, and a remark says so.
+
+    `inputs` are fed to both.
 
     Raises:
         ModelError, MeasurementError: as `time_together`.
@@ -92,6 +98,7 @@ def compare_until_decided(
     measured = time_together(
         {"baseline": Path(baseline), "candidate": Path(candidate)},
         protocol=protocol,
+        inputs=inputs,
         progress=progress,
         looks=scheduled,
         decided=look,

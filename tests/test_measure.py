@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import sshd
 from onnx import TensorProto, helper, numpy_helper
 
 from deadweight.__main__ import main
+from deadweight.targets.given import given_inputs, inputs_mark
 from deadweight.targets.measurement import Protocol
 
 Called = Callable[..., tuple[int, str]]
@@ -80,3 +83,77 @@ def test_a_comparison_is_kept_where_its_layers_cannot_be_told_apart(
     assert "The comparison: told.json" in printed
     told = json.loads((tmp_path / "told.json").read_text())
     assert {"baseline", "candidate", "judgement"} == set(told)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """Three samples for a network of eight inputs."""
+    np.savez(tmp_path / "given.npz", x=np.ones((3, 8), np.float32))
+    return tmp_path / "given.npz"
+
+
+def test_models_are_measured_and_compared_on_the_inputs_of_a_file(
+    called: Called, tmp_path: Path, inputs: Path
+) -> None:
+    models = saved(tmp_path / "a.onnx", 8, 4), saved(tmp_path / "b.onnx", 8, 4)
+    code, printed = called("profile", models[0], *SHORT, "--inputs", inputs, "--out", "one.json")
+    assert code == 0
+    assert "1 thread(s), batch 3, inputs of given.npz" in printed
+    assert called("compare", *models, *SHORT, "--inputs", inputs, "--out", "two.json")[0] == 3
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
+    protocols = [
+        one["measurements"][0]["protocol"],
+        two["baseline"]["protocol"],
+        two["candidate"]["protocol"],
+    ]
+    assert {protocol["inputs"] for protocol in protocols} == {inputs_mark(given_inputs(inputs))}
+
+
+@pytest.mark.parametrize("command", ["profile", "compare"])
+def test_inputs_of_wrong_names_are_told_with_the_right_ones(
+    called: Called, tmp_path: Path, command: str
+) -> None:
+    models = [saved(tmp_path / f"{name}.onnx", 8, 4) for name in ("a", "b")]
+    np.savez(tmp_path / "wrong.npz", pixels=np.ones((3, 8), np.float32))
+    code, printed = called(
+        command, *(models if command == "compare" else models[:1]), "--inputs", "wrong.npz"
+    )
+    assert code == 2
+    assert "'x' is missing; 'pixels' is not an input" in printed
+    assert "It wants x: float32[batch, 8]" in printed
+
+
+def test_a_gate_feeds_a_candidate_what_the_accepted_model_was_fed(
+    called: Called, tmp_path: Path, inputs: Path
+) -> None:
+    model = saved(tmp_path / "a.onnx", 8, 4)
+    (tmp_path / "deadweight.toml").write_text('[gate]\nmodel = "a.onnx"\nbaseline = "baseline.json"\n')
+    assert called("gate", "--record", "--inputs", inputs)[0] == 0
+    code, printed = called("gate", "--cap-s", "0.1")
+    assert code == 2
+    assert re.search(r"recorded on inputs that were given:\w{12}, and now they are random", printed)
+    assert "--inputs FILE.npz" in printed
+    (tmp_path / "deadweight.toml").write_text(
+        '[gate]\nmodel = "a.onnx"\nbaseline = "baseline.json"\ninputs = "given.npz"\n'
+        "[budgets]\nmemory_bytes = 1e9\n"
+    )
+    assert called("gate", "--cap-s", "0.1")[0] == 3
+    assert model.exists()
+
+
+def test_inputs_go_to_a_board_with_the_model(
+    called: Called, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sshd.SSHD is None:
+        pytest.skip("there is no sshd here: apt install openssh-server")
+    board = sshd.make_board(tmp_path / "board", python=str(Path(sys.executable).parent))
+    monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(board.config))
+    models = saved(tmp_path / "a.onnx", 8, 4), saved(tmp_path / "b.onnx", 8, 4)
+    code, printed = called("profile", models[0], *SHORT, "--inputs", inputs, "--on", "board")
+    assert code == 0
+    assert "batch 3, inputs of given.npz" in printed
+    code, _ = called("compare", *models, *SHORT, "--inputs", inputs, "--on", "board", "--out", "told.json")
+    assert code == 3
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["candidate"]["protocol"]["inputs"] == inputs_mark(given_inputs(inputs))
+    assert len(list(board.home.rglob("files/*/given.npz"))) == 1

@@ -11,13 +11,17 @@ import subprocess
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
 from ..artifact import read_json, write_json
 from ..clock import Progress, time_together
 from ..errors import ArtifactError, MeasurementError
+from ..given import inputs_mark
 from ..measurement import Measurement, Protocol
 from ..onnx_nodes import model_sha256
+
+if TYPE_CHECKING:
+    from ..session import Arrays
 
 SCHEMA = 1
 _KINDS: Mapping[str, Tuple[type, ...]] = {
@@ -63,11 +67,13 @@ def record(
     commit: str = "",
     score: Optional[float] = None,
     measured: Optional[Measurement] = None,
+    inputs: Optional[Arrays] = None,
     progress: Optional[Progress] = None,
 ) -> Tuple[Baseline, Measurement]:
     """Accepts a model: times it once, to see that it can be, and writes the baseline file.
 
-    `measured` is a timing that was taken elsewhere (a board) and stands for it.
+    `measured` is a timing that was taken elsewhere (a board) and stands for it. `inputs` are what the model
+    is fed, and every candidate after it; without them random ones.
 
     Raises:
         ModelError, MeasurementError: it cannot be opened, run or timed; an older baseline stays as it was.
@@ -76,14 +82,16 @@ def record(
     model, path = Path(model), Path(path)
     if measured is None:
         short = replace(protocol, events=6)
-        measured = time_together({model.name: model}, protocol=short, progress=progress)[model.name]
+        measured = time_together({model.name: model}, protocol=short, inputs=inputs, progress=progress)[
+            model.name
+        ]
     place = _relative(model, path.parent)
     baseline = Baseline(
         model=place,
         model_sha256=measured.model_sha256,
         file_bytes=measured.file_bytes,
         fetch=fetch,
-        protocol=protocol,
+        protocol=replace(protocol, inputs=measured.protocol.inputs, batch=measured.protocol.batch),
         machine=dict(measured.conditions["machine"]),
         software=dict(measured.conditions["software"]),
         score=score,
@@ -171,3 +179,17 @@ def refuse_other_protocol(baseline: Baseline, *, threads: Optional[int], batch: 
                 f"The baseline was recorded with {name} {held}, and {name} {wanted} was asked for.",
                 f"Leave out --{name}, or record the baseline again.",
             )
+
+
+def refuse_other_inputs(baseline: Baseline, inputs: Optional[Arrays]) -> None:
+    """A candidate is fed what the accepted model was fed.
+
+    Raises:
+        MeasurementError: other inputs were given, or none where some were, or some where none were.
+    """
+    was, now = baseline.protocol.inputs, inputs_mark(inputs)
+    if was != now:
+        raise MeasurementError(
+            f"The baseline was recorded on inputs that were {was}, and now they are {now}.",
+            "Give the same --inputs FILE.npz as with --record (random: none), or record it again.",
+        )

@@ -34,6 +34,7 @@ def calibrate(
     runs: int,
     budgets: Budgets,
     cap_s: float = 20.0,
+    inputs: Optional[Path] = None,
     progress: Optional[Told] = None,
 ) -> Dict[str, Any]:
     """Runs the gate `runs` times on equal models and a third as often on each of the planted ones.
@@ -69,7 +70,7 @@ def calibrate(
             for _ in range(count):
                 loads.append(os.getloadavg()[0])
                 started = time.perf_counter()
-                found = check(path, baseline, Path(model), budgets=budgets, cap_s=cap_s)
+                found = check(path, baseline, Path(model), budgets=budgets, cap_s=cap_s, inputs=inputs)
                 seconds.append(time.perf_counter() - started)
                 outcomes.append(found.checks[0].outcome)
                 done += 1

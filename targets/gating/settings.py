@@ -37,6 +37,7 @@ class GateSettings:
 
     Attributes:
         model, baseline: what `--model` and `--baseline` would say.
+        inputs: what `--inputs` would say: an .npz that models are timed on.
         data: an .npz with the model's inputs by name and `label`, for the budget on the score (accuracy).
         history: the JSONL that every check is added to.
         cap_s: seconds after which the gate stops drawing.
@@ -44,6 +45,7 @@ class GateSettings:
 
     model: Optional[str] = None
     baseline: Optional[str] = None
+    inputs: Optional[str] = None
     data: Optional[str] = None
     history: Optional[str] = None
     cap_s: float = 60.0
