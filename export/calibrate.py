@@ -20,6 +20,7 @@ from .adequacy import Adequacy, Seen, of_samples
 from .given import load_float
 from .graph import float_inputs, not_float32
 from .histogram import BINS, METHODS, Histogram, Method, threshold
+from .joined import summed_in_float
 from .kernels import single_rows
 from .placement import DIALECTS, Placement, nothing_to_quantize, place
 from .running import pieces, samples_at_once, samples_in, streamer
@@ -144,8 +145,11 @@ def tensors_to_measure(model: onnx.ModelProto) -> list[str]:
 
 
 def _placed(model: onnx.ModelProto) -> list[Placement]:
-    rows, others = single_rows(model), not_float32(model)
-    return [place(model.graph, dialect, single_rows=rows, not_float=others) for dialect in DIALECTS]
+    rows, others, summed = single_rows(model), not_float32(model), summed_in_float(model)
+    return [
+        place(model.graph, dialect, single_rows=rows, not_float=others, summed_in_float=summed)
+        for dialect in DIALECTS
+    ]
 
 
 def _ranges(

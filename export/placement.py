@@ -15,7 +15,7 @@ Two dialects, because each runtime fuses other patterns, and what one fuses the 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,9 @@ import onnx
 
 from ..targets.errors import ModelError
 from .graph import Index, attribute_of
-from .kernels import SINGLE_ROW, without_int8_kernel
+from .joined import IN_FLOAT
+from .kernels import CONVOLUTIONS, SINGLE_ROW, float_in_onnx_runtime, without_int8_kernel
+from .residual import residual_branches
 
 Dialect = Literal["tensorrt", "x86"]
 DIALECTS: tuple[Dialect, ...] = ("tensorrt", "x86")
@@ -35,7 +37,6 @@ INT8_OPERATORS: dict[Dialect, tuple[str, ...]] = {
     "tensorrt": ("Conv", "ConvTranspose", "Gemm", "MatMul"),
     "x86": ("Conv", "Gemm", "MatMul"),
 }
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 # These move numbers without changing them, so rounding before or after is the same if the scale is.
 MOVES = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace")
 # ONNX Runtime has int8 kernels for these, worth using between int8 neighbours.
@@ -78,6 +79,7 @@ def place(
     skip: Collection[str] = (),
     single_rows: Collection[str] = (),
     not_float: Collection[str] = (),
+    summed_in_float: Collection[str] = (),
 ) -> Placement:
     """The placement for one dialect.
 
@@ -85,6 +87,7 @@ def place(
         skip: names of weighted nodes that stay in float.
         single_rows: names of products that multiply one row, see `kernels.single_rows`.
         not_float: names of computed tensors that hold no float32 numbers, see `graph.not_float32`.
+        summed_in_float: names of products that ONNX Runtime leaves in float, see `joined.summed_in_float`.
 
     Raises:
         ModelError: the dialect or a name of `skip` is unknown.
@@ -100,6 +103,8 @@ def place(
             reason = _reason_for_float(node, index, dialect, skip, not_float)
             if not reason and dialect == "tensorrt" and node.name in single_rows:
                 reason = SINGLE_ROW
+            if not reason and dialect == "x86" and node.name in summed_in_float:
+                reason = IN_FLOAT
             if reason:
                 left_float[node.name] = reason
             else:
@@ -116,7 +121,7 @@ def place(
             else:
                 readers.add((position, place_))
     if dialect == "tensorrt":
-        readers |= _residual_branches(graph, index, chosen)
+        readers |= residual_branches(graph, index, chosen)
         tensors = {graph.node[position].input[place_] for position, place_ in readers}
     else:
         tensors = {graph.node[position].input[place_] for position, place_ in readers}
@@ -175,8 +180,10 @@ def _reason_for_float(
             return "it multiplies other numbers than float32"
     if len(index.computed(node)) == 0:
         return "it computes a constant"
+    if dialect == "x86":
+        return float_in_onnx_runtime(node, index)
     weight = index.constants.get(node.input[1])
-    if dialect == "tensorrt" and weight is not None:
+    if weight is not None:
         return without_int8_kernel(node, weight.dims, first=node.input[0] not in index.producer)
     return ""
 
@@ -199,54 +206,6 @@ def channel_axis(node: onnx.NodeProto, place_: int, dimensions: int) -> int | No
     if node.op_type == "Gemm":
         return 0 if attribute_of(node, "transB", 0) else 1
     return 1 if dimensions == 2 else None
-
-
-def _residual_branches(graph: onnx.GraphProto, index: Index, chosen: Collection[int]) -> set[tuple[int, int]]:
-    # The skip side of each residual add. Where both sides are convolutions, the one with fewer operators
-    # behind it is the skip.
-    places: set[tuple[int, int]] = set()
-    for position, branches in residual_adds(graph, index, chosen):
-        inputs = graph.node[position].input
-        fused = max(branches, key=lambda place_: _depth(inputs[place_], index))
-        places.add((position, 1 - fused))
-    return places
-
-
-def residual_adds(
-    graph: onnx.GraphProto, index: Index, chosen: Collection[int]
-) -> Iterator[tuple[int, list[int]]]:
-    """The adds that join one of the convolutions at the positions `chosen`: (position, its sides with one).
-
-    TensorRT fuses Conv + Add (+ ReLU) only without a pair in between, and takes the precision of the sum
-    from the other side. So that side, the skip, is rounded, and the convolution's own side is not.
-    """
-    made = {name: position for position, node in enumerate(graph.node) for name in node.output}
-    for position, node in enumerate(graph.node):
-        if node.op_type != "Add" or len(index.computed(node)) != 2 or node.input[0] == node.input[1]:
-            continue
-        branches = [
-            place_
-            for place_, name in enumerate(node.input)
-            if made.get(name) in chosen
-            and index.producer[name].op_type in CONVOLUTIONS
-            and index.read_only_by(name, ("Add",)) is not None
-        ]
-        if branches:
-            yield position, branches
-
-
-def _depth(name: str, index: Index) -> int:
-    depth: dict[str, int] = {}
-    stack = [name]
-    while stack:
-        node = index.producer.get(stack[-1])
-        waiting = [i for i in node.input if i and i not in depth] if node is not None else []
-        if waiting:
-            stack.extend(waiting)
-            continue
-        here = stack.pop()
-        depth[here] = 0 if node is None else 1 + max((depth[i] for i in node.input if i), default=0)
-    return depth[name]
 
 
 def clipped_at(node: onnx.NodeProto, index: Index) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from .graph import Array, Index, attribute_of
+from .kernels import is_by_channel
 from .readback import along
 from .running import runner
 
@@ -51,6 +52,8 @@ def _bad_weight(before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:
             integers, scale = new.value(maker.input[0]), new.value(maker.input[1])
             if integers is None or scale is None:
                 continue
+            if place == 2 and node.op_type == "Gemm" and is_by_channel(weight.shape) and integers.ndim == 1:
+                weight = np.broadcast_to(weight.reshape(-1), integers.shape)
             where = f"the weight {original.input[place]!r} of {node.op_type} {node.name!r}"
             if integers.shape != weight.shape:
                 return f"{where} has the shape {list(integers.shape)}, in float it is {list(weight.shape)}."

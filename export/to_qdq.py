@@ -19,6 +19,7 @@ from ..targets.errors import ModelError
 from .calibrate import Range, Ranges
 from .given import load_float
 from .graph import Array, Index, all_graphs, drop_unused, not_float32, replace_nodes, save, unique
+from .joined import join_biases, summed_in_float
 from .kernels import single_rows
 from .placement import INT8_OPERATORS, Dialect, Placement, Weight, clipped_at, nothing_to_quantize, place
 
@@ -66,8 +67,17 @@ def to_qdq(
     if weight_bits not in (7, 8):
         raise ModelError(f"Weights of {weight_bits} bits are not supported.", "Choose 8, or 7 without VNNI.")
     model = load_float(path)
+    if dialect == "x86":
+        join_biases(model)
     graph = model.graph
-    placed = place(graph, dialect, skip=skip, single_rows=single_rows(model), not_float=not_float32(model))
+    placed = place(
+        graph,
+        dialect,
+        skip=skip,
+        single_rows=single_rows(model),
+        not_float=not_float32(model),
+        summed_in_float=summed_in_float(model),
+    )
     if not placed.weights and not placed.readers:
         raise nothing_to_quantize(path, placed.left_float)
     in_int8 = tuple(
@@ -220,8 +230,6 @@ def _least_scales(
         bias = index.value(node.input[2]) if len(node.input) > 2 else None
         if bias is None or node.input[0] not in parameters or weight.axis is None:
             continue
-        if bias.size not in (1, index.constants[weight.name].dims[weight.axis]):
-            continue  # one for each row: ONNX Runtime leaves such a Gemm in float
         scale = np.abs(bias.astype(np.float64)) / (float(parameters[node.input[0]][0]) * LARGEST_BIAS)
         found = np.maximum(scale.reshape(-1), SMALLEST_SCALE)
         least[weight] = np.maximum(found, least.get(weight, found))
@@ -246,8 +254,9 @@ def _int32_biases(
         node = graph.node[position]
         bias = index.value(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
         scales = index.value(weights[weight].input[1])
-        if bias is None or scales is None or bias.shape != scales.shape or node.input[0] not in parameters:
+        if bias is None or scales is None or node.input[0] not in parameters:
             continue
+        bias = np.broadcast_to(bias.reshape(-1), scales.shape)  # ONNX Runtime asks for one axis
         unit = (scales.astype(np.float64) * float(parameters[node.input[0]][0])).astype(np.float32)
         unit = np.maximum(unit, SMALLEST_SCALE)
         integers = np.clip(np.rint(bias / unit.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)

@@ -14,7 +14,7 @@ from onnx import NodeProto
 
 from ..graph import WEIGHTED
 from ..kernels import SINGLE_ROW, without_int8_kernel
-from ..placement import residual_adds
+from ..residual import residual_adds
 from .finding import Finding
 from .network import Network
 from .platform import Platform, keeps_int8

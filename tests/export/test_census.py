@@ -8,10 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from brought import brought, numbers, op
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from deadweight.export.calibrate import calibrate
 from deadweight.export.census import census, count, float_kernels
+from deadweight.export.parity import compare_files
 from deadweight.export.to_onnx import to_onnx
 from deadweight.export.to_qdq import to_qdq
 from deadweight.targets.errors import ArtifactError, ModelError
@@ -109,3 +112,70 @@ def test_weights_in_a_file_beside_the_network_count_as_its_bytes(net: Nets, tmp_
     written = [file.stat().st_size for file in tmp_path.iterdir()]
     assert len(written) == 2
     assert count(path).file_bytes == sum(written)
+
+
+PRODUCTS: dict[str, tuple[onnx.NodeProto, bool]] = {
+    "plain": (op("Gemm", ["x", "w", "b"], ["h"]), True),
+    "bias as a row": (op("Gemm", ["x", "w", "row"], ["h"]), True),
+    "bias of one number": (op("Gemm", ["x", "w", "single"], ["h"]), True),
+    "bias by row": (op("Gemm", ["x", "w", "column"], ["h"]), False),
+    "computed bias": (op("Gemm", ["x", "w", "mean"], ["h"]), False),
+    "alpha": (op("Gemm", ["x", "w", "b"], ["h"], alpha=0.5), False),
+    "alpha without a bias": (op("Gemm", ["x", "w"], ["h"], alpha=0.5), True),
+    "beta": (op("Gemm", ["x", "w", "b"], ["h"], beta=0.5), False),
+    "weight on the left": (op("MatMul", ["w", "x"], ["h"]), False),
+    "weight on the left of a Gemm": (op("Gemm", ["w", "x"], ["h"]), False),
+}
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_what_is_said_to_be_in_int8_is_what_onnx_runtime_runs_in_int8(tmp_path: Path, case: str) -> None:
+    node, served = PRODUCTS[case]
+    node.name = "product"
+    nodes = [
+        op("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=0),
+        node,
+        op("Relu", ["h"], ["r"]),
+        op("MatMul", ["r", "w"], ["y"], name="next"),
+    ]
+    constants = {"w": numbers(24, 24), "b": numbers(24), "row": numbers(1, 24), "single": numbers(1)}
+    path = brought(tmp_path / "m.onnx", nodes, constants | {"column": numbers(24, 1)}, [24, 24])
+    data = [{"x": numbers(24, 24)}]
+    made = to_qdq(path, calibrate(path, data), tmp_path / "q.onnx", dialect="x86")
+    assert made.in_int8 == (("product", "next") if served else ("next",))
+    assert float_kernels(made.path) == list(made.left_float) == ([] if served else ["product"])
+    compare_files(path, made.path, data, kind="lossy", name="int8")
+
+
+SUMS: dict[str, tuple[str, bool]] = {
+    "bias": ("b", True),
+    "bias as a row": ("row", True),
+    "one number": ("single", True),
+    "bias by row": ("square", False),
+    "computed bias": ("mean", False),
+    "residual": ("x", False),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("case", SUMS)
+def test_a_product_and_the_sum_behind_it_run_in_int8_or_are_said_not_to(
+    tmp_path: Path, case: str, turned: bool
+) -> None:
+    other, served = SUMS[case]
+    nodes = [
+        op("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=0),
+        op("MatMul", ["x", "w"], ["h"], name="first"),
+        op("Tanh", ["h"], ["r"]),
+        op("MatMul", ["r", "w"], ["m"], name="last"),
+        op("Add", [other, "m"] if turned else ["m", other], ["y"]),
+    ]
+    constants = {"w": numbers(24, 24), "b": numbers(24), "row": numbers(1, 24), "single": numbers(1)}
+    path = brought(tmp_path / "m.onnx", nodes, constants | {"square": numbers(24, 24)}, [24, 24])
+    data = [{"x": numbers(24, 24)}]
+    made = to_qdq(path, calibrate(path, data), tmp_path / "q.onnx", dialect="x86")
+    assert made.in_int8 == (("first", "last") if served else ("first",))
+    assert list(made.left_float) == ([] if served else ["last"])
+    assert len(float_kernels(made.path)) == (0 if served else 1)
+    hop = compare_files(path, made.path, data, kind="lossy", name="int8")
+    assert hop.outputs["y"].noise < 0.03

@@ -295,8 +295,10 @@ def test_a_weight_that_two_layers_read_along_two_axes_has_the_scales_of_both(tmp
 
 
 def test_a_bias_that_differs_by_row_stays_float(tmp_path: Path) -> None:
-    constants = {"w": numbers(24, 9), "b": numbers(16, 9)}
-    path = brought(tmp_path / "m.onnx", [op("Gemm", ["x", "w", "b"], ["y"])], constants, [16, 24])
+    # ONNX Runtime leaves such a Gemm in float; so it is not rounded either, and the one before it is.
+    nodes = [op("MatMul", ["x", "v"], ["h"], name="first"), op("Gemm", ["h", "w", "b"], ["y"])]
+    constants = {"v": numbers(24, 24), "w": numbers(24, 9), "b": numbers(16, 9)}
+    path = brought(tmp_path / "m.onnx", nodes, constants, [16, 24])
     held_against_float(path, [{"x": numbers(16, 24, size=1.0)}], tmp_path / "q.onnx")
 
 
