@@ -34,7 +34,8 @@ def correct_biases(
         batches: as for `calibrate`.
 
     Returns:
-        By operator, the largest shift that was taken off a channel, as a share of its output's deviation.
+        By operator, the largest shift that was taken off a channel, as a share of the root mean square of
+        what the operator puts out: a channel's own may be next to nothing.
 
     Raises:
         WorkloadError: there are no batches, or they do not fit.
@@ -48,12 +49,12 @@ def correct_biases(
     ]
     if not places:
         return {}
-    shifts, deviations = _errors(before, [product for product, _ in places], batches)
+    shifts, sizes = _errors(before, [product for product, _ in places], batches)
     taken: dict[str, float] = {}
-    for (product, holder), shift, deviation in zip(places, shifts, deviations, strict=True):
+    for (product, holder), shift, size in zip(places, shifts, sizes, strict=True):
         _take_off(before.graph, holder, shift)
-        share = np.abs(shift) / np.maximum(deviation, np.finfo(np.float32).tiny)
-        taken[product.node.name] = float(np.max(np.where(shift == 0, 0.0, share)))
+        largest = float(np.abs(shift).max(initial=0.0))
+        taken[product.node.name] = largest / size if size else 0.0
     drop_unused(before.graph)
     save(before, out_path)
     return taken
@@ -78,30 +79,29 @@ def _bias_holder(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[onnx.Nod
 
 def _errors(
     before: onnx.ModelProto, found: list[Product], batches: Iterable[Mapping[str, Any]]
-) -> tuple[list[Array], list[Array]]:
-    """By operator: the mean error of each output channel, and the deviation of its values."""
+) -> tuple[list[Array], list[float]]:
+    """By operator: the mean error of each output channel, and the root mean square of all values."""
     model = own_copy(before)
     names = [_twin(model.graph, product, place, opset_of(model)) for place, product in enumerate(found)]
-    run = runner(model, [name for three in names for name in three], optimize=False)
-    sums = [[np.zeros(())] * 3 for _ in found]
+    run = runner(model, [name for two in names for name in two], optimize=False)
+    sums = [[np.zeros(())] * 2 for _ in found]
     samples = 0
     for feeds in pieces(before, batches):
         count = samples_in(feeds)
         values = run(feeds)
-        for place, three in enumerate(names):
-            sums[place] = [old + count * values[name] for old, name in zip(sums[place], three, strict=True)]
+        for place, two in enumerate(names):
+            sums[place] = [old + count * values[name] for old, name in zip(sums[place], two, strict=True)]
         samples += count
     if not samples:
         raise WorkloadError("There is no calibration data.", "Give at least one batch.")
-    means = [[total.astype(np.float64).reshape(-1) / samples for total in three] for three in sums]
-    deviations = [np.sqrt(np.maximum(square - mean**2, 0.0)) for _, mean, square in means]
-    return [error for error, _, _ in means], deviations
+    means = [[total.astype(np.float64).reshape(-1) / samples for total in two] for two in sums]
+    return [error for error, _ in means], [float(np.sqrt(square.mean())) for _, square in means]
 
 
 def _twin(graph: onnx.GraphProto, product: Product, place: int, opset: int) -> list[str]:
-    """Adds the operator once more, with rounded factors; returns the names of three means over a channel.
+    """Adds the operator once more, with rounded factors; returns the names of two means over a channel.
 
-    They are those of its error, of the float output and of that output's square.
+    They are those of its error and of the float output's square.
     """
     node, mark = product.node, f"deadweight:{place}"
     constants = {
@@ -126,7 +126,7 @@ def _twin(graph: onnx.GraphProto, product: Product, place: int, opset: int) -> l
         ]
     )
     means: list[str] = []
-    for name in (f"{mark}:error", node.output[0], f"{mark}:square"):
+    for name in (f"{mark}:error", f"{mark}:square"):
         means.append(f"{mark}:mean:{len(means)}")
         axes = [0]
         if node.op_type == "MatMul":  # of any number of axes, the last is the channel's

@@ -86,3 +86,20 @@ def test_a_term_of_gemm_that_is_no_bias_by_channel_is_left_as_it_is(
     data = [{"x": numbers(16, 24, size=1.0)}]
     to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
     assert correct_biases(path, tmp_path / "q.onnx", data, tmp_path / "corrected.onnx") == {}
+
+
+def test_the_shift_of_a_channel_that_hardly_varies_is_told_as_a_share_of_the_whole_output(
+    tmp_path: Path,
+) -> None:
+    # Channel 3 reads the one input that never changes: by its own deviation the shift was 1e29 of it.
+    weight = numbers(16, 8)
+    weight[:, 3] = 0.0
+    weight[0, 3] = 0.0137
+    x = numbers(40, 16, size=1.0)
+    x[:, 0] = 0.777
+    gemm = op("Gemm", ["x", "w", "b"], ["y"], name="product")
+    path = brought(tmp_path / "m.onnx", [gemm], {"w": weight, "b": numbers(8)}, ["batch", 16])
+    data = [{"x": x}]
+    to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
+    taken = correct_biases(path, tmp_path / "q.onnx", data, tmp_path / "f.onnx")
+    assert 0 < taken["product"] < 0.05
