@@ -52,7 +52,7 @@ def _lives(slots: Slots, solution: Solution) -> Lives:
     sizes = [len(vector) for vector in slots.values()]
     lives: dict[tuple[str, int], list[tuple[tuple[int, ...], Tensor]]] = {key: [] for key in slots}
     for path, units in solution.units(solution.of[every]):
-        for key, part in zip(slots, units.split(sizes), strict=True):
+        for key, part in zip(slots, torch.split(units, sizes), strict=True):
             if bool((part >= 0).any()):
                 lives[key].append((path, part))
     return lives
