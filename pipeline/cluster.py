@@ -159,18 +159,20 @@ def share_gradients(model: nn.Module, books: Books, gradient: Gradient) -> None:
             cast(Tensor, own).copy_(sums[place].reshape(cast(Tensor, own).shape))
 
 
+@dataclass(frozen=True)
 class _Tied:
     """A workload whose optimizer moves the weights of an entry together."""
 
-    def __init__(self, workload: Workload, books: Books, gradient: Gradient) -> None:
-        self._workload, self._books, self._gradient = workload, books, gradient
+    inner: Workload
+    books: Books
+    gradient: Gradient
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._workload, name)
+        return getattr(self.inner, name)
 
     def optimizer(self, model: nn.Module) -> Any:
-        made = self._workload.optimizer(model)
-        made.register_step_pre_hook(lambda *_: share_gradients(model, self._books, self._gradient))
+        made = self.inner.optimizer(model)
+        made.register_step_pre_hook(lambda *_: share_gradients(model, self.books, self.gradient))
         return made
 
 

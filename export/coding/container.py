@@ -108,7 +108,7 @@ def _packed(
     entries, facts, kept, place = [], [], [], 0
     before: dict[tuple[int, bytes], int] = {}  # by the hash of its numbers
     for index, (tensor, values) in enumerate(zip(tensors, numbers, strict=True)):
-        earlier = before.setdefault((tensor.width, hashlib.sha256(values).digest()), index)
+        earlier = before.setdefault((tensor.width, hashlib.sha256(values.data).digest()), index)
         if earlier < index:
             record, own = bytes([records.SAME]) + writing.number(earlier), None
         elif tensor.name in told:

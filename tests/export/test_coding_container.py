@@ -129,7 +129,7 @@ def test_nan_infinity_and_negative_zero_come_back(tmp_path: Path) -> None:
 
 TENSORS = hnp.arrays(
     dtype=st.sampled_from([np.float32, np.float16, np.int8, np.int32]),
-    shape=hnp.array_shapes(min_dims=0, max_dims=4, max_side=24),
+    shape=hnp.array_shapes(min_dims=0, max_dims=4, max_side=10),
     elements=st.integers(-100, 100),
     fill=st.just(0),
 )
