@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,15 @@ class Counts:
     file_bytes: int
 
 
-def count(path: Path) -> Counts:
+def count(path: Path, *, sizes: Mapping[str, Sequence[int]] | None = None) -> Counts:
     """Counts what an ONNX file holds and what one sample costs.
 
     Parameters are the numbers of weights and biases, float or int8, each counted once however often it is
     used; scales and zero points are not. A folded batch norm counts as the bias it became.
     Multiply-adds are those of convolutions, matrix products and recurrent layers.
+
+    Args:
+        sizes: by input the shape of an example, for axes other than the batch's that the file leaves open.
 
     Raises:
         ModelError: the shapes of a layer cannot be known.
@@ -46,6 +50,9 @@ def count(path: Path) -> Counts:
     model = load(path)
     for value in (*model.graph.input, *model.graph.output):
         axes = value.type.tensor_type.shape.dim
+        for axis, size in list(zip(axes, (sizes or {}).get(value.name, ()), strict=False))[1:]:
+            if not axis.HasField("dim_value"):
+                axis.dim_value = size
         if axes and not axes[0].HasField("dim_value"):
             axes[0].dim_value = 1
     shapes = _shapes(model)
@@ -85,7 +92,8 @@ def _macs(node: onnx.NodeProto, shapes: dict[str, list[int]], path: Path) -> int
         raise ModelError(
             f"The work of {node.name or node.output[0]} ({node.op_type}) in {path} cannot be counted: "
             "its shapes are not fixed.",
-            "Export with to_onnx, where only the batch axis is dynamic.",
+            "Export with to_onnx, where only the batch axis is dynamic, or let example_inputs() return every "
+            "input that the file has, under its name.",
         )
     first, weight = shapes[node.input[0]], shapes[node.input[1]]
     if node.op_type in _RECURRENT_GATES:  # x [sequence, batch, in], w [directions, gates * hidden, in]

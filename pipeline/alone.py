@@ -29,7 +29,7 @@ from .pruning.saved import EXAMPLE, PLAN, WEIGHTS
 from .recipe import Recipe, parse_recipe, read_recipe
 from .store import Run
 from .work import Work
-from .workload import users_code, workload_source
+from .workload import example_batch, users_code, workload_source
 
 BEFORE, AFTER = "original.onnx", "pruned.onnx"
 BUDGETS = {"ratio", "ratios", "parameters", "mean", "std"}
@@ -176,7 +176,8 @@ def _pruned(work: Work, stage: Prune, folder: Path) -> Cut:
     pair = dataclasses.replace(cut, variants=(old, cut.latest()))
     done = Export()(pair)
     paths = [done.variant(name).path("onnx") for name in (old.name, "pruned")]
-    before, after = (Figures(validated(done, path), count(path)) for path in paths)
+    sizes = {name: tuple(value.shape) for name, value in example_batch(work.workload).items()}
+    before, after = (Figures(validated(done, path), count(path, sizes=sizes)) for path in paths)
     result = Cut(plan, before, after, (*words, *done.log[-1].words))
     for path, name in zip(paths, (BEFORE, AFTER), strict=True):
         copy(path, folder / name)

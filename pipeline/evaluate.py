@@ -44,7 +44,8 @@ def _facts(work: Work, variant: Variant, split: str) -> dict[str, Any]:
     session = open_session(path)
     score = score_of(work.workload, session_predict(session), split)
     session.close()
-    counts = count(path)
+    sizes = {name: tuple(value.shape) for name, value in example_batch(work.workload).items()}
+    counts = count(path, sizes=sizes)
     return {
         "score": score,
         "parameters": counts.parameters,
