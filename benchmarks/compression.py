@@ -1,6 +1,6 @@
 """Accuracy against the bytes of a file that decodes: techniques and their composition, on Fashion-MNIST.
 
-    python benchmarks/compression.py [--networks mlp lenet lenet5]
+    python benchmarks/compression.py [--networks mlp lenet lenet5] [--techniques "INT8" ...]
     python benchmarks/compression.py --table      the tables of what was measured so far, in Markdown
     python benchmarks/compression.py --plot FILE  accuracy against bytes, as SVG
 
@@ -360,11 +360,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--techniques", nargs="+", choices=TECHNIQUES, default=list(TECHNIQUES))
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     if not given.table and not given.plot:
-        wanted = [cell for network in given.networks for cell in cells(network)]
+        wanted = [
+            cell
+            for network in given.networks
+            for cell in cells(network)
+            if cell["technique"] in given.techniques
+        ]
         in_turn(sorted(wanted, key=lambda cell: cell["technique"] not in KEY), measure, RECORD)
     rows = recorded(RECORD)
     if given.plot:
