@@ -15,10 +15,15 @@ from ..graph import QUANTIZED, WEIGHTED, attribute_of
 from ..placement import channel_axis
 from .finding import Finding, Severity
 from .network import Network, type_name
-from .platform import Platform
+from .platform import Platform, Version
 
 _8_BIT_FLOAT = TensorProto.FLOAT8E4M3FN
-_QUANTIZED_TYPES = {8: (TensorProto.INT8,), 10: (TensorProto.INT8, _8_BIT_FLOAT, TensorProto.INT4)}
+_4_BIT_FLOAT = 23  # FLOAT4E2M1, a name that ONNX has from 1.18 on
+_QUANTIZED_TYPES: tuple[tuple[Version, tuple[int, ...]], ...] = (  # from which version on
+    ((10, 8), (TensorProto.INT8, _8_BIT_FLOAT, TensorProto.INT4, _4_BIT_FLOAT)),
+    ((10,), (TensorProto.INT8, _8_BIT_FLOAT, TensorProto.INT4)),
+    ((8,), (TensorProto.INT8,)),
+)
 _SYMMETRIC = "Quantize symmetrically to int8: zero point 0, scale = largest magnitude / 127."
 
 
@@ -38,8 +43,8 @@ def zero_point(network: Network, platform: Platform) -> Iterator[Finding]:
 
 
 def quantized_type(network: Network, platform: Platform) -> Iterator[Finding]:
-    """202: the quantized type is int8, from TensorRT 10 on also FP8 or INT4."""
-    taken = _QUANTIZED_TYPES[8 if platform.version < (10,) else 10]
+    """202: the quantized type is int8, from TensorRT 10 on also FP8 or INT4, from 10.8 on FP4."""
+    taken = next(kinds for since, kinds in _QUANTIZED_TYPES if platform.version >= since)
     names = ", ".join(type_name(kind) for kind in taken)
     for node in network.quantizers():
         kind = _quantized_type(network, node)

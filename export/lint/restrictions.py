@@ -3,6 +3,7 @@
 Sources: the restrictions in onnx-tensorrt's operator tables, and the checks of its parsers, release
 branches 8.5-GA, 8.6-GA and 10.1-GA. Where the table forbids what the parser takes (pools over one axis, cubic
 Resize) the parser is believed. Where an old parser ignores what changes the result, that is a fault too.
+What 11 no longer refuses was tried with the parser and builder of TensorRT for RTX 1.7, which are of its age.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _eye(network: Network, node: NodeProto, platform: Platform) -> Iterator[Faul
 
 def _grid(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     axes = len(network.shapes.get(node.input[0], (0,) * 4))
-    if axes != 4:
+    if axes != 4 and platform.version < (11,):
         yield Fault(f"its input has {axes} axes, only 4 are taken", "Sample image by image: [N, C, H, W].")
 
 
@@ -191,23 +192,22 @@ def _resize(network: Network, node: NodeProto, platform: Platform) -> Iterator[F
 
 def _scatter(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     reduction = attribute_of(node, "reduction")
-    if platform.version >= (10,) and reduction is not None:
+    if (10,) <= platform.version < (11,) and reduction is not None:
         yield Fault("the attribute reduction is refused, whatever it says", "Leave it out.")
     elif reduction not in (None, b"none"):
-        yield Fault(
-            f"its reduction {reduction.decode()!r} is ignored, and the result is another", "Add outside."
-        )
+        does = "refused" if platform.version >= (11,) else "ignored, and the result is another"
+        yield Fault(f"its reduction {reduction.decode()!r} is {does}", "Add outside.")
 
 
 def _top(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     count = network.constant(node, 1)
     if count is None and platform.table == "8.5":
         yield Fault("its K is computed; the parser must know it beforehand", "Make K a constant.")
-    if count is not None and count.size and int(count.reshape(-1)[0]) >= LARGEST_K:
+    if count is not None and count.size and int(count.reshape(-1)[0]) > LARGEST_K:
         yield Fault(
-            f"its K is {int(count.reshape(-1)[0])}, less than {LARGEST_K} is taken", "Take the top in parts."
+            f"its K is {int(count.reshape(-1)[0])}, {LARGEST_K} is the most", "Take the top in parts."
         )
-    if platform.version >= (10,) and not attribute_of(node, "sorted", 1):
+    if (10,) <= platform.version < (11,) and not attribute_of(node, "sorted", 1):
         yield Fault("it asks for an unsorted result", "Ask for a sorted one.")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from planted import IMAGE, Case, Graph, fires, is_clean
+from planted import IMAGE, Case, Graph, fires, found, is_clean
 
 from deadweight.export.lint.restrictions import RESTRICTIONS
 
@@ -316,7 +316,8 @@ CASES = [
     case("ScatterND", "reduction", scatter("add")),
     case("ScatterND", "reduction none", scatter("none")),
     case("ScatterND", "reduction ignored", scatter("add"), "8.6"),
-    case("TopK", "large", top(3840)),
+    case("ScatterND", "reduction in 11", scatter("add"), "11.4"),
+    case("TopK", "large", top(3841)),
     case("TopK", "unsorted", top(5, sorted=0)),
     case("TopK", "computed", top_of_an_input, "8.5"),
     case("ReverseSequence", "open", reverse, "8.5"),
@@ -348,3 +349,18 @@ def test_its_clean_twin_is_clean(case: Case) -> None:
 
 def test_every_restriction_has_a_planted_fault() -> None:
     assert {case.words.split()[0] for case in CASES} == set(RESTRICTIONS)
+
+
+TAKEN: list[tuple[Fill, str]] = [
+    (top(3840), "10.3"),
+    (top(5, sorted=0), "11.4"),
+    (scatter("none"), "11.4"),
+    (grid, "11.4"),
+]
+
+
+@pytest.mark.parametrize(("fill", "on"), TAKEN)
+def test_what_the_parser_and_builder_were_seen_to_take_is_no_fault(fill: Fill, on: str) -> None:
+    graph = Graph()
+    fill(graph, True)
+    assert [finding for finding in found(graph.model(), on) if finding.rule == 105] == []
