@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from .external import for_inference
 from .graph import all_graphs
 
 
@@ -23,10 +24,9 @@ class Shapes:
     @classmethod
     def of(cls, model: onnx.ModelProto, batch: int) -> Shapes:
         """Those of a model when the open first axes of its inputs have this size."""
-        fixed = onnx.ModelProto()
-        fixed.CopyFrom(model)
+        fixed = for_inference(model)  # weights of gigabytes tell nothing but their shape
         del fixed.graph.value_info[:]  # they may speak of the free batch
-        constants = {tensor.name for tensor in fixed.graph.initializer}
+        constants = {tensor.name for tensor in model.graph.initializer}
         for domain in {node.domain for node in fixed.graph.node} - {
             each.domain for each in fixed.opset_import
         }:
@@ -43,6 +43,8 @@ class Shapes:
             found = fixed.graph  # it contradicts itself: only what it says outright is known
         sizes, items = {}, {}
         for value in (*found.value_info, *found.input, *found.output):
+            if value.name in constants:
+                continue
             tensor = value.type.tensor_type
             if tensor.elem_type:
                 items[value.name] = item_bytes(tensor.elem_type)

@@ -164,3 +164,28 @@ def test_thirty_random_networks_never_take_less_of_onnx_runtimes_arena(tmp_path:
     large = [row for row in counted(rows) if row["kind"] in FLOAT]
     assert len(large) >= 8
     assert sum(row["high"] >= row["EXTENDED"]["planned"] for row in large) >= 0.8 * len(large)
+
+
+def test_shapes_are_inferred_without_the_numbers_of_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ONNX's inference takes no message above 2 GB, and a copy would take the memory once more.
+    path = save(
+        tmp_path / "m.onnx",
+        [node("Conv", ["x", "w"], "y")],
+        [weight("w", 512, 8, 1, 1)],
+        ["y"],
+        shape=("batch", 8, 4, 4),
+    )
+    infer, seen = onnx.shape_inference.infer_shapes, []
+
+    def looked(model: onnx.ModelProto, **settings: Any) -> onnx.ModelProto:
+        seen.append(model.ByteSize())
+        return infer(model, **settings)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", looked)
+    told = footprint(path, batch=2)
+    assert max(seen) < 1000 < path.stat().st_size
+    assert told.largest_bytes == told.outputs_bytes == 2 * 512 * 4 * 4 * 4
+    assert told.weights_high_bytes == 512 * 8 * 4
+    assert told.unknown == ()
