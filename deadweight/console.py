@@ -61,8 +61,11 @@ class Bar:
 
 
 @contextlib.contextmanager
-def bar() -> Iterator[Bar]:
-    """A bar for the time of a block; nothing where stderr is no terminal."""
+def bar(*, goes_on: bool = False) -> Iterator[Bar]:
+    """A bar for the time of a block; nothing where stderr is no terminal.
+
+    `goes_on`: what is done in the block is kept, and the same command goes on from there after a Ctrl-C.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -76,7 +79,8 @@ def bar() -> Iterator[Bar]:
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
             yield Bar(progress)
     except KeyboardInterrupt:
-        explain("Stopped.", "Run the same command again; a run goes on where it was left.")
+        left = "a run goes on where it was left" if goes_on else "it begins anew"
+        explain("Stopped.", f"Run the same command again; {left}.")
         raise
 
 

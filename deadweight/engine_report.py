@@ -12,6 +12,7 @@ from rich.table import Table
 
 from .console import megabytes, milliseconds, out
 from .options import TargetName
+from .targets.errors import ArtifactError
 
 if TYPE_CHECKING:
     from .targets.engines.compare import Comparison
@@ -107,6 +108,17 @@ def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | N
     from .targets.engines.names import modules_in
     from .targets.onnx_nodes import read_nodes
 
+    if layers.suffix == ".onnx":
+        raise ArtifactError(
+            f"{layers} is an ONNX file, and this command reads which layers an engine made of one has.",
+            f"Build it on the board (deadweight build {layers} --on USER@HOST), and there: trtexec "
+            "--loadEngine=FILE.plan --exportLayerInfo=layers.json --profilingVerbosity=detailed.",
+        )
+    if layers.suffix in (".plan", ".engine"):
+        raise ArtifactError(
+            f"{layers} is an engine, and this command reads what TensorRT's inspector says of one, as JSON.",
+            f"Where it was built, have that written: deadweight profile {layers} --layers.",
+        )
     modules = None if onnx is None else modules_in(read_nodes(onnx))
     return read_engine(layers, profile=profile, times=times, modules=modules)
 

@@ -66,7 +66,7 @@ def gate(
         raise RecipeError(f"There are no settings at {config}.", "Check the path given to --config.")
     settings, budgets = read_settings(config)
     beside = config.parent
-    path = baseline or _given(settings.baseline, beside, "--baseline baseline.json")
+    path = baseline or _given(settings.baseline, beside, "--baseline baseline.json", " --record makes it.")
     store = history or (beside / settings.history if settings.history else None)
     data = beside / settings.data if settings.data else None
     inputs = inputs or (beside / settings.inputs if settings.inputs else None)
@@ -145,11 +145,11 @@ def _taken_on(
     return measured
 
 
-def _given(named: str | None, beside: Path, flag: str) -> Path:
+def _given(named: str | None, beside: Path, flag: str, advice: str = "") -> Path:
     if named is None:
         raise RecipeError(
             f"The gate was not told which {flag.split()[0][2:]} to use.",
-            f"Give {flag}, or write it under [gate] in deadweight.toml.",
+            f"Give {flag}, or write it under [gate] in deadweight.toml.{advice}",
         )
     return beside / named
 

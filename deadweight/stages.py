@@ -69,7 +69,7 @@ def prune(
     name = Path(what).stem if recipe.path.suffix == ".toml" else recipe.workload.rpartition(":")[2].lower()
     folder = to or Path("runs") / f"{name}-pruned"
     with contextlib.ExitStack() as held:
-        watcher = held.enter_context(watching())
+        watcher = held.enter_context(watching(goes_on=recipe.path.suffix == ".toml"))
         if recipe.path.suffix == ".toml":  # what a run of the recipe has made is not made again
             directory = Path("runs") / recipe.path.stem
         else:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Watcher]:
-    """A line on stderr for every stage, and a bar while it runs."""
+def watching(*, goes_on: bool = True) -> Iterator[Watcher]:
+    """A line on stderr for every stage, and a bar while it runs; `goes_on`: finished stages are kept."""
     from .pipeline.run import Watcher
 
-    with bar() as shown:
+    with bar(goes_on=goes_on) as shown:
 
         def ended(finished: Finished) -> None:
             shown.clear()

@@ -112,6 +112,11 @@ def _chosen(run: Path, network: str | None) -> tuple[Path, str, list[Path]]:
         if not run.is_file():
             raise ArtifactError(f"{run} does not exist.", "Check the path.")
         return run, _plain(run.stem), []
+    if not (run / "report.json").is_file():
+        raise ArtifactError(
+            f"{run} is neither a finished run nor an ONNX file: {run / 'report.json'} does not exist.",
+            "Give the folder of a run that ended (deadweight run RECIPE --out DIR), or MODEL.onnx.",
+        )
     report = read_json(run / "report.json")
     shipped = [row["name"] for row in report["rows"] if (run / "networks" / f"{row['name']}.onnx").is_file()]
     if not shipped or network not in (None, *shipped):

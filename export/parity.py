@@ -60,7 +60,8 @@ class Hop:
 
     `flips` are sample indices, counted over all batches, at which the argmax of the first output changed; it
     stays empty where that output is no table of [samples, classes]. `selected` are outputs that no lossy hop
-    can be judged by, with the operator that selects what they hold (selection.py).
+    can be judged by, with the operator that selects what they hold (selection.py). `labels` is the output
+    that `flips` follow; "" where the first one is no such table, so that nothing has a label that could flip.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Hop:
     outputs: Mapping[str, Difference]
     flips: tuple[int, ...]
     selected: Mapping[str, str] = field(default_factory=dict)
+    labels: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The hop as plain JSON values."""
@@ -243,7 +245,7 @@ def _compare(
     unjudged = selected or {}
     tallies: dict[str, _Tally] = {}
     flips: list[int] = []
-    samples = 0
+    samples, labels = 0, ""
     worst: tuple[float, dict[str, Array]] = (-1.0, {})
     judged: set[str] = set()
     for piece in feeds:
@@ -260,7 +262,8 @@ def _compare(
             if largest > worst[0]:
                 worst = (largest, piece)
         leading = next(iter(before))
-        if leading not in unjudged:
+        if leading not in unjudged and before[leading].ndim == 2 and before[leading].shape[1] > 1:
+            labels = leading
             flips += [samples + place for place in _flipped(before[leading], after[leading])]
         samples += samples_in(piece)
     if samples == 0:
@@ -276,7 +279,7 @@ def _compare(
                 if kind == "lossy"
                 else "Look at that layer, or replace its operator by plainer ones.",
             )
-    return Hop(hop, kind, samples, outputs, tuple(flips), dict(unjudged))
+    return Hop(hop, kind, samples, outputs, tuple(flips), dict(unjudged), labels)
 
 
 def _check_comparable(hop: str, name: str, before: Array, after: Array | None) -> None:
@@ -294,6 +297,4 @@ def _check_comparable(hop: str, name: str, before: Array, after: Array | None) -
 
 
 def _flipped(before: Array, after: Array) -> list[int]:
-    if before.ndim != 2 or before.shape[1] < 2:
-        return []
     return [int(place) for place in np.flatnonzero(before.argmax(axis=1) != after.argmax(axis=1))]

@@ -53,9 +53,9 @@ class Export:
 
 def hop_words(name: str, hop: Hop) -> str:
     """How far two forms of a network are apart, in words."""
-    flips = f"{len(hop.flips)} of {hop.samples} labels flip"
+    flips = f", {len(hop.flips)} of {hop.samples} labels flip" if hop.labels else ""
     largest = max((difference.relative_largest for difference in hop.outputs.values()), default=0.0)
-    told = f"largest difference {largest:.1e}, {flips}" if hop.outputs else "no output can be judged"
+    told = f"largest difference {largest:.1e}{flips}" if hop.outputs else "no output can be judged"
     selected = "".join(
         f"; {output} holds what {operator} selects, as many as the data say: not judged"
         for output, operator in hop.selected.items()

@@ -118,7 +118,10 @@ def checked(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in (where, *first["loc"]))
         given = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        raise RecipeError(f"{place}: {first['msg']}{given}.", "Correct the value in the recipe.") from error
+        raise RecipeError(
+            f"{place}: {first['msg']}{given}.",
+            "Correct it where it was given: in the recipe, after --set, or by a flag.",
+        ) from error
 
 
 def _own_stage(name: str) -> Any:

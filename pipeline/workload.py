@@ -280,7 +280,8 @@ def _import_file(path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise WorkloadError(
-            f"The workload's file {path} does not exist.", "Paths are relative to the recipe."
+            f"The workload's file {path} does not exist.",
+            "Check the path; one that stands in a recipe is relative to the recipe's folder.",
         )
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # its own neighbours, as when it runs as a script
@@ -296,4 +297,12 @@ def _import_file(path: Path) -> ModuleType:
 
 def _import_name(name: str) -> ModuleType:
     with users_code(f"{name} was imported"):
-        return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there, and something that it imports is not
+            raise WorkloadError(
+                f"There is no module called {error.name} to import {name} from.",
+                'Check the name, or give the file itself, as "path/to/file.py:name".',
+            ) from error

@@ -25,7 +25,8 @@ Line = Tuple[str, str]
 _INSTALL = {
     "tensorrt": (
         "On a Jetson: sudo apt install python3-libnvinfer, and use the system's Python or a virtual "
-        "environment made with --system-site-packages. Without TensorRT, ONNX Runtime runs the ONNX file."
+        "environment made with --system-site-packages. From a workstation, have the board build it: "
+        "deadweight build MODEL.onnx --on USER@HOST. Without TensorRT, ONNX Runtime runs the ONNX file."
     ),
     "tensorrt_rtx": "Install it: pip install tensorrt-rtx (x86-64 and arm64 machines with an RTX GPU).",
 }

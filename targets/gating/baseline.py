@@ -108,6 +108,11 @@ def read_baseline(path: Path) -> Baseline:
     Raises:
         ArtifactError: the file is missing, no baseline, or of another schema.
     """
+    if not Path(path).is_file():
+        raise ArtifactError(
+            f"The baseline {path} does not exist.",
+            f"Accept a model as the first: deadweight gate --record --model MODEL --baseline {path}.",
+        )
     held = read_json(path)
     if held.get("schema") != SCHEMA:
         raise ArtifactError(

@@ -43,7 +43,7 @@ def test_its_neighbours_can_be_imported(tmp_path: Path) -> None:
         ("small.py", "names no object"),
         ("small.py:Digit", "Did you mean 'Digits'"),
         ("nowhere.py:X", "does not exist"),
-        ("no_such_module:X", "No module named"),
+        ("no_such_module:X", "There is no module called no_such_module"),
         ("small.py:PARTS", "is no workload"),
     ],
 )
