@@ -1,6 +1,6 @@
 """Single weights against neurons at the same number of parameters: accuracy, bytes, and time on this machine.
 
-    python benchmarks/zeros.py [--networks mlp cnn]
+    python benchmarks/zeros.py [--networks mlp cnn "cnn, untrained"]
     python benchmarks/zeros.py --table
 
 Of each original 75 % of the parameters go in one cut: as whole neurons (the stage prune), or as single
@@ -8,7 +8,7 @@ weights of least magnitude, the same share of each layer ("weights") or the smal
 global"). 2:4 drops half of the weights, two of every four neighbours; a layer whose inputs are no multiple
 of 4 stays dense. All are tuned for as many epochs; zeros stay zero. Each network is exported to ONNX and
 timed by turns with its original (ONNX Runtime, one thread, batch 1, fresh loads); a ratio is original over
-candidate.
+candidate. An untrained network is only timed: no kernel here minds the values.
 What was stated before it was measured: zeros gain no time, so that the whole interval lies within 0.90 to
 1.10, and neurons gain more than BOUND.
 """
@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from grid import (
     missing_words,
     scores,
     spread,
+    workload_of,
 )
 from record import Row, recorded
 
@@ -43,24 +44,37 @@ from deadweight.pipeline.masks import load_masks
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.sparse_bytes import stored_bytes
 from deadweight.pipeline.sparsify import Sparsify
+from deadweight.pipeline.statistics import Statistics
+from deadweight.pipeline.train import Train
 from deadweight.pipeline.work import Work
 from deadweight.pipeline.workload import example_batch
 from deadweight.targets.clock import time_together
 from deadweight.targets.judge import judge
 from deadweight.targets.measurement import Protocol
+from deadweight.targets.target import load_target
 
 RECORD = Path("runs") / "zeros.jsonl"
 REMOVED = 0.75
-BOUND = {"mlp": 2.0, "cnn": 1.3}
+BOUND = {"mlp": 2.0, "cnn": 1.3, "cnn, untrained": 1.3}
 WITHIN = (0.90, 1.10)
-DENSE = {"mlp": (), "cnn": ("stem",)}  # one input channel
+DENSE = {"mlp": (), "cnn": ("stem",), "cnn, untrained": ("stem",)}  # one input channel
 WAYS = ("neurons", "weights", "weights, global", "2:4")
 PROTOCOL = Protocol(events=24)
 
 
 def cells(network: str) -> list[Cell]:
-    """Every way from every seed; the first seed of all first."""
-    return [{"network": network, "way": way, "seed": seed} for seed in SEEDS for way in WAYS]
+    """Every way from every seed; of an untrained network, whose time alone counts, from one."""
+    seeds = SEEDS[:1] if "untrained" in network else SEEDS
+    return [{"network": network, "way": way, "seed": seed} for seed in seeds for way in WAYS]
+
+
+def figures(cell: Cell) -> Row:
+    """A cell from its trained original, or from an untrained one."""
+    if "untrained" not in cell["network"]:
+        return measured(measure, cell)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Work(workload_of("cnn"), load_target("x86-cpu"), Path(folder), cell["seed"])
+        return measure(cell, Statistics()(Train(epochs=0)(fresh)))
 
 
 def measure(cell: Cell, work: Work) -> Row:
@@ -68,7 +82,7 @@ def measure(cell: Cell, work: Work) -> Row:
     network, way = cell["network"], cell["way"]
     pruned = Prune(parameters=REMOVED)(work)
     pruned = dataclasses.replace(pruned, directory=work.directory / "tuned")
-    epochs = TUNING[network]
+    epochs = TUNING.get(network, 0)
     if way == "neurons":
         name, made = "tuned", Finetune(epochs=epochs)(pruned)
     elif way == "2:4":
@@ -106,7 +120,7 @@ def measure(cell: Cell, work: Work) -> Row:
 
 def table(rows: Sequence[Row], network: str) -> str:
     """A row a way; the ratio of each seed with its interval."""
-    lines = []
+    lines, trained = [], "untrained" not in network
     for way in WAYS:
         here = sorted(found(rows, {"network": network, "way": way}), key=lambda row: int(row["cell"]["seed"]))
         if not here:
@@ -117,7 +131,7 @@ def table(rows: Sequence[Row], network: str) -> str:
             [
                 way,
                 f"{first['left']:,}",
-                spread([row["test"] - row["original"]["test"] for row in here], sign=True),
+                spread([row["test"] - row["original"]["test"] for row in here], sign=True) if trained else "",
                 f"{first['file_bytes']:,}",
                 f"{first['bytes']['bitmask']:,}" if way != "neurons" else "",
                 f"{first['bytes']['csr']:,}" if way != "neurons" else "",
@@ -135,7 +149,8 @@ def table(rows: Sequence[Row], network: str) -> str:
     ]
     here = found(rows, {"network": network})
     whole = [row["original"]["test"] for row in here]
-    about = f"{network}: original {spread(sorted(set(whole)))} %, {REMOVED:.0%} of the parameters to go."
+    score = f"original {spread(sorted(set(whole)))} %" if trained else "timed only"
+    about = f"{network}: {score}, {REMOVED:.0%} of the parameters to go."
     return "\n\n".join(
         [about, markdown(head, lines), _claims(here, network), missing_words(rows, cells(network))]
     )
@@ -162,7 +177,7 @@ def main() -> None:
     given: Any = parser.parse_args()
     if not given.table:
         every = [cell for network in given.networks for cell in cells(network)]
-        in_turn(sorted(every, key=lambda cell: int(cell["seed"])), partial(measured, measure), RECORD)
+        in_turn(sorted(every, key=lambda cell: int(cell["seed"])), figures, RECORD)
     print("\n\n".join(table(recorded(RECORD), network) for network in given.networks))
 
 
