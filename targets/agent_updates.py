@@ -15,18 +15,19 @@ def verify(given: argparse.Namespace) -> Answer:
     """Whether a bundle or an update file may be installed here; exit code 1 where its golden outputs fail."""
     from .releases import check_expiry
 
+    patch = bundle = None
     if given.bundle.is_file():
         from .patch import open_patch
 
         patch = open_patch(given.bundle, root=given.root)
-        signed, base = patch.signed, patch.base
+        signed = patch.signed
     else:
         from .trust import verify as checked
 
         bundle = checked(given.bundle, root=given.root)
-        signed, base = bundle.signed, None
+        signed = bundle.signed
     told: Dict[str, Any] = {
-        "base": base,
+        "base": patch.base if patch else None,
         **{key: signed.manifest[key] for key in ("name", "target", "release", "expires")},
         "version": signed.version,
         "signer": signed.signer,
@@ -34,7 +35,7 @@ def verify(given: argparse.Namespace) -> Answer:
         "bytes": sum(entry.size_bytes for entry in signed.files.values()),
         "clock": check_expiry(signed.manifest),
     }
-    if not given.golden or given.bundle.is_file():
+    if not given.golden or bundle is None:
         return 0, told
     from .rehearsal import rehearse
 
@@ -48,12 +49,12 @@ def install(given: argparse.Namespace) -> Answer:
     from .install import install as put
     from .store import staged
 
-    if given.bundle is None and given.files is None:
+    if given.files is not None:
+        with staged(json.loads(given.files), given.cache) as folder:
+            return 0, put(folder, given.place, root=given.root, tried=not given.untried)
+    if given.bundle is None:
         raise ArtifactError("Nothing to install was named.", "Give a bundle's directory or an update file.")
-    if given.files is None:
-        return 0, put(given.bundle, given.place, root=given.root, tried=not given.untried)
-    with staged(json.loads(given.files), given.cache) as folder:
-        return 0, put(folder, given.place, root=given.root, tried=not given.untried)
+    return 0, put(given.bundle, given.place, root=given.root, tried=not given.untried)
 
 
 def rollback(given: argparse.Namespace) -> Answer:

@@ -14,7 +14,8 @@ from signed import make_key, trust
 from deadweight.__main__ import main
 from deadweight.export.delta import delta
 
-Patcher, Capture = pytest.MonkeyPatch, pytest.CaptureFixture[str]
+Patcher = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
 
 
 def called(monkeypatch: Patcher, capsys: Capture, *arguments: object) -> tuple[int, str]:

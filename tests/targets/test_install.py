@@ -419,7 +419,7 @@ def test_an_update_killed_before_every_single_step_leaves_a_release_that_runs_an
         install(made / str(number), place, root=root)
     shutil.copytree(place, tmp_path / "before", symlinks=True)
     killer = Killer(made / source, place, root)
-    seen = []
+    seen, code = [], -1
     try:
         for step in range(1, 200):
             restored(place, tmp_path / "before")

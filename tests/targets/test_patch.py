@@ -314,16 +314,17 @@ def test_names_that_lead_out_are_refused_though_they_were_signed(
 ) -> None:
     entry = {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0}
     evil = make_bundle(tmp_path / "evil", key, {}, files={name: entry}, release=2)
-    parts = [(evil / each).read_bytes() for each in ("manifest.json", "manifest.json.sig")]
+    manifest, signature = ((evil / each).read_bytes() for each in ("manifest.json", "manifest.json.sig"))
     told = {"base": None, "files": {name: []}, "sections": []}
-    assert "not a plain path inside it" in refused(board, closed(tmp_path / "forged", *parts, told, b""))
+    forged = closed(tmp_path / "forged", manifest, signature, told, b"")
+    assert "not a plain path inside it" in refused(board, forged)
 
 
 def test_code_is_refused_though_it_was_signed(board: Path, tmp_path: Path, key: Path) -> None:
     evil = make_bundle(tmp_path / "evil", key, {"notes.txt": b"#!/bin/sh\n"}, release=2)
-    parts = [(evil / each).read_bytes() for each in ("manifest.json", "manifest.json.sig")]
+    manifest, signature = ((evil / each).read_bytes() for each in ("manifest.json", "manifest.json.sig"))
     told = {"base": None, "files": {"notes.txt": [["take", 0, 0, 10]]}, "sections": [["plain", 10, 10]]}
-    forged = closed(tmp_path / "forged", *parts, told, b"#!/bin/sh\n")
+    forged = closed(tmp_path / "forged", manifest, signature, told, b"#!/bin/sh\n")
     assert "notes.txt is code" in refused(board, forged)
 
 
