@@ -7,9 +7,10 @@ Of each original, one or two of the three blocks are dropped, those that the val
 Its rival is the same original, narrowed by its activations until it takes as long, and tuned alike. Time goes
 in stairs here (a convolution of 20 channels takes as long as one of 24), so one ratio for all layers meets a
 given time only by luck. Layers are narrowed one by one instead, the widest first: all of them to three
-quarters, then to a half, and so on, which makes 30 networks of near times. All are timed by turns with the
-shallow network; the three nearest are pruned for real and timed again, with 24 events, beside it and the
-original; the nearest of these is tuned. Times are by the project's own clock and judge, batch 1, one thread.
+quarters, then to a half, and so on. Of these 30 networks, all timed by turns with the shallow one, and of the
+neighbours of the nearest (an eighth of one layer more or less), the three nearest are pruned for real and
+timed again, with 24 events, beside the shallow network and the original; the nearest of these is tuned. Times
+are by the project's own clock and judge, batch 1, one thread.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from deadweight.pipeline.depth import Depth
 from deadweight.pipeline.finetune import Finetune
 from deadweight.pipeline.paired import paired
 from deadweight.pipeline.prune import Prune
-from deadweight.pipeline.pruning.groups import choose
+from deadweight.pipeline.pruning.groups import Groups, choose
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
 from deadweight.pipeline.statistics import Statistics
@@ -45,12 +46,17 @@ from deadweight.targets.judge import Judgement, judge
 from deadweight.targets.measurement import Protocol
 from deadweight.targets.target import load_target
 
+Shares = dict[str, float]
+"""By layer, the share of its units that goes."""
+
 RECORD = Path("runs") / "depth_width.jsonl"
 PLACE = Path("runs") / "depth_width"
 BLOCKS = (1, 2)
 LEVELS = (0.25, 0.5, 0.625, 0.75, 0.875)  # shares of a layer's units that go
+STEP = 0.125
 NEAREST = 3  # widths that are pruned for real
-SEARCH = Protocol(events=6, event_s=0.03)
+COARSE = Protocol(events=6, event_s=0.03)
+FINE = Protocol(events=12, event_s=0.06)
 FINAL = Protocol(events=24, event_s=0.1)
 
 
@@ -104,20 +110,19 @@ def _as_fast(work: Work, cut: Work, place: Path) -> Row:
     place.mkdir(parents=True, exist_ok=True)
     for name, source in (("original", work), ("shallow", cut)):
         _export(source.model(source.variant(name)), paths[name])
-    widths = _widths()
-    timed = time_together(paths | {path.stem: path for path in widths}, protocol=SEARCH)
-    apart = {path: abs(math.log(judge(timed["shallow"], timed[path.stem]).ratio)) for path in widths}
-    nearest = sorted(widths, key=lambda path: apart[path])[:NEAREST]
-    for path in nearest:
-        narrow = _narrow(work, widths[path], place / path.stem)
-        paths[path.stem] = place / path.name
-        _export(narrow.model(), paths[path.stem])
+    first = _nearest(paths["shallow"], _stairs(), COARSE)[0]
+    widths = _made([first, *_neighbours(first)])
+    shares = _nearest(paths["shallow"], widths, FINE)[:NEAREST]
+    nearest = {_name(one): one for one in shares}
+    for name, one in nearest.items():
+        paths[name] = place / f"{name}.onnx"
+        _export(_narrow(work, one, place / name).model(), paths[name])
     final = time_together(paths, protocol=FINAL)
-    against = {path: judge(final[path.stem], final["shallow"]) for path in nearest}
-    chosen = min(nearest, key=lambda path: abs(math.log(against[path].ratio)))
-    depth, width = (judge(final["original"], final[name]) for name in ("shallow", chosen.stem))
+    against = {name: judge(final[name], final["shallow"]) for name in nearest}
+    chosen = min(nearest, key=lambda name: abs(math.log(against[name].ratio)))
+    depth, width = (judge(final["original"], final[name]) for name in ("shallow", chosen))
     return {
-        "ratios": widths[chosen],
+        "ratios": nearest[chosen],
         "speed": {"depth": _told(depth), "width": _told(width)},
         "depth over width": _told(against[chosen]),
         "overlap": depth.low <= width.high and width.low <= depth.high,
@@ -125,33 +130,58 @@ def _as_fast(work: Work, cut: Work, place: Path) -> Row:
     }
 
 
-@functools.cache
-def _widths() -> dict[Path, dict[str, float]]:
-    """The ratios that are tried, by the file of the network that is so narrow.
+def _nearest(shallow: Path, widths: Mapping[Path, Shares], protocol: Protocol) -> list[Shares]:
+    """Those whose networks take about as long as the shallow one, the nearest first."""
+    timed = time_together({"shallow": shallow, **{path.stem: path for path in widths}}, protocol=protocol)
+    apart = {path: abs(math.log(judge(timed["shallow"], timed[path.stem]).ratio)) for path in widths}
+    return [widths[path] for path in sorted(widths, key=lambda path: apart[path])]
 
-    Its weights were never trained: its time does not depend on them.
-    """
+
+@functools.cache
+def _stairs() -> Mapping[Path, Shares]:
+    """Layer by layer, the widest first, to each of the levels."""
+    groups = sorted(_untrained()[1], key=lambda group: -group.size)
+    tried: list[Shares] = []
+    shares: Shares = {}
+    for level in LEVELS:
+        for group in groups:
+            shares = shares | {group.name: level}
+            tried.append(shares)
+    return _made(tried)
+
+
+def _neighbours(shares: Shares) -> list[Shares]:
+    """The same with an eighth of one layer more, or less."""
+    moved = [shares | {name: share + step} for name, share in shares.items() for step in (-STEP, STEP)]
+    return [one for one in moved if all(STEP <= share <= 1 - STEP for share in one.values())]
+
+
+def _made(tried: Sequence[Shares]) -> dict[Path, Shares]:
+    """The networks with these shares, as files; never trained, as their time does not depend on weights."""
     folder = PLACE / "widths"
     folder.mkdir(parents=True, exist_ok=True)
-    workload = workload_of("cnn")
-    torch.manual_seed(0)
-    model = workload.build_model().eval()
-    groups = trace(model, workload.example_inputs())
+    model, groups = _untrained()
     drawn = {group.name: torch.rand(group.size) for group in groups}
-    tried: dict[Path, dict[str, float]] = {}
-    ratios: dict[str, float] = {}
-    for level in LEVELS:
-        for group in sorted(groups, key=lambda group: -group.size):
-            ratios = ratios | {group.name: level}
-            path = folder / f"{level}-{group.name}.onnx"
-            tried[path] = ratios
-            if not path.exists():
-                keep = {name: round((1 - share) * groups[name].size) for name, share in ratios.items()}
-                _export(apply(model, choose(groups, drawn, keep=keep), groups), path)
-    return tried
+    paths = {folder / f"{_name(shares)}.onnx": shares for shares in tried}
+    for path, shares in paths.items():
+        if not path.exists():
+            keep = {name: round((1 - share) * groups[name].size) for name, share in shares.items()}
+            _export(apply(model, choose(groups, drawn, keep=keep), groups), path)
+    return paths
 
 
-def _narrow(work: Work, ratios: Mapping[str, float], place: Path) -> Work:
+@functools.cache
+def _untrained() -> tuple[nn.Module, Groups]:
+    torch.manual_seed(0)
+    model = workload_of("cnn").build_model().eval()
+    return model, trace(model, workload_of("cnn").example_inputs())
+
+
+def _name(shares: Shares) -> str:
+    return "-".join(f"{name}_{share:g}" for name, share in sorted(shares.items()))
+
+
+def _narrow(work: Work, ratios: Shares, place: Path) -> Work:
     """The original with these shares of its layers' neurons removed, those with the weakest activations."""
     stage = Prune(ratios=dict(ratios), criterion="activation", align=False)
     return stage(dataclasses.replace(work, directory=place))
