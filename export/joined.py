@@ -58,7 +58,7 @@ def _sums(model: onnx.ModelProto, index: Index) -> Iterator[tuple[onnx.NodeProto
         if node.op_type != "MatMul" or len(node.input) != 2:
             continue
         add = index.read_only_by(node.output[0], ("Add",))
-        axes = types[node.output[0]].shape.dim if node.output[0] in types else ()
+        axes = list(types[node.output[0]].shape.dim) if node.output[0] in types else []
         weight = index.constants.get(node.input[1])
         if add is None or len(axes) != 2 or (weight is not None and len(weight.dims) != 2):
             continue

@@ -125,11 +125,12 @@ def place(
         tensors = {graph.node[position].input[place_] for position, place_ in readers}
     else:
         tensors = {graph.node[position].input[place_] for position, place_ in readers}
-        tensors |= {
-            _after_activation(graph.node[position], index)
-            for position in chosen
-            if graph.node[position].op_type == "Conv"
-        }
+        for position in chosen:
+            node = graph.node[position]
+            behind = _after_activation(node, index)
+            # ONNX Runtime has a product and its ReLU in int8 only where the ReLU's result is rounded.
+            if node.op_type == "Conv" or (behind != node.output[0] and behind not in index.outputs):
+                tensors.add(behind)
         tensors = _spread(graph, index, tensors)
     order = [value.name for value in graph.input] + [name for node in graph.node for name in node.output]
     ordered = tuple(name for name in order if name in tensors)

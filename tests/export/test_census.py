@@ -167,16 +167,17 @@ SUMS: dict[str, tuple[str, bool]] = {
 }
 
 
+@pytest.mark.parametrize("activation", ["Relu", "Tanh"])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("case", SUMS)
 def test_a_product_and_the_sum_behind_it_run_in_int8_or_are_said_not_to(
-    tmp_path: Path, case: str, turned: bool
+    tmp_path: Path, case: str, turned: bool, activation: str
 ) -> None:
     other, served = SUMS[case]
     nodes = [
         op("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=0),
         op("MatMul", ["x", "w"], ["h"], name="first"),
-        op("Tanh", ["h"], ["r"]),
+        op(activation, ["h"], ["r"]),
         op("MatMul", ["r", "w"], ["m"], name="last"),
         op("Add", [other, "m"] if turned else ["m", other], ["y"]),
     ]
@@ -189,3 +190,19 @@ def test_a_product_and_the_sum_behind_it_run_in_int8_or_are_said_not_to(
     assert len(float_kernels(made.path)) == (0 if served else 1)
     hop = compare_files(path, made.path, data, kind="lossy", name="int8")
     assert hop.outputs["y"].noise < 0.03
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_a_product_whose_relu_is_read_in_float_runs_in_int8(tmp_path: Path, operator: str) -> None:
+    # ONNX Runtime leaves both in float unless the result of the ReLU is rounded, whoever reads it.
+    nodes = [
+        op(operator, ["x", "w"], ["h"], name="product"),
+        op("Relu", ["h"], ["r"]),
+        op("Softmax", ["r"], ["y"]),
+    ]
+    path = brought(tmp_path / "m.onnx", nodes, {"w": numbers(24, 24)}, ["batch", 24])
+    data = [{"x": numbers(24, 24)}]
+    made = to_qdq(path, calibrate(path, data), tmp_path / "q.onnx", dialect="x86")
+    assert made.in_int8 == ("product",)
+    assert float_kernels(made.path) == []
+    compare_files(path, made.path, data, kind="lossy", name="int8")
