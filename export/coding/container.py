@@ -180,7 +180,11 @@ def _cost(made: tuple[bytes, Array | None], coder: Coder) -> int:
 
 def _choices(values: Array, books: Sequence[Array]) -> list[tuple[int, Array, Array | None]]:
     """Code books that could be used: one of the shared that has all values, or a new one."""
-    fitting = [(number, book, None) for number, book in enumerate(books) if np.isin(values, book).all()]
+    fitting = [
+        (number, book, None)
+        for number, book in enumerate(books)
+        if book.dtype == values.dtype and np.isin(values, book).all()
+    ]
     return [*fitting[:1], (len(books), values, values)]
 
 

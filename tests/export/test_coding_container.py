@@ -87,6 +87,12 @@ def test_layers_that_share_values_share_a_code_book(tmp_path: Path) -> None:
     assert shared < apart - 3 * 200 * 2
 
 
+def test_a_code_book_serves_numbers_of_its_own_width_alone(tmp_path: Path) -> None:
+    weights = {"wide": np.zeros((4, 16), np.float32), "narrow": np.zeros((8, 16), np.float16)}
+    data = write_model(tmp_path / "m.onnx", weights).read_bytes()
+    assert unpack(pack(data, PATH).data) == data
+
+
 def test_a_pruned_input_costs_next_to_nothing(tmp_path: Path) -> None:
     """Rows and columns are classes: what is known of a column need not be told in each row."""
     weight = sparse_weight(256, 256, 1.0)
