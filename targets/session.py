@@ -143,7 +143,8 @@ def random_inputs(specs: Tuple[TensorSpec, ...], *, batch: int = 1, seed: int = 
         if len(sizes) < len(shape):
             raise ModelError(
                 f"Input {spec} has a free dimension that is not its batch, so random inputs cannot be made.",
-                "Export the model with that dimension fixed, or fix it in the file: python -m "
+                "Give inputs of the usual size (profile, compare and gate take --inputs FILE.npz), or export "
+                "the model with that dimension fixed, or fix it in the file: python -m "
                 "onnxruntime.tools.make_dynamic_shape_fixed MODEL.onnx FIXED.onnx --dim_param NAME "
                 "--dim_value SIZE.",
             )

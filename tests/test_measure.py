@@ -157,3 +157,16 @@ def test_inputs_go_to_a_board_with_the_model(
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["candidate"]["protocol"]["inputs"] == inputs_mark(given_inputs(inputs))
     assert len(list(board.home.rglob("files/*/given.npz"))) == 1
+
+
+def test_a_free_length_is_told_with_the_option_that_gives_it_a_size(called: Called, tmp_path: Path) -> None:
+    model = onnx.load(str(saved(tmp_path / "a.onnx", 8, 4)))
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    dims.insert(1, dims[0])
+    dims[1].dim_param = "length"
+    onnx.save(model, str(tmp_path / "a.onnx"))
+    code, printed = called("profile", "a.onnx")
+    assert code == 2
+    assert "--inputs FILE.npz" in printed
+    np.savez(tmp_path / "given.npz", x=np.ones((3, 5, 8), np.float32))
+    assert called("profile", "a.onnx", *SHORT, "--inputs", "given.npz")[0] == 0
