@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +24,7 @@ def saved(path: Path, **weights: np.ndarray) -> bytes:
 
 def test_the_ranges_hold_the_weights_in_the_files_order(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    weights = {
+    weights: dict[str, Any] = {
         "a": generator.integers(-128, 128, (20, 30)).astype(np.int8),
         "tiny": np.zeros(3, np.float32),
         "b": generator.standard_normal((40, 5)).astype(np.float32),
