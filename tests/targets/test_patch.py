@@ -208,7 +208,8 @@ def test_nothing_outside_of_the_base_is_copied(board: Path, tmp_path: Path, name
 def test_a_step_beyond_the_end_of_its_source_is_refused(board: Path, tmp_path: Path) -> None:
     size = opened(board / "patch")[2]["files"]["LICENSE"][0][3]
     for step in (["copy", "LICENSE", 1, size], ["take", 0, 10**6, size]):
-        forged = changed(board, tmp_path, lambda told, step=step: told["files"].update(LICENSE=[step]))
+        beyond = {"LICENSE": [step]}
+        forged = changed(board, tmp_path, lambda told, beyond=beyond: told["files"].update(beyond))  # type: ignore[misc]
         assert "reaches beyond" in refused(board, forged)
 
 
@@ -315,7 +316,7 @@ def test_names_that_lead_out_are_refused_though_they_were_signed(
     entry = {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0}
     evil = make_bundle(tmp_path / "evil", key, {}, files={name: entry}, release=2)
     manifest, signature = ((evil / each).read_bytes() for each in ("manifest.json", "manifest.json.sig"))
-    told = {"base": None, "files": {name: []}, "sections": []}
+    told: dict[str, Any] = {"base": None, "files": {name: []}, "sections": []}
     forged = closed(tmp_path / "forged", manifest, signature, told, b"")
     assert "not a plain path inside it" in refused(board, forged)
 
