@@ -31,6 +31,7 @@ from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.controls import Controls
 from deadweight.pipeline.factorize import Factorize
 from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.paired import paired
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.thin import Convolution
 from deadweight.pipeline.train import Train
@@ -233,7 +234,29 @@ def table(rows: Sequence[Row], network: str) -> str:
     shapes = [
         _shape(row) for row in rows if row["cell"].get("network") == network and "structure" in row["cell"]
     ]
-    return "\n\n".join([about, markdown(head, lines), missing_words(rows, cells(network)), *shapes])
+    parts = [about, markdown(head, lines), *_differences(rows, network), *shapes]
+    return "\n\n".join([*parts, missing_words(rows, cells(network))])
+
+
+def _differences(rows: Sequence[Row], network: str) -> list[str]:
+    """The arms against pruning, seed by seed: mean and 95 % interval."""
+    told = []
+    for speed in SPEEDS[network]:
+        arms = {
+            arm: {
+                row["cell"]["seed"]: row["tuned"]["test"]
+                for row in found(rows, {"network": network, "speed": speed, "arm": arm})
+                if "tuned" in row
+            }
+            for arm in ARMS[network]
+        }
+        for arm, tuned in arms.items():
+            gaps = [score - arms["pruned"][seed] for seed, score in tuned.items() if seed in arms["pruned"]]
+            if arm != "pruned" and len(gaps) > 1:
+                told.append(
+                    f"{network} {speed:g}x, {arm} less pruned: {paired(gaps).words()}, n {len(gaps)}."
+                )
+    return told
 
 
 def _shape(row: Row) -> str:
