@@ -122,7 +122,7 @@ def searched(network: str, speed: float, arm: str, folder: Path) -> Row:
         plan = work.plan(work.latest())
         assert plan is not None
         made["ranks"] = {
-            name: list(one.ranks) if len(one.ranks) > 1 else one.ranks[0]
+            name: one.ranks[0] if len(one.ranks) == 1 else list(one.ranks)
             for name, one in plan.factors.items()
         }
         made["words"] = work.log[-1].words
