@@ -12,13 +12,12 @@ is the project's own; a ratio is the time over zlib's, or the copy's.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import platform
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 from grid import markdown
 from onnx import TensorProto, helper, numpy_helper
 from record import Row, append, recorded
+from timed_call import TimedCall
 
 from deadweight.export.coding import encode_symbols
 from deadweight.export.coding.container import pack
@@ -35,7 +35,6 @@ from deadweight.targets.coded import decode_symbols
 from deadweight.targets.coded.container import unpack
 from deadweight.targets.judge import judge
 from deadweight.targets.measurement import Measurement, Protocol
-from deadweight.targets.session import TensorSpec
 
 RECORD = Path("runs") / "codec_speed.jsonl"
 CASES = {
@@ -47,24 +46,6 @@ CASES = {
 }
 WAYS = ("copy", "zlib", "huffman", "rans")
 WORDS = {"huffman": "Huffman", "rans": "rANS"}
-
-
-@dataclasses.dataclass
-class Read:
-    """One way to get the bytes, as the clock wants it: a run gives all of them."""
-
-    run: Callable[..., Any]
-    runtime: str = "numpy"
-    evidence: str = "measured"
-    inputs: tuple[TensorSpec, ...] = ()
-    outputs: tuple[TensorSpec, ...] = ()
-
-    def prepare(self, inputs: Mapping[str, Any]) -> Callable[[], object]:
-        """The reading itself."""
-        return self.run
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def decoded(case: str) -> bytes:
@@ -94,15 +75,15 @@ def coded(case: str, way: str, data: bytes) -> bytes:
     return encode_symbols(np.frombuffer(data, np.uint8), coder=coder)
 
 
-def opened(path: Path, *, runtime: str, threads: int) -> Read:
+def opened(path: Path, *, runtime: str, threads: int) -> TimedCall:
     """The way that a file is named after, for what the file holds."""
     held = path.read_bytes()
     kind, way = path.stem.split("-")
     if way == "copy":
-        return Read(partial(np.copy, np.frombuffer(held, np.uint8)))
+        return TimedCall(partial(np.copy, np.frombuffer(held, np.uint8)), "numpy")
     if way == "zlib":
-        return Read(partial(zlib.decompress, held))
-    return Read(partial(unpack if kind == "file" else decode_symbols, held))
+        return TimedCall(partial(zlib.decompress, held), "numpy")
+    return TimedCall(partial(unpack if kind == "file" else decode_symbols, held), "numpy")
 
 
 def measure(case: str, events: int) -> list[Row]:

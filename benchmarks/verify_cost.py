@@ -13,19 +13,18 @@ sha256sum's.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from grid import markdown
 from record import Row, append, recorded
+from timed_call import TimedCall
 
 from deadweight.export.bundle import _sign
 from deadweight.targets.artifact import sha256_of, write_json
@@ -33,7 +32,6 @@ from deadweight.targets.clock import time_together
 from deadweight.targets.judge import judge
 from deadweight.targets.measurement import Protocol
 from deadweight.targets.packed import agent_bytes
-from deadweight.targets.session import TensorSpec
 from deadweight.targets.trust import verify
 
 RECORD = Path("runs") / "verify_cost.jsonl"
@@ -46,24 +44,6 @@ WORDS = {
     "zip": "the agent's command, from its zip",
     "python": "a Python that does nothing",
 }
-
-
-@dataclasses.dataclass
-class Check:
-    """One way of checking, as the clock wants it: a run is a whole check."""
-
-    run: Callable[..., Any]
-    runtime: str = "process"
-    evidence: str = "measured"
-    inputs: tuple[TensorSpec, ...] = ()
-    outputs: tuple[TensorSpec, ...] = ()
-
-    def prepare(self, inputs: Mapping[str, Any]) -> Callable[[], object]:
-        """The check itself."""
-        return self.run
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def make_bundle(place: Path, megabytes: int) -> None:
@@ -95,7 +75,7 @@ def make_bundle(place: Path, megabytes: int) -> None:
     signers.write_text(f'bench namespaces="deadweight-bundle" {public}\n')
 
 
-def opened(path: Path, *, runtime: str, threads: int) -> Check:
+def opened(path: Path, *, runtime: str, threads: int) -> TimedCall:
     """The way that a file is named after; the bundle lies beside it."""
     place, root = path.parent, path.parent / "root"
     bundle = place / "bundle"
@@ -107,8 +87,8 @@ def opened(path: Path, *, runtime: str, threads: int) -> Check:
         "python": [sys.executable, "-c", "pass"],
     }
     if path.name == "verify":
-        return Check(partial(verify, bundle, root=root))
-    return Check(partial(subprocess.run, commands[path.name], check=True, capture_output=True))
+        return TimedCall(partial(verify, bundle, root=root), "process")
+    return TimedCall(partial(subprocess.run, commands[path.name], check=True, capture_output=True), "process")
 
 
 def measure(megabytes: int, events: int) -> list[Row]:

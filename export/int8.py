@@ -8,17 +8,15 @@ of it was seen to be right.
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx
 
-from ..targets.artifact import sha256_of, write_json
-from ..targets.errors import ArtifactError, ModelError, TargetError
+from ..targets.artifact import sha256_of, unfinished, write_json
+from ..targets.errors import ModelError, TargetError
 from ..targets.packed import version
 from ..targets.target import Target
 from . import adequacy
@@ -122,7 +120,7 @@ def to_int8(
             f"{target.name} runs {target.runtime}, and FP16 in the file is for TensorRT 10 and later.",
             "Leave --half out, or name a board with TensorRT.",
         )
-    with _unfinished(folder) as part:
+    with unfinished(folder) as part:
         methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
         fed = _told(samples, progress, "calibrate")
         source, folded = _folded(model, samples, part)
@@ -255,25 +253,6 @@ def _in(part: Path, name: str) -> Path:
     place = part / name
     place.mkdir(parents=True, exist_ok=True)
     return place
-
-
-@contextmanager
-def _unfinished(folder: Path) -> Iterator[Path]:
-    """A folder inside for what is not finished; afterwards it is gone, and the folder too if it is empty."""
-    part = folder / ".part"
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        yield part
-    except OSError as error:
-        raise ArtifactError(
-            f"{folder} cannot be written: {error.strerror or error}.",
-            "Free some space, or choose another place with --out.",
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:

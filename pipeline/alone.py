@@ -9,7 +9,6 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -19,8 +18,8 @@ import torch
 
 from ..export.census import Counts, count
 from ..export.external import copy, drop_stale
-from ..targets.artifact import write_json, writing
-from ..targets.errors import ArtifactError, RecipeError
+from ..targets.artifact import unfinished, write_json, writing
+from ..targets.errors import RecipeError
 from .candidates import validated
 from .export import Export
 from .prune import Prune, find_criterion
@@ -149,20 +148,8 @@ def prune_alone(work: Work, stage: Prune, folder: Path) -> Cut:
     Raises:
         DeadweightError: as the stages "statistics", "prune" and "export"; the folder cannot be written.
     """
-    part = folder / ".part"
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with unfinished(folder) as part:
         return _pruned(dataclasses.replace(work, directory=part), stage, folder)
-    except OSError as error:
-        raise ArtifactError(
-            f"{folder} cannot be written: {error.strerror or error}.",
-            "Free some space, or choose another place with --out.",
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        with suppress(OSError):
-            folder.rmdir()  # if it is empty
 
 
 def _pruned(work: Work, stage: Prune, folder: Path) -> Cut:

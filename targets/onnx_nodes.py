@@ -15,6 +15,7 @@ from typing import Dict, Iterator, List, Tuple, Union
 
 from .artifact import sha256_of
 from .errors import ModelError
+from .protobuf import fields, varint
 
 _GRAPH, _NODE, _INITIALIZER, _EXTERNAL = 7, 1, 5, 13
 
@@ -103,12 +104,12 @@ def model_sha256(path: Path) -> str:
 
 
 def _node(message: memoryview) -> Node:
-    fields: Dict[int, List[str]] = {1: [], 2: [], 3: [], 4: []}
+    texts: Dict[int, List[str]] = {1: [], 2: [], 3: [], 4: []}
     for field, value in _fields(message):
-        if field in fields and isinstance(value, memoryview):
-            fields[field].append(bytes(value).decode("utf-8", "replace"))
+        if field in texts and isinstance(value, memoryview):
+            texts[field].append(bytes(value).decode("utf-8", "replace"))
     return Node(
-        "".join(fields[3][-1:]), "".join(fields[4][-1:]), inputs=tuple(fields[1]), outputs=tuple(fields[2])
+        "".join(texts[3][-1:]), "".join(texts[4][-1:]), inputs=tuple(texts[1]), outputs=tuple(texts[2])
     )
 
 
@@ -121,7 +122,7 @@ def _initializer(message: memoryview) -> Tuple[str, Tuple[int, ...]]:
         elif field == 1 and isinstance(value, memoryview):  # packed
             at = 0
             while at < len(value):
-                size, at = _varint(value, at)
+                size, at = varint(value, at)
                 sizes.append(size)
         elif field == 8 and isinstance(value, memoryview):
             name = bytes(value).decode("utf-8", "replace")
@@ -148,34 +149,5 @@ def _messages(message: memoryview, wanted: int) -> Iterator[memoryview]:
 
 
 def _fields(message: memoryview) -> Iterator[Tuple[int, Union[int, memoryview]]]:
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        kind = key & 7
-        if kind == 0:
-            number, at = _varint(message, at)
-            yield key >> 3, number
-            continue
-        if kind == 2:
-            size, at = _varint(message, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"wire type {kind}")
-        if at + size > len(message):
-            raise ValueError("cut short")
-        yield key >> 3, message[at : at + size]
-        at += size
-
-
-def _varint(message: memoryview, at: int) -> Tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("no number")
+    for field, is_number, start, stop in fields(message, 0, len(message)):
+        yield field, varint(message, start)[0] if is_number else message[start:stop]

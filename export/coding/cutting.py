@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...targets.errors import ModelError
+from ...targets.protobuf import fields, varint
 from ..graph import Array
 
 LEAST = 64  # bytes of a tensor; what is smaller stays where it is, in the graph
@@ -53,29 +54,29 @@ def tensors_of(data: bytes, path: Path) -> list[Tensor]:
     try:
         found = [
             tensor
-            for field, start, end in _fields(data, 0, len(data))
+            for field, _, start, end in fields(data, 0, len(data))
             if field == _GRAPH
             for tensor in _graph(data, start, end, path)
         ]
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} is not a whole ONNX file.", "Export or copy the model again.") from error
-    if not any(field == _GRAPH for field, _, _ in _fields(data, 0, len(data))):
+    if not any(field == _GRAPH for field, _, _, _ in fields(data, 0, len(data))):
         raise ModelError(f"{path} is not an ONNX file: it has no graph.", "Give a model in ONNX.")
     return sorted(found, key=lambda tensor: tensor.start)
 
 
 def _graph(data: bytes, start: int, end: int, path: Path) -> Iterator[Tensor]:
-    for field, at, stop in _fields(data, start, end):
+    for field, _, at, stop in fields(data, start, end):
         if _IN_GRAPH.get(field) == "tensor":
             yield from _tensor(data, at, stop, path)
         elif _IN_GRAPH.get(field) == "node":
-            for own, begin, close in _fields(data, at, stop):
+            for own, _, begin, close in fields(data, at, stop):
                 if own == _NODE_ATTRIBUTE:
                     yield from _attribute(data, begin, close, path)
 
 
 def _attribute(data: bytes, start: int, end: int, path: Path) -> Iterator[Tensor]:
-    for field, at, stop in _fields(data, start, end):
+    for field, _, at, stop in fields(data, start, end):
         kind = _IN_ATTRIBUTE.get(field)
         if kind is not None and stop > at:
             yield from (_tensor if kind == "tensor" else _graph)(data, at, stop, path)
@@ -84,19 +85,19 @@ def _attribute(data: bytes, start: int, end: int, path: Path) -> Iterator[Tensor
 def _tensor(data: bytes, start: int, end: int, path: Path) -> Iterator[Tensor]:
     shape: list[int] = []
     name, kind, where = "", 0, (0, 0)
-    for field, at, stop in _fields(data, start, end):
+    for field, _, at, stop in fields(data, start, end):
         if field == _DIMS:
             place = at
             while place < stop:
-                size, place = _varint(data, place)
+                size, place = varint(data, place)
                 shape.append(size)
         elif field == _TYPE:
-            kind = _varint(data, at)[0]
+            kind = varint(data, at)[0]
         elif field == _NAME:
             name = data[at:stop].decode()
         elif field in (_RAW, _FLOATS, _DOUBLES) and stop - at >= LEAST:
             where = (at, stop)
-        elif field == _LOCATION and _varint(data, at)[0] == _EXTERNAL:
+        elif field == _LOCATION and varint(data, at)[0] == _EXTERNAL:
             raise ModelError(
                 f'{path} keeps the weights of "{name}" in another file, and a .dwz holds one file.',
                 "Make it one file first: onnx.save(onnx.load(path), out) for a model under 2 GB.",
@@ -105,37 +106,3 @@ def _tensor(data: bytes, start: int, end: int, path: Path) -> Iterator[Tensor]:
     if where[1] and (where[1] - where[0]) % width == 0:
         whole = math.prod(shape) * width == where[1] - where[0]
         yield Tensor(name, tuple(shape) if whole else (), *where, width, _FLOAT_TYPES.get(kind))
-
-
-def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Each field's number and where its value lies; a number's own bytes for one without a length."""
-    at = start
-    while at < end:
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            stop = _varint(data, at)[1]
-        elif kind == 2:
-            size, at = _varint(data, at)
-            stop = at + size
-        elif kind in (1, 5):
-            stop = at + (8 if kind == 1 else 4)
-        else:
-            raise ValueError(f"wire type {kind}")
-        if stop > end:
-            raise ValueError("cut short")
-        yield key >> 3, at, stop
-        at = stop
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("no number")
