@@ -131,7 +131,9 @@ def main() -> None:
                     os.write(1, data)
                 else:
                     sent += len(data)
-                    (place / f"sent.{os.getpid()}").write_text(str(sent))
+                    unfinished = place / f"sent.{os.getpid()}.part"  # the other is never read while empty
+                    unfinished.write_text(str(sent))
+                    unfinished.replace(place / f"sent.{os.getpid()}")
                     mine.sendall(data)
                 if 0 <= most_sent < sent or 0 <= most_received < received:
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -76,7 +76,7 @@ def test_quantize_says_what_it_did_and_what_it_does_not_know(
         "Its score was not taken",
         "Whether it is faster was not measured: deadweight ",
     ):
-        assert words in printed
+        assert words in " ".join(printed.split())  # wherever the terminal breaks its lines
     assert ("should take this file" in printed) is (target != "x86-cpu")
     assert sorted(path.name for path in Path("fc.int8").iterdir()) == [
         "int8.onnx",
