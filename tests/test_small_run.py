@@ -121,6 +121,7 @@ def test_another_setting_runs_only_what_follows_it(first: tuple[int, dict[str, A
     assert ran == ["quantize", "profile", "evaluate"]
 
 
+@pytest.mark.slow
 def test_an_edit_of_the_users_own_file_never_serves_a_stale_result(
     first: tuple[int, dict[str, Any]], project: Path
 ) -> None:

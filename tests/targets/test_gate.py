@@ -196,6 +196,7 @@ def test_two_real_models_are_timed_side_by_side_and_the_slower_one_is_refused(
     assert found.judgement.outcome == "slower"
 
 
+@pytest.mark.slow
 def test_a_real_model_is_held_against_history_where_the_old_one_is_gone(mlp: MakeMlp, tmp_path: Path) -> None:
     path = mlp(64, 32)
     baseline, one = record(path, tmp_path / "baseline.json", protocol=QUICK)

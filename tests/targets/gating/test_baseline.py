@@ -20,7 +20,7 @@ from deadweight.targets.gating.baseline import (
 from deadweight.targets.measurement import Protocol
 
 MakeMlp = Callable[..., Path]
-QUICK = Protocol(events=96, event_s=0.002, block_s=0.0005, settle_s=0.0002, cap_s=5.0)
+QUICK = Protocol(events=12, event_s=0.002, block_s=0.0005, settle_s=0.0002, cap_s=5.0)
 
 
 def recorded(mlp: MakeMlp, tmp_path: Path, **options: Any) -> tuple[Baseline, Path]:
