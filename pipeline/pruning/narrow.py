@@ -26,17 +26,20 @@ def narrowed(model: nn.Module, tensors: Mapping[str, Tensor], attributes: Attrib
     # Whatever refers to a parameter, under its name or in a list of its own, refers to the narrow one.
     small = copied_module(model, {id(tensor): tensors[name] for name, tensor in named_tensors(model)})
     set_attributes(small, attributes)
-    for module in small.modules():
-        _follow_shapes(module)
     return small
 
 
 def set_attributes(small: nn.Module, attributes: Attributes) -> None:
-    """Gives modules other values for attributes of theirs; a list becomes what the attribute was."""
+    """Gives modules other values for attributes of theirs; a list becomes what the attribute was.
+
+    What a parameter's shape tells goes before: attributes are found by value, which may be another width's.
+    """
     for path, values in attributes.items():
         for name, value in values.items():
             kind = type(getattr(small.get_submodule(path), name))
             setattr(small.get_submodule(path), name, kind(value) if isinstance(value, list) else value)
+    for module in small.modules():
+        _follow_shapes(module)
 
 
 def copied_module(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
@@ -74,6 +77,11 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and buffers under all their names."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
+
+
+def elements_of(model: nn.Module) -> int:
+    """How many numbers its parameters hold."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def known_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str, dict[str, Any]]:

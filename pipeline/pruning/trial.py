@@ -95,7 +95,8 @@ class Trial:
         problem = ""
         small = narrowed(self.model, self.tried, known)
         for attributes in [known] if repaired == known else [known, repaired]:
-            set_attributes(small, attributes)
+            if attributes is not known:
+                set_attributes(small, attributes)
             if not (problem := self._problem(small)):
                 small = narrowed(self.model, self.tensors, attributes) if self.lively else small
                 reason = self.plan.reason or "its forward code follows the widths"

@@ -12,7 +12,7 @@ from pruned import done, halved
 from torch import Tensor, nn
 from torch.fx import Graph
 
-from deadweight.pipeline.pruning.narrow import cut_tensors, matching_attributes, narrowed
+from deadweight.pipeline.pruning.narrow import cut_tensors, matching_attributes, narrowed, set_attributes
 from deadweight.pipeline.pruning.resize import Change
 from deadweight.pipeline.pruning.verify import verify
 
@@ -241,3 +241,9 @@ def test_hooks_come_along() -> None:
     model.get_submodule("fc1").register_forward_hook(double)
     small = narrowed(model, cut_tensors(model, {}), {})
     assert torch.equal(small(nets.image(2, 1, 4, 4)), model(nets.image(2, 1, 4, 4)))
+
+
+def test_what_a_shape_tells_is_not_overruled_by_an_attribute_that_was_guessed() -> None:
+    small = nn.Sequential(nn.Linear(4, 6))
+    set_attributes(small, {"0": {"out_features": 3}})
+    assert small.get_submodule("0").out_features == 6
