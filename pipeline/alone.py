@@ -28,7 +28,7 @@ from .pruning.saved import EXAMPLE, PLAN, WEIGHTS
 from .recipe import Recipe, parse_recipe, read_recipe
 from .store import Run
 from .work import Work
-from .workload import example_batch, users_code, workload_source
+from .workload import built_model, example_batch, workload_source
 
 BEFORE, AFTER = "original.onnx", "pruned.onnx"
 BUDGETS = {"ratio", "ratios", "parameters", "mean", "std"}
@@ -134,9 +134,8 @@ def in_python(recipe: Recipe, folder: Path) -> tuple[str, tuple[str, str]]:
 
 def as_built(work: Work) -> Work:
     """The work with the network "original" as `build_model()` returns it, by the work's seed."""
-    with torch.random.fork_rng(devices=[]), users_code("build_model() was called"):
-        torch.manual_seed(work.seed)
-        model = work.workload.build_model()
+    with torch.random.fork_rng(devices=[]):
+        model = built_model(work.workload, seed=work.seed)
     return work.with_model("original", model.eval())
 
 

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from ..export.coding.cluster import Clusters, Start
 from ..export.coding.cluster import cluster as clustered
 from ..export.coding.rounding import shortened
-from ..targets.errors import RecipeError
-from .masks import weights_of
+from .masks import named, weights_of
 from .pruning.narrow import copied_module
 from .training import Schedule, fit
 from .work import Work
@@ -94,13 +93,7 @@ class Cluster:
         }
         bits_of: dict[str, int] = {}
         for layer, bits in self.bits_of.items():
-            named = [name for name in weights if name == layer or name.startswith(f"{layer}.")]
-            if not named:
-                raise RecipeError(
-                    f'The network has no weights called "{layer}".',
-                    f"It has {', '.join(name.removesuffix('.weight') for name in weights)}.",
-                )
-            bits_of |= dict.fromkeys(named, bits)
+            bits_of |= dict.fromkeys(named(weights, layer), bits)
         groups: dict[tuple[int, str], list[str]] = {}
         for name in weights:
             groups.setdefault((bits_of.get(name, self.bits), "" if self.shared else name), []).append(name)

@@ -28,7 +28,7 @@ from .pruning.trace import trace
 from .stage import make_stage, stage_class
 from .training import Schedule, fit
 from .work import Done, Variant, Work
-from .workload import example_batch, users_code
+from .workload import built_model, example_batch
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,7 @@ def random_plan(groups: Groups, plan: Plan, seed: int) -> Plan:
 
 def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
     """The small network, freshly initialised and trained."""
-    torch.manual_seed(work.seed + 2)
-    with users_code("build_model() was called"):
-        fresh = work.workload.build_model()
+    fresh = built_model(work.workload, seed=work.seed + 2)
     small = replay(fresh, plan, example_batch(work.workload))
     rescale(small, plan)
     first = next((done.settings for done in work.log if done.stage == "train"), {})

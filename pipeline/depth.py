@@ -24,9 +24,9 @@ from ..targets.artifact import write_json
 from ..targets.errors import ModelError, RecipeError
 from .norms import reestimated
 from .prune import Share
-from .pruning.blocks import Block, Kind, elements_of, find, removable
+from .pruning.blocks import Block, Kind, find, removable
 from .pruning.bypass import Dropped, dropping, without
-from .pruning.narrow import copied_module
+from .pruning.narrow import copied_module, elements_of
 from .pruning.plan import plan_of
 from .pruning.surgery import apply
 from .pruning.verify import verify

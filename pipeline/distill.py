@@ -23,7 +23,7 @@ from .masks import load_masks
 from .teaching import Teaching
 from .training import Schedule, fit, training_words
 from .work import Work, student_class, write_tensors
-from .workload import users_code
+from .workload import built_model, users_code
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,7 @@ def _trained(work: Work, number: int) -> Path:
             "Give their files as checkpoints, or set teachers = 1.",
         )
     seed = work.seed + 1000 * number
-    torch.manual_seed(seed)
-    with users_code("build_model() was called"):
-        model = work.workload.build_model()
+    model = built_model(work.workload, seed=seed)
     folder = work.directory / f"teacher-{number}"
     fitted = fit(
         model,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..targets.errors import ArtifactError, ModelError
 from .work import Work
-from .workload import score_of, torch_predict, users_code
+from .workload import built_model, score_of, torch_predict
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Load:
         return [Path(self.path)]
 
     def __call__(self, work: Work) -> Work:
-        with users_code("build_model() was called"):
-            model = work.workload.build_model()
+        model = built_model(work.workload)
         weights = read_weights(Path(self.path), self.key)
         try:
             model.load_state_dict(weights)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -41,7 +40,7 @@ from .pruning.trace import trace
 from .statistics import Statistics
 from .training import Fitted, Schedule, fit
 from .work import Work
-from .workload import example_batch, users_code
+from .workload import built_model, example_batch
 
 Control = Literal["reinitialised", "random", "tuned_on"]
 Start = Control | Literal["rewound"]
@@ -170,7 +169,7 @@ class Lottery:
         if start == "tuned_on":
             return (masked(cut.source, cut.masks) if cut.masks is not None else cut.source), cut.masks
         seed = work.seed + 2 if start == "reinitialised" else work.seed
-        fresh = _fresh(work, seed)
+        fresh = built_model(work.workload, seed=seed)
         if start != "reinitialised":
             fresh.load_state_dict(stored(work, self.rewind_step))
         example = example_batch(work.workload)
@@ -245,12 +244,6 @@ def _as(work: Work, cut: Cut, start: Start, made: Fitted) -> Cut:
         return dataclasses.replace(cut, plan=plan_of(made.model))
     drawn = random_masks(cut.masks, seed=work.seed) if start == "random" else cut.masks
     return dataclasses.replace(cut, masks=drawn)
-
-
-def _fresh(work: Work, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    with users_code("build_model() was called"):
-        return work.workload.build_model()
 
 
 def _unstored(work: Work, step: int) -> RecipeError:

@@ -44,17 +44,27 @@ def weights_of(model: nn.Module, dense: Iterable[str] = ()) -> dict[str, nn.Para
         if weight.dim() > 1 and id(weight) not in tables
     }
     for wanted in dense:
-        named = [name for name in found if name == wanted or name.startswith(f"{wanted}.")]
-        if not named:
-            raise RecipeError(
-                f'The network has no weights called "{wanted}".',
-                f"It has {', '.join(name.removesuffix('.weight') for name in found) or 'none'}.",
-            )
-        for name in named:
+        for name in named(found, wanted):
             del found[name]
     if not found:
         raise ModelError(
             "This network has no weights that could be masked.", "Leave fewer layers dense, or use another."
+        )
+    return found
+
+
+def named(weights: Iterable[str], layer: str) -> list[str]:
+    """Those of some weights that are a layer's, or that one itself.
+
+    Raises:
+        RecipeError: none is.
+    """
+    known = list(weights)
+    found = [name for name in known if name == layer or name.startswith(f"{layer}.")]
+    if not found:
+        raise RecipeError(
+            f'The network has no weights called "{layer}".',
+            f"It has {', '.join(name.removesuffix('.weight') for name in known) or 'none'}.",
         )
     return found
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..targets.errors import ModelError, RecipeError
 from .pruning.factors import relaid
+from .pruning.narrow import elements_of
 from .pruning.plan import Plan, fingerprint, plan_of, record
 from .pruning.trial import earlier_plans
 from .work import Work
@@ -65,7 +66,7 @@ class Share:
         if not ties:
             return work.logged("share", self, "no two layers are equal: nothing was tied")
         shared = tied(model, ties)
-        before, after = (sum(one.numel() for one in net.parameters()) for net in (model, shared))
+        before, after = (elements_of(net) for net in (model, shared))
         made = work.with_model("shared", shared, plan=plan_of(shared))
         return made.logged("share", self, f"{before:,} parameters -> {after:,}", *words)
 

@@ -21,6 +21,7 @@ from ..targets.errors import RecipeError
 from .budget import Scope
 from .masks import Masks, is_structured, magnitude_masks, masked, save_masks, structured_masks, weights_of
 from .prune import Share
+from .pruning.narrow import elements_of
 from .sparse_bytes import stored_bytes
 from .training import Schedule, fit
 from .work import Work
@@ -94,7 +95,7 @@ class Sparsify:
         """The share of the maskable weights that goes."""
         if self.share is not None:
             return self.share
-        whole, wanted = (_size(one) for one in (model, work.model(work.variant(self.like))))
+        whole, wanted = (elements_of(one) for one in (model, work.model(work.variant(self.like))))
         there = sum(weight.numel() for weight in weights.values())
         if not 0 < whole - wanted < there:
             raise RecipeError(
@@ -118,10 +119,6 @@ def sparse_facts(model: nn.Module, masks: Masks, pattern: Pattern) -> dict[str, 
         "zeros": zeros,
         "bytes": dataclasses.asdict(stored_bytes(tensors, set(masks))),
     }
-
-
-def _size(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _words(facts: Mapping[str, Any]) -> str:

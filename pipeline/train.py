@@ -9,13 +9,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 
 from ..targets.errors import RecipeError
 from .training import Schedule, fit, rewind_path, training_words
 from .work import Work, write_tensors
-from .workload import users_code
+from .workload import built_model
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,7 @@ class Train:
     rewind_step: Annotated[int, Field(ge=0)] = 0
 
     def __call__(self, work: Work) -> Work:
-        torch.manual_seed(work.seed)
-        with users_code("build_model() was called"):
-            model = work.workload.build_model()
+        model = built_model(work.workload, seed=work.seed)
         checkpoint = work.directory / "checkpoint.safetensors"
         write_tensors(rewind_path(checkpoint, 0), model.state_dict())
         fitted = fit(

@@ -135,6 +135,18 @@ def users_code(while_what: str) -> Iterator[None]:
         ) from error
 
 
+def built_model(workload: Workload, *, seed: int | None = None) -> nn.Module:
+    """A fresh network of the user's; with a seed its weights are drawn by it.
+
+    Raises:
+        DeadweightError: the user's code failed; it names the line.
+    """
+    if seed is not None:
+        torch.manual_seed(seed)
+    with users_code("build_model() was called"):
+        return workload.build_model()
+
+
 def example_batch(workload: Workload) -> dict[str, Tensor]:
     """The example inputs, checked.
 

@@ -26,7 +26,7 @@ from .bypass import ACTIVATIONS, bypassed, without
 from .capture import Example, inputs_of
 from .compare import relative_error, run, tolerance
 from .graphnet import GraphNet
-from .narrow import copied_module
+from .narrow import copied_module, elements_of
 from .plan import Bypass
 from .watch import Call, Seen, shape_of, watched
 
@@ -169,7 +169,7 @@ class _Finder:
         """Whether most of its elements lie in modules inside it that carry their input themselves."""
         inner = [self.modules[other] for other in carrying if _inside(other, path)]
         elements = {id(one): one.numel() for module in inner for one in module.parameters()}
-        whole = sum(one.numel() for one in self.modules[path].parameters())
+        whole = elements_of(self.modules[path])
         return 2 * sum(elements.values()) > whole
 
     def _shortcut(self, path: str) -> Bypass | None:
@@ -217,11 +217,6 @@ def _inside(path: str, other: str) -> bool:
 def _is_layer(module: nn.Module) -> bool:
     own = [one for one in module.parameters(recurse=False) if one.dim() > 1]
     return bool(own) and not any(_weighted(child) for child in module.children())
-
-
-def elements_of(model: nn.Module) -> int:
-    """How many numbers its parameters hold."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _weighted(module: nn.Module) -> bool:
