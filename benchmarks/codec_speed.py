@@ -11,7 +11,6 @@ is the project's own; a ratio is the time over zlib's, or the copy's.
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 from grid import markdown
 from onnx import TensorProto, helper, numpy_helper
-from record import Row, append, recorded
+from record import Row, measure_missing
 from timed_call import TimedCall
 
 from deadweight.export.coding import encode_symbols
@@ -144,20 +143,6 @@ def table(rows: Sequence[Row]) -> str:
     return markdown([*head, "times zlib's time (95 %)", "times the copy's time (95 %)"], lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--events", type=int, default=12)
-    parser.add_argument("--table", action="store_true")
-    given = parser.parse_args()
-    known = {row["case"] for row in recorded(RECORD)}
-    for case in CASES if not given.table else ():
-        if case not in known:
-            append(RECORD, *measure(case, given.events))
-    print(table(recorded(RECORD)))
-
-
 def _cpu_s(measured: Measurement) -> float:
     """The thread's CPU time of one run; what the machine's other work does not show in."""
     assert measured.cpu_s is not None
@@ -165,4 +150,4 @@ def _cpu_s(measured: Measurement) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    measure_missing(__doc__, RECORD, CASES, "case", measure, table)

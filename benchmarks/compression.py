@@ -41,6 +41,7 @@ from deadweight.pipeline.export import Export
 from deadweight.pipeline.factorize import Factorize
 from deadweight.pipeline.finetune import Finetune
 from deadweight.pipeline.masks import magnitude_masks, masked, save_masks, weights_of
+from deadweight.pipeline.predict import score_of, session_predict
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.quantize import Quantize
 from deadweight.pipeline.sparsify import Sparsify
@@ -48,7 +49,7 @@ from deadweight.pipeline.stage import Stage
 from deadweight.pipeline.train import Train
 from deadweight.pipeline.training import Schedule, fit
 from deadweight.pipeline.work import Variant, Work
-from deadweight.pipeline.workload import Workload, load_workload, score_of, session_predict
+from deadweight.pipeline.workload import Workload, load_workload
 from deadweight.targets.artifact import Artifact
 from deadweight.targets.coded.container import unpack
 from deadweight.targets.session import open_session

@@ -32,9 +32,9 @@ from deadweight.export.bundle import bundle
 from deadweight.export.delta import delta
 from deadweight.pipeline.export import Export
 from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.predict import score_of, session_predict
 from deadweight.pipeline.quantize import Quantize
 from deadweight.pipeline.work import Work
-from deadweight.pipeline.workload import score_of, session_predict
 from deadweight.targets.install import install
 from deadweight.targets.session import open_session
 from deadweight.targets.target import load_target

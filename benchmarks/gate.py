@@ -1,13 +1,14 @@
 """How often does the gate cry wolf, and what does it find? Events with planted answers, kept and counted.
 
-    python benchmarks/gate.py run --hours 1 [--busy]     # adds events to runs/gate/events.jsonl
-    python benchmarks/gate.py coverage --hours 1         # do 95 % intervals hold the true ratio?
-    python benchmarks/gate.py table                      # exact counts with 95 % intervals, as Markdown
+    python benchmarks/gate.py run --hours 1 [--busy [others]]   # adds to runs/gate/events.jsonl
+    python benchmarks/gate.py coverage --hours 1                # do 95 % intervals hold the true ratio?
+    python benchmarks/gate.py table                             # exact counts and intervals, as Markdown
 
 An event is a whole decision of `deadweight gate`: both files loaded anew again and again, drawn until decided
 or until 20 s are over. Equal files, and files that are truly about 5 and 10 % slower (`gate_networks`); three
-sizes; with nothing else running ("quiet") or with every core kept busy by other processes ("busy"). What the
-machine was is read from its load, whatever was asked for; what lies between counts for neither ("shared").
+sizes; with nothing else running ("quiet") or with every core kept busy by other processes ("busy"): by loops
+that this starts, or by others' work. What the machine was is read from its load, whatever was asked for; what
+lies between counts for neither ("shared").
 Rules that others use are applied to the same samples, and to a baseline that was stored by the event before,
 which is how they are used. The file can be interrupted and added to at any time.
 """
@@ -148,8 +149,11 @@ def condition_of(load: float, marked: float, *, burning: bool) -> str:
     return "quiet" if load < 1.5 and marked < 0.5 else "shared"
 
 
-def run(hours: float, *, busy: bool) -> None:
-    """Adds events until the time is over, those first that are furthest from their goal."""
+def run(hours: float, *, busy: str) -> None:
+    """Adds events until the time is over, those first that are furthest from their goal.
+
+    `busy` is "loops" for loops of our own, "others" where other work keeps the machine busy, or "".
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
     slower = planted(FOLDER / "networks")
     condition = "busy" if busy else "quiet"
@@ -159,13 +163,14 @@ def run(hours: float, *, busy: bool) -> None:
             had[row["size"], row["share"]] += 1
     goal = {cell: GOALS[condition, "0"] / 3 if cell[1] == "0" else 100 for cell in had}
     end, stored = time.time() + 3600 * hours, dict[str, NDArray[np.float64]]()
-    with burning(busy):
-        if busy:
+    loops = busy == "loops"
+    with burning(loops):
+        if loops:
             time.sleep(20)  # until the load says so
         while time.time() < end:
             size, share = min(had, key=lambda cell: (had[cell] / goal[cell], cell))
             path = base(FOLDER / "networks", size) if share == "0" else slower[size][share].path
-            row, stored[size] = one_event(size, share, path, busy=busy, stored=stored.get(size))
+            row, stored[size] = one_event(size, share, path, busy=loops, stored=stored.get(size))
             append(EVENTS, row)
             had[size, share] += 1
             print(row["condition"], size, share, row["gate"], f"{row['seconds']} s, load {row['load']}")
@@ -282,7 +287,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=("run", "coverage", "table"))
     parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--busy", nargs="?", default="", const="loops", choices=("loops", "others"))
     arguments = parser.parse_args()
     if arguments.what == "table":
         table()

@@ -29,10 +29,11 @@ import torch.nn.functional as F
 from record import Row, append, recorded
 from torch import Tensor, nn
 
+from deadweight.pipeline.predict import score_of, torch_predict
 from deadweight.pipeline.statistics import Statistics
 from deadweight.pipeline.train import Train
 from deadweight.pipeline.work import Variant, Work
-from deadweight.pipeline.workload import Workload, load_workload, score_of, torch_predict
+from deadweight.pipeline.workload import Workload, load_workload
 from deadweight.targets.artifact import Artifact
 from deadweight.targets.target import load_target
 

@@ -31,9 +31,9 @@ from torch.nn import functional as F
 from deadweight.export.census import float_kernels
 from deadweight.pipeline.candidates import validated
 from deadweight.pipeline.export import Export
+from deadweight.pipeline.predict import score_of, session_predict
 from deadweight.pipeline.quantize import Quantize
 from deadweight.pipeline.work import Work
-from deadweight.pipeline.workload import score_of, session_predict
 from deadweight.targets.clock import time_together
 from deadweight.targets.judge import judge
 from deadweight.targets.measurement import Protocol

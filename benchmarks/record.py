@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +35,26 @@ def append(record: Path, *rows: Row) -> None:
         file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def measure_missing(
+    about: str | None,
+    record: Path,
+    cases: Iterable[Any],
+    key: str,
+    measure: Callable[[Any, int], list[Row]],
+    table: Callable[[Sequence[Row]], str],
+) -> None:
+    """The command of a benchmark with a list of cases: measures what is not on record, and prints the table.
+
+    `key` is the place of the case in a row; `measure` takes a case and the number of events.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=12)
+    parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
+    given = parser.parse_args()
+    known = {row[key] for row in recorded(record)}
+    for case in cases if not given.table else ():
+        if case not in known:
+            append(record, *measure(case, given.events))
+    print(table(recorded(record)))

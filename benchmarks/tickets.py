@@ -33,10 +33,11 @@ from torch import nn
 from deadweight.pipeline.lottery import CONTROLS, Lottery
 from deadweight.pipeline.masks import kept_share
 from deadweight.pipeline.paired import paired
+from deadweight.pipeline.predict import score_of, torch_predict
 from deadweight.pipeline.report.ticket_words import side
 from deadweight.pipeline.train import Train
 from deadweight.pipeline.work import Work
-from deadweight.pipeline.workload import Workload, score_of, torch_predict
+from deadweight.pipeline.workload import Workload
 from deadweight.targets.target import load_target
 
 RECORD = Path("runs") / "tickets.jsonl"

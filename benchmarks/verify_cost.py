@@ -12,7 +12,6 @@ sha256sum's.
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import subprocess
@@ -23,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from grid import markdown
-from record import Row, append, recorded
+from record import Row, measure_missing
 from timed_call import TimedCall
 
 from deadweight.export.bundle import _sign
@@ -143,19 +142,5 @@ def table(rows: Sequence[Row]) -> str:
     return markdown(head, lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--events", type=int, default=12)
-    parser.add_argument("--table", action="store_true")
-    given = parser.parse_args()
-    known = {row["megabytes"] for row in recorded(RECORD)}
-    for megabytes in MEGABYTES if not given.table else ():
-        if megabytes not in known:
-            append(RECORD, *measure(megabytes, given.events))
-    print(table(recorded(RECORD)))
-
-
 if __name__ == "__main__":
-    main()
+    measure_missing(__doc__, RECORD, MEGABYTES, "megabytes", measure, table)

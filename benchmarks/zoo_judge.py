@@ -2,15 +2,15 @@
 
 What was removed is recovered from values alone: each tensor of the pruned network must be a sub-tensor of the
 original's. All else is zeroed in a copy of the original, in float64, and the two must be one function. Norms
-over fewer channels renormalise, and attention takes its scale from the width of a head: where only that
-differs, a second reference, which takes its statistics over the survivors, says so.
+and means over fewer channels renormalise, and attention takes its scale from the width of a head: where only
+that differs, a second reference, which takes its statistics over the survivors, says so.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -168,7 +168,7 @@ def _standard(x: Tensor, left: Tensor, dims: list[int], eps: float, centred: boo
 def _over_survivors(reference: nn.Module) -> Iterator[None]:
     """Norms of the reference take their statistics over what is left: where their own weights are not zero.
 
-    A norm without weights has those channels left that are not zero everywhere.
+    A norm without weights, and a mean, has those channels left that are not zero everywhere.
     """
 
     def left_of(x: Tensor, weight: Tensor | None, dims: list[int]) -> Tensor:
@@ -228,6 +228,15 @@ def _over_survivors(reference: nn.Module) -> Iterator[None]:
         out: Tensor = x + bias + weight * x * (norm / (mean + module.eps))
         return out
 
+    plain_mean = Tensor.mean
+
+    def mean(x: Tensor, dim: int | Sequence[int] | None = None, *rest: Any, **settings: Any) -> Tensor:
+        out = plain_mean(x, *rest, **settings) if dim is None else plain_mean(x, dim, *rest, **settings)
+        for axis in {1} & {one % x.dim() for one in ([dim] if isinstance(dim, int) else dim or ())}:
+            left = (x != 0).transpose(0, axis).flatten(1).any(1).sum().clamp_min(1)
+            out = out * (x.shape[axis] / left)
+        return out
+
     for module in reference.modules():
         if type(module).__name__ in BY_HAND:
             eps: Any = module.variance_epsilon
@@ -240,6 +249,7 @@ def _over_survivors(reference: nn.Module) -> Iterator[None]:
         patch.object(F, "rms_norm", rms_norm),
         patch.object(F, "group_norm", group_norm),
         patch.object(F, "batch_norm", batch_norm),
+        patch.object(Tensor, "mean", mean),
     ):
         yield
 

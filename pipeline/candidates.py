@@ -27,8 +27,9 @@ from ..targets.clock import time_together
 from ..targets.judge import Judgement, judge
 from ..targets.measurement import Protocol
 from ..targets.session import open_session
+from .predict import score_of, session_predict
 from .work import Work
-from .workload import inputs_of, score_of, session_predict
+from .workload import inputs_of
 
 Step = Literal["equalize", "adaround", "bias_correction"]
 NEAR = 4  # batches of the validation split on which outputs are compared

@@ -22,10 +22,11 @@ from ..export.coding.cluster import Clusters, Start
 from ..export.coding.cluster import cluster as clustered
 from ..export.coding.rounding import shortened
 from .masks import named, weights_of
+from .predict import score_of, torch_predict
 from .pruning.narrow import copied_module
 from .training import Schedule, fit
 from .work import Work
-from .workload import Workload, score_of, torch_predict
+from .workload import Workload
 
 Bits = Annotated[int, Field(ge=2, le=8)]
 Gradient = Literal["sum", "mean"]

@@ -23,6 +23,7 @@ from torch import nn
 from ..targets.artifact import write_json
 from ..targets.errors import ModelError, RecipeError
 from .norms import reestimated
+from .predict import score_of, torch_predict
 from .prune import Share
 from .pruning.blocks import Block, Kind, find, removable
 from .pruning.bypass import Dropped, dropping, without
@@ -31,7 +32,7 @@ from .pruning.plan import plan_of
 from .pruning.surgery import apply
 from .pruning.verify import verify
 from .work import Work
-from .workload import example_batch, score_of, torch_predict
+from .workload import example_batch
 
 
 @dataclass(frozen=True)

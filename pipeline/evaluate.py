@@ -12,8 +12,9 @@ from typing import Any
 from ..export.census import count
 from ..targets.artifact import write_json
 from ..targets.session import open_session
+from .predict import score_of, session_predict, torch_predict
 from .work import Variant, Work
-from .workload import example_batch, score_of, session_predict, split_batches, torch_predict
+from .workload import example_batch, split_batches
 
 
 @dataclass(frozen=True)

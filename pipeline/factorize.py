@@ -24,12 +24,13 @@ from ..targets.errors import ModelError, RecipeError
 from ..targets.judge import Judgement, judge
 from ..targets.measurement import Protocol
 from .norms import reestimated
+from .predict import score_of, torch_predict
 from .pruning.factors import most_ranks
 from .pruning.plan import plan_of
 from .ranks import COARSE, FINE, Candidate, Choice, between, last_within, measured, way_down
 from .thin import Convolution, candidates, factorized, product_of, prove
 from .work import Work
-from .workload import example_batch, score_of, torch_predict
+from .workload import example_batch
 
 Ranks = int | tuple[int, int]
 

@@ -23,10 +23,11 @@ from ..targets.errors import ModelError, RecipeError
 from ..targets.measurement import Protocol
 from .budget import Normalise, Scope
 from .finetune import Finetune
+from .predict import score_of, torch_predict
 from .prune import Prune, Share, find_criterion
 from .statistics import Statistics
 from .work import Done, Variant, Work
-from .workload import example_batch, score_of, torch_predict
+from .workload import example_batch
 
 Shape = Literal["linear", "cubic", "geometric"]
 

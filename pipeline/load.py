@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..targets.errors import ArtifactError, ModelError
+from .predict import score_of, torch_predict
 from .work import Work
-from .workload import built_model, score_of, torch_predict
+from .workload import built_model
 
 
 @dataclass(frozen=True)

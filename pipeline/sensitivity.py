@@ -21,7 +21,8 @@ from ..export.parity import values_and_errors
 from ..export.to_qdq import to_qdq
 from ..targets.session import open_session
 from .candidates import Candidate, Trials, in_float, timed
-from .workload import Array, session_predict, split_batches, users_code
+from .predict import session_predict
+from .workload import Array, split_batches, users_code
 
 BATCHES = 8  # of the validation split
 

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..targets.errors import ModelError, RecipeError
+from .predict import named_outputs
 from .pruning.plan import Plan, plan_of
 from .work import load_network
-from .workload import Batch, Workload, example_batch, named_outputs
+from .workload import Batch, Workload, example_batch
 
 Loss = Callable[[Any, Batch], Tensor]
 

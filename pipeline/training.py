@@ -24,18 +24,11 @@ from torch import Tensor, nn
 from ..targets.errors import ModelError, RecipeError, WorkloadError
 from . import checkpoint as on_disk
 from .masks import Held, Masks, hold, holding
+from .predict import score_of, torch_predict
 from .pruning.narrow import copied_module
 from .teaching import Teaching
 from .work import Progress, write_tensors
-from .workload import (
-    Batch,
-    Workload,
-    example_batch,
-    score_of,
-    split_batches,
-    torch_predict,
-    users_code,
-)
+from .workload import Batch, Workload, example_batch, split_batches, users_code
 
 STEPS = 1000  # the resolution of the progress bar
 Loss = Callable[[Any, Batch], Tensor]

@@ -1,10 +1,11 @@
 """Why did a pruned layer not get faster? In words, from what its profile tells.
 
-Four reasons are known, and are looked for in the order in which they can be checked:
+Five reasons are known, and are looked for in the order in which they can be checked:
     conversions     more time goes into another layout or type around the layer than the layer saves
     alignment       the kernel works in blocks of channels, and the last block is as dear as a full one
     launch          the layer takes hardly longer than any kernel does, whatever it computes
     memory          its time goes into moving bytes, and those fell by less than its arithmetic
+    unseen          nothing speaks against the gain that its weights promise, but this run could not see it
 Whether a layer is bound by memory is read from the networks' own layers: the fastest of them show how many
 bytes and how many products a second this machine gives (a roofline: Williams et al. 2009), so that no figure
 of a data sheet is needed.
@@ -23,6 +24,8 @@ _LAUNCHES = 2.5
 """A layer that takes less than so many times the shortest kernel is bound by launching it."""
 _CONVERSION = 0.3
 """Share of the time that was to be gained which conversions must have eaten to be named."""
+_EQUAL = 1.02
+"""A gain up to here does not matter: the margin of `judge_layers`."""
 
 
 def explained(
@@ -49,8 +52,8 @@ def explained(
             # What only takes as long as a launch says nothing about memory.
             _launch(after, floor_s) or _memory(before, after, peak_bytes=peak_bytes, peak_macs=peak_macs),
         )
-        reasons = [reason for reason in found if reason]
-        return replace(one, reason="; ".join(reasons) or "none of the known reasons shows in its profile")
+        reasons = [reason for reason in found if reason] or [_unseen(one, before, after)]
+        return replace(one, reason="; ".join(reasons))
 
     return tuple(told(one) for one in judged)
 
@@ -118,10 +121,22 @@ def _memory(before: Layer, after: Layer, *, peak_bytes: float, peak_macs: float)
     )
 
 
+def _unseen(one: LayerJudgement, before: Layer, after: Layer) -> str:
+    """Whether what was measured leaves room for the gain that the weights promise."""
+    kept = math.prod(after.weight) / math.prod(before.weight)
+    if one.outcome == "slower" or not math.isfinite(one.high) or 1 / kept > max(one.high, _EQUAL):
+        return "none of the known reasons shows in its profile"
+    return (
+        f"a gain was not seen: {100 * (1 - kept):.2g} % of its weights went, and this run tells no more than"
+        f" that it is {one.low:.2f} to {one.high:.2f} times as fast"
+    )
+
+
 def counted(judged: Sequence[LayerJudgement]) -> Dict[str, int]:
     """How often each kind of reason was given, by its first words; for tables."""
     kinds = {"layout or type": "conversions", "multiple of": "alignment"}
-    kinds.update({"launching": "launch", "by memory": "memory", "none of the known": "unknown"})
+    kinds.update({"launching": "launch", "by memory": "memory"})
+    kinds.update({"gain was not seen": "unseen", "none of the known": "unknown"})
     found: Dict[str, int] = {}
     for one in judged:
         for words, kind in kinds.items():

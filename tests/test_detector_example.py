@@ -13,9 +13,9 @@ from detector import Detector, SmallDetector
 from scenes import SHAPES, SIZE, overlaps, scenes
 
 from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.predict import score_of, torch_predict
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.work import Work
-from deadweight.pipeline.workload import score_of, torch_predict
 from deadweight.targets.target import load_target
 
 

@@ -46,7 +46,7 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     _check_inputs(model, inputs)
     _check_names(model, example)
     try:
-        with in_mode(model, training=training), torch.set_grad_enabled(training), hushed():
+        with in_mode(model, training=training), torch.set_grad_enabled(training), hushed(), _collected():
             shapes = _open_batch(model, inputs)
             program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
             module = program.module()
@@ -122,16 +122,32 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
             container.update(contents) if isinstance(container, dict) else container.extend(contents)
 
 
+_found_on: list[bool] = []  # by every open `uncollected`: whether it found the collector on
+
+
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Without the garbage collector: after an export, one walk of it over the heap costs many forwards."""
-    on = gc.isenabled()
+    """Without the garbage collector, save in torch.export: one walk of it over the heap is many forwards."""
+    _found_on.append(gc.isenabled())
     gc.disable()
     try:
         yield
     finally:
-        if on:
+        if _found_on.pop():
             gc.enable()
+
+
+@contextlib.contextmanager
+def _collected() -> Iterator[None]:
+    """With it again, where it was on: torch.export leaves much behind."""
+    off = any(_found_on) and not gc.isenabled()
+    if off:
+        gc.enable()
+    try:
+        yield
+    finally:
+        if off:
+            gc.disable()
 
 
 def inputs_of(example: Example) -> tuple[Tensor, ...]:

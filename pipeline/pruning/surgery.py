@@ -35,6 +35,7 @@ SPARED = 1.25
 """The module form may keep this many times the parameters of the graph form; beyond, the graph is better."""
 
 
+@uncollected()
 def apply(
     model: nn.Module,
     plan: Plan,
@@ -89,7 +90,6 @@ def _shallower(model: nn.Module, plan: Plan, form: str) -> nn.Module:
     return record(shallower(model, plan.dropped), done)
 
 
-@uncollected()
 def _tried(trial: Trial, form: str) -> tuple[Trial, nn.Module | None, str]:
     """What can be carried out of a plan, with the user's class if it can follow, or else why not."""
     if form == "graph" or isinstance(trial.model, GraphNet):

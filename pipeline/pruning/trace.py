@@ -40,6 +40,7 @@ from .plan import fingerprint
 from .rules import RULES, pointwise
 
 
+@uncollected()
 def trace(model: nn.Module, example_inputs: Example) -> Groups:
     """The groups of units that may be removed from `model`, which stays as it is.
 
@@ -64,7 +65,6 @@ def trace(model: nn.Module, example_inputs: Example) -> Groups:
     return trace_graph(model, graph, example_inputs)
 
 
-@uncollected()
 def trace_graph(
     model: nn.Module, captured: GraphModule, example: Example, learner: GraphModule | None = None
 ) -> Groups:

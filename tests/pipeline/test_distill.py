@@ -10,11 +10,11 @@ from small import Digits
 
 from deadweight.pipeline.controls import Controls
 from deadweight.pipeline.distill import Distill
+from deadweight.pipeline.predict import score_of, torch_predict
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.statistics import Statistics
 from deadweight.pipeline.train import Train
 from deadweight.pipeline.work import Work
-from deadweight.pipeline.workload import score_of, torch_predict
 from deadweight.targets.errors import RecipeError
 from deadweight.targets.target import load_target
 

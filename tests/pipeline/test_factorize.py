@@ -14,11 +14,11 @@ from deadweight.pipeline.controls import Controls
 from deadweight.pipeline.export import Export
 from deadweight.pipeline.factorize import Factorize
 from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.predict import score_of, torch_predict
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.quantize import Quantize
 from deadweight.pipeline.stage import Stage, make_stage, stage_names
 from deadweight.pipeline.work import Work
-from deadweight.pipeline.workload import score_of, torch_predict
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ArtifactError, ModelError, RecipeError
 from deadweight.targets.target import load_target

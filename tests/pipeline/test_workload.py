@@ -1,27 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from small import Digits
-from torch import Tensor, nn
+from torch import Tensor
 
 from deadweight.pipeline import workload as module
-from deadweight.pipeline.workload import (
-    example_batch,
-    load_workload,
-    named_outputs,
-    score_of,
-    session_predict,
-    split_batches,
-    torch_predict,
-)
-from deadweight.targets.errors import ModelError, WorkloadError
-from deadweight.targets.session import TensorSpec
+from deadweight.pipeline.workload import example_batch, load_workload, split_batches
+from deadweight.targets.errors import WorkloadError
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -68,46 +57,6 @@ def test_a_batch_without_an_input_is_refused() -> None:
 
     with pytest.raises(WorkloadError, match=r"lacks the inputs \['pixels'\]"):
         list(split_batches(Bad(), "test"))
-
-
-def test_outputs_are_named_by_what_the_network_returns() -> None:
-    one = torch.zeros(1)
-    assert list(named_outputs(one)) == ["output"]
-    assert list(named_outputs((one, one))) == ["output_0", "output_1"]
-    assert list(named_outputs({"boxes": one})) == ["boxes"]
-    with pytest.raises(ModelError, match="returned a str"):
-        named_outputs("boxes")
-
-
-def test_a_score_of_nan_outputs_is_refused() -> None:
-    model = nn.Linear(64, 10)
-    model.bias.data[0] = torch.nan
-    with pytest.raises(ModelError, match="NaN or infinity"):
-        score_of(Digits(), torch_predict(model, ["pixels"]), "test")
-
-
-class Fours:
-    """A session whose batch is fixed at 4, as an engine's can be."""
-
-    runtime = "test"
-    evidence = "simulated"
-    inputs = (TensorSpec("x", (4, 2), "float32"),)
-    outputs = (TensorSpec("y", (4, 2), "float32"),)
-
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        assert inputs["x"].shape == (4, 2)
-        return {"y": inputs["x"] * 2}
-
-    def prepare(self, inputs: Mapping[str, Any]) -> Any:
-        raise NotImplementedError
-
-    def close(self) -> None: ...
-
-
-@pytest.mark.parametrize("count", [1, 4, 7, 8])
-def test_batches_are_split_and_padded_to_what_a_model_takes(count: int) -> None:
-    x = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
-    assert np.array_equal(session_predict(Fours())({"x": x})["y"], 2 * x)
 
 
 def test_an_error_in_our_own_code_is_not_called_the_users() -> None:

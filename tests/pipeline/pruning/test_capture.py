@@ -260,6 +260,25 @@ def test_a_collector_that_was_off_stays_off() -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_the_exporter_collects_garbage_in_between_where_that_was_on(on: bool) -> None:
+    seen: list[bool] = []
+
+    def step(x: Tensor) -> Tensor:
+        seen.append(gc.isenabled())
+        return x
+
+    (gc.enable if on else gc.disable)()
+    try:
+        with uncollected():
+            capture(Small(step), (torch.randn(2, 4),))
+            assert not gc.isenabled()
+        assert gc.isenabled() == on
+    finally:
+        gc.enable()
+    assert set(seen) == {on}
+
+
 class AnyNumber(nn.Module):
     def __init__(self) -> None:
         super().__init__()
