@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -230,7 +230,7 @@ def _over_survivors(reference: nn.Module) -> Iterator[None]:
 
     plain_mean = Tensor.mean
 
-    def mean(x: Tensor, dim: int | Sequence[int] | None = None, *rest: Any, **settings: Any) -> Tensor:
+    def mean(x: Tensor, dim: Any = None, *rest: Any, **settings: Any) -> Tensor:
         out = plain_mean(x, *rest, **settings) if dim is None else plain_mean(x, dim, *rest, **settings)
         for axis in {1} & {one % x.dim() for one in ([dim] if isinstance(dim, int) else dim or ())}:
             left = (x != 0).transpose(0, axis).flatten(1).any(1).sum().clamp_min(1)

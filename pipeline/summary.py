@@ -16,7 +16,7 @@ from ..export.delta import sent_bytes
 from ..targets import measurement
 from ..targets.artifact import read_json
 from ..targets.budgets import check_budgets
-from ..targets.judge import Judgement, judge
+from ..targets.judge import Judgement, judge, unproven
 from ..targets.measurement import Measurement
 from ..targets.probe import conditions
 from ..targets.tail import tail_of
@@ -74,7 +74,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
             *words,
             *_sparse(work, rows),
             *_quantized(work),
-            *_int8_words(measured),
+            *int8_words(measured),
             *(swept.refused if swept else ()),
         ],
         "widths": _widths(work),
@@ -193,15 +193,14 @@ def _quantized(work: Work) -> list[str]:
     return list(read_json(work.artifacts["int8"].checked())["words"])
 
 
-def _int8_words(measured: Mapping[str, Measurement]) -> list[str]:
+def int8_words(measured: Mapping[str, Measurement]) -> list[str]:
     """Whether INT8 gained time over the same network in FP32: who ships the last network should know."""
     found = _judged("tuned", "int8", measured) or _judged("pruned", "int8", measured)
     if found is None:
         return []
-    advice = (
-        "" if found.outcome == "faster" else " INT8 saves bytes here, not time: where time counts, ship FP32."
-    )
-    return [f"INT8 against the same network in FP32: {found.sentence()}.{advice}"]
+    advice = " INT8 saves bytes here, not time: where time counts, ship FP32."
+    gains = found.outcome == "faster" or unproven(*measured.values())  # or nobody knows
+    return [f"INT8 against the same network in FP32: {found.sentence()}.{'' if gains else advice}"]
 
 
 def _layers(work: Work) -> list[Layer]:

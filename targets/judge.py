@@ -49,7 +49,7 @@ class Judgement:
     events: int
     smallest_visible: float
     """The smallest true ratio above 1 that a run like this calls `faster` nine times out of ten; its inverse
-    for `slower`. An estimate from this run's own scatter. Infinite without an interval."""
+    for `slower`. An estimate from this run's own scatter. Infinite where none would have been told."""
     clock: str
     evidence: str
     reason: str
@@ -122,7 +122,7 @@ def judge(
     weakest = baseline if baseline.evidence != "measured" else candidate
     reason = unproven(baseline, candidate)
     if reason:
-        outcome = "cannot_tell"
+        outcome, visible = "cannot_tell", math.inf  # no change would have been told, however large
     elif not place:
         outcome = "cannot_tell"
         needed = fewest_events(confidence) if order is None else "some more"

@@ -102,8 +102,8 @@ def how_sure(verdict: Verdict) -> str:
     text += f", from {events:,} independent repetitions." if events else "."
     if verdict["outcome"] != "cannot_tell":
         return text
-    if verdict.get("reason"):
-        text += f" {verdict.get('reason')}"
+    if reason := (verdict.get("reason") or "").rstrip("."):
+        text += f" {reason[0].upper()}{reason[1:]}."
     visible = verdict.get("smallest_visible")
     return f"{text} A speed-up of {ratio(visible)} or more would have been told." if visible else text
 

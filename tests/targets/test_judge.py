@@ -167,6 +167,7 @@ def test_only_measured_times_prove_anything(evidence: str) -> None:
     assert judged.evidence == evidence
     assert f"the times are {evidence}" in judged.sentence()
     assert judged.ratio == pytest.approx(2)
+    assert judged.smallest_visible == math.inf
 
 
 def test_too_few_events_for_any_interval_cannot_tell() -> None:

@@ -107,7 +107,7 @@ def test_each_outcome_has_its_sentence(outcome: str, ratio: float | None, words:
 def test_how_sure_tells_the_interval_the_events_and_what_could_have_been_seen() -> None:
     sure = f"Speed-up 2.00{TIMES}, 1.80{TIMES} to 2.20{TIMES} with 95 % confidence, "
     assert how_sure(verdict("faster", 2.0, events=24)) == f"{sure}from 24 independent repetitions."
-    unsure = verdict("cannot_tell", 1.02, events=6, smallest_visible=1.08, reason="The machine changed.")
+    unsure = verdict("cannot_tell", 1.02, events=6, smallest_visible=1.08, reason="the machine changed")
     assert how_sure(unsure).endswith(
         f"The machine changed. A speed-up of 1.08{TIMES} or more would have been told."
     )
