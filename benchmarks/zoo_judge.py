@@ -232,9 +232,8 @@ def _over_survivors(reference: nn.Module) -> Iterator[None]:
 
     def mean(x: Tensor, dim: Any = None, *rest: Any, **settings: Any) -> Tensor:
         out = plain_mean(x, *rest, **settings) if dim is None else plain_mean(x, dim, *rest, **settings)
-        for axis in {1} & {one % x.dim() for one in ([dim] if isinstance(dim, int) else dim or ())}:
-            left = (x != 0).transpose(0, axis).flatten(1).any(1).sum().clamp_min(1)
-            out = out * (x.shape[axis] / left)
+        if any(one % x.dim() == 1 for one in ([dim] if isinstance(dim, int) else dim or ())):
+            out = out * (x.shape[1] / left_of(x, None, [1]).sum().clamp_min(1))
         return out
 
     for module in reference.modules():

@@ -22,6 +22,9 @@ from .judge import order_statistic
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MARGIN = 0.02
+"""The change of a layer's time that does not matter, where none is set."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -84,7 +87,7 @@ def judge_layers(
     candidate: Mapping[str, Layer],
     *,
     confidence: float = 0.95,
-    margin: float = 0.02,
+    margin: float = MARGIN,
 ) -> Tuple[LayerJudgement, ...]:
     """Judges every layer that both networks have, in the baseline's order.
 

@@ -17,15 +17,13 @@ import math
 from dataclasses import replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
-from .layers import Layer, LayerJudgement, matching
+from .layers import MARGIN, Layer, LayerJudgement, matching
 from .target import Alignment, Target
 
 _LAUNCHES = 2.5
 """A layer that takes less than so many times the shortest kernel is bound by launching it."""
 _CONVERSION = 0.3
 """Share of the time that was to be gained which conversions must have eaten to be named."""
-_EQUAL = 1.02
-"""A gain up to here does not matter: the margin of `judge_layers`."""
 
 
 def explained(
@@ -124,7 +122,7 @@ def _memory(before: Layer, after: Layer, *, peak_bytes: float, peak_macs: float)
 def _unseen(one: LayerJudgement, before: Layer, after: Layer) -> str:
     """Whether what was measured leaves room for the gain that the weights promise."""
     kept = math.prod(after.weight) / math.prod(before.weight)
-    if one.outcome == "slower" or not math.isfinite(one.high) or 1 / kept > max(one.high, _EQUAL):
+    if one.outcome == "slower" or not math.isfinite(one.high) or 1 / kept > max(one.high, 1 + MARGIN):
         return "none of the known reasons shows in its profile"
     return (
         f"a gain was not seen: {100 * (1 - kept):.2g} % of its weights went, and this run tells no more than"
@@ -134,9 +132,14 @@ def _unseen(one: LayerJudgement, before: Layer, after: Layer) -> str:
 
 def counted(judged: Sequence[LayerJudgement]) -> Dict[str, int]:
     """How often each kind of reason was given, by its first words; for tables."""
-    kinds = {"layout or type": "conversions", "multiple of": "alignment"}
-    kinds.update({"launching": "launch", "by memory": "memory"})
-    kinds.update({"gain was not seen": "unseen", "none of the known": "unknown"})
+    kinds = {
+        "layout or type": "conversions",
+        "multiple of": "alignment",
+        "launching": "launch",
+        "by memory": "memory",
+        "gain was not seen": "unseen",
+        "none of the known": "unknown",
+    }
     found: Dict[str, int] = {}
     for one in judged:
         for words, kind in kinds.items():

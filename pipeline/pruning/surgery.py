@@ -123,12 +123,11 @@ def _graph_net(
         captured[True], graphs[True] = _for_training(model, groups, cut, alive)
     except ModelError as error:
         problem = error.what
-    with uncollected():
-        for one in captured.values():
-            for name, tensor in _constants(one, tensors):
-                tensors[name], transient = tensor, transient | {name}
-        structured = {mode: one.meta["structured"] for mode, one in captured.items()}
-        return GraphNet(tensors, transient, graphs, structured, problem).train(model.training)
+    for one in captured.values():
+        for name, tensor in _constants(one, tensors):
+            tensors[name], transient = tensor, transient | {name}
+    structured = {mode: one.meta["structured"] for mode, one in captured.items()}
+    return GraphNet(tensors, transient, graphs, structured, problem).train(model.training)
 
 
 def _for_training(model: nn.Module, groups: Groups, cut: Cut, alive: Tensor) -> tuple[GraphModule, Graph]:
@@ -142,10 +141,10 @@ def _for_training(model: nn.Module, groups: Groups, cut: Cut, alive: Tensor) -> 
         captured = capture(model, groups.example, training=True)
         learner, _ = tracing_of(model, captured)
         alive = living(learner, cut)
-    with uncollected():
-        return learner.graph, resized(learner, alive)[0]
+    return learner.graph, resized(learner, alive)[0]
 
 
+@uncollected()
 def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
     """A fresh instance of the original, cut as the plan and the earlier ones in it say. Values are its own.
 

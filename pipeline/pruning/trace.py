@@ -81,7 +81,6 @@ def trace_graph(
     )
 
 
-@uncollected()
 def tracing_of(
     model: nn.Module, captured: GraphModule, learner: GraphModule | None = None
 ) -> tuple[Tracing, Notes]:

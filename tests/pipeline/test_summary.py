@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from times import timed
 
 from deadweight.pipeline.summary import exit_code, int8_words
-from deadweight.targets.measurement import Measurement, Protocol
 
 
 def report(outcome: str, *met: bool | None) -> Any:
@@ -31,22 +32,6 @@ def test_the_exit_code_is_zero_only_for_what_is_proven(value: Any, code: int) ->
     assert exit_code(value) == code
 
 
-def timed(seconds: float, evidence: str) -> Measurement:
-    block_ns = np.full((24, 3), round(1e9 * seconds), np.int64)
-    return Measurement(
-        name="model",
-        model_sha256="",
-        file_bytes=0,
-        run_id="run",
-        wall_ns=block_ns[:, :, None],
-        cpu_ns=block_ns,
-        runs=1,
-        protocol=Protocol(events=24),
-        conditions={"machine": {"cpu": "a CPU"}, "software": {"onnxruntime": "1.0"}},
-        evidence=evidence,
-    )
-
-
 @pytest.mark.parametrize(
     ("int8_s", "evidence", "advised"),
     [
@@ -59,5 +44,9 @@ def timed(seconds: float, evidence: str) -> Measurement:
 def test_float_is_advised_where_int8_was_measured_and_gained_nothing(
     int8_s: float, evidence: str, advised: bool
 ) -> None:
-    [words] = int8_words({"tuned": timed(1e-3, evidence), "int8": timed(int8_s, evidence)})
+    seconds = {"tuned": 1e-3, "int8": int8_s}
+    taken = {
+        name: replace(timed(np.full((24, 3), each)), evidence=evidence) for name, each in seconds.items()
+    }
+    [words] = int8_words(taken)
     assert ("ship FP32" in words) == advised

@@ -6,30 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from times import timed
 
 from deadweight.targets.errors import MeasurementError
 from deadweight.targets.jetson import BoardState, to_json
 from deadweight.targets.judge import Judgement, fewest_events, judge, order_statistic
-from deadweight.targets.measurement import Mark, Measurement, Protocol
+from deadweight.targets.measurement import Mark, Protocol
 from deadweight.targets.tegra import Clock
 
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
-
-
-def timed(times_s: np.ndarray, *, name: str = "model") -> Measurement:
-    """A measurement with these times of one run, float[events, rounds], by both clocks."""
-    block_ns = np.maximum(np.round(times_s * 1e9), 1).astype(np.int64)
-    return Measurement(
-        name=name,
-        model_sha256="",
-        file_bytes=0,
-        run_id="run",
-        wall_ns=block_ns[:, :, None],
-        cpu_ns=block_ns,
-        runs=1,
-        protocol=Protocol(events=len(times_s)),
-        conditions={"machine": {"cpu": "a CPU"}, "software": {"onnxruntime": "1.0"}},
-    )
 
 
 def compared(ratio: float, scatter: np.ndarray) -> Judgement:
