@@ -1,17 +1,19 @@
 """Whether a network is another one in training: forward is run in both modes, and what it calls is compared.
 
 What training alone does (an auxiliary head, a residual sum) hangs units together too. To capture both modes
-is dear, so it is done only where the functions that are called differ. Two passes over one sample tell; on
-tensors without values they would cost more, for torch works shapes out in Python.
+is dear, so it is done only where the functions that are called differ. Two passes over one sample tell. What
+is multiplied in them does not matter: convolutions and linear layers, nearly all the work, return zeros of
+the shape they would have. On tensors without any values it would cost more: torch works shapes out in Python.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -32,16 +34,17 @@ def differs_in_training(model: nn.Module, example: Example) -> bool:
     run = copied_module(model, own | {id(one): one.clone() for one in model.buffers()})
     with torch.random.fork_rng(devices), torch.no_grad(), hushed():
         first = tuple(one[:1] if one.dim() else one for one in inputs)
-        for some in (first, inputs):  # a batch norm in training may want more than one
+        # A batch norm in training may want more than one sample, and some code more than zeros.
+        for some, free in ((first, _FREE), (inputs, _FREE), (inputs, {})):
             try:
-                return _called(run.train(), some) != _called(run.eval(), some)
-            except Exception:  # whatever the user's code raises for a batch of one, or in training
+                return _called(run.train(), some, free) != _called(run.eval(), some, free)
+            except Exception:  # whatever the user's code raises for these values, or in training
                 continue
     return False
 
 
-def _called(model: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
-    calls = _Calls()
+def _called(model: nn.Module, inputs: Sequence[Tensor], free: _Stand) -> list[str]:
+    calls = _Calls(free)
     with calls:
         model(*inputs)
     return calls.names
@@ -54,15 +57,47 @@ def _asks_for_its_mode(kind: type) -> bool:
     return any("training" in method.__code__.co_names for method in methods)
 
 
-class _Calls(TorchFunctionMode):
-    """The names of the functions of torch that are called; counters (of batches seen) do not count."""
+def _linear(_: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return input.new_zeros((*input.shape[:-1], *weight.shape[:-1]))
 
-    def __init__(self) -> None:
+
+def _convolution(
+    function: Any,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """The shape is that of one channel, but for how many there are."""
+    axis = input.dim() - weight.dim() + 1
+    one: Tensor = function(input.narrow(axis, 0, 1), weight[:1, :1], None, stride, padding, dilation)
+    return one.new_zeros((*one.shape[:axis], len(weight), *one.shape[axis + 1 :]))
+
+
+_Stand = dict[Any, Callable[..., Tensor]]
+_FREE: _Stand = {F.linear: _linear} | dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution)
+"""What returns zeros in place of a function of torch, for next to no work."""
+
+
+class _Calls(TorchFunctionMode):
+    """The names of the functions of torch that are called; counters (of batches seen) do not count.
+
+    Args:
+        free: what is called, with the function in front, in its place.
+    """
+
+    def __init__(self, free: _Stand) -> None:
         super().__init__()
         self.names: list[str] = []
+        self.free = free
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(getattr(func, "__name__", func))
         if not (name == "add_" and isinstance(args[0], Tensor) and not args[0].is_floating_point()):
             self.names.append(name)
+        if func in self.free:
+            return self.free[func](func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

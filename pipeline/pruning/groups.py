@@ -104,7 +104,6 @@ class Tracing:
         units: by group, the class of each unit; empty where no groups were made.
         renormalised: by node, the identities over which a norm or a mean is taken.
         masked: by node that mixes units, the operands whose removed elements must be zero for it.
-        batch_among_units: whether an axis that is narrowed also holds the batch of the example.
         solution: which identities are one, and which live through others.
         learner: the same of the graph for training, where the two were traced as one.
     """
@@ -117,7 +116,6 @@ class Tracing:
     units: Mapping[str, Tensor]
     renormalised: Mapping[str, Tensor]
     masked: Mapping[str, Set[str]]
-    batch_among_units: bool
     solution: Solution
     learner: Tracing | None = None
 

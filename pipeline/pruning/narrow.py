@@ -133,7 +133,7 @@ def without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:
         value = value.index_select(axis, kept.nonzero().reshape(-1).to(value.device))
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         value = value.contiguous(memory_format=torch.channels_last)
-    value = value.clone()
+    value = value if axes else value.clone()
     return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
 

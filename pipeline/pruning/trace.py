@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -101,7 +101,6 @@ def tracing_of(
         {},
         notes.renormalised,
         notes.masked,
-        _batch_among_units(captured, values),
         notes.identities.solve(),
     )
     if learner:
@@ -151,17 +150,6 @@ def _overlap(tensor: Tensor, other: Tensor, bytes_behind: int) -> bool:
     numbers = torch.arange(max(_extent(tensor), ahead + _extent(other)))
     taken = numbers.as_strided(tensor.shape, tensor.stride())
     return bool(torch.isin(numbers.as_strided(other.shape, other.stride(), ahead), taken).any())
-
-
-def _batch_among_units(graph: GraphModule, values: Mapping[str, Tracked | list[Tracked]]) -> bool:
-    """Whether an axis that is narrowed also holds the batch, as in (batch x heads, tokens, features)."""
-    for node in graph.graph.nodes:
-        shape, known = getattr(node.meta.get("val"), "shape", ()), values.get(node.name)
-        if isinstance(known, Tracked):
-            sizes = zip(shape, known.axes, strict=True)
-            if any(vector is not None and isinstance(size, torch.SymInt) for size, vector in sizes):
-                return True
-    return False
 
 
 class _Pass:

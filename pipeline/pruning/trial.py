@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from .calls import Tracked
 from .capture import has_batch, inputs_of, operator_name
 from .compare import relative_error, run, run_graph, tolerance
 from .groups import Groups
@@ -76,10 +77,20 @@ class Trial:
     @functools.cached_property
     def inputs(self) -> tuple[Tensor, ...]:
         """One sample where that is enough: another batch than the one that was captured."""
-        graph, whole = self.groups.tracing.graph.graph, self.groups.tracing.batch_among_units
-        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        nodes = self.groups.tracing.graph.graph.nodes
+        placeholders = [node for node in nodes if node.op == "placeholder"]
         inputs = zip(inputs_of(self.groups.example), placeholders, strict=True)
+        whole = any(self._narrows_batch(node) for node in nodes)
         return tuple(_varied(one if whole or not has_batch(node) else one[:1], node) for one, node in inputs)
+
+    def _narrows_batch(self, node: Node) -> bool:
+        """Whether an axis that is narrowed also holds the batch, as in (batch x heads, tokens, features)."""
+        known = self.groups.tracing.values.get(node.name)
+        shape = node.meta["val"].shape if isinstance(known, Tracked) else ()
+        return any(
+            isinstance(size, torch.SymInt) and vector is not None and not bool(self.alive[vector].all())
+            for size, vector in zip(shape, known.axes if isinstance(known, Tracked) else (), strict=True)
+        )
 
     @functools.cached_property
     def expected(self) -> list[Any]:

@@ -67,6 +67,16 @@ def test_a_value_that_was_filled_in_hides_no_difference_of_the_others() -> None:
     assert error_of(masked, torch.tensor([2.0, -2e9])) == pytest.approx(1)
 
 
+def test_a_large_output_is_one_output_wherever_in_it_the_values_are() -> None:
+    one = torch.ones(3, 200_000)
+    one[0, 1], one[2, -1] = -1e12, 1e4  # filled in; and the largest value, far behind what differs
+    other = one.clone()
+    other[0, 0] = 1.5
+    assert error_of(one, other) == pytest.approx(0.5 / 1e4)
+    other[2, -2] = math.nan
+    assert error_of(one, other) == math.inf
+
+
 def test_zeros_agree_with_zeros_alone() -> None:
     assert error_of(torch.zeros(3), torch.zeros(3)) == 0.0
     assert error_of(torch.zeros(3), torch.full((3,), 1e-30)) > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,44 @@ def test_a_forward_that_asks_for_values_is_run_with_them() -> None:
 
 def test_a_batch_norm_that_wants_more_than_one_sample_gets_them() -> None:
     assert differs_in_training(Stepped(added), EXAMPLE)  # over (batch, features): one sample has no spread
+
+
+def shy(_: Any, x: Tensor, training: bool) -> Tensor:
+    if not x.any():
+        raise ValueError("nothing but zeros")
+    return x + x.sigmoid() if training else x
+
+
+class Convolved(nn.Module):
+    """Convolutions of every shape, and code that needs theirs, and says when they were computed."""
+
+    def __init__(self, *, twice: bool) -> None:
+        super().__init__()
+        self.fine, self.last = nn.Conv2d(3, 8, 3, 2, padding=1), nn.Conv1d(4, 2, 3, padding="same")
+        self.grouped = nn.Conv2d(8, 4, (1, 3), stride=(2, 1), dilation=(1, 2), groups=2)
+        self.twice = twice
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.relu(self.grouped(self.fine(image)), inplace=True)
+        if x.isnan().any():
+            raise ValueError("the weights were read")
+        x = x + x if self.twice and self.training else x
+        return torch.stack([self.last(one).view(2, 16) for one in x.view(-1, 4, 16)])
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_what_is_multiplied_does_not_matter_but_its_shape_does(twice: bool) -> None:
+    model, image = Convolved(twice=twice), nets.image(2, 3, 16, 16)
+    assert model(image).shape == (2, 2, 16)
+    for one in (model.fine, model.grouped, model.last):
+        nn.init.constant_(one.weight, math.nan)
+    assert differs_in_training(model, (image,)) == twice
+
+
+def test_a_forward_that_takes_no_zeros_is_run_on_its_own_values() -> None:
+    model = Stepped(shy)
+    nn.init.zeros_(model.norm.bias)
+    assert differs_in_training(model, EXAMPLE)
 
 
 def test_random_numbers_go_on_as_if_none_had_been_drawn() -> None:

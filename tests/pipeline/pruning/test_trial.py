@@ -110,6 +110,29 @@ def test_one_sample_is_enough_where_the_batch_is_open() -> None:
     assert len(value) == 4
 
 
+class WithClassToken(nn.Module):
+    """A learned row in front of each sample's own: the row is repeated along the batch, and never removed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = nn.Parameter(torch.randn(1, 1, 6))
+        self.embed, self.fc, self.head = nn.Linear(4, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.row.expand(x.shape[0], -1, -1), self.embed(x)], 1)
+        scores: Tensor = self.head(torch.relu(self.fc(tokens))[:, 0])
+        return scores
+
+
+def test_one_sample_is_enough_where_each_gets_the_same_row() -> None:
+    model, example = WithClassToken(), (nets.image(3, 5, 4),)
+    groups = trace(model, example)
+    trial = Trial(model, half_of(groups), groups)
+    assert [len(one) for one in trial.inputs] == [1]
+    small, problem = trial.module()
+    assert (type(small), problem) == (WithClassToken, "")
+
+
 def test_an_input_without_axes_is_given_as_it_is() -> None:
     class Scaled(nets.Mlp):
         def forward(self, image: Tensor, gain: Tensor | None = None) -> Tensor:
