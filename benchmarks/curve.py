@@ -7,6 +7,7 @@ alone.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,12 +28,18 @@ def write_svg(
     x_range: tuple[float, float],
     y_range: tuple[float, float],
     lines: bool = True,
+    log: bool = False,
 ) -> None:
-    """Writes the series by name; what lies below the range is drawn at its lower edge."""
+    """Writes the series by name; what lies below the range is drawn at its lower edge.
+
+    Args:
+        log: whether equal steps along x are equal factors.
+    """
     right = WIDTH - LEGEND
+    scaled = math.log if log else float
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
-        across = (point[0] - x_range[0]) / (x_range[1] - x_range[0])
+        across = (scaled(point[0]) - scaled(x_range[0])) / (scaled(x_range[1]) - scaled(x_range[0]))
         up = (max(point[1], y_range[0]) - y_range[0]) / (y_range[1] - y_range[0])
         return LEFT + across * (right - LEFT), HEIGHT - BOTTOM - up * (HEIGHT - BOTTOM - TOP)
 
@@ -41,14 +48,14 @@ def write_svg(
         'font-size="12" fill="#37352f">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
     ]
-    for step in range(6):
-        value_x = x_range[0] + step / 5 * (x_range[1] - x_range[0])
-        value_y = y_range[0] + step / 5 * (y_range[1] - y_range[0])
-        across, up = at((value_x, value_y))
+    for value in _steps(y_range):
+        _, up = at((x_range[0], value))
         parts.append(f'<line x1="{LEFT}" x2="{right}" y1="{up:.1f}" y2="{up:.1f}" stroke="#e3e2e0"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{up + 4:.1f}" text-anchor="end">{value_y:.1f}</text>')
-        below = HEIGHT - BOTTOM + 16
-        parts.append(f'<text x="{across:.1f}" y="{below}" text-anchor="middle">{value_x:.0f}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{up + 4:.1f}" text-anchor="end">{value:.1f}</text>')
+    below = HEIGHT - BOTTOM + 16
+    for value in _factors(x_range) if log else _steps(x_range):
+        across, _ = at((value, y_range[0]))
+        parts.append(f'<text x="{across:.1f}" y="{below}" text-anchor="middle">{value:.0f}</text>')
     parts.append(
         f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 12}" text-anchor="middle">{html.escape(x)}</text>'
     )
@@ -65,3 +72,13 @@ def write_svg(
         parts.append(f'<circle cx="{right + 18}" cy="{place - 4}" r="4" fill="{colour}"/>')
         parts.append(f'<text x="{right + 28}" y="{place}">{html.escape(name)}</text>')
     path.write_text("\n".join([*parts, "</svg>"]) + "\n", "utf-8")
+
+
+def _steps(bounds: tuple[float, float]) -> list[float]:
+    return [bounds[0] + step / 5 * (bounds[1] - bounds[0]) for step in range(6)]
+
+
+def _factors(bounds: tuple[float, float]) -> list[float]:
+    """1, 2, 5, 10, 20, ... as far as they lie within."""
+    values = [digit * 10.0**power for power in range(10) for digit in (1, 2, 5)]
+    return [value for value in values if bounds[0] <= value <= bounds[1]]

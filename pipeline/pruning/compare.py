@@ -90,9 +90,9 @@ def error_of(expected: Any, found: Any) -> float:
 
 def _pieces(one: Tensor, other: Tensor, wide: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
     """Both in more precision, a piece at a time: a language model returns more scores than it has weights."""
-    pairs = zip(one.detach().reshape(-1).split(_PIECE), other.detach().reshape(-1).split(_PIECE), strict=True)
-    for pair in pairs:
-        yield pair[0].to(wide), pair[1].to(wide)
+    one, other = one.detach().reshape(-1), other.detach().reshape(-1)
+    for start in range(0, one.numel(), _PIECE):
+        yield one[start : start + _PIECE].to(wide), other[start : start + _PIECE].to(wide)
 
 
 def _size(value: Tensor) -> Tensor:
