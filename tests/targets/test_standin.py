@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,14 +15,20 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import sshd
 import standin
 from boards import unpack
+from coding_models import model_of
 from released import make_release, network
 from signed import make_key, trust
 
+import deadweight.targets
+from deadweight.export.coding.container import pack
+from deadweight.export.coding.entropy import Coder
 from deadweight.export.delta import delta
 from deadweight.targets.errors import RefusedError
 from deadweight.targets.measurement import Protocol
@@ -60,6 +67,40 @@ def test_a_boards_files_are_read_on_arm64_too(board: sshd.Board) -> None:
     found = {check["name"]: check["found"] for check in told["checks"]}
     assert "JetPack 7.2.1 (L4T 39.2.1)" in found["board"]
     assert found["power mode"] == "25W (mode 1)"
+
+
+def test_a_thousand_random_tensors_are_unpacked_on_arm64_bit_for_bit(board: sshd.Board) -> None:
+    generator = np.random.default_rng(0)
+    home = board.place / "upper/opt/codec"
+    home.mkdir(parents=True)
+    shutil.copytree(Path(deadweight.targets.__file__).parent, home / "targets")
+    expected = {}
+    for number in range(20):
+        weights = {f"t{one}": random_tensor(generator) for one in range(50)}
+        data = model_of(weights, raw=bool(number % 3)).SerializeToString()
+        coder: Coder = "huffman" if number % 2 else "rans"
+        (home / f"{number}.dwz").write_bytes(pack(data, Path(f"{number}.onnx"), coder=coder).data)
+        expected[f"{number}.dwz"] = hashlib.sha256(data).hexdigest()
+    code = (
+        "import hashlib, json, pathlib, platform, sys; sys.path.insert(0, '/opt/codec')\n"
+        "from targets.coded.container import unpack\n"
+        "sums = {one.name: hashlib.sha256(unpack(one.read_bytes())).hexdigest()"
+        " for one in pathlib.Path('/opt/codec').glob('*.dwz')}\n"
+        "print(json.dumps([platform.machine(), sums]))"
+    )
+    command = [sys.executable, standin.__file__, str(board.place), "/usr/bin/python3", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["aarch64", expected]
+
+
+def random_tensor(generator: np.random.Generator) -> Any:
+    """Of any type and shape: few values or many, with zeros among them or without."""
+    kind = generator.choice(["float32", "float16", "float64", "int8", "uint8", "int32", "int64"])
+    shape = generator.integers(1, 12, generator.integers(0, 5))
+    values = generator.integers(-120, 120, generator.integers(1, 200)) * generator.choice([1, 0.37])
+    drawn = generator.choice(values, shape) * (generator.random(shape) < generator.choice([0.05, 0.5, 1]))
+    return np.asarray(drawn).astype(kind)
 
 
 def test_a_bundle_is_verified_by_the_boards_own_list_and_installed(board: sshd.Board, tmp_path: Path) -> None:
