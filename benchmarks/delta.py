@@ -130,7 +130,7 @@ def _others(old: Path, new: Path) -> dict[str, int]:
     data = new.read_bytes()
     sizes = {"xz": len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))}
     try:
-        import bsdiff4  # type: ignore[import-not-found, unused-ignore]  # pyright: ignore[reportMissingImports]
+        import bsdiff4  # type: ignore[import-not-found, import-untyped, unused-ignore]  # pyright: ignore[reportMissingImports]
 
         sizes["bsdiff"] = len(bsdiff4.diff(old.read_bytes(), data))
     except ImportError:

@@ -193,7 +193,7 @@ def _record(
         )
     if history is not None:
         histories.append(history, histories.entry(measured, commit=commit))
-    kept = f"fetched by `{fetch}`" if fetch else f"kept at {made.model}"
+    kept = f"fetched by `{fetch}`" if fetch else f"kept at {model}"
     out.print(
         f"Accepted {model.name} ({made.model_sha256[:12]}), {kept}: {path}", soft_wrap=True, markup=False
     )

@@ -24,6 +24,7 @@ MOVES = 0.15
 KEPT = 16  # largest samples of a tensor
 OUTLIERS = 0.001  # share of the samples, and at least one sample ...
 FEWEST = 100  # ... of at least so many: among fewer none is rare
+LEAST = 32  # samples, below which a half and the whole agree by chance
 NAMED = 3  # tensors in a sentence
 MANY_DEAD = 0.25  # share of the tensors beyond which the samples are doubted, and not the network
 
@@ -121,7 +122,9 @@ def words(found: Mapping[str, Adequacy], *, samples: int, method: str) -> tuple[
     """Whether the samples were enough, in a sentence; before it one on tensors that they left at 0, behind it
     one on ranges that hang on few of them."""
     dead = [name for name, one in found.items() if one.dead]
-    return (*_of_dead(dead, len(found), samples), *_of_settled(found, samples, method))
+    said = _of_dead(dead, len(found), samples)
+    # Samples that are no samples of the data settle nothing.
+    return said if len(dead) > len(found) * MANY_DEAD else (*said, *_of_settled(found, samples, method))
 
 
 def _of_dead(dead: Sequence[str], tensors: int, samples: int) -> tuple[str, ...]:
@@ -139,8 +142,9 @@ def _of_dead(dead: Sequence[str], tensors: int, samples: int) -> tuple[str, ...]
 
 def _of_settled(found: Mapping[str, Adequacy], samples: int, method: str) -> tuple[str, ...]:
     moved = {name: one.moved for name, one in found.items() if one.moved is not None}
+    unsettled = f"{samples} calibration samples cannot show whether they are enough: give more, some hundreds"
     if not moved:
-        return (f"{samples} calibration samples cannot show whether they are enough: give more",)
+        return (unsettled,)
     other = ', or take method = "percentile"' if method == "minmax" else ""
     order = sorted(moved, key=lambda name: -moved[name])
     loose = [name for name in order if moved[name] > MOVES]
@@ -151,6 +155,8 @@ def _of_settled(found: Mapping[str, Adequacy], samples: int, method: str) -> tup
             f"{len(moved)} ranges still move by more than {MOVES:.0%} of their width, most of all {named}: "
             f"give more samples{other}"
         ]
+    elif samples < LEAST:
+        said = [unsettled]
     else:
         said = [
             f"{samples} calibration samples are enough: between half of them and all no range moves by more "

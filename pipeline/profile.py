@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -47,6 +47,7 @@ class Profile:
     memory: bool = True
     layers: bool = True
     on: str = ""
+    reads_onnx: ClassVar[bool] = True
 
     def __call__(self, work: Work) -> Work:
         # Controls have the widths of the pruned network: to time them would say nothing new.

@@ -8,6 +8,7 @@ dense network, and it is proven to be the old one without those neurons before i
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -91,9 +92,8 @@ class Prune:
 
     def code(self) -> list[Path]:
         """The user's own criterion: an edit of it is another pruning."""
-        return (
-            [] if self.criterion.isidentifier() else [Path(inspect.getfile(find_criterion(self.criterion)))]
-        )
+        found = find_criterion(self.criterion)
+        return [] if self.criterion.isidentifier() else [Path(inspect.getfile(found))]
 
     def __call__(self, work: Work) -> Work:
         if "masks" in work.latest().files:
@@ -185,9 +185,11 @@ def find_criterion(name: str) -> Criterion:
         home = importlib.import_module(place) if place else importance
     found = getattr(home, attribute, None)
     if not callable(found):
-        known = ", ".join(importance.CRITERIA)
+        near = difflib.get_close_matches(name, importance.CRITERIA, n=1)
         raise RecipeError(
-            f'There is no criterion "{name}".', f"Known: {known}; your own is named by its dotted path."
+            f'There is no criterion "{name}".',
+            (f"Did you mean {near[0]!r}? " if near else "")
+            + f"Known: {', '.join(importance.CRITERIA)}; your own is named by its dotted path.",
         )
     return cast(Criterion, found)
 

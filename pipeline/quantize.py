@@ -11,7 +11,7 @@ import itertools
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -57,6 +57,7 @@ class Quantize:
     sensitivity: bool = False
     only_if_faster: bool = False
     half: bool = False
+    reads_onnx: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if len(set(self.steps)) < len(self.steps):

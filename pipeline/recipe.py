@@ -15,7 +15,7 @@ from typing import Any
 from ..targets.budgets import Budgets
 from ..targets.errors import RecipeError
 from ..targets.target import Target, load_target
-from .stage import Stage, checked, make_stage
+from .stage import Stage, checked, make_stage, named_files
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -95,7 +95,9 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
         raise RecipeError(
             f"The recipe {path} cannot be read: {error.strerror}.", "Check the path."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is no text in UTF-8: {error}.", "Save it as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
     return parse_recipe(_replaced(values, settings), path)
 
@@ -135,17 +137,38 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
         if not isinstance(name, str):
             raise RecipeError(f"stages[{index}] does not say which stage it is.", 'Add e.g. stage = "prune".')
         stages.append(NamedStage(name, make_stage(name, settings, f"stages[{index}]")))
+        named_files(stages[-1].stage, "code")  # a criterion of the user's own is found now, or never
+    budgets = checked(Budgets, top.budgets, "budgets")
+    _check_order(stages, budgets)
     sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, "sweep")
     return Recipe(
         path=path,
         workload=top.workload,
         target=target,
         seed=top.seed,
-        budgets=checked(Budgets, top.budgets, "budgets"),
+        budgets=budgets,
         stages=tuple(stages),
         sweep=sweep,
         values=values,
     )
+
+
+def _check_order(stages: Iterable[NamedStage], budgets: Budgets) -> None:
+    """Whatever reads ONNX files comes after the stage that writes them, or after one of the user's own."""
+    written = False
+    for index, named in enumerate(stages):
+        if getattr(named.stage, "reads_onnx", False) and not written:
+            raise RecipeError(
+                f'stages[{index}], "{named.name}", reads ONNX files, and no stage before it writes any.',
+                'Put the stage "export" before it.',
+            )
+        written = written or named.name == "export" or bool({".", ":"} & set(named.name))
+    asked = [name for name in ("ota_bytes", "max_gpu_fallbacks") if getattr(budgets, name) is not None]
+    if asked and not written:
+        raise RecipeError(
+            f"The budget {asked[0]} is one of an ONNX file, and no stage writes any.",
+            'Add the stage "export".',
+        )
 
 
 def parse_value(text: str) -> Any:

@@ -27,7 +27,8 @@ class Stage(Protocol):
     """One step of a recipe.
 
     A stage whose result depends on more than its settings and its input says so by optional methods that
-    return paths: `reads()` for files of data, `code()` for files of code. They enter the cache key.
+    return paths: `reads()` for files of data, `code()` for files of code. They enter the cache key. One that
+    reads ONNX files has `reads_onnx: ClassVar[bool] = True`: a recipe without any is refused at once.
     """
 
     def __call__(self, work: Work) -> Work:

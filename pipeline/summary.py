@@ -75,6 +75,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
             *_sparse(work, rows),
             *_quantized(work),
             *int8_words(measured),
+            *time_words(rows[-1]["name"], measured),
             *(swept.refused if swept else ()),
         ],
         "widths": _widths(work),
@@ -201,6 +202,20 @@ def int8_words(measured: Mapping[str, Measurement]) -> list[str]:
     advice = " INT8 saves bytes here, not time: where time counts, ship FP32."
     gains = found.outcome == "faster" or unproven(*measured.values())  # or nobody knows
     return [f"INT8 against the same network in FP32: {found.sentence()}.{'' if gains else advice}"]
+
+
+def time_words(candidate: str, measured: Mapping[str, Measurement]) -> list[str]:
+    """What a reader should know of the times that the verdict is about: what disturbed them, above all."""
+    found = _judged("original", candidate, measured)
+    if found is None:
+        return []
+    words = [f"{remark[0].upper()}{remark[1:]}." for remark in found.remarks]
+    if measured["original"].marks or measured[candidate].marks:
+        words.append(
+            "Each network's own times are of that machine at that moment, p99 most of all; the speed-up is "
+            "of turns side by side."
+        )
+    return words
 
 
 def _layers(work: Work) -> list[Layer]:

@@ -12,6 +12,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -127,11 +128,12 @@ def users_code(while_what: str) -> Iterator[None]:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        theirs = [f for f in frames if "site-packages" not in f.filename and not _is_ours(f.filename)]
+        theirs = [frame for frame in frames if not _is_installed(frame.filename)]
         at = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
-        raise WorkloadError(
-            f"While {while_what}: {type(error).__name__}: {error}{at}.", "Mend that line and run again."
-        ) from error
+        cure = "Mend that line and run again." if theirs else "Mend it and run again."
+        if isinstance(error, ModuleNotFoundError):
+            cure = "Check the name; files are looked for beside the recipe, and where Python looks."
+        raise WorkloadError(f"While {while_what}: {type(error).__name__}: {error}{at}.", cure) from error
 
 
 def built_model(workload: Workload, *, seed: int | None = None) -> nn.Module:
@@ -199,10 +201,13 @@ def inputs_of(workload: Workload, split: str) -> Iterator[dict[str, Tensor]]:
         yield {name: batch[name] for name in names}
 
 
-def _is_ours(filename: str) -> bool:
+def _is_installed(filename: str) -> bool:
+    """Whether a line of code is Python's, a package's or ours, and not the user's."""
     root = Path(__file__).resolve().parents[1]
     floors = {root / floor for floor in ("pipeline", "export", "targets", "deadweight")}
-    return filename.startswith("<") or bool(floors & set(Path(filename).resolve().parents))
+    places = floors | {Path(sysconfig.get_path("stdlib")).resolve()}
+    within = places & set(Path(filename).resolve().parents)
+    return filename.startswith("<") or "site-packages" in filename or bool(within)
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -142,6 +142,15 @@ def check(
         checks = [told]
         remarks.append(weaker)
     candidate = measured["candidate"]
+    if checks[0].outcome == "cannot_tell":
+        remarks.append(
+            f"to tell it, stop other work, or give more time (--cap-s) or a limit above {limit:g} (--limit)"
+        )
+    if against == "side by side" and candidate.conditions["machine"] != baseline.machine:
+        remarks.append(
+            f"the baseline was recorded on another machine ({baseline.machine.get('cpu')}); both models were "
+            "timed on this one"
+        )
     memory = None
     if budgets.memory_bytes is not None and taken is None and runtime == "onnxruntime":
         memory = measure_memory(

@@ -47,6 +47,8 @@ class Layer:
     macs: int = 0
     kernels: Tuple[str, ...] = field(default=())
     """What the runtime ran for it, in order."""
+    resolution_s: float = 0.0
+    """How far its true time may be from `times_s`, where the runtime's clock is too coarse to tell."""
 
     @property
     def median_s(self) -> float:
@@ -118,17 +120,18 @@ def judge_layers(
     judged = []
     for (name, values), p_value in zip(ratios.items(), corrected):
         order, _ = order_statistic(values.size, 1 - (1 - confidence) / len(ratios))
+        before_layer, after_layer = baseline[name], candidate[shared[name]]
+        doubt = _doubt(before_layer) + _doubt(after_layer)
         low, high = 0.0, math.inf
         if order:
-            low, high = math.exp(values[order - 1]), math.exp(values[-order])
+            low, high = math.exp(values[order - 1] - doubt), math.exp(values[-order] + doubt)
         middle = float(np.median(values))
         if order and 1 / (1 + margin) <= low and high <= 1 + margin:
             outcome = "equal"
-        elif p_value <= 1 - confidence and middle != 0:
+        elif p_value <= 1 - confidence and abs(middle) > doubt:
             outcome = "faster" if middle > 0 else "slower"
         else:
             outcome = "cannot_tell"
-        before_layer, after_layer = baseline[name], candidate[shared[name]]
         judged.append(
             LayerJudgement(
                 name=name,
@@ -186,6 +189,12 @@ def _sign_test(ratios: NDArray[np.float64]) -> float:
     """Two-sided and exact; an event without a difference speaks against both directions."""
     most = max(int((ratios > 0).sum()), int((ratios < 0).sum()))
     return min(1.0, 2 * (1 - binomial_below(most, ratios.size, 0.5)) if most else 1.0)
+
+
+def _doubt(layer: Layer) -> float:
+    """How far the logarithm of its true time may be from that of its times."""
+    share = layer.resolution_s / layer.median_s
+    return -math.log1p(-share) if share < 1 else math.inf
 
 
 def families(judged: Sequence[LayerJudgement]) -> Dict[str, int]:

@@ -194,12 +194,14 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
     shape = (len(events), len(events[0]))
     times: Dict[str, np.ndarray[Any, Any]] = {owner.name: np.zeros(shape) for owner, _ in owners.values()}
     conversions = {name: np.zeros(shape) for name in times}
+    doubts = {name: np.zeros(shape) for name in times}
     for at, event in enumerate(events):
         for round_, kernels in enumerate(event):
             for kernel in kernels:
                 owner, converts = owners[kernel.name]
                 spent_s = _middle(kernel.times_us) * 1e-6
                 times[owner.name][at, round_] += spent_s
+                doubts[owner.name][at, round_] += _doubt(kernel.times_us) * 1e-6
                 if converts:
                     conversions[owner.name][at, round_] += spent_s
     layers: Dict[str, Layer] = {}
@@ -220,16 +222,28 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
             moved_bytes=sum(_bytes(kernel.facts) for kernel in own),
             macs=_macs(weight, main.facts),
             kernels=tuple(kernel.op for kernel in own),
+            resolution_s=float(np.median(doubts[name])),
         )
     return layers
 
 
 def _middle(times: Sequence[float]) -> float:
     """The mean of the middle half: steadier than the mean, finer than a median of whole microseconds."""
+    kept = _middle_half(times)
+    return math.fsum(kept) / len(kept)
+
+
+def _doubt(times_us: Sequence[float]) -> float:
+    """How far from that mean the true one may be: the profile counts whole microseconds, and where all runs
+    of the middle half show the same one, the mean is anywhere within it."""
+    kept = _middle_half(times_us)
+    return 0.5 if kept[0] == kept[-1] else 0.0
+
+
+def _middle_half(times: Sequence[float]) -> List[float]:
     ordered = sorted(times)
     cut = len(ordered) // 4
-    kept = ordered[cut : len(ordered) - cut]
-    return math.fsum(kept) / len(kept)
+    return ordered[cut : len(ordered) - cut]
 
 
 def _bytes(facts: Mapping[str, Any]) -> int:

@@ -7,15 +7,10 @@ name the line it came from.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import inspect
-import io
-import logging
 import re
 import traceback
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +21,7 @@ from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
+from .contexts import collected, hushed, in_mode
 
 Example = Mapping[str, Tensor] | Sequence[Tensor]
 
@@ -46,7 +42,7 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     _check_inputs(model, inputs)
     _check_names(model, example)
     try:
-        with in_mode(model, training=training), torch.set_grad_enabled(training), hushed(), _collected():
+        with in_mode(model, training=training), torch.set_grad_enabled(training), hushed(), collected():
             shapes = _open_batch(model, inputs)
             program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
             module = program.module()
@@ -92,66 +88,18 @@ def users_line(node: Node) -> str:
     return ""
 
 
-@contextlib.contextmanager
-def hushed() -> Iterator[None]:
-    """Without torch's own warnings and logs: of a network it cannot capture it prints the whole graph."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.ERROR))
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-@contextlib.contextmanager
-def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """The whole network in one mode, and afterwards every module with the attributes it had, its mode too."""
-    before = [(module, dict(vars(module))) for module in model.modules()]
-    held = [(one, one.copy()) for _, kept in before for one in kept.values() if isinstance(one, (dict, list))]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, attributes in before:  # what forward keeps of a run would be a tensor of the exporter's
-            vars(module).clear()
-            vars(module).update(attributes)
-        for container, contents in held:
-            container.clear()
-            container.update(contents) if isinstance(container, dict) else container.extend(contents)
-
-
-_found_on: list[bool] = []  # by every open `uncollected`: whether it found the collector on
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Without the garbage collector, save in torch.export: one walk of it over the heap is many forwards."""
-    _found_on.append(gc.isenabled())
-    gc.disable()
-    try:
-        yield
-    finally:
-        if _found_on.pop():
-            gc.enable()
-
-
-@contextlib.contextmanager
-def _collected() -> Iterator[None]:
-    """With it again, where it was on: torch.export leaves much behind."""
-    off = any(_found_on) and not gc.isenabled()
-    if off:
-        gc.enable()
-    try:
-        yield
-    finally:
-        if off:
-            gc.disable()
-
-
 def inputs_of(example: Example) -> tuple[Tensor, ...]:
-    """The example's tensors, in the order of forward's parameters."""
+    """The example's tensors, in the order of forward's parameters.
+
+    Raises:
+        ModelError: it is one tensor alone, which would be taken for its rows.
+    """
+    given: object = example
+    if isinstance(given, Tensor):
+        raise ModelError(
+            f"The example inputs are one tensor of shape {tuple(given.shape)}, not a collection of them.",
+            'Give a tuple, even of one: (x,), or a mapping: {"image": x}.',
+        )
     return tuple(example.values()) if isinstance(example, Mapping) else tuple(example)
 
 

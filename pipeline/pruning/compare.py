@@ -17,7 +17,7 @@ from torch.fx import Interpreter
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from .capture import in_mode
+from .contexts import in_mode
 
 TOLERANCE = {
     **dict.fromkeys((torch.float64, torch.complex128), 1e-11),

@@ -151,6 +151,12 @@ class Groups:
         captured = self.tracing.graph
         return GraphModule(captured, copied(captured.graph))
 
+    def __str__(self) -> str:
+        """Its groups and their sizes, and what could not be pruned, with the reason."""
+        own = [f"  {group.name} ({group.kind}): {group.size} units" for group in self.groups]
+        rest = [f"  {one.parameter}, axis {one.axis}, stays: {one.reason} {one.line}" for one in self.frozen]
+        return "\n".join([f"{len(own)} groups", *own, *map(str.rstrip, rest)])
+
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
 
@@ -197,6 +203,11 @@ def choose(
         raise ModelError(
             f"A ratio of {ratio} removes {'nothing' if ratio <= 0 else 'everything'}.",
             "Give a ratio between 0 and 1, both excluded: 0.5 removes half of the units of each group.",
+        )
+    if not scores and len(groups):
+        raise ModelError(
+            "There are no scores, so nothing can be chosen.",
+            "Give one tensor of a score a unit, by the name of its group: {group.name: scores, ...}.",
         )
     for name in keep or {}:
         groups[name]  # a name that is not there is an error

@@ -96,6 +96,14 @@ class Plan:
     ties: tuple[tuple[str, ...], ...] = ()
     dropped: Mapping[str, Bypass] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """What a reader wants of it: its form and why, and the widths that change."""
+        form = f"{self.form} form" if self.form else "not carried out yet"
+        changed = {name: one for name, one in self.widths.items() if one.after != one.before}
+        head = f"Plan, {form}{': ' if self.reason else ''}{self.reason}"
+        widths = [f"  {name} ({one.kind}): {one.before} -> {one.after}" for name, one in changed.items()]
+        return "\n".join([head, *widths, *(f"  {name}: dropped" for name in self.dropped)])
+
     def to_json(self) -> dict[str, Any]:
         """A value for `json.dumps`; what was not done to any layer or block is not in it."""
         value = {

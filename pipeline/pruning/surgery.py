@@ -20,7 +20,8 @@ from torch.fx import Graph, GraphModule, Node
 
 from ...targets.errors import ModelError
 from .bypass import shallower
-from .capture import Example, capture, uncollected, users_line
+from .capture import Example, capture, users_line
+from .contexts import uncollected
 from .factors import relaid
 from .graphnet import GraphNet
 from .groups import Groups, Tracing, planned
@@ -30,6 +31,7 @@ from .plan import Plan as Plan
 from .resize import resized
 from .trace import trace, tracing_of
 from .trial import Trial, earlier_plans
+from .verify import check_traced
 
 SPARED = 1.25
 """The module form may keep this many times the parameters of the graph form; beyond, the graph is better."""
@@ -195,8 +197,10 @@ def _sound(trial: Trial) -> Trial:
 
     Raises:
         MismatchError: nothing that could be left out makes it right.
+        ModelError: the network has other values than when it was traced.
     """
     while error := trial.graph_problem:
+        check_traced(trial.model, trial.groups)
         touching = _touching([error.node] if error.node else [], trial.plan, trial.groups)
         if not touching:
             raise error

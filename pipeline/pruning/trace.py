@@ -22,16 +22,8 @@ from torch.fx import GraphModule, Node
 from ...targets.errors import ModelError
 from .assemble import assemble
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
-from .capture import (
-    Example,
-    batch_is_open,
-    capture,
-    inputs_of,
-    operator_name,
-    size_of,
-    uncollected,
-    users_line,
-)
+from .capture import Example, batch_is_open, capture, inputs_of, operator_name, size_of, users_line
+from .contexts import uncollected
 from .dry_run import differs_in_training
 from .groups import Groups, Tracing
 from .identities import Cause

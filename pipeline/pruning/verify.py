@@ -10,6 +10,7 @@ that the function changed, and where.
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,6 +104,7 @@ def verify_on(
     captured = run_graph(Interpreter(groups.tracing.graph), inputs)
     error = relative_error(run_graph(Survivors(groups.tracing, alive, graph), inputs), found)
     if relative_error(run(original, inputs), captured) > tolerance(captured):
+        check_traced(original, groups)
         raise ModelError(
             "The original does not compute what its own captured graph does: its forward depends on more than"
             " its inputs and parameters (random numbers, the time, a state it keeps).",
@@ -112,6 +114,22 @@ def verify_on(
         changed = renormalised_by(groups, alive) or ("an operator that turns zero into something else",)
         return Verification(error, changed)
     raise mismatch(groups.tracing, alive, graph, dict(named_tensors(pruned)), inputs, error)
+
+
+def check_traced(model: nn.Module, groups: Groups) -> None:
+    """That a network holds the values with which it was traced.
+
+    Raises:
+        ModelError: it does not; it names the first parameter that differs.
+    """
+    for name, tensor in named_tensors(model):
+        with contextlib.suppress(AttributeError):
+            traced = operator.attrgetter(name)(groups.tracing.graph)
+            if traced is not tensor and not torch.equal(traced, tensor):
+                raise ModelError(
+                    f'This network is not the one that was traced: "{name}" has other values.',
+                    "Trace the network whose weights it is to keep, and apply the plan with that trace.",
+                )
 
 
 def mismatch(

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
 from .bypass import first_tensor
-from .capture import in_mode
+from .contexts import in_mode
 
 _SUMS = frozenset(("add", "add_", "sub", "sub_", "rsub"))
 

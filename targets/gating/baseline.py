@@ -113,7 +113,14 @@ def read_baseline(path: Path) -> Baseline:
             f"The baseline {path} does not exist.",
             f"Accept a model as the first: deadweight gate --record --model MODEL --baseline {path}.",
         )
-    held = read_json(path)
+    try:
+        held = read_json(path)
+    except ArtifactError as error:
+        raise ArtifactError(
+            error.what,
+            "Put the baseline back as it was (from version control, say), or accept a model anew: "
+            "deadweight gate --record --model MODEL --baseline FILE.",
+        ) from error
     if held.get("schema") != SCHEMA:
         raise ArtifactError(
             f"The baseline {path} has the schema {held.get('schema')!r}; this version reads {SCHEMA}.",

@@ -163,3 +163,14 @@ def test_one_sample_that_wakes_a_tensor_is_an_outlier_and_the_tensor_is_not_dead
     found = seen.adequacy((0.0, 2.0))
     assert not found.dead
     assert found.hangs_on_few(400)
+
+
+def test_a_handful_of_samples_that_are_alike_cannot_show_that_they_are_enough(net: Nets) -> None:
+    ranges = calibrate(net("mlp").path, [{"x": normal(1).repeat(4, 1)}])
+    assert said(ranges).startswith("4 calibration samples cannot show")
+
+
+def test_samples_that_are_doubted_are_not_called_enough() -> None:
+    dead = {f"d{number}": Adequacy(0.0, 0) for number in range(20)}
+    (sentence,) = words(dead, samples=400, method="minmax")
+    assert sentence.startswith("CHECK THE SAMPLES")

@@ -22,6 +22,9 @@ std = 0.2
 """
 
 
+CUT = "mean = 0.1\nstd = 0.2"
+
+
 def written(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "recipe.toml"
     path.write_text(text)
@@ -67,9 +70,13 @@ def test_a_budget_and_the_seed_can_be_set(tmp_path: Path) -> None:
         ("score_drop", "score_dorp", "budgets.score_dorp is not a setting", "'score_drop'"),
         ("workload =", "worklaod =", "worklaod is not a setting", "'workload'"),
         ('stage = "prune"', "", "stages[1] does not say which stage it is", "stage ="),
-        ('"prune"', '"nowhere.Stage"', 'the stage "nowhere.Stage" was imported', "Mend"),
+        ('"prune"', '"nowhere.Stage"', 'the stage "nowhere.Stage" was imported', "Check the name"),
         ('workload = "small.py:Digits"', "", "workload: Field required", "Correct"),
         ("[budgets]", "[budgets", "is not valid TOML", "Correct that line"),
+        (CUT, 'ratio = 0.5\ncriterion = "weigth_l2"', 'no criterion "weigth_l2"', "mean 'weight_l2'?"),
+        (CUT, 'ratio = 0.5\ncriterion = "gone.mine"', "No module named 'gone'", "Check the name"),
+        (f'"prune"\n{CUT}', '"quantize"', 'stages[1], "quantize", reads ONNX files', '"export" before'),
+        ("score_drop = 0.01", "ota_bytes = 9", "The budget ota_bytes is one of an ONNX file", '"export"'),
     ],
 )
 def test_a_wrong_recipe_is_told_where_and_how_to_mend_it(
@@ -85,6 +92,14 @@ def test_a_wrong_recipe_is_told_where_and_how_to_mend_it(
 def test_an_unknown_target_names_its_neighbour(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="orin-nano-8gb"):
         read_recipe(written(tmp_path, GOOD.replace("x86-cpu", "orin-nano")))
+
+
+def test_a_recipe_in_another_encoding_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(GOOD, "utf-16")
+    with pytest.raises(RecipeError, match="no text in UTF-8") as caught:
+        read_recipe(path)
+    assert caught.value.cure == "Save it as UTF-8."
 
 
 def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,3 +67,12 @@ def test_an_error_in_our_own_code_is_not_called_the_users() -> None:
 
     with pytest.raises(WorkloadError, match="does not exist"), module.users_code("it was tried"):
         ours()
+
+
+def test_pythons_own_lines_are_not_the_users(tmp_path: Path) -> None:
+    with pytest.raises(WorkloadError) as caught, module.users_code("it was tried"):
+        importlib.import_module("gone_and_never_was")
+    assert "test_workload.py" in caught.value.what
+    assert "Check the name" in caught.value.cure
+    with pytest.raises(WorkloadError, match=r"test_workload\.py:\d+\.\n"), module.users_code("it was tried"):
+        json.loads("{")  # raised in Python's own file, called from this one

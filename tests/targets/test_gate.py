@@ -205,3 +205,19 @@ def test_a_real_model_is_held_against_history_where_the_old_one_is_gone(mlp: Mak
     assert found.against == "history"
     assert found.judgement is None
     assert any("is weaker" in remark for remark in found.remarks)
+
+
+def test_what_cannot_be_told_says_what_would_help() -> None:
+    untold = gated(0.02, spread=0.2)
+    assert untold.exit_code == 3
+    assert any("stop other work, or give more time" in remark for remark in untold.remarks)
+    assert not any("to tell it" in remark for remark in gated(0.0).remarks)
+
+
+def test_a_baseline_of_another_machine_is_told_though_both_were_timed_here() -> None:
+    elsewhere = replace(BASELINE, machine={"cpu": "Cortex-A78AE", "cores": 8})
+    taken = {name: measured([1e-3] * 24, name=name) for name in ("baseline", "candidate")}
+    told = check(Path("new.onnx"), elsewhere, Path("m.onnx"), budgets=NONE, taken=taken)
+    assert told.exit_code == 0
+    assert any("another machine (Cortex-A78AE)" in remark for remark in told.remarks)
+    assert not any("another machine" in remark for remark in gated(0.0).remarks)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from deadweight.targets.errors import MeasurementError
-from deadweight.targets.layers import Layer, families, holm, judge_layers, matching, slowest
+from deadweight.targets.layers import Layer, LayerJudgement, families, holm, judge_layers, matching, slowest
 
 
 def network(generator: np.random.Generator, ratios: list[float], *, events: int = 24) -> dict[str, Layer]:
@@ -116,3 +116,23 @@ def test_the_slowest_layers_stay_in_the_networks_order() -> None:
     generator = np.random.default_rng(10)
     judged = judge_layers(network(generator, [1.0, 4.0, 0.5]), network(generator, [1.0, 4.0, 0.5]))
     assert [one.name for one in slowest(judged, 2)] == ["layer0", "layer2"]
+
+
+def test_a_layer_within_one_tick_of_the_clock_is_neither_equal_nor_faster() -> None:
+    ticks = {us: np.full((24, 5), us * 1e-6) for us in (2.5, 3.5, 250.5)}
+
+    def judged(before_us: float, after_us: float, resolution_s: float) -> LayerJudgement:
+        before, after = (
+            {"layer": Layer("layer", "Relu", ticks[us], resolution_s=resolution_s)}
+            for us in (before_us, after_us)
+        )
+        return judge_layers(before, after)[0]
+
+    same = judged(2.5, 2.5, 0.5e-6)  # 2.1 against 2.9 would be told as the same
+    assert same.outcome == "cannot_tell"
+    assert same.low < 2.1 / 2.9
+    assert same.high > 2.9 / 2.1
+    assert judged(2.5, 2.5, 0.0).outcome == "equal"
+    assert judged(3.5, 2.5, 0.5e-6).outcome == "cannot_tell"  # 3.1 against 2.9, perhaps
+    assert judged(3.5, 2.5, 0.0).outcome == "faster"
+    assert judged(250.5, 250.5, 0.5e-6).outcome == "equal"

@@ -16,15 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from deadweight.pipeline.pruning.capture import (
-    argument_of,
-    batch_is_open,
-    capture,
-    in_mode,
-    operator_name,
-    uncollected,
-    users_line,
-)
+from deadweight.pipeline.pruning.capture import argument_of, batch_is_open, capture, operator_name, users_line
+from deadweight.pipeline.pruning.contexts import in_mode, uncollected
 from deadweight.targets.errors import ModelError
 
 
@@ -238,28 +231,6 @@ def test_arguments_are_found_by_place_by_name_and_by_default() -> None:
     assert argument_of(node, "ceil_mode") is False
 
 
-def test_the_collector_is_on_again_even_after_an_error() -> None:
-    def fail() -> None:
-        with uncollected(), uncollected():
-            assert not gc.isenabled()
-            raise ValueError("inside")
-
-    assert gc.isenabled()
-    with pytest.raises(ValueError, match="inside"):
-        fail()
-    assert gc.isenabled()
-
-
-def test_a_collector_that_was_off_stays_off() -> None:
-    gc.disable()
-    try:
-        with uncollected():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-
-
 @pytest.mark.parametrize("on", [True, False])
 def test_the_exporter_collects_garbage_in_between_where_that_was_on(on: bool) -> None:
     seen: list[bool] = []
@@ -295,3 +266,10 @@ def test_a_forward_that_takes_any_number_of_tensors_keeps_the_batch_open() -> No
     assert batch_is_open(graph)
     (scores,) = leaves(graph, torch.randn(5, 8), torch.randn(5, 8))
     assert scores.shape == (5, 4)
+
+
+def test_one_tensor_alone_is_told_to_be_put_into_a_tuple() -> None:
+    image: Any = nets.image(2, 3, 8, 8)
+    with pytest.raises(ModelError, match=r"one tensor of shape \(2, 3, 8, 8\)") as caught:
+        capture(nets.ResidualCnn(), image)
+    assert "(x,)" in caught.value.cure

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from deadweight.pipeline.pruning.groups import Groups, choose, random_like, remove
-from deadweight.pipeline.pruning.plan import Plan
+from deadweight.pipeline.pruning.plan import Plan, plan_of
+from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
 from deadweight.targets.errors import ArtifactError, ModelError
 
@@ -109,3 +110,22 @@ def test_a_plan_survives_json() -> None:
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     with pytest.raises(ArtifactError, match="not a plan"):
         Plan.from_json({"schema": 1})
+
+
+def test_groups_and_plans_are_printed_as_what_a_reader_wants_of_them() -> None:
+    model = nets.lively(nets.ResidualCnn())
+    groups = trace(model, (nets.image(2, 3, 8, 8),))
+    told = str(groups).splitlines()
+    assert told[0] == f"{len(groups)} groups"
+    assert "  conv1 (conv): 16 units" in told
+    assert "  fc.weight, axis 0, stays: it is an output of the network" in told
+    plan = choose(groups, {"conv1": torch.arange(16.0)}, ratio=0.5)
+    assert str(plan) == "Plan, not carried out yet\n  conv1 (conv): 16 -> 8"
+    done = plan_of(apply(model, plan, groups))
+    assert str(done).startswith("Plan, module form: its forward code follows the widths\n  conv1")
+
+
+def test_a_choice_without_scores_is_refused() -> None:
+    groups = trace(nets.Mlp(), (nets.image(2, 1, 4, 4),))
+    with pytest.raises(ModelError, match="There are no scores"):
+        choose(groups, {}, ratio=0.5)

@@ -101,8 +101,10 @@ def test_another_schema_or_a_broken_file_is_refused(
 def test_a_file_that_was_cut_while_it_was_written_is_refused(mlp: MakeMlp, tmp_path: Path) -> None:
     _, path = recorded(mlp, tmp_path)
     path.write_text(path.read_text()[:100])
-    with pytest.raises(ArtifactError, match="not readable as JSON"):
+    with pytest.raises(ArtifactError, match="not readable as JSON") as caught:
         read_baseline(path)
+    assert "Put the baseline back" in caught.value.cure
+    assert "Delete" not in caught.value.cure
 
 
 def test_a_model_that_cannot_be_recorded_leaves_the_old_baseline_as_it_was(
