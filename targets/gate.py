@@ -210,7 +210,7 @@ def against_history(
     value, low, high = now / times[len(times) // 2] - 1, now / times[-1] - 1, now / times[0] - 1
     confidence = len(times) / (len(times) + 1)
     outcome = _answer((low, high), limit) if len(times) >= FEWEST_SESSIONS else "cannot_tell"
-    words = f"{_change(value)} against {len(times)} stored sessions ({_change(low)} to {_change(high)}, "
+    words = f"{_more(value)} time than {len(times)} stored sessions ({_signed(low)} to {_signed(high)}, "
     words += f"{100 * confidence:.0f} % confidence)"
     if len(times) < FEWEST_SESSIONS:
         words += f"; {FEWEST_SESSIONS} sessions are needed"
@@ -252,7 +252,7 @@ def _absolute_checks(budgets: Budgets, candidate: Measurement, *, memory_bytes: 
 
 def _slowdown_check(value: float, low: float, high: float, limit: float, judgement: Judgement) -> Check:
     words = (
-        f"{_change(value)} ({_change(low)} to {_change(high)}, "
+        f"{_more(value)} time ({_signed(low)} to {_signed(high)}, "
         f"{100 * judgement.confidence:.3g} % confidence, {judgement.events} events)"
     )
     kept = high if math.isfinite(high) else None
@@ -277,7 +277,9 @@ def _answer(interval: Tuple[float, float], limit: float) -> str:
     return "fail" if low > limit else "pass" if high <= limit else "cannot_tell"
 
 
-def _change(share: float) -> str:
-    if not math.isfinite(share):
-        return "unbounded"
-    return f"{100 * abs(share):.1f} % {'slower' if share > 0 else 'faster'}"
+def _more(share: float) -> str:
+    return f"{100 * abs(share):.1f} % {'more' if share > 0 else 'less'}"
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f} %" if math.isfinite(share) else "unbounded"
