@@ -99,6 +99,8 @@ def sweep(
     with watching() as watcher:
         swept = run_sweep(read, chosen, directory, watcher)
     out.print(sweep_table(swept.sweep, score_name=swept.score_name, higher_is_better=swept.higher_is_better))
+    for sentence in swept.sweep.get("words", []):
+        out.print(sentence, soft_wrap=True, markup=False)
     for reason in swept.refused:
         out.print(f"Refused: {reason}", soft_wrap=True, markup=False)
     if not swept.chosen:

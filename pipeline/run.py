@@ -87,6 +87,7 @@ def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher:
             settings=swept.sweep["settings"],
             score_name=swept.score_name,
             higher_is_better=swept.higher_is_better,
+            score_drop=settings.score_drop,
             name=recipe.path.stem,
         )
         return swept

@@ -95,7 +95,8 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
         chosen = tuple(f"{name}={_toml(value)}" for name, value in best["settings"].items())
     table: Sweep = {"settings": list(settings.over), "rows": rows}
     name, higher = start.workload.score_name, start.workload.higher_is_better
-    if words := sweep_words(table, score_name=name, higher_is_better=higher):
+    drop = settings.score_drop
+    if words := sweep_words(table, score_name=name, higher_is_better=higher, score_drop=drop):
         table["words"] = words
     return Swept(table, chosen, tuple(dict.fromkeys(refused)), name, higher)
 

@@ -16,8 +16,14 @@ from .units import ScoreScale, percent, settings_text
 _CONTROLS = {"random": "random neurons at the same widths", "scratch": "the same network from scratch"}
 
 
-def sweep_words(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> list[str]:
-    """Sentences about the chosen setting, its controls, and the criteria that were tried."""
+def sweep_words(
+    sweep: Sweep, *, score_name: str, higher_is_better: bool, score_drop: float | None = None
+) -> list[str]:
+    """Sentences about the chosen setting, its controls, and the criteria that were tried.
+
+    Args:
+        score_drop: how much worse than the original the chosen network might be.
+    """
     rows = sweep["rows"]
     scale = ScoreScale.of(
         score_name, higher_is_better=higher_is_better, scores=[row["score"] for row in rows]
@@ -25,7 +31,7 @@ def sweep_words(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> lis
     words = []
     for row in rows:
         if row["chosen"] and row["score_change"] is not None:
-            words.append(_chosen(row, scale))
+            words.append(_chosen(row, scale, score_drop))
             words += [_control(name, one, scale) for name, one in row.get("controls", {}).items()]
     for setting in sweep["settings"]:
         if setting.rpartition(".")[2] == "criterion":
@@ -33,10 +39,15 @@ def sweep_words(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> lis
     return words
 
 
-def _chosen(row: SweepRow, scale: ScoreScale) -> str:
+def _chosen(row: SweepRow, scale: ScoreScale, score_drop: float | None) -> str:
+    rule = (
+        ""
+        if score_drop is None
+        else f", the smallest that loses {scale.change(score_drop, sign=False)} at most"
+    )
     seeds = f", mean of {row['seeds']} seeds" if "seeds" in row else ", one seed"
     return (
-        f"Chosen: {settings_text(row['settings'])}, which changes the {scale.name} by "
+        f"Chosen{rule}: {settings_text(row['settings'])}, which changes the {scale.name} by "
         f"{scale.change(row['score_change'] or 0.0)}{seeds}, and keeps "
         f"{percent(1 - row['parameters_removed'])} of the parameters."
     )

@@ -48,16 +48,21 @@ def write_sweep(
     settings: Sequence[str],
     score_name: str,
     higher_is_better: bool,
+    score_drop: float | None = None,
     name: str = "sweep",
     statistics: dict[str, UnitLists] | None = None,
 ) -> Path:
     """Writes sweep.csv, sweep.json and sweep.html; returns the path of the page.
 
-    `settings` names what was varied, in the order of the columns. `statistics` adds the histograms.
+    `settings` names what was varied, in the order of the columns. `score_drop` is what the chosen network may
+    lose. `statistics` adds the histograms.
     """
     directory = Path(directory)
     sweep: Sweep = {"settings": list(settings), "rows": list(rows)}
-    if words := sweep_words(sweep, score_name=score_name, higher_is_better=higher_is_better):
+    words = sweep_words(
+        sweep, score_name=score_name, higher_is_better=higher_is_better, score_drop=score_drop
+    )
+    if words:
         sweep["words"] = words
     head = {"schema": VERSION, "name": name, "score_name": score_name, "higher_is_better": higher_is_better}
     write_json(directory / "sweep.json", {**head, **sweep})

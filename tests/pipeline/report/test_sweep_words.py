@@ -60,3 +60,9 @@ def test_a_control_that_is_better_is_said_to_be() -> None:
     assert words(chosen)[1].endswith("the control is better.")
     chosen["controls"] = {"random": control(None, None)}
     assert words(chosen)[1].endswith("cannot tell method from luck.")
+
+
+def test_the_rule_of_the_choice_is_told_with_it() -> None:
+    sweep: Sweep = {"settings": ["prune.criterion"], "rows": [row("taylor", 0.89, chosen=True)]}
+    told = sweep_words(sweep, score_name="accuracy", higher_is_better=True, score_drop=0.005)
+    assert told[0].startswith("Chosen, the smallest that loses 0.50\N{NO-BREAK SPACE}points at most: ")
