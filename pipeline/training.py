@@ -61,11 +61,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained network, its validation score, and the scores after each epoch."""
+    """A trained network, its validation score, the scores after each epoch, and how many of these epochs were
+    taken up from a run that was stopped."""
 
     model: nn.Module
     score: float
     scores: tuple[float, ...]
+    taken_up: int = 0
 
 
 def fit(
@@ -95,6 +97,7 @@ def fit(
     """
     check_order(workload)
     trained = copied_module(model, {})
+    taken_up = len(on_disk.reached(checkpoint).scores) if checkpoint.exists() else 0
     if schedule.processes > 1:
         from .processes import train_in_processes
 
@@ -131,7 +134,7 @@ def fit(
     names = list(example_batch(workload))
     scores = found.scores
     score = scores[found.kept] if scores else score_of(workload, torch_predict(trained, names), "validation")
-    return Fitted(trained, score, scores)
+    return Fitted(trained, score, scores, taken_up)
 
 
 def learn(
@@ -200,6 +203,7 @@ def learn(
 def training_words(fitted: Fitted, epochs: int, workload: Workload) -> str:
     """How a training went, in words."""
     early = f" of {epochs}, no better since" if len(fitted.scores) < epochs else ""
+    early += f" ({fitted.taken_up} from before the run was stopped)" if fitted.taken_up else ""
     return f"{len(fitted.scores)} epochs{early}, validation {workload.score_name} {fitted.score:.4f}"
 
 
