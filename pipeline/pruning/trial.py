@@ -85,11 +85,11 @@ class Trial:
 
     def _narrows_batch(self, node: Node) -> bool:
         """Whether an axis that is narrowed also holds the batch, as in (batch x heads, tokens, features)."""
-        known = self.groups.tracing.values.get(node.name)
-        shape = node.meta["val"].shape if isinstance(known, Tracked) else ()
+        known, shape = self.groups.tracing.values.get(node.name), getattr(node.meta.get("val"), "shape", ())
+        axes = known.axes if isinstance(known, Tracked) else ()
         return any(
             isinstance(size, torch.SymInt) and vector is not None and not bool(self.alive[vector].all())
-            for size, vector in zip(shape, known.axes if isinstance(known, Tracked) else (), strict=True)
+            for size, vector in zip(shape, axes, strict=False)  # some nodes are known without a value
         )
 
     @functools.cached_property

@@ -74,6 +74,11 @@ def in_full_precision(x: Tensor) -> Tensor:
         return x.tanh()
 
 
+def in_a_precision_of_its_own(x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return x.double().tanh()
+
+
 FREE: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "roll": (lambda x: x.roll(3, 1), 8),
     "shuffle": (lambda x: F.channel_shuffle(x, 2), 8),
@@ -89,6 +94,7 @@ FREE: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "grid sample": (gridded, 8),
     "no_grad": (under_no_grad, 8),
     "no autocast": (in_full_precision, 8),
+    "no autocast, and a cast": (in_a_precision_of_its_own, 8),
     "repeat": (lambda x: x.repeat(1, 2, 1, 1), 16),
     "interleave": (lambda x: x.repeat_interleave(2, 1), 16),
     "expand": (lambda x: x + x.mean(1, keepdim=True).expand(-1, 8, -1, -1), 8),
