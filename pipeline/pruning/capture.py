@@ -51,8 +51,8 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     assert isinstance(module, GraphModule)
     spec = module._out_spec
     assert spec is not None
-    _drop_guards(module.graph)
     _inline_regions(module)
+    _drop_guards(module.graph)  # those within the regions too
     _know_parameters(module, model)
     module.graph.set_codegen(CodeGen())  # it takes and returns flat tensors
     module.meta["structured"] = lambda leaves: pytree.tree_unflatten(leaves, spec)  # survives copying
