@@ -73,7 +73,7 @@ def error_of(expected: Any, found: Any) -> float:
         return 0.0
     if not expected.is_floating_point() and not expected.is_complex():
         return 0.0 if torch.equal(expected, found) else float("inf")
-    wide = torch.complex128 if expected.is_complex() else torch.float64
+    wide = torch.complex128 if expected.is_complex() or found.is_complex() else torch.float64
     largest = differing = worst = 0.0
     for one, other in _pieces(expected, found, wide):
         difference = torch.where(one == other, 0.0, (one - other).abs())

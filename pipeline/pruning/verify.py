@@ -125,7 +125,7 @@ def check_traced(model: nn.Module, groups: Groups) -> None:
     for name, tensor in named_tensors(model):
         with contextlib.suppress(AttributeError):
             traced = operator.attrgetter(name)(groups.tracing.graph)
-            if traced is not tensor and not torch.equal(traced, tensor):
+            if traced is not tensor and not torch.equal(traced.to(tensor), tensor):
                 raise ModelError(
                     f'This network is not the one that was traced: "{name}" has other values.',
                     "Trace the network whose weights it is to keep, and apply the plan with that trace.",
