@@ -7,7 +7,7 @@ from rich.text import Text
 
 from .schema import Report, Row, Sweep
 from .tables import SIGNS
-from .units import MISSING, ScoreScale, count, duration, interval, percent, ratio, size
+from .units import MINUS, MISSING, ScoreScale, count, duration, interval, percent, ratio, size
 from .words import budget_words, how_sure, label, scale_of
 
 _STYLES = {"faster": "green", "slower": "red", "equal": "blue", "cannot_tell": "yellow"}
@@ -30,7 +30,7 @@ def verdict_line(report: Report) -> Text:
 def summary_table(report: Report) -> Table:
     """One row a network, the controls below a line.
 
-    A row has two lines (below: the change of the score, the share of parameters kept, p99, the interval of
+    A row has two lines (below: the change of the score, that of the parameters, p99, the interval of
     the speed-up), so that every figure is whole in 80 columns.
     """
     scale = scale_of(report)
@@ -87,7 +87,8 @@ def _cells(row: Row, first: Row, scale: ScoreScale) -> list[Text]:
     if other and row["score"] is not None and first["score"] is not None:
         change = scale.change(row["score"] - first["score"]).removesuffix("points").strip()
     if other and row["parameters"] is not None and first["parameters"]:
-        share = percent(row["parameters"] / first["parameters"])
+        gone = 1 - row["parameters"] / first["parameters"]
+        share = f"{MINUS if gone >= 0 else '+'}{percent(abs(gone))}"
     times = [duration(latency["p50"]), duration(latency["p99"])] if latency else [MISSING, ""]
     judged = Text(MISSING if other else "")
     if speedup:
