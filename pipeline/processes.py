@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
@@ -116,9 +115,10 @@ def spec_of(workload: Workload) -> str:
             f"Several processes cannot make the workload {kind.__qualname__} each for themselves.",
             "Make it an object of a class at the top of a file, or train with processes = 1.",
         )
-    with contextlib.suppress(ImportError, ValueError):
-        if kind.__module__ != "__main__" and importlib.util.find_spec(kind.__module__) is not None:
-            return f"{kind.__module__}:{kind.__qualname__}"
+    # What a recipe's file was loaded as is known here alone, under a name that no other process finds.
+    top = kind.__module__.partition(".")[0]
+    if top != "__main__" and any(finder.find_spec(top, None) for finder in sys.meta_path):
+        return f"{kind.__module__}:{kind.__qualname__}"
     return f"{Path(file).resolve()}:{kind.__qualname__}"
 
 

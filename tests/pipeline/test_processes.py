@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +21,7 @@ from deadweight.pipeline import checkpoint as on_disk
 from deadweight.pipeline.masks import magnitude_masks, weights_of
 from deadweight.pipeline.processes import spec_of
 from deadweight.pipeline.training import Fitted, Schedule, fit
+from deadweight.pipeline.workload import load_workload
 from deadweight.targets.errors import ModelError, RecipeError
 
 
@@ -37,6 +40,17 @@ def trained(place: Path, epochs: int, processes: int, seed: int = 0) -> Fitted:
 
 def test_a_workload_of_a_class_in_a_file_can_be_made_again() -> None:
     assert spec_of(Digits()) == "small:Digits"
+
+
+def test_a_workload_that_a_recipe_names_by_its_file_is_named_so_to_others_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from small import Digits\nclass Mine(Digits): ...\n")
+    workload = load_workload("mine.py:Mine", tmp_path)
+    assert spec_of(workload) == f"{file}:Mine"
+    code = "import sys; from pathlib import Path; from deadweight.pipeline.workload import load_workload\n"
+    code += f"sys.path[:] = {sys.path!r}; load_workload({spec_of(workload)!r}, Path('/'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_workload_that_no_other_process_can_make_is_refused(tmp_path: Path) -> None:
