@@ -89,6 +89,8 @@ def test_a_silent_mistake_of_the_rival_is_called_so() -> None:
     ["mobilenet_v3_small", "shufflenet_v2_x1_0", "vit_tiny_patch16_224", "levit_128s", "llama", "bert"],
 )
 def test_a_network_of_others_is_halved_and_right_in_everything(name: str) -> None:
+    import vision_operators  # noqa: F401  (timm imports torchvision)
+
     pytest.importorskip("timm", reason="make zoo installs it")
     pytest.importorskip("transformers", reason="make zoo installs it")
     row = measure(name)
