@@ -152,25 +152,28 @@ def claim(rows: Sequence[Row], network: str, removed: float, points: float) -> s
 
 
 def plot(rows: Sequence[Row], networks: Sequence[str], path: Path) -> None:
-    """The curves: change of test accuracy against parameters removed, the mean of the seeds a point."""
-    series = {}
-    for network in networks:
-        for way in ("thresholds", *WAYS):
+    """The curves: change of test accuracy against parameters removed, the mean of the seeds a point.
+
+    Of the network beside the first, which is tried at one size alone, the plain ways are enough.
+    """
+    series = {"published": [(100 * removed, -points) for removed, points in CLAIMS[:2]]}
+    for number, network in enumerate(networks):
+        for way in ("thresholds", *WAYS) if number == 0 else ("thresholds", "finetune", "scratch"):
             points = [
                 (100 * _removed(here), statistics.fmean(_change(here, "tuned", "test")))
                 for name, here in settings(rows, network)
-                if here and (name.endswith(f", {way}") or (way == "thresholds" and name.startswith("mean")))
+                if here
+                and (name.endswith(f" parameters, {way}") or (way == "thresholds" and name[:4] == "mean"))
             ]
             if points:
                 series[f"{network}, {way}"] = points
-    series["published"] = [(100 * removed, -points) for removed, points in CLAIMS[:2]]
     write_svg(
         path,
         series,
         x="parameters removed, %",
         y="test accuracy, change in points",
-        x_range=(30, 100),
-        y_range=(-2, 1),
+        x_range=(0, 100),
+        y_range=(-2, 0.5),
     )
 
 
