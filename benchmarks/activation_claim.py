@@ -159,11 +159,11 @@ def plot(rows: Sequence[Row], networks: Sequence[str], path: Path) -> None:
     series = {"published": [(100 * removed, -points) for removed, points in CLAIMS[:2]]}
     for number, network in enumerate(networks):
         for way in ("thresholds", *WAYS) if number == 0 else ("thresholds", "finetune", "scratch"):
+            start, end = ("mean", "") if way == "thresholds" else ("", f" parameters, {way}")
             points = [
                 (100 * _removed(here), statistics.fmean(_change(here, "tuned", "test")))
                 for name, here in settings(rows, network)
-                if here
-                and (name.endswith(f" parameters, {way}") or (way == "thresholds" and name[:4] == "mean"))
+                if here and name.startswith(start) and name.endswith(end)
             ]
             if points:
                 series[f"{network}, {way}"] = points
