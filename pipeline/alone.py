@@ -22,7 +22,7 @@ from ..targets.artifact import unfinished, write_json, writing
 from ..targets.errors import RecipeError
 from .candidates import validated
 from .export import Export
-from .prune import Prune, find_criterion
+from .prune import Prune
 from .pruning.plan import Plan
 from .pruning.saved import EXAMPLE, PLAN, WEIGHTS
 from .recipe import Recipe, parse_recipe, read_recipe
@@ -105,10 +105,9 @@ def up_to_pruning(recipe: Recipe, run: Run, work: Work) -> tuple[Work, Prune]:
     """The work as it comes to the stage "prune", and that stage.
 
     Raises:
-        DeadweightError: as the stages, and before any of them runs, that there is no such criterion.
+        DeadweightError: as the stages.
     """
     stage = cast(Prune, recipe.stages[-1].stage)
-    find_criterion(stage.criterion)
     if recipe.stages[0].name == "statistics":
         work = as_built(work)
     for named in recipe.stages[:-1]:

@@ -138,32 +138,36 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
             raise RecipeError(f"stages[{index}] does not say which stage it is.", 'Add e.g. stage = "prune".')
         stages.append(NamedStage(name, make_stage(name, settings, f"stages[{index}]")))
         named_files(stages[-1].stage, "code")  # a criterion of the user's own is found now, or never
-    budgets = checked(Budgets, top.budgets, "budgets")
-    _check_order(stages, budgets)
     sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, "sweep")
     return Recipe(
         path=path,
         workload=top.workload,
         target=target,
         seed=top.seed,
-        budgets=budgets,
+        budgets=checked(Budgets, top.budgets, "budgets"),
         stages=tuple(stages),
         sweep=sweep,
         values=values,
     )
 
 
-def _check_order(stages: Iterable[NamedStage], budgets: Budgets) -> None:
-    """Whatever reads ONNX files comes after the stage that writes them, or after one of the user's own."""
+def check_order(recipe: Recipe) -> None:
+    """Whatever reads ONNX files comes after the stage that writes them, or after one of the user's own.
+
+    A sweep needs none of it: it exports what it times.
+
+    Raises:
+        RecipeError: it comes before.
+    """
     written = False
-    for index, named in enumerate(stages):
+    for index, named in enumerate(recipe.stages):
         if getattr(named.stage, "reads_onnx", False) and not written:
             raise RecipeError(
                 f'stages[{index}], "{named.name}", reads ONNX files, and no stage before it writes any.',
                 'Put the stage "export" before it.',
             )
         written = written or named.name == "export" or bool({".", ":"} & set(named.name))
-    asked = [name for name in ("ota_bytes", "max_gpu_fallbacks") if getattr(budgets, name) is not None]
+    asked = [name for name in ("ota_bytes", "max_gpu_fallbacks") if getattr(recipe.budgets, name) is not None]
     if asked and not written:
         raise RecipeError(
             f"The budget {asked[0]} is one of an ONNX file, and no stage writes any.",

@@ -10,7 +10,7 @@ from ..export.external import copy, drop_stale
 from ..targets.artifact import write_json
 from .evaluate import Evaluate
 from .looks import look_words, looks
-from .recipe import NamedStage, Recipe, SweepSettings
+from .recipe import NamedStage, Recipe, SweepSettings, check_order
 from .report.schema import Report
 from .report.write import write_report, write_sweep
 from .stage import source_of
@@ -36,6 +36,7 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
     Raises:
         DeadweightError: with a cure; what was finished is kept.
     """
+    check_order(recipe)
     with locked(directory):
         run_, work = prepared(recipe, directory, watcher)
         swept = None
