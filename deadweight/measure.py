@@ -83,10 +83,8 @@ def profile(
     out.print(f"{figures.evidence} on {machine['cpu']}, {words}", markup=False)
     for clause in not_known(figures.conditions):
         out.print(f"Not known: {clause}.", markup=False)
-    if figures.marks:
-        count = len({mark.event for mark in figures.marks})
-        told = f"{count} of {figures.events} events are marked, as in: {figures.marks[0].what}."
-        out.print(f"{told} Stop other work and measure again.", markup=False)
+    if marked := measurement.marked_words(figures):
+        out.print(f"{marked}. Stop other work and measure again.", markup=False)
     if to is not None:
         out.print(f"The measurement: {to}", soft_wrap=True, markup=False)
     if layers and protocol.runtime != "onnxruntime":

@@ -122,22 +122,19 @@ def words(found: Mapping[str, Adequacy], *, samples: int, method: str) -> tuple[
     """Whether the samples were enough, in a sentence; before it one on tensors that they left at 0, behind it
     one on ranges that hang on few of them."""
     dead = [name for name, one in found.items() if one.dead]
-    said = _of_dead(dead, len(found), samples)
-    # Samples that are no samples of the data settle nothing.
-    return said if len(dead) > len(found) * MANY_DEAD else (*said, *_of_settled(found, samples, method))
-
-
-def _of_dead(dead: Sequence[str], tensors: int, samples: int) -> tuple[str, ...]:
     if not dead:
-        return ()
+        return _of_settled(found, samples, method)
     named = ", ".join(dead[:NAMED]) + (f" and {len(dead) - NAMED} more" if len(dead) > NAMED else "")
-    said = f"{len(dead)} of {tensors} rounded tensors are 0 in all of {samples} calibration samples ({named})"
-    if len(dead) > tensors * MANY_DEAD:
+    said = (
+        f"{len(dead)} of {len(found)} rounded tensors are 0 in all of {samples} calibration samples ({named})"
+    )
+    if len(dead) > len(found) * MANY_DEAD:  # samples that are no samples of the data settle nothing
         return (
             f"CHECK THE SAMPLES: {said}; so many seldom are dead, the samples were hardly prepared as for "
             "inference: what is rounded so is a guess",
         )
-    return (f"{said}: their range is taken as -1 to 1; prune what is dead, or give samples that reach it",)
+    cure = "their range is taken as -1 to 1; prune what is dead, or give samples that reach it"
+    return (f"{said}: {cure}", *_of_settled(found, samples, method))
 
 
 def _of_settled(found: Mapping[str, Adequacy], samples: int, method: str) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ from .report.schema import (
     Width,
 )
 from .report.sparse_words import sparse_words
+from .report.units import capital
 from .report.words import control_words, label, verdict_sentence
 from .statistics import ActivationStatistics
 from .store import Run, made_by
@@ -209,7 +210,7 @@ def time_words(candidate: str, measured: Mapping[str, Measurement]) -> list[str]
     found = _judged("original", candidate, measured)
     if found is None:
         return []
-    words = [f"{remark[0].upper()}{remark[1:]}." for remark in found.remarks]
+    words = [f"{capital(remark)}." for remark in found.remarks]
     if measured["original"].marks or measured[candidate].marks:
         words.append(
             "Each network's own times are of that machine at that moment, p99 most of all; the speed-up is "

@@ -21,7 +21,7 @@ import numpy as np
 
 from .binomial import binomial_below
 from .errors import MeasurementError
-from .measurement import Measurement
+from .measurement import Measurement, marked_words
 from .probe import not_known, voided
 
 if TYPE_CHECKING:
@@ -245,10 +245,8 @@ def _remarks(baseline: Measurement, candidate: Measurement, *, clock: str) -> Tu
     if was != now:
         remarks.append(f"the two take other inputs: {was} and {now}")
     remarks += [f"not known: {clause}" for clause in not_known(baseline.conditions)]
-    marked = sorted({mark.event for mark in baseline.marks + candidate.marks})
-    if marked:
-        first = next(mark.what for mark in baseline.marks + candidate.marks)
-        remarks.append(f"{len(marked)} of {baseline.events} events are marked, as in: {first}")
+    if marked := marked_words(baseline, candidate):
+        remarks.append(marked)
     ratios = log_ratios(baseline, candidate, clock=clock)
     if ratios.size >= 12:
         ranks = np.unique(ratios, return_inverse=True)[1].ravel()

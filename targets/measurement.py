@@ -250,6 +250,15 @@ class Measurement:
             ) from error
 
 
+def marked_words(*measured: Measurement) -> str:
+    """How many events of measurements taken together are marked, and one of the marks; "" if none."""
+    marks = [mark for one in measured for mark in one.marks]
+    if not marks:
+        return ""
+    count = len({mark.event for mark in marks})
+    return f"{count} of {measured[0].events} events are marked, as in: {marks[0].what}"
+
+
 def save(measurements: Mapping[str, Measurement], path: Path) -> None:
     """Writes the measurements of one run into one JSON file, whole or not at all."""
     write_json(path, {"schema": SCHEMA, "measurements": [item.to_json() for item in measurements.values()]})

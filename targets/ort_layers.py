@@ -199,9 +199,11 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
         for round_, kernels in enumerate(event):
             for kernel in kernels:
                 owner, converts = owners[kernel.name]
-                spent_s = _middle(kernel.times_us) * 1e-6
+                kept = _middle_half(kernel.times_us)
+                spent_s = math.fsum(kept) / len(kept) * 1e-6
                 times[owner.name][at, round_] += spent_s
-                doubts[owner.name][at, round_] += _doubt(kernel.times_us) * 1e-6
+                # Whole microseconds are counted: where all show the same one, the mean is anywhere in it.
+                doubts[owner.name][at, round_] += 0.5e-6 if kept[0] == kept[-1] else 0.0
                 if converts:
                     conversions[owner.name][at, round_] += spent_s
     layers: Dict[str, Layer] = {}
@@ -227,20 +229,8 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
     return layers
 
 
-def _middle(times: Sequence[float]) -> float:
-    """The mean of the middle half: steadier than the mean, finer than a median of whole microseconds."""
-    kept = _middle_half(times)
-    return math.fsum(kept) / len(kept)
-
-
-def _doubt(times_us: Sequence[float]) -> float:
-    """How far from that mean the true one may be: the profile counts whole microseconds, and where all runs
-    of the middle half show the same one, the mean is anywhere within it."""
-    kept = _middle_half(times_us)
-    return 0.5 if kept[0] == kept[-1] else 0.0
-
-
 def _middle_half(times: Sequence[float]) -> List[float]:
+    """In order. Their mean is steadier than that of all, and finer than a median of whole microseconds."""
     ordered = sorted(times)
     cut = len(ordered) // 4
     return ordered[cut : len(ordered) - cut]

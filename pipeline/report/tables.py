@@ -17,6 +17,7 @@ from .units import (
     TIMES,
     ScoreScale,
     by_name,
+    capital,
     count,
     duration,
     interval,
@@ -50,7 +51,7 @@ def networks_table(report: Report, scale: ScoreScale) -> str:
     """Original, pruned, tuned, INT8, and below them the controls: one row a network."""
     rows, controls = report["rows"], report.get("controls", [])
     times = [row["latency_s"]["p50"] for row in [*rows, *controls] if row["latency_s"]]
-    heads = [_capital(scale.name), "Parameters", "Multiply-adds", "File", "Latency p50", "p95", "p99"]
+    heads = [capital(scale.name), "Parameters", "Multiply-adds", "File", "Latency p50", "p95", "p99"]
     heads += ["Memory", "Speed-up"]
     unit = time_unit(times)
 
@@ -81,7 +82,7 @@ def sweep_table(sweep: Sweep, scale: ScoreScale) -> str:
     """A row a setting, the chosen one first, then the smaller before the larger."""
     ordered = sorted(sweep["rows"], key=lambda row: (not row["chosen"], row["parameters"]))
     splits = sorted({row["split"] for row in ordered})
-    head = [*(spoken(name) for name in sweep["settings"]), _capital(scale.name), "Before tuning"]
+    head = [*(spoken(name) for name in sweep["settings"]), capital(scale.name), "Before tuning"]
     head += ["Parameters", "Multiply-adds", "File", "Speed-up"]
     rows = []
     for row in ordered:
@@ -180,14 +181,14 @@ def history_table(reports: Sequence[Report], scale: ScoreScale) -> str:
             figure(last["file_bytes"], size(last["file_bytes"] or 0)),
         ]
         rows.append((cells, ""))
-    head = ["Created", "Run", "Verdict", "Speed-up", "Latency p50", _capital(scale.name), "File"]
+    head = ["Created", "Run", "Verdict", "Speed-up", "Latency p50", capital(scale.name), "File"]
     return _table(head, rows, "Runs", left=3, tall=len(rows) > 12)
 
 
 def facts(values: Mapping[str, Any], skip: Sequence[str] = ()) -> str:
     """Names and values, those of nested objects too, as a list of definitions."""
     items = "".join(
-        f"<div><dt>{escape(_capital(': '.join(spoken(part) for part in path)))}</dt>"
+        f"<div><dt>{escape(capital(': '.join(spoken(part) for part in path)))}</dt>"
         f"<dd>{escape(by_name(path[-1], value))}</dd></div>"
         for path, value in _leaves(values)
         if path[0] not in skip
@@ -282,10 +283,6 @@ def _leaves(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tupl
     for key, value in values.items():
         found += _leaves(value, (*above, key)) if isinstance(value, Mapping) else [((*above, key), value)]
     return found
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _table(

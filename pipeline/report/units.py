@@ -167,3 +167,8 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     """`mean 0.05, std 0.1`; what was left open is left out."""
     given = {key: value for key, value in settings.items() if value not in (None, "", [], (), {})}
     return ", ".join(f"{spoken(key)} {by_name(key, value)}" for key, value in given.items())
+
+
+def capital(text: str) -> str:
+    """The text as it begins a sentence."""
+    return text[:1].upper() + text[1:]

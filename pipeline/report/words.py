@@ -13,7 +13,7 @@ from typing import Any
 
 from . import ticket_words
 from .schema import Budget, Control, Report, Row, Verdict
-from .units import PLUS_MINUS, ScoreScale, by_name, duration, interval, percent, ratio, spoken
+from .units import PLUS_MINUS, ScoreScale, by_name, capital, duration, interval, percent, ratio, spoken
 
 _Z = 1.96  # two-sided 95 % of a normal distribution
 
@@ -103,7 +103,7 @@ def how_sure(verdict: Verdict) -> str:
     if verdict["outcome"] != "cannot_tell":
         return text
     if reason := (verdict.get("reason") or "").rstrip("."):
-        text += f" {reason[0].upper()}{reason[1:]}."
+        text += f" {capital(reason)}."
     visible = verdict.get("smallest_visible")
     return f"{text} A speed-up of {ratio(visible)} or more would have been told." if visible else text
 
