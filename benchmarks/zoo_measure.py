@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -76,19 +78,25 @@ def forward_pass_s(model: nn.Module, network: Network) -> float:
 
 @dataclass
 class Beside:
-    """What torch.export takes, and the most memory that was taken on top before, between and after it."""
+    """What torch.export takes, or the most memory that was taken on top before, between and after it.
 
+    Never both: handing freed memory back to the system, so that it is counted, takes time.
+    """
+
+    memory: bool
     seconds: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
     resident: int = 0
 
     def begin(self) -> None:
         """Memory is watched from here on."""
-        self.resident = _reset_peak()
+        if self.memory:
+            self.resident = _reset_peak()
 
     def end(self) -> None:
         """Until here."""
-        self.peaks.append(_status("VmHWM") - self.resident)
+        if self.memory:
+            self.peaks.append(_status("VmHWM") - self.resident)
 
     def most(self) -> int:
         """Bytes."""
@@ -97,9 +105,9 @@ class Beside:
 
 
 @contextmanager
-def exporting() -> Iterator[Beside]:
-    """Takes the time of torch.export, and leaves its memory out."""
-    beside = Beside()
+def exporting(*, memory: bool = False) -> Iterator[Beside]:
+    """Takes the time of torch.export, or leaves its memory out."""
+    beside = Beside(memory)
     own, module = torch.export.export, torch.export.ExportedProgram.module
 
     def timed(call: Any) -> Any:
@@ -122,6 +130,11 @@ def exporting() -> Iterator[Beside]:
         torch.export.export, torch.export.ExportedProgram.module = own, module  # type: ignore
 
 
+def own_bytes(model: nn.Module) -> int:
+    """Parameters and buffers."""
+    return sum(one.numel() * one.element_size() for one in (*model.parameters(), *model.buffers()))
+
+
 def forward_bytes(model: nn.Module, example: Mapping[str, Tensor]) -> int:
     """What one forward pass of the example takes on top."""
     resident = _reset_peak()
@@ -131,6 +144,8 @@ def forward_bytes(model: nn.Module, example: Mapping[str, Tensor]) -> int:
 
 
 def _reset_peak() -> int:
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed and is used again would not be counted
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

@@ -70,7 +70,7 @@ class Identities:
                 grid = grid.narrow(axis, 0, 1)  # nothing changes along this axis
         axes = [axis for axis, size in enumerate(grid.shape) if size > 1]
         if len(axes) < 2:
-            return {axis: grid.reshape(-1) for axis in axes}
+            return {axis: grid.flatten().clone() for axis in axes}  # a view would keep all of the grid
         vectors, parts = {}, []
         for axis, (first, at) in {axis: _distinct(grid, axis) for axis in axes}.items():
             part = self.fresh(len(first))

@@ -62,14 +62,17 @@ def shuffle(call: Call) -> Result:
 def _rerun(call: Call, x: Tracked, grid: Tensor) -> list[Tensor]:
     def plain(value: Any) -> Any:
         if value is x:
-            return grid.contiguous() if call.name == "view" else grid  # a view takes no stretched axes
+            return grid
         if isinstance(value, Tracked):
             return value.value if value.value is not None else torch.empty(value.shape, device="meta")
         return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
+    # A view refuses stretched axes that it merges; a reshape copies there, and nowhere else.
+    target: Any = call.node.target
+    target = torch.ops.aten.reshape.default if target == torch.ops.aten.view.default else target
     schema = call.node.target._schema  # type: ignore[union-attr]
     positional = [plain(call[argument.name]) for argument in schema.arguments if not argument.kwarg_only]
-    moved = call.node.target(*positional)  # type: ignore[operator]
+    moved = target(*positional)
     return list(moved) if isinstance(moved, (list, tuple)) else [moved]
 
 

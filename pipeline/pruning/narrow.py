@@ -62,13 +62,17 @@ def copied_module(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
     return copy.deepcopy(model, empty | stale | dict(tensors))
 
 
-def cut_tensors(model: nn.Module, cut: Cut) -> dict[str, Tensor]:
-    """All parameters and buffers by name, copied, without the indices in `cut`; what was shared still is."""
+def cut_tensors(model: nn.Module, cut: Cut, instead: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """All parameters and buffers by name, copied, without the indices in `cut`; what was shared still is.
+
+    Args:
+        instead: tensors to cut in place of the model's own of the same name.
+    """
     made: dict[int, Tensor] = {}
     tensors = {}
     for name, tensor in named_tensors(model):
         if id(tensor) not in made:
-            made[id(tensor)] = without(tensor, cut.get(name, {}))
+            made[id(tensor)] = without((instead or {}).get(name, tensor), cut.get(name, {}))
         tensors[name] = made[id(tensor)]
     return tensors
 

@@ -26,7 +26,6 @@ from .narrow import (
     named_tensors,
     narrowed,
     set_attributes,
-    without,
 )
 from .plan import Attributes, Plan, plan_of, record
 from .resize import Change, resized
@@ -63,11 +62,9 @@ class Trial:
         named = ((name, found.get(id(one))) for name, one in named_tensors(self.model))
         return {name: value for name, value in named if value is not None}
 
-    @functools.cached_property
     def tried(self) -> dict[str, Tensor]:
-        """`tensors`, with the lively values among them."""
-        cut = {id(one): without(one, self.plan.cut.get(name, {})) for name, one in self.lively.items()}
-        return self.tensors | {name: cut[id(one)] for name, one in self.lively.items()}
+        """`tensors`, with the lively values in place of their own; made anew, so that none need be held."""
+        return cut_tensors(self.model, self.plan.cut, self.lively) if self.lively else self.tensors
 
     @functools.cached_property
     def resized(self) -> tuple[Graph, tuple[Change, ...]]:
@@ -104,12 +101,14 @@ class Trial:
         _, changes = self.resized
         known, repaired = known_attributes(self.model, changes), matching_attributes(self.model, changes)
         problem = ""
-        small = narrowed(self.model, self.tried, known)
+        small = narrowed(self.model, self.tried(), known)
         for attributes in [known] if repaired == known else [known, repaired]:
             if attributes is not known:
                 set_attributes(small, attributes)
             if not (problem := self._problem(small)):
-                small = narrowed(self.model, self.tensors, attributes) if self.lively else small
+                if self.lively:
+                    del small  # before its twin with the network's own values is made
+                    small = narrowed(self.model, self.tensors, attributes)
                 reason = self.plan.reason or "its forward code follows the widths"
                 if attributes is repaired:
                     reason += f", with attributes set anew: {_listed(attributes, known)}"
@@ -128,14 +127,14 @@ class Trial:
         """What is wrong with the graph of the narrower network, if anything is."""
         graph, _ = self.resized
         try:
-            found = run_graph(Recorder(self.groups.tracing.graph, graph, self.tried), self.inputs)
+            found = run_graph(Recorder(self.groups.tracing.graph, graph, self.tried()), self.inputs)
         except Exception:  # a size that was not derived anew; the layer is named below
             found = []
         error = relative_error(self.expected, found)
         if error <= tolerance(self.expected):
             return None
         return mismatch(
-            self.groups.tracing, self.alive, graph, self.tried, self.inputs, error, wide=self.lively
+            self.groups.tracing, self.alive, graph, self.tried(), self.inputs, error, wide=self.lively
         )
 
     def _problem(self, small: nn.Module) -> str:
