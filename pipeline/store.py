@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from ..targets.artifact import Artifact, read_json, sha256_of, write_json
+from ..targets.artifact import Artifact, drop_cut_writes, read_json, sha256_of, write_json
 from ..targets.errors import ArtifactError
 from ..targets.probe import cpu_name
 from .recipe import NamedStage
@@ -176,7 +176,7 @@ class Run:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Holds a run's directory for one process.
+    """Holds a run's directory for one process; what one that was killed in it left half written is gone.
 
     Raises:
         ArtifactError: another process holds it, or it cannot be made.
@@ -195,6 +195,8 @@ def locked(directory: Path) -> Iterator[None]:
             raise ArtifactError(
                 f"Another run is at work in {directory}.", "Wait for it, or choose another place with --out."
             ) from error
+        for kept in ("stages", "networks"):  # the rest is also written by who does not hold the directory
+            drop_cut_writes(directory / kept)
         yield
 
 

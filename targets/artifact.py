@@ -74,7 +74,7 @@ def writing(path: Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=str(path.parent), prefix=_CUT + path.name, suffix=path.suffix)
         os.close(handle)
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -91,6 +91,15 @@ def writing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
+
+
+_CUT = ".writing-"
+
+
+def drop_cut_writes(folder: Path) -> None:
+    """Removes what a killed process was writing anywhere below; only for who holds the folder alone."""
+    for beside in sorted(folder.rglob(f"{_CUT}*")):
+        beside.unlink()
 
 
 @contextlib.contextmanager

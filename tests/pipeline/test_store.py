@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +122,23 @@ def test_the_record_of_a_stage_says_what_made_it(tmp_path: Path) -> None:
     assert record["log"] == [
         {"stage": "note", "settings": {"text": "a", "fails": False}, "words": ["written"]}
     ]
+
+
+def test_what_a_killed_run_was_writing_is_gone_when_the_next_begins(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys\n"
+        "from deadweight.targets.artifact import writing\n"
+        "with writing(pathlib.Path(sys.argv[1])) as beside:\n"
+        "    beside.write_text('half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    step = tmp_path / "run/stages/train-1f.part/step-0.safetensors"
+    assert subprocess.run([sys.executable, "-c", code, str(step)]).returncode == -9
+    (left,) = step.parent.iterdir()
+    write_text(step.with_name("step-1.safetensors"), "whole")
+    with locked(tmp_path / "run"):
+        assert not left.exists()
+        assert [path.name for path in step.parent.iterdir()] == ["step-1.safetensors"]
 
 
 def test_a_directory_belongs_to_one_run(tmp_path: Path) -> None:
