@@ -97,6 +97,11 @@ def memory(
         out.print(f"The least arises at {need.peak_at}.", soft_wrap=True, markup=False)
         for words in () if answer is None else answer.words:
             out.print(words, soft_wrap=True, markup=False)
+        if answer is not None and free_bytes is None:
+            out.print(
+                "Taken as free is all memory that the board's system can use; --free-bytes gives what is.",
+                soft_wrap=True,
+            )
         if answer is not None:
             out.print(f"[bold]{answer.outcome.replace('_', ' ')}[/]")
     outcome = "fits" if answer is None else answer.outcome

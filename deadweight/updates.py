@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from .console import explain, out
 from .remotely import On, board
-from .targets.errors import RefusedError
+from .targets.errors import ArtifactError, RefusedError
 
 Place = Annotated[str | None, typer.Option(help="Where on the board; default: in the home.")]
 
@@ -31,7 +31,7 @@ def verify(
     from .targets.releases import check_expiry
     from .targets.trust import verify as check
 
-    with _refusing():
+    with _refusing(bundle):
         patch = open_patch(bundle, signers=signers) if bundle.is_file() else None
         signed = patch.signed if patch else check(bundle, signers=signers).signed
         clock = check_expiry(signed.manifest)
@@ -61,7 +61,6 @@ def delta(
     `deadweight install FILE --on USER@HOST` puts it in place. Exit code: 1 it has more than --ota-bytes.
     """
     from .export.delta import delta as make
-    from .targets.errors import ArtifactError
 
     if len(bundles) > 2:
         raise ArtifactError(f"{len(bundles)} bundles were given.", "Give OLD and NEW, or NEW alone.")
@@ -93,7 +92,7 @@ def install(
     """
     from .targets.on_board import install_on
 
-    with _refusing(), board(on or "local") as (there, shown):
+    with _refusing(bundle), board(on or "local") as (there, shown):
         told = install_on(there, bundle, place=place, tried=not untried, progress=shown)
     _tell(told)
     if told["golden"]:
@@ -128,7 +127,10 @@ def rollback(
 
 
 @contextlib.contextmanager
-def _refusing() -> Iterator[None]:
+def _refusing(bundle: Path | None = None) -> Iterator[None]:
+    """What is not trusted ends with 1; what is not there was never judged, and is bad input."""
+    if bundle is not None and not bundle.exists():
+        raise ArtifactError(f"{bundle} does not exist.", "Give a bundle's directory, or an update file.")
     try:
         yield
     except RefusedError as error:

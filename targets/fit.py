@@ -201,8 +201,9 @@ def fit(
         room = free_bytes - (high - base.high_bytes)
         if not sure and room >= 0:
             words.append(
-                f"Without it the most is {_mb(high - base.high_bytes)}, which leaves {_mb(room)} for it: "
-                "measure it on the board (deadweight doctor) to be sure."
+                f"Without it the most is {_mb(high - base.high_bytes)}, which leaves {_mb(room)} for it, "
+                f"{room / base.high_bytes:.1f} times what it is thought to take: measure it on the board "
+                "(deadweight doctor) to be sure."
             )
         else:
             words.append(f"Between {_mb(low)} and {_mb(high)} are needed: try it on the board.")

@@ -94,6 +94,10 @@ def test_wrong_bundles_are_bad_input(
         assert code == 2
         assert words in printed
     assert not (tmp_path / "patch").exists()
+    for command in ("verify", "install"):
+        code, printed = called(monkeypatch, capsys, command, tmp_path / "none")
+        assert code == 2
+        assert "does not exist" in printed
 
 
 def test_a_machine_that_trusts_nobody_takes_nothing(

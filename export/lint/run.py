@@ -58,6 +58,8 @@ RULES: dict[int, Rule] = {
     504: dla.tensor_sizes,
 }
 _HANDED_BACK = range(501, 600)
+_NOT_TENSORRTS = {201, 202, 203}
+"""What the x86 dialect of `to_qdq` does on purpose."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def lint(
             f"{where}, so max_gpu_fallbacks = {max_gpu_fallbacks} cannot be judged.",
             "Name a board whose TensorRT reaches its accelerator, such as agx-orin-64gb, or leave it out.",
         )
-    found = _examine(Path(path), platform)
+    maker, found = _examine(Path(path), platform)
     found.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
     handed_back = len({finding.node for finding in found if finding.rule in _HANDED_BACK})
     fallbacks = handed_back if platform.dla_cores else None
@@ -149,13 +151,20 @@ def lint(
     if max_gpu_fallbacks is not None:
         met = handed_back <= max_gpu_fallbacks
         budgets.append(BudgetCheck("max_gpu_fallbacks", max_gpu_fallbacks, handed_back, met))
-    return Report(Path(path), platform, tuple(found), tuple(platform.words()), fallbacks, tuple(budgets))
+    words = platform.words()
+    if maker == "deadweight" and _NOT_TENSORRTS & {finding.rule for finding in found}:
+        named = "the board it is for" if target is None else f'"{target.name}"'
+        words.append(
+            f"deadweight quantized this file for another runtime: run its recipe with target = {named}."
+        )
+    return Report(Path(path), platform, tuple(found), tuple(words), fallbacks, tuple(budgets))
 
 
-def _examine(path: Path, platform: Platform) -> list[Finding]:
+def _examine(path: Path, platform: Platform) -> tuple[str, list[Finding]]:
+    """What made the file, and what the rules say of it."""
     try:
         model = load(path)
-        return _findings(model, path, platform)
+        return model.producer_name, _findings(model, path, platform)
     except UnicodeDecodeError as error:  # names are read as late as they are asked for
         raise _damaged(path, error) from error
 

@@ -83,9 +83,13 @@ def test_layer_norms_are_refused_by_the_only_table_without_them(net: Nets, tmp_p
         assert rules(tmp_path / "int8.onnx", tensorrt, "error", "warning") == set()
 
 
-def test_the_x86_dialect_is_refused_by_tensorrt(net: Nets, tmp_path: Path) -> None:
+def test_the_x86_dialect_is_refused_by_tensorrt_with_a_word_on_whose_it_is(net: Nets, tmp_path: Path) -> None:
     to_qdq(net("residual").path, net("residual").ranges, tmp_path / "x86.onnx", dialect="x86")
     assert {201, 202, 203} <= rules(tmp_path / "x86.onnx", "10.1", "error")
+    said = lint(tmp_path / "x86.onnx", target=load_target("orin-nano-8gb")).words
+    assert 'run its recipe with target = "orin-nano-8gb"' in " ".join(said)
+    to_qdq(net("residual").path, net("residual").ranges, tmp_path / "its.onnx")
+    assert "recipe" not in " ".join(lint(tmp_path / "its.onnx", tensorrt="10.1").words)
 
 
 class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]

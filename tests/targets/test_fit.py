@@ -49,7 +49,7 @@ def test_between_the_two_nothing_is_claimed() -> None:
 def test_a_figure_of_low_certainty_enters_no_verdict_and_the_room_for_it_is_told() -> None:
     found = fit(NEED, free_bytes=10_000 * MB, base=ROUGH)
     assert found.outcome == "cannot_tell"
-    assert "9.74 GB for it" in " ".join(found.words)
+    assert "9.74 GB for it, 19.5 times" in " ".join(found.words)
     assert fit(NEED, free_bytes=141 * MB, base=ROUGH).outcome == "cannot_tell"
     assert fit(NEED, free_bytes=139 * MB, base=ROUGH).outcome == "does_not_fit"
 
