@@ -135,16 +135,19 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
         settings = dict(table)
         name = settings.pop("stage", None)
         if not isinstance(name, str):
-            raise RecipeError(f"stages[{index}] does not say which stage it is.", 'Add e.g. stage = "prune".')
-        stages.append(NamedStage(name, make_stage(name, settings, f"stages[{index}]")))
+            raise RecipeError(
+                f"{path.name}: stages[{index}] does not say which stage it is.", 'Add e.g. stage = "prune".'
+            )
+        where = f'{path.name}, stages[{index}] "{name}"'
+        stages.append(NamedStage(name, make_stage(name, settings, where)))
         named_files(stages[-1].stage, "code")  # a criterion of the user's own is found now, or never
-    sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, "sweep")
+    sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, f"{path.name}, sweep")
     return Recipe(
         path=path,
         workload=top.workload,
         target=target,
         seed=top.seed,
-        budgets=checked(Budgets, top.budgets, "budgets"),
+        budgets=checked(Budgets, top.budgets, f"{path.name}, budgets"),
         stages=tuple(stages),
         sweep=sweep,
         values=values,
@@ -163,7 +166,8 @@ def check_order(recipe: Recipe) -> None:
     for index, named in enumerate(recipe.stages):
         if getattr(named.stage, "reads_onnx", False) and not written:
             raise RecipeError(
-                f'stages[{index}], "{named.name}", reads ONNX files, and no stage before it writes any.',
+                f'{recipe.path.name}, stages[{index}] "{named.name}": it reads ONNX files, and no stage '
+                "before it writes any.",
                 'Put the stage "export" before it.',
             )
         written = written or named.name == "export" or bool({".", ":"} & set(named.name))

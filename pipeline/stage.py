@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from ..targets.errors import RecipeError
 from .work import Work
@@ -68,10 +69,10 @@ def make_stage(name: str, settings: Mapping[str, Any], where: str) -> Stage:
     """A stage with its settings, every one of them checked.
 
     Args:
-        where: the stage's place in the recipe, for messages, e.g. "stages[2]".
+        where: the stage's place, for messages, e.g. 'recipe.toml, stages[2] "prune"'.
 
     Raises:
-        RecipeError: a setting is unknown or of the wrong type; the message carries e.g. "stages[2].mean".
+        RecipeError: a setting is unknown or of the wrong type.
     """
     return cast(Stage, checked(stage_class(name), settings, where))
 
@@ -104,25 +105,31 @@ def checked(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise RecipeError(
-                f"{where}.{key} is not a setting.",
+                f'{where}: there is no setting "{key}".',
                 f"Did you mean {near[0]!r}?" if near else f"The settings are: {', '.join(known) or 'none'}.",
             )
     for key, value in settings.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise RecipeError(
-                f"{where}.{key} is {value}.", "Give a finite number; 1e9 is as good as infinity."
+                f"{where}: {key} is {value}.", "Give a finite number; 1e9 is as good as infinity."
             )
     try:
         # JSON's strict mode takes a list for a tuple and 1 for 1.0, as TOML means them, but no "1".
         return TypeAdapter(kind).validate_json(json.dumps(settings, default=str), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in (where, *first["loc"]))
-        given = "" if first["type"] == "missing" else f", not {first['input']!r}"
         raise RecipeError(
-            f"{place}: {first['msg']}{given}.",
+            f"{where}: {_fault(error.errors(include_url=False)[0])}.",
             "Correct it where it was given: in the recipe, after --set, or by a flag.",
         ) from error
+
+
+def _fault(error: ErrorDetails) -> str:
+    """What pydantic found, as a sentence about the setting: its own speak of an "input"."""
+    setting = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{setting} is missing"
+    wanted = error["msg"].replace("Input should be", "it should be").replace("Input should", "it should")
+    return f"{setting} is {error['input']!r}; {wanted}"
 
 
 def _own_stage(name: str) -> Any:

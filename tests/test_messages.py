@@ -70,7 +70,7 @@ def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         ),
         (
             "prune mine.py:X --ratio 1.0",
-            "ratio: Input should be less than 1, not 1.0",
+            "ratio is 1.0; it should be less than 1",
             "in the recipe, after --set, or by a flag",
         ),
     ],

@@ -57,21 +57,21 @@ def test_a_budget_and_the_seed_can_be_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says", "cure"),
     [
-        ("mean = 0.1", "meen = 0.1", "stages[1].meen is not a setting", "Did you mean 'mean'?"),
+        ("mean = 0.1", "meen = 0.1", 'stages[1] "prune": there is no setting "meen"', "Did you mean 'mean'?"),
         (
             "mean = 0.1",
             'mean = "0.1"',
-            "stages[1].mean: Input should be a valid number, not '0.1'",
+            "mean is '0.1'; it should be a valid number",
             "Correct",
         ),
-        ("epochs = 2", "epochs = 2.5", "stages[0].epochs", "Correct"),
-        ("epochs = 2", "epochs = true", "stages[0].epochs", "Correct"),
+        ("epochs = 2", "epochs = 2.5", 'stages[0] "train": epochs is 2.5', "Correct"),
+        ("epochs = 2", "epochs = true", "epochs is True", "Correct"),
         ('"prune"', '"prun"', 'There is no stage "prun"', "Did you mean 'prune'?"),
-        ("score_drop", "score_dorp", "budgets.score_dorp is not a setting", "'score_drop'"),
-        ("workload =", "worklaod =", "worklaod is not a setting", "'workload'"),
+        ("score_drop", "score_dorp", 'budgets: there is no setting "score_dorp"', "'score_drop'"),
+        ("workload =", "worklaod =", 'there is no setting "worklaod"', "'workload'"),
         ('stage = "prune"', "", "stages[1] does not say which stage it is", "stage ="),
         ('"prune"', '"nowhere.Stage"', 'the stage "nowhere.Stage" was imported', "Check the name"),
-        ('workload = "small.py:Digits"', "", "workload: Field required", "Correct"),
+        ('workload = "small.py:Digits"', "", "workload is missing", "Correct"),
         ("[budgets]", "[budgets", "is not valid TOML", "Correct that line"),
         (CUT, 'ratio = 0.5\ncriterion = "weigth_l2"', 'no criterion "weigth_l2"', "mean 'weight_l2'?"),
         (CUT, 'ratio = 0.5\ncriterion = "gone.mine"', "No module named 'gone'", "Check the name"),
@@ -90,7 +90,7 @@ def test_a_wrong_recipe_is_told_where_and_how_to_mend_it(
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        (f'"prune"\n{CUT}', '"quantize"', 'stages[1], "quantize", reads ONNX files'),
+        (f'"prune"\n{CUT}', '"quantize"', 'stages[1] "quantize": it reads ONNX files'),
         ("score_drop = 0.01", "ota_bytes = 9", "The budget ota_bytes is one of an ONNX file"),
     ],
 )
