@@ -140,6 +140,7 @@ def compare(
     protocol = replace(protocol, runtime=shared_runtime([baseline, candidate]))
     no_engine_layers(layers, protocol)
     arrays = given_inputs(inputs)
+    models = {"baseline": baseline, "candidate": candidate}
     still = True
     if on is not None:
         measured, judgement, still = compared(
@@ -158,7 +159,6 @@ def compare(
                 shown(done, total, "compare")
 
             if events is not None:
-                models = {"baseline": baseline, "candidate": candidate}
                 measured = time_together(models, protocol=protocol, inputs=arrays, progress=progress)
                 judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
             else:
@@ -171,6 +171,8 @@ def compare(
                     progress=progress,
                 )
                 measured, judgement = dict(found.measured), found.judgement
+    for role, path in models.items():
+        out.print(f"{role:<9} {path}", soft_wrap=True, markup=False)
     out.print(measurement_table(measured))
     out.print(judgement_line(judgement), soft_wrap=True)
     value = {name: figures.to_json() for name, figures in measured.items()}
@@ -179,7 +181,6 @@ def compare(
         write_json(to, told)
         out.print(f"The comparison: {to}", soft_wrap=True, markup=False)
     if layers:
-        models = {"baseline": baseline, "candidate": candidate}
         told["layers"] = _print_layers(
             models, threads=threads, batch=batch, inputs=inputs, target=advised, on=on
         )

@@ -65,6 +65,11 @@ def read_weights(path: Path, key: str = "") -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ArtifactError(f"The checkpoint {path} does not exist.", "Check the path in the recipe.")
+    if path.suffix == ".onnx":
+        raise ArtifactError(
+            f"{path} is an ONNX file, and what is pruned is the PyTorch network.",
+            "Give the checkpoint that it was exported from: a .safetensors file, or the .pt of a state dict.",
+        )
     try:
         value: Any = load_file(path) if path.suffix == ".safetensors" else _tensors_alone(path)
     except pickle.UnpicklingError as error:
@@ -73,7 +78,11 @@ def read_weights(path: Path, key: str = "") -> dict[str, Tensor]:
             "Save the weights alone: safetensors.torch.save_file(model.state_dict(), 'model.safetensors').",
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{path} is damaged or no checkpoint: {error}.", "Save it anew.") from error
+        said = "" if isinstance(error, KeyError) else f": {error}"  # a byte that no pickle begins with
+        raise ArtifactError(
+            f"{path} is damaged or no checkpoint{said}.",
+            "Give the trained weights: a .safetensors file, or the .pt file of a state dict.",
+        ) from error
     if key:
         value = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(value, Mapping) or not all(isinstance(tensor, Tensor) for tensor in value.values()):

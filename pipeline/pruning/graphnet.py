@@ -43,12 +43,29 @@ class GraphNet(nn.Module):
         # Set on the instance, so that exporters see the names of forward's arguments.
         vars(self)["forward"] = MethodType(_forward(graphs, structured, why_no_training), self)
 
+    def extra_repr(self) -> str:
+        """The shapes of the tensors that lie in no module of the user's."""
+        return _shapes(self)
+
+
+class Part(nn.Module):
+    """The tensors of one of the user's modules; what was done with them stands in the graph."""
+
+    def extra_repr(self) -> str:
+        """Their shapes, which are all that can be read off it."""
+        return _shapes(self)
+
+
+def _shapes(module: nn.Module) -> str:
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return ", ".join(f"{name}: {' x '.join(map(str, tensor.shape)) or 'one'}" for name, tensor in own)
+
 
 def _place(root: nn.Module, path: str, tensor: Tensor, saved: bool) -> None:
     *parents, leaf = path.split(".")
     for step in parents:
         if step not in root._modules:
-            root.add_module(step, nn.Module())
+            root.add_module(step, Part())
         child = root._modules[step]
         assert child is not None
         root = child

@@ -55,6 +55,12 @@ def graph(model: nn.Module, example: Tensor) -> Any:
     return small.eval()
 
 
+def test_its_widths_can_be_read_where_it_is_printed() -> None:
+    printed = repr(graph(nets.ResidualCnn(), IMAGES))
+    assert "(norm): Part(weight: 4, bias: 4, running_mean: 4" in printed
+    assert "(conv1): Part(weight: 8 x 4 x 3 x 3)" in printed
+
+
 def test_it_takes_arguments_by_place_and_by_name_as_the_users_forward_did() -> None:
     small = graph(nets.ResidualCnn(), IMAGES)
     assert list(inspect.signature(small.forward).parameters) == ["image"]
