@@ -213,6 +213,15 @@ def test_a_half_written_record_of_a_stage(project: Path, fails: Failing) -> None
     assert f"{done} is not readable as JSON" in fails()
 
 
+def test_an_onnx_file_given_as_weights(project: Path, fails: Failing) -> None:
+    (project / "model.onnx").write_bytes(b"any")
+    load = f'stage = "load"\npath = "{project / "model.onnx"}"'
+    replace(project / "recipe.toml", 'stage = "train"\nepochs = 1', load)
+    printed = fails()
+    assert "is an ONNX file, and what is pruned is the PyTorch network" in printed
+    assert "the checkpoint that it was exported from" in printed
+
+
 class Malicious:
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, ("touch owned",)
