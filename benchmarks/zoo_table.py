@@ -76,6 +76,14 @@ def _sums(ours: Sequence[Row], rival: Sequence[Row]) -> str:
     costs = [[row["cost"] for row in both if "cost" in row] for both in (ours, rival)]
     worded = [f"{statistics.median(some):.1f}, {max(some):.0f}" if some else "-" for some in costs]
     lines.append(f"| cost in forward passes: median, worst | {worded[0]} | {worded[1]} |")
+    for of, sizes in (
+        ("the network's", ("own_bytes",)),
+        ("that and a pass's", ("own_bytes", "forward_bytes")),
+    ):
+        times = [row["peak_bytes"] / sum(row[size] for size in sizes) for row in cut if "own_bytes" in row]
+        if times:
+            least = f"{statistics.median(times):.1f}, {sum(one <= 2 for one in times)} of {len(times)}"
+            lines.append(f"| memory over {of}: median, at most twice in | {least} | not measured |")
     frozen = sum(row["kept_over_asked"] > OVER_FROZEN for row in cut)
     lines.append(f"| keeps over {OVER_FROZEN} times what was asked | {frozen} | not judged |")
     return "\n".join(lines)
