@@ -15,7 +15,7 @@ from typing import Any
 from ..targets.budgets import Budgets
 from ..targets.errors import RecipeError
 from ..targets.target import Target, load_target
-from .stage import Stage, checked, make_stage, named_files
+from .stage import Stage, checked, is_users_own, make_stage, named_files
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -170,7 +170,7 @@ def check_order(recipe: Recipe) -> None:
                 "before it writes any.",
                 'Put the stage "export" before it.',
             )
-        written = written or named.name == "export" or bool({".", ":"} & set(named.name))
+        written = written or named.name == "export" or is_users_own(named.name)
     asked = [name for name in ("ota_bytes", "max_gpu_fallbacks") if getattr(recipe.budgets, name) is not None]
     if asked and not written:
         raise RecipeError(

@@ -13,7 +13,7 @@ from .looks import look_words, looks
 from .recipe import NamedStage, Recipe, SweepSettings, check_order
 from .report.schema import Report
 from .report.write import write_report, write_sweep
-from .stage import source_of
+from .stage import is_users_own, source_of
 from .store import Finished, Run, locked
 from .summary import summarize
 from .sweep import Swept, require_choice, sweep
@@ -99,7 +99,7 @@ def prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Wo
     workload = load_workload(recipe.workload, recipe.path.parent)
     with users_code("fingerprint() was called"):
         fingerprint = str(workload.fingerprint())
-    own = [source_of(stage.stage) for stage in recipe.stages if {".", ":"} & set(stage.name)]
+    own = [source_of(stage.stage) for stage in recipe.stages if is_users_own(stage.name)]
     run_ = Run(
         directory,
         (workload_source(recipe.workload, recipe.path.parent), *own),

@@ -37,13 +37,18 @@ class Stage(Protocol):
         ...
 
 
+def is_users_own(name: str) -> bool:
+    """Whether a stage is not one of ours: it is named by its dotted path then."""
+    return bool({".", ":"} & set(name))
+
+
 def stage_class(name: str) -> type[Stage]:
     """The class behind a stage's name in a recipe.
 
     Raises:
         RecipeError: no stage has this name.
     """
-    if "." in name or ":" in name:
+    if is_users_own(name):
         place, _, attribute = name.replace(":", ".").rpartition(".")
         with users_code(f'the stage "{name}" was imported'):
             found = getattr(importlib.import_module(place), attribute)
