@@ -14,7 +14,7 @@ from .recipe import NamedStage, Recipe, SweepSettings, check_order
 from .report.schema import Report
 from .report.write import write_report, write_sweep
 from .stage import is_users_own, source_of
-from .store import Finished, Run, locked
+from .store import Finished, Run, locked, made_by
 from .summary import summarize
 from .sweep import Swept, require_choice, sweep
 from .work import Progress, Work
@@ -84,12 +84,11 @@ def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher:
         swept = sweep(recipe, settings, run_, work)
         write_sweep(
             directory,
-            swept.sweep["rows"],
-            settings=swept.sweep["settings"],
+            swept.sweep,
             score_name=swept.score_name,
             higher_is_better=swept.higher_is_better,
-            score_drop=settings.score_drop,
             name=recipe.path.stem,
+            made_by=made_by(),
         )
         return swept
 

@@ -6,7 +6,8 @@ removed, and where? How was it measured? What a run did not do has no section.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .document import document, escape, legend, plot, section
 from .plots import (
@@ -74,10 +75,19 @@ def report_page(report: Report) -> str:
     )
 
 
-def sweep_page(sweep: Sweep, scale: ScoreScale, *, name: str, statistics: dict[str, UnitLists] | None) -> str:
-    """sweep.html as text."""
-    head = f'<header><h1>{escape(name)}</h1><p class="run">{len(sweep["rows"])} settings</p></header>'
-    return document(name, [head, _sweep(sweep, scale), _histograms(statistics or {}, {})])
+def sweep_page(
+    sweep: Sweep,
+    scale: ScoreScale,
+    *,
+    name: str,
+    made: Mapping[str, Any],
+    statistics: dict[str, UnitLists] | None,
+) -> str:
+    """sweep.html as text; `made` says when, by which versions and on which machine."""
+    told = f"{len(sweep['rows'])} settings · {moment(made['created'])}"
+    head = f'<header><h1>{escape(name)}</h1><p class="run">{escape(told)}</p></header>'
+    conditions = section("Conditions", facts(made, skip=("created",)))
+    return document(name, [head, _sweep(sweep, scale), _histograms(statistics or {}, {}), conditions])
 
 
 def history_page(reports: Sequence[Report]) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,10 @@ from .schema import (
     Report,
     Sweep,
     SweepControl,
-    SweepRow,
     UnitLists,
     read_report,
     validate_report,
 )
-from .sweep_words import sweep_words
 from .units import ScoreScale
 
 __all__ = ["Report", "read_report", "validate_report", "write_history", "write_report", "write_sweep"]
@@ -43,35 +42,27 @@ def write_report(directory: Path) -> Path:
 
 def write_sweep(
     directory: Path,
-    rows: Sequence[SweepRow],
+    sweep: Sweep,
     *,
-    settings: Sequence[str],
     score_name: str,
     higher_is_better: bool,
-    score_drop: float | None = None,
-    name: str = "sweep",
+    name: str,
+    made_by: Mapping[str, str],
     statistics: dict[str, UnitLists] | None = None,
 ) -> Path:
     """Writes sweep.csv, sweep.json and sweep.html; returns the path of the page.
 
-    `settings` names what was varied, in the order of the columns. `score_drop` is what the chosen network may
-    lose. `statistics` adds the histograms.
+    `made_by` are the versions and the machine that the figures hang on. `statistics` adds the histograms.
     """
     directory = Path(directory)
-    sweep: Sweep = {"settings": list(settings), "rows": list(rows)}
-    words = sweep_words(
-        sweep, score_name=score_name, higher_is_better=higher_is_better, score_drop=score_drop
-    )
-    if words:
-        sweep["words"] = words
+    made = {"created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "made_by": dict(made_by)}
     head = {"schema": VERSION, "name": name, "score_name": score_name, "higher_is_better": higher_is_better}
-    write_json(directory / "sweep.json", {**head, **sweep})
+    write_json(directory / "sweep.json", {**head, **made, **sweep})
     write_text(directory / "sweep.csv", _csv(sweep))
-    scale = ScoreScale.of(
-        score_name, higher_is_better=higher_is_better, scores=[row["score"] for row in rows]
-    )
+    scores = [row["score"] for row in sweep["rows"]]
+    scale = ScoreScale.of(score_name, higher_is_better=higher_is_better, scores=scores)
     path = directory / "sweep.html"
-    write_text(path, sweep_page(sweep, scale, name=name, statistics=statistics))
+    write_text(path, sweep_page(sweep, scale, name=name, made=made, statistics=statistics))
     return path
 
 

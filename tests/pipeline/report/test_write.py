@@ -40,10 +40,11 @@ def test_a_sweep_alone_is_written_as_csv_json_and_page(browser: Browser, tmp_pat
     sweep = EXAMPLE["sweep"]
     page = write_sweep(
         tmp_path,
-        sweep["rows"],
-        settings=sweep["settings"],
+        sweep,
         score_name="accuracy",
         higher_is_better=True,
+        name="sweep",
+        made_by={"cpu": "Cortex-A78AE", "torch": "2.13.0"},
         statistics=EXAMPLE["statistics"],
     )
     with (tmp_path / "sweep.csv").open(newline="") as file:
@@ -52,6 +53,7 @@ def test_a_sweep_alone_is_written_as_csv_json_and_page(browser: Browser, tmp_pat
     assert [line["chosen"] for line in lines].count("true") == 1
     assert lines[-1]["speedup_ratio"] == ""  # not measured is empty, not zero
     assert json.loads((tmp_path / "sweep.json").read_text())["rows"] == sweep["rows"]
+    assert "Cortex-A78AE" in page.read_text()
     for width in (1280, 390):
         browser.open(page, width=width)
         assert browser.complaints == []
