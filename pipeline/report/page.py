@@ -86,7 +86,7 @@ def sweep_page(
     """sweep.html as text; `made` says when, by which versions and on which machine."""
     told = f"{len(sweep['rows'])} settings · {moment(made['created'])}"
     head = f'<header><h1>{escape(name)}</h1><p class="run">{escape(told)}</p></header>'
-    conditions = section("Conditions", facts(made, skip=("created",)))
+    conditions = section("Made with", facts(made["made_by"]))
     return document(name, [head, _sweep(sweep, scale), _histograms(statistics or {}, {}), conditions])
 
 
