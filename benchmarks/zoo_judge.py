@@ -249,6 +249,7 @@ def _over_survivors(reference: nn.Module) -> Iterator[None]:
         patch.object(F, "group_norm", group_norm),
         patch.object(F, "batch_norm", batch_norm),
         patch.object(Tensor, "mean", mean),
+        patch.object(torch, "mean", mean),
     ):
         yield
 

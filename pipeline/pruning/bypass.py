@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...targets.errors import ModelError
-from .compare import relative_error, run, tolerance
+from .compare import held_against, run
 from .narrow import copied_module
 from .plan import Bypass, Plan, fingerprint
 
@@ -125,13 +125,15 @@ def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
 
 def difference(
     original: nn.Module, small: nn.Module, dropped: Dropped, inputs: Sequence[Tensor]
-) -> tuple[float, float]:
+) -> tuple[float, bool]:
     """How far the shallower network is from the original whose blocks are bypassed, relative to the largest
-    value of that output, and how far it may be; neither network is changed."""
-    with bypassed(original, dropped):
-        expected = run(original, inputs)
-    found = run(small, inputs)
-    return relative_error(expected, found), tolerance(found)
+    value of that output, and whether they are the same; neither network is changed."""
+
+    def expected(doubled: bool) -> list[Any]:
+        with bypassed(original, dropped):
+            return run(original, inputs, doubled=doubled)
+
+    return held_against(expected, lambda doubled: run(small, inputs, doubled=doubled))
 
 
 def _keep(held: list[Tensor]) -> Callable[..., None]:

@@ -8,7 +8,7 @@ transform, with errors a hundred times those of a processor.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,20 +30,46 @@ TOLERANCE = {
 _FILLED = 1e6
 """How many times larger a value must be than those that differ to be one that was filled in."""
 
+_OPEN = 1e-2
+"""Up to here a difference may be rounding that the network amplifies; beyond, it is a mistake."""
+
 _PIECE = 2**18
 """Elements that are compared at a time."""
 
 
-def run(model: nn.Module, inputs: Sequence[Any]) -> list[Any]:
-    """All outputs of a module in eval mode, flat, as exact as can be had; its buffers stay as they are."""
-    with in_mode(model, training=False), _exactly([*model.parameters(), *inputs], model.buffers()):
+def run(model: nn.Module, inputs: Sequence[Any], *, doubled: bool = False) -> list[Any]:
+    """All outputs of a module in eval mode, flat, as exact as can be had; its buffers stay as they are.
+
+    Args:
+        doubled: in double precision, whatever the network's own.
+    """
+    with in_mode(model, training=False), _exactly([*model.parameters(), *inputs], model.buffers(), doubled):
         return list(pytree.tree_leaves(model(*inputs)))
 
 
-def run_graph(graph: Interpreter, inputs: Sequence[Any]) -> list[Any]:
+def run_graph(graph: Interpreter, inputs: Sequence[Any], *, doubled: bool = False) -> list[Any]:
     """The same of a graph."""
-    with _exactly([*graph.module.parameters(), *inputs], graph.module.buffers()):
+    with _exactly([*graph.module.parameters(), *inputs], graph.module.buffers(), doubled):
         return list(graph.run(*inputs))
+
+
+def held_against(
+    expected: Callable[[bool], list[Any]], found: Callable[[bool], list[Any]]
+) -> tuple[float, bool]:
+    """How far two computations are apart in their own precision, and whether they are the same.
+
+    A network that amplifies rounding (nothing in it is normalised, a sum cancels) is off by more than a right
+    one may be; in double precision it is not. Where that is open, both are run in it.
+
+    Args:
+        expected, found: return all outputs, flat, when they are told whether to run in double precision.
+    """
+    one = expected(False)
+    error = relative_error(one, found(False))
+    if not tolerance(one) < error < _OPEN:
+        return error, error <= tolerance(one)
+    one = expected(True)
+    return error, relative_error(one, found(True)) <= tolerance(one)
 
 
 def relative_error(expected: list[Any], found: Sequence[Any]) -> float:
@@ -100,11 +126,12 @@ def _size(value: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _exactly(tensors: Iterable[Any], buffers: Iterable[Tensor]) -> Iterator[None]:
+def _exactly(tensors: Iterable[Any], buffers: Iterable[Tensor], doubled: bool) -> Iterator[None]:
     """Runs what is inside in more precision where that is needed, and puts back what it wrote to buffers."""
     held = [(one, one._version, one.clone()) for one in buffers if not one.is_inference()]
     kinds = {(one.device.type, one.dtype) for one in tensors if isinstance(one, Tensor)}
-    wider = torch.float64 if any(device == "cuda" for device, _ in kinds) else torch.float32
+    doubled = doubled or any(device == "cuda" for device, _ in kinds)
+    wider = torch.float64 if doubled else torch.float32
     narrow = {kind for _, kind in kinds if kind.is_floating_point and kind.itemsize < wider.itemsize}
     mode = _Wider(dict.fromkeys(narrow, wider)) if narrow else contextlib.nullcontext()
     try:
@@ -117,6 +144,9 @@ def _exactly(tensors: Iterable[Any], buffers: Iterable[Tensor]) -> Iterator[None
                     buffer.copy_(value)
 
 
+_CASTS = {Tensor.float: torch.float32, Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16}
+
+
 class _Wider(TorchFunctionMode):
     """Every function of torch takes, makes and returns a wider type instead of a narrow one."""
 
@@ -126,6 +156,8 @@ class _Wider(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = pytree.tree_map(self._widened, (args, kwargs or {}))
+        if _CASTS.get(func) in self.wider:  # what is widened afterwards would have been rounded
+            return args[0].to(self.wider[_CASTS[func]])
         return pytree.tree_map(self._widened, func(*args, **kwargs))
 
     def _widened(self, value: Any) -> Any:

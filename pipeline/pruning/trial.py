@@ -17,7 +17,7 @@ from torch.fx import Graph, Node
 
 from .calls import Tracked
 from .capture import has_batch, inputs_of, operator_name
-from .compare import relative_error, run, run_graph, tolerance
+from .compare import held_against, run, run_graph
 from .groups import Groups
 from .narrow import (
     cut_tensors,
@@ -38,6 +38,7 @@ class Trial:
 
     def __init__(self, model: nn.Module, plan: Plan, groups: Groups) -> None:
         self.model, self.plan, self.groups = model, plan, groups
+        self._expected: dict[bool, list[Any]] = {}  # by whether in double precision
 
     def of(self, plan: Plan) -> Trial:
         """Another plan for the same network, tried with the same values."""
@@ -89,12 +90,12 @@ class Trial:
             for size, vector in zip(shape, axes, strict=False)  # some nodes are known without a value
         )
 
-    @functools.cached_property
-    def expected(self) -> list[Any]:
+    def expected(self, doubled: bool = False) -> list[Any]:
         """What the narrower network must return: the original's outputs, with what is removed at zero."""
-        return run_graph(
-            Survivors(self.groups.tracing, self.alive, self.resized[0], self.lively), self.inputs
-        )
+        if doubled not in self._expected:
+            reference = Survivors(self.groups.tracing, self.alive, self.resized[0], self.lively)
+            self._expected[doubled] = run_graph(reference, self.inputs, doubled=doubled)
+        return self._expected[doubled]
 
     def module(self) -> tuple[nn.Module | None, str]:
         """The user's class where it is right, if need be with attributes set; else what is wrong with it."""
@@ -126,26 +127,31 @@ class Trial:
     def graph_problem(self) -> MismatchError | None:
         """What is wrong with the graph of the narrower network, if anything is."""
         graph, _ = self.resized
-        try:
-            found = run_graph(Recorder(self.groups.tracing.graph, graph, self.tried()), self.inputs)
-        except Exception:  # a size that was not derived anew; the layer is named below
-            found = []
-        error = relative_error(self.expected, found)
-        if error <= tolerance(self.expected):
+        narrow = Recorder(self.groups.tracing.graph, graph, self.tried())
+
+        def found(doubled: bool) -> list[Any]:
+            try:
+                return run_graph(narrow, self.inputs, doubled=doubled)
+            except Exception:  # a size that was not derived anew; the layer is named below
+                return []
+
+        error, same = held_against(self.expected, found)
+        if same:
             return None
         return mismatch(
             self.groups.tracing, self.alive, graph, self.tried(), self.inputs, error, wide=self.lively
         )
 
     def _problem(self, small: nn.Module) -> str:
+        self.expected()  # what goes wrong in it is not the narrow network's fault
         try:
-            found = run(small, self.inputs)
-        except Exception as error:  # the user's code, run with widths it was not written for
-            first = next(iter(str(error).splitlines()), type(error).__name__)
+            error, same = held_against(
+                self.expected, lambda doubled: run(small, self.inputs, doubled=doubled)
+            )
+        except Exception as failure:  # the user's code, run with widths it was not written for
+            first = next(iter(str(failure).splitlines()), type(failure).__name__)
             return f"its forward fails with the new widths: {first}"
-        if (wrong := relative_error(self.expected, found)) > tolerance(self.expected):
-            return f"its forward runs with the new widths, but its outputs are off by {wrong:.1e}"
-        return ""
+        return "" if same else f"its forward runs with the new widths, but its outputs are off by {error:.1e}"
 
 
 def _lively(parameter: Tensor) -> nn.Parameter | None:

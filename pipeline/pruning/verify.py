@@ -10,9 +10,11 @@ that the function changed, and where.
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from torch.fx import Graph, Interpreter, Node
 from ...targets.errors import ModelError
 from .bypass import difference
 from .capture import Example, inputs_of
-from .compare import relative_error, run, run_graph, tolerance
+from .compare import held_against, run, run_graph
 from .groups import Groups, Tracing
 from .narrow import copied_module, named_tensors
 from .plan import Cut, Plan, fingerprint, plan_of
@@ -77,8 +79,8 @@ def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | E
 
 def _verify_depth(original: nn.Module, shallow: nn.Module, plan: Plan, example: Example) -> Verification:
     """Against the original in which each dropped block hands on its input, or its shortcut alone."""
-    error, allowed = difference(original, shallow, plan.dropped, inputs_of(example))
-    if error <= allowed:
+    error, same = difference(original, shallow, plan.dropped, inputs_of(example))
+    if same:
         return Verification(error)
     raise MismatchError(
         f"The network without {', '.join(plan.dropped)} does not compute what the original does when these "
@@ -93,24 +95,33 @@ def verify_on(
 ) -> Verification:
     """`verify` on inputs of any batch size that the trace allows."""
     alive = groups.tracing.alive(plan.removed)
-    try:
-        found = run(pruned, inputs)
-    except Exception:  # a size that was not derived anew; the layer is named below
-        found = []
-    error = relative_error(run(_masked(original, plan.cut), inputs), found)
-    if error <= tolerance(found):
+    masked = _masked(original, plan.cut)
+
+    @functools.cache
+    def found(doubled: bool) -> list[Any]:
+        try:
+            return run(pruned, inputs, doubled=doubled)
+        except Exception:  # a size that was not derived anew; the layer is named below
+            return []
+
+    error, same = held_against(lambda doubled: run(masked, inputs, doubled=doubled), found)
+    if same:
         return Verification(error)
     graph, _ = resized(groups.tracing, alive)
-    captured = run_graph(Interpreter(groups.tracing.graph), inputs)
-    error = relative_error(run_graph(Survivors(groups.tracing, alive, graph), inputs), found)
-    if relative_error(run(original, inputs), captured) > tolerance(captured):
+    captured, reference = Interpreter(groups.tracing.graph), Survivors(groups.tracing, alive, graph)
+    error, same = held_against(lambda doubled: run_graph(reference, inputs, doubled=doubled), found)
+    _, deterministic = held_against(
+        lambda doubled: run(original, inputs, doubled=doubled),
+        lambda doubled: run_graph(captured, inputs, doubled=doubled),
+    )
+    if not deterministic:
         check_traced(original, groups)
         raise ModelError(
             "The original does not compute what its own captured graph does: its forward depends on more than"
             " its inputs and parameters (random numbers, the time, a state it keeps).",
             "Make its eval form a function of its inputs: seed it, or take that part out.",
         )
-    if error <= tolerance(found):
+    if same:
         changed = renormalised_by(groups, alive) or ("an operator that turns zero into something else",)
         return Verification(error, changed)
     raise mismatch(groups.tracing, alive, graph, dict(named_tensors(pruned)), inputs, error)

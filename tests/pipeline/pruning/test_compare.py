@@ -7,9 +7,11 @@ import math
 import nets
 import pytest
 import torch
+from pruned import done, halved
 from torch import Tensor, nn
 
-from deadweight.pipeline.pruning.compare import error_of, relative_error, run, tolerance
+from deadweight.pipeline.pruning.compare import error_of, held_against, relative_error, run, tolerance
+from deadweight.pipeline.pruning.verify import verify
 
 INFINITE = math.inf
 
@@ -25,6 +27,17 @@ class Several(nn.Module):
     def forward(self, x: Tensor) -> dict[str, object]:
         self.calls += 1
         return {"a": self.drop(x), "b": (x + 1, x * 2), "c": 7}
+
+
+class Amplifying(nn.Module):
+    """A sine of what is a thousand times too large: rounding, too, is a thousand times larger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(1e3 * self.fc2(torch.relu(self.fc1(x))).float())
 
 
 def test_the_error_is_relative_to_the_largest_value_of_the_output() -> None:
@@ -131,3 +144,42 @@ def test_a_run_is_flat_in_eval_mode_without_gradients_and_leaves_no_trace() -> N
     assert model.training
     assert model.drop.training
     assert model.calls == 0
+
+
+def test_rounding_that_a_network_amplifies_is_told_from_a_mistake_in_double_precision() -> None:
+    model, x = nets.lively(Amplifying()), nets.image(64, 6)
+    other = nets.lively(Amplifying())
+    with torch.no_grad():
+        mixed = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+        for name, axis in (("fc1.weight", 0), ("fc1.bias", 0), ("fc2.weight", 1)):
+            parameter = other.get_parameter(name)
+            parameter.copy_(parameter.index_select(axis, mixed))  # the same function in another order of sums
+    error, same = held_against(
+        lambda doubled: run(model, (x,), doubled=doubled), lambda doubled: run(other, (x,), doubled=doubled)
+    )
+    assert tolerance([x]) < error < 1e-2
+    assert same
+    with torch.no_grad():
+        other.get_parameter("fc2.bias")[0] += 2e-6
+    error, same = held_against(
+        lambda doubled: run(model, (x,), doubled=doubled), lambda doubled: run(other, (x,), doubled=doubled)
+    )
+    assert error < 1e-2
+    assert not same
+
+
+def test_what_a_network_casts_itself_is_run_in_double_precision_too() -> None:
+    model, x = nets.lively(Amplifying()), nets.image(64, 6)
+    (found,) = run(model, (x,), doubled=True)
+    assert found.dtype == torch.float64
+    with torch.no_grad():
+        wide = nets.lively(Amplifying()).double()
+        exact = torch.sin(1e3 * wide.fc2(torch.relu(wide.fc1(x.double()))))
+    assert error_of(exact, found) < 1e-11
+
+
+def test_a_cut_of_such_a_network_is_made_and_verified() -> None:
+    model, x = nets.lively(Amplifying()), nets.image(64, 6)
+    small, plan, groups = halved(model, x)
+    assert 1e-5 < verify(model, small, plan, groups).max_relative_error < 1e-2
+    assert done(small).form == "module"
