@@ -1,6 +1,6 @@
 """The zoo: every network halved by deadweight and by Torch-Pruning, in one run, side by side.
 
-    python benchmarks/zoo.py [--tools ours rival] [--unseen] [--jobs 2] [--limit 400] [--only NAME ...]
+    python benchmarks/zoo.py [--tools ours rival] [--unseen | --further] [--jobs 2] [--only NAME ...]
     python benchmarks/zoo.py --table          the tables of what was measured so far, in Markdown
 
 Needs torchvision, timm, transformers and torch-pruning 1.6.1 beside deadweight. One process a row; what was
@@ -23,6 +23,7 @@ from threading import Lock
 
 from record import Row, append, recorded
 from rich.progress import Progress
+from zoo_further import FURTHER
 from zoo_networks import NETWORKS, UNSEEN, Network
 from zoo_table import tables
 
@@ -90,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Every network of the zoo, halved.")
     parser.add_argument("--tools", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
     parser.add_argument("--unseen", action="store_true", help="the networks kept for a forecast")
+    parser.add_argument("--further", action="store_true", help="those looked at afterwards")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=float, default=400, help="seconds a row of ours may take")
@@ -97,7 +99,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, default=Path("runs/zoo.jsonl"))
     parser.add_argument("--table", action="store_true", help="print the tables only")
     given = parser.parse_args()
-    networks = UNSEEN if given.unseen else NETWORKS
+    networks = UNSEEN if given.unseen else FURTHER if given.further else NETWORKS
     if unknown := set(given.only) - {one.name for one in networks}:
         parser.error(f"not in the zoo: {', '.join(sorted(unknown))}")
     networks = tuple(one for one in networks if not given.only or one.name in given.only)

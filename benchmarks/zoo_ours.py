@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from zoo_further import FURTHER
 from zoo_judge import UnjudgedError, judge, make_distinct
 from zoo_measure import (
     batch_error,
@@ -256,7 +257,7 @@ def _prunable(model: nn.Module, groups: Groups) -> int:
 
 def main() -> None:
     """Prints the row of the network that is named."""
-    network = next(one for one in (*NETWORKS, *UNSEEN) if one.name == sys.argv[1])
+    network = next(one for one in (*NETWORKS, *UNSEEN, *FURTHER) if one.name == sys.argv[1])
     print(json.dumps(row(network)))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from zoo_further import FURTHER
 from zoo_networks import NETWORKS, UNSEEN
 from zoo_table import fault, right, tables
 
@@ -40,8 +41,8 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def test_no_network_is_in_the_zoo_twice() -> None:
-    names = [network.name for network in (*NETWORKS, *UNSEEN)]
-    assert len(names) == len(set(names)) > 150
+    names = [network.name for network in (*NETWORKS, *UNSEEN, *FURTHER)]
+    assert len(names) == len(set(names)) > 220
 
 
 def test_a_network_of_the_zoo_is_halved_and_right_in_everything() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import nets
 import pytest
@@ -173,7 +174,7 @@ def test_what_a_network_casts_itself_is_run_in_double_precision_too() -> None:
     (found,) = run(model, (x,), doubled=True)
     assert found.dtype == torch.float64
     with torch.no_grad():
-        wide = nets.lively(Amplifying()).double()
+        wide: Any = nets.lively(Amplifying()).double()
         exact = torch.sin(1e3 * wide.fc2(torch.relu(wide.fc1(x.double()))))
     assert error_of(exact, found) < 1e-11
 
@@ -183,3 +184,23 @@ def test_a_cut_of_such_a_network_is_made_and_verified() -> None:
     small, plan, groups = halved(model, x)
     assert 1e-5 < verify(model, small, plan, groups).max_relative_error < 1e-2
     assert done(small).form == "module"
+
+
+class Single(Amplifying):
+    """It knows single precision only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (hidden := self.fc1(x)).dtype != torch.float32:
+            raise RuntimeError("expected Float, found Double")
+        return torch.sin(1e3 * self.fc2(hidden))
+
+
+def test_where_double_precision_cannot_be_had_the_networks_own_must_do() -> None:
+    model, x = nets.lively(Single()), nets.image(64, 6)
+    off = 1 + 1e-6
+    error, same = held_against(
+        lambda doubled: run(model, (x,), doubled=doubled),
+        lambda doubled: run(model, (x * off,), doubled=doubled),
+    )
+    assert 1e-5 < error < 1e-2
+    assert not same
