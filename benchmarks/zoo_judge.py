@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -241,6 +242,8 @@ def _over_survivors(reference: nn.Module) -> Iterator[None]:
             eps: Any = module.variance_epsilon
             weight: Any = module.weight
             module.forward = partial(rms_norm, shape=weight.shape, weight=weight, eps=eps)
+        elif type(module).__name__ == "ConvNextV2GRN":
+            module.forward = partial(response_norm, module=_as_timms(module))
         elif type(module).__name__ == "GlobalResponseNorm":
             module.forward = partial(response_norm, module=module)
     with (
@@ -252,6 +255,12 @@ def _over_survivors(reference: nn.Module) -> Iterator[None]:
         patch.object(torch, "mean", mean),
     ):
         yield
+
+
+def _as_timms(module: Any) -> SimpleNamespace:
+    """What transformers' norm of responses holds, under the names that timm's has for it."""
+    shape = {"spatial_dim": (1, 2), "channel_dim": -1, "wb_shape": (1, 1, 1, -1), "eps": 1e-6}
+    return SimpleNamespace(weight=module.weight, bias=module.bias, **shape)
 
 
 @contextmanager
