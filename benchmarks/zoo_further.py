@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo_networks import Network
+from zoo_networks import NETWORKS, UNSEEN, Network, vision
 
-_ENCODER = {
+_ENCODER: dict[str, Any] = {
     "num_hidden_layers": 2,
     "hidden_size": 128,
     "num_attention_heads": 4,
@@ -24,7 +24,7 @@ _OLDER = {"n_layer": 2, "vocab_size": 2000, "use_cache": False}
 
 
 def _timm(size: int, names: str) -> list[Network]:
-    return [Network(name, "timm", "further", (3, size, size)) for name in names.split()]
+    return vision("timm", "further", size, names)
 
 
 def _hf(model: str, config: str, shape: tuple[int, ...], name: str, settings: dict[str, Any]) -> Network:
@@ -90,9 +90,9 @@ FURTHER: tuple[Network, ...] = (
         vocab_size=2000,
         use_cache=False,
     ),
-    _hf("ViTModel", "ViTConfig", (3, 224, 224), "pixel_values", _ENCODER),
-    _hf("SiglipVisionModel", "SiglipVisionConfig", (3, 224, 224), "pixel_values", _ENCODER),
-    _hf("CLIPVisionModel", "CLIPVisionConfig", (3, 224, 224), "pixel_values", _ENCODER),
+    _image("ViT", **_ENCODER),
+    _image("SiglipVision", **_ENCODER),
+    _image("CLIPVision", **_ENCODER),
     _image("ConvNextV2", depths=[1, 1, 2, 1], hidden_sizes=[24, 48, 96, 192]),
     _image("ResNet", embedding_size=32, hidden_sizes=[64, 128, 256, 512], depths=[1, 1, 1, 1]),
     _image("PoolFormer", depths=[1, 1, 2, 1], hidden_sizes=[32, 64, 96, 128]),
@@ -134,3 +134,5 @@ FURTHER: tuple[Network, ...] = (
     _hf("HubertModel", "HubertConfig", (16000,), "input_values", _ENCODER),
     _hf("ASTModel", "ASTConfig", (1024, 128), "input_values", _ENCODER),
 )
+
+EVERY = (*NETWORKS, *UNSEEN, *FURTHER)

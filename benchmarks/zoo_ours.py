@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from zoo_further import FURTHER
+from zoo_further import EVERY
 from zoo_judge import UnjudgedError, judge, make_distinct
 from zoo_measure import (
     batch_error,
@@ -35,7 +35,7 @@ from zoo_measure import (
     relative,
     size_of,
 )
-from zoo_networks import NETWORKS, UNSEEN, Network
+from zoo_networks import Network
 
 from deadweight.pipeline.pruning.groups import BLOCKS, Groups, choose
 from deadweight.pipeline.pruning.plan import plan_of
@@ -257,7 +257,7 @@ def _prunable(model: nn.Module, groups: Groups) -> int:
 
 def main() -> None:
     """Prints the row of the network that is named."""
-    network = next(one for one in (*NETWORKS, *UNSEEN, *FURTHER) if one.name == sys.argv[1])
+    network = next(one for one in EVERY if one.name == sys.argv[1])
     print(json.dumps(row(network)))
 
 

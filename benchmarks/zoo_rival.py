@@ -22,10 +22,10 @@ from typing import Any
 import torch
 import torch_pruning as tp  # pyright: ignore[reportMissingImports]
 from torch import nn
-from zoo_further import FURTHER
+from zoo_further import EVERY
 from zoo_judge import UnjudgedError, WrongValuesError, judge, make_distinct
 from zoo_measure import batch_error, floats, forward_pass_s, lively, size_of
-from zoo_networks import NETWORKS, UNSEEN, Network
+from zoo_networks import Network
 from zoo_ours import RATIO, Row, trains
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -230,7 +230,7 @@ def _judged(original: nn.Module, small: nn.Module, network: Network, found: Row)
 
 def main() -> None:
     """Prints the row of the network that is named."""
-    network = next(one for one in (*NETWORKS, *UNSEEN, *FURTHER) if one.name == sys.argv[1])
+    network = next(one for one in EVERY if one.name == sys.argv[1])
     with contextlib.redirect_stdout(sys.stderr):
         found = row(network)
     print(json.dumps(found))

@@ -95,14 +95,10 @@ def memory(
         least = megabytes(need.low_bytes)
         out.print(f"{least} at least, {most} at most, at batch {batch} in {runtime}", soft_wrap=True)
         out.print(f"The least arises at {need.peak_at}.", soft_wrap=True, markup=False)
-        for words in () if answer is None else answer.words:
-            out.print(words, soft_wrap=True, markup=False)
-        if answer is not None and free_bytes is None:
-            out.print(
-                "Taken as free is all memory that the board's system can use; --free-bytes gives what is.",
-                soft_wrap=True,
-            )
         if answer is not None:
+            taken = "Taken as free is all memory that the board's system can use; --free-bytes gives what is."
+            for words in answer.words if free_bytes else (*answer.words, taken):
+                out.print(words, soft_wrap=True, markup=False)
             out.print(f"[bold]{answer.outcome.replace('_', ' ')}[/]")
     outcome = "fits" if answer is None else answer.outcome
     raise typer.Exit({"fits": 0, "does_not_fit": 1}.get(outcome, 3))

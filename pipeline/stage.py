@@ -133,7 +133,7 @@ def _fault(error: ErrorDetails) -> str:
     setting = ".".join(str(part) for part in error["loc"])
     if error["type"] == "missing":
         return f"{setting} is missing"
-    wanted = error["msg"].replace("Input should be", "it should be").replace("Input should", "it should")
+    wanted = error["msg"].replace("Input should", "it should")
     return f"{setting} is {error['input']!r}; {wanted}"
 
 

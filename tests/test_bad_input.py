@@ -100,7 +100,9 @@ def test_an_unknown_target(fails: Failing) -> None:
 
 
 def test_a_setting_of_the_wrong_type(fails: Failing) -> None:
-    assert "epochs is 'two'; it should be a valid integer" in fails("--set", "train.epochs=two")
+    assert "stages[0] \"train\": epochs is 'two'; it should be a valid integer" in fails(
+        "--set", "train.epochs=two"
+    )
 
 
 def test_a_workload_that_does_not_import(project: Path, fails: Failing) -> None:
@@ -183,7 +185,7 @@ def test_thresholds_and_a_ratio_at_once(fails: Failing) -> None:
 
 
 def test_a_ratio_that_removes_everything(fails: Failing) -> None:
-    assert "ratio is 1.0; it should be less than 1" in fails("--set", "prune.ratio=1.0")
+    assert 'stages[2] "prune": ratio is 1.0; it should be less than 1' in fails("--set", "prune.ratio=1.0")
 
 
 def test_an_unknown_criterion(fails: Failing) -> None:
@@ -281,7 +283,11 @@ def test_two_runs_in_one_directory(project: Path, fails: Failing) -> None:
             "epochs = -1",
             'stages[0] "train": epochs is -1; it should be greater than or equal to 0',
         ),
-        ("epochs = 1", 'decay = "cosin"', "decay is 'cosin'; it should be 'cosine' or 'none'"),
+        (
+            "epochs = 1",
+            'decay = "cosin"',
+            "stages[0] \"train\": decay is 'cosin'; it should be 'cosine' or 'none'",
+        ),
         ("ratio = 0.5", "mean = inf", 'stages[2] "prune": mean is inf'),
         ('"train"', '"absent_stages.Mine"', "No module named 'absent_stages'"),
     ],

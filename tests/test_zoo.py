@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from zoo_further import FURTHER
-from zoo_networks import NETWORKS, UNSEEN
+from zoo_further import EVERY
 from zoo_table import fault, right, tables
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -41,7 +40,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def test_no_network_is_in_the_zoo_twice() -> None:
-    names = [network.name for network in (*NETWORKS, *UNSEEN, *FURTHER)]
+    names = [network.name for network in EVERY]
     assert len(names) == len(set(names)) > 220
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -131,9 +132,9 @@ def difference(
 
     def expected(doubled: bool) -> list[Any]:
         with bypassed(original, dropped):
-            return run(original, inputs, doubled=doubled)
+            return run(original, inputs, doubled)
 
-    return held_against(expected, lambda doubled: run(small, inputs, doubled=doubled))
+    return held_against(expected, partial(run, small, inputs))
 
 
 def _keep(held: list[Tensor]) -> Callable[..., None]:

@@ -37,7 +37,7 @@ _PIECE = 2**18
 """Elements that are compared at a time."""
 
 
-def run(model: nn.Module, inputs: Sequence[Any], *, doubled: bool = False) -> list[Any]:
+def run(model: nn.Module, inputs: Sequence[Any], doubled: bool = False) -> list[Any]:
     """All outputs of a module in eval mode, flat, as exact as can be had; its buffers stay as they are.
 
     Args:
@@ -47,22 +47,33 @@ def run(model: nn.Module, inputs: Sequence[Any], *, doubled: bool = False) -> li
         return list(pytree.tree_leaves(model(*inputs)))
 
 
-def run_graph(graph: Interpreter, inputs: Sequence[Any], *, doubled: bool = False) -> list[Any]:
+def run_graph(graph: Interpreter, inputs: Sequence[Any], doubled: bool = False) -> list[Any]:
     """The same of a graph."""
     with _exactly([*graph.module.parameters(), *inputs], graph.module.buffers(), doubled):
         return list(graph.run(*inputs))
 
 
-def held_against(
-    expected: Callable[[bool], list[Any]], found: Callable[[bool], list[Any]]
-) -> tuple[float, bool]:
+Computation = Callable[[bool], list[Any]]
+"""Returns all outputs, flat, when it is told whether to run in double precision."""
+
+
+def or_nothing(computation: Computation) -> Computation:
+    """The same, without outputs where it fails: a narrow network may hold a size of the wide one."""
+
+    def outputs(doubled: bool) -> list[Any]:
+        try:
+            return computation(doubled)
+        except Exception:  # whatever torch or the user's code raises
+            return []
+
+    return outputs
+
+
+def held_against(expected: Computation, found: Computation) -> tuple[float, bool]:
     """How far two computations are apart in their own precision, and whether they are the same.
 
     A network that amplifies rounding (nothing in it is normalised, a sum cancels) is off by more than a right
     one may be; in double precision it is not. Where that is open, both are run in it.
-
-    Args:
-        expected, found: return all outputs, flat, when they are told whether to run in double precision.
     """
     one = expected(False)
     error = relative_error(one, found(False))

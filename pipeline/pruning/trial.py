@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch.fx import Graph, Node
 
 from .calls import Tracked
 from .capture import has_batch, inputs_of, operator_name
-from .compare import held_against, run, run_graph
+from .compare import Computation, held_against, or_nothing, run, run_graph
 from .groups import Groups
 from .narrow import (
     cut_tensors,
@@ -38,7 +37,6 @@ class Trial:
 
     def __init__(self, model: nn.Module, plan: Plan, groups: Groups) -> None:
         self.model, self.plan, self.groups = model, plan, groups
-        self._expected: dict[bool, list[Any]] = {}  # by whether in double precision
 
     def of(self, plan: Plan) -> Trial:
         """Another plan for the same network, tried with the same values."""
@@ -90,12 +88,11 @@ class Trial:
             for size, vector in zip(shape, axes, strict=False)  # some nodes are known without a value
         )
 
-    def expected(self, doubled: bool = False) -> list[Any]:
+    @functools.cached_property
+    def expected(self) -> Computation:
         """What the narrower network must return: the original's outputs, with what is removed at zero."""
-        if doubled not in self._expected:
-            reference = Survivors(self.groups.tracing, self.alive, self.resized[0], self.lively)
-            self._expected[doubled] = run_graph(reference, self.inputs, doubled=doubled)
-        return self._expected[doubled]
+        reference = Survivors(self.groups.tracing, self.alive, self.resized[0], self.lively)
+        return functools.cache(functools.partial(run_graph, reference, self.inputs))
 
     def module(self) -> tuple[nn.Module | None, str]:
         """The user's class where it is right, if need be with attributes set; else what is wrong with it."""
@@ -127,27 +124,18 @@ class Trial:
     def graph_problem(self) -> MismatchError | None:
         """What is wrong with the graph of the narrower network, if anything is."""
         graph, _ = self.resized
-        narrow = Recorder(self.groups.tracing.graph, graph, self.tried())
-
-        def found(doubled: bool) -> list[Any]:
-            try:
-                return run_graph(narrow, self.inputs, doubled=doubled)
-            except Exception:  # a size that was not derived anew; the layer is named below
-                return []
-
+        tried = self.tried()
+        narrow = Recorder(self.groups.tracing.graph, graph, tried)
+        found = or_nothing(functools.partial(run_graph, narrow, self.inputs))
         error, same = held_against(self.expected, found)
         if same:
             return None
-        return mismatch(
-            self.groups.tracing, self.alive, graph, self.tried(), self.inputs, error, wide=self.lively
-        )
+        return mismatch(self.groups.tracing, self.alive, graph, tried, self.inputs, error, wide=self.lively)
 
     def _problem(self, small: nn.Module) -> str:
-        self.expected()  # what goes wrong in it is not the narrow network's fault
+        self.expected(False)  # what goes wrong in it is not the narrow network's fault
         try:
-            error, same = held_against(
-                self.expected, lambda doubled: run(small, self.inputs, doubled=doubled)
-            )
+            error, same = held_against(self.expected, functools.partial(run, small, self.inputs))
         except Exception as failure:  # the user's code, run with widths it was not written for
             first = next(iter(str(failure).splitlines()), type(failure).__name__)
             return f"its forward fails with the new widths: {first}"

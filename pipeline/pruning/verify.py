@@ -10,11 +10,10 @@ that the function changed, and where.
 from __future__ import annotations
 
 import contextlib
-import functools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from torch.fx import Graph, Interpreter, Node
 from ...targets.errors import ModelError
 from .bypass import difference
 from .capture import Example, inputs_of
-from .compare import held_against, run, run_graph
+from .compare import held_against, or_nothing, run, run_graph
 from .groups import Groups, Tracing
 from .narrow import copied_module, named_tensors
 from .plan import Cut, Plan, fingerprint, plan_of
@@ -95,25 +94,14 @@ def verify_on(
 ) -> Verification:
     """`verify` on inputs of any batch size that the trace allows."""
     alive = groups.tracing.alive(plan.removed)
-    masked = _masked(original, plan.cut)
-
-    @functools.cache
-    def found(doubled: bool) -> list[Any]:
-        try:
-            return run(pruned, inputs, doubled=doubled)
-        except Exception:  # a size that was not derived anew; the layer is named below
-            return []
-
-    error, same = held_against(lambda doubled: run(masked, inputs, doubled=doubled), found)
+    found = cache(or_nothing(partial(run, pruned, inputs)))
+    error, same = held_against(partial(run, _masked(original, plan.cut), inputs), found)
     if same:
         return Verification(error)
     graph, _ = resized(groups.tracing, alive)
     captured, reference = Interpreter(groups.tracing.graph), Survivors(groups.tracing, alive, graph)
-    error, same = held_against(lambda doubled: run_graph(reference, inputs, doubled=doubled), found)
-    _, deterministic = held_against(
-        lambda doubled: run(original, inputs, doubled=doubled),
-        lambda doubled: run_graph(captured, inputs, doubled=doubled),
-    )
+    error, same = held_against(partial(run_graph, reference, inputs), found)
+    _, deterministic = held_against(partial(run, original, inputs), partial(run_graph, captured, inputs))
     if not deterministic:
         check_traced(original, groups)
         raise ModelError(

@@ -61,11 +61,11 @@ def test_a_budget_and_the_seed_can_be_set(tmp_path: Path) -> None:
         (
             "mean = 0.1",
             'mean = "0.1"',
-            "mean is '0.1'; it should be a valid number",
+            "stages[1] \"prune\": mean is '0.1'; it should be a valid number",
             "Correct",
         ),
         ("epochs = 2", "epochs = 2.5", 'stages[0] "train": epochs is 2.5', "Correct"),
-        ("epochs = 2", "epochs = true", "epochs is True", "Correct"),
+        ("epochs = 2", "epochs = true", 'stages[0] "train": epochs is True', "Correct"),
         ('"prune"', '"prun"', 'There is no stage "prun"', "Did you mean 'prune'?"),
         ("score_drop", "score_dorp", 'budgets: there is no setting "score_dorp"', "'score_drop'"),
         ("workload =", "worklaod =", 'there is no setting "worklaod"', "'workload'"),
