@@ -26,11 +26,12 @@ from pathlib import Path
 
 from compression_networks import made
 from curve import write_svg
+from dictionary import dictionary_file, stored
 from grid import SEEDS, Cell, found, in_turn, markdown, missing_words, spread
+from huffman import in_place_of_rans
 from record import Row, recorded
 
 from deadweight.export.coding.container import pack
-from deadweight.export.coding.dictionary import dictionary_file
 from deadweight.pipeline.export import Export
 from deadweight.pipeline.predict import score_of, session_predict
 from deadweight.pipeline.quantize import Quantize
@@ -103,14 +104,17 @@ def measure(cell: Cell) -> Row:
         place = Path(folder)
         path, told = file_of(work, form, place)
         data = path.read_bytes()
-        ours = pack(data, path, told=told)
-        (place / "back.onnx").write_bytes(unpack(ours.data))
+        with stored(told):
+            ours = pack(data, path)
+            (place / "back.onnx").write_bytes(unpack(ours.data))
+            with in_place_of_rans():
+                by_huffman = len(pack(data, path).data)
         sizes = {
             "onnx": len(data),
             "gzip": len(gzip.compress(data, 9)),
             "xz": len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
             "zstd": zstd_bytes(path),
-            "huffman": len(pack(data, path, coder="huffman", told=told).data),
+            "huffman": by_huffman,
             "dwz": len(ours.data),
         }
         session = open_session(place / "back.onnx")

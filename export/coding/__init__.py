@@ -1,7 +1,7 @@
 """Weights in few bytes, and every byte counted: what `targets/coded` reads is written here.
 
-entropy     symbols to bytes: rANS with contexts, Huffman, or whatever is smallest
-rans, huffman, tables, writing    its parts
+entropy     symbols to bytes: rANS with contexts, or whatever is smallest
+rans, tables, writing    its parts
 """
 
 from .entropy import encode_symbols

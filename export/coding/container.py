@@ -1,8 +1,8 @@
 """Packs an ONNX file into a `.dwz`: every tensor in the representation that takes the fewest bytes.
 
 What is packed comes back byte for byte: each file is unpacked again before it is written. Nothing is lost
-here; what loses something (clusters, a dictionary) changes the model first, and is seen here by its few
-different values or by what is said of it. The bytes are described in `targets/coded/container.py`.
+here; what loses something (clusters) changes the model first, and is seen here by its few different values.
+The bytes are described in `targets/coded/container.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,9 @@ from ...targets.errors import ModelError
 from ..graph import Array
 from . import sparse, writing
 from .cutting import Tensor, tensors_of
-from .entropy import Coder
 from .parts import part, within
 
-WAYS = ("planes", "book", "mask", "gaps", "rows", "same", "atoms")
+WAYS = ("planes", "book", "mask", "gaps", "rows", "same")
 _FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
 _LEAST_ZEROS = 0.2  # of a tensor: with fewer, zero is one number among others
 
@@ -46,7 +45,7 @@ class Packed:
     skeleton_bytes: int
 
 
-def pack_file(path: Path, out: Path, *, coder: Coder = "rans") -> Packed:
+def pack_file(path: Path, out: Path) -> Packed:
     """Packs an ONNX file; `out` appears whole or not at all.
 
     Raises:
@@ -56,21 +55,17 @@ def pack_file(path: Path, out: Path, *, coder: Coder = "rans") -> Packed:
         data = Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
-    packed = pack(data, path, coder=coder)
+    packed = pack(data, path)
     with whole_file(Path(out)) as beside:
         beside.write_bytes(packed.data)
     return packed
 
 
-def pack(
-    data: bytes, path: Path, *, coder: Coder = "rans", told: Mapping[str, bytes] | None = None
-) -> Packed:
+def pack(data: bytes, path: Path) -> Packed:
     """The container of a model's bytes.
 
     Args:
         path: where they are from, for messages.
-        coder: "huffman" is there for comparison.
-        told: records of tensors, by name, that are known to give their numbers (`dictionary`).
 
     Raises:
         ModelError: as `pack_file`.
@@ -82,7 +77,7 @@ def pack(
     books = [values for values in map(_few, numbers) if values is not None]
     shared = _union(books)
     candidates = [
-        _packed(data, tensors, numbers, books=chosen, coder=coder, told=told or {})
+        _packed(data, tensors, numbers, books=chosen)
         for chosen in ([], [shared] if shared is not None and len(books) > 1 else None)
         if chosen is not None
     ]
@@ -100,8 +95,6 @@ def _packed(
     numbers: Sequence[Array],
     *,
     books: Sequence[Array],
-    coder: Coder,
-    told: Mapping[str, bytes],
 ) -> Packed:
     """With these shared code books; a tensor may still bring one of its own."""
     held = list(books)
@@ -111,17 +104,15 @@ def _packed(
         earlier = before.setdefault((tensor.width, hashlib.sha256(values.data).digest()), index)
         if earlier < index:
             record, own = bytes([records.SAME]) + writing.number(earlier), None
-        elif tensor.name in told:
-            record, own = told[tensor.name], None
         else:
-            record, own = _smallest(tensor, values, held, coder)
+            record, own = _smallest(tensor, values, held)
         if own is not None:
             held.append(own)
         head = writing.number(tensor.start - place) + _size(len(values), tensor.width)
         entries.append(head + record)
         kept.append(data[place : tensor.start])
         place = tensor.end
-        cost = len(entries[-1]) + (0 if own is None else len(_book(own, coder)))
+        cost = len(entries[-1]) + (0 if own is None else len(_book(own)))
         facts.append((tensor.name, tensor.end - tensor.start, cost, WAYS[record[0]]))
     skeleton = b"".join([*kept, data[place:]])
     deflated = _deflated(skeleton)
@@ -132,7 +123,7 @@ def _packed(
             writing.number(len(deflated)),
             deflated,
             writing.number(len(held)),
-            *(_book(book, coder) for book in held),
+            *(_book(book) for book in held),
             writing.number(len(entries)),
             *entries,
         )
@@ -140,26 +131,22 @@ def _packed(
     return Packed(MAGIC + hashlib.sha256(body).digest() + body, tuple(facts), len(deflated))
 
 
-def _smallest(
-    tensor: Tensor, values: Array, books: Sequence[Array], coder: Coder
-) -> tuple[bytes, Array | None]:
+def _smallest(tensor: Tensor, values: Array, books: Sequence[Array]) -> tuple[bytes, Array | None]:
     """The record of a tensor's numbers, and the code book that it brings, if any."""
     rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
     strength = _magnitude(tensor, values)
-    candidates = _told(
-        tensor, values, books, coder, lambda symbols: part(symbols, strength, rows, coder=coder)[0]
-    )
+    candidates = _told(tensor, values, books, lambda symbols: part(symbols, strength, rows)[0])
     kept = values != 0
     if 1 - kept.mean() > _LEAST_ZEROS and len(values) > 64:
         some = values[kept]
-        for places, around in sparse.places(kept, rows, coder=coder):
-            inner = _told(tensor, some, books, coder, functools.partial(within, contexts=around, coder=coder))
+        for places, around in sparse.places(kept, rows):
+            inner = _told(tensor, some, books, functools.partial(within, contexts=around))
             candidates += [(places + record, own) for record, own in inner]
-    return min(candidates, key=lambda made: _cost(made, coder))
+    return min(candidates, key=lambda made: _cost(made))
 
 
 def _told(
-    tensor: Tensor, values: Array, books: Sequence[Array], coder: Coder, part_of: Callable[[Array], bytes]
+    tensor: Tensor, values: Array, books: Sequence[Array], part_of: Callable[[Array], bytes]
 ) -> list[tuple[bytes, Array | None]]:
     """Records of numbers one by one: indices into a code book, where they are few, or their bytes."""
     few = _few(values)
@@ -173,9 +160,9 @@ def _told(
     return made
 
 
-def _cost(made: tuple[bytes, Array | None], coder: Coder) -> int:
+def _cost(made: tuple[bytes, Array | None]) -> int:
     record, own = made
-    return len(record) + (0 if own is None else len(_book(own, coder)))
+    return len(record) + (0 if own is None else len(_book(own)))
 
 
 def _choices(values: Array, books: Sequence[Array]) -> list[tuple[int, Array, Array | None]]:
@@ -226,10 +213,10 @@ def _union(books: Sequence[Array]) -> Array | None:
     return found if len(found) < 0.9 * sum(map(len, alike)) and len(found) <= 1 << 12 else None
 
 
-def _book(values: Array, coder: Coder) -> bytes:
+def _book(values: Array) -> bytes:
     width = values.dtype.itemsize
     plain = Tensor("", (), 0, 0, width, _FLOATS.get(width))
-    return _size(len(values), width) + _planes(plain, values, functools.partial(within, coder=coder))
+    return _size(len(values), width) + _planes(plain, values, within)
 
 
 def _size(count: int, width: int) -> bytes:

@@ -6,31 +6,25 @@ form that could win and the smallest is kept; its first byte says which it is (`
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
-from ...targets.coded import huffman as read_huffman
 from ...targets.coded import streams
 from ...targets.errors import ModelError
 from ..graph import Array
-from . import huffman, rans, writing
+from . import rans, writing
 from .tables import fitted
-
-Coder = Literal["rans", "huffman"]
 
 MOST_DIFFERENT = 4096  # symbols of one table: more of them and it outweighs what it saves
 MOST_IN_CONTEXT = 256  # the same where there may be a table for each context
 
 
-def encode_symbols(symbols: Array, *, contexts: Array | None = None, coder: Coder = "rans") -> bytes:
+def encode_symbols(symbols: Array, *, contexts: Array | None = None) -> bytes:
     """The smallest stream from which `decode_symbols` gives back these symbols.
 
     Args:
         symbols: uint8 or uint16, of any shape; it is coded flat, row by row.
         contexts: what the decoder will know of each symbol before it reads it, as whole numbers 0 to 255:
             symbols that come in one context are told with one table. Contexts that say nothing cost nothing.
-        coder: "huffman" is there for comparison, and takes no contexts.
 
     Raises:
         ModelError: symbols of another type, or contexts that do not fit them.
@@ -49,13 +43,11 @@ def encode_symbols(symbols: Array, *, contexts: Array | None = None, coder: Code
         made.append(_head(streams.CONSTANT, wide, len(flat)) + writing.number(int(flat[0])))
     elif len(flat) > 1:
         different = len(np.unique(flat))
-        if different <= MOST_DIFFERENT and coder == "huffman":
-            made.append(_huffman(flat, wide))
-        elif different <= MOST_DIFFERENT:
+        if different <= MOST_DIFFERENT:
             made.append(_rans(flat, wide, known))
         if wide:
             halves = flat.astype("<u2").view(np.uint8).reshape(-1, 2)
-            parts = [encode_symbols(halves[:, half], contexts=known, coder=coder) for half in range(2)]
+            parts = [encode_symbols(halves[:, half], contexts=known) for half in range(2)]
             made.append(_head(streams.PLANES, wide, len(flat)) + b"".join(parts))
     return min(made, key=len)
 
@@ -85,23 +77,6 @@ def _rans(flat: Array, wide: int, contexts: Array | None) -> bytes:
             *map(writing.number, (lanes, len(words))),
             states.tobytes(),
             words.tobytes(),
-        )
-    )
-
-
-def _huffman(flat: Array, wide: int) -> bytes:
-    lengths = huffman.code_lengths(np.bincount(flat))
-    cost = float(np.asarray(lengths)[flat].sum()) / 8
-    lanes = rans.lanes_for(len(flat), cost)
-    sizes, stream = huffman.encode(flat, lengths, lanes=lanes)
-    assert max(lengths) <= read_huffman.LONGEST
-    return b"".join(
-        (
-            _head(streams.HUFFMAN, wide, len(flat)),
-            writing.number(len(lengths)),
-            writing.levels(lengths),
-            *map(writing.number, (lanes, *sizes)),
-            stream,
         )
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from ...targets.coded import records
 from ..graph import Array
 from . import writing
-from .entropy import Coder, encode_symbols
+from .entropy import encode_symbols
 from .tables import learned_bits
 
 CLASSES = ((4, 4), (8, 8), (16, 1), (1, 16), (1, 4), (4, 1))
@@ -22,7 +22,7 @@ WORTH = 0.99  # of the bytes without contexts: what a quick look must promise
 LEAST = 512  # symbols: fewer do not pay for contexts
 
 
-def part(symbols: Array, strength: Array, rows: int, *, coder: Coder = "rans") -> tuple[bytes, Array | None]:
+def part(symbols: Array, strength: Array, rows: int) -> tuple[bytes, Array | None]:
     """The bytes of a part, and the contexts that it told, if any.
 
     Args:
@@ -30,9 +30,9 @@ def part(symbols: Array, strength: Array, rows: int, *, coder: Coder = "rans") -
         strength: how far each is from a symbol that says nothing: a magnitude, 0 and 1 for a mask.
         rows: the number of rows; it divides the number of symbols.
     """
-    plain = encode_symbols(symbols, coder=coder)
+    plain = encode_symbols(symbols)
     best: tuple[bytes, Array | None] = (bytes([records.PLAIN]) + plain, None)
-    if coder != "rans" or len(symbols) < LEAST or len(plain) < len(symbols) // 512:
+    if len(symbols) < LEAST or len(plain) < len(symbols) // 512:
         return best
     grid = strength.reshape(rows, -1)
     by_row, by_column = grid.mean(axis=1), grid.mean(axis=0)
@@ -62,10 +62,10 @@ def _counts(symbols: Array, contexts: Array) -> Array:
     return np.bincount(place, minlength=(int(contexts.max()) + 1) * wide).reshape(-1, wide)
 
 
-def within(symbols: Array, contexts: Array | None = None, *, coder: Coder = "rans") -> bytes:
+def within(symbols: Array, contexts: Array | None = None) -> bytes:
     """A part of the numbers that a mask left, with the mask's contexts where they help."""
-    plain = bytes([records.PLAIN]) + encode_symbols(symbols, coder=coder)
-    if contexts is None or coder != "rans" or len(symbols) < LEAST:
+    plain = bytes([records.PLAIN]) + encode_symbols(symbols)
+    if contexts is None or len(symbols) < LEAST:
         return plain
     if learned_bits(_counts(symbols, contexts)) / 8 > WORTH * len(plain):
         return plain

@@ -11,36 +11,36 @@ import numpy as np
 from ...targets.coded import records
 from ..graph import Array
 from . import writing
-from .entropy import Coder, encode_symbols
+from .entropy import encode_symbols
 from .parts import part
 
 SPANS = (3, 7, 15, 31, 63, 127, 255)
 
 
-def places(kept: Array, rows: int, *, coder: Coder = "rans") -> list[tuple[bytes, Array | None]]:
+def places(kept: Array, rows: int) -> list[tuple[bytes, Array | None]]:
     """Each way to tell where `kept`, bool and flat, is true: its bytes, and the contexts of those places.
 
     Args:
         rows: the number of rows; it divides the number of places.
     """
     mask = kept.astype(np.uint8)
-    coded, contexts = part(mask, mask, rows, coder=coder)
+    coded, contexts = part(mask, mask, rows)
     around = None if contexts is None else contexts[kept]
     return [
         (bytes([records.MASK]) + coded, around),
-        (gaps(kept, min(SPANS, key=lambda span: _bits(_symbols(kept, span))), coder=coder), None),
-        (compressed_rows(kept, rows, coder=coder), None),
+        (gaps(kept, min(SPANS, key=lambda span: _bits(_symbols(kept, span)))), None),
+        (compressed_rows(kept, rows), None),
     ]
 
 
-def gaps(kept: Array, span: int, *, coder: Coder = "rans") -> bytes:
+def gaps(kept: Array, span: int) -> bytes:
     """Zeros before each place; a gap of `span` or more takes fillers of `span` zeros."""
     symbols = _symbols(kept, span)
     head = bytes([records.GAPS, span]) + writing.number(len(symbols))
-    return head + encode_symbols(symbols, coder=coder)
+    return head + encode_symbols(symbols)
 
 
-def compressed_rows(kept: Array, rows: int, *, coder: Coder = "rans") -> bytes:
+def compressed_rows(kept: Array, rows: int) -> bytes:
     """How many there are in each row, and their columns."""
     grid = kept.reshape(rows, -1)
     column = np.nonzero(grid)[1]
@@ -49,8 +49,8 @@ def compressed_rows(kept: Array, rows: int, *, coder: Coder = "rans") -> bytes:
         (
             bytes([records.ROWS]),
             writing.number(rows),
-            encode_symbols(_narrow(held), coder=coder),
-            encode_symbols(_narrow(column), coder=coder),
+            encode_symbols(_narrow(held)),
+            encode_symbols(_narrow(column)),
         )
     )
 

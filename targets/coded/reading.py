@@ -22,6 +22,14 @@ def damaged(what: str) -> ArtifactError:
     )
 
 
+def outdated(what: str) -> ArtifactError:
+    """The error for a form that 0.1.0 could write, never by default, and that is no longer read."""
+    return ArtifactError(
+        f"The data holds {what}, which deadweight reads up to version 0.1.0 only.",
+        "Unpack it with deadweight 0.1.0, then pack the model again.",
+    )
+
+
 class Reader:
     """A place in coded bytes. Reading past the end is an ArtifactError, never an IndexError."""
 

@@ -9,8 +9,6 @@
              many zeros alone; then a record with the numbers
     rows     varint: rows; stream: numbers in each row; stream: their columns; then a record with the numbers
     same     varint: the earlier tensor that has the same numbers
-    atoms    varint: numbers in a block; varint: atoms; a record of the atoms (int8); a record of the blocks'
-             coefficients (int8); the scale (float32): blocks are sums of atoms, see `_blocks`
 
 A part is a byte and a stream of symbols. The byte is 0 for a stream without contexts; 1 for one whose
 contexts are told before it (varint: rows; stream: a class for each row; stream: a class for each column); 2
@@ -25,7 +23,7 @@ from typing import TYPE_CHECKING, Any, List, Optional, Tuple
 
 import numpy as np
 
-from .reading import Reader, damaged
+from .reading import Reader, damaged, outdated
 from .streams import MOST_CONTEXTS, read_symbols
 
 if TYPE_CHECKING:
@@ -34,11 +32,10 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
-PLANES, BOOK, MASK, GAPS, ROWS, SAME, ATOMS = range(7)
+PLANES, BOOK, MASK, GAPS, ROWS, SAME, _ATOMS = range(7)
 PLAIN, TOLD, AROUND = range(3)
 WIDTHS = (1, 2, 4, 8)
 """Bytes of a number."""
-MOST_ATOMS = 1024  # 1024 products of two numbers of 8 bits are whole numbers that float32 still holds
 
 
 @dataclass
@@ -59,7 +56,9 @@ class Numbers:
             return self._planes(count, width, around)
         if kind == BOOK:
             return self._from_book(count, width, around)
-        if nested or kind > ATOMS:
+        if kind == _ATOMS:
+            raise outdated("a dictionary's atoms")
+        if nested or kind > SAME:
             raise damaged(f"there is no record of kind {kind} here")
         if kind == SAME:
             which = self.reader.number("an earlier tensor", most=len(self.tensors) - 1) if self.tensors else 0
@@ -69,8 +68,6 @@ class Numbers:
             if found.dtype.itemsize != width:
                 raise damaged("it refers to a tensor of another type")
             return found
-        if kind == ATOMS:
-            return self._blocks(count, width)
         places, known = self._places(kind, count)
         numbers = self._record(len(places), width, nested=True, around=known)
         found = np.zeros(count, numbers.dtype)
@@ -156,29 +153,3 @@ class Numbers:
         if len(column) != total or (total and int(column.max()) >= count // rows):
             raise damaged("a column leaves the tensor")
         return np.repeat(np.arange(rows) * (count // rows), held) + column, None
-
-    def _blocks(self, count: int, width: int) -> Array:
-        """Coefficients, int8 [blocks, atoms], times atoms, int8 [atoms, block], times the scale.
-
-        The sums are whole numbers below 2 ** 24, exact in any order and in float32; one multiplication by
-        the scale follows. So every machine gets the same bits.
-        """
-        block = self.reader.number("the numbers of a block", least=1, most=4096)
-        atoms = self.reader.number("the number of atoms", least=1, most=MOST_ATOMS)
-        if width != 4:
-            raise damaged("a dictionary is for float32 alone")
-        blocks = -(-count // block)
-        if blocks * atoms > 64 * max(count, 1):
-            raise damaged(f"{blocks} blocks of {atoms} atoms are more than the tensor")
-        held = self._record(atoms * block, 1, nested=True, around=None).view(np.int8).reshape(atoms, block)
-        kind = self.reader.byte("the kind of a record")
-        if kind not in (MASK, GAPS, ROWS):
-            raise damaged(f"coefficients are no record of kind {kind}")
-        places, known = self._places(kind, blocks * atoms)
-        found = np.zeros(blocks * atoms, np.uint8)
-        found[places] = self._record(len(places), 1, nested=True, around=known)
-        used = found.view(np.int8).reshape(blocks, atoms)
-        scale = np.frombuffer(self.reader.take(4, "the scale of a dictionary"), "<f4")[0]
-        sums = used.astype(np.float32) @ held.astype(np.float32)
-        numbers: Array = (sums.reshape(-1)[:count] * scale).astype("<f4").view("<u4")
-        return numbers

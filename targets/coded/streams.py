@@ -9,8 +9,6 @@
              where contexts > 1, the table of each context (levels)
              each table: the levels of its symbols
              varints: lanes, words; the lanes' states, 32 bits each; the words, 16 bits each
-    huffman  varint: symbols; their code lengths (levels)
-             varint: lanes; for each lane a varint, its bits; the bits of all, filled up to whole bytes
     planes   two streams of bytes: all low bytes, then all high bytes
 
 `export/coding/entropy.py` writes them.
@@ -22,16 +20,16 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from . import huffman, rans
+from . import rans
 from .levels import cumulative, most_level
-from .reading import Bytes, Reader, damaged
+from .reading import Bytes, Reader, damaged, outdated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
 
-RAW, CONSTANT, RANS, HUFFMAN, PLANES = range(5)
+RAW, CONSTANT, RANS, _HUFFMAN, PLANES = range(5)
 MOST_CONTEXTS = 256
 MOST_LANES = 1 << 13
 MOST_STEPS = 1 << 15  # symbols of a lane: few bytes can never keep a board busy for long
@@ -75,8 +73,8 @@ def read_symbols(reader: Reader, *, most: int, contexts: Optional[Array] = None)
         if any(half.dtype.itemsize != 1 or len(half) != count for half in halves):
             raise damaged("its planes do not fit one another")
         return np.stack(halves, axis=1).reshape(-1).view(dtype)
-    if kind == HUFFMAN:
-        return _huffman(reader, count, dtype)
+    if kind == _HUFFMAN:
+        raise outdated("Huffman codes")
     return _rans(reader, count, dtype, contexts)
 
 
@@ -119,19 +117,6 @@ def read_tables(reader: Reader, rows: int, symbols: int, *, steps: int, bits: in
             raise damaged(f"a table of {bits} bits has too many symbols")
         tables[row] = cumulative(before, steps=steps, bits=bits)
     return tables
-
-
-def _huffman(reader: Reader, count: int, dtype: Any) -> Array:
-    symbols = reader.number("the number of different symbols", least=2, most=1 << 8 * dtype.itemsize)
-    lengths = reader.levels(symbols, "code lengths", most=huffman.LONGEST)
-    lanes = _lanes(reader, count)
-    longest = -(-count // lanes) * huffman.LONGEST
-    bits = [reader.number("the bits of a lane", most=min(longest, 8 * reader.left)) for _ in range(lanes)]
-    ends = np.cumsum(np.asarray(bits, np.int64))
-    end = int(ends[-1])
-    stream = np.frombuffer(reader.take(-(-end // 8), "Huffman codes"), np.uint8)
-    starts = np.concatenate([[0], ends[:-1]])
-    return huffman.decode(lengths, starts=starts, stream=stream, end=end, count=count, dtype=dtype)
 
 
 def _lanes(reader: Reader, count: int) -> int:

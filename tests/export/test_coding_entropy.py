@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deadweight.export.coding import encode_symbols
-from deadweight.export.coding.entropy import Coder
 from deadweight.targets.coded import decode_symbols, streams
 from deadweight.targets.errors import ArtifactError, ModelError
 
@@ -36,30 +35,30 @@ def symbol_arrays(draw: st.DrawFn) -> Any:
     return generator.permutation(1 << 8 * np.dtype(dtype).itemsize)[drawn].astype(dtype)
 
 
-def comes_back(symbols: Any, coder: Coder, contexts: Any = None) -> None:
-    found = decode_symbols(encode_symbols(symbols, contexts=contexts, coder=coder), contexts=contexts)
+def comes_back(symbols: Any, contexts: Any = None) -> None:
+    found = decode_symbols(encode_symbols(symbols, contexts=contexts), contexts=contexts)
     assert found.dtype == symbols.dtype
     assert np.array_equal(found, symbols.reshape(-1))
 
 
 @settings(max_examples=30, deadline=None)
-@given(symbol_arrays(), st.sampled_from(["rans", "huffman"]))
-def test_what_was_coded_comes_back(symbols: Any, coder: Coder) -> None:
-    comes_back(symbols, coder)
+@given(symbol_arrays())
+def test_what_was_coded_comes_back(symbols: Any) -> None:
+    comes_back(symbols)
 
 
 @pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
-@given(symbol_arrays(), st.sampled_from(["rans", "huffman"]))
-def test_a_thousand_arrays_come_back(symbols: Any, coder: Coder) -> None:
-    comes_back(symbols, coder)
+@given(symbol_arrays())
+def test_a_thousand_arrays_come_back(symbols: Any) -> None:
+    comes_back(symbols)
 
 
 @settings(max_examples=15, deadline=None)
 @given(symbol_arrays(), st.integers(1, 256), st.integers(0, 2**32 - 1))
 def test_what_was_coded_in_contexts_comes_back(symbols: Any, classes: int, seed: int) -> None:
     contexts = np.random.default_rng(seed).integers(0, classes, len(symbols)).astype(np.uint8)
-    comes_back(symbols, "rans", contexts)
+    comes_back(symbols, contexts)
 
 
 @pytest.mark.parametrize("width", [0.2, 1.0, 12.0])
@@ -82,7 +81,6 @@ def test_contexts_pay_where_they_say_something_and_cost_a_few_bytes_where_not() 
 def test_a_symbol_may_take_far_less_than_a_bit() -> None:
     symbols = (np.random.default_rng(0).random(50_000) < 0.01).astype(np.uint8)
     assert len(encode_symbols(symbols)) < 1.08 * entropy_bytes(symbols) < 50_000 / 8 / 10
-    assert len(encode_symbols(symbols, coder="huffman")) >= 50_000 / 8
 
 
 def test_noise_is_stored_as_it_is() -> None:
@@ -91,10 +89,9 @@ def test_noise_is_stored_as_it_is() -> None:
     assert len(encode_symbols(symbols)) == 5003
 
 
-@pytest.mark.parametrize("coder", ["rans", "huffman"])
-def test_every_flip_of_a_byte_is_refused_or_gives_as_many_symbols(coder: Coder) -> None:
+def test_every_flip_of_a_byte_is_refused_or_gives_as_many_symbols() -> None:
     """A stream has no checksum of its own; what it must never do is fail, hang or grow."""
-    data = encode_symbols(laplacian(200, 3.0), coder=coder)
+    data = encode_symbols(laplacian(200, 3.0))
     refused = 0
     for place in range(len(data)):
         wrong = bytearray(data)
@@ -106,9 +103,8 @@ def test_every_flip_of_a_byte_is_refused_or_gives_as_many_symbols(coder: Coder) 
     assert refused > len(data) // 4
 
 
-@pytest.mark.parametrize("coder", ["rans", "huffman"])
-def test_every_truncation_is_refused(coder: Coder) -> None:
-    data = encode_symbols(laplacian(200, 3.0), coder=coder)
+def test_every_truncation_is_refused() -> None:
+    data = encode_symbols(laplacian(200, 3.0))
     for length in range(len(data)):
         with pytest.raises(ArtifactError):
             decode_symbols(data[:length])

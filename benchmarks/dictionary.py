@@ -1,6 +1,6 @@
 """Blocks of weights as sums of a few atoms of a learned dictionary: a representation to compare with.
 
-The atoms are learned by turns with their coefficients: orthogonal matching pursuit (Pati et al. 1993)
+The atoms are learned alternately with their coefficients: orthogonal matching pursuit (Pati et al. 1993)
 chooses at most so many atoms a block, then the atoms are solved for by least squares (the method of optimal
 directions, Engan et al. 1999, which is K-SVD without its inner loop). Atoms and coefficients are then rounded
 to 8 bits and multiply in whole numbers, so that every machine gets the same weights from them.
@@ -8,18 +8,31 @@ to 8 bits and multiply in whole numbers, so that every machine gets the same wei
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from onnx import numpy_helper
 
-from ...targets.coded import records
-from ...targets.errors import ModelError
-from ..graph import Array, load, save
-from . import sparse, writing
-from .parts import within
+from deadweight.export.coding import container, sparse, writing
+from deadweight.export.coding.cutting import Tensor
+from deadweight.export.coding.parts import within
+from deadweight.export.graph import Array, load, save
+from deadweight.targets.coded import container as read_container
+from deadweight.targets.coded import records
+from deadweight.targets.coded.reading import damaged
+from deadweight.targets.errors import ModelError
 
+ATOMS = records.SAME + 1
+"""The kind of its records.
+
+    atoms    varint: numbers in a block; varint: atoms; a record of the atoms (int8); a record of the blocks'
+             coefficients (int8); the scale (float32): blocks are sums of atoms
+"""
+MOST_ATOMS = 1024  # 1024 products of two numbers of 8 bits are whole numbers that float32 still holds
 ROUNDS = 8
 _SAMPLE = 20_000  # blocks that the atoms are learned from
 _AT_ONCE = 16_384  # blocks in memory
@@ -51,7 +64,7 @@ class Dictionary:
         ]
         return b"".join(
             (
-                bytes([records.ATOMS]),
+                bytes([ATOMS]),
                 *map(writing.number, (self.atoms.shape[1], len(self.atoms))),
                 _bytes(within(self.atoms.reshape(-1).view(np.uint8))),
                 min(told, key=len),
@@ -72,7 +85,7 @@ def learned(tensor: Array, *, block: int = 8, atoms: int = 64, chosen: int = 2, 
     """
     flat = np.asarray(tensor, np.float64).reshape(-1)
     blocks = np.pad(flat, (0, -len(flat) % block)).reshape(-1, block)
-    if not (0 < chosen <= atoms <= min(len(blocks), records.MOST_ATOMS)):
+    if not (0 < chosen <= atoms <= min(len(blocks), MOST_ATOMS)):
         raise ModelError(
             f"A dictionary of {atoms} atoms, {chosen} for each of {len(blocks)} blocks, cannot be learned.",
             "Choose fewer atoms, or smaller blocks.",
@@ -103,7 +116,7 @@ def learned(tensor: Array, *, block: int = 8, atoms: int = 64, chosen: int = 2, 
 def dictionary_file(
     path: Path, out: Path, *, block: int = 8, atoms: int = 64, chosen: int = 2, seed: int = 0
 ) -> dict[str, bytes]:
-    """Writes a model whose large float32 weights are such sums; returns their records for `container.pack`.
+    """Writes a model whose large float32 weights are such sums; returns their records for `stored`.
 
     Raises:
         ModelError: no weight has as many blocks as there are atoms.
@@ -121,6 +134,45 @@ def dictionary_file(
         raise ModelError(f"{path} has no weight large enough for {atoms} atoms.", "Choose fewer atoms.")
     save(model, out)
     return told
+
+
+@contextlib.contextmanager
+def stored(told: dict[str, bytes]) -> Iterator[None]:
+    """Within it, `pack` gives these tensors these records, and `unpack` reads them."""
+    smallest = container._smallest
+
+    def known(tensor: Tensor, values: Array, books: Sequence[Array]) -> tuple[bytes, Array | None]:
+        return (told[tensor.name], None) if tensor.name in told else smallest(tensor, values, books)
+
+    with (
+        mock.patch.object(container, "_smallest", known),
+        mock.patch.object(container, "WAYS", (*container.WAYS, "atoms")),
+        mock.patch.object(read_container, "Numbers", _Numbers),
+    ):
+        yield
+
+
+class _Numbers(records.Numbers):
+    """Reads records of atoms too."""
+
+    def _record(self, count: int, width: int, *, nested: bool, around: Array | None) -> Array:
+        if nested or bytes(self.reader.data[self.reader.at :][:1]) != bytes([ATOMS]):
+            return super()._record(count, width, nested=nested, around=around)
+        self.reader.byte("the kind of a record")
+        block = self.reader.number("the numbers of a block", least=1, most=4096)
+        atoms = self.reader.number("the number of atoms", least=1, most=MOST_ATOMS)
+        if width != 4:
+            raise damaged("a dictionary is for float32 alone")
+        blocks = -(-count // block)
+        held = self._record(atoms * block, 1, nested=True, around=None).view(np.int8).reshape(atoms, block)
+        places, known = self._places(self.reader.byte("the kind of a record"), blocks * atoms)
+        found = np.zeros(blocks * atoms, np.uint8)
+        found[places] = self._record(len(places), 1, nested=True, around=known)
+        used = found.view(np.int8).reshape(blocks, atoms)
+        scale = np.frombuffer(self.reader.take(4, "the scale of a dictionary"), "<f4")[0]
+        sums = used.astype(np.float32) @ held.astype(np.float32)
+        numbers: Array = (sums.reshape(-1)[:count] * scale).astype("<f4").view("<u4")
+        return numbers
 
 
 def _bytes(part: bytes) -> bytes:

@@ -1,3 +1,5 @@
+"""The coders of benchmarks/ that the product's is compared with."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -5,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coding_models import read_weights, write_model
+from coding_models import read_weights, sparse_weight, write_model
+from dictionary import dictionary_file, learned, stored
+from huffman import in_place_of_rans
 
+from deadweight.export.coding import encode_symbols
 from deadweight.export.coding.container import pack
-from deadweight.export.coding.dictionary import dictionary_file, learned
+from deadweight.targets.coded import decode_symbols
 from deadweight.targets.coded.container import unpack
-from deadweight.targets.errors import ModelError
+from deadweight.targets.errors import ArtifactError, ModelError
 
 
 def combined(seed: int = 0, *, noise: float = 0.0) -> Any:
@@ -49,8 +54,11 @@ def test_a_file_of_sums_comes_back_bit_for_bit(tmp_path: Path) -> None:
     told = dictionary_file(path, tmp_path / "d.onnx", block=8, atoms=32, chosen=2)
     assert sorted(told) == ["odd", "w"]
     data = (tmp_path / "d.onnx").read_bytes()
-    packed = pack(data, path, told=told)
-    assert unpack(packed.data) == data
+    with stored(told):
+        packed = pack(data, path)
+        assert unpack(packed.data) == data
+    with pytest.raises(ArtifactError, match="a dictionary's atoms"):
+        unpack(packed.data)
     assert {name: way for name, _, _, way in packed.tensors} == {"w": "atoms", "odd": "atoms"}
     assert len(packed.data) < 0.15 * len(data)
     assert len(pack(data, path).data) > 2 * len(packed.data)
@@ -62,3 +70,29 @@ def test_what_cannot_be_learned_is_refused_with_a_cure(tmp_path: Path) -> None:
         learned(np.ones((4, 4)))
     with pytest.raises(ModelError, match="no weight large enough"):
         dictionary_file(write_model(tmp_path / "m.onnx", {"w": np.ones((4, 4))}), tmp_path / "d.onnx")
+
+
+@pytest.mark.parametrize("different", [2, 40, 256, 3000])
+def test_symbols_in_huffman_codes_come_back(different: int) -> None:
+    generator = np.random.default_rng(different)
+    shares = np.arange(1, different + 1) ** -1.5
+    symbols = generator.choice(different, size=5000, p=shares / shares.sum()).astype(np.uint16)
+    with in_place_of_rans():
+        data = encode_symbols(symbols)
+        assert np.array_equal(decode_symbols(data), symbols)
+    assert len(data) < symbols.nbytes
+
+
+def test_a_huffman_code_takes_a_bit_at_least() -> None:
+    symbols = (np.random.default_rng(0).random(50_000) < 0.01).astype(np.uint8)
+    with in_place_of_rans():
+        assert len(encode_symbols(symbols)) >= 50_000 / 8
+
+
+def test_a_packed_file_in_huffman_codes_is_read_by_them_alone(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", {"w": sparse_weight(80, 90, 0.2, values=16)})
+    with in_place_of_rans():
+        packed = pack(path.read_bytes(), path).data
+        assert unpack(packed) == path.read_bytes()
+    with pytest.raises(ArtifactError, match=r"up to version 0\.1\.0"):
+        unpack(packed)
