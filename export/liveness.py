@@ -21,11 +21,11 @@ Picard 1976, "Maximal closure of a graph and applications to combinatorial probl
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-_MANY = 1 << 60  # more than any memory: an edge that no minimum cut goes through
+_MANY = 1 << 60  # more than any memory: the need of a kernel that cannot run there
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,12 @@ class _Graph:
 
     def _alive(self, done: int, barred: int) -> int:
         """The least bytes alive over all sets of finished kernels between `done` and all but `barred`."""
-        sure, cut = 0, _Cut()
+        import networkx as nx  # its capacities are Python's integers: exact beyond 2^31 bytes
+
+        sure, start, end = 0, "start", "end"
+        into_end: Counter[int] = Counter()
+        graph = nx.DiGraph()
+        graph.add_nodes_from((start, end))
         for value, maker in self.makers.items():
             size = self.sizes[value]
             if size == 0 or barred >> maker & 1:
@@ -172,67 +177,23 @@ class _Graph:
                 if done >> maker & 1:
                     sure += size
                 else:
-                    cut.edge(maker, _Cut.END, size)
+                    into_end[maker] += size
                 continue
             open_readers = [reader for reader in readers if not done >> reader & 1]
             if open_readers:
-                between = -3 - value  # a node of its own: the value dies when all its readers have run
-                cut.edge(_Cut.START if done >> maker & 1 else maker, between, size)
-                for reader in open_readers:
-                    cut.edge(between, reader, _MANY)
-        for at in cut.kernels():
+                between = -1 - value  # a node of its own: the value dies when all its readers have run
+                graph.add_edge(start if done >> maker & 1 else maker, between, capacity=size)
+                graph.add_edges_from((between, reader) for reader in open_readers)  # without a limit
+        graph.add_edges_from((maker, end, {"capacity": size}) for maker, size in into_end.items())
+        waiting = [node for node in graph if isinstance(node, int) and node >= 0]
+        for at in waiting:  # grows: what has run has run after all that it depends on
             for value, _ in self.kernels[at].reads:
                 made_at = self.makers.get(value)
                 if made_at is not None and not done >> made_at & 1:
-                    cut.edge(at, made_at, _MANY)  # what has run has run after what it depends on
-        return sure + cut.least()
-
-
-@dataclass
-class _Cut:
-    """A minimum cut by augmenting paths (Edmonds and Karp 1972). Kernels are nodes 0 and up."""
-
-    START = -1
-    END = -2
-    room: dict[int, dict[int, int]] = field(default_factory=dict)
-
-    def edge(self, start: int, end: int, room: int) -> None:
-        """Adds room from one node to the other."""
-        ways = self.room.setdefault(start, {})
-        ways[end] = min(ways.get(end, 0) + room, _MANY)
-        self.room.setdefault(end, {}).setdefault(start, 0)
-
-    def kernels(self) -> list[int]:
-        """The kernels among the nodes, with what they depend on added by the caller as it goes."""
-        return [node for node in self.room if node >= 0]
-
-    def least(self) -> int:
-        """The bytes of the minimum cut."""
-        total = 0
-        while True:
-            came = self._path()
-            if self.END not in came:
-                return total
-            steps, node = [], self.END
-            while node != self.START:
-                steps.append((came[node], node))
-                node = came[node]
-            through = min(self.room[start][end] for start, end in steps)
-            for start, end in steps:
-                self.room[start][end] -= through
-                self.room[end][start] += through
-            total += through
-
-    def _path(self) -> dict[int, int]:
-        came: dict[int, int] = {self.START: self.START}
-        waiting = deque([self.START])
-        while waiting and self.END not in came:
-            node = waiting.popleft()
-            for following, room in self.room.get(node, {}).items():
-                if room > 0 and following not in came:
-                    came[following] = node
-                    waiting.append(following)
-        return came
+                    if made_at not in graph:
+                        waiting.append(made_at)
+                    graph.add_edge(at, made_at)
+        return sure + int(nx.minimum_cut_value(graph, start, end, flow_func=nx.flow.edmonds_karp))
 
 
 def _ancestors(kernels: Sequence[Kernel], makers: dict[int, int]) -> list[int]:

@@ -88,6 +88,18 @@ def test_no_order_needs_less_even_if_sums_are_written_over_their_inputs(seed: in
     assert bound <= min(peak(sizes, order, kept, fused=True) for order in orders(kernels))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_bound_is_exact_beyond_32_bits(seed: int) -> None:
+    sizes, kernels, kept = random_graph(seed)
+    scale = (3 << 31) + 1
+    large = [
+        Kernel(k.name, tuple((value, scale * size) for value, size in k.reads), k.writes, k.whole, k.sum)
+        for k in kernels
+    ]
+    bound = least_bytes([scale * size for size in sizes], large, kept).bytes
+    assert bound == scale * least_bytes(sizes, kernels, kept).bytes
+
+
 def test_the_bound_is_often_the_best_order_itself() -> None:
     exact = 0
     for seed in range(100):
