@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .targets import __version__ as __version__
+
 if TYPE_CHECKING:
     from .export.calibrate import calibrate
     from .export.lint.run import lint
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
     from .targets.memory import measure_memory
     from .targets.session import Session, open_session
     from .targets.target import Target, load_target
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "export.calibrate": ("calibrate",),

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from ..targets import __version__
 from ..targets.artifact import read_json, sha256_of, write_json
 from ..targets.errors import ArtifactError
 from ..targets.manifest import ENGINES, LARGEST_RELEASE, MANIFEST, SCHEMA, SIGNATURE, check_name
-from ..targets.packed import version
 from ..targets.session import open_session, random_inputs
 from ..targets.signature import NAMESPACE
 from ..targets.target import Target
@@ -185,7 +185,7 @@ def _write_manifest(
     manifest: Mapping[str, Any] = {
         "schema": SCHEMA,
         "name": name,
-        "made_by": f"deadweight {version()}",
+        "made_by": f"deadweight {__version__}",
         "target": target.name,
         "board": _board(target, engine),
         "model": engine.name if engine else "model.onnx",

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import onnx
 
+from ..targets import __version__
 from ..targets.artifact import sha256_of, unfinished, write_json
 from ..targets.errors import ModelError, TargetError
-from ..targets.packed import version
 from ..targets.target import Target
 from . import adequacy
 from .calibrate import Ranges, calibrate_by
@@ -259,7 +259,7 @@ def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:
     """What went into it, so that it can be told later what a file was made from."""
     return {
         "schema": 1,
-        "made_by": f"deadweight {version()}",
+        "made_by": f"deadweight {__version__}",
         "model": {"name": model.name, "sha256": sha256_of(model)},
         "data": {path.name: sha256_of(path) for path in samples.files},
         "samples": samples.count,

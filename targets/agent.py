@@ -18,9 +18,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+from . import __version__
 from .agent_options import parser
 from .errors import DeadweightError, ModelError, RefusedError, TargetError
-from .packed import version
 
 if TYPE_CHECKING:
     from .measurement import Measurement, Protocol
@@ -35,7 +35,7 @@ _Answer = Tuple[int, Dict[str, Any]]
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs one command and prints its answer. Exit codes are those of the command line; 2 for bad input."""
     given = parser().parse_args(arguments)
-    told: Dict[str, Any] = {"agent": {"version": version(), "protocol": PROTOCOL}}
+    told: Dict[str, Any] = {"agent": {"version": __version__, "protocol": PROTOCOL}}
     # What libraries print to stdout goes to stderr, also from C: stdout is for the answer alone.
     answer_to = os.dup(1)
     os.dup2(2, 1)

@@ -7,10 +7,11 @@ bytes. Only what the agent imports is in it, and no boards' TOML files, since a 
 from __future__ import annotations
 
 import hashlib
-import importlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Set
+
+from . import __version__
 
 _SOURCES = Path(__file__).parent
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -36,8 +37,8 @@ def agent_bytes() -> bytes:
     import zipfile  # the agent itself only asks for its version, and should start fast
 
     files = {
-        "__main__.py": _MAIN.replace("VERSION", version()),
-        "deadweight/__init__.py": f'"""Only what a board needs."""\n\n__version__ = "{version()}"\n',
+        "__main__.py": _MAIN.replace("VERSION", __version__),
+        "deadweight/__init__.py": '"""Only what a board needs."""\n',
     }
     for path in sorted(_needed()):
         files[f"deadweight/targets/{path}"] = (_SOURCES / path).read_text("utf-8")
@@ -68,11 +69,6 @@ def _needed() -> Set[str]:
                 waiting += ["/".join(home) + ".py"]
                 waiting += ["/".join((*home, f"{each.name}.py")) for each in node.names]
     return found
-
-
-def version() -> str:
-    """The version of deadweight, also inside the zip, where no package metadata is."""
-    return str(importlib.import_module("deadweight").__version__)
 
 
 def agent_sha256() -> str:
