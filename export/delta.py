@@ -26,11 +26,12 @@ from ..targets.manifest import MANIFEST, SIGNATURE, entries, parsed
 from ..targets.patch import MAGIC, Patch, Patched, decoded
 from ..targets.trust import Bundle, Signed
 from .coding.container import pack
+from .coding.cutting import Tensor, tensors_of
 from .coding.entropy import encode_symbols
 from .matching import Copied, Old
-from .weight_bytes import WeightBytes, weight_bytes
 
 _CLASSES = 16
+_LEAST = 256  # bytes: smaller tensors are not worth a section of their own
 Step = tuple[Any, ...]
 
 
@@ -124,12 +125,12 @@ class _Made:
 
     def _pieces(self, name: str, data: bytes, source: str, old: bytes) -> Iterator[Step]:
         """Its weights one by one, and what lies between them."""
-        before = weight_bytes(old, source) if name.endswith(".onnx") and old else {}
+        before = {tensor.name: tensor for tensor in _weights_of(old, source)} if old else {}
         searched, done = Old(old), 0
-        for tensor, own in (weight_bytes(data, name) if name.endswith(".onnx") else {}).items():
-            yield from self._loosely(source, searched, data[done : own.at])
-            yield self._weights(source, old, before.get(tensor), data[own.at : own.at + own.size], own)
-            done = own.at + own.size
+        for own in _weights_of(data, name):
+            yield from self._loosely(source, searched, data[done : own.start])
+            yield self._weights(source, old, before.get(own.name), data[own.start : own.end], own)
+            done = own.end
         yield from self._loosely(source, searched, data[done:])
 
     def close(self) -> None:
@@ -153,28 +154,34 @@ class _Made:
                 yield ("take", 0, len(self.loose), len(part))
                 self.loose += part
 
-    def _weights(
-        self, source: str, old: bytes, before: WeightBytes | None, data: bytes, own: WeightBytes
-    ) -> Step:
+    def _weights(self, source: str, old: bytes, before: Tensor | None, data: bytes, own: Tensor) -> Step:
         """One tensor, in the form that takes the fewest bytes."""
         self.tensors += 1
-        whole = _packed(data, rows=own.rows)
-        if before is None or (before.size, before.width) != (own.size, own.width):
+        rows = max(own.shape[0], 1) if own.shape else 1
+        whole = _packed(data, rows=rows)
+        held = old[before.start : before.end] if before is not None else b""
+        if before is None or (len(held), before.width) != (len(data), own.width):
             self.tensors_changed += 1
-            return ("take", self._section(whole), 0, own.size)
-        held = old[before.at : before.at + before.size]
+            return ("take", self._section(whole), 0, len(data))
         if held == data:
-            return ("copy", source, before.at, own.size)
+            return ("copy", source, before.start, len(data))
         self.tensors_changed += 1
-        change = _packed(difference(held, data, width=own.width), rows=own.rows * own.width)
+        change = _packed(difference(held, data, width=own.width), rows=rows * own.width)
         if len(change[1]) < len(whole[1]):
-            return ("add", source, before.at, own.size, own.width, self._section(change))
-        return ("take", self._section(whole), 0, own.size)
+            return ("add", source, before.start, len(data), own.width, self._section(change))
+        return ("take", self._section(whole), 0, len(data))
 
     def _section(self, packed: tuple[tuple[str, int, int], bytes]) -> int:
         self.listed.append(packed[0])
         self.coded.append(packed[1])
         return len(self.listed) - 1
+
+
+def _weights_of(data: bytes, name: str) -> list[Tensor]:
+    """A model's large weights, in the file's order; those in other files are files of their own."""
+    if not name.endswith(".onnx"):
+        return []
+    return [tensor for tensor in tensors_of(data, Path(name)) if tensor.end - tensor.start >= _LEAST]
 
 
 def difference(old: bytes, new: bytes, *, width: int) -> bytes:

@@ -1,4 +1,4 @@
-"""CUDA, as far as an engine needs it: memory, a stream, events, and a captured graph.
+"""CUDA, as far as an engine needs it: memory, a stream, and a captured graph.
 
 Handles and addresses are plain numbers, because that is what TensorRT's own functions take. `open_cuda` tries
 the ways of `cuda_calls.py` in turn and says of each why it did not work. All of them use the device's primary
@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from .engines.cuda_calls import NOT_SUPPORTED, Calls, by_ctypes, by_cuda_bindings, by_pycuda
+from .engines.cuda_calls import NOT_SUPPORTED, Calls, by_ctypes, by_pycuda
 from .errors import TargetError
 
-WAYS = ("cuda.bindings", "pycuda", "ctypes")
+WAYS = ("ctypes", "pycuda")
 ALIGNMENT_BYTES = 256
 """What TensorRT asks of every address that it is given."""
 
@@ -33,7 +33,7 @@ _NO_DRIVER = (35, 3)
 
 
 class Cuda:
-    """CUDA on device 0. Sizes are bytes; addresses, streams, events and graphs are numbers.
+    """CUDA on device 0. Sizes are bytes; addresses, streams and graphs are numbers.
 
     Every method raises TargetError where CUDA reports a failure, with CUDA's own words.
     """
@@ -105,23 +105,6 @@ class Cuda:
         """Gives a stream back."""
         self._do("cudaStreamDestroy", stream)
 
-    def event(self) -> int:
-        """A point in a stream whose time can be read."""
-        return int(self._do("cudaEventCreateWithFlags", 0)[0])
-
-    def record(self, event: int, stream: int) -> None:
-        """Puts an event into a stream."""
-        self._do("cudaEventRecord", event, stream)
-
-    def elapsed_s(self, start: int, end: int) -> float:
-        """Time between two events, in seconds; waits for the second."""
-        self._do("cudaEventSynchronize", end)
-        return float(self._do("cudaEventElapsedTime", start, end)[0]) / 1e3
-
-    def event_free(self, event: int) -> None:
-        """Gives an event back."""
-        self._do("cudaEventDestroy", event)
-
     def graph(self, stream: int, enqueue: Callable[[], object]) -> int:
         """What `enqueue` puts into the stream, captured to be launched at once.
 
@@ -188,7 +171,8 @@ class Cuda:
             )
         if status == NOT_SUPPORTED:
             return TargetError(
-                f"{self.name} cannot do this: {told}", "Run without a CUDA graph, or install cuda-bindings."
+                f"{self.name} cannot do this: {told}",
+                "Run without a CUDA graph, or by libcudart: DEADWEIGHT_CUDA=ctypes.",
             )
         if status in _NO_DRIVER:
             return TargetError(
@@ -202,7 +186,7 @@ class Cuda:
 
 
 def open_cuda(choice: Optional[str] = None) -> Cuda:
-    """CUDA by the way asked for, or else by the first that works: cuda.bindings, pycuda, ctypes on libcudart.
+    """CUDA by the way asked for, or else by the first that works: ctypes on libcudart, pycuda.
 
     `choice` is one of `WAYS`, or `ctypes:` and the path of a libcudart. Where it is None, the environment
     variable DEADWEIGHT_CUDA is looked at.
@@ -217,7 +201,6 @@ def open_cuda(choice: Optional[str] = None) -> Cuda:
             f"There is no way to CUDA called '{choice}'.", f"Known: {', '.join(WAYS)}, ctypes:PATH."
         )
     openers: Dict[str, Callable[[], Calls]] = {
-        "cuda.bindings": by_cuda_bindings,
         "pycuda": by_pycuda,
         "ctypes": lambda: by_ctypes(path),
     }
@@ -232,5 +215,5 @@ def open_cuda(choice: Optional[str] = None) -> Cuda:
     raise TargetError(
         f"CUDA cannot be reached from Python here. {'; '.join(reasons)}.",
         "On a Jetson: sudo apt install cuda-cudart-12-6 (the version of its JetPack), or "
-        "pip install 'deadweight[cuda12]' (JetPack 6), 'deadweight[cuda13]' (JetPack 7).",
+        "pip install 'deadweight[pycuda]'; elsewhere, DEADWEIGHT_CUDA=ctypes:PATH names a libcudart.",
     )

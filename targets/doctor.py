@@ -161,16 +161,11 @@ def _tensorrt(board: Board) -> Check:
 
 def _cuda_way(root: Path, board: Board) -> Check:
     told = board.cuda or "version not told"
-    for name in ("cuda.bindings", "pycuda"):
-        try:
-            if util.find_spec(name) is not None:
-                return Check("cuda", f"{told}, by {name}", True, "engines")
-        except ImportError:
-            continue
     if any(True for _ in root.glob("usr/local/cuda*/lib64/libcudart.so*")):
         return Check("cuda", f"{told}, by libcudart", True, "engines")
-    major = (board.cuda or "12").split(".")[0]
-    cure = f"pip install 'deadweight[cuda{major}]'" if major in ("12", "13") else "pip install pycuda"
+    if util.find_spec("pycuda") is not None:
+        return Check("cuda", f"{told}, by pycuda", True, "engines")
+    cure = "sudo apt install cuda-cudart-12-6 (the version of its JetPack)"
     return Check("cuda", f"{told}, no library to call it by", False, "engines", cure)
 
 

@@ -149,5 +149,5 @@ def _messages(message: memoryview, wanted: int) -> Iterator[memoryview]:
 
 
 def _fields(message: memoryview) -> Iterator[Tuple[int, Union[int, memoryview]]]:
-    for field, is_number, start, stop in fields(message, 0, len(message)):
-        yield field, varint(message, start)[0] if is_number else message[start:stop]
+    for field, number, start, stop in fields(message, 0, len(message)):
+        yield field, message[start:stop] if number is None else number

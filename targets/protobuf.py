@@ -5,13 +5,13 @@ A board and a CI gate have no onnx, and what cuts numbers out of a file must kno
 
 from __future__ import annotations
 
-from typing import Iterator, Tuple, Union
+from typing import Iterator, Optional, Tuple, Union
 
 Buffer = Union[bytes, memoryview]
 
 
-def fields(data: Buffer, start: int, end: int) -> Iterator[Tuple[int, bool, int, int]]:
-    """Of a message at [start, end): each field's number, whether it is a varint, and where its value lies.
+def fields(data: Buffer, start: int, end: int) -> Iterator[Tuple[int, Optional[int], int, int]]:
+    """Of a message at [start, end): a field's number, its value where that is a varint, and its place.
 
     Raises:
         ValueError, IndexError: the bytes are no message, or are cut short.
@@ -20,8 +20,9 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[Tuple[int, bool, int,
     while at < end:
         key, at = varint(data, at)
         kind = key & 7
+        number = None
         if kind == 0:
-            stop = varint(data, at)[1]
+            number, stop = varint(data, at)
         elif kind == 2:
             size, at = varint(data, at)
             stop = at + size
@@ -31,7 +32,7 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[Tuple[int, bool, int,
             raise ValueError(f"wire type {kind}")
         if stop > end:
             raise ValueError("cut short")
-        yield key >> 3, kind == 0, at, stop
+        yield key >> 3, number, at, stop
         at = stop
 
 

@@ -99,7 +99,7 @@ def image_base(place: Path) -> Path:
     _run("mmdebstrap", "--quiet", *options, "bookworm", str(root))
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     chosen = [word for platform in PLATFORMS for word in ("--platform", platform)]
-    wanted = (WHEELS[0], "cuda-bindings>=12,<13", "setuptools>=77", "wheel")
+    wanted = (WHEELS[0], "setuptools>=77", "wheel")
     where = ("--only-binary=:all:", "--python-version", "3.11", "--dest", str(root / "wheels"))
     _run(*pip, *where, *chosen, *wanted)
     _furnish(root)

@@ -22,8 +22,7 @@ set -eu
 build() { buildah bud --signature-policy policy.json --pull-never --arch arm64 --format docker "$@"; }
 cd "$1"
 build -q -f Base -t localhost/base .
-build -f Dockerfile.jetson --build-arg BASE_IMAGE=localhost/base --build-arg EXTRA=cuda12 \
-  -t localhost/board "$2" >&2
+build -f Dockerfile.jetson --build-arg BASE_IMAGE=localhost/base -t localhost/board "$2" >&2
 made=$(buildah from --signature-policy policy.json --pull-never localhost/board)
 buildah run "$made" -- /opt/deadweight/bin/python -m deadweight.targets.agent doctor || test $? = 1
 buildah run "$made" -- id -u

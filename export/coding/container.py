@@ -73,6 +73,12 @@ def pack(data: bytes, path: Path) -> Packed:
     if len(data) > LARGEST:
         raise ModelError(f"{path} has {len(data):,} bytes.", f"A .dwz holds at most {LARGEST:,}.")
     tensors = tensors_of(data, path)
+    for tensor in tensors:
+        if not tensor.end:
+            raise ModelError(
+                f'{path} keeps the weights of "{tensor.name}" in another file, and a .dwz holds one file.',
+                "Make it one file first: onnx.save(onnx.load(path), out) for a model under 2 GB.",
+            )
     numbers = [tensor.numbers(data) for tensor in tensors]
     books = [values for values in map(_few, numbers) if values is not None]
     shared = _union(books)

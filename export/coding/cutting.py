@@ -31,7 +31,10 @@ _FLOAT_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
 
 @dataclass(frozen=True)
 class Tensor:
-    """Numbers in a file: bytes `start` to `end`, `width` bytes each; `dtype` where they are plain floats."""
+    """Numbers in a file: bytes `start` to `end`, `width` bytes each; `dtype` where they are plain floats.
+
+    `end` is 0 where the numbers are in another file.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -49,14 +52,14 @@ def tensors_of(data: bytes, path: Path) -> list[Tensor]:
     """The tensors of a model's bytes, in their order, whose numbers lie in one piece.
 
     Raises:
-        ModelError: it is no whole ONNX file, or keeps its weights in other files.
+        ModelError: it is no whole ONNX file.
     """
     try:
         found = [
             tensor
             for field, _, start, end in fields(data, 0, len(data))
             if field == _GRAPH
-            for tensor in _graph(data, start, end, path)
+            for tensor in _graph(data, start, end)
         ]
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} is not a whole ONNX file.", "Export or copy the model again.") from error
@@ -65,44 +68,46 @@ def tensors_of(data: bytes, path: Path) -> list[Tensor]:
     return sorted(found, key=lambda tensor: tensor.start)
 
 
-def _graph(data: bytes, start: int, end: int, path: Path) -> Iterator[Tensor]:
+def _graph(data: bytes, start: int, end: int) -> Iterator[Tensor]:
     for field, _, at, stop in fields(data, start, end):
         if _IN_GRAPH.get(field) == "tensor":
-            yield from _tensor(data, at, stop, path)
+            yield from _tensor(data, at, stop)
         elif _IN_GRAPH.get(field) == "node":
             for own, _, begin, close in fields(data, at, stop):
                 if own == _NODE_ATTRIBUTE:
-                    yield from _attribute(data, begin, close, path)
+                    yield from _attribute(data, begin, close)
 
 
-def _attribute(data: bytes, start: int, end: int, path: Path) -> Iterator[Tensor]:
+def _attribute(data: bytes, start: int, end: int) -> Iterator[Tensor]:
     for field, _, at, stop in fields(data, start, end):
         kind = _IN_ATTRIBUTE.get(field)
         if kind is not None and stop > at:
-            yield from (_tensor if kind == "tensor" else _graph)(data, at, stop, path)
+            yield from (_tensor if kind == "tensor" else _graph)(data, at, stop)
 
 
-def _tensor(data: bytes, start: int, end: int, path: Path) -> Iterator[Tensor]:
+def _tensor(data: bytes, start: int, end: int) -> Iterator[Tensor]:
     shape: list[int] = []
     name, kind, where = "", 0, (0, 0)
-    for field, _, at, stop in fields(data, start, end):
-        if field == _DIMS:
+    external = False
+    for field, number, at, stop in fields(data, start, end):
+        if field == _DIMS and number is not None:
+            shape.append(number)
+        elif field == _DIMS:
             place = at
             while place < stop:
                 size, place = varint(data, place)
                 shape.append(size)
         elif field == _TYPE:
-            kind = varint(data, at)[0]
+            kind = number or 0
         elif field == _NAME:
             name = data[at:stop].decode()
         elif field in (_RAW, _FLOATS, _DOUBLES) and stop - at >= LEAST:
             where = (at, stop)
-        elif field == _LOCATION and varint(data, at)[0] == _EXTERNAL:
-            raise ModelError(
-                f'{path} keeps the weights of "{name}" in another file, and a .dwz holds one file.',
-                "Make it one file first: onnx.save(onnx.load(path), out) for a model under 2 GB.",
-            )
+        elif field == _LOCATION:
+            external = number == _EXTERNAL
     width = _WIDTHS.get(kind, 1)
-    if where[1] and (where[1] - where[0]) % width == 0:
+    if external:
+        yield Tensor(name, tuple(shape), 0, 0, width, None)
+    elif where[1] and (where[1] - where[0]) % width == 0:
         whole = math.prod(shape) * width == where[1] - where[0]
         yield Tensor(name, tuple(shape) if whole else (), *where, width, _FLOAT_TYPES.get(kind))

@@ -1,7 +1,7 @@
-"""The ways to CUDA: cuda.bindings, pycuda, libcudart by ctypes. Each becomes one function to call by name.
+"""The ways to CUDA: libcudart by ctypes, and pycuda. Each becomes one function to call by name.
 
-A board has one of them, rarely the same: JetPack brings libcudart alone, cuda.bindings has wheels for arm64,
-pycuda must be compiled there. A `Call` takes the name of a function of CUDA's runtime, its inputs as whole
+JetPack brings libcudart; pycuda must be compiled on the board.
+A `Call` takes the name of a function of CUDA's runtime, its inputs as whole
 numbers, and gives the status and the outputs as numbers, so that everything above it is written once.
 pycuda only reaches the driver; its table says the same functions in the driver's words, in the primary
 context, because that is where TensorRT allocates (pycuda.autoinit would make a context of its own).
@@ -12,10 +12,12 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-# What goes in, what comes out: p pointer or handle, n size, i int, u unsigned, q 64 bits, f float.
+# What goes in, what comes out: p pointer or handle, n size, i int, u unsigned, q 64 bits.
 FUNCTIONS = {
     "cudaSetDevice": ("i", ""),
     "cudaDriverGetVersion": ("", "i"),
@@ -31,11 +33,6 @@ FUNCTIONS = {
     "cudaStreamCreateWithFlags": ("u", "p"),
     "cudaStreamSynchronize": ("p", ""),
     "cudaStreamDestroy": ("p", ""),
-    "cudaEventCreateWithFlags": ("u", "p"),
-    "cudaEventRecord": ("pp", ""),
-    "cudaEventSynchronize": ("p", ""),
-    "cudaEventElapsedTime": ("pp", "f"),
-    "cudaEventDestroy": ("p", ""),
     "cudaStreamBeginCapture": ("pi", ""),
     "cudaStreamEndCapture": ("p", "p"),
     "cudaGraphInstantiateWithFlags": ("pq", "p"),
@@ -44,20 +41,12 @@ FUNCTIONS = {
     "cudaGraphExecDestroy": ("p", ""),
 }
 _OUTPUTS_LAST = ("cudaStreamEndCapture",)
-_ENUMS = {
-    "cudaDeviceGetAttribute": (0, "cudaDeviceAttr"),
-    "cudaMemcpyAsync": (3, "cudaMemcpyKind"),
-    "cudaStreamBeginCapture": (1, "cudaStreamCaptureMode"),
-}
-_HANDLES = {"cudaStreamSynchronize": ("Stream",), "cudaGraphLaunch": ("GraphExec", "Stream")}
-"""What is called while a clock runs; all of their inputs are handles."""
 _C_TYPES: Dict[str, Any] = {
     "p": ctypes.c_void_p,
     "n": ctypes.c_size_t,
     "i": ctypes.c_int,
     "u": ctypes.c_uint,
     "q": ctypes.c_ulonglong,
-    "f": ctypes.c_float,
 }
 _LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 _FOLDERS = ("/usr/local/cuda/lib64", "/usr/local/cuda/targets/aarch64-linux/lib")
@@ -81,39 +70,6 @@ class Calls:
     bind: Callable[..., Callable[[], int]]
 
 
-def by_cuda_bindings() -> Calls:
-    """NVIDIA's own Python bindings, of CUDA 12 or newer.
-
-    Raises:
-        ImportError: they are not installed, or do not import.
-    """
-    import cuda.bindings  # pyright: ignore[reportMissingImports]
-    from cuda.bindings import runtime  # pyright: ignore[reportMissingImports]
-
-    def call(name: str, *inputs: int) -> Tuple[int, Tuple[Any, ...]]:
-        given: List[Any] = list(inputs)
-        if name in _ENUMS:
-            at, enum = _ENUMS[name]
-            given[at] = getattr(runtime, enum)(given[at])
-        status, *outputs = getattr(runtime, name)(*given)
-        kinds = FUNCTIONS[name][1]
-        return int(status), tuple(
-            value if kind == "f" or value is None else int(value) for kind, value in zip(kinds, outputs)
-        )
-
-    def words(status: int) -> str:
-        known = runtime.cudaError_t(status)
-        _, text = runtime.cudaGetErrorString(known)
-        return f"{known.name}: {text.decode() if isinstance(text, bytes) else text}"
-
-    def bind(name: str, *inputs: int) -> Callable[[], int]:
-        function = getattr(runtime, name)
-        handles = [getattr(runtime, f"cuda{kind}_t")(each) for kind, each in zip(_HANDLES[name], inputs)]
-        return lambda: int(function(*handles)[0])
-
-    return Calls(f"cuda.bindings {getattr(cuda.bindings, '__version__', '')}".strip(), call, words, bind)
-
-
 def by_ctypes(path: str = "") -> Calls:
     """The runtime's library itself, at `path` or where it usually lies.
 
@@ -122,8 +78,10 @@ def by_ctypes(path: str = "") -> Calls:
     """
     home = os.environ.get("CUDA_HOME")
     folders = ([f"{home}/lib64"] if home else []) + list(_FOLDERS)
+    # Where NVIDIA's wheels put it: TensorRT's own wheel needs one.
+    wheels = [str(each) for place in sys.path for each in Path(place).glob("nvidia/*/lib/libcudart.so.*")]
     found = ctypes.util.find_library("cudart")
-    names = [path] if path else [*([found] if found else []), *_LIBRARIES]
+    names = [path] if path else [*([found] if found else []), *_LIBRARIES, *wheels]
     if not path:
         names += [f"{folder}/{_LIBRARIES[0]}" for folder in folders]
     name, loaded = _loaded(names, folders)
@@ -249,10 +207,6 @@ def _driver_table(driver: Any, kept: Dict[int, Any]) -> Dict[str, Callable[..., 
         made = driver.Stream(flags)
         return keep(int(made.handle), made)
 
-    def event(flags: int) -> int:
-        made = driver.Event(flags)
-        return keep(id(made), made)
-
     return {
         "cudaSetDevice": lambda device: None,
         "cudaDriverGetVersion": driver.get_driver_version,
@@ -268,9 +222,4 @@ def _driver_table(driver: Any, kept: Dict[int, Any]) -> Dict[str, Callable[..., 
         "cudaStreamCreateWithFlags": stream,
         "cudaStreamSynchronize": lambda handle: kept[handle].synchronize() and None,
         "cudaStreamDestroy": drop,
-        "cudaEventCreateWithFlags": event,
-        "cudaEventRecord": lambda handle, on: kept[handle].record(kept[on]) and None,
-        "cudaEventSynchronize": lambda handle: kept[handle].synchronize() and None,
-        "cudaEventElapsedTime": lambda start, end: kept[start].time_till(kept[end]),
-        "cudaEventDestroy": drop,
     }

@@ -1,6 +1,6 @@
 """trtexec, the last way to build and time an engine: for boards whose Python has no TensorRT.
 
-It is a program of TensorRT's own, told by flags and read through the JSON that it exports. Its defaults
+It is a program of TensorRT's own, controlled by flags; `content.py` reads the JSON it exports. Its defaults
 turned round with version 11 (no transfers, spinning, a CUDA graph), so every flag that matters is given
 outright and two timings compare whatever the version. It counts versions as one number: v8412 is 8.4.12,
 v100300 is 10.3.0.
@@ -8,20 +8,18 @@ v100300 is 10.3.0.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import List, Mapping, Optional, Sequence, Tuple
 
-from ..errors import ArtifactError, ModelError, TargetError
+from ..errors import ModelError, TargetError
 from .log import Line, cause, reason
 from .settings import BuildSettings
 
 USUAL = Path("/usr/src/tensorrt/bin/trtexec")
 _SEVERITIES = {"V": "verbose", "I": "info", "W": "warning", "E": "error", "F": "internal_error"}
-_TIMES = {"computeMs": "compute_s", "latencyMs": "latency_s", "h2dMs": "h2d_s", "d2hMs": "d2h_s"}
 _MIB = 1 << 20
 
 
@@ -175,45 +173,3 @@ def lines_of(output: str) -> List[Line]:
         elif lines and line.strip():
             lines[-1] = (lines[-1][0], f"{lines[-1][1]}\n{line}")
     return lines
-
-
-def read_times(path: Path) -> Dict[str, List[float]]:
-    """What --exportTimes wrote, in seconds by run: compute_s, latency_s, h2d_s, d2h_s. Warm-up is left out.
-
-    Raises:
-        ArtifactError: the file is missing, or is something else.
-    """
-    runs = _exported(path, "computeMs")
-    return {
-        ours: [float(run[theirs]) / 1e3 for run in runs]
-        for theirs, ours in _TIMES.items()
-        if theirs in runs[0]
-    }
-
-
-def read_profile(path: Path) -> Dict[str, List[float]]:
-    """What --exportProfile wrote: each layer's median time in seconds; the mean where there is no more.
-
-    Raises:
-        ArtifactError: the file is missing, or is something else.
-    """
-    layers = _exported(path, "averageMs")
-    times: Dict[str, List[float]] = {}
-    for layer in layers:
-        times.setdefault(str(layer["name"]), []).append(
-            float(layer.get("medianMs", layer["averageMs"])) / 1e3
-        )
-    return {name: [sum(each)] for name, each in times.items()}
-
-
-def _exported(path: Path, key: str) -> List[Dict[str, Any]]:
-    """The entries of an exported list that have a key; the first of a profile is its count."""
-    try:
-        told = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is no export of trtexec: {error}.", "Export it again.") from error
-    entries = told if isinstance(told, list) else []
-    held = [entry for entry in entries if isinstance(entry, dict) and key in entry]
-    if not held:
-        raise ArtifactError(f"{path} is no export of trtexec with '{key}'.", "Export it again.")
-    return held

@@ -105,6 +105,8 @@ def test_a_copy_between_types_converts_and_one_between_formats_reorders() -> Non
 def test_times_come_from_trtexec_or_from_an_iprofiler() -> None:
     trtexec = [{"count": 4}, {"name": "a", "timeMs": 8.0, "averageMs": 2.0, "medianMs": 1.5}]
     assert profile_of(trtexec) == {"a": pytest.approx(1.5e-3)}
+    twice = [*trtexec, {"name": "pool", "averageMs": 0.5}, {"name": "a", "averageMs": 2.0, "medianMs": 1.0}]
+    assert profile_of(twice) == {"a": pytest.approx(2.5e-3), "pool": pytest.approx(5e-4)}
     assert profile_of([{"count": 4}, {"name": "a", "timeMs": 8.0}]) == {"a": pytest.approx(2e-3)}
     assert profile_of({"a": [1.0, 9.0, 2.0], "b": 3.0}) == {
         "a": pytest.approx(2e-3),

@@ -16,13 +16,11 @@ from deadweight.targets.engines.trtexec import (
     build_flags,
     lines_of,
     profile_flags,
-    read_profile,
-    read_times,
     run_trtexec,
     timing_flags,
     version_in,
 )
-from deadweight.targets.errors import ArtifactError, ModelError, TargetError
+from deadweight.targets.errors import ModelError, TargetError
 
 MakeMlp = Callable[..., Path]
 MODEL, PLAN = Path("m.onnx"), Path("m.plan")
@@ -129,44 +127,6 @@ def test_two_versions_are_timed_alike_whatever_their_defaults() -> None:
 def test_layers_are_profiled_in_a_run_of_their_own() -> None:
     flags = profile_flags(PLAN, Path("p.json"), Path("l.json"), version="10.3.0")
     assert {"--separateProfileRun", "--exportProfile=p.json", "--exportLayerInfo=l.json"} <= set(flags)
-
-
-def test_times_are_read_in_seconds(tmp_path: Path) -> None:
-    run = {
-        "startEnqMs": 2.6,
-        "endEnqMs": 2.7,
-        "h2dMs": 0,
-        "computeMs": 0.873472,
-        "d2hMs": 0.5,
-        "latencyMs": 1.373,
-    }
-    path = tmp_path / "times.json"
-    path.write_text(json.dumps([run, {**run, "computeMs": 0.8448}]))
-    times = read_times(path)
-    assert times["compute_s"] == pytest.approx([0.000873472, 0.0008448])
-    assert times["d2h_s"] == pytest.approx([0.0005, 0.0005])
-
-
-def test_a_profile_is_read_by_layer_and_layers_of_one_name_are_added(tmp_path: Path) -> None:
-    path = tmp_path / "profile.json"
-    entries = [
-        {"count": 2094},
-        {"name": "conv1", "timeMs": 16.15, "averageMs": 0.0077, "medianMs": 0.0075, "percentage": 0.5},
-        {"name": "pool", "timeMs": 14.0, "averageMs": 0.0067, "percentage": 0.4},
-        {"name": "conv1", "timeMs": 16.15, "averageMs": 0.0077, "medianMs": 0.0025, "percentage": 0.5},
-    ]
-    path.write_text(json.dumps(entries))
-    times = read_profile(path)
-    assert times == {"conv1": [pytest.approx(1e-5)], "pool": [pytest.approx(6.7e-6)]}
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[]", '[{"count": 3}]', '[1, "x"]', "not json"])
-def test_what_is_no_export_is_refused(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "times.json"
-    path.write_text(text)
-    for read in (read_times, read_profile):
-        with pytest.raises(ArtifactError, match="is no export of trtexec"):
-            read(path)
 
 
 def test_a_log_is_read_as_the_bindings_would_give_it() -> None:

@@ -109,21 +109,6 @@ int cudaStreamSynchronize(void *stream) {
     return OK;
 }
 int cudaStreamDestroy(void *stream) { free(stream); return OK; }
-int cudaEventCreateWithFlags(void **event, unsigned flags) {
-    (void)flags;
-    return (*event = calloc(1, sizeof(Event))) ? OK : NO_MEMORY;
-}
-int cudaEventRecord(void *event, void *stream) {
-    (void)stream;
-    return clock_gettime(CLOCK_MONOTONIC, &((Event *)event)->at);
-}
-int cudaEventSynchronize(void *event) { (void)event; return OK; }
-int cudaEventElapsedTime(float *ms, void *start, void *end) {
-    struct timespec *a = &((Event *)start)->at, *b = &((Event *)end)->at;
-    *ms = (float)((b->tv_sec - a->tv_sec) * 1e3 + (b->tv_nsec - a->tv_nsec) / 1e6);
-    return OK;
-}
-int cudaEventDestroy(void *event) { free(event); return OK; }
 int cudaStreamBeginCapture(void *stream, int mode) {
     Stream *s = stream;
     if (!s || s->capturing || mode < 0 || mode > 2) return INVALID;

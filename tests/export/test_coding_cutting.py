@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deadweight.export.weight_bytes import weight_bytes
+from deadweight.export.coding.cutting import tensors_of
 from deadweight.targets.errors import ModelError
 
 
@@ -33,16 +33,16 @@ def test_the_ranges_hold_the_weights_in_the_files_order(tmp_path: Path) -> None:
     }
     weights["a again"] = weights["a"].ravel().copy()
     data = saved(tmp_path / "m.onnx", **weights)
-    found = weight_bytes(data)
-    assert list(found) == ["a", "b", "c", "a again"]
-    assert [(each.width, each.rows) for each in found.values()] == [(1, 20), (4, 40), (2, 64), (1, 600)]
+    found = tensors_of(data, tmp_path / "m.onnx")
+    assert [each.name for each in found] == ["a", "b", "c", "a again"]
+    assert [(each.width, each.shape[0]) for each in found] == [(1, 20), (4, 40), (2, 64), (1, 600)]
     end = 0
-    for name, each in found.items():
-        assert data[each.at : each.at + each.size] == weights[name].tobytes()
-        assert each.at >= end
-        end = each.at + each.size
+    for each in found:
+        assert data[each.start : each.end] == weights[each.name].tobytes()
+        assert each.start >= end
+        end = each.end
 
 
 def test_what_is_no_onnx_file_is_told() -> None:
     with pytest.raises(ModelError, match=r"new\.onnx is not a whole ONNX file"):
-        weight_bytes(b"\xff\xff broken", "new.onnx")
+        tensors_of(b"\xff\xff broken", Path("new.onnx"))
