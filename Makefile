@@ -51,21 +51,21 @@ check: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: setup
-	$(BIN)/python benchmarks/statistics_cost.py
+	$(BIN)/python benchmarks/pruning/statistics_cost.py
 
 # 126 networks of other people, halved by deadweight and by Torch-Pruning: most of an hour on 2 cores, resumable.
 zoo: setup
 	$(BIN)/pip install --quiet -c constraints.txt torchvision timm transformers torch-pruning
-	$(BIN)/python benchmarks/zoo.py
+	$(BIN)/python benchmarks/zoo/zoo.py
 
 # Events with planted answers for the gate, added to runs/gate: HOURS of them, half with nothing else running, a
 # quarter beside other work, the rest for coverage and layers; then the tables of docs/judgement.md.
 HOURS ?= 4
 bench-gate: setup
-	$(BIN)/python benchmarks/gate.py run --hours $$($(BIN)/python -c "print($(HOURS) / 2)")
-	$(BIN)/python benchmarks/gate.py run --busy --hours $$($(BIN)/python -c "print($(HOURS) / 4)")
-	$(BIN)/python benchmarks/gate.py coverage --hours $$($(BIN)/python -c "print($(HOURS) / 8)")
-	$(BIN)/python benchmarks/layers.py run --hours $$($(BIN)/python -c "print($(HOURS) / 8)")
-	$(BIN)/python benchmarks/gate.py table
-	$(BIN)/python benchmarks/layers.py table
-	$(BIN)/python benchmarks/tail.py
+	$(BIN)/python benchmarks/gate/gate.py run --hours $$($(BIN)/python -c "print($(HOURS) / 2)")
+	$(BIN)/python benchmarks/gate/gate.py run --busy --hours $$($(BIN)/python -c "print($(HOURS) / 4)")
+	$(BIN)/python benchmarks/gate/gate.py coverage --hours $$($(BIN)/python -c "print($(HOURS) / 8)")
+	$(BIN)/python benchmarks/gate/layer_verdicts.py run --hours $$($(BIN)/python -c "print($(HOURS) / 8)")
+	$(BIN)/python benchmarks/gate/gate.py table
+	$(BIN)/python benchmarks/gate/layer_verdicts.py table
+	$(BIN)/python benchmarks/gate/tail_bounds.py

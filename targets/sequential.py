@@ -10,7 +10,7 @@ chance is counted exactly. How much of the error may be spent after n of at most
 left is spent there, which is allowed because the clock on the wall knows nothing of the ratio.
 
 Chosen by drawing 20,000 runs from 160 recorded events each of nine pairs of networks (three sizes; equal, 5
-and 10 % slower): benchmarks/gate_design.py, with the table in docs/judgement.md. Spending in
+and 10 % slower): benchmarks/gate/spending_rules.py, with the table in docs/judgement.md. Spending in
 proportion to n decided as soon as any rule and is the plainest of those. O'Brien and Fleming's took twice the
 events, since it waits for a gap that is there at once; n squared took a third more; one look at a fixed
 number is either wasteful where the gap is wide, or leaves the noisiest pair open.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks"), str(HERE.parent / "examples" / "detector")]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "examples" / "detector")]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

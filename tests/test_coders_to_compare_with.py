@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from coding_models import read_weights, sparse_weight, write_model
-from dictionary import dictionary_file, learned, stored
-from huffman import in_place_of_rans
 
+from benchmarks.compression.dictionary import dictionary_file, learned, stored
+from benchmarks.compression.huffman import in_place_of_rans
 from deadweight.export.coding import encode_symbols
 from deadweight.export.coding.container import pack
 from deadweight.targets.coded import decode_symbols

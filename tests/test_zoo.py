@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from zoo_further import EVERY
-from zoo_table import fault, right, tables
+
+from benchmarks.zoo.further_networks import EVERY
+from benchmarks.zoo.table import fault, right, tables
+from benchmarks.zoo.vision_operators import define_missing
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 GOOD: dict[str, Any] = {
@@ -33,7 +35,7 @@ GOOD: dict[str, Any] = {
 
 
 def measure(name: str) -> dict[str, Any]:
-    script = str(BENCHMARKS / "zoo_ours.py")
+    script = str(BENCHMARKS / "zoo" / "row_ours.py")
     done = subprocess.run([sys.executable, script, name], capture_output=True, text=True, check=True)
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row | {"tool": "ours", "name": name, "family": "any"}
@@ -89,8 +91,7 @@ def test_a_silent_mistake_of_the_rival_is_called_so() -> None:
     ["mobilenet_v3_small", "shufflenet_v2_x1_0", "vit_tiny_patch16_224", "levit_128s", "llama", "bert"],
 )
 def test_a_network_of_others_is_halved_and_right_in_everything(name: str) -> None:
-    import vision_operators  # noqa: F401  (timm imports torchvision)
-
+    define_missing()  # timm imports torchvision
     pytest.importorskip("timm", reason="make zoo installs it")
     pytest.importorskip("transformers", reason="make zoo installs it")
     row = measure(name)

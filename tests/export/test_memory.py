@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from memory_bound import LEVELS, counted, rows_of
-from memory_graphs import FLOAT, KINDS, make
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.memory.bounds import LEVELS, counted, rows_of
+from benchmarks.memory.random_graphs import FLOAT, KINDS, make
 from deadweight.export.memory import footprint
 from deadweight.targets.errors import ArtifactError, ModelError
 from deadweight.targets.fit import Footprint
