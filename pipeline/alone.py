@@ -26,6 +26,7 @@ from .prune import Prune
 from .pruning.plan import Plan
 from .pruning.saved import EXAMPLE, PLAN, WEIGHTS
 from .recipe import Recipe, parse_recipe, read_recipe
+from .statistics import Statistics
 from .store import Run
 from .work import Work
 from .workload import built_model, example_batch, workload_source
@@ -76,14 +77,15 @@ def pruning(
     if weights is not None:
         start = [{"stage": "load", "path": str(weights), "key": key}, *start]
     if path.suffix == ".toml":
-        values = {name: value for name, value in read_recipe(path).values.items() if name != "sweep"}
-        names = [table["stage"] for table in values["stages"]]
-        if "prune" not in names:
+        recipe = read_recipe(path)
+        values = {name: value for name, value in recipe.values.items() if name != "sweep"}
+        at = next((at for at, named in enumerate(recipe.stages) if isinstance(named.stage, Prune)), None)
+        if at is None:
             raise RecipeError(
-                f"{path} has no stage prune; it has {', '.join(names)}.",
+                f"{path} has no stage prune; it has {', '.join(named.name for named in recipe.stages)}.",
                 "Add one, or name the workload itself.",
             )
-        earlier, table = values["stages"][: names.index("prune")], values["stages"][names.index("prune")]
+        earlier, table = values["stages"][:at], values["stages"][at]
         kept = {
             name: value for name, value in table.items() if not (name in BUDGETS and BUDGETS & set(wanted))
         }
@@ -108,7 +110,7 @@ def up_to_pruning(recipe: Recipe, run: Run, work: Work) -> tuple[Work, Prune]:
         DeadweightError: as the stages.
     """
     stage = cast(Prune, recipe.stages[-1].stage)
-    if recipe.stages[0].name == "statistics":
+    if isinstance(recipe.stages[0].stage, Statistics):
         work = as_built(work)
     for named in recipe.stages[:-1]:
         work = run.step(named, work)

@@ -19,15 +19,15 @@ from torch import nn
 from ..targets.errors import RecipeError
 from .depth import Depth
 from .norms import reestimated
-from .prune import Prune
 from .pruning.bypass import dropping
 from .pruning.groups import Groups, choose, random_like
 from .pruning.plan import Plan, plan_of
 from .pruning.surgery import apply, replay
 from .pruning.trace import trace
-from .stage import make_stage, stage_class
+from .recipe import NamedStage
+from .stage import Stage, is_users_own, make_stage
 from .training import Schedule, fit
-from .work import Done, Variant, Work
+from .work import Done, Facts, Variant, Work
 from .workload import built_model, example_batch
 
 
@@ -46,13 +46,26 @@ class Controls:
     scratch: bool = True
     epochs: int | None = None
 
+    def check(self, earlier: Sequence[NamedStage]) -> None:
+        """Every stage before this one declares what it does.
+
+        Raises:
+            RecipeError: a user's own stage declares neither `shrinks` nor `recovers`.
+        """
+        for named in earlier:
+            _check_declared(named.name, Facts.of(named.stage))
+
     def __call__(self, work: Work) -> Work:
+        for done in work.log:
+            _check_declared(done.stage, done.facts)
         plan = work.plan(work.latest())
         if plan is None:
             raise RecipeError("There is nothing to control: no network was pruned.", 'Put "prune" before it.')
         result, words = work, []
-        if self.random and (*plan.earlier, plan)[0].form == "layers":
-            words.append("no random control: layers were made thin or tied before any neuron was removed")
+        first = next((done for done in work.log if done.facts.shrinks), None)
+        thin = (*plan.earlier, plan)[0].form == "layers"
+        if self.random and (thin or (first is not None and first.facts.recovers)):
+            words.append("no random control: the first cut was no plain choice of neurons")
         elif self.random:
             result = result.with_variant(_random(work, plan))
         if self.scratch:
@@ -62,13 +75,16 @@ class Controls:
     def _epochs(self, work: Work) -> int:
         if self.epochs is not None:
             return self.epochs
-        if all(done.stage != "train" for done in work.log):
+        first = [done for done in work.log if done.facts.trains]
+        longer = recovery(work.log)
+        unknown = [done.stage for done in (*first, *longer) if not _epochs_known(done)]
+        if not first or unknown:
+            whose = f'the stage "{unknown[0]}" trains' if unknown else "the original was trained"
             raise RecipeError(
-                "How long the original was trained is not known, so neither is what is fair to its rival.",
+                f"For how many epochs {whose} is not known, so the epochs of a fair control are not either.",
                 "Give the epochs of the stage controls, or set scratch = false.",
             )
-        trained = [done for done in work.log if done.stage == "train"] + recovery(work.log)
-        return sum(done.settings.get("epochs", 0) for done in trained)
+        return sum(done.settings.get("epochs", 0) for done in (*first, *longer))
 
 
 def _random(work: Work, plan: Plan) -> Variant:
@@ -79,11 +95,11 @@ def _random(work: Work, plan: Plan) -> Variant:
     original = work.model(work.variant("original"))
     groups = trace(original, example_batch(work.workload))
     drawn = random_plan(groups, plan, work.seed)
-    done = next((done for done in work.log if done.stage == "prune"), None)
-    if done is None:
-        small = apply(original, drawn, groups)
-    else:  # means and norms are put right as after the real cut
-        small, _ = Prune(**done.settings).cut(original, drawn, groups, work)
+    cut = next((cut for stage in _shrinking(work) if (cut := getattr(stage, "cut", None))), None)
+    if cut is None:  # a user's own stage: its control gets the best of what it may have done
+        small = reestimated(apply(original, drawn, groups), work.workload, seed=work.seed)
+    else:  # means and batch norms are corrected as after the real cut
+        small, _ = cut(original, drawn, groups, work)
     place = work.directory / "random"
     twin = dataclasses.replace(work, directory=place, log=()).with_model("pruned", small, plan=plan_of(small))
     return _recovered(twin, work, "random")
@@ -94,10 +110,10 @@ def _random_blocks(work: Work, steps: Sequence[Plan]) -> Variant:
     place = work.directory / "random"
     start = dataclasses.replace(work, directory=place, log=(), variants=(work.variant("original"),))
     if all(step.dropped for step in steps):
-        done = next(done for done in work.log if done.stage == "depth")
         count = sum(len(step.dropped) for step in steps)
-        drawn = {"order": "random", "blocks": count, "parameters": None, "score_drop": None}
-        return _recovered(Depth(**{**done.settings, **drawn})(start), work, "random_blocks")
+        depth = next((stage for stage in _shrinking(work) if isinstance(stage, Depth)), Depth(blocks=count))
+        drawn = dataclasses.replace(depth, order="random", blocks=count, parameters=None, score_drop=None)
+        return _recovered(drawn(start), work, "random_blocks")
     small = work.model(work.variant("original"))
     for step in steps:
         if step.dropped:
@@ -133,8 +149,7 @@ def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
     fresh = built_model(work.workload, seed=work.seed + 2)
     small = replay(fresh, plan, example_batch(work.workload))
     rescale(small, plan)
-    first = next((done.settings for done in work.log if done.stage == "train"), {})
-    schedule = Schedule(**{**first, "epochs": epochs})
+    schedule = Schedule.of({**(work.training() or {}), "epochs": epochs})
     fitted = fit(
         small,
         work.workload,
@@ -149,11 +164,29 @@ def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
 
 
 def recovery(log: tuple[Done, ...]) -> list[Done]:
-    """The stages after the first that made the network smaller, as far as a rival goes through them too."""
-    smaller = ("prune", "depth", "factorize", "share")
-    places = [place for place, done in enumerate(log) if done.stage in smaller]
+    """The stages that recover, from the first one on that made the network smaller."""
+    places = [place for place, done in enumerate(log) if done.facts.shrinks]
     after = min(places, default=len(log))
-    return [done for done in log[after:] if getattr(stage_class(done.stage), "recovers", False)]
+    return [done for done in log[after:] if done.facts.recovers]
+
+
+def _shrinking(work: Work) -> list[Stage]:
+    """The stages that made the network smaller, as the recipe had them."""
+    return [make_stage(done.stage, done.settings, "controls") for done in work.log if done.facts.shrinks]
+
+
+def _epochs_known(done: Done) -> bool:
+    """Whether the log says for how many epochs a stage trains; one of our own without epochs does not."""
+    return "epochs" in done.settings or not is_users_own(done.stage)
+
+
+def _check_declared(name: str, facts: Facts) -> None:
+    if facts.shrinks is None and facts.recovers is None and is_users_own(name):
+        raise RecipeError(
+            f'The stage "{name}" does not declare what it does, so controls would not be fair to it.',
+            "Say it in its class: shrinks: ClassVar[bool] = True if it removes parameters, "
+            "recovers: ClassVar[bool] = True if it trains what is left; both False if it does neither.",
+        )
 
 
 def rescale(model: nn.Module, plan: Plan) -> None:

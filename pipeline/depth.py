@@ -15,7 +15,7 @@ import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -59,6 +59,7 @@ class Depth:
     only: tuple[str, ...] = ()
     order: Literal["drop", "random"] = "drop"
     norms: Annotated[int, Field(ge=0)] = 64
+    shrinks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         goals = (self.blocks is not None) + (self.parameters is not None)

@@ -53,7 +53,7 @@ class Distill:
     patience: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     processes: Annotated[int, Field(ge=1)] = 1
-    recovers: ClassVar[bool] = True  # the controls go through it too
+    recovers: ClassVar[bool] = True
 
     def reads(self) -> list[Path]:
         """The teachers' checkpoints: other bytes are another stage."""
@@ -107,7 +107,7 @@ def _student(name: str, seed: int) -> nn.Module:
 
 def _trained(work: Work, number: int) -> Path:
     """One more network like the original, from a seed of its own."""
-    settings = next((done.settings for done in work.log if done.stage == "train"), None)
+    settings = work.training()
     if settings is None:
         raise RecipeError(
             "How the original was trained is not known, so no further teachers can be trained like it.",
@@ -119,7 +119,7 @@ def _trained(work: Work, number: int) -> Path:
     fitted = fit(
         model,
         work.workload,
-        Schedule(**settings),
+        Schedule.of(settings),
         seed=seed,
         checkpoint=folder / "checkpoint.safetensors",
         progress=work.progress,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..export.parity import Hop, compare_module
 from ..export.to_onnx import to_onnx
@@ -28,6 +29,7 @@ class Export:
     """
 
     opset: int = 17
+    writes_onnx: ClassVar[bool] = True
 
     def __call__(self, work: Work) -> Work:
         result, words = work, []

@@ -62,7 +62,8 @@ class Factorize:
     layers: tuple[str, ...] = ()
     events: Annotated[int, Field(ge=12)] = 24
     norms: Annotated[int, Field(ge=0)] = 64
-    recovers: ClassVar[bool] = True  # what is compared with the network goes through it too
+    shrinks: ClassVar[bool] = True
+    recovers: ClassVar[bool] = True  # controls of an earlier cut go through it too
 
     def __post_init__(self) -> None:
         given = {"energy": self.energy, "score_drop": self.score_drop, "speedup": self.speedup}

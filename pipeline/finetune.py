@@ -28,7 +28,7 @@ class Finetune:
     patience: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     processes: Annotated[int, Field(ge=1)] = 1
-    recovers: ClassVar[bool] = True  # the controls go through it too
+    recovers: ClassVar[bool] = True
 
     def __call__(self, work: Work) -> Work:
         latest = work.latest()

@@ -12,7 +12,7 @@ import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -65,6 +65,7 @@ class Iterative:
     norms: Annotated[int, Field(ge=0)] = 64
     epochs: Annotated[int, Field(ge=0)] = 2
     learning_rate: Annotated[float, Field(gt=0)] | None = None
+    shrinks: ClassVar[bool] = True  # the stages it runs inside are in the log, and controls repeat those
 
     def code(self) -> list[Path]:
         """The user's own criterion: an edit of it is another pruning."""
@@ -168,21 +169,26 @@ def shares(goal: float, steps: int, schedule: Shape) -> list[float]:
 
 def _record(work: Work, place: Path, logged: int) -> None:
     """Writes down where a finished step's files are; they lie below it, so names are enough."""
-    files = {
-        name: {kind: str(file.path.relative_to(place)) for kind, file in work.variant(name).files.items()}
-        for name in ("pruned", "tuned")
-    }
+    made = [work.variant(name) for name in ("pruned", "tuned")]
+    variants = [
+        {
+            "name": one.name,
+            "files": {kind: str(file.path.relative_to(place)) for kind, file in one.files.items()},
+            "recovered": one.recovered,
+        }
+        for one in made
+    ]
     log = [dataclasses.asdict(done) for done in work.log[logged:]]
-    write_json(place / "done.json", {"files": files, "log": log})
+    write_json(place / "done.json", {"variants": variants, "log": log})
 
 
 def _restored(work: Work, place: Path) -> Work:
     value = read_json(place / "done.json")
-    for name, files in value["files"].items():
-        made = {kind: Artifact.of(place / path) for kind, path in files.items()}
-        work = work.with_variant(Variant(name, made))
+    for one in value["variants"]:
+        files = {kind: Artifact.of(place / path) for kind, path in one["files"].items()}
+        work = work.with_variant(Variant(one["name"], files, recovered=one["recovered"]))
     work = work.with_artifact("statistics", place / "statistics" / "statistics.safetensors")
-    log = tuple(Done(done["stage"], done["settings"], tuple(done["words"])) for done in value["log"])
+    log = tuple(map(Done.from_json, value["log"]))
     return dataclasses.replace(work, log=(*work.log, *log))
 
 

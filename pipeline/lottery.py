@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from safetensors.torch import load_file
@@ -102,6 +102,16 @@ class Lottery:
     controls: tuple[Control, ...] = ()
     epochs: Annotated[int, Field(ge=0)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def shrinks(self) -> bool:
+        """Tickets of neurons are smaller networks; those of single weights are as large as before."""
+        return self.unit == "neurons"
+
+    @property
+    def recovers(self) -> bool:
+        """Every round is trained, so only the stage's own `controls` are fair to a smaller ticket."""
+        return self.shrinks
 
     def __post_init__(self) -> None:
         if self.threshold is not None and (self.unit == "neurons" or self.shares):
@@ -191,14 +201,12 @@ class Lottery:
         Raises:
             RecipeError: the original was not trained in this run, so nobody knows.
         """
-        settings: dict[str, Any] | None = next(
-            (dict(done.settings) for done in work.log if done.stage == "train"), None
-        )
+        settings = work.training()
         if settings is None:
             raise _unstored(work, self.rewind_step)
         given = {"epochs": self.epochs, "learning_rate": self.learning_rate}
         settings |= {name: value for name, value in given.items() if value is not None}
-        return Schedule(**{**settings, "rewind_step": 0})
+        return Schedule.of({**settings, "rewind_step": 0})
 
     def _fewer_weights(self, trained: nn.Module, before: Masks | None) -> Cut:
         weights = weights_of(trained)

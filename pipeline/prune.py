@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, ClassVar, cast
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -74,6 +74,7 @@ class Prune:
     align: bool = True
     means: bool = False
     norms: Annotated[int, Field(ge=0)] = 64
+    shrinks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         thresholds = (self.mean is not None) + (self.std is not None)

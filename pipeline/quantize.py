@@ -58,6 +58,7 @@ class Quantize:
     only_if_faster: bool = False
     half: bool = False
     reads_onnx: ClassVar[bool] = True
+    writes_onnx: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if len(set(self.steps)) < len(self.steps):

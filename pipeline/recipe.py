@@ -15,7 +15,8 @@ from typing import Any
 from ..targets.budgets import Budgets
 from ..targets.errors import RecipeError
 from ..targets.target import Target, load_target
-from .stage import Stage, checked, is_users_own, make_stage, named_files
+from .stage import Stage, checked, make_stage, named_files
+from .work import Facts
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -155,22 +156,26 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
 
 
 def check_order(recipe: Recipe) -> None:
-    """Whatever reads ONNX files comes after the stage that writes them, or after one of the user's own.
+    """A stage that reads ONNX files comes after one that writes them, and each stage's own check passes.
 
-    A sweep needs none of it: it exports what it times.
+    A sweep needs none of it: it exports what it times. A user's own stage that does not declare whether it
+    writes ONNX files may do so.
 
     Raises:
-        RecipeError: it comes before.
+        RecipeError: the order cannot work.
     """
     written = False
     for index, named in enumerate(recipe.stages):
-        if getattr(named.stage, "reads_onnx", False) and not written:
+        facts = Facts.of(named.stage)
+        if check := getattr(named.stage, "check", None):
+            check(recipe.stages[:index])
+        if facts.reads_onnx and not written:
             raise RecipeError(
                 f'{recipe.path.name}, stages[{index}] "{named.name}": it reads ONNX files, and no stage '
                 "before it writes any.",
                 'Put the stage "export" before it.',
             )
-        written = written or named.name == "export" or is_users_own(named.name)
+        written = written or facts.writes_onnx is not False
     asked = [name for name in ("ota_bytes", "max_gpu_fallbacks") if getattr(recipe.budgets, name) is not None]
     if asked and not written:
         raise RecipeError(

@@ -39,7 +39,8 @@ class Share:
 
     ties: Ties = ()
     equal: bool = True
-    recovers: ClassVar[bool] = True  # what is compared with the network goes through it too
+    shrinks: ClassVar[bool] = True
+    recovers: ClassVar[bool] = True  # controls of an earlier cut go through it too
 
     def __post_init__(self) -> None:
         if not self.equal and not self.ties:

@@ -27,9 +27,23 @@ from .workload import users_code
 class Stage(Protocol):
     """One step of a recipe.
 
-    A stage whose result depends on more than its settings and its input says so by optional methods that
-    return paths: `reads()` for files of data, `code()` for files of code. They enter the cache key. One that
-    reads ONNX files has `reads_onnx: ClassVar[bool] = True`: a recipe without any is refused at once.
+    A stage declares what it does by class attributes, e.g. `shrinks: ClassVar[bool] = True`. Controls, sweeps
+    and the check of a recipe's order go by these facts, never by a stage's name:
+
+    - `shrinks`: the newest network has fewer parameters afterwards. Controls are compared from here on.
+    - `recovers`: it trains the newest network, or changes it in a way that is no choice of neurons. Controls
+      go through the stage too. A stage that both removes neurons and trains declares both, and then there is
+      no random control of it, unless it runs other stages inside, whose entries in the log say what they did.
+    - `trains`: it makes the network "original" by training `build_model()`; its settings are a `Schedule`'s.
+    - `reads_onnx`, `writes_onnx`: it needs, or makes, ONNX files. A recipe in the wrong order is refused.
+
+    A user's own stage that declares neither `shrinks` nor `recovers` runs, and `controls` refuses its recipe:
+    a comparison that does not know what the stage did would mislead.
+
+    Optional methods: `reads()` returns paths of data and `code()` paths of code that the result depends on
+    beyond settings and input; they enter the cache key. `check(earlier)` takes the recipe's stages before
+    this one and raises a RecipeError for what cannot work, before anything runs. A stage that shrinks may
+    offer `cut(model, plan, groups, work) -> (model, words)`: the random control is then cut in the same way.
     """
 
     def __call__(self, work: Work) -> Work:

@@ -33,12 +33,12 @@ from typing import Any
 import torch
 
 from ..targets.artifact import Artifact, drop_cut_writes, read_json, sha256_of, write_json
-from ..targets.errors import ArtifactError
+from ..targets.errors import ArtifactError, ModelError
 from ..targets.probe import cpu_name
 from .recipe import NamedStage
 from .sources import package_versions, source_hash
-from .stage import named_files, settings_of, source_of
-from .work import Done, Variant, Work
+from .stage import is_users_own, named_files, settings_of, source_of
+from .work import Done, Facts, Variant, Work
 
 LIBRARIES = (
     "torch",
@@ -122,7 +122,10 @@ class Run:
         part = place.with_name(place.name + ".part")
         try:
             part.mkdir(parents=True, exist_ok=True)
-            result = _moved(named.stage(dataclasses.replace(work, directory=part)), part, place)
+            result = named.stage(dataclasses.replace(work, directory=part))
+            if is_users_own(named.name):
+                _check_shrunk(named, work, result)
+            result = _moved(_logged(named, work, result), part, place)
             record = {"seconds": time.monotonic() - started_s, **self._record(result)}
             write_json(part / "done.json", record)
             _sync(part)
@@ -145,7 +148,12 @@ class Run:
 
         return {
             "variants": [
-                {"name": v.name, "role": v.role, "files": {kind: entry(a) for kind, a in v.files.items()}}
+                {
+                    "name": v.name,
+                    "role": v.role,
+                    "recovered": v.recovered,
+                    "files": {kind: entry(a) for kind, a in v.files.items()},
+                }
                 for v in work.variants
             ],
             "artifacts": {name: entry(artifact) for name, artifact in work.artifacts.items()},
@@ -162,11 +170,16 @@ class Run:
         return dataclasses.replace(
             work,
             variants=tuple(
-                Variant(v["name"], {kind: artifact(e) for kind, e in v["files"].items()}, v["role"])
+                Variant(
+                    v["name"],
+                    {kind: artifact(e) for kind, e in v["files"].items()},
+                    v["role"],
+                    v["recovered"],
+                )
                 for v in record["variants"]
             ),
             artifacts={name: artifact(entry) for name, entry in record["artifacts"].items()},
-            log=tuple(Done(d["stage"], d["settings"], tuple(d["words"])) for d in record["log"]),
+            log=tuple(map(Done.from_json, record["log"])),
         )
 
     def _note(self, named: NamedStage, seconds: float, *, cached: bool, words: tuple[str, ...]) -> None:
@@ -245,6 +258,41 @@ def _moved(work: Work, part: Path, place: Path) -> Work:
         ),
         artifacts={name: moved(artifact) for name, artifact in work.artifacts.items()},
     )
+
+
+def _logged(named: NamedStage, before: Work, after: Work) -> Work:
+    """The work with the stage's own entry last in the log, under the recipe's name, with its declared facts.
+
+    What other stages logged inside this one stays, so that controls can repeat it; where the stage declares
+    that it recovers, controls go through the stage itself, and those entries would count twice.
+    """
+    facts, settings = Facts.of(named.stage), settings_of(named.stage)
+    inner = list(after.log[len(before.log) :])
+    words = inner[-1].words if inner else ()
+    if inner and inner[-1].settings == settings:
+        inner.pop()
+    if facts.recovers:
+        inner = []
+    log = (*before.log, *inner, Done(named.name, settings, words, facts))
+    result = dataclasses.replace(after, log=log)
+    return result if inner else result.marked(facts, before=before)
+
+
+def _check_shrunk(named: NamedStage, before: Work, after: Work) -> None:
+    """A user's own stage that declares `shrinks` has made the newest network smaller.
+
+    Raises:
+        ModelError: it has as many parameters as before.
+    """
+    if not Facts.of(named.stage).shrinks or not before.variants:
+        return
+    old, new = (sum(p.numel() for p in work.model().parameters()) for work in (before, after))
+    if new >= old:
+        raise ModelError(
+            f'The stage "{named.name}" declares that it shrinks the network, and the newest network has '
+            f"{new:,} parameters; before the stage it had {old:,}.",
+            "Return the smaller network, by work.with_model(...), or set shrinks = False in its class.",
+        )
 
 
 def _new_words(before: Work, after: Work) -> tuple[str, ...]:

@@ -28,10 +28,9 @@ from .report.sweep_words import sweep_words
 from .report.units import settings_text
 from .seeds import Tried, mark_front, merged
 from .store import Run
-from .trials import warm
-from .work import Progress, Variant, Work
+from .trials import trial_stages, warm
+from .work import Facts, Progress, Variant, Work
 
-AFTER = ("controls", "export", "quantize", "profile")  # a trial ends before these
 EVENTS = 24
 STEPS = 100  # of the progress bar, for each trial
 
@@ -65,6 +64,8 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
     """
     seeds = settings.seeds or (recipe.seed,)
     recipes = {seed: recipe.set([f"seed={seed}"]) for seed in seeds}
+    for named in _controls(recipe, settings):
+        cast(Controls, named.stage).check(trial_stages(recipe))
     if settings.processes > 1:
         for seed in seeds:
             _combinations(recipes[seed], settings.over)  # says what is wrong before processes are started
@@ -74,7 +75,6 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
             start,
             processes=settings.processes,
             last=[_export(recipe), *_controls(recipe, settings)],
-            ends=AFTER,
         )
     refused: list[str] = []
     tried: dict[str, list[Tried]] = {}
@@ -173,7 +173,7 @@ def _trials(
     quiet = dataclasses.replace(run, started=lambda name: None, ended=lambda finished: None)
     trials, refused = [], []
     for index, (name, tried) in enumerate(recipes.items()):
-        work, steps = start, _trial_stages(tried)[len(shared) :]
+        work, steps = start, trial_stages(tried)[len(shared) :]
         what, count = f"sweep {index + 1} of {len(recipes)}, {name}", len(steps) + 1  # and the export
         try:
             for at, stage in enumerate(steps):
@@ -205,17 +205,13 @@ def _setting(recipe: Recipe, name: str) -> Any:
 
 def _controls(recipe: Recipe, settings: SweepSettings) -> list[NamedStage]:
     """The recipe's own stage controls, or else the plain one, where the sweep asks for them."""
-    own = [stage for stage in recipe.stages if stage.name == "controls"]
+    own = [stage for stage in recipe.stages if isinstance(stage.stage, Controls)]
     return (own[:1] or [NamedStage("controls", Controls())]) if settings.controls else []
-
-
-def _trial_stages(recipe: Recipe) -> list[NamedStage]:
-    return [stage for stage in recipe.stages if stage.name not in AFTER]
 
 
 def _check_reached(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> None:
     stages = {f"stages[{at}]": stage.name for at, stage in enumerate(recipe.stages)}
-    reached = {stage.name for stage in _trial_stages(recipe)}
+    reached = {stage.name for stage in trial_stages(recipe)}
     for name in over:
         place = name.rpartition(".")[0]
         if stages.get(place, place) not in reached:
@@ -227,7 +223,7 @@ def _check_reached(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> None:
 
 def _shared(recipes: Sequence[Recipe]) -> list[NamedStage]:
     """The stages at the start that all settings have in common: they run once, and are seen to run."""
-    columns = zip(*map(_trial_stages, recipes), strict=True)
+    columns = zip(*map(trial_stages, recipes), strict=True)
     return [column[0] for column in itertools.takewhile(_equal, columns)]
 
 
@@ -243,7 +239,12 @@ def _part(progress: Progress, what: str, *, begin: float, width: float, trials: 
 
 
 def _export(recipe: Recipe) -> NamedStage:
-    own = [stage for stage in recipe.stages if stage.name == "export"]
+    facts = [Facts.of(named.stage) for named in recipe.stages]
+    own = [
+        named
+        for named, declared in zip(recipe.stages, facts, strict=True)
+        if declared.writes_onnx and not declared.reads_onnx
+    ]
     return own[0] if own else NamedStage("export", Export())
 
 
@@ -251,7 +252,8 @@ def _scores(run: Run, start: Work, original: Variant, trials: Sequence[_Trial]) 
     """Score, parameters and so on of the original, and of every trial before and after tuning."""
     variants = [original]
     for trial in trials:
-        cut = [variant for variant in trial.work.variants if variant.name in ("pruned", "shallow")][-1]
+        chain = [variant for variant in trial.work.variants if variant.role == "chain"]
+        cut = [variant for variant in chain if not variant.recovered][-1]
         variants.append(dataclasses.replace(cut, name=_raw(trial.name)))
         variants.append(trial.final)
         variants += [dataclasses.replace(one, name=f"{trial.name}, {one.name}") for one in trial.controls]

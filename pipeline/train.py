@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,7 @@ class Train:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     processes: Annotated[int, Field(ge=1)] = 1
     rewind_step: Annotated[int, Field(ge=0)] = 0
+    trains: ClassVar[bool] = True
 
     def __call__(self, work: Work) -> Work:
         model = built_model(work.workload, seed=work.seed)

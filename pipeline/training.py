@@ -9,6 +9,7 @@ workload's.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -57,6 +58,12 @@ class Schedule:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     processes: int = 1
     rewind_step: int = 0
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Schedule:
+        """The schedule in a stage's settings; what else a user's own stage has is no part of it."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in settings.items() if name in names})
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,11 @@ from typing import Any
 import torch
 
 from ..targets.errors import DeadweightError, ModelError
+from .controls import Controls
 from .recipe import NamedStage, Recipe, parse_recipe
+from .stage import is_users_own
 from .store import Run
-from .work import Work
+from .work import Facts, Work
 
 
 def warm(
@@ -30,13 +32,11 @@ def warm(
     *,
     processes: int,
     last: Sequence[NamedStage],
-    ends: Sequence[str],
 ) -> None:
     """Runs all trials, those of each seed given apart; what a trial is refused for is met again by the sweep.
 
     Args:
         last: the stages that end a trial: the export, of the newest network alone, and the controls.
-        ends: the names of the stages that a trial leaves out.
 
     Raises:
         ModelError: a process was killed.
@@ -52,7 +52,6 @@ def warm(
                 run.directory,
                 threads=torch.get_num_threads(),
                 last=tuple(last),
-                ends=tuple(ends),
             )
 
         try:
@@ -69,6 +68,24 @@ def warm(
             ) from error
 
 
+def trial_stages(recipe: Recipe) -> list[NamedStage]:
+    """The stages of a recipe that each trial runs.
+
+    Those that need or make ONNX files come after the sweep, controls too; so does a user's own stage behind
+    the first of them, unless it declares that it changes the network.
+    """
+    stages, exported = [], False
+    for named in recipe.stages:
+        facts = Facts.of(named.stage)
+        if facts.reads_onnx or facts.writes_onnx:
+            exported = True
+        elif not isinstance(named.stage, Controls) and (
+            not exported or facts.shrinks or facts.recovers or not is_users_own(named.name)
+        ):
+            stages.append(named)
+    return stages
+
+
 def _tried(
     values: Mapping[str, Any],
     path: Path,
@@ -76,7 +93,6 @@ def _tried(
     *,
     threads: int,
     last: Sequence[NamedStage],
-    ends: Sequence[str],
 ) -> None:
     from .run import Watcher, prepared
 
@@ -85,9 +101,8 @@ def _tried(
     try:
         recipe = parse_recipe(values, path)
         run, work = prepared(recipe, directory, watcher)
-        for stage in recipe.stages:
-            if stage.name not in ends:
-                work = run.step(stage, work)
+        for stage in trial_stages(recipe):
+            work = run.step(stage, work)
         export, *controls = last
         run.step(export, dataclasses.replace(work, variants=(work.latest(),)))
         for stage in controls:

@@ -35,12 +35,14 @@ class Variant:
     """One network of a run.
 
     `files` may hold "weights" (safetensors), "plan" (what was removed) and "onnx". `role` is "chain" for
-    what the recipe makes and "control" for what it is compared with.
+    what the recipe makes and "control" for what it is compared with. `recovered` says whether a stage made it
+    that recovers accuracy; None until that stage is in the log.
     """
 
     name: str
     files: Mapping[str, Artifact]
     role: str = "chain"
+    recovered: bool | None = None
 
     def path(self, kind: str) -> Path:
         """The path of a file of this variant, after a look at its hash."""
@@ -48,12 +50,41 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a stage declares about itself, see `stage.Stage`; None where its class does not say."""
+
+    shrinks: bool | None = None
+    recovers: bool | None = None
+    trains: bool | None = None
+    reads_onnx: bool | None = None
+    writes_onnx: bool | None = None
+
+    @classmethod
+    def of(cls, stage: object) -> Facts:
+        """The facts of a stage. One of our own that leaves a fact out declares False."""
+        ours = type(stage).__module__.startswith(f"{__package__}.")
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: getattr(stage, name, False if ours else None) for name in names})
+
+    @property
+    def only_recovers(self) -> bool:
+        """Whether the stage trains a network without changing its size."""
+        return bool(self.recovers) and not self.shrinks
+
+
+@dataclass(frozen=True)
 class Done:
-    """A stage that was run: its name in the recipe, its settings, and what it has to say."""
+    """A stage that was run: its name in the recipe, its settings, its messages and its facts."""
 
     stage: str
     settings: Mapping[str, Any]
     words: tuple[str, ...] = ()
+    facts: Facts = Facts()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Done:
+        """The entry that `dataclasses.asdict` made plain."""
+        return cls(value["stage"], value["settings"], tuple(value["words"]), Facts(**value["facts"]))
 
 
 @dataclass(frozen=True)
@@ -116,8 +147,30 @@ class Work:
         return Plan.from_json(read_json(variant.path("plan"))) if "plan" in variant.files else None
 
     def logged(self, stage: str, settings: Any, *words: str) -> Work:
-        """This work after a stage: its name, the stage itself (a dataclass) and what it has to say."""
-        return dataclasses.replace(self, log=(*self.log, Done(stage, dataclasses.asdict(settings), words)))
+        """This work after a stage: its name, the stage itself (a dataclass) and its messages."""
+        done = Done(stage, dataclasses.asdict(settings), words, Facts.of(settings))
+        return dataclasses.replace(self, log=(*self.log, done)).marked(done.facts)
+
+    def marked(self, facts: Facts, *, before: Work | None = None) -> Work:
+        """This work with `recovered` set for the networks that a stage of these facts has just made.
+
+        Args:
+            before: the work that the stage was given; without it, networks that are unmarked are meant.
+        """
+
+        def new(variant: Variant) -> bool:
+            return variant.recovered is None if before is None else variant not in before.variants
+
+        return dataclasses.replace(
+            self,
+            variants=tuple(
+                dataclasses.replace(v, recovered=facts.only_recovers) if new(v) else v for v in self.variants
+            ),
+        )
+
+    def training(self) -> dict[str, Any] | None:
+        """The settings of the stage that trained the original; None where no stage of this run did."""
+        return next((dict(done.settings) for done in self.log if done.facts.trains), None)
 
     def with_model(
         self,
@@ -166,7 +219,7 @@ class Work:
                 for v in self.variants
             ],
             "artifacts": {name: artifact.sha256 for name, artifact in sorted(self.artifacts.items())},
-            "log": [[done.stage, done.settings] for done in self.log],
+            "log": [[done.stage, done.settings, dataclasses.asdict(done.facts)] for done in self.log],
         }
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -10,11 +10,13 @@ from small import Digits
 from torch import nn
 
 from deadweight.pipeline.controls import Controls, recovery, rescale
+from deadweight.pipeline.export import Export
 from deadweight.pipeline.finetune import Finetune
 from deadweight.pipeline.prune import Prune
+from deadweight.pipeline.stage import settings_of
 from deadweight.pipeline.statistics import Statistics
 from deadweight.pipeline.train import Train
-from deadweight.pipeline.work import Done, Work
+from deadweight.pipeline.work import Done, Facts, Work
 from deadweight.targets.errors import RecipeError
 from deadweight.targets.target import load_target
 
@@ -60,8 +62,9 @@ def test_without_pruning_there_is_nothing_to_control(tmp_path: Path) -> None:
 
 
 def test_only_what_trains_after_pruning_is_recovery() -> None:
-    log = tuple(Done(name, {}) for name in ("train", "finetune", "prune", "finetune", "export"))
-    assert [done.stage for done in recovery(log)] == ["finetune"]
+    stages = (Train(), Finetune(), Prune(ratio=0.5), Finetune(epochs=5), Export())
+    log = tuple(Done(type(stage).__name__, settings_of(stage), facts=Facts.of(stage)) for stage in stages)
+    assert [(done.stage, done.settings["epochs"]) for done in recovery(log)] == [("Finetune", 5)]
     assert recovery(log[:2]) == []
 
 
