@@ -1,6 +1,6 @@
 """What is in an ONNX file: its size, its work, and which operators the runtime will run.
 
-`census` asks ONNX Runtime for the graph as it stands after its own optimisations. This is the only honest
+`optimized` asks ONNX Runtime for the graph as it stands after its own optimisations. This is the only honest
 answer to "is it INT8?": a file full of QuantizeLinear nodes may still run every convolution in float.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,16 +105,6 @@ def _macs(node: onnx.NodeProto, shapes: dict[str, list[int]], path: Path) -> int
         return math.prod(first) * math.prod(weight[1:])
     inner = first[0] if node.op_type == "Gemm" and attribute_of(node, "transA", 0) else first[-1]
     return math.prod(out) * inner
-
-
-def census(path: Path) -> dict[str, int]:
-    """How often each operator occurs in the graph that ONNX Runtime's CPU provider really runs.
-
-    Raises:
-        ModelError: ONNX Runtime refuses the model.
-    """
-    model = optimized(path)
-    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
 def float_kernels(path: Path) -> list[str]:

@@ -7,34 +7,9 @@ and shape, so the network computes what it did.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import onnx
 
-from .graph import all_graphs, load, save
-
-
-@dataclass(frozen=True)
-class StoredOnce:
-    """What was left out: by name, the initializer that is read in its place; and their bytes."""
-
-    path: Path
-    replaced: dict[str, str]
-    saved_bytes: int
-
-
-def store_once(path: Path, out_path: Path) -> StoredOnce:
-    """Writes the model with each of its initializers stored once.
-
-    Raises:
-        ArtifactError: the file is missing or damaged.
-        ModelError: it breaks ONNX's rules.
-    """
-    model = load(path)
-    replaced, saved_bytes = merge_initializers(model)
-    save(model, out_path)
-    return StoredOnce(Path(out_path), replaced, saved_bytes)
+from .graph import all_graphs
 
 
 def merge_initializers(model: onnx.ModelProto) -> tuple[dict[str, str], int]:

@@ -14,7 +14,6 @@ Two dialects, because each runtime fuses other patterns, and what one fuses the 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from ..targets.errors import ModelError
+from ..targets.errors import ModelError, meant
 from .graph import Index, attribute_of
 from .joined import IN_FLOAT
 from .kernels import CONVOLUTIONS, SINGLE_ROW, float_in_onnx_runtime, without_int8_kernel
@@ -157,10 +156,9 @@ def _check_names(graph: onnx.GraphProto, dialect: Dialect, skip: Collection[str]
     known = [node.name for node in graph.node if node.op_type in INT8_OPERATORS["tensorrt"]]
     for name in skip:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
             raise ModelError(
                 f"There is no weighted operator {name!r} to leave in float.",
-                f"Did you mean {near[0]!r}?" if near else f"The network has {', '.join(known)}.",
+                meant(name, known, f"The network has {', '.join(known)}."),
             )
 
 

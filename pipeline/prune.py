@@ -8,7 +8,6 @@ dense network, and it is proven to be the old one without those neurons before i
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Annotated, ClassVar, cast
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..targets.errors import ModelError, RecipeError
+from ..targets.errors import ModelError, RecipeError, meant_and
 from ..targets.target import Target
 from . import importance
 from .budget import Normalise, Scope, check_scores, choose_by_parameters, kept, ranking
@@ -186,11 +185,13 @@ def find_criterion(name: str) -> Criterion:
         home = importlib.import_module(place) if place else importance
     found = getattr(home, attribute, None)
     if not callable(found):
-        near = difflib.get_close_matches(name, importance.CRITERIA, n=1)
         raise RecipeError(
             f'There is no criterion "{name}".',
-            (f"Did you mean {near[0]!r}? " if near else "")
-            + f"Known: {', '.join(importance.CRITERIA)}; your own is named by its dotted path.",
+            meant_and(
+                name,
+                importance.CRITERIA,
+                f"Known: {', '.join(importance.CRITERIA)}; your own is named by its dotted path.",
+            ),
         )
     return cast(Criterion, found)
 

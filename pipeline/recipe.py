@@ -5,7 +5,6 @@ A recipe is checked as a whole before anything runs: an hour of training must no
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..targets.budgets import Budgets
-from ..targets.errors import RecipeError
+from ..targets.errors import RecipeError, meant
 from ..targets.target import Target, load_target
 from .stage import Stage, checked, make_stage, named_files
 from .work import Facts
@@ -241,9 +240,8 @@ def _table(values: dict[str, Any], place: str, setting: str) -> dict[str, Any]:
     named = {f"stages[{index}]": table for index, table in enumerate(stages)}
     named.update({str(table.get("stage")): table for table in reversed(stages)})
     if place not in named:
-        near = difflib.get_close_matches(place, named, n=1)
         raise RecipeError(
             f'"{setting}": this recipe has no stage "{place}".',
-            f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(sorted(named))}.",
+            meant(place, named, f"It has: {', '.join(sorted(named))}."),
         )
     return named[place]

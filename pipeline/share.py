@@ -8,7 +8,6 @@ are one.)
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..targets.errors import ModelError, RecipeError
+from ..targets.errors import ModelError, RecipeError, meant
 from .pruning.factors import relaid
 from .pruning.narrow import elements_of
 from .pruning.plan import Plan, fingerprint, plan_of, record
@@ -109,12 +108,11 @@ def parameters_of(model: nn.Module, names: Sequence[str]) -> list[tuple[str, ...
     for name in names:
         under = {path[len(name) :]: one for path, one in every.items() if f"{path}.".startswith(f"{name}.")}
         if not under:
-            near = difflib.get_close_matches(name, [*modules, *every], n=1)
             known = f"It has: {', '.join(modules) or ', '.join(every)}."
             raise ModelError(
                 f'The network has no layer or parameter "{name}"'
                 + (" with parameters of its own." if name in modules else "."),
-                f"Did you mean {near[0]!r}?" if near and near[0] != name else known,
+                known if name in modules else meant(name, [*modules, *every], known),
             )
         inner.append(under)
     for name, under in zip(names[1:], inner[1:], strict=True):

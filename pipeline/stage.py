@@ -7,7 +7,6 @@ the dotted path of the user's own class. There is no list to enter a new stage i
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import json
@@ -19,7 +18,7 @@ from typing import Any, Protocol, cast
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from ..targets.errors import RecipeError
+from ..targets.errors import RecipeError, meant, meant_and
 from .work import Work
 from .workload import users_code
 
@@ -122,10 +121,9 @@ def checked(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
     known = [field.name for field in dataclasses.fields(kind) if field.init]
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
             raise RecipeError(
                 f'{where}: there is no setting "{key}".',
-                f"Did you mean {near[0]!r}?" if near else f"The settings are: {', '.join(known) or 'none'}.",
+                meant(key, known, f"The settings are: {', '.join(known) or 'none'}."),
             )
     for key, value in settings.items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -154,11 +152,11 @@ def _fault(error: ErrorDetails) -> str:
 def _own_stage(name: str) -> Any:
     names = stage_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
         raise RecipeError(
             f'There is no stage "{name}".',
-            (f"Did you mean {near[0]!r}? " if near else "")
-            + f"The stages are: {', '.join(names)}; your own is named by its dotted path.",
+            meant_and(
+                name, names, f"The stages are: {', '.join(names)}; your own is named by its dotted path."
+            ),
         )
     return getattr(importlib.import_module(f".{name}", __package__), _camel(name))
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any, cast
 
 from ..export.delta import sent_bytes
 from ..targets import measurement
-from ..targets.artifact import read_json
+from ..targets.artifact import read_json, utc_now
 from ..targets.budgets import check_budgets
 from ..targets.judge import Judgement, judge, unproven
 from ..targets.measurement import Measurement
@@ -67,7 +66,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
     return {
         "schema": 1,
         "name": recipe.path.stem,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": utc_now(),
         "verdict": _verdict(rows[-1]["name"], measured),
         "rows": rows,
         "controls": controls,

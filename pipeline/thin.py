@@ -7,7 +7,6 @@ weights are the products of the thin ones.
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -15,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..targets.errors import ModelError
+from ..targets.errors import ModelError, meant
 from ..targets.target import Target
 from .pruning.compare import relative_error, run, tolerance
 from .pruning.factors import NAMES, composed, cut, most_ranks, relaid, why_not
@@ -58,10 +57,9 @@ def candidates(
     }
     for name in layers:
         if name not in modules:
-            near = difflib.get_close_matches(name, modules, n=1)
             raise ModelError(
                 f'The network has no linear layer or convolution "{name}".',
-                f"Did you mean {near[0]!r}?" if near else f"It has: {', '.join(modules) or 'none'}.",
+                meant(name, modules, f"It has: {', '.join(modules) or 'none'}."),
             )
     plan = plan_of(model)
     thin = {name for step in (*plan.earlier, plan) for name in step.factors} if plan else set()

@@ -8,7 +8,6 @@ one and the same score judges the PyTorch module, the ONNX file and an engine on
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -24,13 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..targets.errors import DeadweightError, WorkloadError
+from ..targets.errors import DeadweightError, WorkloadError, meant
 
 Batch = Mapping[str, Tensor]
 Array = np.ndarray[Any, Any]
 Predict = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-
-SPLITS = ("train", "validation", "calibration", "test")
 
 
 class Workload(Protocol):
@@ -93,10 +90,9 @@ def load_workload(spec: str, directory: Path) -> Workload:
     module = _import_file(directory / place) if place.endswith(".py") else _import_name(place)
     if not hasattr(module, name):
         known = [key for key in vars(module) if not key.startswith("_")]
-        near = difflib.get_close_matches(name, known, n=1)
         raise WorkloadError(
             f"{place} has no {name!r}.",
-            f"Did you mean {near[0]!r}?" if near else f"Define {name!r} there, or name one that exists.",
+            meant(name, known, f"Define {name!r} there, or name one that exists."),
         )
     made = getattr(module, name)
     with users_code(f"{spec} was made"):

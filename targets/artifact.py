@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Tuple
 
@@ -53,6 +54,11 @@ class Artifact:
                 "will run again.",
             )
         return self.path
+
+
+def utc_now() -> str:
+    """The time for a file's record: ISO 8601 in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def sha256_of(path: Path) -> str:

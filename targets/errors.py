@@ -15,6 +15,20 @@ message can be written that leaves its reader without a next step.
 
 from __future__ import annotations
 
+import difflib
+from typing import Iterable
+
+
+def meant(name: str, known: Iterable[str], otherwise: str, *, count: int = 1, cutoff: float = 0.6) -> str:
+    """The cure for an unknown name: the nearest of the known ones, at most `count`, or else `otherwise`."""
+    near = difflib.get_close_matches(name, list(known), count, cutoff)
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else otherwise
+
+
+def meant_and(name: str, known: Iterable[str], more: str, *, count: int = 1, cutoff: float = 0.6) -> str:
+    """The same, followed by `more` in either case."""
+    return f"{meant(name, known, '', count=count, cutoff=cutoff)} {more}".lstrip()
+
 
 class DeadweightError(Exception):
     """Something the user can mend: `what` happened, and the `cure`."""

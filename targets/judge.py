@@ -57,11 +57,6 @@ class Judgement:
     remarks: Tuple[str, ...] = ()
     """What a reader should know: events during which the machine changed, events that look dependent."""
 
-    @property
-    def change_percent(self) -> float:
-        """How much of the baseline's time the candidate saves, in percent; negative if it takes longer."""
-        return 100 * (1 - 1 / self.ratio)
-
     def sentence(self) -> str:
         """For people: `1.83x faster (95 % interval 1.79 to 1.88, 24 events)`."""
         interval = (

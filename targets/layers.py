@@ -197,14 +197,6 @@ def _doubt(layer: Layer) -> float:
     return -math.log1p(-share) if share < 1 else math.inf
 
 
-def families(judged: Sequence[LayerJudgement]) -> Dict[str, int]:
-    """How many layers have which outcome."""
-    counted: Dict[str, int] = {}
-    for one in judged:
-        counted[one.outcome] = counted.get(one.outcome, 0) + 1
-    return counted
-
-
 def slowest(judged: Sequence[LayerJudgement], count: Optional[int] = None) -> Tuple[LayerJudgement, ...]:
     """Those layers that take longest in either network, in the network's order."""
     by_time = sorted(judged, key=lambda one: -max(one.baseline_s, one.candidate_s))[:count]

@@ -6,7 +6,6 @@ and how certain it is. Only `certain` may feed a verdict: it gives nothing for a
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 import sys
@@ -14,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
-from .errors import TargetError
+from .errors import TargetError, meant_and
 
 BOARDS = Path(__file__).parent / "boards"
 CERTAINTIES = ("high", "medium", "low")
@@ -130,11 +129,10 @@ def load_target(name_or_path: Union[str, Path]) -> Target:
     if path.suffix != ".toml":
         path = BOARDS / f"{name_or_path}.toml"
         if str(name_or_path) not in target_names():
-            near = difflib.get_close_matches(str(name_or_path).lower(), target_names(), n=3, cutoff=0.3)
-            meant = f"Did you mean {' or '.join(near)}? " if near else ""
+            more = f"Known: {', '.join(target_names())}. For another board, give the path of its .toml."
             raise TargetError(
                 f"There is no target called '{name_or_path}'.",
-                f"{meant}Known: {', '.join(target_names())}. For another board, give the path of its .toml.",
+                meant_and(str(name_or_path).lower(), target_names(), more, count=3, cutoff=0.3),
             )
     try:
         text = path.read_text(encoding="utf-8")
@@ -223,9 +221,8 @@ def _keys(table: Mapping[str, Any], needed: set[str], allowed: set[str], where: 
 
 def _one_of(value: Any, known: Tuple[str, ...], where: str) -> str:
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.3)
         raise TargetError(
             f"{where} is {value!r}.",
-            (f"Did you mean {near[0]}? " if near else "") + f"Known: {', '.join(known)}.",
+            meant_and(str(value), known, f"Known: {', '.join(known)}.", cutoff=0.3),
         )
     return str(value)

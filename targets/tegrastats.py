@@ -33,7 +33,6 @@ _GRAMMAR = tuple(
         ),
     )
 )
-_BYTES = {"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
 TOTAL_RAILS = ("VDD_IN", "VIN", "POM_5V_IN")
 """Rails that feed the whole board. Where there is none, the rails can only be summed."""
@@ -64,16 +63,6 @@ class Tegrastats:
     readings: Tuple[Reading, ...]
     unknown: Tuple[str, ...]
     """Words that no known token is made of."""
-
-    @property
-    def ram_bytes(self) -> Optional[Tuple[int, int]]:
-        """Used and total."""
-        return self._pair("RAM")
-
-    @property
-    def swap_bytes(self) -> Optional[Tuple[int, int]]:
-        """Used and total."""
-        return self._pair("SWAP")
 
     @property
     def cores(self) -> Tuple[Optional[Engine], ...]:
@@ -122,13 +111,6 @@ class Tegrastats:
     def _values(self, kind: str, name: str) -> Tuple[Optional[str], ...]:
         found = (each.values for each in self.readings if (each.kind, each.name) == (kind, name))
         return next(found, (None,))
-
-    def _pair(self, name: str) -> Optional[Tuple[int, int]]:
-        values = self._values("memory", name)
-        if len(values) != 3:
-            return None
-        unit = _BYTES[str(values[2])]
-        return int(values[0] or 0) * unit, int(values[1] or 0) * unit
 
 
 def parse_tegrastats(line: str) -> Tegrastats:

@@ -18,6 +18,7 @@ import os
 import sys
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from deadweight.pipeline.pruning.trace import trace
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.clock import time_together
 from deadweight.targets.judge import judge
-from deadweight.targets.layers import families, judge_layers
+from deadweight.targets.layers import judge_layers
 from deadweight.targets.measurement import Protocol
 from deadweight.targets.ort_layers import time_layers
 from deadweight.targets.probe import cpu_name
@@ -126,8 +127,8 @@ def measured(network: Network, precision: str) -> list[Row]:
                 "variant": name,
                 "changed": differs,
                 "judgement": whole.to_json(),
-                "layers": families(each),
-                "pruned_layers": families(pruned),
+                "layers": Counter(one.outcome for one in each),
+                "pruned_layers": Counter(one.outcome for one in pruned),
                 "reasons": counted(pruned),
                 "worst": [
                     one.to_json() for one in sorted(pruned, key=lambda one: one.ratio)[:3] if one.ratio < 1

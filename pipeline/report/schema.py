@@ -10,7 +10,6 @@ the original's, in the score's own unit.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from ...targets.artifact import read_json
-from ...targets.errors import ArtifactError
+from ...targets.errors import ArtifactError, meant_and
 
 VERSION = 1
 Outcome = Literal["faster", "slower", "equal", "cannot_tell"]
@@ -289,9 +288,8 @@ def _refused(error: ValidationError, source: str) -> ArtifactError:
         return ArtifactError(f"{source} lacks the key {key}.", _CURE)
     if first["type"] == "extra_forbidden":
         known = {name for kind in _KINDS for name in kind.__annotations__}
-        near = difflib.get_close_matches(str(first["loc"][-1]), sorted(known), n=1)
-        hint = f" Did you mean {near[0]}? " if near else " "
-        return ArtifactError(f"{source} has the unknown key {key}.{hint}".rstrip(), _CURE)
+        cure = meant_and(str(first["loc"][-1]), sorted(known), _CURE)
+        return ArtifactError(f"{source} has the unknown key {key}.", cure)
     return ArtifactError(f"{source}: {key} is {first['input']!r:.80}: {first['msg']}.", _CURE)
 
 

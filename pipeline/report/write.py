@@ -8,11 +8,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ...targets.artifact import write_json, write_text
+from ...targets.artifact import utc_now, write_json, write_text
 from ...targets.errors import ArtifactError
 from .page import history_page, report_page, sweep_page
 from .schema import (
@@ -55,7 +54,7 @@ def write_sweep(
     `made_by` are the versions and the machine that the figures hang on. `statistics` adds the histograms.
     """
     directory = Path(directory)
-    made = {"created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "made_by": dict(made_by)}
+    made = {"created": utc_now(), "made_by": dict(made_by)}
     head = {"schema": VERSION, "name": name, "score_name": score_name, "higher_is_better": higher_is_better}
     write_json(directory / "sweep.json", {**head, **made, **sweep})
     write_text(directory / "sweep.csv", _csv(sweep))

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
-from ..artifact import read_json, write_json
+from ..artifact import read_json, utc_now, write_json
 from ..clock import Progress, time_together
 from ..errors import ArtifactError, MeasurementError
 from ..given import inputs_mark
@@ -96,7 +95,7 @@ def record(
         software=dict(measured.conditions["software"]),
         score=score,
         commit=commit,
-        recorded=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        recorded=utc_now(),
     )
     write_json(path, baseline.to_json())
     return baseline, measured

@@ -11,10 +11,10 @@ import os
 import tempfile
 import time
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from ..artifact import utc_now
 from ..binomial import clopper_pearson
 from ..budgets import Budgets
 from ..errors import TargetError
@@ -88,7 +88,7 @@ def calibrate(
         machine=told["machine"],
         software=told["software"],
         load=[round(min(loads), 2), round(max(loads), 2)],
-        at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        at=utc_now(),
         model_sha256=baseline.model_sha256,
     )
     return result

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
 
+from ..artifact import utc_now
 from ..errors import ArtifactError
 from ..measurement import Measurement
 
@@ -37,7 +37,7 @@ def entry(
     middle = measurement.latency_s(50)
     return {
         "schema": SCHEMA,
-        "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "at": utc_now(),
         "commit": commit,
         "name": measurement.name,
         "model_sha256": measurement.model_sha256,

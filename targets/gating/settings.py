@@ -11,7 +11,6 @@ p99_s = 0.004
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 import sys
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 import numpy as np
 
 from ..budgets import Budgets
-from ..errors import RecipeError
+from ..errors import RecipeError, meant_and
 from ..session import open_session, runtime_of
 
 if TYPE_CHECKING:
@@ -167,6 +166,5 @@ def _table(held: Mapping[str, Any], name: str, path: Path) -> Dict[str, Any]:
 def _known(held: Mapping[str, Any], known: Tuple[str, ...], where: str) -> None:
     for name in held:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f"Did you mean {near[0]}? " if near else ""
-            raise RecipeError(f"{where} has no {name}.", f"{meant}Known: {', '.join(known)}.")
+            more = f"Known: {', '.join(known)}."
+            raise RecipeError(f"{where} has no {name}.", meant_and(name, known, more))

@@ -81,7 +81,7 @@ def test_an_operator_kind_without_a_rule_takes_any_width() -> None:
 def test_an_unknown_target_gets_the_nearest_name_proposed() -> None:
     with pytest.raises(TargetError, match="There is no target called 'orin-nano'") as caught:
         load_target("orin-nano")
-    assert caught.value.cure.startswith("Did you mean orin-nano-8gb")
+    assert caught.value.cure.startswith("Did you mean 'orin-nano-8gb")
     assert "x86-cpu" in caught.value.cure
 
 

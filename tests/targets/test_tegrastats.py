@@ -62,13 +62,6 @@ def test_a_variant_tells_what_a_person_reads_in_it(name: str) -> None:
     assert (None if total is None else round(total[0], 3)) == power_w
 
 
-def test_memory_is_told_in_bytes() -> None:
-    told = first("orin_nano_super_jp7.2.1_r39.2.1")
-    assert told.ram_bytes == (2850 << 20, 7486 << 20)
-    assert told.swap_bytes is None
-    assert first("tx2_jp4_r32").swap_bytes == (0, 3926 << 20)
-
-
 def test_units_are_told_by_load_and_clock_whatever_form_they_take() -> None:
     assert first("agx_orin_jp6_r36.4.4").engines["NVENC"] == Engine(78.0, (166_000_000,))
     assert first("agx_orin_jp6_r36.4.4").engines["NVDEC"] == Engine(None, ())

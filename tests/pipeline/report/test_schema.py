@@ -60,7 +60,7 @@ def test_another_version_is_refused_with_a_cure() -> None:
 def test_a_misspelt_key_is_refused_and_the_right_one_proposed() -> None:
     text = message(changed("rows.0.speed_up", None))
     assert "rows[0].speed_up" in text
-    assert "Did you mean speedup?" in text
+    assert "Did you mean 'speedup'?" in text
 
 
 @pytest.mark.parametrize(
