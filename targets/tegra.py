@@ -51,16 +51,15 @@ class Soc:
     """A system on chip by the name that `compatible` in the device tree gives it."""
 
     name: str
-    family: str
     compute_capability: str
 
 
 SOCS = (
-    Soc("tegra210", "Nano, TX1", "5.3"),
-    Soc("tegra186", "TX2", "6.2"),
-    Soc("tegra194", "Xavier", "7.2"),
-    Soc("tegra234", "Orin", "8.7"),
-    Soc("tegra264", "Thor", "11.0"),
+    Soc("tegra210", "5.3"),
+    Soc("tegra186", "6.2"),
+    Soc("tegra194", "7.2"),
+    Soc("tegra234", "8.7"),
+    Soc("tegra264", "11.0"),
 )
 
 
