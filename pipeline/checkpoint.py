@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from ..targets.artifact import writing
 from ..targets.errors import ArtifactError
-from .work import write_tensors
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,16 @@ def reached(path: Path) -> Progress:
         ArtifactError: the file is damaged.
     """
     return _progress(*_read(path))
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a whole safetensors file, or nothing; equal tensors are equal bytes."""
+    # Tied weights share memory, which the format refuses: each name gets its own copy.
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
+    with writing(path) as beside:
+        beside.write_bytes(save_tensors(plain, dict(metadata) if metadata else None))
 
 
 def _progress(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:

@@ -24,7 +24,7 @@ from ..export.coding.rounding import shortened
 from .masks import named, weights_of
 from .predict import score_of, torch_predict
 from .pruning.narrow import copied_module
-from .training import Schedule, fit
+from .training import Schedule, TrainingJob, fit
 from .work import Work
 from .workload import Workload
 
@@ -68,15 +68,16 @@ class Cluster:
         set_values(model, books)
         if self.epochs:
             tied = cast(Workload, _Tied(work.workload, books, self.gradient))
-            model = fit(
-                model,
+            job = TrainingJob(
                 tied,
+                work.networks,
                 Schedule(self.epochs, self.learning_rate),
                 seed=work.seed + 1,  # as in finetune
                 checkpoint=work.directory / "checkpoint.safetensors",
                 progress=work.progress,
                 what="cluster",
-            ).model
+            )
+            model = fit(model, job).model
             books = trained_books(model, books)
         if self.short:
             books = {name: Clusters(shortened(one.book), one.index) for name, one in books.items()}

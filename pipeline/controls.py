@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ from .pruning.surgery import apply, replay
 from .pruning.trace import trace
 from .recipe import NamedStage
 from .stage import Stage, is_users_own, make_stage
-from .training import Schedule, fit
+from .training import WORKER, Schedule, TrainingJob, fit
 from .work import Done, Facts, Variant, Work
 from .workload import built_model, example_batch
 
@@ -45,6 +46,10 @@ class Controls:
     random: bool = True
     scratch: bool = True
     epochs: int | None = None
+
+    def code(self) -> list[Path]:
+        """The processes that train, where the stage train takes several."""
+        return [WORKER]
 
     def check(self, earlier: Sequence[NamedStage]) -> None:
         """Every stage before this one declares what it does.
@@ -149,17 +154,16 @@ def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
     fresh = built_model(work.workload, seed=work.seed + 2)
     small = replay(fresh, plan, example_batch(work.workload))
     rescale(small, plan)
-    schedule = Schedule.of({**(work.training() or {}), "epochs": epochs})
-    fitted = fit(
-        small,
+    job = TrainingJob(
         work.workload,
-        schedule,
+        work.networks,
+        Schedule.of({**(work.training() or {}), "epochs": epochs}),
         seed=work.seed + 2,
         checkpoint=work.directory / "scratch.safetensors",
         progress=work.progress,
         what="control: from scratch",
     )
-    made = work.with_model("scratch", fitted.model, plan=plan_of(small), role="control")
+    made = work.with_model("scratch", fit(small, job).model, plan=plan_of(small), role="control")
     return made.variant("scratch")
 
 

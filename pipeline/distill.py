@@ -6,11 +6,10 @@ was, each from a seed of its own, or come from the user's own checkpoints; their
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -18,16 +17,18 @@ from torch import nn
 
 from ..targets.artifact import write_json
 from ..targets.errors import RecipeError
+from .checkpoint import write_tensors
 from .load import read_weights
 from .masks import load_masks
+from .networks import student_class
 from .teaching import Teaching
-from .training import Schedule, fit, training_words
-from .work import Work, student_class, write_tensors
+from .training import WORKER, Schedule, TrainingJob, fit, training_words
+from .work import Work
 from .workload import built_model, users_code
 
 
 @dataclass(frozen=True)
-class Distill:
+class Distill(Schedule):
     """Trains the newest network on, with teachers; the result is the network "tuned".
 
     Attributes:
@@ -47,12 +48,6 @@ class Distill:
     temperature: Annotated[float, Field(gt=0)] = 4.0
     share: Annotated[float, Field(gt=0, le=1)] = 0.7
     hints: Annotated[float, Field(ge=0)] = 0.0
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    decay: Literal["cosine", "none"] = "cosine"
-    keep: Literal["best", "last"] = "best"
-    patience: Annotated[int, Field(ge=1)] | None = None
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    processes: Annotated[int, Field(ge=1)] = 1
     recovers: ClassVar[bool] = True
 
     def reads(self) -> list[Path]:
@@ -60,8 +55,9 @@ class Distill:
         return [Path(path) for path in self.checkpoints]
 
     def code(self) -> list[Path]:
-        """The student's file: an edit of it is another student."""
-        return [Path(inspect.getfile(student_class(self.student)))] if self.student else []
+        """The student's file, an edit of which is another student; teachers train as the original did."""
+        student = [Path(inspect.getfile(student_class(self.student)))] if self.student else []
+        return [*student, *([WORKER] if self.processes > 1 or self.teachers > 1 else [])]
 
     def __call__(self, work: Work) -> Work:
         if self.student and self.processes > 1:
@@ -74,14 +70,10 @@ class Distill:
         folders = [work.variant("original").path("weights").parent]
         folders += [_trained(work, number) for number in range(1, self.teachers)]
         folders += [_loaded(work, number, path) for number, path in enumerate(self.checkpoints, start=1)]
-        settings = dataclasses.asdict(self)
-        schedule = Schedule(
-            **{f.name: settings[f.name] for f in dataclasses.fields(Schedule) if f.name in settings},
-        )
-        fitted = fit(
-            _student(self.student, work.seed) if self.student else work.model(latest),
+        job = TrainingJob(
             work.workload,
-            schedule,
+            work.networks,
+            self,
             seed=work.seed + 1,  # as in finetune: the two can be compared
             checkpoint=work.directory / "checkpoint.safetensors",
             progress=work.progress,
@@ -89,6 +81,7 @@ class Distill:
             teaching=Teaching(tuple(folders), self.temperature, self.share, self.hints),
             masks=load_masks(held["masks"])[0] if held else None,
         )
+        fitted = fit(_student(self.student, work.seed) if self.student else work.model(latest), job)
         words = f"{len(folders)} teachers, {training_words(fitted, self.epochs, work.workload)}"
         if not self.student:
             made = work.with_model("tuned", fitted.model, plan=work.plan(latest), beside=held)
@@ -116,16 +109,16 @@ def _trained(work: Work, number: int) -> Path:
     seed = work.seed + 1000 * number
     model = built_model(work.workload, seed=seed)
     folder = work.directory / f"teacher-{number}"
-    fitted = fit(
-        model,
+    job = TrainingJob(
         work.workload,
+        work.networks,
         Schedule.of(settings),
         seed=seed,
         checkpoint=folder / "checkpoint.safetensors",
         progress=work.progress,
         what=f"teacher {number + 1}",
     )
-    write_tensors(folder / "model.safetensors", fitted.model.state_dict())
+    write_tensors(folder / "model.safetensors", fit(model, job).model.state_dict())
     return folder
 
 

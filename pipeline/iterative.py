@@ -21,10 +21,9 @@ from ..targets.artifact import Artifact, read_json, write_json
 from ..targets.clock import time_together
 from ..targets.errors import ModelError, RecipeError
 from ..targets.measurement import Protocol
-from .budget import Normalise, Scope
 from .finetune import Finetune
 from .predict import score_of, torch_predict
-from .prune import Prune, Share, find_criterion
+from .prune import Cutting, Prune, Share, find_criterion
 from .statistics import Statistics
 from .work import Done, Variant, Work
 from .workload import example_batch
@@ -33,7 +32,7 @@ Shape = Literal["linear", "cubic", "geometric"]
 
 
 @dataclass(frozen=True)
-class Iterative:
+class Iterative(Cutting):
     """Prunes and tunes by turns; the results are the networks "pruned" (the last cut) and "tuned".
 
     Attributes:
@@ -45,7 +44,7 @@ class Iterative:
         score_floor: the same as a score that must be kept.
         latency_s: ends the stage as soon as a network takes at most this long (median, batch of one example,
             ONNX Runtime on this machine, one thread); None does not measure.
-        criterion, scope, normalise, most, heads, align, means, norms: see `prune.Prune`.
+        criterion ... norms: see `prune.Cutting`.
         epochs, learning_rate: of the tuning after each cut, see `training.Schedule`.
     """
 
@@ -55,21 +54,9 @@ class Iterative:
     score_drop: Annotated[float, Field(ge=0)] | None = None
     score_floor: float | None = None
     latency_s: Annotated[float, Field(gt=0)] | None = None
-    criterion: str = "activation"
-    scope: Scope = "local"
-    normalise: Normalise = "mean"
-    most: Annotated[float, Field(gt=0, le=1)] = 0.95
-    heads: bool = False
-    align: bool = True
-    means: bool = False
-    norms: Annotated[int, Field(ge=0)] = 64
     epochs: Annotated[int, Field(ge=0)] = 2
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     shrinks: ClassVar[bool] = True  # the stages it runs inside are in the log, and controls repeat those
-
-    def code(self) -> list[Path]:
-        """The user's own criterion: an edit of it is another pruning."""
-        return Prune(ratio=0.5, criterion=self.criterion).code()
 
     def __call__(self, work: Work) -> Work:
         find_criterion(self.criterion)
@@ -134,7 +121,7 @@ class Iterative:
             return _restored(work, place)
         cut = Prune(
             parameters=min(max(share, 1e-9), 1 - 1e-9),
-            **{field: getattr(self, field) for field in _SHARED},
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(Cutting)},
         )
         tune = Finetune(epochs=self.epochs, learning_rate=self.learning_rate)
         result = work
@@ -148,9 +135,6 @@ class Iterative:
                 raise
         _record(result, place, len(work.log))
         return result
-
-
-_SHARED = ("criterion", "scope", "normalise", "most", "heads", "align", "means", "norms")
 
 
 def shares(goal: float, steps: int, schedule: Shape) -> list[float]:

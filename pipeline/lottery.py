@@ -38,7 +38,7 @@ from .pruning.plan import Plan, plan_of
 from .pruning.surgery import apply, replay
 from .pruning.trace import trace
 from .statistics import Statistics
-from .training import Fitted, Schedule, fit
+from .training import WORKER, Fitted, Schedule, TrainingJob, fit
 from .work import Work
 from .workload import built_model, example_batch
 
@@ -127,8 +127,8 @@ class Lottery:
             )
 
     def code(self) -> list[Path]:
-        """The user's own criterion: an edit of it is another ticket."""
-        return Prune(ratio=0.5, criterion=self.criterion).code()
+        """The user's own criterion, an edit of which is another ticket, and the processes that train."""
+        return [WORKER, *Prune(ratio=0.5, criterion=self.criterion).code()]
 
     def __call__(self, work: Work) -> Work:
         words, cut, fitted = [], None, None
@@ -163,9 +163,9 @@ class Lottery:
     def trained(self, work: Work, cut: Cut, start: Start, place: Path) -> Fitted:
         """The network of a cut, trained from one of the starts, as the original was; resumes from `place`."""
         model, masks = self.start(work, cut, start)
-        return fit(
-            model,
+        job = TrainingJob(
             work.workload,
+            work.networks,
             self.schedule(work),
             seed=work.seed,  # the order of samples is the original's, whatever the start
             checkpoint=place / "checkpoint.safetensors",
@@ -173,6 +173,7 @@ class Lottery:
             what=f"lottery: {start}",
             masks=masks,
         )
+        return fit(model, job)
 
     def start(self, work: Work, cut: Cut, start: Start) -> tuple[nn.Module, Masks | None]:
         """The network that a training begins with, and the masks that hold in it."""
@@ -206,7 +207,7 @@ class Lottery:
             raise _unstored(work, self.rewind_step)
         given = {"epochs": self.epochs, "learning_rate": self.learning_rate}
         settings |= {name: value for name, value in given.items() if value is not None}
-        return Schedule.of({**settings, "rewind_step": 0})
+        return Schedule.of(settings)
 
     def _fewer_weights(self, trained: nn.Module, before: Masks | None) -> Cut:
         weights = weights_of(trained)

@@ -8,22 +8,23 @@ only storage that leaves zeros out, or a kernel made for the pattern, has less.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..targets.errors import ArtifactError, ModelError, RecipeError
-from .budget import Scope
-from .pruning.narrow import copied_module
-from .work import write_tensors
+from .checkpoint import write_tensors
+from .pruning.copies import copied_module
+from .training import Masks as Masks
+from .training import hold, holding
 
-Masks = Mapping[str, Tensor]
-"""By parameter, which of its weights stay: bool, of its shape."""
+if TYPE_CHECKING:
+    from .budget import Scope
 
-Held = Sequence[tuple[nn.Parameter, Tensor]]
 KEPT, OF = 2, 4  # what sparse tensor cores take: two of four neighbours along a layer's inputs
 
 
@@ -182,32 +183,6 @@ def masked(model: nn.Module, masks: Masks) -> nn.Module:
     copy = copied_module(model, {})
     hold(holding(copy, masks))
     return copy
-
-
-def holding(model: nn.Module, masks: Masks) -> Held:
-    """The masked parameters of a network with their masks, on its device.
-
-    Raises:
-        ModelError: a mask is for another network.
-    """
-    parameters = dict(model.named_parameters())
-    for name, mask in masks.items():
-        if name not in parameters or parameters[name].shape != mask.shape:
-            raise ModelError(
-                f'The mask of "{name}", {list(mask.shape)}, fits no weights of this network.',
-                "Masks belong to one network: choose them after it was pruned, not before.",
-            )
-    return [(parameters[name], mask.to(parameters[name].device)) for name, mask in masks.items()]
-
-
-def hold(held: Held) -> None:
-    """Sets dropped weights to zero again: momentum and weight decay move what has no gradient of its own.
-
-    To the zero without a sign: multiplied by a mask, half of them would be -0.0, a bit each in a packed file.
-    """
-    with torch.no_grad():
-        for parameter, mask in held:
-            parameter.masked_fill_(~mask, 0.0)
 
 
 def kept_share(masks: Masks) -> float:

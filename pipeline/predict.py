@@ -6,15 +6,17 @@ A workload's `score` knows nothing else of a network, so that all of them are ju
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..targets.errors import ModelError, WorkloadError
-from ..targets.session import Session
 from .workload import Array, Predict, Workload, split_batches, users_code
+
+if TYPE_CHECKING:
+    from ..targets.session import Session
 
 
 def named_outputs(outputs: Any) -> dict[str, Tensor]:

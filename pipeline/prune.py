@@ -38,16 +38,12 @@ from .workload import example_batch, inputs_of, users_code
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-@dataclass(frozen=True)
-class Prune:
-    """Removes neurons from the newest network; the result is the network "pruned".
+@dataclass(frozen=True, kw_only=True)
+class Cutting:
+    """How units are ranked within a budget, and what is done around a cut.
 
     Attributes:
-        mean, std: thresholds on a neuron's activations, in their own units; both are given, or none.
-        ratio: instead of thresholds, the share of each group's neurons to remove, 0 to 1.
-        ratios: the same for single groups by name; a group without one takes `ratio`, else stays whole.
-        parameters: instead of both, the share of the network's parameters to remove.
-        criterion: with a ratio or parameters, what orders the neurons: a function of `importance`, or the
+        criterion: with a budget, what orders the neurons: a function of `importance`, or the
             dotted path of the user's own.
         scope: how the budget is shared out: "local" takes equal shares of all groups, "global" the lowest
             of one ranking across groups.
@@ -60,11 +56,6 @@ class Prune:
         norms: over how many training batches batch norms are estimated anew after the cut; 0 for none.
     """
 
-    mean: float | None = None
-    std: float | None = None
-    ratio: Share | None = None
-    ratios: dict[str, Share] = field(default_factory=dict)
-    parameters: Share | None = None
     criterion: str = "activation"
     scope: Scope = "local"
     normalise: Normalise = "mean"
@@ -74,6 +65,30 @@ class Prune:
     means: bool = False
     norms: Annotated[int, Field(ge=0)] = 64
     shrinks: ClassVar[bool] = True
+
+    def code(self) -> list[Path]:
+        """The user's own criterion: an edit of it is another pruning."""
+        found = find_criterion(self.criterion)
+        return [] if self.criterion.isidentifier() else [Path(inspect.getfile(found))]
+
+
+@dataclass(frozen=True)
+class Prune(Cutting):
+    """Removes neurons from the newest network; the result is the network "pruned".
+
+    Attributes:
+        mean, std: thresholds on a neuron's activations, in their own units; both are given, or none.
+        ratio: instead of thresholds, the share of each group's neurons to remove, 0 to 1.
+        ratios: the same for single groups by name; a group without one takes `ratio`, else stays whole.
+        parameters: instead of both, the share of the network's parameters to remove.
+        criterion ... norms: see `Cutting`.
+    """
+
+    mean: float | None = None
+    std: float | None = None
+    ratio: Share | None = None
+    ratios: dict[str, Share] = field(default_factory=dict)
+    parameters: Share | None = None
 
     def __post_init__(self) -> None:
         thresholds = (self.mean is not None) + (self.std is not None)
@@ -89,11 +104,6 @@ class Prune:
                 f'The stage prune has ratios {self.ratios} and scope "global".',
                 'Ratios by group are local: give scope = "local", or leave them out.',
             )
-
-    def code(self) -> list[Path]:
-        """The user's own criterion: an edit of it is another pruning."""
-        found = find_criterion(self.criterion)
-        return [] if self.criterion.isidentifier() else [Path(inspect.getfile(found))]
 
     def __call__(self, work: Work) -> Work:
         if "masks" in work.latest().files:

@@ -10,6 +10,7 @@ from ..export.external import copy, drop_stale
 from ..targets.artifact import write_json
 from .evaluate import Evaluate
 from .looks import look_words, looks
+from .networks import NetworkFiles
 from .recipe import NamedStage, Recipe, SweepSettings, check_order
 from .report.schema import Report
 from .report.write import write_report, write_sweep
@@ -107,4 +108,12 @@ def prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Wo
         watcher.started,
         watcher.ended,
     )
-    return run_, Work(workload, recipe.target, directory, recipe.seed, progress=watcher.progress)
+    work = Work(
+        workload,
+        recipe.target,
+        directory,
+        recipe.seed,
+        progress=watcher.progress,
+        networks=NetworkFiles(),
+    )
+    return run_, work

@@ -2,7 +2,16 @@
 
 A cached result is stale as soon as the code that made it changes, the user's own file first of all. Code
 is followed by its import statements, also those inside functions, down to the standard library and to
-installed packages, whose versions stand in the cache key instead.
+installed packages, whose versions stand in the cache key instead. What is imported for a type checker alone
+(`if TYPE_CHECKING:`) never runs and is not followed.
+
+What is not reached by imports is named: by a stage's `code()` (the user's criterion, the processes of a
+training), and by `Networks.code` for the networks that a stage is given. A network with plain weights is what
+`build_model()` returns with the weights of its file, both of them in the key already. A pruned one is rebuilt
+by its plan, and the code that does so is in the key of every stage that is given one: the outputs of what is
+loaded are compared with those that were saved, but how it trains on is not. Of this code, the tracer and its
+rules are a part only for networks in graph form. Code that saves is in no key for its own sake: its files
+hold hashes and an example, by which they are checked when they are loaded.
 """
 
 from __future__ import annotations
@@ -64,8 +73,14 @@ def _imported(path: Path, _mtime_ns: int) -> tuple[tuple[int, str], ...]:
 
 
 def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """The modules a tree imports, as (dots, name)."""
-    for node in ast.walk(tree):
+    """The modules a tree imports when it runs, as (dots, name)."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting.extend(node.orelse)
+            continue
+        waiting.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -23,7 +23,7 @@ from .masks import Masks, is_structured, magnitude_masks, masked, save_masks, st
 from .prune import Share
 from .pruning.narrow import elements_of
 from .sparse_bytes import stored_bytes
-from .training import Schedule, fit
+from .training import Schedule, TrainingJob, fit
 from .work import Work
 
 Pattern = Literal["free", "2:4"]
@@ -73,16 +73,17 @@ class Sparsify:
             masks = magnitude_masks(weights, self._share(work, model, weights), scope=self.scope)
         sparse = masked(model, masks)
         if self.epochs:
-            sparse = fit(
-                sparse,
+            job = TrainingJob(
                 work.workload,
+                work.networks,
                 Schedule(self.epochs, self.learning_rate),
                 seed=work.seed + 1,  # as in finetune: the two can be compared
                 checkpoint=work.directory / "checkpoint.safetensors",
                 progress=work.progress,
                 what="sparsify",
                 masks=masks,
-            ).model
+            )
+            sparse = fit(sparse, job).model
         place = work.directory / "sparse" / "masks.safetensors"
         save_masks(place, masks, self.pattern)
         facts = sparse_facts(sparse, masks, self.pattern)

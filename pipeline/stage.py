@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -80,7 +81,11 @@ def stage_names() -> list[str]:
     here = Path(__file__).parent
     texts = {path.stem: path.read_text("utf-8") for path in here.glob("*.py")}
     call = "def __call__(self, work: Work) -> Work"
-    return sorted(name for name, text in texts.items() if f"class {_camel(name)}:" in text and call in text)
+    return sorted(
+        name
+        for name, text in texts.items()
+        if re.search(rf"class {_camel(name)}(:|\((?!Protocol))", text) and call in text
+    )
 
 
 def make_stage(name: str, settings: Mapping[str, Any], where: str) -> Stage:

@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from ..targets.errors import ArtifactError, ModelError, WorkloadError
+from .checkpoint import write_tensors
 from .moments import fold
 from .observe import Observer, observe
 from .pruning.groups import Group, Groups
 from .pruning.trace import trace
-from .work import Work, write_tensors
+from .work import Work
 from .workload import example_batch, inputs_of
 
 _FIELDS = ("mean", "std", "mean_abs", "zero_share", "maximum", "count")

@@ -7,8 +7,9 @@
       report.json  report.html
 
 The name of a stage's folder is the hash of everything that goes into it: its settings, the hashes of its
-inputs, its source and the user's, the data, the seed, the threads, the machine and the library versions.
-A killed stage leaves a folder that ends in ".part"; run again, the stage finds its checkpoints there.
+inputs, its source and the user's (see `sources`), the data, the seed, the threads, the machine and the
+library versions. A killed stage leaves a folder that ends in ".part"; run again, the stage finds its
+checkpoints there.
 """
 
 from __future__ import annotations
@@ -101,7 +102,12 @@ class Run:
 
     def key(self, named: NamedStage, work: Work) -> str:
         """The hash of everything that goes into a stage."""
-        code = (source_of(named.stage), *self.users_files, *named_files(named.stage, "code"))
+        code = (
+            source_of(named.stage),
+            *self.users_files,
+            *named_files(named.stage, "code"),
+            *work.networks.code(work.variants),
+        )
         value = {
             "stage": named.name,
             "settings": settings_of(named.stage),

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..targets.errors import ModelError, RecipeError
+from .networks import load_network
 from .predict import named_outputs
 from .pruning.plan import Plan, plan_of
-from .work import load_network
 from .workload import Batch, Workload, example_batch
 
 Loss = Callable[[Any, Batch], Tensor]

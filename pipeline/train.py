@@ -5,34 +5,29 @@ A built-in example has no trained weights to start from. Who has some uses the s
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from ..targets.errors import RecipeError
-from .training import Schedule, fit, rewind_path, training_words
-from .work import Work, write_tensors
+from .checkpoint import write_tensors
+from .training import Schedule, TrainingJob, fit, rewind_path, training_words
+from .work import Work
 from .workload import built_model
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Schedule):
     """Trains `build_model()` from scratch; the result is the network "original".
 
     Attributes:
-        epochs, learning_rate, decay, keep, patience, precision, processes, rewind_step: see
-            `training.Schedule`. The initial weights are always kept, as "step-0" of the network.
+        epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
+        rewind_step: the weights after so many steps are kept too, for a rewind. The initial weights always
+            are, as "step-0" of the network.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 10
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    decay: Literal["cosine", "none"] = "cosine"
-    keep: Literal["best", "last"] = "best"
-    patience: Annotated[int, Field(ge=1)] | None = None
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    processes: Annotated[int, Field(ge=1)] = 1
     rewind_step: Annotated[int, Field(ge=0)] = 0
     trains: ClassVar[bool] = True
 
@@ -40,15 +35,17 @@ class Train:
         model = built_model(work.workload, seed=work.seed)
         checkpoint = work.directory / "checkpoint.safetensors"
         write_tensors(rewind_path(checkpoint, 0), model.state_dict())
-        fitted = fit(
-            model,
+        job = TrainingJob(
             work.workload,
-            Schedule(**dataclasses.asdict(self)),
+            work.networks,
+            self,
             seed=work.seed,
             checkpoint=checkpoint,
             progress=work.progress,
             what="train",
+            rewind_step=self.rewind_step,
         )
+        fitted = fit(model, job)
         words = training_words(fitted, self.epochs, work.workload)
         early = {f"step-{step}": rewind_path(checkpoint, step) for step in (0, self.rewind_step)}
         if not early[f"step-{self.rewind_step}"].exists():

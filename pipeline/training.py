@@ -9,30 +9,38 @@ workload's.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..targets.errors import ModelError, RecipeError, WorkloadError
 from . import checkpoint as on_disk
-from .masks import Held, Masks, hold, holding
 from .predict import score_of, torch_predict
-from .pruning.narrow import copied_module
-from .teaching import Teaching
-from .work import Progress, write_tensors
+from .pruning.copies import copied_module
 from .workload import Batch, Workload, example_batch, split_batches, users_code
 
+if TYPE_CHECKING:
+    from .teaching import Teaching
+    from .work import Networks, Progress
+
 STEPS = 1000  # the resolution of the progress bar
+WORKER = Path(__file__).with_name("worker.py")
+"""What each of several processes runs; no import leads there, so stages that start them name it as code."""
+
 Loss = Callable[[Any, Batch], Tensor]
+Masks = Mapping[str, Tensor]
+"""By parameter, which of its weights stay: bool, of its shape."""
+
+Held = Sequence[tuple[nn.Parameter, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -47,23 +55,51 @@ class Schedule:
         patience: training stops after so many epochs without a better validation score; None never stops.
         precision: of the forward pass, as lightning-fabric calls it; weights stay in 32 bits.
         processes: how many share each batch, every one on a device of its own where there are several.
+    """
+
+    epochs: Annotated[int, Field(ge=0)]
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    decay: Literal["cosine", "none"] = "cosine"
+    keep: Literal["best", "last"] = "best"
+    patience: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    processes: Annotated[int, Field(ge=1)] = 1
+
+    def code(self) -> list[Path]:
+        """The file that several processes run: an edit of it is another training."""
+        return [WORKER] if self.processes > 1 else []
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> Schedule:
+        """The schedule in a stage's settings; what else the stage has is no part of it."""
+        names = {field.name for field in fields(Schedule)}
+        return Schedule(**{name: value for name, value in settings.items() if name in names})
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """All that a training is, beside the network.
+
+    Attributes:
+        networks: by which other processes get the network; one process does not ask it.
+        checkpoint: a safetensors file, written after every epoch and taken up again where it exists.
+        what: the words beside the progress bar.
+        teaching: teachers to learn from, beside the workload's loss.
+        masks: weights that are zero and stay so, see `masks`.
         rewind_step: after so many steps the weights are kept beside the checkpoint, for a rewind; 0: never.
     """
 
-    epochs: int
-    learning_rate: float | None = None
-    decay: Literal["cosine", "none"] = "cosine"
-    keep: Literal["best", "last"] = "best"
-    patience: int | None = None
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    processes: int = 1
+    workload: Workload
+    networks: Networks
+    schedule: Schedule
+    _: KW_ONLY
+    seed: int
+    checkpoint: Path
+    what: str = ""
+    progress: Progress = lambda done, total, what: None
+    teaching: Teaching | None = None
+    masks: Masks | None = None
     rewind_step: int = 0
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Schedule:
-        """The schedule in a stage's settings; what else a user's own stage has is no part of it."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in settings.items() if name in names})
 
 
 @dataclass(frozen=True)
@@ -77,91 +113,42 @@ class Fitted:
     taken_up: int = 0
 
 
-def fit(
-    model: nn.Module,
-    workload: Workload,
-    schedule: Schedule,
-    *,
-    seed: int,
-    checkpoint: Path,
-    progress: Progress,
-    what: str,
-    teaching: Teaching | None = None,
-    masks: Masks | None = None,
-) -> Fitted:
+def fit(model: nn.Module, job: TrainingJob) -> Fitted:
     """Trains a copy of `model` and returns it on the CPU, in eval mode.
-
-    Args:
-        checkpoint: a safetensors file, written after every epoch and taken up again where it exists.
-        what: the words beside the progress bar.
-        teaching: teachers to learn from, beside the workload's loss.
-        masks: weights that are zero and stay so, see `masks`.
 
     Raises:
         ModelError: the loss became NaN or infinite, or a process was killed; the checkpoint of the last good
             epoch is kept.
         WorkloadError: the user's loss, optimizer or data failed, or the validation split is shuffled.
     """
-    check_order(workload)
+    check_order(job.workload)
     trained = copied_module(model, {})
-    taken_up = len(on_disk.reached(checkpoint).scores) if checkpoint.exists() else 0
-    if schedule.processes > 1:
+    taken_up = len(on_disk.reached(job.checkpoint).scores) if job.checkpoint.exists() else 0
+    if job.schedule.processes > 1:
         from .processes import train_in_processes
 
-        train_in_processes(
-            trained,
-            workload,
-            schedule,
-            seed=seed,
-            checkpoint=checkpoint,
-            progress=progress,
-            what=what,
-            teaching=teaching,
-            masks=masks,
-        )
+        train_in_processes(trained, job)
     else:
-        fabric = Fabric(accelerator="auto", devices=1, precision=schedule.precision)
-        learn(
-            trained,
-            workload,
-            schedule,
-            fabric,
-            seed=seed,
-            checkpoint=checkpoint,
-            progress=progress,
-            what=what,
-            teaching=teaching,
-            masks=masks,
-        )
-    progress(STEPS, STEPS, what)
-    found = on_disk.reached(checkpoint)
+        learn(trained, job, Fabric(accelerator="auto", devices=1, precision=job.schedule.precision))
+    job.progress(STEPS, STEPS, job.what)
+    found = on_disk.reached(job.checkpoint)
     trained = trained.cpu()
     trained.load_state_dict(dict(found.best))
     trained.eval()
-    names = list(example_batch(workload))
     scores = found.scores
-    score = scores[found.kept] if scores else score_of(workload, torch_predict(trained, names), "validation")
-    return Fitted(trained, score, scores, taken_up)
+    if scores:
+        return Fitted(trained, scores[found.kept], scores, taken_up)
+    predict = torch_predict(trained, example_batch(job.workload))
+    return Fitted(trained, score_of(job.workload, predict, "validation"), (), taken_up)
 
 
-def learn(
-    model: nn.Module,
-    workload: Workload,
-    schedule: Schedule,
-    fabric: Fabric,
-    *,
-    seed: int,
-    checkpoint: Path,
-    progress: Progress,
-    what: str,
-    teaching: Teaching | None = None,
-    masks: Masks | None = None,
-) -> None:
+def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
     """Trains `model` itself, as the one process or one of several; what came of it is in the checkpoint."""
+    workload, schedule, checkpoint, seed = job.workload, job.schedule, job.checkpoint, job.seed
     with users_code("optimizer() was called"):
         optimizer = workload.optimizer(model)
     wrapped, optimizer = fabric.setup(model, optimizer)
-    held = holding(model, masks or {})
+    held = holding(model, job.masks or {})
     hold(held)
     rates = [schedule.learning_rate or group["lr"] for group in optimizer.param_groups]
     if checkpoint.exists():
@@ -178,7 +165,7 @@ def learn(
     names = list(example_batch(workload))
     count = _batch_count(workload)
     taught = contextlib.nullcontext(workload.loss)
-    with taught if teaching is None else teaching.loss(workload, model, fabric.device) as loss:
+    with taught if job.teaching is None else job.teaching.loss(workload, model, fabric.device) as loss:
         for epoch in range(len(reached.scores), schedule.epochs):
             if _stale(workload, reached.scores, schedule.patience):
                 break
@@ -188,12 +175,12 @@ def learn(
                 share = (epoch + min(step / count, 1.0)) / schedule.epochs
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * _decay(schedule.decay, share)
-                if 0 < schedule.rewind_step == epoch * count + step and fabric.is_global_zero:
-                    write_tensors(rewind_path(checkpoint, schedule.rewind_step), model.state_dict())
+                if 0 < job.rewind_step == epoch * count + step and fabric.is_global_zero:
+                    on_disk.write_tensors(rewind_path(checkpoint, job.rewind_step), model.state_dict())
                 batch = _part(whole, fabric.global_rank, fabric.world_size)
                 where = f"epoch {epoch + 1}, step {step + 1}"
                 train_step(fabric, wrapped, optimizer, loss, batch, names, where, held)
-                progress(round(STEPS * share), STEPS, what)
+                job.progress(round(STEPS * share), STEPS, job.what)
             first = fabric.is_global_zero
             score = score_of(workload, torch_predict(model, names), "validation") if first else 0.0
             scores = (*reached.scores, fabric.broadcast(score))
@@ -260,6 +247,32 @@ def train_step(
     fabric.backward(loss)
     optimizer.step()
     hold(held)
+
+
+def holding(model: nn.Module, masks: Masks) -> Held:
+    """The masked parameters of a network with their masks, on its device.
+
+    Raises:
+        ModelError: a mask is for another network.
+    """
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        if name not in parameters or parameters[name].shape != mask.shape:
+            raise ModelError(
+                f'The mask of "{name}", {list(mask.shape)}, fits no weights of this network.',
+                "Masks belong to one network: choose them after it was pruned, not before.",
+            )
+    return [(parameters[name], mask.to(parameters[name].device)) for name, mask in masks.items()]
+
+
+def hold(held: Held) -> None:
+    """Sets dropped weights to zero again: momentum and weight decay move what has no gradient of its own.
+
+    To the zero without a sign: multiplied by a mask, half of them would be -0.0, a bit each in a packed file.
+    """
+    with torch.no_grad():
+        for parameter, mask in held:
+            parameter.masked_fill_(~mask, 0.0)
 
 
 def _part(batch: Batch, rank: int, processes: int) -> Batch:

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from ..targets.artifact import Artifact
+from ..targets.errors import RecipeError
 
-from ..targets.artifact import Artifact, read_json, writing
-from ..targets.errors import ModelError, RecipeError
-from ..targets.target import Target
-from .pruning.plan import Plan
-from .pruning.saved import load_pruned, save_pruned
-from .workload import Workload, example_batch, users_code
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..targets.target import Target
+    from .pruning.plan import Plan
+    from .workload import Workload
 
 Progress = Callable[[int, int, str], None]  # done, total, what of
 
@@ -87,6 +85,28 @@ class Done:
         return cls(value["stage"], value["settings"], tuple(value["words"]), Facts(**value["facts"]))
 
 
+class Networks(Protocol):
+    """How networks become files and files networks; a run gives its Work the one of `networks`."""
+
+    def save(
+        self, folder: Path, model: nn.Module, workload: Workload, plan: Plan | None
+    ) -> Mapping[str, Path]:
+        """Writes a network into a folder; the files by their kind."""
+        ...
+
+    def load(self, folder: Path, workload: Workload) -> nn.Module:
+        """The network of a folder, in eval mode, on the CPU."""
+        ...
+
+    def plan(self, path: Path) -> Plan:
+        """The plan in a file."""
+        ...
+
+    def code(self, variants: Iterable[Variant]) -> list[Path]:
+        """The files of code by which these networks are rebuilt; they enter the cache key."""
+        ...
+
+
 @dataclass(frozen=True)
 class Work:
     """The state of a run between two stages.
@@ -96,6 +116,7 @@ class Work:
         variants: the networks so far, oldest first.
         artifacts: what belongs to no single network: statistics, scores, measurements.
         log: the stages run so far.
+        networks: saves and loads the networks.
     """
 
     workload: Workload
@@ -106,6 +127,7 @@ class Work:
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     log: tuple[Done, ...] = ()
     progress: Progress = field(default=lambda done, total, what: None, compare=False)
+    networks: Networks = field(kw_only=True, repr=False, compare=False)
 
     def variant(self, name: str) -> Variant:
         """The variant of that name.
@@ -140,11 +162,11 @@ class Work:
         weights = variant.path("weights")
         if "plan" in variant.files:
             variant.path("plan")
-        return load_network(self.workload, weights.parent)
+        return self.networks.load(weights.parent, self.workload)
 
     def plan(self, variant: Variant) -> Plan | None:
         """What was removed from a variant; None if nothing was."""
-        return Plan.from_json(read_json(variant.path("plan"))) if "plan" in variant.files else None
+        return self.networks.plan(variant.path("plan")) if "plan" in variant.files else None
 
     def logged(self, stage: str, settings: Any, *words: str) -> Work:
         """This work after a stage: its name, the stage itself (a dataclass) and its messages."""
@@ -182,17 +204,10 @@ class Work:
         beside: Mapping[str, Path] | None = None,
     ) -> Work:
         """This work with one more network; its files go to a folder of its name, `beside` are more."""
-        place = self.directory / name
-        place.mkdir(parents=True, exist_ok=True)
-        if plan is not None:
-            save_pruned(place, model, plan, example_batch(self.workload))
-            names = {"plan": "plan.json", "weights": "model.safetensors"}
-        else:
-            write_tensors(place / "model.safetensors", model.state_dict())
-            names = {"weights": "model.safetensors"}
-        files = {kind: Artifact.of(place / file) for kind, file in names.items()}
-        files |= {kind: Artifact.of(path) for kind, path in (beside or {}).items()}
-        return self.with_variant(Variant(name, files, role))
+        paths = {**self.networks.save(self.directory / name, model, self.workload, plan), **(beside or {})}
+        return self.with_variant(
+            Variant(name, {kind: Artifact.of(path) for kind, path in paths.items()}, role)
+        )
 
     def with_variant(self, variant: Variant) -> Work:
         """This work with one more network, the newest; an older one of its name is dropped."""
@@ -222,56 +237,3 @@ class Work:
             "log": [[done.stage, done.settings, dataclasses.asdict(done.facts)] for done in self.log],
         }
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def load_network(workload: Workload, folder: Path) -> nn.Module:
-    """The network that `Work.with_model` saved in a folder, in eval mode, on the CPU.
-
-    Raises:
-        ModelError: build_model() returns another network than the one that was saved.
-    """
-    build, named = workload.build_model, "build_model()"
-    if (folder / "student.json").exists():
-        named = read_json(folder / "student.json")["class"]
-        build = student_class(named)
-    if (folder / "plan.json").exists():
-        return load_pruned(build, folder).eval()
-    weights = folder / "model.safetensors"
-    with torch.random.fork_rng(devices=[]):
-        model = build()
-    try:
-        model.load_state_dict(load_file(weights))
-    except RuntimeError as error:
-        raise ModelError(
-            f"{weights} does not fit what {named} returns: {str(error).splitlines()[0]}",
-            f"Let {named} return the same network every time.",
-        ) from error
-    return model.eval()
-
-
-def student_class(name: str) -> Callable[[], nn.Module]:
-    """A network of the user's own by its dotted path: a class, or a function, without arguments.
-
-    Raises:
-        RecipeError: there is no such thing.
-    """
-    place, _, attribute = name.replace(":", ".").rpartition(".")
-    with users_code(f'the student "{name}" was imported'):
-        found = getattr(importlib.import_module(place), attribute, None) if place else None
-    if not callable(found):
-        raise RecipeError(
-            f'There is no student "{name}".',
-            "Name a class without arguments by its dotted path, e.g. students.Small for one in students.py "
-            "beside the recipe.",
-        )
-    return cast("Callable[[], nn.Module]", found)
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Writes a whole safetensors file, or nothing; equal tensors are equal bytes."""
-    # Tied weights share memory, which the format refuses: each name gets its own copy.
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
-    with writing(path) as beside:
-        beside.write_bytes(save(plain, dict(metadata) if metadata else None))

@@ -13,6 +13,7 @@ from detector import Detector, SmallDetector
 from scenes import SHAPES, SIZE, overlaps, scenes
 
 from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.predict import score_of, torch_predict
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.work import Work
@@ -92,7 +93,9 @@ def test_the_loss_is_lowest_where_the_network_is_right(workload: Detector) -> No
 
 def test_the_detector_is_pruned_in_its_own_class_and_tuned(workload: Detector, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    work = Work(workload, load_target("x86-cpu"), tmp_path / "start").with_model("original", SmallDetector())
+    work = Work(workload, load_target("x86-cpu"), tmp_path / "start", networks=NetworkFiles()).with_model(
+        "original", SmallDetector()
+    )
     work = dataclasses.replace(work, directory=tmp_path / "prune")
     work = Prune(parameters=0.5, criterion="weight_l2", align=False)(work)
     work = Finetune(epochs=1)(dataclasses.replace(work, directory=tmp_path / "tuned"))

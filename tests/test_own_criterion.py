@@ -7,6 +7,7 @@ from pathlib import Path
 
 from small import Digits
 
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.recipe import read_recipe
 from deadweight.pipeline.work import Work
 
@@ -37,7 +38,9 @@ def test_ten_lines_beside_the_recipe_choose_the_neurons(tmp_path: Path) -> None:
     (tmp_path / "own_criterion.py").write_text(CRITERION)
     (tmp_path / "recipe.toml").write_text(RECIPE)
     recipe = read_recipe(tmp_path / "recipe.toml")
-    work = Work(Digits(), recipe.target, tmp_path).with_model("original", Digits().build_model())
+    work = Work(Digits(), recipe.target, tmp_path, networks=NetworkFiles()).with_model(
+        "original", Digits().build_model()
+    )
     model = work.model()
     result = recipe.stages[0].stage(dataclasses.replace(work, directory=tmp_path / "pruned"))
     plan = result.plan(result.latest())

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common.record import Row, append, recorded
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.predict import score_of, torch_predict
 from deadweight.pipeline.statistics import Statistics
 from deadweight.pipeline.train import Train
@@ -73,7 +74,7 @@ def original(network: str, seed: int) -> Work:
     """The trained original of a seed, with the statistics of its activations; made once."""
     place = RUNS / f"{network}-{seed}"
     torch.set_num_threads(1)
-    work = Work(workload_of(network), load_target("x86-cpu"), place, seed)
+    work = Work(workload_of(network), load_target("x86-cpu"), place, seed, networks=NetworkFiles())
     if not (place / "done").exists():
         work = Statistics()(Train(epochs=EPOCHS[network])(work))
         (place / "done").touch()

@@ -21,11 +21,12 @@ from deadweight.pipeline.cluster import Cluster
 from deadweight.pipeline.factorize import Factorize
 from deadweight.pipeline.finetune import Finetune
 from deadweight.pipeline.masks import magnitude_masks, masked, save_masks, weights_of
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.sparsify import Sparsify
 from deadweight.pipeline.stage import Stage
 from deadweight.pipeline.train import Train
-from deadweight.pipeline.training import Schedule, fit
+from deadweight.pipeline.training import Schedule, TrainingJob, fit
 from deadweight.pipeline.work import Variant, Work
 from deadweight.pipeline.workload import Workload, load_workload
 from deadweight.targets.artifact import Artifact
@@ -70,16 +71,17 @@ class DeepCompression:
             # The same factor in every round takes each layer to its share.
             gone = {name: 1 - share ** (1 / len(self.epochs)) for name, share in self.kept}
             masks = magnitude_masks(weights, 0.5, shares=gone, before=masks)
-            model = fit(
-                masked(model, masks),
+            job = TrainingJob(
                 work.workload,
+                work.networks,
                 Schedule(epochs),
                 seed=work.seed + number,
                 checkpoint=work.directory / f"round-{number}.safetensors",
                 progress=work.progress,
                 what="deep compression",
                 masks=masks,
-            ).model
+            )
+            model = fit(masked(model, masks), job).model
         assert masks is not None
         path = work.directory / "deep" / "masks.safetensors"
         save_masks(path, masks, "free")
@@ -142,7 +144,13 @@ def original(network: str, seed: int) -> Work:
     """The trained original of a seed; made once, and shared with the other benchmarks where they have it."""
     if network in grid.EPOCHS:
         return grid.original(network, seed)
-    work = Work(workload_of(network), load_target("x86-cpu"), RUNS / f"{network}-{seed}", seed)
+    work = Work(
+        workload_of(network),
+        load_target("x86-cpu"),
+        RUNS / f"{network}-{seed}",
+        seed,
+        networks=NetworkFiles(),
+    )
     return once(work, "original", Train(epochs=EPOCHS[network]))
 
 

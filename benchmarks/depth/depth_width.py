@@ -44,6 +44,7 @@ from benchmarks.common.record import Row, append, recorded
 from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.depth import Depth
 from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.paired import paired
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.pruning.groups import Groups, choose
@@ -85,7 +86,7 @@ def cells(epochs: int, tuning: int) -> list[Cell]:
 def original(seed: int, epochs: int) -> Work:
     """The trained original of a seed, with the statistics of its activations; made once, and resumed."""
     place = PLACE / f"original-{epochs}-{seed}"
-    work = Work(workload_of("cnn"), load_target("x86-cpu"), place, seed)
+    work = Work(workload_of("cnn"), load_target("x86-cpu"), place, seed, networks=NetworkFiles())
     if (place / "statistics.safetensors").exists():
         work = _with(work, "original")
         return work.with_artifact("statistics", place / "statistics.safetensors")

@@ -36,6 +36,7 @@ from benchmarks.int8.ort_reader import reader
 from deadweight.export.census import float_kernels
 from deadweight.pipeline.candidates import validated
 from deadweight.pipeline.export import Export
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.predict import score_of, session_predict
 from deadweight.pipeline.quantize import Quantize
 from deadweight.pipeline.work import Work
@@ -191,7 +192,7 @@ def row(name: str, seed: int, nncf: Path | None) -> Row:
     workload, model = trained(name, seed)
     folder = FOLDER / f"{name}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    work = Work(workload, load_target("x86-cpu"), folder)
+    work = Work(workload, load_target("x86-cpu"), folder, networks=NetworkFiles())
     work = Export()(work.with_model("float", model))
     source = work.latest("onnx").path("onnx")
     ours = Quantize(method="best", steps=STEPS)(work)  # type: ignore[arg-type]

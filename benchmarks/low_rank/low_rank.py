@@ -43,6 +43,7 @@ from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.controls import Controls
 from deadweight.pipeline.factorize import Factorize
 from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.paired import paired
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.thin import Convolution
@@ -89,7 +90,7 @@ def order(cell: Cell) -> tuple[bool, int]:
 def original(network: str, seed: int) -> Work:
     """The trained original of a seed; made once."""
     place = RUNS / f"{network}-{seed}"
-    work = Work(workload_of(network), load_target("x86-cpu"), place, seed)
+    work = Work(workload_of(network), load_target("x86-cpu"), place, seed, networks=NetworkFiles())
     train = Train(epochs=EPOCHS[network])
     if not (place / "done").exists():
         work = train(work)

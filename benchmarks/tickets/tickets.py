@@ -35,6 +35,7 @@ from benchmarks.common.grid import Cell, found, in_turn, markdown, missing_words
 from benchmarks.common.record import Row, recorded
 from deadweight.pipeline.lottery import CONTROLS, Lottery
 from deadweight.pipeline.masks import kept_share
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.paired import paired
 from deadweight.pipeline.predict import score_of, torch_predict
 from deadweight.pipeline.report.ticket_words import side
@@ -106,7 +107,7 @@ def measure(cell: Cell) -> Row:
     unit, start, rounds = cell["unit"], cell["start"], cell["rounds"]
     workload = published(150 if unit == "threshold" else 100)
     place = PLACE / ("threshold" if unit == "threshold" else "lenet") / str(cell["seed"])
-    work = Work(workload, load_target("x86-cpu"), place / "whole", cell["seed"])
+    work = Work(workload, load_target("x86-cpu"), place / "whole", cell["seed"], networks=NetworkFiles())
     work = Train(epochs=EPOCHS, learning_rate=1.2e-3, decay="none")(work)
     whole = work.model()
     if start == "whole":

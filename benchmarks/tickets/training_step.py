@@ -28,12 +28,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.grid import machine, markdown, workload_of
 from benchmarks.common.record import Row, append, recorded
-from deadweight.pipeline.masks import holding, load_masks
+from deadweight.pipeline.masks import load_masks
+from deadweight.pipeline.networks import NetworkFiles, load_network
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.sparsify import Sparsify
 from deadweight.pipeline.train import Train
-from deadweight.pipeline.training import train_step
-from deadweight.pipeline.work import Work, load_network
+from deadweight.pipeline.training import holding, train_step
+from deadweight.pipeline.work import Work
 from deadweight.pipeline.workload import Workload, example_batch
 from deadweight.targets.clock import time_together
 from deadweight.targets.judge import judge
@@ -81,7 +82,7 @@ def open_step(workload: Workload, path: Path, *, runtime: str, threads: int) -> 
 
 def networks(network: str, place: Path) -> dict[str, Path]:
     """The files of the original and of what was made of it, untrained."""
-    work = Train(epochs=0)(Work(workload_of(network), load_target("x86-cpu"), place))
+    work = Train(epochs=0)(Work(workload_of(network), load_target("x86-cpu"), place, networks=NetworkFiles()))
     for stage in (
         Prune(parameters=REMOVED, criterion="weight_l2", norms=0),
         Sparsify(network="original", like="pruned"),

@@ -43,6 +43,7 @@ from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.budget import Scope
 from deadweight.pipeline.finetune import Finetune
 from deadweight.pipeline.masks import load_masks
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.sparse_bytes import stored_bytes
 from deadweight.pipeline.sparsify import Sparsify
@@ -75,7 +76,9 @@ def figures(cell: Cell) -> Row:
     if "untrained" not in cell["network"]:
         return measured(measure, cell)
     with tempfile.TemporaryDirectory() as folder:
-        fresh = Work(workload_of("cnn"), load_target("x86-cpu"), Path(folder), cell["seed"])
+        fresh = Work(
+            workload_of("cnn"), load_target("x86-cpu"), Path(folder), cell["seed"], networks=NetworkFiles()
+        )
         return measure(cell, Statistics()(Train(epochs=0)(fresh)))
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from .copies import copied_module as copied_module
 from .plan import Attributes, Cut
-from .resize import Change
+
+if TYPE_CHECKING:
+    from .resize import Change
 
 TOLD = ("groups", "num_groups", "normalized_shape")
 """Arguments of operators that torch's own layers hold as attributes of the same name."""
-
-_OWN = frozenset(vars(nn.Module()))
-"""What torch itself keeps in every module: parameters, hooks, other modules."""
 
 
 def narrowed(model: nn.Module, tensors: Mapping[str, Tensor], attributes: Attributes) -> nn.Module:
@@ -40,26 +37,6 @@ def set_attributes(small: nn.Module, attributes: Attributes) -> None:
             setattr(small.get_submodule(path), name, kind(value) if isinstance(value, list) else value)
     for module in small.modules():
         _follow_shapes(module)
-
-
-def copied_module(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
-    """A deep copy, with other tensors by the id of those they stand for.
-
-    What modules keep of an earlier run (a cached activation, the weight of an old weight norm) is detached:
-    it is computed anew in the next one, and `deepcopy` refuses it. The dozen hook tables of each module are
-    nearly always empty: new ones given out are nearly half of the work less.
-    """
-    kept = [
-        value
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if name not in _OWN and not isinstance(value, (int, float, str, nn.Module))
-    ]
-    tensors_kept = [one for one in (*pytree.tree_leaves(kept), *model.buffers()) if isinstance(one, Tensor)]
-    stale = {id(one): one.detach() for one in tensors_kept if not one.is_leaf}
-    owned = [value for module in model.modules() for value in vars(module).values()]
-    empty = {id(one): type(one)() for one in owned if type(one) in (dict, OrderedDict, set) and not one}
-    return copy.deepcopy(model, empty | stale | dict(tensors))
 
 
 def cut_tensors(model: nn.Module, cut: Cut, instead: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

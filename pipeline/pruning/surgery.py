@@ -22,12 +22,12 @@ from ...targets.errors import ModelError
 from .bypass import shallower
 from .capture import Example, capture, users_line
 from .contexts import uncollected
-from .factors import relaid
 from .graphnet import GraphNet
 from .groups import Groups, Tracing, planned
-from .narrow import TOLD, cut_tensors, narrowed
+from .narrow import TOLD, cut_tensors
 from .plan import Cut, fingerprint, record
 from .plan import Plan as Plan
+from .rebuild import other_network, rebuilt
 from .resize import resized
 from .trace import trace, tracing_of
 from .trial import Trial, earlier_plans
@@ -81,7 +81,7 @@ def apply(
 
 def _shallower(model: nn.Module, plan: Plan, form: str) -> nn.Module:
     if plan.original != fingerprint(model):
-        raise _other_network()
+        raise other_network()
     if form == "graph" or isinstance(model, GraphNet):
         raise ModelError(
             "Blocks are dropped from the network's own class, and not from its graph, which has no modules.",
@@ -153,18 +153,7 @@ def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
     Raises:
         ModelError: a plan is for another network.
     """
-    for step in (*plan.earlier, plan):
-        if fingerprint(model) != step.original:
-            raise _other_network()
-        if step.dropped:
-            model = record(shallower(model, step.dropped), step)
-        elif step.form == "layers":
-            model = record(relaid(model, step), step)
-        elif step.form == "module":
-            model = record(narrowed(model, cut_tensors(model, step.cut), step.attributes), step)
-        else:
-            model = record(graph_form(model, step.cut, trace(model, example)), step)
-    return model
+    return rebuilt(model, plan, lambda model, step: graph_form(model, step.cut, trace(model, example)))
 
 
 def living(tracing: Tracing, cut: Cut) -> Tensor:
@@ -280,18 +269,10 @@ def _constants(graph: GraphModule, tensors: dict[str, Tensor]) -> list[tuple[str
 
 def _check_fits(model: nn.Module, plan: Plan, groups: Groups) -> None:
     if not plan.original == fingerprint(model) == groups.fingerprint:
-        raise _other_network()
+        raise other_network()
     sizes = {group.name: group.size for group in groups}
     for name, units in plan.removed.items():
         if not 0 <= min(units, default=0) <= max(units, default=0) < sizes.get(name, 0):
-            raise _other_network()
+            raise other_network()
     if planned(groups, plan.removed).cut != plan.cut:
-        raise _other_network()
-
-
-def _other_network() -> ModelError:
-    return ModelError(
-        "The plan was made for another network: its parameters differ in name, shape or type, or they hang"
-        " together in another way.",
-        "Make a plan for this one (trace, then choose), or give the network that the plan was made for.",
-    )
+        raise other_network()

@@ -13,6 +13,7 @@ import torch
 
 from deadweight.export import external
 from deadweight.pipeline.alone import as_built, prune_alone, pruning, up_to_pruning
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.pruning.saved import load_pruned
 from deadweight.pipeline.run import Watcher, prepared
@@ -44,7 +45,7 @@ stage = "finetune"
 
 
 def built(directory: Path) -> Work:
-    work = Work(small.Digits(), load_target("x86-cpu"), directory, seed=3)
+    work = Work(small.Digits(), load_target("x86-cpu"), directory, seed=3, networks=NetworkFiles())
     return Statistics()(as_built(work))
 
 

@@ -9,6 +9,7 @@ from deadweight.export.calibrate import calibrate
 from deadweight.export.graph import load
 from deadweight.pipeline.candidates import Candidate, Trials, first, stepped
 from deadweight.pipeline.export import Export
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 from deadweight.pipeline.workload import inputs_of
 from deadweight.targets.target import load_target
@@ -17,7 +18,7 @@ from deadweight.targets.target import load_target
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> Trials:
     workload = Digits()
-    work = Work(workload, load_target("x86-cpu"), tmp_path_factory.mktemp("work"))
+    work = Work(workload, load_target("x86-cpu"), tmp_path_factory.mktemp("work"), networks=NetworkFiles())
     return Trials.of(Export()(work.with_model("original", trained(workload))))
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from deadweight.export.coding.cluster import cluster as clustered
 from deadweight.pipeline.cluster import Cluster, set_values, share_gradients, trained_books
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.sparsify import Sparsify
 from deadweight.pipeline.train import Train
 from deadweight.pipeline.work import Work
@@ -23,7 +24,7 @@ from deadweight.targets.target import load_target
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Work:
     place = tmp_path_factory.mktemp("trained")
-    return Train(epochs=3)(Work(Digits(), load_target("x86-cpu"), place))
+    return Train(epochs=3)(Work(Digits(), load_target("x86-cpu"), place, networks=NetworkFiles()))
 
 
 def values(work: Work, name: str = "clustered") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 from deadweight.pipeline.controls import Controls, recovery, rescale
 from deadweight.pipeline.export import Export
 from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.stage import settings_of
 from deadweight.pipeline.statistics import Statistics
@@ -23,7 +24,7 @@ from deadweight.targets.target import load_target
 
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
-    result = Work(Digits(), load_target("x86-cpu"), tmp_path)
+    result = Work(Digits(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
     for stage in (Train(epochs=4), Statistics(), Prune(ratio=0.5), Finetune(epochs=2)):
         result = stage(dataclasses.replace(result, directory=tmp_path / type(stage).__name__))
     return dataclasses.replace(result, directory=tmp_path / "controls")
@@ -56,7 +57,7 @@ def test_the_network_from_scratch_has_learned(work: Work) -> None:
 
 
 def test_without_pruning_there_is_nothing_to_control(tmp_path: Path) -> None:
-    work = Train(epochs=1)(Work(Digits(), load_target("x86-cpu"), tmp_path))
+    work = Train(epochs=1)(Work(Digits(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles()))
     with pytest.raises(RecipeError, match="nothing to control"):
         Controls()(work)
 

@@ -20,6 +20,7 @@ from deadweight.pipeline.controls import Controls
 from deadweight.pipeline.depth import Depth
 from deadweight.pipeline.export import Export
 from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.stage import Stage, make_stage
 from deadweight.pipeline.work import Work
@@ -46,7 +47,9 @@ def trained() -> nn.Module:
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Work:
     place = tmp_path_factory.mktemp("depth")
-    return Work(Deep(), load_target("x86-cpu"), place).with_model("original", trained())
+    return Work(Deep(), load_target("x86-cpu"), place, networks=NetworkFiles()).with_model(
+        "original", trained()
+    )
 
 
 def at(work: Work, place: Path) -> Work:

@@ -10,6 +10,7 @@ from small import Digits
 
 from deadweight.pipeline.controls import Controls
 from deadweight.pipeline.distill import Distill
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.predict import score_of, torch_predict
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.statistics import Statistics
@@ -22,7 +23,7 @@ from deadweight.targets.target import load_target
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Work:
     place = tmp_path_factory.mktemp("distill")
-    result = Work(Digits(), load_target("x86-cpu"), place)
+    result = Work(Digits(), load_target("x86-cpu"), place, networks=NetworkFiles())
     for stage in (Train(epochs=5), Statistics(), Prune(ratio=0.7)):
         result = stage(dataclasses.replace(result, directory=place / type(stage).__name__))
     return result

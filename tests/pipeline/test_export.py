@@ -10,6 +10,7 @@ from small import Digits
 from torch import Tensor, nn
 
 from deadweight.pipeline.export import Export
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import ModelError
 from deadweight.targets.target import Fact, Target, load_target
@@ -51,7 +52,7 @@ def board(tensorrt: str) -> Target:
 
 def work_for(workload: Digits, target: Target, directory: Path) -> Work:
     torch.manual_seed(0)
-    work = Work(workload, target, directory)
+    work = Work(workload, target, directory, networks=NetworkFiles())
     return work.with_model("original", workload.build_model())
 
 

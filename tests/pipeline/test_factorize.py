@@ -14,6 +14,7 @@ from deadweight.pipeline.controls import Controls
 from deadweight.pipeline.export import Export
 from deadweight.pipeline.factorize import Factorize
 from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.predict import score_of, torch_predict
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.quantize import Quantize
@@ -31,7 +32,7 @@ def network() -> nn.Module:
 
 @pytest.fixture
 def work(network: nn.Module, tmp_path: Path) -> Work:
-    work = Work(Digits(), load_target("x86-cpu"), tmp_path)
+    work = Work(Digits(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
     return work.with_model("original", network)
 
 
@@ -221,7 +222,7 @@ class Wide(Digits):
 @pytest.mark.slow
 def test_by_measured_time_large_layers_are_made_thin_and_small_ones_are_not(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    work = Work(Wide(), load_target("x86-cpu"), tmp_path)
+    work = Work(Wide(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
     made = after(work.with_model("original", Wide().build_model()), Factorize(speedup=2.0, events=12))
     words = made.log[-1].words
     assert "2.reduce.weight" in shapes(made.model())
@@ -231,7 +232,9 @@ def test_by_measured_time_large_layers_are_made_thin_and_small_ones_are_not(tmp_
 
 @pytest.mark.slow
 def test_a_speed_that_no_rank_reaches_is_refused_with_what_was_reached(tmp_path: Path) -> None:
-    work = Work(Wide(), load_target("x86-cpu"), tmp_path).with_model("original", Wide().build_model())
+    work = Work(Wide(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles()).with_model(
+        "original", Wide().build_model()
+    )
     with pytest.raises(
         ModelError, match=r"was to be 500.0x as fast; at the lowest ranks tried it is .*x faster"
     ):

@@ -8,6 +8,7 @@ from small import Digits
 
 from deadweight.pipeline.controls import Controls
 from deadweight.pipeline.iterative import Iterative, shares
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.train import Train
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import ModelError, RecipeError
@@ -17,7 +18,7 @@ from deadweight.targets.target import load_target
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Work:
     place = tmp_path_factory.mktemp("iterative")
-    return Train(epochs=5)(Work(Digits(), load_target("x86-cpu"), place))
+    return Train(epochs=5)(Work(Digits(), load_target("x86-cpu"), place, networks=NetworkFiles()))
 
 
 def size(work: Work, name: str) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from small import Digits
 
 from deadweight.pipeline.looks import look_words, looks
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 from deadweight.targets.artifact import write_json
 from deadweight.targets.target import load_target
@@ -12,7 +13,7 @@ from deadweight.targets.target import load_target
 
 def scored(folder: Path, score: float) -> Work:
     write_json(folder / f"{score}.json", {"score": score})
-    work = Work(Digits(), load_target("x86-cpu"), folder)
+    work = Work(Digits(), load_target("x86-cpu"), folder, networks=NetworkFiles())
     return work.with_artifact("scores_test", folder / f"{score}.json")
 
 

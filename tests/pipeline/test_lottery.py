@@ -11,6 +11,7 @@ from small import Digits
 from deadweight.pipeline.load import Load
 from deadweight.pipeline.lottery import CONTROLS, Lottery, stored
 from deadweight.pipeline.masks import kept_share, load_masks
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.statistics import Statistics
 from deadweight.pipeline.train import Train
 from deadweight.pipeline.work import Work
@@ -25,7 +26,9 @@ class PowerCutError(Exception):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Work:
     place = tmp_path_factory.mktemp("lottery")
-    return Train(epochs=3, rewind_step=20)(Work(Digits(), load_target("x86-cpu"), place))
+    return Train(epochs=3, rewind_step=20)(
+        Work(Digits(), load_target("x86-cpu"), place, networks=NetworkFiles())
+    )
 
 
 def ran(stage: Lottery, work: Work, place: Path) -> Work:
@@ -58,9 +61,9 @@ def test_the_weights_of_a_step_are_those_of_a_training_that_ended_there(
             return batches[:4] if split == "train" else batches
 
     settings = Train(epochs=1, decay="none", keep="last", rewind_step=4)
-    long = settings(Work(Digits(), load_target("x86-cpu"), tmp_path / "long"))
+    long = settings(Work(Digits(), load_target("x86-cpu"), tmp_path / "long", networks=NetworkFiles()))
     short = dataclasses.replace(settings, rewind_step=0)(
-        Work(Short(), load_target("x86-cpu"), tmp_path / "short")
+        Work(Short(), load_target("x86-cpu"), tmp_path / "short", networks=NetworkFiles())
     )
     found, wanted = stored(long, 4), short.model().state_dict()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
@@ -68,7 +71,9 @@ def test_the_weights_of_a_step_are_those_of_a_training_that_ended_there(
 
 def test_a_step_that_training_never_came_to_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="training ended before it"):
-        Train(epochs=1, rewind_step=10_000)(Work(Digits(), load_target("x86-cpu"), tmp_path))
+        Train(epochs=1, rewind_step=10_000)(
+            Work(Digits(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
+        )
 
 
 def test_each_round_takes_its_share_of_what_is_left(trained: Work, tmp_path: Path) -> None:
@@ -177,7 +182,9 @@ def test_a_threshold_that_keeps_nothing_is_an_error_with_the_largest_weight(
 
 def test_a_network_that_was_loaded_has_no_start_to_go_back_to(trained: Work, tmp_path: Path) -> None:
     save_file(load_file(trained.latest().path("weights")), tmp_path / "own.safetensors")
-    loaded = Load(str(tmp_path / "own.safetensors"))(Work(Digits(), load_target("x86-cpu"), tmp_path))
+    loaded = Load(str(tmp_path / "own.safetensors"))(
+        Work(Digits(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
+    )
     with pytest.raises(RecipeError, match="initial weights to rewind to were not stored") as caught:
         ran(Lottery(), loaded, tmp_path)
     assert 'by the stage "train"' in caught.value.cure

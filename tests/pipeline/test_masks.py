@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from deadweight.pipeline.masks import (
     all_kept,
-    hold,
-    holding,
     is_structured,
     kept_share,
     load_masks,
@@ -23,6 +21,7 @@ from deadweight.pipeline.masks import (
     threshold_masks,
     weights_of,
 )
+from deadweight.pipeline.training import hold, holding
 from deadweight.targets.errors import ArtifactError, ModelError, RecipeError
 
 

@@ -19,23 +19,23 @@ from torch import nn
 
 from deadweight.pipeline import checkpoint as on_disk
 from deadweight.pipeline.masks import magnitude_masks, weights_of
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.processes import spec_of
-from deadweight.pipeline.training import Fitted, Schedule, fit
+from deadweight.pipeline.training import Fitted, Schedule, TrainingJob, fit
 from deadweight.pipeline.workload import load_workload
 from deadweight.targets.errors import ModelError, RecipeError
 
 
 def trained(place: Path, epochs: int, processes: int, seed: int = 0) -> Fitted:
     torch.manual_seed(seed)
-    return fit(
-        Digits().build_model(),
+    job = TrainingJob(
         Digits(),
+        NetworkFiles(),
         Schedule(epochs=epochs, processes=processes),
         seed=seed,
         checkpoint=place / "checkpoint.safetensors",
-        progress=lambda done, total, what: None,
-        what="train",
     )
+    return fit(Digits().build_model(), job)
 
 
 def test_a_workload_of_a_class_in_a_file_can_be_made_again() -> None:
@@ -75,15 +75,14 @@ def test_a_pruned_residual_network_is_tuned_as_well_by_two_processes_as_by_one(t
     workload = Images()
 
     def tuned(model: nn.Module, processes: int, seed: int) -> float:
-        return fit(
-            model,
+        job = TrainingJob(
             workload,
+            NetworkFiles(),
             Schedule(epochs=4, processes=processes),
             seed=seed,
             checkpoint=tmp_path / f"{processes}-{seed}" / "checkpoint.safetensors",
-            progress=lambda done, total, what: None,
-            what="finetune",
-        ).score
+        )
+        return fit(model, job).score
 
     scores: dict[int, list[float]] = {1: [], 2: []}
     for seed in range(3):
@@ -105,7 +104,7 @@ def children() -> list[int]:
             parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             continue
-        if b"deadweight.pipeline.processes" in command and parent == os.getpid():
+        if b"deadweight.pipeline.worker" in command and parent == os.getpid():
             found.append(int(place.name))
     return sorted(found)
 
@@ -138,16 +137,15 @@ def test_a_killed_process_is_named_and_the_next_run_goes_on_at_the_last_epoch(tm
 def test_what_a_process_has_to_say_reaches_the_user(tmp_path: Path) -> None:
     from small_diverging import Diverging
 
+    job = TrainingJob(
+        Diverging(),
+        NetworkFiles(),
+        Schedule(epochs=2, processes=2),
+        seed=0,
+        checkpoint=tmp_path / "checkpoint.safetensors",
+    )
     with pytest.raises(ModelError, match=r"Training diverged: the loss is nan in epoch 1, step 4"):
-        fit(
-            Diverging().build_model(),
-            Diverging(),
-            Schedule(epochs=2, processes=2),
-            seed=0,
-            checkpoint=tmp_path / "checkpoint.safetensors",
-            progress=lambda done, total, what: None,
-            what="train",
-        )
+        fit(Diverging().build_model(), job)
 
 
 @pytest.mark.slow
@@ -155,16 +153,16 @@ def test_masked_weights_stay_zero_in_two_processes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Digits().build_model()
     masks = magnitude_masks(weights_of(model), 0.7)
-    fitted = fit(
-        model,
+    job = TrainingJob(
         Digits(),
-        Schedule(epochs=2, processes=2, rewind_step=3),
+        NetworkFiles(),
+        Schedule(epochs=2, processes=2),
         seed=0,
         checkpoint=tmp_path / "checkpoint.safetensors",
-        progress=lambda done, total, what: None,
-        what="train",
         masks=masks,
+        rewind_step=3,
     )
+    fitted = fit(model, job)
     for state in (fitted.model.state_dict(), load_file(tmp_path / "step-3.safetensors")):
         assert all(not state[name][~mask].any() for name, mask in masks.items())
         assert state["0.weight"].any()

@@ -8,6 +8,7 @@ import torch
 from small import Digits, X
 from torch import Tensor, nn
 
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.prune import Prune, alignment, find_criterion
 from deadweight.pipeline.stage import make_stage
 from deadweight.pipeline.statistics import Statistics
@@ -33,7 +34,7 @@ class WithSilent(Digits):
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
     torch.manual_seed(0)
-    start = Work(WithSilent(), load_target("x86-cpu"), tmp_path)
+    start = Work(WithSilent(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
     return Statistics()(start.with_model("original", WithSilent().build_model()))
 
 
@@ -74,7 +75,9 @@ class Rows(nn.Module):
 
 @pytest.mark.parametrize(("heads", "left"), [(False, 4), (True, 2)])
 def test_whole_heads_go_only_on_demand(heads: bool, left: int, tmp_path: Path) -> None:
-    start = Work(WithHeads(), load_target("x86-cpu"), tmp_path).with_model("original", Rows())
+    start = Work(WithHeads(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles()).with_model(
+        "original", Rows()
+    )
     result = Prune(ratio=0.5, criterion="weight_l2", heads=heads, align=False)(start)
     plan = result.plan(result.latest())
     assert plan is not None
@@ -141,7 +144,7 @@ def test_thresholds_that_would_empty_a_layer_are_refused(work: Work) -> None:
 
 
 def test_thresholds_need_statistics_and_each_other(tmp_path: Path, work: Work) -> None:
-    bare = Work(Digits(), load_target("x86-cpu"), tmp_path / "bare").with_model(
+    bare = Work(Digits(), load_target("x86-cpu"), tmp_path / "bare", networks=NetworkFiles()).with_model(
         "original", Digits().build_model()
     )
     with pytest.raises(RecipeError, match="no statistics were taken"):
@@ -156,7 +159,9 @@ def test_a_network_without_neurons_to_remove_says_so(tmp_path: Path) -> None:
         def build_model(self) -> nn.Module:
             return nn.Linear(64, 10)
 
-    work = Work(Flat(), load_target("x86-cpu"), tmp_path).with_model("original", Flat().build_model())
+    work = Work(Flat(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles()).with_model(
+        "original", Flat().build_model()
+    )
     with pytest.raises(ModelError, match="no neurons that could be removed"):
         Prune(ratio=0.5, criterion="random")(work)
 

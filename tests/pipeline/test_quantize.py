@@ -11,6 +11,7 @@ from small import Digits
 from torch import Tensor
 
 from deadweight.pipeline.export import Export
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.quantize import Quantize
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import RecipeError
@@ -30,7 +31,7 @@ class Few(Digits):
 
 def exported(workload: Digits, target: str, directory: Path) -> Work:
     torch.manual_seed(0)
-    work = Work(workload, load_target(target), directory)
+    work = Work(workload, load_target(target), directory, networks=NetworkFiles())
     return Export()(work.with_model("original", workload.build_model()))
 
 

@@ -11,6 +11,7 @@ from small import Digits
 from deadweight.export import external
 from deadweight.export.graph import load
 from deadweight.pipeline.export import Export
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.run import deliver
 from deadweight.pipeline.work import Work
 from deadweight.targets.target import load_target
@@ -18,7 +19,7 @@ from deadweight.targets.target import load_target
 
 def exported(directory: Path) -> Work:
     torch.manual_seed(0)
-    work = Work(Digits(), load_target("x86-cpu"), directory)
+    work = Work(Digits(), load_target("x86-cpu"), directory, networks=NetworkFiles())
     return Export()(work.with_model("original", work.workload.build_model()))
 
 

@@ -10,6 +10,7 @@ from trained import trained
 
 from deadweight.pipeline.candidates import Trials, first
 from deadweight.pipeline.export import Export
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.quantize import Quantize
 from deadweight.pipeline.sensitivity import Layer, return_words, returned, sensitivity, words
 from deadweight.pipeline.work import Work
@@ -44,7 +45,7 @@ class UnevenDigits(Digits):
 
 
 def work_of(directory: Path, target: str = "x86-cpu") -> Work:
-    work = Work(UnevenDigits(), load_target(target), directory)
+    work = Work(UnevenDigits(), load_target(target), directory, networks=NetworkFiles())
     return Export()(work.with_model("original", Uneven(trained(Digits()))))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from deadweight.pipeline.export import Export
 from deadweight.pipeline.factorize import Factorize
 from deadweight.pipeline.finetune import Finetune
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.pruning.groups import choose
 from deadweight.pipeline.pruning.plan import plan_of
@@ -53,7 +54,9 @@ def twins() -> Repeated:
 
 
 def work_with(model: nn.Module, folder: Path) -> Work:
-    return Work(Repeats(), load_target("x86-cpu"), folder).with_model("original", model)
+    return Work(Repeats(), load_target("x86-cpu"), folder, networks=NetworkFiles()).with_model(
+        "original", model
+    )
 
 
 def test_named_layers_are_tied_and_start_at_their_mean(tmp_path: Path) -> None:

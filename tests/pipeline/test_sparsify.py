@@ -14,6 +14,7 @@ from deadweight.pipeline.evaluate import Evaluate
 from deadweight.pipeline.export import Export
 from deadweight.pipeline.finetune import Finetune
 from deadweight.pipeline.masks import is_structured, load_masks
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.profile_on import knows_sparse
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.sparsify import Sparsify
@@ -28,7 +29,7 @@ from deadweight.targets.target import load_target
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Work:
     place = tmp_path_factory.mktemp("sparsify")
-    work = Train(epochs=4)(Work(Digits(), load_target("x86-cpu"), place))
+    work = Train(epochs=4)(Work(Digits(), load_target("x86-cpu"), place, networks=NetworkFiles()))
     return Prune(ratio=0.5, criterion="weight_l2", align=False)(
         dataclasses.replace(work, directory=place / "pruned")
     )
@@ -97,7 +98,7 @@ def test_two_of_four_is_what_the_exported_file_holds(trained: Work, tmp_path: Pa
 def test_two_of_four_on_a_width_that_is_no_multiple_of_four_is_refused_until_it_is_left_dense(
     tmp_path: Path,
 ) -> None:
-    work = Train(epochs=0)(Work(Images(), load_target("x86-cpu"), tmp_path))
+    work = Train(epochs=0)(Work(Images(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles()))
     with pytest.raises(ModelError, match=r"no multiple of 4: stem \(3 inputs\)") as caught:
         ran(work, tmp_path, Sparsify(pattern="2:4"))
     assert 'dense = ["stem"]' in caught.value.cure

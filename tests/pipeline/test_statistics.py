@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from small import Digits
 from torch import Tensor, nn
 
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.pruning.groups import Groups
 from deadweight.pipeline.pruning.trace import trace
 from deadweight.pipeline.statistics import ActivationStatistics, Statistics, UnitStatistics, collect
@@ -303,6 +304,7 @@ def test_the_stage_leaves_an_artifact_for_pruning(tmp_path: Path) -> None:
         load_target("x86-cpu"),
         tmp_path,
         progress=lambda done, of, what: seen.append((done, of, what)),
+        networks=NetworkFiles(),
     )
     work = Statistics()(start.with_model("original", Digits().build_model()))
     found = ActivationStatistics.load(work.artifacts["statistics"].checked())

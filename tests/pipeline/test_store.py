@@ -11,6 +11,7 @@ import pytest
 from small import Digits
 
 from deadweight.pipeline.load import Load
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.recipe import NamedStage
 from deadweight.pipeline.store import Finished, Run, locked
@@ -39,7 +40,9 @@ class Note:
 
 
 def start(tmp_path: Path, users_file: Path = HERE) -> tuple[Run, Work]:
-    return Run(tmp_path, (users_file,), "data"), Work(Digits(), load_target("x86-cpu"), tmp_path)
+    return Run(tmp_path, (users_file,), "data"), Work(
+        Digits(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles()
+    )
 
 
 def test_a_stage_runs_once_and_is_then_taken_from_the_cache(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pruned import halved
 from small import Digits
 from torch import nn
 
+from deadweight.pipeline.checkpoint import write_tensors
 from deadweight.pipeline.pruning.plan import plan_of
 from deadweight.pipeline.pruning.saved import save_pruned
 from deadweight.pipeline.teaching import Teaching, soft_loss
-from deadweight.pipeline.work import write_tensors
 from deadweight.targets.errors import ModelError, RecipeError
 
 CPU = torch.device("cpu")

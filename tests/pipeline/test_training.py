@@ -10,7 +10,8 @@ from small import Digits
 from torch import Tensor, nn
 
 from deadweight.pipeline.masks import magnitude_masks, weights_of
-from deadweight.pipeline.training import Fitted, Schedule, fit, training_words
+from deadweight.pipeline.networks import NetworkFiles
+from deadweight.pipeline.training import Fitted, Schedule, TrainingJob, fit, training_words
 from deadweight.targets.errors import ArtifactError, ModelError, RecipeError, WorkloadError
 
 
@@ -21,16 +22,9 @@ class PowerCutError(Exception):
 def trained(tmp_path: Path, workload: Any, schedule: Schedule, name: str = "a", **options: Any) -> Fitted:
     torch.manual_seed(0)
     model = workload.build_model()
-    progress = options.pop("progress", lambda done, total, what: None)
-    return fit(
-        model,
-        workload,
-        schedule,
-        seed=0,
-        checkpoint=tmp_path / f"{name}.safetensors",
-        progress=progress,
-        what="train",
-    )
+    checkpoint = tmp_path / f"{name}.safetensors"
+    job = TrainingJob(workload, NetworkFiles(), schedule, seed=0, checkpoint=checkpoint, **options)
+    return fit(model, job)
 
 
 def equal(one: nn.Module, other: nn.Module) -> bool:
@@ -112,16 +106,10 @@ def test_training_stops_when_validation_no_longer_gets_better_and_resumes_so(tmp
 
 def test_a_checkpoint_of_another_seed_is_refused(tmp_path: Path) -> None:
     trained(tmp_path, Digits(), Schedule(epochs=1))
+    checkpoint = tmp_path / "a.safetensors"
+    job = TrainingJob(Digits(), NetworkFiles(), Schedule(epochs=2), seed=5, checkpoint=checkpoint)
     with pytest.raises(RecipeError, match="seed 0, not 5"):
-        fit(
-            Digits().build_model(),
-            Digits(),
-            Schedule(epochs=2),
-            seed=5,
-            checkpoint=tmp_path / "a.safetensors",
-            progress=lambda done, total, what: None,
-            what="train",
-        )
+        fit(Digits().build_model(), job)
 
 
 def test_a_damaged_checkpoint_says_what_to_delete(tmp_path: Path) -> None:
@@ -178,16 +166,15 @@ def test_masked_weights_stay_zero_under_momentum_and_decay_and_after_a_power_cut
     masks = magnitude_masks(weights_of(model), 0.7)
 
     def run(name: str, epochs: int) -> Fitted:
-        return fit(
-            model,
+        job = TrainingJob(
             Decaying(),
+            NetworkFiles(),
             Schedule(epochs=epochs, decay="none"),
             seed=0,
             checkpoint=tmp_path / f"{name}.safetensors",
-            progress=lambda done, total, what: None,
-            what="train",
             masks=masks,
         )
+        return fit(model, job)
 
     start = run("start", 0).model.state_dict()
     assert all(not start[name][~mask].any() for name, mask in masks.items())

@@ -8,11 +8,13 @@ import torch
 from small import Digits
 from torch import nn
 
+from deadweight.pipeline.checkpoint import write_tensors
+from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.pruning.groups import choose
 from deadweight.pipeline.pruning.plan import plan_of
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
-from deadweight.pipeline.work import Variant, Work, write_tensors
+from deadweight.pipeline.work import Variant, Work
 from deadweight.targets.artifact import Artifact, sha256_of
 from deadweight.targets.errors import ArtifactError, ModelError, RecipeError
 from deadweight.targets.target import load_target
@@ -20,7 +22,7 @@ from deadweight.targets.target import load_target
 
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
-    return Work(Digits(), load_target("x86-cpu"), tmp_path)
+    return Work(Digits(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
 
 
 def pruned(work: Work) -> Work:
