@@ -106,7 +106,8 @@ def watcher(ended: list[Finished]) -> Watcher:
 
 def run_stages(folder: Path, *stages: tuple[str, dict[str, Any]]) -> tuple[Work, list[Finished]]:
     """The work after a recipe's stages, from the folder's cache, and how each ended."""
-    recipe, ended = read_recipe(recipe_of(folder, *stages)), []
+    recipe = read_recipe(recipe_of(folder, *stages))
+    ended: list[Finished] = []
     check_order(recipe)
     run, work = prepared(recipe, folder / "run", watcher(ended))
     for named in recipe.stages:

@@ -15,7 +15,7 @@ from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.recipe import NamedStage
 from deadweight.pipeline.store import Finished, Run, locked
-from deadweight.pipeline.work import Work
+from deadweight.pipeline.work import Facts, Work
 from deadweight.targets.artifact import write_text
 from deadweight.targets.errors import ArtifactError, ModelError
 from deadweight.targets.target import load_target
@@ -123,7 +123,12 @@ def test_the_record_of_a_stage_says_what_made_it(tmp_path: Path) -> None:
     record = json.loads(done.read_text())
     assert {"python", "cpu", "torch"} <= set(record["made_by"])
     assert record["log"] == [
-        {"stage": "note", "settings": {"text": "a", "fails": False}, "words": ["written"]}
+        {
+            "stage": "note",
+            "settings": {"text": "a", "fails": False},
+            "words": ["written"],
+            "facts": dataclasses.asdict(Facts()),
+        }
     ]
 
 
