@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.set-up
-PYTHONS ?= 3.10 3.12 3.13
+PYTHONS ?= 3.10 3.11 3.12 3.13
 
-.PHONY: setup demo test test-slow test-board test-jetson test-pythons check bench bench-gate zoo
+.PHONY: setup demo test test-slow test-board test-jetson test-pythons dist check bench bench-gate zoo
 
 setup: $(STAMP)
 
@@ -43,6 +43,10 @@ test-pythons:
 	  $(MAKE) VENV=.venv-$$version PYTHON=python$$version setup && \
 	  .venv-$$version/bin/python -m pytest tests/targets tests/export tests/test_small_run.py || exit 1; \
 	done
+
+# Wheel and sdist, each installed and run in new environments of these Pythons.
+dist:
+	.ci/dist $(PYTHONS)
 
 check: setup
 	$(BIN)/ruff check .
