@@ -7,168 +7,44 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VIEWS = frozenset(
-    (
-        "Identity",
-        "Dropout",
-        "Reshape",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-        "Transpose",
-        "Slice",
-        "Split",
-        "Pad",
-        "Expand",
-        "Tile",
-        "Cast",
-        "CastLike",
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DepthToSpace",
-        "SpaceToDepth",
-    )
+
+def _names(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+VIEWS = _names(
+    """Identity Dropout Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Pad Expand Tile Cast
+    CastLike QuantizeLinear DequantizeLinear DepthToSpace SpaceToDepth"""
 )
 """The same numbers elsewhere, or in another shape or type: who reads the result may read the input."""
-POINTWISE = frozenset(
-    (
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Sigmoid",
-        "HardSigmoid",
-        "HardSwish",
-        "Tanh",
-        "Elu",
-        "Selu",
-        "Celu",
-        "Gelu",
-        "Mish",
-        "Softplus",
-        "Softsign",
-        "Swish",
-        "ThresholdedRelu",
-        "Clip",
-        "Abs",
-        "Neg",
-        "Exp",
-        "Log",
-        "Sqrt",
-        "Reciprocal",
-        "Erf",
-        "Floor",
-        "Ceil",
-        "Round",
-        "Sign",
-        "Sin",
-        "Cos",
-        "Not",
-        "Shrink",
-        "BatchNormalization",
-    )
+POINTWISE = _names(
+    """Relu LeakyRelu PRelu Sigmoid HardSigmoid HardSwish Tanh Elu Selu Celu Gelu Mish Softplus Softsign
+    Swish ThresholdedRelu Clip Abs Neg Exp Log Sqrt Reciprocal Erf Floor Ceil Round Sign Sin Cos Not
+    Shrink BatchNormalization"""
 )
 """Number by number: done while the input is made, or over it."""
-ROWS = frozenset(
-    (
-        "InstanceNormalization",
-        "LayerNormalization",
-        "GroupNormalization",
-        "RMSNormalization",
-        "LpNormalization",
-        "Softmax",
-        "LogSoftmax",
-        "Hardmax",
-    )
+ROWS = _names(
+    """InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LpNormalization Softmax
+    LogSoftmax Hardmax"""
 )
 """Row by row: written over the input too, as ONNX Runtime does with softmax."""
-SUMS = frozenset(
-    (
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Min",
-        "Max",
-        "Pow",
-        "Sum",
-        "Mean",
-        "Where",
-        "And",
-        "Or",
-        "Xor",
-        "Equal",
-        "Greater",
-        "Less",
-        "GreaterOrEqual",
-        "LessOrEqual",
-        "Mod",
-    )
+SUMS = _names(
+    """Add Sub Mul Div Min Max Pow Sum Mean Where And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual
+    Mod"""
 )
 """Of several values, number by number."""
-WHOLE = frozenset(
-    (
-        "Conv",
-        "ConvTranspose",
-        "Gemm",
-        "MatMul",
-        "MaxPool",
-        "AveragePool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "ReduceMean",
-        "ReduceSum",
-        "ReduceMax",
-        "ReduceMin",
-        "Resize",
-        "Upsample",
-        "LSTM",
-        "GRU",
-        "RNN",
-        "ConvInteger",
-        "MatMulInteger",
-    )
+WHOLE = _names(
+    """Conv ConvTranspose Gemm MatMul MaxPool AveragePool GlobalAveragePool GlobalMaxPool ReduceMean
+    ReduceSum ReduceMax ReduceMin Resize Upsample LSTM GRU RNN ConvInteger MatMulInteger"""
 )
 """Reads its inputs from memory before it writes a result of its own."""
-PRODUCTS = frozenset(
-    (
-        "Conv",
-        "ConvTranspose",
-        "Gemm",
-        "MatMul",
-        "LSTM",
-        "GRU",
-        "RNN",
-        "Gather",
-    )
-)
+PRODUCTS = _names("""Conv ConvTranspose Gemm MatMul LSTM GRU RNN Gather""")
 """What reads weights."""
-COMMUTING = frozenset(
-    (
-        "MaxPool",
-        "AveragePool",
-        "GlobalAveragePool",
-        "Resize",
-        "Concat",
-    )
-)
+COMMUTING = _names("""MaxPool AveragePool GlobalAveragePool Resize Concat""")
 """Quantization may be moved past these."""
-REINTERPRETED = frozenset(
-    (
-        "Identity",
-        "Dropout",
-        "Reshape",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-    )
-)
+REINTERPRETED = _names("""Identity Dropout Reshape Flatten Squeeze Unsqueeze""")
 """Not moved at all."""
-SHAPES = frozenset(
-    (
-        "Shape",
-        "Size",
-    )
-)
+SHAPES = _names("""Shape Size""")
 """Known before the run, once the batch is."""
 
 
