@@ -14,6 +14,7 @@ from deadweight.pipeline.pruning.groups import choose
 from deadweight.pipeline.pruning.plan import plan_of
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.sources import source_files
 from deadweight.pipeline.work import Variant, Work
 from deadweight.targets.artifact import Artifact, sha256_of
 from deadweight.targets.errors import ArtifactError, ModelError, RecipeError
@@ -25,11 +26,11 @@ def work(tmp_path: Path) -> Work:
     return Work(Digits(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
 
 
-def pruned(work: Work) -> Work:
+def pruned(work: Work, form: str = "") -> Work:
     model = work.model(work.variant("original"))
     groups = trace(model, Digits().example_inputs())
     plan = choose(groups, {group.name: torch.rand(group.size) for group in groups}, ratio=0.5)
-    small = apply(model, plan, groups)
+    small = apply(model, plan, groups, form=form)
     return work.with_model("pruned", small, plan=plan_of(small))
 
 
@@ -101,3 +102,15 @@ def test_equal_tensors_are_equal_bytes_and_tied_ones_are_no_trouble(tmp_path: Pa
     write_tensors(tmp_path / "a", {"x": shared, "y": shared.view(2, 3)})
     write_tensors(tmp_path / "b", {"y": shared.clone().view(2, 3), "x": shared.clone()})
     assert sha256_of(tmp_path / "a") == sha256_of(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("form", "rules"), [("module", False), ("graph", True)])
+def test_the_code_that_rebuilds_a_pruned_network_is_named_and_that_of_a_plain_one_is_not(
+    work: Work, form: str, rules: bool
+) -> None:
+    plain = work.with_model("original", Digits().build_model())
+    assert plain.networks.code(plain.variants) == []
+    small = pruned(plain, form).latest()
+    names = {path.name for path in source_files(*plain.networks.code([small]))}
+    assert "narrow.py" in names
+    assert ("rules.py" in names) == rules
