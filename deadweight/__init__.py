@@ -11,16 +11,19 @@ that a board, a CI job and a workstation each load only what they have.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
+from .moved import OldNames
 from .targets import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .export.calibrate import calibrate
-    from .export.lint.run import lint
+    from .export.lint.check import lint
+    from .export.quantization.calibrate import calibrate
+    from .export.quantization.to_qdq import to_qdq
     from .export.to_onnx import to_onnx
-    from .export.to_qdq import to_qdq
-    from .pipeline.importance import Context
+    from .pipeline.importance.activations import ActivationStatistics, collect
+    from .pipeline.importance.criteria import Context
     from .pipeline.pruning.groups import choose, remove
     from .pipeline.pruning.plan import Plan, plan_of
     from .pipeline.pruning.saved import load_pruned, save_pruned
@@ -29,29 +32,29 @@ if TYPE_CHECKING:
     from .pipeline.pruning.verify import verify
     from .pipeline.recipe import Recipe, read_recipe
     from .pipeline.stage import Stage
-    from .pipeline.statistics import ActivationStatistics, collect
     from .pipeline.work import Work
     from .pipeline.workload import Workload
     from .targets.artifact import Artifact
-    from .targets.clock import time_together
     from .targets.errors import DeadweightError
-    from .targets.judge import Judgement, judge
-    from .targets.measurement import Measurement, Protocol
-    from .targets.memory import measure_memory
-    from .targets.session import Session, open_session
+    from .targets.runtimes.open import open_session
+    from .targets.runtimes.session import Session
     from .targets.target import Target, load_target
+    from .targets.timing.clock import time_together
+    from .targets.timing.judge import Judgement, judge
+    from .targets.timing.measurement import Measurement, Protocol
+    from .targets.timing.memory import measure_memory
 
 _HOMES = {
-    "export.calibrate": ("calibrate",),
-    "export.lint.run": ("lint",),
+    "export.quantization.calibrate": ("calibrate",),
+    "export.lint.check": ("lint",),
     "export.to_onnx": ("to_onnx",),
-    "export.to_qdq": ("to_qdq",),
+    "export.quantization.to_qdq": ("to_qdq",),
     "pipeline.pruning.groups": ("choose", "remove"),
-    "pipeline.importance": ("Context",),
+    "pipeline.importance.criteria": ("Context",),
     "pipeline.recipe": ("Recipe", "read_recipe"),
     "pipeline.pruning.saved": ("load_pruned", "save_pruned"),
     "pipeline.stage": ("Stage",),
-    "pipeline.statistics": ("ActivationStatistics", "collect"),
+    "pipeline.importance.activations": ("ActivationStatistics", "collect"),
     "pipeline.pruning.plan": ("Plan", "plan_of"),
     "pipeline.pruning.surgery": ("apply",),
     "pipeline.pruning.trace": ("trace",),
@@ -59,12 +62,13 @@ _HOMES = {
     "pipeline.work": ("Work",),
     "pipeline.workload": ("Workload",),
     "targets.artifact": ("Artifact",),
-    "targets.clock": ("time_together",),
+    "targets.timing.clock": ("time_together",),
     "targets.errors": ("DeadweightError",),
-    "targets.judge": ("Judgement", "judge"),
-    "targets.measurement": ("Measurement", "Protocol"),
-    "targets.memory": ("measure_memory",),
-    "targets.session": ("Session", "open_session"),
+    "targets.timing.judge": ("Judgement", "judge"),
+    "targets.timing.measurement": ("Measurement", "Protocol"),
+    "targets.timing.memory": ("measure_memory",),
+    "targets.runtimes.open": ("open_session",),
+    "targets.runtimes.session": ("Session",),
     "targets.target": ("Target", "load_target"),
 }
 
@@ -114,3 +118,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
+    sys.meta_path.append(OldNames())

@@ -33,8 +33,8 @@ def main() -> None:
         )
         sys.exit(2)
     from .cli import app
-    from .console import explain
     from .targets.errors import DeadweightError
+    from .terminal.tables import explain
 
     try:
         app(prog_name="deadweight")

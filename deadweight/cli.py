@@ -11,12 +11,13 @@ from typing import Annotated
 
 import typer
 
-from . import __version__, boards, engine_report, engines, gating, measure, packing, stages, updates
-from .console import out
-from .options import Data, Out, Settings, TargetName
-from .remotely import On
+from . import __version__
+from .commands import boards, engine_report, engines, gate, packing, release, stages, timing
 from .targets.errors import RecipeError
-from .watching import point_to, watching
+from .terminal.on_board import On
+from .terminal.options import Data, Out, Settings, TargetName
+from .terminal.progress import point_to, watching
+from .terminal.tables import out
 
 app = typer.Typer(
     help="Remove the neurons that are dead weight, and prove that what is left is faster.",
@@ -50,8 +51,8 @@ def run(
     """
     from .pipeline.recipe import read_recipe
     from .pipeline.report.terminal import summary_table, verdict_line
-    from .pipeline.run import run as run_recipe
-    from .pipeline.summary import exit_code
+    from .pipeline.runs.run import run as run_recipe
+    from .pipeline.runs.summary import exit_code
 
     point_to(data)
     directory = out_dir or Path("runs") / recipe.stem
@@ -86,7 +87,7 @@ def sweep(
     """
     from .pipeline.recipe import SweepSettings, parse_over, read_recipe
     from .pipeline.report.terminal import sweep_table
-    from .pipeline.run import run_sweep
+    from .pipeline.runs.run import run_sweep
 
     point_to(data)
     read = read_recipe(recipe, _with_target(settings, target))
@@ -129,9 +130,9 @@ def report(
 for _command in (
     stages.prune,
     stages.quantize,
-    measure.profile,
-    measure.compare,
-    gating.gate,
+    timing.profile,
+    timing.compare,
+    gate.gate,
     engines.lint,
     engines.build,
     engine_report.engine,
@@ -141,10 +142,10 @@ for _command in (
     packing.pack,
     packing.unpack,
     boards.bundle,
-    updates.verify,
-    updates.delta,
-    updates.install,
-    updates.rollback,
+    release.verify,
+    release.delta,
+    release.install,
+    release.rollback,
 ):
     app.command()(_command)
 

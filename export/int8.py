@@ -19,22 +19,22 @@ from ..targets import __version__
 from ..targets.artifact import sha256_of, unfinished, write_json
 from ..targets.errors import ModelError, TargetError
 from ..targets.target import Target
-from . import adequacy
-from .calibrate import Ranges, calibrate_by
-from .canonical import fold_batch_norm
-from .census import float_kernels
-from .external import drop_stale, move, names_beside
-from .given import load_float
-from .graph import Array, load, save
-from .half import to_half
-from .histogram import METHODS, Method
+from .lint.check import Report, lint
 from .lint.platform import Platform
-from .lint.run import Report, lint
-from .parity import LIMITS, Hop, compare_files, noise_between
-from .placement import Dialect
-from .running import pieces, runner, samples_in
-from .samples import Samples
-from .to_qdq import Quantized, to_qdq
+from .onnx_graph.canonical import fold_batch_norm
+from .onnx_graph.counts import float_kernels
+from .onnx_graph.external_data import drop_stale, move, names_beside
+from .onnx_graph.float_input import load_float
+from .onnx_graph.graph import Array, load, save
+from .onnx_graph.run import pieces, runner, samples_in
+from .parity.compare import LIMITS, Hop, compare_files, noise_between
+from .quantization import adequacy
+from .quantization.calibrate import Ranges, calibrate_by
+from .quantization.fp16 import to_half
+from .quantization.histogram import METHODS, Method
+from .quantization.placement import Dialect
+from .quantization.samples import Samples
+from .quantization.to_qdq import Quantized, to_qdq
 
 Progress = Callable[[int, int, str], None]
 NAME = "int8.onnx"

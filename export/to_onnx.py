@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from ..targets.errors import ModelError
-from . import canonical
-from .duplicates import merge_initializers
-from .external import fits
-from .graph import Array, load, opset_of, own_copy, save
-from .layer_norm import spell_out_layer_norms
-from .modules import arguments, eval_mode
-from .restated import restate
-from .running import first_line, runner
+from .onnx_graph import canonical
+from .onnx_graph.exporter_fixes import restate
+from .onnx_graph.external_data import fits
+from .onnx_graph.graph import Array, load, opset_of, own_copy, save
+from .onnx_graph.layer_norm import spell_out_layer_norms
+from .onnx_graph.run import first_line, runner
+from .onnx_graph.run_module import arguments, eval_mode
+from .onnx_graph.shared_initializers import merge_initializers
 
 OPSETS = (17, 18, 19, 20)  # 17 is what TensorRT 8.5 and 8.6 parse; below it LayerNormalization is missing
 NATIVE = 18  # the oldest opset that torch's exporter writes

@@ -1,7 +1,7 @@
 """A stage: a frozen dataclass whose fields are its settings and whose call takes a Work to the next.
 
-A recipe names a stage by the file that holds it ("prune" is the class Prune of pipeline/prune.py) or by
-the dotted path of the user's own class. There is no list to enter a new stage in.
+A recipe names a stage by the file that holds it ("prune" is the class Prune of pipeline/stages/prune.py) or
+by the dotted path of the user's own class. There is no list to enter a new stage in.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib
 import inspect
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -77,15 +76,9 @@ def stage_class(name: str) -> type[Stage]:
 
 
 def stage_names() -> list[str]:
-    """The names of our own stages: files that hold a class of their name that takes a Work to a Work."""
-    here = Path(__file__).parent
-    texts = {path.stem: path.read_text("utf-8") for path in here.glob("*.py")}
-    call = "def __call__(self, work: Work) -> Work"
-    return sorted(
-        name
-        for name, text in texts.items()
-        if re.search(rf"class {_camel(name)}(:|\((?!Protocol))", text) and call in text
-    )
+    """The names of our own stages: the files of the folder stages/."""
+    files = (Path(__file__).parent / "stages").glob("*.py")
+    return sorted(path.stem for path in files if path.name != "__init__.py")
 
 
 def make_stage(name: str, settings: Mapping[str, Any], where: str) -> Stage:
@@ -163,7 +156,7 @@ def _own_stage(name: str) -> Any:
                 name, names, f"The stages are: {', '.join(names)}; your own is named by its dotted path."
             ),
         )
-    return getattr(importlib.import_module(f".{name}", __package__), _camel(name))
+    return getattr(importlib.import_module(f".stages.{name}", __package__), _camel(name))
 
 
 def _camel(name: str) -> str:

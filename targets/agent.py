@@ -1,11 +1,11 @@
 """The agent: what a board is asked to do, one command a process. JSON on stdout, progress on stderr.
 
-    python3 -m deadweight.targets.agent COMMAND ...    the commands: agent_options.py
+    python3 -m deadweight.targets.agent COMMAND ...    the commands: remote/agent_options.py
 
 argparse and the standard library; numpy and a runtime are imported by the commands that need them. The
 answer is one line: {"agent", "exit_code", "result"} or {"agent", "exit_code", "error": {kind, what, cure}}.
 Progress lines begin with "deadweight-progress". When nobody listens any more, writing one fails and ends the
-agent: a broken connection leaves no measurement running. `held`, `receive` and `send` are `remote.py`'s.
+agent: a broken connection leaves no measurement running. `held`, `receive` and `send` serve `remote/ssh.py`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import __version__
-from .agent_options import parser
 from .errors import DeadweightError, ModelError, RefusedError, TargetError
+from .remote.agent_options import PROGRESS, PROTOCOL, parser
 
 if TYPE_CHECKING:
-    from .measurement import Measurement, Protocol
+    from .timing.measurement import Measurement, Protocol
 
-PROTOCOL = 1
-PROGRESS = "deadweight-progress"
 
 _OUTCOMES = {"faster": 0, "equal": 0, "slower": 1}
 _Answer = Tuple[int, Dict[str, Any]]
@@ -73,7 +71,7 @@ def _doctor(given: argparse.Namespace) -> _Answer:
     from dataclasses import asdict
 
     from .doctor import doctor, next_step
-    from .probe import conditions
+    from .machine.probe import conditions
 
     checks = doctor(given.root)
     told = {"checks": [asdict(check) for check in checks], "next": next_step(checks)}
@@ -81,19 +79,19 @@ def _doctor(given: argparse.Namespace) -> _Answer:
 
 
 def _verify(given: argparse.Namespace) -> _Answer:
-    from .agent_updates import verify
+    from .remote.agent_releases import verify
 
     return verify(given)
 
 
 def _install(given: argparse.Namespace) -> _Answer:
-    from .agent_updates import install
+    from .remote.agent_releases import install
 
     return install(given)
 
 
 def _rollback(given: argparse.Namespace) -> _Answer:
-    from .agent_updates import rollback
+    from .remote.agent_releases import rollback
 
     return rollback(given)
 
@@ -103,7 +101,7 @@ def _profile(given: argparse.Namespace) -> _Answer:
     with _opened(given, given.models) as (paths, protocol):
         measured = _timed(given, paths, protocol)
         if given.memory:
-            from .memory import measure_memory
+            from .timing.memory import measure_memory
 
             told["memory"] = {}
             for index, (name, path) in enumerate(paths.items()):
@@ -122,8 +120,8 @@ def _profile(given: argparse.Namespace) -> _Answer:
 
 
 def _layers(given: argparse.Namespace) -> _Answer:
-    from .given import given_inputs
-    from .layer_profile import profile_layers
+    from .timing.inputs import given_inputs
+    from .timing.layer_profile import profile_layers
 
     with _opened(given, given.models) as (paths, protocol):
         told = profile_layers(paths, protocol=protocol, inputs=given_inputs(given.inputs), progress=_timing)
@@ -131,9 +129,9 @@ def _layers(given: argparse.Namespace) -> _Answer:
 
 
 def _compare(given: argparse.Namespace) -> _Answer:
-    from .given import given_inputs
-    from .judge import judge
-    from .sequential import compare_until_decided
+    from .timing.inputs import given_inputs
+    from .timing.judge import judge
+    from .timing.sequential import compare_until_decided
 
     with _opened(given, [("baseline", given.baseline), ("candidate", given.candidate)]) as (paths, protocol):
         if given.until_decided:
@@ -160,8 +158,8 @@ def _opened(
     given: argparse.Namespace, models: Sequence[Tuple[str, str]]
 ) -> Iterator[Tuple[Dict[str, Path], Protocol]]:
     """Paths that may be opened, and the protocol for their runtime, while the board is held for them."""
-    from .measurement import Protocol
-    from .store import measuring
+    from .remote.received_files import measuring
+    from .timing.measurement import Protocol
 
     with measuring(given.cache), contextlib.ExitStack() as held:
         opened = {name: held.enter_context(_trusted(path, given.root, given.cache)) for name, path in models}
@@ -178,15 +176,15 @@ def _opened(
 def _timed(
     given: argparse.Namespace, paths: Mapping[str, Path], protocol: Protocol
 ) -> Mapping[str, Measurement]:
-    from .clock import time_together
-    from .given import given_inputs
+    from .timing.clock import time_together
+    from .timing.inputs import given_inputs
 
     return time_together(paths, protocol=protocol, inputs=given_inputs(given.inputs), progress=_timing)
 
 
 def _void(measured: Mapping[str, Measurement]) -> Tuple[str, ...]:
     """Why times are void, if they are; all were taken together."""
-    from .probe import voided
+    from .machine.probe import voided
 
     one = next(iter(measured.values()))
     return voided(one.conditions, [mark.what for mark in one.marks])
@@ -197,8 +195,8 @@ def _timing(done: int, total: int) -> None:
 
 
 def _infer(given: argparse.Namespace) -> _Answer:
-    from .infer import infer_folder
-    from .session import open_session
+    from .runtimes.infer import infer_folder
+    from .runtimes.open import open_session
 
     with _trusted(given.model, given.root, given.cache) as (path, runtime):
         session = open_session(path, runtime=runtime, threads=given.threads)
@@ -223,10 +221,10 @@ def _unpack(given: argparse.Namespace) -> _Answer:
 
 
 def _build(given: argparse.Namespace) -> _Answer:
-    from .build import build_engine
+    from .engines.build import build_engine
+    from .engines.build_settings import BuildSettings
     from .engines.own import remember_built
-    from .engines.settings import BuildSettings
-    from .fit import Footprint
+    from .memory_fit import Footprint
     from .target import Target
 
     settings = BuildSettings(**_tuples(json.loads(given.settings)))
@@ -238,20 +236,20 @@ def _build(given: argparse.Namespace) -> _Answer:
 
 
 def _held(given: argparse.Namespace) -> _Answer:
-    from .store import held
+    from .remote.received_files import held
 
     return 0, held(json.load(sys.stdin), given.cache)
 
 
 def _receive(given: argparse.Namespace) -> _Answer:
-    from .store import receive
+    from .remote.received_files import receive
 
     return 0, {"whole": receive(sys.stdin.buffer, json.loads(given.sizes), given.cache)}
 
 
 def _send(given: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[bytes]]:
     """The file's hash and size, and after the answer's line its bytes."""
-    from .store import hashed, pieces
+    from .remote.received_files import hashed, pieces
 
     path = given.path.expanduser()
     told = {"sha256": hashed(path), "bytes": path.stat().st_size}
@@ -262,8 +260,8 @@ def _send(given: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[byte
 def _trusted(path: str, root: Path, folder: Path) -> Iterator[Tuple[Path, str]]:
     """A path that a runtime may open, and the runtime: an ONNX file, an own engine, or a bundle's model."""
     from .engines.own import own_engine
-    from .manifest import ENGINES, MANIFEST
-    from .trust import open_bundle
+    from .release.manifest import ENGINES, MANIFEST
+    from .release.trust import open_bundle
 
     place = Path(path)
     if (place / MANIFEST).exists():

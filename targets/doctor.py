@@ -16,11 +16,11 @@ from importlib import util
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-from . import jetson, tegra
-from .jetson import Board, BoardState, text_of
-from .probe import conditions, evidence, memory_bytes, versions
-from .signature import SIGNERS
-from .tegrastats import total_power_w
+from .machine import jetson, nvidia_tools
+from .machine.jetson import Board, BoardState, text_of
+from .machine.probe import conditions, evidence, memory_bytes, versions
+from .machine.tegrastats import total_power_w
+from .paths import SIGNERS
 
 _ROOT = Path("/")
 
@@ -174,7 +174,7 @@ def _mode(root: Path, state: BoardState) -> Check:
     if mode is None:
         cure = "sudo nvpmodel -q tells it; in a container, mount /var/lib/nvpmodel and /etc/nvpmodel.conf."
         return Check("power mode", "cannot be read", False, "figures that can be compared", cure)
-    names = tegra.mode_names(text_of(root / "etc/nvpmodel.conf"))
+    names = nvidia_tools.mode_names(text_of(root / "etc/nvpmodel.conf"))
     fastest = next((number for number, name in sorted(names.items()) if name.startswith("MAXN")), None)
     fast = (mode.name or "").startswith("MAXN") or fastest is None
     cure = "" if fast else f"The fastest mode is {names[fastest or 0]}: sudo nvpmodel -m {fastest}"

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from deadweight.export.lint.check import RULES
 from deadweight.export.lint.finding import Finding
 from deadweight.export.lint.network import network_of
 from deadweight.export.lint.platform import Platform
-from deadweight.export.lint.run import RULES
 from deadweight.targets.target import load_target
 
 IMAGE = (2, 16, 8, 8)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from signed import make_bundle
 
-from deadweight.targets.session import open_session
-from deadweight.targets.trust import open_bundle
+from deadweight.targets.release.trust import open_bundle
+from deadweight.targets.runtimes.open import open_session
 
 Arrays = dict[str, NDArray[Any]]
 INPUTS = np.linspace(-1, 1, 48, dtype=np.float32).reshape(3, 16)

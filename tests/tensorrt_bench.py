@@ -181,7 +181,12 @@ def contract_on(board: str, folder: Path) -> dict[str, str]:
     if made.returncode:
         pytest.fail(f"{board} cannot be reached: {made.stderr.strip()}")
     there = made.stdout.strip()
-    files = ["deadweight/__init__.py", "targets", "tests/targets/fake_tensorrt/contract.py"]
+    files = [
+        "deadweight/__init__.py",
+        "deadweight/moved.py",
+        "targets",
+        "tests/targets/fake_tensorrt/contract.py",
+    ]
     try:
         packed = subprocess.run(
             ["tar", "-cz", "--exclude=__pycache__", "-C", str(root), *files, "-C", str(folder), models.name],

@@ -267,7 +267,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(project: Path) -> None
 
 
 def test_two_runs_in_one_directory(project: Path, fails: Failing) -> None:
-    from deadweight.pipeline.store import locked
+    from deadweight.pipeline.runs.cache import locked
 
     with locked(project / "run"):
         assert "Another run is at work in" in fails()

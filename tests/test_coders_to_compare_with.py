@@ -11,8 +11,8 @@ from coding_models import read_weights, sparse_weight, write_model
 
 from benchmarks.compression.dictionary import dictionary_file, learned, stored
 from benchmarks.compression.huffman import in_place_of_rans
-from deadweight.export.coding import encode_symbols
 from deadweight.export.coding.container import pack
+from deadweight.export.coding.entropy import encode_symbols
 from deadweight.targets.coded import decode_symbols
 from deadweight.targets.coded.container import unpack
 from deadweight.targets.errors import ArtifactError, ModelError

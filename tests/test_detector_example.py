@@ -12,10 +12,10 @@ from average_precision import REACH, STRIDE, decoded, mean_average_precision
 from detector import Detector, SmallDetector
 from scenes import SHAPES, SIZE, overlaps, scenes
 
-from deadweight.pipeline.finetune import Finetune
-from deadweight.pipeline.networks import NetworkFiles
-from deadweight.pipeline.predict import score_of, torch_predict
-from deadweight.pipeline.prune import Prune
+from deadweight.pipeline.stages.finetune import Finetune
+from deadweight.pipeline.stages.prune import Prune
+from deadweight.pipeline.training.networks import NetworkFiles
+from deadweight.pipeline.training.predict import score_of, torch_predict
 from deadweight.pipeline.work import Work
 from deadweight.targets.target import load_target
 

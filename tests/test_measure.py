@@ -16,8 +16,8 @@ import sshd
 from onnx import TensorProto, helper, numpy_helper
 
 from deadweight.__main__ import main
-from deadweight.targets.given import given_inputs, inputs_mark
-from deadweight.targets.measurement import Protocol
+from deadweight.targets.timing.inputs import given_inputs, inputs_mark
+from deadweight.targets.timing.measurement import Protocol
 
 Called = Callable[..., tuple[int, str]]
 SHORT = ("--events", "2", "--event-s", "0.01")
@@ -75,7 +75,7 @@ def test_a_comparison_is_kept_where_its_layers_cannot_be_told_apart(
     called: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = Protocol(events=2, event_s=0.005, block_s=0.001)
-    monkeypatch.setattr("deadweight.targets.ort_layers.LAYER_PROTOCOL", quick)
+    monkeypatch.setattr("deadweight.targets.timing.ort_layers.LAYER_PROTOCOL", quick)
     models = saved(tmp_path / "a.onnx", 8, 16, 4), saved(tmp_path / "b.onnx", 8, 4, layer="other")
     code, printed = called("compare", *models, *SHORT, "--layers", "--out", "told.json")
     assert code == 2

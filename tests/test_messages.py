@@ -14,11 +14,11 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from deadweight.__main__ import main
-from deadweight.console import bar
-from deadweight.export.parity import compare_module
+from deadweight.export.parity.compare import compare_module
 from deadweight.export.to_onnx import to_onnx
-from deadweight.pipeline.export import hop_words
-from deadweight.watching import watching
+from deadweight.pipeline.stages.export import hop_words
+from deadweight.terminal.progress import watching
+from deadweight.terminal.tables import bar
 
 Called = Callable[..., tuple[int, str]]
 

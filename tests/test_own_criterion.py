@@ -7,8 +7,8 @@ from pathlib import Path
 
 from small import Digits
 
-from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.recipe import read_recipe
+from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from released import make_release, release_in_use
 from signed import make_key, trust
 
 from deadweight.__main__ import main
-from deadweight.export.delta import delta
+from deadweight.export.release.delta import delta
 
 Patcher = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]

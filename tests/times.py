@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deadweight.targets.measurement import Measurement, Protocol
+from deadweight.targets.timing.measurement import Measurement, Protocol
 
 
 def timed(times_s: np.ndarray, *, name: str = "model") -> Measurement:

@@ -29,10 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common.record import Row, append, recorded
-from deadweight.pipeline.networks import NetworkFiles
-from deadweight.pipeline.predict import score_of, torch_predict
-from deadweight.pipeline.statistics import Statistics
-from deadweight.pipeline.train import Train
+from deadweight.pipeline.stages.statistics import Statistics
+from deadweight.pipeline.stages.train import Train
+from deadweight.pipeline.training.networks import NetworkFiles
+from deadweight.pipeline.training.predict import score_of, torch_predict
 from deadweight.pipeline.work import Variant, Work
 from deadweight.pipeline.workload import Workload, load_workload
 from deadweight.targets.artifact import Artifact

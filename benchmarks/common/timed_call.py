@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from deadweight.targets.session import TensorSpec
+from deadweight.targets.runtimes.session import TensorSpec
 
 
 @dataclasses.dataclass

@@ -30,13 +30,13 @@ from benchmarks.common.grid import markdown
 from benchmarks.common.record import Row, measure_missing
 from benchmarks.common.timed_call import TimedCall
 from benchmarks.compression.huffman import in_place_of_rans
-from deadweight.export.coding import encode_symbols
 from deadweight.export.coding.container import pack
-from deadweight.targets.clock import time_together
+from deadweight.export.coding.entropy import encode_symbols
 from deadweight.targets.coded import decode_symbols
 from deadweight.targets.coded.container import unpack
-from deadweight.targets.judge import judge
-from deadweight.targets.measurement import Measurement, Protocol
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import judge
+from deadweight.targets.timing.measurement import Measurement, Protocol
 
 RECORD = Path("runs") / "codec_speed.jsonl"
 CASES = {

@@ -34,12 +34,12 @@ from benchmarks.compression.dictionary import dictionary_file, stored
 from benchmarks.compression.huffman import in_place_of_rans
 from benchmarks.compression.techniques import made
 from deadweight.export.coding.container import pack
-from deadweight.pipeline.export import Export
-from deadweight.pipeline.predict import score_of, session_predict
-from deadweight.pipeline.quantize import Quantize
+from deadweight.pipeline.stages.export import Export
+from deadweight.pipeline.stages.quantize import Quantize
+from deadweight.pipeline.training.predict import score_of, session_predict
 from deadweight.pipeline.work import Work
 from deadweight.targets.coded.container import unpack
-from deadweight.targets.session import open_session
+from deadweight.targets.runtimes.open import open_session
 
 RECORD = Path("runs") / "compression.jsonl"
 NETWORKS = {

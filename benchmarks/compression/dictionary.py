@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from deadweight.export.coding import container, sparse, writing
 from deadweight.export.coding.cutting import Tensor
 from deadweight.export.coding.parts import within
-from deadweight.export.graph import Array, load, save
+from deadweight.export.onnx_graph.graph import Array, load, save
 from deadweight.targets.coded import container as read_container
 from deadweight.targets.coded import records
 from deadweight.targets.coded.reading import damaged

@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 
 from deadweight.export.coding import entropy, parts, rans, writing
-from deadweight.export.graph import Array
+from deadweight.export.onnx_graph.graph import Array
 from deadweight.targets.coded import records, streams
 from deadweight.targets.coded.reading import Reader, damaged
 

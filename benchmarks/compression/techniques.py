@@ -17,16 +17,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common import grid
-from deadweight.pipeline.cluster import Cluster
-from deadweight.pipeline.factorize import Factorize
-from deadweight.pipeline.finetune import Finetune
-from deadweight.pipeline.masks import magnitude_masks, masked, save_masks, weights_of
-from deadweight.pipeline.networks import NetworkFiles
-from deadweight.pipeline.prune import Prune
-from deadweight.pipeline.sparsify import Sparsify
+from deadweight.pipeline.compression.masks import magnitude_masks, masked, save_masks, weights_of
 from deadweight.pipeline.stage import Stage
-from deadweight.pipeline.train import Train
-from deadweight.pipeline.training import Schedule, TrainingJob, fit
+from deadweight.pipeline.stages.cluster import Cluster
+from deadweight.pipeline.stages.factorize import Factorize
+from deadweight.pipeline.stages.finetune import Finetune
+from deadweight.pipeline.stages.prune import Prune
+from deadweight.pipeline.stages.sparsify import Sparsify
+from deadweight.pipeline.stages.train import Train
+from deadweight.pipeline.training.fit import fit
+from deadweight.pipeline.training.loop import Schedule, TrainingJob
+from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Variant, Work
 from deadweight.pipeline.workload import Workload, load_workload
 from deadweight.targets.artifact import Artifact

@@ -42,22 +42,22 @@ from benchmarks.common.grid import (
 )
 from benchmarks.common.record import Row, append, recorded
 from deadweight.export.to_onnx import to_onnx
-from deadweight.pipeline.depth import Depth
-from deadweight.pipeline.finetune import Finetune
-from deadweight.pipeline.networks import NetworkFiles
-from deadweight.pipeline.paired import paired
-from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.pruning.groups import Groups, choose
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
-from deadweight.pipeline.statistics import Statistics
-from deadweight.pipeline.train import Train
+from deadweight.pipeline.report.paired import paired
+from deadweight.pipeline.stages.depth import Depth
+from deadweight.pipeline.stages.finetune import Finetune
+from deadweight.pipeline.stages.prune import Prune
+from deadweight.pipeline.stages.statistics import Statistics
+from deadweight.pipeline.stages.train import Train
+from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Variant, Work
 from deadweight.targets.artifact import Artifact
-from deadweight.targets.clock import time_together
-from deadweight.targets.judge import Judgement, judge
-from deadweight.targets.measurement import Protocol
 from deadweight.targets.target import load_target
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import Judgement, judge
+from deadweight.targets.timing.measurement import Protocol
 
 Shares = dict[str, float]
 """By layer, the share of its units that goes."""

@@ -34,12 +34,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.record import Row, append, recorded
 from benchmarks.gate.planted_networks import SIZES, Planted, base, plant
-from deadweight.targets.binomial import clopper_pearson
-from deadweight.targets.clock import time_together
-from deadweight.targets.judge import judge
-from deadweight.targets.measurement import Protocol
-from deadweight.targets.probe import cpu_name
-from deadweight.targets.sequential import compare_until_decided, sequential_protocol, slowdown
+from deadweight.targets.machine.probe import cpu_name
+from deadweight.targets.timing.binomial import clopper_pearson
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import judge
+from deadweight.targets.timing.measurement import Protocol
+from deadweight.targets.timing.sequential import compare_until_decided, sequential_protocol, slowdown
 
 FOLDER = Path("runs/gate")
 EVENTS, COVERAGE = FOLDER / "events.jsonl", FOLDER / "coverage.jsonl"

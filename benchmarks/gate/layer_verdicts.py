@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.common.record import append, recorded
 from benchmarks.gate.gate import share_text
 from benchmarks.gate.planted_networks import chain
-from deadweight.targets.layers import judge_layers
-from deadweight.targets.ort_layers import time_layers
-from deadweight.targets.probe import cpu_name
+from deadweight.targets.machine.probe import cpu_name
+from deadweight.targets.timing.layers import judge_layers
+from deadweight.targets.timing.ort_layers import time_layers
 
 FOLDER = Path("runs/layers")
 FAMILIES = FOLDER / "families.jsonl"

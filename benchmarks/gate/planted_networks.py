@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from deadweight.targets.clock import time_together
-from deadweight.targets.judge import judge
-from deadweight.targets.measurement import Protocol
-from deadweight.targets.sequential import slowdown
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import judge
+from deadweight.targets.timing.measurement import Protocol
+from deadweight.targets.timing.sequential import slowdown
 
 SIZES = ("small", "middle", "large")
 """About 0.05, 0.5 and 5 ms."""

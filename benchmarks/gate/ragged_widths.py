@@ -29,22 +29,22 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.record import append, recorded
 from benchmarks.zoo.networks import NETWORKS, Network
-from deadweight.export.calibrate import calibrate
+from deadweight.export.quantization.calibrate import calibrate
+from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.export.to_onnx import to_onnx
-from deadweight.export.to_qdq import to_qdq
-from deadweight.pipeline.prune import alignment
 from deadweight.pipeline.pruning.groups import BLOCKS, choose
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.stages.prune import alignment
 from deadweight.targets.artifact import sha256_of
-from deadweight.targets.clock import time_together
-from deadweight.targets.judge import judge
-from deadweight.targets.layers import judge_layers
-from deadweight.targets.measurement import Protocol
-from deadweight.targets.ort_layers import time_layers
-from deadweight.targets.probe import cpu_name
-from deadweight.targets.reasons import counted, explained
+from deadweight.targets.machine.probe import cpu_name
 from deadweight.targets.target import load_target
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import judge
+from deadweight.targets.timing.layer_reasons import counted, explained
+from deadweight.targets.timing.layers import judge_layers
+from deadweight.targets.timing.measurement import Protocol
+from deadweight.targets.timing.ort_layers import time_layers
 
 FOLDER = Path("runs/demonstration")
 ROWS = FOLDER / "rows.jsonl"

@@ -1,4 +1,4 @@
-"""Which rule for looking often? Simulated from events that were recorded, as `targets/sequential.py` says.
+"""Which rule for looking often? Simulated from recorded events, as `targets/timing/sequential.py` says.
 
     python benchmarks/gate/spending_rules.py record [--busy]     # 160 events of nine pairs: some minutes
     python benchmarks/gate/spending_rules.py simulate            # the table, from what was recorded
@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.gate.planted_networks import SIZES, base, plant
-from deadweight.targets.clock import time_together
-from deadweight.targets.judge import log_ratios, order_statistic
-from deadweight.targets.measurement import Protocol
-from deadweight.targets.sequential import CONFIDENCE, LOOKS
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import log_ratios, order_statistic
+from deadweight.targets.timing.measurement import Protocol
+from deadweight.targets.timing.sequential import CONFIDENCE, LOOKS
 
 EVENTS, RUNS, LIMIT = 160, 20_000, 0.02
 FOLDER = Path("runs/gate")
@@ -63,7 +63,7 @@ def record(*, busy: bool) -> None:
 
 
 def orders_by(rule: Rule, error: float) -> list[int]:
-    """The order statistic of each look under a spending rule; as in `targets/sequential.py`, for any rule."""
+    """The order statistic of each look under any spending rule; see `targets/timing/sequential.py`."""
     alive, missed, done, orders = np.ones(1), 0.0, 0, []
     for look in LOOKS:
         for _ in range(look - done):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.gate.gate import share_text
-from deadweight.targets.tail import needed_samples, tail_bound
+from deadweight.targets.timing.tail import needed_samples, tail_bound
 
 DRAWS = 1000
 Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]

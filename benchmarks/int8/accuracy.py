@@ -33,18 +33,18 @@ import workload as example
 
 from benchmarks.common.record import append, recorded
 from benchmarks.int8.ort_reader import reader
-from deadweight.export.census import float_kernels
-from deadweight.pipeline.candidates import validated
-from deadweight.pipeline.export import Export
-from deadweight.pipeline.networks import NetworkFiles
-from deadweight.pipeline.predict import score_of, session_predict
-from deadweight.pipeline.quantize import Quantize
+from deadweight.export.onnx_graph.counts import float_kernels
+from deadweight.pipeline.quantization.candidates import validated
+from deadweight.pipeline.stages.export import Export
+from deadweight.pipeline.stages.quantize import Quantize
+from deadweight.pipeline.training.networks import NetworkFiles
+from deadweight.pipeline.training.predict import score_of, session_predict
 from deadweight.pipeline.work import Work
-from deadweight.targets.clock import time_together
-from deadweight.targets.judge import judge
-from deadweight.targets.measurement import Protocol
-from deadweight.targets.session import open_session
+from deadweight.targets.runtimes.open import open_session
 from deadweight.targets.target import load_target
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import judge
+from deadweight.targets.timing.measurement import Protocol
 
 Row = dict[str, Any]
 FOLDER = Path("runs/int8_accuracy")

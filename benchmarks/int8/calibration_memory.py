@@ -60,8 +60,8 @@ def model() -> Path:
 
 def session(path: Path, samples: int, *, fused: bool) -> None:
     """The forward passes alone."""
-    from deadweight.export.graph import load
-    from deadweight.export.running import runner
+    from deadweight.export.onnx_graph.graph import load
+    from deadweight.export.onnx_graph.run import runner
 
     run = runner(load(path), optimize=fused)
     for feeds in images(samples):
@@ -70,7 +70,7 @@ def session(path: Path, samples: int, *, fused: bool) -> None:
 
 def ours(path: Path, samples: int, methods: tuple[Any, ...]) -> None:
     """Our calibration."""
-    from deadweight.export.calibrate import calibrate_by
+    from deadweight.export.quantization.calibrate import calibrate_by
 
     calibrate_by(methods, path, images(samples))
 
@@ -108,7 +108,11 @@ def one(name: str, samples: int) -> Row:
     import importlib
     import os
 
-    for name_ in ("onnx", "onnxruntime", "deadweight.export.calibrate"):  # their own pages do not count
+    for name_ in (
+        "onnx",
+        "onnxruntime",
+        "deadweight.export.quantization.calibrate",
+    ):  # their own pages do not count
         importlib.import_module(name_)
 
     path = model()

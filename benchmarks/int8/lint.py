@@ -60,10 +60,10 @@ def built(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
 
 def row(name: str, rtx: Path | None) -> Row:
     """What lint says of one network, by version; and what NVIDIA's own tools say."""
-    from deadweight.export.calibrate import calibrate
-    from deadweight.export.lint.run import lint
+    from deadweight.export.lint.check import lint
+    from deadweight.export.quantization.calibrate import calibrate
+    from deadweight.export.quantization.to_qdq import to_qdq
     from deadweight.export.to_onnx import to_onnx
-    from deadweight.export.to_qdq import to_qdq
 
     torch.set_num_threads(1)
     model, inputs = built(name)

@@ -28,18 +28,18 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.common.record import append, recorded
 from benchmarks.int8.lint import EXAMPLES, built
 from benchmarks.int8.ort_reader import reader
-from deadweight.export.calibrate import calibrate
-from deadweight.export.census import count, float_kernels
+from deadweight.export.onnx_graph.counts import count, float_kernels
+from deadweight.export.quantization.calibrate import calibrate
+from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.export.to_onnx import to_onnx
-from deadweight.export.to_qdq import to_qdq
-from deadweight.pipeline.prune import alignment
 from deadweight.pipeline.pruning.groups import BLOCKS, choose
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
-from deadweight.targets.clock import time_together
-from deadweight.targets.judge import judge
-from deadweight.targets.measurement import Protocol
+from deadweight.pipeline.stages.prune import alignment
 from deadweight.targets.target import load_target
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import judge
+from deadweight.targets.timing.measurement import Protocol
 
 Row = dict[str, Any]
 NAMES = ("Cnn", "resnet18", "resnet50", "mobilenet_v2", "PilotNet", "vit_tiny_patch16_224")

@@ -40,22 +40,22 @@ from benchmarks.common.grid import (
 )
 from benchmarks.common.record import Row, append, recorded
 from deadweight.export.to_onnx import to_onnx
-from deadweight.pipeline.controls import Controls
-from deadweight.pipeline.factorize import Factorize
-from deadweight.pipeline.finetune import Finetune
-from deadweight.pipeline.networks import NetworkFiles
-from deadweight.pipeline.paired import paired
-from deadweight.pipeline.prune import Prune
-from deadweight.pipeline.thin import Convolution
-from deadweight.pipeline.train import Train
+from deadweight.pipeline.compression.low_rank import Convolution
+from deadweight.pipeline.report.paired import paired
+from deadweight.pipeline.stages.controls import Controls
+from deadweight.pipeline.stages.factorize import Factorize
+from deadweight.pipeline.stages.finetune import Finetune
+from deadweight.pipeline.stages.prune import Prune
+from deadweight.pipeline.stages.train import Train
+from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Variant, Work
 from deadweight.pipeline.workload import example_batch
 from deadweight.targets.artifact import Artifact
-from deadweight.targets.clock import time_together
 from deadweight.targets.errors import DeadweightError, ModelError
-from deadweight.targets.judge import Judgement, judge
-from deadweight.targets.measurement import Protocol
 from deadweight.targets.target import load_target
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import Judgement, judge
+from deadweight.targets.timing.measurement import Protocol
 
 RECORD, RUNS = Path("runs") / "low_rank.jsonl", Path("runs") / "low_rank"
 EPOCHS = {"mlp": 6, "cnn": 2}  # of the originals

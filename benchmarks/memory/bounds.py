@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.record import Row, append, recorded
 from benchmarks.memory.random_graphs import BESIDE, FLOAT, make
-from deadweight.export.memory import footprint
+from deadweight.export.memory.footprint import footprint
 
 LEAST = 4_000_000
 LEVELS = ("EXTENDED", "ALL")

@@ -18,22 +18,21 @@ from pathlib import Path
 
 import numpy as np
 
-from deadweight.targets.judge import order_statistic
+from deadweight.targets.timing.judge import order_statistic
 
 GOAL = 1.5
 HERE = Path(__file__).parents[2]
 WHOLE = (
-    "judge",
-    "measurement",
-    "clock",
-    "memory",
-    "fit",
+    "timing.judge",
+    "timing.measurement",
+    "timing.clock",
+    "timing.memory",
+    "memory_fit",
     "target",
-    "session",
-    "ort",
-    "trt",
-    "build",
-    "engine",
+    "runtimes.session",
+    "runtimes.ort",
+    "runtimes.trt",
+    "engines.build",
 )
 
 

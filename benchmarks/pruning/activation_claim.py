@@ -36,11 +36,11 @@ from benchmarks.common.grid import (
 )
 from benchmarks.common.plot import write_svg
 from benchmarks.common.record import Row
-from deadweight.pipeline.controls import Controls
-from deadweight.pipeline.distill import Distill
-from deadweight.pipeline.finetune import Finetune
-from deadweight.pipeline.prune import Prune
-from deadweight.pipeline.statistics import Statistics
+from deadweight.pipeline.stages.controls import Controls
+from deadweight.pipeline.stages.distill import Distill
+from deadweight.pipeline.stages.finetune import Finetune
+from deadweight.pipeline.stages.prune import Prune
+from deadweight.pipeline.stages.statistics import Statistics
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import DeadweightError
 

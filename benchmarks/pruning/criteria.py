@@ -34,11 +34,11 @@ from benchmarks.common.grid import (
 )
 from benchmarks.common.plot import write_svg
 from benchmarks.common.record import Row
-from deadweight.pipeline.controls import Controls
-from deadweight.pipeline.finetune import Finetune
-from deadweight.pipeline.importance import CRITERIA
-from deadweight.pipeline.paired import paired
-from deadweight.pipeline.prune import Prune
+from deadweight.pipeline.importance.criteria import CRITERIA
+from deadweight.pipeline.report.paired import paired
+from deadweight.pipeline.stages.controls import Controls
+from deadweight.pipeline.stages.finetune import Finetune
+from deadweight.pipeline.stages.prune import Prune
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import DeadweightError
 

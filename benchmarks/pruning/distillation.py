@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.grid import RUNS, SEEDS, Cell, command, found, markdown, missing_words, scores, spread
 from benchmarks.common.record import Row
-from deadweight.pipeline.distill import Distill
-from deadweight.pipeline.finetune import Finetune
-from deadweight.pipeline.paired import paired
-from deadweight.pipeline.prune import Prune
+from deadweight.pipeline.report.paired import paired
+from deadweight.pipeline.stages.distill import Distill
+from deadweight.pipeline.stages.finetune import Finetune
+from deadweight.pipeline.stages.prune import Prune
 from deadweight.pipeline.work import Work
 
 RECORD = Path("runs") / "distillation.jsonl"

@@ -31,9 +31,9 @@ from benchmarks.common.grid import (
     spread,
 )
 from benchmarks.common.record import Row
-from deadweight.pipeline.finetune import Finetune
-from deadweight.pipeline.paired import paired
-from deadweight.pipeline.prune import Prune
+from deadweight.pipeline.report.paired import paired
+from deadweight.pipeline.stages.finetune import Finetune
+from deadweight.pipeline.stages.prune import Prune
 from deadweight.pipeline.work import Work
 
 RECORD = Path("runs") / "two_processes.jsonl"

@@ -33,13 +33,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.grid import Cell, found, in_turn, markdown, missing_words, spread, workload_of
 from benchmarks.common.record import Row, recorded
-from deadweight.pipeline.lottery import CONTROLS, Lottery
-from deadweight.pipeline.masks import kept_share
-from deadweight.pipeline.networks import NetworkFiles
-from deadweight.pipeline.paired import paired
-from deadweight.pipeline.predict import score_of, torch_predict
+from deadweight.pipeline.compression.masks import kept_share
+from deadweight.pipeline.report.paired import paired
 from deadweight.pipeline.report.ticket_words import side
-from deadweight.pipeline.train import Train
+from deadweight.pipeline.stages.lottery import CONTROLS, Lottery
+from deadweight.pipeline.stages.train import Train
+from deadweight.pipeline.training.networks import NetworkFiles
+from deadweight.pipeline.training.predict import score_of, torch_predict
 from deadweight.pipeline.work import Work
 from deadweight.pipeline.workload import Workload
 from deadweight.targets.target import load_target

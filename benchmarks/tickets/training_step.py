@@ -3,7 +3,7 @@
     python benchmarks/tickets/training_step.py [--networks mlp cnn] [--events 24]
     python benchmarks/tickets/training_step.py --table
 
-A step is the project's own (pipeline/training.py): forward, loss, backward, optimizer, and where single
+A step is the project's own (pipeline/training/loop.py): forward, loss, backward, optimizer, and where single
 weights were dropped their zeros set again. 75 % of the parameters went, as neurons or as single weights, and
 at last half of the weights of what the neurons left; one batch of 128 images, torch on one thread. The
 networks are untrained: no kernel here minds the values. The clock is that of every latency in this project:
@@ -28,19 +28,19 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.grid import machine, markdown, workload_of
 from benchmarks.common.record import Row, append, recorded
-from deadweight.pipeline.masks import load_masks
-from deadweight.pipeline.networks import NetworkFiles, load_network
-from deadweight.pipeline.prune import Prune
-from deadweight.pipeline.sparsify import Sparsify
-from deadweight.pipeline.train import Train
-from deadweight.pipeline.training import holding, train_step
+from deadweight.pipeline.compression.masks import load_masks
+from deadweight.pipeline.stages.prune import Prune
+from deadweight.pipeline.stages.sparsify import Sparsify
+from deadweight.pipeline.stages.train import Train
+from deadweight.pipeline.training.loop import holding, train_step
+from deadweight.pipeline.training.networks import NetworkFiles, load_network
 from deadweight.pipeline.work import Work
 from deadweight.pipeline.workload import Workload, example_batch
-from deadweight.targets.clock import time_together
-from deadweight.targets.judge import judge
-from deadweight.targets.measurement import Protocol
-from deadweight.targets.session import TensorSpec
+from deadweight.targets.runtimes.session import TensorSpec
 from deadweight.targets.target import load_target
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import judge
+from deadweight.targets.timing.measurement import Protocol
 
 RECORD = Path("runs") / "training_step.jsonl"
 REMOVED = 0.75

@@ -40,21 +40,21 @@ from benchmarks.common.grid import (
 )
 from benchmarks.common.record import Row, recorded
 from deadweight.export.to_onnx import to_onnx
-from deadweight.pipeline.budget import Scope
-from deadweight.pipeline.finetune import Finetune
-from deadweight.pipeline.masks import load_masks
-from deadweight.pipeline.networks import NetworkFiles
-from deadweight.pipeline.prune import Prune
-from deadweight.pipeline.sparse_bytes import stored_bytes
-from deadweight.pipeline.sparsify import Sparsify
-from deadweight.pipeline.statistics import Statistics
-from deadweight.pipeline.train import Train
+from deadweight.pipeline.compression.masks import load_masks
+from deadweight.pipeline.compression.sparse_size import stored_bytes
+from deadweight.pipeline.importance.allocation import Scope
+from deadweight.pipeline.stages.finetune import Finetune
+from deadweight.pipeline.stages.prune import Prune
+from deadweight.pipeline.stages.sparsify import Sparsify
+from deadweight.pipeline.stages.statistics import Statistics
+from deadweight.pipeline.stages.train import Train
+from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 from deadweight.pipeline.workload import example_batch
-from deadweight.targets.clock import time_together
-from deadweight.targets.judge import judge
-from deadweight.targets.measurement import Protocol
 from deadweight.targets.target import load_target
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import judge
+from deadweight.targets.timing.measurement import Protocol
 
 RECORD = Path("runs") / "zeros.jsonl"
 REMOVED = 0.75

@@ -31,15 +31,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.grid import SEEDS, Cell, command, found, markdown, missing_words, spread
 from benchmarks.common.record import Row
-from deadweight.export.bundle import bundle
-from deadweight.export.delta import delta
-from deadweight.pipeline.export import Export
-from deadweight.pipeline.finetune import Finetune
-from deadweight.pipeline.predict import score_of, session_predict
-from deadweight.pipeline.quantize import Quantize
+from deadweight.export.release.bundle import bundle
+from deadweight.export.release.delta import delta
+from deadweight.pipeline.stages.export import Export
+from deadweight.pipeline.stages.finetune import Finetune
+from deadweight.pipeline.stages.quantize import Quantize
+from deadweight.pipeline.training.predict import score_of, session_predict
 from deadweight.pipeline.work import Work
-from deadweight.targets.install import install
-from deadweight.targets.session import open_session
+from deadweight.targets.release.install import install
+from deadweight.targets.runtimes.open import open_session
 from deadweight.targets.target import load_target
 
 RECORD = Path("runs") / "delta.jsonl"

@@ -26,13 +26,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.common.grid import markdown
 from benchmarks.common.record import Row, measure_missing
 from benchmarks.common.timed_call import TimedCall
-from deadweight.export.bundle import _sign
+from deadweight.export.release.bundle import _sign
 from deadweight.targets.artifact import sha256_of, write_json
-from deadweight.targets.clock import time_together
-from deadweight.targets.judge import judge
-from deadweight.targets.measurement import Protocol
-from deadweight.targets.packed import agent_bytes
-from deadweight.targets.trust import verify
+from deadweight.targets.release.trust import verify
+from deadweight.targets.remote.zipapp import agent_bytes
+from deadweight.targets.timing.clock import time_together
+from deadweight.targets.timing.judge import judge
+from deadweight.targets.timing.measurement import Protocol
 
 RECORD = Path("runs") / "verify_cost.jsonl"
 MEGABYTES = (1, 16, 256)

@@ -30,8 +30,8 @@ from benchmarks.zoo.further_networks import FURTHER
 from benchmarks.zoo.networks import NETWORKS, UNSEEN, Network
 from benchmarks.zoo.table import tables
 from deadweight.pipeline.pruning import surgery
-from deadweight.pipeline.sources import source_hash
-from deadweight.targets.probe import versions
+from deadweight.pipeline.runs.sources import source_hash
+from deadweight.targets.machine.probe import versions
 
 HERE = Path(__file__).parent
 SCRIPTS = {"ours": HERE / "row_ours.py", "rival": HERE / "row_torch_pruning.py"}

@@ -3,7 +3,3 @@
 entropy     symbols to bytes: rANS with contexts, or whatever is smallest
 rans, tables, writing    its parts
 """
-
-from .entropy import encode_symbols
-
-__all__ = ["encode_symbols"]

@@ -18,8 +18,8 @@ import numpy as np
 from onnx import numpy_helper
 
 from ...targets.errors import ModelError
-from ..graph import Array, load, save
-from .rounding import shortened
+from ..onnx_graph.graph import Array, load, save
+from .bfloat16 import shortened
 
 Start = Literal["linear", "density", "random"]
 ROUNDS = 100

@@ -21,7 +21,7 @@ from ...targets.coded import records
 from ...targets.coded.container import LARGEST, MAGIC, MOST_BOOK, MOST_BOOKS, unpack
 from ...targets.coded.skeleton import DICTIONARY
 from ...targets.errors import ModelError
-from ..graph import Array
+from ..onnx_graph.graph import Array
 from . import sparse, writing
 from .cutting import Tensor, tensors_of
 from .parts import part, within

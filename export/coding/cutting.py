@@ -15,7 +15,7 @@ import numpy as np
 
 from ...targets.errors import ModelError
 from ...targets.protobuf import fields, varint
-from ..graph import Array
+from ..onnx_graph.graph import Array
 
 LEAST = 64  # bytes of a tensor; what is smaller stays where it is, in the graph
 # Numbers of onnx.proto's fields, which may never change.

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...targets.coded import streams
 from ...targets.errors import ModelError
-from ..graph import Array
+from ..onnx_graph.graph import Array
 from . import rans, writing
 from .tables import fitted
 

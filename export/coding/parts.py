@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...targets.coded import records
-from ..graph import Array
+from ..onnx_graph.graph import Array
 from . import writing
 from .entropy import encode_symbols
 from .tables import learned_bits

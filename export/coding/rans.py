@@ -6,7 +6,7 @@ import numpy as np
 
 from ...targets.coded.rans import LOWEST
 from ...targets.coded.streams import MOST_LANES
-from ..graph import Array
+from ..onnx_graph.graph import Array
 
 LANE_BYTES = 768  # of coded symbols for each lane: its three bytes are then 0.4 %
 WANTED_STEPS = (

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...targets.coded import rans
 from ...targets.coded.levels import cumulative, most_level
-from ..graph import Array
+from ..onnx_graph.graph import Array
 from . import writing
 
 LEVEL_BITS = 3.0  # what a symbol of a table takes, roughly, while it is not decided which tables there are

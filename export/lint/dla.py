@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from onnx import NodeProto, TensorProto
 
-from ..graph import QUANTIZED, attribute_of
+from ..onnx_graph.graph import QUANTIZED, attribute_of
 from .finding import Finding
 from .network import Network, label
 from .platform import Platform, Version

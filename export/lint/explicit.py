@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from ..graph import QUANTIZED, WEIGHTED, attribute_of
-from ..placement import channel_axis
+from ..onnx_graph.graph import QUANTIZED, WEIGHTED, attribute_of
+from ..quantization.placement import channel_axis
 from .finding import Finding, Severity
 from .network import Network, type_name
 from .platform import Platform, Version

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import NodeProto
 
-from ..graph import WEIGHTED
-from ..kernels import SINGLE_ROW, without_int8_kernel
-from ..residual import residual_adds
+from ..onnx_graph.graph import WEIGHTED
+from ..onnx_graph.kernels import SINGLE_ROW, without_int8_kernel
+from ..quantization.residual import residual_adds
 from .finding import Finding
 from .network import Network
 from .platform import Platform, keeps_int8

@@ -14,9 +14,9 @@ import onnx
 from onnx import TensorProto
 
 from ...targets.errors import ModelError
-from ..external import for_inference
-from ..graph import QUANTIZED, WEIGHTED, Array, Index, all_graphs, lift_constants
-from ..placement import MOVES
+from ..onnx_graph.external_data import for_inference
+from ..onnx_graph.graph import QUANTIZED, WEIGHTED, Array, Index, all_graphs, lift_constants
+from ..quantization.placement import MOVES
 
 Shape = tuple[int | None, ...]
 STANDARD = ("", "ai.onnx")  # the domain of ONNX's own operators

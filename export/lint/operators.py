@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from onnx import AttributeProto, NodeProto, TensorProto
 
-from ..graph import QUANTIZED, attribute_of
+from ..onnx_graph.graph import QUANTIZED, attribute_of
 from .finding import Finding
 from .network import STANDARD, Network, label, type_name
 from .platform import Platform, Version, operators

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ...targets.errors import TargetError
 from ...targets.target import Target
-from ..graph import WEIGHTED
-from ..placement import MOVES
+from ..onnx_graph.graph import WEIGHTED
+from ..quantization.placement import MOVES
 
 Version = tuple[int, ...]
 TABLES: dict[str, Version] = {"8.5": (8, 5), "8.6": (8, 6), "10.0": (10, 0), "10.1": (10, 1)}

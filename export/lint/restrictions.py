@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from onnx import NodeProto
 
-from ..graph import attribute_of
+from ..onnx_graph.graph import attribute_of
 from .network import Network
 from .platform import Platform
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from onnx import TensorProto
 
-from ..graph import WEIGHTED, attribute_of
+from ..onnx_graph.graph import WEIGHTED, attribute_of
 from .finding import Finding, Severity
 from .network import Network
 from .platform import Platform, keeps_int8

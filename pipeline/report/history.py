@@ -12,7 +12,7 @@ from typing import Any
 
 from ...targets.artifact import write_text
 from ...targets.errors import ArtifactError
-from ...targets.gating import history
+from ...targets.gate import history
 from .document import document, escape, legend, plot, section
 from .plots import Figure, layout, outcome_colour, points, series, text
 from .tables import figure, outcome, simple_table

@@ -7,7 +7,7 @@ as much from values drawn anew. One run decides nothing; differences within each
 
 from __future__ import annotations
 
-from ..paired import Paired
+from .paired import Paired
 
 LABELS = {
     "ticket": "Ticket",

@@ -8,9 +8,9 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from ..artifact import sha256_of, write_json, write_text
 from ..target import Target
+from .build_settings import BuildSettings
 from .log import Findings, Line
 from .record import SCHEMA, command_for, log_path, platform_facts, record_path
-from .settings import BuildSettings
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, List, Sequence
 
 from ..errors import ModelError, TargetError
+from .build_settings import BuildSettings
 from .log import Findings
-from .settings import BuildSettings
 
 
 class FallbackError(ModelError):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
-from ..cuda import open_cuda
 from ..errors import DeadweightError, MeasurementError, TargetError
-from ..fit import Fit, Footprint, base_of, fit, free_memory
+from ..machine.cuda import open_cuda
+from ..memory_fit import Fit, Footprint, base_of, fit, free_memory
 from ..target import Target
-from .settings import BuildSettings
+from .build_settings import BuildSettings
 
 _BASE_BYTES = 300_000_000
 _COPIES = 3

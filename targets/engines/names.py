@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Dict, List, Tuple
 
-from ..onnx_nodes import Nodes
+from ..onnx_file import Nodes
 
 _METADATA = re.compile(r"\[ONNX Layer: (.*?)\](?=\s*(?:[\x1e\x1f]|\[ONNX Layer: |$))", re.DOTALL)
 _COPY = re.compile(r"^Reformatting CopyNode for (?:Input|Output) Tensor \d+ (?:to|from) ")

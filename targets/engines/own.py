@@ -15,9 +15,8 @@ from typing import Iterator
 
 from ..artifact import sha256_of
 from ..errors import ModelError, RefusedError
-from ..places import CACHE
+from ..paths import CACHE, cache
 from ..sealed import sealed_bytes
-from ..store import cache
 
 _NOTES = "built"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import ModelError, TargetError
+from .build_settings import BuildSettings
 from .log import Line, cause, reason
-from .settings import BuildSettings
 
 USUAL = Path("/usr/src/tensorrt/bin/trtexec")
 _SEVERITIES = {"V": "verbose", "I": "info", "W": "warning", "E": "error", "F": "internal_error"}

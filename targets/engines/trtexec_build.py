@@ -7,13 +7,13 @@ from time import perf_counter
 from typing import Dict, Optional
 
 from ..artifact import writing
-from ..onnx_nodes import read_nodes
+from ..onnx_file import read_nodes
 from ..target import Target
+from .build_settings import BuildSettings
 from .built import Built, made_of, written
 from .dla import check_fallbacks
 from .log import is_simulated, read_log
 from .machine import device_facts, room_for
-from .settings import BuildSettings
 from .trtexec import build_flags, run_trtexec
 
 

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deadweight.export.calibrate import Ranges, calibrate
+from deadweight.export.quantization.calibrate import Ranges, calibrate
 from deadweight.export.to_onnx import to_onnx
 
 Batch = dict[str, Tensor]

@@ -12,16 +12,16 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from deadweight.export import external
-from deadweight.export.calibrate import calibrate
-from deadweight.export.graph import load
 from deadweight.export.int8 import flip_details, to_int8
-from deadweight.export.parity import compare_files
-from deadweight.export.samples import Samples, open_samples
-from deadweight.export.to_qdq import to_qdq
+from deadweight.export.onnx_graph import external_data
+from deadweight.export.onnx_graph.graph import load
+from deadweight.export.parity.compare import compare_files
+from deadweight.export.quantization.calibrate import calibrate
+from deadweight.export.quantization.samples import Samples, open_samples
+from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ArtifactError, ModelError, TargetError
-from deadweight.targets.session import open_session
+from deadweight.targets.runtimes.open import open_session
 from deadweight.targets.target import load_target
 
 Nets = Callable[[str], Any]
@@ -171,7 +171,7 @@ def test_large_weights_go_beside_it_and_old_ones_go(
 ) -> None:
     one = net("mlp")
     samples = saved(one, tmp_path / "data")
-    monkeypatch.setattr(external, "INLINE_BYTES", 3000)  # as if one message held 3 KB
+    monkeypatch.setattr(external_data, "INLINE_BYTES", 3000)  # as if one message held 3 KB
     for skip in ([], ["fc1/Gemm"]):
         to_int8(one.path, samples, tmp_path / "out", target=CPU, skip=skip)
         assert len(list((tmp_path / "out").glob("int8.onnx.*.weights"))) == 1

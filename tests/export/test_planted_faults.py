@@ -16,9 +16,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deadweight.export.parity import compare_files, compare_module
+from deadweight.export.parity.compare import compare_files, compare_module
+from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.export.to_onnx import to_onnx
-from deadweight.export.to_qdq import to_qdq
 from deadweight.targets.errors import ModelError
 
 Nets = Callable[[str], Any]

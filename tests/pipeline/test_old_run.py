@@ -11,11 +11,11 @@ import pytest
 from small import Digits
 
 from deadweight.__main__ import main
-from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.recipe import NamedStage
 from deadweight.pipeline.report.write import write_history
-from deadweight.pipeline.store import Run
-from deadweight.pipeline.train import Train
+from deadweight.pipeline.runs.cache import Run
+from deadweight.pipeline.stages.train import Train
+from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 from deadweight.targets.target import load_target
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from deadweight.pipeline.recipe import SweepSettings, check_order, read_recipe
-from deadweight.pipeline.run import Watcher, prepared, run_sweep
-from deadweight.pipeline.store import Finished
+from deadweight.pipeline.runs.cache import Finished
+from deadweight.pipeline.runs.run import run_sweep
+from deadweight.pipeline.runs.start import Watcher, prepared
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import ModelError, RecipeError
 
@@ -20,8 +21,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
-from deadweight.pipeline.finetune import Finetune
-from deadweight.pipeline.prune import Prune
+from deadweight.pipeline.stages.finetune import Finetune
+from deadweight.pipeline.stages.prune import Prune
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from deadweight.pipeline.prune import Prune
 from deadweight.pipeline.stage import make_stage, settings_of, source_of, stage_class, stage_names
+from deadweight.pipeline.stages.prune import Prune
 from deadweight.targets.errors import RecipeError, WorkloadError
 
 OWN = """

@@ -8,13 +8,13 @@ import torch
 from small import Digits
 from torch import nn
 
-from deadweight.pipeline.checkpoint import write_tensors
-from deadweight.pipeline.networks import NetworkFiles
 from deadweight.pipeline.pruning.groups import choose
 from deadweight.pipeline.pruning.plan import plan_of
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
-from deadweight.pipeline.sources import source_files
+from deadweight.pipeline.runs.sources import source_files
+from deadweight.pipeline.training.checkpoint import write_tensors
+from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Variant, Work
 from deadweight.targets.artifact import Artifact, sha256_of
 from deadweight.targets.errors import ArtifactError, ModelError, RecipeError

@@ -18,8 +18,8 @@ from boards import BOARDS, unpack
 from released import make_release, release_in_use
 from signed import FILES, make_bundle, make_key, trust
 
-from deadweight.export.delta import delta
-from deadweight.targets.packed import agent_bytes
+from deadweight.export.release.delta import delta
+from deadweight.targets.remote.zipapp import agent_bytes
 
 MakeMlp = Callable[..., Path]
 QUICK = json.dumps({"events": 6, "event_s": 0.01})
@@ -235,7 +235,7 @@ def test_golden_outputs_are_held_against_what_the_board_computes(
     agent: Path, mlp: MakeMlp, tmp_path: Path, key: Path
 ) -> None:
     trust(key, tmp_path / "root")
-    from deadweight.targets.session import open_session
+    from deadweight.targets.runtimes.open import open_session
 
     model, arrays = mlp(8, 8), {"x": np.ones((3, 8), np.float32)}
     outputs = open_session(model).run(arrays)
@@ -319,7 +319,7 @@ def test_an_agent_that_nobody_listens_to_ends(agent: Path, mlp: MakeMlp) -> None
 
 def test_only_one_measurement_runs_on_a_board(tmp_path: Path) -> None:
     from deadweight.targets.errors import TargetError
-    from deadweight.targets.store import measuring
+    from deadweight.targets.remote.received_files import measuring
 
     with (
         measuring(tmp_path),

@@ -123,7 +123,7 @@ def test_a_library_built_for_another_numpy_is_told_with_the_cure(
         "from pathlib import Path\n"
         "from deadweight.targets.doctor import doctor\n"
         "from deadweight.targets.errors import TargetError\n"
-        "from deadweight.targets.ort import open_ort\n"
+        "from deadweight.targets.runtimes.ort import open_ort\n"
         "print([(check.works, check.cure) for check in doctor() if check.name == 'onnxruntime'])\n"
         "try: open_ort(Path('a.onnx'), threads=1)\n"
         "except TargetError as error: print(error)\n"

@@ -14,7 +14,17 @@ FLOOR = HOUSE / "targets"
 SOURCES = sorted(FLOOR.rglob("*.py"))
 NAMES = [path.relative_to(FLOOR).with_suffix("").parts for path in SOURCES]
 MODULES = [".".join(("deadweight", "targets", *parts)) for parts in NAMES]
-WITHOUT_NUMPY = ["errors", "artifact", "target", "tegra", "tegrastats", "jetson", "probe", "doctor", "memory"]
+WITHOUT_NUMPY = [
+    "errors",
+    "artifact",
+    "target",
+    "machine.nvidia_tools",
+    "machine.tegrastats",
+    "machine.jetson",
+    "machine.probe",
+    "doctor",
+    "timing.memory",
+]
 
 
 def python38() -> str | None:

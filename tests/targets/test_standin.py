@@ -28,11 +28,11 @@ from signed import make_key, trust
 
 import deadweight.targets
 from deadweight.export.coding.container import pack
-from deadweight.export.delta import delta
+from deadweight.export.release.delta import delta
 from deadweight.targets.errors import RefusedError
-from deadweight.targets.measurement import Protocol
-from deadweight.targets.on_board import doctor_on, install_on, rollback_on, time_on
-from deadweight.targets.remote import connected
+from deadweight.targets.remote.board import doctor_on, install_on, rollback_on, time_on
+from deadweight.targets.remote.ssh import connected
+from deadweight.targets.timing.measurement import Protocol
 
 MakeMlp = Callable[..., Path]
 HERE = Path(__file__).parent

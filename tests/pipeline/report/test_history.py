@@ -8,7 +8,7 @@ import pytest
 
 from deadweight.pipeline.report.history import write_measurements
 from deadweight.targets.errors import ArtifactError
-from deadweight.targets.gating.history import append
+from deadweight.targets.gate.history import append
 
 
 def line(commit: str, p50: float, *, cpu: str = "a CPU", verdict: str = "") -> dict[str, Any]:

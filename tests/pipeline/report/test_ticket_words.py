@@ -4,7 +4,7 @@ from typing import cast
 
 import pytest
 
-from deadweight.pipeline.paired import paired
+from deadweight.pipeline.report.paired import paired
 from deadweight.pipeline.report.schema import Control, Row
 from deadweight.pipeline.report.ticket_words import CONTROLS, LABELS, side
 from deadweight.pipeline.report.words import control_words

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deadweight.targets.engines.settings import BuildSettings
+from deadweight.targets.engines.build_settings import BuildSettings
 from deadweight.targets.engines.trtexec import (
     build_flags,
     lines_of,
@@ -160,8 +160,8 @@ def test_without_python_bindings_the_command_builds_by_trtexec(mlp: MakeMlp, tmp
     model = mlp(3, 4)
     program = stand_in(tmp_path / "bin")
     code = (
-        "import sys\nfrom deadweight.targets.build import build_engine\n"
-        "from deadweight.targets.engines.settings import BuildSettings\n"
+        "import sys\nfrom deadweight.targets.engines.build import build_engine\n"
+        "from deadweight.targets.engines.build_settings import BuildSettings\n"
         f"built = build_engine(sys.argv[1], sys.argv[2], settings=BuildSettings(shapes={SHAPES!r}))\n"
     )
     environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}

@@ -27,12 +27,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from deadweight.targets.build import build_engine
-from deadweight.targets.engines.opening import open_trt
+from deadweight.targets.engines.build import build_engine
+from deadweight.targets.engines.build_settings import BuildSettings
 from deadweight.targets.engines.record import log_path, record_path
-from deadweight.targets.engines.settings import BuildSettings
 from deadweight.targets.errors import DeadweightError, ModelError
-from deadweight.targets.session import open_session
+from deadweight.targets.runtimes.open import open_session
+from deadweight.targets.runtimes.trt_open import open_trt
 
 THREE = BuildSettings(batch=(1, 4, 8))
 

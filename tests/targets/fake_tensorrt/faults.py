@@ -14,13 +14,13 @@ import double
 import numpy as np
 from contract import THREE, plan_of, raised
 
-from deadweight.targets.build import build_engine
-from deadweight.targets.clock import Protocol, time_together
+from deadweight.targets.engines.build import build_engine
+from deadweight.targets.engines.build_settings import BuildSettings
 from deadweight.targets.engines.record import record_path
-from deadweight.targets.engines.settings import BuildSettings
 from deadweight.targets.errors import DeadweightError, ModelError, RecipeError, TargetError
-from deadweight.targets.judge import judge
-from deadweight.targets.session import open_session
+from deadweight.targets.runtimes.open import open_session
+from deadweight.targets.timing.clock import Protocol, time_together
+from deadweight.targets.timing.judge import judge
 
 X = {"x": np.zeros((4, 16), "f4")}
 

@@ -1,0 +1,126 @@
+"""The commands about machines: the boards that are known, what works there, and what is shipped to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..targets.doctor import Check
+from ..targets.errors import DeadweightError
+from ..terminal.options import TargetName
+from ..terminal.tables import explain, out
+
+
+def targets(
+    name: Annotated[str | None, typer.Argument(help="A board's name, or its .toml file.")] = None,
+) -> None:
+    """List the boards that are known, or one board's facts with their sources."""
+    from ..targets.target import load_target, target_names
+
+    if name is None:
+        table = Table("target", "board", "runtime", "precisions", header_style="bold")
+        for each in map(load_target, target_names()):
+            table.add_row(each.name, each.title, each.runtime, ", ".join(each.precisions))
+        out.print(table)
+        return
+    target = load_target(name)
+    out.print(f"[bold]{escape(target.title)}[/]: {target.runtime}, {', '.join(target.precisions)}")
+    table = Table("fact", "value", "certainty", "source", header_style="bold")
+    for kind, rule in target.alignment.items():
+        table.add_row(f"width of {kind}", f"multiple of {rule.step}", rule.certainty, escape(rule.source))
+    for key, fact in target.facts.items():
+        table.add_row(key, escape(str(fact.value)), fact.certainty, escape(fact.source))
+    out.print(table)
+
+
+def doctor(
+    on: Annotated[
+        list[str] | None,
+        typer.Option("--on", metavar="USER@HOST", help="A board, by its name in ssh; may be repeated."),
+    ] = None,
+) -> None:
+    """Say what works on this machine, or on boards, and the line that mends what does not.
+
+    Exit code: 1 if something is missing.
+    """
+    from ..targets.doctor import doctor as examine
+    from ..targets.doctor import next_step
+    from ..targets.remote.board import doctor_on
+    from ..targets.remote.ssh import on_each
+
+    if not on:
+        checks = examine()
+        raise typer.Exit(_show_checks(checks, next_step(checks)))
+    code = 0
+    for host, told in on_each(on, doctor_on).items():
+        out.print(f"[bold]{escape(host)}[/]")
+        if isinstance(told, DeadweightError):
+            explain(told.what, told.cure)
+            code = 2
+        else:
+            code = max(code, _show_checks(*told))
+    raise typer.Exit(code)
+
+
+def bundle(
+    run: Annotated[Path, typer.Argument(help="A run's directory, or an ONNX file.")],
+    to: Annotated[Path | None, typer.Option("--out", help="Default: the run's name and .bundle.")] = None,
+    network: Annotated[str | None, typer.Option(help="Which network of the run; default: its last.")] = None,
+    target: TargetName = None,
+    engine: Annotated[Path | None, typer.Option(help="An engine built on such a board.")] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option("--add", help="Licence, recipe, measurements; may be repeated.")
+    ] = None,
+    sign: Annotated[Path | None, typer.Option(help="An SSH key; without it a board takes nothing.")] = None,
+    release: Annotated[
+        int | None, typer.Option(help="Its number, which must rise; default: the time, as 20261123021500.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="The last day on which a board installs it.")
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="How far the outputs on the board may be off, of the largest.")
+    ] = None,
+) -> None:
+    """Make a bundle to ship: the network, what it should answer, and every file's hash, signed."""
+    from ..export.release.bundle import bundle as make
+    from ..targets.artifact import read_json
+    from ..targets.target import load_target
+
+    recorded = None
+    if target is None and (run / "report.json").is_file():
+        recorded = read_json(run / "report.json").get("conditions", {}).get("target")
+    place = to or run.with_name(f"{run.stem}.bundle")
+    made = make(
+        run,
+        place,
+        target=load_target(target or recorded or "x86-cpu"),
+        network=network,
+        engine=engine,
+        extras=also or (),
+        key=sign,
+        release=release,
+        expires=expires,
+        tolerance=tolerance,
+    )
+    out.print(f"The bundle: {made}", soft_wrap=True)
+    if sign is None:
+        out.print("It is not signed, so no board will take it: --sign KEY.")
+
+
+def _show_checks(checks: Sequence[Check], advice: str) -> int:
+    table = Table("", "what", "found", "needed for", header_style="bold")
+    for check in checks:
+        sign = "[green]works[/]" if check.works else "[red]missing[/]"
+        table.add_row(sign, check.name, escape(check.found), escape(check.needed_for))
+    out.print(table)
+    for check in checks:
+        if check.cure:
+            out.print(f"{check.name}: {check.cure}", markup=False, soft_wrap=True)
+    out.print(advice, markup=False, soft_wrap=True)
+    return int(not all(check.works for check in checks))

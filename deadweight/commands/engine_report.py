@@ -1,0 +1,166 @@
+"""The commands about what is inside: an engine's layers, and a model's memory before there is an engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..targets.errors import ArtifactError
+from ..terminal.options import TargetName
+from ..terminal.tables import megabytes, milliseconds, out
+
+if TYPE_CHECKING:
+    from ..targets.engines.compare import Comparison
+    from ..targets.engines.content import Engine
+
+_ROWS = 12
+Exported = Annotated[Path | None, typer.Option(help="trtexec --exportProfile, or an IProfiler's times.")]
+Runs = Annotated[Path | None, typer.Option(help="trtexec --exportTimes.")]
+Onnx = Annotated[Path | None, typer.Option(help="The ONNX file it was built from, to name its modules.")]
+
+
+def engine(
+    layers: Annotated[Path, typer.Argument(help="The inspector's JSON: trtexec --exportLayerInfo.")],
+    against: Annotated[Path | None, typer.Argument(help="Another engine's, to compare with.")] = None,
+    profile: Exported = None,
+    times: Runs = None,
+    onnx: Onnx = None,
+    against_profile: Exported = None,
+    against_times: Runs = None,
+    against_onnx: Onnx = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Where the page goes, as HTML.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all that was read as JSON.")] = False,
+) -> None:
+    """Show where an engine's time goes, layer by layer; or two engines', side by side.
+
+    Reads TensorRT's own exports, 8.x to 11; TensorRT is not needed. Nothing is judged: each figure was taken
+    once.
+    """
+    from ..targets.engines.compare import compare_engines
+
+    first = _read(layers, profile, times, onnx)
+    second = None if against is None else _read(against, against_profile, against_times, against_onnx)
+    compared = None if second is None else compare_engines(first, second)
+    if as_json:
+        typer.echo(json.dumps([each.to_json() for each in (first, second) if each is not None], indent=1))
+    elif compared is not None:
+        _show_pairs(compared)
+    else:
+        _show_layers(first)
+    if to is not None:
+        from ..pipeline.report.engine_page import comparison_page, engine_page
+        from ..targets.artifact import write_text
+
+        write_text(to, engine_page(first) if compared is None else comparison_page(compared))
+        out.print(f"The page: {to}", soft_wrap=True, markup=False)
+
+
+def memory(
+    model: Path,
+    batch: Annotated[int, typer.Option(min=1, help="Samples at once, where the model leaves it open.")] = 1,
+    target: TargetName = None,
+    free_bytes: Annotated[
+        int | None, typer.Option(min=1, help="The board's MemAvailable; default: its usable memory.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Say how much memory a model needs, at least and at most, before it is built; with --target, if it fits.
+
+    Exit code: 0 fits (or no board was named), 1 does not fit, 3 cannot tell.
+    """
+    from ..export.memory.footprint import footprint
+    from ..targets.memory_fit import base_of, fit
+    from ..targets.target import load_target
+
+    board = None if target is None else load_target(target)
+    runtime = "onnxruntime" if board is None else board.runtime
+    need = footprint(model, batch=batch, runtime=runtime)
+    answer = None
+    if board is not None:
+        room = free_bytes or board.certain("usable_memory_bytes") or board.certain("memory_bytes")
+        version = board.certain("tensorrt") if runtime == "tensorrt" else None
+        if isinstance(room, int):
+            base = base_of(None if version is None else str(version))
+            answer = fit(need, free_bytes=room, base=base)
+    if as_json:
+        told = {"footprint": need.to_json(), "fit": None if answer is None else answer.to_json()}
+        typer.echo(json.dumps(told, indent=1))
+    else:
+        most = "not known" if need.high_bytes is None else megabytes(need.high_bytes)
+        least = megabytes(need.low_bytes)
+        out.print(f"{least} at least, {most} at most, at batch {batch} in {runtime}", soft_wrap=True)
+        out.print(f"The least arises at {need.peak_at}.", soft_wrap=True, markup=False)
+        if answer is not None:
+            taken = "Taken as free is all memory that the board's system can use; --free-bytes gives what is."
+            for words in answer.words if free_bytes else (*answer.words, taken):
+                out.print(words, soft_wrap=True, markup=False)
+            out.print(f"[bold]{answer.outcome.replace('_', ' ')}[/]")
+    outcome = "fits" if answer is None else answer.outcome
+    raise typer.Exit({"fits": 0, "does_not_fit": 1}.get(outcome, 3))
+
+
+def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | None) -> Engine:
+    from ..targets.engines.content import read_engine
+    from ..targets.engines.names import modules_in
+    from ..targets.onnx_file import read_nodes
+
+    if layers.suffix == ".onnx":
+        raise ArtifactError(
+            f"{layers} is an ONNX file, and this command reads which layers an engine made of one has.",
+            f"Build it on the board (deadweight build {layers} --on USER@HOST), and there: trtexec "
+            "--loadEngine=FILE.plan --exportLayerInfo=layers.json --profilingVerbosity=detailed.",
+        )
+    if layers.suffix in (".plan", ".engine"):
+        raise ArtifactError(
+            f"{layers} is an engine, and this command reads what TensorRT's inspector says of one, as JSON.",
+            f"Where it was built, have that written: deadweight profile {layers} --layers.",
+        )
+    modules = None if onnx is None else modules_in(read_nodes(onnx))
+    return read_engine(layers, profile=profile, times=times, modules=modules)
+
+
+def _show_layers(shown: Engine) -> None:
+    table = Table("layer", "does", "precision", header_style="bold")
+    table.add_column("time", justify="right", no_wrap=True)
+    slow = sorted(shown.layers, key=lambda layer: -(layer.latency_s or 0.0))[:_ROWS]
+    for layer in slow:
+        time = "" if layer.latency_s is None else milliseconds(layer.latency_s)
+        name = ", ".join(layer.modules) if layer.modules else layer.name
+        table.add_row(escape(name), layer.kind, layer.precision, time)
+    out.print(table)
+    _counts(shown)
+
+
+def _show_pairs(compared: Comparison) -> None:
+    before, after = compared.before, compared.after
+    table = Table("layers", header_style="bold")
+    for heading in (before.name, after.name, "ratio"):
+        table.add_column(escape(heading), justify="right", no_wrap=True)
+    pairs = sorted(compared.pairs, key=lambda pair: -max(pair.before_s or 0.0, pair.after_s or 0.0))
+    for pair in pairs[:_ROWS]:
+        times = ["" if time is None else milliseconds(time) for time in (pair.before_s, pair.after_s)]
+        table.add_row(escape(pair.name), *times, "" if pair.speedup is None else f"{pair.speedup:.2f}")
+    out.print(table)
+    for each in (before, after):
+        _counts(each)
+    for remark in compared.remarks:
+        out.print(remark, soft_wrap=True, markup=False)
+
+
+def _counts(shown: Engine) -> None:
+    told = {kind: len(shown.of_kind(kind)) for kind in ("conversion", "reorder", "quantize", "view")}
+    words = ", ".join(f"{count} {kind}" for kind, count in told.items())
+    total = milliseconds(shown.layer_sum_s) if shown.layer_sum_s else "not timed"
+    falls = len(shown.fallbacks())
+    out.print(
+        f"{shown.name}: {len(shown.layers)} layers, {total} in all; {words}; {falls} fallbacks",
+        soft_wrap=True,
+        markup=False,
+    )
+    for remark in shown.remarks:
+        out.print(f"  {remark}", soft_wrap=True, markup=False)

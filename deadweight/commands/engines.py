@@ -1,0 +1,156 @@
+"""The commands about files that TensorRT will read: what it refuses, and the engine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..targets.errors import RecipeError
+from ..terminal.options import TargetName
+from ..terminal.tables import explain, show_lint
+from .engine_tables import show_build
+
+if TYPE_CHECKING:
+    from ..targets.engines.build_settings import Profile
+    from ..targets.memory_fit import Footprint
+
+
+def lint(
+    model: Path,
+    target: TargetName = None,
+    tensorrt: Annotated[
+        str | None, typer.Option(help="TensorRT's version, e.g. 8.5 or 10.3; default: the board's own.")
+    ] = None,
+    max_gpu_fallbacks: Annotated[
+        int | None, typer.Option(min=0, help="How many nodes DLA may hand back to the GPU.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what TensorRT will refuse in an ONNX file, or run slowly; TensorRT is not needed.
+
+    Exit code: 0 nothing is refused, 1 an error or a broken budget.
+    """
+    from ..export.lint.check import lint as examine
+    from ..targets.target import load_target
+
+    found = examine(
+        model,
+        target=None if target is None else load_target(target),
+        tensorrt=tensorrt,
+        max_gpu_fallbacks=max_gpu_fallbacks,
+    )
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        show_lint(found)
+    raise typer.Exit(0 if found.passed else 1)
+
+
+def build(
+    model: Path,
+    target: TargetName = None,
+    to: Annotated[Path | None, typer.Option("--out", help="The plan; default: beside the model.")] = None,
+    on: Annotated[str | None, typer.Option(help="USER@HOST: build there, and bring the plan here.")] = None,
+    batch: Annotated[str, typer.Option(help="Smallest, usual and largest batch, e.g. 1,8,16.")] = "1,1,1",
+    shapes: Annotated[
+        list[str] | None, typer.Option(help="An input's three shapes: NAME=1x16,8x16,16x16; repeatable.")
+    ] = None,
+    workspace_bytes: Annotated[int | None, typer.Option(min=1, help="Scratch memory of a layer.")] = None,
+    optimization_level: Annotated[int | None, typer.Option(min=0, max=5, help="How long to search.")] = None,
+    sparse: Annotated[bool, typer.Option("--sparse", help="Use kernels for 2:4 sparse weights.")] = False,
+    dla_core: Annotated[int | None, typer.Option(min=0, help="Build for this DLA core.")] = None,
+    max_gpu_fallbacks: Annotated[
+        int | None, typer.Option(min=0, help="How many layers DLA may hand back to the GPU.")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="For other programs: deadweight does not open it.")
+    ] = False,
+    hardware_compatibility: Annotated[str, typer.Option(help="A level, e.g. ampere_plus.")] = "",
+    compute_capability: Annotated[str, typer.Option(help="TensorRT-RTX: the GPU, e.g. 8.9.")] = "",
+    flavour: Annotated[
+        str, typer.Option(help="tensorrt, or tensorrt_rtx for RTX GPUs (never a Jetson Orin).")
+    ] = "tensorrt",
+    timing_cache: Annotated[Path | None, typer.Option(help="Folder of kept kernel timings.")] = None,
+) -> None:
+    """Build an engine from an ONNX file, on the machine that will run it.
+
+    Exit code: 0 built, 1 more layers than the budget fall back from DLA; what is refused is 2.
+    """
+    from ..targets.engines.build import build_engine
+    from ..targets.engines.build_settings import BuildSettings
+    from ..targets.engines.dla import FallbackError
+    from ..targets.target import load_target
+
+    settings = BuildSettings(
+        flavour=flavour,
+        batch=_three(batch),
+        shapes=dict(_shapes(text) for text in shapes or ()),
+        workspace_bytes=workspace_bytes,
+        optimization_level=optimization_level,
+        sparse=sparse,
+        dla_core=dla_core,
+        max_gpu_fallbacks=max_gpu_fallbacks,
+        version_compatible=version_compatible,
+        hardware_compatibility=hardware_compatibility,
+        compute_capability=compute_capability,
+    )
+    board = None if target is None else load_target(target)
+    plan = to or model.with_suffix(".plan")
+    need = _need(model, settings.batch[2])
+    if on is not None:
+        from ..targets.remote.board import build_on
+        from ..targets.remote.ssh import connected
+
+        told = None if board is None else board.to_json()
+        needed = None if need is None else need.to_json()
+        with connected(on) as there:
+            record = build_on(there, model, plan, settings=asdict(settings), target=told, need=needed)
+    else:
+        try:
+            built = build_engine(
+                model, plan, settings=settings, target=board, timing_folder=timing_cache, need=need
+            )
+        except FallbackError as error:
+            explain(error.what, error.cure)
+            raise typer.Exit(1) from error
+        record = dict(built.record)
+    show_build(record, plan)
+
+
+def _three(text: str) -> tuple[int, int, int]:
+    try:
+        low, usual, high = (int(size) for size in text.split(","))
+    except ValueError as error:
+        raise RecipeError(
+            f"--batch {text} is not three numbers.", "Give smallest, usual and largest, e.g. --batch 1,8,16."
+        ) from error
+    return low, usual, high
+
+
+def _shapes(text: str) -> tuple[str, Profile]:
+    name, _, shapes = text.rpartition("=")
+    try:
+        low, usual, high = (tuple(int(size) for size in shape.split("x")) for shape in shapes.split(","))
+        if not name:
+            raise ValueError(text)
+    except ValueError as error:
+        raise RecipeError(
+            f"--shapes {text} is not a name and three shapes.",
+            "Give smallest, usual and largest, e.g. --shapes image=1x3x32x32,8x3x32x32,16x3x32x32.",
+        ) from error
+    return name, (low, usual, high)
+
+
+def _need(model: Path, batch: int) -> Footprint | None:
+    """The model's memory, where onnx is installed to read it from the file; a board has none."""
+    if not model.is_file():
+        return None
+    try:
+        from ..export.memory.footprint import footprint
+    except ImportError:
+        return None
+    return footprint(model, batch=batch, runtime="tensorrt")

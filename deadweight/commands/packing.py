@@ -1,0 +1,94 @@
+"""The commands that make a model's file small, and give it back."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ..targets.errors import RecipeError
+from ..terminal.tables import out
+
+if TYPE_CHECKING:
+    from ..export.coding.container import Packed
+
+
+def pack(
+    model: Annotated[Path, typer.Argument(help="An ONNX file: float, INT8, pruned or clustered.")],
+    to: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Default: the model's name and .dwz.")
+    ] = None,
+    clusters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--clusters",
+            metavar="[NAME=]BITS",
+            help="Let weights share 2 ** BITS values first, 2 to 8: all, or one by name; may be repeated.",
+        ),
+    ] = None,
+    shared: Annotated[bool, typer.Option("--shared", help="One code book for all weights.")] = False,
+    price: Annotated[
+        float,
+        typer.Option(help="With --clusters: what a coded bit costs, e.g. 0.05; 0 for the nearest value."),
+    ] = 0.0,
+) -> None:
+    """Pack an ONNX file into as few bytes as it takes; `deadweight unpack` gives the same file back.
+
+    Without --clusters nothing is lost, byte for byte. With it the weights change, once, before they are
+    packed: measure what that costs. Batch norms should be folded first, as the stage export does.
+    """
+    from ..export.coding.cluster import cluster_file
+    from ..export.coding.container import pack_file
+
+    place = to or model.with_suffix(".dwz")
+    everywhere, single = _bits(clusters or [])
+    if not clusters:
+        packed = pack_file(model, place)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            changed = Path(folder) / model.name
+            cluster_file(model, changed, everywhere, bits_of=single, shared=shared, price=price)
+            packed = pack_file(changed, place)
+    out.print(_table(packed))
+    before, after = model.stat().st_size, len(packed.data)
+    out.print(f"{escape(str(place))}: {after:,} bytes, {before / after:.1f} times smaller", soft_wrap=True)
+
+
+def unpack(
+    packed: Annotated[Path, typer.Argument(help="A .dwz file.")],
+    to: Annotated[Path | None, typer.Option("-o", "--out", help="Default: its name and .onnx.")] = None,
+) -> None:
+    """Give back the ONNX file that was packed. A board does the same without onnx or torch."""
+    from ..targets.coded.container import unpack_file
+
+    made = unpack_file(packed, to or packed.with_suffix(".onnx"))
+    out.print(f"{escape(str(made))}: {made.stat().st_size:,} bytes", soft_wrap=True)
+
+
+def _bits(given: list[str]) -> tuple[int, dict[str, int]]:
+    """The bits for all weights (5 where only single ones are named), and those for single ones."""
+    everywhere, single = 5, {}
+    for text in given:
+        name, _, bits = text.rpartition("=")
+        if not bits.isdecimal():
+            raise RecipeError(
+                f"--clusters {text} gives no number of bits.",
+                "Give e.g. --clusters 5 --clusters fc1.weight=6.",
+            )
+        if name:
+            single[name] = int(bits)
+        else:
+            everywhere = int(bits)
+    return everywhere, single
+
+
+def _table(packed: Packed) -> Table:
+    table = Table("tensor", "bytes", "packed", "as", header_style="bold")
+    for name, before, after, way in packed.tensors:
+        table.add_row(escape(name), f"{before:,}", f"{after:,}", way)
+    table.add_row("the graph", "", f"{packed.skeleton_bytes:,}", "deflated")
+    return table

@@ -1,0 +1,148 @@
+"""The commands about releases on their way: what a bundle is worth, the file that is sent, and going back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ..targets.errors import ArtifactError, RefusedError
+from ..terminal.on_board import On, board
+from ..terminal.tables import explain, out
+
+Place = Annotated[str | None, typer.Option(help="Where on the board; default: in the home.")]
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's directory, or an update file.")],
+    signers: Annotated[
+        Path | None, typer.Option(help="Who is trusted; default: /etc/deadweight/allowed_signers.")
+    ] = None,
+) -> None:
+    """Say whether a bundle may be installed here: signature, hashes, expiry, and the board it is for.
+
+    Exit code: 0 it may, 1 it is refused, with the reason.
+    """
+    from ..targets.release.patch import open_patch
+    from ..targets.release.trust import verify as check
+    from ..targets.release.versions import check_expiry
+
+    with _refusing(bundle):
+        patch = open_patch(bundle, signers=signers) if bundle.is_file() else None
+        signed = patch.signed if patch else check(bundle, signers=signers).signed
+        clock = check_expiry(signed.manifest)
+    name = f"{signed.manifest['name']} {signed.version}"
+    out.print(f"[green]Trusted:[/] {escape(name)}, signed by {escape(signed.signer)}", soft_wrap=True)
+    until = f", until {signed.manifest['expires']}" if signed.manifest["expires"] else ""
+    out.print(
+        f"Release {signed.manifest['release']}{until}; {len(signed.files)} files, for "
+        f"{escape(str(signed.manifest['target']))}"
+    )
+    if patch is not None:
+        out.print(
+            f"It starts from {patch.base[:16]}." if patch.base else "It needs no release to start from."
+        )
+    _tell_clock(clock)
+
+
+def delta(
+    bundles: Annotated[
+        list[Path], typer.Argument(metavar="[OLD] NEW", help="Two releases of one network, or the new one.")
+    ],
+    to: Annotated[Path, typer.Option("--out", "-o", help="The file.")],
+    ota_bytes: Annotated[int | None, typer.Option(min=0, help="The most bytes that it may have.")] = None,
+) -> None:
+    """Write what goes over the air, as one file: the difference between two releases, or a whole one.
+
+    `deadweight install FILE --on USER@HOST` puts it in place. Exit code: 1 it has more than --ota-bytes.
+    """
+    from ..export.release.delta import delta as make
+
+    if len(bundles) > 2:
+        raise ArtifactError(f"{len(bundles)} bundles were given.", "Give OLD and NEW, or NEW alone.")
+    with _refusing():
+        made = make(bundles[0] if len(bundles) == 2 else None, bundles[-1], to)
+    out.print(
+        f"{escape(str(made.path))}: {made.bytes:,} bytes for {made.unpacked_bytes:,} "
+        f"({100 * made.bytes / max(made.unpacked_bytes, 1):.1f} %)",
+        soft_wrap=True,
+    )
+    if len(bundles) == 2:
+        out.print(f"{made.tensors_changed} of {made.tensors} tensors changed.")
+    if ota_bytes is not None and made.bytes > ota_bytes:
+        out.print(f"[red]Over the budget:[/] ota_bytes {ota_bytes:,}")
+        raise typer.Exit(1)
+
+
+def install(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's directory, or an update file.")],
+    on: On = None,
+    place: Place = None,
+    untried: Annotated[
+        bool, typer.Option("--untried", help="Do not run it on its golden inputs first.")
+    ] = False,
+) -> None:
+    """Verify a release on a board, by that board's own list of signers, try it, and use it from then on.
+
+    Exit code: 0 installed, 1 refused, with the reason; what was in use still is then.
+    """
+    from ..targets.remote.board import install_on
+
+    with _refusing(bundle), board(on or "local") as (there, shown):
+        told = install_on(there, bundle, place=place, tried=not untried, progress=shown)
+    _tell(told)
+    if told["golden"]:
+        out.print(
+            f"Its outputs are those expected ({100 * told['golden']['furthest']:.2g} % off, "
+            f"{100 * told['golden']['tolerance']:.2g} % allowed), by {escape(told['golden']['runtime'])}."
+        )
+    if told["previous"]:
+        out.print(f"Before it: {told['previous']} (deadweight rollback {told['name']})")
+    _tell_clock(told["clock"])
+
+
+def rollback(
+    name: str,
+    on: On = None,
+    place: Place = None,
+    if_wrong: Annotated[
+        bool, typer.Option("--if-wrong", help="Only if the one in use does not give its golden outputs.")
+    ] = False,
+) -> None:
+    """Go back to the release before, in one step; a second time takes that back.
+
+    Exit code: 0 done, or nothing to do; 1 the one before is not trusted any more.
+    """
+    from ..targets.remote.board import rollback_on
+
+    with _refusing(), board(on or "local") as (there, _):
+        told = rollback_on(there, name, place=place, only_if_wrong=if_wrong)
+    if told["kept"]:
+        out.print("Nothing to do: the one in use gives its golden outputs.")
+    _tell(told)
+
+
+@contextlib.contextmanager
+def _refusing(bundle: Path | None = None) -> Iterator[None]:
+    """What is not trusted ends with 1; what is not there was never judged, and is bad input."""
+    if bundle is not None and not bundle.exists():
+        raise ArtifactError(f"{bundle} does not exist.", "Give a bundle's directory, or an update file.")
+    try:
+        yield
+    except RefusedError as error:
+        explain(error.what, error.cure)
+        raise typer.Exit(1) from error
+
+
+def _tell(told: dict[str, Any]) -> None:
+    name = f"{told['name']} release {told['release']}"
+    out.print(f"[green]In use:[/] {escape(name)} ({told['version']}): {escape(told['path'])}", soft_wrap=True)
+
+
+def _tell_clock(told: str) -> None:
+    if told:
+        out.print(told, markup=False, soft_wrap=True)

@@ -1,0 +1,135 @@
+"""What a terminal shows of one stage alone: facts by name, and tables where there are rows to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from .tables import megabytes
+
+if TYPE_CHECKING:
+    from ..export.int8 import Int8
+    from ..export.quantization.samples import Samples
+    from ..pipeline.runs.prune_command import Cut
+    from ..targets.target import Target
+
+DIALECTS = {"tensorrt": "TensorRT's symmetric dialect", "x86": "the dialect of ONNX Runtime on x86"}
+NAMED = 3  # layers in a sentence
+
+
+def int8_facts(
+    made: Int8, *, model: Path, samples: Samples, target: Target, words: Sequence[str] = ()
+) -> RenderableType:
+    """What INT8 made of a network: from how many samples, how its outputs changed, what stayed in float."""
+    facts = Facts()
+    files = f"{len(samples.files)} file{'s' if len(samples.files) > 1 else ''}"
+    ranges = f"{made.method} ranges"
+    if made.noises:
+        tried = ", ".join(f"{name} {noise:.2%}" for name, noise in sorted(made.noises.items(), key=_second))
+        ranges += f", the least noise in the outputs: {tried}"
+    facts.add("calibration", f"{samples.count} samples of {files}; {ranges}", *made.adequacy)
+    if samples.left_out:
+        size = samples.count // len(samples.plan)
+        facts.add("", f"{samples.left_out} more samples do not fill a batch of {size} and were left out")
+    for name, one in made.hop.outputs.items() if made.hop else ():
+        facts.add(
+            f"output {name}",
+            f"noise {one.noise:.2%} of its values; the largest error is {one.relative_largest:.2%} of the "
+            f"largest value",
+        )
+    for name, operator in made.hop.selected.items() if made.hop else ():
+        facts.add(f"output {name}", f"holds what {operator} selects, as many as the data say: not judged")
+    if made.hop and made.classes:
+        count = len(made.hop.flips)
+        more = f"; the first {len(made.flips)} are below" if count > len(made.flips) else ""
+        told = f"the largest value of {made.classes} is another one for {count} of {made.hop.samples} samples"
+        facts.add("flips", told + more)
+    kept, floats = len(made.quantized.in_int8), made.quantized.left_float
+    facts.add(
+        "in INT8", f"{kept} of {kept + len(floats)} weighted layers, in {DIALECTS[made.quantized.dialect]}"
+    )
+    if made.folded:
+        plural = "s" if made.folded > 1 else ""
+        facts.add("", f"{made.folded} batch norm{plural} went into the layers before")
+    if floats:
+        named = [f"{name}: {why}" for name, why in list(floats.items())[:NAMED]]
+        facts.add("in float", "; ".join(named) + _more(len(floats)))
+    if made.float_kernels:
+        facts.add("", f"ONNX Runtime runs in float all the same: {', '.join(made.float_kernels[:NAMED])}")
+    facts.add("file", f"{megabytes(made.bytes_before)} before, {megabytes(made.bytes_after)} now")
+    for sentence in (made.half, made.unjudged, *words):
+        if sentence:
+            facts.add("", sentence)
+    title = Text(f"{model.name} in INT8 for {target.title}", style="bold")
+    return Group(title, facts.table, *([_flips(made)] if made.flips else []))
+
+
+def widths_table(cut: Cut) -> Table:
+    """One row a group of neurons: how many there were, and how many are left."""
+    table = Table(header_style="bold")
+    table.add_column("group", overflow="fold")
+    for heading in ("kind", "before", "after", "removed"):
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    for name, width in cut.plan.widths.items():
+        gone = f"{1 - width.after / width.before:.0%}" if width.after < width.before else ""
+        table.add_row(escape(name), width.kind, str(width.before), str(width.after), gone)
+    return table
+
+
+def cut_facts(cut: Cut, *, score_name: str) -> RenderableType:
+    """What a cut alone costs, and what it leaves."""
+    from ..pipeline.report.units import count, percent, size
+
+    assert cut.before is not None  # somebody looked
+    assert cut.after is not None
+    facts, before, after = Facts(), cut.before.counts, cut.after.counts
+    told = f"{cut.before.score:.4f} before, {cut.after.score:.4f} after the cut, on the validation split"
+    facts.add(
+        score_name, told, "Not tuned: fine-tuning (the stage finetune of a recipe) wins back what a cut costs"
+    )
+    for name, shown in (("parameters", count), ("macs", count), ("file_bytes", size)):
+        old, new = getattr(before, name), getattr(after, name)
+        label = {"macs": "multiply-adds", "file_bytes": "file"}.get(name, name)
+        facts.add(label, f"{shown(old)} before, {shown(new)} now, {percent(new / old)} of it")
+    form = "your own class, narrower" if cut.plan.form == "module" else "a graph of the same parameters"
+    facts.add("form", form + (f": {cut.plan.reason}" if cut.plan.reason and cut.plan.form == "graph" else ""))
+    facts.add("checks", *cut.words)
+    return facts.table
+
+
+def _flips(made: Int8) -> Table:
+    table = Table(header_style="bold")
+    table.add_column("sample", overflow="fold")
+    for heading in ("float", "INT8", "the float network's lead"):
+        table.add_column(heading, justify="right")
+    for flip in made.flips:
+        table.add_row(escape(flip.place), str(flip.before), str(flip.after), f"{flip.lead:.3g}")
+    return table
+
+
+class Facts:
+    """Facts by name, one a line; what belongs to the fact before has no name."""
+
+    def __init__(self) -> None:
+        self.table = Table.grid(padding=(0, 2))
+        self.table.add_column(style="bold", no_wrap=True)
+        self.table.add_column(ratio=1, overflow="fold")
+
+    def add(self, name: str, *sentences: str) -> None:
+        """A fact, and sentences under it."""
+        for place, sentence in enumerate(sentences):
+            self.table.add_row("" if place else escape(name), escape(sentence))
+
+
+def _second(pair: tuple[str, float]) -> float:
+    return pair[1]
+
+
+def _more(count: int) -> str:
+    return f"; and {count - NAMED} more" if count > NAMED else ""

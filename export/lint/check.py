@@ -1,0 +1,190 @@
+"""The table of all rules, and what they say of a file.
+
+A rule is a function `(network, platform) -> findings`; its number stands here and in what it yields, and its
+first line says what it asks for. Rules know nothing of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ...targets.budgets import BudgetCheck
+from ...targets.errors import ArtifactError, DeadweightError, TargetError
+from ...targets.target import Target
+from ..onnx_graph.external_data import fits, for_inference
+from ..onnx_graph.graph import load
+from . import dla, explicit, fusion, operators, widths
+from .finding import SEVERITIES, Finding
+from .network import Network, network_of
+from .platform import Platform
+
+Rule = Callable[[Network, Platform], Iterable[Finding]]
+
+RULES: dict[int, Rule] = {
+    101: operators.opset,
+    102: operators.ir_version,
+    103: operators.operator_taken,
+    104: operators.operator_standard,
+    105: operators.restriction_kept,
+    106: operators.types_taken,
+    107: operators.seed_used,
+    201: explicit.zero_point,
+    202: explicit.quantized_type,
+    203: explicit.float_bias,
+    204: explicit.scale,
+    205: explicit.activation_axis,
+    206: explicit.weight_axis,
+    207: explicit.opset_of_scales,
+    208: explicit.zero_point_given,
+    301: fusion.half_quantized,
+    302: fusion.island,
+    303: fusion.before_activation,
+    304: fusion.convolution_side,
+    305: fusion.skip_side,
+    306: fusion.concat_scales,
+    307: fusion.int8_kernel,
+    308: fusion.lowest_weight,
+    401: widths.width,
+    402: widths.change_of_precision,
+    403: widths.single_precision,
+    501: dla.quantized,
+    502: dla.on_dla,
+    503: dla.within_limits,
+    504: dla.tensor_sizes,
+}
+_HANDED_BACK = range(501, 600)
+_NOT_TENSORRTS = {201, 202, 203}
+"""What the x86 dialect of `to_qdq` does on purpose."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the rules found in one file for one platform.
+
+    Attributes:
+        findings: errors first, then by rule, then in the order of the graph.
+        words: how the platform was judged, where that is not obvious.
+        gpu_fallbacks: how many nodes DLA would hand back to the GPU; None where there is no DLA.
+        budgets: the limits that were given, held against the findings.
+    """
+
+    path: Path
+    platform: Platform
+    findings: tuple[Finding, ...]
+    words: tuple[str, ...]
+    gpu_fallbacks: int | None
+    budgets: tuple[BudgetCheck, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many findings there are of each severity."""
+        found = [finding.severity for finding in self.findings]
+        return {severity: found.count(severity) for severity in SEVERITIES}
+
+    @property
+    def passed(self) -> bool:
+        """No error, and no budget broken."""
+        return not self.counts["error"] and all(check.met for check in self.budgets)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, version 1; "rules" says what each rule that found something asks for."""
+        board = self.platform.board
+        return {
+            "schema": 1,
+            "model": str(self.path),
+            "tensorrt": ".".join(map(str, self.platform.version)),
+            "table": self.platform.table,
+            "target": None if board is None else board.name,
+            "passed": self.passed,
+            "counts": self.counts,
+            "gpu_fallbacks": self.gpu_fallbacks,
+            "budgets": [asdict(check) for check in self.budgets],
+            "words": list(self.words),
+            "rules": {str(number): reason(number) for number in sorted({f.rule for f in self.findings})},
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def reason(number: int) -> str:
+    """What a rule asks for, in one sentence."""
+    said = (RULES[number].__doc__ or "").partition(": ")[2].splitlines()[0]
+    return said[:1].upper() + said[1:]
+
+
+def lint(
+    path: Path,
+    *,
+    target: Target | None = None,
+    tensorrt: str | None = None,
+    max_gpu_fallbacks: int | None = None,
+) -> Report:
+    """Says what TensorRT will refuse in an ONNX file, or run slowly. TensorRT is not needed.
+
+    Args:
+        target: the board; without one, widths and deep learning accelerators are not judged.
+        tensorrt: the version, such as "8.5" or "10.3.0"; by default the board's own, or else the newest with
+            an operator table.
+        max_gpu_fallbacks: how many nodes DLA may hand back to the GPU before the report fails.
+
+    Raises:
+        ArtifactError: the file is missing, truncated, damaged or no ONNX file.
+        ModelError: it is larger than 2 GB, or an operator lacks its inputs.
+        TargetError: the version is unknown; the board runs no TensorRT; a budget for DLA where there is none.
+    """
+    platform = Platform.of(target, tensorrt)
+    if max_gpu_fallbacks is not None and not platform.dla_cores:
+        where = "No board was named" if target is None else f"{target.name} with {platform.name} has no DLA"
+        raise TargetError(
+            f"{where}, so max_gpu_fallbacks = {max_gpu_fallbacks} cannot be judged.",
+            "Name a board whose TensorRT reaches its accelerator, such as agx-orin-64gb, or leave it out.",
+        )
+    maker, found = _examine(Path(path), platform)
+    found.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
+    handed_back = len({finding.node for finding in found if finding.rule in _HANDED_BACK})
+    fallbacks = handed_back if platform.dla_cores else None
+    budgets = []
+    if max_gpu_fallbacks is not None:
+        met = handed_back <= max_gpu_fallbacks
+        budgets.append(BudgetCheck("max_gpu_fallbacks", max_gpu_fallbacks, handed_back, met))
+    words = platform.words()
+    if maker == "deadweight" and _NOT_TENSORRTS & {finding.rule for finding in found}:
+        named = "the board it is for" if target is None else f'"{target.name}"'
+        words.append(
+            f"deadweight quantized this file for another runtime: run its recipe with target = {named}."
+        )
+    return Report(Path(path), platform, tuple(found), tuple(words), fallbacks, tuple(budgets))
+
+
+def _examine(path: Path, platform: Platform) -> tuple[str, list[Finding]]:
+    """What made the file, and what the rules say of it."""
+    try:
+        model = load(path)
+        return model.producer_name, _findings(model, path, platform)
+    except UnicodeDecodeError as error:  # names are read as late as they are asked for
+        raise _damaged(path, error) from error
+
+
+def _findings(model: onnx.ModelProto, path: Path, platform: Platform) -> list[Finding]:
+    try:
+        network = network_of(model)
+        return [finding for rule in RULES.values() for finding in rule(network, platform)]
+    except (DeadweightError, UnicodeDecodeError):
+        raise
+    except Exception as error:
+        # A rule trips over an attribute of another kind, a tensor without axes. Whether that is the file's
+        # fault is for ONNX's own checker to say.
+        try:
+            onnx.checker.check_model(model if fits(model) else for_inference(model))
+        except Exception as refusal:  # its errors share no public base class
+            raise _damaged(path, refusal) from error
+        raise
+
+
+def _damaged(path: Path, error: Exception) -> ArtifactError:
+    said = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    return ArtifactError(f"{path} is damaged: {said}.", "Export or copy it again.")

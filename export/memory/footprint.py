@@ -1,0 +1,317 @@
+"""How much memory a network needs on its board, told from the ONNX file alone, before anything is built.
+
+The answer is a band. Its lower end is certain as long as the runtime keeps to the rules in `runtimes.RULES`:
+what a runtime is known to do on the way (fuse, write in place, pass views on, join without a copy) costs
+nothing here, and what is not known to need memory counts as nothing. Weights and values count in the smallest
+form in which they may be kept: rounded, if quantization is next to them or may be moved there; in 16 bits,
+where halves are allowed. `liveness.least_bytes` holds the rest of the argument.
+
+What would break the bound: leaving out work that another value makes needless (two constant factors in a row
+multiplied beforehand), computing a value twice, 2:4 compressed weights. TensorRT's fusions are taken from the
+fusion catalog of its documentation; ONNX Runtime's were measured (docs/memory.md). The upper end is a plan
+of the graph as it is written, and no promise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from ...targets.errors import ModelError
+from ...targets.memory_fit import Footprint
+from ..onnx_graph.graph import Index, attribute_of, lift_constants, load
+from ..onnx_graph.shapes import Shapes, bytes_of, item_bytes, living
+from .arena_plan import depth_first, planned_bytes
+from .lower_bound import Kernel, least_bytes
+from .runtime_rules import (
+    COMMUTING,
+    POINTWISE,
+    PRODUCTS,
+    REINTERPRETED,
+    ROWS,
+    RULES,
+    SHAPES,
+    SUMS,
+    VIEWS,
+    WHOLE,
+    Rules,
+)
+
+SCRATCH = 1 << 16  # bytes that a convolution takes while it runs: what ONNX Runtime's does on one thread
+MARGIN = 1.08  # on the plan: fitted to ONNX Runtime, on graphs other than those that are reported
+
+
+def footprint(
+    path: Path, *, batch: int = 1, runtime: str = "tensorrt", halves: bool | None = None
+) -> Footprint:
+    """The band of memory that a model needs at a batch, as plain numbers to be carried to the board.
+
+    Args:
+        path: an ONNX file, float or with Q/DQ.
+        batch: the size of the first axis of every input that leaves it open.
+        runtime: "tensorrt" or "onnxruntime".
+        halves: whether the runtime may keep float32 values in 16 bits; by default TensorRT may, as its 8.x
+            builds with FP16 do, and ONNX Runtime may not.
+
+    Raises:
+        ArtifactError, ModelError: as `graph.load`; or the batch or the runtime is none.
+    """
+    if batch < 1 or runtime not in RULES:
+        raise ModelError(
+            f"A footprint cannot be worked out for batch {batch} and the runtime {runtime!r}.",
+            f"Give a batch of 1 or more, and one of {', '.join(RULES)}.",
+        )
+    model = load(path)
+    lift_constants(model.graph)
+    shapes = Shapes.of(model, batch)
+    walk = _Walk(model, shapes, RULES[runtime])
+    smallest = 2 if (runtime == "tensorrt" if halves is None else halves) else 8
+    sizes = [least.bytes(smallest) for least in walk.values]
+    kernels = walk.kernels(smallest)
+    low = least_bytes(sizes, kernels, walk.kept)
+    high = math.ceil(MARGIN * _planned(model, shapes))
+    return Footprint(
+        batch=batch,
+        runtime=runtime,
+        weights_low_bytes=_weights(model.graph, smallest, quantized=walk.quantized),
+        weights_high_bytes=sum(bytes_of(tensor) for tensor in model.graph.initializer),
+        activations_low_bytes=low.bytes,
+        activations_high_bytes=None if shapes.unknown else max(high, low.bytes),
+        peak_at=low.kernel,
+        inputs_bytes=sum(shapes.bytes(name) for name in walk.inputs),
+        outputs_bytes=sum(shapes.bytes(value.name) for value in model.graph.output),
+        largest_bytes=max((shapes.bytes(name) for name in shapes.sizes), default=0),
+        unknown=tuple(sorted(shapes.unknown)),
+    )
+
+
+@dataclass
+class _Least:
+    """The smallest form of a value: how many elements, of how many bytes."""
+
+    elements: float
+    item: float
+
+    def bytes(self, smallest: float) -> int:
+        return math.floor(self.elements * min(self.item, smallest))
+
+
+@dataclass
+class _Walk:
+    """The graph as kernels and values, after everything that may be done on the way was done.
+
+    A tensor is held by one value, or by several beside each other: `parts` of it, in elements.
+    """
+
+    model: onnx.ModelProto
+    shapes: Shapes
+    rules: Rules
+    values: list[_Least] = field(default_factory=list)
+    parts: dict[str, dict[int, float]] = field(default_factory=dict)
+    steps: list[tuple[str, dict[int, tuple[float, float]], tuple[int, ...], bool, bool]] = field(
+        default_factory=list
+    )
+
+    def __post_init__(self) -> None:
+        graph = self.model.graph
+        self.index = Index.of(graph)
+        self.inputs = [value.name for value in graph.input if value.name not in self.index.constants]
+        self.quantized = any("QuantizeLinear" in node.op_type for node in graph.node)
+        for name in self.inputs:
+            self._new(name, elements=0)  # the caller holds it
+        seen: dict[tuple[object, ...], onnx.NodeProto] = {}
+        for node in living(graph):
+            twin = seen.setdefault(_same(node), node)
+            if twin is not node:  # runtimes compute equal nodes once
+                for name, other in zip(node.output, twin.output, strict=True):
+                    if other in self.parts:
+                        self.parts[name] = self.parts[other]
+                continue
+            self._step(node)
+        self._commute()
+        self.kept = frozenset(part for value in graph.output for part in self.parts.get(value.name, {}))
+
+    def _commute(self) -> None:
+        """Quantization moves past operators that only choose, average or join: their values shrink too."""
+        for _ in range(2):
+            for node in self.model.graph.node[::-1] if _ else self.model.graph.node:
+                if node.op_type in COMMUTING and node.output[0] in self.parts:
+                    parts = [
+                        p for n in (node.input[0], *node.output) if n in self.parts for p in self.parts[n]
+                    ]
+                    least = min((self.values[part].item for part in parts), default=4)
+                    for part in parts:
+                        self.values[part].item = min(self.values[part].item, least)
+
+    def kernels(self, smallest: float) -> list[Kernel]:
+        """The steps, with bytes instead of elements."""
+        return [
+            Kernel(
+                name,
+                tuple((value, math.floor(n * min(item, smallest))) for value, (n, item) in reads.items()),
+                writes,
+                whole,
+                sums,
+            )
+            for name, reads, writes, whole, sums in self.steps
+        ]
+
+    def _step(self, node: onnx.NodeProto) -> None:
+        read = list(dict.fromkeys(name for name in node.input if name in self.parts))
+        if not read or node.op_type in SHAPES:
+            return  # a constant, or known before the run
+        kind = node.op_type
+        if kind in SUMS or kind == "PRelu":
+            single = len({frozenset(self.parts[name]) for name in read}) == 1
+            if single and len(self.parts[read[0]]) == 1:
+                if len(read) > 1 and not self.rules.gates:
+                    return self._kernel(node, read, whole=True, sums=False)
+                return self._on_the_way(node, read)
+            return self._kernel(node, read, whole=False, sums=True)
+        if len(read) == 1 and kind in VIEWS | POINTWISE | ROWS:
+            return self._on_the_way(node, read)
+        if kind == "Concat" and self.rules.joins:
+            joined: dict[int, float] = {}
+            for name in read:
+                for part, elements in self.parts[name].items():
+                    joined[part] = max(joined.get(part, 0), elements)
+            self.parts[node.output[0]] = joined
+            return None
+        if kind == "Conv" and self.rules.chains and self._depthwise(node):
+            return self._on_the_way(node, read)
+        attention = kind == "MatMul" and len(read) > 1 and self.rules.attention
+        if attention or kind not in WHOLE | {"Concat"}:
+            return self._kernel(node, read, whole=False, sums=False)
+        return self._kernel(node, read, whole=True, sums=False)
+
+    def _on_the_way(self, node: onnx.NodeProto, read: list[str]) -> None:
+        """The outputs are held by what holds the input, which may shrink to them."""
+        source = self.parts[read[0]]
+        before = sum(source.values())
+        for name in node.output:
+            if not name:
+                continue
+            after = self.shapes.elements(name)
+            ratio = min(1.0, after / before) if before else 1.0
+            if ratio < 1 and len(source) > 1 and node.op_type in ("Slice", "Split"):
+                ratio = 0.0  # which of the parts are left is not looked at
+            self.parts[name] = {part: elements * ratio for part, elements in source.items()}
+            for part, elements in self.parts[name].items():
+                held = self.values[part]
+                held.elements = min(held.elements, elements)
+                held.item = min(held.item, self.shapes.items.get(name, 4))
+
+    def _kernel(self, node: onnx.NodeProto, read: list[str], *, whole: bool, sums: bool) -> None:
+        reads: dict[int, tuple[float, float]] = {}
+        for name in read:
+            for part, elements in self.parts[name].items():
+                item = min(self.values[part].item, self.shapes.items.get(name, 4))
+                reads[part] = max(reads.get(part, (0.0, item)), (elements, item))
+        known = whole or sums
+        writes = tuple(self._new(name, None if known else 0) for name in node.output if name)
+        self.steps.append((node.name, reads, writes, whole, sums))
+
+    def _new(self, name: str, elements: int | None = None) -> int:
+        number = len(self.values)
+        count = self.shapes.elements(name) if elements is None else elements
+        self.values.append(_Least(count, self.shapes.items.get(name, 4)))
+        self.parts[name] = {number: float(count)}
+        return number
+
+    def _depthwise(self, node: onnx.NodeProto) -> bool:
+        weight = self.shapes.sizes.get(node.input[1]) or tuple(
+            self.index.constants[node.input[1]].dims if node.input[1] in self.index.constants else ()
+        )
+        return bool(weight) and weight[1] == 1 and int(attribute_of(node, "group", 1)) > 1
+
+
+def _same(node: onnx.NodeProto) -> tuple[object, ...]:
+    attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+    return (node.domain, node.op_type, tuple(node.input), tuple(attributes), len(node.output))
+
+
+def _weights(graph: onnx.GraphProto, smallest: float, *, quantized: bool) -> int:
+    """Bytes of the constants that products read, each once, in the smallest form that may be read."""
+    index = Index.of(graph)
+    found: dict[str, float] = {}
+    for node in graph.node:
+        if node.op_type not in PRODUCTS:
+            continue
+        for name in node.input:
+            rounded = False
+            while name in index.producer and index.producer[name].op_type in VIEWS:
+                rounded |= "QuantizeLinear" in index.producer[name].op_type
+                name = index.producer[name].input[0]
+            if name in index.constants:
+                least = 1.0 if rounded else 2.0 if quantized or smallest < 4 else 8.0
+                found[name] = min(found.get(name, 8.0), least)
+    constants = index.constants
+    return sum(
+        math.floor(math.prod(constants[name].dims) * min(item_bytes(constants[name].data_type), least))
+        for name, least in found.items()
+    )
+
+
+def _gate(node: onnx.NodeProto, index: Index) -> bool:
+    """Whether a node is the sigmoid of a SiLU, x * sigmoid(x), which runtimes do in one step."""
+    reader = index.read_only_by(node.output[0], ("Mul",)) if node.op_type == "Sigmoid" else None
+    return reader is not None and node.input[0] in reader.input
+
+
+@dataclass
+class _Written:
+    """The graph as it is written, kernel by kernel: what the upper end plans for."""
+
+    sizes: list[int] = field(default_factory=list)
+    forms: list[object] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
+    number: dict[str, int] = field(default_factory=dict)
+
+    def new(self, name: str, size: int, form: object = None) -> int:
+        """A value of its own for a tensor."""
+        self.number[name] = len(self.sizes)
+        self.sizes.append(size)
+        self.forms.append(form)
+        return self.number[name]
+
+
+def _planned(model: onnx.ModelProto, shapes: Shapes) -> int:
+    """Bytes of a plan in which products do the activation that follows, and nothing is written over."""
+    index, plan = Index.of(model.graph), _Written()
+    for value in model.graph.input:
+        if value.name not in index.constants:
+            plan.new(value.name, 0)
+    held = frozenset(plan.number.values())
+    nodes = living(model.graph)
+    done_with: set[str] = set()  # results of products, and of activations that are done with them
+    for node in nodes:
+        read = [name for name in node.input if name in plan.number]
+        unpacked = node.op_type == "DequantizeLinear"  # weights, which are kept rounded and used as floats
+        if not (read or unpacked) or node.op_type in SHAPES:
+            continue
+        out = node.output[0]
+        if read and (node.op_type in REINTERPRETED or _gate(node, index)):
+            plan.number[out] = plan.number[read[0]]
+            continue
+        after = node.op_type in POINTWISE and read[0] in done_with and len(index.readers[read[0]]) == 1
+        if after or node.op_type in ("Conv", "ConvTranspose", "Gemm"):
+            done_with.add(out)
+        if after and read[0] not in index.outputs:
+            plan.number[out] = plan.number[read[0]]
+            writes: tuple[int, ...] = (plan.number[out],)
+        else:
+            writes = tuple(
+                plan.new(name, shapes.bytes(name), (shapes.sizes.get(name), shapes.items.get(name)))
+                for name in node.output
+                if name
+            )
+        plan.kernels.append(Kernel(node.name, tuple((plan.number[name], 0) for name in read), writes))
+    kept = frozenset(plan.number[name] for name in index.outputs if name in plan.number)
+    scratch = SCRATCH if any(node.op_type in ("Conv", "ConvTranspose") for node in nodes) else 0
+    orders = (plan.kernels, depth_first(plan.kernels))
+    return scratch + max(
+        planned_bytes(plan.sizes, order, kept, held=held, forms=plan.forms) for order in orders
+    )

@@ -1,0 +1,278 @@
+"""The few rewrites between torch's exporter and a file that every target parses.
+
+torch writes opset 18 or newer, with stack traces, paths and names that count symbols; old TensorRT
+parsers stop at 17, and a cache wants equal bytes for equal networks. Each function here changes one such
+thing in place and keeps the function the graph computes.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection
+
+import numpy as np
+import onnx
+from onnx import defs, helper, numpy_helper
+
+from ...targets.errors import ModelError
+from .graph import Array, Index, all_graphs, attribute_of, drop_unused, replace_nodes, unique
+
+# What the inputs beyond these counts would mean did not exist in opset 17; with these counts the
+# definitions of 17 and 18 agree word for word, and so do the attributes listed, at these values.
+_SAME_INPUTS = {"Pad": 3, "Resize": 4}
+_SAME_VALUES: dict[str, dict[str, tuple[int | bytes, ...]]] = {
+    "Resize": {"antialias": (0,), "keep_aspect_ratio_policy": (b"stretch",), "axes": ()},
+    "ScatterElements": {"reduction": (b"none", b"add", b"mul")},
+    "ScatterND": {"reduction": (b"none", b"add", b"mul")},
+    "LpPool": {"dilations": (), "ceil_mode": (0,)},
+    "Pad": {"mode": (b"constant", b"reflect", b"edge")},
+}
+
+
+def lower_opset(model: onnx.ModelProto, opset: int) -> None:
+    """Restates a model of opset 18 in opset 17.
+
+    An operator whose definition did not change between the two is left as it is; `onnx.defs` knows which.
+    The rest of those that changed is either said in the old way or refused.
+
+    Raises:
+        ModelError: an operator means something that `opset` cannot say.
+    """
+    found = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    refused = []
+    for graph in all_graphs(model.graph):
+        index = Index.of(graph)
+        for node in graph.node:
+            if node.domain in ("", "ai.onnx") and not _exists_in(node, opset, found.version):
+                restated = opset == 17 and found.version == 18 and _restate_in_17(node, index)
+                if not restated:
+                    refused.append(f"{node.name or node.output[0]} ({node.op_type})")
+    if refused:
+        raise ModelError(
+            f"Opset {opset} cannot say {', '.join(refused[:5])}.",
+            f"Export at opset {found.version} (the target must run TensorRT 10), or replace the operator.",
+        )
+    found.version = opset
+    drop_unused(model.graph)
+
+
+def _exists_in(node: onnx.NodeProto, opset: int, written_in: int) -> bool:
+    return bool(defs.get_schema(node.op_type, written_in, "").since_version <= opset)
+
+
+def _restate_in_17(node: onnx.NodeProto, index: Index) -> bool:
+    kind = node.op_type
+    if kind.startswith("Reduce"):
+        # The axes were an attribute before they became an input.
+        axes = index.value(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+        if axes is None and len(node.input) > 1 and node.input[1]:
+            return False
+        over_nothing = attribute_of(node, "noop_with_empty_axes", 0) and (axes is None or axes.size == 0)
+        if over_nothing:
+            return False
+        _drop_attribute(node, "noop_with_empty_axes")
+        if axes is not None and axes.size:
+            node.attribute.append(helper.make_attribute("axes", [int(axis) for axis in axes]))
+        del node.input[1:]
+        return True
+    if kind == "Split":
+        # Without sizes 17 splits evenly into as many parts as there are outputs; num_outputs came in 18.
+        _drop_attribute(node, "num_outputs")
+        return True
+    if kind not in _SAME_VALUES or len(node.input) > _SAME_INPUTS.get(kind, len(node.input)):
+        return False
+    for attribute in list(node.attribute):
+        same = _SAME_VALUES[kind].get(attribute.name)
+        if same is None:
+            continue
+        if helper.get_attribute_value(attribute) not in same:
+            return False
+        if kind in ("Resize", "LpPool"):  # these attributes are not known to 17 at all
+            _drop_attribute(node, attribute.name)
+    return True
+
+
+def _drop_attribute(node: onnx.NodeProto, name: str) -> None:
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
+def name_by_module(model: onnx.ModelProto, parameters: Collection[str], outputs: list[str]) -> None:
+    """Names every node after the module it came from and its operator, e.g. "layer1.conv/Conv".
+
+    The exporter's own names count symbols of the whole graph, so that one layer less renames all others;
+    these stay, and layers can be compared before and after pruning. Outputs take the names `outputs`.
+    """
+    graph = model.graph
+    _give_outputs_a_node(graph)
+    new: dict[str, str] = dict(zip((value.name for value in graph.output), outputs, strict=True))
+    taken = {value.name for value in graph.input} | set(outputs)
+    for node in graph.node:
+        scope = _module_of(node, parameters)
+        node.name = unique(f"{scope}/{node.op_type}" if scope else node.op_type, taken)
+        for place, name in enumerate(node.output):
+            if name and name not in new:
+                new[name] = node.name if place == 0 else unique(f"{node.name}:{place}", taken)
+    constants = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name in constants and name not in new and _parameter(name, parameters) is None:
+                new[name] = unique(f"{node.name}:constant{place}", taken)
+    rename(graph, new)
+
+
+def _module_of(node: onnx.NodeProto, parameters: Collection[str]) -> str:
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        # A folded batch norm leaves its own name on the convolution; the weight's is the convolution's.
+        parameter = _parameter(node.input[1], parameters)
+        if parameter is not None:
+            return parameter.rpartition(".")[0]
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            scopes = ast.literal_eval(entry.value)
+            return str(scopes[-2]) if len(scopes) > 1 else ""
+    return ""
+
+
+def _parameter(name: str, parameters: Collection[str]) -> str | None:
+    # Folding adds an ending: "conv.weight_bias" and "conv.weight_folded" come from conv.weight.
+    while name not in parameters:
+        name, found, _ = name.rpartition("_")
+        if not found:
+            return None
+    return name
+
+
+def _give_outputs_a_node(graph: onnx.GraphProto) -> None:
+    # An output that is an input, a constant or a second output needs a value of its own to be named.
+    made = {name for node in graph.node for name in node.output}
+    seen: set[str] = set()
+    for value in graph.output:
+        if value.name in seen or value.name not in made:
+            fresh = unique(f"{value.name}:copy", made)
+            graph.node.append(helper.make_node("Identity", [value.name], [fresh]))
+            value.name = fresh
+        seen.add(value.name)
+
+
+def rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
+    """Renames tensors everywhere: nodes, inputs, outputs, constants."""
+    for inner in all_graphs(graph):
+        for node in inner.node:
+            node.input[:] = [new.get(name, name) for name in node.input]
+            node.output[:] = [new.get(name, name) for name in node.output]
+        for group in (inner.input, inner.output, inner.initializer, inner.value_info):
+            for entry in group:
+                entry.name = new.get(entry.name, entry.name)
+
+
+def global_pools(model: onnx.ModelProto) -> None:
+    """Writes a mean over all spatial axes as GlobalAveragePool, which runtimes quantize and fuse.
+
+    torch exports AdaptiveAvgPool2d(1) and x.mean((2, 3)) as ReduceMean; ranks are read from value infos.
+    """
+    graph = model.graph
+    index = Index.of(graph)
+    ranks = {
+        v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.input, *graph.output)
+    }
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        rank = ranks.get(node.input[0], 0) if node.op_type == "ReduceMean" else 0
+        axes = index.value(node.input[1]) if len(node.input) > 1 else attribute_of(node, "axes")
+        if rank < 3 or axes is None or sorted(int(a) % rank for a in axes) != list(range(2, rank)):
+            continue
+        if not attribute_of(node, "keepdims", 1):
+            flatten = helper.make_node("Flatten", [f"{node.output[0]}_pooled"], node.output[:])
+            flatten.metadata_props.extend(node.metadata_props)
+            node.output[0] = flatten.input[0]
+            nodes.append(flatten)
+        node.op_type = "GlobalAveragePool"
+        del node.input[1:]
+        del node.attribute[:]
+    replace_nodes(graph, nodes)
+
+
+def fold_batch_norm(model: onnx.ModelProto) -> None:
+    """Moves a batch norm into the Conv, ConvTranspose or Gemm before it (Jacob et al. 2018, section 3.2)."""
+    graph = model.graph
+    index = Index.of(graph)
+    taken = set(index.constants)
+    gone: set[str] = set()
+    for norm in graph.node:
+        weighted = index.producer.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
+        if weighted is None or weighted.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+            continue
+        values = [index.value(name) for name in (*norm.input[1:5], *weighted.input[1:3])]
+        alone = index.read_only_by(norm.input[0], ("BatchNormalization",)) is not None
+        scaled = attribute_of(weighted, "alpha", 1.0) != 1.0 or attribute_of(weighted, "beta", 1.0) != 1.0
+        if not alone or scaled or any(value is None for value in values):
+            continue
+        gamma, beta, mean, variance, weight, *bias = [np.asarray(v, np.float64) for v in values]
+        factor = gamma / np.sqrt(variance + attribute_of(norm, "epsilon", 1e-5))
+        shift = beta + ((bias[0] if bias else 0.0) - mean) * factor
+        folded = _scale_outputs(weight, factor, weighted)
+        if folded is None:
+            continue
+        names = [unique(f"{weighted.input[1]}_{end}", taken) for end in ("folded", "shift")]
+        for name, value in zip(names, (folded, shift), strict=True):
+            graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
+        weighted.input[1:] = names
+        weighted.output[0] = norm.output[0]
+        gone.add(norm.output[0])
+    if gone:
+        kept = [n for n in graph.node if not (n.op_type == "BatchNormalization" and n.output[0] in gone)]
+        replace_nodes(graph, kept)
+        drop_unused(graph)
+
+
+def _scale_outputs(weight: Array, factor: Array, node: onnx.NodeProto) -> Array | None:
+    if node.op_type == "ConvTranspose":
+        # [in, out/groups, ...]: with groups the output channel is spread over two axes.
+        groups = int(attribute_of(node, "group", 1))
+        per_group = weight.reshape(groups, -1, *weight.shape[1:])
+        rows = factor.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
+        return np.asarray((per_group * rows).reshape(weight.shape))
+    if node.op_type == "Gemm" and not attribute_of(node, "transB", 0):
+        return np.asarray(weight * factor)
+    return np.asarray(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
+
+
+def strip(model: onnx.ModelProto, opset: int) -> None:
+    """Leaves only what is computed: no stack traces, paths, versions or intermediate shapes."""
+    model.producer_name = "deadweight"
+    model.ir_version = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
+    for field in ("producer_version", "domain", "doc_string", "metadata_props", "model_version"):
+        model.ClearField(field)
+    for graph in all_graphs(model.graph):
+        graph.name = "network"
+        for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+            for field in ("doc_string", "metadata_props"):
+                part.ClearField(field)
+        del graph.value_info[:]
+        for node in graph.node:
+            if node.op_type == "Reshape":
+                _drop_idle_allowzero(node, graph)
+            ordered = sorted(node.attribute, key=lambda attribute: attribute.name)
+            ordered = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in ordered]
+            del node.attribute[:]
+            node.attribute.extend(ordered)
+    drop_unused(model.graph)
+
+
+def _drop_idle_allowzero(node: onnx.NodeProto, graph: onnx.GraphProto) -> None:
+    # Without a zero in the shape the flag changes nothing, and some parsers stumble over it.
+    shape = next((t for t in graph.initializer if t.name == node.input[1]), None)
+    if shape is not None and not (numpy_helper.to_array(shape) == 0).any():
+        _drop_attribute(node, "allowzero")
+
+
+def name_batch_axis(model: onnx.ModelProto) -> None:
+    """Calls the first axis of every input and output "batch"."""
+    symbols = {value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input}
+    for value in (*model.graph.input, *model.graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param in symbols:
+                axis.dim_param = "batch"

@@ -1,0 +1,143 @@
+"""What is in an ONNX file: its size, its work, and which operators the runtime will run.
+
+`optimized` asks ONNX Runtime for the graph as it stands after its own optimisations. This is the only honest
+answer to "is it INT8?": a file full of QuantizeLinear nodes may still run every convolution in float.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from ...targets.errors import ModelError
+from .external_data import for_inference, names_beside
+from .graph import QUANTIZED, WEIGHTED, Index, attribute_of, load
+from .run import first_line
+
+FLOAT_KERNELS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+_RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """`parameters` and `macs` (multiply-adds at batch 1) of a network, and `file_bytes` of its file,
+    with those beside it that hold its weights."""
+
+    parameters: int
+    macs: int
+    file_bytes: int
+
+
+def count(path: Path, *, sizes: Mapping[str, Sequence[int]] | None = None) -> Counts:
+    """Counts what an ONNX file holds and what one sample costs.
+
+    Parameters are the numbers of weights and biases, float or int8, each counted once however often it is
+    used; scales and zero points are not. A folded batch norm counts as the bias it became.
+    Multiply-adds are those of convolutions, matrix products and recurrent layers.
+
+    Args:
+        sizes: by input the shape of an example, for axes other than the batch's that the file leaves open.
+
+    Raises:
+        ModelError: the shapes of a layer cannot be known.
+    """
+    model = load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        axes = value.type.tensor_type.shape.dim
+        for axis, size in list(zip(axes, (sizes or {}).get(value.name, ()), strict=False))[1:]:
+            if not axis.HasField("dim_value"):
+                axis.dim_value = size
+        if axes and not axes[0].HasField("dim_value"):
+            axes[0].dim_value = 1
+    shapes = _shapes(model)
+    macs = sum(_macs(node, shapes, path) for node in model.graph.node)
+    files = [Path(path), *(Path(path).parent / name for name in names_beside(path))]
+    return Counts(_parameters(model.graph), macs, sum(file.stat().st_size for file in files))
+
+
+def _parameters(graph: onnx.GraphProto) -> int:
+    not_weights = {name for node in graph.node if node.op_type in QUANTIZED for name in node.input[1:]}
+    dequantized = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    return sum(
+        math.prod(tensor.dims)
+        for tensor in graph.initializer
+        if tensor.dims
+        and tensor.name not in not_weights
+        and (tensor.data_type in kinds or tensor.name in dequantized)
+    )
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
+    inferred = onnx.shape_inference.infer_shapes(for_inference(model), data_prop=True)
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+        axes = value.type.tensor_type.shape.dim
+        if all(axis.HasField("dim_value") for axis in axes):
+            shapes.setdefault(value.name, [axis.dim_value for axis in axes])
+    return shapes
+
+
+def _macs(node: onnx.NodeProto, shapes: dict[str, list[int]], path: Path) -> int:
+    if node.op_type not in WEIGHTED and node.op_type not in _RECURRENT_GATES:
+        return 0
+    wanted = [*node.input[:2], *(node.output[:1] if node.op_type in WEIGHTED else ())]
+    if any(name not in shapes for name in wanted):
+        raise ModelError(
+            f"The work of {node.name or node.output[0]} ({node.op_type}) in {path} cannot be counted: "
+            "its shapes are not fixed.",
+            "Export with to_onnx, where only the batch axis is dynamic, or let example_inputs() return every "
+            "input that the file has, under its name.",
+        )
+    first, weight = shapes[node.input[0]], shapes[node.input[1]]
+    if node.op_type in _RECURRENT_GATES:  # x [sequence, batch, in], w [directions, gates * hidden, in]
+        hidden = weight[1] // _RECURRENT_GATES[node.op_type]
+        return first[0] * first[1] * weight[0] * weight[1] * (weight[2] + hidden)
+    out = shapes[node.output[0]]
+    if node.op_type == "Conv":  # each output number reads one filter, [out, in/groups, ...]
+        return math.prod(out) * math.prod(weight[1:])
+    if node.op_type == "ConvTranspose":  # each input number is spread by one filter, [in, out/groups, ...]
+        return math.prod(first) * math.prod(weight[1:])
+    inner = first[0] if node.op_type == "Gemm" and attribute_of(node, "transA", 0) else first[-1]
+    return math.prod(out) * inner
+
+
+def float_kernels(path: Path) -> list[str]:
+    """The nodes that ONNX Runtime will run in float although int8 could, by name; empty when all is INT8."""
+    graph = optimized(path).graph
+    index = Index.of(graph)
+    return [
+        node.name or node.output[0]
+        for node in graph.node
+        if node.op_type in FLOAT_KERNELS and index.computed(node)
+    ]
+
+
+def optimized(path: Path) -> onnx.ModelProto:
+    """The graph after ONNX Runtime's own optimisations, as its CPU provider runs it.
+
+    Weights that lie beside the file are not read.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model.
+    """
+    import onnxruntime
+
+    load(path)
+    with tempfile.TemporaryDirectory() as directory:
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(Path(directory) / "optimized.onnx")
+        options.log_severity_level = 4
+        try:
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors share no public base class
+            raise ModelError(
+                f"ONNX Runtime refuses {path}: {first_line(error)}",
+                "Export it again; a custom operator must be replaced by standard ones.",
+            ) from error
+        return onnx.load(options.optimized_model_filepath, load_external_data=False)

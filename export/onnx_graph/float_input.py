@@ -1,0 +1,144 @@
+"""A float network as users bring it, in the one form that quantization reads.
+
+Exporters write the same layer in many ways: with weights that are inputs too (before IR 4), behind an
+Identity, Transpose or Cast, as a local function, or in an opset that knows no scale by channel. What is
+rewritten here computes the same bit for bit; operators and tensors keep their names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, version_converter
+from onnx.reference import ReferenceEvaluator
+
+from ...targets.errors import ModelError
+from .graph import (
+    QUANTIZED,
+    all_graphs,
+    lift_constants,
+    load,
+    name_nodes,
+    opset_of,
+    replace_nodes,
+    tensor_types,
+)
+
+BY_CHANNEL = 13  # the first opset in which a DequantizeLinear has an axis
+# What stands between a constant and its reader without computing anything.
+MOVES = ("Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
+
+def load_float(path: Path) -> onnx.ModelProto:
+    """As `graph.load`, for a model that is about to be quantized, with every constant an initializer.
+
+    Raises:
+        ModelError: the model holds quantized operators already, or cannot be said in opset 13.
+    """
+    model = load(path)
+    for node in model.graph.node:
+        if node.op_type in QUANTIZED or "QLinear" in node.op_type or "Integer" in node.op_type:
+            raise ModelError(
+                f"{path} is quantized already: {node.name or node.output[0]} is a {node.op_type}.",
+                "Give the float model that it was made from.",
+            )
+    model = at_opset(model, BY_CHANNEL, path)
+    settle_constants(model)
+    _tell_shapes_of_outputs(model)
+    return model
+
+
+def settle_constants(model: onnx.ModelProto) -> None:
+    """Makes an initializer, and that alone, of every constant that is one in another dress."""
+    _own_initializers(model)
+    lift_constants(model.graph)
+    _fold_moves(model)
+
+
+def at_opset(model: onnx.ModelProto, opset: int, path: Path) -> onnx.ModelProto:
+    """The model in an opset that is at least this new.
+
+    Raises:
+        ModelError: ONNX's converter cannot say it there.
+    """
+    found = opset_of(model)
+    if found >= opset:
+        return model
+    try:
+        made = version_converter.convert_version(model, opset)
+    except Exception as error:  # its errors share no public base class
+        raise ModelError(
+            f"{path} has opset {found}, and ONNX's converter cannot say it in {opset}: "
+            f"{str(error).strip().splitlines()[0]}",
+            f"Export it at opset {opset} or newer.",
+        ) from error
+    made.ir_version = max(made.ir_version, helper.find_min_ir_version_for(list(made.opset_import), True))
+    name_nodes(made.graph)
+    return made
+
+
+def _own_initializers(model: onnx.ModelProto) -> None:
+    # IR 3 lists initializers among the inputs too. One that is replaced by integers would leave its input
+    # behind, for every caller to feed.
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) < len(model.graph.input):
+        kept = onnx.GraphProto(input=inputs).input
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, 4)
+
+
+def _fold_moves(model: onnx.ModelProto) -> None:
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    outputs = {value.name for value in graph.output}
+    same: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        given = [same.get(name, name) for name in node.input]
+        moves = node.op_type in MOVES and not node.domain and all(name in constants for name in given)
+        if not moves or node.output[0] in outputs:
+            kept.append(node)
+        elif node.op_type == "Identity":  # one weight with two names stays one weight
+            same[node.output[0]] = given[0]
+        else:
+            node.input[:] = given
+            value = _moved(node, constants, model)
+            if value is None:
+                kept.append(node)
+                continue
+            constants[value.name] = value
+            graph.initializer.append(value)
+    if len(kept) == len(graph.node):
+        return
+    replace_nodes(graph, kept)
+    for inner in all_graphs(graph):
+        for node in inner.node:
+            node.input[:] = [same.get(name, name) for name in node.input]
+
+
+def _moved(
+    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], model: onnx.ModelProto
+) -> onnx.TensorProto | None:
+    values = [onnx.ValueInfoProto(name=name) for name in (*node.input, node.output[0])]
+    alone = helper.make_graph([node], "move", values[:-1], values[-1:])
+    try:
+        run = ReferenceEvaluator(helper.make_model(alone, opset_imports=list(model.opset_import)))
+        (value,) = run.run(None, {name: numpy_helper.to_array(constants[name]) for name in node.input})
+    except Exception:  # a broken node; ONNX Runtime will say what is wrong with it
+        return None
+    return numpy_helper.from_array(np.asarray(value), node.output[0])
+
+
+def _tell_shapes_of_outputs(model: onnx.ModelProto) -> None:
+    # Editors of graphs leave them out, runtimes do without; ONNX's checker does not.
+    outputs = model.graph.output
+    if all(value.type.tensor_type.HasField("shape") for value in outputs):
+        return
+    known = tensor_types(model)
+    for value in outputs:
+        if not value.type.tensor_type.HasField("shape") and value.name in known:
+            value.type.tensor_type.CopyFrom(known[value.name])

@@ -1,0 +1,273 @@
+"""Reading an ONNX graph: who makes a tensor, who reads it, and what is constant.
+
+ONNX files come from users, so every way in goes through `load`, which turns a truncated, foreign or
+oversized file into an error that says what to do. The rest are the few questions that export,
+calibration and quantization all ask; they are asked of an `Index`, which is made once per graph.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from onnx import numpy_helper
+
+from ...targets.artifact import writing
+from ...targets.errors import ArtifactError, ModelError
+from .external_data import fits, for_inference, read_apart, whole_copy, write_apart
+
+Array = np.ndarray[Any, Any]
+
+MAXIMUM_BYTES = 2**31 - 1  # protobuf's own limit on one message
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True)
+class Index:
+    """The graph's edges. `readers` holds (node, input position), in the order of the file, then those in the
+    bodies of branches and loops."""
+
+    producer: Mapping[str, onnx.NodeProto]
+    readers: Mapping[str, tuple[tuple[onnx.NodeProto, int], ...]]
+    constants: Mapping[str, onnx.TensorProto]
+    outputs: frozenset[str]
+
+    @classmethod
+    def of(cls, graph: onnx.GraphProto) -> Index:
+        readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
+        for inner in all_graphs(graph):
+            for node in inner.node:
+                for position, name in enumerate(node.input):
+                    readers[name].append((node, position))
+        return cls(
+            {name: node for node in graph.node for name in node.output if name},
+            {name: tuple(nodes) for name, nodes in readers.items()},
+            {tensor.name: tensor for tensor in graph.initializer},
+            frozenset(value.name for value in graph.output),
+        )
+
+    def value(self, name: str) -> Array | None:
+        """The constant called `name`, or None when it is computed.
+
+        Raises:
+            ModelError: its numbers do not fill its shape.
+        """
+        if name not in self.constants:
+            return None
+        try:
+            return numpy_helper.to_array(self.constants[name])
+        except (ValueError, TypeError) as error:
+            raise ModelError(
+                f"The constant {name!r} is damaged: {error}.", "Export or copy the file again."
+            ) from error
+
+    def computed(self, node: onnx.NodeProto) -> list[str]:
+        """The inputs of `node` that depend on the network's input."""
+        return [name for name in node.input if name and name not in self.constants]
+
+    def read_only_by(self, name: str, operators: tuple[str, ...]) -> onnx.NodeProto | None:
+        """The single reader of a tensor, when it is one of `operators` and the tensor is no output."""
+        readers = self.readers.get(name, ())
+        if len(readers) == 1 and name not in self.outputs and readers[0][0].op_type in operators:
+            return readers[0][0]
+        return None
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The ONNX model in a file. Nodes without a name are called after their output, local functions inlined.
+
+    Raises:
+        ArtifactError: the file is missing, truncated, empty or no ONNX file, or its weights beside it are.
+        ModelError: it is larger than 2 GB, weights in files of their own not counted.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        model = onnx.load(path, load_external_data=False) if size <= MAXIMUM_BYTES else None
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read: {error.strerror or error}.", "Check the path."
+        ) from error
+    except Exception as error:  # protobuf's errors share no public base class
+        raise ArtifactError(
+            f"{path} is not a whole ONNX file: {error}.", "Export or copy it again."
+        ) from error
+    if model is None:
+        raise ModelError(
+            f"{path} has {size / 2**30:.1f} GB; one ONNX file holds at most 2 GB.",
+            "Save it with its weights in a file beside it (onnx.save with save_as_external_data=True).",
+        )
+    if model.functions:  # layers in the body of a function would be seen by nobody
+        model = onnx.inliner.inline_local_functions(model)
+    read_apart(model, path)
+    if not model.graph.node or not model.graph.output:
+        raise ArtifactError(
+            f"{path} holds no graph ({size} bytes): it is empty or was cut short.", "Export or copy it again."
+        )
+    name_nodes(model.graph)
+    return model
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Calls every node without a name after what it makes."""
+    for node in graph.node:
+        node.name = node.name or f"{next(iter(node.output), '')}/{node.op_type}"
+
+
+def lift_constants(graph: onnx.GraphProto) -> None:
+    """Makes initializers of Constant nodes, as which other exporters write weights.
+
+    Sparse constants and strings stay nodes.
+    """
+    kept = []
+    for node in graph.node:
+        value = _constant(node) if node.op_type == "Constant" else None
+        if value is None:
+            kept.append(node)
+            continue
+        value.name = node.output[0]
+        graph.initializer.append(value)
+    replace_nodes(graph, kept)
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    types = {"float": np.float32, "floats": np.float32, "int": np.int64, "ints": np.int64}
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            value: onnx.TensorProto = attribute.t
+            return value
+        kind = types.get(attribute.name.removeprefix("value_"))
+        if kind is not None:
+            return numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(attribute), kind))
+    return None
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Checks the model and writes it, whole or not at all. Equal models are equal bytes.
+
+    Weights of more than 2 GB go into a file of their own beside it (external_data.py).
+
+    Raises:
+        ModelError: the model breaks ONNX's rules.
+    """
+    whole = fits(model)
+    try:
+        onnx.checker.check_model(model if whole else for_inference(model), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"The graph for {path} breaks ONNX's rules: {said}",
+            "Check that the network runs at batch 1 and 2; if it does, report this with the network.",
+        ) from error
+    if not whole:
+        write_apart(model, path)
+        return
+    with writing(path) as beside:
+        beside.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and the bodies of its If, Loop and Scan nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from all_graphs(attribute.g)
+
+
+def attribute_of(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """An attribute's value, or `default` when the node does not set it."""
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return onnx.helper.get_attribute_value(attribute)
+    return default
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model is written in; 1 where it does not say."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+def float_inputs(model: onnx.ModelProto) -> list[str]:
+    """The names of the inputs that hold float32 numbers, initializers left out."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [
+        value.name
+        for value in model.graph.input
+        if value.name not in constants and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    ]
+
+
+def float_names(model: onnx.ModelProto) -> list[str]:
+    """The float32 tensors that nodes compute and whose type inference knows, in the order of the graph.
+
+    In quantized graphs this leaves out the integers.
+    """
+    types = tensor_types(model)
+    made = [name for node in model.graph.node for name in node.output if name]
+    return [name for name in made if name in types and types[name].elem_type == onnx.TensorProto.FLOAT]
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """Element type and shape of the tensors that are not constants, as far as inference knows them."""
+    inferred = onnx.shape_inference.infer_shapes(for_inference(model)).graph
+    given = [value.name for value in model.graph.input]
+    constants = {tensor.name for tensor in model.graph.initializer}.difference(given)
+    values = (*inferred.value_info, *inferred.input, *inferred.output)
+    return {v.name: v.type.tensor_type for v in values if v.name not in constants}
+
+
+def not_float32(model: onnx.ModelProto) -> frozenset[str]:
+    """The tensors, constants left out, of which inference knows that they hold other numbers."""
+    other = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.FLOAT)
+    return frozenset(name for name, kind in tensor_types(model).items() if kind.elem_type not in other)
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Puts `nodes` in the place of the graph's own."""
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """The name, with a number behind it where it is taken; taken from now on."""
+    found, count = name, 0
+    while found in taken:
+        count += 1
+        found = f"{name}_{count}"
+    taken.add(found)
+    return found
+
+
+def own_copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that shares nothing with the original."""
+    return whole_copy(model)
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Removes constants that nothing reads, and orders the others by their first reader."""
+    order: dict[str, int] = {}
+    for inner in all_graphs(graph):
+        for node in inner.node:
+            for name in node.input:
+                order.setdefault(name, len(order))
+        for value in inner.output:
+            order.setdefault(value.name, len(order))
+    kept = sorted(
+        (tensor for tensor in graph.initializer if tensor.name in order), key=lambda t: order[t.name]
+    )
+    kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -1,0 +1,95 @@
+"""What the weighted operators of a Q/DQ file multiply, read back from the file itself.
+
+Bias correction and AdaRound start from what was written, not from how it was made: so they hold for either
+dialect, and for what a placement has left in float they have nothing to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from .float_input import load_float
+from .graph import Array, Index, attribute_of, drop_unused, save
+
+
+@dataclass(frozen=True)
+class Product:
+    """A weighted operator with rounded factors.
+
+    Attributes:
+        node: of the float graph; `weight` is its constant, of the shape of `integers`.
+        steps: the scale of each weight, in a shape that broadcasts over it.
+        scale, zero: of its rounded input; the type of `zero` is that of the integers.
+    """
+
+    node: onnx.NodeProto
+    weight: Array
+    integers: Array
+    steps: Array
+    scale: np.float32
+    zero: Array
+
+    @property
+    def rounded(self) -> Array:
+        """The weight as the file multiplies it: float32, as it would be dequantized."""
+        return np.asarray(self.integers * self.steps, np.float32)
+
+
+def products(before: onnx.ModelProto, after: onnx.ModelProto) -> Iterator[Product]:
+    """The operators of `before` that have a constant weight and rounded factors in `after`."""
+    old, new = Index.of(before.graph), Index.of(after.graph)
+    originals = {node.name: node for node in before.graph.node}
+    for node in after.graph.node:
+        original = originals.get(node.name)
+        if original is None or len(node.input) < 2:
+            continue
+        makers = [new.producer.get(name) for name in node.input[:2]]
+        if any(maker is None or maker.op_type != "DequantizeLinear" for maker in makers):
+            continue
+        data, weight = makers
+        assert data is not None
+        assert weight is not None
+        value, integers = old.value(original.input[1]), new.value(weight.input[0])
+        steps, scale, zero = new.value(weight.input[1]), new.value(data.input[1]), new.value(data.input[2])
+        if value is None or integers is None or steps is None or scale is None or zero is None:
+            continue
+        if integers.shape == value.shape and scale.size == 1:
+            yield Product(
+                original, value, integers, along(weight, steps, value.ndim), np.float32(scale.item()), zero
+            )
+
+
+def along(dequantize: onnx.NodeProto, scale: Array, dimensions: int) -> Array:
+    """The scales of a weight in a shape that broadcasts over its axes."""
+    if not scale.ndim:
+        return scale
+    axis = int(attribute_of(dequantize, "axis", 1)) % dimensions
+    return scale.reshape([-1 if place == axis else 1 for place in range(dimensions)])
+
+
+def restore(path: Path, base: Path, names: Collection[str], out_path: Path) -> None:
+    """Writes a float network whose operators `names` have the weights and biases that they have in `base`.
+
+    Bias correction and AdaRound change constants for the sake of int8; an operator that stays in float after
+    all wants its own back.
+    """
+    model, origin = load_float(path), load_float(base)
+    mine = {tensor.name: tensor for tensor in model.graph.initializer}
+    theirs = Index.of(origin.graph)
+    before = {node.name: node for node in origin.graph.node}
+    for node in model.graph.node:
+        if node.name not in names or node.name not in before:
+            continue
+        for place, name in enumerate(before[node.name].input):
+            if place and name in theirs.constants:
+                if name not in mine:
+                    mine[name] = model.graph.initializer.add()
+                mine[name].CopyFrom(theirs.constants[name])
+        node.input[:] = before[node.name].input
+    drop_unused(model.graph)
+    save(model, out_path)

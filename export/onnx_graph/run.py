@@ -1,0 +1,246 @@
+"""Runs ONNX models while they are prepared: any tensor inside, in pieces of bounded size, on one thread.
+
+The sessions of the floor below run files that are finished and time them; here intermediate tensors are
+looked at, so the graph is changed in memory first. One thread, so that every machine gets equal numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ...targets.errors import ModelError, WorkloadError
+from .external_data import fits, write_apart
+from .graph import Array, own_copy, tensor_types
+
+PIECE = 8  # samples in memory at a time, where the batch axis is dynamic ...
+PIECE_BYTES = 1 << 27  # ... and fewer where the tensors that are looked at would take more
+
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+Stream = Callable[[Mapping[str, Array]], Iterator[tuple[str, Array]]]
+
+
+def runner(model: onnx.ModelProto, tensors: Sequence[str] | None = None, *, optimize: bool = True) -> Run:
+    """A function from inputs to `tensors` by name, the model's outputs when None; see `streamer`."""
+    stream = streamer(model, tensors, optimize=optimize)
+    return lambda feeds: dict(stream(feeds))
+
+
+def streamer(
+    model: onnx.ModelProto, tensors: Sequence[str] | None = None, *, optimize: bool = True
+) -> Stream:
+    """A function from inputs to `tensors`, one by one: each is let go of before the next is copied.
+
+    Args:
+        tensors: any names in the graph, float32 where they are no outputs. Inputs are handed back.
+        optimize: False runs each node as written, so that two graphs can be compared node by node.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model.
+        WorkloadError: (when called) the inputs do not fit the model.
+    """
+    import onnxruntime
+
+    inputs = input_names(model)
+    if tensors is None:
+        tensors = [value.name for value in model.graph.output]
+    else:
+        model = own_copy(model)
+        known = {value.name: value for value in model.graph.output}
+        inner = [name for name in tensors if name not in inputs]
+        values = [
+            known.get(n) or onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in inner
+        ]
+        values = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in values]
+        del model.graph.output[:]
+        model.graph.output.extend(values)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = _session(model, options)
+    except Exception as error:  # its errors share no public base class
+        raise ModelError(
+            f"ONNX Runtime refuses the model: {first_line(error)}",
+            "Replace custom operators by standard ones, and export again.",
+        ) from error
+    asked = [name for name in tensors if name not in inputs]
+
+    def run(feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        try:
+            given = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
+            made = session.run_with_ort_values(asked, given) if asked else []
+        except Exception as error:
+            raise WorkloadError(
+                f"The inputs do not fit the model: {first_line(error)}",
+                "Prepare samples exactly as for inference: same names, shapes and types.",
+            ) from error
+        waiting = dict(zip(asked, made, strict=True))
+        del made
+        for name in tensors:
+            yield name, waiting.pop(name).numpy() if name in waiting else feeds[name]
+
+    return run
+
+
+def _session(model: onnx.ModelProto, options: Any) -> Any:
+    import onnxruntime
+
+    providers = ["CPUExecutionProvider"]
+    if fits(model):
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.onnx"
+        write_apart(model, path)
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+def input_names(model: onnx.ModelProto) -> list[str]:
+    """The inputs that a caller gives, initializers left out."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value.name for value in model.graph.input if value.name not in constants]
+
+
+def pieces(
+    model: onnx.ModelProto, batches: Iterable[Mapping[str, Any]], size: int = PIECE
+) -> Iterator[dict[str, Array]]:
+    """The model's inputs of each batch as arrays, at most `size` samples at a time.
+
+    Batches hold arrays or tensors, and perhaps labels, which are left out. A model with a fixed batch size
+    gets its batches whole. Inputs that hold one thing for all samples come with every piece, behind the
+    others (`may_lack_batch`).
+
+    Raises:
+        WorkloadError: a batch is no dict of arrays, lacks an input, an input is of another type or shape, or
+            they differ in length.
+    """
+    values = [value for value in model.graph.input if value.name in input_names(model)]
+    names = [value.name for value in values]
+    for batch in batches:
+        if not isinstance(batch, Mapping):
+            raise WorkloadError(
+                f"A batch is a {type(batch).__name__}, and its inputs have no names.",
+                f"Give each batch as a dict of arrays: {', '.join(names)}.",
+            )
+        absent = [name for name in names if name not in batch]
+        if absent:
+            raise WorkloadError(
+                f"A batch lacks the inputs {absent}; it has {sorted(batch)}.",
+                "Name the tensors of a batch as the model names its inputs.",
+            )
+        feeds = {name: _array(name, batch[name]) for name in names}
+        batched = _batched(values, feeds)
+        for value in values:
+            _check_fit(value, feeds[value.name])
+        total = len(feeds[batched[0]])
+        step = size if all(_is_open(value) for value in values if value.name in batched) else max(total, 1)
+        whole = {name: feeds[name] for name in names if name not in batched}
+        for start in range(0, total, step):
+            yield {name: feeds[name][start : start + step] for name in batched} | whole
+
+
+def _is_open(value: onnx.ValueInfoProto) -> bool:
+    """Whether an input takes any number of entries on its first axis."""
+    axes = value.type.tensor_type.shape.dim
+    return len(axes) > 0 and not axes[0].HasField("dim_value")
+
+
+def may_lack_batch(values: Sequence[onnx.ValueInfoProto]) -> frozenset[str]:
+    """The inputs that hold one thing for all samples, as a scale or the sizes of an image, by their shapes.
+
+    They have no axis, or a fixed first one where others have an open one, or where all are fixed a single
+    axis where others have more.
+    """
+    opened = any(_is_open(value) for value in values)
+    several = any(len(value.type.tensor_type.shape.dim) > 1 for value in values)
+    found = set()
+    for value in values:
+        axes = len(value.type.tensor_type.shape.dim)
+        if not value.type.tensor_type.HasField("shape"):
+            continue
+        if axes == 0 or (not _is_open(value) if opened else several and axes == 1):
+            found.add(value.name)
+    return frozenset(found)
+
+
+def _batched(values: Sequence[onnx.ValueInfoProto], feeds: Mapping[str, Array]) -> list[str]:
+    """The inputs that have the batch as their first axis: those that must, and what is as long as they are.
+
+    Raises:
+        WorkloadError: it cannot be told which, for their lengths differ.
+    """
+    without = may_lack_batch(values)
+    lengths = {name: len(value) if value.ndim else 0 for name, value in feeds.items()}
+    found = {lengths[name] for name in feeds if name not in without}
+    lacking = [name for name in feeds if name not in without and not feeds[name].ndim]
+    if len(found) != 1 or lacking:
+        raise WorkloadError(
+            f"The inputs of a batch do not hold the same number of samples: {lengths}.",
+            "Give every input the batch as its first axis.",
+        )
+    return [name for name, value in feeds.items() if value.ndim and len(value) in found]
+
+
+def _check_fit(value: onnx.ValueInfoProto, given: Array) -> None:
+    """Told here, for where inputs alone are looked at no runtime would."""
+    kind = value.type.tensor_type
+    if not kind.elem_type:  # a sequence, or nothing is said
+        return
+    wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    if wanted.kind != "O" and given.dtype != wanted:  # strings are objects
+        raw = wanted.kind == "f" and given.dtype.kind in "iub"
+        raise WorkloadError(
+            f"The input {value.name!r} of a batch holds {given.dtype}, and the model takes {wanted}.",
+            "Scale and normalize the samples as for inference: raw pixels give ranges that the network never "
+            "meets."
+            if raw
+            else f"Give it as numpy.{wanted}.",
+        )
+    sizes = [axis.dim_value for axis in kind.shape.dim]
+    fits = len(sizes) == given.ndim and all(
+        size in (0, got) for size, got in zip(sizes, given.shape, strict=True)
+    )
+    if kind.HasField("shape") and not fits:
+        raise WorkloadError(
+            f"The inputs do not fit the model: {value.name!r} has the shape {list(given.shape)}, and the "
+            f"model takes [{', '.join(str(size or '?') for size in sizes)}].",
+            "Prepare samples exactly as for inference: same names, shapes and types.",
+        )
+
+
+def _array(name: str, value: Any) -> Array:
+    try:
+        # A tensor may lie on a GPU, or be part of a graph for gradients.
+        return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, order="C")
+    except (TypeError, ValueError) as error:  # numpy has no bfloat16, lists may be ragged
+        raise WorkloadError(
+            f"The input {name!r} of a batch cannot be made an array: {first_line(error)}.",
+            "Give arrays, or tensors of a type that numpy has.",
+        ) from error
+
+
+def samples_at_once(model: onnx.ModelProto, tensors: Sequence[str]) -> int:
+    """How many samples `tensors` may be of, together: from 1 to `PIECE`."""
+    known = tensor_types(model)
+    shapes = [known[name].shape.dim for name in tensors if name in known]
+    bytes_each = sum(4 * math.prod(axis.dim_value or 1 for axis in shape[1:]) for shape in shapes)
+    return max(1, min(PIECE, int(PIECE_BYTES // max(bytes_each, 1))))
+
+
+def samples_in(feeds: Mapping[str, Array]) -> int:
+    """The number of samples in one piece, whose first input has the batch as its first axis."""
+    return len(next(iter(feeds.values())))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,126 @@
+"""Running a torch module the way its exported file runs: in eval mode, from named arrays to named arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from ...targets.errors import ModelError
+from .graph import WEIGHTED, Array, float_names
+from .run import Run, input_names, runner
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@contextlib.contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; afterwards every part is in the mode it was in."""
+    flags = [(part, part.training) for part in module.modules()]
+    # The GraphModule of torch.export refuses: it stays in the mode it was exported in.
+    with contextlib.suppress(NotImplementedError):
+        module.eval()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(NotImplementedError):
+            module.train(flags[0][1])
+        for part, training in flags:
+            part.training = training
+
+
+def arguments(
+    module: nn.Module, inputs: Mapping[str, Tensor]
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """The inputs as `module` takes them, by place or by name, on its own device."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    moved = {name: value.to(device) for name, value in inputs.items()}
+    if isinstance(module, torch.fx.GraphModule):
+        # Those of torch.export take their inputs exactly as they were exported; others by place.
+        spec = getattr(module, "_in_spec", None)
+        by_name = spec is not None and spec.child(1).num_children > 0
+    else:
+        known = inspect.signature(module.forward).parameters
+        by_name = all(name in known for name in moved)
+    return ((), moved) if by_name else (tuple(moved.values()), {})
+
+
+@contextlib.contextmanager
+def predicting(module: nn.Module, model: onnx.ModelProto) -> Iterator[Run]:
+    """A function from input arrays to output arrays, whose names and order are those of the module's file.
+
+    Raises:
+        ModelError: (when called) the module returns another number of tensors.
+    """
+
+    inputs, outputs = input_names(model), [value.name for value in model.graph.output]
+
+    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        args, kwargs = arguments(module, {name: torch.from_numpy(feeds[name]) for name in inputs})
+        with torch.no_grad():
+            leaves = _pytree.tree_leaves(module(*args, **kwargs))
+        if len(leaves) != len(outputs):
+            raise ModelError(
+                f"The module returns {len(leaves)} tensors, the file has {len(outputs)}: {list(outputs)}.",
+                "Export the module again.",
+            )
+        return {name: leaf.cpu().numpy() for name, leaf in zip(outputs, leaves, strict=True)}
+
+    with eval_mode(module):
+        yield run
+
+
+def first_layer_that_differs(
+    module: nn.Module, model: onnx.ModelProto, feeds: Mapping[str, Array], tolerance: float
+) -> str:
+    """The first weighted layer whose output in the file is not what the module's layer computes.
+
+    A file's "conv1/Conv" is the module conv1, with the batch norm that follows it folded in. A network
+    without submodules, such as an exported graph, has no layers to look at.
+    """
+    seen: list[tuple[str, nn.Module, Tensor]] = []
+    hooks = []
+    for name, part in module.named_modules():
+        if not list(part.children()):
+            hooks.append(part.register_forward_hook(_recorder(name, seen)))
+    try:
+        with predicting(module, model) as run:
+            run(feeds)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = set(float_names(model))
+    layers = [node for node in model.graph.node if node.op_type in WEIGHTED and node.output[0] in names]
+    inside = runner(model, [node.output[0] for node in layers], optimize=False)(feeds)
+    for node in layers:
+        scope = node.name.rpartition("/")[0]
+        for place, (name, part, value) in enumerate(seen):
+            if name != scope:
+                continue
+            following = seen[place + 1] if place + 1 < len(seen) else (name, part, value)
+            expected = following[2] if isinstance(following[1], NORMS) else value
+            found = torch.from_numpy(inside[node.output[0]])
+            # A linear layer over sequences may be exported over flattened rows.
+            same_size = found.numel() == expected.numel()
+            error = (
+                (found.reshape(-1) - expected.reshape(-1)).abs().max()
+                if same_size
+                else torch.tensor(torch.inf)
+            )
+            if not error <= tolerance * expected.abs().max():
+                return f"{node.output[0]!r}, made by {node.op_type} {node.name!r} from module {scope!r}"
+            break
+    return "no weighted layer, so an operator between them or the output itself"
+
+
+def _recorder(name: str, seen: list[tuple[str, nn.Module, Tensor]]):  # type: ignore[no-untyped-def]
+    def record(part: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            seen.append((name, part, output.detach().cpu()))
+
+    return record

@@ -1,0 +1,97 @@
+"""Sizes in an ONNX graph: the shape and bytes of every tensor at a batch, and the nodes that count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from .external_data import for_inference
+from .graph import all_graphs
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes and bytes an element of every tensor, by name, as far as they are known."""
+
+    sizes: Mapping[str, tuple[int, ...]]
+    items: Mapping[str, float]
+    unknown: frozenset[str]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, batch: int) -> Shapes:
+        """Those of a model when the open first axes of its inputs have this size."""
+        fixed = for_inference(model)  # weights of gigabytes tell nothing but their shape
+        del fixed.graph.value_info[:]  # they may speak of the free batch
+        constants = {tensor.name for tensor in model.graph.initializer}
+        for domain in {node.domain for node in fixed.graph.node} - {
+            each.domain for each in fixed.opset_import
+        }:
+            fixed.opset_import.append(onnx.helper.make_opsetid(domain, 1))  # or nothing at all is inferred
+        for value in fixed.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        for value in fixed.graph.input:
+            axes = value.type.tensor_type.shape.dim
+            if value.name not in constants and axes and not axes[0].HasField("dim_value"):
+                axes[0].dim_value = batch
+        try:
+            found = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
+        except onnx.shape_inference.InferenceError:
+            found = fixed.graph  # it contradicts itself: only what it says outright is known
+        sizes, items = {}, {}
+        for value in (*found.value_info, *found.input, *found.output):
+            if value.name in constants:
+                continue
+            tensor = value.type.tensor_type
+            if tensor.elem_type:
+                items[value.name] = item_bytes(tensor.elem_type)
+            if tensor.HasField("shape") and all(axis.HasField("dim_value") for axis in tensor.shape.dim):
+                sizes[value.name] = tuple(axis.dim_value for axis in tensor.shape.dim)
+        made = {name for node in fixed.graph.node for name in node.output if name}
+        given = {value.name for value in fixed.graph.input}
+        return cls(sizes, items, frozenset((made | given) - constants - set(sizes)))
+
+    def elements(self, name: str) -> int:
+        """0 where the shape is not known: it must not raise a lower bound."""
+        return math.prod(self.sizes[name]) if name in self.sizes else 0
+
+    def bytes(self, name: str) -> int:
+        """As `elements`, in bytes."""
+        return math.ceil(self.elements(name) * self.items.get(name, 4))
+
+
+def living(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes that an output depends on."""
+    wanted = {value.name for value in graph.output}
+    living = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            living.append(node)
+            for inner in all_graphs(_as_graph(node)):
+                wanted.update(name for each in inner.node for name in each.input)
+    return living[::-1]
+
+
+def _as_graph(node: onnx.NodeProto) -> onnx.GraphProto:
+    graph = onnx.GraphProto()
+    graph.node.append(node)
+    return graph
+
+
+def item_bytes(kind: int) -> float:
+    """Bytes of one element."""
+    name = onnx.TensorProto.DataType.Name(kind)
+    if name.endswith("INT4") or "FLOAT4" in name:
+        return 0.5
+    if name.endswith("INT2"):
+        return 0.25
+    return 1.0 if "FLOAT8" in name else float(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).itemsize)
+
+
+def bytes_of(tensor: onnx.TensorProto) -> int:
+    """Bytes of a constant."""
+    size: float = math.prod(tensor.dims) * item_bytes(tensor.data_type)
+    return math.ceil(size)

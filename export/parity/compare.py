@@ -1,0 +1,300 @@
+"""The chain of custody: what each hop from the module to the INT8 file changed, on real data.
+
+A hop has a class. "exact" is bit for bit; "float" allows what another order of additions does, 1e-5 of the
+largest value; "lossy" is rounding to INT8, which is judged by its noise. A hop that goes beyond its class is
+an error, and the error names the first tensor that differs: the layer to look at, not just the symptom.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from torch import nn
+
+from ...targets.errors import ModelError, WorkloadError
+from ..onnx_graph.float_input import settle_constants
+from ..onnx_graph.graph import Array, Index, float_names, load
+from ..onnx_graph.run import Run, pieces, runner, samples_in
+from ..onnx_graph.run_module import first_layer_that_differs, predicting
+from .data_dependent import selected_outputs
+from .roundings import first_bad_rounding
+
+Kind = Literal["exact", "float", "lossy"]
+# The largest error as a share of the largest value; for "lossy" the noise as a share of the signal, both
+# root mean square. INT8 that keeps accuracy has 0.01 to 0.1; at 0.5 a layer is broken.
+LIMITS: Mapping[Kind, float] = {"exact": 0.0, "float": 1e-5, "lossy": 0.5}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two versions of one output differ.
+
+    Attributes:
+        largest, mean: absolute error, in the output's own unit.
+        relative_largest: the largest error as a share of the largest value.
+        relative_mean: the mean error as a share of the mean size.
+        noise: root mean square of the error as a share of that of the values.
+    """
+
+    largest: float
+    mean: float
+    relative_largest: float
+    relative_mean: float
+    noise: float
+
+    def beyond(self, kind: Kind) -> bool:
+        """Whether this is more than a hop of this class may do."""
+        # Written so that NaN counts as beyond.
+        return not (self.noise if kind == "lossy" else self.relative_largest) <= LIMITS[kind]
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One hop: its name, its class, how each output differs, and the samples whose label flips.
+
+    `flips` are sample indices, counted over all batches, at which the argmax of the first output changed; it
+    stays empty where that output is no table of [samples, classes]. `selected` are outputs that no lossy hop
+    can be judged by, with the operator that selects what they hold (data_dependent.py). `labels` is the
+    output that `flips` follow; "" where the first one is no such table, so that no label could flip.
+    """
+
+    name: str
+    kind: Kind
+    samples: int
+    outputs: Mapping[str, Difference]
+    flips: tuple[int, ...]
+    selected: Mapping[str, str] = field(default_factory=dict)
+    labels: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The hop as plain JSON values."""
+        return asdict(self) | {"outputs": {name: asdict(d) for name, d in self.outputs.items()}}
+
+
+def compare_module(
+    module: nn.Module, path: Path, batches: Iterable[Mapping[str, Any]], *, name: str = "torch -> onnx"
+) -> Hop:
+    """Compares a module, in eval mode, with the ONNX file it was exported to; the class is "float".
+
+    Raises:
+        ModelError: the outputs differ by more, or are not finite; the first layer that differs is named.
+        WorkloadError: there are no batches.
+    """
+    model = load(path)
+    with predicting(module, model) as run:
+        return _compare(
+            (run, runner(model)),
+            pieces(model, batches),
+            name,
+            "float",
+            lambda feeds: first_layer_that_differs(module, model, feeds, LIMITS["float"]),
+        )
+
+
+def compare_files(
+    before: Path,
+    after: Path,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    kind: Kind,
+    name: str,
+    rounded_from: Path | None = None,
+) -> Hop:
+    """Compares two ONNX files with the same inputs and outputs.
+
+    In a "lossy" hop each stored weight and each rounding is checked by itself as well (roundings.py): a
+    wrong scale in one layer can hide in the noise of the outputs.
+
+    Args:
+        rounded_from: the float file whose numbers were rounded, where that is not `before` itself but what
+            bias correction or AdaRound made of it.
+
+    Raises:
+        ModelError: the hop is beyond its class; the first tensor that differs is named.
+        WorkloadError: there are no batches.
+    """
+    first, second = load(before), load(after)
+    feeds = pieces(first, batches)
+    selected: dict[str, str] = {}
+    if kind == "lossy":
+        some = list(itertools.islice(feeds, 1))
+        origin = first if rounded_from is None else load(rounded_from)
+        settle_constants(origin)  # or weights that are no initializers would go unchecked
+        bad = first_bad_rounding(origin, second, some[0]) if some else None
+        if bad is not None:
+            raise ModelError(
+                f"The hop {name} is broken: {bad}", "Quantize again, with ranges of this very file."
+            )
+        selected = selected_outputs(first, some[0]) if some else {}
+        feeds = itertools.chain(some, feeds)
+    return _compare(
+        (runner(first), runner(second)),
+        feeds,
+        name,
+        kind,
+        lambda worst: first_tensor_that_differs(first, second, worst, kind),
+        selected,
+    )
+
+
+def noise_between(before: Path, after: Path, batches: Iterable[Mapping[str, Any]]) -> float:
+    """The noise of the output that changed most: root mean square of the error as a share of the values.
+
+    Raises:
+        WorkloadError: there are no batches, or they do not fit.
+        ModelError: all outputs hold what the network selects.
+    """
+    first = load(before)
+    one, two = runner(first), runner(load(after))
+    tallies: dict[str, _Tally] = {}
+    selected: dict[str, str] | None = None
+    for piece in pieces(first, batches):
+        selected = selected_outputs(first, piece) if selected is None else selected
+        changed = two(piece)
+        for name, value in one(piece).items():
+            if name not in selected:
+                tallies.setdefault(name, _Tally()).add(value, changed[name])
+    if selected and not tallies:
+        raise ModelError(
+            f"Every output of {before} holds what {next(iter(selected.values()))} selects: the data say how "
+            "long it is, and nothing can be compared by its numbers.",
+            "Make what goes into the selection an output too, or select outside of the network.",
+        )
+    if not tallies:
+        raise WorkloadError("There are no samples to compare on.", "Give at least one batch.")
+    return max(tally.difference().noise for tally in tallies.values())
+
+
+def first_tensor_that_differs(
+    before: onnx.ModelProto, after: onnx.ModelProto, feeds: Mapping[str, Array], kind: Kind
+) -> str:
+    """The first tensor, in the order of `before`, whose values differ beyond `kind`, with its node.
+
+    Both graphs run node by node as written, so that the runtime's own fusions do not blur the picture.
+    """
+    known = set(float_names(after))
+    shared = [name for name in float_names(before) if name in known]
+    one, two = (runner(model, shared, optimize=False)(feeds) for model in (before, after))
+    index = Index.of(before.graph)
+    for name in shared:
+        differs = one[name].shape != two[name].shape
+        if differs or _Tally().add(one[name], two[name]).difference().beyond(kind):
+            node = index.producer[name]
+            return f"{name!r}, made by {node.op_type} {node.name!r}"
+    return "none inside; node by node the graphs agree, so the runtime's own optimisations differ"
+
+
+def values_and_errors(before: Array, after: Array) -> tuple[Array, Array]:
+    """The values of `before` and how far `after` is from each, in float64.
+
+    Equal infinities, as in masked scores, are no error and count as values of 0; any other infinity is an
+    infinite error.
+    """
+    value, other = before.astype(np.float64), after.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        error = np.where(value == other, 0.0, np.abs(other - value))
+    return np.where(np.isinf(value), 0.0, value), error
+
+
+class _Tally:
+    """Sums over batches that a Difference is made of."""
+
+    def __init__(self) -> None:
+        self.numbers = 0
+        self.largest = self.largest_value = 0.0
+        self.sums = np.zeros(4)  # |error|, |value|, error², value²
+
+    def add(self, before: Array, after: Array) -> _Tally:
+        value, error = values_and_errors(before, after)
+        self.numbers += value.size
+        # numpy's maximum passes NaN on, Python's max would lose it.
+        self.largest = float(np.maximum(self.largest, error.max(initial=0.0)))
+        self.largest_value = float(np.maximum(self.largest_value, np.abs(value).max(initial=0.0)))
+        self.sums += [error.sum(), np.abs(value).sum(), np.square(error).sum(), np.square(value).sum()]
+        return self
+
+    def difference(self) -> Difference:
+        error, size, squared_error, squared_size = (float(number) for number in self.sums)
+        return Difference(
+            self.largest,
+            error / max(self.numbers, 1),
+            _share(self.largest, self.largest_value),
+            _share(error, size),
+            _share(squared_error, squared_size) ** 0.5,
+        )
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else (0.0 if part == 0.0 else float("inf"))
+
+
+def _compare(
+    runs: tuple[Run, Run],
+    feeds: Iterator[dict[str, Array]],
+    hop: str,
+    kind: Kind,
+    locate: Callable[[Mapping[str, Array]], str],
+    selected: Mapping[str, str] | None = None,
+) -> Hop:
+    unjudged = selected or {}
+    tallies: dict[str, _Tally] = {}
+    flips: list[int] = []
+    samples, labels = 0, ""
+    worst: tuple[float, dict[str, Array]] = (-1.0, {})
+    judged: set[str] = set()
+    for piece in feeds:
+        before, after = (run(piece) for run in runs)
+        # Labels and masks have no noise: class 900 in the place of class 1 is one sample, and may be right.
+        judged |= {name for name, value in before.items() if kind != "lossy" or value.dtype.kind == "f"}
+        for name, value in before.items():
+            if name in unjudged and name in after:
+                continue
+            _check_comparable(hop, name, value, after.get(name))
+            tallies.setdefault(name, _Tally()).add(value, after[name])
+            _, error = values_and_errors(value, after[name])
+            largest = float(np.nan_to_num(error, nan=np.inf).max(initial=0.0))
+            if largest > worst[0]:
+                worst = (largest, piece)
+        leading = next(iter(before))
+        if leading not in unjudged and before[leading].ndim == 2 and before[leading].shape[1] > 1:
+            labels = leading
+            flips += [samples + place for place in _flipped(before[leading], after[leading])]
+        samples += samples_in(piece)
+    if samples == 0:
+        raise WorkloadError(f"There are no samples to compare the hop {hop} on.", "Give at least one batch.")
+    outputs = {name: tally.difference() for name, tally in tallies.items()}
+    for name, found in outputs.items():
+        if name in judged and found.beyond(kind):
+            measure = f"noise {found.noise:.3g}" if kind == "lossy" else f"error {found.relative_largest:.3g}"
+            raise ModelError(
+                f"The hop {hop} changed the output {name!r} beyond its class ({kind}): {measure} of the "
+                f"values, allowed is {LIMITS[kind]:g}. The first tensor that differs: {locate(worst[1])}.",
+                "Leave that layer in float with skip, or calibrate on more data."
+                if kind == "lossy"
+                else "Look at that layer, or replace its operator by plainer ones.",
+            )
+    return Hop(hop, kind, samples, outputs, tuple(flips), dict(unjudged), labels)
+
+
+def _check_comparable(hop: str, name: str, before: Array, after: Array | None) -> None:
+    if after is None or before.shape != after.shape:
+        found = (
+            "is missing" if after is None else f"has the shape {list(after.shape)}, not {list(before.shape)}"
+        )
+        raise ModelError(f"After the hop {hop} the output {name!r} {found}.", "Export the network again.")
+    nan = before.dtype.kind == "f" and bool(np.isnan(before).any())
+    if nan or (before.size and not np.isfinite(before).any()):
+        raise ModelError(
+            f"Before the hop {hop} the output {name!r} holds {'NaN' if nan else 'nothing but infinity'}.",
+            "The network itself returns it: check its weights and the data.",
+        )
+
+
+def _flipped(before: Array, after: Array) -> list[int]:
+    return [int(place) for place in np.flatnonzero(before.argmax(axis=1) != after.argmax(axis=1))]

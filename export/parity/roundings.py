@@ -1,0 +1,100 @@
+"""Checks each rounding of a Q/DQ file by itself: stored weights against the float ones, activations in place.
+
+Rounding to the nearest step is off by at most half a step. Whatever is off by more was not rounded but
+broken: a transposed weight, a wrong axis, a scale of another layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from ..onnx_graph.graph import Array, Index, attribute_of
+from ..onnx_graph.kernels import is_by_channel
+from ..onnx_graph.readback import along
+from ..onnx_graph.run import runner
+
+# What one activation may lose, root mean square, as a share of its values. Methods that saturate on purpose
+# cut off up to 0.1; a scale that is too small by a factor of 2 cuts off far more. A tensor that shares the
+# scale of a larger one may be rounded coarsely, but not to nothing.
+LARGEST_CUT = 0.25
+LARGEST_NOISE = 0.9
+HALF_A_STEP = 0.5 + 1e-3  # scales are float32
+
+
+def first_bad_rounding(
+    before: onnx.ModelProto, after: onnx.ModelProto, feeds: Mapping[str, Array]
+) -> str | None:
+    """What the first broken rounding is, in words; None when all are sound.
+
+    Args:
+        before: the float model.
+        after: the same model with QuantizeLinear / DequantizeLinear.
+        feeds: a few samples.
+    """
+    return _bad_weight(before, after) or _bad_activation(after, feeds)
+
+
+def _bad_weight(before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:
+    old, new = Index.of(before.graph), Index.of(after.graph)
+    originals = {node.name: node for node in before.graph.node}
+    for node in after.graph.node:
+        original = originals.get(node.name)
+        if original is None:
+            continue
+        for place, name in enumerate(node.input):
+            weight = old.value(original.input[place]) if place < len(original.input) else None
+            maker = new.producer.get(name)
+            if weight is None or maker is None or maker.op_type != "DequantizeLinear":
+                continue
+            integers, scale = new.value(maker.input[0]), new.value(maker.input[1])
+            if integers is None or scale is None:
+                continue
+            if place == 2 and node.op_type == "Gemm" and is_by_channel(weight.shape) and integers.ndim == 1:
+                weight = np.broadcast_to(weight.reshape(-1), integers.shape)
+            where = f"the weight {original.input[place]!r} of {node.op_type} {node.name!r}"
+            if integers.shape != weight.shape:
+                return f"{where} has the shape {list(integers.shape)}, in float it is {list(weight.shape)}."
+            steps = along(maker, scale, weight.ndim)
+            if steps.size != 1 and np.broadcast_shapes(steps.shape, weight.shape) != weight.shape:
+                return f"{where} has {scale.size} scales along axis {attribute_of(maker, 'axis', 1)}."
+            off = np.abs(integers * steps.astype(np.float64) - weight)
+            if (off > HALF_A_STEP * steps).any():
+                worst = np.unravel_index(int(np.argmax(off / steps)), off.shape)
+                return (
+                    f"{where} is off by {float(off[worst]):.3g} at {[int(i) for i in worst]}, more than half "
+                    f"of its step of {float(np.broadcast_to(steps, off.shape)[worst]):.3g}."
+                )
+    return None
+
+
+def _bad_activation(after: onnx.ModelProto, feeds: Mapping[str, Array]) -> str | None:
+    index = Index.of(after.graph)
+    pairs = [
+        (index.producer[node.input[0]].input[0], node)
+        for node in after.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in index.producer
+    ]
+    tensors = dict.fromkeys(name for float_name, node in pairs for name in (float_name, node.output[0]))
+    if not tensors:
+        return None
+    values = runner(after, list(tensors), optimize=False)(feeds)
+    for name, node in pairs:
+        step = float(np.max(np.asarray(index.value(node.input[1]))))
+        before = values[name].astype(np.float64)
+        error = values[node.output[0]] - before
+        cut_off = np.where(np.abs(error) > HALF_A_STEP * step, error, 0.0)
+        signal = _root_mean_square(before)
+        if _root_mean_square(cut_off) > LARGEST_CUT * signal:
+            return (
+                f"{name!r} is cut off at its range: {_root_mean_square(cut_off) / signal:.2g} of it is lost."
+            )
+        if _root_mean_square(error) > LARGEST_NOISE * signal:
+            return f"{name!r} is rounded away: its step is {step:.3g}, its values are about {signal:.3g}."
+    return None
+
+
+def _root_mean_square(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))

@@ -1,0 +1,221 @@
+"""AdaRound: weights rounded up or down so that the layer's output errs least, not each weight by itself.
+
+Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization" (ICML 2020). The error of a
+layer's output is a quadratic form of the rounding errors of one output channel: its matrix, the second
+moments of what the layer reads (equation 13), is all that is kept of the calibration data. Up or down is
+relaxed to a number between 0 and 1 that a growing penalty drives to an end (equations 21 to 24). Where that
+does not beat plain rounding on the same data, plain rounding stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...targets.errors import WorkloadError
+from ..onnx_graph.float_input import load_float
+from ..onnx_graph.graph import Array, attribute_of, load, save
+from ..onnx_graph.readback import Product, products
+from ..onnx_graph.run import pieces, runner, samples_in
+
+ITERATIONS = 400
+WARM = 0.2  # share of the iterations without the penalty
+PENALTY = 3.0  # of all weights of an output channel together, whose error with plain rounding counts 1
+STRETCH = (-0.1, 1.1)  # of the rectified sigmoid, equation 23
+RATE = 0.05
+SAMPLES = 64  # per layer; a convolution gives a row for each place
+LARGEST = 4608  # inputs of an output channel; their second moments are a matrix of that side
+AT_ONCE = 8  # layers whose inputs are in memory at a time
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The mean squared error of a layer's output as a share of that with plain rounding; `moved` weights."""
+
+    error: float
+    moved: int
+
+
+def adaround(
+    path: Path,
+    quantized: Path,
+    batches: Iterable[Mapping[str, Any]],
+    out_path: Path,
+    *,
+    iterations: int = ITERATIONS,
+    samples: int = SAMPLES,
+) -> dict[str, Gain]:
+    """Writes the float network with its weights on the steps of `quantized`, each rounded up or down.
+
+    Quantize the result with the same ranges: plain rounding then finds the weights where they are.
+
+    Args:
+        path: the float network that `quantized` was made from.
+        batches: as for `calibrate`; the first `samples` samples are used.
+
+    Returns:
+        By operator, what was gained. Transposed convolutions and inputs, stacks of matrices and very wide
+        layers are left as they are.
+
+    Raises:
+        WorkloadError: there are no batches, or they do not fit.
+        ModelError: ONNX Runtime refuses the model.
+    """
+    before = load_float(path)
+    found = [product for product in products(before, load(quantized)) if _is_served(product)]
+    feeds = list(_first(pieces(before, batches), samples))
+    if not feeds:
+        raise WorkloadError("There is no calibration data.", "Give at least one batch.")
+    constants = {tensor.name: tensor for tensor in before.graph.initializer}
+    gains: dict[str, Gain] = {}
+    done: set[str] = set()
+    for start in range(0, len(found), AT_ONCE):
+        part = found[start : start + AT_ONCE]
+        for product, moments in zip(part, _moments(before, part, feeds), strict=True):
+            name = product.node.input[1]
+            if name in done:  # two operators read it; the first has decided
+                continue
+            done.add(name)
+            rounded, gains[product.node.name] = _rounded(product, moments, iterations)
+            weight = (rounded * product.steps.astype(np.float64)).astype(np.float32)
+            constants[name].CopyFrom(numpy_helper.from_array(weight, name))
+    if gains:
+        save(before, out_path)
+    return gains
+
+
+def _first(feeds: Iterator[dict[str, Array]], samples: int) -> Iterator[dict[str, Array]]:
+    for piece in feeds:
+        count = samples_in(piece)
+        # What holds one thing for all samples comes with every piece, and has no samples to cut off.
+        even = all(value.ndim and len(value) == count for value in piece.values())
+        yield {name: value[:samples] for name, value in piece.items()} if even else piece
+        samples -= count
+        if samples <= 0:
+            return
+
+
+def _is_served(product: Product) -> bool:
+    """Whether an output channel is one row of weights, of bounded length, times what the operator reads."""
+    node, weight = product.node, product.weight
+    stacked = node.op_type == "MatMul" and weight.ndim > 2
+    if stacked or node.op_type == "ConvTranspose" or attribute_of(node, "transA", 0):
+        return False
+    return bool(_by_output(weight, node).shape[-1] <= LARGEST)
+
+
+def _by_output(weight: Array, node: onnx.NodeProto) -> Array:
+    """[groups, outputs of a group, weights of an output]."""
+    if node.op_type == "Conv":
+        groups = int(attribute_of(node, "group", 1))
+        return weight.reshape(groups, len(weight) // groups, -1)
+    flat = weight if node.op_type == "Gemm" and attribute_of(node, "transB", 0) else weight.T
+    return flat[None]
+
+
+def _back(rows: Array, node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:
+    if node.op_type == "Conv":
+        return rows.reshape(shape)
+    flat = rows[0]
+    return np.asarray(flat if node.op_type == "Gemm" and attribute_of(node, "transB", 0) else flat.T)
+
+
+def _moments(model: onnx.ModelProto, found: list[Product], feeds: list[dict[str, Array]]) -> list[Tensor]:
+    """By operator, E[x x'] of the rounded values that an output channel reads: [groups, inputs, inputs]."""
+    run = runner(model, list(dict.fromkeys(product.node.input[0] for product in found)), optimize=False)
+    sums: list[Tensor] = []
+    for piece in feeds:
+        values = run(piece)
+        parts = []
+        for product in found:
+            rows = _rows(torch.from_numpy(_rounded_input(values[product.node.input[0]], product)), product)
+            parts.append(rows.transpose(1, 2) @ rows)
+        sums = [old + new for old, new in zip(sums, parts, strict=True)] if sums else parts
+    return sums
+
+
+def _rounded_input(values: Array, product: Product) -> Array:
+    kind = np.iinfo(product.zero.dtype)
+    zero = float(product.zero.item())
+    integers = np.clip(np.rint(values / product.scale) + zero, kind.min, kind.max)
+    return np.asarray((integers - zero) * product.scale, np.float32)
+
+
+def _rows(data: Tensor, product: Product) -> Tensor:
+    """What the output channels of each group read: [groups, rows, weights of an output]."""
+    node = product.node
+    if node.op_type != "Conv":
+        return data.reshape(1, -1, data.shape[-1])
+    groups = int(attribute_of(node, "group", 1))
+    kernel = list(product.weight.shape[2:])
+    axes = len(kernel)
+    pads = list(attribute_of(node, "pads", [0] * 2 * axes))
+    padded = F.pad(data, [int(p) for axis in reversed(range(axes)) for p in (pads[axis], pads[axis + axes])])
+    strides, gaps = attribute_of(node, "strides", [1] * axes), attribute_of(node, "dilations", [1] * axes)
+    for axis, (size, stride, gap) in enumerate(zip(kernel, strides, gaps, strict=True)):
+        padded = padded.unfold(2 + axis, (size - 1) * gap + 1, stride)[..., ::gap]
+    # [samples, channels, places..., kernel...] to [groups, samples and places, channels of a group and
+    # kernel]
+    samples, channels = padded.shape[:2]
+    split = padded.reshape(samples, groups, channels // groups, *padded.shape[2:])
+    places = list(range(3, 3 + axes))
+    inner = list(range(3 + axes, 3 + 2 * axes))
+    ordered = split.permute(1, 0, *places, 2, *inner)
+    return ordered.reshape(groups, -1, channels // groups * int(np.prod(kernel)))
+
+
+def _rounded(product: Product, moments: Tensor, iterations: int) -> tuple[Array, Gain]:
+    """The integers of a weight, and what they gain over `product.integers`."""
+    exact = torch.from_numpy(
+        _by_output(np.asarray(product.weight / product.steps.astype(np.float64)), product.node).copy()
+    ).float()
+    plain = torch.from_numpy(_by_output(product.integers, product.node).copy()).float()
+    limit = float(np.abs(product.integers).max())
+    size = moments.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-30)[:, None]
+    matrix = moments / size[..., None]
+    steps = _by_output(np.broadcast_to(product.steps, product.weight.shape), product.node)[..., 0]
+    unit = size * torch.from_numpy(steps.astype(np.float32)) ** 2
+
+    def error(rounded: Tensor) -> Tensor:
+        off = rounded - exact
+        return (off @ matrix * off).sum(-1)
+
+    chosen = _relaxed(exact, matrix, error(plain).clamp_min(1e-12), limit, iterations)
+    better = error(chosen) < error(plain)
+    result = torch.where(better[..., None], chosen, plain)
+    share = float((unit * error(result)).sum() / (unit * error(plain)).sum().clamp_min(1e-30))
+    rounded = _back(result.numpy(), product.node, product.weight.shape)
+    return rounded, Gain(share, int((result != plain).sum()))
+
+
+def _relaxed(exact: Tensor, matrix: Tensor, unit: Tensor, limit: float, iterations: int) -> Tensor:
+    down = exact.floor()
+    start = (exact - down).clamp(0.01, 0.99)
+    low, high = STRETCH
+    logits = torch.logit((start - low) / (high - low)).requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=RATE)
+    warm = int(WARM * iterations)
+    # A weight that lies on a step stays there: the largest of a channel sets the scale.
+    on_step = (exact - exact.round()).abs() < 1e-4
+    with torch.enable_grad():
+        for turn in range(iterations):
+            up = (torch.sigmoid(logits) * (high - low) + low).clamp(0.0, 1.0)
+            off = torch.where(on_step, torch.zeros_like(up), down + up - exact)
+            loss = ((off @ matrix * off).sum(-1) / unit).sum()
+            if turn >= warm:
+                exponent = 20.0 - 18.0 * (turn - warm) / max(iterations - warm, 1)
+                loss = loss + PENALTY * (1.0 - (2.0 * up - 1.0).abs().pow(exponent)).mean(-1).sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    up = (torch.sigmoid(logits.detach()) * (high - low) + low) > 0.5
+    return torch.where(on_step, exact.round(), down + up.float()).clamp(-limit, limit)

@@ -1,0 +1,153 @@
+"""Bias correction: what rounding adds to each output channel on average is taken off its bias.
+
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV 2019), section
+4.2, with the expectation taken over calibration data. A channel with few weights (a depthwise filter has
+nine) rounds them all one way by chance, and its output is shifted by far more than its noise. The error of
+each operator is measured on the float network's own activations, all operators in one pass: an earlier
+operator whose mean is mended does not shift a later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ...targets.errors import WorkloadError
+from ..onnx_graph.float_input import load_float
+from ..onnx_graph.graph import Array, Index, attribute_of, drop_unused, load, opset_of, own_copy, save
+from ..onnx_graph.readback import Product, products
+from ..onnx_graph.run import pieces, runner, samples_in
+
+
+def correct_biases(
+    path: Path, quantized: Path, batches: Iterable[Mapping[str, Any]], out_path: Path
+) -> dict[str, float]:
+    """Writes the float network with biases that make up for the rounding in `quantized`.
+
+    Args:
+        path: the float network that `quantized` was made from; quantize the result with the same ranges.
+        batches: as for `calibrate`.
+
+    Returns:
+        By operator, the largest shift that was taken off a channel, as a share of the root mean square of
+        what the operator puts out: a channel's own may be next to nothing.
+
+    Raises:
+        WorkloadError: there are no batches, or they do not fit.
+        ModelError: ONNX Runtime refuses the model.
+    """
+    before = load_float(path)
+    places = [
+        (product, holder)
+        for product in products(before, load(quantized))
+        if (holder := _bias_holder(before.graph, product.node)) is not None
+    ]
+    if not places:
+        return {}
+    shifts, sizes = _errors(before, [product for product, _ in places], batches)
+    taken: dict[str, float] = {}
+    for (product, holder), shift, size in zip(places, shifts, sizes, strict=True):
+        _take_off(before.graph, holder, shift)
+        largest = float(np.abs(shift).max(initial=0.0))
+        taken[product.node.name] = largest / size if size else 0.0
+    drop_unused(before.graph)
+    save(before, out_path)
+    return taken
+
+
+def _bias_holder(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[onnx.NodeProto, int] | None:
+    """The node and the input at which the bias of an operator, one number a channel, stands or could."""
+    index = Index.of(graph)
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
+        given = node.input[2] if len(node.input) > 2 else ""
+        held = not given or given in index.constants
+        by_row = held and given and any(size != 1 for size in index.constants[given].dims[:-1])
+        return None if not held or by_row or attribute_of(node, "beta", 1.0) != 1.0 else (node, 2)
+    add = index.read_only_by(node.output[0], ("Add",))
+    if add is None:
+        return None
+    for place, name in enumerate(add.input):
+        if name in index.constants and len(index.constants[name].dims) == 1:
+            return add, place
+    return None
+
+
+def _errors(
+    before: onnx.ModelProto, found: list[Product], batches: Iterable[Mapping[str, Any]]
+) -> tuple[list[Array], list[float]]:
+    """By operator: the mean error of each output channel, and the root mean square of all values."""
+    model = own_copy(before)
+    names = [_twin(model.graph, product, place, opset_of(model)) for place, product in enumerate(found)]
+    run = runner(model, [name for two in names for name in two], optimize=False)
+    sums = [[np.zeros(())] * 2 for _ in found]
+    samples = 0
+    for feeds in pieces(before, batches):
+        count = samples_in(feeds)
+        values = run(feeds)
+        for place, two in enumerate(names):
+            sums[place] = [old + count * values[name] for old, name in zip(sums[place], two, strict=True)]
+        samples += count
+    if not samples:
+        raise WorkloadError("There is no calibration data.", "Give at least one batch.")
+    means = [[total.astype(np.float64).reshape(-1) / samples for total in two] for two in sums]
+    return [error for error, _ in means], [float(np.sqrt(square.mean())) for _, square in means]
+
+
+def _twin(graph: onnx.GraphProto, product: Product, place: int, opset: int) -> list[str]:
+    """Adds the operator once more, with rounded factors; returns the names of two means over a channel.
+
+    They are those of its error and of the float output's square.
+    """
+    node, mark = product.node, f"deadweight:{place}"
+    constants = {
+        f"{mark}:scale": np.asarray(product.scale, np.float32),
+        f"{mark}:zero": product.zero.reshape(()),
+        f"{mark}:weight": product.rounded,
+    }
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    rounding = [f"{mark}:scale", f"{mark}:zero"]
+    twin = onnx.NodeProto()
+    twin.CopyFrom(node)
+    twin.name = f"{mark}:twin"
+    twin.input[0], twin.input[1] = f"{mark}:data", f"{mark}:weight"
+    twin.output[0] = f"{mark}:out"
+    graph.node.extend(
+        [
+            helper.make_node("QuantizeLinear", [node.input[0], *rounding], [f"{mark}:int8"]),
+            helper.make_node("DequantizeLinear", [f"{mark}:int8", *rounding], [f"{mark}:data"]),
+            twin,
+            helper.make_node("Sub", [f"{mark}:out", node.output[0]], [f"{mark}:error"]),
+            helper.make_node("Mul", [node.output[0], node.output[0]], [f"{mark}:square"]),
+        ]
+    )
+    means: list[str] = []
+    for name in (f"{mark}:error", f"{mark}:square"):
+        means.append(f"{mark}:mean:{len(means)}")
+        axes = [0]
+        if node.op_type == "MatMul":  # of any number of axes, the last is the channel's
+            graph.node.append(helper.make_node("Flatten", [name], [f"{means[-1]}:rows"], axis=-1))
+            name = f"{means[-1]}:rows"
+        elif node.op_type != "Gemm":
+            axes += range(2, product.weight.ndim)
+        if opset >= 18:
+            graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"{means[-1]}:axes"))
+            mean = helper.make_node("ReduceMean", [name, f"{means[-1]}:axes"], [means[-1]], keepdims=0)
+        else:
+            mean = helper.make_node("ReduceMean", [name], [means[-1]], axes=axes, keepdims=0)
+        graph.node.append(mean)
+    return means
+
+
+def _take_off(graph: onnx.GraphProto, holder: tuple[onnx.NodeProto, int], shift: Array) -> None:
+    node, place = holder
+    name = node.input[place] if len(node.input) > place else ""
+    old = Index.of(graph).value(name) if name else None
+    new = (np.zeros(len(shift)) if old is None else old.astype(np.float64).reshape(-1)) - shift
+    # A name of its own: another operator may read the same bias.
+    graph.initializer.append(numpy_helper.from_array(new.astype(np.float32), f"{node.name}:bias"))
+    node.input[:] = [*node.input[:place], f"{node.name}:bias", *node.input[place + 1 :]]

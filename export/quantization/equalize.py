@@ -1,0 +1,174 @@
+"""Cross-layer equalization: weights moved between neighbouring layers until their channels reach equally far.
+
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV 2019), section
+4.1. A ReLU passes a positive factor on, so a channel may be made smaller in one layer and larger in the
+next, and the network computes what it did. Where one scale must serve channels of very different size
+(activations always, weights without a scale by channel) the small ones gain. ReLU6 passes no factor on and
+stops it, as does a tensor with a second reader.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..onnx_graph.float_input import load_float
+from ..onnx_graph.graph import Array, Index, attribute_of, save, tensor_types
+
+PASSES_ON = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+SWEEPS = 40
+SETTLED = 1e-3  # the largest change of a factor in the last sweep
+LARGEST = 1e4  # of the factors of one channel together; a channel of next to nothing would take any
+
+
+@dataclass
+class _Layer:
+    """A weighted operator; its weight as [outputs, inputs, rest], whatever its layout in the file."""
+
+    node: onnx.NodeProto
+    weight: Array
+    bias: Array | None
+
+    @property
+    def groups(self) -> int:
+        return int(attribute_of(self.node, "group", 1)) if self.node.op_type == "Conv" else 1
+
+    def reach_of_outputs(self) -> Array:
+        return np.asarray(np.abs(self.weight).max(axis=(1, 2)))
+
+    def reach_of_inputs(self, channels: int) -> Array:
+        return np.asarray(np.abs(self._by_input(channels)).max(axis=(1, 3)).reshape(-1))
+
+    def scale_outputs(self, factor: Array) -> None:
+        self.weight *= factor[:, None, None]
+        if self.bias is not None:
+            self.bias *= factor
+
+    def scale_inputs(self, factor: Array) -> None:
+        view = self._by_input(len(factor))
+        view *= factor.reshape(self.groups, 1, -1, 1)
+
+    def _by_input(self, channels: int) -> Array:
+        # [groups, outputs of a group, input channels of a group, rest]; behind a Flatten a channel is a
+        # block of columns.
+        groups = self.groups
+        return self.weight.reshape(groups, len(self.weight) // groups, channels // groups, -1)
+
+
+def equalize(path: Path, out_path: Path) -> tuple[str, ...]:
+    """Writes the network with its weights equalized; the class of this hop is "float".
+
+    Returns:
+        The pairs of layers, as "a -> b"; where there are none, nothing is written.
+
+    Raises:
+        ModelError: the model is quantized already.
+        ArtifactError: the file is missing or damaged.
+    """
+    model = load_float(path)
+    index = Index.of(model.graph)
+    layers = {layer.node.name: layer for layer in _layers(model.graph, index)}
+    pairs = [(layers[a], layers[b]) for a, b in _pairs(model, index, layers)]
+    if not pairs:
+        return ()
+    total = {first.node.name: np.ones(len(first.weight)) for first, _ in pairs}
+    for _ in range(SWEEPS):
+        moved = 0.0
+        for first, second in pairs:
+            factor = _factor(first, second)
+            bounded = np.clip(total[first.node.name] * factor, 1 / LARGEST, LARGEST)
+            factor = bounded / total[first.node.name]
+            total[first.node.name] = bounded
+            first.scale_outputs(1 / factor)
+            second.scale_inputs(factor)
+            moved = max(moved, float(np.abs(factor - 1).max()))
+        if moved < SETTLED:
+            break
+    _write_back(model.graph, [layer for pair in pairs for layer in pair])
+    save(model, out_path)
+    return tuple(f"{first.node.name} -> {second.node.name}" for first, second in pairs)
+
+
+def _factor(first: _Layer, second: _Layer) -> Array:
+    """Equation 11: after it a channel reaches as far in both layers. Dead channels are left alone."""
+    one, two = first.reach_of_outputs(), second.reach_of_inputs(len(first.weight))
+    alive = (one > 0) & (two > 0)
+    return np.where(alive, np.sqrt(one / np.where(alive, two, 1.0)), 1.0)
+
+
+def _layers(graph: onnx.GraphProto, index: Index) -> Iterator[_Layer]:
+    for node in graph.node:
+        value = index.value(node.input[1]) if node.op_type in ("Conv", "Gemm") else None
+        if value is None or value.dtype != np.float32 or attribute_of(node, "transA", 0):
+            continue
+        bias = index.value(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        computed = len(node.input) > 2 and node.input[2] and bias is None
+        shared = any(len(index.readers[name]) > 1 for name in node.input[1:] if name)
+        if computed or shared or (bias is not None and bias.size != _outputs(node, value)):
+            continue
+        weight = value.astype(np.float64)
+        if node.op_type == "Gemm":
+            weight = weight if attribute_of(node, "transB", 0) else weight.T
+        weight = np.array(weight.reshape(len(weight), weight.shape[1], -1), order="C")
+        yield _Layer(node, weight, None if bias is None else bias.astype(np.float64).reshape(-1))
+
+
+def _outputs(node: onnx.NodeProto, weight: Array) -> int:
+    return int(
+        weight.shape[1] if node.op_type == "Gemm" and not attribute_of(node, "transB", 0) else len(weight)
+    )
+
+
+def _pairs(model: onnx.ModelProto, index: Index, layers: dict[str, _Layer]) -> Iterator[tuple[str, str]]:
+    graph, types = model.graph, tensor_types(model)
+    sizes = {name: math.prod(axis.dim_value for axis in kind.shape.dim[1:]) for name, kind in types.items()}
+    for node in graph.node:
+        if node.name not in layers:
+            continue
+        flat, reached = node.op_type == "Gemm", node
+        while True:
+            follower = index.read_only_by(
+                reached.output[0], (*PASSES_ON, "Flatten", "Reshape", "Conv", "Gemm")
+            )
+            if follower is None or reached.output[0] != follower.input[0]:
+                break
+            if follower.name in layers:
+                channels = len(layers[node.name].weight)
+                inputs = layers[follower.name].weight.shape[1] * layers[follower.name].groups
+                whole = inputs == channels or (flat and inputs % channels == 0)
+                if whole and (flat or follower.op_type == "Conv"):
+                    yield node.name, follower.name
+                break
+            if follower.op_type not in PASSES_ON and not _flattens(follower, index, sizes):
+                break
+            flat = flat or follower.op_type not in PASSES_ON
+            reached = follower
+
+
+def _flattens(node: onnx.NodeProto, index: Index, sizes: dict[str, int]) -> bool:
+    """Whether a node makes a row of each sample, all numbers of a channel side by side."""
+    if node.op_type == "Flatten":
+        return bool(attribute_of(node, "axis", 1) == 1)
+    shape = index.value(node.input[1]) if node.op_type == "Reshape" else None
+    return shape is not None and shape.size == 2 and int(shape[1]) in (-1, sizes.get(node.input[0]))
+
+
+def _write_back(graph: onnx.GraphProto, layers: list[_Layer]) -> None:
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for layer in {layer.node.name: layer for layer in layers}.values():
+        node, weight = layer.node, layer.weight
+        stored = constants[node.input[1]]
+        if node.op_type == "Gemm":
+            weight = weight[:, :, 0] if attribute_of(node, "transB", 0) else weight[:, :, 0].T
+        shaped = np.ascontiguousarray(weight, np.float32).reshape(list(stored.dims))
+        stored.CopyFrom(numpy_helper.from_array(shaped, stored.name))
+        if layer.bias is not None:
+            kept = constants[node.input[2]]
+            shaped = layer.bias.astype(np.float32).reshape(list(kept.dims))
+            kept.CopyFrom(numpy_helper.from_array(shaped, kept.name))

@@ -1,0 +1,206 @@
+"""FP16 for what stays in float, written into the file: a strongly typed TensorRT network has no flag for it.
+
+TensorRT 10 builds such networks, 11 no others; without this, what is not quantized runs in FP32 there.
+Inputs and outputs stay FP32. So does every operator, and every single input, for which ONNX names no half
+precision; casts stand around them. Scales are FP16 like the data they scale, which QuantizeLinear says from
+opset 19 on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, defs, helper, numpy_helper
+
+from ...targets.errors import ModelError
+from ..onnx_graph.float_input import at_opset, settle_constants
+from ..onnx_graph.graph import (
+    QUANTIZED,
+    Array,
+    Index,
+    all_graphs,
+    drop_unused,
+    load,
+    replace_nodes,
+    save,
+    tensor_types,
+)
+
+OPSET = 19
+LARGEST = float(np.finfo(np.float16).max)
+SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+# Attributes by which an operator itself, not its input, sets the type of its output.
+OWN_TYPE = {"dtype", "value", "output_datatype"}
+
+
+@dataclass(frozen=True)
+class Halved:
+    """What was written: how many operators run in FP16, and the others' names, by why they do not."""
+
+    path: Path
+    in_half: int
+    left_float: dict[str, str]
+
+
+def to_half(path: Path, out_path: Path, *, tensorrt: tuple[int, ...] = (10, 0)) -> Halved:
+    """Writes a model, float or with Q/DQ pairs, whose float part is FP16.
+
+    Args:
+        tensorrt: the version that is to build it.
+
+    Raises:
+        ModelError: that version takes no strongly typed network; the model has branches or loops, cannot be
+            said in opset 19, or holds a scale that FP16 cannot.
+        ArtifactError: the file is missing or damaged.
+    """
+    if tensorrt < (10,):
+        raise ModelError(
+            f"TensorRT {'.'.join(map(str, tensorrt))} takes no FP16 scales: it parses up to opset 17, and "
+            f"they came with {OPSET}.",
+            "Leave the file in FP32 and build it with the flags INT8 and FP16; that version still has them.",
+        )
+    model = at_opset(load(path), OPSET, path)
+    settle_constants(model)
+    if len(list(all_graphs(model.graph))) > 1:
+        raise ModelError(
+            f"{path} has branches or loops, whose bodies are not converted.", "Unroll them before the export."
+        )
+    types = {name: kind.elem_type for name, kind in tensor_types(model).items()}
+    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    index = Index.of(model.graph)
+    left_float = {node.name: why for node in model.graph.node if (why := _why_not(node, types, index))}
+    writer = _Writer(model, types, left_float)
+    replace_nodes(model.graph, list(writer.nodes()))
+    del model.graph.value_info[:]
+    drop_unused(model.graph)
+    save(model, out_path)
+    return Halved(Path(out_path), writer.in_half, left_float)
+
+
+def _schema(node: onnx.NodeProto) -> defs.OpSchema | None:
+    try:
+        return defs.get_schema(node.op_type, OPSET, node.domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _kinds(schema: defs.OpSchema, told: str) -> tuple[str, ...]:
+    """The types that a type of a schema stands for: those of "T", or the one that it names itself."""
+    constraints = {one.type_param_str: tuple(one.allowed_type_strs) for one in schema.type_constraints}
+    return constraints.get(told, (told,))
+
+
+def _formal(formals: list[defs.OpSchema.FormalParameter], place: int) -> defs.OpSchema.FormalParameter | None:
+    """The parameter at a place; the last one stands for all behind it where there may be many."""
+    if place < len(formals):
+        return formals[place]
+    return (
+        formals[-1]
+        if formals and formals[-1].option == defs.OpSchema.FormalParameterOption.Variadic
+        else None
+    )
+
+
+def _halves(schema: defs.OpSchema, place: int) -> bool:
+    """Whether an input may be half precision."""
+    formal = _formal(list(schema.inputs), place)
+    return formal is not None and "tensor(float16)" in _kinds(schema, formal.type_str)
+
+
+def _why_not(node: onnx.NodeProto, types: dict[str, int], index: Index) -> str:
+    """Why an operator stays in FP32; empty where it does not, or holds no float at all."""
+    if not any(types.get(name) == FLOAT for name in (*node.input, *node.output)) or node.op_type == "Cast":
+        return ""
+    schema = _schema(node)
+    if schema is None:
+        return "ONNX does not know it"
+    named = OWN_TYPE & {attribute.name for attribute in node.attribute}
+    follows = bool(node.input) and types.get(node.input[0]) == FLOAT and not named
+    if OWN_TYPE & set(schema.attributes) and not follows:
+        return "it names its type itself"
+    for place, name in enumerate(node.output):
+        formal = _formal(list(schema.outputs), place)
+        if types.get(name) == FLOAT and (
+            formal is None or "tensor(float16)" not in _kinds(schema, formal.type_str)
+        ):
+            return "ONNX names no half precision for it"
+    if node.input and types.get(node.input[0]) == FLOAT and not _halves(schema, 0):
+        return "ONNX names no half precision for it"
+    for name in node.input:
+        # Masks of attention hold -1e9 or the largest float32; the sum may leave FP16, as infinity, and does.
+        value = index.value(name) if types.get(name) == FLOAT and node.op_type not in QUANTIZED else None
+        if value is not None and LARGEST < (largest := float(np.abs(value).max(initial=0.0))) < np.inf:
+            return f"its constant {name!r} reaches {largest:.4g}, and FP16 ends at {LARGEST:.0f}"
+    return ""
+
+
+class _Writer:
+    """Writes the nodes anew; a tensor keeps its name in the type that its operator makes."""
+
+    def __init__(self, model: onnx.ModelProto, types: dict[str, int], left_float: dict[str, str]) -> None:
+        self.graph, self.types, self.left_float = model.graph, types, left_float
+        self.index = Index.of(model.graph)
+        self.now: dict[str, int] = {value.name: types[value.name] for value in model.graph.input}
+        self.made: dict[tuple[str, int], str] = {}
+        self.in_half = 0
+
+    def nodes(self) -> Iterator[onnx.NodeProto]:
+        """All nodes, with the casts between the two precisions."""
+        for node in self.graph.node:
+            schema = _schema(node)
+            half = node.name not in self.left_float and schema is not None and node.op_type != "Cast"
+            floats = [name for name in (*node.input, *node.output) if self.types.get(name) == FLOAT]
+            self.in_half += half and bool(floats)
+            for place, name in enumerate(node.input):
+                if self.types.get(name) == FLOAT:
+                    wanted = HALF if half and schema is not None and _halves(schema, place) else FLOAT
+                    cast = self._as(name, wanted, node)
+                    yield from cast[1]
+                    node.input[place] = cast[0]
+            shown = []
+            for place, name in enumerate(node.output):
+                if self.types.get(name) != FLOAT:
+                    continue
+                self.now[name] = HALF if half else FLOAT
+                if half and name in self.index.outputs:
+                    shown.append(name)
+                    node.output[place] = f"{name}:half"
+                    self.made[name, HALF] = f"{name}:half"
+                    self.now[name] = FLOAT
+            yield node
+            for name in shown:
+                yield helper.make_node("Cast", [f"{name}:half"], [name], name=f"{name}/Cast", to=FLOAT)
+
+    def _as(self, name: str, kind: int, node: onnx.NodeProto) -> tuple[str, list[onnx.NodeProto]]:
+        """What holds a tensor in a type, and the cast that makes it where there is none yet."""
+        if (name, kind) in self.made:
+            return self.made[name, kind], []
+        value = self.index.value(name)
+        if value is not None:
+            return (name if kind == FLOAT else self._stored(name, value, node)), []
+        if self.now[name] == kind:
+            return name, []
+        self.made[name, kind] = made = f"{name}:{'half' if kind == HALF else 'float'}"
+        return made, [helper.make_node("Cast", [name], [made], name=f"{made}/Cast", to=kind)]
+
+    def _stored(self, name: str, value: Array, node: onnx.NodeProto) -> str:
+        if node.op_type in QUANTIZED and float(value.max()) > LARGEST:
+            raise ModelError(
+                f"The scale {name!r} of {node.name!r} is {float(value.max()):.4g}; "
+                f"FP16 ends at {LARGEST:.0f}.",
+                "Leave that layer in float: skip it when quantizing.",
+            )
+        if node.op_type in QUANTIZED and float(value.min()) < SMALLEST:
+            raise ModelError(
+                f"The scale {name!r} of {node.name!r} is {float(value.min()):.3g}, which is 0 in FP16.",
+                "Leave that layer in float: skip it when quantizing.",
+            )
+        made = f"{name}:half"
+        self.graph.initializer.append(numpy_helper.from_array(value.astype(np.float16), made))
+        self.made[name, HALF] = made
+        return made

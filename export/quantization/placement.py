@@ -1,0 +1,262 @@
+"""Where quantization goes: each rule of each dialect once, with its reason.
+
+A placement says which tensors are rounded to int8, which readers then take the rounded value, which
+tensors share one scale, and which constants are stored as int8 weights. It knows no ranges: calibration
+asks it what to measure, `to_qdq` what to write.
+
+Two dialects, because each runtime fuses other patterns, and what one fuses the other runs in float:
+
+"tensorrt"  TensorRT fuses a weighted operator with what follows it (batch norm, residual add, activation)
+            and takes its precision from its inputs. So pairs go on inputs, never in the middle.
+"x86"       ONNX Runtime replaces an operator only when it sits between dequantized inputs and a quantized
+            output. So pairs go on every edge of a convolutional region, behind the activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from ...targets.errors import ModelError, meant
+from ..onnx_graph.graph import Index, attribute_of
+from ..onnx_graph.kernels import CONVOLUTIONS, SINGLE_ROW, float_in_onnx_runtime, without_int8_kernel
+from .matmul_add import IN_FLOAT
+from .residual import residual_branches
+
+Dialect = Literal["tensorrt", "x86"]
+DIALECTS: tuple[Dialect, ...] = ("tensorrt", "x86")
+
+# ONNX Runtime has no int8 transposed convolution.
+INT8_OPERATORS: dict[Dialect, tuple[str, ...]] = {
+    "tensorrt": ("Conv", "ConvTranspose", "Gemm", "MatMul"),
+    "x86": ("Conv", "Gemm", "MatMul"),
+}
+# These move numbers without changing them, so rounding before or after is the same if the scale is.
+MOVES = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace")
+# ONNX Runtime has int8 kernels for these, worth using between int8 neighbours.
+BETWEEN = (*MOVES, "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant input of a weighted operator; `axis` is the output channel's, None for one scale in all."""
+
+    name: str
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What to quantize.
+
+    Attributes:
+        tensors: computed tensors that get a pair, in the order of the graph.
+        readers: (position of the node, position of the input) that take the rounded value.
+        weights: by (position of the node, position of the input).
+        ties: for each tensor of `tensors` the ones it shares its scale with, itself included.
+        everywhere: whether all other readers and the network's output take the rounded value as well.
+        left_float: names of the weighted operators that stay in float, with the reason.
+    """
+
+    tensors: tuple[str, ...]
+    readers: frozenset[tuple[int, int]]
+    weights: dict[tuple[int, int], Weight]
+    ties: dict[str, tuple[str, ...]]
+    everywhere: bool
+    left_float: dict[str, str]
+
+
+def place(
+    graph: onnx.GraphProto,
+    dialect: Dialect,
+    *,
+    skip: Collection[str] = (),
+    single_rows: Collection[str] = (),
+    not_float: Collection[str] = (),
+    summed_in_float: Collection[str] = (),
+) -> Placement:
+    """The placement for one dialect.
+
+    Args:
+        skip: names of weighted nodes that stay in float.
+        single_rows: names of products that multiply one row, see `kernels.single_rows`.
+        not_float: names of computed tensors that hold no float32 numbers, see `graph.not_float32`.
+        summed_in_float: names of products that ONNX Runtime leaves in float, see `joined.summed_in_float`.
+
+    Raises:
+        ModelError: the dialect or a name of `skip` is unknown.
+    """
+    if dialect not in DIALECTS:
+        raise ModelError(f"There is no dialect {dialect!r}.", f"Choose one of {', '.join(DIALECTS)}.")
+    _check_names(graph, dialect, skip)
+    index = Index.of(graph)
+    left_float: dict[str, str] = {}
+    chosen: list[int] = []
+    for position, node in enumerate(graph.node):
+        if node.op_type in CONVOLUTIONS or node.op_type in INT8_OPERATORS[dialect]:
+            reason = _reason_for_float(node, index, dialect, skip, not_float)
+            if not reason and dialect == "tensorrt" and node.name in single_rows:
+                reason = SINGLE_ROW
+            if not reason and dialect == "x86" and node.name in summed_in_float:
+                reason = IN_FLOAT
+            if reason:
+                left_float[node.name] = reason
+            else:
+                chosen.append(position)
+    weights: dict[tuple[int, int], Weight] = {}
+    readers: set[tuple[int, int]] = set()
+    for position in chosen:
+        node = graph.node[position]
+        # The third input, the bias, stays float: TensorRT takes no int32 bias.
+        for place_, name in enumerate(node.input[:2]):
+            if name in index.constants:
+                axis = channel_axis(node, place_, len(index.constants[name].dims))
+                weights[position, place_] = Weight(name, axis)
+            else:
+                readers.add((position, place_))
+    if dialect == "tensorrt":
+        readers |= residual_branches(graph, index, chosen)
+        tensors = {graph.node[position].input[place_] for position, place_ in readers}
+    else:
+        tensors = {graph.node[position].input[place_] for position, place_ in readers}
+        for position in chosen:
+            node = graph.node[position]
+            behind = _after_activation(node, index)
+            # ONNX Runtime has a product and its ReLU in int8 only where the ReLU's result is rounded.
+            if node.op_type == "Conv" or (behind != node.output[0] and behind not in index.outputs):
+                tensors.add(behind)
+        tensors = _spread(graph, index, tensors)
+    order = [value.name for value in graph.input] + [name for node in graph.node for name in node.output]
+    ordered = tuple(name for name in order if name in tensors)
+    return Placement(
+        ordered,
+        frozenset(readers),
+        weights,
+        _ties(graph, ordered, dialect),
+        dialect == "x86",
+        left_float,
+    )
+
+
+def nothing_to_quantize(path: Path, left_float: Mapping[str, str]) -> ModelError:
+    """The error for a network that has no operator for int8, with the reason of each that it has."""
+    reasons = "".join(f" {name} stays in float: {why}." for name, why in left_float.items())
+    return ModelError(
+        f"{path} has no convolution, Gemm or MatMul to quantize.{reasons}",
+        "Use the float model as it is; of a network in FP16 or FP64 give the FP32 one.",
+    )
+
+
+def _check_names(graph: onnx.GraphProto, dialect: Dialect, skip: Collection[str]) -> None:
+    known = [node.name for node in graph.node if node.op_type in INT8_OPERATORS["tensorrt"]]
+    for name in skip:
+        if name not in known:
+            raise ModelError(
+                f"There is no weighted operator {name!r} to leave in float.",
+                meant(name, known, f"The network has {', '.join(known)}."),
+            )
+
+
+def _reason_for_float(
+    node: onnx.NodeProto, index: Index, dialect: Dialect, skip: Collection[str], not_float: Collection[str]
+) -> str:
+    if node.name in skip:
+        return "asked for"
+    if node.op_type not in INT8_OPERATORS[dialect]:
+        return f"ONNX Runtime has no int8 {node.op_type}"
+    if len(node.input) < 2:
+        return "it lacks a factor"
+    for name in node.input[:2]:
+        tensor = index.constants.get(name)
+        if tensor is not None and (tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2):
+            return "its weight is no float32 matrix"
+        if name in not_float:
+            return "it multiplies other numbers than float32"
+    if len(index.computed(node)) == 0:
+        return "it computes a constant"
+    if dialect == "x86":
+        return float_in_onnx_runtime(node, index)
+    weight = index.constants.get(node.input[1])
+    if weight is not None:
+        return without_int8_kernel(node, weight.dims, first=node.input[0] not in index.producer)
+    return ""
+
+
+def channel_axis(node: onnx.NodeProto, place_: int, dimensions: int) -> int | None:
+    """The axis of a weight that may have one scale per index: the output channel's; None without one.
+
+    Only there can the accumulator of a channel be rescaled by it.
+
+    Args:
+        place_: at which input of `node` the weight stands.
+        dimensions: how many axes the weight has.
+    """
+    if place_ == 0:
+        return None
+    if node.op_type == "Conv":  # [out, in/groups, ...]
+        return 0
+    if node.op_type == "ConvTranspose":  # [in, out/groups, ...]
+        return 1
+    if node.op_type == "Gemm":
+        return 0 if attribute_of(node, "transB", 0) else 1
+    return 1 if dimensions == 2 else None
+
+
+def clipped_at(node: onnx.NodeProto, index: Index) -> float | None:
+    """The bound above of an activation that an unsigned integer performs by saturating; None for others.
+
+    ReLU is unbounded (infinity); Clip(0, b) gives b.
+    """
+    if node.op_type == "Relu":
+        return float("inf")
+    if node.op_type == "Clip":
+        low = index.value(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+        high = index.value(node.input[2]) if len(node.input) > 2 and node.input[2] else np.float32(np.inf)
+        if low is not None and high is not None and float(low) == 0.0:
+            return float(high)
+    return None
+
+
+def _after_activation(node: onnx.NodeProto, index: Index) -> str:
+    # Saturation at zero is free in uint8: the tensor behind a ReLU is rounded, and the ReLU falls away.
+    activation = index.read_only_by(node.output[0], ("Relu", "Clip"))
+    if activation is not None and clipped_at(activation, index) is not None:
+        return str(activation.output[0])
+    return str(node.output[0])
+
+
+def _spread(graph: onnx.GraphProto, index: Index, tensors: set[str]) -> set[str]:
+    # An operator between rounded tensors runs in int8 as soon as its output is rounded too.
+    spread = set(tensors)
+    for node in graph.node:
+        data = node.input[:1] if node.op_type in MOVES else node.input
+        inside = node.op_type in BETWEEN and all(name in spread for name in data)
+        if inside and not index.outputs.intersection(node.output):
+            spread.add(_after_activation(node, index) if node.op_type in ("Add", "Mul") else node.output[0])
+    return spread
+
+
+def _ties(graph: onnx.GraphProto, tensors: tuple[str, ...], dialect: Dialect) -> dict[str, tuple[str, ...]]:
+    """Tensors that must share a scale.
+
+    A move keeps the scale of its input. TensorRT joins tensors without rescaling them, so all inputs of a
+    Concat and its output share one; ONNX Runtime's concat rescales, and its inputs keep their own.
+    """
+    group = {name: {name} for node in graph.node for name in (*node.input, *node.output) if name}
+    for node in graph.node:
+        if node.op_type in MOVES:
+            together = [node.input[0], node.output[0]]
+        elif node.op_type == "Concat" and dialect == "tensorrt":
+            together = [*node.input, node.output[0]]
+        else:
+            continue
+        joined = set().union(*(group[name] for name in together))
+        for name in joined:
+            group[name] = joined
+    wanted = set(tensors)
+    return {name: tuple(sorted(group[name] & wanted)) for name in tensors}

@@ -1,0 +1,285 @@
+"""Calibration samples from files: named arrays in .npz, or .npy where the model has a single input.
+
+A file holds one sample or a batch of them, whichever its arrays' axes say. All files are checked by their
+headers before any is read: a shape that is wrong in the last one is told at once, not after an hour. What
+only looks right is refused too: bytes for a network that takes floats were hardly scaled as it expects.
+Samples are put together to batches as the model takes them, across files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ...targets.errors import ArtifactError, WorkloadError
+from ..onnx_graph.graph import Array, load
+from ..onnx_graph.run import input_names, may_lack_batch
+from .array_files import arrays, headers
+
+AT_ONCE = 32  # samples in a batch, where the model takes any number
+ENDINGS = (".npz", ".npy")
+_PREPARED = "Prepare samples exactly as for inference: same names, shapes and types."
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of the model; a size that is not fixed is 0, and a shape that is not known is None."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] | None
+
+    def __str__(self) -> str:
+        sizes = "..." if self.shape is None else ", ".join(str(size or "?") for size in self.shape)
+        return f"{self.name}: {self.dtype}[{sizes}]"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Samples of one file that go into one batch: those from `start` up to `stop`."""
+
+    file: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Checked files, and how their samples make batches.
+
+    Attributes:
+        names: by file, the array of each input.
+        plan: by batch, what it is put together from.
+        left_out: how many samples do not fill a batch of the size that the model fixes.
+        whole: the inputs that hold one thing for all samples of a file, see `running.may_lack_batch`.
+    """
+
+    files: tuple[Path, ...]
+    inputs: tuple[Input, ...]
+    names: tuple[Mapping[str, str], ...]
+    plan: tuple[tuple[Piece, ...], ...]
+    left_out: int
+    whole: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many samples the batches hold."""
+        return sum(piece.stop - piece.start for batch in self.plan for piece in batch)
+
+    def batches(self) -> Iterator[dict[str, Array]]:
+        """The batches in the order of the files, arrays by input name; one file is in memory at a time."""
+        held, found = -1, dict[str, Array]()
+        for batch in self.plan:
+            parts: list[dict[str, Array]] = []
+            for piece in batch:
+                if piece.file != held:
+                    held, found = piece.file, self._read(piece.file)
+                parts.append({n: found[n][piece.start : piece.stop] for n in found if n not in self.whole})
+            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            yield joined | {name: found[name] for name in self.whole}
+
+    def place(self, index: int) -> str:
+        """Where a sample of the batches stands, as in `003.npz, sample 12`; both count from 0."""
+        for piece in (piece for batch in self.plan for piece in batch):
+            if index < piece.stop - piece.start:
+                return f"{self.files[piece.file].name}, sample {piece.start + index}"
+            index -= piece.stop - piece.start
+        raise IndexError(index)
+
+    def _read(self, file: int) -> dict[str, Array]:
+        """A file's arrays by input name, each with the batch as its first axis and in the input's type."""
+        path, names, found = self.files[file], self.names[file], {}
+        held = arrays(path, names.values())
+        for one in self.inputs:
+            value = held[names[one.name]]
+            rank = value.ndim if one.shape is None else len(one.shape)
+            whole = value if value.ndim == rank else value[None]
+            found[one.name] = whole.astype(one.dtype)
+            if one.dtype.kind in "iu" and not np.array_equal(found[one.name], whole):
+                raise WorkloadError(f"{path} holds numbers for {one} that do not fit into it.", _PREPARED)
+        return found
+
+
+def open_samples(model: Path, data: Path) -> Samples:
+    """Checks the samples that are to go through a model.
+
+    Args:
+        data: a folder of .npz and .npy files, taken in the order of their names, or one such file.
+
+    Raises:
+        ArtifactError: the model or the data cannot be read.
+        WorkloadError: there are no samples, or they do not fit the model; it names the file.
+    """
+    loaded = load(model)
+    inputs, wanted = inputs_of(loaded), input_names(loaded)
+    may = may_lack_batch([value for value in loaded.graph.input if value.name in wanted])
+    files = _files(data)
+    checked = [_checked(path, inputs) for path in files]
+    names = [one.names for one in checked]
+    whole = tuple(name for name in names[0] if name in may and any(one.alone(name, may) for one in checked))
+    counts = [_agreed(path, one, whole) for path, one in zip(files, checked, strict=True)]
+    # What one file says once for all of its samples does not hold for those of another.
+    shapes = [(place if whole else 0, one.shapes) for place, one in enumerate(checked)]
+    fixed = next((one.shape[0] for one in inputs if one.shape and one.shape[0] and one.name not in whole), 0)
+    plan = _plan(shapes, counts, size=fixed or AT_ONCE, whole=bool(fixed))
+    samples = Samples(files, inputs, tuple(names), plan, 0, whole)
+    left_out = sum(counts) - samples.count
+    if not plan:
+        raise WorkloadError(
+            f"{data} holds {sum(counts)} samples, and {model.name} takes batches of {fixed}.",
+            f"Give at least {fixed} samples of one shape, or export the model with a dynamic batch.",
+        )
+    return Samples(files, inputs, tuple(names), plan, left_out, whole)
+
+
+def inputs_of(model: onnx.ModelProto) -> tuple[Input, ...]:
+    """What a model takes, in its own order."""
+    wanted, found = input_names(model), []
+    for value in model.graph.input:
+        if value.name in wanted:
+            kind = value.type.tensor_type
+            shape = tuple(axis.dim_value for axis in kind.shape.dim) if kind.HasField("shape") else None
+            found.append(
+                Input(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
+            )
+    return tuple(found)
+
+
+def _files(data: Path) -> tuple[Path, ...]:
+    if not data.exists():
+        raise ArtifactError(f"{data} does not exist.", "Check the path.")
+    if data.is_file():
+        if data.suffix not in ENDINGS:
+            raise WorkloadError(f"{data} is no .npz or .npy file.", _how_to_save(data))
+        return (data,)
+    files = tuple(sorted(path for path in data.iterdir() if path.suffix in ENDINGS))
+    if not files:
+        pictures = any(path.suffix.lower() in _PICTURES for path in data.iterdir())
+        held = "pictures, but no arrays" if pictures else "no .npz or .npy files"
+        raise WorkloadError(f"{data} holds {held}.", _how_to_save(data))
+    return files
+
+
+def _how_to_save(data: Path) -> str:
+    place = data.with_suffix("") / "0000.npz"
+    return (
+        "Prepare some hundred real samples exactly as for inference, and save them as arrays under the names "
+        f'of the model\'s inputs, one sample or a batch a file: numpy.savez("{place}", INPUT=array).'
+    )
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What a file's headers say, by input: the array's name, and how many samples it holds; 0 for a single
+    number. `shapes` are those of a sample, in the order of the inputs."""
+
+    names: dict[str, str]
+    counts: dict[str, int]
+    shapes: tuple[Any, ...]
+
+    def alone(self, name: str, may: frozenset[str]) -> bool:
+        """Whether an input cannot have one entry a sample, going by those that must."""
+        return self.counts[name] not in {n for key, n in self.counts.items() if key not in may}
+
+
+def _agreed(path: Path, checked: _Checked, whole: tuple[str, ...]) -> int:
+    counts = {name: count for name, count in checked.counts.items() if name not in whole}
+    if len(set(counts.values())) != 1:
+        raise WorkloadError(
+            f"{path} holds different numbers of samples: {checked.counts}.",
+            "Give every input the batch as first axis.",
+        )
+    return next(iter(counts.values()))
+
+
+def _checked(path: Path, inputs: tuple[Input, ...]) -> _Checked:
+    held = headers(path)
+    names, shapes, counts = {}, [], {}
+    for one in inputs:
+        name = one.name if one.name in held else next(iter(held), "")
+        if name != one.name and (len(inputs) > 1 or len(held) != 1):
+            raise WorkloadError(
+                f"{path} has no array called {one.name!r}; it has {', '.join(held) or 'none'}.",
+                f"Name arrays as the model names its inputs ({', '.join(map(str, inputs))}): "
+                f"numpy.savez(path, {', '.join(f'{each.name}=...' for each in inputs)}).",
+            )
+        shape, dtype = held[name]
+        counts[one.name] = _count(path, one, shape)
+        _check_type(path, one, dtype)
+        names[one.name] = name
+        shapes.append(shape[len(shape) - len(one.shape) + 1 :] if one.shape else shape[1:])
+    return _Checked(names, counts, tuple(shapes))
+
+
+def _count(path: Path, wanted: Input, shape: tuple[int, ...]) -> int:
+    """How many samples an array of this shape holds; 0 for a single number."""
+    if not wanted.shape:
+        single, fits = False, len(shape) > 0 if wanted.shape is None else not shape
+    else:
+        single = len(shape) == len(wanted.shape) - 1
+        sizes = shape if single else shape[1:]
+        axes = len(shape) in (len(wanted.shape), len(wanted.shape) - 1)
+        fits = axes and all(size in (0, got) for size, got in zip(wanted.shape[1:], sizes, strict=True))
+    if not fits:
+        raise WorkloadError(
+            f"{path}: the shape {list(shape)} does not fit the input {wanted}.", _cure(wanted, shape)
+        )
+    if 0 in shape:
+        raise WorkloadError(
+            f"{path} holds nothing for {wanted}: its shape is {list(shape)}.", "Leave it out."
+        )
+    return 1 if single else shape[0] if shape else 0
+
+
+def _cure(wanted: Input, shape: tuple[int, ...]) -> str:
+    """What to do about a wrong shape; the commonest is a picture whose channels come last."""
+    one = shape[-3:]
+    if wanted.shape and len(wanted.shape) == 4 and len(shape) in (3, 4):
+        last = (one[2], one[0], one[1])
+        if all(size in (0, got) for size, got in zip(wanted.shape[1:], last, strict=True)):
+            axes = "2, 0, 1" if len(shape) == 3 else "0, 3, 1, 2"
+            return f"The channels seem to come last: save array.transpose({axes})."
+    return _PREPARED
+
+
+def _check_type(path: Path, wanted: Input, dtype: np.dtype[Any]) -> None:
+    same_kind = dtype.kind == wanted.dtype.kind or {dtype.kind, wanted.dtype.kind} <= {"i", "u"}
+    if same_kind:
+        return
+    scaled = wanted.dtype.kind == "f" and dtype.kind in "iu"
+    raise WorkloadError(
+        f"{path} holds {dtype} for the input {wanted}.",
+        "Scale and normalize the samples as the network sees them at inference, and save the floats: raw "
+        "pixels would give ranges of numbers that it never meets."
+        if scaled
+        else _PREPARED,
+    )
+
+
+def _plan(
+    shapes: list[tuple[Any, ...]], counts: list[int], *, size: int, whole: bool
+) -> tuple[tuple[Piece, ...], ...]:
+    """Batches of `size` samples of one shape, in the order of the files; smaller ones unless `whole`."""
+    plan: list[tuple[Piece, ...]] = []
+    waiting: list[Piece] = []
+    missing = size
+    for file, (shape, count) in enumerate(zip(shapes, counts, strict=True)):
+        if waiting and shape != shapes[file - 1]:
+            plan += [] if whole else [tuple(waiting)]
+            waiting, missing = [], size
+        start = 0
+        while start < count:
+            stop = min(count, start + missing)
+            waiting.append(Piece(file, start, stop))
+            missing -= stop - start
+            start = stop
+            if not missing:
+                plan.append(tuple(waiting))
+                waiting, missing = [], size
+    return (*plan, tuple(waiting)) if waiting and not whole else tuple(plan)

@@ -1,0 +1,311 @@
+"""Writes an INT8 model: QuantizeLinear / DequantizeLinear pairs where `placement` puts them.
+
+Numbers are rounded as in Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference" (CVPR 2018): real = scale * (integer - zero point). Weights are stored
+as int8 and only dequantized in the graph, so that the file is a quarter of the float one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ...targets.errors import ModelError
+from ..onnx_graph.float_input import load_float
+from ..onnx_graph.graph import Array, Index, all_graphs, drop_unused, not_float32, replace_nodes, save, unique
+from ..onnx_graph.kernels import single_rows
+from .calibrate import Range, Ranges
+from .matmul_add import join_biases, summed_in_float
+from .placement import INT8_OPERATORS, Dialect, Placement, Weight, clipped_at, nothing_to_quantize, place
+
+Parameters = tuple[np.float32, Array]  # scale and zero point
+
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+# Of a tensor that no sample moved from 0. Its own range would give a step of nothing, by which it could never
+# be anything else; a step of 1 would be the unit of an int32 bias behind it, and round that away.
+UNSEEN = Range(-1.0, 1.0)
+LARGEST_BIAS = 2.0**30  # half of int32: the other half is for the sum of products
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was written: the tensors that are rounded, the weighted operators between rounded factors, and
+    those that stayed in float, with the reason."""
+
+    path: Path
+    dialect: Dialect
+    tensors: tuple[str, ...]
+    in_int8: tuple[str, ...]
+    left_float: dict[str, str]
+
+
+def to_qdq(
+    path: Path,
+    ranges: Ranges,
+    out_path: Path,
+    *,
+    dialect: Dialect = "tensorrt",
+    skip: Collection[str] = (),
+    weight_bits: int = 8,
+) -> Quantized:
+    """Quantizes a float ONNX model by calibrated ranges.
+
+    Args:
+        skip: names of weighted nodes that stay in float.
+        weight_bits: 8, or 7 for x86 processors without VNNI or AVX-VNNI: their int8 instruction adds two
+            products of uint8 and int8 in 16 bits and saturates; 7 bits cannot overflow.
+
+    Raises:
+        ModelError: the model is quantized already, a tensor has no range, a name of `skip` is unknown.
+        ArtifactError: the file is missing or damaged.
+    """
+    if weight_bits not in (7, 8):
+        raise ModelError(f"Weights of {weight_bits} bits are not supported.", "Choose 8, or 7 without VNNI.")
+    model = load_float(path)
+    if dialect == "x86":
+        join_biases(model)
+    graph = model.graph
+    placed = place(
+        graph,
+        dialect,
+        skip=skip,
+        single_rows=single_rows(model),
+        not_float=not_float32(model),
+        summed_in_float=summed_in_float(model),
+    )
+    if not placed.weights and not placed.readers:
+        raise nothing_to_quantize(path, placed.left_float)
+    in_int8 = tuple(
+        node.name
+        for node in graph.node
+        if node.op_type in INT8_OPERATORS[dialect] and node.name not in placed.left_float
+    )
+    parameters = _activation_parameters(graph, placed, ranges, dialect)
+    least = _least_scales(graph, placed, parameters) if dialect == "x86" else {}
+    taken = _names(graph)
+    weights = _int8_weights(graph, placed, weight_bits, least, taken)
+    stored = list(weights.values())
+    if dialect == "x86":
+        stored += _int32_biases(graph, placed, parameters, weights, taken)
+    _insert(graph, placed, parameters, weights, stored, taken)
+    drop_unused(graph)
+    save(model, out_path)
+    return Quantized(Path(out_path), dialect, placed.tensors, in_int8, placed.left_float)
+
+
+def symmetric(low: float, high: float) -> Parameters:
+    """The scale and the zero point, always 0, of int8 for a range. TensorRT takes no other."""
+    scale = max(max(abs(low), abs(high)) / 127.0, SMALLEST_SCALE)
+    return np.float32(scale), np.array(0, np.int8)
+
+
+def unsigned(low: float, high: float) -> Parameters:
+    """The scale and zero point of uint8 for a range, widened to hold 0 exactly (padding, ReLU)."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    # Rounded down, so that 255 steps never pass `high`: only then may a Clip be dropped for saturation.
+    scale = np.float32(max((high - low) / 255.0, SMALLEST_SCALE))
+    if float(scale) * 255.0 > high - low and float(scale) > SMALLEST_SCALE:
+        scale = np.nextafter(scale, np.float32(0.0))
+    return scale, np.array(round(-low / float(scale)), np.uint8)
+
+
+def quantize_weight(
+    weight: Array, axis: int | None, *, bits: int = 8, least_scale: Array | None = None
+) -> tuple[Array, Array]:
+    """Rounds a weight to symmetric int8, with one scale per index of `axis`.
+
+    Args:
+        least_scale: scales are not chosen below this, by channel (see `_least_scales`).
+
+    Returns:
+        The int8 array and the float32 scales: shape [channels], or [] without an axis. A channel of zeros
+        gets the scale of the largest channel, for its bias may be rounded by it; 1 where all are zero.
+    """
+    steps = 2 ** (bits - 1) - 1
+    channels = np.moveaxis(weight, axis, 0) if axis is not None else weight[None]
+    largest = np.abs(channels).reshape(channels.shape[0], -1).max(axis=1).astype(np.float64)
+    scale = np.where(largest > 0, largest, largest.max() or steps) / steps
+    scale = np.maximum(scale, SMALLEST_SCALE if least_scale is None else least_scale).astype(np.float32)
+    rounded = np.rint(channels / scale.reshape(-1, *[1] * (channels.ndim - 1)))
+    rounded = np.clip(rounded, -steps, steps).astype(np.int8)
+    if axis is None:
+        return rounded[0], scale.reshape(())
+    return np.ascontiguousarray(np.moveaxis(rounded, 0, axis)), scale
+
+
+def _activation_parameters(
+    graph: onnx.GraphProto, placed: Placement, ranges: Ranges, dialect: Dialect
+) -> dict[str, Parameters]:
+    missing = [name for name in placed.tensors if name not in ranges.tensors]
+    if missing:
+        raise ModelError(
+            f"{len(missing)} tensors have no calibrated range, the first is {missing[0]!r}.",
+            "Calibrate this very file; ranges do not carry over to a network that was changed since.",
+        )
+    index = Index.of(graph)
+    parameters = {}
+    for name in placed.tensors:
+        tied = [ranges.tensors[other] for other in placed.ties[name]]
+        if all(found.low == found.high == 0.0 for found in tied):
+            tied = [UNSEEN] * len(tied)
+        if dialect == "tensorrt":
+            parameters[name] = symmetric(min(r.low for r in tied), max(r.high for r in tied))
+        else:
+            others = zip(tied, placed.ties[name], strict=True)
+            bounded = [_within_clip(found, other, index) for found, other in others]
+            parameters[name] = unsigned(min(r.low for r in bounded), max(r.high for r in bounded))
+    return parameters
+
+
+def _within_clip(found: Range, name: str, index: Index) -> Range:
+    bound = clipped_at(index.producer[name], index) if name in index.producer else None
+    return found if bound is None else Range(0.0, min(found.high, bound))
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    """Every name that is taken, of nodes and of tensors, in the bodies of branches and loops too."""
+    taken = set()
+    for inner in all_graphs(graph):
+        taken |= {value.name for value in (*inner.input, *inner.initializer, *inner.node)}
+        taken |= {name for node in inner.node for name in node.output}
+    return taken
+
+
+def _int8_weights(
+    graph: onnx.GraphProto,
+    placed: Placement,
+    bits: int,
+    least: Mapping[Weight, Array],
+    taken: set[str],
+) -> dict[Weight, onnx.NodeProto]:
+    """Stores each weight once per channel axis; returns the DequantizeLinear node of each."""
+    index = Index.of(graph)
+    nodes: dict[Weight, onnx.NodeProto] = {}
+    for weight in placed.weights.values():
+        if weight in nodes:
+            continue
+        value = index.value(weight.name)
+        assert value is not None
+        if not np.isfinite(value).all():
+            raise ModelError(f"The weight {weight.name!r} holds NaN or infinity.", "Train or load it again.")
+        rounded, scale = quantize_weight(value, weight.axis, bits=bits, least_scale=least.get(weight))
+        nodes[weight] = _stored(graph, weight.name, rounded, scale, weight.axis, taken)
+    return nodes
+
+
+def _stored(
+    graph: onnx.GraphProto, name: str, integers: Array, scale: Array, axis: int | None, taken: set[str]
+) -> onnx.NodeProto:
+    values = {str(integers.dtype): integers, "scale": scale, "zero": np.zeros(scale.shape, integers.dtype)}
+    constants = {unique(f"{name}_{end}", taken): np.asarray(value) for end, value in values.items()}
+    graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in constants.items())
+    node = helper.make_node(
+        "DequantizeLinear",
+        list(constants),
+        [unique(f"{name}_dequantized", taken)],
+        name=unique(f"{name}_dequantize", taken),
+    )
+    if axis is not None:
+        node.attribute.append(helper.make_attribute("axis", axis))
+    return node
+
+
+def _least_scales(
+    graph: onnx.GraphProto, placed: Placement, parameters: Mapping[str, Parameters]
+) -> dict[Weight, Array]:
+    """By weight, the scales below which the bias would not fit int32, where x86 holds it.
+
+    The unit of the bias is activation scale times weight scale; in a channel with tiny weights and a large
+    bias it would overflow. Coarser weights cost nothing there: the bias is all that such a channel says.
+    """
+    index = Index.of(graph)
+    least: dict[Weight, Array] = {}
+    for (position, _), weight in placed.weights.items():
+        node = graph.node[position]
+        bias = index.value(node.input[2]) if len(node.input) > 2 else None
+        if bias is None or node.input[0] not in parameters or weight.axis is None:
+            continue
+        scale = np.abs(bias.astype(np.float64)) / (float(parameters[node.input[0]][0]) * LARGEST_BIAS)
+        found = np.maximum(scale.reshape(-1), SMALLEST_SCALE)
+        least[weight] = np.maximum(found, least.get(weight, found))
+    return least
+
+
+def _int32_biases(
+    graph: onnx.GraphProto,
+    placed: Placement,
+    parameters: Mapping[str, Parameters],
+    weights: Mapping[Weight, onnx.NodeProto],
+    taken: set[str],
+) -> list[onnx.NodeProto]:
+    """Stores the bias of each Gemm as int32 and points the Gemm to it.
+
+    ONNX Runtime rounds the bias of an operator with a rounded output itself; a Gemm with a float output, as
+    the last one, it would leave in float altogether.
+    """
+    index = Index.of(graph)
+    nodes = []
+    for (position, _), weight in placed.weights.items():
+        node = graph.node[position]
+        bias = index.value(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        scales = index.value(weights[weight].input[1])
+        if bias is None or scales is None or node.input[0] not in parameters:
+            continue
+        bias = np.broadcast_to(bias.reshape(-1), scales.shape)  # ONNX Runtime asks for one axis
+        unit = (scales.astype(np.float64) * float(parameters[node.input[0]][0])).astype(np.float32)
+        unit = np.maximum(unit, SMALLEST_SCALE)
+        integers = np.clip(np.rint(bias / unit.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
+        # Two readers of one bias may have other units, so each keeps its own.
+        nodes.append(_stored(graph, f"{node.name}_bias", integers, unit, 0, taken))
+        node.input[2] = nodes[-1].output[0]
+    return nodes
+
+
+def _insert(
+    graph: onnx.GraphProto,
+    placed: Placement,
+    parameters: Mapping[str, Parameters],
+    weights: Mapping[Weight, onnx.NodeProto],
+    stored: list[onnx.NodeProto],
+    taken: set[str],
+) -> None:
+    # An output of the network keeps its name: there the float value before rounding takes another.
+    shown = {value.name for value in graph.output if placed.everywhere}
+    before = {name: unique(f"{name}_float", taken) if name in shown else name for name in parameters}
+    after = {name: name if name in shown else unique(f"{name}_dequantized", taken) for name in parameters}
+    nodes = list(stored)
+    for name in (value.name for value in graph.input if value.name in parameters):
+        nodes += _pair(graph, name, before[name], after[name], parameters[name], taken)
+    for position, node in enumerate(graph.node):
+        for place_, name in enumerate(node.input):
+            weight = placed.weights.get((position, place_))
+            if weight is not None:
+                node.input[place_] = weights[weight].output[0]
+            elif name in parameters and (placed.everywhere or (position, place_) in placed.readers):
+                node.input[place_] = after[name]
+        made = list(node.output)
+        node.output[:] = [before.get(name, name) for name in made]
+        nodes.append(node)
+        for name in made:
+            if name in parameters:
+                nodes += _pair(graph, name, before[name], after[name], parameters[name], taken)
+    replace_nodes(graph, nodes)
+
+
+def _pair(
+    graph: onnx.GraphProto, name: str, before: str, after: str, parameters: Parameters, taken: set[str]
+) -> list[onnx.NodeProto]:
+    scale, zero, integers, quantize, dequantize = (
+        unique(f"{name}_{end}", taken) for end in ("scale", "zero", "int8", "quantize", "dequantize")
+    )
+    graph.initializer.append(numpy_helper.from_array(np.asarray(parameters[0], np.float32), scale))
+    graph.initializer.append(numpy_helper.from_array(parameters[1], zero))
+    return [
+        helper.make_node("QuantizeLinear", [before, scale, zero], [integers], name=quantize),
+        helper.make_node("DequantizeLinear", [integers, scale, zero], [after], name=dequantize),
+    ]

@@ -1,0 +1,1 @@
+"""What is shipped to a board? The signed bundle, and the delta from the version before."""

@@ -1,0 +1,242 @@
+"""A bundle: what goes to a board, in one directory, with every file's hash in a manifest that can be signed.
+
+    bundle/
+      manifest.json            name, target, board, release, expiry, and each file's SHA-256 and size
+      manifest.json.sig        by `ssh-keygen -Y sign`
+      model.onnx               the network; an engine beside it only if one was given
+      golden/inputs.npz        inputs, and what the network answered to them where it was made:
+      golden/outputs.npz       a board checks itself against these
+      report.json, report.html, recipe, measurements, licences
+
+What may be loaded of it is decided on the board, by `targets/release/trust.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...targets import __version__
+from ...targets.artifact import read_json, sha256_of, write_json
+from ...targets.errors import ArtifactError
+from ...targets.release.manifest import ENGINES, LARGEST_RELEASE, MANIFEST, SCHEMA, SIGNATURE, check_name
+from ...targets.release.signature import NAMESPACE
+from ...targets.runtimes.open import open_session
+from ...targets.runtimes.session import random_inputs
+from ...targets.target import Target
+from ..onnx_graph.external_data import copy_as_one
+
+_GOLDEN_SAMPLES = 4
+_REPORTS = ("report.json", "report.html")
+# Of the largest output. Other kernels round INT8 and FP16 elsewhere; one rounding is some 0.8 % of a range.
+_TOLERANCE = {"onnxruntime": 0.01, "tensorrt": 0.05}
+
+
+def bundle(
+    run: Path,
+    place: Path,
+    *,
+    target: Target,
+    network: str | None = None,
+    engine: Path | None = None,
+    extras: Sequence[Path] = (),
+    key: Path | None = None,
+    release: int | None = None,
+    expires: str | None = None,
+    tolerance: float | None = None,
+) -> Path:
+    """Makes a bundle of a run's last network, or the one that is named, and returns its directory.
+
+    Args:
+        run: a run's directory, or an ONNX file.
+        target: the board that it is for; its TensorRT and compute capability are written into the manifest.
+        engine: a plan built on such a board; it will only load with a signature.
+        extras: licences, the recipe, measurements.
+        key: an SSH key, private, or public with the private one in an agent; without it nothing is signed.
+        release: its number. A board takes none below the highest that it had, so it must rise; by default the
+            time now, as 20261123021500.
+        expires: the last day on which a board installs it, as 2027-06-30 (UTC); by default it never expires.
+        tolerance: how far a board's golden outputs may be off, of the largest one; by default 0.01, and 0.05
+            for TensorRT.
+
+    Raises:
+        ArtifactError: something is missing or no number or day, or the place holds something else.
+        ModelError: the network does not run here, so that there would be nothing to check a board against.
+    """
+    now = datetime.now(timezone.utc)
+    dated = {
+        "release": _release(release, now),
+        "made_at": now.isoformat(timespec="seconds"),
+        "expires": _expiry(expires, now),
+    }
+    allowed = _TOLERANCE[target.runtime] if tolerance is None else tolerance
+    if not 0 <= allowed <= 1:
+        raise ArtifactError(f"The tolerance {allowed} is no share.", "Give 0 to 1, such as 0.01.")
+    model, name, reports = _chosen(run, network)
+    part = place.with_name(f".{place.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    if place.exists() and not (place / MANIFEST).is_file():
+        raise ArtifactError(
+            f"{place} is there already, and is no bundle.", "Choose another place with --out."
+        )
+    try:
+        part.mkdir(parents=True)
+        copy_as_one(model, part / "model.onnx")  # a board opens the one file whose bytes it checked
+        for path in (*reports, *extras, *([engine] if engine else [])):
+            _copy(path, part)
+        _write_golden(part / "model.onnx", part / "golden")
+        _write_manifest(part, name, target, engine, dated=dated, tolerance=allowed)
+        if key is not None:
+            _sign(part / MANIFEST, key)
+        shutil.rmtree(place, ignore_errors=True)
+        part.rename(place)
+    except OSError as error:
+        raise ArtifactError(
+            f"The bundle cannot be written to {place}: {error.strerror or error}.",
+            "Free some space, or choose another place with --out.",
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return place
+
+
+def _chosen(run: Path, network: str | None) -> tuple[Path, str, list[Path]]:
+    """The network's file, the bundle's name, and the reports that go with it."""
+    if run.suffix == ".onnx":
+        if not run.is_file():
+            raise ArtifactError(f"{run} does not exist.", "Check the path.")
+        return run, _plain(run.stem), []
+    if not (run / "report.json").is_file():
+        raise ArtifactError(
+            f"{run} is neither a finished run nor an ONNX file: {run / 'report.json'} does not exist.",
+            "Give the folder of a run that ended (deadweight run RECIPE --out DIR), or MODEL.onnx.",
+        )
+    report = read_json(run / "report.json")
+    shipped = [row["name"] for row in report["rows"] if (run / "networks" / f"{row['name']}.onnx").is_file()]
+    if not shipped or network not in (None, *shipped):
+        held = f"It has {', '.join(shipped)}." if shipped else "Run it with the stage export."
+        wanted = f"a network called '{network}'" if network else "a network to ship"
+        raise ArtifactError(f"{run} does not have {wanted}.", held)
+    chosen = network or shipped[-1]
+    reports = [run / name for name in _REPORTS if (run / name).is_file()]
+    return run / "networks" / f"{chosen}.onnx", _plain(f"{report.get('name', run.name)}-{chosen}"), reports
+
+
+def _copy(path: Path, part: Path) -> None:
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist.", "Check the path.")
+    if (part / path.name).exists():
+        raise ArtifactError(f"Two files of the bundle are called {path.name}.", "Rename one of them.")
+    shutil.copyfile(path, part / check_name(path.name))
+
+
+def _write_golden(model: Path, folder: Path) -> None:
+    """Inputs at random, and what the network answers to them on this machine."""
+    session = open_session(model)
+    try:
+        inputs = random_inputs(session.inputs, batch=_GOLDEN_SAMPLES)
+        outputs = session.run(inputs)
+    finally:
+        session.close()
+    folder.mkdir()
+    np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]  # names are the model's own
+    np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]
+
+
+def _release(given: int | None, now: datetime) -> int:
+    release = int(now.strftime("%Y%m%d%H%M%S")) if given is None else given
+    if not 1 <= release <= LARGEST_RELEASE:
+        raise ArtifactError(f"{release} is no release number.", "Give a whole number from 1 on that rises.")
+    return release
+
+
+def _expiry(given: str | None, now: datetime) -> str | None:
+    """The last second of a day."""
+    if given is None:
+        return None
+    try:
+        day = date.fromisoformat(given)
+    except ValueError as error:
+        raise ArtifactError(f"{given!r} is no day.", "Give it as 2027-06-30.") from error
+    end = datetime(day.year, day.month, day.day, tzinfo=timezone.utc) + timedelta(hours=24, seconds=-1)
+    if end < now:
+        raise ArtifactError(
+            f"A bundle that expires on {given} would be refused already.", "Give a later day."
+        )
+    return end.isoformat(timespec="seconds")
+
+
+def _write_manifest(
+    part: Path,
+    name: str,
+    target: Target,
+    engine: Path | None,
+    *,
+    dated: Mapping[str, Any],
+    tolerance: float,
+) -> None:
+    files = sorted(path for path in part.rglob("*") if path.is_file())
+    manifest: Mapping[str, Any] = {
+        "schema": SCHEMA,
+        "name": name,
+        "made_by": f"deadweight {__version__}",
+        "target": target.name,
+        "board": _board(target, engine),
+        "model": engine.name if engine else "model.onnx",
+        **dated,
+        "golden": {
+            "inputs": "golden/inputs.npz",
+            "outputs": "golden/outputs.npz",
+            "tolerance": tolerance,
+        },
+        "files": {
+            path.relative_to(part).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+            for path in files
+        },
+    }
+    write_json(part / MANIFEST, manifest)
+
+
+def _board(target: Target, engine: Path | None) -> dict[str, str | None]:
+    """What a board must have: the target's own facts, and for an engine what its record says."""
+    if target.runtime != "tensorrt":
+        if engine is not None:
+            raise ArtifactError(
+                f"{target.name} runs {target.runtime} and takes no engine.", "Name the board with --target."
+            )
+        return {"compute_capability": None, "tensorrt": None}
+    told = {name: target.fact(name) for name in ("compute_capability", "tensorrt")}
+    board = {name: None if fact is None else str(fact.value) for name, fact in told.items()}
+    record = Path(f"{engine}.json") if engine else None
+    if engine is not None and engine.suffix not in ENGINES:
+        raise ArtifactError(f"{engine} is no engine by its name.", f"Engines end in {' or '.join(ENGINES)}.")
+    if record is not None and record.is_file():
+        board["tensorrt"] = str(read_json(record)["tensorrt"]["version"])
+    return board
+
+
+def _sign(manifest: Path, key: Path) -> None:
+    if not key.exists():
+        raise ArtifactError(f"There is no key at {key}.", "Make one: ssh-keygen -t ed25519 -f release_key")
+    command = ["ssh-keygen", "-Y", "sign", "-n", NAMESPACE, "-f", str(key), str(manifest)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ArtifactError("ssh-keygen is not installed here.", "Install OpenSSH's client.") from error
+    if done.returncode or not (manifest.parent / SIGNATURE).is_file():
+        words = done.stderr.strip().splitlines() or ["ssh-keygen refused"]
+        raise ArtifactError(
+            f"{key} cannot sign: {words[-1]}",
+            "Give the private key, or its public one with the private one in ssh-agent.",
+        )
+
+
+def _plain(name: str) -> str:
+    return (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "bundle")[:64]

@@ -1,0 +1,220 @@
+"""Which single weights stay: masks over a network's weights, how they are chosen, and how they are held.
+
+A mask is a boolean tensor of a weight's shape; what it leaves out is zero in the network. Biases, norms and
+embeddings are never masked. The network keeps its shapes, so a dense kernel has as much to do as before:
+only storage that leaves zeros out, or a kernel made for the pattern, has less.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ...targets.errors import ArtifactError, ModelError, RecipeError
+from ..pruning.copies import copied_module
+from ..training.checkpoint import write_tensors
+from ..training.loop import Masks as Masks
+from ..training.loop import hold, holding
+
+if TYPE_CHECKING:
+    from ..importance.allocation import Scope
+
+KEPT, OF = 2, 4  # what sparse tensor cores take: two of four neighbours along a layer's inputs
+
+
+def weights_of(model: nn.Module, dense: Iterable[str] = ()) -> dict[str, nn.Parameter]:
+    """The weights that may be masked, by name: parameters of two or more axes that are no embeddings.
+
+    Args:
+        dense: layers (or parameters) that are left out, by their names in the network.
+
+    Raises:
+        RecipeError: there is no layer of such a name.
+        ModelError: nothing is left that could be masked.
+    """
+    tables = {id(one.weight) for one in model.modules() if isinstance(one, (nn.Embedding, nn.EmbeddingBag))}
+    found = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if weight.dim() > 1 and id(weight) not in tables
+    }
+    for wanted in dense:
+        for name in named(found, wanted):
+            del found[name]
+    if not found:
+        raise ModelError(
+            "This network has no weights that could be masked.", "Leave fewer layers dense, or use another."
+        )
+    return found
+
+
+def named(weights: Iterable[str], layer: str) -> list[str]:
+    """Those of some weights that are a layer's, or that one itself.
+
+    Raises:
+        RecipeError: none is.
+    """
+    known = list(weights)
+    found = [name for name in known if name == layer or name.startswith(f"{layer}.")]
+    if not found:
+        raise RecipeError(
+            f'The network has no weights called "{layer}".',
+            f"It has {', '.join(name.removesuffix('.weight') for name in known) or 'none'}.",
+        )
+    return found
+
+
+def magnitude_masks(
+    weights: Mapping[str, Tensor],
+    share: float,
+    *,
+    scope: Scope = "local",
+    shares: Mapping[str, float] | None = None,
+    before: Masks | None = None,
+) -> dict[str, Tensor]:
+    """Drops the weights of least magnitude (Han et al. 2015, "Learning both Weights").
+
+    Args:
+        share: of the weights that are left, how many go.
+        scope: "local" takes this share of each layer, "global" the lowest of all layers; a layer's largest
+            weight stays in either case, so that none is emptied.
+        shares: another share for single layers by name; "local" alone.
+        before: earlier masks; what they dropped stays dropped and is not counted.
+    """
+    shares = shares or {}
+    before = before or all_kept(weights)
+    if scope == "global":
+        values = torch.cat([_ranked(weights[name], before[name]) for name in weights])
+        gone = _count(share, sum(int(before[name].sum()) for name in weights))
+        limit = torch.zeros(values.numel(), dtype=torch.bool)
+        # What was dropped before ranks lowest of all, and goes again.
+        limit[torch.argsort(values, stable=True)[: gone + int((values == -1).sum())]] = True
+        parts = torch.split(~limit, [weights[name].numel() for name in weights])
+        masks = {name: part.reshape(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
+    else:
+        masks = {}
+        for name, weight in weights.items():
+            own = shares.get(name, shares.get(name.removesuffix(".weight"), share))
+            left = int(before[name].sum())
+            dropped = weight.numel() - left + _count(own, left)
+            mask = torch.ones(weight.numel(), dtype=torch.bool)
+            mask[torch.argsort(_ranked(weight, before[name]), stable=True)[:dropped]] = False
+            masks[name] = mask.reshape(weight.shape)
+    for name, weight in weights.items():
+        masks[name].view(-1)[int(weight.detach().abs().argmax())] = True
+    return masks
+
+
+def threshold_masks(weights: Mapping[str, Tensor], threshold: float) -> dict[str, Tensor]:
+    """Drops all weights whose magnitude is under a threshold.
+
+    Raises:
+        RecipeError: it is no positive number.
+        ModelError: a layer would keep nothing.
+    """
+    if not threshold > 0:
+        raise RecipeError(f"The threshold is {threshold}.", "Give a number above 0, in the weights' units.")
+    masks = {name: weight.detach().abs() >= threshold for name, weight in weights.items()}
+    empty = [name for name, mask in masks.items() if not bool(mask.any())]
+    if empty:
+        largest = min(float(weights[name].detach().abs().max()) for name in empty)
+        raise ModelError(
+            f"The threshold {threshold:g} keeps nothing of {', '.join(empty)}: no weight there is larger "
+            f"than {largest:.3g}.",
+            f"Give a threshold well below {largest:.3g}, or a share of the weights instead.",
+        )
+    return masks
+
+
+def structured_masks(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keeps the two largest of every four neighbours along a layer's inputs: 2:4 (Mishra et al. 2021).
+
+    Inputs are the second axis, as Linear and the convolutions have them; a kernel's positions are kept apart.
+
+    Raises:
+        ModelError: a layer's inputs are no multiple of four.
+    """
+    odd = {name: weight.shape[1] for name, weight in weights.items() if weight.shape[1] % OF}
+    if odd:
+        names = [name.removesuffix(".weight") for name in odd]
+        told = ", ".join(f"{name} ({width} inputs)" for name, width in zip(names, odd.values(), strict=True))
+        listed = ", ".join(f'"{name}"' for name in names)
+        raise ModelError(
+            f"2:4 drops two of every four inputs, and these layers have no multiple of 4: {told}.",
+            f"Leave them as they are (dense = [{listed}]), or give them widths that are multiples of 4.",
+        )
+    masks = {}
+    for name, weight in weights.items():
+        fours = weight.detach().abs().movedim(1, -1)
+        ranks = fours.reshape(-1, OF).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        masks[name] = (ranks < KEPT).reshape(fours.shape).movedim(-1, 1).contiguous()
+    return masks
+
+
+def is_structured(mask: Tensor) -> bool:
+    """Whether of every four neighbours along the inputs two at most stay."""
+    if mask.shape[1] % OF:
+        return False
+    return bool((mask.movedim(1, -1).reshape(-1, OF).sum(1) <= KEPT).all())
+
+
+def random_masks(masks: Masks, *, seed: int) -> dict[str, Tensor]:
+    """Masks that keep as many weights of each layer as others do, drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: mask.reshape(-1)[torch.randperm(mask.numel(), generator=generator)].reshape(mask.shape)
+        for name, mask in masks.items()
+    }
+
+
+def all_kept(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks that drop nothing."""
+    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+
+
+def masked(model: nn.Module, masks: Masks) -> nn.Module:
+    """A copy of a network whose dropped weights are zero."""
+    copy = copied_module(model, {})
+    hold(holding(copy, masks))
+    return copy
+
+
+def kept_share(masks: Masks) -> float:
+    """How much of the masked weights stays, 0 to 1."""
+    return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+
+
+def save_masks(path: Path, masks: Masks, pattern: str) -> None:
+    """Writes masks and the name of their pattern."""
+    write_tensors(path, masks, {"masks": json.dumps({"pattern": pattern})})
+
+
+def load_masks(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Masks, and the name of their pattern.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            pattern = str(json.loads(file.metadata()["masks"])["pattern"])
+            return {name: file.get_tensor(name) for name in file.keys()}, pattern  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"The masks {path} are damaged: {error}.", "Delete the file and run the same recipe again."
+        ) from error
+
+
+def _ranked(weight: Tensor, mask: Tensor) -> Tensor:
+    """Magnitudes in one row; what was dropped before is -1, below all."""
+    return torch.where(mask, weight.detach().abs().double(), -1.0).reshape(-1).cpu()
+
+
+def _count(share: float, of: int) -> int:
+    return int(round(share * of, 9))

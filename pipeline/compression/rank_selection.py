@@ -1,0 +1,240 @@
+"""Which rank each layer gets: what the choices are, what each costs and keeps, and the way down through them.
+
+A layer may be whole or thin, at one of several ranks. The way down starts with all layers whole; each step
+makes one layer thinner, the one that loses the least energy for what it saves (the greedy selection of Zhang
+et al. 2015, section 2.4, on the weights' energy). Cost is multiply-adds, or seconds where they were measured;
+ranks that cost more than the whole layer are no choice at all. A goal (a score, a speed) is then met by
+looking for the place on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ...export.to_onnx import to_onnx
+from ...targets.target import Alignment, Target
+from ...targets.timing.layers import Layer, judge_layers
+from ...targets.timing.ort_layers import LAYER_PROTOCOL, time_layers
+from ..pruning.factors import METHODS, Parts, cut, energies, full_ranks
+from ..pruning.plan import Factors
+from ..work import Progress
+
+COARSE = (0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)
+FINE = tuple(step / 32 for step in range(31, 0, -1))
+"""The ranks that are tried, as shares of those at which thin layers cost what the whole one does: few where
+each is timed, many where it is counted."""
+_NEXT_TO_NONE = 1e-12
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Ranks for one layer: the `energy` they keep, 0 to 1, and what they `cost`."""
+
+    ranks: tuple[int, ...]
+    energy: float
+    cost: float
+
+
+Chosen = Mapping[str, Choice]
+"""By layer, for those that are made thin."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A layer that can be made thin.
+
+    Attributes:
+        parts: its thin layers at full rank.
+        energies: see `factors.energies`.
+        positions: for each thin layer, how many places it computes for one sample; `whole` for the layer.
+        align: what the target likes ranks to be.
+    """
+
+    name: str
+    method: str
+    parts: Parts
+    energies: Tensor
+    size: int
+    whole: int
+    positions: tuple[int, ...]
+    align: Alignment
+
+    @classmethod
+    def of(
+        cls, name: str, method: str, weight: Tensor, shapes: Sequence[tuple[tuple[int, ...], ...]], to: Target
+    ) -> Candidate:
+        """A layer that was called with inputs and outputs of these shapes."""
+        parts = METHODS[method](weight.detach().cpu())
+        rows = [_positions(method, given, made) for given, made in shapes]
+        positions = tuple(sum(each) for each in zip(*rows, strict=True))
+        whole = sum(_places(made, method) for _, made in shapes)
+        kind = "conv" if method != "svd" else "linear" if whole == 1 else "matmul"
+        return cls(name, method, parts, energies(parts), weight.numel(), whole, positions, to.align(kind))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the whole layer for one sample."""
+        return self.size * self.whole
+
+    def at(self, ranks: tuple[int, ...]) -> Choice:
+        """These ranks, at the cost of their multiply-adds."""
+        sizes = [part.numel() for part in cut(self.parts, ranks)]
+        cost = sum(size * places for size, places in zip(sizes, self.positions, strict=True))
+        energy = float(self.energies[tuple(rank - 1 for rank in ranks)])
+        return Choice(ranks, min(energy, 1.0), float(cost))
+
+    def keeping(self, energy: float) -> Choice:
+        """The cheapest ranks that keep so much energy, rounded up to what the target likes."""
+        enough = self.energies >= min(energy, float(self.energies.flatten()[-1])) - 1e-12
+        if enough.dim() == 1:
+            return self.at(self._rounded((int(enough.int().argmax()) + 1,)))
+        rows = [row for row in range(len(enough)) if bool(enough[row].any())]
+        tried = [self.at(self._rounded((row + 1, int(enough[row].int().argmax()) + 1))) for row in rows]
+        return min(tried, key=lambda choice: choice.cost)
+
+    def choices(self, shares: Sequence[float] = FINE) -> list[Choice]:
+        """Ranks to try, the highest first; all cost less than the whole layer."""
+        most, even = full_ranks(self.parts), self._share_at_even()
+        wanted = [tuple(max(1, math.floor(even * share * top)) for top in most) for share in shares]
+        found = [self.at(ranks) for ranks in dict.fromkeys(self._rounded(ranks) for ranks in wanted)]
+        return [choice for choice in found if choice.cost < self.macs]
+
+    def _share_at_even(self) -> float:
+        """The share of its full ranks at which a thin layer costs what the whole one does, at most 1."""
+        most, low, high = full_ranks(self.parts), 0.0, 1.0
+        for _ in range(20):
+            middle = (low + high) / 2
+            ranks = tuple(max(1, round(middle * top)) for top in most)
+            low, high = (middle, high) if self.at(ranks).cost <= self.macs else (low, middle)
+        return high
+
+    def _rounded(self, ranks: Sequence[int]) -> tuple[int, ...]:
+        most = full_ranks(self.parts)
+        return tuple(self.align.rounded(rank, width=top) for rank, top in zip(ranks, most, strict=True))
+
+
+def way_down(whole: Mapping[str, float], choices: Mapping[str, Sequence[Choice]]) -> list[dict[str, Choice]]:
+    """What is chosen at each step of the way, from nothing thin to all as thin as it can be.
+
+    Args:
+        whole: by layer, what it costs whole.
+        choices: by layer, its choices; those that cost more than it does whole are never taken.
+    """
+    way: list[dict[str, Choice]] = [{}]
+    while True:
+        now = way[-1]
+        best: tuple[float, str, Choice] | None = None
+        for name, own in choices.items():
+            energy, cost = (now[name].energy, now[name].cost) if name in now else (1.0, whole[name])
+            for choice in own:
+                if choice.cost < cost and choice.energy <= energy:
+                    lost = math.log(max(energy, _NEXT_TO_NONE) / max(choice.energy, _NEXT_TO_NONE))
+                    price = lost / (cost - choice.cost)
+                    if best is None or price < best[0]:
+                        best = (price, name, choice)
+        if best is None:
+            return way
+        way.append({**now, best[1]: best[2]})
+
+
+def between(before: Chosen, after: Chosen, found: Mapping[str, Candidate]) -> list[dict[str, Choice]]:
+    """One step of the way as many: with the ranks that lie between, of the layer it makes thinner."""
+    name = next(name for name, choice in after.items() if before.get(name) != choice)
+    top = before[name].energy if name in before else math.inf
+    finer = [one for one in found[name].choices() if after[name].energy < one.energy < top]
+    return [dict(before), *({**before, name: one} for one in finer), dict(after)]
+
+
+def last_within(count: int, within: Callable[[int], bool]) -> int:
+    """The last of `count` places on the way within a goal, by halving; the first is taken as within."""
+    low, high = 0, count - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if within(middle) else (low, middle - 1)
+    return low
+
+
+def measured(
+    model: nn.Module,
+    choices: Mapping[str, Sequence[Choice]],
+    make: Callable[[Mapping[str, tuple[int, ...]]], nn.Module],
+    example: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    seed: int,
+    events: int,
+    progress: Progress,
+) -> tuple[dict[str, float], dict[str, list[Choice]], dict[str, str]]:
+    """What layers and their choices take on this machine, in seconds, from one profile of networks by turns.
+
+    The first network is whole, in the next every layer has its first choice, and so on. A choice stays one
+    only where the thin layers together are faster than the whole layer, judged as layers always are: all
+    layers at once, corrected for their number.
+
+    Args:
+        make: the network with these ranks by layer.
+
+    Returns:
+        The time of whole layers, the choices that are faster with their times for costs, and, by layer for
+        which there is none, why.
+    """
+    deepest = max(map(len, choices.values()))
+    levels = [{n: own[at] for n, own in choices.items() if at < len(own)} for at in range(deepest)]
+    files = {"whole": folder / "whole.onnx"}
+    to_onnx(model, example, files["whole"])
+    for at, level in enumerate(levels):
+        files[f"level {at}"] = folder / f"level{at}.onnx"
+        progress(at, deepest, "factorize: networks to time")
+        to_onnx(make({name: choice.ranks for name, choice in level.items()}), example, files[f"level {at}"])
+    protocol = replace(LAYER_PROTOCOL, events=events, seed=seed)
+    timed = time_layers(files, protocol=protocol, progress=lambda d, t: progress(d, t, "factorize: layers"))
+    before = {name: one for name in choices if (one := together(timed["whole"], name)) is not None}
+    whole = {name: layer.median_s for name, layer in before.items()}
+    faster: dict[str, list[Choice]] = {name: [] for name in choices}
+    said: dict[str, list[str]] = {name: [] for name in choices}
+    for at, level in enumerate(levels):
+        after = {n: one for n in level if n in before and (one := together(timed[f"level {at}"], n))}
+        for found in judge_layers({name: before[name] for name in after}, after) if after else ():
+            choice = level[found.name]
+            if found.outcome == "faster":
+                faster[found.name].append(replace(choice, cost=whole[found.name] / found.ratio))
+            said[found.name].append(f"{'+'.join(map(str, choice.ranks))}: {found.ratio:.2f}x")
+    slow = {
+        name: f"its thin layers are not measured faster (rank {', '.join(told) or 'none was timed'})"
+        for name, told in said.items()
+        if not faster[name]
+    }
+    return whole, {name: own for name, own in faster.items() if own}, slow
+
+
+def together(layers: Mapping[str, Layer], name: str) -> Layer | None:
+    """The times of what a module became in the file, as of one layer; None if nothing of it was timed."""
+    own = [layer for at, layer in layers.items() if at == name or at.startswith((f"{name}/", f"{name}."))]
+    if not own:
+        return None
+    times = own[0].times_s
+    for layer in own[1:]:
+        times = times + layer.times_s
+    return replace(own[0], name=name, times_s=times)
+
+
+def _positions(method: str, given: tuple[int, ...], made: tuple[int, ...]) -> tuple[int, ...]:
+    """How many places each thin layer computes for one sample."""
+    out = _places(made, method)
+    if method == "spatial":
+        return made[-2] * given[-1], out
+    return (given[-2] * given[-1], out, out) if method == "tucker" else (out, out)
+
+
+def _places(made: tuple[int, ...], method: str) -> int:
+    return math.prod(made[1:-1]) if method == "svd" else made[-2] * made[-1]
+
+
+def factors_of(candidates: Mapping[str, Candidate], chosen: Chosen) -> dict[str, Factors]:
+    """The same as a plan has it."""
+    return {name: Factors(candidates[name].method, choice.ranks) for name, choice in chosen.items()}

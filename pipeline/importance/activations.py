@@ -1,0 +1,218 @@
+"""Activation statistics: how alive every unit of a network is, over a pass of its data.
+
+Everything is kept by group and unit, as pruning asks for it: `collect` runs the data through a graph with
+observers in it (`observe`) and brings what they saw at each place down to one row of figures a unit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.fx import GraphModule
+
+from ...targets.errors import ArtifactError, ModelError, WorkloadError
+from ..pruning.groups import Group, Groups
+from ..training.checkpoint import write_tensors
+from .hooks import Observer, observe
+from .moments import fold
+
+_FIELDS = ("mean", "std", "mean_abs", "zero_share", "maximum", "count")
+
+
+@dataclass(frozen=True)
+class UnitStatistics:
+    """Of a group's units, float64[size] each, over every sample and position of the pass.
+
+    Attributes:
+        std: the population standard deviation (over n, not n - 1).
+        mean_abs: the mean of the absolute values; equal to the mean after a ReLU.
+        zero_share: the share of values that are exactly zero, 0 to 1.
+        count: how many values stand behind each unit's figures; where a unit is read in several places, the
+            fewest.
+
+    A unit that is read in several places counts by its most alive figure in each respect: the mean farthest
+    from zero, the largest deviation, magnitude and maximum, the smallest share of zeros. So a unit is under
+    a threshold only if it is so wherever it is read, and removing it is an equally small change everywhere.
+    """
+
+    mean: Tensor
+    std: Tensor
+    mean_abs: Tensor
+    zero_share: Tensor
+    maximum: Tensor
+    count: Tensor
+
+
+@dataclass(frozen=True)
+class ActivationStatistics:
+    """The statistics of a network's groups, in the order of the forward pass.
+
+    Attributes:
+        groups: by the group's name.
+        measured: units times batches that were measured.
+        shifted: how many of these had a mean that dwarfs the deviation and were measured a second time.
+    """
+
+    groups: Mapping[str, UnitStatistics]
+    measured: int = 0
+    shifted: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The groups' names."""
+        return tuple(self.groups)
+
+    def of(self, name: str) -> UnitStatistics:
+        """The statistics of a group.
+
+        Raises:
+            ModelError: there are none of that name.
+        """
+        if name not in self.groups:
+            known = ", ".join(self.groups) or "none"
+            raise ModelError(
+                f'There are no statistics of the group "{name}"; there are: {known}.',
+                "Collect them from the network that is being pruned: "
+                'put the stage "statistics" right before the stage that asks for them.',
+            )
+        return self.groups[name]
+
+    def words(self) -> str:
+        """What was measured, in a sentence."""
+        units = sum(len(group.mean) for group in self.groups.values())
+        twice = f"; {self.shifted / self.measured:.2%} measured twice" if self.shifted else ""
+        return f"{units} units in {len(self.groups)} groups{twice}"
+
+    def save(self, path: Path) -> None:
+        """Writes a safetensors file; equal statistics are equal bytes."""
+        tensors = {
+            f"{name}/{field}": getattr(units, field)
+            for name, units in self.groups.items()
+            for field in _FIELDS
+        }
+        about = {"order": list(self.groups), "measured": self.measured, "shifted": self.shifted}
+        # One entry: the format keeps no order among several, and equal contents must be equal bytes.
+        write_tensors(path, tensors, {"statistics": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: Path) -> ActivationStatistics:
+        """Reads what `save` wrote.
+
+        Raises:
+            ArtifactError: the file is missing, damaged or of another kind.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["statistics"])
+                groups = {
+                    name: UnitStatistics(*(file.get_tensor(f"{name}/{field}") for field in _FIELDS))
+                    for name in about["order"]
+                }
+                return cls(groups, about["measured"], about["shifted"])
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{path} does not exist.", "Check the path.") from error
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"{path} holds no activation statistics, or is damaged: {error}.",
+                f"Delete it (rm {path}) and run again: the stage statistics will make it anew.",
+            ) from error
+
+
+def collect(
+    groups: Groups,
+    batches: Iterable[Mapping[str, Tensor]],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> ActivationStatistics:
+    """The statistics of all groups in one pass over `batches`, on the device of the network.
+
+    Args:
+        batches: the inputs by the names of the traced example (forward's, if it had none); what else a
+            batch holds is left alone.
+        progress: is told the number of batches done, after each.
+
+    Raises:
+        WorkloadError: there is no batch with a sample in it, or one does not run through the network.
+        ModelError: an activation is NaN or infinite; it names the group.
+    """
+    graph, observers = observe(groups)
+    done = 0
+    with torch.inference_mode():
+        for inputs in _inputs(graph, batches, groups):
+            try:
+                graph(*inputs)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise WorkloadError(
+                    f"Batch {done + 1}, of shapes {[tuple(value.shape) for value in inputs]}, does not run "
+                    f"through the network: {error}",
+                    "Let batches() yield inputs like those of example_inputs(), with any number of samples.",
+                ) from error
+            done += 1
+            if progress is not None:
+                progress(done)
+    if not done:
+        raise WorkloadError(
+            "There is no sample to take statistics from.",
+            "Let the calibration split hold at least one batch with a sample in it.",
+        )
+    totals = [observer.total() for observer in observers.values()]
+    return ActivationStatistics(
+        groups={group.name: _of_group(group, observers) for group in groups if group.reads},
+        measured=sum(total.measured for total in totals),
+        shifted=sum(total.shifted for total in totals),
+    )
+
+
+def _inputs(
+    graph: GraphModule, batches: Iterable[Mapping[str, Tensor]], groups: Groups
+) -> Iterator[tuple[Tensor, ...]]:
+    """The inputs of each batch in the graph's order and on its device, in pieces if its batch is fixed."""
+    # A Sequential calls its input "input"; the user's names are those of the example.
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
+    names = list(groups.example) if isinstance(groups.example, Mapping) else names
+    fixed = groups.batch
+    tensor = next(itertools.chain(graph.parameters(), graph.buffers()), torch.empty(0))
+    for number, batch in enumerate(batches, start=1):
+        missing = [name for name in names if name not in batch]
+        if missing:
+            raise WorkloadError(
+                f"Batch {number} lacks the inputs {missing}; it has {sorted(batch)}.",
+                "Name the tensors of a batch as forward's parameters.",
+            )
+        inputs = tuple(batch[name].to(tensor.device) for name in names)
+        size = max((len(value) for value in inputs if value.dim()), default=1)
+        if size % (fixed or 1):
+            raise WorkloadError(
+                f"Batch {number} holds {size} samples; this network takes {fixed} at a time.",
+                f"Let the calibration batches hold a multiple of {fixed}, "
+                "or write forward without a fixed batch size.",
+            )
+        for start in range(0, size, fixed or size or 1):
+            yield tuple(value[start : start + (fixed or size)] if value.dim() else value for value in inputs)
+
+
+def _of_group(group: Group, observers: Mapping[str, Observer]) -> UnitStatistics:
+    """The most alive figure of each unit over all places where the group is read."""
+    found = [(observers[read.node], read.units) for read in group.reads]
+    folded = [fold(observer.total(), observer.slots(units), group.size) for observer, units in found]
+    count = torch.stack([moments.count for moments in folded])
+
+    def shares(values: list[Tensor], unseen: float) -> Tensor:
+        return torch.where(count > 0, torch.stack(values) / count, unseen)
+
+    mean = torch.stack([moments.mean for moments in folded])
+    return UnitStatistics(
+        mean=mean.gather(0, mean.abs().argmax(0, keepdim=True)).squeeze(0),
+        std=shares([moments.deviation for moments in folded], 0.0).sqrt().amax(0),
+        mean_abs=shares([moments.magnitude for moments in folded], 0.0).amax(0),
+        zero_share=shares([moments.count - moments.nonzero for moments in folded], 1.0).amin(0),
+        maximum=torch.stack([moments.maximum for moments in folded]).amax(0),
+        count=torch.where(count > 0, count, count.amax(0)).amin(0),
+    )

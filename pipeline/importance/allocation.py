@@ -1,0 +1,119 @@
+"""How many units each group keeps: so many of each, or the best of all groups in one ranking.
+
+A ranking across groups needs scores that can be compared across groups, and the criteria's cannot: a layer
+of small weights is not a useless layer. `NORMALISATIONS` says how they are made comparable. Local budgets are
+the same thing with a unit's place in its own group as its score, so a budget in parameters has one way to be
+met: take the lowest units of the one ranking until enough is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...targets.errors import ModelError
+from ..pruning.groups import Align, Groups, choose
+from ..pruning.plan import Plan
+from .criteria import lamp_of
+
+Scope = Literal["local", "global"]
+Normalise = Literal["mean", "lamp", "none"]
+
+NORMALISATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    # as a multiple of the group's mean score
+    "mean": lambda scores: scores / scores.mean().clamp_min(torch.finfo(scores.dtype).tiny),
+    # as a share of the scores at least as high (Lee et al. 2021)
+    "lamp": lamp_of,
+    # as they are: for criteria in units of the loss, such as taylor
+    "none": lambda scores: scores,
+}
+
+
+def check_scores(groups: Groups, scores: Mapping[str, Tensor]) -> None:
+    """Refuses scores that cannot be ranked.
+
+    Raises:
+        ModelError: a group's scores are not one number a unit, or hold NaN.
+    """
+    for name, own in scores.items():
+        if tuple(own.shape) != (groups[name].size,) or bool(own.isnan().any()):
+            raise ModelError(
+                f'The scores of the group "{name}" have the shape {tuple(own.shape)} and '
+                f"{int(own.isnan().sum())} of them are NaN; it has {groups[name].size} units.",
+                "Let the criterion return one number a unit.",
+            )
+
+
+def ranking(
+    scores: Mapping[str, Tensor], *, scope: Scope = "global", normalise: Normalise = "mean", most: float = 1.0
+) -> list[str]:
+    """The groups' names in the order in which units go: the name once for each unit, the first goes first.
+
+    Args:
+        scores: by group, one number a unit; higher is kept.
+        scope: "local" takes equal shares of all groups, "global" the lowest of all.
+        normalise: for "global", see `NORMALISATIONS`.
+        most: the largest share of a group that may go; one unit stays in any case, so no layer is emptied.
+    """
+    entries = []
+    for at, (name, own) in enumerate(scores.items()):
+        size = len(own)
+        own = torch.sort(own.double()).values
+        common = NORMALISATIONS[normalise](own) if scope == "global" else (torch.arange(size) + 0.5) / size
+        may_go = min(size - 1, int(round(most * size, 9)))
+        entries += [(float(score), at, name) for score in common[:may_go]]
+    return [name for _, _, name in sorted(entries, key=lambda entry: entry[:2])]
+
+
+def kept(groups: Groups, scores: Mapping[str, Tensor], order: list[str], count: int) -> dict[str, int]:
+    """How many units each group keeps when the first `count` of the order go."""
+    return {name: groups[name].size - order[:count].count(name) for name in scores}
+
+
+def choose_by_parameters(
+    model: nn.Module,
+    groups: Groups,
+    scores: Mapping[str, Tensor],
+    *,
+    removed: float,
+    order: list[str],
+    align: Align = None,
+) -> Plan:
+    """The plan that takes the fewest units of an order until that share of the parameters is gone.
+
+    Raises:
+        ModelError: all units that may go are not enough.
+    """
+    total = sum(parameter.numel() for parameter in model.parameters())
+
+    def tried(count: int) -> tuple[Plan, float]:
+        plan = choose(groups, scores, keep=kept(groups, scores, order, count), align=align)
+        return plan, 1 - parameters_left(model, plan) / total
+
+    low, high = 0, len(order)
+    plan, most = tried(high)
+    if most < removed:
+        raise ModelError(
+            f"{removed:.1%} of the parameters were to go, and without emptying a layer only {most:.1%} can.",
+            "Ask for less; let whole heads go too (heads = true); or look at what could not be pruned.",
+        )
+    while low < high:
+        middle = (low + high) // 2
+        found, share = tried(middle)
+        if share >= removed:
+            plan, high = found, middle
+        else:
+            low = middle + 1
+    return plan
+
+
+def parameters_left(model: nn.Module, plan: Plan) -> int:
+    """How many parameters a network has after a plan; one that has several names counts once."""
+    left = 0
+    for name, parameter in model.named_parameters():
+        shape = plan.shapes[name].after if name in plan.shapes else tuple(parameter.shape)
+        left += torch.Size(shape).numel()
+    return left

@@ -1,0 +1,280 @@
+"""How much each unit of a group matters: one function a criterion, `(group, context) -> scores`.
+
+Scores are float64, one a unit; the highest stay. A user's own criterion is a function of the same two
+arguments, named by its dotted path. Units of a group live in several places at once (a residual stream has
+many producers and many readers), and their score combines all of these in one way: what a unit does is judged
+where it is most alive (see `UnitStatistics`); what it weighs is taken over the weights of all its producers,
+or all its readers, as one long vector; what the loss says of it is the slope along one factor that stands in
+front of the unit wherever it is read (see `gradients`).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...targets.errors import ModelError, RecipeError
+from ..pruning.groups import Group
+from .activations import ActivationStatistics, UnitStatistics
+from .gradients import Gradients
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a criterion may ask for.
+
+    Attributes:
+        model: the network that was traced.
+        statistics: of its activations; None where none were collected.
+        seed: of what is drawn at random.
+        gradients: of the loss, over the calibration split; None where there is no workload to ask.
+    """
+
+    model: nn.Module
+    statistics: ActivationStatistics | None = None
+    seed: int = 0
+    gradients: Gradients | None = None
+
+    def activations(self, group: Group) -> UnitStatistics:
+        """The statistics of a group.
+
+        Raises:
+            RecipeError: none were collected.
+            ModelError: those that were are of another network.
+        """
+        if self.statistics is None:
+            raise RecipeError(
+                f'This criterion needs the activations of "{group.name}", and no statistics were collected.',
+                'Put the stage "statistics" before the stage prune, or choose a criterion of the weights: '
+                "weight_l1 or weight_l2.",
+            )
+        found = self.statistics.of(group.name)
+        if len(found.mean) != group.size:
+            raise ModelError(
+                f'The statistics of "{group.name}" are of {len(found.mean)} units, not of its {group.size}.',
+                "Collect the statistics anew from the network that is being pruned.",
+            )
+        return found
+
+    def slopes(self, group: Group) -> Tensor:
+        """By batch, the slope of the loss along a factor in front of each unit: float64[batches, size].
+
+        Raises:
+            RecipeError: there is no workload whose loss could be asked.
+        """
+        if self.gradients is None:
+            raise RecipeError(
+                f'This criterion needs the slope of the loss at "{group.name}", and no gradients were given.',
+                "Give Context(gradients=Gradients(model, groups, workload)), or prune by a recipe.",
+            )
+        return self.gradients.slopes[group.name]
+
+    def weights(self, name: str) -> Tensor:
+        """A parameter or buffer by its name in the model.
+
+        Raises:
+            ModelError: there is none.
+        """
+        if name not in self._tensors:
+            raise ModelError(
+                f'The network has no parameter "{name}".',
+                "Give the network from which the groups were traced.",
+            )
+        return self._tensors[name].detach()
+
+    def has(self, name: str) -> bool:
+        """Whether the model has a parameter or buffer of this name."""
+        return name in self._tensors
+
+    @functools.cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = dict(self.model.named_buffers(remove_duplicate=False))
+        return found | dict(self.model.named_parameters(remove_duplicate=False))
+
+
+Criterion = Callable[[Group, Context], Tensor]
+
+CRITERIA = (
+    "activation",
+    "activation_std",
+    "activation_outgoing",
+    "mean_absolute",
+    "apoz",
+    "weight_l1",
+    "weight_l2",
+    "batch_norm",
+    "taylor",
+    "geometric_median",
+    "lamp",
+    "random",
+)
+"""The names of ours, for messages; a dotted path names any other."""
+
+
+def below(statistics: UnitStatistics, *, mean: float, std: float) -> Tensor:
+    """Which units are dead, bool[size]: mean and standard deviation both at or under their thresholds.
+
+    Such a unit is near zero and stays there, so that removing it changes little; one with a small deviation
+    around a large mean is a bias in disguise and is kept. A unit that was never seen is not called dead.
+
+    Raises:
+        RecipeError: a threshold is negative or NaN.
+    """
+    for name, threshold in (("mean", mean), ("std", std)):
+        if not threshold >= 0:
+            raise RecipeError(
+                f"The threshold {name} is {threshold}.",
+                "Give a number of 0 or more, in the units of the activations.",
+            )
+    return (statistics.mean.abs() <= mean) & (statistics.std <= std) & (statistics.count > 0)
+
+
+def activation(group: Group, context: Context) -> Tensor:
+    """The distance of (mean, standard deviation) from (0, 0): the root mean square of the activation.
+
+    What `below` cuts as a box, as one order: the units nearest to a constant zero go first.
+    """
+    found = context.activations(group)
+    return torch.hypot(found.mean, found.std)
+
+
+def activation_std(group: Group, context: Context) -> Tensor:
+    """The standard deviation of the activation: units that hardly move go first, whatever their mean.
+
+    A constant unit is a bias in disguise, and `means = true` of the stage prune puts it there.
+    """
+    return context.activations(group).std.clone()
+
+
+def activation_outgoing(group: Group, context: Context) -> Tensor:
+    """The root mean square of the activation times the Euclidean norm of the weights that read it.
+
+    How far, at most, the readers move on average when the unit is gone. Squared it is the second moment of
+    the activation times the weights' energy: the diagonal of Luo et al. 2017, "ThiNet", taken unit by unit.
+    """
+    found = context.activations(group)
+    return torch.hypot(found.mean, found.std) * _sums(group, context, torch.square, "consumer").sqrt()
+
+
+def mean_absolute(group: Group, context: Context) -> Tensor:
+    """The mean absolute activation (Molchanov et al. 2017, "Pruning Convolutional Neural Networks")."""
+    return context.activations(group).mean_abs.clone()
+
+
+def apoz(group: Group, context: Context) -> Tensor:
+    """The share of activations that are not zero.
+
+    One minus APoZ, the average percentage of zeros (Hu et al. 2016, "Network Trimming"). After anything but
+    a ReLU hardly a value is exactly zero, and this says nothing.
+    """
+    return 1 - context.activations(group).zero_share
+
+
+def weight_l1(group: Group, context: Context) -> Tensor:
+    """The sum of the magnitudes of a unit's incoming weights (Li et al. 2017, "Pruning Filters")."""
+    return _sums(group, context, torch.abs)
+
+
+def weight_l2(group: Group, context: Context) -> Tensor:
+    """The Euclidean norm of a unit's incoming weights (Han et al. 2015, "Learning both Weights")."""
+    return _sums(group, context, torch.square).sqrt()
+
+
+def batch_norm(group: Group, context: Context) -> Tensor:
+    """The magnitude of a unit's batch-norm scales (Liu et al. 2017, "Network Slimming").
+
+    Raises:
+        ModelError: no batch norm scales the units of this group.
+    """
+    squares, found = torch.zeros(group.size, dtype=torch.float64), False
+    for piece in group.slices:
+        place, _, name = piece.parameter.rpartition(".")
+        if name == "weight" and context.has(f"{place}.running_var".lstrip(".")) and piece.role == "affine":
+            mine = piece.units >= 0
+            squares.index_add_(
+                0, piece.units[mine], context.weights(piece.parameter).double().cpu()[mine].square()
+            )
+            found = True
+    if not found:
+        raise ModelError(
+            f'No batch norm scales the units of "{group.name}".',
+            "Choose another criterion: this one is for networks whose every layer has a batch norm.",
+        )
+    return squares.sqrt()
+
+
+def taylor(group: Group, context: Context) -> Tensor:
+    """The squared first-order change of the loss when a unit is switched off, averaged over the batches.
+
+    Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning", with the gate in front of the
+    unit's readers: equal to the slope along the activation times the activation (their paper of 2017).
+    """
+    return context.slopes(group).square().mean(0)
+
+
+def geometric_median(group: Group, context: Context) -> Tensor:
+    """The sum of distances to the weights of all other units: what others can stand in for goes first.
+
+    He et al. 2019, "Filter Pruning via Geometric Median".
+    """
+    squares = torch.zeros(group.size, group.size, dtype=torch.float64)
+    for vectors in _vectors(group, context):
+        squares += torch.cdist(vectors, vectors).square()
+    return squares.sqrt().sum(1)
+
+
+def lamp(group: Group, context: Context) -> Tensor:
+    """The squared weight norm as a share of that of all units at least as heavy (Lee et al. 2021, "LAMP").
+
+    Within a group this is the order of `weight_l2`; it is meant for one ranking across groups.
+    """
+    return lamp_of(weight_l2(group, context).square())
+
+
+def lamp_of(scores: Tensor) -> Tensor:
+    """Scores of 0 or more, each as a share of the sum of those at least as high: 1 for the highest."""
+    ascending, order = torch.sort(scores, stable=True)
+    rest = ascending.flip(0).cumsum(0).flip(0)
+    return torch.zeros_like(scores).scatter(
+        0, order, ascending / rest.clamp_min(torch.finfo(rest.dtype).tiny)
+    )
+
+
+def random(group: Group, context: Context) -> Tensor:
+    """The control of every criterion: a draw that depends on the seed and the group's name alone."""
+    digest = hashlib.sha256(f"{context.seed}/{group.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.rand(group.size, generator=generator, dtype=torch.float64)
+
+
+def _sums(group: Group, context: Context, of: Callable[[Tensor], Tensor], role: str = "producer") -> Tensor:
+    """For every unit the sum of `of(weight)` over all weights that make it, or read it; biases left out."""
+    sums = torch.zeros(group.size, dtype=torch.float64)
+    for piece in group.slices:
+        weights = context.weights(piece.parameter)
+        if piece.role != role or weights.dim() < 2:
+            continue
+        each = of(weights.double()).movedim(piece.axis, 0).flatten(1).sum(1).cpu()
+        mine = piece.units >= 0
+        sums.index_add_(0, piece.units[mine], each[mine])
+    return sums
+
+
+def _vectors(group: Group, context: Context) -> Iterator[Tensor]:
+    """Of every parameter that produces the group, each unit's weights as a row: float64[size, weights]."""
+    for piece in group.slices:
+        weights = context.weights(piece.parameter)
+        if piece.role != "producer" or weights.dim() < 2:
+            continue
+        mine = (piece.units >= 0).nonzero().reshape(-1)
+        units, order = torch.sort(piece.units[mine], stable=True)
+        place = torch.arange(len(units)) - torch.searchsorted(units, units)  # which of its unit's rows it is
+        rows = weights.double().cpu().movedim(piece.axis, 0).flatten(1)[mine[order]]
+        vectors = torch.zeros(group.size, int(place.max()) + 1, rows.shape[1], dtype=torch.float64)
+        vectors[units, place] = rows
+        yield vectors.flatten(1)

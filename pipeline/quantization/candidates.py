@@ -1,0 +1,180 @@
+"""INT8 networks that are held against each other: on the validation split, and on this machine's clock.
+
+Every way to quantize a network gives a candidate. One is kept in the place of another only where it helps by
+both measures: the score on the validation split is not worse, and the outputs lie nearer to the float
+network's. The score alone would choose by the luck of a few samples, the outputs alone by what the score may
+not mind.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ...export.onnx_graph.readback import restore
+from ...export.parity.compare import compare_files, noise_between
+from ...export.quantization.adaround import adaround
+from ...export.quantization.bias_correction import correct_biases
+from ...export.quantization.calibrate import Ranges, calibrate_by
+from ...export.quantization.equalize import equalize
+from ...export.quantization.histogram import METHODS, Method
+from ...export.quantization.placement import Dialect
+from ...export.quantization.to_qdq import Quantized, to_qdq
+from ...targets.runtimes.open import open_session
+from ...targets.timing.clock import time_together
+from ...targets.timing.judge import Judgement, judge
+from ...targets.timing.measurement import Protocol
+from ..training.predict import score_of, session_predict
+from ..work import Work
+from ..workload import inputs_of
+
+Step = Literal["equalize", "adaround", "bias_correction"]
+NEAR = 4  # batches of the validation split on which outputs are compared
+EVENTS = 6  # the fewest that give a 95 % interval
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An INT8 network, and what it is worth.
+
+    Attributes:
+        source: the float file that was rounded: the network itself, or what a step made of it.
+        base: that file before its constants were changed for the sake of int8: the network, or it equalized.
+        skip: weighted operators that were asked to stay in float.
+        score: on the validation split.
+        noise: of its outputs there, as a share of the float network's values.
+    """
+
+    source: Path
+    base: Path
+    ranges: Ranges
+    quantized: Quantized
+    skip: tuple[str, ...]
+    score: float
+    noise: float
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.quantized.path
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What all candidates of a run have in common.
+
+    Attributes:
+        original: the network in float, and `float_score` its score on the validation split.
+        folder: for the candidates' files.
+    """
+
+    work: Work
+    original: Path
+    float_score: float
+    dialect: Dialect
+    folder: Path
+
+    @classmethod
+    def of(cls, work: Work) -> Trials:
+        """Trials of the newest network of a run, in the dialect of its target."""
+        original = work.latest("onnx").path("onnx")
+        dialect: Dialect = "tensorrt" if work.target.runtime == "tensorrt" else "x86"
+        return cls(work, original, validated(work, original), dialect, work.directory / "trials")
+
+    def drop(self, before: float, after: float) -> float:
+        """How much worse the second score is."""
+        return (before - after) * (1 if self.work.workload.higher_is_better else -1)
+
+    def helps(self, new: Candidate, old: Candidate) -> bool:
+        """Whether the new one is to be kept in the place of the old one."""
+        lost = max(self.drop(self.float_score, old.score), 0.0)
+        return self.drop(self.float_score, new.score) <= lost and new.noise < old.noise
+
+    def make(
+        self, name: str, source: Path, base: Path, ranges: Ranges, skip: Sequence[str] = ()
+    ) -> Candidate:
+        """Quantizes and scores; what is in `skip` stays in float."""
+        source = in_float(source, base, skip, self.folder / f"{name}_source.onnx")
+        quantized = to_qdq(
+            source, ranges, self.folder / f"{name}.onnx", dialect=self.dialect, skip=sorted(skip)
+        )
+        near = itertools.islice(inputs_of(self.work.workload, "validation"), NEAR)
+        noise = noise_between(self.original, quantized.path, near)
+        return Candidate(
+            source, base, ranges, quantized, tuple(skip), validated(self.work, quantized.path), noise
+        )
+
+    def calibrated(self, source: Path, methods: Sequence[Method]) -> dict[Method, Ranges]:
+        """Ranges from the calibration split, by method."""
+        return calibrate_by(methods, source, inputs_of(self.work.workload, "calibration"))
+
+
+def in_float(source: Path, base: Path, names: Collection[str], out_path: Path) -> Path:
+    """A float file in which the operators `names` are as they were before they were made ready for int8."""
+    if source == base or not names:
+        return source
+    restore(source, base, names, out_path)
+    return out_path
+
+
+def validated(work: Work, path: Path) -> float:
+    """A file's score on the validation split."""
+    session = open_session(path)
+    try:
+        return score_of(work.workload, session_predict(session), "validation")
+    finally:
+        session.close()
+
+
+def first(trials: Trials, method: Method | Literal["best"]) -> Candidate:
+    """The network quantized as it is, by one method or by the best of all."""
+    methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
+    found = trials.calibrated(trials.original, methods)
+    best = None
+    for name, ranges in found.items():
+        made = trials.make(name, trials.original, trials.original, ranges)
+        best = made if best is None or trials.helps(made, best) else best
+    assert best is not None  # there is one method at least
+    return best
+
+
+def stepped(trials: Trials, step: Step, old: Candidate) -> tuple[Candidate, str]:
+    """A candidate after one more step if that helps, else the old one; and what was found, in words."""
+    out = trials.folder / f"{step}_float.onnx"
+    ranges, data = old.ranges, inputs_of(trials.work.workload, "calibration")
+    if step == "equalize":
+        pairs = equalize(old.source, out)
+        if not pairs:
+            return old, "equalize: no two layers with nothing but a ReLU between them"
+        near = itertools.islice(data, NEAR)
+        compare_files(old.source, out, near, kind="float", name="ONNX -> equalized")
+        method: Method = next(one for one in METHODS if one == old.ranges.method)
+        ranges = trials.calibrated(out, (method,))[method]
+        did = f"equalize: {len(pairs)} pairs of layers"
+    elif step == "adaround":
+        gains = adaround(old.source, old.path, data, out)
+        if not gains:
+            return old, "adaround: no layer it could round"
+        did = f"adaround: {sum(gain.moved for gain in gains.values())} weights rounded the other way"
+    else:
+        taken = correct_biases(old.source, old.path, data, out)
+        if not taken:
+            return old, "bias_correction: no layer with a bias"
+        did = f"bias_correction: {len(taken)} layers, most of all {max(taken, key=lambda name: taken[name])}"
+    new = trials.make(step, out, out if step == "equalize" else old.base, ranges, old.skip)
+    helps = trials.helps(new, old)
+    told = (
+        f"{did}; validation {old.score:.4f} -> {new.score:.4f}, noise {old.noise:.2%} -> {new.noise:.2%}: "
+        f"{'kept' if helps else 'not kept'}"
+    )
+    return (new if helps else old), told
+
+
+def timed(baseline: Path, candidate: Path, *, seed: int = 0) -> Judgement:
+    """Two files timed by turns on this machine, shortly."""
+    pair = {"baseline": baseline, "candidate": candidate}
+    measured = time_together(pair, protocol=Protocol(events=EVENTS, seed=seed))
+    return judge(measured["baseline"], measured["candidate"])

@@ -1,0 +1,162 @@
+"""Which layers lose what in INT8, and the way back to float for the worst of them.
+
+Each layer is rounded alone, all others in float, and one pass over a part of the validation split tells two
+things of it: how much signal its rounding leaves over noise in the outputs, in decibels (SQNR), and what it
+costs in score. Layers go by the first: the score of one layer moves by a few samples' luck.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...export.parity.compare import values_and_errors
+from ...export.quantization.to_qdq import to_qdq
+from ...targets.runtimes.open import open_session
+from ..training.predict import session_predict
+from ..workload import Array, split_batches, users_code
+from .candidates import Candidate, Trials, in_float, timed
+
+BATCHES = 8  # of the validation split
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What INT8 costs in one layer alone: `sqnr_db` on the outputs (of several the worst), `score_drop`."""
+
+    name: str
+    sqnr_db: float
+    score_drop: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The layer as plain JSON values; what is not finite, as the ratio without any noise, is None."""
+        numbers = {"sqnr_db": self.sqnr_db, "score_drop": self.score_drop}
+        return {"name": self.name} | {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+
+
+@dataclass(frozen=True)
+class Return:
+    """A layer given back to float.
+
+    Attributes:
+        score: on the validation split, with it and all before it in float.
+        time: of the network, as a share of that before this return: (value, low, high), measured by turns
+            on this machine; None where this machine is not the target.
+    """
+
+    layer: Layer
+    score: float
+    time: tuple[float, float, float] | None
+
+
+def sensitivity(trials: Trials, candidate: Candidate) -> tuple[Layer, ...]:
+    """Every layer of a candidate that is in INT8, the most sensitive first."""
+    names = candidate.quantized.in_int8
+    float_outputs: list[Mapping[str, Array]] = []
+    whole = _score(trials, trials.original, float_outputs.append)
+    layers = []
+    with tempfile.TemporaryDirectory() as directory:
+        for place, name in enumerate(names):
+            trials.work.progress(place, len(names), f"quantize: sensitivity of {name}")
+            path = Path(directory) / "one.onnx"
+            others = [*candidate.skip, *(other for other in names if other != name)]
+            source = in_float(candidate.source, candidate.base, others, Path(directory) / "source.onnx")
+            to_qdq(source, candidate.ranges, path, dialect=trials.dialect, skip=others)
+            noise = _Noise(float_outputs)
+            score = _score(trials, path, noise.add)
+            layers.append(Layer(name, noise.sqnr_db(), trials.drop(whole, score)))
+    return tuple(sorted(layers, key=lambda layer: layer.sqnr_db))
+
+
+class _Noise:
+    """Power of signal and noise, by output, over the batches in their order."""
+
+    def __init__(self, expected: list[Mapping[str, Array]]) -> None:
+        self._expected = iter(expected)
+        self._powers: dict[str, tuple[float, float]] = {}
+
+    def add(self, outputs: Mapping[str, Array]) -> None:
+        for name, value in next(self._expected).items():
+            signal, noise = self._powers.get(name, (0.0, 0.0))
+            if value.shape != outputs[name].shape:  # as many rows as the data say, see data_dependent.py
+                continue
+            exact, error = values_and_errors(value, outputs[name])
+            signal += float(np.square(exact).sum())
+            self._powers[name] = (signal, noise + float(np.square(error).sum()))
+
+    def sqnr_db(self) -> float:
+        ratios = [signal / noise if noise else math.inf for signal, noise in self._powers.values()]
+        worst = min(ratios, default=math.inf)
+        if worst == 0.0:
+            return -math.inf
+        return 10 * math.log10(worst) if worst < math.inf else worst
+
+
+def _score(trials: Trials, path: Path, look: Callable[[Mapping[str, Array]], None]) -> float:
+    workload = trials.work.workload
+    session = open_session(path)
+    predict = session_predict(session)
+
+    def seen(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+        outputs = predict(arrays)
+        look(outputs)
+        return outputs
+
+    try:
+        with users_code('score() ran on "validation"'):
+            some = itertools.islice(split_batches(workload, "validation"), BATCHES)
+            return float(workload.score(seen, some))
+    finally:
+        session.close()
+
+
+def returned(
+    trials: Trials, candidate: Candidate, layers: tuple[Layer, ...], *, score_drop: float
+) -> tuple[Candidate | None, tuple[Return, ...]]:
+    """Gives the worst layers back to float, one by one, until the score is within its budget.
+
+    Returns:
+        The first candidate within the budget, None where the last layer in INT8 still breaks it; and what
+        each return cost.
+    """
+    returns: list[Return] = []
+    for layer in layers[:-1]:
+        if trials.drop(trials.float_score, candidate.score) <= score_drop:
+            break
+        trials.work.progress(len(returns), len(layers), f"quantize: {layer.name} back to float")
+        skip = (*candidate.skip, layer.name)
+        name = f"returned{len(returns)}"
+        new = trials.make(name, candidate.source, candidate.base, candidate.ranges, skip)
+        time = None
+        if trials.dialect == "x86":
+            told = timed(candidate.path, new.path, seed=trials.work.seed)
+            time = (1 / told.ratio, 1 / told.high, 1 / told.low if told.low else math.inf)
+        returns.append(Return(layer, new.score, time))
+        candidate = new
+    within = trials.drop(trials.float_score, candidate.score) <= score_drop
+    return (candidate if within else None), tuple(returns)
+
+
+def words(layers: tuple[Layer, ...], *, most: int = 5) -> str:
+    """The most sensitive layers in a sentence."""
+    told = ", ".join(
+        f"{layer.name} ({layer.sqnr_db:.1f} dB, {layer.score_drop:+.4f})" for layer in layers[:most]
+    )
+    more = f", and {len(layers) - most} more" if len(layers) > most else ""
+    return f"each layer alone in INT8, worst first (signal over noise, lost score): {told}{more}"
+
+
+def return_words(found: Return, before: float) -> str:
+    """What giving a layer back gained and cost."""
+    cost = "its time is to be measured on the board"
+    if found.time is not None:
+        value, low, high = found.time
+        cost = f"the network takes {value:.3f}x as long ({low:.3f} to {high:.3f})"
+    return f"{found.layer.name} back to float: validation {before:.4f} -> {found.score:.4f}, {cost}"

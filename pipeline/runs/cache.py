@@ -1,0 +1,316 @@
+"""One directory a run, and a cache in it that never serves a stale result.
+
+    runs/mlp/
+      stages/train-1f0c9a…/      what a stage made, and done.json: written last, so that a stage is
+      stages/prune-77ab21…/      finished or was never there
+      networks/original.onnx …   what is shipped
+      report.json  report.html
+
+The name of a stage's folder is the hash of everything that goes into it: its settings, the hashes of its
+inputs, its source and the user's (see `sources`), the data, the seed, the threads, the machine and the
+library versions. A killed stage leaves a folder that ends in ".part"; run again, the stage finds its
+checkpoints there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...targets.artifact import Artifact, drop_cut_writes, read_json, sha256_of, write_json
+from ...targets.errors import ArtifactError, ModelError
+from ...targets.machine.probe import cpu_name
+from ..recipe import NamedStage
+from ..stage import is_users_own, named_files, settings_of, source_of
+from ..work import Done, Facts, Variant, Work
+from .sources import package_versions, source_hash
+
+LIBRARIES = (
+    "torch",
+    "numpy",
+    "onnx",
+    "onnxscript",
+    "onnxsim",
+    "onnxruntime",
+    "lightning-fabric",
+    "safetensors",
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a stage ended: how long it took when it ran, and whether it ran now."""
+
+    name: str
+    settings: Mapping[str, Any]
+    seconds: float
+    cached: bool
+    words: tuple[str, ...]
+
+
+@dataclass
+class Run:
+    """A run's directory; `finished` grows with every stage, and `started` and `ended` are told of each."""
+
+    directory: Path
+    users_files: tuple[Path, ...]
+    fingerprint: str
+    workload: str = ""  # the object's name: one file may hold several
+    started: Callable[[str], None] = lambda name: None
+    ended: Callable[[Finished], None] = lambda finished: None
+    finished: list[Finished] = field(default_factory=list)
+
+    def step(self, named: NamedStage, work: Work) -> Work:
+        """The work after a stage: from the cache if nothing that goes into it has changed, else run now.
+
+        Raises:
+            ArtifactError: a file of a finished stage is damaged, or the disk is full.
+        """
+        place = self.directory / "stages" / f"{_folder_name(named.name)}-{self.key(named, work)[:16]}"
+        with _alone(self.directory / ".locks" / place.name):
+            return self._stepped(named, work, place)
+
+    def _stepped(self, named: NamedStage, work: Work, place: Path) -> Work:
+        done = place / "done.json"
+        if done.exists():
+            record = read_json(done)
+            if all((self.directory / entry["path"]).exists() for entry in _entries(record)):
+                result = self._restored(record, work)
+                self._note(named, record["seconds"], cached=True, words=_new_words(work, result))
+                return result
+        self.started(named.name)
+        before = time.monotonic()
+        result = self._ran(named, work, place, before)
+        self._note(named, time.monotonic() - before, cached=False, words=_new_words(work, result))
+        return result
+
+    def key(self, named: NamedStage, work: Work) -> str:
+        """The hash of everything that goes into a stage."""
+        code = (
+            source_of(named.stage),
+            *self.users_files,
+            *named_files(named.stage, "code"),
+            *work.networks.code(work.variants),
+        )
+        value = {
+            "stage": named.name,
+            "settings": settings_of(named.stage),
+            "inputs": work.digest(),
+            "source": source_hash(*code),
+            "packages": package_versions(*code),
+            "reads": [sha256_of(path) for path in named_files(named.stage, "reads") if path.is_file()],
+            "workload": self.workload,
+            "data": self.fingerprint,
+            "target": work.target.to_json(),
+            "seed": work.seed,
+            "threads": torch.get_num_threads(),
+            "made_by": dict(made_by()),
+        }
+        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _ran(self, named: NamedStage, work: Work, place: Path, started_s: float) -> Work:
+        part = place.with_name(place.name + ".part")
+        try:
+            part.mkdir(parents=True, exist_ok=True)
+            result = named.stage(dataclasses.replace(work, directory=part))
+            if is_users_own(named.name):
+                _check_shrunk(named, work, result)
+            result = _moved(_logged(named, work, result), part, place)
+            record = {"seconds": time.monotonic() - started_s, **self._record(result)}
+            write_json(part / "done.json", record)
+            _sync(part)
+            shutil.rmtree(place, ignore_errors=True)  # finished once, but a file of it went missing
+            part.rename(place)
+            _sync(place.parent, deep=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) and str(part) not in str(error.filename):
+                raise
+            raise ArtifactError(
+                f'The stage "{named.name}" could not write to {part}: {error.strerror or error}.',
+                "Free some space, or choose another place with --out, and run the same command again: "
+                "finished stages are kept.",
+            ) from error
+        return result
+
+    def _record(self, work: Work) -> dict[str, Any]:
+        def entry(artifact: Artifact) -> dict[str, str]:
+            return {"path": os.path.relpath(artifact.path, self.directory), "sha256": artifact.sha256}
+
+        return {
+            "variants": [
+                {
+                    "name": v.name,
+                    "role": v.role,
+                    "recovered": v.recovered,
+                    "files": {kind: entry(a) for kind, a in v.files.items()},
+                }
+                for v in work.variants
+            ],
+            "artifacts": {name: entry(artifact) for name, artifact in work.artifacts.items()},
+            "log": [dataclasses.asdict(done) for done in work.log],
+            "made_by": dict(made_by()),
+        }
+
+    def _restored(self, record: Mapping[str, Any], work: Work) -> Work:
+        def artifact(entry: Mapping[str, str]) -> Artifact:
+            found = Artifact(self.directory / entry["path"], entry["sha256"])
+            found.checked()
+            return found
+
+        return dataclasses.replace(
+            work,
+            variants=tuple(
+                Variant(
+                    v["name"],
+                    {kind: artifact(e) for kind, e in v["files"].items()},
+                    v["role"],
+                    v["recovered"],
+                )
+                for v in record["variants"]
+            ),
+            artifacts={name: artifact(entry) for name, entry in record["artifacts"].items()},
+            log=tuple(map(Done.from_json, record["log"])),
+        )
+
+    def _note(self, named: NamedStage, seconds: float, *, cached: bool, words: tuple[str, ...]) -> None:
+        self.finished.append(Finished(named.name, settings_of(named.stage), seconds, cached, words))
+        self.ended(self.finished[-1])
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds a run's directory for one process; what one that was killed in it left half written is gone.
+
+    Raises:
+        ArtifactError: another process holds it, or it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("a+")
+    except OSError as error:
+        raise ArtifactError(
+            f"{directory} cannot be used: {error.strerror}.", "Choose another place with --out."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ArtifactError(
+                f"Another run is at work in {directory}.", "Wait for it, or choose another place with --out."
+            ) from error
+        for kept in ("stages", "networks"):  # the rest is also written by who does not hold the directory
+            drop_cut_writes(directory / kept)
+        yield
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Of the processes of a sweep one at a time makes a stage; the others wait for it and find it made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@lru_cache(maxsize=1)
+def made_by() -> Mapping[str, str]:
+    """The versions and the machine that results depend on."""
+    versions = {"python": platform.python_version(), "cpu": cpu_name()}
+    for name in ("deadweight", *LIBRARIES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _folder_name(stage: str) -> str:
+    return stage.replace(":", ".").rpartition(".")[2]
+
+
+def _entries(record: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
+    for variant in record["variants"]:
+        yield from variant["files"].values()
+    yield from record["artifacts"].values()
+
+
+def _moved(work: Work, part: Path, place: Path) -> Work:
+    """The work with every file of this stage at its final place."""
+
+    def moved(artifact: Artifact) -> Artifact:
+        if part not in artifact.path.parents:
+            return artifact
+        return dataclasses.replace(artifact, path=place / artifact.path.relative_to(part))
+
+    return dataclasses.replace(
+        work,
+        variants=tuple(
+            dataclasses.replace(v, files={kind: moved(a) for kind, a in v.files.items()})
+            for v in work.variants
+        ),
+        artifacts={name: moved(artifact) for name, artifact in work.artifacts.items()},
+    )
+
+
+def _logged(named: NamedStage, before: Work, after: Work) -> Work:
+    """The work with the stage's own entry last in the log, under the recipe's name, with its declared facts.
+
+    What other stages logged inside this one stays, so that controls can repeat it; where the stage declares
+    that it recovers, controls go through the stage itself, and those entries would count twice.
+    """
+    facts, settings = Facts.of(named.stage), settings_of(named.stage)
+    inner = list(after.log[len(before.log) :])
+    words = inner[-1].words if inner else ()
+    if inner and inner[-1].settings == settings:
+        inner.pop()
+    if facts.recovers:
+        inner = []
+    log = (*before.log, *inner, Done(named.name, settings, words, facts))
+    result = dataclasses.replace(after, log=log)
+    return result if inner else result.marked(facts, before=before)
+
+
+def _check_shrunk(named: NamedStage, before: Work, after: Work) -> None:
+    """A user's own stage that declares `shrinks` has made the newest network smaller.
+
+    Raises:
+        ModelError: it has as many parameters as before.
+    """
+    if not Facts.of(named.stage).shrinks or not before.variants:
+        return
+    old, new = (sum(p.numel() for p in work.model().parameters()) for work in (before, after))
+    if new >= old:
+        raise ModelError(
+            f'The stage "{named.name}" declares that it shrinks the network, and the newest network has '
+            f"{new:,} parameters; before the stage it had {old:,}.",
+            "Return the smaller network, by work.with_model(...), or set shrinks = False in its class.",
+        )
+
+
+def _new_words(before: Work, after: Work) -> tuple[str, ...]:
+    """What the stage in between had to say; a stage need not say anything."""
+    return after.log[-1].words if len(after.log) > len(before.log) else ()
+
+
+def _sync(directory: Path, *, deep: bool = True) -> None:
+    """The directory, and everything below, on the disk before it is called finished."""
+    for path in [*(directory.rglob("*") if deep else ()), directory]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,193 @@
+"""The stage "prune" alone: a network cut, scored on the validation split, exported, and nothing tuned.
+
+It is the stages of a recipe, called one after the other; what is missing is all that comes after a cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any, cast
+
+import torch
+
+from ...export.onnx_graph.counts import Counts, count
+from ...export.onnx_graph.external_data import copy, drop_stale
+from ...targets.artifact import unfinished, write_json, writing
+from ...targets.errors import RecipeError
+from ..pruning.plan import Plan
+from ..pruning.saved import EXAMPLE, PLAN, WEIGHTS
+from ..quantization.candidates import validated
+from ..recipe import Recipe, parse_recipe, read_recipe
+from ..stages.export import Export
+from ..stages.prune import Prune
+from ..stages.statistics import Statistics
+from ..work import Work
+from ..workload import built_model, example_batch, workload_source
+from .cache import Run
+
+BEFORE, AFTER = "original.onnx", "pruned.onnx"
+BUDGETS = {"ratio", "ratios", "parameters", "mean", "std"}
+SAVED = "pruned"  # the folder that load_pruned takes
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A network: its score on the validation split, and what its ONNX file holds."""
+
+    score: float
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What pruning made of a network.
+
+    Attributes:
+        before, after: None where nothing was removed; nothing was written then.
+        words: what the stages had to say.
+    """
+
+    plan: Plan
+    before: Figures | None
+    after: Figures | None
+    words: tuple[str, ...]
+
+
+def pruning(
+    what: str, wanted: Mapping[str, Any], settings: Iterable[str], *, weights: Path | None, key: str = ""
+) -> Recipe:
+    """The recipe of a pruning alone; its last stage is "prune".
+
+    Args:
+        what: a recipe, of which all up to its first stage "prune" is kept, or a workload, "file.py:name".
+        wanted: settings of the stage; a budget takes the place of the recipe's own.
+        settings: as after `--set`.
+        weights: a checkpoint, instead of what the recipe does to have a trained network.
+
+    Raises:
+        RecipeError: nothing says what is to go, or something cannot be followed.
+    """
+    path, start = Path(what), [{"stage": "statistics"}]
+    if weights is not None:
+        start = [{"stage": "load", "path": str(weights), "key": key}, *start]
+    if path.suffix == ".toml":
+        recipe = read_recipe(path)
+        values = {name: value for name, value in recipe.values.items() if name != "sweep"}
+        at = next((at for at, named in enumerate(recipe.stages) if isinstance(named.stage, Prune)), None)
+        if at is None:
+            raise RecipeError(
+                f"{path} has no stage prune; it has {', '.join(named.name for named in recipe.stages)}.",
+                "Add one, or name the workload itself.",
+            )
+        earlier, table = values["stages"][:at], values["stages"][at]
+        kept = {
+            name: value for name, value in table.items() if not (name in BUDGETS and BUDGETS & set(wanted))
+        }
+        earlier = earlier if weights is None else start
+        return parse_recipe({**values, "stages": [*earlier, {**kept, **wanted}]}, path).set(settings)
+    file = what.rpartition(":")[0]
+    if file.endswith(".py") and not Path(file).is_file():
+        raise RecipeError(f"The workload's file {file} does not exist.", "Check the path.")
+    if not BUDGETS & set(wanted):
+        raise RecipeError(
+            "Nothing says how much is to go.",
+            "Give --ratio, e.g. 0.5, or --parameters, e.g. 0.74, or both --mean and --std.",
+        )
+    values = {"workload": what, "stages": [*start, {"stage": "prune", **wanted}]}
+    return parse_recipe(values, Path("deadweight prune")).set(settings)
+
+
+def up_to_pruning(recipe: Recipe, run: Run, work: Work) -> tuple[Work, Prune]:
+    """The work as it comes to the stage "prune", and that stage.
+
+    Raises:
+        DeadweightError: as the stages.
+    """
+    stage = cast(Prune, recipe.stages[-1].stage)
+    if isinstance(recipe.stages[0].stage, Statistics):
+        work = as_built(work)
+    for named in recipe.stages[:-1]:
+        work = run.step(named, work)
+    return work, stage
+
+
+def in_python(recipe: Recipe, folder: Path) -> tuple[str, tuple[str, str]]:
+    """From where, and by which two lines, the pruned network is loaded in Python."""
+    place, _, name = recipe.workload.rpartition(":")
+    home = recipe.path.parent
+    source = workload_source(recipe.workload, home)
+    loaded = next(one for one in [*sys.modules.values()] if getattr(one, "__file__", None) == str(source))
+    made = name + ("()" if isinstance(getattr(loaded, name), (type, FunctionType)) else "")
+    module, where = (
+        (source.stem, f"where {source.name} lies") if place.endswith(".py") else (place, "anywhere")
+    )
+    return where, (
+        f"from {module} import {name}; from deadweight import load_pruned",
+        f'model = load_pruned({made}.build_model, "{(folder / SAVED).resolve()}")',
+    )
+
+
+def as_built(work: Work) -> Work:
+    """The work with the network "original" as `build_model()` returns it, by the work's seed."""
+    with torch.random.fork_rng(devices=[]):
+        model = built_model(work.workload, seed=work.seed)
+    return work.with_model("original", model.eval())
+
+
+def prune_alone(work: Work, stage: Prune, folder: Path) -> Cut:
+    """Prunes the newest network and writes original.onnx, pruned.onnx, prune.json and pruned/ into a folder.
+
+    Files appear whole, and none before all was seen to be right.
+
+    Raises:
+        DeadweightError: as the stages "statistics", "prune" and "export"; the folder cannot be written.
+    """
+    with unfinished(folder) as part:
+        return _pruned(dataclasses.replace(work, directory=part), stage, folder)
+
+
+def _pruned(work: Work, stage: Prune, folder: Path) -> Cut:
+    old = dataclasses.replace(work.latest(), name="original")
+    cut = stage(work)
+    plan = cut.plan(cut.latest())
+    assert plan is not None  # the stage saved it
+    words = cut.log[-1].words[1:]  # the first are the widths
+    if not plan.removed or not any(plan.removed.values()):
+        return Cut(plan, None, None, words)
+    pair = dataclasses.replace(cut, variants=(old, cut.latest()))
+    done = Export()(pair)
+    paths = [done.variant(name).path("onnx") for name in (old.name, "pruned")]
+    sizes = {name: tuple(value.shape) for name, value in example_batch(work.workload).items()}
+    before, after = (Figures(validated(done, path), count(path, sizes=sizes)) for path in paths)
+    result = Cut(plan, before, after, (*words, *done.log[-1].words))
+    for path, name in zip(paths, (BEFORE, AFTER), strict=True):
+        copy(path, folder / name)
+    drop_stale(folder)
+    for name in (WEIGHTS, EXAMPLE, PLAN):  # the plan holds the others' hashes: it comes last
+        with writing(folder / SAVED / name) as beside:
+            shutil.copyfile(done.latest().path("plan").with_name(name), beside)
+    write_json(folder / "prune.json", _told(result, work, stage))
+    return result
+
+
+def _told(cut: Cut, work: Work, stage: Prune) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "settings": dataclasses.asdict(stage),
+        "target": work.target.name,
+        "seed": work.seed,
+        "score_name": work.workload.score_name,
+        "split": "validation",
+        "tuned": False,
+        "before": dataclasses.asdict(cut.before) if cut.before else None,
+        "after": dataclasses.asdict(cut.after) if cut.after else None,
+        "widths": {name: dataclasses.asdict(width) for name, width in cut.plan.widths.items()},
+        "form": cut.plan.form,
+        "words": list(cut.words),
+    }

@@ -1,0 +1,81 @@
+"""A whole run: the sweep where the recipe has one, the stages, the test split once, the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...export.onnx_graph.external_data import copy, drop_stale
+from ...targets.artifact import write_json
+from ..recipe import NamedStage, Recipe, SweepSettings, check_order
+from ..report.schema import Report
+from ..report.write import write_report, write_sweep
+from ..stages.evaluate import Evaluate
+from ..work import Work
+from .cache import locked, made_by
+from .start import Watcher, prepared
+from .summary import summarize
+from .sweep import Swept, require_choice, sweep
+from .test_split import look_words, looks
+
+
+def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
+    """Runs a recipe in a directory, from where it was left; the report and the networks are written there.
+
+    Raises:
+        DeadweightError: with a cure; what was finished is kept.
+    """
+    check_order(recipe)
+    with locked(directory):
+        run_, work = prepared(recipe, directory, watcher)
+        swept = None
+        if recipe.sweep is not None:
+            swept = sweep(recipe, recipe.sweep, run_, work)
+            recipe = recipe.set(require_choice(swept, recipe.sweep))
+            run_.finished.clear()  # the chosen setting's stages come again, from the cache
+        for stage in recipe.stages:
+            work = run_.step(stage, work)
+        work = run_.step(NamedStage("evaluate", Evaluate()), work)
+        report = summarize(recipe, work, run_, swept)
+        report["words"] = [*report.get("words", []), *look_words(looks(directory, work))]
+        deliver(work, directory)
+        write_json(directory / "report.json", report)
+        write_report(directory)
+        return report
+
+
+def deliver(work: Work, directory: Path) -> None:
+    """Copies every ONNX file of the chain to networks/NAME.onnx, where a user finds it, and no other.
+
+    Weights that a network keeps beside it go there too.
+    """
+    place = directory / "networks"
+    kept = set()
+    for variant in work.variants:
+        if variant.role == "chain" and "onnx" in variant.files:
+            path = place / f"{variant.name}.onnx"
+            copy(variant.path("onnx"), path)
+            kept.add(path)
+    for stale in set(place.glob("*.onnx")) - kept:
+        stale.unlink()
+    if kept:
+        drop_stale(place)
+
+
+def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher: Watcher) -> Swept:
+    """Sweeps a recipe and writes sweep.json, sweep.csv and sweep.html.
+
+    Raises:
+        DeadweightError: with a cure; what was finished is kept.
+    """
+    with locked(directory):
+        run_, work = prepared(recipe, directory, watcher)
+        swept = sweep(recipe, settings, run_, work)
+        write_sweep(
+            directory,
+            swept.sweep,
+            score_name=swept.score_name,
+            higher_is_better=swept.higher_is_better,
+            name=recipe.path.stem,
+            made_by=made_by(),
+        )
+        return swept

@@ -1,0 +1,48 @@
+"""How a run starts: its directory, its workload and the first Work, from a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..recipe import Recipe
+from ..stage import is_users_own, source_of
+from ..training.networks import NetworkFiles
+from ..work import Progress, Work
+from ..workload import load_workload, users_code, workload_source
+from .cache import Finished, Run
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told how a run goes on: a stage started, how far it is, how it ended."""
+
+    started: Callable[[str], None]
+    progress: Progress
+    ended: Callable[[Finished], None]
+
+
+def prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Work]:
+    """The run and the work that a recipe starts with, in a directory."""
+    workload = load_workload(recipe.workload, recipe.path.parent)
+    with users_code("fingerprint() was called"):
+        fingerprint = str(workload.fingerprint())
+    own = [source_of(stage.stage) for stage in recipe.stages if is_users_own(stage.name)]
+    run_ = Run(
+        directory,
+        (workload_source(recipe.workload, recipe.path.parent), *own),
+        fingerprint,
+        recipe.workload.rpartition(":")[2],
+        watcher.started,
+        watcher.ended,
+    )
+    work = Work(
+        workload,
+        recipe.target,
+        directory,
+        recipe.seed,
+        progress=watcher.progress,
+        networks=NetworkFiles(),
+    )
+    return run_, work

@@ -1,0 +1,281 @@
+"""From a finished run to report.json: rows, controls, widths, budgets and the verdict.
+
+The verdict is about the last network of the chain, because that is the one to be shipped. It is passed on
+what was measured, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from ...export.lint.for_target import gpu_fallbacks
+from ...export.release.delta import sent_bytes
+from ...targets.artifact import read_json, utc_now
+from ...targets.budgets import check_budgets
+from ...targets.machine.probe import conditions
+from ...targets.timing import measurement
+from ...targets.timing.judge import Judgement, judge, unproven
+from ...targets.timing.measurement import Measurement
+from ...targets.timing.tail import tail_of
+from ..importance.activations import ActivationStatistics
+from ..recipe import Recipe
+from ..report.schema import (
+    Budget,
+    Control,
+    Latency,
+    Layer,
+    LayerVerdict,
+    Outcome,
+    Report,
+    Row,
+    UnitLists,
+    Verdict,
+    Width,
+)
+from ..report.sparse_words import sparse_words
+from ..report.units import capital
+from ..report.words import control_words, label, verdict_sentence
+from ..work import Variant, Work
+from .cache import Run, made_by
+from .sweep import Swept, bounds, speedup
+
+
+def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Report:
+    """The report of a run whose stages have all been run."""
+    measured = _measured(work)
+    memory = read_json(work.artifacts["memory"].checked()) if "memory" in work.artifacts else {}
+    scored = read_json(work.artifacts["scores_test"].checked())
+    made = {v.name: _row(v, scored["scores"][v.name], measured, memory) for v in work.variants}
+    rows = [made[v.name] for v in work.variants if v.role == "chain"]
+    controls = [cast(Control, made[v.name]) for v in work.variants if v.role == "control"]
+    higher = work.workload.higher_is_better
+    words = control_words(
+        rows, controls, score_name=work.workload.score_name, higher_is_better=higher, n=scored["samples"]
+    )
+    for control, sentence in zip(controls, words, strict=True):
+        control["words"] = sentence
+    if recipe.budgets.ota_bytes is not None:
+        rows[-1]["ota_bytes"] = sent_bytes(work.latest("onnx").path("onnx"))
+    final = dict(rows[-1])
+    if recipe.budgets.max_gpu_fallbacks is not None:
+        final["gpu_fallbacks"] = gpu_fallbacks(work.latest("onnx").path("onnx"), work.target)
+    budgets = check_budgets(recipe.budgets, rows[0], final, higher)
+    return {
+        "schema": 1,
+        "name": recipe.path.stem,
+        "created": utc_now(),
+        "verdict": _verdict(rows[-1]["name"], measured),
+        "rows": rows,
+        "controls": controls,
+        "words": [
+            *words,
+            *_sparse(work, rows),
+            *_quantized(work),
+            *int8_words(measured),
+            *time_words(rows[-1]["name"], measured),
+            *(swept.refused if swept else ()),
+        ],
+        "widths": _widths(work),
+        "layers": _layers(work),
+        "statistics": _statistics(work),
+        "sweep": swept.sweep if swept else None,
+        "score_name": work.workload.score_name,
+        "higher_is_better": higher,
+        "budgets": [cast(Budget, dataclasses.asdict(check)) for check in budgets],
+        "conditions": {
+            "target": work.target.name,
+            "test_samples": scored["samples"],
+            **_conditions(measured),
+            "made_by": dict(made_by()),
+        },
+        "protocol": dataclasses.asdict(next(iter(measured.values())).protocol) if measured else {},
+        "stages": [
+            {"name": f.name, "seconds": f.seconds, "cached": f.cached, "settings": dict(f.settings)}
+            for f in run.finished
+        ],
+    }
+
+
+def exit_code(report: Report) -> int:
+    """0: proven faster, within all budgets. 1: slower, or a budget broken. 3: nobody can tell yet."""
+    checks = [budget["met"] for budget in report.get("budgets", [])]
+    if report["verdict"]["outcome"] == "slower" or False in checks:
+        return 1
+    return 0 if report["verdict"]["outcome"] == "faster" and None not in checks else 3
+
+
+def _measured(work: Work) -> dict[str, Measurement]:
+    if "measurements" not in work.artifacts:
+        return {}
+    return measurement.load(work.artifacts["measurements"].checked())
+
+
+def _row(
+    variant: Variant,
+    facts: Mapping[str, Any],
+    measured: Mapping[str, Measurement],
+    memory: Mapping[str, Any],
+) -> Row:
+    figures, first = measured.get(variant.name), measured.get("original")
+    return {
+        "name": variant.name,
+        "score": facts["score"],
+        "parameters": facts["parameters"],
+        "macs": facts.get("macs"),
+        "file_bytes": facts.get("file_bytes"),
+        "latency_s": _latency(figures) if figures else None,
+        "memory_bytes": memory[variant.name]["resident_bytes"] if variant.name in memory else None,
+        "speedup": speedup(first, figures) if first and figures and figures is not first else None,
+    }
+
+
+def _latency(figures: Measurement) -> Latency:
+    middle, tail = figures.latency_s(50), tail_of(figures, 99)
+    return {
+        "p50": middle.value,
+        "p95": figures.latency_s(95).value,
+        "p99": figures.latency_s(99).value,
+        "p50_low": middle.low,
+        "p50_high": middle.high,
+        "n": int(figures.wall_ns.size),
+        "p99_bound": tail.bound_s if math.isfinite(tail.bound_s) else None,
+    }
+
+
+def _judged(baseline: str, candidate: str, measured: Mapping[str, Measurement]) -> Judgement | None:
+    if baseline == candidate or not {baseline, candidate} <= set(measured):
+        return None
+    return judge(measured[baseline], measured[candidate])
+
+
+def _verdict(candidate: str, measured: Mapping[str, Measurement]) -> Verdict:
+    found = _judged("original", candidate, measured)
+    verdict: Verdict = {
+        "outcome": "cannot_tell",
+        "ratio": None,
+        "low": None,
+        "high": None,
+        "confidence": 0.95,
+        "sentence": "",
+        "candidate": candidate,
+    }
+    if found:
+        verdict["outcome"] = cast(Outcome, found.outcome)
+        verdict["ratio"] = found.ratio
+        verdict["low"], verdict["high"] = bounds(found)
+        verdict["confidence"] = found.confidence
+        verdict["events"] = found.events
+        verdict["smallest_visible"] = (
+            found.smallest_visible if math.isfinite(found.smallest_visible) else None
+        )
+        verdict["reason"] = found.reason
+    verdict["sentence"] = verdict_sentence(verdict, candidate)
+    return verdict
+
+
+def _sparse(work: Work, rows: Sequence[Row]) -> list[str]:
+    """What single zeros gained, beside what smaller layers did."""
+    if "sparse" not in work.artifacts:
+        return []
+    masked = {v.name for v in work.variants if "masks" in v.files}
+    row = next(row for row in reversed(rows) if row["name"] in masked & {"sparse", "tuned"})
+    smaller = [other for other in rows[1:] if other["name"] not in masked and other["name"] != "int8"]
+    facts = read_json(work.artifacts["sparse"].checked())
+    return sparse_words(facts, row, smaller[-1:], work.target, label=label(row["name"]))
+
+
+def _quantized(work: Work) -> list[str]:
+    """What the stage quantize tried beyond plain rounding, and which layer cost what."""
+    if "int8" not in work.artifacts:
+        return []
+    return list(read_json(work.artifacts["int8"].checked())["words"])
+
+
+def int8_words(measured: Mapping[str, Measurement]) -> list[str]:
+    """Whether INT8 gained time over the same network in FP32: who ships the last network should know."""
+    found = _judged("tuned", "int8", measured) or _judged("pruned", "int8", measured)
+    if found is None:
+        return []
+    advice = " INT8 saves bytes here, not time: where time counts, ship FP32."
+    gains = found.outcome == "faster" or unproven(*measured.values())  # or nobody knows
+    return [f"INT8 against the same network in FP32: {found.sentence()}.{'' if gains else advice}"]
+
+
+def time_words(candidate: str, measured: Mapping[str, Measurement]) -> list[str]:
+    """What a reader should know of the times that the verdict is about: what disturbed them, above all."""
+    found = _judged("original", candidate, measured)
+    if found is None:
+        return []
+    words = [f"{capital(remark)}." for remark in found.remarks]
+    if measured["original"].marks or measured[candidate].marks:
+        words.append(
+            "Each network's own times are of that machine at that moment, p99 most of all; the speed-up is "
+            "of turns side by side."
+        )
+    return words
+
+
+def _layers(work: Work) -> list[Layer]:
+    """What the stage "profile" found of each layer, in the order of the first network."""
+    if "layers" not in work.artifacts:
+        return []
+    held = read_json(work.artifacts["layers"].checked())
+    layers: dict[str, Layer] = {}
+    for network, judged in held["networks"].items():
+        for one in judged:
+            layer = layers.setdefault(
+                one["name"],
+                {
+                    "name": one["name"],
+                    "kind": one["kind"],
+                    "latency_s": {held["first"]: one["baseline_s"]},
+                    "judged": {},
+                },
+            )
+            layer["latency_s"][network] = one["candidate_s"]
+            verdict: LayerVerdict = {
+                "outcome": one["outcome"],
+                "ratio": one["ratio"],
+                "low": one["low"] if one["high"] is not None else None,
+                "high": one["high"],
+                "pruned": one["pruned"],
+                "reason": one["reason"],
+            }
+            layer.setdefault("judged", {})[network] = verdict
+    return list(layers.values())
+
+
+def _widths(work: Work) -> list[Width]:
+    plan = work.plan(work.latest())
+    if plan is None:
+        return []
+    return [
+        {"group": name, "kind": width.kind, "before": width.before, "after": width.after}
+        for name, width in plan.widths.items()
+    ]
+
+
+def _statistics(work: Work) -> dict[str, UnitLists] | None:
+    plan = work.plan(work.latest())
+    if plan is None or "statistics" not in work.artifacts:
+        return None
+    statistics = ActivationStatistics.load(work.artifacts["statistics"].checked())
+    lists: dict[str, UnitLists] = {}
+    for group in statistics.names:
+        units = statistics.of(group)
+        gone = set(plan.removed.get(group, ()))
+        lists[group] = {
+            "mean": units.mean.tolist(),
+            "std": units.std.tolist(),
+            "zero_share": units.zero_share.tolist(),
+            "removed": [index in gone for index in range(len(units.mean))],
+        }
+    return lists
+
+
+def _conditions(measured: Mapping[str, Measurement]) -> dict[str, Any]:
+    """The conditions the times were taken under; without times, this machine's now."""
+    return dict(next(iter(measured.values())).conditions) if measured else conditions()

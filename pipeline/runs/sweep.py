@@ -1,0 +1,302 @@
+"""Many settings of one recipe, tried on the validation split: what each costs and what it leaves.
+
+This is the only loop over settings in the house. Every setting goes through the recipe's own stages, from
+the same cache, so the one that is chosen has already been made when the chain runs. All networks are then
+timed together with the original, in one process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ...targets.artifact import read_json
+from ...targets.errors import ModelError, RecipeError
+from ...targets.timing import measurement
+from ...targets.timing.judge import Judgement, judge
+from ..recipe import NamedStage, Recipe, SweepSettings
+from ..report.schema import Outcome, Speedup, Sweep, SweepRow
+from ..report.sweep_words import sweep_words
+from ..report.units import settings_text
+from ..stages.controls import Controls
+from ..stages.evaluate import Evaluate
+from ..stages.export import Export
+from ..stages.profile import Profile
+from ..work import Facts, Progress, Variant, Work
+from .cache import Run
+from .seeds import Tried, mark_front, merged
+from .sweep_processes import trial_stages, warm
+
+EVENTS = 24
+STEPS = 100  # of the progress bar, for each trial
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found: the rows, the settings chosen from them, and the settings that were refused."""
+
+    sweep: Sweep
+    chosen: tuple[str, ...]
+    refused: tuple[str, ...]
+    score_name: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class _Trial:
+    name: str
+    settings: Mapping[str, Any]
+    work: Work
+    final: Variant
+    controls: tuple[Variant, ...] = ()
+
+
+def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swept:
+    """Tries every combination of `settings.over` and chooses the smallest network within the score drop.
+
+    Raises:
+        RecipeError: there is nothing to try, or a name is no setting of the recipe.
+        ModelError: every combination was refused, or none keeps the score within the drop.
+    """
+    seeds = settings.seeds or (recipe.seed,)
+    recipes = {seed: recipe.set([f"seed={seed}"]) for seed in seeds}
+    for named in _controls(recipe, settings):
+        cast(Controls, named.stage).check(trial_stages(recipe))
+    if settings.processes > 1:
+        for seed in seeds:
+            _combinations(recipes[seed], settings.over)  # says what is wrong before processes are started
+        warm(
+            [list(_combinations(one, settings.over).values()) for one in recipes.values()],
+            run,
+            start,
+            processes=settings.processes,
+            last=[_export(recipe), *_controls(recipe, settings)],
+        )
+    refused: list[str] = []
+    tried: dict[str, list[Tried]] = {}
+    for seed in seeds:
+        begun = dataclasses.replace(start, seed=seed)
+        for name, one in _tried(recipes[seed], settings, run, begun, refused, timed=seed == seeds[0]):
+            tried.setdefault(name, []).append(one)
+    rows = [merged(of_seeds) for of_seeds in tried.values() if len(of_seeds) == len(seeds)]
+    if not rows:
+        raise ModelError(f"Every setting was refused; the first: {refused[0]}", "Try gentler settings.")
+    sign = 1 if start.workload.higher_is_better else -1
+    mark_front(rows, sign)
+    within = [row for row in rows if sign * (row["score_change"] or 0.0) >= -settings.score_drop - 1e-12]
+    chosen: tuple[str, ...] = ()
+    if within:
+        best = min(within, key=lambda row: (row["parameters"], -sign * (row["score"] or 0.0)))
+        best["chosen"] = True
+        chosen = tuple(f"{name}={_toml(value)}" for name, value in best["settings"].items())
+    table: Sweep = {"settings": list(settings.over), "rows": rows}
+    name, higher = start.workload.score_name, start.workload.higher_is_better
+    drop = settings.score_drop
+    if words := sweep_words(table, score_name=name, higher_is_better=higher, score_drop=drop):
+        table["words"] = words
+    return Swept(table, chosen, tuple(dict.fromkeys(refused)), name, higher)
+
+
+def _tried(
+    recipe: Recipe, settings: SweepSettings, run: Run, start: Work, refused: list[str], *, timed: bool
+) -> Iterator[tuple[str, Tried]]:
+    """Every setting that was not refused, from one seed, by its name."""
+    trials, not_tried = _trials(recipe, settings, run, start)
+    refused += not_tried
+    if not trials:
+        return
+    first = trials[0].work.variant("original")
+    original = run.step(_export(recipe), dataclasses.replace(start, variants=(first,))).variants[0]
+    scores = _scores(run, start, original, trials)
+    speedups = _speedups(run, start, original, trials, settings.seconds) if timed else {}
+    whole = scores["original"]
+    for trial in trials:
+        found, raw = scores[trial.name], scores[_raw(trial.name)]
+        row: SweepRow = {
+            "settings": dict(trial.settings),
+            "score": found["score"],
+            "raw_score": raw["score"],
+            "score_change": found["score"] - whole["score"],
+            "parameters": found["parameters"],
+            "parameters_removed": 1 - found["parameters"] / whole["parameters"],
+            "macs": found["macs"],
+            "file_bytes": found["file_bytes"],
+            "speedup": speedups.get(trial.name),
+            "chosen": False,
+            "split": "validation",
+        }
+        controls = {one.name: scores[f"{trial.name}, {one.name}"]["score"] for one in trial.controls}
+        yield trial.name, Tried(row, controls)
+
+
+def require_choice(swept: Swept, settings: SweepSettings) -> tuple[str, ...]:
+    """The chosen settings.
+
+    Raises:
+        ModelError: no combination keeps the validation score within the drop.
+    """
+    if not swept.chosen:
+        changes = [row["score_change"] for row in swept.sweep["rows"]]
+        raise ModelError(
+            f"No setting of the sweep keeps the validation score within {settings.score_drop}: "
+            f"the changes are {', '.join(f'{change:+.4f}' for change in changes if change is not None)}.",
+            "Try gentler settings in [sweep] over, or allow a larger score_drop.",
+        )
+    return swept.chosen
+
+
+def _combinations(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> dict[str, Recipe]:
+    """The recipe with each combination of settings, by the setting's name."""
+    if not over or not all(over.values()):
+        raise RecipeError(
+            "The sweep has nothing to try.", "Give values, e.g. --over prune.mean=0.02,0.1,0.5."
+        )
+    _check_reached(recipe, over)
+    combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+    return {
+        settings_text(each): recipe.set(f"{name}={_toml(value)}" for name, value in each.items())
+        for each in combinations
+    }
+
+
+def _trials(
+    recipe: Recipe, settings: SweepSettings, run: Run, start: Work
+) -> tuple[list[_Trial], tuple[str, ...]]:
+    recipes = _combinations(recipe, settings.over)
+    shared = _shared(list(recipes.values()))
+    for stage in shared:
+        start = run.step(stage, start)
+    quiet = dataclasses.replace(run, started=lambda name: None, ended=lambda finished: None)
+    trials, refused = [], []
+    for index, (name, tried) in enumerate(recipes.items()):
+        work, steps = start, trial_stages(tried)[len(shared) :]
+        what, count = f"sweep {index + 1} of {len(recipes)}, {name}", len(steps) + 1  # and the export
+        try:
+            for at, stage in enumerate(steps):
+                part = _part(
+                    start.progress, what, begin=index + at / count, width=1 / count, trials=len(recipes)
+                )
+                work = quiet.step(stage, dataclasses.replace(work, progress=part))
+            newest = quiet.step(_export(recipe), dataclasses.replace(work, variants=(work.latest(),)))
+            controlled = work
+            for stage in _controls(recipe, settings):
+                controlled = quiet.step(stage, work)
+        except ModelError as error:
+            refused.append(f"{name}: {error.what}")
+            continue
+        controls = [one for one in controlled.variants if one.role == "control"]
+        values = {key: _setting(tried, key) for key in settings.over}
+        final = dataclasses.replace(newest.variants[0], name=name)
+        trials.append(_Trial(name, values, work, final, tuple(controls)))
+    return trials, tuple(refused)
+
+
+def _setting(recipe: Recipe, name: str) -> Any:
+    """The value of a setting such as "prune.mean" in a recipe."""
+    place, _, key = name.rpartition(".")
+    named = {f"stages[{at}]": stage for at, stage in enumerate(recipe.stages)}
+    named |= {stage.name: stage for stage in reversed(recipe.stages)}
+    return getattr(named[place].stage, key)
+
+
+def _controls(recipe: Recipe, settings: SweepSettings) -> list[NamedStage]:
+    """The recipe's own stage controls, or else the plain one, where the sweep asks for them."""
+    own = [stage for stage in recipe.stages if isinstance(stage.stage, Controls)]
+    return (own[:1] or [NamedStage("controls", Controls())]) if settings.controls else []
+
+
+def _check_reached(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> None:
+    stages = {f"stages[{at}]": stage.name for at, stage in enumerate(recipe.stages)}
+    reached = {stage.name for stage in trial_stages(recipe)}
+    for name in over:
+        place = name.rpartition(".")[0]
+        if stages.get(place, place) not in reached:
+            raise RecipeError(
+                f'"{name}" cannot be swept: a trial ends before it matters.',
+                f"Sweep settings of {', '.join(sorted(reached))}.",
+            )
+
+
+def _shared(recipes: Sequence[Recipe]) -> list[NamedStage]:
+    """The stages at the start that all settings have in common: they run once, and are seen to run."""
+    columns = zip(*map(trial_stages, recipes), strict=True)
+    return [column[0] for column in itertools.takewhile(_equal, columns)]
+
+
+def _equal(stages: Sequence[NamedStage]) -> bool:
+    return all(stage == stages[0] for stage in stages)
+
+
+def _part(progress: Progress, what: str, *, begin: float, width: float, trials: int) -> Progress:
+    """The progress of one stage of one trial as a part of the sweep's."""
+    return lambda done, total, _: progress(
+        round(STEPS * (begin + width * done / max(total, 1))), STEPS * trials, what
+    )
+
+
+def _export(recipe: Recipe) -> NamedStage:
+    facts = [Facts.of(named.stage) for named in recipe.stages]
+    own = [
+        named
+        for named, declared in zip(recipe.stages, facts, strict=True)
+        if declared.writes_onnx and not declared.reads_onnx
+    ]
+    return own[0] if own else NamedStage("export", Export())
+
+
+def _scores(run: Run, start: Work, original: Variant, trials: Sequence[_Trial]) -> dict[str, dict[str, Any]]:
+    """Score, parameters and so on of the original, and of every trial before and after tuning."""
+    variants = [original]
+    for trial in trials:
+        chain = [variant for variant in trial.work.variants if variant.role == "chain"]
+        cut = [variant for variant in chain if not variant.recovered][-1]
+        variants.append(dataclasses.replace(cut, name=_raw(trial.name)))
+        variants.append(trial.final)
+        variants += [dataclasses.replace(one, name=f"{trial.name}, {one.name}") for one in trial.controls]
+    step = NamedStage("evaluate", Evaluate(split="validation"))
+    work = run.step(step, dataclasses.replace(start, variants=tuple(variants)))
+    found: dict[str, dict[str, Any]] = read_json(work.artifacts["scores_validation"].checked())["scores"]
+    return found
+
+
+def _speedups(
+    run: Run, start: Work, original: Variant, trials: Sequence[_Trial], seconds: float
+) -> dict[str, Speedup]:
+    """Each trial against the original, timed together; nothing where the target is not this machine."""
+    variants = [original, *(trial.final for trial in trials)]
+    profile = Profile(events=EVENTS, event_s=seconds / EVENTS / len(variants), memory=False)
+    work = run.step(NamedStage("profile", profile), dataclasses.replace(start, variants=tuple(variants)))
+    if "measurements" not in work.artifacts:
+        return {}
+    measured = measurement.load(work.artifacts["measurements"].checked())
+    return {trial.name: speedup(measured["original"], measured[trial.name]) for trial in trials}
+
+
+def speedup(baseline: measurement.Measurement, candidate: measurement.Measurement) -> Speedup:
+    """A judgement in the form that the report keeps."""
+    found = judge(baseline, candidate)
+    low, high = bounds(found)
+    return {"outcome": cast(Outcome, found.outcome), "ratio": found.ratio, "low": low, "high": high}
+
+
+def bounds(judgement: Judgement) -> tuple[float | None, float | None]:
+    """The interval, or nothing where the events were too few for one."""
+    return (judgement.low, judgement.high) if math.isfinite(judgement.high) else (None, None)
+
+
+def _raw(name: str) -> str:
+    return f"{name}, before tuning"
+
+
+def _toml(value: Any) -> str:
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f'"{value}"'
+        if isinstance(value, str)
+        else repr(value)
+    )

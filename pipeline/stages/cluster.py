@@ -1,0 +1,180 @@
+"""The stage "cluster": weights share few values, and the values are trained.
+
+Han et al. 2016, "Deep Compression", section 3: every weight becomes the nearest entry of its layer's code
+book; in training, the gradients of all weights of one entry are added up (or averaged), so that they move
+together and stay one value. Weights that are zero, as `sparsify` leaves them, stay zero. What it saves is
+bytes, once the file is packed: `deadweight pack`. Export folds batch norms into convolutions, channel by
+channel, and with that the shared values are gone: cluster the exported file of such a network instead, by
+`deadweight pack --clusters`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ...export.coding.bfloat16 import shortened
+from ...export.coding.cluster import Clusters, Start
+from ...export.coding.cluster import cluster as clustered
+from ..compression.masks import named, weights_of
+from ..pruning.narrow import copied_module
+from ..training.fit import fit
+from ..training.loop import Schedule, TrainingJob
+from ..training.predict import score_of, torch_predict
+from ..work import Work
+from ..workload import Workload
+
+Bits = Annotated[int, Field(ge=2, le=8)]
+Gradient = Literal["sum", "mean"]
+Books = Mapping[str, Clusters]
+"""The code book of each parameter, by name."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Clusters the newest network; the result is the network "clustered".
+
+    Attributes:
+        bits: a code book has at most 2 ** bits values, beside zero.
+        bits_of: another number for single layers by name.
+        shared: whether layers of one number of bits share one code book.
+        start, price: see `export.coding.cluster`.
+        gradient: whether a value moves by the sum of its weights' gradients or by their mean. With an
+            optimizer that scales gradients itself, as Adam, there is hardly a difference.
+        epochs, learning_rate: of the training of the code books.
+        short: whether biases and code books are rounded to bfloat16, half the bytes.
+        dense: layers that are left alone, by their names.
+    """
+
+    bits: Bits = 5
+    bits_of: dict[str, Bits] = field(default_factory=dict)
+    shared: bool = False
+    start: Start = "linear"
+    price: Annotated[float, Field(ge=0)] = 0.0
+    gradient: Gradient = "sum"
+    epochs: Annotated[int, Field(ge=0)] = 3
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    short: bool = True
+    dense: tuple[str, ...] = ()
+
+    def __call__(self, work: Work) -> Work:
+        latest = work.latest()
+        model = copied_module(work.model(latest), {})
+        books = self._books(model, work.seed)
+        set_values(model, books)
+        if self.epochs:
+            tied = cast(Workload, _Tied(work.workload, books, self.gradient))
+            job = TrainingJob(
+                tied,
+                work.networks,
+                Schedule(self.epochs, self.learning_rate),
+                seed=work.seed + 1,  # as in finetune
+                checkpoint=work.directory / "checkpoint.safetensors",
+                progress=work.progress,
+                what="cluster",
+            )
+            model = fit(model, job).model
+            books = trained_books(model, books)
+        if self.short:
+            books = {name: Clusters(shortened(one.book), one.index) for name, one in books.items()}
+            _shorten_rest(model, books)
+        set_values(model, books)
+        predict = torch_predict(model, work.workload.example_inputs())
+        score = score_of(work.workload, predict, "validation")
+        sizes = ", ".join(f"{name} {len(one.book)}" for name, one in books.items())
+        words = f"values: {sizes}; validation {work.workload.score_name} {score:.4f}"
+        return work.with_model("clustered", model, plan=work.plan(latest)).logged("cluster", self, words)
+
+    def _books(self, model: nn.Module, seed: int) -> Books:
+        weights = {
+            name: weight.detach().cpu().numpy() for name, weight in weights_of(model, self.dense).items()
+        }
+        bits_of: dict[str, int] = {}
+        for layer, bits in self.bits_of.items():
+            bits_of |= dict.fromkeys(named(weights, layer), bits)
+        groups: dict[tuple[int, str], list[str]] = {}
+        for name in weights:
+            groups.setdefault((bits_of.get(name, self.bits), "" if self.shared else name), []).append(name)
+        books: dict[str, Clusters] = {}
+        for (bits, _), names in groups.items():
+            made = clustered(
+                {name: weights[name] for name in names}, bits, start=self.start, price=self.price, seed=seed
+            )
+            books |= {name: Clusters(made.book, {one: made.index[one] for one in names}) for name in names}
+        return books
+
+
+def set_values(model: nn.Module, books: Books) -> None:
+    """Gives weights the values of their code books."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, one in books.items():
+            parameters[name].copy_(torch.from_numpy(one.values(name)))
+
+
+def trained_books(model: nn.Module, books: Books) -> dict[str, Clusters]:
+    """Code books after training: the mean of the weights of each entry, which differ by rounding at most."""
+    parameters = dict(model.named_parameters())
+    made = {}
+    for name, one in books.items():
+        sums = torch.zeros(len(one.book) + 1, dtype=torch.float64)
+        counts = torch.zeros(len(one.book) + 1, dtype=torch.float64)
+        for member, index in one.index.items():
+            place = torch.from_numpy(index.reshape(-1))
+            values = parameters[member].detach().cpu().double().reshape(-1)
+            sums.index_add_(0, place, values)
+            counts.index_add_(0, place, torch.ones_like(values))
+        book = (sums / counts.clamp(min=1))[1:].float().numpy()
+        made[name] = Clusters(book, one.index)
+    return made
+
+
+def share_gradients(model: nn.Module, books: Books, gradient: Gradient) -> None:
+    """Gives all weights of an entry one gradient, across the layers that share the book, and zeros none."""
+    parameters = dict(model.named_parameters())
+    for members in {tuple(one.index): one for one in books.values()}.values():
+        gradients = [parameters[name].grad for name in members.index]
+        if any(one is None for one in gradients):
+            continue  # a layer that this batch did not use
+        device = cast(Tensor, gradients[0]).device
+        places = [torch.from_numpy(index.reshape(-1)).to(device) for index in members.index.values()]
+        sums = torch.zeros(len(members.book) + 1, device=device)
+        counts = torch.zeros_like(sums)
+        for place, own in zip(places, gradients, strict=True):
+            sums.index_add_(0, place, cast(Tensor, own).reshape(-1))
+            if gradient == "mean":
+                counts += torch.bincount(place, minlength=len(sums))
+        sums = sums / counts.clamp(min=1) if gradient == "mean" else sums
+        sums[0] = 0
+        for place, own in zip(places, gradients, strict=True):
+            cast(Tensor, own).copy_(sums[place].reshape(cast(Tensor, own).shape))
+
+
+@dataclass(frozen=True)
+class _Tied:
+    """A workload whose optimizer moves the weights of an entry together."""
+
+    inner: Workload
+    books: Books
+    gradient: Gradient
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def optimizer(self, model: nn.Module) -> Any:
+        made = self.inner.optimizer(model)
+        made.register_step_pre_hook(lambda *_: share_gradients(model, self.books, self.gradient))
+        return made
+
+
+def _shorten_rest(model: nn.Module, books: Books) -> None:
+    """Rounds what has one axis: biases and norms."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name not in books and parameter.dim() == 1 and parameter.dtype == torch.float32:
+                parameter.copy_(torch.from_numpy(shortened(parameter.detach().cpu().numpy())))

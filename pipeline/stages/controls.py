@@ -1,0 +1,212 @@
+"""The stage "controls": what a sceptic would try instead of a criterion.
+
+Two networks of the very widths that pruning chose: one whose removed neurons were drawn at random and which
+then went through the same stages, and one trained from scratch for as many epochs as all of the chain
+together (Liu et al. 2019, "Rethinking the Value of Network Pruning"). If they do as well, the criterion
+earned nothing, and the report says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ...targets.errors import RecipeError
+from ..pruning.bypass import dropping
+from ..pruning.groups import Groups, choose, random_like
+from ..pruning.plan import Plan, plan_of
+from ..pruning.surgery import apply, replay
+from ..pruning.trace import trace
+from ..recipe import NamedStage
+from ..stage import Stage, is_users_own, make_stage
+from ..training.batch_norm import reestimated
+from ..training.fit import fit
+from ..training.loop import WORKER, Schedule, TrainingJob
+from ..work import Done, Facts, Variant, Work
+from ..workload import built_model, example_batch
+from .depth import Depth
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Adds the networks "random" (or "random_blocks") and "scratch", marked as controls.
+
+    Attributes:
+        random: whether random neurons of the same widths are tried, or as many random blocks.
+        scratch: whether the small network is trained from scratch.
+        epochs: how long it is trained from scratch; None for as many epochs as the chain, which is known
+            only where the chain trained the original itself.
+    """
+
+    random: bool = True
+    scratch: bool = True
+    epochs: int | None = None
+
+    def code(self) -> list[Path]:
+        """The processes that train, where the stage train takes several."""
+        return [WORKER]
+
+    def check(self, earlier: Sequence[NamedStage]) -> None:
+        """Every stage before this one declares what it does.
+
+        Raises:
+            RecipeError: a user's own stage declares neither `shrinks` nor `recovers`.
+        """
+        for named in earlier:
+            _check_declared(named.name, Facts.of(named.stage))
+
+    def __call__(self, work: Work) -> Work:
+        for done in work.log:
+            _check_declared(done.stage, done.facts)
+        plan = work.plan(work.latest())
+        if plan is None:
+            raise RecipeError("There is nothing to control: no network was pruned.", 'Put "prune" before it.')
+        result, words = work, []
+        first = next((done for done in work.log if done.facts.shrinks), None)
+        thin = (*plan.earlier, plan)[0].form == "layers"
+        if self.random and (thin or (first is not None and first.facts.recovers)):
+            words.append("no random control: the first cut was no plain choice of neurons")
+        elif self.random:
+            result = result.with_variant(_random(work, plan))
+        if self.scratch:
+            result = result.with_variant(_scratch(work, plan, self._epochs(work)))
+        return result.logged("controls", self, *words)
+
+    def _epochs(self, work: Work) -> int:
+        if self.epochs is not None:
+            return self.epochs
+        first = [done for done in work.log if done.facts.trains]
+        longer = recovery(work.log)
+        unknown = [done.stage for done in (*first, *longer) if not _epochs_known(done)]
+        if not first or unknown:
+            whose = f'the stage "{unknown[0]}" trains' if unknown else "the original was trained"
+            raise RecipeError(
+                f"For how many epochs {whose} is not known, so the epochs of a fair control are not either.",
+                "Give the epochs of the stage controls, or set scratch = false.",
+            )
+        return sum(done.settings.get("epochs", 0) for done in (*first, *longer))
+
+
+def _random(work: Work, plan: Plan) -> Variant:
+    """Random neurons of the same widths, or as many random blocks, through the same recovery."""
+    steps = (*plan.earlier, plan)
+    if any(step.dropped for step in steps):
+        return _random_blocks(work, steps)
+    original = work.model(work.variant("original"))
+    groups = trace(original, example_batch(work.workload))
+    drawn = random_plan(groups, plan, work.seed)
+    cut = next((cut for stage in _shrinking(work) if (cut := getattr(stage, "cut", None))), None)
+    if cut is None:  # a user's own stage: its control gets the best of what it may have done
+        small = reestimated(apply(original, drawn, groups), work.workload, seed=work.seed)
+    else:  # means and batch norms are corrected as after the real cut
+        small, _ = cut(original, drawn, groups, work)
+    place = work.directory / "random"
+    twin = dataclasses.replace(work, directory=place, log=()).with_model("pruned", small, plan=plan_of(small))
+    return _recovered(twin, work, "random")
+
+
+def _random_blocks(work: Work, steps: Sequence[Plan]) -> Variant:
+    """As many blocks, drawn at random; where neurons went too, the same blocks and random neurons."""
+    place = work.directory / "random"
+    start = dataclasses.replace(work, directory=place, log=(), variants=(work.variant("original"),))
+    if all(step.dropped for step in steps):
+        count = sum(len(step.dropped) for step in steps)
+        depth = next((stage for stage in _shrinking(work) if isinstance(stage, Depth)), Depth(blocks=count))
+        drawn = dataclasses.replace(depth, order="random", blocks=count, parameters=None, score_drop=None)
+        return _recovered(drawn(start), work, "random_blocks")
+    small = work.model(work.variant("original"))
+    for step in steps:
+        if step.dropped:
+            small = apply(small, dropping(small, step.dropped))
+        else:
+            groups = trace(small, example_batch(work.workload))
+            small = apply(small, random_like(groups, step, seed=work.seed), groups)
+    small = reestimated(small, work.workload, seed=work.seed)
+    return _recovered(start.with_model("pruned", small, plan=plan_of(small)), work, "random")
+
+
+def _recovered(twin: Work, work: Work, name: str) -> Variant:
+    """A control after the same stages of recovery as the chain."""
+    place = twin.directory
+    for index, done in enumerate(recovery(work.log)):
+        twin = dataclasses.replace(twin, directory=place / str(index))  # each has checkpoints of its own
+        twin = make_stage(done.stage, done.settings, "controls")(twin)
+    return dataclasses.replace(twin.latest(), name=name, role="control")
+
+
+def random_plan(groups: Groups, plan: Plan, seed: int) -> Plan:
+    """Random units of the same widths, in one cut, however many the plan took."""
+    if not plan.earlier:
+        return random_like(groups, plan, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    scores = {group.name: torch.rand(group.size, generator=generator) for group in groups}
+    left = {name: width.after for name, width in plan.widths.items()}
+    return choose(groups, scores, keep={group.name: left.get(group.name, group.size) for group in groups})
+
+
+def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
+    """The small network, freshly initialised and trained."""
+    fresh = built_model(work.workload, seed=work.seed + 2)
+    small = replay(fresh, plan, example_batch(work.workload))
+    rescale(small, plan)
+    job = TrainingJob(
+        work.workload,
+        work.networks,
+        Schedule.of({**(work.training() or {}), "epochs": epochs}),
+        seed=work.seed + 2,
+        checkpoint=work.directory / "scratch.safetensors",
+        progress=work.progress,
+        what="control: from scratch",
+    )
+    made = work.with_model("scratch", fit(small, job).model, plan=plan_of(small), role="control")
+    return made.variant("scratch")
+
+
+def recovery(log: tuple[Done, ...]) -> list[Done]:
+    """The stages that recover, from the first one on that made the network smaller."""
+    places = [place for place, done in enumerate(log) if done.facts.shrinks]
+    after = min(places, default=len(log))
+    return [done for done in log[after:] if done.facts.recovers]
+
+
+def _shrinking(work: Work) -> list[Stage]:
+    """The stages that made the network smaller, as the recipe had them."""
+    return [make_stage(done.stage, done.settings, "controls") for done in work.log if done.facts.shrinks]
+
+
+def _epochs_known(done: Done) -> bool:
+    """Whether the log says for how many epochs a stage trains; one of our own without epochs does not."""
+    return "epochs" in done.settings or not is_users_own(done.stage)
+
+
+def _check_declared(name: str, facts: Facts) -> None:
+    if facts.shrinks is None and facts.recovers is None and is_users_own(name):
+        raise RecipeError(
+            f'The stage "{name}" does not declare what it does, so controls would not be fair to it.',
+            "Say it in its class: shrinks: ClassVar[bool] = True if it removes parameters, "
+            "recovers: ClassVar[bool] = True if it trains what is left; both False if it does neither.",
+        )
+
+
+def rescale(model: nn.Module, plan: Plan) -> None:
+    """Scales weights that `build_model()` drew for the large network to the width they have now.
+
+    The usual rules draw with a deviation of one over the root of a layer's inputs (LeCun, Glorot, He). Scaled
+    by the root of how many there were over how many are left, weights are as if drawn for the small network,
+    and whatever the user's own initialisation did besides, a bias that starts low say, is kept.
+    """
+    before: dict[str, tuple[int, ...]] = {}
+    for one in (*plan.earlier, plan):
+        for name, shapes in one.shapes.items():
+            before.setdefault(name, shapes.before)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in before and parameter.dim() > 1:
+                inputs = math.prod(before[name][1:]) / math.prod(parameter.shape[1:])
+                parameter.mul_(inputs**0.5)

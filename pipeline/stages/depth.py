@@ -1,0 +1,191 @@
+"""The stage "depth": whole residual blocks or layers go, those first that the network misses least.
+
+Blocks are dropped one at a time. Before each, every block that is left is taken out in turn and the network
+scored on the validation split, since blocks stand in for each other: what the second removal costs is known
+only after the first. The networks of very deep stacks hardly miss some of their blocks (Veit et al. 2016,
+"Residual Networks Behave Like Ensembles of Relatively Shallow Networks").
+
+A shallower network launches fewer kernels, a narrower one launches smaller ones: which is faster at equal
+accuracy is a question for the target's clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from ...targets.artifact import write_json
+from ...targets.errors import ModelError, RecipeError
+from ..pruning.blocks import Block, Kind, find, removable
+from ..pruning.bypass import Dropped, dropping, without
+from ..pruning.narrow import copied_module, elements_of
+from ..pruning.plan import plan_of
+from ..pruning.surgery import apply
+from ..pruning.verify import verify
+from ..training.batch_norm import reestimated
+from ..training.predict import score_of, torch_predict
+from ..work import Work
+from ..workload import example_batch
+from .prune import Share
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Drops blocks or layers of the newest network; the result is the network "shallow".
+
+    It writes "depth": every score that was measured, and what could not be dropped, with the reason.
+
+    Attributes:
+        blocks: how many are dropped.
+        parameters: instead, the share of the network's parameters that is to go at least.
+        score_drop: how much worse than before the validation score may get, in its own unit, before any
+            tuning; beside a number or a share it ends the stage early, alone it is the budget.
+        kind: "blocks" for residual blocks, "layers" for single layers as wide as their input.
+        only: names of modules, with wildcards, that are tried instead.
+        order: "drop" for the block whose removal costs the least score; "random" for the control.
+        norms: over how many training batches batch norms are estimated anew afterwards; 0 for none.
+    """
+
+    blocks: Annotated[int, Field(ge=1)] | None = None
+    parameters: Share | None = None
+    score_drop: Annotated[float, Field(ge=0)] | None = None
+    kind: Kind = "blocks"
+    only: tuple[str, ...] = ()
+    order: Literal["drop", "random"] = "drop"
+    norms: Annotated[int, Field(ge=0)] = 64
+    shrinks: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        goals = (self.blocks is not None) + (self.parameters is not None)
+        if goals == 2 or (goals == 0 and self.score_drop is None):
+            raise RecipeError(
+                f"The stage depth has blocks {self.blocks}, parameters {self.parameters} and score_drop "
+                f"{self.score_drop}.",
+                "Give a number of blocks or a share of the parameters, or a score_drop alone.",
+            )
+
+    def __call__(self, work: Work) -> Work:
+        model, example = work.model(), example_batch(work.workload)
+        work.progress(0, 1, "depth: find blocks")
+        found = find(model, example, kind=self.kind, only=self.only)
+        search = _Search(self, work, model, removable(found))
+        plan = dropping(model, search.dropped())
+        small = apply(model, plan)
+        plan = plan_of(small) or plan
+        verify(model, small, plan, example)
+        small = reestimated(small, work.workload, batches=self.norms, seed=work.seed)
+        path = work.directory / "depth.json"
+        fixed = {block.path: block.reason for block in found if block.reason}
+        write_json(path, {"score": search.whole, "rounds": search.rounds, "fixed": fixed})
+        work = work.with_artifact("depth", path).with_model("shallow", small, plan=plan)
+        return work.logged("depth", self, *search.words(), *_fixed_words(fixed))
+
+
+class _Search:
+    """The choice of blocks: in each round, the score without each of those that are left."""
+
+    def __init__(self, stage: Depth, work: Work, model: nn.Module, blocks: Sequence[Block]) -> None:
+        self.stage, self.work, self.blocks = stage, work, blocks
+        self.model = copied_module(model, {})
+        self.size = elements_of(self.model)
+        self.gone: list[Block] = []
+        self.rounds: list[dict[str, Any]] = []
+        self.ended = ""
+        self._check_goal()
+        self.whole = self._score({})
+
+    def dropped(self) -> Dropped:
+        """What goes, in the order in which it goes.
+
+        Raises:
+            ModelError: the first removal already costs more than is allowed.
+        """
+        draw, limit = random.Random(self.work.seed), self.stage.score_drop
+        while not self._is_done() and (left := [block for block in self.blocks if block not in self.gone]):
+            if self.stage.order == "random":
+                left = [draw.choice(left)]
+            scores: dict[str, float] = {}
+            for block in left:
+                with contextlib.suppress(ModelError):  # outputs that are no numbers: it cannot go
+                    scores[block.path] = self._score(self._without(block))
+            left = [block for block in left if block.path in scores]
+            if not left:
+                self.ended = "without any of those that are left the outputs are no numbers"
+                break
+            best = min(left, key=lambda block: (self._cost(scores[block.path]), -block.parameters))
+            cost = self._cost(scores[best.path])
+            over = limit is not None and cost > limit
+            self.rounds.append({"scores": scores, "dropped": "" if over else best.path})
+            if over:
+                self.ended = f"{best.path} stays, as without it the score would be {scores[best.path]:.4f}"
+                break
+            self.gone.append(best)
+        if not self.gone:
+            raise ModelError(
+                f"The first removal already costs more than is allowed (score_drop {limit}): {self.ended}.",
+                "Allow a larger drop (tuning wins a part of it back), or prune neurons instead.",
+            )
+        return self._without()
+
+    def words(self) -> tuple[str, ...]:
+        """What went, in order, with the score after each, before norms and tuning."""
+        score = self.work.workload.score_name
+        told = [
+            f"{block.path} ({block.kind}, {block.parameters:,} parameters): validation {score} "
+            f"{told['scores'][block.path]:.4f}"
+            for block, told in zip(self.gone, self.rounds, strict=False)
+        ]
+        share = sum(block.parameters for block in self.gone) / self.size
+        summary = f"{len(self.gone)} of {len(self.blocks)} dropped, {share:.1%} of the parameters"
+        return (f"{summary}; before, validation {score} {self.whole:.4f}", *told, *filter(None, [self.ended]))
+
+    def _is_done(self) -> bool:
+        if self.stage.blocks is not None:
+            return len(self.gone) >= self.stage.blocks
+        if self.stage.parameters is not None:
+            return sum(block.parameters for block in self.gone) >= self.stage.parameters * self.size
+        return False
+
+    def _check_goal(self) -> None:
+        """Before anything is scored.
+
+        Raises:
+            RecipeError: all that can be dropped is less than what is asked for.
+        """
+        if self.stage.blocks is not None and self.stage.blocks > len(self.blocks):
+            raise RecipeError(
+                f"{self.stage.blocks} are to be dropped, and the network has {len(self.blocks)} that can be.",
+                f"Ask for fewer. They are: {', '.join(block.path for block in self.blocks)}.",
+            )
+        share = sum(block.parameters for block in self.blocks) / self.size
+        if self.stage.parameters is not None and self.stage.parameters > share:
+            raise RecipeError(
+                f"{self.stage.parameters:.1%} of the parameters are to go, and all that can be dropped holds "
+                f"{share:.1%}.",
+                "Ask for less, or prune neurons besides.",
+            )
+
+    def _without(self, *more: Block) -> Dropped:
+        return {block.path: block.bypass for block in (*self.gone, *more) if block.bypass is not None}
+
+    def _score(self, dropped: Dropped) -> float:
+        words = f"depth: without {', '.join(dropped)}" if dropped else "depth: score"
+        goal = self.stage.blocks or len(self.blocks)
+        self.work.progress(len(self.gone), goal, words)
+        with without(self.model, dropped):
+            predict = torch_predict(self.model, example_batch(self.work.workload))
+            return score_of(self.work.workload, predict, "validation")
+
+    def _cost(self, score: float) -> float:
+        return self.whole - score if self.work.workload.higher_is_better else score - self.whole
+
+
+def _fixed_words(fixed: Mapping[str, str]) -> tuple[str, ...]:
+    told = [f"{path}: {reason}" for path, reason in fixed.items()]
+    return (f"not to be dropped: {'; '.join(told)}",) if told else ()

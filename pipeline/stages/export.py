@@ -1,0 +1,65 @@
+"""The stage "export": every network, controls too, as ONNX, seen to compute what its module computes.
+
+An exporter that is wrong is wrong in silence, so each file is run beside its module on calibration data
+before it is handed on; the first layer that differs is named. For a board with TensorRT the file is held
+against its rules at once: what TensorRT refuses should not be found out on the board.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...export.lint.for_target import held_against_tensorrt, takes
+from ...export.parity.compare import Hop, compare_module
+from ...export.to_onnx import to_onnx
+from ..work import Work
+from ..workload import example_batch, inputs_of
+
+COMPARED = 4  # batches of the calibration split
+
+
+@dataclass(frozen=True)
+class Export:
+    """Adds an ONNX file to every network that has none.
+
+    Attributes:
+        opset: 17 is the newest that TensorRT 8.5 and 8.6 parse.
+    """
+
+    opset: int = 17
+    writes_onnx: ClassVar[bool] = True
+
+    def __call__(self, work: Work) -> Work:
+        result, words = work, []
+        waiting = [variant for variant in work.variants if "onnx" not in variant.files]
+        for index, variant in enumerate(waiting):
+            work.progress(index, len(waiting), f"export {variant.name}")
+            model, path = work.model(variant), work.directory / variant.name / "model.onnx"
+            to_onnx(
+                model,
+                example_batch(work.workload),
+                path,
+                opset=self.opset,
+                spell_out_layer_norm=not takes(work.target, "LayerNormalization"),
+            )
+            batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
+            words.append(hop_words(variant.name, compare_module(model, path, batches)))
+            if variant.role == "chain":  # controls have the operators and widths of the pruned network
+                words += held_against_tensorrt(path, work.target, name=variant.name)
+            result = result.with_file(variant.name, "onnx", path)
+        work.progress(len(waiting), len(waiting), "export")
+        return result.logged("export", self, *words)
+
+
+def hop_words(name: str, hop: Hop) -> str:
+    """How far two forms of a network are apart, in words."""
+    flips = f", {len(hop.flips)} of {hop.samples} labels flip" if hop.labels else ""
+    largest = max((difference.relative_largest for difference in hop.outputs.values()), default=0.0)
+    told = f"largest difference {largest:.1e}{flips}" if hop.outputs else "no output can be judged"
+    selected = "".join(
+        f"; {output} holds what {operator} selects, as many as the data say: not judged"
+        for output, operator in hop.selected.items()
+    )
+    return f"{name}: {told}{selected}"

@@ -1,0 +1,43 @@
+"""The stage "finetune": the accuracy that pruning cost, won back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from ..compression.masks import load_masks
+from ..training.fit import fit, training_words
+from ..training.loop import Schedule, TrainingJob
+from ..work import Work
+
+
+@dataclass(frozen=True)
+class Finetune(Schedule):
+    """Trains the newest network on; the result is the network "tuned".
+
+    Attributes:
+        epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 3
+    recovers: ClassVar[bool] = True
+
+    def __call__(self, work: Work) -> Work:
+        latest = work.latest()
+        held = {"masks": latest.path("masks")} if "masks" in latest.files else {}
+        job = TrainingJob(
+            work.workload,
+            work.networks,
+            self,
+            seed=work.seed + 1,  # not the order of samples that the original saw
+            checkpoint=work.directory / "checkpoint.safetensors",
+            progress=work.progress,
+            what="finetune",
+            masks=load_masks(held["masks"])[0] if held else None,
+        )
+        fitted = fit(work.model(latest), job)
+        words = training_words(fitted, self.epochs, work.workload)
+        made = work.with_model("tuned", fitted.model, plan=work.plan(latest), beside=held)
+        return made.logged("finetune", self, words)

@@ -1,0 +1,202 @@
+"""The stage "iterative": prune a little, win it back, and again, until a goal is met or a floor is broken.
+
+What is left takes over bit by bit (Han et al. 2015, "Learning both Weights"). The steps follow a schedule of
+how much is gone after each; the step that breaks the floor on the validation split is taken back. Every
+finished step is kept in the stage's folder: a run that is killed goes on at the step it was in, and there at
+its last epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from ...export.to_onnx import to_onnx
+from ...targets.artifact import Artifact, read_json, write_json
+from ...targets.errors import ModelError, RecipeError
+from ...targets.timing.clock import time_together
+from ...targets.timing.measurement import Protocol
+from ..training.predict import score_of, torch_predict
+from ..work import Done, Variant, Work
+from ..workload import example_batch
+from .finetune import Finetune
+from .prune import Cutting, Prune, Share, find_criterion
+from .statistics import Statistics
+
+Shape = Literal["linear", "cubic", "geometric"]
+
+
+@dataclass(frozen=True)
+class Iterative(Cutting):
+    """Prunes and tunes by turns; the results are the networks "pruned" (the last cut) and "tuned".
+
+    Attributes:
+        parameters: the share of the original's parameters that is gone after the last step.
+        steps: how many cuts lead there.
+        schedule: how much is gone after each, see `shares`.
+        score_drop: how much worse than the original the validation score may get, in its own unit; the step
+            that breaks this is taken back and ends the stage. None for no floor.
+        score_floor: the same as a score that must be kept.
+        latency_s: ends the stage as soon as a network takes at most this long (median, batch of one example,
+            ONNX Runtime on this machine, one thread); None does not measure.
+        criterion ... norms: see `prune.Cutting`.
+        epochs, learning_rate: of the tuning after each cut, see `training.Schedule`.
+    """
+
+    parameters: Share
+    steps: Annotated[int, Field(ge=1)] = 5
+    schedule: Shape = "cubic"
+    score_drop: Annotated[float, Field(ge=0)] | None = None
+    score_floor: float | None = None
+    latency_s: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[int, Field(ge=0)] = 2
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    shrinks: ClassVar[bool] = True  # the stages it runs inside are in the log, and controls repeat those
+
+    def __call__(self, work: Work) -> Work:
+        find_criterion(self.criterion)
+        if self.latency_s is not None and work.target.runtime != "onnxruntime":
+            raise RecipeError(
+                f"A latency of {self.latency_s} s is to be reached on {work.target.title}, "
+                "which is not here.",
+                "Leave latency_s out, or choose the target that is this machine.",
+            )
+        whole = _score(work)
+        floor = self._floor(work, whole)
+        if floor is not None and _worse(work, whole, floor):
+            raise RecipeError(
+                f"The unpruned network has a validation {work.workload.score_name} of {whole:.4f}, which is "
+                f"already beyond the floor of {floor:.4f}.",
+                "Give a floor that the network keeps before anything is removed, or train it longer.",
+            )
+        size = _size(work)
+        words, last = [], work
+        for step, share in enumerate(shares(self.parameters, self.steps, self.schedule), start=1):
+            work.progress(step - 1, self.steps, f"iterative: step {step} of {self.steps}")
+            tried = self._step(last, work.directory / f"step-{step}", 1 - size * (1 - share) / _size(last))
+            if tried is None:
+                words.append(f"step {step}: no unit is left that could go")
+                break
+            score = _score(tried)
+            told = f"step {step}: {1 - _size(tried) / size:.1%} fewer parameters, {score:.4f}"
+            if floor is not None and _worse(work, score, floor):
+                words.append(f"{told}, under the floor of {floor:.4f}: taken back")
+                break
+            last = tried
+            if self.latency_s is not None:
+                latency_s = _latency_s(tried)
+                told += f", {latency_s * 1e6:.1f} µs"
+                if latency_s <= self.latency_s:
+                    words.append(f"{told}: fast enough")
+                    break
+            words.append(told)
+        work.progress(self.steps, self.steps, "iterative")
+        if last is work:
+            raise ModelError(
+                f"The first step already breaks the floor: {words[-1]}.",
+                "Take more steps, tune for longer, or lower the floor.",
+            )
+        last = dataclasses.replace(last, directory=work.directory, progress=work.progress)
+        return last.logged("iterative", self, *words)
+
+    def _floor(self, work: Work, whole: float) -> float | None:
+        if self.score_drop is None:
+            return self.score_floor
+        if self.score_floor is not None:
+            raise RecipeError(
+                f"The stage iterative has a score_drop of {self.score_drop} and a score_floor of "
+                f"{self.score_floor}.",
+                "Give one of them.",
+            )
+        return whole - self.score_drop if work.workload.higher_is_better else whole + self.score_drop
+
+    def _step(self, work: Work, place: Path, share: float) -> Work | None:
+        """The work after one cut and its tuning; from the folder where that is done. None: nothing can go."""
+        if (place / "done.json").exists():
+            return _restored(work, place)
+        cut = Prune(
+            parameters=min(max(share, 1e-9), 1 - 1e-9),
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(Cutting)},
+        )
+        tune = Finetune(epochs=self.epochs, learning_rate=self.learning_rate)
+        result = work
+        for stage, name in ((Statistics(), "statistics"), (cut, "pruned"), (tune, "tuned")):
+            quiet = dataclasses.replace(result, directory=place / name, progress=_silent)
+            try:
+                result = stage(quiet)
+            except ModelError as error:
+                if stage is cut and "can." in error.what:
+                    return None
+                raise
+        _record(result, place, len(work.log))
+        return result
+
+
+def shares(goal: float, steps: int, schedule: Shape) -> list[float]:
+    """The share of the parameters that is gone after each step.
+
+    "linear" takes the same number each time; "geometric" the same share of what is left; "cubic" much at
+    first and little at the end, when every unit counts (Zhu and Gupta 2017, "To prune, or not to prune").
+    """
+    done = [step / steps for step in range(1, steps + 1)]
+    if schedule == "linear":
+        return [goal * part for part in done]
+    if schedule == "geometric":
+        return [1 - (1 - goal) ** part for part in done]
+    return [goal * (1 - (1 - part) ** 3) for part in done]
+
+
+def _record(work: Work, place: Path, logged: int) -> None:
+    """Writes down where a finished step's files are; they lie below it, so names are enough."""
+    made = [work.variant(name) for name in ("pruned", "tuned")]
+    variants = [
+        {
+            "name": one.name,
+            "files": {kind: str(file.path.relative_to(place)) for kind, file in one.files.items()},
+            "recovered": one.recovered,
+        }
+        for one in made
+    ]
+    log = [dataclasses.asdict(done) for done in work.log[logged:]]
+    write_json(place / "done.json", {"variants": variants, "log": log})
+
+
+def _restored(work: Work, place: Path) -> Work:
+    value = read_json(place / "done.json")
+    for one in value["variants"]:
+        files = {kind: Artifact.of(place / path) for kind, path in one["files"].items()}
+        work = work.with_variant(Variant(one["name"], files, recovered=one["recovered"]))
+    work = work.with_artifact("statistics", place / "statistics" / "statistics.safetensors")
+    log = tuple(map(Done.from_json, value["log"]))
+    return dataclasses.replace(work, log=(*work.log, *log))
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    """The steps speak for their stages."""
+
+
+def _score(work: Work) -> float:
+    predict = torch_predict(work.model(), example_batch(work.workload))
+    return score_of(work.workload, predict, "validation")
+
+
+def _worse(work: Work, score: float, floor: float) -> bool:
+    return score < floor if work.workload.higher_is_better else score > floor
+
+
+def _size(work: Work) -> int:
+    return sum(parameter.numel() for parameter in work.model().parameters())
+
+
+def _latency_s(work: Work) -> float:
+    """The median time of the newest network, over a few fresh loads."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        to_onnx(work.model(), example_batch(work.workload), path)
+        measured = time_together({"tried": path}, protocol=Protocol(events=6, event_s=0.05, threads=1))
+    return measured["tried"].latency_s(50).value

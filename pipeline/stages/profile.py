@@ -1,0 +1,151 @@
+"""The stage "profile": all networks of the chain timed by turns in one process, and their memory.
+
+They are timed together because two figures that were taken one after the other are no comparison: the
+machine drifts between them by more than most prunings gain.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from ...targets.artifact import write_json
+from ...targets.engines.build_settings import BuildSettings
+from ...targets.errors import MeasurementError
+from ...targets.machine.probe import conditions
+from ...targets.remote.board import time_engines_on, time_on
+from ...targets.remote.ssh import connected
+from ...targets.timing import measurement
+from ...targets.timing.clock import time_together
+from ...targets.timing.layer_reasons import explained
+from ...targets.timing.layers import judge_layers
+from ...targets.timing.measurement import Protocol
+from ...targets.timing.memory import measure_memory
+from ...targets.timing.ort_layers import LAYER_PROTOCOL, time_layers
+from ..compression.masks import load_masks
+from ..work import Work
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Writes "measurements", "memory" and "layers" of every network with an ONNX file.
+
+    Attributes:
+        events: fresh loads of all networks; 24 give a 97.7 % interval.
+        event_s: how long each network runs within one event, about.
+        threads: of the runtime. With one, CPU time is the clock, and neighbours hardly disturb it.
+        memory: whether memory is measured too, in a fresh process a network.
+        on: a board, by its name in ssh, on which they are timed; layers are not judged there.
+        layers: whether every layer is timed and judged too, with the runtime's profiler at work.
+    """
+
+    events: Annotated[int, Field(ge=1)] = 24
+    event_s: float = 0.05
+    threads: Annotated[int, Field(ge=1)] = 1
+    memory: bool = True
+    layers: bool = True
+    on: str = ""
+    reads_onnx: ClassVar[bool] = True
+
+    def __call__(self, work: Work) -> Work:
+        # Controls have the widths of the pruned network: to time them would say nothing new.
+        timed = [v for v in work.variants if v.role == "chain" and "onnx" in v.files]
+        paths = {variant.name: variant.path("onnx") for variant in timed}
+        work.latest("onnx")  # says what is missing where there is none
+        protocol = Protocol(events=self.events, event_s=self.event_s, threads=self.threads, seed=work.seed)
+        if self.on:
+            result, said = profile_on(self.on, work, paths, protocol, memory=self.memory)
+            return result.logged("profile", self, *said)
+        if work.target.runtime != "onnxruntime":
+            return work.logged(
+                "profile",
+                self,
+                f"Nothing was measured: {work.target.title} is a board, and this machine is none. "
+                "Name one with --on USER@HOST.",
+            )
+        measured = time_together(
+            paths, protocol=protocol, progress=lambda done, total: work.progress(done, total, "profile")
+        )
+        measurement.save(measured, work.directory / "measurements.json")
+        result = work.with_artifact("measurements", work.directory / "measurements.json")
+        if self.memory:
+            write_json(work.directory / "memory.json", _memory(paths, work))
+            result = result.with_artifact("memory", work.directory / "memory.json")
+        words = []
+        if self.layers and len(paths) > 1:
+            try:
+                write_json(work.directory / "layers.json", self._layers(paths, work))
+                result = result.with_artifact("layers", work.directory / "layers.json")
+            except MeasurementError as error:
+                words.append(f"Layers were not judged. {error.what}")
+        return result.logged("profile", self, *words)
+
+    def _layers(self, paths: Mapping[str, Path], work: Work) -> dict[str, object]:
+        """Every network's layers against those of the first, by turns."""
+        events = max(self.events, 1)
+        protocol = dataclasses.replace(LAYER_PROTOCOL, events=events, threads=self.threads, seed=work.seed)
+        timed = time_layers(
+            paths, protocol=protocol, progress=lambda done, total: work.progress(done, total, "layers")
+        )
+        first, *others = timed
+        judged = {
+            name: explained(
+                judge_layers(timed[first], timed[name]), timed[first], timed[name], target=work.target
+            )
+            for name in others
+        }
+        return {
+            "first": first,
+            "protocol": dataclasses.asdict(protocol),
+            "networks": {name: [one.to_json() for one in each] for name, each in judged.items()},
+        }
+
+
+def _memory(paths: Mapping[str, Path], work: Work) -> dict[str, object]:
+    result: dict[str, object] = {"conditions": conditions()}
+    for index, (name, path) in enumerate(paths.items()):
+        work.progress(index, len(paths), f"memory of {name}")
+        result[name] = dataclasses.asdict(measure_memory(path))
+    work.progress(len(paths), len(paths), "profile")
+    return result
+
+
+def profile_on(
+    on: str, work: Work, paths: Mapping[str, Path], protocol: Protocol, *, memory: bool
+) -> tuple[Work, list[str]]:
+    """Writes "measurements" and "memory" as the board measured them, and returns what there is to say.
+
+    Raises:
+        TargetError: the board cannot be reached, or the connection broke; what was copied is kept there.
+        DeadweightError: what the board said.
+    """
+    with connected(on) as board:
+        if work.target.runtime == "tensorrt":
+            timed = time_engines_on(
+                board,
+                paths,
+                protocol=protocol,
+                settings=dataclasses.asdict(BuildSettings(sparse=knows_sparse(work))),
+                target=work.target.to_json(),
+                progress=work.progress,
+            )
+        else:
+            timed = time_on(board, paths, protocol=protocol, memory=memory, progress=work.progress)
+    measurement.save(timed.measurements, work.directory / "measurements.json")
+    result = work.with_artifact("measurements", work.directory / "measurements.json")
+    first = next(iter(timed.measurements.values()))
+    if timed.memory:
+        write_json(work.directory / "memory.json", {"conditions": first.conditions, **timed.memory})
+        result = result.with_artifact("memory", work.directory / "memory.json")
+    words = [f"Timed on {on}, {first.conditions['machine']['cpu']}: {first.evidence}."]
+    return result, words + [f"The times are void: {reason}." for reason in timed.void]
+
+
+def knows_sparse(work: Work) -> bool:
+    """Whether a network is 2:4: then the builder may use the kernels for it, in all networks alike."""
+    return any("masks" in v.files and load_masks(v.path("masks"))[1] == "2:4" for v in work.variants)

@@ -1,0 +1,230 @@
+"""The stage "prune": neurons that matter least are taken out for real.
+
+What goes follows from two thresholds on the statistics of the stage "statistics" (a neuron goes if its mean
+*and* its standard deviation are at or below them: it is silent, and constantly so), or from a criterion and a
+budget: a share of the neurons of each group, or a share of the network's parameters. The result is a smaller
+dense network, and it is proven to be the old one without those neurons before it is handed on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, cast
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from ...targets.errors import ModelError, RecipeError, meant_and
+from ...targets.target import Target
+from ..importance import criteria
+from ..importance.activations import ActivationStatistics
+from ..importance.allocation import Normalise, Scope, check_scores, choose_by_parameters, kept, ranking
+from ..importance.criteria import Context, Criterion, below
+from ..importance.gradients import Gradients
+from ..pruning.groups import BLOCKS, Groups, choose, remove
+from ..pruning.means import fold_means
+from ..pruning.plan import Plan, plan_of
+from ..pruning.surgery import apply
+from ..pruning.trace import trace
+from ..pruning.verify import verify
+from ..training.batch_norm import reestimated
+from ..work import Work
+from ..workload import example_batch, inputs_of, users_code
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutting:
+    """How units are ranked within a budget, and what is done around a cut.
+
+    Attributes:
+        criterion: with a budget, what orders the neurons: a function of `importance`, or the
+            dotted path of the user's own.
+        scope: how the budget is shared out: "local" takes equal shares of all groups, "global" the lowest
+            of one ranking across groups.
+        normalise: how scores of different groups become comparable in it, see `budget.NORMALISATIONS`.
+        most: in a global ranking, the largest share of one group that may go.
+        heads: whether whole attention heads, and whole groups of grouped convolutions, may go too. A ratio
+            holds for them on its own: half the heads with half the features of each are a quarter.
+        align: whether widths are rounded up to what the target's kernels like.
+        means: whether what a removed neuron gave on average goes into its readers' biases.
+        norms: over how many training batches batch norms are estimated anew after the cut; 0 for none.
+    """
+
+    criterion: str = "activation"
+    scope: Scope = "local"
+    normalise: Normalise = "mean"
+    most: Annotated[float, Field(gt=0, le=1)] = 0.95
+    heads: bool = False
+    align: bool = True
+    means: bool = False
+    norms: Annotated[int, Field(ge=0)] = 64
+    shrinks: ClassVar[bool] = True
+
+    def code(self) -> list[Path]:
+        """The user's own criterion: an edit of it is another pruning."""
+        found = find_criterion(self.criterion)
+        return [] if self.criterion.isidentifier() else [Path(inspect.getfile(found))]
+
+
+@dataclass(frozen=True)
+class Prune(Cutting):
+    """Removes neurons from the newest network; the result is the network "pruned".
+
+    Attributes:
+        mean, std: thresholds on a neuron's activations, in their own units; both are given, or none.
+        ratio: instead of thresholds, the share of each group's neurons to remove, 0 to 1.
+        ratios: the same for single groups by name; a group without one takes `ratio`, else stays whole.
+        parameters: instead of both, the share of the network's parameters to remove.
+        criterion ... norms: see `Cutting`.
+    """
+
+    mean: float | None = None
+    std: float | None = None
+    ratio: Share | None = None
+    ratios: dict[str, Share] = field(default_factory=dict)
+    parameters: Share | None = None
+
+    def __post_init__(self) -> None:
+        thresholds = (self.mean is not None) + (self.std is not None)
+        budgets = (self.ratio is not None or bool(self.ratios)) + (self.parameters is not None)
+        if thresholds == 1 or (thresholds > 0) + budgets != 1:
+            raise RecipeError(
+                f"The stage prune has mean {self.mean}, std {self.std}, ratio {self.ratio}, ratios "
+                f"{self.ratios} and parameters {self.parameters}.",
+                "Give one or the other: both thresholds, or a ratio (and ratios), or parameters.",
+            )
+        if self.ratios and self.scope == "global":
+            raise RecipeError(
+                f'The stage prune has ratios {self.ratios} and scope "global".',
+                'Ratios by group are local: give scope = "local", or leave them out.',
+            )
+
+    def __call__(self, work: Work) -> Work:
+        if "masks" in work.latest().files:
+            raise RecipeError(
+                f'Single weights of the network "{work.latest().name}" were dropped, and their masks would '
+                "not fit it without some of its neurons.",
+                'Put the stage "prune" before the one that drops single weights.',
+            )
+        model, example = work.model(), example_batch(work.workload)
+        work.progress(0, 3, "prune: trace")
+        groups = trace(model, example)
+        if not len(groups):
+            raise ModelError(
+                "This network has no neurons that could be removed.",
+                _frozen(groups) or "Prune another network.",
+            )
+        plan = self._plan(model, groups, work)
+        work.progress(1, 3, "prune: cut")
+        small, words = self.cut(model, plan, groups, work)
+        work.progress(3, 3, "prune")
+        plan = plan_of(small) or plan  # surgery says which form it chose, and why
+        return work.with_model("pruned", small, plan=plan).logged("prune", self, _widths(plan), *words)
+
+    def cut(
+        self, model: nn.Module, plan: Plan, groups: Groups, work: Work
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """The network after a plan, seen to be right, then its means and norms; and what to say of it."""
+        small = apply(model, plan, groups)
+        work.progress(2, 3, "prune: verify")
+        verify(model, small, plan_of(small) or plan, groups)
+        words: tuple[str, ...] = ()
+        if self.means:
+            small, skipped = fold_means(small, groups, inputs_of(work.workload, "calibration"))
+            words = (f"no means for {'; '.join(skipped)}",) if skipped else ()
+        return reestimated(small, work.workload, batches=self.norms, seed=work.seed), words
+
+    def _plan(self, model: nn.Module, groups: Groups, work: Work) -> Plan:
+        statistics = _statistics(work)
+        context = Context(
+            model=model,
+            statistics=statistics,
+            seed=work.seed,
+            gradients=Gradients(model, groups, work.workload),
+        )
+        steps = alignment(work.target) if self.align else None
+        chosen = [group for group in groups if self.heads or group.kind not in BLOCKS]
+        if self.mean is not None and self.std is not None:
+            if statistics is None:
+                raise RecipeError(
+                    "Thresholds on activations were given, and no statistics were taken.",
+                    'Put the stage "statistics" before the stage "prune".',
+                )
+            dead = {g.name: below(statistics.of(g.name), mean=self.mean, std=self.std) for g in chosen}
+            order = {g.name: criteria.activation(g, context) for g in chosen}
+            return remove(groups, dead, align=steps, scores=order)
+        criterion = find_criterion(self.criterion)
+        with users_code(f'the criterion "{self.criterion}" was called'):
+            scores: Mapping[str, Tensor] = {group.name: criterion(group, context) for group in chosen}
+        if self.ratios:
+            ratios = {group.name: self.ratio for group in chosen} | self.ratios
+            keep = {
+                name: groups[name].size - _gone(share, groups[name].size) for name, share in ratios.items()
+            }
+            return choose(groups, scores, keep=keep, align=steps)
+        if self.ratio is not None and self.scope == "local":
+            return choose(groups, scores, ratio=self.ratio, align=steps)
+        check_scores(groups, scores)
+        ranked = ranking(scores, scope=self.scope, normalise=self.normalise, most=self.most)
+        if self.parameters is not None:
+            return choose_by_parameters(
+                model, groups, scores, removed=self.parameters, order=ranked, align=steps
+            )
+        count = _gone(self.ratio, sum(map(len, scores.values())))
+        return choose(groups, scores, keep=kept(groups, scores, ranked, count), align=steps)
+
+
+def _gone(share: float | None, size: int) -> int:
+    return int(round((share or 0.0) * size, 9))
+
+
+def find_criterion(name: str) -> Criterion:
+    """A criterion by the name of a function of `importance`, or by the user's own dotted path.
+
+    Raises:
+        RecipeError: there is no such function.
+    """
+    place, _, attribute = name.replace(":", ".").rpartition(".")
+    with users_code(f'the criterion "{name}" was imported'):
+        home = importlib.import_module(place) if place else criteria
+    found = getattr(home, attribute, None)
+    if not callable(found):
+        raise RecipeError(
+            f'There is no criterion "{name}".',
+            meant_and(
+                name,
+                criteria.CRITERIA,
+                f"Known: {', '.join(criteria.CRITERIA)}; your own is named by its dotted path.",
+            ),
+        )
+    return cast(Criterion, found)
+
+
+def alignment(target: Target) -> dict[str, int]:
+    """The multiples that a target likes widths to be, by the kind of operator."""
+    return {kind: rule.step for kind, rule in target.alignment.items()}
+
+
+def _statistics(work: Work) -> ActivationStatistics | None:
+    if "statistics" not in work.artifacts:
+        return None
+    return ActivationStatistics.load(work.artifacts["statistics"].checked())
+
+
+def _frozen(groups: Groups) -> str:
+    return "; ".join(
+        f"{frozen.parameter}: {frozen.reason} {frozen.line}".strip() for frozen in groups.frozen[:3]
+    )
+
+
+def _widths(plan: Plan) -> str:
+    widths = ", ".join(
+        f"{name} {w.before} -> {w.after}" for name, w in plan.widths.items() if w.after != w.before
+    )
+    return f"{widths or 'nothing was removed'}; form {plan.form}"

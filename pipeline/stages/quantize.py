@@ -1,0 +1,177 @@
+"""The stage "quantize": the newest network in INT8, within a budget of score where one is given.
+
+Ranges are taken after pruning and tuning, of the very file that is shipped. The Q/DQ graph is written in the
+dialect of the target's runtime: TensorRT's symmetric one, or the one that ONNX Runtime on x86 runs without a
+convolution left in float. Whatever is tried beyond that is kept only where it helps on the validation split.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from ...export.lint.for_target import held_against_tensorrt
+from ...export.lint.platform import Platform
+from ...export.onnx_graph.external_data import move
+from ...export.parity.compare import LIMITS, compare_files, noise_between
+from ...export.quantization import adequacy
+from ...export.quantization.fp16 import to_half
+from ...export.quantization.histogram import Method
+from ...export.quantization.int8_widths import off_step
+from ...targets.artifact import Artifact, write_json
+from ...targets.errors import ModelError, RecipeError
+from ..quantization.candidates import Candidate, Step, Trials, first, stepped, timed, validated
+from ..quantization.sensitivity import Layer, return_words, returned, sensitivity, words
+from ..work import Variant, Work
+from ..workload import inputs_of
+from .export import COMPARED, hop_words
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Adds the network "int8".
+
+    Attributes:
+        method: how ranges follow from activations: "minmax", "percentile", "entropy", "mse", or "best", which
+            tries all four from one calibration.
+        steps: what is tried to lose less, one after the other: "equalize" (cross-layer equalization),
+            "adaround", "bias_correction"; best in this order, since each starts from what the last one left.
+        score_drop: how much worse than the float network's the score on the validation split may be, in the
+            score's own unit. While it is worse, the most sensitive layer goes back to float. Without it
+            nothing is given back.
+        sensitivity: whether every layer is also tried alone where the budget does not ask for it.
+        only_if_faster: whether the network stays in float where INT8 is measured to be slower here.
+        half: whether what stays in float becomes FP16 in the file, which TensorRT 10 and later need: they
+            build strongly typed networks. Earlier ones refuse it. Where FP16 breaks the budget of the score,
+            it stays FP32.
+    """
+
+    method: Method | Literal["best"] = "minmax"
+    steps: tuple[Step, ...] = ()
+    score_drop: Annotated[float, Field(ge=0)] | None = None
+    sensitivity: bool = False
+    only_if_faster: bool = False
+    half: bool = False
+    reads_onnx: ClassVar[bool] = True
+    writes_onnx: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if len(set(self.steps)) < len(self.steps):
+            raise RecipeError(
+                f"The stage quantize has the steps {', '.join(self.steps)}.", "Name each step once."
+            )
+
+    def __call__(self, work: Work) -> Work:
+        if self.half and work.target.runtime != "tensorrt":
+            raise RecipeError(
+                f"The stage quantize has half = true, and {work.target.name} runs {work.target.runtime}.",
+                "FP16 in the file is for TensorRT 10 and later: leave half out.",
+            )
+        work.progress(0, 3, "quantize: calibrate")
+        trials = Trials.of(work)
+        candidate = first(trials, self.method)
+        said = []
+        for step in self.steps:
+            work.progress(1, 3, f"quantize: {step}")
+            candidate, told = stepped(trials, step, candidate)
+            said.append(told)
+        layers, kept, told_returns = self._within_budget(trials, candidate)
+        said += told_returns
+        if kept is not None and self.only_if_faster and trials.dialect == "x86":
+            told_time = timed(trials.original, kept.path, seed=work.seed)
+            said.append(f"INT8 against FP32 on this machine: {told_time.sentence()}")
+            kept = None if told_time.outcome == "slower" else kept
+        work.progress(2, 3, "quantize: compare")
+        result = work if kept is None else self._kept(work, trials, kept, said)
+        if kept is None:
+            said.append("the network stays in float")
+            result = work.logged("quantize", self, *said)
+        if said:
+            told_all = {"words": said, "layers": [layer.to_json() for layer in layers]}
+            write_json(work.directory / "int8.json", told_all)
+            result = result.with_artifact("int8", work.directory / "int8.json")
+        shutil.rmtree(trials.folder)
+        return result
+
+    def _within_budget(
+        self, trials: Trials, candidate: Candidate
+    ) -> tuple[tuple[Layer, ...], Candidate | None, list[str]]:
+        """The layers, where they were looked at; the candidate within the budget; what is to be said."""
+        if self.score_drop is None and not self.sensitivity:
+            return (), candidate, []
+        drop = trials.drop(trials.float_score, candidate.score)
+        broken = self.score_drop is not None and drop > self.score_drop
+        said = (
+            []
+            if self.score_drop is None
+            else [f"lost on validation: {drop:+.4f} of {self.score_drop:g} allowed"]
+        )
+        if not broken and not self.sensitivity:
+            return (), candidate, said
+        layers = sensitivity(trials, candidate)
+        said.append(words(layers))
+        if not broken or self.score_drop is None:
+            return layers, candidate, said
+        kept, returns = returned(trials, candidate, layers, score_drop=self.score_drop)
+        score = candidate.score
+        for found in returns:
+            said.append(return_words(found, score))
+            score = found.score
+        if kept is None:
+            said.append(f"with one layer in INT8 the score is still worse by more than {self.score_drop:g}")
+        return layers, kept, said
+
+    def _kept(self, work: Work, trials: Trials, kept: Candidate, said: list[str]) -> Work:
+        path = work.directory / "int8" / "model.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(work.directory / "ranges.json", kept.ranges.to_json())
+        rounded = {name: kept.ranges.adequacy[name] for name in kept.quantized.tensors}
+        batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
+        hop = compare_files(
+            trials.original, kept.path, batches, kind="lossy", name="ONNX -> INT8", rounded_from=kept.source
+        )
+        shipped = kept.path
+        if self.half:
+            shipped, told = self._halved(work, trials, kept)
+            said.append(told)
+        move(shipped, path)
+        found = held_against_tensorrt(path, work.target, name="int8")
+        result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
+        result = result.with_artifact("ranges", work.directory / "ranges.json")
+        return result.logged(
+            "quantize",
+            self,
+            f"{kept.ranges.method} ranges, {trials.dialect} dialect, validation "
+            f"{work.workload.score_name} {kept.score:.4f} ({trials.float_score:.4f} in float)",
+            hop_words("int8", hop),
+            *adequacy.words(rounded, samples=kept.ranges.samples, method=kept.ranges.method),
+            *said,
+            *(off_step(kept.source, kept.quantized.in_int8, work.target) if trials.dialect == "x86" else ()),
+            *found,
+        )
+
+    def _halved(self, work: Work, trials: Trials, kept: Candidate) -> tuple[Path, str]:
+        """The file to ship, with FP16 in it where that stays within the budget; and what it changed."""
+        halved = to_half(kept.path, trials.folder / "half.onnx", tensorrt=Platform.of(work.target).version)
+        near = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
+        noise = noise_between(kept.path, halved.path, near)
+        if not noise < LIMITS["lossy"]:
+            raise ModelError(
+                f"FP16 changes the outputs by {noise:.3g} of their values: numbers inside leave its range.",
+                "Leave half out, or equalize first.",
+            )
+        left = "".join(f", {name} stays in FP32: {why}" for name, why in halved.left_float.items())
+        score = validated(work, halved.path)
+        said = f"FP16 for what stays in float: noise {noise:.2%}, validation {score:.4f}"
+        drop = trials.drop(trials.float_score, score)
+        # Written so that NaN is over every budget.
+        if self.score_drop is not None and not drop <= self.score_drop:
+            return kept.path, (
+                f"{said}, {drop:+.4f} of {self.score_drop:g} allowed: NOT kept, what stays in float is FP32"
+            )
+        return halved.path, said + left

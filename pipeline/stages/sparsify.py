@@ -1,0 +1,139 @@
+"""The stage "sparsify": single weights are set to zero and stay zero; the network keeps its shapes.
+
+It is here to be compared with pruning neurons at the same number of parameters, and the report says what came
+of it. A dense kernel multiplies by zero as by any other number. Zeros save bytes where they are left out of
+the file, and time where there is a kernel made for their pattern: 2:4, two of every four neighbours along a
+layer's inputs, on the tensor cores of Ampere GPUs and later ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import nn
+
+from ...targets.artifact import write_json
+from ...targets.errors import RecipeError
+from ..compression.masks import (
+    Masks,
+    is_structured,
+    magnitude_masks,
+    masked,
+    save_masks,
+    structured_masks,
+    weights_of,
+)
+from ..compression.sparse_size import stored_bytes
+from ..importance.allocation import Scope
+from ..pruning.narrow import elements_of
+from ..training.fit import fit
+from ..training.loop import Schedule, TrainingJob
+from ..work import Work
+from .prune import Share
+
+Pattern = Literal["free", "2:4"]
+
+
+@dataclass(frozen=True)
+class Sparsify:
+    """Drops single weights of a network; the result is the network "sparse", whose masks later tuning keeps.
+
+    Attributes:
+        pattern: "free" drops the weights of least magnitude, wherever they are; "2:4" two of every four.
+        share: of the weights, how many go. Half of them go by 2:4, so it takes none.
+        like: instead, the name of a network of this run: so many weights go that as many parameters are left
+            as it has.
+        scope: "local" takes the same share of each layer, "global" the smallest weights of all.
+        network: which network's weights are dropped; "" for the newest.
+        dense: layers that are left alone, by their names.
+        epochs, learning_rate: of the tuning after the cut; 0 epochs leave it to a stage that follows.
+    """
+
+    pattern: Pattern = "free"
+    share: Share | None = None
+    like: str = ""
+    scope: Scope = "local"
+    network: str = ""
+    dense: tuple[str, ...] = ()
+    epochs: Annotated[int, Field(ge=0)] = 0
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.share is not None) + bool(self.like)
+        if given != (self.pattern == "free"):
+            raise RecipeError(
+                f"The stage sparsify has the pattern {self.pattern!r}, share {self.share} and like "
+                f"{self.like!r}.",
+                'Give a share of the weights, or like = "NAME" of a network of this run; 2:4 takes neither: '
+                "it drops half.",
+            )
+
+    def __call__(self, work: Work) -> Work:
+        source = work.variant(self.network) if self.network else work.latest()
+        model = work.model(source)
+        weights = weights_of(model, self.dense)
+        if self.pattern == "2:4":
+            masks = structured_masks(weights)
+        else:
+            masks = magnitude_masks(weights, self._share(work, model, weights), scope=self.scope)
+        sparse = masked(model, masks)
+        if self.epochs:
+            job = TrainingJob(
+                work.workload,
+                work.networks,
+                Schedule(self.epochs, self.learning_rate),
+                seed=work.seed + 1,  # as in finetune: the two can be compared
+                checkpoint=work.directory / "checkpoint.safetensors",
+                progress=work.progress,
+                what="sparsify",
+                masks=masks,
+            )
+            sparse = fit(sparse, job).model
+        place = work.directory / "sparse" / "masks.safetensors"
+        save_masks(place, masks, self.pattern)
+        facts = sparse_facts(sparse, masks, self.pattern)
+        write_json(work.directory / "sparse.json", {"network": "sparse", **facts})
+        made = work.with_model("sparse", sparse, plan=work.plan(source), beside={"masks": place})
+        made = made.with_artifact("sparse", work.directory / "sparse.json")
+        return made.logged("sparsify", self, _words(facts))
+
+    def _share(self, work: Work, model: nn.Module, weights: Mapping[str, nn.Parameter]) -> float:
+        """The share of the maskable weights that goes."""
+        if self.share is not None:
+            return self.share
+        whole, wanted = (elements_of(one) for one in (model, work.model(work.variant(self.like))))
+        there = sum(weight.numel() for weight in weights.values())
+        if not 0 < whole - wanted < there:
+            raise RecipeError(
+                f'The network is to be left with the {wanted:,} parameters of "{self.like}"; it has '
+                f"{whole:,}, of which {there:,} are weights that may go.",
+                "Name a smaller network, or leave fewer layers dense.",
+            )
+        return (whole - wanted) / there
+
+
+def sparse_facts(model: nn.Module, masks: Masks, pattern: Pattern) -> dict[str, Any]:
+    """Zeros, parameters that are left, and bytes in three ways, of a network with masks."""
+    tensors = {name: value.detach().cpu().numpy() for name, value in model.named_parameters()}
+    zeros = {name: int((~mask).sum()) for name, mask in masks.items()}
+    whole = sum(tensor.size for tensor in tensors.values())
+    return {
+        "pattern": pattern,
+        "structured": all(is_structured(mask) for mask in masks.values()),
+        "parameters": whole,
+        "left": whole - sum(zeros.values()),
+        "zeros": zeros,
+        "bytes": dataclasses.asdict(stored_bytes(tensors, set(masks))),
+    }
+
+
+def _words(facts: Mapping[str, Any]) -> str:
+    held = facts["bytes"]
+    return (
+        f"{facts['left']:,} of {facts['parameters']:,} parameters are left; {held['dense']:,} bytes dense, "
+        f"{held['bitmask']:,} as a bitmask, {held['csr']:,} as sparse rows"
+    )

@@ -1,0 +1,34 @@
+"""The stage "statistics": how alive every unit of a network is, over a pass of its calibration data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..importance.activations import collect
+from ..pruning.trace import trace
+from ..work import Work
+from ..workload import example_batch, inputs_of
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Measures every unit that could be removed; the result is the artifact "statistics".
+
+    Attributes:
+        split: the data it runs over.
+    """
+
+    split: Literal["calibration", "train", "validation"] = "calibration"
+
+    def __call__(self, work: Work) -> Work:
+        groups = trace(work.model(), example_batch(work.workload))
+        found = collect(
+            groups,
+            inputs_of(work.workload, self.split),
+            progress=lambda batches: work.progress(batches, batches + 1, f"statistics: {batches} batches"),
+        )
+        path = work.directory / "statistics.safetensors"
+        found.save(path)
+        work.progress(1, 1, "statistics")
+        return work.with_artifact("statistics", path).logged("statistics", self, found.words())

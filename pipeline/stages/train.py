@@ -1,0 +1,57 @@
+"""The stage "train": the original network, trained once.
+
+A built-in example has no trained weights to start from. Who has some uses the stage "load" instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from ...targets.errors import RecipeError
+from ..training.checkpoint import write_tensors
+from ..training.fit import fit, training_words
+from ..training.loop import Schedule, TrainingJob, rewind_path
+from ..work import Work
+from ..workload import built_model
+
+
+@dataclass(frozen=True)
+class Train(Schedule):
+    """Trains `build_model()` from scratch; the result is the network "original".
+
+    Attributes:
+        epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
+        rewind_step: the weights after so many steps are kept too, for a rewind. The initial weights always
+            are, as "step-0" of the network.
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 10
+    rewind_step: Annotated[int, Field(ge=0)] = 0
+    trains: ClassVar[bool] = True
+
+    def __call__(self, work: Work) -> Work:
+        model = built_model(work.workload, seed=work.seed)
+        checkpoint = work.directory / "checkpoint.safetensors"
+        write_tensors(rewind_path(checkpoint, 0), model.state_dict())
+        job = TrainingJob(
+            work.workload,
+            work.networks,
+            self,
+            seed=work.seed,
+            checkpoint=checkpoint,
+            progress=work.progress,
+            what="train",
+            rewind_step=self.rewind_step,
+        )
+        fitted = fit(model, job)
+        words = training_words(fitted, self.epochs, work.workload)
+        early = {f"step-{step}": rewind_path(checkpoint, step) for step in (0, self.rewind_step)}
+        if not early[f"step-{self.rewind_step}"].exists():
+            raise RecipeError(
+                f"The weights of step {self.rewind_step} were to be kept, and training ended before it.",
+                f"Give a rewind_step within the first of the {self.epochs} epochs: early is what helps.",
+            )
+        return work.with_model("original", fitted.model, beside=early).logged("train", self, words)

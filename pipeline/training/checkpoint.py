@@ -1,0 +1,120 @@
+"""Where a training stands, on disk: tensors and JSON in one safetensors file, no pickle.
+
+It is written whole after every epoch, so a training that is killed loses at most the one it was in. It holds
+the network as it is, the network as it was at its best, the optimizer and the scores so far.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from ...targets.artifact import writing
+from ...targets.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        scores: on the validation split, after each epoch.
+        kept: the epoch whose network is handed out, from 0.
+        best: that network's tensors.
+        seed: by which epochs are shuffled.
+    """
+
+    scores: tuple[float, ...]
+    kept: int
+    best: Mapping[str, Tensor]
+    seed: int
+
+
+def save(path: Path, model: nn.Module, optimizer: Any, progress: Progress) -> None:
+    """Writes all that a training needs to go on, or nothing."""
+    state = optimizer.state_dict()
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"best/{name}": value for name, value in progress.best.items()}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, slots in state["state"].items():
+        for name, value in slots.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{name}"] = value
+            else:
+                plain.setdefault(str(index), {})[name] = value
+    facts = {
+        "scores": list(progress.scores),
+        "kept": progress.kept,
+        "seed": progress.seed,
+        "plain": plain,
+        "groups": state["param_groups"],
+    }
+    write_tensors(path, tensors, {"training": json.dumps(facts, sort_keys=True)})
+
+
+def load(path: Path, model: nn.Module, optimizer: Any) -> Progress:
+    """Puts network and optimizer where they were and says how far they had come.
+
+    Raises:
+        ArtifactError: the file is damaged, or of another network.
+    """
+    facts, tensors = _read(path)
+    state: dict[int, dict[str, Any]] = {int(index): dict(slots) for index, slots in facts["plain"].items()}
+    for name, value in _under(tensors, "optimizer/").items():
+        index, _, slot = name.partition("/")
+        state.setdefault(int(index), {})[slot] = value
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
+        model.load_state_dict(_under(tensors, "model/"))
+    except (RuntimeError, ValueError) as error:
+        raise _damaged(path, str(error).splitlines()[0]) from error
+    return _progress(facts, tensors)
+
+
+def reached(path: Path) -> Progress:
+    """How far a training had come, and its best network so far.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    return _progress(*_read(path))
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a whole safetensors file, or nothing; equal tensors are equal bytes."""
+    # Tied weights share memory, which the format refuses: each name gets its own copy.
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
+    with writing(path) as beside:
+        beside.write_bytes(save_tensors(plain, dict(metadata) if metadata else None))
+
+
+def _progress(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
+    return Progress(tuple(facts["scores"]), facts["kept"], _under(tensors, "best/"), facts["seed"])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["training"])
+            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _under(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
+
+
+def _damaged(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(
+        f"The checkpoint {path} is damaged: {why}.", f"Delete it (rm {path}): the training starts anew."
+    )

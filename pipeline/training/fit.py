@@ -1,0 +1,82 @@
+"""Training from a network to a network: in this process or in several, with its score and its sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ...targets.errors import WorkloadError
+from ..pruning.copies import copied_module
+from ..workload import Workload, example_batch, split_batches
+from . import checkpoint as on_disk
+from .predict import score_of, torch_predict
+
+if TYPE_CHECKING:
+    pass
+from .loop import STEPS, TrainingJob, learn
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network, its validation score, the scores after each epoch, and how many of these epochs were
+    taken up from a run that was stopped."""
+
+    model: nn.Module
+    score: float
+    scores: tuple[float, ...]
+    taken_up: int = 0
+
+
+def fit(model: nn.Module, job: TrainingJob) -> Fitted:
+    """Trains a copy of `model` and returns it on the CPU, in eval mode.
+
+    Raises:
+        ModelError: the loss became NaN or infinite, or a process was killed; the checkpoint of the last good
+            epoch is kept.
+        WorkloadError: the user's loss, optimizer or data failed, or the validation split is shuffled.
+    """
+    check_order(job.workload)
+    trained = copied_module(model, {})
+    taken_up = len(on_disk.reached(job.checkpoint).scores) if job.checkpoint.exists() else 0
+    if job.schedule.processes > 1:
+        from .distributed import train_in_processes
+
+        train_in_processes(trained, job)
+    else:
+        learn(trained, job, Fabric(accelerator="auto", devices=1, precision=job.schedule.precision))
+    job.progress(STEPS, STEPS, job.what)
+    found = on_disk.reached(job.checkpoint)
+    trained = trained.cpu()
+    trained.load_state_dict(dict(found.best))
+    trained.eval()
+    scores = found.scores
+    if scores:
+        return Fitted(trained, scores[found.kept], scores, taken_up)
+    predict = torch_predict(trained, example_batch(job.workload))
+    return Fitted(trained, score_of(job.workload, predict, "validation"), (), taken_up)
+
+
+def training_words(fitted: Fitted, epochs: int, workload: Workload) -> str:
+    """How a training went, in words."""
+    early = f" of {epochs}, no better since" if len(fitted.scores) < epochs else ""
+    early += f" ({fitted.taken_up} from before the run was stopped)" if fitted.taken_up else ""
+    return f"{len(fitted.scores)} epochs{early}, validation {workload.score_name} {fitted.score:.4f}"
+
+
+def check_order(workload: Workload) -> None:
+    """Reads the first validation batch twice: a score over other samples each time decides nothing.
+
+    Raises:
+        WorkloadError: they differ.
+    """
+    first, again = (next(split_batches(workload, "validation")) for _ in range(2))
+    for name, value in first.items():
+        if isinstance(value, Tensor) and not torch.equal(value, again[name]):
+            raise WorkloadError(
+                f'batches("validation") gave other values of "{name}" when it was read a second time.',
+                'Shuffle and augment "train" alone: epochs and settings are compared on this split.',
+            )

@@ -1,0 +1,257 @@
+"""The one training loop: for the first training, for winning accuracy back, and for the controls.
+
+Every epoch is seeded anew from (seed, epoch), and a checkpoint is written after each: a training that is
+killed goes on at its last epoch and, on a CPU, ends with the very bits of one that was left alone. Device,
+precision and gradients across processes are lightning-fabric's business; optimizer and loss are the
+workload's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from pydantic import Field
+from torch import Tensor, nn
+
+from ...targets.errors import ModelError, RecipeError
+from ..workload import Batch, Workload, example_batch, split_batches, users_code
+from . import checkpoint as on_disk
+from .predict import score_of, torch_predict
+
+if TYPE_CHECKING:
+    from ..work import Networks, Progress
+    from .teachers import Teaching
+
+STEPS = 1000  # the resolution of the progress bar
+WORKER = Path(__file__).with_name("worker.py")
+"""What each of several processes runs; no import leads there, so stages that start them name it as code."""
+
+Loss = Callable[[Any, Batch], Tensor]
+Masks = Mapping[str, Tensor]
+"""By parameter, which of its weights stay: bool, of its shape."""
+
+Held = Sequence[tuple[nn.Parameter, Tensor]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how fast, and on what.
+
+    Attributes:
+        epochs: passes over the training split.
+        learning_rate: replaces the workload's own at the start; None keeps it.
+        decay: "cosine" (Loshchilov and Hutter 2017, without restarts) or "none".
+        keep: "best" returns the epoch with the best validation score, "last" the last one.
+        patience: training stops after so many epochs without a better validation score; None never stops.
+        precision: of the forward pass, as lightning-fabric calls it; weights stay in 32 bits.
+        processes: how many share each batch, every one on a device of its own where there are several.
+    """
+
+    epochs: Annotated[int, Field(ge=0)]
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    decay: Literal["cosine", "none"] = "cosine"
+    keep: Literal["best", "last"] = "best"
+    patience: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    processes: Annotated[int, Field(ge=1)] = 1
+
+    def code(self) -> list[Path]:
+        """The file that several processes run: an edit of it is another training."""
+        return [WORKER] if self.processes > 1 else []
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> Schedule:
+        """The schedule in a stage's settings; what else the stage has is no part of it."""
+        names = {field.name for field in fields(Schedule)}
+        return Schedule(**{name: value for name, value in settings.items() if name in names})
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """All that a training is, beside the network.
+
+    Attributes:
+        networks: by which other processes get the network; one process does not ask it.
+        checkpoint: a safetensors file, written after every epoch and taken up again where it exists.
+        what: the words beside the progress bar.
+        teaching: teachers to learn from, beside the workload's loss.
+        masks: weights that are zero and stay so, see `masks`.
+        rewind_step: after so many steps the weights are kept beside the checkpoint, for a rewind; 0: never.
+    """
+
+    workload: Workload
+    networks: Networks
+    schedule: Schedule
+    _: KW_ONLY
+    seed: int
+    checkpoint: Path
+    what: str = ""
+    progress: Progress = lambda done, total, what: None
+    teaching: Teaching | None = None
+    masks: Masks | None = None
+    rewind_step: int = 0
+
+
+def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
+    """Trains `model` itself, as the one process or one of several; what came of it is in the checkpoint."""
+    workload, schedule, checkpoint, seed = job.workload, job.schedule, job.checkpoint, job.seed
+    with users_code("optimizer() was called"):
+        optimizer = workload.optimizer(model)
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    held = holding(model, job.masks or {})
+    hold(held)
+    rates = [schedule.learning_rate or group["lr"] for group in optimizer.param_groups]
+    if checkpoint.exists():
+        reached = on_disk.load(checkpoint, model, optimizer)
+        if reached.seed != seed:
+            raise RecipeError(
+                f"The checkpoint {checkpoint} is of a training with seed {reached.seed}, not {seed}.",
+                f"Give that seed, or delete it (rm {checkpoint}).",
+            )
+    else:
+        reached = on_disk.Progress((), 0, _copied(model), seed)
+        if fabric.is_global_zero:
+            on_disk.save(checkpoint, model, optimizer, reached)
+    names = list(example_batch(workload))
+    count = _batch_count(workload)
+    taught = contextlib.nullcontext(workload.loss)
+    with taught if job.teaching is None else job.teaching.loss(workload, model, fabric.device) as loss:
+        for epoch in range(len(reached.scores), schedule.epochs):
+            if _stale(workload, reached.scores, schedule.patience):
+                break
+            _seed_all(seed, epoch, fabric.global_rank)
+            wrapped.train()
+            for step, whole in enumerate(split_batches(workload, "train", seed=_mixed(seed, epoch))):
+                share = (epoch + min(step / count, 1.0)) / schedule.epochs
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * _decay(schedule.decay, share)
+                if 0 < job.rewind_step == epoch * count + step and fabric.is_global_zero:
+                    on_disk.write_tensors(rewind_path(checkpoint, job.rewind_step), model.state_dict())
+                batch = _part(whole, fabric.global_rank, fabric.world_size)
+                where = f"epoch {epoch + 1}, step {step + 1}"
+                train_step(fabric, wrapped, optimizer, loss, batch, names, where, held)
+                job.progress(round(STEPS * share), STEPS, job.what)
+            first = fabric.is_global_zero
+            score = score_of(workload, torch_predict(model, names), "validation") if first else 0.0
+            scores = (*reached.scores, fabric.broadcast(score))
+            better = epoch == 0 or _is_better(workload, scores[-1], scores[reached.kept])
+            if schedule.keep == "last" or better:
+                reached = on_disk.Progress(scores, epoch, _copied(model), seed)
+            else:
+                reached = on_disk.Progress(scores, reached.kept, reached.best, seed)
+            if first:
+                on_disk.save(checkpoint, model, optimizer, reached)
+            fabric.barrier()
+
+
+def rewind_path(checkpoint: Path, step: int) -> Path:
+    """Where a training keeps the weights that it had after so many steps."""
+    return checkpoint.with_name(f"step-{step}.safetensors")
+
+
+def train_step(
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: Any,
+    loss_of: Loss,
+    batch: Batch,
+    names: Sequence[str],
+    where: str,
+    held: Held = (),
+) -> None:
+    """One step of the optimizer; `held` are the masked parameters, `where` is for messages."""
+    batch = fabric.to_device(dict(batch))
+    optimizer.zero_grad()
+    with users_code("the network ran on a training batch"):
+        outputs = model(*(batch[name] for name in names))
+    with users_code("loss() was called"):
+        loss = loss_of(outputs, batch)
+        value = loss.item()
+    if not math.isfinite(value):
+        raise ModelError(
+            f"Training diverged: the loss is {value} in {where}.",
+            "Lower the learning rate (learning_rate of this stage); the epochs before are kept.",
+        )
+    fabric.backward(loss)
+    optimizer.step()
+    hold(held)
+
+
+def holding(model: nn.Module, masks: Masks) -> Held:
+    """The masked parameters of a network with their masks, on its device.
+
+    Raises:
+        ModelError: a mask is for another network.
+    """
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        if name not in parameters or parameters[name].shape != mask.shape:
+            raise ModelError(
+                f'The mask of "{name}", {list(mask.shape)}, fits no weights of this network.',
+                "Masks belong to one network: choose them after it was pruned, not before.",
+            )
+    return [(parameters[name], mask.to(parameters[name].device)) for name, mask in masks.items()]
+
+
+def hold(held: Held) -> None:
+    """Sets dropped weights to zero again: momentum and weight decay move what has no gradient of its own.
+
+    To the zero without a sign: multiplied by a mask, half of them would be -0.0, a bit each in a packed file.
+    """
+    with torch.no_grad():
+        for parameter, mask in held:
+            parameter.masked_fill_(~mask, 0.0)
+
+
+def _part(batch: Batch, rank: int, processes: int) -> Batch:
+    """One process's share of a batch: together they see what one alone would, and so take the same steps."""
+    if processes == 1 or min(len(value) for value in batch.values()) < processes:
+        return batch
+    return {name: value[rank::processes] for name, value in batch.items()}
+
+
+def _copied(model: nn.Module) -> Mapping[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _decay(kind: str, share: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * share)) if kind == "cosine" else 1.0
+
+
+def _is_better(workload: Workload, score: float, than: float) -> bool:
+    return score > than if workload.higher_is_better else score < than
+
+
+def _stale(workload: Workload, scores: Sequence[float], patience: int | None) -> bool:
+    """Whether the last `patience` epochs brought nothing better than what was before them."""
+    if patience is None or len(scores) <= patience:
+        return False
+    best = max if workload.higher_is_better else min
+    return not _is_better(workload, best(scores[-patience:]), best(scores[:-patience]))
+
+
+def _batch_count(workload: Workload) -> int:
+    with users_code('batches("train") was called'):
+        batches: Any = workload.batches("train")
+        return max(1, len(batches) if hasattr(batches, "__len__") else sum(1 for _ in batches))
+
+
+def _mixed(seed: int, epoch: int) -> int:
+    """A seed for one epoch; neighbouring seeds and epochs share nothing."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def _seed_all(seed: int, epoch: int, rank: int) -> None:
+    mixed = (_mixed(seed, epoch) + rank) % 2**32
+    torch.manual_seed(mixed)
+    np.random.seed(mixed)  # the user's augmentations may draw from any of the three
+    random.seed(mixed)

@@ -1,0 +1,100 @@
+"""Networks as files: plain weights, or what was left of a network and the plan that says so."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ...targets.artifact import read_json
+from ...targets.errors import ModelError, RecipeError
+from ..pruning import rebuild, surgery
+from ..pruning.plan import Plan, plan_of
+from ..pruning.saved import PLAN, WEIGHTS, load_pruned, save_pruned
+from ..work import Variant
+from ..workload import Workload, example_batch, users_code
+from .checkpoint import write_tensors
+
+
+class NetworkFiles:
+    """The `work.Networks` of every run."""
+
+    def save(self, folder: Path, model: nn.Module, workload: Workload, plan: Plan | None) -> dict[str, Path]:
+        """Writes a network, with its plan where it was pruned; the files by their kind."""
+        folder.mkdir(parents=True, exist_ok=True)
+        plan = plan_of(model) or plan
+        if plan is None:
+            write_tensors(folder / WEIGHTS, model.state_dict())
+            return {"weights": folder / WEIGHTS}
+        save_pruned(folder, model, plan, example_batch(workload))
+        return {"plan": folder / PLAN, "weights": folder / WEIGHTS}
+
+    def load(self, folder: Path, workload: Workload) -> nn.Module:
+        """The network of a folder, see `load_network`."""
+        return load_network(workload, folder)
+
+    def plan(self, path: Path) -> Plan:
+        """The plan in a file."""
+        return Plan.from_json(read_json(path))
+
+    def code(self, variants: Iterable[Variant]) -> list[Path]:
+        """The code that rebuilds these networks, see `sources`: nothing for plain weights."""
+        found = []
+        for variant in variants:
+            if "plan" in variant.files:
+                plan = self.plan(variant.path("plan"))
+                graph = any(step.form == "graph" for step in (*plan.earlier, plan))
+                found.append(Path(str((surgery if graph else rebuild).__file__)))
+            if "student" in variant.files:
+                name = read_json(variant.path("student"))["class"]
+                found.append(Path(inspect.getfile(student_class(name))))
+        return found
+
+
+def load_network(workload: Workload, folder: Path) -> nn.Module:
+    """The network that was saved in a folder, in eval mode, on the CPU.
+
+    Raises:
+        ModelError: build_model() returns another network than the one that was saved.
+    """
+    build, named = workload.build_model, "build_model()"
+    if (folder / "student.json").exists():
+        named = read_json(folder / "student.json")["class"]
+        build = student_class(named)
+    if (folder / "plan.json").exists():
+        return load_pruned(build, folder).eval()
+    weights = folder / "model.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        model = build()
+    try:
+        model.load_state_dict(load_file(weights))
+    except RuntimeError as error:
+        raise ModelError(
+            f"{weights} does not fit what {named} returns: {str(error).splitlines()[0]}",
+            f"Let {named} return the same network every time.",
+        ) from error
+    return model.eval()
+
+
+def student_class(name: str) -> Callable[[], nn.Module]:
+    """A network of the user's own by its dotted path: a class, or a function, without arguments.
+
+    Raises:
+        RecipeError: there is no such thing.
+    """
+    place, _, attribute = name.replace(":", ".").rpartition(".")
+    with users_code(f'the student "{name}" was imported'):
+        found = getattr(importlib.import_module(place), attribute, None) if place else None
+    if not callable(found):
+        raise RecipeError(
+            f'There is no student "{name}".',
+            "Name a class without arguments by its dotted path, e.g. students.Small for one in students.py "
+            "beside the recipe.",
+        )
+    return cast("Callable[[], nn.Module]", found)

@@ -1,0 +1,101 @@
+"""One `predict` for a module, an ONNX file and an engine: named arrays in, named arrays out.
+
+A workload's `score` knows nothing else of a network, so that all of them are judged by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...targets.errors import ModelError, WorkloadError
+from ..workload import Array, Predict, Workload, split_batches, users_code
+
+if TYPE_CHECKING:
+    from ...targets.runtimes.session import Session
+
+
+def named_outputs(outputs: Any) -> dict[str, Tensor]:
+    """A module's return value as named tensors: "output", "output_0"..., or a dict's own keys.
+
+    Raises:
+        ModelError: it is none of these.
+    """
+    if isinstance(outputs, Tensor):
+        return {"output": outputs}
+    if isinstance(outputs, (tuple, list)) and all(isinstance(value, Tensor) for value in outputs):
+        return {f"output_{index}": value for index, value in enumerate(outputs)}
+    if isinstance(outputs, Mapping) and all(isinstance(value, Tensor) for value in outputs.values()):
+        return {str(name): value for name, value in outputs.items()}
+    raise ModelError(
+        f"The network returned a {type(outputs).__name__}.",
+        "Let forward return a tensor, a tuple of tensors or a dict of tensors.",
+    )
+
+
+def torch_predict(model: nn.Module, names: Iterable[str]) -> Predict:
+    """A `predict` over a module; `names` are the inputs in the order of `forward`'s parameters."""
+    order = list(names)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    model.eval()
+
+    def predict(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        with torch.inference_mode():
+            outputs = model(*(torch.as_tensor(arrays[name]).to(device) for name in order))
+        return {name: value.cpu().numpy() for name, value in named_outputs(outputs).items()}
+
+    return predict
+
+
+def session_predict(session: Session) -> Predict:
+    """A `predict` over an opened model; a batch is split and padded where the model's batch is fixed."""
+    fixed = session.inputs[0].shape[0]
+    if not isinstance(fixed, int) or fixed < 1:
+        return lambda arrays: session.run(
+            {spec.name: np.asarray(arrays[spec.name]) for spec in session.inputs}
+        )
+
+    def predict(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        count = len(next(iter(arrays.values())))
+        parts: list[Mapping[str, Array]] = []
+        for start in range(0, count, fixed):
+            feed = {
+                spec.name: np.asarray(arrays[spec.name][start : start + fixed]) for spec in session.inputs
+            }
+            missing = fixed - len(next(iter(feed.values())))
+            if missing:
+                feed = {name: np.concatenate([a, np.repeat(a[-1:], missing, 0)]) for name, a in feed.items()}
+            outputs = session.run(feed)
+            parts.append({name: value[: fixed - missing] for name, value in outputs.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return predict
+
+
+def score_of(workload: Workload, predict: Predict, split: str) -> float:
+    """The workload's score on a split.
+
+    Raises:
+        ModelError: an output holds NaN or infinity.
+        WorkloadError: the score is no finite number, the split is empty, or the user's code fails.
+    """
+
+    def finite(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+        outputs = predict(arrays)
+        for name, value in outputs.items():
+            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+                raise ModelError(
+                    f'The network\'s output "{name}" holds NaN or infinity on the "{split}" split.',
+                    "Look for a diverged training, a division by zero or a missing epsilon before pruning.",
+                )
+        return outputs
+
+    with users_code(f'score() ran on "{split}"'):
+        score = float(workload.score(finite, split_batches(workload, split)))
+    if not np.isfinite(score):
+        raise WorkloadError(f'score() returned {score} on "{split}".', "Let it return a finite number.")
+    return score

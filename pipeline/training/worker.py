@@ -1,0 +1,94 @@
+"""One of the processes of a training: it makes workload and network anew and trains its share of each batch.
+
+python -m deadweight.pipeline.training.worker JOB RANK
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file
+
+from ...targets.artifact import read_json, write_json
+from ...targets.errors import DeadweightError, RecipeError
+from ..workload import load_workload, users_code
+from .distributed import POLL_S
+from .loop import Schedule, TrainingJob, learn
+from .networks import NetworkFiles, load_network
+from .teachers import Teaching
+
+
+def work_off(place: Path, rank: int) -> None:
+    """One of the processes: trains its share, as the job says."""
+    value = read_json(place / "job.json")
+    threading.Thread(target=_end_with, args=(value["parent"],), daemon=True).start()
+    sys.path[:] = value["path"]
+    torch.set_num_threads(value["threads"])
+    schedule = Schedule.of(value["schedule"])
+    workload = load_workload(value["workload"], Path("/"))
+    with users_code("fingerprint() was called"):
+        same = str(workload.fingerprint()) == value["fingerprint"]
+    if not same:
+        raise RecipeError(
+            f"{value['workload']} gave other data in another process than in this one.",
+            "Let the workload need no arguments, or train with processes = 1.",
+        )
+    count = schedule.processes
+    fabric = Fabric(
+        accelerator="cuda" if torch.cuda.device_count() >= count else "cpu",
+        devices=count,
+        strategy="ddp",
+        precision=schedule.precision,
+    )
+    fabric.launch()
+    last = [0.0]
+
+    def tell(done: int, total: int, what: str) -> None:
+        if rank == 0 and time.monotonic() - last[0] > POLL_S:
+            (place / "progress").write_text(f"{done} {total}")
+            last[0] = time.monotonic()
+
+    teaching = value["teaching"]
+    if teaching is not None:
+        teaching = Teaching(**{**teaching, "teachers": tuple(map(Path, teaching["teachers"]))})
+    job = TrainingJob(
+        workload,
+        NetworkFiles(),
+        schedule,
+        seed=value["seed"],
+        checkpoint=Path(value["checkpoint"]),
+        progress=tell,
+        teaching=teaching,
+        masks=load_file(place / "masks.safetensors") if value["masked"] else None,
+        rewind_step=value["rewind_step"],
+    )
+    learn(load_network(workload, place), job, fabric)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent is gone: nobody would."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _main(arguments: list[str]) -> Any:
+    job, rank = Path(arguments[0]), int(arguments[1])
+    said = job / f"process-{rank}.json"
+    said.unlink(missing_ok=True)
+    try:
+        work_off(job, rank)
+    except DeadweightError as error:
+        write_json(said, {"kind": type(error).__name__, "what": error.what, "cure": error.cure})
+        os._exit(2)  # without waiting for the others, who wait for this one
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

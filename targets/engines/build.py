@@ -1,0 +1,256 @@
+"""The engine, built on the machine it will run on: from an INT8 ONNX file with explicit Q/DQ to a plan.
+
+One path serves TensorRT 8.5 to 11 and TensorRT-RTX. From 10 on the network is strongly typed: the file
+alone says what runs in INT8. TensorRT 8 has no such networks and needs the INT8 and FP16 flags; so does DLA
+before 11.
+What a version has is asked by name, because the numbers behind its enums move between versions.
+A builder that fails returns None and writes its reason to the log: that reason becomes the error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+from ..artifact import writing
+from ..errors import ModelError, TargetError
+from ..memory_fit import Fit, Footprint
+from ..target import Target
+from .build_settings import BuildSettings, Profile, profiles_for
+from .built import Built, made_of, written
+from .dla import check_fallbacks, put_on_dla
+from .log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
+from .machine import check_target, device_facts, fit_for, room_for
+from .timing_cache import give_cache, keep_cache, timing_path
+from .trtexec import find_trtexec
+from .trtexec_build import build_by_trtexec
+
+_ROOT = Path("/")
+
+
+_DEFAULT = BuildSettings()
+
+
+def build_engine(
+    model: Union[str, Path],
+    plan: Union[str, Path],
+    *,
+    settings: BuildSettings = _DEFAULT,
+    target: Optional[Target] = None,
+    timing_folder: Optional[Path] = None,
+    cuda: Optional[str] = None,
+    need: Optional[Footprint] = None,
+    root: Path = _ROOT,
+) -> Built:
+    """Builds `model` (ONNX) for this machine and writes the plan, its record and its log, all or none.
+
+    Timings of kernels are kept in `timing_folder` by version and GPU and used again, so that two engines that
+    are compared were chosen from the same timings. `need` is the model's memory, worked out from its file
+    (export/memory/footprint.py): with it the build is refused where the model cannot fit, and its
+    workspace is capped.
+
+    Raises:
+        ModelError: the file is missing, TensorRT refuses it, or more layers fall back than may.
+        TargetError: no TensorRT, no GPU, too little memory, or a setting that this TensorRT does not know.
+    """
+    model, plan = Path(model), Path(plan)
+    if not model.is_file():
+        raise ModelError(f"There is no model at {model}.", "Check the path.")
+    try:
+        trt = import_tensorrt(settings.flavour)
+    except TargetError:
+        program = find_trtexec() if settings.flavour == "tensorrt" else None
+        if program is None:
+            raise
+        return build_by_trtexec(program, model, plan, settings=settings, target=target, root=root)
+    device = device_facts(cuda)
+    check_target(trt, target, device, settings)
+    free = room_for(model, target, root)
+    fitted = fit_for(trt, need, free, settings)
+    cache_path = timing_path(trt, settings.flavour, device, timing_folder)
+    started = perf_counter()
+    with heard(trt) as (logger, lines):
+        builder = _builder(trt, logger, lines)
+        strong, flags = _typing(trt, settings)
+        network = builder.create_network(flags)
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse_from_file(str(model)):
+            raise _unparsed(parser, model, trt.__version__, lines)
+        config = builder.create_builder_config()
+        limits = _limits(trt, config, settings, free, fitted)
+        names = _flags(trt, config, settings)
+        names += [] if strong else _precisions(trt, network, config, settings)
+        profiles = _profiles(builder, network, config, settings, model)
+        refused = (
+            [] if settings.dla_core is None else put_on_dla(trt, builder, network, config, settings, model)
+        )
+        cache_used = give_cache(config, cache_path)
+        before = len(lines)
+        plan_bytes = builder.build_serialized_network(network, config)
+        if plan_bytes is None:
+            raise _unbuilt(model, trt.__version__, lines[before:], free)
+        findings = read_log(lines)
+        check_fallbacks(findings, settings, model)
+        keep_cache(config, cache_path)
+    with writing(plan) as beside:
+        beside.write_bytes(plan_bytes)
+    record = {
+        **made_of(model, plan, settings, target=target, root=root, simulated=is_simulated(lines)),
+        "tensorrt": {"flavour": settings.flavour, "version": trt.__version__, "strongly_typed": strong},
+        "device": device,
+        "flags": names,
+        "limits": limits,
+        "fit": None if fitted is None else fitted.to_json(),
+        "profiles": {name: list(map(list, shapes)) for name, shapes in profiles.items()},
+        "refused_by_dla": refused,
+        "timing_cache": {"file": None if cache_path is None else str(cache_path), "used": cache_used},
+        "build_s": round(perf_counter() - started, 3),
+        "findings": findings.to_json(),
+    }
+    return written(plan, record, findings, lines)
+
+
+def _builder(trt: Any, logger: Any, lines: Sequence[Line]) -> Any:
+    try:
+        return trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:
+        # The bindings say that a factory returned nothing; the log says why.
+        raise TargetError(
+            f"TensorRT {trt.__version__} does not start here: {reason(lines)}.",
+            "Run `deadweight doctor`. In a container, start it with --runtime nvidia; elsewhere check the "
+            "driver with nvidia-smi.",
+        ) from error
+
+
+def _typing(trt: Any, settings: BuildSettings) -> Tuple[bool, int]:
+    """Whether the network is strongly typed, and the flags to create it with."""
+    creation = trt.NetworkDefinitionCreationFlag
+    weak_for_dla = settings.dla_core is not None and hasattr(trt.BuilderFlag, "INT8")
+    if hasattr(creation, "STRONGLY_TYPED") and not weak_for_dla:
+        return True, 1 << int(creation.STRONGLY_TYPED)
+    if hasattr(creation, "EXPLICIT_BATCH"):
+        return False, 1 << int(creation.EXPLICIT_BATCH)
+    return False, 0
+
+
+def _limits(
+    trt: Any, config: Any, settings: BuildSettings, free: Optional[int], fitted: Optional[Fit]
+) -> Dict[str, int]:
+    """Caps what one layer and the trial of a kernel may take; the memory is the system's too."""
+    limits: Dict[str, int] = {}
+    workspace = settings.workspace_bytes or (None if free is None else free // 2)
+    if fitted is not None:
+        workspace = fitted.workspace_bytes
+    if workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+        limits["workspace_bytes"] = workspace
+    if free is not None and hasattr(trt.MemoryPoolType, "TACTIC_DRAM"):
+        tactic = 1 << (
+            (free // 4 * 3).bit_length() - 1
+        )  # anything but a power of two is refused, in the log alone
+        config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, tactic)
+        limits["tactic_bytes"] = tactic
+    return limits
+
+
+def _flags(trt: Any, config: Any, settings: BuildSettings) -> List[str]:
+    """Sets what was asked for; returns the names of the flags that are on."""
+    names: List[str] = []
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if settings.sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+        names.append("SPARSE_WEIGHTS")
+    if settings.version_compatible:
+        if not hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"):
+            raise _unknown(trt, "version-compatible engines", "--version-compatible")
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        names.append("VERSION_COMPATIBLE")
+    if settings.optimization_level is not None:
+        if not hasattr(config, "builder_optimization_level"):
+            raise _unknown(trt, "optimization levels", "--optimization-level")
+        config.builder_optimization_level = settings.optimization_level
+    if settings.hardware_compatibility:
+        levels = getattr(trt, "HardwareCompatibilityLevel", None)
+        level = getattr(levels, settings.hardware_compatibility.upper(), None)
+        if level is None:
+            raise _unknown(trt, f"level '{settings.hardware_compatibility}'", "--hardware-compatibility")
+        config.hardware_compatibility_level = level
+    if settings.compute_capability:
+        known = getattr(trt, "ComputeCapability", None)
+        capability = getattr(known, "SM" + settings.compute_capability.replace(".", ""), None)
+        if capability is None or not hasattr(config, "num_compute_capabilities"):
+            raise _unknown(trt, f"GPU of capability {settings.compute_capability}", "--compute-capability")
+        config.num_compute_capabilities = 1
+        if hasattr(config, "set_compute_capability"):
+            config.set_compute_capability(capability, 0)
+    return names
+
+
+def _unknown(trt: Any, what: str, option: str) -> TargetError:
+    return TargetError(
+        f"TensorRT {trt.__version__} ({trt.__name__}) knows no {what}.", f"Leave {option} away, or change it."
+    )
+
+
+def _precisions(trt: Any, network: Any, config: Any, settings: BuildSettings) -> List[str]:
+    """Where the network is not strongly typed: Q/DQ is followed only if INT8 is allowed."""
+    names: List[str] = []
+    kinds = {str(network.get_layer(index).type) for index in range(network.num_layers)}
+    if hasattr(trt.BuilderFlag, "INT8") and str(trt.LayerType.QUANTIZE) in kinds:
+        config.set_flag(trt.BuilderFlag.INT8)
+        names.append("INT8")
+    if hasattr(trt.BuilderFlag, "FP16") and settings.fp16:
+        config.set_flag(trt.BuilderFlag.FP16)
+        names.append("FP16")
+    return names
+
+
+def _profiles(
+    builder: Any, network: Any, config: Any, settings: BuildSettings, model: Path
+) -> Dict[str, Profile]:
+    """One profile over all inputs that have free dimensions."""
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in tensors}
+    profiles = profiles_for(shapes, batch=settings.batch, given=settings.shapes, model=model.name)
+    if profiles:
+        profile = builder.create_optimization_profile()
+        for name, (low, usual, high) in profiles.items():
+            profile.set_shape(name, low, usual, high)
+        config.add_optimization_profile(profile)
+    return profiles
+
+
+def _unparsed(parser: Any, model: Path, version: str, lines: Sequence[Line]) -> ModelError:
+    """What the parser objects to: each error with its node, the first five of them."""
+    told = []
+    for index in range(min(parser.num_errors, 5)):
+        objection = parser.get_error(index)
+        where = f"node {objection.node()}"
+        if hasattr(objection, "node_operator") and objection.node_operator():
+            where += f", {objection.node_operator()}"
+        if hasattr(objection, "node_name") and objection.node_name():
+            where += f" '{objection.node_name()}'"
+        told.append(f"{where}: {' '.join(objection.desc().split())[:300]}")
+    # TensorRT 8 tells the operator in its log alone.
+    told += [text for severity, text in lines if severity == "error" and "While parsing node" in text][:1]
+    return ModelError(
+        f"TensorRT {version} cannot read {model.name}: {'; '.join(told) or reason(lines)}.",
+        f"See which operators it takes and what to use instead: deadweight lint {model} --target NAME.",
+    )
+
+
+def _unbuilt(model: Path, version: str, lines: Sequence[Line], free: Optional[int]) -> ModelError:
+    """Why the builder returned nothing, with the cure for that kind of reason."""
+    room = "" if free is None else f" ({free / 1e6:.0f} MB were free)"
+    cures = {
+        "memory": f"Free some memory{room}, set a smaller --workspace-bytes, or a smaller largest --batch.",
+        "profile": "Give the sizes of the free dimensions: --batch 1,8,16 or --shapes NAME=1x3x32x32,...",
+        "dla": "Build for the GPU (leave --dla-core away), or replace the layers that DLA refuses.",
+        "driver": "TensorRT finds no GPU that it can use: check the driver, or build on the board itself.",
+    }
+    usual = f"See what it may stumble over: deadweight lint {model} --target NAME."
+    return ModelError(
+        f"TensorRT {version} could not build {model.name}: {reason(lines)}.",
+        cures.get(cause(lines), usual),
+    )

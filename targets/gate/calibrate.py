@@ -1,0 +1,133 @@
+"""How often does the gate cry wolf on *this* runner, and what does it find? Counted, not promised.
+
+The gate is run as it will be: the accepted model against itself, where every `fail` is a false alarm, and
+against copies of it into which real work was planted, where every `fail` is a find. What comes out are counts
+with exact intervals, stored in the baseline with the machine and its load, for that is what they hold for.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from ..artifact import utc_now
+from ..budgets import Budgets
+from ..errors import TargetError
+from ..machine.probe import conditions
+from ..timing.binomial import clopper_pearson
+from .baseline import Baseline
+from .check import SLOWDOWN, check
+from .planted import plant
+
+SHARES = (0.05, 0.10)
+Told = Callable[[int, int, str], None]
+
+
+def calibrate(
+    model: Path,
+    baseline: Baseline,
+    *,
+    runs: int,
+    budgets: Budgets,
+    cap_s: float = 20.0,
+    inputs: Optional[Path] = None,
+    progress: Optional[Told] = None,
+) -> Dict[str, Any]:
+    """Runs the gate `runs` times on equal models and a third as often on each of the planted ones.
+
+    Returns plain values for JSON: "false_alarms" and one entry for each planted slow-down, each with "count",
+    "runs", "rate", "low" and "high" (95 %), and the median seconds to a decision.
+
+    Raises:
+        ModelError: the model cannot be timed, or is too quick for a slow-down of 5 % to be planted in it.
+        TargetError: it is an engine, into which nothing can be planted.
+    """
+    if baseline.protocol.runtime != "onnxruntime":
+        raise TargetError(
+            f"{model} runs on {baseline.protocol.runtime}: only an ONNX file can be made slower on purpose.",
+            "Calibrate on this machine with the ONNX file that it was built from.",
+        )
+    slow = max(1, runs // 3)
+    budgets = Budgets(slowdown=SLOWDOWN if budgets.slowdown is None else budgets.slowdown)
+    todo = runs + slow * len(SHARES)
+    done, loads = 0, []
+    cells: List[Tuple[str, float, Path, int]] = [("equal", 0.0, Path(model), runs)]
+    result: Dict[str, Any] = {"planted": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for share in SHARES:
+            if progress is not None:
+                progress(0, todo, f"planting {100 * share:g} %")
+            place = Path(folder) / f"{share}"
+            place.mkdir()
+            planted = plant(Path(model), place, share)
+            cells.append((f"{100 * share:g} %", planted.slowdown, planted.path, slow))
+        for name, true, path, count in cells:
+            outcomes, seconds = [], []
+            for _ in range(count):
+                loads.append(os.getloadavg()[0])
+                started = time.perf_counter()
+                found = check(path, baseline, Path(model), budgets=budgets, cap_s=cap_s, inputs=inputs)
+                seconds.append(time.perf_counter() - started)
+                outcomes.append(found.checks[0].outcome)
+                done += 1
+                if progress is not None:
+                    progress(done, todo, f"calibrate: {name}")
+            row = _counted(outcomes, seconds)
+            if name == "equal":
+                result["false_alarms"] = row
+            else:
+                result["planted"].append({"wanted": name, "true_slowdown": true, **row})
+    told = conditions()
+    result.update(
+        limit=budgets.slowdown,
+        cap_s=cap_s,
+        machine=told["machine"],
+        software=told["software"],
+        load=[round(min(loads), 2), round(max(loads), 2)],
+        at=utc_now(),
+        model_sha256=baseline.model_sha256,
+    )
+    return result
+
+
+def with_calibration(baseline: Baseline, calibration: Dict[str, Any]) -> Baseline:
+    """The baseline with what was counted."""
+    return replace(baseline, calibration=calibration)
+
+
+def _counted(outcomes: List[str], seconds: List[float]) -> Dict[str, Any]:
+    fails = outcomes.count("fail")
+    low, high = clopper_pearson(fails, len(outcomes))
+    return {
+        "count": fails,
+        "runs": len(outcomes),
+        "rate": fails / len(outcomes),
+        "low": low,
+        "high": high,
+        "cannot_tell": outcomes.count("cannot_tell"),
+        "median_seconds": sorted(seconds)[len(seconds) // 2],
+    }
+
+
+def words(calibration: Dict[str, Any]) -> Tuple[str, ...]:
+    """What was counted, in sentences."""
+    found = calibration["false_alarms"]
+    said = [
+        f"False alarms on this runner: {found['count']} of {found['runs']} equal models, {_rate(found)}; "
+        f"{found['cannot_tell']} could not be told; median {found['median_seconds']:.1f} s."
+    ]
+    for row in calibration["planted"]:
+        said.append(
+            f"Planted slow-down of {100 * row['true_slowdown']:.1f} %: {row['count']} of {row['runs']} found,"
+            f" {_rate(row)}; median {row['median_seconds']:.1f} s."
+        )
+    return tuple(said)
+
+
+def _rate(row: Dict[str, Any]) -> str:
+    low, high = 100 * row["low"], 100 * row["high"]
+    return f"{100 * row['rate']:.1f} % (95 % interval {low:.1f} to {high:.1f} %)"

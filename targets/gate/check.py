@@ -1,0 +1,285 @@
+"""The gate: may this model replace the one that was accepted? A baseline that is a model, and budgets.
+
+What is stored is not a number but the old model, or its hash with the command that fetches it: both models
+are timed by turns on the machine that asks, because a stored time of another process calls a quarter to a
+half of all equal models slower (docs/judgement.md). Where the old model cannot be had, the stored sessions of
+a history are held against instead, and the answer says how much less it can see.
+
+Every budget gets one of three answers. `fail`: the whole interval is beyond the limit. `pass`: the whole
+interval is within. `cannot_tell`: neither, and the check is not green. The error of looking often is counted
+(`sequential`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
+
+from ..budgets import Budgets
+from ..errors import MeasurementError, TargetError
+from ..runtimes.open import runtime_of
+from ..timing.clock import Progress, time_together
+from ..timing.inputs import given_inputs
+from ..timing.judge import Judgement, fewest_events, judge, unproven
+from ..timing.measurement import Measurement
+from ..timing.memory import measure_memory
+from ..timing.sequential import CONFIDENCE, compare_until_decided, slowdown
+from ..timing.tail import needed_samples, tail_of
+from .baseline import Baseline, refuse_other_inputs
+from .history import protocol_key, session_s
+
+SLOWDOWN = 0.02
+"""The limit where none is set: the change that does not matter."""
+_TIMED = ("slowdown", "latency_s", "p99_s")
+_LOOKED_UP = {"machine", "software", "protocol", "session_s"}
+FEWEST_SESSIONS = 19
+"""Stored sessions that allow 95 % confidence without the old model."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One budget's answer, with the figure and its interval where it has one."""
+
+    name: str
+    outcome: str
+    """`pass`, `fail` or `cannot_tell`."""
+    limit: float
+    value: Optional[float]
+    low: Optional[float]
+    high: Optional[float]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Gated:
+    """All answers of one run of the gate."""
+
+    checks: Tuple[Check, ...]
+    against: str
+    """`side by side` or `history`."""
+    judgement: Optional[Judgement]
+    measured: Mapping[str, Measurement]
+    memory_bytes: Optional[int]
+    remarks: Tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0: every budget is kept; 1: one is broken; 3: none is broken, and one cannot be told."""
+        outcomes = {check.outcome for check in self.checks}
+        return 1 if "fail" in outcomes else 3 if "cannot_tell" in outcomes else 0
+
+
+def check(
+    model: Path,
+    baseline: Baseline,
+    old: Optional[Path],
+    *,
+    budgets: Budgets,
+    scores: Tuple[Optional[float], Optional[float]] = (None, None),
+    history: Sequence[Mapping[str, Any]] = (),
+    cap_s: float = 60.0,
+    taken: Optional[Mapping[str, Measurement]] = None,
+    inputs: Optional[Path] = None,
+    progress: Optional[Progress] = None,
+) -> Gated:
+    """Holds a model against the accepted one and the budgets.
+
+    Without `old` the history's sessions of the accepted model are used. `scores` are the accepted model's and
+    the candidate's. `taken` are times of both, `baseline` and `candidate`, from elsewhere (a board).
+    `inputs` is the NPZ file that the baseline was recorded on, if it was.
+
+    Raises:
+        ModelError, MeasurementError: it cannot be timed, or there is nothing to hold it against, or the
+            baseline was recorded on other inputs.
+        TargetError: it runs on another runtime than the accepted model.
+    """
+    protocol = replace(baseline.protocol, cap_s=cap_s)
+    runtime = runtime_of(model)
+    if runtime != protocol.runtime.partition("+")[0]:
+        raise TargetError(
+            f"{model} runs on {runtime}, and the baseline was recorded on {protocol.runtime}.",
+            "Give the gate a model of the same kind, or record a baseline of this one: "
+            "deadweight gate --record.",
+        )
+    arrays = given_inputs(inputs)
+    refuse_other_inputs(baseline, arrays)
+    limit = SLOWDOWN if budgets.slowdown is None else budgets.slowdown
+    samples = needed_samples(99) if budgets.p99_s is not None else 0
+    judgement: Optional[Judgement] = None
+    remarks: List[str] = []
+    if taken is not None:
+        measured = dict(taken)
+        judgement = judge(measured["baseline"], measured["candidate"], margin=limit, confidence=CONFIDENCE)
+        checks, against = [_slowdown_check(*slowdown(judgement), limit, judgement)], "side by side"
+        remarks += judgement.remarks
+    elif old is not None:
+        compared = compare_until_decided(
+            old,
+            Path(model),
+            protocol=protocol,
+            decided=lambda found, so_far: (
+                _answer(slowdown(found)[1:], limit) != "cannot_tell"
+                and so_far["candidate"].wall_ns.size >= samples
+            ),
+            inputs=arrays,
+            progress=progress,
+        )
+        measured, judgement = dict(compared.measured), compared.judgement
+        remarks += judgement.remarks
+        checks = [_slowdown_check(*slowdown(judgement), limit, judgement)]
+        against = "side by side"
+    else:
+        measured = time_together(
+            {"candidate": Path(model)},
+            protocol=replace(protocol, events=24),
+            inputs=arrays,
+            progress=progress,
+        )
+        against = "history"
+        told, weaker = against_history(measured["candidate"], baseline, history, limit=limit)
+        checks = [told]
+        remarks.append(weaker)
+    candidate = measured["candidate"]
+    if checks[0].outcome == "cannot_tell":
+        remarks.append(
+            f"to tell it, stop other work, or give more time (--cap-s) or a limit above {limit:g} (--limit)"
+        )
+    if against == "side by side" and candidate.conditions["machine"] != baseline.machine:
+        remarks.append(
+            f"the baseline was recorded on another machine ({baseline.machine.get('cpu')}); both models were "
+            "timed on this one"
+        )
+    memory = None
+    if budgets.memory_bytes is not None and taken is None and runtime == "onnxruntime":
+        memory = measure_memory(
+            model, threads=protocol.threads, batch=protocol.batch, inputs=inputs
+        ).resident_bytes
+    checks += _absolute_checks(budgets, candidate, memory_bytes=memory)
+    nothing = unproven(*measured.values())
+    if nothing:
+        checks = [_untold(one, nothing) if one.name in _TIMED else one for one in checks]
+    if budgets.score_drop is not None:
+        checks.append(_score_check(budgets.score_drop, *scores))
+    return Gated(tuple(checks), against, judgement, measured, memory, tuple(remarks))
+
+
+def against_history(
+    candidate: Measurement, baseline: Baseline, history: Sequence[Mapping[str, Any]], *, limit: float
+) -> Tuple[Check, str]:
+    """The slow-down against stored sessions of the accepted model, and in words how much weaker that is.
+
+    Sessions differ by more than their own intervals say: layout and machine are drawn anew in each. A new
+    session of an equal model is slower than all of m stored ones once in m + 1 times, whatever the
+    distribution, which is all that is claimed here.
+
+    Raises:
+        MeasurementError: there are no stored sessions of that model, or none of this machine and protocol.
+    """
+    machine, key = candidate.conditions["machine"], protocol_key(candidate)
+    own = [
+        one for one in history if one.get("model_sha256") == baseline.model_sha256 and set(one) >= _LOOKED_UP
+    ]
+    cure = (
+        "Bring the accepted model back (gate --record --fetch CMD tells how), and it is timed side by side."
+    )
+    if not own:
+        raise MeasurementError(
+            f"The accepted model {baseline.model} is not here, and no session of it is stored.", cure
+        )
+    there = [one for one in own if one["machine"] == machine]
+    if not there:
+        others = sorted({str(one["machine"].get("cpu")) for one in own})
+        raise MeasurementError(
+            f"The accepted model {baseline.model} is not here, and its sessions are of another machine: "
+            f"{', '.join(others)}; this is {machine.get('cpu')}.",
+            cure,
+        )
+    kept = [
+        one for one in there if one["protocol"] == key and one["software"] == candidate.conditions["software"]
+    ]
+    if not kept:
+        raise MeasurementError(
+            f"The accepted model {baseline.model} is not here, and its sessions were taken under another "
+            "protocol, or with another runtime.",
+            cure,
+        )
+    times = sorted(float(one["session_s"]) for one in kept)
+    now = session_s(candidate)
+    value, low, high = now / times[len(times) // 2] - 1, now / times[-1] - 1, now / times[0] - 1
+    confidence = len(times) / (len(times) + 1)
+    outcome = _answer((low, high), limit) if len(times) >= FEWEST_SESSIONS else "cannot_tell"
+    words = f"{_more(value)} time than {len(times)} stored sessions ({_signed(low)} to {_signed(high)}, "
+    words += f"{100 * confidence:.0f} % confidence)"
+    if len(times) < FEWEST_SESSIONS:
+        words += f"; {FEWEST_SESSIONS} sessions are needed"
+    seen = (1 + limit) * times[-1] / times[0] - 1
+    weaker = (
+        "the accepted model is not here: stored sessions are held against, which is weaker. They differ "
+        f"among themselves by {100 * (times[-1] / times[0] - 1):.1f} %, so that a slow-down under "
+        f"{100 * seen:.1f} % can stay unseen; side by side sees what is beyond the limit of {100 * limit:g} %"
+    )
+    return Check("slowdown", outcome, limit, value, low, high, words), weaker
+
+
+def _absolute_checks(budgets: Budgets, candidate: Measurement, *, memory_bytes: Optional[int]) -> List[Check]:
+    checks = []
+    if budgets.latency_s is not None:
+        middle = candidate.latency_s(50)
+        words = f"p50 {1e3 * middle.value:.4g} ms ({1e3 * middle.low:.4g} to {1e3 * middle.high:.4g} ms)"
+        outcome = _answer((middle.low, middle.high), budgets.latency_s)
+        told = Check("latency_s", outcome, budgets.latency_s, middle.value, middle.low, middle.high, words)
+        fewest = fewest_events(0.95)  # of one event the interval is a point
+        few = "" if candidate.events >= fewest else f"{candidate.events} events, and {fewest} are needed"
+        checks.append(_untold(told, few) if few else told)
+    if budgets.p99_s is not None:
+        tail = tail_of(candidate, 99)
+        high = tail.bound_s if math.isfinite(tail.bound_s) else None
+        outcome = _answer((tail.low_s, tail.bound_s), budgets.p99_s)
+        checks.append(Check("p99_s", outcome, budgets.p99_s, tail.value_s, tail.low_s, high, tail.sentence()))
+    for name, limit, value in (
+        ("memory_bytes", budgets.memory_bytes, memory_bytes),
+        ("file_bytes", budgets.file_bytes, candidate.file_bytes),
+    ):
+        if limit is not None and value is None:
+            checks.append(Check(name, "cannot_tell", limit, None, None, None, "not measured"))
+        elif limit is not None and value is not None:
+            outcome = "pass" if value <= limit else "fail"
+            checks.append(Check(name, outcome, limit, value, value, value, f"{value / 1e6:.3f} MB"))
+    return checks
+
+
+def _slowdown_check(value: float, low: float, high: float, limit: float, judgement: Judgement) -> Check:
+    words = (
+        f"{_more(value)} time ({_signed(low)} to {_signed(high)}, "
+        f"{100 * judgement.confidence:.3g} % confidence, {judgement.events} events)"
+    )
+    kept = high if math.isfinite(high) else None
+    return Check("slowdown", _answer((low, high), limit), limit, value, low, kept, words)
+
+
+def _untold(check: Check, reason: str) -> Check:
+    return replace(check, outcome="cannot_tell", sentence=f"{reason}; {check.sentence}")
+
+
+def _score_check(limit: float, old: Optional[float], new: Optional[float]) -> Check:
+    if old is None or new is None:
+        missing = "the accepted model has no score" if old is None else "no data to score on"
+        return Check("score_drop", "cannot_tell", limit, None, None, None, missing)
+    drop = old - new
+    outcome = "pass" if drop <= limit + 1e-12 else "fail"
+    return Check("score_drop", outcome, limit, drop, drop, drop, f"score {new:.4f}, was {old:.4f}")
+
+
+def _answer(interval: Tuple[float, float], limit: float) -> str:
+    low, high = interval
+    return "fail" if low > limit else "pass" if high <= limit else "cannot_tell"
+
+
+def _more(share: float) -> str:
+    return f"{100 * abs(share):.1f} % {'more' if share > 0 else 'less'}"
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f} %" if math.isfinite(share) else "unbounded"

@@ -1,0 +1,164 @@
+"""A model that is truly slower: real operators added to any ONNX file, for the gate to be tried on.
+
+No onnx package is needed: two protobuf messages laid end to end are one message with the fields of both, so
+that a graph gains nodes, weights and an output by bytes that are appended to its file. The operators hang on
+the model's first output and cannot be optimized away, since what they compute is an output too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional, Tuple, Union
+
+from ..artifact import writing
+from ..errors import ModelError
+from ..onnx_file import files_of
+from ..runtimes.open import open_session
+from ..runtimes.session import TensorSpec
+from ..timing.clock import time_together
+from ..timing.judge import judge
+from ..timing.measurement import Protocol
+from ..timing.sequential import slowdown
+
+_FLOAT, _INT64 = 1, 7
+_SIDE = 96
+_TRIALS = Protocol(events=12, event_s=0.03)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A slower copy: its file, how many operators it has more, and what those cost, with the interval."""
+
+    path: Path
+    operators: int
+    slowdown: float
+    low: float
+    high: float
+
+
+def slower(model: Path, path: Path, *, operators: int, heavy: bool) -> Path:
+    """Writes a copy of a model with so many operators more.
+
+    Light ones multiply the first output by a constant, one after another; heavy ones are products of its mean
+    with a matrix of 96 by 96.
+
+    Raises:
+        ModelError: the model cannot be opened, or its first output is no float tensor.
+    """
+    session = open_session(model)
+    first = session.outputs[0]
+    session.close()
+    if first.dtype != "float32":
+        raise ModelError(
+            f"No operator can be planted behind {first}.", "Calibrate with a model whose output is float32."
+        )
+    model, *weights = files_of(model)
+    for each in weights:
+        place = path.parent / each.relative_to(model.parent)
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(str(each), str(place))
+    with writing(path) as beside:
+        beside.write_bytes(Path(model).read_bytes() + _field(7, _graph(first, operators, heavy)))
+    return path
+
+
+def plant(model: Path, folder: Path, share: float, *, protocol: Protocol = _TRIALS) -> Planted:
+    """The copy that comes near to being so much slower (0.05 is 5 %), found by trying.
+
+    Raises:
+        ModelError: as `slower`; or the model is so quick that one operator is more than twice as much.
+    """
+    best: Optional[Planted] = None
+    heavy, operators = False, 1
+    for attempt in range(5):
+        path = slower(model, Path(folder) / f"planted-{attempt}.onnx", operators=operators, heavy=heavy)
+        timed = time_together({"baseline": Path(model), "candidate": path}, protocol=protocol)
+        found = judge(timed["baseline"], timed["candidate"])
+        planted = Planted(path, operators, *slowdown(found))
+        if best is None or abs(planted.slowdown - share) < abs(best.slowdown - share):
+            best = planted
+        if abs(planted.slowdown - share) < 0.15 * share:
+            break
+        each = max(planted.slowdown / operators, 1e-4)
+        wanted = max(1, round(share / each))
+        if wanted > 20 and not heavy:
+            heavy, wanted = True, 2
+        elif wanted == operators:
+            break
+        operators = min(wanted, 400)
+    assert best is not None
+    if best.slowdown > 2 * share or best.slowdown < share / 2:
+        raise ModelError(
+            f"A slow-down of {100 * share:g} % cannot be planted in {model}: the nearest is "
+            f"{100 * best.slowdown:.1f} %.",
+            "Calibrate with a model that takes longer.",
+        )
+    return best
+
+
+def _graph(output: TensorSpec, operators: int, heavy: bool) -> bytes:
+    parts: List[bytes] = []
+    last, shape = output.name, output.shape
+    if heavy:
+        shape = (1, _SIDE)
+        matrix = struct.pack(f"<{_SIDE * _SIDE}f", *([1.0 / _SIDE] * (_SIDE * _SIDE)))
+        parts.append(_field(5, _tensor("deadweight.matrix", (_SIDE, _SIDE), _FLOAT, matrix)))
+        row = struct.pack(f"<{_SIDE}f", *([1.0] * _SIDE))
+        parts.append(_field(5, _tensor("deadweight.row", (1, _SIDE), _FLOAT, row)))
+        parts.append(_field(5, _tensor("deadweight.shape", (2,), _INT64, struct.pack("<2q", 1, 1))))
+        for op, inputs in (
+            ("ReduceMean", (last,)),
+            ("Reshape", ("", "deadweight.shape")),
+            ("MatMul", ("", "deadweight.row")),
+        ):
+            named = tuple(name or last for name in inputs)
+            last = f"deadweight.{op}"
+            parts.append(_field(1, _node(op, named, last)))
+        op, constant = "MatMul", "deadweight.matrix"
+    else:
+        parts.append(_field(5, _tensor("deadweight.one", (), _FLOAT, struct.pack("<f", 1.0009765625))))
+        op, constant = "Mul", "deadweight.one"
+    for at in range(operators):
+        made = f"deadweight.{at}"
+        parts.append(_field(1, _node(op, (last, constant), made)))
+        last = made
+    # GraphProto.output is 12: a ValueInfo with a name, an element type and a shape.
+    sizes = b"".join(_field(1, _dimension(size)) for size in shape)
+    value = _field(1, last.encode()) + _field(2, _field(1, _number(1, _FLOAT) + _field(2, sizes)))
+    return b"".join(parts) + _field(12, value)
+
+
+def _node(op: str, inputs: Tuple[str, ...], output: str) -> bytes:
+    named = b"".join(_field(1, name.encode()) for name in inputs)
+    return named + _field(2, output.encode()) + _field(3, output.encode()) + _field(4, op.encode())
+
+
+def _dimension(size: Union[int, str, None]) -> bytes:
+    if size is None:
+        return b""
+    return _number(1, size) if isinstance(size, int) else _field(2, size.encode())
+
+
+def _tensor(name: str, shape: Tuple[int, ...], kind: int, raw: bytes) -> bytes:
+    sizes = b"".join(_number(1, size) for size in shape)
+    return sizes + _number(2, kind) + _field(8, name.encode()) + _field(9, raw)
+
+
+def _field(number: int, held: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(held)) + held
+
+
+def _number(number: int, value: int) -> bytes:
+    return _varint(number << 3) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    found = b""
+    while value > 127:
+        found += bytes([value & 127 | 128])
+        value >>= 7
+    return found + bytes([value])

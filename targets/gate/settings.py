@@ -1,0 +1,170 @@
+"""deadweight.toml: what the gate holds a model to. `[budgets]` as in a recipe, `[gate]` for the rest.
+
+[gate]
+model = "model.onnx"
+baseline = "baseline.json"
+
+[budgets]
+slowdown = 0.02
+p99_s = 0.004
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
+
+import numpy as np
+
+from ..budgets import Budgets
+from ..errors import RecipeError, meant_and
+from ..runtimes.open import open_session, runtime_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_GATED = ("slowdown", "latency_s", "p99_s", "memory_bytes", "file_bytes", "score_drop")
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """`[gate]` of deadweight.toml; paths are relative to that file.
+
+    Attributes:
+        model, baseline: what `--model` and `--baseline` would say.
+        inputs: what `--inputs` would say: an .npz that models are timed on.
+        data: an .npz with the model's inputs by name and `label`, for the budget on the score (accuracy).
+        history: the JSONL that every check is added to.
+        cap_s: seconds after which the gate stops drawing.
+    """
+
+    model: Optional[str] = None
+    baseline: Optional[str] = None
+    inputs: Optional[str] = None
+    data: Optional[str] = None
+    history: Optional[str] = None
+    cap_s: float = 60.0
+
+
+def read_settings(path: Path) -> Tuple[GateSettings, Budgets]:
+    """Reads deadweight.toml; where there is none, the defaults.
+
+    Raises:
+        RecipeError: it is not TOML, or holds a key that is unknown or of the wrong kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return GateSettings(), Budgets()
+    held = _parsed(path)
+    _known(held, ("gate", "budgets"), str(path))
+    gate, budgets = _table(held, "gate", path), _table(held, "budgets", path)
+    _known(gate, tuple(item.name for item in fields(GateSettings)), f"{path} [gate]")
+    _known(budgets, tuple(item.name for item in fields(Budgets)), f"{path} [budgets]")
+    useless = [name for name in budgets if name not in _GATED]
+    if useless:
+        raise RecipeError(
+            f"{path} sets budgets that only a run can check: {', '.join(useless)}.",
+            f"The gate checks {', '.join(_GATED)}.",
+        )
+    for name, value in budgets.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise RecipeError(f"{path} [budgets]: {name} is {value!r}.", "Give a number, 0 or more.")
+    for name, value in gate.items():
+        if not isinstance(value, (int, float) if name == "cap_s" else str) or isinstance(value, bool):
+            raise RecipeError(f"{path} [gate]: {name} is {value!r}.", "Give text, or seconds for cap_s.")
+    return GateSettings(**gate), Budgets(**budgets)
+
+
+def accuracy(model: Path, data: Path, *, threads: int = 1) -> float:
+    """The share of samples whose largest output is their label.
+
+    Raises:
+        RecipeError: the data cannot be read, or do not hold labels and all inputs.
+        ModelError: the model cannot be run on them.
+    """
+    arrays = _arrays(Path(data))
+    session = open_session(model, runtime=runtime_of(model), threads=threads)
+    try:
+        names = [spec.name for spec in session.inputs]
+        missing = [name for name in (*names, "label") if name not in arrays]
+        if missing:
+            raise RecipeError(
+                f"{data} misses {', '.join(missing)}; it holds {', '.join(sorted(arrays))}.",
+                "Save the inputs by name and `label`: numpy.savez(path, x=..., label=...).",
+            )
+        label = arrays["label"].ravel()
+        sizes = {name: arrays[name].shape[0] if arrays[name].ndim else 0 for name in names}
+        if label.dtype.kind not in "biuf" or any(size != label.size for size in sizes.values()):
+            told = ", ".join(f"{size} of {name}" for name, size in sizes.items())
+            raise RecipeError(
+                f"{data} holds {label.size} values of label ({label.dtype}) for {told}.",
+                "Give one class number for each sample: labels.argmax(1) where they are one-hot.",
+            )
+        fixed = [spec.shape[0] for spec in session.inputs if isinstance(spec.shape[0], int)]
+        step = fixed[0] if fixed else 64
+        right = seen = 0
+        for start in range(0, label.size - step + 1 if fixed else label.size, step):
+            part = {name: arrays[name][start : start + step] for name in names}
+            found = next(iter(session.run(part).values()))
+            wanted = label[start : start + step]
+            if found.ndim < 2 or len(found) != wanted.size:
+                raise RecipeError(
+                    f"The first output of {model} has the shape {list(found.shape)} for "
+                    f"{wanted.size} samples: no class can be read from it.",
+                    "The gate scores classifiers: one row of outputs for each sample, as the first output.",
+                )
+            if not np.isfinite(found).all():
+                raise RecipeError(
+                    f"{model} gives outputs that are no numbers on {data}.", "Check the model and the data."
+                )
+            right += int((found.reshape(len(found), -1).argmax(1) == wanted).sum())
+            seen += len(found)
+    finally:
+        session.close()
+    if not seen:
+        raise RecipeError(f"{data} holds no samples to score on.", f"The model takes {step} at once.")
+    return right / seen
+
+
+def _arrays(path: Path) -> Dict[str, NDArray[Any]]:
+    try:
+        # Opened here: numpy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except Exception as error:  # numpy passes on what zipfile, zlib and its own parser raise
+        raise RecipeError(
+            f"The data {path} cannot be read: {str(error).rstrip('.') or type(error).__name__}.",
+            "Save it with numpy.savez.",
+        ) from error
+
+
+def _parsed(path: Path) -> Dict[str, Any]:
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    try:
+        toml: Any = importlib.import_module(name)
+    except ImportError as error:
+        raise RecipeError(
+            f"{path} is TOML, which this Python cannot read without {name}.", "pip install tomli"
+        ) from error
+    try:
+        return dict(toml.loads(path.read_text(encoding="utf-8-sig")))  # Windows' Notepad begins with a mark
+    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read: {error}.", "Mend that line.") from error
+
+
+def _table(held: Mapping[str, Any], name: str, path: Path) -> Dict[str, Any]:
+    table = held.get(name, {})
+    if not isinstance(table, dict):
+        raise RecipeError(f"{path}: {name} is {table!r}, not a table.", f"Write it as a table: [{name}].")
+    return table
+
+
+def _known(held: Mapping[str, Any], known: Tuple[str, ...], where: str) -> None:
+    for name in held:
+        if name not in known:
+            more = f"Known: {', '.join(known)}."
+            raise RecipeError(f"{where} has no {name}.", meant_and(name, known, more))

@@ -1,0 +1,1 @@
+"""May this release be loaded, and how does it get into place? Signature, manifest, installation."""

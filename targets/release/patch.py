@@ -1,0 +1,299 @@
+"""An update in one file: from a release that a board has, or from nothing, to another.
+
+    bytes     what
+    8         "DWPATCH" and the version of this format, 1
+    32        SHA-256 of all that follows
+    3 frames  the new manifest, its signature, and the instructions: 32-bit length, then zlib
+    ...       the sections, one after another
+
+The instructions are JSON: {"base": SHA-256 of the manifest that it starts from or null, "files": {name:
+[step, ...]}, "sections": [[coder, coded bytes, bytes], ...]}. A file is what its steps give, one behind the
+other: ["copy", file, at, bytes] of the base; ["take", section, at, bytes]; ["add", file, at, bytes, width,
+section], the base's numbers of `width` bytes and the section's differences, zigzag, in planes of bytes.
+Coders: "plain", "xz", "dwz" (`coded/container.py`), "symbols" (`coded/streams.py`), and "rows": two 32-bit
+numbers, bytes a row and bytes of the stream of the rows' classes, that stream, and a stream whose contexts
+are the classes.
+
+The file itself needs no trust. Its manifest is signed, and is checked before an instruction is read; what the
+steps give is held against that manifest's sizes before it is made, and against its hashes before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ..errors import ArtifactError, RefusedError
+from .manifest import LARGEST, check_content
+from .trust import Bundle, Signed, check_signed, opened
+
+MAGIC = b"DWPATCH\x01"
+WIDTHS = (1, 2, 4, 8)
+CODERS = ("plain", "xz", "symbols", "rows", "dwz")
+_HEAD = len(MAGIC) + 32
+_LARGEST_INSTRUCTIONS = 16 << 20
+_XZ_MEMORY = 128 << 20
+_ROOT = Path("/")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """An update file whose manifest was found right: `onto` gives the files."""
+
+    path: Path
+    signed: Signed
+    base: Optional[str]
+    """The hash of the manifest that it starts from; None: it is whole."""
+    files: Mapping[str, Sequence[Sequence[Any]]]
+    sections: Sequence[Tuple[str, int, int, int]]
+    """Coder, place in the file, coded bytes, bytes."""
+
+    def onto(self, base: Optional[Bundle]) -> Patched:
+        """The new release's files, made of the base's.
+
+        Raises:
+            RefusedError: it starts from another release than this.
+        """
+        if self.base is not None and (base is None or base.signed.sha256 != self.base):
+            raise RefusedError(
+                f"The patch starts from {self.base[:16]}, which is not installed here.",
+                "Send the whole update (deadweight delta NEW --out FILE), or a patch from what is installed.",
+            )
+        return Patched(self, base, {})
+
+
+@dataclass(frozen=True)
+class Patched:
+    """A release, read file by file from a patch and its base."""
+
+    patch: Patch
+    base: Optional[Bundle]
+    kept: Dict[str, Tuple[Any, bytes]]
+    """The base's file and the section that were read last."""
+
+    @property
+    def signed(self) -> Signed:
+        """The new release's manifest."""
+        return self.patch.signed
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes, seen to be those that were signed.
+
+        Raises:
+            RefusedError: they are not, or the instructions reach beyond what is there.
+        """
+        entry = self.signed.files[name]
+        made = b"".join([self._step(step) for step in self.patch.files[name]])
+        check_content(name, entry, size=len(made), sha256=hashlib.sha256(made).hexdigest(), head=made[:4])
+        return made
+
+    def _step(self, step: Sequence[Any]) -> bytes:
+        kind, place, at, size = step[:4]
+        if kind == "take":
+            return _part(self._section(place), at, size)
+        old = _part(self._file(place), at, size)
+        return old if kind == "copy" else added(old, self._section(step[5], size), width=step[4])
+
+    def _file(self, name: str) -> bytes:
+        if self.base is None:
+            raise _wrong("a whole update copies from a base")
+        if self.kept.get("file", (None, b""))[0] != name:
+            self.kept["file"] = (name, self.base.read(name))
+        return self.kept["file"][1]
+
+    def _section(self, index: int, size: Optional[int] = None) -> bytes:
+        coder, at, coded, plain = self.patch.sections[index]
+        if size not in (None, plain):
+            raise _wrong("a section has another size than its step")
+        if self.kept.get("section", (None, b""))[0] != index:
+            with opened(self.patch.path) as file:
+                file.seek(at)
+                self.kept["section"] = (index, decoded(coder, _exactly(file, coded), plain))
+        return self.kept["section"][1]
+
+
+def open_patch(path: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Patch:
+    """Checks an update file's own hash, its manifest as `trust.check_signed` does, and its instructions.
+
+    Raises:
+        RefusedError: with the reason.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise RefusedError(
+                f"{path.name} is neither a bundle's directory nor an update file of this version.",
+                "Make one: deadweight delta OLD NEW --out FILE",
+            )
+        told, digest, end = file.read(32), hashlib.sha256(), _HEAD
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+            end += len(block)
+        if digest.digest() != told:
+            raise RefusedError(f"{path.name} is damaged or was cut short.", "Send or download it again.")
+        file.seek(_HEAD)
+        manifest, signature = _frame(file, LARGEST), _frame(file, LARGEST)
+        signed = check_signed(manifest, signature, root=root, signers=signers)
+        base, files, sections = _instructions(_frame(file, _LARGEST_INSTRUCTIONS), signed, file.tell())
+    if sum(coded for _, _, coded, _ in sections) != end - (sections[0][1] if sections else end):
+        raise _wrong("its sections do not end where it does")
+    return Patch(path, signed, base, files, sections)
+
+
+def added(old: bytes, difference: bytes, *, width: int) -> bytes:
+    """The old numbers plus differences (zigzag, the planes of their bytes behind one another), modulo."""
+    import numpy as np
+
+    kind = np.dtype(f"<u{width}")
+    planes = np.frombuffer(difference, np.uint8).reshape(width, -1)
+    zigzag = np.ascontiguousarray(planes.T).view(kind).ravel()
+    one = kind.type(1)
+    return bytes((np.frombuffer(old, kind) + ((zigzag >> one) ^ (~(zigzag & one) + one))).tobytes())
+
+
+def decoded(coder: str, data: bytes, size: int) -> bytes:
+    """A section's bytes: exactly `size`, and never more in memory.
+
+    Raises:
+        RefusedError: it holds another number of bytes, or is damaged.
+    """
+    if coder == "plain":
+        found = data
+    elif coder == "xz":
+        found = _unpacked(data, size)
+    else:
+        try:
+            found = _network(data, size) if coder == "dwz" else _symbols(data, size, rows=coder == "rows")
+        except ArtifactError as error:
+            raise _wrong(error.what) from error
+    if len(found) != size:
+        raise _wrong(f"a section holds {len(found)} bytes and not {size}")
+    return found
+
+
+def _unpacked(data: bytes, size: int) -> bytes:
+    import lzma
+
+    try:
+        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+        found = unpacker.decompress(data, max_length=size + 1)
+        if not unpacker.eof and len(found) <= size:
+            found += unpacker.decompress(b"", max_length=1)
+    except (lzma.LZMAError, EOFError, MemoryError) as error:
+        raise _wrong(f"a section cannot be unpacked ({error})") from error
+    if not unpacker.eof or unpacker.unused_data:
+        raise _wrong(f"a section holds other than {size} bytes")
+    return found
+
+
+def _network(data: bytes, size: int) -> bytes:
+    from ..coded.container import unpack
+
+    return unpack(data, most=size)
+
+
+def _symbols(data: bytes, size: int, *, rows: bool) -> bytes:
+    """Bytes of the entropy coder; where there are rows, each has a class, whose bytes share a table."""
+    import numpy as np
+
+    from ..coded.streams import decode_symbols
+
+    if not rows:
+        return bytes(decode_symbols(data, most=size).tobytes())
+    length, told = struct.unpack("<II", data[:8].ljust(8, b"\0"))
+    if not length:
+        raise _wrong("a section has rows of no length")
+    count = -(-size // length)
+    classes = decode_symbols(data[8 : 8 + told], most=count)
+    if len(classes) != count:
+        raise _wrong("a section has another number of rows than classes")
+    contexts = np.repeat(classes, length)[:size]
+    return bytes(decode_symbols(data[8 + told :], most=size, contexts=contexts).tobytes())
+
+
+def _instructions(
+    data: bytes, signed: Signed, at: int
+) -> Tuple[Optional[str], Dict[str, List[List[Any]]], List[Tuple[str, int, int, int]]]:
+    """The instructions, once every step was seen to be of a known form and each file to get its size."""
+    try:
+        told = json.loads(data.decode("utf-8"))
+        base, files, listed = told["base"], told["files"], told["sections"]
+        sections = []
+        for coder, coded, plain in listed:
+            if coder not in CODERS or not _counts(coded, plain):
+                raise ValueError("a section of an unknown form")
+            sections.append((coder, at, coded, plain))
+            at += coded
+        if set(files) != set(signed.files):
+            raise ValueError("it gives other files than were signed")
+        if base is not None and not (isinstance(base, str) and len(base) == 64):
+            raise ValueError("its base is no hash")
+        largest = sum(entry.size_bytes for entry in signed.files.values())
+        if sum(plain for _, _, _, plain in sections) > largest:
+            raise ValueError("it unpacks to more than was signed")
+        for name, steps in files.items():
+            for step in steps:
+                _check_step(step, len(sections))
+            if sum(step[3] for step in steps) != signed.files[name].size_bytes:
+                raise ValueError(f"{name} would not get the size that was signed")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _wrong(str(error)) from error
+    return base, files, sections
+
+
+def _check_step(step: Any, sections: int) -> None:
+    kind, place, at, size, *more = step
+    if not _counts(at, size) or size == 0:
+        raise ValueError("a step of no size")
+    if kind == "take" and not more:
+        known = _counts(place) and place < sections
+    elif kind == "add" and len(more) == 2:
+        width, section = more
+        known = isinstance(place, str) and _counts(width) and width in WIDTHS and size % width == 0
+        known = known and _counts(section) and section < sections
+    else:
+        known = kind == "copy" and isinstance(place, str) and not more
+    if not known:
+        raise ValueError("a step of an unknown form")
+
+
+def _counts(*values: Any) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
+
+
+def _part(data: bytes, at: int, size: int) -> bytes:
+    if at + size > len(data):
+        raise _wrong("a step reaches beyond what it reads from")
+    return data[at : at + size]
+
+
+def _frame(file: BinaryIO, most: int) -> bytes:
+    (size,) = struct.unpack("<I", _exactly(file, 4))
+    if size > most:
+        raise _wrong("a part of its head is too long")
+    unpacker = zlib.decompressobj()
+    try:
+        found = unpacker.decompress(_exactly(file, size), most + 1)
+    except zlib.error as error:
+        raise _wrong(f"its head cannot be unpacked ({error})") from error
+    if not unpacker.eof or len(found) > most or unpacker.unused_data:
+        raise _wrong("a part of its head is not whole, or unpacks to too much")
+    return found
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise _wrong("it ends too early")
+    return data
+
+
+def _wrong(why: str) -> RefusedError:
+    return RefusedError(
+        f"The update file is not one that deadweight made: {why}.", "Do not use it; get it again."
+    )

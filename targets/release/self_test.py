@@ -1,0 +1,129 @@
+"""A bundle's model tried on the board: its golden inputs in, its outputs held against what was expected.
+
+By the runtime that the model will run on there. A board that has TensorRT and no ONNX Runtime builds an
+engine of an ONNX file for it, which takes as long as it will take to use the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Mapping, Tuple
+
+import numpy as np
+
+from ..errors import ModelError, RefusedError
+from ..runtimes.infer import load_arrays, run_all
+from ..runtimes.open import open_session
+from .manifest import ENGINES
+from .trust import Bundle
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """How far the outputs were from the expected ones, as a share of the largest; infinite for NaN."""
+
+    furthest: float
+    tolerance: float
+    runtime: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether they are within the tolerance."""
+        return self.furthest <= self.tolerance
+
+    def to_json(self) -> Dict[str, Any]:
+        """Plain values for JSON, which has no infinity."""
+        furthest = self.furthest if np.isfinite(self.furthest) else None
+        return {**asdict(self), "furthest": furthest, "holds": self.holds}
+
+
+def rehearse(bundle: Bundle, *, threads: int = 1) -> Rehearsal:
+    """Runs a bundle's model on its golden inputs; every byte is checked before it is used.
+
+    Raises:
+        RefusedError: the bytes are not those that were signed.
+        ModelError: the model does not run, or gives other outputs than it should by name or shape.
+        TargetError: there is no runtime for it here.
+    """
+    name, golden = str(bundle.manifest["model"]), bundle.manifest["golden"]
+    with bundle.sealed(golden["inputs"]) as inputs, bundle.sealed(golden["outputs"]) as outputs:
+        given, expected = load_arrays(inputs), load_arrays(outputs)
+    samples = len(next(iter(given.values()))) if given else 0
+    with bundle.sealed(name) as sealed, _runnable(sealed, name, samples) as (path, runtime):
+        session = open_session(path, runtime=runtime, threads=threads)
+        try:
+            found = run_all(session, given)
+        finally:
+            session.close()
+        return Rehearsal(furthest(expected, found), float(golden["tolerance"]), session.runtime)
+
+
+def refuse_wrong(bundle: Bundle, *, threads: int = 1) -> Rehearsal:
+    """The same, where a model that does not do what it should is not to be used.
+
+    Raises:
+        RefusedError: it does not run, or its outputs are not those expected.
+        TargetError: there is no runtime for it here.
+    """
+    cure = "Look whether the runtime here is older than where it was made; ship what works on this board."
+    try:
+        found = rehearse(bundle, threads=threads)
+    except ModelError as error:
+        raise RefusedError(f"The model does not run here: {error.what}", cure) from error
+    if not found.holds:
+        raise RefusedError(
+            f"The model does not give the outputs that it should: off by {100 * found.furthest:.2g} % of the "
+            f"largest, {100 * found.tolerance:.2g} % are allowed.",
+            cure,
+        )
+    return found
+
+
+def furthest(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> float:
+    """The largest difference between two sets of outputs, as a share of the expected ones' largest value.
+
+    Infinite where one has a number and the other NaN or infinity.
+
+    Raises:
+        ModelError: an output is missing or of another shape, or nothing is expected at all.
+    """
+    worst = -1.0
+    for name, array in expected.items():
+        if name not in found or found[name].shape != array.shape:
+            raise ModelError(f"The model gives no output '{name}' of shape {list(array.shape)}.", "Check it.")
+        if not array.size:
+            continue
+        want, got = np.asarray(array, np.float64), np.asarray(found[name], np.float64)
+        usual = np.isfinite(want)
+        if not np.array_equal(want[~usual], got[~usual], equal_nan=True) or not np.isfinite(got[usual]).all():
+            return float("inf")
+        scale = max(float(np.abs(want[usual]).max()) if usual.any() else 0.0, 1e-12)
+        gap = np.abs(got[usual] - want[usual])
+        worst = max(worst, float(gap.max()) / scale if gap.size else 0.0)
+    if worst < 0:
+        raise ModelError("The bundle expects no outputs, so nothing can be tried.", "Make the bundle again.")
+    return worst
+
+
+@contextlib.contextmanager
+def _runnable(sealed: Path, name: str, samples: int) -> Iterator[Tuple[Path, str]]:
+    """What to open, and with which runtime."""
+    if name.endswith(ENGINES):
+        yield sealed, "tensorrt"
+    elif util.find_spec("onnxruntime") is None and util.find_spec("tensorrt") is not None:
+        from ..engines.build import build_engine
+        from ..engines.build_settings import BuildSettings
+
+        with tempfile.TemporaryDirectory() as folder:
+            size = max(samples, 1)
+            settings = BuildSettings(batch=(1, size, size))
+            yield build_engine(sealed, Path(folder) / "tried.plan", settings=settings).plan, "tensorrt"
+    else:
+        yield sealed, "onnxruntime"

@@ -1,0 +1,225 @@
+"""Whether a bundle may be loaded on this machine. An engine is code: who loads one runs it.
+
+A bundle is a directory with a manifest that names every file's hash and the board it is for, and a signature
+of that manifest by `ssh-keygen -Y sign`. Who may sign is said by a file of the machine, never by the bundle.
+The order is fixed: nothing is parsed before the signature over its bytes was checked, and nothing is loaded
+before its hash was. A file is read once: the bytes that were hashed are the bytes that are handed out, so
+that nobody can swap them in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Iterator, Mapping, Optional
+
+from ..errors import RefusedError
+from ..paths import SIGNERS
+from ..sealed import sealed_bytes
+from .manifest import (
+    ENGINES,
+    LARGEST,
+    MANIFEST,
+    SIGNATURE,
+    Entry,
+    check_board,
+    check_content,
+    entries,
+    parsed,
+)
+from .signature import signer_of
+
+_ROOT = Path("/")
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A manifest whose signature, names and board were found right."""
+
+    manifest: Mapping[str, Any]
+    manifest_bytes: bytes
+    signature_bytes: bytes
+    signer: str
+    files: Mapping[str, Entry]
+
+    @property
+    def sha256(self) -> str:
+        """The manifest's hash: which release this is, exactly."""
+        return hashlib.sha256(self.manifest_bytes).hexdigest()
+
+    @property
+    def version(self) -> str:
+        """The start of it, by which it is called."""
+        return self.sha256[:16]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest was found right. `read` checks each file's bytes."""
+
+    folder: Path
+    signed: Signed
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What was signed."""
+        return self.signed.manifest
+
+    @property
+    def files(self) -> Mapping[str, Entry]:
+        """What the manifest says of each file, by name."""
+        return self.signed.files
+
+    @property
+    def signer(self) -> str:
+        """By the name that this machine gives the key."""
+        return self.signed.signer
+
+    @property
+    def version(self) -> str:
+        """The start of the manifest's hash."""
+        return self.signed.version
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes, read once and seen to be those that were signed.
+
+        Raises:
+            RefusedError: they are not, or the file is code.
+        """
+        if name not in self.files:
+            raise RefusedError(
+                f"{name} is not in the bundle {self.folder.name}.", "Use a file that it lists."
+            )
+        entry = self.files[name]
+        data = _bytes_of(self.folder / name, limit=entry.size_bytes)
+        check_content(name, entry, size=len(data), sha256=hashlib.sha256(data).hexdigest(), head=data[:4])
+        return data
+
+    def check(self, name: str) -> None:
+        """The same check without keeping the bytes: an engine may be larger than the memory that is left."""
+        digest, size, head = hashlib.sha256(), 0, b""
+        with opened(self.folder / name) as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+                head, size = head or block[:4], size + len(block)
+        check_content(name, self.files[name], size=size, sha256=digest.hexdigest(), head=head)
+
+    @contextlib.contextmanager
+    def sealed(self, name: str) -> Iterator[Path]:
+        """A path under which a runtime finds exactly the bytes that were checked; see `sealed_bytes`."""
+        with sealed_bytes(Path(name).name, self.read(name)) as path:
+            yield path
+
+
+def check_signed(
+    data: bytes, signature: bytes, *, root: Path = _ROOT, signers: Optional[Path] = None
+) -> Signed:
+    """A manifest, from bytes that anybody may have sent: signature first, then names and board.
+
+    `root` is the machine's root directory; `signers` is a file in ssh-keygen's ALLOWED SIGNERS format,
+    by default the machine's own.
+
+    Raises:
+        RefusedError: with the reason.
+    """
+    signer = signer_of(data, signature, signers or root / SIGNERS, given=signers is not None, root=root)
+    manifest = parsed(data)
+    files = entries(manifest)
+    check_board(manifest, root)
+    return Signed(manifest, data, signature, signer, files)
+
+
+def open_bundle(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Bundle:
+    """Checks everything about a bundle but its files' bytes, which `Bundle.read` checks one by one.
+
+    Raises:
+        RefusedError: as `check_signed`, or files are missing, or more than were signed.
+    """
+    folder = Path(folder)
+    found = _listing(folder)
+    if MANIFEST not in found:
+        raise RefusedError(
+            f"{folder} is no bundle: it has no {MANIFEST}.", "Make one: deadweight bundle RUN."
+        )
+    data = _bytes_of(folder / MANIFEST, limit=LARGEST)
+    if SIGNATURE not in found:
+        engines = [name for name in found if name.endswith(ENGINES)]
+        held = f"An engine is code, and {engines[0]} is one. " if engines else ""
+        raise RefusedError(
+            f"The bundle {folder.name} is not signed.",
+            f"{held}Sign it where it was made: deadweight bundle RUN --sign KEY",
+        )
+    signed = check_signed(data, _bytes_of(folder / SIGNATURE, limit=LARGEST), root=root, signers=signers)
+    _same_files(set(signed.files), found - {MANIFEST, SIGNATURE})
+    return Bundle(folder, signed)
+
+
+def verify(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Bundle:
+    """Checks a whole bundle, every byte of every file.
+
+    Raises:
+        RefusedError: with the reason.
+    """
+    bundle = open_bundle(folder, root=root, signers=signers)
+    for name in sorted(bundle.files):
+        bundle.check(name)
+    return bundle
+
+
+def _listing(folder: Path, inside: str = "") -> set[str]:
+    """Every file below the folder. Links, devices and pipes are refused: what they lead to is not signed."""
+    found = set()
+    try:
+        with os.scandir(folder / inside if inside else folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise RefusedError(f"{folder} cannot be read: {error.strerror}.", "Check the path.") from error
+    for entry in listed:
+        name = f"{inside}/{entry.name}" if inside else entry.name
+        if entry.is_symlink():
+            raise RefusedError(
+                f"{name} is a link, which a signature says nothing of.", "Do not use this bundle."
+            )
+        if entry.is_dir(follow_symlinks=False):
+            found |= _listing(folder, name)
+        elif entry.is_file(follow_symlinks=False):
+            found.add(name)
+        else:
+            raise RefusedError(f"{name} is no file but a device or a pipe.", "Do not use this bundle.")
+    return found
+
+
+def _bytes_of(path: Path, *, limit: int) -> bytes:
+    """All bytes of a plain file, or one more than `limit`, so that too many are seen and not all are read."""
+    with opened(path) as file:
+        return file.read(limit + 1)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A plain file, open for reading; a link, a pipe or a device is a RefusedError."""
+    try:
+        handle = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise RefusedError(f"{path} cannot be read: {error.strerror}.", "Get the bundle again.") from error
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise RefusedError(f"{path} is no plain file.", "Do not use this bundle.")
+        yield file
+
+
+def _same_files(listed: set[str], found: set[str]) -> None:
+    if found - listed:
+        raise RefusedError(
+            f"The bundle holds files that nobody signed: {', '.join(sorted(found - listed)[:5])}.",
+            "Do not use it, or get it again from who made it.",
+        )
+    if listed - found:
+        raise RefusedError(
+            f"Files of the bundle are missing: {', '.join(sorted(listed - found)[:5])}.",
+            "Get the bundle again: the copy was not finished.",
+        )

@@ -1,0 +1,296 @@
+"""A TensorRT engine as a `Session`: addresses set by name, and one enqueue on a stream of its own.
+
+On an integrated GPU host and device share their memory: inputs and outputs lie in mapped memory and nothing
+is copied. Elsewhere they lie in device memory, with page-locked memory of the host before it. `prepare`
+places the inputs once, so that what is timed is the engine alone, as a CUDA graph if asked; `run` copies in
+and out. A profiler makes TensorRT wait after every layer, so it has a context of its own and sees no timing.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from ..engines.log import Line, heard, reason
+from ..errors import ModelError
+from ..machine.cuda import Cuda
+from .session import TensorSpec, checked_inputs
+from .trt_buffers import Buffer
+from .trt_memory import EngineMemory, Watch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .session import Arrays
+
+_DTYPES = {
+    "float": "float32",
+    "half": "float16",
+    **{name: name for name in ("int8", "int32", "int64", "uint8", "bool")},
+}
+
+
+class TrtSession:
+    """An engine that is open; see `Session`. Free dimensions are those of its profiles."""
+
+    def __init__(
+        self,
+        engine: Any,
+        *,
+        trt: Any,
+        cuda: Cuda,
+        plan: Path,
+        runtime: str,
+        evidence: str,
+        graph: bool,
+        rebuild: str,
+        watch: Watch,
+    ) -> None:
+        self.runtime = runtime
+        self.evidence = evidence
+        self._trt, self._cuda, self._plan, self._rebuild = trt, cuda, plan, rebuild
+        self._engine: Any = engine
+        self._graph_wanted, self._graph = graph, 0
+        self._watch = watch
+        self._buffers: Dict[str, Buffer] = {}
+        self._placed: Tuple[Tuple[str, Tuple[int, ...]], ...] = ()
+        self._profile = 0
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        of_mode = {name: engine.get_tensor_mode(name) for name in names}
+        self.inputs = tuple(self._spec(name) for name in names if of_mode[name] == trt.TensorIOMode.INPUT)
+        self.outputs = tuple(self._spec(name) for name in names if of_mode[name] == trt.TensorIOMode.OUTPUT)
+        with heard(trt) as (_, lines):
+            self._context: Any = engine.create_execution_context()
+            if self._context is None:
+                raise self._refused("has no room to run", lines)
+        watch.context()
+        self._stream = cuda.stream()
+
+    def run(self, inputs: Arrays) -> Dict[str, NDArray[Any]]:
+        feeds = checked_inputs(self.inputs, inputs, model=self._plan.name)
+        self._place(feeds)
+        for name, array in feeds.items():
+            self._buffers[name].fill(array, self._stream)
+        self._enqueue(self._context)
+        shapes = dict(self._placed)
+        found = {
+            spec.name: self._buffers[spec.name].fetch(shapes[spec.name], spec.dtype, self._stream)
+            for spec in self.outputs
+        }
+        self._cuda.synchronize(self._stream)
+        return {name: np.array(array) for name, array in found.items()}
+
+    def prepare(self, inputs: Arrays) -> Callable[[], object]:
+        feeds = checked_inputs(self.inputs, inputs, model=self._plan.name)
+        self._place(feeds)
+        for name, array in feeds.items():
+            self._buffers[name].fill(array, self._stream)
+        # The first enqueue after a change of shapes sets things up; it belongs into no timing and no graph.
+        self._enqueue(self._context)
+        self._cuda.synchronize(self._stream)
+        if self._graph_wanted:
+            self._drop_graph()
+            self._graph = self._cuda.graph(self._stream, lambda: self._enqueue(self._context))
+        return self._launching() if self._graph_wanted else self._running()
+
+    def layer_times(self, inputs: Arrays, *, runs: int = 50, warmup: int = 5) -> Dict[str, List[float]]:
+        """Seconds of each layer in each run, by TensorRT's names, in the order in which they ran.
+
+        TensorRT waits after every layer here: the sum is more than the latency of a run.
+        """
+        feeds = checked_inputs(self.inputs, inputs, model=self._plan.name)
+        self._place(feeds)
+        for name, array in feeds.items():
+            self._buffers[name].fill(array, self._stream)
+        times: Dict[str, List[float]] = {}
+        profiler = _profiler(self._trt, times)
+        with heard(self._trt) as (_, lines):
+            context = self._engine.create_execution_context()
+            if context is None:
+                raise self._refused("has no room for a second context, which its profile needs", lines)
+            context.profiler = profiler
+            self._set_up(context, {name: array.shape for name, array in feeds.items()})
+            for index in range(warmup + runs):
+                if index == warmup:
+                    times.clear()
+                self._enqueue(context)
+                self._cuda.synchronize(self._stream)
+        return times
+
+    def inspect(self) -> str:
+        """TensorRT's own JSON about the engine's layers; detailed where the engine was built so."""
+        inspector = self._open().create_engine_inspector()
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+
+    def memory(self) -> EngineMemory:
+        """What the engine takes, in parts, each with how it was got."""
+        io_bytes = sum(buffer.size for buffer in self._buffers.values())
+        return self._watch.memory(self._open(), self._trt, plan=self._plan, io_bytes=io_bytes)
+
+    def close(self) -> None:
+        if self._engine is None:
+            return
+        self._drop_graph()
+        for buffer in self._buffers.values():
+            buffer.free()
+        self._buffers.clear()
+        self._cuda.stream_free(self._stream)
+        self._context = self._engine = None  # the context first: it needs its engine to the end
+
+    def _running(self) -> Callable[[], object]:
+        """One run, with nothing around it that need not be: what is looked up is looked up here."""
+        enqueue, stream = self._context.execute_async_v3, self._stream
+        wait = self._cuda.bound("cudaStreamSynchronize", stream)
+
+        def run() -> None:
+            if not enqueue(stream):
+                self._enqueue(self._context)
+            wait()
+
+        return run
+
+    def _launching(self) -> Callable[[], object]:
+        graph = self._graph
+        launch = self._cuda.bound("cudaGraphLaunch", graph, self._stream)
+        wait = self._cuda.bound("cudaStreamSynchronize", self._stream)
+
+        def run() -> None:
+            if self._graph != graph:
+                raise ModelError(
+                    f"The graph of {self._plan.name} is gone: other inputs were placed since.",
+                    "Call prepare again for these inputs.",
+                )
+            launch()
+            wait()
+
+        return run
+
+    def _open(self) -> Any:
+        if self._engine is None:
+            raise ModelError(
+                f"{self._plan.name} was closed and cannot be run.", "Open it again with open_session."
+            )
+        return self._engine
+
+    def _enqueue(self, context: Any) -> None:
+        self._open()
+        if context.execute_async_v3(self._stream):
+            return
+        with heard(self._trt) as (_, lines):
+            # What TensorRT said at the first try was lost: the log is only kept where it is asked for.
+            if context.execute_async_v3(self._stream):
+                return
+        raise self._refused("gave up while running", lines)
+
+    def _place(self, feeds: Dict[str, NDArray[Any]]) -> None:
+        """Shapes, buffers and addresses for these inputs; nothing to do where they are as before."""
+        self._open()
+        shapes = {name: tuple(array.shape) for name, array in feeds.items()}
+        placed = tuple(shapes.items())
+        if self._placed[: len(placed)] == placed:
+            return
+        self._drop_graph()
+        self._placed = ()
+        self._choose_profile(shapes)
+        with heard(self._trt) as (_, lines):
+            outputs = self._set_up(self._context, shapes, lines=lines)
+        self._placed = (*placed, *outputs.items())
+
+    def _set_up(
+        self, context: Any, shapes: Dict[str, Tuple[int, ...]], *, lines: Sequence[Line] = ()
+    ) -> Dict[str, Tuple[int, ...]]:
+        """Tells a context the input shapes and every address; returns the shapes of the outputs."""
+        if self._engine.num_optimization_profiles > 1:
+            context.set_optimization_profile_async(self._profile, self._stream)
+            self._cuda.synchronize(self._stream)
+        for name, shape in shapes.items():
+            if not context.set_input_shape(name, shape):
+                raise self._refused(f"does not take the shape {list(shape)} for '{name}'", lines)
+        missing = context.infer_shapes()
+        if missing:
+            raise self._refused(f"lacks sizes of {', '.join(missing)}", lines)
+        outputs: Dict[str, Tuple[int, ...]] = {}
+        for spec in self.outputs:
+            shape = tuple(context.get_tensor_shape(spec.name))
+            if any(size < 0 for size in shape):
+                raise ModelError(
+                    f"How large the output '{spec.name}' of {self._plan.name} gets depends on the data.",
+                    "Leave such operators (NonZero, NMS) out of the network and do them in the score.",
+                )
+            outputs[spec.name] = shape
+        for spec in (*self.inputs, *self.outputs):
+            shape = shapes[spec.name] if spec.name in shapes else outputs[spec.name]
+            buffer = self._buffer(spec.name, math.prod(shape) * np.dtype(spec.dtype).itemsize)
+            if not context.set_tensor_address(spec.name, buffer.device):
+                raise self._refused(f"does not take an address for '{spec.name}'", lines)
+        return outputs
+
+    def _buffer(self, name: str, size: int) -> Buffer:
+        held = self._buffers.get(name)
+        if held is None or held.size < size:
+            if held is not None:
+                held.free()
+            self._buffers.pop(name, None)
+            self._buffers[name] = Buffer(self._cuda, size)
+        return self._buffers[name]
+
+    def _choose_profile(self, shapes: Dict[str, Tuple[int, ...]]) -> None:
+        """The first profile that these shapes are within."""
+        told: List[str] = []
+        for index in range(max(1, self._engine.num_optimization_profiles)):
+            outside = []
+            for spec in self.inputs:
+                if all(isinstance(size, int) for size in spec.shape):
+                    continue
+                low, _, high = (
+                    tuple(shape) for shape in self._engine.get_tensor_profile_shape(spec.name, index)
+                )
+                if not all(a <= got <= b for a, got, b in zip(low, shapes[spec.name], high)):
+                    outside.append(f"'{spec.name}' from {list(low)} to {list(high)}")
+            if not outside:
+                self._profile = index
+                return
+            told += outside
+        given = ", ".join(f"'{name}' {list(shape)}" for name, shape in shapes.items())
+        raise ModelError(
+            f"{self._plan.name} takes {' or '.join(told)}; it was given {given}.",
+            f"Split the batch, or build for larger sizes (--batch or --shapes): {self._rebuild}",
+        )
+
+    def _drop_graph(self) -> None:
+        if self._graph:
+            self._cuda.graph_free(self._graph)
+            self._graph = 0
+
+    def _spec(self, name: str) -> TensorSpec:
+        kind = str(self._engine.get_tensor_dtype(name)).rsplit(".", 1)[-1].lower()
+        if kind not in _DTYPES or self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
+            raise ModelError(
+                f"'{name}' of {self._plan.name} is {kind} and is read where a plain array cannot be given.",
+                "Export the model with plain tensors as inputs and outputs; no input may decide a shape.",
+            )
+        shape = tuple(None if size < 0 else int(size) for size in self._engine.get_tensor_shape(name))
+        return TensorSpec(name, shape, _DTYPES[kind])
+
+    def _refused(self, what: str, lines: Sequence[Line]) -> ModelError:
+        free, total = self._cuda.memory_bytes()
+        return ModelError(
+            f"{self._plan.name} {what}: {reason(lines)}. {free / 1e6:.0f} of {total / 1e6:.0f} MB are free.",
+            f"Free some memory, ask for a smaller batch, or build it again: {self._rebuild}",
+        )
+
+
+def _profiler(trt: Any, times: Dict[str, List[float]]) -> Any:
+    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined, unused-ignore]
+        """Keeps each layer's time; TensorRT calls it once a layer and run."""
+
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            times.setdefault(layer_name, []).append(ms / 1e3)
+
+    return Profiler()

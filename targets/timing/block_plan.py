@@ -1,0 +1,97 @@
+"""How long a model's turn is: blocks in which reading the clock does not show, and as many rounds as fit.
+
+Also the clock itself: what one reading costs on this machine, and whether it can be trusted at all.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from time import get_clock_info, perf_counter_ns, thread_time_ns
+from typing import Callable, Dict, Mapping, Tuple
+
+from ..errors import MeasurementError
+from .measurement import Protocol
+
+_ALIKE = 1.5
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one model does in one round: runs that settle it, untimed, then `samples` of `runs` runs each."""
+
+    settling: int
+    runs: int
+    samples: int
+
+    @property
+    def all_runs(self) -> int:
+        return self.settling + self.runs * self.samples
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every event does; made in the first one from a short trial."""
+
+    blocks: Mapping[str, Block]
+    rounds: int
+
+
+def planned(run_ns: Mapping[str, int], protocol: Protocol) -> Plan:
+    """A block for each model, in which neither clock takes more than its share, and as many rounds as fit.
+
+    Models of about the same speed get the same block: what is left of settling must not tell them apart.
+    """
+    wall_cost_ns, cpu_cost_ns = clock_costs_ns()
+    blocks: Dict[str, Block] = {}
+    group_ns = 0
+    for name in sorted(run_ns, key=lambda name: run_ns[name]):
+        if not group_ns or run_ns[name] > _ALIKE * group_ns:
+            group_ns = run_ns[name]
+        runs = math.ceil(wall_cost_ns / (protocol.clock_share * group_ns))
+        timed_ns = max(1e9 * protocol.block_s, cpu_cost_ns / protocol.clock_share)
+        blocks[name] = Block(
+            settling=max(1, round(1e9 * protocol.settle_s / group_ns)),
+            runs=runs,
+            samples=max(1, round(timed_ns / (group_ns * runs))),
+        )
+    round_ns = sum(run_ns[name] * block.all_runs for name, block in blocks.items())
+    fitting = int(1e9 * protocol.event_s * len(blocks) / round_ns)
+    return Plan(blocks, rounds=max(fitting, protocol.min_rounds))
+
+
+def clock_costs_ns() -> Tuple[float, float]:
+    """What one reading costs on this machine: of the wall clock within a block, and of both around it."""
+
+    def cost(read: Callable[[], int]) -> float:
+        best = math.inf
+        for _ in range(5):
+            start = perf_counter_ns()
+            for _ in range(200):
+                read()
+            best = min(best, (perf_counter_ns() - start) / 200)
+        return best
+
+    wall = cost(perf_counter_ns)
+    return wall, cost(thread_time_ns) + wall
+
+
+def clock_source() -> Tuple[bool, float]:
+    """Whether this machine's wall clock never steps backwards, and its resolution in seconds."""
+    info = get_clock_info("perf_counter")
+    return info.monotonic, info.resolution
+
+
+def check_clock(monotonic: bool, resolution_s: float) -> None:
+    """Refuses a clock that cannot time a model.
+
+    Raises:
+        MeasurementError: it steps backwards, or ticks too seldom.
+    """
+    if not monotonic or resolution_s > 1e-5:
+        fault = "may step backwards" if not monotonic else f"ticks every {resolution_s:g} s only"
+        raise MeasurementError(
+            f"This machine has no clock source that can time a model: its own {fault}.",
+            "On a virtual machine choose another clock source (Linux: /sys/devices/system/clocksource), or "
+            "measure on another machine.",
+        )

@@ -1,0 +1,203 @@
+"""Which layers got faster? Two networks' layers, timed by turns, judged together; and why one did not.
+
+This file knows no runtime: it takes times by layer name, whoever measured them (`ort_layers` from ONNX
+Runtime's profile; TensorRT's IProfiler gives the same). A network of sixty layers gives sixty chances to see
+a change that is none, so that Holm's correction (1979) is applied to exact sign tests over events, and the
+intervals hold for all layers at once (Bonferroni). As in `judge`, an event is one observation, whatever was
+run within it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..errors import MeasurementError
+from .binomial import binomial_below
+from .judge import order_statistic
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MARGIN = 0.02
+"""The change of a layer's time that does not matter, where none is set."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The times of one layer, and what is known of its work.
+
+    `times_s` is float64[events, rounds], seconds of one run; the other network's has the same shape, and the
+    same event and round of both lie milliseconds apart. What a runtime does not tell stays 0 or empty.
+    """
+
+    name: str
+    kind: str
+    """Its operator, as in `Conv`."""
+    times_s: NDArray[np.float64]
+    conversion_s: float = 0.0
+    """Part of the time that goes into bringing data into another layout or type, before or after it."""
+    weight: Tuple[int, ...] = ()
+    """Shape of its weight: outputs first for convolutions."""
+    moved_bytes: int = 0
+    """Bytes read and written in one run: activations and weights."""
+    macs: int = 0
+    kernels: Tuple[str, ...] = field(default=())
+    """What the runtime ran for it, in order."""
+    resolution_s: float = 0.0
+    """How far its true time may be from `times_s`, where the runtime's clock is too coarse to tell."""
+
+    @property
+    def median_s(self) -> float:
+        """The median time of one run."""
+        return float(np.median(self.times_s))
+
+
+@dataclass(frozen=True)
+class LayerJudgement:
+    """One layer of the candidate against the same layer of the baseline; ratios as in `Judgement`."""
+
+    name: str
+    kind: str
+    outcome: str
+    ratio: float
+    low: float
+    high: float
+    """Of an interval that holds for all layers at once; 0 and infinite where the events are too few."""
+    p_value: float
+    """Two-sided, corrected for the number of layers."""
+    baseline_s: float
+    candidate_s: float
+    pruned: bool
+    """Whether the candidate's layer has fewer weights."""
+    reason: str = ""
+    """Why a pruned layer did not get faster; see `reasons`."""
+
+    def to_json(self) -> Dict[str, Any]:
+        """Plain values for JSON; what is infinite becomes null."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
+
+def judge_layers(
+    baseline: Mapping[str, Layer],
+    candidate: Mapping[str, Layer],
+    *,
+    confidence: float = 0.95,
+    margin: float = MARGIN,
+) -> Tuple[LayerJudgement, ...]:
+    """Judges every layer that both networks have, in the baseline's order.
+
+    The chance that any of the layers that did not change is called faster or slower is at most
+    1 - confidence, whatever depends on what.
+
+    Raises:
+        MeasurementError: no layer is in both, or their times cannot be paired.
+    """
+    shared = matching(baseline, candidate)
+    ratios = {}
+    for name, other in shared.items():
+        before, after = baseline[name].times_s, candidate[other].times_s
+        if before.shape != after.shape or before.ndim != 2 or not before.size:
+            raise MeasurementError(
+                f"The times of layer {name} cannot be paired: shapes {before.shape} and {after.shape}.",
+                "Time both networks by turns, in one call.",
+            )
+        if (
+            not (np.isfinite(before).all() and np.isfinite(after).all() and (before > 0).all())
+            or (after <= 0).any()
+        ):
+            raise MeasurementError(
+                f"Layer {name} has times that are not above zero, or no numbers.", "Measure again."
+            )
+        ratios[name] = np.sort(np.median(np.log(before) - np.log(after), axis=1))
+    corrected = holm([_sign_test(values) for values in ratios.values()])
+    judged = []
+    for (name, values), p_value in zip(ratios.items(), corrected):
+        order, _ = order_statistic(values.size, 1 - (1 - confidence) / len(ratios))
+        before_layer, after_layer = baseline[name], candidate[shared[name]]
+        doubt = _doubt(before_layer) + _doubt(after_layer)
+        low, high = 0.0, math.inf
+        if order:
+            low, high = math.exp(values[order - 1] - doubt), math.exp(values[-order] + doubt)
+        middle = float(np.median(values))
+        if order and 1 / (1 + margin) <= low and high <= 1 + margin:
+            outcome = "equal"
+        elif p_value <= 1 - confidence and abs(middle) > doubt:
+            outcome = "faster" if middle > 0 else "slower"
+        else:
+            outcome = "cannot_tell"
+        judged.append(
+            LayerJudgement(
+                name=name,
+                kind=before_layer.kind,
+                outcome=outcome,
+                ratio=math.exp(middle),
+                low=low,
+                high=high,
+                p_value=p_value,
+                baseline_s=before_layer.median_s,
+                candidate_s=after_layer.median_s,
+                pruned=0 < math.prod(after_layer.weight or (0,)) < math.prod(before_layer.weight or (0,)),
+            )
+        )
+    return tuple(judged)
+
+
+def matching(baseline: Mapping[str, Layer], candidate: Mapping[str, Layer]) -> Dict[str, str]:
+    """Which layer of the candidate is which of the baseline: by name, else by the order of layers of a kind.
+
+    Raises:
+        MeasurementError: neither says anything.
+    """
+    for side, layers in (("baseline", baseline), ("candidate", candidate)):
+        if not layers:
+            raise MeasurementError(
+                f"The profile of the {side} names no layers.",
+                "Export the model with named nodes (deadweight's own export names them by module).",
+            )
+    by_name = {name: name for name in baseline if name in candidate}
+    weighted = [name for name, layer in baseline.items() if layer.weight]
+    if by_name and 2 * sum(name in by_name for name in weighted) >= len(weighted):
+        return by_name
+    others = [name for name, layer in candidate.items() if layer.weight]
+    if weighted and [baseline[name].kind for name in weighted] == [candidate[name].kind for name in others]:
+        return dict(zip(weighted, others))
+    raise MeasurementError(
+        f"The layers of the two networks cannot be told to be the same: {', '.join(list(baseline)[:3])}, ... "
+        f"and {', '.join(list(candidate)[:3])}, ...",
+        "Compare a network with one that was made from it, exported by the same exporter.",
+    )
+
+
+def holm(p_values: Sequence[float]) -> List[float]:
+    """P-values corrected for their number, in their own order (Holm 1979)."""
+    total, worst = len(p_values), 0.0
+    corrected = [0.0] * total
+    for rank, at in enumerate(sorted(range(total), key=lambda index: p_values[index])):
+        worst = max(worst, min(1.0, (total - rank) * p_values[at]))
+        corrected[at] = worst
+    return corrected
+
+
+def _sign_test(ratios: NDArray[np.float64]) -> float:
+    """Two-sided and exact; an event without a difference speaks against both directions."""
+    most = max(int((ratios > 0).sum()), int((ratios < 0).sum()))
+    return min(1.0, 2 * (1 - binomial_below(most, ratios.size, 0.5)) if most else 1.0)
+
+
+def _doubt(layer: Layer) -> float:
+    """How far the logarithm of its true time may be from that of its times."""
+    share = layer.resolution_s / layer.median_s
+    return -math.log1p(-share) if share < 1 else math.inf
+
+
+def slowest(judged: Sequence[LayerJudgement], count: Optional[int] = None) -> Tuple[LayerJudgement, ...]:
+    """Those layers that take longest in either network, in the network's order."""
+    by_time = sorted(judged, key=lambda one: -max(one.baseline_s, one.candidate_s))[:count]
+    return tuple(one for one in judged if one in by_time)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from deadweight.targets.errors import ArtifactError, MeasurementError, ModelError
+from deadweight.targets.gate.baseline import Baseline, old_model, read_baseline, record, refuse_other_protocol
+from deadweight.targets.timing.measurement import Protocol
+
+MakeMlp = Callable[..., Path]
+QUICK = Protocol(events=12, event_s=0.002, block_s=0.0005, settle_s=0.0002, cap_s=5.0)
+
+
+def recorded(mlp: MakeMlp, tmp_path: Path, **options: Any) -> tuple[Baseline, Path]:
+    path = tmp_path / "accepted" / "baseline.json"
+    return record(mlp(64, 32, 10), path, protocol=QUICK, **options)[0], path
+
+
+def test_a_baseline_comes_back_from_its_file_and_finds_its_model(mlp: MakeMlp, tmp_path: Path) -> None:
+    made, path = recorded(mlp, tmp_path, commit="abc", score=0.9)
+    read = read_baseline(path)
+    assert read == made
+    assert read.protocol == QUICK
+    assert (read.commit, read.score) == ("abc", 0.9)
+    assert old_model(read, path) == (tmp_path / "model.onnx").resolve()
+
+
+def test_a_model_that_is_not_there_is_fetched_by_its_command(mlp: MakeMlp, tmp_path: Path) -> None:
+    store = tmp_path / "store.onnx"
+    made, path = recorded(mlp, tmp_path, fetch=f"cp {store} ../model.onnx")
+    shutil.move(str(tmp_path / "model.onnx"), str(store))
+    assert old_model(made, path) == (tmp_path / "model.onnx").resolve()
+
+
+def test_a_fetch_that_fails_or_brings_another_file_is_refused(mlp: MakeMlp, tmp_path: Path) -> None:
+    made, path = recorded(mlp, tmp_path, fetch="echo no network >&2; exit 7")
+    (tmp_path / "model.onnx").unlink()
+    with pytest.raises(ArtifactError, match=r"ended with 7 .* no network"):
+        old_model(made, path)
+    mlp(64, 33, 10)
+    with pytest.raises(ArtifactError, match="is not the model that was accepted"):
+        old_model(made, path)
+
+
+def test_weights_that_lie_beside_the_accepted_model_are_counted_and_must_be_the_accepted_ones(
+    mlp: MakeMlp, tmp_path: Path
+) -> None:
+    path, apart, baseline = mlp(64, 32, 10), tmp_path / "apart.onnx", tmp_path / "baseline.json"
+    onnx.save(onnx.load(path), apart, save_as_external_data=True, location="apart.data", size_threshold=0)
+    made, _ = record(apart, baseline, protocol=QUICK)
+    assert made.file_bytes > (64 * 32 + 32 * 10) * 4
+    assert old_model(made, baseline) == apart.resolve()
+    weights = bytearray((tmp_path / "apart.data").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "apart.data").write_bytes(bytes(weights))
+    with pytest.raises(ArtifactError, match="is not the model that was accepted"):
+        old_model(made, baseline)
+
+
+def test_without_model_and_command_there_is_none(mlp: MakeMlp, tmp_path: Path) -> None:
+    made, path = recorded(mlp, tmp_path)
+    (tmp_path / "model.onnx").unlink()
+    assert old_model(made, path) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"schema": 99}, "schema 99"),
+        ({"schema": None}, "schema None"),
+        ({"protocol": {"events": 5, "colour": "red"}}, "A protocol has no colour"),
+        ({"surprise": 1}, "no baseline, or not a whole one"),
+        ({"model": None}, "model is None"),
+        ({"model_sha256": 5}, "model_sha256 is 5"),
+        ({"fetch": ["curl"]}, "fetch is"),
+        ({"score": "high"}, "score is 'high'"),
+        ({"machine": "mine"}, "machine is 'mine'"),
+    ],
+)
+def test_another_schema_or_a_broken_file_is_refused(
+    mlp: MakeMlp, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    _, path = recorded(mlp, tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises((ArtifactError, MeasurementError), match=told):
+        read_baseline(path)
+
+
+def test_a_file_that_was_cut_while_it_was_written_is_refused(mlp: MakeMlp, tmp_path: Path) -> None:
+    _, path = recorded(mlp, tmp_path)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ArtifactError, match="not readable as JSON") as caught:
+        read_baseline(path)
+    assert "Put the baseline back" in caught.value.cure
+    assert "Delete" not in caught.value.cure
+
+
+def test_a_model_that_cannot_be_recorded_leaves_the_old_baseline_as_it_was(
+    mlp: MakeMlp, tmp_path: Path
+) -> None:
+    _, path = recorded(mlp, tmp_path)
+    before = path.read_bytes()
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    for bad in (tmp_path / "bad.onnx", tmp_path / "none.onnx"):
+        with pytest.raises(ModelError):
+            record(bad, path, protocol=QUICK)
+    assert path.read_bytes() == before
+
+
+def test_a_flag_may_not_contradict_how_it_was_recorded(mlp: MakeMlp, tmp_path: Path) -> None:
+    made, _ = recorded(mlp, tmp_path)
+    refuse_other_protocol(made, threads=None, batch=1)
+    with pytest.raises(MeasurementError, match="recorded with threads 1, and threads 2 was asked for"):
+        refuse_other_protocol(made, threads=2, batch=None)

@@ -1,0 +1,153 @@
+"""An engine built on a board, behind a real sshd, by NVIDIA's own bindings over the fake TensorRT.
+
+What a board built it runs; what it did not, it refuses. Nothing here is a latency: it is told as simulated.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import sshd
+import tensorrt_bench
+from released import make_release, release_in_use
+from signed import make_bundle, make_key, trust
+
+from deadweight.__main__ import main
+from deadweight.export.memory.footprint import footprint
+from deadweight.targets.engines.build_settings import BuildSettings
+from deadweight.targets.errors import RefusedError, TargetError
+from deadweight.targets.remote.board import build_on, install_on, time_engines_on
+from deadweight.targets.remote.ssh import Transport, connected
+from deadweight.targets.timing.measurement import Protocol
+
+VERSION = "10.3.0"
+SETTINGS = asdict(BuildSettings(batch=(1, 4, 8)))
+QUICK = Protocol(events=6, event_s=0.01, runtime="tensorrt", batch=4)
+_SHIM = """
+import os, sys
+from pathlib import Path
+sys.path[:0] = [{fake!r}, {bindings!r}]
+import double
+fake = double.Fake(Path({libraries!r}), major=os.environ["FAKE_MAJOR"])
+import tensorrt_bindings  # it finds the libraries that are loaded already
+tensorrt_bindings.fake = fake  # kept alive as long as the module
+sys.modules["tensorrt"] = tensorrt_bindings
+"""
+# The fake runs ONNX Runtime itself; to who asks what is installed, this board has none.
+_NO_ONNX_RUNTIME = """
+from importlib import util
+known = util.find_spec
+util.find_spec = lambda name, package=None: None if name == "onnxruntime" else known(name, package)
+"""
+
+pytestmark = pytest.mark.skipif(sshd.SSHD is None, reason="there is no sshd here: apt install openssh-server")
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> sshd.Board:
+    """A board that has a TensorRT: a module of that name connects NVIDIA's bindings to the fake."""
+    place, major = tmp_path_factory.mktemp("trt"), VERSION.split(".")[0]
+    bindings = tensorrt_bench.installed(tensorrt_bench.PACKAGES[VERSION])
+    libraries = tensorrt_bench.fake_libraries(place, major=major)
+    (place / "site").mkdir()
+    shim = _SHIM.format(fake=str(tensorrt_bench.FAKE), bindings=str(bindings), libraries=str(libraries))
+    (place / "site/tensorrt.py").write_text(shim)
+    (place / "site/sitecustomize.py").write_text(_NO_ONNX_RUNTIME)
+    environment = {
+        "PYTHONPATH": place / "site",
+        "FAKE_MAJOR": major,
+        "DEADWEIGHT_CUDA": f"ctypes:{libraries / 'libcudart.so'}",
+        "OMP_NUM_THREADS": 1,
+    }
+    return sshd.make_board(place / "board", python=str(Path(sys.executable).parent), environment=environment)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tensorrt_bench.save_models(tmp_path_factory.mktemp("models")) / "qdq.onnx"
+
+
+@pytest.fixture
+def there(simulated: sshd.Board) -> Iterator[Transport]:
+    with connected("board", config=simulated.config) as transport:
+        yield transport
+
+
+@pytest.mark.slow
+def test_a_board_builds_an_engine_and_is_told_what_the_model_needs(
+    there: Transport, model: Path, tmp_path: Path
+) -> None:
+    need = footprint(model, batch=8, runtime="tensorrt").to_json()
+    record = build_on(there, model, tmp_path / "q.plan", settings=SETTINGS, need=need)
+    assert record["evidence"] == "simulated"
+    assert record["tensorrt"]["version"].startswith("10.3")
+    assert record["fit"] is not None
+    assert record == json.loads((tmp_path / "q.plan.json").read_text())
+    assert (tmp_path / "q.plan").stat().st_size == record["plan"]["bytes"]
+    assert build_on(there, model, tmp_path / "r.plan", settings=SETTINGS)["fit"] is None
+
+
+@pytest.mark.slow
+def test_what_cannot_fit_is_refused_there_before_it_is_built(
+    there: Transport, model: Path, tmp_path: Path
+) -> None:
+    need = footprint(model, batch=8, runtime="tensorrt").to_json()
+    need["weights_low_bytes"] = need["weights_high_bytes"] = 1 << 50
+    with pytest.raises(TargetError, match="On board: "):
+        build_on(there, model, tmp_path / "q.plan", settings=SETTINGS, need=need)
+    assert not (tmp_path / "q.plan").exists()
+
+
+def test_a_board_runs_the_engine_that_it_built_and_no_other(
+    there: Transport, simulated: sshd.Board, model: Path, tmp_path: Path
+) -> None:
+    timed = time_engines_on(there, {"q": model}, protocol=QUICK, settings=SETTINGS)
+    assert timed.measurements["q"].evidence == "simulated"
+    assert timed.measurements["q"].protocol.runtime.startswith("tensorrt")
+    plan = next(simulated.home.rglob("engines/qdq.plan"))
+    plan.write_bytes(plan.read_bytes() + b"\n")
+    with pytest.raises(RefusedError, match=r"On board: qdq\.plan was not built on this board"):
+        there.run(["profile", str(plan), "--protocol", json.dumps(asdict(QUICK))])
+
+
+@pytest.mark.slow
+def test_a_board_that_has_only_tensorrt_tries_a_release_as_an_engine(
+    there: Transport, tmp_path: Path
+) -> None:
+    key = make_key(tmp_path / "keys")
+    trust(key, tmp_path / "root")
+    told = install_on(there, make_release(tmp_path / "1", key, 1), root=tmp_path / "root")
+    assert told["golden"]["runtime"].startswith("tensorrt 10.3")
+    assert told["golden"]["holds"]
+    wrong = make_release(tmp_path / "2", key, 2)
+    held = {name: (wrong / name).read_bytes() for name in ("model.onnx", "golden/inputs.npz", "LICENSE")}
+    held["golden/outputs.npz"] = (tmp_path / "1/golden/outputs.npz").read_bytes()
+    make_bundle(wrong, key, held, release=2)
+    with pytest.raises(RefusedError, match="does not give the outputs that it should"):
+        install_on(there, wrong, root=tmp_path / "root")
+    assert release_in_use(Path(told["path"]).parents[1], tmp_path / "root") == 1
+
+
+@pytest.mark.slow
+def test_build_on_brings_plan_record_and_log_here(
+    simulated: sshd.Board,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(simulated.config))
+    out = tmp_path / "q.plan"
+    options = ["--on", "board", "--batch", "1,4,8", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["deadweight", "build", str(model), *options])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    printed = capsys.readouterr()
+    assert not caught.value.code, printed.out + printed.err
+    assert {path.name for path in tmp_path.glob("q.plan*")} == {"q.plan", "q.plan.json", "q.plan.log"}
+    assert json.loads((tmp_path / "q.plan.json").read_text())["fit"] is not None
