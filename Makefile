@@ -9,7 +9,7 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 
 setup: $(STAMP)
 
-# torch comes first and alone: who needs another build of it installs that one here beforehand.
+# torch is installed first and alone: to use another build of it, install that one into the environment before.
 $(STAMP): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install --quiet -c constraints.txt torch
@@ -19,14 +19,14 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 demo: setup
 	$(BIN)/deadweight run examples/fashion_mnist/mlp.toml
 
-# Two processes of one thread each: most of a test is Python. A file stays in one process, with what it set up.
+# Two processes of one thread each: most of a test is Python. All tests of a file run in one process, with its fixtures.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not board and not jetson"
 
-# An arm64 stand-in under emulation, and what builds images in it. Needs root, and Linux 6.7 or newer.
+# An emulated arm64 system, and the tools that build images in it. Needs root, and Linux 6.7 or newer.
 BOARD_TOOLS = qemu-user-static mmdebstrap openssh-server openssh-client buildah crun
 test-board: setup
 	dpkg-query --show $(BOARD_TOOLS) >/dev/null 2>&1 || \
@@ -58,7 +58,7 @@ check: setup
 bench: setup
 	$(BIN)/python benchmarks/pruning/statistics_cost.py
 
-# 126 networks of other people, halved by deadweight and by Torch-Pruning: most of an hour on 2 cores, resumable.
+# 126 networks by other authors, halved by deadweight and by Torch-Pruning: almost an hour on 2 cores, resumable.
 zoo: setup
 	$(BIN)/pip install --quiet -c constraints.txt torchvision timm transformers torch-pruning
 	$(BIN)/python benchmarks/zoo/zoo.py

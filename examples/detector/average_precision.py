@@ -1,4 +1,4 @@
-"""From a detector's raw output to boxes, and from boxes to mAP: what a score of a detector takes, in numpy.
+"""The score of a detector in numpy: from raw outputs to boxes, and from boxes to mAP.
 
 It runs on named arrays, so the same code scores the PyTorch module, the ONNX file and an engine on a board.
 """
@@ -19,13 +19,13 @@ Detections = tuple[Array, Array, NDArray[np.int64]]
 
 
 def decoded(output: Array, *, least: float = 0.05, most: int = 30) -> list[Detections]:
-    """What a batch of raw outputs detects, after non-maximum suppression.
+    """The detections in a batch of raw outputs, after non-maximum suppression.
 
     Args:
         output: (batch, 4 + classes, rows, columns): per cell the offset of the centre in cells, the
-            logarithms of the size, and a score a class.
+            logarithms of the size, and a score per class.
         least: the confidence below which nothing is a detection.
-        most: cells of each image that are looked at, the most confident ones.
+        most: number of cells per image that are used, the most confident ones.
     """
     found = []
     for one in np.asarray(output, np.float32):
@@ -44,7 +44,7 @@ def decoded(output: Array, *, least: float = 0.05, most: int = 30) -> list[Detec
 
 
 def _suppressed(boxes: Array, classes: NDArray[np.int64], limit: float = 0.5) -> list[int]:
-    """The boxes, most confident first, that overlap no better one of their class by more than the limit."""
+    """The boxes, most confident first, without those that overlap a better box of their class too much."""
     kept: list[int] = []
     apart = overlaps(boxes, boxes) if len(boxes) else np.zeros((0, 0), np.float32)
     for at in range(len(boxes)):

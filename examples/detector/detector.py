@@ -1,6 +1,6 @@
 """A small detector, to show that a workload need not be a classifier.
 
-YOLO's building blocks: C2f (split, a chain of convolutions, everything side by side), a pyramid that is
+YOLO's building blocks: C2f (split, a chain of convolutions, concatenation of all parts), a pyramid that is
 upsampled and joined, one head for boxes and classes. The network returns raw maps; decoding and non-maximum
 suppression belong to `score`: they are neither exported nor timed, and one score judges every runtime.
 """
@@ -23,7 +23,7 @@ BATCH = 32
 
 
 class Conv(nn.Module):
-    """Convolution, batch norm, and ReLU, where YOLO has SiLU: that has hardly anywhere an INT8 kernel."""
+    """Convolution, batch norm, and ReLU, where YOLO has SiLU: few runtimes have an INT8 kernel for SiLU."""
 
     def __init__(self, before: int, after: int, kernel: int = 3, stride: int = 1) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Conv(nn.Module):
 
 
 class C2f(nn.Module):
-    """Half of the channels go through a chain of residual convolutions; every link is kept and joined."""
+    """Half of the channels go through a chain of residual convolutions; all outputs are joined."""
 
     def __init__(self, before: int, after: int, links: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class C2f(nn.Module):
 
 
 class SmallDetector(nn.Module):
-    """Two levels, joined at a stride of 4; per cell a box and a score for each class."""
+    """Two levels, joined at a stride of 4; for each cell a box and a score per class."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class SmallDetector(nn.Module):
         with torch.no_grad():
             last = self.head[1].bias
             assert isinstance(last, Tensor)
-            last[4:] = -4.0  # hardly a cell holds anything (Lin et al. 2017, "Focal Loss")
+            last[4:] = -4.0  # almost every cell is empty (Lin et al. 2017, "Focal Loss")
 
     def forward(self, image: Tensor) -> Tensor:
         fine = self.block1(self.down1(self.stem(image)))
@@ -106,7 +106,7 @@ class Detector:
             yield {"image": images[index], "boxes": boxes[index], "classes": classes[index]}
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Focal loss on the classes of every cell, L1 on the boxes of the cells that hold a centre."""
+        """Focal loss on the classes of every cell, L1 on the boxes of the cells with a centre."""
         boxes, classes = batch["boxes"], batch["classes"]
         count, _, rows, columns = outputs.shape
         centre = (boxes[..., :2] + boxes[..., 2:]) / 2 / STRIDE
@@ -118,7 +118,7 @@ class Detector:
         target[image, classes[image, place], row, column] = 1.0
         found = outputs[:, 4:]
         plain = F.binary_cross_entropy_with_logits(found, target, reduction="none")
-        right = torch.exp(-plain)  # the probability that was given to the truth
+        right = torch.exp(-plain)  # the predicted probability of the true class
         focal = ((1 - right) ** 2 * plain).sum() / max(1, len(image))
         wanted = torch.cat([centre - cell - 0.5, size], 2)[image, place]
         apart = F.l1_loss(outputs[image, :4, row, column], wanted, reduction="sum")

@@ -1,7 +1,7 @@
 """The data of the detector example: bright shapes on noise, drawn by a seed, with their boxes.
 
-Nothing is downloaded and nothing is stored: the same seed draws the same scenes anywhere. Shapes overlap,
-fade into the noise and are cut off at the border, so that a network has something to learn and to lose.
+Nothing is downloaded and nothing is stored: the same seed gives the same scenes on every machine. Shapes
+overlap, are weak against the noise and are cut off at the border, so that the task is not trivial.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 SIZE = 64
 SHAPES = ("rectangle", "ellipse", "cross")
-MOST = 4  # shapes in a scene
+MOST = 4  # largest number of shapes in a scene
 
 Array = NDArray[np.float32]
 

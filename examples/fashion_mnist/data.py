@@ -1,9 +1,9 @@
-"""Where Fashion-MNIST comes from (Xiao, Rasul, Vollgraf 2017): 60,000 + 10,000 images, 28 x 28, 10 classes.
+"""Finds Fashion-MNIST (Xiao, Rasul, Vollgraf 2017): 60,000 + 10,000 images, 28 x 28, 10 classes.
 
-Looked for in this order, so that the example works on a plane, on a cluster and in CI:
-$DEADWEIGHT_DATA (the CLI's --data), the user's cache, Debian's system folder, the public download, and
-Debian's package unpacked into the cache without root. Every file is checked by its SHA-256. Where nothing
-works, scikit-learn's digits (1,797 images, 8 x 8) stand in, and a warning says so.
+It searches in this order, so that the example works offline, on a cluster and in CI: $DEADWEIGHT_DATA (the
+CLI's --data), the user's cache, Debian's system folder, the public download, and Debian's package unpacked
+into the cache without root. Every file is checked by its SHA-256. If none of these works, scikit-learn's
+digits (1,797 images, 8 x 8) are used instead, with a warning.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FILES = {  # name: SHA-256 of the .gz
     "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
 }
 SYSTEM = Path("/usr/share/datasets/fashion-mnist")
-# There is no https at this address; the hashes guard what comes from it.
+# This address has no https; the hashes protect the download.
 DOWNLOAD = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 PACKAGE = "dataset-fashion-mnist"
 
@@ -44,10 +44,10 @@ def load(part: str) -> Arrays:
     """Images (n, 1, 28, 28), scaled to mean 0 and deviation 1 over the data set, and labels (n,).
 
     Args:
-        part: "train" (60,000) or "t10k" (10,000); fewer where the digits stand in.
+        part: "train" (60,000) or "t10k" (10,000); fewer if the digits are used instead.
 
     Raises:
-        WorkloadError: $DEADWEIGHT_DATA is set but does not hold the files.
+        WorkloadError: $DEADWEIGHT_DATA is set but does not have the files.
     """
     folder = find()
     if folder is None:
@@ -62,7 +62,7 @@ def load(part: str) -> Arrays:
 
 
 def find() -> Path | None:
-    """The folder that holds the four files, fetched into the cache if need be; None if there is no way."""
+    """The folder with the four files, downloaded into the cache if needed; None if that fails."""
     chosen = os.environ.get("DEADWEIGHT_DATA")
     if chosen == "digits":
         return None
@@ -107,7 +107,7 @@ def _download(cache: Path) -> None:
 def _unpack_package(cache: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         download = f"apt-get -q download {PACKAGE}"
-        # A new machine's package lists are empty, hence the update.
+        # The package lists of a new machine are empty: update them first.
         for command in (f"{download} || (apt-get -q update && {download})", f"dpkg -x {PACKAGE}_*.deb ."):
             subprocess.run(command, shell=True, cwd=folder, check=True, capture_output=True, timeout=300)
         for name in FILES:

@@ -1,7 +1,7 @@
 """Two networks on Fashion-MNIST: an over-parameterised MLP and a small residual CNN.
 
-A recipe names one of them, e.g. workload = "workload.py:Mlp". Everything that `deadweight.Workload` asks
-for stands in `FashionMnist`; the two classes add their network, and nothing of deadweight is inherited.
+A recipe names one of them, e.g. workload = "workload.py:Mlp". Everything that `deadweight.Workload` needs
+is in `FashionMnist`; the two classes add their network, and nothing of deadweight is inherited.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from data import load
 from torch import Tensor, nn
 
 BATCH = 128
-VALIDATION = 1 / 6  # the last sixth of the training set; the test set is looked at once, at the end
+VALIDATION = 1 / 6  # the last sixth of the training set; the test set is used once, at the end
 
 
 class Batches:
-    """Batches of one split, made as they are asked for, in an order that only the seed decides."""
+    """Batches of one split, made when they are needed, in an order that depends only on the seed."""
 
     def __init__(self, images: Tensor, labels: Tensor, *, size: int, order: Tensor | None = None) -> None:
         self.images, self.labels, self.size = images, labels, size
