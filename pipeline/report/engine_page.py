@@ -13,9 +13,9 @@ import numpy as np
 from ...targets.engines.compare import Comparison
 from ...targets.engines.content import Engine, EngineLayer, Tensor
 from ...targets.engines.names import served_by
-from .document import document, escape, legend, plot, section
-from .plots import Figure, Trace, layout, series, short, text
-from .tables import facts, figure
+from .document import Cell, Figure, Group, Head, Legend, Section, Table, Words, document, figure
+from .plots import Trace, bars, layout, series, short, text
+from .tables import facts
 from .units import MISSING, TIMES, duration, percent, ratio, significant, time_unit
 
 SHOWN = 20
@@ -24,7 +24,7 @@ _KINDS = (
     ("conversion", "var(--removed)", "converts types"),
     ("reorder", "var(--series-5)", "reorders in memory"),
     ("quantize", "var(--series-2)", "quantizes"),
-    ("other", "var(--dim)", "not told"),
+    ("other", "var(--dim)", "unknown"),
 )
 _NOTE = (
     "A profiler waits after every layer, so that the sum of the layers is not the latency of the engine, and "
@@ -38,9 +38,9 @@ def engine_page(engine: Engine) -> str:
         f"{engine.name}: layers of the engine",
         [
             _head(engine.name, _sentence(engine), engine.remarks),
-            _figures([engine]),
+            Section("At a glance", [facts(_figures(engine))]),
             _slowest(engine),
-            section("All layers", _layers_table(engine), note=_NOTE),
+            Section("All layers", [_layers_table(engine)], _NOTE),
             _fallbacks([engine]),
         ],
     )
@@ -48,25 +48,22 @@ def engine_page(engine: Engine) -> str:
 
 def comparison_page(comparison: Comparison) -> str:
     """The page of two engines."""
-    before, after = comparison.before, comparison.after
-    name = f"{before.name} and {after.name}"
+    engines = (comparison.before, comparison.after)
+    name = f"{engines[0].name} and {engines[1].name}"
     return document(
         f"{name}: layer by layer",
         [
             _head(name, _comparison_sentence(comparison), comparison.remarks),
-            _figures([before, after]),
+            Section("At a glance", [Group(engine.name, [facts(_figures(engine))]) for engine in engines]),
             _pairs_section(comparison),
-            section("All groups of layers", _pairs_table(comparison), note=_NOTE),
-            _fallbacks([before, after]),
+            Section("All groups of layers", [_pairs_table(comparison)], _NOTE),
+            _fallbacks(engines),
         ],
     )
 
 
-def _head(name: str, sentence: str, remarks: Sequence[str]) -> str:
-    said = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
-    below = f'<ul class="words">{said}</ul>' if said else ""
-    told = f'<h1 style="font-size: 1.6rem; max-width: 52rem">{escape(sentence)}</h1>'
-    return f'<header><p class="run">{escape(name)}</p>{told}{below}</header>'
+def _head(name: str, sentence: str, remarks: Sequence[str]) -> Head:
+    return Head(sentence, name, parts=[Words(remarks)])
 
 
 def _sentence(engine: Engine) -> str:
@@ -91,35 +88,25 @@ def _comparison_sentence(comparison: Comparison) -> str:
     )
 
 
-def _figures(engines: Sequence[Engine]) -> str:
-    parts = []
-    for engine in engines:
-        told: dict[str, object] = {
-            "layers": len(engine.layers),
-            "sum_of_layers_s": engine.layer_sum_s or None,
-        }
-        if engine.runs_s:
-            told["run_on_the_GPU, median_s"] = float(np.median(engine.runs_s))
-            told["runs_timed"] = len(engine.runs_s)
-        told |= {
-            f"of_them: {words}": len(engine.of_kind(kind))
-            for kind, _, words in _KINDS
-            if engine.of_kind(kind)
-        }
-        told["of_them: only a view"] = len(engine.of_kind("view"))
-        told["fallbacks"] = len(engine.fallbacks())
-        precisions = [layer.precision for layer in engine.layers if layer.product]
-        told["products"] = ", ".join(
-            f"{precisions.count(name)} in {name or 'a type not told'}" for name in sorted(set(precisions))
-        )
-        parts.append((f"<h3>{escape(engine.name)}</h3>" if len(engines) > 1 else "") + facts(told))
-    return section("At a glance", *parts)
+def _figures(engine: Engine) -> dict[str, object]:
+    told: dict[str, object] = {"layers": len(engine.layers), "sum_of_layers_s": engine.layer_sum_s or None}
+    if engine.runs_s:
+        told["run_on_the_GPU, median_s"] = float(np.median(engine.runs_s))
+        told["runs_timed"] = len(engine.runs_s)
+    counts = {words: len(engine.of_kind(kind)) for kind, _, words in _KINDS}
+    told |= {f"of_them: {words}": number for words, number in counts.items() if number}
+    precisions = [layer.precision for layer in engine.layers if layer.product]
+    products = [
+        f"{precisions.count(name)} in {name or 'an unknown type'}" for name in sorted(set(precisions))
+    ]
+    told |= {"of_them: only a view": len(engine.of_kind("view")), "fallbacks": len(engine.fallbacks())}
+    return told | {"products": ", ".join(products)}
 
 
-def _slowest(engine: Engine) -> str:
+def _slowest(engine: Engine) -> Section | None:
     timed = [layer for layer in engine.layers if layer.latency_s]
     if not timed:
-        return ""
+        return None
     slow = sorted(timed, key=lambda layer: -(layer.latency_s or 0.0))[:SHOWN]
     shown = [layer for layer in timed if layer in slow]
     scale, unit = time_unit([max(layer.latency_s or 0.0 for layer in shown)])
@@ -132,14 +119,14 @@ def _slowest(engine: Engine) -> str:
     drawn = _frame(
         labels, traces, unit, f"Time of the {len(shown)} slowest of {len(engine.layers)} layers.", 22
     )
-    colours = legend([(colour, words) for kind, colour, words in _KINDS if engine.of_kind(kind)])
-    return section("Where the time goes", colours, plot(drawn), note=f"The {len(shown)} slowest layers.")
+    colours = Legend([(colour, words) for kind, colour, words in _KINDS if engine.of_kind(kind)])
+    return Section("Where the time goes", [colours, drawn], f"The {len(shown)} slowest layers.")
 
 
-def _pairs_section(comparison: Comparison) -> str:
+def _pairs_section(comparison: Comparison) -> Section | None:
     timed = [pair for pair in comparison.pairs if pair.before_s or pair.after_s]
     if not timed:
-        return ""
+        return None
     slow = sorted(timed, key=lambda pair: -max(pair.before_s or 0.0, pair.after_s or 0.0))[:SHOWN]
     shown = [pair for pair in timed if pair in slow]
     scale, unit = time_unit([max(max(pair.before_s or 0.0, pair.after_s or 0.0) for pair in shown)])
@@ -152,54 +139,49 @@ def _pairs_section(comparison: Comparison) -> str:
         for engine, colour, values in zip(engines, colours, times, strict=True)
     ]
     drawn = _frame(labels, traces, unit, f"Time of {len(shown)} groups of layers in both engines.", 38)
-    told = legend([(colour, engine.name) for colour, engine in zip(colours, engines, strict=True)])
-    return section("Where the time went", told, plot(drawn), note=f"The {len(shown)} slowest groups.")
+    told = Legend([(colour, engine.name) for colour, engine in zip(colours, engines, strict=True)])
+    return Section("Where the time went", [told, drawn], f"The {len(shown)} slowest groups.")
 
 
-def _layers_table(engine: Engine) -> str:
+def _layers_table(engine: Engine) -> Table:
     scale, unit = time_unit([max((layer.latency_s or 0.0 for layer in engine.layers), default=0.0)])
     words = {kind: told for kind, _, told in _KINDS} | {"view": "view"}
     rows = []
     for layer in engine.layers:
         share = (layer.latency_s or 0.0) / engine.layer_sum_s if engine.layer_sum_s else 0.0
-        time = figure(layer.latency_s, significant((layer.latency_s or 0.0) / scale), percent(share))
         sizes = " to ".join(_size(tensors) for tensors in (layer.inputs, layer.outputs) if tensors)
-        rows.append(
-            [
-                _named(layer),
-                f"{escape(words[layer.kind])}<span class='small'>{escape(layer.type)}</span>",
-                escape(layer.precision) or MISSING,
-                time,
-                f"{escape(layer.tactic) or MISSING}<span class='small'>{escape(sizes)}</span>",
-            ]
-        )
-    return _table(
-        ["Layer", "Does", "Precision", f"Time, {unit}", "Tactic, sizes"], rows, "All layers", wrap=4
-    )
+        cells: list[Cell | str] = [
+            Cell(_label(layer), small=[", ".join(layer.nodes) if layer.modules else ""]),
+            Cell(words[layer.kind], small=[layer.type]),
+            layer.precision,
+            figure(layer.latency_s, lambda value: significant(value / scale), percent(share)),
+            Cell(layer.tactic or MISSING, small=[sizes]),
+        ]
+        rows.append(cells)
+    head = ["Layer", "Does", "Precision", f"Time, {unit}", "Tactic, sizes"]
+    return Table("All layers", head, {"": rows}, wrap=4)
 
 
-def _pairs_table(comparison: Comparison) -> str:
+def _pairs_table(comparison: Comparison) -> Table:
     times = [pair.before_s or pair.after_s or 0.0 for pair in comparison.pairs]
     scale, unit = time_unit([max(times, default=0.0)])
     rows = []
     for pair in comparison.pairs:
         said = "" if pair.before and pair.after else "in one engine only"
-        cells = [f"{escape(_short(pair.name))}<span class='small'>{escape(said)}</span>"]
-        for time, layers in ((pair.before_s, pair.before), (pair.after_s, pair.after)):
-            cells.append(figure(time, significant((time or 0.0) / scale), escape(_how(layers))))
-        cells.append(figure(pair.speedup, ratio(pair.speedup or 1.0)))
+        sides = ((pair.before_s, pair.before), (pair.after_s, pair.after))
+        cells = [
+            Cell(_short(pair.name), small=[said]),
+            *(figure(time, lambda value: significant(value / scale), _how(some)) for time, some in sides),
+            figure(pair.speedup, ratio),
+        ]
         rows.append(cells)
     names = [f"{engine.name}, {unit}" for engine in (comparison.before, comparison.after)]
-    return _table(["Layers", *names, "Ratio, not judged"], rows, "Groups of layers")
+    return Table("Groups of layers", ["Layers", *names, "Ratio, not judged"], {"": rows})
 
 
-def _fallbacks(engines: Sequence[Engine]) -> str:
-    items = [
-        f"<li>{escape(engine.name)}: <code>{escape(name)}</code> {escape(reason)}</li>"
-        for engine in engines
-        for name, reason in engine.fallbacks()
-    ]
-    return section("Fallbacks", f'<ul class="words">{"".join(items)}</ul>' if items else "")
+def _fallbacks(engines: Sequence[Engine]) -> Section:
+    items = [f"{engine.name}: {name} {reason}" for engine in engines for name, reason in engine.fallbacks()]
+    return Section("Fallbacks", [Words(items)])
 
 
 def _how(layers: Sequence[EngineLayer]) -> str:
@@ -213,11 +195,6 @@ def _how(layers: Sequence[EngineLayer]) -> str:
     if copies:
         told.append(f"{copies} {'copy' if copies == 1 else 'copies'}")
     return ", ".join(told)
-
-
-def _named(layer: EngineLayer) -> str:
-    below = ", ".join(layer.nodes) if layer.modules else ""
-    return f"{escape(_label(layer))}<span class='small'>{escape(below)}</span>"
 
 
 def _label(layer: EngineLayer) -> str:
@@ -250,16 +227,8 @@ def _bar(
     told = [
         f"{text(label)}: {duration(time)}" if time else "" for label, time in zip(labels, times, strict=True)
     ]
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "x": [None if time is None else short(time / scale) for time in times],
-        "y": [text(label) for label in labels],
-        "name": text(name),
-        "marker": {"color": colour},
-        "hovertext": told,
-        "hoverinfo": "text",
-    }
+    values = [None if time is None else short(time / scale) for time in times]
+    return bars([text(label) for label in labels], values, name=text(name), colour=colour, hover=told)
 
 
 def _frame(labels: Sequence[str], traces: list[Trace], unit: str, alt: str, row: int) -> Figure:
@@ -268,21 +237,3 @@ def _frame(labels: Sequence[str], traces: list[Trace], unit: str, alt: str, row:
     frame["yaxis"] |= {"autorange": "reversed", "type": "category", "categoryorder": "array"}
     frame["yaxis"]["categoryarray"] = [text(label) for label in labels]
     return Figure(traces, frame, 70 + row * len(labels), alt)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str, wrap: int | None = None) -> str:
-    """Markup of a table: heads are text, cells are markup; the column `wrap` may break its words."""
-
-    def side(at: int, cell: str) -> str:
-        return f"<td{' class=wrap' if at == wrap else ''}>{cell}</td>"
-
-    heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(side(at, cell) for at, cell in enumerate(rest, 1))}</tr>'
-        for first, *rest in rows
-    )
-    box = "scroll tall" if len(rows) > 20 else "scroll"
-    return (
-        f'<div class="{box}" tabindex="0" role="region" aria-label="{escape(name)}">'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
-    )

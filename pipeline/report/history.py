@@ -13,10 +13,9 @@ from typing import Any
 from ...targets.artifact import write_text
 from ...targets.errors import ArtifactError
 from ...targets.gate import history
-from .document import document, escape, legend, plot, section
-from .plots import Figure, layout, outcome_colour, points, series, text
-from .tables import figure, outcome, simple_table
-from .units import MISSING, duration, interval, moment, ratio, time_unit
+from .document import Cell, Figure, Head, Part, Section, Table, document, figure
+from .plots import Point, legend, outcome_colour, over_time_figure, series, text
+from .units import duration, interval, moment, ratio
 
 Line = Mapping[str, Any]
 
@@ -43,19 +42,13 @@ def write_measurements(path: Path) -> Path:
 
 def page(lines: Sequence[Line]) -> str:
     """The page as text; `lines` oldest first."""
-    machines = list(dict.fromkeys(_machine(line) for line in lines))
-    parts = [f'<header><h1>History</h1><p class="run">{len(lines)} measurements, oldest first</p></header>']
-    for machine in machines:
+    note = "Sessions differ by more than their intervals: a verdict comes from timing side by side."
+    parts: list[Part] = [Head("History", f"{len(lines)} measurements, oldest first")]
+    for machine in dict.fromkeys(map(_machine, lines)):
         own = [line for line in lines if _machine(line) == machine]
-        names = _names(own)
-        colours = legend([(series(at), name) for at, name in enumerate(names)])
-        note = "Sessions differ by more than their intervals: a verdict comes from timing side by side."
-        parts.append(section(machine, colours, plot(_drawn(own, names)), _table(own), note=note))
+        names = list(dict.fromkeys(str(line["name"]) for line in own))
+        parts.append(Section(machine, [legend(names), _drawn(own, names), _table(own)], note))
     return document("History", parts)
-
-
-def _names(lines: Sequence[Line]) -> list[str]:
-    return list(dict.fromkeys(str(line["name"]) for line in lines))
 
 
 def _machine(line: Line) -> str:
@@ -64,63 +57,33 @@ def _machine(line: Line) -> str:
 
 
 def _drawn(lines: Sequence[Line], names: Sequence[str]) -> Figure:
-    scale, unit = time_unit(line["latency_s"]["p50"] for line in lines)
-    traces = []
-    for at, name in enumerate(names):
-        own = [line for line in lines if line["name"] == name]
-        middle = [line["latency_s"]["p50"] / scale for line in own]
-        hover = [
-            f"{text(name)} {text(str(line['commit'])[:12])}: {duration(line['latency_s']['p50'])}<br>"
-            f"{text(moment(line['at']))}{'<br>' + text(_verdict(line)) if line['verdict'] else ''}"
-            for line in own
-        ]
-        when = [line["at"] for line in own]
-        trace = points(when, middle, name=text(name), colour=series(at), size=9, hover=hover)
-        trace["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [
-                line["latency_s"]["high"] / scale - here for line, here in zip(own, middle, strict=True)
-            ],
-            "arrayminus": [
-                here - line["latency_s"]["low"] / scale for line, here in zip(own, middle, strict=True)
-            ],
-        }
-        trace["line"] = {"color": series(at), "width": 1}
-        trace["marker"]["color"] = [
-            outcome_colour(line["verdict"]["outcome"]) if line["verdict"] else series(at) for line in own
-        ]
-        traces.append({**trace, "mode": "lines+markers"})
-    frame = layout(y=f"latency p50, {unit}")
-    frame["yaxis"]["rangemode"] = "tozero"
-    return Figure(traces, frame, 360, f"Latency of {', '.join(names)} over {len(lines)} measurements.")
+    curves: dict[str, list[Point]] = {name: [] for name in names}
+    for line in lines:
+        name, verdict, latency = str(line["name"]), line["verdict"], line["latency_s"]
+        hover = [f"{name} {str(line['commit'])[:12]}: {duration(latency['p50'])}", moment(line["at"])]
+        hover += [verdict.get("sentence") or verdict["outcome"]] if verdict else []
+        colour = outcome_colour(verdict["outcome"]) if verdict else series(names.index(name))
+        ends = (latency["p50"], latency["low"], latency["high"])
+        curves[name].append(Point(line["at"], *ends, "<br>".join(map(text, hover)), colour))
+    return over_time_figure(curves, f"Latency of {', '.join(names)} over {len(lines)} measurements.")
 
 
-def _verdict(line: Line) -> str:
-    return str(line["verdict"].get("sentence") or line["verdict"]["outcome"])
-
-
-def _table(lines: Sequence[Line]) -> str:
+def _table(lines: Sequence[Line]) -> Table:
     rows = []
     for line in lines:
         verdict, latency = line["verdict"], line["latency_s"]
-        judged = MISSING
+        judged: Cell | str = ""
         if verdict:
-            judged = outcome(verdict["outcome"]) + f'<span class="small">{escape(_bounds(verdict))}</span>'
-        unit = f"{duration(latency['low'])} to {duration(latency['high'])}"
-        marked = f"{line['marked']} marked" if line.get("marked") else ""
-        rows.append(
-            [
-                escape(moment(line["at"])),
-                escape(str(line["commit"])[:12]) or MISSING,
-                escape(line["name"]),
-                figure(latency["p50"], duration(latency["p50"]), escape(unit)),
-                figure(line["events"], f"{line['events']}", escape(marked)),
-                judged,
-            ]
-        )
-    return simple_table(["At", "Commit", "Model", "Latency p50", "Events", "Verdict"], rows, "Measurements")
-
-
-def _bounds(verdict: Mapping[str, Any]) -> str:
-    return f"{ratio(verdict['ratio'])}, {interval(verdict['low'] or None, verdict['high'])}"
+            bounds = interval(verdict["low"] or None, verdict["high"])
+            judged = Cell("", small=[f"{ratio(verdict['ratio'])}, {bounds}"], outcome=verdict["outcome"])
+        cells = [
+            moment(line["at"]),
+            str(line["commit"])[:12],
+            line["name"],
+            figure(latency["p50"], duration, f"{duration(latency['low'])} to {duration(latency['high'])}"),
+            figure(line["events"], str, f"{line['marked']} marked" if line.get("marked") else ""),
+            judged,
+        ]
+        rows.append(cells)
+    head = ["At", "Commit", "Model", "Latency p50", "Events", "Verdict"]
+    return Table("Measurements", head, {"": rows}, left=3)

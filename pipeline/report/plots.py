@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .document import Figure, Legend
 from .schema import Layer, Report, Row, UnitLists, Width
 from .units import TIMES, duration, interval, moment, ratio, time_unit
 from .words import OUTCOMES, label
@@ -28,30 +29,16 @@ Layout = dict[str, Any]
 _SERIES = ("var(--dim)", "var(--series-2)", "var(--kept)", "var(--removed)", "var(--series-5)")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """`traces` and `layout` as plotly's JSON; `height` in CSS pixels; `alt` for those who cannot see it."""
-
-    traces: list[Trace]
-    layout: Layout
-    height: int
-    alt: str
-
-    def json(self) -> dict[str, Any]:
-        """What the page hands to plotly."""
-        return {"data": self.traces, "layout": {**self.layout, "height": self.height}}
-
-
 def widths_figure(widths: Sequence[Width]) -> Figure:
     """A bar a group: its units before, and over them those that are left."""
     names = [text(width["group"]) for width in widths]
     before, after = [width["before"] for width in widths], [width["after"] for width in widths]
     pairs = list(zip(after, before, strict=True))
     hover = [f"{name}: {b:,} to {a:,} units" for name, (a, b) in zip(names, pairs, strict=True)]
-    track = _bars(names, before, name="before", colour="var(--track)", hover=hover)
+    track = bars(names, before, name="before", colour="var(--track)", hover=hover)
     track["text"] = [f"{a:,} / {b:,}" for a, b in pairs]
     track |= {"textposition": "outside", "textfont": {"color": "var(--ink)"}, "cliponaxis": False}
-    left = _bars(names, after, name="after", colour="var(--kept)", hover=hover)
+    left = bars(names, after, name="after", colour="var(--kept)", hover=hover)
     left["width"] = 0.36
     frame = layout(x="units", grid="x")
     frame |= {"barmode": "overlay", "bargap": 0.35}
@@ -81,8 +68,8 @@ def histogram_figure(units: UnitLists, figure: str, *, name: str, threshold: flo
             f"{count:,} {which}<br>{low:.3g} to {low + step:.3g}"
             for count, low in zip(counts, edges[:-1], strict=True)
         ]
-        bars = _bars(centres, counts, name=which, colour=f"var(--{which})", hover=hover, upright=True)
-        traces.append({**bars, "width": short(step * 0.92)})
+        drawn = bars(centres, counts, name=which, colour=f"var(--{which})", hover=hover, upright=True)
+        traces.append({**drawn, "width": short(step * 0.92)})
     what = "mean activation" if figure == "mean" else "standard deviation of the activation"
     frame = layout(x=what, y="units", grid="y")
     frame["barmode"] = "stack"
@@ -124,7 +111,9 @@ def speedup_figure(rows: Sequence[Row]) -> Figure | None:
     frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
     frame["shapes"] = [line(x=1.0)]
     told = [f"{name} {ratio(s['ratio'])} ({interval(s['low'], s['high'])})" for name, s in judged]
-    return Figure(traces, frame, 70 + 46 * len(judged), f"Speed-up with its interval: {'; '.join(told)}.")
+    alt = f"Speed-up with its interval: {'; '.join(told)}."
+    caption = "Speed-up with its interval; the dotted line is the original."
+    return Figure(traces, frame, 70 + 46 * len(judged), alt, caption)
 
 
 def networks_of(layers: Sequence[Layer], rows: Sequence[Row]) -> list[str]:
@@ -159,7 +148,7 @@ def layers_figure(layers: Sequence[Layer], rows: Sequence[Row]) -> Figure | None
         told = ["not there" if time is None else duration(time) for time in times]
         hover = [f"{name}, {text(label(network))}: {time}" for name, time in zip(names, told, strict=True)]
         values = [None if time is None else short(time / scale) for time in times]
-        traces.append(_bars(names, values, name=text(label(network)), colour=series(at), hover=hover))
+        traces.append(bars(names, values, name=text(label(network)), colour=series(at), hover=hover))
     frame = layout(x=unit, grid="x")
     frame |= {"barmode": "group", "bargap": 0.25}
     frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
@@ -167,33 +156,49 @@ def layers_figure(layers: Sequence[Layer], rows: Sequence[Row]) -> Figure | None
     return Figure(traces, frame, 70 + len(names) * (14 + 12 * len(networks)), alt)
 
 
-def history_figure(reports: Sequence[Report]) -> Figure | None:
-    """p50 of every network over the runs, in the order given, with its interval where there is one."""
-    taken = [(r["created"], row["name"], row["latency_s"]) for r in reports for row in r["rows"]]
-    timed = [(created, name, latency) for created, name, latency in taken if latency]
-    if not timed:
-        return None
-    scale, unit = time_unit(latency["p50"] for _, _, latency in timed)
-    names = timed_networks(reports)
+@dataclass(frozen=True)
+class Point:
+    """A median latency and its interval, in seconds; `hover` is markup, `colour` that of the point."""
+
+    when: str
+    p50: float
+    low: float
+    high: float
+    hover: str
+    colour: str
+
+
+def over_time_figure(curves: Mapping[str, Sequence[Point]], alt: str) -> Figure:
+    """A curve for each name, with intervals."""
+    scale, unit = time_unit(one.p50 for curve in curves.values() for one in curve)
     traces = []
-    for at, name in enumerate(names):
-        own = [(created, latency) for created, named, latency in timed if named == name]
-        middle = [latency["p50"] / scale for _, latency in own]
-        low = [(latency["p50_low"] or latency["p50"]) / scale for _, latency in own]
-        high = [(latency["p50_high"] or latency["p50"]) / scale for _, latency in own]
-        when = [created for created, _ in own]
-        hover = [
-            f"{text(label(name))}: {duration(latency['p50'])}<br>{text(moment(created))}"
-            for created, latency in own
-        ]
-        trace = points(when, middle, name=text(label(name)), colour=series(at), size=8, hover=hover)
-        above = [h - m for h, m in zip(high, middle, strict=True)]
-        below = [m - w for w, m in zip(low, middle, strict=True)]
-        trace["error_y"] = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
-        traces.append({**trace, "mode": "lines+markers"})
+    for at, (name, curve) in enumerate(curves.items()):
+        when, middle = [one.when for one in curve], [one.p50 / scale for one in curve]
+        hover = [one.hover for one in curve]
+        trace = points(when, middle, name=text(name), colour=series(at), size=9, hover=hover)
+        trace["marker"]["color"] = [one.colour for one in curve]
+        ends = {"array": [(one.high - one.p50) / scale for one in curve]}
+        ends["arrayminus"] = [(one.p50 - one.low) / scale for one in curve]
+        trace["error_y"] = {"type": "data", "symmetric": False, "color": series(at), **ends}
+        traces.append({**trace, "mode": "lines+markers", "line": {"color": series(at), "width": 1.5}})
     frame = layout(y=f"latency p50, {unit}")
     frame["yaxis"]["rangemode"] = "tozero"
-    return Figure(traces, frame, 380, f"Latency of {len(names)} networks over {len(reports)} runs.")
+    return Figure(traces, frame, 360, alt)
+
+
+def history_figure(reports: Sequence[Report]) -> Figure | None:
+    """p50 of every network over the runs, in the order given, with its interval where there is one."""
+    curves: dict[str, list[Point]] = {label(name): [] for name in timed_networks(reports)}
+    for report in reports:
+        for row in report["rows"]:
+            if latency := row["latency_s"]:
+                name, p50, when = label(row["name"]), latency["p50"], report["created"]
+                low, high = latency["p50_low"] or p50, latency["p50_high"] or p50
+                hover = f"{text(name)}: {duration(p50)}<br>{text(moment(when))}"
+                colour = series(list(curves).index(name))
+                curves[name].append(Point(when, p50, low, high, hover, colour))
+    alt = f"Latency of {len(curves)} networks over {len(reports)} runs."
+    return over_time_figure(curves, alt) if curves else None
 
 
 # ---- the parts of a figure, for the plots in other files too ----
@@ -207,15 +212,12 @@ def layout(*, x: str = "", y: str = "", grid: str = "xy") -> Layout:
         found |= {"automargin": True, "fixedrange": True, "ticklen": 4, "tickcolor": "var(--clear)"}
         return {**found, "title": {"text": title, "standoff": 10}} if title else found
 
+    ink = {"color": "var(--ink)"}
     return {
         "paper_bgcolor": "var(--clear)",
         "plot_bgcolor": "var(--clear)",
         "font": {"color": "var(--muted)", "size": 12},
-        "hoverlabel": {
-            "bgcolor": "var(--paper)",
-            "bordercolor": "var(--dim)",
-            "font": {"color": "var(--ink)"},
-        },
+        "hoverlabel": {"bgcolor": "var(--paper)", "bordercolor": "var(--dim)", "font": ink},
         "margin": {"l": 12, "r": 24, "t": 12, "b": 12},
         "showlegend": False,
         "dragmode": False,
@@ -248,6 +250,11 @@ def span(values: Sequence[float], least: float | None = None) -> list[float]:
     return [short(low - room if least is None else max(least, low - room)), short(high + room)]
 
 
+def legend(names: Sequence[str]) -> Legend:
+    """The colours of networks in the order of the table."""
+    return Legend([(series(at), name) for at, name in enumerate(names)])
+
+
 def series(at: int) -> str:
     """The colour of the network at this place in the table."""
     return _SERIES[at % len(_SERIES)]
@@ -268,7 +275,7 @@ def short(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def _bars(
+def bars(
     names: Sequence[Any],
     values: Sequence[float | None],
     *,
@@ -278,11 +285,6 @@ def _bars(
     upright: bool = False,
 ) -> Trace:
     x, y = (names, values) if upright else (values, names)
-    trace: Trace = {
-        "type": "bar",
-        "orientation": "v" if upright else "h",
-        "x": list(x),
-        "y": list(y),
-        "name": name,
-    }
-    return trace | {"marker": {"color": colour}, "hovertext": list(hover), "hoverinfo": "text"}
+    trace: Trace = {"type": "bar", "orientation": "v" if upright else "h", "x": list(x), "y": list(y)}
+    trace |= {"name": name, "marker": {"color": colour}}
+    return trace | {"hovertext": list(hover), "hoverinfo": "text"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from .document import SIGNS
 from .schema import Report, Row, Sweep
-from .tables import SIGNS
 from .units import MINUS, MISSING, ScoreScale, count, duration, interval, percent, ratio, size
 from .words import budget_words, how_sure, label, scale_of
 

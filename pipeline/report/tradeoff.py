@@ -9,13 +9,14 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from .plots import Figure, Layout, Trace, layout, line, points, short, span, text
+from .document import Figure
+from .plots import Layout, Trace, layout, line, points, short, span, text
 from .schema import Sweep, SweepRow
 from .units import ScoreScale, by_name, count, interval, percent, ratio, spoken
 
 
 def pareto(pairs: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the pairs that no other beats in both numbers (less is better), in order of the first."""
+    """Indices of the Pareto-optimal pairs (less is better in both numbers), in order of the first."""
     front: list[int] = []
     for at in sorted(range(len(pairs)), key=lambda index: pairs[index]):
         if not front or pairs[at][1] < pairs[front[-1]][1]:
@@ -24,7 +25,7 @@ def pareto(pairs: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
-    """Change of score against parameters kept: one point a setting, the unbeaten joined, the chosen marked.
+    """Change of score against parameters kept: a point per setting, the Pareto front joined.
 
     None where nothing was scored. Up is always better, for an error as for an accuracy.
     """
@@ -52,7 +53,7 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
             trace["error_y"] = {"array": [bars[at] for at in indices], "thickness": 1, "color": colour}
         return trace
 
-    beaten = those(rest, "beaten by another setting", "var(--dim)", 8)
+    dominated = those(rest, "dominated", "var(--dim)", 8)
     off = those(beyond, "loses more than is shown", "var(--dim)", 9)
     off["marker"] |= {"symbol": "triangle-down"}
     best = those(front, "Pareto front", "var(--kept)", 9)
@@ -73,7 +74,8 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
     alt = f"{len(rows)} settings: change of {scale.name} against the share of parameters kept."
     if chosen:
         alt += f" Chosen: {html.unescape(hover[chosen[0]].replace('<br>', ', '))}."
-    return Figure([trace for trace in (beaten, off, best, taken) if trace["x"]], frame, 400, alt)
+    traces = [trace for trace in (dominated, off, best, taken) if trace["x"]]
+    return Figure(traces, frame, 400, alt, beyond_words(sweep, scale))
 
 
 def edge_of(rows: Sequence[SweepRow], losses: Sequence[float], scale: ScoreScale) -> float:
@@ -138,20 +140,8 @@ def _note(
 
     across, upwards = min(((1, -1), (-1, -1), (1, 1), (-1, 1)), key=hidden)
     lines = [f"{text(spoken(key))} {text(by_name(key, value))}" for key, value in row["settings"].items()]
-    return {
-        "x": at[0],
-        "y": at[1],
-        "text": "<br>".join(["chosen", *lines]),
-        "align": "left",
-        "showarrow": True,
-        "arrowhead": 0,
-        "arrowwidth": 1,
-        "arrowcolor": "var(--muted)",
-        "standoff": 8,
-        "ax": 16 * across,
-        "ay": -36 * upwards,
-        "xanchor": "left" if across > 0 else "right",
-        "yanchor": "bottom" if upwards > 0 else "top",
-        "font": {"color": "var(--ink)"},
-        "bgcolor": "var(--paper)",
-    }
+    note = {"x": at[0], "y": at[1], "text": "<br>".join(["chosen", *lines]), "align": "left"}
+    side = {"xanchor": "left" if across > 0 else "right", "yanchor": "bottom" if upwards > 0 else "top"}
+    arrow = {"arrowhead": 0, "arrowwidth": 1, "arrowcolor": "var(--muted)", "standoff": 8}
+    arrow |= {"showarrow": True, "ax": 16 * across, "ay": -36 * upwards}
+    return {**note, **side, **arrow, "font": {"color": "var(--ink)"}, "bgcolor": "var(--paper)"}

@@ -9,10 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from deadweight.pipeline.report.document import _CSS
+from deadweight.pipeline.report import plots
+from deadweight.pipeline.report.document import Figure
 from deadweight.pipeline.report.plots import (
     LAYERS_SHOWN,
-    Figure,
     histogram_figure,
     history_figure,
     layers_figure,
@@ -27,6 +27,7 @@ from deadweight.pipeline.report.words import scale_of
 EXAMPLE: Report = validate_report(
     json.loads((Path(__file__).parent / "report_example.json").read_text("utf-8"))
 )
+CSS = (Path(plots.__file__).parent / "templates" / "page.css").read_text("utf-8")
 VARIABLE = re.compile(r"var\((--[\w-]+)\)")
 
 
@@ -57,7 +58,7 @@ def test_every_colour_is_one_of_the_pages(name: str) -> None:
     assert figure
     used = set(VARIABLE.findall(json.dumps(figure.json())))
     assert used
-    assert used <= set(re.findall(r"(--[\w-]+):", _CSS))
+    assert used <= set(re.findall(r"(--[\w-]+):", CSS))
     assert "#" not in VARIABLE.sub("", json.dumps(figure.json()))
 
 

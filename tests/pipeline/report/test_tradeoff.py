@@ -38,8 +38,10 @@ def test_the_front_holds_exactly_the_points_that_no_other_beats() -> None:
     for _ in range(50):
         points = [(generator.randint(0, 9), generator.randint(0, 9)) for _ in range(12)]
         front = {points[at] for at in pareto(points)}
-        beaten = {a for a, b in itertools.product(points, points) if b != a and b[0] <= a[0] and b[1] <= a[1]}
-        assert front == set(points) - beaten
+        dominated = {
+            a for a, b in itertools.product(points, points) if b != a and b[0] <= a[0] and b[1] <= a[1]
+        }
+        assert front == set(points) - dominated
 
 
 def test_the_front_and_the_chosen_setting_are_drawn() -> None:
@@ -50,7 +52,7 @@ def test_the_front_and_the_chosen_setting_are_drawn() -> None:
     by_name = {trace["name"]: trace for trace in figure.traces}
     assert by_name["Pareto front"]["x"] == [20.0, 50.0, 80.0]
     assert by_name["Pareto front"]["y"] == [-1.0, -0.1, 0.0]
-    assert by_name["beaten by another setting"]["x"] == [60.0]
+    assert by_name["dominated"]["x"] == [60.0]
     assert by_name["chosen"]["x"] == [50.0]
     assert "Chosen: mean 1" in figure.alt
 
