@@ -89,18 +89,18 @@ def _comparison_sentence(comparison: Comparison) -> str:
 
 
 def _figures(engine: Engine) -> dict[str, object]:
-    told: dict[str, object] = {"layers": len(engine.layers), "sum_of_layers_s": engine.layer_sum_s or None}
+    values: dict[str, object] = {"layers": len(engine.layers), "sum_of_layers_s": engine.layer_sum_s or None}
     if engine.runs_s:
-        told["run_on_the_GPU, median_s"] = float(np.median(engine.runs_s))
-        told["runs_timed"] = len(engine.runs_s)
+        values["run_on_the_GPU, median_s"] = float(np.median(engine.runs_s))
+        values["runs_timed"] = len(engine.runs_s)
     counts = {words: len(engine.of_kind(kind)) for kind, _, words in _KINDS}
-    told |= {f"of_them: {words}": number for words, number in counts.items() if number}
+    values |= {f"of_them: {words}": number for words, number in counts.items() if number}
     precisions = [layer.precision for layer in engine.layers if layer.product]
     products = [
         f"{precisions.count(name)} in {name or 'an unknown type'}" for name in sorted(set(precisions))
     ]
-    told |= {"of_them: only a view": len(engine.of_kind("view")), "fallbacks": len(engine.fallbacks())}
-    return told | {"products": ", ".join(products)}
+    values |= {"of_them: only a view": len(engine.of_kind("view")), "fallbacks": len(engine.fallbacks())}
+    return values | {"products": ", ".join(products)}
 
 
 def _slowest(engine: Engine) -> Section | None:
@@ -139,13 +139,13 @@ def _pairs_section(comparison: Comparison) -> Section | None:
         for engine, colour, values in zip(engines, colours, times, strict=True)
     ]
     drawn = _frame(labels, traces, unit, f"Time of {len(shown)} groups of layers in both engines.", 38)
-    told = Legend([(colour, engine.name) for colour, engine in zip(colours, engines, strict=True)])
-    return Section("Where the time went", [told, drawn], f"The {len(shown)} slowest groups.")
+    key = Legend([(colour, engine.name) for colour, engine in zip(colours, engines, strict=True)])
+    return Section("Where the time went", [key, drawn], f"The {len(shown)} slowest groups.")
 
 
 def _layers_table(engine: Engine) -> Table:
     scale, unit = time_unit([max((layer.latency_s or 0.0 for layer in engine.layers), default=0.0)])
-    words = {kind: told for kind, _, told in _KINDS} | {"view": "view"}
+    words = {kind: does for kind, _, does in _KINDS} | {"view": "view"}
     rows = []
     for layer in engine.layers:
         share = (layer.latency_s or 0.0) / engine.layer_sum_s if engine.layer_sum_s else 0.0
@@ -189,12 +189,12 @@ def _how(layers: Sequence[EngineLayer]) -> str:
     copies = sum(layer.kind in ("conversion", "reorder", "quantize") for layer in layers)
     views = sum(layer.kind == "view" for layer in layers)
     main = next((layer for layer in layers if layer.product), layers[0] if layers else None)
-    told = [main.precision] if main and main.precision else []
+    parts = [main.precision] if main and main.precision else []
     if len(layers) - copies - views > 1:
-        told.append(f"{len(layers) - copies - views} layers")
+        parts.append(f"{len(layers) - copies - views} layers")
     if copies:
-        told.append(f"{copies} {'copy' if copies == 1 else 'copies'}")
-    return ", ".join(told)
+        parts.append(f"{copies} {'copy' if copies == 1 else 'copies'}")
+    return ", ".join(parts)
 
 
 def _label(layer: EngineLayer) -> str:
@@ -224,11 +224,11 @@ def _unique(labels: Sequence[str]) -> list[str]:
 def _bar(
     labels: Sequence[str], times: Sequence[float | None], *, name: str, colour: str, scale: float
 ) -> Trace:
-    told = [
+    hover = [
         f"{text(label)}: {duration(time)}" if time else "" for label, time in zip(labels, times, strict=True)
     ]
     values = [None if time is None else short(time / scale) for time in times]
-    return bars([text(label) for label in labels], values, name=text(name), colour=colour, hover=told)
+    return bars([text(label) for label in labels], values, name=text(name), colour=colour, hover=hover)
 
 
 def _frame(labels: Sequence[str], traces: list[Trace], unit: str, alt: str, row: int) -> Figure:

@@ -146,12 +146,12 @@ def _widths(report: Report) -> Section | None:
 def _histograms(statistics: dict[str, UnitLists], limits: dict[str, float]) -> Section | None:
     parts: list[Part] = []
     for group, units in statistics.items():
-        told = f"{sum(units['removed']):,} of {len(units['removed']):,} units removed"
+        note = f"{sum(units['removed']):,} of {len(units['removed']):,} units removed"
         pair = [
             plots.histogram_figure(units, which, name=group, threshold=limits.get(which))
             for which in ("mean", "std")
         ]
-        parts.append(Group(group, pair, told, pair=True))
+        parts.append(Group(group, pair, note, pair=True))
     shown, rest = parts[:GROUPS_OPEN], parts[GROUPS_OPEN:]
     more = More(f"{len(rest)} more groups", rest) if rest else None
     note = "Each unit's activation over the calibration data: its mean, and its standard deviation."

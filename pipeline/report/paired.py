@@ -1,7 +1,7 @@
 """Is one way better than another, or was it the luck of the seeds?
 
 Both ways are run from the same seeds, so their differences are compared seed by seed: what a seed does to
-both drops out. With few seeds there is no telling small differences from none, and the interval says so.
+both drops out. With few seeds small differences cannot be distinguished from none, and the interval shows it.
 """
 
 from __future__ import annotations

@@ -110,8 +110,8 @@ def speedup_figure(rows: Sequence[Row]) -> Figure | None:
     frame["xaxis"] |= {"range": span([*ends, 1.0]), "ticksuffix": TIMES}
     frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
     frame["shapes"] = [line(x=1.0)]
-    told = [f"{name} {ratio(s['ratio'])} ({interval(s['low'], s['high'])})" for name, s in judged]
-    alt = f"Speed-up with its interval: {'; '.join(told)}."
+    ratios = [f"{name} {ratio(s['ratio'])} ({interval(s['low'], s['high'])})" for name, s in judged]
+    alt = f"Speed-up with its interval: {'; '.join(ratios)}."
     caption = "Speed-up with its interval; the dotted line is the original."
     return Figure(traces, frame, 70 + 46 * len(judged), alt, caption)
 
@@ -145,8 +145,8 @@ def layers_figure(layers: Sequence[Layer], rows: Sequence[Row]) -> Figure | None
         times = [layer["latency_s"].get(network) for layer in shown]
         if rest:
             times.append(sum(layer["latency_s"].get(network) or 0.0 for layer in rest))
-        told = ["not there" if time is None else duration(time) for time in times]
-        hover = [f"{name}, {text(label(network))}: {time}" for name, time in zip(names, told, strict=True)]
+        written = ["not there" if time is None else duration(time) for time in times]
+        hover = [f"{name}, {text(label(network))}: {time}" for name, time in zip(names, written, strict=True)]
         values = [None if time is None else short(time / scale) for time in times]
         traces.append(bars(names, values, name=text(label(network)), colour=series(at), hover=hover))
     frame = layout(x=unit, grid="x")

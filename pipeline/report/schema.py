@@ -31,7 +31,7 @@ class Verdict(TypedDict):
 
     `ratio` is the original's time over the candidate's: above 1 the candidate is faster. `low` and `high`
     are its interval at `confidence` (0.95), None where the events were too few for one. `events` says from
-    how many independent repetitions, `smallest_visible` which ratio above 1 the run could have told from 1,
+    how many independent repetitions, `smallest_visible` the smallest ratio above 1 that the run could detect,
     `reason` why it cannot tell.
     """
 

@@ -48,27 +48,27 @@ def _speed(facts: Mapping[str, Any], row: Row, target: Target, label: str) -> st
     judged = row["speedup"]
     if judged is None:
         return f"{label}: its speed was not measured, so nothing is said of it."
-    told = f"{label}: speed-up {ratio(judged['ratio'])}, {interval(judged['low'], judged['high'])}."
+    text = f"{label}: speed-up {ratio(judged['ratio'])}, {interval(judged['low'], judged['high'])}."
     if judged["outcome"] == "faster" and facts["structured"] and target.runtime == "tensorrt":
-        return f"{told} The 2:4 pattern was worth its kernels here."
+        return f"{text} The 2:4 pattern was worth its kernels here."
     if judged["outcome"] == "faster":
-        return f"{told} No kernel of this runtime is known to skip zeros: look for what else differs."
+        return f"{text} No kernel of this runtime is known to skip zeros: look for what else differs."
     return (
-        f"{told} Zeros do not make dense kernels faster: they multiply by zero as by any other number. To "
+        f"{text} Zeros do not make dense kernels faster: they multiply by zero as by any other number. To "
         "gain time, take whole neurons out (the stage prune)."
     )
 
 
 def _kernels(target: Target) -> str:
-    """Who can make use of 2:4, and how the engine builder is told."""
-    told = (
-        "2:4 can be faster on the tensor cores of Ampere GPUs and later ones, in INT8 and FP16. The engine "
-        "builder must be told: deadweight build MODEL.onnx --sparse sets TensorRT's flag SPARSE_WEIGHTS. It "
+    """Who can make use of 2:4, and how to enable it."""
+    text = (
+        "2:4 can be faster on the tensor cores of Ampere GPUs and later ones, in INT8 and FP16. It must be "
+        "enabled: deadweight build MODEL.onnx --sparse sets TensorRT's flag SPARSE_WEIGHTS. The builder "
         "still takes the dense kernel of a layer where that one is faster."
     )
     if target.runtime != "tensorrt":
-        return f"{told} {target.title} has no kernels for it."
+        return f"{text} {target.title} has no kernels for it."
     capability = target.certain("compute_capability")
     if capability is not None and float(str(capability)) < SPARSE_SINCE:
-        return f"{told} {target.title} has none: its GPU is of compute capability {capability}."
-    return told
+        return f"{text} {target.title} has none: its GPU is of compute capability {capability}."
+    return text

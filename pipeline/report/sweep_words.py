@@ -54,8 +54,8 @@ def _chosen(row: SweepRow, scale: ScoreScale, score_drop: float | None) -> str:
 
 
 def _control(name: str, control: SweepControl, scale: ScoreScale) -> str:
-    told = _CONTROLS.get(name, f"the control {name}")
-    against = f"Against {told}: {scale.change(control['difference'])}"
+    control_name = _CONTROLS.get(name, f"the control {name}")
+    against = f"Against {control_name}: {scale.change(control['difference'])}"
     if control["low"] is None or control["high"] is None:
         return f"{against} with one seed, which cannot tell method from luck."
     between = f"{against} ({scale.change(control['low'])} to {scale.change(control['high'])}, 95 %)"

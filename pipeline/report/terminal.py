@@ -22,8 +22,8 @@ def verdict_line(report: Report) -> Text:
     line.append(f"\n  {how_sure(verdict)}")
     for budget in report.get("budgets", []):
         if not budget["met"]:
-            told = budget_words(budget, scale_of(report))
-            line.append(f"\n  Budget, {told}", style="red" if budget["met"] is False else "yellow")
+            sentence = budget_words(budget, scale_of(report))
+            line.append(f"\n  Budget, {sentence}", style="red" if budget["met"] is False else "yellow")
     return line
 
 

@@ -41,12 +41,12 @@ def side(ticket_less_reinitialised: Paired, *, margin: float = 0.5, unit: str = 
             that leaves out zero takes a side; any other leaves the matter open.
     """
     found = ticket_less_reinitialised
-    told = f"{found.mean:+.2f} {unit} ({found.low:+.2f} to {found.high:+.2f}, {found.n} seeds)"
+    change = f"{found.mean:+.2f} {unit} ({found.low:+.2f} to {found.high:+.2f}, {found.n} seeds)"
     if found.low > 0:
-        return f"For tickets: its own initial values took the ticket further than new ones, by {told}."
+        return f"For tickets: its own initial values took the ticket further than new ones, by {change}."
     if found.high < 0:
-        return f"Against tickets: new initial values took the same cut further; own less new: {told}."
+        return f"Against tickets: new initial values took the same cut further; own less new: {change}."
     if found.low >= -margin and found.high <= margin:
         as_well = f"new initial values did as well within {margin:g} {unit}"
-        return f'For "rethinking": {as_well}; own less new: {told}.'
-    return f"Undecided: {found.n} seeds cannot tell own initial values from new ones; own less new: {told}."
+        return f'For "rethinking": {as_well}; own less new: {change}.'
+    return f"Undecided: {found.n} seeds cannot tell own initial values from new ones; own less new: {change}."

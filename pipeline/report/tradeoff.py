@@ -115,8 +115,8 @@ def _hover(row: SweepRow, scale: ScoreScale) -> str:
         lines.append(f"{text(scale.name)} {scale.text(row['score'])} ({change}{over})")
     lines.append(f"parameters {count(row['parameters'])} ({percent(1 - row['parameters_removed'])} kept)")
     if row["speedup"]:
-        told = interval(row["speedup"]["low"], row["speedup"]["high"])
-        lines.append(f"speed-up {ratio(row['speedup']['ratio'])} ({told})")
+        ends = interval(row["speedup"]["low"], row["speedup"]["high"])
+        lines.append(f"speed-up {ratio(row['speedup']['ratio'])} ({ends})")
     return "<br>".join(lines)
 
 

@@ -75,7 +75,7 @@ def judged_row(report: Report) -> Row:
 def verdict_sentence(verdict: Verdict, candidate: str) -> str:
     """One sentence for an outcome; `candidate` is the row's name.
 
-    Slower is told as the time it takes, since "0.8 times as fast" is read wrongly.
+    Slower is stated as the time it takes, since "0.8 times as fast" is read wrongly.
     """
     network = {"int8": "INT8", "tuned": "pruned and tuned"}.get(candidate, candidate)
     value = verdict["ratio"]
@@ -105,7 +105,7 @@ def how_sure(verdict: Verdict) -> str:
     if reason := (verdict.get("reason") or "").rstrip("."):
         text += f" {capital(reason)}."
     visible = verdict.get("smallest_visible")
-    return f"{text} A speed-up of {ratio(visible)} or more would have been told." if visible else text
+    return f"{text} This run could detect a speed-up of {ratio(visible)} or more." if visible else text
 
 
 def budget_words(budget: Budget, scale: ScoreScale) -> str:
@@ -119,7 +119,7 @@ def budget_words(budget: Budget, scale: ScoreScale) -> str:
     name = names.get(budget["name"], spoken(budget["name"]))
     bound = "at least" if budget["name"] in ("parameters_removed", "speedup") else "at most"
 
-    def told(value: float) -> str:
+    def written(value: float) -> str:
         if budget["name"] == "score_drop":
             return scale.change(value, sign=value < 0)
         if budget["name"] == "speedup":
@@ -127,8 +127,8 @@ def budget_words(budget: Budget, scale: ScoreScale) -> str:
         return percent(value) if budget["name"] == "parameters_removed" else by_name(budget["name"], value)
 
     if budget["met"] is None or budget["value"] is None:
-        return f"{name}: not measured, {bound} {told(budget['limit'])}"
-    return f"{name}: {told(budget['value'])}, {bound} {told(budget['limit'])}: {_kept(budget)}"
+        return f"{name}: not measured, {bound} {written(budget['limit'])}"
+    return f"{name}: {written(budget['value'])}, {bound} {written(budget['limit'])}: {_kept(budget)}"
 
 
 def budgets_words(budgets: Sequence[Budget]) -> str:
@@ -147,24 +147,24 @@ def _kept(budget: Budget) -> str:
 
 
 def protocol_words(protocol: Mapping[str, Any]) -> list[str]:
-    """How the times were taken, from the protocol's own figures; it says nothing that they do not.
+    """How the times were measured, from the protocol's own figures; it says nothing that they do not.
 
     `protocol["words"]` (a sentence, or a list of them) goes first.
     """
-    told = protocol.get("words", [])
-    sentences = [told] if isinstance(told, str) else [str(sentence) for sentence in told]
+    own = protocol.get("words", [])
+    sentences = [own] if isinstance(own, str) else [str(sentence) for sentence in own]
     events, rounds = protocol.get("events"), protocol.get("min_rounds")
     if events and rounds:
         sentences.append(
             f"All models were loaded anew {events} times, together, in one process. In each of these events "
-            f"they took turns in random order, for {rounds} rounds at least. An event counts as one "
-            "observation, since calls within one are not independent."
+            f"their calls were interleaved in random order, for {rounds} rounds at least. An event counts as "
+            "one observation, since calls within one are not independent."
         )
     settle, block = protocol.get("settle_s"), protocol.get("block_s")
     if settle and block:
         sentences.append(
-            f"A turn began with {duration(settle)} that were not timed, for the model's data to come back "
-            f"into the caches, and went on with {duration(block)} that were."
+            f"Each block of calls ran {duration(settle)} without timing, to warm the caches, and then "
+            f"{duration(block)} with timing."
         )
     threads, batch, runtime = (protocol.get(key) for key in ("threads", "batch", "runtime"))
     if threads and batch and runtime:

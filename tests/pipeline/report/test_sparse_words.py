@@ -57,7 +57,7 @@ def test_a_speed_up_by_zeros_is_not_explained_away() -> None:
     ("target", "ends"),
     [("x86-cpu", "has no kernels for it."), ("orin-nano-8gb", "where that one is faster.")],
 )
-def test_two_of_four_says_how_the_engine_builder_is_told(target: str, ends: str) -> None:
+def test_two_of_four_says_how_it_is_enabled(target: str, ends: str) -> None:
     words = said(("equal", 1.0, 0.99, 1.01), target, structured=True)
     assert "deadweight build MODEL.onnx --sparse sets TensorRT's flag SPARSE_WEIGHTS" in words
     assert words.endswith(ends)

@@ -109,7 +109,7 @@ def test_how_sure_tells_the_interval_the_events_and_what_could_have_been_seen() 
     assert how_sure(verdict("faster", 2.0, events=24)) == f"{sure}from 24 independent repetitions."
     unsure = verdict("cannot_tell", 1.02, events=6, smallest_visible=1.08, reason="the machine changed")
     assert how_sure(unsure).endswith(
-        f"The machine changed. A speed-up of 1.08{TIMES} or more would have been told."
+        f"The machine changed. This run could detect a speed-up of 1.08{TIMES} or more."
     )
     assert "no interval" in how_sure(
         cast(Verdict, {**verdict("cannot_tell", 1.0), "low": None, "high": None})
