@@ -4,7 +4,7 @@ The answer is a band. Its lower end is certain as long as the runtime keeps to t
 what a runtime is known to do on the way (fuse, write in place, pass views on, join without a copy) costs
 nothing here, and what is not known to need memory counts as nothing. Weights and values count in the smallest
 form in which they may be kept: rounded, if quantization is next to them or may be moved there; in 16 bits,
-where halves are allowed. `liveness.least_bytes` holds the rest of the argument.
+where halves are allowed. `lower_bound.least_bytes` holds the rest of the argument.
 
 What would break the bound: leaving out work that another value makes needless (two constant factors in a row
 multiplied beforehand), computing a value twice, 2:4 compressed weights. TensorRT's fusions are taken from the
