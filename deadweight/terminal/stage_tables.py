@@ -90,9 +90,7 @@ def cut_facts(cut: Cut, *, score_name: str) -> RenderableType:
     assert cut.after is not None
     facts, before, after = Facts(), cut.before.counts, cut.after.counts
     told = f"{cut.before.score:.4f} before, {cut.after.score:.4f} after the cut, on the validation split"
-    facts.add(
-        score_name, told, "Not tuned: fine-tuning (the stage finetune of a recipe) wins back what a cut costs"
-    )
+    facts.add(score_name, told, "Not tuned: fine-tuning (the stage finetune of a recipe) restores accuracy")
     for name, shown in (("parameters", count), ("macs", count), ("file_bytes", size)):
         old, new = getattr(before, name), getattr(after, name)
         label = {"macs": "multiply-adds", "file_bytes": "file"}.get(name, name)
