@@ -125,7 +125,7 @@ def in_python(recipe: Recipe, folder: Path) -> tuple[str, tuple[str, str]]:
     loaded = next(one for one in [*sys.modules.values()] if getattr(one, "__file__", None) == str(source))
     made = name + ("()" if isinstance(getattr(loaded, name), (type, FunctionType)) else "")
     module, where = (
-        (source.stem, f"where {source.name} lies") if place.endswith(".py") else (place, "anywhere")
+        (source.stem, f"in the folder of {source.name}") if place.endswith(".py") else (place, "anywhere")
     )
     return where, (
         f"from {module} import {name}; from deadweight import load_pruned",
