@@ -14,8 +14,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .moved import OldNames
 from .targets import __version__ as __version__
+from .targets.deprecated import OldModules
 
 if TYPE_CHECKING:
     from .export.lint.check import lint
@@ -120,5 +120,5 @@ def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
 
 
-if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
-    sys.meta_path.append(OldNames())
+if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
+    sys.meta_path.append(OldModules())

@@ -183,7 +183,6 @@ def contract_on(board: str, folder: Path) -> dict[str, str]:
     there = made.stdout.strip()
     files = [
         "deadweight/__init__.py",
-        "deadweight/moved.py",
         "targets",
         "tests/targets/fake_tensorrt/contract.py",
     ]
