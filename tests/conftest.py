@@ -1,4 +1,4 @@
-"""Lets tests import what they share (`import nets`) and the benchmarks, wherever pytest is started."""
+"""Lets tests import what they share (`from support import nets`) and the benchmarks, from any place."""
 
 import os
 import sys

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import digits
 
 from deadweight.__main__ import main
 
-HERE = Path(__file__).parent
 RECIPE = """
 workload = "mine.py:Mine"
 [[stages]]
@@ -53,7 +53,7 @@ Failing = Callable[..., str]
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A user's folder: a recipe, a workload of their own, and the module it imports."""
-    shutil.copy(HERE / "small.py", tmp_path / "small.py")
+    shutil.copy(digits.__file__, tmp_path / "small.py")
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "recipe.toml").write_text(RECIPE)
     return tmp_path
@@ -141,10 +141,7 @@ def test_a_network_that_returns_nan(project: Path, fails: Failing) -> None:
 
 
 def test_a_loaded_network_that_returns_nan(project: Path, fails: Failing) -> None:
-    sys.path.insert(0, str(HERE))
-    from small import Digits
-
-    weights = Digits().build_model().state_dict()
+    weights = digits.Digits().build_model().state_dict()
     weights["4.bias"][0] = torch.nan
     torch.save(weights, project / "weights.pt")
     replace(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import onnx
 import pytest
-import sshd
 from onnx import TensorProto, helper
-from signed import make_key, trust
+from support import ssh_board
+from support.releases import make_key, trust
 
 from deadweight.__main__ import main
 
@@ -25,10 +25,10 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sshd.Board:
-    if sshd.SSHD is None:
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssh_board.Board:
+    if ssh_board.SSHD is None:
         pytest.skip("there is no sshd here: apt install openssh-server")
-    made = sshd.make_board(tmp_path / "board", python=str(Path(sys.executable).parent))
+    made = ssh_board.make_board(tmp_path / "board", python=str(Path(sys.executable).parent))
     monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(made.config))
     return made
 
@@ -90,7 +90,7 @@ def test_what_is_no_bundle_is_bad_input(
 
 
 def test_doctor_asks_several_boards_and_one_that_is_away_stops_no_other(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], board: sshd.Board
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], board: ssh_board.Board
 ) -> None:
     code, printed = called(
         monkeypatch, capsys, "doctor", "--on", "board", "--on", "no-such-board.invalid", "--on", "local"
@@ -103,7 +103,7 @@ def test_doctor_asks_several_boards_and_one_that_is_away_stops_no_other(
 def test_two_models_are_compared_on_a_board(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    board: sshd.Board,
+    board: ssh_board.Board,
     model: Path,
     tmp_path: Path,
 ) -> None:
@@ -121,7 +121,7 @@ def test_two_models_are_compared_on_a_board(
 def test_layers_are_timed_on_a_board_and_judged_here(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    board: sshd.Board,
+    board: ssh_board.Board,
     model: Path,
     tmp_path: Path,
 ) -> None:

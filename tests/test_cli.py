@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from support import digits
 
 import deadweight
 from deadweight.__main__ import main
 
-HERE = Path(__file__).parent
 COMMANDS = (
     "run",
     "sweep",
@@ -94,7 +94,7 @@ def test_a_report_of_nothing_is_bad_input(
 
 @pytest.mark.slow
 def test_ctrl_c_stops_within_two_seconds_and_the_run_goes_on_later(tmp_path: Path) -> None:
-    shutil.copy(HERE / "small.py", tmp_path / "small.py")
+    shutil.copy(digits.__file__, tmp_path / "small.py")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         'workload = "small.py:Digits"\n[[stages]]\nstage = "train"\nepochs = 200\n'

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coding_models import read_weights, sparse_weight, write_model
+from support.onnx_files import read_weights, sparse_weight, write_weights
 
 from benchmarks.compression.dictionary import dictionary_file, learned, stored
 from benchmarks.compression.huffman import in_place_of_rans
@@ -50,7 +50,7 @@ def test_more_atoms_a_block_are_nearer() -> None:
 
 
 def test_a_file_of_sums_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "m.onnx", {"w": combined(), "odd": combined(1)[:, :79], "b": np.ones(5)})
+    path = write_weights(tmp_path / "m.onnx", {"w": combined(), "odd": combined(1)[:, :79], "b": np.ones(5)})
     told = dictionary_file(path, tmp_path / "d.onnx", block=8, atoms=32, chosen=2)
     assert sorted(told) == ["odd", "w"]
     data = (tmp_path / "d.onnx").read_bytes()
@@ -69,7 +69,7 @@ def test_what_cannot_be_learned_is_refused_with_a_cure(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="64 atoms"):
         learned(np.ones((4, 4)))
     with pytest.raises(ModelError, match="no weight large enough"):
-        dictionary_file(write_model(tmp_path / "m.onnx", {"w": np.ones((4, 4))}), tmp_path / "d.onnx")
+        dictionary_file(write_weights(tmp_path / "m.onnx", {"w": np.ones((4, 4))}), tmp_path / "d.onnx")
 
 
 @pytest.mark.parametrize("different", [2, 40, 256, 3000])
@@ -90,7 +90,7 @@ def test_a_huffman_code_takes_a_bit_at_least() -> None:
 
 
 def test_a_packed_file_in_huffman_codes_is_read_by_them_alone(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "m.onnx", {"w": sparse_weight(80, 90, 0.2, values=16)})
+    path = write_weights(tmp_path / "m.onnx", {"w": sparse_weight(80, 90, 0.2, values=16)})
     with in_place_of_rans():
         packed = pack(path.read_bytes(), path).data
         assert unpack(packed) == path.read_bytes()

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import standin
+from support import arm64_board
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "Dockerfile.jetson"
@@ -54,10 +54,10 @@ def test_it_ends_as_a_user_that_is_not_root_with_the_agent_as_entry_point() -> N
 
 
 @pytest.mark.board
-@pytest.mark.skipif(bool(standin.missing()), reason=f"no stand-in: {standin.missing()}")
+@pytest.mark.skipif(bool(arm64_board.missing()), reason=f"no stand-in: {arm64_board.missing()}")
 @pytest.mark.skipif(shutil.which("buildah") is None, reason="buildah is not installed: make test-board")
 def test_it_is_built_and_its_agent_runs_on_arm64(tmp_path: Path) -> None:
-    standin.image_base(tmp_path)
+    arm64_board.image_base(tmp_path)
     shutil.copy(FILE, tmp_path / "Dockerfile.jetson")
     (tmp_path / "Base").write_text(
         "FROM scratch\nADD base.tar /\nENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels\n"
@@ -75,7 +75,7 @@ def test_it_is_built_and_its_agent_runs_on_arm64(tmp_path: Path) -> None:
     }
     inside = [
         sys.executable,
-        standin.__file__,
+        arm64_board.__file__,
         "host",
         "bash",
         "-c",

@@ -11,34 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.runs import recipe
 
 from deadweight.targets.artifact import sha256_of
 
-HERE = Path(__file__).parent
-RECIPE = f"""
-workload = "{HERE / "small.py"}:Digits"
-[[stages]]
-stage = "train"
-epochs = 6
-[[stages]]
-stage = "statistics"
-[[stages]]
-stage = "prune"
-ratio = 0.5
-[[stages]]
-stage = "finetune"
-epochs = 3
-[[stages]]
-stage = "controls"
-[[stages]]
-stage = "export"
-[[stages]]
-stage = "quantize"
-[[stages]]
-stage = "profile"
-events = 6
-event_s = 0.05
-"""
+RECIPE = recipe(
+    *(("train", {"epochs": 6}), "statistics", ("prune", {"ratio": 0.5}), ("finetune", {"epochs": 3})),
+    *("controls", "export", "quantize", ("profile", {"events": 6, "event_s": 0.05})),
+)
 STAGES = ("train", "statistics", "prune", "finetune", "controls", "export", "quantize", "profile", "evaluate")
 REPRODUCED = (".safetensors", "plan.json", "model.onnx", "ranges.json")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import sshd
 from onnx import TensorProto, helper, numpy_helper
+from support import ssh_board
 
 from deadweight.__main__ import main
 from deadweight.targets.timing.inputs import given_inputs, inputs_mark
@@ -144,9 +144,9 @@ def test_a_gate_feeds_a_candidate_what_the_accepted_model_was_fed(
 def test_inputs_go_to_a_board_with_the_model(
     called: Called, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if sshd.SSHD is None:
+    if ssh_board.SSHD is None:
         pytest.skip("there is no sshd here: apt install openssh-server")
-    board = sshd.make_board(tmp_path / "board", python=str(Path(sys.executable).parent))
+    board = ssh_board.make_board(tmp_path / "board", python=str(Path(sys.executable).parent))
     monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(board.config))
     models = saved(tmp_path / "a.onnx", 8, 4), saved(tmp_path / "b.onnx", 8, 4)
     code, printed = called("profile", models[0], *SHORT, "--inputs", inputs, "--on", "board")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from small import Digits
+from support import digits
+from support.digits import Digits
 
 from deadweight.pipeline.recipe import read_recipe
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 
-HERE = Path(__file__).parent
 CRITERION = """\
 import torch
 
@@ -25,7 +25,7 @@ def outgoing(group, context):
     return scores  # the highest stay
 """
 RECIPE = f"""
-workload = "{HERE / "small.py"}:Digits"
+workload = "{digits.__file__}:Digits"
 [[stages]]
 stage = "prune"
 ratio = 0.5

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coding_models import read_weights, sparse_weight, write_model
+from support.onnx_files import read_weights, sparse_weight, write_weights
 
 from deadweight.__main__ import main
 
@@ -16,7 +16,7 @@ Called = Callable[..., tuple[int, str]]
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     weights = {"a.weight": sparse_weight(60, 80, 0.2), "b.weight": sparse_weight(60, 80, 2.0, seed=1)}
-    return write_model(tmp_path / "m.onnx", weights)
+    return write_weights(tmp_path / "m.onnx", weights)
 
 
 @pytest.fixture

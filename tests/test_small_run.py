@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.runs import MINE, project_of, recipe, run
 
-from deadweight.__main__ import main
-
-HERE = Path(__file__).parent
-RECIPE = """
-workload = "mine.py:Mine"
+RECIPE = recipe(
+    *(("train", {"epochs": 5}), "statistics", ("prune", {"ratio": 0.25}), ("finetune", {"epochs": 2})),
+    *("controls", "export", "quantize", ("profile", {"events": 6, "event_s": 0.02})),
+    workload="mine.py:Mine",
+    head="""
 [budgets]
 score_drop = 0.2
 parameters_removed = 0.3
@@ -22,48 +20,13 @@ parameters_removed = 0.3
 over = { "prune.ratio" = [0.25, 0.5] }
 score_drop = 0.2
 seconds = 1.0
-[[stages]]
-stage = "train"
-epochs = 5
-[[stages]]
-stage = "statistics"
-[[stages]]
-stage = "prune"
-ratio = 0.25
-[[stages]]
-stage = "finetune"
-epochs = 2
-[[stages]]
-stage = "controls"
-[[stages]]
-stage = "export"
-[[stages]]
-stage = "quantize"
-[[stages]]
-stage = "profile"
-events = 6
-event_s = 0.02
-"""
-MINE = "from small import Digits\n\n\nclass Mine(Digits):\n    pass\n"
-
-
-def run(project: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """Exit code and report of `deadweight run`."""
-    sys.argv = ["deadweight", "run", str(project / "recipe.toml"), "--out", str(project / "run"), *arguments]
-    with pytest.raises(SystemExit) as caught:
-        main()
-    code = caught.value.code
-    assert isinstance(code, int)
-    return code, json.loads((project / "run" / "report.json").read_text())
+""",
+)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small")
-    shutil.copy(HERE / "small.py", folder / "small.py")
-    (folder / "mine.py").write_text(MINE)
-    (folder / "recipe.toml").write_text(RECIPE)
-    return folder
+    return project_of(tmp_path_factory.mktemp("small"), RECIPE)
 
 
 @pytest.fixture(scope="module")

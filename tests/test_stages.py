@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import small
 from onnx import TensorProto, helper, numpy_helper
+from support import digits
 
 from deadweight.__main__ import main
 
@@ -21,7 +21,7 @@ PRUNE = ("prune", "small.py:Digits", "--out", "out")
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a workload in it, from which commands are called."""
-    shutil.copy(str(small.__file__), tmp_path / "small.py")
+    shutil.copy(digits.__file__, tmp_path / "small.py")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -41,7 +41,7 @@ def network(place: Path) -> Path:
     onnx.save(made, str(place / "fc.onnx"))
     (place / "samples").mkdir()
     for part in range(2):
-        np.savez(place / "samples" / f"{part}.npz", pixels=small.X[100 * part :][:100].numpy())
+        np.savez(place / "samples" / f"{part}.npz", pixels=digits.X[100 * part :][:100].numpy())
     return place / "fc.onnx"
 
 

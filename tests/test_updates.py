@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from released import make_release, release_in_use
-from signed import make_key, trust
+from support.releases import make_key, make_release, release_in_use, trust
 
 from deadweight.__main__ import main
 from deadweight.export.release.delta import delta

@@ -2,61 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.runs import Named, project_of, recipe, run
 
-from deadweight.__main__ import main
-
-HERE = Path(__file__).parent
-HEAD = 'workload = "mine.py:Mine"\n[[stages]]\nstage = "train"\nepochs = 3\n'
-ZEROS = """
-[[stages]]
-stage = "prune"
-parameters = 0.5
-criterion = "weight_l2"
-[[stages]]
-stage = "finetune"
-epochs = 1
-[[stages]]
-stage = "sparsify"
-network = "original"
-pattern = "2:4"
-epochs = 1
-[[stages]]
-stage = "export"
-[[stages]]
-stage = "profile"
-events = 6
-event_s = 0.02
-memory = false
-layers = false
-"""
-TICKET = """
-[[stages]]
-stage = "lottery"
-rounds = 2
-share = 0.3
-shares = { "4" = 0.1 }
-controls = ["reinitialised", "random", "tuned_on"]
-"""
+TRAIN: Named = ("train", {"epochs": 3})
+ZEROS: tuple[Named, ...] = (
+    TRAIN,
+    ("prune", {"parameters": 0.5, "criterion": "weight_l2"}),
+    ("finetune", {"epochs": 1}),
+    ("sparsify", {"network": "original", "pattern": "2:4", "epochs": 1}),
+    "export",
+    ("profile", {"events": 6, "event_s": 0.02, "memory": False, "layers": False}),
+)
+TICKET: tuple[Named, ...] = (
+    TRAIN,
+    (
+        "lottery",
+        {
+            "rounds": 2,
+            "share": 0.3,
+            "shares": {"4": 0.1},
+            "controls": ["reinitialised", "random", "tuned_on"],
+        },
+    ),
+)
 
 
-def ran(folder: Path, stages: str) -> dict[str, Any]:
-    """The report of `deadweight run` with these stages after the training."""
-    shutil.copy(HERE / "small.py", folder / "small.py")
-    (folder / "mine.py").write_text("from small import Digits\n\n\nclass Mine(Digits):\n    pass\n")
-    (folder / "recipe.toml").write_text(HEAD + stages)
-    sys.argv = ["deadweight", "run", str(folder / "recipe.toml"), "--out", str(folder / "run")]
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code != 2
-    found: dict[str, Any] = json.loads((folder / "run" / "report.json").read_text())
-    return found
+def ran(folder: Path, stages: Sequence[Named]) -> dict[str, Any]:
+    """The report of `deadweight run` with these stages."""
+    code, report = run(project_of(folder, recipe(*stages, workload="mine.py:Mine")))
+    assert code != 2
+    return report
 
 
 @pytest.mark.slow

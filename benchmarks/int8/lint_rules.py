@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("test_lint_explicit", "test_lint_fusion", "test_lint_operators", "test_lint_restrictions")
+MODULES = ("test_explicit", "test_fusion", "test_operators", "test_restrictions")
 
 
 def one(module: str, place: int, faulty: bool, rtx: Path) -> str:
     """What NVIDIA's tools say of one graph: why not, or its layers and what their products read."""
-    sys.path[:0] = [str(ROOT / "tests" / "export"), str(ROOT / "tests"), str(ROOT)]
+    sys.path[:0] = [str(ROOT / "tests" / "export" / "lint"), str(ROOT / "tests"), str(ROOT)]
     import importlib
 
     import onnx
@@ -42,7 +42,7 @@ def one(module: str, place: int, faulty: bool, rtx: Path) -> str:
 
 def cases() -> list[tuple[str, int, int, str, str]]:
     """(module, place, rule, name, platform) of each planted error."""
-    sys.path[:0] = [str(ROOT / "tests" / "export"), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT / "tests" / "export" / "lint"), str(ROOT / "tests")]
     import importlib
 
     return [

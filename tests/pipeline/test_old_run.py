@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small import Digits
+from support.digits import Digits
 
 from deadweight.__main__ import main
 from deadweight.pipeline.recipe import NamedStage

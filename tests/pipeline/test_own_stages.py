@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import digits
 
 from deadweight.pipeline.recipe import SweepSettings, check_order, read_recipe
 from deadweight.pipeline.runs.cache import Finished
@@ -15,7 +16,6 @@ from deadweight.pipeline.runs.start import Watcher, prepared
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import ModelError, RecipeError
 
-SMALL = Path(__file__).resolve().parents[1] / "small.py"
 OWN = """
 import dataclasses
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe_of(folder: Path, *stages: tuple[str, dict[str, Any]]) -> Path:
-    lines = [f'workload = "{SMALL}:Digits"']
+    lines = [f'workload = "{digits.__file__}:Digits"']
     for name, settings in (("train", {"epochs": 2}), *stages):
         lines += ["[[stages]]", f'stage = "{name}"', *(f"{key} = {value}" for key, value in settings.items())]
     path = folder / f"recipe-{abs(hash(tuple(lines)))}.toml"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import Digits
+from support.digits import Digits
 from torch import nn
 
 from deadweight.pipeline.pruning.groups import choose

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import Digits
+from support.digits import Digits
 from torch import Tensor
 
 from deadweight.pipeline import workload as module
 from deadweight.pipeline.workload import example_batch, load_workload, split_batches
 from deadweight.targets.errors import WorkloadError
 
-HERE = Path(__file__).resolve().parents[1]
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
 
 def test_a_workload_is_loaded_from_a_file_and_from_a_module() -> None:
-    assert load_workload("small.py:Digits", HERE).score_name == "accuracy"
-    assert load_workload("small:Digits", HERE).score_name == "accuracy"
+    assert load_workload("digits.py:Digits", SUPPORT).score_name == "accuracy"
+    assert load_workload("support.digits:Digits", SUPPORT).score_name == "accuracy"
 
 
 def test_its_neighbours_can_be_imported(tmp_path: Path) -> None:
-    (tmp_path / "a_neighbour.py").write_text("from small import Digits as Base")
+    (tmp_path / "a_neighbour.py").write_text("from support.digits import Digits as Base")
     (tmp_path / "mine.py").write_text("from a_neighbour import Base\nclass Mine(Base): ...\n")
     assert load_workload("mine.py:Mine", tmp_path).higher_is_better
 
@@ -31,16 +31,16 @@ def test_its_neighbours_can_be_imported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("small.py", "names no object"),
-        ("small.py:Digit", "Did you mean 'Digits'"),
+        ("digits.py", "names no object"),
+        ("digits.py:Digit", "Did you mean 'Digits'"),
         ("nowhere.py:X", "does not exist"),
         ("no_such_module:X", "There is no module called no_such_module"),
-        ("small.py:PARTS", "is no workload"),
+        ("digits.py:PARTS", "is no workload"),
     ],
 )
 def test_what_is_no_workload_is_refused_with_a_cure(spec: str, says: str) -> None:
     with pytest.raises(WorkloadError, match=says):
-        load_workload(spec, HERE)
+        load_workload(spec, SUPPORT)
 
 
 def test_an_example_without_a_batch_axis_is_refused() -> None:

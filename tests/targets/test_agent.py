@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from boards import BOARDS, unpack
-from released import make_release, release_in_use
-from signed import FILES, make_bundle, make_key, trust
+from support.boards import BOARDS, unpack
+from support.releases import FILES, make_bundle, make_key, make_release, release_in_use, trust
 
 from deadweight.export.release.delta import delta
 from deadweight.targets.remote.zipapp import agent_bytes

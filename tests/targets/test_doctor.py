@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from boards import BOARDS, put, unpack
+from support.boards import BOARDS, put, unpack
 
 from deadweight.targets.doctor import doctor, next_step
 

@@ -19,12 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sshd
-import standin
-from boards import unpack
-from coding_models import model_of
-from released import make_release, network
-from signed import make_key, trust
+from support import arm64_board, digits, ssh_board
+from support.boards import unpack
+from support.onnx_files import weights_model
+from support.releases import make_key, make_release, network, trust
 
 import deadweight.targets
 from deadweight.export.coding.container import pack
@@ -35,20 +33,21 @@ from deadweight.targets.remote.ssh import connected
 from deadweight.targets.timing.measurement import Protocol
 
 MakeMlp = Callable[..., Path]
-HERE = Path(__file__).parent
 
 pytestmark = [
     pytest.mark.board,
-    pytest.mark.skipif(bool(standin.missing()), reason=f"no stand-in: {standin.missing()}"),
+    pytest.mark.skipif(bool(arm64_board.missing()), reason=f"no stand-in: {arm64_board.missing()}"),
 ]
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> sshd.Board:
-    return standin.make_board(tmp_path / "board")
+def board(tmp_path: Path) -> ssh_board.Board:
+    return arm64_board.make_board(tmp_path / "board")
 
 
-def test_the_agent_answers_on_arm64_and_says_that_it_is_emulated(board: sshd.Board, mlp: MakeMlp) -> None:
+def test_the_agent_answers_on_arm64_and_says_that_it_is_emulated(
+    board: ssh_board.Board, mlp: MakeMlp
+) -> None:
     with connected("board", config=board.config) as there:
         checks, _ = doctor_on(there)
         found = {check.name: check for check in checks}
@@ -59,7 +58,7 @@ def test_the_agent_answers_on_arm64_and_says_that_it_is_emulated(board: sshd.Boa
     assert timed.measurements["a"].conditions["machine"]["architecture"] == "aarch64"
 
 
-def test_a_boards_files_are_read_on_arm64_too(board: sshd.Board) -> None:
+def test_a_boards_files_are_read_on_arm64_too(board: ssh_board.Board) -> None:
     unpack("orin_nano_super_jp72", board.place / "upper/board-root")
     with connected("board", config=board.config) as there:
         _, told = there.run(["--root", "/board-root", "doctor"])
@@ -68,7 +67,7 @@ def test_a_boards_files_are_read_on_arm64_too(board: sshd.Board) -> None:
     assert found["power mode"] == "25W (mode 1)"
 
 
-def test_a_thousand_random_tensors_are_unpacked_on_arm64_bit_for_bit(board: sshd.Board) -> None:
+def test_a_thousand_random_tensors_are_unpacked_on_arm64_bit_for_bit(board: ssh_board.Board) -> None:
     generator = np.random.default_rng(0)
     home = board.place / "upper/opt/codec"
     home.mkdir(parents=True)
@@ -76,7 +75,7 @@ def test_a_thousand_random_tensors_are_unpacked_on_arm64_bit_for_bit(board: sshd
     expected = {}
     for number in range(20):
         weights = {f"t{one}": random_tensor(generator) for one in range(50)}
-        data = model_of(weights, raw=bool(number % 3)).SerializeToString()
+        data = weights_model(weights, raw=bool(number % 3)).SerializeToString()
         (home / f"{number}.dwz").write_bytes(pack(data, Path(f"{number}.onnx")).data)
         expected[f"{number}.dwz"] = hashlib.sha256(data).hexdigest()
     code = (
@@ -86,7 +85,7 @@ def test_a_thousand_random_tensors_are_unpacked_on_arm64_bit_for_bit(board: sshd
         " for one in pathlib.Path('/opt/codec').glob('*.dwz')}\n"
         "print(json.dumps([platform.machine(), sums]))"
     )
-    command = [sys.executable, standin.__file__, str(board.place), "/usr/bin/python3", "-c", code]
+    command = [sys.executable, arm64_board.__file__, str(board.place), "/usr/bin/python3", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["aarch64", expected]
@@ -101,7 +100,9 @@ def random_tensor(generator: np.random.Generator) -> Any:
     return np.asarray(drawn).astype(kind)
 
 
-def test_a_bundle_is_verified_by_the_boards_own_list_and_installed(board: sshd.Board, tmp_path: Path) -> None:
+def test_a_bundle_is_verified_by_the_boards_own_list_and_installed(
+    board: ssh_board.Board, tmp_path: Path
+) -> None:
     key = make_key(tmp_path / "keys")
     trust(key, board.place / "upper")
     with connected("board", config=board.config) as there:
@@ -127,9 +128,9 @@ def test_a_bundle_is_verified_by_the_boards_own_list_and_installed(board: sshd.B
 
 
 def test_a_run_whose_cable_is_cut_at_five_points_is_finished_by_the_same_command(
-    board: sshd.Board, tmp_path: Path
+    board: ssh_board.Board, tmp_path: Path
 ) -> None:
-    shutil.copy(HERE.parent / "small.py", tmp_path / "small.py")
+    shutil.copy(digits.__file__, tmp_path / "small.py")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         'workload = "small.py:Digits"\n[[stages]]\nstage = "train"\nepochs = 2\n'

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coding_models import read_weights, sparse_weight, write_model
+from support.onnx_files import read_weights, sparse_weight, write_weights
 
 from deadweight.export.coding.bfloat16 import shortened
 from deadweight.export.coding.cluster import Start, cluster, cluster_file
@@ -104,7 +104,7 @@ def test_bfloat16_is_the_nearest_there_is() -> None:
 
 def test_a_file_is_clustered_by_name_and_bits(tmp_path: Path) -> None:
     weights = {"a.weight": laplacian(40, 40), "b.weight": laplacian(40, 40, seed=1), "b.bias": laplacian(40)}
-    path = write_model(tmp_path / "m.onnx", weights)
+    path = write_weights(tmp_path / "m.onnx", weights)
     counts = cluster_file(path, tmp_path / "c.onnx", 4, bits_of={"b.weight": 3})
     found = read_weights(tmp_path / "c.onnx")
     assert 8 < counts["a.weight"] <= 16
@@ -117,7 +117,7 @@ def test_a_file_is_clustered_by_name_and_bits(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_clustered_is_refused_with_a_cure(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "m.onnx", {"w": laplacian(40, 40)})
+    path = write_weights(tmp_path / "m.onnx", {"w": laplacian(40, 40)})
     with pytest.raises(ModelError, match="9 bits"):
         cluster_file(path, tmp_path / "c.onnx", 9)
     with pytest.raises(ModelError, match="no weight 'v'") as told:
@@ -125,7 +125,7 @@ def test_what_cannot_be_clustered_is_refused_with_a_cure(tmp_path: Path) -> None
     assert "w" in told.value.cure
     with pytest.raises(ModelError, match="no weights to cluster"):
         cluster_file(
-            write_model(tmp_path / "i.onnx", {"w": np.ones((9, 9), np.int8)}), tmp_path / "c.onnx", 4
+            write_weights(tmp_path / "i.onnx", {"w": np.ones((9, 9), np.int8)}), tmp_path / "c.onnx", 4
         )
     with pytest.raises(ModelError, match="NaN"):
         cluster({"w": np.array([[np.nan, 1.0]])}, 4)

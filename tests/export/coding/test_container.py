@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from coding_models import model_of, read_weights, sparse_weight, write_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
+from support.onnx_files import read_weights, sparse_weight, weights_model, write_weights
 
 from deadweight.export.coding import writing
 from deadweight.export.coding.container import pack, pack_file
@@ -60,7 +60,7 @@ def test_few_values_and_zeros_are_told_as_such(tmp_path: Path) -> None:
         "free": np.random.default_rng(2).normal(size=(50, 50)).astype(np.float32),
     }
     weights["again"] = weights["free"].copy()
-    data = write_model(tmp_path / "m.onnx", weights).read_bytes()
+    data = write_weights(tmp_path / "m.onnx", weights).read_bytes()
     packed = pack(data, PATH)
     assert unpack(packed.data) == data
     found = {name: (size, way) for name, _, size, way in packed.tensors}
@@ -80,14 +80,14 @@ def test_layers_that_share_values_share_a_code_book(tmp_path: Path) -> None:
     drawn = {f"w{layer}": values[generator.integers(0, 200, (60, 60))] for layer in range(4)}
     own = {name: (array + np.float32(layer)) for layer, (name, array) in enumerate(drawn.items())}
     shared, apart = (
-        len(pack(write_model(tmp_path / "m.onnx", each).read_bytes(), PATH).data) for each in (drawn, own)
+        len(pack(write_weights(tmp_path / "m.onnx", each).read_bytes(), PATH).data) for each in (drawn, own)
     )
     assert shared < apart - 3 * 200 * 2
 
 
 def test_a_code_book_serves_numbers_of_its_own_width_alone(tmp_path: Path) -> None:
     weights = {"wide": np.zeros((4, 16), np.float32), "narrow": np.zeros((8, 16), np.float16)}
-    data = write_model(tmp_path / "m.onnx", weights).read_bytes()
+    data = write_weights(tmp_path / "m.onnx", weights).read_bytes()
     assert unpack(pack(data, PATH).data) == data
 
 
@@ -97,14 +97,14 @@ def test_a_pruned_input_costs_next_to_nothing(tmp_path: Path) -> None:
     weight[:, 64:] = 0
     weight[:, :64][weight[:, :64] == 0] = 0.5
     shuffled = weight[:, np.random.default_rng(0).permutation(256)]
-    data = write_model(tmp_path / "m.onnx", {"w": shuffled}).read_bytes()
-    dense = write_model(tmp_path / "d.onnx", {"w": weight[:, :64]}).read_bytes()
+    data = write_weights(tmp_path / "m.onnx", {"w": shuffled}).read_bytes()
+    dense = write_weights(tmp_path / "d.onnx", {"w": weight[:, :64]}).read_bytes()
     assert len(pack(data, PATH).data) < len(pack(dense, PATH).data) + 256
 
 
 def test_numbers_in_typed_fields_and_in_constant_nodes_are_packed_too(tmp_path: Path) -> None:
     weight = sparse_weight(80, 80, 0.1)
-    typed = write_model(tmp_path / "t.onnx", {"w": weight}, raw=False).read_bytes()
+    typed = write_weights(tmp_path / "t.onnx", {"w": weight}, raw=False).read_bytes()
     node = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(weight, "w"))
     out = helper.make_tensor_value_info("c", TensorProto.FLOAT, weight.shape)
     model = helper.make_model(helper.make_graph([node], "g", [], [out]))
@@ -120,14 +120,14 @@ def test_numbers_in_typed_fields_and_in_constant_nodes_are_packed_too(tmp_path: 
 )
 def test_every_type_comes_back(dtype: Any, tmp_path: Path) -> None:
     drawn = np.random.default_rng(0).normal(0, 20, (40, 30))
-    data = write_model(tmp_path / "m.onnx", {"w": drawn.astype(dtype)}).read_bytes()
+    data = write_weights(tmp_path / "m.onnx", {"w": drawn.astype(dtype)}).read_bytes()
     assert unpack(pack(data, PATH).data) == data
 
 
 def test_nan_infinity_and_negative_zero_come_back(tmp_path: Path) -> None:
     weight = sparse_weight(40, 40, 0.3)
     weight[0, :4] = [np.nan, np.inf, -np.inf, -0.0]
-    data = write_model(tmp_path / "m.onnx", {"w": weight}).read_bytes()
+    data = write_weights(tmp_path / "m.onnx", {"w": weight}).read_bytes()
     assert unpack(pack(data, PATH).data) == data
 
 
@@ -142,7 +142,7 @@ TENSORS = hnp.arrays(
 @settings(max_examples=25, deadline=None)
 @given(TENSORS, TENSORS)
 def test_any_tensors_come_back(one: Any, other: Any) -> None:
-    data = model_of({"a": one, "b": other}).SerializeToString()
+    data = weights_model({"a": one, "b": other}).SerializeToString()
     assert unpack(pack(data, PATH).data) == data
 
 
@@ -150,7 +150,7 @@ def test_any_tensors_come_back(one: Any, other: Any) -> None:
 @settings(max_examples=1000, deadline=None)
 @given(TENSORS, TENSORS)
 def test_a_thousand_models_come_back(one: Any, other: Any) -> None:
-    data = model_of({"a": one, "b": other}).SerializeToString()
+    data = weights_model({"a": one, "b": other}).SerializeToString()
     assert unpack(pack(data, PATH).data) == data
 
 
@@ -159,7 +159,7 @@ def small(tmp_path: Path) -> bytes:
     """A packed file with a code book, a mask, planes and a repeated tensor."""
     weights = {"w": sparse_weight(20, 30, 0.2, values=4), "b": np.linspace(0, 1, 20, dtype=np.float32)}
     weights["again"] = weights["b"].copy()
-    return pack(write_model(tmp_path / "m.onnx", weights).read_bytes(), PATH).data
+    return pack(write_weights(tmp_path / "m.onnx", weights).read_bytes(), PATH).data
 
 
 def test_every_flip_of_every_byte_is_refused(small: bytes) -> None:
@@ -266,7 +266,7 @@ def test_other_files_are_refused_with_a_cure(tmp_path: Path) -> None:
 
 
 def test_a_file_with_its_weights_beside_it_is_refused_with_a_cure(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "m.onnx", {"w": sparse_weight(80, 80, 0.5)})
+    path = write_weights(tmp_path / "m.onnx", {"w": sparse_weight(80, 80, 0.5)})
     model = onnx.load(path)
     write_apart(model, path)
     with pytest.raises(ModelError, match="in another file") as told:
@@ -277,4 +277,4 @@ def test_a_file_with_its_weights_beside_it_is_refused_with_a_cure(tmp_path: Path
 
 def test_read_weights_reads_what_write_model_wrote(tmp_path: Path) -> None:
     weight = sparse_weight(5, 6, 0.5)
-    assert np.array_equal(read_weights(write_model(tmp_path / "m.onnx", {"w": weight}))["w"], weight)
+    assert np.array_equal(read_weights(write_weights(tmp_path / "m.onnx", {"w": weight}))["w"], weight)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nets
 import numpy as np
 import onnx
 import pytest
 from onnxruntime import quantization
-from planted import Graph, found
+from support import nets
+from support.lint_cases import Graph, found
 from torch import Tensor
 
 from deadweight.__main__ import main

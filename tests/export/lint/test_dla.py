@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
-from planted import IMAGE, Case, Graph, fires, found, is_clean
+from support.lint_cases import IMAGE, Case, Graph, fault_tests, found
 
 from deadweight.export.lint.dla import _LIMITS
 
@@ -189,15 +188,7 @@ CASES = [
     Case(504, "batch", large([4097, 1, 2, 2]), ("relu",), ORIN, severity="note"),
 ]
 
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_planted_fault_is_found(case: Case) -> None:
-    fires(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_its_clean_twin_is_clean(case: Case) -> None:
-    is_clean(case)
+test_a_planted_fault_is_found, test_its_clean_twin_is_clean = fault_tests(CASES)
 
 
 def test_every_limit_has_a_planted_fault() -> None:

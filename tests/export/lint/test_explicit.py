@@ -6,9 +6,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto
-from planted import Case, Graph, fires, found, is_clean
+from support.lint_cases import Case, Graph, fault_tests, found
 
 STEPS = [0.01] * 16
 
@@ -209,6 +208,8 @@ CASES = [
     Case(208, "left out, later", lambda faulty: no_zero(True), ("dequantizelinear",), "8.5", "10.0"),
 ]
 
+test_a_planted_fault_is_found, test_its_clean_twin_is_clean = fault_tests(CASES)
+
 
 def fp8(opset: int) -> onnx.ModelProto:
     graph = Graph()
@@ -219,16 +220,6 @@ def fp8(opset: int) -> onnx.ModelProto:
     rounded = graph.op("DequantizeLinear", graph.op("QuantizeLinear", graph.input(), step, zero), step, zero)
     graph.op("Conv", rounded, weight)
     return graph.model(opset=opset, ir_version=9)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_planted_fault_is_found(case: Case) -> None:
-    fires(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_its_clean_twin_is_clean(case: Case) -> None:
-    is_clean(case)
 
 
 def test_fp8_is_legal_from_tensorrt_10_on() -> None:

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import digits
 
 from deadweight.__main__ import main
 
-TESTS = Path(__file__).parents[2]
 RECIPE = """
 workload = "mine.py:Mine"
 {budgets}
@@ -52,7 +52,7 @@ def run(
     budgets: str = "",
     settings: str = "",
 ) -> int:
-    shutil.copy(TESTS / "small.py", place / "small.py")
+    shutil.copy(digits.__file__, place / "small.py")
     (place / "mine.py").write_text(MINE.format(line=line or "pass"))
     (place / "recipe.toml").write_text(RECIPE.format(budgets=budgets, settings=settings))
     words = ["deadweight", "run", str(place / "recipe.toml"), "--out", str(place / "run"), "--target", target]

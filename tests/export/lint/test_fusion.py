@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from planted import Case, Graph, fires, found, is_clean
+from support.lint_cases import Case, Graph, fault_tests, found
 
 Build = Callable[[bool], onnx.ModelProto]
 
@@ -231,15 +231,7 @@ CASES = [
     Case(308, "-128", lowest, ("dequantizelinear_1",), severity="note"),
 ]
 
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_planted_fault_is_found(case: Case) -> None:
-    fires(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_its_clean_twin_is_clean(case: Case) -> None:
-    is_clean(case)
+test_a_planted_fault_is_found, test_its_clean_twin_is_clean = fault_tests(CASES)
 
 
 @pytest.mark.parametrize("move", ["MaxPool", "Transpose", "Reshape", "Flatten", "Squeeze"])

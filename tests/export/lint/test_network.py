@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from planted import IMAGE, Graph
+from support.lint_cases import IMAGE, Graph
 
 from deadweight.export.lint.network import network_of, type_name
 from deadweight.targets.errors import ModelError

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from planted import Case, Graph, fires, found, is_clean
+from support.lint_cases import Case, Graph, fault_tests, found
 
 
 def simple(**settings: Any) -> onnx.ModelProto:
@@ -132,15 +132,7 @@ CASES = [
     Case(107, "seed", random, ("randomnormal",), severity="note"),
 ]
 
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_planted_fault_is_found(case: Case) -> None:
-    fires(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_its_clean_twin_is_clean(case: Case) -> None:
-    is_clean(case)
+test_a_planted_fault_is_found, test_its_clean_twin_is_clean = fault_tests(CASES)
 
 
 def test_the_operators_of_the_qoperator_format_are_told_how_to_quantize_instead() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from planted import IMAGE, Case, Graph, fires, found, is_clean
+from support.lint_cases import IMAGE, Case, Graph, fault_tests, found
 
 from deadweight.export.lint.restrictions import RESTRICTIONS
 
@@ -336,15 +336,7 @@ CASES = [
     ),
 ]
 
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_planted_fault_is_found(case: Case) -> None:
-    fires(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_its_clean_twin_is_clean(case: Case) -> None:
-    is_clean(case)
+test_a_planted_fault_is_found, test_its_clean_twin_is_clean = fault_tests(CASES)
 
 
 def test_every_restriction_has_a_planted_fault() -> None:

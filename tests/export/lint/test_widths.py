@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto
-from planted import Case, Graph, fires, found, is_clean
+from support.lint_cases import Case, Graph, fault_tests, found
 
 NANO = "orin-nano-8gb"
 Build = Callable[[bool], onnx.ModelProto]
@@ -87,15 +86,7 @@ CASES = [
     Case(403, "later", lambda faulty: single(True), ("conv",), "11.0", "10.16", severity="note"),
 ]
 
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_planted_fault_is_found(case: Case) -> None:
-    fires(case)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_its_clean_twin_is_clean(case: Case) -> None:
-    is_clean(case)
+test_a_planted_fault_is_found, test_its_clean_twin_is_clean = fault_tests(CASES)
 
 
 def test_widths_are_not_judged_without_a_board() -> None:

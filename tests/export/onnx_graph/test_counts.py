@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from brought import brought, numbers, op
 from onnx import TensorProto, helper, numpy_helper
+from support.onnx_files import numbers, op, write_network
 from torch import nn
 
 from deadweight.export.onnx_graph.counts import count, float_kernels, optimized
@@ -96,7 +96,7 @@ def test_a_product_of_unknown_sizes_cannot_be_counted(tmp_path: Path) -> None:
 def test_a_convolution_over_pictures_of_any_size_is_counted_at_the_size_of_an_example(tmp_path: Path) -> None:
     nodes = [op("Conv", ["x", "w"], ["h"], strides=[2, 2], pads=[1, 1, 1, 1]), op("Conv", ["h", "v"], ["y"])]
     constants = {"w": numbers(8, 3, 3, 3), "v": numbers(4, 8, 1, 1)}
-    path = brought(tmp_path / "m.onnx", nodes, constants, ["batch", 3, "height", "width"])
+    path = write_network(tmp_path / "m.onnx", nodes, constants, ["batch", 3, "height", "width"])
     with pytest.raises(ModelError, match="shapes are not fixed"):
         count(path)
     assert count(path, sizes={"x": (2, 3, 32, 16)}).macs == 16 * 8 * (8 * 3 * 9 + 4 * 8)
@@ -149,7 +149,7 @@ def test_what_is_said_to_be_in_int8_is_what_onnx_runtime_runs_in_int8(tmp_path: 
         op("MatMul", ["r", "w"], ["y"], name="next"),
     ]
     constants = {"w": numbers(24, 24), "b": numbers(24), "row": numbers(1, 24), "single": numbers(1)}
-    path = brought(tmp_path / "m.onnx", nodes, constants | {"column": numbers(24, 1)}, [24, 24])
+    path = write_network(tmp_path / "m.onnx", nodes, constants | {"column": numbers(24, 1)}, [24, 24])
     data = [{"x": numbers(24, 24)}]
     made = to_qdq(path, calibrate(path, data), tmp_path / "q.onnx", dialect="x86")
     assert made.in_int8 == (("product", "next") if served else ("next",))
@@ -182,7 +182,7 @@ def test_a_product_and_the_sum_behind_it_run_in_int8_or_are_said_not_to(
         op("Add", [other, "m"] if turned else ["m", other], ["y"]),
     ]
     constants = {"w": numbers(24, 24), "b": numbers(24), "row": numbers(1, 24), "single": numbers(1)}
-    path = brought(tmp_path / "m.onnx", nodes, constants | {"square": numbers(24, 24)}, [24, 24])
+    path = write_network(tmp_path / "m.onnx", nodes, constants | {"square": numbers(24, 24)}, [24, 24])
     data = [{"x": numbers(24, 24)}]
     made = to_qdq(path, calibrate(path, data), tmp_path / "q.onnx", dialect="x86")
     assert made.in_int8 == (("first", "last") if served else ("first",))
@@ -200,7 +200,7 @@ def test_a_product_whose_relu_is_read_in_float_runs_in_int8(tmp_path: Path, oper
         op("Relu", ["h"], ["r"]),
         op("Softmax", ["r"], ["y"]),
     ]
-    path = brought(tmp_path / "m.onnx", nodes, {"w": numbers(24, 24)}, ["batch", 24])
+    path = write_network(tmp_path / "m.onnx", nodes, {"w": numbers(24, 24)}, ["batch", 24])
     data = [{"x": numbers(24, 24)}]
     made = to_qdq(path, calibrate(path, data), tmp_path / "q.onnx", dialect="x86")
     assert made.in_int8 == ("product",)

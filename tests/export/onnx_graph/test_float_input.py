@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from brought import brought, numbers, op
 from onnx import TensorProto, helper, numpy_helper
+from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.onnx_graph.counts import float_kernels
 from deadweight.export.onnx_graph.float_input import load_float
@@ -140,7 +140,7 @@ def test_layers_inside_local_functions_are_seen(tmp_path: Path) -> None:
     body = [op("MatMul", ["a", "b"], ["c"], name="product"), op("Relu", ["c"], ["d"])]
     layers = [op("Layer", ["x", "w1"], ["h"], domain="mine"), op("Layer", ["h", "w2"], ["y"], domain="mine")]
     constants = {"w1": numbers(24, 32), "w2": numbers(32, 9)}
-    model = onnx.load(brought(tmp_path / "m.onnx", layers, constants, ["batch", 24]))
+    model = onnx.load(write_network(tmp_path / "m.onnx", layers, constants, ["batch", 24]))
     model.opset_import.append(imports[1])
     model.functions.append(helper.make_function("mine", "Layer", ["a", "b"], ["d"], body, imports[:1]))
     onnx.save(model, tmp_path / "m.onnx")
@@ -153,7 +153,7 @@ def test_layers_inside_local_functions_are_seen(tmp_path: Path) -> None:
 def test_an_output_without_a_shape_gets_the_one_that_follows_from_the_network(tmp_path: Path) -> None:
     unknown = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
     nodes, constants = [op("MatMul", ["x", "w"], ["y"])], {"w": numbers(24, 9)}
-    path = brought(tmp_path / "m.onnx", nodes, constants, ["batch", 24], outputs=unknown)
+    path = write_network(tmp_path / "m.onnx", nodes, constants, ["batch", 24], outputs=unknown)
     to_qdq(path, calibrate(path, [{"x": numbers(4, 24)}]), tmp_path / "q.onnx")
     (output,) = onnxruntime.InferenceSession(tmp_path / "q.onnx").get_outputs()
     assert output.shape == ["batch", 9]
@@ -169,6 +169,8 @@ def test_an_output_without_a_shape_gets_the_one_that_follows_from_the_network(tm
 )
 def test_a_broken_operator_is_refused_in_words(tmp_path: Path, broken: onnx.NodeProto) -> None:
     constants = {"w": numbers(24, 9), "seven": np.array([7, 7])}
-    path = brought(tmp_path / "m.onnx", [broken, op("MatMul", ["x", "v"], ["y"])], constants, ["batch", 24])
+    path = write_network(
+        tmp_path / "m.onnx", [broken, op("MatMul", ["x", "v"], ["y"])], constants, ["batch", 24]
+    )
     with pytest.raises(ModelError, match="ONNX Runtime refuses the model"):
         calibrate(path, [{"x": numbers(4, 24)}])

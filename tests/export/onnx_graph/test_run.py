@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from brought import numbers, op
 from onnx import TensorProto, helper, numpy_helper
+from support.onnx_files import numbers, op
 
 from deadweight.export.onnx_graph.run import pieces, runner, samples_in
 from deadweight.export.parity.compare import compare_files

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from brought import brought, numbers, op
 from onnx import TensorProto, helper, numpy_helper
+from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.parity.compare import compare_files, compare_module, noise_between
 from deadweight.export.quantization.calibrate import calibrate
@@ -186,7 +186,7 @@ def test_labels_and_masks_are_compared_and_not_judged_by_their_noise(tmp_path: P
     # All classes but 0 and 999 are far behind; those two differ by less than a step.
     weight = np.full((24, 1000), -1.0, np.float32)
     weight[:, [0, 999]] = np.add(numbers(24, 1), numbers(24, 2, size=1e-3, seed=1))
-    path = brought(
+    path = write_network(
         tmp_path / "m.onnx", nodes, {"w": weight, "zero": np.float32(0)}, [None, 24], outputs=outputs
     )
     data = [{"x": np.abs(numbers(16, 24))}]
@@ -199,7 +199,9 @@ def test_labels_and_masks_are_compared_and_not_judged_by_their_noise(tmp_path: P
 
 def masked(path: Path, *, mask: Any, outputs: int = 16) -> Path:
     nodes = [op("MatMul", ["x", "w"], ["h"], name="product"), op("Add", ["h", "mask"], ["y"])]
-    return brought(path, nodes, {"w": numbers(24, outputs), "mask": np.array(mask, np.float32)}, [None, 24])
+    return write_network(
+        path, nodes, {"w": numbers(24, outputs), "mask": np.array(mask, np.float32)}, [None, 24]
+    )
 
 
 def test_equal_infinities_as_in_masked_scores_are_equal(tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ def found(path: Path, *, scores: bool = True) -> Path:
     outputs = [helper.make_tensor_value_info("best", TensorProto.FLOAT, ["found"])]
     if scores:
         outputs.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None, 8]))
-    return brought(path, nodes, constants, [None, 24], outputs=outputs)
+    return write_network(path, nodes, constants, [None, 24], outputs=outputs)
 
 
 def test_what_a_network_selects_is_named_and_the_rest_is_judged(tmp_path: Path) -> None:
@@ -281,7 +283,9 @@ def test_an_output_whose_size_is_fixed_again_behind_a_selection_is_judged(tmp_pa
         op("Mul", ["h", "zero"], ["nothing"]),
         op("ScatterND", ["nothing", "places", "values"], ["y"]),
     ]
-    path = brought(tmp_path / "m.onnx", nodes, {"w": numbers(24, 24), "zero": np.float32(0)}, [None, 24])
+    path = write_network(
+        tmp_path / "m.onnx", nodes, {"w": numbers(24, 24), "zero": np.float32(0)}, [None, 24]
+    )
     data = [{"x": numbers(40, 24)}]
     to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
     hop = compare_files(path, tmp_path / "q.onnx", data, kind="lossy", name="int8")

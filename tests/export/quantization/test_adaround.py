@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from brought import brought, numbers, op
+from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.onnx_graph.graph import Index, load
 from deadweight.export.onnx_graph.readback import products
@@ -117,7 +117,7 @@ def test_no_samples_are_an_error(net: Nets, tmp_path: Path) -> None:
 def test_a_product_whose_channels_are_no_rows_is_left_as_it_is(
     tmp_path: Path, product: Any, shape: list[int], weight: Any
 ) -> None:
-    path = brought(tmp_path / "m.onnx", [product], {"w": weight}, shape)
+    path = write_network(tmp_path / "m.onnx", [product], {"w": weight}, shape)
     data = [{"x": numbers(*shape, size=1.0)}]
     to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
     assert adaround(path, tmp_path / "q.onnx", data, tmp_path / "rounded.onnx") == {}

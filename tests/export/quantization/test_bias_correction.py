@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from brought import brought, numbers, op
+from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.onnx_graph.graph import Index, load
 from deadweight.export.parity.compare import compare_files, noise_between
@@ -82,7 +82,7 @@ def test_a_term_of_gemm_that_is_no_bias_by_channel_is_left_as_it_is(
     tmp_path: Path, bias: Any, beta: float
 ) -> None:
     gemm = op("Gemm", ["x", "w", "b"], ["y"], beta=beta)
-    path = brought(tmp_path / "m.onnx", [gemm], {"w": numbers(24, 9), "b": bias}, [16, 24])
+    path = write_network(tmp_path / "m.onnx", [gemm], {"w": numbers(24, 9), "b": bias}, [16, 24])
     data = [{"x": numbers(16, 24, size=1.0)}]
     to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
     assert correct_biases(path, tmp_path / "q.onnx", data, tmp_path / "corrected.onnx") == {}
@@ -98,7 +98,7 @@ def test_the_shift_of_a_channel_that_hardly_varies_is_told_as_a_share_of_the_who
     x = numbers(40, 16, size=1.0)
     x[:, 0] = 0.777
     gemm = op("Gemm", ["x", "w", "b"], ["y"], name="product")
-    path = brought(tmp_path / "m.onnx", [gemm], {"w": weight, "b": numbers(8)}, ["batch", 16])
+    path = write_network(tmp_path / "m.onnx", [gemm], {"w": weight, "b": numbers(8)}, ["batch", 16])
     data = [{"x": x}]
     to_qdq(path, calibrate(path, data), tmp_path / "q.onnx")
     taken = correct_biases(path, tmp_path / "q.onnx", data, tmp_path / "f.onnx")

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from brought import brought, numbers, op
 from onnx import TensorProto, numpy_helper
+from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.onnx_graph.graph import Index
 from deadweight.export.onnx_graph.run import runner
@@ -171,7 +171,7 @@ def test_a_file_that_holds_no_ranges_is_refused(tmp_path: Path, text: str) -> No
 @pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
 def test_a_network_in_fp16_is_refused_with_the_reason_and_what_to_give(tmp_path: Path, operator: str) -> None:
     nodes = [op("Transpose", ["x"], ["t"], perm=[1, 0]), op(operator, ["x", "t"], ["y"], name="product")]
-    path = brought(tmp_path / "half.onnx", nodes, {}, ["batch", 24], kind=TensorProto.FLOAT16)
+    path = write_network(tmp_path / "half.onnx", nodes, {}, ["batch", 24], kind=TensorProto.FLOAT16)
     with pytest.raises(ModelError, match="product stays in float: it multiplies other numbers") as refused:
         calibrate(path, [{"x": numbers(4, 24).astype(np.float16)}])
     assert "give the FP32 one" in refused.value.cure
@@ -185,7 +185,7 @@ def test_a_product_of_integers_beside_a_float_one_is_left_alone(tmp_path: Path) 
         op("MatMul", ["x", "w"], ["h"], name="floats"),
         op("Div", ["h", "scale"], ["y"]),
     ]
-    path = brought(tmp_path / "m.onnx", nodes, {"w": numbers(24, 9)}, ["batch", 24])
+    path = write_network(tmp_path / "m.onnx", nodes, {"w": numbers(24, 9)}, ["batch", 24])
     ranges = calibrate(path, [{"x": numbers(4, 24)}])
     assert set(ranges.tensors) == {"x"}
     made = to_qdq(path, ranges, tmp_path / "q.onnx")

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from brought import brought, numbers, op
 from onnx import helper, numpy_helper
+from support.onnx_files import numbers, op, write_network
 from torch import Tensor, nn
 
 from deadweight.export.onnx_graph.graph import Index
@@ -126,5 +126,5 @@ def test_a_tensor_that_a_branch_reads_is_not_scaled(tmp_path: Path) -> None:
         op("Add", ["b", "c"], ["y"]),
     ]
     constants = {"w": numbers(24, 24), "v": numbers(24, 24, seed=1), "zero": np.float32(0)}
-    path = brought(tmp_path / "m.onnx", nodes, constants, ["batch", 24])
+    path = write_network(tmp_path / "m.onnx", nodes, constants, ["batch", 24])
     assert equalize(path, tmp_path / "even.onnx") == ()

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from brought import brought, numbers, op
 from onnx import TensorProto, helper, numpy_helper
+from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.lint.check import lint
 from deadweight.export.onnx_graph.graph import Index
@@ -102,7 +102,7 @@ def test_a_mask_of_attention_beyond_fp16_still_masks(tmp_path: Path) -> None:
         op("Add", ["scores", "mask"], ["masked"], name="masked"),
         op("Softmax", ["masked"], ["y"]),
     ]
-    path = brought(tmp_path / "m.onnx", nodes, {"w": numbers(6, 6), "mask": mask}, ["batch", 6])
+    path = write_network(tmp_path / "m.onnx", nodes, {"w": numbers(6, 6), "mask": mask}, ["batch", 6])
     made = to_half(path, tmp_path / "half.onnx")
     assert list(made.left_float) == ["masked"]
     x = {"x": numbers(4, 6)}
@@ -158,7 +158,7 @@ def test_an_operator_that_names_its_own_type_keeps_it(tmp_path: Path) -> None:
         op("Add", ["x", "halves"], ["s"]),
         op("MatMul", ["s", "w"], ["y"]),
     ]
-    path = brought(tmp_path / "m.onnx", nodes, {"w": numbers(24, 9)}, ["batch", 24])
+    path = write_network(tmp_path / "m.onnx", nodes, {"w": numbers(24, 9)}, ["batch", 24])
     made = to_half(path, tmp_path / "half.onnx")
     assert list(made.left_float) == ["halves"]
     x = {"x": numbers(4, 24)}

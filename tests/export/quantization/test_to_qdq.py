@@ -9,10 +9,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from brought import brought, numbers, op
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from support.onnx_files import numbers, op, write_network
 from torch import nn
 
 from deadweight.export.onnx_graph.counts import count, float_kernels, optimized
@@ -287,7 +287,7 @@ def test_a_weight_that_two_layers_read_along_two_axes_has_the_scales_of_both(tmp
         op("Gemm", ["h", "w", "c"], ["y"], name="decoder"),
     ]
     constants = {"w": numbers(32, 24), "b": numbers(32), "c": numbers(24)}
-    path = brought(tmp_path / "tied.onnx", nodes, constants, ["batch", 24])
+    path = write_network(tmp_path / "tied.onnx", nodes, constants, ["batch", 24])
     held_against_float(path, [{"x": numbers(16, 24, size=1.0)}], tmp_path / "q.onnx")
     stored = {t.name: list(t.dims) for t in onnx.load(tmp_path / "q.onnx").graph.initializer}
     assert [stored["w_scale"], stored["w_scale_1"]] == [[32], [24]]
@@ -298,7 +298,7 @@ def test_a_bias_that_differs_by_row_stays_float(tmp_path: Path) -> None:
     # ONNX Runtime leaves such a Gemm in float; so it is not rounded either, and the one before it is.
     nodes = [op("MatMul", ["x", "v"], ["h"], name="first"), op("Gemm", ["h", "w", "b"], ["y"])]
     constants = {"v": numbers(24, 24), "w": numbers(24, 9), "b": numbers(16, 9)}
-    path = brought(tmp_path / "m.onnx", nodes, constants, [16, 24])
+    path = write_network(tmp_path / "m.onnx", nodes, constants, [16, 24])
     held_against_float(path, [{"x": numbers(16, 24, size=1.0)}], tmp_path / "q.onnx")
 
 
@@ -310,7 +310,7 @@ def test_names_that_a_network_has_already_are_not_given_again(tmp_path: Path) ->
         op("Add", ["h_zero", "x_int8"], ["y"]),
     ]
     constants = {"w": numbers(24, 24), "w_scale": numbers(24, 24, seed=1), "x_scale": numbers(24)}
-    path = brought(tmp_path / "m.onnx", nodes, constants, ["batch", 24])
+    path = write_network(tmp_path / "m.onnx", nodes, constants, ["batch", 24])
     held_against_float(path, [{"x": numbers(16, 24, size=1.0)}], tmp_path / "q.onnx")
 
 
@@ -322,7 +322,7 @@ def test_a_channel_whose_weights_are_all_zero_keeps_its_bias_on_x86(tmp_path: Pa
     attributes: dict[str, Any] = {} if operator == "Conv" else {"transB": 1}
     made = op(operator, ["x", "w", "b"], ["y"], **attributes)
     x = np.abs(numbers(16, 16, *shape[2:], size=80.0))  # as of pixels that were not scaled
-    path = brought(tmp_path / "m.onnx", [made], {"w": weight, "b": bias}, ["batch", *x.shape[1:]])
+    path = write_network(tmp_path / "m.onnx", [made], {"w": weight, "b": bias}, ["batch", *x.shape[1:]])
     held_against_float(path, [{"x": x}], tmp_path / "q.onnx")
     (before,), (after,) = run(path, {"x": x}), run(tmp_path / "q.onnx", {"x": x})
     step = (before.max() - before.min()) / 255

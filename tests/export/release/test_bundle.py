@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from boards import unpack
 from onnx import TensorProto, helper, numpy_helper
-from signed import make_key, trust
+from support.boards import unpack
+from support.releases import make_key, trust
 
 from deadweight.export.release.bundle import bundle
 from deadweight.targets.errors import ArtifactError, ModelError, RefusedError

@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from released import make_release
-from signed import make_bundle, make_key, trust
+from support.releases import make_bundle, make_key, make_release, trust
 
 from deadweight.export.release.delta import delta, sent_bytes
 from deadweight.targets.errors import ArtifactError, ModelError, RefusedError

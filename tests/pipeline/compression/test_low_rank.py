@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import Mlp, ResidualCnn, Separable
+from support.nets import Mlp, ResidualCnn, Separable
 from torch import Tensor, nn
 
 from deadweight.pipeline.compression.low_rank import Convolution, candidates, factorized, product_of, prove

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import nets
 import pytest
-import sequence_nets
 import torch
 import torch.nn.functional as F
-from small import Digits
+from support import nets, sequence_nets
+from support.digits import Digits
 from torch import Tensor, nn
 
 from deadweight.pipeline.importance.activations import ActivationStatistics, UnitStatistics, collect

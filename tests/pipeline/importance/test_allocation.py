@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import nets
 import pytest
 import torch
+from support import nets
 from torch import Tensor
 
 from deadweight.pipeline.importance.allocation import (

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import nets
 import pytest
 import torch
-from small import Digits
+from support import nets
+from support.digits import Digits
 from torch import Tensor
 
 from deadweight.pipeline.importance import criteria

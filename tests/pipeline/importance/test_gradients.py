@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import nets
 import pytest
 import torch
 import torch.nn.functional as F
-from small import Digits
+from support import nets
+from support.digits import Digits
 from torch import Tensor, nn
 
 from deadweight.pipeline.importance.gradients import Gradients

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nets
 import pytest
-import sequence_nets
 import torch
+from support import nets, sequence_nets
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import nets
-import sequence_nets
 import torch
 import torch.nn.functional as F
+from support import nets, sequence_nets
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.groups import Groups

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import deep_nets
-import nets
 import pytest
-import sequence_nets
 import torch
-from pruned import halved
+from support import block_nets, nets, sequence_nets
+from support.halving import halved
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.blocks import Block, find, removable
@@ -28,7 +26,7 @@ def reasons(blocks: tuple[Block, ...]) -> dict[str, str]:
 
 
 def test_residual_blocks_are_found_inside_their_stages_with_and_without_a_projection() -> None:
-    found = find(nets.lively(deep_nets.Stages()), IMAGE)
+    found = find(nets.lively(block_nets.Stages()), IMAGE)
     past = Bypass(shortcut="downsample", branch="bn2", activation="relu")
     assert able(found) == {
         "layer1.0": Bypass(),
@@ -42,7 +40,7 @@ def test_residual_blocks_are_found_inside_their_stages_with_and_without_a_projec
 
 
 def test_the_network_that_is_searched_stays_as_it_is() -> None:
-    model = nets.lively(deep_nets.Stages()).train()
+    model = nets.lively(block_nets.Stages()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     find(model, IMAGE)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -51,7 +49,7 @@ def test_the_network_that_is_searched_stays_as_it_is() -> None:
 
 
 def test_encoder_layers_that_return_tuples_are_blocks() -> None:
-    found = find(nets.lively(deep_nets.Encoder()), (nets.image(2, 5, 4),))
+    found = find(nets.lively(block_nets.Encoder()), (nets.image(2, 5, 4),))
     assert able(found) == {f"layers.{number}": Bypass(outputs=2) for number in range(3)}
 
 
@@ -70,20 +68,20 @@ def test_layers_with_the_norm_behind_the_sum_are_blocks_too() -> None:
 
 
 def test_what_looks_like_a_block_and_changes_the_shape_is_listed_with_the_reason() -> None:
-    found = find(nets.lively(deep_nets.Unlike()), IMAGE)
+    found = find(nets.lively(block_nets.Unlike()), IMAGE)
     assert set(able(found)) == {"b"}
     assert reasons(found)["a"] == "it makes 2 x 5 x 8 x 8 (float32) of 2 x 3 x 8 x 8 (float32)"
     assert set(reasons(found)) == {"a", "c"}
 
 
 def test_a_block_whose_insides_are_used_elsewhere_is_refused() -> None:
-    found = find(nets.lively(deep_nets.Asking()), IMAGE)
+    found = find(nets.lively(block_nets.Asking()), IMAGE)
     assert set(able(found)) == {"second"}
     assert "fails without it" in reasons(found)["first"]
 
 
 def test_a_block_under_two_names_goes_once_with_its_parameters() -> None:
-    found = find(nets.lively(deep_nets.Shared()), (nets.image(2, 4, 5, 5),))
+    found = find(nets.lively(block_nets.Shared()), (nets.image(2, 4, 5, 5),))
     assert [(block.path, block.parameters) for block in found] == [("first", 304), ("third", 304)]
 
 
@@ -125,7 +123,7 @@ def test_layers_are_those_as_wide_as_their_input() -> None:
 
 
 def test_modules_that_are_named_are_tried_whatever_they_are() -> None:
-    model = nets.lively(deep_nets.Stages())
+    model = nets.lively(block_nets.Stages())
     assert set(able(find(model, IMAGE, only=("layer1",)))) == {"layer1"}
     assert set(able(find(model, IMAGE, only=("layer[12].1",)))) == {"layer1.1", "layer2.1"}
     assert set(able(find(model, IMAGE, only=("layer1*",)))) == {"layer1"}  # the outermost
@@ -144,7 +142,7 @@ def test_a_network_without_blocks_is_refused_with_a_cure() -> None:
 
 
 def test_a_network_in_the_graph_form_is_refused_with_a_cure() -> None:
-    small, _, _ = halved(nets.lively(deep_nets.Stages()), IMAGE[0], "graph")
+    small, _, _ = halved(nets.lively(block_nets.Stages()), IMAGE[0], "graph")
     with pytest.raises(ModelError, match="no modules any more") as error:
         find(small, IMAGE)
     assert "first" in error.value.cure
@@ -152,11 +150,11 @@ def test_a_network_in_the_graph_form_is_refused_with_a_cure() -> None:
 
 def test_a_network_that_does_not_run_is_refused() -> None:
     with pytest.raises(ModelError, match="does not run on its example"):
-        find(deep_nets.Stages(), (nets.image(2, 5, 8, 8),))
+        find(block_nets.Stages(), (nets.image(2, 5, 8, 8),))
 
 
 def test_a_module_that_forward_does_not_call_is_no_candidate() -> None:
-    model: Any = nets.lively(deep_nets.Stages())
+    model: Any = nets.lively(block_nets.Stages())
     model.spare = nn.Linear(3, 3)
     assert reasons(find(model, IMAGE, only=("spare",)))["spare"] == "forward does not call it"
 

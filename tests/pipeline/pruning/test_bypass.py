@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import deep_nets
-import nets
 import pytest
 import torch
-from pruned import done, half_of
+from support import block_nets, nets
+from support.halving import done, half_of
 from torch import nn
 
 from deadweight.export.to_onnx import to_onnx
@@ -30,7 +29,7 @@ DROPPED = {"layer1.1": Bypass(), "layer2.0": PAST}
 
 
 def stages() -> Any:
-    return nets.lively(deep_nets.Stages())
+    return nets.lively(block_nets.Stages())
 
 
 def test_a_dropped_block_leaves_its_input_and_takes_its_keys_along() -> None:
@@ -40,7 +39,7 @@ def test_a_dropped_block_leaves_its_input_and_takes_its_keys_along() -> None:
     assert gone == {name for name in model.state_dict() if name.startswith("layer1.1.")}
     x = nets.image(2, 8, 6, 6)
     assert torch.equal(small.layer1(x), model.layer1[0](x))
-    assert isinstance(model.layer1[1], deep_nets.Basic)
+    assert isinstance(model.layer1[1], block_nets.Basic)
 
 
 def test_a_block_with_a_projection_leaves_it_and_the_relu_behind_the_sum() -> None:
@@ -70,7 +69,7 @@ def test_blocks_come_back_after_a_trial_without_them() -> None:
 
 
 def test_a_block_that_two_names_share_goes_under_both() -> None:
-    model = nets.lively(deep_nets.Shared())
+    model = nets.lively(block_nets.Shared())
     small: Any = shallower(model, {"first": Bypass()})
     assert isinstance(small.first, Skip)
     assert small.again is small.first
@@ -137,7 +136,7 @@ def test_a_block_that_is_not_there_or_an_unknown_activation_is_refused(dropped: 
 def test_a_plan_for_another_network_and_the_graph_form_are_refused() -> None:
     model = stages()
     with pytest.raises(ModelError, match="another network"):
-        apply(nets.lively(deep_nets.Stages(4)), dropping(model, DROPPED))
+        apply(nets.lively(block_nets.Stages(4)), dropping(model, DROPPED))
     with pytest.raises(ModelError, match="graph, which has no modules"):
         apply(model, dropping(model, DROPPED), form="graph")
 
@@ -166,7 +165,7 @@ def test_blocks_and_neurons_go_in_any_order_and_come_back_from_disk(
     steps = (*done(narrow).earlier, done(narrow))
     assert [bool(step.dropped) for step in steps] == [first == "depth", first == "width"]
     save_pruned(tmp_path, narrow, done(narrow), EXAMPLE)
-    loaded = load_pruned(deep_nets.Stages, tmp_path).eval()
+    loaded = load_pruned(block_nets.Stages, tmp_path).eval()
     assert torch.equal(loaded(*EXAMPLE), narrow(*EXAMPLE))
     assert done(loaded) == done(narrow)
     assert loaded.state_dict().keys() == narrow.state_dict().keys()
@@ -194,7 +193,7 @@ def test_a_shallower_network_trains_in_the_mode_it_was_in() -> None:
 def test_replaying_a_plan_gives_a_fresh_instance_with_values_of_its_own() -> None:
     model = stages()
     small = apply(model, dropping(model, DROPPED))
-    fresh = deep_nets.Stages().eval()
+    fresh = block_nets.Stages().eval()
     again = replay(fresh, done(small), EXAMPLE)
     assert fingerprint(again) == fingerprint(small)
     assert torch.equal(again.get_parameter("fc.weight"), fresh.fc.weight)

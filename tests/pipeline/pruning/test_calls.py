@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from pruned import Axes
+from support.halving import Axes
 
 from deadweight.pipeline.pruning.calls import along_channels, meet, unknown
 

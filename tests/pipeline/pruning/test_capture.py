@@ -8,11 +8,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import nets
 import pytest
-import sequence_nets
 import torch
 import torch.nn.functional as F
+from support import nets, sequence_nets
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import nets
 import pytest
 import torch
-from pruned import done, halved
+from support import nets
+from support.halving import done, halved
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.compare import error_of, held_against, relative_error, run, tolerance

@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import nets
 import pytest
-import sequence_nets
 import torch
 import torch.nn.functional as F
+from support import nets, sequence_nets
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.dry_run import differs_in_training

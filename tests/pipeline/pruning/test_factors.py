@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import Mlp, ResidualCnn, Separable
+from support.nets import Mlp, ResidualCnn, Separable
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.factors import (

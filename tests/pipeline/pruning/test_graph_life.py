@@ -6,13 +6,12 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import nets
 import onnxruntime
 import pytest
-import ranks
 import torch
 import torch.nn.functional as F
-from pruned import done, halved
+from support import graph_training, nets
+from support.halving import done, halved
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
@@ -21,21 +20,21 @@ from deadweight.pipeline.pruning.graphnet import GraphNet
 from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
 from deadweight.pipeline.pruning.verify import verify
 
-IMAGES, LABELS = ranks.IMAGES, ranks.LABELS
-by_name = pytest.mark.parametrize("name", ranks.BUILD)
+IMAGES, LABELS = graph_training.IMAGES, graph_training.LABELS
+by_name = pytest.mark.parametrize("name", graph_training.BUILD)
 
 
 @pytest.fixture(scope="module")
 def young() -> dict[str, Any]:
     """The graph forms as surgery makes them; tests work on copies."""
-    return {name: ranks.graph_form(name) for name in ranks.BUILD}
+    return {name: graph_training.graph_form(name) for name in graph_training.BUILD}
 
 
 @by_name
 def test_it_is_tuned_and_the_loss_falls(young: dict[str, Any], name: str) -> None:
     model = copy.deepcopy(young[name])
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    losses = ranks.tuned(model, IMAGES, LABELS, steps=60)
+    losses = graph_training.tuned(model, IMAGES, LABELS, steps=60)
     assert losses[-1] < 0.7 * losses[0]
     assert all(not torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert torch.equal(model(IMAGES), model(IMAGES))
@@ -43,23 +42,23 @@ def test_it_is_tuned_and_the_loss_falls(young: dict[str, Any], name: str) -> Non
 
 @pytest.mark.slow
 def test_two_processes_tune_it_as_one_does_on_the_joined_batch(young: dict[str, Any], tmp_path: Path) -> None:
-    spawn(ranks.one_of_two, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(graph_training.one_of_two, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
     first: dict[str, Tensor] = {}
-    for name in ranks.BUILD:
+    for name in graph_training.BUILD:
         first, second = (torch.load(tmp_path / f"{name} {rank}.pt") for rank in range(2))
         start = young[name].state_dict()
         parameters = [key for key, _ in young[name].named_parameters()]
         assert all(torch.equal(first[key], second[key]) for key in parameters)
         assert not any(torch.equal(first[key], start[key]) for key in parameters)
     alone = copy.deepcopy(young["attention"])  # where no norm is over the batch
-    ranks.tuned(alone, IMAGES, LABELS)
+    graph_training.tuned(alone, IMAGES, LABELS)
     for key, value in alone.state_dict().items():
         assert torch.allclose(value, first[key], rtol=1e-5, atol=1e-5), key
 
 
 @by_name
 def test_it_is_distilled_and_comes_nearer_to_the_original(young: dict[str, Any], name: str) -> None:
-    teacher, student = nets.lively(ranks.BUILD[name]()), copy.deepcopy(young[name]).train()
+    teacher, student = nets.lively(graph_training.BUILD[name]()), copy.deepcopy(young[name]).train()
     temperature = 3.0
     with torch.no_grad():
         soft = F.softmax(teacher(IMAGES) / temperature, 1)
@@ -78,13 +77,13 @@ def test_it_is_distilled_and_comes_nearer_to_the_original(young: dict[str, Any],
 @by_name
 def test_it_is_pruned_again_after_it_was_tuned(young: dict[str, Any], name: str) -> None:
     model = copy.deepcopy(young[name])
-    ranks.tuned(model, IMAGES, LABELS)
+    graph_training.tuned(model, IMAGES, LABELS)
     smaller, plan, groups = halved(model, IMAGES[:2])
     assert isinstance(smaller, GraphNet)
     assert verify(model, smaller, plan, groups).max_relative_error < 1e-5
     assert size(smaller) < 0.6 * size(model)
     assert [earlier.form for earlier in done(smaller).earlier] == ["graph"]
-    losses = ranks.tuned(smaller, IMAGES, LABELS, steps=12)
+    losses = graph_training.tuned(smaller, IMAGES, LABELS, steps=12)
     assert losses[-1] < losses[0]
 
 
@@ -97,13 +96,13 @@ def test_what_was_pruned_and_tuned_twice_comes_back_bit_by_bit(
     young: dict[str, Any], name: str, tmp_path: Path
 ) -> None:
     model = copy.deepcopy(young[name])
-    ranks.tuned(model, IMAGES, LABELS)
+    graph_training.tuned(model, IMAGES, LABELS)
     smaller, plan, _ = halved(model, IMAGES[:2])
-    ranks.tuned(smaller, IMAGES, LABELS)
+    graph_training.tuned(smaller, IMAGES, LABELS)
     save_pruned(tmp_path, smaller, plan, (IMAGES[:2],))
-    loaded = load_pruned(ranks.BUILD[name], tmp_path)
+    loaded = load_pruned(graph_training.BUILD[name], tmp_path)
     assert torch.equal(loaded.eval()(IMAGES), smaller(IMAGES))
-    losses = [ranks.tuned(model, IMAGES, LABELS) for model in (smaller, loaded)]
+    losses = [graph_training.tuned(model, IMAGES, LABELS) for model in (smaller, loaded)]
     assert losses[0] == losses[1]  # it learns on as the one that was saved
 
 
@@ -112,7 +111,7 @@ def test_it_is_exported_and_onnx_runtime_computes_the_same(
     young: dict[str, Any], name: str, tmp_path: Path
 ) -> None:
     model = copy.deepcopy(young[name])
-    ranks.tuned(model, IMAGES, LABELS)
+    graph_training.tuned(model, IMAGES, LABELS)
     to_onnx(model, {"image": IMAGES[:2]}, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"image": IMAGES.numpy()})

@@ -6,12 +6,11 @@ import copy
 import inspect
 from typing import Any
 
-import nets
 import pytest
-import sequence_nets
 import torch
 import torch.nn.functional as F
-from pruned import halved
+from support import nets, sequence_nets
+from support.halving import halved
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.graphnet import GraphNet

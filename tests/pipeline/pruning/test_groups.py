@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import json
 
-import nets
 import pytest
 import torch
+from support import nets
 
 from deadweight.pipeline.pruning.groups import Groups, choose, random_like, remove
 from deadweight.pipeline.pruning.plan import Plan, plan_of

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import torch
-from pruned import Axes, one
-from torch import Tensor
+from support.halving import Axes, free, one, vector
 
-from deadweight.pipeline.pruning.calls import Tracked
 from deadweight.pipeline.pruning.layout import (
     concatenation,
     gathering,
@@ -22,16 +20,6 @@ from deadweight.pipeline.pruning.layout import (
 )
 
 aten = torch.ops.aten
-
-
-def vector(x: Tracked, axis: int) -> Tensor:
-    found = x.axes[axis]
-    assert found is not None
-    return found
-
-
-def free(x: Tracked) -> list[bool]:
-    return [found is not None for found in x.axes]
 
 
 def test_a_transpose_takes_the_units_along() -> None:

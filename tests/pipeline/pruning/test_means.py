@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import nets
 import pytest
 import torch
 import torch.nn.functional as F
+from support import nets
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.groups import remove

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from pruned import Axes, one
-from torch import Tensor
+from support.halving import Axes, free, one, vector
 
 from deadweight.pipeline.pruning.calls import Tracked
 from deadweight.pipeline.pruning.mixing import (
@@ -23,16 +22,6 @@ from deadweight.pipeline.pruning.mixing import (
 )
 
 aten = torch.ops.aten
-
-
-def vector(x: Tracked, axis: int) -> Tensor:
-    found = x.axes[axis]
-    assert found is not None
-    return found
-
-
-def free(x: Tracked) -> list[bool]:
-    return [found is not None for found in x.axes]
 
 
 def kinds(axes: Axes) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import nets
 import pytest
 import torch
 import torch.nn.functional as F
-from pruned import done, halved
+from support import nets
+from support.halving import done, halved
 from torch import Tensor, nn
 from torch.fx import Graph
 

@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import nets
 import pytest
 import torch
-from pruned import done, halved
+from support import nets
+from support.halving import done, halved
 from torch import nn
 
 from deadweight.pipeline.pruning.plan import Plan, Shapes, Width, fingerprint, plan_of, record

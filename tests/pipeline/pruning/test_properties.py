@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import nets
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import nets
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.groups import remove

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import nets
 import pytest
 import torch
 import torch.nn.functional as F
-from pruned import Between, done, half_of
+from support import nets
+from support.halving import Between, done, half_of
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.groups import Groups, remove

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import nets
 import pytest
 import torch
+from support import nets
 from torch import nn
 
 from deadweight.pipeline.pruning.groups import choose

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import nets
 import pytest
-import sequence_nets
 import torch
 import torch.nn.functional as F
-from pruned import half_of, halved
+from support import nets, sequence_nets
+from support.halving import half_of, halved
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.compare import relative_error, run

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import nets
 import pytest
 import torch
+from support import nets
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.groups import Groups

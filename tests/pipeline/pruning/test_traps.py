@@ -6,10 +6,10 @@ import gc
 import weakref
 from collections.abc import Callable
 
-import nets
 import pytest
 import torch
 import torch.nn.functional as F
+from support import nets
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.groups import choose

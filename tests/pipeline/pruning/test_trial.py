@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import nets
 import pytest
 import torch
-from pruned import done, half_of
+from support import nets
+from support.halving import done, half_of
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.capture import Example

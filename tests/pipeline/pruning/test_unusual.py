@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import nets
 import pytest
 import torch
 import torch.nn.functional as F
-from pruned import done, half_of, halved
+from support import nets
+from support.halving import done, half_of, halved
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.graphnet import GraphNet

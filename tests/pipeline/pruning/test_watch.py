@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import nets
 import pytest
 import torch
 import torch.nn.functional as F
+from support import nets
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.watch import Call, watched

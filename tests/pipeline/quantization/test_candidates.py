@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import onnx
 import pytest
-from small import Digits
-from trained import trained
+from support.digits import Digits
+from support.workloads import trained
 
 from deadweight.export.onnx_graph.graph import load
 from deadweight.export.quantization.calibrate import calibrate

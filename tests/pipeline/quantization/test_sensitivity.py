@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import Digits
+from support.digits import Digits
+from support.workloads import trained
 from torch import Tensor, nn
-from trained import trained
 
 from deadweight.pipeline.quantization.candidates import Trials, first
 from deadweight.pipeline.quantization.sensitivity import Layer, return_words, returned, sensitivity, words

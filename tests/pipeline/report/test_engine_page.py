@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, chromium
+from support.browser import CHROMIUM, chromium
 
 from deadweight.pipeline.report.engine_page import comparison_page, engine_page
 from deadweight.targets.engines.compare import compare_engines

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, Browser, chromium
+from support.browser import CHROMIUM, Browser, chromium
 
 from deadweight.pipeline.report.write import write_report
 

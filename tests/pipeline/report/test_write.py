@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, Browser, chromium
+from support.browser import CHROMIUM, Browser, chromium
 
 from deadweight.pipeline.report.write import write_history, write_report, write_sweep
 from deadweight.targets.errors import ArtifactError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from small import Digits
+from support.digits import Digits
 
 from deadweight.pipeline.recipe import NamedStage
 from deadweight.pipeline.runs.cache import Finished, Run, locked

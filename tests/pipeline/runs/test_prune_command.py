@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small
 import torch
+from support import digits
 
 from deadweight.export.onnx_graph import external_data
 from deadweight.pipeline.pruning.saved import load_pruned
@@ -45,7 +45,7 @@ stage = "finetune"
 
 
 def built(directory: Path) -> Work:
-    work = Work(small.Digits(), load_target("x86-cpu"), directory, seed=3, networks=NetworkFiles())
+    work = Work(digits.Digits(), load_target("x86-cpu"), directory, seed=3, networks=NetworkFiles())
     return Statistics()(as_built(work))
 
 
@@ -55,7 +55,7 @@ def written(folder: Path) -> list[str]:
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    shutil.copy(str(small.__file__), tmp_path / "small.py")
+    shutil.copy(digits.__file__, tmp_path / "small.py")
     (tmp_path / "recipe.toml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
     return "recipe.toml"
@@ -74,9 +74,9 @@ def test_the_network_is_the_one_that_the_stage_makes_and_it_loads(tmp_path: Path
     told = json.loads((tmp_path / "out/prune.json").read_text())
     assert told["tuned"] is False
     assert told["after"]["score"] == cut.after.score
-    model = load_pruned(small.Digits().build_model, tmp_path / "out/pruned")
-    answer = open_session(tmp_path / "out/pruned.onnx").run({"pixels": small.X[:5].numpy()})["output"]
-    np.testing.assert_allclose(model(small.X[:5]).detach().numpy(), answer, atol=1e-5)
+    model = load_pruned(digits.Digits().build_model, tmp_path / "out/pruned")
+    answer = open_session(tmp_path / "out/pruned.onnx").run({"pixels": digits.X[:5].numpy()})["output"]
+    np.testing.assert_allclose(model(digits.X[:5]).detach().numpy(), answer, atol=1e-5)
 
 
 def test_a_network_is_built_by_the_seed_alone(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_large_weights_go_beside_the_networks_and_old_ones_go(
     assert len(list(out.glob("model.onnx.*.weights"))) == 2
     assert not (out / "model.onnx.0123456789abcdef.weights").exists()
     assert (out / "yolov3.weights").exists()
-    open_session(out / "pruned.onnx").run({"pixels": small.X[:2].numpy()})
+    open_session(out / "pruned.onnx").run({"pixels": digits.X[:2].numpy()})
 
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

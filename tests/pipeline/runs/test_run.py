@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import Digits
+from support.digits import Digits
 
 from deadweight.export.onnx_graph import external_data
 from deadweight.export.onnx_graph.graph import load

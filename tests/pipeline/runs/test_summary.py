@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from times import timed
+from support.measurements import timed
 
 from deadweight.pipeline.runs.summary import exit_code, int8_words, time_words
 from deadweight.targets.timing.measurement import Mark

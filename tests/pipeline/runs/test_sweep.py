@@ -4,15 +4,15 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from support import digits
 
 from deadweight.pipeline.recipe import Recipe, SweepSettings, read_recipe
 from deadweight.pipeline.runs.run import run_sweep
 from deadweight.pipeline.runs.start import Watcher
 from deadweight.targets.errors import RecipeError
 
-HERE = Path(__file__).resolve().parents[2]
 RECIPE = f"""
-workload = "{HERE / "small.py"}:Digits"
+workload = "{digits.__file__}:Digits"
 [[stages]]
 stage = "train"
 epochs = 1

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from small import Digits
+from support.digits import Digits
 
 from deadweight.pipeline.runs.test_split import look_words, looks
 from deadweight.pipeline.training.networks import NetworkFiles

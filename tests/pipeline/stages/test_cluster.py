@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nets import Mlp
-from small import Digits
+from support.digits import Digits
+from support.nets import Mlp
 from torch import nn
 
 from deadweight.export.coding.cluster import cluster as clustered

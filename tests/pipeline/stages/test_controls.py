@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pruned import halved
-from small import Digits
+from support.digits import Digits
+from support.halving import halved
 from torch import nn
 
 from deadweight.pipeline.stage import settings_of

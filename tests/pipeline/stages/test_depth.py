@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import deep_nets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_deep import Deep
+from support import block_nets
+from support.workloads import Deep
 from torch import Tensor, nn
 
 from deadweight.pipeline.stage import Stage, make_stage
@@ -136,7 +136,7 @@ def test_a_first_block_that_costs_too_much_is_an_error_with_a_cure(start: Work, 
     assert not (tmp_path / "shallow").exists()
 
 
-class Dividing(deep_nets.Stages):
+class Dividing(block_nets.Stages):
     """It divides by what its first block adds: nothing, without that block."""
 
     def forward(self, image: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import Digits
+from support.digits import Digits
 
 from deadweight.pipeline.stages.controls import Controls
 from deadweight.pipeline.stages.distill import Distill

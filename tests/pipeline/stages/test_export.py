@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from small import Digits
+from support.digits import Digits
 from torch import Tensor, nn
 
 from deadweight.pipeline.stages.export import Export

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from small import Digits
+from support.digits import Digits
+from support.workloads import trained
 from torch import nn
-from trained import trained
 
 from deadweight.pipeline.stage import Stage, make_stage, stage_names
 from deadweight.pipeline.stages.controls import Controls

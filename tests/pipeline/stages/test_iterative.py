@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from small import Digits
+from support.digits import Digits
 
 from deadweight.pipeline.stages.controls import Controls
 from deadweight.pipeline.stages.iterative import Iterative, shares

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import Digits
+from support.digits import Digits
 
 from deadweight.pipeline.compression.masks import kept_share, load_masks
 from deadweight.pipeline.stages.load import Load

@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import sequence_nets
 import torch
-from small import Digits, X
+from support import sequence_nets
+from support.digits import Digits, X
 from torch import Tensor, nn
 
 from deadweight.pipeline.stage import make_stage

@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from small import Digits
+from support.digits import Digits
 from torch import Tensor
 
 from deadweight.pipeline.stages.export import Export

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from small import Digits
-from small_cnn import Images
+from support.digits import Digits
+from support.workloads import Images
 
 from deadweight.pipeline.compression.masks import is_structured, load_masks
 from deadweight.pipeline.stage import Stage

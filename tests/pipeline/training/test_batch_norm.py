@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import nets
 import pytest
 import torch
-from pruned import halved
-from small import Digits
+from support import nets
+from support.digits import Digits
+from support.halving import halved
 from torch import Tensor
 
 from deadweight.pipeline.pruning.graphnet import GraphNet

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from pruned import halved
 from safetensors.torch import load_file
-from small import Digits
-from small_cnn import Images
+from support.digits import Digits
+from support.halving import halved
+from support.workloads import Images
 from torch import nn
 
 from deadweight.pipeline.compression.masks import magnitude_masks, weights_of
@@ -40,12 +40,12 @@ def trained(place: Path, epochs: int, processes: int, seed: int = 0) -> Fitted:
 
 
 def test_a_workload_of_a_class_in_a_file_can_be_made_again() -> None:
-    assert spec_of(Digits()) == "small:Digits"
+    assert spec_of(Digits()) == "support.digits:Digits"
 
 
 def test_a_workload_that_a_recipe_names_by_its_file_is_named_so_to_others_too(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text("from small import Digits\nclass Mine(Digits): ...\n")
+    file.write_text("from support.digits import Digits\nclass Mine(Digits): ...\n")
     workload = load_workload("mine.py:Mine", tmp_path)
     assert spec_of(workload) == f"{file}:Mine"
     code = "import sys; from pathlib import Path; from deadweight.pipeline.workload import load_workload\n"
@@ -136,7 +136,7 @@ def test_a_killed_process_is_named_and_the_next_run_goes_on_at_the_last_epoch(tm
 
 @pytest.mark.slow
 def test_what_a_process_has_to_say_reaches_the_user(tmp_path: Path) -> None:
-    from small_diverging import Diverging
+    from support.workloads import Diverging
 
     job = TrainingJob(
         Diverging(),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import Digits
+from support.digits import Digits
 from torch import Tensor, nn
 
 from deadweight.pipeline.compression.masks import magnitude_masks, weights_of

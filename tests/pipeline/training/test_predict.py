@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import Digits
+from support.digits import Digits
 from torch import nn
 
 from deadweight.pipeline.training.predict import named_outputs, score_of, session_predict, torch_predict

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from pruned import halved
-from small import Digits
+from support.digits import Digits
+from support.halving import halved
 from torch import nn
 
 from deadweight.pipeline.pruning.plan import plan_of

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-import tensorrt_bench as bench
 from onnx import TensorProto, helper, numpy_helper
+from support import tensorrt_versions as bench
 
 from deadweight.targets.engines.build import build_engine
 from deadweight.targets.engines.build_settings import BuildSettings, profiles_for

@@ -2,7 +2,7 @@
 
     python contract.py FOLDER [--fake LIBRARIES --bindings PACKAGES --major 10]
 
-FOLDER holds the models and, as .npz, inputs with ONNX Runtime's outputs (tests/tensorrt_bench.py makes it).
+FOLDER holds the models and, as .npz, inputs with ONNX Runtime's outputs (see support/tensorrt_versions.py).
 Standard library and numpy only, because a board has no pytest. It prints one JSON object, by check: ""
 where it holds, else what was raised.
 """

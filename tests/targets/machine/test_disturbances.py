@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from boards import unpack
+from support.boards import unpack
 
 from deadweight.targets.machine.disturbances import disturbances, unread
 from deadweight.targets.machine.jetson import BoardState, read_state

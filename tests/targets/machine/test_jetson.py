@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from boards import BOARDS, put, unpack
+from support.boards import BOARDS, put, unpack
 
 from deadweight.targets.machine.disturbances import disturbances
 from deadweight.targets.machine.jetson import (

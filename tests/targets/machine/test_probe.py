@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from boards import BOARDS, unpack
+from support.boards import BOARDS, unpack
 
 from deadweight.targets.machine.probe import (
     Snapshot,

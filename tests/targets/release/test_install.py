@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from released import make_release, packed, release_in_use
-from signed import FILES, make_bundle, make_key, trust
+from support.releases import FILES, make_bundle, make_key, make_release, packed, release_in_use, trust
 
 from deadweight.export.release.delta import delta
 from deadweight.targets.errors import ArtifactError, DeadweightError, RefusedError

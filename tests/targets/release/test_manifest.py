@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from signed import make_bundle
+from support.releases import make_bundle
 
 from deadweight.targets.errors import RefusedError
 from deadweight.targets.release.manifest import Entry, check_content, check_name, entries, parsed

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from boards import unpack
 from hypothesis import given
 from hypothesis import strategies as st
-from released import make_release, release_in_use
-from signed import make_bundle, make_key, sign, trust
+from support.boards import unpack
+from support.releases import make_bundle, make_key, make_release, release_in_use, sign, trust
 
 from deadweight.export.release.delta import delta, difference
 from deadweight.targets.errors import RefusedError

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from released import make_release, packed
-from signed import make_bundle, make_key, trust
+from support.releases import make_bundle, make_key, make_release, packed, trust
 
 from deadweight.targets.errors import ModelError, RefusedError
 from deadweight.targets.release.self_test import furthest, refuse_wrong, rehearse

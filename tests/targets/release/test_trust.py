@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from boards import unpack
-from signed import FILES, make_bundle, make_key, sign, trust
+from support.boards import unpack
+from support.releases import FILES, make_bundle, make_key, sign, trust
 
 from deadweight.targets.errors import RefusedError
 from deadweight.targets.release.trust import open_bundle, verify

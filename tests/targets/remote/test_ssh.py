@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sshd
-from boards import put
-from released import make_release, release_in_use
-from signed import make_key, trust
+from support import ssh_board
+from support.boards import put
+from support.releases import make_key, make_release, release_in_use, trust
 
 from deadweight.export.release.delta import delta
 from deadweight.targets.artifact import sha256_of
@@ -31,22 +30,24 @@ from deadweight.targets.timing.measurement import Protocol
 MakeMlp = Callable[..., Path]
 QUICK = json.dumps({"events": 6, "event_s": 0.01})
 
-pytestmark = pytest.mark.skipif(sshd.SSHD is None, reason="there is no sshd here: apt install openssh-server")
+pytestmark = pytest.mark.skipif(
+    ssh_board.SSHD is None, reason="there is no sshd here: apt install openssh-server"
+)
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> sshd.Board:
+def board(tmp_path: Path) -> ssh_board.Board:
     """A board of its own for each test; it has this environment's Python."""
-    return sshd.make_board(tmp_path / "board", python=str(Path(sys.executable).parent))
+    return ssh_board.make_board(tmp_path / "board", python=str(Path(sys.executable).parent))
 
 
 @pytest.fixture
-def there(board: sshd.Board) -> Iterator[Transport]:
+def there(board: ssh_board.Board) -> Iterator[Transport]:
     with connected("board", config=board.config) as transport:
         yield transport
 
 
-def kept(board: sshd.Board, name: str = "data") -> list[Path]:
+def kept(board: ssh_board.Board, name: str = "data") -> list[Path]:
     return sorted(board.home.rglob(f"files/*/{name}"))
 
 
@@ -55,7 +56,7 @@ def blob(path: Path, size: int) -> Path:
     return path
 
 
-def test_the_agent_travels_once_and_is_whole(board: sshd.Board) -> None:
+def test_the_agent_travels_once_and_is_whole(board: ssh_board.Board) -> None:
     for _ in range(2):
         with connected("board", config=board.config) as there:
             assert there.run(["doctor"])[1]["checks"]
@@ -66,7 +67,7 @@ def test_the_agent_travels_once_and_is_whole(board: sshd.Board) -> None:
     assert first > len(agent_bytes()) > 5 * second
 
 
-def test_an_agent_that_is_damaged_there_is_replaced(board: sshd.Board, there: Transport) -> None:
+def test_an_agent_that_is_damaged_there_is_replaced(board: ssh_board.Board, there: Transport) -> None:
     there.run(["held"], stdin=b"[]")
     place = next(board.home.rglob("agent-*.pyz"))
     place.unlink()
@@ -76,7 +77,7 @@ def test_an_agent_that_is_damaged_there_is_replaced(board: sshd.Board, there: Tr
 
 
 def test_files_arrive_under_their_names_and_are_not_sent_twice(
-    board: sshd.Board, there: Transport, tmp_path: Path
+    board: ssh_board.Board, there: Transport, tmp_path: Path
 ) -> None:
     files = [blob(tmp_path / "a.bin", 300_000), blob(tmp_path / "b.bin", 5), blob(tmp_path / "empty", 0)]
     told: list[int] = []
@@ -89,7 +90,7 @@ def test_files_arrive_under_their_names_and_are_not_sent_twice(
     assert told == []
 
 
-def test_a_file_comes_back_whole(board: sshd.Board, there: Transport, tmp_path: Path) -> None:
+def test_a_file_comes_back_whole(board: ssh_board.Board, there: Transport, tmp_path: Path) -> None:
     data = blob(tmp_path / "a.bin", 200_000)
     there.get(str(data), tmp_path / "back/a.bin")
     assert (tmp_path / "back/a.bin").read_bytes() == data.read_bytes()
@@ -108,7 +109,7 @@ def test_two_models_are_compared_there(there: Transport, mlp: MakeMlp) -> None:
 # What is cut, and what the first try must have said. Each is resumed by the same call.
 
 
-def resumed(board: sshd.Board, act: Callable[[Transport], Any]) -> tuple[str, Any]:
+def resumed(board: ssh_board.Board, act: Callable[[Transport], Any]) -> tuple[str, Any]:
     """What the call says when its cable is cut, and what it gives when it is made again."""
     with pytest.raises(DeadweightError) as caught, connected("board", config=board.config) as there:
         act(there)
@@ -117,14 +118,14 @@ def resumed(board: sshd.Board, act: Callable[[Transport], Any]) -> tuple[str, An
         return str(caught.value), act(there)
 
 
-def test_cut_while_connecting(board: sshd.Board) -> None:
+def test_cut_while_connecting(board: ssh_board.Board) -> None:
     board.cut_after(40)
     told, (code, _) = resumed(board, lambda there: there.run(["held"], stdin=b"[]"))
     assert "The connection to board broke while connecting" in told
     assert code == 0
 
 
-def test_cut_while_the_agent_travels(board: sshd.Board) -> None:
+def test_cut_while_the_agent_travels(board: ssh_board.Board) -> None:
     board.cut_after(60_000)
     told, (code, _) = resumed(board, lambda there: there.run(["held"], stdin=b"[]"))
     assert "broke while sending the agent" in told
@@ -132,7 +133,7 @@ def test_cut_while_the_agent_travels(board: sshd.Board) -> None:
     assert not [path for path in board.home.rglob("*") if path.name == f"agent-{agent_sha256()}.part"]
 
 
-def test_cut_while_files_are_copied_goes_on_where_it_stopped(board: sshd.Board, tmp_path: Path) -> None:
+def test_cut_while_files_are_copied_goes_on_where_it_stopped(board: ssh_board.Board, tmp_path: Path) -> None:
     with connected("board", config=board.config) as there:
         there.run(["held"], stdin=b"[]")  # the agent is there
     data = blob(tmp_path / "large.bin", 20_000_000)
@@ -145,7 +146,7 @@ def test_cut_while_files_are_copied_goes_on_where_it_stopped(board: sshd.Board, 
     assert not kept(board, "part")
 
 
-def test_cut_while_measuring_leaves_no_measurement_behind(board: sshd.Board, mlp: MakeMlp) -> None:
+def test_cut_while_measuring_leaves_no_measurement_behind(board: ssh_board.Board, mlp: MakeMlp) -> None:
     model, seen = mlp(64, 64), threading.Event()
     forever = json.dumps({"events": 100_000, "event_s": 0.01})
 
@@ -164,7 +165,9 @@ def test_cut_while_measuring_leaves_no_measurement_behind(board: sshd.Board, mlp
         assert there.run(["profile", path, "--protocol", QUICK])[0] == 0
 
 
-def test_cut_while_a_result_is_fetched_goes_on_where_it_stopped(board: sshd.Board, tmp_path: Path) -> None:
+def test_cut_while_a_result_is_fetched_goes_on_where_it_stopped(
+    board: ssh_board.Board, tmp_path: Path
+) -> None:
     data = blob(tmp_path / "large.bin", 8_000_000)
     with connected("board", config=board.config) as there:
         there.run(["held"], stdin=b"[]")
@@ -175,8 +178,8 @@ def test_cut_while_a_result_is_fetched_goes_on_where_it_stopped(board: sshd.Boar
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["large.bin"]
 
 
-def test_a_host_key_that_changed_is_told_with_both_explanations(board: sshd.Board) -> None:
-    sshd.new_key(board.place / "host")
+def test_a_host_key_that_changed_is_told_with_both_explanations(board: ssh_board.Board) -> None:
+    ssh_board.new_key(board.place / "host")
     with (
         pytest.raises(TargetError, match="another host key than it used to") as caught,
         connected("board", config=board.config),
@@ -191,12 +194,12 @@ def refused(config: Path, host: str = "board") -> str:
     return str(caught.value)
 
 
-def test_a_host_that_was_never_met_is_to_be_met_by_hand(board: sshd.Board) -> None:
+def test_a_host_that_was_never_met_is_to_be_met_by_hand(board: ssh_board.Board) -> None:
     (board.place / "known_hosts").write_text("")
     assert "is not known to this machine yet" in refused(board.config)
 
 
-def test_a_key_that_the_board_does_not_know_is_told(board: sshd.Board) -> None:
+def test_a_key_that_the_board_does_not_know_is_told(board: ssh_board.Board) -> None:
     (board.place / "authorized").write_text("")
     assert "ssh-copy-id board" in refused(board.config)
 
@@ -222,11 +225,11 @@ def test_a_board_without_a_python_new_enough_is_told(tmp_path: Path) -> None:
     for version in range(8, 14):
         (tmp_path / "bin" / f"python3.{version}").symlink_to("python3")
     old.chmod(0o755)
-    board = sshd.make_board(tmp_path / "board", python=str(tmp_path / "bin"))
+    board = ssh_board.make_board(tmp_path / "board", python=str(tmp_path / "bin"))
     assert "no Python 3.8 or newer (Python 3.6)" in refused(board.config)
 
 
-def test_a_board_that_greets_its_users_is_understood(board: sshd.Board, tmp_path: Path) -> None:
+def test_a_board_that_greets_its_users_is_understood(board: ssh_board.Board, tmp_path: Path) -> None:
     put(board.home, ".bashrc", "echo Welcome to the board\n")
     with connected("board", config=board.config) as there:
         assert there.run(["held"], stdin=b"[]")[0] == 0
@@ -236,7 +239,7 @@ def test_a_board_that_greets_its_users_is_understood(board: sshd.Board, tmp_path
 
 
 def test_no_space_on_the_board_is_seen_before_anything_is_sent(
-    board: sshd.Board, there: Transport, tmp_path: Path
+    board: ssh_board.Board, there: Transport, tmp_path: Path
 ) -> None:
     huge = tmp_path / "huge.bin"
     with huge.open("wb") as file:
@@ -250,7 +253,7 @@ def test_no_space_on_the_board_is_seen_before_anything_is_sent(
     assert kept(board) == []
 
 
-def test_a_disk_that_fills_up_is_told(board: sshd.Board, there: Transport, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_told(board: ssh_board.Board, there: Transport, tmp_path: Path) -> None:
     there.run(["held"], stdin=b"[]")
     files = board.home / ".cache/deadweight/files"
     data = blob(tmp_path / "a.bin", 1000)
@@ -260,7 +263,7 @@ def test_a_disk_that_fills_up_is_told(board: sshd.Board, there: Transport, tmp_p
         there.put([data])
 
 
-def test_what_arrives_wrong_is_thrown_away(board: sshd.Board, there: Transport, tmp_path: Path) -> None:
+def test_what_arrives_wrong_is_thrown_away(board: ssh_board.Board, there: Transport, tmp_path: Path) -> None:
     data = blob(tmp_path / "a.bin", 1000)
     place = board.home / ".cache/deadweight/files" / sha256_of(data)
     place.mkdir(parents=True)
@@ -282,7 +285,7 @@ def test_an_agent_of_another_version_is_told(there: Transport) -> None:
     assert "same version" in caught.value.cure
 
 
-def test_a_bundle_is_sent_and_installed(board: sshd.Board, there: Transport, tmp_path: Path) -> None:
+def test_a_bundle_is_sent_and_installed(board: ssh_board.Board, there: Transport, tmp_path: Path) -> None:
     key = make_key(tmp_path / "keys")
     root = tmp_path / "root"
     trust(key, root)
@@ -310,7 +313,9 @@ def test_models_are_timed_there_and_their_raw_samples_come_back(there: Transport
     assert timed.memory["b"]["file_bytes"] == models["b"].stat().st_size
 
 
-def test_layers_are_timed_there_and_judged_here(board: sshd.Board, there: Transport, mlp: MakeMlp) -> None:
+def test_layers_are_timed_there_and_judged_here(
+    board: ssh_board.Board, there: Transport, mlp: MakeMlp
+) -> None:
     protocol = Protocol(events=3, event_s=0.005, block_s=0.001, settle_s=0.0005)
     models = {"wide": mlp(16, 64, 4, name="a.onnx"), "narrow": mlp(16, 32, 4, name="b.onnx")}
     layers, void = layers_on(there, models, protocol=protocol)
@@ -340,7 +345,7 @@ def test_a_folder_of_inputs_comes_back_as_outputs(there: Transport, mlp: MakeMlp
 def test_several_boards_are_asked_at_once_and_one_that_fails_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    boards = [sshd.make_board(tmp_path / name) for name in ("one", "two")]
+    boards = [ssh_board.make_board(tmp_path / name) for name in ("one", "two")]
     texts = [board.config.read_text().replace("Host board", f"Host {board.place.name}") for board in boards]
     (tmp_path / "config").write_text("\n".join(texts))
     for board in boards:
@@ -370,7 +375,7 @@ def test_this_machine_is_a_board_with_the_same_methods(tmp_path: Path, mlp: Make
             here.put([tmp_path / "none"])
 
 
-def test_a_connection_leaves_nothing_open(board: sshd.Board) -> None:
+def test_a_connection_leaves_nothing_open(board: ssh_board.Board) -> None:
     with connected("board", config=board.config) as there:
         there.run(["held"], stdin=b"[]")
     cables = [int(line) for line in (board.place / "cables").read_text().split()]

@@ -12,10 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import sshd
-import tensorrt_bench
-from released import make_release, release_in_use
-from signed import make_bundle, make_key, trust
+from support import ssh_board, tensorrt_versions
+from support.releases import make_bundle, make_key, make_release, release_in_use, trust
 
 from deadweight.__main__ import main
 from deadweight.export.memory.footprint import footprint
@@ -45,17 +43,19 @@ known = util.find_spec
 util.find_spec = lambda name, package=None: None if name == "onnxruntime" else known(name, package)
 """
 
-pytestmark = pytest.mark.skipif(sshd.SSHD is None, reason="there is no sshd here: apt install openssh-server")
+pytestmark = pytest.mark.skipif(
+    ssh_board.SSHD is None, reason="there is no sshd here: apt install openssh-server"
+)
 
 
 @pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> sshd.Board:
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> ssh_board.Board:
     """A board that has a TensorRT: a module of that name connects NVIDIA's bindings to the fake."""
     place, major = tmp_path_factory.mktemp("trt"), VERSION.split(".")[0]
-    bindings = tensorrt_bench.installed(tensorrt_bench.PACKAGES[VERSION])
-    libraries = tensorrt_bench.fake_libraries(place, major=major)
+    bindings = tensorrt_versions.installed(tensorrt_versions.PACKAGES[VERSION])
+    libraries = tensorrt_versions.fake_libraries(place, major=major)
     (place / "site").mkdir()
-    shim = _SHIM.format(fake=str(tensorrt_bench.FAKE), bindings=str(bindings), libraries=str(libraries))
+    shim = _SHIM.format(fake=str(tensorrt_versions.FAKE), bindings=str(bindings), libraries=str(libraries))
     (place / "site/tensorrt.py").write_text(shim)
     (place / "site/sitecustomize.py").write_text(_NO_ONNX_RUNTIME)
     environment = {
@@ -64,16 +64,18 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> sshd.Board:
         "DEADWEIGHT_CUDA": f"ctypes:{libraries / 'libcudart.so'}",
         "OMP_NUM_THREADS": 1,
     }
-    return sshd.make_board(place / "board", python=str(Path(sys.executable).parent), environment=environment)
+    return ssh_board.make_board(
+        place / "board", python=str(Path(sys.executable).parent), environment=environment
+    )
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tensorrt_bench.save_models(tmp_path_factory.mktemp("models")) / "qdq.onnx"
+    return tensorrt_versions.save_models(tmp_path_factory.mktemp("models")) / "qdq.onnx"
 
 
 @pytest.fixture
-def there(simulated: sshd.Board) -> Iterator[Transport]:
+def there(simulated: ssh_board.Board) -> Iterator[Transport]:
     with connected("board", config=simulated.config) as transport:
         yield transport
 
@@ -104,7 +106,7 @@ def test_what_cannot_fit_is_refused_there_before_it_is_built(
 
 
 def test_a_board_runs_the_engine_that_it_built_and_no_other(
-    there: Transport, simulated: sshd.Board, model: Path, tmp_path: Path
+    there: Transport, simulated: ssh_board.Board, model: Path, tmp_path: Path
 ) -> None:
     timed = time_engines_on(there, {"q": model}, protocol=QUICK, settings=SETTINGS)
     assert timed.measurements["q"].evidence == "simulated"
@@ -135,7 +137,7 @@ def test_a_board_that_has_only_tensorrt_tries_a_release_as_an_engine(
 
 @pytest.mark.slow
 def test_build_on_brings_plan_record_and_log_here(
-    simulated: sshd.Board,
+    simulated: ssh_board.Board,
     model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

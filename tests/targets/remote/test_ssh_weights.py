@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import sshd
+from support import ssh_board
 
 from deadweight.targets.errors import ModelError
 from deadweight.targets.onnx_file import files_of, model_sha256
@@ -21,16 +21,18 @@ from deadweight.targets.timing.measurement import Protocol
 MakeMlp = Callable[..., Path]
 QUICK = Protocol(events=6, event_s=0.01)
 
-pytestmark = pytest.mark.skipif(sshd.SSHD is None, reason="there is no sshd here: apt install openssh-server")
+pytestmark = pytest.mark.skipif(
+    ssh_board.SSHD is None, reason="there is no sshd here: apt install openssh-server"
+)
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> sshd.Board:
-    return sshd.make_board(tmp_path / "board", python=str(Path(sys.executable).parent))
+def board(tmp_path: Path) -> ssh_board.Board:
+    return ssh_board.make_board(tmp_path / "board", python=str(Path(sys.executable).parent))
 
 
 @pytest.fixture
-def there(board: sshd.Board) -> Iterator[Transport]:
+def there(board: ssh_board.Board) -> Iterator[Transport]:
     with connected("board", config=board.config) as transport:
         yield transport
 
@@ -65,7 +67,7 @@ def test_a_model_runs_on_a_board_with_the_weights_that_lie_beside_it(
 
 
 def test_the_same_graph_with_other_weights_is_another_model_on_the_board(
-    board: sshd.Board, there: Transport, mlp: MakeMlp, tmp_path: Path
+    board: ssh_board.Board, there: Transport, mlp: MakeMlp, tmp_path: Path
 ) -> None:
     whole = mlp(64, 32, 4)
     first, second = outside(whole, folder="first"), outside(whole, folder="second", scale=2.0)
@@ -80,7 +82,7 @@ def test_the_same_graph_with_other_weights_is_another_model_on_the_board(
 
 
 def test_weights_that_are_missing_are_told_before_anything_is_sent(
-    board: sshd.Board, there: Transport, mlp: MakeMlp
+    board: ssh_board.Board, there: Transport, mlp: MakeMlp
 ) -> None:
     model = outside(mlp(8, 4))
     weights = model.with_name("model.onnx.data")
@@ -92,7 +94,7 @@ def test_weights_that_are_missing_are_told_before_anything_is_sent(
 
 @pytest.mark.parametrize("elsewhere", ["../secret", "/etc/hostname"])
 def test_a_model_cannot_have_files_sent_that_lie_outside_of_its_folder(
-    board: sshd.Board, there: Transport, mlp: MakeMlp, tmp_path: Path, elsewhere: str
+    board: ssh_board.Board, there: Transport, mlp: MakeMlp, tmp_path: Path, elsewhere: str
 ) -> None:
     path = outside(mlp(8, 4))
     model = onnx.load(str(path), load_external_data=False)

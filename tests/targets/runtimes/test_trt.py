@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tensorrt_bench as bench
+from support import tensorrt_versions as bench
 
 SLOW = [pytest.mark.slow]
 

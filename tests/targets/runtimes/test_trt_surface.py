@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import tensorrt_bench as bench
-from trt_lint import Surface, lint
+from support import tensorrt_versions as bench
+from support.tensorrt_calls import Surface, lint
 
 HOUSE = Path(__file__).parents[3]
 SURFACES: dict[str, Surface] = json.loads(Path(__file__).with_name("trt_api_surface.json").read_text("utf-8"))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
-from times import timed
+from support.measurements import timed
 
 from deadweight.targets.errors import MeasurementError
 from deadweight.targets.machine.jetson import BoardState, to_json

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from boards import unpack
 from scipy import stats
+from support.boards import unpack
 
 from deadweight.targets.machine.probe import conditions
 from deadweight.targets.timing import clock

@@ -102,6 +102,18 @@ def one(result: Tracked | list[Tracked]) -> Tracked:
     return single
 
 
+def vector(x: Tracked, axis: int) -> Tensor:
+    """The identities along an axis that may be narrowed."""
+    found = x.axes[axis]
+    assert found is not None
+    return found
+
+
+def free(x: Tracked) -> list[bool]:
+    """For each axis whether it may be narrowed."""
+    return [found is not None for found in x.axes]
+
+
 def _known(value: Any) -> Any:
     """A tensor among the arguments is a constant of the graph."""
     if isinstance(value, Tensor):

@@ -22,7 +22,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-FAKE = Path(__file__).parent / "targets" / "fake_tensorrt"
+FAKE = Path(__file__).parents[1] / "targets" / "fake_tensorrt"
 CACHE = Path(os.environ.get("DEADWEIGHT_TEST_CACHE", "~/.cache/deadweight-tests")).expanduser()
 PACKAGES = {
     "8.6.1": "tensorrt-bindings==8.6.1",

@@ -5,8 +5,8 @@ stand-in alone and nothing of the host changes. The root file system is only unp
 the host; wheels are put into it by the host's pip. It shows that the agent, ssh, tar and signatures work on
 arm64. It says nothing of CUDA, TensorRT or time: what it measures is emulated.
 
-    python tests/standin.py PLACE COMMAND...     runs a command in it (needs root)
-    python tests/standin.py host COMMAND...      runs one here, where arm64 programs run too then
+    python tests/support/arm64_board.py PLACE COMMAND...     runs a command in it (needs root)
+    python tests/support/arm64_board.py host COMMAND...      runs one here, where arm64 programs run too then
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import sshd
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support import ssh_board
 
 EMULATOR = Path("/usr/bin/qemu-aarch64-static")
 PACKAGES = (
@@ -109,12 +111,12 @@ def image_base(place: Path) -> Path:
     return place / "base.tar"
 
 
-def make_board(place: Path) -> sshd.Board:
+def make_board(place: Path) -> ssh_board.Board:
     """A stand-in of a test's own, reached as `board`: the kept system under an overlay of the test's."""
     place.mkdir(parents=True, exist_ok=True)
     for name in ("host", "user"):
-        sshd.new_key(place / name)
-    sshd.trust_host(place)
+        ssh_board.new_key(place / name)
+    ssh_board.trust_host(place)
     (place / "authorized").write_text((place / "user.pub").read_text())
     for folder in ("upper", "work", "merged"):
         (place / folder).mkdir()
@@ -143,10 +145,10 @@ def make_board(place: Path) -> sshd.Board:
         "UserKnownHostsFile": place / "known_hosts",
         "StrictHostKeyChecking": "yes",
         "ConnectTimeout": "60",
-        "ProxyCommand": f"{sys.executable} {Path(sshd.__file__).resolve()} {place} {proxy}",
+        "ProxyCommand": f"{sys.executable} {Path(ssh_board.__file__).resolve()} {place} {proxy}",
     }
     (place / "ssh_config").write_text("".join(f"{key} {value}\n" for key, value in config.items()))
-    board = sshd.Board(place / "ssh_config", place / "upper/home/board", place)
+    board = ssh_board.Board(place / "ssh_config", place / "upper/home/board", place)
     board.mend()
     return board
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nets
-import sequence_nets
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from pruned import halved
 from torch import Tensor, nn
+
+from support import nets, sequence_nets
+from support.halving import halved
 
 BUILD: dict[str, Callable[[], nn.Module]] = {
     "batch norm": nets.ResidualCnn,

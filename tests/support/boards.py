@@ -1,8 +1,8 @@
 """Whole fake boards: a directory that looks like a Jetson's root, unpacked from one text file a board.
 
-The files in targets/boards were put together from what public reports show of real boards: releases, device
-trees, sysfs trees and the answers of NVIDIA's tools. `path = text` is a file; `--- path` begins one of many
-lines; a tool is a script that prints what follows, if it is called with the options behind its path.
+The files in tests/targets/boards were put together from what public reports show of real boards: releases,
+device trees, sysfs trees and the answers of NVIDIA's tools. `path = text` is a file; `--- path` begins one of
+many lines; a tool is a script that prints what follows, if it is called with the options behind its path.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-CARDS = Path(__file__).parent / "targets" / "boards"
+CARDS = Path(__file__).parents[1] / "targets" / "boards"
 BOARDS = tuple(sorted(path.stem for path in CARDS.glob("*.txt")))
 
 

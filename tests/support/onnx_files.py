@@ -1,7 +1,8 @@
-"""ONNX files with given weights, small and quick to make."""
+"""Small ONNX files: written node by node, as users bring them, or with given weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,44 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+op = helper.make_node
 
-def write_model(path: Path, weights: dict[str, Any], *, raw: bool = True) -> Path:
-    """Writes such a model."""
-    onnx.save(model_of(weights, raw=raw), path)
+
+def numbers(*shape: int, size: float = 0.3, seed: int = 0) -> Any:
+    """Gaussian float32 numbers."""
+    return np.random.default_rng(seed).normal(0.0, size, shape).astype(np.float32)
+
+
+def write_network(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Mapping[str, Any],
+    shape: Sequence[int | str | None],
+    *,
+    outputs: Sequence[onnx.ValueInfoProto] = (),
+    kind: int = TensorProto.FLOAT,
+    opset: int = 17,
+) -> Path:
+    """Writes a network from the input x to the outputs, by default to y, of as many axes as x."""
+    graph = helper.make_graph(
+        list(nodes),
+        "network",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        list(outputs) or [helper.make_tensor_value_info("y", kind, [None] * len(shape))],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
     return path
 
 
-def model_of(weights: dict[str, Any], *, raw: bool = True) -> onnx.ModelProto:
+def write_weights(path: Path, weights: dict[str, Any], *, raw: bool = True) -> Path:
+    """Writes such a model."""
+    onnx.save(weights_model(weights, raw=raw), path)
+    return path
+
+
+def weights_model(weights: dict[str, Any], *, raw: bool = True) -> onnx.ModelProto:
     """A model of one Identity whose constants are these arrays; without `raw`, in the typed fields."""
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deadweight.export.lint.check import RULES
@@ -125,15 +126,22 @@ def found(model: onnx.ModelProto, on: str = "10.1") -> list[Finding]:
     return [finding for rule in RULES.values() for finding in rule(network, platform(on))]
 
 
-def fires(case: Case) -> None:
-    """The planted fault is found by its rule, at its nodes, and by no other rule."""
-    findings = found(case.build(True), case.on)
-    hit = [finding for finding in findings if finding.rule == case.rule]
-    assert sorted(finding.node for finding in hit) == sorted(case.nodes), findings
-    assert {finding.severity for finding in hit} == {case.severity}
-    assert {finding.rule for finding in findings} <= {case.rule, *case.also}, findings
+def fault_tests(cases: Sequence[Case]) -> tuple[Callable[[Case], None], Callable[[Case], None]]:
+    """The two tests of these cases: that each fault is found, and that its clean twin is clean."""
+    by_case = pytest.mark.parametrize("case", cases, ids=str)
 
+    @by_case
+    def is_found(case: Case) -> None:
+        """The planted fault is found by its rule, at its nodes, and by no other rule."""
+        findings = found(case.build(True), case.on)
+        hit = [finding for finding in findings if finding.rule == case.rule]
+        assert sorted(finding.node for finding in hit) == sorted(case.nodes), findings
+        assert {finding.severity for finding in hit} == {case.severity}
+        assert {finding.rule for finding in findings} <= {case.rule, *case.also}, findings
 
-def is_clean(case: Case) -> None:
-    """The clean twin gives no finding at all."""
-    assert found(case.build(False), case.clean_on or case.on) == []
+    @by_case
+    def is_clean(case: Case) -> None:
+        """The clean twin gives no finding at all."""
+        assert found(case.build(False), case.clean_on or case.on) == []
+
+    return is_found, is_clean

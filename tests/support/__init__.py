@@ -1,0 +1,1 @@
+"""What tests share: networks, files, workloads, boards, a browser."""
