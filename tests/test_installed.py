@@ -70,6 +70,12 @@ def copied(to: Path, *, links: bool = True) -> Path:
     return to
 
 
+def files(package: Path) -> set[Path]:
+    """All that a package holds, also behind links, apart from what Python compiles."""
+    found = {Path(at, name) for at, _, names in os.walk(package, followlinks=True) for name in names}
+    return {path.relative_to(package) for path in found if path.suffix != ".pyc"}
+
+
 def test_a_folder_named_like_the_package_beside_a_script_does_not_hide_it(tmp_path: Path) -> None:
     (tmp_path / "deadweight").mkdir()
     assert str(ROOT) in is_found_by(sys.executable, tmp_path)
@@ -123,3 +129,5 @@ def test_every_way_to_install_gives_the_package(tmp_path: Path, how: str) -> Non
     )
     found = is_found_by(python, tmp_path)
     assert str(checkout if hook == "editable" else tmp_path / "venv/lib") in found
+    if hook != "editable":
+        assert files(Path(found.split()[-1]).parent) == files(ROOT / "deadweight")
