@@ -16,7 +16,7 @@ Row = dict[str, Any]
 def recorded(record: Path) -> list[Row]:
     """The rows so far; a line that was cut off by a kill is left out."""
     rows = []
-    for line in record.read_text().splitlines() if record.exists() else ():
+    for line in filter(None, record.read_text().splitlines() if record.exists() else ()):
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -25,14 +25,10 @@ def recorded(record: Path) -> list[Row]:
 
 
 def append(record: Path, *rows: Row) -> None:
-    """More rows, on the disk before anything else is measured; a line that was cut off is ended first."""
+    """More rows, on the disk before it returns; each begins a line, as the last may have been cut off."""
     record.parent.mkdir(parents=True, exist_ok=True)
-    with record.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+    with record.open("a") as file:
+        file.write("".join("\n" + json.dumps(row) for row in rows))
         file.flush()
         os.fsync(file.fileno())
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.record import Row, append, recorded
-from benchmarks.gate.planted_networks import SIZES, Planted, base, plant
+from benchmarks.gate.planted_networks import SIZES, base, plant
 from deadweight.targets.machine.probe import cpu_name
 from deadweight.targets.timing.binomial import clopper_pearson
 from deadweight.targets.timing.clock import time_together
@@ -49,21 +49,17 @@ GOALS = {("quiet", "0"): 600, ("busy", "0"): 200}
 """Events in all three sizes together; 100 a cell for the planted ones."""
 
 
-def planted(folder: Path) -> dict[str, dict[str, Planted]]:
-    """The networks, planted once a machine: size -> share -> candidate; kept in planted.json."""
+def planted(folder: Path) -> dict[str, dict[str, Path]]:
+    """The networks, planted once a machine: size -> share -> file; kept in planted.json."""
     kept = folder / "planted.json"
     if not kept.exists():
         found = {}
         for size in SIZES:
             print(f"planting in the {size} network", file=sys.stderr)
-            chosen = plant(folder, size, (0.05, 0.10))
-            found[size] = {f"{100 * share:.0f}": vars(one) for share, one in chosen.items()}
-        kept.write_text(json.dumps(found, default=str))
+            found[size] = plant(folder, size, (0.05, 0.10))
+        kept.write_text(json.dumps(found))
     read = json.loads(kept.read_text())
-    return {
-        size: {share: Planted(**{**one, "path": Path(one["path"])}) for share, one in shares.items()}
-        for size, shares in read.items()
-    }
+    return {size: {share: Path(one["path"]) for share, one in of.items()} for size, of in read.items()}
 
 
 @contextmanager
@@ -171,7 +167,7 @@ def run(hours: float, *, busy: str) -> None:
             time.sleep(20)  # until the load says so
         while time.time() < end:
             size, share = min(had, key=lambda cell: (had[cell] / goal[cell], cell))
-            path = base(FOLDER / "networks", size) if share == "0" else slower[size][share].path
+            path = base(FOLDER / "networks", size) if share == "0" else slower[size][share]
             row, stored[size] = one_event(size, share, path, busy=loops, stored=stored.get(size))
             append(EVENTS, row)
             had[size, share] += 1
@@ -188,7 +184,7 @@ def coverage(hours: float) -> None:
     while time.time() < end:
         size, share = min(cells, key=had.count)
         had.append((size, share))
-        path = base(FOLDER / "networks", size) if share == "0" else slower[size][share].path
+        path = base(FOLDER / "networks", size) if share == "0" else slower[size][share]
         models = {"baseline": base(FOLDER / "networks", size), "candidate": path}
         timed = time_together(models, protocol=replace(protocol, events=24 * 51))
         blocks = [_slice(timed, at) for at in range(51)]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,17 +24,6 @@ from deadweight.targets.timing.sequential import slowdown
 SIZES = ("small", "middle", "large")
 """About 0.05, 0.5 and 5 ms."""
 _LENGTHY = Protocol(events=64, event_s=0.05)
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A slower candidate: its file, what was done, and what that costs when timed at length."""
-
-    path: Path
-    what: str
-    slowdown: float
-    low: float
-    high: float
 
 
 def _weight(name: str, *shape: int) -> onnx.TensorProto:
@@ -153,11 +142,14 @@ def _partial_chain(
     )
 
 
-def plant(folder: Path, size: str, wanted: tuple[float, ...]) -> dict[float, Planted]:
-    """For each wanted slow-down (0.05 is 5 %) the candidate that comes nearest, timed at length."""
+def plant(folder: Path, size: str, wanted: tuple[float, ...]) -> dict[str, dict[str, Any]]:
+    """For each wanted slow-down (0.05 is "5") the nearest candidate: its path, what was done, its cost."""
     family = candidates(folder, size)
     timed = time_together({"base": base(folder, size), **family}, protocol=_LENGTHY)
     found = []
     for what, path in family.items():
-        found.append(Planted(path, what, *slowdown(judge(timed["base"], timed[what]))))
-    return {share: min(found, key=lambda one: abs(one.slowdown - share)) for share in wanted}
+        value, low, high = slowdown(judge(timed["base"], timed[what]))
+        found.append({"path": str(path), "what": what, "slowdown": value, "low": low, "high": high})
+    return {
+        f"{100 * share:.0f}": min(found, key=lambda one: abs(one["slowdown"] - share)) for share in wanted
+    }

@@ -49,7 +49,7 @@ def record(*, busy: bool) -> None:
         for size in SIZES:
             planted = plant(FOLDER / "networks", size, (0.05, 0.10))
             paths = {"0": base(FOLDER / "networks", size)}
-            paths |= {f"{100 * share:.0f}": one.path for share, one in planted.items()}
+            paths |= {share: Path(one["path"]) for share, one in planted.items()}
             for share, path in paths.items():
                 models = {"baseline": base(FOLDER / "networks", size), "candidate": path}
                 timed = time_together(models, protocol=Protocol(events=EVENTS))
