@@ -57,7 +57,7 @@ class Samples:
         names: by file, the array of each input.
         plan: by batch, what it is put together from.
         left_out: how many samples do not fill a batch of the size that the model fixes.
-        whole: the inputs that hold one thing for all samples of a file, see `running.may_lack_batch`.
+        whole: the inputs that hold one thing for all samples of a file, see `run.may_lack_batch`.
     """
 
     files: tuple[Path, ...]

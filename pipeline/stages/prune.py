@@ -185,7 +185,7 @@ def _gone(share: float | None, size: int) -> int:
 
 
 def find_criterion(name: str) -> Criterion:
-    """A criterion by the name of a function of `importance`, or by the user's own dotted path.
+    """A criterion by the name of a function of `importance.criteria`, or by the user's own dotted path.
 
     Raises:
         RecipeError: there is no such function.

@@ -1,1 +1,1 @@
-"""Around a TensorRT engine: how it is built, opened and described, and what it keeps beside itself."""
+"""How is a TensorRT engine built, described and compared? What it keeps beside itself is here too."""

@@ -1,1 +1,1 @@
-"""Around the gate: what was accepted, what a model is held to, what is told and kept, and how sure it is."""
+"""May this model replace the accepted one? Baseline, settings, history, calibration and report of the gate."""

@@ -260,7 +260,7 @@ def on_each(hosts: Sequence[str], act: Callable[[Transport], T]) -> Dict[str, An
 def _stream(
     missing: Mapping[str, Path], here: Mapping[str, int], needed: int, progress: Optional[Progress]
 ) -> Iterator[bytes]:
-    """The tar stream that `store.receive` takes: what is missing of each file."""
+    """The tar stream that `received_files.receive` takes: what is missing of each file."""
     sent = 0
     for sha256, path in missing.items():
         info = tarfile.TarInfo(f"{sha256}@{here[sha256]}")

@@ -74,7 +74,7 @@ class LayerJudgement:
     pruned: bool
     """Whether the candidate's layer has fewer weights."""
     reason: str = ""
-    """Why a pruned layer did not get faster; see `reasons`."""
+    """Why a pruned layer did not get faster; see `layer_reasons`."""
 
     def to_json(self) -> Dict[str, Any]:
         """Plain values for JSON; what is infinite becomes null."""
