@@ -86,7 +86,7 @@ def place(
         skip: names of weighted nodes that stay in float.
         single_rows: names of products that multiply one row, see `kernels.single_rows`.
         not_float: names of computed tensors that hold no float32 numbers, see `graph.not_float32`.
-        summed_in_float: names of products that ONNX Runtime leaves in float, see `matmul_add.summed_in_float`.
+        summed_in_float: names of products left in float, see `matmul_add.summed_in_float`.
 
     Raises:
         ModelError: the dialect or a name of `skip` is unknown.

@@ -1,1 +1,1 @@
-"""May this model replace the accepted one? Baseline, settings, history, calibration and report of the gate."""
+"""May this model replace the accepted one? Baseline, settings, history, calibration, report."""
