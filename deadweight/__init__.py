@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from .targets.artifact import Artifact
     from .targets.errors import DeadweightError
     from .targets.runtimes.open import open_session
-    from .targets.runtimes.session import Session
+    from .targets.runtimes.runtime import Runtime
+    from .targets.runtimes.session import Session, TensorSpec
     from .targets.target import Target, load_target
     from .targets.timing.clock import time_together
     from .targets.timing.judge import Judgement, judge
@@ -68,7 +69,8 @@ _HOMES = {
     "targets.timing.measurement": ("Measurement", "Protocol"),
     "targets.timing.memory": ("measure_memory",),
     "targets.runtimes.open": ("open_session",),
-    "targets.runtimes.session": ("Session",),
+    "targets.runtimes.runtime": ("Runtime",),
+    "targets.runtimes.session": ("Session", "TensorSpec"),
     "targets.target": ("Target", "load_target"),
 }
 
@@ -82,9 +84,11 @@ __all__ = [
     "Plan",
     "Protocol",
     "Recipe",
+    "Runtime",
     "Session",
     "Stage",
     "Target",
+    "TensorSpec",
     "Work",
     "Workload",
     "apply",

@@ -8,7 +8,7 @@ of it was seen to be right.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ import onnx
 from ..targets import __version__
 from ..targets.artifact import sha256_of, unfinished, write_json
 from ..targets.errors import ModelError, TargetError
+from ..targets.progress import Progress
 from ..targets.target import Target
 from .lint.check import Report, lint
 from .lint.platform import Platform
@@ -32,11 +33,10 @@ from .quantization import adequacy
 from .quantization.calibrate import Ranges, calibrate_by
 from .quantization.fp16 import to_half
 from .quantization.histogram import METHODS, Method
-from .quantization.placement import Dialect
+from .quantization.placement import rules_of
 from .quantization.samples import Samples
 from .quantization.to_qdq import Quantized, to_qdq
 
-Progress = Callable[[int, int, str], None]
 NAME = "int8.onnx"
 NAMED = 5  # samples that are told one by one
 COMPARED = 4  # batches by which methods, and FP16, are judged
@@ -114,8 +114,8 @@ def to_int8(
         TargetError: FP16 was asked for where the target runs no TensorRT.
         ArtifactError: a file is damaged, or the folder cannot be written.
     """
-    dialect: Dialect = "tensorrt" if target.runtime == "tensorrt" else "x86"
-    if half and dialect == "x86":
+    dialect = target.runtime.dialect
+    if half and "file" not in target.runtime.fp16:
         raise TargetError(
             f"{target.name} runs {target.runtime}, and FP16 in the file is for TensorRT 10 and later.",
             "Leave --half out, or name a board with TensorRT.",
@@ -157,7 +157,7 @@ def to_int8(
             folded=folded,
             adequacy=adequacy.words(rounded, samples=found.samples, method=found.method),
             half=said,
-            float_kernels=tuple(float_kernels(path)) if dialect == "x86" else (),
+            float_kernels=tuple(float_kernels(path)) if rules_of(dialect).onnx_runtime else (),
             lint=report,
             unjudged=unjudged,
             bytes_before=_bytes(model),
@@ -227,7 +227,7 @@ def _noise(model: Path, made: Path, samples: Samples) -> float:
 
 
 def _judged(path: Path, target: Target) -> tuple[Report | None, str]:
-    if target.runtime != "tensorrt":
+    if not target.runtime.linted:
         return None, ""
     try:
         return lint(path, target=target), ""

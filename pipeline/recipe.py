@@ -162,6 +162,7 @@ def check_order(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: the order cannot work.
+        TargetError: what runs ONNX files for the target is not installed here.
     """
     written = False
     for index, named in enumerate(recipe.stages):
@@ -175,6 +176,9 @@ def check_order(recipe: Recipe) -> None:
                 'Put the stage "export" before it.',
             )
         written = written or facts.writes_onnx is not False
+    facts_of = [Facts.of(named.stage) for named in recipe.stages]
+    if any(facts.reads_onnx or facts.writes_onnx for facts in facts_of):
+        recipe.target.here.check_installed(recipe.path.name)
     asked = [name for name in ("ota_bytes", "max_gpu_fallbacks") if getattr(recipe.budgets, name) is not None]
     if asked and not written:
         raise RecipeError(

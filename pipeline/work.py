@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..targets.artifact import Artifact
 from ..targets.errors import RecipeError
+from ..targets.progress import Progress
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from ..targets.target import Target
     from .pruning.plan import Plan
     from .workload import Workload
-
-Progress = Callable[[int, int, str], None]  # done, total, what of
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .timing.measurement import Measurement, Protocol
 
 
-_OUTCOMES = {"faster": 0, "equal": 0, "slower": 1}
 _Answer = Tuple[int, Dict[str, Any]]
 
 
@@ -130,7 +129,7 @@ def _layers(given: argparse.Namespace) -> _Answer:
 
 def _compare(given: argparse.Namespace) -> _Answer:
     from .timing.inputs import given_inputs
-    from .timing.judge import judge
+    from .timing.judge import exit_code, judge
     from .timing.sequential import compare_until_decided
 
     with _opened(given, [("baseline", given.baseline), ("candidate", given.candidate)]) as (paths, protocol):
@@ -150,7 +149,7 @@ def _compare(given: argparse.Namespace) -> _Answer:
     void = _void(measured)
     told: Dict[str, Any] = {"void": list(void), "judgement": judged.to_json()}
     told["measurements"] = {name: item.to_json() for name, item in measured.items()}
-    return (3 if void else _OUTCOMES.get(judged.outcome, 3)), told
+    return (3 if void else exit_code(judged.outcome)), told
 
 
 @contextlib.contextmanager
@@ -260,20 +259,21 @@ def _send(given: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[byte
 def _trusted(path: str, root: Path, folder: Path) -> Iterator[Tuple[Path, str]]:
     """A path that a runtime may open, and the runtime: an ONNX file, an own engine, or a bundle's model."""
     from .engines.own import own_engine
-    from .release.manifest import ENGINES, MANIFEST
+    from .release.manifest import MANIFEST
     from .release.trust import open_bundle
+    from .runtimes.runtime import by_suffix
 
     place = Path(path)
     if (place / MANIFEST).exists():
         bundle = open_bundle(place, root=root)
         name = str(bundle.manifest["model"])
         with bundle.sealed(name) as sealed:
-            yield sealed, "tensorrt" if name.endswith(ENGINES) else "onnxruntime"
-    elif place.suffix in ENGINES:
+            yield sealed, by_suffix(name).name
+    elif by_suffix(place).builds:
         with own_engine(place, folder) as sealed:
-            yield sealed, "tensorrt"
+            yield sealed, by_suffix(place).name
     else:
-        yield place, "onnxruntime"
+        yield place, by_suffix(place).name
 
 
 def _progress(done: int, total: int, what: str) -> None:

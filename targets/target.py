@@ -9,15 +9,15 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from .errors import TargetError, meant_and
+from .runtimes.runtime import DEFAULT, Runtime, known_runtimes, own_runtime, runtime_named
 
 BOARDS = Path(__file__).parent / "boards"
 CERTAINTIES = ("high", "medium", "low")
-RUNTIMES = ("onnxruntime", "tensorrt")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "fp4")
 KINDS = ("conv", "depthwise", "linear", "matmul", "attention", "recurrent", "embedding")
 
@@ -69,7 +69,7 @@ class Target:
 
     name: str
     title: str
-    runtime: str
+    runtime: Runtime
     precisions: Tuple[str, ...]
     alignment: Mapping[str, Alignment] = field(default_factory=dict)
     facts: Mapping[str, Fact] = field(default_factory=dict)
@@ -87,19 +87,30 @@ class Target:
         """The alignment of an operator kind; any width is fine for kinds that the board says nothing of."""
         return self.alignment.get(kind, Alignment())
 
+    @property
+    def here(self) -> Runtime:
+        """What runs its ONNX files on this machine: its own runtime, or ONNX Runtime for one that builds."""
+        return runtime_named(DEFAULT) if self.runtime.builds else self.runtime
+
     def to_json(self) -> Dict[str, Any]:
         """Plain values for JSON: what an agent on the board is given."""
-        return {**asdict(self), "precisions": list(self.precisions)}
+        plain = asdict(replace(self, runtime=None))  # type: ignore[arg-type]  # its functions are no values
+        return {**plain, "runtime": self.runtime.name, "precisions": list(self.precisions)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], *, where: str = "the target") -> Target:
+    def from_json(
+        cls, value: Mapping[str, Any], *, where: str = "the target", folder: Optional[Path] = None
+    ) -> Target:
         """The inverse of `to_json`; also the schema of a board file.
+
+        A runtime of the user's own is only loaded if `folder` is given, which is that of the user's own TOML:
+        data that came from elsewhere name no code.
 
         Raises:
             TargetError: a key is missing, unknown or holds the wrong kind of value; it names the key.
         """
         _keys(value, {"name", "title", "runtime", "precisions"}, {"alignment", "facts"}, where)
-        runtime = _one_of(value["runtime"], RUNTIMES, f"{where}: runtime")
+        runtime = _runtime(value["runtime"], f"{where}: runtime", folder)
         precisions = tuple(
             _one_of(name, PRECISIONS, f"{where}: precisions") for name in _list(value["precisions"], where)
         )
@@ -125,7 +136,7 @@ def load_target(name_or_path: Union[str, Path]) -> Target:
     Raises:
         TargetError: no such name or file, or the file does not describe a target.
     """
-    path = Path(name_or_path)
+    path, folder = Path(name_or_path), Path(name_or_path).parent
     if path.suffix != ".toml":
         path = BOARDS / f"{name_or_path}.toml"
         if str(name_or_path) not in target_names():
@@ -138,7 +149,7 @@ def load_target(name_or_path: Union[str, Path]) -> Target:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TargetError(f"The target file {path} cannot be read: {error}.", "Check the path.") from error
-    return Target.from_json(_parse(text, path), where=path.name)
+    return Target.from_json(_parse(text, path), where=path.name, folder=folder)
 
 
 def _parse(text: str, path: Path) -> Dict[str, Any]:
@@ -178,6 +189,17 @@ def _alignment(value: Any, where: str) -> Alignment:
             "Make both steps multiples of `hard`; give narrow_step and narrow_below together or not at all.",
         )
     return made
+
+
+def _runtime(value: Any, where: str, folder: Optional[Path]) -> Runtime:
+    if ":" in str(value):
+        if folder is not None:
+            return own_runtime(str(value), folder)
+        raise TargetError(
+            f"{where} is {value!r}, which is code, and data from elsewhere name none.",
+            "Name it in the .toml of your own board, and give that one's path.",
+        )
+    return runtime_named(_one_of(value, tuple(one.name for one in known_runtimes()), where))
 
 
 def _fact(value: Any, where: str) -> Fact:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from deadweight.targets.runtimes.runtime import DIALECTS, known_runtimes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -76,3 +79,41 @@ def test_importing_deadweight_imports_nothing_heavy() -> None:
     code = "import sys, deadweight; print(sorted({'torch', 'onnx', 'numpy', 'pydantic'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def compared_strings(path: Path) -> list[tuple[int, str, str]]:
+    """Each text that a file compares with something (==, !=, in, match): line, text, the other side."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            for at, side in enumerate(sides):
+                items = side.elts if isinstance(side, (ast.Tuple, ast.List, ast.Set)) else [side]
+                others = " ".join(ast.unparse(other) for place, other in enumerate(sides) if place != at)
+                texts = [item.value for item in items if isinstance(item, ast.Constant)]
+                found += [(node.lineno, text, others) for text in texts if isinstance(text, str)]
+        elif isinstance(node, ast.MatchValue) and isinstance(node.value, ast.Constant):
+            found.append((node.lineno, str(node.value.value), "match"))
+    return found
+
+
+RUNTIMES = {one.name for one in known_runtimes(variants=True)} | set(DIALECTS)
+NO_NAMES = {
+    # A runtime is asked what it does. engines/ is TensorRT's own builder and tells its two flavours apart.
+    "runtimes": (RUNTIMES, r"", ("targets/runtimes", "targets/engines")),
+}
+"""By kind: the names, what stands on the other side (a pattern), and the folders that may compare them."""
+
+
+@pytest.mark.parametrize("kind", NO_NAMES)
+def test_no_code_asks_a_name(kind: str) -> None:
+    names, meets, inside = NO_NAMES[kind]
+    asked = [
+        f"{path.relative_to(ROOT)}:{line}: {text!r} compared with {other}"
+        for floor in ("deadweight", *FLOORS)
+        for path in sources(floor)
+        if not str(path.relative_to(ROOT)).startswith(inside)
+        for line, text, other in compared_strings(path)
+        if text in names and re.search(meets, other)
+    ]
+    assert not asked, "\n".join(asked)

@@ -25,7 +25,7 @@ def targets(
     if name is None:
         table = Table("target", "board", "runtime", "precisions", header_style="bold")
         for each in map(load_target, target_names()):
-            table.add_row(each.name, each.title, each.runtime, ", ".join(each.precisions))
+            table.add_row(each.name, each.title, str(each.runtime), ", ".join(each.precisions))
         out.print(table)
         return
     target = load_target(name)

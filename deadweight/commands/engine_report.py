@@ -75,15 +75,16 @@ def memory(
     """
     from ..export.memory.footprint import footprint
     from ..targets.memory_fit import base_of, fit
+    from ..targets.runtimes.runtime import runtime_named
     from ..targets.target import load_target
 
     board = None if target is None else load_target(target)
-    runtime = "onnxruntime" if board is None else board.runtime
+    runtime = runtime_named("onnxruntime") if board is None else board.runtime
     need = footprint(model, batch=batch, runtime=runtime)
     answer = None
     if board is not None:
         room = free_bytes or board.certain("usable_memory_bytes") or board.certain("memory_bytes")
-        version = board.certain("tensorrt") if runtime == "tensorrt" else None
+        version = board.certain(runtime.library)
         if isinstance(room, int):
             base = base_of(None if version is None else str(version))
             answer = fit(need, free_bytes=room, base=base)
@@ -108,6 +109,7 @@ def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | N
     from ..targets.engines.content import read_engine
     from ..targets.engines.names import modules_in
     from ..targets.onnx_file import read_nodes
+    from ..targets.runtimes.runtime import is_engine
 
     if layers.suffix == ".onnx":
         raise ArtifactError(
@@ -115,7 +117,7 @@ def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | N
             f"Build it on the board (deadweight build {layers} --on USER@HOST), and there: trtexec "
             "--loadEngine=FILE.plan --exportLayerInfo=layers.json --profilingVerbosity=detailed.",
         )
-    if layers.suffix in (".plan", ".engine"):
+    if is_engine(layers.name):
         raise ArtifactError(
             f"{layers} is an engine, and this command reads what TensorRT's inspector says of one, as JSON.",
             f"Where it was built, have that written: deadweight profile {layers} --layers.",

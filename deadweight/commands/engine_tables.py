@@ -13,6 +13,7 @@ from ..targets.errors import RecipeError
 from ..terminal.tables import megabytes, out
 
 if TYPE_CHECKING:
+    from ..targets.runtimes.runtime import Runtime
     from ..targets.runtimes.session import Arrays
     from ..targets.runtimes.trt import TrtSession
     from ..targets.timing.measurement import Protocol
@@ -55,13 +56,15 @@ def show_build(record: Mapping[str, Any], plan: Path) -> None:
     out.print(f"The record: {plan}.json, the log: {plan}.log", markup=False, soft_wrap=True)
 
 
-def no_engine_layers(layers: bool, protocol: Protocol) -> None:
-    """Layers of two engines are shown side by side, not judged.
+def refuse_layers(runtime: Runtime) -> None:
+    """Layers are judged where the runtime times them fairly; those of two engines are shown side by side.
 
     Raises:
-        RecipeError: they were to be judged.
+        RecipeError: it does not.
     """
-    if layers and protocol.runtime != "onnxruntime":
+    if runtime.time_layers is None and not runtime.builds:
+        raise RecipeError(f"{runtime.title} does not time layers.", "Leave --layers away.")
+    if runtime.time_layers is None:
         raise RecipeError(
             "The layers of two engines cannot be judged: TensorRT's profiler is no fair clock.",
             "Leave --layers away. To see them side by side: deadweight profile --layers for each, then "

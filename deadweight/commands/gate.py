@@ -12,12 +12,13 @@ import typer
 
 from ..targets.errors import ArtifactError, MeasurementError, RecipeError
 from ..terminal.on_board import On, compared, profiled
-from ..terminal.options import Inputs
+from ..terminal.options import Inputs, TargetName
 from ..terminal.tables import bar, gate_table, out
 
 if TYPE_CHECKING:
     from ..targets.gate.baseline import Baseline
     from ..targets.gate.check import Gated
+    from ..targets.runtimes.runtime import Runtime
     from ..targets.timing.measurement import Measurement
 
 _CONFIG = Path("deadweight.toml")
@@ -41,6 +42,7 @@ def gate(
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples at once.")] = None,
     inputs: Inputs = None,
+    target: TargetName = None,
     junit: Annotated[Path | None, typer.Option(help="Where JUnit XML goes.")] = None,
     summary: Annotated[Path | None, typer.Option(help="A file that a Markdown summary is added to.")] = None,
     history: Annotated[Path | None, typer.Option(help="The JSONL that this measurement is added to.")] = None,
@@ -66,12 +68,15 @@ def gate(
     data = beside / settings.data if settings.data else None
     inputs = inputs or (beside / settings.inputs if settings.inputs else None)
     cap = settings.cap_s if cap_s is None else cap_s
+    board = _board(target, settings.target, beside)
     if limit is not None:
         if not 0 <= limit < math.inf:
             raise RecipeError(f"The --limit is {limit:g}.", "Give a share of 0 or more: 0.02 is 2 %.")
         budgets = Budgets(**{**vars(budgets), "slowdown": limit})
     if calibrate:
-        _calibrate(path, runs=calibrate, limit=budgets.slowdown, cap_s=min(cap, 20.0), inputs=inputs)
+        _calibrate(
+            path, runs=calibrate, limit=budgets.slowdown, cap_s=min(cap, 20.0), inputs=inputs, board=board
+        )
         return
     model = model or _given(settings.model, beside, "--model MODEL.onnx")
     if record:
@@ -86,6 +91,7 @@ def gate(
             threads=threads,
             batch=batch,
             inputs=inputs,
+            board=board,
         )
         return
     accepted = read_baseline(path)
@@ -94,7 +100,8 @@ def gate(
     old = old_model(accepted, path)
     scores: tuple[float | None, float | None] = (accepted.score, None)
     if data is not None and budgets.score_drop is not None:
-        scores = (accuracy(old, data) if old else accepted.score, accuracy(model, data))
+        now = accuracy(model, data, board=board)
+        scores = (accuracy(old, data, board=board) if old else accepted.score, now)
     kept = histories.read(store) if store is not None and store.exists() else []
     taken = None if on is None else _taken_on(on, old, model, accepted, inputs)
     with bar() as shown:
@@ -108,6 +115,7 @@ def gate(
             cap_s=cap,
             taken=taken,
             inputs=inputs,
+            board=board,
             progress=lambda done, total: shown(done, total, "gate"),
         )
     # The answer first: a history that cannot be written to (a read-only checkout) must not swallow it.
@@ -119,6 +127,15 @@ def gate(
             line = histories.entry(figures, commit=commit, verdict=verdict, memory_bytes=used)
             histories.append(store, {**line, "name": model.name if name == "candidate" else "baseline"})
     raise typer.Exit(gated.exit_code)
+
+
+def _board(named: str | None, set_to: str | None, beside: Path) -> Runtime | None:
+    """The runtime of the board that the command or deadweight.toml names."""
+    from ..targets.target import load_target
+
+    if named is None and set_to is not None:
+        named = str(beside / set_to) if set_to.endswith(".toml") else set_to
+    return None if named is None else load_target(named).runtime
 
 
 def _taken_on(
@@ -161,6 +178,7 @@ def _record(
     threads: int | None,
     batch: int | None,
     inputs: Path | None,
+    board: Runtime | None,
 ) -> None:
     from ..targets.gate import history as histories
     from ..targets.gate.baseline import record
@@ -169,8 +187,10 @@ def _record(
     from ..targets.timing.inputs import given_inputs
     from ..targets.timing.sequential import sequential_protocol
 
-    score = accuracy(model, data) if data is not None else None
-    protocol = replace(sequential_protocol(threads=threads or 1, batch=batch or 1), runtime=runtime_of(model))
+    score = accuracy(model, data, board=board) if data is not None else None
+    protocol = replace(
+        sequential_protocol(threads=threads or 1, batch=batch or 1), runtime=runtime_of(model, board).name
+    )
     arrays = given_inputs(inputs)
     short = replace(protocol, events=6)
     there = None if on is None else profiled(on, model, short, inputs)[0][model.name]
@@ -194,7 +214,15 @@ def _record(
     )
 
 
-def _calibrate(path: Path, *, runs: int, limit: float | None, cap_s: float, inputs: Path | None) -> None:
+def _calibrate(
+    path: Path,
+    *,
+    runs: int,
+    limit: float | None,
+    cap_s: float,
+    inputs: Path | None,
+    board: Runtime | None,
+) -> None:
     from ..targets.artifact import write_json
     from ..targets.budgets import Budgets
     from ..targets.gate.baseline import old_model, read_baseline
@@ -215,6 +243,7 @@ def _calibrate(path: Path, *, runs: int, limit: float | None, cap_s: float, inpu
             budgets=Budgets(slowdown=limit),
             cap_s=cap_s,
             inputs=inputs,
+            board=board,
             progress=shown,
         )
     write_json(path, with_calibration(accepted, found).to_json())

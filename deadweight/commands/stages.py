@@ -149,7 +149,7 @@ def quantize(
             half=half,
             progress=shown,
         )
-    words = off_step(model, made.quantized.in_int8, board) if board.runtime != "tensorrt" else ()
+    words = off_step(model, made.quantized.in_int8, board)
     out.print(int8_facts(made, model=model, samples=samples, target=board, words=words))
     if made.lint is not None:
         show_lint(made.lint)
@@ -158,7 +158,7 @@ def quantize(
         raise typer.Exit(1)
     out.print(f"The network: {made.path}", soft_wrap=True, markup=False)
     ask = f"deadweight compare {model} {made.path}"
-    if board.runtime == "tensorrt":
+    if board.runtime.builds:
         ask = f"deadweight build {made.path} --target {target} --on USER@HOST"
     out.print("Its score was not taken, for samples have no labels: a recipe holds INT8 to a budget of it.")
     out.print(f"Whether it is faster was not measured: {ask}", soft_wrap=True, markup=False)

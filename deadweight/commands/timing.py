@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..terminal.on_board import On, compared, layered, profiled
-from ..terminal.options import Inputs
+from ..terminal.options import Inputs, TargetName
 from ..terminal.tables import bar, judgement_line, layers_table, measurement_table, memory_line, out
-from .engine_tables import no_engine_layers, show_engine_layers, show_engine_memory
+from .engine_tables import refuse_layers, show_engine_layers, show_engine_memory
 
 if TYPE_CHECKING:
+    from ..targets.runtimes.runtime import Runtime
     from ..targets.target import Target
 
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
@@ -28,11 +29,13 @@ def profile(
     inputs: Inputs = None,
     layers: Annotated[bool, typer.Option("--layers", help="The time of every layer as well.")] = False,
     on: On = None,
+    target: TargetName = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where the measurement goes, as JSON.")] = None,
 ) -> None:
     """Measure one model: latency percentiles with their interval, memory, and the conditions."""
     from ..targets.machine.probe import not_known
     from ..targets.runtimes.open import runtime_of
+    from ..targets.target import load_target
     from ..targets.timing import measurement
     from ..targets.timing.clock import time_together
     from ..targets.timing.inputs import given_inputs
@@ -40,9 +43,10 @@ def profile(
     from ..targets.timing.memory import Memory, measure_memory
     from ..targets.timing.tail import tail_of
 
-    protocol = Protocol(
-        events=events, event_s=event_s, threads=threads, batch=batch, runtime=runtime_of(model)
-    )
+    runtime = runtime_of(model, None if target is None else load_target(target).runtime)
+    protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch, runtime=runtime.name)
+    if layers and not runtime.builds:
+        refuse_layers(runtime)
     arrays = given_inputs(inputs)
     memory: Memory | None = None
     if on is not None:
@@ -55,9 +59,9 @@ def profile(
                 inputs=arrays,
                 progress=lambda done, total: shown(done, total, "profile"),
             )
-            if protocol.runtime == "onnxruntime":
+            if not runtime.builds:
                 shown(0, 1, "memory")
-                memory = measure_memory(model, threads=threads, batch=batch, inputs=inputs)
+                memory = measure_memory(model, runtime=runtime, threads=threads, batch=batch, inputs=inputs)
     if to is not None:  # at once: what is shown of it below may fail, and the time is spent
         measurement.save(measured, to)
     figures = measured[model.name]
@@ -80,10 +84,10 @@ def profile(
         out.print(f"{marked}. Stop other work and measure again.", markup=False)
     if to is not None:
         out.print(f"The measurement: {to}", soft_wrap=True, markup=False)
-    if layers and protocol.runtime != "onnxruntime":
+    if layers and runtime.builds:
         show_engine_layers(model, protocol, arrays)
     elif layers:
-        _print_layers({model.name: model}, threads=threads, batch=batch, inputs=inputs, on=on)
+        _print_layers({model.name: model}, runtime, threads=threads, batch=batch, inputs=inputs, on=on)
 
 
 def compare(
@@ -101,7 +105,7 @@ def compare(
     layers: Annotated[bool, typer.Option("--layers", help="Judge every layer as well.")] = False,
     on: On = None,
     target: Annotated[
-        str | None, typer.Option(help="Whose advised widths are named in reasons; here: x86-cpu.")
+        str | None, typer.Option(help="A board, for its runtime and, in reasons, its widths; here: x86-cpu.")
     ] = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Where measurements and judgement go, as JSON.")
@@ -120,7 +124,7 @@ def compare(
     from ..targets.target import load_target
     from ..targets.timing.clock import time_together
     from ..targets.timing.inputs import given_inputs
-    from ..targets.timing.judge import judge
+    from ..targets.timing.judge import exit_code, judge
     from ..targets.timing.measurement import Protocol
     from ..targets.timing.sequential import compare_until_decided, sequential_protocol
 
@@ -130,8 +134,10 @@ def compare(
         protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
     else:
         protocol = replace(sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s)
-    protocol = replace(protocol, runtime=shared_runtime([baseline, candidate]))
-    no_engine_layers(layers, protocol)
+    runtime = shared_runtime([baseline, candidate], None if advised is None else advised.runtime)
+    protocol = replace(protocol, runtime=runtime.name)
+    if layers:
+        refuse_layers(runtime)
     arrays = given_inputs(inputs)
     models = {"baseline": baseline, "candidate": candidate}
     still = True
@@ -175,16 +181,17 @@ def compare(
         out.print(f"The comparison: {to}", soft_wrap=True, markup=False)
     if layers:
         told["layers"] = _print_layers(
-            models, threads=threads, batch=batch, inputs=inputs, target=advised, on=on
+            models, runtime, threads=threads, batch=batch, inputs=inputs, target=advised, on=on
         )
         if to is not None:
             write_json(to, told)
     outcome = judgement.outcome if still else "cannot_tell"
-    raise typer.Exit({"faster": 0, "equal": 0, "slower": 1}.get(outcome, 3))
+    raise typer.Exit(exit_code(outcome))
 
 
 def _print_layers(
     models: dict[str, Path],
+    runtime: Runtime,
     *,
     threads: int,
     batch: int,
@@ -201,16 +208,17 @@ def _print_layers(
     from ..targets.timing.inputs import given_inputs
     from ..targets.timing.layer_reasons import explained
     from ..targets.timing.layers import judge_layers
-    from ..targets.timing.ort_layers import LAYER_PROTOCOL, time_layers
+    from ..targets.timing.ort_layers import LAYER_PROTOCOL
 
-    protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch)
+    protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch, runtime=runtime.name)
     if on is not None:
         timed, still = layered(on, models, protocol, inputs)
         if not still:
             return []
     else:
         with bar() as shown:
-            timed = time_layers(
+            assert runtime.time_layers is not None  # refuse_layers was asked
+            timed = runtime.time_layers(
                 models,
                 protocol=protocol,
                 inputs=given_inputs(inputs),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..targets.remote.ssh import Progress, Transport, connected
+from ..targets.progress import Progress
+from ..targets.remote.ssh import Transport, connected
 from ..targets.timing.judge import Judgement
 from ..targets.timing.measurement import Measurement, Protocol
 from ..targets.timing.memory import Memory

@@ -16,7 +16,7 @@ from .platform import Platform
 
 def takes(target: Target, operator: str) -> bool:
     """Whether the target's runtime takes an operator of ONNX; for a TensorRT that is not known, False."""
-    if target.runtime != "tensorrt":
+    if not target.runtime.linted:
         return True
     try:
         return Platform.of(target).types(operator) is not None
@@ -32,7 +32,7 @@ def held_against_tensorrt(path: Path, target: Target, *, name: str) -> tuple[str
     Raises:
         ModelError: TensorRT would refuse the file; the message holds the first reason and its cure.
     """
-    if target.runtime != "tensorrt":
+    if not target.runtime.linted:
         return ()
     try:
         report = lint(path, target=target)
@@ -61,7 +61,7 @@ def held_against_tensorrt(path: Path, target: Target, *, name: str) -> tuple[str
 def gpu_fallbacks(path: Path, target: Target) -> int | None:
     """How many nodes the board's DLA would hand back to the GPU; None where there is no DLA."""
     try:
-        return lint(path, target=target).gpu_fallbacks if target.runtime == "tensorrt" else None
+        return lint(path, target=target).gpu_fallbacks if target.runtime.linted else None
     except TargetError:
         return None
 

@@ -46,7 +46,7 @@ class Platform:
         Raises:
             TargetError: the version is none or too old; the board runs no TensorRT, or none that is known.
         """
-        if board is not None and board.runtime != "tensorrt":
+        if board is not None and not board.runtime.linted:
             raise TargetError(
                 f"{board.name} runs {board.runtime}; lint knows the rules of TensorRT.",
                 "Name a Jetson board, see `deadweight targets`, or give --tensorrt alone.",

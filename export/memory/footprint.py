@@ -1,6 +1,6 @@
 """How much memory a network needs on its board, told from the ONNX file alone, before anything is built.
 
-The answer is a band. Its lower end is certain as long as the runtime keeps to the rules in `runtimes.RULES`:
+The answer is a band. Its lower end is certain as long as the runtime keeps to `runtimes.rules_for`:
 what a runtime is known to do on the way (fuse, write in place, pass views on, join without a copy) costs
 nothing here, and what is not known to need memory counts as nothing. Weights and values count in the smallest
 form in which they may be kept: rounded, if quantization is next to them or may be moved there; in 16 bits,
@@ -22,6 +22,7 @@ import onnx
 
 from ...targets.errors import ModelError
 from ...targets.memory_fit import Footprint
+from ...targets.runtimes.runtime import Runtime, runtime_named
 from ..onnx_graph.graph import Index, attribute_of, lift_constants, load
 from ..onnx_graph.shapes import Shapes, bytes_of, item_bytes, living
 from .arena_plan import depth_first, planned_bytes
@@ -32,12 +33,12 @@ from .runtime_rules import (
     PRODUCTS,
     REINTERPRETED,
     ROWS,
-    RULES,
     SHAPES,
     SUMS,
     VIEWS,
     WHOLE,
     Rules,
+    rules_for,
 )
 
 SCRATCH = 1 << 16  # bytes that a convolution takes while it runs: what ONNX Runtime's does on one thread
@@ -45,37 +46,36 @@ MARGIN = 1.08  # on the plan: fitted to ONNX Runtime, on graphs other than those
 
 
 def footprint(
-    path: Path, *, batch: int = 1, runtime: str = "tensorrt", halves: bool | None = None
+    path: Path, *, batch: int = 1, runtime: Runtime | str = "tensorrt", halves: bool | None = None
 ) -> Footprint:
     """The band of memory that a model needs at a batch, as plain numbers to be carried to the board.
 
     Args:
         path: an ONNX file, float or with Q/DQ.
         batch: the size of the first axis of every input that leaves it open.
-        runtime: "tensorrt" or "onnxruntime".
-        halves: whether the runtime may keep float32 values in 16 bits; by default TensorRT may, as its 8.x
-            builds with FP16 do, and ONNX Runtime may not.
+        runtime: what runs it, or its name.
+        halves: whether the runtime may keep float32 values in 16 bits; by default one with a flag for FP16
+            may, as the builds of TensorRT 8.x do.
 
     Raises:
-        ArtifactError, ModelError: as `graph.load`; or the batch or the runtime is none.
+        ArtifactError, ModelError: as `graph.load`; or the batch is none.
+        TargetError: there is no such runtime.
     """
-    if batch < 1 or runtime not in RULES:
-        raise ModelError(
-            f"A footprint cannot be worked out for batch {batch} and the runtime {runtime!r}.",
-            f"Give a batch of 1 or more, and one of {', '.join(RULES)}.",
-        )
+    if batch < 1:
+        raise ModelError(f"A footprint cannot be worked out for batch {batch}.", "Give 1 or more.")
+    runs = runtime_named(runtime) if isinstance(runtime, str) else runtime
     model = load(path)
     lift_constants(model.graph)
     shapes = Shapes.of(model, batch)
-    walk = _Walk(model, shapes, RULES[runtime])
-    smallest = 2 if (runtime == "tensorrt" if halves is None else halves) else 8
+    walk = _Walk(model, shapes, rules_for(runs))
+    smallest = 2 if ("flag" in runs.fp16 if halves is None else halves) else 8
     sizes = [least.bytes(smallest) for least in walk.values]
     kernels = walk.kernels(smallest)
     low = least_bytes(sizes, kernels, walk.kept)
     high = math.ceil(MARGIN * _planned(model, shapes))
     return Footprint(
         batch=batch,
-        runtime=runtime,
+        runtime=runs.name,
         weights_low_bytes=_weights(model.graph, smallest, quantized=walk.quantized),
         weights_high_bytes=sum(bytes_of(tensor) for tensor in model.graph.initializer),
         activations_low_bytes=low.bytes,

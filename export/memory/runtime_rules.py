@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...targets.runtimes.runtime import Runtime
+
 
 def _names(words: str) -> frozenset[str]:
     return frozenset(words.split())
@@ -62,7 +64,6 @@ class Rules:
     """A value times a function of itself, as in SiLU, is written over the value."""
 
 
-RULES = {
-    "onnxruntime": Rules(joins=False, chains=False, attention=False, gates=False),
-    "tensorrt": Rules(joins=True, chains=True, attention=True, gates=True),
-}
+def rules_for(runtime: Runtime) -> Rules:
+    """By what the runtime says of itself: all of them, or none."""
+    return Rules(*[runtime.fuses] * 4)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...targets.target import Target
 from ..onnx_graph.graph import Index, attribute_of, load
+from .placement import rules_of
 
 NAMED = 3  # layers in a sentence
 
@@ -23,6 +24,8 @@ def off_step(path: Path, in_int8: Collection[str], target: Target) -> tuple[str,
     Args:
         in_int8: the names of the layers that run in int8.
     """
+    if not rules_of(target.runtime.dialect).onnx_runtime:
+        return ()
     graph = load(path).graph
     index = Index.of(graph)
     found = []

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -28,14 +27,37 @@ from ..onnx_graph.kernels import CONVOLUTIONS, SINGLE_ROW, float_in_onnx_runtime
 from .matmul_add import IN_FLOAT
 from .residual import residual_branches
 
-Dialect = Literal["tensorrt", "x86"]
-DIALECTS: tuple[Dialect, ...] = ("tensorrt", "x86")
 
-# ONNX Runtime has no int8 transposed convolution.
-INT8_OPERATORS: dict[Dialect, tuple[str, ...]] = {
-    "tensorrt": ("Conv", "ConvTranspose", "Gemm", "MatMul"),
-    "x86": ("Conv", "Gemm", "MatMul"),
+@dataclass(frozen=True)
+class DialectRules:
+    """What one dialect does otherwise than another."""
+
+    operators: tuple[str, ...]
+    """Weighted operators with an int8 kernel. ONNX Runtime has no int8 transposed convolution."""
+    symmetric: bool
+    """int8 with zero point 0 and biases in float; else uint8 activations and int32 biases."""
+    every_edge: bool
+    """Whether pairs go on every edge of a region, and all readers take the rounded value."""
+    concat_rescales: bool
+    """Whether the inputs of a Concat may have scales of their own."""
+    onnx_runtime: bool
+    """Whether the kernels are ONNX Runtime's: what they run in float stays in float, and is read back."""
+
+
+DIALECTS = {
+    "tensorrt": DialectRules(
+        ("Conv", "ConvTranspose", "Gemm", "MatMul"),
+        symmetric=True,
+        every_edge=False,
+        concat_rescales=False,
+        onnx_runtime=False,
+    ),
+    "x86": DialectRules(
+        ("Conv", "Gemm", "MatMul"), symmetric=False, every_edge=True, concat_rescales=True, onnx_runtime=True
+    ),
 }
+WEIGHTED = DIALECTS["tensorrt"].operators
+"""Every operator with an int8 kernel in some dialect."""
 # These move numbers without changing them, so rounding before or after is the same if the scale is.
 MOVES = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace")
 # ONNX Runtime has int8 kernels for these, worth using between int8 neighbours.
@@ -73,7 +95,7 @@ class Placement:
 
 def place(
     graph: onnx.GraphProto,
-    dialect: Dialect,
+    dialect: str,
     *,
     skip: Collection[str] = (),
     single_rows: Collection[str] = (),
@@ -91,18 +113,17 @@ def place(
     Raises:
         ModelError: the dialect or a name of `skip` is unknown.
     """
-    if dialect not in DIALECTS:
-        raise ModelError(f"There is no dialect {dialect!r}.", f"Choose one of {', '.join(DIALECTS)}.")
-    _check_names(graph, dialect, skip)
+    rules = rules_of(dialect)
+    _check_names(graph, skip)
     index = Index.of(graph)
     left_float: dict[str, str] = {}
     chosen: list[int] = []
     for position, node in enumerate(graph.node):
-        if node.op_type in CONVOLUTIONS or node.op_type in INT8_OPERATORS[dialect]:
-            reason = _reason_for_float(node, index, dialect, skip, not_float)
-            if not reason and dialect == "tensorrt" and node.name in single_rows:
+        if node.op_type in CONVOLUTIONS or node.op_type in rules.operators:
+            reason = _reason_for_float(node, index, rules, skip, not_float)
+            if not reason and not rules.onnx_runtime and node.name in single_rows:
                 reason = SINGLE_ROW
-            if not reason and dialect == "x86" and node.name in summed_in_float:
+            if not reason and rules.onnx_runtime and node.name in summed_in_float:
                 reason = IN_FLOAT
             if reason:
                 left_float[node.name] = reason
@@ -119,7 +140,7 @@ def place(
                 weights[position, place_] = Weight(name, axis)
             else:
                 readers.add((position, place_))
-    if dialect == "tensorrt":
+    if not rules.every_edge:
         readers |= residual_branches(graph, index, chosen)
         tensors = {graph.node[position].input[place_] for position, place_ in readers}
     else:
@@ -137,10 +158,21 @@ def place(
         ordered,
         frozenset(readers),
         weights,
-        _ties(graph, ordered, dialect),
-        dialect == "x86",
+        _ties(graph, ordered, rules),
+        rules.every_edge,
         left_float,
     )
+
+
+def rules_of(dialect: str) -> DialectRules:
+    """The rules of a dialect.
+
+    Raises:
+        ModelError: there is none of that name.
+    """
+    if dialect not in DIALECTS:
+        raise ModelError(f"There is no dialect {dialect!r}.", f"Choose one of {', '.join(DIALECTS)}.")
+    return DIALECTS[dialect]
 
 
 def nothing_to_quantize(path: Path, left_float: Mapping[str, str]) -> ModelError:
@@ -152,8 +184,8 @@ def nothing_to_quantize(path: Path, left_float: Mapping[str, str]) -> ModelError
     )
 
 
-def _check_names(graph: onnx.GraphProto, dialect: Dialect, skip: Collection[str]) -> None:
-    known = [node.name for node in graph.node if node.op_type in INT8_OPERATORS["tensorrt"]]
+def _check_names(graph: onnx.GraphProto, skip: Collection[str]) -> None:
+    known = [node.name for node in graph.node if node.op_type in WEIGHTED]
     for name in skip:
         if name not in known:
             raise ModelError(
@@ -163,11 +195,15 @@ def _check_names(graph: onnx.GraphProto, dialect: Dialect, skip: Collection[str]
 
 
 def _reason_for_float(
-    node: onnx.NodeProto, index: Index, dialect: Dialect, skip: Collection[str], not_float: Collection[str]
+    node: onnx.NodeProto,
+    index: Index,
+    rules: DialectRules,
+    skip: Collection[str],
+    not_float: Collection[str],
 ) -> str:
     if node.name in skip:
         return "asked for"
-    if node.op_type not in INT8_OPERATORS[dialect]:
+    if node.op_type not in rules.operators:
         return f"ONNX Runtime has no int8 {node.op_type}"
     if len(node.input) < 2:
         return "it lacks a factor"
@@ -179,7 +215,7 @@ def _reason_for_float(
             return "it multiplies other numbers than float32"
     if len(index.computed(node)) == 0:
         return "it computes a constant"
-    if dialect == "x86":
+    if rules.onnx_runtime:
         return float_in_onnx_runtime(node, index)
     weight = index.constants.get(node.input[1])
     if weight is not None:
@@ -241,7 +277,9 @@ def _spread(graph: onnx.GraphProto, index: Index, tensors: set[str]) -> set[str]
     return spread
 
 
-def _ties(graph: onnx.GraphProto, tensors: tuple[str, ...], dialect: Dialect) -> dict[str, tuple[str, ...]]:
+def _ties(
+    graph: onnx.GraphProto, tensors: tuple[str, ...], rules: DialectRules
+) -> dict[str, tuple[str, ...]]:
     """Tensors that must share a scale.
 
     A move keeps the scale of its input. TensorRT joins tensors without rescaling them, so all inputs of a
@@ -251,7 +289,7 @@ def _ties(graph: onnx.GraphProto, tensors: tuple[str, ...], dialect: Dialect) ->
     for node in graph.node:
         if node.op_type in MOVES:
             together = [node.input[0], node.output[0]]
-        elif node.op_type == "Concat" and dialect == "tensorrt":
+        elif node.op_type == "Concat" and not rules.concat_rescales:
             together = [*node.input, node.output[0]]
         else:
             continue

@@ -21,7 +21,15 @@ from ..onnx_graph.graph import Array, Index, all_graphs, drop_unused, not_float3
 from ..onnx_graph.kernels import single_rows
 from .calibrate import Range, Ranges
 from .matmul_add import join_biases, summed_in_float
-from .placement import INT8_OPERATORS, Dialect, Placement, Weight, clipped_at, nothing_to_quantize, place
+from .placement import (
+    DialectRules,
+    Placement,
+    Weight,
+    clipped_at,
+    nothing_to_quantize,
+    place,
+    rules_of,
+)
 
 Parameters = tuple[np.float32, Array]  # scale and zero point
 
@@ -38,7 +46,7 @@ class Quantized:
     those that stayed in float, with the reason."""
 
     path: Path
-    dialect: Dialect
+    dialect: str
     tensors: tuple[str, ...]
     in_int8: tuple[str, ...]
     left_float: dict[str, str]
@@ -49,7 +57,7 @@ def to_qdq(
     ranges: Ranges,
     out_path: Path,
     *,
-    dialect: Dialect = "tensorrt",
+    dialect: str = "tensorrt",
     skip: Collection[str] = (),
     weight_bits: int = 8,
 ) -> Quantized:
@@ -66,8 +74,9 @@ def to_qdq(
     """
     if weight_bits not in (7, 8):
         raise ModelError(f"Weights of {weight_bits} bits are not supported.", "Choose 8, or 7 without VNNI.")
+    rules = rules_of(dialect)
     model = load_float(path)
-    if dialect == "x86":
+    if not rules.symmetric:
         join_biases(model)
     graph = model.graph
     placed = place(
@@ -83,14 +92,14 @@ def to_qdq(
     in_int8 = tuple(
         node.name
         for node in graph.node
-        if node.op_type in INT8_OPERATORS[dialect] and node.name not in placed.left_float
+        if node.op_type in rules.operators and node.name not in placed.left_float
     )
-    parameters = _activation_parameters(graph, placed, ranges, dialect)
-    least = _least_scales(graph, placed, parameters) if dialect == "x86" else {}
+    parameters = _activation_parameters(graph, placed, ranges, rules)
+    least = {} if rules.symmetric else _least_scales(graph, placed, parameters)
     taken = _names(graph)
     weights = _int8_weights(graph, placed, weight_bits, least, taken)
     stored = list(weights.values())
-    if dialect == "x86":
+    if not rules.symmetric:
         stored += _int32_biases(graph, placed, parameters, weights, taken)
     _insert(graph, placed, parameters, weights, stored, taken)
     drop_unused(graph)
@@ -139,7 +148,7 @@ def quantize_weight(
 
 
 def _activation_parameters(
-    graph: onnx.GraphProto, placed: Placement, ranges: Ranges, dialect: Dialect
+    graph: onnx.GraphProto, placed: Placement, ranges: Ranges, rules: DialectRules
 ) -> dict[str, Parameters]:
     missing = [name for name in placed.tensors if name not in ranges.tensors]
     if missing:
@@ -153,7 +162,7 @@ def _activation_parameters(
         tied = [ranges.tensors[other] for other in placed.ties[name]]
         if all(found.low == found.high == 0.0 for found in tied):
             tied = [UNSEEN] * len(tied)
-        if dialect == "tensorrt":
+        if rules.symmetric:
             parameters[name] = symmetric(min(r.low for r in tied), max(r.high for r in tied))
         else:
             others = zip(tied, placed.ties[name], strict=True)

@@ -26,7 +26,7 @@ import numpy as np
 from ...targets import __version__
 from ...targets.artifact import read_json, sha256_of, write_json
 from ...targets.errors import ArtifactError
-from ...targets.release.manifest import ENGINES, LARGEST_RELEASE, MANIFEST, SCHEMA, SIGNATURE, check_name
+from ...targets.release.manifest import LARGEST_RELEASE, MANIFEST, SCHEMA, SIGNATURE, check_name
 from ...targets.release.signature import NAMESPACE
 from ...targets.runtimes.open import open_session
 from ...targets.runtimes.session import random_inputs
@@ -35,8 +35,6 @@ from ..onnx_graph.external_data import copy_as_one
 
 _GOLDEN_SAMPLES = 4
 _REPORTS = ("report.json", "report.html")
-# Of the largest output. Other kernels round INT8 and FP16 elsewhere; one rounding is some 0.8 % of a range.
-_TOLERANCE = {"onnxruntime": 0.01, "tensorrt": 0.05}
 
 
 def bundle(
@@ -76,7 +74,7 @@ def bundle(
         "made_at": now.isoformat(timespec="seconds"),
         "expires": _expiry(expires, now),
     }
-    allowed = _TOLERANCE[target.runtime] if tolerance is None else tolerance
+    allowed = target.runtime.tolerance if tolerance is None else tolerance
     if not 0 <= allowed <= 1:
         raise ArtifactError(f"The tolerance {allowed} is no share.", "Give 0 to 1, such as 0.01.")
     model, name, reports = _chosen(run, network)
@@ -206,7 +204,7 @@ def _write_manifest(
 
 def _board(target: Target, engine: Path | None) -> dict[str, str | None]:
     """What a board must have: the target's own facts, and for an engine what its record says."""
-    if target.runtime != "tensorrt":
+    if not target.runtime.builds:
         if engine is not None:
             raise ArtifactError(
                 f"{target.name} runs {target.runtime} and takes no engine.", "Name the board with --target."
@@ -215,8 +213,9 @@ def _board(target: Target, engine: Path | None) -> dict[str, str | None]:
     told = {name: target.fact(name) for name in ("compute_capability", "tensorrt")}
     board = {name: None if fact is None else str(fact.value) for name, fact in told.items()}
     record = Path(f"{engine}.json") if engine else None
-    if engine is not None and engine.suffix not in ENGINES:
-        raise ArtifactError(f"{engine} is no engine by its name.", f"Engines end in {' or '.join(ENGINES)}.")
+    endings = target.runtime.suffixes
+    if engine is not None and engine.suffix not in endings:
+        raise ArtifactError(f"{engine} is no engine by its name.", f"Engines end in {' or '.join(endings)}.")
     if record is not None and record.is_file():
         board["tensorrt"] = str(read_json(record)["tensorrt"]["version"])
     return board

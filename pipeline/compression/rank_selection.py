@@ -17,12 +17,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ...export.to_onnx import to_onnx
+from ...targets.progress import Progress
 from ...targets.target import Alignment, Target
 from ...targets.timing.layers import Layer, judge_layers
 from ...targets.timing.ort_layers import LAYER_PROTOCOL, time_layers
 from ..pruning.factors import METHODS, Parts, cut, energies, full_ranks
 from ..pruning.plan import Factors
-from ..work import Progress
 
 COARSE = (0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)
 FINE = tuple(step / 32 for step in range(31, 0, -1))

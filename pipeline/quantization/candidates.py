@@ -21,7 +21,6 @@ from ...export.quantization.bias_correction import correct_biases
 from ...export.quantization.calibrate import Ranges, calibrate_by
 from ...export.quantization.equalize import equalize
 from ...export.quantization.histogram import METHODS, Method
-from ...export.quantization.placement import Dialect
 from ...export.quantization.to_qdq import Quantized, to_qdq
 from ...targets.runtimes.open import open_session
 from ...targets.timing.clock import time_together
@@ -74,14 +73,14 @@ class Trials:
     work: Work
     original: Path
     float_score: float
-    dialect: Dialect
+    dialect: str
     folder: Path
 
     @classmethod
     def of(cls, work: Work) -> Trials:
         """Trials of the newest network of a run, in the dialect of its target."""
         original = work.latest("onnx").path("onnx")
-        dialect: Dialect = "tensorrt" if work.target.runtime == "tensorrt" else "x86"
+        dialect = work.target.runtime.dialect
         return cls(work, original, validated(work, original), dialect, work.directory / "trials")
 
     def drop(self, before: float, after: float) -> float:
@@ -122,7 +121,7 @@ def in_float(source: Path, base: Path, names: Collection[str], out_path: Path) -
 
 def validated(work: Work, path: Path) -> float:
     """A file's score on the validation split."""
-    session = open_session(path)
+    session = open_session(path, runtime=work.target.here)
     try:
         return score_of(work.workload, session_predict(session), "validation")
     finally:
@@ -173,8 +172,10 @@ def stepped(trials: Trials, step: Step, old: Candidate) -> tuple[Candidate, str]
     return (new if helps else old), told
 
 
-def timed(baseline: Path, candidate: Path, *, seed: int = 0) -> Judgement:
+def timed(trials: Trials, baseline: Path, candidate: Path) -> Judgement:
     """Two files timed by turns on this machine, shortly."""
     pair = {"baseline": baseline, "candidate": candidate}
-    measured = time_together(pair, protocol=Protocol(events=EVENTS, seed=seed))
+    work = trials.work
+    protocol = Protocol(events=EVENTS, seed=work.seed, runtime=work.target.here.name)
+    measured = time_together(pair, protocol=protocol)
     return judge(measured["baseline"], measured["candidate"])

@@ -101,7 +101,7 @@ class _Noise:
 
 def _score(trials: Trials, path: Path, look: Callable[[Mapping[str, Array]], None]) -> float:
     workload = trials.work.workload
-    session = open_session(path)
+    session = open_session(path, runtime=trials.work.target.here)
     predict = session_predict(session)
 
     def seen(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -135,8 +135,8 @@ def returned(
         name = f"returned{len(returns)}"
         new = trials.make(name, candidate.source, candidate.base, candidate.ranges, skip)
         time = None
-        if trials.dialect == "x86":
-            told = timed(candidate.path, new.path, seed=trials.work.seed)
+        if not trials.work.target.runtime.builds:
+            told = timed(trials, candidate.path, new.path)
             time = (1 / told.ratio, 1 / told.high, 1 / told.low if told.low else math.inf)
         returns.append(Return(layer, new.score, time))
         candidate = new

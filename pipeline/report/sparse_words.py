@@ -49,7 +49,7 @@ def _speed(facts: Mapping[str, Any], row: Row, target: Target, label: str) -> st
     if judged is None:
         return f"{label}: its speed was not measured, so nothing is said of it."
     text = f"{label}: speed-up {ratio(judged['ratio'])}, {interval(judged['low'], judged['high'])}."
-    if judged["outcome"] == "faster" and facts["structured"] and target.runtime == "tensorrt":
+    if judged["outcome"] == "faster" and facts["structured"] and target.runtime.sparse_kernels:
         return f"{text} The 2:4 pattern was worth its kernels here."
     if judged["outcome"] == "faster":
         return f"{text} No kernel of this runtime is known to skip zeros: look for what else differs."
@@ -66,7 +66,7 @@ def _kernels(target: Target) -> str:
         "enabled: deadweight build MODEL.onnx --sparse sets TensorRT's flag SPARSE_WEIGHTS. The builder "
         "still takes the dense kernel of a layer where that one is faster."
     )
-    if target.runtime != "tensorrt":
+    if not target.runtime.sparse_kernels:
         return f"{text} {target.title} has no kernels for it."
     capability = target.certain("compute_capability")
     if capability is not None and float(str(capability)) < SPARSE_SINCE:

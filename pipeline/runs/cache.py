@@ -107,6 +107,7 @@ class Run:
             *self.users_files,
             *named_files(named.stage, "code"),
             *work.networks.code(work.variants),
+            *work.target.runtime.code,
         )
         value = {
             "stage": named.name,

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...targets.progress import Progress
 from ..recipe import Recipe
 from ..stage import is_users_own, source_of
 from ..training.networks import NetworkFiles
-from ..work import Progress, Work
+from ..work import Work
 from ..workload import load_workload, users_code, workload_source
 from .cache import Finished, Run
 

@@ -18,6 +18,7 @@ from ...targets.budgets import check_budgets
 from ...targets.machine.probe import conditions
 from ...targets.timing import measurement
 from ...targets.timing.judge import Judgement, judge, unproven
+from ...targets.timing.judge import exit_code as outcome_code
 from ...targets.timing.measurement import Measurement
 from ...targets.timing.tail import tail_of
 from ..importance.activations import ActivationStatistics
@@ -102,9 +103,8 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
 def exit_code(report: Report) -> int:
     """0: proven faster, within all budgets. 1: slower, or a budget broken. 3: nobody can tell yet."""
     checks = [budget["met"] for budget in report.get("budgets", [])]
-    if report["verdict"]["outcome"] == "slower" or False in checks:
-        return 1
-    return 0 if report["verdict"]["outcome"] == "faster" and None not in checks else 3
+    verdict = outcome_code(report["verdict"]["outcome"], equal=3)
+    return 1 if False in checks else 3 if verdict == 0 and None in checks else verdict
 
 
 def _measured(work: Work) -> dict[str, Measurement]:

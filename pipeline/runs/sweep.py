@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from ...targets.artifact import read_json
 from ...targets.errors import ModelError, RecipeError
+from ...targets.progress import Progress
 from ...targets.timing import measurement
 from ...targets.timing.judge import Judgement, judge
 from ..recipe import NamedStage, Recipe, SweepSettings
@@ -26,7 +27,7 @@ from ..stages.controls import Controls
 from ..stages.evaluate import Evaluate
 from ..stages.export import Export
 from ..stages.profile import Profile
-from ..work import Facts, Progress, Variant, Work
+from ..work import Facts, Variant, Work
 from .cache import Run
 from .seeds import Tried, mark_front, merged
 from .sweep_processes import trial_stages, warm

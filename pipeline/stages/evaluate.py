@@ -42,7 +42,7 @@ def _facts(work: Work, variant: Variant, split: str) -> dict[str, Any]:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         return {"score": score_of(work.workload, predict, split), "parameters": parameters}
     path = variant.path("onnx")
-    session = open_session(path)
+    session = open_session(path, runtime=work.target.here)
     score = score_of(work.workload, session_predict(session), split)
     session.close()
     sizes = {name: tuple(value.shape) for name, value in example_batch(work.workload).items()}

@@ -188,7 +188,7 @@ class Factorize:
         work: Work,
     ) -> tuple[Mapping[str, Choice], list[str]]:
         assert self.speedup is not None
-        if work.target.runtime != "onnxruntime":
+        if work.target.runtime.builds:
             raise RecipeError(
                 f"The stage factorize has speedup = {self.speedup}, and this is no {work.target.title}.",
                 "Choose by energy or by score_drop; the run measures on the board what came of it.",
@@ -221,7 +221,8 @@ class Factorize:
                     work.progress(len(judged), 2 * len(way).bit_length(), "factorize: time")
                     to_onnx(factorized(model, found, chosen), example, folder / "thin.onnx")
                     pair = {"before": folder / "whole.onnx", "after": folder / "thin.onnx"}
-                    times = time_together(pair, protocol=Protocol(events=self.events, seed=work.seed))
+                    protocol = Protocol(events=self.events, seed=work.seed, runtime=work.target.here.name)
+                    times = time_together(pair, protocol=protocol)
                     judged[key] = judge(times["before"], times["after"])
                 return judged[key]
 

@@ -60,7 +60,7 @@ class Iterative(Cutting):
 
     def __call__(self, work: Work) -> Work:
         find_criterion(self.criterion)
-        if self.latency_s is not None and work.target.runtime != "onnxruntime":
+        if self.latency_s is not None and work.target.runtime.builds:
             raise RecipeError(
                 f"A latency of {self.latency_s} s is to be reached on {work.target.title}, "
                 "which is not here.",
@@ -198,5 +198,6 @@ def _latency_s(work: Work) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         to_onnx(work.model(), example_batch(work.workload), path)
-        measured = time_together({"tried": path}, protocol=Protocol(events=6, event_s=0.05, threads=1))
+        protocol = Protocol(events=6, event_s=0.05, threads=1, runtime=work.target.here.name)
+        measured = time_together({"tried": path}, protocol=protocol)
     return measured["tried"].latency_s(50).value

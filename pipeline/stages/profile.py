@@ -26,7 +26,7 @@ from ...targets.timing.layer_reasons import explained
 from ...targets.timing.layers import judge_layers
 from ...targets.timing.measurement import Protocol
 from ...targets.timing.memory import measure_memory
-from ...targets.timing.ort_layers import LAYER_PROTOCOL, time_layers
+from ...targets.timing.ort_layers import LAYER_PROTOCOL
 from ..compression.masks import load_masks
 from ..work import Work
 
@@ -57,11 +57,17 @@ class Profile:
         timed = [v for v in work.variants if v.role == "chain" and "onnx" in v.files]
         paths = {variant.name: variant.path("onnx") for variant in timed}
         work.latest("onnx")  # says what is missing where there is none
-        protocol = Protocol(events=self.events, event_s=self.event_s, threads=self.threads, seed=work.seed)
+        protocol = Protocol(
+            events=self.events,
+            event_s=self.event_s,
+            threads=self.threads,
+            seed=work.seed,
+            runtime=work.target.here.name,
+        )
         if self.on:
             result, said = profile_on(self.on, work, paths, protocol, memory=self.memory)
             return result.logged("profile", self, *said)
-        if work.target.runtime != "onnxruntime":
+        if work.target.runtime.builds:
             return work.logged(
                 "profile",
                 self,
@@ -77,7 +83,8 @@ class Profile:
             write_json(work.directory / "memory.json", _memory(paths, work))
             result = result.with_artifact("memory", work.directory / "memory.json")
         words = []
-        if self.layers and len(paths) > 1:
+        judges = work.target.here.time_layers is not None
+        if self.layers and len(paths) > 1 and judges:
             try:
                 write_json(work.directory / "layers.json", self._layers(paths, work))
                 result = result.with_artifact("layers", work.directory / "layers.json")
@@ -88,8 +95,12 @@ class Profile:
     def _layers(self, paths: Mapping[str, Path], work: Work) -> dict[str, object]:
         """Every network's layers against those of the first, by turns."""
         events = max(self.events, 1)
-        protocol = dataclasses.replace(LAYER_PROTOCOL, events=events, threads=self.threads, seed=work.seed)
-        timed = time_layers(
+        runtime = work.target.here
+        assert runtime.time_layers is not None  # asked before
+        protocol = dataclasses.replace(
+            LAYER_PROTOCOL, events=events, threads=self.threads, seed=work.seed, runtime=runtime.name
+        )
+        timed = runtime.time_layers(
             paths, protocol=protocol, progress=lambda done, total: work.progress(done, total, "layers")
         )
         first, *others = timed
@@ -110,7 +121,7 @@ def _memory(paths: Mapping[str, Path], work: Work) -> dict[str, object]:
     result: dict[str, object] = {"conditions": conditions()}
     for index, (name, path) in enumerate(paths.items()):
         work.progress(index, len(paths), f"memory of {name}")
-        result[name] = dataclasses.asdict(measure_memory(path))
+        result[name] = dataclasses.asdict(measure_memory(path, runtime=work.target.here))
     work.progress(len(paths), len(paths), "profile")
     return result
 
@@ -125,7 +136,7 @@ def profile_on(
         DeadweightError: what the board said.
     """
     with connected(on) as board:
-        if work.target.runtime == "tensorrt":
+        if work.target.runtime.builds:
             timed = time_engines_on(
                 board,
                 paths,

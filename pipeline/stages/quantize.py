@@ -67,7 +67,7 @@ class Quantize:
             )
 
     def __call__(self, work: Work) -> Work:
-        if self.half and work.target.runtime != "tensorrt":
+        if self.half and "file" not in work.target.runtime.fp16:
             raise RecipeError(
                 f"The stage quantize has half = true, and {work.target.name} runs {work.target.runtime}.",
                 "FP16 in the file is for TensorRT 10 and later: leave half out.",
@@ -82,8 +82,8 @@ class Quantize:
             said.append(told)
         layers, kept, told_returns = self._within_budget(trials, candidate)
         said += told_returns
-        if kept is not None and self.only_if_faster and trials.dialect == "x86":
-            told_time = timed(trials.original, kept.path, seed=work.seed)
+        if kept is not None and self.only_if_faster and not work.target.runtime.builds:
+            told_time = timed(trials, trials.original, kept.path)
             said.append(f"INT8 against FP32 on this machine: {told_time.sentence()}")
             kept = None if told_time.outcome == "slower" else kept
         work.progress(2, 3, "quantize: compare")
@@ -151,7 +151,7 @@ class Quantize:
             hop_words("int8", hop),
             *adequacy.words(rounded, samples=kept.ranges.samples, method=kept.ranges.method),
             *said,
-            *(off_step(kept.source, kept.quantized.in_int8, work.target) if trials.dialect == "x86" else ()),
+            *off_step(kept.source, kept.quantized.in_int8, work.target),
             *found,
         )
 

@@ -21,7 +21,7 @@ from ...targets.errors import ArtifactError
 
 
 @dataclass(frozen=True)
-class Progress:
+class Reached:
     """How far a training is.
 
     Attributes:
@@ -37,7 +37,7 @@ class Progress:
     seed: int
 
 
-def save(path: Path, model: nn.Module, optimizer: Any, progress: Progress) -> None:
+def save(path: Path, model: nn.Module, optimizer: Any, progress: Reached) -> None:
     """Writes all that a training needs to go on, or nothing."""
     state = optimizer.state_dict()
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
@@ -59,7 +59,7 @@ def save(path: Path, model: nn.Module, optimizer: Any, progress: Progress) -> No
     write_tensors(path, tensors, {"training": json.dumps(facts, sort_keys=True)})
 
 
-def load(path: Path, model: nn.Module, optimizer: Any) -> Progress:
+def load(path: Path, model: nn.Module, optimizer: Any) -> Reached:
     """Puts network and optimizer where they were and says how far they had come.
 
     Raises:
@@ -78,7 +78,7 @@ def load(path: Path, model: nn.Module, optimizer: Any) -> Progress:
     return _progress(facts, tensors)
 
 
-def reached(path: Path) -> Progress:
+def reached(path: Path) -> Reached:
     """How far a training had come, and its best network so far.
 
     Raises:
@@ -97,8 +97,8 @@ def write_tensors(
         beside.write_bytes(save_tensors(plain, dict(metadata) if metadata else None))
 
 
-def _progress(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
-    return Progress(tuple(facts["scores"]), facts["kept"], _under(tensors, "best/"), facts["seed"])
+def _progress(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Reached:
+    return Reached(tuple(facts["scores"]), facts["kept"], _under(tensors, "best/"), facts["seed"])
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -28,7 +28,8 @@ from . import checkpoint as on_disk
 from .predict import score_of, torch_predict
 
 if TYPE_CHECKING:
-    from ..work import Networks, Progress
+    from ...targets.progress import Progress
+    from ..work import Networks
     from .teachers import Teaching
 
 STEPS = 1000  # the resolution of the progress bar
@@ -118,7 +119,7 @@ def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
                 f"Give that seed, or delete it (rm {checkpoint}).",
             )
     else:
-        reached = on_disk.Progress((), 0, _copied(model), seed)
+        reached = on_disk.Reached((), 0, _copied(model), seed)
         if fabric.is_global_zero:
             on_disk.save(checkpoint, model, optimizer, reached)
     names = list(example_batch(workload))
@@ -145,9 +146,9 @@ def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
             scores = (*reached.scores, fabric.broadcast(score))
             better = epoch == 0 or _is_better(workload, scores[-1], scores[reached.kept])
             if schedule.keep == "last" or better:
-                reached = on_disk.Progress(scores, epoch, _copied(model), seed)
+                reached = on_disk.Reached(scores, epoch, _copied(model), seed)
             else:
-                reached = on_disk.Progress(scores, reached.kept, reached.best, seed)
+                reached = on_disk.Reached(scores, reached.kept, reached.best, seed)
             if first:
                 on_disk.save(checkpoint, model, optimizer, reached)
             fabric.barrier()

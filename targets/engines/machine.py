@@ -27,7 +27,8 @@ def check_target(
     """
     if target is None:
         return
-    if target.runtime != "tensorrt":
+    runs = target.runtime
+    if not runs.builds:
         raise TargetError(
             f"{target.title} runs ONNX files with {target.runtime}, not engines.",
             "Give it the ONNX file as it is, or choose another target: deadweight targets.",

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 from ..artifact import read_json, utc_now, write_json
 from ..errors import ArtifactError, MeasurementError
 from ..onnx_file import model_sha256
-from ..timing.clock import Progress, time_together
+from ..progress import Counted
+from ..timing.clock import time_together
 from ..timing.inputs import inputs_mark
 from ..timing.measurement import Measurement, Protocol
 
@@ -67,7 +68,7 @@ def record(
     score: Optional[float] = None,
     measured: Optional[Measurement] = None,
     inputs: Optional[Arrays] = None,
-    progress: Optional[Progress] = None,
+    progress: Optional[Counted] = None,
 ) -> Tuple[Baseline, Measurement]:
     """Accepts a model: times it once, to see that it can be, and writes the baseline file.
 

@@ -12,19 +12,20 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from ..artifact import utc_now
 from ..budgets import Budgets
 from ..errors import TargetError
 from ..machine.probe import conditions
+from ..progress import Progress
+from ..runtimes.runtime import Runtime, is_engine
 from ..timing.binomial import clopper_pearson
 from .baseline import Baseline
 from .check import SLOWDOWN, check
-from .planted import plant
+from .planted import TRIALS, plant
 
 SHARES = (0.05, 0.10)
-Told = Callable[[int, int, str], None]
 
 
 def calibrate(
@@ -35,7 +36,8 @@ def calibrate(
     budgets: Budgets,
     cap_s: float = 20.0,
     inputs: Optional[Path] = None,
-    progress: Optional[Told] = None,
+    board: Optional[Runtime] = None,
+    progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
     """Runs the gate `runs` times on equal models and a third as often on each of the planted ones.
 
@@ -46,12 +48,12 @@ def calibrate(
         ModelError: the model cannot be timed, or is too quick for a slow-down of 5 % to be planted in it.
         TargetError: it is an engine, into which nothing can be planted.
     """
-    if baseline.protocol.runtime != "onnxruntime":
+    if is_engine(model):
         raise TargetError(
             f"{model} runs on {baseline.protocol.runtime}: only an ONNX file can be made slower on purpose.",
             "Calibrate on this machine with the ONNX file that it was built from.",
         )
-    slow = max(1, runs // 3)
+    slow, trials = max(1, runs // 3), replace(TRIALS, runtime=baseline.protocol.runtime)
     budgets = Budgets(slowdown=SLOWDOWN if budgets.slowdown is None else budgets.slowdown)
     todo = runs + slow * len(SHARES)
     done, loads = 0, []
@@ -63,14 +65,22 @@ def calibrate(
                 progress(0, todo, f"planting {100 * share:g} %")
             place = Path(folder) / f"{share}"
             place.mkdir()
-            planted = plant(Path(model), place, share)
+            planted = plant(Path(model), place, share, protocol=trials)
             cells.append((f"{100 * share:g} %", planted.slowdown, planted.path, slow))
         for name, true, path, count in cells:
             outcomes, seconds = [], []
             for _ in range(count):
                 loads.append(os.getloadavg()[0])
                 started = time.perf_counter()
-                found = check(path, baseline, Path(model), budgets=budgets, cap_s=cap_s, inputs=inputs)
+                found = check(
+                    path,
+                    baseline,
+                    Path(model),
+                    budgets=budgets,
+                    cap_s=cap_s,
+                    inputs=inputs,
+                    board=board,
+                )
                 seconds.append(time.perf_counter() - started)
                 outcomes.append(found.checks[0].outcome)
                 done += 1

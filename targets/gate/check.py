@@ -19,8 +19,10 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from ..budgets import Budgets
 from ..errors import MeasurementError, TargetError
+from ..progress import Counted
 from ..runtimes.open import runtime_of
-from ..timing.clock import Progress, time_together
+from ..runtimes.runtime import Runtime
+from ..timing.clock import time_together
 from ..timing.inputs import given_inputs
 from ..timing.judge import Judgement, fewest_events, judge, unproven
 from ..timing.measurement import Measurement
@@ -82,13 +84,15 @@ def check(
     cap_s: float = 60.0,
     taken: Optional[Mapping[str, Measurement]] = None,
     inputs: Optional[Path] = None,
-    progress: Optional[Progress] = None,
+    board: Optional[Runtime] = None,
+    progress: Optional[Counted] = None,
 ) -> Gated:
     """Holds a model against the accepted one and the budgets.
 
     Without `old` the history's sessions of the accepted model are used. `scores` are the accepted model's and
     the candidate's. `taken` are times of both, `baseline` and `candidate`, from elsewhere (a board).
-    `inputs` is the NPZ file that the baseline was recorded on, if it was.
+    `inputs` is the NPZ file that the baseline was recorded on, if it was. `board` is the runtime of the board
+    that the user named; a baseline only says what it was recorded on, and loads nothing.
 
     Raises:
         ModelError, MeasurementError: it cannot be timed, or there is nothing to hold it against, or the
@@ -96,8 +100,8 @@ def check(
         TargetError: it runs on another runtime than the accepted model.
     """
     protocol = replace(baseline.protocol, cap_s=cap_s)
-    runtime = runtime_of(model)
-    if runtime != protocol.runtime.partition("+")[0]:
+    runtime = runtime_of(model, board)
+    if runtime.name != protocol.runtime.partition("+")[0]:
         raise TargetError(
             f"{model} runs on {runtime}, and the baseline was recorded on {protocol.runtime}.",
             "Give the gate a model of the same kind, or record a baseline of this one: "
@@ -152,9 +156,9 @@ def check(
             "timed on this one"
         )
     memory = None
-    if budgets.memory_bytes is not None and taken is None and runtime == "onnxruntime":
+    if budgets.memory_bytes is not None and taken is None and not runtime.builds:
         memory = measure_memory(
-            model, threads=protocol.threads, batch=protocol.batch, inputs=inputs
+            model, runtime=runtime, threads=protocol.threads, batch=protocol.batch, inputs=inputs
         ).resident_bytes
     checks += _absolute_checks(budgets, candidate, memory_bytes=memory)
     nothing = unproven(*measured.values())

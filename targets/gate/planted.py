@@ -25,7 +25,7 @@ from ..timing.sequential import slowdown
 
 _FLOAT, _INT64 = 1, 7
 _SIDE = 96
-_TRIALS = Protocol(events=12, event_s=0.03)
+TRIALS = Protocol(events=12, event_s=0.03)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def slower(model: Path, path: Path, *, operators: int, heavy: bool) -> Path:
     return path
 
 
-def plant(model: Path, folder: Path, share: float, *, protocol: Protocol = _TRIALS) -> Planted:
+def plant(model: Path, folder: Path, share: float, *, protocol: Protocol = TRIALS) -> Planted:
     """The copy that comes near to being so much slower (0.05 is 5 %), found by trying.
 
     Raises:

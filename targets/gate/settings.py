@@ -23,6 +23,7 @@ import numpy as np
 from ..budgets import Budgets
 from ..errors import RecipeError, meant_and
 from ..runtimes.open import open_session, runtime_of
+from ..runtimes.runtime import Runtime
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +41,7 @@ class GateSettings:
         data: an .npz with the model's inputs by name and `label`, for the budget on the score (accuracy).
         history: the JSONL that every check is added to.
         cap_s: seconds after which the gate stops drawing.
+        target: what `--target` would say; the path of a .toml is relative to this file too.
     """
 
     model: Optional[str] = None
@@ -48,6 +50,7 @@ class GateSettings:
     data: Optional[str] = None
     history: Optional[str] = None
     cap_s: float = 60.0
+    target: Optional[str] = None
 
 
 def read_settings(path: Path) -> Tuple[GateSettings, Budgets]:
@@ -79,7 +82,7 @@ def read_settings(path: Path) -> Tuple[GateSettings, Budgets]:
     return GateSettings(**gate), Budgets(**budgets)
 
 
-def accuracy(model: Path, data: Path, *, threads: int = 1) -> float:
+def accuracy(model: Path, data: Path, *, threads: int = 1, board: Optional[Runtime] = None) -> float:
     """The share of samples whose largest output is their label.
 
     Raises:
@@ -87,7 +90,7 @@ def accuracy(model: Path, data: Path, *, threads: int = 1) -> float:
         ModelError: the model cannot be run on them.
     """
     arrays = _arrays(Path(data))
-    session = open_session(model, runtime=runtime_of(model), threads=threads)
+    session = open_session(model, runtime=runtime_of(model, board), threads=threads)
     try:
         names = [spec.name for spec in session.inputs]
         missing = [name for name in (*names, "label") if name not in arrays]

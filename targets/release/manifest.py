@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
 from ..errors import RefusedError
+from ..runtimes.runtime import is_engine
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
 SCHEMA = 2
-ENGINES = (".engine", ".plan")
 LARGEST = 4 << 20
 """Bytes that a manifest may have."""
 LARGEST_RELEASE = (1 << 53) - 1
@@ -165,7 +165,7 @@ def check_board(manifest: Mapping[str, Any], root: Path = _ROOT) -> None:
         RefusedError: the bundle is for another board than the one whose root directory this is.
     """
     wanted, title = manifest["board"], manifest["target"]
-    holds_engine = any(str(name).endswith(ENGINES) for name in manifest["files"])
+    holds_engine = any(is_engine(name) for name in manifest["files"])
     if wanted["compute_capability"] is None and wanted["tensorrt"] is None and not holds_engine:
         return
     from ..machine import (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from dataclasses import asdict, dataclass
-from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, Mapping, Tuple
 
@@ -18,7 +17,7 @@ import numpy as np
 from ..errors import ModelError, RefusedError
 from ..runtimes.infer import load_arrays, run_all
 from ..runtimes.open import open_session
-from .manifest import ENGINES
+from ..runtimes.runtime import Runtime, by_suffix, runtime_named
 from .trust import Bundle
 
 if TYPE_CHECKING:
@@ -113,17 +112,16 @@ def furthest(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[A
 
 
 @contextlib.contextmanager
-def _runnable(sealed: Path, name: str, samples: int) -> Iterator[Tuple[Path, str]]:
+def _runnable(sealed: Path, name: str, samples: int) -> Iterator[Tuple[Path, Runtime]]:
     """What to open, and with which runtime."""
-    if name.endswith(ENGINES):
-        yield sealed, "tensorrt"
-    elif util.find_spec("onnxruntime") is None and util.find_spec("tensorrt") is not None:
+    usual, builder = by_suffix(name), runtime_named("tensorrt")
+    if usual.builds or usual.installed or not builder.installed:
+        yield sealed, usual
+    else:
         from ..engines.build import build_engine
         from ..engines.build_settings import BuildSettings
 
         with tempfile.TemporaryDirectory() as folder:
             size = max(samples, 1)
             settings = BuildSettings(batch=(1, size, size))
-            yield build_engine(sealed, Path(folder) / "tried.plan", settings=settings).plan, "tensorrt"
-    else:
-        yield sealed, "onnxruntime"
+            yield build_engine(sealed, Path(folder) / "tried.plan", settings=settings).plan, builder

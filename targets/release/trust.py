@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, Iterator, Mapping, Optional
 
 from ..errors import RefusedError
 from ..paths import SIGNERS
+from ..runtimes.runtime import is_engine
 from ..sealed import sealed_bytes
 from .manifest import (
-    ENGINES,
     LARGEST,
     MANIFEST,
     SIGNATURE,
@@ -147,7 +147,7 @@ def open_bundle(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = N
         )
     data = _bytes_of(folder / MANIFEST, limit=LARGEST)
     if SIGNATURE not in found:
-        engines = [name for name in found if name.endswith(ENGINES)]
+        engines = [name for name in found if is_engine(name)]
         held = f"An engine is code, and {engines[0]} is one. " if engines else ""
         raise RefusedError(
             f"The bundle {folder.name} is not signed.",

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..doctor import Check
-from ..errors import ArtifactError, RefusedError
-from .ssh import Progress, Transport
+from ..errors import ArtifactError, RefusedError, TargetError
+from ..progress import Progress
+from ..runtimes.runtime import is_engine, runtime_named
+from .ssh import Transport
 
 if TYPE_CHECKING:
     from ..timing.judge import Judgement
     from ..timing.layer_profile import Layers
     from ..timing.measurement import Measurement, Protocol
-
-_ENGINES = (".engine", ".plan")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _timed(
     from ..timing.measurement import Measurement
 
     named = [f"{name}={path}" for name, path in there.items()]
-    asked = ["profile", *named, "--protocol", json.dumps(asdict(protocol)), *options]
+    asked = ["profile", *named, *_followed(protocol), *options]
     _, told = board.run(asked, progress=progress)
     return Timed(
         {name: Measurement.from_json(value) for name, value in told["measurements"].items()},
@@ -121,7 +121,7 @@ def layers_on(
 
     there, options = _put(board, list(models.values()), inputs, progress)
     named = [f"{name}={path}" for name, path in zip(models, there)]
-    options += ["--protocol", json.dumps(asdict(protocol))]
+    options += _followed(protocol)
     _, told = board.run(["layers", *named, *options], progress=progress)
     return read_layers(told)
 
@@ -146,7 +146,7 @@ def compare_on(
     from ..timing.measurement import Measurement
 
     there, options = _put(board, [baseline, candidate], inputs, progress)
-    options += ["--protocol", json.dumps(asdict(protocol)), "--margin", str(margin)]
+    options += [*_followed(protocol), "--margin", str(margin)]
     options += ["--until-decided"] if until_decided else []
     _, told = board.run(["compare", *there, *options], progress=progress)
     measured = {name: Measurement.from_json(value) for name, value in told["measurements"].items()}
@@ -259,9 +259,20 @@ def _put(
     return there[: len(models)], [] if inputs is None else ["--inputs", there[-1]]
 
 
+def _followed(protocol: Protocol) -> List[str]:
+    """The options that hand a protocol over; a board has the built-in runtimes alone."""
+    runtime = runtime_named(protocol.runtime)
+    if runtime.source:
+        raise TargetError(
+            f"{runtime.title} is a runtime of your own ({runtime.source}), which no board has.",
+            "Measure on this machine, or leave your own runtime out: ONNX Runtime is used on the board.",
+        )
+    return ["--protocol", json.dumps(asdict(protocol))]
+
+
 def _checked(models: Sequence[Path]) -> Sequence[Path]:
     for model in models:
-        if model.suffix in _ENGINES:
+        if is_engine(model):
             raise RefusedError(
                 f"{model.name} is an engine: a board runs only what it built itself, or what is signed.",
                 "Send the ONNX file and build it there (deadweight build --on), or install a signed bundle.",

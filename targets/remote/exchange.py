@@ -10,9 +10,10 @@ import io
 import json
 import subprocess
 import threading
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Tuple
 
 from ..errors import TargetError
+from ..progress import Progress
 from .agent_options import PROGRESS, PROTOCOL
 from .ssh_errors import error_of
 
@@ -20,7 +21,7 @@ from .ssh_errors import error_of
 def spoken(
     command: Sequence[str],
     fed: Iterable[bytes],
-    progress: Optional[Callable[[int, int, str], None]],
+    progress: Optional[Progress],
     environment: Optional[Mapping[str, str]] = None,
 ) -> Tuple[int, bytes, str]:
     """Runs a command, feeds it, follows its progress; its exit code, its output and what else it said."""

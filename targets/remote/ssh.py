@@ -38,12 +38,12 @@ from typing import (
 from ..artifact import sha256_of, writing
 from ..errors import ArtifactError, DeadweightError, ModelError, TargetError
 from ..onnx_file import weight_names
+from ..progress import Progress
 from .exchange import answer, spoken
 from .received_files import pieces
 from .ssh_errors import HELLO, connection_error, keep_command
 from .zipapp import agent_bytes, agent_sha256
 
-Progress = Callable[[int, int, str], None]
 """Told how much is done, of how much, and of what."""
 T = TypeVar("T")
 

@@ -54,7 +54,9 @@ def _needed() -> Set[str]:
     import ast
 
     found: Set[str] = set()
-    waiting = ["__init__.py", "agent.py"]
+    # The runtimes are found by their files' names, not imported by them.
+    runtimes = _SOURCES.glob("runtimes/*_runtime.py")
+    waiting = ["__init__.py", "agent.py", *(f"runtimes/{path.name}" for path in runtimes)]
     while waiting:
         path = waiting.pop()
         if path in found or not (_SOURCES / path).is_file():

@@ -1,1 +1,1 @@
-"""How is a model opened and run? Sessions of ONNX Runtime and TensorRT."""
+"""What runs a model: one `Runtime` each, and the session that it opens."""

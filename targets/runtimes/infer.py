@@ -7,12 +7,13 @@ its own last sample, and the padding's answers are dropped.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
 
 import numpy as np
 
 from ..artifact import writing
 from ..errors import ArtifactError, ModelError
+from ..progress import Counted
 from .session import Session
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def infer_folder(
     outputs: Path,
     *,
     batch: int = _BATCH,
-    progress: Optional[Callable[[int, int], None]] = None,
+    progress: Optional[Counted] = None,
 ) -> List[str]:
     """Runs every NPZ file of `inputs` and writes one of the same name to `outputs`; returns the names.
 

@@ -1,48 +1,51 @@
-"""Which runtime runs a file, and a session opened with it."""
+"""Opening a model's file: which runtime it is for, and the session."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterable, Mapping, Union
+from typing import TYPE_CHECKING, Iterable, Optional, Union
 
 from ..errors import TargetError
+from .runtime import DEFAULT, Runtime, by_suffix, runtime_named
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Arrays = Mapping[str, NDArray[Any]]
-from .session import RUNTIMES, Session
+    from .session import Session
 
 
-def runtime_of(path: Union[str, Path]) -> str:
-    """What runs a file, by its name: plans and engines are TensorRT's, whose flavour their record knows."""
+def runtime_of(path: Union[str, Path], board: Optional[Runtime] = None) -> Runtime:
+    """What runs a file: the runtime of the board that the user named if it opens such files, else by name.
+
+    TensorRT's flavours share their suffixes; the record of a plan says which one built it.
+    """
     path = Path(path)
-    if path.suffix not in (".plan", ".engine"):
-        return "onnxruntime"
-    from ..engines.record import read_record
-
-    record = read_record(path)
-    return "tensorrt" if record is None else str(record["tensorrt"]["flavour"])
+    opens = board is not None and path.suffix in board.suffixes
+    runtime = board if opens and board is not None else by_suffix(path.name)
+    return runtime if runtime.variant is None else runtime_named(runtime.variant(path))
 
 
-def shared_runtime(paths: Iterable[Path]) -> str:
+def shared_runtime(paths: Iterable[Path], board: Optional[Runtime] = None) -> Runtime:
     """What runs all of these.
 
     Raises:
         TargetError: they run on different runtimes, and their times would not compare.
     """
-    found = {path: runtime_of(path) for path in paths}
+    found = {path: runtime_of(path, board) for path in paths}
     if len(set(found.values())) != 1:
-        told = ", ".join(f"{path.name} on {runtime}" for path, runtime in found.items())
+        named = ", ".join(f"{path.name} on {runtime}" for path, runtime in found.items())
         raise TargetError(
-            f"These do not run on one runtime, so they cannot be timed by turns: {told}.",
+            f"These do not run on one runtime, so they cannot be timed by turns: {named}.",
             "Compare two engines, or two ONNX files: deadweight build makes an engine of an ONNX file.",
         )
     return found.popitem()[1]
 
 
-def open_session(path: Union[str, Path], *, runtime: str = "onnxruntime", threads: int = 1) -> Session:
+def open_session(
+    path: Union[str, Path], *, runtime: Union[str, Runtime] = DEFAULT, threads: int = 1
+) -> Session:
     """Opens a model file for running on this machine's CPU or board.
+
+    Args:
+        runtime: what runs it, or the name of a built-in runtime, or of one of your own that was loaded.
 
     Raises:
         ModelError: the file is missing, cut short, or holds what the runtime does not know.
@@ -50,13 +53,7 @@ def open_session(path: Union[str, Path], *, runtime: str = "onnxruntime", thread
     """
     if threads < 1:
         raise TargetError(f"A model cannot be run with {threads} threads.", "Ask for 1 or more.")
-    if runtime == "onnxruntime":
-        from .ort import open_ort
-
-        return open_ort(Path(path), threads=threads)
-    if runtime in RUNTIMES:
-        from .trt_open import open_trt
-
-        flavour, _, graph = runtime.partition("+")
-        return open_trt(Path(path), flavour=flavour, graph=bool(graph))
-    raise TargetError(f"The runtime '{runtime}' is not known here.", f"Known: {', '.join(RUNTIMES)}.")
+    runs = runtime_named(runtime) if isinstance(runtime, str) else runtime
+    if runs.source:
+        runs.check_installed(Path(path).name)
+    return runs.open(Path(path), threads=threads)

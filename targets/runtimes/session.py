@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[Any]]
 
-RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt+graph", "tensorrt_rtx", "tensorrt_rtx+graph")
-"""What runs a file. `+graph`: what is timed is a captured CUDA graph."""
-
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -25,7 +25,9 @@ import numpy as np
 from ..errors import MeasurementError, ModelError
 from ..machine.probe import changes, conditions, snapshot
 from ..onnx_file import files_of, model_sha256
+from ..progress import Counted
 from ..runtimes.open import open_session
+from ..runtimes.runtime import known_runtimes
 from ..runtimes.session import Session
 from .block_plan import Block, Plan, check_clock, clock_source, planned
 from .inputs import fed, with_inputs
@@ -34,10 +36,7 @@ from .measurement import Mark, Measurement, Protocol
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Progress", "Protocol", "time_together"]
-
-Progress = Callable[[int, int], None]
-"""Told how many events are done, and of how many."""
+__all__ = ["Protocol", "time_together"]
 
 Opener = Callable[..., Session]
 """`open_session`, or what takes the same arguments: a path, and by name runtime and threads."""
@@ -46,8 +45,8 @@ _DEFAULT = Protocol()
 _WARM_RUNS = 2
 _WARM_BLOCKS = 10
 _TRIAL_ROUNDS = 5
-_ON_THE_CORE = ("onnxruntime", "torch", "numpy")
-"""Runtimes whose one thread is the one that is timed; who waits for a GPU leaves the core idle."""
+_ON_THE_CORE = ("torch", "numpy")
+"""What `opened` may run on this thread that is no `Runtime`."""
 
 
 _Event = Dict[str, Tuple[List[List[int]], List[int]]]
@@ -59,7 +58,7 @@ def time_together(
     *,
     protocol: Protocol = _DEFAULT,
     inputs: Optional[Mapping[str, NDArray[Any]]] = None,
-    progress: Optional[Progress] = None,
+    progress: Optional[Counted] = None,
     looks: Sequence[int] = (),
     decided: Optional[Callable[[Mapping[str, Measurement]], bool]] = None,
     opened: Opener = open_session,
@@ -98,7 +97,7 @@ def time_together(
 
     def so_far() -> Dict[str, Measurement]:
         assert plan is not None  # there is one event at least
-        counts_cpu = protocol.threads == 1 and protocol.runtime in _ON_THE_CORE
+        counts_cpu = protocol.threads == 1 and _on_the_core(protocol)
         return {
             name: Measurement(
                 name=name,
@@ -174,13 +173,19 @@ def _event(
             _warm(calls[name])
         if plan is None:
             plan = planned(_trial(calls, protocol, dice), protocol)
-        counted = protocol.threads if protocol.runtime in _ON_THE_CORE else 0
+        counted = protocol.threads if _on_the_core(protocol) else 0
         event, what = _taken(calls, plan, dice, threads=counted)
         return event, what, plan
     finally:
         for session in sessions.values():
             session.close()
         del padding
+
+
+def _on_the_core(protocol: Protocol) -> bool:
+    """Whether the thread that is timed does the work; one that waits for a GPU leaves the core idle."""
+    own = {one.name for one in known_runtimes(variants=True) if one.processor == "cpu"}
+    return protocol.runtime in own or protocol.runtime in _ON_THE_CORE
 
 
 def _check_batch(path: Path, arrays: Mapping[str, NDArray[Any]], batch: int) -> None:

@@ -80,6 +80,11 @@ class Judgement:
         }
 
 
+def exit_code(outcome: str, *, equal: int = 0) -> int:
+    """What a command that ends in this outcome exits with: 0 faster, 1 slower, 3 cannot tell."""
+    return {"faster": 0, "equal": equal, "slower": 1}.get(outcome, 3)
+
+
 def judge(
     baseline: Measurement,
     candidate: Measurement,

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..errors import MeasurementError
 from ..machine.probe import conditions, voided
-from .clock import Progress
+from ..progress import Counted
+from ..runtimes.runtime import runtime_named
 from .layers import Layer
 from .measurement import Protocol
 
@@ -30,16 +31,15 @@ def profile_layers(
     *,
     protocol: Protocol,
     inputs: Optional[Arrays] = None,
-    progress: Optional[Progress] = None,
+    progress: Optional[Counted] = None,
 ) -> Dict[str, Any]:
     """The layers of ONNX files, timed by turns here, as plain values for JSON; and why they are void.
 
     Raises:
         MeasurementError: the models are engines; else as `time_layers`.
     """
-    from .ort_layers import time_layers
-
-    if protocol.runtime != "onnxruntime":
+    time_layers = runtime_named(protocol.runtime).time_layers
+    if time_layers is None:
         raise MeasurementError(
             "Layers are timed here through ONNX Runtime's profile, and these models are engines.",
             "Run deadweight profile --layers on the board itself.",

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from ..errors import ArtifactError, DeadweightError, MeasurementError, ModelError, TargetError
+from ..runtimes.runtime import DEFAULT, Runtime, own_runtime, runtime_named
 
 if TYPE_CHECKING:
     from ..runtimes.session import Arrays, Session
@@ -56,7 +57,7 @@ class Memory:
 def measure_memory(
     path: Union[str, Path],
     *,
-    runtime: str = "onnxruntime",
+    runtime: Union[str, Runtime] = DEFAULT,
     threads: int = 1,
     batch: int = 1,
     inputs: Optional[Path] = None,
@@ -74,7 +75,9 @@ def measure_memory(
         ModelError, TargetError: as `open_session`.
         MeasurementError: this system tells nothing about memory, or the process was killed (no memory left).
     """
-    told = {"path": str(path), "runtime": runtime, "threads": threads, "batch": batch, "root": str(root)}
+    runs = runtime_named(runtime) if isinstance(runtime, str) else runtime
+    named = runs.source or runs.name
+    told = {"path": str(path), "runtime": named, "threads": threads, "batch": batch, "root": str(root)}
     job = json.dumps({**told, "inputs": None if inputs is None else str(inputs)})
     taken = [_in_fresh_process(job, path=path, timeout_s=timeout_s) for _ in range(_PROCESSES)]
     return replace(
@@ -147,13 +150,16 @@ def _measured(job: Mapping[str, Any]) -> Memory:
     with tempfile.TemporaryDirectory() as folder:
         tiny = Path(folder) / "tiny.onnx"
         tiny.write_bytes(base64.b64decode(_TINY))
-        first = open_session(tiny, runtime=job["runtime"], threads=job["threads"])
+        # The user's own code, if any, is named by the process that asks, which loaded it too.
+        named = str(job["runtime"])
+        runtime = own_runtime(named) if ":" in named else runtime_named(named)
+        first = open_session(tiny, runtime=runtime, threads=job["threads"])
         first.run(random_inputs(first.inputs))
     _give_back()
     resettable = _reset_peak(proc)
     resident_before, peak_before = _status(proc, "VmRSS"), _status(proc, "VmHWM")
     dirty_before, exact = _private_bytes(proc)
-    session = open_session(path, runtime=job["runtime"], threads=job["threads"])
+    session = open_session(path, runtime=runtime, threads=job["threads"])
     peak = _status(proc, "VmHWM")
     if not resettable:
         remarks.append(
@@ -163,7 +169,7 @@ def _measured(job: Mapping[str, Any]) -> Memory:
     if not exact:
         remarks.append("private pages are not told on this system: resident memory includes shared pages")
     resident = _after_runs(session, inputs, job["batch"], proc) - dirty_before
-    again = open_session(path, runtime=job["runtime"], threads=job["threads"])
+    again = open_session(path, runtime=runtime, threads=job["threads"])
     extra = _after_runs(again, inputs, job["batch"], proc) - dirty_before - resident
     session.close()
     again.close()

@@ -23,8 +23,8 @@ import numpy as np
 
 from ..errors import MeasurementError
 from ..onnx_file import Nodes, read_nodes
+from ..progress import Counted
 from ..runtimes.ort import open_ort
-from .clock import Progress
 from .inputs import fed, with_inputs
 from .layers import Layer
 from .measurement import Protocol
@@ -51,7 +51,7 @@ def time_layers(
     *,
     protocol: Protocol = LAYER_PROTOCOL,
     inputs: Optional[Arrays] = None,
-    progress: Optional[Progress] = None,
+    progress: Optional[Counted] = None,
 ) -> Dict[str, Dict[str, Layer]]:
     """Profiles models by turns in one process: for each model, its layers in the order in which they run.
 

@@ -24,7 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Dict, List, Mapping, Optional, Tuple
 
-from .clock import Progress, time_together
+from ..progress import Counted
+from .clock import time_together
 from .judge import Judgement, judge, unproven
 from .measurement import Measurement, Protocol
 
@@ -61,7 +62,7 @@ def compare_until_decided(
     confidence: float = CONFIDENCE,
     decided: Optional[Callable[[Judgement, Mapping[str, Measurement]], bool]] = None,
     inputs: Optional[Arrays] = None,
-    progress: Optional[Progress] = None,
+    progress: Optional[Counted] = None,
 ) -> Compared:
     """Times two models by turns until `decided` says so of a look's judgement and samples.
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.memory.bounds import LEVELS, counted, rows_of
 from benchmarks.memory.random_graphs import FLOAT, KINDS, make
 from deadweight.export.memory.footprint import footprint
-from deadweight.targets.errors import ArtifactError, ModelError
+from deadweight.targets.errors import ArtifactError, ModelError, TargetError
 from deadweight.targets.memory_fit import Footprint
 
 UNIT = 8 * 16 * 16 * 4  # bytes of one feature map here
@@ -147,7 +147,7 @@ def test_a_batch_of_none_another_runtime_and_a_cut_file_are_told(tmp_path: Path)
     path = two_convolutions(tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="batch 0"):
         footprint(path, batch=0)
-    with pytest.raises(ModelError, match="openvino"):
+    with pytest.raises(TargetError, match="openvino"):
         footprint(path, runtime="openvino")
     cut = tmp_path / "cut.onnx"
     cut.write_bytes(path.read_bytes()[:200])

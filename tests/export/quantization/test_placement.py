@@ -190,7 +190,7 @@ def test_a_misspelt_name_is_an_error_that_proposes_the_nearest(net: Nets) -> Non
         place(graph, "tensorrt", skip=["fc1/Gem"])
     assert "fc1/Gemm" in caught.value.cure
     with pytest.raises(ModelError, match="dialect 'arm'"):
-        place(graph, "arm")  # type: ignore[arg-type]
+        place(graph, "arm")
 
 
 def test_a_product_of_a_single_row_stays_float_in_tensorrt_whatever_the_batch() -> None:

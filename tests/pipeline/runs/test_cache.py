@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Facts, Work
 from deadweight.targets.artifact import write_text
 from deadweight.targets.errors import ArtifactError, ModelError
+from deadweight.targets.runtimes.runtime import own_runtime
 from deadweight.targets.target import load_target
 
 HERE = Path(__file__)
@@ -57,11 +59,17 @@ def test_a_stage_runs_once_and_is_then_taken_from_the_cache(tmp_path: Path) -> N
     assert first.artifacts["note"].path.read_text() == "a"
 
 
-@pytest.mark.parametrize("what", ["settings", "seed", "data", "code", "inputs", "workload", "target"])
+@pytest.mark.parametrize(
+    "what", ["settings", "seed", "data", "code", "inputs", "workload", "target", "runtime"]
+)
 def test_whatever_goes_into_a_stage_is_in_its_key(tmp_path: Path, what: str) -> None:
     users = tmp_path / "users.py"
     users.write_text("X = 1")
+    runtime = Path(shutil.copy(HERE.parents[2] / "support" / "own_runtime.py", tmp_path))
     run, work = start(tmp_path, users)
+    if what == "runtime":
+        own = own_runtime("own_runtime.py:RUNTIME", tmp_path)
+        work = dataclasses.replace(work, target=dataclasses.replace(work.target, runtime=own))
     stage = NamedStage("note", Note())
     before = run.key(stage, work)
     if what == "settings":
@@ -72,6 +80,8 @@ def test_whatever_goes_into_a_stage_is_in_its_key(tmp_path: Path, what: str) -> 
         run = dataclasses.replace(run, fingerprint="other")
     elif what == "code":
         users.write_text("X = 2")
+    elif what == "runtime":
+        runtime.write_text(f"{runtime.read_text()}\n# another build of it\n")
     elif what == "workload":
         run = dataclasses.replace(run, workload="Other")
     elif what == "inputs":

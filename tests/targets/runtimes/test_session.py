@@ -89,8 +89,8 @@ def test_a_dimension_without_a_name_is_shown_as_a_question_mark() -> None:
 
 
 def test_a_file_tells_by_its_name_what_runs_it(tmp_path: Path) -> None:
-    assert runtime_of(tmp_path / "a.onnx") == "onnxruntime"
-    assert runtime_of(tmp_path / "a.engine") == "tensorrt"
+    assert runtime_of(tmp_path / "a.onnx").name == "onnxruntime"
+    assert runtime_of(tmp_path / "a.engine").name == "tensorrt"
     plan = tmp_path / "a.plan"
     record = {
         "schema": 1,
@@ -103,10 +103,10 @@ def test_a_file_tells_by_its_name_what_runs_it(tmp_path: Path) -> None:
         "platform": {"machine": "x86_64"},
     }
     Path(f"{plan}.json").write_text(json.dumps(record))
-    assert runtime_of(plan) == "tensorrt_rtx"
+    assert runtime_of(plan).name == "tensorrt_rtx"
 
 
 def test_an_engine_and_an_onnx_file_are_not_timed_by_turns(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"a\.onnx on onnxruntime, a\.plan on tensorrt"):
         shared_runtime([tmp_path / "a.onnx", tmp_path / "a.plan"])
-    assert shared_runtime([tmp_path / "a.plan", tmp_path / "b.plan"]) == "tensorrt"
+    assert shared_runtime([tmp_path / "a.plan", tmp_path / "b.plan"]).name == "tensorrt"

@@ -1,0 +1,241 @@
+"""A runtime as one value: how it opens a model's file, and what the other folders must know about it.
+
+One file per runtime, `*_runtime.py` in this folder, found by its name; a user's own runtime is a `Runtime` in
+a file or package of theirs, named by a board's TOML or on the command line. These files import libraries, and
+numpy, only inside functions: a board without numpy verifies bundles too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import sys
+import zlib
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from importlib import util
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
+
+from ..errors import DeadweightError, TargetError
+
+if TYPE_CHECKING:
+    from .session import Session
+
+DEFAULT = "onnxruntime"
+"""What runs a file that no other runtime is known for."""
+PROCESSORS = ("cpu", "gpu")
+FP16 = ("flag", "file")
+DIALECTS = ("tensorrt", "x86")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs a model. Its `str` is its name.
+
+    Raises:
+        TargetError: a field has a value that no runtime can have.
+    """
+
+    name: str
+    """As in a board's TOML and in stored protocols: a letter, then letters, digits, `_`, `-`, `.` or `+`."""
+    title: str
+    """For readers, as in `ONNX Runtime`."""
+    library: str
+    """The package it needs, by the name Python imports; a board's fact of that name is its version there."""
+    cure: str
+    """What to do where the package is missing, as in `Install it: pip install onnxruntime`."""
+    open: Callable[..., Session] = field(compare=False)
+    """`open(path, threads=1)` returns a `Session`; it raises ModelError or TargetError."""
+    suffixes: Tuple[str, ...] = (".onnx",)
+    """Of the files that it opens. Without `.onnx` a network is built into such a file on the board first."""
+    processor: str = "cpu"
+    """`cpu`: the calling thread does the work, so its CPU time counts. `gpu`: it waits."""
+    dialect: str = "x86"
+    """Where and how it wants Q/DQ pairs; `export/quantization/placement.py` has the rules."""
+    fp16: Tuple[str, ...] = ()
+    """Where FP16 can be chosen: `flag` (of the builder), `file` (cast in the ONNX file); empty: nowhere."""
+    time_layers: Optional[Callable[..., Any]] = field(default=None, compare=False)
+    """Times layers in a way that can be judged, with the arguments of `timing.ort_layers.time_layers`."""
+    variant: Optional[Callable[[Path], str]] = field(default=None, compare=False)
+    """Which runtime's name a file of these suffixes is for, where several share them."""
+    linted: bool = False
+    """Whether `export/lint` has this runtime's tables of operators."""
+    fuses: bool = False
+    """Whether it writes joined values in place and fuses chains and attention; see `export/memory`."""
+    sparse_kernels: bool = False
+    """Whether it may have kernels for 2:4 sparsity."""
+    tolerance: float = 0.01
+    """How far outputs may be off ONNX Runtime's on a workstation, as a share of the largest."""
+    source: str = ""
+    """Where a user's own runtime was loaded from, as `/path/file.py:NAME`; empty for the built-in ones."""
+
+    def __post_init__(self) -> None:
+        wrong = [f"name {self.name!r}"] if not re.fullmatch(r"[A-Za-z][\w.+-]{0,63}", self.name) else []
+        wrong += [f"suffixes {one!r}" for one in self.suffixes if not re.fullmatch(r"\.\w+", one)]
+        wrong += ["no suffixes"] if not self.suffixes else []
+        wrong += [f"processor {self.processor!r}"] if self.processor not in PROCESSORS else []
+        wrong += [f"fp16 {one!r}" for one in self.fp16 if one not in FP16]
+        wrong += [f"dialect {self.dialect!r}"] if self.dialect not in DIALECTS else []
+        if wrong:
+            raise TargetError(
+                f"The runtime {self.title} has {', '.join(wrong)}.",
+                "A name is letters, digits and _-.+; suffixes look like .onnx; processor is "
+                f"{' or '.join(PROCESSORS)}; fp16 is of {', '.join(FP16)}; dialect is one of "
+                f"{', '.join(DIALECTS)}.",
+            )
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> Tuple[Any, Tuple[str, ...]]:
+        return (own_runtime, (self.source,)) if self.source else (runtime_named, (self.name,))
+
+    @property
+    def builds(self) -> bool:
+        """Whether a network must be built into an engine first, which runs only where it was built."""
+        return ".onnx" not in self.suffixes
+
+    @property
+    def code(self) -> Tuple[Path, ...]:
+        """The user's own file that it stands in; none for the built-in ones."""
+        place = self.source.rpartition(":")[0]
+        if not place:
+            return ()
+        return (Path(place if place.endswith(".py") else str(sys.modules[place].__file__)),)
+
+    @property
+    def installed(self) -> bool:
+        """Whether Python finds its package here; nothing is imported."""
+        return not self.library or util.find_spec(self.library) is not None
+
+    @property
+    def version(self) -> str:
+        """The version of its package here; empty if that is not known."""
+        from ..machine.probe import versions
+
+        return versions(self.library).get(self.library, "")
+
+    def check_installed(self, wanted_by: str) -> None:
+        """Ask before anything long runs.
+
+        Raises:
+            TargetError: it is not installed here.
+        """
+        if not self.installed:
+            raise TargetError(f"{wanted_by} needs {self.title}, which is not installed here.", self.cure)
+
+
+_OWN: Dict[str, Runtime] = {}
+"""Runtimes of the user's own that this process has loaded, by name; the last one of a name."""
+
+
+def built_in_runtimes(*, variants: bool = False) -> Tuple[Runtime, ...]:
+    """The `RUNTIME` of each file of this folder; with `variants`, its other `VARIANTS` too."""
+    modules = _modules()
+    return tuple(
+        runtime
+        for module in modules
+        for runtime in (module.RUNTIME, *(getattr(module, "VARIANTS", ()) if variants else ()))
+    )
+
+
+@lru_cache(maxsize=1)
+def _modules() -> Tuple[Any, ...]:
+    # Not a directory listing: on a board this package is inside a zip file.
+    package = sys.modules[__name__.rpartition(".")[0]]
+    names = sorted(found.name for found in pkgutil.iter_modules(package.__path__))
+    return tuple(
+        importlib.import_module(f"{package.__name__}.{name}") for name in names if name.endswith("_runtime")
+    )
+
+
+def runtime_named(name: str) -> Runtime:
+    """A built-in runtime, or one of the user's own that was loaded before. It never imports a user's code.
+
+    Raises:
+        TargetError: there is no such runtime.
+    """
+    known = {one.name: one for one in known_runtimes(variants=True)}
+    if name not in known:
+        raise TargetError(
+            f"The runtime '{name}' is not known here.",
+            f"Known: {', '.join(known)}. One of your own is named by the TOML of your own board, as "
+            '"file.py:NAME", and that board by --target or the recipe.',
+        )
+    return known[name]
+
+
+def known_runtimes(*, variants: bool = False) -> Tuple[Runtime, ...]:
+    """The built-in ones, and the user's own as far as they were loaded."""
+    return (*built_in_runtimes(variants=variants), *_OWN.values())
+
+
+def by_suffix(name: object) -> Runtime:
+    """The built-in runtime that opens files of such a name; `DEFAULT` where none is known to."""
+    found = [one for one in built_in_runtimes() if str(name).endswith(one.suffixes)]
+    return found[0] if found else runtime_named(DEFAULT)
+
+
+def is_engine(name: object) -> bool:
+    """Whether a file is one that a runtime built for its board, by its name."""
+    return by_suffix(name).builds
+
+
+def own_runtime(reference: str, folder: Path = Path()) -> Runtime:
+    """Loads a runtime of the user's own: only for what the user named in a recipe, a board or a command.
+
+    Args:
+        reference: `file.py:NAME`, relative to `folder`, or `package.module:NAME`.
+
+    Raises:
+        TargetError: nothing can be loaded from there, or it is no `Runtime`, or has a name in use.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name.isidentifier():
+        raise TargetError(
+            f"The runtime {reference!r} is neither built in nor names one of your own.",
+            f"Give {', '.join(map(str, built_in_runtimes()))}, file.py:NAME or package.module:NAME.",
+        )
+    is_file = place.endswith(".py")
+    path = (folder / place).resolve()
+    if is_file and not path.is_file():
+        raise TargetError(
+            f"The runtime's file {path} does not exist.", "Its path is relative to the file that names it."
+        )
+    try:
+        module = _from_file(path) if is_file else importlib.import_module(place)
+    except DeadweightError:
+        raise
+    except ModuleNotFoundError as error:
+        raise TargetError(
+            f"The runtime {reference} cannot be loaded: {error}.",
+            f"Install {error.name}, or correct the name; a runtime's library is best imported in `open`.",
+        ) from error
+    except Exception as error:  # the user's own code may fail in any way
+        raise TargetError(
+            f"The runtime {reference} cannot be loaded: {type(error).__name__}: {error}.", "Fix that file."
+        ) from error
+    found = getattr(module, name, None)
+    if not isinstance(found, Runtime):
+        what = f"is a {type(found).__name__}" if hasattr(module, name) else "is not there"
+        raise TargetError(
+            f"{reference} names no runtime: {name} {what}.", "Make it a deadweight.Runtime at the top level."
+        )
+    made = replace(found, source=f"{path}:{name}" if is_file else reference)
+    if made.name in {one.name for one in built_in_runtimes(variants=True)}:
+        raise TargetError(f"The runtime {reference} is called {made.name}, as a built-in one.", "Rename it.")
+    _OWN[made.name] = made
+    return made
+
+
+def _from_file(path: Path) -> ModuleType:
+    spec = util.spec_from_file_location(f"{path.stem}_{zlib.crc32(str(path).encode()):08x}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,61 @@
+"""TensorRT, as `Runtime` values: engines that are built on the board; a graph is a captured CUDA graph.
+
+Its profiler waits after every layer, which is no fair clock: layers are shown, not judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .runtime import Runtime
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+def _open(path: Path, *, threads: int = 1, flavour: str = "tensorrt", graph: bool = False) -> Session:
+    from .trt_open import open_trt
+
+    return open_trt(path, flavour=flavour, graph=graph)
+
+
+def _flavour(path: Path) -> str:
+    """By the record beside the plan: TensorRT-RTX writes plans of the same suffixes."""
+    from ..engines.record import read_record
+
+    record = read_record(path)
+    return RUNTIME.name if record is None else str(record["tensorrt"]["flavour"])
+
+
+RUNTIME = Runtime(
+    name="tensorrt",
+    title="TensorRT",
+    library="tensorrt",
+    cure="It comes with JetPack: sudo apt install nvidia-jetpack",
+    open=_open,
+    suffixes=(".engine", ".plan"),
+    processor="gpu",
+    dialect="tensorrt",
+    fp16=("flag", "file"),
+    variant=_flavour,
+    linted=True,
+    fuses=True,
+    sparse_kernels=True,
+    tolerance=0.05,
+)
+_RTX = replace(
+    RUNTIME,
+    name="tensorrt_rtx",
+    title="TensorRT-RTX",
+    library="tensorrt_rtx",
+    cure="Install it: pip install tensorrt-rtx",
+    open=partial(_open, flavour="tensorrt_rtx"),
+)
+VARIANTS = (
+    replace(RUNTIME, name="tensorrt+graph", open=partial(_open, graph=True)),
+    _RTX,
+    replace(_RTX, name="tensorrt_rtx+graph", open=partial(_open, flavour="tensorrt_rtx", graph=True)),
+)
