@@ -98,9 +98,12 @@ def compared_strings(path: Path) -> list[tuple[int, str, str]]:
 
 
 RUNTIMES = {one.name for one in known_runtimes(variants=True)} | set(DIALECTS)
+STAGES = {path.stem for path in (ROOT / "pipeline" / "stages").glob("[a-z]*.py")}
 NO_NAMES = {
     # A runtime is asked what it does. engines/ is TensorRT's own builder and tells its two flavours apart.
     "runtimes": (RUNTIMES, r"", ("targets/runtimes", "targets/engines")),
+    # The kind of an engine's layer and the name of an artifact are no stages.
+    "stages": (STAGES, r"^(?!layer\.kind|work\.artifacts)", ("pipeline/stages",)),
 }
 """By kind: the names, what stands on the other side (a pattern), and the folders that may compare them."""
 

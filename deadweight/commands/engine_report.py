@@ -75,11 +75,11 @@ def memory(
     """
     from ..export.memory.footprint import footprint
     from ..targets.memory_fit import base_of, fit
-    from ..targets.runtimes.runtime import runtime_named
+    from ..targets.runtimes.runtime import DEFAULT, runtime_named
     from ..targets.target import load_target
 
     board = None if target is None else load_target(target)
-    runtime = runtime_named("onnxruntime") if board is None else board.runtime
+    runtime = runtime_named(DEFAULT) if board is None else board.runtime
     need = footprint(model, batch=batch, runtime=runtime)
     answer = None
     if board is not None:
