@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import onnx
 
 from ..targets import __version__
 from ..targets.artifact import sha256_of, unfinished, write_json
 from ..targets.errors import ModelError, TargetError
 from ..targets.progress import Progress
 from ..targets.target import Target
-from .lint.check import Report, lint
+from .lint.check import Report, lint_model
 from .lint.platform import Platform
 from .onnx_graph.canonical import fold_batch_norm
-from .onnx_graph.counts import float_kernels
-from .onnx_graph.external_data import drop_stale, move, names_beside
-from .onnx_graph.float_input import load_float
-from .onnx_graph.graph import Array, load, save
-from .onnx_graph.run import pieces, runner, samples_in
-from .parity.compare import LIMITS, Hop, compare_files, noise_between
+from .onnx_graph.counts import float_kernels, read_optimized
+from .onnx_graph.float_input import as_float
+from .onnx_graph.graph import Array, OnnxModel, load, save
+from .onnx_graph.run import Opened, pieces, samples_in
+from .parity.compare import LIMITS, Hop, compare, noise_between
 from .quantization import adequacy
-from .quantization.calibrate import Ranges, calibrate_by
+from .quantization.calibrate import Ranges, Watched, calibrate_by
 from .quantization.fp16 import to_half
 from .quantization.histogram import METHODS, Method
 from .quantization.placement import rules_of
@@ -115,35 +112,45 @@ def to_int8(
         ArtifactError: a file is damaged, or the folder cannot be written.
     """
     dialect = target.runtime.dialect
+    in_onnx_runtime = rules_of(dialect).onnx_runtime
     if half and "file" not in target.runtime.fp16:
         raise TargetError(
             f"{target.name} runs {target.runtime}, and FP16 in the file is for TensorRT 10 and later.",
             "Leave --half out, or name a board with TensorRT.",
         )
+    methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
     with unfinished(folder) as part:
-        methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
-        fed = _told(samples, progress, "calibrate")
-        source, folded = _folded(model, samples, part)
-        ranges = calibrate_by(methods, source, fed)
-        made = {
-            one: to_qdq(source, ranges[one], _in(part, one) / NAME, dialect=dialect, skip=skip)
-            for one in methods
-        }
+        given = load(model)
+        source, folded = _folded(given)
+        watched = Watched.of(source)
+        before = watched.opened
+        if folded:
+            before = Opened.of(given)
+            near = itertools.islice(samples.batches(), COMPARED)
+            compare(before, Opened.of(source), near, kind="float", name="ONNX -> batch norms folded")
+        ranges = calibrate_by(methods, watched, _told(samples, progress, "calibrate"))
         noises: dict[Method, float] = {}
-        if len(made) > 1:
-            noises = {one: _noise(model, made[one].path, samples) for one in methods}
-        chosen = min(methods, key=lambda one: noises.get(one, 0.0))
-        path, quantized = made[chosen].path, made[chosen]
-        report, unjudged = _judged(path, target)
-        hop, flips, said = None, tuple[Flip, ...](), ""
+        best: tuple[Method, Quantized, Opened] | None = None
+        for one in methods:
+            made = to_qdq(source, ranges[one], dialect=dialect, skip=skip)
+            opened = Opened.of(made.model, optimized_path=part / one if in_onnx_runtime else None)
+            if len(methods) > 1:
+                noises[one] = _noise(before, opened, samples)
+            if best is None or noises[one] < noises[best[0]]:
+                best = one, made, opened
+        assert best is not None  # there is one method at least
+        chosen, quantized, after = best
+        final, said = quantized.model, ""
+        report, unjudged = _judged(final, folder / NAME, target)
+        hop, flips = None, tuple[Flip, ...]()
         taken = report is None or not report.counts["error"]
         if taken:
             fed = _told(samples, progress, "compare")
-            hop = compare_files(model, path, fed, kind="lossy", name="ONNX -> INT8", rounded_from=source)
-            flips = flip_details(model, path, samples, hop.flips[:NAMED])
+            hop = compare(before, after, fed, kind="lossy", name="ONNX -> INT8", rounded_from=source)
+            flips = flip_details(before, after, samples, hop.flips[:NAMED])
             if half:
-                path, said = _halved(path, samples, target, part)
-                report, unjudged = _judged(path, target)
+                final, said = _halved(after, samples, target)
+                report, unjudged = _judged(final, folder / NAME, target)
         found = ranges[chosen]
         rounded = {name: found.adequacy[name] for name in quantized.tensors}
         result = Int8(
@@ -152,57 +159,54 @@ def to_int8(
             noises=noises,
             quantized=quantized,
             hop=hop,
-            classes=classes_of(model),
+            classes=_classes(given),
             flips=flips,
             folded=folded,
             adequacy=adequacy.words(rounded, samples=found.samples, method=found.method),
             half=said,
-            float_kernels=tuple(float_kernels(path)) if rules_of(dialect).onnx_runtime else (),
+            float_kernels=tuple(float_kernels(read_optimized(part / chosen))) if in_onnx_runtime else (),
             lint=report,
             unjudged=unjudged,
-            bytes_before=_bytes(model),
-            bytes_after=_bytes(path),
+            bytes_before=given.file_bytes,
+            bytes_after=save(final.proto, (folder if taken else part) / NAME),
         )
         if taken:
-            _deliver(path, folder, result, found, _record(model, samples, target))
+            _deliver(folder, result, found, _record(model, samples, target))
     return result
 
 
-def classes_of(path: Path) -> str:
+def _classes(model: OnnxModel) -> str:
     """The name of the first output if it looks like class scores, two axes and several columns; else ""."""
-    first = load(path).graph.output[0]
+    first = model.graph.output[0]
     axes = first.type.tensor_type.shape.dim
     return first.name if len(axes) == 2 and axes[1].dim_value != 1 else ""
 
 
-def _folded(path: Path, samples: Samples, part: Path) -> tuple[Path, int]:
-    """The file with its batch norms in the layers before them, as our own export writes it; and how many."""
-    model = load_float(path)
-    before = _norms(model)
-    fold_batch_norm(model)
-    if _norms(model) == before:
-        return path, 0
-    out = _in(part, "folded") / NAME
-    save(model, out)
-    near = itertools.islice(samples.batches(), COMPARED)
-    compare_files(path, out, near, kind="float", name="ONNX -> batch norms folded")
-    return out, before - _norms(model)
+def _folded(model: OnnxModel) -> tuple[OnnxModel, int]:
+    """The model with its batch norms in the layers before them, as our own export writes it; and how many."""
+    model = as_float(model)
+    if not (before := _norms(model)):
+        return model, 0
+    folded = model.copy()
+    fold_batch_norm(folded.proto)
+    count = before - _norms(folded)
+    return (folded if count else model), count
 
 
-def _norms(model: onnx.ModelProto) -> int:
+def _norms(model: OnnxModel) -> int:
     return sum(node.op_type == "BatchNormalization" for node in model.graph.node)
 
 
-def flip_details(before: Path, after: Path, samples: Samples, flips: Sequence[int]) -> tuple[Flip, ...]:
+def flip_details(before: Opened, after: Opened, samples: Samples, flips: Sequence[int]) -> tuple[Flip, ...]:
     """What a few samples were taken for, before and after."""
     if not flips:
         return ()
-    first = load(before)
-    runs, name, found, start = (runner(first), runner(load(after))), first.graph.output[0].name, [], 0
-    for piece in pieces(first, samples.batches()):
+    first, found, start = before.model.proto, [], 0
+    name = first.graph.output[0].name
+    for piece in pieces(first, samples.batches(), before.at_once):
         here = [index for index in flips if start <= index < start + samples_in(piece)]
         if here:
-            one, two = (run(piece)[name] for run in runs)
+            one, two = (model.run(piece)[name] for model in (before, after))
             found += [_flip(samples.place(index), one[index - start], two[index - start]) for index in here]
         start += samples_in(piece)
     return tuple(found)
@@ -222,37 +226,30 @@ def _told(samples: Samples, progress: Progress, what: str) -> Iterator[dict[str,
     progress(done, total, what)
 
 
-def _noise(model: Path, made: Path, samples: Samples) -> float:
-    return noise_between(model, made, itertools.islice(samples.batches(), COMPARED))
+def _noise(before: Opened, after: Opened, samples: Samples) -> float:
+    return noise_between(before, after, itertools.islice(samples.batches(), COMPARED))
 
 
-def _judged(path: Path, target: Target) -> tuple[Report | None, str]:
+def _judged(model: OnnxModel, path: Path, target: Target) -> tuple[Report | None, str]:
     if not target.runtime.linted:
         return None, ""
     try:
-        return lint(path, target=target), ""
+        return lint_model(replace(model, path=path), target=target), ""
     except TargetError as error:
         return None, f"not held against TensorRT's rules: {error.what}"
 
 
-def _halved(path: Path, samples: Samples, target: Target, part: Path) -> tuple[Path, str]:
-    """The file with FP16 for what stays in float, and how much that changed."""
-    out = _in(part, "half") / NAME
-    halved = to_half(path, out, tensorrt=Platform.of(target).version)
-    noise = _noise(path, out, samples)
+def _halved(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel, str]:
+    """The model with FP16 for what stays in float, and how much that changed."""
+    halved = to_half(model.model, tensorrt=Platform.of(target).version)
+    noise = _noise(model, Opened.of(halved.model), samples)
     if not noise < LIMITS["lossy"]:
         raise ModelError(
             f"FP16 changes the outputs by {noise:.3g} of their values: numbers inside leave its range.",
             "Leave --half out.",
         )
     left = "".join(f", {name} stays in FP32: {why}" for name, why in halved.left_float.items())
-    return out, f"FP16 for what stays in float: noise {noise:.2%}{left}"
-
-
-def _in(part: Path, name: str) -> Path:
-    place = part / name
-    place.mkdir(parents=True, exist_ok=True)
-    return place
+    return halved.model, f"FP16 for what stays in float: noise {noise:.2%}{left}"
 
 
 def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:
@@ -267,10 +264,8 @@ def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:
     }
 
 
-def _deliver(path: Path, folder: Path, result: Int8, ranges: Ranges, record: dict[str, Any]) -> None:
-    """Puts the files into their folder, the record of them last."""
-    move(path, folder / NAME)
-    drop_stale(folder)
+def _deliver(folder: Path, result: Int8, ranges: Ranges, record: dict[str, Any]) -> None:
+    """Writes the record of a network beside it."""
     write_json(folder / "ranges.json", ranges.to_json())
     told = {
         "method": result.method,
@@ -288,7 +283,3 @@ def _deliver(path: Path, folder: Path, result: Int8, ranges: Ranges, record: dic
         "sha256": sha256_of(folder / NAME),
     }
     write_json(folder / "quantize.json", {**record, **told})
-
-
-def _bytes(path: Path) -> int:
-    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in names_beside(path))

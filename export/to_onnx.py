@@ -25,8 +25,8 @@ from torch.utils import _pytree
 from ..targets.errors import ModelError
 from .onnx_graph import canonical
 from .onnx_graph.exporter_fixes import restate
-from .onnx_graph.external_data import fits
-from .onnx_graph.graph import Array, load, opset_of, own_copy, save
+from .onnx_graph.external_data import fits, whole_copy
+from .onnx_graph.graph import Array, load, opset_of, save
 from .onnx_graph.layer_norm import spell_out_layer_norms
 from .onnx_graph.run import first_line, runner
 from .onnx_graph.run_module import arguments, eval_mode
@@ -102,7 +102,7 @@ def simplify(path: Path, out_path: Path, example_inputs: Mapping[str, Array]) ->
 
     A simplified graph is kept only when it computes what the plain one did, to 1e-5 of the largest output.
     """
-    model, simplified_by, notes = _simplified(load(path), example_inputs)
+    model, simplified_by, notes = _simplified(load(path).proto, example_inputs)
     save(model, out_path)
     return Exported(Path(out_path), opset_of(model), simplified_by, notes)
 
@@ -143,7 +143,7 @@ def _convert(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelPro
             program, dynamo=True, opset_version=max(opset, NATIVE), verbose=False, optimize=True
         )
         assert made is not None
-        model = own_copy(made.model_proto)
+        model = whole_copy(made.model_proto)
     except Exception as error:
         raise ModelError(
             f"torch cannot write this network as ONNX: {first_line(error)}",
@@ -231,7 +231,7 @@ def _onnxsim(model: onnx.ModelProto) -> onnx.ModelProto:
     simple, passed = onnxsim.simplify(model, skipped_optimizers=skipped)
     if not passed:
         raise ValueError("its own check failed")
-    return own_copy(simple)
+    return whole_copy(simple)
 
 
 def _onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -240,7 +240,7 @@ def _onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
     simple = onnxslim.slim(model)
     if not isinstance(simple, onnx.ModelProto):
         raise ValueError("it returned nothing")
-    return own_copy(simple)
+    return whole_copy(simple)
 
 
 def _keep_names(simple: onnx.ModelProto, model: onnx.ModelProto) -> None:

@@ -11,10 +11,10 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from support.int8_files import compare_module
 from torch import nn
 
 from deadweight.__main__ import main
-from deadweight.export.parity.compare import compare_module
 from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.stages.export import hop_words
 from deadweight.terminal.progress import watching

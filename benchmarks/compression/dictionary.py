@@ -121,7 +121,7 @@ def dictionary_file(
     Raises:
         ModelError: no weight has as many blocks as there are atoms.
     """
-    model = load(path)
+    model = load(path).proto
     told = {}
     for one in model.graph.initializer:
         tensor = numpy_helper.to_array(one) if one.data_type == 1 and len(one.dims) > 1 else np.zeros(0)

@@ -25,10 +25,9 @@ from typing import Any
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from benchmarks.common.record import append, recorded
 from benchmarks.zoo.networks import NETWORKS, Network
+from deadweight.export.onnx_graph.graph import load, save
 from deadweight.export.quantization.calibrate import calibrate
 from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.export.to_onnx import to_onnx
@@ -45,6 +44,9 @@ from deadweight.targets.timing.layer_reasons import counted, explained
 from deadweight.targets.timing.layers import judge_layers
 from deadweight.targets.timing.measurement import Protocol
 from deadweight.targets.timing.ort_layers import time_layers
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 
 FOLDER = Path("runs/demonstration")
 ROWS = FOLDER / "rows.jsonl"
@@ -91,7 +93,9 @@ def _write(model: nn.Module, network: Network, folder: Path, name: str) -> None:
     batches = [
         {key: value.numpy() for key, value in network.example(4, seed=seed).items()} for seed in range(2)
     ]
-    to_qdq(path, calibrate(path, batches, method="minmax"), folder / f"{name} int8.onnx", dialect="x86")
+    float_ = load(path)
+    made = to_qdq(float_, calibrate(float_, batches, method="minmax"), dialect="x86")
+    save(made.model.proto, folder / f"{name} int8.onnx")
 
 
 def _zeroed(model: nn.Module, share: float) -> nn.Module:

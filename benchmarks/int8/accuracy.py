@@ -22,18 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import workload as example
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "fashion_mnist"))
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-import workload as example
-
 from benchmarks.common.record import append, recorded
 from benchmarks.int8.ort_reader import reader
-from deadweight.export.onnx_graph.counts import float_kernels
+from deadweight.export.onnx_graph.counts import float_kernels, optimized
 from deadweight.pipeline.quantization.candidates import validated
 from deadweight.pipeline.stages.export import Export
 from deadweight.pipeline.stages.quantize import Quantize
@@ -45,6 +41,10 @@ from deadweight.targets.target import load_target
 from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.judge import judge
 from deadweight.targets.timing.measurement import Protocol
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "fashion_mnist"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 
 Row = dict[str, Any]
 FOLDER = Path("runs/int8_accuracy")
@@ -209,7 +209,9 @@ def row(name: str, seed: int, nncf: Path | None) -> Row:
         session = open_session(path)
         found["validation"][key] = validated(work, path)
         found["test"][key] = score_of(workload, session_predict(session), "test")
-    found["left_in_float"] = {key: len(float_kernels(path)) for key, path in files.items() if key != "float"}
+    found["left_in_float"] = {
+        key: len(float_kernels(optimized(path))) for key, path in files.items() if key != "float"
+    }
     measured = time_together(files, protocol=Protocol())
     for key in files:
         if key != "float":

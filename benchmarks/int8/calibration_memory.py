@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from benchmarks.common.record import append, recorded
 from benchmarks.int8.ort_reader import reader
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 
 Row = dict[str, Any]
 FOLDER = Path("runs/calibration_memory")
@@ -63,16 +64,17 @@ def session(path: Path, samples: int, *, fused: bool) -> None:
     from deadweight.export.onnx_graph.graph import load
     from deadweight.export.onnx_graph.run import runner
 
-    run = runner(load(path), optimize=fused)
+    run = runner(load(path).proto, optimize=fused)
     for feeds in images(samples):
         run(feeds)
 
 
 def ours(path: Path, samples: int, methods: tuple[Any, ...]) -> None:
     """Our calibration."""
-    from deadweight.export.quantization.calibrate import calibrate_by
+    from deadweight.export.onnx_graph.graph import load
+    from deadweight.export.quantization.calibrate import Watched, calibrate_by
 
-    calibrate_by(methods, path, images(samples))
+    calibrate_by(methods, Watched.of(load(path)), images(samples))
 
 
 def rival(path: Path, samples: int, method: str) -> None:

@@ -24,9 +24,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.common.record import Row, append, recorded
+
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.common.record import Row, append, recorded
 
 RECORD = Path("runs/int8_lint.jsonl")
 VERSIONS = ("8.5", "8.6", "10.0", "10.1")
@@ -61,6 +62,7 @@ def built(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
 def row(name: str, rtx: Path | None) -> Row:
     """What lint says of one network, by version; and what NVIDIA's own tools say."""
     from deadweight.export.lint.check import lint
+    from deadweight.export.onnx_graph.graph import load, save
     from deadweight.export.quantization.calibrate import calibrate
     from deadweight.export.quantization.to_qdq import to_qdq
     from deadweight.export.to_onnx import to_onnx
@@ -74,7 +76,9 @@ def row(name: str, rtx: Path | None) -> Row:
         for spelled in (False, True):
             plain, path = Path(directory) / f"{spelled}.onnx", Path(directory) / f"{spelled}_int8.onnx"
             to_onnx(model, example, plain, spell_out_layer_norm=spelled)
-            made = to_qdq(plain, calibrate(plain, [inputs]), path, dialect="tensorrt")
+            float_ = load(plain)
+            made = to_qdq(float_, calibrate(float_, [inputs]), dialect="tensorrt")
+            save(made.model.proto, path)
             files[spelled] = path
         found["products"] = len(made.left_float) + len(made.in_int8)
         found["in_int8"] = len(made.in_int8)

@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from benchmarks.common.record import append, recorded
 from benchmarks.int8.lint import EXAMPLES, built
 from benchmarks.int8.ort_reader import reader
-from deadweight.export.onnx_graph.counts import count, float_kernels
+from deadweight.export.onnx_graph.counts import count, float_kernels, optimized
+from deadweight.export.onnx_graph.graph import load, save
 from deadweight.export.quantization.calibrate import calibrate
 from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.export.to_onnx import to_onnx
@@ -40,6 +39,9 @@ from deadweight.targets.target import load_target
 from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.judge import judge
 from deadweight.targets.timing.measurement import Protocol
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 
 Row = dict[str, Any]
 NAMES = ("Cnn", "resnet18", "resnet50", "mobilenet_v2", "PilotNet", "vit_tiny_patch16_224")
@@ -90,7 +92,9 @@ def files(name: str) -> dict[str, Path]:
     example = {key: value[:2] for key, value in inputs.items()}
     for width, network in (("full", model), ("half", halved(model, example))):
         to_onnx(network, example, paths[width])
-        to_qdq(paths[width], calibrate(paths[width], [inputs]), paths[f"{width}_int8"], dialect="x86")
+        float_ = load(paths[width])
+        made = to_qdq(float_, calibrate(float_, [inputs]), dialect="x86")
+        save(made.model.proto, paths[f"{width}_int8"])
     native(paths["full"], inputs, paths["native"])
     return paths
 
@@ -99,9 +103,9 @@ def row(name: str, protocol: Protocol) -> Row:
     """Ratios of one network, each with its interval."""
     torch.set_num_threads(1)
     paths = files(name)
-    load = os.getloadavg()[0]
+    busy = os.getloadavg()[0]
     measured = time_together(paths, protocol=protocol)
-    found: Row = {"name": name, "load": [round(load, 1), round(os.getloadavg()[0], 1)], "ratios": {}}
+    found: Row = {"name": name, "load": [round(busy, 1), round(os.getloadavg()[0], 1)], "ratios": {}}
     for baseline, candidate in (*PAIRS, NATIVE):
         told = judge(measured[baseline], measured[candidate])
         found["ratios"][f"{baseline}/{candidate}"] = [
@@ -117,7 +121,9 @@ def row(name: str, protocol: Protocol) -> Row:
     }
     found["macs"] = {width: count(paths[width]).macs for width in ("full", "half")}
     found["bytes"] = {key: path.stat().st_size for key, path in paths.items()}
-    found["left_in_float"] = {key: len(float_kernels(paths[key])) for key in ("full_int8", "half_int8")}
+    found["left_in_float"] = {
+        key: len(float_kernels(optimized(paths[key]))) for key in ("full_int8", "half_int8")
+    }
     found["events"] = protocol.events
     one = measured["full"]
     found["conditions"] = {key: one.conditions[key] for key in ("machine", "software")}

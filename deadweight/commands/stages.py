@@ -120,6 +120,7 @@ def quantize(
     Exit code: 0 written, 1 TensorRT of the target would refuse it; nothing is written then.
     """
     from ..export.int8 import to_int8
+    from ..export.onnx_graph.graph import load
     from ..export.quantization.int8_widths import off_step
     from ..export.quantization.samples import open_samples
     from ..targets.target import load_target
@@ -149,7 +150,7 @@ def quantize(
             half=half,
             progress=shown,
         )
-    words = off_step(model, made.quantized.in_int8, board)
+    words = off_step(load(model), made.quantized.in_int8, board)
     out.print(int8_facts(made, model=model, samples=samples, target=board, words=words))
     if made.lint is not None:
         show_lint(made.lint)

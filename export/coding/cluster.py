@@ -104,7 +104,7 @@ def cluster_file(
     """
     for chosen in (bits, *(bits_of or {}).values()):
         _check_bits(chosen)
-    model = load(path)
+    model = load(path).proto
     wanted = dict(bits_of or {})
     held = {one.name: one for one in model.graph.initializer if one.data_type == 1}
     arrays = {name: numpy_helper.to_array(one) for name, one in held.items()}

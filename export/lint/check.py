@@ -17,7 +17,7 @@ from ...targets.budgets import BudgetCheck
 from ...targets.errors import ArtifactError, DeadweightError, TargetError
 from ...targets.target import Target
 from ..onnx_graph.external_data import fits, for_inference
-from ..onnx_graph.graph import load
+from ..onnx_graph.graph import OnnxModel, load
 from . import dla, explicit, fusion, operators, widths
 from .finding import SEVERITIES, Finding
 from .network import Network, network_of
@@ -136,6 +136,21 @@ def lint(
         ModelError: it is larger than 2 GB, or an operator lacks its inputs.
         TargetError: the version is unknown; the board runs no TensorRT; a budget for DLA where there is none.
     """
+    try:
+        model = load(path)
+    except UnicodeDecodeError as error:  # names are read as late as they are asked for
+        raise _damaged(path, error) from error
+    return lint_model(model, target=target, tensorrt=tensorrt, max_gpu_fallbacks=max_gpu_fallbacks)
+
+
+def lint_model(
+    model: OnnxModel,
+    *,
+    target: Target | None = None,
+    tensorrt: str | None = None,
+    max_gpu_fallbacks: int | None = None,
+) -> Report:
+    """As `lint`, for a model that was loaded or made."""
     platform = Platform.of(target, tensorrt)
     if max_gpu_fallbacks is not None and not platform.dla_cores:
         where = "No board was named" if target is None else f"{target.name} with {platform.name} has no DLA"
@@ -143,7 +158,7 @@ def lint(
             f"{where}, so max_gpu_fallbacks = {max_gpu_fallbacks} cannot be judged.",
             "Name a board whose TensorRT reaches its accelerator, such as agx-orin-64gb, or leave it out.",
         )
-    maker, found = _examine(Path(path), platform)
+    found = _findings(model, platform)
     found.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
     handed_back = len({finding.node for finding in found if finding.rule in _HANDED_BACK})
     fallbacks = handed_back if platform.dla_cores else None
@@ -152,36 +167,30 @@ def lint(
         met = handed_back <= max_gpu_fallbacks
         budgets.append(BudgetCheck("max_gpu_fallbacks", max_gpu_fallbacks, handed_back, met))
     words = platform.words()
-    if maker == "deadweight" and _NOT_TENSORRTS & {finding.rule for finding in found}:
+    if model.proto.producer_name == "deadweight" and _NOT_TENSORRTS & {finding.rule for finding in found}:
         named = "the board it is for" if target is None else f'"{target.name}"'
         words.append(
             f"deadweight quantized this file for another runtime: run its recipe with target = {named}."
         )
-    return Report(Path(path), platform, tuple(found), tuple(words), fallbacks, tuple(budgets))
+    return Report(model.path, platform, tuple(found), tuple(words), fallbacks, tuple(budgets))
 
 
-def _examine(path: Path, platform: Platform) -> tuple[str, list[Finding]]:
-    """What made the file, and what the rules say of it."""
+def _findings(model: OnnxModel, platform: Platform) -> list[Finding]:
+    proto = model.proto
     try:
-        model = load(path)
-        return model.producer_name, _findings(model, path, platform)
-    except UnicodeDecodeError as error:  # names are read as late as they are asked for
-        raise _damaged(path, error) from error
-
-
-def _findings(model: onnx.ModelProto, path: Path, platform: Platform) -> list[Finding]:
-    try:
-        network = network_of(model)
+        network = network_of(proto)
         return [finding for rule in RULES.values() for finding in rule(network, platform)]
-    except (DeadweightError, UnicodeDecodeError):
+    except DeadweightError:
         raise
+    except UnicodeDecodeError as error:
+        raise _damaged(model.path, error) from error
     except Exception as error:
         # A rule trips over an attribute of another kind, a tensor without axes. Whether that is the file's
         # fault is for ONNX's own checker to say.
         try:
-            onnx.checker.check_model(model if fits(model) else for_inference(model))
+            onnx.checker.check_model(proto if fits(proto) else for_inference(proto))
         except Exception as refusal:  # its errors share no public base class
-            raise _damaged(path, refusal) from error
+            raise _damaged(model.path, refusal) from error
         raise
 
 

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto
 
 from ...targets.errors import ModelError
-from ..onnx_graph.external_data import for_inference
+from ..onnx_graph.external_data import for_inference, whole_copy
 from ..onnx_graph.graph import QUANTIZED, WEIGHTED, Array, Index, all_graphs, lift_constants
 from ..quantization.placement import MOVES
 
@@ -80,6 +80,8 @@ def network_of(model: onnx.ModelProto) -> Network:
         ModelError: a standard operator lacks inputs or outputs.
     """
     opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), 1)
+    if any(node.op_type == "Constant" for graph in all_graphs(model.graph) for node in graph.node):
+        model = whole_copy(model)
     for graph in all_graphs(model.graph):
         lift_constants(graph)
         for node in graph.node:

@@ -64,7 +64,7 @@ def footprint(
     if batch < 1:
         raise ModelError(f"A footprint cannot be worked out for batch {batch}.", "Give 1 or more.")
     runs = runtime_named(runtime) if isinstance(runtime, str) else runtime
-    model = load(path)
+    model = load(path).proto
     lift_constants(model.graph)
     shapes = Shapes.of(model, batch)
     walk = _Walk(model, shapes, rules_for(runs))

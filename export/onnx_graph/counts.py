@@ -15,9 +15,9 @@ from pathlib import Path
 import onnx
 
 from ...targets.errors import ModelError
-from .external_data import for_inference, names_beside
+from .external_data import for_inference
 from .graph import QUANTIZED, WEIGHTED, Index, attribute_of, load
-from .run import first_line
+from .run import runner
 
 FLOAT_KERNELS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -46,7 +46,8 @@ def count(path: Path, *, sizes: Mapping[str, Sequence[int]] | None = None) -> Co
     Raises:
         ModelError: the shapes of a layer cannot be known.
     """
-    model = load(path)
+    loaded = load(path)
+    model = loaded.proto
     for value in (*model.graph.input, *model.graph.output):
         axes = value.type.tensor_type.shape.dim
         for axis, size in list(zip(axes, (sizes or {}).get(value.name, ()), strict=False))[1:]:
@@ -56,8 +57,7 @@ def count(path: Path, *, sizes: Mapping[str, Sequence[int]] | None = None) -> Co
             axes[0].dim_value = 1
     shapes = _shapes(model)
     macs = sum(_macs(node, shapes, path) for node in model.graph.node)
-    files = [Path(path), *(Path(path).parent / name for name in names_beside(path))]
-    return Counts(_parameters(model.graph), macs, sum(file.stat().st_size for file in files))
+    return Counts(_parameters(model.graph), macs, loaded.file_bytes)
 
 
 def _parameters(graph: onnx.GraphProto) -> int:
@@ -107,13 +107,12 @@ def _macs(node: onnx.NodeProto, shapes: dict[str, list[int]], path: Path) -> int
     return math.prod(out) * inner
 
 
-def float_kernels(path: Path) -> list[str]:
-    """The nodes that ONNX Runtime will run in float although int8 could, by name; empty when all is INT8."""
-    graph = optimized(path).graph
-    index = Index.of(graph)
+def float_kernels(optimized: onnx.ModelProto) -> list[str]:
+    """The nodes of an optimised graph that run in float although int8 could; empty where all run in INT8."""
+    index = Index.of(optimized.graph)
     return [
         node.name or node.output[0]
-        for node in graph.node
+        for node in optimized.graph.node
         if node.op_type in FLOAT_KERNELS and index.computed(node)
     ]
 
@@ -121,23 +120,15 @@ def float_kernels(path: Path) -> list[str]:
 def optimized(path: Path) -> onnx.ModelProto:
     """The graph after ONNX Runtime's own optimisations, as its CPU provider runs it.
 
-    Weights that lie beside the file are not read.
-
     Raises:
         ModelError: ONNX Runtime refuses the model.
     """
-    import onnxruntime
-
-    load(path)
     with tempfile.TemporaryDirectory() as directory:
-        options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(Path(directory) / "optimized.onnx")
-        options.log_severity_level = 4
-        try:
-            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors share no public base class
-            raise ModelError(
-                f"ONNX Runtime refuses {path}: {first_line(error)}",
-                "Export it again; a custom operator must be replaced by standard ones.",
-            ) from error
-        return onnx.load(options.optimized_model_filepath, load_external_data=False)
+        written = Path(directory) / "optimized.onnx"
+        runner(load(path).proto, optimized_path=written)
+        return read_optimized(written)
+
+
+def read_optimized(path: Path) -> onnx.ModelProto:
+    """A graph that ONNX Runtime wrote; weights in files beside it are not read."""
+    return onnx.load(path, load_external_data=False)

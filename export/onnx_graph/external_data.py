@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import onnx
@@ -63,11 +63,11 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def whole_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of everything, however large, that shares nothing with the original."""
+def whole_copy(model: onnx.ModelProto, *, but: Collection[str] = ()) -> onnx.ModelProto:
+    """A copy of everything but some constants, however large, that shares nothing with the original."""
     copy = without_weights(model)
-    for place, tensor in enumerate(model.graph.initializer):
-        copy.graph.initializer[place].CopyFrom(tensor)
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in but)
     return copy
 
 
@@ -86,8 +86,8 @@ def for_inference(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def write_apart(model: onnx.ModelProto, path: Path) -> None:
-    """Writes a model with its weights in a file beside it, each of the two whole or not at all."""
+def write_apart(model: onnx.ModelProto, path: Path) -> int:
+    """Writes a model with its weights in a file beside it, each whole or not at all; returns their bytes."""
     light = without_weights(model)
     places: dict[str, tuple[int, int]] = {}
     digest = hashlib.sha256()
@@ -112,19 +112,26 @@ def write_apart(model: onnx.ModelProto, path: Path) -> None:
             for key, told in (("location", name), ("offset", offset), ("length", length)):
                 tensor.external_data.add(key=key, value=str(told))
     with writing(Path(path)) as beside:
-        beside.write_bytes(light.SerializeToString(deterministic=True))
-    for old in _weights_beside(Path(path)):
-        if old.name != name:
+        size = beside.write_bytes(light.SerializeToString(deterministic=True))
+    drop_weights(Path(path), but=name)
+    return size + Path(path).with_name(name).stat().st_size
+
+
+def drop_weights(path: Path, *, but: str = "") -> None:
+    """Removes the files of weights that an earlier model at this path had, all but one."""
+    for old in path.parent.glob(f"{path.name}.*.weights"):
+        if _OURS.search(old.name) and old.name != but:
             old.unlink()
 
 
-def read_apart(model: onnx.ModelProto, path: Path) -> None:
-    """Reads the weights that a file names beside itself into the model.
+def read_apart(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """Reads the weights that a file names beside itself into the model; returns the files that hold them.
 
     Raises:
         ArtifactError: one of those files is missing, cut short, or not what was written.
     """
-    for name in {told for tensor in model.graph.initializer if (told := _location(tensor))}:
+    names = {told for tensor in _tensors(model.graph) if (told := _location(tensor))}
+    for name in names:
         file = Path(path).parent / name
         if not file.is_file():
             raise ArtifactError(
@@ -143,13 +150,7 @@ def read_apart(model: onnx.ModelProto, path: Path) -> None:
         raise ArtifactError(
             f"The weights of {path} cannot be read: {error}.", "Export or copy both files again."
         ) from error
-
-
-def move(path: Path, out_path: Path) -> None:
-    """Moves a model, and the weights beside it."""
-    for name in names_beside(path):
-        shutil.move(Path(path).parent / name, Path(out_path).parent / name)
-    shutil.move(path, out_path)
+    return [Path(path).parent / name for name in names]
 
 
 def copy(path: Path, out_path: Path) -> None:
@@ -240,12 +241,6 @@ def _raw(tensor: onnx.TensorProto) -> bytes:
     if tensor.raw_data:
         return bytes(tensor.raw_data)
     return onnx.numpy_helper.to_array(tensor).tobytes()
-
-
-def _weights_beside(path: Path) -> Iterator[Path]:
-    for other in path.parent.glob(f"{path.name}.*.weights"):
-        if _OURS.search(other.name):
-            yield other
 
 
 def _digest(path: Path) -> str:

@@ -7,8 +7,6 @@ rewritten here computes the same bit for bit; operators and tensors keep their n
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, version_converter
@@ -17,66 +15,73 @@ from onnx.reference import ReferenceEvaluator
 from ...targets.errors import ModelError
 from .graph import (
     QUANTIZED,
+    OnnxModel,
     all_graphs,
     lift_constants,
-    load,
     name_nodes,
     opset_of,
     replace_nodes,
-    tensor_types,
 )
 
 BY_CHANNEL = 13  # the first opset in which a DequantizeLinear has an axis
+OWN_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input
 # What stands between a constant and its reader without computing anything.
 MOVES = ("Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
-def load_float(path: Path) -> onnx.ModelProto:
-    """As `graph.load`, for a model that is about to be quantized, with every constant an initializer.
+def as_float(model: OnnxModel) -> OnnxModel:
+    """The model as quantization reads it, with every constant an initializer; itself where it is so already.
 
     Raises:
         ModelError: the model holds quantized operators already, or cannot be said in opset 13.
     """
-    model = load(path)
     for node in model.graph.node:
         if node.op_type in QUANTIZED or "QLinear" in node.op_type or "Integer" in node.op_type:
             raise ModelError(
-                f"{path} is quantized already: {node.name or node.output[0]} is a {node.op_type}.",
+                f"{model.path} is quantized already: {node.name or node.output[0]} is a {node.op_type}.",
                 "Give the float model that it was made from.",
             )
-    model = at_opset(model, BY_CHANNEL, path)
-    settle_constants(model)
-    _tell_shapes_of_outputs(model)
-    return model
+    return _with_output_shapes(with_initializers(at_opset(model, BY_CHANNEL)))
 
 
-def settle_constants(model: onnx.ModelProto) -> None:
-    """Makes an initializer, and that alone, of every constant that is one in another dress."""
-    _own_initializers(model)
-    lift_constants(model.graph)
-    _fold_moves(model)
+def with_initializers(model: OnnxModel) -> OnnxModel:
+    """The model with an initializer, and that alone, for every constant that is written in another way."""
+    constants = model.index.constants
+    moved = any(
+        node.op_type == "Constant"
+        or (node.op_type in MOVES and all(name in constants for name in node.input))
+        for node in model.graph.node
+    )
+    listed = any(value.name in constants for value in model.graph.input)
+    if not moved and not listed and model.proto.ir_version >= OWN_INITIALIZERS:
+        return model
+    settled = model.copy()
+    _own_initializers(settled.proto)
+    lift_constants(settled.graph)
+    _fold_moves(settled.proto)
+    return settled
 
 
-def at_opset(model: onnx.ModelProto, opset: int, path: Path) -> onnx.ModelProto:
+def at_opset(model: OnnxModel, opset: int) -> OnnxModel:
     """The model in an opset that is at least this new.
 
     Raises:
         ModelError: ONNX's converter cannot say it there.
     """
-    found = opset_of(model)
+    found = opset_of(model.proto)
     if found >= opset:
         return model
     try:
-        made = version_converter.convert_version(model, opset)
+        made = version_converter.convert_version(model.proto, opset)
     except Exception as error:  # its errors share no public base class
         raise ModelError(
-            f"{path} has opset {found}, and ONNX's converter cannot say it in {opset}: "
+            f"{model.path} has opset {found}, and ONNX's converter cannot say it in {opset}: "
             f"{str(error).strip().splitlines()[0]}",
             f"Export it at opset {opset} or newer.",
         ) from error
     made.ir_version = max(made.ir_version, helper.find_min_ir_version_for(list(made.opset_import), True))
     name_nodes(made.graph)
-    return made
+    return model.derived(made)
 
 
 def _own_initializers(model: onnx.ModelProto) -> None:
@@ -88,7 +93,7 @@ def _own_initializers(model: onnx.ModelProto) -> None:
         kept = onnx.GraphProto(input=inputs).input
         del model.graph.input[:]
         model.graph.input.extend(kept)
-    model.ir_version = max(model.ir_version, 4)
+    model.ir_version = max(model.ir_version, OWN_INITIALIZERS)
 
 
 def _fold_moves(model: onnx.ModelProto) -> None:
@@ -133,12 +138,12 @@ def _moved(
     return numpy_helper.from_array(np.asarray(value), node.output[0])
 
 
-def _tell_shapes_of_outputs(model: onnx.ModelProto) -> None:
+def _with_output_shapes(model: OnnxModel) -> OnnxModel:
     # Editors of graphs leave them out, runtimes do without; ONNX's checker does not.
-    outputs = model.graph.output
-    if all(value.type.tensor_type.HasField("shape") for value in outputs):
-        return
-    known = tensor_types(model)
-    for value in outputs:
-        if not value.type.tensor_type.HasField("shape") and value.name in known:
-            value.type.tensor_type.CopyFrom(known[value.name])
+    if all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+        return model
+    shaped = model.copy()
+    for value in shaped.graph.output:
+        if not value.type.tensor_type.HasField("shape") and value.name in model.types:
+            value.type.tensor_type.CopyFrom(model.types[value.name])
+    return shaped

@@ -1,8 +1,9 @@
-"""Reading an ONNX graph: who makes a tensor, who reads it, and what is constant.
+"""An ONNX model as a value: the graph, who makes a tensor, who reads it, what is constant, the types.
 
 ONNX files come from users, so every way in goes through `load`, which turns a truncated, foreign or
-oversized file into an error that says what to do. The rest are the few questions that export,
-calibration and quantization all ask; they are asked of an `Index`, which is made once per graph.
+oversized file into an error that says what to do. What it gives is passed from step to step: a step takes
+an `OnnxModel`, changes nothing in it, and returns another. The rest are the few questions that export,
+calibration and quantization all ask.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from onnx import numpy_helper
 
 from ...targets.artifact import writing
 from ...targets.errors import ArtifactError, ModelError
-from .external_data import fits, for_inference, read_apart, whole_copy, write_apart
+from .external_data import drop_weights, fits, for_inference, read_apart, whole_copy, write_apart
 
 Array = np.ndarray[Any, Any]
 
@@ -80,7 +82,58 @@ class Index:
         return None
 
 
-def load(path: Path) -> onnx.ModelProto:
+@dataclass(frozen=True, eq=False)
+class OnnxModel:
+    """A model, and what is known of it; its index and types are made when first asked for, once.
+
+    Attributes:
+        proto: shared by all who hold this value, so nobody changes it: a step changes a copy.
+        path: the file that it was read from or derived from, for messages.
+        file_bytes: of that file, and those beside it that hold its weights.
+    """
+
+    proto: onnx.ModelProto
+    path: Path
+    file_bytes: int = 0
+
+    @property
+    def graph(self) -> onnx.GraphProto:
+        """The graph of `proto`."""
+        return self.proto.graph
+
+    @cached_property
+    def index(self) -> Index:
+        """The edges of the graph."""
+        return Index.of(self.graph)
+
+    @cached_property
+    def types(self) -> Mapping[str, onnx.TypeProto.Tensor]:
+        """See `tensor_types`."""
+        return tensor_types(self.proto)
+
+    def copy(self) -> OnnxModel:
+        """A model whose `proto` is the caller's to change, before anybody asks for its index or types."""
+        return self.derived(whole_copy(self.proto))
+
+    def derived(self, proto: onnx.ModelProto) -> OnnxModel:
+        """What a step made of this model."""
+        return OnnxModel(proto, self.path)
+
+    def not_float32(self) -> frozenset[str]:
+        """The tensors, constants left out, of which inference knows that they hold other numbers."""
+        other = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.FLOAT)
+        return frozenset(name for name, kind in self.types.items() if kind.elem_type not in other)
+
+    def float_names(self) -> list[str]:
+        """The float32 tensors that nodes compute and whose type inference knows, in the order of the graph.
+
+        In quantized graphs this leaves out the integers.
+        """
+        made = [name for node in self.graph.node for name in node.output if name in self.types]
+        return [name for name in made if self.types[name].elem_type == onnx.TensorProto.FLOAT]
+
+
+def load(path: Path) -> OnnxModel:
     """The ONNX model in a file. Nodes without a name are called after their output, local functions inlined.
 
     Raises:
@@ -106,13 +159,13 @@ def load(path: Path) -> onnx.ModelProto:
         )
     if model.functions:  # layers in the body of a function would be seen by nobody
         model = onnx.inliner.inline_local_functions(model)
-    read_apart(model, path)
+    size += sum(file.stat().st_size for file in read_apart(model, path))
     if not model.graph.node or not model.graph.output:
         raise ArtifactError(
             f"{path} holds no graph ({size} bytes): it is empty or was cut short.", "Export or copy it again."
         )
     name_nodes(model.graph)
-    return model
+    return OnnxModel(model, path, size)
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:
@@ -149,8 +202,8 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     return None
 
 
-def save(model: onnx.ModelProto, path: Path) -> None:
-    """Checks the model and writes it, whole or not at all. Equal models are equal bytes.
+def save(model: onnx.ModelProto, path: Path) -> int:
+    """Checks the model and writes it, whole or not at all; returns the bytes. Equal models are equal bytes.
 
     Weights of more than 2 GB go into a file of their own beside it (external_data.py).
 
@@ -167,10 +220,11 @@ def save(model: onnx.ModelProto, path: Path) -> None:
             "Check that the network runs at batch 1 and 2; if it does, report this with the network.",
         ) from error
     if not whole:
-        write_apart(model, path)
-        return
+        return write_apart(model, path)
     with writing(path) as beside:
-        beside.write_bytes(model.SerializeToString(deterministic=True))
+        size = beside.write_bytes(model.SerializeToString(deterministic=True))
+    drop_weights(Path(path))
+    return size
 
 
 def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -205,16 +259,6 @@ def float_inputs(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def float_names(model: onnx.ModelProto) -> list[str]:
-    """The float32 tensors that nodes compute and whose type inference knows, in the order of the graph.
-
-    In quantized graphs this leaves out the integers.
-    """
-    types = tensor_types(model)
-    made = [name for node in model.graph.node for name in node.output if name]
-    return [name for name in made if name in types and types[name].elem_type == onnx.TensorProto.FLOAT]
-
-
 def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     """Element type and shape of the tensors that are not constants, as far as inference knows them."""
     inferred = onnx.shape_inference.infer_shapes(for_inference(model)).graph
@@ -222,12 +266,6 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     constants = {tensor.name for tensor in model.graph.initializer}.difference(given)
     values = (*inferred.value_info, *inferred.input, *inferred.output)
     return {v.name: v.type.tensor_type for v in values if v.name not in constants}
-
-
-def not_float32(model: onnx.ModelProto) -> frozenset[str]:
-    """The tensors, constants left out, of which inference knows that they hold other numbers."""
-    other = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.FLOAT)
-    return frozenset(name for name, kind in tensor_types(model).items() if kind.elem_type not in other)
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
@@ -249,11 +287,6 @@ def unique(name: str, taken: set[str]) -> str:
         found = f"{name}_{count}"
     taken.add(found)
     return found
-
-
-def own_copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that shares nothing with the original."""
-    return whole_copy(model)
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:

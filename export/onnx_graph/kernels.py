@@ -11,18 +11,18 @@ from collections.abc import Sequence
 
 import onnx
 
-from .graph import Index, attribute_of, tensor_types
+from .graph import Index, OnnxModel, attribute_of
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 SINGLE_ROW = "it multiplies a single row, which tensor cores do not speed up"
 
 
-def single_rows(model: onnx.ModelProto) -> frozenset[str]:
+def single_rows(model: OnnxModel) -> frozenset[str]:
     """The products that multiply a single row whatever the batch: tensor cores have nothing to do there.
 
     An open axis, such as the batch of a linear layer, counts as many rows.
     """
-    shapes = {name: kind.shape.dim for name, kind in tensor_types(model).items()}
+    shapes = {name: kind.shape.dim for name, kind in model.types.items()}
     return frozenset(
         node.name
         for node in model.graph.node

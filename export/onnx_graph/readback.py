@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
 
-from .float_input import load_float
-from .graph import Array, Index, attribute_of, drop_unused, save
+from .float_input import as_float
+from .graph import Array, OnnxModel, attribute_of, drop_unused
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,9 @@ class Product:
         return np.asarray(self.integers * self.steps, np.float32)
 
 
-def products(before: onnx.ModelProto, after: onnx.ModelProto) -> Iterator[Product]:
+def products(before: OnnxModel, after: OnnxModel) -> Iterator[Product]:
     """The operators of `before` that have a constant weight and rounded factors in `after`."""
-    old, new = Index.of(before.graph), Index.of(after.graph)
+    old, new = before.index, after.index
     originals = {node.name: node for node in before.graph.node}
     for node in after.graph.node:
         original = originals.get(node.name)
@@ -72,24 +71,24 @@ def along(dequantize: onnx.NodeProto, scale: Array, dimensions: int) -> Array:
     return scale.reshape([-1 if place == axis else 1 for place in range(dimensions)])
 
 
-def restore(path: Path, base: Path, names: Collection[str], out_path: Path) -> None:
-    """Writes a float network whose operators `names` have the weights and biases that they have in `base`.
+def restore(model: OnnxModel, base: OnnxModel, names: Collection[str]) -> OnnxModel:
+    """The float network with operators `names` that have the weights and biases that they have in `base`.
 
     Bias correction and AdaRound change constants for the sake of int8; an operator that stays in float after
     all wants its own back.
     """
-    model, origin = load_float(path), load_float(base)
-    mine = {tensor.name: tensor for tensor in model.graph.initializer}
-    theirs = Index.of(origin.graph)
-    before = {node.name: node for node in origin.graph.node}
-    for node in model.graph.node:
+    base, made = as_float(base), as_float(model).copy()
+    mine = {tensor.name: tensor for tensor in made.graph.initializer}
+    theirs = base.index
+    before = {node.name: node for node in base.graph.node}
+    for node in made.graph.node:
         if node.name not in names or node.name not in before:
             continue
         for place, name in enumerate(before[node.name].input):
             if place and name in theirs.constants:
                 if name not in mine:
-                    mine[name] = model.graph.initializer.add()
+                    mine[name] = made.graph.initializer.add()
                 mine[name].CopyFrom(theirs.constants[name])
         node.input[:] = before[node.name].input
-    drop_unused(model.graph)
-    save(model, out_path)
+    drop_unused(made.graph)
+    return made

@@ -6,9 +6,9 @@ looked at, so the graph is changed in memory first. One thread, so that every ma
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,59 @@ import onnx
 
 from ...targets.errors import ModelError, WorkloadError
 from .external_data import fits, write_apart
-from .graph import Array, own_copy, tensor_types
+from .graph import Array, OnnxModel
 
-PIECE = 8  # samples in memory at a time, where the batch axis is dynamic ...
-PIECE_BYTES = 1 << 27  # ... and fewer where the tensors that are looked at would take more
+PIECE = 8  # samples in memory at a time, where the batch axis is dynamic
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
-Stream = Callable[[Mapping[str, Array]], Iterator[tuple[str, Array]]]
+Stream = Callable[[Mapping[str, Array], Sequence[str]], Iterator[tuple[str, Array]]]
 
 
-def runner(model: onnx.ModelProto, tensors: Sequence[str] | None = None, *, optimize: bool = True) -> Run:
+@dataclass(frozen=True)
+class Opened:
+    """A model in a session that is open, so that several steps run the one: from inputs to its outputs.
+
+    Attributes:
+        at_once: samples that one run may take.
+    """
+
+    model: OnnxModel
+    run: Run
+    at_once: int = PIECE
+
+    @classmethod
+    def of(cls, model: OnnxModel, *, optimized_path: Path | None = None) -> Opened:
+        """The model with all of the runtime's optimisations; see `streamer`."""
+        return cls(model, runner(model.proto, optimized_path=optimized_path))
+
+
+def runner(
+    model: onnx.ModelProto,
+    tensors: Sequence[str] | None = None,
+    *,
+    optimize: bool = True,
+    optimized_path: Path | None = None,
+) -> Run:
     """A function from inputs to `tensors` by name, the model's outputs when None; see `streamer`."""
-    stream = streamer(model, tensors, optimize=optimize)
-    return lambda feeds: dict(stream(feeds))
+    names = [value.name for value in model.graph.output] if tensors is None else tensors
+    stream = streamer(model, names, optimize=optimize, optimized_path=optimized_path)
+    return lambda feeds: dict(stream(feeds, names))
 
 
 def streamer(
-    model: onnx.ModelProto, tensors: Sequence[str] | None = None, *, optimize: bool = True
+    model: onnx.ModelProto,
+    tensors: Sequence[str],
+    *,
+    optimize: bool = True,
+    optimized_path: Path | None = None,
 ) -> Stream:
-    """A function from inputs to `tensors`, one by one: each is let go of before the next is copied.
+    """A function from inputs and names to tensors, one by one: each is dropped before the next is copied.
 
     Args:
-        tensors: any names in the graph, float32 where they are no outputs. Inputs are handed back.
+        tensors: what may be asked for besides the model's outputs: any names in the graph, of float32
+            tensors. Inputs are handed back.
         optimize: False runs each node as written, so that two graphs can be compared node by node.
+        optimized_path: where the runtime writes the graph that it runs.
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
@@ -48,33 +78,28 @@ def streamer(
     import onnxruntime
 
     inputs = input_names(model)
-    if tensors is None:
-        tensors = [value.name for value in model.graph.output]
-    else:
-        model = own_copy(model)
-        known = {value.name: value for value in model.graph.output}
-        inner = [name for name in tensors if name not in inputs]
-        values = [
-            known.get(n) or onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in inner
-        ]
-        values = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in values]
-        del model.graph.output[:]
-        model.graph.output.extend(values)
+    shown = {*inputs, *(value.name for value in model.graph.output)}
+    inner = [name for name in dict.fromkeys(tensors) if name not in shown]
+    kind = onnx.TensorProto.FLOAT
+    more = onnx.ModelProto()
+    more.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in inner)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
     try:
-        session = _session(model, options)
+        session = _session(model, more.SerializeToString(), options)
     except Exception as error:  # its errors share no public base class
         raise ModelError(
             f"ONNX Runtime refuses the model: {first_line(error)}",
             "Replace custom operators by standard ones, and export again.",
         ) from error
-    asked = [name for name in tensors if name not in inputs]
 
-    def run(feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    def run(feeds: Mapping[str, Array], names: Sequence[str]) -> Iterator[tuple[str, Array]]:
+        asked = [name for name in names if name not in inputs]
         try:
             given = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
             made = session.run_with_ort_values(asked, given) if asked else []
@@ -85,21 +110,24 @@ def streamer(
             ) from error
         waiting = dict(zip(asked, made, strict=True))
         del made
-        for name in tensors:
+        for name in names:
             yield name, waiting.pop(name).numpy() if name in waiting else feeds[name]
 
     return run
 
 
-def _session(model: onnx.ModelProto, options: Any) -> Any:
+def _session(model: onnx.ModelProto, more: bytes, options: Any) -> Any:
+    # Protobuf merges two messages one behind the other, so that more outputs need no copy of the weights.
     import onnxruntime
 
     providers = ["CPUExecutionProvider"]
     if fits(model):
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+        return onnxruntime.InferenceSession(model.SerializeToString() + more, options, providers=providers)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.onnx"
         write_apart(model, path)
+        with path.open("ab") as file:
+            file.write(more)
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 
@@ -225,14 +253,6 @@ def _array(name: str, value: Any) -> Array:
             f"The input {name!r} of a batch cannot be made an array: {first_line(error)}.",
             "Give arrays, or tensors of a type that numpy has.",
         ) from error
-
-
-def samples_at_once(model: onnx.ModelProto, tensors: Sequence[str]) -> int:
-    """How many samples `tensors` may be of, together: from 1 to `PIECE`."""
-    known = tensor_types(model)
-    shapes = [known[name].shape.dim for name in tensors if name in known]
-    bytes_each = sum(4 * math.prod(axis.dim_value or 1 for axis in shape[1:]) for shape in shapes)
-    return max(1, min(PIECE, int(PIECE_BYTES // max(bytes_each, 1))))
 
 
 def samples_in(feeds: Mapping[str, Array]) -> int:

@@ -6,13 +6,12 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
 
-import onnx
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
 from ...targets.errors import ModelError
-from .graph import WEIGHTED, Array, float_names
+from .graph import WEIGHTED, Array, OnnxModel
 from .run import Run, input_names, runner
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -51,14 +50,14 @@ def arguments(
 
 
 @contextlib.contextmanager
-def predicting(module: nn.Module, model: onnx.ModelProto) -> Iterator[Run]:
+def predicting(module: nn.Module, model: OnnxModel) -> Iterator[Run]:
     """A function from input arrays to output arrays, whose names and order are those of the module's file.
 
     Raises:
         ModelError: (when called) the module returns another number of tensors.
     """
 
-    inputs, outputs = input_names(model), [value.name for value in model.graph.output]
+    inputs, outputs = input_names(model.proto), [value.name for value in model.graph.output]
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
         args, kwargs = arguments(module, {name: torch.from_numpy(feeds[name]) for name in inputs})
@@ -76,7 +75,7 @@ def predicting(module: nn.Module, model: onnx.ModelProto) -> Iterator[Run]:
 
 
 def first_layer_that_differs(
-    module: nn.Module, model: onnx.ModelProto, feeds: Mapping[str, Array], tolerance: float
+    module: nn.Module, model: OnnxModel, feeds: Mapping[str, Array], tolerance: float
 ) -> str:
     """The first weighted layer whose output in the file is not what the module's layer computes.
 
@@ -94,9 +93,9 @@ def first_layer_that_differs(
     finally:
         for hook in hooks:
             hook.remove()
-    names = set(float_names(model))
+    names = set(model.float_names())
     layers = [node for node in model.graph.node if node.op_type in WEIGHTED and node.output[0] in names]
-    inside = runner(model, [node.output[0] for node in layers], optimize=False)(feeds)
+    inside = runner(model.proto, [node.output[0] for node in layers], optimize=False)(feeds)
     for node in layers:
         scope = node.name.rpartition("/")[0]
         for place, (name, part, value) in enumerate(seen):

@@ -10,17 +10,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 from torch import nn
 
 from ...targets.errors import ModelError, WorkloadError
-from ..onnx_graph.float_input import settle_constants
-from ..onnx_graph.graph import Array, Index, float_names, load
-from ..onnx_graph.run import Run, pieces, runner, samples_in
+from ..onnx_graph.float_input import with_initializers
+from ..onnx_graph.graph import Array, OnnxModel
+from ..onnx_graph.run import Opened, Run, pieces, runner, samples_in
 from ..onnx_graph.run_module import first_layer_that_differs, predicting
 from .data_dependent import selected_outputs
 from .roundings import first_bad_rounding
@@ -78,54 +76,53 @@ class Hop:
 
 
 def compare_module(
-    module: nn.Module, path: Path, batches: Iterable[Mapping[str, Any]], *, name: str = "torch -> onnx"
+    module: nn.Module, model: OnnxModel, batches: Iterable[Mapping[str, Any]], *, name: str = "torch -> onnx"
 ) -> Hop:
-    """Compares a module, in eval mode, with the ONNX file it was exported to; the class is "float".
+    """Compares a module, in eval mode, with the model it was exported to; the class is "float".
 
     Raises:
         ModelError: the outputs differ by more, or are not finite; the first layer that differs is named.
         WorkloadError: there are no batches.
     """
-    model = load(path)
     with predicting(module, model) as run:
         return _compare(
-            (run, runner(model)),
-            pieces(model, batches),
+            (run, runner(model.proto)),
+            pieces(model.proto, batches),
             name,
             "float",
             lambda feeds: first_layer_that_differs(module, model, feeds, LIMITS["float"]),
         )
 
 
-def compare_files(
-    before: Path,
-    after: Path,
+def compare(
+    before: Opened,
+    after: Opened,
     batches: Iterable[Mapping[str, Any]],
     *,
     kind: Kind,
     name: str,
-    rounded_from: Path | None = None,
+    rounded_from: OnnxModel | None = None,
 ) -> Hop:
-    """Compares two ONNX files with the same inputs and outputs.
+    """Compares two models with the same inputs and outputs.
 
     In a "lossy" hop each stored weight and each rounding is checked by itself as well (roundings.py): a
     wrong scale in one layer can hide in the noise of the outputs.
 
     Args:
-        rounded_from: the float file whose numbers were rounded, where that is not `before` itself but what
+        rounded_from: the float model whose numbers were rounded, where that is not `before` itself but what
             bias correction or AdaRound made of it.
 
     Raises:
         ModelError: the hop is beyond its class; the first tensor that differs is named.
         WorkloadError: there are no batches.
     """
-    first, second = load(before), load(after)
-    feeds = pieces(first, batches)
+    first, second = before.model, after.model
+    feeds = pieces(first.proto, batches, before.at_once)
     selected: dict[str, str] = {}
     if kind == "lossy":
         some = list(itertools.islice(feeds, 1))
-        origin = first if rounded_from is None else load(rounded_from)
-        settle_constants(origin)  # or weights that are no initializers would go unchecked
+        # Weights that are no initializers would go unchecked.
+        origin = with_initializers(rounded_from or first)
         bad = first_bad_rounding(origin, second, some[0]) if some else None
         if bad is not None:
             raise ModelError(
@@ -134,7 +131,7 @@ def compare_files(
         selected = selected_outputs(first, some[0]) if some else {}
         feeds = itertools.chain(some, feeds)
     return _compare(
-        (runner(first), runner(second)),
+        (before.run, after.run),
         feeds,
         name,
         kind,
@@ -143,27 +140,26 @@ def compare_files(
     )
 
 
-def noise_between(before: Path, after: Path, batches: Iterable[Mapping[str, Any]]) -> float:
+def noise_between(before: Opened, after: Opened, batches: Iterable[Mapping[str, Any]]) -> float:
     """The noise of the output that changed most: root mean square of the error as a share of the values.
 
     Raises:
         WorkloadError: there are no batches, or they do not fit.
         ModelError: all outputs hold what the network selects.
     """
-    first = load(before)
-    one, two = runner(first), runner(load(after))
+    first = before.model
     tallies: dict[str, _Tally] = {}
     selected: dict[str, str] | None = None
-    for piece in pieces(first, batches):
+    for piece in pieces(first.proto, batches, before.at_once):
         selected = selected_outputs(first, piece) if selected is None else selected
-        changed = two(piece)
-        for name, value in one(piece).items():
+        changed = after.run(piece)
+        for name, value in before.run(piece).items():
             if name not in selected:
                 tallies.setdefault(name, _Tally()).add(value, changed[name])
     if selected and not tallies:
         raise ModelError(
-            f"Every output of {before} holds what {next(iter(selected.values()))} selects: the data say how "
-            "long it is, and nothing can be compared by its numbers.",
+            f"Every output of {first.path} holds what {next(iter(selected.values()))} selects: the data say "
+            "how long it is, and nothing can be compared by its numbers.",
             "Make what goes into the selection an output too, or select outside of the network.",
         )
     if not tallies:
@@ -172,20 +168,19 @@ def noise_between(before: Path, after: Path, batches: Iterable[Mapping[str, Any]
 
 
 def first_tensor_that_differs(
-    before: onnx.ModelProto, after: onnx.ModelProto, feeds: Mapping[str, Array], kind: Kind
+    before: OnnxModel, after: OnnxModel, feeds: Mapping[str, Array], kind: Kind
 ) -> str:
     """The first tensor, in the order of `before`, whose values differ beyond `kind`, with its node.
 
     Both graphs run node by node as written, so that the runtime's own fusions do not blur the picture.
     """
-    known = set(float_names(after))
-    shared = [name for name in float_names(before) if name in known]
-    one, two = (runner(model, shared, optimize=False)(feeds) for model in (before, after))
-    index = Index.of(before.graph)
+    known = set(after.float_names())
+    shared = [name for name in before.float_names() if name in known]
+    one, two = (runner(model.proto, shared, optimize=False)(feeds) for model in (before, after))
     for name in shared:
         differs = one[name].shape != two[name].shape
         if differs or _Tally().add(one[name], two[name]).difference().beyond(kind):
-            node = index.producer[name]
+            node = before.index.producer[name]
             return f"{name!r}, made by {node.op_type} {node.name!r}"
     return "none inside; node by node the graphs agree, so the runtime's own optimisations differ"
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 import onnx
 
 from ..onnx_graph.external_data import for_inference
-from ..onnx_graph.graph import Array
+from ..onnx_graph.graph import Array, OnnxModel
 
 SELECTING = ("NonMaxSuppression", "NonZero", "Unique", "Compress")
 SIZES = ("Shape", "Size")  # say how large something is, not what it holds
 
 
-def selected_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, str]:
+def selected_outputs(model: OnnxModel, feeds: Mapping[str, Array]) -> dict[str, str]:
     """By output that holds as many rows as the data say, the operator that selects them.
 
     Behind such an operator the shape may be fixed again, as after a scatter: that output is one like others.
@@ -36,7 +36,7 @@ def selected_outputs(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict
         behind |= dict.fromkeys(node.output, found) if found else {}
     if not any(value.name in behind for value in model.graph.output):
         return {}
-    fixed = for_inference(model)
+    fixed = for_inference(model.proto)
     del fixed.graph.value_info[:]
     for value in fixed.graph.input:
         if value.name in feeds:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
 
-from ..onnx_graph.graph import Array, Index, attribute_of
+from ..onnx_graph.graph import Array, OnnxModel, attribute_of
 from ..onnx_graph.kernels import is_by_channel
 from ..onnx_graph.readback import along
 from ..onnx_graph.run import runner
@@ -24,9 +23,7 @@ LARGEST_NOISE = 0.9
 HALF_A_STEP = 0.5 + 1e-3  # scales are float32
 
 
-def first_bad_rounding(
-    before: onnx.ModelProto, after: onnx.ModelProto, feeds: Mapping[str, Array]
-) -> str | None:
+def first_bad_rounding(before: OnnxModel, after: OnnxModel, feeds: Mapping[str, Array]) -> str | None:
     """What the first broken rounding is, in words; None when all are sound.
 
     Args:
@@ -37,8 +34,8 @@ def first_bad_rounding(
     return _bad_weight(before, after) or _bad_activation(after, feeds)
 
 
-def _bad_weight(before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:
-    old, new = Index.of(before.graph), Index.of(after.graph)
+def _bad_weight(before: OnnxModel, after: OnnxModel) -> str | None:
+    old, new = before.index, after.index
     originals = {node.name: node for node in before.graph.node}
     for node in after.graph.node:
         original = originals.get(node.name)
@@ -70,8 +67,8 @@ def _bad_weight(before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:
     return None
 
 
-def _bad_activation(after: onnx.ModelProto, feeds: Mapping[str, Array]) -> str | None:
-    index = Index.of(after.graph)
+def _bad_activation(after: OnnxModel, feeds: Mapping[str, Array]) -> str | None:
+    index = after.index
     pairs = [
         (index.producer[node.input[0]].input[0], node)
         for node in after.graph.node
@@ -80,7 +77,7 @@ def _bad_activation(after: onnx.ModelProto, feeds: Mapping[str, Array]) -> str |
     tensors = dict.fromkeys(name for float_name, node in pairs for name in (float_name, node.output[0]))
     if not tensors:
         return None
-    values = runner(after, list(tensors), optimize=False)(feeds)
+    values = runner(after.proto, list(tensors), optimize=False)(feeds)
     for name, node in pairs:
         step = float(np.max(np.asarray(index.value(node.input[1]))))
         before = values[name].astype(np.float64)

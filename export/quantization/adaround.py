@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...targets.errors import WorkloadError
-from ..onnx_graph.float_input import load_float
-from ..onnx_graph.graph import Array, attribute_of, load, save
+from ..onnx_graph.float_input import as_float
+from ..onnx_graph.graph import Array, OnnxModel, attribute_of
 from ..onnx_graph.readback import Product, products
 from ..onnx_graph.run import pieces, runner, samples_in
 
@@ -46,41 +45,41 @@ class Gain:
 
 
 def adaround(
-    path: Path,
-    quantized: Path,
+    model: OnnxModel,
+    quantized: OnnxModel,
     batches: Iterable[Mapping[str, Any]],
-    out_path: Path,
     *,
     iterations: int = ITERATIONS,
     samples: int = SAMPLES,
-) -> dict[str, Gain]:
-    """Writes the float network with its weights on the steps of `quantized`, each rounded up or down.
+) -> tuple[OnnxModel, dict[str, Gain]]:
+    """The float network with its weights on the steps of `quantized`, each rounded up or down.
 
     Quantize the result with the same ranges: plain rounding then finds the weights where they are.
 
     Args:
-        path: the float network that `quantized` was made from.
+        model: the float network that `quantized` was made from.
         batches: as for `calibrate`; the first `samples` samples are used.
 
     Returns:
-        By operator, what was gained. Transposed convolutions and inputs, stacks of matrices and very wide
-        layers are left as they are.
+        The network, and by operator what was gained. Transposed convolutions and inputs, stacks of matrices
+        and very wide layers are left as they are.
 
     Raises:
         WorkloadError: there are no batches, or they do not fit.
         ModelError: ONNX Runtime refuses the model.
     """
-    before = load_float(path)
-    found = [product for product in products(before, load(quantized)) if _is_served(product)]
-    feeds = list(_first(pieces(before, batches), samples))
+    before = as_float(model)
+    found = [product for product in products(before, quantized) if _is_served(product)]
+    feeds = list(_first(pieces(before.proto, batches), samples))
     if not feeds:
         raise WorkloadError("There is no calibration data.", "Give at least one batch.")
-    constants = {tensor.name: tensor for tensor in before.graph.initializer}
+    made = before.copy()
+    constants = {tensor.name: tensor for tensor in made.graph.initializer}
     gains: dict[str, Gain] = {}
     done: set[str] = set()
     for start in range(0, len(found), AT_ONCE):
         part = found[start : start + AT_ONCE]
-        for product, moments in zip(part, _moments(before, part, feeds), strict=True):
+        for product, moments in zip(part, _moments(made.proto, part, feeds), strict=True):
             name = product.node.input[1]
             if name in done:  # two operators read it; the first has decided
                 continue
@@ -88,9 +87,7 @@ def adaround(
             rounded, gains[product.node.name] = _rounded(product, moments, iterations)
             weight = (rounded * product.steps.astype(np.float64)).astype(np.float32)
             constants[name].CopyFrom(numpy_helper.from_array(weight, name))
-    if gains:
-        save(before, out_path)
-    return gains
+    return made, gains
 
 
 def _first(feeds: Iterator[dict[str, Array]], samples: int) -> Iterator[dict[str, Array]]:
@@ -131,7 +128,8 @@ def _back(rows: Array, node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:
 
 def _moments(model: onnx.ModelProto, found: list[Product], feeds: list[dict[str, Array]]) -> list[Tensor]:
     """By operator, E[x x'] of the rounded values that an output channel reads: [groups, inputs, inputs]."""
-    run = runner(model, list(dict.fromkeys(product.node.input[0] for product in found)), optimize=False)
+    names = list(dict.fromkeys(product.node.input[0] for product in found))
+    run = runner(model, names, optimize=False)
     sums: list[Tensor] = []
     for piece in feeds:
         values = run(piece)

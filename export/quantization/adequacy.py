@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
-from ..onnx_graph.graph import Array, tensor_types
+from ..onnx_graph.graph import Array, OnnxModel
 from .histogram import Histogram, merged
 
 # A share of a range's width. Simulated, 200 samples of 64 values: 99 % of Gaussian tensors move by less than
@@ -112,9 +111,9 @@ def _few(samples: int) -> int:
     return min(max(1, int(samples * OUTLIERS)), KEPT - 1)
 
 
-def of_samples(model: onnx.ModelProto, names: Sequence[str]) -> frozenset[str]:
+def of_samples(model: OnnxModel, names: Sequence[str]) -> frozenset[str]:
     """The tensors whose first axis may be that of the samples: its size is not fixed."""
-    first = {name: kind.shape.dim[:1] for name, kind in tensor_types(model).items()}
+    first = {name: kind.shape.dim[:1] for name, kind in model.types.items()}
     return frozenset(n for n in names if not (first.get(n) and first[n][0].HasField("dim_value")))
 
 

@@ -10,7 +10,6 @@ operator whose mean is mended does not shift a later one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,51 +17,58 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ...targets.errors import WorkloadError
-from ..onnx_graph.float_input import load_float
-from ..onnx_graph.graph import Array, Index, attribute_of, drop_unused, load, opset_of, own_copy, save
+from ..onnx_graph.float_input import as_float
+from ..onnx_graph.graph import (
+    Array,
+    Index,
+    OnnxModel,
+    attribute_of,
+    drop_unused,
+    opset_of,
+)
 from ..onnx_graph.readback import Product, products
 from ..onnx_graph.run import pieces, runner, samples_in
 
 
 def correct_biases(
-    path: Path, quantized: Path, batches: Iterable[Mapping[str, Any]], out_path: Path
-) -> dict[str, float]:
-    """Writes the float network with biases that make up for the rounding in `quantized`.
+    model: OnnxModel, quantized: OnnxModel, batches: Iterable[Mapping[str, Any]]
+) -> tuple[OnnxModel, dict[str, float]]:
+    """The float network with biases that make up for the rounding in `quantized`.
 
     Args:
-        path: the float network that `quantized` was made from; quantize the result with the same ranges.
+        model: the float network that `quantized` was made from; quantize the result with the same ranges.
         batches: as for `calibrate`.
 
     Returns:
-        By operator, the largest shift that was taken off a channel, as a share of the root mean square of
-        what the operator puts out: a channel's own may be next to nothing.
+        The network, and by operator the largest shift that was taken off a channel, as a share of the root
+        mean square of what the operator puts out: a channel's own may be next to nothing.
 
     Raises:
         WorkloadError: there are no batches, or they do not fit.
         ModelError: ONNX Runtime refuses the model.
     """
-    before = load_float(path)
+    before = as_float(model)
     places = [
         (product, holder)
-        for product in products(before, load(quantized))
-        if (holder := _bias_holder(before.graph, product.node)) is not None
+        for product in products(before, quantized)
+        if (holder := _bias_holder(before.index, product.node)) is not None
     ]
     if not places:
-        return {}
+        return before, {}
     shifts, sizes = _errors(before, [product for product, _ in places], batches)
+    made = before.copy()
+    copies = {node.output[0]: node for node in made.graph.node}
     taken: dict[str, float] = {}
-    for (product, holder), shift, size in zip(places, shifts, sizes, strict=True):
-        _take_off(before.graph, holder, shift)
+    for (product, (holder, place)), shift, size in zip(places, shifts, sizes, strict=True):
+        _take_off(made.graph, copies[holder.output[0]], place, before.index, shift)
         largest = float(np.abs(shift).max(initial=0.0))
         taken[product.node.name] = largest / size if size else 0.0
-    drop_unused(before.graph)
-    save(before, out_path)
-    return taken
+    drop_unused(made.graph)
+    return made, taken
 
 
-def _bias_holder(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[onnx.NodeProto, int] | None:
+def _bias_holder(index: Index, node: onnx.NodeProto) -> tuple[onnx.NodeProto, int] | None:
     """The node and the input at which the bias of an operator, one number a channel, stands or could."""
-    index = Index.of(graph)
     if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
         given = node.input[2] if len(node.input) > 2 else ""
         held = not given or given in index.constants
@@ -78,15 +84,15 @@ def _bias_holder(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[onnx.Nod
 
 
 def _errors(
-    before: onnx.ModelProto, found: list[Product], batches: Iterable[Mapping[str, Any]]
+    before: OnnxModel, found: list[Product], batches: Iterable[Mapping[str, Any]]
 ) -> tuple[list[Array], list[float]]:
     """By operator: the mean error of each output channel, and the root mean square of all values."""
-    model = own_copy(before)
+    model = before.copy().proto
     names = [_twin(model.graph, product, place, opset_of(model)) for place, product in enumerate(found)]
     run = runner(model, [name for two in names for name in two], optimize=False)
     sums = [[np.zeros(())] * 2 for _ in found]
     samples = 0
-    for feeds in pieces(before, batches):
+    for feeds in pieces(before.proto, batches):
         count = samples_in(feeds)
         values = run(feeds)
         for place, two in enumerate(names):
@@ -143,10 +149,9 @@ def _twin(graph: onnx.GraphProto, product: Product, place: int, opset: int) -> l
     return means
 
 
-def _take_off(graph: onnx.GraphProto, holder: tuple[onnx.NodeProto, int], shift: Array) -> None:
-    node, place = holder
+def _take_off(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, index: Index, shift: Array) -> None:
     name = node.input[place] if len(node.input) > place else ""
-    old = Index.of(graph).value(name) if name else None
+    old = index.value(name)
     new = (np.zeros(len(shift)) if old is None else old.astype(np.float64).reshape(-1)) - shift
     # A name of its own: another operator may read the same bias.
     graph.initializer.append(numpy_helper.from_array(new.astype(np.float32), f"{node.name}:bias"))

@@ -7,23 +7,22 @@ apart, so that one pass also says whether the samples were enough (adequacy.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from ...targets.artifact import read_json, write_json
 from ...targets.errors import ArtifactError, ModelError, WorkloadError
-from ..onnx_graph.float_input import load_float
-from ..onnx_graph.graph import float_inputs, not_float32
-from ..onnx_graph.kernels import single_rows
-from ..onnx_graph.run import pieces, samples_at_once, samples_in, streamer
+from ..onnx_graph.float_input import as_float
+from ..onnx_graph.graph import OnnxModel, float_inputs
+from ..onnx_graph.run import PIECE, Opened, Stream, pieces, samples_in, streamer
 from .adequacy import Adequacy, Seen, of_samples
 from .histogram import BINS, METHODS, Histogram, Method, threshold
-from .matmul_add import summed_in_float
-from .placement import DIALECTS, Placement, nothing_to_quantize, place
+from .placement import DIALECTS, nothing_to_quantize, place
+
+PIECE_BYTES = 1 << 27  # of the tensors that are looked at together
 
 
 @dataclass(frozen=True)
@@ -75,20 +74,62 @@ class Ranges:
         return cls.from_json(read_json(path))
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A float model in a session that also gives the tensors that either dialect of `to_qdq` rounds.
+
+    Each node runs as written. One session serves the calibration and whoever compares with the float outputs.
+
+    Attributes:
+        tensors: in the order of the graph.
+        at_once: how many samples one run may take.
+    """
+
+    model: OnnxModel
+    tensors: tuple[str, ...]
+    stream: Stream
+    at_once: int
+
+    @classmethod
+    def of(cls, model: OnnxModel) -> Watched:
+        """Opens a model.
+
+        Raises:
+            ModelError: it is quantized already, has nothing to quantize, or ONNX Runtime refuses it.
+        """
+        model = as_float(model)
+        tensors = tensors_to_measure(model)
+        stream = streamer(model.proto, tensors, optimize=False)
+        return cls(model, tensors, stream, samples_at_once(model, tensors))
+
+    @property
+    def opened(self) -> Opened:
+        """The same session, for the outputs alone."""
+        names = [value.name for value in self.model.graph.output]
+        return Opened(self.model, lambda feeds: dict(self.stream(feeds, names)), self.at_once)
+
+
+def samples_at_once(model: OnnxModel, tensors: Sequence[str]) -> int:
+    """How many samples `tensors` may be of, together: from 1 to `PIECE`."""
+    shapes = [model.types[name].shape.dim for name in tensors if name in model.types]
+    bytes_each = sum(4 * math.prod(axis.dim_value or 1 for axis in shape[1:]) for shape in shapes)
+    return max(1, min(PIECE, int(PIECE_BYTES // max(bytes_each, 1))))
+
+
 def calibrate(
-    path: Path,
+    model: OnnxModel,
     batches: Iterable[Mapping[str, Any]],
     *,
     method: Method = "minmax",
     progress: Callable[[int], None] | None = None,
 ) -> Ranges:
-    """Measures every tensor that either dialect of `to_qdq` rounds; see `calibrate_by`."""
-    return calibrate_by((method,), path, batches, progress=progress)[method]
+    """Measures every tensor that either dialect of `to_qdq` rounds; see `Watched.of` and `calibrate_by`."""
+    return calibrate_by((method,), Watched.of(model), batches, progress=progress)[method]
 
 
 def calibrate_by(
     methods: Sequence[Method],
-    path: Path,
+    watched: Watched,
     batches: Iterable[Mapping[str, Any]],
     *,
     progress: Callable[[int], None] | None = None,
@@ -101,23 +142,19 @@ def calibrate_by(
 
     Raises:
         WorkloadError: there are no batches, one lacks an input, or the data are constant.
-        ModelError: the model is quantized already, or a tensor holds NaN or infinity.
+        ModelError: a tensor holds NaN or infinity.
     """
     for method in methods:
         if method not in METHODS:
             raise ModelError(
                 f"There is no calibration method {method!r}.", f"Choose one of {', '.join(METHODS)}."
             )
-    model = load_float(path)
-    tensors = tensors_to_measure(model)
-    if not tensors:
-        raise nothing_to_quantize(path, _placed(model)[0].left_float)
+    model, tensors = watched.model, watched.tensors
     seen = {name: Seen(bins=0 if set(methods) <= {"minmax"} else BINS) for name in tensors}
     divisible = of_samples(model, tensors)
-    stream = streamer(model, tensors, optimize=False)
     samples = 0
-    for feeds in pieces(model, batches, samples_at_once(model, tensors)):
-        for name, values in stream(feeds):
+    for feeds in pieces(model.proto, batches, watched.at_once):
+        for name, values in watched.stream(feeds, tensors):
             try:
                 seen[name].add(values, samples_in(feeds), by_sample=name in divisible)
             except FloatingPointError as error:
@@ -139,17 +176,17 @@ def calibrate_by(
     return {method: _ranges(method, samples, seen, measured) for method in methods}
 
 
-def tensors_to_measure(model: onnx.ModelProto) -> list[str]:
-    """The tensors that either dialect rounds, in the order of the graph: one calibration serves both."""
-    return list(dict.fromkeys(name for placed in _placed(model) for name in placed.tensors))
+def tensors_to_measure(model: OnnxModel) -> tuple[str, ...]:
+    """The tensors that either dialect rounds, in the order of the graph: one calibration serves both.
 
-
-def _placed(model: onnx.ModelProto) -> list[Placement]:
-    rows, others, summed = single_rows(model), not_float32(model), summed_in_float(model)
-    return [
-        place(model.graph, dialect, single_rows=rows, not_float=others, summed_in_float=summed)
-        for dialect in DIALECTS
-    ]
+    Raises:
+        ModelError: there are none.
+    """
+    both = [place(model, dialect) for dialect in DIALECTS]
+    tensors = tuple(dict.fromkeys(name for placed in both for name in placed.tensors))
+    if not tensors:
+        raise nothing_to_quantize(model.path, both[0].left_float)
+    return tensors
 
 
 def _ranges(
@@ -173,8 +210,8 @@ def _adequacy(seen: Seen, found: Range, method: Method) -> Adequacy:
     return seen.adequacy((found.low, found.high), [(half.low, half.high) for half in halves])
 
 
-def _check_varied(model: onnx.ModelProto, measured: Mapping[str, Histogram], samples: int) -> None:
-    inputs = [name for name in float_inputs(model) if name in measured]
+def _check_varied(model: OnnxModel, measured: Mapping[str, Histogram], samples: int) -> None:
+    inputs = [name for name in float_inputs(model.proto) if name in measured]
     if inputs and all(measured[name].low == measured[name].high for name in inputs):
         raise WorkloadError(
             f"The calibration data are constant: {inputs[0]!r} is {measured[inputs[0]].low:g} "

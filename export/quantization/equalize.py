@@ -12,14 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..onnx_graph.float_input import load_float
-from ..onnx_graph.graph import Array, Index, attribute_of, save, tensor_types
+from ..onnx_graph.float_input import as_float
+from ..onnx_graph.graph import Array, Index, OnnxModel, attribute_of
 
 PASSES_ON = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 SWEEPS = 40
@@ -61,22 +60,20 @@ class _Layer:
         return self.weight.reshape(groups, len(self.weight) // groups, channels // groups, -1)
 
 
-def equalize(path: Path, out_path: Path) -> tuple[str, ...]:
-    """Writes the network with its weights equalized; the class of this hop is "float".
+def equalize(model: OnnxModel) -> tuple[OnnxModel, tuple[str, ...]]:
+    """The network with its weights equalized; the class of this hop is "float".
 
     Returns:
-        The pairs of layers, as "a -> b"; where there are none, nothing is written.
+        The network, and the pairs of layers, as "a -> b".
 
     Raises:
         ModelError: the model is quantized already.
-        ArtifactError: the file is missing or damaged.
     """
-    model = load_float(path)
-    index = Index.of(model.graph)
-    layers = {layer.node.name: layer for layer in _layers(model.graph, index)}
-    pairs = [(layers[a], layers[b]) for a, b in _pairs(model, index, layers)]
+    model = as_float(model)
+    layers = {layer.node.name: layer for layer in _layers(model.graph, model.index)}
+    pairs = [(layers[a], layers[b]) for a, b in _pairs(model, layers)]
     if not pairs:
-        return ()
+        return model, ()
     total = {first.node.name: np.ones(len(first.weight)) for first, _ in pairs}
     for _ in range(SWEEPS):
         moved = 0.0
@@ -90,9 +87,9 @@ def equalize(path: Path, out_path: Path) -> tuple[str, ...]:
             moved = max(moved, float(np.abs(factor - 1).max()))
         if moved < SETTLED:
             break
-    _write_back(model.graph, [layer for pair in pairs for layer in pair])
-    save(model, out_path)
-    return tuple(f"{first.node.name} -> {second.node.name}" for first, second in pairs)
+    made = model.copy()
+    _write_back(made.graph, [layer for pair in pairs for layer in pair])
+    return made, tuple(f"{first.node.name} -> {second.node.name}" for first, second in pairs)
 
 
 def _factor(first: _Layer, second: _Layer) -> Array:
@@ -125,10 +122,10 @@ def _outputs(node: onnx.NodeProto, weight: Array) -> int:
     )
 
 
-def _pairs(model: onnx.ModelProto, index: Index, layers: dict[str, _Layer]) -> Iterator[tuple[str, str]]:
-    graph, types = model.graph, tensor_types(model)
+def _pairs(model: OnnxModel, layers: dict[str, _Layer]) -> Iterator[tuple[str, str]]:
+    index, types = model.index, model.types
     sizes = {name: math.prod(axis.dim_value for axis in kind.shape.dim[1:]) for name, kind in types.items()}
-    for node in graph.node:
+    for node in model.graph.node:
         if node.name not in layers:
             continue
         flat, reached = node.op_type == "Gemm", node

@@ -10,24 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
 from ...targets.errors import ModelError
-from ..onnx_graph.float_input import at_opset, settle_constants
+from ..onnx_graph.float_input import at_opset, with_initializers
 from ..onnx_graph.graph import (
     QUANTIZED,
     Array,
     Index,
+    OnnxModel,
     all_graphs,
     drop_unused,
-    load,
     replace_nodes,
-    save,
-    tensor_types,
 )
 
 OPSET = 19
@@ -40,15 +37,15 @@ OWN_TYPE = {"dtype", "value", "output_datatype"}
 
 @dataclass(frozen=True)
 class Halved:
-    """What was written: how many operators run in FP16, and the others' names, by why they do not."""
+    """What was made: the model, how many operators run in FP16, and the others' names, by why they do not."""
 
-    path: Path
+    model: OnnxModel
     in_half: int
     left_float: dict[str, str]
 
 
-def to_half(path: Path, out_path: Path, *, tensorrt: tuple[int, ...] = (10, 0)) -> Halved:
-    """Writes a model, float or with Q/DQ pairs, whose float part is FP16.
+def to_half(model: OnnxModel, *, tensorrt: tuple[int, ...] = (10, 0)) -> Halved:
+    """The model, float or with Q/DQ pairs, with its float part in FP16.
 
     Args:
         tensorrt: the version that is to build it.
@@ -56,7 +53,6 @@ def to_half(path: Path, out_path: Path, *, tensorrt: tuple[int, ...] = (10, 0)) 
     Raises:
         ModelError: that version takes no strongly typed network; the model has branches or loops, cannot be
             said in opset 19, or holds a scale that FP16 cannot.
-        ArtifactError: the file is missing or damaged.
     """
     if tensorrt < (10,):
         raise ModelError(
@@ -64,22 +60,21 @@ def to_half(path: Path, out_path: Path, *, tensorrt: tuple[int, ...] = (10, 0)) 
             f"they came with {OPSET}.",
             "Leave the file in FP32 and build it with the flags INT8 and FP16; that version still has them.",
         )
-    model = at_opset(load(path), OPSET, path)
-    settle_constants(model)
+    model = with_initializers(at_opset(model, OPSET))
     if len(list(all_graphs(model.graph))) > 1:
         raise ModelError(
-            f"{path} has branches or loops, whose bodies are not converted.", "Unroll them before the export."
+            f"{model.path} has branches or loops, whose bodies are not converted.",
+            "Unroll them before the export.",
         )
-    types = {name: kind.elem_type for name, kind in tensor_types(model).items()}
+    types = {name: kind.elem_type for name, kind in model.types.items()}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    index = Index.of(model.graph)
-    left_float = {node.name: why for node in model.graph.node if (why := _why_not(node, types, index))}
-    writer = _Writer(model, types, left_float)
-    replace_nodes(model.graph, list(writer.nodes()))
-    del model.graph.value_info[:]
-    drop_unused(model.graph)
-    save(model, out_path)
-    return Halved(Path(out_path), writer.in_half, left_float)
+    left_float = {node.name: why for node in model.graph.node if (why := _why_not(node, types, model.index))}
+    made = model.copy()
+    writer = _Writer(made.proto, types, left_float)
+    replace_nodes(made.graph, list(writer.nodes()))
+    del made.graph.value_info[:]
+    drop_unused(made.graph)
+    return Halved(made, writer.in_half, left_float)
 
 
 def _schema(node: onnx.NodeProto) -> defs.OpSchema | None:

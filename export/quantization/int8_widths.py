@@ -9,27 +9,25 @@ measurement tells.
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 
 from ...targets.target import Target
-from ..onnx_graph.graph import Index, attribute_of, load
+from ..onnx_graph.graph import OnnxModel, attribute_of
 from .placement import rules_of
 
 NAMED = 3  # layers in a sentence
 
 
-def off_step(path: Path, in_int8: Collection[str], target: Target) -> tuple[str, ...]:
-    """A sentence on the convolutions of a float file whose widths are off the target's int8 steps; or none.
+def off_step(model: OnnxModel, in_int8: Collection[str], target: Target) -> tuple[str, ...]:
+    """A sentence on the convolutions of a float model whose widths are off the target's int8 steps; or none.
 
     Args:
         in_int8: the names of the layers that run in int8.
     """
     if not rules_of(target.runtime.dialect).onnx_runtime:
         return ()
-    graph = load(path).graph
-    index = Index.of(graph)
+    index = model.index
     found = []
-    for node in graph.node:
+    for node in model.graph.node:
         weight = index.constants.get(node.input[1]) if node.op_type == "Conv" else None
         if weight is None or node.name not in in_int8:
             continue

@@ -13,37 +13,39 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..onnx_graph.graph import Index, replace_nodes, tensor_types, unique
+from ..onnx_graph.graph import OnnxModel, replace_nodes, unique
 
 IN_FLOAT = "ONNX Runtime joins it with the sum behind it and computes both in float"
 
 
-def join_biases(model: onnx.ModelProto) -> None:
+def join_biases(model: OnnxModel) -> OnnxModel:
     """Makes a Gemm of each MatMul and the Add of a bias by channel behind it; it keeps the MatMul's name."""
-    index = Index.of(model.graph)
-    taken = {tensor.name for tensor in model.graph.initializer}
-    gone: set[str] = set()
-    for product, add, other, columns in list(_sums(model, index)):
-        bias = index.value(other)
+    taken = set(model.index.constants)
+    biases, made, gone = [], {}, set()
+    for product, add, other, columns in _sums(model):
+        bias = model.index.value(other)
         if bias is None or bias.size != columns or bias.shape[-1] != columns:
             continue
         name = unique(f"{product.name}_bias", taken)
-        model.graph.initializer.append(numpy_helper.from_array(bias.reshape(-1), name))
+        biases.append(numpy_helper.from_array(bias.reshape(-1), name))
         gone.add(add.output[0])
-        inputs, output = [*product.input, name], add.output[0]
-        product.CopyFrom(helper.make_node("Gemm", inputs, [output], name=product.name))
+        inputs = [*product.input, name]
+        made[product.output[0]] = helper.make_node("Gemm", inputs, add.output[:1], name=product.name)
+    if not gone:
+        return model
+    joined = model.copy()
+    joined.graph.initializer.extend(biases)
     kept = [n for n in model.graph.node if not (n.op_type == "Add" and gone.intersection(n.output))]
-    if gone:
-        replace_nodes(model.graph, kept)
+    replace_nodes(joined.graph, [made.get(next(iter(node.output), ""), node) for node in kept])
+    return joined
 
 
-def summed_in_float(model: onnx.ModelProto) -> frozenset[str]:
+def summed_in_float(model: OnnxModel) -> frozenset[str]:
     """The products that ONNX Runtime joins with what is no bias by channel, and so runs in float."""
-    index = Index.of(model.graph)
-    sizes = {name: [axis.dim_value for axis in kind.shape.dim] for name, kind in tensor_types(model).items()}
+    sizes = {name: [axis.dim_value for axis in kind.shape.dim] for name, kind in model.types.items()}
     found = set()
-    for product, _, other, columns in _sums(model, index):
-        constant = index.constants.get(other)
+    for product, _, other, columns in _sums(model):
+        constant = model.index.constants.get(other)
         shape = list(constant.dims) if constant is not None else sizes.get(other, [])
         by_channel = constant is not None and np.prod(shape) == columns
         if 0 < len(shape) <= 2 and shape[-1] in (0, columns) and not by_channel:
@@ -51,9 +53,9 @@ def summed_in_float(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(found)
 
 
-def _sums(model: onnx.ModelProto, index: Index) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto, str, int]]:
+def _sums(model: OnnxModel) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto, str, int]]:
     """Each product of two axes whose only reader is an Add, that Add, what it adds, and the columns."""
-    types = tensor_types(model)
+    index, types = model.index, model.types
     for node in model.graph.node:
         if node.op_type != "MatMul" or len(node.input) != 2:
             continue

@@ -22,9 +22,15 @@ import numpy as np
 import onnx
 
 from ...targets.errors import ModelError, meant
-from ..onnx_graph.graph import Index, attribute_of
-from ..onnx_graph.kernels import CONVOLUTIONS, SINGLE_ROW, float_in_onnx_runtime, without_int8_kernel
-from .matmul_add import IN_FLOAT
+from ..onnx_graph.graph import Index, OnnxModel, attribute_of
+from ..onnx_graph.kernels import (
+    CONVOLUTIONS,
+    SINGLE_ROW,
+    float_in_onnx_runtime,
+    single_rows,
+    without_int8_kernel,
+)
+from .matmul_add import IN_FLOAT, summed_in_float
 from .residual import residual_branches
 
 
@@ -93,38 +99,28 @@ class Placement:
     left_float: dict[str, str]
 
 
-def place(
-    graph: onnx.GraphProto,
-    dialect: str,
-    *,
-    skip: Collection[str] = (),
-    single_rows: Collection[str] = (),
-    not_float: Collection[str] = (),
-    summed_in_float: Collection[str] = (),
-) -> Placement:
-    """The placement for one dialect.
+def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Placement:
+    """The placement of a float model for one dialect.
 
     Args:
         skip: names of weighted nodes that stay in float.
-        single_rows: names of products that multiply one row, see `kernels.single_rows`.
-        not_float: names of computed tensors that hold no float32 numbers, see `graph.not_float32`.
-        summed_in_float: names of products left in float, see `matmul_add.summed_in_float`.
 
     Raises:
         ModelError: the dialect or a name of `skip` is unknown.
     """
-    rules = rules_of(dialect)
+    rules, graph, index = rules_of(dialect), model.graph, model.index
     _check_names(graph, skip)
-    index = Index.of(graph)
+    not_float = model.not_float32()
+    apart, reason_apart = (
+        (summed_in_float(model), IN_FLOAT) if rules.onnx_runtime else (single_rows(model), SINGLE_ROW)
+    )
     left_float: dict[str, str] = {}
     chosen: list[int] = []
     for position, node in enumerate(graph.node):
         if node.op_type in CONVOLUTIONS or node.op_type in rules.operators:
             reason = _reason_for_float(node, index, rules, skip, not_float)
-            if not reason and not rules.onnx_runtime and node.name in single_rows:
-                reason = SINGLE_ROW
-            if not reason and rules.onnx_runtime and node.name in summed_in_float:
-                reason = IN_FLOAT
+            if not reason and node.name in apart:
+                reason = reason_apart
             if reason:
                 left_float[node.name] = reason
             else:

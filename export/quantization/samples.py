@@ -116,7 +116,7 @@ def open_samples(model: Path, data: Path) -> Samples:
         ArtifactError: the model or the data cannot be read.
         WorkloadError: there are no samples, or they do not fit the model; it names the file.
     """
-    loaded = load(model)
+    loaded = load(model).proto
     inputs, wanted = inputs_of(loaded), input_names(loaded)
     may = may_lack_batch([value for value in loaded.graph.input if value.name in wanted])
     files = _files(data)

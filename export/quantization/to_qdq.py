@@ -7,20 +7,28 @@ as int8 and only dequantized in the graph, so that the file is a quarter of the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from ...targets.errors import ModelError
-from ..onnx_graph.float_input import load_float
-from ..onnx_graph.graph import Array, Index, all_graphs, drop_unused, not_float32, replace_nodes, save, unique
-from ..onnx_graph.kernels import single_rows
+from ..onnx_graph.external_data import whole_copy
+from ..onnx_graph.float_input import as_float
+from ..onnx_graph.graph import (
+    Array,
+    Index,
+    OnnxModel,
+    all_graphs,
+    drop_unused,
+    replace_nodes,
+    unique,
+)
 from .calibrate import Range, Ranges
-from .matmul_add import join_biases, summed_in_float
+from .matmul_add import join_biases
 from .placement import (
     DialectRules,
     Placement,
@@ -42,10 +50,10 @@ LARGEST_BIAS = 2.0**30  # half of int32: the other half is for the sum of produc
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was written: the tensors that are rounded, the weighted operators between rounded factors, and
-    those that stayed in float, with the reason."""
+    """What was made: the model, the tensors that are rounded, the weighted operators between rounded factors,
+    and those that stayed in float, with the reason."""
 
-    path: Path
+    model: OnnxModel
     dialect: str
     tensors: tuple[str, ...]
     in_int8: tuple[str, ...]
@@ -53,9 +61,8 @@ class Quantized:
 
 
 def to_qdq(
-    path: Path,
+    model: OnnxModel,
     ranges: Ranges,
-    out_path: Path,
     *,
     dialect: str = "tensorrt",
     skip: Collection[str] = (),
@@ -70,41 +77,40 @@ def to_qdq(
 
     Raises:
         ModelError: the model is quantized already, a tensor has no range, a name of `skip` is unknown.
-        ArtifactError: the file is missing or damaged.
     """
     if weight_bits not in (7, 8):
         raise ModelError(f"Weights of {weight_bits} bits are not supported.", "Choose 8, or 7 without VNNI.")
     rules = rules_of(dialect)
-    model = load_float(path)
+    model = as_float(model)
     if not rules.symmetric:
-        join_biases(model)
-    graph = model.graph
-    placed = place(
-        graph,
-        dialect,
-        skip=skip,
-        single_rows=single_rows(model),
-        not_float=not_float32(model),
-        summed_in_float=summed_in_float(model),
-    )
+        model = join_biases(model)
+    placed = place(model, dialect, skip=skip)
     if not placed.weights and not placed.readers:
-        raise nothing_to_quantize(path, placed.left_float)
+        raise nothing_to_quantize(model.path, placed.left_float)
+    proto = whole_copy(model.proto, but=_only_rounded(model, placed))
+    graph = proto.graph
     in_int8 = tuple(
         node.name
         for node in graph.node
         if node.op_type in rules.operators and node.name not in placed.left_float
     )
-    parameters = _activation_parameters(graph, placed, ranges, rules)
-    least = {} if rules.symmetric else _least_scales(graph, placed, parameters)
-    taken = _names(graph)
-    weights = _int8_weights(graph, placed, weight_bits, least, taken)
+    parameters = _activation_parameters(model.index, placed, ranges, rules)
+    least = {} if rules.symmetric else _least_scales(model, placed, parameters)
+    taken = _names(model.graph)
+    weights = _int8_weights(graph, model.index, placed, weight_bits, least, taken)
     stored = list(weights.values())
     if not rules.symmetric:
         stored += _int32_biases(graph, placed, parameters, weights, taken)
     _insert(graph, placed, parameters, weights, stored, taken)
     drop_unused(graph)
-    save(model, out_path)
-    return Quantized(Path(out_path), dialect, placed.tensors, in_int8, placed.left_float)
+    return Quantized(model.derived(proto), dialect, placed.tensors, in_int8, placed.left_float)
+
+
+def _only_rounded(model: OnnxModel, placed: Placement) -> set[str]:
+    """The weights that nothing reads in float any more: gigabytes that need no copy."""
+    rounded = Counter(weight.name for weight in placed.weights.values())
+    readers, outputs = model.index.readers, model.index.outputs
+    return {name for name, count in rounded.items() if count == len(readers[name]) and name not in outputs}
 
 
 def symmetric(low: float, high: float) -> Parameters:
@@ -148,7 +154,7 @@ def quantize_weight(
 
 
 def _activation_parameters(
-    graph: onnx.GraphProto, placed: Placement, ranges: Ranges, rules: DialectRules
+    index: Index, placed: Placement, ranges: Ranges, rules: DialectRules
 ) -> dict[str, Parameters]:
     missing = [name for name in placed.tensors if name not in ranges.tensors]
     if missing:
@@ -156,7 +162,6 @@ def _activation_parameters(
             f"{len(missing)} tensors have no calibrated range, the first is {missing[0]!r}.",
             "Calibrate this very file; ranges do not carry over to a network that was changed since.",
         )
-    index = Index.of(graph)
     parameters = {}
     for name in placed.tensors:
         tied = [ranges.tensors[other] for other in placed.ties[name]]
@@ -187,13 +192,13 @@ def _names(graph: onnx.GraphProto) -> set[str]:
 
 def _int8_weights(
     graph: onnx.GraphProto,
+    index: Index,
     placed: Placement,
     bits: int,
     least: Mapping[Weight, Array],
     taken: set[str],
 ) -> dict[Weight, onnx.NodeProto]:
     """Stores each weight once per channel axis; returns the DequantizeLinear node of each."""
-    index = Index.of(graph)
     nodes: dict[Weight, onnx.NodeProto] = {}
     for weight in placed.weights.values():
         if weight in nodes:
@@ -225,18 +230,17 @@ def _stored(
 
 
 def _least_scales(
-    graph: onnx.GraphProto, placed: Placement, parameters: Mapping[str, Parameters]
+    model: OnnxModel, placed: Placement, parameters: Mapping[str, Parameters]
 ) -> dict[Weight, Array]:
     """By weight, the scales below which the bias would not fit int32, where x86 holds it.
 
     The unit of the bias is activation scale times weight scale; in a channel with tiny weights and a large
     bias it would overflow. Coarser weights cost nothing there: the bias is all that such a channel says.
     """
-    index = Index.of(graph)
     least: dict[Weight, Array] = {}
     for (position, _), weight in placed.weights.items():
-        node = graph.node[position]
-        bias = index.value(node.input[2]) if len(node.input) > 2 else None
+        node = model.graph.node[position]
+        bias = model.index.value(node.input[2]) if len(node.input) > 2 else None
         if bias is None or node.input[0] not in parameters or weight.axis is None:
             continue
         scale = np.abs(bias.astype(np.float64)) / (float(parameters[node.input[0]][0]) * LARGEST_BIAS)

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ...export.onnx_graph.graph import OnnxModel, load, save
 from ...export.onnx_graph.readback import restore
-from ...export.parity.compare import compare_files, noise_between
+from ...export.onnx_graph.run import Opened
+from ...export.parity.compare import compare, noise_between
 from ...export.quantization.adaround import adaround
 from ...export.quantization.bias_correction import correct_biases
-from ...export.quantization.calibrate import Ranges, calibrate_by
+from ...export.quantization.calibrate import Ranges, Watched, calibrate_by
 from ...export.quantization.equalize import equalize
 from ...export.quantization.histogram import METHODS, Method
 from ...export.quantization.to_qdq import Quantized, to_qdq
@@ -40,25 +42,22 @@ class Candidate:
     """An INT8 network, and what it is worth.
 
     Attributes:
-        source: the float file that was rounded: the network itself, or what a step made of it.
-        base: that file before its constants were changed for the sake of int8: the network, or it equalized.
+        source: the float network that was rounded: the network itself, or what a step made of it.
+        base: the same before its constants were changed for the sake of int8: the network, or it equalized.
+        path: the file that it was scored by.
         skip: weighted operators that were asked to stay in float.
         score: on the validation split.
         noise: of its outputs there, as a share of the float network's values.
     """
 
-    source: Path
-    base: Path
+    source: OnnxModel
+    base: OnnxModel
     ranges: Ranges
     quantized: Quantized
+    path: Path
     skip: tuple[str, ...]
     score: float
     noise: float
-
-    @property
-    def path(self) -> Path:
-        """Its file."""
-        return self.quantized.path
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,14 @@ class Trials:
     """What all candidates of a run have in common.
 
     Attributes:
-        original: the network in float, and `float_score` its score on the validation split.
+        original: the file of the network in float, and `float_score` its score on the validation split.
+        network: the same as a model, opened.
         folder: for the candidates' files.
     """
 
     work: Work
     original: Path
+    network: Opened
     float_score: float
     dialect: str
     folder: Path
@@ -80,8 +81,8 @@ class Trials:
     def of(cls, work: Work) -> Trials:
         """Trials of the newest network of a run, in the dialect of its target."""
         original = work.latest("onnx").path("onnx")
-        dialect = work.target.runtime.dialect
-        return cls(work, original, validated(work, original), dialect, work.directory / "trials")
+        network, dialect = Opened.of(load(original)), work.target.runtime.dialect
+        return cls(work, original, network, validated(work, original), dialect, work.directory / "trials")
 
     def drop(self, before: float, after: float) -> float:
         """How much worse the second score is."""
@@ -93,30 +94,26 @@ class Trials:
         return self.drop(self.float_score, new.score) <= lost and new.noise < old.noise
 
     def make(
-        self, name: str, source: Path, base: Path, ranges: Ranges, skip: Sequence[str] = ()
+        self, name: str, source: OnnxModel, base: OnnxModel, ranges: Ranges, skip: Sequence[str] = ()
     ) -> Candidate:
         """Quantizes and scores; what is in `skip` stays in float."""
-        source = in_float(source, base, skip, self.folder / f"{name}_source.onnx")
-        quantized = to_qdq(
-            source, ranges, self.folder / f"{name}.onnx", dialect=self.dialect, skip=sorted(skip)
-        )
+        source = in_float(source, base, skip)
+        quantized = to_qdq(source, ranges, dialect=self.dialect, skip=sorted(skip))
+        path = self.folder / f"{name}.onnx"
+        save(quantized.model.proto, path)
         near = itertools.islice(inputs_of(self.work.workload, "validation"), NEAR)
-        noise = noise_between(self.original, quantized.path, near)
-        return Candidate(
-            source, base, ranges, quantized, tuple(skip), validated(self.work, quantized.path), noise
-        )
+        noise = noise_between(self.network, Opened.of(quantized.model), near)
+        score = validated(self.work, path)
+        return Candidate(source, base, ranges, quantized, path, tuple(skip), score, noise)
 
-    def calibrated(self, source: Path, methods: Sequence[Method]) -> dict[Method, Ranges]:
+    def calibrated(self, source: OnnxModel, methods: Sequence[Method]) -> dict[Method, Ranges]:
         """Ranges from the calibration split, by method."""
-        return calibrate_by(methods, source, inputs_of(self.work.workload, "calibration"))
+        return calibrate_by(methods, Watched.of(source), inputs_of(self.work.workload, "calibration"))
 
 
-def in_float(source: Path, base: Path, names: Collection[str], out_path: Path) -> Path:
-    """A float file in which the operators `names` are as they were before they were made ready for int8."""
-    if source == base or not names:
-        return source
-    restore(source, base, names, out_path)
-    return out_path
+def in_float(source: OnnxModel, base: OnnxModel, names: Collection[str]) -> OnnxModel:
+    """A float network with the operators `names` as they were before they were made ready for int8."""
+    return source if source is base or not names else restore(source, base, names)
 
 
 def validated(work: Work, path: Path) -> float:
@@ -131,10 +128,11 @@ def validated(work: Work, path: Path) -> float:
 def first(trials: Trials, method: Method | Literal["best"]) -> Candidate:
     """The network quantized as it is, by one method or by the best of all."""
     methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
-    found = trials.calibrated(trials.original, methods)
+    network = trials.network.model
+    found = trials.calibrated(network, methods)
     best = None
     for name, ranges in found.items():
-        made = trials.make(name, trials.original, trials.original, ranges)
+        made = trials.make(name, network, network, ranges)
         best = made if best is None or trials.helps(made, best) else best
     assert best is not None  # there is one method at least
     return best
@@ -142,24 +140,23 @@ def first(trials: Trials, method: Method | Literal["best"]) -> Candidate:
 
 def stepped(trials: Trials, step: Step, old: Candidate) -> tuple[Candidate, str]:
     """A candidate after one more step if that helps, else the old one; and what was found, in words."""
-    out = trials.folder / f"{step}_float.onnx"
     ranges, data = old.ranges, inputs_of(trials.work.workload, "calibration")
     if step == "equalize":
-        pairs = equalize(old.source, out)
+        out, pairs = equalize(old.source)
         if not pairs:
             return old, "equalize: no two layers with nothing but a ReLU between them"
         near = itertools.islice(data, NEAR)
-        compare_files(old.source, out, near, kind="float", name="ONNX -> equalized")
+        compare(Opened.of(old.source), Opened.of(out), near, kind="float", name="ONNX -> equalized")
         method: Method = next(one for one in METHODS if one == old.ranges.method)
         ranges = trials.calibrated(out, (method,))[method]
         did = f"equalize: {len(pairs)} pairs of layers"
     elif step == "adaround":
-        gains = adaround(old.source, old.path, data, out)
+        out, gains = adaround(old.source, old.quantized.model, data)
         if not gains:
             return old, "adaround: no layer it could round"
         did = f"adaround: {sum(gain.moved for gain in gains.values())} weights rounded the other way"
     else:
-        taken = correct_biases(old.source, old.path, data, out)
+        out, taken = correct_biases(old.source, old.quantized.model, data)
         if not taken:
             return old, "bias_correction: no layer with a bias"
         did = f"bias_correction: {len(taken)} layers, most of all {max(taken, key=lambda name: taken[name])}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ...export.onnx_graph.graph import save
 from ...export.parity.compare import values_and_errors
 from ...export.quantization.to_qdq import to_qdq
 from ...targets.runtimes.open import open_session
@@ -67,8 +68,9 @@ def sensitivity(trials: Trials, candidate: Candidate) -> tuple[Layer, ...]:
             trials.work.progress(place, len(names), f"quantize: sensitivity of {name}")
             path = Path(directory) / "one.onnx"
             others = [*candidate.skip, *(other for other in names if other != name)]
-            source = in_float(candidate.source, candidate.base, others, Path(directory) / "source.onnx")
-            to_qdq(source, candidate.ranges, path, dialect=trials.dialect, skip=others)
+            source = in_float(candidate.source, candidate.base, others)
+            made = to_qdq(source, candidate.ranges, dialect=trials.dialect, skip=others)
+            save(made.model.proto, path)
             noise = _Noise(float_outputs)
             score = _score(trials, path, noise.add)
             layers.append(Layer(name, noise.sqnr_db(), trials.drop(whole, score)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...export.lint.for_target import held_against_tensorrt, takes
+from ...export.onnx_graph.graph import load
 from ...export.parity.compare import Hop, compare_module
 from ...export.to_onnx import to_onnx
 from ..work import Work
@@ -45,7 +46,7 @@ class Export:
                 spell_out_layer_norm=not takes(work.target, "LayerNormalization"),
             )
             batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
-            words.append(hop_words(variant.name, compare_module(model, path, batches)))
+            words.append(hop_words(variant.name, compare_module(model, load(path), batches)))
             if variant.role == "chain":  # controls have the operators and widths of the pruned network
                 words += held_against_tensorrt(path, work.target, name=variant.name)
             result = result.with_file(variant.name, "onnx", path)

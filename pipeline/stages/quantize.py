@@ -10,15 +10,15 @@ from __future__ import annotations
 import itertools
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from ...export.lint.for_target import held_against_tensorrt
 from ...export.lint.platform import Platform
-from ...export.onnx_graph.external_data import move
-from ...export.parity.compare import LIMITS, compare_files, noise_between
+from ...export.onnx_graph.graph import OnnxModel, save
+from ...export.onnx_graph.run import Opened
+from ...export.parity.compare import LIMITS, compare, noise_between
 from ...export.quantization import adequacy
 from ...export.quantization.fp16 import to_half
 from ...export.quantization.histogram import Method
@@ -132,14 +132,15 @@ class Quantize:
         write_json(work.directory / "ranges.json", kept.ranges.to_json())
         rounded = {name: kept.ranges.adequacy[name] for name in kept.quantized.tensors}
         batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
-        hop = compare_files(
-            trials.original, kept.path, batches, kind="lossy", name="ONNX -> INT8", rounded_from=kept.source
+        int8 = Opened.of(kept.quantized.model)
+        hop = compare(
+            trials.network, int8, batches, kind="lossy", name="ONNX -> INT8", rounded_from=kept.source
         )
-        shipped = kept.path
+        shipped = int8.model
         if self.half:
-            shipped, told = self._halved(work, trials, kept)
+            shipped, told = self._halved(work, trials, int8)
             said.append(told)
-        move(shipped, path)
+        save(shipped.proto, path)
         found = held_against_tensorrt(path, work.target, name="int8")
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
         result = result.with_artifact("ranges", work.directory / "ranges.json")
@@ -155,23 +156,25 @@ class Quantize:
             *found,
         )
 
-    def _halved(self, work: Work, trials: Trials, kept: Candidate) -> tuple[Path, str]:
-        """The file to ship, with FP16 in it where that stays within the budget; and what it changed."""
-        halved = to_half(kept.path, trials.folder / "half.onnx", tensorrt=Platform.of(work.target).version)
+    def _halved(self, work: Work, trials: Trials, int8: Opened) -> tuple[OnnxModel, str]:
+        """The model to ship, with FP16 in it where that stays within the budget; and what it changed."""
+        halved = to_half(int8.model, tensorrt=Platform.of(work.target).version)
+        path = trials.folder / "half.onnx"
+        save(halved.model.proto, path)
         near = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
-        noise = noise_between(kept.path, halved.path, near)
+        noise = noise_between(int8, Opened.of(halved.model), near)
         if not noise < LIMITS["lossy"]:
             raise ModelError(
                 f"FP16 changes the outputs by {noise:.3g} of their values: numbers inside leave its range.",
                 "Leave half out, or equalize first.",
             )
         left = "".join(f", {name} stays in FP32: {why}" for name, why in halved.left_float.items())
-        score = validated(work, halved.path)
+        score = validated(work, path)
         said = f"FP16 for what stays in float: noise {noise:.2%}, validation {score:.4f}"
         drop = trials.drop(trials.float_score, score)
         # Written so that NaN is over every budget.
         if self.score_drop is not None and not drop <= self.score_drop:
-            return kept.path, (
+            return int8.model, (
                 f"{said}, {drop:+.4f} of {self.score_drop:g} allowed: NOT kept, what stays in float is FP32"
             )
-        return halved.path, said + left
+        return halved.model, said + left

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from support.int8_files import calibrate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deadweight.export.quantization.calibrate import Ranges, calibrate
+from deadweight.export.quantization.calibrate import Ranges
 from deadweight.export.to_onnx import to_onnx
 
 Batch = dict[str, Tensor]

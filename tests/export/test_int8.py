@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from support.int8_files import calibrate, compare_files, opened, to_qdq
 
 from deadweight.export.int8 import flip_details, to_int8
 from deadweight.export.onnx_graph import external_data
 from deadweight.export.onnx_graph.graph import load
-from deadweight.export.parity.compare import compare_files
-from deadweight.export.quantization.calibrate import calibrate
 from deadweight.export.quantization.samples import Samples, open_samples
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ArtifactError, ModelError, TargetError
 from deadweight.targets.runtimes.open import open_session
@@ -81,7 +81,7 @@ def test_layers_stay_in_float_where_asked_and_unknown_ones_are_named(net: Nets, 
 
 
 def test_flips_are_found_where_they_are(digits: Any, tmp_path: Path) -> None:
-    rounded = load(digits.net.path)
+    rounded = load(digits.net.path).proto
     for tensor in rounded.graph.initializer:  # three bits or so: coarse enough to change some labels
         values = numpy_helper.to_array(tensor)
         step = np.abs(values).max() / 3
@@ -95,7 +95,8 @@ def test_flips_are_found_where_they_are(digits: Any, tmp_path: Path) -> None:
     )
     wanted = np.flatnonzero(before.argmax(1) != after.argmax(1))
     assert wanted.size > 2
-    found = flip_details(digits.net.path, tmp_path / "coarse.onnx", samples, wanted[:3].tolist())
+    runs = opened(digits.net.path), opened(tmp_path / "coarse.onnx")
+    found = flip_details(*runs, samples, wanted[:3].tolist())
     assert [one.place for one in found] == [f"a.npz, sample {index}" for index in wanted[:3]]
     for one, index in zip(found, wanted[:3], strict=True):
         assert (one.before, one.after) == (before[index].argmax(), after[index].argmax())
@@ -104,7 +105,7 @@ def test_flips_are_found_where_they_are(digits: Any, tmp_path: Path) -> None:
 
 def test_batch_norms_of_other_exporters_are_folded_first(net: Nets, tmp_path: Path) -> None:
     samples = saved(net("mlp"), tmp_path / "data")
-    model, generator = load(net("mlp").path), np.random.default_rng(0)
+    model, generator = load(net("mlp").path).proto, np.random.default_rng(0)
     names = ["gamma", "beta", "mean", "variance"]
     for name in names:
         values = generator.uniform(0.5, 1.5, 48).astype(np.float32)
@@ -125,7 +126,7 @@ def test_batch_norms_of_other_exporters_are_folded_first(net: Nets, tmp_path: Pa
 
 
 def test_what_tensorrt_refuses_is_not_written(net: Nets, tmp_path: Path) -> None:
-    model = load(net("mlp").path)
+    model = load(net("mlp").path).proto
     node = helper.make_node("Compress", ["output", "which"], ["chosen"], axis=1, name="last/Compress")
     model.graph.node.append(node)
     model.graph.initializer.append(numpy_helper.from_array(np.array([True, False, True]), "which"))
@@ -177,3 +178,46 @@ def test_large_weights_go_beside_it_and_old_ones_go(
         assert len(list((tmp_path / "out").glob("int8.onnx.*.weights"))) == 1
     hop = compare_files(one.path, tmp_path / "out/int8.onnx", one.batches, kind="lossy", name="int8")
     assert hop.samples == 27
+
+
+COUNTED = """
+import collections, sys
+from pathlib import Path
+import onnx, onnxruntime
+from deadweight.export.int8 import to_int8
+from deadweight.export.quantization.samples import open_samples
+from deadweight.targets.target import load_target
+
+model, data, out = map(Path, sys.argv[1:])
+found = collections.Counter()
+
+def counted(module, name):
+    call = getattr(module, name)
+    def instead(*args, **settings):
+        found[name] += 1
+        return call(*args, **settings)
+    setattr(module, name, instead)
+
+def opened(event, args):
+    if event == "open" and str(args[0]) == str(model):
+        found["opened"] += 1
+
+counted(onnx, "load")
+counted(onnx.shape_inference, "infer_shapes")
+counted(onnxruntime, "InferenceSession")
+sys.addaudithook(opened)
+to_int8(model, open_samples(model, data), out, target=load_target("x86-cpu"))
+print(*(found[name] for name in ("load", "infer_shapes", "InferenceSession", "opened")))
+"""
+
+
+def test_a_file_is_read_once_and_its_sessions_serve_every_step(net: Nets, tmp_path: Path) -> None:
+    saved(net("mlp"), tmp_path / "data")
+    command = [sys.executable, "-c", COUNTED, net("mlp").path, tmp_path / "data", tmp_path / "out"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    loads, inferences, sessions, opened = map(int, run.stdout.split())
+    # The samples are checked against the model, it is quantized, and ONNX Runtime's own graph is read.
+    assert 1 <= loads <= 3
+    assert 1 <= inferences <= 3
+    assert 1 <= sessions <= 3
+    assert 1 <= opened <= 3

@@ -15,9 +15,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from support.int8_files import compare_files, compare_module, to_qdq
 
-from deadweight.export.parity.compare import compare_files, compare_module
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.export.to_onnx import to_onnx
 from deadweight.targets.errors import ModelError
 

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
+from support.int8_files import to_qdq
 from support.onnx_files import read_weights, sparse_weight, weights_model, write_weights
 
 from deadweight.export.coding import writing
 from deadweight.export.coding.container import pack, pack_file
 from deadweight.export.onnx_graph.external_data import write_apart
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.targets.coded.container import unpack, unpack_file
 from deadweight.targets.errors import ArtifactError, ModelError
 
@@ -46,7 +46,8 @@ def test_every_network_comes_back_byte_for_byte_and_smaller(
 ) -> None:
     path = net(name).path
     if dialect != "float":
-        path = to_qdq(path, net(name).ranges, tmp_path / "q.onnx", dialect=dialect).path
+        to_qdq(path, net(name).ranges, tmp_path / "q.onnx", dialect=dialect)
+        path = tmp_path / "q.onnx"
     packed = pack_file(path, tmp_path / "m.dwz")
     assert unpack_file(tmp_path / "m.dwz", tmp_path / "back.onnx").read_bytes() == path.read_bytes()
     assert len(packed.data) == (tmp_path / "m.dwz").stat().st_size

@@ -14,14 +14,13 @@ import onnx
 import pytest
 from onnxruntime import quantization
 from support import nets
+from support.int8_files import calibrate, to_qdq
 from support.lint_cases import Graph, found
 from torch import Tensor
 
 from deadweight.__main__ import main
 from deadweight.export.lint.check import RULES, lint, reason
 from deadweight.export.onnx_graph.graph import Index
-from deadweight.export.quantization.calibrate import calibrate
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.export.to_onnx import to_onnx
 from deadweight.targets.errors import ArtifactError, ModelError, TargetError
 from deadweight.targets.target import load_target

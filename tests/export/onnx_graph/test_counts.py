@@ -9,13 +9,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from support.int8_files import calibrate, compare_files, float_kernels, to_qdq
 from support.onnx_files import numbers, op, write_network
 from torch import nn
 
-from deadweight.export.onnx_graph.counts import count, float_kernels, optimized
-from deadweight.export.parity.compare import compare_files
-from deadweight.export.quantization.calibrate import calibrate
-from deadweight.export.quantization.to_qdq import to_qdq
+from deadweight.export.onnx_graph.counts import count, optimized
 from deadweight.export.to_onnx import to_onnx
 from deadweight.targets.errors import ArtifactError, ModelError
 
@@ -153,8 +151,8 @@ def test_what_is_said_to_be_in_int8_is_what_onnx_runtime_runs_in_int8(tmp_path: 
     data = [{"x": numbers(24, 24)}]
     made = to_qdq(path, calibrate(path, data), tmp_path / "q.onnx", dialect="x86")
     assert made.in_int8 == (("product", "next") if served else ("next",))
-    assert float_kernels(made.path) == list(made.left_float) == ([] if served else ["product"])
-    compare_files(path, made.path, data, kind="lossy", name="int8")
+    assert float_kernels(tmp_path / "q.onnx") == list(made.left_float) == ([] if served else ["product"])
+    compare_files(path, tmp_path / "q.onnx", data, kind="lossy", name="int8")
 
 
 SUMS: dict[str, tuple[str, bool]] = {
@@ -187,8 +185,8 @@ def test_a_product_and_the_sum_behind_it_run_in_int8_or_are_said_not_to(
     made = to_qdq(path, calibrate(path, data), tmp_path / "q.onnx", dialect="x86")
     assert made.in_int8 == (("first", "last") if served else ("first",))
     assert list(made.left_float) == ([] if served else ["last"])
-    assert len(float_kernels(made.path)) == (0 if served else 1)
-    hop = compare_files(path, made.path, data, kind="lossy", name="int8")
+    assert len(float_kernels(tmp_path / "q.onnx")) == (0 if served else 1)
+    hop = compare_files(path, tmp_path / "q.onnx", data, kind="lossy", name="int8")
     assert hop.outputs["y"].noise < 0.03
 
 
@@ -204,5 +202,5 @@ def test_a_product_whose_relu_is_read_in_float_runs_in_int8(tmp_path: Path, oper
     data = [{"x": numbers(24, 24)}]
     made = to_qdq(path, calibrate(path, data), tmp_path / "q.onnx", dialect="x86")
     assert made.in_int8 == ("product",)
-    assert float_kernels(made.path) == []
-    compare_files(path, made.path, data, kind="lossy", name="int8")
+    assert float_kernels(tmp_path / "q.onnx") == []
+    compare_files(path, tmp_path / "q.onnx", data, kind="lossy", name="int8")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from support.int8_files import compare_module
 from torch import Tensor, nn
 
-from deadweight.export.parity.compare import compare_module
 from deadweight.export.to_onnx import to_onnx
 
 

@@ -9,16 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
+from support.int8_files import adaround, calibrate, compare_files, compare_module, correct_biases, to_qdq
 
 from deadweight.export.lint.check import lint
 from deadweight.export.onnx_graph import external_data
 from deadweight.export.onnx_graph.counts import count
 from deadweight.export.onnx_graph.graph import load, save
-from deadweight.export.parity.compare import compare_files, compare_module
-from deadweight.export.quantization.adaround import adaround
-from deadweight.export.quantization.bias_correction import correct_biases
-from deadweight.export.quantization.calibrate import calibrate
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.export.to_onnx import to_onnx
 from deadweight.targets.errors import ArtifactError
 
@@ -100,15 +96,6 @@ def test_damaged_weights_are_found(net: Nets, tmp_path: Path, damage: str) -> No
         file.write_bytes(held[:50] if damage == "cut" else held)
     with pytest.raises(ArtifactError, match="not beside it" if damage == "missing" else "is damaged"):
         load(path)
-
-
-@pytest.mark.usefixtures("low_limit")
-def test_a_model_is_moved_with_its_weights(net: Nets, tmp_path: Path) -> None:
-    save(onnx.load(net("mlp").path), tmp_path / "m.onnx")
-    (tmp_path / "there").mkdir()
-    external_data.move(tmp_path / "m.onnx", tmp_path / "there" / "model.onnx")
-    assert load(tmp_path / "there" / "model.onnx").graph == load(net("mlp").path).graph
-    assert list(tmp_path.glob("m.onnx*")) == []
 
 
 @pytest.mark.parametrize("as_one", [False, True])

@@ -8,14 +8,11 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.int8_files import calibrate, compare_files, float_kernels, to_half, to_qdq
 from support.onnx_files import numbers, op, write_network
 
-from deadweight.export.onnx_graph.counts import float_kernels
-from deadweight.export.onnx_graph.float_input import load_float
-from deadweight.export.parity.compare import compare_files
-from deadweight.export.quantization.calibrate import calibrate
-from deadweight.export.quantization.fp16 import to_half
-from deadweight.export.quantization.to_qdq import to_qdq
+from deadweight.export.onnx_graph.float_input import as_float
+from deadweight.export.onnx_graph.graph import load
 from deadweight.targets.errors import ModelError
 
 RANDOM = np.random.default_rng(0)
@@ -74,7 +71,7 @@ def test_an_opset_without_scales_by_channel_is_raised_to_one_with_them(tmp_path:
     made[2].output[0] = "y0"
     bounds = {"low": np.float32(0), "high": np.float32(1)}
     path = written(tmp_path / "old.onnx", [*made, clip], CONSTANTS | bounds, opset=11, ir=6)
-    made_float = load_float(path)
+    made_float = as_float(load(path))
     assert [node.name for node in made_float.graph.node] == ["conv1", "relu", "conv2", "clip"]
     quantized = to_qdq(path, calibrate(path, DATA), tmp_path / "q.onnx")
     assert quantized.in_int8 == ("conv1", "conv2")
@@ -89,7 +86,7 @@ def test_what_the_converter_adds_gets_a_name_of_its_own(tmp_path: Path) -> None:
     path = written(
         tmp_path / "old.onnx", [*made, helper.make_node("Softmax", ["y0"], ["y"], axis=1)], opset=11, ir=6
     )
-    for model in (load_float(path), onnx.load(to_half(path, tmp_path / "half.onnx").path)):
+    for model in (as_float(load(path)), to_half(path, tmp_path / "half.onnx").model):
         names = [node.name for node in model.graph.node]
         assert all(names)
         assert len(set(names)) == len(names)

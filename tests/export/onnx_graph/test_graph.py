@@ -8,11 +8,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.int8_files import calibrate, float_kernels, to_qdq
 
 from deadweight.export.onnx_graph import graph as graphs
-from deadweight.export.onnx_graph.counts import float_kernels
-from deadweight.export.quantization.calibrate import calibrate
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.targets.errors import ArtifactError, ModelError
 
 Nets = Callable[[str], Any]
@@ -23,7 +21,7 @@ def test_a_file_cut_anywhere_is_no_model(net: Nets, tmp_path: Path, keep: float)
     data = net("mlp").path.read_bytes()
     (tmp_path / "cut.onnx").write_bytes(data[: int(len(data) * keep)])
     with pytest.raises((ArtifactError, ModelError), match=r"cut\.onnx|no graph|breaks") as caught:
-        graphs.save(graphs.load(tmp_path / "cut.onnx"), tmp_path / "copy.onnx")
+        graphs.save(graphs.load(tmp_path / "cut.onnx").proto, tmp_path / "copy.onnx")
     assert caught.value.cure
     assert not (tmp_path / "copy.onnx").exists()
 
@@ -42,7 +40,7 @@ def test_a_file_of_three_gigabytes_is_refused_before_it_is_read(tmp_path: Path) 
 
 
 def test_a_graph_that_breaks_the_rules_is_never_written(net: Nets, tmp_path: Path) -> None:
-    model = graphs.load(net("mlp").path)
+    model = graphs.load(net("mlp").path).proto
     model.graph.node[0].input[0] = "nowhere"
     with pytest.raises(ModelError, match="breaks ONNX's rules"):
         graphs.save(model, tmp_path / "bad.onnx")

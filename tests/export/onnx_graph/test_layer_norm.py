@@ -9,12 +9,12 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from support.int8_files import compare_module
 from torch import Tensor, nn
 
 from deadweight.export.lint.check import lint
 from deadweight.export.onnx_graph.layer_norm import spell_out_layer_norms
 from deadweight.export.onnx_graph.run import runner
-from deadweight.export.parity.compare import compare_module
 from deadweight.export.to_onnx import to_onnx
 
 SPELLED = ["ReduceMean", "Sub", "Pow", "ReduceMean", "Add", "Sqrt", "Div", "Mul", "Add"]

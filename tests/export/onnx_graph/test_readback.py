@@ -6,13 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.int8_files import adaround, compare_files, correct_biases, restore, to_qdq
 
 from deadweight.export.onnx_graph.graph import Index, load
-from deadweight.export.onnx_graph.readback import products, restore
-from deadweight.export.parity.compare import compare_files
-from deadweight.export.quantization.adaround import adaround
-from deadweight.export.quantization.bias_correction import correct_biases
-from deadweight.export.quantization.to_qdq import to_qdq
+from deadweight.export.onnx_graph.readback import products
 
 Nets = Callable[[str], Any]
 

@@ -9,12 +9,10 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from support.int8_files import calibrate, compare_files, to_qdq
 from support.onnx_files import numbers, op
 
 from deadweight.export.onnx_graph.run import pieces, runner, samples_in
-from deadweight.export.parity.compare import compare_files
-from deadweight.export.quantization.calibrate import calibrate
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.targets.errors import WorkloadError
 
 Nets = Callable[[str], Any]

@@ -11,11 +11,9 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from support.int8_files import calibrate, compare_files, compare_module, noise_between, to_qdq
 from support.onnx_files import numbers, op, write_network
 
-from deadweight.export.parity.compare import compare_files, compare_module, noise_between
-from deadweight.export.quantization.calibrate import calibrate
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.stages.export import hop_words
 from deadweight.targets.errors import ModelError, WorkloadError

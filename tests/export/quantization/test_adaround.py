@@ -7,15 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.int8_files import adaround, calibrate, compare_files, to_qdq
 from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.onnx_graph.graph import Index, load
 from deadweight.export.onnx_graph.readback import products
 from deadweight.export.onnx_graph.run import runner
-from deadweight.export.parity.compare import compare_files
-from deadweight.export.quantization.adaround import adaround
-from deadweight.export.quantization.calibrate import calibrate
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.export.to_onnx import to_onnx
 from deadweight.targets.errors import WorkloadError
 
@@ -62,7 +59,7 @@ def test_what_is_gained_is_what_the_operator_itself_gains(tmp_path: Path, settin
     data = torch.rand(32, 8, 7, 7)
     module = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, **settings)).eval()
     to_onnx(module, {"input": data[:2]}, tmp_path / "float.onnx")
-    from deadweight.export.quantization.calibrate import calibrate
+    from support.int8_files import calibrate
 
     ranges = calibrate(tmp_path / "float.onnx", [{"input": data}])
     to_qdq(tmp_path / "float.onnx", ranges, tmp_path / "q.onnx")
@@ -71,10 +68,10 @@ def test_what_is_gained_is_what_the_operator_itself_gains(tmp_path: Path, settin
     # The float weights on the rounded input, which is what a layer is to give.
     rounded = load(tmp_path / "q.onnx")
     read = next(node.input[0] for node in rounded.graph.node if node.op_type == "Conv")
-    values = runner(rounded, [read])({"input": data.numpy()})[read]
-    exact = runner(load(tmp_path / "float.onnx"))({"input": values})["output"]
+    values = runner(rounded.proto, [read])({"input": data.numpy()})[read]
+    exact = runner(load(tmp_path / "float.onnx").proto)({"input": values})["output"]
     errors = [
-        np.square(runner(load(tmp_path / file))({"input": values})["output"] - exact).sum()
+        np.square(runner(load(tmp_path / file).proto)({"input": values})["output"] - exact).sum()
         for file in ("q.onnx", "better.onnx")
     ]
     (gain,) = gains.values()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import onnx
 import pytest
 import torch
 from onnx import helper
+from support.int8_files import calibrate
 from torch import Tensor
 
+from deadweight.export.onnx_graph.graph import OnnxModel
 from deadweight.export.quantization.adequacy import MOVES, Adequacy, Seen, of_samples, words
-from deadweight.export.quantization.calibrate import Ranges, calibrate
+from deadweight.export.quantization.calibrate import Ranges
 from deadweight.export.to_onnx import to_onnx
 
 Nets = Callable[[str], Any]
@@ -105,7 +108,7 @@ def test_a_first_axis_that_is_not_that_of_the_samples_is_not_taken_for_it() -> N
     ]
     node = helper.make_node("Transpose", ["x"], ["y"], perm=[1, 0, 2])
     model = helper.make_model(helper.make_graph([node], "network", values[:1], values[1:]))
-    assert of_samples(model, ["x", "y"]) == {"x"}
+    assert of_samples(OnnxModel(model, Path("m.onnx")), ["x", "y"]) == {"x"}
     seen = Seen(bins=0)
     position = np.arange(8, dtype=np.float32).reshape(8, 1, 1) * np.ones((8, 8, 3), np.float32)
     for _ in range(2):

@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from support.int8_files import calibrate, compare_files, correct_biases, noise_between, to_qdq
 from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.onnx_graph.graph import Index, load
-from deadweight.export.parity.compare import compare_files, noise_between
-from deadweight.export.quantization.bias_correction import correct_biases
-from deadweight.export.quantization.calibrate import calibrate
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.targets.errors import WorkloadError
 
 Nets = Callable[[str], Any]

@@ -9,14 +9,13 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from support.int8_files import calibrate, compare_files, to_qdq
 from support.onnx_files import numbers, op, write_network
 
-from deadweight.export.onnx_graph.graph import Index
+from deadweight.export.onnx_graph.graph import Index, load
 from deadweight.export.onnx_graph.run import runner
-from deadweight.export.parity.compare import compare_files
-from deadweight.export.quantization.calibrate import Ranges, calibrate, tensors_to_measure
-from deadweight.export.quantization.placement import place
-from deadweight.export.quantization.to_qdq import to_qdq
+from deadweight.export.quantization.calibrate import Ranges, tensors_to_measure
+from deadweight.export.quantization.placement import DIALECTS, place
 from deadweight.targets.errors import ArtifactError, ModelError, WorkloadError
 
 Nets = Callable[[str], Any]
@@ -27,19 +26,18 @@ METHODS: list[Any] = ["minmax", "percentile", "entropy", "mse"]
 @pytest.mark.parametrize("name", ["mlp", "residual", "depthwise", "joined", "attentive"])
 def test_both_dialects_find_every_range_they_need(net: Nets, name: str, method: Any) -> None:
     ranges = calibrate(net(name).path, net(name).batches, method=method)
-    graph = onnx.load(net(name).path).graph
-    for dialect in ("tensorrt", "x86"):
-        assert set(place(graph, dialect).tensors) <= set(ranges.tensors)
+    for dialect in DIALECTS:
+        assert set(place(load(net(name).path), dialect).tensors) <= set(ranges.tensors)
     assert ranges.samples == 27
     assert ranges.method == method
 
 
 def test_minmax_is_the_smallest_and_largest_value_that_came(net: Nets) -> None:
     made = net("residual")
-    model = onnx.load(made.path)
+    model = load(made.path)
     tensors = tensors_to_measure(model)
     feeds = {"image": torch.cat([batch["image"] for batch in made.batches]).numpy()}
-    values = runner(model, tensors, optimize=False)(feeds)
+    values = runner(model.proto, tensors, optimize=False)(feeds)
     for name, found in made.ranges.tensors.items():
         assert found.low == pytest.approx(values[name].min(), rel=1e-5, abs=1e-6)
         assert found.high == pytest.approx(values[name].max(), rel=1e-5, abs=1e-6)

@@ -9,14 +9,11 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from support.int8_files import calibrate, compare_files, equalize, noise_between, to_qdq
 from support.onnx_files import numbers, op, write_network
 from torch import Tensor, nn
 
 from deadweight.export.onnx_graph.graph import Index
-from deadweight.export.parity.compare import compare_files, noise_between
-from deadweight.export.quantization.calibrate import calibrate
-from deadweight.export.quantization.equalize import equalize
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.export.to_onnx import to_onnx
 
 Nets = Callable[[str], Any]

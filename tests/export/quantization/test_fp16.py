@@ -9,12 +9,11 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.int8_files import to_half, to_qdq
 from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.lint.check import lint
 from deadweight.export.onnx_graph.graph import Index
-from deadweight.export.quantization.fp16 import to_half
-from deadweight.export.quantization.to_qdq import to_qdq
 from deadweight.targets.errors import ModelError
 
 Nets = Callable[[str], Any]
@@ -106,7 +105,7 @@ def test_a_mask_of_attention_beyond_fp16_still_masks(tmp_path: Path) -> None:
     made = to_half(path, tmp_path / "half.onnx")
     assert list(made.left_float) == ["masked"]
     x = {"x": numbers(4, 6)}
-    np.testing.assert_allclose(outputs(made.path, x)[0], outputs(path, x)[0], atol=2e-3)
+    np.testing.assert_allclose(outputs(tmp_path / "half.onnx", x)[0], outputs(path, x)[0], atol=2e-3)
 
 
 def test_a_scale_that_would_be_0_in_fp16_is_an_error(net: Nets, tmp_path: Path) -> None:
@@ -162,4 +161,4 @@ def test_an_operator_that_names_its_own_type_keeps_it(tmp_path: Path) -> None:
     made = to_half(path, tmp_path / "half.onnx")
     assert list(made.left_float) == ["halves"]
     x = {"x": numbers(4, 24)}
-    np.testing.assert_allclose(outputs(made.path, x)[0], outputs(path, x)[0], atol=0.01)
+    np.testing.assert_allclose(outputs(tmp_path / "half.onnx", x)[0], outputs(path, x)[0], atol=0.01)

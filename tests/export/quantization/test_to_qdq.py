@@ -12,14 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from support.int8_files import calibrate, compare_files, float_kernels, to_qdq
 from support.onnx_files import numbers, op, write_network
 from torch import nn
 
-from deadweight.export.onnx_graph.counts import count, float_kernels, optimized
+from deadweight.export.onnx_graph.counts import count, optimized
 from deadweight.export.onnx_graph.graph import Index, attribute_of
-from deadweight.export.parity.compare import compare_files
-from deadweight.export.quantization.calibrate import Range, Ranges, calibrate
-from deadweight.export.quantization.to_qdq import quantize_weight, symmetric, to_qdq, unsigned
+from deadweight.export.quantization.calibrate import Range, Ranges
+from deadweight.export.quantization.to_qdq import quantize_weight, symmetric, unsigned
 from deadweight.export.to_onnx import to_onnx
 from deadweight.targets.errors import ModelError
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import onnx
 import pytest
 from support.digits import Digits
+from support.int8_files import calibrate
 from support.workloads import trained
 
 from deadweight.export.onnx_graph.graph import load
-from deadweight.export.quantization.calibrate import calibrate
 from deadweight.pipeline.quantization.candidates import Candidate, Trials, first, stepped
 from deadweight.pipeline.stages.export import Export
 from deadweight.pipeline.training.networks import NetworkFiles
@@ -54,10 +54,10 @@ def test_what_helps_is_nearer_to_float_and_scores_no_worse(
     trials: Trials, score: float, noise: float, helps: bool
 ) -> None:
     base = first(trials, "minmax")
-    held = Trials(trials.work, trials.original, 0.92, trials.dialect, trials.folder)
+    held = Trials(trials.work, trials.original, trials.network, 0.92, trials.dialect, trials.folder)
 
     def candidate(score: float, noise: float) -> Candidate:
-        return Candidate(base.source, base.base, base.ranges, base.quantized, (), score, noise)
+        return Candidate(base.source, base.base, base.ranges, base.quantized, base.path, (), score, noise)
 
     assert held.helps(candidate(score, noise), candidate(0.90, 0.02)) is helps
     # What rounding gains over float is luck, and giving it up is no loss.
@@ -72,6 +72,6 @@ def test_a_step_is_kept_only_if_it_helps_and_says_so(trials: Trials, step: str) 
     assert told.endswith(": kept" if new is not old else "not kept")
     assert new is old or trials.helps(new, old)
     # Whatever was tried, the file that was rounded computes what the network does.
-    assert [node.op_type for node in load(new.source).graph.node] == [
+    assert [node.op_type for node in new.source.graph.node] == [
         node.op_type for node in load(trials.original).graph.node
     ]

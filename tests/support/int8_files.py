@@ -1,0 +1,99 @@
+"""The steps of INT8 from file to file, for tests that look at what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deadweight.export.onnx_graph import counts, readback
+from deadweight.export.onnx_graph.graph import OnnxModel, load, save
+from deadweight.export.onnx_graph.run import Opened
+from deadweight.export.parity import compare as parity
+from deadweight.export.parity.compare import Hop, Kind
+from deadweight.export.quantization import adaround as rounding
+from deadweight.export.quantization import bias_correction, fp16
+from deadweight.export.quantization import calibrate as calibration
+from deadweight.export.quantization import equalize as equalization
+from deadweight.export.quantization import to_qdq as writing
+from deadweight.export.quantization.calibrate import Ranges
+from deadweight.export.quantization.histogram import Method
+
+Batches = Iterable[Mapping[str, Any]]
+
+
+def opened(path: Path) -> Opened:
+    return Opened.of(load(path))
+
+
+def written(model: OnnxModel, found: Any, out_path: Path) -> Any:
+    """What a step found; where it is nothing, nothing is written."""
+    if found:
+        save(model.proto, out_path)
+    return found
+
+
+def calibrate(path: Path, batches: Batches, *, method: Method = "minmax", progress: Any = None) -> Ranges:
+    return calibration.calibrate(load(path), batches, method=method, progress=progress)
+
+
+def to_qdq(
+    path: Path,
+    ranges: Ranges,
+    out_path: Path,
+    *,
+    dialect: str = "tensorrt",
+    skip: Collection[str] = (),
+    weight_bits: int = 8,
+) -> writing.Quantized:
+    made = writing.to_qdq(load(path), ranges, dialect=dialect, skip=skip, weight_bits=weight_bits)
+    save(made.model.proto, out_path)
+    return made
+
+
+def to_half(path: Path, out_path: Path, *, tensorrt: tuple[int, ...] = (10, 0)) -> fp16.Halved:
+    made = fp16.to_half(load(path), tensorrt=tensorrt)
+    save(made.model.proto, out_path)
+    return made
+
+
+def adaround(
+    path: Path, quantized: Path, batches: Batches, out_path: Path, *, iterations: int = rounding.ITERATIONS
+) -> dict[str, rounding.Gain]:
+    made, gains = rounding.adaround(load(path), load(quantized), batches, iterations=iterations)
+    return written(made, gains, out_path)  # type: ignore[no-any-return]
+
+
+def correct_biases(path: Path, quantized: Path, batches: Batches, out_path: Path) -> dict[str, float]:
+    made, taken = bias_correction.correct_biases(load(path), load(quantized), batches)
+    return written(made, taken, out_path)  # type: ignore[no-any-return]
+
+
+def equalize(path: Path, out_path: Path) -> tuple[str, ...]:
+    made, pairs = equalization.equalize(load(path))
+    return written(made, pairs, out_path)  # type: ignore[no-any-return]
+
+
+def restore(path: Path, base: Path, names: Collection[str], out_path: Path) -> None:
+    save(readback.restore(load(path), load(base), names).proto, out_path)
+
+
+def compare_module(module: nn.Module, path: Path, batches: Batches, *, name: str = "torch -> onnx") -> Hop:
+    return parity.compare_module(module, load(path), batches, name=name)
+
+
+def compare_files(
+    before: Path, after: Path, batches: Batches, *, kind: Kind, name: str, rounded_from: Path | None = None
+) -> Hop:
+    origin = None if rounded_from is None else load(rounded_from)
+    return parity.compare(opened(before), opened(after), batches, kind=kind, name=name, rounded_from=origin)
+
+
+def noise_between(before: Path, after: Path, batches: Batches) -> float:
+    return parity.noise_between(opened(before), opened(after), batches)
+
+
+def float_kernels(path: Path) -> list[str]:
+    return counts.float_kernels(counts.optimized(path))
