@@ -3,6 +3,7 @@
     groups = deadweight.trace(model, example)
     plan = deadweight.choose(groups, scores, ratio=0.5)
     small = deadweight.apply(model, plan)
+    print(deadweight.compare("original.onnx", "small.onnx"))
 
 The names below are public; everything else may change. Each is imported when it is first asked for, so
 that a board, a CI job and a workstation each load only what they have.
@@ -18,7 +19,7 @@ from .targets import __version__ as __version__
 from .targets.deprecated import OldModules
 
 if TYPE_CHECKING:
-    from .export.lint.check import lint
+    from .api import build, compare, gate, lint, memory, profile, prune, quantize, run, sweep
     from .export.quantization.calibrate import calibrate
     from .export.quantization.to_qdq import to_qdq
     from .export.to_onnx import to_onnx
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "export.quantization.calibrate": ("calibrate",),
-    "export.lint.check": ("lint",),
+    "api": ("build", "compare", "gate", "lint", "memory", "profile", "prune", "quantize", "run", "sweep"),
     "export.to_onnx": ("to_onnx",),
     "export.quantization.to_qdq": ("to_qdq",),
     "pipeline.pruning.groups": ("choose", "remove"),
@@ -92,19 +93,28 @@ __all__ = [
     "Work",
     "Workload",
     "apply",
+    "build",
     "calibrate",
     "choose",
     "collect",
+    "compare",
+    "gate",
     "judge",
     "lint",
     "load_pruned",
     "load_target",
     "measure_memory",
+    "memory",
     "open_session",
     "plan_of",
+    "profile",
+    "prune",
+    "quantize",
     "read_recipe",
     "remove",
+    "run",
     "save_pruned",
+    "sweep",
     "time_together",
     "to_onnx",
     "to_qdq",

@@ -5,18 +5,16 @@ Exit codes: 0 proven or done, 1 slower or a budget broken, 2 bad input, 3 cannot
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import __version__
+from . import __version__, api
 from .commands import boards, engine_report, engines, gate, packing, release, stages, timing
-from .targets.errors import RecipeError
-from .terminal.on_board import On
-from .terminal.options import Data, Out, Settings, TargetName
+from .terminal.options import Data, On, Out, Settings, TargetName
 from .terminal.progress import point_to, watching
+from .terminal.results import show
 from .terminal.tables import out
 
 app = typer.Typer(
@@ -49,23 +47,11 @@ def run(
 
     Exit code: 0 proven faster within all budgets, 1 slower or a budget broken, 3 cannot tell.
     """
-    from .pipeline.recipe import read_recipe
-    from .pipeline.report.terminal import summary_table, verdict_line
-    from .pipeline.runs.run import run as run_recipe
-    from .pipeline.runs.summary import exit_code
-
     point_to(data)
-    directory = out_dir or Path("runs") / recipe.stem
     with watching() as watcher:
-        chosen = [*_with_target(settings, target), *([f"profile.on={json.dumps(on)}"] if on else [])]
-        report = run_recipe(read_recipe(recipe, chosen), directory, watcher)
-    out.print(summary_table(report))
-    for sentence in report.get("words", []):
-        out.print(sentence)
-    out.print(verdict_line(report))
-    out.print(f"The networks: {directory / 'networks'}", soft_wrap=True)
-    out.print(f"The report: {directory / 'report.html'}", soft_wrap=True)
-    raise typer.Exit(exit_code(report))
+        done = api.run(recipe, settings=settings or (), out=out_dir, target=target, on=on, watcher=watcher)
+    show(done)
+    raise typer.Exit(done.exit_code)
 
 
 @app.command()
@@ -85,28 +71,20 @@ def sweep(
 
     Without --over the recipe's own [sweep] is run.
     """
-    from .pipeline.recipe import SweepSettings, parse_over, read_recipe
-    from .pipeline.report.terminal import sweep_table
-    from .pipeline.runs.run import run_sweep
+    from .pipeline.recipe import parse_over
 
     point_to(data)
-    read = read_recipe(recipe, _with_target(settings, target))
-    chosen = SweepSettings(over=parse_over(over), score_drop=score_drop) if over else read.sweep
-    if chosen is None:
-        raise RecipeError(
-            f"{recipe} has no [sweep], and no --over was given.", "Give e.g. --over prune.mean=0.02,0.1,0.5."
-        )
-    directory = out_dir or Path("runs") / recipe.stem
     with watching() as watcher:
-        swept = run_sweep(read, chosen, directory, watcher)
-    out.print(sweep_table(swept.sweep, score_name=swept.score_name, higher_is_better=swept.higher_is_better))
-    for sentence in swept.sweep.get("words", []):
-        out.print(sentence, soft_wrap=True, markup=False)
-    for reason in swept.refused:
-        out.print(f"Refused: {reason}", soft_wrap=True, markup=False)
-    if not swept.chosen:
-        out.print(f"No setting keeps the score within {chosen.score_drop}.")
-    out.print(f"Table and plot: {directory / 'sweep.html'}, sweep.csv, sweep.json", soft_wrap=True)
+        found = api.sweep(
+            recipe,
+            over=parse_over(over or ()),
+            score_drop=score_drop,
+            settings=settings or (),
+            out=out_dir,
+            target=target,
+            watcher=watcher,
+        )
+    show(found)
 
 
 @app.command()
@@ -148,7 +126,3 @@ for _command in (
     release.rollback,
 ):
     app.command()(_command)
-
-
-def _with_target(settings: list[str] | None, target: str | None) -> list[str]:
-    return [*(settings or []), *([f"target={json.dumps(target)}"] if target else [])]

@@ -10,13 +10,18 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from .. import api
+from ..api.timing import opened_engine
 from ..targets.errors import ArtifactError
 from ..terminal.options import TargetName
-from ..terminal.tables import megabytes, milliseconds, out
+from ..terminal.results import show
+from ..terminal.tables import milliseconds, out
 
 if TYPE_CHECKING:
     from ..targets.engines.compare import Comparison
     from ..targets.engines.content import Engine
+    from ..targets.runtimes.session import Arrays
+    from ..targets.timing.measurement import Protocol
 
 _ROWS = 12
 Exported = Annotated[Path | None, typer.Option(help="trtexec --exportProfile, or an IProfiler's times.")]
@@ -73,36 +78,13 @@ def memory(
 
     Exit code: 0 fits (or no board was named), 1 does not fit, 3 cannot tell.
     """
-    from ..export.memory.footprint import footprint
-    from ..targets.memory_fit import base_of, fit
-    from ..targets.runtimes.runtime import DEFAULT, runtime_named
-    from ..targets.target import load_target
-
-    board = None if target is None else load_target(target)
-    runtime = runtime_named(DEFAULT) if board is None else board.runtime
-    need = footprint(model, batch=batch, runtime=runtime)
-    answer = None
-    if board is not None:
-        room = free_bytes or board.certain("usable_memory_bytes") or board.certain("memory_bytes")
-        version = board.certain(runtime.library)
-        if isinstance(room, int):
-            base = base_of(None if version is None else str(version))
-            answer = fit(need, free_bytes=room, base=base)
+    found = api.memory(model, batch=batch, target=target, free_bytes=free_bytes)
     if as_json:
-        told = {"footprint": need.to_json(), "fit": None if answer is None else answer.to_json()}
-        typer.echo(json.dumps(told, indent=1))
+        fit = None if found.fit is None else found.fit.to_json()
+        typer.echo(json.dumps({"footprint": found.footprint.to_json(), "fit": fit}, indent=1))
     else:
-        most = "not known" if need.high_bytes is None else megabytes(need.high_bytes)
-        least = megabytes(need.low_bytes)
-        out.print(f"{least} at least, {most} at most, at batch {batch} in {runtime}", soft_wrap=True)
-        out.print(f"The least arises at {need.peak_at}.", soft_wrap=True, markup=False)
-        if answer is not None:
-            taken = "Taken as free is all memory that the board's system can use; --free-bytes gives what is."
-            for words in answer.words if free_bytes else (*answer.words, taken):
-                out.print(words, soft_wrap=True, markup=False)
-            out.print(f"[bold]{answer.outcome.replace('_', ' ')}[/]")
-    outcome = "fits" if answer is None else answer.outcome
-    raise typer.Exit({"fits": 0, "does_not_fit": 1}.get(outcome, 3))
+        show(found)
+    raise typer.Exit(found.exit_code)
 
 
 def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | None) -> Engine:
@@ -166,3 +148,16 @@ def _counts(shown: Engine) -> None:
     )
     for remark in shown.remarks:
         out.print(f"  {remark}", soft_wrap=True, markup=False)
+
+
+def show_engine_layers(plan: Path, protocol: Protocol, inputs: Arrays | None = None) -> None:
+    """Each layer's time by TensorRT's profiler; what `deadweight engine` reads is written beside the plan."""
+    from ..targets.artifact import write_json, write_text
+
+    layers, times = Path(f"{plan}.layers.json"), Path(f"{plan}.times.json")
+    with opened_engine(plan, protocol, inputs) as (session, arrays):
+        taken = session.layer_times(arrays)
+        write_text(layers, session.inspect())
+    write_json(times, {name: [1e3 * time for time in each] for name, each in taken.items()})
+    engine(layers, profile=times)
+    out.print(f"For deadweight engine: {layers} --profile {times}", markup=False, soft_wrap=True)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .. import api
 from ..targets.errors import RecipeError
 from ..terminal.options import TargetName
-from ..terminal.tables import explain, show_lint
-from .engine_tables import show_build
+from ..terminal.results import show
+from ..terminal.tables import bar, explain
 
 if TYPE_CHECKING:
     from ..targets.engines.build_settings import Profile
-    from ..targets.memory_fit import Footprint
 
 
 def lint(
@@ -34,20 +33,12 @@ def lint(
 
     Exit code: 0 nothing is refused, 1 an error or a broken budget.
     """
-    from ..export.lint.check import lint as examine
-    from ..targets.target import load_target
-
-    found = examine(
-        model,
-        target=None if target is None else load_target(target),
-        tensorrt=tensorrt,
-        max_gpu_fallbacks=max_gpu_fallbacks,
-    )
+    found = api.lint(model, target=target, tensorrt=tensorrt, max_gpu_fallbacks=max_gpu_fallbacks)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        typer.echo(json.dumps(found.report.to_json(), indent=2))
     else:
-        show_lint(found)
-    raise typer.Exit(0 if found.passed else 1)
+        show(found)
+    raise typer.Exit(found.exit_code)
 
 
 def build(
@@ -80,10 +71,8 @@ def build(
 
     Exit code: 0 built, 1 more layers than the budget fall back from DLA; what is refused is 2.
     """
-    from ..targets.engines.build import build_engine
     from ..targets.engines.build_settings import BuildSettings
     from ..targets.engines.dla import FallbackError
-    from ..targets.target import load_target
 
     settings = BuildSettings(
         flavour=flavour,
@@ -98,27 +87,21 @@ def build(
         hardware_compatibility=hardware_compatibility,
         compute_capability=compute_capability,
     )
-    board = None if target is None else load_target(target)
-    plan = to or model.with_suffix(".plan")
-    need = _need(model, settings.batch[2])
-    if on is not None:
-        from ..targets.remote.board import build_on
-        from ..targets.remote.ssh import connected
-
-        told = None if board is None else board.to_json()
-        needed = None if need is None else need.to_json()
-        with connected(on) as there:
-            record = build_on(there, model, plan, settings=asdict(settings), target=told, need=needed)
-    else:
-        try:
-            built = build_engine(
-                model, plan, settings=settings, target=board, timing_folder=timing_cache, need=need
+    try:
+        with bar() as shown:
+            made = api.build(
+                model,
+                target=target,
+                out=to,
+                settings=settings,
+                timing_cache=timing_cache,
+                on=on,
+                progress=shown,
             )
-        except FallbackError as error:
-            explain(error.what, error.cure)
-            raise typer.Exit(1) from error
-        record = dict(built.record)
-    show_build(record, plan)
+    except FallbackError as error:
+        explain(error.what, error.cure)
+        raise typer.Exit(1) from error
+    show(made)
 
 
 def _three(text: str) -> tuple[int, int, int]:
@@ -143,14 +126,3 @@ def _shapes(text: str) -> tuple[str, Profile]:
             "Give smallest, usual and largest, e.g. --shapes image=1x3x32x32,8x3x32x32,16x3x32x32.",
         ) from error
     return name, (low, usual, high)
-
-
-def _need(model: Path, batch: int) -> Footprint | None:
-    """The model's memory, where onnx is installed to read it from the file; a board has none."""
-    if not model.is_file():
-        return None
-    try:
-        from ..export.memory.footprint import footprint
-    except ImportError:
-        return None
-    return footprint(model, batch=batch, runtime="tensorrt")

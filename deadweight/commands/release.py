@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from ..api.timing import connected_to
 from ..targets.errors import ArtifactError, RefusedError
-from ..terminal.on_board import On, board
-from ..terminal.tables import explain, out
+from ..terminal.options import On
+from ..terminal.tables import bar, explain, out
 
 Place = Annotated[str | None, typer.Option(help="Where on the board; default: in the home.")]
 
@@ -92,7 +93,7 @@ def install(
     """
     from ..targets.remote.board import install_on
 
-    with _refusing(bundle), board(on or "local") as (there, shown):
+    with _refusing(bundle), bar() as shown, connected_to(on or "local", shown) as there:
         told = install_on(there, bundle, place=place, tried=not untried, progress=shown)
     _tell(told)
     if told["golden"]:
@@ -119,7 +120,7 @@ def rollback(
     """
     from ..targets.remote.board import rollback_on
 
-    with _refusing(), board(on or "local") as (there, _):
+    with _refusing(), bar() as shown, connected_to(on or "local", shown) as there:
         told = rollback_on(there, name, place=place, only_if_wrong=if_wrong)
     if told["kept"]:
         out.print("Nothing to do: the one in use gives its golden outputs.")

@@ -22,4 +22,7 @@ Inputs = Annotated[
         help="What the model is fed: arrays by its inputs' names, all samples at once. Default: random.",
     ),
 ]
-Data = Annotated[str | None, typer.Option("--data", help="Where the example's data lies.")]
+Data = Annotated[str | None, typer.Option("--data", help="Where the example's data is.")]
+On = Annotated[
+    str | None, typer.Option("--on", metavar="USER@HOST", help="A board, by its name in ssh; or local.")
+]

@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..targets.timing.judge import Judgement
 from ..targets.timing.measurement import Measurement
@@ -164,7 +165,7 @@ def gate_table(gated: Gated) -> Table:
     from ..targets.gate.report import limit_text
 
     colours = {"pass": "green", "fail": "bold red", "cannot_tell": "yellow"}
-    table = Table(header_style="bold", title=f"held against the accepted model, {gated.against}")
+    table = Table(header_style="bold", title=f"compared with the accepted model, {gated.against}")
     for heading in ("budget", "answer", "measured", "limit"):
         table.add_column(heading, overflow="fold")
     for one in gated.checks:
@@ -173,8 +174,8 @@ def gate_table(gated: Gated) -> Table:
     return table
 
 
-def show_lint(report: Report) -> None:
-    """What lint found, equal faults together, and what that means for the board."""
+def lint_lines(report: Report) -> list[RenderableType]:
+    """What lint found, equal findings together, and what that means for the board."""
     together: dict[tuple[int, str, str], list[Finding]] = {}
     for finding in report.findings:
         together.setdefault((finding.rule, finding.severity, finding.cure), []).append(finding)
@@ -186,14 +187,12 @@ def show_lint(report: Report) -> None:
         node = escape(same[0].node) + (f"\nand {len(same) - 1} more" if len(same) > 1 else "")
         what = same[0].what[:1].upper() + same[0].what[1:]
         table.add_row(str(rule), sign, node, escape(what), escape(cure))
-    if together:
-        out.print(table)
-    for sentence in report.words:
-        out.print(sentence, soft_wrap=True, markup=False)
+    shown: list[RenderableType] = [table] if together else []
+    shown += [Text(sentence) for sentence in report.words]
     for check in report.budgets:
         kept = "kept" if check.met else "[red]broken[/]"
-        out.print(f"{check.name}: {check.value} of at most {check.limit}, {kept}", soft_wrap=True)
-    told = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in report.counts.items() if count]
+        shown.append(f"{check.name}: {check.value} of at most {check.limit}, {kept}")
+    counts = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in report.counts.items() if count]
     platform = report.platform.name + (f" on {report.platform.board.name}" if report.platform.board else "")
     says = "[red]refuses this file[/]" if report.counts["error"] else "[green]should take this file[/]"
-    out.print(f"[bold]{escape(platform)} {says}[/]: {', '.join(told) or 'nothing found'}.", soft_wrap=True)
+    return [*shown, f"[bold]{escape(platform)} {says}[/]: {', '.join(counts) or 'nothing found'}."]

@@ -17,11 +17,11 @@ from .cache import Finished, Run
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told how a run goes on: a stage started, how far it is, how it ended."""
+    """What a run calls as it goes on: a stage started, how far it is, how it ended. By default nothing."""
 
-    started: Callable[[str], None]
-    progress: Progress
-    ended: Callable[[Finished], None]
+    started: Callable[[str], None] = lambda name: None
+    progress: Progress = lambda done, total, what: None
+    ended: Callable[[Finished], None] = lambda finished: None
 
 
 def prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Work]:

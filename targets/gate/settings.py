@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
@@ -24,10 +24,13 @@ from ..budgets import Budgets
 from ..errors import RecipeError, meant_and
 from ..runtimes.open import open_session, runtime_of
 from ..runtimes.runtime import Runtime
+from ..target import load_target
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+CONFIG = Path("deadweight.toml")
+"""The settings that are read where no others are named."""
 _GATED = ("slowdown", "latency_s", "p99_s", "memory_bytes", "file_bytes", "score_drop")
 
 
@@ -80,6 +83,81 @@ def read_settings(path: Path) -> Tuple[GateSettings, Budgets]:
         if not isinstance(value, (int, float) if name == "cap_s" else str) or isinstance(value, bool):
             raise RecipeError(f"{path} [gate]: {name} is {value!r}.", "Give text, or seconds for cap_s.")
     return GateSettings(**gate), Budgets(**budgets)
+
+
+@dataclass(frozen=True)
+class GateFiles:
+    """The settings with every path: as the caller gave it, else as `[gate]` has it, beside that file.
+
+    `board` is the runtime of the target that the caller or the file names.
+    """
+
+    settings: GateSettings
+    budgets: Budgets
+    model: Optional[Path]
+    baseline: Optional[Path]
+    inputs: Optional[Path]
+    data: Optional[Path]
+    history: Optional[Path]
+    board: Optional[Runtime]
+
+    def required(self, name: str) -> Path:
+        """The path of `model` or `baseline`.
+
+        Raises:
+            RecipeError: nobody gave it.
+        """
+        path: Optional[Path] = getattr(self, name)
+        if path is None:
+            more = " --record makes it." if name == "baseline" else ""
+            raise RecipeError(
+                f"The gate has no {name}.",
+                f"Give --{name} FILE, or write it under [gate] in deadweight.toml.{more}",
+            )
+        return path
+
+
+def gate_files(
+    config: Path,
+    *,
+    model: Optional[Path] = None,
+    baseline: Optional[Path] = None,
+    inputs: Optional[Path] = None,
+    history: Optional[Path] = None,
+    limit: Optional[float] = None,
+    target: Optional[str] = None,
+) -> GateFiles:
+    """Reads the settings and puts the caller's paths, target and limit (the budget `slowdown`) over them.
+
+    Raises:
+        RecipeError: as `read_settings`, or there is no such file, or the limit is no share.
+    """
+    if config != CONFIG and not config.is_file():
+        raise RecipeError(f"There are no settings at {config}.", "Check the path given to --config.")
+    settings, budgets = read_settings(config)
+    if limit is not None:
+        if not 0 <= limit < math.inf:
+            raise RecipeError(f"The --limit is {limit:g}.", "Give a share of 0 or more: 0.02 is 2 %.")
+        budgets = replace(budgets, slowdown=limit)
+
+    def place(given: Optional[Path], name: str) -> Optional[Path]:
+        text = getattr(settings, name)
+        return given if given is not None or text is None else config.parent / text
+
+    own_target = settings.target
+    if own_target is not None and own_target.endswith(".toml"):
+        own_target = str(config.parent / own_target)
+    board = target or own_target
+    return GateFiles(
+        settings,
+        budgets,
+        model=place(model, "model"),
+        baseline=place(baseline, "baseline"),
+        inputs=place(inputs, "inputs"),
+        data=place(None, "data"),
+        history=place(history, "history"),
+        board=None if board is None else load_target(board).runtime,
+    )
 
 
 def accuracy(model: Path, data: Path, *, threads: int = 1, board: Optional[Runtime] = None) -> float:

@@ -1,0 +1,219 @@
+"""ONNX files as arguments: what TensorRT says of one, what memory it needs, INT8, an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..targets.errors import RecipeError
+from .results import Built, Linted, MemoryNeed, Progress, Quantized, silent
+from .timing import connected_to
+
+if TYPE_CHECKING:
+    from ..targets.engines.build_settings import BuildSettings
+    from ..targets.memory_fit import Footprint
+
+
+def lint(
+    model: Path | str,
+    *,
+    target: str | None = None,
+    tensorrt: str | None = None,
+    max_gpu_fallbacks: int | None = None,
+) -> Linted:
+    """Say what TensorRT will refuse in an ONNX file, or run slowly. TensorRT is not needed.
+
+    >>> import deadweight
+    >>> found = deadweight.lint("original.onnx", target="orin-nano-8gb")
+    >>> found.exit_code, found.report.counts["error"]
+    (0, 0)
+
+    Args:
+        target: a board's name or its .toml file.
+        tensorrt: another version than the board's own, e.g. "8.5".
+        max_gpu_fallbacks: how many nodes DLA may hand back to the GPU.
+
+    Raises:
+        DeadweightError: the file is damaged, or there is no such target or version.
+    """
+    from ..export.lint.check import lint as check
+    from ..targets.target import load_target
+
+    board = None if target is None else load_target(target)
+    found = check(Path(model), target=board, tensorrt=tensorrt, max_gpu_fallbacks=max_gpu_fallbacks)
+    says = "refuses this file" if found.counts["error"] else "should take this file"
+    return Linted(f"{found.platform.name} {says}", 0 if found.passed else 1, found)
+
+
+def memory(
+    model: Path | str, *, batch: int = 1, target: str | None = None, free_bytes: int | None = None
+) -> MemoryNeed:
+    """How much memory a model needs, at least and at most, before it is built; with a target, if it fits.
+
+    >>> import deadweight
+    >>> found = deadweight.memory("original.onnx", target="x86-cpu", free_bytes=8_000_000_000)
+    >>> found.footprint.low_bytes < found.footprint.high_bytes
+    True
+
+    Args:
+        batch: samples at once, where the model leaves it open.
+        free_bytes: the board's MemAvailable; None for all that its system can use.
+
+    Raises:
+        DeadweightError: the file is damaged, or there is no such target.
+    """
+    from ..export.memory.footprint import footprint
+    from ..targets.memory_fit import base_of, fit
+    from ..targets.runtimes.runtime import DEFAULT, runtime_named
+    from ..targets.target import load_target
+
+    board = None if target is None else load_target(target)
+    runtime = runtime_named(DEFAULT) if board is None else board.runtime
+    need, answer = footprint(Path(model), batch=batch, runtime=runtime), None
+    if board is not None:
+        room = free_bytes or board.certain("usable_memory_bytes") or board.certain("memory_bytes")
+        version = board.certain(runtime.library)
+        if isinstance(room, int):
+            base = base_of(None if version is None else str(version))
+            answer = fit(need, free_bytes=room, base=base)
+    most = "most not known" if need.high_bytes is None else f"{need.high_bytes:,} at most"
+    verdict = f"{need.low_bytes:,} bytes at least, {most}"
+    if answer is None:
+        return MemoryNeed(verdict, 0, need, None, False)
+    code = {"fits": 0, "does_not_fit": 1}.get(answer.outcome, 3)
+    verdict = f"{answer.outcome.replace('_', ' ')}: {verdict}"
+    return MemoryNeed(verdict, code, need, answer, free_bytes is not None)
+
+
+def build(
+    model: Path | str,
+    *,
+    target: str | None = None,
+    out: Path | str | None = None,
+    settings: BuildSettings | None = None,
+    timing_cache: Path | str | None = None,
+    on: str | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Build a TensorRT engine from an ONNX file, on the machine that will run it.
+
+    >>> import deadweight
+    >>> made = deadweight.build("pruned.onnx", out="pruned.plan")
+    >>> made.exit_code, made.record["plan"]["bytes"] > 0
+    (0, True)
+
+    Args:
+        target: the board; its facts are compared with the machine's.
+        out: the plan; None for a file beside the model. Its record and log are written beside it.
+        settings: batch, shapes, DLA and so on, see `deadweight.targets.engines.build_settings`.
+        timing_cache: a folder of kept kernel timings.
+        on: USER@HOST: built there, and the plan is brought here.
+
+    Raises:
+        DeadweightError: TensorRT is missing, or refuses the file or a setting.
+    """
+    from dataclasses import asdict
+
+    from ..targets.engines.build import build_engine
+    from ..targets.engines.build_settings import BuildSettings
+    from ..targets.remote.board import build_on
+    from ..targets.target import load_target
+
+    path, chosen = Path(model), settings or BuildSettings()
+    plan = Path(out) if out is not None else path.with_suffix(".plan")
+    board = None if target is None else load_target(target)
+    need = _memory_need(path, chosen.batch[2])
+    if on is None:
+        kept = None if timing_cache is None else Path(timing_cache)
+        built = build_engine(path, plan, settings=chosen, target=board, timing_folder=kept, need=need)
+        return _built(plan, built.record)
+    with connected_to(on, progress or silent) as there:
+        record = build_on(
+            there,
+            path,
+            plan,
+            settings=asdict(chosen),
+            target=None if board is None else board.to_json(),
+            need=None if need is None else need.to_json(),
+        )
+    return _built(plan, record)
+
+
+def quantize(
+    model: Path | str,
+    data: Path | str,
+    *,
+    target: str = "x86-cpu",
+    method: str = "minmax",
+    skip: Sequence[str] = (),
+    half: bool = False,
+    out: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Quantize a float ONNX file to INT8 by calibration samples.
+
+    >>> import deadweight
+    >>> made = deadweight.quantize("original.onnx", "samples.npz")
+    >>> made.exit_code, len(made.made.quantized.in_int8)
+    (0, 3)
+
+    Args:
+        data: samples, prepared as for inference: .npz files of arrays by the inputs' names, or .npy.
+        method: how ranges follow from values: minmax, percentile, entropy, mse, or best (of these four).
+        skip: layers that stay in float.
+        half: FP16 for what stays in float, for TensorRT 10 and later.
+        out: a folder for the files; None for one beside the model.
+
+    Raises:
+        DeadweightError: the samples do not fit the model, or INT8 breaks its outputs.
+    """
+    from typing import cast
+
+    from ..export.int8 import to_int8
+    from ..export.onnx_graph.graph import load
+    from ..export.quantization.histogram import METHODS
+    from ..export.quantization.int8_widths import off_step
+    from ..export.quantization.samples import open_samples
+    from ..targets.target import load_target
+
+    known = (*METHODS, "best")
+    if method not in known:
+        raise RecipeError(f"There is no calibration method {method!r}.", f"Choose one of {', '.join(known)}.")
+    path, board, shown = Path(model), load_target(target), progress or silent
+    shown(0, 1, "read")
+    samples = open_samples(path, Path(data))
+    made = to_int8(
+        path,
+        samples,
+        Path(out) if out is not None else path.with_suffix(".int8"),
+        target=board,
+        method=cast(Any, method),
+        skip=skip,
+        half=half,
+        progress=shown,
+    )
+    words = tuple(off_step(load(path), made.quantized.in_int8, board))
+    kept, total = len(made.quantized.in_int8), len(made.quantized.in_int8) + len(made.quantized.left_float)
+    noise = max((one.noise for one in made.hop.outputs.values()), default=0.0) if made.hop else 0.0
+    verdict = f"{kept} of {total} weighted layers in INT8, noise {noise:.2%} of the outputs"
+    if made.path is None:
+        verdict = f"TensorRT of {board.name} would refuse the INT8 file; nothing was written"
+    return Quantized(verdict, int(made.path is None), path, board, made, samples, words)
+
+
+def _built(plan: Path, record: Mapping[str, Any]) -> Built:
+    made = record["tensorrt"]
+    verdict = f"{plan}: {record['plan']['bytes']:,} bytes by {made['flavour']} {made['version']}"
+    return Built(verdict, 0, plan, dict(record))
+
+
+def _memory_need(model: Path, batch: int) -> Footprint | None:
+    """The model's memory, where onnx is installed to read it from the file; a board has none."""
+    if not model.is_file():
+        return None
+    try:
+        from ..export.memory.footprint import footprint
+    except ImportError:
+        return None
+    return footprint(model, batch=batch, runtime="tensorrt")

@@ -1,0 +1,164 @@
+"""Recipes as functions: a whole run, a sweep, or the stage prune alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..targets.errors import RecipeError
+from .results import Pruned, Run, Sweep
+
+if TYPE_CHECKING:
+    from ..pipeline.runs.start import Watcher
+
+
+def prune(
+    what: str,
+    *,
+    ratio: float | None = None,
+    parameters: float | None = None,
+    mean: float | None = None,
+    std: float | None = None,
+    criterion: str | None = None,
+    weights: Path | str | None = None,
+    key: str = "",
+    target: str | None = None,
+    settings: Iterable[str] = (),
+    out: Path | str | None = None,
+    watcher: Watcher | None = None,
+) -> Pruned:
+    """Prune a network by a recipe's own stage, and say what the cut alone costs; nothing is tuned.
+
+    >>> import deadweight
+    >>> made = deadweight.prune("workload.py:Small", ratio=0.5, out="half")
+    >>> made.exit_code, made.cut.after.counts.parameters < made.cut.before.counts.parameters
+    (0, True)
+
+    Args:
+        what: a workload, "file.py:Name", or a recipe with a stage prune.
+        ratio: the share of each group's neurons to remove, 0 to 1.
+        parameters: instead, the share of the network's parameters.
+        mean, std: instead, neurons go whose mean and standard deviation are both at or below these.
+        criterion: what orders the neurons; None for "activation".
+        weights: a checkpoint, .safetensors or .pt of tensors alone; `key` where a .pt keeps its state dict.
+        settings: more settings, as after `--set`.
+        out: a folder for the files; None for runs/NAME-pruned.
+
+    Raises:
+        DeadweightError: nothing says how much is to go, or the network cannot be pruned.
+    """
+    import contextlib
+    import tempfile
+
+    from ..pipeline.runs.cache import locked
+    from ..pipeline.runs.prune_command import in_python, prune_alone, pruning, up_to_pruning
+    from ..pipeline.runs.start import Watcher, prepared
+
+    chosen = {"ratio": ratio, "parameters": parameters, "mean": mean, "std": std, "criterion": criterion}
+    wanted = {name: value for name, value in chosen.items() if value is not None}
+    checkpoint = None if weights is None else Path(weights)
+    recipe = pruning(what, wanted, [*settings, *_targeted((), target)], weights=checkpoint, key=key)
+    of_recipe = recipe.path.suffix == ".toml"
+    name = Path(what).stem if of_recipe else recipe.workload.rpartition(":")[2].lower()
+    folder = Path(out) if out is not None else Path("runs") / f"{name}-pruned"
+    with contextlib.ExitStack() as held:
+        if of_recipe:  # what a run of the recipe has made is not made again
+            directory = Path("runs") / recipe.path.stem
+        else:
+            directory = Path(held.enter_context(tempfile.TemporaryDirectory()))
+        held.enter_context(locked(directory))
+        work, stage = up_to_pruning(recipe, *prepared(recipe, directory, watcher or Watcher()))
+        cut = prune_alone(work, stage, folder)
+    score, trained = work.workload.score_name, weights is not None or of_recipe
+    if cut.before is None or cut.after is None:
+        return Pruned("nothing was removed by these settings", 1, cut, folder, score, trained)
+    verdict = (
+        f"{cut.before.counts.parameters:,} -> {cut.after.counts.parameters:,} parameters, "
+        f"{score} {cut.before.score:.4f} -> {cut.after.score:.4f} before any tuning"
+    )
+    where, lines = in_python(recipe, folder)
+    return Pruned(verdict, 0, cut, folder, score, trained, where, lines)
+
+
+def run(
+    recipe: Path | str,
+    *,
+    settings: Iterable[str] = (),
+    out: Path | str | None = None,
+    target: str | None = None,
+    on: str | None = None,
+    watcher: Watcher | None = None,
+) -> Run:
+    """Run a recipe from training to the report; a killed run goes on where it was left.
+
+    >>> import deadweight
+    >>> done = deadweight.run("recipe.toml", out="runs/example")
+    >>> done.exit_code in (0, 1, 3), [row["name"] for row in done.report["rows"]]
+    (True, ['original', 'pruned', 'tuned'])
+
+    Args:
+        settings: values over the recipe's own, e.g. ["prune.ratio=0.5", "seed=3"].
+        out: the run's directory; None for runs/NAME.
+        on: USER@HOST, to time the networks there.
+
+    Raises:
+        DeadweightError: the recipe cannot be followed; what was finished is kept.
+    """
+    from ..pipeline.recipe import read_recipe
+    from ..pipeline.runs.run import run as run_recipe
+    from ..pipeline.runs.start import Watcher
+    from ..pipeline.runs.summary import exit_code
+
+    chosen = [*_targeted(settings, target), *([f"profile.on={json.dumps(on)}"] if on else [])]
+    directory = Path(out) if out is not None else Path("runs") / Path(recipe).stem
+    report = run_recipe(read_recipe(Path(recipe), chosen), directory, watcher or Watcher())
+    return Run(report["verdict"]["sentence"], exit_code(report), report, directory)
+
+
+def sweep(
+    recipe: Path | str,
+    *,
+    over: Mapping[str, Sequence[Any]] | None = None,
+    score_drop: float = 0.005,
+    settings: Iterable[str] = (),
+    out: Path | str | None = None,
+    target: str | None = None,
+    watcher: Watcher | None = None,
+) -> Sweep:
+    """Try many settings on the validation split, and choose the smallest network that keeps the score.
+
+    >>> import deadweight
+    >>> over = {"prune.ratio": (0.3, 0.6)}
+    >>> found = deadweight.sweep("recipe.toml", over=over, score_drop=0.5, out="runs/example")
+    >>> len(found.swept.sweep["rows"]), found.exit_code
+    (2, 0)
+
+    Args:
+        over: values by setting; None for the recipe's own [sweep].
+        score_drop: how much worse than the original the chosen network may score, with `over`.
+
+    Raises:
+        DeadweightError: there is nothing to try, or every setting was refused.
+    """
+    from ..pipeline.recipe import SweepSettings, read_recipe
+    from ..pipeline.runs.run import run_sweep
+    from ..pipeline.runs.start import Watcher
+
+    read = read_recipe(Path(recipe), _targeted(settings, target))
+    values = {name: tuple(each) for name, each in (over or {}).items()}
+    chosen = SweepSettings(over=values, score_drop=score_drop) if values else read.sweep
+    if chosen is None:
+        raise RecipeError(
+            f"{recipe} has no [sweep], and nothing to try was given.",
+            "Give values by setting, e.g. --over prune.mean=0.02,0.1,0.5.",
+        )
+    directory = Path(out) if out is not None else Path("runs") / Path(recipe).stem
+    swept = run_sweep(read, chosen, directory, watcher or Watcher())
+    verdict = ", ".join(swept.chosen) or f"No setting keeps the score within {chosen.score_drop}."
+    return Sweep(verdict, 0, swept, chosen.score_drop, directory)
+
+
+def _targeted(settings: Iterable[str], target: str | None) -> list[str]:
+    return [*settings, *([f"target={json.dumps(target)}"] if target else [])]

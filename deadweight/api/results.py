@@ -1,0 +1,211 @@
+"""The results of the functions: frozen values with a verdict in one sentence and the command's exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..export.int8 import Int8
+    from ..export.lint.check import Report as LintReport
+    from ..export.quantization.samples import Samples
+    from ..pipeline.report.schema import Report
+    from ..pipeline.runs.prune_command import Cut
+    from ..pipeline.runs.sweep import Swept
+    from ..targets.gate.baseline import Baseline
+    from ..targets.gate.check import Gated
+    from ..targets.memory_fit import Fit, Footprint
+    from ..targets.target import Target
+    from ..targets.timing.judge import Judgement
+    from ..targets.timing.layers import LayerJudgement
+    from ..targets.timing.measurement import Measurement
+    from ..targets.timing.memory import Memory
+
+Progress = Callable[[int, int, str], None]
+"""How far a long call is: done, total, what it is doing."""
+MEANINGS = {0: "good", 1: "slower, refused, or a budget is broken", 3: "cannot tell, or nothing was measured"}
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Shows no progress."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a function found. `print(result)` shows what the command prints.
+
+    Attributes:
+        verdict: the answer in one sentence.
+        exit_code: as the command's: 0 good, 1 slower, refused or a budget broken, 3 cannot tell.
+    """
+
+    verdict: str
+    exit_code: int
+
+    @property
+    def meaning(self) -> str:
+        """What the exit code means, in words."""
+        return MEANINGS[self.exit_code]
+
+    def __str__(self) -> str:
+        from ..terminal.results import text_of
+
+        return text_of(self)
+
+
+@dataclass(frozen=True)
+class Layers(Result):
+    """The layers of one model, or of two that were judged.
+
+    Attributes:
+        judged: one entry a layer; of one model, only its baseline times count.
+        only: layers that are in one of two models alone, by "baseline" and "candidate".
+        pair: whether two models were judged.
+        void: why a board's times are invalid; nothing is judged then.
+    """
+
+    judged: tuple[LayerJudgement, ...]
+    only: Mapping[str, tuple[str, ...]]
+    pair: bool
+    void: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison(Result):
+    """Two models that were timed interleaved, in one process.
+
+    Attributes:
+        models: the paths of "baseline" and "candidate".
+        measured: the samples of both, with the conditions that they were taken under.
+        judgement: the answer, the ratio (baseline time over candidate time) and its interval.
+        void: why a board's times are invalid, and the answer "cannot_tell"; empty if they are not.
+        layers: what was found of each layer, where that was asked for.
+    """
+
+    models: Mapping[str, Path]
+    measured: Mapping[str, Measurement]
+    judgement: Judgement
+    void: tuple[str, ...] = ()
+    layers: Layers | None = None
+
+    @property
+    def outcome(self) -> str:
+        """faster, slower, equal or cannot_tell."""
+        return "cannot_tell" if self.void else self.judgement.outcome
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: both measurements, the judgement, and the layers where there are some."""
+        value: dict[str, Any] = {name: figures.to_json() for name, figures in self.measured.items()}
+        value["judgement"] = self.judgement.to_json()
+        if self.layers is not None:
+            value["layers"] = [one.to_json() for one in self.layers.judged]
+        return value
+
+
+@dataclass(frozen=True)
+class Profile(Result):
+    """One model's times and memory.
+
+    Attributes:
+        measured: its samples, and the conditions that they were taken under.
+        memory: of the process, by ONNX Runtime or on a board; None for an engine here.
+        engine_memory: parts of an engine's memory: name, bytes (None: not known), how they are known.
+        inputs: the NPZ file of the inputs; None for random ones.
+    """
+
+    model: Path
+    measured: Measurement
+    memory: Memory | None
+    engine_memory: tuple[tuple[str, int | None, str], ...] = ()
+    inputs: Path | None = None
+    void: tuple[str, ...] = ()
+    layers: Layers | None = None
+
+
+@dataclass(frozen=True)
+class Gate(Result):
+    """Whether a model may replace the accepted one: an answer for each budget in `gated.checks`.
+
+    `history` is the JSONL file that the settings name for measurements; nothing was written to it.
+    """
+
+    model: Path
+    gated: Gated
+    accepted: Baseline
+    history: Path | None
+
+
+@dataclass(frozen=True)
+class Linted(Result):
+    """What TensorRT would say of an ONNX file."""
+
+    report: LintReport
+
+
+@dataclass(frozen=True)
+class MemoryNeed(Result):
+    """A model's memory before it is built, and whether it fits a board where one was named.
+
+    `free_given` says that the caller gave the free memory; else all that the board's system can use counts.
+    """
+
+    footprint: Footprint
+    fit: Fit | None
+    free_given: bool
+
+
+@dataclass(frozen=True)
+class Built(Result):
+    """An engine that was built, and its record, which is beside the plan as JSON."""
+
+    plan: Path
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Quantized(Result):
+    """An ONNX file in INT8; `made.path` is None where TensorRT of the target would refuse it."""
+
+    model: Path
+    target: Target
+    made: Int8
+    samples: Samples
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pruned(Result):
+    """A network that was cut and not tuned.
+
+    Attributes:
+        cut: the plan, and figures before and after.
+        folder: where the networks are.
+        trained: whether the weights came from a file or a recipe, not from `build_model()` alone.
+        where, load: from which folder, and by which lines, the network is loaded in Python.
+    """
+
+    cut: Cut
+    folder: Path
+    score_name: str
+    trained: bool
+    where: str = ""
+    load: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run(Result):
+    """A recipe that was run to its report; networks and pages are in `directory`."""
+
+    report: Report
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Sweep(Result):
+    """The settings that were tried, and those chosen; table and plot are in `directory`."""
+
+    swept: Swept
+    score_drop: float
+    directory: Path

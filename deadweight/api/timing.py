@@ -1,0 +1,402 @@
+"""Timing as functions: two models compared, one profiled, one checked by the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..targets.errors import MeasurementError, RecipeError
+from .results import Comparison, Gate, Layers, Profile, Progress, silent
+
+if TYPE_CHECKING:
+    from ..targets.gate.baseline import Baseline
+    from ..targets.remote.ssh import Transport
+    from ..targets.runtimes.runtime import Runtime
+    from ..targets.runtimes.session import Arrays
+    from ..targets.runtimes.trt import TrtSession
+    from ..targets.timing.measurement import Measurement, Protocol
+
+
+def compare(
+    baseline: Path | str,
+    candidate: Path | str,
+    *,
+    events: int | None = None,
+    cap_s: float = 60.0,
+    event_s: float = 0.05,
+    threads: int = 1,
+    batch: int = 1,
+    margin: float = 0.02,
+    inputs: Path | str | None = None,
+    layers: bool = False,
+    on: str | None = None,
+    target: str | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Time two models interleaved in one process, and judge them.
+
+    >>> import deadweight
+    >>> found = deadweight.compare("original.onnx", "pruned.onnx", cap_s=20)
+    >>> found.outcome, found.exit_code, found.meaning
+    ('faster', 0, 'good')
+    >>> found.judgement.ratio > found.judgement.low > 1
+    True
+
+    Args:
+        events: exactly so many fresh loads of each; None loads until the answer is known or `cap_s` seconds
+            are over, with the 1 % of error spent over all looks.
+        event_s: seconds of running each model within one event.
+        margin: the change that does not matter, as a share.
+        inputs: an NPZ file of arrays by the inputs' names; None for random ones.
+        layers: whether every layer is judged too (ONNX Runtime only).
+        on: USER@HOST, to time them on a board.
+        target: a board, for its runtime and, in the layers' reasons, its widths; x86-cpu for this machine.
+
+    Raises:
+        DeadweightError: a model cannot be timed, or the board cannot be reached.
+    """
+    from ..targets.remote.board import compare_on
+    from ..targets.runtimes.open import shared_runtime
+    from ..targets.timing.clock import time_together
+    from ..targets.timing.inputs import given_inputs
+    from ..targets.timing.judge import exit_code, judge
+    from ..targets.timing.measurement import Protocol
+    from ..targets.timing.sequential import compare_until_decided, sequential_protocol
+
+    models = {"baseline": Path(baseline), "candidate": Path(candidate)}
+    if events is not None:
+        protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
+    else:
+        protocol = replace(sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s)
+    runtime = shared_runtime(models.values(), _board(target))
+    protocol = replace(protocol, runtime=runtime.name)
+    if layers:
+        refuse_layers(runtime)
+    fed, shown = _path(inputs), progress or silent
+    measured: Mapping[str, Measurement]
+    void: tuple[str, ...] = ()
+    if on is not None:
+        with connected_to(on, shown) as there:
+            timed, judgement = compare_on(
+                there,
+                *models.values(),
+                protocol=protocol,
+                margin=margin,
+                until_decided=events is None,
+                inputs=fed,
+                progress=shown,
+            )
+        measured, void = timed.measurements, timed.void
+    elif events is not None:
+        measured = time_together(
+            models, protocol=protocol, inputs=given_inputs(fed), progress=_named(shown, "compare")
+        )
+        judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
+    else:
+        found = compare_until_decided(
+            *models.values(),
+            protocol=protocol,
+            margin=margin,
+            inputs=given_inputs(fed),
+            progress=_named(shown, "compare"),
+        )
+        measured, judgement = found.measured, found.judgement
+    outcome = "cannot_tell" if void else judgement.outcome
+    verdict = f"cannot tell: {'; '.join(void)}" if void else judgement.sentence()
+    result = Comparison(verdict, exit_code(outcome), models, dict(measured), judgement, void)
+    if not layers:
+        return result
+    timed_layers = time_layers(
+        models, threads=threads, batch=batch, inputs=fed, on=on, target=target, progress=progress
+    )
+    return replace(result, layers=timed_layers)
+
+
+def time_layers(
+    models: Mapping[str, Path],
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    inputs: Path | None = None,
+    on: str | None = None,
+    target: str | None = None,
+    progress: Progress | None = None,
+) -> Layers:
+    """The layers of one model, or of a "baseline" and a "candidate", judged; times on a board may be void."""
+    from ..targets.remote.board import layers_on
+    from ..targets.runtimes.open import shared_runtime
+    from ..targets.target import load_target
+    from ..targets.timing.inputs import given_inputs
+    from ..targets.timing.layer_reasons import explained
+    from ..targets.timing.layers import judge_layers
+    from ..targets.timing.ort_layers import LAYER_PROTOCOL
+
+    runtime, shown = shared_runtime(models.values(), _board(target)), progress or silent
+    protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch, runtime=runtime.name)
+    if on is not None:
+        with connected_to(on, shown) as there:
+            timed, void = layers_on(there, models, protocol=protocol, inputs=inputs, progress=shown)
+        if void:
+            return Layers(f"cannot tell: {'; '.join(void)}", 3, (), {}, len(models) > 1, void)
+    else:
+        assert runtime.time_layers is not None  # the callers ask refuse_layers
+        timed = runtime.time_layers(
+            models, protocol=protocol, inputs=given_inputs(inputs), progress=_named(shown, "layers")
+        )
+    pair = len(timed) > 1
+    first, second = list(timed.values()) if pair else [*timed.values()] * 2
+    advised = target or ("x86-cpu" if on is None and pair else "")
+    judged = explained(
+        judge_layers(first, second), first, second, target=load_target(advised) if advised else None
+    )
+    named = {one.name for one in judged}
+    only = {
+        name: tuple(layer for layer in side if layer not in named and layer not in other)
+        for name, side, other in (("baseline", first, second), ("candidate", second, first))
+    }
+    kinds = [one.outcome for one in judged] if pair else []
+    verdict = ", ".join(f"{kinds.count(kind)} {kind.replace('_', ' ')}" for kind in dict.fromkeys(kinds))
+    only = {name: own for name, own in only.items() if own}
+    return Layers(verdict or f"{len(judged)} layers", 0, tuple(judged), only, pair)
+
+
+def profile(
+    model: Path | str,
+    *,
+    events: int = 24,
+    event_s: float = 0.05,
+    threads: int = 1,
+    batch: int = 1,
+    inputs: Path | str | None = None,
+    layers: bool = False,
+    on: str | None = None,
+    target: str | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Measure one model: latency percentiles with their interval, and memory.
+
+    >>> import deadweight
+    >>> found = deadweight.profile("pruned.onnx", events=6)
+    >>> found.measured.latency_s(50).low <= found.measured.latency_s(50).value
+    True
+    >>> found.memory.resident_bytes > 0
+    True
+
+    Args: as `compare`; `events` are fresh loads of the model.
+
+    Raises:
+        DeadweightError: it cannot be timed, or the board cannot be reached.
+    """
+    from ..targets.remote.board import time_on
+    from ..targets.runtimes.open import runtime_of
+    from ..targets.timing.clock import time_together
+    from ..targets.timing.inputs import given_inputs
+    from ..targets.timing.measurement import Protocol
+    from ..targets.timing.memory import Memory, measure_memory
+
+    path, fed, shown = Path(model), _path(inputs), progress or silent
+    measured: Mapping[str, Measurement]
+    void: tuple[str, ...] = ()
+    runtime = runtime_of(path, _board(target))
+    protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch, runtime=runtime.name)
+    if layers:
+        refuse_layers(runtime)
+    memory: Memory | None = None
+    if on is not None:
+        with connected_to(on, shown) as there:
+            timed = time_on(
+                there, {path.name: path}, protocol=protocol, inputs=fed, memory=True, progress=shown
+            )
+        used = timed.memory[path.name]
+        measured, void = timed.measurements, timed.void
+        memory = Memory(**{**used, "remarks": tuple(used["remarks"])})
+    else:
+        measured = time_together(
+            {path.name: path}, protocol=protocol, inputs=given_inputs(fed), progress=_named(shown, "profile")
+        )
+        if not runtime.builds:
+            shown(0, 1, "memory")
+            memory = measure_memory(path, runtime=runtime, threads=threads, batch=batch, inputs=fed)
+    figures = measured[path.name]
+    middle = figures.latency_s(50)
+    verdict = (
+        f"{1e3 * middle.value:.4g} ms (95 % interval {1e3 * middle.low:.4g} to {1e3 * middle.high:.4g} ms)"
+    )
+    parts = () if memory is not None else _engine_memory(path, protocol, given_inputs(fed))
+    result = Profile(verdict, 0, path, figures, memory, parts, fed, void)
+    if not layers:
+        return result
+    timed_layers = time_layers(
+        {path.name: path}, threads=threads, batch=batch, inputs=fed, on=on, target=target, progress=progress
+    )
+    return replace(result, layers=timed_layers)
+
+
+def gate(
+    model: Path | str | None = None,
+    *,
+    baseline: Path | str | None = None,
+    config: Path | str = "deadweight.toml",
+    limit: float | None = None,
+    cap_s: float | None = None,
+    threads: int | None = None,
+    batch: int | None = None,
+    inputs: Path | str | None = None,
+    history: Path | str | None = None,
+    on: str | None = None,
+    target: str | None = None,
+    progress: Progress | None = None,
+) -> Gate:
+    """Compare a model with the accepted one, side by side, and with the budgets of deadweight.toml.
+
+    >>> import deadweight
+    >>> found = deadweight.gate("pruned.onnx", baseline="baseline.json", limit=0.05)
+    >>> found.exit_code, [check.outcome for check in found.gated.checks]
+    (0, ['pass'])
+
+    Args:
+        model, baseline, inputs, history: paths; None takes those of `[gate]` in the settings.
+        config: budgets and settings, see docs/judgement.md.
+        limit: replaces the budget `slowdown`, as a share.
+        cap_s: seconds after which no more loads are timed.
+        threads, batch: refused where they are not those of the baseline.
+
+    Raises:
+        DeadweightError: there is no baseline, it is of another protocol, or a model cannot be timed.
+    """
+    from ..targets.gate import check as gates
+    from ..targets.gate import history as histories
+    from ..targets.gate.baseline import old_model, read_baseline, refuse_other_inputs, refuse_other_protocol
+    from ..targets.gate.settings import accuracy, gate_files
+    from ..targets.timing.inputs import given_inputs
+
+    files = gate_files(
+        Path(config),
+        model=_path(model),
+        baseline=_path(baseline),
+        inputs=_path(inputs),
+        history=_path(history),
+        limit=limit,
+        target=target,
+    )
+    path, shown = files.required("baseline"), progress or silent
+    candidate = files.required("model")
+    accepted = read_baseline(path)
+    refuse_other_protocol(accepted, threads=threads, batch=batch)
+    refuse_other_inputs(accepted, given_inputs(files.inputs))
+    old = old_model(accepted, path)
+    scores: tuple[float | None, float | None] = (accepted.score, None)
+    if files.data is not None and files.budgets.score_drop is not None:
+        now = accuracy(candidate, files.data, board=files.board)
+        scores = (accuracy(old, files.data, board=files.board) if old else accepted.score, now)
+    kept = histories.read(files.history) if files.history is not None and files.history.exists() else []
+    taken = None if on is None else _gate_times(on, old, candidate, accepted, files.inputs, shown)
+    gated = gates.check(
+        candidate,
+        accepted,
+        old,
+        budgets=files.budgets,
+        scores=scores,
+        history=kept,
+        cap_s=files.settings.cap_s if cap_s is None else cap_s,
+        taken=taken,
+        inputs=files.inputs,
+        board=files.board,
+        progress=_named(shown, "gate"),
+    )
+    answer = {0: "pass", 1: "fail", 3: "cannot_tell"}[gated.exit_code]
+    names = ", ".join(one.name for one in gated.checks if one.outcome == answer)
+    verdict = f"{answer.replace('_', ' ')}: {names}"
+    return Gate(verdict, gated.exit_code, candidate, gated, accepted, files.history)
+
+
+@contextmanager
+def connected_to(on: str, progress: Progress) -> Iterator[Transport]:
+    """The board, and a word while the connection is made."""
+    from ..targets.remote.ssh import connected
+
+    progress(0, 1, f"connecting to {on}")
+    with connected(on) as there:
+        yield there
+
+
+@contextmanager
+def opened_engine(
+    plan: Path, protocol: Protocol, inputs: Arrays | None
+) -> Iterator[tuple[TrtSession, Arrays]]:
+    """An engine, and the inputs that it was timed with."""
+    from ..targets.runtimes.trt_open import open_trt
+    from ..targets.timing.inputs import fed
+
+    session = open_trt(plan, flavour=protocol.runtime.partition("+")[0])
+    try:
+        yield session, fed(session, inputs, batch=protocol.batch, seed=protocol.seed)
+    finally:
+        session.close()
+
+
+def _engine_memory(
+    plan: Path, protocol: Protocol, inputs: Arrays | None
+) -> tuple[tuple[str, int | None, str], ...]:
+    """The parts of an engine's memory after one run, each with how it is known."""
+    with opened_engine(plan, protocol, inputs) as (session, arrays):
+        session.run(arrays)
+        return tuple((part.name, part.bytes, part.how) for part in session.memory().parts)
+
+
+def refuse_layers(runtime: Runtime) -> None:
+    """Layers are judged where the runtime times them fairly; those of two engines are shown side by side.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    if runtime.time_layers is None and not runtime.builds:
+        raise RecipeError(f"{runtime.title} does not time layers.", "Leave --layers away.")
+    if runtime.time_layers is None:
+        raise RecipeError(
+            "The layers of two engines cannot be judged: TensorRT's profiler is no fair clock.",
+            "Leave --layers away. To see them side by side: deadweight profile --layers for each, then "
+            "deadweight engine A.plan.layers.json B.plan.layers.json.",
+        )
+
+
+def _gate_times(
+    on: str, old: Path | None, model: Path, accepted: Baseline, inputs: Path | None, progress: Progress
+) -> Mapping[str, Measurement]:
+    """Both models' times from a board: 48 loads, and a single look."""
+    if old is None:
+        raise RecipeError(
+            f"The accepted model {accepted.model} is not here, so it cannot be sent to {on}.",
+            "Bring it back, or record the baseline again with --fetch.",
+        )
+    from ..targets.remote.board import compare_on
+
+    protocol = replace(accepted.protocol, events=48)
+    with connected_to(on, progress) as there:
+        timed, _ = compare_on(
+            there, old, model, protocol=protocol, margin=0.02, inputs=inputs, progress=progress
+        )
+    if timed.void:
+        raise MeasurementError(
+            f"{on} changed state during the measurement, so the times are void: {'; '.join(timed.void)}.",
+            "Lock its clocks and let it cool down: deadweight doctor --on says how.",
+        )
+    return timed.measurements
+
+
+def _named(progress: Progress, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(done, total, what)
+
+
+def _board(target: str | None) -> Runtime | None:
+    """The runtime of the board that the caller named."""
+    from ..targets.target import load_target
+
+    return None if target is None else load_target(target).runtime
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given)

@@ -1,0 +1,216 @@
+"""What the commands print of each result of `api`, as renderables for a terminal."""
+
+from __future__ import annotations
+
+import io
+from functools import singledispatch
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from ..api import results
+from .tables import (
+    gate_table,
+    judgement_line,
+    layers_table,
+    lint_lines,
+    measurement_table,
+    megabytes,
+    memory_line,
+    out,
+)
+
+
+def show(result: results.Result) -> None:
+    """Prints a result to stdout."""
+    for line in lines(result):
+        out.print(line, soft_wrap=isinstance(line, str | Text))
+
+
+def text_of(result: results.Result) -> str:
+    """The same as plain text, 100 columns wide."""
+    file = io.StringIO()
+    console = Console(file=file, width=100, highlight=False, color_system=None)
+    for line in lines(result):
+        console.print(line, soft_wrap=isinstance(line, str | Text))
+    return file.getvalue().rstrip("\n")
+
+
+@singledispatch
+def lines(result: results.Result) -> list[RenderableType]:
+    """What is printed of a result, from top to bottom; text is not wrapped, tables are."""
+    return [Text(result.verdict)]
+
+
+@lines.register
+def _(result: results.Comparison) -> list[RenderableType]:
+    return [
+        *(Text(f"Void: {reason}.") for reason in result.void),
+        *(Text(f"{role:<9} {path}") for role, path in result.models.items()),
+        measurement_table(result.measured),
+        judgement_line(result.judgement),
+        *([] if result.layers is None else lines(result.layers)),
+    ]
+
+
+@lines.register
+def _(result: results.Layers) -> list[RenderableType]:
+    if result.void:
+        return [Text(f"Void: {reason}.") for reason in result.void]
+    shown: list[RenderableType] = [layers_table(result.judged, judging=result.pair)]
+    if result.pair:
+        shown.append(Text("Intervals hold for all layers at once; * marks layers that have fewer weights."))
+        shown += [Text(f"Only in the {name}: {', '.join(own)}") for name, own in result.only.items()]
+    return [*shown, *(Text(f"  {one.name}: {one.reason}") for one in result.judged if one.reason)]
+
+
+@lines.register
+def _(result: results.Profile) -> list[RenderableType]:
+    from ..targets.machine.probe import not_known
+    from ..targets.timing.measurement import marked_words
+    from ..targets.timing.tail import tail_of
+
+    figures = result.measured
+    shown: list[RenderableType] = [Text(f"Void: {reason}.") for reason in result.void]
+    shown.append(measurement_table({result.model.name: figures}))
+    shown += [Text(tail_of(figures, percent).sentence()) for percent in (99, 99.9)]
+    if figures.runs > 1:
+        shown.append(
+            Text(f"Each sample is the mean of {figures.runs} runs: the tail of single runs is longer.")
+        )
+    if result.memory is not None:
+        shown.append(Text(memory_line(result.memory)))
+    for name, size, how in result.engine_memory:
+        known = "not known" if size is None else megabytes(size)
+        shown.append(Text(f"memory, {name}: {known} ({how})"))
+    protocol, machine = figures.protocol, figures.conditions["machine"]
+    words = f"{protocol.threads} thread(s), batch {protocol.batch}"
+    words += "" if result.inputs is None else f", inputs of {result.inputs.name}"
+    shown.append(Text(f"{figures.evidence} on {machine['cpu']}, {words}"))
+    shown += [Text(f"Not known: {clause}.") for clause in not_known(figures.conditions)]
+    if marked := marked_words(figures):
+        shown.append(Text(f"{marked}. Stop other work and measure again."))
+    return [*shown, *([] if result.layers is None else lines(result.layers))]
+
+
+@lines.register
+def _(result: results.Gate) -> list[RenderableType]:
+    from ..targets.gate.report import calibrated_words
+
+    machine = next(iter(result.gated.measured.values())).conditions["machine"]
+    return [
+        gate_table(result.gated),
+        *(Text(f"  {remark}") for remark in result.gated.remarks),
+        Text(calibrated_words(result.accepted.calibration, machine)),
+    ]
+
+
+@lines.register
+def _(result: results.Linted) -> list[RenderableType]:
+    return lint_lines(result.report)
+
+
+@lines.register
+def _(result: results.MemoryNeed) -> list[RenderableType]:
+    need, answer = result.footprint, result.fit
+    most = "not known" if need.high_bytes is None else megabytes(need.high_bytes)
+    shown: list[RenderableType] = [
+        Text(
+            f"{megabytes(need.low_bytes)} at least, {most} at most, at batch {need.batch} in {need.runtime}"
+        ),
+        Text(f"The least arises at {need.peak_at}."),
+    ]
+    if answer is None:
+        return shown
+    shown += [Text(words) for words in answer.words]
+    if not result.free_given:
+        free = "All memory that the board's system can use counts as free; --free-bytes gives what is."
+        shown.append(Text(free))
+    return [*shown, Text(answer.outcome.replace("_", " "), style="bold")]
+
+
+@lines.register
+def _(result: results.Built) -> list[RenderableType]:
+    from .engine_lines import build_lines
+
+    return build_lines(result.record, result.plan)
+
+
+@lines.register
+def _(result: results.Quantized) -> list[RenderableType]:
+    from .stage_tables import int8_facts
+
+    made = result.made
+    shown: list[RenderableType] = [
+        int8_facts(
+            made, model=result.model, samples=result.samples, target=result.target, words=result.remarks
+        )
+    ]
+    if made.lint is not None:
+        shown += lint_lines(made.lint)
+    if made.path is None:
+        return [*shown, Text("Nothing was written.")]
+    ask = f"deadweight compare {result.model} {made.path}"
+    if result.target.runtime.builds:
+        ask = f"deadweight build {made.path} --target {result.target.name} --on USER@HOST"
+    return [
+        *shown,
+        Text(f"The network: {made.path}"),
+        Text("No score was taken, for samples have no labels: a recipe compares INT8 with a budget of it."),
+        Text(f"Whether it is faster was not measured: {ask}"),
+    ]
+
+
+@lines.register
+def _(result: results.Pruned) -> list[RenderableType]:
+    from ..pipeline.runs.prune_command import AFTER, BEFORE
+    from .stage_tables import cut_facts, widths_table
+
+    shown: list[RenderableType] = []
+    if not result.trained:
+        shown.append(
+            Text("The network is what build_model() returns: give its --weights if it is not trained there.")
+        )
+    shown.append(widths_table(result.cut))
+    if result.cut.after is None:
+        return [
+            *shown,
+            Text("Nothing was removed by these settings, so nothing was written: raise them."),
+        ]
+    before, after = result.folder / BEFORE, result.folder / AFTER
+    return [
+        *shown,
+        cut_facts(result.cut, score_name=result.score_name),
+        Text(f"The networks: {before}, {after}"),
+        Text(f"In Python, {result.where}:"),
+        *(Text(f"  {line}") for line in result.load),
+        Text(f"Whether it is faster was not measured: deadweight compare {before} {after}"),
+    ]
+
+
+@lines.register
+def _(result: results.Run) -> list[RenderableType]:
+    from ..pipeline.report.terminal import summary_table, verdict_line
+
+    return [
+        summary_table(result.report),
+        *result.report.get("words", []),
+        verdict_line(result.report),
+        Text(f"The networks: {result.directory / 'networks'}"),
+        Text(f"The report: {result.directory / 'report.html'}"),
+    ]
+
+
+@lines.register
+def _(result: results.Sweep) -> list[RenderableType]:
+    from ..pipeline.report.terminal import sweep_table
+
+    swept = result.swept
+    shown: list[RenderableType] = [
+        sweep_table(swept.sweep, score_name=swept.score_name, higher_is_better=swept.higher_is_better)
+    ]
+    shown += [Text(sentence) for sentence in swept.sweep.get("words", [])]
+    shown += [Text(f"Refused: {reason}") for reason in swept.refused]
+    if not swept.chosen:
+        shown.append(Text(f"No setting keeps the score within {result.score_drop}."))
+    return [*shown, Text(f"Table and plot: {result.directory / 'sweep.html'}, sweep.csv, sweep.json")]
