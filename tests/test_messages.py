@@ -55,7 +55,7 @@ def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         ),
         ("engine a.onnx", "a.onnx is an ONNX file, and this command reads", "--exportLayerInfo"),
         ("engine a.plan", "a.plan is an engine, and this command reads", "profile a.plan --layers"),
-        ("gate --model a.onnx", "was not told which baseline", "--record makes it"),
+        ("gate --model a.onnx", "The gate has no baseline", "--record makes it"),
         (
             "gate --model a.onnx --baseline b.json",
             "The baseline b.json does not exist",

@@ -73,7 +73,7 @@ def test_quantize_says_what_it_did_and_what_it_does_not_know(
         "the largest value of scores is another one for ",
         "1 of 1 weighted layers",
         "The network: fc.int8/int8.onnx",
-        "Its score was not taken",
+        "No score was taken",
         "Whether it is faster was not measured: deadweight ",
     ):
         assert words in " ".join(printed.split())  # wherever the terminal breaks its lines
