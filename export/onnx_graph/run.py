@@ -16,10 +16,11 @@ import numpy as np
 import onnx
 
 from ...targets.errors import ModelError, WorkloadError
-from .external_data import fits, write_apart
+from .external_data import weight_bytes, write_apart
 from .graph import Array, OnnxModel
 
 PIECE = 8  # samples in memory at a time, where the batch axis is dynamic
+IN_MEMORY_BYTES = 1 << 26  # of weights; a session that is given bytes keeps them, beside its own copy
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 Stream = Callable[[Mapping[str, Array], Sequence[str]], Iterator[tuple[str, Array]]]
@@ -121,7 +122,7 @@ def _session(model: onnx.ModelProto, more: bytes, options: Any) -> Any:
     import onnxruntime
 
     providers = ["CPUExecutionProvider"]
-    if fits(model):
+    if weight_bytes(model) <= IN_MEMORY_BYTES:
         return onnxruntime.InferenceSession(model.SerializeToString() + more, options, providers=providers)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.onnx"

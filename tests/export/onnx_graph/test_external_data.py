@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from support.int8_files import adaround, calibrate, compare_files, compare_module, correct_biases, to_qdq
 
 from deadweight.export.lint.check import lint
-from deadweight.export.onnx_graph import external_data
+from deadweight.export.onnx_graph import external_data, run
 from deadweight.export.onnx_graph.counts import count
 from deadweight.export.onnx_graph.graph import load, save
 from deadweight.export.to_onnx import to_onnx
@@ -23,10 +23,12 @@ Nets = Callable[[str], Any]
 
 @pytest.fixture
 def low_limit(net: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if one message held 10 KB: every network here is too large, once it was exported as one file."""
+    """As if one message held 10 KB: every network here is too large, once it was exported as one file, and
+    sessions read it from files."""
     for name in ("mlp", "residual"):
         net(name)
     monkeypatch.setattr(external_data, "INLINE_BYTES", 10_000)
+    monkeypatch.setattr(run, "IN_MEMORY_BYTES", 10_000)
 
 
 def weights(path: Path) -> list[Path]:
