@@ -1,0 +1,35 @@
+"""docs/extending.md: its files are written as they stand, and its commands are run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from test_readme import BLOCK, ROOT, run
+
+PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
+FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("extending")
+    for name, text in FILE.findall(PAGE):
+        (place / name).write_text(text)
+    return place
+
+
+def test_an_own_criterion_stage_tuning_runtime_and_board_go_through_all_that_ours_do(folder: Path) -> None:
+    commands = BLOCK.findall(PAGE)
+    assert len(FILE.findall(PAGE)) == 6
+    assert len(commands) == 2
+    for _, language, text in commands:
+        run(folder, language, text)
+    report = json.loads((folder / "runs" / "own" / "report.json").read_text())
+    assert {row["name"] for row in report["controls"]} == {"random", "scratch"}
+    assert report["conditions"]["target"] == "my-board"
+    assert all(row["latency_s"] for row in report["rows"])
+    kept = {stage["name"]: stage["cached"] for stage in report["stages"]}
+    assert kept["train"]  # the sweep before had made it
