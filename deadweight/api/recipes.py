@@ -130,8 +130,7 @@ def sweep(
     """Try many settings on the validation split, and choose the smallest network that keeps the score.
 
     >>> import deadweight
-    >>> over = {"prune.ratio": (0.3, 0.6)}
-    >>> found = deadweight.sweep("recipe.toml", over=over, score_drop=0.5, out="runs/example")
+    >>> found = deadweight.sweep("swept.toml", out="runs/example")  # its [sweep] has two settings
     >>> len(found.swept.sweep["rows"]), found.exit_code
     (2, 0)
 

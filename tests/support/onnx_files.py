@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,26 @@ def sparse_weight(rows: int, columns: int, kept: float, *, values: int | None = 
         weight = np.linspace(-0.3, 0.3, values)[generator.binomial(values - 1, 0.5, (rows, columns))]
     density = kept * 2 * generator.random(columns)
     return np.where(generator.random((rows, columns)) < density, weight, 0).astype(np.float32)
+
+
+def save_mlp(path: Path, *widths: int, batch: int | str = "batch") -> Path:
+    """A multilayer perceptron with ReLU between the layers: input `x`, output `y`, both float32."""
+    generator = np.random.default_rng(0)
+    nodes, weights, value = [], [], "x"
+    for layer, (inputs, outputs) in enumerate(pairwise(widths)):
+        weight = generator.standard_normal((inputs, outputs)) / inputs**0.5
+        weights.append(numpy_helper.from_array(weight.astype(np.float32), f"w{layer}"))
+        last = layer == len(widths) - 2
+        nodes.append(helper.make_node("MatMul", [value, f"w{layer}"], ["y" if last else f"m{layer}"]))
+        if not last:
+            nodes.append(helper.make_node("Relu", [f"m{layer}"], [f"r{layer}"]))
+            value = f"r{layer}"
+    graph = helper.make_graph(
+        nodes,
+        "mlp",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, widths[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, widths[-1]])],
+        weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    return path
