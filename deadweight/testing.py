@@ -65,7 +65,7 @@ class TinyWorkload:
         order = torch.arange(start, end)
         if split == "train":
             order = order[torch.randperm(end - start, generator=torch.Generator().manual_seed(seed))]
-        for index in order.split(64):
+        for index in torch.split(order, 64):
             yield {"values": self.values[index], "label": self.label[index]}
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

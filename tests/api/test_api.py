@@ -1,4 +1,4 @@
-"""The functions of `deadweight.api`: each docstring's example is run, and the commands give the same answers."""
+"""The functions of `deadweight.api`: every docstring example is run; the commands give the same answers."""
 
 from __future__ import annotations
 
@@ -35,6 +35,12 @@ criterion = "weight_l2"
 stage = "finetune"
 epochs = 1
 """
+SWEEP = """
+[sweep]
+over = { "prune.ratio" = [0.3, 0.6] }
+score_drop = 1.0
+seconds = 0.5
+"""
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(place / "samples.npz", x=np.random.default_rng(0).standard_normal((64, 512), dtype=np.float32))
     (place / "workload.py").write_text(WORKLOAD)
     (place / "recipe.toml").write_text(RECIPE)
+    (place / "swept.toml").write_text(RECIPE + SWEEP)
     accept = ["gate", "--record", "--model", "original.onnx", "--baseline", "baseline.json"]
     subprocess.run([sys.executable, "-m", "deadweight", *accept], cwd=place, check=True, capture_output=True)
     return place
