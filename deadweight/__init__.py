@@ -3,7 +3,7 @@
     groups = deadweight.trace(model, example)
     plan = deadweight.choose(groups, scores, ratio=0.5)
     small = deadweight.apply(model, plan)
-    print(deadweight.compare("original.onnx", "small.onnx"))
+    deadweight.show(deadweight.compare("original.onnx", "small.onnx"))
 
 The names below are public; everything else may change. Each is imported when it is first asked for, so
 that a board, a CI job and a workstation each load only what they have.
@@ -45,9 +45,11 @@ if TYPE_CHECKING:
     from .targets.timing.judge import Judgement, judge
     from .targets.timing.measurement import Measurement, Protocol
     from .targets.timing.memory import measure_memory
+    from .terminal.show import show
 
 _HOMES = {
     "export.quantization.calibrate": ("calibrate",),
+    "terminal.show": ("show",),
     "api": ("build", "compare", "gate", "lint", "memory", "profile", "prune", "quantize", "run", "sweep"),
     "export.to_onnx": ("to_onnx",),
     "export.quantization.to_qdq": ("to_qdq",),
@@ -114,6 +116,7 @@ __all__ = [
     "remove",
     "run",
     "save_pruned",
+    "show",
     "sweep",
     "time_together",
     "to_onnx",

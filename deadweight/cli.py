@@ -14,7 +14,7 @@ from . import __version__, api
 from .commands import boards, engine_report, engines, gate, packing, release, stages, timing
 from .terminal.options import Data, On, Out, Settings, TargetName
 from .terminal.progress import point_to, watching
-from .terminal.results import show
+from .terminal.show import show
 from .terminal.tables import out
 
 app = typer.Typer(

@@ -21,40 +21,140 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = ("targets", "export", "pipeline")  # from the ground up
 
 
+# Which folders a folder may import, beside itself and the files at a floor's root. What is not listed is not
+# imported. Imports inside functions count; those for types alone do not.
+ARROWS = {
+    "deadweight": "deadweight/api deadweight/commands deadweight/terminal EVERYTHING",
+    "deadweight/api": "export/lint export/memory export/onnx_graph export/quantization pipeline/report "
+    "pipeline/runs targets/engines targets/gate targets/remote targets/runtimes targets/timing",
+    "deadweight/commands": "deadweight/api deadweight/terminal export/coding export/release pipeline/report "
+    "targets/coded targets/engines targets/gate targets/release targets/remote targets/runtimes "
+    "targets/timing",
+    "deadweight/terminal": "deadweight/api pipeline/report pipeline/runs targets/gate targets/machine "
+    "targets/timing",
+    "pipeline": "pipeline/pruning",
+    "pipeline/pruning": "",
+    "pipeline/training": "pipeline/pruning targets/runtimes",
+    "pipeline/importance": "pipeline/pruning pipeline/training",
+    "pipeline/compression": "pipeline/importance pipeline/pruning pipeline/training targets/timing",
+    "pipeline/quantization": "pipeline/training export/onnx_graph export/parity export/quantization "
+    "targets/runtimes targets/timing",
+    "pipeline/stages": "pipeline/compression pipeline/importance pipeline/pruning pipeline/quantization "
+    "pipeline/training export/coding export/lint export/onnx_graph export/parity export/quantization "
+    "targets/engines targets/machine targets/remote targets/runtimes targets/timing",
+    "pipeline/report": "targets/engines targets/gate",
+    "pipeline/runs": "pipeline/importance pipeline/pruning pipeline/quantization pipeline/report "
+    "pipeline/stages pipeline/training export/lint export/onnx_graph export/release targets/machine "
+    "targets/timing",
+    "export": "export/lint export/onnx_graph export/parity export/quantization",
+    "export/onnx_graph": "",
+    "export/parity": "export/onnx_graph",
+    "export/quantization": "export/onnx_graph",
+    "export/lint": "export/onnx_graph export/quantization",
+    "export/memory": "export/onnx_graph targets/runtimes",
+    "export/coding": "export/onnx_graph targets/coded",
+    "export/release": "export/coding export/onnx_graph targets/release targets/runtimes",
+    "targets": "targets/coded targets/engines targets/machine targets/release targets/remote "
+    "targets/runtimes targets/timing",  # the agent and the doctor stand on all of them
+    "targets/boards": "",
+    "targets/coded": "",
+    "targets/machine": "",
+    "targets/engines": "targets/machine",
+    "targets/runtimes": "targets/engines targets/machine targets/timing",  # it says how layers are timed
+    "targets/timing": "targets/machine targets/runtimes",
+    "targets/gate": "targets/machine targets/runtimes targets/timing",
+    "targets/release": "targets/coded targets/engines targets/machine targets/runtimes",
+    "targets/remote": "targets/release targets/runtimes targets/timing",
+}
+FILES_AT_THE_ROOT = {
+    "deadweight": {"__init__", "__main__", "cli", "testing"},
+    "pipeline": {"__init__", "workload", "work", "stage", "recipe"},
+    "export": {"__init__", "to_onnx", "int8"},
+    "targets": {
+        *("__init__", "agent", "doctor", "target", "budgets", "memory_fit", "errors", "artifact"),
+        *("onnx_file", "paths", "sealed", "protobuf", "progress", "deprecated"),
+    },
+}
+
+
 def sources(floor: str) -> list[Path]:
-    return sorted(path for path in (ROOT / floor).rglob("*.py"))
+    """The floor's own files; the links in deadweight/ are other floors."""
+    found = sorted((ROOT / floor).rglob("*.py"))
+    others = {ROOT / floor / other for other in FLOORS}
+    return [path for path in found if not others & set(path.parents)]
 
 
-def imported_floors(path: Path) -> set[str]:
-    """The floors that a file's relative imports reach."""
-    inside = path.relative_to(ROOT).parent.parts  # ("pipeline",): `..` is deadweight
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level > len(inside):
-            found.add((node.module or node.names[0].name).split(".")[0])
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+def imported(path: Path) -> set[Path]:
+    """The files of ours that a file imports when it runs, inside functions too."""
+    found: set[Path] = set()
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level == 0:
             assert (node.module or "").split(".")[0] != "deadweight", f"{path} imports deadweight absolutely"
-    return found
+            continue
+        inside = path.relative_to(ROOT).parent.parts
+        package = inside if inside[0] == "deadweight" else ("deadweight", *inside)
+        base = (*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else ()))
+        found |= {file_of((*base, alias.name)) or file_of(base) or path for alias in node.names}
+    return found - {path}
 
 
-@pytest.mark.parametrize("floor", FLOORS)
-def test_imports_go_down_only(floor: str) -> None:
-    allowed = set(FLOORS[: FLOORS.index(floor)])
+def file_of(module: tuple[str, ...]) -> Path | None:
+    place = ROOT.joinpath(*(module[1:] if module[1:2] and module[1] in FLOORS else module))
+    if place.with_suffix(".py").is_file():
+        return place.with_suffix(".py")
+    return place / "__init__.py" if (place / "__init__.py").is_file() else None
+
+
+def folder(path: Path) -> str:
+    return str(path.parent.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("floor", [*FLOORS, "deadweight"])
+def test_a_folder_imports_only_what_the_table_allows(floor: str) -> None:
+    order = [*FLOORS, "deadweight"]
     for path in sources(floor):
-        assert imported_floors(path) <= allowed, path
+        allowed = ARROWS[folder(path)].split()
+        for other in imported(path):
+            there = folder(other)
+            assert order.index(there.split("/")[0]) <= order.index(floor), f"{path} imports {other}"
+            ok = there == folder(path) or "/" not in there or there in allowed or "EVERYTHING" in allowed
+            assert ok, f"{path} imports {other}"
+
+
+def test_no_two_files_import_each_other_however_far_around() -> None:
+    graph = {path: imported(path) for floor in (*FLOORS, "deadweight") for path in sources(floor)}
+    while done := [path for path, others in graph.items() if not others & set(graph)]:
+        for path in done:
+            del graph[path]
+    assert not graph, sorted(str(path.relative_to(ROOT)) for path in graph)
+
+
+@pytest.mark.parametrize("floor", [*FLOORS, "deadweight"])
+def test_a_folder_is_neither_a_splinter_nor_a_heap_and_no_file_name_comes_twice(floor: str) -> None:
+    assert {path.stem for path in sources(floor) if folder(path) == floor} == FILES_AT_THE_ROOT[floor]
+    names = [path.name for path in sources(floor) if path.name != "__init__.py"]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
+    for place in {path.parent for path in sources(floor)} - {ROOT / floor}:
+        files = [path for path in place.iterdir() if path.is_file() and path.name != "__init__.py"]
+        assert 2 <= len(files) <= 30, place
+        assert len(place.relative_to(ROOT).parts) == 2, place
 
 
 def test_every_package_is_listed_and_every_listed_package_exists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     listed = set(project["tool"]["setuptools"]["packages"])
-    found = {"deadweight", "deadweight.api", "deadweight.commands", "deadweight.terminal"}
-    for floor in FLOORS:
-        for init in (ROOT / floor).rglob("__init__.py"):
-            found.add(".".join(("deadweight", *init.parent.relative_to(ROOT).parts)))
-    assert listed == found
+    inits = [path for floor in (*FLOORS, "deadweight") for path in sources(floor) if path.stem == "__init__"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in inits}
+    assert listed == {name if name.startswith("deadweight") else f"deadweight.{name}" for name in found}
 
 
-@pytest.mark.parametrize("floor", FLOORS)
+@pytest.mark.parametrize("floor", [*FLOORS, "deadweight"])
 def test_no_file_is_longer_than_it_can_be_read(floor: str) -> None:
     for path in sources(floor):
         assert len(path.read_text("utf-8").splitlines()) <= 450, path

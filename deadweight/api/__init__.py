@@ -5,7 +5,7 @@ cure, where the command ends with exit code 2.
 """
 
 from .files import build, lint, memory, quantize
+from .latency import compare, gate, profile
 from .recipes import prune, run, sweep
-from .timing import compare, gate, profile
 
 __all__ = ["build", "compare", "gate", "lint", "memory", "profile", "prune", "quantize", "run", "sweep"]

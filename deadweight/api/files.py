@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..targets.errors import RecipeError
+from .latency import connected_to
 from .results import Built, Linted, MemoryNeed, Progress, Quantized, silent
-from .timing import connected_to
 
 if TYPE_CHECKING:
     from ..targets.engines.build_settings import BuildSettings

@@ -34,7 +34,7 @@ def silent(done: int, total: int, what: str) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """What a function found. `print(result)` shows what the command prints.
+    """What a function found. `deadweight.show(result)` prints what the command prints.
 
     Attributes:
         verdict: the answer in one sentence.
@@ -50,9 +50,7 @@ class Result:
         return MEANINGS[self.exit_code]
 
     def __str__(self) -> str:
-        from ..terminal.results import text_of
-
-        return text_of(self)
+        return self.verdict
 
 
 @dataclass(frozen=True)

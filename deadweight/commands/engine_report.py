@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import api
-from ..api.timing import opened_engine
+from ..api.latency import opened_engine
 from ..targets.errors import ArtifactError
 from ..terminal.options import TargetName
-from ..terminal.results import show
+from ..terminal.show import show
 from ..terminal.tables import milliseconds, out
 
 if TYPE_CHECKING:

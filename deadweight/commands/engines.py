@@ -11,7 +11,7 @@ import typer
 from .. import api
 from ..targets.errors import RecipeError
 from ..terminal.options import TargetName
-from ..terminal.results import show
+from ..terminal.show import show
 from ..terminal.tables import bar, explain
 
 if TYPE_CHECKING:

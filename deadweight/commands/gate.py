@@ -12,7 +12,7 @@ import typer
 from .. import api
 from ..targets.errors import ArtifactError, RecipeError
 from ..terminal.options import Inputs, On, TargetName
-from ..terminal.results import show
+from ..terminal.show import show
 from ..terminal.tables import bar, out
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from .. import api
 from ..targets.errors import RecipeError
 from ..terminal.options import Data, Settings, TargetName
 from ..terminal.progress import point_to, watching
-from ..terminal.results import show
+from ..terminal.show import show
 from ..terminal.tables import bar
 
 METHODS = ("minmax", "percentile", "entropy", "mse", "best")

@@ -9,7 +9,7 @@ import typer
 
 from .. import api
 from ..terminal.options import Inputs, On, TargetName
-from ..terminal.results import show
+from ..terminal.show import show
 from ..terminal.tables import bar, out
 from .engine_report import show_engine_layers
 
@@ -30,7 +30,7 @@ def profile(
     to: Annotated[Path | None, typer.Option("--out", help="Where the measurement goes, as JSON.")] = None,
 ) -> None:
     """Measure one model: latency percentiles with their interval, memory, and the conditions."""
-    from ..api.timing import refuse_layers, time_layers
+    from ..api.latency import refuse_layers, time_layers
     from ..targets.runtimes.open import runtime_of
     from ..targets.target import load_target
     from ..targets.timing import measurement
@@ -101,7 +101,7 @@ def compare(
     """
     from dataclasses import replace
 
-    from ..api.timing import refuse_layers, time_layers
+    from ..api.latency import refuse_layers, time_layers
     from ..targets.artifact import write_json
     from ..targets.runtimes.open import shared_runtime
     from ..targets.target import load_target

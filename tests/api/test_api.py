@@ -16,8 +16,9 @@ import pytest
 from support.onnx_files import save_mlp
 
 import deadweight
-from deadweight.api import files, recipes, results, timing
+from deadweight.api import files, latency, recipes, results
 from deadweight.targets.errors import RecipeError
+from deadweight.terminal.show import text_of
 
 WORKLOAD = """
 from deadweight.testing import TinyWorkload as Small
@@ -58,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("module", [files, recipes, timing], ids=["files", "recipes", "timing"])
+@pytest.mark.parametrize("module", [files, recipes, latency], ids=["files", "recipes", "latency"])
 def test_every_example_in_a_docstring_does_what_it_says(
     folder: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
 ) -> None:
@@ -93,8 +94,8 @@ def test_the_shell_and_python_give_the_same_verdict_events_and_exit_code(
     assert shell["baseline"]["protocol"] == ours["baseline"]["protocol"]
     assert done.returncode == found.exit_code == 0
     assert found.meaning == "good"
-    assert found.verdict in str(found)
-    assert str(found).splitlines()[0] in done.stdout
+    assert str(found) == found.verdict
+    assert text_of(found).splitlines()[0] in done.stdout
 
 
 def test_a_result_prints_what_the_command_prints(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +112,7 @@ def test_a_result_prints_what_the_command_prints(folder: Path, monkeypatch: pyte
             [sys.executable, "-m", "deadweight", *command], capture_output=True, text=True, check=False
         )
         assert done.returncode == result.exit_code
-        assert done.stdout.strip() == str(result)
+        assert done.stdout.strip() == text_of(result)
 
 
 def test_results_are_frozen_and_say_what_their_exit_code_means() -> None:
