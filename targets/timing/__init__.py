@@ -1,1 +1,1 @@
-"""How long does it take, and how sure is that? Clock, measurement, judge, layers, memory."""
+"""Timing: how long a model takes, and how sure that is. Clock, measurement, judge, layers, memory."""

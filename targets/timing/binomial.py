@@ -1,7 +1,7 @@
-"""Counting coin tosses exactly: what intervals of order statistics and rates of false alarms rest on.
+"""The binomial distribution, exactly: for intervals of order statistics and rates of false alarms.
 
-The standard library has no binomial distribution, and a board has no scipy. Sums of a few hundred terms are
-quick and exact enough (tests hold them against scipy); larger ones go by logarithms.
+The standard library has none, and a board has no scipy. Sums of a few hundred terms are quick and exact
+enough (tests compare them with scipy); larger ones use logarithms.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def binomial_below(successes: int, trials: int, chance: float) -> float:
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Tuple[float, float]:
-    """The exact interval for a rate that was seen `successes` times in `trials` (Clopper and Pearson 1934).
+    """The exact interval for a rate observed `successes` times in `trials` (Clopper and Pearson 1934).
 
-    Without trials it is 0 to 1: nothing is known.
+    Without trials it is 0 to 1.
     """
     tail = (1 - confidence) / 2
     low, high = 0.0, 1.0
@@ -50,7 +50,7 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Tu
 
 
 def _solve(too_small: Callable[[float], bool]) -> float:
-    """The chance at which a test that holds for small chances stops holding."""
+    """The chance, by bisection, at which `too_small` becomes false."""
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2

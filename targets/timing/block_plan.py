@@ -1,6 +1,6 @@
-"""How long a model's turn is: blocks in which reading the clock does not show, and as many rounds as fit.
+"""The plan of an event: the length of each model's block, and the number of rounds.
 
-Also the clock itself: what one reading costs on this machine, and whether it can be trusted at all.
+A block is so long that the cost of reading the clock is negligible. Also that cost, and checks of the clock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ALIKE = 1.5
 
 @dataclass(frozen=True)
 class Block:
-    """What one model does in one round: runs that settle it, untimed, then `samples` of `runs` runs each."""
+    """One model's work in one round: `settling` untimed runs, then `samples` samples of `runs` runs each."""
 
     settling: int
     runs: int
@@ -31,16 +31,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
-    """What every event does; made in the first one from a short trial."""
+    """What every event does; made in the first event from a short trial."""
 
     blocks: Mapping[str, Block]
     rounds: int
 
 
 def planned(run_ns: Mapping[str, int], protocol: Protocol) -> Plan:
-    """A block for each model, in which neither clock takes more than its share, and as many rounds as fit.
+    """Plans a block for each model, in which neither clock exceeds its share, and as many rounds as fit.
 
-    Models of about the same speed get the same block: what is left of settling must not tell them apart.
+    Models of about the same speed get the same block, so that incomplete settling affects them equally.
     """
     wall_cost_ns, cpu_cost_ns = clock_costs_ns()
     blocks: Dict[str, Block] = {}
@@ -61,7 +61,7 @@ def planned(run_ns: Mapping[str, int], protocol: Protocol) -> Plan:
 
 
 def clock_costs_ns() -> Tuple[float, float]:
-    """What one reading costs on this machine: of the wall clock within a block, and of both around it."""
+    """The cost of one reading on this machine: of the wall clock in a block, and of both clocks around it."""
 
     def cost(read: Callable[[], int]) -> float:
         best = math.inf
@@ -83,15 +83,15 @@ def clock_source() -> Tuple[bool, float]:
 
 
 def check_clock(monotonic: bool, resolution_s: float) -> None:
-    """Refuses a clock that cannot time a model.
+    """Checks that a clock can time a model.
 
     Raises:
-        MeasurementError: it steps backwards, or ticks too seldom.
+        MeasurementError: it may step backwards, or its resolution is too coarse.
     """
     if not monotonic or resolution_s > 1e-5:
-        fault = "may step backwards" if not monotonic else f"ticks every {resolution_s:g} s only"
+        fault = "may step backwards" if not monotonic else f"has a resolution of only {resolution_s:g} s"
         raise MeasurementError(
-            f"This machine has no clock source that can time a model: its own {fault}.",
+            f"This machine has no clock source that can time a model: its clock {fault}.",
             "On a virtual machine choose another clock source (Linux: /sys/devices/system/clocksource), or "
             "measure on another machine.",
         )

@@ -1,13 +1,13 @@
-"""The clock: any number of models timed together, so that what disturbs one disturbs all.
+"""Interleaved latency measurement of any number of models in one process.
 
-Measured on shared machines, five things make a latency lie, and each has its answer here:
-    the machine drifts for seconds at a time      models take turns every few milliseconds, in random order
-    a turn begins with the other's data in cache  each turn begins with runs that are not timed: the first
-                                                  run after another model took up to 4x as long
-    the same file loaded twice differs by 1-6 %   every event loads all models anew, heap padding at random
-    iterations are not independent                the event is what counts as one observation
-    another process takes the core                one thread's CPU time is kept beside its wall time
-Nothing is dropped: an event during which the machine changed is marked, and its samples stay.
+Five effects make a latency wrong on a shared machine (all measured); each has its remedy:
+    the machine drifts for seconds at a time      models are interleaved every few ms, in random order
+    a block begins with the other model's cache   each block begins with untimed runs: the first run
+                                                  after another model took up to 4x as long
+    the same file loaded twice differs by 1-6 %   every event loads all models again, with random heap padding
+    iterations are not independent                one event is one observation
+    another process takes the core                one thread's CPU time is recorded beside its wall time
+No sample is dropped: an event during which the machine changed is marked, and its samples stay.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
 __all__ = ["Protocol", "time_together"]
 
 Opener = Callable[..., Session]
-"""`open_session`, or what takes the same arguments: a path, and by name runtime and threads."""
+"""`open_session`, or a function with its arguments: a path, and the keywords runtime and threads."""
 
 _DEFAULT = Protocol()
 _WARM_RUNS = 2
 _WARM_BLOCKS = 10
 _TRIAL_ROUNDS = 5
 _ON_THE_CORE = ("torch", "numpy")
-"""What `opened` may run on this thread that is no `Runtime`."""
+"""Names of what `opened` may run in the timed thread, besides a `Runtime`."""
 
 
 _Event = Dict[str, Tuple[List[List[int]], List[int]]]
@@ -63,13 +63,12 @@ def time_together(
     decided: Optional[Callable[[Mapping[str, Measurement]], bool]] = None,
     opened: Opener = open_session,
 ) -> Dict[str, Measurement]:
-    """Times models by turns in this process and returns one Measurement for each, paired by event.
+    """Times models interleaved in this process and returns one Measurement for each, paired by event.
 
-    `inputs` are fed to every model, all samples at once; without them each gets random ones by the
-    protocol's seed. After each
-    number of events in `looks`, `decided` is asked whether these are enough: see `sequential`, which counts
-    what looking often costs. The protocol's time cap may end it earlier as well. `opened` makes a session of
-    a file and is told the protocol's runtime and threads: what is timed need not be inference.
+    Every model gets `inputs`, all samples at once; without them, random ones from the protocol's seed. After
+    each number of events in `looks`, `decided` says whether these are enough; `sequential` accounts for the
+    error of repeated looks. The protocol's time cap may end the timing earlier. `opened` makes a session from
+    a file, with the protocol's runtime and threads, so that more than inference can be timed.
 
     Raises:
         ModelError: a model cannot be opened or run, or the inputs do not fit it.
@@ -82,9 +81,9 @@ def time_together(
     paths = {name: Path(path) for name, path in models.items()}
     protocol = with_inputs(protocol, inputs)
     run_id = uuid.uuid4().hex
-    # Order and padding are drawn afresh each time (the id is the seed, so that they can be drawn again).
-    dice = random.Random(run_id)
-    told = conditions()
+    # Order and padding differ in each run; the id is the seed, so that they can be reproduced.
+    rng = random.Random(run_id)
+    facts = conditions()
     hashes = {name: _sha256(path) for name, path in paths.items()}
     sizes = {name: sum(each.stat().st_size for each in files_of(path)) for name, path in paths.items()}
     plan: Optional[Plan] = None
@@ -92,7 +91,7 @@ def time_together(
     marks: List[Mark] = []
     evidences: Dict[str, str] = {}
     shapes: Dict[str, List[str]] = {}
-    told["inputs"] = shapes
+    facts["inputs"] = shapes
     started = perf_counter()
 
     def so_far() -> Dict[str, Measurement]:
@@ -108,7 +107,7 @@ def time_together(
                 cpu_ns=np.array([event[name][1] for event in events], dtype=np.int64) if counts_cpu else None,
                 runs=plan.blocks[name].runs,
                 protocol=protocol,
-                conditions=told,
+                conditions=facts,
                 evidence=evidences[name],
                 marks=tuple(marks),
             )
@@ -121,7 +120,7 @@ def time_together(
             plan,
             inputs=inputs,
             protocol=protocol,
-            dice=dice,
+            rng=rng,
             evidences=evidences,
             shapes=shapes,
             opened=opened,
@@ -137,9 +136,9 @@ def time_together(
     for name, path in paths.items():
         if _sha256(path) != hashes[name]:
             raise MeasurementError(
-                f"{path} changed while it was timed.", "Measure again when nothing writes to it."
+                f"{path} changed while it was timed.", "Measure again while no program writes to it."
             )
-    told["state_after"] = conditions()["state"]
+    facts["state_after"] = conditions()["state"]
     return so_far()
 
 
@@ -149,17 +148,17 @@ def _event(
     *,
     inputs: Optional[Mapping[str, NDArray[Any]]],
     protocol: Protocol,
-    dice: random.Random,
+    rng: random.Random,
     evidences: Dict[str, str],
     shapes: Dict[str, List[str]],
     opened: Opener,
 ) -> Tuple[_Event, Tuple[str, ...], Plan]:
-    """Loads all models, times them, lets go of them; returns the samples and what happened meanwhile.
+    """Loads all models, times them, closes them; returns the samples and how the machine changed meanwhile.
 
-    What each session says its times are goes into `evidences`, what it was fed into `shapes`.
+    Writes each session's evidence into `evidences`, and the shapes of its inputs into `shapes`.
     """
-    gc.collect()  # the sessions of the event before, so that no more than one set is in memory
-    sessions, padding = _opened(paths, protocol, dice, opened)
+    gc.collect()  # frees the previous event's sessions, so that only one set is in memory
+    sessions, padding = _open_all(paths, protocol, rng, opened)
     try:
         calls = {}
         for name, session in sessions.items():
@@ -169,12 +168,12 @@ def _event(
                 _check_batch(paths[name], arrays, protocol.batch)
             shapes[name] = [f"{array.dtype}{list(array.shape)}" for array in arrays.values()]
             calls[name] = session.prepare(arrays)
-        for name in dice.sample(sorted(calls), len(calls)):
+        for name in rng.sample(sorted(calls), len(calls)):
             _warm(calls[name])
         if plan is None:
-            plan = planned(_trial(calls, protocol, dice), protocol)
+            plan = planned(_trial_ns(calls, protocol, rng), protocol)
         counted = protocol.threads if _on_the_core(protocol) else 0
-        event, what = _taken(calls, plan, dice, threads=counted)
+        event, what = _time_event(calls, plan, rng, threads=counted)
         return event, what, plan
     finally:
         for session in sessions.values():
@@ -183,30 +182,30 @@ def _event(
 
 
 def _on_the_core(protocol: Protocol) -> bool:
-    """Whether the thread that is timed does the work; one that waits for a GPU leaves the core idle."""
+    """Whether the timed thread computes; one that waits for a GPU leaves the core idle."""
     own = {one.name for one in known_runtimes(variants=True) if one.processor == "cpu"}
     return protocol.runtime in own or protocol.runtime in _ON_THE_CORE
 
 
 def _check_batch(path: Path, arrays: Mapping[str, NDArray[Any]], batch: int) -> None:
-    """A fixed batch would be timed as if it were the one asked for, beside a model that takes any."""
+    """Refuses a model whose fixed batch differs from the requested one."""
     if batch > 1 and arrays and not any(array.shape[:1] == (batch,) for array in arrays.values()):
-        told = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
         raise ModelError(
-            f"{path.name} cannot be timed with {batch} samples at once: its inputs are fixed to {told}.",
-            "Export it with its batch left open, or leave --batch away.",
+            f"{path.name} cannot be timed with batch {batch}: its inputs have the fixed shapes {shapes}.",
+            "Export it with a dynamic batch dimension, or omit --batch.",
         )
 
 
-def _opened(
-    paths: Mapping[str, Path], protocol: Protocol, dice: random.Random, opened: Opener
+def _open_all(
+    paths: Mapping[str, Path], protocol: Protocol, rng: random.Random, opened: Opener
 ) -> Tuple[Dict[str, Session], List[NDArray[Any]]]:
-    """All models in random order, with gaps of random size in the heap between them."""
+    """Opens all models in random order, with gaps of random size in the heap between them."""
     sessions: Dict[str, Session] = {}
     padding: List[NDArray[Any]] = []
     try:
-        for name in dice.sample(sorted(paths), len(paths)):
-            padding += [np.ones(dice.randrange(1, 4000) * 64, np.uint8) for _ in range(dice.randrange(1, 6))]
+        for name in rng.sample(sorted(paths), len(paths)):
+            padding += [np.ones(rng.randrange(1, 4000) * 64, np.uint8) for _ in range(rng.randrange(1, 6))]
             sessions[name] = opened(paths[name], runtime=protocol.runtime, threads=protocol.threads)
     except BaseException:
         for session in sessions.values():
@@ -216,7 +215,7 @@ def _opened(
 
 
 def _warm(call: Callable[[], object]) -> None:
-    """Runs until the best of a few runs is no longer better than the best before."""
+    """Runs a model until the best time of a few runs no longer improves."""
     best = math.inf
     for _ in range(_WARM_BLOCKS):
         now = min(_run_ns(call) for _ in range(_WARM_RUNS))
@@ -225,13 +224,13 @@ def _warm(call: Callable[[], object]) -> None:
         best = min(best, now)
 
 
-def _trial(
-    calls: Mapping[str, Callable[[], object]], protocol: Protocol, dice: random.Random
+def _trial_ns(
+    calls: Mapping[str, Callable[[], object]], protocol: Protocol, rng: random.Random
 ) -> Dict[str, int]:
-    """The best time of one run of each model, in ns, over a few short turns."""
+    """The best time of one run of each model, in ns, over a few short blocks."""
     best = dict.fromkeys(calls, 1 << 62)
     for _ in range(_TRIAL_ROUNDS):
-        for name in dice.sample(sorted(calls), len(calls)):
+        for name in rng.sample(sorted(calls), len(calls)):
             end = perf_counter_ns() + 1e9 * protocol.settle_s
             while True:
                 best[name] = max(min(best[name], _run_ns(calls[name])), 1)
@@ -246,23 +245,23 @@ def _run_ns(call: Callable[[], object]) -> int:
     return perf_counter_ns() - start
 
 
-def _taken(
-    calls: Mapping[str, Callable[[], object]], plan: Plan, dice: random.Random, *, threads: int
+def _time_event(
+    calls: Mapping[str, Callable[[], object]], plan: Plan, rng: random.Random, *, threads: int
 ) -> Tuple[_Event, Tuple[str, ...]]:
-    """Takes one event's samples, each round in a new order."""
+    """Takes one event's samples, with a new random order in each round."""
     event: _Event = {name: ([], []) for name in calls}
     names = sorted(calls)
     collecting, before = gc.isenabled(), snapshot()
-    gc.disable()  # a collection would land on one model's time
+    gc.disable()  # a collection would be counted in one model's time
     try:
         for _ in range(plan.rounds):
-            for name in dice.sample(names, len(names)):
-                wall_ns, cpu_ns = _timed(calls[name], plan.blocks[name])
+            for name in rng.sample(names, len(names)):
+                wall_ns, cpu_ns = _time_block(calls[name], plan.blocks[name])
                 event[name][0].append(wall_ns)
                 event[name][1].append(cpu_ns)
     except Exception as error:
         raise ModelError(
-            f"A model stopped while it was timed: {error}", "Check that it runs with these inputs on its own."
+            f"A model stopped while it was timed: {error}", "Check that it runs alone with these inputs."
         ) from error
     finally:
         if collecting:
@@ -271,7 +270,7 @@ def _taken(
     return event, changes(before, snapshot(), runs=runs, threads=threads)
 
 
-def _timed(call: Callable[[], object], block: Block) -> Tuple[List[int], int]:
+def _time_block(call: Callable[[], object], block: Block) -> Tuple[List[int], int]:
     """One block: wall time of each sample, and the thread's CPU time of all of them, in ns."""
     for _ in range(block.settling):
         call()

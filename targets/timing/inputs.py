@@ -1,7 +1,7 @@
-"""Inputs that a user gives to be timed with, in place of random ones.
+"""The user's inputs for a timing, in place of random ones.
 
-Random numbers are what a convolution wants. An embedding wants words, a network whose time depends on its
-input wants the usual one, and a free dimension besides the batch (a sequence's length) has no size otherwise.
+Random numbers suit a convolution. An embedding needs token ids, a network whose time depends on its input
+needs typical data, and a dynamic dimension besides the batch (a sequence length) needs a size.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
 
 def given_inputs(path: Optional[Path]) -> Optional[Dict[str, NDArray[Any]]]:
-    """The arrays of an NPZ file, by the names of a model's inputs; None where no file was given.
+    """Reads an NPZ file of arrays by the names of a model's inputs; None without a file.
 
     Raises:
-        ArtifactError: it is missing, holds nothing, or is no NPZ file of plain arrays.
+        ArtifactError: it is missing, empty, or not an NPZ file of plain arrays.
     """
     if path is None:
         return None
     if not Path(path).is_file():
-        raise ArtifactError(f"There is no file of inputs at {path}.", "Check the path.")
+        raise ArtifactError(f"There is no inputs file at {path}.", "Check the path.")
     arrays = load_arrays(Path(path))
     if not arrays:
         raise ArtifactError(
-            f"{path} holds no arrays.",
-            "Save them by the names of the inputs: numpy.savez('inputs.npz', x=x).",
+            f"{path} contains no arrays.",
+            "Save them under the names of the model's inputs: numpy.savez('inputs.npz', x=x).",
         )
     return arrays
 
 
 def inputs_mark(inputs: Optional[Arrays]) -> str:
-    """What a protocol says of its inputs: `random`, or `given:` and the start of their hash."""
+    """The protocol's field `inputs`: `random`, or `given:` and the start of their SHA-256."""
     if inputs is None:
         return "random"
     digest = hashlib.sha256()
@@ -56,10 +56,10 @@ def inputs_mark(inputs: Optional[Arrays]) -> str:
 
 
 def with_inputs(protocol: Protocol, inputs: Optional[Arrays]) -> Protocol:
-    """The protocol of a timing with these inputs: they say how many samples are taken at once.
+    """The protocol with these inputs, whose number of samples is the batch.
 
     Raises:
-        ModelError: another number was asked for.
+        ModelError: another batch was requested.
     """
     if inputs is None:
         return protocol
@@ -67,8 +67,8 @@ def with_inputs(protocol: Protocol, inputs: Optional[Arrays]) -> Protocol:
     samples = counts.pop() if len(counts) == 1 else protocol.batch
     if protocol.batch not in (1, samples):
         raise ModelError(
-            f"A batch of {protocol.batch} was asked for, and the inputs hold {samples} samples.",
-            "Leave the batch away: as many are taken at once as the inputs hold.",
+            f"A batch of {protocol.batch} was requested, but the inputs have {samples} samples.",
+            "Omit the batch: all samples of the inputs run at once.",
         )
     return replace(protocol, inputs=inputs_mark(inputs), batch=samples)
 
@@ -76,5 +76,5 @@ def with_inputs(protocol: Protocol, inputs: Optional[Arrays]) -> Protocol:
 def fed(
     session: Session, inputs: Optional[Arrays], *, batch: int, seed: int = 0
 ) -> Mapping[str, NDArray[Any]]:
-    """What a session is timed with: the given inputs, or random ones."""
+    """The inputs to time a session with: the user's, or random ones."""
     return random_inputs(session.inputs, batch=batch, seed=seed) if inputs is None else inputs

@@ -1,14 +1,14 @@
-"""Is the candidate faster? Two measurements of one run, paired by event; the answer may be "cannot tell".
+"""The judgement: is the candidate faster, by an exact interval for the ratio of two paired measurements?
 
-Each event gives one number: the median over its rounds of log(baseline / candidate). Rounds lie milliseconds
+Each event gives one number: the median over its rounds of log(baseline / candidate). Rounds are milliseconds
 apart, so drift cancels; their dependence on each other stays inside the event. The interval for the median
-of these numbers is a pair of order statistics, with the confidence counted exactly from the binomial
-distribution (Hahn and Meeker 1991, section 5.2). It assumes that events are independent and alike, and
-nothing else: no shape, no variance, no symmetry. The signed-rank interval is narrower but asks for symmetry,
-which two models with different layout luck need not have.
+of these numbers is a pair of order statistics, with the exact confidence from the binomial distribution
+(Hahn and Meeker 1991, section 5.2). It assumes only that events are independent and identically distributed:
+no shape, no variance, no symmetry. The signed-rank interval is narrower but needs symmetry, which two models
+with different memory layouts need not have.
 
-The interval speaks for the machine as it was during this run. Beside busy neighbours a model that fills the
-caches loses more than a small one, so their ratio itself is another one on another day.
+The interval is valid for the machine as it was during this run. Other processes slow a model that fills the
+caches more than a small one, so the true ratio changes with the load.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ _POWER = 0.9
 
 @dataclass(frozen=True)
 class Judgement:
-    """The candidate against the baseline. Ratios are baseline time over candidate time: above 1 is faster."""
+    """Candidate compared with baseline. Ratios are baseline time over candidate time: above 1 is faster."""
 
     outcome: str
     """`equal`: the whole interval is within the margin. `faster`, `slower`: it is on that side of 1."""
     ratio: float
     low: float
     high: float
-    """Infinite (and `low` 0) where the events are too few for any interval."""
+    """Infinite (and `low` 0) where there are too few events for an interval."""
     confidence: float
-    """As asked for."""
+    """As requested."""
     attained: float
-    """What the interval has: order statistics come in steps, so `confidence` or more; 0 without one."""
+    """Of the interval: order statistics come in steps, so `confidence` or more; 0 without an interval."""
     margin: float
     events: int
     smallest_visible: float
     """The smallest true ratio above 1 that a run like this calls `faster` nine times out of ten; its inverse
-    for `slower`. An estimate from this run's own scatter. Infinite where none would have been told."""
+    for `slower`. An estimate from this run's scatter. Infinite where no change could be detected."""
     clock: str
     evidence: str
     reason: str
-    """Why the answer cannot be told; empty otherwise."""
+    """Why the outcome is `cannot_tell`; empty otherwise."""
     remarks: Tuple[str, ...] = ()
     """What a reader should know: events during which the machine changed, events that look dependent."""
 
@@ -94,12 +94,12 @@ def judge(
     clock: Optional[str] = None,
     order: Optional[Tuple[int, float]] = None,
 ) -> Judgement:
-    """Compares two measurements that were taken together.
+    """Compares two measurements that were timed interleaved in one run.
 
-    `margin` is the change that does not matter: an interval within 1/(1+margin) to 1+margin is *equal*, also
-    if it leaves out 1. `clock` is `cpu` or `wall`; by default the CPU time of the one thread, which
-    neighbours disturb ten times less, and the wall clock where there is none. `order` is the order statistic
-    and what it attains, where `sequential` has counted them; else it is the one for a single look.
+    `margin` is the change that does not matter: an interval within 1/(1+margin) to 1+margin is *equal*, even
+    if it excludes 1. `clock` is `cpu` or `wall`; by default the CPU time of the one thread, which other
+    processes disturb ten times less, and the wall clock where there is none. `order` is the order statistic
+    and its confidence, where `sequential` has computed them; otherwise that of a single look.
 
     Raises:
         MeasurementError: they were not timed together: another run, machine, software or protocol.
@@ -107,7 +107,7 @@ def judge(
     if not 0 < confidence < 1 or not margin >= 0:
         raise MeasurementError(
             f"A judgement cannot be made with the confidence {confidence} and the margin {margin}.",
-            "The confidence lies between 0 and 1, the margin is 0 or more: confidence=0.95, margin=0.02.",
+            "The confidence must be between 0 and 1, the margin 0 or more: confidence=0.95, margin=0.02.",
         )
     _check_together(baseline, candidate)
     if clock is None:
@@ -122,11 +122,13 @@ def judge(
     weakest = baseline if baseline.evidence != "measured" else candidate
     reason = unproven(baseline, candidate)
     if reason:
-        outcome, visible = "cannot_tell", math.inf  # no change would have been told, however large
+        outcome, visible = "cannot_tell", math.inf  # no change could be detected, however large
     elif not place:
         outcome = "cannot_tell"
-        needed = fewest_events(confidence) if order is None else "some more"
-        reason = f"{ratios.size} events allow no {_percent(confidence)} % interval, {needed} do"
+        needed = fewest_events(confidence) if order is None else "more"
+        reason = (
+            f"{ratios.size} events are too few for a {_percent(confidence)} % interval: it needs {needed}"
+        )
     elif 1 / (1 + margin) <= low and high <= 1 + margin:
         outcome = "equal"
     elif low > 1:
@@ -137,7 +139,7 @@ def judge(
         outcome = "cannot_tell"
         reason = (
             f"the {_percent(confidence)} % interval is {low:.2f} to {high:.2f} ({ratios.size} events), "
-            f"and a run like this one sees changes of {_percent(visible - 1)} % and more"
+            f"and this run can detect changes of {_percent(visible - 1)} % or more"
         )
     return Judgement(
         outcome=outcome,
@@ -156,11 +158,11 @@ def judge(
     )
 
 
-def unproven(*taken: Measurement) -> str:
-    """Why times that were taken together prove nothing, whatever they are; empty where they may."""
-    for one in taken:
+def unproven(*measurements: Measurement) -> str:
+    """Why measurements timed together prove nothing, whatever their times; empty where they may."""
+    for one in measurements:
         if one.evidence != "measured":
-            return f"the times are {one.evidence}, and only measured ones prove anything"
+            return f"the times are {one.evidence}, and only measured times are evidence"
         void = voided(one.conditions, [mark.what for mark in one.marks])
         if void:
             return f"the measurement is void: {'; '.join(void)}"
@@ -174,9 +176,9 @@ def log_ratios(baseline: Measurement, candidate: Measurement, *, clock: str) -> 
 
 
 def order_statistic(events: int, confidence: float) -> Tuple[int, float]:
-    """The k for which the k-th smallest and k-th largest of `events` values hold the median, and how surely.
+    """The k whose k-th smallest and k-th largest of `events` values enclose the median, and the confidence.
 
-    That is 1 - 2 P(Binomial(events, 1/2) < k) for any continuous distribution. k is the largest that keeps
+    That is 1 - 2 P(Binomial(events, 1/2) < k) for any continuous distribution. k is the largest that attains
     the confidence; 0, with a confidence of 0, if even the extremes do not.
     """
     order, attained = 0, 0.0
@@ -189,16 +191,16 @@ def order_statistic(events: int, confidence: float) -> Tuple[int, float]:
 
 
 def fewest_events(confidence: float) -> int:
-    """The fewest events whose extremes hold the median with this confidence."""
+    """The smallest number of events whose extremes enclose the median with this confidence."""
     return math.ceil(1 - math.log2(1 - confidence))
 
 
 def smallest_visible(ratios: NDArray[np.float64], *, order: int, margin: float) -> float:
-    """The smallest true ratio that would be told from 1, and from the margin, nine times out of ten.
+    """The smallest true ratio that is distinguished from 1, and from the margin, nine times out of ten.
 
-    Events like these, moved to another median: `low` is above 1 in nine of ten runs once the value that the
-    k-th smallest event exceeds with that chance is above 0, which is a quantile of the events' own
-    distribution. The same for `high` and the margin; both directions are looked at and the worse one counts.
+    Events with this scatter, shifted to another median: `low` is above 1 in nine of ten runs once the value
+    that the k-th smallest event exceeds with that probability is above 0, which is a quantile of the events'
+    distribution. The same for `high` and the margin; the worse of both directions counts.
     """
     events = ratios.size
     share_low = _share(order, events)
@@ -212,7 +214,7 @@ def smallest_visible(ratios: NDArray[np.float64], *, order: int, margin: float) 
 
 
 def _share(order: int, events: int) -> float:
-    """The quantile that the order-th smallest of `events` values exceeds with the wanted power."""
+    """The quantile that the order-th smallest of `events` values exceeds with probability `_POWER`."""
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -233,17 +235,17 @@ def _check_together(baseline: Measurement, candidate: Measurement) -> None:
         )
     if baseline.run_id != candidate.run_id or baseline.wall_ns.shape[:2] != candidate.wall_ns.shape[:2]:
         raise MeasurementError(
-            f"{baseline.name} and {candidate.name} were not timed by turns: their events cannot be paired.",
+            f"{baseline.name} and {candidate.name} were not timed together: their events cannot be paired.",
             cure,
         )
 
 
 def _remarks(baseline: Measurement, candidate: Measurement, *, clock: str) -> Tuple[str, ...]:
     remarks = []
-    fed = baseline.conditions.get("inputs", {})
-    was, now = (", ".join(sorted(fed.get(one.name, ()))) for one in (baseline, candidate))
+    inputs = baseline.conditions.get("inputs", {})
+    was, now = (", ".join(sorted(inputs.get(one.name, ()))) for one in (baseline, candidate))
     if was != now:
-        remarks.append(f"the two take other inputs: {was} and {now}")
+        remarks.append(f"the two models have different inputs: {was} and {now}")
     remarks += [f"not known: {clause}" for clause in not_known(baseline.conditions)]
     if marked := marked_words(baseline, candidate):
         remarks.append(marked)
@@ -253,12 +255,12 @@ def _remarks(baseline: Measurement, candidate: Measurement, *, clock: str) -> Tu
         ranks = ranks - ranks.mean()
         # The lag-1 rank correlation of independent events exceeds 3/sqrt(n) in about one of 700 runs.
         if float((ranks[1:] * ranks[:-1]).sum()) > 3 / math.sqrt(ratios.size) * float((ranks**2).sum()):
-            remarks.append("neighbouring events resemble each other, so the interval may be too narrow")
+            remarks.append("successive events are correlated, so the interval may be too narrow")
     return tuple(remarks)
 
 
 def _times(ratio: float, bound: float) -> str:
-    """A ratio with as many digits as keep it from reading `1.00x faster`."""
+    """A ratio with enough digits not to read `1.00x faster`."""
     return f"{ratio:.2f}" if min(ratio, bound) >= 1.005 else f"{ratio:.3f}"
 
 

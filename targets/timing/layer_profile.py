@@ -1,7 +1,7 @@
-"""The times of layers, taken on a board and judged on a workstation: what travels in between.
+"""JSON exchange of layer times: measured on a board, judged on a workstation.
 
-All samples travel, not figures made of them, so that a board's layers are judged, and their reasons looked
-for, exactly as those of this machine. What was disturbed is void here too.
+All samples are sent, not statistics, so that a board's layers are judged and explained exactly as those of
+this machine. Disturbed measurements are void here too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def profile_layers(
     inputs: Optional[Arrays] = None,
     progress: Optional[Counted] = None,
 ) -> Dict[str, Any]:
-    """The layers of ONNX files, timed by turns here, as plain values for JSON; and why they are void.
+    """Times the layers of ONNX files interleaved here; plain values for JSON, and why they are void.
 
     Raises:
         MeasurementError: the models are engines; else as `time_layers`.
@@ -44,35 +44,37 @@ def profile_layers(
             "Layers are timed here through ONNX Runtime's profile, and these models are engines.",
             "Run deadweight profile --layers on the board itself.",
         )
-    told = conditions()
+    facts = conditions()
     timed = time_layers(models, protocol=protocol, inputs=inputs, progress=progress)
-    told["state_after"] = conditions()["state"]
+    facts["state_after"] = conditions()["state"]
     return {
-        "void": list(voided(told)),
-        "layers": {name: [_plain(layer) for layer in layers.values()] for name, layers in timed.items()},
+        "void": list(voided(facts)),
+        "layers": {name: [_layer_json(layer) for layer in layers.values()] for name, layers in timed.items()},
     }
 
 
-def read_layers(told: Mapping[str, Any]) -> Tuple[Layers, Tuple[str, ...]]:
-    """What `profile_layers` told, as the layers themselves; and why their times are void.
+def read_layers(answer: Mapping[str, Any]) -> Tuple[Layers, Tuple[str, ...]]:
+    """Reads the answer of `profile_layers`: the layers, and why their times are void.
 
     Raises:
-        MeasurementError: it is something else.
+        MeasurementError: the answer is malformed.
     """
     try:
-        layers = {name: {one["name"]: _layer(one) for one in told["layers"][name]} for name in told["layers"]}
-        return layers, tuple(map(str, told["void"]))
+        layers = {
+            name: {one["name"]: _layer_of(one) for one in answer["layers"][name]} for name in answer["layers"]
+        }
+        return layers, tuple(map(str, answer["void"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MeasurementError(
-            f"The board's answer holds no layers: {error!r}.", "Use the same version on both sides."
+            f"The board's answer contains no layers: {error!r}.", "Use the same version on both sides."
         ) from error
 
 
-def _plain(layer: Layer) -> Dict[str, Any]:
+def _layer_json(layer: Layer) -> Dict[str, Any]:
     return {**asdict(layer), "times_s": layer.times_s.tolist()}
 
 
-def _layer(told: Mapping[str, Any]) -> Layer:
-    given = dict(told)
-    times, weight, kernels = given.pop("times_s"), given.pop("weight"), given.pop("kernels")
-    return Layer(times_s=np.array(times, np.float64), weight=tuple(weight), kernels=tuple(kernels), **given)
+def _layer_of(answer: Mapping[str, Any]) -> Layer:
+    fields = dict(answer)
+    times, weight, kernels = fields.pop("times_s"), fields.pop("weight"), fields.pop("kernels")
+    return Layer(times_s=np.array(times, np.float64), weight=tuple(weight), kernels=tuple(kernels), **fields)

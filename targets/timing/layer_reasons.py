@@ -1,14 +1,13 @@
-"""Why did a pruned layer not get faster? In words, from what its profile tells.
+"""Reasons why a pruned layer did not get faster, from its profile.
 
-Five reasons are known, and are looked for in the order in which they can be checked:
-    conversions     more time goes into another layout or type around the layer than the layer saves
-    alignment       the kernel works in blocks of channels, and the last block is as dear as a full one
-    launch          the layer takes hardly longer than any kernel does, whatever it computes
-    memory          its time goes into moving bytes, and those fell by less than its arithmetic
-    unseen          nothing speaks against the gain that its weights promise, but this run could not see it
-Whether a layer is bound by memory is read from the networks' own layers: the fastest of them show how many
-bytes and how many products a second this machine gives (a roofline: Williams et al. 2009), so that no figure
-of a data sheet is needed.
+Five reasons are known, and are checked in this order:
+    conversions     conversions of layout or type around the layer cost more than the layer saves
+    alignment       the kernel works in blocks of channels, and the last block costs as much as a full one
+    launch          the layer takes hardly longer than the launch of any kernel
+    memory          it is bound by memory, and its bytes fell by less than its arithmetic
+    unseen          the gain that its weights promise is possible, but this run could not detect it
+Whether a layer is bound by memory follows from the networks' own layers: the fastest of them show this
+machine's peak bytes and products per second (a roofline: Williams et al. 2009), without a data sheet.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from ..target import Alignment, Target
 from .layers import MARGIN, Layer, LayerJudgement, matching
 
 _LAUNCHES = 2.5
-"""A layer that takes less than so many times the shortest kernel is bound by launching it."""
+"""A layer that takes less than this multiple of the shortest kernel is bound by its launch."""
 _CONVERSION = 0.3
-"""Share of the time that was to be gained which conversions must have eaten to be named."""
+"""Conversions are named when they take at least this share of the expected gain."""
 
 
 def explained(
@@ -34,26 +33,26 @@ def explained(
     target: Optional[Target] = None,
 ) -> Tuple[LayerJudgement, ...]:
     """The judgements, with a reason for every pruned layer that is not `faster`."""
-    pairs = matching(baseline, candidate)
+    matched = matching(baseline, candidate)
     every = [*baseline.values(), *candidate.values()]
     floor_s = min(layer.median_s for layer in every)
     peak_bytes = max((layer.moved_bytes / layer.median_s for layer in every), default=0.0)
     peak_macs = max((layer.macs / layer.median_s for layer in every), default=0.0)
 
-    def told(one: LayerJudgement) -> LayerJudgement:
+    def explain(one: LayerJudgement) -> LayerJudgement:
         if not one.pruned or one.outcome == "faster":
             return one
-        before, after = baseline[one.name], candidate[pairs[one.name]]
-        found = (
+        before, after = baseline[one.name], candidate[matched[one.name]]
+        checked = (
             _conversions(before, after),
             _blocks(before, after, target),
-            # What only takes as long as a launch says nothing about memory.
+            # A layer bound by its launch shows nothing about memory.
             _launch(after, floor_s) or _memory(before, after, peak_bytes=peak_bytes, peak_macs=peak_macs),
         )
-        reasons = [reason for reason in found if reason] or [_unseen(one, before, after)]
+        reasons = [reason for reason in checked if reason] or [_unseen(one, before, after)]
         return replace(one, reason="; ".join(reasons))
 
-    return tuple(told(one) for one in judged)
+    return tuple(explain(one) for one in judged)
 
 
 def _conversions(before: Layer, after: Layer) -> str:
@@ -63,11 +62,11 @@ def _conversions(before: Layer, after: Layer) -> str:
         return ""
     new = [kernel for kernel in after.kernels if kernel not in before.kernels]
     named = f" ({', '.join(sorted(set(new)))})" if new else ""
-    return f"{1e6 * more_s:.0f} µs more go into bringing data into another layout or type{named}"
+    return f"{1e6 * more_s:.0f} µs more go into conversions of layout or type{named}"
 
 
 def _blocks(before: Layer, after: Layer, target: Optional[Target]) -> str:
-    """Widths off the step. Weights are [out, in / groups, ...], those of a MatMul [in, out]."""
+    """Widths that are not a multiple of the step. Weights: [out, in / groups, ...], of a MatMul [in, out]."""
     if target is None:
         return ""
     rule, sides = _rule(after, target), []
@@ -75,7 +74,7 @@ def _blocks(before: Layer, after: Layer, target: Optional[Target]) -> str:
         step = rule.step_for(was)
         if now < was and now % step:
             full = min(was, math.ceil(now / step) * step)
-            sides.append(f"{now} {name} channels are off the multiple of {step}: {full} cost no more")
+            sides.append(f"{now} {name} channels are not a multiple of {step}: {full} cost no more")
     return "; ".join(sides)
 
 
@@ -101,8 +100,8 @@ def _launch(after: Layer, floor_s: float) -> str:
     if after.median_s > _LAUNCHES * floor_s * kernels:
         return ""
     return (
-        f"it is bound by launching: it takes {1e6 * after.median_s:.1f} µs, and the shortest kernel here "
-        f"{1e6 * floor_s:.1f} µs whatever it computes"
+        f"it is bound by its launch: it takes {1e6 * after.median_s:.1f} µs, and the shortest kernel here "
+        f"{1e6 * floor_s:.1f} µs"
     )
 
 
@@ -120,29 +119,29 @@ def _memory(before: Layer, after: Layer, *, peak_bytes: float, peak_macs: float)
 
 
 def _unseen(one: LayerJudgement, before: Layer, after: Layer) -> str:
-    """Whether what was measured leaves room for the gain that the weights promise."""
+    """Whether the measured interval allows the gain that the weights promise."""
     kept = math.prod(after.weight) / math.prod(before.weight)
     if one.outcome == "slower" or not math.isfinite(one.high) or 1 / kept > max(one.high, 1 + MARGIN):
-        return "none of the known reasons shows in its profile"
+        return "its profile shows none of the known reasons"
     return (
-        f"a gain was not seen: {100 * (1 - kept):.2g} % of its weights went, and this run tells no more than"
+        f"a gain was not seen: {100 * (1 - kept):.2g} % of its weights were removed, and this run shows only"
         f" that it is {one.low:.2f} to {one.high:.2f} times as fast"
     )
 
 
 def counted(judged: Sequence[LayerJudgement]) -> Dict[str, int]:
-    """How often each kind of reason was given, by its first words; for tables."""
+    """The number of layers by kind of reason; for tables."""
     kinds = {
         "layout or type": "conversions",
         "multiple of": "alignment",
-        "launching": "launch",
+        "its launch": "launch",
         "by memory": "memory",
         "gain was not seen": "unseen",
         "none of the known": "unknown",
     }
-    found: Dict[str, int] = {}
+    counts: Dict[str, int] = {}
     for one in judged:
         for words, kind in kinds.items():
             if words in one.reason:
-                found[kind] = found.get(kind, 0) + 1
-    return found
+                counts[kind] = counts.get(kind, 0) + 1
+    return counts

@@ -1,10 +1,9 @@
-"""Which layers got faster? Two networks' layers, timed by turns, judged together; and why one did not.
+"""The judgement of layers: which layers of two networks, timed interleaved, got faster.
 
-This file knows no runtime: it takes times by layer name, whoever measured them (`ort_layers` from ONNX
-Runtime's profile; TensorRT's IProfiler gives the same). A network of sixty layers gives sixty chances to see
-a change that is none, so that Holm's correction (1979) is applied to exact sign tests over events, and the
-intervals hold for all layers at once (Bonferroni). As in `judge`, an event is one observation, whatever was
-run within it.
+It takes times by layer name from any runtime (`ort_layers` from ONNX Runtime's profile; TensorRT's IProfiler
+gives the same). Sixty layers give sixty chances of a false change, so Holm's correction (1979) is applied to
+exact sign tests over events, and the intervals hold for all layers at once (Bonferroni). As in `judge`, an
+event is one observation.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MARGIN = 0.02
-"""The change of a layer's time that does not matter, where none is set."""
+"""The default change of a layer's time that does not matter."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """The times of one layer, and what is known of its work.
+    """The times of one layer, and its work.
 
     `times_s` is float64[events, rounds], seconds of one run; the other network's has the same shape, and the
-    same event and round of both lie milliseconds apart. What a runtime does not tell stays 0 or empty.
+    same event and round of both are milliseconds apart. What a runtime does not report stays 0 or empty.
     """
 
     name: str
@@ -39,16 +38,16 @@ class Layer:
     """Its operator, as in `Conv`."""
     times_s: NDArray[np.float64]
     conversion_s: float = 0.0
-    """Part of the time that goes into bringing data into another layout or type, before or after it."""
+    """Part of the time that goes into conversions of layout or type before or after it."""
     weight: Tuple[int, ...] = ()
     """Shape of its weight: outputs first for convolutions."""
     moved_bytes: int = 0
     """Bytes read and written in one run: activations and weights."""
     macs: int = 0
     kernels: Tuple[str, ...] = field(default=())
-    """What the runtime ran for it, in order."""
+    """The runtime's kernels for it, in order."""
     resolution_s: float = 0.0
-    """How far its true time may be from `times_s`, where the runtime's clock is too coarse to tell."""
+    """How far its true time may be from `times_s`, where the runtime's clock is too coarse."""
 
     @property
     def median_s(self) -> float:
@@ -58,7 +57,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerJudgement:
-    """One layer of the candidate against the same layer of the baseline; ratios as in `Judgement`."""
+    """One layer of the candidate compared with the same layer of the baseline; ratios as in `Judgement`."""
 
     name: str
     kind: str
@@ -66,7 +65,7 @@ class LayerJudgement:
     ratio: float
     low: float
     high: float
-    """Of an interval that holds for all layers at once; 0 and infinite where the events are too few."""
+    """Of an interval that holds for all layers at once; 0 and infinite where there are too few events."""
     p_value: float
     """Two-sided, corrected for the number of layers."""
     baseline_s: float
@@ -93,8 +92,8 @@ def judge_layers(
 ) -> Tuple[LayerJudgement, ...]:
     """Judges every layer that both networks have, in the baseline's order.
 
-    The chance that any of the layers that did not change is called faster or slower is at most
-    1 - confidence, whatever depends on what.
+    The probability that any unchanged layer is called faster or slower is at most 1 - confidence, under any
+    dependence between layers.
 
     Raises:
         MeasurementError: no layer is in both, or their times cannot be paired.
@@ -106,14 +105,14 @@ def judge_layers(
         if before.shape != after.shape or before.ndim != 2 or not before.size:
             raise MeasurementError(
                 f"The times of layer {name} cannot be paired: shapes {before.shape} and {after.shape}.",
-                "Time both networks by turns, in one call.",
+                "Time both networks interleaved, in one call.",
             )
         if (
             not (np.isfinite(before).all() and np.isfinite(after).all() and (before > 0).all())
             or (after <= 0).any()
         ):
             raise MeasurementError(
-                f"Layer {name} has times that are not above zero, or no numbers.", "Measure again."
+                f"Layer {name} has times that are not positive and finite.", "Measure again."
             )
         ratios[name] = np.sort(np.median(np.log(before) - np.log(after), axis=1))
     corrected = holm([_sign_test(values) for values in ratios.values()])
@@ -150,10 +149,10 @@ def judge_layers(
 
 
 def matching(baseline: Mapping[str, Layer], candidate: Mapping[str, Layer]) -> Dict[str, str]:
-    """Which layer of the candidate is which of the baseline: by name, else by the order of layers of a kind.
+    """Matches the baseline's layers to the candidate's: by name, else by the order of the weighted layers.
 
     Raises:
-        MeasurementError: neither says anything.
+        MeasurementError: neither matches.
     """
     for side, layers in (("baseline", baseline), ("candidate", candidate)):
         if not layers:
@@ -169,14 +168,14 @@ def matching(baseline: Mapping[str, Layer], candidate: Mapping[str, Layer]) -> D
     if weighted and [baseline[name].kind for name in weighted] == [candidate[name].kind for name in others]:
         return dict(zip(weighted, others))
     raise MeasurementError(
-        f"The layers of the two networks cannot be told to be the same: {', '.join(list(baseline)[:3])}, ... "
+        f"The layers of the two networks cannot be matched: {', '.join(list(baseline)[:3])}, ... "
         f"and {', '.join(list(candidate)[:3])}, ...",
-        "Compare a network with one that was made from it, exported by the same exporter.",
+        "Compare a network with one derived from it, exported by the same exporter.",
     )
 
 
 def holm(p_values: Sequence[float]) -> List[float]:
-    """P-values corrected for their number, in their own order (Holm 1979)."""
+    """P-values corrected for their number, in the given order (Holm 1979)."""
     total, worst = len(p_values), 0.0
     corrected = [0.0] * total
     for rank, at in enumerate(sorted(range(total), key=lambda index: p_values[index])):
@@ -186,18 +185,18 @@ def holm(p_values: Sequence[float]) -> List[float]:
 
 
 def _sign_test(ratios: NDArray[np.float64]) -> float:
-    """Two-sided and exact; an event without a difference speaks against both directions."""
+    """Two-sided and exact; an event without a difference counts against both directions."""
     most = max(int((ratios > 0).sum()), int((ratios < 0).sum()))
     return min(1.0, 2 * (1 - binomial_below(most, ratios.size, 0.5)) if most else 1.0)
 
 
 def _doubt(layer: Layer) -> float:
-    """How far the logarithm of its true time may be from that of its times."""
+    """How far the logarithm of the true time may be from that of the measured time."""
     share = layer.resolution_s / layer.median_s
     return -math.log1p(-share) if share < 1 else math.inf
 
 
 def slowest(judged: Sequence[LayerJudgement], count: Optional[int] = None) -> Tuple[LayerJudgement, ...]:
-    """Those layers that take longest in either network, in the network's order."""
+    """The layers that take longest in either network, in the network's order."""
     by_time = sorted(judged, key=lambda one: -max(one.baseline_s, one.candidate_s))[:count]
     return tuple(one for one in judged if one in by_time)

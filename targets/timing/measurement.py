@@ -1,11 +1,11 @@
-"""A timing that can be checked: the raw samples and everything they depended on, never a bare number.
+"""The measurement: raw time samples of one model with protocol and conditions, never a bare number.
 
-    event    all models are loaded anew and then timed; layout and neighbours are drawn afresh
+    event    all models are loaded again and then timed, with a new memory layout
     round    within an event each model runs one block, in random order
     sample   one reading of the clock around `runs` runs (more than one only where a run is so short
-             that reading the clock would show)
+             that the cost of reading the clock matters)
 
-Samples within an event depend on each other (lag-1 correlations of 0.4 to 0.8 are common), events do not:
+Samples within an event are correlated (lag-1 correlations of 0.4 to 0.8 are common), events are not:
 therefore an interval comes from resampling events, never single samples.
 """
 
@@ -30,16 +30,16 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a timing is taken. It travels with every figure; two figures compare only under equal protocols."""
+    """How to time. Stored with every measurement; two are comparable only under equal protocols."""
 
     events: int = 24
-    """Fresh loads of every model. 24 give a 97.7 % interval by order statistics; 95 % takes 6."""
+    """Loads of every model. 24 give a 97.7 % interval by order statistics; 95 % needs 6."""
     event_s: float = 0.05
-    """Time that a model runs within one event, about: as many rounds as fit, and `min_rounds` at least."""
+    """Approximate run time of a model in one event: as many rounds as fit, at least `min_rounds`."""
     block_s: float = 0.005
-    """Timed part of a model's turn in one round, one run at least."""
+    """Timed part of a model's block in one round, at least one run."""
     settle_s: float = 0.005
-    """Untimed part before it, one run at least, in which the model's data come back into the caches."""
+    """Untimed part before it, at least one run, which brings the model's data into the caches."""
     threads: int = 1
     batch: int = 1
     runtime: str = "onnxruntime"
@@ -50,7 +50,7 @@ class Protocol:
     inputs: str = "random"
     """`random` by `seed`, or `given:` and the start of their hash."""
     cap_s: float = 0.0
-    """Seconds after which no event is begun any more; 0: all events, however long they take."""
+    """Time limit in seconds: no event starts after it; 0: no limit."""
 
     def __post_init__(self) -> None:
         for name, least in (("events", 1), ("threads", 1), ("batch", 1), ("min_rounds", 1)):
@@ -61,14 +61,14 @@ class Protocol:
         times = (self.event_s, self.block_s, self.settle_s, self.cap_s)
         if not all(0 <= time < 1e6 for time in times) or not 0 < self.clock_share < 1:
             raise MeasurementError(
-                f"The protocol cannot be followed: event_s, block_s, settle_s, cap_s = {times}, "
+                f"The protocol is invalid: event_s, block_s, settle_s, cap_s = {times}, "
                 f"clock_share = {self.clock_share}.",
-                "Times are seconds, 0 or more; clock_share lies between 0 and 1.",
+                "Times are seconds, 0 or more; clock_share must be between 0 and 1.",
             )
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Protocol:
-        """The inverse of `dataclasses.asdict`; a key that is not known is an error."""
+        """The inverse of `dataclasses.asdict`; an unknown key is an error."""
         known = {item.name for item in fields(cls)}
         if not set(value) <= known:
             raise MeasurementError(
@@ -80,7 +80,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the range it is stated for."""
+    """A value with its interval."""
 
     value: float
     low: float
@@ -89,7 +89,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened to the machine during an event. Marked samples stay: they are only labelled."""
+    """A change of the machine during an event. Marked samples are labelled, not removed."""
 
     event: int
     what: str
@@ -100,7 +100,7 @@ class Measurement:
     """The raw times of one model.
 
     `wall_ns` is int64[events, rounds, samples], nanoseconds of one sample. `cpu_ns` is int64[events, rounds],
-    the timing thread's CPU time for a whole block; None where it says nothing (more threads, a GPU).
+    the timing thread's CPU time for a whole block; None where it is meaningless (more threads, a GPU).
     """
 
     name: str
@@ -120,7 +120,7 @@ class Measurement:
     def __post_init__(self) -> None:
         if self.evidence not in EVIDENCE:
             raise MeasurementError(
-                f"Evidence is not called '{self.evidence}'.", f"Known: {', '.join(EVIDENCE)}."
+                f"There is no evidence '{self.evidence}'.", f"Known: {', '.join(EVIDENCE)}."
             )
         if self.wall_ns.ndim != 3 or self.wall_ns.size == 0 or self.runs < 1:
             raise MeasurementError(
@@ -131,13 +131,13 @@ class Measurement:
             raise MeasurementError(
                 f"{self.name} has CPU times of shape {list(self.cpu_ns.shape)} for wall times of shape "
                 f"{list(self.wall_ns.shape)}.",
-                "The file was changed by hand or cut: measure again.",
+                "The file was edited or truncated: measure again.",
             )
         for clock, times in (("wall", self.wall_ns), ("CPU", self.cpu_ns)):
             if times is not None and (times.dtype.kind != "i" or bool((times <= 0).any())):
                 raise MeasurementError(
-                    f"{self.name} has {clock} times that are not above zero (smallest: {times.min()} ns).",
-                    "The clock is too coarse or stepped backwards; measure again, or on another machine.",
+                    f"{self.name} has {clock} times that are not positive (smallest: {times.min()} ns).",
+                    "The clock is too coarse or stepped backwards: measure again, or on another machine.",
                 )
 
     @property
@@ -160,8 +160,8 @@ class Measurement:
     def block_s(self, clock: str) -> NDArray[np.float64]:
         """Time of one run in each block, float64[events, rounds], in seconds.
 
-        By the `wall` clock it is the median of the block's samples, which one interruption does not move; by
-        the `cpu` clock it is the mean, because that clock is read once a block.
+        By the `wall` clock it is the median of the block's samples, which is robust to an interruption; by
+        the `cpu` clock it is the mean, because that clock is read once per block.
         """
         if clock == "wall":
             return np.asarray(np.median(self.wall_s, axis=2), dtype=np.float64)
@@ -174,9 +174,9 @@ class Measurement:
         """A percentile of the wall time of one run, in seconds, with its interval.
 
         The interval is the percentile bootstrap over events (Efron and Tibshirani 1993, chapter 13), each
-        event kept whole. It assumes that events are independent and alike, holds approximately with some
-        twenty of them, and says nothing of a percentile that lies beyond the samples. Where `runs` is above
-        1, a sample is a mean of so many runs, and its tail is shorter than that of single runs.
+        event kept whole. It assumes independent, identically distributed events, is approximate with some
+        twenty of them, and is meaningless for a percentile beyond the samples. Where `runs` is above 1, a
+        sample is a mean of that many runs, and its tail is shorter than that of single runs.
         """
         samples = self.wall_s.ravel()
         order = np.argsort(samples, kind="stable")
@@ -184,22 +184,22 @@ class Measurement:
         rank = min(int(percent / 100 * samples.size), samples.size - 1)
 
         def percentile(weights: NDArray[np.int64]) -> float:
-            """The sample that stands at the rank when each event counts as often as it was drawn."""
+            """The sample at the rank when each event counts as often as it was drawn."""
             at = int(np.searchsorted(np.cumsum(weights[event_of]), rank, side="right"))
             return float(samples[order[at]])
 
         generator = np.random.default_rng(0)
         drawn = generator.integers(0, self.events, size=(_RESAMPLES, self.events))
-        found = [percentile(np.bincount(events, minlength=self.events)) for events in drawn]
+        resampled = [percentile(np.bincount(events, minlength=self.events)) for events in drawn]
         tail = 50 * (1 - confidence)
         return Interval(
             percentile(np.ones(self.events, np.int64)),
-            float(np.percentile(found, tail)),
-            float(np.percentile(found, 100 - tail)),
+            float(np.percentile(resampled, tail)),
+            float(np.percentile(resampled, 100 - tail)),
         )
 
     def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON. An event's samples are one string of whole nanoseconds, to be short."""
+        """Plain values for JSON. An event's samples are one string of whole nanoseconds, for size."""
         return {
             "schema": SCHEMA,
             "name": self.name,
@@ -208,8 +208,8 @@ class Measurement:
             "run_id": self.run_id,
             "shape": list(self.wall_ns.shape),
             "runs": self.runs,
-            "wall_ns": _packed(self.wall_ns),
-            "cpu_ns": None if self.cpu_ns is None else _packed(self.cpu_ns),
+            "wall_ns": _to_text(self.wall_ns),
+            "cpu_ns": None if self.cpu_ns is None else _to_text(self.cpu_ns),
             "protocol": asdict(self.protocol),
             "conditions": dict(self.conditions),
             "evidence": self.evidence,
@@ -221,7 +221,7 @@ class Measurement:
         """The inverse of `to_json`.
 
         Raises:
-            MeasurementError: another schema, or something is missing or of the wrong kind.
+            MeasurementError: another schema, or a value is missing or of the wrong type.
         """
         if value.get("schema") != SCHEMA:
             raise MeasurementError(
@@ -236,8 +236,8 @@ class Measurement:
                 model_sha256=str(value["model_sha256"]),
                 file_bytes=int(value["file_bytes"]),
                 run_id=str(value["run_id"]),
-                wall_ns=_unpacked(value["wall_ns"], shape),
-                cpu_ns=None if cpu is None else _unpacked(cpu, shape[:2]),
+                wall_ns=_from_text(value["wall_ns"], shape),
+                cpu_ns=None if cpu is None else _from_text(cpu, shape[:2]),
                 runs=int(value["runs"]),
                 protocol=Protocol.from_json(value["protocol"]),
                 conditions=dict(value["conditions"]),
@@ -246,12 +246,12 @@ class Measurement:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise MeasurementError(
-                f"The measurement is not whole: {type(error).__name__} at {error}.", "Measure again."
+                f"The measurement is incomplete: {type(error).__name__} at {error}.", "Measure again."
             ) from error
 
 
 def marked_words(*measured: Measurement) -> str:
-    """How many events of measurements taken together are marked, and one of the marks; "" if none."""
+    """How many events of measurements timed together are marked, and one of the marks; "" if none."""
     marks = [mark for one in measured for mark in one.marks]
     if not marks:
         return ""
@@ -269,21 +269,21 @@ def load(path: Path) -> Dict[str, Measurement]:
 
     Raises:
         ArtifactError: the file is missing or not JSON.
-        MeasurementError: it is JSON, but no measurements of this schema.
+        MeasurementError: it is JSON, but has no measurements of this schema.
     """
-    held = read_json(path).get("measurements")
-    if not isinstance(held, list):
+    values = read_json(path).get("measurements")
+    if not isinstance(values, list):
         raise MeasurementError(
-            f"{path} holds no measurements.", "Give the file that `deadweight profile --out` wrote."
+            f"{path} contains no measurements.", "Give the file that `deadweight profile --out` wrote."
         )
-    return {item.name: item for item in (Measurement.from_json(value) for value in held)}
+    return {item.name: item for item in (Measurement.from_json(value) for value in values)}
 
 
-def _packed(times: NDArray[np.int64]) -> List[str]:
+def _to_text(times: NDArray[np.int64]) -> List[str]:
     return [" ".join(map(str, event.ravel().tolist())) for event in times]
 
 
-def _unpacked(events: List[str], shape: Tuple[int, ...]) -> NDArray[np.int64]:
+def _from_text(events: List[str], shape: Tuple[int, ...]) -> NDArray[np.int64]:
     return np.array([[int(time) for time in event.split()] for event in events], dtype=np.int64).reshape(
         shape
     )

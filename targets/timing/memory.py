@@ -1,11 +1,10 @@
-"""What a model costs in memory, measured in a process of its own.
+"""Memory measurement of a model, in a separate process.
 
-Four figures: the file; the peak while it is loaded (the runtime holds weights twice while it rearranges
-them); what stays after some runs; and what a second session of the same file adds, which is not nothing, as
-each holds its own weights. A first, tiny session is opened before anything is counted, so that the
-runtime's own pages are not charged to the model. Private dirty pages are counted for what stays: pages that
-other processes share, and clean pages of the file, cost nothing more. Freed heap is given back before it is
-counted: a small model would otherwise show twice its weights, a large one would not.
+Four values: the file size; the peak while loading (the runtime holds the weights twice while it packs them);
+the resident memory after some runs; and what a second session of the same file adds, since each has its own
+weights. A tiny session is opened first, so that the runtime's own pages are not charged to the model.
+Resident memory counts private dirty pages: shared pages and clean pages of the file cost nothing more. Freed
+heap is returned to the system first; otherwise a small model would show twice its weights.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from ..runtimes.runtime import DEFAULT, Runtime, own_runtime, runtime_named
 if TYPE_CHECKING:
     from ..runtimes.session import Arrays, Session
 
-# `y = x + x` on one float, opset 13: enough to make the runtime set itself up.
+# `y = x + x` on one float, opset 13: enough to initialize the runtime.
 _TINY = "CAg6NQoOCgF4CgF4EgF5IgNBZGQSAXRaDwoBeBIKCggIARIECgIIAWIPCgF5EgoKCAgBEgQKAggBQgQKABAN"
 _ROOT = Path("/")
 _RUNS = 5
@@ -38,16 +37,16 @@ _MARK = "deadweight-memory "
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one model costs. Peak and resident are above what the runtime alone takes."""
+    """Memory of one model in bytes. Peak and resident exclude the runtime's own memory."""
 
     file_bytes: int
     load_peak_bytes: int
     resident_bytes: int
-    """After the model was run a few times: weights, and the arena for what flows between layers."""
+    """After a few runs: weights, and the arena for activations."""
     extra_session_bytes: int = 0
-    """What another session of the same file adds, run as often as the first."""
+    """What a second session of the same file adds after as many runs."""
     remarks: Tuple[str, ...] = ()
-    """What is coarser than usual on this machine, in words."""
+    """Limits of the measurement on this machine."""
 
     def to_json(self) -> Dict[str, Any]:
         """Plain values for JSON."""
@@ -64,27 +63,27 @@ def measure_memory(
     timeout_s: float = 600.0,
     root: Path = _ROOT,
 ) -> Memory:
-    """Loads and runs a model in fresh processes and reads what it cost.
+    """Loads and runs a model in new processes and reads their memory.
 
-    Resident memory, the median of three processes, repeats to about 1 % (a few pages). The peak of loading is
-    the highest of the three; under load it was seen to differ by one weight tensor from one measurement to
-    the next. `inputs` is an NPZ file of what the model is run on, in place of random numbers. `timeout_s` is
-    for each process, and `root` is where `proc` is found, as in `probe`.
+    Resident memory, the median of three processes, repeats to about 1 % (a few pages). The load peak is the
+    highest of the three; on a loaded machine it differed by one weight tensor between measurements. `inputs`
+    is an NPZ file of the model's inputs, in place of random ones. `timeout_s` is for each process, and `root`
+    contains `proc`, as in `probe`.
 
     Raises:
         ModelError, TargetError: as `open_session`.
-        MeasurementError: this system tells nothing about memory, or the process was killed (no memory left).
+        MeasurementError: this system does not report memory, or the process was killed (out of memory).
     """
     runs = runtime_named(runtime) if isinstance(runtime, str) else runtime
     named = runs.source or runs.name
-    told = {"path": str(path), "runtime": named, "threads": threads, "batch": batch, "root": str(root)}
-    job = json.dumps({**told, "inputs": None if inputs is None else str(inputs)})
-    taken = [_in_fresh_process(job, path=path, timeout_s=timeout_s) for _ in range(_PROCESSES)]
+    options = {"path": str(path), "runtime": named, "threads": threads, "batch": batch, "root": str(root)}
+    job = json.dumps({**options, "inputs": None if inputs is None else str(inputs)})
+    measured = [_measure_in_child(job, path=path, timeout_s=timeout_s) for _ in range(_PROCESSES)]
     return replace(
-        taken[0],
-        load_peak_bytes=max(memory.load_peak_bytes for memory in taken),
-        resident_bytes=_median([memory.resident_bytes for memory in taken]),
-        extra_session_bytes=_median([memory.extra_session_bytes for memory in taken]),
+        measured[0],
+        load_peak_bytes=max(memory.load_peak_bytes for memory in measured),
+        resident_bytes=_median([memory.resident_bytes for memory in measured]),
+        extra_session_bytes=_median([memory.extra_session_bytes for memory in measured]),
     )
 
 
@@ -92,9 +91,9 @@ def _median(values: List[int]) -> int:
     return sorted(values)[len(values) // 2]
 
 
-def _in_fresh_process(job: str, *, path: Union[str, Path], timeout_s: float) -> Memory:
-    # The child finds the package where this process found it, also inside a zip file. The folder that it is
-    # started in, which -c puts first, is left out: a user's own random.py or json.py may lie there.
+def _measure_in_child(job: str, *, path: Union[str, Path], timeout_s: float) -> Memory:
+    # The child imports the package from the same place, also from a zip file. Its working directory, which -c
+    # puts first, is left out: it may contain a user's own random.py or json.py.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     code = f"import sys; sys.path = list(filter(None, sys.path)); from {__name__} import _child; _child()"
     command = [sys.executable, "-c", code]
@@ -112,16 +111,16 @@ def _in_fresh_process(job: str, *, path: Union[str, Path], timeout_s: float) -> 
     except subprocess.TimeoutExpired as error:
         raise MeasurementError(
             f"Measuring the memory of {path} took more than {timeout_s:.0f} s.",
-            "Give it more time with timeout_s.",
+            "Increase timeout_s.",
         ) from error
-    told = [line[len(_MARK) :] for line in done.stdout.splitlines() if line.startswith(_MARK)]
-    if not told:
+    answers = [line[len(_MARK) :] for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    if not answers:
         raise MeasurementError(
             f"The process that measured the memory of {path} ended with {done.returncode}: "
             f"{done.stderr.strip()[-300:]}",
-            "A process that was killed (-9) has most likely run out of memory: free some.",
+            "A process that was killed (-9) most likely ran out of memory: free some.",
         )
-    answer = json.loads(told[-1])
+    answer = json.loads(answers[-1])
     if "error" in answer:
         kinds = {kind.__name__: kind for kind in (ModelError, TargetError, MeasurementError, ArtifactError)}
         raise kinds[answer["error"]](answer["what"], answer["cure"])
@@ -129,15 +128,15 @@ def _in_fresh_process(job: str, *, path: Union[str, Path], timeout_s: float) -> 
 
 
 def _child() -> None:
-    """The fresh process: a job on stdin, the answer on stdout."""
+    """The child process: reads a job from stdin, writes the answer to stdout."""
     try:
-        answer = asdict(_measured(json.load(sys.stdin)))
+        answer = asdict(_measure(json.load(sys.stdin)))
     except DeadweightError as error:
         answer = {"error": type(error).__name__, "what": error.what, "cure": error.cure}
     print(_MARK + json.dumps(answer), flush=True)
 
 
-def _measured(job: Mapping[str, Any]) -> Memory:
+def _measure(job: Mapping[str, Any]) -> Memory:
     from ..onnx_file import files_of
     from ..runtimes.open import open_session
     from ..runtimes.session import random_inputs
@@ -155,7 +154,7 @@ def _measured(job: Mapping[str, Any]) -> Memory:
         runtime = own_runtime(named) if ":" in named else runtime_named(named)
         first = open_session(tiny, runtime=runtime, threads=job["threads"])
         first.run(random_inputs(first.inputs))
-    _give_back()
+    _trim_heap()
     resettable = _reset_peak(proc)
     resident_before, peak_before = _status(proc, "VmRSS"), _status(proc, "VmHWM")
     dirty_before, exact = _private_bytes(proc)
@@ -163,11 +162,11 @@ def _measured(job: Mapping[str, Any]) -> Memory:
     peak = _status(proc, "VmHWM")
     if not resettable:
         remarks.append(
-            "the peak could not be reset on this system: a load that needs less than "
-            f"{(peak_before - resident_before) / 1e6:.0f} MB is not seen"
+            "the peak could not be reset on this system: a load peak below "
+            f"{(peak_before - resident_before) / 1e6:.0f} MB is not measured"
         )
     if not exact:
-        remarks.append("private pages are not told on this system: resident memory includes shared pages")
+        remarks.append("private pages are not known on this system: resident memory includes shared pages")
     resident = _after_runs(session, inputs, job["batch"], proc) - dirty_before
     again = open_session(path, runtime=runtime, threads=job["threads"])
     extra = _after_runs(again, inputs, job["batch"], proc) - dirty_before - resident
@@ -183,25 +182,25 @@ def _measured(job: Mapping[str, Any]) -> Memory:
 
 
 def _after_runs(session: Session, inputs: Optional[Arrays], batch: int, proc: Path) -> int:
-    """Private bytes of the process once the session was run a few times."""
+    """Private bytes of the process after a few runs of the session."""
     from .inputs import fed
 
     call = session.prepare(fed(session, inputs, batch=batch))
     for _ in range(_RUNS):
         call()
-    _give_back()
+    _trim_heap()
     return _private_bytes(proc)[0]
 
 
-def _give_back() -> None:
-    """Returns freed heap to the system, where the C library can: it belongs to no model."""
+def _trim_heap() -> None:
+    """Returns freed heap to the system, where the C library can."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def _reset_peak(proc: Path) -> bool:
-    """Sets the process's peak (VmHWM) back to its present size."""
+    """Resets the process's peak (VmHWM) to its present size."""
     try:
         handle = os.open(str(proc / "clear_refs"), os.O_WRONLY)
     except OSError:
@@ -216,7 +215,7 @@ def _reset_peak(proc: Path) -> bool:
 
 
 def _private_bytes(proc: Path) -> Tuple[int, bool]:
-    """Bytes in pages that this process alone has written to; else its resident size, and False."""
+    """Bytes in private dirty pages and True; where unknown, the resident size and False."""
     try:
         rollup = (proc / "smaps_rollup").read_text()
     except OSError:
@@ -235,7 +234,5 @@ def _status(proc: Path, key: str) -> int:
         ) from error
     found = re.search(rf"^{key}:\s*(\d+) kB", status, re.MULTILINE)
     if found is None:
-        raise MeasurementError(
-            f"This system does not tell {key} in /proc/self/status.", "Measure on the board."
-        )
+        raise MeasurementError(f"/proc/self/status has no {key} on this system.", "Measure on the board.")
     return int(found.group(1)) * 1024

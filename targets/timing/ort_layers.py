@@ -1,11 +1,11 @@
-"""The times of layers from ONNX Runtime's own profile, two networks by turns.
+"""Layer times from ONNX Runtime's profile, of several networks interleaved.
 
-The runtime writes what each kernel took, in whole microseconds cut off, under names it makes from the nodes
-it fused: `fused fc1/Gemm`, `relu/Relu_nchwc` for a convolution with its ReLU, `ReorderInput_token_4`. Each
-kernel is given to the layer of the original graph that it computes: the weighted node it is named after, or
-the one that feeds the node it is named after. Conversions of layout and type belong to the layer they serve:
-to the next one on the way in, to the one before on the way out. Half a microsecond is added to each time,
-which is what cutting off takes on average, so that ratios of short kernels are not overstated.
+The runtime writes each kernel's time, truncated to whole microseconds, under a name made from the nodes it
+fused: `fused fc1/Gemm`, `relu/Relu_nchwc` for a convolution with its ReLU, `ReorderInput_token_4`. Each
+kernel is assigned to the layer of the original graph that it computes: the weighted node it is named after,
+or the one that feeds the node it is named after. Conversions of layout and type belong to the next layer if
+they prepare its input, else to the previous one. Half a microsecond, the mean truncation error, is added to
+each time, so that ratios of short kernels are not overstated.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LAYER_PROTOCOL = Protocol(events=24, event_s=0.03, block_s=0.002, settle_s=0.001
 
 @dataclass
 class _Kernel:
-    """One kernel of a network, over all runs of one event: what it is, and its times in microseconds."""
+    """One kernel of a network, over all runs of one event, with its times in microseconds."""
 
     name: str
     op: str
@@ -53,30 +53,29 @@ def time_layers(
     inputs: Optional[Arrays] = None,
     progress: Optional[Counted] = None,
 ) -> Dict[str, Dict[str, Layer]]:
-    """Profiles models by turns in one process: for each model, its layers in the order in which they run.
+    """Profiles models interleaved in one process; returns each model's layers in execution order.
 
-    `inputs` are fed to every model; without them each gets random ones.
-
-    The profiler's own cost is the same for all; read its times against each other, not as sums. Layers that
-    did not run in every round (a branch of an If) are left out: such times cannot be paired.
+    Every model gets `inputs`; without them, random ones. The profiler's overhead is the same for all models:
+    compare its times, do not add them. Layers that did not run in every round (a branch of an If) are left
+    out: their times cannot be paired.
 
     Raises:
         ModelError: as `open_session`.
-        MeasurementError: a profile without layer names, or one that is not whole.
+        MeasurementError: a profile is incomplete or has no layer names.
     """
     protocol = with_inputs(protocol, inputs)
     graphs = {name: read_nodes(path) for name, path in models.items()}
-    dice, rounds = random.Random(), 0
-    taken: Dict[str, List[List[List[_Kernel]]]] = {}
+    rng, rounds = random.Random(), 0
+    kernels: Dict[str, List[List[List[_Kernel]]]] = {}
     blocks: Dict[str, Tuple[int, int]] = {}
     for index in range(protocol.events):
         gc.collect()
-        profiles, blocks, rounds = _event(models, blocks, rounds, protocol=protocol, inputs=inputs, dice=dice)
+        profiles, blocks, rounds = _event(models, blocks, rounds, protocol=protocol, inputs=inputs, rng=rng)
         for name, profile in profiles.items():
-            taken.setdefault(name, []).append(_rounds(profile, *blocks[name], rounds=rounds))
+            kernels.setdefault(name, []).append(_rounds(profile, *blocks[name], rounds=rounds))
         if progress is not None:
             progress(index + 1, protocol.events)
-    return {name: _layers(taken[name], graphs[name]) for name in models}
+    return {name: _layers(kernels[name], graphs[name]) for name in models}
 
 
 def _event(
@@ -86,14 +85,14 @@ def _event(
     *,
     protocol: Protocol,
     inputs: Optional[Arrays],
-    dice: random.Random,
+    rng: random.Random,
 ) -> Tuple[Dict[str, List[Dict[str, Any]]], Dict[str, Tuple[int, int]], int]:
-    """One load of all models with the profiler on; runs are settling and timed ones by turns, as planned."""
+    """Loads all models with the profiler on and runs them, untimed and timed runs interleaved, as planned."""
     from time import perf_counter
 
     with tempfile.TemporaryDirectory() as folder:
-        names = dice.sample(sorted(models), len(models))
-        padding = [np.ones(dice.randrange(1, 4000) * 64, np.uint8) for _ in range(len(names))]
+        names = rng.sample(sorted(models), len(models))
+        padding = [np.ones(rng.randrange(1, 4000) * 64, np.uint8) for _ in range(len(names))]
         sessions = {
             name: open_ort(Path(models[name]), threads=protocol.threads, profile=Path(folder) / f"{at}")
             for at, name in enumerate(names)
@@ -112,7 +111,7 @@ def _event(
                     call()
                     times.append(perf_counter() - start)
                 cost_s[name] = min(times)
-            # The same block for all: what is left of settling must not tell them apart.
+            # The same block for all, so that incomplete settling affects them equally.
             longest = max(cost_s.values())
             block = (
                 max(1, round(protocol.settle_s / longest)),
@@ -120,16 +119,16 @@ def _event(
             )
             rounds = max(protocol.min_rounds, int(protocol.event_s / (sum(block) * longest)))
             blocks = dict.fromkeys(models, block)
-            warmed = 6
+            warmup_runs = 6
         else:
-            warmed = 1
+            warmup_runs = 1
         for _ in range(rounds):
-            for name in dice.sample(names, len(names)):
+            for name in rng.sample(names, len(names)):
                 for _ in range(sum(blocks[name])):
                     calls[name]()
         profiles = {}
         for name, session in sessions.items():
-            profiles[name] = _runs(session.end_profile())[warmed:]
+            profiles[name] = _runs(session.end_profile())[warmup_runs:]
             session.close()
     return profiles, blocks, rounds
 
@@ -140,19 +139,19 @@ def _runs(path: Path) -> List[Dict[str, Any]]:
         events = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MeasurementError(
-            f"ONNX Runtime's profile is not whole: {error}.", "Free some space in the temporary folder."
+            f"ONNX Runtime's profile is incomplete: {error}.", "Free some space in the temporary folder."
         ) from error
     return split_runs(events)
 
 
 def split_runs(events: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
-    """A profile's events, by run: kernel name -> its event. A run ends where `model_run` stands."""
+    """Splits a profile's events by run: kernel name -> its event. The event `model_run` ends a run."""
     runs: List[Dict[str, Any]] = []
     kernels: Dict[str, Any] = {}
     for event in events:
         if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
             name = str(event["name"])
-            # The body of a loop runs more than once: its kernels' times add up.
+            # The body of a loop runs more than once: its kernels' times are added.
             before = kernels[name]["dur"] if name in kernels else 0
             kernels[name] = {**event, "dur": before + event["dur"]}
         elif event.get("name") == "model_run":
@@ -170,10 +169,10 @@ def _rounds(runs: List[Dict[str, Any]], settling: int, timed: int, *, rounds: in
     block = settling + timed
     if len(runs) != block * rounds:
         raise MeasurementError(
-            f"The profile holds {len(runs)} runs where {block * rounds} were made.",
-            "Give fewer events or a shorter event: the runtime keeps a million entries at most.",
+            f"The profile has {len(runs)} runs, but {block * rounds} were made.",
+            "Use fewer or shorter events: the runtime keeps at most a million entries.",
         )
-    found = []
+    rounds_ = []
     for at in range(rounds):
         kernels: Dict[str, _Kernel] = {}
         for run in runs[at * block + settling : (at + 1) * block]:
@@ -181,12 +180,12 @@ def _rounds(runs: List[Dict[str, Any]], settling: int, timed: int, *, rounds: in
                 facts = event.get("args", {})
                 kernel = kernels.setdefault(name, _Kernel(name, str(facts.get("op_name", "")), facts))
                 kernel.times_us.append(float(event["dur"]) + 0.5)
-        found.append(list(kernels.values()))
-    return found
+        rounds_.append(list(kernels.values()))
+    return rounds_
 
 
 def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]:
-    """Kernels put together into layers; every round is asked, for an If may go another way in one."""
+    """Groups kernels into layers, from all rounds: an If may take another branch in one of them."""
     first: Dict[str, _Kernel] = {}
     for kernel in (kernel for event in events for kernels in event for kernel in kernels):
         first.setdefault(kernel.name, kernel)
@@ -199,11 +198,11 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
         for round_, kernels in enumerate(event):
             for kernel in kernels:
                 owner, converts = owners[kernel.name]
-                kept = _middle_half(kernel.times_us)
-                spent_s = math.fsum(kept) / len(kept) * 1e-6
+                middle = _middle_half(kernel.times_us)
+                spent_s = math.fsum(middle) / len(middle) * 1e-6
                 times[owner.name][at, round_] += spent_s
-                # Whole microseconds are counted: where all show the same one, the mean is anywhere in it.
-                doubts[owner.name][at, round_] += 0.5e-6 if kept[0] == kept[-1] else 0.0
+                # Times are whole microseconds: where all are equal, the mean is anywhere within that one.
+                doubts[owner.name][at, round_] += 0.5e-6 if middle[0] == middle[-1] else 0.0
                 if converts:
                     conversions[owner.name][at, round_] += spent_s
     layers: Dict[str, Layer] = {}
@@ -230,7 +229,7 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
 
 
 def _middle_half(times: Sequence[float]) -> List[float]:
-    """In order. Their mean is steadier than that of all, and finer than a median of whole microseconds."""
+    """Sorted. Their mean varies less than that of all, and is finer than a median of whole microseconds."""
     ordered = sorted(times)
     cut = len(ordered) // 4
     return ordered[cut : len(ordered) - cut]
@@ -241,9 +240,9 @@ def _bytes(facts: Mapping[str, Any]) -> int:
 
 
 def _macs(weight: Tuple[int, ...], facts: Mapping[str, Any]) -> int:
-    """Products of one run: the weight's size times the places it is applied to."""
-    shapes = [shape for held in facts.get("output_type_shape", ()) for shape in held.values()]
+    """Products of one run: the weight's size times the number of positions it is applied to."""
+    shapes = [shape for output in facts.get("output_type_shape", ()) for shape in output.values()]
     if not weight or not shapes:
         return 0
-    places = math.prod(shapes[0][2:]) if len(weight) > 2 else math.prod(shapes[0][:-1])
-    return math.prod(weight) * int(places)
+    positions = math.prod(shapes[0][2:]) if len(weight) > 2 else math.prod(shapes[0][:-1])
+    return math.prod(weight) * int(positions)

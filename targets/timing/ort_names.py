@@ -1,6 +1,6 @@
-"""Which kernels of ONNX Runtime belong to which layer of the file, by the names that they go by.
+"""The mapping from ONNX Runtime's kernels to layers of the file, by name.
 
-The runtime makes a kernel's name from the nodes it fused, or from the tensor that it makes, and adds to it:
+The runtime makes a kernel's name from the nodes it fused, or from its output tensor, with affixes:
 `fused fc1/Gemm`, `relu/Relu_nchwc`. See `ort_layers`, which takes the times.
 """
 
@@ -19,14 +19,14 @@ _AFFIXES = re.compile(r"^fused |(_kernel_time|_nchwc|_nhwc|_token_\d+|_quant|_Co
 
 
 def owners_of(kernels: Sequence[Tuple[str, str]], graph: Nodes) -> Dict[str, Tuple[Node, bool]]:
-    """For each kernel (name, operator), in running order: the node of its layer, and whether it converts."""
+    """For each kernel (name, operator), in execution order: its layer's node, and if it is a conversion."""
     # A node without a name gets one from the runtime: its operator and its place.
     nodes = [
         node if node.name else replace(node, name=f"{node.op_type}_{at}")
         for at, node in enumerate(graph.nodes)
     ]
     makers = {output: node for node in nodes for output in node.outputs}
-    # Some of the runtime's passes name a kernel after the node, others after the tensor it makes.
+    # Some of the runtime's passes name a kernel after the node, others after its output tensor.
     by_name = {**makers, **{node.name: node for node in nodes}}
     own: Dict[str, Optional[Node]] = {}
     for name, op in kernels:
@@ -37,19 +37,19 @@ def owners_of(kernels: Sequence[Tuple[str, str]], graph: Nodes) -> Dict[str, Tup
         if node is None and not converts:
             node = Node(_stripped(name), op, (), ())
         own[name] = node if not converts or (node is not None and node.op_type == op == "Transpose") else None
-    found: Dict[str, Tuple[Node, bool]] = {}
+    owners: Dict[str, Tuple[Node, bool]] = {}
     names = [name for name, _ in kernels]
     ops = dict(kernels)
     for at, name in enumerate(names):
         node = own[name]
         if node is not None:
-            found[name] = (node, False)
+            owners[name] = (node, False)
             continue
         after = next((own[other] for other in names[at + 1 :] if own[other] is not None), None)
         before = next((own[other] for other in reversed(names[:at]) if own[other] is not None), None)
         near = (after or before) if ops[name] in _INWARD else (before or after)
-        found[name] = (near or Node(_stripped(name), ops[name], (), ()), True)
-    return found
+        owners[name] = (near or Node(_stripped(name), ops[name], (), ()), True)
+    return owners
 
 
 def layer_name(node: Node) -> str:
@@ -97,11 +97,11 @@ def _heavy_before(node: Node, makers: Mapping[str, Node]) -> Optional[Node]:
 
 
 def labels_of(nodes: Sequence[Node]) -> Dict[str, str]:
-    """A layer's name for each node; where two of one module would share it, the weighted one has it."""
-    held: Dict[str, Node] = {}
+    """A layer's name for each node; where two nodes of one module share it, the weighted one gets it."""
+    owners: Dict[str, Node] = {}
     for node in sorted(nodes, key=lambda node: node.op_type not in HEAVY):
-        held.setdefault(layer_name(node), node)
+        owners.setdefault(layer_name(node), node)
     return {
-        node.name: layer_name(node) if held[layer_name(node)].name == node.name else node.name
+        node.name: layer_name(node) if owners[layer_name(node)].name == node.name else node.name
         for node in nodes
     }

@@ -1,19 +1,19 @@
-"""Draw events until the answer is known or the time is up, with the error of looking often paid for.
+"""Sequential comparison: events are timed until the outcome is clear or the time is up.
 
-Who looks at a growing sample and stops at the first clear answer is wrong more often than each look says.
-Here every look has its own interval, and the chance that any of them misses the true ratio, counted over all
-looks, is at most the stated error (a group-sequential design with repeated confidence intervals: Jennison
-and Turnbull 1989). Each interval is a pair of order statistics of the events' ratios, so the number of
-events on one side of the true median is a walk of fair coin tosses, whatever their distribution, and the
-chance is counted exactly. How much of the error may be spent after n of at most N events is error * n / N
-(Lan and DeMets 1983), all of it at the last look; where the time cap makes another look the last, what is
-left is spent there, which is allowed because the clock on the wall knows nothing of the ratio.
+Stopping at the first clear look at a growing sample is wrong more often than each look states. Here every
+look has its own interval, and the probability that any of them misses the true ratio is at most the stated
+error (a group-sequential design with repeated confidence intervals: Jennison and Turnbull 1989). Each
+interval is a pair of order statistics of the events' ratios, so the number of events on one side of the true
+median is a random walk of fair coin tosses, whatever their distribution, and the probability is exact. The
+error that may be spent after n of at most N events is error * n / N (Lan and DeMets 1983), all of it at the
+last look; where the time cap makes another look the last, the rest is spent there, which is valid because
+the cap does not depend on the ratio.
 
 Chosen by drawing 20,000 runs from 160 recorded events each of nine pairs of networks (three sizes; equal, 5
 and 10 % slower): benchmarks/gate/spending_rules.py, with the table in docs/judgement.md. Spending in
-proportion to n decided as soon as any rule and is the plainest of those. O'Brien and Fleming's took twice the
-events, since it waits for a gap that is there at once; n squared took a third more; one look at a fixed
-number is either wasteful where the gap is wide, or leaves the noisiest pair open.
+proportion to n decided as early as any rule and is the simplest of those. O'Brien and Fleming's rule took
+twice the events, since it spends little error early; n squared took a third more; one look at a fixed number
+is either wasteful where the difference is large, or cannot decide the noisiest pair.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
     from ..runtimes.session import Arrays
 
 LOOKS = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96)
-"""Events after which the answer is looked at."""
+"""Numbers of events after which the pair is judged."""
 CONFIDENCE = 0.99
 """The error is 1 % in both directions together, over all looks: a false `slower` has half of it."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What came of it: both measurements, by `baseline` and `candidate`, and the last look's judgement."""
+    """The measurements of `baseline` and `candidate`, and the judgement of the last look."""
 
     measured: Mapping[str, Measurement]
     judgement: Judgement
     looks: int
-    """How often the answer was looked at."""
+    """Number of looks."""
 
 
 def sequential_protocol(*, cap_s: float = 60.0, threads: int = 1, batch: int = 1) -> Protocol:
-    """The protocol of a sequential run: as many events as the last look has, or as fit into `cap_s`."""
+    """The protocol of a sequential run: events up to the last look, or as many as fit into `cap_s`."""
     return Protocol(events=LOOKS[-1], cap_s=cap_s, event_s=0.05, threads=threads, batch=batch)
 
 
@@ -64,12 +64,10 @@ def compare_until_decided(
     inputs: Optional[Arrays] = None,
     progress: Optional[Counted] = None,
 ) -> Compared:
-    """Times two models by turns until `decided` says so of a look's judgement and samples.
+    """Times two models interleaved until `decided` accepts a look's judgement and samples.
 
-    By default that is when the answer can be told. Where the times prove nothing however many there are
-    (emulated ones, a board that did not keep still), the first look is the last, and a remark says so.
-
-    `inputs` are fed to both.
+    By default it accepts any outcome but `cannot_tell`. Where more events would not help (emulated times, a
+    board that changed state), the first look is the last, and a remark says so. Both models get `inputs`.
 
     Raises:
         ModelError, MeasurementError: as `time_together`.
@@ -78,10 +76,10 @@ def compare_until_decided(
     scheduled = tuple(look for look in LOOKS if look <= protocol.events)
     if not scheduled or scheduled[-1] != protocol.events:
         scheduled = (*scheduled, protocol.events)
-    looked: List[int] = []
-    in_vain = False
+    looks: List[int] = []
+    futile = False
 
-    def judged(measured: Mapping[str, Measurement]) -> Judgement:
+    def judgement_of(measured: Mapping[str, Measurement]) -> Judgement:
         return judge(
             measured["baseline"],
             measured["candidate"],
@@ -91,10 +89,10 @@ def compare_until_decided(
         )
 
     def look(measured: Mapping[str, Measurement]) -> bool:
-        nonlocal in_vain
-        looked.append(measured["baseline"].events)
-        in_vain = bool(unproven(*measured.values()))
-        return in_vain or enough(judged(measured), measured)
+        nonlocal futile
+        looks.append(measured["baseline"].events)
+        futile = bool(unproven(*measured.values()))
+        return futile or enough(judgement_of(measured), measured)
 
     measured = time_together(
         {"baseline": Path(baseline), "candidate": Path(candidate)},
@@ -104,21 +102,21 @@ def compare_until_decided(
         looks=scheduled,
         decided=look,
     )
-    # Judged once more: the cap may have made another look the last, and only now is it known whether the
-    # machine is still in the state that it was in at the start.
-    last_too = looked[-1:] != [measured["baseline"].events]
-    judgement = judged(measured)
-    if in_vain:
-        told = f"it stopped after {judgement.events} events, since more of them would prove no more"
-        judgement = replace(judgement, remarks=(*judgement.remarks, told))
-    return Compared(measured, judgement, len(looked) + last_too)
+    # Judged again: the cap may have made another look the last, and only now is it known whether the machine
+    # is in the same state as at the start.
+    last_too = looks[-1:] != [measured["baseline"].events]
+    judgement = judgement_of(measured)
+    if futile:
+        remark = f"the timing stopped after {judgement.events} events, since more events would not help"
+        judgement = replace(judgement, remarks=(*judgement.remarks, remark))
+    return Compared(measured, judgement, len(looks) + last_too)
 
 
 def order_at(events: int, *, scheduled: Tuple[int, ...], confidence: float) -> Tuple[int, float]:
-    """The order statistic of the look after `events`, and the confidence that all looks up to it have.
+    """The order statistic of the look after `events`, and the joint confidence of all looks up to it.
 
-    Where `events` is no scheduled look it is the last one, and what is left of the error is spent on it.
-    The order is 0 where so few events allow no interval.
+    Where `events` is not a scheduled look, it is the last one and spends the rest of the error. The order is
+    0 where there are too few events for an interval.
     """
     looks = (*tuple(look for look in scheduled if look < events), events)
     most = scheduled[-1]
@@ -129,8 +127,8 @@ def order_at(events: int, *, scheduled: Tuple[int, ...], confidence: float) -> T
 
 @lru_cache(maxsize=256)
 def _orders(looks: Tuple[int, ...], most: int, error: float, final: bool) -> Tuple[Tuple[int, ...], float]:
-    """The order at each look, and the error that is spent by then, both sides together."""
-    alive: Dict[int, float] = {0: 1.0}  # chance of each count on one side, no look having missed
+    """The order at each look, and the error spent by then on both sides together."""
+    alive: Dict[int, float] = {0: 1.0}  # chance of each count on one side, if no look has missed
     done, missed = 0, 0.0
     orders = []
     for look in looks:
@@ -155,6 +153,6 @@ def _toss(alive: Mapping[int, float]) -> Dict[int, float]:
 
 
 def slowdown(judgement: Judgement) -> Tuple[float, float, float]:
-    """How much longer the candidate takes, as a share: value, low, high; high may be infinite."""
+    """The candidate's additional time as a share: value, low, high; high may be infinite."""
     high = math.inf if judgement.low == 0 else 1 / judgement.low - 1
     return 1 / judgement.ratio - 1, 1 / judgement.high - 1, high

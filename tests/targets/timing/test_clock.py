@@ -23,12 +23,12 @@ QUICK = Protocol(events=3, event_s=0.01, block_s=0.001, settle_s=0.0005)
 
 def test_models_are_timed_together_and_every_sample_is_kept(mlp: MakeMlp) -> None:
     small, big = mlp(64, 32, 10, name="small.onnx"), mlp(64, 512, 10, name="big.onnx")
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     timed = time_together(
-        {"big": big, "small": small}, protocol=QUICK, progress=lambda done, total: told.append((done, total))
+        {"big": big, "small": small}, protocol=QUICK, progress=lambda done, total: calls.append((done, total))
     )
     assert list(timed) == ["big", "small"]
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert calls == [(1, 3), (2, 3), (3, 3)]
     for name, path in (("big", big), ("small", small)):
         measurement = timed[name]
         assert measurement.events == 3
@@ -64,13 +64,15 @@ def test_a_fixed_batch_is_not_timed_as_another_one(mlp: MakeMlp) -> None:
     assert time_together(models, protocol=QUICK)["fixed"].protocol.batch == 1
 
 
-def test_what_a_model_was_fed_is_kept_and_other_inputs_are_told_with_the_judgement(mlp: MakeMlp) -> None:
+def test_the_inputs_of_a_model_are_recorded_and_different_ones_are_a_remark_of_the_judgement(
+    mlp: MakeMlp,
+) -> None:
     models = {"a": mlp(64, 10), "b": mlp(64, 32, 10, name="b.onnx"), "c": mlp(32, 10, name="c.onnx")}
     measured = time_together(models, protocol=QUICK)
     assert measured["a"].conditions["inputs"]["c"] == ["float32[1, 32]"]
-    assert not any("other inputs" in told for told in judge(measured["a"], measured["b"]).remarks)
-    told = "the two take other inputs: float32[1, 64] and float32[1, 32]"
-    assert told in judge(measured["a"], measured["c"]).remarks
+    assert not any("different inputs" in remark for remark in judge(measured["a"], measured["b"]).remarks)
+    remark = "the two models have different inputs: float32[1, 64] and float32[1, 32]"
+    assert remark in judge(measured["a"], measured["c"]).remarks
 
 
 def test_given_inputs_are_fed_and_become_part_of_the_protocol(mlp: MakeMlp) -> None:
@@ -92,11 +94,11 @@ def test_nothing_to_time_is_refused() -> None:
 
 
 def test_a_missing_model_is_refused_before_anything_is_timed(mlp: MakeMlp, tmp_path: Path) -> None:
-    told: list[int] = []
+    calls: list[int] = []
     models = {"a": mlp(64, 32), "b": tmp_path / "none.onnx"}
     with pytest.raises(ModelError, match="There is no model at"):
-        time_together(models, progress=lambda done, _: told.append(done))
-    assert told == []
+        time_together(models, progress=lambda done, _: calls.append(done))
+    assert calls == []
 
 
 def test_a_model_that_cannot_be_opened_stops_the_timing_with_its_own_reason(
@@ -178,7 +180,7 @@ def test_a_busy_machine_is_marked_and_no_sample_is_dropped(mlp: MakeMlp) -> None
     assert judge(timed["a"], timed["b"]).remarks
 
 
-def test_it_ends_when_told_that_it_is_enough_and_is_only_asked_at_the_looks(mlp: MakeMlp) -> None:
+def test_it_ends_when_decided_accepts_and_asks_only_at_the_looks(mlp: MakeMlp) -> None:
     asked: list[int] = []
 
     def decided(measured: Mapping[str, Measurement]) -> bool:
@@ -196,14 +198,14 @@ def test_no_event_is_begun_after_the_time_cap(mlp: MakeMlp) -> None:
     assert timed["a"].events == 1
 
 
-def test_whatever_can_be_opened_can_be_timed_and_is_told_runtime_and_threads(mlp: MakeMlp) -> None:
-    told = []
+def test_whatever_can_be_opened_can_be_timed_and_gets_runtime_and_threads(mlp: MakeMlp) -> None:
+    calls = []
 
     def opened(path: Path, *, runtime: str, threads: int) -> Session:
-        told.append((path, runtime, threads))
+        calls.append((path, runtime, threads))
         return open_session(path, threads=threads)
 
     path = mlp(64, 32)
     timed = time_together({"a": path}, protocol=replace(QUICK, events=1, runtime="torch"), opened=opened)
-    assert told == [(path, "torch", 1)]
+    assert calls == [(path, "torch", 1)]
     assert timed["a"].cpu_ns is not None

@@ -79,14 +79,14 @@ def test_the_mark_is_of_names_types_shapes_and_values() -> None:
 def test_another_batch_than_the_inputs_have_is_refused() -> None:
     inputs = {"x": np.zeros((3, 2)), "state": np.zeros((3, 5))}
     assert with_inputs(Protocol(), inputs).batch == with_inputs(Protocol(batch=3), inputs).batch == 3
-    with pytest.raises(ModelError, match="batch of 4 was asked for, and the inputs hold 3 samples"):
+    with pytest.raises(ModelError, match="batch of 4 was requested, but the inputs have 3 samples"):
         with_inputs(Protocol(batch=4), inputs)
     # Where the first axes differ, they are no batch.
     assert with_inputs(Protocol(batch=2), {**inputs, "mask": np.zeros((7, 7))}).batch == 2
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "message"),
     [
         ({"x": np.zeros((3, 8))}, "'x' is float64, not float32"),
         ({"x": np.zeros((3, 9), np.float32)}, r"'x' has the shape \[3, 9\]"),
@@ -94,15 +94,15 @@ def test_another_batch_than_the_inputs_have_is_refused() -> None:
         ({"x": np.array(["a", "b"])}, "'x' is <U1, not float32"),
     ],
 )
-def test_inputs_that_do_not_fit_a_model_are_told_with_what_it_wants(
-    mlp: MakeMlp, arrays: dict[str, np.ndarray], told: str
+def test_the_error_for_unsuitable_inputs_names_what_the_model_needs(
+    mlp: MakeMlp, arrays: dict[str, np.ndarray], message: str
 ) -> None:
-    with pytest.raises(ModelError, match=told) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         time_together({"a": mlp(8, 4)}, protocol=QUICK, inputs=arrays)
     assert caught.value.cure == "It wants x: float32[batch, 8]."
 
 
-def test_a_file_that_holds_no_named_arrays_is_told(tmp_path: Path) -> None:
+def test_a_file_without_named_arrays_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no archive")
     np.save(tmp_path / "one.npy", np.zeros(3))
     np.savez(tmp_path / "none.npz")
@@ -114,8 +114,8 @@ def test_a_file_that_holds_no_named_arrays_is_told(tmp_path: Path) -> None:
     for name in ("text.npz", "one.npy", "code.npz", "cut.npz"):
         with pytest.raises(ArtifactError, match="is no file of named arrays"):
             given_inputs(tmp_path / name)
-    with pytest.raises(ArtifactError, match="holds no arrays"):
+    with pytest.raises(ArtifactError, match="contains no arrays"):
         given_inputs(tmp_path / "none.npz")
-    with pytest.raises(ArtifactError, match="There is no file of inputs at"):
+    with pytest.raises(ArtifactError, match="There is no inputs file at"):
         given_inputs(tmp_path / "absent.npz")
     assert given_inputs(None) is None

@@ -24,13 +24,13 @@ SHORT = Protocol(events=3, event_s=0.005, block_s=0.001, settle_s=0.0005)
 
 def test_layers_that_another_process_timed_are_layers_as_they_are_timed_here(mlp: MakeMlp) -> None:
     models = {"wide": mlp(16, 256, 4, name="a.onnx"), "narrow": mlp(16, 32, 4, name="b.onnx")}
-    told: list[str] = []
+    whats: list[str] = []
     layers, void = layers_on(
-        Local(), models, protocol=SHORT, progress=lambda done, total, what: told.append(what)
+        Local(), models, protocol=SHORT, progress=lambda done, total, what: whats.append(what)
     )
     here = time_layers(models, protocol=SHORT)
     assert void == ()
-    assert set(told) == {"timing"}
+    assert set(whats) == {"timing"}
     assert {name: list(one) for name, one in layers.items()} == {
         name: list(one) for name, one in here.items()
     }
@@ -46,25 +46,25 @@ def test_layers_that_another_process_timed_are_layers_as_they_are_timed_here(mlp
 
 
 def test_every_sample_comes_back_as_it_was_taken(mlp: MakeMlp) -> None:
-    told = json.loads(json.dumps(profile_layers({"a": mlp(16, 8, 4)}, protocol=SHORT)))
-    layers, _ = read_layers(told)
+    answer = json.loads(json.dumps(profile_layers({"a": mlp(16, 8, 4)}, protocol=SHORT)))
+    layers, _ = read_layers(answer)
     for place, layer in enumerate(layers["a"].values()):
-        np.testing.assert_array_equal(layer.times_s, np.array(told["layers"]["a"][place]["times_s"]))
-        assert layer.conversion_s == told["layers"]["a"][place]["conversion_s"]
+        np.testing.assert_array_equal(layer.times_s, np.array(answer["layers"]["a"][place]["times_s"]))
+        assert layer.conversion_s == answer["layers"]["a"][place]["conversion_s"]
 
 
 def test_why_times_are_void_comes_along(mlp: MakeMlp) -> None:
-    told = profile_layers({"a": mlp(16, 8, 4)}, protocol=SHORT)
-    told["void"] = ["the power mode changed"]
-    assert read_layers(told)[1] == ("the power mode changed",)
+    answer = profile_layers({"a": mlp(16, 8, 4)}, protocol=SHORT)
+    answer["void"] = ["the power mode changed"]
+    assert read_layers(answer)[1] == ("the power mode changed",)
 
 
 @pytest.mark.parametrize(
-    "told", [{}, {"void": [], "layers": {"a": [{"name": "fc"}]}}, {"void": [], "layers": 3}]
+    "answer", [{}, {"void": [], "layers": {"a": [{"name": "fc"}]}}, {"void": [], "layers": 3}]
 )
-def test_an_answer_of_something_else_is_an_error(told: dict[str, object]) -> None:
-    with pytest.raises(MeasurementError, match="holds no layers"):
-        read_layers(told)
+def test_an_answer_of_something_else_is_an_error(answer: dict[str, object]) -> None:
+    with pytest.raises(MeasurementError, match="contains no layers"):
+        read_layers(answer)
 
 
 def test_engines_are_neither_sent_nor_profiled_this_way(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_layers_of_other_names_are_matched_by_their_order_where_their_kinds_agre
     after = {f"node_{at}": layer for at, layer in enumerate(network(generator, [1.0, 1.0]).values())}
     assert matching(before, after) == {"layer0": "node_0", "layer1": "node_1"}
     after["node_2"] = after["node_1"]
-    with pytest.raises(MeasurementError, match="cannot be told to be the same"):
+    with pytest.raises(MeasurementError, match="cannot be matched"):
         matching(before, after)
 
 
@@ -102,7 +102,7 @@ def test_times_that_no_clock_gives_are_refused(bad: float) -> None:
     before = network(np.random.default_rng(7), [1.0])
     after = network(np.random.default_rng(8), [1.0])
     after["layer0"].times_s[3, 2] = bad
-    with pytest.raises(MeasurementError, match="not above zero, or no numbers"):
+    with pytest.raises(MeasurementError, match="not positive and finite"):
         judge_layers(before, after)
 
 
@@ -128,7 +128,7 @@ def test_a_layer_within_one_tick_of_the_clock_is_neither_equal_nor_faster() -> N
         )
         return judge_layers(before, after)[0]
 
-    same = judged(2.5, 2.5, 0.5e-6)  # 2.1 against 2.9 would be told as the same
+    same = judged(2.5, 2.5, 0.5e-6)  # 2.1 against 2.9 would be called equal
     assert same.outcome == "cannot_tell"
     assert same.low < 2.1 / 2.9
     assert same.high > 2.9 / 2.1

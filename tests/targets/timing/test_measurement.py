@@ -66,17 +66,17 @@ def test_a_clock_that_was_not_read_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wall_ns", "told"),
+    ("wall_ns", "message"),
     [
         (np.zeros((0, 5, 4), np.int64), "no usable samples"),
         (np.full((2, 3), 5), "no usable samples"),
-        (np.full((2, 3, 4), 0), "not above zero"),
-        (np.full((2, 3, 4), -7), r"not above zero \(smallest: -7 ns\)"),
-        (np.full((2, 3, 4), np.nan), "not above zero"),
+        (np.full((2, 3, 4), 0), "not positive"),
+        (np.full((2, 3, 4), -7), r"not positive \(smallest: -7 ns\)"),
+        (np.full((2, 3, 4), np.nan), "not positive"),
     ],
 )
-def test_samples_that_no_clock_gives_are_refused(wall_ns: np.ndarray, told: str) -> None:
-    with pytest.raises(MeasurementError, match=told):
+def test_samples_that_no_clock_gives_are_refused(wall_ns: np.ndarray, message: str) -> None:
+    with pytest.raises(MeasurementError, match=message):
         a_measurement(wall_ns)
 
 
@@ -101,7 +101,7 @@ def test_a_file_that_lacks_something_is_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "wrong", "told"),
+    ("key", "wrong", "message"),
     [
         ("schema", 2, "schema 2; this version reads 1"),
         ("wall_ns", ["1 2 x"], "not whole"),
@@ -110,8 +110,8 @@ def test_a_file_that_lacks_something_is_refused(key: str) -> None:
         ("marks", [[1]], "not whole"),
     ],
 )
-def test_a_file_with_something_wrong_in_it_is_refused(key: str, wrong: Any, told: str) -> None:
-    with pytest.raises(MeasurementError, match=told):
+def test_a_file_with_something_wrong_in_it_is_refused(key: str, wrong: Any, message: str) -> None:
+    with pytest.raises(MeasurementError, match=message):
         Measurement.from_json({**a_measurement().to_json(), key: wrong})
 
 

@@ -13,7 +13,7 @@ MakeMlp = Callable[..., Path]
 
 
 def proc_with(tmp_path: Path, *names: str) -> Path:
-    """A root whose /proc/self holds only these files of the real one (of whoever reads them)."""
+    """A root whose /proc/self holds only these files of the real one (of a caller that reads them)."""
     folder = tmp_path / "root" / "proc" / "self"
     folder.mkdir(parents=True)
     for name in names:
@@ -65,10 +65,10 @@ def test_where_the_peak_cannot_be_reset_a_remark_says_what_is_not_seen(mlp: Make
     assert coarse.load_peak_bytes == pytest.approx(exact.load_peak_bytes, rel=0.1)
 
 
-def test_where_private_pages_are_not_told_a_remark_says_so(mlp: MakeMlp, tmp_path: Path) -> None:
+def test_where_private_pages_are_not_known_a_remark_says_so(mlp: MakeMlp, tmp_path: Path) -> None:
     path = mlp(1024, 4096, 1024, 10)
     coarse = measure_memory(path, root=proc_with(tmp_path, "status"))
-    assert any("private pages are not told" in remark for remark in coarse.remarks)
+    assert any("private pages are not known" in remark for remark in coarse.remarks)
     assert coarse.resident_bytes == pytest.approx(measure_memory(path).resident_bytes, rel=0.3)
 
 
@@ -77,7 +77,7 @@ def test_a_system_that_tells_nothing_is_refused(mlp: MakeMlp, tmp_path: Path) ->
         measure_memory(mlp(8, 4), root=proc_with(tmp_path))
 
 
-def test_what_is_wrong_with_a_model_is_told_as_if_it_was_opened_here(mlp: MakeMlp, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_opened_raises_the_error_of_its_process(mlp: MakeMlp, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="There is no model at"):
         measure_memory(tmp_path / "none.onnx")
     path = mlp(64, 32)

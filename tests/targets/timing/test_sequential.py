@@ -112,7 +112,7 @@ def test_emulated_times_are_given_up_at_the_first_look_since_no_number_of_them_t
     assert (found.judgement.events, found.looks) == (LOOKS[0], 1)
     assert found.judgement.outcome == "cannot_tell"
     assert "the times are emulated" in found.judgement.reason
-    assert "it stopped after 8 events, since more of them would prove no more" in found.judgement.remarks
+    assert "the timing stopped after 8 events, since more events would not help" in found.judgement.remarks
 
 
 def test_a_board_whose_power_mode_is_another_one_afterwards_has_no_verdict(

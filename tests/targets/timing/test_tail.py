@@ -79,7 +79,7 @@ def test_a_measurements_tail_keeps_its_events_whole() -> None:
 
 @pytest.mark.parametrize("samples", [np.array([]), np.array([1.0, np.nan])])
 def test_no_samples_and_no_numbers_are_refused(samples: np.ndarray) -> None:
-    with pytest.raises(MeasurementError, match="cannot be told"):
+    with pytest.raises(MeasurementError, match="There is no tail bound"):
         tail_bound(samples, 99)
 
 
