@@ -131,7 +131,7 @@ def test_a_gate_feeds_a_candidate_what_the_accepted_model_was_fed(
     assert called("gate", "--record", "--inputs", inputs)[0] == 0
     code, printed = called("gate", "--cap-s", "0.1")
     assert code == 2
-    assert re.search(r"recorded on inputs that were given:\w{12}, and now they are random", printed)
+    assert re.search(r"recorded with the inputs given:\w{12}, but now they are random", printed)
     assert "--inputs FILE.npz" in printed
     (tmp_path / "deadweight.toml").write_text(
         '[gate]\nmodel = "a.onnx"\nbaseline = "baseline.json"\ninputs = "given.npz"\n'

@@ -139,7 +139,7 @@ def _calibrate(files: GateFiles, *, runs: int, cap_s: float) -> None:
     from ..targets.artifact import write_json
     from ..targets.budgets import Budgets
     from ..targets.gate.baseline import old_model, read_baseline
-    from ..targets.gate.calibrate import calibrate, with_calibration, words
+    from ..targets.gate.calibrate import calibrate, calibration_sentences, with_calibration
 
     path = files.required("baseline")
     accepted = read_baseline(path)
@@ -161,7 +161,7 @@ def _calibrate(files: GateFiles, *, runs: int, cap_s: float) -> None:
             progress=shown,
         )
     write_json(path, with_calibration(accepted, found).to_json())
-    for sentence in words(found):
+    for sentence in calibration_sentences(found):
         out.print(sentence, soft_wrap=True, markup=False)
     out.print(f"Stored in {path}", soft_wrap=True, markup=False)
 

@@ -95,13 +95,13 @@ def _(result: results.Profile) -> list[RenderableType]:
 
 @lines.register
 def _(result: results.Gate) -> list[RenderableType]:
-    from ..targets.gate.report import calibrated_words
+    from ..targets.gate.report import calibration_sentence
 
     machine = next(iter(result.gated.measured.values())).conditions["machine"]
     return [
         gate_table(result.gated),
         *(Text(f"  {remark}") for remark in result.gated.remarks),
-        Text(calibrated_words(result.accepted.calibration, machine)),
+        Text(calibration_sentence(result.accepted.calibration, machine)),
     ]
 
 

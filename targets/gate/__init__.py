@@ -1,1 +1,1 @@
-"""May this model replace the accepted one? Baseline, settings, history, calibration, report."""
+"""The gate: may a model replace the accepted one? Baseline, settings, history, calibration, report."""

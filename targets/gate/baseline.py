@@ -1,7 +1,7 @@
-"""What was accepted: a model, not a number. The file that a gate holds candidates against.
+"""The baseline file: the accepted model (not a number) with which the gate compares candidates.
 
-It names the model by its path and hash, says how to fetch it where it is not kept beside it, and carries the
-protocol and the machine. A file of another schema, or a model whose bytes are others, is refused.
+It has the model's path and hash, the command that fetches it where it is not stored beside the file, the
+protocol and the machine. A file of another schema, or a model with another hash, is refused.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _KINDS: Mapping[str, Tuple[type, ...]] = {
     "score": (int, float, type(None)),
     "calibration": (dict, type(None)),
 }
-"""What the fields of the file are, besides the protocol, which looks after itself."""
+"""Types of the fields of the file, except the protocol, which checks itself."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What was accepted: the model's file and hash, how to fetch it, how it was measured and on what."""
+    """The accepted model: file, hash, how to fetch it, the protocol, and the machine it was measured on."""
 
     model: str
     """Its path, relative to the baseline's own file."""
     model_sha256: str
     file_bytes: int
     fetch: str
-    """A shell command that puts the model at `model`; empty where the file is kept beside the baseline."""
+    """A shell command that puts the model at `model`; empty where it is stored beside the baseline."""
     protocol: Protocol
     machine: Mapping[str, Any]
     software: Mapping[str, Any]
@@ -70,13 +70,13 @@ def record(
     inputs: Optional[Arrays] = None,
     progress: Optional[Counted] = None,
 ) -> Tuple[Baseline, Measurement]:
-    """Accepts a model: times it once, to see that it can be, and writes the baseline file.
+    """Accepts a model: times it once, to check that this works, and writes the baseline file.
 
-    `measured` is a timing that was taken elsewhere (a board) and stands for it. `inputs` are what the model
-    is fed, and every candidate after it; without them random ones.
+    `measured` is a timing from elsewhere (a board), used in place of one here. The model and every later
+    candidate get `inputs`; without them, random ones.
 
     Raises:
-        ModelError, MeasurementError: it cannot be opened, run or timed; an older baseline stays as it was.
+        ModelError, MeasurementError: it cannot be opened, run or timed; an older baseline is unchanged.
         ArtifactError: the file cannot be written.
     """
     model, path = Path(model), Path(path)
@@ -106,44 +106,44 @@ def read_baseline(path: Path) -> Baseline:
     """Reads what `record` wrote.
 
     Raises:
-        ArtifactError: the file is missing, no baseline, or of another schema.
+        ArtifactError: the file is missing, not a baseline, or of another schema.
     """
     if not Path(path).is_file():
         raise ArtifactError(
             f"The baseline {path} does not exist.",
-            f"Accept a model as the first: deadweight gate --record --model MODEL --baseline {path}.",
+            f"Accept a first model: deadweight gate --record --model MODEL --baseline {path}.",
         )
     try:
-        held = read_json(path)
+        content = read_json(path)
     except ArtifactError as error:
         raise ArtifactError(
             error.what,
-            "Put the baseline back as it was (from version control, say), or accept a model anew: "
+            "Restore the baseline (from version control, for example), or accept a model again: "
             "deadweight gate --record --model MODEL --baseline FILE.",
         ) from error
-    if held.get("schema") != SCHEMA:
+    if content.get("schema") != SCHEMA:
         raise ArtifactError(
-            f"The baseline {path} has the schema {held.get('schema')!r}; this version reads {SCHEMA}.",
+            f"The baseline {path} has the schema {content.get('schema')!r}; this version reads {SCHEMA}.",
             "Record it again: deadweight gate --record --model MODEL --baseline FILE.",
         )
     try:
-        values = {key: value for key, value in held.items() if key != "schema"}
+        values = {key: value for key, value in content.items() if key != "schema"}
         for name, kinds in _KINDS.items():
             if name in values and not isinstance(values[name], kinds):
                 raise TypeError(f"{name} is {values[name]!r}")
         return Baseline(**{**values, "protocol": Protocol.from_json(values["protocol"])})
     except (KeyError, TypeError) as error:
         raise ArtifactError(
-            f"{path} is no baseline, or not a whole one: {error}.",
+            f"{path} is not a baseline, or an incomplete one: {error}.",
             "Record it again: deadweight gate --record --model MODEL --baseline FILE.",
         ) from error
 
 
 def old_model(baseline: Baseline, path: Path) -> Optional[Path]:
-    """The accepted model's file, fetched where it is not there; None where it cannot be had.
+    """The accepted model's file, fetched if it is missing; None where it cannot be fetched.
 
     Raises:
-        ArtifactError: the fetch command fails, or what lies there is another file.
+        ArtifactError: the fetch command fails, or the file has another hash.
     """
     place = (Path(path).parent / baseline.model).resolve()
     if not place.is_file() and baseline.fetch:
@@ -156,20 +156,20 @@ def old_model(baseline: Baseline, path: Path) -> Optional[Path]:
             check=False,
         )
         if done.returncode or not place.is_file():
-            told = done.stdout.decode("utf-8", "replace").strip()[-300:]
+            output = done.stdout.decode("utf-8", "replace").strip()[-300:]
             raise ArtifactError(
                 f"The baseline's model could not be fetched: `{baseline.fetch}` ended with {done.returncode} "
-                f"and {place} {'is there' if place.is_file() else 'is not there'}. {told}".rstrip(),
-                "Run that command by hand, or record the baseline again with another --fetch.",
+                f"and {place} {'exists' if place.is_file() else 'does not exist'}. {output}".rstrip(),
+                "Run that command in a shell, or record the baseline again with another --fetch.",
             )
     if not place.is_file():
         return None
-    found = model_sha256(place)
-    if found != baseline.model_sha256:
+    sha256 = model_sha256(place)
+    if sha256 != baseline.model_sha256:
         raise ArtifactError(
-            f"{place} is not the model that was accepted: its SHA-256 is {found[:12]}…, recorded was "
+            f"{place} is not the accepted model: its SHA-256 is {sha256[:12]}…, the baseline has "
             f"{baseline.model_sha256[:12]}….",
-            "Put the accepted model back, or record the new one: deadweight gate --record.",
+            "Restore the accepted model, or record the new one: deadweight gate --record.",
         )
     return place
 
@@ -179,29 +179,29 @@ def _relative(model: Path, folder: Path) -> str:
 
 
 def refuse_other_protocol(baseline: Baseline, *, threads: Optional[int], batch: Optional[int]) -> None:
-    """A flag may not contradict how the baseline was recorded.
+    """Checks that the flags agree with the baseline's protocol.
 
     Raises:
-        MeasurementError: it does.
+        MeasurementError: they do not.
     """
-    for name, wanted in (("threads", threads), ("batch", batch)):
-        held = getattr(baseline.protocol, name)
-        if wanted is not None and wanted != held:
+    for name, requested in (("threads", threads), ("batch", batch)):
+        recorded = getattr(baseline.protocol, name)
+        if requested is not None and requested != recorded:
             raise MeasurementError(
-                f"The baseline was recorded with {name} {held}, and {name} {wanted} was asked for.",
-                f"Leave out --{name}, or record the baseline again.",
+                f"The baseline was recorded with {name} {recorded}, but {name} {requested} was requested.",
+                f"Omit --{name}, or record the baseline again.",
             )
 
 
 def refuse_other_inputs(baseline: Baseline, inputs: Optional[Arrays]) -> None:
-    """A candidate is fed what the accepted model was fed.
+    """Checks that a candidate has the accepted model's inputs.
 
     Raises:
-        MeasurementError: other inputs were given, or none where some were, or some where none were.
+        MeasurementError: the inputs differ, or only one of the two has any.
     """
     was, now = baseline.protocol.inputs, inputs_mark(inputs)
     if was != now:
         raise MeasurementError(
-            f"The baseline was recorded on inputs that were {was}, and now they are {now}.",
-            "Give the same --inputs FILE.npz as with --record (random: none), or record it again.",
+            f"The baseline was recorded with the inputs {was}, but now they are {now}.",
+            "Use the same --inputs FILE.npz as with --record (random: none), or record it again.",
         )

@@ -1,8 +1,8 @@
-"""How often does the gate cry wolf on *this* runner, and what does it find? Counted, not promised.
+"""Calibration of the gate: false alarms and detected slow-downs on this runner, counted.
 
-The gate is run as it will be: the accepted model against itself, where every `fail` is a false alarm, and
-against copies of it into which real work was planted, where every `fail` is a find. What comes out are counts
-with exact intervals, stored in the baseline with the machine and its load, for that is what they hold for.
+The gate compares the accepted model with itself, where every `fail` is a false alarm, and with copies of it
+that do additional work, where every `fail` is a detection. The counts, with exact intervals, are stored in
+the baseline with the machine and its load, for which they are valid.
 """
 
 from __future__ import annotations
@@ -39,30 +39,30 @@ def calibrate(
     board: Optional[Runtime] = None,
     progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
-    """Runs the gate `runs` times on equal models and a third as often on each of the planted ones.
+    """Runs the gate `runs` times on equal models and a third as often on each slowed copy.
 
     Returns plain values for JSON: "false_alarms" and one entry for each planted slow-down, each with "count",
     "runs", "rate", "low" and "high" (95 %), and the median seconds to a decision.
 
     Raises:
-        ModelError: the model cannot be timed, or is too quick for a slow-down of 5 % to be planted in it.
-        TargetError: it is an engine, into which nothing can be planted.
+        ModelError: the model cannot be timed, or is too fast for a slow-down of 5 % to be added.
+        TargetError: it is an engine, to which no operator can be added.
     """
     if is_engine(model):
         raise TargetError(
-            f"{model} runs on {baseline.protocol.runtime}: only an ONNX file can be made slower on purpose.",
-            "Calibrate on this machine with the ONNX file that it was built from.",
+            f"{model} runs on {baseline.protocol.runtime}: only an ONNX file can be slowed down for this.",
+            "Calibrate on this machine with the ONNX file it was built from.",
         )
     slow, trials = max(1, runs // 3), replace(TRIALS, runtime=baseline.protocol.runtime)
     budgets = Budgets(slowdown=SLOWDOWN if budgets.slowdown is None else budgets.slowdown)
-    todo = runs + slow * len(SHARES)
+    total = runs + slow * len(SHARES)
     done, loads = 0, []
     cells: List[Tuple[str, float, Path, int]] = [("equal", 0.0, Path(model), runs)]
     result: Dict[str, Any] = {"planted": []}
     with tempfile.TemporaryDirectory() as folder:
         for share in SHARES:
             if progress is not None:
-                progress(0, todo, f"planting {100 * share:g} %")
+                progress(0, total, f"planting {100 * share:g} %")
             place = Path(folder) / f"{share}"
             place.mkdir()
             planted = plant(Path(model), place, share, protocol=trials)
@@ -72,7 +72,7 @@ def calibrate(
             for _ in range(count):
                 loads.append(os.getloadavg()[0])
                 started = time.perf_counter()
-                found = check(
+                gated = check(
                     path,
                     baseline,
                     Path(model),
@@ -82,21 +82,21 @@ def calibrate(
                     board=board,
                 )
                 seconds.append(time.perf_counter() - started)
-                outcomes.append(found.checks[0].outcome)
+                outcomes.append(gated.checks[0].outcome)
                 done += 1
                 if progress is not None:
-                    progress(done, todo, f"calibrate: {name}")
-            row = _counted(outcomes, seconds)
+                    progress(done, total, f"calibrate: {name}")
+            row = _row(outcomes, seconds)
             if name == "equal":
                 result["false_alarms"] = row
             else:
                 result["planted"].append({"wanted": name, "true_slowdown": true, **row})
-    told = conditions()
+    facts = conditions()
     result.update(
         limit=budgets.slowdown,
         cap_s=cap_s,
-        machine=told["machine"],
-        software=told["software"],
+        machine=facts["machine"],
+        software=facts["software"],
         load=[round(min(loads), 2), round(max(loads), 2)],
         at=utc_now(),
         model_sha256=baseline.model_sha256,
@@ -105,11 +105,11 @@ def calibrate(
 
 
 def with_calibration(baseline: Baseline, calibration: Dict[str, Any]) -> Baseline:
-    """The baseline with what was counted."""
+    """The baseline with its calibration."""
     return replace(baseline, calibration=calibration)
 
 
-def _counted(outcomes: List[str], seconds: List[float]) -> Dict[str, Any]:
+def _row(outcomes: List[str], seconds: List[float]) -> Dict[str, Any]:
     fails = outcomes.count("fail")
     low, high = clopper_pearson(fails, len(outcomes))
     return {
@@ -123,19 +123,19 @@ def _counted(outcomes: List[str], seconds: List[float]) -> Dict[str, Any]:
     }
 
 
-def words(calibration: Dict[str, Any]) -> Tuple[str, ...]:
-    """What was counted, in sentences."""
-    found = calibration["false_alarms"]
-    said = [
-        f"False alarms on this runner: {found['count']} of {found['runs']} equal models, {_rate(found)}; "
-        f"{found['cannot_tell']} could not be told; median {found['median_seconds']:.1f} s."
+def calibration_sentences(calibration: Dict[str, Any]) -> Tuple[str, ...]:
+    """Sentences for people: false alarms, then one for each planted slow-down."""
+    counts = calibration["false_alarms"]
+    sentences = [
+        f"False alarms on this runner: {counts['count']} of {counts['runs']} equal models, {_rate(counts)}; "
+        f"{counts['cannot_tell']} undecided; median {counts['median_seconds']:.1f} s."
     ]
     for row in calibration["planted"]:
-        said.append(
-            f"Planted slow-down of {100 * row['true_slowdown']:.1f} %: {row['count']} of {row['runs']} found,"
-            f" {_rate(row)}; median {row['median_seconds']:.1f} s."
+        sentences.append(
+            f"Planted slow-down of {100 * row['true_slowdown']:.1f} %: {row['count']} of {row['runs']} "
+            f"detected, {_rate(row)}; median {row['median_seconds']:.1f} s."
         )
-    return tuple(said)
+    return tuple(sentences)
 
 
 def _rate(row: Dict[str, Any]) -> str:

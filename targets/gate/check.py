@@ -1,13 +1,13 @@
-"""The gate: may this model replace the one that was accepted? A baseline that is a model, and budgets.
+"""The gate's checks: a model is compared with the accepted model and with the budgets.
 
-What is stored is not a number but the old model, or its hash with the command that fetches it: both models
-are timed by turns on the machine that asks, because a stored time of another process calls a quarter to a
-half of all equal models slower (docs/judgement.md). Where the old model cannot be had, the stored sessions of
-a history are held against instead, and the answer says how much less it can see.
+The baseline is the accepted model, not a number: both models are timed interleaved on this machine, because
+comparing with a stored time of another process calls a quarter to a half of all equal models slower
+(docs/judgement.md). Where the accepted model is not available, the model is compared with the stored sessions
+of a history, and a remark states how much less that detects.
 
-Every budget gets one of three answers. `fail`: the whole interval is beyond the limit. `pass`: the whole
-interval is within. `cannot_tell`: neither, and the check is not green. The error of looking often is counted
-(`sequential`).
+Each budget has one of three outcomes. `fail`: the whole interval is beyond the limit. `pass`: the whole
+interval is within. `cannot_tell`: neither, and the exit code is not 0. The error of repeated looks is
+accounted for (`sequential`).
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from .baseline import Baseline, refuse_other_inputs
 from .history import protocol_key, session_s
 
 SLOWDOWN = 0.02
-"""The limit where none is set: the change that does not matter."""
+"""The default limit: the change that does not matter."""
 _TIMED = ("slowdown", "latency_s", "p99_s")
-_LOOKED_UP = {"machine", "software", "protocol", "session_s"}
+_SESSION_KEYS = {"machine", "software", "protocol", "session_s"}
 FEWEST_SESSIONS = 19
-"""Stored sessions that allow 95 % confidence without the old model."""
+"""Number of stored sessions for 95 % confidence without the accepted model."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One budget's answer, with the figure and its interval where it has one."""
+    """One budget's outcome, with the value and its interval where it has one."""
 
     name: str
     outcome: str
@@ -56,7 +56,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Gated:
-    """All answers of one run of the gate."""
+    """All outcomes of one run of the gate."""
 
     checks: Tuple[Check, ...]
     against: str
@@ -68,7 +68,7 @@ class Gated:
 
     @property
     def exit_code(self) -> int:
-        """0: every budget is kept; 1: one is broken; 3: none is broken, and one cannot be told."""
+        """0: every budget is met; 1: one is broken; 3: none is broken, but one is `cannot_tell`."""
         outcomes = {check.outcome for check in self.checks}
         return 1 if "fail" in outcomes else 3 if "cannot_tell" in outcomes else 0
 
@@ -87,25 +87,24 @@ def check(
     board: Optional[Runtime] = None,
     progress: Optional[Counted] = None,
 ) -> Gated:
-    """Holds a model against the accepted one and the budgets.
+    """Compares a model with the accepted one and checks the budgets.
 
     Without `old` the history's sessions of the accepted model are used. `scores` are the accepted model's and
-    the candidate's. `taken` are times of both, `baseline` and `candidate`, from elsewhere (a board).
-    `inputs` is the NPZ file that the baseline was recorded on, if it was. `board` is the runtime of the board
-    that the user named; a baseline only says what it was recorded on, and loads nothing.
+    the candidate's. `taken` are measurements of both, `baseline` and `candidate`, from elsewhere (a board).
+    `inputs` is the NPZ file with which the baseline was recorded, if any. `board` is the runtime of the board
+    that the user named; a baseline only names its runtime, and loads no code.
 
     Raises:
-        ModelError, MeasurementError: it cannot be timed, or there is nothing to hold it against, or the
-            baseline was recorded on other inputs.
+        ModelError, MeasurementError: it cannot be timed, or there is nothing to compare it with, or the
+            baseline was recorded with other inputs.
         TargetError: it runs on another runtime than the accepted model.
     """
     protocol = replace(baseline.protocol, cap_s=cap_s)
     runtime = runtime_of(model, board)
     if runtime.name != protocol.runtime.partition("+")[0]:
         raise TargetError(
-            f"{model} runs on {runtime}, and the baseline was recorded on {protocol.runtime}.",
-            "Give the gate a model of the same kind, or record a baseline of this one: "
-            "deadweight gate --record.",
+            f"{model} runs on {runtime}, but the baseline was recorded on {protocol.runtime}.",
+            "Use a model for the same runtime, or record a baseline of this one: deadweight gate --record.",
         )
     arrays = given_inputs(inputs)
     refuse_other_inputs(baseline, arrays)
@@ -124,7 +123,7 @@ def check(
             Path(model),
             protocol=protocol,
             decided=lambda found, so_far: (
-                _answer(slowdown(found)[1:], limit) != "cannot_tell"
+                _outcome(slowdown(found)[1:], limit) != "cannot_tell"
                 and so_far["candidate"].wall_ns.size >= samples
             ),
             inputs=arrays,
@@ -142,13 +141,13 @@ def check(
             progress=progress,
         )
         against = "history"
-        told, weaker = against_history(measured["candidate"], baseline, history, limit=limit)
-        checks = [told]
+        timed, weaker = against_history(measured["candidate"], baseline, history, limit=limit)
+        checks = [timed]
         remarks.append(weaker)
     candidate = measured["candidate"]
     if checks[0].outcome == "cannot_tell":
         remarks.append(
-            f"to tell it, stop other work, or give more time (--cap-s) or a limit above {limit:g} (--limit)"
+            f"to decide, stop other programs, or use more time (--cap-s) or a limit above {limit:g} (--limit)"
         )
     if against == "side by side" and candidate.conditions["machine"] != baseline.machine:
         remarks.append(
@@ -161,9 +160,9 @@ def check(
             model, runtime=runtime, threads=protocol.threads, batch=protocol.batch, inputs=inputs
         ).resident_bytes
     checks += _absolute_checks(budgets, candidate, memory_bytes=memory)
-    nothing = unproven(*measured.values())
-    if nothing:
-        checks = [_untold(one, nothing) if one.name in _TIMED else one for one in checks]
+    reason = unproven(*measured.values())
+    if reason:
+        checks = [_cannot_tell(one, reason) if one.name in _TIMED else one for one in checks]
     if budgets.score_drop is not None:
         checks.append(_score_check(budgets.score_drop, *scores))
     return Gated(tuple(checks), against, judgement, measured, memory, tuple(remarks))
@@ -172,57 +171,57 @@ def check(
 def against_history(
     candidate: Measurement, baseline: Baseline, history: Sequence[Mapping[str, Any]], *, limit: float
 ) -> Tuple[Check, str]:
-    """The slow-down against stored sessions of the accepted model, and in words how much weaker that is.
+    """The slow-down from stored sessions of the accepted model, and a remark on how much weaker that is.
 
-    Sessions differ by more than their own intervals say: layout and machine are drawn anew in each. A new
-    session of an equal model is slower than all of m stored ones once in m + 1 times, whatever the
-    distribution, which is all that is claimed here.
+    Sessions differ by more than their intervals say, because memory layout and machine state change. A new
+    session of an equal model is slower than all m stored ones with probability 1 / (m + 1), under any
+    distribution; no more is claimed.
 
     Raises:
         MeasurementError: there are no stored sessions of that model, or none of this machine and protocol.
     """
     machine, key = candidate.conditions["machine"], protocol_key(candidate)
     own = [
-        one for one in history if one.get("model_sha256") == baseline.model_sha256 and set(one) >= _LOOKED_UP
+        one
+        for one in history
+        if one.get("model_sha256") == baseline.model_sha256 and set(one) >= _SESSION_KEYS
     ]
-    cure = (
-        "Bring the accepted model back (gate --record --fetch CMD tells how), and it is timed side by side."
-    )
+    cure = "Restore the accepted model to time both side by side (gate --record --fetch CMD stores how)."
     if not own:
         raise MeasurementError(
-            f"The accepted model {baseline.model} is not here, and no session of it is stored.", cure
+            f"The accepted model {baseline.model} is missing, and no session of it is stored.", cure
         )
     there = [one for one in own if one["machine"] == machine]
     if not there:
         others = sorted({str(one["machine"].get("cpu")) for one in own})
         raise MeasurementError(
-            f"The accepted model {baseline.model} is not here, and its sessions are of another machine: "
+            f"The accepted model {baseline.model} is missing, and its sessions are of another machine: "
             f"{', '.join(others)}; this is {machine.get('cpu')}.",
             cure,
         )
-    kept = [
+    usable = [
         one for one in there if one["protocol"] == key and one["software"] == candidate.conditions["software"]
     ]
-    if not kept:
+    if not usable:
         raise MeasurementError(
-            f"The accepted model {baseline.model} is not here, and its sessions were taken under another "
-            "protocol, or with another runtime.",
+            f"The accepted model {baseline.model} is missing, and its sessions have another protocol or "
+            "runtime.",
             cure,
         )
-    times = sorted(float(one["session_s"]) for one in kept)
+    times = sorted(float(one["session_s"]) for one in usable)
     now = session_s(candidate)
     value, low, high = now / times[len(times) // 2] - 1, now / times[-1] - 1, now / times[0] - 1
     confidence = len(times) / (len(times) + 1)
-    outcome = _answer((low, high), limit) if len(times) >= FEWEST_SESSIONS else "cannot_tell"
+    outcome = _outcome((low, high), limit) if len(times) >= FEWEST_SESSIONS else "cannot_tell"
     words = f"{_more(value)} time than {len(times)} stored sessions ({_signed(low)} to {_signed(high)}, "
     words += f"{100 * confidence:.0f} % confidence)"
     if len(times) < FEWEST_SESSIONS:
         words += f"; {FEWEST_SESSIONS} sessions are needed"
     seen = (1 + limit) * times[-1] / times[0] - 1
     weaker = (
-        "the accepted model is not here: stored sessions are held against, which is weaker. They differ "
-        f"among themselves by {100 * (times[-1] / times[0] - 1):.1f} %, so that a slow-down under "
-        f"{100 * seen:.1f} % can stay unseen; side by side sees what is beyond the limit of {100 * limit:g} %"
+        "the accepted model is missing: the comparison is with stored sessions, which is weaker. They differ "
+        f"by {100 * (times[-1] / times[0] - 1):.1f} %, so a slow-down under {100 * seen:.1f} % can be "
+        "missed; side by side, the gate detects a slow-down beyond the limit of {100 * limit:g} %"
     )
     return Check("slowdown", outcome, limit, value, low, high, words), weaker
 
@@ -232,15 +231,15 @@ def _absolute_checks(budgets: Budgets, candidate: Measurement, *, memory_bytes: 
     if budgets.latency_s is not None:
         middle = candidate.latency_s(50)
         words = f"p50 {1e3 * middle.value:.4g} ms ({1e3 * middle.low:.4g} to {1e3 * middle.high:.4g} ms)"
-        outcome = _answer((middle.low, middle.high), budgets.latency_s)
-        told = Check("latency_s", outcome, budgets.latency_s, middle.value, middle.low, middle.high, words)
-        fewest = fewest_events(0.95)  # of one event the interval is a point
+        outcome = _outcome((middle.low, middle.high), budgets.latency_s)
+        median = Check("latency_s", outcome, budgets.latency_s, middle.value, middle.low, middle.high, words)
+        fewest = fewest_events(0.95)  # the interval of one event is a point
         few = "" if candidate.events >= fewest else f"{candidate.events} events, and {fewest} are needed"
-        checks.append(_untold(told, few) if few else told)
+        checks.append(_cannot_tell(median, few) if few else median)
     if budgets.p99_s is not None:
         tail = tail_of(candidate, 99)
         high = tail.bound_s if math.isfinite(tail.bound_s) else None
-        outcome = _answer((tail.low_s, tail.bound_s), budgets.p99_s)
+        outcome = _outcome((tail.low_s, tail.bound_s), budgets.p99_s)
         checks.append(Check("p99_s", outcome, budgets.p99_s, tail.value_s, tail.low_s, high, tail.sentence()))
     for name, limit, value in (
         ("memory_bytes", budgets.memory_bytes, memory_bytes),
@@ -259,11 +258,11 @@ def _slowdown_check(value: float, low: float, high: float, limit: float, judgeme
         f"{_more(value)} time ({_signed(low)} to {_signed(high)}, "
         f"{100 * judgement.confidence:.3g} % confidence, {judgement.events} events)"
     )
-    kept = high if math.isfinite(high) else None
-    return Check("slowdown", _answer((low, high), limit), limit, value, low, kept, words)
+    finite = high if math.isfinite(high) else None
+    return Check("slowdown", _outcome((low, high), limit), limit, value, low, finite, words)
 
 
-def _untold(check: Check, reason: str) -> Check:
+def _cannot_tell(check: Check, reason: str) -> Check:
     return replace(check, outcome="cannot_tell", sentence=f"{reason}; {check.sentence}")
 
 
@@ -276,7 +275,7 @@ def _score_check(limit: float, old: Optional[float], new: Optional[float]) -> Ch
     return Check("score_drop", outcome, limit, drop, drop, drop, f"score {new:.4f}, was {old:.4f}")
 
 
-def _answer(interval: Tuple[float, float], limit: float) -> str:
+def _outcome(interval: Tuple[float, float], limit: float) -> str:
     low, high = interval
     return "fail" if low > limit else "pass" if high <= limit else "cannot_tell"
 

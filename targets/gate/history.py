@@ -1,8 +1,7 @@
-"""What was measured over time: one line of JSON for each measurement, by commit and machine, only added to.
+"""The gate's history: an append-only file with one line of JSON per measurement, by commit and machine.
 
-A line is written in one piece and flushed to the disk. A last line that was cut off by a crash is left out
-when the file is read, and is ended before the next one is added; a broken line anywhere else is an error,
-since somebody edited the file.
+A line is written at once and flushed to disk. A last line that a crash truncated is skipped on reading, and
+is ended before the next one is appended; a broken line elsewhere is an error, since the file was edited.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ def entry(
     verdict: Optional[Mapping[str, Any]] = None,
     memory_bytes: Optional[int] = None,
 ) -> Dict[str, Any]:
-    """One line: who was measured where and how, the median with its interval, and what came of it.
+    """One line: model, machine and protocol, the median with its interval, and the verdict.
 
-    `session_s` is the session's own figure for later sessions to be held against: the median over events of
-    the median block, by the clock that a judgement would use.
+    `session_s` is the value with which later sessions are compared: the median over events of the median
+    block, by the clock that a judgement would use.
     """
     clock = "wall" if measurement.cpu_ns is None else "cpu"
     middle = measurement.latency_s(50)
@@ -56,13 +55,13 @@ def entry(
 
 
 def session_s(measurement: Measurement) -> float:
-    """A session's own figure: the median over events of the median block, in seconds."""
+    """A session's time: the median over events of the median block, in seconds."""
     clock = "wall" if measurement.cpu_ns is None else "cpu"
     return float(np.median(np.median(measurement.block_s(clock), axis=1)))
 
 
 def protocol_key(measurement: Measurement) -> Dict[str, Any]:
-    """What of the protocol must be equal for two sessions' figures to be held against each other."""
+    """The part of the protocol that must be equal for two sessions to be comparable."""
     protocol = measurement.protocol
     return {
         name: getattr(protocol, name)
@@ -71,10 +70,10 @@ def protocol_key(measurement: Measurement) -> Dict[str, Any]:
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Adds one line to a history, which is made where there is none.
+    """Appends one line to a history file, which is created if missing.
 
     Raises:
-        ArtifactError: the file cannot be written to.
+        ArtifactError: the file cannot be written.
     """
     path = Path(path)
     try:
@@ -89,7 +88,7 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise ArtifactError(
-            f"The history {path} cannot be written to: {error.strerror or error}.", "Choose another place."
+            f"The history {path} cannot be written: {error.strerror or error}.", "Choose another path."
         ) from error
 
 
@@ -97,32 +96,32 @@ def read(path: Path) -> List[Dict[str, Any]]:
     """All lines, oldest first.
 
     Raises:
-        ArtifactError: the file is missing, holds another schema, or a line that is not the last is broken.
+        ArtifactError: the file is missing, has another schema, or a line before the last is broken.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"The history {path} cannot be read: {error}.", "Check the path.") from error
-    found: List[Dict[str, Any]] = []
+    entries: List[Dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            held = json.loads(line)
+            value = json.loads(line)
         except ValueError as error:
             if number == len(lines):
-                break  # cut off while it was written
+                break  # truncated while it was written
             rest = [later for later in lines[number:] if later.strip()]
             if rest and line.startswith("{") and not line.rstrip().endswith("}"):
-                continue  # cut off by a crash, and ended by the one that wrote next
+                continue  # truncated by a crash, and ended by the next append
             raise ArtifactError(
-                f"Line {number} of the history {path} is broken: {error}.", "Take that line out."
+                f"Line {number} of the history {path} is broken: {error}.", "Delete that line."
             ) from error
-        if not isinstance(held, dict) or held.get("schema") != SCHEMA:
-            schema = held.get("schema") if isinstance(held, dict) else held
+        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+            schema = value.get("schema") if isinstance(value, dict) else value
             raise ArtifactError(
                 f"Line {number} of {path} has the schema {schema!r}; this version reads {SCHEMA}.",
                 "Start a new history.",
             )
-        found.append(held)
-    return found
+        entries.append(value)
+    return entries

@@ -1,8 +1,8 @@
-"""A model that is truly slower: real operators added to any ONNX file, for the gate to be tried on.
+"""Planted slow-downs: operators added to an ONNX file, to calibrate the gate on a truly slower model.
 
-No onnx package is needed: two protobuf messages laid end to end are one message with the fields of both, so
-that a graph gains nodes, weights and an output by bytes that are appended to its file. The operators hang on
-the model's first output and cannot be optimized away, since what they compute is an output too.
+This needs no onnx package: two concatenated protobuf messages are one message with the fields of both, so a
+graph gains nodes, weights and an output from bytes appended to its file. The operators read the model's first
+output and cannot be optimized away, since their result is an output too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TRIALS = Protocol(events=12, event_s=0.03)
 
 @dataclass(frozen=True)
 class Planted:
-    """A slower copy: its file, how many operators it has more, and what those cost, with the interval."""
+    """A slower copy: its file, the number of added operators, and the slow-down with its interval."""
 
     path: Path
     operators: int
@@ -40,20 +40,20 @@ class Planted:
 
 
 def slower(model: Path, path: Path, *, operators: int, heavy: bool) -> Path:
-    """Writes a copy of a model with so many operators more.
+    """Writes a copy of a model with additional operators.
 
-    Light ones multiply the first output by a constant, one after another; heavy ones are products of its mean
-    with a matrix of 96 by 96.
+    Light ones multiply the first output by a constant, in sequence; heavy ones multiply its mean by a 96 x 96
+    matrix.
 
     Raises:
-        ModelError: the model cannot be opened, or its first output is no float tensor.
+        ModelError: the model cannot be opened, or its first output is not float32.
     """
     session = open_session(model)
     first = session.outputs[0]
     session.close()
     if first.dtype != "float32":
         raise ModelError(
-            f"No operator can be planted behind {first}.", "Calibrate with a model whose output is float32."
+            f"No operator can be added after {first}.", "Calibrate with a model whose output is float32."
         )
     model, *weights = files_of(model)
     for each in weights:
@@ -67,18 +67,18 @@ def slower(model: Path, path: Path, *, operators: int, heavy: bool) -> Path:
 
 
 def plant(model: Path, folder: Path, share: float, *, protocol: Protocol = TRIALS) -> Planted:
-    """The copy that comes near to being so much slower (0.05 is 5 %), found by trying.
+    """Searches by trials for a copy that is about `share` slower (0.05 is 5 %).
 
     Raises:
-        ModelError: as `slower`; or the model is so quick that one operator is more than twice as much.
+        ModelError: as `slower`; or the model is so fast that one operator costs more than twice `share`.
     """
     best: Optional[Planted] = None
     heavy, operators = False, 1
     for attempt in range(5):
         path = slower(model, Path(folder) / f"planted-{attempt}.onnx", operators=operators, heavy=heavy)
         timed = time_together({"baseline": Path(model), "candidate": path}, protocol=protocol)
-        found = judge(timed["baseline"], timed["candidate"])
-        planted = Planted(path, operators, *slowdown(found))
+        judgement = judge(timed["baseline"], timed["candidate"])
+        planted = Planted(path, operators, *slowdown(judgement))
         if best is None or abs(planted.slowdown - share) < abs(best.slowdown - share):
             best = planted
         if abs(planted.slowdown - share) < 0.15 * share:
@@ -93,7 +93,7 @@ def plant(model: Path, folder: Path, share: float, *, protocol: Protocol = TRIAL
     assert best is not None
     if best.slowdown > 2 * share or best.slowdown < share / 2:
         raise ModelError(
-            f"A slow-down of {100 * share:g} % cannot be planted in {model}: the nearest is "
+            f"A slow-down of {100 * share:g} % cannot be added to {model}: the nearest is "
             f"{100 * best.slowdown:.1f} %.",
             "Calibrate with a model that takes longer.",
         )
@@ -123,9 +123,9 @@ def _graph(output: TensorSpec, operators: int, heavy: bool) -> bytes:
         parts.append(_field(5, _tensor("deadweight.one", (), _FLOAT, struct.pack("<f", 1.0009765625))))
         op, constant = "Mul", "deadweight.one"
     for at in range(operators):
-        made = f"deadweight.{at}"
-        parts.append(_field(1, _node(op, (last, constant), made)))
-        last = made
+        result = f"deadweight.{at}"
+        parts.append(_field(1, _node(op, (last, constant), result)))
+        last = result
     # GraphProto.output is 12: a ValueInfo with a name, an element type and a shape.
     sizes = b"".join(_field(1, _dimension(size)) for size in shape)
     value = _field(1, last.encode()) + _field(2, _field(1, _number(1, _FLOAT) + _field(2, sizes)))
@@ -148,8 +148,8 @@ def _tensor(name: str, shape: Tuple[int, ...], kind: int, raw: bytes) -> bytes:
     return sizes + _number(2, kind) + _field(8, name.encode()) + _field(9, raw)
 
 
-def _field(number: int, held: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(held)) + held
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
 def _number(number: int, value: int) -> bytes:
@@ -157,8 +157,8 @@ def _number(number: int, value: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    found = b""
+    encoded = b""
     while value > 127:
-        found += bytes([value & 127 | 128])
+        encoded += bytes([value & 127 | 128])
         value >>= 7
-    return found + bytes([value])
+    return encoded + bytes([value])

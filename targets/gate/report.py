@@ -1,4 +1,4 @@
-"""What a CI system reads of the gate: JUnit XML, a summary in Markdown, annotations on the log."""
+"""The gate's reports for CI: JUnit XML, a Markdown summary, workflow annotations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEVELS = {"pass": "notice", "fail": "error", "cannot_tell": "warning"}
 
 
 def limit_text(check: Check) -> str:
-    """The limit in the unit that a reader knows."""
+    """The limit in a readable unit."""
     if check.name.endswith("_s"):
         return f"{1e3 * check.limit:g} ms"
     if check.name.endswith("_bytes"):
@@ -24,7 +24,7 @@ def limit_text(check: Check) -> str:
 
 
 def write_junit(gated: Gated, path: Path, *, model: str) -> None:
-    """One test case a budget: a broken one is a failure, one that cannot be told is skipped, with why."""
+    """Writes one test case per budget: `fail` is a failure, `cannot_tell` is skipped, with the reason."""
     cases = []
     for one in gated.checks:
         inside = ""
@@ -49,21 +49,20 @@ def write_junit(gated: Gated, path: Path, *, model: str) -> None:
 
 
 def markdown(gated: Gated, baseline: Baseline, *, model: str) -> str:
-    """A summary: one row a budget, what it was held against, and what this runner's gate is worth."""
-    verdict = {0: "passes", 1: "is refused", 3: "cannot be told"}[gated.exit_code]
+    """A summary: one row per budget, the baseline, and this runner's rate of false alarms."""
+    verdict = {0: "passes", 1: "is refused", 3: "cannot be decided"}[gated.exit_code]
     lines = [f"## deadweight gate: {model} {verdict}", ""]
     lines += ["| budget | answer | measured | limit |", "| --- | --- | --- | --- |"]
     for one in gated.checks:
         lines.append(f"| {one.name} | {_SIGNS[one.outcome]} | {one.sentence} | {limit_text(one)} |")
-    held = f"Held against {baseline.model} ({baseline.model_sha256[:12]}), {gated.against}."
-    lines += ["", held]
+    lines += ["", f"Compared with {baseline.model} ({baseline.model_sha256[:12]}), {gated.against}."]
     lines += [f"- {remark}" for remark in gated.remarks]
-    lines += [calibrated_words(baseline.calibration, _machine(gated))]
+    lines += [calibration_sentence(baseline.calibration, _machine(gated))]
     return "\n".join(line for line in lines if line is not None) + "\n"
 
 
 def workflow_commands(gated: Gated) -> List[str]:
-    """GitHub's workflow commands, one a budget."""
+    """GitHub's workflow commands, one per budget."""
     return [
         f"::{_LEVELS[one.outcome]} title=deadweight gate: {one.name} {_SIGNS[one.outcome].strip('*')}::"
         + _sentence(one).replace("%", "%25").replace("\n", "%0A")
@@ -71,15 +70,15 @@ def workflow_commands(gated: Gated) -> List[str]:
     ]
 
 
-def calibrated_words(calibration: Optional[Mapping[str, Any]], machine: Mapping[str, Any]) -> str:
-    """What the gate is worth here, as far as it was counted on this machine."""
+def calibration_sentence(calibration: Optional[Mapping[str, Any]], machine: Mapping[str, Any]) -> str:
+    """The rate of false alarms, as counted on this machine."""
     if calibration is None:
-        return "False-alarm rate on this runner: not counted; `deadweight gate --calibrate 60` does."
-    found: Dict[str, Any] = calibration["false_alarms"]
-    elsewhere = "" if calibration["machine"] == machine else " On another machine than this one."
+        return "False-alarm rate on this runner: not counted; run `deadweight gate --calibrate 60`."
+    counts: Dict[str, Any] = calibration["false_alarms"]
+    elsewhere = "" if calibration["machine"] == machine else " This was on another machine."
     return (
-        f"False alarms counted on {calibration['at'][:10]}: {found['count']} of {found['runs']} "
-        f"(95 % interval {100 * found['low']:.1f} to {100 * found['high']:.1f} %).{elsewhere}"
+        f"False alarms counted on {calibration['at'][:10]}: {counts['count']} of {counts['runs']} "
+        f"(95 % interval {100 * counts['low']:.1f} to {100 * counts['high']:.1f} %).{elsewhere}"
     )
 
 

@@ -1,4 +1,4 @@
-"""deadweight.toml: what the gate holds a model to. `[budgets]` as in a recipe, `[gate]` for the rest.
+"""The settings of the gate, from deadweight.toml: `[budgets]` as in a recipe, `[gate]` for the rest.
 
 [gate]
 model = "model.onnx"
@@ -39,12 +39,12 @@ class GateSettings:
     """`[gate]` of deadweight.toml; paths are relative to that file.
 
     Attributes:
-        model, baseline: what `--model` and `--baseline` would say.
-        inputs: what `--inputs` would say: an .npz that models are timed on.
+        model, baseline: as `--model` and `--baseline`.
+        inputs: as `--inputs`: an .npz file for timing.
         data: an .npz with the model's inputs by name and `label`, for the budget on the score (accuracy).
-        history: the JSONL that every check is added to.
-        cap_s: seconds after which the gate stops drawing.
-        target: what `--target` would say; the path of a .toml is relative to this file too.
+        history: the JSONL file to which every check is appended.
+        cap_s: time limit in seconds.
+        target: as `--target`; the path of a .toml is relative to this file too.
     """
 
     model: Optional[str] = None
@@ -57,19 +57,19 @@ class GateSettings:
 
 
 def read_settings(path: Path) -> Tuple[GateSettings, Budgets]:
-    """Reads deadweight.toml; where there is none, the defaults.
+    """Reads deadweight.toml; the defaults if there is none.
 
     Raises:
-        RecipeError: it is not TOML, or holds a key that is unknown or of the wrong kind.
+        RecipeError: it is not TOML, or has a key that is unknown or of the wrong type.
     """
     path = Path(path)
     if not path.is_file():
         return GateSettings(), Budgets()
-    held = _parsed(path)
-    _known(held, ("gate", "budgets"), str(path))
-    gate, budgets = _table(held, "gate", path), _table(held, "budgets", path)
-    _known(gate, tuple(item.name for item in fields(GateSettings)), f"{path} [gate]")
-    _known(budgets, tuple(item.name for item in fields(Budgets)), f"{path} [budgets]")
+    content = _parse_toml(path)
+    _refuse_unknown(content, ("gate", "budgets"), str(path))
+    gate, budgets = _table(content, "gate", path), _table(content, "budgets", path)
+    _refuse_unknown(gate, tuple(item.name for item in fields(GateSettings)), f"{path} [gate]")
+    _refuse_unknown(budgets, tuple(item.name for item in fields(Budgets)), f"{path} [budgets]")
     useless = [name for name in budgets if name not in _GATED]
     if useless:
         raise RecipeError(
@@ -164,25 +164,25 @@ def accuracy(model: Path, data: Path, *, threads: int = 1, board: Optional[Runti
     """The share of samples whose largest output is their label.
 
     Raises:
-        RecipeError: the data cannot be read, or do not hold labels and all inputs.
+        RecipeError: the data cannot be read, or lack labels or an input.
         ModelError: the model cannot be run on them.
     """
-    arrays = _arrays(Path(data))
+    arrays = _load_arrays(Path(data))
     session = open_session(model, runtime=runtime_of(model, board), threads=threads)
     try:
         names = [spec.name for spec in session.inputs]
         missing = [name for name in (*names, "label") if name not in arrays]
         if missing:
             raise RecipeError(
-                f"{data} misses {', '.join(missing)}; it holds {', '.join(sorted(arrays))}.",
+                f"{data} has no {', '.join(missing)}; it has {', '.join(sorted(arrays))}.",
                 "Save the inputs by name and `label`: numpy.savez(path, x=..., label=...).",
             )
         label = arrays["label"].ravel()
         sizes = {name: arrays[name].shape[0] if arrays[name].ndim else 0 for name in names}
         if label.dtype.kind not in "biuf" or any(size != label.size for size in sizes.values()):
-            told = ", ".join(f"{size} of {name}" for name, size in sizes.items())
+            counts = ", ".join(f"{size} of {name}" for name, size in sizes.items())
             raise RecipeError(
-                f"{data} holds {label.size} values of label ({label.dtype}) for {told}.",
+                f"{data} has {label.size} values of label ({label.dtype}) for {counts}.",
                 "Give one class number for each sample: labels.argmax(1) where they are one-hot.",
             )
         fixed = [spec.shape[0] for spec in session.inputs if isinstance(spec.shape[0], int)]
@@ -190,40 +190,40 @@ def accuracy(model: Path, data: Path, *, threads: int = 1, board: Optional[Runti
         right = seen = 0
         for start in range(0, label.size - step + 1 if fixed else label.size, step):
             part = {name: arrays[name][start : start + step] for name in names}
-            found = next(iter(session.run(part).values()))
+            output = next(iter(session.run(part).values()))
             wanted = label[start : start + step]
-            if found.ndim < 2 or len(found) != wanted.size:
+            if output.ndim < 2 or len(output) != wanted.size:
                 raise RecipeError(
-                    f"The first output of {model} has the shape {list(found.shape)} for "
+                    f"The first output of {model} has the shape {list(output.shape)} for "
                     f"{wanted.size} samples: no class can be read from it.",
                     "The gate scores classifiers: one row of outputs for each sample, as the first output.",
                 )
-            if not np.isfinite(found).all():
+            if not np.isfinite(output).all():
                 raise RecipeError(
-                    f"{model} gives outputs that are no numbers on {data}.", "Check the model and the data."
+                    f"{model} has outputs on {data} that are not finite.", "Check the model and the data."
                 )
-            right += int((found.reshape(len(found), -1).argmax(1) == wanted).sum())
-            seen += len(found)
+            right += int((output.reshape(len(output), -1).argmax(1) == wanted).sum())
+            seen += len(output)
     finally:
         session.close()
     if not seen:
-        raise RecipeError(f"{data} holds no samples to score on.", f"The model takes {step} at once.")
+        raise RecipeError(f"{data} has too few samples for a score.", f"The model needs {step} at once.")
     return right / seen
 
 
-def _arrays(path: Path) -> Dict[str, NDArray[Any]]:
+def _load_arrays(path: Path) -> Dict[str, NDArray[Any]]:
     try:
-        # Opened here: numpy leaves a file open that is no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
-    except Exception as error:  # numpy passes on what zipfile, zlib and its own parser raise
+        # Opened here: numpy does not close a file that is not an archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # numpy does not wrap the errors of zipfile, zlib and its parser
         raise RecipeError(
             f"The data {path} cannot be read: {str(error).rstrip('.') or type(error).__name__}.",
             "Save it with numpy.savez.",
         ) from error
 
 
-def _parsed(path: Path) -> Dict[str, Any]:
+def _parse_toml(path: Path) -> Dict[str, Any]:
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:
         toml: Any = importlib.import_module(name)
@@ -232,20 +232,22 @@ def _parsed(path: Path) -> Dict[str, Any]:
             f"{path} is TOML, which this Python cannot read without {name}.", "pip install tomli"
         ) from error
     try:
-        return dict(toml.loads(path.read_text(encoding="utf-8-sig")))  # Windows' Notepad begins with a mark
+        return dict(
+            toml.loads(path.read_text(encoding="utf-8-sig"))
+        )  # Windows' Notepad writes a byte order mark
     except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}.", "Mend that line.") from error
+        raise RecipeError(f"{path} cannot be read: {error}.", "Fix that line.") from error
 
 
-def _table(held: Mapping[str, Any], name: str, path: Path) -> Dict[str, Any]:
-    table = held.get(name, {})
+def _table(content: Mapping[str, Any], name: str, path: Path) -> Dict[str, Any]:
+    table = content.get(name, {})
     if not isinstance(table, dict):
         raise RecipeError(f"{path}: {name} is {table!r}, not a table.", f"Write it as a table: [{name}].")
     return table
 
 
-def _known(held: Mapping[str, Any], known: Tuple[str, ...], where: str) -> None:
-    for name in held:
+def _refuse_unknown(table: Mapping[str, Any], known: Tuple[str, ...], where: str) -> None:
+    for name in table:
         if name not in known:
             more = f"Known: {', '.join(known)}."
             raise RecipeError(f"{where} has no {name}.", meant_and(name, known, more))

@@ -1,1 +1,1 @@
-"""What is this machine, and what state is it in? Probes, NVIDIA's tools, CUDA, disturbances."""
+"""The machine: what it is and its state. Probes, NVIDIA's tools, CUDA, disturbances."""

@@ -1,10 +1,9 @@
-"""The ways to CUDA: libcudart by ctypes, and pycuda. Each becomes one function to call by name.
+"""CUDA bindings: libcudart by ctypes, and pycuda. Each is one function that calls CUDA functions by name.
 
-JetPack brings libcudart; pycuda must be compiled on the board.
-A `Call` takes the name of a function of CUDA's runtime, its inputs as whole
-numbers, and gives the status and the outputs as numbers, so that everything above it is written once.
-pycuda only reaches the driver; its table says the same functions in the driver's words, in the primary
-context, because that is where TensorRT allocates (pycuda.autoinit would make a context of its own).
+JetPack has libcudart; pycuda must be compiled on the board. A `Call` takes the name of a function of CUDA's
+runtime and its inputs as integers, and returns the status and the outputs as integers. pycuda binds only the
+driver; a table maps the runtime's functions to it, in the primary context, because TensorRT allocates there
+(pycuda.autoinit would create another context).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-# What goes in, what comes out: p pointer or handle, n size, i int, u unsigned, q 64 bits.
+# Inputs and outputs: p pointer or handle, n size, i int, u unsigned, q 64 bits.
 FUNCTIONS = {
     "cudaSetDevice": ("i", ""),
     "cudaDriverGetVersion": ("", "i"),
@@ -58,10 +57,10 @@ Call = Callable[..., Tuple[int, Tuple[Any, ...]]]
 
 @dataclass(frozen=True)
 class Calls:
-    """A way to CUDA: its name with its version, the function, and what a status means in words.
+    """A CUDA binding: its name with its version, the call, and the message of a status.
 
-    `bind` prepares a call without outputs for being made often: what is timed should not hold the conversion
-    of its arguments. It gives a function that returns the status.
+    `bind` prepares a call without outputs, so that timing excludes the conversion of its arguments. It
+    returns a function that returns the status.
     """
 
     name: str
@@ -71,44 +70,46 @@ class Calls:
 
 
 def by_ctypes(path: str = "") -> Calls:
-    """The runtime's library itself, at `path` or where it usually lies.
+    """The runtime's library, at `path` or in the usual folders.
 
     Raises:
-        OSError: there is none, or it does not load.
+        OSError: it is missing, or does not load.
     """
     home = os.environ.get("CUDA_HOME")
     folders = ([f"{home}/lib64"] if home else []) + list(_FOLDERS)
-    # Where NVIDIA's wheels put it: TensorRT's own wheel needs one.
+    # The folders of NVIDIA's wheels: TensorRT's wheel needs one.
     wheels = [str(each) for place in sys.path for each in Path(place).glob("nvidia/*/lib/libcudart.so.*")]
     found = ctypes.util.find_library("cudart")
     names = [path] if path else [*([found] if found else []), *_LIBRARIES, *wheels]
     if not path:
         names += [f"{folder}/{_LIBRARIES[0]}" for folder in folders]
-    name, loaded = _loaded(names, folders)
-    loaded.cudaGetErrorName.restype = loaded.cudaGetErrorString.restype = ctypes.c_char_p
+    name, library = _load_first(names, folders)
+    library.cudaGetErrorName.restype = library.cudaGetErrorString.restype = ctypes.c_char_p
 
     def call(name: str, *inputs: int) -> Tuple[int, Tuple[Any, ...]]:
         takes, gives = FUNCTIONS[name]
-        function = getattr(loaded, name)
+        function = getattr(library, name)
         outputs = [_C_TYPES[kind](0) for kind in gives]
-        given = [_C_TYPES[kind](value) for kind, value in zip(takes, inputs)]
+        arguments = [_C_TYPES[kind](value) for kind, value in zip(takes, inputs)]
         pointers = [ctypes.byref(output) for output in outputs]
-        status = int(function(*given, *pointers) if name in _OUTPUTS_LAST else function(*pointers, *given))
+        status = int(
+            function(*arguments, *pointers) if name in _OUTPUTS_LAST else function(*pointers, *arguments)
+        )
         return status, tuple(output.value or 0 for output in outputs)
 
     def words(status: int) -> str:
-        return f"{loaded.cudaGetErrorName(status).decode()}: {loaded.cudaGetErrorString(status).decode()}"
+        return f"{library.cudaGetErrorName(status).decode()}: {library.cudaGetErrorString(status).decode()}"
 
     def bind(name: str, *inputs: int) -> Callable[[], int]:
-        function = getattr(loaded, name)
+        function = getattr(library, name)
         handles = [ctypes.c_void_p(each) for each in inputs]
         return lambda: int(function(*handles))
 
     return Calls(f"ctypes on {name}", call, words, bind)
 
 
-def _loaded(names: Sequence[str], folders: Sequence[str]) -> Tuple[str, Any]:
-    """The first library that loads; where there is one name alone, its own error tells more."""
+def _load_first(names: Sequence[str], folders: Sequence[str]) -> Tuple[str, Any]:
+    """The first library that loads; a single name raises its own error."""
     reasons: List[str] = []
     for name in names:
         try:
@@ -137,20 +138,20 @@ def by_pycuda() -> Calls:
         raise OSError(str(error)) from error
     context.push()
     _pop_at_exit(driver)
-    kept: Dict[int, Any] = {}
-    table = _driver_table(driver, kept)
+    objects: Dict[int, Any] = {}
+    table = _driver_table(driver, objects)
 
     def call(name: str, *inputs: int) -> Tuple[int, Tuple[Any, ...]]:
         if name not in table:
             return NOT_SUPPORTED, ()
         try:
-            given = table[name](*inputs)
+            outputs = table[name](*inputs)
         except driver.MemoryError:
             return 2, ()
         except driver.Error as error:
             failures[999] = str(error)
             return 999, ()
-        return 0, given if isinstance(given, tuple) else () if given is None else (given,)
+        return 0, outputs if isinstance(outputs, tuple) else () if outputs is None else (outputs,)
 
     failures: Dict[int, str] = {
         2: "cudaErrorMemoryAllocation: out of memory",
@@ -164,14 +165,14 @@ def by_pycuda() -> Calls:
 
 
 def _pop_at_exit(driver: Any) -> None:
-    """pycuda aborts the process if a context of its stack is left there at the end."""
+    """Pops the context at exit: otherwise pycuda aborts the process."""
     import atexit
 
     atexit.register(driver.Context.pop)
 
 
-def _driver_table(driver: Any, kept: Dict[int, Any]) -> Dict[str, Callable[..., Any]]:
-    """The runtime's functions in pycuda's words; `kept` holds its objects by their handles."""
+def _driver_table(driver: Any, objects: Dict[int, Any]) -> Dict[str, Callable[..., Any]]:
+    """The runtime's functions by pycuda; `objects` has its objects by handle."""
     attributes = driver.device_attribute
     numbers = {
         16: attributes.MULTIPROCESSOR_COUNT,
@@ -182,11 +183,11 @@ def _driver_table(driver: Any, kept: Dict[int, Any]) -> Dict[str, Callable[..., 
     }
 
     def keep(handle: int, thing: Any) -> int:
-        kept[handle] = thing
+        objects[handle] = thing
         return handle
 
     def drop(handle: int) -> None:
-        kept.pop(handle)
+        objects.pop(handle)
 
     def host(size: int, flags: int) -> int:
         mapped = driver.host_alloc_flags.DEVICEMAP if flags & _MAPPED else 0
@@ -195,9 +196,9 @@ def _driver_table(driver: Any, kept: Dict[int, Any]) -> Dict[str, Callable[..., 
 
     def copy(to: int, source: int, size: int, kind: int, stream: int) -> None:
         if kind == 1:
-            driver.memcpy_htod_async(to, (ctypes.c_byte * size).from_address(source), kept[stream])
+            driver.memcpy_htod_async(to, (ctypes.c_byte * size).from_address(source), objects[stream])
         else:
-            driver.memcpy_dtoh_async((ctypes.c_byte * size).from_address(to), source, kept[stream])
+            driver.memcpy_dtoh_async((ctypes.c_byte * size).from_address(to), source, objects[stream])
 
     def malloc(size: int) -> int:
         allocation = driver.mem_alloc(size)
@@ -217,9 +218,9 @@ def _driver_table(driver: Any, kept: Dict[int, Any]) -> Dict[str, Callable[..., 
         "cudaFree": drop,
         "cudaHostAlloc": host,
         "cudaFreeHost": drop,
-        "cudaHostGetDevicePointer": lambda pointer, flags: int(kept[pointer].base.get_device_pointer()),
+        "cudaHostGetDevicePointer": lambda pointer, flags: int(objects[pointer].base.get_device_pointer()),
         "cudaMemcpyAsync": copy,
         "cudaStreamCreateWithFlags": stream,
-        "cudaStreamSynchronize": lambda handle: kept[handle].synchronize() and None,
+        "cudaStreamSynchronize": lambda handle: objects[handle].synchronize() and None,
         "cudaStreamDestroy": drop,
     }

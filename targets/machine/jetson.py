@@ -1,8 +1,8 @@
-"""A Jetson read from its files: what it is, and how it is doing.
+"""A Jetson, read from its files: what it is, and its state.
 
-All paths are below `root`, tools too: `root/usr/sbin/nvpmodel` is asked, so that a directory can be a whole
-board. Inside a container most tools are missing, and without root some files are: what cannot be read is left
-out. Files are tried before tools, since a tool costs a process, which a measurement would feel.
+All paths are below `root`, tools too (`root/usr/sbin/nvpmodel`), so that a directory can stand for a board.
+In a container most tools are missing, and without root some files are: what cannot be read is left out. Files
+are tried before tools, since the process of a tool would disturb a measurement.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TOOL_S = 10.0
 
 @dataclass(frozen=True)
 class Board:
-    """What a board is. Compute capability is that of its GPU; CPU and GPU share `memory_bytes`."""
+    """A board. Compute capability is that of its GPU; CPU and GPU share `memory_bytes`."""
 
     model: str
     compatible: Tuple[str, ...]
@@ -44,32 +44,32 @@ class Board:
 
 @dataclass(frozen=True)
 class BoardState:
-    """How a board is doing at one moment."""
+    """The state of a board at one moment."""
 
     power_mode: Optional[PowerMode] = None
     clocks: Mapping[str, Clock] = field(default_factory=dict)
     """gpu, emc, and cpu0…"""
     temperatures_c: Mapping[str, float] = field(default_factory=dict)
     counters: Mapping[str, int] = field(default_factory=dict)
-    """Events since the board was started: under-voltage, over-current."""
+    """Events since boot: under-voltage, over-current."""
     throttling: Tuple[str, ...] = ()
-    """Cooling devices that are holding a clock down now."""
+    """Cooling devices that limit a clock now."""
     rails_w: Mapping[str, float] = field(default_factory=dict)
 
 
 def is_jetson(root: Path) -> bool:
-    """Whether this is a Jetson, also seen from inside a container."""
+    """Whether this is a Jetson, also from inside a container."""
     return (root / "etc/nv_tegra_release").exists() or nvidia_tools.soc_of(_compatible(root)) is not None
 
 
 def read_board(root: Path) -> Board:
-    """What the board is."""
+    """Reads what the board is."""
     compatible = _compatible(root)
     soc = nvidia_tools.soc_of(compatible)
     l4t = nvidia_tools.l4t_release(text_of(root / "etc/nv_tegra_release"))
     l4t = l4t or nvidia_tools.l4t_package(text_of(root / "var/lib/dpkg/status"))
     jetpack, warning = nvidia_tools.jetpack_of(l4t)
-    unknown = "" if soc else f"The chip is not known to this version of deadweight: {compatible!r}."
+    unknown = "" if soc else f"This version of deadweight does not know the chip: {compatible!r}."
     return Board(
         model=text_of(root / "proc/device-tree/model").strip("\0") or "unnamed board",
         compatible=tuple(entry for entry in compatible.split("\0") if entry),
@@ -84,7 +84,7 @@ def read_board(root: Path) -> Board:
 
 
 def read_state(root: Path, *, tools: bool = False) -> BoardState:
-    """How the board is doing, from files alone; with `tools`, they are asked for what files did not tell."""
+    """Reads the board's state from files; with `tools`, from tools too where a file is missing."""
     clocks = _clocks(root)
     if tools and "emc" not in clocks:
         clocks = {**nvidia_tools.shown_clocks(tool(root, "usr/bin/jetson_clocks", "--show")), **clocks}
@@ -99,7 +99,7 @@ def read_state(root: Path, *, tools: bool = False) -> BoardState:
 
 
 def to_json(state: BoardState) -> Dict[str, Any]:
-    """Plain values for JSON, with the total power and what that figure is."""
+    """Plain values for JSON, with the total power and its source."""
     total = total_power_w(dict(state.rails_w))
     return {
         **asdict(state),
@@ -122,12 +122,12 @@ def from_json(value: Mapping[str, Any]) -> BoardState:
 
 
 def tegrastats_line(root: Path, *, timeout_s: float = 3.0) -> Optional[Tegrastats]:
-    """One line of the board's monitor, or None where it says nothing in time."""
+    """One line of the board's monitor, or None where it prints nothing in time."""
     program = root / "usr/bin/tegrastats"
     if not os.access(str(program), os.X_OK):
         return None
     try:
-        # It prints forever; `timeout` ends it with its children.
+        # It never ends; `timeout` ends it with its children.
         done = subprocess.run(
             ["timeout", str(timeout_s), "sh", "-c", '"$0" --interval 100 | head -n 1', str(program)],
             stdout=subprocess.PIPE,
@@ -143,7 +143,7 @@ def tegrastats_line(root: Path, *, timeout_s: float = 3.0) -> Optional[Tegrastat
 
 
 def tool(root: Path, program: str, *arguments: str) -> str:
-    """What a tool of the board prints, or nothing where it is missing or refuses (many want root)."""
+    """The output of a tool of the board, or "" where it is missing or fails (many need root)."""
     try:
         done = subprocess.run(
             [str(root / program), *arguments],
@@ -161,7 +161,7 @@ def tool(root: Path, program: str, *arguments: str) -> str:
 
 
 def text_of(path: Path) -> str:
-    """A file's text without the white space around it; nothing where it cannot be read."""
+    """A file's text, stripped; "" where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except (OSError, ValueError):
@@ -169,9 +169,9 @@ def text_of(path: Path) -> str:
 
 
 def number_of(path: Path) -> Optional[int]:
-    """A file's whole number, or None."""
-    found = text_of(path)
-    return int(found) if re.fullmatch(r"-?[0-9]{1,18}", found) else None
+    """A file's integer, or None."""
+    text = text_of(path)
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
 
 
 def _compatible(root: Path) -> str:
@@ -179,20 +179,20 @@ def _compatible(root: Path) -> str:
 
 
 def _tensorrt(root: Path) -> Optional[str]:
-    # The library's own name, so that it is right in a container too, and without a package manager.
+    # From the library's file name, which is right in a container too, and without a package manager.
     names = [path.name for path in root.glob("usr/lib/*-linux-gnu/libnvinfer.so.*")]
-    found = [name.partition(".so.")[2] for name in names if name.count(".") >= 4]
+    versions = [name.partition(".so.")[2] for name in names if name.count(".") >= 4]
     return max(
-        found, key=lambda version: [int(part) for part in re.findall(r"[0-9]+", version)], default=None
+        versions, key=lambda version: [int(part) for part in re.findall(r"[0-9]+", version)], default=None
     )
 
 
 def _cuda(root: Path) -> Optional[str]:
-    found = re.search(
+    match = re.search(
         r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"([0-9.]+)"', text_of(root / "usr/local/cuda/version.json")
     )
-    found = found or re.search(r"CUDA Version ([0-9.]+)", text_of(root / "usr/local/cuda/version.txt"))
-    return found.group(1) if found else None
+    match = match or re.search(r"CUDA Version ([0-9.]+)", text_of(root / "usr/local/cuda/version.txt"))
+    return match.group(1) if match else None
 
 
 def _power_mode(root: Path, *, tools: bool) -> Optional[PowerMode]:
@@ -203,75 +203,75 @@ def _power_mode(root: Path, *, tools: bool) -> Optional[PowerMode]:
 
 
 def _clocks(root: Path) -> Dict[str, Clock]:
-    found: Dict[str, Clock] = {}
+    clocks: Dict[str, Clock] = {}
     for folder in sorted(root.glob(_CPU)):
         low, high = number_of(folder / "scaling_min_freq"), number_of(folder / "scaling_max_freq")
         now = number_of(folder / "cpuinfo_cur_freq") or number_of(folder / "scaling_cur_freq")
         if low is not None and high is not None:
-            found[folder.parent.name] = Clock(low * 1000, high * 1000, (now or 0) * 1000)
+            clocks[folder.parent.name] = Clock(low * 1000, high * 1000, (now or 0) * 1000)
     devices = root / "sys/class/devfreq"
     for name, patterns in (("gpu", _GPU), ("emc", ("bwmgr", "*emc*"))):
         for folder in [place for pattern in patterns for place in sorted(devices.glob(pattern))][:1]:
             figures = [number_of(folder / which) for which in ("min_freq", "max_freq", "cur_freq")]
             if figures[0] is not None and figures[1] is not None:
-                found[name] = Clock(figures[0], figures[1], figures[2] or 0)
+                clocks[name] = Clock(figures[0], figures[1], figures[2] or 0)
     rate = number_of(root / _EMC / "rate")
-    if "emc" not in found and rate is not None:
+    if "emc" not in clocks and rate is not None:
         locked = number_of(root / _EMC / "mrq_rate_locked") == 1
         low = rate if locked else number_of(root / _EMC / "min_rate") or 0
         high = rate if locked else number_of(root / _EMC / "max_rate") or 0
-        found["emc"] = Clock(low, high, rate)
-    return found
+        clocks["emc"] = Clock(low, high, rate)
+    return clocks
 
 
 def _temperatures(root: Path) -> Dict[str, float]:
-    """By zone. A zone whose unit is switched off reads 0, -256 or not at all and is left out."""
-    found: Dict[str, float] = {}
+    """By zone. A zone whose unit is off reads 0, -256 or nothing, and is left out."""
+    celsius: Dict[str, float] = {}
     for folder in sorted(root.glob("sys/class/thermal/thermal_zone[0-9]*")):
         name, value = text_of(folder / "type"), number_of(folder / "temp")
         if name and value is not None and value > -100_000 and value != 0:
-            found[name] = value / 1000
-    return found
+            celsius[name] = value / 1000
+    return celsius
 
 
 def _counters(root: Path) -> Dict[str, int]:
-    found: Dict[str, int] = {}
+    counts: Dict[str, int] = {}
     for path in sorted(root.glob("sys/class/hwmon/hwmon*/oc[0-9]_event_cnt")):
         name, count = path.name[:3], number_of(path)
         if count is not None:
-            told = _OVER_CURRENT.get(name, name)
-            found[told] = found.get(told, 0) + count
-    return found
+            event = _OVER_CURRENT.get(name, name)
+            counts[event] = counts.get(event, 0) + count
+    return counts
 
 
 def _throttling(root: Path) -> Tuple[str, ...]:
-    found = []
+    devices = []
     for folder in sorted(root.glob("sys/class/thermal/cooling_device[0-9]*")):
         name = text_of(folder / "type")
         if name and name not in _FAN and (number_of(folder / "cur_state") or 0) > 0:
-            found.append(name)
-    return tuple(found)
+            devices.append(name)
+    return tuple(devices)
 
 
 def _rails(root: Path) -> Dict[str, float]:
-    """Power by rail, in watts: INA3221 (mV times mA) and INA238 (microwatts), and JetPack 4's own driver."""
-    found: Dict[str, float] = {}
+    """Power by rail, in watts: INA3221 (mV times mA) and INA238 (microwatts), and JetPack 4's driver."""
+    watts: Dict[str, float] = {}
     for monitor in sorted(root.glob("sys/class/hwmon/hwmon[0-9]*")):
         kind = text_of(monitor / "name")
         if kind == "ina238":
             power = number_of(monitor / "power1_input")
             if power is not None:
-                found[text_of(monitor / "label") or "VIN"] = power / 1e6
+                watts[text_of(monitor / "label") or "VIN"] = power / 1e6
         for label in sorted(monitor.glob("in[0-9]_label")) if kind == "ina3221" else ():
             channel = label.name[2]
             millivolts, milliamperes = (
                 number_of(monitor / f"{what}{channel}_input") for what in ("in", "curr")
             )
             if millivolts is not None and milliamperes is not None:  # in7 is a sum and has no current
-                found[text_of(label)] = millivolts * milliamperes / 1e6
+                watts[text_of(label)] = millivolts * milliamperes / 1e6
     for label in sorted(root.glob("sys/bus/i2c/drivers/ina3221x/*/iio*device*/rail_name_[0-9]")):
         power = number_of(label.parent / f"in_power{label.name[-1]}_input")
         if power is not None:
-            found[text_of(label)] = power / 1000
-    found.pop("NC", None)
-    return found
+            watts[text_of(label)] = power / 1000
+    watts.pop("NC", None)
+    return watts

@@ -1,7 +1,7 @@
-"""What NVIDIA's own files and tools say about a Jetson, as text: release, power mode, clocks.
+"""Parsers for the text of NVIDIA's files and tools on a Jetson: release, power mode, clocks.
 
-Pure functions from text to values; `jetson.py` finds the text. Every one takes whatever it is given: a line
-that another release prints differently is skipped, never an error.
+Pure functions from text to values; `jetson.py` reads the text. They accept any text: a line that another
+release prints differently is skipped, never an error.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ JETPACKS: Mapping[str, str] = {
     "39.2.0": "7.2",
     "39.2.1": "7.2.1",
 }
-"""L4T release to JetPack: jetson_stats' table, meta-tegra's recipes, and a board's own listing for 39.2.1."""
+"""L4T release to JetPack: jetson_stats' table, meta-tegra's recipes, and a board's listing for 39.2.1."""
 
 _MAJORS = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}
 
 
 @dataclass(frozen=True)
 class Soc:
-    """A system on chip by the name that `compatible` in the device tree gives it."""
+    """A system on chip, by its name in the device tree's `compatible`."""
 
     name: str
     compute_capability: str
@@ -65,7 +65,7 @@ SOCS = (
 
 @dataclass(frozen=True)
 class PowerMode:
-    """Modes are numbered differently on every board, so both are kept; what is not told is None."""
+    """A power mode. Each board numbers modes differently, so it has name and number; None if unknown."""
 
     name: Optional[str]
     id: Optional[int]
@@ -76,7 +76,7 @@ class PowerMode:
 
 @dataclass(frozen=True)
 class Clock:
-    """A clock's limits as they were requested, and what it runs at; 0 where that is not told."""
+    """A clock's requested limits and its current frequency; 0 where unknown."""
 
     min_hz: int
     max_hz: int
@@ -84,33 +84,32 @@ class Clock:
 
     @property
     def locked(self) -> bool:
-        """Whether it was told to keep one frequency, as `jetson_clocks` does."""
+        """Whether it is locked to one frequency, as by `jetson_clocks`."""
         return 0 < self.min_hz == self.max_hz
 
 
 def l4t_release(text: str) -> Optional[str]:
     """The release in /etc/nv_tegra_release, as in `36.4.4`."""
-    found = re.search(r"R([0-9]{1,4}) \(release\), REVISION: ([0-9]{1,4})(?:\.([0-9]{1,4}))?", text)
-    return f"{found.group(1)}.{found.group(2)}.{found.group(3) or 0}" if found else None
+    match = re.search(r"R([0-9]{1,4}) \(release\), REVISION: ([0-9]{1,4})(?:\.([0-9]{1,4}))?", text)
+    return f"{match.group(1)}.{match.group(2)}.{match.group(3) or 0}" if match else None
 
 
 def l4t_package(text: str) -> Optional[str]:
-    """The release by the package nvidia-l4t-core in /var/lib/dpkg/status, where that file is missing."""
-    found = re.search(r"^Package: nvidia-l4t-core\n(?:.+\n)*?Version: ([0-9]+\.[0-9]+\.[0-9]+)", text, re.M)
-    return found.group(1) if found else None
+    """The release from the package nvidia-l4t-core in /var/lib/dpkg/status."""
+    match = re.search(r"^Package: nvidia-l4t-core\n(?:.+\n)*?Version: ([0-9]+\.[0-9]+\.[0-9]+)", text, re.M)
+    return match.group(1) if match else None
 
 
 def jetpack_of(l4t: Optional[str]) -> Tuple[Optional[str], str]:
-    """The JetPack of a release, and a warning where it had to be guessed (empty if not)."""
+    """The JetPack of a release, and a warning where it is a guess (else empty)."""
     if l4t is None:
-        return None, "The L4T release is not told: its JetPack is not known."
+        return None, "The L4T release is unknown, so its JetPack is too."
     if l4t in JETPACKS:
         return JETPACKS[l4t], ""
     major = _MAJORS.get(l4t.split(".")[0])
     if major is None:
-        return None, f"L4T {l4t} and its JetPack are not known to this version of deadweight."
-    told = f"L4T {l4t} is not known to this version of deadweight; it is taken for a JetPack {major}."
-    return f"{major}.x", told
+        return None, f"This version of deadweight does not know L4T {l4t} and its JetPack."
+    return f"{major}.x", f"This version of deadweight does not know L4T {l4t}; it assumes JetPack {major}."
 
 
 def soc_of(compatible: str) -> Optional[Soc]:
@@ -120,28 +119,28 @@ def soc_of(compatible: str) -> Optional[Soc]:
 
 
 def power_mode(text: str) -> Optional[PowerMode]:
-    """The answer of `nvpmodel -q`: a name, and on the next line its number, which some releases leave out."""
-    found = re.search(r"^NV Power Mode: *(\S+)[^\S\n]*(?:\n[^\S\n]*([0-9]{1,4})\b)?", text, re.M)
-    if found is None:
+    """The output of `nvpmodel -q`: a name, and on the next line its number, which some releases omit."""
+    match = re.search(r"^NV Power Mode: *(\S+)[^\S\n]*(?:\n[^\S\n]*([0-9]{1,4})\b)?", text, re.M)
+    if match is None:
         return None
-    return PowerMode(found.group(1), None if found.group(2) is None else int(found.group(2)))
+    return PowerMode(match.group(1), None if match.group(2) is None else int(match.group(2)))
 
 
 def stored_mode(status: str) -> Optional[int]:
-    """The mode's number that nvpmodel keeps in /var/lib/nvpmodel/status: `pmode:0001`."""
-    found = re.search(r"pmode:([0-9]{1,6})", status)
-    return int(found.group(1)) if found else None
+    """The mode's number that nvpmodel stores in /var/lib/nvpmodel/status: `pmode:0001`."""
+    match = re.search(r"pmode:([0-9]{1,6})", status)
+    return int(match.group(1)) if match else None
 
 
 def mode_names(conf: str) -> Dict[int, str]:
     """Number and name of every mode in /etc/nvpmodel.conf."""
-    found = re.findall(r"^< *POWER_MODEL +ID=([0-9]{1,4}) +NAME=(\S+) *>", conf, re.M)
-    return {int(number): name for number, name in found}
+    modes = re.findall(r"^< *POWER_MODEL +ID=([0-9]{1,4}) +NAME=(\S+) *>", conf, re.M)
+    return {int(number): name for number, name in modes}
 
 
 def shown_clocks(text: str) -> Dict[str, Clock]:
-    """The answer of `jetson_clocks --show` (as root): cpu0…, gpu, emc, and accelerators, in hertz."""
-    found: Dict[str, Clock] = {}
+    """The output of `jetson_clocks --show` (as root): cpu0…, gpu, emc, and accelerators, in hertz."""
+    clocks: Dict[str, Clock] = {}
     for line in text.splitlines():
         name = re.match(r"\s*([A-Za-z][A-Za-z0-9_]*):?\s", line)
         figures = dict(re.findall(r"\b(Min|Max|Current)Freq=([0-9]{1,15})\b", line))
@@ -149,5 +148,5 @@ def shown_clocks(text: str) -> Dict[str, Clock]:
             key = name.group(1).lower()
             unit = 1000 if key.startswith("cpu") else 1  # CPU clocks are printed in kHz
             low, high, now = (int(figures[which]) * unit for which in ("Min", "Max", "Current"))
-            found[key] = Clock(low, high, now)
-    return found
+            clocks[key] = Clock(low, high, now)
+    return clocks

@@ -1,7 +1,7 @@
-"""What this machine can tell about itself: the conditions of a measurement.
+"""The conditions of a measurement: facts and state of this machine.
 
-Standard library only. Every path is taken below `root`, so that another machine's /proc and /sys can be read
-from a copy. What a machine does not tell is left out. A Jetson tells more: its part is in `jetson.py`.
+Standard library only. Every path is below `root`, so that another machine's /proc and /sys can be read from a
+copy. What cannot be read is left out. A Jetson has more facts: see `jetson.py`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .jetson import text_of as _text
 
 _ROOT = Path("/")
 _CORES = "sys/devices/system/cpu/cpu[0-9]*/"
-_BOARD = "board: "  # how marks begin that void a measurement
+_BOARD = "board: "  # prefix of marks that void a measurement
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Counters and clocks at one moment; two of them tell what happened in between."""
+    """Counters and clocks at one moment; two of them show what happened in between."""
 
     wall_s: float
     cpu_s: float
@@ -36,7 +36,7 @@ class Snapshot:
     major_faults: int
     swapped_pages: int
     stolen_s: float
-    """Time that the host took from this virtual machine, all cores together."""
+    """CPU time that the host took from this virtual machine, on all cores."""
     throttled: int
     clocks_hz: Tuple[int, ...]
     """Current clock of each core; empty where it cannot be read."""
@@ -45,11 +45,11 @@ class Snapshot:
 
 
 def conditions(root: Path = _ROOT) -> Dict[str, Any]:
-    """Machine, software and state, as plain values for JSON. Two figures compare only on one `machine`.
+    """Machine, software and state, as plain values for JSON. Comparable only on an equal `machine`.
 
     On a Jetson `machine` and `state` each have a `board`.
     """
-    found: Dict[str, Any] = {
+    facts: Dict[str, Any] = {
         "machine": {
             "cpu": cpu_name(root),
             "architecture": platform.machine(),
@@ -67,47 +67,47 @@ def conditions(root: Path = _ROOT) -> Dict[str, Any]:
         },
     }
     if jetson.is_jetson(root):
-        found["machine"]["board"] = _plain(asdict(jetson.read_board(root)))
+        facts["machine"]["board"] = _as_lists(asdict(jetson.read_board(root)))
         state = jetson.to_json(jetson.read_state(root, tools=True))
         monitor = jetson.tegrastats_line(root)
         if monitor is not None:
-            state["tegrastats"] = _plain(asdict(monitor))
-        found["state"]["board"] = state
-    return found
+            state["tegrastats"] = _as_lists(asdict(monitor))
+        facts["state"]["board"] = state
+    return facts
 
 
-def voided(told: Mapping[str, Any], marks: Iterable[str] = ()) -> Tuple[str, ...]:
-    """Why times are void that were taken between `told["state"]` and `told["state_after"]`; empty if not.
+def voided(facts: Mapping[str, Any], marks: Iterable[str] = ()) -> Tuple[str, ...]:
+    """Why the times measured between `facts["state"]` and `facts["state_after"]` are void; empty if not.
 
-    `told` is the conditions of a measurement, `marks` what its events were marked with: a power mode may have
-    changed and changed back. On a Jetson a changed mode or clock limit, throttling and over-current void a
-    measurement. Other machines' events are marked, one by one, and void nothing.
+    `facts` are the conditions of a measurement, `marks` those of its events: a power mode may have changed
+    and changed back. On a Jetson a changed mode or clock limit, throttling and over-current void a measurement.
+    On other machines events are only marked.
     """
-    found = [mark[len(_BOARD) :] for mark in marks if mark.startswith(_BOARD)]
-    found += disturbances.disturbances(*_board_states(told))
-    return tuple(dict.fromkeys(found))
+    reasons = [mark[len(_BOARD) :] for mark in marks if mark.startswith(_BOARD)]
+    reasons += disturbances.disturbances(*_board_states(facts))
+    return tuple(dict.fromkeys(reasons))
 
 
-def not_known(told: Mapping[str, Any]) -> Tuple[str, ...]:
-    """What of a board could not be read after times were taken: a change of it would not be seen."""
-    return disturbances.unread(*_board_states(told))
+def not_known(facts: Mapping[str, Any]) -> Tuple[str, ...]:
+    """What could not be read of a board after the timing: a change of it is not detected."""
+    return disturbances.unread(*_board_states(facts))
 
 
 def evidence(root: Path = _ROOT) -> str:
-    """`emulated` where this process runs on a foreign processor, else `measured`."""
+    """`emulated` where this process runs on an emulated processor, else `measured`."""
     machine = platform.machine()
     cpuinfo = _text(root / "proc/cpuinfo")
     foreign = machine not in ("x86_64", "i686", "AMD64") and "vendor_id" in cpuinfo
-    # A handler for a processor's programs is only registered where the processor is not the machine's own.
+    # A binfmt handler for a processor is registered only on a machine with another processor.
     handled = (root / "proc/sys/fs/binfmt_misc" / f"qemu-{machine}").exists()
-    # QEMU's own processor is also what KVM shows where nobody chose one; there the machine's own runs it.
+    # KVM shows QEMU's processor too unless one is chosen; then the real processor runs the code.
     clocks = _text(root / "sys/devices/system/clocksource/clocksource0/available_clocksource").split()
     software = "QEMU TCG CPU" in cpuinfo or ("QEMU Virtual CPU" in cpuinfo and "kvm-clock" not in clocks)
     return "emulated" if foreign or handled or software else "measured"
 
 
 def snapshot(root: Path = _ROOT) -> Snapshot:
-    """The state now. Faults are counted for the calling thread where the system can."""
+    """The current state. Page faults are those of the calling thread where the system counts them."""
     used = resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF))
     swaps = re.findall(r"^pswp(?:in|out) (\d+)", _text(root / "proc/vmstat"), re.MULTILINE)
     ticks = _text(root / "proc/stat").split("\n", 1)[0].split()
@@ -126,42 +126,42 @@ def snapshot(root: Path = _ROOT) -> Snapshot:
 
 
 def changes(before: Snapshot, after: Snapshot, *, runs: int, threads: int = 1) -> Tuple[str, ...]:
-    """What happened between two snapshots that a timing of `runs` runs in between should be marked with."""
+    """The marks for a timing of `runs` runs between two snapshots."""
     wall_s = after.wall_s - before.wall_s
-    found: List[str] = []
+    marks: List[str] = []
     if after.board is None and after.throttled > before.throttled:
-        found.append(f"throttled {after.throttled - before.throttled} times")
+        marks.append(f"throttled {after.throttled - before.throttled} times")
     for was, now in zip(before.clocks_hz, after.clocks_hz):
         if was and abs(now - was) > 0.01 * was:
-            found.append(f"a core's clock went from {was / 1e6:.0f} to {now / 1e6:.0f} MHz")
+            marks.append(f"a core's clock went from {was / 1e6:.0f} to {now / 1e6:.0f} MHz")
             break
     if after.swapped_pages > before.swapped_pages:
-        found.append(f"{after.swapped_pages - before.swapped_pages} pages were swapped")
+        marks.append(f"{after.swapped_pages - before.swapped_pages} pages were swapped")
     if after.major_faults > before.major_faults:
-        found.append(f"{after.major_faults - before.major_faults} pages were read from disk")
+        marks.append(f"{after.major_faults - before.major_faults} pages were read from disk")
     if after.minor_faults - before.minor_faults > 50 * runs:
-        found.append(f"{(after.minor_faults - before.minor_faults) / runs:.0f} page faults a run")
+        marks.append(f"{(after.minor_faults - before.minor_faults) / runs:.0f} page faults per run")
     if after.stolen_s - before.stolen_s > 0.02 * wall_s + 0.01:  # one tick of the counter is 0.01 s
-        found.append(f"the host took {100 * (after.stolen_s - before.stolen_s) / wall_s:.0f} % of a core")
+        marks.append(f"the host took {100 * (after.stolen_s - before.stolen_s) / wall_s:.0f} % of a core")
     if before.board is not None and after.board is not None:
-        found += [_BOARD + each for each in disturbances.disturbances(before.board, after.board)]
+        marks += [_BOARD + each for each in disturbances.disturbances(before.board, after.board)]
     share = (after.cpu_s - before.cpu_s) / wall_s
     if threads == 1 and share < 0.8:
-        found.append(f"other work left {100 * share:.0f} % of a core")
-    return tuple(found)
+        marks.append(f"other programs left {100 * share:.0f} % of a core")
+    return tuple(marks)
 
 
 def cpu_name(root: Path = _ROOT) -> str:
-    """The processor's name, as its maker or the board gives it."""
-    found = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    """The processor's name, from the CPU or the board."""
+    match = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
     board = _text(root / "proc/device-tree/model").strip("\0")
-    return found.group(1).strip() if found else board or platform.processor() or platform.machine()
+    return match.group(1).strip() if match else board or platform.processor() or platform.machine()
 
 
 def memory_bytes(root: Path = _ROOT) -> Optional[int]:
-    """All memory that the system can use; None where it cannot be told."""
-    found = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
-    return int(found.group(1)) * 1024 if found else None
+    """Total memory of the system; None where unknown."""
+    match = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    return int(match.group(1)) * 1024 if match else None
 
 
 def cores_allowed() -> int:
@@ -170,18 +170,18 @@ def cores_allowed() -> int:
 
 
 def versions(*names: str) -> Dict[str, str]:
-    """Versions of those of the named distributions that are installed; nothing is imported."""
-    found: Dict[str, str] = {}
+    """Versions of the installed ones of these distributions; nothing is imported."""
+    installed: Dict[str, str] = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _clocks_hz(root: Path) -> Tuple[int, ...]:
-    # What the hardware runs at, where it can be read: what was asked of it can differ under throttling.
+    # The hardware's frequency where it can be read: under throttling it differs from the requested one.
     for name in ("cpuinfo_cur_freq", "scaling_cur_freq"):
         read = [_text(path) for path in sorted(root.glob(_CORES + "cpufreq/" + name))]
         if read and all(value.isdigit() for value in read):
@@ -189,9 +189,9 @@ def _clocks_hz(root: Path) -> Tuple[int, ...]:
     return ()
 
 
-def _board_states(told: Mapping[str, Any]) -> Tuple[BoardState, BoardState]:
-    """The board before and after a measurement; one that tells nothing where it was not asked."""
-    states = [told.get(which, {}).get("board") for which in ("state", "state_after")]
+def _board_states(facts: Mapping[str, Any]) -> Tuple[BoardState, BoardState]:
+    """The board before and after a measurement; empty states where it was not read."""
+    states = [facts.get(which, {}).get("board") for which in ("state", "state_after")]
     before, after = (BoardState() if None in states else jetson.from_json(state) for state in states)
     return before, after
 
@@ -202,8 +202,8 @@ def _throttled(root: Path) -> int:
     return sum(int(value) for value in read if value.isdigit())
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, so that what is told equals what is read back from JSON."""
+def _as_lists(value: Any) -> Any:
+    """Tuples as lists, so that the value equals its copy read from JSON."""
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+        return {key: _as_lists(each) for key, each in value.items()}
+    return [_as_lists(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -1,8 +1,8 @@
-"""One line of `tegrastats`, the board's own monitor, read token by token.
+"""A parser for one line of `tegrastats`, the board's monitor.
 
-The line differs with every release: units come and go, engines change names, a second and a third figure
-appeared behind temperatures and rails, and without root whole tokens are missing. So each token is read on
-its own, wherever it stands; what is not known is kept as it is, and nothing here ever fails.
+The line differs between releases: units and engine names change, temperatures and rails got a second and a
+third value, and without root tokens are missing. So each token is read alone, at any position; an unknown
+token is stored as it is, and nothing here raises.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _GRAMMAR = tuple(
 )
 
 TOTAL_RAILS = ("VDD_IN", "VIN", "POM_5V_IN")
-"""Rails that feed the whole board. Where there is none, the rails can only be summed."""
-_BELOW_OTHERS = ("VDDQ_VDD2_1V8AO",)  # fed by VIN_SYS_5V0, which is measured too
+"""Rails that supply the whole board. Without one, the rails are added."""
+_BELOW_OTHERS = ("VDDQ_VDD2_1V8AO",)  # supplied by VIN_SYS_5V0, which is measured too
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One token: its kind, its name and its figures as printed; None for one that is not there."""
+    """One token: its kind, its name and its values as printed; None for a missing value."""
 
     kind: str
     name: str
@@ -50,7 +50,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Engine:
-    """A clocked unit: its load in percent and its clocks, as far as they are told. Off: no clocks."""
+    """A clocked unit: its load in percent and its clocks, where printed. Off: no clocks."""
 
     load_percent: Optional[float]
     clocks_hz: Tuple[int, ...]
@@ -58,75 +58,75 @@ class Engine:
 
 @dataclass(frozen=True)
 class Tegrastats:
-    """A line, in its own order. Of a name that comes twice, the first one counts."""
+    """The tokens of a line, in order. The first token of a name counts."""
 
     readings: Tuple[Reading, ...]
     unknown: Tuple[str, ...]
-    """Words that no known token is made of."""
+    """Words that are not part of a known token."""
 
     @property
     def cores(self) -> Tuple[Optional[Engine], ...]:
         """Every core; None for one that is off."""
-        found: List[Optional[Engine]] = []
+        units: List[Optional[Engine]] = []
         for core in str(self._values("cores", "CPU")[0] or "").split(",") if self._has("CPU") else ():
             load, at, clock = core.partition("%@")
-            found.append(Engine(float(load), (int(clock) * 1_000_000,)) if at else None)
-        return tuple(found)
+            units.append(Engine(float(load), (int(clock) * 1_000_000,)) if at else None)
+        return tuple(units)
 
     @property
     def engines(self) -> Dict[str, Engine]:
         """Memory (EMC), GPU (GR3D), codecs and accelerators, named without the ending `_FREQ`."""
-        found: Dict[str, Engine] = {}
+        units: Dict[str, Engine] = {}
         for reading in self.readings:
             if reading.kind == "engine":
                 _, load_at, clocks, load, clock = reading.values
                 hertz = [int(each) * 1_000_000 for each in re.findall(r"[0-9]+", clocks or clock or "")]
-                told = load_at or load
+                percent = load_at or load
                 name = reading.name[:-5] if reading.name.endswith("_FREQ") else reading.name
-                found.setdefault(name, Engine(float(told) if told else None, tuple(hertz)))
-        return found
+                units.setdefault(name, Engine(float(percent) if percent else None, tuple(hertz)))
+        return units
 
     @property
     def temperatures_c(self) -> Dict[str, Optional[float]]:
-        """By zone, in degrees Celsius; None for a unit that is switched off, which prints -256."""
-        found: Dict[str, Optional[float]] = {}
+        """By zone, in degrees Celsius; None for a unit that is off, which prints -256."""
+        celsius: Dict[str, Optional[float]] = {}
         for reading in self.readings:
             if reading.kind == "temperature":
                 value = float(reading.values[0] or -256)
-                found.setdefault(reading.name, value if value > -100 else None)
-        return found
+                celsius.setdefault(reading.name, value if value > -100 else None)
+        return celsius
 
     @property
     def rails_w(self) -> Dict[str, float]:
-        """Present power by rail, in watts. `NC` is a channel that is not connected and is left out."""
-        found: Dict[str, float] = {}
+        """Current power by rail, in watts. `NC` is a channel that is not connected and is left out."""
+        watts: Dict[str, float] = {}
         for reading in self.readings:
             if reading.kind == "rail" and reading.name != "NC":
-                found.setdefault(reading.name, int(reading.values[0] or 0) / 1000)
-        return found
+                watts.setdefault(reading.name, int(reading.values[0] or 0) / 1000)
+        return watts
 
     def _has(self, name: str) -> bool:
         return any(reading.name == name for reading in self.readings)
 
     def _values(self, kind: str, name: str) -> Tuple[Optional[str], ...]:
-        found = (each.values for each in self.readings if (each.kind, each.name) == (kind, name))
-        return next(found, (None,))
+        values = (each.values for each in self.readings if (each.kind, each.name) == (kind, name))
+        return next(values, (None,))
 
 
 def parse_tegrastats(line: str) -> Tegrastats:
-    """Reads one line. Never raises: a token that is not understood ends up in `unknown`."""
+    """Reads one line. Never raises: an unknown token goes into `unknown`."""
     readings: List[Reading] = []
     unknown: List[str] = []
-    place = 0
+    end = 0
     for word in re.finditer(r"\S+", line, re.ASCII):
-        if word.start() < place:  # a part of the token before
+        if word.start() < end:  # a part of the token before
             continue
         for kind, pattern in _GRAMMAR:
-            found = pattern.match(line, word.start())
-            if found is not None:
-                name, *values = found.groups()
+            match = pattern.match(line, word.start())
+            if match is not None:
+                name, *values = match.groups()
                 readings.append(Reading(kind, name, tuple(values)))
-                place = found.end()
+                end = match.end()
                 break
         else:
             unknown.append(word.group())
@@ -134,7 +134,7 @@ def parse_tegrastats(line: str) -> Tegrastats:
 
 
 def total_power_w(rails_w: Dict[str, float]) -> Optional[Tuple[float, str]]:
-    """What the board draws, in watts, and what that figure is: a rail's name, or `sum of rails`."""
+    """The board's power in watts, and its source: a rail's name, or `sum of rails`."""
     for name in TOTAL_RAILS:
         if name in rails_w:
             return rails_w[name], name

@@ -56,8 +56,8 @@ def test_float_is_advised_where_int8_was_measured_and_gained_nothing(
 def test_work_beside_the_timing_is_told_with_the_verdict() -> None:
     quiet = {"original": timed(np.full((24, 3), 2e-3)), "tuned": timed(np.full((24, 3), 1e-3))}
     assert not [words for words in time_words("tuned", quiet) if "marked" in words or "p99" in words]
-    mark = Mark(3, "other work left 34 % of a core")
+    mark = Mark(3, "other programs left 34 % of a core")
     busy = {**quiet, "tuned": replace(quiet["tuned"], marks=(mark,))}
     words = time_words("tuned", busy)
-    assert "1 of 24 events are marked, as in: other work left 34 % of a core." in words
+    assert "1 of 24 events are marked, as in: other programs left 34 % of a core." in words
     assert "p99 most of all" in words[-1]

@@ -44,7 +44,7 @@ def test_a_fetch_that_fails_or_brings_another_file_is_refused(mlp: MakeMlp, tmp_
     with pytest.raises(ArtifactError, match=r"ended with 7 .* no network"):
         old_model(made, path)
     mlp(64, 33, 10)
-    with pytest.raises(ArtifactError, match="is not the model that was accepted"):
+    with pytest.raises(ArtifactError, match="is not the accepted model"):
         old_model(made, path)
 
 
@@ -59,7 +59,7 @@ def test_weights_that_lie_beside_the_accepted_model_are_counted_and_must_be_the_
     weights = bytearray((tmp_path / "apart.data").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "apart.data").write_bytes(bytes(weights))
-    with pytest.raises(ArtifactError, match="is not the model that was accepted"):
+    with pytest.raises(ArtifactError, match="is not the accepted model"):
         old_model(made, baseline)
 
 
@@ -70,12 +70,12 @@ def test_without_model_and_command_there_is_none(mlp: MakeMlp, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"schema": 99}, "schema 99"),
         ({"schema": None}, "schema None"),
         ({"protocol": {"events": 5, "colour": "red"}}, "A protocol has no colour"),
-        ({"surprise": 1}, "no baseline, or not a whole one"),
+        ({"surprise": 1}, "is not a baseline, or an incomplete one"),
         ({"model": None}, "model is None"),
         ({"model_sha256": 5}, "model_sha256 is 5"),
         ({"fetch": ["curl"]}, "fetch is"),
@@ -84,11 +84,11 @@ def test_without_model_and_command_there_is_none(mlp: MakeMlp, tmp_path: Path) -
     ],
 )
 def test_another_schema_or_a_broken_file_is_refused(
-    mlp: MakeMlp, tmp_path: Path, change: dict[str, Any], told: str
+    mlp: MakeMlp, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     _, path = recorded(mlp, tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises((ArtifactError, MeasurementError), match=told):
+    with pytest.raises((ArtifactError, MeasurementError), match=message):
         read_baseline(path)
 
 
@@ -97,7 +97,7 @@ def test_a_file_that_was_cut_while_it_was_written_is_refused(mlp: MakeMlp, tmp_p
     path.write_text(path.read_text()[:100])
     with pytest.raises(ArtifactError, match="not readable as JSON") as caught:
         read_baseline(path)
-    assert "Put the baseline back" in caught.value.cure
+    assert "Restore the baseline" in caught.value.cure
     assert "Delete" not in caught.value.cure
 
 

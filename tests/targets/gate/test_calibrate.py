@@ -8,7 +8,7 @@ import pytest
 from deadweight.targets.artifact import write_json
 from deadweight.targets.budgets import Budgets
 from deadweight.targets.gate.baseline import read_baseline, record
-from deadweight.targets.gate.calibrate import calibrate, with_calibration, words
+from deadweight.targets.gate.calibrate import calibrate, calibration_sentences, with_calibration
 from deadweight.targets.timing.measurement import Protocol
 
 MakeMlp = Callable[..., Path]
@@ -24,12 +24,13 @@ RATE = {
 }
 
 
-def test_what_was_counted_is_told_with_its_interval() -> None:
-    told = words({"false_alarms": RATE, "planted": [{**RATE, "wanted": "5 %", "true_slowdown": 0.048}]})
-    assert told[0].startswith(
+def test_what_was_counted_is_reported_with_its_interval() -> None:
+    row = {**RATE, "wanted": "5 %", "true_slowdown": 0.048}
+    sentences = calibration_sentences({"false_alarms": RATE, "planted": [row]})
+    assert sentences[0].startswith(
         "False alarms on this runner: 1 of 60 equal models, 1.7 % (95 % interval 0.0 to 8.9 %); 2 could not"
     )
-    assert told[1].startswith("Planted slow-down of 4.8 %: 1 of 60 found")
+    assert sentences[1].startswith("Planted slow-down of 4.8 %: 1 of 60 detected")
 
 
 def test_the_baseline_keeps_it(mlp: MakeMlp, tmp_path: Path) -> None:
@@ -43,13 +44,13 @@ def test_the_baseline_keeps_it(mlp: MakeMlp, tmp_path: Path) -> None:
 def test_calibration_counts_false_alarms_and_finds_with_their_intervals(mlp: MakeMlp, tmp_path: Path) -> None:
     path = mlp(1024, 2048, 1024, 10)
     baseline, _ = record(path, tmp_path / "baseline.json", protocol=Protocol(events=96, event_s=0.02))
-    told: list[str] = []
+    calls: list[str] = []
     found = calibrate(
-        path, baseline, runs=3, budgets=Budgets(), cap_s=5.0, progress=lambda d, t, what: told.append(what)
+        path, baseline, runs=3, budgets=Budgets(), cap_s=5.0, progress=lambda d, t, what: calls.append(what)
     )
     assert found["false_alarms"]["runs"] == 3
     assert found["false_alarms"]["low"] <= found["false_alarms"]["rate"] <= found["false_alarms"]["high"]
     assert [row["wanted"] for row in found["planted"]] == ["5 %", "10 %"]
     assert found["machine"]["cores"] >= 1
-    assert "False alarms on this runner" in words(found)[0]
-    assert told[-1] == "calibrate: 10 %"
+    assert "False alarms on this runner" in calibration_sentences(found)[0]
+    assert calls[-1] == "calibrate: 10 %"

@@ -76,14 +76,14 @@ def test_the_limit_is_the_budgets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"evidence": "emulated"}, "the times are emulated"),
         ({"marks": (Mark(3, "board: the power mode went from A to B"),)}, "void: the power mode went"),
     ],
 )
 def test_times_that_prove_nothing_let_nothing_through_and_break_nothing(
-    change: dict[str, Any], told: str
+    change: dict[str, Any], message: str
 ) -> None:
     budgets = Budgets(latency_s=1e-9, p99_s=1.0, file_bytes=2000)
     taken = {name: replace(measured([1e-3] * 400, name=name), **change) for name in ("baseline", "candidate")}
@@ -92,7 +92,7 @@ def test_times_that_prove_nothing_let_nothing_through_and_break_nothing(
     timed = dict.fromkeys(("slowdown", "latency_s", "p99_s"), "cannot_tell")
     assert answers == {**timed, "file_bytes": "pass"}
     assert found.exit_code == 3
-    assert told in found.checks[0].sentence
+    assert message in found.checks[0].sentence
 
 
 def test_an_engine_is_not_held_against_an_onnx_file() -> None:
@@ -107,7 +107,7 @@ def test_a_median_of_too_few_events_is_no_answer() -> None:
         assert found.checks[1].outcome == outcome
 
 
-def test_a_broken_budget_outweighs_one_that_cannot_be_told() -> None:
+def test_a_broken_budget_outweighs_one_that_is_undecided() -> None:
     found = gated(0.0, budgets=Budgets(file_bytes=10, p99_s=1.0))
     assert [one.outcome for one in found.checks] == ["pass", "cannot_tell", "fail"]
     assert found.exit_code == 1
@@ -142,14 +142,14 @@ def stored(count: int, *, spread: float = 0.02, **changes: Any) -> list[dict[str
     return [{**line, **changes} for line in lines]
 
 
-def test_without_the_old_model_stored_sessions_are_held_against_and_it_is_said_how_much_weaker() -> None:
+def test_without_the_old_model_stored_sessions_are_compared_and_a_remark_says_how_much_weaker() -> None:
     now = measured([1.2e-3] * 24)
-    told, weaker = against_history(now, BASELINE, stored(30), limit=0.02)
-    assert told.outcome == "fail"
-    assert told.low == pytest.approx(1.2 / np.exp(0.02) - 1, abs=0.003)
-    assert "97 % confidence" in told.sentence
+    against, weaker = against_history(now, BASELINE, stored(30), limit=0.02)
+    assert against.outcome == "fail"
+    assert against.low == pytest.approx(1.2 / np.exp(0.02) - 1, abs=0.003)
+    assert "97 % confidence" in against.sentence
     assert "is weaker" in weaker
-    assert "slow-down under 6.2 % can stay unseen" in weaker
+    assert "slow-down under 6.2 % can be missed" in weaker
     # A slow-down that side by side would see is inside what sessions differ by.
     assert against_history(measured([1.04e-3] * 24), BASELINE, stored(30), limit=0.02)[0].outcome == (
         "cannot_tell"
@@ -157,9 +157,9 @@ def test_without_the_old_model_stored_sessions_are_held_against_and_it_is_said_h
 
 
 def test_too_few_stored_sessions_cannot_tell_and_say_how_many_could() -> None:
-    told, _ = against_history(measured([2e-3] * 24), BASELINE, stored(5), limit=0.02)
-    assert told.outcome == "cannot_tell"
-    assert "19 sessions are needed" in told.sentence
+    against, _ = against_history(measured([2e-3] * 24), BASELINE, stored(5), limit=0.02)
+    assert against.outcome == "cannot_tell"
+    assert "19 sessions are needed" in against.sentence
 
 
 @pytest.mark.parametrize(
@@ -207,17 +207,17 @@ def test_a_real_model_is_held_against_history_where_the_old_one_is_gone(mlp: Mak
     assert any("is weaker" in remark for remark in found.remarks)
 
 
-def test_what_cannot_be_told_says_what_would_help() -> None:
+def test_what_is_undecided_says_what_would_help() -> None:
     untold = gated(0.02, spread=0.2)
     assert untold.exit_code == 3
-    assert any("stop other work, or give more time" in remark for remark in untold.remarks)
-    assert not any("to tell it" in remark for remark in gated(0.0).remarks)
+    assert any("stop other programs, or use more time" in remark for remark in untold.remarks)
+    assert not any("to decide" in remark for remark in gated(0.0).remarks)
 
 
-def test_a_baseline_of_another_machine_is_told_though_both_were_timed_here() -> None:
+def test_a_baseline_of_another_machine_is_reported_though_both_were_timed_here() -> None:
     elsewhere = replace(BASELINE, machine={"cpu": "Cortex-A78AE", "cores": 8})
     taken = {name: measured([1e-3] * 24, name=name) for name in ("baseline", "candidate")}
-    told = check(Path("new.onnx"), elsewhere, Path("m.onnx"), budgets=NONE, taken=taken)
-    assert told.exit_code == 0
-    assert any("another machine (Cortex-A78AE)" in remark for remark in told.remarks)
+    result = check(Path("new.onnx"), elsewhere, Path("m.onnx"), budgets=NONE, taken=taken)
+    assert result.exit_code == 0
+    assert any("another machine (Cortex-A78AE)" in remark for remark in result.remarks)
     assert not any("another machine" in remark for remark in gated(0.0).remarks)

@@ -49,5 +49,5 @@ def test_planted_operators_take_real_time(mlp: MakeMlp, tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_too_quick_to_plant_in_is_refused(mlp: MakeMlp, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be planted"):
+    with pytest.raises(ModelError, match="cannot be added"):
         plant(mlp(4, 2), tmp_path, 0.001, protocol=Protocol(events=2, event_s=0.001))

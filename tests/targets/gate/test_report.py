@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 from deadweight.targets.gate.baseline import Baseline
 from deadweight.targets.gate.check import Check, Gated
-from deadweight.targets.gate.report import calibrated_words, markdown, workflow_commands, write_junit
+from deadweight.targets.gate.report import calibration_sentence, markdown, workflow_commands, write_junit
 from deadweight.targets.timing.measurement import Protocol
 
 CHECKS = (
@@ -17,7 +17,7 @@ GATED = Gated(CHECKS, "side by side", None, {}, None, ("3 of 24 events are marke
 BASELINE = Baseline("m.onnx", "ab" * 32, 10, "", Protocol(), {"cpu": "a CPU"}, {})
 
 
-def test_junit_has_a_failure_for_what_is_broken_and_skips_what_cannot_be_told(tmp_path: Path) -> None:
+def test_junit_has_a_failure_for_what_is_broken_and_skips_what_is_undecided(tmp_path: Path) -> None:
     write_junit(GATED, tmp_path / "gate.xml", model='a "model"')
     suite = ElementTree.parse(tmp_path / "gate.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "1")
@@ -45,9 +45,9 @@ def test_annotations_are_workflow_commands_whose_percents_are_escaped() -> None:
     assert "5 %25 slower" in lines[0]
 
 
-def test_what_was_counted_is_told_and_also_that_it_was_elsewhere() -> None:
+def test_what_was_counted_is_reported_and_also_that_it_was_elsewhere() -> None:
     rate = {"count": 1, "runs": 60, "low": 0.0, "high": 0.09}
     calibration = {"false_alarms": rate, "machine": {"cpu": "a CPU"}, "at": "2026-01-02T03:04:05"}
-    here = calibrated_words(calibration, {"cpu": "a CPU"})
+    here = calibration_sentence(calibration, {"cpu": "a CPU"})
     assert "counted on 2026-01-02: 1 of 60 (95 % interval 0.0 to 9.0 %)" in here
-    assert "On another machine" in calibrated_words(calibration, {"cpu": "another"})
+    assert "on another machine" in calibration_sentence(calibration, {"cpu": "another"})

@@ -26,7 +26,7 @@ def test_the_examples_file_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[budgets]\nslowdwn = 0.1", "has no slowdwn"),
         ("[gait]\nmodel = 'a'", "has no gait"),
@@ -39,10 +39,10 @@ def test_the_examples_file_is_read() -> None:
         ("[gate", "cannot be read"),
     ],
 )
-def test_a_file_that_cannot_be_followed_is_refused_by_its_key(tmp_path: Path, text: str, told: str) -> None:
+def test_an_invalid_file_is_refused_by_its_key(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "deadweight.toml"
     path.write_text(text)
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=message):
         read_settings(path)
 
 

@@ -155,7 +155,7 @@ def test_a_capture_that_fails_leaves_the_stream_usable(cuda: Cuda, stream: int) 
 
 def test_memory_that_is_not_there_is_refused_with_what_is_free(cuda: Cuda) -> None:
     free, total = cuda.memory_bytes()
-    with pytest.raises(TargetError, match="memory is spent") as caught:
+    with pytest.raises(TargetError, match="GPU is out of memory") as caught:
         cuda.malloc(4 * total)
     assert "MB are free" in caught.value.what
     assert "smaller batch" in caught.value.cure
@@ -190,14 +190,14 @@ def test_a_machine_without_cuda_hears_why_of_every_way() -> None:
         "try: open_cuda()\n"
         "except TargetError as error: print(error)\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pycuda: " in told
-    assert "ctypes: no libcudart_that_is_nowhere.so in the loader's path" in told
-    assert "pip install" in told
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "pycuda: " in result
+    assert "ctypes: no libcudart_that_is_nowhere.so in the loader's path" in result
+    assert "pip install" in result
 
 
 def test_a_way_that_is_unknown_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(TargetError, match="no way to CUDA called 'cupy'") as caught:
+    with pytest.raises(TargetError, match="no CUDA binding 'cupy'") as caught:
         open_cuda("cupy")
     assert "ctypes, pycuda" in caught.value.cure
 

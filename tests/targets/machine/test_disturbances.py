@@ -53,11 +53,11 @@ CASES: list[tuple[BoardState, Callable[[BoardState], BoardState], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("before", "change", "told"), CASES)
-def test_what_disturbs_a_board_is_told(
-    before: BoardState, change: Callable[[BoardState], BoardState], told: str
+@pytest.mark.parametrize(("before", "change", "message"), CASES)
+def test_what_disturbs_a_board_is_reported(
+    before: BoardState, change: Callable[[BoardState], BoardState], message: str
 ) -> None:
-    assert disturbances(before, change(before)) == (told,)
+    assert disturbances(before, change(before)) == (message,)
 
 
 def test_a_clock_that_floats_within_its_limits_is_no_disturbance() -> None:

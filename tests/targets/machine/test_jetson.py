@@ -70,8 +70,8 @@ def test_a_board_is_known_for_what_it_is(name: str, tmp_path: Path) -> None:
     root = unpack(name, tmp_path)
     assert is_jetson(root)
     board = read_board(root)
-    told = (board.l4t, board.jetpack, board.soc, board.compute_capability, board.tensorrt, board.cuda)
-    assert told == FACTS[name]
+    result = (board.l4t, board.jetpack, board.soc, board.compute_capability, board.tensorrt, board.cuda)
+    assert result == FACTS[name]
     assert board.unified_memory
     assert bool(board.warnings) == (name == "orin_nano_jp6_new")
 
@@ -82,8 +82,8 @@ def test_a_board_tells_how_it_is_doing(name: str, tmp_path: Path) -> None:
     mode, gpu, emc, rails = STATES[name]
     assert state.power_mode == mode
     for clock, mhz in (("gpu", gpu), ("emc", emc)):
-        told = state.clocks.get(clock)
-        assert (None if told is None else round(told.now_hz / 1e6)) == mhz
+        result = state.clocks.get(clock)
+        assert (None if result is None else round(result.now_hz / 1e6)) == mhz
     assert state.rails_w == pytest.approx(rails)
 
 
@@ -110,7 +110,7 @@ def test_events_are_counted_by_what_they_mean_and_a_fan_is_no_throttle(tmp_path:
     assert state.throttling == ("gpu-throttle-alert",)
 
 
-def test_a_locked_board_is_told_from_a_floating_one(tmp_path: Path) -> None:
+def test_a_locked_board_is_reported_from_a_floating_one(tmp_path: Path) -> None:
     locked = read_state(unpack("agx_orin_jp72_locked", tmp_path / "a"), tools=True)
     assert all(clock.locked for name, clock in locked.clocks.items() if name[:3] in ("cpu", "gpu", "emc"))
     floating = read_state(unpack("orin_nano_super_jp72", tmp_path / "b"), tools=True)
@@ -118,18 +118,18 @@ def test_a_locked_board_is_told_from_a_floating_one(tmp_path: Path) -> None:
 
 
 def test_the_monitor_is_asked_for_one_line(tmp_path: Path) -> None:
-    told = tegrastats_line(unpack("orin_nano_super_jp72", tmp_path))
-    assert told is not None
-    assert Reading("memory", "RAM", ("2850", "7486", "MB")) in told.readings
+    result = tegrastats_line(unpack("orin_nano_super_jp72", tmp_path))
+    assert result is not None
+    assert Reading("memory", "RAM", ("2850", "7486", "MB")) in result.readings
     assert tegrastats_line(unpack("orin_nano_jp6_new", tmp_path / "b")) is None
 
 
 def test_a_monitor_that_prints_for_ever_is_ended(tmp_path: Path) -> None:
     program = put(tmp_path, "usr/bin/tegrastats", "#!/bin/sh\nwhile :; do echo RAM 1/2MB; sleep 0.05; done\n")
     program.chmod(0o755)
-    told = tegrastats_line(tmp_path)
-    assert told is not None
-    assert Reading("memory", "RAM", ("1", "2", "MB")) in told.readings
+    result = tegrastats_line(tmp_path)
+    assert result is not None
+    assert Reading("memory", "RAM", ("1", "2", "MB")) in result.readings
 
 
 def test_a_monitor_that_says_nothing_is_given_up(tmp_path: Path) -> None:

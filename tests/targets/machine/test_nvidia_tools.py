@@ -82,7 +82,7 @@ def test_the_stored_mode_has_its_name_in_the_configuration() -> None:
     assert stored_mode("") is None
 
 
-def test_clocks_are_told_in_hertz_and_locked_where_the_limits_meet() -> None:
+def test_clocks_are_reported_in_hertz_and_locked_where_the_limits_meet() -> None:
     shown = shown_clocks(
         "SOC family:tegra234  Machine:NVIDIA Jetson AGX Orin Developer Kit\n"
         "cpu0:  Online=1 Governor=schedutil MinFreq=729600 MaxFreq=1510400 CurrentFreq=883200\n"

@@ -32,12 +32,12 @@ def files(root: Path, **contents: str) -> Path:
 
 
 def test_this_machine_tells_its_conditions_as_plain_json() -> None:
-    told = conditions()
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert told["machine"]["cores"] >= 1
-    assert told["machine"]["memory_bytes"] > 1e8
-    assert told["software"]["python"] == platform.python_version()
-    assert {"numpy", "onnxruntime"} <= set(told["software"])
+    result = conditions()
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["machine"]["cores"] >= 1
+    assert result["machine"]["memory_bytes"] > 1e8
+    assert result["software"]["python"] == platform.python_version()
+    assert {"numpy", "onnxruntime"} <= set(result["software"])
 
 
 def test_the_machine_stays_the_same_machine() -> None:
@@ -58,9 +58,9 @@ def test_a_board_is_named_by_its_device_tree(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_tells_nothing_is_no_error(tmp_path: Path) -> None:
-    told = conditions(tmp_path)
-    assert told["machine"]["memory_bytes"] is None
-    assert told["state"]["governors"] == []
+    result = conditions(tmp_path)
+    assert result["machine"]["memory_bytes"] is None
+    assert result["state"]["governors"] == []
     assert snapshot(tmp_path).clocks_hz == ()
 
 
@@ -94,19 +94,19 @@ def test_a_quiet_second_has_no_marks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("happened", "told"),
+    ("happened", "message"),
     [
         ({"throttled": 2}, "throttled 2 times"),
         ({"clocks_hz": (1_000_000_000, 700_000_000)}, "a core's clock went from 1000 to 700 MHz"),
         ({"swapped_pages": 10}, "7 pages were swapped"),
         ({"major_faults": 9}, "2 pages were read from disk"),
-        ({"minor_faults": 100_100}, "100 page faults a run"),
+        ({"minor_faults": 100_100}, "100 page faults per run"),
         ({"stolen_s": 1.5}, "the host took 50 % of a core"),
-        ({"cpu_s": 5.5}, "other work left 50 % of a core"),
+        ({"cpu_s": 5.5}, "other programs left 50 % of a core"),
     ],
 )
-def test_what_disturbs_a_timing_is_told(happened: dict[str, object], told: str) -> None:
-    assert changes(QUIET, replace(LATER, **happened), runs=1000) == (told,)  # type: ignore[arg-type]
+def test_what_disturbs_a_timing_is_reported(happened: dict[str, object], message: str) -> None:
+    assert changes(QUIET, replace(LATER, **happened), runs=1000) == (message,)  # type: ignore[arg-type]
 
 
 def test_the_share_of_a_core_says_nothing_of_more_threads() -> None:
@@ -122,12 +122,12 @@ def test_this_processor_is_not_emulated() -> None:
     assert evidence() == "measured"
 
 
-def test_a_foreign_processor_is_told_by_the_handler_that_runs_it(tmp_path: Path) -> None:
+def test_a_foreign_processor_is_reported_by_the_handler_that_runs_it(tmp_path: Path) -> None:
     handler = f"proc__sys__fs__binfmt_misc__qemu-{platform.machine()}"
     assert evidence(files(tmp_path, **{handler: "enabled\n"})) == "emulated"
 
 
-def test_a_processor_made_of_software_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_processor_made_of_software_is_reported_by_its_name(tmp_path: Path) -> None:
     root = files(tmp_path, proc__cpuinfo="model name : QEMU Virtual CPU version 2.5+\n")
     assert evidence(root) == "emulated"
 
@@ -145,16 +145,16 @@ def test_a_virtual_machine_that_shows_qemus_processor_is_measured_on_where_kvm_r
     assert evidence(tmp_path) == "emulated"
 
 
-def test_versions_are_told_of_what_is_installed_only() -> None:
+def test_versions_are_reported_of_what_is_installed_only() -> None:
     assert set(versions("numpy", "no-such-distribution")) == {"numpy"}
 
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_a_board_tells_its_conditions_as_plain_json(name: str, tmp_path: Path) -> None:
-    told = conditions(unpack(name, tmp_path))
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert told["machine"]["board"]["unified_memory"]
-    assert set(told["state"]["board"]) >= {"power_mode", "clocks", "counters", "rails_w", "power"}
+    result = conditions(unpack(name, tmp_path))
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["machine"]["board"]["unified_memory"]
+    assert set(result["state"]["board"]) >= {"power_mode", "clocks", "counters", "rails_w", "power"}
 
 
 def test_the_monitors_line_is_kept_with_the_words_it_is_not_known_for(tmp_path: Path) -> None:
@@ -166,50 +166,50 @@ def test_the_monitors_line_is_kept_with_the_words_it_is_not_known_for(tmp_path: 
 
 def timed_on(root: Path, **changed: str) -> dict[str, object]:
     """Conditions of a measurement on that board, in the middle of which files changed."""
-    told = conditions(root)
+    result = conditions(root)
     files(root, **changed)
-    return {**told, "state_after": conditions(root)["state"]}
+    return {**result, "state_after": conditions(root)["state"]}
 
 
 def test_a_board_that_stays_as_it_is_voids_nothing(tmp_path: Path) -> None:
     assert voided(timed_on(unpack("orin_nano_super_jp72", tmp_path))) == ()
 
 
-def test_clocks_that_were_not_read_at_the_end_are_told_and_void_nothing(tmp_path: Path) -> None:
+def test_clocks_that_were_not_read_at_the_end_are_reported_and_void_nothing(tmp_path: Path) -> None:
     root = unpack("orin_nx_jp6", tmp_path)
-    told = timed_on(root, usr__bin__jetson_clocks="#!/bin/sh\nexit 1\n")
-    assert voided(told) == ()
-    assert "the emc clock could not be read at the end" in not_known(told)
+    result = timed_on(root, usr__bin__jetson_clocks="#!/bin/sh\nexit 1\n")
+    assert voided(result) == ()
+    assert "the emc clock could not be read at the end" in not_known(result)
     assert not_known(conditions()) == ()
 
 
 def test_a_power_mode_changed_in_mid_run_voids_it(tmp_path: Path) -> None:
-    told = timed_on(unpack("orin_nano_super_jp72", tmp_path), var__lib__nvpmodel__status="pmode:0002")
-    assert voided(told) == ("the power mode went from 25W (mode 1) to MAXN_SUPER (mode 2)",)
+    result = timed_on(unpack("orin_nano_super_jp72", tmp_path), var__lib__nvpmodel__status="pmode:0002")
+    assert voided(result) == ("the power mode went from 25W (mode 1) to MAXN_SUPER (mode 2)",)
 
 
 def test_over_current_and_throttling_void_a_run(tmp_path: Path) -> None:
-    told = timed_on(
+    result = timed_on(
         unpack("orin_nano_super_jp72", tmp_path),
         sys__class__hwmon__hwmon1__oc3_event_cnt="4",
         sys__class__thermal__cooling_device4__type="cpu-throttle-alert",
         sys__class__thermal__cooling_device4__cur_state="1",
     )
-    assert voided(told) == (
+    assert voided(result) == (
         "4 over-current events slowed the board",
         "the board was throttled (cpu-throttle-alert)",
     )
 
 
-def test_a_mode_that_changed_and_changed_back_is_told_by_the_marks(tmp_path: Path) -> None:
+def test_a_mode_that_changed_and_changed_back_is_reported_by_the_marks(tmp_path: Path) -> None:
     root = unpack("orin_nano_super_jp72", tmp_path)
-    told, before = timed_on(root), snapshot(root)
+    facts, before = timed_on(root), snapshot(root)
     files(root, var__lib__nvpmodel__status="pmode:0000")
     marks = changes(before, snapshot(root), runs=1000)
     assert "board: the power mode went from 25W (mode 1) to 15W (mode 0)" in marks
-    assert voided(told, marks) == ("the power mode went from 25W (mode 1) to 15W (mode 0)",)
+    assert voided(facts, marks) == ("the power mode went from 25W (mode 1) to 15W (mode 0)",)
 
 
 def test_a_machine_that_is_no_board_is_marked_but_never_void() -> None:
-    told = conditions()
-    assert voided({**told, "state_after": told["state"]}, ("throttled 3 times",)) == ()
+    result = conditions()
+    assert voided({**result, "state_after": result["state"]}, ("throttled 3 times",)) == ()

@@ -51,18 +51,18 @@ def test_no_word_of_a_real_line_is_unknown(line: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_variant_tells_what_a_person_reads_in_it(name: str) -> None:
     cores, off, gpu_mhz, zones, rails, power_w = FACTS[name]
-    told = first(name)
-    assert len(told.cores) == cores
-    assert sum(core is None for core in told.cores) == off
-    assert len(told.temperatures_c) == zones
-    assert len(told.rails_w) == rails
-    gpu = told.engines.get("GR3D")
+    result = first(name)
+    assert len(result.cores) == cores
+    assert sum(core is None for core in result.cores) == off
+    assert len(result.temperatures_c) == zones
+    assert len(result.rails_w) == rails
+    gpu = result.engines.get("GR3D")
     assert (None if gpu is None else tuple(clock // 1_000_000 for clock in gpu.clocks_hz)) == gpu_mhz
-    total = total_power_w(told.rails_w)
+    total = total_power_w(result.rails_w)
     assert (None if total is None else round(total[0], 3)) == power_w
 
 
-def test_units_are_told_by_load_and_clock_whatever_form_they_take() -> None:
+def test_units_are_reported_by_load_and_clock_whatever_form_they_take() -> None:
     assert first("agx_orin_jp6_r36.4.4").engines["NVENC"] == Engine(78.0, (166_000_000,))
     assert first("agx_orin_jp6_r36.4.4").engines["NVDEC"] == Engine(None, ())
     assert first("agx_thor_jp7.2_r39.2").engines["NVENC0"] == Engine(None, (1_556_000_000,))
@@ -83,9 +83,9 @@ def test_power_without_units_is_milliwatts_and_a_sum_says_so() -> None:
 
 
 def test_words_that_are_not_known_are_kept() -> None:
-    told = parse_tegrastats("RAM 1/2MB WARP_CORE engaged cpu@40C")
-    assert told.unknown == ("WARP_CORE", "engaged")
-    assert told.temperatures_c == {"cpu": 40.0}
+    result = parse_tegrastats("RAM 1/2MB WARP_CORE engaged cpu@40C")
+    assert result.unknown == ("WARP_CORE", "engaged")
+    assert result.temperatures_c == {"cpu": 40.0}
 
 
 def test_a_line_of_nothing_is_no_error() -> None:
@@ -121,8 +121,8 @@ def cut(line: str) -> list[str]:
     while words:
         for length in range(min(5, len(words)), 0, -1):
             token = " ".join(words[:length])
-            told = parse_tegrastats(token)
-            if len(told.readings) == 1 and not told.unknown:
+            result = parse_tegrastats(token)
+            if len(result.readings) == 1 and not result.unknown:
                 tokens.append(token)
                 del words[:length]
                 break
@@ -141,9 +141,9 @@ def test_every_token_that_was_not_mutated_is_still_read() -> None:
             text = " ".join(
                 mutated(token, dice) if index in hurt else token for index, token in enumerate(tokens)
             )
-            told = Counter(parse_tegrastats(text).readings)
+            result = Counter(parse_tegrastats(text).readings)
             whole = Counter(reading for index, reading in enumerate(alone) if index not in hurt)
-            assert not whole - told, text
+            assert not whole - result, text
 
 
 def test_noise_never_raises() -> None:
@@ -151,8 +151,8 @@ def test_noise_never_raises() -> None:
     for line in LINES:
         for _ in range(60):
             cutoff = dice.randrange(len(line))
-            told = parse_tegrastats(mutated(line[:cutoff] or "x", dice) + "9" * dice.randrange(5000))
-            assert told.cores is not None
-            assert told.engines is not None
-            assert told.rails_w is not None
-            assert told.temperatures_c is not None
+            result = parse_tegrastats(mutated(line[:cutoff] or "x", dice) + "9" * dice.randrange(5000))
+            assert result.cores is not None
+            assert result.engines is not None
+            assert result.rails_w is not None
+            assert result.temperatures_c is not None

@@ -15,7 +15,7 @@ from deadweight.targets.runtimes.session import Session
 from deadweight.targets.timing.clock import Protocol, time_together
 from deadweight.targets.timing.judge import judge
 from deadweight.targets.timing.measurement import Measurement
-from deadweight.targets.timing.memory import _give_back
+from deadweight.targets.timing.memory import _trim_heap
 
 MakeMlp = Callable[..., Path]
 QUICK = Protocol(events=3, event_s=0.01, block_s=0.001, settle_s=0.0005)
@@ -130,7 +130,7 @@ def test_the_models_of_one_event_are_gone_before_the_next_is_loaded(mlp: MakeMlp
     path = mlp(1024, 4096, 10)  # 17 MB of weights
 
     def look(done: int, total: int) -> None:
-        _give_back()  # what the C library keeps for later is nobody's
+        _trim_heap()  # what the C library keeps for later is nobody's
         resident_bytes.append(
             int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         )
@@ -175,7 +175,7 @@ def test_a_busy_machine_is_marked_and_no_sample_is_dropped(mlp: MakeMlp) -> None
         for other in others:
             other.kill()
             other.wait()
-    assert any("other work left" in mark.what for mark in timed["a"].marks)
+    assert any("other programs left" in mark.what for mark in timed["a"].marks)
     assert timed["a"].events == 3
     assert judge(timed["a"], timed["b"]).remarks
 
