@@ -96,7 +96,7 @@ def test_doctor_asks_several_boards_and_one_that_is_away_stops_no_other(
         monkeypatch, capsys, "doctor", "--on", "board", "--on", "no-such-board.invalid", "--on", "local"
     )
     assert code == 2
-    assert "no machine called no-such-board.invalid" in printed
+    assert "no machine named no-such-board.invalid" in printed
     assert printed.count("numpy") >= 2
 
 

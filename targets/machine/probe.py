@@ -80,8 +80,8 @@ def voided(facts: Mapping[str, Any], marks: Iterable[str] = ()) -> Tuple[str, ..
     """Why the times measured between `facts["state"]` and `facts["state_after"]` are void; empty if not.
 
     `facts` are the conditions of a measurement, `marks` those of its events: a power mode may have changed
-    and changed back. On a Jetson a changed mode or clock limit, throttling and over-current void a measurement.
-    On other machines events are only marked.
+    and changed back. On a Jetson a changed mode or clock limit, throttling and over-current void it. On other
+    machines events are only marked.
     """
     reasons = [mark[len(_BOARD) :] for mark in marks if mark.startswith(_BOARD)]
     reasons += disturbances.disturbances(*_board_states(facts))

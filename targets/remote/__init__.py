@@ -1,1 +1,1 @@
-"""How does a workstation talk to a board? SSH, the agent's archive and options, received files."""
+"""Remote access to a board: SSH, the agent's archive and options, received files."""

@@ -1,7 +1,7 @@
-"""What a workstation asks of a board, one function a command: files go there, the answer comes back.
+"""The board's commands as functions on the workstation: they send the files and read the answer.
 
-Two profiles, each over its own connection, would be no comparison: `compare_on` has the board time both
-models by turns in one process, and gets the raw samples.
+Two profiles over two connections are not a comparison: `compare_on` makes the board time both models
+interleaved in one process, and gets the raw samples.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Timed:
-    """Measurements by name, memory by name, and why they are void: empty if they are not."""
+    """Measurements by name, memory by name, and why they are void (empty if valid)."""
 
     measurements: Mapping[str, Measurement]
     memory: Mapping[str, Mapping[str, Any]]
@@ -34,9 +34,9 @@ class Timed:
 
 
 def doctor_on(board: Transport) -> Tuple[Tuple[Check, ...], str]:
-    """The board's checks, and the sentence that says what to do next."""
-    _, told = board.run(["doctor"])
-    return tuple(Check(**check) for check in told["checks"]), str(told["next"])
+    """The board's checks, and the next step as a sentence."""
+    _, answer = board.run(["doctor"])
+    return tuple(Check(**check) for check in answer["checks"]), str(answer["next"])
 
 
 def time_on(
@@ -48,14 +48,14 @@ def time_on(
     memory: bool = False,
     progress: Optional[Progress] = None,
 ) -> Timed:
-    """Times models by turns in one process on the board, on the inputs of an NPZ file or on random ones.
+    """Times models interleaved in one process on the board, with the inputs of an NPZ file or random ones.
 
     Raises:
         DeadweightError: as the board's `time_together`, or the connection broke.
     """
     there, options = _put(board, list(models.values()), inputs, progress)
     options += ["--memory"] if memory else []
-    return _timed(board, dict(zip(models, there)), protocol, options, progress=progress)
+    return _profile(board, dict(zip(models, there)), protocol, options, progress=progress)
 
 
 def time_engines_on(
@@ -68,7 +68,7 @@ def time_engines_on(
     memory: bool = False,
     progress: Optional[Progress] = None,
 ) -> Timed:
-    """Has the board build an engine of each ONNX file and time the engines by turns in one process.
+    """Makes the board build an engine of each ONNX file and time the engines interleaved in one process.
 
     Raises:
         DeadweightError: as the board's `build_engine` and `time_together`, or the connection broke.
@@ -81,10 +81,10 @@ def time_engines_on(
             progress(index, len(models), f"build {name}")
         engines[name] = f"{Path(path).parent}/engines/{Path(path).stem}.plan"
         board.run(["build", path, engines[name], *options])
-    return _timed(board, engines, protocol, ["--memory"] if memory else [], progress=progress)
+    return _profile(board, engines, protocol, ["--memory"] if memory else [], progress=progress)
 
 
-def _timed(
+def _profile(
     board: Transport,
     there: Mapping[str, str],
     protocol: Protocol,
@@ -95,12 +95,12 @@ def _timed(
     from ..timing.measurement import Measurement
 
     named = [f"{name}={path}" for name, path in there.items()]
-    asked = ["profile", *named, *_followed(protocol), *options]
-    _, told = board.run(asked, progress=progress)
+    arguments = ["profile", *named, *_protocol_options(protocol), *options]
+    _, answer = board.run(arguments, progress=progress)
     return Timed(
-        {name: Measurement.from_json(value) for name, value in told["measurements"].items()},
-        told.get("memory", {}),
-        tuple(told["void"]),
+        {name: Measurement.from_json(value) for name, value in answer["measurements"].items()},
+        answer.get("memory", {}),
+        tuple(answer["void"]),
     )
 
 
@@ -112,7 +112,7 @@ def layers_on(
     inputs: Optional[Path] = None,
     progress: Optional[Progress] = None,
 ) -> Tuple[Layers, Tuple[str, ...]]:
-    """Times the layers of ONNX files by turns in one process on the board; and why the times are void.
+    """Times the layers of ONNX files interleaved in one process on the board; and why the times are void.
 
     Raises:
         DeadweightError: as the board's `time_layers`, or the connection broke.
@@ -121,9 +121,9 @@ def layers_on(
 
     there, options = _put(board, list(models.values()), inputs, progress)
     named = [f"{name}={path}" for name, path in zip(models, there)]
-    options += _followed(protocol)
-    _, told = board.run(["layers", *named, *options], progress=progress)
-    return read_layers(told)
+    options += _protocol_options(protocol)
+    _, answer = board.run(["layers", *named, *options], progress=progress)
+    return read_layers(answer)
 
 
 def compare_on(
@@ -137,7 +137,7 @@ def compare_on(
     inputs: Optional[Path] = None,
     progress: Optional[Progress] = None,
 ) -> Tuple[Timed, Judgement]:
-    """Times two models by turns in one process on the board, and its judgement of them.
+    """Times two models interleaved in one process on the board; the times and the board's judgement.
 
     Raises:
         DeadweightError: as `time_on`.
@@ -146,14 +146,14 @@ def compare_on(
     from ..timing.measurement import Measurement
 
     there, options = _put(board, [baseline, candidate], inputs, progress)
-    options += [*_followed(protocol), "--margin", str(margin)]
+    options += [*_protocol_options(protocol), "--margin", str(margin)]
     options += ["--until-decided"] if until_decided else []
-    _, told = board.run(["compare", *there, *options], progress=progress)
-    measured = {name: Measurement.from_json(value) for name, value in told["measurements"].items()}
-    value = {key: told["judgement"][key] for key in (field.name for field in fields(Judgement))}
+    _, answer = board.run(["compare", *there, *options], progress=progress)
+    measured = {name: Measurement.from_json(value) for name, value in answer["measurements"].items()}
+    value = {key: answer["judgement"][key] for key in (field.name for field in fields(Judgement))}
     value.update({key: math.inf for key, figure in value.items() if figure is None})  # JSON has no infinity
     judged = Judgement(**{**value, "remarks": tuple(value["remarks"])})
-    return Timed(measured, {}, tuple(told["void"])), judged
+    return Timed(measured, {}, tuple(answer["void"])), judged
 
 
 def infer_on(
@@ -165,18 +165,18 @@ def infer_on(
     batch: int = 64,
     progress: Optional[Progress] = None,
 ) -> List[Path]:
-    """Runs a folder of NPZ files through a model on the board and returns the files of its answers.
+    """Runs a model on a folder of NPZ files on the board and returns the files of its outputs.
 
     Raises:
         ArtifactError: there are no inputs.
     """
     files = sorted(Path(inputs).glob("*.npz"))
     if not files:
-        raise ArtifactError(f"{inputs} holds no inputs.", "Save named arrays there: numpy.savez.")
+        raise ArtifactError(f"{inputs} has no NPZ files.", "Save named arrays there: numpy.savez.")
     place, *there = board.put([*_checked([model]), *files], progress=progress)
     fetched = []
     for path, source in zip(files, there):
-        # Each input lies alone in a folder of its hash; so do its answers, by the model's hash too.
+        # Each input is alone in a folder named by its hash; its outputs go into a subfolder by the model's hash.
         answers = f"{Path(source).parent}/{Path(place).parent.name[:16]}"
         alone = str(Path(source).parent)
         board.run(["infer", place, alone, answers, "--batch", str(batch)], progress=progress)
@@ -195,18 +195,18 @@ def build_on(
     need: Optional[Mapping[str, Any]] = None,
     progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
-    """Builds an engine on the board, brings plan and record here, and returns the record.
+    """Builds an engine on the board, fetches plan, record and log, and returns the record.
 
-    `need`: the model's memory as `Footprint.to_json`, which is worked out where onnx is.
+    `need`: the model's memory as `Footprint.to_json`, which is computed where onnx is installed.
     """
     there = Path(board.put([model], progress=progress)[0])
-    made = there.parent / "engines" / plan.name
+    engine = there.parent / "engines" / plan.name
     options = ["--settings", json.dumps(settings), *(["--target", json.dumps(target)] if target else [])]
     options += ["--need", json.dumps(need)] if need else []
-    _, told = board.run(["build", str(there), str(made), *options], progress=progress)
+    _, answer = board.run(["build", str(there), str(engine), *options], progress=progress)
     for ending in ("", ".json", ".log"):
-        board.get(f"{made}{ending}", Path(f"{plan}{ending}"))
-    return dict(told["record"])
+        board.get(f"{engine}{ending}", Path(f"{plan}{ending}"))
+    return dict(answer["record"])
 
 
 def install_on(
@@ -218,25 +218,23 @@ def install_on(
     tried: bool = True,
     progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
-    """Sends a bundle's directory or an update file and has the board verify, try and install it.
-
-    What the board refuses is not put in place.
+    """Sends a bundle's directory or an update file, which the board verifies, tests and installs.
 
     Raises:
-        RefusedError: with the board's reason.
+        RefusedError: the board refused it, with the reason; nothing is installed.
         ArtifactError: there is no bundle, or the board has no space.
     """
     before = ["--root", str(root)] if root else []
     after = [*(["--place", place] if place else []), *([] if tried else ["--untried"])]
     if Path(bundle).is_file():
-        there_is = board.put([bundle], progress=progress)
-        return board.run([*before, "install", *there_is, *after])[1]
+        update = board.put([bundle], progress=progress)
+        return board.run([*before, "install", *update, *after])[1]
     files = sorted(path for path in Path(bundle).rglob("*") if path.is_symlink() or not path.is_dir())
     if not files:
-        raise ArtifactError(f"{bundle} is no bundle: nothing is there.", "Make one: deadweight bundle RUN.")
+        raise ArtifactError(f"{bundle} is not a bundle: it has no files.", "Make one: deadweight bundle RUN.")
     for path in files:
         if path.is_symlink() or not path.is_file():
-            raise RefusedError(f"{path} is no plain file.", "Do not use this bundle.")
+            raise RefusedError(f"{path} is not a regular file.", "Do not use this bundle.")
     names = [path.relative_to(bundle).as_posix() for path in files]
     there = dict(zip(names, board.put(files, progress=progress)))
     return board.run([*before, "install", "--files", json.dumps(there), *after])[1]
@@ -245,7 +243,7 @@ def install_on(
 def rollback_on(
     board: Transport, name: str, *, place: Optional[str] = None, only_if_wrong: bool = False
 ) -> Dict[str, Any]:
-    """Has the board go back to the release before; see `install.rollback`."""
+    """Makes the board go back to the previous release; see `install.rollback`."""
     options = [*(["--place", place] if place else []), *(["--if-wrong"] if only_if_wrong else [])]
     return board.run(["rollback", name, *options])[1]
 
@@ -253,14 +251,14 @@ def rollback_on(
 def _put(
     board: Transport, models: Sequence[Path], inputs: Optional[Path], progress: Optional[Progress]
 ) -> Tuple[List[str], List[str]]:
-    """Models and what they are to be fed: the models' paths there, and the options that name the rest."""
+    """Sends models and inputs; returns the models' paths on the board, and the options for the inputs."""
     files = [*_checked(models), *([] if inputs is None else [Path(inputs)])]
     there = board.put(files, progress=progress)
     return there[: len(models)], [] if inputs is None else ["--inputs", there[-1]]
 
 
-def _followed(protocol: Protocol) -> List[str]:
-    """The options that hand a protocol over; a board has the built-in runtimes alone."""
+def _protocol_options(protocol: Protocol) -> List[str]:
+    """The options for a protocol; a board has only the built-in runtimes."""
     runtime = runtime_named(protocol.runtime)
     if runtime.source:
         raise TargetError(
@@ -274,7 +272,7 @@ def _checked(models: Sequence[Path]) -> Sequence[Path]:
     for model in models:
         if is_engine(model):
             raise RefusedError(
-                f"{model.name} is an engine: a board runs only what it built itself, or what is signed.",
-                "Send the ONNX file and build it there (deadweight build --on), or install a signed bundle.",
+                f"{model.name} is an engine: a board runs only engines that it built or that are signed.",
+                "Send the ONNX file to build it there (deadweight build --on), or install a signed bundle.",
             )
     return models

@@ -1,6 +1,6 @@
-"""One exchange with an agent: a process that is fed, followed, and read to its end.
+"""One exchange with an agent: a process with input, progress lines and output.
 
-The three streams are served at once, since any of them may fill up while another is waited for.
+All three streams are served at once, since each can fill up while another is read.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .ssh_errors import error_of
 
 def spoken(
     command: Sequence[str],
-    fed: Iterable[bytes],
+    stdin: Iterable[bytes],
     progress: Optional[Progress],
     environment: Optional[Mapping[str, str]] = None,
 ) -> Tuple[int, bytes, str]:
-    """Runs a command, feeds it, follows its progress; its exit code, its output and what else it said."""
+    """Runs a command with input, reports its progress; returns exit code, output and other stderr text."""
     heard = io.StringIO()
     try:
         process = subprocess.Popen(
@@ -52,8 +52,8 @@ def spoken(
 
     def feed() -> None:
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # its exit code and words tell why
-            for block in fed:
+        with contextlib.suppress(BrokenPipeError):  # exit code and stderr give the reason
+            for block in stdin:
                 process.stdin.write(block)
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
@@ -78,23 +78,23 @@ def spoken(
 
 
 def answer(out: bytes, heard: str, name: str) -> Dict[str, Any]:
-    """The agent's result. A shell's greeting may come before it."""
+    """Reads the agent's result, which may follow a shell's greeting."""
     for line in reversed(out.splitlines()):
         try:
-            told = json.loads(line)
+            message = json.loads(line)
         except ValueError:
             continue
-        if isinstance(told, dict) and "agent" in told:
-            if "error" in told:
-                raise error_of(told["error"], name)
-            if told["agent"].get("protocol") != PROTOCOL:
+        if isinstance(message, dict) and "agent" in message:
+            if "error" in message:
+                raise error_of(message["error"], name)
+            if message["agent"].get("protocol") != PROTOCOL:
                 raise TargetError(
-                    f"The agent on {name} is of another version ({told['agent'].get('version')}).",
+                    f"The agent on {name} has another version ({message['agent'].get('version')}).",
                     "Use the same version of deadweight on both sides.",
                 )
-            return dict(told["result"])
-    last = heard.strip().splitlines()[-1:] or ["it said nothing"]
+            return dict(message["result"])
+    last = heard.strip().splitlines()[-1:] or ["it printed nothing"]
     raise TargetError(
         f"The agent on {name} gave no answer: {last[0]}",
-        "If it was killed, the board may have run out of memory. Else use the same version on both sides.",
+        "If it was killed, the board may have run out of memory. If not, use the same version on both sides.",
     )

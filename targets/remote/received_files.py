@@ -1,14 +1,14 @@
-"""The board's side of copying: files kept by their hash, so that a copy cut off goes on where it stopped.
+"""The board's store of received files, by hash, so that an interrupted copy resumes.
 
-    ~/.cache/deadweight/files/SHA256/data        a file that is whole
-    ~/.cache/deadweight/files/SHA256/NAME        the same file under the name it was sent by
-    ~/.cache/deadweight/files/SHA256/part        as much of it as has come
+    ~/.cache/deadweight/files/SHA256/data        a complete file
+    ~/.cache/deadweight/files/SHA256/NAME        the same file under its original name
+    ~/.cache/deadweight/files/SHA256/part        the part of it received so far
 
-A model whose weights lie in files beside it needs all of them in one folder: such files are also found under
-their names in a folder that a hash of all of theirs names.
+A model with external weights needs all its files in one folder: these are also linked under their names in a
+folder named by a hash of all their hashes.
 
-What comes is a tar stream of plain members called `SHA256@OFFSET`; nothing else is taken. Two streams of the
-same file write the same bytes to the same places, so a connection that hangs does no harm to the next one.
+The input is a tar stream of regular members named `SHA256@OFFSET`; any other member is an error. Two streams
+of the same file write the same bytes to the same offsets, so a hanging connection does not harm the next one.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from ..errors import ArtifactError, TargetError
 from ..paths import CACHE, cache
 from ..release.manifest import check_name
 
-_KEPT_S = 14 * 24 * 3600.0
+_EXPIRES_S = 14 * 24 * 3600.0
 _BLOCK = 1 << 18
-_PIECE = 1 << 16  # what a cut may cost: tarfile gives whole pieces or none
+_PIECE = 1 << 16  # the most that an interruption loses: tarfile gives whole pieces or none
 _HASH = r"[0-9a-f]{64}"
-_OWN = ("data", "part")
+_RESERVED = ("data", "part")
 
 
 def held(wanted: Sequence[Sequence[Any]], folder: Path = CACHE) -> Dict[str, Any]:
-    """What is here of the files [hash, name, size, folder], in bytes by hash, and the space that is left.
+    """How much is stored of the files [hash, name, size, folder], in bytes by hash, and the free space.
 
-    A whole file is also found under its name afterwards, in the folder of that hash, by default its own:
-    `paths` has it by folder and name.
+    A complete file is also linked under its name, in the folder of that hash, by default its own: `paths` has
+    it by folder and name.
     """
     files = cache(folder) / "files"
     files.mkdir(exist_ok=True)
-    _forget_old(files)
-    found: Dict[str, int] = {}
+    _delete_old(files)
+    stored: Dict[str, int] = {}
     paths: Dict[str, str] = {}
-    for sha256, name, size, *given in wanted:
-        beside = _checked(str(given[0] if given else sha256))
+    for sha256, name, size, *folders in wanted:
+        beside = _checked(str(folders[0] if folders else sha256))
         place, named = files / _checked(str(sha256)), files / beside / str(name)
         parts = str(name).split("/")
-        alone = beside == sha256  # where the names of the copy itself are taken
-        if any(part in ("", ".", "..") for part in parts) or (alone and (parts[1:] or name in _OWN)):
-            raise ArtifactError(f"A file called {name!r} cannot be kept.", "Rename it.")
+        alone = beside == sha256  # there, `data` and `part` are reserved
+        if any(part in ("", ".", "..") for part in parts) or (alone and (parts[1:] or name in _RESERVED)):
+            raise ArtifactError(f"A file named {name!r} cannot be stored.", "Rename it.")
         whole, part = place / "data", place / "part"
         if whole.is_file() and whole.stat().st_size == size:
-            found[sha256] = int(size)
+            stored[sha256] = int(size)
             if not named.exists():
                 named.parent.mkdir(parents=True, exist_ok=True)
                 os.link(str(whole), str(named))
@@ -65,16 +65,16 @@ def held(wanted: Sequence[Sequence[Any]], folder: Path = CACHE) -> Dict[str, Any
             os.utime(str(files / beside))
             paths[f"{beside}/{name}"] = str(named)
         else:
-            found[sha256] = min(part.stat().st_size, int(size)) if part.is_file() else 0
-    return {"bytes": found, "paths": paths, "free_bytes": shutil.disk_usage(str(files)).free}
+            stored[sha256] = min(part.stat().st_size, int(size)) if part.is_file() else 0
+    return {"bytes": stored, "paths": paths, "free_bytes": shutil.disk_usage(str(files)).free}
 
 
 def receive(stream: BinaryIO, sizes: Mapping[str, int], folder: Path = CACHE) -> List[str]:
-    """Writes what comes as it comes, and returns the hashes of the files that are whole now.
+    """Writes the stream's pieces as they arrive, and returns the hashes of the files now complete.
 
     Raises:
-        ArtifactError: a member that is no plain piece of a file that was announced, a file whose bytes do not
-            have its hash (it is forgotten), or no space.
+        ArtifactError: a member is not a piece of an announced file, a file has another hash (it is deleted),
+            or there is no space.
     """
     files = cache(folder) / "files"
     done: List[str] = []
@@ -84,11 +84,11 @@ def receive(stream: BinaryIO, sizes: Mapping[str, int], folder: Path = CACHE) ->
                 match = re.fullmatch(rf"({_HASH})@([0-9]{{1,18}})", member.name)
                 if not member.isreg() or match is None or match.group(1) not in sizes:
                     raise ArtifactError(
-                        f"The copy held {member.name!r}, which nobody announced; it was not written.",
+                        f"The copy has an unexpected member {member.name!r}; it was not written.",
                         "Copy with the same version of deadweight on both sides.",
                     )
                 sha256, offset, source = match.group(1), int(match.group(2)), archive.extractfile(member)
-                assert source is not None  # it is a plain file
+                assert source is not None  # it is a regular file
                 place = files / sha256
                 place.mkdir(parents=True, exist_ok=True)
                 _append(place / "part", offset, source)
@@ -96,17 +96,17 @@ def receive(stream: BinaryIO, sizes: Mapping[str, int], folder: Path = CACHE) ->
                     _finish(place, sha256)
                     done.append(sha256)
     except (tarfile.TarError, EOFError) as error:
-        raise ArtifactError(f"The copy was cut off: {error}.", "Run the same command again.") from error
+        raise ArtifactError(f"The copy was interrupted: {error}.", "Run the same command again.") from error
     except OSError as error:
         raise ArtifactError(
-            f"The board cannot keep the file: {error.strerror or error}.",
+            f"The board cannot store the file: {error.strerror or error}.",
             "Free some space in ~/.cache/deadweight and run the same command again.",
         ) from error
     return done
 
 
 def pieces(path: Path, offset: int) -> Iterator[bytes]:
-    """A file's bytes from `offset` on."""
+    """A file's bytes from `offset`, in blocks."""
     with path.open("rb") as file:
         file.seek(offset)
         yield from iter(lambda: file.read(_BLOCK), b"")
@@ -114,11 +114,11 @@ def pieces(path: Path, offset: int) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def staged(files: Mapping[str, str], folder: Path = CACHE) -> Iterator[Path]:
-    """A directory of its own in which files lie under the names of a bundle, for as long as the block lasts.
+    """A temporary directory with a bundle's files under their names, for the duration of the block.
 
     Raises:
-        RefusedError: a name leads out of it.
-        ArtifactError: a file is not there.
+        RefusedError: a name is outside it.
+        ArtifactError: a file is missing.
     """
     with tempfile.TemporaryDirectory(dir=str(cache(folder))) as place:
         for name, path in files.items():
@@ -128,17 +128,17 @@ def staged(files: Mapping[str, str], folder: Path = CACHE) -> Iterator[Path]:
                 os.link(path, str(target), follow_symlinks=False)
             except OSError as error:
                 raise ArtifactError(
-                    f"{name} has not arrived ({path}).", "Run the same command again."
+                    f"{name} was not received ({path}).", "Run the same command again."
                 ) from error
         yield Path(place)
 
 
 @contextlib.contextmanager
 def measuring(folder: Path = CACHE, *, wait_s: float = 30.0) -> Iterator[None]:
-    """Holds the board for one measurement at a time: two would both be wrong.
+    """A lock for one measurement at a time: two at once would both be wrong.
 
     Raises:
-        TargetError: another one has held it for all of `wait_s`.
+        TargetError: another one held it for all of `wait_s`.
     """
     with (cache(folder) / "measuring.lock").open("a+") as lock:
         until = time.monotonic() + wait_s
@@ -149,8 +149,8 @@ def measuring(folder: Path = CACHE, *, wait_s: float = 30.0) -> Iterator[None]:
             except OSError as error:
                 if time.monotonic() > until:
                     raise TargetError(
-                        "Another measurement is running on this board, and both would be wrong.",
-                        "Wait for it to end. One whose connection broke ends by itself within seconds.",
+                        "Another measurement is running on this board; two at once would both be wrong.",
+                        "Wait until it ends. One whose connection broke ends within seconds.",
                     ) from error
                 time.sleep(0.2)
         yield
@@ -158,7 +158,7 @@ def measuring(folder: Path = CACHE, *, wait_s: float = 30.0) -> Iterator[None]:
 
 def _checked(sha256: str) -> str:
     if not re.fullmatch(_HASH, sha256):
-        raise ArtifactError(f"{sha256!r} is no SHA-256.", "Use the same version on both sides.")
+        raise ArtifactError(f"{sha256!r} is not a SHA-256.", "Use the same version on both sides.")
     return sha256
 
 
@@ -179,7 +179,7 @@ def _finish(place: Path, sha256: str) -> None:
     if sha256_of(part) != sha256:
         part.unlink()
         raise ArtifactError(
-            f"What arrived does not have the hash {sha256[:12]}…; it was thrown away.",
+            f"The received file does not have the hash {sha256[:12]}…; it was deleted.",
             "Run the same command again.",
         )
     with part.open("rb+") as file:
@@ -187,15 +187,15 @@ def _finish(place: Path, sha256: str) -> None:
     part.replace(place / "data")
 
 
-def _forget_old(files: Path) -> None:
+def _delete_old(files: Path) -> None:
     for place in files.iterdir():
         with contextlib.suppress(OSError):
-            if time.time() - place.stat().st_mtime > _KEPT_S:
+            if time.time() - place.stat().st_mtime > _EXPIRES_S:
                 shutil.rmtree(str(place), ignore_errors=True)
 
 
 def hashed(path: Path) -> str:
-    """The SHA-256 of a file about to be sent.
+    """The SHA-256 of a file to be sent.
 
     Raises:
         ArtifactError: it cannot be read.

@@ -1,9 +1,9 @@
-"""A board over ssh, or this machine itself: run the agent there, put files there, get files back.
+"""The transport to a board over ssh, or to this machine: run the agent, send files, fetch files.
 
-The system's ssh does the talking, so that ssh_config, jump hosts, agents and known_hosts simply work. One
-connection is kept open (ControlMaster), since a new one takes seconds. The agent travels with the first call
-and stays under its hash, so both sides are always of one version. Files are kept on the board by their hash:
-what has arrived is not sent again, and a copy that was cut off goes on where it stopped.
+It uses the system's ssh, so that ssh_config, jump hosts, agents and known_hosts work. One connection stays
+open (ControlMaster), since a new one takes seconds. The first call sends the agent, stored under its hash, so
+both sides have the same version. Files are stored on the board by their hash: a received file is not sent
+again, and an interrupted copy resumes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ from .received_files import pieces
 from .ssh_errors import HELLO, connection_error, keep_command
 from .zipapp import agent_bytes, agent_sha256
 
-"""Told how much is done, of how much, and of what."""
 T = TypeVar("T")
 
 _OPTIONS = (
@@ -54,8 +53,8 @@ _OPTIONS = (
 )
 
 
-class _Kept(NamedTuple):
-    """A file as a board keeps it: by its hash, and under `name` in the folder that a hash names."""
+class _Upload(NamedTuple):
+    """A file as stored on a board: by its hash, and under `name` in the folder named by a hash."""
 
     sha256: str
     name: str
@@ -69,7 +68,7 @@ class _Kept(NamedTuple):
 
 
 class Transport(Protocol):
-    """A machine that can be asked. `name` is what the user called it."""
+    """A machine that runs the agent. `name` is the user's name for it."""
 
     @property
     def name(self) -> str: ...
@@ -80,25 +79,25 @@ class Transport(Protocol):
         """Runs the agent there and returns its exit code and result.
 
         Raises:
-            DeadweightError: what the agent raised, of the same kind.
+            DeadweightError: the agent's error, of the same class.
             TargetError: the machine cannot be reached, or the connection broke.
         """
         ...
 
     def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> List[str]:
-        """Makes files known there and returns their paths there, in order.
+        """Makes files available there and returns their paths there, in order.
 
-        The weights that an ONNX file keeps in files beside it go along, into the same folder.
+        External weights of an ONNX file are sent too, into the same folder.
         """
         ...
 
     def get(self, there: str, here: Path) -> None:
-        """Brings a file here, whole or not at all."""
+        """Fetches a file, whole or not at all."""
         ...
 
 
 class Local:
-    """This machine: the same agent in a process of its own, and no copies."""
+    """This machine: the agent in a separate process, without copies."""
 
     name = "local"
 
@@ -122,12 +121,12 @@ class Local:
 
 
 class Ssh:
-    """A board by its name in ssh, as in `user@board`. `config` replaces the user's own ssh_config."""
+    """A board by its name in ssh, as in `user@board`. `config` replaces the user's ssh_config."""
 
     def __init__(self, host: str, control: Path, config: Optional[Path] = None) -> None:
         self.name = host
         if not host or host.startswith("-") or any(character.isspace() for character in host):
-            raise TargetError(f"'{host}' is no name of a board.", "Give it as ssh takes it: USER@HOST.")
+            raise TargetError(f"'{host}' is not a name for ssh.", "Give the board as USER@HOST.")
         file = ["-F", str(config)] if config else []
         self._ssh = ["ssh", *file, *_OPTIONS, "-o", f"ControlPath={control}/%C", "--", host]
         self._start = self._greet()
@@ -135,54 +134,54 @@ class Ssh:
     def run(
         self, arguments: Sequence[str], *, stdin: bytes = b"", progress: Optional[Progress] = None
     ) -> Tuple[int, Dict[str, Any]]:
-        code, out, heard = spoken([*self._ssh, self._asking(arguments)], [stdin], progress)
+        code, out, heard = spoken([*self._ssh, self._command(arguments)], [stdin], progress)
         if code == 255:
             raise connection_error(self.name, heard, f"running {arguments[0]}")
         return code, answer(out, heard, self.name)
 
     def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> List[str]:
-        kept = [_kept(path) for path in paths]
-        files = {each: path for together in kept for each, path in together.items()}
+        uploads = [_uploads(path) for path in paths]
+        files = {each: path for together in uploads for each, path in together.items()}
         wanted = list(files)
-        found = self._held(wanted)
-        sizes = {each.sha256: each.size for each in wanted if each.key not in found["paths"]}
+        stored = self._stored(wanted)
+        sizes = {each.sha256: each.size for each in wanted if each.key not in stored["paths"]}
         missing = {each.sha256: path for each, path in files.items() if each.sha256 in sizes}
-        here = {sha256: int(found["bytes"][sha256]) for sha256 in missing}
+        here = {sha256: int(stored["bytes"][sha256]) for sha256 in missing}
         needed = sum(sizes[sha256] - here[sha256] for sha256 in missing)
-        if needed > found["free_bytes"]:
+        if needed > stored["free_bytes"]:
             raise TargetError(
-                f"{self.name} has {found['free_bytes'] / 1e6:.0f} MB left for {needed / 1e6:.0f} MB.",
-                "Free some space on the board: rm -r ~/.cache/deadweight/files holds old copies.",
+                f"{self.name} has {stored['free_bytes'] / 1e6:.0f} MB left for {needed / 1e6:.0f} MB.",
+                "Free some space on the board: rm -r ~/.cache/deadweight/files removes old copies.",
             )
         if missing:
-            command = [*self._ssh, self._asking(["receive", "--sizes", json.dumps(sizes)])]
+            command = [*self._ssh, self._command(["receive", "--sizes", json.dumps(sizes)])]
             sent = _stream(missing, here, needed, progress)
             code, out, heard = spoken(command, sent, None)
             if code == 255:
                 raise connection_error(self.name, heard, "copying files")
             answer(out, heard, self.name)
-        paths_there = self._held(wanted)["paths"] if missing else found["paths"]
-        return [str(paths_there[next(iter(together)).key]) for together in kept]
+        paths_there = self._stored(wanted)["paths"] if missing else stored["paths"]
+        return [str(paths_there[next(iter(together)).key]) for together in uploads]
 
     def get(self, there: str, here: Path) -> None:
         part = here.with_name(f".{here.name}.part")
         here.parent.mkdir(parents=True, exist_ok=True)
         offset = part.stat().st_size if part.exists() else 0
-        asked = self._asking(["send", there, "--offset", str(offset)])
+        command = self._command(["send", there, "--offset", str(offset)])
         with subprocess.Popen(
-            [*self._ssh, asked], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*self._ssh, command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
             assert process.stdout is not None
             assert process.stderr is not None
-            # A shell's greeting may come before the answer, and the file comes right behind it.
+            # A shell's greeting may precede the answer, and the file follows it.
             line = next((line for line in process.stdout if line.startswith(b'{"agent"')), b"")
             with part.open("ab") as file:
                 shutil.copyfileobj(process.stdout, file, 1 << 18)
             heard = process.stderr.read().decode("utf-8", "replace")
         if process.returncode == 255:
             raise connection_error(self.name, heard, "fetching a file")
-        told = answer(line, heard, self.name)
-        if sha256_of(part) != told["sha256"]:
+        result = answer(line, heard, self.name)
+        if sha256_of(part) != result["sha256"]:
             part.unlink()
             raise ArtifactError(
                 f"{there} changed while it was fetched from {self.name}.", "Run the same command again."
@@ -190,42 +189,44 @@ class Ssh:
         part.replace(here)
 
     def close(self) -> None:
-        """Ends the connection that is kept open."""
+        """Closes the open connection."""
         host = self._ssh[-1]
         command = [*self._ssh[:-2], "-O", "exit", "--", host]
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(command, capture_output=True, timeout=10, check=False)
 
     def _greet(self) -> List[str]:
-        """How the agent is started there, once it lies there."""
+        """The command that starts the agent there, which is sent if it is missing."""
         sha256 = agent_sha256()
         code, out, heard = spoken([*self._ssh, HELLO.replace("SHA256", sha256)], [], None)
-        told = dict(line.split("=", 1) for line in out.decode("utf-8", "replace").splitlines() if "=" in line)
-        if code == 255 or "deadweight_python" not in told:
+        facts = dict(
+            line.split("=", 1) for line in out.decode("utf-8", "replace").splitlines() if "=" in line
+        )
+        if code == 255 or "deadweight_python" not in facts:
             raise connection_error(self.name, heard, "connecting", reached=code != 255)
-        if not told["deadweight_python"]:
+        if not facts["deadweight_python"]:
             raise TargetError(
-                f"{self.name} has no Python 3.8 or newer ({told.get('deadweight_found') or 'none at all'}).",
-                "Install one beside its own: sudo apt install python3.8 (JetPack 4 comes with 3.6).",
+                f"{self.name} has no Python 3.8 or newer ({facts.get('deadweight_found') or 'none at all'}).",
+                "Install one beside it: sudo apt install python3.8 (JetPack 4 comes with 3.6).",
             )
-        if told.get("deadweight_agent") != "here":
+        if facts.get("deadweight_agent") != "here":
             code, out, heard = spoken([*self._ssh, keep_command(sha256)], [agent_bytes()], None)
             if code:
                 raise connection_error(self.name, heard, "sending the agent", reached=code != 255)
-        return [told["deadweight_python"], f"{told['deadweight_home']}/agent-{sha256}.pyz"]
+        return [facts["deadweight_python"], f"{facts['deadweight_home']}/agent-{sha256}.pyz"]
 
-    def _asking(self, arguments: Sequence[str]) -> str:
+    def _command(self, arguments: Sequence[str]) -> str:
         return " ".join(map(shlex.quote, [*self._start, *arguments]))
 
-    def _held(self, wanted: Sequence[_Kept]) -> Dict[str, Any]:
+    def _stored(self, wanted: Sequence[_Upload]) -> Dict[str, Any]:
         return self.run(["held"], stdin=json.dumps(wanted).encode())[1]
 
 
 @contextlib.contextmanager
 def connected(host: str, *, config: Optional[Path] = None) -> Iterator[Transport]:
-    """A board by its ssh name, or this machine for `local`, for as long as the block lasts.
+    """A board by its ssh name, or this machine for `local`, for the duration of the block.
 
-    The environment's DEADWEIGHT_SSH_CONFIG names another ssh_config.
+    The environment variable DEADWEIGHT_SSH_CONFIG names another ssh_config.
 
     Raises:
         TargetError: it cannot be reached, with the reason.
@@ -234,7 +235,7 @@ def connected(host: str, *, config: Optional[Path] = None) -> Iterator[Transport
         yield Local()
         return
     named = os.environ.get("DEADWEIGHT_SSH_CONFIG")
-    # In /tmp, since a socket's path may have 108 characters only; the directory is the user's alone.
+    # In /tmp, since a socket's path has at most 108 characters; only the user can read the directory.
     with tempfile.TemporaryDirectory(prefix="dw-", dir="/tmp") as control:
         board = Ssh(host, Path(control), config or (Path(named) if named else None))
         try:
@@ -244,7 +245,7 @@ def connected(host: str, *, config: Optional[Path] = None) -> Iterator[Transport
 
 
 def on_each(hosts: Sequence[str], act: Callable[[Transport], T]) -> Dict[str, Any]:
-    """Does the same on several boards at once; by host, what came of it or the error."""
+    """Calls `act` on several boards at once; returns the result or the error by host."""
 
     def one(host: str) -> Any:
         try:
@@ -260,7 +261,7 @@ def on_each(hosts: Sequence[str], act: Callable[[Transport], T]) -> Dict[str, An
 def _stream(
     missing: Mapping[str, Path], here: Mapping[str, int], needed: int, progress: Optional[Progress]
 ) -> Iterator[bytes]:
-    """The tar stream that `received_files.receive` takes: what is missing of each file."""
+    """The tar stream for `received_files.receive`: the missing part of each file."""
     sent = 0
     for sha256, path in missing.items():
         info = tarfile.TarInfo(f"{sha256}@{here[sha256]}")
@@ -275,34 +276,34 @@ def _stream(
     yield b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
-def _kept(path: Path) -> Dict[_Kept, Path]:
-    """How the board is to keep a file, and after it those that hold its weights if it is a model.
+def _uploads(path: Path) -> Dict[_Upload, Path]:
+    """A file to send, followed by its external weights if it is a model.
 
     Raises:
-        ArtifactError: a file is not there.
-        ModelError: weights are not there, or lie where no folder of the board's could have them.
+        ArtifactError: the file is missing.
+        ModelError: weights are missing, or outside the model's folder.
     """
     sha256, size = _hash(path), path.stat().st_size
     names = weight_names(path) if path.suffix == ".onnx" else ()
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ModelError(
-                f"{path} keeps weights in {name}, which is not in its folder and cannot be sent with it.",
-                "Export the model again, with its weights inside or beside it.",
+                f"{path} has weights in {name}, which is outside its folder and cannot be sent with it.",
+                "Export the model again, with its weights in the file or beside it.",
             )
         if not (path.parent / name).is_file():
             raise ModelError(
-                f"{path} keeps weights in {path.parent / name}, which is missing.",
-                "Copy that file there as well, or export the model again.",
+                f"{path} has weights in {path.parent / name}, which is missing.",
+                "Copy that file there too, or export the model again.",
             )
     if not names:
-        return {_Kept(sha256, path.name, size, sha256): path}
+        return {_Upload(sha256, path.name, size, sha256): path}
     files = {name: path.parent / name for name in names}
     hashes = {path.name: sha256, **{name: _hash(file) for name, file in files.items()}}
-    # The same graph may lie beside other weights (a network that was trained again): both name the folder.
+    # The same graph may have other weights (trained again), so both are part of the folder's hash.
     folder = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
     return {
-        _Kept(hashes[name], name, file.stat().st_size, folder): file
+        _Upload(hashes[name], name, file.stat().st_size, folder): file
         for name, file in {path.name: path, **files}.items()
     }
 

@@ -1,7 +1,7 @@
-"""What passes over ssh before there is an agent, and what ssh's and the agent's errors mean.
+"""Shell commands sent over ssh before the agent exists, and the mapping of ssh's and the agent's errors.
 
-The first words are plain sh, since nothing else is there yet: look for a Python, say where the agent lies.
-ssh ends with 255 when it is itself what failed, and only its words tell how.
+The first command is plain sh, since nothing else is there yet: it finds a Python and the agent. ssh exits
+with 255 when ssh failed; only its message says how.
 """
 
 from __future__ import annotations
@@ -27,52 +27,52 @@ echo "deadweight_home=$home"
 exit 0
 """
 HELLO = "sh -c " + shlex.quote(_FIND)
-"""Asks which Python there is and whether the agent of this hash lies there, whatever the login shell is."""
+"""Finds a Python and the agent of this hash, under any login shell."""
 
-# What the words of ssh mean, and the cure. The first that is found counts.
+# A part of ssh's message, what it means, and the cure. The first match counts.
 _REASONS = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "{name} shows another host key than it used to: it was installed anew, or it is another machine.",
-        "If you know why, forget the old one: ssh-keygen -R {host}. If not, do not connect.",
+        "{name} has another host key than before: it was reinstalled, or it is another machine.",
+        "If you know why, remove the old key: ssh-keygen -R {host}. If not, do not connect.",
     ),
     (
         "Host key verification failed",
         "{name} is not known to this machine yet.",
-        "Connect once by hand, compare the fingerprint and say yes: ssh {name}",
+        "Connect once in a shell, compare the fingerprint and answer yes: ssh {name}",
     ),
     (
         "Permission denied",
-        "{name} does not let you in.",
-        "Give it your key: ssh-copy-id {name}. A key with a passphrase must be in ssh-agent (ssh-add).",
+        "{name} does not accept your key.",
+        "Copy your key to it: ssh-copy-id {name}. A key with a passphrase must be in ssh-agent (ssh-add).",
     ),
     (
         "Could not resolve hostname",
-        "There is no machine called {host}.",
+        "There is no machine named {host}.",
         "Check the name, or add it to ~/.ssh/config. By USB a Jetson is 192.168.55.1.",
     ),
     (
         "Connection refused",
-        "{name} is there, but takes no ssh connections.",
+        "{name} is reachable, but refuses ssh connections.",
         "On the board: sudo apt install openssh-server && sudo systemctl enable --now ssh",
     ),
     (
         "No space left on device",
         "{name} has no space left.",
-        "Free some on the board: rm -r ~/.cache/deadweight/files holds old copies.",
+        "Free some space on the board: rm -r ~/.cache/deadweight/files removes old copies.",
     ),
     (
         "timed out",
         "{name} does not answer.",
-        "See that it is switched on and the cable is in: ping {host}",
+        "Check that it is switched on and connected: ping {host}",
     ),
-    ("No route to host", "{name} cannot be reached.", "See that both are on one network: ping {host}"),
-    ("Bad configuration option", "ssh does not understand its configuration.", "Mend it: {words}"),
+    ("No route to host", "{name} cannot be reached.", "Check that both are on one network: ping {host}"),
+    ("Bad configuration option", "ssh does not understand its configuration.", "Fix it: {words}"),
 )
 
 
 def connection_error(name: str, heard: str, doing: str, *, reached: bool = False) -> TargetError:
-    """What went wrong with a connection, from ssh's words. `reached`: not ssh failed but what it ran."""
+    """The error of a connection, from ssh's message. `reached`: ssh worked, but its command failed."""
     host = name.rpartition("@")[2]
     words = heard.strip().splitlines()[-1] if heard.strip() else "no reason was given"
     for sign, what, cure in _REASONS:
@@ -86,12 +86,12 @@ def connection_error(name: str, heard: str, doing: str, *, reached: bool = False
         )
     return TargetError(
         f"The connection to {name} broke while {doing}: {words}",
-        "Run the same command again: what has arrived is kept, and nothing half-written is used.",
+        "Run the same command again: received data is stored, and a partial file is never used.",
     )
 
 
 def keep_command(sha256: str) -> str:
-    """Reads the agent from stdin and keeps it, if it is whole."""
+    """A shell command that stores the agent from stdin, if it is complete."""
     script = (
         f'umask 077; d={_HOME}; mkdir -p "$d" && cat > "$d/.agent.$$" && '
         f'[ "$(sha256sum < "$d/.agent.$$" | cut -c1-64)" = {sha256} ] && '
@@ -105,8 +105,8 @@ _KINDS: Mapping[str, Type[DeadweightError]] = {
 }
 
 
-def error_of(told: Dict[str, str], name: str) -> DeadweightError:
-    """The error that the agent met, of the same kind, said to have been met there."""
-    kind = _KINDS.get(str(told.get("kind")), TargetError)
+def error_of(error: Dict[str, str], name: str) -> DeadweightError:
+    """The agent's error, of the same class, with the board's name."""
+    kind = _KINDS.get(str(error.get("kind")), TargetError)
     where = "" if name == "local" else f"On {name}: "
-    return kind(f"{where}{told.get('what', 'it failed.')}", str(told.get("cure", "Try again.")))
+    return kind(f"{where}{error.get('what', 'it failed.')}", str(error.get("cure", "Try again.")))

@@ -1,7 +1,7 @@
-"""The agent as one file: this floor's sources in a zip that Python runs, so that a board needs no install.
+"""The agent as a zipapp: this floor's sources in a zip file that Python runs without an install.
 
-It travels with the first call and is kept there by its hash. Two builds of the same sources are the same
-bytes. Only what the agent imports is in it, and no boards' TOML files, since a target is sent as JSON.
+It is sent with the first call and stored on the board by its hash. Equal sources give equal bytes. It has
+only what the agent imports, without the boards' TOML files, since a target is sent as JSON.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from .. import __version__
 _SOURCES = Path(__file__).parents[1]
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
-# Says in words why an old Python cannot run it, so it is written in what Python 3.5 reads.
+# Says why an old Python cannot run it, so its syntax is that of Python 3.5.
 _MAIN = """\
 import json, sys
 if sys.version_info < (3, 8):
     found = "%d.%d" % sys.version_info[:2]
-    told = {"kind": "TargetError", "what": "The agent needs Python 3.8, and this one is %s." % found,
-            "cure": "Install a newer one beside it: sudo apt install python3.8"}
-    print(json.dumps({"agent": {"version": "VERSION", "protocol": 0}, "error": told}))
+    error = {"kind": "TargetError", "what": "The agent needs Python 3.8, but this one is %s." % found,
+             "cure": "Install a newer one beside it: sudo apt install python3.8"}
+    print(json.dumps({"agent": {"version": "VERSION", "protocol": 0}, "error": error}))
     sys.exit(2)
 from deadweight.targets.agent import main
 sys.exit(main())
@@ -34,23 +34,23 @@ sys.exit(main())
 def agent_bytes() -> bytes:
     """The zip file, some 130 KB. Its sources are Python 3.8; `python3 FILE doctor` runs it."""
     import io
-    import zipfile  # the agent itself only asks for its version, and should start fast
+    import zipfile  # imported here, so that the agent starts fast
 
     files = {
         "__main__.py": _MAIN.replace("VERSION", __version__),
-        "deadweight/__init__.py": '"""Only what a board needs."""\n',
+        "deadweight/__init__.py": '"""The part of deadweight for boards."""\n',
     }
     for path in sorted(_needed()):
         files[f"deadweight/targets/{path}"] = (_SOURCES / path).read_text("utf-8")
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, text in files.items():
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), text, zipfile.ZIP_DEFLATED)
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 def _needed() -> Set[str]:
-    """The files of the modules that the agent imports, at once or in a command, and that these import."""
+    """The files of the modules that the agent imports, directly or indirectly."""
     import ast
 
     found: Set[str] = set()
@@ -74,5 +74,5 @@ def _needed() -> Set[str]:
 
 
 def agent_sha256() -> str:
-    """The name under which a board keeps it."""
+    """The hash under which a board stores the agent."""
     return hashlib.sha256(agent_bytes()).hexdigest()

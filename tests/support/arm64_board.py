@@ -149,7 +149,7 @@ def make_board(place: Path) -> ssh_board.Board:
     }
     (place / "ssh_config").write_text("".join(f"{key} {value}\n" for key, value in config.items()))
     board = ssh_board.Board(place / "ssh_config", place / "upper/home/board", place)
-    board.mend()
+    board.reconnect()
     return board
 
 

@@ -40,7 +40,7 @@ class Board:
             except ProcessLookupError:
                 continue
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         """Lets connections live."""
         (self.place / "cut").write_text("-1 -1")
 
@@ -84,7 +84,7 @@ def make_board(place: Path, *, python: str = "", environment: Mapping[str, objec
     }
     (place / "ssh_config").write_text("".join(f"{key} {value}\n" for key, value in config.items()))
     board = Board(place / "ssh_config", home, place)
-    board.mend()
+    board.reconnect()
     return board
 
 

@@ -142,7 +142,7 @@ def test_the_agent_verifies_and_installs_an_update_file(agent: Path, tmp_path: P
         code, told, _ = asked(agent, *options, "install", source, *place)
         assert code == 0, told
     code, told, _ = asked(agent, *options, "install", *place)
-    assert (code, told["error"]["what"]) == (2, "Nothing to install was named.")
+    assert (code, told["error"]["what"]) == (2, "There is nothing to install.")
     assert release_in_use(tmp_path / "place", tmp_path / "root") == 2
 
 
@@ -160,7 +160,7 @@ def test_a_python_too_old_for_the_agent_is_told_which_to_install(agent: Path) ->
         pytest.skip("there is no Python 3.6 here")
     done = subprocess.run([str(kept[0]), str(agent), "doctor"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "needs Python 3.8, and this one is 3.6" in json.loads(done.stdout)["error"]["what"]
+    assert "needs Python 3.8, but this one is 3.6" in json.loads(done.stdout)["error"]["what"]
 
 
 def test_two_models_are_timed_by_turns_and_judged(agent: Path, mlp: MakeMlp) -> None:

@@ -88,7 +88,7 @@ def test_a_core_that_is_switched_off_is_known_where_the_others_are_read() -> Non
 
 @pytest.mark.parametrize("name", ["orin_nx_jp6", "agx_orin_jp72_locked"])
 def test_a_tool_that_gives_no_answer_at_the_end_does_not_void_a_run(name: str, tmp_path: Path) -> None:
-    # The memory's clock of both boards is told by jetson_clocks alone.
+    # Only jetson_clocks prints the memory clock of both boards.
     root = unpack(name, tmp_path)
     before = read_state(root, tools=True)
     (root / "usr/bin/jetson_clocks").write_text("#!/bin/sh\nexit 1\n")

@@ -75,7 +75,7 @@ def test_a_member_that_nobody_announced_is_not_written(
 ) -> None:
     place = tmp_path / "cache"
     held([], place)
-    with pytest.raises(ArtifactError, match="which nobody announced"):
+    with pytest.raises(ArtifactError, match="unexpected member"):
         receive(stream(evil), {HASH: len(DATA)}, place)
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
@@ -102,7 +102,7 @@ def test_a_piece_that_leaves_a_hole_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["..", "", "a/b", "data", "part"])
 def test_a_name_that_would_hide_something_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ArtifactError, match="cannot be kept"):
+    with pytest.raises(ArtifactError, match="cannot be stored"):
         held([(HASH, name, 1)], tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_files_of_one_model_are_found_in_one_folder_under_names_that_stay_in_it(
     ]
     assert {path.stat().st_ino for path in paths} == {(tmp_path / "files" / HASH / "data").stat().st_ino}
     for name in ("../escaped", "a/../../escaped", "/escaped", "a//b", ""):
-        with pytest.raises(ArtifactError, match="cannot be kept"):
+        with pytest.raises(ArtifactError, match="cannot be stored"):
             held([(HASH, name, len(DATA), folder)], tmp_path)
-    with pytest.raises(ArtifactError, match="is no SHA-256"):
+    with pytest.raises(ArtifactError, match="is not a SHA-256"):
         held([(HASH, "model.onnx", len(DATA), "../escaped")], tmp_path)

@@ -80,14 +80,14 @@ def test_files_arrive_under_their_names_and_are_not_sent_twice(
     board: ssh_board.Board, there: Transport, tmp_path: Path
 ) -> None:
     files = [blob(tmp_path / "a.bin", 300_000), blob(tmp_path / "b.bin", 5), blob(tmp_path / "empty", 0)]
-    told: list[int] = []
-    paths = there.put(files, progress=lambda done, total, what: told.append(done))
+    calls: list[int] = []
+    paths = there.put(files, progress=lambda done, total, what: calls.append(done))
     assert [Path(path).name for path in paths] == ["a.bin", "b.bin", "empty"]
     assert [Path(path).read_bytes() for path in paths] == [path.read_bytes() for path in files]
-    assert told[-1] == 300_005
-    told.clear()
-    assert there.put(files, progress=lambda done, total, what: told.append(done)) == paths
-    assert told == []
+    assert calls[-1] == 300_005
+    calls.clear()
+    assert there.put(files, progress=lambda done, total, what: calls.append(done)) == paths
+    assert calls == []
 
 
 def test_a_file_comes_back_whole(board: ssh_board.Board, there: Transport, tmp_path: Path) -> None:
@@ -99,10 +99,10 @@ def test_a_file_comes_back_whole(board: ssh_board.Board, there: Transport, tmp_p
 def test_two_models_are_compared_there(there: Transport, mlp: MakeMlp) -> None:
     models = there.put([mlp(256, 1024, 10, name="wide.onnx"), mlp(256, 64, 10, name="narrow.onnx")])
     seen: list[tuple[int, int, str]] = []
-    code, told = there.run(
+    code, result = there.run(
         ["compare", *models, "--protocol", QUICK], progress=lambda *done: seen.append(done)
     )
-    assert (code, told["judgement"]["outcome"]) == (0, "faster")
+    assert (code, result["judgement"]["outcome"]) == (0, "faster")
     assert seen[-1] == (6, 6, "timing")
 
 
@@ -110,25 +110,25 @@ def test_two_models_are_compared_there(there: Transport, mlp: MakeMlp) -> None:
 
 
 def resumed(board: ssh_board.Board, act: Callable[[Transport], Any]) -> tuple[str, Any]:
-    """What the call says when its cable is cut, and what it gives when it is made again."""
+    """The call's error when the connection is cut, and its result when it is repeated."""
     with pytest.raises(DeadweightError) as caught, connected("board", config=board.config) as there:
         act(there)
-    board.mend()
+    board.reconnect()
     with connected("board", config=board.config) as there:
         return str(caught.value), act(there)
 
 
 def test_cut_while_connecting(board: ssh_board.Board) -> None:
     board.cut_after(40)
-    told, (code, _) = resumed(board, lambda there: there.run(["held"], stdin=b"[]"))
-    assert "The connection to board broke while connecting" in told
+    message, (code, _) = resumed(board, lambda there: there.run(["held"], stdin=b"[]"))
+    assert "The connection to board broke while connecting" in message
     assert code == 0
 
 
 def test_cut_while_the_agent_travels(board: ssh_board.Board) -> None:
     board.cut_after(60_000)
-    told, (code, _) = resumed(board, lambda there: there.run(["held"], stdin=b"[]"))
-    assert "broke while sending the agent" in told
+    message, (code, _) = resumed(board, lambda there: there.run(["held"], stdin=b"[]"))
+    assert "broke while sending the agent" in message
     assert code == 0
     assert not [path for path in board.home.rglob("*") if path.name == f"agent-{agent_sha256()}.part"]
 
@@ -138,9 +138,9 @@ def test_cut_while_files_are_copied_goes_on_where_it_stopped(board: ssh_board.Bo
         there.run(["held"], stdin=b"[]")  # the agent is there
     data = blob(tmp_path / "large.bin", 20_000_000)
     board.cut_after(12_000_000)
-    told, paths = resumed(board, lambda there: there.put([data]))
-    assert "broke while copying files" in told
-    assert "what has arrived is kept" in told
+    message, paths = resumed(board, lambda there: there.put([data]))
+    assert "broke while copying files" in message
+    assert "received data is stored" in message
     assert Path(paths[0]).read_bytes() == data.read_bytes()
     assert board.traffic()[-1] < 12_000_000
     assert not kept(board, "part")
@@ -172,16 +172,16 @@ def test_cut_while_a_result_is_fetched_goes_on_where_it_stopped(
     with connected("board", config=board.config) as there:
         there.run(["held"], stdin=b"[]")
     board.cut_after(received=4_000_000)
-    told, _ = resumed(board, lambda there: there.get(str(data), tmp_path / "here/large.bin"))
-    assert "broke while fetching a file" in told
+    message, _ = resumed(board, lambda there: there.get(str(data), tmp_path / "here/large.bin"))
+    assert "broke while fetching a file" in message
     assert (tmp_path / "here/large.bin").read_bytes() == data.read_bytes()
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["large.bin"]
 
 
-def test_a_host_key_that_changed_is_told_with_both_explanations(board: ssh_board.Board) -> None:
+def test_a_host_key_that_changed_is_reported_with_both_explanations(board: ssh_board.Board) -> None:
     ssh_board.new_key(board.place / "host")
     with (
-        pytest.raises(TargetError, match="another host key than it used to") as caught,
+        pytest.raises(TargetError, match="another host key than before") as caught,
         connected("board", config=board.config),
     ):
         pass
@@ -199,28 +199,28 @@ def test_a_host_that_was_never_met_is_to_be_met_by_hand(board: ssh_board.Board) 
     assert "is not known to this machine yet" in refused(board.config)
 
 
-def test_a_key_that_the_board_does_not_know_is_told(board: ssh_board.Board) -> None:
+def test_a_key_that_the_board_does_not_know_is_reported(board: ssh_board.Board) -> None:
     (board.place / "authorized").write_text("")
     assert "ssh-copy-id board" in refused(board.config)
 
 
-def test_a_name_that_does_not_exist_is_told(tmp_path: Path) -> None:
+def test_a_name_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     (tmp_path / "config").write_text("")
-    told = refused(tmp_path / "config", "user@no-such-board.invalid")
-    assert "no machine called no-such-board.invalid" in told
+    result = refused(tmp_path / "config", "user@no-such-board.invalid")
+    assert "no machine named no-such-board.invalid" in result
 
 
-def test_a_machine_without_sshd_is_told(tmp_path: Path) -> None:
+def test_a_machine_without_sshd_is_reported(tmp_path: Path) -> None:
     (tmp_path / "config").write_text("Host board\nHostName 127.0.0.1\nPort 1\n")
-    assert "takes no ssh connections" in refused(tmp_path / "config")
+    assert "refuses ssh connections" in refused(tmp_path / "config")
 
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch /tmp/x", "", "a b"])
 def test_a_name_that_would_be_an_option_is_refused(host: str, tmp_path: Path) -> None:
-    assert "is no name of a board" in refused(tmp_path / "config", host)
+    assert "is not a name for ssh" in refused(tmp_path / "config", host)
 
 
-def test_a_board_without_a_python_new_enough_is_told(tmp_path: Path) -> None:
+def test_a_board_without_a_python_new_enough_is_reported(tmp_path: Path) -> None:
     old = put(tmp_path, "bin/python3", '#!/bin/sh\ncase "$2" in *exit*) exit 1;; esac\necho Python 3.6\n')
     for version in range(8, 14):
         (tmp_path / "bin" / f"python3.{version}").symlink_to("python3")
@@ -246,20 +246,20 @@ def test_no_space_on_the_board_is_seen_before_anything_is_sent(
         file.truncate(1 << 20)
 
     assert isinstance(there, Ssh)
-    held = there._held
-    there._held = lambda wanted: {**held(wanted), "free_bytes": 1000}  # type: ignore[method-assign]
+    stored = there._stored
+    there._stored = lambda wanted: {**stored(wanted), "free_bytes": 1000}  # type: ignore[method-assign]
     with pytest.raises(TargetError, match="0 MB left for 1 MB"):
         there.put([huge])
     assert kept(board) == []
 
 
-def test_a_disk_that_fills_up_is_told(board: ssh_board.Board, there: Transport, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_reported(board: ssh_board.Board, there: Transport, tmp_path: Path) -> None:
     there.run(["held"], stdin=b"[]")
     files = board.home / ".cache/deadweight/files"
     data = blob(tmp_path / "a.bin", 1000)
     (files / sha256_of(data)).mkdir()
     (files / sha256_of(data) / "part").symlink_to("/dev/full")
-    with pytest.raises(ArtifactError, match="On board: The board cannot keep the file"):
+    with pytest.raises(ArtifactError, match="On board: The board cannot store the file"):
         there.put([data])
 
 
@@ -268,7 +268,7 @@ def test_what_arrives_wrong_is_thrown_away(board: ssh_board.Board, there: Transp
     place = board.home / ".cache/deadweight/files" / sha256_of(data)
     place.mkdir(parents=True)
     (place / "part").write_bytes(b"wrong from the start")
-    with pytest.raises(ArtifactError, match="it was thrown away"):
+    with pytest.raises(ArtifactError, match="it was deleted"):
         there.put([data])
     assert Path(there.put([data])[0]).read_bytes() == data.read_bytes()
 
@@ -279,7 +279,7 @@ def test_an_error_there_is_the_same_error_here(there: Transport) -> None:
     assert type(caught.value).__name__ == "ModelError"
 
 
-def test_an_agent_of_another_version_is_told(there: Transport) -> None:
+def test_an_agent_of_another_version_is_reported(there: Transport) -> None:
     with pytest.raises(TargetError, match="gave no answer") as caught:
         there.run(["frobnicate"])
     assert "same version" in caught.value.cure
@@ -290,8 +290,8 @@ def test_a_bundle_is_sent_and_installed(board: ssh_board.Board, there: Transport
     root = tmp_path / "root"
     trust(key, root)
     bundle = make_release(tmp_path / "1", key, 1)
-    told = install_on(there, bundle, root=root)
-    installed = Path(told["path"])
+    result = install_on(there, bundle, root=root)
+    installed = Path(result["path"])
     assert str(installed).startswith(str(board.home))
     assert release_in_use(installed.parents[1], root) == 1
     make_release(tmp_path / "2", key, 2)

@@ -1,6 +1,6 @@
 """An engine built on a board, behind a real sshd, by NVIDIA's own bindings over the fake TensorRT.
 
-What a board built it runs; what it did not, it refuses. Nothing here is a latency: it is told as simulated.
+What a board built it runs; what it did not, it refuses. Nothing here is a latency: times are reported as simulated.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def there(simulated: ssh_board.Board) -> Iterator[Transport]:
 
 
 @pytest.mark.slow
-def test_a_board_builds_an_engine_and_is_told_what_the_model_needs(
+def test_a_board_builds_an_engine_and_is_reported_what_the_model_needs(
     there: Transport, model: Path, tmp_path: Path
 ) -> None:
     need = footprint(model, batch=8, runtime="tensorrt").to_json()
@@ -123,16 +123,16 @@ def test_a_board_that_has_only_tensorrt_tries_a_release_as_an_engine(
 ) -> None:
     key = make_key(tmp_path / "keys")
     trust(key, tmp_path / "root")
-    told = install_on(there, make_release(tmp_path / "1", key, 1), root=tmp_path / "root")
-    assert told["golden"]["runtime"].startswith("tensorrt 10.3")
-    assert told["golden"]["holds"]
+    result = install_on(there, make_release(tmp_path / "1", key, 1), root=tmp_path / "root")
+    assert result["golden"]["runtime"].startswith("tensorrt 10.3")
+    assert result["golden"]["holds"]
     wrong = make_release(tmp_path / "2", key, 2)
     held = {name: (wrong / name).read_bytes() for name in ("model.onnx", "golden/inputs.npz", "LICENSE")}
     held["golden/outputs.npz"] = (tmp_path / "1/golden/outputs.npz").read_bytes()
     make_bundle(wrong, key, held, release=2)
     with pytest.raises(RefusedError, match="does not give the outputs that it should"):
         install_on(there, wrong, root=tmp_path / "root")
-    assert release_in_use(Path(told["path"]).parents[1], tmp_path / "root") == 1
+    assert release_in_use(Path(result["path"]).parents[1], tmp_path / "root") == 1
 
 
 @pytest.mark.slow

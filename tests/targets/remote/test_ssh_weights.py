@@ -1,4 +1,4 @@
-"""Models whose weights lie in files beside them, as torch's exporter writes them, on a board behind sshd."""
+"""Models with external weights, as torch's exporter writes them, on a board behind sshd."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_same_graph_with_other_weights_is_another_model_on_the_board(
     assert len(copies) == 3  # the graph that both have, and the weights of each, sent once
 
 
-def test_weights_that_are_missing_are_told_before_anything_is_sent(
+def test_weights_that_are_missing_are_reported_before_anything_is_sent(
     board: ssh_board.Board, there: Transport, mlp: MakeMlp
 ) -> None:
     model = outside(mlp(8, 4))
