@@ -176,7 +176,7 @@ def infer_on(
     place, *there = board.put([*_checked([model]), *files], progress=progress)
     fetched = []
     for path, source in zip(files, there):
-        # Each input is alone in a folder named by its hash; its outputs go into a subfolder by the model's hash.
+        # Each input is alone in a folder named by its hash; its outputs are in a subfolder of it.
         answers = f"{Path(source).parent}/{Path(place).parent.name[:16]}"
         alone = str(Path(source).parent)
         board.run(["infer", place, alone, answers, "--batch", str(batch)], progress=progress)

@@ -161,13 +161,13 @@ def test_a_run_whose_cable_is_cut_at_five_points_is_finished_by_the_same_command
         ("broke while running profile", lambda: board.cut_after(received=10_000)),
     ]
     for words, cut in cuts:
-        board.mend()
+        board.reconnect()
         cut()
         code, printed = run()
         assert code == 2, f"{words}: {printed}"
         assert words in printed, printed
         assert "Traceback" not in printed
-    board.mend()
+    board.reconnect()
     code, printed = run()
     assert code == 3, printed
     report = json.loads((tmp_path / "run/report.json").read_text())

@@ -1,6 +1,6 @@
 """An engine built on a board, behind a real sshd, by NVIDIA's own bindings over the fake TensorRT.
 
-What a board built it runs; what it did not, it refuses. Nothing here is a latency: times are reported as simulated.
+A board runs what it built and refuses the rest. Nothing here is a latency: times are simulated.
 """
 
 from __future__ import annotations
