@@ -107,10 +107,10 @@ def test_a_machine_that_trusts_nobody_takes_nothing(
     place = tmp_path / "place"
     code, printed = called(monkeypatch, capsys, "install", pair[0], "--place", place)
     assert code == 1
-    assert "trusts nobody yet" in printed
+    assert "trusts no signer yet" in printed
     code, printed = called(monkeypatch, capsys, "rollback", "small", "--place", place)
     assert code == 2
-    assert "No bundle called 'small'" in printed
+    assert "No bundle named 'small'" in printed
 
 
 # The commands ask this machine's own list of signers. In a mount namespace of its own it has another one.

@@ -1,1 +1,1 @@
-"""May this release be loaded, and how does it get into place? Signature, manifest, installation."""
+"""Releases: may a release be loaded, and its installation. Signature, manifest, versions, update files."""

@@ -1,13 +1,13 @@
-"""Putting a verified release in place on a board, whole or not at all, with the old one kept.
+"""Atomic installation of a verified release on a board, with rollback.
 
-    PLACE/NAME/4c1f…/           one directory a release, written beside and renamed when it is complete
-    PLACE/NAME/current          a link to the release in use, swapped in one step
-    PLACE/NAME/previous         a link to the one before it: what `rollback` goes back to
+    PLACE/NAME/4c1f…/           one directory per release, written beside and renamed when complete
+    PLACE/NAME/current          a link to the release in use, replaced atomically
+    PLACE/NAME/previous         a link to the release before it, for `rollback`
     PLACE/NAME/accepted.json    the highest release that was ever accepted (`versions.py`)
 
-A release comes as a bundle's directory or as an update file (`patch.py`). It is copied beside, tried there on
-its own golden inputs, written down as accepted, and only then used. Power may be lost at any moment: what was
-in use before is in use, or the new one is; the next install clears away the rest.
+A release is a bundle's directory or an update file (`patch.py`). It is copied beside, tested there on its
+golden inputs, recorded as accepted, and only then used. Power may fail at any moment: then either the old or
+the new release is in use, and the next install deletes the rest.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def install(
 ) -> Dict[str, Any]:
     """Verifies a bundle's directory or an update file and makes it the current release of its name.
 
-    `tried`: run it on its golden inputs first, and refuse it if the outputs are not those expected.
+    `tried`: run the golden test first, and refuse the release if it fails.
 
     Returns:
         name, version, release, previous, signer, path; `golden` as `Rehearsal.to_json`, or None; `clock`,
-        what is wrong with this machine's, or "".
+        the fault of this machine's clock, or "".
 
     Raises:
-        RefusedError: it is not trusted, too old, expired or wrong; what was in use still is.
-        ArtifactError: no space, or the place cannot be written; what was in use still is.
-        TargetError: there is no runtime here to try it with.
+        RefusedError: it is not trusted, too old, expired or wrong; the release in use is unchanged.
+        ArtifactError: no space, or the place cannot be written; the release in use is unchanged.
+        TargetError: there is no runtime here for the golden test.
     """
     source = Path(source)
     whole = source.is_dir() or not source.exists()
@@ -59,26 +59,26 @@ def install(
     def opener(folder: Path) -> Bundle:
         return open_bundle(folder, root=root, signers=signers)
 
-    given = opener(source) if whole else open_patch(source, root=root, signers=signers)
-    signed, name = given.signed, str(given.signed.manifest["name"])
+    release = opener(source) if whole else open_patch(source, root=root, signers=signers)
+    signed, name = release.signed, str(release.signed.manifest["name"])
     home = Path(place).expanduser() / name
-    with _alone(home):
+    with _locked(home):
         _clear(home)
         accepted = _accepted(home, opener)
         refuse_older(signed.manifest, signed.sha256, accepted, name=name)
         clock = check_expiry(signed.manifest, accepted)
-        target = _found(home, signed, opener)
+        target = _existing(home, signed, opener)
         if target is None:
-            _room_for(signed, home)
-            files = given if isinstance(given, Bundle) else given.onto(_base(home, given, opener))
-            target, golden = _copied(files, home, opener, tried=tried)
+            _check_space(signed, home)
+            files = release if isinstance(release, Bundle) else release.onto(_base(home, release, opener))
+            target, golden = _copy(files, home, opener, tried=tried)
         else:
-            golden = _tried(opener(target)) if tried else None
-            if isinstance(given, Bundle):  # it must be right as well, though nothing of it is used
-                for each in given.files:
-                    given.check(each)
-        _take(home, target.name, Accepted.of(signed.manifest, signed.sha256, after=accepted))
-    return {**_told(home, signed), "golden": golden, "clock": clock}
+            golden = _golden_test(opener(target)) if tried else None
+            if isinstance(release, Bundle):  # checked too, though none of it is used
+                for each in release.files:
+                    release.check(each)
+        _activate(home, target.name, Accepted.of(signed.manifest, signed.sha256, after=accepted))
+    return {**_report(home, signed), "golden": golden, "clock": clock}
 
 
 def rollback(
@@ -89,38 +89,38 @@ def rollback(
     signers: Optional[Path] = None,
     only_if_wrong: bool = False,
 ) -> Dict[str, Any]:
-    """Makes the release before the current one; a second rollback takes that back.
+    """Makes the previous release the current one; a second rollback reverses that.
 
-    What was accepted stays: nothing older than the highest release can be installed afterwards either.
-    `only_if_wrong`: leaves the current one if its bytes and its golden outputs are right.
+    The accepted number stays: no release older than the highest can be installed afterwards.
+    `only_if_wrong`: does nothing if the current one has the right bytes and passes its golden test.
 
     Raises:
-        ArtifactError: there is none.
+        ArtifactError: there is no previous release.
         RefusedError: it is no longer trusted.
-        TargetError: only if wrong, and there is no runtime to find out.
+        TargetError: with `only_if_wrong`, and there is no runtime for the golden test.
     """
     home = Path(place).expanduser() / name
     if "/" in name or name in ("", ".", "..") or not home.is_dir():
-        raise ArtifactError(f"No bundle called '{name}' is installed in {place}.", "Check the name.")
-    with _alone(home):
-        now, before = _linked(home / "current"), _linked(home / "previous")
+        raise ArtifactError(f"No bundle named '{name}' is installed in {place}.", "Check the name.")
+    with _locked(home):
+        now, before = _link_target(home / "current"), _link_target(home / "previous")
         if only_if_wrong and now is not None:
             with contextlib.suppress(RefusedError):
-                held = verify(home / now, root=root, signers=signers)
-                return {**_told(home, held.signed), "golden": _tried(held), "kept": True}
+                bundle = verify(home / now, root=root, signers=signers)
+                return {**_report(home, bundle.signed), "golden": _golden_test(bundle), "kept": True}
         if before is None or before == now:
             raise ArtifactError(
-                f"There is no version of '{name}' before {now} to go back to.", "Install the one you want."
+                f"'{name}' has no version before {now} to go back to.", "Install the one you want."
             )
         bundle = verify(home / before, root=root, signers=signers)
         _point(home / "current", before)
         if now is not None:
             _point(home / "previous", now)
-    return {**_told(home, bundle.signed), "golden": None, "kept": False}
+    return {**_report(home, bundle.signed), "golden": None, "kept": False}
 
 
-def _told(home: Path, signed: Signed) -> Dict[str, Any]:
-    previous = _linked(home / "previous")
+def _report(home: Path, signed: Signed) -> Dict[str, Any]:
+    previous = _link_target(home / "previous")
     return {
         "name": signed.manifest["name"],
         "version": signed.version,
@@ -132,59 +132,59 @@ def _told(home: Path, signed: Signed) -> Dict[str, Any]:
 
 
 def _installed(home: Path, opener: _Opener) -> Iterator[Bundle]:
-    """The releases that lie there, the one in use first; those that are not trusted any more are left out."""
-    for name in (_linked(home / "current"), _linked(home / "previous")):
+    """The installed releases, the current one first, without those no longer trusted."""
+    for name in (_link_target(home / "current"), _link_target(home / "previous")):
         with contextlib.suppress(RefusedError):
             if name is not None:
                 yield opener(home / name)
 
 
 def _accepted(home: Path, opener: _Opener) -> Optional[Accepted]:
-    """The highest release so far; where the file is missing, that of the bundles that lie there."""
+    """The highest accepted release; where the file is missing, that of the installed bundles."""
     accepted = read_accepted(home)
     if accepted is None:
-        held = [Accepted.of(each.manifest, each.signed.sha256) for each in _installed(home, opener)]
-        accepted = max(held, key=lambda each: each.release, default=None)
+        known = [Accepted.of(each.manifest, each.signed.sha256) for each in _installed(home, opener)]
+        accepted = max(known, key=lambda each: each.release, default=None)
     return accepted
 
 
 def _base(home: Path, patch: Patch, opener: _Opener) -> Optional[Bundle]:
-    """The installed release that a patch starts from."""
+    """The installed release that is the base of a patch."""
     return next((each for each in _installed(home, opener) if each.signed.sha256 == patch.base), None)
 
 
-def _found(home: Path, signed: Signed, opener: _Opener) -> Optional[Path]:
-    """Where this release lies already, if all its bytes are right; one that went bad is made anew."""
+def _existing(home: Path, signed: Signed, opener: _Opener) -> Optional[Path]:
+    """The folder where this release is already, if all its bytes are right; else it is copied again."""
     for folder in sorted(home.glob(f"{signed.version}*")):
         with contextlib.suppress(RefusedError):
-            held = opener(folder)
-            if held.signed.sha256 == signed.sha256:
-                for name in held.files:
-                    held.check(name)
+            bundle = opener(folder)
+            if bundle.signed.sha256 == signed.sha256:
+                for name in bundle.files:
+                    bundle.check(name)
                 return folder
     return None
 
 
-def _copied(
-    given: Union[Bundle, Patched], home: Path, opener: _Opener, *, tried: bool
+def _copy(
+    release: Union[Bundle, Patched], home: Path, opener: _Opener, *, tried: bool
 ) -> Tuple[Path, Optional[Dict[str, Any]]]:
-    """Writes the checked bytes, not the files they came from: those might change meanwhile."""
-    signed = given.signed
+    """Writes the checked bytes, since the source files may change meanwhile."""
+    signed = release.signed
     names = [signed.version, *(f"{signed.version}.{number}" for number in range(1, 10))]
     target = home / next(name for name in names if not (home / name).exists())
     part = target.with_name(f".{target.name}.part")
-    kept = {MANIFEST: signed.manifest_bytes, SIGNATURE: signed.signature_bytes}
+    own_files = {MANIFEST: signed.manifest_bytes, SIGNATURE: signed.signature_bytes}
     try:
         for name in (*sorted(signed.files), MANIFEST, SIGNATURE):
             file_path = part / name
             file_path.parent.mkdir(parents=True, exist_ok=True)
             with file_path.open("wb") as file:
-                file.write(kept[name] if name in kept else given.read(name))
+                file.write(own_files[name] if name in own_files else release.read(name))
                 file.flush()
                 os.fsync(file.fileno())
         for folder in {(part / name).parent for name in (*signed.files, MANIFEST)}:
             sync_directory(folder)
-        golden = _tried(opener(part)) if tried else None
+        golden = _golden_test(opener(part)) if tried else None
         part.rename(target)
         sync_directory(home)
     except BaseException as error:
@@ -195,7 +195,7 @@ def _copied(
     return target, golden
 
 
-def _tried(bundle: Bundle) -> Dict[str, Any]:
+def _golden_test(bundle: Bundle) -> Dict[str, Any]:
     try:
         from .self_test import refuse_wrong
 
@@ -204,36 +204,36 @@ def _tried(bundle: Bundle) -> Dict[str, Any]:
         what = error.what if isinstance(error, TargetError) else f"This Python has no {error.name}."
         cure = error.cure if isinstance(error, TargetError) else f"sudo apt install python3-{error.name}"
         raise TargetError(
-            f"The model cannot be tried on its golden inputs here, so it is not put in use: {what}",
-            f"{cure}. Or take it untried: --untried",
+            f"The model cannot be run on its golden inputs here, so it is not installed: {what}",
+            f"{cure}. Or install it without that test: --untried",
         ) from error
 
 
-def _take(home: Path, target: str, accepted: Accepted) -> None:
-    """Makes a release that lies there whole the current one."""
+def _activate(home: Path, target: str, accepted: Accepted) -> None:
+    """Makes a complete release the current one."""
     try:
         write_accepted(home, accepted)
     except OSError as error:
         raise _unwritable(home / STATE, error) from error
-    before = _linked(home / "current")
+    before = _link_target(home / "current")
     if before != target:
         if before is not None and before.split(".")[0] != target.split(".")[0]:
             _point(home / "previous", before)
         _point(home / "current", target)
-    _forget_others(home)
+    _delete_others(home)
 
 
-def _room_for(signed: Signed, home: Path) -> None:
+def _check_space(signed: Signed, home: Path) -> None:
     needed, free = sum(entry.size_bytes for entry in signed.files.values()), shutil.disk_usage(str(home)).free
     if needed > free:
         raise ArtifactError(
-            f"The bundle takes {needed / 1e6:.0f} MB, and {home} has {free / 1e6:.0f} MB left.",
+            f"The bundle needs {needed / 1e6:.0f} MB, but {home} has {free / 1e6:.0f} MB left.",
             "Free some space on the board; nothing was changed.",
         )
 
 
 @contextlib.contextmanager
-def _alone(home: Path) -> Iterator[None]:
+def _locked(home: Path) -> Iterator[None]:
     try:
         home.mkdir(parents=True, exist_ok=True)
         lock = (home / ".lock").open("a")
@@ -243,16 +243,16 @@ def _alone(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ArtifactError(f"Another install is at work in {home}.", "Wait for it to end.") from error
+            raise ArtifactError(f"Another install is running in {home}.", "Wait until it ends.") from error
         yield
 
 
-def _linked(link: Path) -> Optional[str]:
+def _link_target(link: Path) -> Optional[str]:
     return os.readlink(str(link)) if link.is_symlink() else None  # noqa: PTH115 (Path's came with Python 3.9)
 
 
 def _point(link: Path, version: str) -> None:
-    """Swaps a link in one step: whoever follows it meanwhile finds the old version or the new one."""
+    """Replaces a link atomically: a concurrent reader gets the old or the new version."""
     beside = link.with_name(f".{link.name}.part")
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -265,7 +265,7 @@ def _point(link: Path, version: str) -> None:
 
 
 def _clear(home: Path) -> None:
-    """Takes away what an install left that was cut off."""
+    """Deletes what an interrupted install left."""
     for path in home.glob(".*.part"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(str(path), ignore_errors=True)
@@ -273,10 +273,10 @@ def _clear(home: Path) -> None:
             path.unlink()
 
 
-def _forget_others(home: Path) -> None:
-    kept = {_linked(home / "current"), _linked(home / "previous")}
+def _delete_others(home: Path) -> None:
+    used = {_link_target(home / "current"), _link_target(home / "previous")}
     for place in home.iterdir():
-        if place.is_dir() and not place.is_symlink() and place.name not in kept:
+        if place.is_dir() and not place.is_symlink() and place.name not in used:
             shutil.rmtree(str(place), ignore_errors=True)
 
 

@@ -1,12 +1,12 @@
-"""What a bundle says of itself, once its signature was checked: files, board, release and until when.
+"""The manifest of a bundle, parsed after its signature was checked: files, board, release, expiry.
 
-    schema, name, made_by, target           which network this is, and for which board
-    release, made_at, expires                its number, which only rises; when it was made; its last moment
-    board                                    {compute_capability, tensorrt}: null where any will do
-    model, golden                            what to load; {inputs, outputs, tolerance} to try it with
-    files                                    {name: {sha256, bytes}}: all of them but manifest and signature
+    schema, name, made_by, target           the network, and the board it is for
+    release, made_at, expires                its number, which only rises; when it was made and expires
+    board                                    {compute_capability, tensorrt}: null where any is allowed
+    model, golden                            the model's file; {inputs, outputs, tolerance} of its test
+    files                                    {name: {sha256, bytes}}: all files but manifest and signature
 
-A manifest has these keys and no others, so that nothing can be told in one that older readers overlook.
+A manifest has exactly these keys, so that older readers cannot overlook one.
 Times are ISO 8601 in UTC to the second, as in 2026-11-23T02:15:00+00:00.
 """
 
@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.json.sig"
 SCHEMA = 2
 LARGEST = 4 << 20
-"""Bytes that a manifest may have."""
+"""Limit of a manifest in bytes."""
 LARGEST_RELEASE = (1 << 53) - 1
 _CODE = (".so", ".dll", ".dylib", ".py", ".pyc", ".pyd", ".sh", ".exe", ".bat", ".pkl", ".pt", ".pth")
 _CODE_BEGINS = (b"\x7fELF", b"MZ", b"#!")
@@ -41,17 +41,17 @@ _ROOT = Path("/")
 
 
 class Entry(NamedTuple):
-    """What the manifest says of a file."""
+    """A file in the manifest."""
 
     sha256: str
     size_bytes: int
 
 
 def parsed(data: bytes) -> Dict[str, Any]:
-    """The manifest in these bytes, whose signature was checked before.
+    """Parses a manifest whose signature was checked before.
 
     Raises:
-        RefusedError: it is none, or one of another version of deadweight.
+        RefusedError: it is not a manifest, or one of another version of deadweight.
     """
 
     def once(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
@@ -64,28 +64,28 @@ def parsed(data: bytes) -> Dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RefusedError(f"{MANIFEST} is not JSON: {error}.", "Make the bundle again.") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        told = manifest.get("schema") if isinstance(manifest, dict) else None
+        schema = manifest.get("schema") if isinstance(manifest, dict) else None
         raise RefusedError(
-            f"{MANIFEST} has the schema {told!r}; this deadweight reads {SCHEMA}.",
+            f"{MANIFEST} has the schema {schema!r}; this deadweight reads {SCHEMA}.",
             "Make the bundle and check it with the same version of deadweight.",
         )
-    wrong = _wrong(manifest)
-    if wrong:
-        raise RefusedError(f"{MANIFEST} does not have {wrong}.", "Make the bundle again.")
+    fault = _fault(manifest)
+    if fault:
+        raise RefusedError(f"{MANIFEST} does not have {fault}.", "Make the bundle again.")
     return manifest
 
 
-def _wrong(manifest: Mapping[str, Any]) -> str:
-    """What of the manifest is not as it should be; empty if nothing."""
+def _fault(manifest: Mapping[str, Any]) -> str:
+    """What the manifest should have but does not; empty if valid."""
     board, golden, release = (manifest.get(key) for key in ("board", "golden", "release"))
     if set(manifest) != _KEYS or not isinstance(board, dict) or set(board) != _BOARD_KEYS:
-        return "the keys it should have"
+        return "the required keys"
     if not isinstance(golden, dict) or set(golden) != _GOLDEN_KEYS:
-        return "the keys it should have"
+        return "the required keys"
     tolerance = golden["tolerance"]
     texts = [manifest["name"], manifest["target"], manifest["model"], golden["inputs"], golden["outputs"]]
     if not all(isinstance(text, str) for text in texts) or not isinstance(manifest["files"], dict):
-        return "values of the kinds that it should have"
+        return "values of the required types"
     if not re.fullmatch(_NAME, manifest["name"]):
         return f"a plain name: {manifest['name']!r}"
     if isinstance(release, bool) or not isinstance(release, int) or not 1 <= release <= LARGEST_RELEASE:
@@ -93,15 +93,15 @@ def _wrong(manifest: Mapping[str, Any]) -> str:
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance <= 1:
         return f"a tolerance from 0 to 1: {tolerance!r}"
     for key in ("made_at", "expires"):
-        told = manifest[key]
-        if not (key == "expires" and told is None) and not _is_time(told):
-            return f"a time for {key}: {told!r}"
+        time = manifest[key]
+        if not (key == "expires" and time is None) and not _is_time(time):
+            return f"a time for {key}: {time!r}"
     return ""
 
 
-def _is_time(told: Any) -> bool:
+def _is_time(text: Any) -> bool:
     try:
-        return bool(re.fullmatch(_TIME, str(told)) and datetime.fromisoformat(str(told)))
+        return bool(re.fullmatch(_TIME, str(text)) and datetime.fromisoformat(str(text)))
     except ValueError:
         return False
 
@@ -110,33 +110,34 @@ def entries(manifest: Mapping[str, Any]) -> Dict[str, Entry]:
     """The files that a manifest lists.
 
     Raises:
-        RefusedError: a name leads out of the bundle, is code, or is the manifest's own; or a model or golden
-            file is not among them.
+        RefusedError: a name is outside the bundle, is code or the manifest itself; or an entry is invalid.
     """
-    found: Dict[str, Entry] = {}
-    for name, told in manifest["files"].items():
+    listed: Dict[str, Entry] = {}
+    for name, facts in manifest["files"].items():
         try:
-            found[check_name(name)] = Entry(str(told["sha256"]), int(told["bytes"]))
+            listed[check_name(name)] = Entry(str(facts["sha256"]), int(facts["bytes"]))
         except (TypeError, KeyError, ValueError) as error:
-            raise RefusedError(f"{MANIFEST} tells {name} wrongly.", "Make the bundle again.") from error
+            raise RefusedError(
+                f"{MANIFEST} has an invalid entry for {name}.", "Make the bundle again."
+            ) from error
         if name in (MANIFEST, SIGNATURE):
             raise RefusedError(f"The manifest lists {name} itself.", "Make the bundle again.")
-        if found[name].size_bytes < 0:
-            raise RefusedError(f"{MANIFEST} tells {name} wrongly.", "Make the bundle again.")
-    return found
+        if listed[name].size_bytes < 0:
+            raise RefusedError(f"{MANIFEST} has an invalid entry for {name}.", "Make the bundle again.")
+    return listed
 
 
 def check_name(name: Any) -> str:
-    """A file's name within a bundle, once it was seen to stay inside.
+    """Checks that a file's name is inside the bundle, and returns it.
 
     Raises:
-        RefusedError: it is absolute, climbs out with `..`, or is code.
+        RefusedError: it is absolute, has `..`, or is code.
     """
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or any(part in ("", ".", "..") for part in parts) or re.search(r"[\x00-\x1f\x7f\\]", name):
         raise RefusedError(
             f"The bundle names a file {name!r}, which is not a plain path inside it.",
-            "Do not use it: it was made to write or read elsewhere.",
+            "Do not use it: it was made to write or read outside.",
         )
     if Path(name).suffix in _CODE or ".so." in Path(name).name:
         raise RefusedError(*_code(name))
@@ -144,42 +145,42 @@ def check_name(name: Any) -> str:
 
 
 def check_content(name: str, entry: Entry, *, size: int, sha256: str, head: bytes) -> None:
-    """Holds a file's size, hash and first bytes against what was signed.
+    """Checks a file's size, hash and first bytes against the manifest.
 
     Raises:
-        RefusedError: they are others, or the file is code.
+        RefusedError: they differ, or the file is code.
     """
     if size != entry.size_bytes or sha256 != entry.sha256:
         raise RefusedError(
-            f"{name} was changed after it was signed: its bytes are not those of the manifest.",
-            "Get the bundle again from who made it.",
+            f"{name} was changed after it was signed: its hash is not that of the manifest.",
+            "Get the bundle again from its maker.",
         )
     if head.startswith(_CODE_BEGINS):
         raise RefusedError(*_code(name))
 
 
 def check_board(manifest: Mapping[str, Any], root: Path = _ROOT) -> None:
-    """An engine fits one release of TensorRT and one kind of GPU; an ONNX file a minor release.
+    """Checks the board: an engine needs an exact TensorRT release and GPU type, an ONNX file a minor release.
 
     Raises:
-        RefusedError: the bundle is for another board than the one whose root directory this is.
+        RefusedError: the bundle is for another board than the one with this root directory.
     """
     wanted, title = manifest["board"], manifest["target"]
     holds_engine = any(is_engine(name) for name in manifest["files"])
     if wanted["compute_capability"] is None and wanted["tensorrt"] is None and not holds_engine:
         return
     from ..machine import (
-        jetson,  # not where any machine will do: it takes longer than the check of a small bundle
+        jetson,  # imported only if needed: it takes longer than the check of a small bundle
     )
 
     board = jetson.read_board(root) if jetson.is_jetson(root) else None
     if board is None:
         raise RefusedError(
-            f"The bundle is for {title}; this machine is no Jetson.", "Install it on the board."
+            f"The bundle is for {title}; this machine is not a Jetson.", "Install it on the board."
         )
     if wanted["compute_capability"] != board.compute_capability:
         raise RefusedError(
-            f"The bundle is for {title} (compute capability {wanted['compute_capability']}), and this is "
+            f"The bundle is for {title} (compute capability {wanted['compute_capability']}), but this is "
             f"{board.model} ({board.compute_capability or 'unknown'}).",
             "Make a bundle for this board: deadweight run RECIPE --target NAME",
         )
@@ -195,6 +196,6 @@ def check_board(manifest: Mapping[str, Any], root: Path = _ROOT) -> None:
 
 def _code(name: str) -> Tuple[str, str]:
     return (
-        f"{name} is code: a bundle holds models and what is known of them, never libraries or programs.",
-        "Install a plugin on the board itself, from who makes it.",
+        f"{name} is code: a bundle has models and data, never libraries or programs.",
+        "Install a plugin on the board itself, from its maker.",
     )

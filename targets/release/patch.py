@@ -1,21 +1,21 @@
-"""An update in one file: from a release that a board has, or from nothing, to another.
+"""The reader of update files: from an installed release, or from nothing, to a new one.
 
     bytes     what
     8         "DWPATCH" and the version of this format, 1
-    32        SHA-256 of all that follows
+    32        SHA-256 of the rest
     3 frames  the new manifest, its signature, and the instructions: 32-bit length, then zlib
-    ...       the sections, one after another
+    ...       the sections, concatenated
 
-The instructions are JSON: {"base": SHA-256 of the manifest that it starts from or null, "files": {name:
-[step, ...]}, "sections": [[coder, coded bytes, bytes], ...]}. A file is what its steps give, one behind the
-other: ["copy", file, at, bytes] of the base; ["take", section, at, bytes]; ["add", file, at, bytes, width,
-section], the base's numbers of `width` bytes and the section's differences, zigzag, in planes of bytes.
+The instructions are JSON: {"base": SHA-256 of the base's manifest or null, "files": {name: [step, ...]},
+"sections": [[coder, coded bytes, bytes], ...]}. A file is the concatenation of its steps' results:
+["copy", file, at, bytes] of the base; ["take", section, at, bytes]; ["add", file, at, bytes, width,
+section], the base's numbers of `width` bytes plus the section's differences, zigzag, in planes of bytes.
 Coders: "plain", "xz", "dwz" (`coded/container.py`), "symbols" (`coded/streams.py`), and "rows": two 32-bit
-numbers, bytes a row and bytes of the stream of the rows' classes, that stream, and a stream whose contexts
+numbers (bytes per row, bytes of the stream of the rows' classes), that stream, and a stream whose contexts
 are the classes.
 
-The file itself needs no trust. Its manifest is signed, and is checked before an instruction is read; what the
-steps give is held against that manifest's sizes before it is made, and against its hashes before it is used.
+The file itself needs no trust. Its manifest is signed, and is checked before an instruction is read; the
+result's sizes are checked against that manifest before it is made, and its hashes before it is used.
 """
 
 from __future__ import annotations
@@ -43,26 +43,27 @@ _ROOT = Path("/")
 
 @dataclass(frozen=True)
 class Patch:
-    """An update file whose manifest was found right: `onto` gives the files."""
+    """An update file with a valid manifest; `onto` gives the files."""
 
     path: Path
     signed: Signed
     base: Optional[str]
-    """The hash of the manifest that it starts from; None: it is whole."""
+    """The hash of the base's manifest; None for a complete update."""
     files: Mapping[str, Sequence[Sequence[Any]]]
     sections: Sequence[Tuple[str, int, int, int]]
-    """Coder, place in the file, coded bytes, bytes."""
+    """Coder, offset in the file, coded bytes, bytes."""
 
     def onto(self, base: Optional[Bundle]) -> Patched:
-        """The new release's files, made of the base's.
+        """The new release's files, made from the base's.
 
         Raises:
-            RefusedError: it starts from another release than this.
+            RefusedError: the patch has another base.
         """
         if self.base is not None and (base is None or base.signed.sha256 != self.base):
             raise RefusedError(
-                f"The patch starts from {self.base[:16]}, which is not installed here.",
-                "Send the whole update (deadweight delta NEW --out FILE), or a patch from what is installed.",
+                f"The patch needs {self.base[:16]}, which is not installed here.",
+                "Send the complete update (deadweight delta NEW --out FILE), or a patch from the installed "
+                "release.",
             )
         return Patched(self, base, {})
 
@@ -73,8 +74,8 @@ class Patched:
 
     patch: Patch
     base: Optional[Bundle]
-    kept: Dict[str, Tuple[Any, bytes]]
-    """The base's file and the section that were read last."""
+    cache: Dict[str, Tuple[Any, bytes]]
+    """Cache of the base's file and the section that were read last."""
 
     @property
     def signed(self) -> Signed:
@@ -82,43 +83,43 @@ class Patched:
         return self.patch.signed
 
     def read(self, name: str) -> bytes:
-        """A file's bytes, seen to be those that were signed.
+        """A file's bytes, checked against the manifest.
 
         Raises:
-            RefusedError: they are not, or the instructions reach beyond what is there.
+            RefusedError: they differ, or a step reads past the end.
         """
         entry = self.signed.files[name]
-        made = b"".join([self._step(step) for step in self.patch.files[name]])
-        check_content(name, entry, size=len(made), sha256=hashlib.sha256(made).hexdigest(), head=made[:4])
-        return made
+        data = b"".join([self._step(step) for step in self.patch.files[name]])
+        check_content(name, entry, size=len(data), sha256=hashlib.sha256(data).hexdigest(), head=data[:4])
+        return data
 
     def _step(self, step: Sequence[Any]) -> bytes:
-        kind, place, at, size = step[:4]
-        if kind == "take":
+        operation, place, at, size = step[:4]
+        if operation == "take":
             return _part(self._section(place), at, size)
         old = _part(self._file(place), at, size)
-        return old if kind == "copy" else added(old, self._section(step[5], size), width=step[4])
+        return old if operation == "copy" else added(old, self._section(step[5], size), width=step[4])
 
     def _file(self, name: str) -> bytes:
         if self.base is None:
-            raise _wrong("a whole update copies from a base")
-        if self.kept.get("file", (None, b""))[0] != name:
-            self.kept["file"] = (name, self.base.read(name))
-        return self.kept["file"][1]
+            raise _wrong("a complete update copies from a base")
+        if self.cache.get("file", (None, b""))[0] != name:
+            self.cache["file"] = (name, self.base.read(name))
+        return self.cache["file"][1]
 
     def _section(self, index: int, size: Optional[int] = None) -> bytes:
         coder, at, coded, plain = self.patch.sections[index]
         if size not in (None, plain):
             raise _wrong("a section has another size than its step")
-        if self.kept.get("section", (None, b""))[0] != index:
+        if self.cache.get("section", (None, b""))[0] != index:
             with opened(self.patch.path) as file:
                 file.seek(at)
-                self.kept["section"] = (index, decoded(coder, _exactly(file, coded), plain))
-        return self.kept["section"][1]
+                self.cache["section"] = (index, decoded(coder, _exactly(file, coded), plain))
+        return self.cache["section"][1]
 
 
 def open_patch(path: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Patch:
-    """Checks an update file's own hash, its manifest as `trust.check_signed` does, and its instructions.
+    """Checks an update file's hash, its manifest as `trust.check_signed`, and its instructions.
 
     Raises:
         RefusedError: with the reason.
@@ -130,12 +131,12 @@ def open_patch(path: Path, *, root: Path = _ROOT, signers: Optional[Path] = None
                 f"{path.name} is neither a bundle's directory nor an update file of this version.",
                 "Make one: deadweight delta OLD NEW --out FILE",
             )
-        told, digest, end = file.read(32), hashlib.sha256(), _HEAD
+        stored, digest, end = file.read(32), hashlib.sha256(), _HEAD
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
             end += len(block)
-        if digest.digest() != told:
-            raise RefusedError(f"{path.name} is damaged or was cut short.", "Send or download it again.")
+        if digest.digest() != stored:
+            raise RefusedError(f"{path.name} is damaged or truncated.", "Send or download it again.")
         file.seek(_HEAD)
         manifest, signature = _frame(file, LARGEST), _frame(file, LARGEST)
         signed = check_signed(manifest, signature, root=root, signers=signers)
@@ -146,7 +147,7 @@ def open_patch(path: Path, *, root: Path = _ROOT, signers: Optional[Path] = None
 
 
 def added(old: bytes, difference: bytes, *, width: int) -> bytes:
-    """The old numbers plus differences (zigzag, the planes of their bytes behind one another), modulo."""
+    """The old numbers plus differences (zigzag, in planes of bytes), modulo 2 ** (8 * width)."""
     import numpy as np
 
     kind = np.dtype(f"<u{width}")
@@ -160,35 +161,35 @@ def decoded(coder: str, data: bytes, size: int) -> bytes:
     """A section's bytes: exactly `size`, and never more in memory.
 
     Raises:
-        RefusedError: it holds another number of bytes, or is damaged.
+        RefusedError: it has another number of bytes, or is damaged.
     """
     if coder == "plain":
-        found = data
+        plain = data
     elif coder == "xz":
-        found = _unpacked(data, size)
+        plain = _decompress(data, size)
     else:
         try:
-            found = _network(data, size) if coder == "dwz" else _symbols(data, size, rows=coder == "rows")
+            plain = _network(data, size) if coder == "dwz" else _symbols(data, size, rows=coder == "rows")
         except ArtifactError as error:
             raise _wrong(error.what) from error
-    if len(found) != size:
-        raise _wrong(f"a section holds {len(found)} bytes and not {size}")
-    return found
+    if len(plain) != size:
+        raise _wrong(f"a section has {len(plain)} bytes, not {size}")
+    return plain
 
 
-def _unpacked(data: bytes, size: int) -> bytes:
+def _decompress(data: bytes, size: int) -> bytes:
     import lzma
 
     try:
         unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-        found = unpacker.decompress(data, max_length=size + 1)
-        if not unpacker.eof and len(found) <= size:
-            found += unpacker.decompress(b"", max_length=1)
+        plain = unpacker.decompress(data, max_length=size + 1)
+        if not unpacker.eof and len(plain) <= size:
+            plain += unpacker.decompress(b"", max_length=1)
     except (lzma.LZMAError, EOFError, MemoryError) as error:
         raise _wrong(f"a section cannot be unpacked ({error})") from error
     if not unpacker.eof or unpacker.unused_data:
-        raise _wrong(f"a section holds other than {size} bytes")
-    return found
+        raise _wrong(f"a section does not have {size} bytes")
+    return plain
 
 
 def _network(data: bytes, size: int) -> bytes:
@@ -198,31 +199,31 @@ def _network(data: bytes, size: int) -> bytes:
 
 
 def _symbols(data: bytes, size: int, *, rows: bool) -> bytes:
-    """Bytes of the entropy coder; where there are rows, each has a class, whose bytes share a table."""
+    """Bytes of the entropy coder; with rows, each row has a class, and bytes of a class share a table."""
     import numpy as np
 
     from ..coded.streams import decode_symbols
 
     if not rows:
         return bytes(decode_symbols(data, most=size).tobytes())
-    length, told = struct.unpack("<II", data[:8].ljust(8, b"\0"))
+    length, class_bytes = struct.unpack("<II", data[:8].ljust(8, b"\0"))
     if not length:
         raise _wrong("a section has rows of no length")
     count = -(-size // length)
-    classes = decode_symbols(data[8 : 8 + told], most=count)
+    classes = decode_symbols(data[8 : 8 + class_bytes], most=count)
     if len(classes) != count:
         raise _wrong("a section has another number of rows than classes")
     contexts = np.repeat(classes, length)[:size]
-    return bytes(decode_symbols(data[8 + told :], most=size, contexts=contexts).tobytes())
+    return bytes(decode_symbols(data[8 + class_bytes :], most=size, contexts=contexts).tobytes())
 
 
 def _instructions(
     data: bytes, signed: Signed, at: int
 ) -> Tuple[Optional[str], Dict[str, List[List[Any]]], List[Tuple[str, int, int, int]]]:
-    """The instructions, once every step was seen to be of a known form and each file to get its size."""
+    """The instructions, checked: every step has a known form, and each file gets its size."""
     try:
-        told = json.loads(data.decode("utf-8"))
-        base, files, listed = told["base"], told["files"], told["sections"]
+        content = json.loads(data.decode("utf-8"))
+        base, files, listed = content["base"], content["files"], content["sections"]
         sections = []
         for coder, coded, plain in listed:
             if coder not in CODERS or not _counts(coded, plain):
@@ -230,17 +231,17 @@ def _instructions(
             sections.append((coder, at, coded, plain))
             at += coded
         if set(files) != set(signed.files):
-            raise ValueError("it gives other files than were signed")
+            raise ValueError("its files are not those that were signed")
         if base is not None and not (isinstance(base, str) and len(base) == 64):
-            raise ValueError("its base is no hash")
+            raise ValueError("its base is not a hash")
         largest = sum(entry.size_bytes for entry in signed.files.values())
         if sum(plain for _, _, _, plain in sections) > largest:
-            raise ValueError("it unpacks to more than was signed")
+            raise ValueError("its sections are larger than what was signed")
         for name, steps in files.items():
             for step in steps:
                 _check_step(step, len(sections))
             if sum(step[3] for step in steps) != signed.files[name].size_bytes:
-                raise ValueError(f"{name} would not get the size that was signed")
+                raise ValueError(f"{name} does not get the signed size")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _wrong(str(error)) from error
     return base, files, sections
@@ -249,7 +250,7 @@ def _instructions(
 def _check_step(step: Any, sections: int) -> None:
     kind, place, at, size, *more = step
     if not _counts(at, size) or size == 0:
-        raise ValueError("a step of no size")
+        raise ValueError("a step without a size")
     if kind == "take" and not more:
         known = _counts(place) and place < sections
     elif kind == "add" and len(more) == 2:
@@ -268,7 +269,7 @@ def _counts(*values: Any) -> bool:
 
 def _part(data: bytes, at: int, size: int) -> bytes:
     if at + size > len(data):
-        raise _wrong("a step reaches beyond what it reads from")
+        raise _wrong("a step reads past the end")
     return data[at : at + size]
 
 
@@ -278,22 +279,20 @@ def _frame(file: BinaryIO, most: int) -> bytes:
         raise _wrong("a part of its head is too long")
     unpacker = zlib.decompressobj()
     try:
-        found = unpacker.decompress(_exactly(file, size), most + 1)
+        content = unpacker.decompress(_exactly(file, size), most + 1)
     except zlib.error as error:
         raise _wrong(f"its head cannot be unpacked ({error})") from error
-    if not unpacker.eof or len(found) > most or unpacker.unused_data:
-        raise _wrong("a part of its head is not whole, or unpacks to too much")
-    return found
+    if not unpacker.eof or len(content) > most or unpacker.unused_data:
+        raise _wrong("a part of its head is incomplete or too large")
+    return content
 
 
 def _exactly(file: BinaryIO, size: int) -> bytes:
     data = file.read(size)
     if len(data) < size:
-        raise _wrong("it ends too early")
+        raise _wrong("it is truncated")
     return data
 
 
 def _wrong(why: str) -> RefusedError:
-    return RefusedError(
-        f"The update file is not one that deadweight made: {why}.", "Do not use it; get it again."
-    )
+    return RefusedError(f"The update file is invalid: {why}.", "Do not use it; get it again.")

@@ -1,7 +1,7 @@
-"""A bundle's model tried on the board: its golden inputs in, its outputs held against what was expected.
+"""The golden test of a bundle on a board: its golden inputs are run, and the outputs compared.
 
-By the runtime that the model will run on there. A board that has TensorRT and no ONNX Runtime builds an
-engine of an ONNX file for it, which takes as long as it will take to use the model.
+It uses the runtime that the model will run on there. A board with TensorRT and without ONNX Runtime builds an
+engine from an ONNX file, which takes as long as for the model's use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """How far the outputs were from the expected ones, as a share of the largest; infinite for NaN."""
+    """The largest deviation of the outputs, as a share of the largest expected value; infinite for NaN."""
 
     furthest: float
     tolerance: float
@@ -34,7 +34,7 @@ class Rehearsal:
 
     @property
     def holds(self) -> bool:
-        """Whether they are within the tolerance."""
+        """Whether the deviation is within the tolerance."""
         return self.furthest <= self.tolerance
 
     def to_json(self) -> Dict[str, Any]:
@@ -47,56 +47,58 @@ def rehearse(bundle: Bundle, *, threads: int = 1) -> Rehearsal:
     """Runs a bundle's model on its golden inputs; every byte is checked before it is used.
 
     Raises:
-        RefusedError: the bytes are not those that were signed.
-        ModelError: the model does not run, or gives other outputs than it should by name or shape.
+        RefusedError: a file's bytes are not those that were signed.
+        ModelError: the model does not run, or its outputs have other names or shapes.
         TargetError: there is no runtime for it here.
     """
     name, golden = str(bundle.manifest["model"]), bundle.manifest["golden"]
     with bundle.sealed(golden["inputs"]) as inputs, bundle.sealed(golden["outputs"]) as outputs:
-        given, expected = load_arrays(inputs), load_arrays(outputs)
-    samples = len(next(iter(given.values()))) if given else 0
+        inputs_by_name, expected = load_arrays(inputs), load_arrays(outputs)
+    samples = len(next(iter(inputs_by_name.values()))) if inputs_by_name else 0
     with bundle.sealed(name) as sealed, _runnable(sealed, name, samples) as (path, runtime):
         session = open_session(path, runtime=runtime, threads=threads)
         try:
-            found = run_all(session, given)
+            outputs_by_name = run_all(session, inputs_by_name)
         finally:
             session.close()
-        return Rehearsal(furthest(expected, found), float(golden["tolerance"]), session.runtime)
+        return Rehearsal(furthest(expected, outputs_by_name), float(golden["tolerance"]), session.runtime)
 
 
 def refuse_wrong(bundle: Bundle, *, threads: int = 1) -> Rehearsal:
-    """The same, where a model that does not do what it should is not to be used.
+    """Runs the golden test and refuses a model that fails it.
 
     Raises:
-        RefusedError: it does not run, or its outputs are not those expected.
+        RefusedError: it does not run, or its outputs are not the expected ones.
         TargetError: there is no runtime for it here.
     """
-    cure = "Look whether the runtime here is older than where it was made; ship what works on this board."
+    cure = "Check whether the runtime here is older than that of its maker; release a model for this board."
     try:
-        found = rehearse(bundle, threads=threads)
+        result = rehearse(bundle, threads=threads)
     except ModelError as error:
         raise RefusedError(f"The model does not run here: {error.what}", cure) from error
-    if not found.holds:
+    if not result.holds:
         raise RefusedError(
-            f"The model does not give the outputs that it should: off by {100 * found.furthest:.2g} % of the "
-            f"largest, {100 * found.tolerance:.2g} % are allowed.",
+            f"The model's outputs are wrong: they deviate by {100 * result.furthest:.2g} % of the largest, "
+            f"{100 * result.tolerance:.2g} % are allowed.",
             cure,
         )
-    return found
+    return result
 
 
 def furthest(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> float:
     """The largest difference between two sets of outputs, as a share of the expected ones' largest value.
 
-    Infinite where one has a number and the other NaN or infinity.
+    Infinite where only one of them is finite.
 
     Raises:
-        ModelError: an output is missing or of another shape, or nothing is expected at all.
+        ModelError: an output is missing or of another shape, or there are no expected outputs.
     """
     worst = -1.0
     for name, array in expected.items():
         if name not in found or found[name].shape != array.shape:
-            raise ModelError(f"The model gives no output '{name}' of shape {list(array.shape)}.", "Check it.")
+            raise ModelError(
+                f"The model has no output '{name}' of shape {list(array.shape)}.", "Check the model."
+            )
         if not array.size:
             continue
         want, got = np.asarray(array, np.float64), np.asarray(found[name], np.float64)
@@ -107,13 +109,15 @@ def furthest(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[A
         gap = np.abs(got[usual] - want[usual])
         worst = max(worst, float(gap.max()) / scale if gap.size else 0.0)
     if worst < 0:
-        raise ModelError("The bundle expects no outputs, so nothing can be tried.", "Make the bundle again.")
+        raise ModelError(
+            "The bundle has no golden outputs, so it cannot be tested.", "Make the bundle again."
+        )
     return worst
 
 
 @contextlib.contextmanager
 def _runnable(sealed: Path, name: str, samples: int) -> Iterator[Tuple[Path, Runtime]]:
-    """What to open, and with which runtime."""
+    """The file to open, and its runtime."""
     usual, builder = by_suffix(name), runtime_named("tensorrt")
     if usual.builds or usual.installed or not builder.installed:
         yield sealed, usual

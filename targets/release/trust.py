@@ -1,10 +1,9 @@
-"""Whether a bundle may be loaded on this machine. An engine is code: who loads one runs it.
+"""The trust check of a bundle: may it be loaded on this machine? Loading an engine runs its code.
 
-A bundle is a directory with a manifest that names every file's hash and the board it is for, and a signature
-of that manifest by `ssh-keygen -Y sign`. Who may sign is said by a file of the machine, never by the bundle.
-The order is fixed: nothing is parsed before the signature over its bytes was checked, and nothing is loaded
-before its hash was. A file is read once: the bytes that were hashed are the bytes that are handed out, so
-that nobody can swap them in between.
+A bundle is a directory with a manifest, which has every file's hash and the board, and a signature of that
+manifest by `ssh-keygen -Y sign`. A file of the machine, never the bundle, lists the trusted signers. The
+order is fixed: no bytes are parsed before their signature was checked, and no file is loaded before its hash
+was. A file is read once: the hashed bytes are those returned, so that they cannot be replaced in between.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _ROOT = Path("/")
 
 @dataclass(frozen=True)
 class Signed:
-    """A manifest whose signature, names and board were found right."""
+    """A manifest with valid signature, names and board."""
 
     manifest: Mapping[str, Any]
     manifest_bytes: bytes
@@ -48,35 +47,35 @@ class Signed:
 
     @property
     def sha256(self) -> str:
-        """The manifest's hash: which release this is, exactly."""
+        """The manifest's hash, which identifies the release."""
         return hashlib.sha256(self.manifest_bytes).hexdigest()
 
     @property
     def version(self) -> str:
-        """The start of it, by which it is called."""
+        """The start of the hash, as a short name."""
         return self.sha256[:16]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest was found right. `read` checks each file's bytes."""
+    """A bundle with a valid manifest. `read` checks each file's bytes."""
 
     folder: Path
     signed: Signed
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """What was signed."""
+        """The signed manifest."""
         return self.signed.manifest
 
     @property
     def files(self) -> Mapping[str, Entry]:
-        """What the manifest says of each file, by name."""
+        """The manifest's entries by file name."""
         return self.signed.files
 
     @property
     def signer(self) -> str:
-        """By the name that this machine gives the key."""
+        """The name of the key on this machine."""
         return self.signed.signer
 
     @property
@@ -85,14 +84,14 @@ class Bundle:
         return self.signed.version
 
     def read(self, name: str) -> bytes:
-        """A file's bytes, read once and seen to be those that were signed.
+        """A file's bytes, read once and checked against the manifest.
 
         Raises:
-            RefusedError: they are not, or the file is code.
+            RefusedError: they differ, or the file is code.
         """
         if name not in self.files:
             raise RefusedError(
-                f"{name} is not in the bundle {self.folder.name}.", "Use a file that it lists."
+                f"{name} is not in the bundle {self.folder.name}.", "Use a file of its manifest."
             )
         entry = self.files[name]
         data = _bytes_of(self.folder / name, limit=entry.size_bytes)
@@ -100,7 +99,7 @@ class Bundle:
         return data
 
     def check(self, name: str) -> None:
-        """The same check without keeping the bytes: an engine may be larger than the memory that is left."""
+        """Checks a file in blocks: an engine may be larger than the free memory."""
         digest, size, head = hashlib.sha256(), 0, b""
         with opened(self.folder / name) as file:
             for block in iter(lambda: file.read(1 << 20), b""):
@@ -110,7 +109,7 @@ class Bundle:
 
     @contextlib.contextmanager
     def sealed(self, name: str) -> Iterator[Path]:
-        """A path under which a runtime finds exactly the bytes that were checked; see `sealed_bytes`."""
+        """A path with exactly the checked bytes, for a runtime; see `sealed_bytes`."""
         with sealed_bytes(Path(name).name, self.read(name)) as path:
             yield path
 
@@ -118,10 +117,10 @@ class Bundle:
 def check_signed(
     data: bytes, signature: bytes, *, root: Path = _ROOT, signers: Optional[Path] = None
 ) -> Signed:
-    """A manifest, from bytes that anybody may have sent: signature first, then names and board.
+    """Checks an untrusted manifest: signature first, then names and board.
 
-    `root` is the machine's root directory; `signers` is a file in ssh-keygen's ALLOWED SIGNERS format,
-    by default the machine's own.
+    `root` is the machine's root directory; `signers` is a file in ssh-keygen's ALLOWED SIGNERS format, by
+    default the machine's.
 
     Raises:
         RefusedError: with the reason.
@@ -134,27 +133,27 @@ def check_signed(
 
 
 def open_bundle(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Bundle:
-    """Checks everything about a bundle but its files' bytes, which `Bundle.read` checks one by one.
+    """Checks all of a bundle except its files' bytes, which `Bundle.read` checks.
 
     Raises:
-        RefusedError: as `check_signed`, or files are missing, or more than were signed.
+        RefusedError: as `check_signed`, or files are missing or were not signed.
     """
     folder = Path(folder)
-    found = _listing(folder)
-    if MANIFEST not in found:
+    names = _listing(folder)
+    if MANIFEST not in names:
         raise RefusedError(
-            f"{folder} is no bundle: it has no {MANIFEST}.", "Make one: deadweight bundle RUN."
+            f"{folder} is not a bundle: it has no {MANIFEST}.", "Make one: deadweight bundle RUN."
         )
     data = _bytes_of(folder / MANIFEST, limit=LARGEST)
-    if SIGNATURE not in found:
-        engines = [name for name in found if is_engine(name)]
-        held = f"An engine is code, and {engines[0]} is one. " if engines else ""
+    if SIGNATURE not in names:
+        engines = [name for name in names if is_engine(name)]
+        warning = f"An engine is code, and {engines[0]} is an engine. " if engines else ""
         raise RefusedError(
             f"The bundle {folder.name} is not signed.",
-            f"{held}Sign it where it was made: deadweight bundle RUN --sign KEY",
+            f"{warning}Sign it where it was made: deadweight bundle RUN --sign KEY",
         )
     signed = check_signed(data, _bytes_of(folder / SIGNATURE, limit=LARGEST), root=root, signers=signers)
-    _same_files(set(signed.files), found - {MANIFEST, SIGNATURE})
+    _same_files(set(signed.files), names - {MANIFEST, SIGNATURE})
     return Bundle(folder, signed)
 
 
@@ -171,7 +170,7 @@ def verify(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) 
 
 
 def _listing(folder: Path, inside: str = "") -> set[str]:
-    """Every file below the folder. Links, devices and pipes are refused: what they lead to is not signed."""
+    """All files below the folder. Links, devices and pipes are refused: their content is not signed."""
     found = set()
     try:
         with os.scandir(folder / inside if inside else folder) as entries:
@@ -182,44 +181,44 @@ def _listing(folder: Path, inside: str = "") -> set[str]:
         name = f"{inside}/{entry.name}" if inside else entry.name
         if entry.is_symlink():
             raise RefusedError(
-                f"{name} is a link, which a signature says nothing of.", "Do not use this bundle."
+                f"{name} is a link, which a signature does not cover.", "Do not use this bundle."
             )
         if entry.is_dir(follow_symlinks=False):
             found |= _listing(folder, name)
         elif entry.is_file(follow_symlinks=False):
             found.add(name)
         else:
-            raise RefusedError(f"{name} is no file but a device or a pipe.", "Do not use this bundle.")
+            raise RefusedError(f"{name} is a device or a pipe, not a file.", "Do not use this bundle.")
     return found
 
 
 def _bytes_of(path: Path, *, limit: int) -> bytes:
-    """All bytes of a plain file, or one more than `limit`, so that too many are seen and not all are read."""
+    """The bytes of a regular file, at most `limit` + 1, which shows that it is too large."""
     with opened(path) as file:
         return file.read(limit + 1)
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A plain file, open for reading; a link, a pipe or a device is a RefusedError."""
+    """A regular file, open for reading; a link, a pipe or a device is a RefusedError."""
     try:
         handle = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise RefusedError(f"{path} cannot be read: {error.strerror}.", "Get the bundle again.") from error
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise RefusedError(f"{path} is no plain file.", "Do not use this bundle.")
+            raise RefusedError(f"{path} is not a regular file.", "Do not use this bundle.")
         yield file
 
 
 def _same_files(listed: set[str], found: set[str]) -> None:
     if found - listed:
         raise RefusedError(
-            f"The bundle holds files that nobody signed: {', '.join(sorted(found - listed)[:5])}.",
-            "Do not use it, or get it again from who made it.",
+            f"The bundle has files that were not signed: {', '.join(sorted(found - listed)[:5])}.",
+            "Do not use it; get it again from its maker.",
         )
     if listed - found:
         raise RefusedError(
             f"Files of the bundle are missing: {', '.join(sorted(listed - found)[:5])}.",
-            "Get the bundle again: the copy was not finished.",
+            "Get the bundle again: the copy is incomplete.",
         )

@@ -1,13 +1,13 @@
-"""Which releases a board takes: never an older one than it had, none twice under one number, none expired.
+"""Protection against downgrade, replay and expired releases.
 
-A signature says who made a bundle, not that it is the newest: an old release with a known fault is signed as
-well. So every bundle has a number that only rises, and the board keeps the highest that it accepted beside
-the installed bundles, in a file that only its owner can write. It is written before the new release is in
-use: if power is lost in between, the old one still runs, and nothing older is taken any more.
+A signature proves who made a bundle, not that it is the newest: an old release with a known fault is signed
+too. So every bundle has a number that only rises, and the board stores the highest accepted one beside the
+installed bundles, in a file that only its owner can write. It is written before the new release is in use: if
+power fails in between, the old one still runs, and no older one is accepted any more.
 
-A board without a battery does not know the time. What was signed later than its clock says proves that the
-clock is behind; expiry is then held against the latest time that is proven, and the answer says so. Only
-signed times are kept: a clock that was wrong once must not make every later bundle look expired.
+A board without a battery has no reliable clock. A signed time after its clock proves that the clock is
+behind; expiry is then checked against the latest signed time, and the answer says so. Only signed times are
+stored: a clock that was wrong once must not make every later bundle expire.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Accepted:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], sha256: str, *, after: Optional[Accepted] = None) -> Accepted:
-        """What is kept of a signed manifest that was accepted after another."""
+        """The state after accepting a signed manifest, following the state `after`."""
         times = [str(manifest["made_at"]), *([after.made_at] if after else [])]
         return cls(int(manifest["release"]), sha256, max(times, key=_seconds))
 
 
 def read_accepted(home: Path) -> Optional[Accepted]:
-    """What was accepted so far; None on a board that has had none.
+    """Reads the highest accepted release; None on a board without one.
 
     Raises:
-        RefusedError: the file is damaged, or others can write it: then nobody knows what is older.
+        RefusedError: the file is damaged or others can write it, so the highest release is unknown.
     """
     path = home / STATE
     try:
@@ -55,31 +55,31 @@ def read_accepted(home: Path) -> Optional[Accepted]:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise RefusedError(f"{path} cannot be read: {error.strerror}.", _mend(path)) from error
+        raise RefusedError(f"{path} cannot be read: {error.strerror}.", _cure(path)) from error
     with os.fdopen(handle, "rb") as file:
         state = os.fstat(handle)
         if state.st_uid not in (0, os.geteuid()) or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise RefusedError(
-                f"{path} says which releases are too old, but others than its owner can change it.",
-                f"chmod 600 {path}, as root or as who installs; then see that the number in it is right.",
+                f"{path} has the highest accepted release, but users other than its owner can change it.",
+                f"chmod 600 {path}, as root or as its owner; then check that its number is right.",
             )
         data = file.read(1 << 16)
     try:
-        held = json.loads(data.decode("utf-8"))
-        if held.pop("schema") != _SCHEMA:
+        values = json.loads(data.decode("utf-8"))
+        if values.pop("schema") != _SCHEMA:
             raise ValueError("another schema")
-        accepted = Accepted(**held)
+        accepted = Accepted(**values)
         datetime.fromisoformat(accepted.made_at)
         if not isinstance(accepted.release, int) or not isinstance(accepted.sha256, str):
-            raise ValueError("values of other kinds")
+            raise ValueError("values of other types")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise RefusedError(f"{path} is damaged ({error}).", _mend(path)) from error
+        raise RefusedError(f"{path} is damaged ({error}).", _cure(path)) from error
     return accepted
 
 
 def write_accepted(home: Path, accepted: Accepted) -> None:
-    """Keeps it, whole or not at all, readable and writable by its owner alone."""
-    from ..artifact import sync_directory  # what only checks a bundle does without its imports
+    """Stores it, whole or not at all, readable and writable only by its owner."""
+    from ..artifact import sync_directory  # imported here: a check of a bundle does not need it
 
     beside = home / f".{STATE}.part"
     with contextlib.suppress(FileNotFoundError):
@@ -96,33 +96,33 @@ def write_accepted(home: Path, accepted: Accepted) -> None:
 def refuse_older(
     manifest: Mapping[str, Any], sha256: str, accepted: Optional[Accepted], *, name: str
 ) -> None:
-    """Downgrade and replay: a release must be newer than what was accepted, or exactly that one again.
+    """Refuses a downgrade: a release must be newer than the accepted one, or exactly that one.
 
     Raises:
-        RefusedError: it is older, or another one under the same number.
+        RefusedError: it is older, or another one with the same number.
     """
     release = manifest["release"]
     if accepted is None or release > accepted.release:
         return
     if release < accepted.release:
         raise RefusedError(
-            f"This is release {release} of {name}, and release {accepted.release} was accepted here before: "
-            "an old one is not taken again.",
-            f"To go back to the one before: deadweight rollback {name}. For anything else, make a new bundle "
+            f"This is release {release} of {name}, but release {accepted.release} was accepted here before: "
+            "an older one is refused.",
+            f"To go back to the previous one: deadweight rollback {name}. Otherwise make a new bundle "
             "with a higher --release.",
         )
     if sha256 != accepted.sha256:
         raise RefusedError(
-            f"Another bundle than this was accepted as release {release} of {name} "
+            f"Another bundle was accepted as release {release} of {name} "
             f"({accepted.sha256[:16]}, not {sha256[:16]}).",
-            "Make the bundle again with a higher --release: no number is given twice.",
+            "Make the bundle again with a higher --release: no number can be used twice.",
         )
 
 
 def check_expiry(
     manifest: Mapping[str, Any], accepted: Optional[Accepted] = None, *, now_s: Optional[float] = None
 ) -> str:
-    """Refuses what expired; returns what is to be said of a clock that cannot be right, else nothing.
+    """Refuses an expired release; returns a warning about a wrong clock, or "".
 
     `now_s` are seconds since 1970, by default this machine's clock.
 
@@ -133,32 +133,32 @@ def check_expiry(
     signed = Accepted.of(manifest, "", after=accepted).made_at
     behind = now_s < _seconds(signed) - 24 * 3600  # a workstation's clock may be ahead by a little
     known_s = _seconds(signed) if behind else now_s
-    told = f"The clock of this machine is wrong: it says {_words(now_s)}, and {_words(_seconds(signed))} "
-    told += "was signed already."
+    warning = f"The clock of this machine is wrong: it says {_iso(now_s)}, but {_iso(_seconds(signed))} "
+    warning += "is already a signed time."
     expires = manifest["expires"]
     if expires is not None and known_s > _seconds(expires):
         raise RefusedError(
             f"Release {manifest['release']} of {manifest['name']} expired at {expires}; "
-            f"{told if behind else f'it is {_words(now_s)} now.'}",
+            f"{warning if behind else f'it is {_iso(now_s)} now.'}",
             "Get a newer release, or set the clock if it is wrong (timedatectl).",
         )
     if not behind:
         return ""
     if expires is None:
-        return told
-    return f"{told} Whether this release expired since ({expires}) cannot be told here: set the clock."
+        return warning
+    return f"{warning} Whether this release has expired ({expires}) is unknown here: set the clock."
 
 
-def _seconds(told: str) -> float:
-    return datetime.fromisoformat(told).timestamp()
+def _seconds(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()
 
 
-def _words(seconds: float) -> str:
+def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="minutes")
 
 
-def _mend(path: Path) -> str:
+def _cure(path: Path) -> str:
     return (
-        f"See who changed it. If nobody did and the disk is at fault, delete it (rm {path}): the number of "
-        "the installed release then counts."
+        f"Find out who changed it. If the disk is at fault, delete it (rm {path}): then the number of the "
+        "installed release counts."
     )

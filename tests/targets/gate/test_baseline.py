@@ -116,5 +116,5 @@ def test_a_model_that_cannot_be_recorded_leaves_the_old_baseline_as_it_was(
 def test_a_flag_may_not_contradict_how_it_was_recorded(mlp: MakeMlp, tmp_path: Path) -> None:
     made, _ = recorded(mlp, tmp_path)
     refuse_other_protocol(made, threads=None, batch=1)
-    with pytest.raises(MeasurementError, match="recorded with threads 1, and threads 2 was asked for"):
+    with pytest.raises(MeasurementError, match="recorded with threads 1, but threads 2 was requested"):
         refuse_other_protocol(made, threads=2, batch=None)

@@ -170,7 +170,7 @@ def test_too_few_stored_sessions_cannot_tell_and_say_how_many_could() -> None:
         ([{"schema": 1, "model_sha256": "accepted"}], "no session of it is stored"),
         (stored(30, machine={"cpu": "another CPU"}), "another machine: another CPU; this is a CPU"),
         (stored(30, protocol={"threads": 2}), "another protocol"),
-        (stored(30, software={"onnxruntime": "2"}), "another runtime"),
+        (stored(30, software={"onnxruntime": "2"}), "another protocol or runtime"),
     ],
 )
 def test_sessions_of_another_model_machine_or_protocol_are_refused(

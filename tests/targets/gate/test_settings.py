@@ -64,7 +64,7 @@ def test_data_that_cannot_be_scored_on_are_refused(mlp: MakeMlp, tmp_path: Path)
     with pytest.raises(RecipeError, match="cannot be read"):
         accuracy(path, data)
     np.savez(str(data), y=np.zeros(3))
-    with pytest.raises(RecipeError, match="misses x, label; it holds y"):
+    with pytest.raises(RecipeError, match="has no x, label; it has y"):
         accuracy(path, data)
     np.savez(str(data), x=np.zeros((0, 16), np.float32), label=np.zeros(0, np.int64))
     with pytest.raises(RecipeError, match="no samples"):

@@ -37,10 +37,10 @@ def test_a_release_has_its_jetpack(line: str, l4t: str, jetpack: str) -> None:
     assert jetpack_of(l4t) == (jetpack, "")
 
 
-def test_a_release_of_a_known_family_is_taken_for_it_with_a_warning() -> None:
+def test_an_unknown_release_of_a_known_family_is_assigned_to_it_with_a_warning() -> None:
     jetpack, warning = jetpack_of("36.9.9")
     assert jetpack == "6.x"
-    assert "36.9.9 is not known" in warning
+    assert "does not know L4T 36.9.9" in warning
 
 
 def test_a_release_of_no_known_family_is_a_warning_too() -> None:

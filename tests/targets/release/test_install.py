@@ -65,11 +65,11 @@ def test_a_release_is_installed_whole_and_the_one_before_is_kept(place: Path, ro
 def test_a_patch_makes_the_next_release_of_the_one_in_use(place: Path, root: Path, made: Path) -> None:
     install(made / "1", place, root=root)
     for number in (2, 3):
-        told = install(made / f"{number - 1}to{number}", place, root=root)
-        assert release_in_use(place, root) == number == told["release"]
+        result = install(made / f"{number - 1}to{number}", place, root=root)
+        assert release_in_use(place, root) == number == result["release"]
     rollback("small", place, root=root)
     assert release_in_use(place, root) == 2
-    assert install(made / "2to3", place, root=root)["version"] == told["version"]
+    assert install(made / "2to3", place, root=root)["version"] == result["version"]
     assert release_in_use(place, root) == 3
 
 
@@ -98,12 +98,12 @@ def test_a_patch_from_another_release_is_refused(place: Path, root: Path, made: 
 def test_a_patch_is_refused_where_its_base_went_bad_and_the_whole_release_mends_it(
     place: Path, root: Path, made: Path
 ) -> None:
-    told = install(made / "2", place, root=root)
-    model = Path(told["path"]) / "model.onnx"
+    result = install(made / "2", place, root=root)
+    model = Path(result["path"]) / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"x")
     with pytest.raises(RefusedError, match="was changed after it was signed"):
         install(made / "2to3", place, root=root)
-    assert install(made / "2", place, root=root)["version"] == told["version"]
+    assert install(made / "2", place, root=root)["version"] == result["version"]
     assert release_in_use(place, root) == 2
     install(made / "2to3", place, root=root)
     assert release_in_use(place, root) == 3
@@ -130,7 +130,7 @@ def test_two_bundles_of_one_number_are_not_both_taken(
 ) -> None:
     install(made / "2", place, root=root)
     other = make_release(tmp_path / "other", key, 2, made_at="2026-02-02T00:00:00+00:00")
-    with pytest.raises(RefusedError, match="Another bundle than this was accepted as release 2"):
+    with pytest.raises(RefusedError, match="Another bundle was accepted as release 2"):
         install(other, place, root=root)
 
 
@@ -164,7 +164,7 @@ def test_a_model_that_answers_otherwise_is_not_put_in_use(
     expected = dict(np.load(wrong / "golden/outputs.npz"))
     held["golden/outputs.npz"] = packed(y=expected["y"] * 1.05)
     make_bundle(wrong, key, held, release=2)
-    with pytest.raises(RefusedError, match="does not give the outputs that it should: off by 4"):
+    with pytest.raises(RefusedError, match="outputs are wrong: they deviate by 4"):
         install(wrong, place, root=root)
     assert release_in_use(place, root) == 1
     install(made / "2", place, root=root)  # the number was not used up
@@ -204,7 +204,7 @@ def test_without_a_runtime_nothing_is_put_in_use_untried(place: Path, root: Path
     )
     command = [sys.executable, "-c", program, str(HOUSE), str(made / "1"), str(place), str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "cannot be tried on its golden inputs here" in done.stdout, done.stderr
+    assert "cannot be run on its golden inputs here" in done.stdout, done.stderr
     assert "--untried" in done.stdout
     assert not (place / "small/current").exists()
 
@@ -220,7 +220,7 @@ def test_rollback_goes_back_and_forth(place: Path, root: Path, made: Path) -> No
 @pytest.mark.parametrize("name", ["small", "..", "a/b", ""])
 def test_there_must_be_something_to_roll_back(tmp_path: Path, root: Path, name: str) -> None:
     (tmp_path / "place").mkdir()
-    with pytest.raises(ArtifactError, match="No bundle called"):
+    with pytest.raises(ArtifactError, match="No bundle named"):
         rollback(name, tmp_path / "place", root=root)
 
 
@@ -273,9 +273,9 @@ def test_two_installs_do_not_meet(place: Path, root: Path, made: Path) -> None:
     install(made / "1", place, root=root)
     with (place / "small/.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ArtifactError, match="Another install is at work"):
+        with pytest.raises(ArtifactError, match="Another install is running"):
             install(made / "2", place, root=root)
-        with pytest.raises(ArtifactError, match="Another install is at work"):
+        with pytest.raises(ArtifactError, match="Another install is running"):
             rollback("small", place, root=root)
 
 

@@ -14,19 +14,19 @@ from deadweight.targets.release.manifest import Entry, check_content, check_name
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> dict[str, Any]:
+def manifest(tmp_path: Path) -> dict[str, Any]:
     return dict(json.loads((make_bundle(tmp_path / "b", None) / "manifest.json").read_text()))
 
 
-def refusal(told: Any) -> str:
+def refusal(manifest: Any) -> str:
     with pytest.raises(RefusedError) as caught:
-        entries(parsed(json.dumps(told).encode()))
+        entries(parsed(json.dumps(manifest).encode()))
     assert caught.value.cure
     return str(caught.value)
 
 
-def test_a_manifest_as_it_was_written_is_taken(told: dict[str, Any]) -> None:
-    files = entries(parsed(json.dumps(told).encode()))
+def test_a_manifest_as_it_was_written_is_taken(result: dict[str, Any]) -> None:
+    files = entries(parsed(json.dumps(result).encode()))
     assert files["model.onnx"].size_bytes == len(b"not run by these tests")
 
 
@@ -45,11 +45,11 @@ def test_a_manifest_as_it_was_written_is_taken(told: dict[str, Any]) -> None:
         ("expires", 0, "a time for expires"),
         ("name", "a/b", "a plain name"),
         ("name", ".hidden", "a plain name"),
-        ("name", None, "values of the kinds"),
-        ("model", 1, "values of the kinds"),
-        ("files", [], "values of the kinds"),
-        ("board", None, "the keys it should have"),
-        ("golden", {"inputs": "a", "outputs": "b"}, "the keys it should have"),
+        ("name", None, "values of the required types"),
+        ("model", 1, "values of the required types"),
+        ("files", [], "values of the required types"),
+        ("board", None, "the required keys"),
+        ("golden", {"inputs": "a", "outputs": "b"}, "the required keys"),
         ("golden", {"inputs": "a", "outputs": "b", "tolerance": -1}, "a tolerance from 0 to 1"),
         ("golden", {"inputs": "a", "outputs": "b", "tolerance": None}, "a tolerance from 0 to 1"),
         ("files", {"a": {"sha256": "0"}}, "tells a wrongly"),
@@ -57,22 +57,22 @@ def test_a_manifest_as_it_was_written_is_taken(told: dict[str, Any]) -> None:
         ("files", {"a": {"sha256": "0", "bytes": -1}}, "tells a wrongly"),
         ("files", {"a": {"sha256": "0", "bytes": "many"}}, "tells a wrongly"),
         ("files", {"manifest.json": {"sha256": "0", "bytes": 1}}, "lists manifest.json itself"),
-        ("extra", 1, "the keys it should have"),
+        ("extra", 1, "the required keys"),
     ],
 )
-def test_what_it_says_wrongly_is_named(told: dict[str, Any], key: str, value: Any, why: str) -> None:
-    assert why in refusal({**told, key: value})
+def test_what_it_says_wrongly_is_named(manifest: dict[str, Any], key: str, value: Any, why: str) -> None:
+    assert why in refusal({**manifest, key: value})
 
 
-def test_a_tolerance_that_is_no_number_is_refused(told: dict[str, Any]) -> None:
-    told["golden"]["tolerance"] = float("nan")
-    assert "a tolerance from 0 to 1" in refusal(told)
+def test_a_tolerance_that_is_no_number_is_refused(result: dict[str, Any]) -> None:
+    result["golden"]["tolerance"] = float("nan")
+    assert "a tolerance from 0 to 1" in refusal(result)
 
 
-def test_every_key_must_be_there(told: dict[str, Any]) -> None:
-    for key in told:
-        wrong = refusal({name: value for name, value in told.items() if name != key})
-        assert "the keys it should have" in wrong or "has the schema None" in wrong
+def test_every_key_must_be_there(result: dict[str, Any]) -> None:
+    for key in result:
+        wrong = refusal({name: value for name, value in result.items() if name != key})
+        assert "the required keys" in wrong or "has the schema None" in wrong
 
 
 def test_plain_names_are_taken() -> None:

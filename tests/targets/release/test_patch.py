@@ -28,7 +28,7 @@ from deadweight.targets.release.install import install
 from deadweight.targets.release.patch import MAGIC, added, decoded, open_patch
 
 HEAD = len(MAGIC) + 32
-Told = dict[str, Any]
+Instructions = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def framed(data: bytes) -> bytes:
     return struct.pack("<I", len(packed)) + packed
 
 
-def opened(path: Path) -> tuple[bytes, bytes, Told, bytes]:
+def opened(path: Path) -> tuple[bytes, bytes, Instructions, bytes]:
     """Manifest, signature, instructions and sections of an update file."""
     data, at, parts = path.read_bytes(), HEAD, []
     for _ in range(3):
@@ -74,19 +74,19 @@ def opened(path: Path) -> tuple[bytes, bytes, Told, bytes]:
     return parts[0], parts[1], json.loads(parts[2]), data[at:]
 
 
-def closed(path: Path, manifest: bytes, signature: bytes, told: Any, sections: bytes) -> Path:
+def closed(path: Path, manifest: bytes, signature: bytes, result: Any, sections: bytes) -> Path:
     """An update file of these parts whose own hash is right: what an attacker can make."""
-    text = told if isinstance(told, bytes) else json.dumps(told).encode()
+    text = result if isinstance(result, bytes) else json.dumps(result).encode()
     body = framed(manifest) + framed(signature) + framed(text) + sections
     path.write_bytes(MAGIC + hashlib.sha256(body).digest() + body)
     return path
 
 
-def changed(board: Path, where: Path, change: Callable[[Told], object], name: str = "patch") -> Path:
+def changed(board: Path, where: Path, change: Callable[[Instructions], object], name: str = "patch") -> Path:
     """The update with other instructions."""
-    manifest, signature, told, sections = opened(board / name)
-    change(told)
-    return closed(where / "forged", manifest, signature, told, sections)
+    manifest, signature, instructions, sections = opened(board / name)
+    change(instructions)
+    return closed(where / "forged", manifest, signature, instructions, sections)
 
 
 @pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
@@ -139,9 +139,9 @@ def test_a_file_that_was_cut_short_is_refused(board: Path, tmp_path: Path, kept:
 
 
 def test_what_is_behind_the_end_is_refused(board: Path, tmp_path: Path) -> None:
-    manifest, signature, told, sections = opened(board / "patch")
+    manifest, signature, instructions, sections = opened(board / "patch")
     assert "do not end where it does" in refused(
-        board, closed(tmp_path / "more", manifest, signature, told, sections + b"more")
+        board, closed(tmp_path / "more", manifest, signature, instructions, sections + b"more")
     )
 
 
@@ -151,16 +151,16 @@ def test_a_version_of_the_format_that_is_not_known_is_refused(board: Path, tmp_p
 
 
 def test_files_that_change_places_are_refused(board: Path, tmp_path: Path) -> None:
-    def swap(told: Told) -> None:
-        files = told["files"]
+    def swap(result: Instructions) -> None:
+        files = result["files"]
         files["golden/inputs.npz"], files["LICENSE"] = files["LICENSE"], files["golden/inputs.npz"]
 
     assert "the size" in refused(board, changed(board, tmp_path, swap))
 
 
 def test_a_file_copied_from_another_of_its_size_is_refused(board: Path, tmp_path: Path) -> None:
-    def elsewhere(told: Told) -> None:
-        told["files"]["golden/inputs.npz"] = [["copy", "model.onnx", 0, 200], *rest]
+    def elsewhere(result: Instructions) -> None:
+        result["files"]["golden/inputs.npz"] = [["copy", "model.onnx", 0, 200], *rest]
 
     size = opened(board / "patch")[2]["files"]["golden/inputs.npz"][0][3]
     rest = [["copy", "golden/inputs.npz", 0, size - 200]]
@@ -170,27 +170,63 @@ def test_a_file_copied_from_another_of_its_size_is_refused(board: Path, tmp_path
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda told: told["files"].pop("LICENSE"), "other files than were signed"),
-        (lambda told: told["files"].update(more=[]), "other files than were signed"),
-        (lambda told: told["files"].update({"../../escaped": []}), "other files than were signed"),
-        (lambda told: told["files"].update({"/etc/passwd": []}), "other files than were signed"),
-        (lambda told: told["files"].update(LICENSE=[]), "the size"),
-        (lambda told: told["files"].update(LICENSE=[["copy", "LICENSE", 0, 1 << 40]]), "the size"),
-        (lambda told: told["files"].update(LICENSE=[["run", "LICENSE", 0, 220]]), "an unknown form"),
-        (lambda told: told["files"].update(LICENSE=[["take", -1, 0, 220]]), "an unknown form"),
-        (lambda told: told["files"].update(LICENSE=[["take", 10**6, 0, 220]]), "an unknown form"),
-        (lambda told: told["files"].update(LICENSE=[["copy", "LICENSE", -5, 220]]), "no size"),
-        (lambda told: told["files"].update(LICENSE=[["copy", "LICENSE", 0, 0]] * 3), "no size"),
-        (lambda told: told["files"].update(LICENSE=[["add", "LICENSE", 0, 220, 3, 0]]), "an unknown form"),
-        (lambda told: told["files"].update(LICENSE="copy"), "not enough values"),
-        (lambda told: told.pop("sections"), "'sections'"),
-        (lambda told: told["sections"][0].__setitem__(0, "pickle"), "an unknown form"),
-        (lambda told: told["sections"][0].__setitem__(2, 1 << 50), "more than was signed"),
-        (lambda told: told.update(base="../1"), "no hash"),
+        (
+            lambda instructions: instructions["files"].pop("LICENSE"),
+            "its files are not those that were signed",
+        ),
+        (
+            lambda instructions: instructions["files"].update(more=[]),
+            "its files are not those that were signed",
+        ),
+        (
+            lambda instructions: instructions["files"].update({"../../escaped": []}),
+            "its files are not those that were signed",
+        ),
+        (
+            lambda instructions: instructions["files"].update({"/etc/passwd": []}),
+            "its files are not those that were signed",
+        ),
+        (lambda instructions: instructions["files"].update(LICENSE=[]), "the size"),
+        (
+            lambda instructions: instructions["files"].update(LICENSE=[["copy", "LICENSE", 0, 1 << 40]]),
+            "the size",
+        ),
+        (
+            lambda instructions: instructions["files"].update(LICENSE=[["run", "LICENSE", 0, 220]]),
+            "an unknown form",
+        ),
+        (
+            lambda instructions: instructions["files"].update(LICENSE=[["take", -1, 0, 220]]),
+            "an unknown form",
+        ),
+        (
+            lambda instructions: instructions["files"].update(LICENSE=[["take", 10**6, 0, 220]]),
+            "an unknown form",
+        ),
+        (
+            lambda instructions: instructions["files"].update(LICENSE=[["copy", "LICENSE", -5, 220]]),
+            "no size",
+        ),
+        (
+            lambda instructions: instructions["files"].update(LICENSE=[["copy", "LICENSE", 0, 0]] * 3),
+            "no size",
+        ),
+        (
+            lambda instructions: instructions["files"].update(LICENSE=[["add", "LICENSE", 0, 220, 3, 0]]),
+            "an unknown form",
+        ),
+        (lambda instructions: instructions["files"].update(LICENSE="copy"), "not enough values"),
+        (lambda instructions: instructions.pop("sections"), "'sections'"),
+        (lambda instructions: instructions["sections"][0].__setitem__(0, "pickle"), "an unknown form"),
+        (
+            lambda instructions: instructions["sections"][0].__setitem__(2, 1 << 50),
+            "larger than what was signed",
+        ),
+        (lambda instructions: instructions.update(base="../1"), "no hash"),
     ],
 )
 def test_instructions_that_were_tampered_with_are_refused(
-    board: Path, tmp_path: Path, change: Callable[[Told], object], why: str
+    board: Path, tmp_path: Path, change: Callable[[Instructions], object], why: str
 ) -> None:
     assert why in refused(board, changed(board, tmp_path, change))
 
@@ -200,22 +236,24 @@ def test_nothing_outside_of_the_base_is_copied(board: Path, tmp_path: Path, name
     """Not even the base's own manifest: it is not among what it lists."""
     size = opened(board / "patch")[2]["files"]["LICENSE"][0][3]
     steps = [["copy", name, 0, size]]
-    told = refused(board, changed(board, tmp_path, lambda told: told["files"].update(LICENSE=steps)))
-    assert "is not in the bundle" in told
+    result = refused(board, changed(board, tmp_path, lambda result: result["files"].update(LICENSE=steps)))
+    assert "is not in the bundle" in result
 
 
 def test_a_step_beyond_the_end_of_its_source_is_refused(board: Path, tmp_path: Path) -> None:
     size = opened(board / "patch")[2]["files"]["LICENSE"][0][3]
     for step in (["copy", "LICENSE", 1, size], ["take", 0, 10**6, size]):
         beyond = {"LICENSE": [step]}
-        forged = changed(board, tmp_path, lambda told, beyond=beyond: told["files"].update(beyond))  # type: ignore[misc]
+        forged = changed(
+            board, tmp_path, lambda instructions, beyond=beyond: instructions["files"].update(beyond)
+        )  # type: ignore[misc]
         assert "reaches beyond" in refused(board, forged)
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{", b"[" * 100_000, b'"text"', b"\xff"])
 def test_instructions_that_are_none_are_refused(board: Path, tmp_path: Path, text: bytes) -> None:
     manifest, signature, _, sections = opened(board / "patch")
-    assert "not one that deadweight made" in refused(
+    assert "The update file is invalid" in refused(
         board, closed(tmp_path / "forged", manifest, signature, text, sections)
     )
 
@@ -230,7 +268,7 @@ def test_a_head_that_unpacks_to_a_thousandfold_is_refused_before_it_is_in_memory
     for first in (framed(manifest) + framed(signature), b""):
         body = first + struct.pack("<I", len(bomb)) + bomb
         (tmp_path / "bomb").write_bytes(MAGIC + hashlib.sha256(body).digest() + body)
-        assert "unpacks to too much" in refused(board, tmp_path / "bomb")
+        assert "incomplete or too large" in refused(board, tmp_path / "bomb")
 
 
 def test_a_section_that_unpacks_to_more_than_was_signed_is_refused_before_it_is_in_memory(
@@ -238,14 +276,14 @@ def test_a_section_that_unpacks_to_more_than_was_signed_is_refused_before_it_is_
 ) -> None:
     import resource
 
-    manifest, signature, told, _ = opened(board / "whole")
+    manifest, signature, instructions, _ = opened(board / "whole")
     bomb = lzma.compress(bytes(100 << 20), preset=0)
-    sizes = {name: sum(step[3] for step in steps) for name, steps in told["files"].items()}
-    told["files"] = {name: [["take", 0, 0, size]] for name, size in sizes.items()}
-    told["sections"] = [["xz", len(bomb), max(sizes.values())]]
+    sizes = {name: sum(step[3] for step in steps) for name, steps in instructions["files"].items()}
+    instructions["files"] = {name: [["take", 0, 0, size]] for name, size in sizes.items()}
+    instructions["sections"] = [["xz", len(bomb), max(sizes.values())]]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    forged = closed(tmp_path / "bomb", manifest, signature, told, bomb)
-    assert "holds other than" in refused(board, forged)
+    forged = closed(tmp_path / "bomb", manifest, signature, instructions, bomb)
+    assert "a section does not have" in refused(board, forged)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kilobytes
 
 
@@ -268,26 +306,26 @@ def test_a_manifest_that_somebody_else_signed_is_refused(board: Path, tmp_path: 
     mallory = make_key(tmp_path / "keys", "mallory")
     other = make_release(tmp_path / "2", mallory, 2)
     delta(board / "1", other, tmp_path / "theirs")
-    assert "who is not trusted here" in refused(board, tmp_path / "theirs")
+    assert "not trusted here" in refused(board, tmp_path / "theirs")
 
 
 def test_a_manifest_that_nobody_signed_is_refused(board: Path, tmp_path: Path) -> None:
-    manifest, _, told, sections = opened(board / "patch")
-    assert "not whole" in refused(board, closed(tmp_path / "forged", manifest, b"", told, sections))
+    manifest, _, instructions, sections = opened(board / "patch")
+    assert "not whole" in refused(board, closed(tmp_path / "forged", manifest, b"", instructions, sections))
 
 
 def test_the_signature_of_another_release_does_not_fit(board: Path, tmp_path: Path) -> None:
-    manifest, _, told, sections = opened(board / "patch")
+    manifest, _, instructions, sections = opened(board / "patch")
     signature = (board / "1/manifest.json.sig").read_bytes()
-    forged = closed(tmp_path / "forged", manifest, signature, told, sections)
-    assert "does not fit the manifest" in refused(board, forged)
+    forged = closed(tmp_path / "forged", manifest, signature, instructions, sections)
+    assert "does not match the manifest" in refused(board, forged)
 
 
 def test_an_update_for_another_board_is_refused(board: Path, tmp_path: Path, key: Path) -> None:
     wanted = {"compute_capability": "8.7", "tensorrt": "10.16.2.10"}
     other = make_release(tmp_path / "2", key, 2, board=wanted, target="orin-nano-8gb")
     delta(board / "1", other, tmp_path / "theirs")
-    assert "this machine is no Jetson" in refused(board, tmp_path / "theirs")
+    assert "this machine is not a Jetson" in refused(board, tmp_path / "theirs")
     root = unpack("orin_nano_super_jp72", tmp_path / "jetson")
     trust(key, root)
     assert open_patch(tmp_path / "theirs", root=root).signed.manifest["release"] == 2
@@ -315,16 +353,16 @@ def test_names_that_lead_out_are_refused_though_they_were_signed(
     entry = {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0}
     evil = make_bundle(tmp_path / "evil", key, {}, files={name: entry}, release=2)
     manifest, signature = ((evil / each).read_bytes() for each in ("manifest.json", "manifest.json.sig"))
-    told: dict[str, Any] = {"base": None, "files": {name: []}, "sections": []}
-    forged = closed(tmp_path / "forged", manifest, signature, told, b"")
+    result: dict[str, Any] = {"base": None, "files": {name: []}, "sections": []}
+    forged = closed(tmp_path / "forged", manifest, signature, result, b"")
     assert "not a plain path inside it" in refused(board, forged)
 
 
 def test_code_is_refused_though_it_was_signed(board: Path, tmp_path: Path, key: Path) -> None:
     evil = make_bundle(tmp_path / "evil", key, {"notes.txt": b"#!/bin/sh\n"}, release=2)
     manifest, signature = ((evil / each).read_bytes() for each in ("manifest.json", "manifest.json.sig"))
-    told = {"base": None, "files": {"notes.txt": [["take", 0, 0, 10]]}, "sections": [["plain", 10, 10]]}
-    forged = closed(tmp_path / "forged", manifest, signature, told, b"#!/bin/sh\n")
+    result = {"base": None, "files": {"notes.txt": [["take", 0, 0, 10]]}, "sections": [["plain", 10, 10]]}
+    forged = closed(tmp_path / "forged", manifest, signature, result, b"#!/bin/sh\n")
     assert "notes.txt is code" in refused(board, forged)
 
 

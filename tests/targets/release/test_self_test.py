@@ -91,5 +91,5 @@ def test_nan_and_infinity_pass_only_where_they_are_expected(
 
 def test_nothing_expected_proves_nothing() -> None:
     for expected in ({}, {"y": np.zeros((0, 3))}):
-        with pytest.raises(ModelError, match="expects no outputs"):
+        with pytest.raises(ModelError, match="has no golden outputs"):
             furthest(expected, {"y": np.zeros((0, 3))})

@@ -48,7 +48,7 @@ def test_what_was_accepted_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
 def test_a_state_that_others_can_write_is_not_believed(tmp_path: Path, mode: int) -> None:
     write_accepted(tmp_path, FIVE)
     (tmp_path / "accepted.json").chmod(mode)
-    with pytest.raises(RefusedError, match="others than its owner can change it"):
+    with pytest.raises(RefusedError, match="users other than its owner can change it"):
         read_accepted(tmp_path)
 
 
@@ -56,7 +56,7 @@ def test_a_state_that_others_can_write_is_not_believed(tmp_path: Path, mode: int
 def test_nor_one_that_belongs_to_another_user(tmp_path: Path) -> None:
     write_accepted(tmp_path, FIVE)
     os.chown(tmp_path / "accepted.json", 65534, 65534)
-    with pytest.raises(RefusedError, match="others than its owner can change it"):
+    with pytest.raises(RefusedError, match="users other than its owner can change it"):
         read_accepted(tmp_path)
 
 
@@ -106,7 +106,7 @@ def test_an_older_release_is_refused_with_the_way_back() -> None:
 
 
 def test_another_bundle_under_an_accepted_number_is_refused() -> None:
-    with pytest.raises(RefusedError, match="Another bundle than this was accepted as release 5"):
+    with pytest.raises(RefusedError, match="Another bundle was accepted as release 5"):
         refuse_older(manifest(5), "b" * 64, FIVE, name="small")
 
 
@@ -118,9 +118,9 @@ def test_expiry_is_held_against_the_clock() -> None:
 
 
 def test_a_clock_that_is_behind_what_was_signed_is_said() -> None:
-    told = check_expiry(manifest(expires="2026-08-31"), now_s=at("1970-01-01"))
-    assert "The clock of this machine is wrong: it says 1970-01-01" in told
-    assert "Whether this release expired since" in told
+    result = check_expiry(manifest(expires="2026-08-31"), now_s=at("1970-01-01"))
+    assert "The clock of this machine is wrong: it says 1970-01-01" in result
+    assert "Whether this release has expired" in result
     assert "1970" in check_expiry(manifest(), now_s=at("1970-01-01"))
 
 
