@@ -28,7 +28,7 @@ def test_what_was_counted_is_reported_with_its_interval() -> None:
     row = {**RATE, "wanted": "5 %", "true_slowdown": 0.048}
     sentences = calibration_sentences({"false_alarms": RATE, "planted": [row]})
     assert sentences[0].startswith(
-        "False alarms on this runner: 1 of 60 equal models, 1.7 % (95 % interval 0.0 to 8.9 %); 2 could not"
+        "False alarms on this runner: 1 of 60 equal models, 1.7 % (95 % interval 0.0 to 8.9 %); 2 undecided"
     )
     assert sentences[1].startswith("Planted slow-down of 4.8 %: 1 of 60 detected")
 
