@@ -1,11 +1,11 @@
-"""The agent: what a board is asked to do, one command a process. JSON on stdout, progress on stderr.
+"""The agent: the board's command line, one process per command. JSON on stdout, progress on stderr.
 
     python3 -m deadweight.targets.agent COMMAND ...    the commands: remote/agent_options.py
 
-argparse and the standard library; numpy and a runtime are imported by the commands that need them. The
-answer is one line: {"agent", "exit_code", "result"} or {"agent", "exit_code", "error": {kind, what, cure}}.
-Progress lines begin with "deadweight-progress". When nobody listens any more, writing one fails and ends the
-agent: a broken connection leaves no measurement running. `held`, `receive` and `send` serve `remote/ssh.py`.
+Standard library; numpy and a runtime are imported by the commands that need them. The answer is one line:
+{"agent", "exit_code", "result"} or {"agent", "exit_code", "error": {kind, what, cure}}. Progress lines begin
+with "deadweight-progress". When the connection breaks, writing one fails and ends the agent, so that no
+measurement goes on. `held`, `receive` and `send` serve `remote/ssh.py`.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _Answer = Tuple[int, Dict[str, Any]]
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs one command and prints its answer. Exit codes are those of the command line; 2 for bad input."""
-    given = parser().parse_args(arguments)
-    told: Dict[str, Any] = {"agent": {"version": __version__, "protocol": PROTOCOL}}
-    # What libraries print to stdout goes to stderr, also from C: stdout is for the answer alone.
+    options = parser().parse_args(arguments)
+    message: Dict[str, Any] = {"agent": {"version": __version__, "protocol": PROTOCOL}}
+    # Libraries' output to stdout goes to stderr, from C too: stdout has only the answer.
     answer_to = os.dup(1)
     os.dup2(2, 1)
-    rest: List[Any] = []
+    file_blocks: List[Any] = []
     try:
-        code, told["result"], *rest = _COMMANDS[given.command](given)
+        code, message["result"], *file_blocks = _COMMANDS[options.command](options)
     except DeadweightError as error:
-        code, told["error"] = 1 if isinstance(error, RefusedError) else 2, _error(error)
+        code, message["error"] = 1 if isinstance(error, RefusedError) else 2, _error(error)
     except ModuleNotFoundError as error:
         cure = f"sudo apt install python3-{error.name}" if error.name == "numpy" else "Install it."
-        code, told["error"] = 2, _error(TargetError(f"This command needs {error.name}.", cure))
+        code, message["error"] = 2, _error(TargetError(f"This command needs {error.name}.", cure))
     except BrokenPipeError:
-        return 141  # nobody listens
+        return 141  # the reader is gone
     except Exception as error:
         import traceback
 
@@ -54,55 +54,55 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         what = (
             f"The agent failed: {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})."
         )
-        code, told["error"] = 2, _error(DeadweightError(what, "This is a fault of deadweight: report it."))
-    told["exit_code"] = code
+        code, message["error"] = 2, _error(DeadweightError(what, "This is a bug in deadweight: report it."))
+    message["exit_code"] = code
     try:
-        with os.fdopen(answer_to, "wb") as answer:
-            answer.write(json.dumps(told).encode() + b"\n")
-            for block in rest[0] if rest else ():
-                answer.write(block)
+        with os.fdopen(answer_to, "wb") as stdout:
+            stdout.write(json.dumps(message).encode() + b"\n")
+            for block in file_blocks[0] if file_blocks else ():
+                stdout.write(block)
     except BrokenPipeError:
         return 141
     return int(code)
 
 
-def _doctor(given: argparse.Namespace) -> _Answer:
+def _doctor(options: argparse.Namespace) -> _Answer:
     from dataclasses import asdict
 
     from .doctor import doctor, next_step
     from .machine.probe import conditions
 
-    checks = doctor(given.root)
-    told = {"checks": [asdict(check) for check in checks], "next": next_step(checks)}
-    return int(not all(check.works for check in checks)), {**told, "conditions": conditions(given.root)}
+    checks = doctor(options.root)
+    facts = {"checks": [asdict(check) for check in checks], "next": next_step(checks)}
+    return int(not all(check.works for check in checks)), {**facts, "conditions": conditions(options.root)}
 
 
-def _verify(given: argparse.Namespace) -> _Answer:
+def _verify(options: argparse.Namespace) -> _Answer:
     from .remote.agent_releases import verify
 
-    return verify(given)
+    return verify(options)
 
 
-def _install(given: argparse.Namespace) -> _Answer:
+def _install(options: argparse.Namespace) -> _Answer:
     from .remote.agent_releases import install
 
-    return install(given)
+    return install(options)
 
 
-def _rollback(given: argparse.Namespace) -> _Answer:
+def _rollback(options: argparse.Namespace) -> _Answer:
     from .remote.agent_releases import rollback
 
-    return rollback(given)
+    return rollback(options)
 
 
-def _profile(given: argparse.Namespace) -> _Answer:
-    told: Dict[str, Any] = {}
-    with _opened(given, given.models) as (paths, protocol):
-        measured = _timed(given, paths, protocol)
-        if given.memory:
+def _profile(options: argparse.Namespace) -> _Answer:
+    result: Dict[str, Any] = {}
+    with _open_models(options, options.models) as (paths, protocol):
+        measured = _time(options, paths, protocol)
+        if options.memory:
             from .timing.memory import measure_memory
 
-            told["memory"] = {}
+            result["memory"] = {}
             for index, (name, path) in enumerate(paths.items()):
                 _progress(index, len(paths), "memory")
                 memory = measure_memory(
@@ -110,79 +110,86 @@ def _profile(given: argparse.Namespace) -> _Answer:
                     runtime=protocol.runtime,
                     threads=protocol.threads,
                     batch=protocol.batch,
-                    inputs=given.inputs,
+                    inputs=options.inputs,
                 )
-                told["memory"][name] = memory.to_json()
-    told["void"] = list(_void(measured))
-    told["measurements"] = {name: item.to_json() for name, item in measured.items()}
-    return (3 if told["void"] else 0), told
+                result["memory"][name] = memory.to_json()
+    result["void"] = list(_void(measured))
+    result["measurements"] = {name: item.to_json() for name, item in measured.items()}
+    return (3 if result["void"] else 0), result
 
 
-def _layers(given: argparse.Namespace) -> _Answer:
+def _layers(options: argparse.Namespace) -> _Answer:
     from .timing.inputs import given_inputs
     from .timing.layer_profile import profile_layers
 
-    with _opened(given, given.models) as (paths, protocol):
-        told = profile_layers(paths, protocol=protocol, inputs=given_inputs(given.inputs), progress=_timing)
-    return (3 if told["void"] else 0), told
+    with _open_models(options, options.models) as (paths, protocol):
+        result = profile_layers(
+            paths, protocol=protocol, inputs=given_inputs(options.inputs), progress=_timing
+        )
+    return (3 if result["void"] else 0), result
 
 
-def _compare(given: argparse.Namespace) -> _Answer:
+def _compare(options: argparse.Namespace) -> _Answer:
     from .timing.inputs import given_inputs
     from .timing.judge import exit_code, judge
     from .timing.sequential import compare_until_decided
 
-    with _opened(given, [("baseline", given.baseline), ("candidate", given.candidate)]) as (paths, protocol):
-        if given.until_decided:
+    with _open_models(options, [("baseline", options.baseline), ("candidate", options.candidate)]) as (
+        paths,
+        protocol,
+    ):
+        if options.until_decided:
             compared = compare_until_decided(
                 paths["baseline"],
                 paths["candidate"],
                 protocol=protocol,
-                margin=given.margin,
-                inputs=given_inputs(given.inputs),
+                margin=options.margin,
+                inputs=given_inputs(options.inputs),
                 progress=_timing,
             )
-            measured, judged = compared.measured, compared.judgement
+            measured, judgement = compared.measured, compared.judgement
         else:
-            measured = _timed(given, paths, protocol)
-            judged = judge(measured["baseline"], measured["candidate"], margin=given.margin)
+            measured = _time(options, paths, protocol)
+            judgement = judge(measured["baseline"], measured["candidate"], margin=options.margin)
     void = _void(measured)
-    told: Dict[str, Any] = {"void": list(void), "judgement": judged.to_json()}
-    told["measurements"] = {name: item.to_json() for name, item in measured.items()}
-    return (3 if void else exit_code(judged.outcome)), told
+    result: Dict[str, Any] = {"void": list(void), "judgement": judgement.to_json()}
+    result["measurements"] = {name: item.to_json() for name, item in measured.items()}
+    return (3 if void else exit_code(judgement.outcome)), result
 
 
 @contextlib.contextmanager
-def _opened(
-    given: argparse.Namespace, models: Sequence[Tuple[str, str]]
+def _open_models(
+    options: argparse.Namespace, models: Sequence[Tuple[str, str]]
 ) -> Iterator[Tuple[Dict[str, Path], Protocol]]:
-    """Paths that may be opened, and the protocol for their runtime, while the board is held for them."""
+    """Trusted paths and the protocol for their runtime, while the board is locked for this measurement."""
     from .remote.received_files import measuring
     from .timing.measurement import Protocol
 
-    with measuring(given.cache), contextlib.ExitStack() as held:
-        opened = {name: held.enter_context(_trusted(path, given.root, given.cache)) for name, path in models}
+    with measuring(options.cache), contextlib.ExitStack() as stack:
+        opened = {
+            name: stack.enter_context(_trusted(path, options.root, options.cache)) for name, path in models
+        }
         runtimes = {runtime for _, runtime in opened.values()}
         if len(runtimes) > 1:
             raise ModelError(
-                "An engine and an ONNX file run on two runtimes and cannot be timed by turns.",
+                "An engine and an ONNX file run on different runtimes and cannot be timed interleaved.",
                 "Compare two engines, or two ONNX files.",
             )
-        protocol = Protocol.from_json({**json.loads(given.protocol), "runtime": runtimes.pop()})
+        protocol = Protocol.from_json({**json.loads(options.protocol), "runtime": runtimes.pop()})
         yield {name: path for name, (path, _) in opened.items()}, protocol
 
 
-def _timed(
-    given: argparse.Namespace, paths: Mapping[str, Path], protocol: Protocol
+def _time(
+    options: argparse.Namespace, paths: Mapping[str, Path], protocol: Protocol
 ) -> Mapping[str, Measurement]:
     from .timing.clock import time_together
     from .timing.inputs import given_inputs
 
-    return time_together(paths, protocol=protocol, inputs=given_inputs(given.inputs), progress=_timing)
+    return time_together(paths, protocol=protocol, inputs=given_inputs(options.inputs), progress=_timing)
 
 
 def _void(measured: Mapping[str, Measurement]) -> Tuple[str, ...]:
-    """Why times are void, if they are; all were taken together."""
+    """Why the times, measured together, are void; empty if valid."""
     from .machine.probe import voided
 
     one = next(iter(measured.values()))
@@ -193,71 +200,71 @@ def _timing(done: int, total: int) -> None:
     _progress(done, total, "timing")
 
 
-def _infer(given: argparse.Namespace) -> _Answer:
+def _infer(options: argparse.Namespace) -> _Answer:
     from .runtimes.infer import infer_folder
     from .runtimes.open import open_session
 
-    with _trusted(given.model, given.root, given.cache) as (path, runtime):
-        session = open_session(path, runtime=runtime, threads=given.threads)
+    with _trusted(options.model, options.root, options.cache) as (path, runtime):
+        session = open_session(path, runtime=runtime, threads=options.threads)
         try:
             names = infer_folder(
                 session,
-                given.inputs,
-                given.outputs,
-                batch=given.batch,
+                options.inputs,
+                options.outputs,
+                batch=options.batch,
                 progress=lambda done, total: _progress(done, total, "infer"),
             )
         finally:
             session.close()
-    return 0, {"files": names, "outputs": str(given.outputs), "runtime": session.runtime}
+    return 0, {"files": names, "outputs": str(options.outputs), "runtime": session.runtime}
 
 
-def _unpack(given: argparse.Namespace) -> _Answer:
+def _unpack(options: argparse.Namespace) -> _Answer:
     from .coded.container import unpack_file
 
-    made = unpack_file(given.packed, given.model)
-    return 0, {"model": str(made), "bytes": made.stat().st_size}
+    model = unpack_file(options.packed, options.model)
+    return 0, {"model": str(model), "bytes": model.stat().st_size}
 
 
-def _build(given: argparse.Namespace) -> _Answer:
+def _build(options: argparse.Namespace) -> _Answer:
     from .engines.build import build_engine
     from .engines.build_settings import BuildSettings
     from .engines.own import remember_built
     from .memory_fit import Footprint
     from .target import Target
 
-    settings = BuildSettings(**_tuples(json.loads(given.settings)))
-    need = Footprint.from_json(json.loads(given.need)) if given.need else None
-    target = Target.from_json(json.loads(given.target)) if given.target else None
-    built = build_engine(given.model, given.plan, settings=settings, target=target, need=need)
-    remember_built(built.plan, given.cache)
+    settings = BuildSettings(**_tuples(json.loads(options.settings)))
+    need = Footprint.from_json(json.loads(options.need)) if options.need else None
+    target = Target.from_json(json.loads(options.target)) if options.target else None
+    built = build_engine(options.model, options.plan, settings=settings, target=target, need=need)
+    remember_built(built.plan, options.cache)
     return 0, {"plan": str(built.plan), "record": dict(built.record)}
 
 
-def _held(given: argparse.Namespace) -> _Answer:
+def _held(options: argparse.Namespace) -> _Answer:
     from .remote.received_files import held
 
-    return 0, held(json.load(sys.stdin), given.cache)
+    return 0, held(json.load(sys.stdin), options.cache)
 
 
-def _receive(given: argparse.Namespace) -> _Answer:
+def _receive(options: argparse.Namespace) -> _Answer:
     from .remote.received_files import receive
 
-    return 0, {"whole": receive(sys.stdin.buffer, json.loads(given.sizes), given.cache)}
+    return 0, {"whole": receive(sys.stdin.buffer, json.loads(options.sizes), options.cache)}
 
 
-def _send(given: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[bytes]]:
-    """The file's hash and size, and after the answer's line its bytes."""
+def _send(options: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[bytes]]:
+    """The file's hash and size; its bytes follow the answer's line."""
     from .remote.received_files import hashed, pieces
 
-    path = given.path.expanduser()
-    told = {"sha256": hashed(path), "bytes": path.stat().st_size}
-    return 0, told, pieces(path, given.offset)
+    path = options.path.expanduser()
+    facts = {"sha256": hashed(path), "bytes": path.stat().st_size}
+    return 0, facts, pieces(path, options.offset)
 
 
 @contextlib.contextmanager
 def _trusted(path: str, root: Path, folder: Path) -> Iterator[Tuple[Path, str]]:
-    """A path that a runtime may open, and the runtime: an ONNX file, an own engine, or a bundle's model."""
+    """A path that may be opened, and its runtime: an ONNX file, an engine built here, or a bundle's model."""
     from .engines.own import own_engine
     from .release.manifest import MANIFEST
     from .release.trust import open_bundle
@@ -277,12 +284,12 @@ def _trusted(path: str, root: Path, folder: Path) -> Iterator[Tuple[Path, str]]:
 
 
 def _progress(done: int, total: int, what: str) -> None:
-    # Unbuffered, and its failure is wanted: see above.
+    # Unbuffered, so that it fails when the connection is broken: see above.
     os.write(2, f"{PROGRESS} {done} {total} {what}\n".encode())
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has no tuples, and settings have no lists."""
+    """Lists of JSON as tuples, for settings."""
     if isinstance(value, dict):
         return {key: _tuples(each) for key, each in value.items()}
     return tuple(_tuples(each) for each in value) if isinstance(value, list) else value

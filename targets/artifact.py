@@ -1,8 +1,7 @@
-"""A file that can be trusted: its hash, its parents, and what made it.
+"""Artifacts (a file with its hash, parents and origin), and atomic writing of files.
 
-Files appear whole or not at all. Whoever writes one goes through `writing`, which puts the bytes beside
-the destination, flushes them to the disk and renames; a process killed at any moment leaves the old file
-or the new one, never half of either.
+Files appear whole or not at all: `writing` writes the bytes beside the destination, flushes them to disk and
+renames. A process killed at any moment leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from .errors import ArtifactError
 class Artifact:
     """A file of a run.
 
-    `parents` are the SHA-256 of what it was made from; `made_by` names the stage and library versions.
+    `parents` are the SHA-256 of its sources; `made_by` names the stage and library versions.
     """
 
     path: Path
@@ -36,20 +35,20 @@ class Artifact:
 
     @classmethod
     def of(cls, path: Path, parents: Tuple[str, ...] = (), made_by: Mapping[str, str] = {}) -> Artifact:
-        """The artifact that `path` holds now."""
+        """The artifact for the current content of `path`."""
         return cls(path, sha256_of(path), parents, dict(made_by))
 
     def checked(self) -> Path:
-        """The path, once its bytes were seen to be those that were recorded."""
+        """The path; raises if the file's SHA-256 has changed."""
         if not self.path.exists():
             raise ArtifactError(
                 f"{self.path} is missing.",
-                "Run the same command again: the stage that makes it will run again, the others will not.",
+                "Run the same command again: only the stage that makes it will run again.",
             )
-        found = sha256_of(self.path)
-        if found != self.sha256:
+        sha256 = sha256_of(self.path)
+        if sha256 != self.sha256:
             raise ArtifactError(
-                f"{self.path} is damaged: its SHA-256 is {found[:12]}…, recorded was {self.sha256[:12]}….",
+                f"{self.path} is damaged: its SHA-256 is {sha256[:12]}…, recorded was {self.sha256[:12]}….",
                 f"Delete it (rm {self.path}) and run the same command again: only the stage that makes it "
                 "will run again.",
             )
@@ -72,10 +71,10 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what is written there takes its place when the block ends well.
+    """Yields a temporary path beside `path`, which replaces `path` when the block succeeds.
 
     Raises:
-        ArtifactError: the disk is full, or the place cannot be written to. The old file is untouched.
+        ArtifactError: the disk is full, or the folder cannot be written. The old file is unchanged.
     """
     path = Path(path)
     try:
@@ -103,14 +102,14 @@ _CUT = ".writing-"
 
 
 def drop_cut_writes(folder: Path) -> None:
-    """Removes what a killed process was writing anywhere below; only for who holds the folder alone."""
+    """Deletes the partial files of a killed process below a folder that no other process uses."""
     for beside in sorted(folder.rglob(f"{_CUT}*")):
         beside.unlink()
 
 
 @contextlib.contextmanager
 def unfinished(folder: Path) -> Iterator[Path]:
-    """A folder inside for what is not finished; afterwards it is gone, and `folder` too if it is empty.
+    """A folder inside for unfinished files; deleted afterwards, and `folder` too if it is empty.
 
     Raises:
         ArtifactError: the folder cannot be written.
@@ -123,7 +122,7 @@ def unfinished(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise ArtifactError(
             f"{folder} cannot be written: {error.strerror or error}.",
-            "Free some space, or choose another place with --out.",
+            "Free some space, or choose another path with --out.",
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -132,13 +131,13 @@ def unfinished(folder: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole text file, or nothing."""
+    """Writes a text file, whole or not at all."""
     with writing(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a whole JSON file, or nothing. Keys are sorted, so that equal values are equal bytes."""
+    """Writes a JSON file, whole or not at all. Keys are sorted, so that equal values give equal bytes."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
@@ -146,7 +145,7 @@ def read_json(path: Path) -> Dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        ArtifactError: the file is missing, is not JSON or does not hold an object.
+        ArtifactError: the file is missing, is not JSON or is not an object.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -154,10 +153,10 @@ def read_json(path: Path) -> Dict[str, Any]:
         raise ArtifactError(f"{path} does not exist.", "Check the path.") from error
     except (ValueError, OSError) as error:
         raise ArtifactError(
-            f"{path} is not readable as JSON: {error}.", f"Delete {path} to have it made anew."
+            f"{path} is not readable as JSON: {error}.", f"Delete {path}; it will be made again."
         ) from error
     if not isinstance(value, dict):
-        raise ArtifactError(f"{path} holds a {type(value).__name__}, not an object.", "Check the path.")
+        raise ArtifactError(f"{path} is a {type(value).__name__}, not an object.", "Check the path.")
     return value
 
 
@@ -165,23 +164,23 @@ def _unwritable(path: Path, error: OSError) -> ArtifactError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ArtifactError(
             f"No space left on the disk while writing {path}.",
-            "Free some space, or choose another place with --out, and run the same command again: "
+            "Free some space, or choose another path with --out, and run the same command again: "
             "finished stages are kept.",
         )
     return ArtifactError(
-        f"{path} cannot be written: {error.strerror or error}.", "Choose another place with --out."
+        f"{path} cannot be written: {error.strerror or error}.", "Choose another path with --out."
     )
 
 
 def _umask() -> int:
-    # The mask can only be read by setting it.
+    # Only setting the mask returns it.
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def sync_directory(path: Path) -> None:
-    """Has the disk keep the names in a directory, also through a loss of power."""
+    """Flushes a directory's entries to disk, against a loss of power."""
     handle = os.open(str(path), os.O_RDONLY)
     try:
         os.fsync(handle)

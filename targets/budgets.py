@@ -1,7 +1,7 @@
-"""What a network may cost: one home and one schema for `[budgets]`.
+"""Budgets: the limits on a network, and the schema of `[budgets]`.
 
-The same table stands in a recipe, for `run`, and in deadweight.toml, for the gate. A budget that needs a
-figure which was not measured is neither met nor broken: it is unknown, and the caller must say so.
+The same table is in a recipe, for `run`, and in deadweight.toml, for the gate. A budget whose value was not
+measured is neither met nor broken: it is unknown, and the caller must say so.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any, Dict, List, Mapping, Optional
 
 @dataclass(frozen=True)
 class Budgets:
-    """Limits on the final network; those left out are not checked.
+    """Limits on the final network; None is not checked.
 
     Attributes:
-        score_drop: how much worse than the original's the score may be, in the score's own unit.
-        parameters_removed: the least share of the original's parameters that must be gone, 0 to 1.
-        speedup: the least speed-up; the whole interval must lie above it.
-        slowdown: the most that the network may take longer than the baseline, as a share; the whole interval
-            must lie below it.
-        latency_s: the most seconds that the median inference may take.
-        p99_s: the most seconds that 99 % of the inferences may take; their upper bound must lie below it.
-        memory_bytes: the most resident memory.
-        file_bytes: the most bytes of the model file.
-        ota_bytes: the most bytes that the model takes when it is sent: what it adds to an update file that
-            needs nothing to start from (`deadweight delta NEW`), byte for byte the same model.
-        max_gpu_fallbacks: the most operators that a deep learning accelerator may hand back to the GPU.
+        score_drop: how much worse than the original's the score may be, in the score's unit.
+        parameters_removed: the minimum share of the original's parameters that is removed, 0 to 1.
+        speedup: the minimum speed-up; the whole interval must be above it.
+        slowdown: the maximum additional time compared with the baseline, as a share; the whole interval must
+            be below it.
+        latency_s: the maximum median latency in seconds.
+        p99_s: the maximum 99th percentile of the latency in seconds; its upper bound must be below it.
+        memory_bytes: the maximum resident memory.
+        file_bytes: the maximum size of the model file.
+        ota_bytes: the maximum size of the model in a complete, lossless update file
+            (`deadweight delta NEW`).
+        max_gpu_fallbacks: the maximum number of operators that a DLA may leave to the GPU.
     """
 
     score_drop: Optional[float] = None
@@ -43,7 +43,7 @@ class Budgets:
 
 @dataclass(frozen=True)
 class BudgetCheck:
-    """One limit held against the final network; `met` is None where there was no figure."""
+    """One limit and the final network's value; `met` is None where the value is unknown."""
 
     name: str
     limit: float
@@ -54,11 +54,11 @@ class BudgetCheck:
 def check_budgets(
     budgets: Budgets, original: Mapping[str, Any], final: Mapping[str, Any], higher_is_better: bool
 ) -> List[BudgetCheck]:
-    """Holds every budget that was set against two rows of a report.
+    """Checks every budget that is set with two rows of a report.
 
     Args:
         original, final: rows with "score", "parameters", "file_bytes", "memory_bytes", "latency_s" and
-            "speedup" as in report.json; a figure may be None. Of p99 the bound counts, not the sample.
+            "speedup" as in report.json; a value may be None. For p99 the bound counts, not the sample.
     """
     latency, speedup = final.get("latency_s"), final.get("speedup")
     drop = None
@@ -84,7 +84,7 @@ def check_budgets(
     for name, limit in asdict(budgets).items():
         if limit is not None:
             value = values[name]
-            # A difference of scores carries the rounding of two floats.
+            # A difference of scores has the rounding errors of two floats.
             met = None if value is None else value >= limit if name in at_least else value <= limit + 1e-12
             checks.append(BudgetCheck(name, limit, value, met))
     assert set(values) == {field.name for field in fields(Budgets)}

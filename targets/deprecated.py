@@ -1,4 +1,4 @@
-"""Public names that still work, with a warning: the new name, and the version that removes the old one."""
+"""The table of deprecated names: the new name, and the version that removes the old one."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ DEPRECATED: Dict[str, Dict[str, str]] = {
         },
     },
 }
-"""By the version that removes it: modules and names of 0.1.0, and where they are now."""
+"""By the version that removes them: modules and names of 0.1.0, and their new names."""
 _NEW = {old: (new, version) for version, names in DEPRECATED.items() for old, new in names.items()}
 
 
 def replacement(old: str, *, stacklevel: int) -> str:
-    """The new name, after a warning for the code that used the old one."""
+    """Warns about the old name and returns the new one."""
     new, version = _NEW[old]
     words = f"{old} is {new} now; the old name will be removed in {version}."
     warnings.warn(words, DeprecationWarning, stacklevel=stacklevel + 1)
@@ -53,7 +53,7 @@ def replacement(old: str, *, stacklevel: int) -> str:
 
 
 def old_names(package: str) -> Callable[[str], object]:
-    """A `__getattr__` for a package that was a module: it gives the names that moved into its files."""
+    """A `__getattr__` for a package that was a module, for the names that moved into its files."""
 
     def find(name: str) -> object:
         if f"{package}.{name}" not in _NEW:
@@ -65,18 +65,18 @@ def old_names(package: str) -> Callable[[str], object]:
 
 
 class OldModules:
-    """A finder for `sys.meta_path`: asked last, and only for modules that no file has."""
+    """A finder for `sys.meta_path`: called last, only for modules without a file."""
 
     def find_spec(
         self, name: str, path: Optional[Sequence[str]] = None, _: object = None
     ) -> Optional[ModuleSpec]:
-        """A spec for an old name; nothing for any other."""
+        """A spec for an old name; None for any other."""
         return ModuleSpec(name, self) if name in _NEW else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """The default module; `exec_module` replaces it."""
+        """None, for a default module; `exec_module` replaces it."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Puts the new module in the place of the old one, so that its classes are the same objects."""
+        """Replaces the old module by the new one, so that its classes are the same objects."""
         old = module.__name__
         sys.modules[old] = importlib.import_module(replacement(old, stacklevel=2))

@@ -1,7 +1,7 @@
-"""What works on this machine, and the line that mends what does not.
+"""The doctor: checks what works on this machine, and gives the command that fixes the rest.
 
-Standard library only: it is asked first, on machines where nothing else is installed yet. A Jetson is asked
-for what a board needs, any other machine for what a workstation or a CI job needs.
+Standard library only: it runs first, on machines where nothing else is installed yet. A Jetson is checked for
+a board's needs, any other machine for those of a workstation or a CI job.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ROOT = Path("/")
 
 @dataclass(frozen=True)
 class Check:
-    """One line of `doctor`: `cure` is the line that mends it, or advice; empty where all is well."""
+    """One line of `doctor`: `cure` is the command that fixes it, or advice; empty if nothing is wrong."""
 
     name: str
     found: str
@@ -37,7 +37,7 @@ class Check:
 
 
 def doctor(root: Path = _ROOT) -> Tuple[Check, ...]:
-    """What works on this machine, and the line that installs what is missing."""
+    """Checks this machine."""
     board = jetson.read_board(root) if jetson.is_jetson(root) else None
     info = conditions(root)
     checks = [_python(), _library("numpy", "running and timing models", _apt(board, "numpy"))]
@@ -50,14 +50,14 @@ def doctor(root: Path = _ROOT) -> Tuple[Check, ...]:
         _space(root),
     ]
     if evidence(root) == "emulated":
-        cure = "Measure on the board itself: no time taken here enters a verdict."
+        cure = "Measure on the board itself: no time measured here enters a verdict."
         found = f"{info['machine']['architecture']}, emulated"
         checks.append(Check("processor", found, False, "a verdict on speed", cure))
     return tuple(checks)
 
 
 def next_step(checks: Tuple[Check, ...]) -> str:
-    """One sentence for who reads the checks for the first time."""
+    """The next step as one sentence."""
     missing = [check for check in checks if not check.works]
     first = next((check for check in missing if check.cure), None)
     board = any(check.name == "board" for check in checks)
@@ -71,7 +71,7 @@ def next_step(checks: Tuple[Check, ...]) -> str:
 
 def _workstation_checks() -> List[Check]:
     return [
-        _library("onnxruntime", "profile, compare, gate", "pip install 'deadweight[ort]'", tried=True),
+        _library("onnxruntime", "profile, compare, gate", "pip install 'deadweight[ort]'", imported=True),
         _library("torch", "run, prune, sweep", "pip install 'deadweight[workstation]'"),
         _library("onnx", "export, quantize, lint", "pip install 'deadweight[workstation]'"),
         _program("ssh", "boards, by --on USER@HOST", "sudo apt install openssh-client"),
@@ -92,23 +92,23 @@ def _board_checks(root: Path, board: Board) -> List[Check]:
         _clocks(state),
         _slowed(state),
     ]
-    # A PMIC of older boards always tells 50 or 100 degrees.
+    # The PMIC of older boards always reads 50 or 100 degrees.
     zones = {zone: value for zone, value in state.temperatures_c.items() if not zone.startswith("PMIC")}
     if zones:
         name, hottest = max(zones.items(), key=lambda item: item[1])
         cool = hottest < 85
-        cure = "" if cool else "Let it cool down, or see that its fan runs and nothing covers it."
+        cure = "" if cool else "Let it cool down, or check that its fan runs and nothing covers it."
         checks.append(Check("temperature", f"{hottest:.0f} °C at most ({name})", cool, "steady clocks", cure))
     power = total_power_w(dict(state.rails_w))
     if power is not None:
         checks.append(Check("power", f"{power[0]:.1f} W now ({power[1]})", True, "energy figures"))
     signers = (root / SIGNERS).exists()
-    cure = f"To take signed bundles: sudo install -D -m 644 allowed_signers /{SIGNERS}"
+    cure = f"To accept signed bundles: sudo install -D -m 644 allowed_signers /{SIGNERS}"
     checks.append(
         Check("signers", "known" if signers else "none yet", True, "verify, install", "" if signers else cure)
     )
     if util.find_spec("onnxruntime") is not None:
-        checks.append(_library("onnxruntime", "models without an engine", "", tried=True))
+        checks.append(_library("onnxruntime", "models without an engine", "", imported=True))
     return checks
 
 
@@ -118,25 +118,25 @@ def _python() -> Check:
 
 
 def _apt(board: Optional[Board], name: str) -> str:
-    # On a board pip may build for minutes, or be refused by the system's Python.
+    # On a board pip may build for minutes, or the system's Python may refuse it.
     return f"sudo apt install python3-{name}" if board else f"pip install {name}"
 
 
-def _library(name: str, needed_for: str, cure: str, *, tried: bool = False) -> Check:
+def _library(name: str, needed_for: str, cure: str, *, imported: bool = False) -> Check:
     try:
-        if tried:
+        if imported:
             __import__(name)
         elif util.find_spec(name) is None:
             raise ImportError("not installed")
-    except Exception as error:  # one built for another numpy raises whatever its C code came to
+    except Exception as error:  # a library built for another numpy may raise anything
         if util.find_spec(name) is None:
             return Check(name, "not installed", False, needed_for, cure)
-        return Check(name, f"does not import: {error}", False, needed_for, _mend_numpy(error) or cure)
+        return Check(name, f"does not import: {error}", False, needed_for, _numpy_cure(error) or cure)
     return Check(name, versions(name).get(name, "installed"), True, needed_for)
 
 
-def _mend_numpy(error: Exception) -> str:
-    """The cure where a library does not import because it was built for another numpy; else nothing."""
+def _numpy_cure(error: Exception) -> str:
+    """The cure where a library was built for another numpy, so that it does not import; else ""."""
     words, installed = str(error), versions("numpy").get("numpy", "")
     if not installed or not any(sign in words for sign in ("numpy", "NumPy", "_ARRAY_API", "ABI version")):
         return ""
@@ -160,77 +160,77 @@ def _tensorrt(board: Board) -> Check:
 
 
 def _cuda_way(root: Path, board: Board) -> Check:
-    told = board.cuda or "version not told"
+    version = board.cuda or "unknown version"
     if any(True for _ in root.glob("usr/local/cuda*/lib64/libcudart.so*")):
-        return Check("cuda", f"{told}, by libcudart", True, "engines")
+        return Check("cuda", f"{version}, by libcudart", True, "engines")
     if util.find_spec("pycuda") is not None:
-        return Check("cuda", f"{told}, by pycuda", True, "engines")
+        return Check("cuda", f"{version}, by pycuda", True, "engines")
     cure = "sudo apt install cuda-cudart-12-6 (the version of its JetPack)"
-    return Check("cuda", f"{told}, no library to call it by", False, "engines", cure)
+    return Check("cuda", f"{version}, no library that can call it", False, "engines", cure)
 
 
 def _mode(root: Path, state: BoardState) -> Check:
     mode = state.power_mode
     if mode is None:
-        cure = "sudo nvpmodel -q tells it; in a container, mount /var/lib/nvpmodel and /etc/nvpmodel.conf."
-        return Check("power mode", "cannot be read", False, "figures that can be compared", cure)
+        cure = "sudo nvpmodel -q prints it; in a container, mount /var/lib/nvpmodel and /etc/nvpmodel.conf."
+        return Check("power mode", "cannot be read", False, "comparable results", cure)
     names = nvidia_tools.mode_names(text_of(root / "etc/nvpmodel.conf"))
     fastest = next((number for number, name in sorted(names.items()) if name.startswith("MAXN")), None)
     fast = (mode.name or "").startswith("MAXN") or fastest is None
     cure = "" if fast else f"The fastest mode is {names[fastest or 0]}: sudo nvpmodel -m {fastest}"
-    return Check("power mode", str(mode), True, "figures that can be compared", cure)
+    return Check("power mode", str(mode), True, "comparable results", cure)
 
 
 def _clocks(state: BoardState) -> Check:
     if not state.clocks:
-        cure = "As root, jetson_clocks --show tells them; in a container, mount /sys."
+        cure = "As root, jetson_clocks --show prints them; in a container, mount /sys."
         return Check("clocks", "cannot be read", True, "steady timing", cure)
-    told = [
+    parts = [
         f"{name} {f'{clock.now_hz / 1e6:.0f} MHz' if clock.now_hz else 'asleep'}"
         for name, clock in state.clocks.items()
         if not name.startswith("cpu")
     ]
     cpus = [clock for name, clock in state.clocks.items() if name.startswith("cpu")]
     if cpus:
-        told.append(f"{len(cpus)} cores at up to {max(clock.now_hz for clock in cpus) / 1e6:.0f} MHz")
+        parts.append(f"{len(cpus)} cores at up to {max(clock.now_hz for clock in cpus) / 1e6:.0f} MHz")
     locked = all(clock.locked for clock in state.clocks.values())
-    cure = "" if locked else "They float with the load. For steady times lock them: sudo jetson_clocks"
-    found = f"{', '.join(told)}; {'locked' if locked else 'not locked'}"
+    cure = "" if locked else "They change with the load. For steady times lock them: sudo jetson_clocks"
+    found = f"{', '.join(parts)}; {'locked' if locked else 'not locked'}"
     return Check("clocks", found, True, "steady timing", cure)
 
 
 def _slowed(state: BoardState) -> Check:
     events = [f"{count} of {name}" for name, count in state.counters.items() if count]
-    told = [f"throttled now ({', '.join(state.throttling)})"] if state.throttling else []
-    told += [f"events since it was started: {', '.join(events)}"] if events else []
-    if not told:
+    parts = [f"throttled now ({', '.join(state.throttling)})"] if state.throttling else []
+    parts += [f"events since boot: {', '.join(events)}"] if events else []
+    if not parts:
         found = "none" if state.counters else "none seen; this board counts no over-current events"
         return Check("throttling", found, True, "a verdict on speed")
-    cure = "Let it cool down, or see to its fan." if state.throttling else ""
+    cure = "Let it cool down, or check its fan." if state.throttling else ""
     if events:
         cure += (
             " Check the power supply and its cable, or choose a smaller power mode; "
             "a restart clears the count."
         )
-    return Check("throttling", "; ".join(told), not state.throttling, "a verdict on speed", cure.strip())
+    return Check("throttling", "; ".join(parts), not state.throttling, "a verdict on speed", cure.strip())
 
 
 def _cpu_clock() -> Check:
     resolution_s = time.get_clock_info("thread_time").resolution
     fine = resolution_s <= 1e-6
-    cure = "" if fine else "Times of one thread come from the wall clock here: measure on a quiet machine."
+    cure = "" if fine else "Times are from the wall clock here: measure on a quiet machine."
     return Check("cpu clock", f"{resolution_s * 1e9:.0f} ns", fine, "steady timing on a busy machine", cure)
 
 
 def _memory_peak(root: Path) -> Check:
     found = os.access(str(root / "proc/self/clear_refs"), os.W_OK)
-    advice = "Peaks are then taken from the process's whole life, which is coarser for small models."
-    told = "can be reset" if found else "cannot be reset"
-    return Check("memory peak", told, True, "peak memory", "" if found else advice)
+    advice = "Peaks are then those of the whole process, which is coarser for small models."
+    state = "can be reset" if found else "cannot be reset"
+    return Check("memory peak", state, True, "peak memory", "" if found else advice)
 
 
 def _load(load: float, cores: int) -> Check:
-    advice = "" if load < 0.5 * cores else "Stop other work: what one run can see gets smaller then."
+    advice = "" if load < 0.5 * cores else "Stop other programs: one run can then detect smaller changes."
     return Check("load", f"{load:.1f} on {cores} cores", True, "narrow intervals", advice)
 
 

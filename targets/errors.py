@@ -1,16 +1,16 @@
-"""What can go wrong, and what to do about it.
+"""The errors of deadweight, each with its cure.
 
-    DeadweightError          every error we raise on purpose; the CLI prints it and exits with 2
-      RecipeError            a recipe, a setting or a flag that cannot be followed
+    DeadweightError          every deliberate error; the CLI prints it and exits with 2
+      RecipeError            an invalid recipe, setting or flag
       WorkloadError          the user's own file or data
-      ModelError             a network that cannot be traced, cut, exported or run
+      ModelError             a network that cannot be traced, pruned, exported or run
       ArtifactError          a file that is missing, damaged or unsafe to load
         RefusedError              a bundle that is not trusted
-      TargetError            a board or runtime that is unknown or not there
+      TargetError            a board or runtime that is unknown or missing
       MeasurementError       samples that allow no judgement
 
-An error is a sentence about what happened, with the values, and a cure. Both are required, so that no
-message can be written that leaves its reader without a next step.
+An error is a sentence about what happened, with the values, and a cure. Both are required, so that every
+message gives a next step.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Iterable
 
 
 def meant(name: str, known: Iterable[str], otherwise: str, *, count: int = 1, cutoff: float = 0.6) -> str:
-    """The cure for an unknown name: the nearest of the known ones, at most `count`, or else `otherwise`."""
+    """The cure for an unknown name: at most `count` similar known ones, or else `otherwise`."""
     near = difflib.get_close_matches(name, list(known), count, cutoff)
     return f"Did you mean {' or '.join(map(repr, near))}?" if near else otherwise
 
 
 def meant_and(name: str, known: Iterable[str], more: str, *, count: int = 1, cutoff: float = 0.6) -> str:
-    """The same, followed by `more` in either case."""
+    """The same, always followed by `more`."""
     return f"{meant(name, known, '', count=count, cutoff=cutoff)} {more}".lstrip()
 
 
 class DeadweightError(Exception):
-    """Something the user can mend: `what` happened, and the `cure`."""
+    """An error that the user can fix: `what` happened, and the `cure`."""
 
     def __init__(self, what: str, cure: str) -> None:
         super().__init__(what, cure)
@@ -43,15 +43,15 @@ class DeadweightError(Exception):
 
 
 class RecipeError(DeadweightError):
-    """A recipe, a setting or a flag cannot be followed."""
+    """A recipe, a setting or a flag is invalid."""
 
 
 class WorkloadError(DeadweightError):
-    """The user's own file or data does not do what a workload must."""
+    """The user's own file or data is not a valid workload."""
 
 
 class ModelError(DeadweightError):
-    """A network cannot be traced, cut, exported or run."""
+    """A network cannot be traced, pruned, exported or run."""
 
 
 class ArtifactError(DeadweightError):
@@ -63,7 +63,7 @@ class RefusedError(ArtifactError):
 
 
 class TargetError(DeadweightError):
-    """A board or a runtime is unknown, or is not there."""
+    """A board or a runtime is unknown or missing."""
 
 
 class MeasurementError(DeadweightError):

@@ -1,13 +1,12 @@
-"""Will it fit? Answered before an engine is built, from numbers that travelled with the model.
+"""The memory check before an engine is built: does the model fit?
 
-The workstation works out a band from the ONNX file (`Footprint`, by export/memory/footprint.py). On the board
-the rest is added: what the runtime and CUDA take before any model is there, and the builder's workspace. On a
-Jetson the CPU and the GPU share one memory, so there is one sum and one limit, which is MemAvailable: the
-free count leaves out what the kernel would give back.
+The workstation computes a band from the ONNX file (`Footprint`, by export/memory/footprint.py). The board
+adds the base memory of the runtime and CUDA, and the builder's workspace. On a Jetson the CPU and the GPU
+share one memory, so there is one sum and one limit, MemAvailable: MemFree excludes reclaimable memory.
 
-Three answers. *does_not_fit*: even the least is more than is free. *fits*: even the most is less. Otherwise
-*cannot_tell*. A figure of low certainty enters neither: the least counts the runtime as nothing where its own
-need is not known well, and *fits* is then not told, only how much room is left for it.
+Three outcomes. *does_not_fit*: even the lower end exceeds the free memory. *fits*: even the upper end does
+not. Otherwise *cannot_tell*. A value of low certainty enters neither: the lower end then counts the runtime
+as 0, and *fits* is not returned, only how much room is left for it.
 """
 
 from __future__ import annotations
@@ -21,40 +20,40 @@ from .errors import MeasurementError, ModelError, TargetError
 
 OUTCOMES = ("fits", "does_not_fit", "cannot_tell")
 LEAST_WORKSPACE_BYTES = 16 << 20
-"""What NVIDIA's operator pages suggest as the least workspace at build time."""
+"""The smallest workspace that NVIDIA's operator pages suggest."""
 _MIB = 1 << 20
 _ROOT = Path("/")
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a model needs at a batch, in bytes. The low ends are bounds, the high ends are plans."""
+    """The memory that a model needs at a batch, in bytes. Low ends are bounds, high ends are planned."""
 
     batch: int
     runtime: str
     weights_low_bytes: int
     weights_high_bytes: int
     activations_low_bytes: int
-    """Between inputs and outputs; outputs are among them."""
+    """From inputs to outputs; outputs are included."""
     activations_high_bytes: Optional[int]
-    """None where shapes are not known."""
+    """None where shapes are unknown."""
     peak_at: str
-    """The node at which the low end arises."""
+    """The node with the largest low end."""
     inputs_bytes: int
     outputs_bytes: int
     largest_bytes: int
     """The largest tensor."""
     unknown: Tuple[str, ...] = ()
-    """Tensors whose size is not known; in the low end they count as nothing."""
+    """Tensors of unknown size; the low end counts them as 0."""
 
     @property
     def low_bytes(self) -> int:
-        """No run needs less."""
+        """The lower bound of a run."""
         return self.weights_low_bytes + self.activations_low_bytes + self.inputs_bytes
 
     @property
     def high_bytes(self) -> Optional[int]:
-        """The upper end of the band; None where shapes are not known."""
+        """The upper end of the band; None where shapes are unknown."""
         if self.activations_high_bytes is None:
             return None
         return self.weights_high_bytes + self.activations_high_bytes + self.inputs_bytes
@@ -68,7 +67,7 @@ class Footprint:
         """The inverse of `to_json`.
 
         Raises:
-            ModelError: something is missing, unknown or of the wrong kind.
+            ModelError: a key is missing, unknown or of the wrong type.
         """
         known = {item.name for item in fields(cls)}
         wrong = sorted(set(value) ^ known)
@@ -81,15 +80,15 @@ class Footprint:
         )
         if wrong:
             raise ModelError(
-                f"The footprint of the model is not whole: see {', '.join(wrong)}.",
-                "Work it out again on the workstation: deadweight memory MODEL.onnx",
+                f"The footprint of the model is invalid: see {', '.join(wrong)}.",
+                "Compute it again on the workstation: deadweight memory MODEL.onnx",
             )
         return cls(**{**value, "unknown": tuple(value["unknown"])})
 
 
 @dataclass(frozen=True)
 class Base:
-    """What the runtime and CUDA take before any model: bytes, where the figures come from, how certain."""
+    """The base memory of the runtime and CUDA without a model: bytes, source and certainty."""
 
     low_bytes: int
     high_bytes: int
@@ -111,14 +110,14 @@ _NOTHING = Base(0, 0, "ONNX Runtime on the CPU: its own pages are those of a lib
 
 @dataclass(frozen=True)
 class Fit:
-    """The answer, the band it rests on, and the workspace that the builder may be given."""
+    """The outcome, its band, and the workspace for the builder."""
 
     outcome: str
     low_bytes: int
     high_bytes: Optional[int]
     free_bytes: int
     workspace_bytes: int
-    """The cap for the builder, or 0 where the build should be refused (or nothing is built)."""
+    """The cap for the builder; 0 where the build should be refused, or nothing is built."""
     words: Tuple[str, ...]
 
     def to_json(self) -> Dict[str, Any]:
@@ -126,25 +125,25 @@ class Fit:
         return {**asdict(self), "words": list(self.words)}
 
     def checked(self) -> Fit:
-        """The same, unless the model does not fit.
+        """Itself, if the model may fit.
 
         Raises:
-            TargetError: it does not fit; the numbers and the cure.
+            TargetError: it does not fit; with the numbers and the cure.
         """
         if self.outcome == "does_not_fit":
             raise TargetError(
                 " ".join(self.words),
-                "Prune or quantize further, take a smaller batch, or free memory (a desktop takes about "
+                "Prune or quantize further, use a smaller batch, or free memory (a desktop takes about "
                 "1 GB: sudo systemctl isolate multi-user.target).",
             )
         return self
 
 
 def base_of(tensorrt: Optional[str], *, building: bool = False) -> Base:
-    """What is known of a TensorRT's own need; None is ONNX Runtime on the CPU.
+    """The base memory of a TensorRT version; None is ONNX Runtime on the CPU.
 
     Raises:
-        TargetError: the version is not one.
+        TargetError: the version is malformed.
     """
     if tensorrt is None:
         return _NOTHING
@@ -158,13 +157,13 @@ def base_of(tensorrt: Optional[str], *, building: bool = False) -> Base:
 def fit(
     need: Footprint, *, free_bytes: int, base: Base, building: bool = False, workspace_bytes: int = 0
 ) -> Fit:
-    """Whether a model fits into `free_bytes`, beside what its runtime takes.
+    """Whether a model fits into `free_bytes`, together with its runtime.
 
     Args:
         base: from `base_of`, or measured on the board.
-        building: the engine is built here: weights lie in memory twice (the file's and the engine's), and
-            what is left over, half of it at most, is the workspace that the builder is given.
-        workspace_bytes: a workspace asked for; 0 leaves the choice.
+        building: the engine is built here: weights are in memory twice (the file's and the engine's), and at
+            most half of the rest is the builder's workspace.
+        workspace_bytes: a requested workspace; 0 for an automatic one.
 
     Raises:
         TargetError: no memory is free, or the workspace is below 0.
@@ -186,24 +185,24 @@ def fit(
         workspace = workspace_bytes or max(left // 2, LEAST_WORKSPACE_BYTES)
         low += LEAST_WORKSPACE_BYTES if sure else 0
         high = None if high is None else high + workspace
-    words = [_told(need, base, sure=sure), f"{_mb(free_bytes)} are free."]
+    words = [_needs(need, base, sure=sure), f"{_mb(free_bytes)} are free."]
     if low > free_bytes:
         outcome, workspace = "does_not_fit", 0
-        words.append(f"Even the least, {_mb(low)}, is {_mb(low - free_bytes)} more than that.")
+        words.append(f"Even the lower end, {_mb(low)}, exceeds that by {_mb(low - free_bytes)}.")
     elif high is None:
         outcome = "cannot_tell"
-        words.append(f"At least {_mb(low)} are needed; how much at most is open, for {_unknown(need)}.")
+        words.append(f"At least {_mb(low)} are needed; the upper end is unknown, because {_unknown(need)}.")
     elif high <= free_bytes and sure:
         outcome = "fits"
-        words.append(f"Even the most, {_mb(high)}, leaves {_mb(free_bytes - high)}.")
+        words.append(f"Even the upper end, {_mb(high)}, leaves {_mb(free_bytes - high)}.")
     else:
         outcome = "cannot_tell"
         room = free_bytes - (high - base.high_bytes)
         if not sure and room >= 0:
             words.append(
-                f"Without it the most is {_mb(high - base.high_bytes)}, which leaves {_mb(room)} for it, "
-                f"{room / base.high_bytes:.1f} times what it is thought to take: measure it on the board "
-                "(deadweight doctor) to be sure."
+                f"Without it the upper end is {_mb(high - base.high_bytes)}, which leaves {_mb(room)}, "
+                f"{room / base.high_bytes:.1f} times its estimate: measure it on the board (deadweight "
+                "doctor) to be sure."
             )
         else:
             words.append(f"Between {_mb(low)} and {_mb(high)} are needed: try it on the board.")
@@ -211,27 +210,27 @@ def fit(
 
 
 def free_memory(root: Path = _ROOT) -> int:
-    """Bytes that can be had without swapping: MemAvailable of /proc/meminfo below `root`.
+    """Memory available without swapping, in bytes: MemAvailable of /proc/meminfo below `root`.
 
     Raises:
-        MeasurementError: the system does not tell.
+        MeasurementError: it cannot be read.
     """
     try:
-        told = (Path(root) / "proc/meminfo").read_text()
+        text = (Path(root) / "proc/meminfo").read_text()
     except OSError as error:
         raise MeasurementError(
             f"Free memory cannot be read: {error}.", "Give it: --free-bytes, from `free -b` on the board."
         ) from error
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", told, re.MULTILINE)
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", text, re.MULTILINE)
     if found is None:
         raise MeasurementError(
-            "This system does not tell MemAvailable in /proc/meminfo.",
+            "/proc/meminfo has no MemAvailable on this system.",
             "Give it: --free-bytes, from `free -b` on the board.",
         )
     return int(found.group(1)) * 1024
 
 
-def _told(need: Footprint, base: Base, *, sure: bool) -> str:
+def _needs(need: Footprint, base: Base, *, sure: bool) -> str:
     activations = (
         f"{_mb(need.activations_low_bytes)} or more"
         if need.activations_high_bytes is None
@@ -252,7 +251,7 @@ def _told(need: Footprint, base: Base, *, sure: bool) -> str:
 def _unknown(need: Footprint) -> str:
     first = ", ".join(need.unknown[:3])
     more = f" and {len(need.unknown) - 3} more" if len(need.unknown) > 3 else ""
-    return f"the sizes of {first}{more} are not known"
+    return f"the sizes of {first}{more} are unknown"
 
 
 def _mb(count: int) -> str:

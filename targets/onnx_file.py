@@ -1,9 +1,9 @@
-"""The nodes of an ONNX file, read without the onnx package: a board and a CI gate do not have it.
+"""A reader of an ONNX file's nodes without the onnx package, which a board and a CI gate do not have.
 
-Only what layer names need: nodes with their names, operators and tensors, and the shapes of weights; and
-which files beside it hold weights, for those are the model too (torch's exporter writes model.onnx.data). The
-file is protobuf; the numbers below are those of the fields in onnx.proto (ModelProto.graph is 7, and so on),
-which may never change. Everything else is skipped over.
+It reads only what layer names need: nodes with names, operators and tensors, the shapes of weights, and the
+names of external weight files, which belong to the model (torch's exporter writes model.onnx.data). The file
+is protobuf; the numbers below are those of the fields in onnx.proto (ModelProto.graph is 7, and so on),
+which never change. Everything else is skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _GRAPH, _NODE, _INITIALIZER, _EXTERNAL = 7, 1, 5, 13
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the graph, as it stands in the file."""
+    """A node of the graph, as in the file."""
 
     name: str
     op_type: str
@@ -32,13 +32,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Nodes:
-    """All nodes in the file's order, and the shapes of the weights by tensor name."""
+    """All nodes in the file's order, and the shapes of weights by tensor name."""
 
     nodes: Tuple[Node, ...]
     shapes: Dict[str, Tuple[int, ...]]
 
     def weight_of(self, node: Node) -> Tuple[int, ...]:
-        """The shape of a node's weight, also where that is dequantized first; () without."""
+        """The shape of a node's weight, also behind a DequantizeLinear; () without a weight."""
         for name in node.inputs[1:] + node.inputs[:1]:
             if len(self.shapes.get(name, ())) > 1:
                 return self.shapes[name]
@@ -54,29 +54,31 @@ def read_nodes(path: Path) -> Nodes:
     """Reads the nodes of a model file.
 
     Raises:
-        ModelError: the file is missing, or is no ONNX file.
+        ModelError: the file is missing, or is not an ONNX file.
     """
     try:
-        held = Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f"There is no model at {path}.", "Check the path.") from error
     nodes: List[Node] = []
     shapes: Dict[str, Tuple[int, ...]] = {}
     try:
-        for graph in _messages(memoryview(held), _GRAPH):
+        for graph in _messages(memoryview(content), _GRAPH):
             nodes += [_node(one) for one in _messages(graph, _NODE)]
             shapes.update(_initializer(one) for one in _messages(graph, _INITIALIZER))
     except (ValueError, IndexError) as error:
-        raise ModelError(f"{path} is not a whole ONNX file.", "Export or copy the model again.") from error
+        raise ModelError(
+            f"{path} is a truncated or damaged ONNX file.", "Export or copy the model again."
+        ) from error
     if not nodes:
         raise ModelError(f"{path} is not an ONNX file, or has no nodes.", "Export the model again.")
     return Nodes(tuple(nodes), shapes)
 
 
 def files_of(path: Path) -> Tuple[Path, ...]:
-    """The model's file, and those beside it that hold its weights, in the order of their names.
+    """The model's file, and its external weight files in the order of their names.
 
-    What is missing is left out, and what is no ONNX file has none: whoever opens it says so.
+    Missing files are left out, and a file that is not ONNX has none: opening it raises the error.
     """
     path = Path(path)
     beside = [path.parent / name for name in weight_names(path)]
@@ -84,9 +86,9 @@ def files_of(path: Path) -> Tuple[Path, ...]:
 
 
 def weight_names(path: Path) -> Tuple[str, ...]:
-    """The names, relative to the model's folder, of the other files that its weights are said to lie in.
+    """The names of the external weight files, relative to the model's folder, as stored in the model.
 
-    As the model gives them: a file may be missing, or outside of that folder. What is no ONNX file has none.
+    A file may be missing, or outside that folder. A file that is not ONNX has none.
     """
     names = set()
     try:
@@ -98,9 +100,9 @@ def weight_names(path: Path) -> Tuple[str, ...]:
 
 
 def model_sha256(path: Path) -> str:
-    """The SHA-256 of a model's file; where weights lie beside it, that of the hashes of all its files."""
-    found = [sha256_of(each) for each in files_of(path)]
-    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
+    """The SHA-256 of a model's file; with external weights, that of the hashes of all its files."""
+    hashes = [sha256_of(each) for each in files_of(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 def _node(message: memoryview) -> Node:
@@ -130,7 +132,7 @@ def _initializer(message: memoryview) -> Tuple[str, Tuple[int, ...]]:
 
 
 def _location(message: memoryview) -> str:
-    """The name of the file that a weight lies in; empty where it lies in the model's own."""
+    """The name of a weight's external file; empty where the weight is in the model's file."""
     for entry in _messages(message, _EXTERNAL):
         pair = {
             field: bytes(value).decode("utf-8", "replace")

@@ -1,10 +1,10 @@
-"""What long work calls while it runs."""
+"""The types of progress callbacks."""
 
 from __future__ import annotations
 
 from typing import Callable
 
 Progress = Callable[[int, int, str], None]
-"""How much is done, of how much, and what of."""
+"""Called with the amount done, the total, and the name of the step."""
 Counted = Callable[[int, int], None]
-"""The same where what is done is known from the call."""
+"""Called with the amount done and the total."""

@@ -1,6 +1,6 @@
-"""Protobuf's wire format, as far as an ONNX file is read without the onnx package: its fields' places.
+"""A reader of protobuf's wire format: the fields of a message and their offsets.
 
-A board and a CI gate have no onnx, and what cuts numbers out of a file must know their places in its bytes.
+A board and a CI gate have no onnx package, and the coder needs the offsets of tensors in the file.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ Buffer = Union[bytes, memoryview]
 
 
 def fields(data: Buffer, start: int, end: int) -> Iterator[Tuple[int, Optional[int], int, int]]:
-    """Of a message at [start, end): a field's number, its value where that is a varint, and its place.
+    """The fields of a message at [start, end): number, value of a varint (else None), start and end.
 
     Raises:
-        ValueError, IndexError: the bytes are no message, or are cut short.
+        ValueError, IndexError: the bytes are not a message, or are truncated.
     """
     at = start
     while at < end:
@@ -31,13 +31,13 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[Tuple[int, Optional[i
         else:
             raise ValueError(f"wire type {kind}")
         if stop > end:
-            raise ValueError("cut short")
+            raise ValueError("truncated")
         yield key >> 3, number, at, stop
         at = stop
 
 
 def varint(data: Buffer, at: int) -> Tuple[int, int]:
-    """A number at a place, and the place behind it.
+    """The number at an offset, and the offset after it.
 
     Raises:
         ValueError, IndexError: there is none.
@@ -51,4 +51,4 @@ def varint(data: Buffer, at: int) -> Tuple[int, int]:
             return number, at
         shift += 7
         if shift > 63:
-            raise ValueError("no number")
+            raise ValueError("not a number")

@@ -1,6 +1,6 @@
-"""Bytes that nobody can change any more, under a path: what is checked and then given to another program.
+"""Sealed bytes: immutable content under a path, to be checked and then given to another program.
 
-They lie in memory, not in a file system (Linux, memfd_create).
+They are in memory, not in a file system (Linux, memfd_create).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _AGAINST_ALL = 1 | 2 | 4 | 8  # against more seals, shrinking, growing and writi
 
 @contextlib.contextmanager
 def sealed_bytes(name: str, data: bytes) -> Iterator[Path]:
-    """A path that holds these bytes for as long as the block lasts.
+    """A path with these bytes, for the duration of the block.
 
     Raises:
-        TargetError: the memory for them is not there.
+        TargetError: there is not enough memory.
     """
     handle = os.memfd_create(name, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     try:

@@ -1,7 +1,7 @@
-"""What the silicon is: the facts about a board that pruning, building and judging ask for.
+"""The target: the facts about a board that pruning, building and judging need.
 
-One TOML file a board, in `boards/`; users may give their own by path. Every fact carries where it comes from
-and how certain it is. Only `certain` may feed a verdict: it gives nothing for a fact of low certainty.
+One TOML file per board, in `boards/`; users may give their own by path. Every fact has a source and a
+certainty. A verdict uses only `certain`, which returns None for a fact of low certainty.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Which widths an operator likes. Round up to `step`: the units up to there cost no time.
+    """The widths at which an operator is fast. Round up to `step`: the units up to there cost no time.
 
-    Off `hard` the operator falls off its fast path, so that must never be broken. Layers narrower than
-    `narrow_below` keep to `narrow_step` instead of `step`.
+    A width must be a multiple of `hard`, or the operator leaves its fast path. Layers narrower than
+    `narrow_below` use `narrow_step` instead of `step`.
     """
 
     step: int = 1
@@ -53,18 +53,18 @@ class Alignment:
         return self.narrow_step if width < self.narrow_below else self.step
 
     def rounded(self, keep: int, *, width: int) -> int:
-        """The width to use where `keep` of `width` units are wanted: the next step up, at most `width`."""
+        """The width for keeping `keep` of `width` units: the next multiple of the step, at most `width`."""
         step = self.step_for(width)
         return min(width, max(step, math.ceil(keep / step) * step))
 
 
 @dataclass(frozen=True)
 class Target:
-    """A board, as far as it is known.
+    """A board and its facts.
 
     Names of facts: memory_bytes, bandwidth_bytes_per_s, int8_ops_per_s, fp16_ops_per_s (dense, GPU alone),
     gpu_hz, streaming_multiprocessors, compute_capability, dla_cores, jetpack, l4t, tensorrt, cuda, python,
-    power_modes. A board file may hold more.
+    power_modes. A board file may have more.
     """
 
     name: str
@@ -84,17 +84,17 @@ class Target:
         return None if fact is None or fact.certainty == "low" else fact.value
 
     def align(self, kind: str) -> Alignment:
-        """The alignment of an operator kind; any width is fine for kinds that the board says nothing of."""
+        """The alignment of an operator kind; any width is allowed for kinds without one."""
         return self.alignment.get(kind, Alignment())
 
     @property
     def here(self) -> Runtime:
-        """What runs its ONNX files on this machine: its own runtime, or ONNX Runtime for one that builds."""
+        """The runtime of its ONNX files here: its own, or ONNX Runtime if its own builds engines."""
         return runtime_named(DEFAULT) if self.runtime.builds else self.runtime
 
     def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON: what an agent on the board is given."""
-        plain = asdict(replace(self, runtime=None))  # type: ignore[arg-type]  # its functions are no values
+        """Plain values for JSON, for the agent on the board."""
+        plain = asdict(replace(self, runtime=None))  # type: ignore[arg-type]  # functions are not JSON values
         return {**plain, "runtime": self.runtime.name, "precisions": list(self.precisions)}
 
     @classmethod
@@ -103,11 +103,11 @@ class Target:
     ) -> Target:
         """The inverse of `to_json`; also the schema of a board file.
 
-        A runtime of the user's own is only loaded if `folder` is given, which is that of the user's own TOML:
-        data that came from elsewhere name no code.
+        A user's own runtime is loaded only if `folder` is given, that of the user's TOML file: data from
+        elsewhere must not name code.
 
         Raises:
-            TargetError: a key is missing, unknown or holds the wrong kind of value; it names the key.
+            TargetError: a key is missing, unknown or has a value of the wrong type; it names the key.
         """
         _keys(value, {"name", "title", "runtime", "precisions"}, {"alignment", "facts"}, where)
         runtime = _runtime(value["runtime"], f"{where}: runtime", folder)
@@ -126,12 +126,12 @@ class Target:
 
 
 def target_names() -> Tuple[str, ...]:
-    """The boards that are known by name."""
+    """The names of the known boards."""
     return tuple(sorted(path.stem for path in BOARDS.glob("*.toml")))
 
 
 def load_target(name_or_path: Union[str, Path]) -> Target:
-    """A target by its name, or from a TOML file of one's own (a path ends in .toml).
+    """A target by its name, or from the user's TOML file (a path ends in .toml).
 
     Raises:
         TargetError: no such name or file, or the file does not describe a target.
@@ -142,7 +142,7 @@ def load_target(name_or_path: Union[str, Path]) -> Target:
         if str(name_or_path) not in target_names():
             more = f"Known: {', '.join(target_names())}. For another board, give the path of its .toml."
             raise TargetError(
-                f"There is no target called '{name_or_path}'.",
+                f"There is no target named '{name_or_path}'.",
                 meant_and(str(name_or_path).lower(), target_names(), more, count=3, cutoff=0.3),
             )
     try:
@@ -153,7 +153,7 @@ def load_target(name_or_path: Union[str, Path]) -> Target:
 
 
 def _parse(text: str, path: Path) -> Dict[str, Any]:
-    # tomllib came with Python 3.11; tomli is the same library for older ones.
+    # tomllib needs Python 3.11; tomli is the same library for older versions.
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:
         toml: Any = importlib.import_module(name)
@@ -165,7 +165,7 @@ def _parse(text: str, path: Path) -> Dict[str, Any]:
     try:
         return dict(toml.loads(text))
     except toml.TOMLDecodeError as error:
-        raise TargetError(f"{path} is not TOML: {error}.", "Mend that line.") from error
+        raise TargetError(f"{path} is not TOML: {error}.", "Fix that line.") from error
 
 
 def _alignment(value: Any, where: str) -> Alignment:
@@ -177,18 +177,18 @@ def _alignment(value: Any, where: str) -> Alignment:
             raise TargetError(
                 f"{where}.{name} is {table[name]!r}.", "Give a whole number of units, 1 or more."
             )
-    made = Alignment(**{**table, "certainty": _one_of(table["certainty"], CERTAINTIES, where)})
+    alignment = Alignment(**{**table, "certainty": _one_of(table["certainty"], CERTAINTIES, where)})
     if (
-        made.step % made.hard
-        or made.narrow_step % made.hard
-        or bool(made.narrow_step) != bool(made.narrow_below)
+        alignment.step % alignment.hard
+        or alignment.narrow_step % alignment.hard
+        or bool(alignment.narrow_step) != bool(alignment.narrow_below)
     ):
         raise TargetError(
-            f"{where} has the steps {made.step} and {made.narrow_step} (below {made.narrow_below} units), "
-            f"which do not keep the hard multiple {made.hard}.",
+            f"{where} has the steps {alignment.step} and {alignment.narrow_step} (below "
+            f"{alignment.narrow_below} units), which are not multiples of {alignment.hard} (`hard`).",
             "Make both steps multiples of `hard`; give narrow_step and narrow_below together or not at all.",
         )
-    return made
+    return alignment
 
 
 def _runtime(value: Any, where: str, folder: Optional[Path]) -> Runtime:
@@ -196,8 +196,8 @@ def _runtime(value: Any, where: str, folder: Optional[Path]) -> Runtime:
         if folder is not None:
             return own_runtime(str(value), folder)
         raise TargetError(
-            f"{where} is {value!r}, which is code, and data from elsewhere name none.",
-            "Name it in the .toml of your own board, and give that one's path.",
+            f"{where} is {value!r}, which is code, and data from elsewhere must not name code.",
+            "Name it in the .toml file of your own board, and give the path of that file.",
         )
     return runtime_named(_one_of(value, tuple(one.name for one in known_runtimes()), where))
 
@@ -205,16 +205,16 @@ def _runtime(value: Any, where: str, folder: Optional[Path]) -> Runtime:
 def _fact(value: Any, where: str) -> Fact:
     table = _table(value, where)
     _keys(table, {"value", "source", "certainty"}, set(), where)
-    held = table["value"]
+    content = table["value"]
     if (
-        isinstance(held, bool)
-        or not isinstance(held, (str, int, float, list))
+        isinstance(content, bool)
+        or not isinstance(content, (str, int, float, list))
         or not str(table["source"]).strip()
     ):
         raise TargetError(
-            f"{where} has the value {held!r} from '{table['source']}'.", "Give a value and its source."
+            f"{where} has the value {content!r} from '{table['source']}'.", "Give a value and its source."
         )
-    return Fact(held, str(table["source"]), _one_of(table["certainty"], CERTAINTIES, where))
+    return Fact(content, str(table["source"]), _one_of(table["certainty"], CERTAINTIES, where))
 
 
 def _table(value: Any, where: str) -> Dict[str, Any]:
@@ -234,10 +234,10 @@ def _list(value: Any, where: str) -> List[Any]:
 def _keys(table: Mapping[str, Any], needed: set[str], allowed: set[str], where: str) -> None:
     missing, unknown = needed - set(table), set(table) - needed - allowed
     if missing or unknown:
-        told = [f"misses {', '.join(sorted(missing))}"] if missing else []
-        told += [f"does not know {', '.join(sorted(unknown))}"] if unknown else []
+        faults = [f"misses {', '.join(sorted(missing))}"] if missing else []
+        faults += [f"does not know {', '.join(sorted(unknown))}"] if unknown else []
         raise TargetError(
-            f"{where} {' and '.join(told)}.", f"Its keys: {', '.join(sorted(needed | allowed))}."
+            f"{where} {' and '.join(faults)}.", f"Its keys: {', '.join(sorted(needed | allowed))}."
         )
 
 

@@ -95,7 +95,7 @@ def test_a_misspelt_key(project: Path, fails: Failing) -> None:
 
 def test_an_unknown_target(fails: Failing) -> None:
     printed = fails("--target", "orin-nan")
-    assert "There is no target called 'orin-nan'" in printed
+    assert "There is no target named 'orin-nan'" in printed
     assert "orin-nano-8gb" in printed
 
 

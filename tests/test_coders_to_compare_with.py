@@ -94,5 +94,5 @@ def test_a_packed_file_in_huffman_codes_is_read_by_them_alone(tmp_path: Path) ->
     with in_place_of_rans():
         packed = pack(path.read_bytes(), path).data
         assert unpack(packed) == path.read_bytes()
-    with pytest.raises(ArtifactError, match=r"up to version 0\.1\.0"):
+    with pytest.raises(ArtifactError, match=r"only deadweight 0\.1\.0"):
         unpack(packed)

@@ -67,7 +67,7 @@ def test_an_unknown_target_is_told_before_anything_is_timed(called: Called, tmp_
     models = saved(tmp_path / "a.onnx", 8, 4), saved(tmp_path / "b.onnx", 8, 4)
     code, printed = called("compare", *models, "--events", 10**6, "--layers", "--target", "orin-nan")
     assert code == 2
-    assert "There is no target called 'orin-nan'" in printed
+    assert "There is no target named 'orin-nan'" in printed
     assert "speed" not in printed
 
 

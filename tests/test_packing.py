@@ -60,7 +60,7 @@ def test_clusters_are_made_before_packing(model: Path, tmp_path: Path, called: C
     [
         (["pack", "none.onnx"], "none.onnx"),
         (["unpack", "none.dwz"], "none.dwz"),
-        (["unpack", "MODEL"], "no .dwz file"),
+        (["unpack", "MODEL"], "not a .dwz file"),
         (["pack", "MODEL", "--clusters", "x"], "--clusters x"),
         (["pack", "MODEL", "--clusters", "9"], "9 bits"),
         (["pack", "MODEL", "--clusters", "c=4"], "no weight 'c'"),

@@ -39,7 +39,7 @@ def part(symbols: Array, strength: Array, rows: int) -> tuple[bytes, Array | Non
     tried = []
     for along, across in CLASSES:
         row, column = _classes(by_row, along), _classes(by_column, across)
-        told = bytes([records.TOLD]) + writing.number(rows) + encode_symbols(row) + encode_symbols(column)
+        told = bytes([records.EXPLICIT]) + writing.number(rows) + encode_symbols(row) + encode_symbols(column)
         contexts = _pairs(row, column)
         tried.append((len(told) + learned_bits(_counts(symbols, contexts)) / 8, told, contexts))
     promised, told, contexts = min(tried, key=lambda one: one[0])

@@ -1,18 +1,18 @@
-"""The container `.dwz`: an ONNX file in few bytes, rebuilt byte for byte without the onnx package.
+"""The reader of the container `.dwz`: a compressed ONNX file, restored byte for byte without onnx.
 
     bytes    what
     4        "DWZ1"
-    32       SHA-256 of all that follows
+    32       SHA-256 of the rest
     varint   bytes of the ONNX file
-    varint   bytes of its skeleton: the file without the numbers that were cut out
+    varint   bytes of its skeleton: the file without its tensors' numbers
     varint   bytes of the skeleton, deflated (RFC 1951, with the dictionary of `skeleton.py`); those bytes
     varint   code books; for each: varint: numbers; byte: bytes of a number; a record
     varint   tensors; for each: varint: bytes of the skeleton before it; varint: numbers; byte: bytes of a
              number; a record
 
-A tensor's numbers go back where they were cut out, so no protobuf is parsed on a board. Records are
-described in `records.py`, streams in `streams.py`. What is larger than the limit, or than 4096 times its
-file, is refused before any of it is decoded, and each size within is held against that of the whole.
+A tensor's numbers are inserted at their offset, so no protobuf is parsed on a board. Records are described in
+`records.py`, streams in `streams.py`. A result larger than the limit, or than 4096 times its file, is refused
+before it is decoded, and each size inside is checked against that of the whole.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ from .skeleton import DICTIONARY
 MAGIC = b"DWZ1"
 LARGEST = 1 << 31
 MOST_RATIO = 4096
-ALWAYS = 1 << 24  # bytes that any file may become
+ALWAYS = 1 << 24  # result size in bytes that is allowed for any file
 MOST_BOOKS = 4096
 MOST_BOOK = 1 << 16
 
 
 def unpack(data: Bytes, *, most: int = LARGEST) -> bytes:
-    """The ONNX file that was packed.
+    """The packed ONNX file.
 
     Args:
-        most: bytes that it may be; more are refused before memory is taken.
+        most: its maximum size in bytes; a larger one is refused before memory is allocated.
 
     Raises:
-        ArtifactError: the data is no such container, is damaged, or holds more than it may.
+        ArtifactError: the data is not such a container, is damaged, or exceeds the limit.
     """
     reader = Reader(data)
     if bytes(reader.data[:4]) != MAGIC:
         raise ArtifactError(
-            f"This is no .dwz file: it begins with {bytes(reader.data[:4])!r}.",
+            f"This is not a .dwz file: it begins with {bytes(reader.data[:4])!r}.",
             "Make one: deadweight pack MODEL.",
         )
     reader.take(4, "the head")
     digest = bytes(reader.take(32, "the checksum"))
     if hashlib.sha256(reader.data[36:]).digest() != digest:
-        raise damaged("its SHA-256 is not the one that was written")
+        raise damaged("its SHA-256 is wrong")
     limit = min(most, max(ALWAYS, MOST_RATIO * len(reader.data)))
     total = reader.number("the size of the model", most=LARGEST * 8)
     if total > limit:
         raise ArtifactError(
-            f"The model would take {total:,} bytes, and {limit:,} are allowed for this file.",
-            "Unpack it where more is allowed, if you trust who made it.",
+            f"The model has {total:,} bytes, but {limit:,} are allowed for this file.",
+            "Unpack it with a higher limit, if you trust its source.",
         )
     skeleton = _skeleton(reader, total)
     numbers = Numbers(reader)
@@ -105,10 +105,10 @@ def unpack_file(path: Path, out: Path, *, most: int = LARGEST) -> Path:
 
 def _skeleton(reader: Reader, total: int) -> bytes:
     size = reader.number("the size of the skeleton", most=total)
-    held = reader.take(reader.number("the size of the skeleton", most=reader.left), "the skeleton")
+    deflated = reader.take(reader.number("the size of the skeleton", most=reader.left), "the skeleton")
     inflating = zlib.decompressobj(wbits=-15, zdict=DICTIONARY)
     try:
-        skeleton = inflating.decompress(bytes(held), size + 1)
+        skeleton = inflating.decompress(bytes(deflated), size + 1)
     except zlib.error as error:
         raise damaged(f"the skeleton: {error}") from error
     if len(skeleton) != size or not inflating.eof or inflating.unused_data:

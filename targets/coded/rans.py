@@ -1,9 +1,9 @@
-"""Interleaved rANS, decoded for all lanes at a time (Duda 2013; Giesen 2014, "Interleaved entropy coders").
+"""Decoder of interleaved rANS, all lanes at once (Duda 2013; Giesen 2014, "Interleaved entropy coders").
 
 Lane i has a state of 32 bits and codes the symbols i, i + lanes, i + 2 lanes ...; all lanes read from one
-sequence of 16-bit words, in the lanes' order within a step. So a step of the decoder is a dozen calls of
-numpy for `lanes` symbols, and a lane costs three bytes. A symbol's table may depend on its context, which
-must be known before the stream is read.
+sequence of 16-bit words, in the lanes' order within a step. A step of the decoder is a dozen numpy calls for
+`lanes` symbols, and a lane costs three bytes. A symbol's table may depend on its context, which must be known
+before the stream is read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 LOWEST = 1 << 16  # states stay in 2 ** 16 to 2 ** 32; encoding starts here and decoding must end here
-LARGEST_TABLES = 1 << 18  # entries of all tables together: they should stay in the cache
+LARGEST_TABLES = 1 << 18  # entries of all tables together, which should fit into the cache
 
 
 def decode(
@@ -37,31 +37,31 @@ def decode(
 
     Args:
         tables: cumulative frequencies, int64 [tables, symbols + 1]; each row goes from 0 to 2 ** bits.
-        states: where each lane starts, 32-bit numbers; as many as there are lanes.
+        states: the initial state of each lane, 32-bit numbers.
         words: 16-bit numbers.
-        contexts: the row of `tables` for each symbol; row 0 for all without.
+        contexts: the row of `tables` for each symbol; by default row 0.
 
     Raises:
         ArtifactError: the words do not end where the symbols do.
     """
     lanes, slots = len(states), 1 << bits
     symbol_at, frequency_at, offset_at = _by_slot(tables, slots, dtype)
-    held = states.astype(np.int64)
-    if not ((held >= LOWEST) & (held < 1 << 32)).all():
+    state = states.astype(np.int64)
+    if not ((state >= LOWEST) & (state < 1 << 32)).all():
         raise damaged("a state of the entropy coder is out of range")
-    # Words past the end read as zeros, so that running over is found once, at the end.
+    # Words past the end read as zeros, so that an overrun is detected once, at the end.
     waiting = np.concatenate([words.astype(np.int64), np.zeros(lanes, np.int64)])
-    found = np.empty(count, dtype)
+    decoded = np.empty(count, dtype)
     slot, factor = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
     at = 0
     for start in range(0, count, lanes):
         width = min(lanes, count - start)
-        x, place, numbers = held[:width], slot[:width], factor[:width]
+        x, place, numbers = state[:width], slot[:width], factor[:width]
         np.bitwise_and(x, slots - 1, out=place)
         if contexts is not None:
             numbers[:] = contexts[start : start + width]
             place += np.left_shift(numbers, bits, out=numbers)
-        symbol_at.take(place, out=found[start : start + width], mode="clip")
+        symbol_at.take(place, out=decoded[start : start + width], mode="clip")
         np.right_shift(x, bits, out=x)
         frequency_at.take(place, out=numbers, mode="clip")
         np.multiply(x, numbers, out=x)
@@ -73,9 +73,9 @@ def decode(
                 break
             x[low] = (x[low] << 16) | waiting[at : at + len(low)]
             at += len(low)
-    if at != len(words) or (held != LOWEST).any():
+    if at != len(words) or (state != LOWEST).any():
         raise damaged("the entropy coder does not end where its symbols do")
-    return found
+    return decoded
 
 
 def _by_slot(tables: Array, slots: int, dtype: Any) -> Any:

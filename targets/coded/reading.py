@@ -1,4 +1,4 @@
-"""Bytes that may be damaged or hostile, read with every length checked before it is used.
+"""A reader of coded bytes that may be damaged or hostile: every length is checked before it is used.
 
 Numbers are little endian base 128 ("varint", as in protobuf). Short lists of small numbers (tables, code
 lengths) are Rice codes of their differences (Rice and Plaunt 1971), most significant bit first.
@@ -23,15 +23,15 @@ def damaged(what: str) -> ArtifactError:
 
 
 def outdated(what: str) -> ArtifactError:
-    """The error for a form that 0.1.0 could write, never by default, and that is no longer read."""
+    """The error for a format that 0.1.0 could write, never by default, and that is no longer read."""
     return ArtifactError(
-        f"The data holds {what}, which deadweight reads up to version 0.1.0 only.",
+        f"The data has {what}, which only deadweight 0.1.0 can read.",
         "Unpack it with deadweight 0.1.0, then pack the model again.",
     )
 
 
 class Reader:
-    """A place in coded bytes. Reading past the end is an ArtifactError, never an IndexError."""
+    """A position in coded bytes. Reading past the end is an ArtifactError, never an IndexError."""
 
     def __init__(self, data: Bytes) -> None:
         self.data = memoryview(data).cast("B")
@@ -39,13 +39,13 @@ class Reader:
 
     @property
     def left(self) -> int:
-        """How many bytes were not read yet."""
+        """The number of unread bytes."""
         return len(self.data) - self.at
 
     def take(self, count: int, what: str) -> memoryview:
         """The next `count` bytes."""
         if not 0 <= count <= self.left:
-            raise damaged(f"{what} should take {count} bytes, and {self.left} are left")
+            raise damaged(f"{what} should have {count} bytes, but {self.left} are left")
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -54,36 +54,36 @@ class Reader:
         return self.take(1, what)[0]
 
     def number(self, what: str, *, least: int = 0, most: int) -> int:
-        """The next varint, which must lie between `least` and `most`."""
-        found = shift = 0
+        """The next varint, which must be from `least` to `most`."""
+        value = shift = 0
         while True:
             byte = self.byte(what)
-            found |= (byte & 127) << shift
+            value |= (byte & 127) << shift
             if byte < 128:
                 break
             shift += 7
             if shift > 56:
                 raise damaged(f"{what} is a number of more than nine bytes")
-        if not least <= found <= most:
-            raise damaged(f"{what} is {found}, not {least} to {most}")
-        return found
+        if not least <= value <= most:
+            raise damaged(f"{what} is {value}, not {least} to {most}")
+        return value
 
     def text(self, what: str, *, most: int) -> str:
-        """A length and so many bytes of UTF-8."""
-        held = bytes(self.take(self.number(what, most=most), what))
+        """A length and that many bytes of UTF-8."""
+        encoded = bytes(self.take(self.number(what, most=most), what))
         try:
-            return held.decode("utf-8")
+            return encoded.decode("utf-8")
         except UnicodeDecodeError as error:
             raise damaged(f"{what} is not UTF-8") from error
 
     def levels(
         self, count: int, what: str, *, most: int, before: Optional[Sequence[int]] = None
     ) -> List[int]:
-        """`count` numbers from 0 to `most`: Rice codes of zigzag differences, filled up to whole bytes.
+        """`count` numbers from 0 to `most`: Rice codes of zigzag differences, padded to whole bytes.
 
-        The first byte holds the parameter (low four bits) and, in bit 4, what the differences are to: the
-        number before each, or the one at its place in the list `before`. A code is so many ones, a zero, and
-        `parameter` bits.
+        The first byte has the parameter (low four bits) and, in bit 4, the reference of the differences: the
+        previous number, or the one at the same index of `before`. A code is a unary quotient in ones, a zero,
+        and `parameter` bits.
         """
         head = self.byte(what)
         rice = head & 15
@@ -106,7 +106,7 @@ class Reader:
             difference = (quotient >> 1) ^ -(quotient & 1)
             level = difference + (before[index] if before is not None and head > 15 else level)
             if not 0 <= level <= most:
-                raise damaged(f"{what} holds {level}, not 0 to {most}")
+                raise damaged(f"{what} has {level}, not 0 to {most}")
             found.append(level)
         self.at = -(-place // 8)
         return found
@@ -115,6 +115,6 @@ class Reader:
         return self.data[place >> 3] >> (7 - (place & 7)) & 1
 
     def done(self, what: str) -> None:
-        """Nothing may be left."""
+        """Raises if bytes are left."""
         if self.left:
             raise damaged(f"{self.left} bytes follow the end of {what}")

@@ -1,7 +1,7 @@
-"""What any ONNX file's graph says: a preset dictionary (RFC 1950, 2.2) for the file without its numbers.
+"""The preset dictionary (RFC 1950, 2.2) for the skeleton: an ONNX file without its numbers.
 
-A small network's graph is mostly the names that every exporter writes. They stand here once, the commonest
-last, where references to them are the shortest. A change makes another format: it needs another magic.
+A small network's graph consists mostly of names that every exporter writes. They are listed here, the most
+frequent last, where references are shortest. A change makes another format and needs another magic number.
 """
 
 from __future__ import annotations

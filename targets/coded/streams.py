@@ -1,10 +1,10 @@
-"""One array of symbols as bytes that say themselves how they are coded.
+"""The reader of streams: one array of symbols with its kind of coding.
 
-    byte     kind (low four bits), and bytes a symbol less one (bit 4)
-    varint   how many symbols
+    byte     kind (low four bits), and bytes per symbol less one (bit 4)
+    varint   number of symbols
     raw      the symbols, little endian
-    constant varint: the one symbol
-    rans     byte: table bits less one (low four bits), log2 of levels an octave (bits 4 and 5)
+    constant varint: the only symbol
+    rans     byte: table bits less one (low four bits), log2 of levels per octave (bits 4 and 5)
              varints: contexts, tables, symbols
              where contexts > 1, the table of each context (levels)
              each table: the levels of its symbols
@@ -32,35 +32,35 @@ if TYPE_CHECKING:
 RAW, CONSTANT, RANS, _HUFFMAN, PLANES = range(5)
 MOST_CONTEXTS = 256
 MOST_LANES = 1 << 13
-MOST_STEPS = 1 << 15  # symbols of a lane: few bytes can never keep a board busy for long
+MOST_STEPS = 1 << 15  # symbols of a lane: a small file cannot keep a board busy for long
 MOST_SYMBOLS = MOST_LANES * MOST_STEPS
 
 
 def decode_symbols(data: Bytes, *, most: int = MOST_SYMBOLS, contexts: Optional[Array] = None) -> Array:
-    """The array, uint8 or uint16 and flat, that `encode_symbols` was given.
+    """The flat array, uint8 or uint16, that `encode_symbols` encoded.
 
     Args:
-        most: how many symbols it may be; more are refused before memory is taken.
-        contexts: what the encoder was given, where it was given any: whole numbers from 0, one a symbol.
+        most: the maximum number of symbols; more are refused before memory is allocated.
+        contexts: those of the encoder, if any: integers from 0, one per symbol.
 
     Raises:
-        ArtifactError: the bytes are damaged or hold more than `most` symbols.
+        ArtifactError: the bytes are damaged or have more than `most` symbols.
     """
     reader = Reader(data)
-    found = read_symbols(reader, most=most, contexts=contexts)
+    symbols = read_symbols(reader, most=most, contexts=contexts)
     reader.done("a stream of symbols")
-    return found
+    return symbols
 
 
 def read_symbols(reader: Reader, *, most: int, contexts: Optional[Array] = None) -> Array:
-    """The same from the middle of other data."""
+    """As `decode_symbols`, from the reader's position in other data."""
     kind = reader.byte("the kind of a stream")
     if kind & ~31 or kind & 15 > PLANES:
         raise damaged(f"there is no stream of kind {kind}")
     dtype = np.dtype("<u2" if kind & 16 else "u1")
     count = reader.number("the number of symbols", most=most)
     if contexts is not None and len(contexts) != count:
-        raise damaged(f"it has {count} symbols, and {len(contexts)} are expected")
+        raise damaged(f"it has {count} symbols, but {len(contexts)} contexts")
     kind &= 15
     if kind == RAW:
         return np.frombuffer(reader.take(count * dtype.itemsize, "raw symbols"), dtype).copy()
@@ -71,7 +71,7 @@ def read_symbols(reader: Reader, *, most: int, contexts: Optional[Array] = None)
             raise damaged("planes of single bytes")
         halves = [read_symbols(reader, most=count, contexts=contexts) for _ in range(2)]
         if any(half.dtype.itemsize != 1 or len(half) != count for half in halves):
-            raise damaged("its planes do not fit one another")
+            raise damaged("its planes have different lengths")
         return np.stack(halves, axis=1).reshape(-1).view(dtype)
     if kind == _HUFFMAN:
         raise outdated("Huffman codes")
@@ -97,18 +97,18 @@ def _rans(reader: Reader, count: int, dtype: Any, contexts: Optional[Array]) -> 
     chosen = None
     if classes > 1:
         if contexts is None or (count and int(contexts.max()) >= classes):
-            raise damaged("it was coded with other contexts than it is read with")
+            raise damaged("it was coded with other contexts")
         chosen = np.asarray(table_of, np.uint8)[contexts]
     used = np.unique(chosen) if chosen is not None else [0]
     if count and any(not tables[row, -1] for row in used):
-        raise damaged("a table that is needed is empty")
+        raise damaged("a required table is empty")
     return rans.decode(
         tables, bits=bits, states=states, words=words, count=count, dtype=dtype, contexts=chosen
     )
 
 
 def read_tables(reader: Reader, rows: int, symbols: int, *, steps: int, bits: int) -> Array:
-    """Cumulative frequencies, int64 [rows, symbols + 1]; a table's levels may be told from the one before."""
+    """Cumulative frequencies, int64 [rows, symbols + 1]; levels may be relative to the previous table."""
     tables = np.zeros((rows, symbols + 1), np.int64)
     before = [0] * symbols
     for row in range(rows):

@@ -59,9 +59,9 @@ def asked(
     command = [python, "-W", "error", str(agent), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.stdout.count("\n") == 1, done.stderr
-    told = json.loads(done.stdout)
-    assert told["exit_code"] == done.returncode
-    return done.returncode, told, done.stderr
+    reply = json.loads(done.stdout)
+    assert reply["exit_code"] == done.returncode
+    return done.returncode, reply, done.stderr
 
 
 def test_the_agent_is_small_and_the_same_bytes_each_time(agent: Path) -> None:
@@ -90,11 +90,11 @@ def test_doctor_answers_on_the_pythons_of_all_jetpacks_without_numpy(
     agent: Path, tmp_path: Path, python: str, board: str | None
 ) -> None:
     root = Path("/") if board is None else unpack(board, tmp_path)
-    code, told, _ = asked(agent, "--root", root, "doctor", python=python)
+    code, answer, _ = asked(agent, "--root", root, "doctor", python=python)
     assert code in (0, 1)
-    names = {check["name"] for check in told["result"]["checks"]}
+    names = {check["name"] for check in answer["result"]["checks"]}
     assert ("board" in names) == (board is not None)
-    assert told["result"]["next"]
+    assert answer["result"]["next"]
 
 
 @pytest.mark.parametrize("python", pythons())
@@ -103,13 +103,13 @@ def test_verify_answers_on_the_pythons_of_all_jetpacks_without_numpy(
 ) -> None:
     trust(key, tmp_path / "root")
     bundle = make_bundle(tmp_path / "bundle", key)
-    code, told, _ = asked(agent, "--root", tmp_path / "root", "verify", bundle, python=python)
-    assert (code, told["result"]["signer"]) == (0, "release")
+    code, answer, _ = asked(agent, "--root", tmp_path / "root", "verify", bundle, python=python)
+    assert (code, answer["result"]["signer"]) == (0, "release")
     (bundle / "model.onnx").write_bytes(b"changed")
-    code, told, _ = asked(agent, "--root", tmp_path / "root", "verify", bundle, python=python)
+    code, answer, _ = asked(agent, "--root", tmp_path / "root", "verify", bundle, python=python)
     assert code == 1
-    assert told["error"]["kind"] == "RefusedError"
-    assert "was changed after it was signed" in told["error"]["what"]
+    assert answer["error"]["kind"] == "RefusedError"
+    assert "was changed after it was signed" in answer["error"]["what"]
 
 
 def test_install_and_rollback_answer_too(agent: Path, tmp_path: Path, key: Path) -> None:
@@ -118,10 +118,10 @@ def test_install_and_rollback_answer_too(agent: Path, tmp_path: Path, key: Path)
     place = tmp_path / "place"
     for number in (1, 2):
         bundle = make_release(tmp_path / str(number), key, number)
-        code, told, _ = asked(agent, *options, "install", bundle, "--place", place)
-        assert (code, told["result"]["golden"]["holds"]) == (0, True)
-    code, told, _ = asked(agent, *options, "rollback", "small", "--if-wrong", "--place", place)
-    assert (code, told["result"]["kept"]) == (0, True)
+        code, answer, _ = asked(agent, *options, "install", bundle, "--place", place)
+        assert (code, answer["result"]["golden"]["holds"]) == (0, True)
+    code, answer, _ = asked(agent, *options, "rollback", "small", "--if-wrong", "--place", place)
+    assert (code, answer["result"]["kept"]) == (0, True)
     code, _, _ = asked(agent, *options, "rollback", "small", "--place", place)
     assert code == 0
     assert release_in_use(place, tmp_path / "root") == 1
@@ -133,28 +133,28 @@ def test_the_agent_verifies_and_installs_an_update_file(agent: Path, tmp_path: P
     for number in (1, 2):
         make_release(tmp_path / str(number), key, number)
     patch = delta(tmp_path / "1", tmp_path / "2", tmp_path / "1to2").path
-    code, told, _ = asked(agent, *options, "verify", patch)
-    assert (code, told["result"]["release"], len(told["result"]["base"])) == (0, 2, 64)
-    code, told, _ = asked(agent, *options, "install", patch, *place)
+    code, answer, _ = asked(agent, *options, "verify", patch)
+    assert (code, answer["result"]["release"], len(answer["result"]["base"])) == (0, 2, 64)
+    code, answer, _ = asked(agent, *options, "install", patch, *place)
     assert code == 1
-    assert "which is not installed here" in told["error"]["what"]
+    assert "which is not installed here" in answer["error"]["what"]
     for source in (tmp_path / "1", patch):
-        code, told, _ = asked(agent, *options, "install", source, *place)
-        assert code == 0, told
-    code, told, _ = asked(agent, *options, "install", *place)
-    assert (code, told["error"]["what"]) == (2, "There is nothing to install.")
+        code, answer, _ = asked(agent, *options, "install", source, *place)
+        assert code == 0, answer
+    code, answer, _ = asked(agent, *options, "install", *place)
+    assert (code, answer["error"]["what"]) == (2, "There is nothing to install.")
     assert release_in_use(tmp_path / "place", tmp_path / "root") == 2
 
 
 def test_an_expired_bundle_is_not_verified(agent: Path, tmp_path: Path, key: Path) -> None:
     trust(key, tmp_path / "root")
     bundle = make_bundle(tmp_path / "late", key, expires="2026-01-02T23:59:59+00:00")
-    code, told, _ = asked(agent, "--root", tmp_path / "root", "verify", bundle)
+    code, answer, _ = asked(agent, "--root", tmp_path / "root", "verify", bundle)
     assert code == 1
-    assert "expired at 2026-01-02" in told["error"]["what"]
+    assert "expired at 2026-01-02" in answer["error"]["what"]
 
 
-def test_a_python_too_old_for_the_agent_is_told_which_to_install(agent: Path) -> None:
+def test_a_python_too_old_for_the_agent_is_reported_which_to_install(agent: Path) -> None:
     kept = sorted((Path.home() / ".pyenv/versions").glob("3.6.*/bin/python"))
     if not kept:
         pytest.skip("there is no Python 3.6 here")
@@ -165,21 +165,21 @@ def test_a_python_too_old_for_the_agent_is_told_which_to_install(agent: Path) ->
 
 def test_two_models_are_timed_by_turns_and_judged(agent: Path, mlp: MakeMlp) -> None:
     wide, narrow = mlp(256, 1024, 10, name="wide.onnx"), mlp(256, 64, 10, name="narrow.onnx")
-    code, told, progress = asked(agent, "compare", wide, narrow, "--protocol", QUICK)
+    code, answer, progress = asked(agent, "compare", wide, narrow, "--protocol", QUICK)
     assert code == 0
-    assert told["result"]["judgement"]["outcome"] == "faster"
-    assert set(told["result"]["measurements"]) == {"baseline", "candidate"}
+    assert answer["result"]["judgement"]["outcome"] == "faster"
+    assert set(answer["result"]["measurements"]) == {"baseline", "candidate"}
     assert "deadweight-progress 6 6 timing" in progress
     assert asked(agent, "compare", narrow, wide, "--protocol", QUICK)[0] == 1
 
 
 def test_a_profile_takes_any_number_of_models_by_name(agent: Path, mlp: MakeMlp) -> None:
     model = mlp(8, 8)
-    code, told, _ = asked(agent, "profile", f"a={model}", model, "--protocol", QUICK, "--memory")
+    code, answer, _ = asked(agent, "profile", f"a={model}", model, "--protocol", QUICK, "--memory")
     assert code == 0
-    assert set(told["result"]["measurements"]) == {"a", "model.onnx"}
-    assert told["result"]["memory"]["a"]["file_bytes"] == model.stat().st_size
-    assert told["result"]["void"] == []
+    assert set(answer["result"]["measurements"]) == {"a", "model.onnx"}
+    assert answer["result"]["memory"]["a"]["file_bytes"] == model.stat().st_size
+    assert answer["result"]["void"] == []
 
 
 def test_inputs_become_outputs_file_by_file_and_what_is_done_is_kept(
@@ -189,9 +189,9 @@ def test_inputs_become_outputs_file_by_file_and_what_is_done_is_kept(
     (tmp_path / "in").mkdir()
     for index, count in enumerate((4, 7, 1)):
         np.savez(tmp_path / "in" / f"{index}.npz", x=generator.normal(size=(count, 5)).astype(np.float32))
-    code, told, _ = asked(agent, "infer", model, tmp_path / "in", tmp_path / "out")
+    code, answer, _ = asked(agent, "infer", model, tmp_path / "in", tmp_path / "out")
     assert code == 0
-    assert told["result"]["files"] == ["0.npz", "1.npz", "2.npz"]
+    assert answer["result"]["files"] == ["0.npz", "1.npz", "2.npz"]
     counts = [np.load(tmp_path / "out" / f"{index}.npz")["y"].shape for index in range(3)]
     assert counts == [(4, 3), (7, 3), (1, 3)]
     (tmp_path / "out/1.npz").unlink()
@@ -204,17 +204,17 @@ def test_inputs_become_outputs_file_by_file_and_what_is_done_is_kept(
 def test_arrays_that_would_run_code_are_refused(agent: Path, mlp: MakeMlp, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     np.savez(tmp_path / "in/0.npz", x=np.array([{"a": 1}], dtype=object))
-    code, told, _ = asked(agent, "infer", mlp(5, 3), tmp_path / "in", tmp_path / "out")
+    code, answer, _ = asked(agent, "infer", mlp(5, 3), tmp_path / "in", tmp_path / "out")
     assert code == 2
-    assert "0.npz is no file of named arrays" in told["error"]["what"]
+    assert "0.npz is no file of named arrays" in answer["error"]["what"]
     assert not list((tmp_path / "out").glob("*"))
 
 
 def test_an_engine_from_elsewhere_is_refused_without_a_signature(agent: Path, tmp_path: Path) -> None:
     (tmp_path / "a.engine").write_bytes(b"ftrt")
-    code, told, _ = asked(agent, "profile", tmp_path / "a.engine", "--protocol", QUICK)
+    code, answer, _ = asked(agent, "profile", tmp_path / "a.engine", "--protocol", QUICK)
     assert code == 1
-    assert "was not built on this board" in told["error"]["what"]
+    assert "was not built on this board" in answer["error"]["what"]
 
 
 def test_a_signed_model_is_timed_from_the_bytes_that_were_checked(
@@ -225,9 +225,9 @@ def test_a_signed_model_is_timed_from_the_bytes_that_were_checked(
     options = ("--root", tmp_path / "root", "profile", bundle, "--protocol", QUICK)
     assert asked(agent, *options)[0] == 0
     (bundle / "model.onnx").write_bytes(mlp(8, 4).read_bytes())
-    code, told, _ = asked(agent, *options)
+    code, answer, _ = asked(agent, *options)
     assert code == 1
-    assert told["error"]["kind"] == "RefusedError"
+    assert answer["error"]["kind"] == "RefusedError"
 
 
 def test_golden_outputs_are_held_against_what_the_board_computes(
@@ -247,28 +247,28 @@ def test_golden_outputs_are_held_against_what_the_board_computes(
             "golden/outputs.npz": (tmp_path / "out.npz").read_bytes(),
         }
         bundle = make_bundle(tmp_path / name, key, held)
-        code, told, _ = asked(agent, "--root", tmp_path / "root", "verify", bundle, "--golden")
+        code, answer, _ = asked(agent, "--root", tmp_path / "root", "verify", bundle, "--golden")
         assert code == expected
-        assert told["result"]["golden"]["holds"] == (expected == 0)
+        assert answer["result"]["golden"]["holds"] == (expected == 0)
 
 
 def test_a_missing_model_is_an_answer_and_not_a_traceback(agent: Path, tmp_path: Path) -> None:
-    code, told, heard = asked(agent, "profile", tmp_path / "none.onnx")
+    code, answer, heard = asked(agent, "profile", tmp_path / "none.onnx")
     assert code == 2
-    assert told["error"]["kind"] == "ModelError"
+    assert answer["error"]["kind"] == "ModelError"
     assert "Traceback" not in heard
 
 
-def test_a_board_without_numpy_is_told_the_line(agent: Path, mlp: MakeMlp) -> None:
+def test_a_board_without_numpy_is_reported_the_line(agent: Path, mlp: MakeMlp) -> None:
     bare = next((python for python in pythons() if "3.8" in python), None)
     if bare is None:
         pytest.skip("there is no Python 3.8 here")
     probe = subprocess.run([bare, "-c", "import numpy"], capture_output=True, check=False)
     if probe.returncode == 0:
         pytest.skip("this Python has numpy")
-    code, told, _ = asked(agent, "profile", mlp(4, 4), python=bare)
+    code, answer, _ = asked(agent, "profile", mlp(4, 4), python=bare)
     assert code == 2
-    assert told["error"]["cure"] == "sudo apt install python3-numpy"
+    assert answer["error"]["cure"] == "sudo apt install python3-numpy"
 
 
 @pytest.mark.slow
@@ -284,19 +284,19 @@ def test_profile_works_on_the_pythons_of_all_jetpacks(
     install = [str(inside), "-m", "pip", "install", "--quiet", "--only-binary=:all:", *wanted]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    code, told, heard = asked(agent, "profile", mlp(8, 8), "--protocol", QUICK, python=str(inside))
-    assert code == 0, (told, heard)
-    assert told["result"]["measurements"]["model.onnx"]["evidence"] == "measured"
+    code, answer, heard = asked(agent, "profile", mlp(8, 8), "--protocol", QUICK, python=str(inside))
+    assert code == 0, (answer, heard)
+    assert answer["result"]["measurements"]["model.onnx"]["evidence"] == "measured"
 
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_doctor_tells_a_new_user_of_every_board_what_to_do_next(
     agent: Path, tmp_path: Path, board: str
 ) -> None:
-    _, told, _ = asked(agent, "--root", unpack(board, tmp_path), "doctor")
-    missing = [check for check in told["result"]["checks"] if not check["works"]]
+    _, answer, _ = asked(agent, "--root", unpack(board, tmp_path), "doctor")
+    missing = [check for check in answer["result"]["checks"] if not check["works"]]
     assert all(check["cure"] for check in missing)
-    assert missing[0]["cure"] in told["result"]["next"]
+    assert missing[0]["cure"] in answer["result"]["next"]
 
 
 def test_an_agent_that_nobody_listens_to_ends(agent: Path, mlp: MakeMlp) -> None:

@@ -110,12 +110,12 @@ def test_equal_values_are_equal_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [("{", "not readable as JSON"), ("[1]", "holds a list"), ("\udcff", "not readable as JSON")],
 )
-def test_json_that_is_no_object_is_refused(tmp_path: Path, content: str, told: str) -> None:
+def test_json_that_is_no_object_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.json").write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ArtifactError, match=told):
+    with pytest.raises(ArtifactError, match=message):
         read_json(tmp_path / "a.json")
 
 

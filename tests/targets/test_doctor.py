@@ -1,4 +1,4 @@
-"""What works on a machine, and the line that mends what does not."""
+"""What works on a machine, and the line that fixes what does not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_release_newer_than_this_program_warns_and_works(tmp_path: Path) -> No
     assert "L4T 36.9.9 is not known" in board.cure
 
 
-def test_a_board_that_lacks_tensorrt_is_told_the_line(tmp_path: Path) -> None:
+def test_a_board_that_lacks_tensorrt_is_reported_the_line(tmp_path: Path) -> None:
     found = {check.name: check for check in doctor(unpack("orin_nano_jp6_new", tmp_path))}["tensorrt"]
     assert not found.works
     assert found.cure == "sudo apt install nvidia-jetpack"
@@ -113,7 +113,7 @@ def test_the_doctor_works_in_a_python_with_nothing_installed() -> None:
     ],
 )
 @pytest.mark.parametrize(("numpy", "cure"), [("2.3.1", "'numpy<2'"), ("1.17.4", "--upgrade numpy")])
-def test_a_library_built_for_another_numpy_is_told_with_the_cure(
+def test_a_library_built_for_another_numpy_is_reported_with_the_cure(
     tmp_path: Path, raised: str, numpy: str, cure: str
 ) -> None:
     put(tmp_path, "onnxruntime/__init__.py", f"raise {raised}\n")
@@ -131,12 +131,12 @@ def test_a_library_built_for_another_numpy_is_told_with_the_cure(
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    told = (False, f"It was built for another numpy than {numpy}: pip install {cure}")
-    assert repr(told) in done.stdout
+    result = (False, f"It was built for another numpy than {numpy}: pip install {cure}")
+    assert repr(result) in done.stdout
     assert raised.split("(")[1].strip(")'") in done.stdout.splitlines()[1]
 
 
-def test_a_library_that_is_there_but_broken_is_told_apart(tmp_path: Path) -> None:
+def test_a_library_that_is_there_but_broken_is_reported_apart(tmp_path: Path) -> None:
     (tmp_path / "onnxruntime").mkdir()
     (tmp_path / "onnxruntime" / "__init__.py").write_text("raise ImportError('libgomp is missing')\n")
     program = (

@@ -46,7 +46,7 @@ def test_between_the_two_nothing_is_claimed() -> None:
     assert fit(NEED, free_bytes=759 * MB, base=SURE).outcome == "cannot_tell"
 
 
-def test_a_figure_of_low_certainty_enters_no_verdict_and_the_room_for_it_is_told() -> None:
+def test_a_figure_of_low_certainty_enters_no_verdict_and_the_room_for_it_is_reported() -> None:
     found = fit(NEED, free_bytes=10_000 * MB, base=ROUGH)
     assert found.outcome == "cannot_tell"
     assert "9.74 GB for it, 19.5 times" in " ".join(found.words)
@@ -99,8 +99,8 @@ def test_a_base_of_no_version_is_refused_and_a_cpu_has_none() -> None:
 
 def test_free_memory_is_what_can_be_had_not_what_lies_idle(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
-    told = "MemTotal:  7989648 kB\nMemFree:  200 kB\nMemAvailable:  1000 kB\n"
-    (tmp_path / "proc/meminfo").write_text(told)
+    text = "MemTotal:  7989648 kB\nMemFree:  200 kB\nMemAvailable:  1000 kB\n"
+    (tmp_path / "proc/meminfo").write_text(text)
     assert free_memory(tmp_path) == 1_024_000
     (tmp_path / "proc/meminfo").write_text("MemTotal:  7989648 kB\n")
     with pytest.raises(MeasurementError, match="MemAvailable"):
@@ -110,13 +110,13 @@ def test_free_memory_is_what_can_be_had_not_what_lies_idle(tmp_path: Path) -> No
 
 
 def test_a_footprint_travels_and_a_damaged_one_is_refused() -> None:
-    told = NEED.to_json()
-    assert Footprint.from_json(told) == NEED
-    for wrong in ({**told, "batch": "1"}, {**told, "weights_low_bytes": -1}, {**told, "more": 1}):
+    answer = NEED.to_json()
+    assert Footprint.from_json(answer) == NEED
+    for wrong in ({**answer, "batch": "1"}, {**answer, "weights_low_bytes": -1}, {**answer, "more": 1}):
         with pytest.raises(ModelError, match="not whole"):
             Footprint.from_json(wrong)
     with pytest.raises(ModelError, match="peak_at"):
-        Footprint.from_json({key: value for key, value in told.items() if key != "peak_at"})
+        Footprint.from_json({key: value for key, value in answer.items() if key != "peak_at"})
 
 
 def test_memory_that_is_not_there_cannot_be_planned() -> None:

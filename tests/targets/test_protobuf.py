@@ -31,7 +31,7 @@ def test_a_number_is_read_back_whatever_follows_it(number: int, behind: bytes) -
 @pytest.mark.parametrize(
     "data",
     [
-        b"\x0a\x05ab",  # five bytes are told, two are there
+        b"\x0a\x05ab",  # five bytes are announced, two are there
         b"\x0d\x00\x00",  # a float cut short
         b"\x0b",  # a group, which ONNX has not
         b"\x08" + b"\xff" * 11,  # a number without an end

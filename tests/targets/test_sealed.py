@@ -25,7 +25,7 @@ def test_another_process_reads_them_and_nobody_changes_them() -> None:
     assert not path.exists()
 
 
-def test_memory_that_is_not_there_is_told() -> None:
+def test_memory_that_is_not_there_is_reported() -> None:
     root = Path(__file__).parents[2]
     program = (
         "import resource, sys\nsys.path.insert(0, sys.argv[1])\n"

@@ -1,6 +1,6 @@
 """The whole way to a board, on an arm64 system under emulation: run, cut, resume, sign, install.
 
-`make test-board` installs what it needs. Nothing here is a latency: what is measured is told as emulated.
+`make test-board` installs what it needs. Nothing here is a latency: times are reported as emulated.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def test_the_agent_answers_on_arm64_and_says_that_it_is_emulated(
 def test_a_boards_files_are_read_on_arm64_too(board: ssh_board.Board) -> None:
     unpack("orin_nano_super_jp72", board.place / "upper/board-root")
     with connected("board", config=board.config) as there:
-        _, told = there.run(["--root", "/board-root", "doctor"])
-    found = {check["name"]: check["found"] for check in told["checks"]}
+        _, result = there.run(["--root", "/board-root", "doctor"])
+    found = {check["name"]: check["found"] for check in result["checks"]}
     assert "JetPack 7.2.1 (L4T 39.2.1)" in found["board"]
     assert found["power mode"] == "25W (mode 1)"
 
@@ -108,11 +108,11 @@ def test_a_bundle_is_verified_by_the_boards_own_list_and_installed(
     with connected("board", config=board.config) as there:
         first, second = (make_release(tmp_path / str(number), key, number) for number in (1, 2))
         for source in (first, delta(first, second, tmp_path / "1to2").path):
-            told = install_on(there, source)
-            assert told["golden"]["holds"]
-        current = board.place / "upper" / told["path"].lstrip("/")
+            result = install_on(there, source)
+            assert result["golden"]["holds"]
+        current = board.place / "upper" / result["path"].lstrip("/")
         assert (current / "model.onnx").read_bytes() == network(2)
-        assert told["signer"] == "release"
+        assert result["signer"] == "release"
         bad = make_release(tmp_path / "bad", key, 3)
         (bad / "model.onnx").write_bytes(b"changed")
         with pytest.raises(RefusedError, match="was changed after it was signed"):

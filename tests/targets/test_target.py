@@ -23,9 +23,9 @@ def test_the_five_boards_are_known() -> None:
 def test_every_fact_of_every_board_has_a_source_and_a_certainty(name: str) -> None:
     target = load_target(name)
     assert target.name == name
-    told = [(fact.source, fact.certainty) for fact in target.facts.values()]
-    told += [(rule.source, rule.certainty) for rule in target.alignment.values()]
-    for source, certainty in told:
+    result = [(fact.source, fact.certainty) for fact in target.facts.values()]
+    result += [(rule.source, rule.certainty) for rule in target.alignment.values()]
+    for source, certainty in result:
         assert source.strip()
         assert certainty in CERTAINTIES
 
@@ -79,7 +79,7 @@ def test_an_operator_kind_without_a_rule_takes_any_width() -> None:
 
 
 def test_an_unknown_target_gets_the_nearest_name_proposed() -> None:
-    with pytest.raises(TargetError, match="There is no target called 'orin-nano'") as caught:
+    with pytest.raises(TargetError, match="There is no target named 'orin-nano'") as caught:
         load_target("orin-nano")
     assert caught.value.cure.startswith("Did you mean 'orin-nano-8gb")
     assert "x86-cpu" in caught.value.cure
@@ -92,7 +92,7 @@ def test_a_board_of_ones_own_is_read_from_its_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('name = "mine', "is not TOML"),
         ('name = "mine"', "misses precisions, runtime, title"),
@@ -114,14 +114,14 @@ def test_a_board_of_ones_own_is_read_from_its_path(tmp_path: Path) -> None:
         ),
         (
             MINIMAL + '[alignment.conv]\nstep = 6\nhard = 4\nsource = "x"\ncertainty = "high"',
-            "do not keep the hard multiple 4",
+            "are not multiples of 4",
         ),
     ],
 )
 def test_a_board_file_that_does_not_describe_a_target_says_where(
-    tmp_path: Path, text: str, told: str
+    tmp_path: Path, text: str, message: str
 ) -> None:
-    with pytest.raises(TargetError, match=told):
+    with pytest.raises(TargetError, match=message):
         load_target(written(tmp_path, text))
 
 

@@ -253,7 +253,7 @@ def test_a_board_unpacks_with_numpy_alone(small: bytes, tmp_path: Path) -> None:
 
 def test_other_files_are_refused_with_a_cure(tmp_path: Path) -> None:
     (tmp_path / "a.dwz").write_bytes(b"PK\x03\x04 something")
-    with pytest.raises(ArtifactError, match=r"a\.dwz: This is no \.dwz file"):
+    with pytest.raises(ArtifactError, match=r"a\.dwz: This is not a \.dwz file"):
         unpack_file(tmp_path / "a.dwz", tmp_path / "a.onnx")
     with pytest.raises(ArtifactError, match="cannot be read"):
         unpack_file(tmp_path / "none.dwz", tmp_path / "a.onnx")

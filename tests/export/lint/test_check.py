@@ -290,7 +290,7 @@ def test_bad_input_is_one_message_and_exit_code_2(command: Command, tmp_path: Pa
         ((tmp_path,), "cannot be read"),
         ((cut,), "is not a whole ONNX file"),
         ((text,), "text.onnx"),
-        ((good, "--target", "nano"), "There is no target called 'nano'"),
+        ((good, "--target", "nano"), "There is no target named 'nano'"),
         ((good, "--target", "x86-cpu"), "x86-cpu runs onnxruntime"),
         ((good, "--tensorrt", "7.2"), "older than the oldest table"),
         ((good, "--tensorrt", "new"), "is no version"),

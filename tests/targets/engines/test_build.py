@@ -155,7 +155,7 @@ def test_an_unknown_flavour_is_refused(mlp_file: Path, tmp_path: Path) -> None:
         (["--batch", "1,x,8"], "--batch 1,x,8 is not three numbers"),
         (["--batch", "8,4,1"], "not smallest, usual and largest"),
         (["--shapes", "1x2,2x2"], "is not a name and three shapes"),
-        (["--target", "orin-nono"], "no target called 'orin-nono'"),
+        (["--target", "orin-nono"], "no target named 'orin-nono'"),
         (["--max-gpu-fallbacks", "3"], "no DLA core"),
     ],
 )
