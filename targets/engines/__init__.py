@@ -1,1 +1,1 @@
-"""How is a TensorRT engine built, described and compared? What it keeps beside itself is here too."""
+"""TensorRT engines: build, record, content and comparison."""

@@ -1,10 +1,9 @@
-"""The engine, built on the machine it will run on: from an INT8 ONNX file with explicit Q/DQ to a plan.
+"""The build of an engine on its machine, from an ONNX file, with explicit Q/DQ for INT8.
 
-One path serves TensorRT 8.5 to 11 and TensorRT-RTX. From 10 on the network is strongly typed: the file
-alone says what runs in INT8. TensorRT 8 has no such networks and needs the INT8 and FP16 flags; so does DLA
-before 11.
-What a version has is asked by name, because the numbers behind its enums move between versions.
-A builder that fails returns None and writes its reason to the log: that reason becomes the error.
+One path serves TensorRT 8.5 to 11 and TensorRT-RTX. From 10 on the network is strongly typed: the file alone
+sets what runs in INT8. TensorRT 8 has no such networks and needs the INT8 and FP16 flags; so does DLA before
+11. Features of a version are looked up by name, because the values of its enums differ between versions. A
+builder that fails returns None and logs the reason, which becomes the error.
 """
 
 from __future__ import annotations
@@ -45,14 +44,13 @@ def build_engine(
 ) -> Built:
     """Builds `model` (ONNX) for this machine and writes the plan, its record and its log, all or none.
 
-    Timings of kernels are kept in `timing_folder` by version and GPU and used again, so that two engines that
-    are compared were chosen from the same timings. `need` is the model's memory, worked out from its file
-    (export/memory/footprint.py): with it the build is refused where the model cannot fit, and its
-    workspace is capped.
+    Kernel timings are cached in `timing_folder` by version and GPU, so that the kernels of two engines to be
+    compared were chosen by the same timings. `need` is the model's memory, computed from its file
+    (export/memory/footprint.py): with it a model that cannot fit is refused, and the workspace is capped.
 
     Raises:
-        ModelError: the file is missing, TensorRT refuses it, or more layers fall back than may.
-        TargetError: no TensorRT, no GPU, too little memory, or a setting that this TensorRT does not know.
+        ModelError: the file is missing, TensorRT refuses it, or too many layers fall back.
+        TargetError: no TensorRT, no GPU, too little memory, or a setting unknown to this TensorRT.
     """
     model, plan = Path(model), Path(plan)
     if not model.is_file():
@@ -115,7 +113,7 @@ def _builder(trt: Any, logger: Any, lines: Sequence[Line]) -> Any:
     try:
         return trt.Builder(logger)
     except (TypeError, RuntimeError) as error:
-        # The bindings say that a factory returned nothing; the log says why.
+        # The bindings only say that a factory returned nothing; the log has the reason.
         raise TargetError(
             f"TensorRT {trt.__version__} does not start here: {reason(lines)}.",
             "Run `deadweight doctor`. In a container, start it with --runtime nvidia; elsewhere check the "
@@ -124,7 +122,7 @@ def _builder(trt: Any, logger: Any, lines: Sequence[Line]) -> Any:
 
 
 def _typing(trt: Any, settings: BuildSettings) -> Tuple[bool, int]:
-    """Whether the network is strongly typed, and the flags to create it with."""
+    """Whether the network is strongly typed, and its creation flags."""
     creation = trt.NetworkDefinitionCreationFlag
     weak_for_dla = settings.dla_core is not None and hasattr(trt.BuilderFlag, "INT8")
     if hasattr(creation, "STRONGLY_TYPED") and not weak_for_dla:
@@ -137,7 +135,7 @@ def _typing(trt: Any, settings: BuildSettings) -> Tuple[bool, int]:
 def _limits(
     trt: Any, config: Any, settings: BuildSettings, free: Optional[int], fitted: Optional[Fit]
 ) -> Dict[str, int]:
-    """Caps what one layer and the trial of a kernel may take; the memory is the system's too."""
+    """Caps the memory of one layer and of the trial of a kernel, since the system needs memory too."""
     limits: Dict[str, int] = {}
     workspace = settings.workspace_bytes or (None if free is None else free // 2)
     if fitted is not None:
@@ -148,14 +146,14 @@ def _limits(
     if free is not None and hasattr(trt.MemoryPoolType, "TACTIC_DRAM"):
         tactic = 1 << (
             (free // 4 * 3).bit_length() - 1
-        )  # anything but a power of two is refused, in the log alone
+        )  # anything but a power of two is refused, and only the log says so
         config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, tactic)
         limits["tactic_bytes"] = tactic
     return limits
 
 
 def _flags(trt: Any, config: Any, settings: BuildSettings) -> List[str]:
-    """Sets what was asked for; returns the names of the flags that are on."""
+    """Sets the requested options; returns the names of the flags that are on."""
     names: List[str] = []
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if settings.sparse:
@@ -189,12 +187,12 @@ def _flags(trt: Any, config: Any, settings: BuildSettings) -> List[str]:
 
 def _unknown(trt: Any, what: str, option: str) -> TargetError:
     return TargetError(
-        f"TensorRT {trt.__version__} ({trt.__name__}) knows no {what}.", f"Leave {option} away, or change it."
+        f"TensorRT {trt.__version__} ({trt.__name__}) has no {what}.", f"Omit {option}, or change it."
     )
 
 
 def _precisions(trt: Any, network: Any, config: Any, settings: BuildSettings) -> List[str]:
-    """Where the network is not strongly typed: Q/DQ is followed only if INT8 is allowed."""
+    """Sets precisions for a network that is not strongly typed: it uses Q/DQ only if INT8 is allowed."""
     names: List[str] = []
     kinds = {str(network.get_layer(index).type) for index in range(network.num_layers)}
     if hasattr(trt.BuilderFlag, "INT8") and str(trt.LayerType.QUANTIZE) in kinds:
@@ -209,7 +207,7 @@ def _precisions(trt: Any, network: Any, config: Any, settings: BuildSettings) ->
 def _profiles(
     builder: Any, network: Any, config: Any, settings: BuildSettings, model: Path
 ) -> Dict[str, Profile]:
-    """One profile over all inputs that have free dimensions."""
+    """Adds one profile for all inputs with dynamic dimensions."""
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     shapes = {tensor.name: tuple(tensor.shape) for tensor in tensors}
     profiles = profiles_for(shapes, batch=settings.batch, given=settings.shapes, model=model.name)
@@ -222,8 +220,8 @@ def _profiles(
 
 
 def _unparsed(parser: Any, model: Path, version: str, lines: Sequence[Line]) -> ModelError:
-    """What the parser objects to: each error with its node, the first five of them."""
-    told = []
+    """The parser's first five errors, each with its node."""
+    errors = []
     for index in range(min(parser.num_errors, 5)):
         objection = parser.get_error(index)
         where = f"node {objection.node()}"
@@ -231,25 +229,25 @@ def _unparsed(parser: Any, model: Path, version: str, lines: Sequence[Line]) -> 
             where += f", {objection.node_operator()}"
         if hasattr(objection, "node_name") and objection.node_name():
             where += f" '{objection.node_name()}'"
-        told.append(f"{where}: {' '.join(objection.desc().split())[:300]}")
-    # TensorRT 8 tells the operator in its log alone.
-    told += [text for severity, text in lines if severity == "error" and "While parsing node" in text][:1]
+        errors.append(f"{where}: {' '.join(objection.desc().split())[:300]}")
+    # TensorRT 8 names the operator only in its log.
+    errors += [text for severity, text in lines if severity == "error" and "While parsing node" in text][:1]
     return ModelError(
-        f"TensorRT {version} cannot read {model.name}: {'; '.join(told) or reason(lines)}.",
-        f"See which operators it takes and what to use instead: deadweight lint {model} --target NAME.",
+        f"TensorRT {version} cannot read {model.name}: {'; '.join(errors) or reason(lines)}.",
+        f"See which operators it supports and what to use instead: deadweight lint {model} --target NAME.",
     )
 
 
 def _unbuilt(model: Path, version: str, lines: Sequence[Line], free: Optional[int]) -> ModelError:
-    """Why the builder returned nothing, with the cure for that kind of reason."""
+    """The reason why the builder returned None, with the cure for that kind of reason."""
     room = "" if free is None else f" ({free / 1e6:.0f} MB were free)"
     cures = {
         "memory": f"Free some memory{room}, set a smaller --workspace-bytes, or a smaller largest --batch.",
-        "profile": "Give the sizes of the free dimensions: --batch 1,8,16 or --shapes NAME=1x3x32x32,...",
-        "dla": "Build for the GPU (leave --dla-core away), or replace the layers that DLA refuses.",
-        "driver": "TensorRT finds no GPU that it can use: check the driver, or build on the board itself.",
+        "profile": "Give the sizes of the dynamic dimensions: --batch 1,8,16 or --shapes NAME=1x3x32x32,...",
+        "dla": "Build for the GPU (omit --dla-core), or replace the layers that DLA refuses.",
+        "driver": "TensorRT finds no usable GPU: check the driver, or build on the board itself.",
     }
-    usual = f"See what it may stumble over: deadweight lint {model} --target NAME."
+    usual = f"Check it for unsupported operators: deadweight lint {model} --target NAME."
     return ModelError(
         f"TensorRT {version} could not build {model.name}: {reason(lines)}.",
         cures.get(cause(lines), usual),

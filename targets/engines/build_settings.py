@@ -1,6 +1,6 @@
-"""How an engine is built: what to ask of TensorRT, and the sizes that the engine must take.
+"""The settings of an engine build: TensorRT's options, and the sizes that the engine must accept.
 
-A free dimension needs three sizes: the smallest, the one the kernels are chosen for, and the largest.
+A dynamic dimension needs three sizes: the smallest, the one for which kernels are chosen, and the largest.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ Profile = Tuple[Shape, Shape, Shape]
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How an engine is built. Shapes hold the batch: (smallest, usual, largest)."""
+    """The settings of a build. Shapes include the batch: (smallest, usual, largest)."""
 
     flavour: str = "tensorrt"
     """`tensorrt`, or `tensorrt_rtx`: for RTX and GB10 GPUs, not for a Jetson."""
     batch: Tuple[int, int, int] = (1, 1, 1)
-    """For inputs whose first dimension alone is free."""
+    """For inputs of which only the first dimension is dynamic."""
     shapes: Mapping[str, Profile] = field(default_factory=dict)
-    """Whole shapes of inputs with other free dimensions, by name."""
+    """Whole shapes of inputs with other dynamic dimensions, by name."""
     workspace_bytes: Optional[int] = None
-    """Scratch memory of any one layer; None: half of what is free."""
+    """Scratch memory of any one layer; None: half of the free memory."""
     optimization_level: Optional[int] = None
     fp16: bool = True
-    """TensorRT 8 and DLA only: what is not quantized may run in FP16. Elsewhere the file says that."""
+    """TensorRT 8 and DLA only: what is not quantized may run in FP16. Elsewhere the file determines it."""
     sparse: bool = False
-    """Lets 2:4 sparse weights use the kernels for them."""
+    """Allows the kernels for 2:4 sparse weights."""
     dla_core: Optional[int] = None
     max_gpu_fallbacks: Optional[int] = None
-    """How many layers DLA may hand back to the GPU."""
+    """How many layers DLA may leave to the GPU."""
     version_compatible: bool = False
     hardware_compatibility: str = ""
-    """Name of a level, as in `ampere_plus`; empty: this GPU alone."""
+    """Name of a level, as in `ampere_plus`; empty: only this GPU."""
     compute_capability: str = ""
-    """TensorRT-RTX only: the GPU to build for, as in `8.9`; empty: any that it knows."""
+    """TensorRT-RTX only: the GPU to build for, as in `8.9`; empty: any that it supports."""
 
     def __post_init__(self) -> None:
         low, usual, high = self.batch
         if not 1 <= low <= usual <= high:
             raise TargetError(
                 f"The batch sizes {low}, {usual}, {high} are not smallest, usual and largest.",
-                "Give three rising numbers of 1 or more, such as --batch 1,8,16.",
+                "Give three increasing numbers of 1 or more, such as --batch 1,8,16.",
             )
         if self.max_gpu_fallbacks is not None and self.dla_core is None:
             raise TargetError(
                 "A budget for layers that fall back to the GPU was given, but no DLA core.",
-                "Give --dla-core as well, or leave --max-gpu-fallbacks away.",
+                "Give --dla-core too, or omit --max-gpu-fallbacks.",
             )
 
 
@@ -61,38 +61,42 @@ def profiles_for(
     given: Mapping[str, Profile],
     model: str,
 ) -> Dict[str, Profile]:
-    """A profile for every input that has one; -1 in `shapes` is a free dimension.
+    """A profile for every input that needs one; -1 in `shapes` is a dynamic dimension.
 
-    A free first dimension is the batch. Whatever else is free must be `given`.
+    A dynamic first dimension is the batch. Inputs with other dynamic dimensions must be `given`.
 
     Raises:
-        ModelError: a size is missing, does not fit the input, or was given for an input that is not there.
+        ModelError: a size is missing, does not fit the input, or is for an unknown input.
     """
-    wrong = [f"'{name}' is not an input" for name in given if name not in shapes]
-    made: Dict[str, Profile] = {}
+    faults = [f"'{name}' is not an input" for name in given if name not in shapes]
+    profiles: Dict[str, Profile] = {}
     for name, shape in shapes.items():
         if name in given:
             profile = given[name]
             if not _fits(shape, profile):
-                wrong.append(f"'{name}' has the shape {_words(shape)}, which {_told(profile)} do not fit")
+                faults.append(
+                    f"'{name}' has the shape {_shape_text(shape)}, which {_profile_text(profile)} do not fit"
+                )
         elif -1 not in shape:
             if batch != (1, 1, 1) and shape and batch != (shape[0],) * 3:
-                wrong.append(f"'{name}' has the fixed shape {_words(shape)}, so its batch cannot be {batch}")
+                faults.append(
+                    f"'{name}' has the fixed shape {_shape_text(shape)}, so its batch cannot be {batch}"
+                )
             continue
         elif -1 in shape[1:]:
-            wrong.append(f"'{name}' has the shape {_words(shape)}: more than its batch is free")
+            faults.append(f"'{name}' has the shape {_shape_text(shape)}: more than its batch is dynamic")
             continue
         else:
             low, usual, high = ((size, *shape[1:]) for size in batch)
             profile = (low, usual, high)
-        made[name] = profile
-    if wrong:
+        profiles[name] = profile
+    if faults:
         raise ModelError(
-            f"{model} cannot be built for these sizes: {'; '.join(wrong)}.",
+            f"{model} cannot be built for these sizes: {'; '.join(faults)}.",
             "Give smallest, usual and largest shape: --shapes NAME=1x3x224x224,8x3x224x224,16x3x224x224; "
-            "--batch alone serves inputs whose batch is all that is free.",
+            "--batch is enough for inputs of which only the batch is dynamic.",
         )
-    return made
+    return profiles
 
 
 def _fits(shape: Shape, profile: Profile) -> bool:
@@ -103,9 +107,9 @@ def _fits(shape: Shape, profile: Profile) -> bool:
     )
 
 
-def _words(shape: Shape) -> str:
+def _shape_text(shape: Shape) -> str:
     return "[" + ", ".join("?" if size == -1 else str(size) for size in shape) + "]"
 
 
-def _told(profile: Profile) -> str:
+def _profile_text(profile: Profile) -> str:
     return ", ".join("x".join(map(str, shape)) for shape in profile)

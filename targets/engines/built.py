@@ -1,4 +1,4 @@
-"""What a build leaves behind, by whatever way it went: the plan, its record, and the log, whole."""
+"""The result of a build: the plan, its record and the whole log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .record import SCHEMA, command_for, log_path, platform_facts, record_path
 
 @dataclass(frozen=True)
 class Built:
-    """A plan, its record (see docs/engines.md) and the build's log, whole."""
+    """A plan, its record (see docs/engines.md) and the whole log of the build."""
 
     plan: Path
     record: Mapping[str, Any]
@@ -26,7 +26,7 @@ class Built:
 def made_of(
     model: Path, plan: Path, settings: BuildSettings, *, target: Optional[Target], root: Path, simulated: bool
 ) -> Dict[str, Any]:
-    """The part of a record that every way of building has: from what, for what, and how to do it again."""
+    """The part of a record that all builders share: source, target, settings and the rebuild command."""
     name = None if target is None else target.name
     return {
         "schema": SCHEMA,

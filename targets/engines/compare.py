@@ -1,12 +1,12 @@
-"""Two engines side by side: the original and the pruned one, or FP16 and INT8.
+"""The comparison of two engines layer by layer: original and pruned, or FP16 and INT8.
 
-Both came from ONNX files with equal node names (pruning keeps them), but TensorRT fuses as it likes, so that
-a layer of one may be several of the other. What is compared are the smallest groups of layers that hold the
-same nodes in both: two layers belong together if they share a node, in either engine. Copies are counted to
-the layers that they serve. Where the names agree on nothing, modules are tried, and then the order.
+Both are from ONNX files with equal node names (pruning preserves them), but TensorRT fuses differently, so a
+layer of one may be several of the other. The comparison uses the smallest groups of layers with the same
+nodes in both: layers that share a node, in either engine, are in one group. Copies belong to the layers that
+they serve. Without common node names, modules are tried, then the order.
 
-One export holds one figure a layer. That says how large a change was, never how sure it is: nothing here is a
-verdict. `layers.judge_layers` gives one, for times that were taken by turns.
+An export has one time per layer. It shows the size of a change without an interval, so nothing here is a
+verdict. `layers.judge_layers` gives one, for times measured interleaved.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .content import Engine, EngineLayer
 from .names import served_by
 
 UNJUDGED = (
-    "Each engine was profiled once, on its own: these are ratios of two figures, without an interval, and no "
-    "verdict. Time both by turns (deadweight compare) to have them judged."
+    "Each engine was profiled once, alone: these are ratios of two times, without an interval, and not a "
+    "verdict. For a verdict time both interleaved: deadweight compare."
 )
 
 
@@ -34,7 +34,7 @@ class Pair:
 
     @property
     def before_s(self) -> Optional[float]:
-        """Seconds in the first engine; None where nothing was timed."""
+        """Seconds in the first engine; None without times."""
         return _sum(self.before)
 
     @property
@@ -51,7 +51,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Pairs in the order of the first engine, how they were found, and what to know of them."""
+    """Pairs in the order of the first engine, how they were matched, and remarks."""
 
     before: Engine
     after: Engine
@@ -75,14 +75,14 @@ def compare_engines(before: Engine, after: Engine) -> Comparison:
         products = [key for layer, key in zip(before.layers, first) if layer.product]
         if way == "order" or (shared and 2 * sum(bool(key & shared) for key in products) > len(products)):
             break
-    pairs = _grouped(before, after, first, second)
+    pairs = _components(before, after, first, second)
     remarks = [UNJUDGED]
     if way == "modules":
         remarks.append("The nodes' names differ; layers were matched by the modules of their weights.")
     if way == "order":
         remarks.append(
-            "Neither nodes nor modules agree; layers were matched by their order, operator by operator: see "
-            "that the engines are of the same network."
+            "Neither nodes nor modules agree; layers were matched by their order, operator by operator: "
+            "check that the engines are of the same network."
         )
     apart = sum(not pair.before or not pair.after for pair in pairs)
     if apart:
@@ -91,47 +91,47 @@ def compare_engines(before: Engine, after: Engine) -> Comparison:
 
 
 def _keys(engine: Engine, way: str) -> List[Set[str]]:
-    """What each layer is known by. A copy is known by the layer that it serves."""
+    """The keys by which each layer is matched. A copy has the keys of the layer that it serves."""
     own: List[Set[str]] = []
-    met: Dict[str, int] = {}
+    counts: Dict[str, int] = {}
     for layer in engine.layers:
         if way == "order":
             word = "product" if layer.product else _operator(layer)
-            met[word] = met.get(word, 0) + 1
-            own.append({f"{word} {met[word]}"} if word else set())
+            counts[word] = counts.get(word, 0) + 1
+            own.append({f"{word} {counts[word]}"} if word else set())
         else:
             own.append(set(layer.modules if way == "modules" else layer.nodes))
     by_name = {layer.name: key for layer, key in zip(engine.layers, own)}
-    found = []
+    keys = []
     for layer, key in zip(engine.layers, own):
         served = served_by(layer.name)
-        found.append(by_name.get(served, key) if served else key or {f"layer {layer.name}"})
-    return [key or {f"layer {layer.name}"} for layer, key in zip(engine.layers, found)]
+        keys.append(by_name.get(served, key) if served else key or {f"layer {layer.name}"})
+    return [key or {f"layer {layer.name}"} for layer, key in zip(engine.layers, keys)]
 
 
 def _operator(layer: EngineLayer) -> str:
-    """The operator of a layer that computes and is no product, by its first node; else ""."""
+    """The operator of a layer that computes and is not a product, by its first node; else ""."""
     if layer.kind != "compute" or not layer.nodes:
         return ""
     return re.sub(r"_\d+$", "", layer.nodes[0].rsplit("/", 1)[-1])
 
 
-def _grouped(
+def _components(
     before: Engine, after: Engine, first: Sequence[Set[str]], second: Sequence[Set[str]]
 ) -> List[Pair]:
-    """The connected parts of the graph of layers and keys, in the order of the first engine."""
-    above: Dict[str, str] = {}
+    """The connected components of the graph of layers and keys, in the order of the first engine."""
+    parent: Dict[str, str] = {}
 
     def root(key: str) -> str:
-        while above.setdefault(key, key) != key:
-            above[key] = above[above[key]]
-            key = above[key]
+        while parent.setdefault(key, key) != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
         return key
 
     for key in (*first, *second):
         every = sorted(key)
         for other in every[1:]:
-            above[root(other)] = root(every[0])
+            parent[root(other)] = root(every[0])
     groups: Dict[str, Tuple[List[EngineLayer], List[EngineLayer]]] = {}
     for side, (engine, keys) in enumerate(((before, first), (after, second))):
         for layer, key in zip(engine.layers, keys):
@@ -140,7 +140,7 @@ def _grouped(
 
 
 def _name(before: Sequence[EngineLayer], after: Sequence[EngineLayer]) -> str:
-    """What a reader calls it: the modules, else the products' nodes, else the first layer's name."""
+    """A readable name: the modules, else the products' nodes, else the first layer's name."""
     layers = [*before, *after]
     main = [layer for layer in layers if layer.product] or layers
     modules = list(dict.fromkeys(module for layer in main for module in layer.modules))

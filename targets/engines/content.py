@@ -1,14 +1,14 @@
-"""What an engine is made of, read from TensorRT's own exports into one plain form.
+"""The content of an engine: layers and times, read from TensorRT's exports.
 
-    layers   the inspector's JSON (engine inspector, or trtexec --exportLayerInfo): 8.x and 10 list the ends
-             as "Bindings", names only; 11 as "I/O Tensors", with type and shape. An engine that was built
+    layers   the inspector's JSON (engine inspector, or trtexec --exportLayerInfo): 8.x and 10 list inputs and
+             outputs as "Bindings", names only; 11 as "I/O Tensors", with type and shape. An engine built
              without detailed verbosity has names instead of layers
     profile  trtexec --exportProfile, or an IProfiler's times as {name: milliseconds, or a list of them}
-    times    trtexec --exportTimes: one entry a run of the whole engine
+    times    trtexec --exportTimes: one entry per run of the whole engine
 
-Layers and times are joined by name. A layer without a time was not run by itself (a view, or one whose time
-was charged to another); a time without a layer is kept, with what its name tells. Times come from a profiler
-that synchronizes after every layer: their sum is not the latency.
+Layers and times are joined by name. A layer without a time did not run alone (a view, or one whose time is
+part of another's); a time without a layer is added as a layer, described only by its name. The profiler
+synchronizes after every layer: the sum of the times is not the latency.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TYPES = (
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor between layers: its element type ("" where not told) and how it lies in memory."""
+    """A tensor between layers: its element type ("" if unknown) and its memory format."""
 
     name: str
     shape: Tuple[int, ...]
@@ -55,10 +55,10 @@ class EngineLayer:
 
     name: str
     type: str
-    """TensorRT's own word, as in CaskConvolution; "" where not told."""
+    """TensorRT's name, as in CaskConvolution; "" if unknown."""
     kind: str
     precision: str
-    """The type that it computes in: that of its weights, else of what it reads."""
+    """The type of its computation: that of its weights, else of its inputs."""
     tactic: str
     inputs: Tuple[Tensor, ...]
     outputs: Tuple[Tensor, ...]
@@ -69,13 +69,13 @@ class EngineLayer:
 
     @property
     def product(self) -> bool:
-        """Whether it multiplies with weights: what one would have in INT8."""
+        """Whether it multiplies by weights, so that INT8 is worthwhile."""
         return self.kind == "compute" and any(word in self.type.lower() for word in PRODUCTS)
 
 
 @dataclass(frozen=True)
 class Engine:
-    """All layers in the order they run, what goes in and out, and the runs of the whole engine."""
+    """All layers in execution order, inputs and outputs, and the runs of the whole engine."""
 
     name: str
     layers: Tuple[EngineLayer, ...]
@@ -86,7 +86,7 @@ class Engine:
 
     @property
     def layer_sum_s(self) -> float:
-        """All layers' times together."""
+        """The sum of all layers' times."""
         return sum(layer.latency_s or 0.0 for layer in self.layers)
 
     def of_kind(self, kind: str) -> Tuple[EngineLayer, ...]:
@@ -94,25 +94,25 @@ class Engine:
         return tuple(layer for layer in self.layers if layer.kind == kind)
 
     def fallbacks(self) -> Tuple[Tuple[str, str], ...]:
-        """Layers that do not run where or how the rest does, and why: (name, reason).
+        """Layers with another precision or device than the rest: (name, reason).
 
-        Products in float in an engine that has INT8 ones, and GPU layers in an engine that has DLA ones.
+        Float products in an engine with INT8 ones, and GPU layers in an engine with DLA ones.
         """
-        found: List[Tuple[str, str]] = []
+        layers_and_reasons: List[Tuple[str, str]] = []
         whole = any(layer.product and layer.precision == "int8" for layer in self.layers)
         on_dla = any(layer.device == "DLA" for layer in self.layers)
         for layer in self.layers:
             if whole and layer.product and layer.precision not in ("int8", "fp8", "int4", ""):
-                found.append((layer.name, f"computes in {layer.precision}, others in int8"))
+                layers_and_reasons.append((layer.name, f"computes in {layer.precision}, others in int8"))
             if on_dla and layer.device != "DLA" and layer.kind != "view":
-                found.append((layer.name, "runs on the GPU, others on the DLA"))
-        return tuple(found)
+                layers_and_reasons.append((layer.name, "runs on the GPU, others on the DLA"))
+        return tuple(layers_and_reasons)
 
     def to_json(self) -> Dict[str, Any]:
         """Plain values for JSON."""
-        told = {"layer_sum_s": self.layer_sum_s, "fallbacks": [list(pair) for pair in self.fallbacks()]}
+        summary = {"layer_sum_s": self.layer_sum_s, "fallbacks": [list(pair) for pair in self.fallbacks()]}
         counts = {kind: len(self.of_kind(kind)) for kind in KINDS}
-        return {**json.loads(json.dumps(asdict(self))), **told, "counts": counts}
+        return {**json.loads(json.dumps(asdict(self))), **summary, "counts": counts}
 
 
 def read_engine(
@@ -126,10 +126,10 @@ def read_engine(
     """Reads an engine's exports.
 
     Args:
-        modules: the PyTorch module of an ONNX node, where the nodes' own names do not tell.
+        modules: the PyTorch module by ONNX node, where the nodes' names do not contain it.
 
     Raises:
-        ArtifactError: a file is missing or cut, or is none of the forms above.
+        ArtifactError: a file is missing or truncated, or has none of these formats.
     """
     engine = engine_of(_json(layers), name=name or Path(layers).name.split(".")[0], where=str(layers))
     if modules:
@@ -141,112 +141,114 @@ def read_engine(
     return engine
 
 
-def engine_of(told: Any, *, name: str, where: str = "the inspector's JSON") -> Engine:
-    """The engine that an inspector describes, without times.
+def engine_of(content: Any, *, name: str, where: str = "the inspector's JSON") -> Engine:
+    """The engine of an inspector's JSON, without times.
 
     Raises:
-        ArtifactError: it is not what an inspector writes.
+        ArtifactError: it is not an inspector's JSON.
     """
-    if not isinstance(told, Mapping) or not isinstance(told.get("Layers"), list):
+    if not isinstance(content, Mapping) or not isinstance(content.get("Layers"), list):
         raise ArtifactError(
-            f"{where} is not what TensorRT's inspector writes: it has no list of 'Layers'.",
+            f"{where} is not JSON of TensorRT's inspector: it has no list of 'Layers'.",
             "Give the file of trtexec --exportLayerInfo=FILE --profilingVerbosity=detailed.",
         )
     remarks: List[str] = []
-    names_only = bool(told["Layers"]) and all(isinstance(layer, str) for layer in told["Layers"])
+    names_only = bool(content["Layers"]) and all(isinstance(layer, str) for layer in content["Layers"])
     if names_only:
         remarks.append(
-            "the engine was built without detailed verbosity: precisions, tactics and formats are not known"
+            "the engine was built without detailed verbosity: precisions, tactics and formats are unknown"
         )
     try:
         layers = tuple(
-            _layer({"Name": each} if isinstance(each, str) else each, where) for each in told["Layers"]
+            _layer({"Name": each} if isinstance(each, str) else each, where) for each in content["Layers"]
         )
-        ends = told.get("I/O Tensors", told.get("Bindings", []))
+        ends = content.get("I/O Tensors", content.get("Bindings", []))
         names = tuple(str(end["Name"] if isinstance(end, Mapping) else end) for end in ends)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ArtifactError(
-            f"{where} is not what TensorRT's inspector writes: {type(error).__name__} at {error}.",
+            f"{where} is not JSON of TensorRT's inspector: {type(error).__name__} at {error}.",
             "Export the layer information again.",
         ) from error
     return Engine(name, layers, names, remarks=tuple(remarks))
 
 
-def profile_of(told: Any, *, where: str = "the profile") -> Dict[str, float]:
-    """Seconds of a run by layer, in order: the median, where the profiler keeps one, else the mean.
+def profile_of(content: Any, *, where: str = "the profile") -> Dict[str, float]:
+    """Seconds of a run by layer, in order: the median, where the profiler has one, else the mean.
 
     Raises:
         ArtifactError: it is neither trtexec's profile nor an IProfiler's times.
     """
     try:
-        if isinstance(told, Mapping) and told:
-            if any(isinstance(times, list) and not times for times in told.values()):
+        if isinstance(content, Mapping) and content:
+            if any(isinstance(times, list) and not times for times in content.values()):
                 raise ValueError("a layer has no times")
-            return {str(name): float(np.median(times)) / 1e3 for name, times in told.items()}
-        entries = [entry for entry in told if "name" in entry]
-        runs = next((int(entry["count"]) for entry in told if "count" in entry), 1)
-        found: Dict[str, float] = {}
+            return {str(name): float(np.median(times)) / 1e3 for name, times in content.items()}
+        entries = [entry for entry in content if "name" in entry]
+        runs = next((int(entry["count"]) for entry in content if "count" in entry), 1)
+        seconds: Dict[str, float] = {}
         for entry in entries:
             time = entry.get("medianMs", entry.get("averageMs"))
             time = float(entry["timeMs"]) / max(runs, 1) if time is None else float(time)
-            found[entry["name"]] = found.get(entry["name"], 0.0) + time / 1e3
-        if not found:
+            seconds[entry["name"]] = seconds.get(entry["name"], 0.0) + time / 1e3
+        if not seconds:
             raise ValueError("no layer has a time")
-        return found
+        return seconds
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ArtifactError(
-            f"{where} holds no times of layers: {error}.", "Give the file of trtexec --exportProfile=FILE."
+            f"{where} has no times of layers: {error}.", "Give the file of trtexec --exportProfile=FILE."
         ) from error
 
 
-def runs_of(told: Any, *, where: str = "the times") -> Tuple[float, ...]:
-    """Seconds that the GPU took for each run of the whole engine, from trtexec --exportTimes.
+def runs_of(content: Any, *, where: str = "the times") -> Tuple[float, ...]:
+    """GPU seconds of each run of the whole engine, from trtexec --exportTimes.
 
     Raises:
-        ArtifactError: it is not what trtexec writes.
+        ArtifactError: it is not JSON of trtexec.
     """
     try:
-        found = tuple(float(entry["computeMs"]) / 1e3 for entry in told)
+        seconds = tuple(float(entry["computeMs"]) / 1e3 for entry in content)
     except (TypeError, ValueError, KeyError) as error:
         raise ArtifactError(
-            f"{where} holds no times of runs: {type(error).__name__} at {error}.",
+            f"{where} has no times of runs: {type(error).__name__} at {error}.",
             "Give the file of trtexec --exportTimes=FILE.",
         ) from error
-    return found
+    return seconds
 
 
 def timed(engine: Engine, times_s: Mapping[str, float]) -> Engine:
-    """The engine with its layers' times; what is in one of the two only is kept, and said."""
+    """The engine with its layers' times; a remark counts what is in only one of the two."""
     layers = [replace(layer, latency_s=times_s.get(layer.name)) for layer in engine.layers]
     known = {layer.name for layer in layers}
-    strangers = [name for name in times_s if name not in known]
-    layers += [replace(_layer({"Name": name}, "the profile"), latency_s=times_s[name]) for name in strangers]
+    unlisted = [name for name in times_s if name not in known]
+    layers += [replace(_layer({"Name": name}, "the profile"), latency_s=times_s[name]) for name in unlisted]
     remarks = list(engine.remarks)
-    if strangers:
-        remarks.append(f"{len(strangers)} timed layers are not in the inspector's list, as {strangers[0]!r}")
-    lost = [layer.name for layer in engine.layers if layer.name not in times_s]
-    if lost:
-        remarks.append(f"{len(lost)} of {len(known)} layers have no time of their own, as {lost[0]!r}")
+    if unlisted:
+        remarks.append(f"{len(unlisted)} timed layers are not in the inspector's list, as {unlisted[0]!r}")
+    untimed = [layer.name for layer in engine.layers if layer.name not in times_s]
+    if untimed:
+        remarks.append(f"{len(untimed)} of {len(known)} layers have no time, as {untimed[0]!r}")
     return replace(engine, layers=tuple(layers), remarks=tuple(remarks))
 
 
-def _layer(told: Any, where: str) -> EngineLayer:
-    if not isinstance(told, Mapping) or "Name" not in told:
+def _layer(content: Any, where: str) -> EngineLayer:
+    if not isinstance(content, Mapping) or "Name" not in content:
         raise ArtifactError(
-            f"{where} has a layer without a name: {str(told)[:80]}.", "Export the layer information again."
+            f"{where} has a layer without a name: {str(content)[:80]}.", "Export the layer information again."
         )
-    name, type_ = str(told["Name"]), str(told.get("LayerType", ""))
-    inputs, outputs = (_tensors(told.get(side, ())) for side in ("Inputs", "Outputs"))
-    weights = told.get("Weights")
+    name, type_ = str(content["Name"]), str(content.get("LayerType", ""))
+    inputs, outputs = (_tensors(content.get(side, ())) for side in ("Inputs", "Outputs"))
+    weights = content.get("Weights")
     precision = _dtype(str(weights.get("Type", ""))) if isinstance(weights, Mapping) else ""
     precision = precision or next((tensor.dtype for tensor in (*inputs, *outputs) if tensor.dtype), "")
-    tactic = str(told.get("TacticName") or told.get("TacticValue") or "")
-    nodes = nodes_of(name, str(told.get("Metadata", "")))
-    on_dla = "DLA" in type_.upper().split("_") or "dla" in type_.lower() or str(told.get("Origin")) == "DLA"
+    tactic = str(content.get("TacticName") or content.get("TacticValue") or "")
+    nodes = nodes_of(name, str(content.get("Metadata", "")))
+    on_dla = (
+        "DLA" in type_.upper().split("_") or "dla" in type_.lower() or str(content.get("Origin")) == "DLA"
+    )
     return EngineLayer(
         name=name,
         type=type_,
-        kind=_kind(name, type_, str(told.get("Origin", "")), inputs, outputs),
+        kind=_kind(name, type_, str(content.get("Origin", "")), inputs, outputs),
         precision=precision,
         tactic="" if set(tactic) <= set("0x") else tactic,
         inputs=inputs,
@@ -258,7 +260,7 @@ def _layer(told: Any, where: str) -> EngineLayer:
 
 
 def _kind(name: str, type_: str, origin: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> str:
-    """What a layer is there for. A copy between types converts; between formats alone, it reorders."""
+    """The purpose of a layer. A copy between types is a conversion; between formats only, a reorder."""
     if type_.lower() == "noop":
         return "view"
     if origin == "QDQ" or re.fullmatch(r"(?:De)?[Qq]uantize(?:Linear)?(?:_\d+)?", name):
@@ -271,14 +273,14 @@ def _kind(name: str, type_: str, origin: str, inputs: Sequence[Tensor], outputs:
     return "compute" if type_ or not name.startswith("(Unnamed") else "other"
 
 
-def _tensors(told: Any) -> Tuple[Tensor, ...]:
-    found = []
-    for each in told if isinstance(told, list) else ():
+def _tensors(content: Any) -> Tuple[Tensor, ...]:
+    tensors = []
+    for each in content if isinstance(content, list) else ():
         words = str(each.get("Format/Datatype", each.get("Format", "")))
         dtype = _dtype(str(each.get("Datatype", each.get("DataType", ""))) or words)
         shape = tuple(int(size) for size in each.get("Dimensions", ()))
-        found.append(Tensor(str(each.get("Name", "")), shape, dtype, words))
-    return tuple(found)
+        tensors.append(Tensor(str(each.get("Name", "")), shape, dtype, words))
+    return tuple(tensors)
 
 
 def _dtype(words: str) -> str:
@@ -286,8 +288,8 @@ def _dtype(words: str) -> str:
 
 
 def _with_modules(layer: EngineLayer, modules: Mapping[str, str]) -> EngineLayer:
-    told = [modules[node] for node in layer.nodes if node in modules]
-    return replace(layer, modules=tuple(dict.fromkeys([*told, *layer.modules])))
+    own = [modules[node] for node in layer.nodes if node in modules]
+    return replace(layer, modules=tuple(dict.fromkeys([*own, *layer.modules])))
 
 
 def _json(path: Path) -> Any:
@@ -297,5 +299,5 @@ def _json(path: Path) -> Any:
         raise ArtifactError(f"{path} does not exist.", "Check the path.") from error
     except (ValueError, OSError) as error:
         raise ArtifactError(
-            f"{path} is not readable as JSON: {error}.", "Export it again: it was cut short, or is a log."
+            f"{path} is not readable as JSON: {error}.", "Export it again: it is truncated, or is a log."
         ) from error

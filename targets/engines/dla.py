@@ -1,7 +1,7 @@
-"""Engines for DLA: the core, and a budget for layers that fall back, held before and after the build.
+"""Engines for DLA: the core, and a budget for fallback layers, checked before and after the build.
 
-What DLA refuses runs on the GPU, and each change between the two costs a copy into another format: a network
-with a handful of such layers is slower than the same one on the GPU alone, and nothing but the log says so.
+Layers that DLA refuses run on the GPU, and each change between the two costs a copy into another format: a
+network with a few such layers is slower than on the GPU alone, and only the log shows it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class FallbackError(ModelError):
 def put_on_dla(
     trt: Any, builder: Any, network: Any, config: Any, settings: BuildSettings, model: Path
 ) -> List[str]:
-    """Asks for DLA with the GPU behind it; returns the layers that DLA says it cannot run.
+    """Requests DLA with the GPU as fallback; returns the layers that DLA cannot run.
 
     Raises:
         TargetError: there is no such core.
-        FallbackError: more layers than the budget are refused.
+        FallbackError: DLA refuses more layers than the budget.
     """
     if settings.dla_core is None or settings.dla_core >= builder.num_DLA_cores:
         raise TargetError(
-            f"DLA core {settings.dla_core} was asked for; TensorRT {trt.__version__} sees "
+            f"DLA core {settings.dla_core} was requested, but TensorRT {trt.__version__} finds "
             f"{builder.num_DLA_cores} here.",
-            "Leave --dla-core away. Orin Nano and Thor have no DLA; TensorRT 10.8 to 11.3 cannot use Orin's.",
+            "Omit --dla-core. Orin Nano and Thor have no DLA; TensorRT 10.8 to 11.3 cannot use Orin's.",
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = settings.dla_core
@@ -44,7 +44,7 @@ def put_on_dla(
 
 
 def check_fallbacks(findings: Findings, settings: BuildSettings, model: Path) -> None:
-    """Holds the budget once more: fusion and formats move further layers than DLA refuses by itself.
+    """Checks the budget after the build: fusion and formats move more layers than DLA refuses.
 
     Raises:
         FallbackError: more layers than the budget were built for the GPU.
@@ -59,7 +59,7 @@ def check_fallbacks(findings: Findings, settings: BuildSettings, model: Path) ->
 def _too_many(layers: Sequence[str], limit: int, model: Path, what: str) -> FallbackError:
     more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
     return FallbackError(
-        f"{len(layers)} layers of {model.name} {what}, and {limit} may: {', '.join(layers[:5])}{more}.",
+        f"{len(layers)} layers of {model.name} {what}, {limit} are allowed: {', '.join(layers[:5])}{more}.",
         "Every change between DLA and GPU costs a copy. Replace these layers (deadweight lint names the "
         "rules), raise --max-gpu-fallbacks, or build for the GPU.",
     )

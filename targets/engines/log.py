@@ -1,8 +1,8 @@
-"""What TensorRT says, kept whole, and what of it matters: fallbacks, reformats, warnings, memory.
+"""TensorRT's log: recorded whole, and its findings (fallbacks, reformats, warnings, memory).
 
-TensorRT reports failures in its log alone: a builder that fails returns None, a parser False. It also keeps
-the first logger of a process and ignores later ones, so there is one here for each flavour, which writes for
-whoever listens at the moment.
+TensorRT reports failures only in its log: a builder that fails returns None, a parser False. It also uses the
+first logger of a process and ignores later ones, so there is one here for each flavour, which writes into the
+list of the current caller.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import TargetError
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 SIMULATED = "[simulated]"
-"""Whoever stands in for TensorRT begins a line of its log with this: then nothing is called measured."""
+"""A stand-in for TensorRT begins a line of its log with this: then nothing is called measured."""
 
 Line = Tuple[str, str]
 """Severity (verbose, info, warning, error, internal_error) and text."""
@@ -62,23 +62,23 @@ _CURES = (
 
 @dataclass(frozen=True)
 class Findings:
-    """What a build's log tells about the engine. Names are TensorRT's names of layers."""
+    """The findings of a build's log. Names are TensorRT's names of layers."""
 
     fallbacks: Tuple[str, ...] = ()
-    """Layers that were meant for DLA and run on the GPU."""
+    """Layers that were planned for DLA and run on the GPU."""
     dla_layers: Tuple[str, ...] = ()
     gpu_layers: Tuple[str, ...] = ()
-    """What runs where, as far as the log lists it: only builds for DLA do."""
+    """The device of layers, which only the logs of builds for DLA list."""
     reformats: int = 0
     """Layers that only change a tensor's format or data type."""
     skipped_tactics: int = 0
-    """Kernels that were not tried because their memory was not there."""
+    """Kernels that were not tried for lack of memory."""
     warnings: Tuple[str, ...] = ()
     errors: Tuple[str, ...] = ()
     bytes: Tuple[Tuple[str, int], ...] = ()
     """Memory by part: weights, activations, scratch, persistent."""
     sparse_layers: Optional[int] = None
-    """Layers whose weights are 2:4; None where the log does not say, as in builds without `sparse`."""
+    """Layers whose weights are 2:4; None where the log has no count, as without `sparse`."""
     sparse_kernels: Optional[int] = None
     """Layers that use a kernel for 2:4; for the others a dense one was faster."""
 
@@ -94,7 +94,7 @@ def import_tensorrt(flavour: str = "tensorrt") -> Any:
         TargetError: the flavour is unknown, not installed, or does not import.
     """
     if flavour not in FLAVOURS:
-        raise TargetError(f"There is no TensorRT called '{flavour}'.", f"Known: {', '.join(FLAVOURS)}.")
+        raise TargetError(f"There is no TensorRT flavour '{flavour}'.", f"Known: {', '.join(FLAVOURS)}.")
     reasons = []
     for name in (flavour, f"{flavour}_bindings"):
         try:
@@ -106,7 +106,7 @@ def import_tensorrt(flavour: str = "tensorrt") -> Any:
 
 @contextlib.contextmanager
 def heard(trt: Any) -> Iterator[Tuple[Any, List[Line]]]:
-    """The process's logger, and the lines that it takes while the block lasts."""
+    """The process's logger, and the lines that it records during the block."""
     logger = _logger(trt)
     lines: List[Line] = []
     before, logger.lines = logger.lines, lines
@@ -122,7 +122,7 @@ def is_simulated(lines: Sequence[Line]) -> bool:
 
 
 def read_log(lines: Sequence[Line]) -> Findings:
-    """What matters in a build's log."""
+    """Extracts the findings from a build's log."""
     fallbacks: Dict[str, None] = {}
     placed: Dict[str, Dict[str, None]] = {"Dla": {}, "Gpu": {}}
     sizes: Dict[str, int] = {}
@@ -151,8 +151,8 @@ def read_log(lines: Sequence[Line]) -> Findings:
         gpu_layers=tuple(placed["Gpu"]),
         reformats=reformats,
         skipped_tactics=skipped,
-        warnings=_said(lines, "warning"),
-        errors=_said(lines, "error", "internal_error"),
+        warnings=_texts(lines, "warning"),
+        errors=_texts(lines, "error", "internal_error"),
         bytes=tuple(sizes.items()),
         sparse_layers=sparse.get("layers"),
         sparse_kernels=sparse.get("kernels"),
@@ -160,37 +160,37 @@ def read_log(lines: Sequence[Line]) -> Findings:
 
 
 def reason(lines: Sequence[Line]) -> str:
-    """Why TensorRT gave up, in its own words: the first error and, where it says something else, the last."""
-    errors = _said(lines, "error", "internal_error") or _said(lines, "warning")
+    """TensorRT's reason for a failure: its first error and, if different, its last."""
+    errors = _texts(lines, "error", "internal_error") or _texts(lines, "warning")
     if not errors:
         return "TensorRT gave no reason"
-    told = [_short(errors[0])]
+    messages = [_short(errors[0])]
     if len(errors) > 1 and errors[-1] not in errors[0]:
-        told.append(_short(errors[-1]))
-    return "; then: ".join(told)
+        messages.append(_short(errors[-1]))
+    return "; then: ".join(messages)
 
 
 def cause(lines: Sequence[Line]) -> str:
-    """What kind of reason it was: memory, profile, dla, driver or other."""
+    """The kind of the reason: memory, profile, dla, driver or other."""
     text = "\n".join(text for severity, text in lines if severity != "verbose")
     return next((kind for words, kind in _CURES if re.search(words, text)), "other")
 
 
 def _sparse(text: str) -> Dict[str, int]:
-    """What a line says of 2:4: how many layers could, how many do. The last line of a build holds."""
-    found: Dict[str, int] = {}
+    """A line's counts for 2:4: eligible layers, used kernels. The last line of a build counts."""
+    counts: Dict[str, int] = {}
     for part, (listed, counted) in _SPARSE.items():
         names, number = re.search(listed, text), re.search(counted, text)
         if number:
-            found[part] = int(number.group(1))
+            counts[part] = int(number.group(1))
         elif names:
-            found[part] = len([name for name in names.group(1).split(",") if name.strip()])
-    return found
+            counts[part] = len([name for name in names.group(1).split(",") if name.strip()])
+    return counts
 
 
-def _said(lines: Sequence[Line], *severities: str) -> Tuple[str, ...]:
-    kept = dict.fromkeys(text for severity, text in lines if severity in severities)
-    return tuple(text for text in kept if not text.startswith(SIMULATED))
+def _texts(lines: Sequence[Line], *severities: str) -> Tuple[str, ...]:
+    texts = dict.fromkeys(text for severity, text in lines if severity in severities)
+    return tuple(text for text in texts if not text.startswith(SIMULATED))
 
 
 def _short(text: str) -> str:
@@ -204,7 +204,7 @@ def _logger(trt: Any) -> Any:
     if trt.__name__ not in _loggers:
 
         class Logger(trt.ILogger):  # type: ignore[misc, name-defined, unused-ignore]
-            """Keeps what is said; it must not raise, because TensorRT's own threads call it."""
+            """Records the lines; it must not raise, because TensorRT's threads call it."""
 
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)

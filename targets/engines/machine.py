@@ -1,4 +1,4 @@
-"""What the machine allows, asked before a build: its GPU, its memory, and whether it is the board meant."""
+"""Checks of the machine before a build: its GPU, its memory, and whether it is the target board."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .build_settings import BuildSettings
 
 _BASE_BYTES = 300_000_000
 _COPIES = 3
-"""Rule of thumb for the least that a build takes: CUDA's and TensorRT's own base, and the weights as they are
-read, as they are parsed and as they are written."""
+"""Rule of thumb for the minimum memory of a build: the base of CUDA and TensorRT, and the weights as read, as
+parsed and as written."""
 
 
 def check_target(
     trt: Any, target: Optional[Target], device: Optional[Mapping[str, Any]], settings: BuildSettings
 ) -> None:
-    """Holds the board that is meant against the machine that builds.
+    """Checks that this machine can build for the target board.
 
     Raises:
         TargetError: an engine of this machine cannot run there, or the target runs no engines.
@@ -31,30 +31,30 @@ def check_target(
     if not runs.builds:
         raise TargetError(
             f"{target.title} runs ONNX files with {target.runtime}, not engines.",
-            "Give it the ONNX file as it is, or choose another target: deadweight targets.",
+            "Use the ONNX file as it is, or choose another target: deadweight targets.",
         )
     wanted = target.certain("compute_capability")
     if settings.flavour == "tensorrt_rtx" and wanted is not None:
         known = getattr(trt, "ComputeCapability", None)
         if not hasattr(known, "SM" + str(wanted).replace(".", "")):
             raise TargetError(
-                f"TensorRT-RTX {trt.__version__} builds for no GPU of compute capability {wanted}, which "
+                f"TensorRT-RTX {trt.__version__} cannot build for compute capability {wanted}, which "
                 f"{target.title} has.",
-                "Build with --flavour tensorrt on the board itself, or leave --target away.",
+                "Build with --flavour tensorrt on the board itself, or omit --target.",
             )
     elif wanted is not None and device is not None and device["compute_capability"] != wanted:
         raise TargetError(
-            f"{target.title} has compute capability {wanted}, and the GPU here has "
+            f"{target.title} has compute capability {wanted}, but the GPU here has "
             f"{device['compute_capability']}: an engine runs only where it was built.",
-            "Build it on the board: --on USER@HOST. For this machine leave --target away.",
+            "Build it on the board: --on USER@HOST. For this machine omit --target.",
         )
 
 
 def device_facts(cuda: Optional[str]) -> Optional[Dict[str, Any]]:
-    """The GPU, as far as it can be asked. TensorRT itself needs no binding, so none is no reason to stop.
+    """Facts about the GPU; None without a CUDA binding, which TensorRT itself does not need.
 
     Raises:
-        TargetError: the way to CUDA that was chosen does not work.
+        TargetError: the chosen CUDA binding does not work.
     """
     try:
         opened = open_cuda(cuda)
@@ -71,10 +71,10 @@ def device_facts(cuda: Optional[str]) -> Optional[Dict[str, Any]]:
 
 
 def room_for(model: Path, target: Optional[Target], root: Path) -> Optional[int]:
-    """Bytes that a build can use; None where the system does not say.
+    """Bytes that a build can use; None if unknown.
 
     Raises:
-        TargetError: less is free than any build takes.
+        TargetError: less is free than any build needs.
     """
     try:
         free = free_memory(root)
@@ -83,8 +83,8 @@ def room_for(model: Path, target: Optional[Target], root: Path) -> Optional[int]
     least = _BASE_BYTES + _COPIES * model.stat().st_size
     if free < least:
         raise TargetError(
-            f"Only {free / 1e6:.0f} MB of memory are free here; building {model.name} takes some "
-            f"{least / 1e6:.0f} MB at least.",
+            f"Only {free / 1e6:.0f} MB of memory are free here; building {model.name} needs at "
+            f"least some {least / 1e6:.0f} MB.",
             "Stop other programs (the desktop: sudo systemctl isolate multi-user.target) or add swap, and "
             "run the same command again.",
         )
@@ -95,10 +95,10 @@ def room_for(model: Path, target: Optional[Target], root: Path) -> Optional[int]
 def fit_for(
     trt: Any, need: Optional[Footprint], free: Optional[int], settings: BuildSettings
 ) -> Optional[Fit]:
-    """Whether it fits, where that can be asked. TensorRT-RTX counts from 1, and is of TensorRT 10's time.
+    """Whether the model fits, if known. TensorRT-RTX has its own version numbers and matches TensorRT 10.
 
     Raises:
-        TargetError: it does not.
+        TargetError: it does not fit.
     """
     if need is None or free is None:
         return None

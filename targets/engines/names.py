@@ -1,8 +1,8 @@
-"""From the name of an engine's layer back to the ONNX nodes it came from, and to the modules in PyTorch.
+"""The mapping from the name of an engine's layer to its ONNX nodes and PyTorch modules.
 
-TensorRT says it outright from 8.6 on, in `Metadata`: "[ONNX Layer: conv1]", one for each node, parted by a
-control character. Older engines and layers without metadata have only their name, which strings nodes
-together: "conv1.weight + QuantizeLinear_7 + Conv_9", "PWN(Sigmoid_1, Mul_2)", "Conv_3 + Relu_4 || Conv_5",
+From 8.6 on TensorRT lists the nodes in `Metadata`: "[ONNX Layer: conv1]", one for each node, separated by a
+control character. Older engines and layers without metadata have only their name, which concatenates nodes:
+"conv1.weight + QuantizeLinear_7 + Conv_9", "PWN(Sigmoid_1, Mul_2)", "Conv_3 + Relu_4 || Conv_5",
 "Reformatting CopyNode for Input Tensor 0 to Conv_3", "{ForeignNode[Conv_0...Add_9]}" (which names two ends of
 a region, nothing in between).
 """
@@ -23,10 +23,10 @@ _PARAMETER = re.compile(r"^(.*?)\.(?:weight|bias|running_mean|running_var|parame
 
 
 def nodes_of(name: str, metadata: str = "") -> Tuple[str, ...]:
-    """The ONNX nodes of a layer, each once, in order; () where neither name nor metadata tells."""
-    told = _METADATA.findall(metadata or "")
-    if told:
-        return tuple(dict.fromkeys(node.strip() for node in told if node.strip()))
+    """The ONNX nodes of a layer, each once, in order; () where neither name nor metadata has any."""
+    listed = _METADATA.findall(metadata or "")
+    if listed:
+        return tuple(dict.fromkeys(node.strip() for node in listed if node.strip()))
     return tuple(
         part
         for part in dict.fromkeys(_parts(name))
@@ -35,22 +35,22 @@ def nodes_of(name: str, metadata: str = "") -> Tuple[str, ...]:
 
 
 def served_by(name: str) -> str:
-    """The layer that a copy feeds or empties: what stands behind "to"; "" when the layer is no copy."""
-    found = _COPY.match(name)
-    return name[found.end() :] if found else ""
+    """The layer that a copy serves, after "to" or "from" in its name; "" if the layer is not a copy."""
+    match = _COPY.match(name)
+    return name[match.end() :] if match else ""
 
 
 def modules_of(name: str, nodes: Tuple[str, ...]) -> Tuple[str, ...]:
-    """The PyTorch modules that a layer stands for, by the weights in its name or the paths of its nodes.
+    """The PyTorch modules of a layer, from the weights in its name or the paths of its nodes.
 
-    torch.onnx writes a path for a node, "/layer1/layer1.0/conv1/Conv", where each step is a module's whole
-    name or what is added to the one before. Nodes called "Conv_3" or "node_conv2d_1" tell no module.
+    torch.onnx writes a path for a node, "/layer1/layer1.0/conv1/Conv", where each step is a module's full
+    name or is appended to the previous one. Nodes named "Conv_3" or "node_conv2d_1" have no module.
     """
-    found: List[str] = []
+    modules: List[str] = []
     for part in _parts(name):
         parameter = _PARAMETER.match(part)
         if parameter and not _MADE_UP.search(part):
-            found.append(parameter.group(1).strip("/"))
+            modules.append(parameter.group(1).strip("/"))
     for node in nodes:
         steps = [step for step in node.strip("/").split("/") if step]
         if len(steps) < 2:
@@ -59,29 +59,29 @@ def modules_of(name: str, nodes: Tuple[str, ...]) -> Tuple[str, ...]:
         for step in steps[:-1]:
             whole = not module or step == module or step.startswith(module + ".")
             module = step if whole else f"{module}.{step}"
-        found.append(module)
-    return tuple(dict.fromkeys(found))
+        modules.append(module)
+    return tuple(dict.fromkeys(modules))
 
 
 def modules_in(nodes: Nodes) -> Dict[str, str]:
-    """The PyTorch module of every ONNX node that reads a weight, by the weight's name."""
-    found: Dict[str, str] = {}
+    """The PyTorch module of every ONNX node that reads a weight, from the weight's name."""
+    modules: Dict[str, str] = {}
     for node in nodes.nodes:
         for name in node.inputs:
             parameter = _PARAMETER.match(name)
             if parameter:
-                found.setdefault(node.name, parameter.group(1))
-    return found
+                modules.setdefault(node.name, parameter.group(1))
+    return modules
 
 
 def _parts(name: str) -> List[str]:
-    """The names that a layer's name strings together."""
+    """The names that are concatenated in a layer's name."""
     rest = served_by(name) or name
     region = re.match(r"^\{ForeignNode\[(.*)\]\}$", rest)
     if region:
         return [part.strip() for part in region.group(1).split("...") if part.strip()]
     between = r" \|\| | \+ "
-    if "PWN(" in rest:  # pointwise nodes that were made one, perhaps one within the other
+    if "PWN(" in rest:  # fused pointwise nodes, perhaps nested
         rest, between = rest.replace("PWN(", ""), between + "|, "
     parts = [part.strip() for part in re.split(between, rest)]
     return [part[: len(part) - max(part.count(")") - part.count("("), 0)] for part in parts]

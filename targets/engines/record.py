@@ -1,7 +1,8 @@
-"""The record beside an engine: what it was built from, by what, for which machine, and how to build it again.
+"""The record of an engine: its source, builder and machine, and the command that rebuilds it.
 
-A plan only runs where it was built: on that TensorRT, that GPU architecture, often that board. TensorRT says
-so after it has read the plan, in words about tags; the record says it before, with both values.
+A plan only runs where it was built: with that TensorRT, on that GPU architecture, often on that board.
+TensorRT reports this after reading the plan, as a mismatch of tags; the record allows it before, with both
+values.
 """
 
 from __future__ import annotations
@@ -16,43 +17,43 @@ from ..errors import ModelError
 
 SCHEMA = 1
 _ROOT = Path("/")
-_HELD = {
+_REQUIRED = {
     "plan": ("bytes", "sha256"),
     "tensorrt": ("flavour", "version"),
     "settings": ("dla_core", "version_compatible", "hardware_compatibility"),
     "platform": ("machine",),
 }
-"""What is looked up in a record before its plan is opened."""
+"""Keys of a record that are read before its plan is opened."""
 
 
 def record_path(plan: Union[str, Path]) -> Path:
-    """Where the record of a plan lies: `model.plan` has `model.plan.json`."""
+    """The path of a plan's record: `model.plan` has `model.plan.json`."""
     return Path(f"{plan}.json")
 
 
 def log_path(plan: Union[str, Path]) -> Path:
-    """Where the build's log lies: `model.plan` has `model.plan.log`."""
+    """The path of the build's log: `model.plan` has `model.plan.log`."""
     return Path(f"{plan}.log")
 
 
 def read_record(plan: Path) -> Optional[Dict[str, Any]]:
-    """The record of a plan; None where it has none, as one that trtexec built."""
+    """The record of a plan; None without one, as for a plan that trtexec built."""
     path = record_path(plan)
     if not path.is_file():
         return None
     record = read_json(path)
     if record.get("schema") != SCHEMA or record.get("kind") != "engine":
         raise ModelError(
-            f"{path} is not the record of an engine that this version reads (schema {SCHEMA}).",
+            f"{path} is not an engine's record that this version can read (schema {SCHEMA}).",
             f"Build the engine again with this version, or remove {path} to open the plan without it.",
         )
     missing = [name for name in ("evidence", "rebuild") if name not in record]
-    for name, keys in _HELD.items():
+    for name, keys in _REQUIRED.items():
         table = record.get(name)
         missing += [f"{name}.{key}" for key in keys if not isinstance(table, dict) or key not in table]
     if missing:
         raise ModelError(
-            f"{path} is not a whole record: it lacks {', '.join(missing)}.",
+            f"{path} is incomplete: it lacks {', '.join(missing)}.",
             f"Copy it again, build the engine again, or remove {path} to open the plan without it.",
         )
     return record
@@ -69,54 +70,55 @@ def check_record(
     """Compares a plan with its record, and the record with this machine.
 
     Raises:
-        ModelError: the plan is not the recorded one, or it was built for something else than what is here.
+        ModelError: the plan is not the recorded one, or was built for another machine or TensorRT.
     """
-    wrong: List[str] = []
+    faults: List[str] = []
     if plan.stat().st_size != record["plan"]["bytes"]:
         raise ModelError(
-            f"{plan.name} has {plan.stat().st_size} bytes; {record['plan']['bytes']} were written when it "
-            "was built. It was cut short or replaced.",
+            f"{plan.name} has {plan.stat().st_size} bytes, but {record['plan']['bytes']} were written by "
+            "its build. It was truncated or replaced.",
             f"Copy it again, or build it again: {record['rebuild']}",
         )
     if sha256_of(plan) != record["plan"]["sha256"]:
         raise ModelError(
-            f"{plan.name} is not the plan that was recorded when it was built: its SHA-256 differs.",
+            f"{plan.name} is not the recorded plan: its SHA-256 differs.",
             f"Copy it again, or build it again: {record['rebuild']}",
         )
     settings = record["settings"]
     if settings["version_compatible"]:
         raise ModelError(
-            f"{plan.name} is version-compatible: it brings a runtime of its own, and code that a plan brings "
-            "is never run here.",
-            "Open it with the program that it was built for, or build it without --version-compatible.",
+            f"{plan.name} is version-compatible: it contains a runtime, which is never run here.",
+            "Open it with the program it was built for, or build it without --version-compatible.",
         )
     built = record["tensorrt"]
     if built["flavour"] != flavour:
-        wrong.append(f"it was built by {built['flavour']}, and {flavour} is to run it")
+        faults.append(f"it was built by {built['flavour']}, not {flavour}")
     elif built["version"] != version:
-        wrong.append(f"it was built by {built['flavour']} {built['version']}, and here is {version}")
+        faults.append(f"it was built by {built['flavour']} {built['version']}, but here is {version}")
     device = record.get("device") or {}
     made_for = device.get("compute_capability")
     compatible = settings["hardware_compatibility"] or flavour == "tensorrt_rtx"
     if made_for and compute_capability and made_for != compute_capability and not compatible:
-        wrong.append(f"it was built for compute capability {made_for}, and this GPU has {compute_capability}")
+        faults.append(
+            f"it was built for compute capability {made_for}, but this GPU has {compute_capability}"
+        )
     if record["platform"]["machine"] != platform.machine():
-        wrong.append(f"it was built on {record['platform']['machine']}, and this is {platform.machine()}")
-    if wrong:
+        faults.append(f"it was built on {record['platform']['machine']}, but this is {platform.machine()}")
+    if faults:
         raise ModelError(
-            f"{plan.name} cannot run here: {'; '.join(wrong)}.", f"Build it here: {record['rebuild']}"
+            f"{plan.name} cannot run here: {'; '.join(faults)}.", f"Build it here: {record['rebuild']}"
         )
 
 
 def rebuild_command(plan: Path, record: Optional[Mapping[str, Any]]) -> str:
-    """The line that builds a plan again."""
+    """The command that builds a plan again."""
     if record is not None:
         return str(record["rebuild"])
     return f"deadweight build {plan.stem}.onnx --out {plan}"
 
 
 def command_for(model: Path, plan: Path, settings: Mapping[str, Any], target: Optional[str]) -> str:
-    """`deadweight build` with the options that give these settings."""
+    """`deadweight build` with the options for these settings."""
     words = ["deadweight", "build", str(model), "--out", str(plan)]
     words += ["--target", target] if target else []
     low, usual, high = settings["batch"]
@@ -135,12 +137,12 @@ def command_for(model: Path, plan: Path, settings: Mapping[str, Any], target: Op
 
 
 def platform_facts(root: Path = _ROOT) -> Dict[str, str]:
-    """The machine, as far as a plan is tied to it."""
-    found = {"machine": platform.machine(), "system": platform.system()}
+    """The facts about the machine on which a plan depends."""
+    facts = {"machine": platform.machine(), "system": platform.system()}
     for name, path in (("board", "proc/device-tree/model"), ("l4t", "etc/nv_tegra_release")):
         try:
             text = (root / path).read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        found[name] = text.strip("\0\n ").splitlines()[0]
-    return found
+        facts[name] = text.strip("\0\n ").splitlines()[0]
+    return facts

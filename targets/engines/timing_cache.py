@@ -1,7 +1,7 @@
-"""Timings of kernels, kept from one build to the next: by TensorRT's version and the GPU they are of.
+"""The cache of kernel timings between builds, by TensorRT version and GPU.
 
-Two builds of one file choose different kernels where timings are close, so two engines that are to be
-compared should choose from the same ones. Timings that are kept need not be taken again.
+Two builds of one file choose different kernels where timings are close, so two engines to be compared should
+use the same timings. Cached timings also make a build faster.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..artifact import writing
 def timing_path(
     trt: Any, flavour: str, device: Optional[Mapping[str, Any]], folder: Optional[Path]
 ) -> Optional[Path]:
-    """Where kernel timings of this TensorRT on this GPU are kept; None where the GPU is unknown."""
+    """The cache file for this TensorRT on this GPU; None where the GPU is unknown."""
     if device is None:
         return None
     home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
@@ -26,16 +26,16 @@ def timing_path(
 
 
 def give_cache(config: Any, path: Optional[Path]) -> bool:
-    """Starts from the kept timings; whether there were any that this builder takes."""
-    kept = path.read_bytes() if path is not None and path.is_file() else b""
-    cache = config.create_timing_cache(kept)
-    if cache is None and kept:  # damaged, or another board's: begin anew
-        kept, cache = b"", config.create_timing_cache(b"")
-    return bool(cache is not None and config.set_timing_cache(cache, False) and kept)
+    """Loads the cached timings; whether there were any that this builder accepts."""
+    stored = path.read_bytes() if path is not None and path.is_file() else b""
+    cache = config.create_timing_cache(stored)
+    if cache is None and stored:  # damaged, or of another board: start empty
+        stored, cache = b"", config.create_timing_cache(b"")
+    return bool(cache is not None and config.set_timing_cache(cache, False) and stored)
 
 
 def keep_cache(config: Any, path: Optional[Path]) -> None:
-    """Writes the timings, those of this build included."""
+    """Writes the timings, including those of this build."""
     cache = config.get_timing_cache()
     if path is None or cache is None:
         return

@@ -1,9 +1,8 @@
-"""trtexec, the last way to build and time an engine: for boards whose Python has no TensorRT.
+"""The interface to trtexec, which builds and times engines on boards whose Python has no TensorRT.
 
-It is a program of TensorRT's own, controlled by flags; `content.py` reads the JSON it exports. Its defaults
-turned round with version 11 (no transfers, spinning, a CUDA graph), so every flag that matters is given
-outright and two timings compare whatever the version. It counts versions as one number: v8412 is 8.4.12,
-v100300 is 10.3.0.
+It is TensorRT's program, controlled by flags; `content.py` reads the JSON it exports. Its defaults changed in
+version 11 (no transfers, spinning, a CUDA graph), so every relevant flag is set explicitly, and timings of
+different versions are comparable. Its version is one number: v8412 is 8.4.12, v100300 is 10.3.0.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ _MIB = 1 << 20
 
 
 def find_trtexec() -> Optional[Path]:
-    """trtexec in the path, or where JetPack puts it; None where there is none."""
-    found = shutil.which("trtexec")
-    return Path(found) if found else USUAL if USUAL.is_file() else None
+    """trtexec in the path, or where JetPack installs it; None if missing."""
+    program = shutil.which("trtexec")
+    return Path(program) if program else USUAL if USUAL.is_file() else None
 
 
 def version_in(output: str) -> str:
-    """TensorRT's version, as in `10.3.0`, from the banner that trtexec begins with.
+    """TensorRT's version, as in `10.3.0`, from trtexec's banner.
 
     Raises:
         TargetError: there is no banner.
     """
-    found = re.search(r"\[TensorRT v(\d+)\]", output)
-    if found is None:
+    match = re.search(r"\[TensorRT v(\d+)\]", output)
+    if match is None:
         raise TargetError(
-            "trtexec does not say which TensorRT it is of.",
-            "Run it by hand: /usr/src/tensorrt/bin/trtexec --help",
+            "trtexec does not print its TensorRT version.",
+            "Run it in a shell: /usr/src/tensorrt/bin/trtexec --help",
         )
-    number = int(found.group(1))
+    number = int(match.group(1))
     base = 1000 if number < 10_000 else 10_000
     return f"{number // base}.{number % base // 100}.{number % 100}"
 
@@ -55,21 +54,21 @@ def build_flags(
     limits: Mapping[str, int],
     quantized: bool,
 ) -> List[str]:
-    """The flags that build a plan as `build_engine` would; `quantized`: the model holds Q/DQ nodes.
+    """The flags that build a plan as `build_engine` does; `quantized`: the model has Q/DQ nodes.
 
     Raises:
-        ModelError: the batch is free, and trtexec must be told whole shapes.
+        ModelError: the batch is dynamic, and trtexec needs whole shapes.
     """
     if settings.batch != (1, 1, 1) and not settings.shapes:
         raise ModelError(
-            f"{model.name} is built by trtexec here, which must be told whole shapes, not a batch.",
+            f"{model.name} is built by trtexec here, which needs whole shapes, not a batch.",
             "Give --shapes NAME=1x3x32x32,8x3x32x32,16x3x32x32, or install TensorRT's Python bindings.",
         )
     major, minor = (int(part) for part in version.split(".")[:2])
     flags = [f"--onnx={model}", f"--saveEngine={plan}", "--verbose", "--profilingVerbosity=detailed"]
     flags += ["--skipInference"] if (major, minor) >= (8, 6) else ["--buildOnly"]
     if major == 8 or (major == 10 and settings.dla_core is not None):
-        # Given --int8 for a model without Q/DQ, trtexec makes up the ranges at random.
+        # With --int8 for a model without Q/DQ, trtexec uses random ranges.
         flags += [*(["--int8"] if quantized else []), *(["--fp16"] if settings.fp16 else [])]
     elif major == 10:
         flags.append("--stronglyTyped")
@@ -99,7 +98,7 @@ def timing_flags(
     shapes: Optional[Mapping[str, Sequence[int]]] = None,
     duration_s: int = 10,
 ) -> List[str]:
-    """The flags that time a plan alike on every version: spinning, no transfers, a second of warm-up."""
+    """The flags that time a plan equally on every version: spinning, no transfers, a second of warm-up."""
     flags = [f"--loadEngine={plan}", f"--exportTimes={times}", "--warmUp=1000", f"--duration={duration_s}"]
     if int(version.split(".")[0]) >= 11:
         flags += [] if graph else ["--noCudaGraph"]
@@ -119,7 +118,7 @@ def profile_flags(
     version: str,
     shapes: Optional[Mapping[str, Sequence[int]]] = None,
 ) -> List[str]:
-    """The flags that export each layer's time, in a run of its own, and TensorRT's words about the layers."""
+    """The flags that export each layer's time, in a separate run, and TensorRT's layer information."""
     flags = [f"--loadEngine={plan}", f"--exportProfile={profile}", f"--exportLayerInfo={layers}"]
     flags += ["--profilingVerbosity=detailed"]
     flags += [] if int(version.split(".")[0]) >= 11 else ["--separateProfileRun"]
@@ -130,10 +129,10 @@ def profile_flags(
 
 
 def run_trtexec(program: Path, flags: Sequence[str], *, doing: str) -> Tuple[str, List[Line]]:
-    """Runs it; returns TensorRT's version and what was said.
+    """Runs trtexec; returns TensorRT's version and the log.
 
     Raises:
-        ModelError: it failed; with its own reason.
+        ModelError: it failed; with its reason.
         TargetError: it cannot be started.
     """
     try:

@@ -1,4 +1,4 @@
-"""Building by trtexec, with the record that any other build has; what only Python can ask stays open."""
+"""The build of an engine by trtexec, with the usual record; facts that only Python can read are empty."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build_by_trtexec(
     target: Optional[Target],
     root: Path,
 ) -> Built:
-    """As `build_engine`, through the program `trtexec`.
+    """As `build_engine`, by the program `trtexec`.
 
     Raises:
         ModelError, TargetError: as `build_engine`.

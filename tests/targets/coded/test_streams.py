@@ -72,9 +72,9 @@ def test_few_bytes_cannot_keep_a_decoder_busy() -> None:
     ],
 )
 def test_what_cannot_have_been_written_is_refused_with_a_cure(data: bytes) -> None:
-    with pytest.raises(ArtifactError, match="damaged") as chosen:
+    with pytest.raises(ArtifactError, match="damaged") as caught:
         decode_symbols(data)
-    assert chosen.value.cure
+    assert caught.value.cure
 
 
 def test_frequencies_add_up_and_leave_every_symbol_one() -> None:

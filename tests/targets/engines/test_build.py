@@ -145,12 +145,12 @@ def test_without_tensorrt_the_error_says_how_to_get_it(mlp_file: Path, tmp_path:
 
 
 def test_an_unknown_flavour_is_refused(mlp_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="no TensorRT called 'tensorrt_lite'"):
+    with pytest.raises(TargetError, match="no TensorRT flavour 'tensorrt_lite'"):
         build_engine(mlp_file, tmp_path / "m.plan", settings=BuildSettings(flavour="tensorrt_lite"))
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--batch", "1,x,8"], "--batch 1,x,8 is not three numbers"),
         (["--batch", "8,4,1"], "not smallest, usual and largest"),
@@ -159,10 +159,12 @@ def test_an_unknown_flavour_is_refused(mlp_file: Path, tmp_path: Path) -> None:
         (["--max-gpu-fallbacks", "3"], "no DLA core"),
     ],
 )
-def test_a_wrong_option_is_exit_code_2_with_the_cure(mlp_file: Path, options: list[str], told: str) -> None:
+def test_a_wrong_option_is_exit_code_2_with_the_cure(
+    mlp_file: Path, options: list[str], message: str
+) -> None:
     done = deadweight_build(mlp_file, None, *options)
     assert done.returncode == 2
-    assert told in words(done)
+    assert message in words(done)
     assert "What to do" in words(done)
     assert "Traceback" not in done.stderr
 
@@ -276,9 +278,9 @@ def test_the_rebuild_line_of_a_record_builds_the_same_again(convolutions: Path, 
         check=False,
     )
     assert again.returncode == 0, again.stderr
-    told = json.loads(record_path.read_text())
-    assert told["settings"] == record["settings"]
-    assert told["rebuild"] == record["rebuild"]
+    answer = json.loads(record_path.read_text())
+    assert answer["settings"] == record["settings"]
+    assert answer["rebuild"] == record["rebuild"]
 
 
 @pytest.mark.slow
@@ -303,21 +305,21 @@ def test_a_file_that_is_no_onnx_is_refused_by_the_real_parser(tmp_path: Path, rt
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
-        (["--target", "orin-nano-8gb"], "builds for no GPU of compute capability 8.7"),
-        (["--compute-capability", "8.7"], "knows no GPU of capability 8.7"),
+        (["--target", "orin-nano-8gb"], "cannot build for compute capability 8.7"),
+        (["--compute-capability", "8.7"], "has no GPU of capability 8.7"),
         (["--hardware-compatibility", "everything"], "knows no level 'everything'"),
         (["--dla-core", "0"], "sees 0 here"),
         (["--version-compatible"], "Unable to load library"),
     ],
 )
 def test_what_tensorrt_rtx_cannot_do_is_refused(
-    convolutions: Path, rtx: Path, options: list[str], told: str
+    convolutions: Path, rtx: Path, options: list[str], message: str
 ) -> None:
     done = deadweight_build(convolutions, rtx, *options)
     assert done.returncode == 2
-    assert told in words(done)
+    assert message in words(done)
     assert not convolutions.with_suffix(".plan").exists()
 
 

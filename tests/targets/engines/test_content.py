@@ -49,7 +49,7 @@ def test_the_same_network_in_fp16_computes_in_fp16() -> None:
 
 
 def test_the_form_of_11_tells_ends_types_and_nodes() -> None:
-    told = {
+    result = {
         "Layers": [
             layer(
                 "__myl_Conv_0",
@@ -62,7 +62,7 @@ def test_the_form_of_11_tells_ends_types_and_nodes() -> None:
         ],
         "I/O Tensors": [{"Name": "x", "IOMode": "Input"}, {"Name": "y", "IOMode": "Output"}],
     }
-    engine = engine_of(told, name="new")
+    engine = engine_of(result, name="new")
     (one,) = engine.layers
     assert engine.ends == ("x", "y")
     assert one.nodes == ("/conv1/Conv", "/relu/Relu")
@@ -80,12 +80,12 @@ def test_an_engine_without_detailed_verbosity_has_names_and_says_so() -> None:
 
 
 def test_float_products_among_int8_ones_and_gpu_layers_beside_a_dla_are_fallbacks() -> None:
-    told = [
+    result = [
         layer("a", Weights={"Type": "Int8"}),
         layer("b", Weights={"Type": "Half"}),
         layer("pool", "CaskPooling"),
     ]
-    assert engine_of({"Layers": told}, name="e").fallbacks() == (("b", "computes in fp16, others in int8"),)
+    assert engine_of({"Layers": result}, name="e").fallbacks() == (("b", "computes in fp16, others in int8"),)
     dla = engine_of({"Layers": [layer("{ForeignNode[a...b]}", "DLA"), layer("c")]}, name="e")
     assert dla.fallbacks() == (("c", "runs on the GPU, others on the DLA"),)
 
@@ -116,9 +116,9 @@ def test_times_come_from_trtexec_or_from_an_iprofiler() -> None:
 
 
 def test_what_only_one_of_the_files_knows_is_kept_and_told() -> None:
-    engine = timed(engine_of({"Layers": [layer("a"), layer("b")]}, name="e"), {"a": 1e-3, "stranger": 2e-3})
+    engine = timed(engine_of({"Layers": [layer("a"), layer("b")]}, name="e"), {"a": 1e-3, "unlisted": 2e-3})
     assert [one.latency_s for one in engine.layers] == [1e-3, None, 2e-3]
-    assert "'stranger'" in engine.remarks[0]
+    assert "'unlisted'" in engine.remarks[0]
     assert "'b'" in engine.remarks[1]
 
 
@@ -130,11 +130,11 @@ def test_modules_of_the_onnx_file_name_what_names_do_not_tell(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "told", ["[]", '{"layers": []}', '{"Layers": [{"LayerType": "x"}]}', '{"Layers": [', "12"]
+    "message", ["[]", '{"layers": []}', '{"Layers": [{"LayerType": "x"}]}', '{"Layers": [', "12"]
 )
-def test_what_is_no_export_is_refused_with_the_command_that_makes_one(tmp_path: Path, told: str) -> None:
+def test_what_is_no_export_is_refused_with_the_command_that_makes_one(tmp_path: Path, message: str) -> None:
     path = tmp_path / "layers.json"
-    path.write_text(told)
+    path.write_text(message)
     with pytest.raises(ArtifactError, match=r"layers\.json"):
         read_engine(path)
     with pytest.raises(ArtifactError, match="does not exist"):
@@ -142,7 +142,7 @@ def test_what_is_no_export_is_refused_with_the_command_that_makes_one(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "told",
+    "message",
     [
         {"Layers": [{"Name": "a", "Inputs": ["x"]}]},
         {"Layers": [{"Name": "a", "Inputs": [{"Dimensions": ["n"]}]}]},
@@ -150,26 +150,26 @@ def test_what_is_no_export_is_refused_with_the_command_that_makes_one(tmp_path: 
         {"Layers": [{"Name": "a"}], "I/O Tensors": [{"Shape": [1]}]},
     ],
 )
-def test_an_export_that_somebody_edited_is_refused_whatever_is_wrong_in_it(told: object) -> None:
-    with pytest.raises(ArtifactError, match="is not what TensorRT's inspector writes"):
-        engine_of(told, name="e")
+def test_an_export_that_somebody_edited_is_refused_whatever_is_wrong_in_it(message: object) -> None:
+    with pytest.raises(ArtifactError, match="is not JSON of TensorRT's inspector"):
+        engine_of(message, name="e")
 
 
 @pytest.mark.parametrize(
-    "told", ["[]", "{}", '{"a": []}', '[{"name": "a"}]', '[{"name": "a", "medianMs": "fast"}]', "3"]
+    "message", ["[]", "{}", '{"a": []}', '[{"name": "a"}]', '[{"name": "a", "medianMs": "fast"}]', "3"]
 )
-def test_a_profile_without_times_is_refused(tmp_path: Path, told: str) -> None:
+def test_a_profile_without_times_is_refused(tmp_path: Path, message: str) -> None:
     path = tmp_path / "profile.json"
-    path.write_text(told)
-    with pytest.raises(ArtifactError, match="holds no times of layers"):
+    path.write_text(message)
+    with pytest.raises(ArtifactError, match="has no times of layers"):
         read_engine(EXPORTS / "qat.graph.json", profile=path)
     times = tmp_path / "times.json"
     times.write_text('[{"latencyMs": 1}]')
-    with pytest.raises(ArtifactError, match="holds no times of runs"):
+    with pytest.raises(ArtifactError, match="has no times of runs"):
         read_engine(EXPORTS / "qat.graph.json", times=times)
 
 
 def test_an_engine_is_plain_json() -> None:
-    told = read_engine(EXPORTS / "qat.graph.json", profile=EXPORTS / "qat.profile.json").to_json()
-    assert json.loads(json.dumps(told)) == told
-    assert told["counts"]["quantize"] == 10
+    answer = read_engine(EXPORTS / "qat.graph.json", profile=EXPORTS / "qat.profile.json").to_json()
+    assert json.loads(json.dumps(answer)) == answer
+    assert answer["counts"]["quantize"] == 10

@@ -32,8 +32,8 @@ def test_a_layers_name_gives_its_nodes(name: str, nodes: tuple[str, ...]) -> Non
 
 
 def test_metadata_speaks_before_the_name() -> None:
-    told = "[ONNX Layer: /conv1/Conv]\x1e[ONNX Layer: /relu/Relu]\x1e[ONNX Layer: /conv1/Conv]"
-    assert nodes_of("__myl_0x1", told) == ("/conv1/Conv", "/relu/Relu")
+    text = "[ONNX Layer: /conv1/Conv]\x1e[ONNX Layer: /relu/Relu]\x1e[ONNX Layer: /conv1/Conv]"
+    assert nodes_of("__myl_0x1", text) == ("/conv1/Conv", "/relu/Relu")
     assert nodes_of("x", "[ONNX Layer: a[0]] [ONNX Layer: b]") == ("a[0]", "b")
 
 

@@ -31,19 +31,19 @@ def test_a_plan_without_a_record_has_none_and_a_whole_record_is_read(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ({"schema": 2}, r"not the record of an engine that this version reads"),
+        ({"schema": 2}, r"not an engine's record that this version can read"),
         ({"tensorrt": {"flavour": "tensorrt"}}, r"lacks tensorrt\.version"),
         ({"tensorrt": None}, r"lacks tensorrt\.flavour, tensorrt\.version"),
         ({"settings": {"dla_core": 0}}, r"lacks settings\.version_compatible"),
     ],
 )
 def test_a_record_that_is_not_whole_is_refused_by_what_it_lacks(
-    tmp_path: Path, change: dict[str, Any], told: str
+    tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     plan = tmp_path / "m.plan"
     record_path(plan).write_text(json.dumps({**WHOLE, **change}))
-    with pytest.raises(ModelError, match=told) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         read_record(plan)
     assert "remove" in caught.value.cure

@@ -140,8 +140,8 @@ class Fake:
             if node.op_type in UNKNOWN:
                 words = 'creator && "Plugin not found, are the plugin name, version, and namespace correct?"'
                 parser["errors"].append((6, index, words, node.name, node.op_type))
-                told = f'While parsing node number {index} [{node.op_type} -> "{node.output[0]}"]:'
-                self.log(ERROR, f"ModelImporter.cpp:140: {told}")
+                answer = f'While parsing node number {index} [{node.op_type} -> "{node.output[0]}"]:'
+                self.log(ERROR, f"ModelImporter.cpp:140: {answer}")
         if parser["errors"]:
             return False
         held = {item.name for item in model.graph.initializer}
@@ -157,8 +157,8 @@ class Fake:
         return len(parser["errors"])
 
     def do_error(self, q: Any, parser: Any) -> int:
-        code, q.other, *told = parser["errors"][q.number]
-        self.kept.append("\t".join(told).encode())
+        code, q.other, *answer = parser["errors"][q.number]
+        self.kept.append("\t".join(answer).encode())
         q.text = self.kept[-1]
         return int(code)
 
@@ -352,37 +352,37 @@ class Fake:
         self.allowed = runtime.get("allowed", False)
         head, _, model = data[len(MAGIC) :].partition(b"\n")
         try:
-            told = json.loads(head)
+            answer = json.loads(head)
         except ValueError:
-            told = {"bytes": -1, "version": self.version, "sm": ""}
-        if told["bytes"] != len(model):
+            answer = {"bytes": -1, "version": self.version, "sm": ""}
+        if answer["bytes"] != len(model):
             self.log(
                 ERROR,
                 f"{failed} 1: Serialization (Serialization assertion sizeRead == mEnd - mCurrent failed."
                 "Size specified in header does not match archive size)",
             )
             return -1
-        if told["version"] != self.version:
+        if answer["version"] != self.version:
             self.log(
                 ERROR,
                 f"{failed} 1: Serialization (Serialization assertion stdVersionRead == "
                 "kSERIALIZATION_VERSION failed.Version tag does not match. Note: Current Version: "
-                f"{self.version}, Serialized Engine Version: {told['version']})",
+                f"{self.version}, Serialized Engine Version: {answer['version']})",
             )
             return -1
         here = os.environ.get("FAKE_SM", "8.7")
-        if told["sm"] != here:
+        if answer["sm"] != here:
             self.log(
                 ERROR,
                 f"{failed} 6: API Usage Error (The engine plan file is generated on an incompatible "
-                f"device, expecting compute {here} got compute {told['sm']}, please rebuild.)",
+                f"device, expecting compute {here} got compute {answer['sm']}, please rebuild.)",
             )
             return -1
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return self.new(**told, session=session, plan=data)
+        return self.new(**answer, session=session, plan=data)
 
     def do_runtime_set_core(self, q: Any, runtime: Any) -> None:
         runtime["core"] = q.number

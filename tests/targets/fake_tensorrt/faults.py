@@ -1,4 +1,4 @@
-"""What only a fake can be told to do: fail at every step, in words that real TensorRT was seen to use."""
+"""The fake's own tests: it can fail at every step, with messages of real TensorRT."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def foreign_plan(bench: Any, **changed: object) -> DeadweightError:
     plan = plan_of(bench, "mlp")
     record_path(plan).unlink()
     head, _, model = plan.read_bytes()[len(double.MAGIC) :].partition(b"\n")
-    told = {**json.loads(head), **changed}
-    plan.write_bytes(double.MAGIC + json.dumps(told).encode() + b"\n" + model)
+    result = {**json.loads(head), **changed}
+    plan.write_bytes(double.MAGIC + json.dumps(result).encode() + b"\n" + model)
     return raised(ModelError, lambda: open_session(plan, runtime="tensorrt"))
 
 
@@ -241,13 +241,13 @@ def check_code_that_a_plan_brings_is_never_run(bench: Any) -> None:
 
 def check_the_plan_holds_the_profile_and_the_type_of_network_that_were_asked_for(bench: Any) -> None:
     head = plan_of(bench, "mlp").read_bytes()[len(double.MAGIC) :].partition(b"\n")[0]
-    told = json.loads(head)
-    assert told["profiles"] == [{"x": [[1, 16], [4, 16], [8, 16]]}], told["profiles"]
+    answer = json.loads(head)
+    assert answer["profiles"] == [{"x": [[1, 16], [4, 16], [8, 16]]}], answer["profiles"]
     import tensorrt  # pyright: ignore[reportMissingImports]
 
     creation = tensorrt.NetworkDefinitionCreationFlag
     kind = creation.STRONGLY_TYPED if hasattr(creation, "STRONGLY_TYPED") else creation.EXPLICIT_BATCH
-    assert told["strong"] == 1 << int(kind), told["strong"]
+    assert answer["strong"] == 1 << int(kind), answer["strong"]
 
 
 def check_limits_come_from_what_is_free_and_are_powers_of_two_where_they_must(bench: Any) -> None:
@@ -322,7 +322,7 @@ def check_the_commands_build_profile_and_compare_engines(bench: Any) -> None:
     model, plan = str(bench.folder / "qdq.onnx"), bench.folder / "command.plan"
     to = ["--out", str(plan), "--batch", "1,4,8", "--timing-cache", str(bench.folder / "timing")]
     few = ["--events", "6", "--event-s", "0.01"]
-    told = {}
+    result = {}
     for words, code in (
         (["build", model, *to, "--dla-core", "0", "--max-gpu-fallbacks", "1"], 1),
         (["build", model, *to], 0),
@@ -331,11 +331,11 @@ def check_the_commands_build_profile_and_compare_engines(bench: Any) -> None:
     ):
         with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(io.StringIO()):
             assert (app(words, standalone_mode=False) or 0) == code, words
-        told[words[0]] = shown.getvalue()
-    assert "proves nothing about speed" in told["build"], told["build"]
-    assert "memory, activations" in told["profile"], told["profile"]
-    assert "MatMul_y" in told["profile"], told["profile"]
-    assert "cannot tell: the times are simulated" in told["compare"], told["compare"]
+        result[words[0]] = shown.getvalue()
+    assert "proves nothing about speed" in result["build"], result["build"]
+    assert "memory, activations" in result["profile"], result["profile"]
+    assert "MatMul_y" in result["profile"], result["profile"]
+    assert "cannot tell: the times are simulated" in result["compare"], result["compare"]
     times = json.loads(Path(f"{plan}.times.json").read_text())
     assert len(times["MatMul_m0"]) == 50
     assert times["QuantizeLinear_xq"][0] == 0.5, "TensorRT's milliseconds"

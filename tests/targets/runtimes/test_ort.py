@@ -115,7 +115,7 @@ def test_wrong_inputs_are_refused_before_the_runtime_sees_them(
             use(inputs)
 
 
-def test_what_fails_while_running_is_told(tmp_path: Path) -> None:
+def test_what_fails_while_running_is_reported(tmp_path: Path) -> None:
     # Two indices into one value: known to be wrong only when the model runs.
     data = numpy_helper.from_array(np.ones(1, np.float32), "data")
     graph = helper.make_graph(
@@ -148,7 +148,7 @@ def test_a_closed_session_runs_no_more_and_closes_twice(mlp: MakeMlp) -> None:
             use(inputs)
 
 
-def test_a_machine_without_onnx_runtime_is_told_the_pip_line(mlp: MakeMlp) -> None:
+def test_a_machine_without_onnx_runtime_is_reported_the_pip_line(mlp: MakeMlp) -> None:
     program = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from deadweight.targets.runtimes.open import open_session\n"
