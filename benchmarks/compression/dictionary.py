@@ -59,8 +59,8 @@ class Dictionary:
         kept = (self.coefficients != 0).reshape(-1)
         numbers = self.coefficients.reshape(-1)[kept].view(np.uint8)
         told = [
-            places + _bytes(within(numbers, around))
-            for places, around in sparse.places(kept, len(self.coefficients))
+            places + _bytes(within(numbers, mask_contexts))
+            for places, mask_contexts in sparse.places(kept, len(self.coefficients))
         ]
         return b"".join(
             (
@@ -155,19 +155,23 @@ def stored(told: dict[str, bytes]) -> Iterator[None]:
 class _Numbers(records.Numbers):
     """Reads records of atoms too."""
 
-    def _record(self, count: int, width: int, *, nested: bool, around: Array | None) -> Array:
+    def _record(self, count: int, width: int, *, nested: bool, mask_contexts: Array | None) -> Array:
         if nested or bytes(self.reader.data[self.reader.at :][:1]) != bytes([ATOMS]):
-            return super()._record(count, width, nested=nested, around=around)
+            return super()._record(count, width, nested=nested, mask_contexts=mask_contexts)
         self.reader.byte("the kind of a record")
         block = self.reader.number("the numbers of a block", least=1, most=4096)
         atoms = self.reader.number("the number of atoms", least=1, most=MOST_ATOMS)
         if width != 4:
             raise damaged("a dictionary is for float32 alone")
         blocks = -(-count // block)
-        held = self._record(atoms * block, 1, nested=True, around=None).view(np.int8).reshape(atoms, block)
+        held = (
+            self._record(atoms * block, 1, nested=True, mask_contexts=None)
+            .view(np.int8)
+            .reshape(atoms, block)
+        )
         places, known = self._places(self.reader.byte("the kind of a record"), blocks * atoms)
         found = np.zeros(blocks * atoms, np.uint8)
-        found[places] = self._record(len(places), 1, nested=True, around=known)
+        found[places] = self._record(len(places), 1, nested=True, mask_contexts=known)
         used = found.view(np.int8).reshape(blocks, atoms)
         scale = np.frombuffer(self.reader.take(4, "the scale of a dictionary"), "<f4")[0]
         sums = used.astype(np.float32) @ held.astype(np.float32)

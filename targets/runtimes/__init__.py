@@ -1,1 +1,1 @@
-"""What runs a model: one `Runtime` each, and the session that it opens."""
+"""Runtimes: one `Runtime` for each software that executes a model, and the session that it opens."""

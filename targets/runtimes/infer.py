@@ -1,7 +1,7 @@
-"""A folder of inputs through a model: a file of named arrays in, a file of named arrays out, one by one.
+"""Inference over a folder: one output file of named arrays for each input file.
 
-Only one file and one batch are in memory at a time. A model of fixed batch gets the last batch padded with
-its own last sample, and the padding's answers are dropped.
+Only one file and one batch are in memory at a time. For a model with a fixed batch the last batch is padded
+with its last sample, and the padding's outputs are dropped.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ def infer_folder(
 ) -> List[str]:
     """Runs every NPZ file of `inputs` and writes one of the same name to `outputs`; returns the names.
 
-    The first axis of every array is the batch. Files that are there already are kept: a run that was cut off
-    goes on.
+    The first axis of every array is the batch. Existing output files are kept, so that an interrupted run
+    resumes.
 
     Raises:
-        ArtifactError: no files, or one that is no NPZ file of plain arrays.
+        ArtifactError: no files, or one that is not an NPZ file of plain arrays.
         ModelError: the arrays do not fit the model.
     """
     names = sorted(path.name for path in Path(inputs).glob("*.npz"))
     if not names:
         raise ArtifactError(
-            f"{inputs} holds no inputs.", "Save named arrays there: numpy.savez('0000.npz', x=x)."
+            f"{inputs} has no NPZ files.", "Save named arrays there: numpy.savez('0000.npz', x=x)."
         )
     for index, name in enumerate(names):
         if not (Path(outputs) / name).exists():
-            found = run_all(session, load_arrays(Path(inputs) / name), batch=batch)
+            results = run_all(session, load_arrays(Path(inputs) / name), batch=batch)
             # savez adds .npz to a name without it, so the file is opened here.
             with writing(Path(outputs) / name) as beside, beside.open("wb") as file:
-                np.savez(file, **found)  # type: ignore[arg-type]  # outputs' own names
+                np.savez(file, **results)  # type: ignore[arg-type]  # names of outputs
         if progress is not None:
             progress(index + 1, len(names))
     return names
@@ -58,7 +58,7 @@ def infer_folder(
 def run_all(
     session: Session, arrays: Mapping[str, NDArray[Any]], *, batch: int = _BATCH
 ) -> Dict[str, NDArray[Any]]:
-    """Runs any number of samples in batches that the model takes, and returns all outputs in order.
+    """Runs any number of samples in batches of the model's size, and returns all outputs in order.
 
     Raises:
         ModelError: inputs of different lengths, or none.
@@ -71,31 +71,31 @@ def run_all(
     fixed = {spec.shape[0] for spec in session.inputs if spec.shape and isinstance(spec.shape[0], int)}
     size = int(max(fixed)) if fixed else batch
     count = counts.pop()
-    found: Dict[str, List[NDArray[Any]]] = {}
+    outputs: Dict[str, List[NDArray[Any]]] = {}
     for start in range(0, count, size):
-        taken = min(size, count - start)
-        fed = {name: array[start : start + taken] for name, array in arrays.items()}
-        if fixed and taken < size:
-            fed = {
-                name: np.concatenate([array, np.repeat(array[-1:], size - taken, axis=0)])
-                for name, array in fed.items()
+        length = min(size, count - start)
+        feeds = {name: array[start : start + length] for name, array in arrays.items()}
+        if fixed and length < size:
+            feeds = {
+                name: np.concatenate([array, np.repeat(array[-1:], size - length, axis=0)])
+                for name, array in feeds.items()
             }
-        for name, answer in session.run(fed).items():
-            found.setdefault(name, []).append(answer[:taken])
-    return {name: np.concatenate(answers) for name, answers in found.items()}
+        for name, answer in session.run(feeds).items():
+            outputs.setdefault(name, []).append(answer[:length])
+    return {name: np.concatenate(answers) for name, answers in outputs.items()}
 
 
 def load_arrays(path: Path) -> Dict[str, NDArray[Any]]:
-    """The arrays of an NPZ file; none that would need pickle, which runs code.
+    """The arrays of an NPZ file, without pickle, which runs code.
 
     Raises:
-        ArtifactError: it is none, or is cut short.
+        ArtifactError: it is not an NPZ file, or is truncated.
     """
     try:
-        with np.load(str(path), allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
-    except Exception as error:  # numpy passes on what zipfile, zlib and its own parser raise
+        with np.load(str(path), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # numpy does not wrap the errors of zipfile, zlib and its parser
         raise ArtifactError(
-            f"{path.name} is no file of named arrays: {error}.",
+            f"{path.name} is not a file of named arrays: {error}.",
             "Write it with numpy.savez, plain arrays only.",
         ) from error

@@ -1,4 +1,4 @@
-"""Opening a model's file: which runtime it is for, and the session."""
+"""Opening a model file: its runtime and the session."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def runtime_of(path: Union[str, Path], board: Optional[Runtime] = None) -> Runtime:
-    """What runs a file: the runtime of the board that the user named if it opens such files, else by name.
+    """The runtime of a file: that of the user's board if it opens such files, else by the file's suffix.
 
-    TensorRT's flavours share their suffixes; the record of a plan says which one built it.
+    TensorRT's flavours share their suffixes; the record of a plan has the one that built it.
     """
     path = Path(path)
     opens = board is not None and path.suffix in board.suffixes
@@ -24,35 +24,35 @@ def runtime_of(path: Union[str, Path], board: Optional[Runtime] = None) -> Runti
 
 
 def shared_runtime(paths: Iterable[Path], board: Optional[Runtime] = None) -> Runtime:
-    """What runs all of these.
+    """The common runtime of several files.
 
     Raises:
-        TargetError: they run on different runtimes, and their times would not compare.
+        TargetError: they run on different runtimes, so their times are not comparable.
     """
-    found = {path: runtime_of(path, board) for path in paths}
-    if len(set(found.values())) != 1:
-        named = ", ".join(f"{path.name} on {runtime}" for path, runtime in found.items())
+    runtimes = {path: runtime_of(path, board) for path in paths}
+    if len(set(runtimes.values())) != 1:
+        named = ", ".join(f"{path.name} on {runtime}" for path, runtime in runtimes.items())
         raise TargetError(
-            f"These do not run on one runtime, so they cannot be timed by turns: {named}.",
-            "Compare two engines, or two ONNX files: deadweight build makes an engine of an ONNX file.",
+            f"These files run on different runtimes, so they cannot be timed interleaved: {named}.",
+            "Compare two engines, or two ONNX files: deadweight build makes an engine from an ONNX file.",
         )
-    return found.popitem()[1]
+    return runtimes.popitem()[1]
 
 
 def open_session(
     path: Union[str, Path], *, runtime: Union[str, Runtime] = DEFAULT, threads: int = 1
 ) -> Session:
-    """Opens a model file for running on this machine's CPU or board.
+    """Opens a model file to run it on this machine's CPU or board.
 
     Args:
-        runtime: what runs it, or the name of a built-in runtime, or of one of your own that was loaded.
+        runtime: a runtime, or the name of a built-in one or of a user's own that was loaded.
 
     Raises:
-        ModelError: the file is missing, cut short, or holds what the runtime does not know.
+        ModelError: the file is missing, truncated, or not supported by the runtime.
         TargetError: the runtime is unknown or not installed.
     """
     if threads < 1:
-        raise TargetError(f"A model cannot be run with {threads} threads.", "Ask for 1 or more.")
+        raise TargetError(f"A model cannot be run with {threads} threads.", "Use 1 or more.")
     runs = runtime_named(runtime) if isinstance(runtime, str) else runtime
     if runs.source:
         runs.check_installed(Path(path).name)

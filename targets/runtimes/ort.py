@@ -1,8 +1,8 @@
 """ONNX Runtime on the CPU: the runtime of workstations, CI and boards without TensorRT.
 
-The model is loaded from its path, not from bytes: the runtime would keep a second copy of those.
-Every run is bound: inputs are handed over once, outputs are written where the runtime chooses. That takes
-Python's part out of the figure (about 3 microseconds a run), which a deployed program does not pay.
+The model is loaded from its path, not from bytes, of which the runtime would keep a second copy. Every timed
+run uses I/O binding: inputs are bound once, and the runtime allocates outputs. This excludes Python's
+overhead (about 3 microseconds per run), which a deployed program does not have.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ _DTYPES = {
 _REASONS = (
     (
         r"(\S+) is not a registered function/op|No Op registered for (\S+)|No opset import for domain (\S+)",
-        "{file} holds an operator that ONNX Runtime {version} does not know: {found}.",
+        "{file} has an operator unknown to ONNX Runtime {version}: {found}.",
         "Export the model without that operator, or with an older opset.",
     ),
     (
         r"NOT_IMPLEMENTED|Could not find an implementation",
-        "ONNX Runtime {version} has no code for an operator of {file}: {found}",
+        "ONNX Runtime {version} has no kernel for an operator of {file}: {found}",
         "Export the model with another data type or opset for that operator.",
     ),
     (
         r"is under development|Unsupported model IR version",
-        "{file} is of a newer ONNX than ONNX Runtime {version} reads: {found}",
+        "{file} has a newer ONNX version than ONNX Runtime {version} reads: {found}",
         "Install a newer ONNX Runtime, or export with an older opset.",
     ),
     (
         r"INVALID_PROTOBUF|Protobuf parsing failed|No graph was found|does not have a graph",
-        "{file} is not a whole ONNX file ({bytes} bytes): it was cut short, or is something else.",
+        "{file} is not a complete ONNX file ({bytes} bytes): it is truncated, or another kind of file.",
         "Export or copy the model again.",
     ),
     (
         r"[Ee]xternal (?:data|initializer)|GetFileLength for .* failed|cannot get file size",
-        "The weights that {file} keeps in another file are missing or cut: {found}",
-        "Copy that file into {folder} as well.",
+        "The external weights of {file} are missing or truncated: {found}",
+        "Copy that file into {folder} too.",
     ),
 )
-"""Words of the runtime's errors, what they mean, and the cure."""
+"""Patterns of the runtime's errors, their meaning, and the cure."""
 
 _NOISE = (
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : ",
@@ -97,7 +97,7 @@ class OrtSession:
         return lambda: run(binding)
 
     def end_profile(self) -> Path:
-        """Writes what the profiler saw, where the session was opened with one, and says where."""
+        """Writes the profile, if the session was opened with one, and returns its path."""
         return Path(self._open().end_profiling())
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class OrtSession:
         if isinstance(error, ModelError):
             return error
         return ModelError(
-            f"ONNX Runtime gave up while running {self._model}: {_first_line(error)}",
+            f"ONNX Runtime failed while running {self._model}: {_first_line(error)}",
             "Check the model on the machine that exported it, with inputs of the same sizes.",
         )
 
@@ -122,7 +122,7 @@ class OrtSession:
 def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None) -> OrtSession:
     """Opens an ONNX file on the CPU, all graph optimizations on; see `open_session` for the errors.
 
-    `profile` is where the runtime's profile begins: the profiler runs until `end_profile`.
+    `profile` is the prefix of the profile's path: the profiler runs until `end_profile`.
     """
     try:
         import onnxruntime
@@ -131,10 +131,10 @@ def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None) -> Ort
             f"{path.name} needs ONNX Runtime to run, which is not installed here ({error}).",
             "Install it: pip install 'deadweight[ort]'",
         ) from error
-    except Exception as error:  # one built for another numpy raises whatever its C code came to
+    except Exception as error:  # a library built for another numpy may raise anything
         raise TargetError(
             f"ONNX Runtime is installed here but does not import: {type(error).__name__}: {error}.",
-            "Run deadweight doctor: it says what mends it.",
+            "Run deadweight doctor: it prints the command that fixes it.",
         ) from error
     if not path.is_file():
         raise ModelError(f"There is no model at {path}.", "Check the path.")
@@ -144,7 +144,7 @@ def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None) -> Ort
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    options.log_severity_level = 4  # what goes wrong is said once, by us
+    options.log_severity_level = 4  # our own error reports a failure, once
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -153,20 +153,20 @@ def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None) -> Ort
 
 
 def _unopened(path: Path, error: Exception, version: str) -> ModelError:
-    """What the runtime's own words mean. Its exception types tell less than its texts do."""
+    """The error for the runtime's message, which says more than the type of its exception."""
     for words, what, cure in _REASONS:
         match = re.search(words, str(error))
         if match:
-            found = next((group for group in match.groups() if group), _first_line(error))
-            told = what.format(file=path.name, version=version, found=found, bytes=path.stat().st_size)
-            return ModelError(told, cure.format(folder=path.parent))
+            detail = next((group for group in match.groups() if group), _first_line(error))
+            message = what.format(file=path.name, version=version, detail=detail, bytes=path.stat().st_size)
+            return ModelError(message, cure.format(folder=path.parent))
     return ModelError(
         f"ONNX Runtime {version} cannot open {path.name}: {_first_line(error)}", "Export the model again."
     )
 
 
 def _first_line(error: Exception) -> str:
-    """The runtime's words without its error code, the path we name anyway, and places in its own source."""
+    """The runtime's message without its error code, the model's path, and positions in its source."""
     words = (str(error).strip() or type(error).__name__).splitlines()[0]
     for noise in _NOISE:
         words = re.sub(noise, "", words)
@@ -178,7 +178,7 @@ def _spec(node: Any, path: Path) -> TensorSpec:
     dtype = _DTYPES.get(named.group(1)) if named else None
     if dtype is None:
         raise ModelError(
-            f"'{node.name}' of {path.name} is a {node.type}, which numpy cannot hold.",
+            f"'{node.name}' of {path.name} is a {node.type}, which numpy does not support.",
             "Export the model with plain tensors as inputs and outputs.",
         )
     shape: Tuple[Any, ...] = tuple(node.shape)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, as a `Runtime`: what runs ONNX files wherever no engine is built."""
+"""ONNX Runtime on the CPU, as a `Runtime`."""
 
 from __future__ import annotations
 

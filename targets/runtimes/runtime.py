@@ -1,8 +1,8 @@
-"""A runtime as one value: how it opens a model's file, and what the other folders must know about it.
+"""The `Runtime`: how it opens a model file, and all that other folders must know about it.
 
 One file per runtime, `*_runtime.py` in this folder, found by its name; a user's own runtime is a `Runtime` in
-a file or package of theirs, named by a board's TOML or on the command line. These files import libraries, and
-numpy, only inside functions: a board without numpy verifies bundles too.
+the user's file or package, named by a board's TOML or on the command line. These files import libraries, and
+numpy, only inside functions: a board without numpy also verifies bundles.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 DEFAULT = "onnxruntime"
-"""What runs a file that no other runtime is known for."""
+"""The runtime of files that no other one opens."""
 PROCESSORS = ("cpu", "gpu")
 FP16 = ("flag", "file")
 DIALECTS = ("tensorrt", "x86")
@@ -33,10 +33,10 @@ DIALECTS = ("tensorrt", "x86")
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs a model. Its `str` is its name.
+    """A software that executes models. Its `str` is its name.
 
     Raises:
-        TargetError: a field has a value that no runtime can have.
+        TargetError: a field has an invalid value.
     """
 
     name: str
@@ -46,42 +46,42 @@ class Runtime:
     library: str
     """The package it needs, by the name Python imports; a board's fact of that name is its version there."""
     cure: str
-    """What to do where the package is missing, as in `Install it: pip install onnxruntime`."""
+    """The cure where the package is missing, as in `Install it: pip install onnxruntime`."""
     open: Callable[..., Session] = field(compare=False)
     """`open(path, threads=1)` returns a `Session`; it raises ModelError or TargetError."""
     suffixes: Tuple[str, ...] = (".onnx",)
-    """Of the files that it opens. Without `.onnx` a network is built into such a file on the board first."""
+    """Of the files that it opens. Without `.onnx`, a network must be built into such a file on the board."""
     processor: str = "cpu"
-    """`cpu`: the calling thread does the work, so its CPU time counts. `gpu`: it waits."""
+    """`cpu`: the calling thread computes, so its CPU time counts. `gpu`: it waits."""
     dialect: str = "x86"
-    """Where and how it wants Q/DQ pairs; `export/quantization/placement.py` has the rules."""
+    """Where its Q/DQ pairs must be; `export/quantization/placement.py` has the rules."""
     fp16: Tuple[str, ...] = ()
     """Where FP16 can be chosen: `flag` (of the builder), `file` (cast in the ONNX file); empty: nowhere."""
     time_layers: Optional[Callable[..., Any]] = field(default=None, compare=False)
-    """Times layers in a way that can be judged, with the arguments of `timing.ort_layers.time_layers`."""
+    """Times layers for a judgement, with the arguments of `timing.ort_layers.time_layers`."""
     variant: Optional[Callable[[Path], str]] = field(default=None, compare=False)
-    """Which runtime's name a file of these suffixes is for, where several share them."""
+    """The name of a file's runtime, where several runtimes share these suffixes."""
     linted: bool = False
     """Whether `export/lint` has this runtime's tables of operators."""
     fuses: bool = False
-    """Whether it writes joined values in place and fuses chains and attention; see `export/memory`."""
+    """Whether it concatenates in place and fuses chains and attention; see `export/memory`."""
     sparse_kernels: bool = False
     """Whether it may have kernels for 2:4 sparsity."""
     tolerance: float = 0.01
-    """How far outputs may be off ONNX Runtime's on a workstation, as a share of the largest."""
+    """The allowed deviation from ONNX Runtime's outputs on a workstation, as a share of the largest."""
     source: str = ""
-    """Where a user's own runtime was loaded from, as `/path/file.py:NAME`; empty for the built-in ones."""
+    """The source of a user's own runtime, as `/path/file.py:NAME`; empty for a built-in one."""
 
     def __post_init__(self) -> None:
-        wrong = [f"name {self.name!r}"] if not re.fullmatch(r"[A-Za-z][\w.+-]{0,63}", self.name) else []
-        wrong += [f"suffixes {one!r}" for one in self.suffixes if not re.fullmatch(r"\.\w+", one)]
-        wrong += ["no suffixes"] if not self.suffixes else []
-        wrong += [f"processor {self.processor!r}"] if self.processor not in PROCESSORS else []
-        wrong += [f"fp16 {one!r}" for one in self.fp16 if one not in FP16]
-        wrong += [f"dialect {self.dialect!r}"] if self.dialect not in DIALECTS else []
-        if wrong:
+        faults = [f"name {self.name!r}"] if not re.fullmatch(r"[A-Za-z][\w.+-]{0,63}", self.name) else []
+        faults += [f"suffixes {one!r}" for one in self.suffixes if not re.fullmatch(r"\.\w+", one)]
+        faults += ["no suffixes"] if not self.suffixes else []
+        faults += [f"processor {self.processor!r}"] if self.processor not in PROCESSORS else []
+        faults += [f"fp16 {one!r}" for one in self.fp16 if one not in FP16]
+        faults += [f"dialect {self.dialect!r}"] if self.dialect not in DIALECTS else []
+        if faults:
             raise TargetError(
-                f"The runtime {self.title} has {', '.join(wrong)}.",
+                f"The runtime {self.title} has {', '.join(faults)}.",
                 "A name is letters, digits and _-.+; suffixes look like .onnx; processor is "
                 f"{' or '.join(PROCESSORS)}; fp16 is of {', '.join(FP16)}; dialect is one of "
                 f"{', '.join(DIALECTS)}.",
@@ -95,12 +95,12 @@ class Runtime:
 
     @property
     def builds(self) -> bool:
-        """Whether a network must be built into an engine first, which runs only where it was built."""
+        """Whether it needs an engine, which runs only where it was built."""
         return ".onnx" not in self.suffixes
 
     @property
     def code(self) -> Tuple[Path, ...]:
-        """The user's own file that it stands in; none for the built-in ones."""
+        """The user's file that defines it; empty for a built-in one."""
         place = self.source.rpartition(":")[0]
         if not place:
             return ()
@@ -108,18 +108,18 @@ class Runtime:
 
     @property
     def installed(self) -> bool:
-        """Whether Python finds its package here; nothing is imported."""
+        """Whether its package is installed here; nothing is imported."""
         return not self.library or util.find_spec(self.library) is not None
 
     @property
     def version(self) -> str:
-        """The version of its package here; empty if that is not known."""
+        """The version of its package here; empty if unknown."""
         from ..machine.probe import versions
 
         return versions(self.library).get(self.library, "")
 
     def check_installed(self, wanted_by: str) -> None:
-        """Ask before anything long runs.
+        """To be called before anything long runs.
 
         Raises:
             TargetError: it is not installed here.
@@ -129,7 +129,7 @@ class Runtime:
 
 
 _OWN: Dict[str, Runtime] = {}
-"""Runtimes of the user's own that this process has loaded, by name; the last one of a name."""
+"""The user's own runtimes that this process has loaded, by name."""
 
 
 def built_in_runtimes(*, variants: bool = False) -> Tuple[Runtime, ...]:
@@ -144,7 +144,7 @@ def built_in_runtimes(*, variants: bool = False) -> Tuple[Runtime, ...]:
 
 @lru_cache(maxsize=1)
 def _modules() -> Tuple[Any, ...]:
-    # Not a directory listing: on a board this package is inside a zip file.
+    # Not a directory listing: on a board this package is in a zip file.
     package = sys.modules[__name__.rpartition(".")[0]]
     names = sorted(found.name for found in pkgutil.iter_modules(package.__path__))
     return tuple(
@@ -153,7 +153,7 @@ def _modules() -> Tuple[Any, ...]:
 
 
 def runtime_named(name: str) -> Runtime:
-    """A built-in runtime, or one of the user's own that was loaded before. It never imports a user's code.
+    """A built-in runtime, or a user's own that was loaded before. It never imports a user's code.
 
     Raises:
         TargetError: there is no such runtime.
@@ -161,42 +161,42 @@ def runtime_named(name: str) -> Runtime:
     known = {one.name: one for one in known_runtimes(variants=True)}
     if name not in known:
         raise TargetError(
-            f"The runtime '{name}' is not known here.",
-            f"Known: {', '.join(known)}. One of your own is named by the TOML of your own board, as "
-            '"file.py:NAME", and that board by --target or the recipe.',
+            f"The runtime '{name}' is unknown here.",
+            f"Known: {', '.join(known)}. Name your own runtime in the TOML of your board, as "
+            '"file.py:NAME", and that board by --target or in the recipe.',
         )
     return known[name]
 
 
 def known_runtimes(*, variants: bool = False) -> Tuple[Runtime, ...]:
-    """The built-in ones, and the user's own as far as they were loaded."""
+    """The built-in runtimes and the user's own that were loaded."""
     return (*built_in_runtimes(variants=variants), *_OWN.values())
 
 
 def by_suffix(name: object) -> Runtime:
-    """The built-in runtime that opens files of such a name; `DEFAULT` where none is known to."""
-    found = [one for one in built_in_runtimes() if str(name).endswith(one.suffixes)]
-    return found[0] if found else runtime_named(DEFAULT)
+    """The built-in runtime for a file name's suffix; `DEFAULT` if there is none."""
+    matching = [one for one in built_in_runtimes() if str(name).endswith(one.suffixes)]
+    return matching[0] if matching else runtime_named(DEFAULT)
 
 
 def is_engine(name: object) -> bool:
-    """Whether a file is one that a runtime built for its board, by its name."""
+    """Whether a file is an engine, by its name."""
     return by_suffix(name).builds
 
 
 def own_runtime(reference: str, folder: Path = Path()) -> Runtime:
-    """Loads a runtime of the user's own: only for what the user named in a recipe, a board or a command.
+    """Loads a user's own runtime: only one that the user named in a recipe, a board or a command.
 
     Args:
         reference: `file.py:NAME`, relative to `folder`, or `package.module:NAME`.
 
     Raises:
-        TargetError: nothing can be loaded from there, or it is no `Runtime`, or has a name in use.
+        TargetError: it cannot be loaded, is not a `Runtime`, or has the name of a built-in one.
     """
     place, _, name = reference.rpartition(":")
     if not place or not name.isidentifier():
         raise TargetError(
-            f"The runtime {reference!r} is neither built in nor names one of your own.",
+            f"The runtime {reference!r} is neither built in nor a reference to your own.",
             f"Give {', '.join(map(str, built_in_runtimes()))}, file.py:NAME or package.module:NAME.",
         )
     is_file = place.endswith(".py")
@@ -212,23 +212,25 @@ def own_runtime(reference: str, folder: Path = Path()) -> Runtime:
     except ModuleNotFoundError as error:
         raise TargetError(
             f"The runtime {reference} cannot be loaded: {error}.",
-            f"Install {error.name}, or correct the name; a runtime's library is best imported in `open`.",
+            f"Install {error.name}, or correct the name; import a runtime's library in `open`.",
         ) from error
     except Exception as error:  # the user's own code may fail in any way
         raise TargetError(
             f"The runtime {reference} cannot be loaded: {type(error).__name__}: {error}.", "Fix that file."
         ) from error
-    found = getattr(module, name, None)
-    if not isinstance(found, Runtime):
-        what = f"is a {type(found).__name__}" if hasattr(module, name) else "is not there"
+    value = getattr(module, name, None)
+    if not isinstance(value, Runtime):
+        what = f"is a {type(value).__name__}" if hasattr(module, name) else "does not exist"
         raise TargetError(
-            f"{reference} names no runtime: {name} {what}.", "Make it a deadweight.Runtime at the top level."
+            f"{reference} is not a runtime: {name} {what}.", "Make it a deadweight.Runtime at the top level."
         )
-    made = replace(found, source=f"{path}:{name}" if is_file else reference)
-    if made.name in {one.name for one in built_in_runtimes(variants=True)}:
-        raise TargetError(f"The runtime {reference} is called {made.name}, as a built-in one.", "Rename it.")
-    _OWN[made.name] = made
-    return made
+    runtime = replace(value, source=f"{path}:{name}" if is_file else reference)
+    if runtime.name in {one.name for one in built_in_runtimes(variants=True)}:
+        raise TargetError(
+            f"The runtime {reference} has the name of a built-in one, {runtime.name}.", "Rename it."
+        )
+    _OWN[runtime.name] = runtime
+    return runtime
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -1,9 +1,9 @@
-"""A TensorRT engine as a `Session`: addresses set by name, and one enqueue on a stream of its own.
+"""A TensorRT engine as a `Session`: addresses are set by name, and runs are enqueued on its own stream.
 
-On an integrated GPU host and device share their memory: inputs and outputs lie in mapped memory and nothing
-is copied. Elsewhere they lie in device memory, with page-locked memory of the host before it. `prepare`
-places the inputs once, so that what is timed is the engine alone, as a CUDA graph if asked; `run` copies in
-and out. A profiler makes TensorRT wait after every layer, so it has a context of its own and sees no timing.
+On an integrated GPU host and device share their memory: inputs and outputs are in mapped memory and are not
+copied. Elsewhere they are in device memory, copied through page-locked host memory. `prepare` places the
+inputs once, so that only the engine is timed, as a CUDA graph on request; `run` copies in and out. A profiler
+makes TensorRT wait after every layer, so it has its own context, which is never timed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DTYPES = {
 
 
 class TrtSession:
-    """An engine that is open; see `Session`. Free dimensions are those of its profiles."""
+    """An open engine; see `Session`. Dynamic dimensions are those of its profiles."""
 
     def __init__(
         self,
@@ -76,19 +76,19 @@ class TrtSession:
             self._buffers[name].fill(array, self._stream)
         self._enqueue(self._context)
         shapes = dict(self._placed)
-        found = {
+        outputs = {
             spec.name: self._buffers[spec.name].fetch(shapes[spec.name], spec.dtype, self._stream)
             for spec in self.outputs
         }
         self._cuda.synchronize(self._stream)
-        return {name: np.array(array) for name, array in found.items()}
+        return {name: np.array(array) for name, array in outputs.items()}
 
     def prepare(self, inputs: Arrays) -> Callable[[], object]:
         feeds = checked_inputs(self.inputs, inputs, model=self._plan.name)
         self._place(feeds)
         for name, array in feeds.items():
             self._buffers[name].fill(array, self._stream)
-        # The first enqueue after a change of shapes sets things up; it belongs into no timing and no graph.
+        # The first enqueue after a change of shapes initializes the context, outside any timing or graph.
         self._enqueue(self._context)
         self._cuda.synchronize(self._stream)
         if self._graph_wanted:
@@ -97,9 +97,9 @@ class TrtSession:
         return self._launching() if self._graph_wanted else self._running()
 
     def layer_times(self, inputs: Arrays, *, runs: int = 50, warmup: int = 5) -> Dict[str, List[float]]:
-        """Seconds of each layer in each run, by TensorRT's names, in the order in which they ran.
+        """Seconds of each layer in each run, by TensorRT's names, in execution order.
 
-        TensorRT waits after every layer here: the sum is more than the latency of a run.
+        TensorRT waits after every layer here: the sum exceeds the latency of a run.
         """
         feeds = checked_inputs(self.inputs, inputs, model=self._plan.name)
         self._place(feeds)
@@ -121,12 +121,12 @@ class TrtSession:
         return times
 
     def inspect(self) -> str:
-        """TensorRT's own JSON about the engine's layers; detailed where the engine was built so."""
+        """TensorRT's JSON about the engine's layers; detailed if the engine was built so."""
         inspector = self._open().create_engine_inspector()
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def memory(self) -> EngineMemory:
-        """What the engine takes, in parts, each with how it was got."""
+        """The engine's memory, in parts, each with its source."""
         io_bytes = sum(buffer.size for buffer in self._buffers.values())
         return self._watch.memory(self._open(), self._trt, plan=self._plan, io_bytes=io_bytes)
 
@@ -138,10 +138,10 @@ class TrtSession:
             buffer.free()
         self._buffers.clear()
         self._cuda.stream_free(self._stream)
-        self._context = self._engine = None  # the context first: it needs its engine to the end
+        self._context = self._engine = None  # the context first, since it needs its engine
 
     def _running(self) -> Callable[[], object]:
-        """One run, with nothing around it that need not be: what is looked up is looked up here."""
+        """A function for one run with minimal overhead: lookups are done here."""
         enqueue, stream = self._context.execute_async_v3, self._stream
         wait = self._cuda.bound("cudaStreamSynchronize", stream)
 
@@ -160,7 +160,7 @@ class TrtSession:
         def run() -> None:
             if self._graph != graph:
                 raise ModelError(
-                    f"The graph of {self._plan.name} is gone: other inputs were placed since.",
+                    f"The graph of {self._plan.name} no longer exists: other inputs were placed since.",
                     "Call prepare again for these inputs.",
                 )
             launch()
@@ -180,13 +180,13 @@ class TrtSession:
         if context.execute_async_v3(self._stream):
             return
         with heard(self._trt) as (_, lines):
-            # What TensorRT said at the first try was lost: the log is only kept where it is asked for.
+            # Repeated for TensorRT's message: the log is recorded only here.
             if context.execute_async_v3(self._stream):
                 return
-        raise self._refused("gave up while running", lines)
+        raise self._refused("failed while running", lines)
 
     def _place(self, feeds: Dict[str, NDArray[Any]]) -> None:
-        """Shapes, buffers and addresses for these inputs; nothing to do where they are as before."""
+        """Sets shapes, buffers and addresses for these inputs, if their shapes changed."""
         self._open()
         shapes = {name: tuple(array.shape) for name, array in feeds.items()}
         placed = tuple(shapes.items())
@@ -202,7 +202,7 @@ class TrtSession:
     def _set_up(
         self, context: Any, shapes: Dict[str, Tuple[int, ...]], *, lines: Sequence[Line] = ()
     ) -> Dict[str, Tuple[int, ...]]:
-        """Tells a context the input shapes and every address; returns the shapes of the outputs."""
+        """Sets a context's input shapes and all addresses; returns the shapes of the outputs."""
         if self._engine.num_optimization_profiles > 1:
             context.set_optimization_profile_async(self._profile, self._stream)
             self._cuda.synchronize(self._stream)
@@ -217,8 +217,8 @@ class TrtSession:
             shape = tuple(context.get_tensor_shape(spec.name))
             if any(size < 0 for size in shape):
                 raise ModelError(
-                    f"How large the output '{spec.name}' of {self._plan.name} gets depends on the data.",
-                    "Leave such operators (NonZero, NMS) out of the network and do them in the score.",
+                    f"The size of the output '{spec.name}' of {self._plan.name} depends on the data.",
+                    "Remove such operators (NonZero, NMS) from the network and compute them in the score.",
                 )
             outputs[spec.name] = shape
         for spec in (*self.inputs, *self.outputs):
@@ -229,17 +229,17 @@ class TrtSession:
         return outputs
 
     def _buffer(self, name: str, size: int) -> Buffer:
-        held = self._buffers.get(name)
-        if held is None or held.size < size:
-            if held is not None:
-                held.free()
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < size:
+            if buffer is not None:
+                buffer.free()
             self._buffers.pop(name, None)
             self._buffers[name] = Buffer(self._cuda, size)
         return self._buffers[name]
 
     def _choose_profile(self, shapes: Dict[str, Tuple[int, ...]]) -> None:
-        """The first profile that these shapes are within."""
-        told: List[str] = []
+        """Selects the first profile that allows these shapes."""
+        ranges: List[str] = []
         for index in range(max(1, self._engine.num_optimization_profiles)):
             outside = []
             for spec in self.inputs:
@@ -253,10 +253,10 @@ class TrtSession:
             if not outside:
                 self._profile = index
                 return
-            told += outside
+            ranges += outside
         given = ", ".join(f"'{name}' {list(shape)}" for name, shape in shapes.items())
         raise ModelError(
-            f"{self._plan.name} takes {' or '.join(told)}; it was given {given}.",
+            f"{self._plan.name} accepts {' or '.join(ranges)}, but got {given}.",
             f"Split the batch, or build for larger sizes (--batch or --shapes): {self._rebuild}",
         )
 
@@ -269,8 +269,8 @@ class TrtSession:
         kind = str(self._engine.get_tensor_dtype(name)).rsplit(".", 1)[-1].lower()
         if kind not in _DTYPES or self._engine.get_tensor_location(name) != self._trt.TensorLocation.DEVICE:
             raise ModelError(
-                f"'{name}' of {self._plan.name} is {kind} and is read where a plain array cannot be given.",
-                "Export the model with plain tensors as inputs and outputs; no input may decide a shape.",
+                f"'{name}' of {self._plan.name} is {kind}, which cannot be a plain array.",
+                "Export the model with plain tensors as inputs and outputs; no input may determine a shape.",
             )
         shape = tuple(None if size < 0 else int(size) for size in self._engine.get_tensor_shape(name))
         return TensorSpec(name, shape, _DTYPES[kind])
@@ -279,13 +279,13 @@ class TrtSession:
         free, total = self._cuda.memory_bytes()
         return ModelError(
             f"{self._plan.name} {what}: {reason(lines)}. {free / 1e6:.0f} of {total / 1e6:.0f} MB are free.",
-            f"Free some memory, ask for a smaller batch, or build it again: {self._rebuild}",
+            f"Free some memory, use a smaller batch, or build it again: {self._rebuild}",
         )
 
 
 def _profiler(trt: Any, times: Dict[str, List[float]]) -> Any:
     class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined, unused-ignore]
-        """Keeps each layer's time; TensorRT calls it once a layer and run."""
+        """Records each layer's time; TensorRT calls it once per layer and run."""
 
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)

@@ -1,7 +1,6 @@
-"""Where an engine reads and writes: mapped memory on an integrated GPU, elsewhere device memory and a copy.
+"""Buffers of an engine: mapped memory on an integrated GPU, elsewhere device memory with a copy.
 
-Mapped memory is not cached by the GPU on Orin: it is right for inputs and outputs, which are read and written
-once.
+On Orin the GPU does not cache mapped memory, which suits inputs and outputs: they are used once.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Buffer:
-    """Room for one tensor. `device` is the address that TensorRT is given, `size` the bytes that fit."""
+    """The buffer of one tensor. `device` is its address for TensorRT, `size` its bytes."""
 
     def __init__(self, cuda: Cuda, size: int) -> None:
         self._cuda = cuda
@@ -32,22 +31,22 @@ class Buffer:
             raise
 
     def fill(self, array: NDArray[Any], stream: int) -> None:
-        """Puts an array in, in the stream's order."""
+        """Copies an array in, in the stream's order."""
         if not self.mapped:
-            self._cuda.synchronize(stream)  # a copy of before may still read the host's side
+            self._cuda.synchronize(stream)  # a previous copy may still read the host memory
         self._view(array.shape, str(array.dtype))[...] = array
         if not self.mapped:
             self._cuda.copy_to_device(self.device, self._host, array.nbytes, stream)
 
     def fetch(self, shape: Tuple[int, ...], dtype: str, stream: int) -> NDArray[Any]:
-        """The array that is in here, once the stream was waited for; a later run writes over it."""
+        """The buffer's array, valid after a synchronization of the stream until the next run."""
         view = self._view(shape, dtype)
         if not self.mapped:
             self._cuda.copy_to_host(self._host, self.device, view.nbytes, stream)
         return view
 
     def free(self) -> None:
-        """Gives the memory back."""
+        """Frees the memory."""
         self._cuda.host_free(self._host)
         if not self.mapped:
             self._cuda.free(self.device)

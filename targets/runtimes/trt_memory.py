@@ -1,7 +1,7 @@
-"""What an engine takes of the memory, in parts, each with how it was got.
+"""The memory of an engine, in parts, each with its source.
 
-One figure would hide that they are of different kinds: some are told by TensorRT, some are differences of
-what CUDA calls free, which on a Jetson other programs and the page cache move as well.
+The parts differ in kind: TensorRT reports some, others are differences of CUDA's free memory, which on a
+Jetson other programs and the page cache change too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..machine.cuda import Cuda
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the memory: None where this TensorRT does not say."""
+    """One part of the memory: None where this TensorRT does not report it."""
 
     name: str
     bytes: Optional[int]
@@ -24,7 +24,7 @@ class Part:
 
 @dataclass(frozen=True)
 class EngineMemory:
-    """The parts of an engine's memory. They overlap: what CUDA lost holds what TensorRT says it took."""
+    """The parts of an engine's memory. They overlap: CUDA's differences include TensorRT's parts."""
 
     parts: Tuple[Part, ...]
 
@@ -38,22 +38,22 @@ class EngineMemory:
 
 
 class Watch:
-    """Free memory at the moments that matter: before the runtime, with the engine, with its context."""
+    """Records free memory: before the runtime, with the engine, with its context."""
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
         self._free: List[int] = [cuda.memory_bytes()[0]]
 
     def engine(self) -> None:
-        """The engine was opened."""
+        """To be called after the engine was opened."""
         self._free.append(self._cuda.memory_bytes()[0])
 
     def context(self) -> None:
-        """Its context was created."""
+        """To be called after its context was created."""
         self._free.append(self._cuda.memory_bytes()[0])
 
     def memory(self, engine: Any, trt: Any, *, plan: Path, io_bytes: int) -> EngineMemory:
-        """All parts of an engine that is open."""
+        """All parts of an open engine."""
         lost = "cudaMemGetInfo, free before less free after"
         start, opened, running = (self._free + [self._free[-1]] * 3)[:3]
         return EngineMemory(
@@ -72,7 +72,7 @@ def _weights(engine: Any, trt: Any) -> Part:
     if hasattr(engine, "get_engine_stat") and hasattr(trt, "EngineStat"):
         size = int(engine.get_engine_stat(trt.EngineStat.TOTAL_WEIGHTS_SIZE))
         return Part("weights", size, "TensorRT: get_engine_stat(TOTAL_WEIGHTS_SIZE)")
-    return Part("weights", None, "not told before TensorRT 10.16; it is less than the plan")
+    return Part("weights", None, "unknown before TensorRT 10.16; it is less than the plan")
 
 
 def _activations(engine: Any) -> Part:
@@ -82,4 +82,4 @@ def _activations(engine: Any) -> Part:
     if hasattr(engine, "device_memory_size"):
         size = int(engine.device_memory_size)
         return Part("activations", size, "TensorRT: device_memory_size, scratch included")
-    return Part("activations", None, "not told by this TensorRT")
+    return Part("activations", None, "unknown for this TensorRT")

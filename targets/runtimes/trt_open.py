@@ -1,4 +1,4 @@
-"""Opening a plan: its record is held against this machine first; TensorRT's own words name neither side."""
+"""Opening a plan, after a check of its record against this machine, which TensorRT's errors do not name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .trt_memory import Watch
 def open_trt(
     path: Path, *, flavour: str = "tensorrt", graph: bool = False, cuda: Optional[str] = None
 ) -> TrtSession:
-    """Opens a plan on this machine's GPU, with a CUDA graph for what is timed if asked.
+    """Opens a plan on this machine's GPU, on request with a CUDA graph for timed runs.
 
     Raises:
-        ModelError: the plan is missing, cut, or was built by or for something else than what is here.
-        TargetError: no TensorRT, no way to CUDA, or no memory.
+        ModelError: the plan is missing, truncated, or was built for another machine or TensorRT.
+        TargetError: no TensorRT, no CUDA binding, or no memory.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,8 +43,7 @@ def open_trt(
             raise ModelError(
                 f"{flavour} {trt.__version__} cannot open {path.name} ({path.stat().st_size} bytes) on this "
                 f"GPU of compute capability {capability}: {reason(lines)}.",
-                "A plan runs only on the TensorRT and the GPU that it was built with. "
-                f"Build it here: {rebuild}",
+                f"A plan runs only on the TensorRT and the GPU it was built with. Build it here: {rebuild}",
             )
     watch.engine()
     simulated = is_simulated(lines) or (record is not None and record["evidence"] == "simulated")

@@ -1,6 +1,6 @@
-"""TensorRT, as `Runtime` values: engines that are built on the board; a graph is a captured CUDA graph.
+"""TensorRT, as `Runtime` values: engines built on the board, with or without a captured CUDA graph.
 
-Its profiler waits after every layer, which is no fair clock: layers are shown, not judged.
+Its profiler waits after every layer, which distorts times: layers are shown, not judged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _open(path: Path, *, threads: int = 1, flavour: str = "tensorrt", graph: boo
 
 
 def _flavour(path: Path) -> str:
-    """By the record beside the plan: TensorRT-RTX writes plans of the same suffixes."""
+    """From the record beside the plan: TensorRT-RTX writes plans of the same suffixes."""
     from ..engines.record import read_record
 
     record = read_record(path)

@@ -206,7 +206,7 @@ def test_arrays_that_would_run_code_are_refused(agent: Path, mlp: MakeMlp, tmp_p
     np.savez(tmp_path / "in/0.npz", x=np.array([{"a": 1}], dtype=object))
     code, answer, _ = asked(agent, "infer", mlp(5, 3), tmp_path / "in", tmp_path / "out")
     assert code == 2
-    assert "0.npz is no file of named arrays" in answer["error"]["what"]
+    assert "0.npz is not a file of named arrays" in answer["error"]["what"]
     assert not list((tmp_path / "out").glob("*"))
 
 

@@ -73,7 +73,7 @@ def test_data_that_cannot_be_scored_on_are_refused(mlp: MakeMlp, tmp_path: Path)
     with pytest.raises(RecipeError, match="no numbers"):
         accuracy(path, data)
     np.savez(str(data), x=np.zeros((4, 17), np.float32), label=np.zeros(4, np.int64))
-    with pytest.raises(ModelError, match="cannot take these inputs"):
+    with pytest.raises(ModelError, match="cannot run on these inputs"):
         accuracy(path, data)
 
 

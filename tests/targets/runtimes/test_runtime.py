@@ -150,7 +150,7 @@ def test_what_is_no_runtime_is_refused_with_the_reason(
 
 def test_no_runtime_takes_the_name_of_a_built_in_one(board: Path) -> None:
     (board.parent / "ours.py").write_text(OWN.read_text().replace("onnx-reference", "tensorrt+graph"))
-    with pytest.raises(TargetError, match=r"called tensorrt\+graph, as a built-in one"):
+    with pytest.raises(TargetError, match=r"has the name of a built-in one, tensorrt\+graph"):
         own_runtime("ours.py:RUNTIME", board.parent)
 
 

@@ -43,7 +43,7 @@ def test_random_inputs_are_of_the_dtype_that_is_wanted(dtype: str) -> None:
 
 
 def test_random_inputs_refuse_a_second_free_dimension() -> None:
-    with pytest.raises(ModelError, match=r"x: float32\[batch, length\] has a free dimension") as caught:
+    with pytest.raises(ModelError, match=r"x: float32\[batch, length\] has a dynamic dimension") as caught:
         random_inputs((TensorSpec("x", ("batch", "length"), "float32"),))
     assert "make_dynamic_shape_fixed" in caught.value.cure
 
@@ -69,18 +69,18 @@ def test_every_difference_is_named_at_once() -> None:
     given: dict[str, np.ndarray] = {"X": np.zeros((1, 4), np.float32), "ids": np.zeros((1, 4), np.float64)}
     with pytest.raises(ModelError) as caught:
         checked_inputs((X, IDS), given, model="m.onnx")
-    for told in (
+    for what in (
         "'x' is missing",
         "'X' is not an input",
         "'ids' is float64, not int64",
         "'ids' has the shape [1, 4]",
     ):
-        assert told in caught.value.what
+        assert what in caught.value.what
     assert "It wants x: float32[batch, 4], ids: int64[1, 3]." in caught.value.cure
 
 
 def test_an_empty_batch_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"'x' holds nothing: its shape is \[0, 4\]"):
+    with pytest.raises(ModelError, match=r"'x' is empty: its shape is \[0, 4\]"):
         checked_inputs((X,), {"x": np.zeros((0, 4), np.float32)}, model="m.onnx")
 
 

@@ -84,7 +84,7 @@ def test_given_inputs_are_fed_and_become_part_of_the_protocol(mlp: MakeMlp) -> N
 
 
 def test_inputs_that_do_not_fit_are_refused(mlp: MakeMlp) -> None:
-    with pytest.raises(ModelError, match="cannot take these inputs"):
+    with pytest.raises(ModelError, match="cannot run on these inputs"):
         time_together({"a": mlp(64, 32)}, protocol=QUICK, inputs={"x": np.zeros((1, 65), np.float32)})
 
 

@@ -112,7 +112,7 @@ def test_a_file_without_named_arrays_is_refused(tmp_path: Path) -> None:
     held[2000:3000] = bytes(1000)
     (tmp_path / "cut.npz").write_bytes(held)
     for name in ("text.npz", "one.npy", "code.npz", "cut.npz"):
-        with pytest.raises(ArtifactError, match="is no file of named arrays"):
+        with pytest.raises(ArtifactError, match="is not a file of named arrays"):
             given_inputs(tmp_path / name)
     with pytest.raises(ArtifactError, match="contains no arrays"):
         given_inputs(tmp_path / "none.npz")
