@@ -1,1 +1,1 @@
-"""The middle floor: from an nn.Module to the ONNX files that a board takes."""
+"""The export floor: from an nn.Module to the ONNX files and bundles for a board."""

@@ -1,5 +1,5 @@
-"""Weights in few bytes, and every byte counted: what `targets/coded` reads is written here.
+"""The encoder of weights; `targets/coded` is the decoder.
 
-entropy     symbols to bytes: rANS with contexts, or whatever is smallest
+entropy     symbols to bytes: rANS with contexts, or a smaller form
 rans, tables, writing    its parts
 """

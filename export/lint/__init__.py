@@ -1,12 +1,12 @@
-"""What TensorRT of a board will refuse in an ONNX file, or run slowly, known without TensorRT.
+"""Lint: what a board's TensorRT will refuse in an ONNX file, or run slowly, without TensorRT.
 
-run          lint(path, target=...): the table of all rules, and what they found
-operators    rules 101 to 107: the file and its operators; restrictions: what single operators must not say
-explicit     rules 201 to 208: what the parser demands of QuantizeLinear and DequantizeLinear
-fusion       rules 301 to 308: where a legal pair costs the time that it was to save
+check        lint(path, target=...): the table of all rules, and their findings
+operators    rules 101 to 107: the file and its operators; restrictions: limits of single operators
+explicit     rules 201 to 208: the parser's rules for QuantizeLinear and DequantizeLinear
+fusion       rules 301 to 308: valid pairs that cost more time than they save
 widths       rules 401 to 403: channels, changes of precision, what stays in FP32
-dla          rules 501 to 504: what the deep learning accelerator hands back to the GPU
+dla          rules 501 to 504: what the deep learning accelerator (DLA) leaves to the GPU
 
-A rule is a function of a network and a platform that yields findings. An error is what TensorRT refuses, a
-warning what it runs slowly, a note what is good to know.
+A rule is a function of a network and a platform that yields findings. TensorRT refuses the file for an
+error, runs it slowly for a warning; a note is information.
 """

@@ -1,7 +1,7 @@
-"""The table of all rules, and what they say of a file.
+"""The table of all lint rules, and their report on a file.
 
-A rule is a function `(network, platform) -> findings`; its number stands here and in what it yields, and its
-first line says what it asks for. Rules know nothing of each other.
+A rule is a function `(network, platform) -> findings`; its number is here and in its findings, and its first
+line states what it requires. Rules are independent.
 """
 
 from __future__ import annotations
@@ -57,20 +57,20 @@ RULES: dict[int, Rule] = {
     503: dla.within_limits,
     504: dla.tensor_sizes,
 }
-_HANDED_BACK = range(501, 600)
-_NOT_TENSORRTS = {201, 202, 203}
-"""What the x86 dialect of `to_qdq` does on purpose."""
+_FALLBACK_RULES = range(501, 600)
+_X86_RULES = {201, 202, 203}
+"""Rules that the x86 dialect of `to_qdq` breaks on purpose."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the rules found in one file for one platform.
+    """The findings in one file for one platform.
 
     Attributes:
         findings: errors first, then by rule, then in the order of the graph.
-        words: how the platform was judged, where that is not obvious.
-        gpu_fallbacks: how many nodes DLA would hand back to the GPU; None where there is no DLA.
-        budgets: the limits that were given, held against the findings.
+        words: remarks on how the platform was judged.
+        gpu_fallbacks: how many nodes DLA would leave to the GPU; None without DLA.
+        budgets: the given limits, checked against the findings.
     """
 
     path: Path
@@ -82,17 +82,17 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many findings there are of each severity."""
-        found = [finding.severity for finding in self.findings]
-        return {severity: found.count(severity) for severity in SEVERITIES}
+        """The number of findings by severity."""
+        severities = [finding.severity for finding in self.findings]
+        return {severity: severities.count(severity) for severity in SEVERITIES}
 
     @property
     def passed(self) -> bool:
-        """No error, and no budget broken."""
+        """Whether there is no error and no broken budget."""
         return not self.counts["error"] and all(check.met for check in self.budgets)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, version 1; "rules" says what each rule that found something asks for."""
+        """Plain values, version 1; "rules" has the requirement of each rule with findings."""
         board = self.platform.board
         return {
             "schema": 1,
@@ -111,9 +111,9 @@ class Report:
 
 
 def reason(number: int) -> str:
-    """What a rule asks for, in one sentence."""
-    said = (RULES[number].__doc__ or "").partition(": ")[2].splitlines()[0]
-    return said[:1].upper() + said[1:]
+    """The requirement of a rule, as one sentence."""
+    sentence = (RULES[number].__doc__ or "").partition(": ")[2].splitlines()[0]
+    return sentence[:1].upper() + sentence[1:]
 
 
 def lint(
@@ -123,22 +123,22 @@ def lint(
     tensorrt: str | None = None,
     max_gpu_fallbacks: int | None = None,
 ) -> Report:
-    """Says what TensorRT will refuse in an ONNX file, or run slowly. TensorRT is not needed.
+    """Finds what TensorRT will refuse in an ONNX file, or run slowly. TensorRT is not needed.
 
     Args:
         target: the board; without one, widths and deep learning accelerators are not judged.
-        tensorrt: the version, such as "8.5" or "10.3.0"; by default the board's own, or else the newest with
+        tensorrt: the version, such as "8.5" or "10.3.0"; by default the board's, or else the newest with
             an operator table.
-        max_gpu_fallbacks: how many nodes DLA may hand back to the GPU before the report fails.
+        max_gpu_fallbacks: how many nodes DLA may leave to the GPU before the report fails.
 
     Raises:
-        ArtifactError: the file is missing, truncated, damaged or no ONNX file.
+        ArtifactError: the file is missing, truncated, damaged or not an ONNX file.
         ModelError: it is larger than 2 GB, or an operator lacks its inputs.
         TargetError: the version is unknown; the board runs no TensorRT; a budget for DLA where there is none.
     """
     try:
         model = load(path)
-    except UnicodeDecodeError as error:  # names are read as late as they are asked for
+    except UnicodeDecodeError as error:  # names are decoded when they are read
         raise _damaged(path, error) from error
     return lint_model(model, target=target, tensorrt=tensorrt, max_gpu_fallbacks=max_gpu_fallbacks)
 
@@ -153,26 +153,26 @@ def lint_model(
     """As `lint`, for a model that was loaded or made."""
     platform = Platform.of(target, tensorrt)
     if max_gpu_fallbacks is not None and not platform.dla_cores:
-        where = "No board was named" if target is None else f"{target.name} with {platform.name} has no DLA"
+        where = "No board was given" if target is None else f"{target.name} with {platform.name} has no DLA"
         raise TargetError(
-            f"{where}, so max_gpu_fallbacks = {max_gpu_fallbacks} cannot be judged.",
-            "Name a board whose TensorRT reaches its accelerator, such as agx-orin-64gb, or leave it out.",
+            f"{where}, so max_gpu_fallbacks = {max_gpu_fallbacks} cannot be checked.",
+            "Give a board whose TensorRT supports its DLA, such as agx-orin-64gb, or omit the limit.",
         )
-    found = _findings(model, platform)
-    found.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
-    handed_back = len({finding.node for finding in found if finding.rule in _HANDED_BACK})
-    fallbacks = handed_back if platform.dla_cores else None
+    findings = _findings(model, platform)
+    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
+    on_gpu = len({finding.node for finding in findings if finding.rule in _FALLBACK_RULES})
+    fallbacks = on_gpu if platform.dla_cores else None
     budgets = []
     if max_gpu_fallbacks is not None:
-        met = handed_back <= max_gpu_fallbacks
-        budgets.append(BudgetCheck("max_gpu_fallbacks", max_gpu_fallbacks, handed_back, met))
+        met = on_gpu <= max_gpu_fallbacks
+        budgets.append(BudgetCheck("max_gpu_fallbacks", max_gpu_fallbacks, on_gpu, met))
     words = platform.words()
-    if model.proto.producer_name == "deadweight" and _NOT_TENSORRTS & {finding.rule for finding in found}:
+    if model.proto.producer_name == "deadweight" and _X86_RULES & {finding.rule for finding in findings}:
         named = "the board it is for" if target is None else f'"{target.name}"'
         words.append(
             f"deadweight quantized this file for another runtime: run its recipe with target = {named}."
         )
-    return Report(model.path, platform, tuple(found), tuple(words), fallbacks, tuple(budgets))
+    return Report(model.path, platform, tuple(findings), tuple(words), fallbacks, tuple(budgets))
 
 
 def _findings(model: OnnxModel, platform: Platform) -> list[Finding]:
@@ -185,15 +185,15 @@ def _findings(model: OnnxModel, platform: Platform) -> list[Finding]:
     except UnicodeDecodeError as error:
         raise _damaged(model.path, error) from error
     except Exception as error:
-        # A rule trips over an attribute of another kind, a tensor without axes. Whether that is the file's
-        # fault is for ONNX's own checker to say.
+        # A rule fails on an attribute of another type, a tensor without axes. ONNX's checker decides whether
+        # the file is at fault.
         try:
             onnx.checker.check_model(proto if fits(proto) else for_inference(proto))
-        except Exception as refusal:  # its errors share no public base class
+        except Exception as refusal:  # its errors have no public base class
             raise _damaged(model.path, refusal) from error
         raise
 
 
 def _damaged(path: Path, error: Exception) -> ArtifactError:
-    said = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-    return ArtifactError(f"{path} is damaged: {said}.", "Export or copy it again.")
+    message = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    return ArtifactError(f"{path} is damaged: {message}.", "Export or copy it again.")

@@ -1,11 +1,11 @@
-"""Rules 501 to 504: what the deep learning accelerator (DLA) of a board hands back to the GPU.
+"""Rules 501 to 504: what the deep learning accelerator (DLA) of a board leaves to the GPU.
 
-Each hand-over splits the network and converts its tensors, so one node in the middle can cost more than the
-accelerator saves. Nothing here is judged unless the board has accelerators that its TensorRT reaches.
+Each change of device splits the network and converts its tensors, so one node in the middle can cost more
+than DLA saves. These rules apply only to a board with DLA cores that its TensorRT supports.
 
 Sources: NVIDIA's list of operators on Orin's DLA (Deep-Learning-Accelerator-SW, ea61780, up to TensorRT
-8.6.12), and "DLA supported layers and restrictions" in TensorRT's guides for 8.x and 10.x. The builder has
-the last word: it also refuses combinations that no list tells.
+8.6.12), and "DLA supported layers and restrictions" in TensorRT's guides for 8.x and 10.x. The builder
+decides: it also refuses combinations that are in no list.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NATIVE = (
     *("Gemm", "LRN", "LeakyRelu", "MatMul", "Max", "MaxPool", "Min", "Mul", "PRelu", "Relu", "Reshape"),
     *("Resize", "Sigmoid", "Slice", "Softmax", "Split", "Sub", "Sum", "Tanh", "Transpose", "Upsample"),
 )
-# Listed from 8.6.12 on, which no JetPack carries; the next that one does is 10.x.
+# Listed from 8.6.12 on, which is in no JetPack; the next version in one is 10.x.
 _SINCE_10 = ("Atanh", "Cos", "Div", "GlobalMaxPool", "Greater", "Less", "Pow", "Sin")
 _BUILD_TIME = ("Constant", "ConstantOfShape", "Shape", "Size")
 _QUANTIZED_SINCE: Version = (11, 4)  # before, int8 on DLA means a calibration cache
@@ -37,7 +37,7 @@ _LONG_KERNELS = (64, 96, 128)
 
 
 def quantized(network: Network, platform: Platform) -> Iterator[Finding]:
-    """501: before TensorRT 11.4 no activation is quantized by pairs."""
+    """501: before TensorRT 11.4 no activation is quantized by Q/DQ pairs."""
     if platform.dla_cores and platform.version < _QUANTIZED_SINCE:
         for node in network.quantizers():
             if network.weight(node) is None:
@@ -45,8 +45,8 @@ def quantized(network: Network, platform: Platform) -> Iterator[Finding]:
                     501,
                     "note",
                     node.name,
-                    f"DLA knows no {node.op_type}: its int8 comes from a calibration cache",
-                    "For DLA, make a calibration cache of the pairs and give the float network, or use FP16.",
+                    f"DLA has no {node.op_type}: its int8 comes from a calibration cache",
+                    "For DLA, make a calibration cache from the pairs for the float network, or use FP16.",
                 )
 
 
@@ -62,12 +62,12 @@ def on_dla(network: Network, platform: Platform) -> Iterator[Finding]:
                 "note",
                 label(node),
                 f"{node.op_type} runs on the GPU: DLA has no such operator",
-                "Write it in operators that DLA has, or keep it at the very end of the network.",
+                "Replace it by operators that DLA has, or move it to the end of the network.",
             )
 
 
 def within_limits(network: Network, platform: Platform) -> Iterator[Finding]:
-    """503: each operator keeps to the sizes that DLA takes."""
+    """503: each operator is within DLA's limits."""
     if not platform.dla_cores:
         return
     for node in network.every_node():
@@ -79,12 +79,12 @@ def within_limits(network: Network, platform: Platform) -> Iterator[Finding]:
                 "note",
                 label(node),
                 f"{node.op_type} runs on the GPU: {'; '.join(faults)}",
-                "Change the operator so that it keeps to DLA's limits, or leave it to the GPU.",
+                "Change the operator to be within DLA's limits, or leave it to the GPU.",
             )
 
 
 def tensor_sizes(network: Network, platform: Platform) -> Iterator[Finding]:
-    """504: no tensor is larger than DLA takes."""
+    """504: no tensor exceeds DLA's limit."""
     if not platform.dla_cores:
         return
     for node in network.nodes:
@@ -98,13 +98,13 @@ def tensor_sizes(network: Network, platform: Platform) -> Iterator[Finding]:
             504,
             "note",
             label(node),
-            f"{node.op_type} runs on the GPU: its result has {what} is the most that DLA takes",
-            "Work on smaller pieces.",
+            f"{node.op_type} runs on the GPU: its result has {what} is DLA's maximum",
+            "Process smaller pieces.",
         )
 
 
 def _at_build_time(network: Network, node: NodeProto) -> bool:
-    """Whether TensorRT computes the node while it builds, or rule 501 speaks of it."""
+    """Whether TensorRT computes the node at build time, or rule 501 covers it."""
     whole = (TensorProto.INT64, TensorProto.INT32)
     given = [name for name in node.input if name and name not in network.index.constants]
     integers = bool(given) and all(network.types.get(name) in whole for name in given)
@@ -122,7 +122,7 @@ def _numbers(node: NodeProto, name: str, default: list[int]) -> list[int]:
 def _planar(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
     axes = len(network.shapes.get(node.output[0], (0,) * 4))
     if axes != 4:
-        yield f"its result has {axes} axes, DLA works on [N, C, H, W]"
+        yield f"its result has {axes} axes, DLA needs [N, C, H, W]"
 
 
 def _between(name: str, values: list[int], least: int, most: int) -> Iterator[str]:
@@ -133,7 +133,7 @@ def _between(name: str, values: list[int], least: int, most: int) -> Iterator[st
 def _convolution(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
     weight = network.shapes.get(node.input[1], ())
     if len(weight) != 4:
-        yield f"its weight has {len(weight)} axes, DLA takes [out, in, H, W]"
+        yield f"its weight has {len(weight)} axes, DLA needs [out, in, H, W]"
         return
     kernel = [size or 0 for size in weight[2:]]
     pads, dilations = _numbers(node, "pads", [0] * 4), _numbers(node, "dilations", [1, 1])
@@ -160,7 +160,7 @@ def _banks(channels: int, columns: int, kernel: list[int], dilation: int, item_b
 def _transposed(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
     weight = network.shapes.get(node.input[1], ())
     if len(weight) != 4:
-        yield f"its weight has {len(weight)} axes, DLA takes [in, out, H, W]"
+        yield f"its weight has {len(weight)} axes, DLA needs [in, out, H, W]"
         return
     kernel = [size or 0 for size in weight[2:]]
     for name, values in (("kernel", kernel), ("stride", _numbers(node, "strides", [1, 1]))):
@@ -181,7 +181,7 @@ def _pool(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
     yield from _between("stride", _numbers(node, "strides", [1]), 1, 16)
     padded = any(_numbers(node, "pads", [0]))
     if node.op_type == "AveragePool" and padded and not attribute_of(node, "count_include_pad", 0):
-        yield "its average leaves the padding out"
+        yield "its average excludes the padding"
 
 
 def _clip(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
@@ -196,7 +196,7 @@ def _product(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
     name = node.input[1]
     maker = network.index.producer.get(name)
     if name not in network.index.constants and not (maker is not None and _is_weight(network, maker)):
-        yield "its second factor is no constant"
+        yield "its second factor is not constant"
 
 
 def _is_weight(network: Network, node: NodeProto) -> bool:
@@ -207,7 +207,7 @@ def _concat(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
     axes = len(network.shapes.get(node.input[0], (0,) * 4))
     axis = int(attribute_of(node, "axis", 1)) % max(axes, 1)
     if axis != axes - 3 or len(node.input) < 2:
-        yield f"it joins {len(node.input)} tensors along axis {axis}, DLA at least 2 along the channels"
+        yield f"it concatenates {len(node.input)} tensors along axis {axis}, DLA 2 or more along the channels"
 
 
 def _resize(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
@@ -218,7 +218,7 @@ def _resize(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
     if len(before) != 4 or before[1:2] != after[1:2]:
         yield "it changes more than height and width"
     elif any(factor is None or factor != int(factor) or not 1 <= factor <= most for factor in factors):
-        yield f"its factors {factors} are not whole numbers from 1 to {most}"
+        yield f"its factors {factors} are not integers from 1 to {most}"
 
 
 def _softmax(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
@@ -234,7 +234,7 @@ def _softmax(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
 
 def _norm_window(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
     if attribute_of(node, "size", 0) not in (3, 5, 7, 9):
-        yield f"its window is {attribute_of(node, 'size')}, DLA takes 3, 5, 7 and 9"
+        yield f"its window is {attribute_of(node, 'size')}, DLA allows 3, 5, 7 and 9"
 
 
 def _slope(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Rules 201 to 208: what the parser demands of QuantizeLinear and DequantizeLinear.
+"""Rules 201 to 208: the parser's rules for QuantizeLinear and DequantizeLinear.
 
 Sources: NVIDIA's pages on explicit quantization, onnx-tensorrt's operator tables, and the importer of the two
 operators in its release branches 8.5-GA, 8.6-GA and 10.1-GA.
@@ -19,7 +19,7 @@ from .platform import Platform, Version
 
 _8_BIT_FLOAT = TensorProto.FLOAT8E4M3FN
 _4_BIT_FLOAT = 23  # FLOAT4E2M1, a name that ONNX has from 1.18 on
-_QUANTIZED_TYPES: tuple[tuple[Version, tuple[int, ...]], ...] = (  # from which version on
+_QUANTIZED_TYPES: tuple[tuple[Version, tuple[int, ...]], ...] = (  # by first version
     ((10, 8), (TensorProto.INT8, _8_BIT_FLOAT, TensorProto.INT4, _4_BIT_FLOAT)),
     ((10,), (TensorProto.INT8, _8_BIT_FLOAT, TensorProto.INT4)),
     ((8,), (TensorProto.INT8,)),
@@ -34,7 +34,7 @@ def zero_point(network: Network, platform: Platform) -> Iterator[Finding]:
             continue
         zero = network.constant(node, 2)
         if zero is None:
-            what = "its zero point is computed; the parser must see that it is 0"
+            what = "its zero point is computed; the parser needs the constant 0"
         elif np.any(zero.astype(np.float32) != 0):
             what = f"its zero point is {_some(zero)}; TensorRT quantizes symmetrically, around 0"
         else:
@@ -44,23 +44,23 @@ def zero_point(network: Network, platform: Platform) -> Iterator[Finding]:
 
 def quantized_type(network: Network, platform: Platform) -> Iterator[Finding]:
     """202: the quantized type is int8, from TensorRT 10 on also FP8 or INT4, from 10.8 on FP4."""
-    taken = next(kinds for since, kinds in _QUANTIZED_TYPES if platform.version >= since)
-    names = ", ".join(type_name(kind) for kind in taken)
+    supported = next(kinds for since, kinds in _QUANTIZED_TYPES if platform.version >= since)
+    names = ", ".join(type_name(kind) for kind in supported)
     for node in network.quantizers():
         kind = _quantized_type(network, node)
-        if kind in taken or kind == TensorProto.UNDEFINED or _is_bias(network, node):
+        if kind in supported or kind == TensorProto.UNDEFINED or _is_bias(network, node):
             continue
         if not _has_zero(node) and node.op_type == "QuantizeLinear":
-            what = "it has no zero point, which means UINT8 in ONNX and INT8 to TensorRT"
+            what = "it has no zero point, which means UINT8 in ONNX but INT8 in TensorRT"
         else:
-            what = f"it quantizes to {type_name(kind)}; {platform.name} takes {names}"
+            what = f"it quantizes to {type_name(kind)}; {platform.name} supports {names}"
         unsigned = kind == TensorProto.UINT8
         severity: Severity = _asymmetric(platform) if unsigned else "error"
         yield Finding(202, severity, node.name, what + (_but_dla(platform) if unsigned else ""), _SYMMETRIC)
 
 
 def float_bias(network: Network, platform: Platform) -> Iterator[Finding]:
-    """203: biases are left in float."""
+    """203: biases are in float."""
     for node in network.model.graph.node:
         if node.op_type not in WEIGHTED or len(node.input) < 3:
             continue
@@ -71,8 +71,8 @@ def float_bias(network: Network, platform: Platform) -> Iterator[Finding]:
                 203,
                 "error",
                 node.name,
-                f"its bias is dequantized from {kind}; TensorRT takes a constant float bias and adds it to "
-                "the accumulator itself",
+                f"its bias is dequantized from {kind}; TensorRT needs a constant float bias, which it "
+                "adds to the accumulator",
                 "Store the bias as float (in onnxruntime's quantizer: QuantizeBias=False).",
             )
 
@@ -80,20 +80,20 @@ def float_bias(network: Network, platform: Platform) -> Iterator[Finding]:
 def scale(network: Network, platform: Platform) -> Iterator[Finding]:
     """204: scales are constant, finite and above 0, and there are as many as zero points."""
     for node in network.quantizers():
-        found = network.constant(node, 1)
-        if found is None:
+        scales = network.constant(node, 1)
+        if scales is None:
             what = "its scale is computed; TensorRT needs it when it builds the engine"
-        elif not found.size:
+        elif not scales.size:
             what = "it has no scale"
-        elif not (np.isfinite(found.astype(np.float64)).all() and (found.astype(np.float64) > 0).all()):
-            worst = found.astype(np.float64).reshape(-1)
+        elif not (np.isfinite(scales.astype(np.float64)).all() and (scales.astype(np.float64) > 0).all()):
+            worst = scales.astype(np.float64).reshape(-1)
             worst = worst[~(np.isfinite(worst) & (worst > 0))]
-            what = f"{worst.size} of its {found.size} scales are not above 0, the first is {worst[0]:g}"
+            what = f"{worst.size} of its {scales.size} scales are not positive, the first is {worst[0]:g}"
         else:
             zero = network.constant(node, 2)
-            if zero is None or zero.size == found.size:
+            if zero is None or zero.size == scales.size:
                 continue
-            what = f"it has {found.size} scales and {zero.size} zero points"
+            what = f"it has {scales.size} scales and {zero.size} zero points"
         yield Finding(
             204, "error", node.name, what, "Calibrate again; a channel of zeros gets the scale 1, not 0."
         )
@@ -102,44 +102,44 @@ def scale(network: Network, platform: Platform) -> Iterator[Finding]:
 def activation_axis(network: Network, platform: Platform) -> Iterator[Finding]:
     """205: an activation has one scale."""
     for node in network.quantizers():
-        found = network.constant(node, 1)
-        if network.weight(node) is None and found is not None and found.size > 1:
+        scales = network.constant(node, 1)
+        if network.weight(node) is None and scales is not None and scales.size > 1:
             yield Finding(
                 205,
                 "error",
                 node.name,
-                f"the activation {node.input[0]!r} has {found.size} scales; only weights may have several",
+                f"the activation {node.input[0]!r} has {scales.size} scales; only weights may have several",
                 "Use one scale for the whole tensor.",
             )
 
 
 def weight_axis(network: Network, platform: Platform) -> Iterator[Finding]:
-    """206: the scales of a weight run along the output channels of all its readers."""
+    """206: the scales of a weight are along the output channels of all its readers."""
     for node in network.quantizers():
-        found, weight = network.constant(node, 1), network.weight(node)
-        if weight is None or found is None or found.size <= 1:
+        scales, weight = network.constant(node, 1), network.weight(node)
+        if weight is None or scales is None or scales.size <= 1:
             continue
         what = ""
         axis = attribute_of(node, "axis")
-        if found.ndim > 1 or attribute_of(node, "block_size", 0):
+        if scales.ndim > 1 or attribute_of(node, "block_size", 0):
             if _quantized_type(network, node) == TensorProto.INT8:
-                what = f"the scales of {weight.name!r} are blocks; int8 takes one scale a channel"
+                what = f"the scales of {weight.name!r} are by block; int8 needs one scale per channel"
         elif axis is None:
-            what = f"the scales of {weight.name!r} have no axis, which means 1 in ONNX and 0 to TensorRT"
+            what = f"the scales of {weight.name!r} have no axis, which means 1 in ONNX but 0 in TensorRT"
         elif not -len(weight.dims) <= axis < len(weight.dims):
-            what = f"{weight.name!r} has no axis {axis} for its {found.size} scales"
+            what = f"{weight.name!r} has no axis {axis} for its {scales.size} scales"
         else:
             axis %= len(weight.dims)
             for reader, place, along in _weighted_readers(network, node.output[0], axis):
                 legal = channel_axis(reader, place, len(weight.dims))
                 if along != legal:
-                    should = "one scale in all" if legal is None else f"axis {legal}, its output channels"
+                    should = "one scale" if legal is None else f"axis {legal}, its output channels"
                     what = (
-                        f"the scales of {weight.name!r} run along axis {along} of what {reader.op_type} "
-                        f"{reader.name!r} reads; it takes {should}"
+                        f"the scales of {weight.name!r} are along axis {along} of the input of "
+                        f"{reader.op_type} {reader.name!r}; it needs {should}"
                     )
-            if not what and weight.dims[axis] != found.size:
-                what = f"{weight.name!r} has {found.size} scales for {weight.dims[axis]} channels"
+            if not what and weight.dims[axis] != scales.size:
+                what = f"{weight.name!r} has {scales.size} scales for {weight.dims[axis]} channels"
         if what:
             yield Finding(
                 206,
@@ -154,13 +154,13 @@ def weight_axis(network: Network, platform: Platform) -> Iterator[Finding]:
 def opset_of_scales(network: Network, platform: Platform) -> Iterator[Finding]:
     """207: the opset allows scales by channel (13) or in half precision (19), of the type of the data."""
     for node in network.quantizers():
-        found = network.constant(node, 1)
+        scales = network.constant(node, 1)
         kind = network.types.get(node.input[1], TensorProto.UNDEFINED)
         data = network.types.get(node.input[0], TensorProto.UNDEFINED)
         half = kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
         cure = "Give data and scale one type: FLOAT, or FLOAT16 at opset 19."
-        if found is not None and found.size > 1 and network.opset < 13:
-            what = f"it has {found.size} scales; opset {network.opset} knows one, 13 the first with more"
+        if scales is not None and scales.size > 1 and network.opset < 13:
+            what = f"it has {scales.size} scales; opset {network.opset} allows one, opset 13 more"
             cure = "Export at opset 17."
         elif half and (network.opset < 19 or platform.version < (10,)):
             name = type_name(kind)
@@ -172,14 +172,14 @@ def opset_of_scales(network: Network, platform: Platform) -> Iterator[Finding]:
             and kind != data
         ):
             names = [type_name(each) for each in (kind, data)]
-            what = f"its scale is {names[0]} and its data {names[1]}; this opset wants one type"
+            what = f"its scale is {names[0]} and its data {names[1]}; this opset needs one type"
         else:
             continue
         yield Finding(207, "error", node.name, what, cure)
 
 
 def zero_point_given(network: Network, platform: Platform) -> Iterator[Finding]:
-    """208: before TensorRT 10 the zero point is written down."""
+    """208: before TensorRT 10 the zero point is explicit."""
     if platform.version < (10,):
         for node in network.quantizers():
             if not _has_zero(node):
@@ -187,8 +187,8 @@ def zero_point_given(network: Network, platform: Platform) -> Iterator[Finding]:
                     208,
                     "error",
                     node.name,
-                    f"it has no zero point; the parser of {platform.name} asks for three inputs",
-                    "Write the zero point: an int8 constant 0 of the scale's shape.",
+                    f"it has no zero point; the parser of {platform.name} needs three inputs",
+                    "Add the zero point: an int8 constant 0 of the scale's shape.",
                 )
 
 
@@ -205,7 +205,7 @@ def _quantized_type(network: Network, node: NodeProto) -> int:
 
 
 def _is_bias(network: Network, node: NodeProto) -> bool:
-    # Rule 203 says what is wrong with it; that it is also int32 goes without saying.
+    # Rule 203 covers it, including its type int32.
     readers = network.index.readers.get(node.output[0], ())
     return bool(readers) and all(reader.op_type in WEIGHTED and place == 2 for reader, place in readers)
 
@@ -216,7 +216,7 @@ def _asymmetric(platform: Platform) -> Severity:
 
 def _but_dla(platform: Platform) -> str:
     flag = "ENABLE_UINT8_AND_ASYMMETRIC_QUANTIZATION_DLA"
-    return "" if _asymmetric(platform) == "error" else f" (its DLA takes it with the parser flag {flag})"
+    return "" if _asymmetric(platform) == "error" else f" (its DLA accepts it with the parser flag {flag})"
 
 
 def _some(zero: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
@@ -225,7 +225,7 @@ def _some(zero: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
 
 
 def _weighted_readers(network: Network, name: str, axis: int) -> Iterator[tuple[NodeProto, int, int]]:
-    """The weighted operators that a weight goes to: (node, at which input, where its axis is there)."""
+    """The weighted operators that read a weight: (node, input index, the axis there)."""
     for reader, place in network.index.readers.get(name, ()):
         if reader.op_type in WEIGHTED and place < 2:
             yield reader, place, axis

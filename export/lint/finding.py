@@ -1,4 +1,4 @@
-"""What a rule has to say about a node."""
+"""The finding: one fault of one node, by one rule."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Finding:
     Attributes:
         rule: the rule's number.
         severity: "error" where TensorRT refuses the file, "warning" where it runs slowly, else "note".
-        node: the node's name; "the file" where no node is to blame.
+        node: the node's name; "the file" for a fault of no node.
         what: what is wrong and why, with the values.
-        cure: what to do; equal for equal faults, so that they can be told together.
+        cure: what to do; equal for equal faults, so that they can be grouped.
     """
 
     rule: int

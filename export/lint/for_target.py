@@ -1,7 +1,7 @@
-"""What lint says of a file that a stage has just written, for targets that run TensorRT.
+"""Lint of a file that a stage has just written, for targets that run TensorRT.
 
-What TensorRT would refuse ends the run: nothing that follows could be used. What it would run slowly is told
-in a few words; `deadweight lint` tells all of it.
+A file that TensorRT would refuse ends the run: nothing that follows could be used. What it would run slowly
+is summarized; `deadweight lint` lists all of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .platform import Platform
 
 
 def takes(target: Target, operator: str) -> bool:
-    """Whether the target's runtime takes an operator of ONNX; for a TensorRT that is not known, False."""
+    """Whether the target's runtime supports an ONNX operator; False for an unknown TensorRT."""
     if not target.runtime.linted:
         return True
     try:
@@ -24,20 +24,20 @@ def takes(target: Target, operator: str) -> bool:
         return False
 
 
-def held_against_tensorrt(path: Path, target: Target, *, name: str) -> tuple[str, ...]:
-    """What the rules say of a network's file: how many warnings and notes, and the first of each rule.
+def lint_sentences(path: Path, target: Target, *, name: str) -> tuple[str, ...]:
+    """Sentences on the findings in a network's file: the number by severity, and the first of each rule.
 
-    Nothing for a target that runs no TensorRT; that nothing was judged, for one whose TensorRT is not known.
+    Empty for a target without TensorRT; a remark for one whose TensorRT is unknown.
 
     Raises:
-        ModelError: TensorRT would refuse the file; the message holds the first reason and its cure.
+        ModelError: TensorRT would refuse the file; the message has the first reason and its cure.
     """
     if not target.runtime.linted:
         return ()
     try:
         report = lint(path, target=target)
     except TargetError as error:
-        return (f"{name} was not held against TensorRT's rules: {error.what.rstrip('.')}",)
+        return (f"{name} was not checked against TensorRT's rules: {error.what.rstrip('.')}",)
     errors = report.counts["error"]
     if errors:
         first = report.findings[0]
@@ -59,7 +59,7 @@ def held_against_tensorrt(path: Path, target: Target, *, name: str) -> tuple[str
 
 
 def gpu_fallbacks(path: Path, target: Target) -> int | None:
-    """How many nodes the board's DLA would hand back to the GPU; None where there is no DLA."""
+    """How many nodes the board's DLA would leave to the GPU; None without DLA."""
     try:
         return lint(path, target=target).gpu_fallbacks if target.runtime.linted else None
     except TargetError:

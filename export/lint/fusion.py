@@ -1,8 +1,8 @@
-"""Rules 301 to 308: legal pairs that cost the time they were to save.
+"""Rules 301 to 308: valid Q/DQ pairs that cost more time than they save.
 
-TensorRT fuses a weighted operator with what follows it, and takes its precision from its inputs. A pair in
-the middle, or a missing one at an input, breaks that: INT8 comes out slower than FP16 (TensorRT issues 2067,
-3197, 3492, 4366). Which pairs belong where is said in `placement`; here it is held against the file.
+TensorRT fuses a weighted operator with its successors, with the precision of its inputs. A pair in between,
+or a missing one at an input, breaks that: INT8 becomes slower than FP16 (TensorRT issues 2067, 3197, 3492,
+4366). `placement` has the right positions of pairs; here the file is checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACTIVATIONS = (
     *("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "Tanh", "HardSigmoid"),
     *("HardSwish", "Softplus", "Gelu", "Mish"),
 )
-_RESIDUAL = "Round the skip side of the sum only, and leave the convolution's side as it is."
+_RESIDUAL = "Round only the skip side of the sum, not the convolution's side."
 
 
 def half_quantized(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -40,7 +40,7 @@ def half_quantized(network: Network, platform: Platform) -> Iterator[Finding]:
             301,
             "note" if weight else "warning",
             node.name,
-            f"its {missing} is not rounded, the other factor is: it runs in float",
+            f"its {missing} is not rounded but the other factor is: it runs in float",
             "Round both factors, or neither.",
         )
 
@@ -70,13 +70,13 @@ def island(network: Network, platform: Platform) -> Iterator[Finding]:
                 302,
                 "warning",
                 node.name,
-                f"it {read}: nothing behind it runs in int8, so the pair costs two passes and saves none",
-                "Leave the pair out.",
+                f"it {read}: nothing after it runs in int8, so the pair costs two passes and saves none",
+                "Remove the pair.",
             )
 
 
 def before_activation(network: Network, platform: Platform) -> Iterator[Finding]:
-    """303: no pair stands between an operator and the batch norm, bias or activation that it fuses with."""
+    """303: no pair is between an operator and the batch norm, bias or activation that it fuses with."""
     for node in network.model.graph.node:
         maker = network.index.producer.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
         if maker is None or not _fuses_onward(network, maker):
@@ -92,9 +92,9 @@ def before_activation(network: Network, platform: Platform) -> Iterator[Finding]
                     303,
                     "warning",
                     node.name,
-                    f"it stands between {maker.op_type} {maker.name!r} and {broken[0].op_type} "
+                    f"it is between {maker.op_type} {maker.name!r} and {broken[0].op_type} "
                     f"{broken[0].name!r}, which would be one kernel without it",
-                    "Put the pair behind the activation.",
+                    "Put the pair after the activation.",
                 )
                 break
 
@@ -121,9 +121,9 @@ def convolution_side(network: Network, platform: Platform) -> Iterator[Finding]:
         node = network.nodes[position]
         rounded = [side for side, name in enumerate(node.input) if name in network.rounded]
         if len(rounded) == 2:
-            what = "both of its sides are rounded: the convolution before it no longer fuses with it"
+            what = "both of its sides are rounded: the convolution before it cannot fuse with it"
         elif rounded and rounded[0] in branches and 1 - rounded[0] not in branches:
-            what = "the convolution's side is rounded and the skip is not: they do not fuse"
+            what = "the convolution's side is rounded but the skip is not: they do not fuse"
         else:
             continue
         yield Finding(304, "warning", node.name, what, _RESIDUAL)
@@ -138,19 +138,19 @@ def skip_side(network: Network, platform: Platform) -> Iterator[Finding]:
                 305,
                 "warning",
                 node.name,
-                "neither of its sides is rounded: the sum, fused into the convolution, comes out in float",
+                "neither of its sides is rounded: the sum, fused into the convolution, is in float",
                 _RESIDUAL,
             )
 
 
 def concat_scales(network: Network, platform: Platform) -> Iterator[Finding]:
-    """306: what a concat joins has one scale, that of its result."""
+    """306: the inputs of a concat have one scale, that of its result."""
     before: dict[str, set[float]] = {}
     behind: dict[str, set[float]] = {}
     for node in network.model.graph.node:
-        found = network.constant(node, 1) if node.op_type in ("QuantizeLinear", "DequantizeLinear") else None
-        if found is not None and found.size == 1:
-            value = float(found.reshape(()))
+        scale = network.constant(node, 1) if node.op_type in ("QuantizeLinear", "DequantizeLinear") else None
+        if scale is not None and scale.size == 1:
+            value = float(scale.reshape(()))
             if node.op_type == "QuantizeLinear":
                 behind.setdefault(node.input[0], set()).add(value)
             else:
@@ -174,13 +174,13 @@ def concat_scales(network: Network, platform: Platform) -> Iterator[Finding]:
                 "warning",
                 node.name,
                 f"it joins tensors of {len(scales)} scales, {min(scales):.3g} to {max(scales):.3g}; TensorRT "
-                "joins int8 without rescaling, so they are rounded once more",
+                "concatenates int8 without rescaling, so they are rounded again",
                 "Give all inputs of the concat and its result one scale, the largest.",
             )
 
 
 def int8_kernel(network: Network, platform: Platform) -> Iterator[Finding]:
-    """307: what is quantized has the shape of a fast int8 kernel."""
+    """307: a quantized operator has the shape of a fast int8 kernel."""
     for position in sorted(network.int8):
         node, plain = network.nodes[position], network.plain.node[position]
         weight = network.plain_index.constants.get(plain.input[1])
@@ -197,12 +197,12 @@ def int8_kernel(network: Network, platform: Platform) -> Iterator[Finding]:
                 "warning",
                 node.name,
                 f"{reason}: its pairs cost more than they save",
-                "Leave it in float (skip it when quantizing), or widen it to a multiple of 16.",
+                "Keep it in float (skip it when quantizing), or widen it to a multiple of 16.",
             )
 
 
 def lowest_weight(network: Network, platform: Platform) -> Iterator[Finding]:
-    """308: int8 weights keep to -127 to 127."""
+    """308: int8 weights are from -127 to 127."""
     for node in network.quantizers():
         weight = network.weight(node)
         values = network.constant(node, 0)
@@ -211,6 +211,6 @@ def lowest_weight(network: Network, platform: Platform) -> Iterator[Finding]:
                 308,
                 "note",
                 node.name,
-                f"{weight.name!r} holds -128; TensorRT's weights reach from -127 to 127",
+                f"{weight.name!r} has -128; TensorRT's weights are from -127 to 127",
                 "Quantize weights with scale = largest magnitude / 127.",
             )

@@ -1,8 +1,7 @@
-"""An ONNX graph as the rules see it: with its roundings, and once more as it would be without them.
+"""The network of the rules: an ONNX graph with its Q/DQ pairs, and the same graph without them.
 
-Most rules about placement are rules about the float network (which operators fuse, which tensors are
-joined), held against where the roundings are. So both are made once, and the float one is what `placement`
-itself would look at.
+Most rules about placement need the float network (which operators fuse, which tensors are concatenated) and
+the positions of the pairs. So both are made once; the float one is that of `placement`.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ class Network:
     Attributes:
         model, index: the graph as it is, constants as initializers.
         opset: of the standard operators.
-        shapes, types: of each tensor that inference knows; an open axis is None; types are TensorProto's.
+        shapes, types: of each tensor that inference knows; a dynamic axis is None; types are TensorProto's.
         plain, plain_index: the graph without QuantizeLinear and DequantizeLinear.
         nodes: the nodes of the graph by their position in `plain`.
-        rounded: the tensors that hold dequantized numbers: what a DequantizeLinear gave, moved or joined.
-        int8: positions in `plain` of the weighted operators both of whose factors are rounded.
+        rounded: the tensors with dequantized values: outputs of DequantizeLinear, moved or concatenated.
+        int8: positions in `plain` of the weighted operators with two rounded factors.
     """
 
     model: onnx.ModelProto
@@ -48,7 +47,7 @@ class Network:
     int8: frozenset[int]
 
     def every_node(self) -> Iterator[onnx.NodeProto]:
-        """All nodes, those in the bodies of If, Loop and Scan as well."""
+        """All nodes, including those in the bodies of If, Loop and Scan."""
         for graph in all_graphs(self.model.graph):
             yield from graph.node
 
@@ -57,7 +56,7 @@ class Network:
         return (node for node in self.model.graph.node if node.op_type in QUANTIZED)
 
     def weight(self, node: onnx.NodeProto) -> onnx.TensorProto | None:
-        """The constant that a QuantizeLinear or DequantizeLinear works on; None for an activation."""
+        """The constant input of a QuantizeLinear or DequantizeLinear; None for an activation."""
         name = node.input[0]
         maker = self.index.producer.get(name)
         if maker is not None and maker.op_type == "QuantizeLinear" and node.op_type == "DequantizeLinear":
@@ -65,7 +64,7 @@ class Network:
         return self.index.constants.get(name)
 
     def constant(self, node: onnx.NodeProto, place: int) -> Array | None:
-        """The constant at an input of a node; None where that input is computed or left out."""
+        """The constant at an input of a node; None where that input is computed or missing."""
         return self.index.value(node.input[place]) if len(node.input) > place and node.input[place] else None
 
     def readers(self, name: str) -> Iterator[onnx.NodeProto]:
@@ -74,7 +73,7 @@ class Network:
 
 
 def network_of(model: onnx.ModelProto) -> Network:
-    """The model as the rules see it; its Constant nodes become initializers.
+    """Makes the network of a model; its Constant nodes become initializers.
 
     Raises:
         ModelError: a standard operator lacks inputs or outputs.
@@ -113,7 +112,7 @@ def network_of(model: onnx.ModelProto) -> Network:
 
 
 def _check_whole(node: onnx.NodeProto, opset: int) -> None:
-    # What this says of a node need not be asked again by every rule.
+    # Checked here, so that no rule has to.
     try:
         least = onnx.defs.get_schema(node.op_type, opset, "").min_input
     except onnx.defs.SchemaError:
@@ -121,13 +120,13 @@ def _check_whole(node: onnx.NodeProto, opset: int) -> None:
     if node.domain in STANDARD and (len(node.input) < least or not any(node.output)):
         raise ModelError(
             f"{node.op_type} {label(node)!r} has {len(node.input)} inputs and {len(node.output)} outputs; "
-            f"ONNX asks for {least} and 1.",
+            f"ONNX requires {least} and 1.",
             "The file is damaged. Export or copy it again.",
         )
 
 
 def type_name(kind: int) -> str:
-    """What ONNX calls a type of element, e.g. FLOAT."""
+    """ONNX's name of an element type, e.g. FLOAT."""
     try:
         return str(TensorProto.DataType.Name(kind))
     except ValueError:
@@ -135,15 +134,15 @@ def type_name(kind: int) -> str:
 
 
 def label(node: onnx.NodeProto) -> str:
-    """What to call a node; those in the body of a loop may have no name."""
+    """A name for a node; those in the body of a loop may have none."""
     return node.name or next(iter(node.output), "") or node.op_type
 
 
 def _inferred(model: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
-    light = for_inference(model)  # weights may take gigabytes and tell nothing but their shape
+    light = for_inference(model)  # weights may take gigabytes, and only their shape is needed
     try:
         graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except Exception:  # Its errors share no public base class; rules that need a shape then find none.
+    except Exception:  # Its errors have no public base class; then shapes are unknown.
         graph = light.graph
     shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     types: dict[str, int] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -164,7 +163,7 @@ def _without_roundings(graph: onnx.GraphProto, index: Index) -> onnx.GraphProto:
             for name in node.output:
                 before[name] = before.get(node.input[0], node.input[0])
     plain = onnx.GraphProto(name=graph.name, input=graph.input)
-    for tensor in index.constants.values():  # their shapes are asked for, never their values
+    for tensor in index.constants.values():  # only their shapes are needed
         plain.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     for node in graph.node:
         if node.op_type not in QUANTIZED:

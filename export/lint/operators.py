@@ -1,4 +1,4 @@
-"""Rules 101 to 107: the file as such, and whether this TensorRT takes each of its operators.
+"""Rules 101 to 107: the file, and whether this TensorRT supports each of its operators.
 
 Sources: the operator tables of onnx-tensorrt for 8.5, 8.6, 10.0 and 10.1; its opset guide for 11.
 """
@@ -15,7 +15,7 @@ from .network import STANDARD, Network, label, type_name
 from .platform import Platform, Version, operators
 from .restrictions import RESTRICTIONS
 
-# From which version on which opsets are parsed.
+# First version, and the opsets that it parses.
 OPSETS: tuple[tuple[Version, int, int], ...] = (((11,), 9, 25), ((10,), 9, 20), ((8,), 7, 17))
 LATEST_IR = {"8.5": 8, "8.6": 8, "10.0": 10, "10.1": 10}  # of the ONNX releases they were built with
 
@@ -32,26 +32,26 @@ _SHORT: dict[int, str] = {
     TensorProto.UINT8: "u8",
     TensorProto.BOOL: "bool",
 }
-# The tables list the types of an operator's data: of these it is what they give, of others what they read.
+# The tables list the types of an operator's data: of these operators the output's, of others the input's.
 _BY_OUTPUT = ("Constant", "ConstantOfShape", "EyeLike", "OneHot", "Range", "Where")
 _ANY_TYPE = (*QUANTIZED, "If", "Loop", "Scan", "Shape", "Size", "NonMaxSuppression", "SequenceConstruct")
 
 
 def opset(network: Network, platform: Platform) -> Iterator[Finding]:
-    """101: the opset is one that the parser knows."""
+    """101: the parser supports the opset."""
     least, most = next((low, high) for since, low, high in OPSETS if platform.version >= since)
     if not least <= network.opset <= most:
         yield Finding(
             101,
             "error",
             "the file",
-            f"it is written in opset {network.opset}; {platform.name} parses {least} to {most}",
+            f"it has opset {network.opset}; {platform.name} parses {least} to {most}",
             f"Export at opset {min(most, 17)}, which every TensorRT since 8.5 parses.",
         )
 
 
 def ir_version(network: Network, platform: Platform) -> Iterator[Finding]:
-    """102: the file format is no newer than the ONNX release that the parser was built with."""
+    """102: the file format is not newer than the ONNX release of the parser."""
     latest = LATEST_IR[platform.table]
     if platform.version < (11,) and network.model.ir_version > latest:
         yield Finding(
@@ -59,13 +59,13 @@ def ir_version(network: Network, platform: Platform) -> Iterator[Finding]:
             "warning",
             "the file",
             f"its IR version is {network.model.ir_version}; the parser of {platform.name} was built for "
-            f"{latest}, and may misread what came later",
+            f"{latest}, and may misread newer ones",
             "Set the model's ir_version to 8, or export again with an opset of 17.",
         )
 
 
 def operator_taken(network: Network, platform: Platform) -> Iterator[Finding]:
-    """103: this TensorRT takes every standard operator."""
+    """103: this TensorRT supports every standard operator."""
     for node in network.every_node():
         if node.domain not in STANDARD:
             continue
@@ -83,10 +83,10 @@ def operator_taken(network: Network, platform: Platform) -> Iterator[Finding]:
 
 def _cure_for_missing(operator: str, since: str | None) -> str:
     if operator.startswith("QLinear") or "Integer" in operator or operator == "DynamicQuantizeLinear":
-        return "No TensorRT takes quantized operators: quantize with QuantizeLinear / DequantizeLinear pairs."
+        return "No TensorRT supports quantized operators: use QuantizeLinear / DequantizeLinear pairs."
     if since is not None:
-        return f"Take TensorRT {since}, or write it in other operators (a lower opset may do so)."
-    return "Write it in other operators, or take it out of the network and compute it beside."
+        return f"Use TensorRT {since}, or replace it by other operators (a lower opset may do so)."
+    return "Replace it by other operators, or compute it outside the network."
 
 
 def operator_standard(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -94,21 +94,21 @@ def operator_standard(network: Network, platform: Platform) -> Iterator[Finding]
     for node in network.every_node():
         if node.domain in STANDARD:
             continue
-        does = "without a plugin of that name the parser stops there"
+        does = "without a plugin of that name the parser fails"
         if (operators().get(node.op_type) or {}).get(platform.table) is not None:
-            # Seen in NVIDIA's parser: it looks an operator up by its name alone.
-            does = f"the parser goes by the name alone and would run ONNX's own {node.op_type}"
+            # Observed in NVIDIA's parser: it looks an operator up only by its name.
+            does = f"the parser uses only the name and would run ONNX's {node.op_type}"
         yield Finding(
             104,
             "error",
             label(node),
-            f"{node.domain}.{node.op_type} is no operator of ONNX; {does}",
-            "Write it in standard operators, inline local functions, or load such a plugin first.",
+            f"{node.domain}.{node.op_type} is not an ONNX operator; {does}",
+            "Replace it by standard operators, inline local functions, or load such a plugin first.",
         )
 
 
 def restriction_kept(network: Network, platform: Platform) -> Iterator[Finding]:
-    """105: no operator is used in a way that this parser excludes."""
+    """105: no operator is used in a way that this parser refuses."""
     for node in network.every_node():
         check = RESTRICTIONS.get(node.op_type)
         if check is not None and node.domain in STANDARD:
@@ -117,21 +117,21 @@ def restriction_kept(network: Network, platform: Platform) -> Iterator[Finding]:
 
 
 def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
-    """106: each operator works on a type of element that it is listed with."""
+    """106: each operator has an element type that is listed for it."""
     every = frozenset().union(*(row[platform.table] or frozenset() for row in operators().values()))
     for node in network.every_node():
         listed = (operators().get(node.op_type) or {}).get(platform.table)
         if listed is None or node.domain not in STANDARD or node.op_type in _ANY_TYPE:
             continue
-        made = node.op_type in _BY_OUTPUT or not node.input
-        name = node.output[0] if made else node.input[0]
-        found = network.types.get(name, TensorProto.UNDEFINED)
-        short = _SHORT.get(found, "")
+        by_output = node.op_type in _BY_OUTPUT or not node.input
+        name = node.output[0] if by_output else node.input[0]
+        kind = network.types.get(name, TensorProto.UNDEFINED)
+        short = _SHORT.get(kind, "")
         if short == "i64" and platform.version < (10,):
             short = "i32"  # cast down
-        if found == TensorProto.UNDEFINED or short in listed:
+        if kind == TensorProto.UNDEFINED or short in listed:
             continue
-        known = type_name(found)
+        known = type_name(kind)
         if short in every:
             yield Finding(
                 106,
@@ -146,20 +146,20 @@ def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
                 106,
                 "error",
                 label(node),
-                f"{node.op_type} works on {known}, which no operator of TensorRT {platform.table} takes",
+                f"{node.op_type} has the type {known}, which TensorRT {platform.table} has for no operator",
                 "Use FLOAT, FLOAT16, INT32 or BOOL.",
             )
 
 
 def seed_used(network: Network, platform: Platform) -> Iterator[Finding]:
-    """107: no random numbers are meant to repeat."""
+    """107: no random numbers have a seed."""
     for node in network.every_node():
         if node.op_type.startswith("Random") and _has(node, "seed"):
             yield Finding(
                 107,
                 "note",
                 label(node),
-                f"{node.op_type}: its seed of {attribute_of(node, 'seed')} is ignored, every run differs",
+                f"{node.op_type}: its seed of {attribute_of(node, 'seed')} is ignored, and every run differs",
                 "Make the numbers an input of the network, or a constant.",
             )
 

@@ -1,8 +1,8 @@
-"""For whom the rules judge: a version of TensorRT, its operator table, and the board where one is named.
+"""The platform of the rules: a version of TensorRT, its operator table, and the board if given.
 
-The tables are those that onnx-tensorrt published for 8.5, 8.6, 10.0 and 10.1: in operators.csv a cell holds
-the element types that a version takes, and an empty cell means that it does not take the operator. Later
-versions published none that is known here; they are judged by the newest, and a sentence says so.
+The tables are those of onnx-tensorrt for 8.5, 8.6, 10.0 and 10.1: in operators.csv a cell has the element
+types that a version supports, and an empty cell means that it does not support the operator. Later versions
+have no known table; they are judged by the newest, and a remark says so.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..quantization.placement import MOVES
 Version = tuple[int, ...]
 TABLES: dict[str, Version] = {"8.5": (8, 5), "8.6": (8, 6), "10.0": (10, 0), "10.1": (10, 1)}
 NEWEST = "10.1"
-# Beyond placement's MOVES: what else passes numbers on, or is computed in whatever precision its inputs have.
-_PASSED_ON = (
+# Besides placement's MOVES: what also moves values, or computes in the precision of its inputs.
+_ANY_PRECISION = (
     *("Resize", "Split", "Identity", "Dropout", "SpaceToDepth", "Expand", "Tile"),
     *("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "BatchNormalization"),
 )
@@ -31,7 +31,7 @@ _NO_NUMBERS = ("Shape", "Size", "Constant")
 
 @dataclass(frozen=True)
 class Platform:
-    """A TensorRT and the board it runs on; `table` is the operator table it is judged by."""
+    """A TensorRT version and its board; `table` is the operator table for it."""
 
     version: Version
     table: str
@@ -41,39 +41,39 @@ class Platform:
     def of(cls, board: Target | None = None, tensorrt: str | None = None) -> Platform:
         """The platform of a board, of a version, or of a board with another version than its own.
 
-        With neither it is the newest TensorRT that has a table.
+        With neither it is the newest TensorRT with a table.
 
         Raises:
-            TargetError: the version is none or too old; the board runs no TensorRT, or none that is known.
+            TargetError: the version is malformed or too old; the board has no TensorRT, or an unknown one.
         """
         if board is not None and not board.runtime.linted:
             raise TargetError(
-                f"{board.name} runs {board.runtime}; lint knows the rules of TensorRT.",
-                "Name a Jetson board, see `deadweight targets`, or give --tensorrt alone.",
+                f"{board.name} runs {board.runtime}; lint has only the rules of TensorRT.",
+                "Give a Jetson board, see `deadweight targets`, or only --tensorrt.",
             )
-        told = NEWEST if tensorrt is None else tensorrt
+        text = NEWEST if tensorrt is None else tensorrt
         if tensorrt is None and board is not None:
-            told = str(board.certain("tensorrt") or "")
-            if not told:
+            text = str(board.certain("tensorrt") or "")
+            if not text:
                 raise TargetError(
-                    f"Which TensorRT {board.name} runs is not known for sure.", "Give it: --tensorrt 10.3."
+                    f"The TensorRT version of {board.name} is not certain.", "Give it: --tensorrt 10.3."
                 )
-        version = _version(told)
+        version = _version(text)
         older = [name for name, known in TABLES.items() if known <= version[:2]]
         if not older:
             raise TargetError(
-                f"TensorRT {told} is older than the oldest table, that of {next(iter(TABLES))}.",
-                f"Give one of {', '.join(TABLES)}, or a later one.",
+                f"TensorRT {text} is older than the oldest table, that of {next(iter(TABLES))}.",
+                f"Use one of {', '.join(TABLES)}, or a later one.",
             )
         return cls(version, older[-1], board)
 
     @property
     def name(self) -> str:
-        """As a reader knows it: "TensorRT 10.3.0"."""
+        """For readers: "TensorRT 10.3.0"."""
         return f"TensorRT {'.'.join(map(str, self.version))}"
 
     def types(self, operator: str) -> frozenset[str] | None:
-        """The element types with which this TensorRT takes an operator; None where it does not take it.
+        """The element types that this TensorRT supports for an operator; None for an unsupported operator.
 
         Raises:
             KeyError: the operator is in no table.
@@ -82,44 +82,42 @@ class Platform:
 
     @property
     def dla_cores(self) -> int:
-        """The deep learning accelerators that this TensorRT reaches on this board."""
+        """The number of DLA cores of the board that this TensorRT supports."""
         if self.board is None:
             return 0
-        reached, cores = self.board.certain("dla_tensorrt"), self.board.certain("dla_cores")
-        ranges = reached if isinstance(reached, list) else []
-        return cores if isinstance(cores, int) and any(self._within(told) for told in ranges) else 0
+        supported, cores = self.board.certain("dla_tensorrt"), self.board.certain("dla_cores")
+        ranges = supported if isinstance(supported, list) else []
+        return cores if isinstance(cores, int) and any(self._within(text) for text in ranges) else 0
 
-    def _within(self, told: str) -> bool:
-        bound = _version(told.lstrip("<>="))
+    def _within(self, text: str) -> bool:
+        bound = _version(text.lstrip("<>="))
         here = self.version[: len(bound)]
-        return here <= bound if told.startswith("<=") else here >= bound
+        return here <= bound if text.startswith("<=") else here >= bound
 
     def words(self) -> list[str]:
-        """What a reader must know of how this platform was judged."""
-        said = []
+        """Remarks for the reader on how this platform was judged."""
+        remarks = []
         if self.version[:2] != TABLES[self.table]:
-            which = "the newest" if self.table == NEWEST else "the nearest older one"
-            said.append(
-                f"{self.name} is judged by the operator table of {self.table}, {which} that is known."
-            )
+            which = "the newest" if self.table == NEWEST else "the nearest older"
+            remarks.append(f"{self.name} is judged by the operator table of {self.table}, {which} known one.")
         if self.board is None:
-            said.append("No board was named, so widths and deep learning accelerators were not judged.")
+            remarks.append("No board was given, so widths and DLA were not judged.")
         elif self.dla_cores:
-            said.append("What DLA hands back is told from NVIDIA's lists; the builder has the last word.")
+            remarks.append("What DLA leaves to the GPU is from NVIDIA's lists; only the builder decides.")
         elif self.board.certain("dla_cores"):
-            said.append(f"{self.name} does not reach the deep learning accelerators of {self.board.name}.")
-        return said
+            remarks.append(f"{self.name} does not support the DLA of {self.board.name}.")
+        return remarks
 
 
-def _version(told: str) -> Version:
-    if not re.fullmatch(r"\d+\.\d+(\.\d+)*", told):
-        raise TargetError(f"{told!r} is no version of TensorRT.", "Write it as 8.5, 10.3 or 10.13.3.9.")
-    return tuple(map(int, told.split(".")))
+def _version(text: str) -> Version:
+    if not re.fullmatch(r"\d+\.\d+(\.\d+)*", text):
+        raise TargetError(f"{text!r} is not a version of TensorRT.", "Write it as 8.5, 10.3 or 10.13.3.9.")
+    return tuple(map(int, text.split(".")))
 
 
 @functools.cache
 def operators() -> dict[str, dict[str, frozenset[str] | None]]:
-    """By operator and table, the element types that it is taken with; None where it is not taken."""
+    """By operator and table, the supported element types; None where it is not supported."""
     with Path(__file__).with_name("operators.csv").open(encoding="utf-8", newline="") as file:
         return {
             row["operator"]: {table: frozenset(row[table].split()) or None for table in TABLES}
@@ -129,12 +127,12 @@ def operators() -> dict[str, dict[str, frozenset[str] | None]]:
 
 @functools.cache
 def keeps_int8(operator: str) -> bool:
-    """Whether an operator between int8 ones runs there without a change of precision around it.
+    """Whether an operator between int8 ones runs without a change of precision.
 
-    It moves numbers, joins the kernel before it, or is listed with int8 by TensorRT 8.6, whose table still
-    says which operators have such kernels.
+    It moves values, fuses into the kernel before it, or has int8 in the table of TensorRT 8.6, the last table
+    that lists such kernels.
     """
     if operator in _NO_NUMBERS or operator in WEIGHTED:
         return False
     listed = (operators().get(operator) or {}).get("8.6") or frozenset()
-    return operator in MOVES or operator in _PASSED_ON or "i8" in listed
+    return operator in MOVES or operator in _ANY_PRECISION or "i8" in listed

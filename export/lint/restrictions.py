@@ -1,9 +1,9 @@
-"""What single operators must not say, though the operator itself is taken: the checks behind rule 105.
+"""The restrictions of single supported operators: the checks of rule 105.
 
 Sources: the restrictions in onnx-tensorrt's operator tables, and the checks of its parsers, release
-branches 8.5-GA, 8.6-GA and 10.1-GA. Where the table forbids what the parser takes (pools over one axis, cubic
-Resize) the parser is believed. Where an old parser ignores what changes the result, that is a fault too.
-What 11 no longer refuses was tried with the parser and builder of TensorRT for RTX 1.7, which are of its age.
+branches 8.5-GA, 8.6-GA and 10.1-GA. Where the table forbids what the parser accepts (pools over one axis,
+cubic Resize) the parser counts. An attribute that an old parser ignores although it changes the result is a
+fault. What 11 no longer refuses was tested with the parser and builder of TensorRT for RTX 1.7, of that time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .platform import Platform
 
 
 class Fault(NamedTuple):
-    """What is wrong with a node, and the cure."""
+    """A fault of a node, and the cure."""
 
     what: str
     cure: str
@@ -35,8 +35,8 @@ def _constant(place: int, name: str, *, since: int = 8, until: int = 99) -> Chec
         given = len(node.input) > place and bool(node.input[place])
         if since <= platform.version[0] < until and given and network.constant(node, place) is None:
             yield Fault(
-                f"its {name} are computed; the parser must know them beforehand",
-                "Make them a constant: fix the shapes in question and fold constants.",
+                f"its {name} are computed; the parser needs constants",
+                "Make them constant: fix the shapes and fold constants.",
             )
 
     return check
@@ -45,12 +45,12 @@ def _constant(place: int, name: str, *, since: int = 8, until: int = 99) -> Chec
 def _pool(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     kernel = attribute_of(node, "kernel_shape", [])
     if len(kernel) > 3:
-        yield Fault(f"it pools over {len(kernel)} axes, 3 are the most", "Pool in two steps.")
+        yield Fault(f"it pools over {len(kernel)} axes, the maximum is 3", "Pool in two steps.")
     if any(step != 1 for step in attribute_of(node, "dilations", [])):
-        does = "are refused" if platform.version >= (10,) else "are ignored, and the result is another"
+        does = "are refused" if platform.version >= (10,) else "are ignored, so the result is wrong"
         yield Fault(f"dilations {does}", "Pool without dilations.")
     if node.op_type == "LpPool" and attribute_of(node, "p", 2) not in (1, 2):
-        yield Fault(f"its p is {attribute_of(node, 'p')}, only 1 and 2 are taken", "Use 1 or 2.")
+        yield Fault(f"its p is {attribute_of(node, 'p')}, only 1 and 2 are supported", "Use 1 or 2.")
     if node.op_type == "MaxPool" and len(node.output) > 1 and node.output[1]:
         yield Fault("its second output, the indices, is not computed", "Drop the indices (MaxUnpool, too).")
 
@@ -59,9 +59,9 @@ def _norm(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fau
     if node.op_type == "BatchNormalization" and attribute_of(node, "training_mode", 0):
         yield Fault("it is in training mode", "Call model.eval() before the export.")
     if node.op_type == "LpNormalization" and attribute_of(node, "p", 2) not in (1, 2):
-        yield Fault(f"its p is {attribute_of(node, 'p')}, only 1 and 2 are taken", "Use 1 or 2.")
+        yield Fault(f"its p is {attribute_of(node, 'p')}, only 1 and 2 are supported", "Use 1 or 2.")
     if node.op_type == "LayerNormalization" and any(node.output[1:]):
-        yield Fault("only its first output is computed", "Compute mean and deviation beside, if needed.")
+        yield Fault("only its first output is computed", "Compute mean and deviation separately, if needed.")
     computed = any(network.constant(node, place) is None for place in (1, 2))
     if node.op_type == "InstanceNormalization" and platform.table == "8.5" and computed:
         yield Fault("its scale or bias is computed", "Make them constants.")
@@ -77,7 +77,7 @@ def _dropout(network: Network, node: NodeProto, platform: Platform) -> Iterator[
 def _constant_kind(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     for attribute in node.attribute:
         if attribute.name in ("sparse_value", "value_string", "value_strings"):
-            yield Fault(f"it holds a {attribute.name}", "Store it as a dense constant of numbers.")
+            yield Fault(f"it has a {attribute.name}", "Store it as a dense constant of numbers.")
 
 
 def _einsum(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
@@ -85,7 +85,7 @@ def _einsum(network: Network, node: NodeProto, platform: Platform) -> Iterator[F
     operands = equation.split("->")[0].split(",")
     if platform.version < (10,):
         if "." in equation:
-            yield Fault(f"the ellipsis in {equation!r} is not taken", "Name every axis.")
+            yield Fault(f"the ellipsis in {equation!r} is not supported", "Name every axis.")
         sizes: dict[str, set[int | None]] = {}
         for operand, name in zip(operands, node.input, strict=False):
             for letter, size in zip(operand, network.shapes.get(name, ()), strict=False):
@@ -94,9 +94,11 @@ def _einsum(network: Network, node: NodeProto, platform: Platform) -> Iterator[F
         if stretched and "." not in equation:
             yield Fault(f"the axis {stretched[0]!r} of {equation!r} is broadcast", "Expand that axis first.")
         if any(len(set(named)) < len(named) for named in (operand.replace(".", "") for operand in operands)):
-            yield Fault(f"the diagonal in {equation!r} is not taken", "Take the diagonal with Gather first.")
+            yield Fault(
+                f"the diagonal in {equation!r} is not supported", "Extract the diagonal with Gather first."
+            )
     if any(letter not in "abcdefghijklmnopqrstuvwxyz.,->" for letter in equation):
-        yield Fault(f"{equation!r} names axes by other than small letters", "Use the letters a to z.")
+        yield Fault(f"{equation!r} names axes by other than lower-case letters", "Use the letters a to z.")
 
 
 def _eye(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
@@ -107,7 +109,9 @@ def _eye(network: Network, node: NodeProto, platform: Platform) -> Iterator[Faul
 def _grid(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     axes = len(network.shapes.get(node.input[0], (0,) * 4))
     if axes != 4 and platform.version < (11,):
-        yield Fault(f"its input has {axes} axes, only 4 are taken", "Sample image by image: [N, C, H, W].")
+        yield Fault(
+            f"its input has {axes} axes, only 4 are supported", "Sample image by image: [N, C, H, W]."
+        )
 
 
 def _recurrent(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
@@ -117,7 +121,7 @@ def _recurrent(network: Network, node: NodeProto, platform: Platform) -> Iterato
             if said[: len(said) // 2] != said[len(said) // 2 :]:
                 yield Fault(f"its {name} differ between forward and reverse", "Use the same in both.")
     if node.op_type == "LSTM" and attribute_of(node, "input_forget", 0):
-        yield Fault("coupled input and forget gates are not taken", "Train it with separate gates.")
+        yield Fault("coupled input and forget gates are not supported", "Train it with separate gates.")
     if attribute_of(node, "layout", 0):
         yield Fault(
             "its layout puts the batch first", "Use layout 0 (sequence first) and transpose around it."
@@ -139,7 +143,7 @@ def _branches(network: Network, node: NodeProto, platform: Platform) -> Iterator
     )
     for one, other in pairs:
         if one.name == other.name:
-            yield Fault(f"both branches call an output {one.name!r}", "Give them different names.")
+            yield Fault(f"both branches have an output {one.name!r}", "Give them different names.")
         ranks = [
             len(v.type.tensor_type.shape.dim) for v in (one, other) if v.type.tensor_type.HasField("shape")
         ]
@@ -150,17 +154,17 @@ def _branches(network: Network, node: NodeProto, platform: Platform) -> Iterator
 def _loop(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     body = attribute_of(node, "body")
     carried = len(node.input) - 2
-    # Every version's parser knows the condition inside by the tensor outside.
+    # Every version's parser gets the condition inside from the tensor outside.
     if len(node.input) > 1 and not node.input[1] and len(body.input) > 1:
         inside = body.input[1].name
         if any(inside in inner.input for inner in body.node):
             yield Fault(
-                f"its condition is left out, and its body reads it as {inside!r}",
+                f"its condition is missing, but its body reads it as {inside!r}",
                 "Give the constant true as its condition.",
             )
     if platform.version >= (10,) and len(node.output) > carried and network.constant(node, 0) is None:
         yield Fault(
-            "it collects an output over a number of turns that is computed", "Fix the number of turns."
+            "it collects an output over a computed number of iterations", "Fix the number of iterations."
         )
     for before, after in zip(body.input[2:], body.output[1:], strict=False):
         shapes = [
@@ -170,21 +174,21 @@ def _loop(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fau
         ]
         if platform.version >= (10,) and len(shapes) == 2 and shapes[0] != shapes[1]:
             yield Fault(
-                f"{before.name!r} changes its shape from turn to turn",
+                f"{before.name!r} changes its shape between iterations",
                 "Keep a fixed shape; fill it in parts.",
             )
 
 
 def _resize(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     mode = attribute_of(node, "coordinate_transformation_mode", b"half_pixel").decode()
-    taken = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners")
-    if network.opset >= 11 and mode not in taken:
-        yield Fault(f"its coordinates are {mode!r}", f"Use one of {', '.join(taken)}.")
+    supported = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners")
+    if network.opset >= 11 and mode not in supported:
+        yield Fault(f"its coordinates are {mode!r}", f"Use one of {', '.join(supported)}.")
     nearest = attribute_of(node, "nearest_mode", b"round_prefer_floor")
     if mode == "tf_half_pixel_for_nn" and nearest != b"round_prefer_floor":
-        yield Fault(f"{mode} goes with round_prefer_floor alone", "Use half_pixel.")
+        yield Fault(f"{mode} needs round_prefer_floor", "Use half_pixel.")
     if attribute_of(node, "antialias", 0):
-        yield Fault("it asks for antialiasing", "Resize without, or blur first with a convolution.")
+        yield Fault("it requests antialiasing", "Resize without it, or blur first with a convolution.")
     policy = attribute_of(node, "keep_aspect_ratio_policy", b"stretch")
     if policy != b"stretch":
         yield Fault(f"its aspect ratio policy is {policy.decode()!r}", "Compute the sizes, and use stretch.")
@@ -193,33 +197,33 @@ def _resize(network: Network, node: NodeProto, platform: Platform) -> Iterator[F
 def _scatter(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     reduction = attribute_of(node, "reduction")
     if (10,) <= platform.version < (11,) and reduction is not None:
-        yield Fault("the attribute reduction is refused, whatever it says", "Leave it out.")
+        yield Fault("the attribute reduction is refused, with any value", "Remove it.")
     elif reduction not in (None, b"none"):
-        does = "refused" if platform.version >= (11,) else "ignored, and the result is another"
+        does = "refused" if platform.version >= (11,) else "ignored, so the result is wrong"
         yield Fault(f"its reduction {reduction.decode()!r} is {does}", "Add outside.")
 
 
 def _top(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     count = network.constant(node, 1)
     if count is None and platform.table == "8.5":
-        yield Fault("its K is computed; the parser must know it beforehand", "Make K a constant.")
+        yield Fault("its K is computed; the parser needs a constant", "Make K a constant.")
     if count is not None and count.size and int(count.reshape(-1)[0]) > LARGEST_K:
         yield Fault(
-            f"its K is {int(count.reshape(-1)[0])}, {LARGEST_K} is the most", "Take the top in parts."
+            f"its K is {int(count.reshape(-1)[0])}, the maximum is {LARGEST_K}", "Compute the top in parts."
         )
     if (10,) <= platform.version < (11,) and not attribute_of(node, "sorted", 1):
-        yield Fault("it asks for an unsorted result", "Ask for a sorted one.")
+        yield Fault("it requests an unsorted result", "Request a sorted one.")
 
 
 def _reverse(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     if platform.table == "8.5" and None in network.shapes.get(node.input[0], ()):
-        yield Fault("its input has an open axis", "Fix the shapes, the batch as well.")
+        yield Fault("its input has a dynamic axis", "Fix the shapes, including the batch.")
 
 
 def _deform(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     pads = list(attribute_of(node, "pads", []))
     if len(pads) > 4:
-        yield Fault(f"it works on {len(pads) // 2} axes, 2 are the most", "Use a plain convolution there.")
+        yield Fault(f"it works on {len(pads) // 2} axes, the maximum is 2", "Use a plain convolution there.")
     if pads[: len(pads) // 2] != pads[len(pads) // 2 :]:
         yield Fault(f"its pads {pads} differ between begin and end", "Pad with Pad before it.")
 

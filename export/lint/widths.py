@@ -1,6 +1,6 @@
-"""Rules 401 to 403: channels off the board's step, changes of precision, and what stays in FP32.
+"""Rules 401 to 403: channels that do not fit the board's step, changes of precision, and FP32 operators.
 
-Nothing here stops an engine from being built; it says where the time goes before anything was measured.
+None of these prevents a build; they predict where time is lost, before any measurement.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .platform import Platform, keeps_int8
 
 
 def width(network: Network, platform: Platform) -> Iterator[Finding]:
-    """401: the widths that can be chosen are multiples of what the board's kernels take."""
+    """401: the widths that can be chosen are multiples of the board's steps."""
     if platform.board is None:
         return
     heads = _heads(network)
@@ -31,9 +31,9 @@ def width(network: Network, platform: Platform) -> Iterator[Finding]:
         step = align.step_for(units)
         severity: Severity = "warning" if units % align.hard else "note"
         if units % align.hard:
-            why = f"off a multiple of {align.hard} it leaves the fast kernels"
+            why = f"only multiples of {align.hard} have fast kernels"
         elif units % step:
-            why = f"channels are computed by {step}, and the rest of the last step is wasted"
+            why = f"channels are computed in steps of {step}, and the rest of the last step is wasted"
         else:
             continue
         yield Finding(
@@ -41,12 +41,12 @@ def width(network: Network, platform: Platform) -> Iterator[Finding]:
             severity,
             network.nodes[position].name,
             f"it has {units} output channels ({kind}); {why}: {-(-units // step) * step} cost no more",
-            f"Prune with {platform.board.name} as the target: widths are then kept to its steps.",
+            f"Prune with {platform.board.name} as the target: widths are then multiples of its steps.",
         )
 
 
 def _heads(network: Network) -> set[int]:
-    """The weighted operators whose width an output of the network shows, so that it cannot be chosen."""
+    """The weighted operators whose width is that of an output of the network, so it cannot be chosen."""
     shown = set(network.plain_index.outputs)
     heads = set()
     for position in reversed(range(len(network.plain.node))):
@@ -60,7 +60,7 @@ def _heads(network: Network) -> set[int]:
 
 
 def _kind(network: Network, position: int, dims: list[int]) -> tuple[str, int]:
-    """What the board calls the operator, and how many output channels it has."""
+    """The board's kind of the operator, and its number of output channels."""
     node = network.plain.node[position]
     groups = int(attribute_of(node, "group", 1))
     if node.op_type == "Conv":
@@ -74,14 +74,14 @@ def _kind(network: Network, position: int, dims: list[int]) -> tuple[str, int]:
 
 
 def change_of_precision(network: Network, platform: Platform) -> Iterator[Finding]:
-    """402: nothing that runs in float stands between operators that run in int8."""
-    near: set[str] = set()  # holds int8, or what a kernel that wrote it could have written as int8
+    """402: no float operator is between int8 operators."""
+    near: set[str] = set()  # in int8, or in what an int8 kernel could write
     for position, node in enumerate(network.plain.node):
         if position in network.int8 or (
             keeps_int8(node.op_type) and any(name in near for name in network.plain_index.computed(node))
         ):
             near.update(node.output)
-    ahead: set[str] = set()  # an int8 operator is still to come
+    ahead: set[str] = set()  # an int8 operator follows
     between = []
     for position in reversed(range(len(network.plain.node))):
         node = network.plain.node[position]
@@ -96,14 +96,14 @@ def change_of_precision(network: Network, platform: Platform) -> Iterator[Findin
             402,
             "note",
             node.name,
-            f"{node.op_type} runs in float between int8 operators; a reformat before and one behind it are "
+            f"{node.op_type} runs in float between int8 operators; a reformat before and one after it are "
             "predicted",
-            "Measure whether INT8 pays here; if not, leave the operators around it in float.",
+            "Measure whether INT8 is faster here; if not, keep the operators around it in float.",
         )
 
 
 def single_precision(network: Network, platform: Platform) -> Iterator[Finding]:
-    """403: what is to run in FP16 is FP16 in the file, for TensorRT 11 has no flag that makes it so."""
+    """403: operators for FP16 are FP16 in the file, since TensorRT 11 has no flag for it."""
     if platform.version < (11,):
         return
     for position, node in enumerate(network.nodes):
@@ -113,6 +113,6 @@ def single_precision(network: Network, platform: Platform) -> Iterator[Finding]:
                 403,
                 "note",
                 node.name,
-                f"{node.op_type} is FLOAT: {platform.name} runs it in FP32 and has no flag to change that",
+                f"{node.op_type} is FLOAT: {platform.name} runs it in FP32, and no flag changes that",
                 "Convert what is not quantized to FLOAT16 in the file.",
             )

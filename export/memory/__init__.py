@@ -1,1 +1,1 @@
-"""How much memory does an ONNX model need? Footprint, lower bound, arena plan, what a runtime may reuse."""
+"""The memory footprint of an ONNX model: lower bound, arena plan, rules of runtimes."""

@@ -1,1 +1,1 @@
-"""Do two models compute the same? Outputs compared, and differences that rounding explains."""
+"""Parity: do two models compute the same? Outputs compared, and differences due to rounding."""

@@ -1,1 +1,1 @@
-"""What is shipped to a board? The signed bundle, and the delta from the version before."""
+"""Releases for a board: the signed bundle, and the delta from the previous one."""

@@ -11,7 +11,7 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...export.lint.for_target import held_against_tensorrt, takes
+from ...export.lint.for_target import lint_sentences, takes
 from ...export.onnx_graph.graph import load
 from ...export.parity.compare import Hop, compare_module
 from ...export.to_onnx import to_onnx
@@ -48,7 +48,7 @@ class Export:
             batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
             words.append(hop_words(variant.name, compare_module(model, load(path), batches)))
             if variant.role == "chain":  # controls have the operators and widths of the pruned network
-                words += held_against_tensorrt(path, work.target, name=variant.name)
+                words += lint_sentences(path, work.target, name=variant.name)
             result = result.with_file(variant.name, "onnx", path)
         work.progress(len(waiting), len(waiting), "export")
         return result.logged("export", self, *words)

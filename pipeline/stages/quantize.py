@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ...export.lint.for_target import held_against_tensorrt
+from ...export.lint.for_target import lint_sentences
 from ...export.lint.platform import Platform
 from ...export.onnx_graph.graph import OnnxModel, save
 from ...export.onnx_graph.run import Opened
@@ -141,7 +141,7 @@ class Quantize:
             shipped, told = self._halved(work, trials, int8)
             said.append(told)
         save(shipped.proto, path)
-        found = held_against_tensorrt(path, work.target, name="int8")
+        found = lint_sentences(path, work.target, name="int8")
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
         result = result.with_artifact("ranges", work.directory / "ranges.json")
         return result.logged(

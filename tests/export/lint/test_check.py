@@ -124,9 +124,9 @@ def test_what_onnxruntime_quantizes_by_default_is_refused_for_the_right_reasons(
         assert not report.passed
         assert {201, 203} <= rules(path, tensorrt, "error") <= {201, 202, 203}
         assert {302, 304} <= rules(path, tensorrt, "warning")
-        told = {number: {f.node for f in report.findings if f.rule == number} for number in (201, 203)}
-        assert {name for name in told[201] if "Quantize" in name and "Dequantize" not in name} == off_zero
-        assert told[203] == weighted
+        result = {number: {f.node for f in report.findings if f.rule == number} for number in (201, 203)}
+        assert {name for name in result[201] if "Quantize" in name and "Dequantize" not in name} == off_zero
+        assert result[203] == weighted
 
 
 def test_unsigned_activations_are_refused_for_their_type_too(net: Nets, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_unsigned_activations_are_refused_for_their_type_too(net: Nets, tmp_path
     assert all("UINT8" in finding.what for finding in wrong)
 
 
-def test_symmetric_alone_parses_and_is_told_where_it_is_slow(net: Nets, tmp_path: Path) -> None:
+def test_symmetric_alone_parses_and_is_reported_where_it_is_slow(net: Nets, tmp_path: Path) -> None:
     path = by_onnxruntime(
         net("residual"),
         tmp_path / "symmetric.onnx",
@@ -268,15 +268,15 @@ def test_a_broken_budget_fails(command: Command, tmp_path: Path) -> None:
 
 def test_json_holds_what_the_table_shows(command: Command, tmp_path: Path) -> None:
     code, printed = command(written(tmp_path, faulty=True), "--target", "agx-orin-64gb", "--json")
-    told = json.loads(printed)
+    answer = json.loads(printed)
     assert code == 1
-    assert told["schema"] == 1
-    assert (told["tensorrt"], told["table"], told["target"]) == ("10.3.0.30", "10.1", "agx-orin-64gb")
-    assert told["passed"] is False
-    assert told["counts"] == {"error": 6, "warning": 0, "note": 6}
-    assert told["gpu_fallbacks"] == 6
-    assert told["rules"]["201"] == "Every zero point is the constant 0."
-    assert set(told["findings"][0]) == {"rule", "severity", "node", "what", "cure"}
+    assert answer["schema"] == 1
+    assert (answer["tensorrt"], answer["table"], answer["target"]) == ("10.3.0.30", "10.1", "agx-orin-64gb")
+    assert answer["passed"] is False
+    assert answer["counts"] == {"error": 6, "warning": 0, "note": 6}
+    assert answer["gpu_fallbacks"] == 6
+    assert answer["rules"]["201"] == "Every zero point is the constant 0."
+    assert set(answer["findings"][0]) == {"rule", "severity", "node", "what", "cure"}
 
 
 def test_bad_input_is_one_message_and_exit_code_2(command: Command, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_bad_input_is_one_message_and_exit_code_2(command: Command, tmp_path: Pa
         ((good, "--target", "nano"), "There is no target named 'nano'"),
         ((good, "--target", "x86-cpu"), "x86-cpu runs onnxruntime"),
         ((good, "--tensorrt", "7.2"), "older than the oldest table"),
-        ((good, "--tensorrt", "new"), "is no version"),
+        ((good, "--tensorrt", "new"), "is not a version"),
         ((good, "--max-gpu-fallbacks", 0), "cannot be judged"),
     ]
     for arguments, said in cases:

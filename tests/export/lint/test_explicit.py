@@ -233,7 +233,7 @@ def test_the_dla_of_tensorrt_11_takes_asymmetric_quantization_with_a_flag() -> N
         ("orin-nx-16gb 11.4.1", "error"),
         ("10.16", "error"),
     ):
-        told = [finding for finding in found(model, board) if finding.rule in (201, 202)]
-        assert {finding.rule for finding in told} == {201, 202}
-        assert {finding.severity for finding in told} == {severity}
-        assert all(("DLA" in finding.what) == (severity == "warning") for finding in told)
+        result = [finding for finding in found(model, board) if finding.rule in (201, 202)]
+        assert {finding.rule for finding in result} == {201, 202}
+        assert {finding.severity for finding in result} == {severity}
+        assert all(("DLA" in finding.what) == (severity == "warning") for finding in result)

@@ -1,4 +1,4 @@
-"""What TensorRT would refuse ends a run; what DLA hands back is held against its budget."""
+"""What TensorRT would refuse ends a run; a budget limits what DLA leaves to the GPU."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_a_network_that_tensorrt_refuses_ends_the_run_with_exit_code_2(
     assert run(tmp_path, monkeypatch, "orin-nano-8gb", line=line) == 2
     printed = " ".join(capsys.readouterr().err.split())
     assert "of orin-nano-8gb would refuse the network original, by rule 105" in printed
-    assert "it asks for an unsorted result" in printed
-    assert "What to do: Ask for a sorted one." in printed
+    assert "it requests an unsorted result" in printed
+    assert "What to do: Request a sorted one." in printed
     assert "Traceback" not in printed
 
 
@@ -83,9 +83,9 @@ def test_what_dla_hands_back_is_a_budget_of_a_run(
     budgets = f"[budgets]\nmax_gpu_fallbacks = {limit}"
     # Nothing was measured here, so a run that breaks nothing ends with 3.
     assert run(tmp_path, monkeypatch, "agx-orin-64gb", budgets=budgets) == (3 if met else 1)
-    (told,) = json.loads((tmp_path / "run" / "report.json").read_text())["budgets"]
-    assert told["met"] is met
-    assert 0 < told["value"] <= 50
+    (budget,) = json.loads((tmp_path / "run" / "report.json").read_text())["budgets"]
+    assert budget["met"] is met
+    assert 0 < budget["value"] <= 50
 
 
 def test_what_is_sent_over_the_air_is_a_budget_of_a_run(
@@ -94,9 +94,9 @@ def test_what_is_sent_over_the_air_is_a_budget_of_a_run(
     budgets = "[budgets]\nota_bytes = 1000"
     assert run(tmp_path, monkeypatch, "x86-cpu", budgets=budgets) == 1
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    (told,), last = report["budgets"], report["rows"][-1]
-    assert told["met"] is False
-    assert 1000 < told["value"] == last["ota_bytes"] < last["file_bytes"]
+    (budget,), last = report["budgets"], report["rows"][-1]
+    assert budget["met"] is False
+    assert 1000 < budget["value"] == last["ota_bytes"] < last["file_bytes"]
     assert "ota_bytes" not in report["rows"][0]
 
 

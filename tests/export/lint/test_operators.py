@@ -135,12 +135,12 @@ CASES = [
 test_a_planted_fault_is_found, test_its_clean_twin_is_clean = fault_tests(CASES)
 
 
-def test_the_operators_of_the_qoperator_format_are_told_how_to_quantize_instead() -> None:
+def test_the_operators_of_the_qoperator_format_are_reported_how_to_quantize_instead() -> None:
     (finding,) = (f for f in found(one_operator("DynamicQuantizeLinear")) if f.rule == 103)
     assert "QuantizeLinear / DequantizeLinear pairs" in finding.cure
 
 
-def test_a_missing_operator_is_told_which_version_takes_it() -> None:
+def test_a_missing_operator_is_reported_which_version_takes_it() -> None:
     (finding,) = found(one_operator("IsInf"), "8.5")
     assert "TensorRT 8.6" in finding.cure
 

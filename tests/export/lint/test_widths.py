@@ -93,7 +93,7 @@ def test_widths_are_not_judged_without_a_board() -> None:
     assert found(chain(12, 16)(True)) == []
 
 
-def test_the_next_width_that_costs_no_more_is_told() -> None:
+def test_the_next_width_that_costs_no_more_is_reported() -> None:
     (finding,) = found(chain(12, 16)(True), NANO)
     assert "off a multiple of 8" in finding.what
     assert "16 cost no more" in finding.what

@@ -104,4 +104,4 @@ def test_a_tensorrt_that_is_not_known_is_told_and_gets_what_every_version_takes(
     target = dataclasses.replace(target, facts={k: v for k, v in target.facts.items() if k != "tensorrt"})
     done = Export()(work_for(Normed(), target, tmp_path))
     assert "LayerNormalization" not in operators(done)
-    assert "original was not held against TensorRT's rules" in "; ".join(done.log[-1].words)
+    assert "original was not checked against TensorRT's rules" in "; ".join(done.log[-1].words)

@@ -226,7 +226,7 @@ def test_there_must_be_something_to_roll_back(tmp_path: Path, root: Path, name: 
 
 def test_there_must_be_something_to_roll_back_to(place: Path, root: Path, made: Path) -> None:
     install(made / "1", place, root=root)
-    with pytest.raises(ArtifactError, match="no version of 'small' before"):
+    with pytest.raises(ArtifactError, match="'small' has no version before"):
         rollback("small", place, root=root)
 
 
