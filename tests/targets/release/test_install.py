@@ -325,7 +325,7 @@ def test_a_disk_that_is_full_in_the_middle_of_an_update_leaves_the_old_release(
 ) -> None:
     program = _FULL.replace("resource.setrlimit", "(lambda *_: None)").replace(
         "try: install(source",
-        "import shutil; from released import release_in_use\n"
+        "import shutil; from support.releases import release_in_use\n"
         "install(source.parent / '1', place, root=root)\n"
         "free = shutil.disk_usage(str(place)).free\n"
         "(place / 'ballast').write_bytes(bytes(free - 2 * 4096))\n"
