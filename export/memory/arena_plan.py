@@ -1,10 +1,9 @@
-"""How much room a plan takes that gives every value a place before the run, in one given order of kernels.
+"""The arena planner: the size of an arena in which every value has a fixed offset, for one order of kernels.
 
-Two passes, as ONNX Runtime plans the memory of a network whose shapes it knows from its first run. A value
-takes over the buffer of a dead one of exactly its size, the one that died last. Then every buffer gets its
-place in one block of memory for as long as any of its values lives: the smallest gap between the others that
-holds it, else the end. Plans of this kind come near the largest live sum (Pisarchyk and Lee 2020, who order
-values by size instead).
+Two passes, like ONNX Runtime's memory plan for a network with known shapes. A value reuses the buffer of a
+dead value of exactly its size, the one that died last. Then every buffer gets an offset in the arena for the
+lifetime of its values: the smallest sufficient gap between the others, else the end (best fit). Such plans
+are close to the largest sum of live sizes (Pisarchyk and Lee 2020, who order values by size instead).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 
 from .lower_bound import Kernel
 
-GRAIN = 256  # bytes: blocks begin at multiples of it
+GRAIN = 256  # bytes: the alignment of blocks
 
 
 def planned_bytes(
@@ -24,27 +23,27 @@ def planned_bytes(
     held: frozenset[int] = frozenset(),
     forms: Sequence[object] | None = None,
 ) -> int:
-    """Bytes of the block, and of the buffers for what is kept, when the kernels run in this order.
+    """Bytes of the arena, and of the buffers of kept values, when the kernels run in this order.
 
     Args:
         sizes: bytes[value].
-        kept: values that the caller wants; each has a buffer beside the block.
-        held: values that lie elsewhere, in the caller's memory.
-        forms: what must be equal for one value to take over another's buffer; its size where None.
+        kept: values that the caller keeps; each has a buffer outside the arena.
+        held: values in the caller's memory.
+        forms: what must be equal for a value to reuse another's buffer; by default the size.
     """
     beside = sum(sizes[value] for value in kept - held)
     held = held | kept
     sizes, kernels = _shared(sizes, kernels, held, sizes if forms is None else forms)
     last = _last_uses(kernels)
-    room, places = _Room(), dict[int, tuple[int, int]]()
+    arena, offsets = _Arena(), dict[int, tuple[int, int]]()
     for at, kernel in enumerate(kernels):
         for value in kernel.writes:
-            if value not in places:
-                places[value] = room.take(sizes[value])
+            if value not in offsets:
+                offsets[value] = arena.take(sizes[value])
         for value in _touched(kernel):
-            if last[value] == at and value in places:
-                room.give(places.pop(value))
-    return beside + room.bytes
+            if last[value] == at and value in offsets:
+                arena.give(offsets.pop(value))
+    return beside + arena.bytes
 
 
 def depth_first(kernels: Sequence[Kernel]) -> list[Kernel]:
@@ -80,7 +79,7 @@ def _shared(
     buffer: dict[int, int] = {}
     bytes_of: list[int] = []
     form_of: list[object] = []
-    dead: list[int] = []  # the one that died last comes first
+    dead: list[int] = []  # the last one to die is first
     for at, kernel in enumerate(kernels):
         for value in kernel.writes:
             if value in buffer or value in held:
@@ -115,15 +114,15 @@ def _touched(kernel: Kernel) -> set[int]:
     return {*kernel.writes, *(value for value, _ in kernel.reads)}
 
 
-class _Room:
-    """A block of memory and the parts of it that are taken, as (start, size) in order."""
+class _Arena:
+    """An arena and its used parts, as (start, size) in order."""
 
     def __init__(self) -> None:
         self.bytes = 0
         self._taken: list[tuple[int, int]] = []
 
     def take(self, size: int) -> tuple[int, int]:
-        """The place of a new part: the smallest gap that holds it, or the end."""
+        """The offset of a new part: the smallest sufficient gap, or the end."""
         size = -(-size // GRAIN) * GRAIN
         end, best = 0, None
         for start, taken in [*self._taken, (self.bytes, 0)]:
@@ -139,6 +138,6 @@ class _Room:
         return start, size
 
     def give(self, place: tuple[int, int]) -> None:
-        """The part is free again."""
+        """Frees a part."""
         if place[1]:
             self._taken.remove(place)

@@ -1,15 +1,14 @@
-"""How much memory a network needs on its board, told from the ONNX file alone, before anything is built.
+"""The memory footprint of a network on its board, from the ONNX file alone, before a build.
 
-The answer is a band. Its lower end is certain as long as the runtime keeps to `runtimes.rules_for`:
-what a runtime is known to do on the way (fuse, write in place, pass views on, join without a copy) costs
-nothing here, and what is not known to need memory counts as nothing. Weights and values count in the smallest
-form in which they may be kept: rounded, if quantization is next to them or may be moved there; in 16 bits,
-where halves are allowed. `lower_bound.least_bytes` holds the rest of the argument.
+The result is a band. Its lower end is certain as long as the runtime follows `runtime_rules.rules_for`: what
+a runtime is known to do without memory (fusion, writing in place, views, concatenation without a copy) costs
+nothing here, and what is not known to need memory counts as 0. Weights and values count in the smallest form
+that they may have: rounded, if quantization is next to them or may be moved there; in 16 bits, where halves
+are allowed. `lower_bound.least_bytes` has the rest of the argument.
 
-What would break the bound: leaving out work that another value makes needless (two constant factors in a row
-multiplied beforehand), computing a value twice, 2:4 compressed weights. TensorRT's fusions are taken from the
-fusion catalog of its documentation; ONNX Runtime's were measured (docs/memory.md). The upper end is a plan
-of the graph as it is written, and no promise.
+What would break the bound: removing unnecessary work (two successive constant factors multiplied beforehand),
+recomputation, 2:4 compressed weights. TensorRT's fusions are from the fusion catalog of its documentation;
+ONNX Runtime's were measured (docs/memory.md). The upper end is a plan of the unfused graph, not a guarantee.
 """
 
 from __future__ import annotations
@@ -41,28 +40,28 @@ from .runtime_rules import (
     rules_for,
 )
 
-SCRATCH = 1 << 16  # bytes that a convolution takes while it runs: what ONNX Runtime's does on one thread
-MARGIN = 1.08  # on the plan: fitted to ONNX Runtime, on graphs other than those that are reported
+SCRATCH = 1 << 16  # bytes of a convolution's scratch memory: that of ONNX Runtime on one thread
+MARGIN = 1.08  # factor on the plan: fitted to ONNX Runtime, on other graphs than the reported ones
 
 
 def footprint(
     path: Path, *, batch: int = 1, runtime: Runtime | str = "tensorrt", halves: bool | None = None
 ) -> Footprint:
-    """The band of memory that a model needs at a batch, as plain numbers to be carried to the board.
+    """The band of memory that a model needs at a batch, as plain numbers for the board.
 
     Args:
         path: an ONNX file, float or with Q/DQ.
-        batch: the size of the first axis of every input that leaves it open.
-        runtime: what runs it, or its name.
+        batch: the size of the first axis of every input where it is dynamic.
+        runtime: the runtime, or its name.
         halves: whether the runtime may keep float32 values in 16 bits; by default one with a flag for FP16
             may, as the builds of TensorRT 8.x do.
 
     Raises:
-        ArtifactError, ModelError: as `graph.load`; or the batch is none.
+        ArtifactError, ModelError: as `graph.load`; or the batch is below 1.
         TargetError: there is no such runtime.
     """
     if batch < 1:
-        raise ModelError(f"A footprint cannot be worked out for batch {batch}.", "Give 1 or more.")
+        raise ModelError(f"A footprint cannot be computed for batch {batch}.", "Use 1 or more.")
     runs = runtime_named(runtime) if isinstance(runtime, str) else runtime
     model = load(path).proto
     lift_constants(model.graph)
@@ -90,7 +89,7 @@ def footprint(
 
 @dataclass
 class _Least:
-    """The smallest form of a value: how many elements, of how many bytes."""
+    """The smallest form of a value: the number of elements and their size."""
 
     elements: float
     item: float
@@ -101,9 +100,9 @@ class _Least:
 
 @dataclass
 class _Walk:
-    """The graph as kernels and values, after everything that may be done on the way was done.
+    """The graph as kernels and values, after all fusions that a runtime may do.
 
-    A tensor is held by one value, or by several beside each other: `parts` of it, in elements.
+    A tensor is stored in one value, or in several adjacent ones: its `parts`, in elements.
     """
 
     model: onnx.ModelProto
@@ -121,7 +120,7 @@ class _Walk:
         self.inputs = [value.name for value in graph.input if value.name not in self.index.constants]
         self.quantized = any("QuantizeLinear" in node.op_type for node in graph.node)
         for name in self.inputs:
-            self._new(name, elements=0)  # the caller holds it
+            self._new(name, elements=0)  # in the caller's memory
         seen: dict[tuple[object, ...], onnx.NodeProto] = {}
         for node in living(graph):
             twin = seen.setdefault(_same(node), node)
@@ -135,7 +134,7 @@ class _Walk:
         self.kept = frozenset(part for value in graph.output for part in self.parts.get(value.name, {}))
 
     def _commute(self) -> None:
-        """Quantization moves past operators that only choose, average or join: their values shrink too."""
+        """Moves quantization past operators that only select, average or concatenate: values shrink."""
         for _ in range(2):
             for node in self.model.graph.node[::-1] if _ else self.model.graph.node:
                 if node.op_type in COMMUTING and node.output[0] in self.parts:
@@ -162,17 +161,17 @@ class _Walk:
     def _step(self, node: onnx.NodeProto) -> None:
         read = list(dict.fromkeys(name for name in node.input if name in self.parts))
         if not read or node.op_type in SHAPES:
-            return  # a constant, or known before the run
+            return  # constant, or known before the run
         kind = node.op_type
         if kind in SUMS or kind == "PRelu":
             single = len({frozenset(self.parts[name]) for name in read}) == 1
             if single and len(self.parts[read[0]]) == 1:
                 if len(read) > 1 and not self.rules.gates:
                     return self._kernel(node, read, whole=True, sums=False)
-                return self._on_the_way(node, read)
+                return self._fused(node, read)
             return self._kernel(node, read, whole=False, sums=True)
         if len(read) == 1 and kind in VIEWS | POINTWISE | ROWS:
-            return self._on_the_way(node, read)
+            return self._fused(node, read)
         if kind == "Concat" and self.rules.joins:
             joined: dict[int, float] = {}
             for name in read:
@@ -181,14 +180,14 @@ class _Walk:
             self.parts[node.output[0]] = joined
             return None
         if kind == "Conv" and self.rules.chains and self._depthwise(node):
-            return self._on_the_way(node, read)
+            return self._fused(node, read)
         attention = kind == "MatMul" and len(read) > 1 and self.rules.attention
         if attention or kind not in WHOLE | {"Concat"}:
             return self._kernel(node, read, whole=False, sums=False)
         return self._kernel(node, read, whole=True, sums=False)
 
-    def _on_the_way(self, node: onnx.NodeProto, read: list[str]) -> None:
-        """The outputs are held by what holds the input, which may shrink to them."""
+    def _fused(self, node: onnx.NodeProto, read: list[str]) -> None:
+        """Stores the outputs in the value of the input, which may shrink to them."""
         source = self.parts[read[0]]
         before = sum(source.values())
         for name in node.output:
@@ -197,7 +196,7 @@ class _Walk:
             after = self.shapes.elements(name)
             ratio = min(1.0, after / before) if before else 1.0
             if ratio < 1 and len(source) > 1 and node.op_type in ("Slice", "Split"):
-                ratio = 0.0  # which of the parts are left is not looked at
+                ratio = 0.0  # which of the parts remain is not tracked
             self.parts[name] = {part: elements * ratio for part, elements in source.items()}
             for part, elements in self.parts[name].items():
                 held = self.values[part]
@@ -234,7 +233,7 @@ def _same(node: onnx.NodeProto) -> tuple[object, ...]:
 
 
 def _weights(graph: onnx.GraphProto, smallest: float, *, quantized: bool) -> int:
-    """Bytes of the constants that products read, each once, in the smallest form that may be read."""
+    """Bytes of the constants that products read, each once, in its smallest form."""
     index = Index.of(graph)
     found: dict[str, float] = {}
     for node in graph.node:
@@ -256,14 +255,14 @@ def _weights(graph: onnx.GraphProto, smallest: float, *, quantized: bool) -> int
 
 
 def _gate(node: onnx.NodeProto, index: Index) -> bool:
-    """Whether a node is the sigmoid of a SiLU, x * sigmoid(x), which runtimes do in one step."""
+    """Whether a node is the sigmoid of a SiLU, x * sigmoid(x), which runtimes fuse."""
     reader = index.read_only_by(node.output[0], ("Mul",)) if node.op_type == "Sigmoid" else None
     return reader is not None and node.input[0] in reader.input
 
 
 @dataclass
 class _Written:
-    """The graph as it is written, kernel by kernel: what the upper end plans for."""
+    """The unfused graph, kernel by kernel, for the plan of the upper end."""
 
     sizes: list[int] = field(default_factory=list)
     forms: list[object] = field(default_factory=list)
@@ -271,7 +270,7 @@ class _Written:
     number: dict[str, int] = field(default_factory=dict)
 
     def new(self, name: str, size: int, form: object = None) -> int:
-        """A value of its own for a tensor."""
+        """A new value for a tensor."""
         self.number[name] = len(self.sizes)
         self.sizes.append(size)
         self.forms.append(form)
@@ -279,17 +278,17 @@ class _Written:
 
 
 def _planned(model: onnx.ModelProto, shapes: Shapes) -> int:
-    """Bytes of a plan in which products do the activation that follows, and nothing is written over."""
+    """Bytes of a plan in which products are fused with a following activation, and nothing is overwritten."""
     index, plan = Index.of(model.graph), _Written()
     for value in model.graph.input:
         if value.name not in index.constants:
             plan.new(value.name, 0)
     held = frozenset(plan.number.values())
     nodes = living(model.graph)
-    done_with: set[str] = set()  # results of products, and of activations that are done with them
+    done_with: set[str] = set()  # results of products, and of activations fused with them
     for node in nodes:
         read = [name for name in node.input if name in plan.number]
-        unpacked = node.op_type == "DequantizeLinear"  # weights, which are kept rounded and used as floats
+        unpacked = node.op_type == "DequantizeLinear"  # weights, which are stored rounded and used as floats
         if not (read or unpacked) or node.op_type in SHAPES:
             continue
         out = node.output[0]

@@ -1,21 +1,21 @@
-"""The least memory that a network's activations can be given: a lower bound, on plain numbers.
+"""The lower bound of the memory for a network's activations, by minimum cuts, on plain numbers.
 
-When kernel k is about to run, some set D of kernels has run. D holds whatever k depends on and nothing that
-depends on k, and with every kernel what that depends on. Every value that one of D made and one outside D (or
+When kernel k is about to run, a set D of kernels has run. D contains all that k depends on and nothing that
+depends on k, and is closed under dependence. Every value that a kernel of D wrote and a kernel outside D (or
 the caller) will read must exist. The smallest total over all such D is a minimum cut, and no order of the
-kernels can have less in memory at k. Beside that total there is k's own result, unless it may be added, while
-it is computed, into a value that is there already: both cases are tried and the smaller one counts.
+kernels has less in memory at k. k's result is added, unless it may be accumulated into an existing value:
+both cases are tried and the smaller one counts.
 
-Two more facts hold in any order: of the readers of a value one comes last, and of the makers of what a kernel
-reads one comes last. The others have run by then, so they belong to D; the smallest need over who comes last
-is a bound too. The answer is the largest of all these bounds.
+Two more facts hold in any order: one of the readers of a value is last, and one of the makers of a kernel's
+inputs is last. The others have run before, so they are in D; the smallest need over the choice of the last
+one is a bound too. The result is the largest of all these bounds.
 
-What is assumed: a value is computed once, and a kernel reads its inputs from memory, whole. A value never
-counts with more than the smallest form in which it may be kept; gaps, alignment and workspaces do not count.
+Assumptions: a value is computed once, and a kernel reads its inputs whole from memory. A value counts at most
+with its smallest form; gaps, alignment and workspaces do not count.
 
 Liveness and the sharing of buffers: Aho, Lam, Sethi, Ullman, Compilers, 2nd edition, 9.2.5. For networks,
 Pisarchyk and Lee 2020, "Efficient memory management for deep neural net inference", call the largest sum of
-live sizes the lower bound of any plan for a fixed order; here the order is free as well. The cut is that of
+live sizes the lower bound of any plan for a fixed order; here the order is free too. The cut is that of
 Picard 1976, "Maximal closure of a graph and applications to combinatorial problems".
 """
 
@@ -25,16 +25,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_MANY = 1 << 60  # more than any memory: the need of a kernel that cannot run there
+_MANY = 1 << 60  # more than any memory: for a kernel that cannot run there
 
 
 @dataclass(frozen=True)
 class Kernel:
     """One step of a run. `reads` are values, each with the bytes of it that are read; `writes` are values.
 
-    `whole`: it reads from memory and writes to memory; else it may be done on the way, in another kernel,
-    and only orders the values. `sum`: it joins what it reads element by element, so that it may be done by
-    the kernel that makes one of them, and write over one of them.
+    `whole`: it reads from memory and writes to memory; otherwise it may be fused into another kernel and only
+    orders the values. `sum`: it combines its inputs element by element, so it may be fused into the kernel
+    that makes one of them, and overwrite one of them.
     """
 
     name: str
@@ -46,19 +46,19 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Peak:
-    """The largest need, and the kernel at which it arises."""
+    """The largest need, and its kernel."""
 
     bytes: int
     kernel: str
 
 
 def least_bytes(sizes: Sequence[int], kernels: Sequence[Kernel], kept: frozenset[int]) -> Peak:
-    """The lower bound in bytes: no run of `kernels`, in any order, gets by with less.
+    """The lower bound in bytes: no run of `kernels`, in any order, needs less.
 
     Args:
-        sizes: bytes[value], the smallest form of each; 0 for what the caller holds.
+        sizes: bytes[value], the smallest form of each; 0 for those in the caller's memory.
         kernels: in an order in which they can run.
-        kept: values that the caller wants, which live to the end.
+        kept: values that the caller keeps, which live to the end.
     """
     graph = _Graph.of(sizes, kernels, kept)
     best = Peak(0, "")
@@ -96,14 +96,14 @@ class _Graph:
         return cls(sizes, kernels, kept, makers, readers, above, below)
 
     def rivals(self) -> list[tuple[int, ...]]:
-        """Kernels of which one comes last: the readers of a value, the makers of a kernel's inputs."""
+        """Groups of kernels of which one is last: the readers of a value, the makers of a kernel's inputs."""
         found = [tuple(sorted(readers)) for readers in self.readers.values()]
         for kernel in self.kernels:
             found.append(tuple(sorted({self.makers[v] for v, _ in kernel.reads if v in self.makers})))
         return found
 
     def need(self, at: int, before: Sequence[int] = ()) -> int:
-        """The least bytes when kernel `at` runs after all of `before`; very many when it cannot."""
+        """The minimum bytes when kernel `at` runs after all of `before`; `_MANY` when it cannot."""
         kernel = self.kernels[at]
         done = self.above[at]
         for other in before:
@@ -116,7 +116,7 @@ class _Graph:
             most = max(
                 (read for v, read in kernel.reads if kernel.sum and len(self.readers[v]) == 1), default=0
             )
-            # One input of a sum may never exist: the kernel that makes it adds the others on the way.
+            # One input of a sum may never exist: the kernel that makes it can add the others.
             return max(0, self._alive(done, barred) + extra - most)
         read = {value for value, _ in kernel.reads}
         best = _MANY
@@ -130,7 +130,7 @@ class _Graph:
         return min(best, self._alive(done, barred) + extra + plain)
 
     def _addends(self, kernel: Kernel, read: set[int]) -> set[int]:
-        """Values that the kernel's result may be written over, if sums that follow are done on the way."""
+        """Values that the kernel's result may overwrite, if the following sums are fused."""
         found: set[int] = set()
         for value in set(kernel.writes):
             follower = self._sum_of(value)
@@ -148,7 +148,7 @@ class _Graph:
         return self.kernels[at] if self.kernels[at].sum else None
 
     def _least_form(self, value: int) -> int:
-        """Bytes that a result adds beside all else: what follows may be done on the way."""
+        """Additional bytes of a result, whose successors may be fused."""
         least = self.sizes[value]
         follower = self._sum_of(value)
         while follower is not None:
@@ -161,7 +161,7 @@ class _Graph:
         return least
 
     def _alive(self, done: int, barred: int) -> int:
-        """The least bytes alive over all sets of finished kernels between `done` and all but `barred`."""
+        """The minimum of live bytes over all sets of finished kernels between `done` and all but `barred`."""
         import networkx as nx  # its capacities are Python's integers: exact beyond 2^31 bytes
 
         sure, start, end = 0, "start", "end"
@@ -181,12 +181,12 @@ class _Graph:
                 continue
             open_readers = [reader for reader in readers if not done >> reader & 1]
             if open_readers:
-                between = -1 - value  # a node of its own: the value dies when all its readers have run
+                between = -1 - value  # a separate node: the value dies when all its readers have run
                 graph.add_edge(start if done >> maker & 1 else maker, between, capacity=size)
-                graph.add_edges_from((between, reader) for reader in open_readers)  # without a limit
+                graph.add_edges_from((between, reader) for reader in open_readers)  # without a capacity limit
         graph.add_edges_from((maker, end, {"capacity": size}) for maker, size in into_end.items())
         waiting = [node for node in graph if isinstance(node, int) and node >= 0]
-        for at in waiting:  # grows: what has run has run after all that it depends on
+        for at in waiting:  # grows: a finished kernel's dependences are finished too
             for value, _ in self.kernels[at].reads:
                 made_at = self.makers.get(value)
                 if made_at is not None and not done >> made_at & 1:
@@ -197,7 +197,7 @@ class _Graph:
 
 
 def _ancestors(kernels: Sequence[Kernel], makers: dict[int, int]) -> list[int]:
-    """A bit set a kernel: those that must run before it."""
+    """A bit set per kernel: those that must run before it."""
     above = [0] * len(kernels)
     for at, kernel in enumerate(kernels):
         for value, _ in kernel.reads:
@@ -207,7 +207,7 @@ def _ancestors(kernels: Sequence[Kernel], makers: dict[int, int]) -> list[int]:
 
 
 def _descendants(kernels: Sequence[Kernel], readers: Mapping[int, set[int]]) -> list[int]:
-    """A bit set a kernel: those that must run after it."""
+    """A bit set per kernel: those that must run after it."""
     below = [0] * len(kernels)
     for at in range(len(kernels) - 1, -1, -1):
         for value in kernels[at].writes:

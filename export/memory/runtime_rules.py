@@ -1,6 +1,6 @@
-"""What runtimes do with the operators of a network, as far as memory is concerned.
+"""Rules of runtimes: how they execute operators, as far as memory is concerned.
 
-An operator in none of these sets may need memory or not: nothing is claimed for it.
+Nothing is claimed for an operator in none of these sets.
 """
 
 from __future__ import annotations
@@ -18,52 +18,52 @@ VIEWS = _names(
     """Identity Dropout Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Pad Expand Tile Cast
     CastLike QuantizeLinear DequantizeLinear DepthToSpace SpaceToDepth"""
 )
-"""The same numbers elsewhere, or in another shape or type: who reads the result may read the input."""
+"""The same values elsewhere, or in another shape or type: a reader may read the input instead."""
 POINTWISE = _names(
     """Relu LeakyRelu PRelu Sigmoid HardSigmoid HardSwish Tanh Elu Selu Celu Gelu Mish Softplus Softsign
     Swish ThresholdedRelu Clip Abs Neg Exp Log Sqrt Reciprocal Erf Floor Ceil Round Sign Sin Cos Not
     Shrink BatchNormalization"""
 )
-"""Number by number: done while the input is made, or over it."""
+"""Element by element: fused into the producer, or in place."""
 ROWS = _names(
     """InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LpNormalization Softmax
     LogSoftmax Hardmax"""
 )
-"""Row by row: written over the input too, as ONNX Runtime does with softmax."""
+"""Row by row: in place too, as ONNX Runtime does with softmax."""
 SUMS = _names(
     """Add Sub Mul Div Min Max Pow Sum Mean Where And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual
     Mod"""
 )
-"""Of several values, number by number."""
+"""Several inputs, element by element."""
 WHOLE = _names(
     """Conv ConvTranspose Gemm MatMul MaxPool AveragePool GlobalAveragePool GlobalMaxPool ReduceMean
     ReduceSum ReduceMax ReduceMin Resize Upsample LSTM GRU RNN ConvInteger MatMulInteger"""
 )
-"""Reads its inputs from memory before it writes a result of its own."""
+"""These read their inputs from memory before they write a separate result."""
 PRODUCTS = _names("""Conv ConvTranspose Gemm MatMul LSTM GRU RNN Gather""")
-"""What reads weights."""
+"""Operators that read weights."""
 COMMUTING = _names("""MaxPool AveragePool GlobalAveragePool Resize Concat""")
-"""Quantization may be moved past these."""
+"""Operators past which quantization may be moved."""
 REINTERPRETED = _names("""Identity Dropout Reshape Flatten Squeeze Unsqueeze""")
-"""Not moved at all."""
+"""The data is not moved."""
 SHAPES = _names("""Shape Size""")
-"""Known before the run, once the batch is."""
+"""Known before the run, for a given batch."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a runtime does without memory of its own, beyond what every runtime here may do."""
+    """What a runtime does without additional memory, besides what every runtime may do."""
 
     joins: bool
-    """Values are written side by side by those who make them, so that Concat moves nothing."""
+    """Producers write into the result of a Concat, which then moves nothing."""
     chains: bool
-    """A depthwise convolution is done inside the product that follows it."""
+    """A depthwise convolution is fused into the product that follows it."""
     attention: bool
     """Products of two values, and the softmax between them, are one kernel, as in flash attention."""
     gates: bool
-    """A value times a function of itself, as in SiLU, is written over the value."""
+    """A value times a function of itself, as in SiLU, is computed in place."""
 
 
 def rules_for(runtime: Runtime) -> Rules:
-    """By what the runtime says of itself: all of them, or none."""
+    """By the runtime's `fuses`: all of them, or none."""
     return Rules(*[runtime.fuses] * 4)

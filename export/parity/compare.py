@@ -1,8 +1,9 @@
-"""The chain of custody: what each hop from the module to the INT8 file changed, on real data.
+"""The comparison of each hop from the module to the INT8 file, on real data.
 
-A hop has a class. "exact" is bit for bit; "float" allows what another order of additions does, 1e-5 of the
-largest value; "lossy" is rounding to INT8, which is judged by its noise. A hop that goes beyond its class is
-an error, and the error names the first tensor that differs: the layer to look at, not just the symptom.
+A hop has a class. "exact" is bit for bit; "float" allows another order of additions, 1e-5 of the largest
+value; "lossy" is rounding to INT8, which is judged by its noise. A hop beyond its class is an error, which
+names the
+first tensor that differs: the layer to check.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Difference:
     """How two versions of one output differ.
 
     Attributes:
-        largest, mean: absolute error, in the output's own unit.
+        largest, mean: absolute error, in the output's unit.
         relative_largest: the largest error as a share of the largest value.
         relative_mean: the mean error as a share of the mean size.
         noise: root mean square of the error as a share of that of the values.
@@ -47,8 +48,8 @@ class Difference:
     noise: float
 
     def beyond(self, kind: Kind) -> bool:
-        """Whether this is more than a hop of this class may do."""
-        # Written so that NaN counts as beyond.
+        """Whether this exceeds the limit of a class."""
+        # In this form NaN counts as beyond.
         return not (self.noise if kind == "lossy" else self.relative_largest) <= LIMITS[kind]
 
 
@@ -57,9 +58,9 @@ class Hop:
     """One hop: its name, its class, how each output differs, and the samples whose label flips.
 
     `flips` are sample indices, counted over all batches, at which the argmax of the first output changed; it
-    stays empty where that output is no table of [samples, classes]. `selected` are outputs that no lossy hop
-    can be judged by, with the operator that selects what they hold (data_dependent.py). `labels` is the
-    output that `flips` follow; "" where the first one is no such table, so that no label could flip.
+    is empty where that output is not a table of [samples, classes]. `selected` are outputs by which a lossy
+    hop cannot be judged, with the operator that selects their rows (data_dependent.py). `labels` is the
+    output of `flips`; "" where the first one is not such a table.
     """
 
     name: str
@@ -81,7 +82,7 @@ def compare_module(
     """Compares a module, in eval mode, with the model it was exported to; the class is "float".
 
     Raises:
-        ModelError: the outputs differ by more, or are not finite; the first layer that differs is named.
+        ModelError: the outputs differ more, or are not finite; it names the first layer that differs.
         WorkloadError: there are no batches.
     """
     with predicting(module, model) as run:
@@ -105,12 +106,12 @@ def compare(
 ) -> Hop:
     """Compares two models with the same inputs and outputs.
 
-    In a "lossy" hop each stored weight and each rounding is checked by itself as well (roundings.py): a
-    wrong scale in one layer can hide in the noise of the outputs.
+    In a "lossy" hop each stored weight and each rounding is also checked alone (roundings.py): a wrong scale
+    in one layer can be hidden by the noise of the outputs.
 
     Args:
-        rounded_from: the float model whose numbers were rounded, where that is not `before` itself but what
-            bias correction or AdaRound made of it.
+        rounded_from: the float model whose weights were rounded, if that is not `before` but the result of
+            bias correction or AdaRound.
 
     Raises:
         ModelError: the hop is beyond its class; the first tensor that differs is named.
@@ -121,12 +122,12 @@ def compare(
     selected: dict[str, str] = {}
     if kind == "lossy":
         some = list(itertools.islice(feeds, 1))
-        # Weights that are no initializers would go unchecked.
+        # Weights that are not initializers would not be checked.
         origin = with_initializers(rounded_from or first)
         bad = first_bad_rounding(origin, second, some[0]) if some else None
         if bad is not None:
             raise ModelError(
-                f"The hop {name} is broken: {bad}", "Quantize again, with ranges of this very file."
+                f"The hop {name} is broken: {bad}", "Quantize again, with the ranges of this file."
             )
         selected = selected_outputs(first, some[0]) if some else {}
         feeds = itertools.chain(some, feeds)
@@ -141,11 +142,11 @@ def compare(
 
 
 def noise_between(before: Opened, after: Opened, batches: Iterable[Mapping[str, Any]]) -> float:
-    """The noise of the output that changed most: root mean square of the error as a share of the values.
+    """The noise of the output that changed most: RMS of the error as a share of the values.
 
     Raises:
         WorkloadError: there are no batches, or they do not fit.
-        ModelError: all outputs hold what the network selects.
+        ModelError: all outputs are data-dependent selections.
     """
     first = before.model
     tallies: dict[str, _Tally] = {}
@@ -158,9 +159,9 @@ def noise_between(before: Opened, after: Opened, batches: Iterable[Mapping[str, 
                 tallies.setdefault(name, _Tally()).add(value, changed[name])
     if selected and not tallies:
         raise ModelError(
-            f"Every output of {first.path} holds what {next(iter(selected.values()))} selects: the data say "
-            "how long it is, and nothing can be compared by its numbers.",
-            "Make what goes into the selection an output too, or select outside of the network.",
+            f"Every output of {first.path} is selected by {next(iter(selected.values()))}: its length "
+            "depends on the data, so its values cannot be compared.",
+            "Make the input of the selection an output too, or select outside the network.",
         )
     if not tallies:
         raise WorkloadError("There are no samples to compare on.", "Give at least one batch.")
@@ -172,7 +173,7 @@ def first_tensor_that_differs(
 ) -> str:
     """The first tensor, in the order of `before`, whose values differ beyond `kind`, with its node.
 
-    Both graphs run node by node as written, so that the runtime's own fusions do not blur the picture.
+    Both graphs run node by node without optimization, so that the runtime's fusions have no effect.
     """
     known = set(after.float_names())
     shared = [name for name in before.float_names() if name in known]
@@ -182,13 +183,13 @@ def first_tensor_that_differs(
         if differs or _Tally().add(one[name], two[name]).difference().beyond(kind):
             node = before.index.producer[name]
             return f"{name!r}, made by {node.op_type} {node.name!r}"
-    return "none inside; node by node the graphs agree, so the runtime's own optimisations differ"
+    return "none inside; node by node the graphs agree, so the runtime's optimizations differ"
 
 
 def values_and_errors(before: Array, after: Array) -> tuple[Array, Array]:
     """The values of `before` and how far `after` is from each, in float64.
 
-    Equal infinities, as in masked scores, are no error and count as values of 0; any other infinity is an
+    Equal infinities, as in masked scores, are not an error and count as values of 0; any other infinity is an
     infinite error.
     """
     value, other = before.astype(np.float64), after.astype(np.float64)
@@ -198,7 +199,7 @@ def values_and_errors(before: Array, after: Array) -> tuple[Array, Array]:
 
 
 class _Tally:
-    """Sums over batches that a Difference is made of."""
+    """Sums over batches for a Difference."""
 
     def __init__(self) -> None:
         self.numbers = 0
@@ -208,7 +209,7 @@ class _Tally:
     def add(self, before: Array, after: Array) -> _Tally:
         value, error = values_and_errors(before, after)
         self.numbers += value.size
-        # numpy's maximum passes NaN on, Python's max would lose it.
+        # numpy's maximum propagates NaN, Python's max does not.
         self.largest = float(np.maximum(self.largest, error.max(initial=0.0)))
         self.largest_value = float(np.maximum(self.largest_value, np.abs(value).max(initial=0.0)))
         self.sums += [error.sum(), np.abs(value).sum(), np.square(error).sum(), np.square(value).sum()]
@@ -245,7 +246,7 @@ def _compare(
     judged: set[str] = set()
     for piece in feeds:
         before, after = (run(piece) for run in runs)
-        # Labels and masks have no noise: class 900 in the place of class 1 is one sample, and may be right.
+        # Labels and masks have no noise: class 900 instead of class 1 is one sample, and may be right.
         judged |= {name for name, value in before.items() if kind != "lossy" or value.dtype.kind == "f"}
         for name, value in before.items():
             if name in unjudged and name in after:
@@ -270,9 +271,9 @@ def _compare(
             raise ModelError(
                 f"The hop {hop} changed the output {name!r} beyond its class ({kind}): {measure} of the "
                 f"values, allowed is {LIMITS[kind]:g}. The first tensor that differs: {locate(worst[1])}.",
-                "Leave that layer in float with skip, or calibrate on more data."
+                "Keep that layer in float with skip, or calibrate on more data."
                 if kind == "lossy"
-                else "Look at that layer, or replace its operator by plainer ones.",
+                else "Check that layer, or replace its operator by simpler ones.",
             )
     return Hop(hop, kind, samples, outputs, tuple(flips), dict(unjudged), labels)
 
@@ -286,8 +287,8 @@ def _check_comparable(hop: str, name: str, before: Array, after: Array | None) -
     nan = before.dtype.kind == "f" and bool(np.isnan(before).any())
     if nan or (before.size and not np.isfinite(before).any()):
         raise ModelError(
-            f"Before the hop {hop} the output {name!r} holds {'NaN' if nan else 'nothing but infinity'}.",
-            "The network itself returns it: check its weights and the data.",
+            f"Before the hop {hop} the output {name!r} has {'NaN' if nan else 'only infinite values'}.",
+            "The network itself computes it: check its weights and the data.",
         )
 
 

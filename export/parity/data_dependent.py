@@ -1,7 +1,7 @@
-"""Outputs of which the data decide how many rows they have, as those behind non-maximum suppression.
+"""Data-dependent outputs: their number of rows depends on the data, as after non-maximum suppression.
 
-After rounding other boxes may come first, or one more: nothing there can be laid beside what was there,
-number by number. What a network computes ahead of the selection is compared where it is an output too.
+After rounding the selected boxes may have another order or number, so the values cannot be compared. What a
+network computes before the selection is compared if it is an output too.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from ..onnx_graph.external_data import for_inference
 from ..onnx_graph.graph import Array, OnnxModel
 
 SELECTING = ("NonMaxSuppression", "NonZero", "Unique", "Compress")
-SIZES = ("Shape", "Size")  # say how large something is, not what it holds
+SIZES = ("Shape", "Size")  # they depend only on a size
 
 
 def selected_outputs(model: OnnxModel, feeds: Mapping[str, Array]) -> dict[str, str]:
-    """By output that holds as many rows as the data say, the operator that selects them.
+    """The selecting operator by data-dependent output.
 
-    Behind such an operator the shape may be fixed again, as after a scatter: that output is one like others.
+    After such an operator the shape may be fixed again, as after a scatter: that output is not selected.
 
     Args:
-        feeds: inputs, of which only the shapes are looked at.
+        feeds: inputs, of which only the shapes matter.
     """
     behind: dict[str, str] = {}
     for node in model.graph.node:

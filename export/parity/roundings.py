@@ -1,7 +1,7 @@
-"""Checks each rounding of a Q/DQ file by itself: stored weights against the float ones, activations in place.
+"""The check of each single rounding in a Q/DQ file: stored weights and activations, with their float values.
 
-Rounding to the nearest step is off by at most half a step. Whatever is off by more was not rounded but
-broken: a transposed weight, a wrong axis, a scale of another layer.
+Rounding to the nearest step has an error of at most half a step. A larger error is a fault: a transposed
+weight, a wrong axis, a scale of another layer.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from ..onnx_graph.kernels import is_by_channel
 from ..onnx_graph.readback import along
 from ..onnx_graph.run import runner
 
-# What one activation may lose, root mean square, as a share of its values. Methods that saturate on purpose
-# cut off up to 0.1; a scale that is too small by a factor of 2 cuts off far more. A tensor that shares the
-# scale of a larger one may be rounded coarsely, but not to nothing.
+# Limits of an activation's error, RMS as a share of its values. Methods that saturate on purpose clip up to
+# 0.1; a scale too small by a factor of 2 clips far more. A tensor that shares the scale of a larger one may
+# be rounded coarsely, but not to zero.
 LARGEST_CUT = 0.25
 LARGEST_NOISE = 0.9
 HALF_A_STEP = 0.5 + 1e-3  # scales are float32
 
 
 def first_bad_rounding(before: OnnxModel, after: OnnxModel, feeds: Mapping[str, Array]) -> str | None:
-    """What the first broken rounding is, in words; None when all are sound.
+    """A sentence about the first wrong rounding; None if all are right.
 
     Args:
         before: the float model.
@@ -82,14 +82,14 @@ def _bad_activation(after: OnnxModel, feeds: Mapping[str, Array]) -> str | None:
         step = float(np.max(np.asarray(index.value(node.input[1]))))
         before = values[name].astype(np.float64)
         error = values[node.output[0]] - before
-        cut_off = np.where(np.abs(error) > HALF_A_STEP * step, error, 0.0)
+        clipped = np.where(np.abs(error) > HALF_A_STEP * step, error, 0.0)
         signal = _root_mean_square(before)
-        if _root_mean_square(cut_off) > LARGEST_CUT * signal:
+        if _root_mean_square(clipped) > LARGEST_CUT * signal:
             return (
-                f"{name!r} is cut off at its range: {_root_mean_square(cut_off) / signal:.2g} of it is lost."
+                f"{name!r} is clipped at its range: {_root_mean_square(clipped) / signal:.2g} of it is lost."
             )
         if _root_mean_square(error) > LARGEST_NOISE * signal:
-            return f"{name!r} is rounded away: its step is {step:.3g}, its values are about {signal:.3g}."
+            return f"{name!r} is rounded to zero: its step is {step:.3g}, its values are about {signal:.3g}."
     return None
 
 

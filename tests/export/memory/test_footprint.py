@@ -184,8 +184,8 @@ def test_shapes_are_inferred_without_the_numbers_of_the_weights(
         return infer(model, **settings)
 
     monkeypatch.setattr(onnx.shape_inference, "infer_shapes", looked)
-    told = footprint(path, batch=2)
+    need = footprint(path, batch=2)
     assert max(seen) < 1000 < path.stat().st_size
-    assert told.largest_bytes == told.outputs_bytes == 2 * 512 * 4 * 4 * 4
-    assert told.weights_high_bytes == 512 * 8 * 4
-    assert told.unknown == ()
+    assert need.largest_bytes == need.outputs_bytes == 2 * 512 * 4 * 4 * 4
+    assert need.weights_high_bytes == 512 * 8 * 4
+    assert need.unknown == ()

@@ -116,8 +116,8 @@ QUANTIZED_FAULTS = [
     ("wider.conv1.weight_int8", rolled, "wider.conv1"),
     ("wider.conv2.weight_scale", rolled, "wider.conv2"),
     ("fc.weight_scale", lambda scale: scale * 1.5, "fc.weight"),
-    ("image_scale", lambda scale: scale / 4, "'image' is cut off"),
-    ("same/Relu_scale", lambda scale: scale * 300, "'same/Relu' is rounded away"),
+    ("image_scale", lambda scale: scale / 4, "'image' is clipped"),
+    ("same/Relu_scale", lambda scale: scale * 300, "'same/Relu' is rounded to zero"),
 ]
 
 
