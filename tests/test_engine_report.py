@@ -43,7 +43,7 @@ def test_two_engines_are_compared_and_nothing_is_judged() -> None:
     told = ["engine", LAYERS, OTHER, "--profile", str(EXPORTS / "fp16.profile.json")]
     done = CliRunner().invoke(app, [*told, "--against-profile", str(EXPORTS / "qat.profile.json")])
     assert done.exit_code == 0
-    assert "no verdict" in done.stdout
+    assert "not a verdict" in done.stdout
     assert "1.62" in done.stdout
 
 

@@ -25,8 +25,8 @@ def refusal(manifest: Any) -> str:
     return str(caught.value)
 
 
-def test_a_manifest_as_it_was_written_is_taken(result: dict[str, Any]) -> None:
-    files = entries(parsed(json.dumps(result).encode()))
+def test_a_manifest_as_it_was_written_is_taken(manifest: dict[str, Any]) -> None:
+    files = entries(parsed(json.dumps(manifest).encode()))
     assert files["model.onnx"].size_bytes == len(b"not run by these tests")
 
 
@@ -52,10 +52,10 @@ def test_a_manifest_as_it_was_written_is_taken(result: dict[str, Any]) -> None:
         ("golden", {"inputs": "a", "outputs": "b"}, "the required keys"),
         ("golden", {"inputs": "a", "outputs": "b", "tolerance": -1}, "a tolerance from 0 to 1"),
         ("golden", {"inputs": "a", "outputs": "b", "tolerance": None}, "a tolerance from 0 to 1"),
-        ("files", {"a": {"sha256": "0"}}, "tells a wrongly"),
-        ("files", {"a": None}, "tells a wrongly"),
-        ("files", {"a": {"sha256": "0", "bytes": -1}}, "tells a wrongly"),
-        ("files", {"a": {"sha256": "0", "bytes": "many"}}, "tells a wrongly"),
+        ("files", {"a": {"sha256": "0"}}, "an invalid entry for a"),
+        ("files", {"a": None}, "an invalid entry for a"),
+        ("files", {"a": {"sha256": "0", "bytes": -1}}, "an invalid entry for a"),
+        ("files", {"a": {"sha256": "0", "bytes": "many"}}, "an invalid entry for a"),
         ("files", {"manifest.json": {"sha256": "0", "bytes": 1}}, "lists manifest.json itself"),
         ("extra", 1, "the required keys"),
     ],
@@ -64,14 +64,14 @@ def test_what_it_says_wrongly_is_named(manifest: dict[str, Any], key: str, value
     assert why in refusal({**manifest, key: value})
 
 
-def test_a_tolerance_that_is_no_number_is_refused(result: dict[str, Any]) -> None:
-    result["golden"]["tolerance"] = float("nan")
-    assert "a tolerance from 0 to 1" in refusal(result)
+def test_a_tolerance_that_is_no_number_is_refused(manifest: dict[str, Any]) -> None:
+    manifest["golden"]["tolerance"] = float("nan")
+    assert "a tolerance from 0 to 1" in refusal(manifest)
 
 
-def test_every_key_must_be_there(result: dict[str, Any]) -> None:
-    for key in result:
-        wrong = refusal({name: value for name, value in result.items() if name != key})
+def test_every_key_must_be_there(manifest: dict[str, Any]) -> None:
+    for key in manifest:
+        wrong = refusal({name: value for name, value in manifest.items() if name != key})
         assert "the required keys" in wrong or "has the schema None" in wrong
 
 

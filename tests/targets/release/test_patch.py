@@ -74,9 +74,9 @@ def opened(path: Path) -> tuple[bytes, bytes, Instructions, bytes]:
     return parts[0], parts[1], json.loads(parts[2]), data[at:]
 
 
-def closed(path: Path, manifest: bytes, signature: bytes, result: Any, sections: bytes) -> Path:
+def closed(path: Path, manifest: bytes, signature: bytes, value: Any, sections: bytes) -> Path:
     """An update file of these parts whose own hash is right: what an attacker can make."""
-    text = result if isinstance(result, bytes) else json.dumps(result).encode()
+    text = value if isinstance(value, bytes) else json.dumps(value).encode()
     body = framed(manifest) + framed(signature) + framed(text) + sections
     path.write_bytes(MAGIC + hashlib.sha256(body).digest() + body)
     return path
@@ -84,9 +84,9 @@ def closed(path: Path, manifest: bytes, signature: bytes, result: Any, sections:
 
 def changed(board: Path, where: Path, change: Callable[[Instructions], object], name: str = "patch") -> Path:
     """The update with other instructions."""
-    manifest, signature, instructions, sections = opened(board / name)
-    change(instructions)
-    return closed(where / "forged", manifest, signature, instructions, sections)
+    manifest, signature, value, sections = opened(board / name)
+    change(value)
+    return closed(where / "forged", manifest, signature, value, sections)
 
 
 @pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
@@ -139,9 +139,9 @@ def test_a_file_that_was_cut_short_is_refused(board: Path, tmp_path: Path, kept:
 
 
 def test_what_is_behind_the_end_is_refused(board: Path, tmp_path: Path) -> None:
-    manifest, signature, instructions, sections = opened(board / "patch")
+    manifest, signature, value, sections = opened(board / "patch")
     assert "do not end where it does" in refused(
-        board, closed(tmp_path / "more", manifest, signature, instructions, sections + b"more")
+        board, closed(tmp_path / "more", manifest, signature, value, sections + b"more")
     )
 
 
@@ -151,16 +151,16 @@ def test_a_version_of_the_format_that_is_not_known_is_refused(board: Path, tmp_p
 
 
 def test_files_that_change_places_are_refused(board: Path, tmp_path: Path) -> None:
-    def swap(result: Instructions) -> None:
-        files = result["files"]
+    def swap(value: Instructions) -> None:
+        files = value["files"]
         files["golden/inputs.npz"], files["LICENSE"] = files["LICENSE"], files["golden/inputs.npz"]
 
-    assert "the size" in refused(board, changed(board, tmp_path, swap))
+    assert "the signed size" in refused(board, changed(board, tmp_path, swap))
 
 
 def test_a_file_copied_from_another_of_its_size_is_refused(board: Path, tmp_path: Path) -> None:
-    def elsewhere(result: Instructions) -> None:
-        result["files"]["golden/inputs.npz"] = [["copy", "model.onnx", 0, 200], *rest]
+    def elsewhere(value: Instructions) -> None:
+        value["files"]["golden/inputs.npz"] = [["copy", "model.onnx", 0, 200], *rest]
 
     size = opened(board / "patch")[2]["files"]["golden/inputs.npz"][0][3]
     rest = [["copy", "golden/inputs.npz", 0, size - 200]]
@@ -170,59 +170,23 @@ def test_a_file_copied_from_another_of_its_size_is_refused(board: Path, tmp_path
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (
-            lambda instructions: instructions["files"].pop("LICENSE"),
-            "its files are not those that were signed",
-        ),
-        (
-            lambda instructions: instructions["files"].update(more=[]),
-            "its files are not those that were signed",
-        ),
-        (
-            lambda instructions: instructions["files"].update({"../../escaped": []}),
-            "its files are not those that were signed",
-        ),
-        (
-            lambda instructions: instructions["files"].update({"/etc/passwd": []}),
-            "its files are not those that were signed",
-        ),
-        (lambda instructions: instructions["files"].update(LICENSE=[]), "the size"),
-        (
-            lambda instructions: instructions["files"].update(LICENSE=[["copy", "LICENSE", 0, 1 << 40]]),
-            "the size",
-        ),
-        (
-            lambda instructions: instructions["files"].update(LICENSE=[["run", "LICENSE", 0, 220]]),
-            "an unknown form",
-        ),
-        (
-            lambda instructions: instructions["files"].update(LICENSE=[["take", -1, 0, 220]]),
-            "an unknown form",
-        ),
-        (
-            lambda instructions: instructions["files"].update(LICENSE=[["take", 10**6, 0, 220]]),
-            "an unknown form",
-        ),
-        (
-            lambda instructions: instructions["files"].update(LICENSE=[["copy", "LICENSE", -5, 220]]),
-            "no size",
-        ),
-        (
-            lambda instructions: instructions["files"].update(LICENSE=[["copy", "LICENSE", 0, 0]] * 3),
-            "no size",
-        ),
-        (
-            lambda instructions: instructions["files"].update(LICENSE=[["add", "LICENSE", 0, 220, 3, 0]]),
-            "an unknown form",
-        ),
-        (lambda instructions: instructions["files"].update(LICENSE="copy"), "not enough values"),
-        (lambda instructions: instructions.pop("sections"), "'sections'"),
-        (lambda instructions: instructions["sections"][0].__setitem__(0, "pickle"), "an unknown form"),
-        (
-            lambda instructions: instructions["sections"][0].__setitem__(2, 1 << 50),
-            "larger than what was signed",
-        ),
-        (lambda instructions: instructions.update(base="../1"), "no hash"),
+        (lambda value: value["files"].pop("LICENSE"), "are not those that were signed"),
+        (lambda value: value["files"].update(more=[]), "are not those that were signed"),
+        (lambda value: value["files"].update({"../../escaped": []}), "are not those that were signed"),
+        (lambda value: value["files"].update({"/etc/passwd": []}), "are not those that were signed"),
+        (lambda value: value["files"].update(LICENSE=[]), "the signed size"),
+        (lambda value: value["files"].update(LICENSE=[["copy", "LICENSE", 0, 1 << 40]]), "the signed size"),
+        (lambda value: value["files"].update(LICENSE=[["run", "LICENSE", 0, 220]]), "an unknown form"),
+        (lambda value: value["files"].update(LICENSE=[["take", -1, 0, 220]]), "an unknown form"),
+        (lambda value: value["files"].update(LICENSE=[["take", 10**6, 0, 220]]), "an unknown form"),
+        (lambda value: value["files"].update(LICENSE=[["copy", "LICENSE", -5, 220]]), "without a size"),
+        (lambda value: value["files"].update(LICENSE=[["copy", "LICENSE", 0, 0]] * 3), "without a size"),
+        (lambda value: value["files"].update(LICENSE=[["add", "LICENSE", 0, 220, 3, 0]]), "an unknown form"),
+        (lambda value: value["files"].update(LICENSE="copy"), "not enough values"),
+        (lambda value: value.pop("sections"), "'sections'"),
+        (lambda value: value["sections"][0].__setitem__(0, "pickle"), "an unknown form"),
+        (lambda value: value["sections"][0].__setitem__(2, 1 << 50), "larger than what was signed"),
+        (lambda value: value.update(base="../1"), "is not a hash"),
     ],
 )
 def test_instructions_that_were_tampered_with_are_refused(
@@ -236,8 +200,8 @@ def test_nothing_outside_of_the_base_is_copied(board: Path, tmp_path: Path, name
     """Not even the base's own manifest: it is not among what it lists."""
     size = opened(board / "patch")[2]["files"]["LICENSE"][0][3]
     steps = [["copy", name, 0, size]]
-    result = refused(board, changed(board, tmp_path, lambda result: result["files"].update(LICENSE=steps)))
-    assert "is not in the bundle" in result
+    value = refused(board, changed(board, tmp_path, lambda value: value["files"].update(LICENSE=steps)))
+    assert "is not in the bundle" in value
 
 
 def test_a_step_beyond_the_end_of_its_source_is_refused(board: Path, tmp_path: Path) -> None:
@@ -274,13 +238,13 @@ def test_a_section_that_unpacks_to_more_than_was_signed_is_refused_before_it_is_
 ) -> None:
     import resource
 
-    manifest, signature, instructions, _ = opened(board / "whole")
+    manifest, signature, value, _ = opened(board / "whole")
     bomb = lzma.compress(bytes(100 << 20), preset=0)
-    sizes = {name: sum(step[3] for step in steps) for name, steps in instructions["files"].items()}
-    instructions["files"] = {name: [["take", 0, 0, size]] for name, size in sizes.items()}
-    instructions["sections"] = [["xz", len(bomb), max(sizes.values())]]
+    sizes = {name: sum(step[3] for step in steps) for name, steps in value["files"].items()}
+    value["files"] = {name: [["take", 0, 0, size]] for name, size in sizes.items()}
+    value["sections"] = [["xz", len(bomb), max(sizes.values())]]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    forged = closed(tmp_path / "bomb", manifest, signature, instructions, bomb)
+    forged = closed(tmp_path / "bomb", manifest, signature, value, bomb)
     assert "a section does not have" in refused(board, forged)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kilobytes
 
@@ -308,14 +272,14 @@ def test_a_manifest_that_somebody_else_signed_is_refused(board: Path, tmp_path: 
 
 
 def test_a_manifest_that_nobody_signed_is_refused(board: Path, tmp_path: Path) -> None:
-    manifest, _, instructions, sections = opened(board / "patch")
-    assert "not whole" in refused(board, closed(tmp_path / "forged", manifest, b"", instructions, sections))
+    manifest, _, value, sections = opened(board / "patch")
+    assert "not whole" in refused(board, closed(tmp_path / "forged", manifest, b"", value, sections))
 
 
 def test_the_signature_of_another_release_does_not_fit(board: Path, tmp_path: Path) -> None:
-    manifest, _, instructions, sections = opened(board / "patch")
+    manifest, _, value, sections = opened(board / "patch")
     signature = (board / "1/manifest.json.sig").read_bytes()
-    forged = closed(tmp_path / "forged", manifest, signature, instructions, sections)
+    forged = closed(tmp_path / "forged", manifest, signature, value, sections)
     assert "does not match the manifest" in refused(board, forged)
 
 
@@ -351,16 +315,16 @@ def test_names_that_lead_out_are_refused_though_they_were_signed(
     entry = {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0}
     evil = make_bundle(tmp_path / "evil", key, {}, files={name: entry}, release=2)
     manifest, signature = ((evil / each).read_bytes() for each in ("manifest.json", "manifest.json.sig"))
-    result: dict[str, Any] = {"base": None, "files": {name: []}, "sections": []}
-    forged = closed(tmp_path / "forged", manifest, signature, result, b"")
+    value: dict[str, Any] = {"base": None, "files": {name: []}, "sections": []}
+    forged = closed(tmp_path / "forged", manifest, signature, value, b"")
     assert "not a plain path inside it" in refused(board, forged)
 
 
 def test_code_is_refused_though_it_was_signed(board: Path, tmp_path: Path, key: Path) -> None:
     evil = make_bundle(tmp_path / "evil", key, {"notes.txt": b"#!/bin/sh\n"}, release=2)
     manifest, signature = ((evil / each).read_bytes() for each in ("manifest.json", "manifest.json.sig"))
-    result = {"base": None, "files": {"notes.txt": [["take", 0, 0, 10]]}, "sections": [["plain", 10, 10]]}
-    forged = closed(tmp_path / "forged", manifest, signature, result, b"#!/bin/sh\n")
+    value = {"base": None, "files": {"notes.txt": [["take", 0, 0, 10]]}, "sections": [["plain", 10, 10]]}
+    forged = closed(tmp_path / "forged", manifest, signature, value, b"#!/bin/sh\n")
     assert "notes.txt is code" in refused(board, forged)
 
 

@@ -41,7 +41,7 @@ def test_outputs_off_by_more_than_the_bundle_allows_are_refused(tmp_path: Path, 
     near = opened(tmp_path / "near", key, outputs=packed(y=expected * 1.009))
     assert 0.008 < refuse_wrong(near).furthest < 0.01
     far = opened(tmp_path / "far", key, outputs=packed(y=expected * 1.02))
-    with pytest.raises(RefusedError, match=r"off by 2 % of the largest, 1 % are allowed"):
+    with pytest.raises(RefusedError, match=r"they deviate by 2 % of the largest, 1 % are allowed"):
         refuse_wrong(far)
     assert rehearse(far).to_json()["holds"] is False
 

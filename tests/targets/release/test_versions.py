@@ -101,7 +101,7 @@ def test_a_newer_release_is_taken_and_the_same_one_again() -> None:
 def test_an_older_release_is_refused_with_the_way_back() -> None:
     with pytest.raises(RefusedError) as caught:
         refuse_older(manifest(4), "b" * 64, FIVE, name="small")
-    assert "This is release 4 of small, and release 5 was accepted here before" in caught.value.what
+    assert "This is release 4 of small, but release 5 was accepted here before" in caught.value.what
     assert "deadweight rollback small" in caught.value.cure
 
 
