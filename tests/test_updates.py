@@ -68,7 +68,7 @@ def test_an_update_file_is_verified(
     out.write_bytes(out.read_bytes()[:-1])
     code, printed = called(monkeypatch, capsys, "verify", out, "--signers", signers)
     assert code == 1
-    assert "is damaged or was cut short" in printed
+    assert "is damaged or truncated" in printed
 
 
 def test_the_releases_day_is_shown_and_a_past_one_refused(
@@ -87,7 +87,7 @@ def test_wrong_bundles_are_bad_input(
     for bundles, words in (
         ((pair[1], pair[0]), "is not newer than"),
         ((*pair, pair[0]), "3 bundles were given"),
-        ((tmp_path / "none",), "is no signed bundle"),
+        ((tmp_path / "none",), "is not a signed bundle"),
     ):
         code, printed = called(monkeypatch, capsys, "delta", *bundles, "-o", tmp_path / "patch")
         assert code == 2

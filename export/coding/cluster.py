@@ -1,10 +1,10 @@
-"""Weights that share few values: k-means in one dimension, a code book for each tensor or one for all.
+"""Weight clustering: one-dimensional k-means, with a code book for each tensor or one for all.
 
 Han et al. 2016, "Deep Compression" (section 3): an index of 2 to 8 bits for each weight, and a code book of
-the values. Weights that were pruned away stay zero and need no entry. Behind an entropy coder an index that
-is common costs less, and a nearest value is not the best one: `price` weighs the bits of an index against the
-error (entropy-constrained quantization, Chou et al. 1989; Choi et al. 2017). Zero is then a value like any
-other, and the cheapest where most weights are pruned: what is hardly worth its bits goes too.
+the values. Pruned weights stay zero and need no entry. With an entropy coder a frequent index costs less, so
+the nearest value is not the best one: `price` weighs the bits of an index against the error
+(entropy-constrained quantization, Chou et al. 1989; Choi et al. 2017). Zero is then a value like any other,
+and the cheapest where most weights are pruned: more weights may become zero.
 """
 
 from __future__ import annotations
@@ -27,41 +27,41 @@ ROUNDS = 100
 
 @dataclass(frozen=True)
 class Clusters:
-    """What tensors became.
+    """Clustered tensors.
 
     Attributes:
         book: the values, float32, in order. Zero stands for pruned weights and is not among them.
-        index: for each tensor, of its shape: 0 for a weight that is zero, else one more than its place in the
-            book; int64.
+        index: for each tensor, of its shape, int64: 0 for a weight that is zero, else its position in the
+            book plus one.
     """
 
     book: Array
     index: Mapping[str, Array]
 
     def values(self, name: str) -> Array:
-        """A tensor as it is now, float32."""
-        found: Array = np.concatenate([np.zeros(1, np.float32), self.book])[self.index[name]]
-        return found
+        """The clustered tensor, float32."""
+        result: Array = np.concatenate([np.zeros(1, np.float32), self.book])[self.index[name]]
+        return result
 
 
 def cluster(
     tensors: Mapping[str, Array], bits: int, *, start: Start = "linear", price: float = 0.0, seed: int = 0
 ) -> Clusters:
-    """One code book of at most 2 ** bits values for tensors; a tensor alone gets its own.
+    """Makes one code book of at most 2 ** bits values for all given tensors.
 
     Args:
-        start: "linear" spreads the first values evenly over the range, so that the few large weights, which
-            matter most, keep values near them; "density" over the quantiles; "random" draws them.
-        price: what a bit of an index costs, in variances of the weights; 0 for plain k-means. 0.01 to 0.1
-            makes sense. Where there are zeros already, more weights may become zero.
+        start: "linear" spreads the initial values evenly over the range, so that the few large weights, which
+            matter most, have near values; "density" over the quantiles; "random" draws them.
+        price: the cost of a bit of an index, in variances of the weights; 0 for plain k-means, 0.01 to 0.1 is
+            useful. Where there are zeros already, more weights may become zero.
 
     Raises:
-        ModelError: bits out of 2 to 8, or a tensor that holds NaN or infinity.
+        ModelError: bits are not from 2 to 8, or a tensor has NaN or infinity.
     """
     _check_bits(bits)
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
-            raise ModelError(f"The weight {name!r} holds NaN or infinity.", "Train or load it again.")
+            raise ModelError(f"The weight {name!r} has NaN or infinity.", "Train or load it again.")
     flat = np.concatenate([np.asarray(tensor, np.float64).reshape(-1) for tensor in tensors.values()])
     kept = np.flatnonzero(flat)
     book, place = _one_dimensional(
@@ -90,17 +90,17 @@ def cluster_file(
     start: Start = "linear",
     price: float = 0.0,
 ) -> dict[str, int]:
-    """Writes a model whose weights share few values, and says how many each has.
+    """Writes a model with clustered weights, and returns the number of values of each.
 
     Weights are float32 constants of two or more axes that are larger than the code book. Biases and code
     books are rounded to bfloat16.
 
     Args:
-        bits_of: another number of bits for single weights, by name.
+        bits_of: other numbers of bits for single weights, by name.
         shared: whether all weights of one number of bits share one code book.
 
     Raises:
-        ModelError: nothing can be clustered, or `bits_of` names no weight.
+        ModelError: no weight can be clustered, or `bits_of` names an unknown one.
     """
     for chosen in (bits, *(bits_of or {}).values()):
         _check_bits(chosen)
@@ -141,20 +141,20 @@ def cluster_file(
 
 def _check_bits(bits: int) -> None:
     if not 2 <= bits <= 8:
-        raise ModelError(f"A code book of {bits} bits was asked for.", "Choose 2 to 8 bits.")
+        raise ModelError(f"A code book of {bits} bits was requested.", "Choose 2 to 8 bits.")
 
 
 def _one_dimensional(
     values: Array, count: int, *, start: Start, price: float, seed: int, zeros: int
 ) -> tuple[Array, Array]:
-    """The values of a code book, in order, and one more than the place of each weight's in it (Lloyd 1982).
+    """The sorted values of a code book, and for each weight its position in it plus one (Lloyd 1982).
 
-    Place 0 is zero, which stays; `zeros` weights have it already.
+    Position 0 is zero, which stays; `zeros` weights have it already.
     """
     different = np.unique(values)
     if len(different) <= count:
         return different, np.searchsorted(different, values) + 1
-    book = _started(values, different, count, start, seed)
+    book = _initial(values, different, count, start, seed)
     costs = np.full(len(book) + 1, 0.0)
     costs[0] = np.inf
     weight = price * float(values.var())
@@ -165,20 +165,20 @@ def _one_dimensional(
         held = np.bincount(nearest, minlength=len(book) + 1)
         sums = np.bincount(nearest, values, minlength=len(book) + 1)[1:]
         some = held[1:] > 0
-        # What has no members any more is dropped: nobody pays for its entry.
+        # An entry without members is removed.
         book = sums[some] / held[1:][some]
         place = np.concatenate([[0], np.cumsum(some)])[nearest]
         members = np.concatenate([[held[0] + zeros], held[1:][some]])
         with np.errstate(divide="ignore"):
             bits = -np.log2(members / members.sum())
-        # Without a price the nearest value it is, and zero is none of them.
+        # Without a price only the nearest value counts, and zero is not among them.
         costs = np.append(np.inf, np.zeros(len(book))) if not price else weight * bits
         if changed < 1e-4 * bool(price) or not changed:
             break
     return book, place
 
 
-def _started(values: Array, different: Array, count: int, start: Start, seed: int) -> Array:
+def _initial(values: Array, different: Array, count: int, start: Start, seed: int) -> Array:
     if start == "linear":
         evenly: Array = np.linspace(values.min(), values.max(), count)
         return evenly
@@ -188,7 +188,7 @@ def _started(values: Array, different: Array, count: int, start: Start, seed: in
 
 
 def _nearest(values: Array, book: Array, costs: Array) -> Array:
-    """One more than the entry of least squared distance and cost; 0 for zero, where it costs less."""
+    """The position plus one of the entry with the least squared distance and cost; 0 for zero."""
     if not costs[1:].any():
         found: Array = np.searchsorted((book[1:] + book[:-1]) / 2, values) + 1
         return found

@@ -1,8 +1,8 @@
-"""Packs an ONNX file into a `.dwz`: every tensor in the representation that takes the fewest bytes.
+"""The writer of the container `.dwz`: every tensor of an ONNX file in its smallest representation.
 
-What is packed comes back byte for byte: each file is unpacked again before it is written. Nothing is lost
-here; what loses something (clusters) changes the model first, and is seen here by its few different values.
-The bytes are described in `targets/coded/container.py`.
+The packed file is restored byte for byte: each file is unpacked again before it is written. Packing is
+lossless; lossy clustering changes the model before, and shows here as few different values. The format is
+described in `targets/coded/container.py`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .parts import part, within
 
 WAYS = ("planes", "book", "mask", "gaps", "rows", "same")
 _FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
-_LEAST_ZEROS = 0.2  # of a tensor: with fewer, zero is one number among others
+_LEAST_ZEROS = 0.2  # of a tensor: with fewer, zeros are coded like other numbers
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What a packed file holds.
+    """A packed file.
 
     Attributes:
-        tensors: for each its name, bytes before, bytes after, and in which way it is stored.
-        skeleton_bytes: what the graph takes, without the numbers.
+        tensors: for each its name, bytes before, bytes after, and the kind of its record.
+        skeleton_bytes: the coded size of the graph without the numbers.
     """
 
     data: bytes
@@ -49,7 +49,7 @@ def pack_file(path: Path, out: Path) -> Packed:
     """Packs an ONNX file; `out` appears whole or not at all.
 
     Raises:
-        ModelError: it is no ONNX file, keeps weights in other files, or is larger than 2 GB.
+        ModelError: it is not an ONNX file, has external weights, or is larger than 2 GB.
     """
     try:
         data = Path(path).read_bytes()
@@ -65,45 +65,45 @@ def pack(data: bytes, path: Path) -> Packed:
     """The container of a model's bytes.
 
     Args:
-        path: where they are from, for messages.
+        path: their source, for messages.
 
     Raises:
         ModelError: as `pack_file`.
     """
     if len(data) > LARGEST:
-        raise ModelError(f"{path} has {len(data):,} bytes.", f"A .dwz holds at most {LARGEST:,}.")
+        raise ModelError(f"{path} has {len(data):,} bytes.", f"A .dwz file allows at most {LARGEST:,}.")
     tensors = tensors_of(data, path)
     for tensor in tensors:
         if not tensor.end:
             raise ModelError(
-                f'{path} keeps the weights of "{tensor.name}" in another file, and a .dwz holds one file.',
-                "Make it one file first: onnx.save(onnx.load(path), out) for a model under 2 GB.",
+                f'{path} has the weights of "{tensor.name}" in another file, but a .dwz contains one file.',
+                "Merge it into one file first: onnx.save(onnx.load(path), out) for a model under 2 GB.",
             )
     numbers = [tensor.numbers(data) for tensor in tensors]
     books = [values for values in map(_few, numbers) if values is not None]
     shared = _union(books)
     candidates = [
-        _packed(data, tensors, numbers, books=chosen)
+        _pack_with(data, tensors, numbers, books=chosen)
         for chosen in ([], [shared] if shared is not None and len(books) > 1 else None)
         if chosen is not None
     ]
     best = min(candidates, key=lambda packed: len(packed.data))
     if unpack(best.data) != data:
         raise ModelError(
-            f"{path} does not come back from its container.", "This is a fault of deadweight: report it."
+            f"{path} is not restored from its container.", "This is a bug in deadweight: report it."
         )
     return best
 
 
-def _packed(
+def _pack_with(
     data: bytes,
     tensors: Sequence[Tensor],
     numbers: Sequence[Array],
     *,
     books: Sequence[Array],
 ) -> Packed:
-    """With these shared code books; a tensor may still bring one of its own."""
-    held = list(books)
+    """Packs with these shared code books; a tensor may add its own."""
+    all_books = list(books)
     entries, facts, kept, place = [], [], [], 0
     before: dict[tuple[int, bytes], int] = {}  # by the hash of its numbers
     for index, (tensor, values) in enumerate(zip(tensors, numbers, strict=True)):
@@ -111,9 +111,9 @@ def _packed(
         if earlier < index:
             record, own = bytes([records.SAME]) + writing.number(earlier), None
         else:
-            record, own = _smallest(tensor, values, held)
+            record, own = _smallest(tensor, values, all_books)
         if own is not None:
-            held.append(own)
+            all_books.append(own)
         head = writing.number(tensor.start - place) + _size(len(values), tensor.width)
         entries.append(head + record)
         kept.append(data[place : tensor.start])
@@ -128,8 +128,8 @@ def _packed(
             writing.number(len(skeleton)),
             writing.number(len(deflated)),
             deflated,
-            writing.number(len(held)),
-            *(_book(book) for book in held),
+            writing.number(len(all_books)),
+            *(_book(book) for book in all_books),
             writing.number(len(entries)),
             *entries,
         )
@@ -138,23 +138,23 @@ def _packed(
 
 
 def _smallest(tensor: Tensor, values: Array, books: Sequence[Array]) -> tuple[bytes, Array | None]:
-    """The record of a tensor's numbers, and the code book that it brings, if any."""
+    """The record of a tensor's numbers, and the code book that it adds, if any."""
     rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
     strength = _magnitude(tensor, values)
-    candidates = _told(tensor, values, books, lambda symbols: part(symbols, strength, rows)[0])
+    candidates = _by_number(tensor, values, books, lambda symbols: part(symbols, strength, rows)[0])
     kept = values != 0
     if 1 - kept.mean() > _LEAST_ZEROS and len(values) > 64:
         some = values[kept]
         for places, around in sparse.places(kept, rows):
-            inner = _told(tensor, some, books, functools.partial(within, contexts=around))
+            inner = _by_number(tensor, some, books, functools.partial(within, contexts=around))
             candidates += [(places + record, own) for record, own in inner]
-    return min(candidates, key=lambda made: _cost(made))
+    return min(candidates, key=lambda made: _record_cost(made))
 
 
-def _told(
+def _by_number(
     tensor: Tensor, values: Array, books: Sequence[Array], part_of: Callable[[Array], bytes]
 ) -> list[tuple[bytes, Array | None]]:
-    """Records of numbers one by one: indices into a code book, where they are few, or their bytes."""
+    """Records of single numbers: indices into a code book, if there are few values, or their bytes."""
     few = _few(values)
     made: list[tuple[bytes, Array | None]] = []
     if few is None or len(few) > len(values) // 8:
@@ -166,13 +166,13 @@ def _told(
     return made
 
 
-def _cost(made: tuple[bytes, Array | None]) -> int:
+def _record_cost(made: tuple[bytes, Array | None]) -> int:
     record, own = made
     return len(record) + (0 if own is None else len(_book(own)))
 
 
 def _choices(values: Array, books: Sequence[Array]) -> list[tuple[int, Array, Array | None]]:
-    """Code books that could be used: one of the shared that has all values, or a new one."""
+    """Suitable code books: a shared one with all values, or a new one."""
     fitting = [
         (number, book, None)
         for number, book in enumerate(books)
@@ -182,16 +182,16 @@ def _choices(values: Array, books: Sequence[Array]) -> list[tuple[int, Array, Ar
 
 
 def _planes(tensor: Tensor, values: Array, part_of: Callable[[Array], bytes]) -> bytes:
-    """Byte by byte; floats are turned by a bit, so that an exponent is one byte."""
-    turned = int(tensor.dtype is not None)
-    if turned:
+    """By byte plane; floats are rotated by a bit, so that an exponent is one byte."""
+    rotated = int(tensor.dtype is not None)
+    if rotated:
         values = values << values.dtype.type(1) | values >> values.dtype.type(8 * tensor.width - 1)
     planes = np.ascontiguousarray(values).view(np.uint8).reshape(-1, tensor.width)
-    return bytes([records.PLANES, turned]) + b"".join(map(part_of, np.ascontiguousarray(planes.T)))
+    return bytes([records.PLANES, rotated]) + b"".join(map(part_of, np.ascontiguousarray(planes.T)))
 
 
 def _magnitude(tensor: Tensor, values: Array) -> Array:
-    """How far numbers are from 0, for the classes of rows and columns."""
+    """Magnitudes of the numbers, for the classes of rows and columns."""
     if tensor.dtype:
         with np.errstate(invalid="ignore", over="ignore"):
             return np.nan_to_num(np.abs(values.view(tensor.dtype).astype(np.float64)), posinf=0.0)
@@ -200,23 +200,23 @@ def _magnitude(tensor: Tensor, values: Array) -> Array:
 
 
 def _few(values: Array) -> Array | None:
-    """The different numbers in order, where they are few enough for a code book."""
+    """The sorted distinct numbers, if there are few enough for a code book."""
     if values.dtype.itemsize == 1 or len(values) < 16:
         return None
     if len(values) > 1 << 16 and len(np.unique(values[:: len(values) >> 14])) > 1 << 12:
-        return None  # a sample shows that they are many
-    found: Array = np.unique(values)
-    return found if len(found) <= min(MOST_BOOK, 1 << 12, len(values) // 2) else None
+        return None  # a sample shows that there are many
+    distinct: Array = np.unique(values)
+    return distinct if len(distinct) <= min(MOST_BOOK, 1 << 12, len(values) // 2) else None
 
 
 def _union(books: Sequence[Array]) -> Array | None:
-    """One code book for all tensors of the commonest width, where it is not too large."""
+    """One code book for all tensors of the largest code book's width, if it is not too large."""
     if not books:
         return None
     widest = max(books, key=len)
     alike = [book for book in books if book.dtype == widest.dtype]
-    found: Array = np.unique(np.concatenate(alike))
-    return found if len(found) < 0.9 * sum(map(len, alike)) and len(found) <= 1 << 12 else None
+    distinct: Array = np.unique(np.concatenate(alike))
+    return distinct if len(distinct) < 0.9 * sum(map(len, alike)) and len(distinct) <= 1 << 12 else None
 
 
 def _book(values: Array) -> bytes:

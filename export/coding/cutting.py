@@ -1,7 +1,7 @@
-"""Where the numbers of an ONNX file lie, as places in its bytes.
+"""The offsets of tensors in the bytes of an ONNX file.
 
-The file is not parsed into objects and written anew: another library, or another version of it, would write
-other bytes. Numbers are cut out of the bytes as they are, so that putting them back gives the same file.
+The file is not parsed into objects and written again, which could give other bytes. Numbers are cut out of
+the bytes, so that inserting them gives the same file.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ...targets.errors import ModelError
 from ...targets.protobuf import fields, varint
 from ..onnx_graph.graph import Array
 
-LEAST = 64  # bytes of a tensor; what is smaller stays where it is, in the graph
-# Numbers of onnx.proto's fields, which may never change.
+LEAST = 64  # bytes of a tensor; smaller ones stay in the graph
+# Field numbers of onnx.proto, which never change.
 _GRAPH = 7
 _IN_GRAPH = {1: "node", 5: "tensor"}
 _NODE_ATTRIBUTE = 5
@@ -49,10 +49,10 @@ class Tensor:
 
 
 def tensors_of(data: bytes, path: Path) -> list[Tensor]:
-    """The tensors of a model's bytes, in their order, whose numbers lie in one piece.
+    """The tensors of a model's bytes whose numbers are contiguous, in order.
 
     Raises:
-        ModelError: it is no whole ONNX file.
+        ModelError: it is not a complete ONNX file.
     """
     try:
         found = [
@@ -62,7 +62,9 @@ def tensors_of(data: bytes, path: Path) -> list[Tensor]:
             for tensor in _graph(data, start, end)
         ]
     except (ValueError, IndexError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not a whole ONNX file.", "Export or copy the model again.") from error
+        raise ModelError(
+            f"{path} is a truncated or damaged ONNX file.", "Export or copy the model again."
+        ) from error
     if not any(field == _GRAPH for field, _, _, _ in fields(data, 0, len(data))):
         raise ModelError(f"{path} is not an ONNX file: it has no graph.", "Give a model in ONNX.")
     return sorted(found, key=lambda tensor: tensor.start)

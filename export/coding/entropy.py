@@ -1,7 +1,7 @@
-"""Symbols to bytes, in whatever form takes the fewest: tables, states, padding and all counted.
+"""The entropy coder: symbols to bytes in the smallest form, including tables, states and padding.
 
-An entropy coder alone makes small arrays larger: its table may outweigh them. So each array is coded in every
-form that could win and the smallest is kept; its first byte says which it is (`targets/coded/streams.py`).
+An entropy coder makes small arrays larger, by its table. So each array is coded in every suitable form and
+the smallest is used; its first byte is the form (`targets/coded/streams.py`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from ..onnx_graph.graph import Array
 from . import rans, writing
 from .tables import fitted
 
-MOST_DIFFERENT = 4096  # symbols of one table: more of them and it outweighs what it saves
+MOST_DIFFERENT = 4096  # symbols of one table: with more, the table costs more than it saves
 MOST_IN_CONTEXT = 256  # the same where there may be a table for each context
 
 
 def encode_symbols(symbols: Array, *, contexts: Array | None = None) -> bytes:
-    """The smallest stream from which `decode_symbols` gives back these symbols.
+    """The smallest stream from which `decode_symbols` restores these symbols.
 
     Args:
         symbols: uint8 or uint16, of any shape; it is coded flat, row by row.
-        contexts: what the decoder will know of each symbol before it reads it, as whole numbers 0 to 255:
-            symbols that come in one context are told with one table. Contexts that say nothing cost nothing.
+        contexts: what the decoder knows of each symbol before it reads it, as integers 0 to 255: symbols in
+            one context share a table. Contexts without information cost nothing.
 
     Raises:
         ModelError: symbols of another type, or contexts that do not fit them.
@@ -90,7 +90,7 @@ def _checked(contexts: Array, count: int) -> Array:
     if len(flat) != count or flat.dtype.kind not in "ui":
         raise ModelError(
             f"{len(flat)} contexts of type {flat.dtype} were given for {count} symbols.",
-            "Give a whole number for each.",
+            "Give an integer for each.",
         )
     if count and (int(flat.min()) < 0 or int(flat.max()) >= streams.MOST_CONTEXTS):
         raise ModelError(

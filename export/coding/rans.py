@@ -1,4 +1,4 @@
-"""Interleaved rANS, encoded for all lanes at a time: `targets/coded/rans.py` backwards, last symbol first."""
+"""Encoder of interleaved rANS, all lanes at once: inverse of `targets/coded/rans.py`, last symbol first."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from ...targets.coded.streams import MOST_LANES
 from ..onnx_graph.graph import Array
 
 LANE_BYTES = 768  # of coded symbols for each lane: its three bytes are then 0.4 %
-WANTED_STEPS = (
-    1 << 13
-)  # however few bytes there are: a step costs the decoder as much as some hundred symbols
+WANTED_STEPS = 1 << 13  # for any size: a step costs the decoder as much as some hundred symbols
 
 
 def lanes_for(count: int, size_bytes: float) -> int:
-    """How many lanes are worth their bytes."""
+    """The number of lanes that is worth its bytes."""
     wanted = max(int(size_bytes) // LANE_BYTES, -(-count // WANTED_STEPS))
     return max(1, min(wanted, count, MOST_LANES))
 
@@ -26,8 +24,8 @@ def encode(
     """The lanes' states (uint32) and the words (uint16) that decode to `symbols`.
 
     Args:
-        rows: cumulative frequencies, int64 [tables, symbols + 1]; every symbol that occurs has one above 0.
-        tables: the row for each symbol; row 0 for all without.
+        rows: cumulative frequencies, int64 [tables, symbols + 1]; every occurring symbol has one above 0.
+        tables: the row for each symbol; by default row 0.
     """
     frequencies = np.diff(rows, axis=1).reshape(-1)
     begins = rows[:, :-1].reshape(-1)

@@ -1,7 +1,7 @@
-"""Where the weights are that were not pruned away: a bitmask, gaps or compressed rows, by counted bytes.
+"""Positions of unpruned weights: a bitmask, gaps or compressed rows, the smallest by counted bytes.
 
-Gaps are the relative index of Han et al. 2016, "Deep Compression", section 2: a gap wider than the span takes
-fillers. There each filler is a zero among the values too; here it is told in the gaps alone.
+Gaps are the relative index of Han et al. 2016, "Deep Compression", section 2: a gap wider than the span needs
+fillers. There each filler is also a zero among the values; here it is only in the gaps.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ SPANS = (3, 7, 15, 31, 63, 127, 255)
 
 
 def places(kept: Array, rows: int) -> list[tuple[bytes, Array | None]]:
-    """Each way to tell where `kept`, bool and flat, is true: its bytes, and the contexts of those places.
+    """Each coding of where `kept`, bool and flat, is true: its bytes, and the contexts there.
 
     Args:
-        rows: the number of rows; it divides the number of places.
+        rows: the number of rows; it divides the number of elements.
     """
     mask = kept.astype(np.uint8)
     coded, contexts = part(mask, mask, rows)
-    around = None if contexts is None else contexts[kept]
+    inner_contexts = None if contexts is None else contexts[kept]
     return [
-        (bytes([records.MASK]) + coded, around),
+        (bytes([records.MASK]) + coded, inner_contexts),
         (gaps(kept, min(SPANS, key=lambda span: _bits(_symbols(kept, span)))), None),
         (compressed_rows(kept, rows), None),
     ]
 
 
 def gaps(kept: Array, span: int) -> bytes:
-    """Zeros before each place; a gap of `span` or more takes fillers of `span` zeros."""
+    """Zeros before each kept weight; a gap of `span` or more needs fillers of `span` zeros."""
     symbols = _symbols(kept, span)
     head = bytes([records.GAPS, span]) + writing.number(len(symbols))
     return head + encode_symbols(symbols)
 
 
 def compressed_rows(kept: Array, rows: int) -> bytes:
-    """How many there are in each row, and their columns."""
+    """The number of kept weights in each row, and their columns."""
     grid = kept.reshape(rows, -1)
     column = np.nonzero(grid)[1]
-    held = grid.sum(axis=1)
+    lengths = grid.sum(axis=1)
     return b"".join(
         (
             bytes([records.ROWS]),
             writing.number(rows),
-            encode_symbols(_narrow(held)),
+            encode_symbols(_narrow(lengths)),
             encode_symbols(_narrow(column)),
         )
     )

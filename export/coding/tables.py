@@ -1,8 +1,8 @@
-"""The tables of an entropy coder: few enough, and coarse enough, that they pay for themselves.
+"""The tables of the entropy coder, chosen for the smallest sum of tables and symbols.
 
-Every byte of a table is weighed against the bits that it saves: contexts whose symbols are spread alike
-share one (merged pair by pair, as in Ward 1963, by the bytes that a merger costs), and frequencies are told
-on the scale, of 1 to 8 levels an octave, that makes table and symbols together the smallest.
+Contexts with similar distributions share a table (merged pair by pair, as in Ward 1963, by the bytes that a
+merger costs), and frequencies are on the scale of 1 to 8 levels per octave that makes table and symbols
+together the smallest.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from ...targets.coded.levels import cumulative, most_level
 from ..onnx_graph.graph import Array
 from . import writing
 
-LEVEL_BITS = 3.0  # what a symbol of a table takes, roughly, while it is not decided which tables there are
+LEVEL_BITS = 3.0  # estimated size of a symbol in a table, before the tables are chosen
 SCALES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Tables as they are written.
+    """Chosen tables.
 
     Attributes:
         rows: cumulative frequencies, int64 [tables, symbols + 1].
         table_of: the row for each context.
         bits: the frequencies of a row add up to 2 ** bits.
-        steps: levels an octave.
-        coded: what is written of them.
-        cost_bits: what the symbols take with them, without the tables.
+        steps: levels per octave.
+        coded: their bytes.
+        cost_bits: the size of the symbols with them, without the tables.
     """
 
     rows: Array
@@ -42,14 +42,14 @@ class Tables:
 
     @property
     def size_bytes(self) -> float:
-        """Tables and symbols."""
+        """The size of tables and symbols."""
         return len(self.coded) + self.cost_bits / 8
 
 
 def learned_bits(counts: Array) -> float:
-    """What the symbols would take if each context's table were learned on the way: a quick, fair estimate.
+    """An estimate of the symbols' size with adaptive tables for each context.
 
-    Counts are int64 [contexts, symbols]. Each symbol that occurs at all begins with a half (Krichevsky and
+    Counts are int64 [contexts, symbols]. Each occurring symbol starts with a count of a half (Krichevsky and
     Trofimov 1981).
     """
     occurring = counts[:, counts.sum(axis=0) > 0].astype(np.float64)
@@ -72,10 +72,10 @@ def _log_gamma(x: Array) -> Array:
 
 
 def fitted(counts: Array) -> Tables:
-    """The smallest tables for counts, int64 [contexts, symbols]: how often each symbol comes in each context.
+    """The smallest tables for counts, int64 [contexts, symbols], of each symbol in each context.
 
     Raises:
-        ValueError: more different symbols than a table may have entries.
+        ValueError: there are more distinct symbols than entries of a table.
     """
     candidates = [np.zeros(len(counts), np.int64)]
     if len(counts) > 1:
@@ -89,31 +89,31 @@ def fitted(counts: Array) -> Tables:
 
 
 def merged(counts: Array) -> Array:
-    """For each context the table it shares; tables are numbered as their first contexts are."""
+    """The table of each context; tables are numbered in the order of their first contexts."""
     some = np.flatnonzero(counts.sum(axis=1))
     table_of = np.zeros(len(counts), np.int64)
-    table_of[some] = _merged(counts[np.ix_(some, np.flatnonzero(counts.sum(axis=0)))])
+    table_of[some] = _merge(counts[np.ix_(some, np.flatnonzero(counts.sum(axis=0)))])
     return table_of
 
 
-def _merged(counts: Array) -> Array:
+def _merge(counts: Array) -> Array:
     group = np.arange(len(counts))
-    held = counts.astype(np.float64)
-    cost = np.array([_bits(row) for row in held])
+    sums_of = counts.astype(np.float64)
+    cost = np.array([_bits(row) for row in sums_of])
     alive = np.ones(len(counts), bool)
     gain = np.full((len(counts), len(counts)), -np.inf)
     for one in range(len(counts) - 1):
-        gain[one, one + 1 :] = _gains(held[one], cost[one], held[one + 1 :], cost[one + 1 :])
+        gain[one, one + 1 :] = _gains(sums_of[one], cost[one], sums_of[one + 1 :], cost[one + 1 :])
     while True:
         one, other = divmod(int(np.argmax(gain)), len(counts))
         if not gain[one, other] > 0:
             break
-        held[one] += held[other]
-        cost[one] = _bits(held[one])
+        sums_of[one] += sums_of[other]
+        cost[one] = _bits(sums_of[one])
         group[group == other] = one
         alive[other] = False
         gain[other, :] = gain[:, other] = -np.inf
-        fresh = np.where(alive, _gains(held[one], cost[one], held, cost), -np.inf)
+        fresh = np.where(alive, _gains(sums_of[one], cost[one], sums_of, cost), -np.inf)
         gain[one, one + 1 :] = fresh[one + 1 :]
         gain[:one, one] = fresh[:one]
     numbers: Array = np.unique(group, return_inverse=True)[1].reshape(-1)
@@ -121,7 +121,7 @@ def _merged(counts: Array) -> Array:
 
 
 def _gains(row: Array, cost: float, rows: Array, costs: Array) -> Array:
-    """Bits that are saved where `row` is merged with each of `rows`."""
+    """Bits saved by merging `row` with each of `rows`."""
     together = rows + row
     sums = together.sum(axis=1)
     logs = np.log2(np.where(together > 0, together, 1))
@@ -132,7 +132,7 @@ def _gains(row: Array, cost: float, rows: Array, costs: Array) -> Array:
 
 
 def _bits(row: Array) -> float:
-    """What symbols of these counts take, and their table."""
+    """The size in bits of symbols with these counts, and of their table."""
     some = row[row > 0]
     total = some.sum()
     return float(total * np.log2(max(total, 1)) - (some * np.log2(some)).sum() + LEVEL_BITS * len(some) + 8)
@@ -140,7 +140,7 @@ def _bits(row: Array) -> float:
 
 def _at_scale(rows: Array, table_of: Array, steps: int) -> Tables:
     levels = [_levels(row, steps) for row in rows]
-    # A decoder unfolds the tables, which should not take longer than the symbols do.
+    # A decoder expands the tables, which should not take longer than the symbols.
     room = min(max(int(rows.sum()) // 4, 1 << 11), rans.LARGEST_TABLES) // len(rows)
     most = max(int(np.count_nonzero(row)) for row in rows)
     bits = min(max(room.bit_length() - 1, most.bit_length() + 1), 15)

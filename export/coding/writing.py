@@ -1,4 +1,4 @@
-"""The other side of `targets/coded/reading.py`: varints and Rice codes of short lists."""
+"""The writer for `targets/coded/reading.py`: varints and Rice codes of short lists."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Sequence
 
 
 def number(value: int) -> bytes:
-    """A whole number from 0 on as a varint."""
-    made = bytearray()
+    """An integer, 0 or more, as a varint."""
+    encoded = bytearray()
     while value > 127:
-        made.append(value & 127 | 128)
+        encoded.append(value & 127 | 128)
         value >>= 7
-    made.append(value)
-    return bytes(made)
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def text(value: str) -> bytes:
     """A length and UTF-8."""
-    held = value.encode()
-    return number(len(held)) + held
+    encoded = value.encode()
+    return number(len(encoded)) + encoded
 
 
 def levels(values: Sequence[int], *, before: Sequence[int] | None = None) -> bytes:
-    """Numbers from 0 on, with the Rice parameter and the prediction that take the fewest bytes."""
+    """Integers, 0 or more, with the Rice parameter and the prediction of the smallest result."""
     plain = [_zigzag(value - last) for last, value in zip([0, *values[:-1]], values, strict=True)]
     kinds = [(0, plain)]
     if before is not None:

@@ -1,14 +1,14 @@
-"""A bundle: what goes to a board, in one directory, with every file's hash in a manifest that can be signed.
+"""The writer of a bundle: a directory for a board, with every file's hash in a manifest that can be signed.
 
     bundle/
       manifest.json            name, target, board, release, expiry, and each file's SHA-256 and size
       manifest.json.sig        by `ssh-keygen -Y sign`
       model.onnx               the network; an engine beside it only if one was given
-      golden/inputs.npz        inputs, and what the network answered to them where it was made:
-      golden/outputs.npz       a board checks itself against these
+      golden/inputs.npz        inputs, and the network's outputs on the machine that made the bundle,
+      golden/outputs.npz       for the golden test on the board
       report.json, report.html, recipe, measurements, licences
 
-What may be loaded of it is decided on the board, by `targets/release/trust.py`.
+The board decides what it loads, by `targets/release/trust.py`.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ def bundle(
     expires: str | None = None,
     tolerance: float | None = None,
 ) -> Path:
-    """Makes a bundle of a run's last network, or the one that is named, and returns its directory.
+    """Makes a bundle of a run's last network, or of the given one, and returns its directory.
 
     Args:
         run: a run's directory, or an ONNX file.
-        target: the board that it is for; its TensorRT and compute capability are written into the manifest.
-        engine: a plan built on such a board; it will only load with a signature.
+        target: the board; its TensorRT and compute capability are written into the manifest.
+        engine: a plan built on such a board; it loads only with a signature.
         extras: licences, the recipe, measurements.
         key: an SSH key, private, or public with the private one in an agent; without it nothing is signed.
-        release: its number. A board takes none below the highest that it had, so it must rise; by default the
-            time now, as 20261123021500.
+        release: its number, which must rise, since a board refuses one below the highest it had; by default
+            the current time, as 20261123021500.
         expires: the last day on which a board installs it, as 2027-06-30 (UTC); by default it never expires.
-        tolerance: how far a board's golden outputs may be off, of the largest one; by default 0.01, and 0.05
-            for TensorRT.
+        tolerance: the allowed deviation of a board's golden outputs, as a share of the largest; by default
+            0.01, and 0.05 for TensorRT.
 
     Raises:
-        ArtifactError: something is missing or no number or day, or the place holds something else.
-        ModelError: the network does not run here, so that there would be nothing to check a board against.
+        ArtifactError: a file is missing, a number or day is invalid, or `place` is not a bundle.
+        ModelError: the network does not run here, so there are no golden outputs.
     """
     now = datetime.now(timezone.utc)
     dated = {
@@ -76,17 +76,15 @@ def bundle(
     }
     allowed = target.runtime.tolerance if tolerance is None else tolerance
     if not 0 <= allowed <= 1:
-        raise ArtifactError(f"The tolerance {allowed} is no share.", "Give 0 to 1, such as 0.01.")
-    model, name, reports = _chosen(run, network)
+        raise ArtifactError(f"The tolerance {allowed} is not from 0 to 1.", "Use a share, such as 0.01.")
+    model, name, reports = _select(run, network)
     part = place.with_name(f".{place.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     if place.exists() and not (place / MANIFEST).is_file():
-        raise ArtifactError(
-            f"{place} is there already, and is no bundle.", "Choose another place with --out."
-        )
+        raise ArtifactError(f"{place} already exists and is not a bundle.", "Choose another path with --out.")
     try:
         part.mkdir(parents=True)
-        copy_as_one(model, part / "model.onnx")  # a board opens the one file whose bytes it checked
+        copy_as_one(model, part / "model.onnx")  # a board opens only one file, whose bytes it checked
         for path in (*reports, *extras, *([engine] if engine else [])):
             _copy(path, part)
         _write_golden(part / "model.onnx", part / "golden")
@@ -98,15 +96,15 @@ def bundle(
     except OSError as error:
         raise ArtifactError(
             f"The bundle cannot be written to {place}: {error.strerror or error}.",
-            "Free some space, or choose another place with --out.",
+            "Free some space, or choose another path with --out.",
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return place
 
 
-def _chosen(run: Path, network: str | None) -> tuple[Path, str, list[Path]]:
-    """The network's file, the bundle's name, and the reports that go with it."""
+def _select(run: Path, network: str | None) -> tuple[Path, str, list[Path]]:
+    """The network's file, the bundle's name, and the reports."""
     if run.suffix == ".onnx":
         if not run.is_file():
             raise ArtifactError(f"{run} does not exist.", "Check the path.")
@@ -119,9 +117,9 @@ def _chosen(run: Path, network: str | None) -> tuple[Path, str, list[Path]]:
     report = read_json(run / "report.json")
     shipped = [row["name"] for row in report["rows"] if (run / "networks" / f"{row['name']}.onnx").is_file()]
     if not shipped or network not in (None, *shipped):
-        held = f"It has {', '.join(shipped)}." if shipped else "Run it with the stage export."
-        wanted = f"a network called '{network}'" if network else "a network to ship"
-        raise ArtifactError(f"{run} does not have {wanted}.", held)
+        cure = f"It has {', '.join(shipped)}." if shipped else "Run it with the stage export."
+        wanted = f"a network named '{network}'" if network else "an exported network"
+        raise ArtifactError(f"{run} does not have {wanted}.", cure)
     chosen = network or shipped[-1]
     reports = [run / name for name in _REPORTS if (run / name).is_file()]
     return run / "networks" / f"{chosen}.onnx", _plain(f"{report.get('name', run.name)}-{chosen}"), reports
@@ -131,12 +129,12 @@ def _copy(path: Path, part: Path) -> None:
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist.", "Check the path.")
     if (part / path.name).exists():
-        raise ArtifactError(f"Two files of the bundle are called {path.name}.", "Rename one of them.")
+        raise ArtifactError(f"Two files of the bundle are named {path.name}.", "Rename one of them.")
     shutil.copyfile(path, part / check_name(path.name))
 
 
 def _write_golden(model: Path, folder: Path) -> None:
-    """Inputs at random, and what the network answers to them on this machine."""
+    """Writes random inputs, and the network's outputs on this machine."""
     session = open_session(model)
     try:
         inputs = random_inputs(session.inputs, batch=_GOLDEN_SAMPLES)
@@ -144,14 +142,14 @@ def _write_golden(model: Path, folder: Path) -> None:
     finally:
         session.close()
     folder.mkdir()
-    np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]  # names are the model's own
+    np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]  # names are the model's
     np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]
 
 
 def _release(given: int | None, now: datetime) -> int:
     release = int(now.strftime("%Y%m%d%H%M%S")) if given is None else given
     if not 1 <= release <= LARGEST_RELEASE:
-        raise ArtifactError(f"{release} is no release number.", "Give a whole number from 1 on that rises.")
+        raise ArtifactError(f"{release} is not a release number.", "Give an integer, 1 or more, that rises.")
     return release
 
 
@@ -162,12 +160,10 @@ def _expiry(given: str | None, now: datetime) -> str | None:
     try:
         day = date.fromisoformat(given)
     except ValueError as error:
-        raise ArtifactError(f"{given!r} is no day.", "Give it as 2027-06-30.") from error
+        raise ArtifactError(f"{given!r} is not a day.", "Give it as 2027-06-30.") from error
     end = datetime(day.year, day.month, day.day, tzinfo=timezone.utc) + timedelta(hours=24, seconds=-1)
     if end < now:
-        raise ArtifactError(
-            f"A bundle that expires on {given} would be refused already.", "Give a later day."
-        )
+        raise ArtifactError(f"A bundle that expires on {given} has expired already.", "Give a later day.")
     return end.isoformat(timespec="seconds")
 
 
@@ -203,19 +199,21 @@ def _write_manifest(
 
 
 def _board(target: Target, engine: Path | None) -> dict[str, str | None]:
-    """What a board must have: the target's own facts, and for an engine what its record says."""
+    """The requirements for a board: from the target's facts, and from an engine's record."""
     if not target.runtime.builds:
         if engine is not None:
             raise ArtifactError(
-                f"{target.name} runs {target.runtime} and takes no engine.", "Name the board with --target."
+                f"{target.name} runs {target.runtime}, not engines.", "Give the board with --target."
             )
         return {"compute_capability": None, "tensorrt": None}
-    told = {name: target.fact(name) for name in ("compute_capability", "tensorrt")}
-    board = {name: None if fact is None else str(fact.value) for name, fact in told.items()}
+    facts = {name: target.fact(name) for name in ("compute_capability", "tensorrt")}
+    board = {name: None if fact is None else str(fact.value) for name, fact in facts.items()}
     record = Path(f"{engine}.json") if engine else None
     endings = target.runtime.suffixes
     if engine is not None and engine.suffix not in endings:
-        raise ArtifactError(f"{engine} is no engine by its name.", f"Engines end in {' or '.join(endings)}.")
+        raise ArtifactError(
+            f"{engine} does not have an engine's suffix.", f"Engines end in {' or '.join(endings)}."
+        )
     if record is not None and record.is_file():
         board["tensorrt"] = str(read_json(record)["tensorrt"]["version"])
     return board

@@ -1,9 +1,9 @@
-"""An update in one file, made of a released bundle: against the release before, or whole.
+"""The writer of update files: a released bundle as a patch on the previous release, or complete.
 
-What to do with each byte is found here, where onnx is and time is cheap; the board's side
-(targets/release/patch.py) only copies, adds and takes. Weights of the same name and size are coded as
-differences, since one epoch moves an INT8 weight by little, and each tensor in whatever form takes the fewest
-bytes. All else is copied from where the old files have it, and what is left is packed together.
+The workstation finds the steps; the board (targets/release/patch.py) only copies, adds and takes bytes.
+Weights of the same name and size are coded as differences, since one epoch changes an INT8 weight by little,
+and each tensor in its smallest form. Other bytes are copied from the old files where possible, and the rest
+is packed together.
 """
 
 from __future__ import annotations
@@ -31,74 +31,78 @@ from ..coding.entropy import encode_symbols
 from .matching import Copied, Old
 
 _CLASSES = 16
-_LEAST = 256  # bytes: smaller tensors are not worth a section of their own
+_LEAST = 256  # bytes: smaller tensors do not get their own section
 Step = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Delta:
-    """An update file that was written: its bytes and those of what it makes, and how the weights changed."""
+    """A written update file: its size and that of its result, and how many weights changed."""
 
     path: Path
     bytes: int
     unpacked_bytes: int
     tensors: int
-    """Of the models' weights, those of 256 bytes and more."""
+    """Number of weights of 256 bytes or more."""
     tensors_changed: int
 
 
 def delta(old: Path | None, new: Path, out: Path) -> Delta:
-    """Writes the file that makes the bundle `new` of the bundle `old`, or of nothing.
+    """Writes the file that makes the bundle `new` from the bundle `old`, or from nothing.
 
-    It is read back, and every file that comes out was held against the new manifest, before it is kept.
+    It is read back, and every resulting file is checked against the new manifest, before it is stored.
 
     Raises:
-        ArtifactError: one of them is no whole signed bundle, or they are two releases of different networks
+        ArtifactError: one of them is not a complete signed bundle, or they are releases of different networks
             or in the wrong order.
     """
     base, wanted = None if old is None else _bundle(old), _bundle(new)
     if base is not None:
         _in_order(base.manifest, wanted.manifest)
-    made = _Made(base)
+    plan = _Plan(base)
     for name in sorted(wanted.files):
-        made.files[name] = made.steps(name, wanted.read(name))
-    made.close()
-    told = {"base": base.signed.sha256 if base else None, "files": made.files, "sections": made.listed}
-    parts = (wanted.signed.manifest_bytes, wanted.signed.signature_bytes, json.dumps(told).encode())
+        plan.files[name] = plan.steps(name, wanted.read(name))
+    plan.close()
+    instructions = {
+        "base": base.signed.sha256 if base else None,
+        "files": plan.files,
+        "sections": plan.listed,
+    }
+    parts = (wanted.signed.manifest_bytes, wanted.signed.signature_bytes, json.dumps(instructions).encode())
     frames = [zlib.compress(part, 9) for part in parts]
     body = b"".join(struct.pack("<I", len(frame)) + frame for frame in frames)
     at = len(MAGIC) + 32 + len(body)
-    body += b"".join(made.coded)
+    body += b"".join(plan.coded)
     with writing(out) as beside:
         beside.write_bytes(MAGIC + hashlib.sha256(body).digest() + body)
-        _read_back(beside, wanted, base, made, at)
+        _read_back(beside, wanted, base, plan, at)
     return Delta(
         out,
         len(MAGIC) + 32 + len(body),
         sum(entry.size_bytes for entry in wanted.files.values()),
-        made.tensors,
-        made.tensors_changed,
+        plan.tensors,
+        plan.tensors_changed,
     )
 
 
 def sent_bytes(model: Path) -> int:
-    """What a model takes in an update file that needs nothing to start from: its sections and their steps.
+    """The size of a model in a complete update file: its sections and their steps.
 
-    What a bundle holds beside it comes on top: manifest, signature, golden samples, reports.
+    This excludes the bundle's other files: manifest, signature, golden samples, reports.
 
     Raises:
-        ModelError: it is no ONNX file.
+        ModelError: it is not an ONNX file.
     """
-    made = _Made(None)
-    made.files[model.name] = made.steps(model.name, model.read_bytes())
-    made.close()
-    told = json.dumps({"files": made.files, "sections": made.listed}).encode()
-    return sum(map(len, made.coded)) + len(zlib.compress(told, 9))
+    plan = _Plan(None)
+    plan.files[model.name] = plan.steps(model.name, model.read_bytes())
+    plan.close()
+    instructions = json.dumps({"files": plan.files, "sections": plan.listed}).encode()
+    return sum(map(len, plan.coded)) + len(zlib.compress(instructions, 9))
 
 
 @dataclass
-class _Made:
-    """The steps and sections so far. Loose bytes of all files go into section 0, packed together."""
+class _Plan:
+    """The steps and sections. Loose bytes of all files go into section 0, packed together."""
 
     base: Bundle | None
     files: dict[str, list[Step]] = field(default_factory=dict)
@@ -109,22 +113,22 @@ class _Made:
     tensors_changed: int = 0
 
     def steps(self, name: str, data: bytes) -> list[Step]:
-        """What makes the bytes of a file. A model goes whole where that takes fewer bytes."""
+        """The steps for a file. A model is sent whole where that is smaller."""
         source, old = self._like(name, data)
         if old == data:
             return [("copy", source, 0, len(data))] if data else []
         sections, loose = len(self.listed), len(self.loose)
-        made = list(self._pieces(name, data, source, old))
+        steps = list(self._pieces(name, data, source, old))
         if name.endswith(".onnx"):
-            whole = _packed(data, ("xz", "dwz"))
+            whole = _smallest_section(data, ("xz", "dwz"))
             taken = sum(map(len, self.coded[sections:])) + len(lzma.compress(self.loose[loose:]))
             if len(whole[1]) < taken:
                 del self.listed[sections:], self.coded[sections:], self.loose[loose:]
                 return [("take", self._section(whole), 0, len(data))]
-        return made
+        return steps
 
     def _pieces(self, name: str, data: bytes, source: str, old: bytes) -> Iterator[Step]:
-        """Its weights one by one, and what lies between them."""
+        """The steps for each weight and for the bytes between them."""
         before = {tensor.name: tensor for tensor in _weights_of(old, source)} if old else {}
         searched, done = Old(old), 0
         for own in _weights_of(data, name):
@@ -134,11 +138,11 @@ class _Made:
         yield from self._loosely(source, searched, data[done:])
 
     def close(self) -> None:
-        """Packs the loose bytes, once all are there."""
-        self.listed[0], self.coded[0] = _packed(bytes(self.loose), ("plain", "xz"))
+        """Packs the loose bytes, when all files are done."""
+        self.listed[0], self.coded[0] = _smallest_section(bytes(self.loose), ("plain", "xz"))
 
     def _like(self, name: str, data: bytes) -> tuple[str, bytes]:
-        """The base's file to start from: one with the same bytes, else the one of that name."""
+        """The base's file to start from: one with the same bytes, else the one with that name."""
         if self.base is None:
             return "", b""
         sha256 = hashlib.sha256(data).hexdigest()
@@ -155,18 +159,18 @@ class _Made:
                 self.loose += part
 
     def _weights(self, source: str, old: bytes, before: Tensor | None, data: bytes, own: Tensor) -> Step:
-        """One tensor, in the form that takes the fewest bytes."""
+        """The step for one tensor, in its smallest form."""
         self.tensors += 1
         rows = max(own.shape[0], 1) if own.shape else 1
-        whole = _packed(data, rows=rows)
-        held = old[before.start : before.end] if before is not None else b""
-        if before is None or (len(held), before.width) != (len(data), own.width):
+        whole = _smallest_section(data, rows=rows)
+        old_bytes = old[before.start : before.end] if before is not None else b""
+        if before is None or (len(old_bytes), before.width) != (len(data), own.width):
             self.tensors_changed += 1
             return ("take", self._section(whole), 0, len(data))
-        if held == data:
+        if old_bytes == data:
             return ("copy", source, before.start, len(data))
         self.tensors_changed += 1
-        change = _packed(difference(held, data, width=own.width), rows=rows * own.width)
+        change = _smallest_section(difference(old_bytes, data, width=own.width), rows=rows * own.width)
         if len(change[1]) < len(whole[1]):
             return ("add", source, before.start, len(data), own.width, self._section(change))
         return ("take", self._section(whole), 0, len(data))
@@ -178,31 +182,31 @@ class _Made:
 
 
 def _weights_of(data: bytes, name: str) -> list[Tensor]:
-    """A model's large weights, in the file's order; those in other files are files of their own."""
+    """A model's large weights, in the file's order, without external ones."""
     if not name.endswith(".onnx"):
         return []
     return [tensor for tensor in tensors_of(data, Path(name)) if tensor.end - tensor.start >= _LEAST]
 
 
 def difference(old: bytes, new: bytes, *, width: int) -> bytes:
-    """What `targets.release.patch.added` adds: differences modulo, zigzag, by planes of bytes."""
+    """The differences for `targets.release.patch.added`: modulo, zigzag, in planes of bytes."""
     kind = np.dtype(f"<u{width}")
     change = np.frombuffer(new, kind) - np.frombuffer(old, kind)
     zigzag = (change << kind.type(1)) ^ (~(change >> kind.type(8 * width - 1)) + kind.type(1))
     return bytes(zigzag.astype(kind).view(np.uint8).reshape(-1, width).T.tobytes())
 
 
-def _packed(
+def _smallest_section(
     data: bytes, coders: tuple[str, ...] = ("plain", "xz", "symbols", "rows"), *, rows: int = 1
 ) -> tuple[tuple[str, int, int], bytes]:
-    """A section of these bytes in the coder that takes the fewest, and its line in the list."""
-    made = {coder: _coded(coder, data, rows) for coder in coders if coder != "rows" or rows > 1}
-    coder = min(made, key=lambda each: len(made[each]))
-    assert decoded(coder, made[coder], len(data)) == data
-    return (coder, len(made[coder]), len(data)), made[coder]
+    """A section of these bytes by the coder with the smallest result, and its line in the list."""
+    coded = {coder: _encode(coder, data, rows) for coder in coders if coder != "rows" or rows > 1}
+    coder = min(coded, key=lambda each: len(coded[each]))
+    assert decoded(coder, coded[coder], len(data)) == data
+    return (coder, len(coded[coder]), len(data)), coded[coder]
 
 
-def _coded(coder: str, data: bytes, rows: int) -> bytes:
+def _encode(coder: str, data: bytes, rows: int) -> bytes:
     if coder == "plain":
         return data
     if coder == "xz":
@@ -213,22 +217,26 @@ def _coded(coder: str, data: bytes, rows: int) -> bytes:
     if coder == "symbols":
         return encode_symbols(symbols)
     length = -(-len(data) // rows)
-    sizes = np.minimum(symbols, 0 - symbols).astype(np.int64)  # also of signed numbers
+    sizes = np.minimum(symbols, 0 - symbols).astype(np.int64)  # of signed numbers too
     sums = np.add.reduceat(sizes, np.arange(0, len(symbols), length))
     order = np.argsort(np.argsort(sums, kind="stable"), kind="stable")
     classes = (order * _CLASSES // len(order)).astype(np.uint8)
-    told = encode_symbols(classes)
+    class_bytes = encode_symbols(classes)
     contexts = np.repeat(classes, length)[: len(symbols)]
-    return struct.pack("<II", length, len(told)) + told + encode_symbols(symbols, contexts=contexts)
+    return (
+        struct.pack("<II", length, len(class_bytes))
+        + class_bytes
+        + encode_symbols(symbols, contexts=contexts)
+    )
 
 
 def _bundle(folder: Path) -> Bundle:
-    """A signed bundle as it lies here. Who signed it is for the board to judge; whole it must be."""
+    """Reads a signed bundle and checks its files; only the board checks the signer."""
     paths = [Path(folder) / name for name in (MANIFEST, SIGNATURE)]
     for path in paths:
         if not path.is_file():
             raise ArtifactError(
-                f"{folder} is no signed bundle: {path.name} is missing.",
+                f"{folder} is not a signed bundle: {path.name} is missing.",
                 "Make one: deadweight bundle RUN --sign KEY",
             )
     data, signature = (path.read_bytes() for path in paths)
@@ -242,22 +250,22 @@ def _bundle(folder: Path) -> Bundle:
 def _in_order(old: Any, new: Any) -> None:
     if old["name"] != new["name"]:
         raise ArtifactError(
-            f"These are two networks, {old['name']} and {new['name']}: a board keeps them apart.",
-            "Give two releases of one, or send the whole update: deadweight delta NEW --out FILE",
+            f"These are two networks, {old['name']} and {new['name']}, which a board installs separately.",
+            "Give two releases of one, or send the complete update: deadweight delta NEW --out FILE",
         )
     if old["release"] >= new["release"]:
         raise ArtifactError(
-            f"Release {new['release']} is not newer than {old['release']}: no board would take the patch.",
-            "Give the older one first; or make the new bundle with a higher --release.",
+            f"Release {new['release']} is not newer than {old['release']}: no board would accept the patch.",
+            "Give the older one first, or make the new bundle with a higher --release.",
         )
 
 
-def _read_back(path: Path, wanted: Bundle, base: Bundle | None, made: _Made, at: int) -> None:
+def _read_back(path: Path, wanted: Bundle, base: Bundle | None, plan: _Plan, at: int) -> None:
     sections = []
-    for coder, coded, plain in made.listed:
+    for coder, coded, plain in plan.listed:
         sections.append((coder, at, coded, plain))
         at += coded
-    patch = Patch(path, wanted.signed, base.signed.sha256 if base else None, made.files, sections)
+    patch = Patch(path, wanted.signed, base.signed.sha256 if base else None, plan.files, sections)
     whole = Patched(patch, base, {})
     for name in wanted.files:
         whole.read(name)

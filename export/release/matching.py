@@ -1,7 +1,8 @@
-"""Where bytes of a new file stand in an old one: ranges to copy, and what is left to insert.
+"""The search for a new file's bytes in an old one: ranges to copy, and bytes to insert.
 
-Blocks of the old file are known by their bytes, at fixed distances; the new file is searched for them at
-every byte, and a find is grown both ways (rsync, Tridgell 1999, without its checksums: both files are here).
+Blocks of the old file at fixed distances are indexed by their bytes; the new file is searched for them at
+every byte, and a match is extended both ways (rsync, Tridgell 1999, without checksums, since both files are
+here).
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ _MOST_BLOCKS = 1 << 18
 
 @dataclass(frozen=True)
 class Copied:
-    """A range of the old file that gives the new one's next bytes."""
+    """A range of the old file with the new one's next bytes."""
 
     at: int
     size: int
 
 
 class Old:
-    """An old file, ready to be searched."""
+    """The index of an old file."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -31,7 +32,7 @@ class Old:
             self._known.setdefault(data[at : at + _BLOCK], at)
 
     def parts(self, new: bytes) -> Iterator[Copied | bytes]:
-        """The new bytes, in order and nothing left out: ranges of the old file, or bytes of their own."""
+        """All new bytes in order: ranges of the old file, or new bytes."""
         old, done, at = self._data, 0, 0
         while at + _BLOCK <= len(new):
             found = self._known.get(new[at : at + _BLOCK])
@@ -51,7 +52,7 @@ class Old:
 
 
 def _common(old: bytes, at: int, new: bytes, start: int) -> int:
-    """How many bytes are the same from both places on."""
+    """The number of equal bytes from both offsets."""
     most, same, step = min(len(old) - at, len(new) - start), 0, 1 << 16
     while step:
         end = same + step

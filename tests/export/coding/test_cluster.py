@@ -120,9 +120,9 @@ def test_what_cannot_be_clustered_is_refused_with_a_cure(tmp_path: Path) -> None
     path = write_weights(tmp_path / "m.onnx", {"w": laplacian(40, 40)})
     with pytest.raises(ModelError, match="9 bits"):
         cluster_file(path, tmp_path / "c.onnx", 9)
-    with pytest.raises(ModelError, match="no weight 'v'") as told:
+    with pytest.raises(ModelError, match="no weight 'v'") as caught:
         cluster_file(path, tmp_path / "c.onnx", 4, bits_of={"v": 4})
-    assert "w" in told.value.cure
+    assert "w" in caught.value.cure
     with pytest.raises(ModelError, match="no weights to cluster"):
         cluster_file(
             write_weights(tmp_path / "i.onnx", {"w": np.ones((9, 9), np.int8)}), tmp_path / "c.onnx", 4

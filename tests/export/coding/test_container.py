@@ -54,7 +54,7 @@ def test_every_network_comes_back_byte_for_byte_and_smaller(
     assert len(packed.data) < min(path.stat().st_size, len(zlib.compress(path.read_bytes(), 9)))
 
 
-def test_few_values_and_zeros_are_told_as_such(tmp_path: Path) -> None:
+def test_few_values_and_zeros_are_reported_as_such(tmp_path: Path) -> None:
     weights = {
         "sparse": sparse_weight(200, 300, 0.05, values=16),
         "clustered": np.round(np.random.default_rng(1).normal(size=(100, 100)) + 4).astype(np.float32),
@@ -93,7 +93,7 @@ def test_a_code_book_serves_numbers_of_its_own_width_alone(tmp_path: Path) -> No
 
 
 def test_a_pruned_input_costs_next_to_nothing(tmp_path: Path) -> None:
-    """Rows and columns are classes: what is known of a column need not be told in each row."""
+    """Rows and columns are classes: what is known of a column is not repeated in each row."""
     weight = sparse_weight(256, 256, 1.0)
     weight[:, 64:] = 0
     weight[:, :64][weight[:, :64] == 0] = 0.5
@@ -213,17 +213,17 @@ def test_bombs_are_refused_before_they_grow() -> None:
         "number of code books": sealed(
             b"".join([*map(writing.number, (9, 0, 2)), b"\x03\x00", writing.number(1 << 20)])
         ),
-        "the skeleton": sealed(deflated(1 << 26, told=1 << 20)),
+        "the skeleton": sealed(deflated(1 << 26, declared=1 << 20)),
     }
     for words, data in cases.items():
         with pytest.raises(ArtifactError, match=words):
             unpack(data)
 
 
-def deflated(size: int, *, told: int) -> bytes:
+def deflated(size: int, *, declared: int) -> bytes:
     deflating = zlib.compressobj(9, zlib.DEFLATED, -15)
     held = deflating.compress(bytes(size)) + deflating.flush()
-    return b"".join([writing.number(told), writing.number(told), writing.number(len(held)), held])
+    return b"".join([writing.number(declared), writing.number(declared), writing.number(len(held)), held])
 
 
 def test_a_limit_of_the_caller_holds(small: bytes) -> None:
@@ -270,9 +270,9 @@ def test_a_file_with_its_weights_beside_it_is_refused_with_a_cure(tmp_path: Path
     path = write_weights(tmp_path / "m.onnx", {"w": sparse_weight(80, 80, 0.5)})
     model = onnx.load(path)
     write_apart(model, path)
-    with pytest.raises(ModelError, match="in another file") as told:
+    with pytest.raises(ModelError, match="in another file") as caught:
         pack_file(path, tmp_path / "m.dwz")
-    assert "one file" in told.value.cure
+    assert "one file" in caught.value.cure
     assert not (tmp_path / "m.dwz").exists()
 
 

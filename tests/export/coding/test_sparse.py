@@ -28,9 +28,9 @@ def test_places_come_back_in_every_way(rows: int, columns: int, share: float, se
     numbers = generator.integers(1, 200, int(kept.sum())).astype(np.uint8)
     wanted = np.zeros(len(kept), np.uint8)
     wanted[kept] = numbers
-    told = [places for places, _ in sparse.places(kept, rows)]
-    told += [sparse.gaps(kept, span) for span in (1, 255)]
-    for places in told:
+    result = [places for places, _ in sparse.places(kept, rows)]
+    result += [sparse.gaps(kept, span) for span in (1, 255)]
+    for places in result:
         assert np.array_equal(read(places, len(kept), numbers), wanted)
 
 

@@ -146,20 +146,20 @@ def test_an_old_bundle_is_replaced_and_anything_else_is_not(run: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
-        ({"network": "pruned"}, "does not have a network called 'pruned'.\nIt has original, int8."),
+        ({"network": "pruned"}, "does not have a network named 'pruned'.\nIt has original, int8."),
         ({"key": Path("/nowhere/key")}, "There is no key at /nowhere/key"),
         ({"extras": [Path("/nowhere/LICENSE")]}, "/nowhere/LICENSE does not exist"),
         ({"engine": Path("/nowhere/a.engine")}, "/nowhere/a.engine does not exist"),
     ],
 )
 def test_what_is_missing_is_named_and_nothing_is_left_behind(
-    run: Path, tmp_path: Path, given: dict[str, object], told: str
+    run: Path, tmp_path: Path, given: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ArtifactError) as caught:
         bundle(run, tmp_path / "out", target=CPU, **given)  # type: ignore[arg-type]
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlp"]
 
 

@@ -169,7 +169,7 @@ def test_a_bundle_that_is_not_signed_or_not_whole_is_refused(tmp_path: Path, key
     unsigned = make_release(tmp_path / "unsigned", None, 2)
     with pytest.raises(ArtifactError, match=r"manifest\.json\.sig is missing"):
         delta(one, unsigned, tmp_path / "patch")
-    with pytest.raises(ArtifactError, match="is no signed bundle"):
+    with pytest.raises(ArtifactError, match="is not a signed bundle"):
         delta(tmp_path / "none", two, tmp_path / "patch")
     changed = shutil.copytree(two, tmp_path / "changed")
     (changed / "LICENSE").write_bytes(b"changed")
@@ -179,7 +179,7 @@ def test_a_bundle_that_is_not_signed_or_not_whole_is_refused(tmp_path: Path, key
     assert not (tmp_path / "patch").exists()
 
 
-def test_a_model_whose_onnx_is_broken_is_told(tmp_path: Path, key: Path) -> None:
+def test_a_model_whose_onnx_is_broken_is_reported(tmp_path: Path, key: Path) -> None:
     broken = make_bundle(tmp_path / "b", key, {"model.onnx": b"\xff\xff broken"}, release=2)
     with pytest.raises(ModelError, match="is not a whole ONNX file"):
         delta(None, broken, tmp_path / "patch")
@@ -190,6 +190,6 @@ def test_an_update_of_a_real_network_is_read_by_onnx(tmp_path: Path, key: Path) 
     pair = [make_release(tmp_path / str(number), key, number) for number in (1, 2)]
     patch = delta(pair[0], pair[1], tmp_path / "patch")
     for source in (pair[0], patch.path):
-        told = install(source, tmp_path / "place", root=tmp_path / "root")
-    onnx.checker.check_model(onnx.load(Path(told["path"]) / "model.onnx"))
-    assert json.loads((Path(told["path"]) / "manifest.json").read_text())["release"] == 2
+        result = install(source, tmp_path / "place", root=tmp_path / "root")
+    onnx.checker.check_model(onnx.load(Path(result["path"]) / "model.onnx"))
+    assert json.loads((Path(result["path"]) / "manifest.json").read_text())["release"] == 2
