@@ -30,17 +30,17 @@ _DTYPES = {
 _REASONS = (
     (
         r"(\S+) is not a registered function/op|No Op registered for (\S+)|No opset import for domain (\S+)",
-        "{file} has an operator unknown to ONNX Runtime {version}: {found}.",
+        "{file} has an operator unknown to ONNX Runtime {version}: {detail}.",
         "Export the model without that operator, or with an older opset.",
     ),
     (
         r"NOT_IMPLEMENTED|Could not find an implementation",
-        "ONNX Runtime {version} has no kernel for an operator of {file}: {found}",
+        "ONNX Runtime {version} has no kernel for an operator of {file}: {detail}",
         "Export the model with another data type or opset for that operator.",
     ),
     (
         r"is under development|Unsupported model IR version",
-        "{file} has a newer ONNX version than ONNX Runtime {version} reads: {found}",
+        "{file} has a newer ONNX version than ONNX Runtime {version} reads: {detail}",
         "Install a newer ONNX Runtime, or export with an older opset.",
     ),
     (
@@ -50,7 +50,7 @@ _REASONS = (
     ),
     (
         r"[Ee]xternal (?:data|initializer)|GetFileLength for .* failed|cannot get file size",
-        "The external weights of {file} are missing or truncated: {found}",
+        "The external weights of {file} are missing or truncated: {detail}",
         "Copy that file into {folder} too.",
     ),
 )

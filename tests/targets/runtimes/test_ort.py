@@ -56,7 +56,7 @@ def test_a_model_cut_short_is_refused(mlp: MakeMlp, share: float) -> None:
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_text("a, b\n1, 2\n")
-    with pytest.raises(ModelError, match="not a whole ONNX file"):
+    with pytest.raises(ModelError, match="not a complete ONNX file"):
         open_session(tmp_path / "a.onnx")
 
 

@@ -111,9 +111,9 @@ def test_data_name_no_code(board: Path) -> None:
     for reference in (f"{board.parent / 'mine.py'}:RUNTIME", "mine:RUNTIME"):
         with pytest.raises(TargetError, match="which is code"):
             Target.from_json({**named, "runtime": reference})
-        with pytest.raises(TargetError, match="is not known here"):
+        with pytest.raises(TargetError, match="is unknown here"):
             open_session("m.onnx", runtime=Protocol.from_json({"runtime": reference}).runtime)
-        with pytest.raises(TargetError, match="is not known here"):
+        with pytest.raises(TargetError, match="is unknown here"):
             measure_memory("m.onnx", runtime=reference)
     assert not mark.exists()
 
@@ -132,7 +132,7 @@ def test_a_runtime_that_is_not_installed_is_refused_with_its_cure(board: Path, m
     [
         ("mine.py:RUNTIME", "raise ValueError('broken')", "ValueError: broken"),
         ("mine.py:RUNTIME", "import no_such_library", "No module named 'no_such_library'"),
-        ("mine.py:RUNTIME", "", "RUNTIME is not there"),
+        ("mine.py:RUNTIME", "", "RUNTIME does not exist"),
         ("mine.py:RUNTIME", "RUNTIME = 3", "RUNTIME is a int"),
         ("other.py:RUNTIME", "", r"other\.py does not exist"),
         ("no.such.module:RUNTIME", "", "No module named 'no'"),

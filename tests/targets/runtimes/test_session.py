@@ -13,7 +13,7 @@ IDS = TensorSpec("ids", (1, 3), "int64")
 
 
 def test_an_unknown_runtime_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="'tensorflow' is not known") as caught:
+    with pytest.raises(TargetError, match="'tensorflow' is unknown") as caught:
         open_session(tmp_path / "a.onnx", runtime="tensorflow")
     assert "onnxruntime" in caught.value.cure
 
@@ -76,7 +76,7 @@ def test_every_difference_is_named_at_once() -> None:
         "'ids' has the shape [1, 4]",
     ):
         assert what in caught.value.what
-    assert "It wants x: float32[batch, 4], ids: int64[1, 3]." in caught.value.cure
+    assert "It needs x: float32[batch, 4], ids: int64[1, 3]." in caught.value.cure
 
 
 def test_an_empty_batch_is_refused() -> None:

@@ -99,7 +99,7 @@ def test_the_error_for_unsuitable_inputs_names_what_the_model_needs(
 ) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         time_together({"a": mlp(8, 4)}, protocol=QUICK, inputs=arrays)
-    assert caught.value.cure == "It wants x: float32[batch, 8]."
+    assert caught.value.cure == "It needs x: float32[batch, 8]."
 
 
 def test_a_file_without_named_arrays_is_refused(tmp_path: Path) -> None:

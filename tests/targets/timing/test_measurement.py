@@ -88,7 +88,7 @@ def test_cpu_times_of_another_shape_are_refused() -> None:
 
 
 def test_evidence_of_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(MeasurementError, match="not called 'guessed'"):
+    with pytest.raises(MeasurementError, match="no evidence 'guessed'"):
         replace(a_measurement(), evidence="guessed")
 
 
@@ -104,10 +104,10 @@ def test_a_file_that_lacks_something_is_refused(key: str) -> None:
     ("key", "wrong", "message"),
     [
         ("schema", 2, "schema 2; this version reads 1"),
-        ("wall_ns", ["1 2 x"], "not whole"),
-        ("wall_ns", ["1 2"], "not whole"),
+        ("wall_ns", ["1 2 x"], "is incomplete"),
+        ("wall_ns", ["1 2"], "is incomplete"),
         ("protocol", {"evnts": 3}, "A protocol has no evnts"),
-        ("marks", [[1]], "not whole"),
+        ("marks", [[1]], "is incomplete"),
     ],
 )
 def test_a_file_with_something_wrong_in_it_is_refused(key: str, wrong: Any, message: str) -> None:
@@ -117,7 +117,7 @@ def test_a_file_with_something_wrong_in_it_is_refused(key: str, wrong: Any, mess
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(MeasurementError, match="holds no measurements"):
+    with pytest.raises(MeasurementError, match="contains no measurements"):
         load(tmp_path / "a.json")
     with pytest.raises(ArtifactError, match="does not exist"):
         load(tmp_path / "b.json")

@@ -82,7 +82,7 @@ def test_a_model_that_cannot_be_opened_raises_the_error_of_its_process(mlp: Make
         measure_memory(tmp_path / "none.onnx")
     path = mlp(64, 32)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(ModelError, match="it was cut short") as caught:
+    with pytest.raises(ModelError, match="it is truncated") as caught:
         measure_memory(path)
     assert caught.value.cure == "Export or copy the model again."
     with pytest.raises(TargetError, match="'tensorflow' is not known"):
