@@ -172,7 +172,7 @@ def check_layers_that_dla_refuses_are_counted_before_the_build(bench: Any) -> No
     settings = BuildSettings(batch=(1, 4, 8), dla_core=0, max_gpu_fallbacks=1)
     out = bench.folder / "dla.plan"
     error = raised(ModelError, lambda: build_engine(bench.folder / "qdq.onnx", out, settings=settings))
-    assert "cannot run on DLA, and 1 may" in error.what, error.what
+    assert "cannot run on DLA, 1 are allowed" in error.what, error.what
     assert not out.exists()
 
 
@@ -190,7 +190,7 @@ def check_layers_that_only_the_build_moves_to_the_gpu_break_the_budget_too(bench
     settings = BuildSettings(batch=(1, 4, 8), dla_core=0, max_gpu_fallbacks=5)
     out = bench.folder / "moved.plan"
     error = raised(ModelError, lambda: build_engine(bench.folder / "qdq.onnx", out, settings=settings))
-    assert "6 layers of qdq.onnx were built for the GPU, and 5 may" in error.what, error.what
+    assert "6 layers of qdq.onnx were built for the GPU, 5 are allowed" in error.what, error.what
     assert not out.exists()
 
 
@@ -214,7 +214,7 @@ def check_a_board_without_dla_says_so(bench: Any) -> None:
                 bench.folder / "mlp.onnx", bench.folder / "n.plan", settings=BuildSettings(dla_core=0)
             ),
         )
-    assert "sees 0 here" in error.what, error
+    assert "finds 0 here" in error.what, error
 
 
 def check_flags_are_set_by_name_and_dla_alone_is_weakly_typed_before_11(bench: Any) -> None:
@@ -234,7 +234,7 @@ def check_code_that_a_plan_brings_is_never_run(bench: Any) -> None:
     settings = BuildSettings(batch=(1, 4, 8), version_compatible=True)
     build_engine(bench.folder / "mlp.onnx", plan, settings=settings)
     error = raised(ModelError, lambda: open_session(plan, runtime="tensorrt"))
-    assert "a runtime of its own" in error.what, error
+    assert "contains a runtime" in error.what, error
     open_session(plan_of(bench, "mlp"), runtime="tensorrt").close()
     assert bench.fake.allowed is False
 
