@@ -222,7 +222,7 @@ def test_a_budget_for_the_accelerator_is_kept_or_broken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("board", [None, "orin-nano-8gb", "thor-t5000"])
 def test_a_budget_that_cannot_be_judged_is_refused(tmp_path: Path, board: str | None) -> None:
     target = None if board is None else load_target(board)
-    with pytest.raises(TargetError, match="max_gpu_fallbacks = 0 cannot be judged"):
+    with pytest.raises(TargetError, match="max_gpu_fallbacks = 0 cannot be checked"):
         lint(written(tmp_path, faulty=False), target=target, max_gpu_fallbacks=0)
 
 
@@ -294,7 +294,7 @@ def test_bad_input_is_one_message_and_exit_code_2(command: Command, tmp_path: Pa
         ((good, "--target", "x86-cpu"), "x86-cpu runs onnxruntime"),
         ((good, "--tensorrt", "7.2"), "older than the oldest table"),
         ((good, "--tensorrt", "new"), "is not a version"),
-        ((good, "--max-gpu-fallbacks", 0), "cannot be judged"),
+        ((good, "--max-gpu-fallbacks", 0), "cannot be checked"),
     ]
     for arguments, said in cases:
         code, printed = command(*arguments)
