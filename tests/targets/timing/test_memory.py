@@ -85,7 +85,7 @@ def test_a_model_that_cannot_be_opened_raises_the_error_of_its_process(mlp: Make
     with pytest.raises(ModelError, match="it is truncated") as caught:
         measure_memory(path)
     assert caught.value.cure == "Export or copy the model again."
-    with pytest.raises(TargetError, match="'tensorflow' is not known"):
+    with pytest.raises(TargetError, match="'tensorflow' is unknown"):
         measure_memory(path, runtime="tensorflow")
 
 
