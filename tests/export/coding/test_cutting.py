@@ -44,5 +44,5 @@ def test_the_ranges_hold_the_weights_in_the_files_order(tmp_path: Path) -> None:
 
 
 def test_what_is_no_onnx_file_is_reported() -> None:
-    with pytest.raises(ModelError, match=r"new\.onnx is not a whole ONNX file"):
+    with pytest.raises(ModelError, match=r"new\.onnx is a truncated or damaged ONNX file"):
         tensors_of(b"\xff\xff broken", Path("new.onnx"))

@@ -38,7 +38,7 @@ def test_a_board_brings_its_own_version_and_may_be_given_another() -> None:
 def test_without_board_and_version_the_newest_table_is_asked() -> None:
     platform = Platform.of()
     assert (platform.table, platform.name) == ("10.1", "TensorRT 10.1")
-    assert "No board was named" in " ".join(platform.words())
+    assert "No board was given" in " ".join(platform.words())
 
 
 @pytest.mark.parametrize("version", ["abc", "10", "", "10.x", "-8.5"])

@@ -140,7 +140,7 @@ def test_an_old_bundle_is_replaced_and_anything_else_is_not(run: Path, tmp_path:
     assert not (place / "stale.txt").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    with pytest.raises(ArtifactError, match="is no bundle"):
+    with pytest.raises(ArtifactError, match="is not a bundle"):
         bundle(run, tmp_path / "mine", target=CPU)
     assert (tmp_path / "mine/thesis.txt").exists()
 
