@@ -105,7 +105,7 @@ def test_a_model_that_cannot_be_opened_stops_the_timing_with_its_own_reason(
     mlp: MakeMlp, tmp_path: Path
 ) -> None:
     (tmp_path / "b.onnx").write_bytes(b"not a model")
-    with pytest.raises(ModelError, match=r"b\.onnx is not a whole ONNX file"):
+    with pytest.raises(ModelError, match=r"b\.onnx is not a complete ONNX file"):
         time_together({"a": mlp(64, 32), "b": tmp_path / "b.onnx"}, protocol=QUICK)
 
 
