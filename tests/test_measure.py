@@ -120,7 +120,7 @@ def test_inputs_of_wrong_names_are_told_with_the_right_ones(
     )
     assert code == 2
     assert "'x' is missing; 'pixels' is not an input" in printed
-    assert "It wants x: float32[batch, 8]" in printed
+    assert "It needs x: float32[batch, 8]" in printed
 
 
 def test_a_gate_feeds_a_candidate_what_the_accepted_model_was_fed(

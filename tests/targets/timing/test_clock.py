@@ -59,7 +59,7 @@ def test_a_batch_takes_longer_than_one_sample(mlp: MakeMlp) -> None:
 
 def test_a_fixed_batch_is_not_timed_as_another_one(mlp: MakeMlp) -> None:
     models = {"open": mlp(64, 10), "fixed": mlp(64, 10, name="fixed.onnx", batch=1)}
-    with pytest.raises(ModelError, match=r"fixed.onnx cannot be timed with 8 samples .* x \[1, 64\]"):
+    with pytest.raises(ModelError, match=r"fixed.onnx cannot be timed with batch 8: .* x \[1, 64\]"):
         time_together(models, protocol=replace(QUICK, batch=8))
     assert time_together(models, protocol=QUICK)["fixed"].protocol.batch == 1
 

@@ -89,7 +89,7 @@ def test_the_time_cap_ends_it_before_the_first_look_and_nothing_is_claimed(mlp: 
     found = compare_until_decided(path, path, protocol=Protocol(events=96, cap_s=0.001, event_s=0.001))
     assert found.judgement.events == 1
     assert found.judgement.outcome == "cannot_tell"
-    assert "allow no 99 % interval" in found.judgement.reason
+    assert "too few for a 99 % interval" in found.judgement.reason
 
 
 def test_who_asks_decides_when_it_is_enough(mlp: MakeMlp) -> None:
