@@ -1,1 +1,1 @@
-"""The top floor: a trained network in, a smaller network out, and the run that proves it."""
+"""Workstation code (torch): a trained network in, a smaller network out, and the run that proves it."""

@@ -1,6 +1,6 @@
-"""A recipe: a TOML file that says which network, for which target, within which budgets, by which stages.
+"""Reads and checks a recipe: the TOML file that names workload, target, budgets and stages.
 
-A recipe is checked as a whole before anything runs: an hour of training must not end at a misspelt key.
+The whole recipe is checked before anything runs: a misspelt key must not end an hour of training.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ else:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """The `[sweep]` of a recipe: which settings are tried before the chain, and how one is chosen.
+    """The table `[sweep]` of a recipe: which settings are tried before the stages run, and how one is chosen.
 
     Attributes:
         over: values by setting, e.g. {"prune.mean" = [0.02, 0.1]}; all combinations are tried.
-        score_drop: the smallest network is chosen whose validation score is at most this much worse
-            than the original's.
-        seconds: how long the settings are timed against the original, together.
-        seeds: every setting is tried from each of these; none are the recipe's own.
+        score_drop: the sweep chooses the smallest network whose validation score is at most this much
+            worse than the original's.
+        seconds: time limit for timing all settings against the original, together.
+        seeds: every setting is tried with each of these; empty: the recipe's own seed.
         processes: how many settings are tried at a time.
-        controls: whether each setting is held against random neurons and training from scratch too.
+        controls: whether each setting is also compared with random neurons and training from scratch.
     """
 
     over: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class NamedStage:
-    """A stage and the name the recipe gives it."""
+    """A stage and its name in the recipe."""
 
     name: str
     stage: Stage
@@ -59,8 +59,8 @@ class Recipe:
 
     Attributes:
         workload: "file.py:name", relative to the recipe, or "package.module:name".
-        target: the board; in the TOML its name, or the path of a .toml file of the user's own.
-        values: the TOML as it was read, with every `--set` in place.
+        target: the board; in the TOML its name, or the path of the user's own .toml file.
+        values: the TOML as it was read, with every `--set` applied.
     """
 
     path: Path
@@ -76,16 +76,16 @@ class Recipe:
         """This recipe with settings such as "prune.mean=0.1", "stages[2].mean=0.1" or "seed=3" replaced.
 
         Raises:
-            RecipeError: a setting cannot be read, or names nothing in this recipe.
+            RecipeError: a setting cannot be parsed, or names nothing in this recipe.
         """
         return parse_recipe(_replaced(self.values, settings), self.path)
 
 
 def read_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
-    """Reads a recipe, with `--set` values over it.
+    """Reads a recipe and applies `--set` values to it.
 
     Raises:
-        RecipeError: the file is missing, is no TOML, or says what cannot be followed.
+        RecipeError: the file is missing, is not TOML, or has an invalid key, value or order of stages.
     """
     try:
         values = tomllib.loads(path.read_text("utf-8"))
@@ -96,7 +96,7 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
             f"The recipe {path} cannot be read: {error.strerror}.", "Check the path."
         ) from error
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is no text in UTF-8: {error}.", "Save it as UTF-8.") from error
+        raise RecipeError(f"{path} is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
     return parse_recipe(_replaced(values, settings), path)
@@ -120,7 +120,7 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
 
     folder = str(path.parent.resolve())
     if folder not in sys.path:
-        sys.path.insert(0, folder)  # the user's own stages and criteria lie beside the recipe
+        sys.path.insert(0, folder)  # the user's own stages and criteria are beside the recipe
     top = checked(Top, values, path.name)
     if top.seed < 0:
         raise RecipeError(f"The seed is {top.seed}.", "Give 0 or a larger number.")
@@ -140,7 +140,7 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
             )
         where = f'{path.name}, stages[{index}] "{name}"'
         stages.append(NamedStage(name, make_stage(name, settings, where)))
-        named_files(stages[-1].stage, "code")  # a criterion of the user's own is found now, or never
+        named_files(stages[-1].stage, "code")  # fails now if the user's own criterion does not exist
     sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, f"{path.name}, sweep")
     return Recipe(
         path=path,
@@ -155,10 +155,10 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
 
 
 def check_order(recipe: Recipe) -> None:
-    """A stage that reads ONNX files comes after one that writes them, and each stage's own check passes.
+    """Checks that a stage that writes ONNX files precedes those that read them; runs each stage's check.
 
-    A sweep needs none of it: it exports what it times. A user's own stage that does not declare whether it
-    writes ONNX files may do so.
+    A sweep is exempt: it exports what it times. A user's own stage that does not declare `writes_onnx` is
+    assumed to write ONNX files.
 
     Raises:
         RecipeError: the order cannot work.
@@ -182,13 +182,13 @@ def check_order(recipe: Recipe) -> None:
     asked = [name for name in ("ota_bytes", "max_gpu_fallbacks") if getattr(recipe.budgets, name) is not None]
     if asked and not written:
         raise RecipeError(
-            f"The budget {asked[0]} is one of an ONNX file, and no stage writes any.",
+            f"The budget {asked[0]} needs an ONNX file, and no stage writes one.",
             'Add the stage "export".',
         )
 
 
 def parse_value(text: str) -> Any:
-    """A value as TOML would read it; what is no TOML value is taken as a string."""
+    """A value as TOML would read it; text that is not a TOML value is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -216,7 +216,7 @@ def _replaced(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, A
     tables = values.get("stages", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise RecipeError(
-            "The stages are no list of tables.", "Head each stage by [[stages]], with two brackets."
+            "The stages are not a list of tables.", "Begin each stage with [[stages]], in two brackets."
         )
     result: dict[str, Any] = {**values, "stages": [dict(table) for table in tables]}
     for setting in settings:
@@ -231,12 +231,12 @@ def _replaced(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, A
 
 
 def _table(values: dict[str, Any], place: str, setting: str) -> dict[str, Any]:
-    """The table that a setting's name lies in: the recipe itself, one of its tables, or a stage."""
+    """The table that a setting is in: the recipe itself, one of its tables, or a stage."""
     if not place:
         return values
     if place in ("budgets", "sweep"):
         if not isinstance(values.get(place, {}), dict):
-            raise RecipeError(f"{place} is no table.", f"Head it by [{place}].")
+            raise RecipeError(f"{place} is not a table.", f"Begin it with [{place}].")
         values[place] = dict(values.get(place, {}))
         found: dict[str, Any] = values[place]
         return found

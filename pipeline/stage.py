@@ -1,7 +1,7 @@
-"""A stage: a frozen dataclass whose fields are its settings and whose call takes a Work to the next.
+"""The stage contract: a frozen dataclass whose fields are its settings and whose call maps Work to Work.
 
-A recipe names a stage by the file that holds it ("prune" is the class Prune of pipeline/stages/prune.py) or
-by the dotted path of the user's own class. There is no list to enter a new stage in.
+A recipe names a stage by its file ("prune" is the class Prune of pipeline/stages/prune.py) or by the dotted
+path of the user's own class. There is no registry.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ class Stage(Protocol):
     """One step of a recipe.
 
     A stage declares what it does by class attributes, e.g. `shrinks: ClassVar[bool] = True`. Controls, sweeps
-    and the check of a recipe's order go by these facts, never by a stage's name:
+    and the check of a recipe's order use these facts, never a stage's name:
 
     - `shrinks`: the newest network has fewer parameters afterwards. Controls are compared from here on.
-    - `recovers`: it trains the newest network, or changes it in a way that is no choice of neurons. Controls
-      go through the stage too. A stage that both removes neurons and trains declares both, and then there is
-      no random control of it, unless it runs other stages inside, whose entries in the log say what they did.
+    - `recovers`: it trains the newest network, or changes it without choosing neurons. Controls run through
+      this stage too. A stage that both removes neurons and trains declares both; then it has no random
+      control, unless it runs other stages inside, whose entries in the log say what they did.
     - `trains`: it makes the network "original" by training `build_model()`; its settings are a `Schedule`'s.
     - `reads_onnx`, `writes_onnx`: it needs, or makes, ONNX files. A recipe in the wrong order is refused.
 
-    A user's own stage that declares neither `shrinks` nor `recovers` runs, and `controls` refuses its recipe:
+    A user's own stage that declares neither `shrinks` nor `recovers` runs, but `controls` refuses its recipe:
     a comparison that does not know what the stage did would mislead.
 
     Optional methods: `reads()` returns paths of data and `code()` paths of code that the result depends on
-    beyond settings and input; they enter the cache key. `check(earlier)` takes the recipe's stages before
-    this one and raises a RecipeError for what cannot work, before anything runs. A stage that shrinks may
-    offer `cut(model, plan, groups, work) -> (model, words)`: the random control is then cut in the same way.
+    besides settings and input; they enter the cache key. `check(earlier)` gets the recipe's stages before
+    this one and raises a RecipeError for an order that cannot work, before anything runs. A stage that
+    shrinks may offer `cut(model, plan, groups, work) -> (model, words)`: the random control is then cut in
+    the same way.
     """
 
     def __call__(self, work: Work) -> Work:
@@ -51,7 +52,7 @@ class Stage(Protocol):
 
 
 def is_users_own(name: str) -> bool:
-    """Whether a stage is not one of ours: it is named by its dotted path then."""
+    """Whether a stage is not built in: it is then named by a dotted path."""
     return bool({".", ":"} & set(name))
 
 
@@ -67,22 +68,22 @@ def stage_class(name: str) -> type[Stage]:
             found = getattr(importlib.import_module(place), attribute)
     else:
         found = _own_stage(name)
-    # `callable(found)` is true of every class: it is the instances that must be.
+    # `callable(found)` is true of every class; the instances must be callable.
     if not (isinstance(found, type) and dataclasses.is_dataclass(found) and "__call__" in dir(found)):
         raise RecipeError(
-            f'"{name}" is no stage.', "A stage is a frozen dataclass with __call__(self, work) -> Work."
+            f'"{name}" is not a stage.', "A stage is a frozen dataclass with __call__(self, work) -> Work."
         )
     return cast("type[Stage]", found)
 
 
 def stage_names() -> list[str]:
-    """The names of our own stages: the files of the folder stages/."""
+    """The names of the built-in stages: the files of the folder stages/."""
     files = (Path(__file__).parent / "stages").glob("*.py")
     return sorted(path.stem for path in files if path.name != "__init__.py")
 
 
 def make_stage(name: str, settings: Mapping[str, Any], where: str) -> Stage:
-    """A stage with its settings, every one of them checked.
+    """A stage made from its settings, each checked.
 
     Args:
         where: the stage's place, for messages, e.g. 'recipe.toml, stages[2] "prune"'.
@@ -99,19 +100,19 @@ def settings_of(stage: Stage) -> dict[str, Any]:
 
 
 def named_files(stage: Stage, method: str) -> list[Path]:
-    """What a stage's optional `reads` or `code` names; nothing where it has no such method."""
+    """The paths that a stage's optional `reads` or `code` returns; empty without such a method."""
     return list(getattr(stage, method, list)())
 
 
 def source_of(stage: Stage) -> Path:
-    """The file that a stage's class stands in."""
+    """The file that defines a stage's class."""
     return Path(inspect.getfile(type(stage)))
 
 
 def checked(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
     """An instance of a dataclass made from plain values, strictly typed.
 
-    Unknown keys are looked for first: pydantic alone passes them in silence for a plain dataclass.
+    Unknown keys are checked first: for a plain dataclass pydantic ignores them.
 
     Raises:
         RecipeError: with the place, the value and the nearest name that exists.
@@ -125,21 +126,19 @@ def checked(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
             )
     for key, value in settings.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise RecipeError(
-                f"{where}: {key} is {value}.", "Give a finite number; 1e9 is as good as infinity."
-            )
+            raise RecipeError(f"{where}: {key} is {value}.", "Give a finite number; 1e9 serves as infinity.")
     try:
-        # JSON's strict mode takes a list for a tuple and 1 for 1.0, as TOML means them, but no "1".
+        # JSON's strict mode accepts a list as a tuple and 1 as 1.0, as TOML needs, but not "1".
         return TypeAdapter(kind).validate_json(json.dumps(settings, default=str), strict=True)
     except ValidationError as error:
         raise RecipeError(
             f"{where}: {_fault(error.errors(include_url=False)[0])}.",
-            "Correct it where it was given: in the recipe, after --set, or by a flag.",
+            "Correct it in the recipe, after --set, or in the flag.",
         ) from error
 
 
 def _fault(error: ErrorDetails) -> str:
-    """What pydantic found, as a sentence about the setting: its own speak of an "input"."""
+    """Pydantic's error as a sentence about the setting; its own messages say "input"."""
     setting = ".".join(str(part) for part in error["loc"])
     if error["type"] == "missing":
         return f"{setting} is missing"

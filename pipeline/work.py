@@ -1,8 +1,8 @@
-"""What travels through the stages: the networks made so far, as files, loaded when asked.
+"""The state of a run between two stages: the networks made so far, as files that are loaded on demand.
 
 A `Variant` is a row of the report: the original, the pruned, the tuned, the INT8 network, or a control.
-A stage never changes a Work; it returns a new one. Everything in it is an `Artifact` with a hash, so that
-a Work can be written down as JSON and its digest says whether a cached result still holds.
+A stage never changes a Work; it returns a new one. Everything in it is an `Artifact` with a hash, so a Work
+can be stored as JSON and its digest says whether a cached result is still valid.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Variant:
     """One network of a run.
 
     `files` may hold "weights" (safetensors), "plan" (what was removed) and "onnx". `role` is "chain" for
-    what the recipe makes and "control" for what it is compared with. `recovered` says whether a stage made it
-    that recovers accuracy; None until that stage is in the log.
+    a network that the recipe makes and "control" for one that it is compared with. `recovered` says whether
+    the stage that made it recovers accuracy; None until that stage is in the log.
     """
 
     name: str
@@ -42,13 +42,13 @@ class Variant:
     recovered: bool | None = None
 
     def path(self, kind: str) -> Path:
-        """The path of a file of this variant, after a look at its hash."""
+        """Path of this variant's file; raises if its SHA-256 has changed."""
         return self.files[kind].checked()
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a stage declares about itself, see `stage.Stage`; None where its class does not say."""
+    """What a stage declares about itself, see `stage.Stage`; None where its class does not declare it."""
 
     shrinks: bool | None = None
     recovers: bool | None = None
@@ -58,7 +58,7 @@ class Facts:
 
     @classmethod
     def of(cls, stage: object) -> Facts:
-        """The facts of a stage. One of our own that leaves a fact out declares False."""
+        """The facts of a stage. A built-in stage that leaves a fact out declares False."""
         ours = type(stage).__module__.startswith(f"{__package__}.")
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(stage, name, False if ours else None) for name in names})
@@ -71,7 +71,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Done:
-    """A stage that was run: its name in the recipe, its settings, its messages and its facts."""
+    """The log entry of a stage that ran: its name in the recipe, settings, messages and facts."""
 
     stage: str
     settings: Mapping[str, Any]
@@ -80,17 +80,17 @@ class Done:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Done:
-        """The entry that `dataclasses.asdict` made plain."""
+        """Restores an entry from the dict that `dataclasses.asdict` made."""
         return cls(value["stage"], value["settings"], tuple(value["words"]), Facts(**value["facts"]))
 
 
 class Networks(Protocol):
-    """How networks become files and files networks; a run gives its Work the one of `networks`."""
+    """Saves and loads networks; a run gives its Work the implementation of `training.networks`."""
 
     def save(
         self, folder: Path, model: nn.Module, workload: Workload, plan: Plan | None
     ) -> Mapping[str, Path]:
-        """Writes a network into a folder; the files by their kind."""
+        """Writes a network into a folder; returns the files by their kind."""
         ...
 
     def load(self, folder: Path, workload: Workload) -> nn.Module:
@@ -102,7 +102,7 @@ class Networks(Protocol):
         ...
 
     def code(self, variants: Iterable[Variant]) -> list[Path]:
-        """The files of code by which these networks are rebuilt; they enter the cache key."""
+        """The source files that rebuild these networks; they enter the cache key."""
         ...
 
 
@@ -111,9 +111,9 @@ class Work:
     """The state of a run between two stages.
 
     Attributes:
-        directory: where the stage at work may put its files.
+        directory: where the running stage may put its files.
         variants: the networks so far, oldest first.
-        artifacts: what belongs to no single network: statistics, scores, measurements.
+        artifacts: files that belong to no single network: statistics, scores, measurements.
         log: the stages run so far.
         networks: saves and loads the networks.
     """
@@ -152,7 +152,7 @@ class Work:
         for variant in reversed(self.variants):
             if variant.role == "chain" and kind in variant.files:
                 return variant
-        first = {"weights": '"train" or "load"', "onnx": '"export"'}.get(kind, f"the one that makes {kind}")
+        first = {"weights": '"train" or "load"', "onnx": '"export"'}.get(kind, f"that makes {kind}")
         raise RecipeError(f"No network with {kind} was made yet.", f"Put the stage {first} before this one.")
 
     def model(self, variant: Variant | None = None) -> nn.Module:
@@ -164,7 +164,7 @@ class Work:
         return self.networks.load(weights.parent, self.workload)
 
     def plan(self, variant: Variant) -> Plan | None:
-        """What was removed from a variant; None if nothing was."""
+        """The plan of a variant; None if nothing was removed."""
         return self.networks.plan(variant.path("plan")) if "plan" in variant.files else None
 
     def logged(self, stage: str, settings: Any, *words: str) -> Work:
@@ -176,7 +176,7 @@ class Work:
         """This work with `recovered` set for the networks that a stage of these facts has just made.
 
         Args:
-            before: the work that the stage was given; without it, networks that are unmarked are meant.
+            before: the stage's input; without it, every network that is not marked yet is marked.
         """
 
         def new(variant: Variant) -> bool:
@@ -202,14 +202,14 @@ class Work:
         role: str = "chain",
         beside: Mapping[str, Path] | None = None,
     ) -> Work:
-        """This work with one more network; its files go to a folder of its name, `beside` are more."""
+        """This work with one more network, saved in a folder of its name; `beside` names further files."""
         paths = {**self.networks.save(self.directory / name, model, self.workload, plan), **(beside or {})}
         return self.with_variant(
             Variant(name, {kind: Artifact.of(path) for kind, path in paths.items()}, role)
         )
 
     def with_variant(self, variant: Variant) -> Work:
-        """This work with one more network, the newest; an older one of its name is dropped."""
+        """This work with one more network as the newest; it replaces one of the same name."""
         others = tuple(old for old in self.variants if old.name != variant.name)
         return dataclasses.replace(self, variants=(*others, variant))
 
@@ -222,11 +222,11 @@ class Work:
         return dataclasses.replace(self, variants=added)
 
     def with_artifact(self, name: str, path: Path) -> Work:
-        """This work with a file that belongs to no single network."""
+        """This work with one more file that belongs to no single network."""
         return dataclasses.replace(self, artifacts={**self.artifacts, name: Artifact.of(path)})
 
     def digest(self) -> str:
-        """A hash of all that is in it: equal digests, equal inputs for the next stage."""
+        """A hash of the whole content: equal digests mean equal inputs for the next stage."""
         value = {
             "variants": [
                 [v.name, v.role, {kind: a.sha256 for kind, a in sorted(v.files.items())}]

@@ -1,8 +1,8 @@
-"""The user's side: their network, their data, their loss and their score.
+"""The workload contract: the user's network, data, loss and score.
 
-A `Workload` is a protocol, not a base class: any object with these members will do, and nothing of ours
-has to be imported to write one. `score` gets a `predict` that maps named arrays to named arrays, so that
-one and the same score judges the PyTorch module, the ONNX file and an engine on a board.
+A `Workload` is a protocol, not a base class: any object with these members will do, and it needs no import
+of this package. `score` gets a `predict` that maps named arrays to named arrays, so the same score judges
+the PyTorch module, the ONNX file and an engine on a board.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ Predict = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 class Workload(Protocol):
-    """What a run needs to know of a network and its data.
+    """A network and its data, as a run needs them.
 
     Attributes:
-        score_name: what `score` returns, for tables, e.g. "accuracy".
-        higher_is_better: whether a higher score is a better one.
+        score_name: the name of the score in tables, e.g. "accuracy".
+        higher_is_better: whether a higher score is better.
     """
 
     score_name: str
     higher_is_better: bool
 
     def build_model(self) -> nn.Module:
-        """The untrained network; its initial weights follow torch's global random state."""
+        """The untrained network; its initial weights depend on torch's global random state."""
         ...
 
     def example_inputs(self) -> Mapping[str, Tensor]:
-        """Inputs by the names of `forward`'s parameters, in their order; first axis the batch, of 2."""
+        """Inputs by the names of `forward`'s parameters, in their order; the first axis is a batch of 2."""
         ...
 
     def batches(self, split: str, *, seed: int = 0) -> Iterable[Batch]:
@@ -70,7 +70,7 @@ class Workload(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """A hash of the data set: whatever changes the data changes it."""
+        """A hash of the data set; it must change whenever the data change."""
         ...
 
 
@@ -80,7 +80,7 @@ def load_workload(spec: str, directory: Path) -> Workload:
     The name may be a class or a function without arguments, or a ready object.
 
     Raises:
-        WorkloadError: the file is missing, does not import, or what it names is no workload.
+        WorkloadError: the file is missing, does not import, or the named object is not a workload.
     """
     place, separator, name = spec.rpartition(":")
     if not separator or not place or not name:
@@ -101,14 +101,14 @@ def load_workload(spec: str, directory: Path) -> Workload:
     missing = [key for key in wanted if not hasattr(workload, key)]
     if missing:
         raise WorkloadError(
-            f"{spec} is no workload: it lacks {', '.join(missing)}.",
-            "Add the members; deadweight.Workload lists them with what each must return.",
+            f"{spec} is not a workload: it lacks {', '.join(missing)}.",
+            "Add these members; deadweight.Workload says what each must return.",
         )
     return workload  # type: ignore[no-any-return]
 
 
 def workload_source(spec: str, directory: Path) -> Path:
-    """The file of code that a loaded workload stands in."""
+    """The source file of a loaded workload."""
     place = spec.rpartition(":")[0]
     if place.endswith(".py"):
         return (directory / place).resolve()
@@ -117,7 +117,7 @@ def workload_source(spec: str, directory: Path) -> Path:
 
 @contextlib.contextmanager
 def users_code(while_what: str) -> Iterator[None]:
-    """Turns an exception of the user's own code into a WorkloadError that names their line."""
+    """Turns an exception of the user's code into a WorkloadError that names the line."""
     try:
         yield
     except (DeadweightError, KeyboardInterrupt, SystemExit, MemoryError):
@@ -126,17 +126,17 @@ def users_code(while_what: str) -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [frame for frame in frames if not _is_installed(frame.filename)]
         at = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
-        cure = "Mend that line and run again." if theirs else "Mend it and run again."
+        cure = "Fix that line and run again." if theirs else "Fix it and run again."
         if isinstance(error, ModuleNotFoundError):
-            cure = "Check the name; files are looked for beside the recipe, and where Python looks."
+            cure = "Check the name; the module must be beside the recipe or on Python's path."
         raise WorkloadError(f"While {while_what}: {type(error).__name__}: {error}{at}.", cure) from error
 
 
 def built_model(workload: Workload, *, seed: int | None = None) -> nn.Module:
-    """A fresh network of the user's; with a seed its weights are drawn by it.
+    """A new network from `build_model()`; with a seed, its initial weights are reproducible.
 
     Raises:
-        DeadweightError: the user's code failed; it names the line.
+        DeadweightError: the user's code failed; the message names the line.
     """
     if seed is not None:
         torch.manual_seed(seed)
@@ -148,7 +148,7 @@ def example_batch(workload: Workload) -> dict[str, Tensor]:
     """The example inputs, checked.
 
     Raises:
-        WorkloadError: they are empty, no mapping, or without a batch axis of at least 2.
+        WorkloadError: they are empty, not a mapping, or without a batch axis of at least 2.
     """
     with users_code("example_inputs() was called"):
         example = workload.example_inputs()
@@ -191,14 +191,14 @@ def split_batches(workload: Workload, split: str, *, seed: int = 0) -> Iterator[
 
 
 def inputs_of(workload: Workload, split: str) -> Iterator[dict[str, Tensor]]:
-    """The inputs alone of a split's batches, in the order of `forward`'s parameters."""
+    """The inputs of a split's batches, without labels, in the order of `forward`'s parameters."""
     names = list(example_batch(workload))
     for batch in split_batches(workload, split):
         yield {name: batch[name] for name in names}
 
 
 def _is_installed(filename: str) -> bool:
-    """Whether a line of code is Python's, a package's or ours, and not the user's."""
+    """Whether a source file belongs to Python, an installed package or deadweight, not to the user."""
     root = Path(__file__).resolve().parents[1]
     floors = {root / floor for floor in ("pipeline", "export", "targets", "deadweight")}
     places = floors | {Path(sysconfig.get_path("stdlib")).resolve()}
@@ -211,10 +211,10 @@ def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise WorkloadError(
             f"The workload's file {path} does not exist.",
-            "Check the path; one that stands in a recipe is relative to the recipe's folder.",
+            "Check the path; in a recipe it is relative to the recipe's folder.",
         )
     if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))  # its own neighbours, as when it runs as a script
+        sys.path.insert(0, str(path.parent))  # so that it can import the files beside it, as a script can
     spec = importlib.util.spec_from_file_location(f"{path.stem}_{zlib.crc32(str(path).encode()):08x}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -231,8 +231,8 @@ def _import_name(name: str) -> ModuleType:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # the module is there, and something that it imports is not
+                raise  # the module exists, but a module that it imports does not
             raise WorkloadError(
-                f"There is no module called {error.name} to import {name} from.",
-                'Check the name, or give the file itself, as "path/to/file.py:name".',
+                f"There is no module {error.name} to import {name} from.",
+                'Check the name, or give the file, as "path/to/file.py:name".',
             ) from error

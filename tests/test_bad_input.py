@@ -274,7 +274,7 @@ def test_two_runs_in_one_directory(project: Path, fails: Failing) -> None:
     ("old", "new", "says"),
     [
         ("[[stages]]", "[stages]", "not valid TOML"),
-        (RECIPE[RECIPE.index("[[") :], "stages = 3", "The stages are no list of tables"),
+        (RECIPE[RECIPE.index("[[") :], "stages = 3", "The stages are not a list of tables"),
         (
             "epochs = 1",
             "epochs = -1",

@@ -71,7 +71,7 @@ def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         (
             "prune mine.py:X --ratio 1.0",
             "ratio is 1.0; it should be less than 1",
-            "in the recipe, after --set, or by a flag",
+            "in the recipe, after --set, or in the flag",
         ),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_recipe_is_not_said_to_lie_somewhere_where_there_is_none(called: Calle
     (tmp_path / "recipe.toml").write_text('workload = "none.py:X"\n[[stages]]\nstage = "train"\n')
     code, printed = called("run", "recipe.toml")
     assert code == 2
-    assert "one that stands in a recipe is relative to the recipe's folder" in printed
+    assert "in a recipe it is relative to the recipe's folder" in printed
     assert "recipe" not in called("prune", "none.py:X", "--ratio", "0.5")[1]
 
 

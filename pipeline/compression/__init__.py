@@ -1,1 +1,1 @@
-"""Which weights can be zero or low rank? Masks, sparse sizes, and the choice of ranks."""
+"""Which weights can be zero or of low rank? Masks, sparse sizes, and the choice of ranks."""

@@ -1,8 +1,8 @@
-"""A network with some of its layers thin: which can be, the network itself, and the proof that it is right.
+"""Low-rank factorization of a network's layers: the candidates, the factorized network, and its proof.
 
-Thin layers are modules, and a network's code may read a layer's weight past the module (torch's own encoder
-layer does in its fast path). So what is handed out is proven: it computes what the whole network does whose
-weights are the products of the thin ones.
+Low-rank layers are modules, but a network's code may read a layer's weight without calling the module
+(torch's own encoder layer does so in its fast path). So the result is proven: it computes the same as the
+full network whose weights are the products of the factors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .rank_selection import Candidate, Choice, factors_of
 
 Convolution = Literal["spatial", "channel", "tucker"]
 
-_PAST = "Name in `layers` those that its forward calls as modules."
+_CURE = "Name in `layers` those that its forward calls as modules."
 
 
 def candidates(
@@ -37,17 +37,17 @@ def candidates(
     convolution: Convolution = "spatial",
     layers: Sequence[str] = (),
 ) -> tuple[dict[str, Candidate], dict[str, str]]:
-    """The layers that can be made thin, decomposed; and those that are left alone, each with the reason.
+    """The layers that can be factorized, decomposed; and the others, each with the reason.
 
     Args:
-        layers: only these; none for all.
+        layers: only these; empty for all.
 
     Raises:
         ModelError: the network has no layer of a name in `layers`, or is in the graph form.
     """
     if isinstance(model, GraphNet):
         raise ModelError(
-            "The network has the graph form, whose layers are operators and no modules.",
+            "The network is in the graph form, whose layers are operators, not modules.",
             "Put the stage factorize before the stage prune.",
         )
     modules = {
@@ -72,7 +72,7 @@ def candidates(
             if not why and holders[id(module.weight)] > 1:
                 why = "its weight is tied to another layer's; put the stage share after this one"
             if name.rpartition(".")[0] in thin:
-                why = "it is a thin layer already"
+                why = "it is a low-rank layer already"
             if why:
                 left[name] = why
             else:
@@ -86,16 +86,16 @@ def candidates(
             if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
                 method = "channel"
             found[name] = Candidate.of(name, method, layer.get_parameter("weight"), shapes[name], target)
-    return _sound(model, found, left, list(example.values())), left
+    return _without_unsound(model, found, left, list(example.values())), left
 
 
 def factorized(
     model: nn.Module, candidates: Mapping[str, Candidate], chosen: Mapping[str, Choice]
 ) -> nn.Module:
-    """A copy of the network with these layers thin; the plan recorded in it says which.
+    """A copy of the network with these layers factorized; the plan recorded in it names them.
 
     Raises:
-        ModelError: a layer cannot be made thin.
+        ModelError: a layer cannot be factorized.
     """
     factors = factors_of(candidates, chosen)
     before = plan_of(model)
@@ -129,10 +129,10 @@ def factorized(
 
 
 def prove(model: nn.Module, thin: nn.Module, inputs: Sequence[Tensor]) -> float:
-    """The difference between the thin network and the whole one that holds the products as its weights.
+    """The largest difference between the factorized network and the full one with the products as weights.
 
     Raises:
-        ModelError: they are not the same to rounding: some code reads a layer's weight past the layer.
+        ModelError: it exceeds rounding: some code reads a layer's weight without calling the layer.
     """
     plan = plan_of(thin)
     assert plan is not None
@@ -146,23 +146,23 @@ def prove(model: nn.Module, thin: nn.Module, inputs: Sequence[Tensor]) -> float:
         wrong = relative_error(expected, found)
     except Exception as error:  # the user's own forward may fail in any way
         raise ModelError(
-            f"The network does not run with thin layers: {type(error).__name__}: {error}.", _PAST
+            f"The network does not run with low-rank layers: {type(error).__name__}: {error}.", _CURE
         ) from error
-    if wrong > 10 * tolerance([*expected, *found]):  # the order of sums differs in every thin layer
-        raise ModelError(f"The network with thin layers is off by {wrong:.1e}.", _PAST)
+    if wrong > 10 * tolerance([*expected, *found]):  # every low-rank layer sums in another order
+        raise ModelError(f"The outputs of the network with low-rank layers are wrong by {wrong:.1e}.", _CURE)
     return wrong
 
 
 def product_of(thin: nn.Module, name: str, factors: Factors) -> Tensor:
-    """The weight that the thin layers of that name stand for, in double precision."""
+    """The weight that the low-rank layers of that name represent, in double precision."""
     layers = thin.get_submodule(name).children()
     return composed(factors.method, tuple(layer.get_parameter("weight").detach() for layer in layers))
 
 
-def _sound(
+def _without_unsound(
     model: nn.Module, found: dict[str, Candidate], left: dict[str, str], inputs: Sequence[Tensor]
 ) -> dict[str, Candidate]:
-    """Those whose thin layers make the network fail or another one are left alone."""
+    """Leaves out the layers whose factorization makes the network fail or compute something else."""
 
     def wrong(names: Sequence[str]) -> str:
         chosen = {
@@ -177,7 +177,9 @@ def _sound(
 
     if not found or not wrong(list(found)):
         return found
-    left |= {name: f"the network is another without it: {why}" for name in found if (why := wrong([name]))}
+    left |= {
+        name: f"without it the network's outputs change: {why}" for name in found if (why := wrong([name]))
+    }
     return {name: one for name, one in found.items() if name not in left}
 
 

@@ -1,8 +1,8 @@
-"""Which single weights stay: masks over a network's weights, how they are chosen, and how they are held.
+"""Masks of unstructured and 2:4 sparsity over a network's weights: how they are chosen, applied and stored.
 
-A mask is a boolean tensor of a weight's shape; what it leaves out is zero in the network. Biases, norms and
-embeddings are never masked. The network keeps its shapes, so a dense kernel has as much to do as before:
-only storage that leaves zeros out, or a kernel made for the pattern, has less.
+A mask is a boolean tensor of a weight's shape; False is a weight that is zero. Biases, norms and embeddings
+are never masked. The network keeps its shapes, so a dense kernel does as much work as before: only storage
+without zeros, or a kernel made for the pattern, gains.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from ..training.loop import hold, holding
 if TYPE_CHECKING:
     from ..importance.allocation import Scope
 
-KEPT, OF = 2, 4  # what sparse tensor cores take: two of four neighbours along a layer's inputs
+KEPT, OF = 2, 4  # the pattern of sparse tensor cores: two of four neighbours along a layer's inputs
 
 
 def weights_of(model: nn.Module, dense: Iterable[str] = ()) -> dict[str, nn.Parameter]:
-    """The weights that may be masked, by name: parameters of two or more axes that are no embeddings.
+    """The weights that may be masked, by name: parameters of two or more axes, except embeddings.
 
     Args:
         dense: layers (or parameters) that are left out, by their names in the network.
 
     Raises:
-        RecipeError: there is no layer of such a name.
+        RecipeError: there is no layer of that name.
         ModelError: nothing is left that could be masked.
     """
     tables = {id(one.weight) for one in model.modules() if isinstance(one, (nn.Embedding, nn.EmbeddingBag))}
@@ -48,17 +48,15 @@ def weights_of(model: nn.Module, dense: Iterable[str] = ()) -> dict[str, nn.Para
         for name in named(found, wanted):
             del found[name]
     if not found:
-        raise ModelError(
-            "This network has no weights that could be masked.", "Leave fewer layers dense, or use another."
-        )
+        raise ModelError("This network has no weights that could be masked.", "Leave fewer layers dense.")
     return found
 
 
 def named(weights: Iterable[str], layer: str) -> list[str]:
-    """Those of some weights that are a layer's, or that one itself.
+    """The names among `weights` that belong to a layer, or the weight of that name.
 
     Raises:
-        RecipeError: none is.
+        RecipeError: there is none.
     """
     known = list(weights)
     found = [name for name in known if name == layer or name.startswith(f"{layer}.")]
@@ -78,13 +76,13 @@ def magnitude_masks(
     shares: Mapping[str, float] | None = None,
     before: Masks | None = None,
 ) -> dict[str, Tensor]:
-    """Drops the weights of least magnitude (Han et al. 2015, "Learning both Weights").
+    """Magnitude pruning: drops the smallest weights (Han et al. 2015, "Learning both Weights").
 
     Args:
-        share: of the weights that are left, how many go.
-        scope: "local" takes this share of each layer, "global" the lowest of all layers; a layer's largest
-            weight stays in either case, so that none is emptied.
-        shares: another share for single layers by name; "local" alone.
+        share: of the weights that are left, how many to drop.
+        scope: "local" drops this share of each layer, "global" the smallest of all layers; the largest
+            weight of a layer always stays, so that no layer is emptied.
+        shares: another share for single layers by name; only with "local".
         before: earlier masks; what they dropped stays dropped and is not counted.
     """
     shares = shares or {}
@@ -93,7 +91,7 @@ def magnitude_masks(
         values = torch.cat([_ranked(weights[name], before[name]) for name in weights])
         gone = _count(share, sum(int(before[name].sum()) for name in weights))
         limit = torch.zeros(values.numel(), dtype=torch.bool)
-        # What was dropped before ranks lowest of all, and goes again.
+        # Weights that were dropped before rank lowest, so they are dropped again.
         limit[torch.argsort(values, stable=True)[: gone + int((values == -1).sum())]] = True
         parts = torch.split(~limit, [weights[name].numel() for name in weights])
         masks = {name: part.reshape(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
@@ -115,8 +113,8 @@ def threshold_masks(weights: Mapping[str, Tensor], threshold: float) -> dict[str
     """Drops all weights whose magnitude is under a threshold.
 
     Raises:
-        RecipeError: it is no positive number.
-        ModelError: a layer would keep nothing.
+        RecipeError: the threshold is not a positive number.
+        ModelError: a layer would keep no weight.
     """
     if not threshold > 0:
         raise RecipeError(f"The threshold is {threshold}.", "Give a number above 0, in the weights' units.")
@@ -125,29 +123,29 @@ def threshold_masks(weights: Mapping[str, Tensor], threshold: float) -> dict[str
     if empty:
         largest = min(float(weights[name].detach().abs().max()) for name in empty)
         raise ModelError(
-            f"The threshold {threshold:g} keeps nothing of {', '.join(empty)}: no weight there is larger "
-            f"than {largest:.3g}.",
+            f"The threshold {threshold:g} keeps no weight of {', '.join(empty)}: the largest there is "
+            f"{largest:.3g}.",
             f"Give a threshold well below {largest:.3g}, or a share of the weights instead.",
         )
     return masks
 
 
 def structured_masks(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keeps the two largest of every four neighbours along a layer's inputs: 2:4 (Mishra et al. 2021).
+    """2:4 sparsity: keeps the two largest of every four neighbours along the inputs (Mishra et al. 2021).
 
-    Inputs are the second axis, as Linear and the convolutions have them; a kernel's positions are kept apart.
+    Inputs are the second axis, as in Linear and convolutions; each position of a kernel has its own groups.
 
     Raises:
-        ModelError: a layer's inputs are no multiple of four.
+        ModelError: the number of a layer's inputs is not a multiple of four.
     """
     odd = {name: weight.shape[1] for name, weight in weights.items() if weight.shape[1] % OF}
     if odd:
-        names = [name.removesuffix(".weight") for name in odd]
-        told = ", ".join(f"{name} ({width} inputs)" for name, width in zip(names, odd.values(), strict=True))
-        listed = ", ".join(f'"{name}"' for name in names)
+        widths = {name.removesuffix(".weight"): width for name, width in odd.items()}
+        listed = ", ".join(f"{name} ({width} inputs)" for name, width in widths.items())
+        names = ", ".join(f'"{name}"' for name in widths)
         raise ModelError(
-            f"2:4 drops two of every four inputs, and these layers have no multiple of 4: {told}.",
-            f"Leave them as they are (dense = [{listed}]), or give them widths that are multiples of 4.",
+            f"2:4 drops two of every four inputs, but these layers have no multiple of 4: {listed}.",
+            f"Leave them as they are (dense = [{names}]), or give them widths that are multiples of 4.",
         )
     masks = {}
     for name, weight in weights.items():
@@ -158,14 +156,14 @@ def structured_masks(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_structured(mask: Tensor) -> bool:
-    """Whether of every four neighbours along the inputs two at most stay."""
+    """Whether at most two of every four neighbours along the inputs stay."""
     if mask.shape[1] % OF:
         return False
     return bool((mask.movedim(1, -1).reshape(-1, OF).sum(1) <= KEPT).all())
 
 
 def random_masks(masks: Masks, *, seed: int) -> dict[str, Tensor]:
-    """Masks that keep as many weights of each layer as others do, drawn at random."""
+    """Random masks that keep as many weights of each layer as the given ones."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: mask.reshape(-1)[torch.randperm(mask.numel(), generator=generator)].reshape(mask.shape)
@@ -186,7 +184,7 @@ def masked(model: nn.Module, masks: Masks) -> nn.Module:
 
 
 def kept_share(masks: Masks) -> float:
-    """How much of the masked weights stays, 0 to 1."""
+    """The share of the maskable weights that stays, 0 to 1."""
     return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
@@ -212,7 +210,7 @@ def load_masks(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _ranked(weight: Tensor, mask: Tensor) -> Tensor:
-    """Magnitudes in one row; what was dropped before is -1, below all."""
+    """Magnitudes in one row; weights that were dropped before are -1, below all others."""
     return torch.where(mask, weight.detach().abs().double(), -1.0).reshape(-1).cpu()
 
 

@@ -1,10 +1,9 @@
-"""Which rank each layer gets: what the choices are, what each costs and keeps, and the way down through them.
+"""Rank selection for low-rank factorization: the ranks to choose from, their cost and energy, a greedy path.
 
-A layer may be whole or thin, at one of several ranks. The way down starts with all layers whole; each step
-makes one layer thinner, the one that loses the least energy for what it saves (the greedy selection of Zhang
-et al. 2015, section 2.4, on the weights' energy). Cost is multiply-adds, or seconds where they were measured;
-ranks that cost more than the whole layer are no choice at all. A goal (a score, a speed) is then met by
-looking for the place on the way.
+A layer is full, or factorized at one of several ranks. The path starts with all layers full; each step lowers
+the rank of the layer that loses the least energy for what it saves (the greedy selection of Zhang et al.
+2015, section 2.4, on the weights' energy). Cost is multiply-adds, or seconds where they were measured; ranks
+that cost more than the full layer are left out. A goal (a score, a speed) is met by a search along the path.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from ..pruning.plan import Factors
 
 COARSE = (0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)
 FINE = tuple(step / 32 for step in range(31, 0, -1))
-"""The ranks that are tried, as shares of those at which thin layers cost what the whole one does: few where
-each is timed, many where it is counted."""
+"""Ranks to try, as shares of the rank at which the factors cost as much as the full layer: few where each is
+timed, many where costs are counted."""
 _NEXT_TO_NONE = 1e-12
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Ranks for one layer: the `energy` they keep, 0 to 1, and what they `cost`."""
+    """Ranks for one layer: the share of `energy` they keep, 0 to 1, and their `cost`."""
 
     ranks: tuple[int, ...]
     energy: float
@@ -41,18 +40,18 @@ class Choice:
 
 
 Chosen = Mapping[str, Choice]
-"""By layer, for those that are made thin."""
+"""By layer, for the layers that are factorized."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A layer that can be made thin.
+    """A layer that can be factorized.
 
     Attributes:
-        parts: its thin layers at full rank.
+        parts: its low-rank layers at full rank.
         energies: see `factors.energies`.
-        positions: for each thin layer, how many places it computes for one sample; `whole` for the layer.
-        align: what the target likes ranks to be.
+        positions: for each low-rank layer, how many positions it computes per sample; `whole` for the layer.
+        align: the alignment of ranks on the target.
     """
 
     name: str
@@ -78,18 +77,18 @@ class Candidate:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of the whole layer for one sample."""
+        """Multiply-adds of the full layer per sample."""
         return self.size * self.whole
 
     def at(self, ranks: tuple[int, ...]) -> Choice:
-        """These ranks, at the cost of their multiply-adds."""
+        """These ranks; the cost is their multiply-adds."""
         sizes = [part.numel() for part in cut(self.parts, ranks)]
         cost = sum(size * places for size, places in zip(sizes, self.positions, strict=True))
         energy = float(self.energies[tuple(rank - 1 for rank in ranks)])
         return Choice(ranks, min(energy, 1.0), float(cost))
 
     def keeping(self, energy: float) -> Choice:
-        """The cheapest ranks that keep so much energy, rounded up to what the target likes."""
+        """The cheapest ranks that keep this share of the energy, rounded up to the target's alignment."""
         enough = self.energies >= min(energy, float(self.energies.flatten()[-1])) - 1e-12
         if enough.dim() == 1:
             return self.at(self._rounded((int(enough.int().argmax()) + 1,)))
@@ -98,14 +97,14 @@ class Candidate:
         return min(tried, key=lambda choice: choice.cost)
 
     def choices(self, shares: Sequence[float] = FINE) -> list[Choice]:
-        """Ranks to try, the highest first; all cost less than the whole layer."""
+        """Ranks to try, the highest first; all cost less than the full layer."""
         most, even = full_ranks(self.parts), self._share_at_even()
         wanted = [tuple(max(1, math.floor(even * share * top)) for top in most) for share in shares]
         found = [self.at(ranks) for ranks in dict.fromkeys(self._rounded(ranks) for ranks in wanted)]
         return [choice for choice in found if choice.cost < self.macs]
 
     def _share_at_even(self) -> float:
-        """The share of its full ranks at which a thin layer costs what the whole one does, at most 1."""
+        """The share of full rank at which the factors cost as much as the full layer, at most 1."""
         most, low, high = full_ranks(self.parts), 0.0, 1.0
         for _ in range(20):
             middle = (low + high) / 2
@@ -119,11 +118,11 @@ class Candidate:
 
 
 def way_down(whole: Mapping[str, float], choices: Mapping[str, Sequence[Choice]]) -> list[dict[str, Choice]]:
-    """What is chosen at each step of the way, from nothing thin to all as thin as it can be.
+    """The choices at each step of the greedy path, from all layers full to all at their lowest rank.
 
     Args:
-        whole: by layer, what it costs whole.
-        choices: by layer, its choices; those that cost more than it does whole are never taken.
+        whole: by layer, its cost at full rank.
+        choices: by layer, its choices; those that cost more than the full layer are never used.
     """
     way: list[dict[str, Choice]] = [{}]
     while True:
@@ -143,7 +142,7 @@ def way_down(whole: Mapping[str, float], choices: Mapping[str, Sequence[Choice]]
 
 
 def between(before: Chosen, after: Chosen, found: Mapping[str, Candidate]) -> list[dict[str, Choice]]:
-    """One step of the way as many: with the ranks that lie between, of the layer it makes thinner."""
+    """One step of the path in smaller steps: with the ranks between, for the layer that it changes."""
     name = next(name for name, choice in after.items() if before.get(name) != choice)
     top = before[name].energy if name in before else math.inf
     finer = [one for one in found[name].choices() if after[name].energy < one.energy < top]
@@ -151,7 +150,7 @@ def between(before: Chosen, after: Chosen, found: Mapping[str, Candidate]) -> li
 
 
 def last_within(count: int, within: Callable[[int], bool]) -> int:
-    """The last of `count` places on the way within a goal, by halving; the first is taken as within."""
+    """The last of `count` places on the path that meets a goal, by bisection; the first is assumed to."""
     low, high = 0, count - 1
     while low < high:
         middle = (low + high + 1) // 2
@@ -170,18 +169,18 @@ def measured(
     events: int,
     progress: Progress,
 ) -> tuple[dict[str, float], dict[str, list[Choice]], dict[str, str]]:
-    """What layers and their choices take on this machine, in seconds, from one profile of networks by turns.
+    """Times of the layers and their choices on this machine, in seconds, from one interleaved profile.
 
-    The first network is whole, in the next every layer has its first choice, and so on. A choice stays one
-    only where the thin layers together are faster than the whole layer, judged as layers always are: all
-    layers at once, corrected for their number.
+    The first network is full, in the next every layer has its first choice, and so on. A choice stays only
+    if its low-rank layers together are faster than the full layer, judged with a correction for the number
+    of layers, as in every profile.
 
     Args:
         make: the network with these ranks by layer.
 
     Returns:
-        The time of whole layers, the choices that are faster with their times for costs, and, by layer for
-        which there is none, why.
+        The times of full layers; the faster choices, with their times as cost; and for each layer without
+        one, the reason.
     """
     deepest = max(map(len, choices.values()))
     levels = [{n: own[at] for n, own in choices.items() if at < len(own)} for at in range(deepest)]
@@ -196,24 +195,24 @@ def measured(
     before = {name: one for name in choices if (one := together(timed["whole"], name)) is not None}
     whole = {name: layer.median_s for name, layer in before.items()}
     faster: dict[str, list[Choice]] = {name: [] for name in choices}
-    said: dict[str, list[str]] = {name: [] for name in choices}
+    ratios: dict[str, list[str]] = {name: [] for name in choices}
     for at, level in enumerate(levels):
         after = {n: one for n in level if n in before and (one := together(timed[f"level {at}"], n))}
         for found in judge_layers({name: before[name] for name in after}, after) if after else ():
             choice = level[found.name]
             if found.outcome == "faster":
                 faster[found.name].append(replace(choice, cost=whole[found.name] / found.ratio))
-            said[found.name].append(f"{'+'.join(map(str, choice.ranks))}: {found.ratio:.2f}x")
+            ratios[found.name].append(f"{'+'.join(map(str, choice.ranks))}: {found.ratio:.2f}x")
     slow = {
-        name: f"its thin layers are not measured faster (rank {', '.join(told) or 'none was timed'})"
-        for name, told in said.items()
+        name: f"its low-rank layers are not measured faster (rank {', '.join(texts) or 'none was timed'})"
+        for name, texts in ratios.items()
         if not faster[name]
     }
     return whole, {name: own for name, own in faster.items() if own}, slow
 
 
 def together(layers: Mapping[str, Layer], name: str) -> Layer | None:
-    """The times of what a module became in the file, as of one layer; None if nothing of it was timed."""
+    """The times of the layers that a module became in the file, as one layer; None if none was timed."""
     own = [layer for at, layer in layers.items() if at == name or at.startswith((f"{name}/", f"{name}."))]
     if not own:
         return None
@@ -224,7 +223,7 @@ def together(layers: Mapping[str, Layer], name: str) -> Layer | None:
 
 
 def _positions(method: str, given: tuple[int, ...], made: tuple[int, ...]) -> tuple[int, ...]:
-    """How many places each thin layer computes for one sample."""
+    """How many positions each low-rank layer computes per sample."""
     out = _places(made, method)
     if method == "spatial":
         return made[-2] * given[-1], out
@@ -236,5 +235,5 @@ def _places(made: tuple[int, ...], method: str) -> int:
 
 
 def factors_of(candidates: Mapping[str, Candidate], chosen: Chosen) -> dict[str, Factors]:
-    """The same as a plan has it."""
+    """The chosen ranks in the form of a plan."""
     return {name: Factors(candidates[name].method, choice.ranks) for name, choice in chosen.items()}

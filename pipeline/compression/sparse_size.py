@@ -1,8 +1,8 @@
-"""What single zeros save on disk: weights as a bitmask and values, or as compressed sparse rows.
+"""Size on disk of sparse weights: as a bitmask with values, or as compressed sparse rows (CSR).
 
-Bytes are counted of what is written and can be read back: the shape in front, values as float32. The
-positions cost: a bitmask one bit a weight, kept or not; sparse rows two bytes (four where a row is long) a
-kept weight, so that they pay only where few are kept. 2:4 as tensor cores hold it takes as much as a bitmask.
+Bytes are counted of data that can be decoded: the shape first, values as float32. Positions cost one bit per
+weight in a bitmask, and two bytes per kept weight in CSR (four in long rows), so CSR pays only where few
+weights are kept. 2:4 in the format of tensor cores takes as much as a bitmask.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Stored:
-    """Bytes of the same tensors, stored in three ways."""
+    """Bytes of the same tensors in three formats."""
 
     dense: int
     bitmask: int
@@ -28,7 +28,7 @@ class Stored:
 
 
 def stored_bytes(tensors: Mapping[str, NDArray[Any]], sparse: set[str]) -> Stored:
-    """How much tensors take; those not in `sparse` (biases, norms) are dense in every way."""
+    """Stored size of tensors; those not in `sparse` (biases, norms) are dense in every format."""
     values = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
     dense = {name: len(_head(tensor)) + tensor.nbytes for name, tensor in values.items()}
     rest = sum(size for name, size in dense.items() if name not in sparse)
@@ -40,15 +40,15 @@ def stored_bytes(tensors: Mapping[str, NDArray[Any]], sparse: set[str]) -> Store
 
 
 def to_bitmask(tensor: Array) -> bytes:
-    """Shape, one bit a value, and the values that are not zero."""
+    """Shape, one bit per value, and the values that are not zero."""
     kept = tensor.reshape(-1) != 0
     return b"".join((_head(tensor), np.packbits(kept).tobytes(), tensor.reshape(-1)[kept].tobytes()))
 
 
 def to_csr(tensor: Array) -> bytes:
-    """Shape, where each row ends (uint32), columns (uint16, or uint32 in long rows), values.
+    """Shape, row ends (uint32), column indices (uint16, or uint32 in long rows), values.
 
-    A row is one output: a tensor of more axes is flattened behind its first.
+    A row is one output: a tensor of more axes is flattened after its first.
     """
     rows = tensor.reshape(len(tensor), -1)
     row, column = np.nonzero(rows)

@@ -1,4 +1,4 @@
-"""Which unit matters? Criteria, the statistics they use, and the allocation among layers."""
+"""Which units matter? Criteria, the statistics they use, and the allocation among layers."""
 
 from __future__ import annotations
 

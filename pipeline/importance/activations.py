@@ -1,7 +1,7 @@
-"""Activation statistics: how alive every unit of a network is, over a pass of its data.
+"""Activation statistics of every unit of a network, over one pass of its data.
 
-Everything is kept by group and unit, as pruning asks for it: `collect` runs the data through a graph with
-observers in it (`observe`) and brings what they saw at each place down to one row of figures a unit.
+Statistics are by group and unit, as pruning needs them: `collect` runs the data through a graph with
+observers (`observe`) and reduces what they saw to one row of figures per unit.
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ _FIELDS = ("mean", "std", "mean_abs", "zero_share", "maximum", "count")
 
 @dataclass(frozen=True)
 class UnitStatistics:
-    """Of a group's units, float64[size] each, over every sample and position of the pass.
+    """Statistics of a group's units, float64[size] each, over every sample and position of the pass.
 
     Attributes:
         std: the population standard deviation (over n, not n - 1).
         mean_abs: the mean of the absolute values; equal to the mean after a ReLU.
         zero_share: the share of values that are exactly zero, 0 to 1.
-        count: how many values stand behind each unit's figures; where a unit is read in several places, the
-            fewest.
+        count: the number of values behind each unit's figures; the smallest, if several operators read it.
 
-    A unit that is read in several places counts by its most alive figure in each respect: the mean farthest
-    from zero, the largest deviation, magnitude and maximum, the smallest share of zeros. So a unit is under
-    a threshold only if it is so wherever it is read, and removing it is an equally small change everywhere.
+    If several operators read a unit, each figure is the most active one: the mean farthest from zero, the
+    largest deviation, magnitude and maximum, the smallest share of zeros. So a unit is under a threshold
+    only if it is so for every operator, and its removal is an equally small change for all of them.
     """
 
     mean: Tensor
@@ -57,7 +56,7 @@ class ActivationStatistics:
     Attributes:
         groups: by the group's name.
         measured: units times batches that were measured.
-        shifted: how many of these had a mean that dwarfs the deviation and were measured a second time.
+        shifted: how many of these had a mean far above the deviation and were measured a second time.
     """
 
     groups: Mapping[str, UnitStatistics]
@@ -73,7 +72,7 @@ class ActivationStatistics:
         """The statistics of a group.
 
         Raises:
-            ModelError: there are none of that name.
+            ModelError: there is no group of that name.
         """
         if name not in self.groups:
             known = ", ".join(self.groups) or "none"
@@ -85,20 +84,20 @@ class ActivationStatistics:
         return self.groups[name]
 
     def words(self) -> str:
-        """What was measured, in a sentence."""
+        """A sentence about what was measured."""
         units = sum(len(group.mean) for group in self.groups.values())
         twice = f"; {self.shifted / self.measured:.2%} measured twice" if self.shifted else ""
         return f"{units} units in {len(self.groups)} groups{twice}"
 
     def save(self, path: Path) -> None:
-        """Writes a safetensors file; equal statistics are equal bytes."""
+        """Writes a safetensors file; equal statistics give equal bytes."""
         tensors = {
             f"{name}/{field}": getattr(units, field)
             for name, units in self.groups.items()
             for field in _FIELDS
         }
         about = {"order": list(self.groups), "measured": self.measured, "shifted": self.shifted}
-        # One entry: the format keeps no order among several, and equal contents must be equal bytes.
+        # One entry: the format does not keep the order of several, and equal contents must give equal bytes.
         write_tensors(path, tensors, {"statistics": json.dumps(about)})
 
     @classmethod
@@ -120,8 +119,8 @@ class ActivationStatistics:
             raise ArtifactError(f"{path} does not exist.", "Check the path.") from error
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
-                f"{path} holds no activation statistics, or is damaged: {error}.",
-                f"Delete it (rm {path}) and run again: the stage statistics will make it anew.",
+                f"{path} has no activation statistics, or is damaged: {error}.",
+                f"Delete it (rm {path}) and run again: the stage statistics will make it again.",
             ) from error
 
 
@@ -134,9 +133,9 @@ def collect(
     """The statistics of all groups in one pass over `batches`, on the device of the network.
 
     Args:
-        batches: the inputs by the names of the traced example (forward's, if it had none); what else a
-            batch holds is left alone.
-        progress: is told the number of batches done, after each.
+        batches: the inputs by the names of the traced example (forward's, if it had none); other tensors
+            of a batch are ignored.
+        progress: called with the number of batches done, after each.
 
     Raises:
         WorkloadError: there is no batch with a sample in it, or one does not run through the network.
@@ -159,8 +158,8 @@ def collect(
                 progress(done)
     if not done:
         raise WorkloadError(
-            "There is no sample to take statistics from.",
-            "Let the calibration split hold at least one batch with a sample in it.",
+            "There is no sample to collect statistics from.",
+            "Let the calibration split yield at least one batch with a sample.",
         )
     totals = [observer.total() for observer in observers.values()]
     return ActivationStatistics(
@@ -173,8 +172,8 @@ def collect(
 def _inputs(
     graph: GraphModule, batches: Iterable[Mapping[str, Tensor]], groups: Groups
 ) -> Iterator[tuple[Tensor, ...]]:
-    """The inputs of each batch in the graph's order and on its device, in pieces if its batch is fixed."""
-    # A Sequential calls its input "input"; the user's names are those of the example.
+    """The inputs of each batch in the graph's order and on its device, split to a fixed batch size."""
+    # A Sequential calls its input "input"; the example has the user's names.
     names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
     names = list(groups.example) if isinstance(groups.example, Mapping) else names
     fixed = groups.batch
@@ -190,8 +189,8 @@ def _inputs(
         size = max((len(value) for value in inputs if value.dim()), default=1)
         if size % (fixed or 1):
             raise WorkloadError(
-                f"Batch {number} holds {size} samples; this network takes {fixed} at a time.",
-                f"Let the calibration batches hold a multiple of {fixed}, "
+                f"Batch {number} has {size} samples; this network takes {fixed} at a time.",
+                f"Let the calibration batches have a multiple of {fixed} samples, "
                 "or write forward without a fixed batch size.",
             )
         for start in range(0, size, fixed or size or 1):
@@ -199,7 +198,7 @@ def _inputs(
 
 
 def _of_group(group: Group, observers: Mapping[str, Observer]) -> UnitStatistics:
-    """The most alive figure of each unit over all places where the group is read."""
+    """The most active figure of each unit over all operators that read the group."""
     found = [(observers[read.node], read.units) for read in group.reads]
     folded = [fold(observer.total(), observer.slots(units), group.size) for observer, units in found]
     count = torch.stack([moments.count for moments in folded])

@@ -1,9 +1,9 @@
-"""How many units each group keeps: so many of each, or the best of all groups in one ranking.
+"""Allocation: how many units each group keeps, by an equal share of each or by one global ranking.
 
-A ranking across groups needs scores that can be compared across groups, and the criteria's cannot: a layer
-of small weights is not a useless layer. `NORMALISATIONS` says how they are made comparable. Local budgets are
-the same thing with a unit's place in its own group as its score, so a budget in parameters has one way to be
-met: take the lowest units of the one ranking until enough is gone.
+A global ranking needs scores that are comparable across groups, and a criterion's are not: a layer of small
+weights is not a useless layer. `NORMALISATIONS` makes them comparable. A local allocation is the same ranking
+with a unit's rank within its group as its score. So a budget in parameters is met in one way: remove the
+lowest units of the ranking until enough parameters are gone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NORMALISATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda scores: scores / scores.mean().clamp_min(torch.finfo(scores.dtype).tiny),
     # as a share of the scores at least as high (Lee et al. 2021)
     "lamp": lamp_of,
-    # as they are: for criteria in units of the loss, such as taylor
+    # unchanged: for criteria in units of the loss, such as taylor
     "none": lambda scores: scores,
 }
 
@@ -36,27 +36,27 @@ def check_scores(groups: Groups, scores: Mapping[str, Tensor]) -> None:
     """Refuses scores that cannot be ranked.
 
     Raises:
-        ModelError: a group's scores are not one number a unit, or hold NaN.
+        ModelError: a group's scores are not one number per unit, or have a NaN.
     """
     for name, own in scores.items():
         if tuple(own.shape) != (groups[name].size,) or bool(own.isnan().any()):
             raise ModelError(
                 f'The scores of the group "{name}" have the shape {tuple(own.shape)} and '
                 f"{int(own.isnan().sum())} of them are NaN; it has {groups[name].size} units.",
-                "Let the criterion return one number a unit.",
+                "Let the criterion return one number per unit.",
             )
 
 
 def ranking(
     scores: Mapping[str, Tensor], *, scope: Scope = "global", normalise: Normalise = "mean", most: float = 1.0
 ) -> list[str]:
-    """The groups' names in the order in which units go: the name once for each unit, the first goes first.
+    """The order of removal: the group's name once for each unit, the unit to remove first at the front.
 
     Args:
-        scores: by group, one number a unit; higher is kept.
-        scope: "local" takes equal shares of all groups, "global" the lowest of all.
+        scores: by group, one number per unit; the highest stay.
+        scope: "local" removes an equal share of every group, "global" the lowest scores of all groups.
         normalise: for "global", see `NORMALISATIONS`.
-        most: the largest share of a group that may go; one unit stays in any case, so no layer is emptied.
+        most: the largest share of a group that may be removed; one unit always stays.
     """
     entries = []
     for at, (name, own) in enumerate(scores.items()):
@@ -69,7 +69,7 @@ def ranking(
 
 
 def kept(groups: Groups, scores: Mapping[str, Tensor], order: list[str], count: int) -> dict[str, int]:
-    """How many units each group keeps when the first `count` of the order go."""
+    """How many units each group keeps when the first `count` of the order are removed."""
     return {name: groups[name].size - order[:count].count(name) for name in scores}
 
 
@@ -82,10 +82,10 @@ def choose_by_parameters(
     order: list[str],
     align: Align = None,
 ) -> Plan:
-    """The plan that takes the fewest units of an order until that share of the parameters is gone.
+    """The plan that removes the fewest units of an order until that share of the parameters is removed.
 
     Raises:
-        ModelError: all units that may go are not enough.
+        ModelError: removing all units that may be removed is not enough.
     """
     total = sum(parameter.numel() for parameter in model.parameters())
 
@@ -97,8 +97,9 @@ def choose_by_parameters(
     plan, most = tried(high)
     if most < removed:
         raise ModelError(
-            f"{removed:.1%} of the parameters were to go, and without emptying a layer only {most:.1%} can.",
-            "Ask for less; let whole heads go too (heads = true); or look at what could not be pruned.",
+            f"{removed:.1%} of the parameters were to be removed, but without emptying a layer only "
+            f"{most:.1%} can be.",
+            "Ask for less; remove whole heads too (heads = true); or see what could not be pruned.",
         )
     while low < high:
         middle = (low + high) // 2
@@ -111,7 +112,7 @@ def choose_by_parameters(
 
 
 def parameters_left(model: nn.Module, plan: Plan) -> int:
-    """How many parameters a network has after a plan; one that has several names counts once."""
+    """The number of parameters after a plan; a parameter with several names counts once."""
     left = 0
     for name, parameter in model.named_parameters():
         shape = plan.shapes[name].after if name in plan.shapes else tuple(parameter.shape)

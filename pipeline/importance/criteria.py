@@ -1,11 +1,10 @@
-"""How much each unit of a group matters: one function a criterion, `(group, context) -> scores`.
+"""Pruning criteria: each is one function `(group, context) -> scores` that rates the units of a group.
 
-Scores are float64, one a unit; the highest stay. A user's own criterion is a function of the same two
-arguments, named by its dotted path. Units of a group live in several places at once (a residual stream has
-many producers and many readers), and their score combines all of these in one way: what a unit does is judged
-where it is most alive (see `UnitStatistics`); what it weighs is taken over the weights of all its producers,
-or all its readers, as one long vector; what the loss says of it is the slope along one factor that stands in
-front of the unit wherever it is read (see `gradients`).
+Scores are float64, one per unit; the highest stay. A user's own criterion is a function of the same two
+arguments, named by its dotted path. A group may have several producers and readers (a residual stream), and
+every criterion combines them in the same way: activations by the most active figure (see `UnitStatistics`);
+weights as one long vector over all producers, or all readers; the loss by its slope along one gate in front
+of the unit for all readers (see `gradients`).
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from .gradients import Gradients
 
 @dataclass(frozen=True)
 class Context:
-    """What a criterion may ask for.
+    """The data that a criterion may use.
 
     Attributes:
         model: the network that was traced.
         statistics: of its activations; None where none were collected.
-        seed: of what is drawn at random.
-        gradients: of the loss, over the calibration split; None where there is no workload to ask.
+        seed: for random draws.
+        gradients: of the loss, over the calibration split; None without a workload.
     """
 
     model: nn.Module
@@ -45,11 +44,11 @@ class Context:
 
         Raises:
             RecipeError: none were collected.
-            ModelError: those that were are of another network.
+            ModelError: they are of another network.
         """
         if self.statistics is None:
             raise RecipeError(
-                f'This criterion needs the activations of "{group.name}", and no statistics were collected.',
+                f'This criterion needs the activations of "{group.name}", but no statistics were collected.',
                 'Put the stage "statistics" before the stage prune, or choose a criterion of the weights: '
                 "weight_l1 or weight_l2.",
             )
@@ -57,19 +56,19 @@ class Context:
         if len(found.mean) != group.size:
             raise ModelError(
                 f'The statistics of "{group.name}" are of {len(found.mean)} units, not of its {group.size}.',
-                "Collect the statistics anew from the network that is being pruned.",
+                "Collect the statistics again, from the network that is being pruned.",
             )
         return found
 
     def slopes(self, group: Group) -> Tensor:
-        """By batch, the slope of the loss along a factor in front of each unit: float64[batches, size].
+        """By batch, the slope of the loss along a gate in front of each unit: float64[batches, size].
 
         Raises:
-            RecipeError: there is no workload whose loss could be asked.
+            RecipeError: there is no workload that has a loss.
         """
         if self.gradients is None:
             raise RecipeError(
-                f'This criterion needs the slope of the loss at "{group.name}", and no gradients were given.',
+                f'This criterion needs the slope of the loss at "{group.name}", but no gradients were given.',
                 "Give Context(gradients=Gradients(model, groups, workload)), or prune by a recipe.",
             )
         return self.gradients.slopes[group.name]
@@ -113,14 +112,14 @@ CRITERIA = (
     "lamp",
     "random",
 )
-"""The names of ours, for messages; a dotted path names any other."""
+"""The names of the built-in criteria, for messages; a dotted path names any other."""
 
 
 def below(statistics: UnitStatistics, *, mean: float, std: float) -> Tensor:
     """Which units are dead, bool[size]: mean and standard deviation both at or under their thresholds.
 
-    Such a unit is near zero and stays there, so that removing it changes little; one with a small deviation
-    around a large mean is a bias in disguise and is kept. A unit that was never seen is not called dead.
+    Such a unit is always near zero, so that its removal changes little; a unit with a small deviation around
+    a large mean acts as a bias and stays. A unit that was never computed does not count as dead.
 
     Raises:
         RecipeError: a threshold is negative or NaN.
@@ -137,16 +136,16 @@ def below(statistics: UnitStatistics, *, mean: float, std: float) -> Tensor:
 def activation(group: Group, context: Context) -> Tensor:
     """The distance of (mean, standard deviation) from (0, 0): the root mean square of the activation.
 
-    What `below` cuts as a box, as one order: the units nearest to a constant zero go first.
+    `below` as a ranking instead of two thresholds: the units nearest to a constant zero are removed first.
     """
     found = context.activations(group)
     return torch.hypot(found.mean, found.std)
 
 
 def activation_std(group: Group, context: Context) -> Tensor:
-    """The standard deviation of the activation: units that hardly move go first, whatever their mean.
+    """The standard deviation of the activation: nearly constant units are removed first, whatever their mean.
 
-    A constant unit is a bias in disguise, and `means = true` of the stage prune puts it there.
+    A constant unit acts as a bias, and `means = true` of the stage prune adds it to the readers' biases.
     """
     return context.activations(group).std.clone()
 
@@ -154,8 +153,8 @@ def activation_std(group: Group, context: Context) -> Tensor:
 def activation_outgoing(group: Group, context: Context) -> Tensor:
     """The root mean square of the activation times the Euclidean norm of the weights that read it.
 
-    How far, at most, the readers move on average when the unit is gone. Squared it is the second moment of
-    the activation times the weights' energy: the diagonal of Luo et al. 2017, "ThiNet", taken unit by unit.
+    An upper bound on the mean change of the readers when the unit is removed. Its square is the second moment
+    of the activation times the weights' energy: the diagonal of Luo et al. 2017, "ThiNet", unit by unit.
     """
     found = context.activations(group)
     return torch.hypot(found.mean, found.std) * _sums(group, context, torch.square, "consumer").sqrt()
@@ -169,8 +168,8 @@ def mean_absolute(group: Group, context: Context) -> Tensor:
 def apoz(group: Group, context: Context) -> Tensor:
     """The share of activations that are not zero.
 
-    One minus APoZ, the average percentage of zeros (Hu et al. 2016, "Network Trimming"). After anything but
-    a ReLU hardly a value is exactly zero, and this says nothing.
+    One minus APoZ, the average percentage of zeros (Hu et al. 2016, "Network Trimming"). It is meaningful
+    only after a ReLU: other activations are almost never exactly zero.
     """
     return 1 - context.activations(group).zero_share
 
@@ -203,13 +202,13 @@ def batch_norm(group: Group, context: Context) -> Tensor:
     if not found:
         raise ModelError(
             f'No batch norm scales the units of "{group.name}".',
-            "Choose another criterion: this one is for networks whose every layer has a batch norm.",
+            "Choose another criterion: this one needs a batch norm after every layer.",
         )
     return squares.sqrt()
 
 
 def taylor(group: Group, context: Context) -> Tensor:
-    """The squared first-order change of the loss when a unit is switched off, averaged over the batches.
+    """The squared first-order change of the loss when a unit is removed, averaged over the batches.
 
     Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning", with the gate in front of the
     unit's readers: equal to the slope along the activation times the activation (their paper of 2017).
@@ -218,7 +217,7 @@ def taylor(group: Group, context: Context) -> Tensor:
 
 
 def geometric_median(group: Group, context: Context) -> Tensor:
-    """The sum of distances to the weights of all other units: what others can stand in for goes first.
+    """The sum of distances to the weights of all other units: units that others can replace go first.
 
     He et al. 2019, "Filter Pruning via Geometric Median".
     """
@@ -246,14 +245,14 @@ def lamp_of(scores: Tensor) -> Tensor:
 
 
 def random(group: Group, context: Context) -> Tensor:
-    """The control of every criterion: a draw that depends on the seed and the group's name alone."""
+    """The control of every criterion: random scores that depend only on the seed and the group's name."""
     digest = hashlib.sha256(f"{context.seed}/{group.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return torch.rand(group.size, generator=generator, dtype=torch.float64)
 
 
 def _sums(group: Group, context: Context, of: Callable[[Tensor], Tensor], role: str = "producer") -> Tensor:
-    """For every unit the sum of `of(weight)` over all weights that make it, or read it; biases left out."""
+    """For every unit the sum of `of(weight)` over all weights that produce (or read) it, without biases."""
     sums = torch.zeros(group.size, dtype=torch.float64)
     for piece in group.slices:
         weights = context.weights(piece.parameter)
@@ -266,7 +265,7 @@ def _sums(group: Group, context: Context, of: Callable[[Tensor], Tensor], role: 
 
 
 def _vectors(group: Group, context: Context) -> Iterator[Tensor]:
-    """Of every parameter that produces the group, each unit's weights as a row: float64[size, weights]."""
+    """For every parameter that produces the group, each unit's weights as a row: float64[size, weights]."""
     for piece in group.slices:
         weights = context.weights(piece.parameter)
         if piece.role != "producer" or weights.dim() < 2:

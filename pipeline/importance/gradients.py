@@ -1,9 +1,9 @@
-"""What the loss says of each unit: its slope along a factor that stands in front of the unit.
+"""Gradients of the loss with respect to a gate in front of each unit.
 
-A factor of one leaves a unit as it is and zero takes it out, so the slope at one is the first-order guess of
-what its removal costs. The factor stands where the unit is read: then one number covers a residual stream
-with many producers, and the slope is the product of each reader's weights and their gradient, summed. A unit
-that no parameter reads (queries and keys meet each other) has it in front of what makes it.
+A gate of one keeps a unit and zero removes it, so the slope at one is the first-order estimate of the cost of
+removal. The gate is where the unit is read: one number then covers a residual stream with many producers, and
+the slope is the sum over readers of weights times their gradient. If no parameter reads the unit (queries and
+keys multiply each other), the gate is at its producer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..workload import Workload, example_batch, split_batches, users_code
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of a workload's loss over its calibration split, taken when they are first asked for.
+    """Gradients of a workload's loss over its calibration split, computed when first needed.
 
     Attributes:
         groups: the trace of `model`.
@@ -34,10 +34,10 @@ class Gradients:
     workload: Workload
 
     def batches(self) -> Iterator[dict[str, Tensor]]:
-        """Of each batch, the gradient of the loss by the parameter's name.
+        """For each batch, the gradient of the loss by the parameter's name.
 
-        The network runs as in training, since that is what a loss is written for, but its norms and dropouts
-        as in use, since that is the network that is pruned.
+        The network is in training mode, for which a loss is written, but its norms and dropouts are in eval
+        mode, because that is the network to prune.
 
         Raises:
             ModelError: the loss is NaN or infinite.
@@ -65,7 +65,7 @@ class Gradients:
 
     @functools.cached_property
     def slopes(self) -> Mapping[str, Tensor]:
-        """By group, the slope along a factor in front of each unit: float64[batches, size]."""
+        """By group, the slope along a gate in front of each unit: float64[batches, size]."""
         weights = dict(self.model.named_parameters(remove_duplicate=False))
         by_group: dict[str, list[Tensor]] = {group.name: [] for group in self.groups}
         for gradients in self.batches():

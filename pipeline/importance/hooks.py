@@ -1,9 +1,9 @@
-"""Observers in a network: a copy of its graph that measures what its mixing operators read.
+"""Observers: a copy of a network's graph that measures what its linear layers and convolutions read.
 
-Values are looked at where a linear layer or a convolution reads them: after the activation, the norm, the
-residual sum. What is zero there can be taken out without loss; what a convolution puts out before its norm
-says little. The copy shares its weights with the original, and each value is measured once, however many
-groups live in it and however many operators read it.
+Values are measured at the input of a linear layer or convolution: after the activation, the norm, the
+residual sum. A unit that is zero there can be removed without loss; the output of a convolution before its
+norm says little. The copy shares its weights with the original, and each value is measured once, however
+many groups it has and however many operators read it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ..pruning.capture import copied
 from ..pruning.groups import Groups, Read
 from .moments import Moments, measure, merge
 
-# Merging costs the same for many batches as for two, so it waits until there are some.
+# Merging costs the same for many batches as for two, so it is done for several at once.
 _PENDING = 16
 
 
 class Observer(nn.Module):
-    """Stands behind one value in the graph and keeps its moments, a slot for each place along `axes`."""
+    """Follows one value in the graph and accumulates its moments, one slot per position along `axes`."""
 
     def __init__(self, readers: list[tuple[str, Read]]) -> None:
         super().__init__()
         self.readers = readers
-        # Counted from the right, where the units of all readers and the value itself line up.
+        # Counted from the right, where the axes of all readers and of the value correspond.
         self.sizes: dict[int, int] = {}
         for _, read in readers:
             for axis, size in enumerate(read.units.shape, start=-read.units.dim()):
@@ -45,7 +45,7 @@ class Observer(nn.Module):
             self.seen = [merge(self.seen)]
 
     def total(self) -> Moments:
-        """All that was seen, by slot."""
+        """The moments of all batches, by slot."""
         return merge(self.seen)
 
     def slots(self, units: Tensor) -> Tensor:
@@ -59,13 +59,13 @@ class Observer(nn.Module):
         names = list(dict.fromkeys(theirs or [name for name, _ in self.readers]))
         return ModelError(
             f"The activations of {', '.join(names)} are NaN or infinite in {int(bad.sum())} of {len(bad)} "
-            "places, and so is all that follows from them.",
+            "places, and so is all that is computed from them.",
             "Look for NaN in the weights (a training that diverged) and in the calibration data.",
         )
 
 
 def observe(groups: Groups) -> tuple[GraphModule, dict[str, Observer]]:
-    """The graph with an observer behind each value that a group is read at, and these by the node's name."""
+    """The graph with an observer after each value where a group is read; the observers by node name."""
     graph = GraphModule(groups.graph, copied(groups.graph.graph))
     readers: dict[str, list[tuple[str, Read]]] = {}
     for group in groups:

@@ -1,16 +1,16 @@
-"""What the values of every slot of a tensor look like: mean, deviation, magnitude, zeros, maximum.
+"""Streaming moments of a tensor, by slot: mean, deviation, magnitude, zeros, maximum.
 
-A slot is one position along the kept axes (a channel, a neuron); everything else is summed away. Each batch
-is measured by itself and merged into what was seen before, so one pass over any number of batches of any
-size is enough, and what is kept is a few numbers a slot.
+A slot is one position along the kept axes (a channel, a neuron); all other axes are reduced. Each batch is
+measured alone and merged with those before it, so one pass over any number of batches of any size is enough,
+and the state is a few numbers per slot.
 
-Only `sum`, `amax` and `amin` are asked of PyTorch: they run at the speed of memory, on any number of threads,
-which `var` and `(x == 0).mean()` do not. Its `sum` adds pairwise, so that float32 is good to 3e-6 over a
+Only PyTorch's `sum`, `amax` and `amin` are used: they run at the speed of memory, on any number of threads;
+`var` and `(x == 0).mean()` do not. Its `sum` adds pairwise, so that float32 is good to 3e-6 over a
 million values of one sign in the worst case tried (Higham 1993, "The accuracy of floating point summation");
 products with ones and norms are as fast and lose up to 2e-4 over a 112x112 map. Two things float32 cannot do:
-values of both signs, whose sum is therefore taken in float64, and a deviation well under the mean, of which a
-sum of squares says little. Slots where it is so are found by their condition number, and they alone are
-measured again, in float64 and around a shift.
+values of both signs, which are therefore summed in float64, and a deviation far below the mean, where a sum
+of squares cancels. Such slots are recognised by their condition number, and only they are measured again, in
+float64 and around a shift.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Values a tile, and its rows at most: it bounds the room that is needed, 16 MB, and the rounding of a column.
+# Values per tile, and its rows at most: bounds the working memory, 16 MB, and the rounding of a column.
 _TILE = 1 << 22
 _TALLEST = 1 << 16
 
-# Tensors up to this size are cast to float64 as a whole: it costs nothing, and nothing is measured twice.
+# Tensors up to this size are cast to float64 at once: it costs nothing, and no slot is measured twice.
 _SMALL = 1 << 16
 
-# Mean square over variance, up to which sums of squares in this type give a deviation good to 1e-5.
+# Largest ratio of mean square to variance at which sums of squares in this type give a deviation to 1e-5.
 _CONDITION_LIMIT = {torch.float32: 10.0, torch.float64: 1e6}
 
-# A mean square under this may have lost digits, or everything, to float32's smallest number.
+# A mean square under this may have lost digits to float32's underflow.
 _LEAST_SQUARE = 1e-30
 
-# Rows shorter than this are not worth a reduction each: the tensor is turned, and columns are summed.
+# Rows shorter than this are too slow to reduce one by one: the tensor is transposed and columns are summed.
 _SHORTEST_ROW = 16
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of `count` values in each slot. Tensors are float64 on the CPU, one entry a slot.
+    """Moments of `count` values in each slot. Tensors are float64 on the CPU, one entry per slot.
 
     `deviation` is the sum of squared deviations from the mean, `magnitude` the sum of absolute values,
     `nonzero` the number of values that are not exactly zero. `measured` counts slots times batches and
@@ -68,9 +68,9 @@ class Moments:
 def measure(value: Tensor, axes: Collection[int]) -> Moments:
     """The moments of one tensor: a slot for every position along `axes`, row-major in ascending axis order.
 
-    `value` is of any real type and memory layout and holds at least one element. Figures are good to 1e-5
+    `value` is of any real type and memory layout and has at least one element. Figures are good to 1e-5
     relative, for magnitudes between 1e-150 and 1e150; the mean of values of both signs to 1e-12 of the mean
-    magnitude. A NaN or an infinity makes the slot's deviation NaN or infinite: ask `Moments.finite`.
+    magnitude. A NaN or an infinity makes the slot's deviation NaN or infinite: see `Moments.finite`.
     """
     if value.numel() <= _SMALL or not (value.is_floating_point() or value.dtype == torch.bool):
         value = value.double()
@@ -82,7 +82,7 @@ def measure(value: Tensor, axes: Collection[int]) -> Moments:
     count = value.numel() // total.numel()
     mean = total / count
     deviation = torch.addcmul(squares, total, mean, value=-1).clamp_min_(0)
-    # As a difference, because what overflowed is then NaN and not sound.
+    # As a difference, so that an overflow gives NaN.
     sound = squares - deviation * _CONDITION_LIMIT[value.dtype] <= 0
     sound &= squares >= nonzero * _LEAST_SQUARE
     shifted = 0 if bool(sound.all()) else int((~sound).sum())
@@ -125,9 +125,8 @@ def fold(moments: Moments, units: Tensor, size: int) -> Moments:
     """The moments of `size` units: `units` says for every slot which unit it belongs to, -1 for none.
 
     A unit with several slots (a channel whose positions were flattened) gets all their values; one without
-    any gets count 0, mean 0 and maximum -inf. Deviations add, and the distance of every mean from the common
-    one adds its part: Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance: analysis
-    and recommendations".
+    slots gets count 0, mean 0 and maximum -inf. Deviations are combined by the formula of Chan, Golub,
+    LeVeque 1983, "Algorithms for computing the sample variance: analysis and recommendations".
     """
     mine = (units >= 0) & (moments.count > 0)
     units, count, mean = units[mine], moments.count[mine], moments.mean[mine]
@@ -140,7 +139,7 @@ def fold(moments: Moments, units: Tensor, size: int) -> Moments:
             0, units, values, "amax", include_self=False
         )
 
-    # Means are taken from one of the unit's own, so that equal ones stay exactly equal.
+    # Means are relative to one of the unit's own, so that equal means stay exactly equal.
     origin = highest(mean, 0.0)
     whole = summed(count)
     offset = summed(count * (mean - origin[units])) / whole.clamp_min(1)
@@ -161,8 +160,8 @@ def fold(moments: Moments, units: Tensor, size: int) -> Moments:
 class _Layout:
     """How a tensor becomes a matrix whose lines (rows, or columns) each belong to one slot.
 
-    Permuted by `order` and reshaped to `matrix`, then summed along `dim`. The lines left have the sizes
-    `lead`; summing their axes `within` and permuting the rest by `ascending` leaves the slots.
+    Permuted by `order` and reshaped to `matrix`, then summed along `dim`. The remaining lines have the sizes
+    `lead`; summing their axes `within` and permuting the rest by `ascending` gives the slots.
     """
 
     order: tuple[int, ...]
@@ -175,7 +174,7 @@ class _Layout:
 
 @functools.lru_cache(maxsize=1024)
 def _layout(shape: tuple[int, ...], stride: tuple[int, ...], axes: tuple[int, ...]) -> _Layout:
-    """The layout with as little copying as the tensor's place in memory allows."""
+    """The layout that copies as little as the tensor's strides allow."""
     kept = {axis for axis in axes if shape[axis] > 1}
     order = sorted(range(len(shape)), key=lambda axis: (shape[axis] > 1, -stride[axis]))
     inner = list(itertools.takewhile(lambda axis: axis not in kept, reversed(order)))
@@ -196,7 +195,7 @@ def _layout(shape: tuple[int, ...], stride: tuple[int, ...], axes: tuple[int, ..
 
 
 def _by_slot(sums: Tensor, layout: _Layout) -> tuple[Tensor, ...]:
-    """The rows of `sums`, given by line, by slot: the last row holds maxima, the others are added up."""
+    """Turns the rows of `sums` from lines into slots: the last row has maxima, the others are added."""
     whole = sums.view(-1, *layout.lead)
     ascending = (0, *(position + 1 for position in layout.ascending))
     within = [position + 1 for position in layout.within]
@@ -208,7 +207,7 @@ def _by_slot(sums: Tensor, layout: _Layout) -> tuple[Tensor, ...]:
 
 
 def _line_sums(matrix: Tensor, dim: int) -> Tensor:
-    """Of every line the sum, sum of squares, of magnitudes, the number of non-zeros, the maximum, as rows."""
+    """For every line, as rows: sum, sum of squares, sum of magnitudes, number of non-zeros, maximum."""
     rows, columns = matrix.shape
     width = min(columns, _TILE)
     height = min(rows, _TALLEST, max(1, _TILE // width))
@@ -226,7 +225,7 @@ def _line_sums(matrix: Tensor, dim: int) -> Tensor:
 
 
 def _tile_sums(tile: Tensor, dim: int, room: Tensor) -> Tensor:
-    """The same of one tile, in float64."""
+    """`_line_sums` of one tile, in float64."""
     room = room[: tile.numel()].view(tile.shape)
     squares = torch.mul(tile, tile, out=room).sum(dim)
     if tile.amin() < 0:
@@ -242,8 +241,8 @@ def _tile_sums(tile: Tensor, dim: int, room: Tensor) -> Tensor:
 def _shifted(matrix: Tensor, layout: _Layout, ill: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, deviation and magnitude of the `ill` slots, in float64 around one of their own values.
 
-    A value of the slot lies within sqrt(count) deviations of its mean, so at most `count` roundings are
-    lost around it: this needs no history, cannot overflow, and is the same whatever came before.
+    A value of the slot is within sqrt(count) deviations of its mean, so at most `count` roundings are lost
+    around it: this needs no history, cannot overflow, and does not depend on earlier batches.
     """
     dim, slot = layout.dim, _slot_of_line(layout)
     count = matrix.numel() // len(ill)
@@ -264,7 +263,7 @@ def _shifted(matrix: Tensor, layout: _Layout, ill: Tensor) -> tuple[Tensor, Tens
 
 
 def _slot_of_line(layout: _Layout) -> Tensor:
-    """The slot of every line: `_by_slot` read backwards."""
+    """The slot of every line: the inverse of `_by_slot`."""
     left = [size for position, size in enumerate(layout.lead) if position not in layout.within]
     back = sorted(range(len(left)), key=lambda position: layout.ascending[position])
     slot = torch.arange(math.prod(left)).view([left[position] for position in layout.ascending]).permute(back)

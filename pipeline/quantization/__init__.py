@@ -1,1 +1,1 @@
-"""Which INT8 candidate is kept? Candidates on validation data, and the sensitivity of layers."""
+"""Which INT8 candidate is best? Candidates on validation data, and the sensitivity of layers."""

@@ -1,9 +1,8 @@
-"""INT8 networks that are held against each other: on the validation split, and on this machine's clock.
+"""INT8 candidates, compared by validation score, output noise and time on this machine.
 
-Every way to quantize a network gives a candidate. One is kept in the place of another only where it helps by
-both measures: the score on the validation split is not worse, and the outputs lie nearer to the float
-network's. The score alone would choose by the luck of a few samples, the outputs alone by what the score may
-not mind.
+Every way to quantize a network gives a candidate. One replaces another only if it is better by both measures:
+the validation score is not worse, and the outputs are nearer to the float network's. The score alone would
+choose by chance on a few samples; the outputs alone would follow differences that the score ignores.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ EVENTS = 6  # the fewest that give a 95 % interval
 
 @dataclass(frozen=True)
 class Candidate:
-    """An INT8 network, and what it is worth.
+    """An INT8 network with its score and noise.
 
     Attributes:
-        source: the float network that was rounded: the network itself, or what a step made of it.
-        base: the same before its constants were changed for the sake of int8: the network, or it equalized.
-        path: the file that it was scored by.
-        skip: weighted operators that were asked to stay in float.
+        source: the float network that was quantized: the network itself, or the output of a step.
+        base: that network before a step changed its constants for INT8: the network, or the equalized one.
+        path: the scored file.
+        skip: weighted operators that stay in float.
         score: on the validation split.
         noise: of its outputs there, as a share of the float network's values.
     """
@@ -62,11 +61,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Trials:
-    """What all candidates of a run have in common.
+    """The data that all candidates of a run share.
 
     Attributes:
         original: the file of the network in float, and `float_score` its score on the validation split.
-        network: the same as a model, opened.
+        network: the same as an opened model.
         folder: for the candidates' files.
     """
 
@@ -89,14 +88,14 @@ class Trials:
         return (before - after) * (1 if self.work.workload.higher_is_better else -1)
 
     def helps(self, new: Candidate, old: Candidate) -> bool:
-        """Whether the new one is to be kept in the place of the old one."""
+        """Whether the new candidate replaces the old one."""
         lost = max(self.drop(self.float_score, old.score), 0.0)
         return self.drop(self.float_score, new.score) <= lost and new.noise < old.noise
 
     def make(
         self, name: str, source: OnnxModel, base: OnnxModel, ranges: Ranges, skip: Sequence[str] = ()
     ) -> Candidate:
-        """Quantizes and scores; what is in `skip` stays in float."""
+        """Quantizes and scores; operators in `skip` stay in float."""
         source = in_float(source, base, skip)
         quantized = to_qdq(source, ranges, dialect=self.dialect, skip=sorted(skip))
         path = self.folder / f"{name}.onnx"
@@ -112,7 +111,7 @@ class Trials:
 
 
 def in_float(source: OnnxModel, base: OnnxModel, names: Collection[str]) -> OnnxModel:
-    """A float network with the operators `names` as they were before they were made ready for int8."""
+    """A float network in which the operators `names` have the constants from before the steps for INT8."""
     return source if source is base or not names else restore(source, base, names)
 
 
@@ -126,7 +125,7 @@ def validated(work: Work, path: Path) -> float:
 
 
 def first(trials: Trials, method: Method | Literal["best"]) -> Candidate:
-    """The network quantized as it is, by one method or by the best of all."""
+    """The unchanged network, quantized by one method or by the best of all."""
     methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
     network = trials.network.model
     found = trials.calibrated(network, methods)
@@ -134,17 +133,17 @@ def first(trials: Trials, method: Method | Literal["best"]) -> Candidate:
     for name, ranges in found.items():
         made = trials.make(name, network, network, ranges)
         best = made if best is None or trials.helps(made, best) else best
-    assert best is not None  # there is one method at least
+    assert best is not None  # there is at least one method
     return best
 
 
 def stepped(trials: Trials, step: Step, old: Candidate) -> tuple[Candidate, str]:
-    """A candidate after one more step if that helps, else the old one; and what was found, in words."""
+    """The candidate after one more step if that helps, else the old one; and a sentence about it."""
     ranges, data = old.ranges, inputs_of(trials.work.workload, "calibration")
     if step == "equalize":
         out, pairs = equalize(old.source)
         if not pairs:
-            return old, "equalize: no two layers with nothing but a ReLU between them"
+            return old, "equalize: no two layers with only a ReLU between them"
         near = itertools.islice(data, NEAR)
         compare(Opened.of(old.source), Opened.of(out), near, kind="float", name="ONNX -> equalized")
         method: Method = next(one for one in METHODS if one == old.ranges.method)
@@ -162,15 +161,15 @@ def stepped(trials: Trials, step: Step, old: Candidate) -> tuple[Candidate, str]
         did = f"bias_correction: {len(taken)} layers, most of all {max(taken, key=lambda name: taken[name])}"
     new = trials.make(step, out, out if step == "equalize" else old.base, ranges, old.skip)
     helps = trials.helps(new, old)
-    told = (
+    sentence = (
         f"{did}; validation {old.score:.4f} -> {new.score:.4f}, noise {old.noise:.2%} -> {new.noise:.2%}: "
         f"{'kept' if helps else 'not kept'}"
     )
-    return (new if helps else old), told
+    return (new if helps else old), sentence
 
 
 def timed(trials: Trials, baseline: Path, candidate: Path) -> Judgement:
-    """Two files timed by turns on this machine, shortly."""
+    """A short interleaved timing of two files on this machine."""
     pair = {"baseline": baseline, "candidate": candidate}
     work = trials.work
     protocol = Protocol(events=EVENTS, seed=work.seed, runtime=work.target.here.name)

@@ -1,8 +1,8 @@
-"""Which layers lose what in INT8, and the way back to float for the worst of them.
+"""Sensitivity of layers to INT8, and the return of the most sensitive ones to float.
 
-Each layer is rounded alone, all others in float, and one pass over a part of the validation split tells two
-things of it: how much signal its rounding leaves over noise in the outputs, in decibels (SQNR), and what it
-costs in score. Layers go by the first: the score of one layer moves by a few samples' luck.
+Each layer is quantized alone, all others stay in float. One pass over part of the validation split measures
+the signal-to-quantization-noise ratio of the outputs (SQNR, in decibels) and the lost score. Layers are
+sorted by SQNR: the score of a single layer depends on the chance of a few samples.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ BATCHES = 8  # of the validation split
 
 @dataclass(frozen=True)
 class Layer:
-    """What INT8 costs in one layer alone: `sqnr_db` on the outputs (of several the worst), `score_drop`."""
+    """The cost of INT8 in one layer alone: `sqnr_db` of the worst output, and `score_drop`."""
 
     name: str
     sqnr_db: float
     score_drop: float
 
     def to_json(self) -> dict[str, Any]:
-        """The layer as plain JSON values; what is not finite, as the ratio without any noise, is None."""
+        """The layer as plain JSON values; a value that is not finite (no noise at all) is None."""
         numbers = {"sqnr_db": self.sqnr_db, "score_drop": self.score_drop}
         return {"name": self.name} | {k: v if math.isfinite(v) else None for k, v in numbers.items()}
 
 
 @dataclass(frozen=True)
 class Return:
-    """A layer given back to float.
+    """A layer that was returned to float.
 
     Attributes:
-        score: on the validation split, with it and all before it in float.
-        time: of the network, as a share of that before this return: (value, low, high), measured by turns
-            on this machine; None where this machine is not the target.
+        score: on the validation split, with this layer and all returned before it in float.
+        time: of the network, relative to the one before this return: (value, low, high), measured
+            interleaved on this machine; None where this machine is not the target.
     """
 
     layer: Layer
@@ -58,7 +58,7 @@ class Return:
 
 
 def sensitivity(trials: Trials, candidate: Candidate) -> tuple[Layer, ...]:
-    """Every layer of a candidate that is in INT8, the most sensitive first."""
+    """All INT8 layers of a candidate, the most sensitive first."""
     names = candidate.quantized.in_int8
     float_outputs: list[Mapping[str, Array]] = []
     whole = _score(trials, trials.original, float_outputs.append)
@@ -78,7 +78,7 @@ def sensitivity(trials: Trials, candidate: Candidate) -> tuple[Layer, ...]:
 
 
 class _Noise:
-    """Power of signal and noise, by output, over the batches in their order."""
+    """Power of signal and noise of each output, summed over the batches."""
 
     def __init__(self, expected: list[Mapping[str, Array]]) -> None:
         self._expected = iter(expected)
@@ -87,7 +87,7 @@ class _Noise:
     def add(self, outputs: Mapping[str, Array]) -> None:
         for name, value in next(self._expected).items():
             signal, noise = self._powers.get(name, (0.0, 0.0))
-            if value.shape != outputs[name].shape:  # as many rows as the data say, see data_dependent.py
+            if value.shape != outputs[name].shape:  # a data-dependent number of rows, see data_dependent.py
                 continue
             exact, error = values_and_errors(value, outputs[name])
             signal += float(np.square(exact).sum())
@@ -122,11 +122,11 @@ def _score(trials: Trials, path: Path, look: Callable[[Mapping[str, Array]], Non
 def returned(
     trials: Trials, candidate: Candidate, layers: tuple[Layer, ...], *, score_drop: float
 ) -> tuple[Candidate | None, tuple[Return, ...]]:
-    """Gives the worst layers back to float, one by one, until the score is within its budget.
+    """Returns the most sensitive layers to float, one by one, until the score is within its budget.
 
     Returns:
-        The first candidate within the budget, None where the last layer in INT8 still breaks it; and what
-        each return cost.
+        The first candidate within the budget, or None if even the last INT8 layer breaks it; and the
+        returns with their costs.
     """
     returns: list[Return] = []
     for layer in layers[:-1]:
@@ -138,26 +138,26 @@ def returned(
         new = trials.make(name, candidate.source, candidate.base, candidate.ranges, skip)
         time = None
         if not trials.work.target.runtime.builds:
-            told = timed(trials, candidate.path, new.path)
-            time = (1 / told.ratio, 1 / told.high, 1 / told.low if told.low else math.inf)
+            faster = timed(trials, candidate.path, new.path)
+            time = (1 / faster.ratio, 1 / faster.high, 1 / faster.low if faster.low else math.inf)
         returns.append(Return(layer, new.score, time))
         candidate = new
     within = trials.drop(trials.float_score, candidate.score) <= score_drop
     return (candidate if within else None), tuple(returns)
 
 
-def words(layers: tuple[Layer, ...], *, most: int = 5) -> str:
-    """The most sensitive layers in a sentence."""
-    told = ", ".join(
+def sensitivity_sentence(layers: tuple[Layer, ...], *, most: int = 5) -> str:
+    """A sentence with the most sensitive layers."""
+    listed = ", ".join(
         f"{layer.name} ({layer.sqnr_db:.1f} dB, {layer.score_drop:+.4f})" for layer in layers[:most]
     )
     more = f", and {len(layers) - most} more" if len(layers) > most else ""
-    return f"each layer alone in INT8, worst first (signal over noise, lost score): {told}{more}"
+    return f"each layer alone in INT8, worst first (signal-to-noise ratio, lost score): {listed}{more}"
 
 
-def return_words(found: Return, before: float) -> str:
-    """What giving a layer back gained and cost."""
-    cost = "its time is to be measured on the board"
+def return_sentence(found: Return, before: float) -> str:
+    """A sentence with the gain and cost of returning a layer to float."""
+    cost = "its time must be measured on the board"
     if found.time is not None:
         value, low, high = found.time
         cost = f"the network takes {value:.3f}x as long ({low:.3f} to {high:.3f})"

@@ -19,7 +19,7 @@ from ...targets.artifact import write_json
 from ...targets.errors import RecipeError
 from ..compression.masks import load_masks
 from ..training.checkpoint import write_tensors
-from ..training.fit import fit, training_words
+from ..training.fit import fit, training_sentence
 from ..training.loop import WORKER, Schedule, TrainingJob
 from ..training.networks import student_class
 from ..training.teachers import Teaching
@@ -83,7 +83,7 @@ class Distill(Schedule):
             masks=load_masks(held["masks"])[0] if held else None,
         )
         fitted = fit(_student(self.student, work.seed) if self.student else work.model(latest), job)
-        words = f"{len(folders)} teachers, {training_words(fitted, self.epochs, work.workload)}"
+        words = f"{len(folders)} teachers, {training_sentence(fitted, self.epochs, work.workload)}"
         if not self.student:
             made = work.with_model("tuned", fitted.model, plan=work.plan(latest), beside=held)
             return made.logged("distill", self, words)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from ..compression.masks import load_masks
-from ..training.fit import fit, training_words
+from ..training.fit import fit, training_sentence
 from ..training.loop import Schedule, TrainingJob
 from ..work import Work
 
@@ -38,6 +38,6 @@ class Finetune(Schedule):
             masks=load_masks(held["masks"])[0] if held else None,
         )
         fitted = fit(work.model(latest), job)
-        words = training_words(fitted, self.epochs, work.workload)
+        words = training_sentence(fitted, self.epochs, work.workload)
         made = work.with_model("tuned", fitted.model, plan=work.plan(latest), beside=held)
         return made.logged("finetune", self, words)

@@ -26,7 +26,7 @@ from ...export.quantization.int8_widths import off_step
 from ...targets.artifact import Artifact, write_json
 from ...targets.errors import ModelError, RecipeError
 from ..quantization.candidates import Candidate, Step, Trials, first, stepped, timed, validated
-from ..quantization.sensitivity import Layer, return_words, returned, sensitivity, words
+from ..quantization.sensitivity import Layer, return_sentence, returned, sensitivity, sensitivity_sentence
 from ..work import Variant, Work
 from ..workload import inputs_of
 from .export import COMPARED, hop_words
@@ -114,13 +114,13 @@ class Quantize:
         if not broken and not self.sensitivity:
             return (), candidate, said
         layers = sensitivity(trials, candidate)
-        said.append(words(layers))
+        said.append(sensitivity_sentence(layers))
         if not broken or self.score_drop is None:
             return layers, candidate, said
         kept, returns = returned(trials, candidate, layers, score_drop=self.score_drop)
         score = candidate.score
         for found in returns:
-            said.append(return_words(found, score))
+            said.append(return_sentence(found, score))
             score = found.score
         if kept is None:
             said.append(f"with one layer in INT8 the score is still worse by more than {self.score_drop:g}")

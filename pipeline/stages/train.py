@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ...targets.errors import RecipeError
 from ..training.checkpoint import write_tensors
-from ..training.fit import fit, training_words
+from ..training.fit import fit, training_sentence
 from ..training.loop import Schedule, TrainingJob, rewind_path
 from ..work import Work
 from ..workload import built_model
@@ -47,7 +47,7 @@ class Train(Schedule):
             rewind_step=self.rewind_step,
         )
         fitted = fit(model, job)
-        words = training_words(fitted, self.epochs, work.workload)
+        words = training_sentence(fitted, self.epochs, work.workload)
         early = {f"step-{step}": rewind_path(checkpoint, step) for step in (0, self.rewind_step)}
         if not early[f"step-{self.rewind_step}"].exists():
             raise RecipeError(

@@ -1,8 +1,8 @@
-"""Batch norms after a cut: their running means and variances are of a network that is gone.
+"""Batch-norm re-estimation: running means and variances computed again for a pruned network.
 
-A batch norm in use subtracts what its input was on average in training. Take channels out before it and that
-average is another, and the error adds up layer by layer: a good part of what one-shot pruning seems to cost
-is this. A few forward passes without gradients put it right (Li et al. 2020, "EagleEye").
+In eval mode a batch norm subtracts the mean that its input had in training. Pruning the channels before it
+changes that mean, and the error accumulates layer by layer: this is a large part of the apparent cost of
+one-shot pruning. A few forward passes without gradients correct it (Li et al. 2020, "EagleEye").
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..workload import Workload, example_batch, split_batches, users_code
 
 
 def reestimated(model: nn.Module, workload: Workload, *, batches: int = 64, seed: int = 0) -> nn.Module:
-    """A copy whose running statistics are those of so many batches of the training split; in eval mode.
+    """A copy, in eval mode, whose running statistics are those of `batches` batches of the training split.
 
-    The user's own class gets the plain average over these batches, with all else as in use. The graph form
-    has one graph for training and runs it whole: its statistics are the moving average that training keeps.
-    A network without running statistics is returned as it is.
+    A module of the user's own class gets the plain average over these batches, with all other layers in eval
+    mode. The graph form has a separate graph for training, which runs in full: its statistics are the moving
+    average of training. A network without running statistics is returned unchanged.
     """
     if not batches or not any(name.endswith("running_var") for name, _ in model.named_buffers()):
         return model

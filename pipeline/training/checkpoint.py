@@ -1,7 +1,7 @@
-"""Where a training stands, on disk: tensors and JSON in one safetensors file, no pickle.
+"""Checkpoint of a training: tensors and JSON in one safetensors file, without pickle.
 
-It is written whole after every epoch, so a training that is killed loses at most the one it was in. It holds
-the network as it is, the network as it was at its best, the optimizer and the scores so far.
+It is replaced atomically after every epoch, so a killed training loses at most the current epoch. It has the
+current network, the best network, the optimizer and the scores so far.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ...targets.errors import ArtifactError
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a training is.
+    """The progress of a training.
 
     Attributes:
         scores: on the validation split, after each epoch.
-        kept: the epoch whose network is handed out, from 0.
+        kept: the epoch whose network is returned, from 0.
         best: that network's tensors.
-        seed: by which epochs are shuffled.
+        seed: shuffles the epochs.
     """
 
     scores: tuple[float, ...]
@@ -38,7 +38,7 @@ class Reached:
 
 
 def save(path: Path, model: nn.Module, optimizer: Any, progress: Reached) -> None:
-    """Writes all that a training needs to go on, or nothing."""
+    """Writes all that a training needs to resume, atomically."""
     state = optimizer.state_dict()
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in progress.best.items()}
@@ -60,26 +60,26 @@ def save(path: Path, model: nn.Module, optimizer: Any, progress: Reached) -> Non
 
 
 def load(path: Path, model: nn.Module, optimizer: Any) -> Reached:
-    """Puts network and optimizer where they were and says how far they had come.
+    """Restores network and optimizer; returns the progress.
 
     Raises:
         ArtifactError: the file is damaged, or of another network.
     """
     facts, tensors = _read(path)
     state: dict[int, dict[str, Any]] = {int(index): dict(slots) for index, slots in facts["plain"].items()}
-    for name, value in _under(tensors, "optimizer/").items():
+    for name, value in _with_prefix(tensors, "optimizer/").items():
         index, _, slot = name.partition("/")
         state.setdefault(int(index), {})[slot] = value
     try:
         optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
-        model.load_state_dict(_under(tensors, "model/"))
+        model.load_state_dict(_with_prefix(tensors, "model/"))
     except (RuntimeError, ValueError) as error:
         raise _damaged(path, str(error).splitlines()[0]) from error
     return _progress(facts, tensors)
 
 
 def reached(path: Path) -> Reached:
-    """How far a training had come, and its best network so far.
+    """The progress of a training, with its best network so far.
 
     Raises:
         ArtifactError: the file is damaged.
@@ -90,15 +90,15 @@ def reached(path: Path) -> Reached:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a whole safetensors file, or nothing; equal tensors are equal bytes."""
-    # Tied weights share memory, which the format refuses: each name gets its own copy.
+    """Writes a safetensors file atomically; equal tensors give equal bytes."""
+    # The format refuses tied weights, which share memory: each name gets its own copy.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
     with writing(path) as beside:
         beside.write_bytes(save_tensors(plain, dict(metadata) if metadata else None))
 
 
 def _progress(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Reached:
-    return Reached(tuple(facts["scores"]), facts["kept"], _under(tensors, "best/"), facts["seed"])
+    return Reached(tuple(facts["scores"]), facts["kept"], _with_prefix(tensors, "best/"), facts["seed"])
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -110,11 +110,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise _damaged(path, str(error)) from error
 
 
-def _under(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
     return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
 
 
 def _damaged(path: Path, why: str) -> ArtifactError:
     return ArtifactError(
-        f"The checkpoint {path} is damaged: {why}.", f"Delete it (rm {path}): the training starts anew."
+        f"The checkpoint {path} is damaged: {why}.", f"Delete it (rm {path}): the training starts again."
     )

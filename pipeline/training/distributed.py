@@ -1,9 +1,9 @@
-"""Training by several processes on this machine, each with its share of every batch (DDP).
+"""Distributed training (DDP) by several processes on this machine, each with its share of every batch.
 
-Every process (`worker`) makes workload and network for itself, from the same file of the user's: nothing is
-pickled and nothing forked. They speak through files: the parent writes the job, the first process writes the
-checkpoint and how far it is. When one of them dies the others are ended, and the parent says which and when;
-the same command then goes on at the last epoch.
+Every process (`worker`) makes workload and network from the user's file: nothing is pickled or forked. They
+communicate through files: the parent writes the job, the first process writes checkpoint and progress. When
+one dies, the parent ends the others and reports which one and when; the same command then resumes at the last
+epoch.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ POLL_S = 0.05
 
 
 def train_in_processes(model: nn.Module, job: TrainingJob) -> None:
-    """Trains `model` in `schedule.processes` processes; what came of it is in the checkpoint.
+    """Trains `model` in `schedule.processes` processes; the result is in the checkpoint.
 
     Raises:
-        RecipeError: the workload cannot be made anew in another process.
-        ModelError: a process was killed, or failed without a word.
+        RecipeError: the workload cannot be made in another process.
+        ModelError: a process was killed, or failed without a message.
     """
     count, place = job.schedule.processes, job.checkpoint.with_suffix(".job")
     job.networks.save(place, model, job.workload, None)
@@ -66,14 +66,14 @@ def train_in_processes(model: nn.Module, job: TrainingJob) -> None:
         while any(worker.poll() is None for worker in workers):
             failed = next((rank for rank, worker in enumerate(workers) if worker.poll()), None)
             if failed is not None:
-                _give_up(place, failed, workers, job.checkpoint)
+                _raise_failure(place, failed, workers, job.checkpoint)
             with contextlib.suppress(OSError, ValueError):
                 done, total = (place / "progress").read_text().split()
                 job.progress(int(done), int(total), job.what)
             time.sleep(POLL_S)
         failed = next((rank for rank, worker in enumerate(workers) if worker.returncode), None)
         if failed is not None:
-            _give_up(place, failed, workers, job.checkpoint)
+            _raise_failure(place, failed, workers, job.checkpoint)
     finally:
         for worker in workers:
             worker.kill()
@@ -81,20 +81,21 @@ def train_in_processes(model: nn.Module, job: TrainingJob) -> None:
 
 
 def spec_of(workload: Workload) -> str:
-    """How another process can make this workload: "package.module:Class", or "/path/file.py:Class".
+    """The workload's spec for another process: "package.module:Class", or "/path/file.py:Class".
 
     Raises:
-        RecipeError: it is no object of a class at the top of a file.
+        RecipeError: its class is not at the top level of a file.
     """
     kind = type(workload)
     module = sys.modules.get(kind.__module__)
     file = getattr(module, "__file__", None)
     if file is None or getattr(module, kind.__qualname__, None) is not kind:
         raise RecipeError(
-            f"Several processes cannot make the workload {kind.__qualname__} each for themselves.",
-            "Make it an object of a class at the top of a file, or train with processes = 1.",
+            f"Several processes cannot each make the workload {kind.__qualname__}: its class is not at the "
+            "top level of a file.",
+            "Move the class to the top level of a file, or train with processes = 1.",
         )
-    # What a recipe's file was loaded as is known here alone, under a name that no other process finds.
+    # Only this process knows the module name under which the recipe's file was loaded.
     top = kind.__module__.partition(".")[0]
     if top != "__main__" and any(finder.find_spec(top, None) for finder in sys.meta_path):
         return f"{kind.__module__}:{kind.__qualname__}"
@@ -117,25 +118,25 @@ def _started(job: Path, rank: int, count: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def _give_up(job: Path, rank: int, workers: list[subprocess.Popen[bytes]], checkpoint: Path) -> None:
-    """Says what ended a process, in the words of the one that had some."""
-    time.sleep(2 * POLL_S)  # one that ends pulls the others down: look who was first
+def _raise_failure(job: Path, rank: int, workers: list[subprocess.Popen[bytes]], checkpoint: Path) -> None:
+    """Raises the first worker's own error, or describes its exit code."""
+    time.sleep(2 * POLL_S)  # a process that ends makes the others fail: find the first
     lost = [at for at, worker in enumerate(workers) if (worker.poll() or 0) == -signal.SIGKILL]
     for at in () if lost else range(len(workers)):
         log = job / f"process-{at}.json"
         if log.exists():
-            told = read_json(log)
-            raise getattr(errors, told["kind"])(told["what"], told["cure"])
+            failure = read_json(log)
+            raise getattr(errors, failure["kind"])(failure["what"], failure["cure"])
     done = len(on_disk.reached(checkpoint).scores) if checkpoint.exists() else 0
     rank = lost[0] if lost else rank
     code = workers[rank].returncode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     last = (job / f"process-{rank}.log").read_text(errors="replace").strip().splitlines()
-    said = f" Its last words: {last[-1][:300]}" if last and code > 0 else ""
+    output = f" Its last output: {last[-1][:300]}" if last and code > 0 else ""
     raise ModelError(
-        f"Process {rank + 1} of {len(workers)} that trained the network {how} in epoch {done + 1}.{said}",
-        f"Run the same command again: it goes on after epoch {done}. "
-        "If memory ran out, take fewer processes or smaller batches.",
+        f"Process {rank + 1} of {len(workers)} that trained the network {how} in epoch {done + 1}.{output}",
+        f"Run the same command again: it resumes after epoch {done}. "
+        "If memory ran out, use fewer processes or smaller batches.",
     )
 
 

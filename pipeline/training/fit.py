@@ -1,4 +1,4 @@
-"""Training from a network to a network: in this process or in several, with its score and its sentence."""
+"""Runs one training, in this process or in several, and returns the trained network with its score."""
 
 from __future__ import annotations
 
@@ -22,26 +22,25 @@ from .loop import STEPS, TrainingJob, learn
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained network, its validation score, the scores after each epoch, and how many of these epochs were
-    taken up from a run that was stopped."""
+    """A trained network, its validation score, the scores after each epoch, and how many of these epochs come
+    from an interrupted run."""
 
     model: nn.Module
     score: float
     scores: tuple[float, ...]
-    taken_up: int = 0
+    resumed_epochs: int = 0
 
 
 def fit(model: nn.Module, job: TrainingJob) -> Fitted:
     """Trains a copy of `model` and returns it on the CPU, in eval mode.
 
     Raises:
-        ModelError: the loss became NaN or infinite, or a process was killed; the checkpoint of the last good
-            epoch is kept.
+        ModelError: the loss became NaN or infinite, or a process was killed; the last checkpoint stays.
         WorkloadError: the user's loss, optimizer or data failed, or the validation split is shuffled.
     """
     check_order(job.workload)
     trained = copied_module(model, {})
-    taken_up = len(on_disk.reached(job.checkpoint).scores) if job.checkpoint.exists() else 0
+    resumed_epochs = len(on_disk.reached(job.checkpoint).scores) if job.checkpoint.exists() else 0
     if job.schedule.processes > 1:
         from .distributed import train_in_processes
 
@@ -55,28 +54,28 @@ def fit(model: nn.Module, job: TrainingJob) -> Fitted:
     trained.eval()
     scores = found.scores
     if scores:
-        return Fitted(trained, scores[found.kept], scores, taken_up)
+        return Fitted(trained, scores[found.kept], scores, resumed_epochs)
     predict = torch_predict(trained, example_batch(job.workload))
-    return Fitted(trained, score_of(job.workload, predict, "validation"), (), taken_up)
+    return Fitted(trained, score_of(job.workload, predict, "validation"), (), resumed_epochs)
 
 
-def training_words(fitted: Fitted, epochs: int, workload: Workload) -> str:
-    """How a training went, in words."""
-    early = f" of {epochs}, no better since" if len(fitted.scores) < epochs else ""
-    early += f" ({fitted.taken_up} from before the run was stopped)" if fitted.taken_up else ""
+def training_sentence(fitted: Fitted, epochs: int, workload: Workload) -> str:
+    """A sentence with the epochs and the score of a training."""
+    early = f" of {epochs}, stopped early" if len(fitted.scores) < epochs else ""
+    early += f" ({fitted.resumed_epochs} from the interrupted run)" if fitted.resumed_epochs else ""
     return f"{len(fitted.scores)} epochs{early}, validation {workload.score_name} {fitted.score:.4f}"
 
 
 def check_order(workload: Workload) -> None:
-    """Reads the first validation batch twice: a score over other samples each time decides nothing.
+    """Reads the first validation batch twice: a shuffled split makes scores incomparable.
 
     Raises:
-        WorkloadError: they differ.
+        WorkloadError: the two readings differ.
     """
     first, again = (next(split_batches(workload, "validation")) for _ in range(2))
     for name, value in first.items():
         if isinstance(value, Tensor) and not torch.equal(value, again[name]):
             raise WorkloadError(
                 f'batches("validation") gave other values of "{name}" when it was read a second time.',
-                'Shuffle and augment "train" alone: epochs and settings are compared on this split.',
+                'Shuffle and augment only "train": epochs and settings are compared on this split.',
             )

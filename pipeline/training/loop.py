@@ -1,9 +1,8 @@
-"""The one training loop: for the first training, for winning accuracy back, and for the controls.
+"""The training loop: for the first training, for fine-tuning and for the controls.
 
-Every epoch is seeded anew from (seed, epoch), and a checkpoint is written after each: a training that is
-killed goes on at its last epoch and, on a CPU, ends with the very bits of one that was left alone. Device,
-precision and gradients across processes are lightning-fabric's business; optimizer and loss are the
-workload's.
+Every epoch has its own seed from (seed, epoch), and a checkpoint is written after each: a killed training
+resumes at its last epoch and, on a CPU, ends with the same bits as an uninterrupted one. lightning-fabric
+handles device, precision and gradients across processes; the workload defines optimizer and loss.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 STEPS = 1000  # the resolution of the progress bar
 WORKER = Path(__file__).with_name("worker.py")
-"""What each of several processes runs; no import leads there, so stages that start them name it as code."""
+"""The module that several processes run; nothing imports it, so stages that start it name it as code."""
 
 Loss = Callable[[Any, Batch], Tensor]
 Masks = Mapping[str, Tensor]
@@ -45,16 +44,16 @@ Held = Sequence[tuple[nn.Parameter, Tensor]]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, how fast, and on what.
+    """The settings of a training.
 
     Attributes:
         epochs: passes over the training split.
-        learning_rate: replaces the workload's own at the start; None keeps it.
+        learning_rate: replaces the workload's initial learning rate; None keeps it.
         decay: "cosine" (Loshchilov and Hutter 2017, without restarts) or "none".
         keep: "best" returns the epoch with the best validation score, "last" the last one.
         patience: training stops after so many epochs without a better validation score; None never stops.
-        precision: of the forward pass, as lightning-fabric calls it; weights stay in 32 bits.
-        processes: how many share each batch, every one on a device of its own where there are several.
+        precision: of the forward pass, in lightning-fabric's names; weights stay in 32 bits.
+        processes: how many share each batch, each on its own device if there are several.
     """
 
     epochs: Annotated[int, Field(ge=0)]
@@ -66,27 +65,27 @@ class Schedule:
     processes: Annotated[int, Field(ge=1)] = 1
 
     def code(self) -> list[Path]:
-        """The file that several processes run: an edit of it is another training."""
+        """The module that several processes run; an edit of it changes the cache key."""
         return [WORKER] if self.processes > 1 else []
 
     @staticmethod
     def of(settings: Mapping[str, Any]) -> Schedule:
-        """The schedule in a stage's settings; what else the stage has is no part of it."""
+        """The schedule among a stage's settings; other settings are ignored."""
         names = {field.name for field in fields(Schedule)}
         return Schedule(**{name: value for name, value in settings.items() if name in names})
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """All that a training is, beside the network.
+    """All inputs of a training except the network.
 
     Attributes:
-        networks: by which other processes get the network; one process does not ask it.
-        checkpoint: a safetensors file, written after every epoch and taken up again where it exists.
-        what: the words beside the progress bar.
-        teaching: teachers to learn from, beside the workload's loss.
-        masks: weights that are zero and stay so, see `masks`.
-        rewind_step: after so many steps the weights are kept beside the checkpoint, for a rewind; 0: never.
+        networks: gives other processes the network; not used by a single process.
+        checkpoint: a safetensors file, written after every epoch; training resumes from it if it exists.
+        what: the text beside the progress bar.
+        teaching: teachers for distillation, in addition to the workload's loss.
+        masks: weights that are zero and stay zero, see `masks`.
+        rewind_step: after this many steps the weights are saved beside the checkpoint, to rewind to; 0: never.
     """
 
     workload: Workload
@@ -103,7 +102,7 @@ class TrainingJob:
 
 
 def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
-    """Trains `model` itself, as the one process or one of several; what came of it is in the checkpoint."""
+    """Trains `model` in place, as the only process or one of several; the result is in the checkpoint."""
     workload, schedule, checkpoint, seed = job.workload, job.schedule, job.checkpoint, job.seed
     with users_code("optimizer() was called"):
         optimizer = workload.optimizer(model)
@@ -116,7 +115,7 @@ def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
         if reached.seed != seed:
             raise RecipeError(
                 f"The checkpoint {checkpoint} is of a training with seed {reached.seed}, not {seed}.",
-                f"Give that seed, or delete it (rm {checkpoint}).",
+                f"Use that seed, or delete it (rm {checkpoint}).",
             )
     else:
         reached = on_disk.Reached((), 0, _copied(model), seed)
@@ -127,11 +126,11 @@ def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
     taught = contextlib.nullcontext(workload.loss)
     with taught if job.teaching is None else job.teaching.loss(workload, model, fabric.device) as loss:
         for epoch in range(len(reached.scores), schedule.epochs):
-            if _stale(workload, reached.scores, schedule.patience):
+            if _has_stopped_improving(workload, reached.scores, schedule.patience):
                 break
             _seed_all(seed, epoch, fabric.global_rank)
             wrapped.train()
-            for step, whole in enumerate(split_batches(workload, "train", seed=_mixed(seed, epoch))):
+            for step, whole in enumerate(split_batches(workload, "train", seed=_epoch_seed(seed, epoch))):
                 share = (epoch + min(step / count, 1.0)) / schedule.epochs
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * _decay(schedule.decay, share)
@@ -155,7 +154,7 @@ def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
 
 
 def rewind_path(checkpoint: Path, step: int) -> Path:
-    """Where a training keeps the weights that it had after so many steps."""
+    """The file in which a training saves its weights after `step` steps."""
     return checkpoint.with_name(f"step-{step}.safetensors")
 
 
@@ -180,7 +179,7 @@ def train_step(
     if not math.isfinite(value):
         raise ModelError(
             f"Training diverged: the loss is {value} in {where}.",
-            "Lower the learning rate (learning_rate of this stage); the epochs before are kept.",
+            "Lower the learning rate (learning_rate of this stage); earlier epochs are kept.",
         )
     fabric.backward(loss)
     optimizer.step()
@@ -197,16 +196,16 @@ def holding(model: nn.Module, masks: Masks) -> Held:
     for name, mask in masks.items():
         if name not in parameters or parameters[name].shape != mask.shape:
             raise ModelError(
-                f'The mask of "{name}", {list(mask.shape)}, fits no weights of this network.',
-                "Masks belong to one network: choose them after it was pruned, not before.",
+                f'The mask of "{name}", {list(mask.shape)}, does not fit any weight of this network.',
+                "Masks belong to one network: make them after pruning, not before.",
             )
     return [(parameters[name], mask.to(parameters[name].device)) for name, mask in masks.items()]
 
 
 def hold(held: Held) -> None:
-    """Sets dropped weights to zero again: momentum and weight decay move what has no gradient of its own.
+    """Sets dropped weights to zero again: momentum and weight decay change weights without a gradient.
 
-    To the zero without a sign: multiplied by a mask, half of them would be -0.0, a bit each in a packed file.
+    To +0.0: multiplication by a mask would make half of them -0.0, which costs a bit each in a packed file.
     """
     with torch.no_grad():
         for parameter, mask in held:
@@ -214,7 +213,7 @@ def hold(held: Held) -> None:
 
 
 def _part(batch: Batch, rank: int, processes: int) -> Batch:
-    """One process's share of a batch: together they see what one alone would, and so take the same steps."""
+    """One process's share of a batch; together the shares are the batch, so the steps are the same."""
     if processes == 1 or min(len(value) for value in batch.values()) < processes:
         return batch
     return {name: value[rank::processes] for name, value in batch.items()}
@@ -232,8 +231,8 @@ def _is_better(workload: Workload, score: float, than: float) -> bool:
     return score > than if workload.higher_is_better else score < than
 
 
-def _stale(workload: Workload, scores: Sequence[float], patience: int | None) -> bool:
-    """Whether the last `patience` epochs brought nothing better than what was before them."""
+def _has_stopped_improving(workload: Workload, scores: Sequence[float], patience: int | None) -> bool:
+    """Whether none of the last `patience` epochs is better than the best before them."""
     if patience is None or len(scores) <= patience:
         return False
     best = max if workload.higher_is_better else min
@@ -246,13 +245,13 @@ def _batch_count(workload: Workload) -> int:
         return max(1, len(batches) if hasattr(batches, "__len__") else sum(1 for _ in batches))
 
 
-def _mixed(seed: int, epoch: int) -> int:
-    """A seed for one epoch; neighbouring seeds and epochs share nothing."""
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """A seed for one epoch, different for neighbouring seeds and epochs."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def _seed_all(seed: int, epoch: int, rank: int) -> None:
-    mixed = (_mixed(seed, epoch) + rank) % 2**32
-    torch.manual_seed(mixed)
-    np.random.seed(mixed)  # the user's augmentations may draw from any of the three
-    random.seed(mixed)
+    own = (_epoch_seed(seed, epoch) + rank) % 2**32
+    torch.manual_seed(own)
+    np.random.seed(own)  # the user's augmentations may draw from any of the three
+    random.seed(own)

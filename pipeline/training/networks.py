@@ -1,4 +1,4 @@
-"""Networks as files: plain weights, or what was left of a network and the plan that says so."""
+"""Saves and loads networks: plain weights, or the weights of a pruned network with its plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NetworkFiles:
     """The `work.Networks` of every run."""
 
     def save(self, folder: Path, model: nn.Module, workload: Workload, plan: Plan | None) -> dict[str, Path]:
-        """Writes a network, with its plan where it was pruned; the files by their kind."""
+        """Writes a network, with its plan if it was pruned; returns the files by their kind."""
         folder.mkdir(parents=True, exist_ok=True)
         plan = plan_of(model) or plan
         if plan is None:
@@ -44,7 +44,7 @@ class NetworkFiles:
         return Plan.from_json(read_json(path))
 
     def code(self, variants: Iterable[Variant]) -> list[Path]:
-        """The code that rebuilds these networks, see `sources`: nothing for plain weights."""
+        """The source files that rebuild these networks; none for plain weights."""
         found = []
         for variant in variants:
             if "plan" in variant.files:
@@ -61,7 +61,7 @@ def load_network(workload: Workload, folder: Path) -> nn.Module:
     """The network that was saved in a folder, in eval mode, on the CPU.
 
     Raises:
-        ModelError: build_model() returns another network than the one that was saved.
+        ModelError: build_model() returns a different network from the one that was saved.
     """
     build, named = workload.build_model, "build_model()"
     if (folder / "student.json").exists():
@@ -83,10 +83,10 @@ def load_network(workload: Workload, folder: Path) -> nn.Module:
 
 
 def student_class(name: str) -> Callable[[], nn.Module]:
-    """A network of the user's own by its dotted path: a class, or a function, without arguments.
+    """The user's own network by its dotted path: a class or function without arguments.
 
     Raises:
-        RecipeError: there is no such thing.
+        RecipeError: nothing has this name.
     """
     place, _, attribute = name.replace(":", ".").rpartition(".")
     with users_code(f'the student "{name}" was imported'):

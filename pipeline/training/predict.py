@@ -1,6 +1,6 @@
-"""One `predict` for a module, an ONNX file and an engine: named arrays in, named arrays out.
+"""`predict` for a module, an ONNX file and an engine: named arrays in, named arrays out.
 
-A workload's `score` knows nothing else of a network, so that all of them are judged by the same code.
+A workload's `score` sees only this function, so the same code judges all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def named_outputs(outputs: Any) -> dict[str, Tensor]:
     """A module's return value as named tensors: "output", "output_0"..., or a dict's own keys.
 
     Raises:
-        ModelError: it is none of these.
+        ModelError: it is of another type.
     """
     if isinstance(outputs, Tensor):
         return {"output": outputs}
@@ -52,7 +52,7 @@ def torch_predict(model: nn.Module, names: Iterable[str]) -> Predict:
 
 
 def session_predict(session: Session) -> Predict:
-    """A `predict` over an opened model; a batch is split and padded where the model's batch is fixed."""
+    """A `predict` over an opened model; a batch is split and padded if the model's batch is fixed."""
     fixed = session.inputs[0].shape[0]
     if not isinstance(fixed, int) or fixed < 1:
         return lambda arrays: session.run(
@@ -80,8 +80,8 @@ def score_of(workload: Workload, predict: Predict, split: str) -> float:
     """The workload's score on a split.
 
     Raises:
-        ModelError: an output holds NaN or infinity.
-        WorkloadError: the score is no finite number, the split is empty, or the user's code fails.
+        ModelError: an output has NaN or infinity.
+        WorkloadError: the score is not a finite number, the split is empty, or the user's code fails.
     """
 
     def finite(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -89,7 +89,7 @@ def score_of(workload: Workload, predict: Predict, split: str) -> float:
         for name, value in outputs.items():
             if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
                 raise ModelError(
-                    f'The network\'s output "{name}" holds NaN or infinity on the "{split}" split.',
+                    f'The network\'s output "{name}" has NaN or infinity on the "{split}" split.',
                     "Look for a diverged training, a division by zero or a missing epsilon before pruning.",
                 )
         return outputs

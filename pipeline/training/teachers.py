@@ -1,9 +1,9 @@
-"""What a student learns from its teachers, beside the labels (Hinton et al. 2015, "Distilling").
+"""Knowledge distillation: the losses between a student and its teachers (Hinton et al. 2015, "Distilling").
 
 Soft targets: the teachers' class probabilities at a temperature, averaged over all teachers. Hints (Romero et
-al. 2015, "FitNets"): what the student's layers read is drawn to what the same layers of its original read.
-The student was cut from the first teacher, so the plan says which of the teacher's units each of its own is,
-and no projection has to be learned in between; other teachers' units are others, and give soft targets alone.
+al. 2015, "FitNets"): the inputs of the student's layers are trained towards those of the same layers of its
+original. The student was pruned from the first teacher, so the plan maps each of its units to one of the
+teacher's and no projection has to be learned; other teachers have other units and give only soft targets.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Loss = Callable[[Any, Batch], Tensor]
 
 @dataclass(frozen=True)
 class Teaching:
-    """Teachers, and how much their word counts.
+    """Teachers and the weights of their losses.
 
     Attributes:
-        teachers: folders that hold a network's model.safetensors (and plan.json).
-        temperature: above 1 it brings out what the teachers think of the wrong classes.
+        teachers: folders with a network's model.safetensors (and plan.json).
+        temperature: above 1 it raises the probabilities of the wrong classes.
         share: of the soft targets in the loss; the rest is the workload's own loss.
         hints: the weight of the hints, added to both; 0 for none.
     """
@@ -49,7 +49,7 @@ class Teaching:
 
         Raises:
             ModelError: a teacher has other outputs than the student.
-            RecipeError: hints are wanted, and the student has no layers in common with its teacher.
+            RecipeError: hints are set, but the student has no layers in common with its teacher.
         """
         teachers = [load_network(workload, folder).to(device).eval() for folder in self.teachers]
         names = list(example_batch(workload))
@@ -57,8 +57,8 @@ class Teaching:
         pairs = _pairs(student, teachers[0]) if self.hints else {}
         if self.hints and not pairs:
             raise RecipeError(
-                "Hints compare the layers of the student with those of its original, and they have none in "
-                "common: the student is a graph, or of another class.",
+                "Hints compare the layers of the student with those of its original, but they have none in "
+                "common: the student is in the graph form, or of another class.",
                 "Set hints = 0; soft targets need no common layers.",
             )
         mine, theirs = _Inputs(student, pairs), _Inputs(teachers[0], pairs)
@@ -80,11 +80,11 @@ class Teaching:
 def soft_loss(
     outputs: Mapping[str, Tensor], taught: Sequence[Mapping[str, Tensor]], temperature: float
 ) -> Tensor:
-    """How far a student's outputs are from the average of its teachers'; 0 where they agree.
+    """The distance of a student's outputs from the average of its teachers'; 0 where they agree.
 
-    A single output (batch, classes) is taken for the scores of classes: cross entropy with the averaged
-    probabilities, less their own entropy, times the temperature squared, so that gradients keep their size.
-    Any other output is compared by its mean square error, in units of the teachers' variance.
+    A single output (batch, classes) is read as logits: cross entropy with the averaged probabilities, minus
+    their entropy, times the temperature squared, so that gradients keep their scale. Any other output is
+    compared by mean square error, in units of the teachers' variance.
     """
     (first, *rest) = outputs.items()
     if not rest and first[1].dim() == 2 and first[1].shape[1] > 1:
@@ -116,14 +116,14 @@ def check_outputs(
             found = {name: tuple(value.shape) for name, value in named_outputs(teacher(*on_device)).items()}
             if found != own:
                 raise ModelError(
-                    f"Teacher {number} of {len(teachers)} puts out {found}, the student {own}.",
+                    f"Teacher {number} of {len(teachers)} has the outputs {found}, the student {own}.",
                     "Give teachers of the same task, with outputs of the same names and shapes.",
                 )
     student.train(was_training)
 
 
 class _Inputs:
-    """What some modules read, by the module's name, while this context is open."""
+    """The inputs of some modules, by the module's name, while this context is open."""
 
     def __init__(self, model: nn.Module, names: Mapping[str, Tensor]) -> None:
         self.model, self.names = model, names
@@ -133,13 +133,13 @@ class _Inputs:
     def __enter__(self) -> None:
         for name in self.names:
             module = self.model.get_submodule(name)
-            self.handles.append(module.register_forward_pre_hook(self._keeper(name)))
+            self.handles.append(module.register_forward_pre_hook(self._recorder(name)))
 
     def __exit__(self, *error: object) -> None:
         for handle in self.handles:
             handle.remove()
 
-    def _keeper(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def _recorder(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             self.seen[name] = inputs[0]
 
@@ -147,7 +147,7 @@ class _Inputs:
 
 
 def _pairs(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
-    """By layer, which of the teacher's input channels the student's are: int64[student's channels]."""
+    """By layer, the teacher's input channel of each of the student's: int64[student's channels]."""
     found = {}
     theirs = dict(teacher.named_modules())
     for name, module in student.named_modules():
@@ -163,7 +163,7 @@ def _pairs(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
 
 
 def _kept(plan: Plan | None, parameter: str, size: int) -> Tensor:
-    """The columns of the original's weight that are left after all plans."""
+    """The columns of the original's weight that remain after all plans."""
     kept = torch.arange(size)
     for one in (*plan.earlier, plan) if plan is not None else ():
         gone = list(one.cut.get(parameter, {}).get(1, ()))
@@ -176,7 +176,7 @@ def _kept(plan: Plan | None, parameter: str, size: int) -> Tensor:
 def _hint_loss(
     mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], pairs: Mapping[str, Tensor]
 ) -> Tensor:
-    """The mean over the layers of the relative square error of what each reads."""
+    """The mean over the layers of the relative square error of their inputs."""
     errors = []
     for name, kept in pairs.items():
         if name in mine and name in theirs:

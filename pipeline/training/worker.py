@@ -1,4 +1,4 @@
-"""One of the processes of a training: it makes workload and network anew and trains its share of each batch.
+"""One process of a distributed training: makes workload and network and trains on its share of each batch.
 
 python -m deadweight.pipeline.training.worker JOB RANK
 """
@@ -25,10 +25,10 @@ from .networks import NetworkFiles, load_network
 from .teachers import Teaching
 
 
-def work_off(place: Path, rank: int) -> None:
-    """One of the processes: trains its share, as the job says."""
+def train_share(place: Path, rank: int) -> None:
+    """Trains on this process's share, as the job says."""
     value = read_json(place / "job.json")
-    threading.Thread(target=_end_with, args=(value["parent"],), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(value["parent"],), daemon=True).start()
     sys.path[:] = value["path"]
     torch.set_num_threads(value["threads"])
     schedule = Schedule.of(value["schedule"])
@@ -72,8 +72,8 @@ def work_off(place: Path, rank: int) -> None:
     learn(load_network(workload, place), job, fabric)
 
 
-def _end_with(parent: int) -> None:
-    """Ends this process when its parent is gone: nobody would."""
+def _exit_with_parent(parent: int) -> None:
+    """Exits when the parent dies; otherwise the worker would run forever."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -84,7 +84,7 @@ def _main(arguments: list[str]) -> Any:
     said = job / f"process-{rank}.json"
     said.unlink(missing_ok=True)
     try:
-        work_off(job, rank)
+        train_share(job, rank)
     except DeadweightError as error:
         write_json(said, {"kind": type(error).__name__, "what": error.what, "cure": error.cure})
         os._exit(2)  # without waiting for the others, who wait for this one

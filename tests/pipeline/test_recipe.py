@@ -113,7 +113,7 @@ def test_an_unknown_target_names_its_neighbour(tmp_path: Path) -> None:
 def test_a_recipe_in_another_encoding_is_told_so(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(GOOD, "utf-16")
-    with pytest.raises(RecipeError, match="no text in UTF-8") as caught:
+    with pytest.raises(RecipeError, match="not UTF-8 text") as caught:
         read_recipe(path)
     assert caught.value.cure == "Save it as UTF-8."
 

@@ -35,7 +35,7 @@ def test_its_neighbours_can_be_imported(tmp_path: Path) -> None:
         ("digits.py:Digit", "Did you mean 'Digits'"),
         ("nowhere.py:X", "does not exist"),
         ("no_such_module:X", "There is no module called no_such_module"),
-        ("digits.py:PARTS", "is no workload"),
+        ("digits.py:PARTS", "is not a workload"),
     ],
 )
 def test_what_is_no_workload_is_refused_with_a_cure(spec: str, says: str) -> None:

@@ -119,7 +119,7 @@ def test_a_layer_kept_in_a_list_of_the_users_own_is_left_alone() -> None:
 
     found, left = candidates(Kept().eval(), {"x": torch.rand(2, 8)}, TARGET)
     assert list(found) == ["b"]
-    assert "is off by" in left["a"]
+    assert "are wrong by" in left["a"]
 
 
 def test_layers_of_an_encoder_that_its_fast_path_reads_are_left_alone() -> None:
@@ -140,7 +140,7 @@ def test_tied_layers_are_left_to_be_made_thin_before_they_are_tied() -> None:
 def test_thin_layers_are_not_made_thinner() -> None:
     found, left = candidates(thin_of(Mlp().eval(), ROW), ROW, TARGET)
     assert not found
-    assert set(left.values()) == {"it is a thin layer already"}
+    assert set(left.values()) == {"it is a low-rank layer already"}
 
 
 def test_a_network_in_the_graph_form_is_refused_with_the_order_that_works() -> None:

@@ -218,7 +218,7 @@ def test_of_two_groups_in_one_value_only_the_bad_one_is_named() -> None:
 
 @pytest.mark.parametrize("sizes", [(), (0,), (0, 0)])
 def test_no_sample_is_no_statistics(sizes: tuple[int, ...]) -> None:
-    with pytest.raises(WorkloadError, match="no sample to take statistics from"):
+    with pytest.raises(WorkloadError, match="no sample to collect statistics from"):
         collect(traced(nets.Mlp(), 16), batches(16, sizes=sizes))
 
 
@@ -287,7 +287,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"weight": torch.zeros(2)}, tmp_path / "w.safetensors")
-    with pytest.raises(ArtifactError, match="holds no activation statistics"):
+    with pytest.raises(ArtifactError, match="has no activation statistics"):
         ActivationStatistics.load(tmp_path / "w.safetensors")
 
 

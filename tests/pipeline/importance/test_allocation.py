@@ -101,5 +101,5 @@ def test_scores_that_cannot_be_ranked_are_refused(groups: Groups) -> None:
     (first, *_) = groups
     with pytest.raises(ModelError, match="NaN"):
         check_scores(groups, {first.name: torch.full((first.size,), torch.nan)})
-    with pytest.raises(ModelError, match="one number a unit"):
+    with pytest.raises(ModelError, match="one number per unit"):
         check_scores(groups, {first.name: torch.zeros(first.size + 1)})

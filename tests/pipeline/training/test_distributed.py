@@ -124,7 +124,7 @@ def test_a_killed_process_is_named_and_the_next_run_goes_on_at_the_last_epoch(tm
     with pytest.raises(ModelError, match=r"Process \d of 2 .* was killed by SIGKILL in epoch \d+") as caught:
         trained(tmp_path, 400, 2)
     killer.join()
-    assert "it goes on after epoch" in caught.value.cure
+    assert "it resumes after epoch" in caught.value.cure
     assert not children()
     done = len(on_disk.reached(checkpoint).scores)
     first = on_disk.reached(checkpoint).scores

@@ -10,7 +10,7 @@ from support.digits import Digits
 from torch import Tensor, nn
 
 from deadweight.pipeline.compression.masks import magnitude_masks, weights_of
-from deadweight.pipeline.training.fit import Fitted, fit, training_words
+from deadweight.pipeline.training.fit import Fitted, fit, training_sentence
 from deadweight.pipeline.training.loop import Schedule, TrainingJob
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.targets.errors import ArtifactError, ModelError, RecipeError, WorkloadError
@@ -62,9 +62,9 @@ def test_a_training_that_was_cut_off_ends_with_the_bits_of_one_that_was_not(tmp_
     assert steps[0] >= 500, "the first two epochs were trained again"
     assert equal(whole.model, resumed.model)
     assert whole.scores == resumed.scores
-    assert (whole.taken_up, resumed.taken_up) == (0, 2)
-    told = training_words(resumed, 4, Digits())
-    assert told.startswith("4 epochs (2 from before the run was stopped), validation accuracy")
+    assert (whole.resumed_epochs, resumed.resumed_epochs) == (0, 2)
+    sentence = training_sentence(resumed, 4, Digits())
+    assert sentence.startswith("4 epochs (2 from the interrupted run), validation accuracy")
 
 
 def test_the_best_epoch_is_kept_unless_the_last_is_asked_for(tmp_path: Path) -> None:
