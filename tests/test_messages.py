@@ -65,7 +65,7 @@ def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         ("build a.onnx", "TensorRT cannot be used from this Python", "build MODEL.onnx --on USER@HOST"),
         (
             "prune nowhere:X --ratio 0.5",
-            "There is no module called nowhere to import nowhere from",
+            "There is no module nowhere to import nowhere from",
             '"path/to/file.py:name"',
         ),
         (

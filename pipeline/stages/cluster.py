@@ -1,11 +1,10 @@
-"""The stage "cluster": weights share few values, and the values are trained.
+"""The stage "cluster": weight clustering with trained code books.
 
 Han et al. 2016, "Deep Compression", section 3: every weight becomes the nearest entry of its layer's code
-book; in training, the gradients of all weights of one entry are added up (or averaged), so that they move
-together and stay one value. Weights that are zero, as `sparsify` leaves them, stay zero. What it saves is
-bytes, once the file is packed: `deadweight pack`. Export folds batch norms into convolutions, channel by
-channel, and with that the shared values are gone: cluster the exported file of such a network instead, by
-`deadweight pack --clusters`.
+book; in training, the gradients of all weights of one entry are added (or averaged), so that they stay one
+value. Weights that are zero, e.g. after `sparsify`, stay zero. It saves bytes once the file is packed:
+`deadweight pack`. Export folds batch norms into convolutions channel by channel, which destroys the shared
+values: for such a network, cluster the exported file instead, with `deadweight pack --clusters`.
 """
 
 from __future__ import annotations
@@ -40,15 +39,15 @@ class Cluster:
     """Clusters the newest network; the result is the network "clustered".
 
     Attributes:
-        bits: a code book has at most 2 ** bits values, beside zero.
+        bits: a code book has at most 2 ** bits values, besides zero.
         bits_of: another number for single layers by name.
-        shared: whether layers of one number of bits share one code book.
+        shared: whether layers with the same number of bits share one code book.
         start, price: see `export.coding.cluster`.
-        gradient: whether a value moves by the sum of its weights' gradients or by their mean. With an
-            optimizer that scales gradients itself, as Adam, there is hardly a difference.
+        gradient: whether a value is updated by the sum or the mean of its weights' gradients. With an
+            optimizer that scales gradients, such as Adam, the difference is small.
         epochs, learning_rate: of the training of the code books.
         short: whether biases and code books are rounded to bfloat16, half the bytes.
-        dense: layers that are left alone, by their names.
+        dense: names of layers that are not clustered.
     """
 
     bits: Bits = 5
@@ -110,7 +109,7 @@ class Cluster:
 
 
 def set_values(model: nn.Module, books: Books) -> None:
-    """Gives weights the values of their code books."""
+    """Sets weights to the values of their code books."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, one in books.items():
@@ -118,7 +117,7 @@ def set_values(model: nn.Module, books: Books) -> None:
 
 
 def trained_books(model: nn.Module, books: Books) -> dict[str, Clusters]:
-    """Code books after training: the mean of the weights of each entry, which differ by rounding at most."""
+    """Code books after training: the mean of each entry's weights, which differ only by rounding."""
     parameters = dict(model.named_parameters())
     made = {}
     for name, one in books.items():
@@ -135,7 +134,7 @@ def trained_books(model: nn.Module, books: Books) -> dict[str, Clusters]:
 
 
 def share_gradients(model: nn.Module, books: Books, gradient: Gradient) -> None:
-    """Gives all weights of an entry one gradient, across the layers that share the book, and zeros none."""
+    """Gives all weights of an entry one gradient, across layers that share the book; zeros get none."""
     parameters = dict(model.named_parameters())
     for members in {tuple(one.index): one for one in books.values()}.values():
         gradients = [parameters[name].grad for name in members.index]
@@ -157,7 +156,7 @@ def share_gradients(model: nn.Module, books: Books, gradient: Gradient) -> None:
 
 @dataclass(frozen=True)
 class _Tied:
-    """A workload whose optimizer moves the weights of an entry together."""
+    """A workload whose optimizer updates the weights of an entry together."""
 
     inner: Workload
     books: Books
@@ -173,7 +172,7 @@ class _Tied:
 
 
 def _shorten_rest(model: nn.Module, books: Books) -> None:
-    """Rounds what has one axis: biases and norms."""
+    """Rounds parameters of one axis: biases and norms."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name not in books and parameter.dim() == 1 and parameter.dtype == torch.float32:

@@ -1,9 +1,9 @@
-"""The stage "controls": what a sceptic would try instead of a criterion.
+"""The stage "controls": networks of the pruned size that were made without the criterion.
 
-Two networks of the very widths that pruning chose: one whose removed neurons were drawn at random and which
-then went through the same stages, and one trained from scratch for as many epochs as all of the chain
-together (Liu et al. 2019, "Rethinking the Value of Network Pruning"). If they do as well, the criterion
-earned nothing, and the report says so.
+Two networks with the widths that pruning chose: in one, the removed neurons were drawn at random and the same
+stages followed; the other was trained from scratch for as many epochs as the whole chain (Liu et al. 2019,
+"Rethinking the Value of Network Pruning"). If they score as well, the criterion gained nothing, and the
+report says so.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Controls:
     """Adds the networks "random" (or "random_blocks") and "scratch", marked as controls.
 
     Attributes:
-        random: whether random neurons of the same widths are tried, or as many random blocks.
-        scratch: whether the small network is trained from scratch.
-        epochs: how long it is trained from scratch; None for as many epochs as the chain, which is known
-            only where the chain trained the original itself.
+        random: whether to add the control with random neurons (or blocks) removed.
+        scratch: whether to train the small network from scratch.
+        epochs: of the training from scratch; None for as many as the chain, which is known only if the
+            chain trained the original.
     """
 
     random: bool = True
@@ -49,7 +49,7 @@ class Controls:
     epochs: int | None = None
 
     def code(self) -> list[Path]:
-        """The processes that train, where the stage train takes several."""
+        """The module that several training processes run, if the stage train uses it."""
         return [WORKER]
 
     def check(self, earlier: Sequence[NamedStage]) -> None:
@@ -66,12 +66,12 @@ class Controls:
             _check_declared(done.stage, done.facts)
         plan = work.plan(work.latest())
         if plan is None:
-            raise RecipeError("There is nothing to control: no network was pruned.", 'Put "prune" before it.')
+            raise RecipeError("Controls need a pruned network, and there is none.", 'Put "prune" before it.')
         result, words = work, []
         first = next((done for done in work.log if done.facts.shrinks), None)
         thin = (*plan.earlier, plan)[0].form == "layers"
         if self.random and (thin or (first is not None and first.facts.recovers)):
-            words.append("no random control: the first cut was no plain choice of neurons")
+            words.append("no random control: the first cut was not a plain choice of neurons")
         elif self.random:
             result = result.with_variant(_random(work, plan))
         if self.scratch:
@@ -87,8 +87,8 @@ class Controls:
         if not first or unknown:
             whose = f'the stage "{unknown[0]}" trains' if unknown else "the original was trained"
             raise RecipeError(
-                f"For how many epochs {whose} is not known, so the epochs of a fair control are not either.",
-                "Give the epochs of the stage controls, or set scratch = false.",
+                f"The number of epochs for which {whose} is not known, so neither is that of a fair control.",
+                "Set epochs in the stage controls, or set scratch = false.",
             )
         return sum(done.settings.get("epochs", 0) for done in (*first, *longer))
 
@@ -102,7 +102,7 @@ def _random(work: Work, plan: Plan) -> Variant:
     groups = trace(original, example_batch(work.workload))
     drawn = random_plan(groups, plan, work.seed)
     cut = next((cut for stage in _shrinking(work) if (cut := getattr(stage, "cut", None))), None)
-    if cut is None:  # a user's own stage: its control gets the best of what it may have done
+    if cut is None:  # a user's own stage: its control gets the best treatment that the stage may have used
         small = reestimated(apply(original, drawn, groups), work.workload, seed=work.seed)
     else:  # means and batch norms are corrected as after the real cut
         small, _ = cut(original, drawn, groups, work)
@@ -112,7 +112,7 @@ def _random(work: Work, plan: Plan) -> Variant:
 
 
 def _random_blocks(work: Work, steps: Sequence[Plan]) -> Variant:
-    """As many blocks, drawn at random; where neurons went too, the same blocks and random neurons."""
+    """As many random blocks removed; if neurons were removed too, the same blocks and random neurons."""
     place = work.directory / "random"
     start = dataclasses.replace(work, directory=place, log=(), variants=(work.variant("original"),))
     if all(step.dropped for step in steps):
@@ -132,16 +132,16 @@ def _random_blocks(work: Work, steps: Sequence[Plan]) -> Variant:
 
 
 def _recovered(twin: Work, work: Work, name: str) -> Variant:
-    """A control after the same stages of recovery as the chain."""
+    """A control after the same recovering stages as the chain."""
     place = twin.directory
     for index, done in enumerate(recovery(work.log)):
-        twin = dataclasses.replace(twin, directory=place / str(index))  # each has checkpoints of its own
+        twin = dataclasses.replace(twin, directory=place / str(index))  # each has its own checkpoints
         twin = make_stage(done.stage, done.settings, "controls")(twin)
     return dataclasses.replace(twin.latest(), name=name, role="control")
 
 
 def random_plan(groups: Groups, plan: Plan, seed: int) -> Plan:
-    """Random units of the same widths, in one cut, however many the plan took."""
+    """Random units of the same widths, removed in one cut, however many the plan needed."""
     if not plan.earlier:
         return random_like(groups, plan, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -151,7 +151,7 @@ def random_plan(groups: Groups, plan: Plan, seed: int) -> Plan:
 
 
 def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
-    """The small network, freshly initialised and trained."""
+    """The small network, newly initialised and trained."""
     fresh = built_model(work.workload, seed=work.seed + 2)
     small = replay(fresh, plan, example_batch(work.workload))
     rescale(small, plan)
@@ -169,19 +169,19 @@ def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
 
 
 def recovery(log: tuple[Done, ...]) -> list[Done]:
-    """The stages that recover, from the first one on that made the network smaller."""
+    """The recovering stages, from the first stage on that shrinks the network."""
     places = [place for place, done in enumerate(log) if done.facts.shrinks]
     after = min(places, default=len(log))
     return [done for done in log[after:] if done.facts.recovers]
 
 
 def _shrinking(work: Work) -> list[Stage]:
-    """The stages that made the network smaller, as the recipe had them."""
+    """The stages that shrank the network, as in the recipe."""
     return [make_stage(done.stage, done.settings, "controls") for done in work.log if done.facts.shrinks]
 
 
 def _epochs_known(done: Done) -> bool:
-    """Whether the log says for how many epochs a stage trains; one of our own without epochs does not."""
+    """Whether the log says for how many epochs a stage trained; built-in ones without epochs trained none."""
     return "epochs" in done.settings or not is_users_own(done.stage)
 
 
@@ -189,17 +189,17 @@ def _check_declared(name: str, facts: Facts) -> None:
     if facts.shrinks is None and facts.recovers is None and is_users_own(name):
         raise RecipeError(
             f'The stage "{name}" does not declare what it does, so controls would not be fair to it.',
-            "Say it in its class: shrinks: ClassVar[bool] = True if it removes parameters, "
-            "recovers: ClassVar[bool] = True if it trains what is left; both False if it does neither.",
+            "Declare in its class: shrinks: ClassVar[bool] = True if it removes parameters, "
+            "recovers: ClassVar[bool] = True if it trains the rest; both False if it does neither.",
         )
 
 
 def rescale(model: nn.Module, plan: Plan) -> None:
-    """Scales weights that `build_model()` drew for the large network to the width they have now.
+    """Scales initial weights that `build_model()` drew for the large network to the width of the small one.
 
-    The usual rules draw with a deviation of one over the root of a layer's inputs (LeCun, Glorot, He). Scaled
-    by the root of how many there were over how many are left, weights are as if drawn for the small network,
-    and whatever the user's own initialisation did besides, a bias that starts low say, is kept.
+    The usual rules use a deviation of one over the root of a layer's inputs (LeCun, Glorot, He). Scaling by
+    the root of inputs before over inputs after gives weights as if drawn for the small network, and keeps
+    the rest of the user's initialisation, e.g. a bias that starts low.
     """
     before: dict[str, tuple[int, ...]] = {}
     for one in (*plan.earlier, plan):

@@ -1,12 +1,12 @@
-"""The stage "depth": whole residual blocks or layers go, those first that the network misses least.
+"""The stage "depth": depth pruning, which removes whole residual blocks or layers.
 
-Blocks are dropped one at a time. Before each, every block that is left is taken out in turn and the network
-scored on the validation split, since blocks stand in for each other: what the second removal costs is known
-only after the first. The networks of very deep stacks hardly miss some of their blocks (Veit et al. 2016,
-"Residual Networks Behave Like Ensembles of Relatively Shallow Networks").
+Blocks are dropped one at a time. Before each removal the network is scored on the validation split without
+each remaining block, because blocks are redundant with each other: the cost of the second removal is known
+only after the first. Very deep networks lose little without some of their blocks (Veit et al. 2016, "Residual
+Networks Behave Like Ensembles of Relatively Shallow Networks").
 
-A shallower network launches fewer kernels, a narrower one launches smaller ones: which is faster at equal
-accuracy is a question for the target's clock.
+A shallower network launches fewer kernels, a narrower one smaller kernels: only a measurement on the target
+says which is faster at equal accuracy.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from .prune import Share
 class Depth:
     """Drops blocks or layers of the newest network; the result is the network "shallow".
 
-    It writes "depth": every score that was measured, and what could not be dropped, with the reason.
+    It writes "depth": every measured score, and the blocks that could not be dropped, with the reason.
 
     Attributes:
         blocks: how many are dropped.
-        parameters: instead, the share of the network's parameters that is to go at least.
-        score_drop: how much worse than before the validation score may get, in its own unit, before any
-            tuning; beside a number or a share it ends the stage early, alone it is the budget.
+        parameters: instead, the least share of the network's parameters to remove.
+        score_drop: how much worse the validation score may get, in its own unit, before fine-tuning; with
+            a number or a share it ends the stage early, alone it is the budget.
         kind: "blocks" for residual blocks, "layers" for single layers as wide as their input.
         only: names of modules, with wildcards, that are tried instead.
         order: "drop" for the block whose removal costs the least score; "random" for the control.
-        norms: over how many training batches batch norms are estimated anew afterwards; 0 for none.
+        norms: number of training batches for batch-norm re-estimation afterwards; 0 for none.
     """
 
     blocks: Annotated[int, Field(ge=1)] | None = None
@@ -67,7 +67,7 @@ class Depth:
             raise RecipeError(
                 f"The stage depth has blocks {self.blocks}, parameters {self.parameters} and score_drop "
                 f"{self.score_drop}.",
-                "Give a number of blocks or a share of the parameters, or a score_drop alone.",
+                "Give a number of blocks, or a share of the parameters, or only a score_drop.",
             )
 
     def __call__(self, work: Work) -> Work:
@@ -88,7 +88,7 @@ class Depth:
 
 
 class _Search:
-    """The choice of blocks: in each round, the score without each of those that are left."""
+    """The search for blocks to drop: each round scores the network without each remaining block."""
 
     def __init__(self, stage: Depth, work: Work, model: nn.Module, blocks: Sequence[Block]) -> None:
         self.stage, self.work, self.blocks = stage, work, blocks
@@ -101,7 +101,7 @@ class _Search:
         self.whole = self._score({})
 
     def dropped(self) -> Dropped:
-        """What goes, in the order in which it goes.
+        """The dropped blocks, in order.
 
         Raises:
             ModelError: the first removal already costs more than is allowed.
@@ -112,11 +112,11 @@ class _Search:
                 left = [draw.choice(left)]
             scores: dict[str, float] = {}
             for block in left:
-                with contextlib.suppress(ModelError):  # outputs that are no numbers: it cannot go
+                with contextlib.suppress(ModelError):  # outputs with NaN: it cannot be dropped
                     scores[block.path] = self._score(self._without(block))
             left = [block for block in left if block.path in scores]
             if not left:
-                self.ended = "without any of those that are left the outputs are no numbers"
+                self.ended = "without any of the remaining blocks the outputs are NaN or infinite"
                 break
             best = min(left, key=lambda block: (self._cost(scores[block.path]), -block.parameters))
             cost = self._cost(scores[best.path])
@@ -129,21 +129,21 @@ class _Search:
         if not self.gone:
             raise ModelError(
                 f"The first removal already costs more than is allowed (score_drop {limit}): {self.ended}.",
-                "Allow a larger drop (tuning wins a part of it back), or prune neurons instead.",
+                "Allow a larger drop (fine-tuning recovers a part of it), or prune neurons instead.",
             )
         return self._without()
 
     def words(self) -> tuple[str, ...]:
-        """What went, in order, with the score after each, before norms and tuning."""
+        """Sentences: the dropped blocks in order, with the score after each, before norms and fine-tuning."""
         score = self.work.workload.score_name
-        told = [
+        gone = [
             f"{block.path} ({block.kind}, {block.parameters:,} parameters): validation {score} "
-            f"{told['scores'][block.path]:.4f}"
-            for block, told in zip(self.gone, self.rounds, strict=False)
+            f"{found['scores'][block.path]:.4f}"
+            for block, found in zip(self.gone, self.rounds, strict=False)
         ]
         share = sum(block.parameters for block in self.gone) / self.size
         summary = f"{len(self.gone)} of {len(self.blocks)} dropped, {share:.1%} of the parameters"
-        return (f"{summary}; before, validation {score} {self.whole:.4f}", *told, *filter(None, [self.ended]))
+        return (f"{summary}; before, validation {score} {self.whole:.4f}", *gone, *filter(None, [self.ended]))
 
     def _is_done(self) -> bool:
         if self.stage.blocks is not None:
@@ -153,22 +153,23 @@ class _Search:
         return False
 
     def _check_goal(self) -> None:
-        """Before anything is scored.
+        """Checks the goal before anything is scored.
 
         Raises:
-            RecipeError: all that can be dropped is less than what is asked for.
+            RecipeError: less can be dropped than is asked for.
         """
         if self.stage.blocks is not None and self.stage.blocks > len(self.blocks):
             raise RecipeError(
-                f"{self.stage.blocks} are to be dropped, and the network has {len(self.blocks)} that can be.",
+                f"The stage asks for {self.stage.blocks} blocks, but only {len(self.blocks)} can be dropped.",
                 f"Ask for fewer. They are: {', '.join(block.path for block in self.blocks)}.",
             )
         share = sum(block.parameters for block in self.blocks) / self.size
         if self.stage.parameters is not None and self.stage.parameters > share:
             raise RecipeError(
-                f"{self.stage.parameters:.1%} of the parameters are to go, and all that can be dropped holds "
+                f"The stage asks for {self.stage.parameters:.1%} of the parameters, but all blocks that can "
+                "be dropped have "
                 f"{share:.1%}.",
-                "Ask for less, or prune neurons besides.",
+                "Ask for less, or prune neurons too.",
             )
 
     def _without(self, *more: Block) -> Dropped:
@@ -187,5 +188,5 @@ class _Search:
 
 
 def _fixed_words(fixed: Mapping[str, str]) -> tuple[str, ...]:
-    told = [f"{path}: {reason}" for path, reason in fixed.items()]
-    return (f"not to be dropped: {'; '.join(told)}",) if told else ()
+    reasons = "; ".join(f"{path}: {reason}" for path, reason in fixed.items())
+    return (f"cannot be dropped: {reasons}",) if reasons else ()

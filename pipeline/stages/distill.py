@@ -1,7 +1,7 @@
-"""The stage "distill": accuracy won back from teachers, beside the labels.
+"""The stage "distill": knowledge distillation, which restores accuracy with teachers and labels.
 
-The first teacher is the original. More of them, an ensemble, are trained here for as long as the original
-was, each from a seed of its own, or come from the user's own checkpoints; their word is averaged.
+The first teacher is the original. Further ones (an ensemble, whose outputs are averaged) are trained here for
+as long as the original, each with its own seed, or come from the user's checkpoints.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .load import read_weights
 
 @dataclass(frozen=True)
 class Distill(Schedule):
-    """Trains the newest network on, with teachers; the result is the network "tuned".
+    """Fine-tunes the newest network with teachers; the result is the network "tuned".
 
     Attributes:
-        teachers: how many networks like the original teach, itself included; those beyond it are trained
-            here, with the settings of the stage train.
-        checkpoints: files of the user's own that hold further teachers, networks of `build_model()`.
-        student: the dotted path of a network of the user's own, which learns in place of the pruned one, from
-            scratch; "" for the newest network of the chain.
+        teachers: number of teachers like the original, itself included; the others are trained here, with
+            the settings of the stage train.
+        checkpoints: the user's own files with further teachers, networks of `build_model()`.
+        student: the dotted path of the user's own network, which is trained from scratch instead of the
+            pruned one; "" for the newest network of the chain.
         temperature, share, hints: see `teaching.Teaching`.
         epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
     """
@@ -52,11 +52,11 @@ class Distill(Schedule):
     recovers: ClassVar[bool] = True
 
     def reads(self) -> list[Path]:
-        """The teachers' checkpoints: other bytes are another stage."""
+        """The teachers' checkpoints; their content enters the cache key."""
         return [Path(path) for path in self.checkpoints]
 
     def code(self) -> list[Path]:
-        """The student's file, an edit of which is another student; teachers train as the original did."""
+        """The student's source file, and what teachers need to train as the original did."""
         student = [Path(inspect.getfile(student_class(self.student)))] if self.student else []
         return [*student, *([WORKER] if self.processes > 1 or self.teachers > 1 else [])]
 
@@ -64,7 +64,7 @@ class Distill(Schedule):
         if self.student and self.processes > 1:
             raise RecipeError(
                 f'The student "{self.student}" cannot be trained by {self.processes} processes.',
-                "Set processes = 1; a pruned network of build_model() can be.",
+                "Set processes = 1, or distill a pruned network of build_model().",
             )
         latest = work.latest()
         held = {"masks": latest.path("masks")} if "masks" in latest.files and not self.student else {}
@@ -87,9 +87,9 @@ class Distill(Schedule):
         if not self.student:
             made = work.with_model("tuned", fitted.model, plan=work.plan(latest), beside=held)
             return made.logged("distill", self, words)
-        told = work.directory / "tuned" / "student.json"
-        write_json(told, {"class": self.student})
-        made = work.with_model("tuned", fitted.model).with_file("tuned", "student", told)
+        student = work.directory / "tuned" / "student.json"
+        write_json(student, {"class": self.student})
+        made = work.with_model("tuned", fitted.model).with_file("tuned", "student", student)
         return made.logged("distill", self, words)
 
 
@@ -100,11 +100,11 @@ def _student(name: str, seed: int) -> nn.Module:
 
 
 def _trained(work: Work, number: int) -> Path:
-    """One more network like the original, from a seed of its own."""
+    """One more network like the original, from its own seed."""
     settings = work.training()
     if settings is None:
         raise RecipeError(
-            "How the original was trained is not known, so no further teachers can be trained like it.",
+            "The original was not trained in this run, so no further teachers can be trained like it.",
             "Give their files as checkpoints, or set teachers = 1.",
         )
     seed = work.seed + 1000 * number
@@ -124,7 +124,7 @@ def _trained(work: Work, number: int) -> Path:
 
 
 def _loaded(work: Work, number: int, path: str) -> Path:
-    """A teacher of the user's own, in a folder as ours are."""
+    """The user's own teacher, in a folder like the trained ones."""
     folder = work.directory / f"checkpoint-{number}"
     write_tensors(folder / "model.safetensors", read_weights(Path(path)))
     return folder

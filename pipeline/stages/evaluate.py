@@ -1,7 +1,7 @@
-"""The step that ends every run: what each network scores, counts and weighs.
+"""The stage "evaluate", the last one of every run: test score and size of each network.
 
-The test split is looked at here, once, and nowhere else; everything before chose on the validation split.
-What is scored is what is shipped: the ONNX file where there is one, the module where there is none.
+Only this stage evaluates the test split, once; all choices before it used the validation split. It scores the
+shipped form: the ONNX file if there is one, else the module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..workload import example_batch, split_batches
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Writes "scores": per network its score, samples scored, parameters, multiply-adds and file bytes."""
+    """Writes "scores": per network the score, samples scored, parameters, multiply-adds and file bytes."""
 
     split: str = "test"
 

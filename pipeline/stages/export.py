@@ -1,8 +1,8 @@
-"""The stage "export": every network, controls too, as ONNX, seen to compute what its module computes.
+"""The stage "export": every network, controls too, as an ONNX file that was compared with its module.
 
-An exporter that is wrong is wrong in silence, so each file is run beside its module on calibration data
-before it is handed on; the first layer that differs is named. For a board with TensorRT the file is held
-against its rules at once: what TensorRT refuses should not be found out on the board.
+An exporter can be wrong without an error, so each file runs beside its module on calibration data; the first
+layer that differs is named. For a board with TensorRT the file is also checked against TensorRT's rules, so
+that a refusal is known before the board is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COMPARED = 4  # batches of the calibration split
 
 @dataclass(frozen=True)
 class Export:
-    """Adds an ONNX file to every network that has none.
+    """Adds an ONNX file to every network without one.
 
     Attributes:
         opset: 17 is the newest that TensorRT 8.5 and 8.6 parse.
@@ -55,12 +55,12 @@ class Export:
 
 
 def hop_words(name: str, hop: Hop) -> str:
-    """How far two forms of a network are apart, in words."""
+    """A sentence with the difference between two forms of a network."""
     flips = f", {len(hop.flips)} of {hop.samples} labels flip" if hop.labels else ""
     largest = max((difference.relative_largest for difference in hop.outputs.values()), default=0.0)
-    told = f"largest difference {largest:.1e}{flips}" if hop.outputs else "no output can be judged"
+    difference = f"largest difference {largest:.1e}{flips}" if hop.outputs else "no output can be judged"
     selected = "".join(
-        f"; {output} holds what {operator} selects, as many as the data say: not judged"
+        f"; {output} is a data-dependent selection by {operator}: not judged"
         for output, operator in hop.selected.items()
     )
-    return f"{name}: {told}{selected}"
+    return f"{name}: {difference}{selected}"

@@ -1,10 +1,10 @@
-"""The stage "factorize": layers of low rank in the place of whole ones.
+"""The stage "factorize": low-rank factorization of layers.
 
-A trained weight is often close to one of low rank, and that one is a product: a linear layer becomes two,
-a convolution two or three (`pruning.factors` has the methods). Fewer multiply-adds are not yet less time:
-two thin layers read and write what lies between them. So a rank is chosen by what it keeps (`energy`), by the
-score on the validation split (`score_drop`) or by time measured on the target (`speedup`), and a layer whose
-thin layers would be slower stays whole, with the reason in the log. The result is tuned like any other.
+A trained weight is often close to a product of low-rank factors: a linear layer becomes two layers, a
+convolution two or three (`pruning.factors` has the methods). Fewer multiply-adds are not always less time:
+the tensor between the layers is written and read. So a rank is chosen by kept energy (`energy`), by the
+validation score (`score_drop`) or by time measured on the target (`speedup`), and a layer whose factors would
+be slower stays full, with the reason in the log. The result can be fine-tuned like any other.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ Ranks = int | tuple[int, int]
 
 @dataclass(frozen=True)
 class Factorize:
-    """Makes layers of the newest network thin; the result is the network "factorized".
+    """Factorizes layers of the newest network; the result is the network "factorized".
 
     One of the first four says how ranks are chosen.
 
     Attributes:
         energy: the share of each weight's square sum that is kept; its relative error is at most the root of
             the rest.
-        score_drop: how much the score on the validation split may fall, before any tuning.
-        speedup: how many times as fast the network is to be, measured on this machine.
-        ranks: by layer; a layer that is not named stays whole. Tucker takes two: of inputs, of outputs.
+        score_drop: how much worse the validation score may get, before fine-tuning.
+        speedup: the required speed-up of the network, measured on this machine.
+        ranks: by layer; a layer that is not named stays full. Tucker needs two: of inputs, of outputs.
         convolution: "spatial" (k x 1, then 1 x k), "channel" (k x k, then 1 x 1) or "tucker" (1 x 1, k x k,
             1 x 1); a 1 x 1 convolution is always split by channel.
-        layers: the layers that may be made thin; none named: all.
-        events: of each timing, where there is one; with fewer than 12 no layer of several is proven faster.
-        norms: over how many training batches batch norms are estimated anew; 0 for none.
+        layers: the layers that may be factorized; empty for all.
+        events: of each timing; with fewer than 12, no layer of several can be proven faster.
+        norms: number of training batches for batch-norm re-estimation; 0 for none.
     """
 
     energy: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -72,7 +72,7 @@ class Factorize:
     events: Annotated[int, Field(ge=12)] = 24
     norms: Annotated[int, Field(ge=0)] = 64
     shrinks: ClassVar[bool] = True
-    recovers: ClassVar[bool] = True  # controls of an earlier cut go through it too
+    recovers: ClassVar[bool] = True  # controls of an earlier cut run through it too
 
     def __post_init__(self) -> None:
         given = {"energy": self.energy, "score_drop": self.score_drop, "speedup": self.speedup}
@@ -95,23 +95,23 @@ class Factorize:
             whys = [f"{name}: {why}" for name, why in left.items()]
             more = f"; and {len(whys) - 5} more" if len(whys) > 5 else ""
             raise ModelError(
-                f"No layer was made thin: {'; '.join(whys[:5])}{more}.",
-                "Allow lower ranks, or leave this stage out: this network is as fast as it is.",
+                f"No layer was factorized: {'; '.join(whys[:5])}{more}.",
+                "Allow lower ranks, or leave this stage out.",
             )
         work.progress(2, 3, "factorize: check")
         thin = factorized(model, found, chosen)
         prove(model, thin, list(example.values()))
-        told = [_told(model, thin, name) for name in chosen]
+        ranks = [_rank_sentence(model, thin, name) for name in chosen]
         thin = reestimated(thin, work.workload, batches=self.norms, seed=work.seed)
-        alone = [f"{name} was left alone: {why}" for name, why in left.items()]
+        unchanged = [f"{name} was not factorized: {why}" for name, why in left.items()]
         work.progress(3, 3, "factorize")
         made = work.with_model("factorized", thin, plan=plan_of(thin))
-        return made.logged("factorize", self, *told, *words, *alone)
+        return made.logged("factorize", self, *ranks, *words, *unchanged)
 
     def _chosen(
         self, model: nn.Module, found: dict[str, Candidate], left: dict[str, str], work: Work
     ) -> tuple[Mapping[str, Choice], list[str]]:
-        """Ranks by layer, and how they were come by; adds to `left` what stays whole."""
+        """Ranks by layer, and sentences on their choice; adds the layers that stay full to `left`."""
         if self.ranks or self.energy is not None:
             chosen = {}
             for name, candidate in found.items():
@@ -122,13 +122,13 @@ class Factorize:
                     chosen[name] = choice
                 else:
                     left[name] = (
-                        f"at rank {_joined(choice.ranks)} thin layers take {choice.cost:,.0f} multiply-adds, "
-                        f"and the whole one takes {candidate.macs:,}"
+                        f"at rank {_joined(choice.ranks)} its factors take {choice.cost:,.0f} multiply-adds, "
+                        f"and the full layer takes {candidate.macs:,}"
                     )
             return chosen, []
         shares = FINE if self.speedup is None else COARSE
         choices = {name: own for name, one in found.items() if (own := one.choices(shares))}
-        none = "at no rank that the target likes do thin layers take fewer multiply-adds"
+        none = "at no rank with the target's alignment do its factors take fewer multiply-adds"
         left |= dict.fromkeys(sorted(found.keys() - choices.keys()), none)
         if not choices:
             return {}, []
@@ -143,8 +143,8 @@ class Factorize:
         most = tuple(candidate.energies.shape)
         if len(ranks) != len(most) or any(not 0 < one <= top for one, top in zip(ranks, most, strict=False)):
             raise RecipeError(
-                f'The layer "{candidate.name}" was to get the rank {_joined(ranks)}, and with the method '
-                f"{candidate.method} it has {_joined(most)}.",
+                f'The rank of the layer "{candidate.name}" is set to {_joined(ranks)}, but with the method '
+                f"{candidate.method} its full rank is {_joined(most)}.",
                 f"Give {'two numbers' if len(most) == 2 else 'one number'} from 1 to {_joined(most)}.",
             )
         return ranks
@@ -169,14 +169,12 @@ class Factorize:
         at = last_within(len(way), within)
         if at == 0:
             raise ModelError(
-                f"No layer was made thin: the least that could be loses more than {self.score_drop} of the "
+                f"No layer was factorized: the smallest step loses more than {self.score_drop} of the "
                 f"validation {work.workload.score_name}, {scores[0]:.4f}.",
-                "Allow a larger score_drop: what is lost here is before any tuning.",
+                "Allow a larger score_drop: it counts before fine-tuning.",
             )
         name = work.workload.score_name
-        said = (
-            f"step {at} of {len(way) - 1}: validation {name} {scores[0]:.4f} -> {scores[at]:.4f}, not tuned"
-        )
+        said = f"step {at} of {len(way) - 1}: {name} {scores[0]:.4f} -> {scores[at]:.4f} on validation, not fine-tuned"
         return way[at], [said]
 
     def _by_latency(
@@ -190,8 +188,9 @@ class Factorize:
         assert self.speedup is not None
         if work.target.runtime.builds:
             raise RecipeError(
-                f"The stage factorize has speedup = {self.speedup}, and this is no {work.target.title}.",
-                "Choose by energy or by score_drop; the run measures on the board what came of it.",
+                f"The stage factorize has speedup = {self.speedup}, but this machine is not the "
+                f"{work.target.title}.",
+                "Choose by energy or by score_drop; the run measures the result on the board.",
             )
         with tempfile.TemporaryDirectory() as place:
             folder, example = Path(place), example_batch(work.workload)
@@ -227,7 +226,7 @@ class Factorize:
                 return judged[key]
 
             def first_fast(way: Sequence[Mapping[str, Choice]]) -> int:
-                """The first place on a way that is fast enough; its first is not, and its last is."""
+                """The first place on a path that is fast enough; its start is not, and its end is."""
                 return last_within(len(way) - 1, lambda at: speed(way[at]).ratio < (self.speedup or 1.0)) + 1
 
             if (most := speed(way[-1])).ratio < self.speedup:
@@ -239,11 +238,11 @@ class Factorize:
             at = first_fast(way)
             fine = between(way[at - 1], way[at], found)
             chosen = fine[first_fast(fine)]
-            told = f"step {at} of {len(way) - 1} by measured time: {speed(chosen).sentence()}"
-        return chosen, [told]
+            sentence = f"step {at} of {len(way) - 1} by measured time: {speed(chosen).sentence()}"
+        return chosen, [sentence]
 
 
-def _told(model: nn.Module, thin: nn.Module, name: str) -> str:
+def _rank_sentence(model: nn.Module, thin: nn.Module, name: str) -> str:
     plan = plan_of(thin)
     assert plan is not None
     one, weight = plan.factors[name], model.get_submodule(name).get_parameter("weight").detach().double()

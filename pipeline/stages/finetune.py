@@ -1,4 +1,4 @@
-"""The stage "finetune": the accuracy that pruning cost, won back."""
+"""The stage "finetune": fine-tuning, which restores accuracy after pruning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..work import Work
 
 @dataclass(frozen=True)
 class Finetune(Schedule):
-    """Trains the newest network on; the result is the network "tuned".
+    """Fine-tunes the newest network; the result is the network "tuned".
 
     Attributes:
         epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
@@ -31,7 +31,7 @@ class Finetune(Schedule):
             work.workload,
             work.networks,
             self,
-            seed=work.seed + 1,  # not the order of samples that the original saw
+            seed=work.seed + 1,  # another order of samples than in the first training
             checkpoint=work.directory / "checkpoint.safetensors",
             progress=work.progress,
             what="finetune",

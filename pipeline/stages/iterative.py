@@ -1,9 +1,8 @@
-"""The stage "iterative": prune a little, win it back, and again, until a goal is met or a floor is broken.
+"""The stage "iterative": iterative pruning and fine-tuning, until a goal is met or a score floor is broken.
 
-What is left takes over bit by bit (Han et al. 2015, "Learning both Weights"). The steps follow a schedule of
-how much is gone after each; the step that breaks the floor on the validation split is taken back. Every
-finished step is kept in the stage's folder: a run that is killed goes on at the step it was in, and there at
-its last epoch.
+The remaining units adapt step by step (Han et al. 2015, "Learning both Weights"). The steps follow a schedule
+of the share that is removed after each; a step that breaks the floor on the validation split is undone. Every
+finished step is kept in the stage's folder: a killed run resumes at its current step and last epoch.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ Shape = Literal["linear", "cubic", "geometric"]
 
 @dataclass(frozen=True)
 class Iterative(Cutting):
-    """Prunes and tunes by turns; the results are the networks "pruned" (the last cut) and "tuned".
+    """Alternates pruning and fine-tuning; the results are the networks "pruned" (the last cut) and "tuned".
 
     Attributes:
-        parameters: the share of the original's parameters that is gone after the last step.
-        steps: how many cuts lead there.
-        schedule: how much is gone after each, see `shares`.
+        parameters: the share of the original's parameters that is removed after the last step.
+        steps: number of cuts.
+        schedule: the share removed after each step, see `shares`.
         score_drop: how much worse than the original the validation score may get, in its own unit; the step
-            that breaks this is taken back and ends the stage. None for no floor.
-        score_floor: the same as a score that must be kept.
+            that breaks this is undone and ends the stage. None for no floor.
+        score_floor: the same as an absolute score.
         latency_s: ends the stage as soon as a network takes at most this long (median, batch of one example,
             ONNX Runtime on this machine, one thread); None does not measure.
         criterion ... norms: see `prune.Cutting`.
-        epochs, learning_rate: of the tuning after each cut, see `training.Schedule`.
+        epochs, learning_rate: of the fine-tuning after each cut, see `training.Schedule`.
     """
 
     parameters: Share
@@ -56,14 +55,13 @@ class Iterative(Cutting):
     latency_s: Annotated[float, Field(gt=0)] | None = None
     epochs: Annotated[int, Field(ge=0)] = 2
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    shrinks: ClassVar[bool] = True  # the stages it runs inside are in the log, and controls repeat those
+    shrinks: ClassVar[bool] = True  # controls repeat the stages that it runs inside, which are in the log
 
     def __call__(self, work: Work) -> Work:
         find_criterion(self.criterion)
         if self.latency_s is not None and work.target.runtime.builds:
             raise RecipeError(
-                f"A latency of {self.latency_s} s is to be reached on {work.target.title}, "
-                "which is not here.",
+                f"latency_s = {self.latency_s} is a goal for {work.target.title}, not for this machine.",
                 "Leave latency_s out, or choose the target that is this machine.",
             )
         whole = _score(work)
@@ -72,7 +70,7 @@ class Iterative(Cutting):
             raise RecipeError(
                 f"The unpruned network has a validation {work.workload.score_name} of {whole:.4f}, which is "
                 f"already beyond the floor of {floor:.4f}.",
-                "Give a floor that the network keeps before anything is removed, or train it longer.",
+                "Give a floor that the unpruned network meets, or train it longer.",
             )
         size = _size(work)
         words, last = [], work
@@ -80,26 +78,26 @@ class Iterative(Cutting):
             work.progress(step - 1, self.steps, f"iterative: step {step} of {self.steps}")
             tried = self._step(last, work.directory / f"step-{step}", 1 - size * (1 - share) / _size(last))
             if tried is None:
-                words.append(f"step {step}: no unit is left that could go")
+                words.append(f"step {step}: no unit is left that could be removed")
                 break
             score = _score(tried)
-            told = f"step {step}: {1 - _size(tried) / size:.1%} fewer parameters, {score:.4f}"
+            sentence = f"step {step}: {1 - _size(tried) / size:.1%} fewer parameters, {score:.4f}"
             if floor is not None and _worse(work, score, floor):
-                words.append(f"{told}, under the floor of {floor:.4f}: taken back")
+                words.append(f"{sentence}, under the floor of {floor:.4f}: undone")
                 break
             last = tried
             if self.latency_s is not None:
                 latency_s = _latency_s(tried)
-                told += f", {latency_s * 1e6:.1f} µs"
+                sentence += f", {latency_s * 1e6:.1f} µs"
                 if latency_s <= self.latency_s:
-                    words.append(f"{told}: fast enough")
+                    words.append(f"{sentence}: fast enough")
                     break
-            words.append(told)
+            words.append(sentence)
         work.progress(self.steps, self.steps, "iterative")
         if last is work:
             raise ModelError(
                 f"The first step already breaks the floor: {words[-1]}.",
-                "Take more steps, tune for longer, or lower the floor.",
+                "Use more steps, fine-tune for longer, or lower the floor.",
             )
         last = dataclasses.replace(last, directory=work.directory, progress=work.progress)
         return last.logged("iterative", self, *words)
@@ -116,7 +114,7 @@ class Iterative(Cutting):
         return whole - self.score_drop if work.workload.higher_is_better else whole + self.score_drop
 
     def _step(self, work: Work, place: Path, share: float) -> Work | None:
-        """The work after one cut and its tuning; from the folder where that is done. None: nothing can go."""
+        """The work after one cut and its fine-tuning, from disk if finished; None: nothing can be removed."""
         if (place / "done.json").exists():
             return _restored(work, place)
         cut = Prune(
@@ -138,9 +136,9 @@ class Iterative(Cutting):
 
 
 def shares(goal: float, steps: int, schedule: Shape) -> list[float]:
-    """The share of the parameters that is gone after each step.
+    """The share of the parameters that is removed after each step.
 
-    "linear" takes the same number each time; "geometric" the same share of what is left; "cubic" much at
+    "linear" removes the same number in each step; "geometric" the same share of the rest; "cubic" much at
     first and little at the end, when every unit counts (Zhu and Gupta 2017, "To prune, or not to prune").
     """
     done = [step / steps for step in range(1, steps + 1)]
@@ -152,7 +150,7 @@ def shares(goal: float, steps: int, schedule: Shape) -> list[float]:
 
 
 def _record(work: Work, place: Path, logged: int) -> None:
-    """Writes down where a finished step's files are; they lie below it, so names are enough."""
+    """Records where a finished step's files are; they are below it, so names are enough."""
     made = [work.variant(name) for name in ("pruned", "tuned")]
     variants = [
         {
@@ -177,7 +175,7 @@ def _restored(work: Work, place: Path) -> Work:
 
 
 def _silent(done: int, total: int, what: str) -> None:
-    """The steps speak for their stages."""
+    """No progress of the inner stages: the steps report it."""
 
 
 def _score(work: Work) -> float:

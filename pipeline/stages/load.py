@@ -1,7 +1,7 @@
 """The stage "load": the user's own trained weights.
 
-Weights are data. A pickle can hold code, so a checkpoint is opened as safetensors or with torch's
-weights-only reader, and anything else is refused before a byte of it runs.
+Weights are data, but a pickle can run code. So a checkpoint is opened as safetensors or with torch's
+weights-only reader, and any other file is refused before it is executed.
 """
 
 from __future__ import annotations
@@ -29,16 +29,15 @@ class Load:
     """Loads a checkpoint into `build_model()`; the result is the network "original".
 
     Attributes:
-        path: a .safetensors file, or a .pt/.pth file that holds tensors alone, relative to where the
-            command is run.
-        key: the name under which a .pt file keeps the state dict, e.g. "model"; "" if it is one itself.
+        path: a .safetensors file, or a .pt/.pth file with only tensors, relative to the working directory.
+        key: the name of the state dict in a .pt file, e.g. "model"; "" if the file is the state dict.
     """
 
     path: str
     key: str = ""
 
     def reads(self) -> list[Path]:
-        """The checkpoint: other bytes are another stage."""
+        """The checkpoint; its content enters the cache key."""
         return [Path(self.path)]
 
     def __call__(self, work: Work) -> Work:
@@ -49,7 +48,7 @@ class Load:
         except RuntimeError as error:
             raise ModelError(
                 f"{self.path} does not fit build_model(): {' '.join(str(error).split())[:300]}",
-                "Give the checkpoint of this very network, or the key under which it is kept.",
+                "Give the checkpoint of this network, or the key of its state dict.",
             ) from error
         names = list(work.workload.example_inputs())
         score = score_of(work.workload, torch_predict(model, names), "validation")
@@ -61,26 +60,26 @@ def read_weights(path: Path, key: str = "") -> dict[str, Tensor]:
     """The tensors of a checkpoint, by name.
 
     Raises:
-        ArtifactError: the file is missing, damaged, or a pickle with more than tensors in it.
+        ArtifactError: the file is missing, damaged, or a pickle with more than tensors.
     """
     if not path.is_file():
         raise ArtifactError(f"The checkpoint {path} does not exist.", "Check the path in the recipe.")
     if path.suffix == ".onnx":
         raise ArtifactError(
-            f"{path} is an ONNX file, and what is pruned is the PyTorch network.",
+            f"{path} is an ONNX file, but pruning needs the PyTorch network.",
             "Give the checkpoint that it was exported from: a .safetensors file, or the .pt of a state dict.",
         )
     try:
         value: Any = load_file(path) if path.suffix == ".safetensors" else _tensors_alone(path)
     except pickle.UnpicklingError as error:
         raise ArtifactError(
-            f"{path} is a pickle that holds more than tensors; opening it could run code of whoever made it.",
-            "Save the weights alone: safetensors.torch.save_file(model.state_dict(), 'model.safetensors').",
+            f"{path} is a pickle with more than tensors; opening it could run foreign code.",
+            "Save only the weights: safetensors.torch.save_file(model.state_dict(), 'model.safetensors').",
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        said = "" if isinstance(error, KeyError) else f": {error}"  # a byte that no pickle begins with
+        detail = "" if isinstance(error, KeyError) else f": {error}"  # its first byte is not a pickle's
         raise ArtifactError(
-            f"{path} is damaged or no checkpoint{said}.",
+            f"{path} is damaged or not a checkpoint{detail}.",
             "Give the trained weights: a .safetensors file, or the .pt file of a state dict.",
         ) from error
     if key:
@@ -88,13 +87,13 @@ def read_weights(path: Path, key: str = "") -> dict[str, Tensor]:
     if not isinstance(value, Mapping) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
         found = sorted(map(str, value))[:8] if isinstance(value, Mapping) else type(value).__name__
         raise ArtifactError(
-            f"{path} holds no state dict{f' under {key!r}' if key else ''}, but {found}.",
-            'Name where it is kept, e.g. key = "model".',
+            f"{path} has no state dict{f' under {key!r}' if key else ''}, but {found}.",
+            'Name its key, e.g. key = "model".',
         )
     return dict(value)
 
 
 def _tensors_alone(path: Path) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # on the protocol: what matters is refused below
+        warnings.simplefilter("ignore", UserWarning)  # on the pickle protocol; unsafe files are refused below
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,11 +1,11 @@
-"""The stage "lottery": rounds of training and cutting, each begun again from the weights of the start.
+"""The stage "lottery": lottery tickets, by rounds of pruning, rewinding and training.
 
-Frankle and Carbin 2019, "The Lottery Ticket Hypothesis": a trained network is cut by magnitude, what is left
-goes back to the values that it had before training, or after the first k steps (Frankle et al. 2020, "Linear
-Mode Connectivity"), and is trained again; and so on. The claim is that the ticket then learns what the whole
-network did. Whoever reads it asks at once: and if the weights were not rewound, or drawn anew, or others had
-been cut? These are the controls, of one size and one training with the ticket. Tickets are made of single
-weights (masks: shapes stay) or of neurons (the network shrinks).
+Frankle and Carbin 2019, "The Lottery Ticket Hypothesis": a trained network is pruned by magnitude, the rest
+is rewound to its values before training, or after the first k steps (Frankle et al. 2020, "Linear Mode
+Connectivity"), and is trained again; and so on. The claim is that the ticket then learns as well as the full
+network. Controls of the same size and training test it: weights that were not rewound, new initial weights,
+random instead of chosen weights. Tickets are made of single weights (masks: shapes stay) or of neurons (the
+network shrinks).
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ CONTROLS: tuple[Control, ...] = ("reinitialised", "random", "tuned_on")
 
 @dataclass(frozen=True)
 class Cut:
-    """What a round left: masks over the whole network, or the plan of a smaller one.
+    """The result of a round's cut: masks over the full network, or the plan of a smaller one.
 
     Attributes:
-        source: the trained network that it was cut from, whole (weights) or cut (neurons), before it was
-            trained again: what is *tuned on* starts from it.
+        source: the trained network before this round's training, full (weights) or cut (neurons); the
+            control *tuned on* starts from it.
     """
 
     masks: Masks | None
@@ -62,7 +62,7 @@ class Cut:
     source: nn.Module
 
     def words(self) -> str:
-        """How much is left."""
+        """A sentence with what is left."""
         if self.masks is not None:
             return f"{kept_share(self.masks):.1%} of the weights are left"
         widths = self.plan.widths.values() if self.plan else ()
@@ -71,24 +71,24 @@ class Cut:
 
 @dataclass(frozen=True)
 class Lottery:
-    """Looks for a ticket in the network "original"; the result is the network "ticket" and its controls.
+    """Searches a ticket in the network "original"; the result is the network "ticket" and its controls.
 
     Attributes:
         unit: what is cut, single "weights" or "neurons".
-        rounds: how often. Ten of 0.2 leave a tenth.
-        share: how much of what is left goes in each round.
-        shares: another share for single layers (or groups of neurons) by name. As published, an output layer
-            is cut by half as much.
+        rounds: number of rounds. Ten of 0.2 leave a tenth.
+        share: the share of the rest that is cut in each round.
+        shares: another share for single layers (or groups of neurons) by name. In the paper, an output
+            layer is cut by half as much.
         scope: of weights, see `masks.magnitude_masks`.
         threshold: instead of rounds, one cut of all weights under this magnitude.
         criterion: of neurons, see `importance`.
-        rewind_step: to the weights of which step of the first training each round goes back; 0 for the
-            initial ones. The stage train must have kept them, by a rewind_step of its own.
-        tune_on: whether the rounds go on from the trained weights instead: iterative magnitude pruning.
-        controls: "reinitialised" draws initial weights anew, "random" cuts other weights (as many of each
-            layer) or other neurons, "tuned_on" goes on from the weights before the last cut.
-        epochs, learning_rate: of each training; None for those of the stage train. Every other setting of
-            the training is that stage's.
+        rewind_step: the step of the first training to whose weights each round rewinds; 0 for the initial
+            weights. The stage train must have kept them, by its own rewind_step.
+        tune_on: whether the rounds continue from the trained weights instead: iterative magnitude pruning.
+        controls: "reinitialised" draws new initial weights, "random" cuts other weights (as many of each
+            layer) or other neurons, "tuned_on" continues from the weights before the last cut.
+        epochs, learning_rate: of each training; None for those of the stage train, which also has every
+            other setting of the training.
     """
 
     unit: Literal["weights", "neurons"] = "weights"
@@ -106,12 +106,12 @@ class Lottery:
 
     @property
     def shrinks(self) -> bool:
-        """Tickets of neurons are smaller networks; those of single weights are as large as before."""
+        """Tickets of neurons are smaller networks; those of single weights keep their shapes."""
         return self.unit == "neurons"
 
     @property
     def recovers(self) -> bool:
-        """Every round is trained, so only the stage's own `controls` are fair to a smaller ticket."""
+        """Every round trains, so only the stage's own `controls` are fair to a smaller ticket."""
         return self.shrinks
 
     def __post_init__(self) -> None:
@@ -128,14 +128,14 @@ class Lottery:
             )
 
     def code(self) -> list[Path]:
-        """The user's own criterion, an edit of which is another ticket, and the processes that train."""
+        """The user's own criterion, and the module that several training processes run."""
         return [WORKER, *Prune(ratio=0.5, criterion=self.criterion).code()]
 
     def __call__(self, work: Work) -> Work:
         words, cut, fitted = [], None, None
         for number, (cut, fitted) in enumerate(self.found(work), start=1):
             words.append(f"round {number}: {cut.words()}, {fitted.score:.4f}")
-        assert cut is not None  # there is one round at least
+        assert cut is not None  # there is at least one round
         assert fitted is not None
         result = saved(work, "ticket", cut, fitted.model)
         for start in self.controls:
@@ -145,7 +145,7 @@ class Lottery:
         return result.logged("lottery", self, *words)
 
     def found(self, work: Work) -> Iterator[tuple[Cut, Fitted]]:
-        """The rounds: what each left, and the network trained from it. Finished ones are taken from disk."""
+        """The rounds: the cut of each, and the network trained from it. Finished ones are read from disk."""
         self.schedule(work)
         stored(work, self.rewind_step)
         trained, plan, masks = work.model(work.variant("original")), None, None
@@ -162,7 +162,7 @@ class Lottery:
             yield cut, fitted
 
     def trained(self, work: Work, cut: Cut, start: Start, place: Path) -> Fitted:
-        """The network of a cut, trained from one of the starts, as the original was; resumes from `place`."""
+        """The network of a cut, trained from a start like the original; resumes from `place`."""
         model, masks = self.start(work, cut, start)
         job = TrainingJob(
             work.workload,
@@ -177,7 +177,7 @@ class Lottery:
         return fit(model, job)
 
     def start(self, work: Work, cut: Cut, start: Start) -> tuple[nn.Module, Masks | None]:
-        """The network that a training begins with, and the masks that hold in it."""
+        """The initial network of a training, and its masks."""
         if start == "tuned_on":
             return (masked(cut.source, cut.masks) if cut.masks is not None else cut.source), cut.masks
         seed = work.seed + 2 if start == "reinitialised" else work.seed
@@ -198,10 +198,10 @@ class Lottery:
         return small, None
 
     def schedule(self, work: Work) -> Schedule:
-        """How each round trains.
+        """The training settings of each round.
 
         Raises:
-            RecipeError: the original was not trained in this run, so nobody knows.
+            RecipeError: the original was not trained in this run, so they are not known.
         """
         settings = work.training()
         if settings is None:
@@ -228,7 +228,7 @@ class Lottery:
 
 
 def stored(work: Work, step: int) -> dict[str, Tensor]:
-    """The weights that the original had after so many steps of its training.
+    """The weights of the original after `step` steps of its training.
 
     Raises:
         RecipeError: they were not kept.
@@ -240,7 +240,7 @@ def stored(work: Work, step: int) -> dict[str, Tensor]:
 
 
 def saved(work: Work, name: str, cut: Cut, model: nn.Module, *, role: str = "chain") -> Work:
-    """This work with the network of a cut, and its masks where it has some."""
+    """This work with the network of a cut, and its masks if it has any."""
     if cut.masks is None:
         return work.with_model(name, model, plan=cut.plan, role=role)
     path = work.directory / name / "masks.safetensors"
@@ -249,7 +249,7 @@ def saved(work: Work, name: str, cut: Cut, model: nn.Module, *, role: str = "cha
 
 
 def _as(work: Work, cut: Cut, start: Start, made: Fitted) -> Cut:
-    """The cut of a control: another one where it was drawn at random."""
+    """The cut of a control: a different one if it was random."""
     if cut.masks is None:
         return dataclasses.replace(cut, plan=plan_of(made.model))
     drawn = random_masks(cut.masks, seed=work.seed) if start == "random" else cut.masks
@@ -262,14 +262,13 @@ def _unstored(work: Work, step: int) -> RecipeError:
     if not kept:
         return RecipeError(
             f"The {what} to rewind to were not stored: the original was not trained by the stage train.",
-            'Train it in this recipe, by the stage "train", which keeps them; weights from elsewhere have no '
-            "beginning to go back to.",
+            'Train it in this recipe, by the stage "train", which keeps them; loaded weights have none.',
         )
     return RecipeError(
-        f"The {what} to rewind to were not stored; there are those of step {', '.join(map(str, kept))}.",
+        f"The {what} to rewind to were not stored; stored are those of step {', '.join(map(str, kept))}.",
         f"Set rewind_step = {step} in the stage train too, or rewind to a step that it kept.",
     )
 
 
 def _silent(done: int, total: int, what: str) -> None:
-    """The rounds speak for their stages."""
+    """No progress of the inner stages: the rounds report it."""

@@ -1,7 +1,7 @@
-"""The stage "profile": all networks of the chain timed by turns in one process, and their memory.
+"""The stage "profile": interleaved timing of all networks of the chain in one process, and their memory.
 
-They are timed together because two figures that were taken one after the other are no comparison: the
-machine drifts between them by more than most prunings gain.
+They are timed together because figures from two separate timings cannot be compared: the machine drifts
+between them by more than most pruning gains.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Profile:
 
     Attributes:
         events: fresh loads of all networks; 24 give a 97.7 % interval.
-        event_s: how long each network runs within one event, about.
-        threads: of the runtime. With one, CPU time is the clock, and neighbours hardly disturb it.
-        memory: whether memory is measured too, in a fresh process a network.
-        on: a board, by its name in ssh, on which they are timed; layers are not judged there.
-        layers: whether every layer is timed and judged too, with the runtime's profiler at work.
+        event_s: approximate time that each network runs in one event.
+        threads: of the runtime. With one, CPU time is the clock, which other processes hardly disturb.
+        memory: whether memory is measured too, in a new process per network.
+        on: the board, by its ssh name, on which they are timed; layers are not judged there.
+        layers: whether every layer is timed and judged too, with the runtime's profiler.
     """
 
     events: Annotated[int, Field(ge=1)] = 24
@@ -53,10 +53,10 @@ class Profile:
     reads_onnx: ClassVar[bool] = True
 
     def __call__(self, work: Work) -> Work:
-        # Controls have the widths of the pruned network: to time them would say nothing new.
+        # Controls have the widths of the pruned network: timing them adds nothing.
         timed = [v for v in work.variants if v.role == "chain" and "onnx" in v.files]
         paths = {variant.name: variant.path("onnx") for variant in timed}
-        work.latest("onnx")  # says what is missing where there is none
+        work.latest("onnx")  # raises if there is none
         protocol = Protocol(
             events=self.events,
             event_s=self.event_s,
@@ -71,7 +71,7 @@ class Profile:
             return work.logged(
                 "profile",
                 self,
-                f"Nothing was measured: {work.target.title} is a board, and this machine is none. "
+                f"Nothing was measured: {work.target.title} is a board, and this machine is not. "
                 "Name one with --on USER@HOST.",
             )
         measured = time_together(
@@ -93,7 +93,7 @@ class Profile:
         return result.logged("profile", self, *words)
 
     def _layers(self, paths: Mapping[str, Path], work: Work) -> dict[str, object]:
-        """Every network's layers against those of the first, by turns."""
+        """Every network's layers compared with those of the first, interleaved."""
         events = max(self.events, 1)
         runtime = work.target.here
         assert runtime.time_layers is not None  # asked before
@@ -129,11 +129,11 @@ def _memory(paths: Mapping[str, Path], work: Work) -> dict[str, object]:
 def profile_on(
     on: str, work: Work, paths: Mapping[str, Path], protocol: Protocol, *, memory: bool
 ) -> tuple[Work, list[str]]:
-    """Writes "measurements" and "memory" as the board measured them, and returns what there is to say.
+    """Writes "measurements" and "memory" as the board measured them; returns the sentences to report.
 
     Raises:
-        TargetError: the board cannot be reached, or the connection broke; what was copied is kept there.
-        DeadweightError: what the board said.
+        TargetError: the board cannot be reached, or the connection broke; copied files stay there.
+        DeadweightError: the board reported an error.
     """
     with connected(on) as board:
         if work.target.runtime.builds:
@@ -154,9 +154,9 @@ def profile_on(
         write_json(work.directory / "memory.json", {"conditions": first.conditions, **timed.memory})
         result = result.with_artifact("memory", work.directory / "memory.json")
     words = [f"Timed on {on}, {first.conditions['machine']['cpu']}: {first.evidence}."]
-    return result, words + [f"The times are void: {reason}." for reason in timed.void]
+    return result, words + [f"The times are invalid: {reason}." for reason in timed.void]
 
 
 def knows_sparse(work: Work) -> bool:
-    """Whether a network is 2:4: then the builder may use the kernels for it, in all networks alike."""
+    """Whether a network has 2:4 sparsity: then the builder may use sparse kernels in all networks."""
     return any("masks" in v.files and load_masks(v.path("masks"))[1] == "2:4" for v in work.variants)

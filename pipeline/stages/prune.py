@@ -1,9 +1,9 @@
-"""The stage "prune": neurons that matter least are taken out for real.
+"""The stage "prune": structured pruning, which removes the least important neurons.
 
-What goes follows from two thresholds on the statistics of the stage "statistics" (a neuron goes if its mean
-*and* its standard deviation are at or below them: it is silent, and constantly so), or from a criterion and a
+Neurons are chosen by two thresholds on the statistics of the stage "statistics" (a neuron is removed if its
+mean *and* its standard deviation are at or below them: it is always near zero), or by a criterion and a
 budget: a share of the neurons of each group, or a share of the network's parameters. The result is a smaller
-dense network, and it is proven to be the old one without those neurons before it is handed on.
+dense network, and it is proven to be the old one without those neurons.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class Cutting:
-    """How units are ranked within a budget, and what is done around a cut.
+    """The settings of a cut: the ranking of units, and the corrections afterwards.
 
     Attributes:
-        criterion: with a budget, what orders the neurons: a function of `importance`, or the
-            dotted path of the user's own.
-        scope: how the budget is shared out: "local" takes equal shares of all groups, "global" the lowest
-            of one ranking across groups.
-        normalise: how scores of different groups become comparable in it, see `budget.NORMALISATIONS`.
-        most: in a global ranking, the largest share of one group that may go.
-        heads: whether whole attention heads, and whole groups of grouped convolutions, may go too. A ratio
-            holds for them on its own: half the heads with half the features of each are a quarter.
-        align: whether widths are rounded up to what the target's kernels like.
-        means: whether what a removed neuron gave on average goes into its readers' biases.
-        norms: over how many training batches batch norms are estimated anew after the cut; 0 for none.
+        criterion: with a budget, ranks the neurons: a function of `importance`, or the dotted path of
+            the user's own.
+        scope: the allocation of the budget: "local" removes an equal share of every group, "global" the
+            lowest of one ranking across groups.
+        normalise: makes scores of different groups comparable, see `allocation.NORMALISATIONS`.
+        most: in a global ranking, the largest share of one group that may be removed.
+        heads: whether whole attention heads, and whole groups of grouped convolutions, may be removed too.
+            A ratio applies to them separately: half the heads with half the features of each are a quarter.
+        align: whether widths are rounded up to the target's alignment.
+        means: whether the mean output of a removed neuron is added to its readers' biases.
+        norms: number of training batches for batch-norm re-estimation after the cut; 0 for none.
     """
 
     criterion: str = "activation"
@@ -67,7 +67,7 @@ class Cutting:
     shrinks: ClassVar[bool] = True
 
     def code(self) -> list[Path]:
-        """The user's own criterion: an edit of it is another pruning."""
+        """The source file of the user's own criterion; it enters the cache key."""
         found = find_criterion(self.criterion)
         return [] if self.criterion.isidentifier() else [Path(inspect.getfile(found))]
 
@@ -77,9 +77,9 @@ class Prune(Cutting):
     """Removes neurons from the newest network; the result is the network "pruned".
 
     Attributes:
-        mean, std: thresholds on a neuron's activations, in their own units; both are given, or none.
+        mean, std: thresholds on a neuron's activations, in their own units; give both or neither.
         ratio: instead of thresholds, the share of each group's neurons to remove, 0 to 1.
-        ratios: the same for single groups by name; a group without one takes `ratio`, else stays whole.
+        ratios: the same for single groups by name; other groups use `ratio`, or are not pruned without it.
         parameters: instead of both, the share of the network's parameters to remove.
         criterion ... norms: see `Cutting`.
     """
@@ -97,7 +97,7 @@ class Prune(Cutting):
             raise RecipeError(
                 f"The stage prune has mean {self.mean}, std {self.std}, ratio {self.ratio}, ratios "
                 f"{self.ratios} and parameters {self.parameters}.",
-                "Give one or the other: both thresholds, or a ratio (and ratios), or parameters.",
+                "Give one of three: both thresholds, or a ratio (and ratios), or parameters.",
             )
         if self.ratios and self.scope == "global":
             raise RecipeError(
@@ -124,13 +124,13 @@ class Prune(Cutting):
         work.progress(1, 3, "prune: cut")
         small, words = self.cut(model, plan, groups, work)
         work.progress(3, 3, "prune")
-        plan = plan_of(small) or plan  # surgery says which form it chose, and why
+        plan = plan_of(small) or plan  # surgery adds the form that it chose, and why
         return work.with_model("pruned", small, plan=plan).logged("prune", self, _widths(plan), *words)
 
     def cut(
         self, model: nn.Module, plan: Plan, groups: Groups, work: Work
     ) -> tuple[nn.Module, tuple[str, ...]]:
-        """The network after a plan, seen to be right, then its means and norms; and what to say of it."""
+        """The network after a plan, verified, with corrected means and norms; and sentences on it."""
         small = apply(model, plan, groups)
         work.progress(2, 3, "prune: verify")
         verify(model, small, plan_of(small) or plan, groups)
@@ -153,7 +153,7 @@ class Prune(Cutting):
         if self.mean is not None and self.std is not None:
             if statistics is None:
                 raise RecipeError(
-                    "Thresholds on activations were given, and no statistics were taken.",
+                    "Thresholds on activations need statistics, and none were collected.",
                     'Put the stage "statistics" before the stage "prune".',
                 )
             dead = {g.name: below(statistics.of(g.name), mean=self.mean, std=self.std) for g in chosen}
@@ -207,7 +207,7 @@ def find_criterion(name: str) -> Criterion:
 
 
 def alignment(target: Target) -> dict[str, int]:
-    """The multiples that a target likes widths to be, by the kind of operator."""
+    """The target's alignment of widths, by the kind of operator."""
     return {kind: rule.step for kind, rule in target.alignment.items()}
 
 

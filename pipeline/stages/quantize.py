@@ -1,8 +1,8 @@
-"""The stage "quantize": the newest network in INT8, within a budget of score where one is given.
+"""The stage "quantize": post-training INT8 quantization of the newest network, within a score budget.
 
-Ranges are taken after pruning and tuning, of the very file that is shipped. The Q/DQ graph is written in the
-dialect of the target's runtime: TensorRT's symmetric one, or the one that ONNX Runtime on x86 runs without a
-convolution left in float. Whatever is tried beyond that is kept only where it helps on the validation split.
+Ranges are calibrated after pruning and fine-tuning, on the file that is shipped. The Q/DQ graph is in the
+dialect of the target's runtime: TensorRT's symmetric one, or the one in which ONNX Runtime on x86 leaves no
+convolution in float. Further steps are kept only if they help on the validation split.
 """
 
 from __future__ import annotations
@@ -37,18 +37,16 @@ class Quantize:
     """Adds the network "int8".
 
     Attributes:
-        method: how ranges follow from activations: "minmax", "percentile", "entropy", "mse", or "best", which
-            tries all four from one calibration.
-        steps: what is tried to lose less, one after the other: "equalize" (cross-layer equalization),
-            "adaround", "bias_correction"; best in this order, since each starts from what the last one left.
-        score_drop: how much worse than the float network's the score on the validation split may be, in the
-            score's own unit. While it is worse, the most sensitive layer goes back to float. Without it
-            nothing is given back.
-        sensitivity: whether every layer is also tried alone where the budget does not ask for it.
-        only_if_faster: whether the network stays in float where INT8 is measured to be slower here.
-        half: whether what stays in float becomes FP16 in the file, which TensorRT 10 and later need: they
-            build strongly typed networks. Earlier ones refuse it. Where FP16 breaks the budget of the score,
-            it stays FP32.
+        method: the calibration of ranges: "minmax", "percentile", "entropy", "mse", or "best", which tries
+            all four from one pass over the data.
+        steps: tried one after the other to lose less score: "equalize" (cross-layer equalization),
+            "adaround", "bias_correction"; best in this order, because each starts from the one before.
+        score_drop: how much worse than the float network's the validation score may be, in its own unit.
+            While it is worse, the most sensitive layer returns to float. Without it no layer does.
+        sensitivity: whether the sensitivity of every layer is measured even if the budget does not need it.
+        only_if_faster: whether the network stays in float if INT8 is measured to be slower here.
+        half: whether operators in float become FP16 in the file. TensorRT 10 and later need it: they build
+            strongly typed networks. Earlier ones refuse it. If FP16 breaks the score budget, they stay FP32.
     """
 
     method: Method | Literal["best"] = "minmax"
@@ -69,7 +67,7 @@ class Quantize:
     def __call__(self, work: Work) -> Work:
         if self.half and "file" not in work.target.runtime.fp16:
             raise RecipeError(
-                f"The stage quantize has half = true, and {work.target.name} runs {work.target.runtime}.",
+                f"The stage quantize has half = true, but {work.target.name} runs {work.target.runtime}.",
                 "FP16 in the file is for TensorRT 10 and later: leave half out.",
             )
         work.progress(0, 3, "quantize: calibrate")
@@ -78,22 +76,22 @@ class Quantize:
         said = []
         for step in self.steps:
             work.progress(1, 3, f"quantize: {step}")
-            candidate, told = stepped(trials, step, candidate)
-            said.append(told)
-        layers, kept, told_returns = self._within_budget(trials, candidate)
-        said += told_returns
+            candidate, sentence = stepped(trials, step, candidate)
+            said.append(sentence)
+        layers, kept, returns = self._within_budget(trials, candidate)
+        said += returns
         if kept is not None and self.only_if_faster and not work.target.runtime.builds:
-            told_time = timed(trials, trials.original, kept.path)
-            said.append(f"INT8 against FP32 on this machine: {told_time.sentence()}")
-            kept = None if told_time.outcome == "slower" else kept
+            judged = timed(trials, trials.original, kept.path)
+            said.append(f"INT8 against FP32 on this machine: {judged.sentence()}")
+            kept = None if judged.outcome == "slower" else kept
         work.progress(2, 3, "quantize: compare")
         result = work if kept is None else self._kept(work, trials, kept, said)
         if kept is None:
             said.append("the network stays in float")
             result = work.logged("quantize", self, *said)
         if said:
-            told_all = {"words": said, "layers": [layer.to_json() for layer in layers]}
-            write_json(work.directory / "int8.json", told_all)
+            content = {"words": said, "layers": [layer.to_json() for layer in layers]}
+            write_json(work.directory / "int8.json", content)
             result = result.with_artifact("int8", work.directory / "int8.json")
         shutil.rmtree(trials.folder)
         return result
@@ -101,7 +99,7 @@ class Quantize:
     def _within_budget(
         self, trials: Trials, candidate: Candidate
     ) -> tuple[tuple[Layer, ...], Candidate | None, list[str]]:
-        """The layers, where they were looked at; the candidate within the budget; what is to be said."""
+        """The sensitivity of layers, if measured; the candidate within the budget; sentences on both."""
         if self.score_drop is None and not self.sensitivity:
             return (), candidate, []
         drop = trials.drop(trials.float_score, candidate.score)
@@ -138,8 +136,8 @@ class Quantize:
         )
         shipped = int8.model
         if self.half:
-            shipped, told = self._halved(work, trials, int8)
-            said.append(told)
+            shipped, sentence = self._halved(work, trials, int8)
+            said.append(sentence)
         save(shipped.proto, path)
         found = lint_sentences(path, work.target, name="int8")
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
@@ -157,7 +155,7 @@ class Quantize:
         )
 
     def _halved(self, work: Work, trials: Trials, int8: Opened) -> tuple[OnnxModel, str]:
-        """The model to ship, with FP16 in it where that stays within the budget; and what it changed."""
+        """The model to ship, with FP16 if that is within the budget; and a sentence on what it changed."""
         halved = to_half(int8.model, tensorrt=Platform.of(work.target).version)
         path = trials.folder / "half.onnx"
         save(halved.model.proto, path)
@@ -165,16 +163,16 @@ class Quantize:
         noise = noise_between(int8, Opened.of(halved.model), near)
         if not noise < LIMITS["lossy"]:
             raise ModelError(
-                f"FP16 changes the outputs by {noise:.3g} of their values: numbers inside leave its range.",
+                f"FP16 changes the outputs by {noise:.3g} of their values: inner values exceed its range.",
                 "Leave half out, or equalize first.",
             )
         left = "".join(f", {name} stays in FP32: {why}" for name, why in halved.left_float.items())
         score = validated(work, path)
-        said = f"FP16 for what stays in float: noise {noise:.2%}, validation {score:.4f}"
+        said = f"FP16 for operators in float: noise {noise:.2%}, validation {score:.4f}"
         drop = trials.drop(trials.float_score, score)
-        # Written so that NaN is over every budget.
+        # In this form NaN is over every budget.
         if self.score_drop is not None and not drop <= self.score_drop:
             return int8.model, (
-                f"{said}, {drop:+.4f} of {self.score_drop:g} allowed: NOT kept, what stays in float is FP32"
+                f"{said}, {drop:+.4f} of {self.score_drop:g} allowed: NOT kept, they stay FP32"
             )
         return halved.model, said + left

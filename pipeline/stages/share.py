@@ -1,9 +1,8 @@
-"""The stage "share": layers that use one set of weights, named by the user or found to be equal.
+"""The stage "share": weight sharing (tying) between layers that the user names or that are equal.
 
-Tied parameters are one parameter: training moves them together, and a file holds them once. What is tied is a
-step in the network's line of plans, so a network that is loaded, pruned or tuned later is still tied. (Code
-books that several layers share are a matter of the container, and need no tie: see `owners` for which tensors
-are one.)
+Tied parameters are one parameter: training updates them together, and a file stores them once. The tie is a
+plan among the network's plans, so a network that is loaded, pruned or tuned later is still tied. (Code books
+that several layers share belong to the container and need no tie.)
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ..pruning.trial import earlier_plans
 from ..work import Work
 
 Ties = tuple[tuple[str, ...], ...]
-"""Names of parameters that are one, or are to be."""
+"""Names of parameters that are, or will be, one."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,14 @@ class Share:
     """Ties layers of the newest network; the result is the network "shared".
 
     Attributes:
-        ties: lists of modules, or of parameters, by name; those of one list become one. They start at their
-            mean, which is nearest to all of them.
-        equal: whether layers whose weights are equal to the bit are tied too.
+        ties: lists of names of modules or parameters; those of one list become one, at their mean.
+        equal: whether layers with bitwise equal weights are tied too.
     """
 
     ties: Ties = ()
     equal: bool = True
     shrinks: ClassVar[bool] = True
-    recovers: ClassVar[bool] = True  # controls of an earlier cut go through it too
+    recovers: ClassVar[bool] = True  # controls of an earlier cut run through it too
 
     def __post_init__(self) -> None:
         if not self.equal and not self.ties:
@@ -51,7 +49,7 @@ class Share:
             if len(set(names)) < 2:
                 raise RecipeError(
                     f"The stage share has a list of {len(set(names))} names to tie: {', '.join(names)}.",
-                    "Give two names or more in each.",
+                    "Give at least two names in each.",
                 )
 
     def __call__(self, work: Work) -> Work:
@@ -72,10 +70,10 @@ class Share:
 
 
 def tied(model: nn.Module, ties: Ties) -> nn.Module:
-    """A copy of the network in which the parameters of each tie are one, at their mean; its plan says which.
+    """A copy of the network in which the parameters of each tie are one, at their mean; its plan lists them.
 
     Raises:
-        ModelError: there are no such parameters, or their shapes differ.
+        ModelError: a parameter does not exist, or the shapes differ.
     """
     before = plan_of(model)
     plan = Plan(
@@ -97,10 +95,10 @@ def tied(model: nn.Module, ties: Ties) -> nn.Module:
 
 
 def parameters_of(model: nn.Module, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The parameters that become one where these modules or parameters do.
+    """The parameters that become one when these modules or parameters are tied.
 
     Raises:
-        ModelError: a name is not there (the nearest is proposed), or they do not have the same parameters.
+        ModelError: a name does not exist (the nearest is proposed), or their parameters differ.
     """
     every = dict(model.named_parameters(remove_duplicate=False))
     modules = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
@@ -126,15 +124,17 @@ def parameters_of(model: nn.Module, names: Sequence[str]) -> list[tuple[str, ...
 
 
 def equal_layers(model: nn.Module) -> list[tuple[str, ...]]:
-    """The parameters of layers that are equal to the bit: of one kind, all parameters and buffers the same.
+    """The parameters of bitwise equal layers: of one kind, with all parameters and buffers the same.
 
-    Weights of one value only (all zero, all one) are not counted: many start so and do not stay so.
+    Weights of a single value (all zero, all one) do not count: many start so but do not stay so.
     """
     alike: dict[tuple[object, ...], list[str]] = {}
     for name, module in model.named_modules():
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        told = [one for one in module.parameters() if one.dim() > 1 and bool((one != one.flatten()[0]).any())]
-        if not told or any(True for _ in module.children()):
+        weights = [
+            one for one in module.parameters() if one.dim() > 1 and bool((one != one.flatten()[0]).any())
+        ]
+        if not weights or any(True for _ in module.children()):
             continue
         content = [(path, one.dtype, tuple(one.shape), _bytes(one)) for path, one in tensors.items()]
         alike.setdefault((type(module), *content), []).append(name)
@@ -142,7 +142,7 @@ def equal_layers(model: nn.Module) -> list[tuple[str, ...]]:
 
 
 def owners(model: nn.Module) -> Ties:
-    """The names of each parameter that has several: these tensors are one."""
+    """The names of each parameter that has several names: these tensors are one."""
     names: dict[int, list[str]] = {}
     for name, one in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(one), []).append(name)
@@ -150,9 +150,9 @@ def owners(model: nn.Module) -> Ties:
 
 
 def merged(model: nn.Module, ties: Sequence[Sequence[str]]) -> Ties:
-    """The same ties as few lists: two that share a parameter, also under another name of it, are one.
+    """The same ties merged: two that share a parameter, also under another of its names, are one.
 
-    Those that hold already are left out, and names stand in the network's order.
+    Ties that exist already are left out; names are in the network's order.
     """
     order = {name: at for at, (name, _) in enumerate(model.named_parameters(remove_duplicate=False))}
     groups: list[set[str]] = []
@@ -165,7 +165,7 @@ def merged(model: nn.Module, ties: Sequence[Sequence[str]]) -> Ties:
 
 
 def drift(model: nn.Module, ties: Ties) -> dict[tuple[str, ...], float]:
-    """By tie, how far its parameters are from their mean: relative Frobenius norm, all together."""
+    """By tie, the distance of its parameters from their mean: relative Frobenius norm of all together."""
     found = {}
     for names in ties:
         mean, each = _mean(model, names), [model.get_parameter(name).detach().double() for name in names]

@@ -1,9 +1,9 @@
-"""The stage "sparsify": single weights are set to zero and stay zero; the network keeps its shapes.
+"""The stage "sparsify": unstructured or 2:4 sparsity; single weights become zero, the shapes stay.
 
-It is here to be compared with pruning neurons at the same number of parameters, and the report says what came
-of it. A dense kernel multiplies by zero as by any other number. Zeros save bytes where they are left out of
-the file, and time where there is a kernel made for their pattern: 2:4, two of every four neighbours along a
-layer's inputs, on the tensor cores of Ampere GPUs and later ones.
+It is a comparison for pruning neurons at the same number of parameters; the report has the result. A dense
+kernel multiplies by zero as by any other number. Zeros save bytes in a sparse file, and time only with a
+kernel for their pattern: 2:4, two of every four neighbours along a layer's inputs, on the tensor cores of
+Ampere and later GPUs.
 """
 
 from __future__ import annotations
@@ -44,13 +44,12 @@ class Sparsify:
 
     Attributes:
         pattern: "free" drops the weights of least magnitude, wherever they are; "2:4" two of every four.
-        share: of the weights, how many go. Half of them go by 2:4, so it takes none.
-        like: instead, the name of a network of this run: so many weights go that as many parameters are left
-            as it has.
-        scope: "local" takes the same share of each layer, "global" the smallest weights of all.
-        network: which network's weights are dropped; "" for the newest.
-        dense: layers that are left alone, by their names.
-        epochs, learning_rate: of the tuning after the cut; 0 epochs leave it to a stage that follows.
+        share: the share of the weights to drop. 2:4 always drops half, so it has no share.
+        like: instead, the name of a network of this run: as many parameters stay as it has.
+        scope: "local" drops the same share of each layer, "global" the smallest weights of all.
+        network: the network whose weights are dropped; "" for the newest.
+        dense: names of layers that are not sparsified.
+        epochs, learning_rate: of the fine-tuning after the cut; 0 epochs leave it to a later stage.
     """
 
     pattern: Pattern = "free"
@@ -68,7 +67,7 @@ class Sparsify:
             raise RecipeError(
                 f"The stage sparsify has the pattern {self.pattern!r}, share {self.share} and like "
                 f"{self.like!r}.",
-                'Give a share of the weights, or like = "NAME" of a network of this run; 2:4 takes neither: '
+                'Give a share of the weights, or like = "NAME" of a network of this run; 2:4 needs neither: '
                 "it drops half.",
             )
 
@@ -102,22 +101,22 @@ class Sparsify:
         return made.logged("sparsify", self, _words(facts))
 
     def _share(self, work: Work, model: nn.Module, weights: Mapping[str, nn.Parameter]) -> float:
-        """The share of the maskable weights that goes."""
+        """The share of the maskable weights to drop."""
         if self.share is not None:
             return self.share
         whole, wanted = (elements_of(one) for one in (model, work.model(work.variant(self.like))))
         there = sum(weight.numel() for weight in weights.values())
         if not 0 < whole - wanted < there:
             raise RecipeError(
-                f'The network is to be left with the {wanted:,} parameters of "{self.like}"; it has '
-                f"{whole:,}, of which {there:,} are weights that may go.",
+                f'The network cannot be left with the {wanted:,} parameters of "{self.like}": it has '
+                f"{whole:,}, of which {there:,} are weights that may be dropped.",
                 "Name a smaller network, or leave fewer layers dense.",
             )
         return (whole - wanted) / there
 
 
 def sparse_facts(model: nn.Module, masks: Masks, pattern: Pattern) -> dict[str, Any]:
-    """Zeros, parameters that are left, and bytes in three ways, of a network with masks."""
+    """Zeros, parameters left, and bytes in three formats, of a network with masks."""
     tensors = {name: value.detach().cpu().numpy() for name, value in model.named_parameters()}
     zeros = {name: int((~mask).sum()) for name, mask in masks.items()}
     whole = sum(tensor.size for tensor in tensors.values())

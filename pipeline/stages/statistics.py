@@ -1,4 +1,4 @@
-"""The stage "statistics": how alive every unit of a network is, over a pass of its calibration data."""
+"""The stage "statistics": activation statistics of every unit, over one pass of the calibration data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Statistics:
     """Measures every unit that could be removed; the result is the artifact "statistics".
 
     Attributes:
-        split: the data it runs over.
+        split: the data of the pass.
     """
 
     split: Literal["calibration", "train", "validation"] = "calibration"

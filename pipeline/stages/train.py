@@ -1,6 +1,6 @@
-"""The stage "train": the original network, trained once.
+"""The stage "train": the first training of the original network.
 
-A built-in example has no trained weights to start from. Who has some uses the stage "load" instead.
+Trained weights are loaded by the stage "load" instead.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Train(Schedule):
 
     Attributes:
         epochs, learning_rate, decay, keep, patience, precision, processes: see `training.Schedule`.
-        rewind_step: the weights after so many steps are kept too, for a rewind. The initial weights always
-            are, as "step-0" of the network.
+        rewind_step: the weights after this many steps are kept too, to rewind to. The initial weights are
+            always kept, as "step-0" of the network.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 10
@@ -51,7 +51,7 @@ class Train(Schedule):
         early = {f"step-{step}": rewind_path(checkpoint, step) for step in (0, self.rewind_step)}
         if not early[f"step-{self.rewind_step}"].exists():
             raise RecipeError(
-                f"The weights of step {self.rewind_step} were to be kept, and training ended before it.",
-                f"Give a rewind_step within the first of the {self.epochs} epochs: early is what helps.",
+                f"Training ended before step {self.rewind_step}, whose weights were to be kept.",
+                f"Give a rewind_step within the first of the {self.epochs} epochs: an early step helps.",
             )
         return work.with_model("original", fitted.model, beside=early).logged("train", self, words)

@@ -85,7 +85,7 @@ class TrainingJob:
         what: the text beside the progress bar.
         teaching: teachers for distillation, in addition to the workload's loss.
         masks: weights that are zero and stay zero, see `masks`.
-        rewind_step: after this many steps the weights are saved beside the checkpoint, to rewind to; 0: never.
+        rewind_step: after this many steps the weights are saved too, to rewind to; 0: never.
     """
 
     workload: Workload

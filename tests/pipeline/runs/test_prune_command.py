@@ -146,7 +146,7 @@ def test_a_criterion_that_does_not_exist_is_told_before_anything_runs(recipe: st
         ("small.py:Digits", {"criterion": "random"}, "Nothing says how much is to go"),
         ("nowhere.py:Digits", {"ratio": 0.5}, "nowhere.py does not exist"),
         ("none.toml", {"ratio": 0.5}, "has no stage prune; it has export"),
-        ("small.py:Digits", {"ratio": 0.5, "parameters": 0.5}, "Give one or the other"),
+        ("small.py:Digits", {"ratio": 0.5, "parameters": 0.5}, "Give one of three"),
     ],
 )
 def test_what_cannot_be_followed_is_told(

@@ -58,7 +58,7 @@ def test_the_network_from_scratch_has_learned(work: Work) -> None:
 
 def test_without_pruning_there_is_nothing_to_control(tmp_path: Path) -> None:
     work = Train(epochs=1)(Work(Digits(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles()))
-    with pytest.raises(RecipeError, match="nothing to control"):
+    with pytest.raises(RecipeError, match="need a pruned network"):
         Controls()(work)
 
 

@@ -158,7 +158,7 @@ def test_a_block_without_which_outputs_are_no_numbers_stays(start: Work, tmp_pat
     work = at(work, tmp_path).with_model("original", model.eval())
     work = Depth(blocks=1, norms=0)(work)
     assert set(measured(work)["rounds"][0]["scores"]) == {"layer1.1", "layer2.0", "layer2.1"}
-    with pytest.raises(ModelError, match="the outputs are no numbers"):
+    with pytest.raises(ModelError, match="the outputs are NaN or infinite"):
         Depth(blocks=1, only=("layer1.0",), norms=0)(at(work, tmp_path / "only"))
 
 
@@ -183,7 +183,7 @@ def test_a_score_that_is_better_lower_is_read_that_way(start: Work, tmp_path: Pa
     ("settings", "message"),
     [
         ({"blocks": 9}, "9 are to be dropped, and the network has 4"),
-        ({"parameters": 0.99}, "all that can be dropped holds"),
+        ({"parameters": 0.99}, "all blocks that can be dropped have"),
     ],
 )
 def test_more_than_can_go_is_refused_before_anything_is_scored(
@@ -195,7 +195,7 @@ def test_more_than_can_go_is_refused_before_anything_is_scored(
 
 @pytest.mark.parametrize("settings", [{}, {"blocks": 1, "parameters": 0.5}])
 def test_one_budget_is_given(settings: Any) -> None:
-    with pytest.raises(RecipeError, match="Give a number of blocks or a share"):
+    with pytest.raises(RecipeError, match="Give a number of blocks, or a share"):
         make_stage("depth", settings, "stages[1]")
 
 

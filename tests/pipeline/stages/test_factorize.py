@@ -110,7 +110,7 @@ def test_by_score_the_network_is_as_thin_as_the_drop_allows(work: Work) -> None:
         assert validation(made, "original") - validation(made, "factorized") <= drop + 1e-9
     sizes = [sum(one.numel() for one in made.model().parameters()) for made in found.values()]
     assert sizes[1] < sizes[0]
-    assert "not tuned" in " ".join(found[0.3].log[-1].words)
+    assert "not fine-tuned" in " ".join(found[0.3].log[-1].words)
 
 
 def test_a_drop_that_no_rank_keeps_to_is_refused(work: Work, network: nn.Module) -> None:

@@ -54,7 +54,7 @@ def test_steps_lead_to_the_size_that_was_asked_for(trained: Work, tmp_path: Path
 def test_a_step_that_breaks_the_floor_is_taken_back(trained: Work, tmp_path: Path) -> None:
     stage = Iterative(parameters=0.99, steps=3, schedule="linear", epochs=0, score_drop=0.1, norms=0)
     work = ran(stage, trained, tmp_path)
-    assert "taken back" in work.log[-1].words[-1]
+    assert "undone" in work.log[-1].words[-1]
     steps_kept = len(work.log[-1].words) - 1
     assert steps_kept >= 1
     removed = 1 - size(work, "tuned") / size(work, "original")
@@ -84,7 +84,7 @@ def test_steps_end_as_soon_as_the_network_is_fast_enough(trained: Work, tmp_path
 
 def test_a_latency_on_a_board_that_is_not_here_is_refused(trained: Work, tmp_path: Path) -> None:
     elsewhere = dataclasses.replace(trained, target=load_target("orin-nano-8gb"))
-    with pytest.raises(RecipeError, match="which is not here"):
+    with pytest.raises(RecipeError, match="not for this machine"):
         ran(Iterative(parameters=0.5, latency_s=1.0), elsewhere, tmp_path)
 
 

@@ -70,7 +70,7 @@ def test_the_weights_of_a_step_are_those_of_a_training_that_ended_there(
 
 
 def test_a_step_that_training_never_came_to_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="training ended before it"):
+    with pytest.raises(RecipeError, match="Training ended before"):
         Train(epochs=1, rewind_step=10_000)(
             Work(Digits(), load_target("x86-cpu"), tmp_path, networks=NetworkFiles())
         )

@@ -68,7 +68,7 @@ def test_fp16_is_held_against_the_budget_of_the_score_too(
     tmp_path: Path, allowed: float | None, kept: bool
 ) -> None:
     work = Quantize(half=True, score_drop=allowed)(exported(AgainstTheThird(), "orin-nano-8gb", tmp_path))
-    (said,) = [words for words in work.log[-1].words if words.startswith("FP16 for what stays in float")]
+    (said,) = [words for words in work.log[-1].words if words.startswith("FP16 for operators in float")]
     assert ("NOT kept" in said) is not kept
     model = onnx.load(work.variant("int8").path("onnx"))
     assert any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer) is kept
