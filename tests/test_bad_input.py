@@ -267,7 +267,7 @@ def test_two_runs_in_one_directory(project: Path, fails: Failing) -> None:
     from deadweight.pipeline.runs.cache import locked
 
     with locked(project / "run"):
-        assert "Another run is at work in" in fails()
+        assert "Another run is active in" in fails()
 
 
 @pytest.mark.parametrize(

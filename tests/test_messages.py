@@ -16,7 +16,7 @@ from torch import nn
 
 from deadweight.__main__ import main
 from deadweight.export.to_onnx import to_onnx
-from deadweight.pipeline.stages.export import hop_words
+from deadweight.pipeline.stages.export import hop_sentence
 from deadweight.terminal.progress import watching
 from deadweight.terminal.tables import bar
 
@@ -117,5 +117,5 @@ def test_labels_are_said_to_flip_only_where_there_are_some(
     to_onnx(model, batch, tmp_path / "model.onnx")
     given = torch.from_numpy(np.random.default_rng(0).standard_normal((16, 8)).astype(np.float32))
     hop = compare_module(model, tmp_path / "model.onnx", [{"x": given}])
-    assert ("0 of 16 labels flip" in hop_words("it", hop)) == labels
+    assert ("0 of 16 labels flip" in hop_sentence("it", hop)) == labels
     assert bool(hop.labels) == labels

@@ -188,7 +188,7 @@ def test_prune_that_removes_nothing_says_so(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "Nothing says how much is to go"),
+        ((), "No option says how much to remove"),
         (("--ratio", "0.5", "--criterion", "magic"), 'There is no criterion "magic"'),
         (("--mean", "0.1"), "both thresholds"),
         (("--ratio", "0.5", "--weights", "gone.pt"), "gone.pt does not exist"),

@@ -1,1 +1,1 @@
-"""The report: one JSON file with a schema, and a page, a table and a line of text made from it alone."""
+"""How is a run reported? A JSON file with a schema; page, tables and terminal text are made from it alone."""

@@ -1,7 +1,7 @@
-"""A self-contained HTML page from plain values: the parts a page can have, and what renders them.
+"""A self-contained HTML page from plain values: the parts of a page, and their rendering.
 
-The layout, CSS and JavaScript are in templates/; jinja2 escapes every value. The page opens from a disk
-without a network. plotly.js is carried once, compressed: 2 MB instead of 4.8; the text does not wait for it.
+The layout, CSS and JavaScript are in templates/; jinja2 escapes every value. The page opens without a
+network. It has plotly.js once, compressed: 2 MB instead of 4.8; the text does not wait for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIGNS = {"faster": "\N{CHECK MARK}", "slower": "\N{MULTIPLICATION X}", "equal": 
 class Figure:
     """A plot: `traces` and `layout` as plotly's JSON, `height` in CSS pixels, `alt` for screen readers.
 
-    Colours are names of CSS variables, as in `var(--kept)`: the page fills them in when it draws.
+    Colours are names of CSS variables, as in `var(--kept)`: the page replaces them when it draws.
     """
 
     traces: list[dict[str, Any]]
@@ -37,13 +37,13 @@ class Figure:
     caption: str = ""
 
     def json(self) -> dict[str, Any]:
-        """What the page hands to plotly."""
+        """The input of plotly."""
         return {"data": self.traces, "layout": {**self.layout, "height": self.height}}
 
 
 @dataclass(frozen=True)
 class Head:
-    """The title, its run or date above it; with `outcome` the title is a verdict and `sure` follows it."""
+    """The title, with its run or date above it; with `outcome` the title is a verdict and `sure` follows."""
 
     title: str
     run: str
@@ -54,7 +54,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Budgets:
-    """Which budgets are met: (outcome, sentence) each, and the worst `outcome` as the colour of all."""
+    """The budgets: (outcome, sentence) each, and the worst `outcome` as the colour of all."""
 
     title: str
     outcome: str
@@ -63,7 +63,7 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Section:
-    """Parts under a heading; left out where all parts are None."""
+    """Parts under a heading; left out if all parts are None."""
 
     heading: str
     parts: Sequence[Part | None]
@@ -72,7 +72,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Group:
-    """Parts under a smaller heading; `pair` sets them side by side where there is room."""
+    """Parts under a smaller heading; `pair` sets them side by side on a wide screen."""
 
     heading: str
     parts: Sequence[Part | None]
@@ -91,7 +91,7 @@ class More:
 
 @dataclass(frozen=True)
 class Words:
-    """Sentences, as a list or as paragraphs; left out where there are none."""
+    """Sentences, as a list or as paragraphs; left out if there are none."""
 
     sentences: Sequence[str]
     bullets: bool = True
@@ -99,7 +99,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Legend:
-    """Colours, as `var(--name)`, and what they stand for."""
+    """Colours, as `var(--name)`, and their meaning."""
 
     entries: Sequence[tuple[str, str]]
 
@@ -127,7 +127,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Key figures; `about` says of what, for screen readers."""
+    """Key figures; `about` is their label for screen readers."""
 
     about: str
     figures: Sequence[tuple[str, Cell | str]]
@@ -138,12 +138,12 @@ Rows = Sequence[Sequence[Cell | str]]
 
 @dataclass(frozen=True)
 class Table:
-    """Groups of rows by title. An empty text is a dash; a long table scrolls in a box of its own.
+    """Groups of rows by title. An empty text is a dash; a long table scrolls in its own box.
 
     Attributes:
-        left: columns from the first that are aligned to the left.
-        wrap: the column whose text may break.
-        chosen: rows from the first that are marked.
+        left: number of first columns that are aligned to the left.
+        wrap: the column whose text may wrap.
+        chosen: number of first rows that are marked.
         cards: on a phone each row is a card.
     """
 
@@ -165,17 +165,17 @@ Part = Head | Budgets | Section | Group | More | Words | Legend | Facts | Tiles 
 
 
 def figure(value: float | None, write: Callable[[float], str], *small: str) -> Cell | str:
-    """A figure for a table, or a dash where there is none."""
+    """A figure for a table, or a dash if there is none."""
     return "" if value is None else Cell(write(value), value, small)
 
 
 def document(title: str, parts: Sequence[Part | None]) -> str:
-    """The whole page as text; plotly.js comes along only where there is a figure."""
+    """The page as text; it has plotly.js only if there is a figure."""
     return _templates().get_template("page.html").render(title=title, body=_show(parts)) + "\n"
 
 
 def _show(parts: Sequence[Part | None]) -> str:
-    """Markup of parts: each by the macro of its class."""
+    """The markup of parts, each by the macro of its class."""
     from markupsafe import Markup
 
     macros = _templates().get_template("parts.html").module
@@ -200,6 +200,6 @@ def _templates() -> jinja2.Environment:
 
 
 def _plotly() -> str:
-    from plotly.offline import get_plotlyjs  # takes a second to import; a page without plots does without
+    from plotly.offline import get_plotlyjs  # takes a second to import; a page without plots does not need it
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode("utf-8"), 9, mtime=0)).decode("ascii")

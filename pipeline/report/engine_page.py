@@ -1,7 +1,6 @@
-"""The page of an engine, or of two side by side: where the time goes, in what precision, and what it costs to
-move data between formats.
+"""The page of an engine, or of two side by side: time and precision of layers, and the cost of conversions.
 
-Everything comes from `targets.engine` and `targets.engine_compare`; nothing is measured or judged here.
+All figures come from `targets.engines`; nothing is measured or judged here.
 """
 
 from __future__ import annotations
@@ -213,7 +212,7 @@ def _size(tensors: Sequence[Tensor]) -> str:
 
 
 def _unique(labels: Sequence[str]) -> list[str]:
-    """Labels of a plot's rows: equal ones would fall together."""
+    """Labels of a plot's rows, numbered where equal: plotly would merge equal ones."""
     found: list[str] = []
     for label in labels:
         times = sum(other.split("\u2002")[0] == label for other in found)

@@ -1,7 +1,7 @@
 """history.html: measurements over time, from the lines that the gate adds to its history.
 
-One curve for each model name on each machine, since times of different machines are no series. A point is
-the median of a session with its interval; its colour is the verdict that was passed on it, where one was.
+One curve for each model name on each machine, because times of different machines are not comparable. A point
+is the median of one measurement with its interval; its colour is its verdict, if there is one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def write_measurements(path: Path) -> Path:
     """Makes history.html beside a history's JSONL, or in the directory that holds history.jsonl.
 
     Raises:
-        ArtifactError: there is no history, it holds nothing, or it is broken.
+        ArtifactError: there is no history, it is empty, or it is broken.
     """
     path = Path(path)
     if path.is_dir():
@@ -32,7 +32,7 @@ def write_measurements(path: Path) -> Path:
     lines = history.read(path)
     if not lines:
         raise ArtifactError(
-            f"The history {path} holds no measurements yet.",
+            f"The history {path} has no measurements yet.",
             "Run deadweight gate with --history FILE, or set history under [gate] in deadweight.toml.",
         )
     place = path.parent / "history.html"
@@ -42,7 +42,7 @@ def write_measurements(path: Path) -> Path:
 
 def page(lines: Sequence[Line]) -> str:
     """The page as text; `lines` oldest first."""
-    note = "Sessions differ by more than their intervals: a verdict comes from timing side by side."
+    note = "Measurements differ by more than their intervals: only interleaved timing gives a verdict."
     parts: list[Part] = [Head("History", f"{len(lines)} measurements, oldest first")]
     for machine in dict.fromkeys(map(_machine, lines)):
         own = [line for line in lines if _machine(line) == machine]

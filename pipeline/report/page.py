@@ -1,7 +1,7 @@
-"""The report as a page, top to bottom in the order of a reader's questions.
+"""The report as an HTML page, in the order of a reader's questions.
 
-Is it faster, and how sure is that? What did it cost? Would anything else have done as well? What was
-removed, and where? How was it measured? What a run did not do has no section.
+Is it faster, and how sure is that? What did it cost? Would another method have done as well? What was
+removed, and where? How was it measured? Stages that did not run have no section.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from .schema import Budget, Report, Sweep, UnitLists
 from .tradeoff import tradeoff_figure
 from .units import PLUS_MINUS, ScoreScale, count, duration, interval, moment, percent, ratio, size
 from .words import (
-    budget_words,
-    budgets_words,
+    budget_sentence,
+    budgets_sentence,
     how_sure,
     judged_row,
     label,
-    protocol_words,
+    protocol_sentences,
     sampling_error,
     scale_of,
 )
@@ -63,7 +63,7 @@ def sweep_page(
     made: Mapping[str, Any],
     statistics: dict[str, UnitLists] | None,
 ) -> str:
-    """sweep.html as text; `made` says when, by which versions and on which machine."""
+    """sweep.html as text; `made` has the date, the versions and the machine."""
     head = Head(name, f"{len(sweep['rows'])} settings · {moment(made['created'])}")
     conditions = Section("Made with", [tables.facts(made["made_by"])])
     return document(name, [head, _sweep(sweep, scale), _histograms(statistics or {}, {}), conditions])
@@ -86,11 +86,11 @@ def _head(report: Report, scale: ScoreScale) -> Head:
 
 
 def _budgets(budgets: Sequence[Budget], scale: ScoreScale) -> Budgets | None:
-    """Kept apart from the verdict: a network can be faster and break a budget all the same."""
-    lines = [(_budget_outcome(budget), budget_words(budget, scale)) for budget in budgets]
+    """Separate from the verdict: a network can be faster and still break a budget."""
+    lines = [(_budget_outcome(budget), budget_sentence(budget, scale)) for budget in budgets]
     found = {outcome for outcome, _ in lines}
     worst = next((one for one in ("slower", "cannot_tell", "faster") if one in found), None)
-    return Budgets(budgets_words(budgets), worst, lines) if worst else None
+    return Budgets(budgets_sentence(budgets), worst, lines) if worst else None
 
 
 def _budget_outcome(budget: Budget) -> str:
@@ -184,7 +184,7 @@ def _layers(report: Report) -> Section | None:
 
 def _protocol(report: Report) -> list[Part | None]:
     rest = tables.facts(report["protocol"], skip=["words"])
-    return [Words(protocol_words(report["protocol"]), bullets=False), rest]
+    return [Words(protocol_sentences(report["protocol"]), bullets=False), rest]
 
 
 def _stages(report: Report) -> Section | None:

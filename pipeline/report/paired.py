@@ -1,7 +1,7 @@
-"""Is one way better than another, or was it the luck of the seeds?
+"""Paired comparison of two methods over seeds: Student's t interval and paired sign-flip test.
 
-Both ways are run from the same seeds, so their differences are compared seed by seed: what a seed does to
-both drops out. With few seeds small differences cannot be distinguished from none, and the interval shows it.
+Both methods run with the same seeds and are compared seed by seed, so an effect that a seed has on both
+cancels. With few seeds small differences cannot be distinguished from none, and the interval shows it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_EXACT = 12  # up to here all signs are tried
+_EXACT = 12  # up to this many pairs all signs are tried
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Paired:
 
     @property
     def apart(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
     def words(self) -> str:
@@ -43,7 +43,7 @@ class Paired:
 
 
 def paired(differences: Sequence[float]) -> Paired:
-    """The mean difference with what the seeds leave open.
+    """The mean difference with its uncertainty over the seeds.
 
     Raises:
         ValueError: fewer than two pairs.

@@ -1,8 +1,8 @@
-"""The report's plots, as plotly figures in plain data: what to draw, and a sentence that says what is seen.
+"""The report's plots, as plotly figures in plain data, each with a sentence for screen readers.
 
-Colours are names of the page's CSS variables, as in `var(--kept)`; the page puts the colours in when it
-draws, and again when the reader's screen turns dark. So a figure knows nothing of light and dark, and all
-colours have one home. Text that comes from the user is escaped: plotly reads markup in labels.
+Colours are names of the page's CSS variables, as in `var(--kept)`; the page inserts the colours when it
+draws, and again when the screen changes between light and dark. So all colours are defined once. The user's
+text is escaped: plotly reads markup in labels.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ LAYERS_SHOWN = 20
 Trace = dict[str, Any]
 Layout = dict[str, Any]
 
-# Networks in the order of the table; a grey for the original, since it is what the others are seen against.
+# Networks in the order of the table; grey for the original, the reference of the others.
 _SERIES = ("var(--dim)", "var(--series-2)", "var(--kept)", "var(--removed)", "var(--series-5)")
 
 
 def widths_figure(widths: Sequence[Width]) -> Figure:
-    """A bar a group: its units before, and over them those that are left."""
+    """One bar per group: its units before, and over them the remaining ones."""
     names = [text(width["group"]) for width in widths]
     before, after = [width["before"] for width in widths], [width["after"] for width in widths]
     pairs = list(zip(after, before, strict=True))
@@ -42,7 +42,7 @@ def widths_figure(widths: Sequence[Width]) -> Figure:
     left["width"] = 0.36
     frame = layout(x="units", grid="x")
     frame |= {"barmode": "overlay", "bargap": 0.35}
-    # Room to the right of the longest bar for its label.
+    # Space for the label to the right of the longest bar.
     frame["xaxis"]["range"] = [0, max([1, *before]) * 1.5]
     frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
     gone = sum(before) - sum(after)
@@ -51,9 +51,9 @@ def widths_figure(widths: Sequence[Width]) -> Figure:
 
 
 def histogram_figure(units: UnitLists, figure: str, *, name: str, threshold: float | None = None) -> Figure:
-    """How many units of a group have which value of `figure` ("mean" or "std"), the removed ones apart.
+    """The histogram of `figure` ("mean" or "std") over a group's units, with the removed ones apart.
 
-    `threshold` is drawn where the recipe gave one.
+    `threshold` is drawn if the recipe has one.
     """
     values = np.asarray(units["mean"] if figure == "mean" else units["std"], dtype=np.float64)
     removed = np.asarray(units["removed"], dtype=bool)
@@ -83,14 +83,14 @@ def histogram_figure(units: UnitLists, figure: str, *, name: str, threshold: flo
 
 
 def thresholds(settings: Mapping[str, Any]) -> dict[str, float]:
-    """The pruning thresholds among a stage's settings, under the names of the statistics they cut."""
+    """The pruning thresholds among a stage's settings, by the name of the statistic."""
     return {
         key: float(settings[key]) for key in ("mean", "std") if isinstance(settings.get(key), (int, float))
     }
 
 
 def speedup_figure(rows: Sequence[Row]) -> Figure | None:
-    """Each network's speed-up with its interval, beside the line at 1 where nothing is gained."""
+    """Each network's speed-up with its interval, beside the line at 1, no gain."""
     judged = [(label(row["name"]), row["speedup"]) for row in rows if row["speedup"]]
     if not judged:
         return None
@@ -122,14 +122,14 @@ def networks_of(layers: Sequence[Layer], rows: Sequence[Row]) -> list[str]:
 
 
 def timed_networks(reports: Sequence[Report]) -> list[str]:
-    """Names of the networks that were timed in any run, in the order in which they first came."""
+    """Names of the networks that were timed in any run, in the order of first appearance."""
     return list(
         dict.fromkeys(row["name"] for report in reports for row in report["rows"] if row["latency_s"])
     )
 
 
 def layers_figure(layers: Sequence[Layer], rows: Sequence[Row]) -> Figure | None:
-    """Time a layer in each network; the slowest layers one by one, the rest together."""
+    """Time per layer in each network; the slowest layers one by one, the rest together."""
     networks = networks_of(layers, rows)
     if not networks:
         return None
@@ -205,7 +205,7 @@ def history_figure(reports: Sequence[Report]) -> Figure | None:
 
 
 def layout(*, x: str = "", y: str = "", grid: str = "xy") -> Layout:
-    """A calm frame: `x` and `y` title the axes, `grid` names those that have lines."""
+    """The frame of a plot: `x` and `y` are the titles of the axes, `grid` names those with grid lines."""
 
     def axis(title: str, letter: str) -> Layout:
         found: Layout = {"showgrid": letter in grid, "gridcolor": "var(--line)", "zeroline": False}
@@ -236,7 +236,7 @@ def points(
 
 
 def line(*, x: float | None = None, y: float | None = None) -> Layout:
-    """A dotted line across the plot, upright at `x` or level at `y`."""
+    """A dotted line across the plot, vertical at `x` or horizontal at `y`."""
     across = {"x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper"}
     if x is None:
         across = {"y0": y, "y1": y, "x0": 0, "x1": 1, "xref": "paper"}
@@ -244,7 +244,7 @@ def line(*, x: float | None = None, y: float | None = None) -> Layout:
 
 
 def span(values: Sequence[float], least: float | None = None) -> list[float]:
-    """The range of an axis: the values and a twelfth more on either side, but not below `least`."""
+    """The range of an axis: the values plus a twelfth on either side, but not below `least`."""
     low, high = min(values), max(values)
     room = (high - low or abs(high) or 1.0) / 12
     return [short(low - room if least is None else max(least, low - room)), short(high + room)]
@@ -266,12 +266,12 @@ def outcome_colour(outcome: str) -> str:
 
 
 def text(value: object) -> str:
-    """The user's text, safe in a label."""
+    """The user's text, escaped for a label."""
     return html.escape(str(value), quote=False)
 
 
 def short(value: float) -> float:
-    """Five digits are more than a plot shows, and keep the page small."""
+    """The value with five digits: enough for a plot, and a small page."""
     return float(f"{value:.5g}")
 
 

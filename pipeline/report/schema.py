@@ -1,8 +1,8 @@
-"""report.json, version 1: what a run hands to its reader and to other tools.
+"""The schema of report.json, version 1, as typed dictionaries.
 
-The typed dictionaries below are the schema. Type checkers hold those who write a report to them, and
-`validate_report` holds the file to them when it is read back. Unknown keys are refused: a misspelt figure
-would otherwise vanish from the page without a word. `None` means "not measured", never zero.
+Type checkers check the code that writes a report, and `validate_report` checks a file that is read. Unknown
+keys are refused: a misspelt figure would otherwise be missing from the page without an error. `None` means
+"not measured", never zero.
 
 Shares are between 0 and 1, times are in seconds, sizes in bytes. A change of score is the new score minus
 the original's, in the score's own unit.
@@ -30,8 +30,8 @@ class Verdict(TypedDict):
     """The judgement of the run: `candidate` (a row's name) against the first row.
 
     `ratio` is the original's time over the candidate's: above 1 the candidate is faster. `low` and `high`
-    are its interval at `confidence` (0.95), None where the events were too few for one. `events` says from
-    how many independent repetitions, `smallest_visible` the smallest ratio above 1 that the run could detect,
+    are its interval at `confidence` (0.95), None if the events were too few for one. `events` is the number
+    of independent repetitions, `smallest_visible` the smallest ratio above 1 that the run could detect,
     `reason` why it cannot tell.
     """
 
@@ -51,7 +51,7 @@ class Verdict(TypedDict):
 class Latency(TypedDict):
     """Percentiles of `n` timed calls, in seconds; p50 with its interval where there is one.
 
-    `p99_bound` is what p99 is at most, with 95 % confidence; None where the calls were too few to say.
+    `p99_bound` is the upper bound of p99 with 95 % confidence; None if the calls were too few for one.
     """
 
     p50: float
@@ -65,7 +65,7 @@ class Latency(TypedDict):
 
 @_closed
 class Speedup(TypedDict):
-    """The first row's time over this one's, judged; no interval where the events were too few for one."""
+    """The first row's time over this one's, judged; no interval if the events were too few for one."""
 
     outcome: Outcome
     ratio: float
@@ -75,7 +75,7 @@ class Speedup(TypedDict):
 
 @_closed
 class Row(TypedDict):
-    """One network; the first is the original. `ota_bytes`, what is sent, is there with a budget for it."""
+    """One network; the first is the original. `ota_bytes`, the bytes to send, exists with a budget for it."""
 
     name: str
     score: float | None
@@ -90,7 +90,7 @@ class Row(TypedDict):
 
 @_closed
 class Control(Row):
-    """What the run is compared with to see whether its method mattered; `words` says what came of it."""
+    """A network that shows whether the method mattered; `words` has the sentences on it."""
 
     words: NotRequired[str]
 
@@ -107,9 +107,9 @@ class Width(TypedDict):
 
 @_closed
 class LayerVerdict(TypedDict):
-    """One layer against the same layer of the first row, over all layers corrected.
+    """One layer compared with the same layer of the first row, corrected for the number of layers.
 
-    `reason` says why a layer that was pruned did not get faster; it is empty where there is nothing to say.
+    `reason` says why a pruned layer did not get faster; it is empty if there is no reason to give.
     """
 
     outcome: Outcome
@@ -122,7 +122,7 @@ class LayerVerdict(TypedDict):
 
 @_closed
 class Layer(TypedDict):
-    """One layer's time in each network that has it: row name -> seconds; and what was judged of it."""
+    """One layer's time in each network that has it: row name -> seconds; and its judgement."""
 
     name: str
     kind: NotRequired[str]
@@ -132,7 +132,7 @@ class Layer(TypedDict):
 
 @_closed
 class UnitLists(TypedDict):
-    """One entry a unit of the group, as in the statistics; `removed` says what pruning did with it."""
+    """One entry per unit of the group, as in the statistics; `removed` says whether pruning removed it."""
 
     mean: list[float]
     std: list[float]
@@ -142,7 +142,7 @@ class UnitLists(TypedDict):
 
 @_closed
 class SweepControl(TypedDict):
-    """A control of one setting: its mean score, and by how much the setting's network scores higher.
+    """A control of one setting: its mean score, and how much higher the setting's network scores.
 
     `low` and `high` are the 95 % interval of that difference over the seeds, `p` that of the sign-flip test;
     None with one seed.
@@ -202,7 +202,7 @@ class Budget(TypedDict):
 
 @_closed
 class StageTime(TypedDict):
-    """A stage of the run: the seconds it took when it last ran, and whether it was taken from the cache."""
+    """A stage of the run: the seconds it took when it last ran, and whether it came from the cache."""
 
     name: str
     seconds: float
@@ -212,7 +212,7 @@ class StageTime(TypedDict):
 
 @_closed
 class Report(TypedDict):
-    """report.json. What a run did not do is left out: a sweep, statistics, layers, budgets."""
+    """report.json. Parts that a run does not have are left out: a sweep, statistics, layers, budgets."""
 
     schema: Literal[1]
     name: str
@@ -234,16 +234,16 @@ class Report(TypedDict):
 
 
 def validate_report(value: object, source: str = "report.json") -> Report:
-    """The value, once it was seen to be a report of this version; `source` names it in messages.
+    """The value, if it is a report of this version; `source` names it in messages.
 
     Raises:
-        ArtifactError: another version, a key that is missing or unknown, a value of the wrong type, or lists
-            that do not belong together. The message names the first such key.
+        ArtifactError: another version, a missing or unknown key, a value of the wrong type, or lists of
+            different lengths. The message names the first such key.
     """
     if isinstance(value, dict) and "schema" in value and value["schema"] != VERSION:
         raise ArtifactError(
             f"{source} has schema {value['schema']!r}; this version of deadweight reads schema {VERSION}.",
-            "Read it with the deadweight that wrote it, or run the recipe again to have it made anew.",
+            "Read it with the version that wrote it, or run the recipe again to make it again.",
         )
     try:
         report = TypeAdapter(Report).validate_python(value)
@@ -298,7 +298,7 @@ def _path(location: tuple[int | str, ...]) -> str:
     return path.lstrip(".") or "the whole file"
 
 
-_CURE = "It was edited or damaged. Run the same recipe again: the report is made anew from finished stages."
+_CURE = "It was edited or damaged. Run the same recipe again: the report is made again from finished stages."
 _KINDS = (
     Report,
     Verdict,

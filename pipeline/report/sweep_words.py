@@ -1,8 +1,7 @@
-"""What came of a sweep, in words: what was chosen, which criterion came first, how the controls did.
+"""The report's sentences on a sweep: the chosen setting, the best criterion, the controls.
 
-The words are about this user's network and data, and no more sure than the seeds allow: with one seed they
-only say what was seen; with several a difference counts when the interval of the paired differences leaves
-out zero.
+They are about this network and these data, and no surer than the seeds allow: with one seed they only state
+what was seen; with several, a difference counts if the interval of the paired differences excludes zero.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from .units import ScoreScale, percent, settings_text
 _CONTROLS = {"random": "random neurons at the same widths", "scratch": "the same network from scratch"}
 
 
-def sweep_words(
+def sweep_sentences(
     sweep: Sweep, *, score_name: str, higher_is_better: bool, score_drop: float | None = None
 ) -> list[str]:
     """Sentences about the chosen setting, its controls, and the criteria that were tried.
 
     Args:
-        score_drop: how much worse than the original the chosen network might be.
+        score_drop: how much worse than the original the chosen network was allowed to be.
     """
     rows = sweep["rows"]
     scale = ScoreScale.of(
@@ -43,7 +42,7 @@ def _chosen(row: SweepRow, scale: ScoreScale, score_drop: float | None) -> str:
     rule = (
         ""
         if score_drop is None
-        else f", the smallest that loses {scale.change(score_drop, sign=False)} at most"
+        else f", the smallest that loses at most {scale.change(score_drop, sign=False)}"
     )
     seeds = f", mean of {row['seeds']} seeds" if "seeds" in row else ", one seed"
     return (
@@ -57,16 +56,16 @@ def _control(name: str, control: SweepControl, scale: ScoreScale) -> str:
     control_name = _CONTROLS.get(name, f"the control {name}")
     against = f"Against {control_name}: {scale.change(control['difference'])}"
     if control["low"] is None or control["high"] is None:
-        return f"{against} with one seed, which cannot tell method from luck."
+        return f"{against} with one seed, which cannot distinguish the method from chance."
     between = f"{against} ({scale.change(control['low'])} to {scale.change(control['high'])}, 95 %)"
     if control["low"] <= 0 <= control["high"]:
-        return f"{between}: no more than the luck of the seeds."
+        return f"{between}: not more than chance over the seeds."
     better = (control["difference"] > 0) == scale.higher_is_better
     return f"{between}: {'the chosen network is better' if better else 'the control is better'}."
 
 
 def _criteria(rows: Sequence[SweepRow], setting: str, scale: ScoreScale) -> list[str]:
-    """Which criterion came first how often, all else equal, and by how much over the runner-up."""
+    """Sentences on how often each criterion was best, all else equal, and by how much over the second."""
     alike: dict[str, list[SweepRow]] = {}
     for row in rows:
         rest = {name: value for name, value in row["settings"].items() if name != setting}
@@ -87,5 +86,5 @@ def _criteria(rows: Sequence[SweepRow], setting: str, scale: ScoreScale) -> list
     sure = sum(lead > 2 * spread for lead, spread, several in leads if several)
     words = f"Of the criteria {best} came first in {count} of {len(contests)} comparisons"
     if not any(several for _, _, several in leads):
-        return [f"{words}; with one seed this may be luck."]
-    return [f"{words}; in {sure} of them the first led the second by more than twice the seeds' spread."]
+        return [f"{words}; with one seed this may be chance."]
+    return [f"{words}; in {sure} of them it led the second by more than twice the spread of the seeds."]

@@ -1,4 +1,4 @@
-"""The page's tables: every figure is written for a reader and carried exactly, in a `data` element."""
+"""The page's tables: every figure is rounded for a reader, with its exact value in a `data` element."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .words import label
 
 
 def networks_table(report: Report, scale: ScoreScale) -> Table:
-    """Original, pruned, tuned, INT8, and below them the controls: one row a network."""
+    """Original, pruned, tuned, INT8, and below them the controls: one row per network."""
     rows, controls = report["rows"], report.get("controls", [])
     unit = time_unit([row["latency_s"]["p50"] for row in [*rows, *controls] if row["latency_s"]])
     groups = {
@@ -51,7 +51,7 @@ def networks_table(report: Report, scale: ScoreScale) -> Table:
 
 
 def sweep_table(sweep: Sweep, scale: ScoreScale) -> Table:
-    """A row a setting, the chosen one first, then the smaller before the larger."""
+    """One row per setting, the chosen one first, then by size."""
     ordered = sorted(sweep["rows"], key=lambda row: (not row["chosen"], row["parameters"]))
     rows = []
     for row in ordered:
@@ -89,7 +89,7 @@ def widths_table(widths: Sequence[Width]) -> Table:
 
 
 def layers_table(layers: Sequence[Layer], rows: Sequence[Row]) -> Table:
-    """The figures of the plot of layer times, all layers; and what was judged of the last network's."""
+    """The figures of the plot of layer times, all layers; and the judgements of the last network's."""
     networks = networks_of(layers, rows)
     last = next((n for n in reversed(networks) if any(n in one.get("judged", {}) for one in layers)), "")
     scale, unit = time_unit(
@@ -106,11 +106,11 @@ def layers_table(layers: Sequence[Layer], rows: Sequence[Row]) -> Table:
         body.append(cells)
     head = ["Layer", "Kind", *(f"{label(network)}, {unit}" for network in networks)]
     head += [f"{label(last)}: speed-up", "Why a pruned layer is not faster"] if last else []
-    return Table("Time a layer", head, {"": body}, left=2, wrap=len(head) - 1 if last else None)
+    return Table("Time per layer", head, {"": body}, left=2, wrap=len(head) - 1 if last else None)
 
 
 def stages_table(stages: Sequence[StageTime]) -> Table:
-    """What ran, how long it took, and what came from the cache."""
+    """The stages with their times, and which came from the cache."""
     rows = [
         [
             stage["name"],
@@ -123,7 +123,7 @@ def stages_table(stages: Sequence[StageTime]) -> Table:
 
 
 def history_table(reports: Sequence[Report], scale: ScoreScale) -> Table:
-    """A row a run: its verdict and its last network's figures."""
+    """One row per run: its verdict and its last network's figures."""
     rows = []
     for report in reports:
         verdict, last = report["verdict"], report["rows"][-1]
@@ -142,7 +142,7 @@ def history_table(reports: Sequence[Report], scale: ScoreScale) -> Table:
 
 
 def facts(values: Mapping[str, Any], skip: Sequence[str] = ()) -> Facts | None:
-    """Names and values, those of nested objects too; None where there are none."""
+    """Names and values, those of nested objects too; None if there are none."""
     lines = [
         (capital(": ".join(spoken(part) for part in path)), by_name(path[-1], value))
         for path, value in _leaves(values)
@@ -194,7 +194,7 @@ def _speedup(speedup: Speedup | None, *, brief: bool = False) -> Cell | str:
 
 
 def _seeds(row: SweepRow, key: Literal["score_spread", "raw_spread"], scale: ScoreScale) -> str:
-    """The standard deviation over the seeds, where there were several."""
+    """The standard deviation over the seeds, if there were several."""
     spread = row.get(key)
     return "" if spread is None else f" ± {scale.change(spread, sign=False)}"
 

@@ -8,13 +8,13 @@ from rich.text import Text
 from .document import SIGNS
 from .schema import Report, Row, Sweep
 from .units import MINUS, MISSING, ScoreScale, count, duration, interval, percent, ratio, size
-from .words import budget_words, how_sure, label, scale_of
+from .words import budget_sentence, how_sure, label, scale_of
 
 _STYLES = {"faster": "green", "slower": "red", "equal": "blue", "cannot_tell": "yellow"}
 
 
 def verdict_line(report: Report) -> Text:
-    """The verdict, how sure it is, and the budgets that were broken or not measured."""
+    """The verdict, its interval, and the budgets that were broken or not measured."""
     verdict = report["verdict"]
     style = _STYLES[verdict["outcome"]]
     line = Text()
@@ -22,16 +22,16 @@ def verdict_line(report: Report) -> Text:
     line.append(f"\n  {how_sure(verdict)}")
     for budget in report.get("budgets", []):
         if not budget["met"]:
-            sentence = budget_words(budget, scale_of(report))
+            sentence = budget_sentence(budget, scale_of(report))
             line.append(f"\n  Budget, {sentence}", style="red" if budget["met"] is False else "yellow")
     return line
 
 
 def summary_table(report: Report) -> Table:
-    """One row a network, the controls below a line.
+    """One row per network, the controls below a line.
 
     A row has two lines (below: the change of the score, that of the parameters, p99, the interval of
-    the speed-up), so that every figure is whole in 80 columns.
+    the speed-up), so that every figure fits in 80 columns.
     """
     scale = scale_of(report)
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -47,7 +47,7 @@ def summary_table(report: Report) -> Table:
 
 
 def sweep_table(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> Table:
-    """One row a setting, smaller networks first, the chosen one marked."""
+    """One row per setting, smaller networks first, the chosen one marked."""
     rows = sorted(sweep["rows"], key=lambda row: row["parameters"])
     scale = ScoreScale.of(
         score_name, higher_is_better=higher_is_better, scores=[row["score"] for row in rows]
@@ -71,7 +71,7 @@ def sweep_table(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> Tab
             *(str(row["settings"][name]) for name in sweep["settings"]),
             MISSING if row["score"] is None else f"{scale.text(row['score'])}\n{change}",
             MISSING if row["raw_score"] is None else scale.text(row["raw_score"]),
-            f"{count(row['parameters'])}\n{percent(row['parameters_removed'])} gone",
+            f"{count(row['parameters'])}\n{percent(row['parameters_removed'])} removed",
             MISSING if row["file_bytes"] is None else size(row["file_bytes"]),
         ]
         if row["chosen"]:

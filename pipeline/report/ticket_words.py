@@ -1,8 +1,8 @@
-"""What a report says of lottery tickets: the names of their controls, and which side the seeds took.
+"""The report's sentences on lottery tickets: the names of their controls, and which claim the seeds support.
 
-Two papers disagree. "The Lottery Ticket Hypothesis" (Frankle and Carbin 2019): a ticket needs the initial
-values it was found with. "Rethinking the Value of Network Pruning" (Liu et al. 2019): a small network learns
-as much from values drawn anew. One run decides nothing; differences within each seed may.
+Two papers disagree. "The Lottery Ticket Hypothesis" (Frankle and Carbin 2019): a ticket needs its own initial
+values. "Rethinking the Value of Network Pruning" (Liu et al. 2019): a small network learns as well from new
+random values. One run decides nothing; differences within each seed may.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from .paired import Paired
 LABELS = {
     "ticket": "Ticket",
     "sparse": "Single weights dropped",
-    "ticket_reinitialised": "Ticket, initial weights drawn anew",
+    "ticket_reinitialised": "Ticket, new initial weights",
     "ticket_random": "Random ticket",
     "ticket_tuned_on": "Tuned on, not rewound",
 }
 
 CONTROLS = {
     "ticket_reinitialised": (
-        "The ticket with its initial weights drawn anew",
+        "The ticket with new initial weights",
         "This run gives no evidence that the initial values matter.",
     ),
     "ticket_random": (
@@ -27,26 +27,26 @@ CONTROLS = {
         "This run gives no evidence that it matters which weights are kept.",
     ),
     "ticket_tuned_on": (
-        "The same cut, tuned on from the trained weights instead of rewound",
+        "The same cut, fine-tuned from the trained weights instead of rewound",
         "This run gives no evidence that rewinding helps.",
     ),
 }
 
 
 def side(ticket_less_reinitialised: Paired, *, margin: float = 0.5, unit: str = "points") -> str:
-    """Which side of the argument these seeds took: from ticket minus re-initialised, seed by seed.
+    """A sentence with the claim that the seeds support: from ticket minus re-initialised, seed by seed.
 
     Args:
         margin: a difference that does not matter. A 95 % interval within it on both sides is "as well"; one
-            that leaves out zero takes a side; any other leaves the matter open.
+            that excludes zero supports a claim; any other is undecided.
     """
     found = ticket_less_reinitialised
     change = f"{found.mean:+.2f} {unit} ({found.low:+.2f} to {found.high:+.2f}, {found.n} seeds)"
     if found.low > 0:
-        return f"For tickets: its own initial values took the ticket further than new ones, by {change}."
+        return f"For tickets: its own initial values are better for the ticket than new ones, by {change}."
     if found.high < 0:
-        return f"Against tickets: new initial values took the same cut further; own less new: {change}."
+        return f"Against tickets: new initial values are better for the same cut; own minus new: {change}."
     if found.low >= -margin and found.high <= margin:
         as_well = f"new initial values did as well within {margin:g} {unit}"
-        return f'For "rethinking": {as_well}; own less new: {change}.'
-    return f"Undecided: {found.n} seeds cannot tell own initial values from new ones; own less new: {change}."
+        return f'For "rethinking": {as_well}; own minus new: {change}.'
+    return f"Undecided: {found.n} seeds cannot separate own from new initial values; own minus new: {change}."

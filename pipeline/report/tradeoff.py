@@ -1,7 +1,7 @@
-"""The trade-off plot of a sweep: what each setting costs in score for what it leaves of the parameters.
+"""The trade-off plot of a sweep: change of score against parameters kept, for each setting.
 
-A plot is only of use where it can be read. A few settings that ruin the network would squeeze all others
-into a line at the top, so they are drawn at the lower edge, marked as such, and the table has their figures.
+A few settings that ruin the network would compress all others into a line at the top. They are drawn at the
+lower edge and marked, and the table has their figures.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def pareto(pairs: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
-    """Change of score against parameters kept: a point per setting, the Pareto front joined.
+    """Change of score against parameters kept: a point per setting, the Pareto front as a line.
 
-    None where nothing was scored. Up is always better, for an error as for an accuracy.
+    None if nothing was scored. Up is always better, for an error as for an accuracy.
     """
     rows = [row for row in sweep["rows"] if row["score_change"] is not None]
     if not rows:
@@ -66,7 +66,7 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
         x="parameters kept, %", y=f"{text(scale.name)} change{', points' if scale.share else less}"
     )
     frame["xaxis"]["range"] = span(kept, least=0.0)
-    # Up is better: the axis of an error runs downwards.
+    # Up is better: the axis of an error is reversed.
     frame["yaxis"]["range"] = span([*drawn, 0.0])[:: 1 if scale.higher_is_better else -1]
     frame["shapes"] = [line(y=0.0)]
     spots = list(zip(kept, drawn, strict=True))
@@ -75,13 +75,13 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
     if chosen:
         alt += f" Chosen: {html.unescape(hover[chosen[0]].replace('<br>', ', '))}."
     traces = [trace for trace in (dominated, off, best, taken) if trace["x"]]
-    return Figure(traces, frame, 400, alt, beyond_words(sweep, scale))
+    return Figure(traces, frame, 400, alt, beyond_sentence(sweep, scale))
 
 
 def edge_of(rows: Sequence[SweepRow], losses: Sequence[float], scale: ScoreScale) -> float:
-    """The loss beyond which settings are drawn at the edge: 2 points, or what keeps the chosen one in sight.
+    """The loss beyond which settings are drawn at the edge: 2 points, or more to show the chosen one.
 
-    All are drawn where they are when none stands far out, or when hardly any would be left.
+    All are drawn at their place if there are no outliers, or if too few would be left.
     """
     chosen = [loss for row, loss in zip(rows, losses, strict=True) if row["chosen"]]
     limit = max([2.0 if scale.share else 0.0, *(4 * loss for loss in chosen)])
@@ -89,7 +89,7 @@ def edge_of(rows: Sequence[SweepRow], losses: Sequence[float], scale: ScoreScale
     return limit if limit > 0 and inside >= 3 and max(losses) > 1.5 * limit else max(losses)
 
 
-def beyond_words(sweep: Sweep, scale: ScoreScale) -> str:
+def beyond_sentence(sweep: Sweep, scale: ScoreScale) -> str:
     """How many settings are drawn at the edge, for the caption; empty when none is."""
     rows = [row for row in sweep["rows"] if row["score_change"] is not None]
     losses = [scale.loss(row["score_change"] or 0.0) * scale.factor for row in rows]
@@ -101,7 +101,7 @@ def beyond_words(sweep: Sweep, scale: ScoreScale) -> str:
         return ""
     settings = "1 setting loses" if off == 1 else f"{off} settings lose"
     limit = scale.change(edge / scale.factor, sign=False)
-    return f"{settings} more than {limit} and stand as triangles at the lower edge."
+    return f"{settings} more than {limit}: shown as triangles at the lower edge."
 
 
 def _hover(row: SweepRow, scale: ScoreScale) -> str:
@@ -123,7 +123,7 @@ def _hover(row: SweepRow, scale: ScoreScale) -> str:
 def _note(
     row: SweepRow, at: tuple[float, float], spots: Sequence[tuple[float, float]], frame: Layout
 ) -> Layout:
-    """The chosen setting's name, on the side of its point where it hides the fewest others."""
+    """The chosen setting's name, on the side of its point where it covers the fewest others."""
     (left, right), (bottom, top) = frame["xaxis"]["range"], frame["yaxis"]["range"]
 
     def place(spot: tuple[float, float]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
-"""Numbers as a reader wants them: three significant digits, a unit, a true minus sign.
+"""Formats numbers for a reader: three significant digits, a unit, a true minus sign.
 
-One place, so that the page, the terminal and the sentences never disagree about a figure.
+The page, the terminal and the sentences all use it, so that they show the same figures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _GAP = "\N{NO-BREAK SPACE}"  # a figure and its unit stay on one line
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """`value` with that many significant digits and no exponent where one can be avoided."""
+    """`value` with that many significant digits, without an exponent."""
     if value == 0:
         return "0"
     exponent = int(f"{value:.{digits - 1}e}".split("e")[1])  # after rounding: 9.999 counts as 10.0
@@ -37,7 +37,7 @@ def count(value: float) -> str:
 
 
 def size(bytes_: float) -> str:
-    """Decimal units, as disks and boards are sold: 5.34 MB."""
+    """Decimal units, as for disks: 5.34 MB."""
     for scale, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if abs(bytes_) >= scale:
             return f"{significant(bytes_ / scale)}{_GAP}{name}"
@@ -45,7 +45,7 @@ def size(bytes_: float) -> str:
 
 
 def time_unit(seconds: Iterable[float]) -> tuple[float, str]:
-    """The unit in which a whole column of times is read best: its scale in seconds, and its name."""
+    """The best unit for a column of times: its scale in seconds, and its name."""
     smallest = min((abs(value) for value in seconds if value), default=1.0)
     if smallest < 1e-5:
         return 1e-6, "\N{MICRO SIGN}s"
@@ -67,7 +67,7 @@ def ratio(value: float) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """Both ends of a ratio's interval, or that there is none."""
+    """Both ends of a ratio's interval, or "no interval"."""
     return "no interval" if low is None or high is None else f"{ratio(low)} to {ratio(high)}"
 
 
@@ -77,14 +77,14 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    """With its sign, also when it is positive; what rounds to zero has none."""
+    """The value with its sign, also if positive; a value that rounds to zero has none."""
     text = f"{value:+.{digits}f}".replace("-", MINUS)
     return text[1:] if float(text[1:]) == 0 else text
 
 
 @dataclass(frozen=True)
 class ScoreScale:
-    """How scores are read: a share between 0 and 1 in percent and points, anything else as it is."""
+    """The format of scores: a share between 0 and 1 in percent and points, any other unchanged."""
 
     name: str
     higher_is_better: bool
@@ -92,7 +92,7 @@ class ScoreScale:
 
     @classmethod
     def of(cls, name: str, *, higher_is_better: bool, scores: Iterable[float | None]) -> ScoreScale:
-        """A higher-is-better score whose values all lie between 0 and 1 is taken for a share."""
+        """A higher-is-better score whose values are all between 0 and 1 is read as a share."""
         known = [score for score in scores if score is not None]
         return cls(name, higher_is_better, higher_is_better and all(0 <= score <= 1 for score in known))
 
@@ -103,7 +103,7 @@ class ScoreScale:
 
     @property
     def factor(self) -> float:
-        """What a change is multiplied with to be in `unit`."""
+        """The factor from a change to `unit`."""
         return 100.0 if self.share else 1.0
 
     def text(self, score: float) -> str:
@@ -119,12 +119,12 @@ class ScoreScale:
         return text if not sign or not change else (MINUS if change < 0 else "+") + text
 
     def loss(self, change: float) -> float:
-        """How much worse, in the score's unit; negative where the new score is better."""
+        """How much worse, in the score's unit; negative if the new score is better."""
         return -change if self.higher_is_better else change
 
 
 def by_name(name: str, value: object) -> str:
-    """A value whose unit is the end of its name, as in `latency_s`, `memory_bytes`, `power_w`."""
+    """Formats a value whose name ends in its unit, as in `latency_s`, `memory_bytes`, `power_w`."""
     if value is None:
         return "not known"
     if isinstance(value, bool):
@@ -146,14 +146,14 @@ def by_name(name: str, value: object) -> str:
 
 
 def spoken(name: str) -> str:
-    """`score_drop` as "score drop"; a unit at the end of a name goes, its value carries it."""
+    """`score_drop` as "score drop"; a unit at the end is dropped, because the value shows it."""
     for ending in ("_s", "_bytes", "_w", "_c", "_hz", "_j"):
         name = name.removesuffix(ending)
     return name.replace("_", " ").strip()
 
 
 def moment(created: str) -> str:
-    """An ISO time as 2026-01-31 09:41 UTC; anything else as it is."""
+    """An ISO time as 2026-01-31 09:41 UTC; any other text unchanged."""
     try:
         when = datetime.fromisoformat(created)
     except ValueError:
@@ -164,11 +164,11 @@ def moment(created: str) -> str:
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """`mean 0.05, std 0.1`; what was left open is left out."""
+    """`mean 0.05, std 0.1`; settings without a value are left out."""
     given = {key: value for key, value in settings.items() if value not in (None, "", [], (), {})}
     return ", ".join(f"{spoken(key)} {by_name(key, value)}" for key, value in given.items())
 
 
 def capital(text: str) -> str:
-    """The text as it begins a sentence."""
+    """The text with a capital first letter."""
     return text[:1].upper() + text[1:]

@@ -1,8 +1,8 @@
-"""The report's sentences: the verdict, how sure it is, and what the controls say.
+"""The report's sentences: the verdict, its uncertainty, the budgets and the controls.
 
-A sentence claims what its figures carry and no more. A control that scores within the test set's own
-sampling error of the network it controls "did as well", and the sentence says so; where the sampling
-error is not known, nothing is claimed about the difference.
+A sentence claims only what its figures support. A control whose score is within the test set's sampling error
+of the network it controls "did as well"; if the sampling error is not known, nothing is claimed about the
+difference.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LABELS = {
     **ticket_words.LABELS,
 }
 
-# Beginning of a control's sentence, and what follows when it did as well as the network it controls.
+# The beginning of a control's sentence, and the conclusion if it did as well as the network it controls.
 _CONTROLS = {
     "random": (
         "Random neurons at the same widths",
@@ -50,12 +50,12 @@ _CONTROLS = {
 
 
 def label(name: str) -> str:
-    """A row's name as a heading; names of the user's own stay as they are."""
+    """A row's name as a heading; the user's own names are unchanged."""
     return _LABELS.get(name, name)
 
 
 def scale_of(report: Report) -> ScoreScale:
-    """How this report's scores are read."""
+    """The format of this report's scores."""
     scores = [row["score"] for row in [*report["rows"], *report.get("controls", [])]]
     return ScoreScale.of(report["score_name"], higher_is_better=report["higher_is_better"], scores=scores)
 
@@ -75,12 +75,12 @@ def judged_row(report: Report) -> Row:
 def verdict_sentence(verdict: Verdict, candidate: str) -> str:
     """One sentence for an outcome; `candidate` is the row's name.
 
-    Slower is stated as the time it takes, since "0.8 times as fast" is read wrongly.
+    Slower is stated as the time it takes, because "0.8 times as fast" is easily misread.
     """
     network = {"int8": "INT8", "tuned": "pruned and tuned"}.get(candidate, candidate)
     value = verdict["ratio"]
     if value is None:
-        return f"Nothing was measured, so nothing is said about the speed of the {network} network."
+        return f"Nothing was measured, so the speed of the {network} network is not known."
     if verdict["outcome"] == "faster":
         return f"The {network} network is {ratio(value)} as fast as the original."
     if verdict["outcome"] == "slower":
@@ -91,7 +91,7 @@ def verdict_sentence(verdict: Verdict, candidate: str) -> str:
 
 
 def how_sure(verdict: Verdict) -> str:
-    """The interval and from how many repetitions it was taken."""
+    """The interval and the number of repetitions behind it."""
     value = verdict["ratio"]
     if value is None:
         return "No speed-up was measured."
@@ -108,8 +108,8 @@ def how_sure(verdict: Verdict) -> str:
     return f"{text} This run could detect a speed-up of {ratio(visible)} or more." if visible else text
 
 
-def budget_words(budget: Budget, scale: ScoreScale) -> str:
-    """One budget: its value, its limit, and whether it was kept."""
+def budget_sentence(budget: Budget, scale: ScoreScale) -> str:
+    """One budget: its value, its limit, and whether it is met."""
     names = {
         "score_drop": f"drop of {scale.name}",
         "speedup": "speed-up (lower end of its interval)",
@@ -131,7 +131,7 @@ def budget_words(budget: Budget, scale: ScoreScale) -> str:
     return f"{name}: {written(budget['value'])}, {bound} {written(budget['limit'])}: {_kept(budget)}"
 
 
-def budgets_words(budgets: Sequence[Budget]) -> str:
+def budgets_sentence(budgets: Sequence[Budget]) -> str:
     """All budgets in one sentence, the broken ones first."""
     broken = sum(budget["met"] is False for budget in budgets)
     unknown = sum(budget["met"] is None or budget["value"] is None for budget in budgets)
@@ -146,8 +146,8 @@ def _kept(budget: Budget) -> str:
     return "met" if budget["met"] else "broken"
 
 
-def protocol_words(protocol: Mapping[str, Any]) -> list[str]:
-    """How the times were measured, from the protocol's own figures; it says nothing that they do not.
+def protocol_sentences(protocol: Mapping[str, Any]) -> list[str]:
+    """Sentences on how the times were measured, from the protocol's figures alone.
 
     `protocol["words"]` (a sentence, or a list of them) goes first.
     """
@@ -156,9 +156,9 @@ def protocol_words(protocol: Mapping[str, Any]) -> list[str]:
     events, rounds = protocol.get("events"), protocol.get("min_rounds")
     if events and rounds:
         sentences.append(
-            f"All models were loaded anew {events} times, together, in one process. In each of these events "
-            f"their calls were interleaved in random order, for {rounds} rounds at least. An event counts as "
-            "one observation, since calls within one are not independent."
+            f"All models were loaded again {events} times, together, in one process. In each of these events "
+            f"their calls were interleaved in random order, for at least {rounds} rounds. An event counts as "
+            "one observation, because calls within one are not independent."
         )
     settle, block = protocol.get("settle_s"), protocol.get("block_s")
     if settle and block:
@@ -176,13 +176,13 @@ def protocol_words(protocol: Mapping[str, Any]) -> list[str]:
 def sampling_error(score: float, n: int) -> float:
     """The standard error of an accuracy (a share of n independent samples that were right).
 
-    One right and one wrong sample are added (Laplace), so that a score of 0 or 1 is not taken for certain.
+    One right and one wrong sample are added (Laplace), so that a score of 0 or 1 has an error too.
     """
     share = (score * n + 1) / (n + 2)
     return math.sqrt(share * (1 - share) / n)
 
 
-def control_words(
+def control_sentences(
     rows: Sequence[Row],
     controls: Sequence[Control],
     *,
@@ -196,9 +196,9 @@ def control_words(
     A control is compared with the tuned network (else the pruned one, the ticket, or the last row). The
     difference counts when it exceeds 1.96 times the standard error of a difference of two scores: from
     `standard_error` of one score where it is given, else the binomial one when the score is an accuracy over
-    `n` test samples. Both networks see the same samples, which makes the true error smaller than the one used
-    here: the rule leans towards "did as well", against the method. It knows the test set's sampling error
-    only, not the luck of one training run against another.
+    `n` test samples. Both networks see the same samples, so the true error is smaller than the one used here:
+    the rule favours "did as well", against the method. It covers only the test set's sampling error, not the
+    variation between training runs.
     """
     names = {row["name"]: row for row in rows}
     against = names.get("tuned") or names.get("pruned") or names.get("ticket") or rows[-1]

@@ -1,4 +1,4 @@
-"""Pages and tables from a run's report.json, from a sweep alone, and from many runs.
+"""Writes pages and tables from a run's report.json, from a sweep alone, and from many runs.
 
 Nothing is measured or judged here: a page can always be made again from the JSON beside it.
 """
@@ -51,7 +51,7 @@ def write_sweep(
 ) -> Path:
     """Writes sweep.csv, sweep.json and sweep.html; returns the path of the page.
 
-    `made_by` are the versions and the machine that the figures hang on. `statistics` adds the histograms.
+    `made_by` are the versions and the machine of the figures. `statistics` adds the histograms.
     """
     directory = Path(directory)
     made = {"created": utc_now(), "made_by": dict(made_by)}
@@ -73,7 +73,7 @@ def write_history(directory: Path, runs: Sequence[Path]) -> Path:
     """
     if not runs:
         raise ArtifactError(
-            "There are no runs to compare over time.", "Give directories that hold a report.json."
+            "There are no runs to compare over time.", "Give directories that have a report.json."
         )
     reports = sorted((read_report(run) for run in runs), key=lambda report: report["created"])
     path = Path(directory) / "history.html"
@@ -82,7 +82,7 @@ def write_history(directory: Path, runs: Sequence[Path]) -> Path:
 
 
 def _csv(sweep: Sweep) -> str:
-    """One line a setting; exact figures, an empty field for what was not measured."""
+    """One line per setting; exact figures, an empty field for values that were not measured."""
     file = io.StringIO()
     plain = ["score", "raw_score", "score_change", "parameters", "parameters_removed", "macs", "file_bytes"]
     judged = ["outcome", "ratio", "low", "high"]

@@ -1,15 +1,15 @@
-"""One directory a run, and a cache in it that never serves a stale result.
+"""A run's directory and the cache of its stages, which never serves a stale result.
 
     runs/mlp/
-      stages/train-1f0c9a…/      what a stage made, and done.json: written last, so that a stage is
-      stages/prune-77ab21…/      finished or was never there
-      networks/original.onnx …   what is shipped
+      stages/train-1f0c9a…/      a stage's files, and done.json: written last, so that a stage is
+      stages/prune-77ab21…/      either finished or absent
+      networks/original.onnx …   the networks to ship
       report.json  report.html
 
-The name of a stage's folder is the hash of everything that goes into it: its settings, the hashes of its
+The name of a stage's folder has the hash of all that affects its result: its settings, the hashes of its
 inputs, its source and the user's (see `sources`), the data, the seed, the threads, the machine and the
-library versions. A killed stage leaves a folder that ends in ".part"; run again, the stage finds its
-checkpoints there.
+library versions. A killed stage leaves a folder that ends in ".part"; the next run resumes from the
+checkpoints in it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Finished:
-    """How a stage ended: how long it took when it ran, and whether it ran now."""
+    """A finished stage: how long it took when it ran, and whether its result is from the cache."""
 
     name: str
     settings: Mapping[str, Any]
@@ -66,18 +66,18 @@ class Finished:
 
 @dataclass
 class Run:
-    """A run's directory; `finished` grows with every stage, and `started` and `ended` are told of each."""
+    """A run's directory; `finished` grows with every stage, and `started` and `ended` are called for each."""
 
     directory: Path
     users_files: tuple[Path, ...]
     fingerprint: str
-    workload: str = ""  # the object's name: one file may hold several
+    workload: str = ""  # the object's name: one file may define several
     started: Callable[[str], None] = lambda name: None
     ended: Callable[[Finished], None] = lambda finished: None
     finished: list[Finished] = field(default_factory=list)
 
     def step(self, named: NamedStage, work: Work) -> Work:
-        """The work after a stage: from the cache if nothing that goes into it has changed, else run now.
+        """The work after a stage: from the cache if nothing in its key has changed, else run now.
 
         Raises:
             ArtifactError: a file of a finished stage is damaged, or the disk is full.
@@ -92,16 +92,16 @@ class Run:
             record = read_json(done)
             if all((self.directory / entry["path"]).exists() for entry in _entries(record)):
                 result = self._restored(record, work)
-                self._note(named, record["seconds"], cached=True, words=_new_words(work, result))
+                self._note(named, record["seconds"], cached=True, words=_new_messages(work, result))
                 return result
         self.started(named.name)
         before = time.monotonic()
         result = self._ran(named, work, place, before)
-        self._note(named, time.monotonic() - before, cached=False, words=_new_words(work, result))
+        self._note(named, time.monotonic() - before, cached=False, words=_new_messages(work, result))
         return result
 
     def key(self, named: NamedStage, work: Work) -> str:
-        """The hash of everything that goes into a stage."""
+        """The hash of all that affects a stage's result."""
         code = (
             source_of(named.stage),
             *self.users_files,
@@ -136,7 +136,7 @@ class Run:
             record = {"seconds": time.monotonic() - started_s, **self._record(result)}
             write_json(part / "done.json", record)
             _sync(part)
-            shutil.rmtree(place, ignore_errors=True)  # finished once, but a file of it went missing
+            shutil.rmtree(place, ignore_errors=True)  # it was finished, but one of its files is missing
             part.rename(place)
             _sync(place.parent, deep=False)
         except OSError as error:
@@ -144,7 +144,7 @@ class Run:
                 raise
             raise ArtifactError(
                 f'The stage "{named.name}" could not write to {part}: {error.strerror or error}.',
-                "Free some space, or choose another place with --out, and run the same command again: "
+                "Free some space, or choose another directory with --out, and run the same command again: "
                 "finished stages are kept.",
             ) from error
         return result
@@ -196,33 +196,34 @@ class Run:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Holds a run's directory for one process; what one that was killed in it left half written is gone.
+    """Locks a run's directory for one process, and deletes files that a killed process left half written.
 
     Raises:
-        ArtifactError: another process holds it, or it cannot be made.
+        ArtifactError: another process has locked it, or it cannot be made.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / ".lock").open("a+")
     except OSError as error:
         raise ArtifactError(
-            f"{directory} cannot be used: {error.strerror}.", "Choose another place with --out."
+            f"{directory} cannot be used: {error.strerror}.", "Choose another directory with --out."
         ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ArtifactError(
-                f"Another run is at work in {directory}.", "Wait for it, or choose another place with --out."
+                f"Another run is active in {directory}.",
+                "Wait for it, or choose another one with --out.",
             ) from error
-        for kept in ("stages", "networks"):  # the rest is also written by who does not hold the directory
+        for kept in ("stages", "networks"):  # other files are also written without the lock
             drop_cut_writes(directory / kept)
         yield
 
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Of the processes of a sweep one at a time makes a stage; the others wait for it and find it made."""
+    """Locks a stage's folder: one process of a sweep makes the stage, the others wait and use the result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -250,7 +251,7 @@ def _entries(record: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
 
 
 def _moved(work: Work, part: Path, place: Path) -> Work:
-    """The work with every file of this stage at its final place."""
+    """The work with every file of this stage at its final path."""
 
     def moved(artifact: Artifact) -> Artifact:
         if part not in artifact.path.parents:
@@ -270,8 +271,8 @@ def _moved(work: Work, part: Path, place: Path) -> Work:
 def _logged(named: NamedStage, before: Work, after: Work) -> Work:
     """The work with the stage's own entry last in the log, under the recipe's name, with its declared facts.
 
-    What other stages logged inside this one stays, so that controls can repeat it; where the stage declares
-    that it recovers, controls go through the stage itself, and those entries would count twice.
+    Entries of stages that ran inside this one stay, so that controls can repeat them; if the stage declares
+    that it recovers, controls run the stage itself, and those entries would count twice.
     """
     facts, settings = Facts.of(named.stage), settings_of(named.stage)
     inner = list(after.log[len(before.log) :])
@@ -286,7 +287,7 @@ def _logged(named: NamedStage, before: Work, after: Work) -> Work:
 
 
 def _check_shrunk(named: NamedStage, before: Work, after: Work) -> None:
-    """A user's own stage that declares `shrinks` has made the newest network smaller.
+    """Checks that a user's own stage that declares `shrinks` made the newest network smaller.
 
     Raises:
         ModelError: it has as many parameters as before.
@@ -296,19 +297,19 @@ def _check_shrunk(named: NamedStage, before: Work, after: Work) -> None:
     old, new = (sum(p.numel() for p in work.model().parameters()) for work in (before, after))
     if new >= old:
         raise ModelError(
-            f'The stage "{named.name}" declares that it shrinks the network, and the newest network has '
+            f'The stage "{named.name}" declares that it shrinks the network, but the newest network has '
             f"{new:,} parameters; before the stage it had {old:,}.",
             "Return the smaller network, by work.with_model(...), or set shrinks = False in its class.",
         )
 
 
-def _new_words(before: Work, after: Work) -> tuple[str, ...]:
-    """What the stage in between had to say; a stage need not say anything."""
+def _new_messages(before: Work, after: Work) -> tuple[str, ...]:
+    """The messages of the stage in between; there may be none."""
     return after.log[-1].words if len(after.log) > len(before.log) else ()
 
 
 def _sync(directory: Path, *, deep: bool = True) -> None:
-    """The directory, and everything below, on the disk before it is called finished."""
+    """Flushes the directory, and everything in it, to disk before it counts as finished."""
     for path in [*(directory.rglob("*") if deep else ()), directory]:
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -1,6 +1,6 @@
-"""The stage "prune" alone: a network cut, scored on the validation split, exported, and nothing tuned.
+"""`deadweight prune`: prunes a network, scores it on the validation split and exports it; no fine-tuning.
 
-It is the stages of a recipe, called one after the other; what is missing is all that comes after a cut.
+It calls the stages of a recipe one after the other, up to the cut.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from .cache import Run
 
 BEFORE, AFTER = "original.onnx", "pruned.onnx"
 BUDGETS = {"ratio", "ratios", "parameters", "mean", "std"}
-SAVED = "pruned"  # the folder that load_pruned takes
+SAVED = "pruned"  # the folder for load_pruned
 
 
 @dataclass(frozen=True)
 class Figures:
-    """A network: its score on the validation split, and what its ONNX file holds."""
+    """A network's score on the validation split, and the figures of its ONNX file."""
 
     score: float
     counts: Counts
@@ -46,11 +46,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Cut:
-    """What pruning made of a network.
+    """The result of pruning a network.
 
     Attributes:
-        before, after: None where nothing was removed; nothing was written then.
-        words: what the stages had to say.
+        before, after: None if nothing was removed; then nothing was written.
+        words: the stages' messages.
     """
 
     plan: Plan
@@ -62,16 +62,13 @@ class Cut:
 def pruning(
     what: str, wanted: Mapping[str, Any], settings: Iterable[str], *, weights: Path | None, key: str = ""
 ) -> Recipe:
-    """The recipe of a pruning alone; its last stage is "prune".
+    """The recipe of `deadweight prune`; its last stage is "prune".
 
     Args:
-        what: a recipe, of which all up to its first stage "prune" is kept, or a workload, "file.py:name".
-        wanted: settings of the stage; a budget takes the place of the recipe's own.
+        what: a recipe, which is used up to its first stage "prune", or a workload, "file.py:name".
+        wanted: settings of the stage; a budget replaces the recipe's own.
         settings: as after `--set`.
-        weights: a checkpoint, instead of what the recipe does to have a trained network.
-
-    Raises:
-        RecipeError: nothing says what is to go, or something cannot be followed.
+        weights: a checkpoint, instead of the recipe's stages that make a trained network.
     """
     path, start = Path(what), [{"stage": "statistics"}]
     if weights is not None:
@@ -83,7 +80,7 @@ def pruning(
         if at is None:
             raise RecipeError(
                 f"{path} has no stage prune; it has {', '.join(named.name for named in recipe.stages)}.",
-                "Add one, or name the workload itself.",
+                "Add one, or name the workload instead.",
             )
         earlier, table = values["stages"][:at], values["stages"][at]
         kept = {
@@ -96,7 +93,7 @@ def pruning(
         raise RecipeError(f"The workload's file {file} does not exist.", "Check the path.")
     if not BUDGETS & set(wanted):
         raise RecipeError(
-            "Nothing says how much is to go.",
+            "No option says how much to remove.",
             "Give --ratio, e.g. 0.5, or --parameters, e.g. 0.74, or both --mean and --std.",
         )
     values = {"workload": what, "stages": [*start, {"stage": "prune", **wanted}]}
@@ -104,10 +101,10 @@ def pruning(
 
 
 def up_to_pruning(recipe: Recipe, run: Run, work: Work) -> tuple[Work, Prune]:
-    """The work as it comes to the stage "prune", and that stage.
+    """The input of the stage "prune", and that stage.
 
     Raises:
-        DeadweightError: as the stages.
+        DeadweightError: from the stages.
     """
     stage = cast(Prune, recipe.stages[-1].stage)
     if isinstance(recipe.stages[0].stage, Statistics):
@@ -118,7 +115,7 @@ def up_to_pruning(recipe: Recipe, run: Run, work: Work) -> tuple[Work, Prune]:
 
 
 def in_python(recipe: Recipe, folder: Path) -> tuple[str, tuple[str, str]]:
-    """From where, and by which two lines, the pruned network is loaded in Python."""
+    """The directory from which, and the two lines by which, Python loads the pruned network."""
     place, _, name = recipe.workload.rpartition(":")
     home = recipe.path.parent
     source = workload_source(recipe.workload, home)
@@ -134,7 +131,7 @@ def in_python(recipe: Recipe, folder: Path) -> tuple[str, tuple[str, str]]:
 
 
 def as_built(work: Work) -> Work:
-    """The work with the network "original" as `build_model()` returns it, by the work's seed."""
+    """The work with the network "original" as `build_model()` returns it, with the work's seed."""
     with torch.random.fork_rng(devices=[]):
         model = built_model(work.workload, seed=work.seed)
     return work.with_model("original", model.eval())
@@ -143,10 +140,10 @@ def as_built(work: Work) -> Work:
 def prune_alone(work: Work, stage: Prune, folder: Path) -> Cut:
     """Prunes the newest network and writes original.onnx, pruned.onnx, prune.json and pruned/ into a folder.
 
-    Files appear whole, and none before all was seen to be right.
+    Files are written atomically, and none before all checks have passed.
 
     Raises:
-        DeadweightError: as the stages "statistics", "prune" and "export"; the folder cannot be written.
+        DeadweightError: from the stages "statistics", "prune" and "export"; the folder cannot be written.
     """
     with unfinished(folder) as part:
         return _pruned(dataclasses.replace(work, directory=part), stage, folder)
@@ -156,7 +153,7 @@ def _pruned(work: Work, stage: Prune, folder: Path) -> Cut:
     old = dataclasses.replace(work.latest(), name="original")
     cut = stage(work)
     plan = cut.plan(cut.latest())
-    assert plan is not None  # the stage saved it
+    assert plan is not None  # the stage saved one
     words = cut.log[-1].words[1:]  # the first are the widths
     if not plan.removed or not any(plan.removed.values()):
         return Cut(plan, None, None, words)
@@ -169,14 +166,14 @@ def _pruned(work: Work, stage: Prune, folder: Path) -> Cut:
     for path, name in zip(paths, (BEFORE, AFTER), strict=True):
         copy(path, folder / name)
     drop_stale(folder)
-    for name in (WEIGHTS, EXAMPLE, PLAN):  # the plan holds the others' hashes: it comes last
+    for name in (WEIGHTS, EXAMPLE, PLAN):  # the plan has the hashes of the others: it is last
         with writing(folder / SAVED / name) as beside:
             shutil.copyfile(done.latest().path("plan").with_name(name), beside)
-    write_json(folder / "prune.json", _told(result, work, stage))
+    write_json(folder / "prune.json", _record(result, work, stage))
     return result
 
 
-def _told(cut: Cut, work: Work, stage: Prune) -> dict[str, object]:
+def _record(cut: Cut, work: Work, stage: Prune) -> dict[str, object]:
     return {
         "schema": 1,
         "settings": dataclasses.asdict(stage),

@@ -1,4 +1,4 @@
-"""A whole run: the sweep where the recipe has one, the stages, the test split once, the report."""
+"""A full run: the sweep if the recipe has one, the stages, one evaluation on the test split, the report."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .cache import locked, made_by
 from .start import Watcher, prepared
 from .summary import summarize
 from .sweep import Swept, require_choice, sweep
-from .test_split import look_words, looks
+from .test_split import look_sentences, looks
 
 
 def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
-    """Runs a recipe in a directory, from where it was left; the report and the networks are written there.
+    """Runs or resumes a recipe in a directory, and writes the report and the networks there.
 
     Raises:
-        DeadweightError: with a cure; what was finished is kept.
+        DeadweightError: with a cure; finished stages are kept.
     """
     check_order(recipe)
     with locked(directory):
@@ -31,12 +31,12 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
         if recipe.sweep is not None:
             swept = sweep(recipe, recipe.sweep, run_, work)
             recipe = recipe.set(require_choice(swept, recipe.sweep))
-            run_.finished.clear()  # the chosen setting's stages come again, from the cache
+            run_.finished.clear()  # the chosen setting's stages follow again, from the cache
         for stage in recipe.stages:
             work = run_.step(stage, work)
         work = run_.step(NamedStage("evaluate", Evaluate()), work)
         report = summarize(recipe, work, run_, swept)
-        report["words"] = [*report.get("words", []), *look_words(looks(directory, work))]
+        report["words"] = [*report.get("words", []), *look_sentences(looks(directory, work))]
         deliver(work, directory)
         write_json(directory / "report.json", report)
         write_report(directory)
@@ -44,9 +44,9 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
 
 
 def deliver(work: Work, directory: Path) -> None:
-    """Copies every ONNX file of the chain to networks/NAME.onnx, where a user finds it, and no other.
+    """Copies the ONNX files of the chain, and only these, to networks/NAME.onnx.
 
-    Weights that a network keeps beside it go there too.
+    External weights of a network are copied too.
     """
     place = directory / "networks"
     kept = set()
@@ -65,7 +65,7 @@ def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher:
     """Sweeps a recipe and writes sweep.json, sweep.csv and sweep.html.
 
     Raises:
-        DeadweightError: with a cure; what was finished is kept.
+        DeadweightError: with a cure; finished stages are kept.
     """
     with locked(directory):
         run_, work = prepared(recipe, directory, watcher)

@@ -1,7 +1,7 @@
-"""One setting from several seeds, as one row: means, spreads, and paired differences from the controls.
+"""Several seeds of one sweep setting as one row: means, spreads, and paired differences from the controls.
 
-A difference between two settings that is smaller than what another seed does to either is no difference. Each
-seed trains an original of its own, and everything is compared within its seed first.
+A difference between two settings that is smaller than the spread of the seeds is not a difference. Each seed
+trains its own original, and results are first compared within a seed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ..report.tradeoff import pareto
 
 @dataclass(frozen=True)
 class Tried:
-    """A setting from one seed: its row, and the scores of its controls by name."""
+    """A setting with one seed: its row, and the scores of its controls by name."""
 
     row: SweepRow
     controls: Mapping[str, float]
 
 
 def merged(tried: Sequence[Tried]) -> SweepRow:
-    """The row of one setting from all its seeds, the first seed first."""
+    """The row of one setting over all its seeds, the first seed first."""
     rows = [one.row for one in tried]
     row: SweepRow = {
         **rows[0],
@@ -44,7 +44,7 @@ def merged(tried: Sequence[Tried]) -> SweepRow:
 
 
 def mark_front(rows: Sequence[SweepRow], sign: int) -> None:
-    """Marks the settings that no other beats in parameters and score; `sign` is 1 if more score is better."""
+    """Marks settings that are Pareto-optimal in parameters and score; `sign` is 1 if higher is better."""
     scored = [row for row in rows if row["score_change"] is not None]
     front = pareto([(row["parameters"], -sign * (row["score_change"] or 0.0)) for row in scored])
     for at, row in enumerate(scored):

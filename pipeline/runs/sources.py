@@ -1,17 +1,17 @@
-"""Which files of code a result depends on.
+"""The source files that a cached result depends on.
 
-A cached result is stale as soon as the code that made it changes, the user's own file first of all. Code
-is followed by its import statements, also those inside functions, down to the standard library and to
-installed packages, whose versions stand in the cache key instead. What is imported for a type checker alone
-(`if TYPE_CHECKING:`) never runs and is not followed.
+A cached result is stale as soon as the code that made it changes, above all the user's own file. Import
+statements are followed, also those inside functions, down to the standard library and to installed packages,
+whose versions are in the cache key instead. Imports only for a type checker (`if TYPE_CHECKING:`) never run
+and are not followed.
 
-What is not reached by imports is named: by a stage's `code()` (the user's criterion, the processes of a
-training), and by `Networks.code` for the networks that a stage is given. A network with plain weights is what
-`build_model()` returns with the weights of its file, both of them in the key already. A pruned one is rebuilt
-by its plan, and the code that does so is in the key of every stage that is given one: the outputs of what is
-loaded are compared with those that were saved, but how it trains on is not. Of this code, the tracer and its
-rules are a part only for networks in graph form. Code that saves is in no key for its own sake: its files
-hold hashes and an example, by which they are checked when they are loaded.
+Code that imports do not reach is named: by a stage's `code()` (the user's criterion, the module of training
+processes), and by `Networks.code` for the networks that a stage receives. A network with plain weights is
+`build_model()` with the weights of its file, which are both in the key already. A pruned one is rebuilt from
+its plan, and the code that does so is in the key of every stage that receives one: its outputs are compared
+with the saved ones when it is loaded, but its later training is not. The tracer and its rules belong to this
+code only for networks in the graph form. Code that saves networks is in no key: its files have hashes and an
+example, which are checked when they are loaded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ...targets.artifact import sha256_of
 
 
 def source_hash(*files: Path) -> str:
-    """The SHA-256 over these files and every file of code they import, one after the other."""
+    """The SHA-256 over these files and every source file that they import."""
     digest = hashlib.sha256()
     for path in sorted(source_files(*files)):
         digest.update(f"{path.name}\0{sha256_of(path)}\n".encode())
@@ -38,7 +38,7 @@ def source_hash(*files: Path) -> str:
 
 
 def package_versions(*files: Path) -> dict[str, str]:
-    """The versions of all installed packages that these files, and what they import, bring in."""
+    """The versions of all installed packages that these files import, directly or not."""
     names = (name for path in source_files(*files) for name in _imported(path, path.stat().st_mtime_ns))
     tops = {dotted.split(".")[0] for dots, dotted in names if not dots and dotted}
     known = _distributions()
@@ -47,7 +47,7 @@ def package_versions(*files: Path) -> dict[str, str]:
 
 
 def source_files(*files: Path) -> set[Path]:
-    """These files and all they import, directly or not, that no installed package holds."""
+    """These files and all that they import, directly or not, except installed packages."""
     found: set[Path] = set()
     waiting = [Path(file).resolve() for file in files]
     while waiting:
@@ -65,11 +65,11 @@ def _imports(path: Path, mtime_ns: int) -> tuple[Path, ...]:
 
 @cache
 def _imported(path: Path, _mtime_ns: int) -> tuple[tuple[int, str], ...]:
-    """The modules a file imports, as (dots, name); read once for all that ask."""
+    """The modules that a file imports, as (dots, name); cached."""
     try:
         return tuple(_names(ast.parse(path.read_bytes())))
     except SyntaxError:
-        return ()  # the import itself will say so, with the line
+        return ()  # the import itself will raise, with the line
 
 
 def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -93,7 +93,7 @@ def _resolve(name: tuple[int, str], importer: Path) -> Iterator[Path]:
     dots, dotted = name
     parts = dotted.split(".") if dotted else []
     if dots:
-        # `from ..targets` in pipeline/x.py: the floors lie beside each other under the root too.
+        # `from ..targets` in pipeline/x.py: the floors are siblings under the root too.
         yield from _beneath(importer.parents[dots - 1], parts)
         return
     if parts and parts[0] in sys.stdlib_module_names:

@@ -1,7 +1,6 @@
-"""From a finished run to report.json: rows, controls, widths, budgets and the verdict.
+"""Makes the content of report.json from a finished run: rows, controls, widths, budgets and the verdict.
 
-The verdict is about the last network of the chain, because that is the one to be shipped. It is passed on
-what was measured, and on nothing else.
+The verdict is about the last network of the chain, because that one is shipped. Only measured times enter it.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ from ..report.schema import (
     Verdict,
     Width,
 )
-from ..report.sparse_words import sparse_words
+from ..report.sparse_words import sparse_sentences
 from ..report.units import capital
-from ..report.words import control_words, label, verdict_sentence
+from ..report.words import control_sentences, label, verdict_sentence
 from ..work import Variant, Work
 from .cache import Run, made_by
 from .sweep import Swept, bounds, speedup
 
 
 def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Report:
-    """The report of a run whose stages have all been run."""
+    """The report of a run whose stages are all finished."""
     measured = _measured(work)
     memory = read_json(work.artifacts["memory"].checked()) if "memory" in work.artifacts else {}
     scored = read_json(work.artifacts["scores_test"].checked())
@@ -53,7 +52,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
     rows = [made[v.name] for v in work.variants if v.role == "chain"]
     controls = [cast(Control, made[v.name]) for v in work.variants if v.role == "control"]
     higher = work.workload.higher_is_better
-    words = control_words(
+    words = control_sentences(
         rows, controls, score_name=work.workload.score_name, higher_is_better=higher, n=scored["samples"]
     )
     for control, sentence in zip(controls, words, strict=True):
@@ -75,8 +74,8 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
             *words,
             *_sparse(work, rows),
             *_quantized(work),
-            *int8_words(measured),
-            *time_words(rows[-1]["name"], measured),
+            *int8_sentences(measured),
+            *time_sentences(rows[-1]["name"], measured),
             *(swept.refused if swept else ()),
         ],
         "widths": _widths(work),
@@ -101,7 +100,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
 
 
 def exit_code(report: Report) -> int:
-    """0: proven faster, within all budgets. 1: slower, or a budget broken. 3: nobody can tell yet."""
+    """0: proven faster, within all budgets. 1: slower, or a budget broken. 3: cannot tell."""
     checks = [budget["met"] for budget in report.get("budgets", [])]
     verdict = outcome_code(report["verdict"]["outcome"], equal=3)
     return 1 if False in checks else 3 if verdict == 0 and None in checks else verdict
@@ -177,49 +176,49 @@ def _verdict(candidate: str, measured: Mapping[str, Measurement]) -> Verdict:
 
 
 def _sparse(work: Work, rows: Sequence[Row]) -> list[str]:
-    """What single zeros gained, beside what smaller layers did."""
+    """Sentences on the gain of single zeros, beside that of smaller layers."""
     if "sparse" not in work.artifacts:
         return []
     masked = {v.name for v in work.variants if "masks" in v.files}
     row = next(row for row in reversed(rows) if row["name"] in masked & {"sparse", "tuned"})
     smaller = [other for other in rows[1:] if other["name"] not in masked and other["name"] != "int8"]
     facts = read_json(work.artifacts["sparse"].checked())
-    return sparse_words(facts, row, smaller[-1:], work.target, label=label(row["name"]))
+    return sparse_sentences(facts, row, smaller[-1:], work.target, label=label(row["name"]))
 
 
 def _quantized(work: Work) -> list[str]:
-    """What the stage quantize tried beyond plain rounding, and which layer cost what."""
+    """The sentences of the stage quantize: its steps, and the cost of each layer."""
     if "int8" not in work.artifacts:
         return []
     return list(read_json(work.artifacts["int8"].checked())["words"])
 
 
-def int8_words(measured: Mapping[str, Measurement]) -> list[str]:
-    """Whether INT8 gained time over the same network in FP32: who ships the last network should know."""
+def int8_sentences(measured: Mapping[str, Measurement]) -> list[str]:
+    """A sentence on whether INT8 is faster than the same network in FP32, for the choice of what to ship."""
     found = _judged("tuned", "int8", measured) or _judged("pruned", "int8", measured)
     if found is None:
         return []
-    advice = " INT8 saves bytes here, not time: where time counts, ship FP32."
-    gains = found.outcome == "faster" or unproven(*measured.values())  # or nobody knows
+    advice = " INT8 saves bytes here, not time: for speed, ship FP32."
+    gains = found.outcome == "faster" or unproven(*measured.values())  # or not known
     return [f"INT8 against the same network in FP32: {found.sentence()}.{'' if gains else advice}"]
 
 
-def time_words(candidate: str, measured: Mapping[str, Measurement]) -> list[str]:
-    """What a reader should know of the times that the verdict is about: what disturbed them, above all."""
+def time_sentences(candidate: str, measured: Mapping[str, Measurement]) -> list[str]:
+    """Sentences on the times behind the verdict, above all on what disturbed them."""
     found = _judged("original", candidate, measured)
     if found is None:
         return []
     words = [f"{capital(remark)}." for remark in found.remarks]
     if measured["original"].marks or measured[candidate].marks:
         words.append(
-            "Each network's own times are of that machine at that moment, p99 most of all; the speed-up is "
-            "of turns side by side."
+            "Each network's own times, p99 most of all, hold for that machine at that moment; the speed-up "
+            "is from interleaved calls."
         )
     return words
 
 
 def _layers(work: Work) -> list[Layer]:
-    """What the stage "profile" found of each layer, in the order of the first network."""
+    """The result of the stage "profile" for each layer, in the order of the first network."""
     if "layers" not in work.artifacts:
         return []
     held = read_json(work.artifacts["layers"].checked())
@@ -277,5 +276,5 @@ def _statistics(work: Work) -> dict[str, UnitLists] | None:
 
 
 def _conditions(measured: Mapping[str, Measurement]) -> dict[str, Any]:
-    """The conditions the times were taken under; without times, this machine's now."""
+    """The conditions of the measurement; without times, this machine's current ones."""
     return dict(next(iter(measured.values())).conditions) if measured else conditions()

@@ -1,8 +1,7 @@
-"""Many settings of one recipe, tried on the validation split: what each costs and what it leaves.
+"""The sweep: tries many settings of one recipe on the validation split and chooses one.
 
-This is the only loop over settings in the house. Every setting goes through the recipe's own stages, from
-the same cache, so the one that is chosen has already been made when the chain runs. All networks are then
-timed together with the original, in one process.
+Every setting runs through the recipe's own stages, with the same cache, so the chosen one is already made
+when the chain runs. All networks are then timed together with the original, in one process.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from ...targets.timing import measurement
 from ...targets.timing.judge import Judgement, judge
 from ..recipe import NamedStage, Recipe, SweepSettings
 from ..report.schema import Outcome, Speedup, Sweep, SweepRow
-from ..report.sweep_words import sweep_words
+from ..report.sweep_words import sweep_sentences
 from ..report.units import settings_text
 from ..stages.controls import Controls
 from ..stages.evaluate import Evaluate
@@ -38,7 +37,7 @@ STEPS = 100  # of the progress bar, for each trial
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep found: the rows, the settings chosen from them, and the settings that were refused."""
+    """The result of a sweep: the rows, the chosen settings, and the settings that were refused."""
 
     sweep: Sweep
     chosen: tuple[str, ...]
@@ -60,7 +59,7 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
     """Tries every combination of `settings.over` and chooses the smallest network within the score drop.
 
     Raises:
-        RecipeError: there is nothing to try, or a name is no setting of the recipe.
+        RecipeError: there is nothing to try, or a name is not a setting of the recipe.
         ModelError: every combination was refused, or none keeps the score within the drop.
     """
     seeds = settings.seeds or (recipe.seed,)
@@ -69,7 +68,7 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
         cast(Controls, named.stage).check(trial_stages(recipe))
     if settings.processes > 1:
         for seed in seeds:
-            _combinations(recipes[seed], settings.over)  # says what is wrong before processes are started
+            _combinations(recipes[seed], settings.over)  # raises before processes are started
         warm(
             [list(_combinations(one, settings.over).values()) for one in recipes.values()],
             run,
@@ -81,7 +80,7 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
     tried: dict[str, list[Tried]] = {}
     for seed in seeds:
         begun = dataclasses.replace(start, seed=seed)
-        for name, one in _tried(recipes[seed], settings, run, begun, refused, timed=seed == seeds[0]):
+        for name, one in _sweep_seed(recipes[seed], settings, run, begun, refused, timed=seed == seeds[0]):
             tried.setdefault(name, []).append(one)
     rows = [merged(of_seeds) for of_seeds in tried.values() if len(of_seeds) == len(seeds)]
     if not rows:
@@ -97,15 +96,15 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
     table: Sweep = {"settings": list(settings.over), "rows": rows}
     name, higher = start.workload.score_name, start.workload.higher_is_better
     drop = settings.score_drop
-    if words := sweep_words(table, score_name=name, higher_is_better=higher, score_drop=drop):
+    if words := sweep_sentences(table, score_name=name, higher_is_better=higher, score_drop=drop):
         table["words"] = words
     return Swept(table, chosen, tuple(dict.fromkeys(refused)), name, higher)
 
 
-def _tried(
+def _sweep_seed(
     recipe: Recipe, settings: SweepSettings, run: Run, start: Work, refused: list[str], *, timed: bool
 ) -> Iterator[tuple[str, Tried]]:
-    """Every setting that was not refused, from one seed, by its name."""
+    """Every setting that was not refused, with one seed, by its name."""
     trials, not_tried = _trials(recipe, settings, run, start)
     refused += not_tried
     if not trials:
@@ -116,7 +115,7 @@ def _tried(
     speedups = _speedups(run, start, original, trials, settings.seconds) if timed else {}
     whole = scores["original"]
     for trial in trials:
-        found, raw = scores[trial.name], scores[_raw(trial.name)]
+        found, raw = scores[trial.name], scores[_before_tuning(trial.name)]
         row: SweepRow = {
             "settings": dict(trial.settings),
             "score": found["score"],
@@ -205,7 +204,7 @@ def _setting(recipe: Recipe, name: str) -> Any:
 
 
 def _controls(recipe: Recipe, settings: SweepSettings) -> list[NamedStage]:
-    """The recipe's own stage controls, or else the plain one, where the sweep asks for them."""
+    """The recipe's own stage controls, or a default one if the sweep asks for controls."""
     own = [stage for stage in recipe.stages if isinstance(stage.stage, Controls)]
     return (own[:1] or [NamedStage("controls", Controls())]) if settings.controls else []
 
@@ -217,13 +216,13 @@ def _check_reached(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> None:
         place = name.rpartition(".")[0]
         if stages.get(place, place) not in reached:
             raise RecipeError(
-                f'"{name}" cannot be swept: a trial ends before it matters.',
+                f'"{name}" cannot be swept: a trial ends before its stage.',
                 f"Sweep settings of {', '.join(sorted(reached))}.",
             )
 
 
 def _shared(recipes: Sequence[Recipe]) -> list[NamedStage]:
-    """The stages at the start that all settings have in common: they run once, and are seen to run."""
+    """The first stages, which all settings share: they run once, with their own progress."""
     columns = zip(*map(trial_stages, recipes), strict=True)
     return [column[0] for column in itertools.takewhile(_equal, columns)]
 
@@ -233,7 +232,7 @@ def _equal(stages: Sequence[NamedStage]) -> bool:
 
 
 def _part(progress: Progress, what: str, *, begin: float, width: float, trials: int) -> Progress:
-    """The progress of one stage of one trial as a part of the sweep's."""
+    """Maps the progress of one stage of one trial to that of the sweep."""
     return lambda done, total, _: progress(
         round(STEPS * (begin + width * done / max(total, 1))), STEPS * trials, what
     )
@@ -250,12 +249,12 @@ def _export(recipe: Recipe) -> NamedStage:
 
 
 def _scores(run: Run, start: Work, original: Variant, trials: Sequence[_Trial]) -> dict[str, dict[str, Any]]:
-    """Score, parameters and so on of the original, and of every trial before and after tuning."""
+    """Score and size of the original, and of every trial before and after fine-tuning."""
     variants = [original]
     for trial in trials:
         chain = [variant for variant in trial.work.variants if variant.role == "chain"]
         cut = [variant for variant in chain if not variant.recovered][-1]
-        variants.append(dataclasses.replace(cut, name=_raw(trial.name)))
+        variants.append(dataclasses.replace(cut, name=_before_tuning(trial.name)))
         variants.append(trial.final)
         variants += [dataclasses.replace(one, name=f"{trial.name}, {one.name}") for one in trial.controls]
     step = NamedStage("evaluate", Evaluate(split="validation"))
@@ -267,7 +266,7 @@ def _scores(run: Run, start: Work, original: Variant, trials: Sequence[_Trial]) 
 def _speedups(
     run: Run, start: Work, original: Variant, trials: Sequence[_Trial], seconds: float
 ) -> dict[str, Speedup]:
-    """Each trial against the original, timed together; nothing where the target is not this machine."""
+    """Each trial's speed-up over the original, timed together; empty if this machine is not the target."""
     variants = [original, *(trial.final for trial in trials)]
     profile = Profile(events=EVENTS, event_s=seconds / EVENTS / len(variants), memory=False)
     work = run.step(NamedStage("profile", profile), dataclasses.replace(start, variants=tuple(variants)))
@@ -278,18 +277,18 @@ def _speedups(
 
 
 def speedup(baseline: measurement.Measurement, candidate: measurement.Measurement) -> Speedup:
-    """A judgement in the form that the report keeps."""
+    """A judgement in the report's form."""
     found = judge(baseline, candidate)
     low, high = bounds(found)
     return {"outcome": cast(Outcome, found.outcome), "ratio": found.ratio, "low": low, "high": high}
 
 
 def bounds(judgement: Judgement) -> tuple[float | None, float | None]:
-    """The interval, or nothing where the events were too few for one."""
+    """The interval, or None twice if the events were too few for one."""
     return (judgement.low, judgement.high) if math.isfinite(judgement.high) else (None, None)
 
 
-def _raw(name: str) -> str:
+def _before_tuning(name: str) -> str:
     return f"{name}, before tuning"
 
 

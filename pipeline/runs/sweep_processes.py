@@ -1,8 +1,7 @@
-"""The settings of a sweep in several processes: each runs a recipe's stages into the run's own cache.
+"""Runs the settings of a sweep in several processes; each writes finished stages into the run's cache.
 
-Nothing comes back from them but files. When they are done the sweep goes through all settings itself and
-finds their stages finished, so what it reports is the same with one process or with many, and a sweep that
-was killed goes on where its stages were.
+The processes return only files. Afterwards the sweep goes through all settings itself and finds their stages
+finished, so its result does not depend on the number of processes, and a killed sweep resumes.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ def warm(
     processes: int,
     last: Sequence[NamedStage],
 ) -> None:
-    """Runs all trials, those of each seed given apart; what a trial is refused for is met again by the sweep.
+    """Runs all trials, given by seed; a refused trial raises its error again in the sweep.
 
     Args:
-        last: the stages that end a trial: the export, of the newest network alone, and the controls.
+        last: the stages that end a trial: the export of the newest network, and the controls.
 
     Raises:
         ModelError: a process was killed.
@@ -46,7 +45,7 @@ def warm(
 
         def submitted(recipe: Recipe) -> Future[None]:
             return pool.submit(
-                _tried,
+                _run_trial,
                 recipe.values,
                 recipe.path,
                 run.directory,
@@ -55,7 +54,7 @@ def warm(
             )
 
         try:
-            # What the settings of a seed have in common is made by the first of them; the others wait for it.
+            # The first setting of a seed makes the stages that all share; the others wait for it.
             futures = [submitted(recipe) for recipes in zip(*by_seed, strict=True) for recipe in recipes]
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
@@ -64,14 +63,14 @@ def warm(
             raise ModelError(
                 "A process that tried settings of the sweep was killed.",
                 "Run the same command again: finished stages are kept. "
-                "If memory ran out, take fewer processes.",
+                "If memory ran out, use fewer processes.",
             ) from error
 
 
 def trial_stages(recipe: Recipe) -> list[NamedStage]:
     """The stages of a recipe that each trial runs.
 
-    Those that need or make ONNX files come after the sweep, controls too; so does a user's own stage behind
+    Stages that need or make ONNX files run after the sweep, controls too; so does a user's own stage after
     the first of them, unless it declares that it changes the network.
     """
     stages, exported = [], False
@@ -86,7 +85,7 @@ def trial_stages(recipe: Recipe) -> list[NamedStage]:
     return stages
 
 
-def _tried(
+def _run_trial(
     values: Mapping[str, Any],
     path: Path,
     directory: Path,
@@ -96,7 +95,7 @@ def _tried(
 ) -> None:
     from .start import Watcher, prepared
 
-    torch.set_num_threads(threads)  # it is part of the cache's key
+    torch.set_num_threads(threads)  # part of the cache key
     watcher = Watcher(lambda name: None, lambda done, total, what: None, lambda finished: None)
     try:
         recipe = parse_recipe(values, path)
@@ -108,4 +107,4 @@ def _tried(
         for stage in controls:
             run.step(stage, work)
     except DeadweightError:
-        return  # the sweep comes to the same point and says it
+        return  # the sweep will raise the same error

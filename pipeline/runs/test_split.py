@@ -1,7 +1,7 @@
-"""How often the test split was looked at in a run's directory.
+"""Counts the evaluations of the test split in a run's directory.
 
-A choice made after a look at the test split is no longer blind, and the score that follows flatters. Nobody
-can forbid the second look; but it can be written down where the score is read.
+A choice made after an evaluation on the test split biases the next score. A second evaluation cannot be
+prevented, but it is reported beside the score.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from ..work import Work
 
 
 def looks(directory: Path, work: Work) -> int:
-    """Notes the test scores of `work` in test_looks.json and says how many different ones are there now.
+    """Adds the test scores of `work` to test_looks.json; returns how many different ones it has.
 
-    Scores that were there already, as after a run that was resumed, are no new look.
+    Scores that are there already, as after a resumed run, do not count again.
     """
     path = directory / "test_looks.json"
     seen = read_json(path)["scores"] if path.exists() else []
@@ -26,11 +26,11 @@ def looks(directory: Path, work: Work) -> int:
     return len(seen)
 
 
-def look_words(count: int) -> list[str]:
-    """What a reader of the report should know; nothing at the first look."""
+def look_sentences(count: int) -> list[str]:
+    """Sentences for the report; none for the first evaluation."""
     if count < 2:
         return []
     return [
-        f"The test split was looked at {count} times in this directory, each time with other networks. "
-        "What was chosen after the first look was not chosen blindly."
+        f"The test split was evaluated {count} times in this directory, each time with other networks. "
+        "Choices after the first evaluation were not blind."
     ]

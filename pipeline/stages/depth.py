@@ -84,7 +84,7 @@ class Depth:
         fixed = {block.path: block.reason for block in found if block.reason}
         write_json(path, {"score": search.whole, "rounds": search.rounds, "fixed": fixed})
         work = work.with_artifact("depth", path).with_model("shallow", small, plan=plan)
-        return work.logged("depth", self, *search.words(), *_fixed_words(fixed))
+        return work.logged("depth", self, *search.words(), *_fixed_sentences(fixed))
 
 
 class _Search:
@@ -187,6 +187,6 @@ class _Search:
         return self.whole - score if self.work.workload.higher_is_better else score - self.whole
 
 
-def _fixed_words(fixed: Mapping[str, str]) -> tuple[str, ...]:
+def _fixed_sentences(fixed: Mapping[str, str]) -> tuple[str, ...]:
     reasons = "; ".join(f"{path}: {reason}" for path, reason in fixed.items())
     return (f"cannot be dropped: {reasons}",) if reasons else ()

@@ -46,7 +46,7 @@ class Export:
                 spell_out_layer_norm=not takes(work.target, "LayerNormalization"),
             )
             batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
-            words.append(hop_words(variant.name, compare_module(model, load(path), batches)))
+            words.append(hop_sentence(variant.name, compare_module(model, load(path), batches)))
             if variant.role == "chain":  # controls have the operators and widths of the pruned network
                 words += lint_sentences(path, work.target, name=variant.name)
             result = result.with_file(variant.name, "onnx", path)
@@ -54,7 +54,7 @@ class Export:
         return result.logged("export", self, *words)
 
 
-def hop_words(name: str, hop: Hop) -> str:
+def hop_sentence(name: str, hop: Hop) -> str:
     """A sentence with the difference between two forms of a network."""
     flips = f", {len(hop.flips)} of {hop.samples} labels flip" if hop.labels else ""
     largest = max((difference.relative_largest for difference in hop.outputs.values()), default=0.0)

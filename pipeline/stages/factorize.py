@@ -173,9 +173,8 @@ class Factorize:
                 f"validation {work.workload.score_name}, {scores[0]:.4f}.",
                 "Allow a larger score_drop: it counts before fine-tuning.",
             )
-        name = work.workload.score_name
-        said = f"step {at} of {len(way) - 1}: {name} {scores[0]:.4f} -> {scores[at]:.4f} on validation, not fine-tuned"
-        return way[at], [said]
+        change = f"validation {work.workload.score_name} {scores[0]:.4f} -> {scores[at]:.4f}, not fine-tuned"
+        return way[at], [f"step {at} of {len(way) - 1}: {change}"]
 
     def _by_latency(
         self,

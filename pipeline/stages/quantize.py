@@ -29,7 +29,7 @@ from ..quantization.candidates import Candidate, Step, Trials, first, stepped, t
 from ..quantization.sensitivity import Layer, return_sentence, returned, sensitivity, sensitivity_sentence
 from ..work import Variant, Work
 from ..workload import inputs_of
-from .export import COMPARED, hop_words
+from .export import COMPARED, hop_sentence
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Quantize:
             self,
             f"{kept.ranges.method} ranges, {trials.dialect} dialect, validation "
             f"{work.workload.score_name} {kept.score:.4f} ({trials.float_score:.4f} in float)",
-            hop_words("int8", hop),
+            hop_sentence("int8", hop),
             *adequacy.words(rounded, samples=kept.ranges.samples, method=kept.ranges.method),
             *said,
             *off_step(kept.source, kept.quantized.in_int8, work.target),

@@ -15,7 +15,7 @@ from support.int8_files import calibrate, compare_files, compare_module, noise_b
 from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.to_onnx import to_onnx
-from deadweight.pipeline.stages.export import hop_words
+from deadweight.pipeline.stages.export import hop_sentence
 from deadweight.targets.errors import ModelError, WorkloadError
 
 Nets = Callable[[str], Any]
@@ -262,11 +262,11 @@ def test_what_a_network_selects_is_named_and_the_rest_is_judged(tmp_path: Path) 
     assert 0 < hop.outputs["scores"].noise < 0.05
     assert set(hop.outputs) == {"scores"}
     assert noise_between(path, tmp_path / "q.onnx", data) == hop.outputs["scores"].noise
-    assert "best holds what NonMaxSuppression selects" in hop_words("int8", hop)
+    assert "best is a data-dependent selection by NonMaxSuppression selects" in hop_sentence("int8", hop)
     alone = found(tmp_path / "alone.onnx", scores=False)
     to_qdq(alone, calibrate(alone, data), tmp_path / "q.onnx")
     hop = compare_files(alone, tmp_path / "q.onnx", data, kind="lossy", name="int8")
-    assert hop_words("int8", hop).startswith("int8: no output can be judged; best holds what")
+    assert hop_sentence("int8", hop).startswith("int8: no output can be judged; best is a data-dependent selection by")
     with pytest.raises(ModelError, match="its values cannot be compared"):
         noise_between(alone, tmp_path / "q.onnx", data)
 

@@ -37,7 +37,7 @@ def judged() -> dict[str, Any]:
 
 def test_every_layers_answer_and_reason_is_on_the_page() -> None:
     page = report_page(validate_report(judged()))
-    table = page[page.index('aria-label="Time a layer"') :]
+    table = page[page.index('aria-label="Time per layer"') :]
     text = re.sub(r"<[^>]*>", " ", table[: table.index("</table>")])
     assert "1.40" in text
     assert "faster" in text
@@ -51,7 +51,7 @@ def test_layers_without_verdicts_are_shown_as_before() -> None:
     for layer in report["layers"]:
         del layer["judged"]
     page = report_page(validate_report(report))
-    assert 'aria-label="Time a layer"' in page
+    assert 'aria-label="Time per layer"' in page
     assert "corrected for the number of layers" not in page
 
 

@@ -267,4 +267,4 @@ def test_the_verdict_and_what_the_controls_say_are_in_words(page: Path) -> None:
     assert text.index(EXAMPLE["verdict"]["sentence"]) < text.index("The networks") < text.index("Stages")
     assert "1 of 6 budgets broken, 1 not measured." in text
     assert "Random neurons at the same widths did as well as" in text
-    assert "All models were loaded anew 24 times" in text
+    assert "All models were loaded again 24 times" in text

@@ -54,7 +54,7 @@ def test_a_missing_key_deep_inside_is_named_with_its_path() -> None:
 def test_another_version_is_refused_with_a_cure() -> None:
     text = message(changed("schema", 2))
     assert "has schema 2" in text
-    assert "deadweight that wrote it" in text
+    assert "version that wrote it" in text
 
 
 def test_a_misspelt_key_is_refused_and_the_right_one_proposed() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from deadweight.pipeline.report.schema import Sweep, SweepControl, SweepRow
-from deadweight.pipeline.report.sweep_words import sweep_words
+from deadweight.pipeline.report.sweep_words import sweep_sentences
 
 
 def row(criterion: str, score: float, *, chosen: bool = False, spread: float | None = None) -> SweepRow:
@@ -25,7 +25,7 @@ def row(criterion: str, score: float, *, chosen: bool = False, spread: float | N
 
 def words(*rows: SweepRow) -> list[str]:
     sweep: Sweep = {"settings": ["prune.criterion", "prune.ratio"], "rows": list(rows)}
-    return sweep_words(sweep, score_name="accuracy", higher_is_better=True)
+    return sweep_sentences(sweep, score_name="accuracy", higher_is_better=True)
 
 
 def control(low: float | None, high: float | None, difference: float = 0.01) -> SweepControl:
@@ -40,7 +40,7 @@ def test_the_criterion_that_came_first_is_named_and_how_sure_that_is() -> None:
 
 
 def test_one_seed_is_called_luck() -> None:
-    assert "with one seed this may be luck" in words(row("taylor", 0.89), row("random", 0.87))[0]
+    assert "with one seed this may be chance" in words(row("taylor", 0.89), row("random", 0.87))[0]
 
 
 def test_the_chosen_setting_is_held_against_its_controls() -> None:
@@ -51,7 +51,7 @@ def test_the_chosen_setting_is_held_against_its_controls() -> None:
     assert "mean of 3 seeds" in told[0]
     assert "random neurons at the same widths" in told[1]
     assert told[1].endswith("the chosen network is better.")
-    assert told[2].endswith("no more than the luck of the seeds.")
+    assert told[2].endswith("not more than chance over the seeds.")
 
 
 def test_a_control_that_is_better_is_said_to_be() -> None:
@@ -59,10 +59,10 @@ def test_a_control_that_is_better_is_said_to_be() -> None:
     chosen["controls"] = {"random": control(-0.03, -0.01, -0.02)}
     assert words(chosen)[1].endswith("the control is better.")
     chosen["controls"] = {"random": control(None, None)}
-    assert words(chosen)[1].endswith("cannot tell method from luck.")
+    assert words(chosen)[1].endswith("cannot distinguish the method from chance.")
 
 
 def test_the_rule_of_the_choice_is_told_with_it() -> None:
     sweep: Sweep = {"settings": ["prune.criterion"], "rows": [row("taylor", 0.89, chosen=True)]}
-    told = sweep_words(sweep, score_name="accuracy", higher_is_better=True, score_drop=0.005)
+    told = sweep_sentences(sweep, score_name="accuracy", higher_is_better=True, score_drop=0.005)
     assert told[0].startswith("Chosen, the smallest that loses 0.50\N{NO-BREAK SPACE}points at most: ")

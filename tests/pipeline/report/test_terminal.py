@@ -67,4 +67,4 @@ def test_the_table_of_a_sweep_is_whole_in_80_columns_and_marks_the_choice(report
     text = printed(table, 80)
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert text.count("chosen") == sum(row["chosen"] for row in sweep["rows"]) == 1
-    assert text.count("gone") == len(sweep["rows"])
+    assert text.count("removed") == len(sweep["rows"])

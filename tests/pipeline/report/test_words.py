@@ -8,11 +8,11 @@ import pytest
 from deadweight.pipeline.report.schema import Budget, Control, Row, Verdict
 from deadweight.pipeline.report.units import TIMES, ScoreScale
 from deadweight.pipeline.report.words import (
-    budget_words,
-    budgets_words,
-    control_words,
+    budget_sentence,
+    budgets_sentence,
+    control_sentences,
     how_sure,
-    protocol_words,
+    protocol_sentences,
     sampling_error,
     verdict_sentence,
 )
@@ -27,7 +27,7 @@ def said(tuned: float, control: float | None, **more: Any) -> str:
     """The sentence on the control "random" when the tuned network has this accuracy."""
     options: dict[str, Any] = {"score_name": "accuracy", "higher_is_better": True, "n": 10_000, **more}
     rows = [row("original", 0.9), row("pruned", 0.5), row("tuned", tuned)]
-    (sentence,) = control_words(rows, [cast(Control, row("random", control))], **options)
+    (sentence,) = control_sentences(rows, [cast(Control, row("random", control))], **options)
     return sentence.replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -96,7 +96,7 @@ def verdict(outcome: str, ratio: float | None, **more: Any) -> Verdict:
         (
             "cannot_tell",
             None,
-            "Nothing was measured, so nothing is said about the speed of the INT8 network.",
+            "Nothing was measured, so the speed of the INT8 network is not known.",
         ),
     ],
 )
@@ -123,19 +123,19 @@ def test_budgets_are_told_in_their_units_and_the_broken_ones_are_counted() -> No
         {"name": "memory_bytes", "limit": 2_000_000, "value": 2_162_688, "met": False},
         {"name": "speedup", "limit": 2.0, "value": None, "met": None},
     ]
-    told = [budget_words(budget, scale).replace("\N{NO-BREAK SPACE}", " ") for budget in budgets]
+    told = [budget_sentence(budget, scale).replace("\N{NO-BREAK SPACE}", " ") for budget in budgets]
     assert told == [
         "drop of accuracy: 0.26 points, at most 0.50 points: met",
         "memory: 2.16 MB, at most 2.00 MB: broken",
         f"speed-up (lower end of its interval): not measured, at least 2.00{TIMES}",
     ]
-    assert budgets_words(budgets) == "1 of 3 budgets broken, 1 not measured."
-    assert budgets_words(budgets[:1]) == "The budget is met."
+    assert budgets_sentence(budgets) == "1 of 3 budgets broken, 1 not measured."
+    assert budgets_sentence(budgets[:1]) == "The budget is met."
 
 
 def test_the_protocol_is_told_from_its_own_figures_and_no_others() -> None:
-    told = " ".join(protocol_words({"events": 24, "min_rounds": 3, "threads": 1}))
+    told = " ".join(protocol_sentences({"events": 24, "min_rounds": 3, "threads": 1}))
     assert "24 times" in told
     assert "thread" not in told  # neither batch nor runtime is known
-    assert protocol_words({}) == []
-    assert protocol_words({"words": "By hand."}) == ["By hand."]
+    assert protocol_sentences({}) == []
+    assert protocol_sentences({"words": "By hand."}) == ["By hand."]

@@ -143,7 +143,7 @@ def test_a_criterion_that_does_not_exist_is_told_before_anything_runs(recipe: st
 @pytest.mark.parametrize(
     ("what", "wanted", "told"),
     [
-        ("small.py:Digits", {"criterion": "random"}, "Nothing says how much is to go"),
+        ("small.py:Digits", {"criterion": "random"}, "No option says how much to remove"),
         ("nowhere.py:Digits", {"ratio": 0.5}, "nowhere.py does not exist"),
         ("none.toml", {"ratio": 0.5}, "has no stage prune; it has export"),
         ("small.py:Digits", {"ratio": 0.5, "parameters": 0.5}, "Give one of three"),

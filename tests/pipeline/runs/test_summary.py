@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.measurements import timed
 
-from deadweight.pipeline.runs.summary import exit_code, int8_words, time_words
+from deadweight.pipeline.runs.summary import exit_code, int8_sentences, time_sentences
 from deadweight.targets.timing.measurement import Mark
 
 
@@ -49,15 +49,15 @@ def test_float_is_advised_where_int8_was_measured_and_gained_nothing(
     taken = {
         name: replace(timed(np.full((24, 3), each)), evidence=evidence) for name, each in seconds.items()
     }
-    [words] = int8_words(taken)
+    [words] = int8_sentences(taken)
     assert ("ship FP32" in words) == advised
 
 
 def test_work_beside_the_timing_is_told_with_the_verdict() -> None:
     quiet = {"original": timed(np.full((24, 3), 2e-3)), "tuned": timed(np.full((24, 3), 1e-3))}
-    assert not [words for words in time_words("tuned", quiet) if "marked" in words or "p99" in words]
+    assert not [words for words in time_sentences("tuned", quiet) if "marked" in words or "p99" in words]
     mark = Mark(3, "other programs left 34 % of a core")
     busy = {**quiet, "tuned": replace(quiet["tuned"], marks=(mark,))}
-    words = time_words("tuned", busy)
+    words = time_sentences("tuned", busy)
     assert "1 of 24 events are marked, as in: other programs left 34 % of a core." in words
     assert "p99 most of all" in words[-1]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from support.digits import Digits
 
-from deadweight.pipeline.runs.test_split import look_words, looks
+from deadweight.pipeline.runs.test_split import look_sentences, looks
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 from deadweight.targets.artifact import write_json
@@ -22,5 +22,5 @@ def test_other_scores_are_another_look_and_the_same_ones_are_not(tmp_path: Path)
 
 
 def test_only_a_second_look_is_worth_a_word() -> None:
-    assert look_words(1) == []
-    assert "looked at 2 times" in look_words(2)[0]
+    assert look_sentences(1) == []
+    assert "evaluated 2 times" in look_sentences(2)[0]
