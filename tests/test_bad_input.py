@@ -114,7 +114,7 @@ def test_a_workload_that_does_not_import(project: Path, fails: Failing) -> None:
 
 def test_a_workload_that_lacks_members(project: Path, fails: Failing) -> None:
     (project / "mine.py").write_text("class Mine:\n    score_name = 'x'\n")
-    assert "is no workload: it lacks higher_is_better, build_model" in fails()
+    assert "is not a workload: it lacks higher_is_better, build_model" in fails()
 
 
 def test_an_error_in_the_users_own_code_names_their_line(project: Path, fails: Failing) -> None:
@@ -149,7 +149,7 @@ def test_a_loaded_network_that_returns_nan(project: Path, fails: Failing) -> Non
         'stage = "train"\nepochs = 1',
         f'stage = "load"\npath = "{project}/weights.pt"',
     )
-    assert 'output "output" holds NaN or infinity on the "validation" split' in fails()
+    assert 'output "output" has NaN or infinity on the "validation" split' in fails()
 
 
 def test_a_validation_split_without_samples(project: Path, fails: Failing) -> None:

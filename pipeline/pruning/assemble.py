@@ -1,4 +1,4 @@
-"""From solved identities to groups: units that live in the same places belong together."""
+"""Builds groups from solved identities: units that occur in the same axes belong together."""
 
 from __future__ import annotations
 
@@ -71,19 +71,19 @@ def _frozen(
         whole = stays[own].nonzero()
         cause = solution.causes[int(own[whole[0]])] if len(whole) else None
         if cause is None and not any(bool(grouped[units[units >= 0]].any()) for _, units in lives[key]):
-            cause = Cause("", "", "its units hang together as one")
+            cause = Cause("", "", "all its units are coupled into one")
         if cause is not None:
             found.append(Frozen(*key, cause.operator, cause.line, cause.reason))
     return tuple(found)
 
 
 class _Kinds:
-    """The units in the order in which they are first produced, and what kinds of operator produce them."""
+    """The units in the order in which they are first produced, and the kinds of their producers."""
 
     def __init__(self, notes: Notes, solution: Solution) -> None:
         self.names: list[str] = []
         first = torch.full((len(solution.of),), _NEVER)
-        self._by = torch.zeros(len(solution.of), dtype=torch.long)  # one bit a kind
+        self._by = torch.zeros(len(solution.of), dtype=torch.long)  # one bit per kind
         self._first = torch.zeros(len(solution.of), dtype=torch.long)
         count = 0
         for rows, kind in notes.produced:
@@ -104,7 +104,7 @@ class _Kinds:
         self.units = torch.argsort(first)[: int((first < _NEVER).sum())]
 
     def of(self, units: Tensor) -> tuple[str, ...]:
-        """The kinds of a group's units, first that by which its first unit is produced."""
+        """The kinds of a group's units, first the kind that produces its first unit."""
         first, others = int(self._first[units[0]]), 0
         for bits in torch.unique(self._by[units]).tolist():
             others |= bits
@@ -113,17 +113,17 @@ class _Kinds:
 
 
 def _signatures(lives: Lives, solution: Solution) -> Tensor:
-    """By class, a number that is equal for units which live in the same places, in the same way."""
+    """By class, a number that is equal for units which occur in the same axes, in the same way."""
     places = [units[units >= 0] for found in lives.values() for _, units in found]
     signature = torch.zeros(len(solution.of), dtype=torch.long)
     marks = torch.randint(2**62, (len(places),), generator=torch.Generator().manual_seed(0))
     for mark, units in zip(marks, places, strict=True):
-        signature[units] = signature[units] + mark  # once, however often it lives there
+        signature[units] = signature[units] + mark  # once, however often it occurs there
     return signature
 
 
 def _alike(units: Tensor, signature: Tensor) -> list[Tensor]:
-    """Units of one signature together, in the order of the first of each; none that is alone."""
+    """Units by signature, in the order of the first of each; without those that are alone."""
     _, at = torch.unique(signature[units], return_inverse=True)
     together = torch.split(units[torch.argsort(at, stable=True)], torch.bincount(at).tolist())
     place = torch.full((len(signature),), _NEVER)
@@ -157,7 +157,7 @@ def _reads(notes: Notes, solution: Solution, table: Tensor) -> dict[int, list[Re
 
 
 def _by_group(lives: Iterable[tuple[tuple[int, ...], Tensor]], table: Tensor) -> list[tuple[int, Tensor]]:
-    """Of an axis, for each group in it, the number of the unit at each place, or -1."""
+    """For an axis, by group in it, the number of the unit at each index, or -1."""
     found = []
     for _, units in lives:
         group, unit = torch.where(units >= 0, table[:, units.clamp_min(0)], -1)
@@ -170,7 +170,7 @@ def _by_group(lives: Iterable[tuple[tuple[int, ...], Tensor]], table: Tensor) ->
 
 
 def _order(vectors: Sequence[Tensor], solution: Solution) -> Tensor:
-    """By identity, the number of the first of `vectors` that holds it."""
+    """By identity, the number of the first of `vectors` that contains it."""
     order = torch.full((len(solution.of),), _NEVER)
     for number, vector in reversed(list(enumerate(vectors))):
         order[vector] = number
@@ -178,7 +178,7 @@ def _order(vectors: Sequence[Tensor], solution: Solution) -> Tensor:
 
 
 def _name(slices: list[Slice], kind: str, taken: Mapping[str, Tensor]) -> str:
-    """The module that owns the first producing parameter; what else lives there gets a suffix."""
+    """The module that owns the first producing parameter, with a suffix if the name is used."""
     first = slices[0].parameter
     base = first.rpartition(".")[0] or first
     if kind in BLOCKS:

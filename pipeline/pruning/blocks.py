@@ -1,14 +1,13 @@
-"""Which blocks and layers of a network may be dropped whole, found by watching it run once on its example.
+"""Finds the blocks and layers that depth pruning may drop, by observing one run of the network.
 
-A module may be dropped if what it returns has the shape and type of what it takes. It is a *residual block*
-if its input also gets to its output by sums, activations and norms alone, past whatever holds weights: the
-input is carried on, and something added to it. Where most of the weights of such a module lie in others of
-its kind, it is a chain of blocks (a stage, an encoder), and these are the blocks. A block that changes the
-shape may be dropped if one of its children, fed with its input, makes up its output alone once the other
-branch ends in zeros.
+A module may be dropped if its output has the shape and type of its input. It is a *residual block* if its
+input also reaches its output through only sums, activations and norms, without weights: a skip connection. If
+most of the weights of such a module are in others of its kind, it is a chain of blocks (a stage, an encoder),
+and these are the blocks. A block that changes the shape may be dropped if one of its children, applied to its
+input, gives its output alone once the other branch ends in zeros.
 
-No class is known by name. Each candidate is tried: the network must run with the stand-in, and compute what
-it does itself with the block bypassed.
+No class is known by name. Each candidate is tested: the network must run with the replacement, and compute
+the same as with the block bypassed.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ Kind = Literal["blocks", "layers"]
 
 @dataclass(frozen=True)
 class Block:
-    """A block or a layer, and whether the network can do without it.
+    """A block or a layer, and whether it can be dropped.
 
     Attributes:
         path: the module's name; `kind` its class.
-        parameters: how many elements go with it.
-        bypass: what stands in for it; None where it cannot be dropped.
-        reason: why it cannot; "" where it can.
+        parameters: the number of parameter elements in it.
+        bypass: its replacement; None if it cannot be dropped.
+        reason: why it cannot; "" if it can.
     """
 
     path: str
@@ -54,25 +53,25 @@ class Block:
 def find(
     model: nn.Module, example: Example, *, kind: Kind = "blocks", only: Sequence[str] = ()
 ) -> tuple[Block, ...]:
-    """The blocks of a network, or its layers, in the order of its modules; `model` stays as it is.
+    """The blocks of a network, or its layers, in the order of its modules; `model` is not changed.
 
     Args:
         example: tensors in the order of forward's parameters, batch axis first.
         kind: "blocks" for residual blocks, "layers" for single layers with a weight whose output is as wide
             as their input.
-        only: names of modules, with wildcards, that are tried instead, whatever they are; of modules that lie
-            in each other the outermost.
+        only: names of modules, with wildcards, that are tried instead, of any kind; of nested modules the
+            outermost.
 
     Returns:
-        Those that can be dropped, and those that cannot though they are of the same class or were named,
-        with the reason.
+        Those that can be dropped; and, with the reason, those that cannot although they are of the same
+        class or were named.
 
     Raises:
         ModelError: the network does not run, is in the graph form, or has no module of a name in `only`.
     """
     if isinstance(model, GraphNet):
         raise ModelError(
-            "This network was pruned in the graph form: its blocks are no modules any more.",
+            "This network was pruned in the graph form: its blocks are not modules any more.",
             'Drop blocks first and neurons afterwards, or prune neurons with form="module".',
         )
     copy = copied_module(model, {})
@@ -91,21 +90,21 @@ def removable(blocks: Sequence[Block]) -> tuple[Block, ...]:
     """Those that can be dropped.
 
     Raises:
-        ModelError: none can; it holds the reasons.
+        ModelError: none can; the message has the reasons.
     """
     able = tuple(block for block in blocks if block.bypass is not None)
     if able:
         return able
     reasons = "; ".join(f"{block.path} ({block.kind}): {block.reason}" for block in blocks[:4])
     raise ModelError(
-        f"This network has nothing that could be dropped whole. {reasons}".strip(),
-        "A residual block can go, and a layer as wide as its input: ask for the other kind, name modules "
-        "of this network, or prune neurons instead.",
+        f"This network has no block or layer that can be dropped. {reasons}".strip(),
+        "Residual blocks can be dropped, and layers as wide as their input: ask for the other kind, name "
+        "modules of this network, or prune neurons instead.",
     )
 
 
 class _Finder:
-    """The blocks of a network that was watched."""
+    """Finds the blocks of a network after an observed run."""
 
     def __init__(
         self, model: nn.Module, inputs: Sequence[Tensor], modules: Mapping[str, nn.Module], seen: Seen
@@ -124,14 +123,14 @@ class _Finder:
             elif bypass := self._shortcut(path):
                 chosen[path] = bypass
         kinds = {type(self.modules[path]) for path in chosen}
-        for path, module in self.modules.items():  # what looks like a block and is none is told of too
+        for path, module in self.modules.items():  # report also modules of these classes that are not blocks
             apart = not any(_inside(path, one) or _inside(one, path) for one in chosen)
             if type(module) in kinds and apart:
                 chosen.setdefault(path, None)
         return tuple(self.tried(path, chosen[path]) for path in self.modules if path in chosen)
 
     def tried(self, path: str, bypass: Bypass | None = None) -> Block:
-        """A module with its stand-in, if the network runs with that and computes what it is to compute."""
+        """A module with its replacement, if the network runs with it and its outputs are right."""
         block = Block(path, type(self.modules[path]).__name__)
         reasons = [call.reason for call in self._calls(path)] or ["forward does not call it"]
         why = next(filter(None, reasons), "")
@@ -151,11 +150,11 @@ class _Finder:
         try:
             with without(self.model, dropped):
                 found = run(self.model, self.inputs)
-        except Exception as error:  # the user's code, which may ask the block for more than its output
+        except Exception as error:  # the user's code, which may use more of the block than its output
             first = next(iter(str(error).splitlines()), type(error).__name__)
             return f"the network's code fails without it: {first}"
         if (wrong := relative_error(expected, found)) > tolerance(expected):
-            return f"the network's code uses more of it than what it returns: outputs are off by {wrong:.1e}"
+            return f"the network's code uses more of it than its output: outputs are wrong by {wrong:.1e}"
         return ""
 
     def _calls(self, path: str) -> Sequence[Call]:
@@ -166,14 +165,14 @@ class _Finder:
         return bool(calls) and all(call.carried and not call.reason for call in calls)
 
     def _is_chain(self, path: str, carrying: set[str]) -> bool:
-        """Whether most of its elements lie in modules inside it that carry their input themselves."""
+        """Whether most of its elements are in inner modules that themselves have a skip connection."""
         inner = [self.modules[other] for other in carrying if _inside(other, path)]
         elements = {id(one): one.numel() for module in inner for one in module.parameters()}
         whole = elements_of(self.modules[path])
         return 2 * sum(elements.values()) > whole
 
     def _shortcut(self, path: str) -> Bypass | None:
-        """The child that makes up the output of a block alone, once the other branch ends in zeros."""
+        """The child that alone gives the output of a block, once the other branch ends in zeros."""
         calls = self._calls(path)
         if len(calls) != 1 or not isinstance(calls[0].result, Tensor):
             return None
@@ -193,7 +192,7 @@ class _Finder:
         return None
 
     def _left(self, path: str, shortcut: str, branch: str) -> tuple[Any, Any]:
-        """What the shortcut and the block return when the branch ends in zeros."""
+        """The outputs of the shortcut and of the block when the branch ends in zeros."""
         results: list[Any] = []
         block = self.modules[path]
         handles = [
@@ -224,7 +223,7 @@ def _weighted(module: nn.Module) -> bool:
 
 
 def _named(only: Sequence[str], modules: Mapping[str, nn.Module]) -> list[str]:
-    """The modules whose names match, in their order; of those that lie in each other the outermost."""
+    """The modules whose names match, in their order; of nested ones the outermost."""
     for pattern in only:
         if not fnmatch.filter(modules, pattern):
             raise ModelError(

@@ -1,12 +1,12 @@
-"""Blocks and layers that are dropped whole: what stands in for them, the shallower network, and its proof.
+"""Depth pruning: the replacements of dropped blocks and layers, the shallower network, and its proof.
 
-A residual block hands on its input with something added to it (He et al. 2016, "Deep Residual Learning").
-Without what it adds it is its input or, where it changes the shape, its shortcut with the activation behind
-the sum. A small module stands in for it under the same name, so the user's class is kept, and the state dict
-loses the keys of what was dropped and no others.
+A residual block returns its input plus the output of a branch (He et al. 2016, "Deep Residual Learning").
+Without the branch it is its input or, if it changes the shape, its shortcut with the activation after the
+sum. A small module of the same name replaces it, so the user's class is kept, and the state dict loses only
+the keys of the dropped blocks.
 
-The proof shares nothing with that surgery. The original runs whole, and hooks put the block's input in the
-place of its output, or zeros at the end of the branch that goes.
+The proof is independent of this surgery. The original runs in full, and hooks replace the block's output by
+its input, or the end of the dropped branch by zeros.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...targets.errors import ModelError
-from .compare import held_against, run
+from .compare import compared, run
 from .narrow import copied_module
 from .plan import Bypass, Plan, fingerprint
 
 Dropped = Mapping[str, Bypass]
-"""By module, what stands in for it."""
+"""By module, its replacement."""
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "": lambda x: x,
@@ -40,23 +40,23 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "mish": F.mish,
     "tanh": torch.tanh,
 }
-"""What a block may apply to its sum. A plan names one of these: code that a file brings is never run."""
+"""The activations that a block may apply to its sum. A plan names one: code in a file is never run."""
 
 
 class Skip(nn.Module):
-    """Stands where a block was: hands on the first tensor that it is given, as the block returned it."""
+    """Replaces a block: returns its first input tensor in the form in which the block returned its output."""
 
     def __init__(self, outputs: int = 0) -> None:
         super().__init__()
         self.outputs = outputs
 
-    # A block is called with masks and caches too, by place or by name; whatever they are, they are ignored.
+    # A block may also get masks and caches, by position or by name; they are ignored.
     def forward(self, *args: Any, **named: Any) -> Any:
         return returned(first_tensor(args, named), self.outputs)
 
 
 class Shortcut(nn.Module):
-    """Stands where a block was: its shortcut, under its own name, and the activation behind the sum."""
+    """Replaces a block: its shortcut, under its own name, and the activation after the sum."""
 
     def __init__(self, name: str, shortcut: nn.Module, activation: str) -> None:
         super().__init__()
@@ -69,12 +69,12 @@ class Shortcut(nn.Module):
 
 
 def first_tensor(args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-    """The tensor that a block works on: the first it is given, by place or by name; None without one."""
+    """The tensor that a block works on: its first one, by position or by name; None without one."""
     return next((value for value in (*args, *named.values()) if isinstance(value, Tensor)), None)
 
 
 def returned(value: Any, outputs: int) -> Any:
-    """A tensor as the block returned it: alone, or as the first item of a tuple of so many."""
+    """A tensor in the form of the block's output: alone, or as the first item of a tuple of `outputs`."""
     return (value, *(None,) * (outputs - 1)) if outputs else value
 
 
@@ -84,10 +84,10 @@ def dropping(model: nn.Module, dropped: Dropped) -> Plan:
 
 
 def shallower(model: nn.Module, dropped: Dropped) -> nn.Module:
-    """A copy of `model` in which something small stands for each block that is dropped.
+    """A copy of `model` in which a small module replaces each dropped block.
 
     Raises:
-        ModelError: there is no such block in it.
+        ModelError: it has no such block.
     """
     small = copied_module(model, {})
     _swap(small, dropped)
@@ -107,7 +107,7 @@ def without(model: nn.Module, dropped: Dropped) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
-    """`model` itself, whole, with hooks by which these blocks hand on what is to stand in for them."""
+    """`model` itself, in full, with hooks by which these blocks return what their replacements would."""
     handles: list[Any] = []
     try:
         for path, bypass in dropped.items():
@@ -127,14 +127,14 @@ def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
 def difference(
     original: nn.Module, small: nn.Module, dropped: Dropped, inputs: Sequence[Tensor]
 ) -> tuple[float, bool]:
-    """How far the shallower network is from the original whose blocks are bypassed, relative to the largest
+    """The difference of the shallower network from the original with bypassed blocks, relative to the largest
     value of that output, and whether they are the same; neither network is changed."""
 
     def expected(doubled: bool) -> list[Any]:
         with bypassed(original, dropped):
             return run(original, inputs, doubled)
 
-    return held_against(expected, partial(run, small, inputs))
+    return compared(expected, partial(run, small, inputs))
 
 
 def _keep(held: list[Tensor]) -> Callable[..., None]:
@@ -153,7 +153,7 @@ def _put(held: list[Tensor], outputs: int) -> Callable[..., Any]:
 
 
 def _swap(model: nn.Module, dropped: Dropped) -> list[tuple[str, nn.Module]]:
-    """Puts the stand-ins in; returns what was there, in order."""
+    """Inserts the replacements; returns the replaced modules, in order."""
     before: list[tuple[str, nn.Module]] = []
     for path, bypass in dropped.items():
         try:
@@ -161,7 +161,7 @@ def _swap(model: nn.Module, dropped: Dropped) -> list[tuple[str, nn.Module]]:
             instead = _stand_in(block, bypass)
         except (AttributeError, KeyError) as error:
             raise ModelError(
-                f'The plan drops "{path}", which is not in this network as it was.',
+                f'The plan drops "{path}", which does not exist in this network.',
                 "Give the network that the plan was made for.",
             ) from error
         shared = [name for name, one in model.named_modules(remove_duplicate=False) if one is block]
@@ -174,7 +174,7 @@ def _swap(model: nn.Module, dropped: Dropped) -> list[tuple[str, nn.Module]]:
 def _stand_in(block: nn.Module, bypass: Bypass) -> nn.Module:
     if not bypass.shortcut:
         return Skip(bypass.outputs).train(block.training)
-    _ = ACTIVATIONS[bypass.activation]  # one that is not known is an error now, not when it is run
+    _ = ACTIVATIONS[bypass.activation]  # an unknown one fails now, not when it is run
     made = Shortcut(bypass.shortcut, block.get_submodule(bypass.shortcut), bypass.activation)
     made.training = block.training  # the shortcut keeps the mode that it has
     return made

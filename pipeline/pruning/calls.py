@@ -1,4 +1,4 @@
-"""What a rule is given: one operator of the graph, and what is known of its operands."""
+"""The input of a rule: one operator of the graph, and the facts on its operands."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .identities import Cause, Identities
 
 @dataclass(frozen=True)
 class Tracked:
-    """What is known of one value of the graph.
+    """The facts on one value of the graph.
 
     Attributes:
         shape: sizes in the example.
-        axes: for each axis a vector of identities, or None where its size is fixed.
-        node: the name of the node that holds it.
+        axes: for each axis a vector of identities, or None if its size is fixed.
+        node: the name of its node.
         activation: whether it depends on an input of the network.
-        value: the tensor itself where it is a known constant.
+        value: the tensor itself if it is a known constant.
     """
 
     shape: tuple[int, ...]
@@ -35,15 +35,15 @@ class Tracked:
 
 @dataclass
 class Notes:
-    """What the rules observe beside the identities.
+    """The facts that the rules collect.
 
     Attributes:
-        identities: who lives with whom.
+        identities: which indices are coupled.
         produced: rows of weights: identities, kind of the operator.
         consumed: columns of weights.
         reads: values that are read by a mixing operator.
         masked: by operator that mixes units, the operands whose removed elements must be zero for it.
-        renormalised: nodes whose result depends on how many units there are (a mean, a norm over them).
+        renormalised: nodes whose result depends on the number of units (a mean, a norm over them).
     """
 
     identities: Identities = field(default_factory=Identities)
@@ -56,7 +56,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Call:
-    """One operator of the graph, with its arguments by name and the shapes of what it returns."""
+    """One operator of the graph, with its arguments by name and the shapes of its results."""
 
     node: Node
     name: str
@@ -79,14 +79,14 @@ class Call:
         return found
 
     def freeze(self, vector: Tensor | None, reason: str) -> None:
-        """These identities stay, because of this operator."""
+        """Marks identities that cannot be removed because of this operator."""
         if vector is not None:
             self.notes.identities.freeze(vector, Cause(self.name, users_line(self.node), reason))
 
     def agree(self, a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        """Two vectors that must be narrowed alike; where one side is fixed, so is the other."""
+        """Unites two vectors that must be narrowed alike; if one side is fixed, so is the other."""
         if a is None or b is None:
-            self.freeze(a if b is None else b, "it meets a tensor of fixed width")
+            self.freeze(a if b is None else b, "it is combined with a tensor of fixed width")
             return None
         if a is not b:
             self.notes.identities.unite(a, b)
@@ -100,27 +100,27 @@ class Call:
         self.consume(weight.axes[column])
 
     def read(self, x: Tracked) -> None:
-        """A mixing operator reads this value: here its statistics matter."""
+        """Notes that a mixing operator reads this value: its statistics are collected here."""
         self.mask(x)
         if x.activation and any(vector is not None for vector in x.axes):
             self.notes.reads.setdefault(x.node, x)
 
     def mask(self, x: Tracked) -> None:
-        """This operator sums over removed elements of `x` too: masking must make them zero."""
+        """Notes that this operator also sums over removed elements of `x`: masking must make them zero."""
         self.notes.masked.setdefault(self.node.name, set()).add(x.node)
 
     def produce(self, rows: Tensor | None, kind: str) -> None:
-        """Rows of a weight, each of which makes one unit."""
+        """Notes rows of a weight, each of which produces one unit."""
         if rows is not None:
             self.notes.produced.append((rows, kind))
 
     def consume(self, columns: Tensor | None) -> None:
-        """Columns of a weight, each of which reads one unit."""
+        """Notes columns of a weight, each of which reads one unit."""
         if columns is not None:
             self.notes.consumed.append(columns)
 
     def renormalise(self, vector: Tensor | None) -> None:
-        """The result is taken over these units: fewer of them is another function."""
+        """Notes that the result is a reduction over these units: fewer of them give another function."""
         if vector is not None:
             before = self.notes.renormalised.get(self.node.name)
             self.notes.renormalised[self.node.name] = (
@@ -128,7 +128,7 @@ class Call:
             )
 
     def split(self, vector: Tensor | None, groups: int) -> tuple[Tensor | None, Tensor | None]:
-        """A vector as groups x members: identities of the groups, and of the ranks within them."""
+        """Splits a vector into groups x members: identities of the groups, and of the ranks within them."""
         if vector is None:
             return None, None
         parts = self.notes.identities.factor(vector.reshape(groups, -1))
@@ -140,22 +140,22 @@ Rule = Callable[[Call], Result]
 
 
 def unknown(call: Call) -> Result:
-    """No rule: whatever goes in stays as it is."""
+    """The rule of operators without a rule: all operands are frozen."""
     for operand in call.operands():
         for vector in operand.axes:
-            call.freeze(vector, "no rule says what this operator does to its units")
+            call.freeze(vector, "there is no rule for this operator")
         if not operand.activation and operand.axes:
-            call.produce(operand.axes[0], "unknown")  # so that it is listed among what is frozen
+            call.produce(operand.axes[0], "unknown")  # so that it is listed as frozen
     return [fixed(shape) for shape in call.shapes]
 
 
 def fixed(shape: tuple[int, ...]) -> Tracked:
-    """A value none of whose axes can be narrowed."""
+    """A value of which no axis can be narrowed."""
     return Tracked(shape, (None,) * len(shape))
 
 
 def widened(call: Call, x: Tracked) -> Tracked:
-    """A value whose fixed axes are as wide as whoever uses them."""
+    """A value whose fixed axes take the width of their users."""
     axes = [
         call.notes.identities.fresh(size) if size > 1 and vector is None else vector
         for size, vector in zip(x.shape, x.axes, strict=True)

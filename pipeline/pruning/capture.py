@@ -1,8 +1,7 @@
-"""A network as a graph of ATen operators, by `torch.export`: what tracing reads and surgery resizes.
+"""Captures a network as a graph of ATen operators, with `torch.export`, for tracing and surgery.
 
-The batch dimension stays open where the network allows it. The graph keeps the user's own parameter names,
-and each node the stack of the user's code that made it, so that whatever is said later about an operator can
-name the line it came from.
+The batch dimension stays dynamic if the network allows it. The graph keeps the user's parameter names, and
+each node the stack of the user's code that made it, so that a message about an operator can name its line.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
 
     Raises:
         ModelError: the inputs do not fit, or the network cannot be captured (control flow that depends on
-            data, a device mismatch); it names the line of the user's code.
+            data, a device mismatch); the message names the line of the user's code.
 
-    The graph takes the tensors of the example and returns the leaves of what the model returns;
-    `meta["structured"]` puts them back in its structure.
+    The graph takes the tensors of the example and returns the leaves of the model's output;
+    `meta["structured"]` restores its structure.
     """
     inputs = inputs_of(example)
     _check_inputs(model, inputs)
@@ -46,13 +45,13 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
             shapes = _open_batch(model, inputs)
             program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
             module = program.module()
-    except Exception as error:  # torch.export raises whatever the user's code and its own passes raise
+    except Exception as error:  # the user's code and the passes of torch.export may raise anything
         raise _refusal(error) from error
     assert isinstance(module, GraphModule)
     spec = module._out_spec
     assert spec is not None
     _inline_regions(module)
-    _drop_guards(module.graph)  # those within the regions too
+    _drop_guards(module.graph)  # also within the regions
     _know_parameters(module, model)
     module.graph.set_codegen(CodeGen())  # it takes and returns flat tensors
     module.meta["structured"] = lambda leaves: pytree.tree_unflatten(leaves, spec)  # survives copying
@@ -67,12 +66,12 @@ def copied(graph: Graph) -> Graph:
 
 
 def batch_is_open(graph: GraphModule) -> bool:
-    """Whether the graph takes any batch size; else it is fixed at the example's."""
+    """Whether the graph takes any batch size; else it is fixed to the example's."""
     return any(has_batch(node) for node in graph.graph.nodes if node.op == "placeholder")
 
 
 def has_batch(placeholder: Node) -> bool:
-    """Whether the first axis of an input is the open batch."""
+    """Whether the first axis of an input is the dynamic batch."""
     value = placeholder.meta.get("val")
     size: object = value.shape[0] if isinstance(value, Tensor) and value.dim() else 0
     # A symbol may have been narrowed to one value after it was made.
@@ -92,13 +91,13 @@ def inputs_of(example: Example) -> tuple[Tensor, ...]:
     """The example's tensors, in the order of forward's parameters.
 
     Raises:
-        ModelError: it is one tensor alone, which would be taken for its rows.
+        ModelError: it is a single tensor, whose rows would be read as the inputs.
     """
     given: object = example
     if isinstance(given, Tensor):
         raise ModelError(
-            f"The example inputs are one tensor of shape {tuple(given.shape)}, not a collection of them.",
-            'Give a tuple, even of one: (x,), or a mapping: {"image": x}.',
+            f"The example inputs are one tensor of shape {tuple(given.shape)}, not a collection of tensors.",
+            'Give a tuple, even of one tensor: (x,), or a mapping: {"image": x}.',
         )
     return tuple(example.values()) if isinstance(example, Mapping) else tuple(example)
 
@@ -124,7 +123,7 @@ def declared_argument(node: Node, name: str) -> tuple[int, Any]:
 
 
 def size_of(size: int | torch.SymInt) -> int:
-    """The size of an axis in the example, also where it is open.
+    """The size of an axis in the example, also if it is dynamic.
 
     Raises:
         ModelError: the size depends on the data.
@@ -133,7 +132,7 @@ def size_of(size: int | torch.SymInt) -> int:
     if known is None:
         raise ModelError(
             "The size of a tensor inside the network depends on the data (nonzero, a boolean mask, repeats).",
-            "Give it a size that is known before (torch.where, topk, output_size=), or leave that part out.",
+            "Give it a fixed size (torch.where, topk, output_size=), or leave that part out.",
         )
     return int(known)
 
@@ -143,7 +142,7 @@ def _batched(value: Any) -> bool:
 
 
 def _open_batch(model: nn.Module, inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """What torch.export is to leave open: the first axis of every input, where they agree on its size."""
+    """The dynamic shapes for torch.export: the first axis of every input, if all have the same size."""
     batches = {len(value) for value in inputs if _batched(value)}
     shared = len(batches) == 1 and min(batches) > 1
     shapes = [{0: torch.export.Dim.AUTO} if shared and _batched(value) else None for value in inputs]
@@ -170,18 +169,18 @@ def _check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
 
 
 def _check_names(model: nn.Module, example: Example) -> None:
-    """Inputs are given by place: a name in another place than in forward would be taken for another input."""
+    """Checks the order of names: inputs are passed by position, so another order would mix them up."""
     names = list(example) if isinstance(example, Mapping) else []
     known = list(inspect.signature(model.forward).parameters)
     if set(names) <= set(known) and names != known[: len(names)]:
         raise ModelError(
             f"The example inputs are {', '.join(names)}; forward takes {', '.join(known)}.",
-            "Give them in the order of forward's parameters, and leave out none but the last.",
+            "Give them in the order of forward's parameters; only the last ones may be left out.",
         )
 
 
 def _know_parameters(module: GraphModule, model: nn.Module) -> None:
-    """What forward finds in a list of the user's is a constant to the exporter; it may be a parameter."""
+    """Restores parameters that forward reads from a user's list, which the exporter sees as constants."""
     named = [*model.named_parameters(), *model.named_buffers()]
     names = {place: name for name, tensor in named if (place := _place(tensor))}
     for node in module.graph.nodes:
@@ -191,14 +190,14 @@ def _know_parameters(module: GraphModule, model: nn.Module) -> None:
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """Where a tensor's elements are in memory; nothing where it has none of its own."""
+    """Where a tensor's elements are in memory; empty if it has none."""
     if tensor.layout != torch.strided or not tensor.data_ptr():
         return ()
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _drop_guards(graph: Graph) -> None:
-    """Checks of the example's own sizes would refuse a narrower network, and hide the batch that is open."""
+    """Removes checks of the example's sizes, which would refuse a narrower network or another batch."""
     for node in reversed(list(graph.nodes)):
         name = str(node.target)
         if (node.op == "call_module" and name == "_guards_fn") or "_assert_tensor_metadata" in name:
@@ -206,10 +205,10 @@ def _drop_guards(graph: Graph) -> None:
 
 
 def _inline_regions(module: GraphModule) -> None:
-    """Puts the operators of a block under `torch.no_grad()` or a disabled autocast in place of its one node.
+    """Inlines the operators of a region under `torch.no_grad()` or a disabled autocast.
 
     Raises:
-        ModelError: a block computes in another precision than the rest.
+        ModelError: a region computes in another precision than the rest.
     """
     for node in list(module.graph.nodes):
         kind = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
@@ -219,8 +218,8 @@ def _inline_regions(module: GraphModule) -> None:
         block, *operands = [value for value in node.args if isinstance(value, Node)]
         if kind == "wrap_with_autocast" and settings[2]:
             raise ModelError(
-                f"A part of forward switches autocast on at {users_line(node)}.",
-                "Take it out of forward: wrap the call of the network instead, or cast the part by hand.",
+                f"A part of forward enables autocast at {users_line(node)}.",
+                "Remove it from forward: wrap the call of the network instead, or cast explicitly.",
             )
         inner = module.get_submodule(str(block.target))
         assert isinstance(inner, GraphModule)
@@ -240,7 +239,7 @@ def _inline_regions(module: GraphModule) -> None:
 
 
 def _refusal(error: Exception) -> ModelError:
-    """torch.export's own message is for those who know it; say where, and what can be done."""
+    """An error with the place and the cure; torch.export's own message needs knowledge of its internals."""
     where = ""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(_TORCH) and frame.filename != __file__ and frame.line:

@@ -1,8 +1,8 @@
-"""Whether two networks compute the same, up to the order of sums.
+"""Compares the outputs of two networks, up to the order of sums.
 
-Both are run in more precision than they have, where theirs would hide a mistake or look like one: a network
-in bfloat16 rounds by half a percent, and a GPU multiplies float32 in TensorFloat-32, or by Winograd's
-transform, with errors a hundred times those of a processor.
+Both run in a higher precision if their own would hide a mistake or look like one: a network in bfloat16
+rounds by half a percent, and a GPU multiplies float32 in TensorFloat-32, or by Winograd's transform, with
+errors a hundred times those of a CPU.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ TOLERANCE = {
     torch.bfloat16: 5e-2,
     torch.float16: 1e-2,
 }
-"""How far two outputs that are the same up to the order of sums may differ, relative to the largest value."""
+"""By type, the largest difference that the order of sums may cause, relative to the largest value."""
 
 _FILLED = 1e6
-"""How many times larger a value must be than those that differ to be one that was filled in."""
+"""A value this many times larger than those that differ is a fill value."""
 
 _OPEN = 1e-2
-"""Up to here a difference may be rounding that the network amplifies; beyond, it is a mistake."""
+"""Up to this difference the network may have amplified rounding; beyond, it is a mistake."""
 
 _PIECE = 2**18
-"""Elements that are compared at a time."""
+"""Number of elements that are compared at a time."""
 
 
 def run(model: nn.Module, inputs: Sequence[Any], doubled: bool = False) -> list[Any]:
-    """All outputs of a module in eval mode, flat, as exact as can be had; its buffers stay as they are.
+    """All outputs of a module in eval mode, flat, in the best precision; its buffers are not changed.
 
     Args:
         doubled: in double precision, whatever the network's own.
@@ -54,26 +54,26 @@ def run_graph(graph: Interpreter, inputs: Sequence[Any], doubled: bool = False) 
 
 
 Computation = Callable[[bool], list[Any]]
-"""Returns all outputs, flat, when it is told whether to run in double precision."""
+"""Takes whether to run in double precision; returns all outputs, flat."""
 
 
 def or_nothing(computation: Computation) -> Computation:
-    """The same, without outputs where it fails: a narrow network may hold a size of the wide one."""
+    """The same, but empty if it fails: a narrow network's code may have a size of the wide one."""
 
     def outputs(doubled: bool) -> list[Any]:
         try:
             return computation(doubled)
-        except Exception:  # whatever torch or the user's code raises
+        except Exception:  # torch or the user's code may raise anything
             return []
 
     return outputs
 
 
-def held_against(expected: Computation, found: Computation) -> tuple[float, bool]:
-    """How far two computations are apart in their own precision, and whether they are the same.
+def compared(expected: Computation, found: Computation) -> tuple[float, bool]:
+    """The difference of two computations in their own precision, and whether they are the same.
 
-    A network that amplifies rounding (nothing in it is normalised, a sum cancels) is off by more than a right
-    one may be; in double precision it is not. Where that is open, both are run in it.
+    A correct network that amplifies rounding (nothing is normalised, a sum cancels) can exceed the tolerance;
+    in double precision it does not. In doubt both are run in double precision.
     """
     one = expected(False)
     error = relative_error(one, found(False))
@@ -81,20 +81,20 @@ def held_against(expected: Computation, found: Computation) -> tuple[float, bool
         return error, error <= tolerance(one)
     try:
         one, other = expected(True), found(True)
-    except Exception:  # an operator that knows no double precision: its own must do
+    except Exception:  # an operator without double precision: use its own
         return error, False
     return error, relative_error(one, other) <= tolerance(one)
 
 
 def relative_error(expected: list[Any], found: Sequence[Any]) -> float:
-    """The largest difference, relative to the largest value of that output; infinite where shapes differ."""
+    """The largest difference, relative to the largest value of that output; infinite if shapes differ."""
     if len(expected) != len(found):
         return float("inf")
     return max((error_of(one, other) for one, other in zip(expected, found, strict=True)), default=0.0)
 
 
 def tolerance(outputs: Sequence[Any]) -> float:
-    """What rounding may do to outputs of these types."""
+    """The difference that rounding may cause in outputs of these types."""
     kinds = [TOLERANCE.get(value.dtype, 0.0) for value in outputs if isinstance(value, Tensor)]
     return max(kinds, default=0.0)
 
@@ -102,8 +102,8 @@ def tolerance(outputs: Sequence[Any]) -> float:
 def error_of(expected: Any, found: Any) -> float:
     """The largest difference of one output, relative to its largest finite value.
 
-    Values that are equal to the bit and a million times larger than any that differ do not count: scores
-    masked with -1e9 would hide any mistake. An infinity is equal to itself; NaN to nothing.
+    Bitwise equal values that are a million times larger than any that differ do not count: scores masked with
+    -1e9 would hide any mistake. An infinity is equal to itself; NaN to nothing.
     """
     if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
         return 0.0 if expected == found else float("inf")
@@ -129,7 +129,7 @@ def error_of(expected: Any, found: Any) -> float:
 
 
 def _pieces(one: Tensor, other: Tensor, wide: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both in more precision, a piece at a time: a language model returns more scores than it has weights."""
+    """Both in higher precision, in pieces: a language model returns more scores than it has weights."""
     one, other = one.detach().reshape(-1), other.detach().reshape(-1)
     for start in range(0, one.numel(), _PIECE):
         yield one[start : start + _PIECE].to(wide), other[start : start + _PIECE].to(wide)
@@ -141,7 +141,7 @@ def _size(value: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _exactly(tensors: Iterable[Any], buffers: Iterable[Tensor], doubled: bool) -> Iterator[None]:
-    """Runs what is inside in more precision where that is needed, and puts back what it wrote to buffers."""
+    """Runs the `with` block in higher precision if needed, and restores the buffers."""
     held = [(one, one._version, one.clone()) for one in buffers if not one.is_inference()]
     kinds = {(one.device.type, one.dtype) for one in tensors if isinstance(one, Tensor)}
     doubled = doubled or any(device == "cuda" for device, _ in kinds)
@@ -162,7 +162,7 @@ _CASTS = {Tensor.float: torch.float32, Tensor.half: torch.float16, Tensor.bfloat
 
 
 class _Wider(TorchFunctionMode):
-    """Every function of torch takes, makes and returns a wider type instead of a narrow one."""
+    """Makes every function of torch use a wider type instead of a narrow one."""
 
     def __init__(self, wider: Mapping[torch.dtype, torch.dtype]) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class _Wider(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = pytree.tree_map(self._widened, (args, kwargs or {}))
-        if _CASTS.get(func) in self.wider:  # what is widened afterwards would have been rounded
+        if _CASTS.get(func) in self.wider:  # widening afterwards would be too late: the cast rounds
             return args[0].to(self.wider[_CASTS[func]])
         return pytree.tree_map(self._widened, func(*args, **kwargs))
 

@@ -1,6 +1,6 @@
-"""What a network is run within: one mode for all of it, silence, and no garbage collector in the way.
+"""Contexts in which a network runs: one mode for all modules, no logs, no garbage collection.
 
-All of it is put back afterwards, whatever the user's code raises meanwhile.
+Everything is restored afterwards, whatever the user's code raises.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Without torch's own warnings and logs: of a network it cannot capture it prints the whole graph."""
+    """Suppresses torch's warnings and logs: it prints the whole graph of a network that it cannot capture."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.ERROR))
     try:
@@ -30,14 +30,14 @@ def hushed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """The whole network in one mode, and afterwards every module with the attributes it had, its mode too."""
+    """The whole network in one mode; afterwards every module has its old attributes again, its mode too."""
     before = [(module, dict(vars(module))) for module in model.modules()]
     held = [(one, one.copy()) for _, kept in before for one in kept.values() if isinstance(one, (dict, list))]
     model.train(training)
     try:
         yield
     finally:
-        for module, attributes in before:  # what forward keeps of a run would be a tensor of the exporter's
+        for module, attributes in before:  # forward may have stored a tensor of the exporter
             vars(module).clear()
             vars(module).update(attributes)
         for container, contents in held:
@@ -50,7 +50,7 @@ _found_on: list[bool] = []  # by every open `uncollected`: whether it found the 
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Without the garbage collector, save in torch.export: one walk of it over the heap is many forwards."""
+    """Without the garbage collector, except in torch.export: one collection costs as much as many runs."""
     _found_on.append(gc.isenabled())
     gc.disable()
     try:
@@ -62,7 +62,7 @@ def uncollected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def collected() -> Iterator[None]:
-    """With it again, where it was on: torch.export leaves much behind."""
+    """With the garbage collector again, if it was on: torch.export leaves much garbage."""
     off = any(_found_on) and not gc.isenabled()
     if off:
         gc.enable()

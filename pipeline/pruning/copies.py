@@ -1,4 +1,4 @@
-"""Deep copies of modules, also of those that keep tensors of an earlier run."""
+"""Deep copies of modules, also of those that store tensors of an earlier run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 _OWN = frozenset(vars(nn.Module()))
-"""What torch itself keeps in every module: parameters, hooks, other modules."""
+"""The attributes of every torch module: parameters, hooks, other modules."""
 
 
 def copied_module(model: nn.Module, tensors: Mapping[int, Tensor]) -> nn.Module:
-    """A deep copy, with other tensors by the id of those they stand for.
+    """A deep copy with replaced tensors, by the id of the original.
 
-    What modules keep of an earlier run (a cached activation, the weight of an old weight norm) is detached:
-    it is computed anew in the next one, and `deepcopy` refuses it. The dozen hook tables of each module are
-    nearly always empty: new ones given out are nearly half of the work less.
+    Tensors of an earlier run (a cached activation, the weight of an old weight norm) are detached: the next
+    run computes them again, and `deepcopy` refuses them. The dozen hook tables of each module are nearly
+    always empty: new ones instead of copies save nearly half of the work.
     """
     kept = [
         value

@@ -1,9 +1,9 @@
-"""Whether a network is another one in training: forward is run in both modes, and what it calls is compared.
+"""Detects a forward that differs in training: runs it in both modes and compares the functions it calls.
 
-What training alone does (an auxiliary head, a residual sum) hangs units together too. To capture both modes
-is dear, so it is done only where the functions that are called differ. Two passes over one sample tell. What
-is multiplied in them does not matter: convolutions and linear layers, nearly all the work, return zeros of
-the shape they would have. On tensors without any values it would cost more: torch works shapes out in Python.
+Operators that run only in training (an auxiliary head, a residual sum) couple units too. Capturing both modes
+is expensive, so it is done only if the called functions differ, which two passes over one sample show. Values
+do not matter: convolutions and linear layers, nearly all the work, return zeros of the right shape. Meta
+tensors would cost more: torch computes their shapes in Python.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from .narrow import copied_module, named_tensors
 
 
 def differs_in_training(model: nn.Module, example: Example) -> bool:
-    """Whether forward calls other functions in training than at inference; no where it does not run in both.
+    """Whether forward calls other functions in training than at inference; False if it does not run in both.
 
-    A copy is run, whose buffers are its own, and random numbers go on as if nothing had been drawn.
+    A copy with its own buffers is run, and the random state is restored.
     """
     if not any(map(_asks_for_its_mode, {type(module) for module in model.modules()})):
         return False
@@ -35,11 +35,11 @@ def differs_in_training(model: nn.Module, example: Example) -> bool:
     run = copied_module(model, own | {id(one): one.clone() for one in model.buffers()})
     with torch.random.fork_rng(devices), torch.no_grad(), hushed():
         first = tuple(one[:1] if one.dim() else one for one in inputs)
-        # A batch norm in training may want more than one sample, and some code more than zeros.
+        # A batch norm in training may need more than one sample, and some code values other than zero.
         for some, free in ((first, _FREE), (inputs, _FREE), (inputs, {})):
             try:
                 return _called(run.train(), some, free) != _called(run.eval(), some, free)
-            except Exception:  # whatever the user's code raises for these values, or in training
+            except Exception:  # the user's code may raise anything for these values, or in training
                 continue
     return False
 
@@ -52,7 +52,7 @@ def _called(model: nn.Module, inputs: Sequence[Tensor], free: _Stand) -> list[st
 
 
 def _asks_for_its_mode(kind: type) -> bool:
-    """Whether a class that is not torch's own has `training` in its code."""
+    """Whether a class outside torch has `training` in its code."""
     own = [one for one in kind.__mro__ if not one.__module__.startswith("torch.") and one is not object]
     methods = [method for one in own for method in vars(one).values() if isinstance(method, FunctionType)]
     return any("training" in method.__code__.co_names for method in methods)
@@ -72,7 +72,7 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """The shape is that of one channel, but for how many there are."""
+    """Zeros of the result's shape, which one channel gives except for the number of channels."""
     axis = input.dim() - weight.dim() + 1
     one: Tensor = function(input.narrow(axis, 0, 1), weight[:1, :1], None, stride, padding, dilation)
     return one.new_zeros((*one.shape[:axis], len(weight), *one.shape[axis + 1 :]))
@@ -80,14 +80,14 @@ def _convolution(
 
 _Stand = dict[Any, Callable[..., Tensor]]
 _FREE: _Stand = {F.linear: _linear} | dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution)
-"""What returns zeros in place of a function of torch, for next to no work."""
+"""By function of torch, a cheap substitute that returns zeros."""
 
 
 class _Calls(TorchFunctionMode):
-    """The names of the functions of torch that are called; counters (of batches seen) do not count.
+    """Records the names of torch functions that are called, except on counters (of batches seen).
 
     Args:
-        free: what is called, with the function in front, in its place.
+        free: the substitutes, called with the function as first argument.
     """
 
     def __init__(self, free: _Stand) -> None:

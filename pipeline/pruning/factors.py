@@ -1,11 +1,11 @@
-"""Low-rank layers: two or three thin layers in the place of one, as numbers and as modules.
+"""Low-rank factorization of a layer into two or three: the factors' weights, and the modules.
 
-Every method gives the weights of the thin layers in the order in which they run, at full rank; `cut` takes
-the first columns and rows of each, and that is the method's own answer for lower ranks, so a network is
-decomposed once and every rank is tried from there. Inside, all is done in double precision.
+Every method gives the weights of the low-rank layers in the order in which they run, at full rank; `cut`
+takes the first columns and rows of each, which is the method's own result for lower ranks, so a network is
+decomposed once for all ranks. Everything is computed in double precision.
 
-A step that puts such layers in is a plan of the form "layers" (`relaid`): like a cut it stands in the line of
-plans that a network has been through, so whatever loads, prunes or trains a pruned network does so here too.
+Inserting such layers is a plan of the form "layers" (`relaid`): like a cut it is one of the network's plans,
+so loading, pruning and training of pruned networks work for it too.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .narrow import copied_module
 from .plan import Factors, Plan
 
 Parts = tuple[Tensor, ...]
-"""The weights of thin layers in the order in which they run: [outputs, inputs, ...] each."""
+"""The weights of low-rank layers in the order in which they run: [outputs, inputs, ...] each."""
 
 
 def svd(weight: Tensor) -> Parts:
-    """A linear layer as two; cut, the best of its rank (Eckart and Young 1936)."""
+    """A linear layer as two; when cut, the best approximation of its rank (Eckart and Young 1936)."""
     first, second = _split(weight.double().T)
     return first.T, second.T
 
@@ -60,27 +60,27 @@ METHODS: Mapping[str, Callable[[Tensor], Parts]] = {
     "tucker": tucker,
 }
 NAMES: Mapping[int, tuple[str, ...]] = {2: ("reduce", "expand"), 3: ("reduce", "core", "expand")}
-"""What thin layers are called, by their number."""
+"""The names of low-rank layers, by their number."""
 
 
 def cut(parts: Parts, ranks: Sequence[int]) -> Parts:
-    """The thin layers with these widths between them."""
+    """The low-rank layers at these ranks."""
     ends = (None, *ranks, None)
     return tuple(part[: ends[at + 1], : ends[at]] for at, part in enumerate(parts))
 
 
 def full_ranks(parts: Parts) -> tuple[int, ...]:
-    """The widths between the thin layers at which nothing is lost."""
+    """The ranks at which nothing is lost."""
     return tuple(len(part) for part in parts[:-1])
 
 
 def energies(parts: Parts) -> Tensor:
     """The share of the weight's square sum that is kept: at [rank - 1], or at both ranks - 1.
 
-    The relative Frobenius error is the root of what is missing to 1, exactly so: all bases are orthogonal.
+    The relative Frobenius error is exactly the root of one minus this share: all bases are orthogonal.
     """
     if len(parts) == 2:
-        kept = parts[0].flatten(1).square().sum(1).square().cumsum(0)  # of each row the singular value
+        kept = parts[0].flatten(1).square().sum(1).square().cumsum(0)  # the singular value of each row
     else:
         kept = parts[1].square().sum((2, 3)).T.cumsum(0).cumsum(1)
     total = kept.flatten()[-1]
@@ -88,7 +88,7 @@ def energies(parts: Parts) -> Tensor:
 
 
 def composed(method: str, parts: Parts) -> Tensor:
-    """The weight of the one layer that computes what these do, in double precision."""
+    """The weight of the single layer that computes the same, in double precision."""
     exact = [part.double() for part in parts]
     if method == "svd":
         return exact[1] @ exact[0]
@@ -101,10 +101,10 @@ def composed(method: str, parts: Parts) -> Tensor:
 
 
 def why_not(layer: nn.Module) -> str:
-    """Why a layer cannot be made thin, or ""."""
+    """Why a layer cannot be factorized, or ""."""
     kind = type(layer)
     if kind not in (nn.Linear, nn.Conv2d):
-        return f"it is a {kind.__name__}, and only torch's own Linear and Conv2d are made thin"
+        return f"it is a {kind.__name__}, and only torch's own Linear and Conv2d can be factorized"
     if isinstance(layer, nn.Conv2d) and layer.groups > 1:
         depthwise = layer.groups == layer.in_channels
         return f"it is a {'depthwise' if depthwise else 'grouped'} convolution ({layer.groups} groups)"
@@ -116,29 +116,29 @@ def why_not(layer: nn.Module) -> str:
 
 
 def thin_layers(layer: nn.Module, factors: Factors) -> nn.Sequential:
-    """The thin layers in the place of `layer`, freshly initialised, on its device and of its type.
+    """The low-rank layers that replace `layer`, newly initialised, on its device and of its type.
 
     Raises:
-        ModelError: the layer cannot be made thin, or not by this method, or has no such ranks.
+        ModelError: the layer cannot be factorized, or not by this method, or does not have these ranks.
     """
     problem = why_not(layer)
     if problem:
-        raise ModelError(f"A layer was to be made thin: {problem}.", "Leave this layer out.")
+        raise ModelError(f"A layer cannot be factorized: {problem}.", "Leave this layer out.")
     weight, ranks = layer.get_parameter("weight"), factors.ranks
     linear = isinstance(layer, nn.Linear)
     if factors.method not in METHODS or linear != (factors.method == "svd"):
         known = "svd" if linear else ", ".join(name for name in METHODS if name != "svd")
         raise ModelError(
-            f'The method "{factors.method}" is none for a {type(layer).__name__}.', f"Choose among: {known}."
+            f'The method "{factors.method}" is not for a {type(layer).__name__}.', f"Choose among: {known}."
         )
     most = most_ranks(factors.method, tuple(weight.shape))
     if len(ranks) != len(most) or not all(0 < rank <= top for rank, top in zip(ranks, most, strict=False)):
         raise ModelError(
-            f"The rank {_words(ranks)} is not one of a layer of shape {tuple(weight.shape)}: with the method "
-            f"{factors.method} it has {_words(most)}.",
+            f"A layer of shape {tuple(weight.shape)} cannot have the rank {_words(ranks)}: with the method "
+            f"{factors.method} its full rank is {_words(most)}.",
             f"Give {'two numbers' if len(most) == 2 else 'a number'} from 1 to {_words(most)}.",
         )
-    with torch.random.fork_rng(devices=[]):  # what is initialised after it does not depend on it
+    with torch.random.fork_rng(devices=[]):  # later initialisations do not depend on it
         made = _linears(layer, ranks) if linear else _convolutions(layer, factors)
     thin = nn.Sequential()
     for name, one in zip(NAMES[len(made)], made, strict=True):
@@ -158,7 +158,7 @@ def most_ranks(method: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def relaid(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of a network with the layers of a plan made thin and its parameters tied; values are its own.
+    """A copy of a network with a plan's layers factorized and parameters tied; new layers have new values.
 
     Raises:
         ModelError: it has no such layers or parameters.
@@ -170,7 +170,7 @@ def relaid(model: nn.Module, plan: Plan) -> nn.Module:
         if name not in modules:
             raise ModelError(f'The network has no layer "{name}".', "Give the network of this plan.")
         thin[id(modules[name])] = thin_layers(modules[name], factors)
-    for name, module in modules.items():  # a layer that stands at two places stays one
+    for name, module in modules.items():  # a layer that is used under two names stays one
         if id(module) in thin:
             made.set_submodule(name, thin[id(module)])
     for first, *others in plan.ties:
@@ -179,7 +179,7 @@ def relaid(model: nn.Module, plan: Plan) -> nn.Module:
             owner, _, leaf = name.rpartition(".")
             if made.get_parameter(name).shape != kept.shape:
                 raise ModelError(
-                    f"{first} and {name} cannot be one: their shapes are {tuple(kept.shape)} and "
+                    f"{first} and {name} cannot be tied: their shapes are {tuple(kept.shape)} and "
                     f"{tuple(made.get_parameter(name).shape)}.",
                     "Tie parameters of one shape.",
                 )
@@ -188,7 +188,7 @@ def relaid(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def _split(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix as a product of two, the root of each singular value in both: neither is hard to train."""
+    """A matrix as a product of two, with the root of each singular value in both, so that both train well."""
     left, values, right = torch.linalg.svd(rows, full_matrices=False)
     root = values.sqrt()
     return left * root, root[:, None] * right
@@ -234,7 +234,7 @@ def _convolutions(layer: nn.Module, factors: Factors) -> list[nn.Module]:
 
 
 def _along(values: Sequence[int], along: Sequence[bool], other: int) -> tuple[int, int]:
-    """The values of the axes that a thin convolution moves along, and `other` for the rest."""
+    """The values of the axes along which a low-rank convolution moves, and `other` for the rest."""
     one, two = (value if moves else other for value, moves in zip(values, along, strict=True))
     return one, two
 

@@ -1,8 +1,8 @@
-"""The graph form of a pruned network: a module that runs exported graphs over one set of parameters.
+"""The graph form of a pruned network: a module that runs exported graphs with one set of parameters.
 
-It has the user's own parameter names and forward's own arguments. Training and inference are two graphs, each
-captured in its own mode, so `train()` and `eval()` switch batch norm, dropout, attention dropout and whatever
-else the user's code switches.
+It has the user's parameter names and forward's arguments. Training and inference are two graphs, each
+captured in its mode, so `train()` and `eval()` switch batch norm, dropout, attention dropout and all else
+that the user's code switches.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ...targets.errors import ModelError
 
 
 class GraphNet(nn.Module):
-    """Runs the graph of its mode; takes and returns what the original module did.
+    """Runs the graph of its mode, with the inputs and outputs of the original module.
 
     Args:
         tensors: parameters and buffers by the user's names; names that share a tensor share it here too.
         transient: the buffers that are not part of the state dict.
         graphs: by mode (True: training) the graph to run, which may be resized.
-        structured: by mode, what puts the leaves that a graph returns into the original's structure.
-        why_no_training: where there is no graph for training, the reason.
+        structured: by mode, the function that restores the original's output structure from a graph's leaves.
+        why_no_training: the reason if there is no graph for training.
     """
 
     def __init__(
@@ -40,19 +40,19 @@ class GraphNet(nn.Module):
         super().__init__()
         for name, tensor in tensors.items():
             _place(self, name, tensor, name not in transient)
-        # Set on the instance, so that exporters see the names of forward's arguments.
+        # On the instance, so that exporters see the names of forward's arguments.
         vars(self)["forward"] = MethodType(_forward(graphs, structured, why_no_training), self)
 
     def extra_repr(self) -> str:
-        """The shapes of the tensors that lie in no module of the user's."""
+        """The shapes of the tensors that belong to none of the user's modules."""
         return _shapes(self)
 
 
 class Part(nn.Module):
-    """The tensors of one of the user's modules; what was done with them stands in the graph."""
+    """The tensors of one of the user's modules; the graph has the operations on them."""
 
     def extra_repr(self) -> str:
-        """Their shapes, which are all that can be read off it."""
+        """The shapes of the tensors."""
         return _shapes(self)
 
 
@@ -76,7 +76,7 @@ def _place(root: nn.Module, path: str, tensor: Tensor, saved: bool) -> None:
 
 
 def _names_only(graph: Graph) -> nn.Module:
-    """A module with a place for each tensor of a graph, from which its code can be generated."""
+    """A module with a placeholder for each tensor of a graph, from which code can be generated."""
     root = nn.Module()
     for node in graph.nodes:
         if node.op == "get_attr":
@@ -101,9 +101,9 @@ def _forward(
         if self.training not in graphs:
             raise ModelError(
                 f"This network has no graph for training: {why_no_training}",
-                "Call eval() before you run it, or prune fewer groups, so that its own class can be kept.",
+                "Call eval() before you run it, or prune fewer groups, so that it keeps its own class.",
             )
-        if self.training not in runs:  # generated when it is first run; it finds its tensors on any `self`
+        if self.training not in runs:  # generated on first use; it reads its tensors from any `self`
             runs[self.training] = type(
                 GraphModule(_names_only(graphs[self.training]), graphs[self.training])
             ).forward

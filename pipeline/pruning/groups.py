@@ -1,8 +1,8 @@
-"""What may be removed from a network, and the choice of what is.
+"""Groups of units that may be removed from a network, and the choice of units.
 
-A *unit* is the smallest thing that can be removed: one neuron, one channel, one head, with every parameter
-that belongs to it anywhere in the network. Units that live in the same places form a `Group`; any subset of a
-group's units may go, as long as one stays.
+A *unit* is the smallest part that can be removed: one neuron, one channel, one head, with every parameter
+that belongs to it anywhere in the network. Units that occur in the same axes form a `Group`; any subset of
+a group's units may be removed, as long as one stays.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ BLOCKS = ("heads", "blocks")
 
 @dataclass(frozen=True)
 class Slice:
-    """Where a group lives in one parameter or buffer.
+    """The indices of a group in one axis of a parameter or buffer.
 
     Attributes:
         parameter: its name in the user's module.
         axis: the axis that is narrowed.
         units: int64[size of that axis], the unit to which each index belongs; -1 for none of this group.
-        role: "producer" (rows that make the units), "consumer" (columns that read them) or "affine" (biases,
-            norms, statistics).
+        role: "producer" (rows that produce the units), "consumer" (columns that read them) or "affine"
+            (biases, norms, statistics).
     """
 
     parameter: str
@@ -49,11 +49,11 @@ class Slice:
 
 @dataclass(frozen=True)
 class Read:
-    """A value that a mixing operator (linear, convolution, attention ...) reads: statistics are taken there.
+    """A value that a mixing operator (linear, convolution, attention ...) reads: statistics are of these.
 
     Attributes:
-        node: the name of the node of `Groups.graph` that holds the value.
-        units: int64, broadcastable to the value's shape: the unit at each place, -1 for none of this group.
+        node: the name of the value's node in `Groups.graph`.
+        units: int64, broadcastable to the value's shape: the unit at each index, -1 for none of this group.
     """
 
     node: str
@@ -62,14 +62,14 @@ class Read:
 
 @dataclass(frozen=True)
 class Group:
-    """Units that live in the same places.
+    """Units that occur in the same axes.
 
     Attributes:
         name: the first module that produces them; unique.
         size: the number of units.
         kind: the operator that produces them first: "linear", "conv", "depthwise", "attention" (features of
             a head), "heads", "blocks" (groups of a convolution), "recurrent", "embedding".
-        kinds: those of all members; an alignment holds for each of them.
+        kinds: those of all members; the alignment of each of them applies.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Frozen:
-    """An axis of a parameter that could not be narrowed, wholly or in part, and why."""
+    """An axis of a parameter that cannot be narrowed, fully or partly, and why."""
 
     parameter: str
     axis: int
@@ -93,19 +93,19 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Tracing:
-    """What surgery needs of a trace.
+    """The part of a trace that surgery needs.
 
     Attributes:
-        graph: the captured network; `Groups.graph` is a copy, which others may change.
-        values: by node name, what is known of each tensor of the graph.
+        graph: the captured network; `Groups.graph` is a copy, which callers may change.
+        values: by node name, the facts on each tensor of the graph.
         slots: the identities of each axis of each parameter and buffer.
-        aliases: all names of each parameter and buffer, by the first of them.
-        shapes: of each parameter and buffer, by the first of its names.
-        units: by group, the class of each unit; empty where no groups were made.
-        renormalised: by node, the identities over which a norm or a mean is taken.
+        aliases: all names of each parameter and buffer, by its first name.
+        shapes: of each parameter and buffer, by its first name.
+        units: by group, the class of each unit; empty if no groups were made.
+        renormalised: by node, the identities over which it computes a norm or a mean.
         masked: by node that mixes units, the operands whose removed elements must be zero for it.
-        solution: which identities are one, and which live through others.
-        learner: the same of the graph for training, where the two were traced as one.
+        solution: which identities are one, and which depend on others.
+        learner: the same for the graph for training, if the two were traced as one.
     """
 
     graph: GraphModule
@@ -130,9 +130,9 @@ class Groups:
     """All groups of a network; iterating yields them in the order of the forward pass.
 
     Attributes:
-        frozen: what could not be pruned.
-        batch: None where the network takes any batch, else the number it is fixed at.
-        fingerprint: of the network's names, shapes and types; a plan holds for this network only.
+        frozen: the axes that cannot be pruned.
+        batch: None if the network takes any batch, else its fixed batch size.
+        fingerprint: of the network's names, shapes and types; a plan is valid for this network only.
     """
 
     groups: tuple[Group, ...]
@@ -152,7 +152,7 @@ class Groups:
         return GraphModule(captured, copied(captured.graph))
 
     def __str__(self) -> str:
-        """Its groups and their sizes, and what could not be pruned, with the reason."""
+        """The groups with their sizes, and the axes that cannot be pruned, with the reason."""
         own = [f"  {group.name} ({group.kind}): {group.size} units" for group in self.groups]
         rest = [f"  {one.parameter}, axis {one.axis}, stays: {one.reason} {one.line}" for one in self.frozen]
         return "\n".join([f"{len(own)} groups", *own, *map(str.rstrip, rest)])
@@ -187,17 +187,17 @@ def choose(
     """Removes the units with the lowest scores from each group that has scores.
 
     Args:
-        scores: by group, one number a unit; higher is kept.
+        scores: by group, one number per unit; the highest stay.
         ratio: the share of each group's units to remove, between 0 and 1.
-        keep: instead of a ratio, how many units each group keeps.
-        align: widths are rounded up to a multiple; units that come free this way are kept.
+        keep: instead of a ratio, the number of units that each group keeps.
+        align: widths are rounded up to a multiple, so that more units stay.
 
     Raises:
         ModelError: the ratio is out of range, or scores do not fit their group.
     """
     if (ratio is None) == (keep is None):
         raise ModelError(
-            "Give either a ratio or what to keep.", "For example: choose(groups, scores, ratio=0.5)."
+            "Give either ratio or keep, not both.", "For example: choose(groups, scores, ratio=0.5)."
         )
     if ratio is not None and not 0 < ratio < 1:
         raise ModelError(
@@ -206,11 +206,11 @@ def choose(
         )
     if not scores and len(groups):
         raise ModelError(
-            "There are no scores, so nothing can be chosen.",
-            "Give one tensor of a score a unit, by the name of its group: {group.name: scores, ...}.",
+            "There are no scores, so no units can be chosen.",
+            "Give one tensor of scores per group, one score per unit: {group.name: scores, ...}.",
         )
     for name in keep or {}:
-        groups[name]  # a name that is not there is an error
+        groups[name]  # raises for an unknown name
     dead = {}
     for name, score in scores.items():
         group = groups[name]
@@ -229,15 +229,15 @@ def remove(
     align: Align = None,
     scores: Mapping[str, Tensor] | None = None,
 ) -> Plan:
-    """Removes exactly the units that are marked, but for those that alignment gives back.
+    """Removes exactly the marked units, except those that alignment restores.
 
     Args:
         dead: by group, bool[size].
-        align: widths are rounded up to a multiple; the units that come back are those with the highest score,
-            without scores the first.
+        align: widths are rounded up to a multiple; the restored units are those with the highest score, or
+            the first ones without scores.
 
     Raises:
-        ModelError: a mask does not fit its group, or marks all of it.
+        ModelError: a mask does not fit its group, or marks all of its units.
     """
     removed = {}
     for name, mask in dead.items():
@@ -260,7 +260,7 @@ def remove(
 
 
 def random_like(groups: Groups, plan: Plan, *, seed: int = 0) -> Plan:
-    """A plan of the same widths whose units were drawn at random: the control of every criterion."""
+    """A plan of the same widths with random units: the control of every criterion."""
     generator = torch.Generator().manual_seed(seed)
     removed = {}
     for name, units in plan.removed.items():
@@ -270,7 +270,7 @@ def random_like(groups: Groups, plan: Plan, *, seed: int = 0) -> Plan:
 
 
 def planned(groups: Groups, removed: Mapping[str, tuple[int, ...]]) -> Plan:
-    """The plan that removes these units: what it cuts from each parameter, and the widths that are left."""
+    """The plan that removes these units: the cut of each parameter, and the remaining widths."""
     alive = groups.tracing.alive(removed)
     cut: dict[str, dict[int, tuple[int, ...]]] = {}
     shapes: dict[str, Shapes] = {}
@@ -294,11 +294,11 @@ def _check_size(group: Group, values: Tensor, what: str) -> None:
         raise ModelError(
             f'The {what} of the group "{group.name}" have the shape {tuple(values.shape)}; '
             f"it has {group.size} units.",
-            "Give one value a unit; a plan or scores of another network do not fit.",
+            "Give one value per unit; a plan or scores of another network do not fit.",
         )
     if values.dtype.is_floating_point and bool(values.isnan().any()):
         raise ModelError(
-            f'The {what} of the group "{group.name}" hold NaN.', "Check the criterion and its statistics."
+            f'The {what} of the group "{group.name}" have NaN.', "Check the criterion and its statistics."
         )
 
 

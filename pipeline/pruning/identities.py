@@ -1,14 +1,14 @@
-"""Which units must live and die together: identities, and what is known about them.
+"""Identities: which indices of a network must be removed together, and a solver for these facts.
 
-An *identity* is an integer that stands for one removable index: a row of a weight, a channel of an
+An *identity* is an integer that represents one removable index: a row of a weight, a channel of an
 activation, a head. Three kinds of facts are collected while a network is read, and solved once at the end:
 
-    a and b are one            unite(a, b)       they met in an addition, or across a matrix product
+    a and b are one            unite(a, b)       they are combined in an addition or a matrix product
     w lives if p, q, ... live  factor / fuse     a view split an axis (heads x features), or merged it
-    a stays                    freeze(a, cause)  it met something that cannot be narrowed
+    a stays                    freeze(a, cause)  it is combined with an axis that cannot be narrowed
 
-The second kind keeps every tensor rectangular: whatever units are removed, each axis keeps a set of its
-indices, the same one in every row. What is left free after solving are the units that may be removed.
+The second kind keeps every tensor rectangular: whatever units are removed, each axis keeps one set of
+indices, the same in every row. The identities that are free after solving are the units that may be removed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cause:
-    """Why identities were frozen: the operator, the line of the user's code, and the reason in words."""
+    """Why identities were frozen: the operator, the line of the user's code, and the reason."""
 
     operator: str
     line: str
@@ -38,7 +38,7 @@ class _Product:
 
 
 class Identities:
-    """Hands out identities and collects facts about them."""
+    """Creates identities and collects facts about them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -52,25 +52,25 @@ class Identities:
         return torch.arange(self.count - size, self.count)
 
     def unite(self, a: Tensor, b: Tensor) -> None:
-        """a[i] and b[i] are one for every i."""
+        """Records that a[i] and b[i] are one for every i."""
         self._pairs.append(torch.stack([a, b]).reshape(2, -1))
 
     def freeze(self, identities: Tensor, cause: Cause) -> None:
-        """These can never be removed."""
+        """Records that these can never be removed."""
         self._frozen.append((identities.reshape(-1), cause))
 
     def factor(self, grid: Tensor) -> dict[int, Tensor]:
-        """Identities that vary along several axes, as one vector for each of those axes.
+        """Splits identities that vary along several axes into one vector for each of those axes.
 
-        Two indices of an axis get the same part exactly if all that lies at them is the same; an element of
-        the grid lives exactly if its part along every axis lives.
+        Two indices of an axis get the same part exactly if their slices are equal; an element of the grid
+        lives exactly if its part along every axis lives.
         """
         for axis, size in enumerate(grid.shape):
             if size > 1 and (grid.stride(axis) == 0 or bool((grid == grid.narrow(axis, 0, 1)).all())):
                 grid = grid.narrow(axis, 0, 1)  # nothing changes along this axis
         axes = [axis for axis, size in enumerate(grid.shape) if size > 1]
         if len(axes) < 2:
-            return {axis: grid.flatten().clone() for axis in axes}  # a view would keep all of the grid
+            return {axis: grid.flatten().clone() for axis in axes}  # a view would keep the grid in memory
         vectors, parts = {}, []
         for axis, (first, at) in {axis: _distinct(grid, axis) for axis in axes}.items():
             part = self.fresh(len(first))
@@ -82,7 +82,7 @@ class Identities:
         return vectors
 
     def fuse(self, vectors: Sequence[Tensor]) -> Tensor:
-        """One vector that lives where all of `vectors` (outermost first) live."""
+        """One vector whose elements live exactly if those of all `vectors` (outermost first) live."""
         if len(vectors) == 1:
             return vectors[0]
         distinct, at = torch.unique(torch.stack(list(vectors)), dim=1, return_inverse=True)
@@ -91,7 +91,7 @@ class Identities:
         return whole[at]
 
     def solve(self) -> Solution:
-        """Draws the conclusions of all facts; see `Solution`."""
+        """Solves all facts; see `Solution`."""
         causes = [cause for _, cause in self._frozen]
         causes.append(Cause("view", "", "its units are grouped in two ways that do not nest"))
         cause_of = torch.full((self.count,), len(causes))
@@ -109,10 +109,10 @@ class Identities:
 
 @dataclass(frozen=True)
 class Solution:
-    """What follows from the facts. A class is named by its smallest identity.
+    """The solution of the facts. A class is named by its smallest identity.
 
     Attributes:
-        of: int64[identities], the class of each identity; those of one class live and die together.
+        of: int64[identities], the class of each identity; those of one class are removed together.
         free: bool[identities], by class: whether it is a unit, which may be removed on its own.
         parts: int64[identities, k], by class: the classes that must all live for it to live, then -1.
         causes: why a class is frozen.
@@ -124,8 +124,8 @@ class Solution:
     causes: dict[int, Cause]
 
     def units(self, classes: Tensor, path: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-        """The units on which a vector of classes depends: for each way to get from whole to part, a vector of
-        units, -1 where there is none. A plain axis yields one vector; heads x features yield two."""
+        """The units on which a vector of classes depends: for each path from product to part, a vector of
+        units, -1 for none. A plain axis yields one vector; heads x features yield two."""
         known = classes >= 0
         units = torch.where(known & self.free[classes.clamp_min(0)], classes, -1)
         if bool((units >= 0).any()):
@@ -136,8 +136,8 @@ class Solution:
                 yield from self.units(parts, (*path, number))
 
     def alive(self, dead: Tensor) -> Tensor:
-        """bool[identities]: who lives when the units of these classes are removed."""
-        living = torch.ones(len(self.of) + 1, dtype=torch.bool)  # the last stands for "no part": it lives
+        """bool[identities]: which of them live when the units of these classes are removed."""
+        living = torch.ones(len(self.of) + 1, dtype=torch.bool)  # the last one represents "no part": it lives
         living[dead] = False
         wholes = (self.parts >= 0).any(dim=1).nonzero().reshape(-1)
         before = -1
@@ -146,13 +146,13 @@ class Solution:
         return living[self.of]
 
 
-_DEEPEST = 8  # nested splits: heads x halves x ...; a guard, never met
+_DEEPEST = 8  # nested splits: heads x halves x ...; a limit that is never reached
 
 
 def _distinct(grid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Where the distinct slices along an axis are first, and for each slice which of them it is.
+    """The first index of each distinct slice along an axis, and for each slice which of them it equals.
 
-    Slices are told apart by a random linear combination of their elements, in integers: 62 bits wide.
+    Slices are distinguished by a random linear combination of their elements, in 62-bit integers.
     """
     generator = torch.Generator().manual_seed(0)
     key = grid
@@ -173,7 +173,7 @@ def _lower(values: Tensor, at: Tensor, to: Tensor) -> None:
 
 
 def _join(of: Tensor, pairs: Tensor) -> Tensor:
-    """Connected components: each root hooks onto the smallest root it meets, until all pairs agree."""
+    """Connected components: each root joins the smallest root it is paired with, until all pairs agree."""
     while True:
         low, high = torch.aminmax(of[pairs], dim=0)
         if bool((low == high).all()):
@@ -185,7 +185,7 @@ def _join(of: Tensor, pairs: Tensor) -> Tensor:
 
 
 def _conclude(products: list[_Product], cause_of: Tensor, never: int) -> tuple[list[_Product], list[Tensor]]:
-    """What the products say: more frozen classes (in place), fewer products, and new pairs to unite."""
+    """The conclusions from products: frozen classes (in place), fewer products, and new pairs to unite."""
     pairs: list[Tensor] = []
     while True:
         _spread(products, cause_of)
@@ -211,7 +211,7 @@ def _conclude(products: list[_Product], cause_of: Tensor, never: int) -> tuple[l
 
 
 def _spread(products: list[_Product], cause_of: Tensor) -> None:
-    """A whole that stays keeps its parts; a whole whose parts all stay, stays."""
+    """A product that stays keeps its parts; a product whose parts all stay, stays."""
     while True:
         before = cause_of.clone()
         for product in products:
@@ -223,7 +223,7 @@ def _spread(products: list[_Product], cause_of: Tensor) -> None:
 
 
 def _compare(products: list[_Product]) -> tuple[list[Tensor], list[_Product]]:
-    """Where two products make the same whole, their parts are the same; or they clash."""
+    """If two products give the same whole, their parts are the same, or they are in conflict."""
     agreed: list[Tensor] = []
     clashing: list[_Product] = []
     owner: dict[int, tuple[int, int]] = {}  # whole -> product, position

@@ -1,4 +1,4 @@
-"""Rules for operators that move elements and never mix them: the operator itself is run on the identities."""
+"""Rules for operators that only move elements: the operator itself runs on the identities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .calls import Call, Result, Tracked, meet, unknown, widened
 
 
 def layout(call: Call) -> Result:
-    """Elements are moved, never mixed: the operator itself says where each identity goes."""
+    """Elements are moved, never mixed: the operator itself moves the identities."""
     x = call.operands()[0]
     collected: list[list[list[Tensor]]] = [[[] for _ in shape] for shape in call.shapes]  # by result and axis
     for axis, vector in enumerate(x.axes):
@@ -23,7 +23,7 @@ def layout(call: Call) -> Result:
         for number, one in enumerate(_rerun(call, x, grid)):
             vectors = call.notes.identities.factor(one)
             if not vectors and one.numel():
-                call.freeze(one.reshape(-1)[:1], "a single one of its units is picked out")
+                call.freeze(one.reshape(-1)[:1], "a single one of its units is selected")
             for place, found in vectors.items():
                 collected[number][place].append(found)
     fuse = call.notes.identities.fuse
@@ -31,7 +31,7 @@ def layout(call: Call) -> Result:
         Tracked(shape, tuple(fuse(vectors) if vectors else None for vectors in axes))
         for shape, axes in zip(call.shapes, collected, strict=True)
     ]
-    if call.name in ("expand", "expand_as", "repeat"):  # what is repeated may be repeated less often
+    if call.name in ("expand", "expand_as", "repeat"):  # the repeated axis may be narrower
         lead = len(call.shapes[0]) - len(x.shape)
         sizes = (*(1,) * lead, *x.shape)
         wide = widened(call, results[0]).axes
@@ -45,7 +45,7 @@ def layout(call: Call) -> Result:
 
 
 def upscaling(call: Call) -> Result:
-    """pixel_shuffle: the channels that become the pixels of one channel go together."""
+    """pixel_shuffle: the channels that become the pixels of one channel are removed together."""
     x, factor = call["self"], call["upscale_factor"]
     vector = _in_runs(call, x.axes[-3], factor * factor)
     for pixels in x.axes[-2:]:
@@ -54,7 +54,7 @@ def upscaling(call: Call) -> Result:
 
 
 def shuffle(call: Call) -> Result:
-    """channel_shuffle: groups x ranks, transposed; whole groups go, or the same rank in each."""
+    """channel_shuffle: groups x ranks, transposed; whole groups are removed, or the same rank in each."""
     call.split(call.operands()[0].axes[1], call["groups"])
     return layout(call)
 
@@ -67,7 +67,7 @@ def _rerun(call: Call, x: Tracked, grid: Tensor) -> list[Tensor]:
             return value.value if value.value is not None else torch.empty(value.shape, device="meta")
         return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
-    # A view refuses stretched axes that it merges; a reshape copies there, and nowhere else.
+    # A view cannot merge expanded axes; a reshape copies only then.
     target: Any = call.node.target
     target = torch.ops.aten.reshape.default if target == torch.ops.aten.view.default else target
     schema = call.node.target._schema  # type: ignore[union-attr]
@@ -77,21 +77,21 @@ def _rerun(call: Call, x: Tracked, grid: Tensor) -> list[Tensor]:
 
 
 def _tie_periods(call: Call, vector: Tensor, step: int) -> None:
-    """A strided slice picks one unit of each period: periods live and die whole."""
+    """A strided slice selects one unit of each period: whole periods are removed together."""
     for shift in range(1, step):
         later = vector[shift::step]
         call.notes.identities.unite(vector[::step][: len(later)], later)
 
 
 def _tie(call: Call, pieces: list[Tracked]) -> None:
-    """Equal pieces of one axis stay equal, so that code which says `chunk(2)` goes on being right."""
+    """Equal pieces of one axis stay equal, so that code with `chunk(2)` stays right."""
     axis = (call["dim"] or 0) % len(pieces[0].shape)
     for piece in pieces[1:]:
         call.agree(pieces[0].axes[axis], piece.axes[axis])
 
 
 def concatenation(call: Call) -> Result:
-    """Units side by side; along the other axes the parts are narrowed alike."""
+    """Units are concatenated; along the other axes the parts are narrowed alike."""
     parts = [x for x in call["tensors"] if len(x.shape) == len(call.shapes[0])]
     axis = (call["dim"] or 0) % len(call.shapes[0])
     return _beside(call, parts, axis, call.shapes[0])
@@ -120,14 +120,14 @@ def _beside(call: Call, parts: list[Tracked], axis: int, shape: tuple[int, ...])
             vector = x.axes[axis]
             if vector is None:
                 vector = call.notes.identities.fresh(x.shape[axis])
-                call.freeze(vector, "it stands beside a tensor of fixed width")
+                call.freeze(vector, "it is concatenated with a tensor of fixed width")
             vectors.append(vector)
         axes[axis] = torch.cat(vectors)
     return Tracked(shape, tuple(axes))
 
 
 def padding(call: Call) -> Result:
-    """Constant padding: along units it is as wide as whoever it meets."""
+    """Constant padding: along units it takes the width of its users."""
     x = call.operands()[0]
     if (call["mode"] or "constant") != "constant":
         return layout(call)
@@ -151,7 +151,7 @@ def padding(call: Call) -> Result:
 
 
 def indexing(call: Call) -> Result:
-    """x[index]: the axes that are indexed stay whole, the others move along."""
+    """x[index]: the indexed axes are not narrowed, the others are kept."""
     x = call["self"]
     places = [place for place, index in enumerate(call["indices"]) if index is not None]
     for place in places:
@@ -165,7 +165,7 @@ def indexing(call: Call) -> Result:
 
 
 def selection(call: Call) -> Result:
-    """index_select, gather along one axis, which stays whole."""
+    """index_select along one axis, which is not narrowed."""
     x = call["self"]
     axis = call["dim"] % len(x.shape)
     call.freeze(x.axes[axis], "it is indexed by values")
@@ -173,7 +173,7 @@ def selection(call: Call) -> Result:
 
 
 def halves(call: Call) -> Result:
-    """glu: one half of the units gates the other, so they go in pairs."""
+    """glu: one half of the units gates the other, so they are removed in pairs."""
     x = call["self"]
     axis = call["dim"] % len(x.shape)
     vector = x.axes[axis]
@@ -182,7 +182,7 @@ def halves(call: Call) -> Result:
 
 
 def gathering(call: Call) -> Result:
-    """gather: one axis is indexed and stays whole; along the others the index is as wide as the values."""
+    """gather: one axis is indexed and not narrowed; along the others the index is as wide as the values."""
     x, index, shape = call["self"], call["index"], call.shapes[0]
     axis = call["dim"] % len(shape)
     across = [_but(y, axis) for y in (x, index)]
@@ -195,7 +195,7 @@ def gathering(call: Call) -> Result:
 
 
 def patches(call: Call) -> Result:
-    """im2col: the pixels of a patch become channels, with zeros where the patch hangs over the border."""
+    """im2col: the pixels of a patch become channels, with zeros beyond the border."""
     x, shape = call["self"], call.shapes[0]
     channels = x.axes[-3]
     for vector in x.axes[-2:]:
@@ -206,15 +206,15 @@ def patches(call: Call) -> Result:
 
 
 def unpatched(call: Call) -> Result:
-    """col2im, the way back: the pixels of a patch, which are channels here, are one unit."""
+    """col2im, the inverse: the pixels of a patch, which are channels here, are one unit."""
     x, shape = call["self"], call.shapes[0]
     channels = _in_runs(call, x.axes[-2], x.shape[-2] // shape[-3])
-    call.freeze(x.axes[-1], "its places are put together")
+    call.freeze(x.axes[-1], "its positions are combined")
     return Tracked(shape, (*x.axes[:-2], channels, None, None))
 
 
 def _in_runs(call: Call, vector: Tensor | None, length: int) -> Tensor | None:
-    """One identity for each run of so many neighbours, which live and die together."""
+    """One identity for each run of `length` neighbours, which are removed together."""
     if vector is None:
         return None
     grid = vector.reshape(-1, length)

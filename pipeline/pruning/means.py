@@ -1,9 +1,9 @@
-"""Mean replacement: what a removed unit contributed on average goes into the bias of the layer that read it.
+"""Mean replacement: adds the mean contribution of removed units to the bias of the layer that read them.
 
-A unit that is nearly constant is not nearly zero: to remove it moves every reader by a constant, and a bias
-can take that constant (Ye et al. 2018, "Rethinking the smaller-norm-less-informative assumption"). That is
-exact for a linear map, and for a convolution without padding; a padded one sees zeros at its border, where
-the constant would be wrong, so it is left as it is and reported.
+A unit that is nearly constant is not nearly zero: its removal shifts every reader by a constant, which a bias
+can absorb (Ye et al. 2018, "Rethinking the smaller-norm-less-informative assumption"). That is exact for a
+linear map, and for a convolution without padding; a padded one reads zeros at its border, where the constant
+would be wrong, so it is not changed but reported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAPS = ("linear", "conv1d", "conv2d", "conv3d")
 
 @dataclass
 class _Site:
-    """A linear map with dead columns, and where the constant goes: a bias, or the mean of a batch norm."""
+    """A linear map with dead columns, and the tensor for the constant: a bias, or a batch norm's mean."""
 
     source: str
     axis: int
@@ -41,7 +41,7 @@ class _Site:
     count: int = 0
 
     def shift(self) -> Tensor:
-        """What the dead columns added to each living row, on average."""
+        """The mean contribution of the dead columns to each living row."""
         columns = self.weight.double().flatten(2).sum(2) if self.weight.dim() > 2 else self.weight.double()
         return (columns[:, self.dead] @ (self.total / max(self.count, 1))[self.dead])[self.rows]
 
@@ -49,14 +49,14 @@ class _Site:
 def fold_means(
     small: nn.Module, groups: Groups, batches: Iterable[Example]
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """A copy of `small` whose biases hold what its removed units gave on average; and where they cannot.
+    """A copy of `small` whose biases have the mean contribution of removed units; and the skipped layers.
 
-    Verify `small` first: the copy is no longer the original with the removed units at zero, by intent.
+    Verify `small` first: by design the copy is no longer the original with the removed units at zero.
 
     Args:
-        small: what `apply` returned for `groups`.
+        small: the result of `apply` for `groups`.
         groups: the trace of the network before it was pruned.
-        batches: inputs over which the means are taken.
+        batches: inputs for the means.
 
     Raises:
         ModelError: `small` was not cut from the network of `groups`, or there are no batches.
@@ -64,7 +64,7 @@ def fold_means(
     plan = plan_of(small)
     if plan is None or plan.original != groups.fingerprint:
         raise ModelError(
-            "The network was not cut from the one that was traced.", "Give the trace that it was pruned with."
+            "The network was not pruned from the traced one.", "Give the trace that it was pruned with."
         )
     sites, skipped = _sites(groups, groups.tracing.alive(plan.removed))
     _measure(groups, sites, batches)
@@ -77,7 +77,7 @@ def fold_means(
 
 
 def _sites(groups: Groups, alive: Tensor) -> tuple[list[_Site], tuple[str, ...]]:
-    """The maps with dead columns; and in words, those whose bias cannot take the constant."""
+    """The maps with dead columns; and a sentence for each one whose bias cannot absorb the constant."""
     sites: list[_Site] = []
     skipped: list[str] = []
     graph = groups.tracing.graph
@@ -108,13 +108,13 @@ def _sites(groups: Groups, alive: Tensor) -> tuple[list[_Site], tuple[str, ...]]
 
 
 def _home(node: Node, weight: Node) -> tuple[str, int, str]:
-    """The tensor that takes the constant, with which sign; or else the reason why none does."""
+    """The tensor that absorbs the constant, and the sign; or the reason why there is none."""
     if len(weight.users) > 1:
         return "", 0, "it is used more than once, with other inputs"
     if operator_name(node) != "linear":
         padding = argument_of(node, "padding")
         if argument_of(node, "groups") > 1:
-            return "", 0, "it works in groups"
+            return "", 0, "it is a grouped convolution"
         if padding not in ("valid", 0) and any(padding):
             return "", 0, "it pads with zeros, which are not the mean"
     bias = argument_of(node, "bias")
@@ -129,7 +129,7 @@ def _home(node: Node, weight: Node) -> tuple[str, int, str]:
 
 
 def _measure(groups: Groups, sites: Sequence[_Site], batches: Iterable[Example]) -> None:
-    """Sums what each site reads, over the batch and all places."""
+    """Sums the inputs of each site, over the batch and all positions."""
     wanted = {site.source: [one for one in sites if one.source == site.source] for site in sites}
     run = _Sums(groups, wanted)
     seen = 0
@@ -138,7 +138,7 @@ def _measure(groups: Groups, sites: Sequence[_Site], batches: Iterable[Example])
             run.run(*inputs_of(batch))
             seen += 1
     if not seen:
-        raise ModelError("There are no batches to take means over.", "Give at least one batch of inputs.")
+        raise ModelError("There are no batches for the means.", "Give at least one batch of inputs.")
 
 
 class _Sums(Interpreter):

@@ -1,6 +1,6 @@
 """Rules for operators that mix units: linear maps, attention, recurrent cells.
 
-What is summed over must be narrowed together with the weight's columns; what comes out are the weight's rows.
+The reduced axis is narrowed together with the weight's columns; the output has the weight's rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def linear(call: Call) -> Result:
 
 
 def convolution(call: Call) -> Result:
-    """Channels in meet the weight's columns, channels out are its rows; in groups, depthwise, transposed."""
+    """Input channels are the weight's columns, output channels its rows; grouped, depthwise, transposed."""
     x, weight, groups = call["input"], call["weight"], call["groups"] or 1
     shape = call.shapes[0]
     kernel = len(weight.shape) - 2
@@ -38,7 +38,7 @@ def convolution(call: Call) -> Result:
         call.contract(x, channels, weight, 0)
         blocks, _ = call.split(x.axes[channels], groups)
         out = _outer(call, blocks, weight.axes[1], (groups, weight.shape[1]))
-        call.produce(weight.axes[1], kind)  # each makes one channel in every group
+        call.produce(weight.axes[1], kind)  # each produces one channel in every group
     else:
         call.read(x)
         blocks_in, ranks_in = call.split(x.axes[channels], groups)
@@ -70,7 +70,7 @@ def addmm(call: Call) -> Result:
 
 
 def matmul(call: Call) -> Result:
-    """Leading axes are broadcast; a's last axis meets b's last but one."""
+    """Leading axes are broadcast; a's last axis is contracted with b's last but one."""
     a, b = call.operands()[-2:]
     product = _matmul(call, a, b, call.shapes[0])
     return meet(call, [product, call["self"]], product.shape) if call.name == "baddbmm" else product
@@ -119,7 +119,7 @@ def _shared_heads(x: Tracked, q: Tracked) -> Tracked:
 
 
 def embedding(call: Call) -> Result:
-    """Rows are chosen by the data and stay; columns are units."""
+    """Rows are selected by the data and stay; columns are units."""
     weight = call["weight"]
     call.freeze(weight.axes[0], "rows of an embedding are chosen by the data")
     for vector in call["indices"].axes:

@@ -1,4 +1,4 @@
-"""A user's own module, narrowed: parameters and buffers cut, and the attributes that repeat their widths."""
+"""Narrows a user's own module: cuts parameters and buffers, sets the attributes that repeat their widths."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from .plan import Attributes, Cut
 if TYPE_CHECKING:
     from .resize import Change
 
-TOLD = ("groups", "num_groups", "normalized_shape")
-"""Arguments of operators that torch's own layers hold as attributes of the same name."""
+WIDTH_ARGUMENTS = ("groups", "num_groups", "normalized_shape")
+"""Arguments of operators that torch's own layers have as attributes of the same name."""
 
 
 def narrowed(model: nn.Module, tensors: Mapping[str, Tensor], attributes: Attributes) -> nn.Module:
-    """A copy of `model` that holds `tensors` (see `cut_tensors`), its attributes set."""
-    # Whatever refers to a parameter, under its name or in a list of its own, refers to the narrow one.
+    """A copy of `model` with `tensors` (see `cut_tensors`) and these attributes."""
+    # Every reference to a parameter, by its name or in a list, now refers to the narrow one.
     small = copied_module(model, {id(tensor): tensors[name] for name, tensor in named_tensors(model)})
     set_attributes(small, attributes)
     return small
 
 
 def set_attributes(small: nn.Module, attributes: Attributes) -> None:
-    """Gives modules other values for attributes of theirs; a list becomes what the attribute was.
+    """Sets attributes of modules; a list is converted to the attribute's type.
 
-    What a parameter's shape tells goes before: attributes are found by value, which may be another width's.
+    A parameter's shape has priority: attributes are found by value, which may be that of another width.
     """
     for path, values in attributes.items():
         for name, value in values.items():
@@ -40,10 +40,10 @@ def set_attributes(small: nn.Module, attributes: Attributes) -> None:
 
 
 def cut_tensors(model: nn.Module, cut: Cut, instead: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """All parameters and buffers by name, copied, without the indices in `cut`; what was shared still is.
+    """All parameters and buffers by name, copied, without the indices in `cut`; shared ones stay shared.
 
     Args:
-        instead: tensors to cut in place of the model's own of the same name.
+        instead: tensors to cut instead of the model's own of the same name.
     """
     made: dict[int, Tensor] = {}
     tensors = {}
@@ -61,24 +61,26 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def elements_of(model: nn.Module) -> int:
-    """How many numbers its parameters hold."""
+    """The number of elements of its parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def known_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str, dict[str, Any]]:
-    """The constants that changed, as torch's own layers call them, where no shape tells them."""
+    """The constants that changed, by the attribute names of torch's layers, if no shape determines them."""
     found: dict[str, dict[str, Any]] = {}
     for change in changes:
-        if change.argument in TOLD and hasattr(model.get_submodule(change.module), change.argument):
+        if change.argument in WIDTH_ARGUMENTS and hasattr(
+            model.get_submodule(change.module), change.argument
+        ):
             found.setdefault(change.module, {})[change.argument] = change.after
     return found
 
 
 def matching_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str, dict[str, Any]]:
-    """Attributes of the user's modules that had the value of a constant which changed in their code.
+    """Attributes of the user's modules with the value of a constant that changed in their code.
 
-    They hold an int or a list of them. A guess by value (`num_heads` and `window` may be equal), so what it
-    makes must be checked.
+    They are an int or a list of ints. It is a guess by value (`num_heads` and `window` may be equal), so the
+    result must be checked.
     """
     found = known_attributes(model, changes)
     for change in changes:
@@ -119,7 +121,7 @@ def without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:
 
 
 def _follow_shapes(module: nn.Module) -> None:
-    """The attributes of torch's layers that say again what a parameter's shape says."""
+    """Sets the attributes of torch's layers that repeat a parameter's shape."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
@@ -127,8 +129,8 @@ def _follow_shapes(module: nn.Module) -> None:
         wide = second * module.groups
         module.out_channels, module.in_channels = (wide, first) if module.transposed else (first, wide)
     elif isinstance(module, nn.modules.batchnorm._NormBase):
-        told = module.weight if module.weight is not None else module.running_mean
-        module.num_features = module.num_features if told is None else len(told)
+        source = module.weight if module.weight is not None else module.running_mean
+        module.num_features = module.num_features if source is None else len(source)
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.GroupNorm) and module.weight is not None:

@@ -1,4 +1,4 @@
-"""What was removed from a network: the record by which a pruned network is rebuilt, checked and explained."""
+"""The plan: the record of a pruning, from which a pruned network is rebuilt, checked and explained."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Factors:
-    """How one layer became thin ones, see `factors`: the method, and the widths between them, in order."""
+    """The factorization of one layer, see `factors`: the method, and the ranks in order."""
 
     method: str
     ranks: tuple[int, ...]
@@ -46,14 +46,14 @@ class Factors:
 
 @dataclass(frozen=True)
 class Bypass:
-    """What stands in for a block or a layer that is dropped: its input, or the branch that led past the rest.
+    """The replacement of a dropped block or layer: its input, or its shortcut branch.
 
     Attributes:
-        outputs: 0 where it returns a tensor; else the length of the tuple it returns, whose first item is the
+        outputs: 0 if it returns a tensor; else the length of the tuple it returns, whose first item is the
             tensor and whose others are None.
-        shortcut: the child that leads past the rest; "" where the input itself does.
-        branch: with a shortcut, the child at which the branch that is dropped ends.
-        activation: with a shortcut, what the block applies to the sum at last, see `bypass.ACTIVATIONS`.
+        shortcut: the child that is the shortcut; "" if it is the input itself.
+        branch: with a shortcut, the last child of the dropped branch.
+        activation: with a shortcut, the block's activation after the sum, see `bypass.ACTIVATIONS`.
     """
 
     outputs: int = 0
@@ -64,23 +64,23 @@ class Bypass:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to remove from one network: units, or whole blocks.
+    """The units, or whole blocks, to remove from one network.
 
     Attributes:
         original: the fingerprint of the network it was made for.
-        removed: by group, the units that go, ascending.
+        removed: by group, the removed units, ascending.
         cut: the same, as indices of the network's own parameters and buffers.
-        shapes: of all that is cut.
+        shapes: of all tensors that are cut.
         widths: of every group, also of those that keep their width.
         form: "module" (the user's class, narrowed in place) or "graph" (the exported graph, resized); set by
             surgery, "" before it. "layers" is a step that removes no unit, see `factors`
             and `ties`.
         reason: why it has this form.
-        attributes: in the module form, attributes of modules that no shape tells, such as `groups`.
-        earlier: the plans that the network had been through before, oldest first.
-        factors: by layer, the thin layers that take its place.
-        ties: names of parameters that are one, the first of each its own.
-        dropped: by module, the blocks and layers that go whole; such a plan cuts nothing.
+        attributes: in the module form, attributes of modules that no shape determines, such as `groups`.
+        earlier: the plans applied to the network before, oldest first.
+        factors: by layer, the low-rank layers that replace it.
+        ties: names of parameters that are one; the first of each list is the owner.
+        dropped: by module, the dropped blocks and layers; such a plan cuts nothing.
     """
 
     original: str
@@ -97,15 +97,15 @@ class Plan:
     dropped: Mapping[str, Bypass] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """What a reader wants of it: its form and why, and the widths that change."""
-        form = f"{self.form} form" if self.form else "not carried out yet"
+        """A summary: the form and its reason, and the widths that change."""
+        form = f"{self.form} form" if self.form else "not applied yet"
         changed = {name: one for name, one in self.widths.items() if one.after != one.before}
         head = f"Plan, {form}{': ' if self.reason else ''}{self.reason}"
         widths = [f"  {name} ({one.kind}): {one.before} -> {one.after}" for name, one in changed.items()]
         return "\n".join([head, *widths, *(f"  {name}: dropped" for name in self.dropped)])
 
     def to_json(self) -> dict[str, Any]:
-        """A value for `json.dumps`; what was not done to any layer or block is not in it."""
+        """A value for `json.dumps`; empty fields for layers and blocks are left out."""
         value = {
             "schema": 1,
             "original": self.original,
@@ -132,14 +132,14 @@ class Plan:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_json`; keys it does not know are left to others.
+        """The inverse of `to_json`; unknown keys are ignored.
 
         Raises:
             ArtifactError: it is not a plan.
         """
         try:
             if value["schema"] != 1:
-                raise ValueError(f"schema {value['schema']} is not known here")
+                raise ValueError(f"schema {value['schema']} is not known to this version")
             return cls(
                 original=str(value["original"]),
                 removed={name: tuple(map(int, units)) for name, units in value["removed"].items()},
@@ -177,13 +177,13 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def plan_of(model: nn.Module) -> Plan | None:
-    """The plan by which a network was pruned last, with the earlier ones in it; None if it never was."""
+    """The last plan applied to a network, with the earlier ones in it; None if it was never pruned."""
     plan = vars(model).get(_PLAN)
     return plan if isinstance(plan, Plan) else None
 
 
 def record(model: nn.Module, plan: Plan) -> nn.Module:
-    """The same network, which from now on knows the plan it was pruned by."""
+    """The same network, with the plan recorded in it."""
     vars(model)[_PLAN] = plan
     return model
 

@@ -1,6 +1,6 @@
-"""The steps of a plan, taken again on a fresh instance of the original: what loads a pruned network.
+"""Rebuilds a pruned network: applies the steps of a plan to a new instance of the original.
 
-The plan holds what was cut, so nothing of how a cut is found is needed, unless the network has graph form.
+The plan has the cut, so tracing is not needed, unless the network is in the graph form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .plan import Plan, fingerprint, record
 
 
 def rebuilt(model: nn.Module, plan: Plan, graph_form: Callable[[nn.Module, Plan], nn.Module]) -> nn.Module:
-    """The original, cut as the plan and the earlier ones in it say; `graph_form` takes steps of that form.
+    """The original, cut by the plan and the earlier ones in it; `graph_form` applies steps of that form.
 
     Raises:
         ModelError: a plan is for another network.
@@ -40,7 +40,7 @@ def rebuilt(model: nn.Module, plan: Plan, graph_form: Callable[[nn.Module, Plan]
 def other_network() -> ModelError:
     """A plan and a network that do not belong together."""
     return ModelError(
-        "The plan was made for another network: its parameters differ in name, shape or type, or they hang"
-        " together in another way.",
+        "The plan was made for another network: its parameters differ in name, shape or type, or they are "
+        "coupled in another way.",
         "Make a plan for this one (trace, then choose), or give the network that the plan was made for.",
     )

@@ -1,7 +1,7 @@
-"""The exported graph, made for a narrower network: each size in it is derived anew from the units that live.
+"""Resizes the exported graph for a narrower network: every size is derived again from the units that live.
 
-Operators whose arguments hold no width stay as they are. Those that do (view, split, slice, the groups of a
-convolution ...) are listed here. The scale of attention is pinned to what it was: it would follow the width.
+Operators without a width among their arguments are not changed. The others (view, split, slice, the groups of
+a convolution ...) are listed here. The scale of attention is set to its old value: it would follow the width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .groups import Tracing
 
 @dataclass(frozen=True)
 class Change:
-    """A constant of the graph that is another one now: the node it is in, the module whose code holds it."""
+    """A constant of the graph that changed, with its node and the module whose code has it."""
 
     node: Node
     module: str
@@ -33,7 +33,7 @@ class Change:
 
 
 def resized(tracing: Tracing, alive: Tensor) -> tuple[Graph, tuple[Change, ...]]:
-    """A copy of the captured graph for parameters that were cut to the identities that live."""
+    """A copy of the captured graph for parameters that are cut to the living identities."""
     graph = tracing.graph.graph
     result = copied(graph)
     changes: list[Change] = []
@@ -46,7 +46,7 @@ def resized(tracing: Tracing, alive: Tensor) -> tuple[Graph, tuple[Change, ...]]
 
 
 def living_shape(value: Tracked, alive: Tensor) -> tuple[int, ...]:
-    """The shape of a value when only these identities live."""
+    """The shape of a value if only these identities live."""
     return tuple(
         size if vector is None else int(alive[vector].sum())
         for size, vector in zip(value.shape, value.axes, strict=True)
@@ -55,7 +55,7 @@ def living_shape(value: Tracked, alive: Tensor) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Site:
-    """A node to be resized: the original, its copy, and what is known of the original's values."""
+    """A node to resize: the original, its copy, and the facts on the original's values."""
 
     original: Node
     node: Node
@@ -69,7 +69,7 @@ class _Site:
         return argument_of(self.node, name)
 
     def set(self, name: str, value: Any) -> None:
-        """Another value for an argument, recorded as a change."""
+        """Sets an argument, recorded as a change."""
         before = self.argument(name)
         if before == value:
             return
@@ -87,7 +87,7 @@ class _Site:
         self.changes.append(Change(self.original, owner, self.name, argument, before, after))
 
     def input(self, name: str) -> Tracked:
-        """What is known of the tensor that is given as an argument, before the resize."""
+        """The facts on the tensor that is an argument, before the resize."""
         source = argument_of(self.original, name)
         assert isinstance(source, Node)
         value = self.values[source.name]
@@ -105,7 +105,7 @@ class _Site:
 
 
 def _sizes(argument: str) -> Callable[[_Site], None]:
-    """An operator that is told the shape of its result."""
+    """The rule of an operator that has the shape of its result as an argument."""
 
     def rule(site: _Site) -> None:
         (result,) = site.results()
@@ -123,7 +123,7 @@ def _sizes(argument: str) -> Callable[[_Site], None]:
 
 
 def _size(site: _Site, given: Any, before: int, after: int) -> Any:
-    """An open size that holds a width (batch x heads) is scaled where it is used."""
+    """A dynamic size that includes a width (batch x heads) is scaled where it is used."""
     if before == after or given == -1:
         return given
     if isinstance(given, int):
@@ -167,7 +167,7 @@ def _slice(site: _Site) -> None:
         given = site.argument(name)
         if isinstance(given, int) and abs(given) < len(living):
             at = given % len(living) if given < 0 else given
-            whole = at // step * step  # periods live and die whole
+            whole = at // step * step  # whole periods are removed together
             site.set(name, int(living[:whole].sum()) + at - whole if step > 1 else int(living[:at].sum()))
 
 
@@ -188,7 +188,7 @@ def _narrow(site: _Site) -> None:
 
 
 def _groups(argument: str) -> Callable[[_Site], None]:
-    """An operator that works in groups of channels: how many of them live."""
+    """The rule of an operator on groups of channels: the number of living groups."""
 
     def rule(site: _Site) -> None:
         groups = site.argument(argument)

@@ -1,11 +1,11 @@
-"""What each operator does to identities. The table is short because most operators need no rule.
+"""The table of rules: the effect of each operator on identities. Most operators need no rule.
 
-    layout      view, permute, cat, split, roll ...            the operator itself is run on the identities
-    pointwise   add, relu, batch norm at inference ...         identities that meet are united
-    mixing      linear, convolution, attention ...             what is summed over is united with the weight's
-                                                               columns, what comes out are its rows
+    layout      view, permute, cat, split, roll ...            the operator itself runs on the identities
+    pointwise   add, relu, batch norm at inference ...         identities of the operands are united
+    mixing      linear, convolution, attention ...             the reduced axis is united with the weight's
+                                                               columns, the output has its rows
 
-An operator that is none of these freezes what goes in: less is removed, and nothing is ever wrong.
+Any other operator freezes its operands: less is removed, but never anything wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .mixing import addmm, attention, cell, convolution, einsum, embedding, line
 
 
 def open_ended(call: Call) -> Result:
-    """Zeros and the like: as wide as whoever uses them."""
+    """Zeros and the like: they take the width of their users."""
     return [widened(call, fixed(shape)) for shape in call.shapes]
 
 
@@ -42,7 +42,7 @@ def per_channel(call: Call) -> Result:
     """Batch norm, instance norm, PReLU: each channel on its own, with its own parameters."""
     x = call.operands()[0]
     if call.name != "prelu" and (call["running_mean"] is None or call["training"] or call["use_input_stats"]):
-        for vector in (x.axes[0], *x.axes[2:]):  # statistics over whatever else there is
+        for vector in (x.axes[0], *x.axes[2:]):  # statistics over all other axes
             call.renormalise(vector)
     others = [item for operand in call.operands()[1:] for item in along_channels(operand, len(x.shape))]
     others = [item for item in others if item.shape[0] > 1 or x.shape[1] == 1]
@@ -60,7 +60,7 @@ def layer_norm(call: Call) -> Result:
 
 
 def group_norm(call: Call) -> Result:
-    """Normalised over the members of each group: whole groups may go, or the same rank in each."""
+    """Normalised over the members of each group: whole groups are removed, or the same rank in each."""
     x = call["input"]
     _, ranks = call.split(x.axes[1], call["num_groups"])
     call.renormalise(ranks)
@@ -71,16 +71,16 @@ def group_norm(call: Call) -> Result:
 
 
 def softmax(call: Call) -> Result:
-    """Normalised along one axis, which must stay whole."""
+    """Normalised along one axis, which cannot be narrowed."""
     x = call.operands()[0]
-    call.freeze(x.axes[call["dim"]], "values are weighed against each other along this axis")
+    call.freeze(x.axes[call["dim"]], "values along this axis depend on each other")
     return Tracked(
         x.shape, tuple(None if axis == call["dim"] % len(x.shape) else v for axis, v in enumerate(x.axes))
     )
 
 
 def reduction(call: Call) -> Result:
-    """A sum, mean or maximum over some axes; over units it is another function when there are fewer."""
+    """A sum, mean or maximum over some axes; over fewer units it is another function."""
     x = call.operands()[0]
     dims = call["dim"] if call["dim"] is not None else []
     dims = [dims] if isinstance(dims, int) else list(dims) or list(range(len(x.shape)))
@@ -94,13 +94,13 @@ def reduction(call: Call) -> Result:
 
 
 def choice(call: Call) -> Result:
-    """argmax, sort, top-k: what comes out are places along the axis, so the axis stays."""
+    """argmax, sort, top-k: the output is positions along the axis, so the axis stays."""
     x = call.operands()[0]
     if isinstance(call["other"], Tracked):  # max(a, b), element by element
         return pointwise(call)
     axis = call["dim"]
     for vector in x.axes if axis is None else x.axes[axis : axis + 1 or None]:
-        call.freeze(vector, "places along this axis are what it returns")
+        call.freeze(vector, "it returns positions along this axis")
     if axis is None:
         return [fixed(shape) for shape in call.shapes]
     before, after = x.axes[: axis % len(x.shape)], x.axes[axis % len(x.shape) + 1 :]
@@ -109,15 +109,15 @@ def choice(call: Call) -> Result:
 
 
 def sampling(call: Call) -> Result:
-    """grid_sample: each channel at places that the data choose."""
+    """grid_sample: each channel at positions from the data."""
     x, spatial = call["input"], len(call.shapes[0]) - 2
     for vector in (*x.axes[2:], *call["grid"].axes):
-        call.freeze(vector, "places along this axis are chosen by the data")
+        call.freeze(vector, "positions along this axis are chosen by the data")
     return Tracked(call.shapes[0], (None, x.axes[1], *(None,) * spatial))
 
 
 def pooling(call: Call) -> Result:
-    """Pools and resizes: only the spatial axes, those whose size may change, are touched."""
+    """Pools and resizes: only the spatial axes, whose size may change, are affected."""
     x = call.operands()[0]
     spatial = next((int(n) for n in "123" if f"{n}d" in call.name), len(x.shape) - 2)
     for vector in x.axes[len(x.shape) - spatial :]:

@@ -1,11 +1,11 @@
-"""A pruned network on disk, without pickle: a plan, the weights, and an example to check them by.
+"""Saves and loads a pruned network, without pickle: a plan, the weights, and an example to check them.
 
-    plan.json             what was removed from what, the hash of the weights, and its own hash
+    plan.json             the plan, the hash of the weights, and its own hash
     model.safetensors     parameters and buffers under the user's own names
-    example.safetensors   inputs, and the outputs that the network gave when it was saved
+    example.safetensors   inputs, and the network's outputs when it was saved
 
-`load_pruned` starts from the user's own constructor, cuts what it returns, fills in the weights and runs the
-example: what it hands out computes what was saved, or it raises. Equal networks give equal bytes.
+`load_pruned` starts from the user's constructor, cuts its network, loads the weights and runs the example: it
+returns a network that computes the saved outputs, or raises. Equal networks give equal bytes.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ PLAN, WEIGHTS, EXAMPLE = "plan.json", "model.safetensors", "example.safetensors"
 
 
 def save_pruned(directory: Path | str, small: nn.Module, plan: Plan, example: Example) -> None:
-    """Writes a pruned network; each file appears whole or not at all, the plan last.
+    """Writes a pruned network; each file is written atomically, the plan last.
 
     Args:
-        plan: that by which it was pruned; the one recorded in `small` by `apply` goes before it.
+        plan: the plan by which it was pruned; one that `apply` recorded in `small` has priority.
         example: inputs of any batch size, on which a loaded network is checked.
 
     Raises:
@@ -56,11 +56,11 @@ def save_pruned(directory: Path | str, small: nn.Module, plan: Plan, example: Ex
 
 
 def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> nn.Module:
-    """The network that was saved in `directory`, rebuilt from the constructor of its original.
+    """The network that was saved in `directory`, rebuilt with the constructor of its original.
 
     Raises:
-        ArtifactError: a file is missing, damaged or was altered.
-        ModelError: build_model() returns another network than the one that was pruned.
+        ArtifactError: a file is missing, damaged or altered.
+        ModelError: build_model() returns a different network from the one that was pruned.
     """
     directory = Path(directory)
     value = _unsealed(directory / PLAN)
@@ -81,7 +81,7 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
     small = replay(model, plan, inputs)
     try:
         values = OrderedDict(_loaded(directory / WEIGHTS, weights))
-        # What modules note about themselves (a version) is not in the file, and is as they are now.
+        # Metadata of modules (a version) is not in the file; the current one is kept.
         vars(values)["_metadata"] = vars(small.state_dict()).get("_metadata")
         small.load_state_dict(values)
     except RuntimeError as error:
@@ -91,7 +91,7 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
     found = [one for one in run(small, inputs) if isinstance(one, Tensor)]
     if (wrong := relative_error(outputs, found)) > tolerance([*outputs, *found]):
         raise _altered(
-            directory / EXAMPLE, f"the network's outputs differ from those it holds by {wrong:.1e}"
+            directory / EXAMPLE, f"the network's outputs differ from the saved ones by {wrong:.1e}"
         )
     return small
 
@@ -106,7 +106,7 @@ def _check_original(model: nn.Module, plan: Plan) -> None:
 
 
 def _tensors(tensors: dict[str, Tensor]) -> bytes:
-    # Tied weights share memory, which the format refuses: each name gets its own copy.
+    # The format refuses tied weights, which share memory: each name gets its own copy.
     return save(
         {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
     )
@@ -120,7 +120,7 @@ def _loaded(path: Path, data: bytes) -> dict[str, Tensor]:
 
 
 def _sealed(value: dict[str, Any]) -> bytes:
-    """JSON with a hash of itself in it, in the one form that such a value has."""
+    """JSON in canonical form, with its own hash in it."""
     value = {name: item for name, item in value.items() if name != "sha256"}
     value["sha256"] = hashlib.sha256(_json(value)).hexdigest()
     return _json(value)
@@ -133,7 +133,7 @@ def _unsealed(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise _altered(path, str(error)) from error
     if not isinstance(value, dict) or _sealed(value) != data:
-        raise _altered(path, "its hash is not the one it holds")
+        raise _altered(path, "its content does not match its hash")
     return value
 
 
@@ -146,7 +146,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ArtifactError(
-            f"{path} cannot be read: {error.strerror}.", "Give the directory that save_pruned wrote, whole."
+            f"{path} cannot be read: {error.strerror}.", "Give the complete directory that save_pruned wrote."
         ) from error
 
 
@@ -157,5 +157,5 @@ def _write(path: Path, data: bytes) -> None:
 
 def _altered(path: Path, why: str) -> ArtifactError:
     return ArtifactError(
-        f"{path} is damaged or was altered: {why}.", "Run the stage that made it again, or copy it anew."
+        f"{path} is damaged or was altered: {why}.", "Run the stage that made it again, or copy it again."
     )

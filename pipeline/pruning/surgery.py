@@ -1,10 +1,10 @@
-"""Surgery: a copy of the network without the removed units, in one of two forms.
+"""Surgery: makes a copy of the network without the removed units, in one of two forms.
 
-The reference is the *graph*: the exported graph with every size derived anew. What users prefer is the
-*module*: their own class, its parameters and attributes narrowed. The forward code of a module may hold old
-widths, and may run all the same and be wrong; so it is handed out only when it computes what the masked
-original does. If it does not, groups whose widths its code holds are left whole; if too little is removed
-then, the user gets the graph. A group that the graph itself cannot do without is left whole too.
+The reference is the *graph*: the exported graph with every size derived again. Users prefer the *module*:
+their own class, with narrowed parameters and attributes. A module's forward code may contain old widths, and
+may run but be wrong; so it is returned only if it computes the same as the masked original. If it does not,
+groups whose widths its code contains are not pruned; if that removes too little, the user gets the graph. A
+group that cannot be removed from the graph is not pruned either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .capture import Example, capture, users_line
 from .contexts import uncollected
 from .graphnet import GraphNet
 from .groups import Groups, Tracing, planned
-from .narrow import TOLD, cut_tensors
+from .narrow import WIDTH_ARGUMENTS, cut_tensors
 from .plan import Cut, fingerprint, record
 from .plan import Plan as Plan
 from .rebuild import other_network, rebuilt
@@ -34,7 +34,7 @@ from .trial import Trial, earlier_plans
 from .verify import check_traced
 
 SPARED = 1.25
-"""The module form may keep this many times the parameters of the graph form; beyond, the graph is better."""
+"""The module form may have up to this many times the parameters of the graph form; beyond, use the graph."""
 
 
 @uncollected()
@@ -46,17 +46,17 @@ def apply(
     *,
     form: str = "",
 ) -> nn.Module:
-    """A smaller copy of `model`, which itself stays as it is.
+    """A smaller copy of `model`, which is not changed.
 
-    `plan_of(small)` is the plan that was carried out: it says which form the copy has and why, and may remove
-    less than was asked where the module's own code holds a width.
+    `plan_of(small)` is the plan that was applied: it says which form the copy has and why, and may remove
+    less than asked if the module's own code contains a width.
 
     Args:
         groups, example: the trace from which the plan was made, or else the example to trace it again.
-        form: "module" or "graph" for that form and no other; "" for the module where it is right.
+        form: "module" or "graph" for only that form; "" for the module if it is right, else the graph.
 
     Raises:
-        ModelError: the plan is for another network, or the form cannot be had.
+        ModelError: the plan is for another network, or the form is not possible.
     """
     if plan.dropped:
         return _shallower(model, plan, form)
@@ -65,7 +65,7 @@ def apply(
             raise ModelError("Surgery needs a trace or an example.", "Call apply(model, plan, groups).")
         groups = trace(model, example)
     _check_fits(model, plan, groups)
-    trial, small, problem = _tried(Trial(model, plan, groups), form)
+    trial, small, problem = _feasible(Trial(model, plan, groups), form)
     if small is not None:
         return small
     if form == "module":
@@ -84,31 +84,31 @@ def _shallower(model: nn.Module, plan: Plan, form: str) -> nn.Module:
         raise other_network()
     if form == "graph" or isinstance(model, GraphNet):
         raise ModelError(
-            "Blocks are dropped from the network's own class, and not from its graph, which has no modules.",
+            "Blocks can be dropped from the network's own class, but not from its graph form.",
             'Drop blocks first, without form="graph"; a cut of neurons afterwards may have that form.',
         )
-    reason = plan.reason or "something small stands in for each block"
+    reason = plan.reason or "a small module replaces each block"
     done = dataclasses.replace(plan, form="module", reason=reason, earlier=earlier_plans(model))
     return record(shallower(model, plan.dropped), done)
 
 
-def _tried(trial: Trial, form: str) -> tuple[Trial, nn.Module | None, str]:
-    """What can be carried out of a plan, with the user's class if it can follow, or else why not."""
+def _feasible(trial: Trial, form: str) -> tuple[Trial, nn.Module | None, str]:
+    """The part of a plan that can be applied, with the user's class if it can follow, or else why not."""
     if form == "graph" or isinstance(trial.model, GraphNet):
         problem = "it was asked for" if form == "graph" else "it was pruned in that form before"
-        return _sound(trial), None, problem
+        return _without_unsound(trial), None, problem
     small, problem = trial.module()
     if small is None:
-        asked, trial = trial, _sound(trial)
+        asked, trial = trial, _without_unsound(trial)
         if trial is not asked:
             small, problem = trial.module()
     if small is None:
-        small = _eased(trial, limit=math.inf if form == "module" else SPARED)
+        small = _module_form(trial, limit=math.inf if form == "module" else SPARED)
     return trial, small, problem
 
 
 def graph_form(model: nn.Module, cut: Cut, groups: Groups) -> GraphNet:
-    """The exported graphs with this cut, for inference and, where there is one, for training."""
+    """The exported graphs with this cut, for inference and, if there is one, for training."""
     alive = living(groups.tracing, cut)
     graph, _ = resized(groups.tracing, alive)
     return _graph_net(model, groups, cut, cut_tensors(model, cut), graph, alive)
@@ -133,10 +133,10 @@ def _graph_net(
 
 
 def _for_training(model: nn.Module, groups: Groups, cut: Cut, alive: Tensor) -> tuple[GraphModule, Graph]:
-    """The graph of the network in training, as it was captured and for what lives.
+    """The graph of the network in training, as captured and for the living units.
 
     Raises:
-        ModelError: it cannot be captured, or other units hang together in it.
+        ModelError: it cannot be captured, or it couples other units.
     """
     learner = groups.tracing.learner
     if learner is None:
@@ -148,7 +148,7 @@ def _for_training(model: nn.Module, groups: Groups, cut: Cut, alive: Tensor) -> 
 
 @uncollected()
 def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
-    """A fresh instance of the original, cut as the plan and the earlier ones in it say. Values are its own.
+    """A new instance of the original, cut by the plan and the earlier ones in it. Values are its own.
 
     Raises:
         ModelError: a plan is for another network.
@@ -157,7 +157,7 @@ def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
 
 
 def living(tracing: Tracing, cut: Cut) -> Tensor:
-    """bool[identities]: who lives when exactly these indices of the parameters are cut.
+    """bool[identities]: which of them live when exactly these indices of the parameters are cut.
 
     Raises:
         ModelError: no choice of units makes this cut.
@@ -167,25 +167,25 @@ def living(tracing: Tracing, cut: Cut) -> Tensor:
     for (name, axis), vector in slots.items():
         wanted[vector[list(cut.get(name, {}).get(axis, ()))]] = False
     every = torch.cat([*slots.values(), torch.empty(0, dtype=torch.long)])
-    spoiled = torch.zeros_like(wanted)  # units that reach what is to stay ...
-    touched = torch.zeros_like(wanted)  # ... and what is to go
+    spoiled = torch.zeros_like(wanted)  # units with an index that must stay ...
+    touched = torch.zeros_like(wanted)  # ... and with one that must be cut
     for _, units in solution.units(solution.of[every]):
         spoiled[units[(units >= 0) & wanted[every]]] = True
         touched[units[(units >= 0) & ~wanted[every]]] = True
     alive = solution.alive((solution.free & touched & ~spoiled).nonzero().reshape(-1))
     if not torch.equal(alive[every], wanted[every]):
         raise ModelError(
-            "What is to be removed does not fit this graph of the network: other units hang together in it.",
+            "The plan does not fit the training graph: it couples other units than the inference graph.",
             "Its forward differs between training and inference; prune fewer groups, or make it the same.",
         )
     return alive
 
 
-def _sound(trial: Trial) -> Trial:
-    """The same, less the groups that the graph cannot do without.
+def _without_unsound(trial: Trial) -> Trial:
+    """The same without the groups whose removal makes the graph wrong.
 
     Raises:
-        MismatchError: nothing that could be left out makes it right.
+        MismatchError: leaving out groups does not make it right.
         ModelError: the network has other values than when it was traced.
     """
     while error := trial.graph_problem:
@@ -198,17 +198,17 @@ def _sound(trial: Trial) -> Trial:
     return trial
 
 
-def _eased(trial: Trial, *, limit: float) -> nn.Module | None:
-    """The user's class for as much of the plan as its code can follow; None if that is too little.
+def _module_form(trial: Trial, *, limit: float) -> nn.Module | None:
+    """The user's class for the part of the plan that its code can follow; None if that is too little.
 
-    Groups whose widths the code holds are left whole: those of one kind, or all; the smallest network that
-    is right is taken.
+    Groups whose widths the code contains are not pruned: those of one kind, or all; the smallest network that
+    is right is returned.
 
     Args:
-        limit: how many times the parameters of the whole plan may be left.
+        limit: the largest number of parameters, as a multiple of those of the full plan.
     """
     model, plan, groups = trial.model, trial.plan, trial.groups
-    held = [change.node for change in trial.resized[1] if change.argument not in TOLD]
+    held = [change.node for change in trial.resized[1] if change.argument not in WIDTH_ARGUMENTS]
     stiff: dict[str, list[str]] = {}
     for name in _touching(held, plan, groups):
         stiff.setdefault(groups[name].kind, []).append(name)
@@ -232,16 +232,16 @@ def _parameters_left(sizes: Mapping[str, int], plan: Plan) -> int:
 
 
 def _without(plan: Plan, groups: Groups, names: Sequence[str], wrong_at: str = "") -> Plan:
-    """The plan without some groups, and the reason: its own code holds them, or the cut went wrong there."""
+    """The plan without some groups, and the reason: the code contains their widths, or the cut is wrong."""
     rest = {name: units for name, units in plan.removed.items() if name not in names}
-    reason = f"the widths of {', '.join(names)} were left whole, because "
-    reason += f"the cut went wrong at {wrong_at}" if wrong_at else "its forward code holds them"
+    reason = f"the widths of {', '.join(names)} were not pruned, because "
+    reason += f"the cut is wrong at {wrong_at}" if wrong_at else "its forward code contains them"
     reason = "; ".join(part for part in (plan.reason, reason) if part)
     return dataclasses.replace(planned(groups, rest), reason=reason)
 
 
 def _touching(nodes: Sequence[Node], plan: Plan, groups: Groups) -> list[str]:
-    """The groups of the plan that have units in some node's operands or result."""
+    """The groups of the plan that have units in the operands or results of these nodes."""
     tracing = groups.tracing
     names = {one.name for node in nodes for one in (node, *node.all_input_nodes)}
     known = [value for name, value in tracing.values.items() if name in names]
@@ -257,7 +257,7 @@ def _touching(nodes: Sequence[Node], plan: Plan, groups: Groups) -> list[str]:
 
 
 def _constants(graph: GraphModule, tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """Tensors of the graph that the module does not own: constants of its code."""
+    """Tensors of the graph that are not in the module: constants of its code."""
     found = []
     for node in graph.graph.nodes:
         if node.op == "get_attr" and str(node.target) not in tensors:

@@ -1,7 +1,7 @@
-"""The reference of surgery, on the original graph: nothing is cut; what is removed is zero where it is read.
+"""The reference for surgery: runs the original graph at full width, with removed elements at zero where read.
 
-An operator that is taken over units (a norm, a mean) is applied to those that live, as it will be in the
-narrower network. Every other operator runs as it is, at full width: the two share no surgery.
+A reduction over units (a norm, a mean) is applied to the living ones, as in the narrower network. Every other
+operator runs unchanged, at full width, so the reference shares no code with surgery.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .groups import Groups, Tracing
 
 
 class Survivors(Interpreter):
-    """The original's graph with removed elements at zero, and norms and means over those that live.
+    """The original's graph with removed elements at zero, and norms and means over the living ones.
 
     Args:
-        twins: the graph of the narrower network, whose constants hold for what lives.
+        twins: the graph of the narrower network, whose constants are for the living units.
         tensors: parameters to run with instead of the network's own.
-        keep: whether `results` holds what each node returned, for as long as this lives.
+        keep: whether `results` stores the result of each node, for the lifetime of this object.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Survivors(Interpreter):
         return result
 
     def _of_survivors(self, node: Node) -> Any:
-        """The operator on what lives, with the constants of the narrower network."""
+        """The operator on the living elements, with the constants of the narrower network."""
         result = _call(self.twins[node.name], lambda x: self._as(_selected, x))
         known = self.tracing.values.get(node.name)
         if isinstance(known, Tracked):
@@ -72,11 +72,11 @@ class Survivors(Interpreter):
 
 
 class Recorder(Interpreter):
-    """Runs a graph over tensors that are given.
+    """Runs a graph with given tensors.
 
     Args:
-        captured: the network whose graph it was, for constants that `tensors` does not name.
-        keep: whether `results` holds what each node returned.
+        captured: the network of the graph, for constants that are not in `tensors`.
+        keep: whether `results` stores the result of each node.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Recorder(Interpreter):
 
 
 def renormalised_by(groups: Groups, alive: Tensor) -> tuple[str, ...]:
-    """The operators that are taken over fewer units now, each with its line."""
+    """The reductions that are now over fewer units, each with its line."""
     tracing = groups.tracing
     names = {name for name, over in tracing.renormalised.items() if not bool(alive[over].all())}
     nodes = [node for node in tracing.graph.graph.nodes if node.name in names]
@@ -105,7 +105,7 @@ def renormalised_by(groups: Groups, alive: Tensor) -> tuple[str, ...]:
 
 
 def first_difference(expected: Survivors, found: Mapping[str, Any]) -> Node | None:
-    """The first node whose value in the narrower graph is another one, or is missing."""
+    """The first node whose value differs in the narrower graph, or is missing."""
     nodes: list[Node] = list(expected.tracing.graph.graph.nodes)
     for node in nodes:
         known, wanted = expected.tracing.values.get(node.name), expected.results.get(node.name)
@@ -127,13 +127,13 @@ def place_of(node: Node) -> str:
 
 
 def _call(node: Node, read: Callable[[Node], Any]) -> Any:
-    """What the operator of a node returns for operands that are read so."""
+    """The result of a node's operator for operands that `read` returns."""
     assert callable(node.target)
     return node.target(*map_arg(node.args, read), **map_arg(node.kwargs, read))
 
 
 def _narrowed(known: Tracked, alive: Tensor) -> list[tuple[int, Tensor]]:
-    """The axes along which something was removed, with bool[size] of what lives."""
+    """The axes with removed elements, with bool[size] of the living ones."""
     vectors = [(axis, alive[vector]) for axis, vector in enumerate(known.axes) if vector is not None]
     return [(axis, keep) for axis, keep in vectors if not bool(keep.all())]
 
@@ -145,7 +145,7 @@ def _selected(value: Tensor, known: Tracked, alive: Tensor) -> Tensor:
 
 
 def _spread(value: Tensor, known: Tracked, alive: Tensor) -> Tensor:
-    """The inverse of `_selected`, with zeros in between."""
+    """The inverse of `_selected`, with zeros for removed elements."""
     for axis, keep in _narrowed(known, alive):
         shape = (*value.shape[:axis], known.shape[axis], *value.shape[axis + 1 :])
         value = value.new_zeros(shape).index_copy(axis, keep.nonzero().reshape(-1).to(value.device), value)

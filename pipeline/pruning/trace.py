@@ -1,10 +1,10 @@
-"""From a network to its groups: one pass over the exported graph, in which every tensor carries identities.
+"""Traces a network to its groups: one pass over the exported graph that propagates identities.
 
     groups = trace(model, example)
 
-Each index of each axis of each parameter gets an identity of its own. Operators carry identities on to their
-results (`rules`), and what meets is united (`identities`). Sizes are read from the graph; nothing is computed
-but the layout of identities, so the cost hardly depends on the resolution.
+Each index of each axis of each parameter gets its own identity. Operators propagate identities to their
+results (`rules`), and identities of combined operands are united (`identities`). Sizes are read from the
+graph; only the layout of identities is computed, so the cost hardly depends on the resolution.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from .rules import RULES, pointwise
 
 @uncollected()
 def trace(model: nn.Module, example_inputs: Example) -> Groups:
-    """The groups of units that may be removed from `model`, which stays as it is.
+    """The groups of units that may be removed from `model`, which is not changed.
 
     Args:
         example_inputs: tensors in the order of forward's parameters, batch axis first; a batch of two or more
-            keeps the batch dimension open.
+            keeps the batch dimension dynamic.
 
     Raises:
-        ModelError: the network cannot be captured, the inputs do not fit, or two parameters lie in the same
-            memory without being one.
+        ModelError: the network cannot be captured, the inputs do not fit, or two different parameters share
+            memory.
     """
     graph = capture(model, example_inputs)
     _check_memory(model)
@@ -51,7 +51,7 @@ def trace(model: nn.Module, example_inputs: Example) -> Groups:
     everything = all(used & set(names) for _, names in _shared_names(floating))
     if everything and not differs_in_training(model, example_inputs):
         return trace_graph(model, graph, example_inputs)
-    # Something is for training alone (an auxiliary head, a residual sum): both forms are traced as one.
+    # Some operators run only in training (an auxiliary head, a residual sum): both graphs are traced as one.
     with contextlib.suppress(ModelError):
         return trace_graph(model, graph, example_inputs, capture(model, example_inputs, training=True))
     return trace_graph(model, graph, example_inputs)
@@ -60,7 +60,7 @@ def trace(model: nn.Module, example_inputs: Example) -> Groups:
 def trace_graph(
     model: nn.Module, captured: GraphModule, example: Example, learner: GraphModule | None = None
 ) -> Groups:
-    """The same for a graph that was captured already, and another of the same network for training."""
+    """The same for a captured graph, and optionally the training graph of the same network."""
     tracing, notes = tracing_of(model, captured, learner)
     groups, units, frozen = assemble(tracing.slots, notes, tracing.solution)
     return Groups(
@@ -76,7 +76,7 @@ def trace_graph(
 def tracing_of(
     model: nn.Module, captured: GraphModule, learner: GraphModule | None = None
 ) -> tuple[Tracing, Notes]:
-    """What hangs together in a captured graph, before groups are made of it."""
+    """The coupling of units in a captured graph, before groups are made."""
     aliases = dict(_shared_names([*named_tensors(model)]))
     canonical = {alias: name for name, aliased in aliases.items() for alias in aliased}
     notes = Notes()
@@ -102,7 +102,7 @@ def tracing_of(
 
 
 def _shared_names(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, tuple[str, ...]]]:
-    """The names of each tensor, with the first of them in front."""
+    """The names of each tensor, with its first name in front."""
     names: dict[int, list[str]] = {}
     for name, tensor in named:
         names.setdefault(id(tensor), []).append(name)
@@ -110,7 +110,7 @@ def _shared_names(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, tuple[
 
 
 def _check_memory(model: nn.Module) -> None:
-    """Views of each other that are parameters of their own would be cut apart, and learn apart ever after."""
+    """Refuses parameters that are views of each other: surgery would separate them."""
     tensors = dict(named_tensors(model))
     held = [(name, tensors[name]) for name, _ in _shared_names(tensors.items()) if not tensors[name].is_meta]
     dense = [(name, one) for name, one in held if one.layout == torch.strided and one.numel()]
@@ -123,14 +123,14 @@ def _check_memory(model: nn.Module) -> None:
             learns = isinstance(tensor, nn.Parameter) or isinstance(view, nn.Parameter)
             if learns and _overlap(tensor, view, behind - start):
                 raise ModelError(
-                    f'"{name}" and "{other}" share memory without being the same parameter.',
+                    f'"{name}" and "{other}" share memory, but are not the same parameter.',
                     "Tie them by assigning the same nn.Parameter to both; where one is the other transposed, "
                     "or a part of it, keep one and compute the view in forward.",
                 )
 
 
 def _extent(tensor: Tensor) -> int:
-    """The number of elements from a tensor's first to its last in memory."""
+    """The number of elements between a tensor's first and last in memory, inclusive."""
     return 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
@@ -194,10 +194,10 @@ class _Pass:
         return results if several else self._named(results[0], node)
 
     def _apply(self, rule: Rule, call: Call) -> list[Tracked]:
-        """A rule that cannot make sense of its call, or says what cannot be, is as good as none."""
+        """Applies a rule; if it fails or its result is impossible, the operands are frozen."""
         try:
             result = rule(call)
-        except Exception:  # an overload the rule was not written for; what it said so far only binds more
+        except Exception:  # an unexpected overload; facts recorded so far only freeze more
             result = unknown(call)
         results = result if isinstance(result, list) else [result]
         if all(_sizes(x) == shape for x, shape in zip(results, call.shapes, strict=False)):
@@ -207,7 +207,7 @@ class _Pass:
         return [fixed(shape) for shape in call.shapes]
 
     def _arguments(self, node: Node) -> dict[str, Any]:
-        """All arguments by the names of the operator's schema, nodes replaced by what is known of them."""
+        """All arguments by the names of the operator's schema, nodes replaced by the facts on them."""
         schema = getattr(node.target, "_schema", None)
         if schema is None:
             return {str(number): self._plain(value) for number, value in enumerate(node.args)}
@@ -270,7 +270,7 @@ def _shape(value: Tensor) -> tuple[int, ...]:
 
 
 def _rule(node: Node, name: str) -> Any:
-    """The rule of an operator; one in place has the rule of its twin."""
+    """The rule of an operator; an in-place operator has the rule of its functional form."""
     for known in (name, name.removesuffix("_")):
         if known in RULES:
             return RULES[known]

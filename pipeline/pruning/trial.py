@@ -1,8 +1,8 @@
-"""A plan tried out on a network: its narrow tensors, the graph for them, what they must compute, and whether
-the user's own module and the graph do.
+"""The trial of a plan on a network: narrow tensors, the resized graph, the expected outputs, and whether the
+user's module and the graph compute them.
 
 Whether a cut is right does not depend on values, but values can hide that it is wrong: an input of zeros, a
-layer scale of 1e-6, a gate that starts closed. So what is constant is tried with random values instead.
+layer scale of 1e-6, a gate that starts closed. So constant tensors are replaced by random values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.fx import Graph, Node
 
 from .calls import Tracked
 from .capture import has_batch, inputs_of, operator_name
-from .compare import Computation, held_against, or_nothing, run, run_graph
+from .compare import Computation, compared, or_nothing, run, run_graph
 from .groups import Groups
 from .narrow import (
     cut_tensors,
@@ -33,13 +33,13 @@ from .verify import MismatchError, mismatch
 
 
 class Trial:
-    """A plan, and what it makes of a network; each part is worked out when it is asked for, once."""
+    """A plan and its results on a network; each is computed once, on demand."""
 
     def __init__(self, model: nn.Module, plan: Plan, groups: Groups) -> None:
         self.model, self.plan, self.groups = model, plan, groups
 
     def of(self, plan: Plan) -> Trial:
-        """Another plan for the same network, tried with the same values."""
+        """A trial of another plan for the same network, with the same values."""
         other = Trial(self.model, plan, self.groups)
         other.lively = self.lively
         return other
@@ -56,23 +56,23 @@ class Trial:
 
     @functools.cached_property
     def lively(self) -> dict[str, Tensor]:
-        """Random values, at full width, for the parameters whose own would hide a mistake."""
+        """Random values, at full width, for the parameters whose own values would hide a mistake."""
         found = {id(one): _lively(one) for one in self.model.parameters()}
         named = ((name, found.get(id(one))) for name, one in named_tensors(self.model))
         return {name: value for name, value in named if value is not None}
 
     def tried(self) -> dict[str, Tensor]:
-        """`tensors`, with the lively values in place of their own; made anew, so that none need be held."""
+        """`tensors` with the lively values; made on each call, to save memory."""
         return cut_tensors(self.model, self.plan.cut, self.lively) if self.lively else self.tensors
 
     @functools.cached_property
     def resized(self) -> tuple[Graph, tuple[Change, ...]]:
-        """The graph for these tensors, and what changed in it."""
+        """The graph for these tensors, and its changes."""
         return resized(self.groups.tracing, self.alive)
 
     @functools.cached_property
     def inputs(self) -> tuple[Tensor, ...]:
-        """One sample where that is enough: another batch than the one that was captured."""
+        """One sample if that is enough: another batch size than the captured one."""
         nodes = self.groups.tracing.graph.graph.nodes
         placeholders = [node for node in nodes if node.op == "placeholder"]
         inputs = zip(inputs_of(self.groups.example), placeholders, strict=True)
@@ -80,22 +80,22 @@ class Trial:
         return tuple(_varied(one if whole or not has_batch(node) else one[:1], node) for one, node in inputs)
 
     def _narrows_batch(self, node: Node) -> bool:
-        """Whether an axis that is narrowed also holds the batch, as in (batch x heads, tokens, features)."""
+        """Whether a narrowed axis also includes the batch, as in (batch x heads, tokens, features)."""
         known, shape = self.groups.tracing.values.get(node.name), getattr(node.meta.get("val"), "shape", ())
         axes = known.axes if isinstance(known, Tracked) else ()
         return any(
             isinstance(size, torch.SymInt) and vector is not None and not bool(self.alive[vector].all())
-            for size, vector in zip(shape, axes, strict=False)  # some nodes are known without a value
+            for size, vector in zip(shape, axes, strict=False)  # some nodes have facts but no value
         )
 
     @functools.cached_property
     def expected(self) -> Computation:
-        """What the narrower network must return: the original's outputs, with what is removed at zero."""
+        """The expected outputs: the original's, with removed units at zero."""
         reference = Survivors(self.groups.tracing, self.alive, self.resized[0], self.lively)
         return functools.cache(functools.partial(run_graph, reference, self.inputs))
 
     def module(self) -> tuple[nn.Module | None, str]:
-        """The user's class where it is right, if need be with attributes set; else what is wrong with it."""
+        """The user's class if it is right, possibly with attributes set; else what is wrong with it."""
         _, changes = self.resized
         known, repaired = known_attributes(self.model, changes), matching_attributes(self.model, changes)
         problem = ""
@@ -105,11 +105,11 @@ class Trial:
                 set_attributes(small, attributes)
             if not (problem := self._problem(small)):
                 if self.lively:
-                    del small  # before its twin with the network's own values is made
+                    del small  # before the copy with the network's own values is made
                     small = narrowed(self.model, self.tensors, attributes)
                 reason = self.plan.reason or "its forward code follows the widths"
                 if attributes is repaired:
-                    reason += f", with attributes set anew: {_listed(attributes, known)}"
+                    reason += f", with changed attributes: {_listed(attributes, known)}"
                 done = dataclasses.replace(
                     self.plan,
                     form="module",
@@ -127,26 +127,26 @@ class Trial:
         tried = self.tried()
         narrow = Recorder(self.groups.tracing.graph, graph, tried)
         found = or_nothing(functools.partial(run_graph, narrow, self.inputs))
-        error, same = held_against(self.expected, found)
+        error, same = compared(self.expected, found)
         if same:
             return None
         return mismatch(self.groups.tracing, self.alive, graph, tried, self.inputs, error, wide=self.lively)
 
     def _problem(self, small: nn.Module) -> str:
-        self.expected(False)  # what goes wrong in it is not the narrow network's fault
+        self.expected(False)  # an error in it is not the narrow network's
         try:
-            error, same = held_against(self.expected, functools.partial(run, small, self.inputs))
-        except Exception as failure:  # the user's code, run with widths it was not written for
+            error, same = compared(self.expected, functools.partial(run, small, self.inputs))
+        except Exception as failure:  # the user's code, run with unexpected widths
             first = next(iter(str(failure).splitlines()), type(failure).__name__)
             return f"its forward fails with the new widths: {first}"
-        return "" if same else f"its forward runs with the new widths, but its outputs are off by {error:.1e}"
+        return "" if same else f"its forward runs with the new widths, but outputs are wrong by {error:.1e}"
 
 
 def _lively(parameter: Tensor) -> nn.Parameter | None:
-    """A tensor of that shape that spreads as much as a weight does; None where the parameter itself does.
+    """A tensor of that shape with the spread of a usual weight; None if the parameter itself has it.
 
-    Weights of a fiftieth leave an attention uniform, whatever its scale: what is small is spread out, what
-    is constant is drawn.
+    Weights of 0.02 leave an attention uniform, whatever its scale: small values are scaled up, constant ones
+    are replaced by random ones.
     """
     if not parameter.is_floating_point() or parameter.numel() == 0:
         return None
@@ -165,7 +165,7 @@ def _lively(parameter: Tensor) -> nn.Parameter | None:
 
 
 def _varied(value: Tensor, node: Node) -> Tensor:
-    """The input, or random values in its place if it is one value everywhere."""
+    """The input, or random values if it is constant."""
     if value.numel() < 2 or value.is_complex() or not bool((value == value.reshape(-1)[0]).all()):
         return value
     generator = torch.Generator().manual_seed(0)
@@ -177,7 +177,7 @@ def _varied(value: Tensor, node: Node) -> Tensor:
 
 
 def earlier_plans(model: nn.Module) -> tuple[Plan, ...]:
-    """The plans that a network has been through, oldest first."""
+    """The plans applied to a network, oldest first."""
     before = plan_of(model)
     return (*before.earlier, dataclasses.replace(before, earlier=())) if before else ()
 

@@ -1,10 +1,10 @@
-"""The proof of surgery: the pruned network computes what the original computes without the removed units.
+"""The proof of surgery: the pruned network computes the same as the original without the removed units.
 
-First the plain statement: zero the removed indices in the original's parameters, run both, compare. Where
-that does not hold, something is taken *over* the units (a layer norm, a mean over channels), and fewer of
-them are legitimately another function: then the original's graph is run with every removed element zeroed and
-those operators applied to the survivors alone. The pruned network must agree with that, and the report says
-that the function changed, and where.
+First the plain check: zero the removed indices in the original's parameters, run both, compare. If they
+differ, there is a reduction *over* the units (a layer norm, a mean over channels), which over fewer units is
+legitimately another function: then the original's graph runs with every removed element at zero and those
+operators applied only to the living units. The pruned network must agree with that, and the report says that
+the function changed, and where.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.fx import Graph, Interpreter, Node
 from ...targets.errors import ModelError
 from .bypass import difference
 from .capture import Example, inputs_of
-from .compare import held_against, or_nothing, run, run_graph
+from .compare import compared, or_nothing, run, run_graph
 from .groups import Groups, Tracing
 from .narrow import copied_module, named_tensors
 from .plan import Cut, Plan, fingerprint, plan_of
@@ -32,7 +32,7 @@ from .trace import trace
 
 
 class MismatchError(ModelError):
-    """The pruned network computes something else; `node` is the first that differs, if it can be told."""
+    """The pruned network computes something else; `node` is the first that differs, if it is known."""
 
     def __init__(self, what: str, cure: str, node: Node | None) -> None:
         super().__init__(what, cure)
@@ -41,12 +41,12 @@ class MismatchError(ModelError):
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of a check that succeeded.
+    """The result of a check that succeeded.
 
     Attributes:
         max_relative_error: the largest difference of any output, relative to that output's largest value.
-        function_changed_by: operators that are taken over fewer units now, each with its line; empty where
-            the pruned network is exactly the original with the removed units at zero.
+        function_changed_by: reductions that are now over fewer units, each with its line; empty if the
+            pruned network is exactly the original with the removed units at zero.
     """
 
     max_relative_error: float
@@ -57,7 +57,7 @@ def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | E
     """Compares the two on the example, in eval mode; neither is changed.
 
     Args:
-        plan: that by which `pruned` was made from `original`; a plan recorded in `pruned` goes before it.
+        plan: the plan by which `pruned` was made from `original`; one recorded in `pruned` has priority.
         given: the trace of `original`, or the example inputs.
 
     Raises:
@@ -77,14 +77,14 @@ def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | E
 
 
 def _verify_depth(original: nn.Module, shallow: nn.Module, plan: Plan, example: Example) -> Verification:
-    """Against the original in which each dropped block hands on its input, or its shortcut alone."""
+    """Compares with the original in which each dropped block returns its input, or only its shortcut."""
     error, same = difference(original, shallow, plan.dropped, inputs_of(example))
     if same:
         return Verification(error)
     raise MismatchError(
-        f"The network without {', '.join(plan.dropped)} does not compute what the original does when these "
-        f"hand on their input or shortcut: outputs differ by {error:.1e}.",
-        "Nothing was saved. Leave these blocks in, or verify before the network is trained on.",
+        f"The network without {', '.join(plan.dropped)} does not compute the same as the original in which "
+        f"these return their input or shortcut: outputs differ by {error:.1e}.",
+        "Nothing was saved. Do not drop these blocks, or verify before fine-tuning.",
         None,
     )
 
@@ -95,31 +95,31 @@ def verify_on(
     """`verify` on inputs of any batch size that the trace allows."""
     alive = groups.tracing.alive(plan.removed)
     found = cache(or_nothing(partial(run, pruned, inputs)))
-    error, same = held_against(partial(run, _masked(original, plan.cut), inputs), found)
+    error, same = compared(partial(run, _masked(original, plan.cut), inputs), found)
     if same:
         return Verification(error)
     graph, _ = resized(groups.tracing, alive)
     captured, reference = Interpreter(groups.tracing.graph), Survivors(groups.tracing, alive, graph)
-    error, same = held_against(partial(run_graph, reference, inputs), found)
-    _, deterministic = held_against(partial(run, original, inputs), partial(run_graph, captured, inputs))
+    error, same = compared(partial(run_graph, reference, inputs), found)
+    _, deterministic = compared(partial(run, original, inputs), partial(run_graph, captured, inputs))
     if not deterministic:
         check_traced(original, groups)
         raise ModelError(
-            "The original does not compute what its own captured graph does: its forward depends on more than"
-            " its inputs and parameters (random numbers, the time, a state it keeps).",
-            "Make its eval form a function of its inputs: seed it, or take that part out.",
+            "The original and its captured graph give different outputs: its forward depends on more than"
+            " its inputs and parameters (random numbers, the time, a stored state).",
+            "Make its eval mode a function of its inputs: seed it, or remove that part.",
         )
     if same:
-        changed = renormalised_by(groups, alive) or ("an operator that turns zero into something else",)
+        changed = renormalised_by(groups, alive) or ("an operator that maps zero to another value",)
         return Verification(error, changed)
     raise mismatch(groups.tracing, alive, graph, dict(named_tensors(pruned)), inputs, error)
 
 
 def check_traced(model: nn.Module, groups: Groups) -> None:
-    """That a network holds the values with which it was traced.
+    """Checks that a network has the values with which it was traced.
 
     Raises:
-        ModelError: it does not; it names the first parameter that differs.
+        ModelError: it has not; the message names the first parameter that differs.
     """
     for name, tensor in named_tensors(model):
         with contextlib.suppress(AttributeError):
@@ -127,7 +127,7 @@ def check_traced(model: nn.Module, groups: Groups) -> None:
             if traced is not tensor and not torch.equal(traced.to(tensor), tensor):
                 raise ModelError(
                     f'This network is not the one that was traced: "{name}" has other values.',
-                    "Trace the network whose weights it is to keep, and apply the plan with that trace.",
+                    "Trace the network with the weights to keep, and apply the plan with that trace.",
                 )
 
 
@@ -145,29 +145,29 @@ def mismatch(
 
     Args:
         graph, tensors: of the narrower network.
-        wide: parameters of the original that are to have other values than their own.
-        error: how far its outputs are off.
+        wide: replacement values for parameters of the original.
+        error: the relative error of its outputs.
     """
     reference = Survivors(tracing, alive, graph, wide, keep=True)
     recorder = Recorder(tracing.graph, graph, tensors, keep=True)
-    with contextlib.suppress(RuntimeError):  # what it raises, the node that is missing tells
+    with contextlib.suppress(RuntimeError):  # the missing node shows the error
         run_graph(reference, inputs)
         run_graph(recorder, inputs)
     node = first_difference(reference, recorder.results)
     where = f"The first layer that differs is {place_of(node)}." if node else _ALL_AGREE
     return MismatchError(
-        f"The pruned network does not compute what the original does without the removed units: "
+        f"The pruned network does not compute the same as the original without the removed units: "
         f"outputs differ by {error:.1e}. {where}",
         "Nothing was saved. Please report this network; until then leave that layer out of the pruning.",
         node,
     )
 
 
-_ALL_AGREE = "All layers agree with its graph: the forward code of the pruned module holds an old width."
+_ALL_AGREE = "All layers agree with its graph: the forward code of the pruned module contains an old width."
 
 
 def _masked(model: nn.Module, cut: Cut) -> nn.Module:
-    """The original with the removed indices at zero. Buffers stay: a variance of zero would be a lie."""
+    """The original with the removed indices at zero. Buffers stay: a variance of zero would be wrong."""
     masks: dict[int, Tensor] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in cut and id(parameter) not in masks:
@@ -175,6 +175,6 @@ def _masked(model: nn.Module, cut: Cut) -> nn.Module:
             for axis, indices in cut[name].items():
                 value.index_fill_(axis, torch.tensor(indices, device=value.device), 0)
             masks[id(parameter)] = nn.Parameter(value, parameter.requires_grad)
-    # What is not masked is shared with the original: nothing here writes to it.
+    # Unmasked tensors are shared with the original: nothing here writes to them.
     shared = {id(tensor): tensor for _, tensor in named_tensors(model)}
     return copied_module(model, shared | masks)

@@ -1,8 +1,8 @@
-"""One run of a network, watched: what each module takes and returns, and how far its input is carried.
+"""Observes one run of a network: inputs and outputs of each module, and its skip connections.
 
-A residual block is told by what it does: its input gets to its output by sums, activations, norms and views
-alone, past whatever holds weights. The functions of torch that are called say so, in the order they are
-called in; the graph of an export would have lost which module they belong to.
+A residual block is recognised by its behaviour: its input reaches its output through only sums, activations,
+norms and views, without weights. The called functions of torch show this, in their order; an exported graph
+has lost the modules to which they belong.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _SUMS = frozenset(("add", "add_", "sub", "sub_", "rsub"))
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: its number, the tensor it worked on, and what it returned.
+    """One call of a module: its number, its input tensor, and its result.
 
-    `outputs` is as in `Bypass`; `reason` says why its input cannot stand for its output; `carried` is whether
-    the input is carried past its weights and added to.
+    `outputs` is as in `Bypass`; `reason` says why its input cannot replace its output; `carried` is whether
+    it has a skip connection.
     """
 
     number: int
@@ -43,10 +43,10 @@ Seen = Mapping[nn.Module, Sequence[Call]]
 
 
 class _Watch(TorchFunctionMode):
-    """Notes every call of a module, and follows the inputs of those that run through what is done to them.
+    """Records every call of a module, and tracks the inputs of running modules through the called functions.
 
-    A tensor is the carried input, and `True` once something was added to it; sums, and functions of it alone
-    (activations, norms, views), carry it on; what mixes it with weights or other tensors does not.
+    A tensor maps to its carried inputs, and to `True` once something was added. Sums, and functions of it
+    alone (activations, norms, views), carry it; functions that mix it with weights or other tensors do not.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class _Watch(TorchFunctionMode):
                 if held and (name in _SUMS or (alone and id(used[0]) in carried)):
                     carried[id(one)] = (one, added or any(held))
                 else:
-                    carried.pop(id(one), None)  # written over in place
+                    carried.pop(id(one), None)  # overwritten in place
         return result
 
     def begin(self, _: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ def watched(model: nn.Module, inputs: Sequence[Tensor]) -> Seen:
 
 
 def _fit(taken: Tensor | None, result: Any) -> tuple[int, str]:
-    """How a module returns its tensor, and why the tensor it took cannot stand for that; "" where it can."""
+    """The form of a module's output, and why its input cannot replace it; "" if it can."""
     outputs = len(result) if type(result) is tuple else 0
     first = result[0] if outputs else result
     if taken is None:
@@ -117,9 +117,9 @@ def _fit(taken: Tensor | None, result: Any) -> tuple[int, str]:
     if not isinstance(first, Tensor):
         return 0, f"it returns a {type(result).__name__}, not a tensor or a tuple that begins with one"
     if outputs and any(one is not None for one in result[1:]):
-        return outputs, "it returns more than its input can stand for"
+        return outputs, "it returns more than its input can replace"
     if shape_of(first) != shape_of(taken):
-        return outputs, f"it makes {_words(first)} of {_words(taken)}"
+        return outputs, f"it turns {_words(taken)} into {_words(first)}"
     return outputs, ""
 
 

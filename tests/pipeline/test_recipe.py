@@ -91,7 +91,7 @@ def test_a_wrong_recipe_is_told_where_and_how_to_mend_it(
     ("old", "new", "told"),
     [
         (f'"prune"\n{CUT}', '"quantize"', 'stages[1] "quantize": it reads ONNX files'),
-        ("score_drop = 0.01", "ota_bytes = 9", "The budget ota_bytes is one of an ONNX file"),
+        ("score_drop = 0.01", "ota_bytes = 9", "The budget ota_bytes needs an ONNX file"),
     ],
 )
 def test_what_reads_onnx_files_comes_after_the_stage_that_writes_them(

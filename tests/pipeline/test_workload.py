@@ -34,7 +34,7 @@ def test_its_neighbours_can_be_imported(tmp_path: Path) -> None:
         ("digits.py", "names no object"),
         ("digits.py:Digit", "Did you mean 'Digits'"),
         ("nowhere.py:X", "does not exist"),
-        ("no_such_module:X", "There is no module called no_such_module"),
+        ("no_such_module:X", "There is no module no_such_module"),
         ("digits.py:PARTS", "is not a workload"),
     ],
 )

@@ -105,9 +105,7 @@ def test_a_threshold_drops_what_is_under_it() -> None:
 
 
 def test_a_threshold_that_keeps_nothing_is_refused_with_the_largest_weight() -> None:
-    with pytest.raises(
-        ModelError, match=r"threshold 5 keeps nothing of b: no weight there is larger than 0\.4"
-    ):
+    with pytest.raises(ModelError, match=r"threshold 5 keeps no weight of b: the largest there is 0\.4"):
         threshold_masks({"a": torch.full((2, 2), 7.0), "b": torch.full((1, 4), 0.4)}, 5.0)
 
 

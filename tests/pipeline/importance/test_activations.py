@@ -189,7 +189,7 @@ def test_a_network_of_a_fixed_batch_gets_its_data_in_pieces_of_it() -> None:
     groups = trace(model, {"image": nets.image(2, 4)})
     found = collect(groups, batches(4, sizes=(4, 2, 6)))
     assert found.of("fc1").count.tolist() == [12] * 6
-    with pytest.raises(WorkloadError, match="holds 3 samples; this network takes 2 at a time"):
+    with pytest.raises(WorkloadError, match="has 3 samples; this network takes 2 at a time"):
         collect(groups, batches(4, sizes=(3,)))
 
 

@@ -148,7 +148,7 @@ def test_an_axis_whose_units_cannot_part_is_listed_without_blame() -> None:
     assert frozen["out.weight", 0].operator == "output"
     assert (frozen["a.weight", 0].operator, frozen["a.weight", 0].reason) == (
         "",
-        "its units hang together as one",
+        "all its units are coupled into one",
     )
 
 

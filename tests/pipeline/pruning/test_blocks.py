@@ -134,7 +134,7 @@ def test_modules_that_are_named_are_tried_whatever_they_are() -> None:
 
 def test_a_network_without_blocks_is_refused_with_a_cure() -> None:
     mlp = nets.lively(nets.Mlp())
-    with pytest.raises(ModelError, match="nothing that could be dropped") as error:
+    with pytest.raises(ModelError, match="no block or layer that can be dropped") as error:
         removable(find(mlp, (nets.image(2, 16),)))
     assert "prune neurons" in error.value.cure
     with pytest.raises(ModelError, match=r"fc1 \(Linear\): it makes 2 x 12"):
@@ -143,7 +143,7 @@ def test_a_network_without_blocks_is_refused_with_a_cure() -> None:
 
 def test_a_network_in_the_graph_form_is_refused_with_a_cure() -> None:
     small, _, _ = halved(nets.lively(block_nets.Stages()), IMAGE[0], "graph")
-    with pytest.raises(ModelError, match="no modules any more") as error:
+    with pytest.raises(ModelError, match="not modules any more") as error:
         find(small, IMAGE)
     assert "first" in error.value.cure
 

@@ -129,7 +129,7 @@ def test_plans_that_drop_blocks_survive_json_and_others_say_nothing_of_blocks() 
 )
 def test_a_block_that_is_not_there_or_an_unknown_activation_is_refused(dropped: Any, named: str) -> None:
     model = stages()
-    with pytest.raises(ModelError, match=f'drops ".*{named}", which is not in this network'):
+    with pytest.raises(ModelError, match=f'drops ".*{named}", which does not exist in this network'):
         apply(model, dropping(model, dropped))
 
 

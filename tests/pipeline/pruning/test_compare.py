@@ -11,7 +11,7 @@ from support import nets
 from support.halving import done, halved
 from torch import Tensor, nn
 
-from deadweight.pipeline.pruning.compare import error_of, held_against, relative_error, run, tolerance
+from deadweight.pipeline.pruning.compare import compared, error_of, relative_error, run, tolerance
 from deadweight.pipeline.pruning.verify import verify
 
 INFINITE = math.inf
@@ -155,14 +155,14 @@ def test_rounding_that_a_network_amplifies_is_told_from_a_mistake_in_double_prec
         for name, axis in (("fc1.weight", 0), ("fc1.bias", 0), ("fc2.weight", 1)):
             parameter = other.get_parameter(name)
             parameter.copy_(parameter.index_select(axis, mixed))  # the same function in another order of sums
-    error, same = held_against(
+    error, same = compared(
         lambda doubled: run(model, (x,), doubled=doubled), lambda doubled: run(other, (x,), doubled=doubled)
     )
     assert tolerance([x]) < error < 1e-2
     assert same
     with torch.no_grad():
         other.get_parameter("fc2.bias")[0] += 2e-6
-    error, same = held_against(
+    error, same = compared(
         lambda doubled: run(model, (x,), doubled=doubled), lambda doubled: run(other, (x,), doubled=doubled)
     )
     assert error < 1e-2
@@ -198,7 +198,7 @@ class Single(Amplifying):
 def test_where_double_precision_cannot_be_had_the_networks_own_must_do() -> None:
     model, x = nets.lively(Single()), nets.image(64, 6)
     off = 1 + 1e-6
-    error, same = held_against(
+    error, same = compared(
         lambda doubled: run(model, (x,), doubled=doubled),
         lambda doubled: run(model, (x * off,), doubled=doubled),
     )

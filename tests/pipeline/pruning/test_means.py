@@ -91,5 +91,5 @@ def test_means_need_batches_and_the_right_trace() -> None:
     small = apply(model, remove(groups, {"fc1": torch.arange(12) < 2}), groups)
     with pytest.raises(ModelError, match="no batches"):
         fold_means(small, groups, [])
-    with pytest.raises(ModelError, match="not cut from"):
+    with pytest.raises(ModelError, match="not pruned from"):
         fold_means(model, groups, [])

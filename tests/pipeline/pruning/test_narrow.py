@@ -107,7 +107,7 @@ def test_widths_in_attributes_are_set_anew_as_int_list_and_tuple() -> None:
     assert sum(small.pair) == small.split.out_features == 5
     assert small.qkv.out_features % (3 * small.heads) == 0
     assert small.exact is True
-    assert "attributes set anew" in done(small).reason
+    assert "changed attributes" in done(small).reason
     assert {"sizes", "pair"} <= done(small).attributes[""].keys()
 
 

@@ -23,7 +23,7 @@ from deadweight.pipeline.pruning.trace import trace
 from deadweight.pipeline.pruning.verify import verify
 
 EVERY_CHECK = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-AS_ONE = "its units hang together as one"
+AS_ONE = "all its units are coupled into one"
 STEPS = [
     "conv",
     "norm",

@@ -121,13 +121,13 @@ def test_channels_pass_and_half_of_them_go(name: str) -> None:
 
 
 KEPT: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
-    "cumulative": (lambda x: x.cumsum(1), "cumsum", "weighed against each other"),
-    "softmax": (lambda x: x.softmax(1), "softmax", "weighed against each other"),
+    "cumulative": (lambda x: x.cumsum(1), "cumsum", "depend on each other"),
+    "softmax": (lambda x: x.softmax(1), "softmax", "depend on each other"),
     "indexed": (lambda x: x[:, torch.tensor([1, 0, 2, 3, 4, 5, 7, 6])], "index", "indexed by values"),
-    "picked": (lambda x: x * x[:, 3:4], "slice", "picked out"),
+    "picked": (lambda x: x * x[:, 3:4], "slice", "selected"),
     "fixed": (lambda x: x * torch.arange(8.0).view(8, 1, 1), "mul", "fixed width"),
     "complex": (lambda x: torch.fft.fft(x, dim=1).real, "fft_fft", "no rule"),
-    "sorted": (lambda x: x.sort(1).values, "sort", "what it returns"),
+    "sorted": (lambda x: x.sort(1).values, "sort", "returns positions"),
 }
 
 

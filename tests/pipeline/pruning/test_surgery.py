@@ -101,7 +101,7 @@ def test_a_width_written_into_forward_is_left_whole_or_taken_over_by_the_graph()
     example = nets.image(2, 1, 8, 8)
     module, plan, groups = halved(model, example, "module")
     assert "conv2" not in done(module).removed
-    assert "the widths of conv2 were left whole" in done(module).reason
+    assert "the widths of conv2 were not pruned" in done(module).reason
     assert verify(model, module, plan, groups).function_changed_by == ()
     free, plan, groups = halved(model, example)
     assert isinstance(free, GraphNet)

@@ -69,7 +69,7 @@ def test_a_forward_that_runs_and_is_wrong_is_not_handed_out() -> None:
     trial = tried(Reshaped("scale"), nets.image(2, 4))
     small, problem = trial.module()
     assert small is None
-    assert problem.startswith("its forward runs with the new widths, but its outputs are off by ")
+    assert problem.startswith("its forward runs with the new widths, but outputs are wrong by ")
     assert trial.graph_problem is None  # the graph holds the scale as it was
 
 

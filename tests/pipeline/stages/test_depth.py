@@ -182,7 +182,7 @@ def test_a_score_that_is_better_lower_is_read_that_way(start: Work, tmp_path: Pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"blocks": 9}, "9 are to be dropped, and the network has 4"),
+        ({"blocks": 9}, "asks for 9 blocks, but only 4 can be dropped"),
         ({"parameters": 0.99}, "all blocks that can be dropped have"),
     ],
 )
@@ -204,7 +204,7 @@ def test_layers_go_by_the_same_rule(start: Work, tmp_path: Path) -> None:
     gone = dropped(work)
     assert len(gone) == 2
     assert all(isinstance(start.model().get_submodule(path), nn.Conv2d) for path in gone)
-    assert any("not to be dropped: stem: it makes" in words for words in work.log[-1].words)
+    assert any("cannot be dropped: stem: it turns" in words for words in work.log[-1].words)
 
 
 def test_what_stands_for_the_idle_block_goes_at_random_too(start: Work, tmp_path: Path) -> None:

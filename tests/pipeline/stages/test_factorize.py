@@ -122,7 +122,7 @@ def test_a_drop_that_no_rank_keeps_to_is_refused(work: Work, network: nn.Module)
                 right = network(batch["pixels"]).numpy()
             return -float(abs(predict({"pixels": batch["pixels"].numpy()})["output"] - right).max())
 
-    with pytest.raises(ModelError, match=r"the least that could be loses more than 0\.0 of the validation"):
+    with pytest.raises(ModelError, match=r"the smallest step loses more than 0\.0 of the validation"):
         after(dataclasses.replace(work, workload=Exact()), Factorize(score_drop=0.0))
 
 
@@ -136,14 +136,16 @@ def test_where_thin_layers_would_cost_more_the_layer_stays_whole_and_the_log_say
     made = after(work, Factorize(ranks={"0": 60, "2": 7}))
     assert shapes(made.model())["0.weight"] == (96, 64)
     assert made.log[-1].words[-1] == (
-        "0 was left alone: at rank 60 thin layers take 9,600 multiply-adds, and the whole one takes 6,144"
+        "0 was not factorized: at rank 60 its factors take 9,600 multiply-adds, and the full layer takes 6,144"
     )
-    with pytest.raises(ModelError, match=r"No layer was made thin: 0: at rank 60"):
+    with pytest.raises(ModelError, match=r"No layer was factorized: 0: at rank 60"):
         after(work, Factorize(ranks={"0": 60}))
 
 
 def test_bad_ranks_and_names_are_refused_with_what_there_is(work: Work) -> None:
-    with pytest.raises(RecipeError, match='"0" was to get the rank 65, and with the method svd it has 64'):
+    with pytest.raises(
+        RecipeError, match='rank of the layer "0" is set to 65, but with the method svd its full rank is 64'
+    ):
         after(work, Factorize(ranks={"0": 65}))
     with pytest.raises(RecipeError, match="rank 3 and 4"):
         after(work, Factorize(ranks={"0": (3, 4)}))
@@ -227,7 +229,9 @@ def test_by_measured_time_large_layers_are_made_thin_and_small_ones_are_not(tmp_
     words = made.log[-1].words
     assert "2.reduce.weight" in shapes(made.model())
     assert any("by measured time: " in word and "x faster" in word for word in words)
-    assert any(word.startswith("4 was left alone: its thin layers are not measured faster") for word in words)
+    assert any(
+        word.startswith("4 was not factorized: its low-rank layers are not measured faster") for word in words
+    )
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def test_one_cut_by_a_threshold_leaves_what_is_above_it(trained: Work, tmp_path:
 def test_a_threshold_that_keeps_nothing_is_an_error_with_the_largest_weight(
     trained: Work, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match=r"threshold 9 keeps nothing of 0\.weight, 2\.weight, 4\.weight"):
+    with pytest.raises(ModelError, match=r"threshold 9 keeps no weight of 0\.weight, 2\.weight, 4\.weight"):
         ran(Lottery(threshold=9.0), trained, tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_a_network_that_was_loaded_has_no_start_to_go_back_to(trained: Work, tmp
 def test_a_step_that_was_not_kept_is_an_error_that_names_those_that_were(
     trained: Work, tmp_path: Path
 ) -> None:
-    with pytest.raises(RecipeError, match=r"weights of step 7 .* there are those of step 0, 20") as caught:
+    with pytest.raises(RecipeError, match=r"weights of step 7 .* stored are those of step 0, 20") as caught:
         ran(Lottery(rewind_step=7), trained, tmp_path)
     assert "rewind_step = 7 in the stage train" in caught.value.cure
 

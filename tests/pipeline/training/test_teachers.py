@@ -62,7 +62,9 @@ def test_the_loss_is_a_mixture_with_the_workloads(teacher: nn.Module, tmp_path: 
 def test_a_teacher_with_other_outputs_is_refused(tmp_path: Path, teacher: nn.Module) -> None:
     student = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 7))
     with (
-        pytest.raises(ModelError, match=r"Teacher 1 of 1 puts out .*\(2, 10\).* the student .*\(2, 7\)"),
+        pytest.raises(
+            ModelError, match=r"Teacher 1 of 1 has the outputs .*\(2, 10\).* the student .*\(2, 7\)"
+        ),
         Teaching((saved(teacher, tmp_path),)).loss(Digits(), student, CPU),
     ):
         pass
