@@ -77,7 +77,7 @@ def test_a_budget_and_the_seed_can_be_set(tmp_path: Path) -> None:
         (CUT, 'ratio = 0.5\ncriterion = "gone.mine"', "No module named 'gone'", "Check the name"),
     ],
 )
-def test_a_wrong_recipe_is_told_where_and_how_to_mend_it(
+def test_a_wrong_recipe_is_shown_where_and_how_to_fix_it(
     tmp_path: Path, old: str, new: str, says: str, cure: str
 ) -> None:
     assert old in GOOD
@@ -88,20 +88,20 @@ def test_a_wrong_recipe_is_told_where_and_how_to_mend_it(
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         (f'"prune"\n{CUT}', '"quantize"', 'stages[1] "quantize": it reads ONNX files'),
         ("score_drop = 0.01", "ota_bytes = 9", "The budget ota_bytes needs an ONNX file"),
     ],
 )
 def test_what_reads_onnx_files_comes_after_the_stage_that_writes_them(
-    tmp_path: Path, old: str, new: str, told: str
+    tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     check_order(read_recipe(written(tmp_path, GOOD)))
     recipe = read_recipe(written(tmp_path, GOOD.replace(old, new, 1)))
     with pytest.raises(RecipeError) as caught:
         check_order(recipe)
-    assert told in caught.value.what
+    assert message in caught.value.what
     assert '"export"' in caught.value.cure
 
 
@@ -110,7 +110,7 @@ def test_an_unknown_target_names_its_neighbour(tmp_path: Path) -> None:
         read_recipe(written(tmp_path, GOOD.replace("x86-cpu", "orin-nano")))
 
 
-def test_a_recipe_in_another_encoding_is_told_so(tmp_path: Path) -> None:
+def test_a_recipe_in_another_encoding_is_shown_so(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(GOOD, "utf-16")
     with pytest.raises(RecipeError, match="not UTF-8 text") as caught:

@@ -60,7 +60,7 @@ def test_the_newest_network_of_the_chain_is_the_latest_and_controls_are_not(work
     assert [variant.name for variant in again.variants] == ["random", "tuned", "original"]
 
 
-def test_a_stage_out_of_order_is_told_what_comes_before_it(work: Work) -> None:
+def test_a_stage_out_of_order_is_shown_what_comes_before_it(work: Work) -> None:
     with pytest.raises(RecipeError, match='"train" or "load"'):
         work.latest()
     with pytest.raises(RecipeError, match='"export"'):

@@ -96,7 +96,7 @@ def test_a_choice_that_costs_more_than_the_whole_layer_is_never_taken() -> None:
     assert way_down({"a": 10.0}, {"a": [Choice((8,), 0.99, 11.0), Choice((9,), 1.0, 10.0)]}) == [{}]
 
 
-COSTS = st.integers(1000, 100_000).map(lambda thousandths: thousandths / 1000)  # told apart in any sum
+COSTS = st.integers(1000, 100_000).map(lambda thousandths: thousandths / 1000)  # distinguishable in any sum
 
 
 @given(st.lists(st.lists(st.tuples(st.floats(0, 1), COSTS), max_size=5), max_size=4))

@@ -166,10 +166,10 @@ def test_a_hundred_batches_are_merged_as_one() -> None:
     assert_agree(found.of("fc1"), F.relu(model.fc1(data)).T)
 
 
-def test_progress_is_told_after_each_batch() -> None:
-    told: list[int] = []
-    collect(traced(nets.Mlp(), 16), batches(16), progress=told.append)
-    assert told == [1, 2, 3, 4]
+def test_progress_is_reported_after_each_batch() -> None:
+    calls: list[int] = []
+    collect(traced(nets.Mlp(), 16), batches(16), progress=calls.append)
+    assert calls == [1, 2, 3, 4]
 
 
 class FixedBatch(nn.Module):

@@ -91,7 +91,7 @@ def test_a_residual_stream_has_the_kinds_of_all_who_write_to_it() -> None:
     assert trace(sequence_nets.Recurrent(), (nets.image(2, 6, 5),))["lstm"].kinds == ("recurrent",)
 
 
-def test_a_producer_comes_first_and_roles_are_told_apart() -> None:
+def test_a_producer_comes_first_and_roles_are_distinguished() -> None:
     found = roles(trace(nets.ResidualCnn(), CNN), "conv1")
     assert found[0] == ("conv1.weight", 0, "producer")
     assert sorted(found[1:]) == [

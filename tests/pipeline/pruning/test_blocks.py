@@ -1,4 +1,4 @@
-"""Blocks are told by what they do, tried before they are offered, and refused with a reason."""
+"""Blocks are recognised by their behaviour, tested before they are offered, and refused with a reason."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_layers_with_the_norm_behind_the_sum_are_blocks_too() -> None:
 def test_what_looks_like_a_block_and_changes_the_shape_is_listed_with_the_reason() -> None:
     found = find(nets.lively(block_nets.Unlike()), IMAGE)
     assert set(able(found)) == {"b"}
-    assert reasons(found)["a"] == "it makes 2 x 5 x 8 x 8 (float32) of 2 x 3 x 8 x 8 (float32)"
+    assert reasons(found)["a"] == "it turns 2 x 3 x 8 x 8 (float32) into 2 x 5 x 8 x 8 (float32)"
     assert set(reasons(found)) == {"a", "c"}
 
 
@@ -127,7 +127,7 @@ def test_modules_that_are_named_are_tried_whatever_they_are() -> None:
     assert set(able(find(model, IMAGE, only=("layer1",)))) == {"layer1"}
     assert set(able(find(model, IMAGE, only=("layer[12].1",)))) == {"layer1.1", "layer2.1"}
     assert set(able(find(model, IMAGE, only=("layer1*",)))) == {"layer1"}  # the outermost
-    assert reasons(find(model, IMAGE, only=("fc",)))["fc"].startswith("it makes 2 x 10")
+    assert reasons(find(model, IMAGE, only=("fc",)))["fc"].startswith("it turns 2 x 16 (float32) into 2 x 10")
     with pytest.raises(ModelError, match='named "layer3"'):
         find(model, IMAGE, only=("layer3",))
 
@@ -137,7 +137,7 @@ def test_a_network_without_blocks_is_refused_with_a_cure() -> None:
     with pytest.raises(ModelError, match="no block or layer that can be dropped") as error:
         removable(find(mlp, (nets.image(2, 16),)))
     assert "prune neurons" in error.value.cure
-    with pytest.raises(ModelError, match=r"fc1 \(Linear\): it makes 2 x 12"):
+    with pytest.raises(ModelError, match=r"fc1 \(Linear\): it turns 2 x 16 \(float32\) into 2 x 12"):
         removable(find(mlp, (nets.image(2, 16),), kind="layers"))
 
 

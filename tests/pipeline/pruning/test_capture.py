@@ -267,7 +267,7 @@ def test_a_forward_that_takes_any_number_of_tensors_keeps_the_batch_open() -> No
     assert scores.shape == (5, 4)
 
 
-def test_one_tensor_alone_is_told_to_be_put_into_a_tuple() -> None:
+def test_one_tensor_alone_must_be_put_into_a_tuple() -> None:
     image: Any = nets.image(2, 3, 8, 8)
     with pytest.raises(ModelError, match=r"one tensor of shape \(2, 3, 8, 8\)") as caught:
         capture(nets.ResidualCnn(), image)

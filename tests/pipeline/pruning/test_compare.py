@@ -147,7 +147,7 @@ def test_a_run_is_flat_in_eval_mode_without_gradients_and_leaves_no_trace() -> N
     assert model.calls == 0
 
 
-def test_rounding_that_a_network_amplifies_is_told_from_a_mistake_in_double_precision() -> None:
+def test_rounding_that_a_network_amplifies_is_distinguished_from_a_mistake_in_double_precision() -> None:
     model, x = nets.lively(Amplifying()), nets.image(64, 6)
     other = nets.lively(Amplifying())
     with torch.no_grad():

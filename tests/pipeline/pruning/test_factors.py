@@ -169,9 +169,9 @@ def test_layers_that_cannot_be_thin_say_why() -> None:
 
 
 def test_a_rank_beyond_what_a_layer_has_is_refused_with_what_it_has() -> None:
-    with pytest.raises(ModelError, match=r"rank 9 .* shape \(12, 8\).* has 8"):
+    with pytest.raises(ModelError, match=r"shape \(12, 8\) cannot have the rank 9: .* full rank is 8"):
         thin_layers(nn.Linear(8, 12), Factors("svd", (9,)))
-    with pytest.raises(ModelError, match="has 4 and 6"):
+    with pytest.raises(ModelError, match="full rank is 4 and 6"):
         thin_layers(nn.Conv2d(4, 6, 3), Factors("tucker", (2,)))
     with pytest.raises(ModelError, match="none for a Linear"):
         thin_layers(nn.Linear(8, 12), Factors("spatial", (2,)))
@@ -216,6 +216,6 @@ def test_a_plan_for_another_network_is_refused() -> None:
         relaid(Mlp(), plan_for(Mlp(), fc9=Factors("svd", (2,))))
     tie = Plan("x", {}, {}, {}, {}, "layers", ties=(("fc1.weight", "fc2.weight"),))
     with pytest.raises(
-        ModelError, match=r"fc1.weight and fc2.weight cannot be one: .*\(12, 16\) and \(8, 12\)"
+        ModelError, match=r"fc1.weight and fc2.weight cannot be tied: .*\(12, 16\) and \(8, 12\)"
     ):
         relaid(Mlp(), tie)

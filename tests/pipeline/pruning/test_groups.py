@@ -115,12 +115,12 @@ def test_a_plan_survives_json() -> None:
 def test_groups_and_plans_are_printed_as_what_a_reader_wants_of_them() -> None:
     model = nets.lively(nets.ResidualCnn())
     groups = trace(model, (nets.image(2, 3, 8, 8),))
-    told = str(groups).splitlines()
-    assert told[0] == f"{len(groups)} groups"
-    assert "  conv1 (conv): 16 units" in told
-    assert "  fc.weight, axis 0, stays: it is an output of the network" in told
+    lines = str(groups).splitlines()
+    assert lines[0] == f"{len(groups)} groups"
+    assert "  conv1 (conv): 16 units" in lines
+    assert "  fc.weight, axis 0, stays: it is an output of the network" in lines
     plan = choose(groups, {"conv1": torch.arange(16.0)}, ratio=0.5)
-    assert str(plan) == "Plan, not carried out yet\n  conv1 (conv): 16 -> 8"
+    assert str(plan) == "Plan, not applied yet\n  conv1 (conv): 16 -> 8"
     done = plan_of(apply(model, plan, groups))
     assert str(done).startswith("Plan, module form: its forward code follows the widths\n  conv1")
 

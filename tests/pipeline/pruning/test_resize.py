@@ -1,4 +1,4 @@
-"""Operators that are told a width: each gets the width of what lives, and the graph computes the same."""
+"""Operators with a width among their arguments get the living width, and the graph computes the same."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from deadweight.pipeline.pruning.verify import verify
 EXAMPLE = nets.image(2, 4, 5).double()
 """Values in `Between` are (2, 4, 12): batch, tokens, units."""
 
-Told = set[tuple[str, str, Any, Any]]
+Changed = set[tuple[str, str, Any, Any]]
 
 
-def told(groups: Groups, plan: Plan) -> Told:
-    """What the graph is told anew: the operator, its argument, before and after."""
+def changed(groups: Groups, plan: Plan) -> Changed:
+    """The changed arguments of the graph: the operator, its argument, before and after."""
     _, changes = resized(groups.tracing, groups.tracing.alive(plan.removed))
     return {
         (change.operator, change.argument, _hashable(change.before), _hashable(change.after))
@@ -46,8 +46,8 @@ def checked(model: nn.Module, groups: Groups, plan: Plan) -> None:
     assert small(torch.cat([EXAMPLE] * 2)).shape == (4, 4, 3)
 
 
-def removed_with(model: nn.Module, layer: str, rows: list[int]) -> Told:
-    """What is told anew without the units of these rows of a layer; the graph is right."""
+def removed_with(model: nn.Module, layer: str, rows: list[int]) -> Changed:
+    """The changed arguments without the units of these rows of a layer; the graph is right."""
     groups = trace(model, (EXAMPLE,))
     dead = {}
     for group in groups:
@@ -57,10 +57,10 @@ def removed_with(model: nn.Module, layer: str, rows: list[int]) -> Told:
                 dead[group.name] = torch.isin(torch.arange(group.size), gone)
     plan = remove(groups, dead)
     checked(model, groups, plan)
-    return told(groups, plan)
+    return changed(groups, plan)
 
 
-def without(operator: Callable[[Tensor], Tensor], rows: list[int], after: int = 12) -> Told:
+def without(operator: Callable[[Tensor], Tensor], rows: list[int], after: int = 12) -> Changed:
     """The same for an operator between two layers, and some of the 12 units of the first."""
     return removed_with(nets.lively(Between(operator, after=after)).double(), "before", rows)
 
@@ -91,24 +91,24 @@ SIZES: dict[str, tuple[Callable[[Tensor], Tensor], int, tuple[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_an_operator_that_is_told_a_width_is_told_the_new_one(name: str) -> None:
+def test_an_operator_with_a_width_gets_the_new_one(name: str) -> None:
     operator, after, argument = SIZES[name]
     model = nets.lively(Between(operator, after=after)).double()
     groups = trace(model, (EXAMPLE,))
     plan = half_of(groups)
     checked(model, groups, plan)
-    assert argument in {(which, what) for which, what, _, _ in told(groups, plan)}
+    assert argument in {(which, what) for which, what, _, _ in changed(groups, plan)}
 
 
-def test_equal_chunks_are_told_nothing() -> None:
+def test_equal_chunks_are_not_changed() -> None:
     assert without(lambda x: torch.cat(x.chunk(3, 2)[::-1], 2), [0, 2]) == set()
 
 
-def test_a_width_that_stays_is_told_nothing() -> None:
+def test_a_width_that_stays_is_not_changed() -> None:
     assert without(lambda x: x.view(-1, 4, 12), []) == set()
 
 
-def test_a_size_that_is_left_open_is_told_nothing() -> None:
+def test_a_size_that_is_left_open_is_not_changed() -> None:
     assert without(lambda x: x.view(x.shape[0], 4, -1), [0, 5]) == set()
 
 
@@ -180,7 +180,7 @@ def test_a_convolution_has_as_many_groups_as_live(transposed: bool) -> None:
     whole = next(group for group in groups if group.size == 6)
     plan = remove(groups, {whole.name: torch.arange(6) < 2})
     checked(model, groups, plan)
-    assert {change[1:] for change in told(groups, plan)} == {("groups", 6, 4)}
+    assert {change[1:] for change in changed(groups, plan)} == {("groups", 6, 4)}
 
 
 @pytest.mark.parametrize("scale", [None, 0.7])

@@ -54,11 +54,11 @@ def test_a_width_in_an_attribute_is_set_anew_and_that_is_said() -> None:
     small, _ = tried(Reshaped("attribute"), nets.image(2, 4)).module()
     assert small is not None
     assert vars(small)["width"] == 4
-    assert done(small).reason.endswith("with attributes set anew: width")
+    assert done(small).reason.endswith("with changed attributes: width")
     assert done(small).attributes == {"": {"width": 4}}
 
 
-def test_a_forward_that_fails_is_told_with_its_error() -> None:
+def test_a_forward_that_fails_is_reported_with_its_error() -> None:
     small, problem = tried(Reshaped("number"), nets.image(2, 4)).module()
     assert small is None
     assert problem.startswith("its forward fails with the new widths: ")
@@ -91,7 +91,7 @@ def test_what_is_expected_is_the_original_without_the_units() -> None:
     assert relative_error(run(trial.model, trial.inputs), trial.expected(False)) < 1e-5
 
 
-def test_a_graph_that_is_wrong_is_told_with_the_layer() -> None:
+def test_a_graph_that_is_wrong_is_reported_with_the_layer() -> None:
     trial = tried(nets.Mlp(), nets.image(2, 1, 4, 4))
     with torch.no_grad():
         trial.tensors["fc2.bias"][0] += 1

@@ -1,4 +1,4 @@
-"""Networks that are put together in unusual ways: each is cut and right, or its user is told why not."""
+"""Networks with unusual structure: each is pruned and right, or refused with a reason."""
 
 from __future__ import annotations
 

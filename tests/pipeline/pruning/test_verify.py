@@ -68,15 +68,15 @@ def test_another_original_is_refused() -> None:
         verify(nets.Mlp(16, 10, 8, 4), small, plan, groups)
 
 
-def test_other_weights_than_those_that_were_traced_are_told_as_such() -> None:
+def test_other_weights_than_those_that_were_traced_are_reported_as_such() -> None:
     model, other = nets.lively(nets.Mlp()), nets.lively(nets.Mlp())
     with torch.no_grad():
         other.get_parameter("fc2.weight").mul_(1.5)
     small, plan, groups = halved(model, nets.image(2, 1, 4, 4))
-    told = r'not the one that was traced: "fc2\.weight" has other values'
-    with pytest.raises(ModelError, match=told):
+    message = r'not the one that was traced: "fc2\.weight" has other values'
+    with pytest.raises(ModelError, match=message):
         verify(other, small, plan, groups)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         apply(other, plan, groups, form="graph")
 
 

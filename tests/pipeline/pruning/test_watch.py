@@ -1,4 +1,4 @@
-"""What a module hands on is told by what is done to its input, in one run of the network."""
+"""Skip connections are recognised from the functions that are called on a module's input, in one run."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_what_mixes_the_input_with_weights_or_adds_nothing_does_not(function: Ca
         (lambda x, f, _: (f(x), None, None), 3, ""),
         (lambda x, f, _: (f(x), x), 2, "returns more than its input"),
         (lambda x, f, _: {"hidden": f(x)}, 0, "returns a dict"),
-        (lambda x, f, _: f(x)[:, :2], 0, "makes 2 x 2 (float32) of 2 x 4 (float32)"),
-        (lambda x, f, _: f(x).double(), 0, "makes 2 x 4 (float64) of 2 x 4 (float32)"),
+        (lambda x, f, _: f(x)[:, :2], 0, "turns 2 x 4 (float32) into 2 x 2 (float32)"),
+        (lambda x, f, _: f(x).double(), 0, "turns 2 x 4 (float32) into 2 x 4 (float64)"),
     ],
 )
 def test_an_input_stands_for_an_output_of_its_shape_and_type_alone(

@@ -67,9 +67,9 @@ def test_what_helps_is_nearer_to_float_and_scores_no_worse(
 @pytest.mark.parametrize("step", ["equalize", "adaround", "bias_correction"])
 def test_a_step_is_kept_only_if_it_helps_and_says_so(trials: Trials, step: str) -> None:
     old = first(trials, "minmax")
-    new, told = stepped(trials, step, old)  # type: ignore[arg-type]
-    assert told.startswith(f"{step}: ")
-    assert told.endswith(": kept" if new is not old else "not kept")
+    new, sentence = stepped(trials, step, old)  # type: ignore[arg-type]
+    assert sentence.startswith(f"{step}: ")
+    assert sentence.endswith(": kept" if new is not old else "not kept")
     assert new is old or trials.helps(new, old)
     # Whatever was tried, the file that was rounded computes what the network does.
     assert [node.op_type for node in new.source.graph.node] == [

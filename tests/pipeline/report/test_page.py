@@ -149,7 +149,7 @@ def test_all_text_stands_out_from_its_background(browser: Browser, page: Path, s
 
 
 @in_browser
-def test_those_who_cannot_see_the_plots_are_told_what_they_show(browser: Browser, page: Path) -> None:
+def test_those_who_cannot_see_the_plots_are_shown_what_they_show(browser: Browser, page: Path) -> None:
     browser.open(page)
     labels = browser.evaluate(
         "[...document.querySelectorAll('.plot')].map(p => p.getAttribute('aria-label'))"
@@ -196,7 +196,7 @@ def test_the_page_prints_in_light_colours_and_within_the_paper(
 
 
 @in_browser
-def test_a_browser_that_cannot_draw_is_told_what_the_plots_show(browser: Browser, page: Path) -> None:
+def test_a_browser_that_cannot_draw_is_shown_what_the_plots_show(browser: Browser, page: Path) -> None:
     script = browser.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.DecompressionStream")
     browser.open(page)
     text = browser.evaluate("document.querySelector('.plot').textContent")

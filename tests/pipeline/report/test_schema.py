@@ -85,7 +85,7 @@ def test_lists_that_do_not_belong_together_are_refused() -> None:
     assert "rows is empty" in message(changed("rows", []))
 
 
-def test_a_directory_without_a_report_is_told_with_a_cure(tmp_path: Path) -> None:
+def test_a_directory_without_a_report_is_reported_with_a_cure(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"report\.json does not exist") as caught:
         read_report(tmp_path)
     assert "deadweight run" in caught.value.cure

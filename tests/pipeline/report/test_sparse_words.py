@@ -34,9 +34,7 @@ def test_zeros_that_gained_no_time_are_said_to_gain_none_beside_neurons_that_did
     for outcome in ("equal", "cannot_tell", "slower"):
         words = said((outcome, 1.0, 0.98, 1.02))
         assert "Zeros do not make dense kernels faster" in words
-        assert (
-            "The tuned network, whose 333 k parameters stand in smaller dense layers: speed-up 3.10" in words
-        )
+        assert "The tuned network, whose 333 k parameters are in smaller dense layers: speed-up 3.10" in words
     assert "25.0 %" in words
     assert "5.34 MB" in words
 

@@ -33,25 +33,25 @@ def control(low: float | None, high: float | None, difference: float = 0.01) -> 
 
 
 def test_the_criterion_that_came_first_is_named_and_how_sure_that_is() -> None:
-    (told,) = words(row("taylor", 0.89, spread=0.001), row("random", 0.87, spread=0.002))
-    assert told.startswith("Of the criteria taylor came first in 1 of 1 comparisons; in 1 of them")
-    (told,) = words(row("taylor", 0.89, spread=0.02), row("random", 0.87, spread=0.02))
-    assert "in 0 of them" in told
+    (sentence,) = words(row("taylor", 0.89, spread=0.001), row("random", 0.87, spread=0.002))
+    assert sentence.startswith("Of the criteria taylor came first in 1 of 1 comparisons; in 1 of them")
+    (sentence,) = words(row("taylor", 0.89, spread=0.02), row("random", 0.87, spread=0.02))
+    assert "in 0 of them" in sentence
 
 
 def test_one_seed_is_called_luck() -> None:
     assert "with one seed this may be chance" in words(row("taylor", 0.89), row("random", 0.87))[0]
 
 
-def test_the_chosen_setting_is_held_against_its_controls() -> None:
+def test_the_chosen_setting_is_compared_with_its_controls() -> None:
     chosen = row("taylor", 0.89, chosen=True, spread=0.001)
     chosen["controls"] = {"random": control(0.005, 0.015), "scratch": control(-0.01, 0.03)}
-    told = words(chosen)
-    assert told[0].startswith("Chosen: ")
-    assert "mean of 3 seeds" in told[0]
-    assert "random neurons at the same widths" in told[1]
-    assert told[1].endswith("the chosen network is better.")
-    assert told[2].endswith("not more than chance over the seeds.")
+    sentences = words(chosen)
+    assert sentences[0].startswith("Chosen: ")
+    assert "mean of 3 seeds" in sentences[0]
+    assert "random neurons at the same widths" in sentences[1]
+    assert sentences[1].endswith("the chosen network is better.")
+    assert sentences[2].endswith("not more than chance over the seeds.")
 
 
 def test_a_control_that_is_better_is_said_to_be() -> None:
@@ -62,7 +62,7 @@ def test_a_control_that_is_better_is_said_to_be() -> None:
     assert words(chosen)[1].endswith("cannot distinguish the method from chance.")
 
 
-def test_the_rule_of_the_choice_is_told_with_it() -> None:
+def test_the_rule_of_the_choice_is_reported_with_it() -> None:
     sweep: Sweep = {"settings": ["prune.criterion"], "rows": [row("taylor", 0.89, chosen=True)]}
-    told = sweep_sentences(sweep, score_name="accuracy", higher_is_better=True, score_drop=0.005)
-    assert told[0].startswith("Chosen, the smallest that loses 0.50\N{NO-BREAK SPACE}points at most: ")
+    sentences = sweep_sentences(sweep, score_name="accuracy", higher_is_better=True, score_drop=0.005)
+    assert sentences[0].startswith("Chosen, the smallest that loses at most 0.50\N{NO-BREAK SPACE}points: ")

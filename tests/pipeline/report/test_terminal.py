@@ -33,7 +33,7 @@ def test_the_verdict_comes_with_its_interval_and_the_broken_budgets(report: Repo
     assert "file:" not in text  # that budget is met
 
 
-def test_what_is_sent_is_told_where_there_is_a_budget_for_it(report: Report) -> None:
+def test_what_is_sent_is_shown_where_there_is_a_budget_for_it(report: Report) -> None:
     assert " sent" not in printed(summary_table(report), 100)
     report["rows"][-1]["ota_bytes"] = 91_000
     report["budgets"] = [{"name": "ota_bytes", "limit": 90_000, "value": 91_000, "met": False}]

@@ -16,7 +16,7 @@ from deadweight.pipeline.report.words import control_sentences
         ([0.9, 1.0, 1.1, 1.0, 0.8], "For tickets"),
         ([-0.9, -1.0, -1.1, -1.0, -0.8], "Against tickets"),
         ([0.3, -0.2, 0.1, -0.4, 0.2], 'For "rethinking": new initial values did as well within 0.5 points'),
-        ([3.0, -2.0, 1.0, -4.0, 2.0], "Undecided: 5 seeds cannot tell"),
+        ([3.0, -2.0, 1.0, -4.0, 2.0], "Undecided: 5 seeds cannot separate"),
     ],
 )
 def test_the_side_is_the_one_that_the_interval_is_on(differences: list[float], begins: str) -> None:
@@ -26,7 +26,7 @@ def test_the_side_is_the_one_that_the_interval_is_on(differences: list[float], b
     assert " to " in sentence
 
 
-def test_controls_of_a_ticket_are_held_against_the_ticket() -> None:
+def test_controls_of_a_ticket_are_compared_with_the_ticket() -> None:
     empty = dict.fromkeys(("parameters", "macs", "file_bytes", "latency_s", "memory_bytes", "speedup"))
     rows = [
         cast(Row, {"name": name, "score": score, **empty})

@@ -74,6 +74,6 @@ def test_the_end_of_a_name_is_the_unit_of_its_value() -> None:
     assert spoken("memory_bytes") == "memory"
 
 
-def test_a_time_of_day_is_told_in_utc_and_nonsense_is_left_alone() -> None:
+def test_a_time_of_day_is_reported_in_utc_and_nonsense_is_left_alone() -> None:
     assert moment("2026-01-31T10:41:00+01:00") == "2026-01-31 09:41 UTC"
     assert moment("yesterday") == "yesterday"

@@ -116,15 +116,15 @@ def test_how_sure_tells_the_interval_the_events_and_what_could_have_been_seen() 
     )
 
 
-def test_budgets_are_told_in_their_units_and_the_broken_ones_are_counted() -> None:
+def test_budgets_are_reported_in_their_units_and_the_broken_ones_are_counted() -> None:
     scale = ScoreScale("accuracy", True, share=True)
     budgets: list[Budget] = [
         {"name": "score_drop", "limit": 0.005, "value": 0.0026, "met": True},
         {"name": "memory_bytes", "limit": 2_000_000, "value": 2_162_688, "met": False},
         {"name": "speedup", "limit": 2.0, "value": None, "met": None},
     ]
-    told = [budget_sentence(budget, scale).replace("\N{NO-BREAK SPACE}", " ") for budget in budgets]
-    assert told == [
+    sentences = [budget_sentence(budget, scale).replace("\N{NO-BREAK SPACE}", " ") for budget in budgets]
+    assert sentences == [
         "drop of accuracy: 0.26 points, at most 0.50 points: met",
         "memory: 2.16 MB, at most 2.00 MB: broken",
         f"speed-up (lower end of its interval): not measured, at least 2.00{TIMES}",
@@ -133,9 +133,9 @@ def test_budgets_are_told_in_their_units_and_the_broken_ones_are_counted() -> No
     assert budgets_sentence(budgets[:1]) == "The budget is met."
 
 
-def test_the_protocol_is_told_from_its_own_figures_and_no_others() -> None:
-    told = " ".join(protocol_sentences({"events": 24, "min_rounds": 3, "threads": 1}))
-    assert "24 times" in told
-    assert "thread" not in told  # neither batch nor runtime is known
+def test_the_protocol_is_described_from_its_own_figures_and_no_others() -> None:
+    sentences = " ".join(protocol_sentences({"events": 24, "min_rounds": 3, "threads": 1}))
+    assert "24 times" in sentences
+    assert "thread" not in sentences  # neither batch nor runtime is known
     assert protocol_sentences({}) == []
     assert protocol_sentences({"words": "By hand."}) == ["By hand."]

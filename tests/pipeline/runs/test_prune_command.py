@@ -71,9 +71,9 @@ def test_the_network_is_the_one_that_the_stage_makes_and_it_loads(tmp_path: Path
     assert cut.before is not None
     assert cut.after is not None
     assert cut.after.counts.parameters < 0.5 * cut.before.counts.parameters
-    told = json.loads((tmp_path / "out/prune.json").read_text())
-    assert told["tuned"] is False
-    assert told["after"]["score"] == cut.after.score
+    content = json.loads((tmp_path / "out/prune.json").read_text())
+    assert content["tuned"] is False
+    assert content["after"]["score"] == cut.after.score
     model = load_pruned(digits.Digits().build_model, tmp_path / "out/pruned")
     answer = open_session(tmp_path / "out/pruned.onnx").run({"pixels": digits.X[:5].numpy()})["output"]
     np.testing.assert_allclose(model(digits.X[:5]).detach().numpy(), answer, atol=1e-5)
@@ -135,13 +135,13 @@ def test_a_budget_takes_the_place_of_the_recipes_own_and_the_rest_stays(recipe: 
     assert kept == Prune(mean=0.1, std=0.2, means=True, criterion="weight_l2")
 
 
-def test_a_criterion_that_does_not_exist_is_told_before_anything_runs(recipe: str) -> None:
+def test_a_criterion_that_does_not_exist_is_reported_before_anything_runs(recipe: str) -> None:
     with pytest.raises(RecipeError, match='There is no criterion "magic"'):
         pruning(recipe, {"criterion": "magic"}, [], weights=None)
 
 
 @pytest.mark.parametrize(
-    ("what", "wanted", "told"),
+    ("what", "wanted", "message"),
     [
         ("small.py:Digits", {"criterion": "random"}, "No option says how much to remove"),
         ("nowhere.py:Digits", {"ratio": 0.5}, "nowhere.py does not exist"),
@@ -149,9 +149,9 @@ def test_a_criterion_that_does_not_exist_is_told_before_anything_runs(recipe: st
         ("small.py:Digits", {"ratio": 0.5, "parameters": 0.5}, "Give one of three"),
     ],
 )
-def test_what_cannot_be_followed_is_told(
-    recipe: str, what: str, wanted: dict[str, object], told: str
+def test_what_cannot_be_followed_is_reported(
+    recipe: str, what: str, wanted: dict[str, object], message: str
 ) -> None:
     Path("none.toml").write_text('workload = "small.py:Digits"\n[[stages]]\nstage = "export"\n')
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=message):
         pruning(what, wanted, [], weights=None)

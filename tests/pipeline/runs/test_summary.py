@@ -53,7 +53,7 @@ def test_float_is_advised_where_int8_was_measured_and_gained_nothing(
     assert ("ship FP32" in words) == advised
 
 
-def test_work_beside_the_timing_is_told_with_the_verdict() -> None:
+def test_work_beside_the_timing_is_reported_with_the_verdict() -> None:
     quiet = {"original": timed(np.full((24, 3), 2e-3)), "tuned": timed(np.full((24, 3), 1e-3))}
     assert not [words for words in time_sentences("tuned", quiet) if "marked" in words or "p99" in words]
     mark = Mark(3, "other programs left 34 % of a core")

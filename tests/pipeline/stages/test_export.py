@@ -87,7 +87,7 @@ def test_a_file_that_tensorrt_would_refuse_ends_the_run_with_the_first_finding_a
     assert "deadweight lint" in caught.value.cure
 
 
-def test_what_tensorrt_runs_slowly_is_told_by_count_and_by_the_first_of_each_rule(tmp_path: Path) -> None:
+def test_what_tensorrt_runs_slowly_is_reported_by_count_and_by_the_first_of_each_rule(tmp_path: Path) -> None:
     class Odd(Digits):
         def build_model(self) -> nn.Module:
             return nn.Sequential(
@@ -99,7 +99,7 @@ def test_what_tensorrt_runs_slowly_is_told_by_count_and_by_the_first_of_each_rul
     assert sum(" 401" in words for words in said) == 1
 
 
-def test_a_tensorrt_that_is_not_known_is_told_and_gets_what_every_version_takes(tmp_path: Path) -> None:
+def test_a_tensorrt_that_is_not_known_is_reported_and_gets_what_every_version_takes(tmp_path: Path) -> None:
     target = board("10.3.0")
     target = dataclasses.replace(target, facts={k: v for k, v in target.facts.items() if k != "tensorrt"})
     done = Export()(work_for(Normed(), target, tmp_path))

@@ -136,7 +136,8 @@ def test_where_thin_layers_would_cost_more_the_layer_stays_whole_and_the_log_say
     made = after(work, Factorize(ranks={"0": 60, "2": 7}))
     assert shapes(made.model())["0.weight"] == (96, 64)
     assert made.log[-1].words[-1] == (
-        "0 was not factorized: at rank 60 its factors take 9,600 multiply-adds, and the full layer takes 6,144"
+        "0 was not factorized: at rank 60 its factors take 9,600 multiply-adds, "
+        "and the full layer takes 6,144"
     )
     with pytest.raises(ModelError, match=r"No layer was factorized: 0: at rank 60"):
         after(work, Factorize(ranks={"0": 60}))

@@ -213,11 +213,11 @@ def test_rounds_that_were_cut_off_end_with_the_bits_of_those_that_were_not(
 ) -> None:
     stage = Lottery(unit=unit, rounds=2, share=0.5, epochs=2)  # type: ignore[arg-type]
     whole = ran(stage, trained, tmp_path / "whole")
-    told = []
+    calls = []
 
     def cut(done: int, total: int, what: str) -> None:
-        told.append(what)
-        if told.count("lottery: rewound") == 40:
+        calls.append(what)
+        if calls.count("lottery: rewound") == 40:
             raise PowerCutError
 
     with pytest.raises(PowerCutError):

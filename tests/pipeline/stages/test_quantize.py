@@ -35,22 +35,22 @@ def exported(workload: Digits, target: str, directory: Path) -> Work:
     return Export()(work.with_model("original", workload.build_model()))
 
 
-@pytest.mark.parametrize(("target", "told"), [("orin-nano-8gb", True), ("x86-cpu", False)])
-def test_the_int8_file_is_held_against_tensorrt_where_the_target_runs_it(
-    tmp_path: Path, target: str, told: bool
+@pytest.mark.parametrize(("target", "checked"), [("orin-nano-8gb", True), ("x86-cpu", False)])
+def test_the_int8_file_is_checked_against_tensorrt_where_the_target_runs_it(
+    tmp_path: Path, target: str, checked: bool
 ) -> None:
     said = "; ".join(Quantize()(exported(Digits(), target, tmp_path)).log[-1].words)
-    assert ("int8: lint finds nothing that TensorRT 10.3.0.30 refuses" in said) is told
-    assert ("lint" in said) is told
+    assert ("int8: lint finds nothing that TensorRT 10.3.0.30 refuses" in said) is checked
+    assert ("lint" in said) is checked
 
 
 def test_the_stage_says_whether_the_calibration_samples_were_enough(tmp_path: Path) -> None:
     said = Quantize()(exported(Digits(), "x86-cpu", tmp_path / "enough")).log[-1].words
     assert [words for words in said if "200 calibration samples are enough" in words]
     said = Quantize()(exported(Few(), "x86-cpu", tmp_path / "few")).log[-1].words
-    (told,) = [words for words in said if "8 calibration samples are not enough" in words]
-    assert "pixels by " in told
-    assert 'give more samples, or take method = "percentile"' in told
+    (sentence,) = [words for words in said if "8 calibration samples are not enough" in words]
+    assert "pixels by " in sentence
+    assert 'give more samples, or take method = "percentile"' in sentence
 
 
 class AgainstTheThird(Digits):
@@ -64,7 +64,7 @@ class AgainstTheThird(Digits):
 
 
 @pytest.mark.parametrize(("allowed", "kept"), [(0.1, False), (0.5, True), (None, True)])
-def test_fp16_is_held_against_the_budget_of_the_score_too(
+def test_fp16_is_compared_with_the_budget_of_the_score_too(
     tmp_path: Path, allowed: float | None, kept: bool
 ) -> None:
     work = Quantize(half=True, score_drop=allowed)(exported(AgainstTheThird(), "orin-nano-8gb", tmp_path))

@@ -174,7 +174,7 @@ def test_ties_that_meet_are_one_and_those_that_hold_already_are_none() -> None:
     assert merged(shared, [(names[0], names[2])]) == (tuple(names),)
 
 
-def test_how_far_tied_parameters_move_is_told() -> None:
+def test_how_far_tied_parameters_move_is_reported() -> None:
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     with torch.no_grad():
         model.get_parameter("0.weight").fill_(1.0)
