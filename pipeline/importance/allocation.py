@@ -73,6 +73,10 @@ def kept(groups: Groups, scores: Mapping[str, Tensor], order: list[str], count: 
     return {name: groups[name].size - order[:count].count(name) for name in scores}
 
 
+class TooFewUnitsError(ModelError):
+    """Removing all units that may be removed is not enough."""
+
+
 def choose_by_parameters(
     model: nn.Module,
     groups: Groups,
@@ -85,7 +89,7 @@ def choose_by_parameters(
     """The plan that removes the fewest units of an order until that share of the parameters is removed.
 
     Raises:
-        ModelError: removing all units that may be removed is not enough.
+        TooFewUnitsError: removing all units that may be removed is not enough.
     """
     total = sum(parameter.numel() for parameter in model.parameters())
 
@@ -96,7 +100,7 @@ def choose_by_parameters(
     low, high = 0, len(order)
     plan, most = tried(high)
     if most < removed:
-        raise ModelError(
+        raise TooFewUnitsError(
             f"{removed:.1%} of the parameters were to be removed, but without emptying a layer only "
             f"{most:.1%} can be.",
             "Ask for less; remove whole heads too (heads = true); or see what could not be pruned.",

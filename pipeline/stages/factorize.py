@@ -143,7 +143,7 @@ class Factorize:
         most = tuple(candidate.energies.shape)
         if len(ranks) != len(most) or any(not 0 < one <= top for one, top in zip(ranks, most, strict=False)):
             raise RecipeError(
-                f'The rank of the layer "{candidate.name}" is set to {_joined(ranks)}, but with the method '
+                f'The layer "{candidate.name}" is set to rank {_joined(ranks)}, but with the method '
                 f"{candidate.method} its full rank is {_joined(most)}.",
                 f"Give {'two numbers' if len(most) == 2 else 'one number'} from 1 to {_joined(most)}.",
             )

@@ -20,6 +20,7 @@ from ...targets.artifact import Artifact, read_json, write_json
 from ...targets.errors import ModelError, RecipeError
 from ...targets.timing.clock import time_together
 from ...targets.timing.measurement import Protocol
+from ..importance.allocation import TooFewUnitsError
 from ..training.predict import score_of, torch_predict
 from ..work import Done, Variant, Work
 from ..workload import example_batch
@@ -127,10 +128,8 @@ class Iterative(Cutting):
             quiet = dataclasses.replace(result, directory=place / name, progress=_silent)
             try:
                 result = stage(quiet)
-            except ModelError as error:
-                if stage is cut and "can." in error.what:
-                    return None
-                raise
+            except TooFewUnitsError:
+                return None
         _record(result, place, len(work.log))
         return result
 

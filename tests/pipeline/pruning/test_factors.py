@@ -173,7 +173,7 @@ def test_a_rank_beyond_what_a_layer_has_is_refused_with_what_it_has() -> None:
         thin_layers(nn.Linear(8, 12), Factors("svd", (9,)))
     with pytest.raises(ModelError, match="full rank is 4 and 6"):
         thin_layers(nn.Conv2d(4, 6, 3), Factors("tucker", (2,)))
-    with pytest.raises(ModelError, match="none for a Linear"):
+    with pytest.raises(ModelError, match="is not for a Linear"):
         thin_layers(nn.Linear(8, 12), Factors("spatial", (2,)))
 
 

@@ -145,7 +145,7 @@ def test_where_thin_layers_would_cost_more_the_layer_stays_whole_and_the_log_say
 
 def test_bad_ranks_and_names_are_refused_with_what_there_is(work: Work) -> None:
     with pytest.raises(
-        RecipeError, match='rank of the layer "0" is set to 65, but with the method svd its full rank is 64'
+        RecipeError, match='layer "0" is set to rank 65, but with the method svd its full rank is 64'
     ):
         after(work, Factorize(ranks={"0": 65}))
     with pytest.raises(RecipeError, match="rank 3 and 4"):
