@@ -19,7 +19,7 @@ _CRITERIA = (
     "geometric_median lamp lamp_of mean_absolute random taylor weight_l1 weight_l2"
 )
 _TRAINING = {
-    "fit": "Fitted check_order training_words",
+    "fit": "Fitted check_order",
     "loop": "Schedule learn train_step",
 }
 DEPRECATED: Dict[str, Dict[str, str]] = {
@@ -38,6 +38,7 @@ DEPRECATED: Dict[str, Dict[str, str]] = {
             for home, names in _TRAINING.items()
             for name in names.split()
         },
+        f"{_PIPELINE}.training.training_words": f"{_PIPELINE}.training.fit.training_sentence",
     },
 }
 """By the version that removes them: modules and names of 0.1.0, and their new names."""
