@@ -147,7 +147,7 @@ def test_half_precision_is_for_the_tensorrt_that_takes_it(net: Nets, tmp_path: P
     assert made.path
     kinds = {tensor.data_type for tensor in load(made.path).graph.initializer}
     assert onnx.TensorProto.FLOAT16 in kinds
-    assert made.half.startswith("FP16 for what stays in float: noise ")
+    assert made.half.startswith("FP16 for operators in float: noise ")
     with pytest.raises(TargetError, match="runs onnxruntime"):
         to_int8(net("residual").path, samples, tmp_path / "no", target=CPU, half=True)
 

@@ -49,7 +49,7 @@ def test_a_stage_of_the_users_own_is_named_by_its_dotted_path(
     stage = make_stage("my_stages.Mine", {"strength": 2}, "stages[0]")
     assert settings_of(stage) == {"strength": 2.0}
     assert source_of(stage) == tmp_path / "my_stages.py"
-    with pytest.raises(RecipeError, match="is no stage"):
+    with pytest.raises(RecipeError, match="is not a stage"):
         stage_class("my_stages.NoStage")
     with pytest.raises(WorkloadError, match="no attribute 'Other'"):
         stage_class("my_stages:Other")

@@ -266,7 +266,9 @@ def test_what_a_network_selects_is_named_and_the_rest_is_judged(tmp_path: Path) 
     alone = found(tmp_path / "alone.onnx", scores=False)
     to_qdq(alone, calibrate(alone, data), tmp_path / "q.onnx")
     hop = compare_files(alone, tmp_path / "q.onnx", data, kind="lossy", name="int8")
-    assert hop_sentence("int8", hop).startswith("int8: no output can be judged; best is a data-dependent selection by")
+    assert hop_sentence("int8", hop).startswith(
+        "int8: no output can be judged; best is a data-dependent selection by"
+    )
     with pytest.raises(ModelError, match="its values cannot be compared"):
         noise_between(alone, tmp_path / "q.onnx", data)
 
