@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import __version__
-from .errors import DeadweightError, ModelError, RefusedError, TargetError
+from .errors import ArtifactError, DeadweightError, ModelError, RefusedError, TargetError
 from .remote.agent_options import PROGRESS, PROTOCOL, parser
 
 if TYPE_CHECKING:
@@ -78,21 +78,54 @@ def _doctor(options: argparse.Namespace) -> _Answer:
 
 
 def _verify(options: argparse.Namespace) -> _Answer:
-    from .remote.agent_releases import verify
+    """Whether a bundle or an update file may be installed here; exit code 1 where its golden test fails."""
+    from .release.versions import check_expiry
 
-    return verify(options)
+    patch = bundle = None
+    if options.bundle.is_file():
+        from .release.patch import open_patch
+
+        patch = open_patch(options.bundle, root=options.root)
+        signed = patch.signed
+    else:
+        from .release.trust import verify
+
+        bundle = verify(options.bundle, root=options.root)
+        signed = bundle.signed
+    facts: Dict[str, Any] = {
+        "base": patch.base if patch else None,
+        **{key: signed.manifest[key] for key in ("name", "target", "release", "expires")},
+        "version": signed.version,
+        "signer": signed.signer,
+        "files": len(signed.files),
+        "bytes": sum(entry.size_bytes for entry in signed.files.values()),
+        "clock": check_expiry(signed.manifest),
+    }
+    if not options.golden or bundle is None:
+        return 0, facts
+    from .release.self_test import rehearse
+
+    result = rehearse(bundle, threads=options.threads)
+    facts["golden"] = result.to_json()
+    return int(not result.holds), facts
 
 
 def _install(options: argparse.Namespace) -> _Answer:
-    from .remote.agent_releases import install
+    from .release.install import install
+    from .remote.received_files import staged
 
-    return install(options)
+    if options.files is not None:
+        with staged(json.loads(options.files), options.cache) as folder:
+            return 0, install(folder, options.place, root=options.root, tried=not options.untried)
+    if options.bundle is None:
+        raise ArtifactError("There is nothing to install.", "Give a bundle's directory or an update file.")
+    return 0, install(options.bundle, options.place, root=options.root, tried=not options.untried)
 
 
 def _rollback(options: argparse.Namespace) -> _Answer:
-    from .remote.agent_releases import rollback
+    from .release.install import rollback
 
-    return rollback(options)
+    return 0, rollback(options.name, options.place, root=options.root, only_if_wrong=options.if_wrong)
 
 
 def _profile(options: argparse.Namespace) -> _Answer:

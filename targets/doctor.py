@@ -22,8 +22,6 @@ from .machine.probe import conditions, evidence, memory_bytes, versions
 from .machine.tegrastats import total_power_w
 from .paths import SIGNERS
 
-_ROOT = Path("/")
-
 
 @dataclass(frozen=True)
 class Check:
@@ -36,7 +34,7 @@ class Check:
     cure: str = ""
 
 
-def doctor(root: Path = _ROOT) -> Tuple[Check, ...]:
+def doctor(root: Path = Path("/")) -> Tuple[Check, ...]:
     """Checks this machine."""
     board = jetson.read_board(root) if jetson.is_jetson(root) else None
     info = conditions(root)

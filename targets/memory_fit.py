@@ -22,7 +22,6 @@ OUTCOMES = ("fits", "does_not_fit", "cannot_tell")
 LEAST_WORKSPACE_BYTES = 16 << 20
 """The smallest workspace that NVIDIA's operator pages suggest."""
 _MIB = 1 << 20
-_ROOT = Path("/")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,6 @@ class Footprint:
         return self.weights_high_bytes + self.activations_high_bytes + self.inputs_bytes
 
     def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON."""
         return {**asdict(self), "unknown": list(self.unknown)}
 
     @classmethod
@@ -121,7 +119,6 @@ class Fit:
     words: Tuple[str, ...]
 
     def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON."""
         return {**asdict(self), "words": list(self.words)}
 
     def checked(self) -> Fit:
@@ -209,7 +206,7 @@ def fit(
     return Fit(outcome, low, high, free_bytes, workspace, tuple(words))
 
 
-def free_memory(root: Path = _ROOT) -> int:
+def free_memory(root: Path = Path("/")) -> int:
     """Memory available without swapping, in bytes: MemAvailable of /proc/meminfo below `root`.
 
     Raises:

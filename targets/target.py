@@ -11,9 +11,9 @@ import math
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, Union
 
-from .errors import TargetError, meant_and
+from .errors import DeadweightError, TargetError, meant_and
 from .runtimes.runtime import DEFAULT, Runtime, known_runtimes, own_runtime, runtime_named
 
 BOARDS = Path(__file__).parent / "boards"
@@ -145,27 +145,28 @@ def load_target(name_or_path: Union[str, Path]) -> Target:
                 f"There is no target named '{name_or_path}'.",
                 meant_and(str(name_or_path).lower(), target_names(), more, count=3, cutoff=0.3),
             )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetError(f"The target file {path} cannot be read: {error}.", "Check the path.") from error
-    return Target.from_json(_parse(text, path), where=path.name, folder=folder)
+    return Target.from_json(read_toml(path, TargetError), where=path.name, folder=folder)
 
 
-def _parse(text: str, path: Path) -> Dict[str, Any]:
+def read_toml(path: Path, kind: Type[DeadweightError]) -> Dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        DeadweightError: of this kind: it cannot be read, or is not TOML.
+    """
     # tomllib needs Python 3.11; tomli is the same library for older versions.
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:
         toml: Any = importlib.import_module(name)
     except ImportError as error:
-        raise TargetError(
-            f"{path.name} is TOML, which this Python cannot read without {name}.",
-            "Install it: pip install tomli",
-        ) from error
+        cure = "Install it: pip install tomli"
+        raise kind(f"{path} is TOML, which this Python cannot read without {name}.", cure) from error
     try:
-        return dict(toml.loads(text))
+        return dict(toml.loads(path.read_text(encoding="utf-8-sig")))  # Windows' Notepad writes such a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise kind(f"{path} cannot be read: {error}.", "Check the path; it must be UTF-8.") from error
     except toml.TOMLDecodeError as error:
-        raise TargetError(f"{path} is not TOML: {error}.", "Fix that line.") from error
+        raise kind(f"{path} cannot be read, since it is not TOML: {error}.", "Fix that line.") from error
 
 
 def _alignment(value: Any, where: str) -> Alignment:
@@ -244,7 +245,6 @@ def _keys(table: Mapping[str, Any], needed: set[str], allowed: set[str], where: 
 def _one_of(value: Any, known: Tuple[str, ...], where: str) -> str:
     if value not in known:
         raise TargetError(
-            f"{where} is {value!r}.",
-            meant_and(str(value), known, f"Known: {', '.join(known)}.", cutoff=0.3),
+            f"{where} is {value!r}.", meant_and(str(value), known, f"Known: {', '.join(known)}.", cutoff=0.3)
         )
     return str(value)

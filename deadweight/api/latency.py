@@ -328,7 +328,7 @@ def opened_engine(
     plan: Path, protocol: Protocol, inputs: Arrays | None
 ) -> Iterator[tuple[TrtSession, Arrays]]:
     """An engine, and the inputs that it was timed with."""
-    from ..targets.runtimes.trt_open import open_trt
+    from ..targets.runtimes.trt import open_trt
     from ..targets.timing.inputs import fed
 
     session = open_trt(plan, flavour=protocol.runtime.partition("+")[0])

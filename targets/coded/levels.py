@@ -8,14 +8,12 @@ integer arithmetic, so they are equal on every machine. With 2 levels per octave
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+    from .reading import Array
 
 OCTAVES = 16  # between the rarest and the most frequent symbol of a table
 FINEST = 8  # levels per octave

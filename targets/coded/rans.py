@@ -15,9 +15,7 @@ import numpy as np
 from .reading import damaged
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+    from .reading import Array
 
 LOWEST = 1 << 16  # states stay in 2 ** 16 to 2 ** 32; encoding starts here and decoding must end here
 LARGEST_TABLES = 1 << 18  # entries of all tables together, which should fit into the cache

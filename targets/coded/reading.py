@@ -6,9 +6,14 @@ lengths) are Rice codes of their differences (Rice and Plaunt 1971), most signif
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Union
 
 from ..errors import ArtifactError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
 
 Bytes = Union[bytes, bytearray, memoryview]
 

@@ -19,7 +19,7 @@ its column.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 import numpy as np
 
@@ -27,9 +27,7 @@ from .reading import Reader, damaged, outdated
 from .streams import MOST_CONTEXTS, read_symbols
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+    from .reading import Array
 
 
 PLANES, BOOK, MASK, GAPS, ROWS, SAME, _ATOMS = range(7)

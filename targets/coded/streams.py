@@ -25,9 +25,7 @@ from .levels import cumulative, most_level
 from .reading import Bytes, Reader, damaged, outdated
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+    from .reading import Array
 
 RAW, CONSTANT, RANS, _HUFFMAN, PLANES = range(5)
 MOST_CONTEXTS = 256

@@ -8,25 +8,21 @@ builder that fails returns None and logs the reason, which becomes the error.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..artifact import writing
 from ..errors import ModelError, TargetError
 from ..memory_fit import Fit, Footprint
 from ..target import Target
 from .build_settings import BuildSettings, Profile, profiles_for
-from .built import Built, made_of, written
 from .dla import check_fallbacks, put_on_dla
 from .log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
 from .machine import check_target, device_facts, fit_for, room_for
-from .timing_cache import give_cache, keep_cache, timing_path
-from .trtexec import find_trtexec
-from .trtexec_build import build_by_trtexec
-
-_ROOT = Path("/")
-
+from .record import Built, made_of, written
+from .trtexec import build_by_trtexec, find_trtexec
 
 _DEFAULT = BuildSettings()
 
@@ -40,13 +36,14 @@ def build_engine(
     timing_folder: Optional[Path] = None,
     cuda: Optional[str] = None,
     need: Optional[Footprint] = None,
-    root: Path = _ROOT,
+    root: Path = Path("/"),
 ) -> Built:
     """Builds `model` (ONNX) for this machine and writes the plan, its record and its log, all or none.
 
-    Kernel timings are cached in `timing_folder` by version and GPU, so that the kernels of two engines to be
-    compared were chosen by the same timings. `need` is the model's memory, computed from its file
-    (export/memory/footprint.py): with it a model that cannot fit is refused, and the workspace is capped.
+    Kernel timings are cached in `timing_folder` by version and GPU: two builds of one file choose different
+    kernels where timings are close, so two engines to be compared should use the same timings. `need` is the
+    model's memory, computed from its file (export/memory/footprint.py): with it a model that cannot fit is
+    refused, and the workspace is capped.
 
     Raises:
         ModelError: the file is missing, TensorRT refuses it, or too many layers fall back.
@@ -66,7 +63,7 @@ def build_engine(
     check_target(trt, target, device, settings)
     free = room_for(model, target, root)
     fitted = fit_for(trt, need, free, settings)
-    cache_path = timing_path(trt, settings.flavour, device, timing_folder)
+    cache_path = _timing_path(trt, settings.flavour, device, timing_folder)
     started = perf_counter()
     with heard(trt) as (logger, lines):
         builder = _builder(trt, logger, lines)
@@ -83,14 +80,14 @@ def build_engine(
         refused = (
             [] if settings.dla_core is None else put_on_dla(trt, builder, network, config, settings, model)
         )
-        cache_used = give_cache(config, cache_path)
+        cache_used = _give_cache(config, cache_path)
         before = len(lines)
         plan_bytes = builder.build_serialized_network(network, config)
         if plan_bytes is None:
             raise _unbuilt(model, trt.__version__, lines[before:], free)
         findings = read_log(lines)
         check_fallbacks(findings, settings, model)
-        keep_cache(config, cache_path)
+        _keep_cache(config, cache_path)
     with writing(plan) as beside:
         beside.write_bytes(plan_bytes)
     record = {
@@ -144,9 +141,8 @@ def _limits(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
         limits["workspace_bytes"] = workspace
     if free is not None and hasattr(trt.MemoryPoolType, "TACTIC_DRAM"):
-        tactic = 1 << (
-            (free // 4 * 3).bit_length() - 1
-        )  # anything but a power of two is refused, and only the log says so
+        # Anything but a power of two is refused, and only the log says so.
+        tactic = 1 << ((free // 4 * 3).bit_length() - 1)
         config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, tactic)
         limits["tactic_bytes"] = tactic
     return limits
@@ -219,6 +215,36 @@ def _profiles(
     return profiles
 
 
+def _timing_path(
+    trt: Any, flavour: str, device: Optional[Mapping[str, Any]], folder: Optional[Path]
+) -> Optional[Path]:
+    """The cache file of kernel timings for this TensorRT on this GPU; None where the GPU is unknown."""
+    if device is None:
+        return None
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+    at = folder or Path(home) / "deadweight" / "timing"
+    kind = f"sm{device['compute_capability'].replace('.', '')}x{device['streaming_multiprocessors']}"
+    return at / f"{flavour}-{trt.__version__}-{kind}.cache"
+
+
+def _give_cache(config: Any, path: Optional[Path]) -> bool:
+    """Loads the cached timings; whether there were any that this builder accepts."""
+    stored = path.read_bytes() if path is not None and path.is_file() else b""
+    cache = config.create_timing_cache(stored)
+    if cache is None and stored:  # damaged, or of another board: start empty
+        stored, cache = b"", config.create_timing_cache(b"")
+    return bool(cache is not None and config.set_timing_cache(cache, False) and stored)
+
+
+def _keep_cache(config: Any, path: Optional[Path]) -> None:
+    """Writes the timings, including those of this build."""
+    cache = config.get_timing_cache()
+    if path is None or cache is None:
+        return
+    with writing(path) as beside:
+        beside.write_bytes(cache.serialize())
+
+
 def _unparsed(parser: Any, model: Path, version: str, lines: Sequence[Line]) -> ModelError:
     """The parser's first five errors, each with its node."""
     errors = []
@@ -249,6 +275,5 @@ def _unbuilt(model: Path, version: str, lines: Sequence[Line], free: Optional[in
     }
     usual = f"Check it for unsupported operators: deadweight lint {model} --target NAME."
     return ModelError(
-        f"TensorRT {version} could not build {model.name}: {reason(lines)}.",
-        cures.get(cause(lines), usual),
+        f"TensorRT {version} could not build {model.name}: {reason(lines)}.", cures.get(cause(lines), usual)
     )

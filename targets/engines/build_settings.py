@@ -55,11 +55,7 @@ class BuildSettings:
 
 
 def profiles_for(
-    shapes: Mapping[str, Shape],
-    *,
-    batch: Tuple[int, int, int],
-    given: Mapping[str, Profile],
-    model: str,
+    shapes: Mapping[str, Shape], *, batch: Tuple[int, int, int], given: Mapping[str, Profile], model: str
 ) -> Dict[str, Profile]:
     """A profile for every input that needs one; -1 in `shapes` is a dynamic dimension.
 

@@ -109,7 +109,6 @@ class Engine:
         return tuple(layers_and_reasons)
 
     def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON."""
         summary = {"layer_sum_s": self.layer_sum_s, "fallbacks": [list(pair) for pair in self.fallbacks()]}
         counts = {kind: len(self.of_kind(kind)) for kind in KINDS}
         return {**json.loads(json.dumps(asdict(self))), **summary, "counts": counts}

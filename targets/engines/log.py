@@ -83,7 +83,6 @@ class Findings:
     """Layers that use a kernel for 2:4; for the others a dense one was faster."""
 
     def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON."""
         return {**asdict(self), "bytes": dict(self.bytes)}
 
 

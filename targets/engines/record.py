@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import platform
 import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ..artifact import read_json, sha256_of
+from ..artifact import read_json, sha256_of, write_json, write_text
 from ..errors import ModelError
+from ..target import Target
+from .build_settings import BuildSettings
+from .log import Findings, Line
 
 SCHEMA = 1
-_ROOT = Path("/")
 _REQUIRED = {
     "plan": ("bytes", "sha256"),
     "tensorrt": ("flavour", "version"),
@@ -24,6 +27,41 @@ _REQUIRED = {
     "platform": ("machine",),
 }
 """Keys of a record that are read before its plan is opened."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan, its record (see docs/engines.md) and the whole log of the build."""
+
+    plan: Path
+    record: Mapping[str, Any]
+    findings: Findings
+    log: Tuple[Line, ...]
+
+
+def made_of(
+    model: Path, plan: Path, settings: BuildSettings, *, target: Optional[Target], root: Path, simulated: bool
+) -> Dict[str, Any]:
+    """The part of a record that all builders share: source, target, settings and the rebuild command."""
+    name = None if target is None else target.name
+    return {
+        "schema": SCHEMA,
+        "kind": "engine",
+        "plan": {"file": plan.name, "bytes": plan.stat().st_size, "sha256": sha256_of(plan)},
+        "model": {"file": str(model), "bytes": model.stat().st_size, "sha256": sha256_of(model)},
+        "evidence": "simulated" if simulated else "measured",
+        "platform": platform_facts(root),
+        "target": name,
+        "settings": asdict(settings),
+        "rebuild": command_for(model, plan, asdict(settings), name),
+    }
+
+
+def written(plan: Path, record: Dict[str, Any], findings: Findings, lines: Sequence[Line]) -> Built:
+    """Writes record and log beside the plan."""
+    write_text(log_path(plan), "".join(f"[{severity}] {text}\n" for severity, text in lines))
+    write_json(record_path(plan), record)
+    return Built(plan, record, findings, tuple(lines))
 
 
 def record_path(plan: Union[str, Path]) -> Path:
@@ -60,12 +98,7 @@ def read_record(plan: Path) -> Optional[Dict[str, Any]]:
 
 
 def check_record(
-    record: Mapping[str, Any],
-    plan: Path,
-    *,
-    flavour: str,
-    version: str,
-    compute_capability: Optional[str],
+    record: Mapping[str, Any], plan: Path, *, flavour: str, version: str, compute_capability: Optional[str]
 ) -> None:
     """Compares a plan with its record, and the record with this machine.
 
@@ -73,17 +106,13 @@ def check_record(
         ModelError: the plan is not the recorded one, or was built for another machine or TensorRT.
     """
     faults: List[str] = []
-    if plan.stat().st_size != record["plan"]["bytes"]:
-        raise ModelError(
-            f"{plan.name} has {plan.stat().st_size} bytes, but {record['plan']['bytes']} were written by "
-            "its build. It was truncated or replaced.",
-            f"Copy it again, or build it again: {record['rebuild']}",
-        )
+    size, recorded = plan.stat().st_size, record["plan"]["bytes"]
+    cure = f"Copy it again, or build it again: {record['rebuild']}"
+    if size != recorded:
+        what = f"has {size} bytes, but {recorded} were written by its build. It was truncated or replaced."
+        raise ModelError(f"{plan.name} {what}", cure)
     if sha256_of(plan) != record["plan"]["sha256"]:
-        raise ModelError(
-            f"{plan.name} is not the recorded plan: its SHA-256 differs.",
-            f"Copy it again, or build it again: {record['rebuild']}",
-        )
+        raise ModelError(f"{plan.name} is not the recorded plan: its SHA-256 differs.", cure)
     settings = record["settings"]
     if settings["version_compatible"]:
         raise ModelError(
@@ -131,12 +160,12 @@ def command_for(model: Path, plan: Path, settings: Mapping[str, Any], target: Op
     for option in ("hardware_compatibility", "compute_capability"):
         words += [f"--{option.replace('_', '-')}", settings[option]] if settings[option] else []
     words += ["--flavour", settings["flavour"]] if settings["flavour"] != "tensorrt" else []
-    words += [f"--{option}" for option in ("sparse",) if settings[option]]
-    words += ["--version-compatible"] if settings["version_compatible"] else []
+    for option in ("sparse", "version_compatible"):
+        words += [f"--{option.replace('_', '-')}"] if settings[option] else []
     return " ".join(map(shlex.quote, words))
 
 
-def platform_facts(root: Path = _ROOT) -> Dict[str, str]:
+def platform_facts(root: Path = Path("/")) -> Dict[str, str]:
     """The facts about the machine on which a plan depends."""
     facts = {"machine": platform.machine(), "system": platform.system()}
     for name, path in (("board", "proc/device-tree/model"), ("l4t", "etc/nv_tegra_release")):

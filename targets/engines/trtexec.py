@@ -2,7 +2,8 @@
 
 It is TensorRT's program, controlled by flags; `content.py` reads the JSON it exports. Its defaults changed in
 version 11 (no transfers, spinning, a CUDA graph), so every relevant flag is set explicitly, and timings of
-different versions are comparable. Its version is one number: v8412 is 8.4.12, v100300 is 10.3.0.
+different versions are comparable. Its version is one number: v8412 is 8.4.12, v100300 is 10.3.0. A build has
+the usual record; facts that only Python can read are empty.
 """
 
 from __future__ import annotations
@@ -11,11 +12,18 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import List, Mapping, Optional, Sequence, Tuple
+from time import perf_counter
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ..artifact import writing
 from ..errors import ModelError, TargetError
+from ..onnx_file import read_nodes
+from ..target import Target
 from .build_settings import BuildSettings
-from .log import Line, cause, reason
+from .dla import check_fallbacks
+from .log import Line, cause, is_simulated, read_log, reason
+from .machine import device_facts, room_for
+from .record import Built, made_of, written
 
 USUAL = Path("/usr/src/tensorrt/bin/trtexec")
 _SEVERITIES = {"V": "verbose", "I": "info", "W": "warning", "E": "error", "F": "internal_error"}
@@ -43,6 +51,47 @@ def version_in(output: str) -> str:
     number = int(match.group(1))
     base = 1000 if number < 10_000 else 10_000
     return f"{number // base}.{number % base // 100}.{number % 100}"
+
+
+def build_by_trtexec(
+    program: Path, model: Path, plan: Path, *, settings: BuildSettings, target: Optional[Target], root: Path
+) -> Built:
+    """As `build_engine`, by the program `trtexec`.
+
+    Raises:
+        ModelError, TargetError: as `build_engine`.
+    """
+    quantized = any(node.op_type == "QuantizeLinear" for node in read_nodes(model).nodes)
+    free = room_for(model, target, root)
+    limits: Dict[str, int] = {}
+    if settings.workspace_bytes is not None or free is not None:
+        limits["workspace_bytes"] = settings.workspace_bytes or (free or 0) // 2
+    version, _ = run_trtexec(program, ["--help"], doing="say its version")
+    started = perf_counter()
+    with writing(plan) as beside:
+        flags = build_flags(model, beside, settings, version=version, limits=limits, quantized=quantized)
+        _, lines = run_trtexec(program, flags, doing=f"build {model.name}")
+        findings = read_log(lines)
+        check_fallbacks(findings, settings, model)
+    record = {
+        **made_of(model, plan, settings, target=target, root=root, simulated=is_simulated(lines)),
+        "tensorrt": {
+            "flavour": settings.flavour,
+            "version": version,
+            "strongly_typed": "--stronglyTyped" in flags or int(version.split(".")[0]) >= 11,
+        },
+        "by": str(program),
+        "device": device_facts(None),
+        "flags": [flag for flag in flags if not flag.startswith(("--onnx", "--saveEngine"))],
+        "limits": limits,
+        "fit": None,
+        "profiles": {name: list(map(list, shapes)) for name, shapes in settings.shapes.items()},
+        "refused_by_dla": [],
+        "timing_cache": {"file": None, "used": False},
+        "build_s": round(perf_counter() - started, 3),
+        "findings": findings.to_json(),
+    }
+    return written(plan, record, findings, lines)
 
 
 def build_flags(
@@ -73,9 +122,7 @@ def build_flags(
     elif major == 10:
         flags.append("--stronglyTyped")
     for index, name in enumerate(("minShapes", "optShapes", "maxShapes")):
-        if settings.shapes:
-            each = (f"{key}:{'x'.join(map(str, shapes[index]))}" for key, shapes in settings.shapes.items())
-            flags.append(f"--{name}={','.join(each)}")
+        flags += _shapes(name, {key: shapes[index] for key, shapes in settings.shapes.items()})
     if "workspace_bytes" in limits:
         flags.append(f"--memPoolSize=workspace:{max(1, limits['workspace_bytes'] // _MIB)}")
     flags += ["--sparsity=enable"] if settings.sparse else []
@@ -104,10 +151,7 @@ def timing_flags(
         flags += [] if graph else ["--noCudaGraph"]
     else:
         flags += ["--useSpinWait", "--noDataTransfers", *(["--useCudaGraph"] if graph else [])]
-    if shapes:
-        each = (f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
-        flags.append(f"--shapes={','.join(each)}")
-    return flags
+    return [*flags, *_shapes("shapes", shapes)]
 
 
 def profile_flags(
@@ -122,10 +166,12 @@ def profile_flags(
     flags = [f"--loadEngine={plan}", f"--exportProfile={profile}", f"--exportLayerInfo={layers}"]
     flags += ["--profilingVerbosity=detailed"]
     flags += [] if int(version.split(".")[0]) >= 11 else ["--separateProfileRun"]
-    if shapes:
-        each = (f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
-        flags.append(f"--shapes={','.join(each)}")
-    return flags
+    return [*flags, *_shapes("shapes", shapes)]
+
+
+def _shapes(flag: str, shapes: Optional[Mapping[str, Sequence[int]]]) -> List[str]:
+    each = (f"{name}:{'x'.join(map(str, shape))}" for name, shape in (shapes or {}).items())
+    return [f"--{flag}={','.join(each)}"] if shapes else []
 
 
 def run_trtexec(program: Path, flags: Sequence[str], *, doing: str) -> Tuple[str, List[Line]]:
@@ -137,11 +183,7 @@ def run_trtexec(program: Path, flags: Sequence[str], *, doing: str) -> Tuple[str
     """
     try:
         done = subprocess.run(
-            [str(program), *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
+            [str(program), *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
     except OSError as error:
         raise TargetError(
@@ -149,15 +191,11 @@ def run_trtexec(program: Path, flags: Sequence[str], *, doing: str) -> Tuple[str
         ) from error
     lines = lines_of(done.stdout)
     if done.returncode:
-        cures = {
-            "memory": "Free some memory, or set a smaller --workspace-bytes.",
-            "profile": "Give --shapes.",
-        }
+        memory = "Free some memory, or set a smaller --workspace-bytes."
+        usual = "See what TensorRT may stumble over: deadweight lint MODEL --target NAME."
         raise ModelError(
             f"trtexec could not {doing}: {reason(lines)} (exit code {done.returncode}).",
-            cures.get(
-                cause(lines), "See what TensorRT may stumble over: deadweight lint MODEL --target NAME."
-            ),
+            {"memory": memory, "profile": "Give --shapes."}.get(cause(lines), usual),
         )
     return version_in(done.stdout), lines
 

@@ -54,7 +54,6 @@ class Baseline:
     calibration: Optional[Mapping[str, Any]] = None
 
     def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON."""
         return {"schema": SCHEMA, **asdict(self)}
 
 
@@ -82,12 +81,10 @@ def record(
     model, path = Path(model), Path(path)
     if measured is None:
         short = replace(protocol, events=6)
-        measured = time_together({model.name: model}, protocol=short, inputs=inputs, progress=progress)[
-            model.name
-        ]
-    place = _relative(model, path.parent)
+        timed = time_together({model.name: model}, protocol=short, inputs=inputs, progress=progress)
+        measured = timed[model.name]
     baseline = Baseline(
-        model=place,
+        model=os.path.relpath(str(model.resolve()), str(path.parent.resolve())),
         model_sha256=measured.model_sha256,
         file_bytes=measured.file_bytes,
         fetch=fetch,
@@ -172,10 +169,6 @@ def old_model(baseline: Baseline, path: Path) -> Optional[Path]:
             "Restore the accepted model, or record the new one: deadweight gate --record.",
         )
     return place
-
-
-def _relative(model: Path, folder: Path) -> str:
-    return os.path.relpath(str(model.resolve()), str(folder.resolve()))
 
 
 def refuse_other_protocol(baseline: Baseline, *, threads: Optional[int], batch: Optional[int]) -> None:

@@ -73,13 +73,7 @@ def calibrate(
                 loads.append(os.getloadavg()[0])
                 started = time.perf_counter()
                 gated = check(
-                    path,
-                    baseline,
-                    Path(model),
-                    budgets=budgets,
-                    cap_s=cap_s,
-                    inputs=inputs,
-                    board=board,
+                    path, baseline, Path(model), budgets=budgets, cap_s=cap_s, inputs=inputs, board=board
                 )
                 seconds.append(time.perf_counter() - started)
                 outcomes.append(gated.checks[0].outcome)
@@ -126,16 +120,15 @@ def _row(outcomes: List[str], seconds: List[float]) -> Dict[str, Any]:
 def calibration_sentences(calibration: Dict[str, Any]) -> Tuple[str, ...]:
     """Sentences for people: false alarms, then one for each planted slow-down."""
     counts = calibration["false_alarms"]
-    sentences = [
+    return (
         f"False alarms on this runner: {counts['count']} of {counts['runs']} equal models, {_rate(counts)}; "
-        f"{counts['cannot_tell']} undecided; median {counts['median_seconds']:.1f} s."
-    ]
-    for row in calibration["planted"]:
-        sentences.append(
+        f"{counts['cannot_tell']} undecided; median {counts['median_seconds']:.1f} s.",
+        *(
             f"Planted slow-down of {100 * row['true_slowdown']:.1f} %: {row['count']} of {row['runs']} "
             f"detected, {_rate(row)}; median {row['median_seconds']:.1f} s."
-        )
-    return tuple(sentences)
+            for row in calibration["planted"]
+        ),
+    )
 
 
 def _rate(row: Dict[str, Any]) -> str:

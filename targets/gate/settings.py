@@ -11,9 +11,7 @@ p99_s = 0.004
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
@@ -24,7 +22,7 @@ from ..budgets import Budgets
 from ..errors import RecipeError, meant_and
 from ..runtimes.open import open_session, runtime_of
 from ..runtimes.runtime import Runtime
-from ..target import load_target
+from ..target import load_target, read_toml
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,7 +63,7 @@ def read_settings(path: Path) -> Tuple[GateSettings, Budgets]:
     path = Path(path)
     if not path.is_file():
         return GateSettings(), Budgets()
-    content = _parse_toml(path)
+    content = read_toml(path, RecipeError)
     _refuse_unknown(content, ("gate", "budgets"), str(path))
     gate, budgets = _table(content, "gate", path), _table(content, "budgets", path)
     _refuse_unknown(gate, tuple(item.name for item in fields(GateSettings)), f"{path} [gate]")
@@ -221,22 +219,6 @@ def _load_arrays(path: Path) -> Dict[str, NDArray[Any]]:
             f"The data {path} cannot be read: {str(error).rstrip('.') or type(error).__name__}.",
             "Save it with numpy.savez.",
         ) from error
-
-
-def _parse_toml(path: Path) -> Dict[str, Any]:
-    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
-    try:
-        toml: Any = importlib.import_module(name)
-    except ImportError as error:
-        raise RecipeError(
-            f"{path} is TOML, which this Python cannot read without {name}.", "pip install tomli"
-        ) from error
-    try:
-        return dict(
-            toml.loads(path.read_text(encoding="utf-8-sig"))
-        )  # Windows' Notepad writes a byte order mark
-    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}.", "Fix that line.") from error
 
 
 def _table(content: Mapping[str, Any], name: str, path: Path) -> Dict[str, Any]:

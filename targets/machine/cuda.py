@@ -54,11 +54,9 @@ class Cuda:
 
     def versions(self) -> Dict[str, str]:
         """CUDA versions that the driver supports and that the runtime has, as in `12.6`."""
-        versions = {}
-        for part, name in (("driver", "cudaDriverGetVersion"), ("runtime", "cudaRuntimeGetVersion")):
-            number = self._do(name)[0]
-            versions[part] = f"{number // 1000}.{number % 1000 // 10}"
-        return versions
+        names = {"driver": "cudaDriverGetVersion", "runtime": "cudaRuntimeGetVersion"}
+        numbers = {part: self._do(name)[0] for part, name in names.items()}
+        return {part: f"{number // 1000}.{number % 1000 // 10}" for part, number in numbers.items()}
 
     def memory_bytes(self) -> Tuple[int, int]:
         """Free and total memory. On an integrated GPU `free` excludes reclaimable memory."""
@@ -70,7 +68,6 @@ class Cuda:
         return self._address("cudaMalloc", size)
 
     def free(self, address: int) -> None:
-        """Frees device memory."""
         self._do("cudaFree", address)
 
     def host_malloc(self, size: int, *, mapped: bool) -> int:
@@ -78,7 +75,6 @@ class Cuda:
         return self._address("cudaHostAlloc", size, _MAPPED if mapped else 0)
 
     def host_free(self, address: int) -> None:
-        """Frees page-locked memory."""
         self._do("cudaFreeHost", address)
 
     def device_address(self, host_address: int) -> int:
@@ -102,7 +98,6 @@ class Cuda:
         self._do("cudaStreamSynchronize", stream)
 
     def stream_free(self, stream: int) -> None:
-        """Destroys a stream."""
         self._do("cudaStreamDestroy", stream)
 
     def graph(self, stream: int, enqueue: Callable[[], object]) -> int:
@@ -124,10 +119,6 @@ class Cuda:
         finally:
             self._do("cudaGraphDestroy", captured[0])
 
-    def launch(self, graph: int, stream: int) -> None:
-        """Puts a captured graph into a stream."""
-        self._do("cudaGraphLaunch", graph, stream)
-
     def bound(self, name: str, *inputs: int) -> Callable[[], None]:
         """`cudaStreamSynchronize` or `cudaGraphLaunch` bound to these handles, for timing."""
         call = self._calls.bind(name, *inputs)
@@ -140,7 +131,6 @@ class Cuda:
         return checked
 
     def graph_free(self, graph: int) -> None:
-        """Destroys a graph."""
         self._do("cudaGraphExecDestroy", graph)
 
     def _address(self, name: str, size: int, *flags: int) -> int:
@@ -198,10 +188,7 @@ def open_cuda(choice: Optional[str] = None) -> Cuda:
     way, _, path = (choice or "").partition(":")
     if choice is not None and (way not in WAYS or (path and way != "ctypes")):
         raise TargetError(f"There is no CUDA binding '{choice}'.", f"Known: {', '.join(WAYS)}, ctypes:PATH.")
-    openers: Dict[str, Callable[[], Calls]] = {
-        "pycuda": by_pycuda,
-        "ctypes": lambda: by_ctypes(path),
-    }
+    openers: Dict[str, Callable[[], Calls]] = {"pycuda": by_pycuda, "ctypes": lambda: by_ctypes(path)}
     reasons: List[str] = []
     for name in WAYS if choice is None else (way,):
         try:

@@ -12,7 +12,7 @@ import re
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from . import nvidia_tools
 from .nvidia_tools import Clock, PowerMode
@@ -73,8 +73,8 @@ def read_board(root: Path) -> Board:
     return Board(
         model=text_of(root / "proc/device-tree/model").strip("\0") or "unnamed board",
         compatible=tuple(entry for entry in compatible.split("\0") if entry),
-        soc=soc.name if soc else None,
-        compute_capability=soc.compute_capability if soc else None,
+        soc=soc,
+        compute_capability=nvidia_tools.GPUS[soc] if soc else None,
         l4t=l4t,
         jetpack=jetpack,
         tensorrt=_tensorrt(root),
@@ -126,38 +126,33 @@ def tegrastats_line(root: Path, *, timeout_s: float = 3.0) -> Optional[Tegrastat
     program = root / "usr/bin/tegrastats"
     if not os.access(str(program), os.X_OK):
         return None
-    try:
-        # It never ends; `timeout` ends it with its children.
-        done = subprocess.run(
-            ["timeout", str(timeout_s), "sh", "-c", '"$0" --interval 100 | head -n 1', str(program)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout_s + 5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return parse_tegrastats(done.stdout) if done.stdout.strip() else None
+    # It never ends; `timeout` ends it with its children.
+    command = ["timeout", str(timeout_s), "sh", "-c", '"$0" --interval 100 | head -n 1', str(program)]
+    done = _finished(command, timeout_s + 5)
+    return parse_tegrastats(done.stdout) if done is not None and done.stdout.strip() else None
 
 
 def tool(root: Path, program: str, *arguments: str) -> str:
     """The output of a tool of the board, or "" where it is missing or fails (many need root)."""
+    done = _finished([str(root / program), *arguments], _TOOL_S)
+    return done.stdout if done is not None and done.returncode == 0 else ""
+
+
+def _finished(command: List[str], timeout_s: float) -> Optional[subprocess.CompletedProcess[str]]:
+    """A program that ran; None where it does not start or does not end in time."""
     try:
-        done = subprocess.run(
-            [str(root / program), *arguments],
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            stdin=subprocess.DEVNULL,
             encoding="utf-8",
             errors="replace",
-            timeout=_TOOL_S,
+            timeout=timeout_s,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        return None
 
 
 def text_of(path: Path) -> str:
@@ -245,12 +240,9 @@ def _counters(root: Path) -> Dict[str, int]:
 
 
 def _throttling(root: Path) -> Tuple[str, ...]:
-    devices = []
-    for folder in sorted(root.glob("sys/class/thermal/cooling_device[0-9]*")):
-        name = text_of(folder / "type")
-        if name and name not in _FAN and (number_of(folder / "cur_state") or 0) > 0:
-            devices.append(name)
-    return tuple(devices)
+    folders = sorted(root.glob("sys/class/thermal/cooling_device[0-9]*"))
+    names = (text_of(each / "type") for each in folders if (number_of(each / "cur_state") or 0) > 0)
+    return tuple(name for name in names if name and name not in _FAN)
 
 
 def _rails(root: Path) -> Dict[str, float]:

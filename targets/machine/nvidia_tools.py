@@ -10,57 +10,22 @@ import re
 from dataclasses import dataclass
 from typing import Dict, Mapping, Optional, Tuple
 
-JETPACKS: Mapping[str, str] = {
-    "32.4.4": "4.4.1",
-    "32.5.0": "4.5",
-    "32.5.1": "4.5.1",
-    "32.6.1": "4.6",
-    "32.7.1": "4.6.1",
-    "32.7.2": "4.6.2",
-    "32.7.3": "4.6.3",
-    "32.7.4": "4.6.4",
-    "35.1.0": "5.0.2",
-    "35.2.1": "5.1",
-    "35.3.1": "5.1.1",
-    "35.4.1": "5.1.2",
-    "35.5.0": "5.1.3",
-    "35.6.0": "5.1.4",
-    "35.6.4": "5.1.6",
-    "36.2.0": "6.0 DP",
-    "36.3.0": "6.0",
-    "36.4.0": "6.1",
-    "36.4.3": "6.2",
-    "36.4.4": "6.2.1",
-    "36.4.7": "6.2.1",
-    "36.5.0": "6.2.2",
-    "38.2.0": "7.0",
-    "38.2.1": "7.0",
-    "38.2.2": "7.0",
-    "38.4.0": "7.1",
-    "39.0.0": "7.2 EA",
-    "39.2.0": "7.2",
-    "39.2.1": "7.2.1",
-}
+_RELEASES = (
+    "32.4.4=4.4.1, 32.5.0=4.5, 32.5.1=4.5.1, 32.6.1=4.6, 32.7.1=4.6.1, 32.7.2=4.6.2, 32.7.3=4.6.3, "
+    "32.7.4=4.6.4, "
+    "35.1.0=5.0.2, 35.2.1=5.1, 35.3.1=5.1.1, 35.4.1=5.1.2, 35.5.0=5.1.3, 35.6.0=5.1.4, 35.6.4=5.1.6, "
+    "36.2.0=6.0 DP, 36.3.0=6.0, 36.4.0=6.1, 36.4.3=6.2, 36.4.4=6.2.1, 36.4.7=6.2.1, 36.5.0=6.2.2, "
+    "38.2.0=7.0, 38.2.1=7.0, 38.2.2=7.0, 38.4.0=7.1, "
+    "39.0.0=7.2 EA, 39.2.0=7.2, 39.2.1=7.2.1"
+)
+JETPACKS: Mapping[str, str] = dict(pair.split("=") for pair in _RELEASES.split(", "))
 """L4T release to JetPack: jetson_stats' table, meta-tegra's recipes, and a board's listing for 39.2.1."""
 
 _MAJORS = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}
 
 
-@dataclass(frozen=True)
-class Soc:
-    """A system on chip, by its name in the device tree's `compatible`."""
-
-    name: str
-    compute_capability: str
-
-
-SOCS = (
-    Soc("tegra210", "5.3"),
-    Soc("tegra186", "6.2"),
-    Soc("tegra194", "7.2"),
-    Soc("tegra234", "8.7"),
-    Soc("tegra264", "11.0"),
-)
+GPUS = {"tegra210": "5.3", "tegra186": "6.2", "tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
+"""Compute capability by system on chip, as the device tree's `compatible` names it."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +77,10 @@ def jetpack_of(l4t: Optional[str]) -> Tuple[Optional[str], str]:
     return f"{major}.x", f"This version of deadweight does not know L4T {l4t}; it assumes JetPack {major}."
 
 
-def soc_of(compatible: str) -> Optional[Soc]:
+def soc_of(compatible: str) -> Optional[str]:
     """The system on chip that the device tree's `compatible` names (entries are separated by NUL)."""
     names = {entry.rpartition(",")[2] for entry in compatible.split("\0")}
-    return next((soc for soc in SOCS if soc.name in names), None)
+    return next((soc for soc in GPUS if soc in names), None)
 
 
 def power_mode(text: str) -> Optional[PowerMode]:

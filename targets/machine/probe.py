@@ -20,7 +20,6 @@ from . import disturbances, jetson
 from .jetson import BoardState
 from .jetson import text_of as _text
 
-_ROOT = Path("/")
 _CORES = "sys/devices/system/cpu/cpu[0-9]*/"
 _BOARD = "board: "  # prefix of marks that void a measurement
 
@@ -44,7 +43,7 @@ class Snapshot:
     """On a Jetson: power mode, clocks, counters."""
 
 
-def conditions(root: Path = _ROOT) -> Dict[str, Any]:
+def conditions(root: Path = Path("/")) -> Dict[str, Any]:
     """Machine, software and state, as plain values for JSON. Comparable only on an equal `machine`.
 
     On a Jetson `machine` and `state` each have a `board`.
@@ -93,7 +92,7 @@ def not_known(facts: Mapping[str, Any]) -> Tuple[str, ...]:
     return disturbances.unread(*_board_states(facts))
 
 
-def evidence(root: Path = _ROOT) -> str:
+def evidence(root: Path = Path("/")) -> str:
     """`emulated` where this process runs on an emulated processor, else `measured`."""
     machine = platform.machine()
     cpuinfo = _text(root / "proc/cpuinfo")
@@ -106,7 +105,7 @@ def evidence(root: Path = _ROOT) -> str:
     return "emulated" if foreign or handled or software else "measured"
 
 
-def snapshot(root: Path = _ROOT) -> Snapshot:
+def snapshot(root: Path = Path("/")) -> Snapshot:
     """The current state. Page faults are those of the calling thread where the system counts them."""
     used = resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF))
     swaps = re.findall(r"^pswp(?:in|out) (\d+)", _text(root / "proc/vmstat"), re.MULTILINE)
@@ -151,14 +150,14 @@ def changes(before: Snapshot, after: Snapshot, *, runs: int, threads: int = 1) -
     return tuple(marks)
 
 
-def cpu_name(root: Path = _ROOT) -> str:
+def cpu_name(root: Path = Path("/")) -> str:
     """The processor's name, from the CPU or the board."""
     match = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
     board = _text(root / "proc/device-tree/model").strip("\0")
     return match.group(1).strip() if match else board or platform.processor() or platform.machine()
 
 
-def memory_bytes(root: Path = _ROOT) -> Optional[int]:
+def memory_bytes(root: Path = Path("/")) -> Optional[int]:
     """Total memory of the system; None where unknown."""
     match = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
     return int(match.group(1)) * 1024 if match else None

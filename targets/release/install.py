@@ -28,7 +28,6 @@ from .patch import Patch, Patched, open_patch
 from .trust import Bundle, Signed, open_bundle, verify
 from .versions import STATE, Accepted, check_expiry, read_accepted, refuse_older, write_accepted
 
-_ROOT = Path("/")
 _Opener = Callable[[Path], Bundle]
 
 
@@ -36,7 +35,7 @@ def install(
     source: Path,
     place: Path = PLACE,
     *,
-    root: Path = _ROOT,
+    root: Path = Path("/"),
     signers: Optional[Path] = None,
     tried: bool = True,
 ) -> Dict[str, Any]:
@@ -85,7 +84,7 @@ def rollback(
     name: str,
     place: Path = PLACE,
     *,
-    root: Path = _ROOT,
+    root: Path = Path("/"),
     signers: Optional[Path] = None,
     only_if_wrong: bool = False,
 ) -> Dict[str, Any]:

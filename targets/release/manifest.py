@@ -37,7 +37,6 @@ _BOARD_KEYS = {"compute_capability", "tensorrt"}
 _GOLDEN_KEYS = {"inputs", "outputs", "tolerance"}
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\+00:00"
-_ROOT = Path("/")
 
 
 class Entry(NamedTuple):
@@ -159,7 +158,7 @@ def check_content(name: str, entry: Entry, *, size: int, sha256: str, head: byte
         raise RefusedError(*_code(name))
 
 
-def check_board(manifest: Mapping[str, Any], root: Path = _ROOT) -> None:
+def check_board(manifest: Mapping[str, Any], root: Path = Path("/")) -> None:
     """Checks the board: an engine needs an exact TensorRT release and GPU type, an ONNX file a minor release.
 
     Raises:
@@ -169,9 +168,7 @@ def check_board(manifest: Mapping[str, Any], root: Path = _ROOT) -> None:
     holds_engine = any(is_engine(name) for name in manifest["files"])
     if wanted["compute_capability"] is None and wanted["tensorrt"] is None and not holds_engine:
         return
-    from ..machine import (
-        jetson,  # imported only if needed: it takes longer than the check of a small bundle
-    )
+    from ..machine import jetson  # only if needed: it takes longer than the check of a small bundle
 
     board = jetson.read_board(root) if jetson.is_jetson(root) else None
     if board is None:

@@ -38,7 +38,6 @@ CODERS = ("plain", "xz", "symbols", "rows", "dwz")
 _HEAD = len(MAGIC) + 32
 _LARGEST_INSTRUCTIONS = 16 << 20
 _XZ_MEMORY = 128 << 20
-_ROOT = Path("/")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class Patched:
         return self.cache["section"][1]
 
 
-def open_patch(path: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Patch:
+def open_patch(path: Path, *, root: Path = Path("/"), signers: Optional[Path] = None) -> Patch:
     """Checks an update file's hash, its manifest as `trust.check_signed`, and its instructions.
 
     Raises:
@@ -168,8 +167,10 @@ def decoded(coder: str, data: bytes, size: int) -> bytes:
     elif coder == "xz":
         plain = _decompress(data, size)
     else:
+        from ..coded.container import unpack
+
         try:
-            plain = _network(data, size) if coder == "dwz" else _symbols(data, size, rows=coder == "rows")
+            plain = unpack(data, most=size) if coder == "dwz" else _symbols(data, size, rows=coder == "rows")
         except ArtifactError as error:
             raise _wrong(error.what) from error
     if len(plain) != size:
@@ -190,12 +191,6 @@ def _decompress(data: bytes, size: int) -> bytes:
     if not unpacker.eof or unpacker.unused_data:
         raise _wrong(f"a section does not have {size} bytes")
     return plain
-
-
-def _network(data: bytes, size: int) -> bytes:
-    from ..coded.container import unpack
-
-    return unpack(data, most=size)
 
 
 def _symbols(data: bytes, size: int, *, rows: bool) -> bytes:

@@ -20,19 +20,8 @@ from ..errors import RefusedError
 from ..paths import SIGNERS
 from ..runtimes.runtime import is_engine
 from ..sealed import sealed_bytes
-from .manifest import (
-    LARGEST,
-    MANIFEST,
-    SIGNATURE,
-    Entry,
-    check_board,
-    check_content,
-    entries,
-    parsed,
-)
+from .manifest import LARGEST, MANIFEST, SIGNATURE, Entry, check_board, check_content, entries, parsed
 from .signature import signer_of
-
-_ROOT = Path("/")
 
 
 @dataclass(frozen=True)
@@ -43,6 +32,7 @@ class Signed:
     manifest_bytes: bytes
     signature_bytes: bytes
     signer: str
+    """The name of the key on this machine."""
     files: Mapping[str, Entry]
 
     @property
@@ -72,16 +62,6 @@ class Bundle:
     def files(self) -> Mapping[str, Entry]:
         """The manifest's entries by file name."""
         return self.signed.files
-
-    @property
-    def signer(self) -> str:
-        """The name of the key on this machine."""
-        return self.signed.signer
-
-    @property
-    def version(self) -> str:
-        """The start of the manifest's hash."""
-        return self.signed.version
 
     def read(self, name: str) -> bytes:
         """A file's bytes, read once and checked against the manifest.
@@ -115,7 +95,7 @@ class Bundle:
 
 
 def check_signed(
-    data: bytes, signature: bytes, *, root: Path = _ROOT, signers: Optional[Path] = None
+    data: bytes, signature: bytes, *, root: Path = Path("/"), signers: Optional[Path] = None
 ) -> Signed:
     """Checks an untrusted manifest: signature first, then names and board.
 
@@ -132,7 +112,7 @@ def check_signed(
     return Signed(manifest, data, signature, signer, files)
 
 
-def open_bundle(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Bundle:
+def open_bundle(folder: Path, *, root: Path = Path("/"), signers: Optional[Path] = None) -> Bundle:
     """Checks all of a bundle except its files' bytes, which `Bundle.read` checks.
 
     Raises:
@@ -157,7 +137,7 @@ def open_bundle(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = N
     return Bundle(folder, signed)
 
 
-def verify(folder: Path, *, root: Path = _ROOT, signers: Optional[Path] = None) -> Bundle:
+def verify(folder: Path, *, root: Path = Path("/"), signers: Optional[Path] = None) -> Bundle:
     """Checks a whole bundle, every byte of every file.
 
     Raises:

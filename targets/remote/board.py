@@ -92,16 +92,17 @@ def _profile(
     *,
     progress: Optional[Progress],
 ) -> Timed:
-    from ..timing.measurement import Measurement
-
     named = [f"{name}={path}" for name, path in there.items()]
     arguments = ["profile", *named, *_protocol_options(protocol), *options]
     _, answer = board.run(arguments, progress=progress)
-    return Timed(
-        {name: Measurement.from_json(value) for name, value in answer["measurements"].items()},
-        answer.get("memory", {}),
-        tuple(answer["void"]),
-    )
+    return _timed(answer)
+
+
+def _timed(answer: Mapping[str, Any]) -> Timed:
+    from ..timing.measurement import Measurement
+
+    measured = {name: Measurement.from_json(value) for name, value in answer["measurements"].items()}
+    return Timed(measured, answer.get("memory", {}), tuple(answer["void"]))
 
 
 def layers_on(
@@ -143,17 +144,14 @@ def compare_on(
         DeadweightError: as `time_on`.
     """
     from ..timing.judge import Judgement
-    from ..timing.measurement import Measurement
 
     there, options = _put(board, [baseline, candidate], inputs, progress)
     options += [*_protocol_options(protocol), "--margin", str(margin)]
     options += ["--until-decided"] if until_decided else []
     _, answer = board.run(["compare", *there, *options], progress=progress)
-    measured = {name: Measurement.from_json(value) for name, value in answer["measurements"].items()}
     value = {key: answer["judgement"][key] for key in (field.name for field in fields(Judgement))}
     value.update({key: math.inf for key, figure in value.items() if figure is None})  # JSON has no infinity
-    judged = Judgement(**{**value, "remarks": tuple(value["remarks"])})
-    return Timed(measured, {}, tuple(answer["void"])), judged
+    return _timed(answer), Judgement(**{**value, "remarks": tuple(value["remarks"])})
 
 
 def infer_on(

@@ -1,6 +1,8 @@
-"""One exchange with an agent: a process with input, progress lines and output.
+"""One exchange with an agent: a process with input, progress lines and output, and the errors of both sides.
 
-All three streams are served at once, since each can fill up while another is read.
+All three streams are served at once, since each can fill up while another is read. The first command is plain
+sh, sent before the agent exists: it finds a Python and the agent. ssh exits with 255 when ssh itself failed;
+only its message says how.
 """
 
 from __future__ import annotations
@@ -8,14 +10,69 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shlex
 import subprocess
 import threading
-from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Tuple, Type
 
-from ..errors import TargetError
+from ..errors import ArtifactError, DeadweightError, MeasurementError, ModelError, RefusedError, TargetError
 from ..progress import Progress
 from .agent_options import PROGRESS, PROTOCOL
-from .ssh_errors import error_of
+
+_HOME = '"$HOME/.cache/deadweight"'
+_FIND = f"""
+home={_HOME}
+found=
+for name in python3 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
+  place=$(command -v "$name") || continue
+  found=$("$place" -c 'import sys; print("Python %d.%d" % sys.version_info[:2])')
+  if "$place" -c 'import sys; sys.exit(sys.version_info < (3, 8))'; then python=$place; break; fi
+done
+echo "deadweight_python=$python"
+echo "deadweight_found=$found"
+echo "deadweight_home=$home"
+[ -f "$home/agent-SHA256.pyz" ] && echo deadweight_agent=here
+exit 0
+"""
+HELLO = "sh -c " + shlex.quote(_FIND)
+"""Finds a Python and the agent of this hash, under any login shell."""
+
+# A part of ssh's message, what it means, and the cure. The first match counts.
+_REASONS = (
+    (
+        "REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "{name} has another host key than before: it was reinstalled, or it is another machine.",
+        "If you know why, remove the old key: ssh-keygen -R {host}. If not, do not connect.",
+    ),
+    (
+        "Host key verification failed",
+        "{name} is not known to this machine yet.",
+        "Connect once in a shell, compare the fingerprint and answer yes: ssh {name}",
+    ),
+    (
+        "Permission denied",
+        "{name} does not accept your key.",
+        "Copy your key to it: ssh-copy-id {name}. A key with a passphrase must be in ssh-agent (ssh-add).",
+    ),
+    (
+        "Could not resolve hostname",
+        "There is no machine named {host}.",
+        "Check the name, or add it to ~/.ssh/config. By USB a Jetson is 192.168.55.1.",
+    ),
+    (
+        "Connection refused",
+        "{name} is reachable, but refuses ssh connections.",
+        "On the board: sudo apt install openssh-server && sudo systemctl enable --now ssh",
+    ),
+    (
+        "No space left on device",
+        "{name} has no space left.",
+        "Free some space on the board: rm -r ~/.cache/deadweight/files removes old copies.",
+    ),
+    ("timed out", "{name} does not answer.", "Check that it is switched on and connected: ping {host}"),
+    ("No route to host", "{name} cannot be reached.", "Check that both are on one network: ping {host}"),
+    ("Bad configuration option", "ssh does not understand its configuration.", "Fix it: {words}"),
+)
 
 
 def spoken(
@@ -98,3 +155,44 @@ def answer(out: bytes, heard: str, name: str) -> Dict[str, Any]:
         f"The agent on {name} gave no answer: {last[0]}",
         "If it was killed, the board may have run out of memory. If not, use the same version on both sides.",
     )
+
+
+def connection_error(name: str, heard: str, doing: str, *, reached: bool = False) -> TargetError:
+    """The error of a connection, from ssh's message. `reached`: ssh worked, but its command failed."""
+    host = name.rpartition("@")[2]
+    words = heard.strip().splitlines()[-1] if heard.strip() else "no reason was given"
+    for sign, what, cure in _REASONS:
+        if sign in heard:
+            return TargetError(
+                what.format(name=name, host=host), cure.format(name=name, host=host, words=words)
+            )
+    if reached:
+        return TargetError(
+            f"{name} was reached, but {doing} failed: {words}.", f"Try a shell there: ssh {name} sh -c true"
+        )
+    return TargetError(
+        f"The connection to {name} broke while {doing}: {words}",
+        "Run the same command again: received data is stored, and a partial file is never used.",
+    )
+
+
+def keep_command(sha256: str) -> str:
+    """A shell command that stores the agent from stdin, if it is complete."""
+    script = (
+        f'umask 077; d={_HOME}; mkdir -p "$d" && cat > "$d/.agent.$$" && '
+        f'[ "$(sha256sum < "$d/.agent.$$" | cut -c1-64)" = {sha256} ] && '
+        f'mv "$d/.agent.$$" "$d/agent-{sha256}.pyz" || {{ rm -f "$d/.agent.$$"; exit 1; }}'
+    )
+    return "sh -c " + shlex.quote(script)
+
+
+_KINDS: Mapping[str, Type[DeadweightError]] = {
+    kind.__name__: kind for kind in (ArtifactError, MeasurementError, ModelError, RefusedError, TargetError)
+}
+
+
+def error_of(error: Dict[str, str], name: str) -> DeadweightError:
+    """The agent's error, of the same class, with the board's name."""
+    kind = _KINDS.get(str(error.get("kind")), TargetError)
+    where = "" if name == "local" else f"On {name}: "
+    return kind(f"{where}{error.get('what', 'it failed.')}", str(error.get("cure", "Try again.")))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -200,10 +199,7 @@ def hashed(path: Path) -> str:
     Raises:
         ArtifactError: it cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        for block in pieces(path, 0):
-            digest.update(block)
+        return sha256_of(path)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
-    return digest.hexdigest()

@@ -20,28 +20,14 @@ import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Protocol,
-    Sequence,
-    Tuple,
-    TypeVar,
-)
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Protocol, Sequence, TypeVar
 
 from ..artifact import sha256_of, writing
 from ..errors import ArtifactError, DeadweightError, ModelError, TargetError
 from ..onnx_file import weight_names
 from ..progress import Progress
-from .exchange import answer, spoken
+from .exchange import HELLO, answer, connection_error, keep_command, spoken
 from .received_files import pieces
-from .ssh_errors import HELLO, connection_error, keep_command
 from .zipapp import agent_bytes, agent_sha256
 
 T = TypeVar("T")
@@ -75,7 +61,7 @@ class Transport(Protocol):
 
     def run(
         self, arguments: Sequence[str], *, stdin: bytes = b"", progress: Optional[Progress] = None
-    ) -> Tuple[int, Dict[str, Any]]:
+    ) -> tuple[int, dict[str, Any]]:
         """Runs the agent there and returns its exit code and result.
 
         Raises:
@@ -84,7 +70,7 @@ class Transport(Protocol):
         """
         ...
 
-    def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> List[str]:
+    def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> list[str]:
         """Makes files available there and returns their paths there, in order.
 
         External weights of an ONNX file are sent too, into the same folder.
@@ -103,13 +89,13 @@ class Local:
 
     def run(
         self, arguments: Sequence[str], *, stdin: bytes = b"", progress: Optional[Progress] = None
-    ) -> Tuple[int, Dict[str, Any]]:
+    ) -> tuple[int, dict[str, Any]]:
         command = [sys.executable, "-m", "deadweight.targets.agent", *arguments]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
         code, out, heard = spoken(command, [stdin], progress, environment)
         return code, answer(out, heard, self.name)
 
-    def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> List[str]:
+    def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> list[str]:
         for path in paths:
             if not path.is_file():
                 raise ArtifactError(f"{path} does not exist.", "Check the path.")
@@ -133,13 +119,13 @@ class Ssh:
 
     def run(
         self, arguments: Sequence[str], *, stdin: bytes = b"", progress: Optional[Progress] = None
-    ) -> Tuple[int, Dict[str, Any]]:
+    ) -> tuple[int, dict[str, Any]]:
         code, out, heard = spoken([*self._ssh, self._command(arguments)], [stdin], progress)
         if code == 255:
             raise connection_error(self.name, heard, f"running {arguments[0]}")
         return code, answer(out, heard, self.name)
 
-    def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> List[str]:
+    def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> list[str]:
         uploads = [_uploads(path) for path in paths]
         files = {each: path for together in uploads for each, path in together.items()}
         wanted = list(files)
@@ -195,7 +181,7 @@ class Ssh:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(command, capture_output=True, timeout=10, check=False)
 
-    def _greet(self) -> List[str]:
+    def _greet(self) -> list[str]:
         """The command that starts the agent there, which is sent if it is missing."""
         sha256 = agent_sha256()
         code, out, heard = spoken([*self._ssh, HELLO.replace("SHA256", sha256)], [], None)
@@ -218,7 +204,7 @@ class Ssh:
     def _command(self, arguments: Sequence[str]) -> str:
         return " ".join(map(shlex.quote, [*self._start, *arguments]))
 
-    def _stored(self, wanted: Sequence[_Upload]) -> Dict[str, Any]:
+    def _stored(self, wanted: Sequence[_Upload]) -> dict[str, Any]:
         return self.run(["held"], stdin=json.dumps(wanted).encode())[1]
 
 
@@ -244,7 +230,7 @@ def connected(host: str, *, config: Optional[Path] = None) -> Iterator[Transport
             board.close()
 
 
-def on_each(hosts: Sequence[str], act: Callable[[Transport], T]) -> Dict[str, Any]:
+def on_each(hosts: Sequence[str], act: Callable[[Transport], T]) -> dict[str, Any]:
     """Calls `act` on several boards at once; returns the result or the error by host."""
 
     def one(host: str) -> Any:
@@ -276,7 +262,7 @@ def _stream(
     yield b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
-def _uploads(path: Path) -> Dict[_Upload, Path]:
+def _uploads(path: Path) -> dict[_Upload, Path]:
     """A file to send, followed by its external weights if it is a model.
 
     Raises:

@@ -23,12 +23,7 @@ _BATCH = 64
 
 
 def infer_folder(
-    session: Session,
-    inputs: Path,
-    outputs: Path,
-    *,
-    batch: int = _BATCH,
-    progress: Optional[Counted] = None,
+    session: Session, inputs: Path, outputs: Path, *, batch: int = _BATCH, progress: Optional[Counted] = None
 ) -> List[str]:
     """Runs every NPZ file of `inputs` and writes one of the same name to `outputs`; returns the names.
 

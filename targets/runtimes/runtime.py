@@ -17,7 +17,7 @@ from functools import lru_cache
 from importlib import util
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from ..errors import DeadweightError, TargetError
 
@@ -132,24 +132,18 @@ _OWN: Dict[str, Runtime] = {}
 """The user's own runtimes that this process has loaded, by name."""
 
 
+@lru_cache(maxsize=2)
 def built_in_runtimes(*, variants: bool = False) -> Tuple[Runtime, ...]:
     """The `RUNTIME` of each file of this folder; with `variants`, its other `VARIANTS` too."""
-    modules = _modules()
-    return tuple(
-        runtime
-        for module in modules
-        for runtime in (module.RUNTIME, *(getattr(module, "VARIANTS", ()) if variants else ()))
-    )
-
-
-@lru_cache(maxsize=1)
-def _modules() -> Tuple[Any, ...]:
     # Not a directory listing: on a board this package is in a zip file.
     package = sys.modules[__name__.rpartition(".")[0]]
     names = sorted(found.name for found in pkgutil.iter_modules(package.__path__))
-    return tuple(
-        importlib.import_module(f"{package.__name__}.{name}") for name in names if name.endswith("_runtime")
-    )
+    found: List[Runtime] = []
+    for name in names:
+        if name.endswith("_runtime"):
+            module = importlib.import_module(f"{package.__name__}.{name}")
+            found += [module.RUNTIME, *(getattr(module, "VARIANTS", ()) if variants else ())]
+    return tuple(found)
 
 
 def runtime_named(name: str) -> Runtime:

@@ -3,23 +3,25 @@
 On an integrated GPU host and device share their memory: inputs and outputs are in mapped memory and are not
 copied. Elsewhere they are in device memory, copied through page-locked host memory. `prepare` places the
 inputs once, so that only the engine is timed, as a CUDA graph on request; `run` copies in and out. A profiler
-makes TensorRT wait after every layer, so it has its own context, which is never timed.
+makes TensorRT wait after every layer, so it has its own context, which is never timed. `open_trt` checks a
+plan's record against this machine before it is opened, since TensorRT's errors do not name the difference.
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..engines.log import Line, heard, reason
+from ..engines.log import Line, heard, import_tensorrt, is_simulated, reason
+from ..engines.record import check_record, read_record, rebuild_command
 from ..errors import ModelError
-from ..machine.cuda import Cuda
+from ..machine.cuda import Cuda, open_cuda
+from ..machine.probe import evidence
 from .session import TensorSpec, checked_inputs
-from .trt_buffers import Buffer
-from .trt_memory import EngineMemory, Watch
+from .trt_memory import Buffer, EngineMemory, Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,14 +68,11 @@ class TrtSession:
             self._context: Any = engine.create_execution_context()
             if self._context is None:
                 raise self._refused("has no room to run", lines)
-        watch.context()
+        watch.mark()
         self._stream = cuda.stream()
 
     def run(self, inputs: Arrays) -> Dict[str, NDArray[Any]]:
-        feeds = checked_inputs(self.inputs, inputs, model=self._plan.name)
-        self._place(feeds)
-        for name, array in feeds.items():
-            self._buffers[name].fill(array, self._stream)
+        self._fill(inputs)
         self._enqueue(self._context)
         shapes = dict(self._placed)
         outputs = {
@@ -84,10 +83,7 @@ class TrtSession:
         return {name: np.array(array) for name, array in outputs.items()}
 
     def prepare(self, inputs: Arrays) -> Callable[[], object]:
-        feeds = checked_inputs(self.inputs, inputs, model=self._plan.name)
-        self._place(feeds)
-        for name, array in feeds.items():
-            self._buffers[name].fill(array, self._stream)
+        self._fill(inputs)
         # The first enqueue after a change of shapes initializes the context, outside any timing or graph.
         self._enqueue(self._context)
         self._cuda.synchronize(self._stream)
@@ -101,10 +97,7 @@ class TrtSession:
 
         TensorRT waits after every layer here: the sum exceeds the latency of a run.
         """
-        feeds = checked_inputs(self.inputs, inputs, model=self._plan.name)
-        self._place(feeds)
-        for name, array in feeds.items():
-            self._buffers[name].fill(array, self._stream)
+        feeds = self._fill(inputs)
         times: Dict[str, List[float]] = {}
         profiler = _profiler(self._trt, times)
         with heard(self._trt) as (_, lines):
@@ -185,6 +178,14 @@ class TrtSession:
                 return
         raise self._refused("failed while running", lines)
 
+    def _fill(self, inputs: Arrays) -> Dict[str, NDArray[Any]]:
+        """Checks inputs and copies them into their buffers."""
+        feeds = checked_inputs(self.inputs, inputs, model=self._plan.name)
+        self._place(feeds)
+        for name, array in feeds.items():
+            self._buffers[name].fill(array, self._stream)
+        return feeds
+
     def _place(self, feeds: Dict[str, NDArray[Any]]) -> None:
         """Sets shapes, buffers and addresses for these inputs, if their shapes changed."""
         self._open()
@@ -229,11 +230,9 @@ class TrtSession:
         return outputs
 
     def _buffer(self, name: str, size: int) -> Buffer:
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < size:
-            if buffer is not None:
-                buffer.free()
-            self._buffers.pop(name, None)
+        if name in self._buffers and self._buffers[name].size < size:
+            self._buffers.pop(name).free()
+        if name not in self._buffers:
             self._buffers[name] = Buffer(self._cuda, size)
         return self._buffers[name]
 
@@ -281,6 +280,55 @@ class TrtSession:
             f"{self._plan.name} {what}: {reason(lines)}. {free / 1e6:.0f} of {total / 1e6:.0f} MB are free.",
             f"Free some memory, use a smaller batch, or build it again: {self._rebuild}",
         )
+
+
+def open_trt(
+    path: Path, *, flavour: str = "tensorrt", graph: bool = False, cuda: Optional[str] = None
+) -> TrtSession:
+    """Opens a plan on this machine's GPU, on request with a CUDA graph for timed runs.
+
+    Raises:
+        ModelError: the plan is missing, truncated, or was built for another machine or TensorRT.
+        TargetError: no TensorRT, no CUDA binding, or no memory.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"There is no engine at {path}.", "Check the path, or build it: deadweight build.")
+    record = read_record(path)
+    trt = import_tensorrt(flavour)
+    opened = open_cuda(cuda)
+    capability = opened.compute_capability()
+    if record is not None:
+        check_record(record, path, flavour=flavour, version=trt.__version__, compute_capability=capability)
+    rebuild = rebuild_command(path, record)
+    watch = Watch(opened)
+    with heard(trt) as (logger, lines):
+        runtime = trt.Runtime(logger)
+        if record is not None and record["settings"]["dla_core"] is not None:
+            runtime.DLA_core = record["settings"]["dla_core"]
+        engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise ModelError(
+                f"{flavour} {trt.__version__} cannot open {path.name} ({path.stat().st_size} bytes) on this "
+                f"GPU of compute capability {capability}: {reason(lines)}.",
+                f"A plan runs only on the TensorRT and the GPU it was built with. Build it here: {rebuild}",
+            )
+    watch.mark()
+    simulated = is_simulated(lines) or (record is not None and record["evidence"] == "simulated")
+    try:
+        return TrtSession(
+            engine,
+            trt=trt,
+            cuda=opened,
+            plan=path,
+            runtime=f"{flavour} {trt.__version__}{' with a CUDA graph' if graph else ''}",
+            evidence="simulated" if simulated else evidence(),
+            graph=graph,
+            rebuild=rebuild,
+            watch=watch,
+        )
+    finally:
+        del engine, runtime
 
 
 def _profiler(trt: Any, times: Dict[str, List[float]]) -> Any:

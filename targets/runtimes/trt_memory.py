@@ -1,16 +1,65 @@
-"""The memory of an engine, in parts, each with its source.
+"""The memory of an engine: the buffers of its inputs and outputs, and all its parts, each with its source.
 
-The parts differ in kind: TensorRT reports some, others are differences of CUDA's free memory, which on a
-Jetson other programs and the page cache change too.
+A buffer is mapped memory on an integrated GPU, elsewhere device memory with a copy. On Orin the GPU does not
+cache mapped memory, which suits inputs and outputs: they are used once. The parts differ in kind: TensorRT
+reports some, others are differences of CUDA's free memory, which on a Jetson other programs and the page
+cache change too.
 """
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+
+import numpy as np
 
 from ..machine.cuda import Cuda
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Buffer:
+    """The buffer of one tensor. `device` is its address for TensorRT, `size` its bytes."""
+
+    def __init__(self, cuda: Cuda, size: int) -> None:
+        self._cuda = cuda
+        self.size = size
+        self.mapped = bool(cuda.attribute("integrated") and cuda.attribute("can_map_host_memory"))
+        self._host = cuda.host_malloc(size, mapped=self.mapped)
+        try:
+            self.device = cuda.device_address(self._host) if self.mapped else cuda.malloc(size)
+        except BaseException:
+            cuda.host_free(self._host)
+            raise
+
+    def fill(self, array: NDArray[Any], stream: int) -> None:
+        """Copies an array in, in the stream's order."""
+        if not self.mapped:
+            self._cuda.synchronize(stream)  # a previous copy may still read the host memory
+        self._view(array.shape, str(array.dtype))[...] = array
+        if not self.mapped:
+            self._cuda.copy_to_device(self.device, self._host, array.nbytes, stream)
+
+    def fetch(self, shape: Tuple[int, ...], dtype: str, stream: int) -> NDArray[Any]:
+        """The buffer's array, valid after a synchronization of the stream until the next run."""
+        view = self._view(shape, dtype)
+        if not self.mapped:
+            self._cuda.copy_to_host(self._host, self.device, view.nbytes, stream)
+        return view
+
+    def free(self) -> None:
+        self._cuda.host_free(self._host)
+        if not self.mapped:
+            self._cuda.free(self.device)
+
+    def _view(self, shape: Tuple[int, ...], dtype: str) -> NDArray[Any]:
+        count = int(np.prod(shape, dtype=np.int64))
+        raw = (ctypes.c_uint8 * (count * np.dtype(dtype).itemsize)).from_address(self._host)
+        view: NDArray[Any] = np.ctypeslib.as_array(raw).view(dtype).reshape(shape)
+        return view
 
 
 @dataclass(frozen=True)
@@ -38,18 +87,14 @@ class EngineMemory:
 
 
 class Watch:
-    """Records free memory: before the runtime, with the engine, with its context."""
+    """Records free memory: before the runtime; then `mark` with the engine, and with its context."""
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
         self._free: List[int] = [cuda.memory_bytes()[0]]
 
-    def engine(self) -> None:
-        """To be called after the engine was opened."""
-        self._free.append(self._cuda.memory_bytes()[0])
-
-    def context(self) -> None:
-        """To be called after its context was created."""
+    def mark(self) -> None:
+        """To be called after the engine was opened, and after its context was created."""
         self._free.append(self._cuda.memory_bytes()[0])
 
     def memory(self, engine: Any, trt: Any, *, plan: Path, io_bytes: int) -> EngineMemory:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _open(path: Path, *, threads: int = 1, flavour: str = "tensorrt", graph: bool = False) -> Session:
-    from .trt_open import open_trt
+    from .trt import open_trt
 
     return open_trt(path, flavour=flavour, graph=graph)
 

@@ -201,18 +201,13 @@ class Measurement:
     def to_json(self) -> Dict[str, Any]:
         """Plain values for JSON. An event's samples are one string of whole nanoseconds, for size."""
         return {
+            **vars(self),
             "schema": SCHEMA,
-            "name": self.name,
-            "model_sha256": self.model_sha256,
-            "file_bytes": self.file_bytes,
-            "run_id": self.run_id,
             "shape": list(self.wall_ns.shape),
-            "runs": self.runs,
             "wall_ns": _to_text(self.wall_ns),
             "cpu_ns": None if self.cpu_ns is None else _to_text(self.cpu_ns),
             "protocol": asdict(self.protocol),
             "conditions": dict(self.conditions),
-            "evidence": self.evidence,
             "marks": [[mark.event, mark.what] for mark in self.marks],
         }
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 # `y = x + x` on one float, opset 13: enough to initialize the runtime.
 _TINY = "CAg6NQoOCgF4CgF4EgF5IgNBZGQSAXRaDwoBeBIKCggIARIECgIIAWIPCgF5EgoKCAgBEgQKAggBQgQKABAN"
-_ROOT = Path("/")
 _RUNS = 5
 _PROCESSES = 3
 _MARK = "deadweight-memory "
@@ -49,7 +48,6 @@ class Memory:
     """Limits of the measurement on this machine."""
 
     def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON."""
         return {**asdict(self), "remarks": list(self.remarks)}
 
 
@@ -61,7 +59,7 @@ def measure_memory(
     batch: int = 1,
     inputs: Optional[Path] = None,
     timeout_s: float = 600.0,
-    root: Path = _ROOT,
+    root: Path = Path("/"),
 ) -> Memory:
     """Loads and runs a model in new processes and reads their memory.
 
@@ -110,8 +108,7 @@ def _measure_in_child(job: str, *, path: Union[str, Path], timeout_s: float) -> 
         )
     except subprocess.TimeoutExpired as error:
         raise MeasurementError(
-            f"Measuring the memory of {path} took more than {timeout_s:.0f} s.",
-            "Increase timeout_s.",
+            f"Measuring the memory of {path} took more than {timeout_s:.0f} s.", "Increase timeout_s."
         ) from error
     answers = [line[len(_MARK) :] for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if not answers:
@@ -202,15 +199,10 @@ def _trim_heap() -> None:
 def _reset_peak(proc: Path) -> bool:
     """Resets the process's peak (VmHWM) to its present size."""
     try:
-        handle = os.open(str(proc / "clear_refs"), os.O_WRONLY)
+        with os.fdopen(os.open(str(proc / "clear_refs"), os.O_WRONLY), "wb", buffering=0) as file:
+            file.write(b"5")
     except OSError:
         return False
-    try:
-        os.write(handle, b"5")
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
     return True
 
 

@@ -113,10 +113,7 @@ def _event(
                 cost_s[name] = min(times)
             # The same block for all, so that incomplete settling affects them equally.
             longest = max(cost_s.values())
-            block = (
-                max(1, round(protocol.settle_s / longest)),
-                max(1, round(protocol.block_s / longest)),
-            )
+            block = (max(1, round(protocol.settle_s / longest)), max(1, round(protocol.block_s / longest)))
             rounds = max(protocol.min_rounds, int(protocol.event_s / (sum(block) * longest)))
             blocks = dict.fromkeys(models, block)
             warmup_runs = 6

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from ..onnx_file import Node, Nodes
 
@@ -60,21 +60,19 @@ def layer_name(node: Node) -> str:
 
 def _named(kernel: str, by_name: Mapping[str, Node]) -> Optional[Node]:
     name = kernel[: -len("_kernel_time")] if kernel.endswith("_kernel_time") else kernel
-    while name not in by_name:
-        shorter = _AFFIXES.sub("", name, count=1)
-        if shorter == name:
-            return None
-        name = shorter
-    return by_name[name]
+    return next((by_name[each] for each in _shorter(name) if each in by_name), None)
 
 
 def _stripped(kernel: str) -> str:
-    name = kernel
-    while True:
-        shorter = _AFFIXES.sub("", name, count=1)
-        if shorter == name:
-            return name
-        name = shorter
+    return list(_shorter(kernel))[-1]
+
+
+def _shorter(name: str) -> Iterator[str]:
+    """A name, then with one affix less each time."""
+    before = ""
+    while name != before:
+        yield name
+        before, name = name, _AFFIXES.sub("", name, count=1)
 
 
 def _is_heavy(op: str) -> bool:

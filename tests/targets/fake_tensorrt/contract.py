@@ -32,7 +32,7 @@ from deadweight.targets.engines.build_settings import BuildSettings
 from deadweight.targets.engines.record import log_path, record_path
 from deadweight.targets.errors import DeadweightError, ModelError
 from deadweight.targets.runtimes.open import open_session
-from deadweight.targets.runtimes.trt_open import open_trt
+from deadweight.targets.runtimes.trt import open_trt
 
 THREE = BuildSettings(batch=(1, 4, 8))
 

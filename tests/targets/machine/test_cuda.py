@@ -117,7 +117,7 @@ def test_a_captured_graph_does_again_what_was_put_into_the_stream(cuda: Cuda, st
     assert not seen(back).any(), "capturing must not run anything"
     for value in (1, 2):
         seen(there)[:] = value
-        cuda.launch(graph, stream)
+        cuda.bound("cudaGraphLaunch", graph, stream)()
         cuda.synchronize(stream)
         assert (seen(back) == value).all()
     cuda.graph_free(graph)

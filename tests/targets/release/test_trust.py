@@ -47,7 +47,7 @@ def refusal(bundle: Path, root: Path) -> str:
 
 def test_a_bundle_as_it_was_signed_is_taken_and_its_signer_named(bundle: Path, root: Path) -> None:
     checked = verify(bundle, root=root)
-    assert checked.signer == "release"
+    assert checked.signed.signer == "release"
     assert {name: checked.read(name) for name in checked.files} == FILES
 
 
@@ -269,7 +269,7 @@ def test_a_bundle_is_for_its_board(
         tmp_path / "engine", key, {**FILES, "model.engine": b"ftrt"}, board=wanted, target="orin-nano-8gb"
     )
     if message is None:
-        assert verify(place, root=root).signer == "release"
+        assert verify(place, root=root).signed.signer == "release"
     else:
         assert message in refusal(place, root)
 
@@ -314,7 +314,7 @@ def test_what_a_runtime_is_given_is_what_was_checked_and_nobody_can_change_it(
 
 def test_a_list_of_signers_can_be_named_by_hand(bundle: Path, tmp_path: Path, key: Path) -> None:
     signers = trust(key, tmp_path / "elsewhere")
-    assert verify(bundle, root=tmp_path / "empty", signers=signers).signer == "release"
+    assert verify(bundle, root=tmp_path / "empty", signers=signers).signed.signer == "release"
 
 
 @pytest.mark.slow
