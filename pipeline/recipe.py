@@ -92,9 +92,8 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
     except FileNotFoundError as error:
         raise RecipeError(f"The recipe {path} does not exist.", "Check the path.") from error
     except OSError as error:
-        raise RecipeError(
-            f"The recipe {path} cannot be read: {error.strerror}.", "Check the path."
-        ) from error
+        cure = "Check the path."
+        raise RecipeError(f"The recipe {path} cannot be read: {error.strerror}.", cure) from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path} is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
@@ -125,9 +124,8 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
     if top.seed < 0:
         raise RecipeError(f"The seed is {top.seed}.", "Give 0 or a larger number.")
     if not top.stages:
-        raise RecipeError(
-            f"{path.name} has no stages.", 'Add at least one, e.g. [[stages]] with stage = "train".'
-        )
+        cure = 'Add at least one, e.g. [[stages]] with stage = "train".'
+        raise RecipeError(f"{path.name} has no stages.", cure)
     own_board = top.target.endswith(".toml")
     target = load_target(path.parent / top.target if own_board else top.target)
     stages = []
@@ -135,23 +133,14 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
         settings = dict(table)
         name = settings.pop("stage", None)
         if not isinstance(name, str):
-            raise RecipeError(
-                f"{path.name}: stages[{index}] does not say which stage it is.", 'Add e.g. stage = "prune".'
-            )
+            cure = 'Add e.g. stage = "prune".'
+            raise RecipeError(f"{path.name}: stages[{index}] does not say which stage it is.", cure)
         where = f'{path.name}, stages[{index}] "{name}"'
         stages.append(NamedStage(name, make_stage(name, settings, where)))
         named_files(stages[-1].stage, "code")  # fails now if the user's own criterion does not exist
     sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, f"{path.name}, sweep")
-    return Recipe(
-        path=path,
-        workload=top.workload,
-        target=target,
-        seed=top.seed,
-        budgets=checked(Budgets, top.budgets, f"{path.name}, budgets"),
-        stages=tuple(stages),
-        sweep=sweep,
-        values=values,
-    )
+    budgets = checked(Budgets, top.budgets, f"{path.name}, budgets")
+    return Recipe(path, top.workload, target, top.seed, budgets, tuple(stages), sweep, values)
 
 
 def check_order(recipe: Recipe) -> None:
@@ -205,9 +194,8 @@ def parse_over(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
     for text in texts:
         name, equals, values = text.partition("=")
         if not equals or not values:
-            raise RecipeError(
-                f'"{text}" gives no values.', "Write it as name=value,value, e.g. prune.mean=0.02,0.1."
-            )
+            cure = "Write it as name=value,value, e.g. prune.mean=0.02,0.1."
+            raise RecipeError(f'"{text}" gives no values.', cure)
         over[name.strip()] = tuple(parse_value(value.strip()) for value in values.split(","))
     return over
 
@@ -215,16 +203,14 @@ def parse_over(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
 def _replaced(values: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     tables = values.get("stages", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise RecipeError(
-            "The stages are not a list of tables.", "Begin each stage with [[stages]], in two brackets."
-        )
+        cure = "Begin each stage with [[stages]], in two brackets."
+        raise RecipeError("The stages are not a list of tables.", cure)
     result: dict[str, Any] = {**values, "stages": [dict(table) for table in tables]}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise RecipeError(
-                f'"{setting}" sets nothing.', "Write it as name=value, e.g. --set prune.mean=0.1."
-            )
+            cure = "Write it as name=value, e.g. --set prune.mean=0.1."
+            raise RecipeError(f'"{setting}" sets nothing.', cure)
         place, _, name = key.strip().rpartition(".")
         _table(result, place, setting)[name] = parse_value(text.strip())
     return result

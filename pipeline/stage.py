@@ -48,7 +48,6 @@ class Stage(Protocol):
 
     def __call__(self, work: Work) -> Work:
         """The work with what this stage adds; files go to `work.directory`."""
-        ...
 
 
 def is_users_own(name: str) -> bool:
@@ -70,9 +69,8 @@ def stage_class(name: str) -> type[Stage]:
         found = _own_stage(name)
     # `callable(found)` is true of every class; the instances must be callable.
     if not (isinstance(found, type) and dataclasses.is_dataclass(found) and "__call__" in dir(found)):
-        raise RecipeError(
-            f'"{name}" is not a stage.', "A stage is a frozen dataclass with __call__(self, work) -> Work."
-        )
+        cure = "A stage is a frozen dataclass with __call__(self, work) -> Work."
+        raise RecipeError(f'"{name}" is not a stage.', cure)
     return cast("type[Stage]", found)
 
 
@@ -95,7 +93,6 @@ def make_stage(name: str, settings: Mapping[str, Any], where: str) -> Stage:
 
 
 def settings_of(stage: Stage) -> dict[str, Any]:
-    """A stage's settings as plain values."""
     return dataclasses.asdict(cast(Any, stage))
 
 
@@ -105,7 +102,6 @@ def named_files(stage: Stage, method: str) -> list[Path]:
 
 
 def source_of(stage: Stage) -> Path:
-    """The file that defines a stage's class."""
     return Path(inspect.getfile(type(stage)))
 
 
@@ -126,7 +122,8 @@ def checked(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
             )
     for key, value in settings.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise RecipeError(f"{where}: {key} is {value}.", "Give a finite number; 1e9 serves as infinity.")
+            cure = "Give a finite number; 1e9 serves as infinity."
+            raise RecipeError(f"{where}: {key} is {value}.", cure)
     try:
         # JSON's strict mode accepts a list as a tuple and 1 as 1.0, as TOML needs, but not "1".
         return TypeAdapter(kind).validate_json(json.dumps(settings, default=str), strict=True)
@@ -149,14 +146,6 @@ def _fault(error: ErrorDetails) -> str:
 def _own_stage(name: str) -> Any:
     names = stage_names()
     if name not in names:
-        raise RecipeError(
-            f'There is no stage "{name}".',
-            meant_and(
-                name, names, f"The stages are: {', '.join(names)}; your own is named by its dotted path."
-            ),
-        )
-    return getattr(importlib.import_module(f".stages.{name}", __package__), _camel(name))
-
-
-def _camel(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
+        known = f"The stages are: {', '.join(names)}; your own is named by its dotted path."
+        raise RecipeError(f'There is no stage "{name}".', meant_and(name, names, known))
+    return getattr(importlib.import_module(f".stages.{name}", __package__), name.title().replace("_", ""))

@@ -63,11 +63,6 @@ class Facts:
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: getattr(stage, name, False if ours else None) for name in names})
 
-    @property
-    def only_recovers(self) -> bool:
-        """Whether the stage trains a network without changing its size."""
-        return bool(self.recovers) and not self.shrinks
-
 
 @dataclass(frozen=True)
 class Done:
@@ -80,7 +75,6 @@ class Done:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Done:
-        """Restores an entry from the dict that `dataclasses.asdict` made."""
         return cls(value["stage"], value["settings"], tuple(value["words"]), Facts(**value["facts"]))
 
 
@@ -91,19 +85,15 @@ class Networks(Protocol):
         self, folder: Path, model: nn.Module, workload: Workload, plan: Plan | None
     ) -> Mapping[str, Path]:
         """Writes a network into a folder; returns the files by their kind."""
-        ...
 
     def load(self, folder: Path, workload: Workload) -> nn.Module:
         """The network of a folder, in eval mode, on the CPU."""
-        ...
 
     def plan(self, path: Path) -> Plan:
         """The plan in a file."""
-        ...
 
     def code(self, variants: Iterable[Variant]) -> list[Path]:
         """The source files that rebuild these networks; they enter the cache key."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -164,7 +154,6 @@ class Work:
         return self.networks.load(weights.parent, self.workload)
 
     def plan(self, variant: Variant) -> Plan | None:
-        """The plan of a variant; None if nothing was removed."""
         return self.networks.plan(variant.path("plan")) if "plan" in variant.files else None
 
     def logged(self, stage: str, settings: Any, *words: str) -> Work:
@@ -179,13 +168,15 @@ class Work:
             before: the stage's input; without it, every network that is not marked yet is marked.
         """
 
+        recovers = bool(facts.recovers) and not facts.shrinks  # it trains, and the size stays
+
         def new(variant: Variant) -> bool:
             return variant.recovered is None if before is None else variant not in before.variants
 
         return dataclasses.replace(
             self,
             variants=tuple(
-                dataclasses.replace(v, recovered=facts.only_recovers) if new(v) else v for v in self.variants
+                dataclasses.replace(v, recovered=recovers) if new(v) else v for v in self.variants
             ),
         )
 
@@ -224,6 +215,10 @@ class Work:
     def with_artifact(self, name: str, path: Path) -> Work:
         """This work with one more file that belongs to no single network."""
         return dataclasses.replace(self, artifacts={**self.artifacts, name: Artifact.of(path)})
+
+    def quiet(self, directory: Path) -> Work:
+        """This work for a stage inside another, which speaks for it: its own folder, no progress."""
+        return dataclasses.replace(self, directory=directory, progress=lambda done, total, what: None)
 
     def digest(self) -> str:
         """A hash of the whole content: equal digests mean equal inputs for the next stage."""

@@ -43,11 +43,9 @@ class Workload(Protocol):
 
     def build_model(self) -> nn.Module:
         """The untrained network; its initial weights depend on torch's global random state."""
-        ...
 
     def example_inputs(self) -> Mapping[str, Tensor]:
         """Inputs by the names of `forward`'s parameters, in their order; the first axis is a batch of 2."""
-        ...
 
     def batches(self, split: str, *, seed: int = 0) -> Iterable[Batch]:
         """The batches of "train", "validation", "calibration" or "test".
@@ -55,23 +53,18 @@ class Workload(Protocol):
         A batch maps the input names, and any further names such as labels, to tensors. Only "train" may
         be shuffled, and only by `seed`.
         """
-        ...
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """The scalar to minimise, from what the module returned."""
-        ...
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer over the model's parameters."""
-        ...
 
     def score(self, predict: Predict, batches: Iterable[Batch]) -> float:
         """The quality of `predict` over some batches; post-processing such as NMS belongs here."""
-        ...
 
     def fingerprint(self) -> str:
         """A hash of the data set; it must change whenever the data change."""
-        ...
 
 
 def load_workload(spec: str, directory: Path) -> Workload:
@@ -84,9 +77,8 @@ def load_workload(spec: str, directory: Path) -> Workload:
     """
     place, separator, name = spec.rpartition(":")
     if not separator or not place or not name:
-        raise WorkloadError(
-            f'The workload "{spec}" names no object.', 'Write it as "file.py:name" or "package.module:name".'
-        )
+        cure = 'Write it as "file.py:name" or "package.module:name".'
+        raise WorkloadError(f'The workload "{spec}" names no object.', cure)
     module = _import_file(directory / place) if place.endswith(".py") else _import_name(place)
     if not hasattr(module, name):
         known = [key for key in vars(module) if not key.startswith("_")]
@@ -108,7 +100,6 @@ def load_workload(spec: str, directory: Path) -> Workload:
 
 
 def workload_source(spec: str, directory: Path) -> Path:
-    """The source file of a loaded workload."""
     place = spec.rpartition(":")[0]
     if place.endswith(".py"):
         return (directory / place).resolve()
@@ -185,9 +176,8 @@ def split_batches(workload: Workload, split: str, *, seed: int = 0) -> Iterator[
             seen = True
             yield batch
     if not seen:
-        raise WorkloadError(
-            f'The split "{split}" has no samples.', f'Let batches("{split}") yield at least one batch.'
-        )
+        cure = f'Let batches("{split}") yield at least one batch.'
+        raise WorkloadError(f'The split "{split}" has no samples.', cure)
 
 
 def inputs_of(workload: Workload, split: str) -> Iterator[dict[str, Tensor]]:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deadweight.pipeline.importance.hooks import observe
+from deadweight.pipeline.importance.activations import observe
 from deadweight.pipeline.pruning.trace import trace
 
 GOAL = 1.15

@@ -106,9 +106,6 @@ def factorized(
             widths[f"{name}.{NAMES[len(most) + 1][place]}"] = Width("rank", top, rank)
     plan = Plan(
         fingerprint(model),
-        removed={},
-        cut={},
-        shapes={},
         widths=widths,
         form="layers",
         reason="layers of low rank",
@@ -165,10 +162,8 @@ def _without_unsound(
     """Leaves out the layers whose factorization makes the network fail or compute something else."""
 
     def wrong(names: Sequence[str]) -> str:
-        chosen = {
-            name: found[name].at(tuple((top + 1) // 2 for top in found[name].energies.shape))
-            for name in names
-        }
+        middle = {name: tuple((top + 1) // 2 for top in found[name].energies.shape) for name in names}
+        chosen = {name: found[name].at(ranks) for name, ranks in middle.items()}
         try:
             prove(model, factorized(model, found, chosen), inputs)
         except ModelError as error:

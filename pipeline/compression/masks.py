@@ -39,16 +39,14 @@ def weights_of(model: nn.Module, dense: Iterable[str] = ()) -> dict[str, nn.Para
         ModelError: nothing is left that could be masked.
     """
     tables = {id(one.weight) for one in model.modules() if isinstance(one, (nn.Embedding, nn.EmbeddingBag))}
-    found = {
-        name: weight
-        for name, weight in model.named_parameters()
-        if weight.dim() > 1 and id(weight) not in tables
-    }
+    named_weights = model.named_parameters()
+    found = {name: one for name, one in named_weights if one.dim() > 1 and id(one) not in tables}
     for wanted in dense:
         for name in named(found, wanted):
             del found[name]
     if not found:
-        raise ModelError("This network has no weights that could be masked.", "Leave fewer layers dense.")
+        cure = "Leave fewer layers dense."
+        raise ModelError("This network has no weights that could be masked.", cure)
     return found
 
 
@@ -172,7 +170,6 @@ def random_masks(masks: Masks, *, seed: int) -> dict[str, Tensor]:
 
 
 def all_kept(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Masks that drop nothing."""
     return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
 
 
@@ -189,7 +186,6 @@ def kept_share(masks: Masks) -> float:
 
 
 def save_masks(path: Path, masks: Masks, pattern: str) -> None:
-    """Writes masks and the name of their pattern."""
     write_tensors(path, masks, {"masks": json.dumps({"pattern": pattern})})
 
 
@@ -204,9 +200,8 @@ def load_masks(path: Path) -> tuple[dict[str, Tensor], str]:
             pattern = str(json.loads(file.metadata()["masks"])["pattern"])
             return {name: file.get_tensor(name) for name in file.keys()}, pattern  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(
-            f"The masks {path} are damaged: {error}.", "Delete the file and run the same recipe again."
-        ) from error
+        cure = "Delete the file and run the same recipe again."
+        raise ArtifactError(f"The masks {path} are damaged: {error}.", cure) from error
 
 
 def _ranked(weight: Tensor, mask: Tensor) -> Tensor:

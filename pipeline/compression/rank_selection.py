@@ -67,7 +67,6 @@ class Candidate:
     def of(
         cls, name: str, method: str, weight: Tensor, shapes: Sequence[tuple[tuple[int, ...], ...]], to: Target
     ) -> Candidate:
-        """A layer that was called with inputs and outputs of these shapes."""
         parts = METHODS[method](weight.detach().cpu())
         rows = [_positions(method, given, made) for given, made in shapes]
         positions = tuple(sum(each) for each in zip(*rows, strict=True))
@@ -203,11 +202,9 @@ def measured(
             if found.outcome == "faster":
                 faster[found.name].append(replace(choice, cost=whole[found.name] / found.ratio))
             ratios[found.name].append(f"{'+'.join(map(str, choice.ranks))}: {found.ratio:.2f}x")
-    slow = {
-        name: f"its low-rank layers are not measured faster (rank {', '.join(texts) or 'none was timed'})"
-        for name, texts in ratios.items()
-        if not faster[name]
-    }
+    why = "its low-rank layers are not measured faster (rank {})"
+    lost = {name: ", ".join(texts) or "none was timed" for name, texts in ratios.items() if not faster[name]}
+    slow = {name: why.format(told) for name, told in lost.items()}
     return whole, {name: own for name, own in faster.items() if own}, slow
 
 
@@ -216,10 +213,7 @@ def together(layers: Mapping[str, Layer], name: str) -> Layer | None:
     own = [layer for at, layer in layers.items() if at == name or at.startswith((f"{name}/", f"{name}."))]
     if not own:
         return None
-    times = own[0].times_s
-    for layer in own[1:]:
-        times = times + layer.times_s
-    return replace(own[0], name=name, times_s=times)
+    return replace(own[0], name=name, times_s=sum((one.times_s for one in own[1:]), own[0].times_s))
 
 
 def _positions(method: str, given: tuple[int, ...], made: tuple[int, ...]) -> tuple[int, ...]:
@@ -235,5 +229,4 @@ def _places(made: tuple[int, ...], method: str) -> int:
 
 
 def factors_of(candidates: Mapping[str, Candidate], chosen: Chosen) -> dict[str, Factors]:
-    """The chosen ranks in the form of a plan."""
     return {name: Factors(candidates[name].method, choice.ranks) for name, choice in chosen.items()}

@@ -53,13 +53,9 @@ def to_csr(tensor: Array) -> bytes:
     rows = tensor.reshape(len(tensor), -1)
     row, column = np.nonzero(rows)
     ends = np.searchsorted(row, np.arange(len(rows)), side="right").astype(np.uint32)
-    head = _head(tensor) + ends.tobytes() + column.astype(_column_type(rows.shape[1])).tobytes()
-    return head + rows[row, column].tobytes()
+    kind = np.uint16 if rows.shape[1] <= 1 << 16 else np.uint32
+    return _head(tensor) + ends.tobytes() + column.astype(kind).tobytes() + rows[row, column].tobytes()
 
 
 def _head(tensor: Array) -> bytes:
     return struct.pack(f"<B{tensor.ndim}I", tensor.ndim, *tensor.shape)
-
-
-def _column_type(columns: int) -> type[np.unsignedinteger[Any]]:
-    return np.uint16 if columns <= 1 << 16 else np.uint32

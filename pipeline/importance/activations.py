@@ -1,7 +1,9 @@
 """Activation statistics of every unit of a network, over one pass of its data.
 
 Statistics are by group and unit, as pruning needs them: `collect` runs the data through a graph with
-observers (`observe`) and reduces what they saw to one row of figures per unit.
+observers (`observe`) and reduces what they saw to one row of figures per unit. They
+look where a linear layer or a convolution reads a value, after activation, norm and residual sum: what is
+zero there can be taken out without loss. A value is measured once, however many operators read it.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from ...targets.errors import ArtifactError, ModelError, WorkloadError
-from ..pruning.groups import Group, Groups
+from ..pruning.capture import copied
+from ..pruning.groups import Group, Groups, Read
 from ..training.checkpoint import write_tensors
-from .hooks import Observer, observe
-from .moments import fold
+from .moments import Moments, fold, measure, merge
 
 _FIELDS = ("mean", "std", "mean_abs", "zero_share", "maximum", "count")
 
@@ -65,7 +67,6 @@ class ActivationStatistics:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The groups' names."""
         return tuple(self.groups)
 
     def of(self, name: str) -> UnitStatistics:
@@ -84,7 +85,6 @@ class ActivationStatistics:
         return self.groups[name]
 
     def words(self) -> str:
-        """A sentence about what was measured."""
         units = sum(len(group.mean) for group in self.groups.values())
         twice = f"; {self.shifted / self.measured:.2%} measured twice" if self.shifted else ""
         return f"{units} units in {len(self.groups)} groups{twice}"
@@ -92,9 +92,7 @@ class ActivationStatistics:
     def save(self, path: Path) -> None:
         """Writes a safetensors file; equal statistics give equal bytes."""
         tensors = {
-            f"{name}/{field}": getattr(units, field)
-            for name, units in self.groups.items()
-            for field in _FIELDS
+            f"{name}/{one}": getattr(units, one) for name, units in self.groups.items() for one in _FIELDS
         }
         about = {"order": list(self.groups), "measured": self.measured, "shifted": self.shifted}
         # One entry: the format does not keep the order of several, and equal contents must give equal bytes.
@@ -124,11 +122,74 @@ class ActivationStatistics:
             ) from error
 
 
+# Merging costs the same for many batches as for two, so it is done for several at once.
+_PENDING = 16
+
+
+class Observer(nn.Module):
+    """Follows one value in the graph and accumulates its moments, one slot per position along `axes`."""
+
+    def __init__(self, readers: list[tuple[str, Read]]) -> None:
+        super().__init__()
+        self.readers = readers
+        # Counted from the right, where the axes of all readers and of the value correspond.
+        self.sizes: dict[int, int] = {}
+        for _, read in readers:
+            for axis, size in enumerate(read.units.shape, start=-read.units.dim()):
+                if size > 1:
+                    self.sizes[axis] = size
+        self.axes = sorted(self.sizes)
+        self.seen: list[Moments] = []
+
+    def forward(self, value: Tensor) -> None:
+        moments = measure(value, self.axes)
+        if not moments.finite:
+            raise self._not_finite(moments)
+        self.seen.append(moments)
+        if len(self.seen) >= _PENDING:
+            self.seen = [merge(self.seen)]
+
+    def total(self) -> Moments:
+        """The moments of all batches, by slot."""
+        return merge(self.seen)
+
+    def slots(self, units: Tensor) -> Tensor:
+        """The unit of each slot: `units` on the grid of all axes kept."""
+        shape = [units.shape[axis] if -axis <= units.dim() else 1 for axis in self.axes]
+        return units.reshape(shape).expand([self.sizes[axis] for axis in self.axes]).reshape(-1)
+
+    def _not_finite(self, moments: Moments) -> ModelError:
+        bad = ~torch.isfinite(moments.deviation)
+        theirs = [name for name, read in self.readers if bool(bad[self.slots(read.units) >= 0].any())]
+        names = list(dict.fromkeys(theirs or [name for name, _ in self.readers]))
+        return ModelError(
+            f"The activations of {', '.join(names)} are NaN or infinite in {int(bad.sum())} of {len(bad)} "
+            "places, and so is all that is computed from them.",
+            "Look for NaN in the weights (a training that diverged) and in the calibration data.",
+        )
+
+
+def observe(groups: Groups) -> tuple[GraphModule, dict[str, Observer]]:
+    """The graph with an observer after each value where a group is read; the observers by node name."""
+    graph = GraphModule(groups.graph, copied(groups.graph.graph))
+    readers: dict[str, list[tuple[str, Read]]] = {}
+    for group in groups:
+        for read in group.reads:
+            readers.setdefault(read.node, []).append((group.name, read))
+    observers = {}
+    for node in list(graph.graph.nodes):
+        if node.name in readers:
+            observers[node.name] = Observer(readers[node.name])
+            name = f"observer_{len(observers)}"
+            graph.add_submodule(name, observers[node.name])
+            with graph.graph.inserting_after(node):
+                graph.graph.call_module(name, (node,))
+    graph.recompile()
+    return graph, observers
+
+
 def collect(
-    groups: Groups,
-    batches: Iterable[Mapping[str, Tensor]],
-    *,
-    progress: Callable[[int], None] | None = None,
+    groups: Groups, batches: Iterable[Mapping[str, Tensor]], *, progress: Callable[[int], None] | None = None
 ) -> ActivationStatistics:
     """The statistics of all groups in one pass over `batches`, on the device of the network.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...targets.errors import ModelError
 from ..pruning.groups import Align, Groups, choose
-from ..pruning.plan import Plan
+from ..pruning.plan import Plan, parameters_left
 from .criteria import lamp_of
 
 Scope = Literal["local", "global"]
@@ -113,12 +113,3 @@ def choose_by_parameters(
         else:
             low = middle + 1
     return plan
-
-
-def parameters_left(model: nn.Module, plan: Plan) -> int:
-    """The number of parameters after a plan; a parameter with several names counts once."""
-    left = 0
-    for name, parameter in model.named_parameters():
-        shape = plan.shapes[name].after if name in plan.shapes else tuple(parameter.shape)
-        left += torch.Size(shape).numel()
-    return left

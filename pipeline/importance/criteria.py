@@ -80,14 +80,11 @@ class Context:
             ModelError: there is none.
         """
         if name not in self._tensors:
-            raise ModelError(
-                f'The network has no parameter "{name}".',
-                "Give the network from which the groups were traced.",
-            )
+            cure = "Give the network from which the groups were traced."
+            raise ModelError(f'The network has no parameter "{name}".', cure)
         return self._tensors[name].detach()
 
     def has(self, name: str) -> bool:
-        """Whether the model has a parameter or buffer of this name."""
         return name in self._tensors
 
     @functools.cached_property
@@ -99,18 +96,16 @@ class Context:
 Criterion = Callable[[Group, Context], Tensor]
 
 CRITERIA = (
-    "activation",
-    "activation_std",
-    "activation_outgoing",
-    "mean_absolute",
-    "apoz",
-    "weight_l1",
-    "weight_l2",
-    "batch_norm",
-    "taylor",
-    "geometric_median",
-    "lamp",
-    "random",
+    *(
+        "activation",
+        "activation_std",
+        "activation_outgoing",
+        "mean_absolute",
+        "apoz",
+        "weight_l1",
+        "weight_l2",
+    ),
+    *("batch_norm", "taylor", "geometric_median", "lamp", "random"),
 )
 """The names of the built-in criteria, for messages; a dotted path names any other."""
 
@@ -126,10 +121,8 @@ def below(statistics: UnitStatistics, *, mean: float, std: float) -> Tensor:
     """
     for name, threshold in (("mean", mean), ("std", std)):
         if not threshold >= 0:
-            raise RecipeError(
-                f"The threshold {name} is {threshold}.",
-                "Give a number of 0 or more, in the units of the activations.",
-            )
+            cure = "Give a number of 0 or more, in the units of the activations."
+            raise RecipeError(f"The threshold {name} is {threshold}.", cure)
     return (statistics.mean.abs() <= mean) & (statistics.std <= std) & (statistics.count > 0)
 
 
@@ -194,10 +187,8 @@ def batch_norm(group: Group, context: Context) -> Tensor:
     for piece in group.slices:
         place, _, name = piece.parameter.rpartition(".")
         if name == "weight" and context.has(f"{place}.running_var".lstrip(".")) and piece.role == "affine":
-            mine = piece.units >= 0
-            squares.index_add_(
-                0, piece.units[mine], context.weights(piece.parameter).double().cpu()[mine].square()
-            )
+            mine, scale = piece.units >= 0, context.weights(piece.parameter).double().cpu()
+            squares.index_add_(0, piece.units[mine], scale[mine].square())
             found = True
     if not found:
         raise ModelError(
@@ -238,10 +229,8 @@ def lamp(group: Group, context: Context) -> Tensor:
 def lamp_of(scores: Tensor) -> Tensor:
     """Scores of 0 or more, each as a share of the sum of those at least as high: 1 for the highest."""
     ascending, order = torch.sort(scores, stable=True)
-    rest = ascending.flip(0).cumsum(0).flip(0)
-    return torch.zeros_like(scores).scatter(
-        0, order, ascending / rest.clamp_min(torch.finfo(rest.dtype).tiny)
-    )
+    rest = ascending.flip(0).cumsum(0).flip(0).clamp_min(torch.finfo(scores.dtype).tiny)
+    return torch.zeros_like(scores).scatter(0, order, ascending / rest)
 
 
 def random(group: Group, context: Context) -> Tensor:

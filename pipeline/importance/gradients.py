@@ -46,11 +46,8 @@ class Gradients:
         for module in model.modules():
             if isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)):
                 module.eval()
-        parameters = {
-            name: parameter.requires_grad_()
-            for name, parameter in model.named_parameters()
-            if parameter.is_floating_point()
-        }
+        named = model.named_parameters()
+        parameters = {name: one.requires_grad_() for name, one in named if one.is_floating_point()}
         names = list(example_batch(self.workload))
         for number, batch in enumerate(split_batches(self.workload, "calibration"), start=1):
             with users_code("loss() was called on a calibration batch"):

@@ -61,7 +61,6 @@ class Moments:
 
     @property
     def finite(self) -> bool:
-        """Whether every value seen was a finite number."""
         return bool(torch.isfinite(self.deviation).all())
 
 
@@ -87,37 +86,20 @@ def measure(value: Tensor, axes: Collection[int]) -> Moments:
     sound &= squares >= nonzero * _LEAST_SQUARE
     shifted = 0 if bool(sound.all()) else int((~sound).sum())
     if shifted:
-        mean, deviation, magnitude = (
-            torch.where(sound, figure, again)
-            for figure, again in zip(
-                (mean, deviation, magnitude), _shifted(matrix, layout, ~sound), strict=True
-            )
-        )
-    return Moments(
-        count=torch.full_like(mean, count),
-        mean=mean,
-        deviation=deviation,
-        magnitude=magnitude,
-        nonzero=nonzero,
-        maximum=maximum,
-        measured=mean.numel(),
-        shifted=shifted,
-    )
+        old, new = (mean, deviation, magnitude), _shifted(matrix, layout, ~sound)
+        pairs = zip(old, new, strict=True)
+        mean, deviation, magnitude = (torch.where(sound, figure, again) for figure, again in pairs)
+    counts = torch.full_like(mean, count)
+    return Moments(counts, mean, deviation, magnitude, nonzero, maximum, mean.numel(), shifted)
 
 
 def merge(several: Sequence[Moments]) -> Moments:
     """The moments of several sets of values together, slot by slot; a slot may be empty (count 0) in some."""
     slots = several[0].mean.numel()
-    together = Moments(
-        count=torch.cat([moments.count for moments in several]),
-        mean=torch.cat([moments.mean for moments in several]),
-        deviation=torch.cat([moments.deviation for moments in several]),
-        magnitude=torch.cat([moments.magnitude for moments in several]),
-        nonzero=torch.cat([moments.nonzero for moments in several]),
-        maximum=torch.cat([moments.maximum for moments in several]),
-        measured=sum(moments.measured for moments in several),
-        shifted=sum(moments.shifted for moments in several),
-    )
+    each = ((one.count, one.mean, one.deviation, one.magnitude, one.nonzero, one.maximum) for one in several)
+    count, mean, deviation, magnitude, nonzero, maximum = map(torch.cat, zip(*each, strict=True))
+    measured, shifted = (sum(getattr(one, name) for one in several) for name in ("measured", "shifted"))
+    together = Moments(count, mean, deviation, magnitude, nonzero, maximum, measured, shifted)
     return fold(together, torch.arange(slots).repeat(len(several)), slots)
 
 
@@ -135,9 +117,8 @@ def fold(moments: Moments, units: Tensor, size: int) -> Moments:
         return values.new_zeros(size).index_add_(0, units, values)
 
     def highest(values: Tensor, otherwise: float) -> Tensor:
-        return values.new_full((size,), otherwise).scatter_reduce_(
-            0, units, values, "amax", include_self=False
-        )
+        lowest = values.new_full((size,), otherwise)
+        return lowest.scatter_reduce_(0, units, values, "amax", include_self=False)
 
     # Means are relative to one of the unit's own, so that equal means stay exactly equal.
     origin = highest(mean, 0.0)

@@ -168,8 +168,7 @@ class _Finder:
         """Whether most of its elements are in inner modules that themselves have a skip connection."""
         inner = [self.modules[other] for other in carrying if _inside(other, path)]
         elements = {id(one): one.numel() for module in inner for one in module.parameters()}
-        whole = elements_of(self.modules[path])
-        return 2 * sum(elements.values()) > whole
+        return 2 * sum(elements.values()) > elements_of(self.modules[path])
 
     def _shortcut(self, path: str) -> Bypass | None:
         """The child that alone gives the output of a block, once the other branch ends in zeros."""
@@ -205,8 +204,7 @@ class _Finder:
         finally:
             for handle in handles:
                 handle.remove()
-        alone, left = results
-        return alone, left
+        return results[0], results[1]
 
 
 def _inside(path: str, other: str) -> bool:

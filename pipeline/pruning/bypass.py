@@ -79,8 +79,7 @@ def returned(value: Any, outputs: int) -> Any:
 
 
 def dropping(model: nn.Module, dropped: Dropped) -> Plan:
-    """The plan that drops these blocks of a network."""
-    return Plan(fingerprint(model), removed={}, cut={}, shapes={}, widths={}, dropped=dropped)
+    return Plan(fingerprint(model), dropped=dropped)
 
 
 def shallower(model: nn.Module, dropped: Dropped) -> nn.Module:
@@ -113,7 +112,8 @@ def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
         for path, bypass in dropped.items():
             block = model.get_submodule(path)
             if bypass.shortcut:
-                handles.append(block.get_submodule(bypass.branch).register_forward_hook(_zeros))
+                branch = block.get_submodule(bypass.branch)
+                handles.append(branch.register_forward_hook(lambda _, __, result: torch.zeros_like(result)))
                 continue
             held: list[Tensor] = []  # copies: a block may write to its input
             handles.append(block.register_forward_pre_hook(_keep(held), with_kwargs=True))
@@ -142,10 +142,6 @@ def _keep(held: list[Tensor]) -> Callable[..., None]:
         held.append(first_tensor(args, named).clone())
 
     return keep
-
-
-def _zeros(_: nn.Module, __: Any, result: Tensor) -> Tensor:
-    return torch.zeros_like(result)
 
 
 def _put(held: list[Tensor], outputs: int) -> Callable[..., Any]:

@@ -69,14 +69,9 @@ class Call:
 
     def operands(self) -> list[Tracked]:
         """All tensors among the arguments, in order."""
-        found: list[Tracked] = []
-        for value in self.arguments.values():
-            found += [
-                item
-                for item in (value if isinstance(value, (list, tuple)) else [value])
-                if isinstance(item, Tracked)
-            ]
-        return found
+        given = self.arguments.values()
+        lists = (value if isinstance(value, (list, tuple)) else [value] for value in given)
+        return [item for items in lists for item in items if isinstance(item, Tracked)]
 
     def freeze(self, vector: Tensor | None, reason: str) -> None:
         """Marks identities that cannot be removed because of this operator."""
@@ -122,10 +117,8 @@ class Call:
     def renormalise(self, vector: Tensor | None) -> None:
         """Notes that the result is a reduction over these units: fewer of them give another function."""
         if vector is not None:
-            before = self.notes.renormalised.get(self.node.name)
-            self.notes.renormalised[self.node.name] = (
-                vector if before is None else torch.cat([before, vector])
-            )
+            before = self.notes.renormalised.get(self.node.name, vector[:0])
+            self.notes.renormalised[self.node.name] = torch.cat([before, vector])
 
     def split(self, vector: Tensor | None, groups: int) -> tuple[Tensor | None, Tensor | None]:
         """Splits a vector into groups x members: identities of the groups, and of the ranks within them."""

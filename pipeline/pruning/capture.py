@@ -156,11 +156,8 @@ def _open_batch(model: nn.Module, inputs: Sequence[Any]) -> tuple[Any, ...]:
 def _check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
     if not inputs:
         raise ModelError("There are no example inputs.", "Give at least one tensor, with a batch of two.")
-    devices = {
-        str(value.device)
-        for value in (*model.parameters(), *model.buffers(), *inputs)
-        if isinstance(value, Tensor)
-    }
+    tensors = (*model.parameters(), *model.buffers(), *inputs)
+    devices = {str(one.device) for one in tensors if isinstance(one, Tensor)}
     if len(devices) > 1:
         raise ModelError(
             f"The network and its example inputs are on different devices: {', '.join(sorted(devices))}.",
@@ -228,9 +225,8 @@ def _inline_regions(module: GraphModule) -> None:
         with module.graph.inserting_before(node):
             outputs: Any = module.graph.graph_copy(inner.graph, known)
             if kind == "wrap_with_set_grad_enabled" and not settings[0]:
-                outputs = [
-                    module.graph.call_function(torch.ops.aten.detach.default, (one,)) for one in outputs
-                ]
+                detach = torch.ops.aten.detach.default
+                outputs = [module.graph.call_function(detach, (one,)) for one in outputs]
         for user in list(node.users):
             user.replace_all_uses_with(outputs[user.args[1]])
             module.graph.erase_node(user)

@@ -1,7 +1,4 @@
-"""Contexts in which a network runs: one mode for all modules, no logs, no garbage collection.
-
-Everything is restored afterwards, whatever the user's code raises.
-"""
+"""Contexts in which a network runs: one mode for all modules, no logs, no garbage collection."""
 
 from __future__ import annotations
 

@@ -128,15 +128,14 @@ def thin_layers(layer: nn.Module, factors: Factors) -> nn.Sequential:
     linear = isinstance(layer, nn.Linear)
     if factors.method not in METHODS or linear != (factors.method == "svd"):
         known = "svd" if linear else ", ".join(name for name in METHODS if name != "svd")
-        raise ModelError(
-            f'The method "{factors.method}" is not for a {type(layer).__name__}.', f"Choose among: {known}."
-        )
+        what = f'The method "{factors.method}" is not for a {type(layer).__name__}.'
+        raise ModelError(what, f"Choose among: {known}.")
     most = most_ranks(factors.method, tuple(weight.shape))
     if len(ranks) != len(most) or not all(0 < rank <= top for rank, top in zip(ranks, most, strict=False)):
         raise ModelError(
-            f"A layer of shape {tuple(weight.shape)} cannot have the rank {_words(ranks)}: with the method "
-            f"{factors.method} its full rank is {_words(most)}.",
-            f"Give {'two numbers' if len(most) == 2 else 'a number'} from 1 to {_words(most)}.",
+            f"A layer of shape {tuple(weight.shape)} cannot have the rank {joined(ranks)}: with the method "
+            f"{factors.method} its full rank is {joined(most)}.",
+            f"Give {'two numbers' if len(most) == 2 else 'a number'} from 1 to {joined(most)}.",
         )
     with torch.random.fork_rng(devices=[]):  # later initialisations do not depend on it
         made = _linears(layer, ranks) if linear else _convolutions(layer, factors)
@@ -196,10 +195,8 @@ def _split(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _linears(layer: nn.Module, ranks: Sequence[int]) -> list[nn.Module]:
     outputs, inputs = layer.get_parameter("weight").shape
-    return [
-        nn.Linear(inputs, ranks[0], bias=False),
-        nn.Linear(ranks[0], outputs, bias=layer.bias is not None),
-    ]
+    bias = layer.bias is not None
+    return [nn.Linear(inputs, ranks[0], bias=False), nn.Linear(ranks[0], outputs, bias=bias)]
 
 
 def _convolutions(layer: nn.Module, factors: Factors) -> list[nn.Module]:
@@ -211,22 +208,13 @@ def _convolutions(layer: nn.Module, factors: Factors) -> list[nn.Module]:
         """A convolution with the strides, dilations and padding of the layer along the axes in `moves`."""
         along = ["h" in moves, "w" in moves]
         padding = layer.padding if isinstance(layer.padding, str) else _along(layer.padding, along, 0)
-        return nn.Conv2d(
-            wide,
-            narrow,
-            kernel,
-            _along(layer.stride, along, 1),
-            padding if moves else 0,
-            _along(layer.dilation, along, 1),
-            bias=bias,
-            padding_mode=layer.padding_mode,
-        )
+        stride, dilation = (_along(values, along, 1) for values in (layer.stride, layer.dilation))
+        border, mode = padding if moves else 0, layer.padding_mode
+        return nn.Conv2d(wide, narrow, kernel, stride, border, dilation, bias=bias, padding_mode=mode)
 
     if factors.method == "spatial":
-        return [
-            conv(inputs, first, (height, 1), moves="h"),
-            conv(first, outputs, (1, width), moves="w", bias=bias),
-        ]
+        down = conv(inputs, first, (height, 1), moves="h")
+        return [down, conv(first, outputs, (1, width), moves="w", bias=bias)]
     widen = conv(last, outputs, (1, 1), moves="", bias=bias)
     if factors.method == "channel":
         return [conv(inputs, first, (height, width), moves="hw"), widen]
@@ -239,5 +227,6 @@ def _along(values: Sequence[int], along: Sequence[bool], other: int) -> tuple[in
     return one, two
 
 
-def _words(ranks: Sequence[int]) -> str:
+def joined(ranks: Sequence[int]) -> str:
+    """`4 and 8`."""
     return " and ".join(map(str, ranks))

@@ -44,7 +44,6 @@ class GraphNet(nn.Module):
         vars(self)["forward"] = MethodType(_forward(graphs, structured, why_no_training), self)
 
     def extra_repr(self) -> str:
-        """The shapes of the tensors that belong to none of the user's modules."""
         return _shapes(self)
 
 
@@ -52,7 +51,6 @@ class Part(nn.Module):
     """The tensors of one of the user's modules; the graph has the operations on them."""
 
     def extra_repr(self) -> str:
-        """The shapes of the tensors."""
         return _shapes(self)
 
 
@@ -104,9 +102,8 @@ def _forward(
                 "Call eval() before you run it, or prune fewer groups, so that it keeps its own class.",
             )
         if self.training not in runs:  # generated on first use; it reads its tensors from any `self`
-            runs[self.training] = type(
-                GraphModule(_names_only(graphs[self.training]), graphs[self.training])
-            ).forward
+            generated = GraphModule(_names_only(graphs[self.training]), graphs[self.training])
+            runs[self.training] = type(generated).forward
         values = signature.bind(self, *args, **kwargs).args
         return structured[self.training](runs[self.training](*values))
 

@@ -196,9 +196,8 @@ def choose(
         ModelError: the ratio is out of range, or scores do not fit their group.
     """
     if (ratio is None) == (keep is None):
-        raise ModelError(
-            "Give either ratio or keep, not both.", "For example: choose(groups, scores, ratio=0.5)."
-        )
+        cure = "For example: choose(groups, scores, ratio=0.5)."
+        raise ModelError("Give either ratio or keep, not both.", cure)
     if ratio is not None and not 0 < ratio < 1:
         raise ModelError(
             f"A ratio of {ratio} removes {'nothing' if ratio <= 0 else 'everything'}.",
@@ -249,7 +248,8 @@ def remove(
                 f'All {group.size} units of the group "{name}" would be removed, and with them the layer.',
                 f'Lower the thresholds (mean, std) or the ratio, or leave "{name}" out.',
             )
-        free = min(_rounded_up(kept, _step(group, align)), group.size) - kept
+        step = _step(group, align)
+        free = min(-(-kept // step) * step, group.size) - kept
         candidates = mask.nonzero().reshape(-1)
         score = scores[name][candidates] if scores and name in scores else -candidates.double()
         back = candidates[_best(score, free)]
@@ -282,10 +282,8 @@ def planned(groups: Groups, removed: Mapping[str, tuple[int, ...]]) -> Plan:
             after = list(shapes[alias].after if alias in shapes else before)
             after[axis] -= len(indices)
             shapes[alias] = Shapes(before, tuple(after))
-    widths = {
-        group.name: Width(group.kind, group.size, group.size - len(removed.get(group.name, ())))
-        for group in groups
-    }
+    sizes = {group.name: group.size - len(removed.get(group.name, ())) for group in groups}
+    widths = {group.name: Width(group.kind, group.size, sizes[group.name]) for group in groups}
     return Plan(original=groups.fingerprint, removed=dict(removed), cut=cut, shapes=shapes, widths=widths)
 
 
@@ -297,9 +295,8 @@ def _check_size(group: Group, values: Tensor, what: str) -> None:
             "Give one value per unit; a plan or scores of another network do not fit.",
         )
     if values.dtype.is_floating_point and bool(values.isnan().any()):
-        raise ModelError(
-            f'The {what} of the group "{group.name}" have NaN.', "Check the criterion and its statistics."
-        )
+        cure = "Check the criterion and its statistics."
+        raise ModelError(f'The {what} of the group "{group.name}" have NaN.', cure)
 
 
 def _best(scores: Tensor, count: int) -> Tensor:
@@ -313,7 +310,3 @@ def _step(group: Group, align: Align) -> int:
     if align is None or isinstance(align, int):
         return align or 1
     return math.lcm(*(align.get(kind, 1) for kind in group.kinds))
-
-
-def _rounded_up(width: int, step: int) -> int:
-    return -(-width // step) * step

@@ -47,7 +47,6 @@ class Identities:
         self._frozen: list[tuple[Tensor, Cause]] = []
 
     def fresh(self, size: int) -> Tensor:
-        """`size` new identities."""
         self.count += size
         return torch.arange(self.count - size, self.count)
 
@@ -201,9 +200,8 @@ def _conclude(products: list[_Product], cause_of: Tensor, never: int) -> tuple[l
             break
         for product in clashing:  # only the finest part stays free: coarser, but always right
             widths = [len(torch.unique(part)) for part in product.parts]
-            for part in (
-                part for number, part in enumerate(product.parts) if number != widths.index(max(widths))
-            ):
+            finest = widths.index(max(widths))
+            for part in (*product.parts[:finest], *product.parts[finest + 1 :]):
                 _lower(cause_of, part, torch.full_like(part, never - 1))
         products = kept
     pairs += agreed

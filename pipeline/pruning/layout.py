@@ -134,19 +134,16 @@ def padding(call: Call) -> Result:
     y = x
     for place, amount in enumerate(call["pad"]):
         axis = len(x.shape) - 1 - place // 2
+        total = (*y.shape[:axis], y.shape[axis] + amount, *y.shape[axis + 1 :])
         if amount > 0 and y.axes[axis] is not None:
             shape = (*y.shape[:axis], amount, *y.shape[axis + 1 :])
             own = call.notes.identities.fresh(amount)
             axes = tuple(own if at == axis else v for at, v in enumerate(y.axes))
             pad = widened(call, Tracked(shape, axes))
-            total = (*y.shape[:axis], y.shape[axis] + amount, *y.shape[axis + 1 :])
             y = _beside(call, [pad, y] if place % 2 == 0 else [y, pad], axis, total)
         elif amount:
             call.freeze(y.axes[axis], "it is cropped")
-            y = Tracked(
-                (*y.shape[:axis], y.shape[axis] + amount, *y.shape[axis + 1 :]),
-                tuple(None if at == axis else v for at, v in enumerate(y.axes)),
-            )
+            y = Tracked(total, tuple(None if at == axis else v for at, v in enumerate(y.axes)))
     return y
 
 

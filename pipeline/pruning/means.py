@@ -63,9 +63,8 @@ def fold_means(
     """
     plan = plan_of(small)
     if plan is None or plan.original != groups.fingerprint:
-        raise ModelError(
-            "The network was not pruned from the traced one.", "Give the trace that it was pruned with."
-        )
+        cure = "Give the trace that it was pruned with."
+        raise ModelError("The network was not pruned from the traced one.", cure)
     sites, skipped = _sites(groups, groups.tracing.alive(plan.removed))
     _measure(groups, sites, batches)
     folded = copied_module(small, {})

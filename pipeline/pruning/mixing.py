@@ -1,7 +1,4 @@
-"""Rules for operators that mix units: linear maps, attention, recurrent cells.
-
-The reduced axis is narrowed together with the weight's columns; the output has the weight's rows.
-"""
+"""Rules for operators that mix units: linear maps, attention, recurrent cells."""
 
 from __future__ import annotations
 

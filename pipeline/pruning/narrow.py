@@ -55,7 +55,6 @@ def cut_tensors(model: nn.Module, cut: Cut, instead: Mapping[str, Tensor] | None
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers under all their names."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
 
@@ -86,16 +85,13 @@ def matching_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str
     for change in changes:
         module = model.get_submodule(change.module)
         for name, value in vars(module).items():
-            if isinstance(value, (list, tuple)) and value and _same_list(value, change.before):
+            listed = isinstance(value, (list, tuple)) and isinstance(change.before, (list, tuple))
+            if listed and value and list(value) == list(change.before):
                 found.setdefault(change.module, {}).setdefault(name, list(change.after))
             for before, after in _pairs(change.before, change.after):
                 if isinstance(value, int) and not isinstance(value, bool) and value == before:
                     found.setdefault(change.module, {}).setdefault(name, after)
     return found
-
-
-def _same_list(value: Sequence[Any], other: Any) -> bool:
-    return isinstance(other, (list, tuple)) and list(value) == list(other)
 
 
 def _pairs(before: Any, after: Any) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,10 +85,10 @@ class Plan:
     """
 
     original: str
-    removed: Mapping[str, tuple[int, ...]]
-    cut: Cut
-    shapes: Mapping[str, Shapes]
-    widths: Mapping[str, Width]
+    removed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    cut: Cut = field(default_factory=dict)
+    shapes: Mapping[str, Shapes] = field(default_factory=dict)
+    widths: Mapping[str, Width] = field(default_factory=dict)
     form: str = ""
     reason: str = ""
     attributes: Attributes = field(default_factory=dict)
@@ -164,9 +165,8 @@ class Plan:
                 ties=tuple(tuple(map(str, names)) for names in value.get("ties", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(
-                f"This is not a plan of this version: {error!r}.", "Run the stage that prunes again."
-            ) from error
+            cure = "Run the stage that prunes again."
+            raise ArtifactError(f"This is not a plan of this version: {error!r}.", cure) from error
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -174,6 +174,13 @@ def fingerprint(model: nn.Module) -> str:
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     lines = sorted(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def parameters_left(model: nn.Module, plan: Plan) -> int:
+    """How many parameters a network has after a plan; one that has several names counts once."""
+    shapes = {name: tuple(one.shape) for name, one in model.named_parameters()}
+    left = (plan.shapes[name].after if name in plan.shapes else shape for name, shape in shapes.items())
+    return sum(map(math.prod, left))
 
 
 def plan_of(model: nn.Module) -> Plan | None:

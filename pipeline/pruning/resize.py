@@ -65,11 +65,9 @@ class _Site:
     changes: list[Change]
 
     def argument(self, name: str) -> Any:
-        """An argument of the copy by its name in the schema, defaults included."""
         return argument_of(self.node, name)
 
     def set(self, name: str, value: Any) -> None:
-        """Sets an argument, recorded as a change."""
         before = self.argument(name)
         if before == value:
             return
@@ -81,7 +79,6 @@ class _Site:
         self.changed(name, before, value)
 
     def changed(self, argument: str, before: Any, after: Any) -> None:
-        """Records a change."""
         stack = list((self.original.meta.get("nn_module_stack") or {}).values())
         owner = stack[-1][0] if stack else ""
         self.changes.append(Change(self.original, owner, self.name, argument, before, after))
@@ -114,10 +111,8 @@ def _sizes(argument: str) -> Callable[[_Site], None]:
         first = len(result.shape) - len(given)
         if site.name == "unflatten":
             first = site.argument("dim") % len(site.input("self").shape)
-        site.set(
-            argument,
-            [_size(site, one, result.shape[first + at], after[first + at]) for at, one in enumerate(given)],
-        )
+        pairs = zip(given, result.shape[first:], after[first:], strict=False)
+        site.set(argument, [_size(site, one, old, new) for one, old, new in pairs])
 
     return rule
 
@@ -244,16 +239,13 @@ _RESIZE: dict[str, Callable[[_Site], None]] = {
     "slice": _slice,
     "select": _select,
     "narrow": _narrow,
-    **{f"conv{n}d": _groups("groups") for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": _groups("groups") for n in (1, 2, 3)},
-    "convolution": _groups("groups"),
+    **dict.fromkeys(
+        (*(f"conv{n}d" for n in (1, 2, 3)), *(f"conv_transpose{n}d" for n in (1, 2, 3))), _groups("groups")
+    ),
+    **dict.fromkeys(("convolution", "channel_shuffle", "native_channel_shuffle"), _groups("groups")),
     "group_norm": _groups("num_groups"),
-    "channel_shuffle": _groups("groups"),
-    "native_channel_shuffle": _groups("groups"),
-    "layer_norm": _normalized_shape,
-    "rms_norm": _normalized_shape,
+    **dict.fromkeys(("layer_norm", "rms_norm"), _normalized_shape),
     "scaled_dot_product_attention": _attention,
     "roll": _roll,
-    "pad": _padding,
-    "constant_pad_nd": _padding,
+    **dict.fromkeys(("pad", "constant_pad_nd"), _padding),
 }

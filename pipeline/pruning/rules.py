@@ -1,11 +1,9 @@
 """The table of rules: the effect of each operator on identities. Most operators need no rule.
 
-    layout      view, permute, cat, split, roll ...            the operator itself runs on the identities
-    pointwise   add, relu, batch norm at inference ...         identities of the operands are united
-    mixing      linear, convolution, attention ...             the reduced axis is united with the weight's
-                                                               columns, the output has its rows
-
-Any other operator freezes its operands: less is removed, but never anything wrong.
+layout      view, permute, cat, split, roll ...            the operator itself runs on the identities
+pointwise   add, relu, batch norm at inference ...         identities of the operands are united
+mixing      linear, convolution, attention ...             the reduced axis is united with the weight's
+                                                           columns, the output has its rows
 """
 
 from __future__ import annotations
@@ -198,7 +196,6 @@ RULES: dict[str, Rule] = {
         layout,
         "view reshape _unsafe_view view_as reshape_as flatten unflatten unsqueeze squeeze expand expand_as "
         "repeat tile repeat_interleave slice select narrow split split_with_sizes chunk unbind tensor_split "
-        "permute transpose t movedim swapaxes numpy_T mT pixel_unshuffle flip "
-        "roll",
+        "permute transpose t movedim swapaxes numpy_T mT pixel_unshuffle flip roll",
     ),
 }

@@ -73,11 +73,14 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
         model = build_model()
     device = next((one.device for _, one in named_tensors(model)), torch.device("cpu"))
     example = {name: value.to(device) for name, value in example.items()}
-    inputs = [
-        example[f"input.{number}"] for number in range(sum(name.startswith("input.") for name in example))
-    ]
-    outputs = [example[f"output.{number}"] for number in range(len(example) - len(inputs))]
-    _check_original(model, plan)
+    count = sum(name.startswith("input.") for name in example)
+    inputs = [example[f"input.{number}"] for number in range(count)]
+    outputs = [example[f"output.{number}"] for number in range(len(example) - count)]
+    if fingerprint(model) != (*plan.earlier, plan)[0].original:
+        raise ModelError(
+            "build_model() does not return the network that was pruned: names, shapes or types differ.",
+            "Give the constructor and settings of the network that the plan was made for.",
+        )
     small = replay(model, plan, inputs)
     try:
         values = OrderedDict(_loaded(directory / WEIGHTS, weights))
@@ -85,31 +88,19 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
         vars(values)["_metadata"] = vars(small.state_dict()).get("_metadata")
         small.load_state_dict(values)
     except RuntimeError as error:
-        raise _altered(
-            directory / WEIGHTS, f"the plan does not fit it: {str(error).splitlines()[-1].strip()}"
-        ) from error
+        why = f"the plan does not fit it: {str(error).splitlines()[-1].strip()}"
+        raise _altered(directory / WEIGHTS, why) from error
     found = [one for one in run(small, inputs) if isinstance(one, Tensor)]
     if (wrong := relative_error(outputs, found)) > tolerance([*outputs, *found]):
-        raise _altered(
-            directory / EXAMPLE, f"the network's outputs differ from the saved ones by {wrong:.1e}"
-        )
+        why = f"the network's outputs differ from the saved ones by {wrong:.1e}"
+        raise _altered(directory / EXAMPLE, why)
     return small
-
-
-def _check_original(model: nn.Module, plan: Plan) -> None:
-    first = (*plan.earlier, plan)[0]
-    if fingerprint(model) != first.original:
-        raise ModelError(
-            "build_model() does not return the network that was pruned: names, shapes or types differ.",
-            "Give the constructor and settings of the network that the plan was made for.",
-        )
 
 
 def _tensors(tensors: dict[str, Tensor]) -> bytes:
     # The format refuses tied weights, which share memory: each name gets its own copy.
-    return save(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
-    )
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
+    return save(plain)
 
 
 def _loaded(path: Path, data: bytes) -> dict[str, Tensor]:
@@ -145,9 +136,8 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ArtifactError(
-            f"{path} cannot be read: {error.strerror}.", "Give the complete directory that save_pruned wrote."
-        ) from error
+        cure = "Give the complete directory that save_pruned wrote."
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}.", cure) from error
 
 
 def _write(path: Path, data: bytes) -> None:

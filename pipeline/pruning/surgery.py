@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from .contexts import uncollected
 from .graphnet import GraphNet
 from .groups import Groups, Tracing, planned
 from .narrow import WIDTH_ARGUMENTS, cut_tensors
-from .plan import Cut, fingerprint, record
+from .plan import Cut, fingerprint, parameters_left, record
 from .plan import Plan as Plan
 from .rebuild import other_network, rebuilt
 from .resize import resized
@@ -69,9 +69,8 @@ def apply(
     if small is not None:
         return small
     if form == "module":
-        raise ModelError(
-            f"The network's own class cannot follow this plan: {problem}.", 'Leave out form="module".'
-        )
+        cure = 'Leave out form="module".'
+        raise ModelError(f"The network's own class cannot follow this plan: {problem}.", cure)
     fixed = f"batch fixed at {groups.batch}" if groups.batch else ""
     reason = "; ".join(part for part in (trial.plan.reason, problem, fixed) if part)
     plan = dataclasses.replace(trial.plan, form="graph", reason=reason, earlier=earlier_plans(model))
@@ -215,20 +214,13 @@ def _module_form(trial: Trial, *, limit: float) -> nn.Module | None:
     every = [name for names in stiff.values() for name in names]
     choices = [names for names in (*stiff.values(), every) if names and len(names) < len(plan.removed)]
     attempts = [_without(plan, groups, names) for names in choices]
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    most = limit * _parameters_left(sizes, plan)
-    for attempt in sorted(attempts, key=lambda one: _parameters_left(sizes, one)):
-        if _parameters_left(sizes, attempt) <= most:
+    most = limit * parameters_left(model, plan)
+    for attempt in sorted(attempts, key=lambda one: parameters_left(model, one)):
+        if parameters_left(model, attempt) <= most:
             small, _ = trial.of(attempt).module()
             if small is not None:
                 return small
     return None
-
-
-def _parameters_left(sizes: Mapping[str, int], plan: Plan) -> int:
-    return sum(
-        math.prod(plan.shapes[name].after) if name in plan.shapes else size for name, size in sizes.items()
-    )
 
 
 def _without(plan: Plan, groups: Groups, names: Sequence[str], wrong_at: str = "") -> Plan:
@@ -251,9 +243,8 @@ def _touching(nodes: Sequence[Node], plan: Plan, groups: Groups) -> list[str]:
     reached = torch.zeros(len(tracing.solution.of), dtype=torch.bool)
     for _, units in tracing.solution.units(tracing.solution.of[identities]):
         reached[units[units >= 0]] = True
-    return [
-        name for name, units in plan.removed.items() if bool(reached[tracing.units[name][list(units)]].any())
-    ]
+    left = plan.removed.items()
+    return [name for name, units in left if bool(reached[tracing.units[name][list(units)]].any())]
 
 
 def _constants(graph: GraphModule, tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:

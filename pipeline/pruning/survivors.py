@@ -19,64 +19,12 @@ from .compare import error_of, tolerance
 from .groups import Groups, Tracing
 
 
-class Survivors(Interpreter):
-    """The original's graph with removed elements at zero, and norms and means over the living ones.
-
-    Args:
-        twins: the graph of the narrower network, whose constants are for the living units.
-        tensors: parameters to run with instead of the network's own.
-        keep: whether `results` stores the result of each node, for the lifetime of this object.
-    """
-
-    def __init__(
-        self,
-        tracing: Tracing,
-        alive: Tensor,
-        twins: Graph,
-        tensors: Mapping[str, Tensor] | None = None,
-        *,
-        keep: bool = False,
-    ) -> None:
-        super().__init__(tracing.graph)
-        self.tracing, self.alive, self.tensors, self.keep = tracing, alive, tensors or {}, keep
-        self.twins = {node.name: node for node in twins.nodes}
-        self.nodes = {node.name: node for node in tracing.graph.graph.nodes}
-        self.results: dict[str, Any] = {}
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self.tensors[target] if target in self.tensors else super().get_attr(target, args, kwargs)
-
-    def run_node(self, n: Node) -> Any:
-        over, masked = self.tracing.renormalised.get(n.name), self.tracing.masked.get(n.name, ())
-        if over is not None and not bool(self.alive[over].all()):
-            result = self._of_survivors(n)
-        elif masked:
-            result = _call(n, lambda x: self._as(_zeroed, x) if x.name in masked else self.env[x])
-        else:
-            result = super().run_node(n)
-        if self.keep:
-            self.results[n.name] = result
-        return result
-
-    def _of_survivors(self, node: Node) -> Any:
-        """The operator on the living elements, with the constants of the narrower network."""
-        result = _call(self.twins[node.name], lambda x: self._as(_selected, x))
-        known = self.tracing.values.get(node.name)
-        if isinstance(known, Tracked):
-            return _spread(result, known, self.alive)
-        return [_spread(one, of_one, self.alive) for one, of_one in zip(result, known or (), strict=True)]
-
-    def _as(self, change: Callable[[Tensor, Tracked, Tensor], Tensor], operand: Node) -> Any:
-        value, known = self.env[self.nodes[operand.name]], self.tracing.values.get(operand.name)
-        return change(value, known, self.alive) if isinstance(known, Tracked) else value
-
-
 class Recorder(Interpreter):
     """Runs a graph with given tensors.
 
     Args:
         captured: the network of the graph, for constants that are not in `tensors`.
-        keep: whether `results` stores the result of each node.
+        keep: whether `results` stores the result of each node returned, for as long as this lives.
     """
 
     def __init__(
@@ -90,10 +38,57 @@ class Recorder(Interpreter):
         return self.tensors[target] if target in self.tensors else super().get_attr(target, args, kwargs)
 
     def run_node(self, n: Node) -> Any:
-        result = super().run_node(n)
+        result = self.computed(n)
         if self.keep:
             self.results[n.name] = result
         return result
+
+    def computed(self, node: Node) -> Any:
+        """What the node returns."""
+        return super().run_node(node)
+
+
+class Survivors(Recorder):
+    """The original's graph with removed elements at zero, and norms and means over those that live.
+
+    Args:
+        twins: the graph of the narrower network, whose constants hold for what lives.
+        tensors: parameters to run with instead of the network's own.
+    """
+
+    def __init__(
+        self,
+        tracing: Tracing,
+        alive: Tensor,
+        twins: Graph,
+        tensors: Mapping[str, Tensor] | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        super().__init__(tracing.graph, tracing.graph.graph, tensors or {}, keep=keep)
+        self.tracing, self.alive = tracing, alive
+        self.twins = {node.name: node for node in twins.nodes}
+        self.nodes = {node.name: node for node in tracing.graph.graph.nodes}
+
+    def computed(self, node: Node) -> Any:
+        over, masked = self.tracing.renormalised.get(node.name), self.tracing.masked.get(node.name, ())
+        if over is not None and not bool(self.alive[over].all()):
+            return self._of_survivors(node)
+        if masked:
+            return _call(node, lambda x: self._as(_zeroed, x) if x.name in masked else self.env[x])
+        return super().computed(node)
+
+    def _of_survivors(self, node: Node) -> Any:
+        """The operator on what lives, with the constants of the narrower network."""
+        result = _call(self.twins[node.name], lambda x: self._as(_selected, x))
+        known = self.tracing.values.get(node.name)
+        if isinstance(known, Tracked):
+            return _spread(result, known, self.alive)
+        return [_spread(one, of_one, self.alive) for one, of_one in zip(result, known or (), strict=True)]
+
+    def _as(self, change: Callable[[Tensor, Tracked, Tensor], Tensor], operand: Node) -> Any:
+        value, known = self.env[self.nodes[operand.name]], self.tracing.values.get(operand.name)
+        return change(value, known, self.alive) if isinstance(known, Tracked) else value
 
 
 def renormalised_by(groups: Groups, alive: Tensor) -> tuple[str, ...]:
@@ -110,10 +105,8 @@ def first_difference(expected: Survivors, found: Mapping[str, Any]) -> Node | No
     for node in nodes:
         known, wanted = expected.tracing.values.get(node.name), expected.results.get(node.name)
         if node.op == "call_function" and isinstance(known, Tracked) and isinstance(wanted, Tensor):
-            value = found.get(node.name)
-            if value is None or error_of(_selected(wanted, known, expected.alive), value) > tolerance(
-                [wanted]
-            ):
+            value, living = found.get(node.name), _selected(wanted, known, expected.alive)
+            if value is None or error_of(living, value) > tolerance([wanted]):
                 return node
     return None
 

@@ -1,10 +1,7 @@
 """Traces a network to its groups: one pass over the exported graph that propagates identities.
 
-    groups = trace(model, example)
-
-Each index of each axis of each parameter gets its own identity. Operators propagate identities to their
-results (`rules`), and identities of combined operands are united (`identities`). Sizes are read from the
-graph; only the layout of identities is computed, so the cost hardly depends on the resolution.
+Sizes are read from the graph; only the layout of identities is computed, so the cost hardly depends on the
+resolution.
 """
 
 from __future__ import annotations
@@ -63,14 +60,9 @@ def trace_graph(
     """The same for a captured graph, and optionally the training graph of the same network."""
     tracing, notes = tracing_of(model, captured, learner)
     groups, units, frozen = assemble(tracing.slots, notes, tracing.solution)
-    return Groups(
-        groups=groups,
-        frozen=frozen,
-        example=example,
-        batch=None if batch_is_open(captured) else len(inputs_of(example)[0]),
-        fingerprint=fingerprint(model),
-        tracing=dataclasses.replace(tracing, units=units),
-    )
+    batch = None if batch_is_open(captured) else len(inputs_of(example)[0])
+    tracing = dataclasses.replace(tracing, units=units)
+    return Groups(groups, frozen, example, batch, fingerprint(model), tracing)
 
 
 def tracing_of(
@@ -84,17 +76,9 @@ def tracing_of(
     values = _Pass(captured, notes, slots, canonical).run()
     others = Notes(notes.identities, notes.produced, notes.consumed)
     learners = _Pass(learner, others, slots, canonical).run() if learner else {}
-    tracing = Tracing(
-        captured,
-        values,
-        slots,
-        aliases,
-        {name: tuple(tensor.shape) for name, tensor in named_tensors(model)},
-        {},
-        notes.renormalised,
-        notes.masked,
-        notes.identities.solve(),
-    )
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
+    solution, over = notes.identities.solve(), (notes.renormalised, notes.masked)
+    tracing = Tracing(captured, values, slots, aliases, shapes, {}, *over, solution)
     if learner:
         twin = dataclasses.replace(tracing, graph=learner, values=learners)
         tracing = dataclasses.replace(tracing, learner=twin)

@@ -51,7 +51,6 @@ class Trial:
 
     @functools.cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters and buffers, narrowed."""
         return cut_tensors(self.model, self.plan.cut)
 
     @functools.cached_property
@@ -183,10 +182,8 @@ def earlier_plans(model: nn.Module) -> tuple[Plan, ...]:
 
 
 def _listed(attributes: Attributes, but: Attributes) -> str:
-    names = [
-        (path, name)
+    new = {
+        path: [name for name in values if name not in but.get(path, {})]
         for path, values in attributes.items()
-        for name in values
-        if name not in but.get(path, {})
-    ]
-    return ", ".join(sorted(".".join(part for part in named if part) for named in names))
+    }
+    return ", ".join(sorted(f"{path}.{name}".strip(".") for path, names in new.items() for name in names))

@@ -1,10 +1,8 @@
 """The proof of surgery: the pruned network computes the same as the original without the removed units.
 
 First the plain check: zero the removed indices in the original's parameters, run both, compare. If they
-differ, there is a reduction *over* the units (a layer norm, a mean over channels), which over fewer units is
-legitimately another function: then the original's graph runs with every removed element at zero and those
-operators applied only to the living units. The pruned network must agree with that, and the report says that
-the function changed, and where.
+differ, there is a reduction *over* the units (a layer norm, a mean over channels); the reference is
+then the original's graph with the living alone (`survivors`), and the report says what changed, and where.
 """
 
 from __future__ import annotations
@@ -67,9 +65,8 @@ def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | E
     done = plan_of(pruned)
     plan = done if done and done.original == plan.original else plan
     if plan.original != fingerprint(original):
-        raise ModelError(
-            "The plan was not made for this original.", "Verify against the network that was pruned."
-        )
+        cure = "Verify against the network that was pruned."
+        raise ModelError("The plan was not made for this original.", cure)
     if plan.dropped:
         return _verify_depth(original, pruned, plan, given.example if isinstance(given, Groups) else given)
     groups = given if isinstance(given, Groups) else trace(original, given)

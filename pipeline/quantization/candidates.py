@@ -116,7 +116,6 @@ def in_float(source: OnnxModel, base: OnnxModel, names: Collection[str]) -> Onnx
 
 
 def validated(work: Work, path: Path) -> float:
-    """A file's score on the validation split."""
     session = open_session(path, runtime=work.target.here)
     try:
         return score_of(work.workload, session_predict(session), "validation")
@@ -128,9 +127,8 @@ def first(trials: Trials, method: Method | Literal["best"]) -> Candidate:
     """The unchanged network, quantized by one method or by the best of all."""
     methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
     network = trials.network.model
-    found = trials.calibrated(network, methods)
     best = None
-    for name, ranges in found.items():
+    for name, ranges in trials.calibrated(network, methods).items():
         made = trials.make(name, network, network, ranges)
         best = made if best is None or trials.helps(made, best) else best
     assert best is not None  # there is at least one method
@@ -161,17 +159,13 @@ def stepped(trials: Trials, step: Step, old: Candidate) -> tuple[Candidate, str]
         did = f"bias_correction: {len(taken)} layers, most of all {max(taken, key=lambda name: taken[name])}"
     new = trials.make(step, out, out if step == "equalize" else old.base, ranges, old.skip)
     helps = trials.helps(new, old)
-    sentence = (
-        f"{did}; validation {old.score:.4f} -> {new.score:.4f}, noise {old.noise:.2%} -> {new.noise:.2%}: "
-        f"{'kept' if helps else 'not kept'}"
-    )
-    return (new if helps else old), sentence
+    scores = f"validation {old.score:.4f} -> {new.score:.4f}, noise {old.noise:.2%} -> {new.noise:.2%}"
+    return (new if helps else old), f"{did}; {scores}: {'kept' if helps else 'not kept'}"
 
 
 def timed(trials: Trials, baseline: Path, candidate: Path) -> Judgement:
     """A short interleaved timing of two files on this machine."""
     pair = {"baseline": baseline, "candidate": candidate}
-    work = trials.work
-    protocol = Protocol(events=EVENTS, seed=work.seed, runtime=work.target.here.name)
+    protocol = Protocol(events=EVENTS, seed=trials.work.seed, runtime=trials.work.target.here.name)
     measured = time_together(pair, protocol=protocol)
     return judge(measured["baseline"], measured["candidate"])

@@ -148,15 +148,14 @@ def returned(
 
 def sensitivity_sentence(layers: tuple[Layer, ...], *, most: int = 5) -> str:
     """A sentence with the most sensitive layers."""
-    listed = ", ".join(
-        f"{layer.name} ({layer.sqnr_db:.1f} dB, {layer.score_drop:+.4f})" for layer in layers[:most]
-    )
+    shown = [f"{one.name} ({one.sqnr_db:.1f} dB, {one.score_drop:+.4f})" for one in layers[:most]]
     more = f", and {len(layers) - most} more" if len(layers) > most else ""
-    return f"each layer alone in INT8, worst first (signal-to-noise ratio, lost score): {listed}{more}"
+    return (
+        f"each layer alone in INT8, worst first (signal-to-noise ratio, lost score): {', '.join(shown)}{more}"
+    )
 
 
 def return_sentence(found: Return, before: float) -> str:
-    """A sentence with the gain and cost of returning a layer to float."""
     cost = "its time must be measured on the board"
     if found.time is not None:
         value, low, high = found.time

@@ -37,7 +37,6 @@ class Figure:
     caption: str = ""
 
     def json(self) -> dict[str, Any]:
-        """The input of plotly."""
         return {"data": self.traces, "layout": {**self.layout, "height": self.height}}
 
 
@@ -157,7 +156,6 @@ class Table:
 
     @property
     def tall(self) -> bool:
-        """Whether the table scrolls."""
         return not self.cards and sum(map(len, self.groups.values())) > 12
 
 

@@ -1,7 +1,4 @@
-"""The page of an engine, or of two side by side: time and precision of layers, and the cost of conversions.
-
-All figures come from `targets.engines`; nothing is measured or judged here.
-"""
+"""The page of one engine or of two: time and precision of layers, and the cost of conversions."""
 
 from __future__ import annotations
 
@@ -32,11 +29,10 @@ _NOTE = (
 
 
 def engine_page(engine: Engine) -> str:
-    """The page of one engine."""
     return document(
         f"{engine.name}: layers of the engine",
         [
-            _head(engine.name, _sentence(engine), engine.remarks),
+            Head(_sentence(engine), engine.name, parts=[Words(engine.remarks)]),
             Section("At a glance", [facts(_figures(engine))]),
             _slowest(engine),
             Section("All layers", [_layers_table(engine)], _NOTE),
@@ -46,23 +42,18 @@ def engine_page(engine: Engine) -> str:
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """The page of two engines."""
     engines = (comparison.before, comparison.after)
     name = f"{engines[0].name} and {engines[1].name}"
     return document(
         f"{name}: layer by layer",
         [
-            _head(name, _comparison_sentence(comparison), comparison.remarks),
+            Head(_comparison_sentence(comparison), name, parts=[Words(comparison.remarks)]),
             Section("At a glance", [Group(engine.name, [facts(_figures(engine))]) for engine in engines]),
             _pairs_section(comparison),
             Section("All groups of layers", [_pairs_table(comparison)], _NOTE),
             _fallbacks(engines),
         ],
     )
-
-
-def _head(name: str, sentence: str, remarks: Sequence[str]) -> Head:
-    return Head(sentence, name, parts=[Words(remarks)])
 
 
 def _sentence(engine: Engine) -> str:
@@ -115,9 +106,8 @@ def _slowest(engine: Engine) -> Section | None:
         times = [layer.latency_s if layer.kind == kind else None for layer in shown]
         if any(times):
             traces.append(_bar(labels, times, name=words, colour=colour, scale=scale))
-    drawn = _frame(
-        labels, traces, unit, f"Time of the {len(shown)} slowest of {len(engine.layers)} layers.", 22
-    )
+    alt = f"Time of the {len(shown)} slowest of {len(engine.layers)} layers."
+    drawn = _frame(labels, traces, unit, alt, 22)
     colours = Legend([(colour, words) for kind, colour, words in _KINDS if engine.of_kind(kind)])
     return Section("Where the time goes", [colours, drawn], f"The {len(shown)} slowest layers.")
 
@@ -197,8 +187,7 @@ def _how(layers: Sequence[EngineLayer]) -> str:
 
 
 def _label(layer: EngineLayer) -> str:
-    served = served_by(layer.name)
-    if served:
+    if served := served_by(layer.name):
         return f"copy {'after' if ' Output Tensor ' in layer.name else 'before'} {_short(served)}"
     return _short(", ".join(layer.modules) if layer.modules and layer.product else layer.name)
 
@@ -223,9 +212,8 @@ def _unique(labels: Sequence[str]) -> list[str]:
 def _bar(
     labels: Sequence[str], times: Sequence[float | None], *, name: str, colour: str, scale: float
 ) -> Trace:
-    hover = [
-        f"{text(label)}: {duration(time)}" if time else "" for label, time in zip(labels, times, strict=True)
-    ]
+    pairs = zip(labels, times, strict=True)
+    hover = [f"{text(label)}: {duration(time)}" if time else "" for label, time in pairs]
     values = [None if time is None else short(time / scale) for time in times]
     return bars([text(label) for label in labels], values, name=text(name), colour=colour, hover=hover)
 

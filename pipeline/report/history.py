@@ -26,9 +26,7 @@ def write_measurements(path: Path) -> Path:
     Raises:
         ArtifactError: there is no history, it is empty, or it is broken.
     """
-    path = Path(path)
-    if path.is_dir():
-        path /= "history.jsonl"
+    path = Path(path) / "history.jsonl" if Path(path).is_dir() else Path(path)
     lines = history.read(path)
     if not lines:
         raise ArtifactError(
@@ -41,7 +39,6 @@ def write_measurements(path: Path) -> Path:
 
 
 def page(lines: Sequence[Line]) -> str:
-    """The page as text; `lines` oldest first."""
     note = "Measurements differ by more than their intervals: only interleaved timing gives a verdict."
     parts: list[Part] = [Head("History", f"{len(lines)} measurements, oldest first")]
     for machine in dict.fromkeys(map(_machine, lines)):

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import plots, tables
 from .document import Budgets, Group, Head, Legend, More, Part, Section, Tiles, Words, document, figure
-from .schema import Budget, Report, Sweep, UnitLists
+from .schema import Report, Sweep, UnitLists
 from .tradeoff import tradeoff_figure
 from .units import PLUS_MINUS, ScoreScale, count, duration, interval, moment, percent, ratio, size
 from .words import (
@@ -32,14 +32,15 @@ _WIDTHS = [("var(--kept)", "after"), ("var(--track)", "before")]
 
 
 def report_page(report: Report) -> str:
-    """report.html as text."""
     scale = scale_of(report)
-    words, controls = report.get("words", []), report.get("controls", [])
+    words, controls, protocol = report.get("words", []), report.get("controls", []), report["protocol"]
+    rest = tables.facts(protocol, skip=["words"])
     said = [row["words"] for row in controls if "words" in row]
+    verdict, run = report["verdict"], f"{report['name']} · {moment(report['created'])}"
     return document(
-        f"{report['name']}: {report['verdict']['sentence']}",
+        f"{report['name']}: {verdict['sentence']}",
         [
-            _head(report, scale),
+            Head(verdict["sentence"], run, verdict["outcome"], how_sure(verdict), [_budgets(report, scale)]),
             _key_figures(report, scale),
             _networks(report, scale),
             Section("What the controls say", [Words(said)]),
@@ -49,7 +50,7 @@ def report_page(report: Report) -> str:
             _sweep(report.get("sweep"), scale),
             _layers(report),
             Section("Conditions", [tables.facts(report["conditions"])]),
-            Section("How it was measured", _protocol(report)),
+            Section("How it was measured", [Words(protocol_sentences(protocol), bullets=False), rest]),
             _stages(report),
         ],
     )
@@ -70,7 +71,6 @@ def sweep_page(
 
 
 def history_page(reports: Sequence[Report]) -> str:
-    """history.html as text: `reports` oldest first."""
     drawn = plots.history_figure(reports)
     colours = plots.legend([label(name) for name in plots.timed_networks(reports)])
     note = "Runs were measured at different times: compare their ratios, not their times."
@@ -79,24 +79,14 @@ def history_page(reports: Sequence[Report]) -> str:
     return document("History", [Head("History", f"{len(reports)} runs, oldest first"), times, runs])
 
 
-def _head(report: Report, scale: ScoreScale) -> Head:
-    verdict, budgets = report["verdict"], report.get("budgets", [])
-    run = f"{report['name']} · {moment(report['created'])}"
-    return Head(verdict["sentence"], run, verdict["outcome"], how_sure(verdict), [_budgets(budgets, scale)])
-
-
-def _budgets(budgets: Sequence[Budget], scale: ScoreScale) -> Budgets | None:
+def _budgets(report: Report, scale: ScoreScale) -> Budgets | None:
     """Separate from the verdict: a network can be faster and still break a budget."""
-    lines = [(_budget_outcome(budget), budget_sentence(budget, scale)) for budget in budgets]
-    found = {outcome for outcome, _ in lines}
-    worst = next((one for one in ("slower", "cannot_tell", "faster") if one in found), None)
+    budgets = report.get("budgets", [])
+    outcomes = {None: "cannot_tell", True: "faster", False: "slower"}
+    kept = [None if budget["value"] is None else budget["met"] for budget in budgets]
+    lines = [(outcomes[met], budget_sentence(one, scale)) for met, one in zip(kept, budgets, strict=True)]
+    worst = next((one for one in ("slower", "cannot_tell", "faster") if one in dict(lines)), None)
     return Budgets(budgets_sentence(budgets), worst, lines) if worst else None
-
-
-def _budget_outcome(budget: Budget) -> str:
-    if budget["met"] is None or budget["value"] is None:
-        return "cannot_tell"
-    return "faster" if budget["met"] else "slower"
 
 
 def _key_figures(report: Report, scale: ScoreScale) -> Tiles | None:
@@ -124,13 +114,11 @@ def _key_figures(report: Report, scale: ScoreScale) -> Tiles | None:
 
 
 def _networks(report: Report, scale: ScoreScale) -> Section:
-    samples, score = _test_samples(report), report["rows"][0]["score"]
+    samples, score = report["conditions"].get("test_samples"), report["rows"][0]["score"]
     note = "Latency: median of n calls, its interval below it. Speed-up: the original's time over this one's."
-    if samples and scale.share and score is not None:
-        error = scale.change(1.96 * sampling_error(score, samples), sign=False)
-        note += (
-            f" {scale.name.capitalize()} on {samples:,} test samples, {PLUS_MINUS}{error} by sampling alone."
-        )
+    if isinstance(samples, int) and samples > 0 and scale.share and score is not None:
+        error = f"{PLUS_MINUS}{scale.change(1.96 * sampling_error(score, samples), sign=False)}"
+        note += f" {scale.name.capitalize()} on {samples:,} test samples, {error} by sampling alone."
     table = tables.networks_table(report, scale)
     return Section("The networks", [table, plots.speedup_figure(report["rows"])], note)
 
@@ -147,10 +135,8 @@ def _histograms(statistics: dict[str, UnitLists], limits: dict[str, float]) -> S
     parts: list[Part] = []
     for group, units in statistics.items():
         note = f"{sum(units['removed']):,} of {len(units['removed']):,} units removed"
-        pair = [
-            plots.histogram_figure(units, which, name=group, threshold=limits.get(which))
-            for which in ("mean", "std")
-        ]
+        limited = [(which, limits.get(which)) for which in ("mean", "std")]
+        pair = [plots.histogram_figure(units, key, name=group, threshold=limit) for key, limit in limited]
         parts.append(Group(group, pair, note, pair=True))
     shown, rest = parts[:GROUPS_OPEN], parts[GROUPS_OPEN:]
     more = More(f"{len(rest)} more groups", rest) if rest else None
@@ -182,11 +168,6 @@ def _layers(report: Report) -> Section | None:
     return Section("Time per layer", [colours, drawn, table], note) if drawn else None
 
 
-def _protocol(report: Report) -> list[Part | None]:
-    rest = tables.facts(report["protocol"], skip=["words"])
-    return [Words(protocol_sentences(report["protocol"]), bullets=False), rest]
-
-
 def _stages(report: Report) -> Section | None:
     stages = report["stages"]
     ran = [stage["seconds"] for stage in stages if not stage["cached"]]
@@ -200,8 +181,3 @@ def _thresholds(report: Report) -> dict[str, float]:
         if stage["name"].rpartition(".")[2].lower().startswith("prune"):
             return plots.thresholds(stage["settings"])
     return {}
-
-
-def _test_samples(report: Report) -> int | None:
-    found = report["conditions"].get("test_samples")
-    return found if isinstance(found, int) and found > 0 else None

@@ -38,7 +38,6 @@ class Paired:
         return self.low > 0 or self.high < 0
 
     def words(self) -> str:
-        """Mean and interval."""
         return f"{self.mean:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
 
 

@@ -30,7 +30,6 @@ _SERIES = ("var(--dim)", "var(--series-2)", "var(--kept)", "var(--removed)", "va
 
 
 def widths_figure(widths: Sequence[Width]) -> Figure:
-    """One bar per group: its units before, and over them the remaining ones."""
     names = [text(width["group"]) for width in widths]
     before, after = [width["before"] for width in widths], [width["after"] for width in widths]
     pairs = list(zip(after, before, strict=True))
@@ -64,10 +63,8 @@ def histogram_figure(units: UnitLists, figure: str, *, name: str, threshold: flo
     for which, mask in (("removed", removed), ("kept", ~removed)):
         counts = [int(count) for count in np.histogram(values[mask], bins=edges)[0]]
         centres = [short(low + step / 2) for low in edges[:-1]]
-        hover = [
-            f"{count:,} {which}<br>{low:.3g} to {low + step:.3g}"
-            for count, low in zip(counts, edges[:-1], strict=True)
-        ]
+        ranges = [f"{low:.3g} to {low + step:.3g}" for low in edges[:-1]]
+        hover = [f"{count:,} {which}<br>{span}" for count, span in zip(counts, ranges, strict=True)]
         drawn = bars(centres, counts, name=which, colour=f"var(--{which})", hover=hover, upright=True)
         traces.append({**drawn, "width": short(step * 0.92)})
     what = "mean activation" if figure == "mean" else "standard deviation of the activation"
@@ -75,22 +72,18 @@ def histogram_figure(units: UnitLists, figure: str, *, name: str, threshold: flo
     frame["barmode"] = "stack"
     if threshold is not None:
         frame["shapes"] = [line(x=threshold)]
-    alt = (
-        f"Histogram of the {what} of the {values.size:,} units of {name}; "
-        f"{int(removed.sum()):,} of them are removed, shown in another colour."
-    )
+    units_of = f"Histogram of the {what} of the {values.size:,} units of {name}"
+    alt = f"{units_of}; {int(removed.sum()):,} of them are removed, shown in another colour."
     return Figure(traces, frame, 230, alt)
 
 
 def thresholds(settings: Mapping[str, Any]) -> dict[str, float]:
     """The pruning thresholds among a stage's settings, by the name of the statistic."""
-    return {
-        key: float(settings[key]) for key in ("mean", "std") if isinstance(settings.get(key), (int, float))
-    }
+    given = {key: settings.get(key) for key in ("mean", "std")}
+    return {key: float(value) for key, value in given.items() if isinstance(value, (int, float))}
 
 
 def speedup_figure(rows: Sequence[Row]) -> Figure | None:
-    """Each network's speed-up with its interval, beside the line at 1, no gain."""
     judged = [(label(row["name"]), row["speedup"]) for row in rows if row["speedup"]]
     if not judged:
         return None
@@ -117,19 +110,15 @@ def speedup_figure(rows: Sequence[Row]) -> Figure | None:
 
 
 def networks_of(layers: Sequence[Layer], rows: Sequence[Row]) -> list[str]:
-    """Names of the networks that have layer times, in the order of the table."""
     return [row["name"] for row in rows if any(row["name"] in layer["latency_s"] for layer in layers)]
 
 
 def timed_networks(reports: Sequence[Report]) -> list[str]:
-    """Names of the networks that were timed in any run, in the order of first appearance."""
-    return list(
-        dict.fromkeys(row["name"] for report in reports for row in report["rows"] if row["latency_s"])
-    )
+    timed = (row["name"] for report in reports for row in report["rows"] if row["latency_s"])
+    return list(dict.fromkeys(timed))
 
 
 def layers_figure(layers: Sequence[Layer], rows: Sequence[Row]) -> Figure | None:
-    """Time per layer in each network; the slowest layers one by one, the rest together."""
     networks = networks_of(layers, rows)
     if not networks:
         return None
@@ -169,7 +158,6 @@ class Point:
 
 
 def over_time_figure(curves: Mapping[str, Sequence[Point]], alt: str) -> Figure:
-    """A curve for each name, with intervals."""
     scale, unit = time_unit(one.p50 for curve in curves.values() for one in curve)
     traces = []
     for at, (name, curve) in enumerate(curves.items()):
@@ -187,7 +175,6 @@ def over_time_figure(curves: Mapping[str, Sequence[Point]], alt: str) -> Figure:
 
 
 def history_figure(reports: Sequence[Report]) -> Figure | None:
-    """p50 of every network over the runs, in the order given, with its interval where there is one."""
     curves: dict[str, list[Point]] = {label(name): [] for name in timed_networks(reports)}
     for report in reports:
         for row in report["rows"]:
@@ -199,9 +186,6 @@ def history_figure(reports: Sequence[Report]) -> Figure | None:
                 curves[name].append(Point(when, p50, low, high, hover, colour))
     alt = f"Latency of {len(curves)} networks over {len(reports)} runs."
     return over_time_figure(curves, alt) if curves else None
-
-
-# ---- the parts of a figure, for the plots in other files too ----
 
 
 def layout(*, x: str = "", y: str = "", grid: str = "xy") -> Layout:
@@ -229,14 +213,12 @@ def layout(*, x: str = "", y: str = "", grid: str = "xy") -> Layout:
 def points(
     x: Sequence[Any], y: Sequence[Any], *, name: str, colour: str, size: int, hover: Sequence[str]
 ) -> Trace:
-    """A scatter of markers."""
     marker = {"color": colour, "size": size, "opacity": 1}
     trace: Trace = {"type": "scatter", "mode": "markers", "x": list(x), "y": list(y), "name": name}
     return trace | {"marker": marker, "hovertext": list(hover), "hoverinfo": "text", "cliponaxis": False}
 
 
 def line(*, x: float | None = None, y: float | None = None) -> Layout:
-    """A dotted line across the plot, vertical at `x` or horizontal at `y`."""
     across = {"x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper"}
     if x is None:
         across = {"y0": y, "y1": y, "x0": 0, "x1": 1, "xref": "paper"}
@@ -256,12 +238,10 @@ def legend(names: Sequence[str]) -> Legend:
 
 
 def series(at: int) -> str:
-    """The colour of the network at this place in the table."""
     return _SERIES[at % len(_SERIES)]
 
 
 def outcome_colour(outcome: str) -> str:
-    """The colour of a judgement."""
     return f"var(--{outcome.replace('_', '-')})" if outcome in OUTCOMES else "var(--dim)"
 
 

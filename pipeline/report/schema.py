@@ -22,7 +22,12 @@ from ...targets.errors import ArtifactError, meant_and
 VERSION = 1
 Outcome = Literal["faster", "slower", "equal", "cannot_tell"]
 
-_closed = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+_known: set[str] = set()  # every key that a report may have somewhere
+
+
+def _closed(kind: Any) -> Any:
+    _known.update(kind.__annotations__)
+    return with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))(kind)
 
 
 @_closed
@@ -106,16 +111,12 @@ class Width(TypedDict):
 
 
 @_closed
-class LayerVerdict(TypedDict):
+class LayerVerdict(Speedup):
     """One layer compared with the same layer of the first row, corrected for the number of layers.
 
     `reason` says why a pruned layer did not get faster; it is empty if there is no reason to give.
     """
 
-    outcome: Outcome
-    ratio: float
-    low: float | None
-    high: float | None
     pruned: bool
     reason: str
 
@@ -283,35 +284,14 @@ def _inconsistent(source: str, what: str) -> ArtifactError:
 
 def _refused(error: ValidationError, source: str) -> ArtifactError:
     first = error.errors(include_url=False)[0]
-    key = _path(first["loc"])
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    key = path.lstrip(".") or "the whole file"
     if first["type"] == "missing":
         return ArtifactError(f"{source} lacks the key {key}.", _CURE)
     if first["type"] == "extra_forbidden":
-        known = {name for kind in _KINDS for name in kind.__annotations__}
-        cure = meant_and(str(first["loc"][-1]), sorted(known), _CURE)
+        cure = meant_and(str(first["loc"][-1]), sorted(_known), _CURE)
         return ArtifactError(f"{source} has the unknown key {key}.", cure)
     return ArtifactError(f"{source}: {key} is {first['input']!r:.80}: {first['msg']}.", _CURE)
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return path.lstrip(".") or "the whole file"
-
-
 _CURE = "It was edited or damaged. Run the same recipe again: the report is made again from finished stages."
-_KINDS = (
-    Report,
-    Verdict,
-    Row,
-    Control,
-    Latency,
-    Speedup,
-    Width,
-    Layer,
-    LayerVerdict,
-    UnitLists,
-    Sweep,
-    SweepRow,
-    Budget,
-    StageTime,
-)

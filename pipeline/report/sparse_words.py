@@ -1,7 +1,4 @@
-"""The report's sentences on unstructured and 2:4 sparsity: bytes, time, and why zeros save no time.
-
-The sentences use the run's own figures. Without a measurement they claim nothing about speed.
-"""
+"""The report's sentences on unstructured and 2:4 sparsity: bytes, time, and why zeros save no time."""
 
 from __future__ import annotations
 
@@ -25,14 +22,14 @@ def sparse_sentences(
         row: the network's row; `label` is its name in the sentences.
         others: rows of networks that were made smaller instead, for comparison.
     """
-    held = facts["bytes"]
+    held, kept = facts["bytes"], count(facts["left"])
     words = [
-        f"{label}: {count(facts['left'])} of {count(facts['parameters'])} parameters are left "
+        f"{label}: {kept} of {count(facts['parameters'])} parameters are left "
         f"({percent(facts['left'] / facts['parameters'])}), the others are zero but are still in the file. "
         f"Its weights take {size(held['dense'])} dense, {size(held['bitmask'])} as a bitmask with values, "
-        f"{size(held['csr'])} as compressed sparse rows."
+        f"{size(held['csr'])} as compressed sparse rows.",
+        _speed(facts, row, target, label),
     ]
-    words.append(_speed(facts, row, target, label))
     for other in others:
         judged = other["speedup"]
         if judged and other["parameters"]:

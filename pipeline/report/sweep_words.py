@@ -24,9 +24,8 @@ def sweep_sentences(
         score_drop: how much worse than the original the chosen network was allowed to be.
     """
     rows = sweep["rows"]
-    scale = ScoreScale.of(
-        score_name, higher_is_better=higher_is_better, scores=[row["score"] for row in rows]
-    )
+    scores = [row["score"] for row in rows]
+    scale = ScoreScale.of(score_name, higher_is_better=higher_is_better, scores=scores)
     words = []
     for row in rows:
         if row["chosen"] and row["score_change"] is not None:
@@ -39,11 +38,8 @@ def sweep_sentences(
 
 
 def _chosen(row: SweepRow, scale: ScoreScale, score_drop: float | None) -> str:
-    rule = (
-        ""
-        if score_drop is None
-        else f", the smallest that loses at most {scale.change(score_drop, sign=False)}"
-    )
+    within = "" if score_drop is None else scale.change(score_drop, sign=False)
+    rule = f", the smallest that loses at most {within}" if within else ""
     seeds = f", mean of {row['seeds']} seeds" if "seeds" in row else ", one seed"
     return (
         f"Chosen{rule}: {settings_text(row['settings'])}, which changes the {scale.name} by "

@@ -30,28 +30,18 @@ from .words import label
 
 
 def networks_table(report: Report, scale: ScoreScale) -> Table:
-    """Original, pruned, tuned, INT8, and below them the controls: one row per network."""
     rows, controls = report["rows"], report.get("controls", [])
     unit = time_unit([row["latency_s"]["p50"] for row in [*rows, *controls] if row["latency_s"]])
     groups = {
         title: [[label(row["name"]), *_network(row, rows[0], scale, unit)] for row in some]
         for title, some in (("", rows), ("Controls", controls))
     }
-    head = [
-        "Network",
-        capital(scale.name),
-        "Parameters",
-        "Multiply-adds",
-        "File",
-        "Latency p50",
-        "p95",
-        "p99",
-    ]
-    return Table("The networks", [*head, "Memory", "Speed-up"], groups, cards=True)
+    head = ["Network", capital(scale.name), "Parameters", "Multiply-adds", "File"]
+    head += ["Latency p50", "p95", "p99", "Memory", "Speed-up"]
+    return Table("The networks", head, groups, cards=True)
 
 
 def sweep_table(sweep: Sweep, scale: ScoreScale) -> Table:
-    """One row per setting, the chosen one first, then by size."""
     ordered = sorted(sweep["rows"], key=lambda row: (not row["chosen"], row["parameters"]))
     rows = []
     for row in ordered:
@@ -75,7 +65,6 @@ def sweep_table(sweep: Sweep, scale: ScoreScale) -> Table:
 
 
 def widths_table(widths: Sequence[Width]) -> Table:
-    """The figures of the plot of widths."""
     rows = [
         [
             width["group"],
@@ -89,12 +78,10 @@ def widths_table(widths: Sequence[Width]) -> Table:
 
 
 def layers_table(layers: Sequence[Layer], rows: Sequence[Row]) -> Table:
-    """The figures of the plot of layer times, all layers; and the judgements of the last network's."""
     networks = networks_of(layers, rows)
     last = next((n for n in reversed(networks) if any(n in one.get("judged", {}) for one in layers)), "")
-    scale, unit = time_unit(
-        [max((v or 0.0 for v in layer["latency_s"].values()), default=0.0) for layer in layers]
-    )
+    slowest = [max((v or 0.0 for v in layer["latency_s"].values()), default=0.0) for layer in layers]
+    scale, unit = time_unit(slowest)
     body = []
     for layer in layers:
         times = [layer["latency_s"].get(network) for network in networks]
@@ -111,19 +98,14 @@ def layers_table(layers: Sequence[Layer], rows: Sequence[Row]) -> Table:
 
 def stages_table(stages: Sequence[StageTime]) -> Table:
     """The stages with their times, and which came from the cache."""
-    rows = [
-        [
-            stage["name"],
-            settings_text(stage["settings"]),
-            figure(stage["seconds"], duration, "from the cache" if stage["cached"] else ""),
-        ]
-        for stage in stages
-    ]
+    rows: list[list[Cell | str]] = []
+    for stage in stages:
+        seconds = figure(stage["seconds"], duration, "from the cache" if stage["cached"] else "")
+        rows.append([stage["name"], settings_text(stage["settings"]), seconds])
     return Table("Stages", ["Stage", "Settings", "Time"], {"": rows}, wrap=1)
 
 
 def history_table(reports: Sequence[Report], scale: ScoreScale) -> Table:
-    """One row per run: its verdict and its last network's figures."""
     rows = []
     for report in reports:
         verdict, last = report["verdict"], report["rows"][-1]
@@ -143,11 +125,8 @@ def history_table(reports: Sequence[Report], scale: ScoreScale) -> Table:
 
 def facts(values: Mapping[str, Any], skip: Sequence[str] = ()) -> Facts | None:
     """Names and values, those of nested objects too; None if there are none."""
-    lines = [
-        (capital(": ".join(spoken(part) for part in path)), by_name(path[-1], value))
-        for path, value in _leaves(values)
-        if path[0] not in skip
-    ]
+    known = [(path, value) for path, value in _leaves(values) if path[0] not in skip]
+    lines = [(capital(": ".join(map(spoken, path))), by_name(path[-1], value)) for path, value in known]
     return Facts(lines) if lines else None
 
 

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .document import SIGNS
-from .schema import Report, Row, Sweep
+from .schema import Report, Row, Speedup, Sweep
 from .units import MINUS, MISSING, ScoreScale, count, duration, interval, percent, ratio, size
 from .words import budget_sentence, how_sure, label, scale_of
 
@@ -49,23 +49,15 @@ def summary_table(report: Report) -> Table:
 def sweep_table(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> Table:
     """One row per setting, smaller networks first, the chosen one marked."""
     rows = sorted(sweep["rows"], key=lambda row: row["parameters"])
-    scale = ScoreScale.of(
-        score_name, higher_is_better=higher_is_better, scores=[row["score"] for row in rows]
-    )
+    scores = [row["score"] for row in rows]
+    scale = ScoreScale.of(score_name, higher_is_better=higher_is_better, scores=scores)
     table = Table(box=None, pad_edge=False, header_style="dim", title=f"On the {rows[0]['split']} split")
     for name in sweep["settings"]:
-        table.add_column(
-            name.replace(".", ".\n", 1), no_wrap=True
-        )  # two short lines, so that all columns fit
+        table.add_column(name.replace(".", ".\n", 1), no_wrap=True)  # on two lines, so that all columns fit
     for head in (scale.name, "before\ntuning", "parameters", "file", "speed-up"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
-        speedup = row["speedup"]
-        judged = Text(MISSING)
-        if speedup:
-            judged = Text(
-                f"{SIGNS[speedup['outcome']]} {ratio(speedup['ratio'])}", _STYLES[speedup["outcome"]]
-            )
+        judged = _judged(row["speedup"]) if row["speedup"] else Text(MISSING)
         change = "" if row["score_change"] is None else scale.change(row["score_change"])
         cells = [
             *(str(row["settings"][name]) for name in sweep["settings"]),
@@ -92,23 +84,25 @@ def _cells(row: Row, first: Row, scale: ScoreScale) -> list[Text]:
     times = [duration(latency["p50"]), duration(latency["p99"])] if latency else [MISSING, ""]
     judged = Text(MISSING if other else "")
     if speedup:
-        style = _STYLES[speedup["outcome"]]
-        judged = Text.assemble((f"{SIGNS[speedup['outcome']]} {ratio(speedup['ratio'])}", style))
-        judged.append(f"\n{interval(speedup['low'], speedup['high'])}", style="dim")
+        judged = _judged(speedup).append(f"\n{interval(speedup['low'], speedup['high'])}", style="dim")
+    sent = row.get("ota_bytes")
     return [
         Text(label(row["name"])),
         _two(MISSING if row["score"] is None else scale.text(row["score"]), change),
         _two(MISSING if row["parameters"] is None else count(row["parameters"]), share),
-        _two(MISSING if row["file_bytes"] is None else size(row["file_bytes"]), _sent(row)),
+        _two(
+            MISSING if row["file_bytes"] is None else size(row["file_bytes"]),
+            "" if sent is None else f"{size(sent)} sent",
+        ),
         _two(*times),
         Text(MISSING if row["memory_bytes"] is None else size(row["memory_bytes"])),
         judged,
     ]
 
 
-def _sent(row: Row) -> str:
-    sent = row.get("ota_bytes")
-    return "" if sent is None else f"{size(sent)} sent"
+def _judged(speedup: Speedup) -> Text:
+    sign, value = SIGNS[speedup["outcome"]], ratio(speedup["ratio"])
+    return Text.assemble((f"{sign} {value}", _STYLES[speedup["outcome"]]))
 
 
 def _two(above: str, below: str) -> Text:

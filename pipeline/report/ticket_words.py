@@ -18,17 +18,11 @@ LABELS = {
 }
 
 CONTROLS = {
-    "ticket_reinitialised": (
-        "The ticket with new initial weights",
-        "This run gives no evidence that the initial values matter.",
-    ),
-    "ticket_random": (
-        "A random ticket of the same size",
-        "This run gives no evidence that it matters which weights are kept.",
-    ),
+    "ticket_reinitialised": ("The ticket with new initial weights", "the initial values matter"),
+    "ticket_random": ("A random ticket of the same size", "it matters which weights are kept"),
     "ticket_tuned_on": (
         "The same cut, fine-tuned from the trained weights instead of rewound",
-        "This run gives no evidence that rewinding helps.",
+        "rewinding helps",
     ),
 }
 

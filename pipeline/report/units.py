@@ -1,7 +1,4 @@
-"""Formats numbers for a reader: three significant digits, a unit, a true minus sign.
-
-The page, the terminal and the sentences all use it, so that they show the same figures.
-"""
+"""Formats numbers for a reader: three significant digits, a unit, a true minus sign."""
 
 from __future__ import annotations
 
@@ -62,12 +59,10 @@ def duration(seconds: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """3.12 and the multiplication sign."""
     return f"{significant(value)}{TIMES}"
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """Both ends of a ratio's interval, or "no interval"."""
     return "no interval" if low is None or high is None else f"{ratio(low)} to {ratio(high)}"
 
 
@@ -170,5 +165,4 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def capital(text: str) -> str:
-    """The text with a capital first letter."""
     return text[:1].upper() + text[1:]

@@ -31,20 +31,11 @@ _LABELS = {
     **ticket_words.LABELS,
 }
 
-# The beginning of a control's sentence, and the conclusion if it did as well as the network it controls.
+# The beginning of a control's sentence, and the claim that lacks evidence if it did as well.
 _CONTROLS = {
-    "random": (
-        "Random neurons at the same widths",
-        "This run gives no evidence that it matters which neurons are kept.",
-    ),
-    "random_blocks": (
-        "As many random blocks",
-        "This run gives no evidence that it matters which blocks are kept.",
-    ),
-    "scratch": (
-        "The same small network trained from scratch",
-        "This run gives no evidence that starting from the large network helps.",
-    ),
+    "random": ("Random neurons at the same widths", "it matters which neurons are kept"),
+    "random_blocks": ("As many random blocks", "it matters which blocks are kept"),
+    "scratch": ("The same small network trained from scratch", "starting from the large network helps"),
     **ticket_words.CONTROLS,
 }
 
@@ -55,7 +46,6 @@ def label(name: str) -> str:
 
 
 def scale_of(report: Report) -> ScoreScale:
-    """The format of this report's scores."""
     scores = [row["score"] for row in [*report["rows"], *report.get("controls", [])]]
     return ScoreScale.of(report["score_name"], higher_is_better=report["higher_is_better"], scores=scores)
 
@@ -91,7 +81,6 @@ def verdict_sentence(verdict: Verdict, candidate: str) -> str:
 
 
 def how_sure(verdict: Verdict) -> str:
-    """The interval and the number of repetitions behind it."""
     value = verdict["ratio"]
     if value is None:
         return "No speed-up was measured."
@@ -109,7 +98,6 @@ def how_sure(verdict: Verdict) -> str:
 
 
 def budget_sentence(budget: Budget, scale: ScoreScale) -> str:
-    """One budget: its value, its limit, and whether it is met."""
     names = {
         "score_drop": f"drop of {scale.name}",
         "speedup": "speed-up (lower end of its interval)",
@@ -126,13 +114,13 @@ def budget_sentence(budget: Budget, scale: ScoreScale) -> str:
             return ratio(value)
         return percent(value) if budget["name"] == "parameters_removed" else by_name(budget["name"], value)
 
+    limit = f"{bound} {written(budget['limit'])}"
     if budget["met"] is None or budget["value"] is None:
-        return f"{name}: not measured, {bound} {written(budget['limit'])}"
-    return f"{name}: {written(budget['value'])}, {bound} {written(budget['limit'])}: {_kept(budget)}"
+        return f"{name}: not measured, {limit}"
+    return f"{name}: {written(budget['value'])}, {limit}: {'met' if budget['met'] else 'broken'}"
 
 
 def budgets_sentence(budgets: Sequence[Budget]) -> str:
-    """All budgets in one sentence, the broken ones first."""
     broken = sum(budget["met"] is False for budget in budgets)
     unknown = sum(budget["met"] is None or budget["value"] is None for budget in budgets)
     if not broken and not unknown:
@@ -142,11 +130,7 @@ def budgets_sentence(budgets: Sequence[Budget]) -> str:
     return f"{', '.join(parts if unknown else parts[:1])}."
 
 
-def _kept(budget: Budget) -> str:
-    return "met" if budget["met"] else "broken"
-
-
-def protocol_sentences(protocol: Mapping[str, Any]) -> list[str]:
+def protocol_words(protocol: Mapping[str, Any]) -> list[str]:
     """Sentences on how the times were measured, from the protocol's figures alone.
 
     `protocol["words"]` (a sentence, or a list of them) goes first.
@@ -210,10 +194,10 @@ def control_sentences(
 def _one_control(
     control: Control, against: Row, scale: ScoreScale, n: int | None, error: float | None
 ) -> str:
-    name, moral = _CONTROLS.get(control["name"], (f"The control {control['name']}", ""))
-    other = (
-        f"the {'pruned and tuned' if against['name'] == 'tuned' else label(against['name']).lower()} network"
-    )
+    name, claim = _CONTROLS.get(control["name"], (f"The control {control['name']}", ""))
+    moral = f"This run gives no evidence that {claim}." if claim else ""
+    network = "pruned and tuned" if against["name"] == "tuned" else label(against["name"]).lower()
+    other = f"the {network} network"
     mine, theirs = control["score"], against["score"]
     if mine is None or theirs is None:
         return f"{name}: not scored, so not compared."
@@ -239,6 +223,5 @@ def _one_control(
 
 
 def _is_accuracy(scale: ScoreScale) -> bool:
-    return scale.share and any(
-        word in scale.name.lower() for word in ("accuracy", "top-1", "top1", "top-5", "top5")
-    )
+    named = (word in scale.name.lower() for word in ("accuracy", "top-1", "top1", "top-5", "top5"))
+    return scale.share and any(named)

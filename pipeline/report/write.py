@@ -14,15 +14,7 @@ from typing import Any
 from ...targets.artifact import utc_now, write_json, write_text
 from ...targets.errors import ArtifactError
 from .page import history_page, report_page, sweep_page
-from .schema import (
-    VERSION,
-    Report,
-    Sweep,
-    SweepControl,
-    UnitLists,
-    read_report,
-    validate_report,
-)
+from .schema import VERSION, Report, Sweep, SweepControl, UnitLists, read_report, validate_report
 from .units import ScoreScale
 
 __all__ = ["Report", "read_report", "validate_report", "write_history", "write_report", "write_sweep"]
@@ -72,9 +64,8 @@ def write_history(directory: Path, runs: Sequence[Path]) -> Path:
         ArtifactError: no runs, or one whose report.json cannot be read.
     """
     if not runs:
-        raise ArtifactError(
-            "There are no runs to compare over time.", "Give directories that have a report.json."
-        )
+        cure = "Give directories that have a report.json."
+        raise ArtifactError("There are no runs to compare over time.", cure)
     reports = sorted((read_report(run) for run in runs), key=lambda report: report["created"])
     path = Path(directory) / "history.html"
     write_text(path, history_page(reports))

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from ...targets.artifact import Artifact, drop_cut_writes, read_json, sha256_of, write_json
+from ...targets.artifact import Artifact, drop_cut_writes, read_json, sha256_of, sync_directory, write_json
 from ...targets.errors import ArtifactError, ModelError
 from ...targets.machine.probe import cpu_name
 from ..recipe import NamedStage
@@ -42,14 +42,8 @@ from ..work import Done, Facts, Variant, Work
 from .sources import package_versions, source_hash
 
 LIBRARIES = (
-    "torch",
-    "numpy",
-    "onnx",
-    "onnxscript",
-    "onnxsim",
-    "onnxruntime",
-    "lightning-fabric",
-    "safetensors",
+    *("torch", "numpy", "onnx", "onnxscript", "onnxsim", "onnxruntime"),
+    *("lightning-fabric", "safetensors"),
 )
 
 
@@ -82,23 +76,21 @@ class Run:
         Raises:
             ArtifactError: a file of a finished stage is damaged, or the disk is full.
         """
-        place = self.directory / "stages" / f"{_folder_name(named.name)}-{self.key(named, work)[:16]}"
+        folder = named.name.replace(":", ".").rpartition(".")[2]
+        place = self.directory / "stages" / f"{folder}-{self.key(named, work)[:16]}"
         with _alone(self.directory / ".locks" / place.name):
-            return self._stepped(named, work, place)
-
-    def _stepped(self, named: NamedStage, work: Work, place: Path) -> Work:
-        done = place / "done.json"
-        if done.exists():
-            record = read_json(done)
-            if all((self.directory / entry["path"]).exists() for entry in _entries(record)):
-                result = self._restored(record, work)
-                self._note(named, record["seconds"], cached=True, words=_new_messages(work, result))
-                return result
-        self.started(named.name)
-        before = time.monotonic()
-        result = self._ran(named, work, place, before)
-        self._note(named, time.monotonic() - before, cached=False, words=_new_messages(work, result))
-        return result
+            if (place / "done.json").exists():
+                record = read_json(place / "done.json")
+                held = [record["artifacts"], *(variant["files"] for variant in record["variants"])]
+                if all((self.directory / one["path"]).exists() for files in held for one in files.values()):
+                    result = self._restored(record, work)
+                    self._note(named, record["seconds"], cached=True, words=_new_messages(work, result))
+                    return result
+            self.started(named.name)
+            before = time.monotonic()
+            result = self._ran(named, work, place, before)
+            self._note(named, time.monotonic() - before, cached=False, words=_new_messages(work, result))
+            return result
 
     def key(self, named: NamedStage, work: Work) -> str:
         """The hash of all that affects a stage's result."""
@@ -133,12 +125,11 @@ class Run:
             if is_users_own(named.name):
                 _check_shrunk(named, work, result)
             result = _moved(_logged(named, work, result), part, place)
-            record = {"seconds": time.monotonic() - started_s, **self._record(result)}
-            write_json(part / "done.json", record)
+            write_json(part / "done.json", {"seconds": time.monotonic() - started_s, **self._record(result)})
             _sync(part)
             shutil.rmtree(place, ignore_errors=True)  # it was finished, but one of its files is missing
             part.rename(place)
-            _sync(place.parent, deep=False)
+            sync_directory(place.parent)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) and str(part) not in str(error.filename):
                 raise
@@ -150,44 +141,32 @@ class Run:
         return result
 
     def _record(self, work: Work) -> dict[str, Any]:
-        def entry(artifact: Artifact) -> dict[str, str]:
-            return {"path": os.path.relpath(artifact.path, self.directory), "sha256": artifact.sha256}
+        def entries(files: Mapping[str, Artifact]) -> dict[str, dict[str, str]]:
+            paths = {kind: os.path.relpath(one.path, self.directory) for kind, one in files.items()}
+            return {kind: {"path": paths[kind], "sha256": one.sha256} for kind, one in files.items()}
 
+        own = ("name", "role", "recovered")
         return {
             "variants": [
-                {
-                    "name": v.name,
-                    "role": v.role,
-                    "recovered": v.recovered,
-                    "files": {kind: entry(a) for kind, a in v.files.items()},
-                }
-                for v in work.variants
+                {**{name: getattr(v, name) for name in own}, "files": entries(v.files)} for v in work.variants
             ],
-            "artifacts": {name: entry(artifact) for name, artifact in work.artifacts.items()},
+            "artifacts": entries(work.artifacts),
             "log": [dataclasses.asdict(done) for done in work.log],
             "made_by": dict(made_by()),
         }
 
     def _restored(self, record: Mapping[str, Any], work: Work) -> Work:
-        def artifact(entry: Mapping[str, str]) -> Artifact:
-            found = Artifact(self.directory / entry["path"], entry["sha256"])
-            found.checked()
+        def files(held: Mapping[str, Mapping[str, str]]) -> dict[str, Artifact]:
+            found = {
+                kind: Artifact(self.directory / one["path"], one["sha256"]) for kind, one in held.items()
+            }
+            for artifact in found.values():
+                artifact.checked()
             return found
 
-        return dataclasses.replace(
-            work,
-            variants=tuple(
-                Variant(
-                    v["name"],
-                    {kind: artifact(e) for kind, e in v["files"].items()},
-                    v["role"],
-                    v["recovered"],
-                )
-                for v in record["variants"]
-            ),
-            artifacts={name: artifact(entry) for name, entry in record["artifacts"].items()},
-            log=tuple(map(Done.from_json, record["log"])),
-        )
+        made = [Variant(v["name"], files(v["files"]), v["role"], v["recovered"]) for v in record["variants"]]
+        artifacts, log = files(record["artifacts"]), tuple(map(Done.from_json, record["log"]))
+        return dataclasses.replace(work, variants=tuple(made), artifacts=artifacts, log=log)
 
     def _note(self, named: NamedStage, seconds: float, *, cached: bool, words: tuple[str, ...]) -> None:
         self.finished.append(Finished(named.name, settings_of(named.stage), seconds, cached, words))
@@ -205,17 +184,14 @@ def locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / ".lock").open("a+")
     except OSError as error:
-        raise ArtifactError(
-            f"{directory} cannot be used: {error.strerror}.", "Choose another directory with --out."
-        ) from error
+        cure = "Choose another directory with --out."
+        raise ArtifactError(f"{directory} cannot be used: {error.strerror}.", cure) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ArtifactError(
-                f"Another run is active in {directory}.",
-                "Wait for it, or choose another one with --out.",
-            ) from error
+            cure = "Wait for it, or choose another one with --out."
+            raise ArtifactError(f"Another run is active in {directory}.", cure) from error
         for kept in ("stages", "networks"):  # other files are also written without the lock
             drop_cut_writes(directory / kept)
         yield
@@ -240,32 +216,18 @@ def made_by() -> Mapping[str, str]:
     return versions
 
 
-def _folder_name(stage: str) -> str:
-    return stage.replace(":", ".").rpartition(".")[2]
-
-
-def _entries(record: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
-    for variant in record["variants"]:
-        yield from variant["files"].values()
-    yield from record["artifacts"].values()
-
-
 def _moved(work: Work, part: Path, place: Path) -> Work:
     """The work with every file of this stage at its final path."""
 
-    def moved(artifact: Artifact) -> Artifact:
-        if part not in artifact.path.parents:
-            return artifact
-        return dataclasses.replace(artifact, path=place / artifact.path.relative_to(part))
+    def moved(files: Mapping[str, Artifact]) -> dict[str, Artifact]:
+        own = {kind: one.path.relative_to(part) for kind, one in files.items() if part in one.path.parents}
+        return {
+            **files,
+            **{kind: dataclasses.replace(files[kind], path=place / at) for kind, at in own.items()},
+        }
 
-    return dataclasses.replace(
-        work,
-        variants=tuple(
-            dataclasses.replace(v, files={kind: moved(a) for kind, a in v.files.items()})
-            for v in work.variants
-        ),
-        artifacts={name: moved(artifact) for name, artifact in work.artifacts.items()},
-    )
+    variants = tuple(dataclasses.replace(v, files=moved(v.files)) for v in work.variants)
+    return dataclasses.replace(work, variants=variants, artifacts=moved(work.artifacts))
 
 
 def _logged(named: NamedStage, before: Work, after: Work) -> Work:
@@ -287,11 +249,7 @@ def _logged(named: NamedStage, before: Work, after: Work) -> Work:
 
 
 def _check_shrunk(named: NamedStage, before: Work, after: Work) -> None:
-    """Checks that a user's own stage that declares `shrinks` made the newest network smaller.
-
-    Raises:
-        ModelError: it has as many parameters as before.
-    """
+    """Refuses a user's own stage that declares `shrinks` and left as many parameters as before."""
     if not Facts.of(named.stage).shrinks or not before.variants:
         return
     old, new = (sum(p.numel() for p in work.model().parameters()) for work in (before, after))
@@ -308,11 +266,7 @@ def _new_messages(before: Work, after: Work) -> tuple[str, ...]:
     return after.log[-1].words if len(after.log) > len(before.log) else ()
 
 
-def _sync(directory: Path, *, deep: bool = True) -> None:
+def _sync(directory: Path) -> None:
     """Flushes the directory, and everything in it, to disk before it counts as finished."""
-    for path in [*(directory.rglob("*") if deep else ()), directory]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    for path in [*directory.rglob("*"), directory]:
+        sync_directory(path)

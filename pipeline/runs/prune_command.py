@@ -1,7 +1,4 @@
-"""`deadweight prune`: prunes a network, scores it on the validation split and exports it; no fine-tuning.
-
-It calls the stages of a recipe one after the other, up to the cut.
-"""
+"""`deadweight prune`: prunes a network, scores it on the validation split and exports it; no fine-tuning."""
 
 from __future__ import annotations
 
@@ -83,9 +80,8 @@ def pruning(
                 "Add one, or name the workload instead.",
             )
         earlier, table = values["stages"][:at], values["stages"][at]
-        kept = {
-            name: value for name, value in table.items() if not (name in BUDGETS and BUDGETS & set(wanted))
-        }
+        dropped = BUDGETS if BUDGETS & set(wanted) else set()
+        kept = {name: value for name, value in table.items() if name not in dropped}
         earlier = earlier if weights is None else start
         return parse_recipe({**values, "stages": [*earlier, {**kept, **wanted}]}, path).set(settings)
     file = what.rpartition(":")[0]
@@ -101,11 +97,7 @@ def pruning(
 
 
 def up_to_pruning(recipe: Recipe, run: Run, work: Work) -> tuple[Work, Prune]:
-    """The input of the stage "prune", and that stage.
-
-    Raises:
-        DeadweightError: from the stages.
-    """
+    """The input of the stage "prune", and that stage."""
     stage = cast(Prune, recipe.stages[-1].stage)
     if isinstance(recipe.stages[0].stage, Statistics):
         work = as_built(work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...export.onnx_graph.external_data import copy, drop_stale
-from ...targets.artifact import write_json
+from ...targets.artifact import read_json, write_json
 from ..recipe import NamedStage, Recipe, SweepSettings, check_order
 from ..report.schema import Report
 from ..report.write import write_report, write_sweep
@@ -15,7 +15,6 @@ from .cache import locked, made_by
 from .start import Watcher, prepared
 from .summary import summarize
 from .sweep import Swept, require_choice, sweep
-from .test_split import look_sentences, looks
 
 
 def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
@@ -79,3 +78,27 @@ def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher:
             made_by=made_by(),
         )
         return swept
+
+
+def looks(directory: Path, work: Work) -> int:
+    """Adds the test scores of `work` to test_looks.json; returns how many different ones it has.
+
+    Scores that are there already, as after a resumed run, do not count again.
+    """
+    path = directory / "test_looks.json"
+    seen = read_json(path)["scores"] if path.exists() else []
+    now = work.artifacts["scores_test"].sha256
+    if now not in seen:
+        seen.append(now)
+        write_json(path, {"scores": seen})
+    return len(seen)
+
+
+def look_sentences(count: int) -> list[str]:
+    """Sentences for the report; none for the first evaluation."""
+    if count < 2:
+        return []
+    return [
+        f"The test split was evaluated {count} times in this directory, each time with other networks. "
+        "Choices after the first evaluation were not blind."
+    ]

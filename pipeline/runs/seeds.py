@@ -7,7 +7,7 @@ trains its own original, and results are first compared within a seed.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..report.paired import paired
@@ -24,20 +24,19 @@ class Tried:
 
 
 def merged(tried: Sequence[Tried]) -> SweepRow:
-    """The row of one setting over all its seeds, the first seed first."""
     rows = [one.row for one in tried]
     row: SweepRow = {
         **rows[0],
-        "score": _mean([row["score"] for row in rows]),
-        "raw_score": _mean([row["raw_score"] for row in rows]),
-        "score_change": _mean([row["score_change"] for row in rows]),
+        "score": _over(statistics.fmean, [row["score"] for row in rows]),
+        "raw_score": _over(statistics.fmean, [row["raw_score"] for row in rows]),
+        "score_change": _over(statistics.fmean, [row["score_change"] for row in rows]),
         "parameters": round(statistics.fmean(row["parameters"] for row in rows)),
         "parameters_removed": statistics.fmean(row["parameters_removed"] for row in rows),
     }
     if len(rows) > 1:
         row["seeds"] = len(rows)
-        row["score_spread"] = _spread([row["score"] for row in rows])
-        row["raw_spread"] = _spread([row["raw_score"] for row in rows])
+        row["score_spread"] = _over(statistics.stdev, [row["score"] for row in rows])
+        row["raw_spread"] = _over(statistics.stdev, [row["raw_score"] for row in rows])
     if tried[0].controls:
         row["controls"] = {name: _control(tried, name) for name in tried[0].controls}
     return row
@@ -64,11 +63,7 @@ def _control(tried: Sequence[Tried], name: str) -> SweepControl:
     }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _over(figure: Callable[[Sequence[float]], float], values: Sequence[float | None]) -> float | None:
+    """A figure over the seeds; None where one of them has no value."""
     known = [value for value in values if value is not None]
-    return statistics.fmean(known) if len(known) == len(values) else None
-
-
-def _spread(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.stdev(known) if len(known) == len(values) else None
+    return figure(known) if len(known) == len(values) else None

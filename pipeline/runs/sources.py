@@ -21,7 +21,7 @@ import hashlib
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -73,7 +73,6 @@ def _imported(path: Path, _mtime_ns: int) -> tuple[tuple[int, str], ...]:
 
 
 def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """The modules a tree imports when it runs, as (dots, name)."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -128,9 +127,7 @@ def _beneath(root: Path, parts: list[str]) -> Iterator[Path]:
             return
 
 
-@cache
-def _distributions() -> Mapping[str, list[str]]:
-    return metadata.packages_distributions()
+_distributions = cache(metadata.packages_distributions)
 
 
 @cache

@@ -25,25 +25,15 @@ class Watcher:
 
 
 def prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Work]:
-    """The run and the work that a recipe starts with, in a directory."""
     workload = load_workload(recipe.workload, recipe.path.parent)
     with users_code("fingerprint() was called"):
         fingerprint = str(workload.fingerprint())
     own = [source_of(stage.stage) for stage in recipe.stages if is_users_own(stage.name)]
-    run_ = Run(
-        directory,
+    files, name = (
         (workload_source(recipe.workload, recipe.path.parent), *own),
-        fingerprint,
         recipe.workload.rpartition(":")[2],
-        watcher.started,
-        watcher.ended,
     )
-    work = Work(
-        workload,
-        recipe.target,
-        directory,
-        recipe.seed,
-        progress=watcher.progress,
-        networks=NetworkFiles(),
-    )
+    run_ = Run(directory, files, fingerprint, name, watcher.started, watcher.ended)
+    networks = NetworkFiles()
+    work = Work(workload, recipe.target, directory, recipe.seed, progress=watcher.progress, networks=networks)
     return run_, work

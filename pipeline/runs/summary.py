@@ -44,9 +44,10 @@ from .sweep import Swept, bounds, speedup
 
 
 def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Report:
-    """The report of a run whose stages are all finished."""
-    measured = _measured(work)
-    memory = read_json(work.artifacts["memory"].checked()) if "memory" in work.artifacts else {}
+    times, held = work.artifacts.get("measurements"), work.artifacts.get("memory")
+    measured = measurement.load(times.checked()) if times else {}
+    first = next(iter(measured.values()), None)
+    memory = read_json(held.checked()) if held else {}
     scored = read_json(work.artifacts["scores_test"].checked())
     made = {v.name: _row(v, scored["scores"][v.name], measured, memory) for v in work.variants}
     rows = [made[v.name] for v in work.variants if v.role == "chain"]
@@ -73,7 +74,7 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
         "words": [
             *words,
             *_sparse(work, rows),
-            *_quantized(work),
+            *(read_json(work.artifacts["int8"].checked())["words"] if "int8" in work.artifacts else ()),
             *int8_sentences(measured),
             *time_sentences(rows[-1]["name"], measured),
             *(swept.refused if swept else ()),
@@ -88,10 +89,10 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
         "conditions": {
             "target": work.target.name,
             "test_samples": scored["samples"],
-            **_conditions(measured),
+            **(first.conditions if first else conditions()),
             "made_by": dict(made_by()),
         },
-        "protocol": dataclasses.asdict(next(iter(measured.values())).protocol) if measured else {},
+        "protocol": dataclasses.asdict(first.protocol) if first else {},
         "stages": [
             {"name": f.name, "seconds": f.seconds, "cached": f.cached, "settings": dict(f.settings)}
             for f in run.finished
@@ -106,17 +107,8 @@ def exit_code(report: Report) -> int:
     return 1 if False in checks else 3 if verdict == 0 and None in checks else verdict
 
 
-def _measured(work: Work) -> dict[str, Measurement]:
-    if "measurements" not in work.artifacts:
-        return {}
-    return measurement.load(work.artifacts["measurements"].checked())
-
-
 def _row(
-    variant: Variant,
-    facts: Mapping[str, Any],
-    measured: Mapping[str, Measurement],
-    memory: Mapping[str, Any],
+    variant: Variant, facts: Mapping[str, Any], measured: Mapping[str, Measurement], memory: Mapping[str, Any]
 ) -> Row:
     figures, first = measured.get(variant.name), measured.get("original")
     return {
@@ -186,13 +178,6 @@ def _sparse(work: Work, rows: Sequence[Row]) -> list[str]:
     return sparse_sentences(facts, row, smaller[-1:], work.target, label=label(row["name"]))
 
 
-def _quantized(work: Work) -> list[str]:
-    """The sentences of the stage quantize: its steps, and the cost of each layer."""
-    if "int8" not in work.artifacts:
-        return []
-    return list(read_json(work.artifacts["int8"].checked())["words"])
-
-
 def int8_sentences(measured: Mapping[str, Measurement]) -> list[str]:
     """A sentence on whether INT8 is faster than the same network in FP32, for the choice of what to ship."""
     found = _judged("tuned", "int8", measured) or _judged("pruned", "int8", measured)
@@ -218,7 +203,6 @@ def time_sentences(candidate: str, measured: Mapping[str, Measurement]) -> list[
 
 
 def _layers(work: Work) -> list[Layer]:
-    """The result of the stage "profile" for each layer, in the order of the first network."""
     if "layers" not in work.artifacts:
         return []
     held = read_json(work.artifacts["layers"].checked())
@@ -235,15 +219,9 @@ def _layers(work: Work) -> list[Layer]:
                 },
             )
             layer["latency_s"][network] = one["candidate_s"]
-            verdict: LayerVerdict = {
-                "outcome": one["outcome"],
-                "ratio": one["ratio"],
-                "low": one["low"] if one["high"] is not None else None,
-                "high": one["high"],
-                "pruned": one["pruned"],
-                "reason": one["reason"],
-            }
-            layer.setdefault("judged", {})[network] = verdict
+            verdict = {key: one[key] for key in LayerVerdict.__annotations__}
+            verdict["low"] = one["low"] if one["high"] is not None else None
+            layer.setdefault("judged", {})[network] = cast(LayerVerdict, verdict)
     return list(layers.values())
 
 
@@ -273,8 +251,3 @@ def _statistics(work: Work) -> dict[str, UnitLists] | None:
             "removed": [index in gone for index in range(len(units.mean))],
         }
     return lists
-
-
-def _conditions(measured: Mapping[str, Measurement]) -> dict[str, Any]:
-    """The conditions of the measurement; without times, this machine's current ones."""
-    return dict(next(iter(measured.values())).conditions) if measured else conditions()

@@ -9,19 +9,26 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from ...targets.artifact import read_json
-from ...targets.errors import ModelError, RecipeError
+from ...targets.errors import DeadweightError, ModelError, RecipeError
 from ...targets.progress import Progress
 from ...targets.timing import measurement
 from ...targets.timing.judge import Judgement, judge
-from ..recipe import NamedStage, Recipe, SweepSettings
+from ..recipe import NamedStage, Recipe, SweepSettings, parse_recipe
 from ..report.schema import Outcome, Speedup, Sweep, SweepRow
 from ..report.sweep_words import sweep_sentences
 from ..report.units import settings_text
+from ..stage import is_users_own
 from ..stages.controls import Controls
 from ..stages.evaluate import Evaluate
 from ..stages.export import Export
@@ -29,7 +36,7 @@ from ..stages.profile import Profile
 from ..work import Facts, Variant, Work
 from .cache import Run
 from .seeds import Tried, mark_front, merged
-from .sweep_processes import trial_stages, warm
+from .start import Watcher, prepared
 
 EVENTS = 24
 STEPS = 100  # of the progress bar, for each trial
@@ -104,7 +111,6 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
 def _sweep_seed(
     recipe: Recipe, settings: SweepSettings, run: Run, start: Work, refused: list[str], *, timed: bool
 ) -> Iterator[tuple[str, Tried]]:
-    """Every setting that was not refused, with one seed, by its name."""
     trials, not_tried = _trials(recipe, settings, run, start)
     refused += not_tried
     if not trials:
@@ -150,11 +156,9 @@ def require_choice(swept: Swept, settings: SweepSettings) -> tuple[str, ...]:
 
 
 def _combinations(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> dict[str, Recipe]:
-    """The recipe with each combination of settings, by the setting's name."""
     if not over or not all(over.values()):
-        raise RecipeError(
-            "The sweep has nothing to try.", "Give values, e.g. --over prune.mean=0.02,0.1,0.5."
-        )
+        cure = "Give values, e.g. --over prune.mean=0.02,0.1,0.5."
+        raise RecipeError("The sweep has nothing to try.", cure)
     _check_reached(recipe, over)
     combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
     return {
@@ -196,7 +200,6 @@ def _trials(
 
 
 def _setting(recipe: Recipe, name: str) -> Any:
-    """The value of a setting such as "prune.mean" in a recipe."""
     place, _, key = name.rpartition(".")
     named = {f"stages[{at}]": stage for at, stage in enumerate(recipe.stages)}
     named |= {stage.name: stage for stage in reversed(recipe.stages)}
@@ -224,11 +227,8 @@ def _check_reached(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> None:
 def _shared(recipes: Sequence[Recipe]) -> list[NamedStage]:
     """The first stages, which all settings share: they run once, with their own progress."""
     columns = zip(*map(trial_stages, recipes), strict=True)
-    return [column[0] for column in itertools.takewhile(_equal, columns)]
-
-
-def _equal(stages: Sequence[NamedStage]) -> bool:
-    return all(stage == stages[0] for stage in stages)
+    same = itertools.takewhile(lambda column: all(stage == column[0] for stage in column), columns)
+    return [column[0] for column in same]
 
 
 def _part(progress: Progress, what: str, *, begin: float, width: float, trials: int) -> Progress:
@@ -239,12 +239,8 @@ def _part(progress: Progress, what: str, *, begin: float, width: float, trials: 
 
 
 def _export(recipe: Recipe) -> NamedStage:
-    facts = [Facts.of(named.stage) for named in recipe.stages]
-    own = [
-        named
-        for named, declared in zip(recipe.stages, facts, strict=True)
-        if declared.writes_onnx and not declared.reads_onnx
-    ]
+    facts = [(named, Facts.of(named.stage)) for named in recipe.stages]
+    own = [named for named, declared in facts if declared.writes_onnx and not declared.reads_onnx]
     return own[0] if own else NamedStage("export", Export())
 
 
@@ -277,7 +273,6 @@ def _speedups(
 
 
 def speedup(baseline: measurement.Measurement, candidate: measurement.Measurement) -> Speedup:
-    """A judgement in the report's form."""
     found = judge(baseline, candidate)
     low, high = bounds(found)
     return {"outcome": cast(Outcome, found.outcome), "ratio": found.ratio, "low": low, "high": high}
@@ -293,10 +288,89 @@ def _before_tuning(name: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else f'"{value}"'
-        if isinstance(value, str)
-        else repr(value)
-    )
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def warm(
+    by_seed: Sequence[Sequence[Recipe]],
+    run: Run,
+    start: Work,
+    *,
+    processes: int,
+    last: Sequence[NamedStage],
+) -> None:
+    """Runs all trials, given by seed; a refused trial raises its error again in the sweep.
+
+    Args:
+        last: the stages that end a trial: the export of the newest network, and the controls.
+
+    Raises:
+        ModelError: a process was killed.
+    """
+    total = sum(map(len, by_seed))
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+
+        def submitted(recipe: Recipe) -> Future[None]:
+            return pool.submit(
+                _run_trial,
+                recipe.values,
+                recipe.path,
+                run.directory,
+                threads=torch.get_num_threads(),
+                last=tuple(last),
+            )
+
+        try:
+            # The first setting of a seed makes the stages that all share; the others wait for it.
+            futures = [submitted(recipe) for recipes in zip(*by_seed, strict=True) for recipe in recipes]
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                start.progress(done, total, f"sweep: {done} of {total} trials")
+        except BrokenProcessPool as error:
+            raise ModelError(
+                "A process that tried settings of the sweep was killed.",
+                "Run the same command again: finished stages are kept. "
+                "If memory ran out, use fewer processes.",
+            ) from error
+
+
+def trial_stages(recipe: Recipe) -> list[NamedStage]:
+    """The stages of a recipe that each trial runs.
+
+    Stages that need or make ONNX files run after the sweep, controls too; so does a user's own stage after
+    the first of them, unless it declares that it changes the network.
+    """
+    stages, exported = [], False
+    for named in recipe.stages:
+        facts = Facts.of(named.stage)
+        if facts.reads_onnx or facts.writes_onnx:
+            exported = True
+        elif not isinstance(named.stage, Controls) and (
+            not exported or facts.shrinks or facts.recovers or not is_users_own(named.name)
+        ):
+            stages.append(named)
+    return stages
+
+
+def _run_trial(
+    values: Mapping[str, Any],
+    path: Path,
+    directory: Path,
+    *,
+    threads: int,
+    last: Sequence[NamedStage],
+) -> None:
+    torch.set_num_threads(threads)  # part of the cache key
+    try:
+        recipe = parse_recipe(values, path)
+        run, work = prepared(recipe, directory, Watcher())
+        for stage in trial_stages(recipe):
+            work = run.step(stage, work)
+        export, *controls = last
+        run.step(export, dataclasses.replace(work, variants=(work.latest(),)))
+        for stage in controls:
+            run.step(stage, work)
+    except DeadweightError:
+        return  # the sweep will raise the same error

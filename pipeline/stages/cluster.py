@@ -9,6 +9,7 @@ values: for such a network, cluster the exported file instead, with `deadweight 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
@@ -24,7 +25,7 @@ from ..compression.masks import named, weights_of
 from ..pruning.narrow import copied_module
 from ..training.fit import fit
 from ..training.loop import Schedule, TrainingJob
-from ..training.predict import score_of, torch_predict
+from ..training.predict import validation_score
 from ..work import Work
 from ..workload import Workload
 
@@ -68,31 +69,22 @@ class Cluster:
         set_values(model, books)
         if self.epochs:
             tied = cast(Workload, _Tied(work.workload, books, self.gradient))
-            job = TrainingJob(
-                tied,
-                work.networks,
-                Schedule(self.epochs, self.learning_rate),
-                seed=work.seed + 1,  # as in finetune
-                checkpoint=work.directory / "checkpoint.safetensors",
-                progress=work.progress,
-                what="cluster",
-            )
+            schedule = Schedule(self.epochs, self.learning_rate)
+            job = TrainingJob.of(dataclasses.replace(work, workload=tied), schedule, "cluster")
             model = fit(model, job).model
             books = trained_books(model, books)
         if self.short:
             books = {name: Clusters(shortened(one.book), one.index) for name, one in books.items()}
             _shorten_rest(model, books)
         set_values(model, books)
-        predict = torch_predict(model, work.workload.example_inputs())
-        score = score_of(work.workload, predict, "validation")
+        score = validation_score(work.workload, model)
         sizes = ", ".join(f"{name} {len(one.book)}" for name, one in books.items())
         words = f"values: {sizes}; validation {work.workload.score_name} {score:.4f}"
         return work.with_model("clustered", model, plan=work.plan(latest)).logged("cluster", self, words)
 
     def _books(self, model: nn.Module, seed: int) -> Books:
-        weights = {
-            name: weight.detach().cpu().numpy() for name, weight in weights_of(model, self.dense).items()
-        }
+        found = weights_of(model, self.dense)
+        weights = {name: one.detach().cpu().numpy() for name, one in found.items()}
         bits_of: dict[str, int] = {}
         for layer, bits in self.bits_of.items():
             bits_of |= dict.fromkeys(named(weights, layer), bits)
@@ -101,9 +93,8 @@ class Cluster:
             groups.setdefault((bits_of.get(name, self.bits), "" if self.shared else name), []).append(name)
         books: dict[str, Clusters] = {}
         for (bits, _), names in groups.items():
-            made = clustered(
-                {name: weights[name] for name in names}, bits, start=self.start, price=self.price, seed=seed
-            )
+            group = {name: weights[name] for name in names}
+            made = clustered(group, bits, start=self.start, price=self.price, seed=seed)
             books |= {name: Clusters(made.book, {one: made.index[one] for one in names}) for name in names}
         return books
 
@@ -128,8 +119,7 @@ def trained_books(model: nn.Module, books: Books) -> dict[str, Clusters]:
             values = parameters[member].detach().cpu().double().reshape(-1)
             sums.index_add_(0, place, values)
             counts.index_add_(0, place, torch.ones_like(values))
-        book = (sums / counts.clamp(min=1))[1:].float().numpy()
-        made[name] = Clusters(book, one.index)
+        made[name] = Clusters((sums / counts.clamp(min=1))[1:].float().numpy(), one.index)
     return made
 
 

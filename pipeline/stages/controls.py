@@ -83,7 +83,11 @@ class Controls:
             return self.epochs
         first = [done for done in work.log if done.facts.trains]
         longer = recovery(work.log)
-        unknown = [done.stage for done in (*first, *longer) if not _epochs_known(done)]
+        unknown = [
+            done.stage
+            for done in (*first, *longer)
+            if "epochs" not in done.settings and is_users_own(done.stage)
+        ]
         if not first or unknown:
             whose = f'the stage "{unknown[0]}" trains' if unknown else "the original was trained"
             raise RecipeError(
@@ -151,38 +155,23 @@ def random_plan(groups: Groups, plan: Plan, seed: int) -> Plan:
 
 
 def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
-    """The small network, newly initialised and trained."""
     fresh = built_model(work.workload, seed=work.seed + 2)
     small = replay(fresh, plan, example_batch(work.workload))
     rescale(small, plan)
-    job = TrainingJob(
-        work.workload,
-        work.networks,
-        Schedule.of({**(work.training() or {}), "epochs": epochs}),
-        seed=work.seed + 2,
-        checkpoint=work.directory / "scratch.safetensors",
-        progress=work.progress,
-        what="control: from scratch",
-    )
+    schedule = Schedule.of({**(work.training() or {}), "epochs": epochs})
+    job = TrainingJob.of(work, schedule, "control: from scratch", seed=work.seed + 2)
     made = work.with_model("scratch", fit(small, job).model, plan=plan_of(small), role="control")
     return made.variant("scratch")
 
 
 def recovery(log: tuple[Done, ...]) -> list[Done]:
     """The recovering stages, from the first stage on that shrinks the network."""
-    places = [place for place, done in enumerate(log) if done.facts.shrinks]
-    after = min(places, default=len(log))
+    after = min((place for place, done in enumerate(log) if done.facts.shrinks), default=len(log))
     return [done for done in log[after:] if done.facts.recovers]
 
 
 def _shrinking(work: Work) -> list[Stage]:
-    """The stages that shrank the network, as in the recipe."""
     return [make_stage(done.stage, done.settings, "controls") for done in work.log if done.facts.shrinks]
-
-
-def _epochs_known(done: Done) -> bool:
-    """Whether the log says for how many epochs a stage trained; built-in ones without epochs trained none."""
-    return "epochs" in done.settings or not is_users_own(done.stage)
 
 
 def _check_declared(name: str, facts: Facts) -> None:

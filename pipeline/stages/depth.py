@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -29,7 +29,7 @@ from ..pruning.plan import plan_of
 from ..pruning.surgery import apply
 from ..pruning.verify import verify
 from ..training.batch_norm import reestimated
-from ..training.predict import score_of, torch_predict
+from ..training.predict import validation_score
 from ..work import Work
 from ..workload import example_batch
 from .prune import Share
@@ -84,7 +84,8 @@ class Depth:
         fixed = {block.path: block.reason for block in found if block.reason}
         write_json(path, {"score": search.whole, "rounds": search.rounds, "fixed": fixed})
         work = work.with_artifact("depth", path).with_model("shallow", small, plan=plan)
-        return work.logged("depth", self, *search.words(), *_fixed_sentences(fixed))
+        stay = "; ".join(f"{path}: {reason}" for path, reason in fixed.items())
+        return work.logged("depth", self, *search.words(), *([f"not to be dropped: {stay}"] if stay else []))
 
 
 class _Search:
@@ -153,11 +154,7 @@ class _Search:
         return False
 
     def _check_goal(self) -> None:
-        """Checks the goal before anything is scored.
-
-        Raises:
-            RecipeError: less can be dropped than is asked for.
-        """
+        """Refuses, before anything is scored, to drop more than can be."""
         if self.stage.blocks is not None and self.stage.blocks > len(self.blocks):
             raise RecipeError(
                 f"The stage asks for {self.stage.blocks} blocks, but only {len(self.blocks)} can be dropped.",
@@ -180,13 +177,7 @@ class _Search:
         goal = self.stage.blocks or len(self.blocks)
         self.work.progress(len(self.gone), goal, words)
         with without(self.model, dropped):
-            predict = torch_predict(self.model, example_batch(self.work.workload))
-            return score_of(self.work.workload, predict, "validation")
+            return validation_score(self.work.workload, self.model)
 
     def _cost(self, score: float) -> float:
         return self.whole - score if self.work.workload.higher_is_better else score - self.whole
-
-
-def _fixed_sentences(fixed: Mapping[str, str]) -> tuple[str, ...]:
-    reasons = "; ".join(f"{path}: {reason}" for path, reason in fixed.items())
-    return (f"cannot be dropped: {reasons}",) if reasons else ()

@@ -6,6 +6,7 @@ as long as the original, each with its own seed, or come from the user's checkpo
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,25 +72,17 @@ class Distill(Schedule):
         folders = [work.variant("original").path("weights").parent]
         folders += [_trained(work, number) for number in range(1, self.teachers)]
         folders += [_loaded(work, number, path) for number, path in enumerate(self.checkpoints, start=1)]
-        job = TrainingJob(
-            work.workload,
-            work.networks,
-            self,
-            seed=work.seed + 1,  # as in finetune: the two can be compared
-            checkpoint=work.directory / "checkpoint.safetensors",
-            progress=work.progress,
-            what="distill",
-            teaching=Teaching(tuple(folders), self.temperature, self.share, self.hints),
-            masks=load_masks(held["masks"])[0] if held else None,
-        )
+        masks = load_masks(held["masks"])[0] if held else None
+        teaching = Teaching(tuple(folders), self.temperature, self.share, self.hints)
+        job = dataclasses.replace(TrainingJob.of(work, self, "distill", masks=masks), teaching=teaching)
         fitted = fit(_student(self.student, work.seed) if self.student else work.model(latest), job)
         words = f"{len(folders)} teachers, {training_sentence(fitted, self.epochs, work.workload)}"
-        if not self.student:
+        if self.student:
+            write_json(work.directory / "tuned" / "student.json", {"class": self.student})
+            made = work.with_model("tuned", fitted.model)
+            made = made.with_file("tuned", "student", work.directory / "tuned" / "student.json")
+        else:
             made = work.with_model("tuned", fitted.model, plan=work.plan(latest), beside=held)
-            return made.logged("distill", self, words)
-        student = work.directory / "tuned" / "student.json"
-        write_json(student, {"class": self.student})
-        made = work.with_model("tuned", fitted.model).with_file("tuned", "student", student)
         return made.logged("distill", self, words)
 
 
@@ -100,7 +93,6 @@ def _student(name: str, seed: int) -> nn.Module:
 
 
 def _trained(work: Work, number: int) -> Path:
-    """One more network like the original, from its own seed."""
     settings = work.training()
     if settings is None:
         raise RecipeError(
@@ -110,15 +102,8 @@ def _trained(work: Work, number: int) -> Path:
     seed = work.seed + 1000 * number
     model = built_model(work.workload, seed=seed)
     folder = work.directory / f"teacher-{number}"
-    job = TrainingJob(
-        work.workload,
-        work.networks,
-        Schedule.of(settings),
-        seed=seed,
-        checkpoint=folder / "checkpoint.safetensors",
-        progress=work.progress,
-        what=f"teacher {number + 1}",
-    )
+    own = dataclasses.replace(work, directory=folder)
+    job = TrainingJob.of(own, Schedule.of(settings), f"teacher {number + 1}", seed=seed)
     write_tensors(folder / "model.safetensors", fit(model, job).model.state_dict())
     return folder
 

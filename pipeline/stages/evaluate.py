@@ -47,9 +47,4 @@ def _facts(work: Work, variant: Variant, split: str) -> dict[str, Any]:
     session.close()
     sizes = {name: tuple(value.shape) for name, value in example_batch(work.workload).items()}
     counts = count(path, sizes=sizes)
-    return {
-        "score": score,
-        "parameters": counts.parameters,
-        "macs": counts.macs,
-        "file_bytes": counts.file_bytes,
-    }
+    return {"score": score, **{name: getattr(counts, name) for name in ("parameters", "macs", "file_bytes")}}

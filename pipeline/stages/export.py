@@ -55,7 +55,6 @@ class Export:
 
 
 def hop_sentence(name: str, hop: Hop) -> str:
-    """A sentence with the difference between two forms of a network."""
     flips = f", {len(hop.flips)} of {hop.samples} labels flip" if hop.labels else ""
     largest = max((difference.relative_largest for difference in hop.outputs.values()), default=0.0)
     difference = f"largest difference {largest:.1e}{flips}" if hop.outputs else "no output can be judged"

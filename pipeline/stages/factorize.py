@@ -29,15 +29,16 @@ from ..compression.rank_selection import (
     FINE,
     Candidate,
     Choice,
+    Chosen,
     between,
     last_within,
     measured,
     way_down,
 )
-from ..pruning.factors import most_ranks
+from ..pruning.factors import joined, most_ranks
 from ..pruning.plan import plan_of
 from ..training.batch_norm import reestimated
-from ..training.predict import score_of, torch_predict
+from ..training.predict import validation_score
 from ..work import Work
 from ..workload import example_batch
 
@@ -110,19 +111,18 @@ class Factorize:
 
     def _chosen(
         self, model: nn.Module, found: dict[str, Candidate], left: dict[str, str], work: Work
-    ) -> tuple[Mapping[str, Choice], list[str]]:
+    ) -> tuple[Chosen, list[str]]:
         """Ranks by layer, and sentences on their choice; adds the layers that stay full to `left`."""
         if self.ranks or self.energy is not None:
             chosen = {}
             for name, candidate in found.items():
-                choice = (
-                    candidate.keeping(self.energy) if self.energy else candidate.at(self._asked(candidate))
-                )
+                cheap = candidate.keeping(self.energy) if self.energy else None
+                choice = cheap or candidate.at(self._asked(candidate))
                 if choice.cost < candidate.macs:
                     chosen[name] = choice
                 else:
                     left[name] = (
-                        f"at rank {_joined(choice.ranks)} its factors take {choice.cost:,.0f} multiply-adds, "
+                        f"at rank {joined(choice.ranks)} its factors take {choice.cost:,.0f} multiply-adds, "
                         f"and the full layer takes {candidate.macs:,}"
                     )
             return chosen, []
@@ -143,27 +143,22 @@ class Factorize:
         most = tuple(candidate.energies.shape)
         if len(ranks) != len(most) or any(not 0 < one <= top for one, top in zip(ranks, most, strict=False)):
             raise RecipeError(
-                f'The layer "{candidate.name}" is set to rank {_joined(ranks)}, but with the method '
-                f"{candidate.method} its full rank is {_joined(most)}.",
-                f"Give {'two numbers' if len(most) == 2 else 'one number'} from 1 to {_joined(most)}.",
+                f'The layer "{candidate.name}" is set to rank {joined(ranks)}, but with the method '
+                f"{candidate.method} its full rank is {joined(most)}.",
+                f"Give {'two numbers' if len(most) == 2 else 'one number'} from 1 to {joined(most)}.",
             )
         return ranks
 
     def _by_score(
-        self,
-        model: nn.Module,
-        found: Mapping[str, Candidate],
-        way: Sequence[Mapping[str, Choice]],
-        work: Work,
-    ) -> tuple[Mapping[str, Choice], list[str]]:
+        self, model: nn.Module, found: Mapping[str, Candidate], way: Sequence[Chosen], work: Work
+    ) -> tuple[Chosen, list[str]]:
         sign = 1 if work.workload.higher_is_better else -1
-        names = list(example_batch(work.workload))
-        scores = {0: score_of(work.workload, torch_predict(model, names), "validation")}
+        scores = {0: validation_score(work.workload, model)}
 
         def within(at: int) -> bool:
             work.progress(len(scores), len(way).bit_length() + 1, "factorize: score")
             thin = factorized(model, found, way[at])
-            scores[at] = score_of(work.workload, torch_predict(thin, names), "validation")
+            scores[at] = validation_score(work.workload, thin)
             return sign * (scores[0] - scores[at]) <= (self.score_drop or 0.0) + 1e-12
 
         at = last_within(len(way), within)
@@ -183,7 +178,7 @@ class Factorize:
         choices: Mapping[str, Sequence[Choice]],
         left: dict[str, str],
         work: Work,
-    ) -> tuple[Mapping[str, Choice], list[str]]:
+    ) -> tuple[Chosen, list[str]]:
         assert self.speedup is not None
         if work.target.runtime.builds:
             raise RecipeError(
@@ -213,7 +208,7 @@ class Factorize:
                 return {}, []
             judged: dict[tuple[object, ...], Judgement] = {}
 
-            def speed(chosen: Mapping[str, Choice]) -> Judgement:
+            def speed(chosen: Chosen) -> Judgement:
                 key = tuple((name, choice.ranks) for name, choice in sorted(chosen.items()))
                 if key not in judged:
                     work.progress(len(judged), 2 * len(way).bit_length(), "factorize: time")
@@ -224,7 +219,7 @@ class Factorize:
                     judged[key] = judge(times["before"], times["after"])
                 return judged[key]
 
-            def first_fast(way: Sequence[Mapping[str, Choice]]) -> int:
+            def first_fast(way: Sequence[Chosen]) -> int:
                 """The first place on a path that is fast enough; its start is not, and its end is."""
                 return last_within(len(way) - 1, lambda at: speed(way[at]).ratio < (self.speedup or 1.0)) + 1
 
@@ -248,8 +243,4 @@ def _rank_sentence(model: nn.Module, thin: nn.Module, name: str) -> str:
     error = float((product_of(thin, name, one) - weight).norm() / weight.norm().clamp_min(1e-300))
     shape = "x".join(map(str, weight.shape))
     most = most_ranks(one.method, tuple(weight.shape))
-    return f"{name} ({shape}): {one.method}, rank {_joined(one.ranks)} of {_joined(most)}, error {error:.3f}"
-
-
-def _joined(ranks: Sequence[int]) -> str:
-    return " and ".join(map(str, ranks))
+    return f"{name} ({shape}): {one.method}, rank {joined(one.ranks)} of {joined(most)}, error {error:.3f}"

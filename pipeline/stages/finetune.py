@@ -27,16 +27,7 @@ class Finetune(Schedule):
     def __call__(self, work: Work) -> Work:
         latest = work.latest()
         held = {"masks": latest.path("masks")} if "masks" in latest.files else {}
-        job = TrainingJob(
-            work.workload,
-            work.networks,
-            self,
-            seed=work.seed + 1,  # another order of samples than in the first training
-            checkpoint=work.directory / "checkpoint.safetensors",
-            progress=work.progress,
-            what="finetune",
-            masks=load_masks(held["masks"])[0] if held else None,
-        )
+        job = TrainingJob.of(work, self, "finetune", masks=load_masks(held["masks"])[0] if held else None)
         fitted = fit(work.model(latest), job)
         words = training_sentence(fitted, self.epochs, work.workload)
         made = work.with_model("tuned", fitted.model, plan=work.plan(latest), beside=held)

@@ -21,7 +21,8 @@ from ...targets.errors import ModelError, RecipeError
 from ...targets.timing.clock import time_together
 from ...targets.timing.measurement import Protocol
 from ..importance.allocation import TooFewUnitsError
-from ..training.predict import score_of, torch_predict
+from ..pruning.narrow import elements_of
+from ..training.predict import validation_score
 from ..work import Done, Variant, Work
 from ..workload import example_batch
 from .finetune import Finetune
@@ -65,7 +66,7 @@ class Iterative(Cutting):
                 f"latency_s = {self.latency_s} is a goal for {work.target.title}, not for this machine.",
                 "Leave latency_s out, or choose the target that is this machine.",
             )
-        whole = _score(work)
+        whole = validation_score(work.workload, work.model())
         floor = self._floor(work, whole)
         if floor is not None and _worse(work, whole, floor):
             raise RecipeError(
@@ -73,16 +74,17 @@ class Iterative(Cutting):
                 f"already beyond the floor of {floor:.4f}.",
                 "Give a floor that the unpruned network meets, or train it longer.",
             )
-        size = _size(work)
+        size = elements_of(work.model())
         words, last = [], work
         for step, share in enumerate(shares(self.parameters, self.steps, self.schedule), start=1):
             work.progress(step - 1, self.steps, f"iterative: step {step} of {self.steps}")
-            tried = self._step(last, work.directory / f"step-{step}", 1 - size * (1 - share) / _size(last))
+            step_share = 1 - size * (1 - share) / elements_of(last.model())
+            tried = self._step(last, work.directory / f"step-{step}", step_share)
             if tried is None:
                 words.append(f"step {step}: no unit is left that could be removed")
                 break
-            score = _score(tried)
-            sentence = f"step {step}: {1 - _size(tried) / size:.1%} fewer parameters, {score:.4f}"
+            score, left = validation_score(work.workload, tried.model()), elements_of(tried.model())
+            sentence = f"step {step}: {1 - left / size:.1%} fewer parameters, {score:.4f}"
             if floor is not None and _worse(work, score, floor):
                 words.append(f"{sentence}, under the floor of {floor:.4f}: undone")
                 break
@@ -125,9 +127,8 @@ class Iterative(Cutting):
         tune = Finetune(epochs=self.epochs, learning_rate=self.learning_rate)
         result = work
         for stage, name in ((Statistics(), "statistics"), (cut, "pruned"), (tune, "tuned")):
-            quiet = dataclasses.replace(result, directory=place / name, progress=_silent)
             try:
-                result = stage(quiet)
+                result = stage(result.quiet(place / name))
             except TooFewUnitsError:
                 return None
         _record(result, place, len(work.log))
@@ -150,15 +151,10 @@ def shares(goal: float, steps: int, schedule: Shape) -> list[float]:
 
 def _record(work: Work, place: Path, logged: int) -> None:
     """Records where a finished step's files are; they are below it, so names are enough."""
-    made = [work.variant(name) for name in ("pruned", "tuned")]
-    variants = [
-        {
-            "name": one.name,
-            "files": {kind: str(file.path.relative_to(place)) for kind, file in one.files.items()},
-            "recovered": one.recovered,
-        }
-        for one in made
-    ]
+    variants = []
+    for one in map(work.variant, ("pruned", "tuned")):
+        files = {kind: str(file.path.relative_to(place)) for kind, file in one.files.items()}
+        variants.append({"name": one.name, "files": files, "recovered": one.recovered})
     log = [dataclasses.asdict(done) for done in work.log[logged:]]
     write_json(place / "done.json", {"variants": variants, "log": log})
 
@@ -173,25 +169,11 @@ def _restored(work: Work, place: Path) -> Work:
     return dataclasses.replace(work, log=(*work.log, *log))
 
 
-def _silent(done: int, total: int, what: str) -> None:
-    """No progress of the inner stages: the steps report it."""
-
-
-def _score(work: Work) -> float:
-    predict = torch_predict(work.model(), example_batch(work.workload))
-    return score_of(work.workload, predict, "validation")
-
-
 def _worse(work: Work, score: float, floor: float) -> bool:
     return score < floor if work.workload.higher_is_better else score > floor
 
 
-def _size(work: Work) -> int:
-    return sum(parameter.numel() for parameter in work.model().parameters())
-
-
 def _latency_s(work: Work) -> float:
-    """The median time of the newest network, over a few fresh loads."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         to_onnx(work.model(), example_batch(work.workload), path)

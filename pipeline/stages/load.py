@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...targets.errors import ArtifactError, ModelError
-from ..training.predict import score_of, torch_predict
+from ..training.predict import validation_score
 from ..work import Work
 from ..workload import built_model
 
@@ -50,8 +50,7 @@ class Load:
                 f"{self.path} does not fit build_model(): {' '.join(str(error).split())[:300]}",
                 "Give the checkpoint of this network, or the key of its state dict.",
             ) from error
-        names = list(work.workload.example_inputs())
-        score = score_of(work.workload, torch_predict(model, names), "validation")
+        score = validation_score(work.workload, model)
         words = f"{self.path}: validation {work.workload.score_name} {score:.4f}"
         return work.with_model("original", model.eval()).logged("load", self, words)
 

@@ -62,7 +62,6 @@ class Cut:
     source: nn.Module
 
     def words(self) -> str:
-        """A sentence with what is left."""
         if self.masks is not None:
             return f"{kept_share(self.masks):.1%} of the weights are left"
         widths = self.plan.widths.values() if self.plan else ()
@@ -164,16 +163,9 @@ class Lottery:
     def trained(self, work: Work, cut: Cut, start: Start, place: Path) -> Fitted:
         """The network of a cut, trained from a start like the original; resumes from `place`."""
         model, masks = self.start(work, cut, start)
-        job = TrainingJob(
-            work.workload,
-            work.networks,
-            self.schedule(work),
-            seed=work.seed,  # the order of samples is the original's, whatever the start
-            checkpoint=place / "checkpoint.safetensors",
-            progress=work.progress,
-            what=f"lottery: {start}",
-            masks=masks,
-        )
+        # The order of samples is the original's, whatever the start.
+        own = dataclasses.replace(work, directory=place)
+        job = TrainingJob.of(own, self.schedule(work), f"lottery: {start}", seed=work.seed, masks=masks)
         return fit(model, job)
 
     def start(self, work: Work, cut: Cut, start: Start) -> tuple[nn.Module, Masks | None]:
@@ -218,13 +210,15 @@ class Lottery:
         return Cut(masks, None, trained)
 
     def _fewer_neurons(self, work: Work, trained: nn.Module, plan: Plan | None, place: Path) -> Cut:
-        quiet = dataclasses.replace(work, directory=place / "cut", progress=_silent)
+        quiet = work.quiet(place / "cut")
         last = quiet.with_model("trained", trained, plan=plan)
         if not self.criterion.startswith("weight"):
             last = Statistics()(last)
-        cut = Prune(ratio=self.share, ratios=self.shares, criterion=self.criterion, align=False, norms=0)
-        pruned = cut(last)
-        return Cut(None, pruned.plan(pruned.variant("pruned")), pruned.model(pruned.variant("pruned")))
+        pruned = Prune(ratio=self.share, ratios=self.shares, criterion=self.criterion, align=False, norms=0)(
+            last
+        )
+        newest = pruned.variant("pruned")
+        return Cut(None, pruned.plan(newest), pruned.model(newest))
 
 
 def stored(work: Work, step: int) -> dict[str, Tensor]:
@@ -268,7 +262,3 @@ def _unstored(work: Work, step: int) -> RecipeError:
         f"The {what} to rewind to were not stored; stored are those of step {', '.join(map(str, kept))}.",
         f"Set rewind_step = {step} in the stage train too, or rewind to a step that it kept.",
     )
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    """No progress of the inner stages: the rounds report it."""

@@ -57,23 +57,17 @@ class Profile:
         timed = [v for v in work.variants if v.role == "chain" and "onnx" in v.files]
         paths = {variant.name: variant.path("onnx") for variant in timed}
         work.latest("onnx")  # raises if there is none
+        here = work.target.here
         protocol = Protocol(
-            events=self.events,
-            event_s=self.event_s,
-            threads=self.threads,
-            seed=work.seed,
-            runtime=work.target.here.name,
+            events=self.events, event_s=self.event_s, threads=self.threads, seed=work.seed, runtime=here.name
         )
         if self.on:
             result, said = profile_on(self.on, work, paths, protocol, memory=self.memory)
             return result.logged("profile", self, *said)
         if work.target.runtime.builds:
-            return work.logged(
-                "profile",
-                self,
-                f"Nothing was measured: {work.target.title} is a board, and this machine is not. "
-                "Name one with --on USER@HOST.",
-            )
+            board = f"{work.target.title} is a board, and this machine is not"
+            remark = f"Nothing was measured: {board}. Name one with --on USER@HOST."
+            return work.logged("profile", self, remark)
         measured = time_together(
             paths, protocol=protocol, progress=lambda done, total: work.progress(done, total, "profile")
         )
@@ -83,8 +77,7 @@ class Profile:
             write_json(work.directory / "memory.json", _memory(paths, work))
             result = result.with_artifact("memory", work.directory / "memory.json")
         words = []
-        judges = work.target.here.time_layers is not None
-        if self.layers and len(paths) > 1 and judges:
+        if self.layers and len(paths) > 1 and here.time_layers is not None:
             try:
                 write_json(work.directory / "layers.json", self._layers(paths, work))
                 result = result.with_artifact("layers", work.directory / "layers.json")
@@ -94,11 +87,10 @@ class Profile:
 
     def _layers(self, paths: Mapping[str, Path], work: Work) -> dict[str, object]:
         """Every network's layers compared with those of the first, interleaved."""
-        events = max(self.events, 1)
         runtime = work.target.here
         assert runtime.time_layers is not None  # asked before
         protocol = dataclasses.replace(
-            LAYER_PROTOCOL, events=events, threads=self.threads, seed=work.seed, runtime=runtime.name
+            LAYER_PROTOCOL, events=self.events, threads=self.threads, seed=work.seed, runtime=runtime.name
         )
         timed = runtime.time_layers(
             paths, protocol=protocol, progress=lambda done, total: work.progress(done, total, "layers")

@@ -116,10 +116,11 @@ class Prune(Cutting):
         work.progress(0, 3, "prune: trace")
         groups = trace(model, example)
         if not len(groups):
-            raise ModelError(
-                "This network has no neurons that could be removed.",
-                _frozen(groups) or "Prune another network.",
+            stays = "; ".join(
+                f"{one.parameter}: {one.reason} {one.line}".strip() for one in groups.frozen[:3]
             )
+            cure = stays or "Prune another network."
+            raise ModelError("This network has no neurons that could be removed.", cure)
         plan = self._plan(model, groups, work)
         work.progress(1, 3, "prune: cut")
         small, words = self.cut(model, plan, groups, work)
@@ -141,13 +142,9 @@ class Prune(Cutting):
         return reestimated(small, work.workload, batches=self.norms, seed=work.seed), words
 
     def _plan(self, model: nn.Module, groups: Groups, work: Work) -> Plan:
-        statistics = _statistics(work)
-        context = Context(
-            model=model,
-            statistics=statistics,
-            seed=work.seed,
-            gradients=Gradients(model, groups, work.workload),
-        )
+        held = work.artifacts.get("statistics")
+        statistics = ActivationStatistics.load(held.checked()) if held else None
+        context = Context(model, statistics, work.seed, Gradients(model, groups, work.workload))
         steps = alignment(work.target) if self.align else None
         chosen = [group for group in groups if self.heads or group.kind not in BLOCKS]
         if self.mean is not None and self.std is not None:
@@ -164,9 +161,8 @@ class Prune(Cutting):
             scores: Mapping[str, Tensor] = {group.name: criterion(group, context) for group in chosen}
         if self.ratios:
             ratios = {group.name: self.ratio for group in chosen} | self.ratios
-            keep = {
-                name: groups[name].size - _gone(share, groups[name].size) for name, share in ratios.items()
-            }
+            sizes = {name: groups[name].size for name in ratios}
+            keep = {name: sizes[name] - _gone(share, sizes[name]) for name, share in ratios.items()}
             return choose(groups, scores, keep=keep, align=steps)
         if self.ratio is not None and self.scope == "local":
             return choose(groups, scores, ratio=self.ratio, align=steps)
@@ -195,14 +191,8 @@ def find_criterion(name: str) -> Criterion:
         home = importlib.import_module(place) if place else criteria
     found = getattr(home, attribute, None)
     if not callable(found):
-        raise RecipeError(
-            f'There is no criterion "{name}".',
-            meant_and(
-                name,
-                criteria.CRITERIA,
-                f"Known: {', '.join(criteria.CRITERIA)}; your own is named by its dotted path.",
-            ),
-        )
+        known = f"Known: {', '.join(criteria.CRITERIA)}; your own is named by its dotted path."
+        raise RecipeError(f'There is no criterion "{name}".', meant_and(name, criteria.CRITERIA, known))
     return cast(Criterion, found)
 
 
@@ -211,20 +201,7 @@ def alignment(target: Target) -> dict[str, int]:
     return {kind: rule.step for kind, rule in target.alignment.items()}
 
 
-def _statistics(work: Work) -> ActivationStatistics | None:
-    if "statistics" not in work.artifacts:
-        return None
-    return ActivationStatistics.load(work.artifacts["statistics"].checked())
-
-
-def _frozen(groups: Groups) -> str:
-    return "; ".join(
-        f"{frozen.parameter}: {frozen.reason} {frozen.line}".strip() for frozen in groups.frozen[:3]
-    )
-
-
 def _widths(plan: Plan) -> str:
-    widths = ", ".join(
-        f"{name} {w.before} -> {w.after}" for name, w in plan.widths.items() if w.after != w.before
-    )
+    changed = {name: width for name, width in plan.widths.items() if width.after != width.before}
+    widths = ", ".join(f"{name} {width.before} -> {width.after}" for name, width in changed.items())
     return f"{widths or 'nothing was removed'}; form {plan.form}"

@@ -60,9 +60,8 @@ class Quantize:
 
     def __post_init__(self) -> None:
         if len(set(self.steps)) < len(self.steps):
-            raise RecipeError(
-                f"The stage quantize has the steps {', '.join(self.steps)}.", "Name each step once."
-            )
+            cure = "Name each step once."
+            raise RecipeError(f"The stage quantize has the steps {', '.join(self.steps)}.", cure)
 
     def __call__(self, work: Work) -> Work:
         if self.half and "file" not in work.target.runtime.fp16:
@@ -100,28 +99,25 @@ class Quantize:
         self, trials: Trials, candidate: Candidate
     ) -> tuple[tuple[Layer, ...], Candidate | None, list[str]]:
         """The sensitivity of layers, if measured; the candidate within the budget; sentences on both."""
-        if self.score_drop is None and not self.sensitivity:
+        allowed = self.score_drop
+        if allowed is None and not self.sensitivity:
             return (), candidate, []
         drop = trials.drop(trials.float_score, candidate.score)
-        broken = self.score_drop is not None and drop > self.score_drop
-        said = (
-            []
-            if self.score_drop is None
-            else [f"lost on validation: {drop:+.4f} of {self.score_drop:g} allowed"]
-        )
+        said = [] if allowed is None else [f"lost on validation: {drop:+.4f} of {allowed:g} allowed"]
+        broken = allowed is not None and drop > allowed
         if not broken and not self.sensitivity:
             return (), candidate, said
         layers = sensitivity(trials, candidate)
         said.append(sensitivity_sentence(layers))
-        if not broken or self.score_drop is None:
+        if not broken or allowed is None:
             return layers, candidate, said
-        kept, returns = returned(trials, candidate, layers, score_drop=self.score_drop)
+        kept, returns = returned(trials, candidate, layers, score_drop=allowed)
         score = candidate.score
         for found in returns:
             said.append(return_sentence(found, score))
             score = found.score
         if kept is None:
-            said.append(f"with one layer in INT8 the score is still worse by more than {self.score_drop:g}")
+            said.append(f"with one layer in INT8 the score is still worse by more than {allowed:g}")
         return layers, kept, said
 
     def _kept(self, work: Work, trials: Trials, kept: Candidate, said: list[str]) -> Work:
@@ -172,7 +168,6 @@ class Quantize:
         drop = trials.drop(trials.float_score, score)
         # In this form NaN is over every budget.
         if self.score_drop is not None and not drop <= self.score_drop:
-            return int8.model, (
-                f"{said}, {drop:+.4f} of {self.score_drop:g} allowed: NOT kept, they stay FP32"
-            )
+            kept = f"{drop:+.4f} of {self.score_drop:g} allowed: NOT kept, they stay FP32"
+            return int8.model, f"{said}, {kept}"
         return halved.model, said + left

@@ -78,9 +78,6 @@ def tied(model: nn.Module, ties: Ties) -> nn.Module:
     before = plan_of(model)
     plan = Plan(
         fingerprint(model),
-        removed={},
-        cut={},
-        shapes={},
         widths=dict(before.widths) if before else {},
         form="layers",
         reason="tied parameters",

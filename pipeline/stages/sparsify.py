@@ -81,17 +81,8 @@ class Sparsify:
             masks = magnitude_masks(weights, self._share(work, model, weights), scope=self.scope)
         sparse = masked(model, masks)
         if self.epochs:
-            job = TrainingJob(
-                work.workload,
-                work.networks,
-                Schedule(self.epochs, self.learning_rate),
-                seed=work.seed + 1,  # as in finetune: the two can be compared
-                checkpoint=work.directory / "checkpoint.safetensors",
-                progress=work.progress,
-                what="sparsify",
-                masks=masks,
-            )
-            sparse = fit(sparse, job).model
+            schedule = Schedule(self.epochs, self.learning_rate)
+            sparse = fit(sparse, TrainingJob.of(work, schedule, "sparsify", masks=masks)).model
         place = work.directory / "sparse" / "masks.safetensors"
         save_masks(place, masks, self.pattern)
         facts = sparse_facts(sparse, masks, self.pattern)
@@ -101,7 +92,6 @@ class Sparsify:
         return made.logged("sparsify", self, _words(facts))
 
     def _share(self, work: Work, model: nn.Module, weights: Mapping[str, nn.Parameter]) -> float:
-        """The share of the maskable weights to drop."""
         if self.share is not None:
             return self.share
         whole, wanted = (elements_of(one) for one in (model, work.model(work.variant(self.like))))

@@ -5,6 +5,7 @@ Trained weights are loaded by the stage "load" instead.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -34,21 +35,12 @@ class Train(Schedule):
 
     def __call__(self, work: Work) -> Work:
         model = built_model(work.workload, seed=work.seed)
-        checkpoint = work.directory / "checkpoint.safetensors"
-        write_tensors(rewind_path(checkpoint, 0), model.state_dict())
-        job = TrainingJob(
-            work.workload,
-            work.networks,
-            self,
-            seed=work.seed,
-            checkpoint=checkpoint,
-            progress=work.progress,
-            what="train",
-            rewind_step=self.rewind_step,
-        )
+        job = TrainingJob.of(work, self, "train", seed=work.seed)
+        job = dataclasses.replace(job, rewind_step=self.rewind_step)
+        write_tensors(rewind_path(job.checkpoint, 0), model.state_dict())
         fitted = fit(model, job)
         words = training_sentence(fitted, self.epochs, work.workload)
-        early = {f"step-{step}": rewind_path(checkpoint, step) for step in (0, self.rewind_step)}
+        early = {f"step-{step}": rewind_path(job.checkpoint, step) for step in (0, self.rewind_step)}
         if not early[f"step-{self.rewind_step}"].exists():
             raise RecipeError(
                 f"Training ended before step {self.rewind_step}, whose weights were to be kept.",

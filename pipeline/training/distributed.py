@@ -141,7 +141,5 @@ def _raise_failure(job: Path, rank: int, workers: list[subprocess.Popen[bytes]],
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

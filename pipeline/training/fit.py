@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from lightning_fabric import Fabric
@@ -11,13 +10,10 @@ from torch import Tensor, nn
 
 from ...targets.errors import WorkloadError
 from ..pruning.copies import copied_module
-from ..workload import Workload, example_batch, split_batches
+from ..workload import Workload, split_batches
 from . import checkpoint as on_disk
-from .predict import score_of, torch_predict
-
-if TYPE_CHECKING:
-    pass
 from .loop import STEPS, TrainingJob, learn
+from .predict import validation_score
 
 
 @dataclass(frozen=True)
@@ -49,18 +45,14 @@ def fit(model: nn.Module, job: TrainingJob) -> Fitted:
         learn(trained, job, Fabric(accelerator="auto", devices=1, precision=job.schedule.precision))
     job.progress(STEPS, STEPS, job.what)
     found = on_disk.reached(job.checkpoint)
-    trained = trained.cpu()
-    trained.load_state_dict(dict(found.best))
+    trained.cpu().load_state_dict(dict(found.best))
     trained.eval()
-    scores = found.scores
-    if scores:
-        return Fitted(trained, scores[found.kept], scores, resumed_epochs)
-    predict = torch_predict(trained, example_batch(job.workload))
-    return Fitted(trained, score_of(job.workload, predict, "validation"), (), resumed_epochs)
+    if found.scores:
+        return Fitted(trained, found.scores[found.kept], found.scores, resumed_epochs)
+    return Fitted(trained, validation_score(job.workload, trained), (), resumed_epochs)
 
 
 def training_sentence(fitted: Fitted, epochs: int, workload: Workload) -> str:
-    """A sentence with the epochs and the score of a training."""
     early = f" of {epochs}, stopped early" if len(fitted.scores) < epochs else ""
     early += f" ({fitted.resumed_epochs} from the interrupted run)" if fitted.resumed_epochs else ""
     return f"{len(fitted.scores)} epochs{early}, validation {workload.score_name} {fitted.score:.4f}"

@@ -28,7 +28,7 @@ from .predict import score_of, torch_predict
 
 if TYPE_CHECKING:
     from ...targets.progress import Progress
-    from ..work import Networks
+    from ..work import Networks, Work
     from .teachers import Teaching
 
 STEPS = 1000  # the resolution of the progress bar
@@ -100,6 +100,25 @@ class TrainingJob:
     masks: Masks | None = None
     rewind_step: int = 0
 
+    @classmethod
+    def of(
+        cls, work: Work, schedule: Schedule, what: str, *, seed: int | None = None, masks: Masks | None = None
+    ) -> TrainingJob:
+        """A stage's job, with its checkpoint in the stage's directory.
+
+        The default seed is the run's and one more: samples come in another order than the original saw.
+        """
+        return cls(
+            work.workload,
+            work.networks,
+            schedule,
+            seed=work.seed + 1 if seed is None else seed,
+            checkpoint=work.directory / "checkpoint.safetensors",
+            what=what,
+            progress=work.progress,
+            masks=masks,
+        )
+
 
 def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
     """Trains `model` in place, as the only process or one of several; the result is in the checkpoint."""
@@ -144,17 +163,16 @@ def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
             score = score_of(workload, torch_predict(model, names), "validation") if first else 0.0
             scores = (*reached.scores, fabric.broadcast(score))
             better = epoch == 0 or _is_better(workload, scores[-1], scores[reached.kept])
-            if schedule.keep == "last" or better:
-                reached = on_disk.Reached(scores, epoch, _copied(model), seed)
-            else:
-                reached = on_disk.Reached(scores, reached.kept, reached.best, seed)
+            kept, best = (
+                (epoch, _copied(model)) if schedule.keep == "last" or better else (reached.kept, reached.best)
+            )
+            reached = on_disk.Reached(scores, kept, best, seed)
             if first:
                 on_disk.save(checkpoint, model, optimizer, reached)
             fabric.barrier()
 
 
 def rewind_path(checkpoint: Path, step: int) -> Path:
-    """The file in which a training saves its weights after `step` steps."""
     return checkpoint.with_name(f"step-{step}.safetensors")
 
 

@@ -26,7 +26,6 @@ class NetworkFiles:
     """The `work.Networks` of every run."""
 
     def save(self, folder: Path, model: nn.Module, workload: Workload, plan: Plan | None) -> dict[str, Path]:
-        """Writes a network, with its plan if it was pruned; returns the files by their kind."""
         folder.mkdir(parents=True, exist_ok=True)
         plan = plan_of(model) or plan
         if plan is None:
@@ -36,11 +35,9 @@ class NetworkFiles:
         return {"plan": folder / PLAN, "weights": folder / WEIGHTS}
 
     def load(self, folder: Path, workload: Workload) -> nn.Module:
-        """The network of a folder, see `load_network`."""
         return load_network(workload, folder)
 
     def plan(self, path: Path) -> Plan:
-        """The plan in a file."""
         return Plan.from_json(read_json(path))
 
     def code(self, variants: Iterable[Variant]) -> list[Path]:

@@ -1,7 +1,4 @@
-"""`predict` for a module, an ONNX file and an engine: named arrays in, named arrays out.
-
-A workload's `score` sees only this function, so the same code judges all of them.
-"""
+"""`predict` for a module, an ONNX file and an engine: named arrays in, named arrays out."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...targets.errors import ModelError, WorkloadError
-from ..workload import Array, Predict, Workload, split_batches, users_code
+from ..workload import Array, Predict, Workload, example_batch, split_batches, users_code
 
 if TYPE_CHECKING:
     from ...targets.runtimes.session import Session
@@ -51,13 +48,16 @@ def torch_predict(model: nn.Module, names: Iterable[str]) -> Predict:
     return predict
 
 
+def validation_score(workload: Workload, model: nn.Module) -> float:
+    """A module's score on the validation split, see `score_of`."""
+    return score_of(workload, torch_predict(model, example_batch(workload)), "validation")
+
+
 def session_predict(session: Session) -> Predict:
     """A `predict` over an opened model; a batch is split and padded if the model's batch is fixed."""
     fixed = session.inputs[0].shape[0]
     if not isinstance(fixed, int) or fixed < 1:
-        return lambda arrays: session.run(
-            {spec.name: np.asarray(arrays[spec.name]) for spec in session.inputs}
-        )
+        return lambda arrays: session.run({one.name: np.asarray(arrays[one.name]) for one in session.inputs})
 
     def predict(arrays: Mapping[str, Array]) -> dict[str, Array]:
         count = len(next(iter(arrays.values())))

@@ -92,11 +92,8 @@ def soft_loss(
         soft = torch.stack([F.softmax(one[name].float() / temperature, 1) for one in taught]).mean(0)
         found = F.log_softmax(scores.float() / temperature, 1)
         return F.kl_div(found, soft, reduction="batchmean") * temperature**2
-    errors = []
-    for name, value in outputs.items():
-        target = torch.stack([one[name].float() for one in taught]).mean(0)
-        errors.append(_relative(value.float(), target))
-    return torch.stack(errors).mean()
+    targets = {name: torch.stack([one[name].float() for one in taught]).mean(0) for name in outputs}
+    return torch.stack([_relative(value.float(), targets[name]) for name, value in outputs.items()]).mean()
 
 
 def check_outputs(
@@ -166,9 +163,8 @@ def _kept(plan: Plan | None, parameter: str, size: int) -> Tensor:
     """The columns of the original's weight that remain after all plans."""
     kept = torch.arange(size)
     for one in (*plan.earlier, plan) if plan is not None else ():
-        gone = list(one.cut.get(parameter, {}).get(1, ()))
         mask = torch.ones(len(kept), dtype=torch.bool)
-        mask[gone] = False
+        mask[list(one.cut.get(parameter, {}).get(1, ()))] = False
         kept = kept[mask]
     return kept
 

@@ -26,7 +26,6 @@ from .teachers import Teaching
 
 
 def train_share(place: Path, rank: int) -> None:
-    """Trains on this process's share, as the job says."""
     value = read_json(place / "job.json")
     threading.Thread(target=_exit_with_parent, args=(value["parent"],), daemon=True).start()
     sys.path[:] = value["path"]

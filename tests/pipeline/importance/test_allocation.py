@@ -9,10 +9,10 @@ from deadweight.pipeline.importance.allocation import (
     check_scores,
     choose_by_parameters,
     kept,
-    parameters_left,
     ranking,
 )
 from deadweight.pipeline.pruning.groups import Groups
+from deadweight.pipeline.pruning.plan import parameters_left
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
 from deadweight.targets.errors import ModelError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from support.digits import Digits
 
-from deadweight.pipeline.runs.test_split import look_sentences, looks
+from deadweight.pipeline.runs.run import look_sentences, looks
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 from deadweight.targets.artifact import write_json
