@@ -24,7 +24,7 @@ class Recorder(Interpreter):
 
     Args:
         captured: the network of the graph, for constants that are not in `tensors`.
-        keep: whether `results` stores the result of each node returned, for as long as this lives.
+        keep: whether `results` stores the result of each node.
     """
 
     def __init__(

@@ -130,7 +130,7 @@ def budgets_sentence(budgets: Sequence[Budget]) -> str:
     return f"{', '.join(parts if unknown else parts[:1])}."
 
 
-def protocol_words(protocol: Mapping[str, Any]) -> list[str]:
+def protocol_sentences(protocol: Mapping[str, Any]) -> list[str]:
     """Sentences on how the times were measured, from the protocol's figures alone.
 
     `protocol["words"]` (a sentence, or a list of them) goes first.

@@ -85,7 +85,7 @@ class Depth:
         write_json(path, {"score": search.whole, "rounds": search.rounds, "fixed": fixed})
         work = work.with_artifact("depth", path).with_model("shallow", small, plan=plan)
         stay = "; ".join(f"{path}: {reason}" for path, reason in fixed.items())
-        return work.logged("depth", self, *search.words(), *([f"not to be dropped: {stay}"] if stay else []))
+        return work.logged("depth", self, *search.words(), *([f"cannot be dropped: {stay}"] if stay else []))
 
 
 class _Search:
