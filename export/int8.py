@@ -18,7 +18,7 @@ from ..targets.artifact import sha256_of, unfinished, write_json
 from ..targets.errors import ModelError, TargetError
 from ..targets.progress import Progress
 from ..targets.target import Target
-from .lint.check import Report, lint_model
+from .lint.check import Report, lint
 from .lint.platform import Platform
 from .onnx_graph.canonical import fold_batch_norm
 from .onnx_graph.counts import float_kernels, read_optimized
@@ -234,7 +234,7 @@ def _judged(model: OnnxModel, path: Path, target: Target) -> tuple[Report | None
     if not target.runtime.linted:
         return None, ""
     try:
-        return lint_model(replace(model, path=path), target=target), ""
+        return lint(replace(model, path=path), target=target), ""
     except TargetError as error:
         return None, f"not held against TensorRT's rules: {error.what}"
 

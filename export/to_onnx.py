@@ -112,13 +112,7 @@ def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> torch.export.Exp
     batch = torch.export.Dim("batch")
     shapes: Any = {name: {0: batch} for name in kwargs} if kwargs else tuple({0: batch} for _ in args)
     try:
-        return torch.export.export(
-            module,
-            args,
-            kwargs,
-            dynamic_shapes=shapes,
-            strict=False,
-        )
+        return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export lets the errors of the user's own code through
         if "Constraints violated" in str(error):
             raise ModelError(

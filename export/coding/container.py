@@ -96,11 +96,7 @@ def pack(data: bytes, path: Path) -> Packed:
 
 
 def _pack_with(
-    data: bytes,
-    tensors: Sequence[Tensor],
-    numbers: Sequence[Array],
-    *,
-    books: Sequence[Array],
+    data: bytes, tensors: Sequence[Tensor], numbers: Sequence[Array], *, books: Sequence[Array]
 ) -> Packed:
     """Packs with these shared code books; a tensor may add its own."""
     all_books = list(books)

@@ -117,7 +117,7 @@ def reason(number: int) -> str:
 
 
 def lint(
-    path: Path,
+    model: Path | OnnxModel,
     *,
     target: Target | None = None,
     tensorrt: str | None = None,
@@ -126,6 +126,7 @@ def lint(
     """Finds what TensorRT will refuse in an ONNX file, or run slowly. TensorRT is not needed.
 
     Args:
+        model: an ONNX file, or one that was loaded or made.
         target: the board; without one, widths and deep learning accelerators are not judged.
         tensorrt: the version, such as "8.5" or "10.3.0"; by default the board's, or else the newest with
             an operator table.
@@ -136,21 +137,11 @@ def lint(
         ModelError: it is larger than 2 GB, or an operator lacks its inputs.
         TargetError: the version is unknown; the board runs no TensorRT; a budget for DLA where there is none.
     """
-    try:
-        model = load(path)
-    except UnicodeDecodeError as error:  # names are decoded when they are read
-        raise _damaged(path, error) from error
-    return lint_model(model, target=target, tensorrt=tensorrt, max_gpu_fallbacks=max_gpu_fallbacks)
-
-
-def lint_model(
-    model: OnnxModel,
-    *,
-    target: Target | None = None,
-    tensorrt: str | None = None,
-    max_gpu_fallbacks: int | None = None,
-) -> Report:
-    """As `lint`, for a model that was loaded or made."""
+    if not isinstance(model, OnnxModel):
+        try:
+            model = load(model)
+        except UnicodeDecodeError as error:  # names are decoded when they are read
+            raise _damaged(model, error) from error
     platform = Platform.of(target, tensorrt)
     if max_gpu_fallbacks is not None and not platform.dla_cores:
         where = "No board was given" if target is None else f"{target.name} with {platform.name} has no DLA"
@@ -162,23 +153,21 @@ def lint_model(
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
     on_gpu = len({finding.node for finding in findings if finding.rule in _FALLBACK_RULES})
     fallbacks = on_gpu if platform.dla_cores else None
-    budgets = []
+    budgets: tuple[BudgetCheck, ...] = ()
     if max_gpu_fallbacks is not None:
-        met = on_gpu <= max_gpu_fallbacks
-        budgets.append(BudgetCheck("max_gpu_fallbacks", max_gpu_fallbacks, on_gpu, met))
+        budgets = (BudgetCheck("max_gpu_fallbacks", max_gpu_fallbacks, on_gpu, on_gpu <= max_gpu_fallbacks),)
     words = platform.words()
     if model.proto.producer_name == "deadweight" and _X86_RULES & {finding.rule for finding in findings}:
         named = "the board it is for" if target is None else f'"{target.name}"'
         words.append(
             f"deadweight quantized this file for another runtime: run its recipe with target = {named}."
         )
-    return Report(model.path, platform, tuple(findings), tuple(words), fallbacks, tuple(budgets))
+    return Report(model.path, platform, tuple(findings), tuple(words), fallbacks, budgets)
 
 
 def _findings(model: OnnxModel, platform: Platform) -> list[Finding]:
-    proto = model.proto
     try:
-        network = network_of(proto)
+        network = network_of(model.proto)
         return [finding for rule in RULES.values() for finding in rule(network, platform)]
     except DeadweightError:
         raise
@@ -188,7 +177,7 @@ def _findings(model: OnnxModel, platform: Platform) -> list[Finding]:
         # A rule fails on an attribute of another type, a tensor without axes. ONNX's checker decides whether
         # the file is at fault.
         try:
-            onnx.checker.check_model(proto if fits(proto) else for_inference(proto))
+            onnx.checker.check_model(model.proto if fits(model.proto) else for_inference(model.proto))
         except Exception as refusal:  # its errors have no public base class
             raise _damaged(model.path, refusal) from error
         raise

@@ -41,13 +41,9 @@ def quantized(network: Network, platform: Platform) -> Iterator[Finding]:
     if platform.dla_cores and platform.version < _QUANTIZED_SINCE:
         for node in network.quantizers():
             if network.weight(node) is None:
-                yield Finding(
-                    501,
-                    "note",
-                    node.name,
-                    f"DLA has no {node.op_type}: its int8 comes from a calibration cache",
-                    "For DLA, make a calibration cache from the pairs for the float network, or use FP16.",
-                )
+                what = f"DLA has no {node.op_type}: its int8 comes from a calibration cache"
+                cure = "For DLA, make a calibration cache from the pairs for the float network, or use FP16."
+                yield Finding(501, "note", node.name, what, cure)
 
 
 def on_dla(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -57,13 +53,9 @@ def on_dla(network: Network, platform: Platform) -> Iterator[Finding]:
     known = _NATIVE if platform.version < (10,) else (*_NATIVE, *_SINCE_10)
     for node in network.every_node():
         if node.op_type not in known and not _at_build_time(network, node):
-            yield Finding(
-                502,
-                "note",
-                label(node),
-                f"{node.op_type} runs on the GPU: DLA has no such operator",
-                "Replace it by operators that DLA has, or move it to the end of the network.",
-            )
+            what = f"{node.op_type} runs on the GPU: DLA has no such operator"
+            cure = "Replace it by operators that DLA has, or move it to the end of the network."
+            yield Finding(502, "note", label(node), what, cure)
 
 
 def within_limits(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -74,13 +66,9 @@ def within_limits(network: Network, platform: Platform) -> Iterator[Finding]:
         limit = _LIMITS.get(node.op_type)
         faults = list(limit(network, node, _in_int8(network, node))) if limit is not None else []
         if faults and not _at_build_time(network, node):
-            yield Finding(
-                503,
-                "note",
-                label(node),
-                f"{node.op_type} runs on the GPU: {'; '.join(faults)}",
-                "Change the operator to be within DLA's limits, or leave it to the GPU.",
-            )
+            what = f"{node.op_type} runs on the GPU: {'; '.join(faults)}"
+            cure = "Change the operator to be within DLA's limits, or leave it to the GPU."
+            yield Finding(503, "note", label(node), what, cure)
 
 
 def tensor_sizes(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -93,14 +81,9 @@ def tensor_sizes(network: Network, platform: Platform) -> Iterator[Finding]:
         batch = math.prod(size or 1 for size in shape[:-3])
         if _at_build_time(network, node) or not (large or batch > LARGEST_BATCH):
             continue
-        what = f"an axis of {large[0]}, {LARGEST_AXIS}" if large else f"a batch of {batch}, {LARGEST_BATCH}"
-        yield Finding(
-            504,
-            "note",
-            label(node),
-            f"{node.op_type} runs on the GPU: its result has {what} is DLA's maximum",
-            "Process smaller pieces.",
-        )
+        size = f"an axis of {large[0]}, {LARGEST_AXIS}" if large else f"a batch of {batch}, {LARGEST_BATCH}"
+        what = f"{node.op_type} runs on the GPU: its result has {size} is DLA's maximum"
+        yield Finding(504, "note", label(node), what, "Process smaller pieces.")
 
 
 def _at_build_time(network: Network, node: NodeProto) -> bool:
@@ -243,15 +226,13 @@ def _slope(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
 
 
 _LIMITS: dict[str, Limit] = {
-    "AveragePool": _pool,
+    **dict.fromkeys(("AveragePool", "MaxPool"), _pool),
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _convolution,
     "ConvTranspose": _transposed,
-    "Gemm": _product,
+    **dict.fromkeys(("Gemm", "MatMul"), _product),
     "LRN": _norm_window,
-    "MatMul": _product,
-    "MaxPool": _pool,
     "PRelu": _slope,
     "Resize": _resize,
     "Softmax": _softmax,

@@ -67,14 +67,12 @@ def float_bias(network: Network, platform: Platform) -> Iterator[Finding]:
         maker = network.index.producer.get(node.input[2])
         if maker is not None and maker.op_type == "DequantizeLinear":
             kind = type_name(_quantized_type(network, maker))
-            yield Finding(
-                203,
-                "error",
-                node.name,
+            what = (
                 f"its bias is dequantized from {kind}; TensorRT needs a constant float bias, which it "
-                "adds to the accumulator",
-                "Store the bias as float (in onnxruntime's quantizer: QuantizeBias=False).",
+                "adds to the accumulator"
             )
+            cure = "Store the bias as float (in onnxruntime's quantizer: QuantizeBias=False)."
+            yield Finding(203, "error", node.name, what, cure)
 
 
 def scale(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -104,13 +102,9 @@ def activation_axis(network: Network, platform: Platform) -> Iterator[Finding]:
     for node in network.quantizers():
         scales = network.constant(node, 1)
         if network.weight(node) is None and scales is not None and scales.size > 1:
-            yield Finding(
-                205,
-                "error",
-                node.name,
-                f"the activation {node.input[0]!r} has {scales.size} scales; only weights may have several",
-                "Use one scale for the whole tensor.",
-            )
+            what = f"the activation {node.input[0]!r} has {scales.size} scales; only weights may have several"
+            cure = "Use one scale for the whole tensor."
+            yield Finding(205, "error", node.name, what, cure)
 
 
 def weight_axis(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -141,14 +135,11 @@ def weight_axis(network: Network, platform: Platform) -> Iterator[Finding]:
             if not what and weight.dims[axis] != scales.size:
                 what = f"{weight.name!r} has {scales.size} scales for {weight.dims[axis]} channels"
         if what:
-            yield Finding(
-                206,
-                "error",
-                node.name,
-                what,
+            cure = (
                 "Quantize weights per output channel and write the axis: Conv 0, ConvTranspose 1, MatMul 1, "
-                "Gemm 1 or with transB 0; or use one scale.",
+                "Gemm 1 or with transB 0; or use one scale."
             )
+            yield Finding(206, "error", node.name, what, cure)
 
 
 def opset_of_scales(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -183,13 +174,9 @@ def zero_point_given(network: Network, platform: Platform) -> Iterator[Finding]:
     if platform.version < (10,):
         for node in network.quantizers():
             if not _has_zero(node):
-                yield Finding(
-                    208,
-                    "error",
-                    node.name,
-                    f"it has no zero point; the parser of {platform.name} needs three inputs",
-                    "Add the zero point: an int8 constant 0 of the scale's shape.",
-                )
+                what = f"it has no zero point; the parser of {platform.name} needs three inputs"
+                cure = "Add the zero point: an int8 constant 0 of the scale's shape."
+                yield Finding(208, "error", node.name, what, cure)
 
 
 def _has_zero(node: NodeProto) -> bool:

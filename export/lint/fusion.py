@@ -36,13 +36,9 @@ def half_quantized(network: Network, platform: Platform) -> Iterator[Finding]:
             continue
         weight = node.input[1] in network.index.constants
         missing = "weight" if weight and rounded[0] else f"input {node.input[rounded.index(False)]!r}"
-        yield Finding(
-            301,
-            "note" if weight else "warning",
-            node.name,
-            f"its {missing} is not rounded but the other factor is: it runs in float",
-            "Round both factors, or neither.",
-        )
+        what = f"its {missing} is not rounded but the other factor is: it runs in float"
+        cure = "Round both factors, or neither."
+        yield Finding(301, "note" if weight else "warning", node.name, what, cure)
 
 
 def island(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -66,13 +62,9 @@ def island(network: Network, platform: Platform) -> Iterator[Finding]:
         ):
             readers = sorted({reader.op_type for reader in network.readers(node.output[0])})
             read = f"is read by {', '.join(readers)}" if readers else "is an output of the network"
-            yield Finding(
-                302,
-                "warning",
-                node.name,
-                f"it {read}: nothing after it runs in int8, so the pair costs two passes and saves none",
-                "Remove the pair.",
-            )
+            what = f"it {read}: nothing after it runs in int8, so the pair costs two passes and saves none"
+            cure = "Remove the pair."
+            yield Finding(302, "warning", node.name, what, cure)
 
 
 def before_activation(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -88,14 +80,12 @@ def before_activation(network: Network, platform: Platform) -> Iterator[Finding]
                 if reader.op_type in ACTIVATIONS or _is_affine(network, reader, maker)
             ]
             if broken:
-                yield Finding(
-                    303,
-                    "warning",
-                    node.name,
+                what = (
                     f"it is between {maker.op_type} {maker.name!r} and {broken[0].op_type} "
-                    f"{broken[0].name!r}, which would be one kernel without it",
-                    "Put the pair after the activation.",
+                    f"{broken[0].name!r}, which would be one kernel without it"
                 )
+                cure = "Put the pair after the activation."
+                yield Finding(303, "warning", node.name, what, cure)
                 break
 
 
@@ -134,13 +124,8 @@ def skip_side(network: Network, platform: Platform) -> Iterator[Finding]:
     for position, _ in residual_adds(network.plain, network.plain_index, network.int8):
         node = network.nodes[position]
         if not any(name in network.rounded for name in node.input):
-            yield Finding(
-                305,
-                "warning",
-                node.name,
-                "neither of its sides is rounded: the sum, fused into the convolution, is in float",
-                _RESIDUAL,
-            )
+            what = "neither of its sides is rounded: the sum, fused into the convolution, is in float"
+            yield Finding(305, "warning", node.name, what, _RESIDUAL)
 
 
 def concat_scales(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -169,14 +154,12 @@ def concat_scales(network: Network, platform: Platform) -> Iterator[Finding]:
             continue
         scales = result.union(*(before.get(name, set()) | behind.get(name, set()) for name in node.input))
         if len(scales) > 1:
-            yield Finding(
-                306,
-                "warning",
-                node.name,
+            what = (
                 f"it joins tensors of {len(scales)} scales, {min(scales):.3g} to {max(scales):.3g}; TensorRT "
-                "concatenates int8 without rescaling, so they are rounded again",
-                "Give all inputs of the concat and its result one scale, the largest.",
+                "concatenates int8 without rescaling, so they are rounded again"
             )
+            cure = "Give all inputs of the concat and its result one scale, the largest."
+            yield Finding(306, "warning", node.name, what, cure)
 
 
 def int8_kernel(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -192,13 +175,9 @@ def int8_kernel(network: Network, platform: Platform) -> Iterator[Finding]:
         if not reason and node.op_type in ("Gemm", "MatMul") and rows == (1,):
             reason = SINGLE_ROW
         if reason:
-            yield Finding(
-                307,
-                "warning",
-                node.name,
-                f"{reason}: its pairs cost more than they save",
-                "Keep it in float (skip it when quantizing), or widen it to a multiple of 16.",
-            )
+            what = f"{reason}: its pairs cost more than they save"
+            cure = "Keep it in float (skip it when quantizing), or widen it to a multiple of 16."
+            yield Finding(307, "warning", node.name, what, cure)
 
 
 def lowest_weight(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -207,10 +186,6 @@ def lowest_weight(network: Network, platform: Platform) -> Iterator[Finding]:
         weight = network.weight(node)
         values = network.constant(node, 0)
         if weight is not None and values is not None and values.dtype == np.int8 and (values == -128).any():
-            yield Finding(
-                308,
-                "note",
-                node.name,
-                f"{weight.name!r} has -128; TensorRT's weights are from -127 to 127",
-                "Quantize weights with scale = largest magnitude / 127.",
-            )
+            what = f"{weight.name!r} has -128; TensorRT's weights are from -127 to 127"
+            cure = "Quantize weights with scale = largest magnitude / 127."
+            yield Finding(308, "note", node.name, what, cure)

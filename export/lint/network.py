@@ -98,16 +98,7 @@ def network_of(model: onnx.ModelProto) -> Network:
         if node.op_type in WEIGHTED and all(name in rounded for name in node.input[:2])
     }
     return Network(
-        model,
-        index,
-        opset,
-        shapes,
-        types,
-        plain,
-        Index.of(plain),
-        nodes,
-        frozenset(rounded),
-        frozenset(int8),
+        model, index, opset, shapes, types, plain, Index.of(plain), nodes, frozenset(rounded), frozenset(int8)
     )
 
 

@@ -41,27 +41,21 @@ def opset(network: Network, platform: Platform) -> Iterator[Finding]:
     """101: the parser supports the opset."""
     least, most = next((low, high) for since, low, high in OPSETS if platform.version >= since)
     if not least <= network.opset <= most:
-        yield Finding(
-            101,
-            "error",
-            "the file",
-            f"it has opset {network.opset}; {platform.name} parses {least} to {most}",
-            f"Export at opset {min(most, 17)}, which every TensorRT since 8.5 parses.",
-        )
+        what = f"it has opset {network.opset}; {platform.name} parses {least} to {most}"
+        cure = f"Export at opset {min(most, 17)}, which every TensorRT since 8.5 parses."
+        yield Finding(101, "error", "the file", what, cure)
 
 
 def ir_version(network: Network, platform: Platform) -> Iterator[Finding]:
     """102: the file format is not newer than the ONNX release of the parser."""
     latest = LATEST_IR[platform.table]
     if platform.version < (11,) and network.model.ir_version > latest:
-        yield Finding(
-            102,
-            "warning",
-            "the file",
+        what = (
             f"its IR version is {network.model.ir_version}; the parser of {platform.name} was built for "
-            f"{latest}, and may misread newer ones",
-            "Set the model's ir_version to 8, or export again with an opset of 17.",
+            f"{latest}, and may misread newer ones"
         )
+        cure = "Set the model's ir_version to 8, or export again with an opset of 17."
+        yield Finding(102, "warning", "the file", what, cure)
 
 
 def operator_taken(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -72,13 +66,9 @@ def operator_taken(network: Network, platform: Platform) -> Iterator[Finding]:
         tables = operators().get(node.op_type)
         if tables is None or tables[platform.table] is None:
             since = next((table for table, types in (tables or {}).items() if types), None)
-            yield Finding(
-                103,
-                "error",
-                label(node),
-                f"{node.op_type} is not in the operator table of TensorRT {platform.table}",
-                _cure_for_missing(node.op_type, since),
-            )
+            what = f"{node.op_type} is not in the operator table of TensorRT {platform.table}"
+            cure = _cure_for_missing(node.op_type, since)
+            yield Finding(103, "error", label(node), what, cure)
 
 
 def _cure_for_missing(operator: str, since: str | None) -> str:
@@ -98,13 +88,9 @@ def operator_standard(network: Network, platform: Platform) -> Iterator[Finding]
         if (operators().get(node.op_type) or {}).get(platform.table) is not None:
             # Observed in NVIDIA's parser: it looks an operator up only by its name.
             does = f"the parser uses only the name and would run ONNX's {node.op_type}"
-        yield Finding(
-            104,
-            "error",
-            label(node),
-            f"{node.domain}.{node.op_type} is not an ONNX operator; {does}",
-            "Replace it by standard operators, inline local functions, or load such a plugin first.",
-        )
+        what = f"{node.domain}.{node.op_type} is not an ONNX operator; {does}"
+        cure = "Replace it by standard operators, inline local functions, or load such a plugin first."
+        yield Finding(104, "error", label(node), what, cure)
 
 
 def restriction_kept(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -129,39 +115,31 @@ def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
         short = _SHORT.get(kind, "")
         if short == "i64" and platform.version < (10,):
             short = "i32"  # cast down
+        known = type_name(kind)
         if kind == TensorProto.UNDEFINED or short in listed:
             continue
-        known = type_name(kind)
         if short in every:
-            yield Finding(
-                106,
-                "warning",
-                label(node),
+            what = (
                 f"{node.op_type} on {known} is not in the operator table of TensorRT {platform.table}, "
-                f"which lists {', '.join(sorted(listed))}",
-                "Cast to a listed type first.",
+                f"which lists {', '.join(sorted(listed))}"
             )
+            cure = "Cast to a listed type first."
+            yield Finding(106, "warning", label(node), what, cure)
         else:
-            yield Finding(
-                106,
-                "error",
-                label(node),
-                f"{node.op_type} has the type {known}, which TensorRT {platform.table} has for no operator",
-                "Use FLOAT, FLOAT16, INT32 or BOOL.",
-            )
+            what = f"{node.op_type} has the type {known}, which TensorRT {platform.table} has for no operator"
+            cure = "Use FLOAT, FLOAT16, INT32 or BOOL."
+            yield Finding(106, "error", label(node), what, cure)
 
 
 def seed_used(network: Network, platform: Platform) -> Iterator[Finding]:
     """107: no random numbers have a seed."""
     for node in network.every_node():
         if node.op_type.startswith("Random") and _has(node, "seed"):
-            yield Finding(
-                107,
-                "note",
-                label(node),
-                f"{node.op_type}: its seed of {attribute_of(node, 'seed')} is ignored, and every run differs",
-                "Make the numbers an input of the network, or a constant.",
+            what = (
+                f"{node.op_type}: its seed of {attribute_of(node, 'seed')} is ignored, and every run differs"
             )
+            cure = "Make the numbers an input of the network, or a constant."
+            yield Finding(107, "note", label(node), what, cure)
 
 
 def _has(node: NodeProto, name: str) -> bool:

@@ -30,10 +30,10 @@ Check = Callable[[Network, NodeProto, Platform], Iterator[Fault]]
 LARGEST_K = 3840
 
 
-def _constant(place: int, name: str, *, since: int = 8, until: int = 99) -> Check:
+def _constant(place: int, name: str, *, since: int = 8) -> Check:
     def check(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
         given = len(node.input) > place and bool(node.input[place])
-        if since <= platform.version[0] < until and given and network.constant(node, place) is None:
+        if platform.version[0] >= since and given and network.constant(node, place) is None:
             yield Fault(
                 f"its {name} are computed; the parser needs constants",
                 "Make them constant: fix the shapes and fold constants.",
@@ -136,12 +136,8 @@ def _hardmax(network: Network, node: NodeProto, platform: Platform) -> Iterator[
 
 
 def _branches(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
-    pairs = zip(
-        (value for value in attribute_of(node, "then_branch").output),
-        (value for value in attribute_of(node, "else_branch").output),
-        strict=False,
-    )
-    for one, other in pairs:
+    branches = (attribute_of(node, name).output for name in ("then_branch", "else_branch"))
+    for one, other in zip(*branches, strict=False):
         if one.name == other.name:
             yield Fault(f"both branches have an output {one.name!r}", "Give them different names.")
         ranks = [
@@ -228,39 +224,31 @@ def _deform(network: Network, node: NodeProto, platform: Platform) -> Iterator[F
         yield Fault(f"its pads {pads} differ between begin and end", "Pad with Pad before it.")
 
 
-_AXES = _constant(1, "axes")
+_REDUCTIONS = (
+    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
+    *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
+)
 RESTRICTIONS: dict[str, Check] = {
-    "AveragePool": _pool,
-    "BatchNormalization": _norm,
+    **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _pool),
+    **dict.fromkeys(
+        ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization"), _norm
+    ),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent),
     "Constant": _constant_kind,
     "CumSum": _constant(1, "axis"),
     "DeformConv": _deform,
     "Dropout": _dropout,
     "Einsum": _einsum,
     "EyeLike": _eye,
-    "GRU": _recurrent,
     "GridSample": _grid,
     "Hardmax": _hardmax,
     "If": _branches,
-    "InstanceNormalization": _norm,
-    "LSTM": _recurrent,
-    "LayerNormalization": _norm,
     "Loop": _loop,
-    "LpNormalization": _norm,
-    "LpPool": _pool,
-    "MaxPool": _pool,
     "OneHot": _constant(1, "depth", since=10),
-    "Pad": _constant(3, "axes"),
-    "RNN": _recurrent,
+    **dict.fromkeys(("Pad", "Slice"), _constant(3, "axes")),
     "Resize": _resize,
     "ReverseSequence": _reverse,
     "ScatterND": _scatter,
-    "Slice": _constant(3, "axes"),
-    "Squeeze": _AXES,
+    **dict.fromkeys(("Squeeze", "Unsqueeze", *_REDUCTIONS), _constant(1, "axes")),
     "TopK": _top,
-    "Unsqueeze": _AXES,
-    **{
-        f"Reduce{kind}": _AXES
-        for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
-    },
 }

@@ -36,13 +36,9 @@ def width(network: Network, platform: Platform) -> Iterator[Finding]:
             why = f"channels are computed in steps of {step}, and the rest of the last step is wasted"
         else:
             continue
-        yield Finding(
-            401,
-            severity,
-            network.nodes[position].name,
-            f"it has {units} output channels ({kind}); {why}: {-(-units // step) * step} cost no more",
-            f"Prune with {platform.board.name} as the target: widths are then multiples of its steps.",
-        )
+        what = f"it has {units} output channels ({kind}); {why}: {-(-units // step) * step} cost no more"
+        cure = f"Prune with {platform.board.name} as the target: widths are then multiples of its steps."
+        yield Finding(401, severity, network.nodes[position].name, what, cure)
 
 
 def _heads(network: Network) -> set[int]:
@@ -92,14 +88,12 @@ def change_of_precision(network: Network, platform: Platform) -> Iterator[Findin
             ahead.update(node.input)
     for position in reversed(between):
         node = network.nodes[position]
-        yield Finding(
-            402,
-            "note",
-            node.name,
+        what = (
             f"{node.op_type} runs in float between int8 operators; a reformat before and one after it are "
-            "predicted",
-            "Measure whether INT8 is faster here; if not, keep the operators around it in float.",
+            "predicted"
         )
+        cure = "Measure whether INT8 is faster here; if not, keep the operators around it in float."
+        yield Finding(402, "note", node.name, what, cure)
 
 
 def single_precision(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -109,10 +103,6 @@ def single_precision(network: Network, platform: Platform) -> Iterator[Finding]:
     for position, node in enumerate(network.nodes):
         kind = network.types.get(node.output[0])
         if node.op_type in WEIGHTED and position not in network.int8 and kind == TensorProto.FLOAT:
-            yield Finding(
-                403,
-                "note",
-                node.name,
-                f"{node.op_type} is FLOAT: {platform.name} runs it in FP32, and no flag changes that",
-                "Convert what is not quantized to FLOAT16 in the file.",
-            )
+            what = f"{node.op_type} is FLOAT: {platform.name} runs it in FP32, and no flag changes that"
+            cure = "Convert what is not quantized to FLOAT16 in the file."
+            yield Finding(403, "note", node.name, what, cure)

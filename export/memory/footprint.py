@@ -24,21 +24,9 @@ from ...targets.memory_fit import Footprint
 from ...targets.runtimes.runtime import Runtime, runtime_named
 from ..onnx_graph.graph import Index, attribute_of, lift_constants, load
 from ..onnx_graph.shapes import Shapes, bytes_of, item_bytes, living
+from . import runtime_rules as known
 from .arena_plan import depth_first, planned_bytes
 from .lower_bound import Kernel, least_bytes
-from .runtime_rules import (
-    COMMUTING,
-    POINTWISE,
-    PRODUCTS,
-    REINTERPRETED,
-    ROWS,
-    SHAPES,
-    SUMS,
-    VIEWS,
-    WHOLE,
-    Rules,
-    rules_for,
-)
 
 SCRATCH = 1 << 16  # bytes of a convolution's scratch memory: that of ONNX Runtime on one thread
 MARGIN = 1.08  # factor on the plan: fitted to ONNX Runtime, on other graphs than the reported ones
@@ -66,7 +54,7 @@ def footprint(
     model = load(path).proto
     lift_constants(model.graph)
     shapes = Shapes.of(model, batch)
-    walk = _Walk(model, shapes, rules_for(runs))
+    walk = _Walk(model, shapes, known.rules_for(runs))
     smallest = 2 if ("flag" in runs.fp16 if halves is None else halves) else 8
     sizes = [least.bytes(smallest) for least in walk.values]
     kernels = walk.kernels(smallest)
@@ -107,7 +95,7 @@ class _Walk:
 
     model: onnx.ModelProto
     shapes: Shapes
-    rules: Rules
+    rules: known.Rules
     values: list[_Least] = field(default_factory=list)
     parts: dict[str, dict[int, float]] = field(default_factory=dict)
     steps: list[tuple[str, dict[int, tuple[float, float]], tuple[int, ...], bool, bool]] = field(
@@ -135,15 +123,15 @@ class _Walk:
 
     def _commute(self) -> None:
         """Moves quantization past operators that only select, average or concatenate: values shrink."""
-        for _ in range(2):
-            for node in self.model.graph.node[::-1] if _ else self.model.graph.node:
-                if node.op_type in COMMUTING and node.output[0] in self.parts:
-                    parts = [
-                        p for n in (node.input[0], *node.output) if n in self.parts for p in self.parts[n]
-                    ]
-                    least = min((self.values[part].item for part in parts), default=4)
-                    for part in parts:
-                        self.values[part].item = min(self.values[part].item, least)
+        graph = self.model.graph
+        nodes = [
+            node for node in graph.node if node.op_type in known.COMMUTING and node.output[0] in self.parts
+        ]
+        for node in (*nodes, *reversed(nodes)):
+            parts = [part for name in (node.input[0], *node.output) for part in self.parts.get(name, ())]
+            least = min((self.values[part].item for part in parts), default=4)
+            for part in parts:
+                self.values[part].item = least
 
     def kernels(self, smallest: float) -> list[Kernel]:
         """The steps, with bytes instead of elements."""
@@ -160,17 +148,17 @@ class _Walk:
 
     def _step(self, node: onnx.NodeProto) -> None:
         read = list(dict.fromkeys(name for name in node.input if name in self.parts))
-        if not read or node.op_type in SHAPES:
+        if not read or node.op_type in known.SHAPES:
             return  # constant, or known before the run
         kind = node.op_type
-        if kind in SUMS or kind == "PRelu":
+        if kind in known.SUMS or kind == "PRelu":
             single = len({frozenset(self.parts[name]) for name in read}) == 1
             if single and len(self.parts[read[0]]) == 1:
                 if len(read) > 1 and not self.rules.gates:
                     return self._kernel(node, read, whole=True, sums=False)
                 return self._fused(node, read)
             return self._kernel(node, read, whole=False, sums=True)
-        if len(read) == 1 and kind in VIEWS | POINTWISE | ROWS:
+        if len(read) == 1 and kind in known.VIEWS | known.POINTWISE | known.ROWS:
             return self._fused(node, read)
         if kind == "Concat" and self.rules.joins:
             joined: dict[int, float] = {}
@@ -182,7 +170,7 @@ class _Walk:
         if kind == "Conv" and self.rules.chains and self._depthwise(node):
             return self._fused(node, read)
         attention = kind == "MatMul" and len(read) > 1 and self.rules.attention
-        if attention or kind not in WHOLE | {"Concat"}:
+        if attention or kind not in known.WHOLE | {"Concat"}:
             return self._kernel(node, read, whole=False, sums=False)
         return self._kernel(node, read, whole=True, sums=False)
 
@@ -237,11 +225,11 @@ def _weights(graph: onnx.GraphProto, smallest: float, *, quantized: bool) -> int
     index = Index.of(graph)
     found: dict[str, float] = {}
     for node in graph.node:
-        if node.op_type not in PRODUCTS:
+        if node.op_type not in known.PRODUCTS:
             continue
         for name in node.input:
             rounded = False
-            while name in index.producer and index.producer[name].op_type in VIEWS:
+            while name in index.producer and index.producer[name].op_type in known.VIEWS:
                 rounded |= "QuantizeLinear" in index.producer[name].op_type
                 name = index.producer[name].input[0]
             if name in index.constants:
@@ -289,13 +277,13 @@ def _planned(model: onnx.ModelProto, shapes: Shapes) -> int:
     for node in nodes:
         read = [name for name in node.input if name in plan.number]
         unpacked = node.op_type == "DequantizeLinear"  # weights, which are stored rounded and used as floats
-        if not (read or unpacked) or node.op_type in SHAPES:
+        if not (read or unpacked) or node.op_type in known.SHAPES:
             continue
         out = node.output[0]
-        if read and (node.op_type in REINTERPRETED or _gate(node, index)):
+        if read and (node.op_type in known.REINTERPRETED or _gate(node, index)):
             plan.number[out] = plan.number[read[0]]
             continue
-        after = node.op_type in POINTWISE and read[0] in done_with and len(index.readers[read[0]]) == 1
+        after = node.op_type in known.POINTWISE and read[0] in done_with and len(index.readers[read[0]]) == 1
         if after or node.op_type in ("Conv", "ConvTranspose", "Gemm"):
             done_with.add(out)
         if after and read[0] not in index.outputs:

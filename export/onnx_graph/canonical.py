@@ -64,11 +64,10 @@ def _restate_in_17(node: onnx.NodeProto, index: Index) -> bool:
     kind = node.op_type
     if kind.startswith("Reduce"):
         # The axes were an attribute before they became an input.
-        axes = index.value(node.input[1]) if len(node.input) > 1 and node.input[1] else None
-        if axes is None and len(node.input) > 1 and node.input[1]:
-            return False
+        given = len(node.input) > 1 and bool(node.input[1])
+        axes = index.value(node.input[1]) if given else None
         over_nothing = attribute_of(node, "noop_with_empty_axes", 0) and (axes is None or axes.size == 0)
-        if over_nothing:
+        if over_nothing or (given and axes is None):
             return False
         _drop_attribute(node, "noop_with_empty_axes")
         if axes is not None and axes.size:
@@ -93,9 +92,8 @@ def _restate_in_17(node: onnx.NodeProto, index: Index) -> bool:
 
 
 def _drop_attribute(node: onnx.NodeProto, name: str) -> None:
-    kept = [attribute for attribute in node.attribute if attribute.name != name]
-    del node.attribute[:]
-    node.attribute.extend(kept)
+    for attribute in [each for each in node.attribute if each.name == name]:
+        node.attribute.remove(attribute)
 
 
 def name_by_module(model: onnx.ModelProto, parameters: Collection[str], outputs: list[str]) -> None:
@@ -256,7 +254,7 @@ def strip(model: onnx.ModelProto, opset: int) -> None:
             if node.op_type == "Reshape":
                 _drop_idle_allowzero(node, graph)
             ordered = sorted(node.attribute, key=lambda attribute: attribute.name)
-            ordered = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in ordered]
+            ordered = onnx.NodeProto(attribute=ordered).attribute
             del node.attribute[:]
             node.attribute.extend(ordered)
     drop_unused(model.graph)

@@ -18,7 +18,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, external_data_helper, helper
 
-from ...targets.artifact import writing
+from ...targets.artifact import sha256_of, writing
 from ...targets.errors import ArtifactError
 
 INLINE_BYTES = 2**31 - 2**20  # protobuf's limit on one message, less what a graph without weights may take
@@ -40,26 +40,17 @@ def fits(model: onnx.ModelProto) -> bool:
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that lacks the numbers of its constants; those of shapes are kept."""
     copy = onnx.ModelProto()
-    for field, value in model.ListFields():
-        if field.name == "graph":
-            continue
-        if isinstance(value, (int, str)):
-            setattr(copy, field.name, value)
+    for source, to, but in ((model, copy, "graph"), (model.graph, copy.graph, "initializer")):
+        for field, value in source.ListFields():
+            if isinstance(value, (int, str)):
+                setattr(to, field.name, value)
+            elif field.name != but:
+                getattr(to, field.name).extend(value)
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= SMALL:
+            copy.graph.initializer.append(tensor)
         else:
-            getattr(copy, field.name).extend(value)
-    for field, value in model.graph.ListFields():
-        if field.name == "initializer":
-            for tensor in value:
-                kept = copy.graph.initializer.add()
-                if math.prod(tensor.dims) <= SMALL:
-                    kept.CopyFrom(tensor)
-                else:
-                    kept.name, kept.data_type = tensor.name, tensor.data_type
-                    kept.dims.extend(tensor.dims)
-        elif isinstance(value, str):
-            setattr(copy.graph, field.name, value)
-        else:
-            getattr(copy.graph, field.name).extend(value)
+            copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     return copy
 
 
@@ -74,15 +65,14 @@ def whole_copy(model: onnx.ModelProto, *, but: Collection[str] = ()) -> onnx.Mod
 def for_inference(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy for shape inference: constants without their numbers are inputs, of which it asks none."""
     light = without_weights(model)
-    kept = [tensor for tensor in light.graph.initializer if math.prod(tensor.dims) <= SMALL]
     given = {value.name for value in light.graph.input}
-    for tensor in light.graph.initializer:
-        if math.prod(tensor.dims) > SMALL and tensor.name not in given:
+    del light.graph.initializer[:]
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= SMALL:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in given:
             value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             light.graph.input.append(value)
-    kept = [TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-    del light.graph.initializer[:]
-    light.graph.initializer.extend(kept)
     return light
 
 
@@ -98,7 +88,7 @@ def write_apart(model: onnx.ModelProto, path: Path) -> int:
                 continue
             offset = file.tell()
             gap = bytes(-offset % _ALIGNMENT)
-            value = _raw(tensor)
+            value = bytes(tensor.raw_data) or onnx.numpy_helper.to_array(tensor).tobytes()
             for part in (gap, value):
                 file.write(part)
                 digest.update(part)
@@ -130,15 +120,10 @@ def read_apart(model: onnx.ModelProto, path: Path) -> list[Path]:
     Raises:
         ArtifactError: one of those files is missing, cut short, or not what was written.
     """
-    names = {told for tensor in _tensors(model.graph) if (told := _location(tensor))}
-    for name in names:
-        file = Path(path).parent / name
-        if not file.is_file():
-            raise ArtifactError(
-                f"{path} keeps its weights in {name}, which is not beside it.", "Copy both files together."
-            )
-        found = _OURS.search(name)
-        if found and not _digest(file).startswith(found.group(1)):
+    files = [_beside(path, name) for name in _locations(model.graph)]
+    for file in files:
+        found = _OURS.search(file.name)
+        if found and not sha256_of(file).startswith(found.group(1)):
             raise ArtifactError(
                 f"{file} is damaged: its hash is not the one in its name.", "Export or copy it again."
             )
@@ -150,7 +135,7 @@ def read_apart(model: onnx.ModelProto, path: Path) -> list[Path]:
         raise ArtifactError(
             f"The weights of {path} cannot be read: {error}.", "Export or copy both files again."
         ) from error
-    return [Path(path).parent / name for name in names]
+    return files
 
 
 def copy(path: Path, out_path: Path) -> None:
@@ -171,16 +156,14 @@ def copy_as_one(path: Path, out_path: Path) -> None:
     Raises:
         ArtifactError: as `copy`.
     """
-    if not names_beside(path):
-        copy(path, out_path)
-        return
-    model = onnx.load(path, load_external_data=False)
-    read_apart(model, path)
-    if not fits(model):
-        copy(path, out_path)
-        return
-    with writing(Path(out_path)) as beside:
-        beside.write_bytes(model.SerializeToString(deterministic=True))
+    if names_beside(path):
+        model = onnx.load(path, load_external_data=False)
+        read_apart(model, path)
+        if fits(model):
+            with writing(Path(out_path)) as beside:
+                beside.write_bytes(model.SerializeToString(deterministic=True))
+            return
+    copy(path, out_path)
 
 
 def names_beside(path: Path) -> list[str]:
@@ -195,17 +178,14 @@ def names_beside(path: Path) -> list[str]:
         raise ArtifactError(
             f"{path} is not a whole ONNX file: {error}.", "Export or copy it again."
         ) from error
-    names = sorted({told for tensor in _tensors(held.graph) if (told := _location(tensor))})
+    names = sorted(_locations(held.graph))
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ArtifactError(
                 f"{path} keeps its weights in {name}, outside of its own folder.",
                 "Save it again with its weights beside it (onnx.save with save_as_external_data=True).",
             )
-        if not (Path(path).parent / name).is_file():
-            raise ArtifactError(
-                f"{path} keeps its weights in {name}, which is not beside it.", "Copy both files together."
-            )
+        _beside(path, name)
     return names
 
 
@@ -231,21 +211,16 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(attribute.g)
 
 
-def _location(tensor: onnx.TensorProto) -> str:
-    if tensor.data_location != TensorProto.EXTERNAL:
-        return ""
-    return next((str(entry.value) for entry in tensor.external_data if entry.key == "location"), "")
+def _locations(graph: onnx.GraphProto) -> set[str]:
+    apart = (tensor for tensor in _tensors(graph) if tensor.data_location == TensorProto.EXTERNAL)
+    entries = (entry for tensor in apart for entry in tensor.external_data)
+    return {str(entry.value) for entry in entries if entry.key == "location" and entry.value}
 
 
-def _raw(tensor: onnx.TensorProto) -> bytes:
-    if tensor.raw_data:
-        return bytes(tensor.raw_data)
-    return onnx.numpy_helper.to_array(tensor).tobytes()
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 24):
-            digest.update(part)
-    return digest.hexdigest()
+def _beside(path: Path, name: str) -> Path:
+    file = Path(path).parent / name
+    if not file.is_file():
+        raise ArtifactError(
+            f"{path} keeps its weights in {name}, which is not beside it.", "Copy both files together."
+        )
+    return file

@@ -13,15 +13,7 @@ from onnx import helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from ...targets.errors import ModelError
-from .graph import (
-    QUANTIZED,
-    OnnxModel,
-    all_graphs,
-    lift_constants,
-    name_nodes,
-    opset_of,
-    replace_nodes,
-)
+from .graph import QUANTIZED, OnnxModel, all_graphs, lift_constants, name_nodes, opset_of, replace_nodes
 
 BY_CHANNEL = 13  # the first opset in which a DequantizeLinear has an axis
 OWN_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input

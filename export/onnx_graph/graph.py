@@ -270,11 +270,7 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     """Puts `nodes` in the place of the graph's own."""
-    copies = []
-    for node in nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
+    copies = onnx.GraphProto(node=nodes).node
     del graph.node[:]
     graph.node.extend(copies)
 
@@ -298,9 +294,7 @@ def drop_unused(graph: onnx.GraphProto) -> None:
                 order.setdefault(name, len(order))
         for value in inner.output:
             order.setdefault(value.name, len(order))
-    kept = sorted(
-        (tensor for tensor in graph.initializer if tensor.name in order), key=lambda t: order[t.name]
-    )
-    kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    read = [tensor for tensor in graph.initializer if tensor.name in order]
+    kept = onnx.GraphProto(initializer=sorted(read, key=lambda tensor: order[tensor.name])).initializer
     del graph.initializer[:]
     graph.initializer.extend(kept)

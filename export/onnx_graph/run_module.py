@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator, Mapping
 
@@ -83,10 +84,13 @@ def first_layer_that_differs(
     without submodules, such as an exported graph, has no layers to look at.
     """
     seen: list[tuple[str, nn.Module, Tensor]] = []
-    hooks = []
-    for name, part in module.named_modules():
-        if not list(part.children()):
-            hooks.append(part.register_forward_hook(_recorder(name, seen)))
+
+    def record(name: str, part: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            seen.append((name, part, output.detach().cpu()))
+
+    leaves = [(name, part) for name, part in module.named_modules() if not list(part.children())]
+    hooks = [part.register_forward_hook(functools.partial(record, name)) for name, part in leaves]
     try:
         with predicting(module, model) as run:
             run(feeds)
@@ -103,23 +107,10 @@ def first_layer_that_differs(
                 continue
             following = seen[place + 1] if place + 1 < len(seen) else (name, part, value)
             expected = following[2] if isinstance(following[1], NORMS) else value
-            found = torch.from_numpy(inside[node.output[0]])
             # A linear layer over sequences may be exported over flattened rows.
-            same_size = found.numel() == expected.numel()
-            error = (
-                (found.reshape(-1) - expected.reshape(-1)).abs().max()
-                if same_size
-                else torch.tensor(torch.inf)
-            )
+            found, expected = torch.from_numpy(inside[node.output[0]]).reshape(-1), expected.reshape(-1)
+            error = (found - expected).abs().max() if len(found) == len(expected) else torch.inf
             if not error <= tolerance * expected.abs().max():
                 return f"{node.output[0]!r}, made by {node.op_type} {node.name!r} from module {scope!r}"
             break
     return "no weighted layer, so an operator between them or the output itself"
-
-
-def _recorder(name: str, seen: list[tuple[str, nn.Module, Tensor]]):  # type: ignore[no-untyped-def]
-    def record(part: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            seen.append((name, part, output.detach().cpu()))
-
-    return record

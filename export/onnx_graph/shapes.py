@@ -70,15 +70,9 @@ def living(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     for node in reversed(graph.node):
         if wanted.intersection(node.output):
             living.append(node)
-            for inner in all_graphs(_as_graph(node)):
+            for inner in all_graphs(onnx.GraphProto(node=[node])):
                 wanted.update(name for each in inner.node for name in each.input)
     return living[::-1]
-
-
-def _as_graph(node: onnx.NodeProto) -> onnx.GraphProto:
-    graph = onnx.GraphProto()
-    graph.node.append(node)
-    return graph
 
 
 def item_bytes(kind: int) -> float:

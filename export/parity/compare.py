@@ -2,8 +2,7 @@
 
 A hop has a class. "exact" is bit for bit; "float" allows another order of additions, 1e-5 of the largest
 value; "lossy" is rounding to INT8, which is judged by its noise. A hop beyond its class is an error, which
-names the
-first tensor that differs: the layer to check.
+names the first tensor that differs: the layer to check.
 """
 
 from __future__ import annotations
@@ -14,20 +13,24 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 from torch import nn
 
 from ...targets.errors import ModelError, WorkloadError
+from ..onnx_graph.external_data import for_inference
 from ..onnx_graph.float_input import with_initializers
 from ..onnx_graph.graph import Array, OnnxModel
 from ..onnx_graph.run import Opened, Run, pieces, runner, samples_in
 from ..onnx_graph.run_module import first_layer_that_differs, predicting
-from .data_dependent import selected_outputs
 from .roundings import first_bad_rounding
 
 Kind = Literal["exact", "float", "lossy"]
 # The largest error as a share of the largest value; for "lossy" the noise as a share of the signal, both
 # root mean square. INT8 that keeps accuracy has 0.01 to 0.1; at 0.5 a layer is broken.
 LIMITS: Mapping[Kind, float] = {"exact": 0.0, "float": 1e-5, "lossy": 0.5}
+
+SELECTING = ("NonMaxSuppression", "NonZero", "Unique", "Compress")
+SIZES = ("Shape", "Size")  # they depend only on a size
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Hop:
 
     `flips` are sample indices, counted over all batches, at which the argmax of the first output changed; it
     is empty where that output is not a table of [samples, classes]. `selected` are outputs by which a lossy
-    hop cannot be judged, with the operator that selects their rows (data_dependent.py). `labels` is the
+    hop cannot be judged, with the operator that selects their rows (`selected_outputs`). `labels` is the
     output of `flips`; "" where the first one is not such a table.
     """
 
@@ -186,6 +189,46 @@ def first_tensor_that_differs(
     return "none inside; node by node the graphs agree, so the runtime's optimizations differ"
 
 
+def selected_outputs(model: OnnxModel, feeds: Mapping[str, Array]) -> dict[str, str]:
+    """The selecting operator by data-dependent output, whose number of rows depends on the data.
+
+    After rounding the selected boxes may have another order or number, so the values cannot be compared. What
+    a network computes before the selection is compared if it is an output too. After such an operator the
+    shape may be fixed again, as after a scatter: that output is not selected.
+
+    Args:
+        feeds: inputs, of which only the shapes matter.
+    """
+    behind: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type in SELECTING:
+            found: str | None = node.op_type
+        elif node.op_type in SIZES:
+            continue
+        else:
+            found = next((behind[name] for name in node.input if name in behind), None)
+        behind |= dict.fromkeys(node.output, found) if found else {}
+    if not any(value.name in behind for value in model.graph.output):
+        return {}
+    fixed = for_inference(model.proto)
+    del fixed.graph.value_info[:]
+    for value in fixed.graph.input:
+        if value.name in feeds:
+            shape = value.type.tensor_type.shape
+            del shape.dim[:]
+            for size in feeds[value.name].shape:
+                shape.dim.add().dim_value = size
+    for value in fixed.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph.output
+    open_ = [value.name for value in inferred if not _is_known(value.type.tensor_type)]
+    return {name: behind[name] for name in open_ if name in behind}
+
+
+def _is_known(kind: onnx.TypeProto.Tensor) -> bool:
+    return kind.HasField("shape") and all(axis.HasField("dim_value") for axis in kind.shape.dim)
+
+
 def values_and_errors(before: Array, after: Array) -> tuple[Array, Array]:
     """The values of `before` and how far `after` is from each, in float64.
 
@@ -260,29 +303,31 @@ def _compare(
         leading = next(iter(before))
         if leading not in unjudged and before[leading].ndim == 2 and before[leading].shape[1] > 1:
             labels = leading
-            flips += [samples + place for place in _flipped(before[leading], after[leading])]
+            changed = before[leading].argmax(axis=1) != after[leading].argmax(axis=1)
+            flips += [samples + int(place) for place in np.flatnonzero(changed)]
         samples += samples_in(piece)
     if samples == 0:
         raise WorkloadError(f"There are no samples to compare the hop {hop} on.", "Give at least one batch.")
     outputs = {name: tally.difference() for name, tally in tallies.items()}
     for name, found in outputs.items():
         if name in judged and found.beyond(kind):
-            measure = f"noise {found.noise:.3g}" if kind == "lossy" else f"error {found.relative_largest:.3g}"
+            measure = f"error {found.relative_largest:.3g}"
+            cure = "Check that layer, or replace its operator by simpler ones."
+            if kind == "lossy":
+                measure = f"noise {found.noise:.3g}"
+                cure = "Keep that layer in float with skip, or calibrate on more data."
             raise ModelError(
                 f"The hop {hop} changed the output {name!r} beyond its class ({kind}): {measure} of the "
                 f"values, allowed is {LIMITS[kind]:g}. The first tensor that differs: {locate(worst[1])}.",
-                "Keep that layer in float with skip, or calibrate on more data."
-                if kind == "lossy"
-                else "Check that layer, or replace its operator by simpler ones.",
+                cure,
             )
     return Hop(hop, kind, samples, outputs, tuple(flips), dict(unjudged), labels)
 
 
 def _check_comparable(hop: str, name: str, before: Array, after: Array | None) -> None:
     if after is None or before.shape != after.shape:
-        found = (
-            "is missing" if after is None else f"has the shape {list(after.shape)}, not {list(before.shape)}"
-        )
+        shapes = [] if after is None else [list(value.shape) for value in (after, before)]
+        found = f"has the shape {shapes[0]}, not {shapes[1]}" if shapes else "is missing"
         raise ModelError(f"After the hop {hop} the output {name!r} {found}.", "Export the network again.")
     nan = before.dtype.kind == "f" and bool(np.isnan(before).any())
     if nan or (before.size and not np.isfinite(before).any()):
@@ -290,7 +335,3 @@ def _check_comparable(hop: str, name: str, before: Array, after: Array | None) -
             f"Before the hop {hop} the output {name!r} has {'NaN' if nan else 'only infinite values'}.",
             "The network itself computes it: check its weights and the data.",
         )
-
-
-def _flipped(before: Array, after: Array) -> list[int]:
-    return [int(place) for place in np.flatnonzero(before.argmax(axis=1) != after.argmax(axis=1))]

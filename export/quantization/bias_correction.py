@@ -18,14 +18,7 @@ from onnx import helper, numpy_helper
 
 from ...targets.errors import WorkloadError
 from ..onnx_graph.float_input import as_float
-from ..onnx_graph.graph import (
-    Array,
-    Index,
-    OnnxModel,
-    attribute_of,
-    drop_unused,
-    opset_of,
-)
+from ..onnx_graph.graph import Array, Index, OnnxModel, attribute_of, drop_unused, opset_of
 from ..onnx_graph.readback import Product, products
 from ..onnx_graph.run import pieces, runner, samples_in
 

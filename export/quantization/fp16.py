@@ -8,7 +8,7 @@ opset 19 on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,20 +17,13 @@ from onnx import TensorProto, defs, helper, numpy_helper
 
 from ...targets.errors import ModelError
 from ..onnx_graph.float_input import at_opset, with_initializers
-from ..onnx_graph.graph import (
-    QUANTIZED,
-    Array,
-    Index,
-    OnnxModel,
-    all_graphs,
-    drop_unused,
-    replace_nodes,
-)
+from ..onnx_graph.graph import QUANTIZED, Array, Index, OnnxModel, all_graphs, drop_unused, replace_nodes
 
 OPSET = 19
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+VARIADIC = defs.OpSchema.FormalParameterOption.Variadic
 # Attributes by which an operator itself, not its input, sets the type of its output.
 OWN_TYPE = {"dtype", "value", "output_datatype"}
 
@@ -84,27 +77,13 @@ def _schema(node: onnx.NodeProto) -> defs.OpSchema | None:
         return None
 
 
-def _kinds(schema: defs.OpSchema, told: str) -> tuple[str, ...]:
-    """The types that a type of a schema stands for: those of "T", or the one that it names itself."""
-    constraints = {one.type_param_str: tuple(one.allowed_type_strs) for one in schema.type_constraints}
-    return constraints.get(told, (told,))
-
-
-def _formal(formals: list[defs.OpSchema.FormalParameter], place: int) -> defs.OpSchema.FormalParameter | None:
-    """The parameter at a place; the last one stands for all behind it where there may be many."""
-    if place < len(formals):
-        return formals[place]
-    return (
-        formals[-1]
-        if formals and formals[-1].option == defs.OpSchema.FormalParameterOption.Variadic
-        else None
-    )
-
-
-def _halves(schema: defs.OpSchema, place: int) -> bool:
-    """Whether an input may be half precision."""
-    formal = _formal(list(schema.inputs), place)
-    return formal is not None and "tensor(float16)" in _kinds(schema, formal.type_str)
+def _halves(schema: defs.OpSchema, formals: Sequence[defs.OpSchema.FormalParameter], place: int) -> bool:
+    """Whether an input or output may be half precision; a variadic one stands for all behind it."""
+    if place >= len(formals) and not (formals and formals[-1].option == VARIADIC):
+        return False
+    named = formals[min(place, len(formals) - 1)].type_str  # "T", or a type itself
+    allowed = {one.type_param_str: one.allowed_type_strs for one in schema.type_constraints}
+    return "tensor(float16)" in allowed.get(named, (named,))
 
 
 def _why_not(node: onnx.NodeProto, types: dict[str, int], index: Index) -> str:
@@ -118,13 +97,10 @@ def _why_not(node: onnx.NodeProto, types: dict[str, int], index: Index) -> str:
     follows = bool(node.input) and types.get(node.input[0]) == FLOAT and not named
     if OWN_TYPE & set(schema.attributes) and not follows:
         return "it names its type itself"
-    for place, name in enumerate(node.output):
-        formal = _formal(list(schema.outputs), place)
-        if types.get(name) == FLOAT and (
-            formal is None or "tensor(float16)" not in _kinds(schema, formal.type_str)
-        ):
-            return "ONNX names no half precision for it"
-    if node.input and types.get(node.input[0]) == FLOAT and not _halves(schema, 0):
+    made = [place for place, name in enumerate(node.output) if types.get(name) == FLOAT]
+    taken = [place for place, name in enumerate(node.input[:1]) if types.get(name) == FLOAT]
+    halves = [_halves(schema, schema.outputs, place) for place in made]
+    if not all(halves + [_halves(schema, schema.inputs, place) for place in taken]):
         return "ONNX names no half precision for it"
     for name in node.input:
         # Masks of attention hold -1e9 or the largest float32; the sum may leave FP16, as infinity, and does.
@@ -147,16 +123,15 @@ class _Writer:
     def nodes(self) -> Iterator[onnx.NodeProto]:
         """All nodes, with the casts between the two precisions."""
         for node in self.graph.node:
-            schema = _schema(node)
-            half = node.name not in self.left_float and schema is not None and node.op_type != "Cast"
+            schema = None if node.op_type == "Cast" or node.name in self.left_float else _schema(node)
+            half = schema is not None
             floats = [name for name in (*node.input, *node.output) if self.types.get(name) == FLOAT]
             self.in_half += half and bool(floats)
             for place, name in enumerate(node.input):
                 if self.types.get(name) == FLOAT:
-                    wanted = HALF if half and schema is not None and _halves(schema, place) else FLOAT
-                    cast = self._as(name, wanted, node)
-                    yield from cast[1]
-                    node.input[place] = cast[0]
+                    wanted = HALF if schema is not None and _halves(schema, schema.inputs, place) else FLOAT
+                    node.input[place], cast = self._as(name, wanted, node)
+                    yield from cast
             shown = []
             for place, name in enumerate(node.output):
                 if self.types.get(name) != FLOAT:
@@ -184,17 +159,14 @@ class _Writer:
         return made, [helper.make_node("Cast", [name], [made], name=f"{made}/Cast", to=kind)]
 
     def _stored(self, name: str, value: Array, node: onnx.NodeProto) -> str:
+        fault = ""
         if node.op_type in QUANTIZED and float(value.max()) > LARGEST:
-            raise ModelError(
-                f"The scale {name!r} of {node.name!r} is {float(value.max()):.4g}; "
-                f"FP16 ends at {LARGEST:.0f}.",
-                "Leave that layer in float: skip it when quantizing.",
-            )
-        if node.op_type in QUANTIZED and float(value.min()) < SMALLEST:
-            raise ModelError(
-                f"The scale {name!r} of {node.name!r} is {float(value.min()):.3g}, which is 0 in FP16.",
-                "Leave that layer in float: skip it when quantizing.",
-            )
+            fault = f"{float(value.max()):.4g}; FP16 ends at {LARGEST:.0f}"
+        elif node.op_type in QUANTIZED and float(value.min()) < SMALLEST:
+            fault = f"{float(value.min()):.3g}, which is 0 in FP16"
+        if fault:
+            cure = "Leave that layer in float: skip it when quantizing."
+            raise ModelError(f"The scale {name!r} of {node.name!r} is {fault}.", cure)
         made = f"{name}:half"
         self.graph.initializer.append(numpy_helper.from_array(value.astype(np.float16), made))
         self.made[name, HALF] = made

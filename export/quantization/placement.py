@@ -111,16 +111,13 @@ def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Plac
     rules, graph, index = rules_of(dialect), model.graph, model.index
     _check_names(graph, skip)
     not_float = model.not_float32()
-    apart, reason_apart = (
-        (summed_in_float(model), IN_FLOAT) if rules.onnx_runtime else (single_rows(model), SINGLE_ROW)
-    )
+    named = (summed_in_float(model), IN_FLOAT) if rules.onnx_runtime else (single_rows(model), SINGLE_ROW)
+    apart = dict.fromkeys(*named)
     left_float: dict[str, str] = {}
     chosen: list[int] = []
     for position, node in enumerate(graph.node):
         if node.op_type in CONVOLUTIONS or node.op_type in rules.operators:
-            reason = _reason_for_float(node, index, rules, skip, not_float)
-            if not reason and node.name in apart:
-                reason = reason_apart
+            reason = _reason_for_float(node, index, rules, skip, not_float) or apart.get(node.name, "")
             if reason:
                 left_float[node.name] = reason
             else:
@@ -138,11 +135,9 @@ def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Plac
                 readers.add((position, place_))
     if not rules.every_edge:
         readers |= residual_branches(graph, index, chosen)
-        tensors = {graph.node[position].input[place_] for position, place_ in readers}
-    else:
-        tensors = {graph.node[position].input[place_] for position, place_ in readers}
-        for position in chosen:
-            node = graph.node[position]
+    tensors = {graph.node[position].input[place_] for position, place_ in readers}
+    if rules.every_edge:
+        for node in (graph.node[position] for position in chosen):
             behind = _after_activation(node, index)
             # ONNX Runtime has a product and its ReLU in int8 only where the ReLU's result is rounded.
             if node.op_type == "Conv" or (behind != node.output[0] and behind not in index.outputs):
@@ -150,14 +145,8 @@ def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Plac
         tensors = _spread(graph, index, tensors)
     order = [value.name for value in graph.input] + [name for node in graph.node for name in node.output]
     ordered = tuple(name for name in order if name in tensors)
-    return Placement(
-        ordered,
-        frozenset(readers),
-        weights,
-        _ties(graph, ordered, rules),
-        rules.every_edge,
-        left_float,
-    )
+    ties = _ties(graph, ordered, rules)
+    return Placement(ordered, frozenset(readers), weights, ties, rules.every_edge, left_float)
 
 
 def rules_of(dialect: str) -> DialectRules:
@@ -191,11 +180,7 @@ def _check_names(graph: onnx.GraphProto, skip: Collection[str]) -> None:
 
 
 def _reason_for_float(
-    node: onnx.NodeProto,
-    index: Index,
-    rules: DialectRules,
-    skip: Collection[str],
-    not_float: Collection[str],
+    node: onnx.NodeProto, index: Index, rules: DialectRules, skip: Collection[str], not_float: Collection[str]
 ) -> str:
     if node.name in skip:
         return "asked for"

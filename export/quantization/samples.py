@@ -3,12 +3,15 @@
 A file holds one sample or a batch of them, whichever its arrays' axes say. All files are checked by their
 headers before any is read: a shape that is wrong in the last one is told at once, not after an hour. What
 only looks right is refused too: bytes for a network that takes floats were hardly scaled as it expects.
-Samples are put together to batches as the model takes them, across files.
+Samples are put together to batches as the model takes them, across files. Nothing is read that could run
+code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,11 @@ import onnx
 from ...targets.errors import ArtifactError, WorkloadError
 from ..onnx_graph.graph import Array, load
 from ..onnx_graph.run import input_names, may_lack_batch
-from .array_files import arrays, headers
 
 AT_ONCE = 32  # samples in a batch, where the model takes any number
 ENDINGS = (".npz", ".npy")
+ONLY = "the array of an .npy file"
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _PREPARED = "Prepare samples exactly as for inference: same names, shapes and types."
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -128,14 +132,13 @@ def open_samples(model: Path, data: Path) -> Samples:
     shapes = [(place if whole else 0, one.shapes) for place, one in enumerate(checked)]
     fixed = next((one.shape[0] for one in inputs if one.shape and one.shape[0] and one.name not in whole), 0)
     plan = _plan(shapes, counts, size=fixed or AT_ONCE, whole=bool(fixed))
-    samples = Samples(files, inputs, tuple(names), plan, 0, whole)
-    left_out = sum(counts) - samples.count
     if not plan:
         raise WorkloadError(
             f"{data} holds {sum(counts)} samples, and {model.name} takes batches of {fixed}.",
             f"Give at least {fixed} samples of one shape, or export the model with a dynamic batch.",
         )
-    return Samples(files, inputs, tuple(names), plan, left_out, whole)
+    taken = sum(piece.stop - piece.start for batch in plan for piece in batch)
+    return Samples(files, inputs, tuple(names), plan, sum(counts) - taken, whole)
 
 
 def inputs_of(model: onnx.ModelProto) -> tuple[Input, ...]:
@@ -145,9 +148,8 @@ def inputs_of(model: onnx.ModelProto) -> tuple[Input, ...]:
         if value.name in wanted:
             kind = value.type.tensor_type
             shape = tuple(axis.dim_value for axis in kind.shape.dim) if kind.HasField("shape") else None
-            found.append(
-                Input(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
-            )
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+            found.append(Input(value.name, dtype, shape))
     return tuple(found)
 
 
@@ -249,17 +251,14 @@ def _cure(wanted: Input, shape: tuple[int, ...]) -> str:
 
 
 def _check_type(path: Path, wanted: Input, dtype: np.dtype[Any]) -> None:
-    same_kind = dtype.kind == wanted.dtype.kind or {dtype.kind, wanted.dtype.kind} <= {"i", "u"}
-    if same_kind:
+    if dtype.kind == wanted.dtype.kind or {dtype.kind, wanted.dtype.kind} <= {"i", "u"}:
         return
-    scaled = wanted.dtype.kind == "f" and dtype.kind in "iu"
-    raise WorkloadError(
-        f"{path} holds {dtype} for the input {wanted}.",
+    scale = (
         "Scale and normalize the samples as the network sees them at inference, and save the floats: raw "
         "pixels would give ranges of numbers that it never meets."
-        if scaled
-        else _PREPARED,
     )
+    cure = scale if wanted.dtype.kind == "f" and dtype.kind in "iu" else _PREPARED
+    raise WorkloadError(f"{path} holds {dtype} for the input {wanted}.", cure)
 
 
 def _plan(
@@ -283,3 +282,53 @@ def _plan(
                 plan.append(tuple(waiting))
                 waiting, missing = [], size
     return (*plan, tuple(waiting)) if waiting and not whole else tuple(plan)
+
+
+def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of each array of a file, without reading the arrays.
+
+    Raises:
+        ArtifactError: as for `arrays`.
+    """
+    try:
+        if path.suffix == ".npy":
+            with path.open("rb") as file:
+                return {ONLY: _header(file)}
+        with zipfile.ZipFile(path) as archive:
+            found = {}
+            for name in archive.namelist():
+                with archive.open(name) as file:
+                    found[name.removesuffix(".npy")] = _header(file)
+            return found
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def arrays(path: Path, names: Iterable[str]) -> dict[str, Array]:
+    """The arrays of a file by name; the one of an .npy file is called `ONLY`.
+
+    Raises:
+        ArtifactError: the file is damaged, or holds Python objects.
+    """
+    try:
+        if path.suffix == ".npy":
+            return {ONLY: np.load(path, allow_pickle=False)}
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in names}
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, and opening those could run code")
+    return shape, dtype
+
+
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{path} cannot be read as arrays: {error}.", "Save it again with numpy.savez, plain numbers only."
+    )

@@ -18,26 +18,10 @@ from onnx import helper, numpy_helper
 from ...targets.errors import ModelError
 from ..onnx_graph.external_data import whole_copy
 from ..onnx_graph.float_input import as_float
-from ..onnx_graph.graph import (
-    Array,
-    Index,
-    OnnxModel,
-    all_graphs,
-    drop_unused,
-    replace_nodes,
-    unique,
-)
+from ..onnx_graph.graph import Array, Index, OnnxModel, all_graphs, drop_unused, replace_nodes, unique
 from .calibrate import Range, Ranges
 from .matmul_add import join_biases
-from .placement import (
-    DialectRules,
-    Placement,
-    Weight,
-    clipped_at,
-    nothing_to_quantize,
-    place,
-    rules_of,
-)
+from .placement import DialectRules, Placement, Weight, clipped_at, nothing_to_quantize, place, rules_of
 
 Parameters = tuple[np.float32, Array]  # scale and zero point
 

@@ -168,13 +168,7 @@ def _expiry(given: str | None, now: datetime) -> str | None:
 
 
 def _write_manifest(
-    part: Path,
-    name: str,
-    target: Target,
-    engine: Path | None,
-    *,
-    dated: Mapping[str, Any],
-    tolerance: float,
+    part: Path, name: str, target: Target, engine: Path | None, *, dated: Mapping[str, Any], tolerance: float
 ) -> None:
     files = sorted(path for path in part.rglob("*") if path.is_file())
     manifest: Mapping[str, Any] = {
@@ -185,11 +179,7 @@ def _write_manifest(
         "board": _board(target, engine),
         "model": engine.name if engine else "model.onnx",
         **dated,
-        "golden": {
-            "inputs": "golden/inputs.npz",
-            "outputs": "golden/outputs.npz",
-            "tolerance": tolerance,
-        },
+        "golden": {"inputs": "golden/inputs.npz", "outputs": "golden/outputs.npz", "tolerance": tolerance},
         "files": {
             path.relative_to(part).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
             for path in files

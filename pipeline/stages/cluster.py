@@ -18,8 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ...export.coding.bfloat16 import shortened
-from ...export.coding.cluster import Clusters, Start
+from ...export.coding.cluster import Clusters, Start, shortened
 from ...export.coding.cluster import cluster as clustered
 from ..compression.masks import named, weights_of
 from ..pruning.narrow import copied_module

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from support.onnx_files import read_weights, sparse_weight, write_weights
 
-from deadweight.export.coding.bfloat16 import shortened
-from deadweight.export.coding.cluster import Start, cluster, cluster_file
+from deadweight.export.coding.cluster import Start, cluster, cluster_file, shortened
 from deadweight.export.coding.entropy import encode_symbols
 from deadweight.targets.errors import ModelError
 
