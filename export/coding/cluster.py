@@ -69,14 +69,9 @@ def cluster(
     index = np.zeros(len(flat), np.int64)
     index[kept] = place
     ends = np.cumsum([tensor.size for tensor in tensors.values()])
-    parts = np.split(index, ends[:-1])
-    return Clusters(
-        book.astype(np.float32),
-        {
-            name: part.reshape(tensor.shape)
-            for (name, tensor), part in zip(tensors.items(), parts, strict=True)
-        },
-    )
+    parts = zip(tensors.items(), np.split(index, ends[:-1]), strict=True)
+    shaped = {name: part.reshape(tensor.shape) for (name, tensor), part in parts}
+    return Clusters(book.astype(np.float32), shaped)
 
 
 def cluster_file(
@@ -114,12 +109,10 @@ def cluster_file(
     }
     unknown = sorted(set(wanted) - set(weights))
     if unknown or not weights:
-        what = (
-            f"has no weight {unknown[0]!r} that could be clustered"
-            if unknown
-            else "has no weights to cluster"
+        lacking = f"weight {unknown[0]!r} that could be clustered" if unknown else "weights to cluster"
+        raise ModelError(
+            f"{path} has no {lacking}.", f"It has {', '.join(weights) or 'no large float32 constants'}."
         )
-        raise ModelError(f"{path} {what}.", f"It has {', '.join(weights) or 'no large float32 constants'}.")
     groups: dict[object, dict[str, Array]] = {}
     for name, array in weights.items():
         chosen = wanted.get(name, bits)

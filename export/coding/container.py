@@ -82,11 +82,8 @@ def pack(data: bytes, path: Path) -> Packed:
     numbers = [tensor.numbers(data) for tensor in tensors]
     books = [values for values in map(_few, numbers) if values is not None]
     shared = _union(books)
-    candidates = [
-        _pack_with(data, tensors, numbers, books=chosen)
-        for chosen in ([], [shared] if shared is not None and len(books) > 1 else None)
-        if chosen is not None
-    ]
+    choices = [[], [shared]] if shared is not None and len(books) > 1 else [[]]
+    candidates = [_pack_with(data, tensors, numbers, books=chosen) for chosen in choices]
     best = min(candidates, key=lambda packed: len(packed.data))
     if unpack(best.data) != data:
         raise ModelError(
@@ -144,7 +141,7 @@ def _smallest(tensor: Tensor, values: Array, books: Sequence[Array]) -> tuple[by
         for places, around in sparse.places(kept, rows):
             inner = _by_number(tensor, some, books, functools.partial(within, contexts=around))
             candidates += [(places + record, own) for record, own in inner]
-    return min(candidates, key=lambda made: _record_cost(made))
+    return min(candidates, key=_record_cost)
 
 
 def _by_number(

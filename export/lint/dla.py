@@ -64,7 +64,8 @@ def within_limits(network: Network, platform: Platform) -> Iterator[Finding]:
         return
     for node in network.every_node():
         limit = _LIMITS.get(node.op_type)
-        faults = list(limit(network, node, _in_int8(network, node))) if limit is not None else []
+        int8 = any(name in network.rounded for name in node.input)
+        faults = list(limit(network, node, int8)) if limit is not None else []
         if faults and not _at_build_time(network, node):
             what = f"{node.op_type} runs on the GPU: {'; '.join(faults)}"
             cure = "Change the operator to be within DLA's limits, or leave it to the GPU."
@@ -92,10 +93,6 @@ def _at_build_time(network: Network, node: NodeProto) -> bool:
     given = [name for name in node.input if name and name not in network.index.constants]
     integers = bool(given) and all(network.types.get(name) in whole for name in given)
     return node.op_type in (*_BUILD_TIME, *QUANTIZED) or not given or integers
-
-
-def _in_int8(network: Network, node: NodeProto) -> bool:
-    return any(name in network.rounded for name in node.input)
 
 
 def _numbers(node: NodeProto, name: str, default: list[int]) -> list[int]:
@@ -178,12 +175,9 @@ def _clip(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
 def _product(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
     name = node.input[1]
     maker = network.index.producer.get(name)
-    if name not in network.index.constants and not (maker is not None and _is_weight(network, maker)):
+    weight = network.weight(maker) if maker is not None and maker.op_type in QUANTIZED else None
+    if name not in network.index.constants and weight is None:
         yield "its second factor is not constant"
-
-
-def _is_weight(network: Network, node: NodeProto) -> bool:
-    return node.op_type in QUANTIZED and network.weight(node) is not None
 
 
 def _concat(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from ...targets.errors import ModelError
 from ..onnx_graph.external_data import for_inference, whole_copy
-from ..onnx_graph.graph import QUANTIZED, WEIGHTED, Array, Index, all_graphs, lift_constants
+from ..onnx_graph.graph import QUANTIZED, WEIGHTED, Array, Index, all_graphs, lift_constants, opset_of
 from ..quantization.placement import MOVES
 
 Shape = tuple[int | None, ...]
@@ -78,7 +78,7 @@ def network_of(model: onnx.ModelProto) -> Network:
     Raises:
         ModelError: a standard operator lacks inputs or outputs.
     """
-    opset = next((entry.version for entry in model.opset_import if entry.domain in STANDARD), 1)
+    opset = opset_of(model)
     if any(node.op_type == "Constant" for graph in all_graphs(model.graph) for node in graph.node):
         model = whole_copy(model)
     for graph in all_graphs(model.graph):

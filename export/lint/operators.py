@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnx import AttributeProto, NodeProto, TensorProto
+from onnx import AttributeProto, TensorProto
 
 from ..onnx_graph.graph import QUANTIZED, attribute_of
 from .finding import Finding
@@ -134,13 +134,10 @@ def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
 def seed_used(network: Network, platform: Platform) -> Iterator[Finding]:
     """107: no random numbers have a seed."""
     for node in network.every_node():
-        if node.op_type.startswith("Random") and _has(node, "seed"):
+        named = {each.name for each in node.attribute if each.type != AttributeProto.UNDEFINED}
+        if node.op_type.startswith("Random") and "seed" in named:
             what = (
                 f"{node.op_type}: its seed of {attribute_of(node, 'seed')} is ignored, and every run differs"
             )
             cure = "Make the numbers an input of the network, or a constant."
             yield Finding(107, "note", label(node), what, cure)
-
-
-def _has(node: NodeProto, name: str) -> bool:
-    return any(a.name == name and a.type != AttributeProto.UNDEFINED for a in node.attribute)

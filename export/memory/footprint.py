@@ -1,7 +1,7 @@
 """The memory footprint of a network on its board, from the ONNX file alone, before a build.
 
-The result is a band. Its lower end is certain as long as the runtime follows `runtime_rules.rules_for`: what
-a runtime is known to do without memory (fusion, writing in place, views, concatenation without a copy) costs
+The result is a band. Its lower end is certain as long as the runtime follows `runtime_rules`: what a
+runtime is known to do without memory (fusion, writing in place, views, concatenation without a copy) costs
 nothing here, and what is not known to need memory counts as 0. Weights and values count in the smallest form
 that they may have: rounded, if quantization is next to them or may be moved there; in 16 bits, where halves
 are allowed. `lower_bound.least_bytes` has the rest of the argument.
@@ -22,7 +22,7 @@ import onnx
 from ...targets.errors import ModelError
 from ...targets.memory_fit import Footprint
 from ...targets.runtimes.runtime import Runtime, runtime_named
-from ..onnx_graph.graph import Index, attribute_of, lift_constants, load
+from ..onnx_graph.graph import Index, attribute_of, given_inputs, lift_constants, load
 from ..onnx_graph.shapes import Shapes, bytes_of, item_bytes, living
 from . import runtime_rules as known
 from .arena_plan import depth_first, planned_bytes
@@ -54,7 +54,7 @@ def footprint(
     model = load(path).proto
     lift_constants(model.graph)
     shapes = Shapes.of(model, batch)
-    walk = _Walk(model, shapes, known.rules_for(runs))
+    walk = _Walk(model, shapes, runs.fuses)
     smallest = 2 if ("flag" in runs.fp16 if halves is None else halves) else 8
     sizes = [least.bytes(smallest) for least in walk.values]
     kernels = walk.kernels(smallest)
@@ -95,7 +95,7 @@ class _Walk:
 
     model: onnx.ModelProto
     shapes: Shapes
-    rules: known.Rules
+    fuses: bool
     values: list[_Least] = field(default_factory=list)
     parts: dict[str, dict[int, float]] = field(default_factory=dict)
     steps: list[tuple[str, dict[int, tuple[float, float]], tuple[int, ...], bool, bool]] = field(
@@ -105,7 +105,7 @@ class _Walk:
     def __post_init__(self) -> None:
         graph = self.model.graph
         self.index = Index.of(graph)
-        self.inputs = [value.name for value in graph.input if value.name not in self.index.constants]
+        self.inputs = [value.name for value in given_inputs(graph)]
         self.quantized = any("QuantizeLinear" in node.op_type for node in graph.node)
         for name in self.inputs:
             self._new(name, elements=0)  # in the caller's memory
@@ -154,22 +154,22 @@ class _Walk:
         if kind in known.SUMS or kind == "PRelu":
             single = len({frozenset(self.parts[name]) for name in read}) == 1
             if single and len(self.parts[read[0]]) == 1:
-                if len(read) > 1 and not self.rules.gates:
+                if len(read) > 1 and not self.fuses:
                     return self._kernel(node, read, whole=True, sums=False)
                 return self._fused(node, read)
             return self._kernel(node, read, whole=False, sums=True)
         if len(read) == 1 and kind in known.VIEWS | known.POINTWISE | known.ROWS:
             return self._fused(node, read)
-        if kind == "Concat" and self.rules.joins:
+        if kind == "Concat" and self.fuses:
             joined: dict[int, float] = {}
             for name in read:
                 for part, elements in self.parts[name].items():
                     joined[part] = max(joined.get(part, 0), elements)
             self.parts[node.output[0]] = joined
             return None
-        if kind == "Conv" and self.rules.chains and self._depthwise(node):
+        if kind == "Conv" and self.fuses and self._depthwise(node):
             return self._fused(node, read)
-        attention = kind == "MatMul" and len(read) > 1 and self.rules.attention
+        attention = kind == "MatMul" and len(read) > 1 and self.fuses
         if attention or kind not in known.WHOLE | {"Concat"}:
             return self._kernel(node, read, whole=False, sums=False)
         return self._kernel(node, read, whole=True, sums=False)
@@ -268,9 +268,8 @@ class _Written:
 def _planned(model: onnx.ModelProto, shapes: Shapes) -> int:
     """Bytes of a plan in which products are fused with a following activation, and nothing is overwritten."""
     index, plan = Index.of(model.graph), _Written()
-    for value in model.graph.input:
-        if value.name not in index.constants:
-            plan.new(value.name, 0)
+    for value in given_inputs(model.graph):
+        plan.new(value.name, 0)
     held = frozenset(plan.number.values())
     nodes = living(model.graph)
     done_with: set[str] = set()  # results of products, and of activations fused with them

@@ -1,13 +1,12 @@
 """Rules of runtimes: how they execute operators, as far as memory is concerned.
 
-Nothing is claimed for an operator in none of these sets.
+Nothing is claimed for an operator in none of these sets. A runtime that `fuses` has four more rules:
+producers write into the result of a Concat, which then moves nothing; a depthwise convolution is fused into
+the product that follows it; products of two values, and the softmax between them, are one kernel, as in flash
+attention; a value times a function of itself, as in SiLU, is computed in place.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-
-from ...targets.runtimes.runtime import Runtime
 
 
 def _names(words: str) -> frozenset[str]:
@@ -48,22 +47,3 @@ REINTERPRETED = _names("""Identity Dropout Reshape Flatten Squeeze Unsqueeze""")
 """The data is not moved."""
 SHAPES = _names("""Shape Size""")
 """Known before the run, for a given batch."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a runtime does without additional memory, besides what every runtime may do."""
-
-    joins: bool
-    """Producers write into the result of a Concat, which then moves nothing."""
-    chains: bool
-    """A depthwise convolution is fused into the product that follows it."""
-    attention: bool
-    """Products of two values, and the softmax between them, are one kernel, as in flash attention."""
-    gates: bool
-    """A value times a function of itself, as in SiLU, is computed in place."""
-
-
-def rules_for(runtime: Runtime) -> Rules:
-    """By the runtime's `fuses`: all of them, or none."""
-    return Rules(*[runtime.fuses] * 4)

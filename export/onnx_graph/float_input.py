@@ -13,7 +13,16 @@ from onnx import helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from ...targets.errors import ModelError
-from .graph import QUANTIZED, OnnxModel, all_graphs, lift_constants, name_nodes, opset_of, replace_nodes
+from .graph import (
+    QUANTIZED,
+    OnnxModel,
+    all_graphs,
+    given_inputs,
+    lift_constants,
+    name_nodes,
+    opset_of,
+    replace_nodes,
+)
 
 BY_CHANNEL = 13  # the first opset in which a DequantizeLinear has an axis
 OWN_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input
@@ -79,8 +88,7 @@ def at_opset(model: OnnxModel, opset: int) -> OnnxModel:
 def _own_initializers(model: onnx.ModelProto) -> None:
     # IR 3 lists initializers among the inputs too. One that is replaced by integers would leave its input
     # behind, for every caller to feed.
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
+    inputs = given_inputs(model.graph)
     if len(inputs) < len(model.graph.input):
         kept = onnx.GraphProto(input=inputs).input
         del model.graph.input[:]

@@ -249,14 +249,10 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
-def float_inputs(model: onnx.ModelProto) -> list[str]:
-    """The names of the inputs that hold float32 numbers, initializers left out."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return [
-        value.name
-        for value in model.graph.input
-        if value.name not in constants and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    ]
+def given_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that a caller gives, initializers left out."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in constants]
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
@@ -295,6 +291,7 @@ def drop_unused(graph: onnx.GraphProto) -> None:
         for value in inner.output:
             order.setdefault(value.name, len(order))
     read = [tensor for tensor in graph.initializer if tensor.name in order]
-    kept = onnx.GraphProto(initializer=sorted(read, key=lambda tensor: order[tensor.name])).initializer
+    ordered = sorted(read, key=lambda tensor: order[tensor.name])
+    copies = onnx.GraphProto(initializer=ordered).initializer
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(copies)

@@ -17,7 +17,7 @@ import onnx
 
 from ...targets.errors import ModelError, WorkloadError
 from .external_data import weight_bytes, write_apart
-from .graph import Array, OnnxModel
+from .graph import Array, OnnxModel, given_inputs
 
 PIECE = 8  # samples in memory at a time, where the batch axis is dynamic
 IN_MEMORY_BYTES = 1 << 26  # of weights; a session that is given bytes keeps them, beside its own copy
@@ -133,9 +133,8 @@ def _session(model: onnx.ModelProto, more: bytes, options: Any) -> Any:
 
 
 def input_names(model: onnx.ModelProto) -> list[str]:
-    """The inputs that a caller gives, initializers left out."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return [value.name for value in model.graph.input if value.name not in constants]
+    """The names of `given_inputs`."""
+    return [value.name for value in given_inputs(model.graph)]
 
 
 def pieces(
@@ -151,7 +150,7 @@ def pieces(
         WorkloadError: a batch is no dict of arrays, lacks an input, an input is of another type or shape, or
             they differ in length.
     """
-    values = [value for value in model.graph.input if value.name in input_names(model)]
+    values = given_inputs(model.graph)
     names = [value.name for value in values]
     for batch in batches:
         if not isinstance(batch, Mapping):

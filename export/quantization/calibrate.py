@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from ...targets.artifact import read_json, write_json
 from ...targets.errors import ArtifactError, ModelError, WorkloadError
 from ..onnx_graph.float_input import as_float
-from ..onnx_graph.graph import OnnxModel, float_inputs
+from ..onnx_graph.graph import OnnxModel, given_inputs
 from ..onnx_graph.run import PIECE, Opened, Stream, pieces, samples_in, streamer
 from .adequacy import Adequacy, Seen, of_samples
 from .histogram import BINS, METHODS, Histogram, Method, threshold
@@ -211,7 +213,9 @@ def _adequacy(seen: Seen, found: Range, method: Method) -> Adequacy:
 
 
 def _check_varied(model: OnnxModel, measured: Mapping[str, Histogram], samples: int) -> None:
-    inputs = [name for name in float_inputs(model.proto) if name in measured]
+    given = given_inputs(model.graph)
+    floats = [v.name for v in given if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    inputs = [name for name in floats if name in measured]
     if inputs and all(measured[name].low == measured[name].high for name in inputs):
         raise WorkloadError(
             f"The calibration data are constant: {inputs[0]!r} is {measured[inputs[0]].low:g} "

@@ -107,19 +107,12 @@ def _layers(graph: onnx.GraphProto, index: Index) -> Iterator[_Layer]:
         bias = index.value(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         computed = len(node.input) > 2 and node.input[2] and bias is None
         shared = any(len(index.readers[name]) > 1 for name in node.input[1:] if name)
-        if computed or shared or (bias is not None and bias.size != _outputs(node, value)):
+        turned = node.op_type == "Gemm" and not attribute_of(node, "transB", 0)
+        weight = (value.T if turned else value).astype(np.float64)
+        if computed or shared or (bias is not None and bias.size != len(weight)):
             continue
-        weight = value.astype(np.float64)
-        if node.op_type == "Gemm":
-            weight = weight if attribute_of(node, "transB", 0) else weight.T
         weight = np.array(weight.reshape(len(weight), weight.shape[1], -1), order="C")
         yield _Layer(node, weight, None if bias is None else bias.astype(np.float64).reshape(-1))
-
-
-def _outputs(node: onnx.NodeProto, weight: Array) -> int:
-    return int(
-        weight.shape[1] if node.op_type == "Gemm" and not attribute_of(node, "transB", 0) else len(weight)
-    )
 
 
 def _pairs(model: OnnxModel, layers: dict[str, _Layer]) -> Iterator[tuple[str, str]]:

@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 
 from ...targets.errors import ArtifactError, WorkloadError
-from ..onnx_graph.graph import Array, load
-from ..onnx_graph.run import input_names, may_lack_batch
+from ..onnx_graph.graph import Array, given_inputs, load
+from ..onnx_graph.run import may_lack_batch
 
 AT_ONCE = 32  # samples in a batch, where the model takes any number
 ENDINGS = (".npz", ".npy")
@@ -121,8 +121,7 @@ def open_samples(model: Path, data: Path) -> Samples:
         WorkloadError: there are no samples, or they do not fit the model; it names the file.
     """
     loaded = load(model).proto
-    inputs, wanted = inputs_of(loaded), input_names(loaded)
-    may = may_lack_batch([value for value in loaded.graph.input if value.name in wanted])
+    inputs, may = inputs_of(loaded), may_lack_batch(given_inputs(loaded.graph))
     files = _files(data)
     checked = [_checked(path, inputs) for path in files]
     names = [one.names for one in checked]
@@ -143,13 +142,12 @@ def open_samples(model: Path, data: Path) -> Samples:
 
 def inputs_of(model: onnx.ModelProto) -> tuple[Input, ...]:
     """What a model takes, in its own order."""
-    wanted, found = input_names(model), []
-    for value in model.graph.input:
-        if value.name in wanted:
-            kind = value.type.tensor_type
-            shape = tuple(axis.dim_value for axis in kind.shape.dim) if kind.HasField("shape") else None
-            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-            found.append(Input(value.name, dtype, shape))
+    found = []
+    for value in given_inputs(model.graph):
+        kind = value.type.tensor_type
+        shape = tuple(axis.dim_value for axis in kind.shape.dim) if kind.HasField("shape") else None
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        found.append(Input(value.name, dtype, shape))
     return tuple(found)
 
 
