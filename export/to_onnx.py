@@ -132,10 +132,9 @@ def _reason(error: Exception) -> str:
 
 
 def _convert(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelProto:
+    asked = max(opset, NATIVE)
     try:
-        made = torch.onnx.export(
-            program, dynamo=True, opset_version=max(opset, NATIVE), verbose=False, optimize=True
-        )
+        made = torch.onnx.export(program, dynamo=True, opset_version=asked, verbose=False, optimize=True)
         assert made is not None
         model = whole_copy(made.model_proto)
     except Exception as error:
@@ -144,10 +143,8 @@ def _convert(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelPro
             "Replace the operator named there by ones that ONNX knows.",
         ) from error
     written = opset_of(model)
-    if written != max(opset, NATIVE):
-        raise ModelError(
-            f"torch wrote opset {written} where {max(opset, NATIVE)} was asked for.", "Choose another opset."
-        )
+    if written != asked:
+        raise ModelError(f"torch wrote opset {written} where {asked} was asked for.", "Choose another opset.")
     return model
 
 
@@ -194,10 +191,8 @@ def _simplified(
             if sorted(_imports(simple)) != sorted(_imports(model)):
                 raise ValueError(f"it changed the opsets {_imports(model)} to {_imports(simple)}")
             for key, value in runner(simple)(example).items():
-                largest = float(np.abs(plain[key]).max(initial=0.0))
-                if not np.allclose(
-                    value, plain[key], rtol=0.0, atol=1e-5 * max(largest, 1e-30), equal_nan=True
-                ):
+                limit = 1e-5 * max(float(np.abs(plain[key]).max(initial=0.0)), 1e-30)
+                if not np.allclose(value, plain[key], rtol=0.0, atol=limit, equal_nan=True):
                     raise ValueError(f"it changed {key} by {np.abs(value - plain[key]).max():.3g}")
             return simple, name, tuple(notes)
         except Exception as error:  # a simplifier may fail in any way; the plain graph is always right

@@ -12,7 +12,7 @@ from ...targets.coded import streams
 from ...targets.errors import ModelError
 from ..onnx_graph.graph import Array
 from . import rans, writing
-from .tables import fitted
+from .tables import counted, fitted
 
 MOST_DIFFERENT = 4096  # symbols of one table: with more, the table costs more than it saves
 MOST_IN_CONTEXT = 256  # the same where there may be a table for each context
@@ -55,10 +55,8 @@ def encode_symbols(symbols: Array, *, contexts: Array | None = None) -> bytes:
 def _rans(flat: Array, wide: int, contexts: Array | None) -> bytes:
     symbols = int(flat.max()) + 1
     contexts = contexts if symbols <= MOST_IN_CONTEXT else None
-    classes = 1 if contexts is None else int(contexts.max()) + 1
-    place = flat.astype(np.int64) if contexts is None else contexts.astype(np.int64) * symbols + flat
-    counts = np.bincount(place, minlength=classes * symbols).reshape(classes, symbols)
-    tables = fitted(counts)
+    counts = np.bincount(flat)[None] if contexts is None else counted(flat, contexts)
+    classes, tables = len(counts), fitted(counts)
     alone = len(tables.rows) == 1
     lanes = rans.lanes_for(len(flat), tables.cost_bits / 8)
     rows = None if alone or contexts is None else np.asarray(tables.table_of)[contexts]

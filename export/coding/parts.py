@@ -14,7 +14,7 @@ from ...targets.coded import records
 from ..onnx_graph.graph import Array
 from . import writing
 from .entropy import encode_symbols
-from .tables import learned_bits
+from .tables import counted, learned_bits
 
 CLASSES = ((4, 4), (8, 8), (16, 1), (1, 16), (1, 4), (4, 1))
 """Numbers of classes of rows and columns to try."""
@@ -39,11 +39,10 @@ def part(symbols: Array, strength: Array, rows: int) -> tuple[bytes, Array | Non
     tried = []
     for along, across in CLASSES:
         row, column = _classes(by_row, along), _classes(by_column, across)
-        class_bytes = (
-            bytes([records.EXPLICIT]) + writing.number(rows) + encode_symbols(row) + encode_symbols(column)
-        )
+        class_bytes = bytes([records.EXPLICIT]) + writing.number(rows)
+        class_bytes += encode_symbols(row) + encode_symbols(column)
         contexts = _pairs(row, column)
-        tried.append((len(class_bytes) + learned_bits(_counts(symbols, contexts)) / 8, class_bytes, contexts))
+        tried.append((len(class_bytes) + learned_bits(counted(symbols, contexts)) / 8, class_bytes, contexts))
     promised, class_bytes, contexts = min(tried, key=lambda one: one[0])
     if promised > WORTH * len(plain):
         return best
@@ -58,18 +57,12 @@ def _pairs(row: Array, column: Array) -> Array:
     return pairs
 
 
-def _counts(symbols: Array, contexts: Array) -> Array:
-    wide = int(symbols.max()) + 1
-    place = contexts.astype(np.int64) * wide + symbols
-    return np.bincount(place, minlength=(int(contexts.max()) + 1) * wide).reshape(-1, wide)
-
-
 def within(symbols: Array, contexts: Array | None = None) -> bytes:
     """A part of the numbers inside a mask, with the mask's contexts where they help."""
     plain = bytes([records.PLAIN]) + encode_symbols(symbols)
     if contexts is None or len(symbols) < LEAST:
         return plain
-    if learned_bits(_counts(symbols, contexts)) / 8 > WORTH * len(plain):
+    if learned_bits(counted(symbols, contexts)) / 8 > WORTH * len(plain):
         return plain
     return min(plain, bytes([records.AROUND]) + encode_symbols(symbols, contexts=contexts), key=len)
 

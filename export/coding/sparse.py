@@ -43,16 +43,9 @@ def gaps(kept: Array, span: int) -> bytes:
 def compressed_rows(kept: Array, rows: int) -> bytes:
     """The number of kept weights in each row, and their columns."""
     grid = kept.reshape(rows, -1)
-    column = np.nonzero(grid)[1]
-    lengths = grid.sum(axis=1)
-    return b"".join(
-        (
-            bytes([records.ROWS]),
-            writing.number(rows),
-            encode_symbols(_narrow(lengths)),
-            encode_symbols(_narrow(column)),
-        )
-    )
+    lengths, column = grid.sum(axis=1), np.nonzero(grid)[1]
+    coded = encode_symbols(_narrow(lengths)) + encode_symbols(_narrow(column))
+    return bytes([records.ROWS]) + writing.number(rows) + coded
 
 
 def _symbols(kept: Array, span: int) -> Array:

@@ -46,6 +46,13 @@ class Tables:
         return len(self.coded) + self.cost_bits / 8
 
 
+def counted(symbols: Array, contexts: Array) -> Array:
+    """How often each symbol occurs in each context, int64 [contexts, symbols]."""
+    wide = int(symbols.max()) + 1
+    place = contexts.astype(np.int64) * wide + symbols
+    return np.bincount(place, minlength=(int(contexts.max()) + 1) * wide).reshape(-1, wide)
+
+
 def learned_bits(counts: Array) -> float:
     """An estimate of the symbols' size with adaptive tables for each context.
 

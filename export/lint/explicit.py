@@ -92,9 +92,8 @@ def scale(network: Network, platform: Platform) -> Iterator[Finding]:
             if zero is None or zero.size == scales.size:
                 continue
             what = f"it has {scales.size} scales and {zero.size} zero points"
-        yield Finding(
-            204, "error", node.name, what, "Calibrate again; a channel of zeros gets the scale 1, not 0."
-        )
+        cure = "Calibrate again; a channel of zeros gets the scale 1, not 0."
+        yield Finding(204, "error", node.name, what, cure)
 
 
 def activation_axis(network: Network, platform: Platform) -> Iterator[Finding]:

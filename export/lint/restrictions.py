@@ -94,9 +94,8 @@ def _einsum(network: Network, node: NodeProto, platform: Platform) -> Iterator[F
         if stretched and "." not in equation:
             yield Fault(f"the axis {stretched[0]!r} of {equation!r} is broadcast", "Expand that axis first.")
         if any(len(set(named)) < len(named) for named in (operand.replace(".", "") for operand in operands)):
-            yield Fault(
-                f"the diagonal in {equation!r} is not supported", "Extract the diagonal with Gather first."
-            )
+            fault = f"the diagonal in {equation!r} is not supported"
+            yield Fault(fault, "Extract the diagonal with Gather first.")
     if any(letter not in "abcdefghijklmnopqrstuvwxyz.,->" for letter in equation):
         yield Fault(f"{equation!r} names axes by other than lower-case letters", "Use the letters a to z.")
 
@@ -109,9 +108,8 @@ def _eye(network: Network, node: NodeProto, platform: Platform) -> Iterator[Faul
 def _grid(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     axes = len(network.shapes.get(node.input[0], (0,) * 4))
     if axes != 4 and platform.version < (11,):
-        yield Fault(
-            f"its input has {axes} axes, only 4 are supported", "Sample image by image: [N, C, H, W]."
-        )
+        cure = "Sample image by image: [N, C, H, W]."
+        yield Fault(f"its input has {axes} axes, only 4 are supported", cure)
 
 
 def _recurrent(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
@@ -123,9 +121,8 @@ def _recurrent(network: Network, node: NodeProto, platform: Platform) -> Iterato
     if node.op_type == "LSTM" and attribute_of(node, "input_forget", 0):
         yield Fault("coupled input and forget gates are not supported", "Train it with separate gates.")
     if attribute_of(node, "layout", 0):
-        yield Fault(
-            "its layout puts the batch first", "Use layout 0 (sequence first) and transpose around it."
-        )
+        cure = "Use layout 0 (sequence first) and transpose around it."
+        yield Fault("its layout puts the batch first", cure)
 
 
 def _hardmax(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
@@ -154,14 +151,11 @@ def _loop(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fau
     if len(node.input) > 1 and not node.input[1] and len(body.input) > 1:
         inside = body.input[1].name
         if any(inside in inner.input for inner in body.node):
-            yield Fault(
-                f"its condition is missing, but its body reads it as {inside!r}",
-                "Give the constant true as its condition.",
-            )
+            fault = f"its condition is missing, but its body reads it as {inside!r}"
+            yield Fault(fault, "Give the constant true as its condition.")
     if platform.version >= (10,) and len(node.output) > carried and network.constant(node, 0) is None:
-        yield Fault(
-            "it collects an output over a computed number of iterations", "Fix the number of iterations."
-        )
+        fault = "it collects an output over a computed number of iterations"
+        yield Fault(fault, "Fix the number of iterations.")
     for before, after in zip(body.input[2:], body.output[1:], strict=False):
         shapes = [
             [axis.dim_value or axis.dim_param for axis in value.type.tensor_type.shape.dim]
@@ -169,10 +163,8 @@ def _loop(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fau
             if value.type.tensor_type.HasField("shape")
         ]
         if platform.version >= (10,) and len(shapes) == 2 and shapes[0] != shapes[1]:
-            yield Fault(
-                f"{before.name!r} changes its shape between iterations",
-                "Keep a fixed shape; fill it in parts.",
-            )
+            fault = f"{before.name!r} changes its shape between iterations"
+            yield Fault(fault, "Keep a fixed shape; fill it in parts.")
 
 
 def _resize(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
@@ -203,10 +195,9 @@ def _top(network: Network, node: NodeProto, platform: Platform) -> Iterator[Faul
     count = network.constant(node, 1)
     if count is None and platform.table == "8.5":
         yield Fault("its K is computed; the parser needs a constant", "Make K a constant.")
-    if count is not None and count.size and int(count.reshape(-1)[0]) > LARGEST_K:
-        yield Fault(
-            f"its K is {int(count.reshape(-1)[0])}, the maximum is {LARGEST_K}", "Compute the top in parts."
-        )
+    first = int(count.reshape(-1)[0]) if count is not None and count.size else 0
+    if first > LARGEST_K:
+        yield Fault(f"its K is {first}, the maximum is {LARGEST_K}", "Compute the top in parts.")
     if (10,) <= platform.version < (11,) and not attribute_of(node, "sorted", 1):
         yield Fault("it requests an unsorted result", "Request a sorted one.")
 

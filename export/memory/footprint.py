@@ -170,9 +170,8 @@ class _Walk:
         if kind == "Conv" and self.fuses and self._depthwise(node):
             return self._fused(node, read)
         attention = kind == "MatMul" and len(read) > 1 and self.fuses
-        if attention or kind not in known.WHOLE | {"Concat"}:
-            return self._kernel(node, read, whole=False, sums=False)
-        return self._kernel(node, read, whole=True, sums=False)
+        whole = not attention and kind in known.WHOLE | {"Concat"}
+        return self._kernel(node, read, whole=whole, sums=False)
 
     def _fused(self, node: onnx.NodeProto, read: list[str]) -> None:
         """Stores the outputs in the value of the input, which may shrink to them."""

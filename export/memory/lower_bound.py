@@ -97,10 +97,8 @@ class _Graph:
 
     def rivals(self) -> list[tuple[int, ...]]:
         """Groups of kernels of which one is last: the readers of a value, the makers of a kernel's inputs."""
-        found = [tuple(sorted(readers)) for readers in self.readers.values()]
-        for kernel in self.kernels:
-            found.append(tuple(sorted({self.makers[v] for v, _ in kernel.reads if v in self.makers})))
-        return found
+        makers = ({self.makers[v] for v, _ in kernel.reads if v in self.makers} for kernel in self.kernels)
+        return [tuple(sorted(group)) for group in (*self.readers.values(), *makers)]
 
     def need(self, at: int, before: Sequence[int] = ()) -> int:
         """The minimum bytes when kernel `at` runs after all of `before`; `_MANY` when it cannot."""

@@ -45,14 +45,11 @@ def products(before: OnnxModel, after: OnnxModel) -> Iterator[Product]:
     originals = {node.name: node for node in before.graph.node}
     for node in after.graph.node:
         original = originals.get(node.name)
-        if original is None or len(node.input) < 2:
-            continue
-        makers = [new.producer.get(name) for name in node.input[:2]]
-        if any(maker is None or maker.op_type != "DequantizeLinear" for maker in makers):
+        producers = (new.producer.get(name) for name in node.input[:2])
+        makers = [one for one in producers if one is not None and one.op_type == "DequantizeLinear"]
+        if original is None or len(makers) < 2:
             continue
         data, weight = makers
-        assert data is not None
-        assert weight is not None
         value, integers = old.value(original.input[1]), new.value(weight.input[0])
         steps, scale, zero = new.value(weight.input[1]), new.value(data.input[1]), new.value(data.input[2])
         if value is None or integers is None or steps is None or scale is None or zero is None:

@@ -57,7 +57,6 @@ def predicting(module: nn.Module, model: OnnxModel) -> Iterator[Run]:
     Raises:
         ModelError: (when called) the module returns another number of tensors.
     """
-
     inputs, outputs = input_names(model.proto), [value.name for value in model.graph.output]
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -39,7 +39,7 @@ def merge_initializers(model: onnx.ModelProto) -> tuple[dict[str, str], int]:
             for node in inner.node:
                 node.input[:] = [replaced.get(name, name) for name in node.input]
         left = [tensor for tensor in graph.initializer if tensor.name not in replaced]
-        copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in left]
+        copies = onnx.GraphProto(initializer=left).initializer
         del graph.initializer[:]
         graph.initializer.extend(copies)
     return replaced, saved_bytes
@@ -49,7 +49,6 @@ def _content(tensor: onnx.TensorProto) -> bytes:
     """Type, shape and numbers, whatever the name."""
     bare = onnx.TensorProto()
     bare.CopyFrom(tensor)
-    bare.ClearField("name")
-    bare.ClearField("doc_string")
-    content: bytes = bare.SerializeToString(deterministic=True)
-    return content
+    for field in ("name", "doc_string"):
+        bare.ClearField(field)
+    return bytes(bare.SerializeToString(deterministic=True))

@@ -84,10 +84,9 @@ def _bad_activation(after: OnnxModel, feeds: Mapping[str, Array]) -> str | None:
         error = values[node.output[0]] - before
         clipped = np.where(np.abs(error) > HALF_A_STEP * step, error, 0.0)
         signal = _root_mean_square(before)
-        if _root_mean_square(clipped) > LARGEST_CUT * signal:
-            return (
-                f"{name!r} is clipped at its range: {_root_mean_square(clipped) / signal:.2g} of it is lost."
-            )
+        lost = _root_mean_square(clipped)
+        if lost > LARGEST_CUT * signal:
+            return f"{name!r} is clipped at its range: {lost / signal:.2g} of it is lost."
         if _root_mean_square(error) > LARGEST_NOISE * signal:
             return f"{name!r} is rounded to zero: its step is {step:.3g}, its values are about {signal:.3g}."
     return None

@@ -161,8 +161,7 @@ def _rows(data: Tensor, product: Product) -> Tensor:
     strides, gaps = attribute_of(node, "strides", [1] * axes), attribute_of(node, "dilations", [1] * axes)
     for axis, (size, stride, gap) in enumerate(zip(kernel, strides, gaps, strict=True)):
         padded = padded.unfold(2 + axis, (size - 1) * gap + 1, stride)[..., ::gap]
-    # [samples, channels, places..., kernel...] to [groups, samples and places, channels of a group and
-    # kernel]
+    # [samples, channels, places..., kernel...] to [groups, samples and places, weights of an output]
     samples, channels = padded.shape[:2]
     split = padded.reshape(samples, groups, channels // groups, *padded.shape[2:])
     places = list(range(3, 3 + axes))

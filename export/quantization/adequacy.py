@@ -124,9 +124,8 @@ def words(found: Mapping[str, Adequacy], *, samples: int, method: str) -> tuple[
     if not dead:
         return _of_settled(found, samples, method)
     named = ", ".join(dead[:NAMED]) + (f" and {len(dead) - NAMED} more" if len(dead) > NAMED else "")
-    said = (
-        f"{len(dead)} of {len(found)} rounded tensors are 0 in all of {samples} calibration samples ({named})"
-    )
+    share = f"{len(dead)} of {len(found)} rounded tensors"
+    said = f"{share} are 0 in all of {samples} calibration samples ({named})"
     if len(dead) > len(found) * MANY_DEAD:  # samples that are no samples of the data settle nothing
         return (
             f"CHECK THE SAMPLES: {said}; so many seldom are dead, the samples were hardly prepared as for "

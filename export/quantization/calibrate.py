@@ -45,15 +45,10 @@ class Ranges:
     adequacy: Mapping[str, Adequacy] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        tensors = {name: [found.low, found.high] for name, found in self.tensors.items()}
-        adequacy = {name: [found.moved, found.carriers] for name, found in self.adequacy.items()}
-        return {
-            "schema": 1,
-            "method": self.method,
-            "samples": self.samples,
-            "tensors": tensors,
-            "adequacy": adequacy,
-        }
+        tensors = {name: [one.low, one.high] for name, one in self.tensors.items()}
+        adequacy = {name: [one.moved, one.carriers] for name, one in self.adequacy.items()}
+        found = {"tensors": tensors, "adequacy": adequacy}
+        return {"schema": 1, "method": self.method, "samples": self.samples, **found}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Ranges:

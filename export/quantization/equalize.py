@@ -153,12 +153,9 @@ def _write_back(graph: onnx.GraphProto, layers: list[_Layer]) -> None:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for layer in {layer.node.name: layer for layer in layers}.values():
         node, weight = layer.node, layer.weight
-        stored = constants[node.input[1]]
         if node.op_type == "Gemm":
             weight = weight[:, :, 0] if attribute_of(node, "transB", 0) else weight[:, :, 0].T
-        shaped = np.ascontiguousarray(weight, np.float32).reshape(list(stored.dims))
-        stored.CopyFrom(numpy_helper.from_array(shaped, stored.name))
-        if layer.bias is not None:
-            kept = constants[node.input[2]]
-            shaped = layer.bias.astype(np.float32).reshape(list(kept.dims))
-            kept.CopyFrom(numpy_helper.from_array(shaped, kept.name))
+        values = [weight] if layer.bias is None else [weight, layer.bias]
+        for name, value in zip(node.input[1:], values, strict=False):
+            shaped = np.ascontiguousarray(value, np.float32).reshape(list(constants[name].dims))
+            constants[name].CopyFrom(numpy_helper.from_array(shaped, name))

@@ -22,14 +22,8 @@ import numpy as np
 import onnx
 
 from ...targets.errors import ModelError, meant
+from ..onnx_graph import kernels
 from ..onnx_graph.graph import Index, OnnxModel, attribute_of
-from ..onnx_graph.kernels import (
-    CONVOLUTIONS,
-    SINGLE_ROW,
-    float_in_onnx_runtime,
-    single_rows,
-    without_int8_kernel,
-)
 from .matmul_add import IN_FLOAT, summed_in_float
 from .residual import residual_branches
 
@@ -111,12 +105,14 @@ def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Plac
     rules, graph, index = rules_of(dialect), model.graph, model.index
     _check_names(graph, skip)
     not_float = model.not_float32()
-    named = (summed_in_float(model), IN_FLOAT) if rules.onnx_runtime else (single_rows(model), SINGLE_ROW)
-    apart = dict.fromkeys(*named)
+    if rules.onnx_runtime:
+        apart = dict.fromkeys(summed_in_float(model), IN_FLOAT)
+    else:
+        apart = dict.fromkeys(kernels.single_rows(model), kernels.SINGLE_ROW)
     left_float: dict[str, str] = {}
     chosen: list[int] = []
     for position, node in enumerate(graph.node):
-        if node.op_type in CONVOLUTIONS or node.op_type in rules.operators:
+        if node.op_type in kernels.CONVOLUTIONS or node.op_type in rules.operators:
             reason = _reason_for_float(node, index, rules, skip, not_float) or apart.get(node.name, "")
             if reason:
                 left_float[node.name] = reason
@@ -197,10 +193,10 @@ def _reason_for_float(
     if len(index.computed(node)) == 0:
         return "it computes a constant"
     if rules.onnx_runtime:
-        return float_in_onnx_runtime(node, index)
+        return kernels.float_in_onnx_runtime(node, index)
     weight = index.constants.get(node.input[1])
     if weight is not None:
-        return without_int8_kernel(node, weight.dims, first=node.input[0] not in index.producer)
+        return kernels.without_int8_kernel(node, weight.dims, first=node.input[0] not in index.producer)
     return ""
 
 

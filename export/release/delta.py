@@ -223,11 +223,8 @@ def _encode(coder: str, data: bytes, rows: int) -> bytes:
     classes = (order * _CLASSES // len(order)).astype(np.uint8)
     class_bytes = encode_symbols(classes)
     contexts = np.repeat(classes, length)[: len(symbols)]
-    return (
-        struct.pack("<II", length, len(class_bytes))
-        + class_bytes
-        + encode_symbols(symbols, contexts=contexts)
-    )
+    head = struct.pack("<II", length, len(class_bytes))
+    return head + class_bytes + encode_symbols(symbols, contexts=contexts)
 
 
 def _bundle(folder: Path) -> Bundle:
