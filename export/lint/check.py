@@ -138,10 +138,11 @@ def lint(
         TargetError: the version is unknown; the board runs no TensorRT; a budget for DLA where there is none.
     """
     if not isinstance(model, OnnxModel):
+        path = model
         try:
-            model = load(model)
+            model = load(path)
         except UnicodeDecodeError as error:  # names are decoded when they are read
-            raise _damaged(model, error) from error
+            raise _damaged(path, error) from error
     platform = Platform.of(target, tensorrt)
     if max_gpu_fallbacks is not None and not platform.dla_cores:
         where = "No board was given" if target is None else f"{target.name} with {platform.name} has no DLA"
