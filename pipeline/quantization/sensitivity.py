@@ -87,7 +87,7 @@ class _Noise:
     def add(self, outputs: Mapping[str, Array]) -> None:
         for name, value in next(self._expected).items():
             signal, noise = self._powers.get(name, (0.0, 0.0))
-            if value.shape != outputs[name].shape:  # a data-dependent number of rows, see data_dependent.py
+            if value.shape != outputs[name].shape:  # a data-dependent number of rows, see `selected_outputs`
                 continue
             exact, error = values_and_errors(value, outputs[name])
             signal += float(np.square(exact).sum())
