@@ -204,7 +204,7 @@ def measured(
             ratios[found.name].append(f"{'+'.join(map(str, choice.ranks))}: {found.ratio:.2f}x")
     why = "its low-rank layers are not measured faster (rank {})"
     lost = {name: ", ".join(texts) or "none was timed" for name, texts in ratios.items() if not faster[name]}
-    slow = {name: why.format(told) for name, told in lost.items()}
+    slow = {name: why.format(listed) for name, listed in lost.items()}
     return whole, {name: own for name, own in faster.items() if own}, slow
 
 
