@@ -18,10 +18,7 @@ _CRITERIA = (
     "CRITERIA Context Criterion activation activation_outgoing activation_std apoz batch_norm below "
     "geometric_median lamp lamp_of mean_absolute random taylor weight_l1 weight_l2"
 )
-_TRAINING = {
-    "fit": "Fitted check_order",
-    "loop": "Schedule learn train_step",
-}
+_TRAINING = {"fit": "Fitted check_order", "loop": "Schedule learn train_step"}
 DEPRECATED: Dict[str, Dict[str, str]] = {
     "0.3.0": {
         **{f"{_PIPELINE}.{name}": f"{_PIPELINE}.stages.{name}" for name in _STAGES.split()},
@@ -39,7 +36,7 @@ DEPRECATED: Dict[str, Dict[str, str]] = {
             for name in names.split()
         },
         f"{_PIPELINE}.training.training_words": f"{_PIPELINE}.training.fit.training_sentence",
-    },
+    }
 }
 """By the version that removes them: modules and names of 0.1.0, and their new names."""
 _NEW = {old: (new, version) for version, names in DEPRECATED.items() for old, new in names.items()}

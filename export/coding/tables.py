@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...targets.coded import rans
-from ...targets.coded.levels import cumulative, most_level
+from ...targets.coded.rans import cumulative, most_level
 from ..onnx_graph.graph import Array
 from . import writing
 

@@ -1,6 +1,6 @@
 """The decoder of coded weights, for a board or a CI gate.
 
-    values = decode_symbols(data, most=limit)     streams, rans, levels, reading
+    values = decode_symbols(data, most=limit)     streams, rans, reading
     model = unpack(data)                          container, records
 
 The standard library and numpy, Python 3.8. `export/coding` is the encoder. A stream contains its kind of

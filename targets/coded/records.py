@@ -93,18 +93,18 @@ class Numbers:
 
     def _part(self, count: int, mask_contexts: Optional[Array], *, widest: int) -> Array:
         """A stream and the contexts before it; see the head of this file."""
-        contexts, _ = self._contexts(count, mask_contexts)
+        contexts = self._contexts(count, mask_contexts)
         symbols = read_symbols(self.reader, most=count, contexts=contexts)
         if len(symbols) != count or symbols.dtype.itemsize > widest:
             raise damaged(f"there are {len(symbols)} symbols, not {count}")
         return symbols
 
-    def _contexts(self, count: int, mask_contexts: Optional[Array]) -> Tuple[Optional[Array], int]:
+    def _contexts(self, count: int, mask_contexts: Optional[Array]) -> Optional[Array]:
         way = self.reader.byte("the kind of contexts")
         if way == PLAIN:
-            return None, way
+            return None
         if way == AROUND and mask_contexts is not None:
-            return mask_contexts, way
+            return mask_contexts
         if way != EXPLICIT or not count:
             raise damaged(f"there are no contexts of kind {way}")
         rows = self.reader.number("the number of rows", least=1, most=count)
@@ -114,7 +114,7 @@ class Numbers:
         classes = int(column.max()) + 1
         if (int(row.max()) + 1) * classes > MOST_CONTEXTS:
             raise damaged("there are too many contexts")
-        return (row[:, None] * np.uint8(classes) + column[None, :]).reshape(-1), way
+        return (row[:, None] * np.uint8(classes) + column[None, :]).reshape(-1)
 
     def _classes(self, count: int) -> Array:
         classes = read_symbols(self.reader, most=count)
@@ -125,7 +125,7 @@ class Numbers:
     def _places(self, kind: int, count: int) -> Tuple[Array, Optional[Array]]:
         """The indices of the numbers that are not 0, and their contexts."""
         if kind == MASK:
-            contexts, _ = self._contexts(count, None)
+            contexts = self._contexts(count, None)
             mask = read_symbols(self.reader, most=count, contexts=contexts)
             if len(mask) != count or (count and int(mask.max()) > 1):
                 raise damaged("a mask has values other than 0 and 1")

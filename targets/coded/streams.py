@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 
 from . import rans
-from .levels import cumulative, most_level
 from .reading import Bytes, Reader, damaged, outdated
 
 if TYPE_CHECKING:
@@ -88,7 +87,8 @@ def _rans(reader: Reader, count: int, dtype: Any, contexts: Optional[Array]) -> 
         raise damaged(f"{rows} tables of {symbols} symbols cannot be in {reader.left} bytes")
     table_of = reader.levels(classes, "the tables of contexts", most=rows - 1) if classes > 1 else [0]
     tables = read_tables(reader, rows, symbols, steps=steps, bits=bits)
-    lanes = _lanes(reader, count)
+    least = max(1, -(-count // MOST_STEPS))
+    lanes = reader.number("the number of lanes", least=least, most=MOST_LANES)
     length = reader.number("the number of words", most=reader.left // 2)
     states = np.frombuffer(reader.take(4 * lanes, "the states"), "<u4")
     words = np.frombuffer(reader.take(2 * length, "the words"), "<u2")
@@ -110,13 +110,8 @@ def read_tables(reader: Reader, rows: int, symbols: int, *, steps: int, bits: in
     tables = np.zeros((rows, symbols + 1), np.int64)
     before = [0] * symbols
     for row in range(rows):
-        before = reader.levels(symbols, "a table", most=most_level(steps), before=before)
+        before = reader.levels(symbols, "a table", most=rans.most_level(steps), before=before)
         if sum(level > 0 for level in before) > 1 << bits:
             raise damaged(f"a table of {bits} bits has too many symbols")
-        tables[row] = cumulative(before, steps=steps, bits=bits)
+        tables[row] = rans.cumulative(before, steps=steps, bits=bits)
     return tables
-
-
-def _lanes(reader: Reader, count: int) -> int:
-    least = max(1, -(-count // MOST_STEPS))
-    return reader.number("the number of lanes", least=least, most=MOST_LANES)

@@ -205,13 +205,12 @@ def runs_of(content: Any, *, where: str = "the times") -> Tuple[float, ...]:
         ArtifactError: it is not JSON of trtexec.
     """
     try:
-        seconds = tuple(float(entry["computeMs"]) / 1e3 for entry in content)
+        return tuple(float(entry["computeMs"]) / 1e3 for entry in content)
     except (TypeError, ValueError, KeyError) as error:
         raise ArtifactError(
             f"{where} has no times of runs: {type(error).__name__} at {error}.",
             "Give the file of trtexec --exportTimes=FILE.",
         ) from error
-    return seconds
 
 
 def timed(engine: Engine, times_s: Mapping[str, float]) -> Engine:
@@ -241,9 +240,7 @@ def _layer(content: Any, where: str) -> EngineLayer:
     precision = precision or next((tensor.dtype for tensor in (*inputs, *outputs) if tensor.dtype), "")
     tactic = str(content.get("TacticName") or content.get("TacticValue") or "")
     nodes = nodes_of(name, str(content.get("Metadata", "")))
-    on_dla = (
-        "DLA" in type_.upper().split("_") or "dla" in type_.lower() or str(content.get("Origin")) == "DLA"
-    )
+    on_dla = "dla" in type_.lower() or str(content.get("Origin")) == "DLA"
     return EngineLayer(
         name=name,
         type=type_,

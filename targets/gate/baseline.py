@@ -118,11 +118,10 @@ def read_baseline(path: Path) -> Baseline:
             "Restore the baseline (from version control, for example), or accept a model again: "
             "deadweight gate --record --model MODEL --baseline FILE.",
         ) from error
+    again = "Record it again: deadweight gate --record --model MODEL --baseline FILE."
     if content.get("schema") != SCHEMA:
-        raise ArtifactError(
-            f"The baseline {path} has the schema {content.get('schema')!r}; this version reads {SCHEMA}.",
-            "Record it again: deadweight gate --record --model MODEL --baseline FILE.",
-        )
+        what = f"has the schema {content.get('schema')!r}; this version reads {SCHEMA}."
+        raise ArtifactError(f"The baseline {path} {what}", again)
     try:
         values = {key: value for key, value in content.items() if key != "schema"}
         for name, kinds in _KINDS.items():
@@ -130,10 +129,7 @@ def read_baseline(path: Path) -> Baseline:
                 raise TypeError(f"{name} is {values[name]!r}")
         return Baseline(**{**values, "protocol": Protocol.from_json(values["protocol"])})
     except (KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{path} is not a baseline, or an incomplete one: {error}.",
-            "Record it again: deadweight gate --record --model MODEL --baseline FILE.",
-        ) from error
+        raise ArtifactError(f"{path} is not a baseline, or an incomplete one: {error}.", again) from error
 
 
 def old_model(baseline: Baseline, path: Path) -> Optional[Path]:

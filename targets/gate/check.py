@@ -111,12 +111,9 @@ def check(
     limit = SLOWDOWN if budgets.slowdown is None else budgets.slowdown
     samples = needed_samples(99) if budgets.p99_s is not None else 0
     judgement: Optional[Judgement] = None
-    remarks: List[str] = []
     if taken is not None:
         measured = dict(taken)
         judgement = judge(measured["baseline"], measured["candidate"], margin=limit, confidence=CONFIDENCE)
-        checks, against = [_slowdown_check(*slowdown(judgement), limit, judgement)], "side by side"
-        remarks += judgement.remarks
     elif old is not None:
         compared = compare_until_decided(
             old,
@@ -130,20 +127,15 @@ def check(
             progress=progress,
         )
         measured, judgement = dict(compared.measured), compared.judgement
-        remarks += judgement.remarks
-        checks = [_slowdown_check(*slowdown(judgement), limit, judgement)]
-        against = "side by side"
     else:
-        measured = time_together(
-            {"candidate": Path(model)},
-            protocol=replace(protocol, events=24),
-            inputs=arrays,
-            progress=progress,
-        )
-        against = "history"
+        short = replace(protocol, events=24)
+        measured = time_together({"candidate": Path(model)}, protocol=short, inputs=arrays, progress=progress)
+    against = "history" if judgement is None else "side by side"
+    if judgement is None:
         timed, weaker = against_history(measured["candidate"], baseline, history, limit=limit)
-        checks = [timed]
-        remarks.append(weaker)
+        checks, remarks = [timed], [weaker]
+    else:
+        checks, remarks = [_slowdown_check(judgement, limit)], [*judgement.remarks]
     candidate = measured["candidate"]
     if checks[0].outcome == "cannot_tell":
         remarks.append(
@@ -187,27 +179,19 @@ def against_history(
         if one.get("model_sha256") == baseline.model_sha256 and set(one) >= _SESSION_KEYS
     ]
     cure = "Restore the accepted model to time both side by side (gate --record --fetch CMD stores how)."
+    missing = f"The accepted model {baseline.model} is missing, and"
     if not own:
-        raise MeasurementError(
-            f"The accepted model {baseline.model} is missing, and no session of it is stored.", cure
-        )
+        raise MeasurementError(f"{missing} no session of it is stored.", cure)
     there = [one for one in own if one["machine"] == machine]
     if not there:
         others = sorted({str(one["machine"].get("cpu")) for one in own})
-        raise MeasurementError(
-            f"The accepted model {baseline.model} is missing, and its sessions are of another machine: "
-            f"{', '.join(others)}; this is {machine.get('cpu')}.",
-            cure,
-        )
+        what = f"its sessions are of another machine: {', '.join(others)}; this is {machine.get('cpu')}."
+        raise MeasurementError(f"{missing} {what}", cure)
     usable = [
         one for one in there if one["protocol"] == key and one["software"] == candidate.conditions["software"]
     ]
     if not usable:
-        raise MeasurementError(
-            f"The accepted model {baseline.model} is missing, and its sessions have another protocol or "
-            "runtime.",
-            cure,
-        )
+        raise MeasurementError(f"{missing} its sessions have another protocol or runtime.", cure)
     times = sorted(float(one["session_s"]) for one in usable)
     now = session_s(candidate)
     value, low, high = now / times[len(times) // 2] - 1, now / times[-1] - 1, now / times[0] - 1
@@ -253,7 +237,8 @@ def _absolute_checks(budgets: Budgets, candidate: Measurement, *, memory_bytes: 
     return checks
 
 
-def _slowdown_check(value: float, low: float, high: float, limit: float, judgement: Judgement) -> Check:
+def _slowdown_check(judgement: Judgement, limit: float) -> Check:
+    value, low, high = slowdown(judgement)
     words = (
         f"{_more(value)} time ({_signed(low)} to {_signed(high)}, "
         f"{100 * judgement.confidence:.3g} % confidence, {judgement.events} events)"

@@ -32,7 +32,6 @@ def entry(
     `session_s` is the value with which later sessions are compared: the median over events of the median
     block, by the clock that a judgement would use.
     """
-    clock = "wall" if measurement.cpu_ns is None else "cpu"
     middle = measurement.latency_s(50)
     return {
         "schema": SCHEMA,
@@ -43,7 +42,7 @@ def entry(
         "machine": measurement.conditions.get("machine", {}),
         "software": measurement.conditions.get("software", {}),
         "protocol": protocol_key(measurement),
-        "clock": clock,
+        "clock": _clock(measurement),
         "session_s": session_s(measurement),
         "latency_s": {"p50": middle.value, "low": middle.low, "high": middle.high},
         "events": measurement.events,
@@ -56,17 +55,17 @@ def entry(
 
 def session_s(measurement: Measurement) -> float:
     """A session's time: the median over events of the median block, in seconds."""
-    clock = "wall" if measurement.cpu_ns is None else "cpu"
-    return float(np.median(np.median(measurement.block_s(clock), axis=1)))
+    return float(np.median(np.median(measurement.block_s(_clock(measurement)), axis=1)))
+
+
+def _clock(measurement: Measurement) -> str:
+    return "wall" if measurement.cpu_ns is None else "cpu"
 
 
 def protocol_key(measurement: Measurement) -> Dict[str, Any]:
     """The part of the protocol that must be equal for two sessions to be comparable."""
-    protocol = measurement.protocol
-    return {
-        name: getattr(protocol, name)
-        for name in ("runtime", "threads", "batch", "inputs", "seed", "block_s", "settle_s")
-    }
+    names = ("runtime", "threads", "batch", "inputs", "seed", "block_s", "settle_s")
+    return {name: getattr(measurement.protocol, name) for name in names}
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:

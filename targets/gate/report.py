@@ -57,8 +57,8 @@ def markdown(gated: Gated, baseline: Baseline, *, model: str) -> str:
         lines.append(f"| {one.name} | {_SIGNS[one.outcome]} | {one.sentence} | {limit_text(one)} |")
     lines += ["", f"Compared with {baseline.model} ({baseline.model_sha256[:12]}), {gated.against}."]
     lines += [f"- {remark}" for remark in gated.remarks]
-    lines += [calibration_sentence(baseline.calibration, _machine(gated))]
-    return "\n".join(line for line in lines if line is not None) + "\n"
+    machine: Mapping[str, Any] = next((one.conditions["machine"] for one in gated.measured.values()), {})
+    return "\n".join([*lines, calibration_sentence(baseline.calibration, machine)]) + "\n"
 
 
 def workflow_commands(gated: Gated) -> List[str]:
@@ -80,13 +80,6 @@ def calibration_sentence(calibration: Optional[Mapping[str, Any]], machine: Mapp
         f"False alarms counted on {calibration['at'][:10]}: {counts['count']} of {counts['runs']} "
         f"(95 % interval {100 * counts['low']:.1f} to {100 * counts['high']:.1f} %).{elsewhere}"
     )
-
-
-def _machine(gated: Gated) -> Mapping[str, Any]:
-    for measurement in gated.measured.values():
-        machine: Mapping[str, Any] = measurement.conditions["machine"]
-        return machine
-    return {}
 
 
 def _sentence(one: Check) -> str:

@@ -160,19 +160,15 @@ class Cuda:
                 "Stop other programs that use the GPU, use a smaller batch, or use a smaller model.",
             )
         if status == NOT_SUPPORTED:
-            return TargetError(
-                f"{self.name} does not support this: {message}",
-                "Run without a CUDA graph, or with libcudart: DEADWEIGHT_CUDA=ctypes.",
-            )
-        if status in _NO_DRIVER:
-            return TargetError(
-                f"CUDA found no suitable driver: {message}",
-                "Install the CUDA of the driver's version; start a container with --runtime nvidia.",
-            )
-        return TargetError(
-            f"CUDA failed: {message}",
-            "Try again in a new process: after some GPU failures the old process cannot use CUDA.",
-        )
+            what = f"{self.name} does not support this"
+            cure = "Run without a CUDA graph, or with libcudart: DEADWEIGHT_CUDA=ctypes."
+        elif status in _NO_DRIVER:
+            what = "CUDA found no suitable driver"
+            cure = "Install the CUDA of the driver's version; start a container with --runtime nvidia."
+        else:
+            what = "CUDA failed"
+            cure = "Try again in a new process: after some GPU failures the old process cannot use CUDA."
+        return TargetError(f"{what}: {message}", cure)
 
 
 def open_cuda(choice: Optional[str] = None) -> Cuda:

@@ -8,6 +8,7 @@ driver; a table maps the runtime's functions to it, in the primary context, beca
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import ctypes.util
 import os
@@ -137,7 +138,7 @@ def by_pycuda() -> Calls:
     except driver.Error as error:
         raise OSError(str(error)) from error
     context.push()
-    _pop_at_exit(driver)
+    atexit.register(driver.Context.pop)  # otherwise pycuda aborts the process
     objects: Dict[int, Any] = {}
     table = _driver_table(driver, objects)
 
@@ -162,13 +163,6 @@ def by_pycuda() -> Calls:
         return lambda: call(name, *inputs)[0]
 
     return Calls(f"pycuda {pycuda.VERSION_TEXT}", call, lambda status: failures.get(status, "unknown"), bind)
-
-
-def _pop_at_exit(driver: Any) -> None:
-    """Pops the context at exit: otherwise pycuda aborts the process."""
-    import atexit
-
-    atexit.register(driver.Context.pop)
 
 
 def _driver_table(driver: Any, objects: Dict[int, Any]) -> Dict[str, Callable[..., Any]]:

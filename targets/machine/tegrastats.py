@@ -68,7 +68,8 @@ class Tegrastats:
     def cores(self) -> Tuple[Optional[Engine], ...]:
         """Every core; None for one that is off."""
         units: List[Optional[Engine]] = []
-        for core in str(self._values("cores", "CPU")[0] or "").split(",") if self._has("CPU") else ():
+        printed = next((str(each.values[0]) for each in self.readings if each.kind == "cores"), "")
+        for core in printed.split(",") if printed else ():
             load, at, clock = core.partition("%@")
             units.append(Engine(float(load), (int(clock) * 1_000_000,)) if at else None)
         return tuple(units)
@@ -104,13 +105,6 @@ class Tegrastats:
             if reading.kind == "rail" and reading.name != "NC":
                 watts.setdefault(reading.name, int(reading.values[0] or 0) / 1000)
         return watts
-
-    def _has(self, name: str) -> bool:
-        return any(reading.name == name for reading in self.readings)
-
-    def _values(self, kind: str, name: str) -> Tuple[Optional[str], ...]:
-        values = (each.values for each in self.readings if (each.kind, each.name) == (kind, name))
-        return next(values, (None,))
 
 
 def parse_tegrastats(line: str) -> Tegrastats:

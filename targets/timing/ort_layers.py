@@ -14,26 +14,51 @@ import gc
 import json
 import math
 import random
+import re
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from time import perf_counter
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 
 from ..errors import MeasurementError
-from ..onnx_file import Nodes, read_nodes
+from ..onnx_file import Node, Nodes, read_nodes
 from ..progress import Counted
 from ..runtimes.ort import open_ort
 from .inputs import fed, with_inputs
 from .layers import Layer
 from .measurement import Protocol
-from .ort_names import HEAVY, labels_of, owners_of
 
 if TYPE_CHECKING:
     from ..runtimes.session import Arrays
 
 LAYER_PROTOCOL = Protocol(events=24, event_s=0.03, block_s=0.002, settle_s=0.001, min_rounds=4)
+_INWARD = ("ReorderInput", "QuantizeLinear", "Transpose", "Cast", "DynamicQuantizeLinear")
+_OUTWARD = ("ReorderOutput", "DequantizeLinear")
+HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "ConvInteger", "LSTM", "GRU", "RNN")
+_AFFIXES = re.compile(r"^fused |(_kernel_time|_nchwc|_nhwc|_token_\d+|_quant|_Conv|_fused)$")
+
+
+class _Plan(NamedTuple):
+    """Untimed and timed runs of every model in one round, the same for all, and the rounds of an event."""
+
+    settling: int
+    timed: int
+    rounds: int
 
 
 @dataclass
@@ -65,14 +90,14 @@ def time_layers(
     """
     protocol = with_inputs(protocol, inputs)
     graphs = {name: read_nodes(path) for name, path in models.items()}
-    rng, rounds = random.Random(), 0
+    rng = random.Random()
     kernels: Dict[str, List[List[List[_Kernel]]]] = {}
-    blocks: Dict[str, Tuple[int, int]] = {}
+    plan: Optional[_Plan] = None
     for index in range(protocol.events):
         gc.collect()
-        profiles, blocks, rounds = _event(models, blocks, rounds, protocol=protocol, inputs=inputs, rng=rng)
+        profiles, plan = _event(models, plan, protocol=protocol, inputs=inputs, rng=rng)
         for name, profile in profiles.items():
-            kernels.setdefault(name, []).append(_rounds(profile, *blocks[name], rounds=rounds))
+            kernels.setdefault(name, []).append(_rounds(profile, plan))
         if progress is not None:
             progress(index + 1, protocol.events)
     return {name: _layers(kernels[name], graphs[name]) for name in models}
@@ -80,16 +105,13 @@ def time_layers(
 
 def _event(
     models: Mapping[str, Path],
-    blocks: Dict[str, Tuple[int, int]],
-    rounds: int,
+    plan: Optional[_Plan],
     *,
     protocol: Protocol,
     inputs: Optional[Arrays],
     rng: random.Random,
-) -> Tuple[Dict[str, List[Dict[str, Any]]], Dict[str, Tuple[int, int]], int]:
+) -> Tuple[Dict[str, List[Dict[str, Any]]], _Plan]:
     """Loads all models with the profiler on and runs them, untimed and timed runs interleaved, as planned."""
-    from time import perf_counter
-
     with tempfile.TemporaryDirectory() as folder:
         names = rng.sample(sorted(models), len(models))
         padding = [np.ones(rng.randrange(1, 4000) * 64, np.uint8) for _ in range(len(names))]
@@ -102,32 +124,30 @@ def _event(
             for name, session in sessions.items()
         }
         del padding
-        if not blocks:
-            cost_s = {}
-            for name, call in calls.items():
-                times = []
-                for _ in range(5):
-                    start = perf_counter()
-                    call()
-                    times.append(perf_counter() - start)
-                cost_s[name] = min(times)
+        warmup_runs = 1
+        if plan is None:
+            warmup_runs += 5
             # The same block for all, so that incomplete settling affects them equally.
-            longest = max(cost_s.values())
-            block = (max(1, round(protocol.settle_s / longest)), max(1, round(protocol.block_s / longest)))
-            rounds = max(protocol.min_rounds, int(protocol.event_s / (sum(block) * longest)))
-            blocks = dict.fromkeys(models, block)
-            warmup_runs = 6
-        else:
-            warmup_runs = 1
-        for _ in range(rounds):
+            longest = max(min(_run_s(call) for _ in range(5)) for call in calls.values())
+            settling = max(1, round(protocol.settle_s / longest))
+            timed = max(1, round(protocol.block_s / longest))
+            rounds = int(protocol.event_s / ((settling + timed) * longest))
+            plan = _Plan(settling, timed, max(protocol.min_rounds, rounds))
+        for _ in range(plan.rounds):
             for name in rng.sample(names, len(names)):
-                for _ in range(sum(blocks[name])):
+                for _ in range(plan.settling + plan.timed):
                     calls[name]()
         profiles = {}
         for name, session in sessions.items():
             profiles[name] = _runs(session.end_profile())[warmup_runs:]
             session.close()
-    return profiles, blocks, rounds
+    return profiles, plan
+
+
+def _run_s(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start
 
 
 def _runs(path: Path) -> List[Dict[str, Any]]:
@@ -161,18 +181,18 @@ def split_runs(events: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
     return runs
 
 
-def _rounds(runs: List[Dict[str, Any]], settling: int, timed: int, *, rounds: int) -> List[List[_Kernel]]:
+def _rounds(runs: List[Dict[str, Any]], plan: _Plan) -> List[List[_Kernel]]:
     """Kernels by round, with the times of the timed runs only."""
-    block = settling + timed
-    if len(runs) != block * rounds:
+    block = plan.settling + plan.timed
+    if len(runs) != block * plan.rounds:
         raise MeasurementError(
-            f"The profile has {len(runs)} runs, but {block * rounds} were made.",
+            f"The profile has {len(runs)} runs, but {block * plan.rounds} were made.",
             "Use fewer or shorter events: the runtime keeps at most a million entries.",
         )
     rounds_ = []
-    for at in range(rounds):
+    for at in range(plan.rounds):
         kernels: Dict[str, _Kernel] = {}
-        for run in runs[at * block + settling : (at + 1) * block]:
+        for run in runs[at * block + plan.settling : (at + 1) * block]:
             for name, event in run.items():
                 facts = event.get("args", {})
                 kernel = kernels.setdefault(name, _Kernel(name, str(facts.get("op_name", "")), facts))
@@ -243,3 +263,90 @@ def _macs(weight: Tuple[int, ...], facts: Mapping[str, Any]) -> int:
         return 0
     positions = math.prod(shapes[0][2:]) if len(weight) > 2 else math.prod(shapes[0][:-1])
     return math.prod(weight) * int(positions)
+
+
+def owners_of(kernels: Sequence[Tuple[str, str]], graph: Nodes) -> Dict[str, Tuple[Node, bool]]:
+    """For each kernel (name, operator), in execution order: its layer's node, and if it is a conversion."""
+    # A node without a name gets one from the runtime: its operator and its place.
+    nodes = [
+        node if node.name else replace(node, name=f"{node.op_type}_{at}")
+        for at, node in enumerate(graph.nodes)
+    ]
+    makers = {output: node for node in nodes for output in node.outputs}
+    # Some of the runtime's passes name a kernel after the node, others after its output tensor.
+    by_name = {**makers, **{node.name: node for node in nodes}}
+    own: Dict[str, Optional[Node]] = {}
+    for name, op in kernels:
+        converts = op in _INWARD + _OUTWARD
+        node = _named(name, by_name)
+        if node is not None and op not in (node.op_type,) and _is_heavy(op) and not _is_heavy(node.op_type):
+            node = _heavy_before(node, makers) or node
+        if node is None and not converts:
+            node = Node(_stripped(name), op, (), ())
+        own[name] = node if not converts or (node is not None and node.op_type == op == "Transpose") else None
+    owners: Dict[str, Tuple[Node, bool]] = {}
+    names = [name for name, _ in kernels]
+    ops = dict(kernels)
+    for at, name in enumerate(names):
+        node = own[name]
+        if node is not None:
+            owners[name] = (node, False)
+            continue
+        after = next((own[other] for other in names[at + 1 :] if own[other] is not None), None)
+        before = next((own[other] for other in reversed(names[:at]) if own[other] is not None), None)
+        near = (after or before) if ops[name] in _INWARD else (before or after)
+        owners[name] = (near or Node(_stripped(name), ops[name], (), ()), True)
+    return owners
+
+
+def layer_name(node: Node) -> str:
+    """A node's name without its operator: `layer1.0.conv1/Conv` is the layer `layer1.0.conv1`."""
+    end = f"/{node.op_type}"
+    return node.name[: -len(end)] if node.name.endswith(end) and len(node.name) > len(end) else node.name
+
+
+def _named(kernel: str, by_name: Mapping[str, Node]) -> Optional[Node]:
+    name = kernel[: -len("_kernel_time")] if kernel.endswith("_kernel_time") else kernel
+    return next((by_name[each] for each in _shorter(name) if each in by_name), None)
+
+
+def _stripped(kernel: str) -> str:
+    return list(_shorter(kernel))[-1]
+
+
+def _shorter(name: str) -> Iterator[str]:
+    """A name, then with one affix less each time."""
+    before = ""
+    while name != before:
+        yield name
+        before, name = name, _AFFIXES.sub("", name, count=1)
+
+
+def _is_heavy(op: str) -> bool:
+    return any(heavy in op for heavy in ("Conv", "Gemm", "MatMul", "LSTM", "GRU", "RNN"))
+
+
+def _heavy_before(node: Node, makers: Mapping[str, Node]) -> Optional[Node]:
+    """The nearest weighted node among those that feed this one."""
+    waiting, seen = [node], set()
+    while waiting:
+        for name in waiting.pop(0).inputs:
+            maker = makers.get(name)
+            if maker is None or maker.name in seen:
+                continue
+            if maker.op_type in HEAVY:
+                return maker
+            seen.add(maker.name)
+            waiting.append(maker)
+    return None
+
+
+def labels_of(nodes: Sequence[Node]) -> Dict[str, str]:
+    """A layer's name for each node; where two nodes of one module share it, the weighted one gets it."""
+    owners: Dict[str, Node] = {}
+    for node in sorted(nodes, key=lambda node: node.op_type not in HEAVY):
+        owners.setdefault(layer_name(node), node)
+    return {
+        node.name: layer_name(node) if owners[layer_name(node)].name == node.name else node.name
+        for node in nodes
+    }

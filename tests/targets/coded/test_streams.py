@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deadweight.targets.coded import decode_symbols
-from deadweight.targets.coded.levels import cumulative
+from deadweight.targets.coded.rans import cumulative
 from deadweight.targets.errors import ArtifactError
 
 # Written by hand after the description at the head of targets/coded/streams.py.

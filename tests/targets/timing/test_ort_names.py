@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deadweight.targets.onnx_file import Node, Nodes
-from deadweight.targets.timing.ort_names import labels_of, owners_of
+from deadweight.targets.timing.ort_layers import labels_of, owners_of
 
 
 def test_kernels_are_named_after_nodes_after_tensors_or_after_neither() -> None:
