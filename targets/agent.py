@@ -23,6 +23,7 @@ from .errors import ArtifactError, DeadweightError, ModelError, RefusedError, Ta
 from .remote.agent_options import PROGRESS, PROTOCOL, parser
 
 if TYPE_CHECKING:
+    from .runtimes.session import Arrays
     from .timing.measurement import Measurement, Protocol
 
 
@@ -129,9 +130,11 @@ def _rollback(options: argparse.Namespace) -> _Answer:
 
 
 def _profile(options: argparse.Namespace) -> _Answer:
+    from .timing.clock import time_together
+
     result: Dict[str, Any] = {}
-    with _open_models(options, options.models) as (paths, protocol):
-        measured = _time(options, paths, protocol)
+    with _open_models(options, options.models) as (paths, protocol, inputs):
+        measured = time_together(paths, protocol=protocol, inputs=inputs, progress=_timing)
         if options.memory:
             from .timing.memory import measure_memory
 
@@ -146,56 +149,50 @@ def _profile(options: argparse.Namespace) -> _Answer:
                     inputs=options.inputs,
                 )
                 result["memory"][name] = memory.to_json()
-    result["void"] = list(_void(measured))
-    result["measurements"] = {name: item.to_json() for name, item in measured.items()}
+    result.update(_timed(measured))
     return (3 if result["void"] else 0), result
 
 
 def _layers(options: argparse.Namespace) -> _Answer:
-    from .timing.inputs import given_inputs
     from .timing.layer_profile import profile_layers
 
-    with _open_models(options, options.models) as (paths, protocol):
-        result = profile_layers(
-            paths, protocol=protocol, inputs=given_inputs(options.inputs), progress=_timing
-        )
+    with _open_models(options, options.models) as (paths, protocol, inputs):
+        result = profile_layers(paths, protocol=protocol, inputs=inputs, progress=_timing)
     return (3 if result["void"] else 0), result
 
 
 def _compare(options: argparse.Namespace) -> _Answer:
-    from .timing.inputs import given_inputs
+    from .timing.clock import time_together
     from .timing.judge import exit_code, judge
     from .timing.sequential import compare_until_decided
 
-    with _open_models(options, [("baseline", options.baseline), ("candidate", options.candidate)]) as (
-        paths,
-        protocol,
-    ):
+    models = [("baseline", options.baseline), ("candidate", options.candidate)]
+    margin = options.margin
+    with _open_models(options, models) as (paths, protocol, inputs):
         if options.until_decided:
             compared = compare_until_decided(
                 paths["baseline"],
                 paths["candidate"],
                 protocol=protocol,
-                margin=options.margin,
-                inputs=given_inputs(options.inputs),
+                margin=margin,
+                inputs=inputs,
                 progress=_timing,
             )
             measured, judgement = compared.measured, compared.judgement
         else:
-            measured = _time(options, paths, protocol)
-            judgement = judge(measured["baseline"], measured["candidate"], margin=options.margin)
-    void = _void(measured)
-    result: Dict[str, Any] = {"void": list(void), "judgement": judgement.to_json()}
-    result["measurements"] = {name: item.to_json() for name, item in measured.items()}
-    return (3 if void else exit_code(judgement.outcome)), result
+            measured = time_together(paths, protocol=protocol, inputs=inputs, progress=_timing)
+            judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
+    result = {**_timed(measured), "judgement": judgement.to_json()}
+    return (3 if result["void"] else exit_code(judgement.outcome)), result
 
 
 @contextlib.contextmanager
 def _open_models(
     options: argparse.Namespace, models: Sequence[Tuple[str, str]]
-) -> Iterator[Tuple[Dict[str, Path], Protocol]]:
-    """Trusted paths and the protocol for their runtime, while the board is locked for this measurement."""
+) -> Iterator[Tuple[Dict[str, Path], Protocol, Optional[Arrays]]]:
+    """Trusted paths, the protocol for their runtime and the inputs, while the board is locked to measure."""
     from .remote.received_files import measuring
+    from .timing.inputs import given_inputs
     from .timing.measurement import Protocol
 
     with measuring(options.cache), contextlib.ExitStack() as stack:
@@ -209,24 +206,16 @@ def _open_models(
                 "Compare two engines, or two ONNX files.",
             )
         protocol = Protocol.from_json({**json.loads(options.protocol), "runtime": runtimes.pop()})
-        yield {name: path for name, (path, _) in opened.items()}, protocol
+        yield {name: path for name, (path, _) in opened.items()}, protocol, given_inputs(options.inputs)
 
 
-def _time(
-    options: argparse.Namespace, paths: Mapping[str, Path], protocol: Protocol
-) -> Mapping[str, Measurement]:
-    from .timing.clock import time_together
-    from .timing.inputs import given_inputs
-
-    return time_together(paths, protocol=protocol, inputs=given_inputs(options.inputs), progress=_timing)
-
-
-def _void(measured: Mapping[str, Measurement]) -> Tuple[str, ...]:
-    """Why the times, measured together, are void; empty if valid."""
+def _timed(measured: Mapping[str, Measurement]) -> Dict[str, Any]:
+    """The times, measured together, and why they are void; empty if valid."""
     from .machine.probe import voided
 
     one = next(iter(measured.values()))
-    return voided(one.conditions, [mark.what for mark in one.marks])
+    void = list(voided(one.conditions, [mark.what for mark in one.marks]))
+    return {"void": void, "measurements": {name: item.to_json() for name, item in measured.items()}}
 
 
 def _timing(done: int, total: int) -> None:

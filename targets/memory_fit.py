@@ -188,7 +188,9 @@ def fit(
         words.append(f"Even the lower end, {_mb(low)}, exceeds that by {_mb(low - free_bytes)}.")
     elif high is None:
         outcome = "cannot_tell"
-        words.append(f"At least {_mb(low)} are needed; the upper end is unknown, because {_unknown(need)}.")
+        more = f" and {len(need.unknown) - 3} more" if len(need.unknown) > 3 else ""
+        unknown = f"the sizes of {', '.join(need.unknown[:3])}{more} are unknown"
+        words.append(f"At least {_mb(low)} are needed; the upper end is unknown, because {unknown}.")
     elif high <= free_bytes and sure:
         outcome = "fits"
         words.append(f"Even the upper end, {_mb(high)}, leaves {_mb(free_bytes - high)}.")
@@ -212,43 +214,30 @@ def free_memory(root: Path = Path("/")) -> int:
     Raises:
         MeasurementError: it cannot be read.
     """
+    cure = "Give it: --free-bytes, from `free -b` on the board."
     try:
         text = (Path(root) / "proc/meminfo").read_text()
     except OSError as error:
-        raise MeasurementError(
-            f"Free memory cannot be read: {error}.", "Give it: --free-bytes, from `free -b` on the board."
-        ) from error
+        raise MeasurementError(f"Free memory cannot be read: {error}.", cure) from error
     found = re.search(r"^MemAvailable:\s*(\d+) kB", text, re.MULTILINE)
     if found is None:
-        raise MeasurementError(
-            "/proc/meminfo has no MemAvailable on this system.",
-            "Give it: --free-bytes, from `free -b` on the board.",
-        )
+        raise MeasurementError("/proc/meminfo has no MemAvailable on this system.", cure)
     return int(found.group(1)) * 1024
 
 
 def _needs(need: Footprint, base: Base, *, sure: bool) -> str:
-    activations = (
-        f"{_mb(need.activations_low_bytes)} or more"
-        if need.activations_high_bytes is None
-        else f"{_mb(need.activations_low_bytes)} to {_mb(need.activations_high_bytes)}"
-    )
+    high = need.activations_high_bytes
+    activations = f"{_mb(need.activations_low_bytes)} {'or more' if high is None else f'to {_mb(high)}'}"
     own = (
-        f"{_mb(base.low_bytes)} to {_mb(base.high_bytes)} ({base.source})"
+        f"{_mb(base.low_bytes)} to {_mb(base.high_bytes)}"
         if sure
-        else f"some {_mb(base.high_bytes)}, roughly ({base.source})"
+        else f"some {_mb(base.high_bytes)}, roughly"
     )
     return (
         f"At batch {need.batch} the weights take {_mb(need.weights_low_bytes)} to "
         f"{_mb(need.weights_high_bytes)}, activations {activations}, inputs {_mb(need.inputs_bytes)}; "
-        f"{need.runtime} itself takes {own}."
+        f"{need.runtime} itself takes {own} ({base.source})."
     )
-
-
-def _unknown(need: Footprint) -> str:
-    first = ", ".join(need.unknown[:3])
-    more = f" and {len(need.unknown) - 3} more" if len(need.unknown) > 3 else ""
-    return f"the sizes of {first}{more} are unknown"
 
 
 def _mb(count: int) -> str:

@@ -109,7 +109,7 @@ def _node(message: memoryview) -> Node:
     texts: Dict[int, List[str]] = {1: [], 2: [], 3: [], 4: []}
     for field, value in _fields(message):
         if field in texts and isinstance(value, memoryview):
-            texts[field].append(bytes(value).decode("utf-8", "replace"))
+            texts[field].append(_text(value))
     return Node(
         "".join(texts[3][-1:]), "".join(texts[4][-1:]), inputs=tuple(texts[1]), outputs=tuple(texts[2])
     )
@@ -127,21 +127,21 @@ def _initializer(message: memoryview) -> Tuple[str, Tuple[int, ...]]:
                 size, at = varint(value, at)
                 sizes.append(size)
         elif field == 8 and isinstance(value, memoryview):
-            name = bytes(value).decode("utf-8", "replace")
+            name = _text(value)
     return name, tuple(sizes)
 
 
 def _location(message: memoryview) -> str:
     """The name of a weight's external file; empty where the weight is in the model's file."""
     for entry in _messages(message, _EXTERNAL):
-        pair = {
-            field: bytes(value).decode("utf-8", "replace")
-            for field, value in _fields(entry)
-            if isinstance(value, memoryview)
-        }
+        pair = {field: _text(value) for field, value in _fields(entry) if isinstance(value, memoryview)}
         if pair.get(1) == "location":
             return pair.get(2, "")
     return ""
+
+
+def _text(value: memoryview) -> str:
+    return bytes(value).decode("utf-8", "replace")
 
 
 def _messages(message: memoryview, wanted: int) -> Iterator[memoryview]:

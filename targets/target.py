@@ -111,9 +111,10 @@ class Target:
         """
         _keys(value, {"name", "title", "runtime", "precisions"}, {"alignment", "facts"}, where)
         runtime = _runtime(value["runtime"], f"{where}: runtime", folder)
-        precisions = tuple(
-            _one_of(name, PRECISIONS, f"{where}: precisions") for name in _list(value["precisions"], where)
-        )
+        listed = value["precisions"]
+        if not isinstance(listed, (list, tuple)) or not listed:
+            raise TargetError(f"{where}: precisions is {listed!r}.", "Give a list, such as ['fp32', 'int8'].")
+        precisions = tuple(_one_of(name, PRECISIONS, f"{where}: precisions") for name in listed)
         alignment = {
             _one_of(kind, KINDS, f"{where}: alignment"): _alignment(item, f"{where}: alignment.{kind}")
             for kind, item in _table(value.get("alignment", {}), f"{where}: alignment").items()
@@ -179,11 +180,8 @@ def _alignment(value: Any, where: str) -> Alignment:
                 f"{where}.{name} is {table[name]!r}.", "Give a whole number of units, 1 or more."
             )
     alignment = Alignment(**{**table, "certainty": _one_of(table["certainty"], CERTAINTIES, where)})
-    if (
-        alignment.step % alignment.hard
-        or alignment.narrow_step % alignment.hard
-        or bool(alignment.narrow_step) != bool(alignment.narrow_below)
-    ):
+    uneven = alignment.step % alignment.hard or alignment.narrow_step % alignment.hard
+    if uneven or bool(alignment.narrow_step) != bool(alignment.narrow_below):
         raise TargetError(
             f"{where} has the steps {alignment.step} and {alignment.narrow_step} (below "
             f"{alignment.narrow_below} units), which are not multiples of {alignment.hard} (`hard`).",
@@ -207,11 +205,8 @@ def _fact(value: Any, where: str) -> Fact:
     table = _table(value, where)
     _keys(table, {"value", "source", "certainty"}, set(), where)
     content = table["value"]
-    if (
-        isinstance(content, bool)
-        or not isinstance(content, (str, int, float, list))
-        or not str(table["source"]).strip()
-    ):
+    plain = isinstance(content, (str, int, float, list)) and not isinstance(content, bool)
+    if not plain or not str(table["source"]).strip():
         raise TargetError(
             f"{where} has the value {content!r} from '{table['source']}'.", "Give a value and its source."
         )
@@ -224,12 +219,6 @@ def _table(value: Any, where: str) -> Dict[str, Any]:
             f"{where} is {value!r}, not a table.", f"Write it as a table: [{where.split(': ')[-1]}]."
         )
     return dict(value)
-
-
-def _list(value: Any, where: str) -> List[Any]:
-    if not isinstance(value, (list, tuple)) or not value:
-        raise TargetError(f"{where}: precisions is {value!r}.", "Give a list, such as ['fp32', 'int8'].")
-    return list(value)
 
 
 def _keys(table: Mapping[str, Any], needed: set[str], allowed: set[str], where: str) -> None:

@@ -83,8 +83,7 @@ def profiles_for(
             faults.append(f"'{name}' has the shape {_shape_text(shape)}: more than its batch is dynamic")
             continue
         else:
-            low, usual, high = ((size, *shape[1:]) for size in batch)
-            profile = (low, usual, high)
+            profile = (batch[0], *shape[1:]), (batch[1], *shape[1:]), (batch[2], *shape[1:])
         profiles[name] = profile
     if faults:
         raise ModelError(

@@ -53,8 +53,8 @@ def markdown(gated: Gated, baseline: Baseline, *, model: str) -> str:
     verdict = {0: "passes", 1: "is refused", 3: "cannot be decided"}[gated.exit_code]
     lines = [f"## deadweight gate: {model} {verdict}", ""]
     lines += ["| budget | answer | measured | limit |", "| --- | --- | --- | --- |"]
-    for one in gated.checks:
-        lines.append(f"| {one.name} | {_SIGNS[one.outcome]} | {one.sentence} | {limit_text(one)} |")
+    rows = ((one.name, _SIGNS[one.outcome], one.sentence, limit_text(one)) for one in gated.checks)
+    lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", f"Compared with {baseline.model} ({baseline.model_sha256[:12]}), {gated.against}."]
     lines += [f"- {remark}" for remark in gated.remarks]
     machine: Mapping[str, Any] = next((one.conditions["machine"] for one in gated.measured.values()), {})

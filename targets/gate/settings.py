@@ -14,18 +14,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
 from ..budgets import Budgets
-from ..errors import RecipeError, meant_and
+from ..errors import ArtifactError, RecipeError, meant_and
+from ..runtimes.infer import load_arrays
 from ..runtimes.open import open_session, runtime_of
 from ..runtimes.runtime import Runtime
 from ..target import load_target, read_toml
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 CONFIG = Path("deadweight.toml")
 """The settings that are read where no others are named."""
@@ -142,10 +140,9 @@ def gate_files(
         text = getattr(settings, name)
         return given if given is not None or text is None else config.parent / text
 
-    own_target = settings.target
-    if own_target is not None and own_target.endswith(".toml"):
-        own_target = str(config.parent / own_target)
-    board = target or own_target
+    board = target or settings.target
+    if board is not None and not target and board.endswith(".toml"):
+        board = str(config.parent / board)
     return GateFiles(
         settings,
         budgets,
@@ -165,7 +162,10 @@ def accuracy(model: Path, data: Path, *, threads: int = 1, board: Optional[Runti
         RecipeError: the data cannot be read, or lack labels or an input.
         ModelError: the model cannot be run on them.
     """
-    arrays = _load_arrays(Path(data))
+    try:
+        arrays = load_arrays(Path(data))
+    except ArtifactError as error:
+        raise RecipeError(f"The data {data} cannot be read: {error.what}", error.cure) from error
     session = open_session(model, runtime=runtime_of(model, board), threads=threads)
     try:
         names = [spec.name for spec in session.inputs]
@@ -207,18 +207,6 @@ def accuracy(model: Path, data: Path, *, threads: int = 1, board: Optional[Runti
     if not seen:
         raise RecipeError(f"{data} has too few samples for a score.", f"The model needs {step} at once.")
     return right / seen
-
-
-def _load_arrays(path: Path) -> Dict[str, NDArray[Any]]:
-    try:
-        # Opened here: numpy does not close a file that is not an archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # numpy does not wrap the errors of zipfile, zlib and its parser
-        raise RecipeError(
-            f"The data {path} cannot be read: {str(error).rstrip('.') or type(error).__name__}.",
-            "Save it with numpy.savez.",
-        ) from error
 
 
 def _table(content: Mapping[str, Any], name: str, path: Path) -> Dict[str, Any]:

@@ -232,9 +232,8 @@ def _temperatures(root: Path) -> Dict[str, float]:
 def _counters(root: Path) -> Dict[str, int]:
     counts: Dict[str, int] = {}
     for path in sorted(root.glob("sys/class/hwmon/hwmon*/oc[0-9]_event_cnt")):
-        name, count = path.name[:3], number_of(path)
+        event, count = _OVER_CURRENT.get(path.name[:3], path.name[:3]), number_of(path)
         if count is not None:
-            event = _OVER_CURRENT.get(name, name)
             counts[event] = counts.get(event, 0) + count
     return counts
 

@@ -1,7 +1,9 @@
 """The conditions of a measurement: facts and state of this machine.
 
 Standard library only. Every path is below `root`, so that another machine's /proc and /sys can be read from a
-copy. What cannot be read is left out. A Jetson has more facts: see `jetson.py`.
+copy. What cannot be read is left out. A Jetson has more facts: see `jetson.py`. A disturbance voids
+the times measured in between. A tool that does not answer in time is not one: `jetson_clocks --show` takes
+seconds on a busy board.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
-from . import disturbances, jetson
+from . import jetson
 from .jetson import BoardState
 from .jetson import text_of as _text
+from .nvidia_tools import Clock, PowerMode
 
 _CORES = "sys/devices/system/cpu/cpu[0-9]*/"
 _BOARD = "board: "  # prefix of marks that void a measurement
@@ -83,13 +86,13 @@ def voided(facts: Mapping[str, Any], marks: Iterable[str] = ()) -> Tuple[str, ..
     machines events are only marked.
     """
     reasons = [mark[len(_BOARD) :] for mark in marks if mark.startswith(_BOARD)]
-    reasons += disturbances.disturbances(*_board_states(facts))
+    reasons += disturbances(*_board_states(facts))
     return tuple(dict.fromkeys(reasons))
 
 
 def not_known(facts: Mapping[str, Any]) -> Tuple[str, ...]:
     """What could not be read of a board after the timing: a change of it is not detected."""
-    return disturbances.unread(*_board_states(facts))
+    return unread(*_board_states(facts))
 
 
 def evidence(root: Path = Path("/")) -> str:
@@ -143,11 +146,63 @@ def changes(before: Snapshot, after: Snapshot, *, runs: int, threads: int = 1) -
     if after.stolen_s - before.stolen_s > 0.02 * wall_s + 0.01:  # one tick of the counter is 0.01 s
         marks.append(f"the host took {100 * (after.stolen_s - before.stolen_s) / wall_s:.0f} % of a core")
     if before.board is not None and after.board is not None:
-        marks += [_BOARD + each for each in disturbances.disturbances(before.board, after.board)]
+        marks += [_BOARD + each for each in disturbances(before.board, after.board)]
     share = (after.cpu_s - before.cpu_s) / wall_s
     if threads == 1 and share < 0.8:
         marks.append(f"other programs left {100 * share:.0f} % of a core")
     return tuple(marks)
+
+
+def disturbances(before: BoardState, after: BoardState) -> Tuple[str, ...]:
+    """Changes of the board that void the times measured meanwhile, each a clause.
+
+    A floating clock is not a disturbance, its limits are part of the power mode; a locked clock with another
+    frequency is. Only a CPU's clock can disappear, with a core that is switched off, while those of the other
+    cores remain: any other missing clock could not be read, see `unread`.
+    """
+    clauses: List[str] = []
+    if _differ(before.power_mode, after.power_mode):
+        clauses.append(f"the power mode went from {before.power_mode} to {after.power_mode}")
+    for name in sorted(set(before.clocks) & set(after.clocks)):
+        was, now = before.clocks[name], after.clocks[name]
+        if (was.min_hz, was.max_hz) != (now.min_hz, now.max_hz):
+            clauses.append(f"the limits of the {name} clock went from {_range(was)} to {_range(now)}")
+        elif now.locked and now.now_hz and abs(now.now_hz - now.max_hz) > 0.01 * now.max_hz:
+            clauses.append(
+                f"the {name} clock ran at {now.now_hz / 1e6:.0f} MHz though it is locked to "
+                f"{now.max_hz / 1e6:.0f} MHz"
+            )
+    if any(name.startswith("cpu") for name in after.clocks):
+        gone = sorted(set(before.clocks) - set(after.clocks))
+        clauses += [f"{name} was switched off" for name in gone if name.startswith("cpu")]
+    for name, count in after.counters.items():
+        if count > before.counters.get(name, count):
+            clauses.append(f"{count - before.counters[name]} {name} events slowed the board")
+    for name in sorted(set(before.throttling) | set(after.throttling)):
+        clauses.append(f"the board was throttled ({name})")
+    return tuple(clauses)
+
+
+def unread(before: BoardState, after: BoardState) -> Tuple[str, ...]:
+    """What could be read before but not after, so that a change of it is not detected; each a clause."""
+    gone = set(before.clocks) - set(after.clocks)
+    if any(name.startswith("cpu") for name in after.clocks):
+        gone = {name for name in gone if not name.startswith("cpu")}
+    clauses = [f"the {name} clock could not be read at the end" for name in sorted(gone)]
+    if before.power_mode is not None and after.power_mode is None:
+        clauses.append("the power mode could not be read at the end")
+    return tuple(clauses)
+
+
+def _differ(one: Optional[PowerMode], other: Optional[PowerMode]) -> bool:
+    if one is None or other is None:
+        return False
+    pairs = ((one.name, other.name), (one.id, other.id))
+    return any(was is not None and now is not None and was != now for was, now in pairs)
+
+
+def _range(clock: Clock) -> str:
+    return f"{clock.min_hz / 1e6:.0f}-{clock.max_hz / 1e6:.0f} MHz"
 
 
 def cpu_name(root: Path = Path("/")) -> str:

@@ -173,8 +173,7 @@ class Ssh:
 
     def close(self) -> None:
         """Closes the open connection."""
-        host = self._ssh[-1]
-        command = [*self._ssh[:-2], "-O", "exit", "--", host]
+        command = [*self._ssh[:-2], "-O", "exit", *self._ssh[-2:]]
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(command, capture_output=True, timeout=10, check=False)
 

@@ -87,10 +87,11 @@ def load_arrays(path: Path) -> Dict[str, NDArray[Any]]:
         ArtifactError: it is not an NPZ file, or is truncated.
     """
     try:
-        with np.load(str(path), allow_pickle=False) as archive:
+        # Opened here: numpy does not close a file that is not an archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # numpy does not wrap the errors of zipfile, zlib and its parser
         raise ArtifactError(
-            f"{path.name} is not a file of named arrays: {error}.",
+            f"{path.name} is not a file of named arrays: {str(error).rstrip('.') or type(error).__name__}.",
             "Write it with numpy.savez, plain arrays only.",
         ) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from ..errors import ModelError, TargetError
 from ..machine.probe import evidence
@@ -181,5 +181,4 @@ def _spec(node: Any, path: Path) -> TensorSpec:
             f"'{node.name}' of {path.name} is a {node.type}, which numpy does not support.",
             "Export the model with plain tensors as inputs and outputs.",
         )
-    shape: Tuple[Any, ...] = tuple(node.shape)
-    return TensorSpec(node.name, shape, dtype)
+    return TensorSpec(node.name, tuple(node.shape), dtype)

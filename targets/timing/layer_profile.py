@@ -47,10 +47,11 @@ def profile_layers(
     facts = conditions()
     timed = time_layers(models, protocol=protocol, inputs=inputs, progress=progress)
     facts["state_after"] = conditions()["state"]
-    return {
-        "void": list(voided(facts)),
-        "layers": {name: [_layer_json(layer) for layer in layers.values()] for name, layers in timed.items()},
+    plain = {
+        name: [{**asdict(layer), "times_s": layer.times_s.tolist()} for layer in layers.values()]
+        for name, layers in timed.items()
     }
+    return {"void": list(voided(facts)), "layers": plain}
 
 
 def read_layers(answer: Mapping[str, Any]) -> Tuple[Layers, Tuple[str, ...]]:
@@ -68,10 +69,6 @@ def read_layers(answer: Mapping[str, Any]) -> Tuple[Layers, Tuple[str, ...]]:
         raise MeasurementError(
             f"The board's answer contains no layers: {error!r}.", "Use the same version on both sides."
         ) from error
-
-
-def _layer_json(layer: Layer) -> Dict[str, Any]:
-    return {**asdict(layer), "times_s": layer.times_s.tolist()}
 
 
 def _layer_of(answer: Mapping[str, Any]) -> Layer:

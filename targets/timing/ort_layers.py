@@ -19,19 +19,7 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -68,7 +56,7 @@ class _Kernel:
     name: str
     op: str
     facts: Mapping[str, Any]
-    times_us: List[float] = field(default_factory=list)
+    times_us: list[float] = field(default_factory=list)
 
 
 def time_layers(
@@ -77,7 +65,7 @@ def time_layers(
     protocol: Protocol = LAYER_PROTOCOL,
     inputs: Optional[Arrays] = None,
     progress: Optional[Counted] = None,
-) -> Dict[str, Dict[str, Layer]]:
+) -> dict[str, dict[str, Layer]]:
     """Profiles models interleaved in one process; returns each model's layers in execution order.
 
     Every model gets `inputs`; without them, random ones. The profiler's overhead is the same for all models:
@@ -91,7 +79,7 @@ def time_layers(
     protocol = with_inputs(protocol, inputs)
     graphs = {name: read_nodes(path) for name, path in models.items()}
     rng = random.Random()
-    kernels: Dict[str, List[List[List[_Kernel]]]] = {}
+    kernels: dict[str, list[list[list[_Kernel]]]] = {}
     plan: Optional[_Plan] = None
     for index in range(protocol.events):
         gc.collect()
@@ -110,7 +98,7 @@ def _event(
     protocol: Protocol,
     inputs: Optional[Arrays],
     rng: random.Random,
-) -> Tuple[Dict[str, List[Dict[str, Any]]], _Plan]:
+) -> tuple[dict[str, list[dict[str, Any]]], _Plan]:
     """Loads all models with the profiler on and runs them, untimed and timed runs interleaved, as planned."""
     with tempfile.TemporaryDirectory() as folder:
         names = rng.sample(sorted(models), len(models))
@@ -150,7 +138,7 @@ def _run_s(call: Callable[[], object]) -> float:
     return perf_counter() - start
 
 
-def _runs(path: Path) -> List[Dict[str, Any]]:
+def _runs(path: Path) -> list[dict[str, Any]]:
     """The kernels of each run, in the order of the runs: {name: event}."""
     try:
         events = json.loads(path.read_text(encoding="utf-8"))
@@ -161,10 +149,10 @@ def _runs(path: Path) -> List[Dict[str, Any]]:
     return split_runs(events)
 
 
-def split_runs(events: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+def split_runs(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Splits a profile's events by run: kernel name -> its event. The event `model_run` ends a run."""
-    runs: List[Dict[str, Any]] = []
-    kernels: Dict[str, Any] = {}
+    runs: list[dict[str, Any]] = []
+    kernels: dict[str, Any] = {}
     for event in events:
         if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
             name = str(event["name"])
@@ -181,7 +169,7 @@ def split_runs(events: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
     return runs
 
 
-def _rounds(runs: List[Dict[str, Any]], plan: _Plan) -> List[List[_Kernel]]:
+def _rounds(runs: list[dict[str, Any]], plan: _Plan) -> list[list[_Kernel]]:
     """Kernels by round, with the times of the timed runs only."""
     block = plan.settling + plan.timed
     if len(runs) != block * plan.rounds:
@@ -191,7 +179,7 @@ def _rounds(runs: List[Dict[str, Any]], plan: _Plan) -> List[List[_Kernel]]:
         )
     rounds_ = []
     for at in range(plan.rounds):
-        kernels: Dict[str, _Kernel] = {}
+        kernels: dict[str, _Kernel] = {}
         for run in runs[at * block + plan.settling : (at + 1) * block]:
             for name, event in run.items():
                 facts = event.get("args", {})
@@ -201,14 +189,14 @@ def _rounds(runs: List[Dict[str, Any]], plan: _Plan) -> List[List[_Kernel]]:
     return rounds_
 
 
-def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]:
+def _layers(events: list[list[list[_Kernel]]], graph: Nodes) -> dict[str, Layer]:
     """Groups kernels into layers, from all rounds: an If may take another branch in one of them."""
-    first: Dict[str, _Kernel] = {}
+    first: dict[str, _Kernel] = {}
     for kernel in (kernel for event in events for kernels in event for kernel in kernels):
         first.setdefault(kernel.name, kernel)
     owners = owners_of([(kernel.name, kernel.op) for kernel in first.values()], graph)
     shape = (len(events), len(events[0]))
-    times: Dict[str, np.ndarray[Any, Any]] = {owner.name: np.zeros(shape) for owner, _ in owners.values()}
+    times: dict[str, np.ndarray[Any, Any]] = {owner.name: np.zeros(shape) for owner, _ in owners.values()}
     conversions = {name: np.zeros(shape) for name in times}
     doubts = {name: np.zeros(shape) for name in times}
     for at, event in enumerate(events):
@@ -222,7 +210,7 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
                 doubts[owner.name][at, round_] += 0.5e-6 if middle[0] == middle[-1] else 0.0
                 if converts:
                     conversions[owner.name][at, round_] += spent_s
-    layers: Dict[str, Layer] = {}
+    layers: dict[str, Layer] = {}
     labels = labels_of([owner for owner, _ in owners.values()])
     for name in times:
         if not times[name].all():
@@ -245,7 +233,7 @@ def _layers(events: List[List[List[_Kernel]]], graph: Nodes) -> Dict[str, Layer]
     return layers
 
 
-def _middle_half(times: Sequence[float]) -> List[float]:
+def _middle_half(times: Sequence[float]) -> list[float]:
     """Sorted. Their mean varies less than that of all, and is finer than a median of whole microseconds."""
     ordered = sorted(times)
     cut = len(ordered) // 4
@@ -256,7 +244,7 @@ def _bytes(facts: Mapping[str, Any]) -> int:
     return sum(int(facts.get(key, 0)) for key in ("output_size", "parameter_size", "activation_size"))
 
 
-def _macs(weight: Tuple[int, ...], facts: Mapping[str, Any]) -> int:
+def _macs(weight: tuple[int, ...], facts: Mapping[str, Any]) -> int:
     """Products of one run: the weight's size times the number of positions it is applied to."""
     shapes = [shape for output in facts.get("output_type_shape", ()) for shape in output.values()]
     if not weight or not shapes:
@@ -265,7 +253,7 @@ def _macs(weight: Tuple[int, ...], facts: Mapping[str, Any]) -> int:
     return math.prod(weight) * int(positions)
 
 
-def owners_of(kernels: Sequence[Tuple[str, str]], graph: Nodes) -> Dict[str, Tuple[Node, bool]]:
+def owners_of(kernels: Sequence[tuple[str, str]], graph: Nodes) -> dict[str, tuple[Node, bool]]:
     """For each kernel (name, operator), in execution order: its layer's node, and if it is a conversion."""
     # A node without a name gets one from the runtime: its operator and its place.
     nodes = [
@@ -275,7 +263,7 @@ def owners_of(kernels: Sequence[Tuple[str, str]], graph: Nodes) -> Dict[str, Tup
     makers = {output: node for node in nodes for output in node.outputs}
     # Some of the runtime's passes name a kernel after the node, others after its output tensor.
     by_name = {**makers, **{node.name: node for node in nodes}}
-    own: Dict[str, Optional[Node]] = {}
+    own: dict[str, Optional[Node]] = {}
     for name, op in kernels:
         converts = op in _INWARD + _OUTWARD
         node = _named(name, by_name)
@@ -284,7 +272,7 @@ def owners_of(kernels: Sequence[Tuple[str, str]], graph: Nodes) -> Dict[str, Tup
         if node is None and not converts:
             node = Node(_stripped(name), op, (), ())
         own[name] = node if not converts or (node is not None and node.op_type == op == "Transpose") else None
-    owners: Dict[str, Tuple[Node, bool]] = {}
+    owners: dict[str, tuple[Node, bool]] = {}
     names = [name for name, _ in kernels]
     ops = dict(kernels)
     for at, name in enumerate(names):
@@ -341,9 +329,9 @@ def _heavy_before(node: Node, makers: Mapping[str, Node]) -> Optional[Node]:
     return None
 
 
-def labels_of(nodes: Sequence[Node]) -> Dict[str, str]:
+def labels_of(nodes: Sequence[Node]) -> dict[str, str]:
     """A layer's name for each node; where two nodes of one module share it, the weighted one gets it."""
-    owners: Dict[str, Node] = {}
+    owners: dict[str, Node] = {}
     for node in sorted(nodes, key=lambda node: node.op_type not in HEAVY):
         owners.setdefault(layer_name(node), node)
     return {

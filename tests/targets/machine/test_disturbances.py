@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from support.boards import unpack
 
-from deadweight.targets.machine.disturbances import disturbances, unread
 from deadweight.targets.machine.jetson import BoardState, read_state
 from deadweight.targets.machine.nvidia_tools import Clock, PowerMode
+from deadweight.targets.machine.probe import disturbances, unread
 
 FLOATING = BoardState(PowerMode("25W", 1), {"gpu": Clock(306_000_000, 918_000_000, 306_000_000)})
 LOCKED = BoardState(PowerMode("MAXN", 0), {"gpu": Clock(918_000_000, 918_000_000, 918_000_000)})

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from support.boards import BOARDS, put, unpack
 
-from deadweight.targets.machine.disturbances import disturbances
 from deadweight.targets.machine.jetson import (
     from_json,
     is_jetson,
@@ -18,6 +17,7 @@ from deadweight.targets.machine.jetson import (
     to_json,
 )
 from deadweight.targets.machine.nvidia_tools import PowerMode
+from deadweight.targets.machine.probe import disturbances
 from deadweight.targets.machine.tegrastats import Reading
 
 # L4T, JetPack, chip, compute capability, TensorRT, CUDA
