@@ -1,11 +1,11 @@
-"""Remove the neurons that are dead weight, deploy what is left, and prove that it is faster.
+"""deadweight: prunes a trained network, deploys it, and proves by measurement that it is faster.
 
     groups = deadweight.trace(model, example)
     plan = deadweight.choose(groups, scores, ratio=0.5)
     small = deadweight.apply(model, plan)
     deadweight.show(deadweight.compare("original.onnx", "small.onnx"))
 
-The names below are public; everything else may change. Each is imported when it is first asked for, so
+The names below are public; everything else may change. Each is imported on first use, so
 that a board, a CI job and a workstation each load only what they have.
 """
 

@@ -9,17 +9,17 @@ import traceback
 
 def main() -> None:
     """Runs the command line. Exit codes: those of each command; 2 for bad input, 130 for Ctrl-C."""
-    # Before torch is loaded: threads that wait for each other by spinning starve each other where the machine
-    # is busy (an epoch took 34 s instead of 3); a short spin and then sleep costs nothing where it is not.
+    # Before torch is loaded: on a busy machine, threads that wait by spinning starve each other (an epoch
+    # took 34 s instead of 3); a short spin and then sleep costs nothing on an idle one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         import fcntl  # noqa: F401
         import resource  # noqa: F401
     except ModuleNotFoundError as error:
         print(
-            f"deadweight needs Linux or macOS, and this system's Python has no {error.name}: it counts what "
-            "disturbs a timing, and locks what two runs would write at once.\n"
-            "On Windows, install and run it in WSL (wsl --install); boards are reached from there by --on.",
+            f"deadweight needs Linux or macOS, and this system's Python has no {error.name}: it counts "
+            "disturbances of a timing, and locks files that two runs could write.\n"
+            "On Windows, install and run it in WSL (wsl --install); --on reaches boards from there.",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -52,11 +52,11 @@ def main() -> None:
     except OSError as error:
         explain(
             f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.",
-            "Check the path, and that it may be read and written.",
+            "Check the path and its permissions.",
         )
         sys.exit(2)
     except Exception:
-        # A fault of ours. Python would exit with 1, which a CI takes for a model that is slower.
+        # A bug in deadweight. Python would exit with 1, which a CI job would read as a slower model.
         traceback.print_exc()
         sys.exit(2)
 

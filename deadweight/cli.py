@@ -1,4 +1,4 @@
-"""The commands. Nothing heavy is imported before the command that needs it runs.
+"""The command line. Heavy modules are imported only by the command that needs them.
 
 Exit codes: 0 proven or done, 1 slower or a budget broken, 2 bad input, 3 cannot tell, 130 Ctrl-C.
 """
@@ -18,7 +18,7 @@ from .terminal.show import show
 from .terminal.tables import out
 
 app = typer.Typer(
-    help="Remove the neurons that are dead weight, and prove that what is left is faster.",
+    help="Remove the neurons that are dead weight, and prove that the smaller network is faster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -43,7 +43,7 @@ def run(
     data: Data = None,
     on: On = None,
 ) -> None:
-    """Run a recipe from training to the report; a killed run goes on where it was left.
+    """Run a recipe from training to the report; a killed run resumes.
 
     Exit code: 0 proven faster within all budgets, 1 slower or a budget broken, 3 cannot tell.
     """
@@ -59,7 +59,7 @@ def sweep(
     recipe: Path,
     over: Annotated[
         list[str] | None,
-        typer.Option("--over", help="Values to try, e.g. prune.mean=0.02,0.1,0.5; may be repeated."),
+        typer.Option("--over", help="Values to try, e.g. prune.mean=0.02,0.1,0.5; repeatable."),
     ] = None,
     score_drop: Annotated[float, typer.Option(help="How much worse the chosen network may score.")] = 0.005,
     settings: Settings = None,
@@ -67,9 +67,9 @@ def sweep(
     target: TargetName = None,
     data: Data = None,
 ) -> None:
-    """Try many settings on the validation split: a table, a plot, and the smallest network that holds.
+    """Try many settings on the validation split: a table, a plot, and the smallest network within the drop.
 
-    Without --over the recipe's own [sweep] is run.
+    Without --over, the values of the recipe's own table `sweep` are tried.
     """
     from .pipeline.recipe import parse_over
 
@@ -94,7 +94,7 @@ def report(
         bool, typer.Option("--history", help="The plot of a gate's history.jsonl, or of a folder with one.")
     ] = False,
 ) -> None:
-    """Build report.html anew from a run's report.json; or history.html from a gate's history."""
+    """Build report.html again from a run's report.json; or history.html from a gate's history."""
     if history:
         from .pipeline.report.history import write_measurements
 

@@ -1,5 +1,5 @@
-"""Helpers to test an own stage, criterion or runtime: a workload that trains in a second, a session that
-takes no time, and `check_stage`, which takes a stage through all that a run does to it.
+"""Helpers to test your own stage, criterion or runtime: a workload that trains in a second, a fake session,
+and `check_stage`, which tests a stage in a run, with cache, kill, resume and controls.
 
     from deadweight.testing import check_stage
 
@@ -94,7 +94,7 @@ class FakeSession:
 
     Attributes:
         answer: from inputs to outputs, both by name.
-        inputs, outputs: what it takes and gives.
+        inputs, outputs: the specifications of its tensors.
     """
 
     answer: Callable[[Mapping[str, np.ndarray[Any, Any]]], dict[str, np.ndarray[Any, Any]]]
@@ -124,7 +124,7 @@ class FakeSession:
 
 @dataclass(frozen=True)
 class StageCheck:
-    """What `check_stage` found: the stage's facts, what was checked, and what could not be."""
+    """The result of `check_stage`: the stage's facts, the checks made, and those that could not be made."""
 
     facts: Facts
     checked: tuple[str, ...]
@@ -142,15 +142,15 @@ def check_stage(
     before: Iterable[Mapping[str, Any]] = (_TRAIN,),
     workload: str = "deadweight.testing:TinyWorkload",
 ) -> StageCheck:
-    """Takes a stage through a run, the cache, a kill -9 with a resume, and the controls.
+    """Tests a stage in a run, from the cache, after a kill -9 and a resume, and with controls.
 
     Args:
         stage: an instance, of a class that can be imported by its dotted path.
-        before: the recipe's stages before it, as tables; one that recovers gets a cut before it besides.
+        before: the recipe's stages before it, as tables; one that recovers also gets a cut before it.
         workload: another workload than the tiny one, as a recipe names it.
 
     Raises:
-        DeadweightError: what failed, with the cure.
+        DeadweightError: the failure, with the cure.
     """
     name, facts = f"{type(stage).__module__}.{type(stage).__qualname__}", Facts.of(stage)
     own = {"stage": name, **settings_of(stage)}
@@ -167,8 +167,8 @@ def check_stage(
         _require(again == first, f"The cache gave another work than the stage {name} made.", _CACHE)
         checked.append("the second time it came from the cache")
         anew, _, _ = _ran(recipe, place / "anew")
-        _require(anew == first, f"The stage {name} made other files when it was run anew.", _RANDOM)
-        checked.append("run anew it makes the same files")
+        _require(anew == first, f"The stage {name} made other files when it was run again.", _RANDOM)
+        checked.append("run again it makes the same files")
         killed = _killed(recipe, place / "killed", seconds)
         resumed, _, _ = _ran(recipe, place / "killed")
         _require(resumed == first, f"After a kill -9 the stage {name} made other files.", _RESUME)
@@ -187,7 +187,7 @@ def check_stage(
 
 _CACHE = "Return a Work made by work.with_model(...) and put nothing into it that changes by itself."
 _RANDOM = "Draw all random numbers from work.seed, and read nothing that the recipe does not name."
-_RESUME = "Write files whole (deadweight.targets.artifact.writing), and take up only what was finished."
+_RESUME = "Write files atomically (deadweight.targets.artifact.writing), and resume only from finished ones."
 
 
 def _require(true: bool, what: str, cure: str) -> None:

@@ -249,7 +249,7 @@ def _halved(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel,
             "Leave --half out.",
         )
     left = "".join(f", {name} stays in FP32: {why}" for name, why in halved.left_float.items())
-    return halved.model, f"FP16 for what stays in float: noise {noise:.2%}{left}"
+    return halved.model, f"FP16 for operators in float: noise {noise:.2%}{left}"
 
 
 def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_a_bundle_without_a_key_says_what_it_is_worth(
 ) -> None:
     code, printed = called(monkeypatch, capsys, "bundle", str(model))
     assert code == 0
-    assert "no board will take it: --sign KEY" in printed
+    assert "boards will refuse it: --sign KEY" in printed
 
 
 def test_an_unsigned_bundle_is_not_installed(
@@ -129,7 +129,7 @@ def test_layers_are_timed_on_a_board_and_judged_here(
     options = ("--events", "6", "--event-s", "0.01", "--layers", "--on", "board", "--out", str(told))
     code, printed = called(monkeypatch, capsys, "compare", str(model), str(model), *options)
     assert code in (0, 1, 3), printed
-    assert "Intervals hold for all layers at once" in printed
+    assert "Intervals hold for all layers together" in printed
     (layer,) = json.loads(told.read_text())["layers"]
     assert layer["kind"] == "Relu"
     assert layer["low"] <= layer["ratio"] <= layer["high"]

@@ -99,7 +99,7 @@ def test_ctrl_c_promises_to_go_on_only_where_something_is_kept(capsys: pytest.Ca
     for opened in (bar, watching, lambda: watching(goes_on=False)):
         with pytest.raises(KeyboardInterrupt), opened():
             raise KeyboardInterrupt
-        told.append("a run goes on where it was left" in capsys.readouterr().err)
+        told.append("a run resumes" in capsys.readouterr().err)
     assert told == [False, True, False]
 
 

@@ -1,4 +1,4 @@
-"""ONNX files as arguments: what TensorRT says of one, what memory it needs, INT8, an engine."""
+"""Functions on ONNX files: lint, memory need, INT8 quantization, and building an engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def lint(
     tensorrt: str | None = None,
     max_gpu_fallbacks: int | None = None,
 ) -> Linted:
-    """Say what TensorRT will refuse in an ONNX file, or run slowly. TensorRT is not needed.
+    """Find what TensorRT will refuse in an ONNX file, or run slowly. TensorRT is not needed.
 
     >>> import deadweight
     >>> found = deadweight.lint("original.onnx", target="orin-nano-8gb")
@@ -32,7 +32,7 @@ def lint(
     Args:
         target: a board's name or its .toml file.
         tensorrt: another version than the board's own, e.g. "8.5".
-        max_gpu_fallbacks: how many nodes DLA may hand back to the GPU.
+        max_gpu_fallbacks: how many nodes may fall back from DLA to the GPU.
 
     Raises:
         DeadweightError: the file is damaged, or there is no such target or version.
@@ -42,14 +42,14 @@ def lint(
 
     board = None if target is None else load_target(target)
     found = check(Path(model), target=board, tensorrt=tensorrt, max_gpu_fallbacks=max_gpu_fallbacks)
-    says = "refuses this file" if found.counts["error"] else "should take this file"
+    says = "refuses this file" if found.counts["error"] else "should accept this file"
     return Linted(f"{found.platform.name} {says}", 0 if found.passed else 1, found)
 
 
 def memory(
     model: Path | str, *, batch: int = 1, target: str | None = None, free_bytes: int | None = None
 ) -> MemoryNeed:
-    """How much memory a model needs, at least and at most, before it is built; with a target, if it fits.
+    """Estimate the memory a model needs, at least and at most, before it is built; with a target, if it fits.
 
     >>> import deadweight
     >>> found = deadweight.memory("original.onnx", target="x86-cpu", free_bytes=8_000_000_000)
@@ -57,8 +57,8 @@ def memory(
     True
 
     Args:
-        batch: samples at once, where the model leaves it open.
-        free_bytes: the board's MemAvailable; None for all that its system can use.
+        batch: batch size, if the model's is dynamic.
+        free_bytes: the board's MemAvailable; None for all memory that its system can use.
 
     Raises:
         DeadweightError: the file is damaged, or there is no such target.
@@ -110,8 +110,8 @@ def build(
         target: the board; its facts are compared with the machine's.
         out: the plan; None for a file beside the model. Its record and log are written beside it.
         settings: batch, shapes, DLA and so on, see `deadweight.targets.engines.build_settings`.
-        timing_cache: a folder of kept kernel timings.
-        on: USER@HOST: built there, and the plan is brought here.
+        timing_cache: a folder for cached kernel timings.
+        on: USER@HOST: build there, and copy the plan here.
 
     Raises:
         DeadweightError: TensorRT is missing, or refuses the file or a setting.
@@ -154,7 +154,7 @@ def quantize(
     out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
-    """Quantize a float ONNX file to INT8 by calibration samples.
+    """Quantize a float ONNX file to INT8 with calibration samples.
 
     >>> import deadweight
     >>> made = deadweight.quantize("original.onnx", "samples.npz")
@@ -163,9 +163,9 @@ def quantize(
 
     Args:
         data: samples, prepared as for inference: .npz files of arrays by the inputs' names, or .npy.
-        method: how ranges follow from values: minmax, percentile, entropy, mse, or best (of these four).
+        method: the calibration of ranges: minmax, percentile, entropy, mse, or best (of these four).
         skip: layers that stay in float.
-        half: FP16 for what stays in float, for TensorRT 10 and later.
+        half: FP16 for operators in float, for TensorRT 10 and later.
         out: a folder for the files; None for one beside the model.
 
     Raises:
@@ -212,7 +212,7 @@ def _built(plan: Path, record: Mapping[str, Any]) -> Built:
 
 
 def _memory_need(model: Path, batch: int) -> Footprint | None:
-    """The model's memory, where onnx is installed to read it from the file; a board has none."""
+    """The model's memory need, if onnx is installed to read it from the file; a board has no onnx."""
     if not model.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Timing as functions: two models compared, one profiled, one checked by the gate."""
+"""Functions that time models: compare two, profile one, or check one with the gate."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def compare(
     True
 
     Args:
-        events: exactly so many fresh loads of each; None loads until the answer is known or `cap_s` seconds
-            are over, with the 1 % of error spent over all looks.
-        event_s: seconds of running each model within one event.
-        margin: the change that does not matter, as a share.
+        events: the exact number of fresh loads of each; None loads until the answer is known or `cap_s`
+            seconds are over, with an error of 1 % over all interim looks together.
+        event_s: seconds that each model runs in one event.
+        margin: a change that does not matter, as a share.
         inputs: an NPZ file of arrays by the inputs' names; None for random ones.
         layers: whether every layer is judged too (ONNX Runtime only).
         on: USER@HOST, to time them on a board.
@@ -125,7 +125,7 @@ def time_layers(
     target: str | None = None,
     progress: Progress | None = None,
 ) -> Layers:
-    """The layers of one model, or of a "baseline" and a "candidate", judged; times on a board may be void."""
+    """The layers of one model, or of "baseline" and "candidate", judged; a board's times may be invalid."""
     from ..targets.remote.board import layers_on
     from ..targets.runtimes.open import shared_runtime
     from ..targets.target import load_target
@@ -250,7 +250,7 @@ def gate(
     target: str | None = None,
     progress: Progress | None = None,
 ) -> Gate:
-    """Compare a model with the accepted one, side by side, and with the budgets of deadweight.toml.
+    """Compare a model with the accepted one, timed interleaved, and with the budgets of deadweight.toml.
 
     >>> import deadweight
     >>> found = deadweight.gate("pruned.onnx", baseline="baseline.json", limit=0.05)
@@ -258,11 +258,11 @@ def gate(
     (0, ['pass'])
 
     Args:
-        model, baseline, inputs, history: paths; None takes those of `[gate]` in the settings.
+        model, baseline, inputs, history: paths; None for those of `[gate]` in the settings.
         config: budgets and settings, see docs/judgement.md.
         limit: replaces the budget `slowdown`, as a share.
-        cap_s: seconds after which no more loads are timed.
-        threads, batch: refused where they are not those of the baseline.
+        cap_s: time limit in seconds.
+        threads, batch: refused if they are not those of the baseline.
 
     Raises:
         DeadweightError: there is no baseline, it is of another protocol, or a model cannot be timed.
@@ -315,7 +315,7 @@ def gate(
 
 @contextmanager
 def connected_to(on: str, progress: Progress) -> Iterator[Transport]:
-    """The board, and a word while the connection is made."""
+    """Connects to the board and shows progress meanwhile."""
     from ..targets.remote.ssh import connected
 
     progress(0, 1, f"connecting to {on}")
@@ -327,7 +327,7 @@ def connected_to(on: str, progress: Progress) -> Iterator[Transport]:
 def opened_engine(
     plan: Path, protocol: Protocol, inputs: Arrays | None
 ) -> Iterator[tuple[TrtSession, Arrays]]:
-    """An engine, and the inputs that it was timed with."""
+    """An opened engine, and the inputs that it was timed with."""
     from ..targets.runtimes.trt import open_trt
     from ..targets.timing.inputs import fed
 
@@ -341,24 +341,24 @@ def opened_engine(
 def _engine_memory(
     plan: Path, protocol: Protocol, inputs: Arrays | None
 ) -> tuple[tuple[str, int | None, str], ...]:
-    """The parts of an engine's memory after one run, each with how it is known."""
+    """The parts of an engine's memory after one run, each with its source."""
     with opened_engine(plan, protocol, inputs) as (session, arrays):
         session.run(arrays)
         return tuple((part.name, part.bytes, part.how) for part in session.memory().parts)
 
 
 def refuse_layers(runtime: Runtime) -> None:
-    """Layers are judged where the runtime times them fairly; those of two engines are shown side by side.
+    """Refuses to judge layers if the runtime does not time them fairly.
 
     Raises:
         RecipeError: it does not.
     """
     if runtime.time_layers is None and not runtime.builds:
-        raise RecipeError(f"{runtime.title} does not time layers.", "Leave --layers away.")
+        raise RecipeError(f"{runtime.title} does not time layers.", "Omit --layers.")
     if runtime.time_layers is None:
         raise RecipeError(
-            "The layers of two engines cannot be judged: TensorRT's profiler is no fair clock.",
-            "Leave --layers away. To see them side by side: deadweight profile --layers for each, then "
+            "The layers of two engines cannot be judged: TensorRT's profiler distorts their times.",
+            "Omit --layers. To see them side by side: deadweight profile --layers for each, then "
             "deadweight engine A.plan.layers.json B.plan.layers.json.",
         )
 
@@ -366,11 +366,11 @@ def refuse_layers(runtime: Runtime) -> None:
 def _gate_times(
     on: str, old: Path | None, model: Path, accepted: Baseline, inputs: Path | None, progress: Progress
 ) -> Mapping[str, Measurement]:
-    """Both models' times from a board: 48 loads, and a single look."""
+    """Both models' times from a board: 48 loads, judged once."""
     if old is None:
         raise RecipeError(
             f"The accepted model {accepted.model} is not here, so it cannot be sent to {on}.",
-            "Bring it back, or record the baseline again with --fetch.",
+            "Restore the file, or record the baseline again with --fetch.",
         )
     from ..targets.remote.board import compare_on
 
@@ -381,7 +381,7 @@ def _gate_times(
         )
     if timed.void:
         raise MeasurementError(
-            f"{on} changed state during the measurement, so the times are void: {'; '.join(timed.void)}.",
+            f"{on} changed state during the measurement, so the times are invalid: {'; '.join(timed.void)}.",
             "Lock its clocks and let it cool down: deadweight doctor --on says how.",
         )
     return timed.measurements

@@ -1,4 +1,4 @@
-"""Recipes as functions: a whole run, a sweep, or the stage prune alone."""
+"""Functions on recipes: a full run, a sweep, or the stage prune alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prune(
     out: Path | str | None = None,
     watcher: Watcher | None = None,
 ) -> Pruned:
-    """Prune a network by a recipe's own stage, and say what the cut alone costs; nothing is tuned.
+    """Prune a network with the stage of a recipe, and report the cost of the cut, without fine-tuning.
 
     >>> import deadweight
     >>> made = deadweight.prune("workload.py:Small", ratio=0.5, out="half")
@@ -40,14 +40,14 @@ def prune(
         what: a workload, "file.py:Name", or a recipe with a stage prune.
         ratio: the share of each group's neurons to remove, 0 to 1.
         parameters: instead, the share of the network's parameters.
-        mean, std: instead, neurons go whose mean and standard deviation are both at or below these.
-        criterion: what orders the neurons; None for "activation".
-        weights: a checkpoint, .safetensors or .pt of tensors alone; `key` where a .pt keeps its state dict.
+        mean, std: instead, remove neurons whose mean and standard deviation are both at or below these.
+        criterion: ranks the neurons; None for "activation".
+        weights: a checkpoint, .safetensors or .pt with only tensors; `key` names the state dict in a .pt.
         settings: more settings, as after `--set`.
         out: a folder for the files; None for runs/NAME-pruned.
 
     Raises:
-        DeadweightError: nothing says how much is to go, or the network cannot be pruned.
+        DeadweightError: no argument says how much to remove, or the network cannot be pruned.
     """
     import contextlib
     import tempfile
@@ -64,7 +64,7 @@ def prune(
     name = Path(what).stem if of_recipe else recipe.workload.rpartition(":")[2].lower()
     folder = Path(out) if out is not None else Path("runs") / f"{name}-pruned"
     with contextlib.ExitStack() as held:
-        if of_recipe:  # what a run of the recipe has made is not made again
+        if of_recipe:  # reuse the finished stages of a run
             directory = Path("runs") / recipe.path.stem
         else:
             directory = Path(held.enter_context(tempfile.TemporaryDirectory()))
@@ -76,7 +76,7 @@ def prune(
         return Pruned("nothing was removed by these settings", 1, cut, folder, score, trained)
     verdict = (
         f"{cut.before.counts.parameters:,} -> {cut.after.counts.parameters:,} parameters, "
-        f"{score} {cut.before.score:.4f} -> {cut.after.score:.4f} before any tuning"
+        f"{score} {cut.before.score:.4f} -> {cut.after.score:.4f} before fine-tuning"
     )
     where, lines = in_python(recipe, folder)
     return Pruned(verdict, 0, cut, folder, score, trained, where, lines)
@@ -91,7 +91,7 @@ def run(
     on: str | None = None,
     watcher: Watcher | None = None,
 ) -> Run:
-    """Run a recipe from training to the report; a killed run goes on where it was left.
+    """Run a recipe from training to the report; a killed run resumes.
 
     >>> import deadweight
     >>> done = deadweight.run("recipe.toml", out="runs/example")
@@ -104,7 +104,7 @@ def run(
         on: USER@HOST, to time the networks there.
 
     Raises:
-        DeadweightError: the recipe cannot be followed; what was finished is kept.
+        DeadweightError: the recipe is wrong, or a stage failed; finished stages are kept.
     """
     from ..pipeline.recipe import read_recipe
     from ..pipeline.runs.run import run as run_recipe
@@ -150,7 +150,7 @@ def sweep(
     chosen = SweepSettings(over=values, score_drop=score_drop) if values else read.sweep
     if chosen is None:
         raise RecipeError(
-            f"{recipe} has no [sweep], and nothing to try was given.",
+            f"{recipe} has no [sweep], and no values to try were given.",
             "Give values by setting, e.g. --over prune.mean=0.02,0.1,0.5.",
         )
     directory = Path(out) if out is not None else Path("runs") / Path(recipe).stem

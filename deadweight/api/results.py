@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..targets.timing.memory import Memory
 
 Progress = Callable[[int, int, str], None]
-"""How far a long call is: done, total, what it is doing."""
+"""The progress of a long call: done, total, current activity."""
 MEANINGS = {0: "good", 1: "slower, refused, or a budget is broken", 3: "cannot tell, or nothing was measured"}
 
 
@@ -34,7 +34,7 @@ def silent(done: int, total: int, what: str) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """What a function found. `deadweight.show(result)` prints what the command prints.
+    """The result of a function. `deadweight.show(result)` prints the command's output.
 
     Attributes:
         verdict: the answer in one sentence.
@@ -46,7 +46,7 @@ class Result:
 
     @property
     def meaning(self) -> str:
-        """What the exit code means, in words."""
+        """The meaning of the exit code."""
         return MEANINGS[self.exit_code]
 
     def __str__(self) -> str:
@@ -58,8 +58,8 @@ class Layers(Result):
     """The layers of one model, or of two that were judged.
 
     Attributes:
-        judged: one entry a layer; of one model, only its baseline times count.
-        only: layers that are in one of two models alone, by "baseline" and "candidate".
+        judged: one entry per layer; for one model, only its baseline times count.
+        only: layers that are in only one of two models, by "baseline" and "candidate".
         pair: whether two models were judged.
         void: why a board's times are invalid; nothing is judged then.
     """
@@ -76,10 +76,10 @@ class Comparison(Result):
 
     Attributes:
         models: the paths of "baseline" and "candidate".
-        measured: the samples of both, with the conditions that they were taken under.
+        measured: the samples of both, with the conditions of the measurement.
         judgement: the answer, the ratio (baseline time over candidate time) and its interval.
         void: why a board's times are invalid, and the answer "cannot_tell"; empty if they are not.
-        layers: what was found of each layer, where that was asked for.
+        layers: the result for each layer, if asked for.
     """
 
     models: Mapping[str, Path]
@@ -94,7 +94,7 @@ class Comparison(Result):
         return "cannot_tell" if self.void else self.judgement.outcome
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: both measurements, the judgement, and the layers where there are some."""
+        """Plain values: both measurements, the judgement, and the layers if there are any."""
         value: dict[str, Any] = {name: figures.to_json() for name, figures in self.measured.items()}
         value["judgement"] = self.judgement.to_json()
         if self.layers is not None:
@@ -107,9 +107,9 @@ class Profile(Result):
     """One model's times and memory.
 
     Attributes:
-        measured: its samples, and the conditions that they were taken under.
-        memory: of the process, by ONNX Runtime or on a board; None for an engine here.
-        engine_memory: parts of an engine's memory: name, bytes (None: not known), how they are known.
+        measured: its samples, with the conditions of the measurement.
+        memory: of the process, with ONNX Runtime or on a board; None for an engine here.
+        engine_memory: parts of an engine's memory: name, bytes (None: not known), their source.
         inputs: the NPZ file of the inputs; None for random ones.
     """
 
@@ -124,7 +124,7 @@ class Profile(Result):
 
 @dataclass(frozen=True)
 class Gate(Result):
-    """Whether a model may replace the accepted one: an answer for each budget in `gated.checks`.
+    """Whether a model may replace the accepted one: an outcome for each budget in `gated.checks`.
 
     `history` is the JSONL file that the settings name for measurements; nothing was written to it.
     """
@@ -137,16 +137,16 @@ class Gate(Result):
 
 @dataclass(frozen=True)
 class Linted(Result):
-    """What TensorRT would say of an ONNX file."""
+    """The findings of TensorRT's rules in an ONNX file."""
 
     report: LintReport
 
 
 @dataclass(frozen=True)
 class MemoryNeed(Result):
-    """A model's memory before it is built, and whether it fits a board where one was named.
+    """A model's memory need before it is built, and whether it fits the board, if one was named.
 
-    `free_given` says that the caller gave the free memory; else all that the board's system can use counts.
+    `free_given` says that the caller gave the free memory; else all memory that the system can use counts.
     """
 
     footprint: Footprint
@@ -202,7 +202,7 @@ class Run(Result):
 
 @dataclass(frozen=True)
 class Sweep(Result):
-    """The settings that were tried, and those chosen; table and plot are in `directory`."""
+    """The settings that were tried, and the chosen ones; table and plot are in `directory`."""
 
     swept: Swept
     score_drop: float

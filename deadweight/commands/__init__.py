@@ -1,1 +1,1 @@
-"""What does each command do? One file a family of commands, named as in --help."""
+"""What does each command do? One file per family of commands, named as in --help."""

@@ -1,4 +1,4 @@
-"""The commands about machines: the boards that are known, what works there, and what is shipped to them."""
+"""The commands about boards: targets, doctor and bundle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..terminal.tables import explain, out
 def targets(
     name: Annotated[str | None, typer.Argument(help="A board's name, or its .toml file.")] = None,
 ) -> None:
-    """List the boards that are known, or one board's facts with their sources."""
+    """List the known boards, or one board's facts with their sources."""
     from ..targets.target import load_target, target_names
 
     if name is None:
@@ -41,10 +41,10 @@ def targets(
 def doctor(
     on: Annotated[
         list[str] | None,
-        typer.Option("--on", metavar="USER@HOST", help="A board, by its name in ssh; may be repeated."),
+        typer.Option("--on", metavar="USER@HOST", help="A board, by its ssh name; repeatable."),
     ] = None,
 ) -> None:
-    """Say what works on this machine, or on boards, and the line that mends what does not.
+    """Check what works on this machine, or on boards, and give the command that fixes the rest.
 
     Exit code: 1 if something is missing.
     """
@@ -57,37 +57,39 @@ def doctor(
         checks = examine()
         raise typer.Exit(_show_checks(checks, next_step(checks)))
     code = 0
-    for host, told in on_each(on, doctor_on).items():
+    for host, answer in on_each(on, doctor_on).items():
         out.print(f"[bold]{escape(host)}[/]")
-        if isinstance(told, DeadweightError):
-            explain(told.what, told.cure)
+        if isinstance(answer, DeadweightError):
+            explain(answer.what, answer.cure)
             code = 2
         else:
-            code = max(code, _show_checks(*told))
+            code = max(code, _show_checks(*answer))
     raise typer.Exit(code)
 
 
 def bundle(
     run: Annotated[Path, typer.Argument(help="A run's directory, or an ONNX file.")],
     to: Annotated[Path | None, typer.Option("--out", help="Default: the run's name and .bundle.")] = None,
-    network: Annotated[str | None, typer.Option(help="Which network of the run; default: its last.")] = None,
+    network: Annotated[str | None, typer.Option(help="The network of the run; default: its last.")] = None,
     target: TargetName = None,
-    engine: Annotated[Path | None, typer.Option(help="An engine built on such a board.")] = None,
+    engine: Annotated[Path | None, typer.Option(help="An engine that was built on such a board.")] = None,
     also: Annotated[
-        list[Path] | None, typer.Option("--add", help="Licence, recipe, measurements; may be repeated.")
+        list[Path] | None, typer.Option("--add", help="Licence, recipe, measurements; repeatable.")
     ] = None,
-    sign: Annotated[Path | None, typer.Option(help="An SSH key; without it a board takes nothing.")] = None,
+    sign: Annotated[Path | None, typer.Option(help="An SSH key; a board refuses an unsigned bundle.")] = None,
     release: Annotated[
-        int | None, typer.Option(help="Its number, which must rise; default: the time, as 20261123021500.")
+        int | None,
+        typer.Option(help="Its number, higher than any before; default: the time, e.g. 20261123021500."),
     ] = None,
     expires: Annotated[
         str | None, typer.Option(metavar="YYYY-MM-DD", help="The last day on which a board installs it.")
     ] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="How far the outputs on the board may be off, of the largest.")
+        float | None,
+        typer.Option(help="Largest error of outputs on the board, as a share of the largest value."),
     ] = None,
 ) -> None:
-    """Make a bundle to ship: the network, what it should answer, and every file's hash, signed."""
+    """Make a bundle to ship: the network, its golden inputs and outputs, and every file's hash, signed."""
     from ..export.release.bundle import bundle as make
     from ..targets.artifact import read_json
     from ..targets.target import load_target
@@ -110,7 +112,7 @@ def bundle(
     )
     out.print(f"The bundle: {made}", soft_wrap=True)
     if sign is None:
-        out.print("It is not signed, so no board will take it: --sign KEY.")
+        out.print("It is not signed, so boards will refuse it: --sign KEY.")
 
 
 def _show_checks(checks: Sequence[Check], advice: str) -> int:

@@ -1,4 +1,4 @@
-"""The commands about what is inside: an engine's layers, and a model's memory before there is an engine."""
+"""The commands `engine` and `memory`: an engine's layers, and a model's memory need before it is built."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ Onnx = Annotated[Path | None, typer.Option(help="The ONNX file it was built from
 
 def engine(
     layers: Annotated[Path, typer.Argument(help="The inspector's JSON: trtexec --exportLayerInfo.")],
-    against: Annotated[Path | None, typer.Argument(help="Another engine's, to compare with.")] = None,
+    against: Annotated[Path | None, typer.Argument(help="The same of another engine, to compare.")] = None,
     profile: Exported = None,
     times: Runs = None,
     onnx: Onnx = None,
     against_profile: Exported = None,
     against_times: Runs = None,
     against_onnx: Onnx = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Where the page goes, as HTML.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all that was read as JSON.")] = False,
+    to: Annotated[Path | None, typer.Option("--out", help="Output file of the page, as HTML.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all facts as JSON.")] = False,
 ) -> None:
-    """Show where an engine's time goes, layer by layer; or two engines', side by side.
+    """Show the time of an engine layer by layer, or of two engines side by side.
 
-    Reads TensorRT's own exports, 8.x to 11; TensorRT is not needed. Nothing is judged: each figure was taken
-    once.
+    Reads TensorRT's own exports, 8.x to 11; TensorRT is not needed. Nothing is judged: each figure was
+    measured once.
     """
     from ..targets.engines.compare import compare_engines
 
@@ -67,14 +67,14 @@ def engine(
 
 def memory(
     model: Path,
-    batch: Annotated[int, typer.Option(min=1, help="Samples at once, where the model leaves it open.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size, if the model's is dynamic.")] = 1,
     target: TargetName = None,
     free_bytes: Annotated[
         int | None, typer.Option(min=1, help="The board's MemAvailable; default: its usable memory.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Say how much memory a model needs, at least and at most, before it is built; with --target, if it fits.
+    """Estimate the memory a model needs, at least and at most, before it is built; with --target, if it fits.
 
     Exit code: 0 fits (or no board was named), 1 does not fit, 3 cannot tell.
     """
@@ -95,14 +95,14 @@ def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | N
 
     if layers.suffix == ".onnx":
         raise ArtifactError(
-            f"{layers} is an ONNX file, and this command reads which layers an engine made of one has.",
+            f"{layers} is an ONNX file, and this command reads the layers of an engine, as JSON.",
             f"Build it on the board (deadweight build {layers} --on USER@HOST), and there: trtexec "
             "--loadEngine=FILE.plan --exportLayerInfo=layers.json --profilingVerbosity=detailed.",
         )
     if is_engine(layers.name):
         raise ArtifactError(
-            f"{layers} is an engine, and this command reads what TensorRT's inspector says of one, as JSON.",
-            f"Where it was built, have that written: deadweight profile {layers} --layers.",
+            f"{layers} is an engine, and this command reads the JSON that TensorRT's inspector writes.",
+            f"Write it on the machine that built the engine: deadweight profile {layers} --layers.",
         )
     modules = None if onnx is None else modules_in(read_nodes(onnx))
     return read_engine(layers, profile=profile, times=times, modules=modules)
@@ -137,8 +137,8 @@ def _show_pairs(compared: Comparison) -> None:
 
 
 def _counts(shown: Engine) -> None:
-    told = {kind: len(shown.of_kind(kind)) for kind in ("conversion", "reorder", "quantize", "view")}
-    words = ", ".join(f"{count} {kind}" for kind, count in told.items())
+    counts = {kind: len(shown.of_kind(kind)) for kind in ("conversion", "reorder", "quantize", "view")}
+    words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     total = milliseconds(shown.layer_sum_s) if shown.layer_sum_s else "not timed"
     falls = len(shown.fallbacks())
     out.print(
@@ -151,7 +151,7 @@ def _counts(shown: Engine) -> None:
 
 
 def show_engine_layers(plan: Path, protocol: Protocol, inputs: Arrays | None = None) -> None:
-    """Each layer's time by TensorRT's profiler; what `deadweight engine` reads is written beside the plan."""
+    """Prints each layer's time by TensorRT's profiler; writes the files for `deadweight engine`."""
     from ..targets.artifact import write_json, write_text
 
     layers, times = Path(f"{plan}.layers.json"), Path(f"{plan}.times.json")

@@ -1,4 +1,4 @@
-"""The commands about files that TensorRT will read: what it refuses, and the engine."""
+"""The commands about TensorRT: `lint` and `build`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def lint(
         str | None, typer.Option(help="TensorRT's version, e.g. 8.5 or 10.3; default: the board's own.")
     ] = None,
     max_gpu_fallbacks: Annotated[
-        int | None, typer.Option(min=0, help="How many nodes DLA may hand back to the GPU.")
+        int | None, typer.Option(min=0, help="How many nodes may fall back from DLA to the GPU.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Say what TensorRT will refuse in an ONNX file, or run slowly; TensorRT is not needed.
+    """Find what TensorRT will refuse in an ONNX file, or run slowly; TensorRT is not needed.
 
     Exit code: 0 nothing is refused, 1 an error or a broken budget.
     """
@@ -45,7 +45,7 @@ def build(
     model: Path,
     target: TargetName = None,
     to: Annotated[Path | None, typer.Option("--out", help="The plan; default: beside the model.")] = None,
-    on: Annotated[str | None, typer.Option(help="USER@HOST: build there, and bring the plan here.")] = None,
+    on: Annotated[str | None, typer.Option(help="USER@HOST: build there, and copy the plan here.")] = None,
     batch: Annotated[str, typer.Option(help="Smallest, usual and largest batch, e.g. 1,8,16.")] = "1,1,1",
     shapes: Annotated[
         list[str] | None, typer.Option(help="An input's three shapes: NAME=1x16,8x16,16x16; repeatable.")
@@ -55,21 +55,21 @@ def build(
     sparse: Annotated[bool, typer.Option("--sparse", help="Use kernels for 2:4 sparse weights.")] = False,
     dla_core: Annotated[int | None, typer.Option(min=0, help="Build for this DLA core.")] = None,
     max_gpu_fallbacks: Annotated[
-        int | None, typer.Option(min=0, help="How many layers DLA may hand back to the GPU.")
+        int | None, typer.Option(min=0, help="How many layers may fall back from DLA to the GPU.")
     ] = None,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="For other programs: deadweight does not open it.")
+        bool, typer.Option("--version-compatible", help="For other programs: deadweight cannot open it.")
     ] = False,
     hardware_compatibility: Annotated[str, typer.Option(help="A level, e.g. ampere_plus.")] = "",
     compute_capability: Annotated[str, typer.Option(help="TensorRT-RTX: the GPU, e.g. 8.9.")] = "",
     flavour: Annotated[
         str, typer.Option(help="tensorrt, or tensorrt_rtx for RTX GPUs (never a Jetson Orin).")
     ] = "tensorrt",
-    timing_cache: Annotated[Path | None, typer.Option(help="Folder of kept kernel timings.")] = None,
+    timing_cache: Annotated[Path | None, typer.Option(help="Folder for cached kernel timings.")] = None,
 ) -> None:
     """Build an engine from an ONNX file, on the machine that will run it.
 
-    Exit code: 0 built, 1 more layers than the budget fall back from DLA; what is refused is 2.
+    Exit code: 0 built, 1 more layers than the budget fall back from DLA, 2 TensorRT refuses the file.
     """
     from ..targets.engines.build_settings import BuildSettings
     from ..targets.engines.dla import FallbackError

@@ -26,27 +26,27 @@ def gate(
     record: Annotated[bool, typer.Option("--record", help="Accept the model: write the baseline.")] = False,
     calibrate: Annotated[
         int,
-        typer.Option(min=0, help="Count false alarms over so many A/A runs on this machine, and store them."),
+        typer.Option(min=0, help="Count false alarms in this many A/A runs on this machine, and store them."),
     ] = 0,
     fetch: Annotated[
-        str, typer.Option(help="With --record: the command that fetches the model where it is not there.")
+        str, typer.Option(help="With --record: the command that fetches the model on another machine.")
     ] = "",
     config: Annotated[Path, typer.Option(help="Budgets and settings.")] = Path("deadweight.toml"),
     limit: Annotated[float | None, typer.Option(help="Replaces the budget `slowdown`, as a share.")] = None,
     cap_s: Annotated[float | None, typer.Option(help="Time limit in seconds.")] = None,
     on: On = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples at once.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Batch size.")] = None,
     inputs: Inputs = None,
     target: TargetName = None,
-    junit: Annotated[Path | None, typer.Option(help="Where JUnit XML goes.")] = None,
-    summary: Annotated[Path | None, typer.Option(help="A file that a Markdown summary is added to.")] = None,
-    history: Annotated[Path | None, typer.Option(help="The JSONL that this measurement is added to.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Output file for JUnit XML.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="File to append a Markdown summary to.")] = None,
+    history: Annotated[Path | None, typer.Option(help="JSONL file to append this measurement to.")] = None,
     commit: Annotated[str, typer.Option(help="The commit, for the history.", envvar="GITHUB_SHA")] = "",
 ) -> None:
-    """Compare a model with the accepted one, side by side on this machine, and with the budgets.
+    """Compare a model with the accepted one, timed interleaved on this machine, and with the budgets.
 
-    Exit code: 0 every budget is kept, 1 one is broken, 3 it cannot be told, 2 bad input.
+    Exit code: 0 every budget is kept, 1 one is broken, 3 cannot tell, 2 bad input.
     """
     from ..targets.gate import history as histories
     from ..targets.gate.settings import gate_files
@@ -82,7 +82,7 @@ def gate(
             target=target,
             progress=shown,
         )
-    # The answer first: a history that cannot be written to (a read-only checkout) must not swallow it.
+    # The answer first: a history that cannot be written to (a read-only checkout) must not hide it.
     _report(found, junit=junit, summary=summary)
     if found.history is not None:
         gated, name = found.gated, found.model.name
@@ -146,8 +146,8 @@ def _calibrate(files: GateFiles, *, runs: int, cap_s: float) -> None:
     old = old_model(accepted, path)
     if old is None:
         raise RecipeError(
-            f"The accepted model {accepted.model} is not here, so the gate cannot be tried on it.",
-            "Bring it back, or record the baseline again with --fetch.",
+            f"The accepted model {accepted.model} is not here, so the gate cannot be calibrated.",
+            "Restore the file, or record the baseline again with --fetch.",
         )
     with bar() as shown:
         found = calibrate(
@@ -176,12 +176,12 @@ def _report(found: Gate, *, junit: Path | None, summary: Path | None) -> None:
     if junit is not None:
         write_junit(found.gated, junit, model=found.model.name)
     if summary is not None:
-        # CI systems hand over a file that others have written to as well.
+        # The file of a CI system also has the summaries of other steps.
         try:
             with summary.open("a", encoding="utf-8") as file:
                 file.write(markdown(found.gated, found.accepted, model=found.model.name))
         except OSError as error:
             raise ArtifactError(
                 f"The summary {summary} cannot be written to: {error.strerror or error}.",
-                "Choose another place with --summary.",
+                "Choose another file with --summary.",
             ) from error

@@ -1,4 +1,4 @@
-"""The commands that make a model's file small, and give it back."""
+"""The commands `pack` and `unpack`: compress a model's file, and restore it."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def pack(
         typer.Option(
             "--clusters",
             metavar="[NAME=]BITS",
-            help="Let weights share 2 ** BITS values first, 2 to 8: all, or one by name; may be repeated.",
+            help="Cluster weights to 2 ** BITS values first, 2 to 8: all, or one by name; repeatable.",
         ),
     ] = None,
     shared: Annotated[bool, typer.Option("--shared", help="One code book for all weights.")] = False,
     price: Annotated[
         float,
-        typer.Option(help="With --clusters: what a coded bit costs, e.g. 0.05; 0 for the nearest value."),
+        typer.Option(help="With --clusters: the cost of a coded bit, e.g. 0.05; 0 for the nearest value."),
     ] = 0.0,
 ) -> None:
-    """Pack an ONNX file into as few bytes as it takes; `deadweight unpack` gives the same file back.
+    """Compress an ONNX file; `deadweight unpack` restores the same file.
 
-    Without --clusters nothing is lost, byte for byte. With it the weights change, once, before they are
-    packed: measure what that costs. Batch norms should be folded first, as the stage export does.
+    Without --clusters it is lossless, byte for byte. With it the weights change, once, before they are
+    packed: measure the cost. Batch norms should be folded first, as the stage export does.
     """
     from ..export.coding.cluster import cluster_file
     from ..export.coding.container import pack_file
@@ -62,7 +62,7 @@ def unpack(
     packed: Annotated[Path, typer.Argument(help="A .dwz file.")],
     to: Annotated[Path | None, typer.Option("-o", "--out", help="Default: its name and .onnx.")] = None,
 ) -> None:
-    """Give back the ONNX file that was packed. A board does the same without onnx or torch."""
+    """Restore the ONNX file that was packed. A board does the same without onnx or torch."""
     from ..targets.coded.container import unpack_file
 
     made = unpack_file(packed, to or packed.with_suffix(".onnx"))
@@ -70,7 +70,7 @@ def unpack(
 
 
 def _bits(given: list[str]) -> tuple[int, dict[str, int]]:
-    """The bits for all weights (5 where only single ones are named), and those for single ones."""
+    """The bits for all weights (5 if only single ones are named), and those for single ones."""
     everywhere, single = 5, {}
     for text in given:
         name, _, bits = text.rpartition("=")

@@ -1,4 +1,4 @@
-"""The commands about releases on their way: what a bundle is worth, the file that is sent, and going back."""
+"""The commands about releases: verify, delta, install and rollback."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..targets.errors import ArtifactError, RefusedError
 from ..terminal.options import On
 from ..terminal.tables import bar, explain, out
 
-Place = Annotated[str | None, typer.Option(help="Where on the board; default: in the home.")]
+Place = Annotated[str | None, typer.Option(help="Directory on the board; default: in the home.")]
 
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle's directory, or an update file.")],
     signers: Annotated[
-        Path | None, typer.Option(help="Who is trusted; default: /etc/deadweight/allowed_signers.")
+        Path | None, typer.Option(help="The trusted signers; default: /etc/deadweight/allowed_signers.")
     ] = None,
 ) -> None:
-    """Say whether a bundle may be installed here: signature, hashes, expiry, and the board it is for.
+    """Check whether a bundle may be installed here: signature, hashes, expiry, and its board.
 
-    Exit code: 0 it may, 1 it is refused, with the reason.
+    Exit code: 0 accepted, 1 refused, with the reason.
     """
     from ..targets.release.patch import open_patch
     from ..targets.release.trust import verify as check
@@ -47,7 +47,7 @@ def verify(
         out.print(
             f"It starts from {patch.base[:16]}." if patch.base else "It needs no release to start from."
         )
-    _tell_clock(clock)
+    _print_clock(clock)
 
 
 def delta(
@@ -55,11 +55,11 @@ def delta(
         list[Path], typer.Argument(metavar="[OLD] NEW", help="Two releases of one network, or the new one.")
     ],
     to: Annotated[Path, typer.Option("--out", "-o", help="The file.")],
-    ota_bytes: Annotated[int | None, typer.Option(min=0, help="The most bytes that it may have.")] = None,
+    ota_bytes: Annotated[int | None, typer.Option(min=0, help="Budget: the largest size in bytes.")] = None,
 ) -> None:
-    """Write what goes over the air, as one file: the difference between two releases, or a whole one.
+    """Write the update to send over the air, as one file: the delta between two releases, or a full one.
 
-    `deadweight install FILE --on USER@HOST` puts it in place. Exit code: 1 it has more than --ota-bytes.
+    `deadweight install FILE --on USER@HOST` installs it. Exit code: 1 it is larger than --ota-bytes.
     """
     from ..export.release.delta import delta as make
 
@@ -87,23 +87,24 @@ def install(
         bool, typer.Option("--untried", help="Do not run it on its golden inputs first.")
     ] = False,
 ) -> None:
-    """Verify a release on a board, by that board's own list of signers, try it, and use it from then on.
+    """Verify a release on a board by the board's own list of signers, test it, and put it in use.
 
-    Exit code: 0 installed, 1 refused, with the reason; what was in use still is then.
+    Exit code: 0 installed, 1 refused, with the reason; the release in use stays then.
     """
     from ..targets.remote.board import install_on
 
     with _refusing(bundle), bar() as shown, connected_to(on or "local", shown) as there:
-        told = install_on(there, bundle, place=place, tried=not untried, progress=shown)
-    _tell(told)
-    if told["golden"]:
+        installed = install_on(there, bundle, place=place, tried=not untried, progress=shown)
+    _print_installed(installed)
+    if installed["golden"]:
+        golden = installed["golden"]
         out.print(
-            f"Its outputs are those expected ({100 * told['golden']['furthest']:.2g} % off, "
-            f"{100 * told['golden']['tolerance']:.2g} % allowed), by {escape(told['golden']['runtime'])}."
+            f"Its outputs are those expected ({100 * golden['furthest']:.2g} % off, "
+            f"{100 * golden['tolerance']:.2g} % allowed), by {escape(golden['runtime'])}."
         )
-    if told["previous"]:
-        out.print(f"Before it: {told['previous']} (deadweight rollback {told['name']})")
-    _tell_clock(told["clock"])
+    if installed["previous"]:
+        out.print(f"Before it: {installed['previous']} (deadweight rollback {installed['name']})")
+    _print_clock(installed["clock"])
 
 
 def rollback(
@@ -111,25 +112,25 @@ def rollback(
     on: On = None,
     place: Place = None,
     if_wrong: Annotated[
-        bool, typer.Option("--if-wrong", help="Only if the one in use does not give its golden outputs.")
+        bool, typer.Option("--if-wrong", help="Only if the release in use does not give its golden outputs.")
     ] = False,
 ) -> None:
-    """Go back to the release before, in one step; a second time takes that back.
+    """Return to the release before; a second rollback returns to the newer one.
 
-    Exit code: 0 done, or nothing to do; 1 the one before is not trusted any more.
+    Exit code: 0 done, or nothing to do; 1 the release before is not trusted any more.
     """
     from ..targets.remote.board import rollback_on
 
     with _refusing(), bar() as shown, connected_to(on or "local", shown) as there:
-        told = rollback_on(there, name, place=place, only_if_wrong=if_wrong)
-    if told["kept"]:
-        out.print("Nothing to do: the one in use gives its golden outputs.")
-    _tell(told)
+        restored = rollback_on(there, name, place=place, only_if_wrong=if_wrong)
+    if restored["kept"]:
+        out.print("Nothing to do: the release in use gives its golden outputs.")
+    _print_installed(restored)
 
 
 @contextlib.contextmanager
 def _refusing(bundle: Path | None = None) -> Iterator[None]:
-    """What is not trusted ends with 1; what is not there was never judged, and is bad input."""
+    """An untrusted bundle ends with exit code 1; a missing one is bad input, 2."""
     if bundle is not None and not bundle.exists():
         raise ArtifactError(f"{bundle} does not exist.", "Give a bundle's directory, or an update file.")
     try:
@@ -139,11 +140,12 @@ def _refusing(bundle: Path | None = None) -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _tell(told: dict[str, Any]) -> None:
-    name = f"{told['name']} release {told['release']}"
-    out.print(f"[green]In use:[/] {escape(name)} ({told['version']}): {escape(told['path'])}", soft_wrap=True)
+def _print_installed(release: dict[str, Any]) -> None:
+    name = f"{release['name']} release {release['release']}"
+    path = escape(release["path"])
+    out.print(f"[green]In use:[/] {escape(name)} ({release['version']}): {path}", soft_wrap=True)
 
 
-def _tell_clock(told: str) -> None:
-    if told:
-        out.print(told, markup=False, soft_wrap=True)
+def _print_clock(remark: str) -> None:
+    if remark:
+        out.print(remark, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The commands that run one stage alone, by the same code as in a recipe: prune, and quantize."""
+"""The commands that run one stage alone, with the code of a recipe: prune and quantize."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def prune(
         float | None, typer.Option(help="... and standard deviation are both at or below these.")
     ] = None,
     criterion: Annotated[
-        str | None, typer.Option(help="What orders the neurons; default: activation. Or FILE.function.")
+        str | None, typer.Option(help="Ranks the neurons; default: activation. Or FILE.function.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint: .safetensors, or .pt of tensors alone.")
+        Path | None, typer.Option(help="A checkpoint: .safetensors, or .pt with only tensors.")
     ] = None,
-    key: Annotated[str, typer.Option(help="Where a .pt file keeps its state dict, e.g. model.")] = "",
+    key: Annotated[str, typer.Option(help="The key of the state dict in a .pt file, e.g. model.")] = "",
     target: TargetName = None,
     settings: Settings = None,
     data: Data = None,
@@ -51,7 +51,7 @@ def prune(
         Path | None, typer.Option("--out", help="A folder for the files; default: runs/NAME-pruned.")
     ] = None,
 ) -> None:
-    """Prune a network, by a recipe's own stage, and say what the cut alone costs; nothing is tuned.
+    """Prune a network with the stage of a recipe, and report the cost of the cut, without fine-tuning.
 
     Exit code: 0 pruned, 1 nothing could be removed by these settings; nothing is written then.
     """
@@ -83,29 +83,29 @@ def quantize(
             metavar="FOLDER|FILE", help="Samples: .npz files of arrays by the inputs' names, or .npy."
         ),
     ] = None,
-    target: Annotated[str, typer.Option(help="For which board; see `deadweight targets`.")] = "x86-cpu",
+    target: Annotated[str, typer.Option(help="The board; see `deadweight targets`.")] = "x86-cpu",
     method: Annotated[
-        str, typer.Option(help=f"How ranges follow from values: {', '.join(METHODS)} (of these four).")
+        str, typer.Option(help=f"Calibration of ranges: {', '.join(METHODS)} (of these four).")
     ] = "minmax",
     skip: Annotated[
-        list[str] | None, typer.Option(metavar="LAYER", help="Leave it in float; may be repeated.")
+        list[str] | None, typer.Option(metavar="LAYER", help="A layer that stays in float; repeatable.")
     ] = None,
     half: Annotated[
-        bool, typer.Option("--half", help="FP16 for what stays in float, for TensorRT 10 and later.")
+        bool, typer.Option("--half", help="FP16 for operators in float, for TensorRT 10 and later.")
     ] = False,
     to: Annotated[
         Path | None, typer.Option("--out", help="A folder for the files; default: beside the model.")
     ] = None,
 ) -> None:
-    """Quantize an ONNX file to INT8 by your own calibration samples, and say what that changed.
+    """Quantize an ONNX file to INT8 with your own calibration samples, and report what changed.
 
     Exit code: 0 written, 1 TensorRT of the target would refuse it; nothing is written then.
     """
     if data is None:
         raise RecipeError(
-            "INT8 needs samples to calibrate on, and none were given.",
-            "Give --data, a folder of .npz files with some hundred real samples, prepared exactly as for "
-            "inference, as arrays by the inputs' names. Random numbers would give ranges that fit nothing.",
+            "INT8 needs calibration samples, and none were given.",
+            "Give --data, a folder of .npz files with a few hundred real samples, prepared exactly as for "
+            "inference, as arrays by the inputs' names. Random numbers would give wrong ranges.",
         )
     with bar() as shown:
         made = api.quantize(

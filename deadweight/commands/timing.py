@@ -1,4 +1,4 @@
-"""The commands that time: one model, or two that are compared. The gate has a file of its own."""
+"""The commands that time models: profile and compare. The gate has its own file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..terminal.tables import bar, out
 from .engine_report import show_engine_layers
 
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
-Batch = Annotated[int, typer.Option(help="Samples at once, where the model leaves it open.")]
+Batch = Annotated[int, typer.Option(help="Batch size, if the model's is dynamic.")]
 
 
 def profile(
     model: Path,
     events: Annotated[int, typer.Option(help="Fresh loads of the model.")] = 24,
-    event_s: Annotated[float, typer.Option(help="Seconds of running within one event.")] = 0.05,
+    event_s: Annotated[float, typer.Option(help="Seconds that the model runs in one event.")] = 0.05,
     threads: Threads = 1,
     batch: Batch = 1,
     inputs: Inputs = None,
     layers: Annotated[bool, typer.Option("--layers", help="The time of every layer as well.")] = False,
     on: On = None,
     target: TargetName = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Where the measurement goes, as JSON.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Output file of the measurement, as JSON.")] = None,
 ) -> None:
     """Measure one model: latency percentiles with their interval, memory, and the conditions."""
     from ..api.latency import refuse_layers, time_layers
@@ -51,7 +51,7 @@ def profile(
             target=target,
             progress=shown,
         )
-    if to is not None:  # before anything is shown: that may fail, and the time is spent
+    if to is not None:  # first: showing may fail after a long measurement
         measurement.save({model.name: found.measured}, to)
     show(found)
     if to is not None:
@@ -76,13 +76,13 @@ def compare(
     baseline: Path,
     candidate: Path,
     events: Annotated[
-        int | None, typer.Option(help="Exactly so many fresh loads, instead of until the answer is known.")
+        int | None, typer.Option(help="Exact number of fresh loads, instead of until the answer is known.")
     ] = None,
     cap_s: Annotated[float, typer.Option(help="Time limit in seconds.")] = 60.0,
-    event_s: Annotated[float, typer.Option(help="Seconds of running each within one event.")] = 0.05,
+    event_s: Annotated[float, typer.Option(help="Seconds that each model runs in one event.")] = 0.05,
     threads: Threads = 1,
     batch: Batch = 1,
-    margin: Annotated[float, typer.Option(help="The change that does not matter, as a share.")] = 0.02,
+    margin: Annotated[float, typer.Option(help="A change that does not matter, as a share.")] = 0.02,
     inputs: Inputs = None,
     layers: Annotated[bool, typer.Option("--layers", help="Judge every layer as well.")] = False,
     on: On = None,
@@ -90,12 +90,12 @@ def compare(
         str | None, typer.Option(help="A board, for its runtime and, in reasons, its widths; here: x86-cpu.")
     ] = None,
     to: Annotated[
-        Path | None, typer.Option("--out", help="Where measurements and judgement go, as JSON.")
+        Path | None, typer.Option("--out", help="Output file of measurements and judgement, as JSON.")
     ] = None,
 ) -> None:
     """Compare two models, timed interleaved in one process, and say how sure the answer is.
 
-    Loads both anew until the answer is known, or the time is up; the 1 % of error is over all looks.
+    Loads both again until the answer is known, or the time is up; the error of 1 % covers all interim looks.
 
     Exit code: 0 faster or equal, 1 slower, 3 cannot tell.
     """

@@ -1,4 +1,4 @@
-"""What a terminal shows of an engine that was built: the plan, and what of its log a reader should know."""
+"""Terminal output of `build`: the engine's file and the important lines of its log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build_lines(record: Mapping[str, Any], plan: Path) -> list[RenderableType]:
     shown += [f"  {name.replace('_', ' ')}: {megabytes(size)}" for name, size in findings["bytes"].items()]
     shown.append(f"  reformats: {findings['reformats']}, fallbacks from DLA: {len(findings['fallbacks'])}")
     if findings["skipped_tactics"]:
-        shown.append(f"  {findings['skipped_tactics']} kernels were not tried for want of memory")
+        shown.append(f"  {findings['skipped_tactics']} kernels were not tried: not enough memory")
     if findings.get("sparse_layers") is not None:
         shown.append(
             f"  2:4: {findings['sparse_layers']} layers have the pattern, {findings['sparse_kernels'] or 0} "
@@ -42,5 +42,5 @@ def build_lines(record: Mapping[str, Any], plan: Path) -> list[RenderableType]:
             shown.append(f"  and {len(texts) - SHOWN} {kind} more, in the log")
     if record.get("fit"):
         shown.append(f"  memory: {record['fit']['outcome'].replace('_', ' ')}")
-    used = "used again" if record["timing_cache"]["used"] else "taken anew"
+    used = "from the cache" if record["timing_cache"]["used"] else "measured"
     return [*shown, f"  kernel timings: {used}", Text(f"The record: {plan}.json, the log: {plan}.log")]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Replace a setting, e.g. prune.mean=0.1; may be repeated.")
+    list[str] | None, typer.Option("--set", help="Replace a setting, e.g. prune.mean=0.1; repeatable.")
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", help="The run's directory; default: runs/ and the recipe's name.")
@@ -19,10 +19,10 @@ Inputs = Annotated[
     typer.Option(
         "--inputs",
         metavar="FILE.npz",
-        help="What the model is fed: arrays by its inputs' names, all samples at once. Default: random.",
+        help="The model's inputs: an NPZ file of arrays by their names, a full batch. Default: random.",
     ),
 ]
-Data = Annotated[str | None, typer.Option("--data", help="Where the example's data is.")]
+Data = Annotated[str | None, typer.Option("--data", help="Directory of the example's data.")]
 On = Annotated[
-    str | None, typer.Option("--on", metavar="USER@HOST", help="A board, by its name in ssh; or local.")
+    str | None, typer.Option("--on", metavar="USER@HOST", help="A board, by its ssh name; or local.")
 ]

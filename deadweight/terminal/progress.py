@@ -1,4 +1,4 @@
-"""What commands that run stages share: a line and a bar for each stage, and where the examples' data lie."""
+"""Shared by commands that run stages: a line and a bar for each stage, and the examples' data directory."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def watching(*, goes_on: bool = True) -> Iterator[Watcher]:
 
 
 def point_to(data: str | None) -> None:
-    """Tells the examples where their data lie: a workload is the user's own file and reads as it likes."""
+    """Sets the examples' data directory; a user's own workload need not read it."""
     if data is not None:
         os.environ["DEADWEIGHT_DATA"] = data

@@ -1,4 +1,4 @@
-"""What the commands print of each result of `api`, as renderables for a terminal."""
+"""Terminal output of each result of `api`, as renderables."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def text_of(result: results.Result) -> str:
 
 @singledispatch
 def lines(result: results.Result) -> list[RenderableType]:
-    """What is printed of a result, from top to bottom; text is not wrapped, tables are."""
+    """The printed lines of a result, from top to bottom; text is not wrapped, tables are."""
     return [Text(result.verdict)]
 
 
 @lines.register
 def _(result: results.Comparison) -> list[RenderableType]:
     return [
-        *(Text(f"Void: {reason}.") for reason in result.void),
+        *(Text(f"Invalid: {reason}.") for reason in result.void),
         *(Text(f"{role:<9} {path}") for role, path in result.models.items()),
         measurement_table(result.measured),
         judgement_line(result.judgement),
@@ -56,10 +56,10 @@ def _(result: results.Comparison) -> list[RenderableType]:
 @lines.register
 def _(result: results.Layers) -> list[RenderableType]:
     if result.void:
-        return [Text(f"Void: {reason}.") for reason in result.void]
+        return [Text(f"Invalid: {reason}.") for reason in result.void]
     shown: list[RenderableType] = [layers_table(result.judged, judging=result.pair)]
     if result.pair:
-        shown.append(Text("Intervals hold for all layers at once; * marks layers that have fewer weights."))
+        shown.append(Text("Intervals hold for all layers together; * marks layers that have fewer weights."))
         shown += [Text(f"Only in the {name}: {', '.join(own)}") for name, own in result.only.items()]
     return [*shown, *(Text(f"  {one.name}: {one.reason}") for one in result.judged if one.reason)]
 
@@ -71,7 +71,7 @@ def _(result: results.Profile) -> list[RenderableType]:
     from ..targets.timing.tail import tail_of
 
     figures = result.measured
-    shown: list[RenderableType] = [Text(f"Void: {reason}.") for reason in result.void]
+    shown: list[RenderableType] = [Text(f"Invalid: {reason}.") for reason in result.void]
     shown.append(measurement_table({result.model.name: figures}))
     shown += [Text(tail_of(figures, percent).sentence()) for percent in (99, 99.9)]
     if figures.runs > 1:
@@ -118,13 +118,13 @@ def _(result: results.MemoryNeed) -> list[RenderableType]:
         Text(
             f"{megabytes(need.low_bytes)} at least, {most} at most, at batch {need.batch} in {need.runtime}"
         ),
-        Text(f"The least arises at {need.peak_at}."),
+        Text(f"The minimum is reached at {need.peak_at}."),
     ]
     if answer is None:
         return shown
     shown += [Text(words) for words in answer.words]
     if not result.free_given:
-        free = "All memory that the board's system can use counts as free; --free-bytes gives what is."
+        free = "All memory that the board's system can use counts as free; --free-bytes sets the value."
         shown.append(Text(free))
     return [*shown, Text(answer.outcome.replace("_", " "), style="bold")]
 
@@ -156,7 +156,7 @@ def _(result: results.Quantized) -> list[RenderableType]:
     return [
         *shown,
         Text(f"The network: {made.path}"),
-        Text("No score was taken, for samples have no labels: a recipe compares INT8 with a budget of it."),
+        Text("No score was measured, because samples have no labels: a recipe has a score and a budget."),
         Text(f"Whether it is faster was not measured: {ask}"),
     ]
 
@@ -169,7 +169,7 @@ def _(result: results.Pruned) -> list[RenderableType]:
     shown: list[RenderableType] = []
     if not result.trained:
         shown.append(
-            Text("The network is what build_model() returns: give its --weights if it is not trained there.")
+            Text("The network is as build_model() returns it: give --weights if it is not trained there.")
         )
     shown.append(widths_table(result.cut))
     if result.cut.after is None:

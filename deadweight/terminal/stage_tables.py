@@ -1,4 +1,4 @@
-"""What a terminal shows of one stage alone: facts by name, and tables where there are rows to compare."""
+"""Terminal output of `prune` and `quantize`: facts by name, and tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMED = 3  # layers in a sentence
 def int8_facts(
     made: Int8, *, model: Path, samples: Samples, target: Target, words: Sequence[str] = ()
 ) -> RenderableType:
-    """What INT8 made of a network: from how many samples, how its outputs changed, what stayed in float."""
+    """The facts of an INT8 network: calibration, change of outputs, layers in float."""
     facts = Facts()
     files = f"{len(samples.files)} file{'s' if len(samples.files) > 1 else ''}"
     ranges = f"{made.method} ranges"
@@ -44,24 +44,26 @@ def int8_facts(
             f"largest value",
         )
     for name, operator in made.hop.selected.items() if made.hop else ():
-        facts.add(f"output {name}", f"holds what {operator} selects, as many as the data say: not judged")
+        facts.add(f"output {name}", f"is a data-dependent selection by {operator}: not judged")
     if made.hop and made.classes:
         count = len(made.hop.flips)
         more = f"; the first {len(made.flips)} are below" if count > len(made.flips) else ""
-        told = f"the largest value of {made.classes} is another one for {count} of {made.hop.samples} samples"
-        facts.add("flips", told + more)
+        samples_of = f"{count} of {made.hop.samples} samples"
+        facts.add(
+            "flips", f"the position of the largest value of {made.classes} changes for {samples_of}{more}"
+        )
     kept, floats = len(made.quantized.in_int8), made.quantized.left_float
     facts.add(
         "in INT8", f"{kept} of {kept + len(floats)} weighted layers, in {DIALECTS[made.quantized.dialect]}"
     )
     if made.folded:
         plural = "s" if made.folded > 1 else ""
-        facts.add("", f"{made.folded} batch norm{plural} went into the layers before")
+        facts.add("", f"{made.folded} batch norm{plural} folded into the layers before")
     if floats:
         named = [f"{name}: {why}" for name, why in list(floats.items())[:NAMED]]
         facts.add("in float", "; ".join(named) + _more(len(floats)))
     if made.float_kernels:
-        facts.add("", f"ONNX Runtime runs in float all the same: {', '.join(made.float_kernels[:NAMED])}")
+        facts.add("", f"ONNX Runtime still runs in float: {', '.join(made.float_kernels[:NAMED])}")
     facts.add("file", f"{megabytes(made.bytes_before)} before, {megabytes(made.bytes_after)} now")
     for sentence in (made.half, made.unjudged, *words):
         if sentence:
@@ -71,7 +73,7 @@ def int8_facts(
 
 
 def widths_table(cut: Cut) -> Table:
-    """One row a group of neurons: how many there were, and how many are left."""
+    """One row per group of neurons: their number before and after."""
     table = Table(header_style="bold")
     table.add_column("group", overflow="fold")
     for heading in ("kind", "before", "after", "removed"):
@@ -83,14 +85,14 @@ def widths_table(cut: Cut) -> Table:
 
 
 def cut_facts(cut: Cut, *, score_name: str) -> RenderableType:
-    """What a cut alone costs, and what it leaves."""
+    """The cost of the cut alone, and the size of the result."""
     from ..pipeline.report.units import count, percent, size
 
-    assert cut.before is not None  # somebody looked
+    assert cut.before is not None  # callers check it
     assert cut.after is not None
     facts, before, after = Facts(), cut.before.counts, cut.after.counts
-    told = f"{cut.before.score:.4f} before, {cut.after.score:.4f} after the cut, on the validation split"
-    facts.add(score_name, told, "Not tuned: fine-tuning (the stage finetune of a recipe) restores accuracy")
+    change = f"{cut.before.score:.4f} before, {cut.after.score:.4f} after the cut, on the validation split"
+    facts.add(score_name, change, "Not tuned: fine-tuning (the stage finetune of a recipe) restores accuracy")
     for name, shown in (("parameters", count), ("macs", count), ("file_bytes", size)):
         old, new = getattr(before, name), getattr(after, name)
         label = {"macs": "multiply-adds", "file_bytes": "file"}.get(name, name)
@@ -112,7 +114,7 @@ def _flips(made: Int8) -> Table:
 
 
 class Facts:
-    """Facts by name, one a line; what belongs to the fact before has no name."""
+    """Facts by name, one per line; a line without a name belongs to the fact before."""
 
     def __init__(self) -> None:
         self.table = Table.grid(padding=(0, 2))

@@ -1,4 +1,4 @@
-"""What a terminal shows: progress with the time that is left, results as tables, errors with their cure.
+"""Terminal output: progress with the remaining time, results as tables, errors with their cure.
 
 Progress and errors go to stderr, results to stdout, so that results can be piped.
 """
@@ -34,7 +34,7 @@ SEVERITY_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 def explain(what: str, cure: str) -> None:
-    """An error, as two sentences to read."""
+    """Prints an error and its cure."""
     err.print(f"[bold red]Error:[/] {escape(what)}\n[bold]What to do:[/] {escape(cure)}", soft_wrap=True)
 
 
@@ -47,7 +47,7 @@ class Bar:
         self._last = (0, 0)
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        """Shows how far `what` is; another total, or a step back, is the start of something else."""
+        """Shows the progress of `what`; another total, or a step back, starts a new bar."""
         if self._task is None or total != self._last[1] or done < self._last[0]:
             self.clear()
             self._task = self._progress.add_task(escape(what), total=total, completed=done)
@@ -55,7 +55,7 @@ class Bar:
         self._progress.update(self._task, completed=done, description=escape(what))
 
     def clear(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
@@ -63,9 +63,9 @@ class Bar:
 
 @contextlib.contextmanager
 def bar(*, goes_on: bool = False) -> Iterator[Bar]:
-    """A bar for the time of a block; nothing where stderr is no terminal.
+    """A bar during a `with` block; nothing if stderr is not a terminal.
 
-    `goes_on`: what is done in the block is kept, and the same command goes on from there after a Ctrl-C.
+    `goes_on`: the same command resumes after a Ctrl-C.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -80,13 +80,13 @@ def bar(*, goes_on: bool = False) -> Iterator[Bar]:
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
             yield Bar(progress)
     except KeyboardInterrupt:
-        left = "a run goes on where it was left" if goes_on else "it begins anew"
+        left = "a run resumes" if goes_on else "it starts again"
         explain("Stopped.", f"Run the same command again; {left}.")
         raise
 
 
 def stage_line(name: str, seconds: float | None, words: Iterable[str]) -> Table:
-    """A finished stage: its name, how long it took (None: kept from before), and what it has to say."""
+    """A finished stage: its name, its time (None: from the cache), and its messages."""
     line = Table.grid(padding=(0, 2))
     line.add_column(width=12)
     line.add_column(width=8, justify="right")
@@ -126,7 +126,7 @@ def measurement_table(measured: Mapping[str, Measurement]) -> Table:
 
 
 def memory_line(memory: Memory) -> str:
-    """What a model costs in memory, in one line."""
+    """A model's memory, in one line."""
     return (
         f"memory: {megabytes(memory.resident_bytes)} resident, "
         f"{megabytes(memory.load_peak_bytes)} at the peak of loading, "
@@ -135,7 +135,7 @@ def memory_line(memory: Memory) -> str:
 
 
 def judgement_line(judgement: Judgement) -> str:
-    """A judgement in one coloured sentence, with what a reader should know below it."""
+    """A judgement in one coloured sentence, with its remarks below."""
     colour = COLOURS[judgement.outcome]
     lines = [f"[bold {colour}]{escape(judgement.sentence())}[/]"]
     lines += [f"  {escape(remark)}" for remark in judgement.remarks]
@@ -143,7 +143,7 @@ def judgement_line(judgement: Judgement) -> str:
 
 
 def layers_table(judged: Sequence[LayerJudgement], *, judging: bool) -> Table:
-    """One row a layer: both times, and the answer with its interval; or the times of one. `*`: pruned."""
+    """One row per layer: both times, and the answer with its interval; or the times of one. `*`: pruned."""
     table = Table(header_style="bold")
     table.add_column("layer", overflow="fold", ratio=1)
     headings = ("base, µs", "cand., µs", "speed-up, interval", "answer") if judging else ("µs",)
@@ -161,7 +161,7 @@ def layers_table(judged: Sequence[LayerJudgement], *, judging: bool) -> Table:
 
 
 def gate_table(gated: Gated) -> Table:
-    """One row a budget: the answer, what was measured, and the limit."""
+    """One row per budget: the answer, the measured value, and the limit."""
     from ..targets.gate.report import limit_text
 
     colours = {"pass": "green", "fail": "bold red", "cannot_tell": "yellow"}
@@ -175,7 +175,7 @@ def gate_table(gated: Gated) -> Table:
 
 
 def lint_lines(report: Report) -> list[RenderableType]:
-    """What lint found, equal findings together, and what that means for the board."""
+    """The findings of lint, equal ones together, and the conclusion for the board."""
     together: dict[tuple[int, str, str], list[Finding]] = {}
     for finding in report.findings:
         together.setdefault((finding.rule, finding.severity, finding.cure), []).append(finding)
@@ -194,5 +194,5 @@ def lint_lines(report: Report) -> list[RenderableType]:
         shown.append(f"{check.name}: {check.value} of at most {check.limit}, {kept}")
     counts = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in report.counts.items() if count]
     platform = report.platform.name + (f" on {report.platform.board.name}" if report.platform.board else "")
-    says = "[red]refuses this file[/]" if report.counts["error"] else "[green]should take this file[/]"
+    says = "[red]refuses this file[/]" if report.counts["error"] else "[green]should accept this file[/]"
     return [*shown, f"[bold]{escape(platform)} {says}[/]: {', '.join(counts) or 'nothing found'}."]

@@ -68,7 +68,7 @@ def test_a_stage_of_ours_that_trains_passes_every_check() -> None:
 
 
 def test_a_stage_that_draws_its_own_random_numbers_is_found_out(own: Any) -> None:
-    with pytest.raises(DeadweightError, match="other files when it was run anew") as failed:
+    with pytest.raises(DeadweightError, match="other files when it was run again") as failed:
         check_stage(own.Noisy())
     assert "work.seed" in failed.value.cure
 
