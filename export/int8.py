@@ -240,7 +240,7 @@ def _judged(model: OnnxModel, path: Path, target: Target) -> tuple[Report | None
 
 
 def _halved(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel, str]:
-    """The model with FP16 for what stays in float, and how much that changed."""
+    """The model with FP16 for operators in float, and how much that changed."""
     halved = to_half(model.model, tensorrt=Platform.of(target).version)
     noise = _noise(model, Opened.of(halved.model), samples)
     if not noise < LIMITS["lossy"]:

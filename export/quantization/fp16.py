@@ -1,4 +1,4 @@
-"""FP16 for what stays in float, written into the file: a strongly typed TensorRT network has no flag for it.
+"""FP16 for operators in float, written into the file: strongly typed TensorRT networks have no flag for it.
 
 TensorRT 10 builds such networks, 11 no others; without this, what is not quantized runs in FP32 there.
 Inputs and outputs stay FP32. So does every operator, and every single input, for which ONNX names no half
