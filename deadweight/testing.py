@@ -203,6 +203,7 @@ def _recipe(workload: str, stages: list[dict[str, Any]], place: Path) -> Recipe:
 def _ran(recipe: Recipe, directory: Path) -> tuple[str, bool, float]:
     """The digest after all stages, whether the last came from the cache, and how long the last took."""
     run, work = prepared(recipe, directory, Watcher())
+    started = time.monotonic()
     for named in recipe.stages:
         started = time.monotonic()
         work = run.step(named, work)

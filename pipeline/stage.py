@@ -48,6 +48,7 @@ class Stage(Protocol):
 
     def __call__(self, work: Work) -> Work:
         """The work with what this stage adds; files go to `work.directory`."""
+        ...
 
 
 def is_users_own(name: str) -> bool:

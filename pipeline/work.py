@@ -85,15 +85,19 @@ class Networks(Protocol):
         self, folder: Path, model: nn.Module, workload: Workload, plan: Plan | None
     ) -> Mapping[str, Path]:
         """Writes a network into a folder; returns the files by their kind."""
+        ...
 
     def load(self, folder: Path, workload: Workload) -> nn.Module:
         """The network of a folder, in eval mode, on the CPU."""
+        ...
 
     def plan(self, path: Path) -> Plan:
         """The plan in a file."""
+        ...
 
     def code(self, variants: Iterable[Variant]) -> list[Path]:
         """The source files that rebuild these networks; they enter the cache key."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,11 @@ class Workload(Protocol):
 
     def build_model(self) -> nn.Module:
         """The untrained network; its initial weights depend on torch's global random state."""
+        ...
 
     def example_inputs(self) -> Mapping[str, Tensor]:
         """Inputs by the names of `forward`'s parameters, in their order; the first axis is a batch of 2."""
+        ...
 
     def batches(self, split: str, *, seed: int = 0) -> Iterable[Batch]:
         """The batches of "train", "validation", "calibration" or "test".
@@ -53,18 +55,23 @@ class Workload(Protocol):
         A batch maps the input names, and any further names such as labels, to tensors. Only "train" may
         be shuffled, and only by `seed`.
         """
+        ...
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """The scalar to minimise, from what the module returned."""
+        ...
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """A new optimizer over the model's parameters."""
+        ...
 
     def score(self, predict: Predict, batches: Iterable[Batch]) -> float:
         """The quality of `predict` over some batches; post-processing such as NMS belongs here."""
+        ...
 
     def fingerprint(self) -> str:
         """A hash of the data set; it must change whenever the data change."""
+        ...
 
 
 def load_workload(spec: str, directory: Path) -> Workload:

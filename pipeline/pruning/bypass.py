@@ -104,6 +104,10 @@ def without(model: nn.Module, dropped: Dropped) -> Iterator[None]:
             model.set_submodule(path, block)
 
 
+def _zeros(module: nn.Module, inputs: object, result: Tensor) -> Tensor:
+    return torch.zeros_like(result)
+
+
 @contextlib.contextmanager
 def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
     """`model` itself, in full, with hooks by which these blocks return what their replacements would."""
@@ -113,7 +117,7 @@ def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
             block = model.get_submodule(path)
             if bypass.shortcut:
                 branch = block.get_submodule(bypass.branch)
-                handles.append(branch.register_forward_hook(lambda _, __, result: torch.zeros_like(result)))
+                handles.append(branch.register_forward_hook(_zeros))
                 continue
             held: list[Tensor] = []  # copies: a block may write to its input
             handles.append(block.register_forward_pre_hook(_keep(held), with_kwargs=True))

@@ -11,7 +11,7 @@ the original's, in the score's own unit.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import NotRequired, TypedDict
@@ -25,7 +25,10 @@ Outcome = Literal["faster", "slower", "equal", "cannot_tell"]
 _known: set[str] = set()  # every key that a report may have somewhere
 
 
-def _closed(kind: Any) -> Any:
+_Kind = TypeVar("_Kind")
+
+
+def _closed(kind: type[_Kind]) -> type[_Kind]:
     _known.update(kind.__annotations__)
     return with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))(kind)
 

@@ -18,7 +18,9 @@ _RELEASES = (
     "38.2.0=7.0, 38.2.1=7.0, 38.2.2=7.0, 38.4.0=7.1, "
     "39.0.0=7.2 EA, 39.2.0=7.2, 39.2.1=7.2.1"
 )
-JETPACKS: Mapping[str, str] = dict(pair.split("=") for pair in _RELEASES.split(", "))
+JETPACKS: Mapping[str, str] = {
+    release: jetpack for release, _, jetpack in (pair.partition("=") for pair in _RELEASES.split(", "))
+}
 """L4T release to JetPack: jetson_stats' table, meta-tegra's recipes, and a board's listing for 39.2.1."""
 
 _MAJORS = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}

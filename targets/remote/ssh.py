@@ -68,12 +68,14 @@ class Transport(Protocol):
             DeadweightError: the agent's error, of the same class.
             TargetError: the machine cannot be reached, or the connection broke.
         """
+        ...
 
     def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> list[str]:
         """Makes files available there and returns their paths there, in order.
 
         External weights of an ONNX file are sent too, into the same folder.
         """
+        ...
 
     def get(self, there: str, here: Path) -> None:
         """Fetches a file, whole or not at all."""

@@ -39,18 +39,22 @@ class Session(Protocol):
     @property
     def runtime(self) -> str:
         """The runtime's name and version, as in `onnxruntime 1.23.0`."""
+        ...
 
     @property
     def evidence(self) -> str:
         """The kind of its times: `measured`, `emulated` or `simulated`."""
+        ...
 
     @property
     def inputs(self) -> Tuple[TensorSpec, ...]:
         """The inputs of `run`, in the model's order."""
+        ...
 
     @property
     def outputs(self) -> Tuple[TensorSpec, ...]:
         """The outputs of `run`, in the model's order."""
+        ...
 
     def run(self, inputs: Arrays) -> Dict[str, NDArray[Any]]:
         """Outputs by name, which may have NaN.
@@ -58,9 +62,11 @@ class Session(Protocol):
         Raises:
             ModelError: an input has a wrong name, shape or dtype, or the runtime failed.
         """
+        ...
 
     def prepare(self, inputs: Arrays) -> Callable[[], object]:
         """A function that runs the model once on these inputs, which are checked and placed, for timing."""
+        ...
 
     def close(self) -> None:
         """Frees the model. Closing twice is allowed; running afterwards is a ModelError."""
