@@ -16,6 +16,7 @@ from ..targets.errors import RecipeError, meant
 from ..targets.target import Target, load_target
 from .stage import Stage, checked, make_stage, named_files
 from .work import Facts
+from .workload import users_code
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -157,14 +158,16 @@ def check_order(recipe: Recipe) -> None:
     for index, named in enumerate(recipe.stages):
         facts = Facts.of(named.stage)
         if check := getattr(named.stage, "check", None):
-            check(recipe.stages[:index])
+            with users_code(f'"{named.name}".check() was called'):
+                check(recipe.stages[:index])
         if facts.reads_onnx and not written:
             raise RecipeError(
                 f'{recipe.path.name}, stages[{index}] "{named.name}": it reads ONNX files, and no stage '
-                "before it writes any.",
+                "before it writes any of the newest network.",
                 'Put the stage "export" before it.',
             )
-        written = written or facts.writes_onnx is not False
+        changed = facts.shrinks or facts.recovers or facts.trains
+        written = facts.writes_onnx is not False or (written and not changed)
     facts_of = [Facts.of(named.stage) for named in recipe.stages]
     if any(facts.reads_onnx or facts.writes_onnx for facts in facts_of):
         recipe.target.here.check_installed(recipe.path.name)

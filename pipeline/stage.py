@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from ..targets.errors import RecipeError, meant, meant_and
+from ..targets.errors import RecipeError, WorkloadError, meant, meant_and
 from .work import Work
 from .workload import users_code
 
@@ -31,8 +31,8 @@ class Stage(Protocol):
 
     - `shrinks`: the newest network has fewer parameters afterwards. Controls are compared from here on.
     - `recovers`: it trains the newest network, or changes it without choosing neurons. Controls run through
-      this stage too. A stage that both removes neurons and trains declares both; then it has no random
-      control, unless it runs other stages inside, whose entries in the log say what they did.
+      this stage too. A stage that both removes neurons and trains declares both, and has no random control.
+      One that does so by running other stages inside declares `shrinks` alone: the log has their facts.
     - `trains`: it makes the network "original" by training `build_model()`; its settings are a `Schedule`'s.
     - `reads_onnx`, `writes_onnx`: it needs, or makes, ONNX files. A recipe in the wrong order is refused.
 
@@ -97,9 +97,42 @@ def settings_of(stage: Stage) -> dict[str, Any]:
     return dataclasses.asdict(cast(Any, stage))
 
 
+def run_stage(name: str, stage: Stage, work: Work) -> Work:
+    """The work after a stage, run by the name that the recipe gives it.
+
+    Raises:
+        WorkloadError: a user's own stage failed, or returned something else; the message names the line.
+    """
+    if not is_users_own(name):
+        return stage(work)
+    try:
+        with users_code(f'the stage "{name}" ran'):
+            result: object = stage(work)
+    except SystemExit as error:
+        raise WorkloadError(
+            f'The stage "{name}" ended the process.', "Raise an exception instead."
+        ) from error
+    if not isinstance(result, Work):
+        raise WorkloadError(
+            f'The stage "{name}" returned {type(result).__name__}, not a Work.',
+            "Return the work that it was given, or what work.with_model(...) returns.",
+        )
+    return result
+
+
 def named_files(stage: Stage, method: str) -> list[Path]:
-    """The paths that a stage's optional `reads` or `code` returns; empty without such a method."""
-    return list(getattr(stage, method, list)())
+    """The paths that a stage's optional `reads` or `code` returns; empty without such a method.
+
+    Raises:
+        WorkloadError: it is a user's own and failed, or returned something else.
+    """
+    with users_code(f"{type(stage).__name__}.{method}() was called"):
+        paths = getattr(stage, method, list)()
+    if not isinstance(paths, (list, tuple)) or not all(isinstance(path, Path) for path in paths):
+        raise WorkloadError(
+            f"{type(stage).__name__}.{method}() returned {paths!r}.", "Return a list of pathlib.Path."
+        )
+    return list(paths)
 
 
 def source_of(stage: Stage) -> Path:

@@ -8,6 +8,7 @@ the PyTorch module, the ONNX file and an engine on a board.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import importlib.util
 import sys
@@ -121,6 +122,8 @@ def users_code(while_what: str) -> Iterator[None]:
     except (DeadweightError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # a full disk is no fault of that code
         frames = traceback.extract_tb(error.__traceback__)
         theirs = [frame for frame in frames if not _is_installed(frame.filename)]
         at = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""

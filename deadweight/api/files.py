@@ -79,8 +79,11 @@ def memory(
             answer = fit(need, free_bytes=room, base=base)
     most = "most not known" if need.high_bytes is None else f"{need.high_bytes:,} at most"
     verdict = f"{need.low_bytes:,} bytes at least, {most}"
-    if answer is None:
+    if board is None:
         return MemoryNeed(verdict, 0, need, None, False)
+    if answer is None:
+        unknown = f"Whether it fits is not known: how much memory {board.name} has is not. Give --free-bytes."
+        return MemoryNeed(verdict, 3, need, None, False, unknown)
     code = {"fits": 0, "does_not_fit": 1}.get(answer.outcome, 3)
     verdict = f"{answer.outcome.replace('_', ' ')}: {verdict}"
     return MemoryNeed(verdict, code, need, answer, free_bytes is not None)

@@ -147,11 +147,13 @@ class MemoryNeed(Result):
     """A model's memory need before it is built, and whether it fits the board, if one was named.
 
     `free_given` says that the caller gave the free memory; else all memory that the system can use counts.
+    `unknown` says why there is no answer for the board that was named.
     """
 
     footprint: Footprint
     fit: Fit | None
     free_given: bool
+    unknown: str = ""
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _(result: results.MemoryNeed) -> list[RenderableType]:
         Text(f"The minimum is reached at {need.peak_at}."),
     ]
     if answer is None:
-        return shown
+        return [*shown, Text(result.unknown)] if result.unknown else shown
     shown += [Text(words) for words in answer.words]
     if not result.free_given:
         free = "All memory that the board's system can use counts as free; --free-bytes sets the value."

@@ -37,7 +37,7 @@ from ...targets.artifact import Artifact, drop_cut_writes, read_json, sha256_of,
 from ...targets.errors import ArtifactError, ModelError
 from ...targets.machine.probe import cpu_name
 from ..recipe import NamedStage
-from ..stage import is_users_own, named_files, settings_of, source_of
+from ..stage import is_users_own, named_files, run_stage, settings_of, source_of
 from ..work import Done, Facts, Variant, Work
 from .sources import package_versions, source_hash
 
@@ -121,7 +121,7 @@ class Run:
         part = place.with_name(place.name + ".part")
         try:
             part.mkdir(parents=True, exist_ok=True)
-            result = named.stage(dataclasses.replace(work, directory=part))
+            result = run_stage(named.name, named.stage, dataclasses.replace(work, directory=part))
             if is_users_own(named.name):
                 _check_shrunk(named, work, result)
             result = _moved(_logged(named, work, result), part, place)

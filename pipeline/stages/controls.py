@@ -24,7 +24,7 @@ from ..pruning.plan import Plan, plan_of
 from ..pruning.surgery import apply, replay
 from ..pruning.trace import trace
 from ..recipe import NamedStage
-from ..stage import Stage, is_users_own, make_stage
+from ..stage import Stage, is_users_own, make_stage, run_stage
 from ..training.batch_norm import reestimated
 from ..training.fit import fit
 from ..training.loop import WORKER, Schedule, TrainingJob
@@ -140,7 +140,7 @@ def _recovered(twin: Work, work: Work, name: str) -> Variant:
     place = twin.directory
     for index, done in enumerate(recovery(work.log)):
         twin = dataclasses.replace(twin, directory=place / str(index))  # each has its own checkpoints
-        twin = make_stage(done.stage, done.settings, "controls")(twin)
+        twin = run_stage(done.stage, make_stage(done.stage, done.settings, "controls"), twin)
     return dataclasses.replace(twin.latest(), name=name, role="control")
 
 

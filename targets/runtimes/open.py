@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, Optional, Union
 
-from ..errors import TargetError
+from ..errors import DeadweightError, TargetError
 from .runtime import DEFAULT, Runtime, by_suffix, runtime_named
 
 if TYPE_CHECKING:
@@ -54,6 +54,20 @@ def open_session(
     if threads < 1:
         raise TargetError(f"A model cannot be run with {threads} threads.", "Use 1 or more.")
     runs = runtime_named(runtime) if isinstance(runtime, str) else runtime
-    if runs.source:
-        runs.check_installed(Path(path).name)
-    return runs.open(Path(path), threads=threads)
+    if not runs.source:
+        return runs.open(Path(path), threads=threads)
+    runs.check_installed(Path(path).name)
+    try:
+        session: Optional[Session] = runs.open(Path(path), threads=threads)
+    except DeadweightError:
+        raise
+    except Exception as error:  # the user's own code may fail in any way
+        raise TargetError(
+            f"The runtime {runs.source} could not open {path}: {type(error).__name__}: {error}.",
+            "Fix its open(path, threads=1).",
+        ) from error
+    if session is None:
+        raise TargetError(
+            f"The runtime {runs.source} opened {path} as None.", "Let open(path, threads=1) return a Session."
+        )
+    return session

@@ -14,7 +14,7 @@ from deadweight.pipeline.runs.cache import Finished
 from deadweight.pipeline.runs.run import run_sweep
 from deadweight.pipeline.runs.start import Watcher, prepared
 from deadweight.pipeline.work import Work
-from deadweight.targets.errors import ModelError, RecipeError
+from deadweight.targets.errors import ModelError, RecipeError, WorkloadError
 
 OWN = """
 import dataclasses
@@ -80,6 +80,29 @@ class Endless:
     def __call__(self, work):
         return Finetune(epochs=1, learning_rate=self.rate)(work)
 """
+FAILING = """
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Stage:
+    how: str = ""
+
+    def __call__(self, work):
+        if self.how == "raises":
+            return work.nothing
+        if self.how == "exits":
+            raise SystemExit("bye")
+        return None
+
+    def reads(self):
+        return ["a.txt"] if self.how == "reads" else []
+
+    def check(self, earlier):
+        if self.how == "check":
+            raise KeyError(self.how)
+"""
 CUT = ("prune", {"ratio": 0.8, "criterion": '"weight_l2"'})
 TUNE = ("finetune", {"epochs": 2})
 
@@ -89,6 +112,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all: the network is trained once, and own stages stand beside the recipes."""
     place = tmp_path_factory.mktemp("own")
     (place / "own_stages.py").write_text(OWN)
+    (place / "failing.py").write_text(FAILING)
     return place
 
 
@@ -160,6 +184,31 @@ def test_a_stage_that_declares_shrinks_and_returns_as_many_parameters_is_refused
     with pytest.raises(ModelError, match="declares that it shrinks the network") as refused:
         run_stages(folder, ("own_stages.AsLarge", {}))
     assert "shrinks = False" in refused.value.cure
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("raises", "nothing.* at .*failing.py:11"),
+        ("returns", "returned NoneType, not a Work"),
+        ("exits", "ended the process"),
+        ("reads", "reads.. returned .'a.txt'."),
+        ("check", "check.. was called: KeyError"),
+    ],
+)
+def test_an_own_stage_that_fails_is_an_error_that_names_it(folder: Path, how: str, what: str) -> None:
+    with pytest.raises(WorkloadError, match=what) as failed:
+        run_stages(folder, ("failing.Stage", {"how": f'"{how}"'}))
+    assert failed.value.cure
+
+
+def test_a_network_that_changed_after_its_export_is_exported_again_before_anything_reads_it(
+    folder: Path,
+) -> None:
+    recipe = read_recipe(recipe_of(folder, ("export", {}), CUT, TUNE, ("quantize", {})))
+    with pytest.raises(RecipeError, match="no stage before it writes any of the newest network"):
+        check_order(recipe)
+    check_order(read_recipe(recipe_of(folder, ("export", {}), CUT, ("export", {}), ("quantize", {}))))
 
 
 def test_own_training_without_epochs_needs_the_epochs_of_the_control_from_scratch(folder: Path) -> None:
