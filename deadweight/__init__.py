@@ -77,53 +77,12 @@ _HOMES = {
     "targets.target": ("Target", "load_target"),
 }
 
-__all__ = [
-    "ActivationStatistics",
-    "Artifact",
-    "Context",
-    "DeadweightError",
-    "Judgement",
-    "Measurement",
-    "Plan",
-    "Protocol",
-    "Recipe",
-    "Runtime",
-    "Session",
-    "Stage",
-    "Target",
-    "TensorSpec",
-    "Work",
-    "Workload",
-    "apply",
-    "build",
-    "calibrate",
-    "choose",
-    "collect",
-    "compare",
-    "gate",
-    "judge",
-    "lint",
-    "load_pruned",
-    "load_target",
-    "measure_memory",
-    "memory",
-    "open_session",
-    "plan_of",
-    "profile",
-    "prune",
-    "quantize",
-    "read_recipe",
-    "remove",
-    "run",
-    "save_pruned",
-    "show",
-    "sweep",
-    "time_together",
-    "to_onnx",
-    "to_qdq",
-    "trace",
-    "verify",
-]
+__all__ = ["ActivationStatistics", "Artifact", "Context", "DeadweightError", "Judgement", "Measurement"]
+__all__ += ["Plan", "Protocol", "Recipe", "Runtime", "Session", "Stage", "Target", "TensorSpec", "Work"]
+__all__ += ["Workload", "apply", "build", "calibrate", "choose", "collect", "compare", "gate", "judge"]
+__all__ += ["lint", "load_pruned", "load_target", "measure_memory", "memory", "open_session", "plan_of"]
+__all__ += ["profile", "prune", "quantize", "read_recipe", "remove", "run", "save_pruned", "show", "sweep"]
+__all__ += ["time_together", "to_onnx", "to_qdq", "trace", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -44,16 +44,12 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("deadweight"):
             raise
-        explain(
-            f"This command needs {error.name}.",
-            'Install the extra [workstation], in a checkout: pip install ".[workstation]".',
-        )
+        cure = 'Install the extra [workstation], in a checkout: pip install ".[workstation]".'
+        explain(f"This command needs {error.name}.", cure)
         sys.exit(2)
     except OSError as error:
-        explain(
-            f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.",
-            "Check the path and its permissions.",
-        )
+        cure = "Check the path and its permissions."
+        explain(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.", cure)
         sys.exit(2)
     except Exception:
         # A bug in deadweight. Python would exit with 1, which a CI job would read as a slower model.

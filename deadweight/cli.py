@@ -26,9 +26,7 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
         out.print(__version__)
         raise typer.Exit
@@ -106,23 +104,8 @@ def report(
 
 
 for _command in (
-    stages.prune,
-    stages.quantize,
-    timing.profile,
-    timing.compare,
-    gate.gate,
-    engines.lint,
-    engines.build,
-    engine_report.engine,
-    engine_report.memory,
-    boards.targets,
-    boards.doctor,
-    packing.pack,
-    packing.unpack,
-    boards.bundle,
-    release.verify,
-    release.delta,
-    release.install,
-    release.rollback,
+    *(stages.prune, stages.quantize, timing.profile, timing.compare, gate.gate, engines.lint, engines.build),
+    *(engine_report.engine, engine_report.memory, boards.targets, boards.doctor, packing.pack),
+    *(packing.unpack, boards.bundle, release.verify, release.delta, release.install, release.rollback),
 ):
     app.command()(_command)

@@ -131,9 +131,8 @@ class StageCheck:
     left: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join(
-            (*(f"ok: {each}" for each in self.checked), *(f"not checked: {each}" for each in self.left))
-        )
+        left = (f"not checked: {each}" for each in self.left)
+        return "\n".join((*(f"ok: {each}" for each in self.checked), *left))
 
 
 def check_stage(
@@ -214,12 +213,8 @@ def _killed(recipe: Recipe, directory: Path, seconds: float) -> str:
     """Kills a process that runs the recipe, half-way through its last stage; says when."""
     code = "import sys, deadweight.testing as t; t._child(sys.argv[1:])"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(recipe.values), str(recipe.path), str(directory)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    command = [sys.executable, "-c", code, json.dumps(recipe.values), str(recipe.path), str(directory)]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout is not None
     reached = child.stdout.readline()
     time.sleep(seconds / 2)

@@ -75,8 +75,7 @@ def memory(
         room = free_bytes or board.certain("usable_memory_bytes") or board.certain("memory_bytes")
         version = board.certain(runtime.library)
         if isinstance(room, int):
-            base = base_of(None if version is None else str(version))
-            answer = fit(need, free_bytes=room, base=base)
+            answer = fit(need, free_bytes=room, base=base_of(None if version is None else str(version)))
     most = "most not known" if need.high_bytes is None else f"{need.high_bytes:,} at most"
     verdict = f"{need.low_bytes:,} bytes at least, {most}"
     if board is None:
@@ -130,20 +129,18 @@ def build(
     plan = Path(out) if out is not None else path.with_suffix(".plan")
     board = None if target is None else load_target(target)
     need = _memory_need(path, chosen.batch[2])
+    record: Mapping[str, Any]
     if on is None:
         kept = None if timing_cache is None else Path(timing_cache)
-        built = build_engine(path, plan, settings=chosen, target=board, timing_folder=kept, need=need)
-        return _built(plan, built.record)
-    with connected_to(on, progress or silent) as there:
-        record = build_on(
-            there,
-            path,
-            plan,
-            settings=asdict(chosen),
-            target=None if board is None else board.to_json(),
-            need=None if need is None else need.to_json(),
-        )
-    return _built(plan, record)
+        record = build_engine(path, plan, settings=chosen, target=board, timing_folder=kept, need=need).record
+    else:
+        facts = None if board is None else board.to_json()
+        figures = None if need is None else need.to_json()
+        with connected_to(on, progress or silent) as there:
+            record = build_on(there, path, plan, settings=asdict(chosen), target=facts, need=figures)
+    made = record["tensorrt"]
+    verdict = f"{plan}: {record['plan']['bytes']:,} bytes by {made['flavour']} {made['version']}"
+    return Built(verdict, 0, plan, dict(record))
 
 
 def quantize(
@@ -206,12 +203,6 @@ def quantize(
     if made.path is None:
         verdict = f"TensorRT of {board.name} would refuse the INT8 file; nothing was written"
     return Quantized(verdict, int(made.path is None), path, board, made, samples, words)
-
-
-def _built(plan: Path, record: Mapping[str, Any]) -> Built:
-    made = record["tensorrt"]
-    verdict = f"{plan}: {record['plan']['bytes']:,} bytes by {made['flavour']} {made['version']}"
-    return Built(verdict, 0, plan, dict(record))
 
 
 def _memory_need(model: Path, batch: int) -> Footprint | None:

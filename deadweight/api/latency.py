@@ -222,9 +222,8 @@ def profile(
             memory = measure_memory(path, runtime=runtime, threads=threads, batch=batch, inputs=fed)
     figures = measured[path.name]
     middle = figures.latency_s(50)
-    verdict = (
-        f"{1e3 * middle.value:.4g} ms (95 % interval {1e3 * middle.low:.4g} to {1e3 * middle.high:.4g} ms)"
-    )
+    interval = f"{1e3 * middle.low:.4g} to {1e3 * middle.high:.4g} ms"
+    verdict = f"{1e3 * middle.value:.4g} ms (95 % interval {interval})"
     parts = () if memory is not None else _engine_memory(path, protocol, given_inputs(fed))
     result = Profile(verdict, 0, path, figures, memory, parts, fed, void)
     if not layers:
@@ -282,8 +281,7 @@ def gate(
         limit=limit,
         target=target,
     )
-    path, shown = files.required("baseline"), progress or silent
-    candidate = files.required("model")
+    path, candidate, shown = files.required("baseline"), files.required("model"), progress or silent
     accepted = read_baseline(path)
     refuse_other_protocol(accepted, threads=threads, batch=batch)
     refuse_other_inputs(accepted, given_inputs(files.inputs))
@@ -341,7 +339,6 @@ def opened_engine(
 def _engine_memory(
     plan: Path, protocol: Protocol, inputs: Arrays | None
 ) -> tuple[tuple[str, int | None, str], ...]:
-    """The parts of an engine's memory after one run, each with its source."""
     with opened_engine(plan, protocol, inputs) as (session, arrays):
         session.run(arrays)
         return tuple((part.name, part.bytes, part.how) for part in session.memory().parts)
@@ -392,7 +389,6 @@ def _named(progress: Progress, what: str) -> Callable[[int, int], None]:
 
 
 def _board(target: str | None) -> Runtime | None:
-    """The runtime of the board that the caller named."""
     from ..targets.target import load_target
 
     return None if target is None else load_target(target).runtime

@@ -149,10 +149,8 @@ def sweep(
     values = {name: tuple(each) for name, each in (over or {}).items()}
     chosen = SweepSettings(over=values, score_drop=score_drop) if values else read.sweep
     if chosen is None:
-        raise RecipeError(
-            f"{recipe} has no [sweep], and no values to try were given.",
-            "Give values by setting, e.g. --over prune.mean=0.02,0.1,0.5.",
-        )
+        cure = "Give values by setting, e.g. --over prune.mean=0.02,0.1,0.5."
+        raise RecipeError(f"{recipe} has no [sweep], and no values to try were given.", cure)
     directory = Path(out) if out is not None else Path("runs") / Path(recipe).stem
     swept = run_sweep(read, chosen, directory, watcher or Watcher())
     verdict = ", ".join(swept.chosen) or f"No setting keeps the score within {chosen.score_drop}."

@@ -97,10 +97,9 @@ def bundle(
     recorded = None
     if target is None and (run / "report.json").is_file():
         recorded = read_json(run / "report.json").get("conditions", {}).get("target")
-    place = to or run.with_name(f"{run.stem}.bundle")
     made = make(
         run,
-        place,
+        to or run.with_name(f"{run.stem}.bundle"),
         target=load_target(target or recorded or "x86-cpu"),
         network=network,
         engine=engine,

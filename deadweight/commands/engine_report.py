@@ -111,8 +111,7 @@ def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | N
 def _show_layers(shown: Engine) -> None:
     table = Table("layer", "does", "precision", header_style="bold")
     table.add_column("time", justify="right", no_wrap=True)
-    slow = sorted(shown.layers, key=lambda layer: -(layer.latency_s or 0.0))[:_ROWS]
-    for layer in slow:
+    for layer in sorted(shown.layers, key=lambda layer: -(layer.latency_s or 0.0))[:_ROWS]:
         time = "" if layer.latency_s is None else milliseconds(layer.latency_s)
         name = ", ".join(layer.modules) if layer.modules else layer.name
         table.add_row(escape(name), layer.kind, layer.precision, time)
@@ -140,12 +139,8 @@ def _counts(shown: Engine) -> None:
     counts = {kind: len(shown.of_kind(kind)) for kind in ("conversion", "reorder", "quantize", "view")}
     words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     total = milliseconds(shown.layer_sum_s) if shown.layer_sum_s else "not timed"
-    falls = len(shown.fallbacks())
-    out.print(
-        f"{shown.name}: {len(shown.layers)} layers, {total} in all; {words}; {falls} fallbacks",
-        soft_wrap=True,
-        markup=False,
-    )
+    line = f"{shown.name}: {len(shown.layers)} layers, {total} in all; {words}"
+    out.print(f"{line}; {len(shown.fallbacks())} fallbacks", soft_wrap=True, markup=False)
     for remark in shown.remarks:
         out.print(f"  {remark}", soft_wrap=True, markup=False)
 

@@ -121,8 +121,6 @@ def _shapes(text: str) -> tuple[str, Profile]:
         if not name:
             raise ValueError(text)
     except ValueError as error:
-        raise RecipeError(
-            f"--shapes {text} is not a name and three shapes.",
-            "Give smallest, usual and largest, e.g. --shapes image=1x3x32x32,8x3x32x32,16x3x32x32.",
-        ) from error
+        cure = "Give smallest, usual and largest, e.g. --shapes image=1x3x32x32,8x3x32x32,16x3x32x32."
+        raise RecipeError(f"--shapes {text} is not a name and three shapes.", cure) from error
     return name, (low, usual, high)

@@ -53,13 +53,7 @@ def gate(
 
     if calibrate or record:
         files = gate_files(
-            config,
-            model=model,
-            baseline=baseline,
-            inputs=inputs,
-            history=history,
-            limit=limit,
-            target=target,
+            config, model=model, baseline=baseline, inputs=inputs, history=history, limit=limit, target=target
         )
         if calibrate:
             cap = min(files.settings.cap_s if cap_s is None else cap_s, 20.0)

@@ -75,10 +75,8 @@ def _bits(given: list[str]) -> tuple[int, dict[str, int]]:
     for text in given:
         name, _, bits = text.rpartition("=")
         if not bits.isdecimal():
-            raise RecipeError(
-                f"--clusters {text} gives no number of bits.",
-                "Give e.g. --clusters 5 --clusters fc1.weight=6.",
-            )
+            cure = "Give e.g. --clusters 5 --clusters fc1.weight=6."
+            raise RecipeError(f"--clusters {text} gives no number of bits.", cure)
         if name:
             single[name] = int(bits)
         else:

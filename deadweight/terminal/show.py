@@ -141,11 +141,10 @@ def _(result: results.Quantized) -> list[RenderableType]:
     from .stage_tables import int8_facts
 
     made = result.made
-    shown: list[RenderableType] = [
-        int8_facts(
-            made, model=result.model, samples=result.samples, target=result.target, words=result.remarks
-        )
-    ]
+    facts = int8_facts(
+        made, model=result.model, samples=result.samples, target=result.target, words=result.remarks
+    )
+    shown: list[RenderableType] = [facts]
     if made.lint is not None:
         shown += lint_lines(made.lint)
     if made.path is None:
@@ -173,10 +172,7 @@ def _(result: results.Pruned) -> list[RenderableType]:
         )
     shown.append(widths_table(result.cut))
     if result.cut.after is None:
-        return [
-            *shown,
-            Text("Nothing was removed by these settings, so nothing was written: raise them."),
-        ]
+        return [*shown, Text("Nothing was removed by these settings, so nothing was written: raise them.")]
     before, after = result.folder / BEFORE, result.folder / AFTER
     return [
         *shown,

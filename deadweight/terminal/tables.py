@@ -68,13 +68,8 @@ def bar(*, goes_on: bool = False) -> Iterator[Bar]:
     `goes_on`: the same command resumes after a Ctrl-C.
     """
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        *(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")),
+        *(TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left")),
     )
     try:
         with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
@@ -136,10 +131,8 @@ def memory_line(memory: Memory) -> str:
 
 def judgement_line(judgement: Judgement) -> str:
     """A judgement in one coloured sentence, with its remarks below."""
-    colour = COLOURS[judgement.outcome]
-    lines = [f"[bold {colour}]{escape(judgement.sentence())}[/]"]
-    lines += [f"  {escape(remark)}" for remark in judgement.remarks]
-    return "\n".join(lines)
+    first = f"[bold {COLOURS[judgement.outcome]}]{escape(judgement.sentence())}[/]"
+    return "\n".join([first, *(f"  {escape(remark)}" for remark in judgement.remarks)])
 
 
 def layers_table(judged: Sequence[LayerJudgement], *, judging: bool) -> Table:

@@ -46,10 +46,8 @@ def candidates(
         ModelError: the network has no layer of a name in `layers`, or is in the graph form.
     """
     if isinstance(model, GraphNet):
-        raise ModelError(
-            "The network is in the graph form, whose layers are operators, not modules.",
-            "Put the stage factorize before the stage prune.",
-        )
+        cure = "Put the stage factorize before the stage prune."
+        raise ModelError("The network is in the graph form, whose layers are operators, not modules.", cure)
     modules = {
         name: module
         for name, module in model.named_modules()
@@ -181,7 +179,6 @@ def _without_unsound(
 def _shapes(
     model: nn.Module, layers: Mapping[str, nn.Module], inputs: Sequence[Tensor]
 ) -> dict[str, list[tuple[tuple[int, ...], ...]]]:
-    """By layer, the shapes of its input and output in each call."""
     seen: dict[str, list[tuple[tuple[int, ...], ...]]] = {name: [] for name in layers}
     names = {id(layer): name for name, layer in layers.items()}
 

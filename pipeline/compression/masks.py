@@ -59,10 +59,8 @@ def named(weights: Iterable[str], layer: str) -> list[str]:
     known = list(weights)
     found = [name for name in known if name == layer or name.startswith(f"{layer}.")]
     if not found:
-        raise RecipeError(
-            f'The network has no weights called "{layer}".',
-            f"It has {', '.join(name.removesuffix('.weight') for name in known) or 'none'}.",
-        )
+        cure = f"It has {', '.join(name.removesuffix('.weight') for name in known) or 'none'}."
+        raise RecipeError(f'The network has no weights called "{layer}".', cure)
     return found
 
 
@@ -83,8 +81,7 @@ def magnitude_masks(
         shares: another share for single layers by name; only with "local".
         before: earlier masks; what they dropped stays dropped and is not counted.
     """
-    shares = shares or {}
-    before = before or all_kept(weights)
+    shares, before = shares or {}, before or all_kept(weights)
     if scope == "global":
         values = torch.cat([_ranked(weights[name], before[name]) for name in weights])
         gone = _count(share, sum(int(before[name].sum()) for name in weights))
@@ -155,9 +152,7 @@ def structured_masks(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def is_structured(mask: Tensor) -> bool:
     """Whether at most two of every four neighbours along the inputs stay."""
-    if mask.shape[1] % OF:
-        return False
-    return bool((mask.movedim(1, -1).reshape(-1, OF).sum(1) <= KEPT).all())
+    return mask.shape[1] % OF == 0 and bool((mask.movedim(1, -1).reshape(-1, OF).sum(1) <= KEPT).all())
 
 
 def random_masks(masks: Masks, *, seed: int) -> dict[str, Tensor]:

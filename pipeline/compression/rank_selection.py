@@ -217,7 +217,6 @@ def together(layers: Mapping[str, Layer], name: str) -> Layer | None:
 
 
 def _positions(method: str, given: tuple[int, ...], made: tuple[int, ...]) -> tuple[int, ...]:
-    """How many positions each low-rank layer computes per sample."""
     out = _places(made, method)
     if method == "spatial":
         return made[-2] * given[-1], out

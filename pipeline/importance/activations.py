@@ -205,23 +205,20 @@ def collect(
     graph, observers = observe(groups)
     done = 0
     with torch.inference_mode():
-        for inputs in _inputs(graph, batches, groups):
+        for done, inputs in enumerate(_inputs(graph, batches, groups), start=1):
             try:
                 graph(*inputs)
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise WorkloadError(
-                    f"Batch {done + 1}, of shapes {[tuple(value.shape) for value in inputs]}, does not run "
+                    f"Batch {done}, of shapes {[tuple(value.shape) for value in inputs]}, does not run "
                     f"through the network: {error}",
                     "Let batches() yield inputs like those of example_inputs(), with any number of samples.",
                 ) from error
-            done += 1
             if progress is not None:
                 progress(done)
     if not done:
-        raise WorkloadError(
-            "There is no sample to collect statistics from.",
-            "Let the calibration split yield at least one batch with a sample.",
-        )
+        cure = "Let the calibration split yield at least one batch with a sample."
+        raise WorkloadError("There is no sample to collect statistics from.", cure)
     totals = [observer.total() for observer in observers.values()]
     return ActivationStatistics(
         groups={group.name: _of_group(group, observers) for group in groups if group.reads},
@@ -242,10 +239,8 @@ def _inputs(
     for number, batch in enumerate(batches, start=1):
         missing = [name for name in names if name not in batch]
         if missing:
-            raise WorkloadError(
-                f"Batch {number} lacks the inputs {missing}; it has {sorted(batch)}.",
-                "Name the tensors of a batch as forward's parameters.",
-            )
+            cure = "Name the tensors of a batch as forward's parameters."
+            raise WorkloadError(f"Batch {number} lacks the inputs {missing}; it has {sorted(batch)}.", cure)
         inputs = tuple(batch[name].to(tensor.device) for name in names)
         size = max((len(value) for value in inputs if value.dim()), default=1)
         if size % (fixed or 1):
@@ -259,7 +254,6 @@ def _inputs(
 
 
 def _of_group(group: Group, observers: Mapping[str, Observer]) -> UnitStatistics:
-    """The most active figure of each unit over all operators that read the group."""
     found = [(observers[read.node], read.units) for read in group.reads]
     folded = [fold(observer.total(), observer.slots(units), group.size) for observer, units in found]
     count = torch.stack([moments.count for moments in folded])

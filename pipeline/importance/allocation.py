@@ -60,8 +60,7 @@ def ranking(
     """
     entries = []
     for at, (name, own) in enumerate(scores.items()):
-        size = len(own)
-        own = torch.sort(own.double()).values
+        size, own = len(own), torch.sort(own.double()).values
         common = NORMALISATIONS[normalise](own) if scope == "global" else (torch.arange(size) + 0.5) / size
         may_go = min(size - 1, int(round(most * size, 9)))
         entries += [(float(score), at, name) for score in common[:may_go]]

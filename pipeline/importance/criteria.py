@@ -96,16 +96,8 @@ class Context:
 Criterion = Callable[[Group, Context], Tensor]
 
 CRITERIA = (
-    *(
-        "activation",
-        "activation_std",
-        "activation_outgoing",
-        "mean_absolute",
-        "apoz",
-        "weight_l1",
-        "weight_l2",
-    ),
-    *("batch_norm", "taylor", "geometric_median", "lamp", "random"),
+    *("activation", "activation_std", "activation_outgoing", "mean_absolute", "apoz"),
+    *("weight_l1", "weight_l2", "batch_norm", "taylor", "geometric_median", "lamp", "random"),
 )
 """The names of the built-in criteria, for messages; a dotted path names any other."""
 
@@ -191,10 +183,8 @@ def batch_norm(group: Group, context: Context) -> Tensor:
             squares.index_add_(0, piece.units[mine], scale[mine].square())
             found = True
     if not found:
-        raise ModelError(
-            f'No batch norm scales the units of "{group.name}".',
-            "Choose another criterion: this one needs a batch norm after every layer.",
-        )
+        cure = "Choose another criterion: this one needs a batch norm after every layer."
+        raise ModelError(f'No batch norm scales the units of "{group.name}".', cure)
     return squares.sqrt()
 
 

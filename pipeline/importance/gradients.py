@@ -53,10 +53,8 @@ class Gradients:
             with users_code("loss() was called on a calibration batch"):
                 loss = self.workload.loss(model(*(batch[name] for name in names)), batch)
             if not bool(torch.isfinite(loss)):
-                raise ModelError(
-                    f"The loss is {loss.item()} on calibration batch {number}.",
-                    "Look for NaN in the weights and in the calibration data.",
-                )
+                cure = "Look for NaN in the weights and in the calibration data."
+                raise ModelError(f"The loss is {loss.item()} on calibration batch {number}.", cure)
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             yield {name: one for name, one in zip(parameters, found, strict=True) if one is not None}
 

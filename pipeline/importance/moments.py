@@ -183,8 +183,7 @@ def _by_slot(sums: Tensor, layout: _Layout) -> tuple[Tensor, ...]:
     added, maxima = whole[:-1], whole[-1:]
     if within:
         added, maxima = added.sum(within), maxima.amax(within)
-    rows = torch.cat((added, maxima)).permute(ascending).reshape(len(sums), -1)
-    return rows.unbind()
+    return torch.cat((added, maxima)).permute(ascending).reshape(len(sums), -1).unbind()
 
 
 def _line_sums(matrix: Tensor, dim: int) -> Tensor:

@@ -104,8 +104,6 @@ def removable(blocks: Sequence[Block]) -> tuple[Block, ...]:
 
 
 class _Finder:
-    """Finds the blocks of a network after an observed run."""
-
     def __init__(
         self, model: nn.Module, inputs: Sequence[Tensor], modules: Mapping[str, nn.Module], seen: Seen
     ) -> None:

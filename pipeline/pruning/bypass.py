@@ -153,7 +153,6 @@ def _put(held: list[Tensor], outputs: int) -> Callable[..., Any]:
 
 
 def _swap(model: nn.Module, dropped: Dropped) -> list[tuple[str, nn.Module]]:
-    """Inserts the replacements; returns the replaced modules, in order."""
     before: list[tuple[str, nn.Module]] = []
     for path, bypass in dropped.items():
         try:

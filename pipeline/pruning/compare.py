@@ -162,8 +162,6 @@ _CASTS = {Tensor.float: torch.float32, Tensor.half: torch.float16, Tensor.bfloat
 
 
 class _Wider(TorchFunctionMode):
-    """Makes every function of torch use a wider type instead of a narrow one."""
-
     def __init__(self, wider: Mapping[torch.dtype, torch.dtype]) -> None:
         super().__init__()
         self.wider = wider

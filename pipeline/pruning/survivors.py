@@ -120,7 +120,6 @@ def place_of(node: Node) -> str:
 
 
 def _call(node: Node, read: Callable[[Node], Any]) -> Any:
-    """The result of a node's operator for operands that `read` returns."""
     assert callable(node.target)
     return node.target(*map_arg(node.args, read), **map_arg(node.kwargs, read))
 

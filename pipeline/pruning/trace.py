@@ -129,8 +129,6 @@ def _overlap(tensor: Tensor, other: Tensor, bytes_behind: int) -> bool:
 
 
 class _Pass:
-    """One pass over the graph, in order."""
-
     def __init__(
         self,
         graph: GraphModule,

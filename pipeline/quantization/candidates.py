@@ -165,7 +165,6 @@ def stepped(trials: Trials, step: Step, old: Candidate) -> tuple[Candidate, str]
 
 def timed(trials: Trials, baseline: Path, candidate: Path) -> Judgement:
     """A short interleaved timing of two files on this machine."""
-    pair = {"baseline": baseline, "candidate": candidate}
     protocol = Protocol(events=EVENTS, seed=trials.work.seed, runtime=trials.work.target.here.name)
-    measured = time_together(pair, protocol=protocol)
+    measured = time_together({"baseline": baseline, "candidate": candidate}, protocol=protocol)
     return judge(measured["baseline"], measured["candidate"])

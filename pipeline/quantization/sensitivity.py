@@ -69,8 +69,7 @@ def sensitivity(trials: Trials, candidate: Candidate) -> tuple[Layer, ...]:
             path = Path(directory) / "one.onnx"
             others = [*candidate.skip, *(other for other in names if other != name)]
             source = in_float(candidate.source, candidate.base, others)
-            made = to_qdq(source, candidate.ranges, dialect=trials.dialect, skip=others)
-            save(made.model.proto, path)
+            save(to_qdq(source, candidate.ranges, dialect=trials.dialect, skip=others).model.proto, path)
             noise = _Noise(float_outputs)
             score = _score(trials, path, noise.add)
             layers.append(Layer(name, noise.sqnr_db(), trials.drop(whole, score)))
@@ -134,8 +133,7 @@ def returned(
             break
         trials.work.progress(len(returns), len(layers), f"quantize: {layer.name} back to float")
         skip = (*candidate.skip, layer.name)
-        name = f"returned{len(returns)}"
-        new = trials.make(name, candidate.source, candidate.base, candidate.ranges, skip)
+        new = trials.make(f"returned{len(returns)}", candidate.source, candidate.base, candidate.ranges, skip)
         time = None
         if not trials.work.target.runtime.builds:
             faster = timed(trials, candidate.path, new.path)

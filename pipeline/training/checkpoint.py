@@ -49,13 +49,8 @@ def save(path: Path, model: nn.Module, optimizer: Any, progress: Reached) -> Non
                 tensors[f"optimizer/{index}/{name}"] = value
             else:
                 plain.setdefault(str(index), {})[name] = value
-    facts = {
-        "scores": list(progress.scores),
-        "kept": progress.kept,
-        "seed": progress.seed,
-        "plain": plain,
-        "groups": state["param_groups"],
-    }
+    facts: dict[str, Any] = {"scores": list(progress.scores), "kept": progress.kept, "seed": progress.seed}
+    facts |= {"plain": plain, "groups": state["param_groups"]}
     write_tensors(path, tensors, {"training": json.dumps(facts, sort_keys=True)})
 
 

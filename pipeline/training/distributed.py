@@ -103,16 +103,9 @@ def spec_of(workload: Workload) -> str:
 
 
 def _started(job: Path, rank: int, count: int) -> subprocess.Popen[bytes]:
-    value = read_json(job / "job.json")
-    environment = {
-        **os.environ,
-        "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(value["port"]),
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
-    }
+    port = str(read_json(job / "job.json")["port"])
+    environment = {"GLOO_SOCKET_IFNAME": "lo", **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(count)}
     command = [sys.executable, "-m", "deadweight.pipeline.training.worker", str(job.resolve()), str(rank)]
     with (job / f"process-{rank}.log").open("wb") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

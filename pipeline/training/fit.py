@@ -47,9 +47,8 @@ def fit(model: nn.Module, job: TrainingJob) -> Fitted:
     found = on_disk.reached(job.checkpoint)
     trained.cpu().load_state_dict(dict(found.best))
     trained.eval()
-    if found.scores:
-        return Fitted(trained, found.scores[found.kept], found.scores, resumed_epochs)
-    return Fitted(trained, validation_score(job.workload, trained), (), resumed_epochs)
+    score = found.scores[found.kept] if found.scores else validation_score(job.workload, trained)
+    return Fitted(trained, score, found.scores, resumed_epochs)
 
 
 def training_sentence(fitted: Fitted, epochs: int, workload: Workload) -> str:

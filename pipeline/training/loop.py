@@ -162,10 +162,9 @@ def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
             first = fabric.is_global_zero
             score = score_of(workload, torch_predict(model, names), "validation") if first else 0.0
             scores = (*reached.scores, fabric.broadcast(score))
-            better = epoch == 0 or _is_better(workload, scores[-1], scores[reached.kept])
-            kept, best = (
-                (epoch, _copied(model)) if schedule.keep == "last" or better else (reached.kept, reached.best)
-            )
+            keep = schedule.keep == "last" or epoch == 0
+            keep = keep or _is_better(workload, scores[-1], scores[reached.kept])
+            kept, best = (epoch, _copied(model)) if keep else (reached.kept, reached.best)
             reached = on_disk.Reached(scores, kept, best, seed)
             if first:
                 on_disk.save(checkpoint, model, optimizer, reached)
@@ -195,10 +194,8 @@ def train_step(
         loss = loss_of(outputs, batch)
         value = loss.item()
     if not math.isfinite(value):
-        raise ModelError(
-            f"Training diverged: the loss is {value} in {where}.",
-            "Lower the learning rate (learning_rate of this stage); earlier epochs are kept.",
-        )
+        cure = "Lower the learning rate (learning_rate of this stage); earlier epochs are kept."
+        raise ModelError(f"Training diverged: the loss is {value} in {where}.", cure)
     fabric.backward(loss)
     optimizer.step()
     hold(held)

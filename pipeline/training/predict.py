@@ -28,10 +28,8 @@ def named_outputs(outputs: Any) -> dict[str, Tensor]:
         return {f"output_{index}": value for index, value in enumerate(outputs)}
     if isinstance(outputs, Mapping) and all(isinstance(value, Tensor) for value in outputs.values()):
         return {str(name): value for name, value in outputs.items()}
-    raise ModelError(
-        f"The network returned a {type(outputs).__name__}.",
-        "Let forward return a tensor, a tuple of tensors or a dict of tensors.",
-    )
+    cure = "Let forward return a tensor, a tuple of tensors or a dict of tensors."
+    raise ModelError(f"The network returned a {type(outputs).__name__}.", cure)
 
 
 def torch_predict(model: nn.Module, names: Iterable[str]) -> Predict:

@@ -35,10 +35,8 @@ def train_share(place: Path, rank: int) -> None:
     with users_code("fingerprint() was called"):
         same = str(workload.fingerprint()) == value["fingerprint"]
     if not same:
-        raise RecipeError(
-            f"{value['workload']} gave other data in another process than in this one.",
-            "Let the workload need no arguments, or train with processes = 1.",
-        )
+        cure = "Let the workload need no arguments, or train with processes = 1."
+        raise RecipeError(f"{value['workload']} gave other data in another process than in this one.", cure)
     count = schedule.processes
     fabric = Fabric(
         accelerator="cuda" if torch.cuda.device_count() >= count else "cpu",
