@@ -189,7 +189,7 @@ def test_a_stage_that_declares_shrinks_and_returns_as_many_parameters_is_refused
 @pytest.mark.parametrize(
     ("how", "what"),
     [
-        ("raises", "nothing.* at .*failing.py:11"),
+        ("raises", "nothing.* at .*failing.py:12"),
         ("returns", "returned NoneType, not a Work"),
         ("exits", "ended the process"),
         ("reads", "reads.. returned .'a.txt'."),
