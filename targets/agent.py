@@ -52,9 +52,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
         traceback.print_exc()
         place = traceback.extract_tb(error.__traceback__)[-1]
-        what = (
-            f"The agent failed: {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})."
-        )
+        name = Path(place.filename).name
+        what = f"The agent failed: {type(error).__name__}: {error} ({name}:{place.lineno})."
         code, message["error"] = 2, _error(DeadweightError(what, "This is a bug in deadweight: report it."))
     message["exit_code"] = code
     try:
@@ -167,21 +166,20 @@ def _compare(options: argparse.Namespace) -> _Answer:
     from .timing.sequential import compare_until_decided
 
     models = [("baseline", options.baseline), ("candidate", options.candidate)]
-    margin = options.margin
     with _open_models(options, models) as (paths, protocol, inputs):
         if options.until_decided:
             compared = compare_until_decided(
                 paths["baseline"],
                 paths["candidate"],
                 protocol=protocol,
-                margin=margin,
+                margin=options.margin,
                 inputs=inputs,
                 progress=_timing,
             )
             measured, judgement = compared.measured, compared.judgement
         else:
             measured = time_together(paths, protocol=protocol, inputs=inputs, progress=_timing)
-            judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
+            judgement = judge(measured["baseline"], measured["candidate"], margin=options.margin)
     result = {**_timed(measured), "judgement": judgement.to_json()}
     return (3 if result["void"] else exit_code(judgement.outcome)), result
 
@@ -280,8 +278,7 @@ def _send(options: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[by
     from .remote.received_files import hashed, pieces
 
     path = options.path.expanduser()
-    facts = {"sha256": hashed(path), "bytes": path.stat().st_size}
-    return 0, facts, pieces(path, options.offset)
+    return 0, {"sha256": hashed(path), "bytes": path.stat().st_size}, pieces(path, options.offset)
 
 
 @contextlib.contextmanager
@@ -311,7 +308,6 @@ def _progress(done: int, total: int, what: str) -> None:
 
 
 def _tuples(value: Any) -> Any:
-    """Lists of JSON as tuples, for settings."""
     if isinstance(value, dict):
         return {key: _tuples(each) for key, each in value.items()}
     return tuple(_tuples(each) for each in value) if isinstance(value, list) else value

@@ -88,7 +88,9 @@ def writing(path: Path) -> Iterator[Path]:
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
-        beside.chmod(0o666 & ~_umask())
+        mask = os.umask(0)  # only setting the mask returns it
+        os.umask(mask)
+        beside.chmod(0o666 & ~mask)
         beside.replace(path)
         sync_directory(path.parent)
     except OSError as error:
@@ -170,13 +172,6 @@ def _unwritable(path: Path, error: OSError) -> ArtifactError:
     return ArtifactError(
         f"{path} cannot be written: {error.strerror or error}.", "Choose another path with --out."
     )
-
-
-def _umask() -> int:
-    # Only setting the mask returns it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sync_directory(path: Path) -> None:

@@ -38,12 +38,14 @@ def doctor(root: Path = Path("/")) -> Tuple[Check, ...]:
     """Checks this machine."""
     board = jetson.read_board(root) if jetson.is_jetson(root) else None
     info = conditions(root)
+    load, cores = info["state"]["load"][0], info["state"]["cores_allowed"]
+    advice = "" if load < 0.5 * cores else "Stop other programs: one run can then detect smaller changes."
     checks = [_python(), _library("numpy", "running and timing models", _apt(board, "numpy"))]
     checks += _board_checks(root, board) if board else _workstation_checks()
     checks += [
         _cpu_clock(),
         _memory_peak(root),
-        _load(info["state"]["load"][0], info["state"]["cores_allowed"]),
+        Check("load", f"{load:.1f} on {cores} cores", True, "narrow intervals", advice),
         _program("ssh-keygen", "verify, install", "sudo apt install openssh-client"),
         _space(root),
     ]
@@ -102,9 +104,8 @@ def _board_checks(root: Path, board: Board) -> List[Check]:
         checks.append(Check("power", f"{power[0]:.1f} W now ({power[1]})", True, "energy figures"))
     signers = (root / SIGNERS).exists()
     cure = f"To accept signed bundles: sudo install -D -m 644 allowed_signers /{SIGNERS}"
-    checks.append(
-        Check("signers", "known" if signers else "none yet", True, "verify, install", "" if signers else cure)
-    )
+    found = "known" if signers else "none yet"
+    checks.append(Check("signers", found, True, "verify, install", "" if signers else cure))
     if util.find_spec("onnxruntime") is not None:
         checks.append(_library("onnxruntime", "models without an engine", "", imported=True))
     return checks
@@ -225,11 +226,6 @@ def _memory_peak(root: Path) -> Check:
     advice = "Peaks are then those of the whole process, which is coarser for small models."
     state = "can be reset" if found else "cannot be reset"
     return Check("memory peak", state, True, "peak memory", "" if found else advice)
-
-
-def _load(load: float, cores: int) -> Check:
-    advice = "" if load < 0.5 * cores else "Stop other programs: one run can then detect smaller changes."
-    return Check("load", f"{load:.1f} on {cores} cores", True, "narrow intervals", advice)
 
 
 def _space(root: Path) -> Check:

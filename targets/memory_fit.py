@@ -53,9 +53,8 @@ class Footprint:
     @property
     def high_bytes(self) -> Optional[int]:
         """The upper end of the band; None where shapes are unknown."""
-        if self.activations_high_bytes is None:
-            return None
-        return self.weights_high_bytes + self.activations_high_bytes + self.inputs_bytes
+        high = self.activations_high_bytes
+        return None if high is None else self.weights_high_bytes + high + self.inputs_bytes
 
     def to_json(self) -> Dict[str, Any]:
         return {**asdict(self), "unknown": list(self.unknown)}
@@ -171,11 +170,10 @@ def fit(
             "Give the board's MemAvailable, and a workspace of 0 (choose) or more bytes.",
         )
     sure = base.certainty != "low"
-    copies = 2 if building else 1
     low = need.low_bytes + (base.low_bytes if sure else 0)
     high = need.high_bytes
     if high is not None:
-        high += base.high_bytes + (copies - 1) * need.weights_high_bytes
+        high += base.high_bytes + (need.weights_high_bytes if building else 0)
     workspace = 0
     if building:
         left = free_bytes - (low if high is None else high)
@@ -228,11 +226,8 @@ def free_memory(root: Path = Path("/")) -> int:
 def _needs(need: Footprint, base: Base, *, sure: bool) -> str:
     high = need.activations_high_bytes
     activations = f"{_mb(need.activations_low_bytes)} {'or more' if high is None else f'to {_mb(high)}'}"
-    own = (
-        f"{_mb(base.low_bytes)} to {_mb(base.high_bytes)}"
-        if sure
-        else f"some {_mb(base.high_bytes)}, roughly"
-    )
+    most = _mb(base.high_bytes)
+    own = f"{_mb(base.low_bytes)} to {most}" if sure else f"some {most}, roughly"
     return (
         f"At batch {need.batch} the weights take {_mb(need.weights_low_bytes)} to "
         f"{_mb(need.weights_high_bytes)}, activations {activations}, inputs {_mb(need.inputs_bytes)}; "

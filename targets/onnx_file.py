@@ -110,9 +110,8 @@ def _node(message: memoryview) -> Node:
     for field, value in _fields(message):
         if field in texts and isinstance(value, memoryview):
             texts[field].append(_text(value))
-    return Node(
-        "".join(texts[3][-1:]), "".join(texts[4][-1:]), inputs=tuple(texts[1]), outputs=tuple(texts[2])
-    )
+    name, kind = ("".join(texts[field][-1:]) for field in (3, 4))
+    return Node(name, kind, inputs=tuple(texts[1]), outputs=tuple(texts[2]))
 
 
 def _initializer(message: memoryview) -> Tuple[str, Tuple[int, ...]]:

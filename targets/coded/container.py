@@ -51,8 +51,7 @@ def unpack(data: Bytes, *, most: int = LARGEST) -> bytes:
             "Make one: deadweight pack MODEL.",
         )
     reader.take(4, "the head")
-    digest = bytes(reader.take(32, "the checksum"))
-    if hashlib.sha256(reader.data[36:]).digest() != digest:
+    if hashlib.sha256(reader.data[36:]).digest() != bytes(reader.take(32, "the checksum")):
         raise damaged("its SHA-256 is wrong")
     limit = min(most, max(ALWAYS, MOST_RATIO * len(reader.data)))
     total = reader.number("the size of the model", most=LARGEST * 8)
@@ -61,7 +60,15 @@ def unpack(data: Bytes, *, most: int = LARGEST) -> bytes:
             f"The model has {total:,} bytes, but {limit:,} are allowed for this file.",
             "Unpack it with a higher limit, if you trust its source.",
         )
-    skeleton = _skeleton(reader, total)
+    size = reader.number("the size of the skeleton", most=total)
+    deflated = reader.take(reader.number("the size of the skeleton", most=reader.left), "the skeleton")
+    inflating = zlib.decompressobj(wbits=-15, zdict=DICTIONARY)
+    try:
+        skeleton = inflating.decompress(bytes(deflated), size + 1)
+    except zlib.error as error:
+        raise damaged(f"the skeleton: {error}") from error
+    if len(skeleton) != size or not inflating.eof or inflating.unused_data:
+        raise damaged(f"the skeleton has {len(skeleton)} bytes, not {size}")
     numbers = Numbers(reader)
     left = total - len(skeleton)
     for _ in range(reader.number("the number of code books", most=MOST_BOOKS)):
@@ -101,19 +108,6 @@ def unpack_file(path: Path, out: Path, *, most: int = LARGEST) -> Path:
     with writing(Path(out)) as beside:
         beside.write_bytes(model)
     return Path(out)
-
-
-def _skeleton(reader: Reader, total: int) -> bytes:
-    size = reader.number("the size of the skeleton", most=total)
-    deflated = reader.take(reader.number("the size of the skeleton", most=reader.left), "the skeleton")
-    inflating = zlib.decompressobj(wbits=-15, zdict=DICTIONARY)
-    try:
-        skeleton = inflating.decompress(bytes(deflated), size + 1)
-    except zlib.error as error:
-        raise damaged(f"the skeleton: {error}") from error
-    if len(skeleton) != size or not inflating.eof or inflating.unused_data:
-        raise damaged(f"the skeleton has {len(skeleton)} bytes, not {size}")
-    return skeleton
 
 
 def _size(reader: Reader, most: int) -> "tuple[int, int]":

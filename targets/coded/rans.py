@@ -117,6 +117,5 @@ def _by_slot(tables: Array, slots: int, dtype: Any) -> Any:
     frequencies[empty, 0] = slots  # never read: the caller refuses contexts without a table
     flat = frequencies.reshape(-1)
     symbol_at = np.repeat(np.tile(np.arange(symbols), rows), flat).astype(dtype)
-    begins = tables[:, :-1].reshape(-1)
-    offset_at = np.tile(np.arange(slots), rows) - np.repeat(begins, flat)
+    offset_at = np.tile(np.arange(slots), rows) - np.repeat(tables[:, :-1].reshape(-1), flat)
     return symbol_at, np.repeat(flat, flat), offset_at

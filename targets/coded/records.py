@@ -93,8 +93,7 @@ class Numbers:
 
     def _part(self, count: int, mask_contexts: Optional[Array], *, widest: int) -> Array:
         """A stream and the contexts before it; see the head of this file."""
-        contexts = self._contexts(count, mask_contexts)
-        symbols = read_symbols(self.reader, most=count, contexts=contexts)
+        symbols = read_symbols(self.reader, most=count, contexts=self._contexts(count, mask_contexts))
         if len(symbols) != count or symbols.dtype.itemsize > widest:
             raise damaged(f"there are {len(symbols)} symbols, not {count}")
         return symbols

@@ -87,8 +87,7 @@ def _rans(reader: Reader, count: int, dtype: Any, contexts: Optional[Array]) -> 
         raise damaged(f"{rows} tables of {symbols} symbols cannot be in {reader.left} bytes")
     table_of = reader.levels(classes, "the tables of contexts", most=rows - 1) if classes > 1 else [0]
     tables = read_tables(reader, rows, symbols, steps=steps, bits=bits)
-    least = max(1, -(-count // MOST_STEPS))
-    lanes = reader.number("the number of lanes", least=least, most=MOST_LANES)
+    lanes = reader.number("the number of lanes", least=max(1, -(-count // MOST_STEPS)), most=MOST_LANES)
     length = reader.number("the number of words", most=reader.left // 2)
     states = np.frombuffer(reader.take(4 * lanes, "the states"), "<u4")
     words = np.frombuffer(reader.take(2 * length, "the words"), "<u2")

@@ -144,9 +144,7 @@ def _name(before: Sequence[EngineLayer], after: Sequence[EngineLayer]) -> str:
     layers = [*before, *after]
     main = [layer for layer in layers if layer.product] or layers
     modules = list(dict.fromkeys(module for layer in main for module in layer.modules))
-    if modules:
-        return ", ".join(modules[:2]) + (" …" if len(modules) > 2 else "")
-    return main[0].name
+    return ", ".join(modules[:2]) + (" …" if len(modules) > 2 else "") if modules else main[0].name
 
 
 def _sum(layers: Sequence[EngineLayer]) -> Optional[float]:

@@ -152,8 +152,7 @@ def engine_of(content: Any, *, name: str, where: str = "the inspector's JSON") -
             "Give the file of trtexec --exportLayerInfo=FILE --profilingVerbosity=detailed.",
         )
     remarks: List[str] = []
-    names_only = bool(content["Layers"]) and all(isinstance(layer, str) for layer in content["Layers"])
-    if names_only:
+    if content["Layers"] and all(isinstance(layer, str) for layer in content["Layers"]):
         remarks.append(
             "the engine was built without detailed verbosity: precisions, tactics and formats are unknown"
         )
@@ -240,7 +239,6 @@ def _layer(content: Any, where: str) -> EngineLayer:
     precision = precision or next((tensor.dtype for tensor in (*inputs, *outputs) if tensor.dtype), "")
     tactic = str(content.get("TacticName") or content.get("TacticValue") or "")
     nodes = nodes_of(name, str(content.get("Metadata", "")))
-    on_dla = "dla" in type_.lower() or str(content.get("Origin")) == "DLA"
     return EngineLayer(
         name=name,
         type=type_,
@@ -251,7 +249,7 @@ def _layer(content: Any, where: str) -> EngineLayer:
         outputs=outputs,
         nodes=nodes,
         modules=modules_of(name, nodes),
-        device="DLA" if on_dla else "GPU",
+        device="DLA" if "dla" in type_.lower() or str(content.get("Origin")) == "DLA" else "GPU",
     )
 
 

@@ -128,11 +128,9 @@ def read_log(lines: Sequence[Line]) -> Findings:
     sparse: Dict[str, int] = {}
     reformats = skipped = 0
     for _, text in lines:
-        for words in _FALLBACKS:
-            found = re.search(words, text)
-            if found:
-                fallbacks[found.group("name")] = None
-                break
+        found = next(filter(None, (re.search(words, text) for words in _FALLBACKS)), None)
+        if found:
+            fallbacks[found.group("name")] = None
         on = re.match(r"\[(Dla|Gpu)Layer\] (.*)", text)
         if on:
             placed[on.group(1)][on.group(2)] = None
@@ -143,7 +141,12 @@ def read_log(lines: Sequence[Line]) -> Findings:
             if size:
                 sizes[part] = int(size.group(1))
         if "(Sparsity)" in text:
-            sparse.update(_sparse(text))
+            for part, (listed, counted) in _SPARSE.items():
+                names, number = re.search(listed, text), re.search(counted, text)
+                if number:
+                    sparse[part] = int(number.group(1))
+                elif names:
+                    sparse[part] = len([name for name in names.group(1).split(",") if name.strip()])
     return Findings(
         fallbacks=tuple(fallbacks),
         dla_layers=tuple(placed["Dla"]),
@@ -163,10 +166,8 @@ def reason(lines: Sequence[Line]) -> str:
     errors = _texts(lines, "error", "internal_error") or _texts(lines, "warning")
     if not errors:
         return "TensorRT gave no reason"
-    messages = [_short(errors[0])]
-    if len(errors) > 1 and errors[-1] not in errors[0]:
-        messages.append(_short(errors[-1]))
-    return "; then: ".join(messages)
+    shown = errors[:1] if errors[-1] in errors[0] else (errors[0], errors[-1])
+    return "; then: ".join(" ".join(text.split())[:400] for text in shown)
 
 
 def cause(lines: Sequence[Line]) -> str:
@@ -175,25 +176,9 @@ def cause(lines: Sequence[Line]) -> str:
     return next((kind for words, kind in _CURES if re.search(words, text)), "other")
 
 
-def _sparse(text: str) -> Dict[str, int]:
-    """A line's counts for 2:4: eligible layers, used kernels. The last line of a build counts."""
-    counts: Dict[str, int] = {}
-    for part, (listed, counted) in _SPARSE.items():
-        names, number = re.search(listed, text), re.search(counted, text)
-        if number:
-            counts[part] = int(number.group(1))
-        elif names:
-            counts[part] = len([name for name in names.group(1).split(",") if name.strip()])
-    return counts
-
-
 def _texts(lines: Sequence[Line], *severities: str) -> Tuple[str, ...]:
     texts = dict.fromkeys(text for severity, text in lines if severity in severities)
     return tuple(text for text in texts if not text.startswith(SIMULATED))
-
-
-def _short(text: str) -> str:
-    return " ".join(text.split())[:400]
 
 
 _loggers: Dict[str, Any] = {}

@@ -27,11 +27,8 @@ def nodes_of(name: str, metadata: str = "") -> Tuple[str, ...]:
     listed = _METADATA.findall(metadata or "")
     if listed:
         return tuple(dict.fromkeys(node.strip() for node in listed if node.strip()))
-    return tuple(
-        part
-        for part in dict.fromkeys(_parts(name))
-        if not _MADE_UP.search(part) and not _PARAMETER.match(part)
-    )
+    parts = dict.fromkeys(_parts(name))
+    return tuple(part for part in parts if not _MADE_UP.search(part) and not _PARAMETER.match(part))
 
 
 def served_by(name: str) -> str:
@@ -75,7 +72,6 @@ def modules_in(nodes: Nodes) -> Dict[str, str]:
 
 
 def _parts(name: str) -> List[str]:
-    """The names that are concatenated in a layer's name."""
     rest = served_by(name) or name
     region = re.match(r"^\{ForeignNode\[(.*)\]\}$", rest)
     if region:

@@ -41,8 +41,7 @@ def own_engine(engine: Path, folder: Path = CACHE) -> Iterator[Path]:
     except OSError as error:
         raise ModelError(f"There is no engine at {engine}.", "Check the path.") from error
     notes = cache(folder) / _NOTES
-    known = notes.read_text().split() if notes.is_file() else []
-    if hashlib.sha256(data).hexdigest() not in known:
+    if hashlib.sha256(data).hexdigest() not in (notes.read_text().split() if notes.is_file() else []):
         raise RefusedError(
             f"{Path(engine).name} was not built on this board, or changed since. An engine is code: its "
             "maker could run anything here.",

@@ -124,8 +124,7 @@ def check_record(
         faults.append(f"it was built by {built['flavour']}, not {flavour}")
     elif built["version"] != version:
         faults.append(f"it was built by {built['flavour']} {built['version']}, but here is {version}")
-    device = record.get("device") or {}
-    made_for = device.get("compute_capability")
+    made_for = (record.get("device") or {}).get("compute_capability")
     compatible = settings["hardware_compatibility"] or flavour == "tensorrt_rtx"
     if made_for and compute_capability and made_for != compute_capability and not compatible:
         faults.append(
@@ -141,9 +140,7 @@ def check_record(
 
 def rebuild_command(plan: Path, record: Optional[Mapping[str, Any]]) -> str:
     """The command that builds a plan again."""
-    if record is not None:
-        return str(record["rebuild"])
-    return f"deadweight build {plan.stem}.onnx --out {plan}"
+    return str(record["rebuild"]) if record is not None else f"deadweight build {plan.stem}.onnx --out {plan}"
 
 
 def command_for(model: Path, plan: Path, settings: Mapping[str, Any], target: Optional[str]) -> str:

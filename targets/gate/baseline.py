@@ -81,8 +81,9 @@ def record(
     model, path = Path(model), Path(path)
     if measured is None:
         short = replace(protocol, events=6)
-        timed = time_together({model.name: model}, protocol=short, inputs=inputs, progress=progress)
-        measured = timed[model.name]
+        measured = time_together({model.name: model}, protocol=short, inputs=inputs, progress=progress)[
+            model.name
+        ]
     baseline = Baseline(
         model=os.path.relpath(str(model.resolve()), str(path.parent.resolve())),
         model_sha256=measured.model_sha256,

@@ -80,7 +80,17 @@ def calibrate(
                 done += 1
                 if progress is not None:
                     progress(done, total, f"calibrate: {name}")
-            row = _row(outcomes, seconds)
+            fails = outcomes.count("fail")
+            low, high = clopper_pearson(fails, len(outcomes))
+            row: Dict[str, Any] = {
+                "count": fails,
+                "runs": len(outcomes),
+                "rate": fails / len(outcomes),
+                "low": low,
+                "high": high,
+                "cannot_tell": outcomes.count("cannot_tell"),
+                "median_seconds": sorted(seconds)[len(seconds) // 2],
+            }
             if name == "equal":
                 result["false_alarms"] = row
             else:
@@ -101,20 +111,6 @@ def calibrate(
 def with_calibration(baseline: Baseline, calibration: Dict[str, Any]) -> Baseline:
     """The baseline with its calibration."""
     return replace(baseline, calibration=calibration)
-
-
-def _row(outcomes: List[str], seconds: List[float]) -> Dict[str, Any]:
-    fails = outcomes.count("fail")
-    low, high = clopper_pearson(fails, len(outcomes))
-    return {
-        "count": fails,
-        "runs": len(outcomes),
-        "rate": fails / len(outcomes),
-        "low": low,
-        "high": high,
-        "cannot_tell": outcomes.count("cannot_tell"),
-        "median_seconds": sorted(seconds)[len(seconds) // 2],
-    }
 
 
 def calibration_sentences(calibration: Dict[str, Any]) -> Tuple[str, ...]:

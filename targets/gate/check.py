@@ -173,11 +173,8 @@ def against_history(
         MeasurementError: there are no stored sessions of that model, or none of this machine and protocol.
     """
     machine, key = candidate.conditions["machine"], protocol_key(candidate)
-    own = [
-        one
-        for one in history
-        if one.get("model_sha256") == baseline.model_sha256 and set(one) >= _SESSION_KEYS
-    ]
+    whole = [one for one in history if set(one) >= _SESSION_KEYS]
+    own = [one for one in whole if one.get("model_sha256") == baseline.model_sha256]
     cure = "Restore the accepted model to time both side by side (gate --record --fetch CMD stores how)."
     missing = f"The accepted model {baseline.model} is missing, and"
     if not own:

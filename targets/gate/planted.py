@@ -77,14 +77,12 @@ def plant(model: Path, folder: Path, share: float, *, protocol: Protocol = TRIAL
     for attempt in range(5):
         path = slower(model, Path(folder) / f"planted-{attempt}.onnx", operators=operators, heavy=heavy)
         timed = time_together({"baseline": Path(model), "candidate": path}, protocol=protocol)
-        judgement = judge(timed["baseline"], timed["candidate"])
-        planted = Planted(path, operators, *slowdown(judgement))
+        planted = Planted(path, operators, *slowdown(judge(timed["baseline"], timed["candidate"])))
         if best is None or abs(planted.slowdown - share) < abs(best.slowdown - share):
             best = planted
         if abs(planted.slowdown - share) < 0.15 * share:
             break
-        each = max(planted.slowdown / operators, 1e-4)
-        wanted = max(1, round(share / each))
+        wanted = max(1, round(share / max(planted.slowdown / operators, 1e-4)))
         if wanted > 20 and not heavy:
             heavy, wanted = True, 2
         elif wanted == operators:

@@ -177,15 +177,12 @@ def _tensorrt(root: Path) -> Optional[str]:
     # From the library's file name, which is right in a container too, and without a package manager.
     names = [path.name for path in root.glob("usr/lib/*-linux-gnu/libnvinfer.so.*")]
     versions = [name.partition(".so.")[2] for name in names if name.count(".") >= 4]
-    return max(
-        versions, key=lambda version: [int(part) for part in re.findall(r"[0-9]+", version)], default=None
-    )
+    return max(versions, key=lambda each: [int(part) for part in re.findall(r"[0-9]+", each)], default=None)
 
 
 def _cuda(root: Path) -> Optional[str]:
-    match = re.search(
-        r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"([0-9.]+)"', text_of(root / "usr/local/cuda/version.json")
-    )
+    text = text_of(root / "usr/local/cuda/version.json")
+    match = re.search(r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"([0-9.]+)"', text)
     match = match or re.search(r"CUDA Version ([0-9.]+)", text_of(root / "usr/local/cuda/version.txt"))
     return match.group(1) if match else None
 
@@ -254,9 +251,8 @@ def _rails(root: Path) -> Dict[str, float]:
             if power is not None:
                 watts[text_of(monitor / "label") or "VIN"] = power / 1e6
         for label in sorted(monitor.glob("in[0-9]_label")) if kind == "ina3221" else ():
-            channel = label.name[2]
             millivolts, milliamperes = (
-                number_of(monitor / f"{what}{channel}_input") for what in ("in", "curr")
+                number_of(monitor / f"{what}{label.name[2]}_input") for what in ("in", "curr")
             )
             if millivolts is not None and milliamperes is not None:  # in7 is a sum and has no current
                 watts[text_of(label)] = millivolts * milliamperes / 1e6

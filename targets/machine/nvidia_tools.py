@@ -25,7 +25,6 @@ JETPACKS: Mapping[str, str] = {
 
 _MAJORS = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}
 
-
 GPUS = {"tegra210": "5.3", "tegra186": "6.2", "tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
 """Compute capability by system on chip, as the device tree's `compatible` names it."""
 

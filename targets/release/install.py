@@ -62,13 +62,23 @@ def install(
     signed, name = release.signed, str(release.signed.manifest["name"])
     home = Path(place).expanduser() / name
     with _locked(home):
-        _clear(home)
+        for path in home.glob(".*.part"):  # what an interrupted install left
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(str(path), ignore_errors=True)
+            else:
+                path.unlink()
         accepted = _accepted(home, opener)
         refuse_older(signed.manifest, signed.sha256, accepted, name=name)
         clock = check_expiry(signed.manifest, accepted)
         target = _existing(home, signed, opener)
         if target is None:
-            _check_space(signed, home)
+            needed = sum(entry.size_bytes for entry in signed.files.values())
+            free = shutil.disk_usage(str(home)).free
+            if needed > free:
+                raise ArtifactError(
+                    f"The bundle needs {needed / 1e6:.0f} MB, but {home} has {free / 1e6:.0f} MB left.",
+                    "Free some space on the board; nothing was changed.",
+                )
             files = release if isinstance(release, Bundle) else release.onto(_base(home, release, opener))
             target, golden = _copy(files, home, opener, tried=tried)
         else:
@@ -148,7 +158,6 @@ def _accepted(home: Path, opener: _Opener) -> Optional[Accepted]:
 
 
 def _base(home: Path, patch: Patch, opener: _Opener) -> Optional[Bundle]:
-    """The installed release that is the base of a patch."""
     return next((each for each in _installed(home, opener) if each.signed.sha256 == patch.base), None)
 
 
@@ -209,7 +218,6 @@ def _golden_test(bundle: Bundle) -> Dict[str, Any]:
 
 
 def _activate(home: Path, target: str, accepted: Accepted) -> None:
-    """Makes a complete release the current one."""
     try:
         write_accepted(home, accepted)
     except OSError as error:
@@ -219,16 +227,10 @@ def _activate(home: Path, target: str, accepted: Accepted) -> None:
         if before is not None and before.split(".")[0] != target.split(".")[0]:
             _point(home / "previous", before)
         _point(home / "current", target)
-    _delete_others(home)
-
-
-def _check_space(signed: Signed, home: Path) -> None:
-    needed, free = sum(entry.size_bytes for entry in signed.files.values()), shutil.disk_usage(str(home)).free
-    if needed > free:
-        raise ArtifactError(
-            f"The bundle needs {needed / 1e6:.0f} MB, but {home} has {free / 1e6:.0f} MB left.",
-            "Free some space on the board; nothing was changed.",
-        )
+    used = {_link_target(home / "current"), _link_target(home / "previous")}
+    for place in home.iterdir():
+        if place.is_dir() and not place.is_symlink() and place.name not in used:
+            shutil.rmtree(str(place), ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -261,22 +263,6 @@ def _point(link: Path, version: str) -> None:
         sync_directory(link.parent)
     except OSError as error:
         raise _unwritable(link, error) from error
-
-
-def _clear(home: Path) -> None:
-    """Deletes what an interrupted install left."""
-    for path in home.glob(".*.part"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(str(path), ignore_errors=True)
-        else:
-            path.unlink()
-
-
-def _delete_others(home: Path) -> None:
-    used = {_link_target(home / "current"), _link_target(home / "previous")}
-    for place in home.iterdir():
-        if place.is_dir() and not place.is_symlink() and place.name not in used:
-            shutil.rmtree(str(place), ignore_errors=True)
 
 
 def _unwritable(path: Path, error: OSError) -> ArtifactError:

@@ -150,8 +150,7 @@ def added(old: bytes, difference: bytes, *, width: int) -> bytes:
     import numpy as np
 
     kind = np.dtype(f"<u{width}")
-    planes = np.frombuffer(difference, np.uint8).reshape(width, -1)
-    zigzag = np.ascontiguousarray(planes.T).view(kind).ravel()
+    zigzag = np.ascontiguousarray(np.frombuffer(difference, np.uint8).reshape(width, -1).T).view(kind).ravel()
     one = kind.type(1)
     return bytes((np.frombuffer(old, kind) + ((zigzag >> one) ^ (~(zigzag & one) + one))).tobytes())
 
@@ -165,7 +164,17 @@ def decoded(coder: str, data: bytes, size: int) -> bytes:
     if coder == "plain":
         plain = data
     elif coder == "xz":
-        plain = _decompress(data, size)
+        import lzma
+
+        try:
+            unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+            plain = unpacker.decompress(data, max_length=size + 1)
+            if not unpacker.eof and len(plain) <= size:
+                plain += unpacker.decompress(b"", max_length=1)
+        except (lzma.LZMAError, EOFError, MemoryError) as error:
+            raise _wrong(f"a section cannot be unpacked ({error})") from error
+        if not unpacker.eof or unpacker.unused_data:
+            raise _wrong(f"a section does not have {size} bytes")
     else:
         from ..coded.container import unpack
 
@@ -175,21 +184,6 @@ def decoded(coder: str, data: bytes, size: int) -> bytes:
             raise _wrong(error.what) from error
     if len(plain) != size:
         raise _wrong(f"a section has {len(plain)} bytes, not {size}")
-    return plain
-
-
-def _decompress(data: bytes, size: int) -> bytes:
-    import lzma
-
-    try:
-        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-        plain = unpacker.decompress(data, max_length=size + 1)
-        if not unpacker.eof and len(plain) <= size:
-            plain += unpacker.decompress(b"", max_length=1)
-    except (lzma.LZMAError, EOFError, MemoryError) as error:
-        raise _wrong(f"a section cannot be unpacked ({error})") from error
-    if not unpacker.eof or unpacker.unused_data:
-        raise _wrong(f"a section does not have {size} bytes")
     return plain
 
 

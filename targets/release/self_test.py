@@ -117,7 +117,6 @@ def furthest(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[A
 
 @contextlib.contextmanager
 def _runnable(sealed: Path, name: str, samples: int) -> Iterator[Tuple[Path, Runtime]]:
-    """The file to open, and its runtime."""
     usual, builder = by_suffix(name), runtime_named("tensorrt")
     if usual.builds or usual.installed or not builder.installed:
         yield sealed, usual

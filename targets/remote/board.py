@@ -93,8 +93,7 @@ def _profile(
     progress: Optional[Progress],
 ) -> Timed:
     named = [f"{name}={path}" for name, path in there.items()]
-    arguments = ["profile", *named, *_protocol_options(protocol), *options]
-    _, answer = board.run(arguments, progress=progress)
+    _, answer = board.run(["profile", *named, *_protocol_options(protocol), *options], progress=progress)
     return _timed(answer)
 
 
@@ -122,9 +121,8 @@ def layers_on(
 
     there, options = _put(board, list(models.values()), inputs, progress)
     named = [f"{name}={path}" for name, path in zip(models, there)]
-    options += _protocol_options(protocol)
-    _, answer = board.run(["layers", *named, *options], progress=progress)
-    return read_layers(answer)
+    arguments = ["layers", *named, *options, *_protocol_options(protocol)]
+    return read_layers(board.run(arguments, progress=progress)[1])
 
 
 def compare_on(
@@ -172,15 +170,13 @@ def infer_on(
     if not files:
         raise ArtifactError(f"{inputs} has no NPZ files.", "Save named arrays there: numpy.savez.")
     place, *there = board.put([*_checked([model]), *files], progress=progress)
-    fetched = []
     for path, source in zip(files, there):
         # Each input is alone in a folder named by its hash; its outputs are in a subfolder of it.
         answers = f"{Path(source).parent}/{Path(place).parent.name[:16]}"
         alone = str(Path(source).parent)
         board.run(["infer", place, alone, answers, "--batch", str(batch)], progress=progress)
         board.get(f"{answers}/{path.name}", Path(outputs) / path.name)
-        fetched.append(Path(outputs) / path.name)
-    return fetched
+    return [Path(outputs) / path.name for path in files]
 
 
 def build_on(
@@ -225,8 +221,7 @@ def install_on(
     before = ["--root", str(root)] if root else []
     after = [*(["--place", place] if place else []), *([] if tried else ["--untried"])]
     if Path(bundle).is_file():
-        update = board.put([bundle], progress=progress)
-        return board.run([*before, "install", *update, *after])[1]
+        return board.run([*before, "install", *board.put([bundle], progress=progress), *after])[1]
     files = sorted(path for path in Path(bundle).rglob("*") if path.is_symlink() or not path.is_dir())
     if not files:
         raise ArtifactError(f"{bundle} is not a bundle: it has no files.", "Make one: deadweight bundle RUN.")
@@ -250,8 +245,7 @@ def _put(
     board: Transport, models: Sequence[Path], inputs: Optional[Path], progress: Optional[Progress]
 ) -> Tuple[List[str], List[str]]:
     """Sends models and inputs; returns the models' paths on the board, and the options for the inputs."""
-    files = [*_checked(models), *([] if inputs is None else [Path(inputs)])]
-    there = board.put(files, progress=progress)
+    there = board.put([*_checked(models), *([] if inputs is None else [Path(inputs)])], progress=progress)
     return there[: len(models)], [] if inputs is None else ["--inputs", there[-1]]
 
 

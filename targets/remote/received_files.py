@@ -44,7 +44,10 @@ def held(wanted: Sequence[Sequence[Any]], folder: Path = CACHE) -> Dict[str, Any
     """
     files = cache(folder) / "files"
     files.mkdir(exist_ok=True)
-    _delete_old(files)
+    for old in files.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > _EXPIRES_S:
+                shutil.rmtree(str(old), ignore_errors=True)
     stored: Dict[str, int] = {}
     paths: Dict[str, str] = {}
     for sha256, name, size, *folders in wanted:
@@ -184,13 +187,6 @@ def _finish(place: Path, sha256: str) -> None:
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     part.replace(place / "data")
-
-
-def _delete_old(files: Path) -> None:
-    for place in files.iterdir():
-        with contextlib.suppress(OSError):
-            if time.time() - place.stat().st_mtime > _EXPIRES_S:
-                shutil.rmtree(str(place), ignore_errors=True)
 
 
 def hashed(path: Path) -> str:

@@ -140,8 +140,7 @@ class Ssh:
             )
         if missing:
             command = [*self._ssh, self._command(["receive", "--sizes", json.dumps(sizes)])]
-            sent = _stream(missing, here, needed, progress)
-            code, out, heard = spoken(command, sent, None)
+            code, out, heard = spoken(command, _stream(missing, here, needed, progress), None)
             if code == 255:
                 raise connection_error(self.name, heard, "copying files")
             answer(out, heard, self.name)
@@ -151,8 +150,7 @@ class Ssh:
     def get(self, there: str, here: Path) -> None:
         part = here.with_name(f".{here.name}.part")
         here.parent.mkdir(parents=True, exist_ok=True)
-        offset = part.stat().st_size if part.exists() else 0
-        command = self._command(["send", there, "--offset", str(offset)])
+        command = self._command(["send", there, "--offset", str(part.stat().st_size if part.exists() else 0)])
         with subprocess.Popen(
             [*self._ssh, command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
@@ -165,8 +163,7 @@ class Ssh:
             heard = process.stderr.read().decode("utf-8", "replace")
         if process.returncode == 255:
             raise connection_error(self.name, heard, "fetching a file")
-        result = answer(line, heard, self.name)
-        if sha256_of(part) != result["sha256"]:
+        if answer(line, heard, self.name)["sha256"] != sha256_of(part):
             part.unlink()
             raise ArtifactError(
                 f"{there} changed while it was fetched from {self.name}.", "Run the same command again."
@@ -183,9 +180,8 @@ class Ssh:
         """The command that starts the agent there, which is sent if it is missing."""
         sha256 = agent_sha256()
         code, out, heard = spoken([*self._ssh, HELLO.replace("SHA256", sha256)], [], None)
-        facts = dict(
-            line.split("=", 1) for line in out.decode("utf-8", "replace").splitlines() if "=" in line
-        )
+        lines = out.decode("utf-8", "replace").splitlines()
+        facts = dict(line.split("=", 1) for line in lines if "=" in line)
         if code == 255 or "deadweight_python" not in facts:
             raise connection_error(self.name, heard, "connecting", reached=code != 255)
         if not facts["deadweight_python"]:

@@ -33,25 +33,9 @@ sys.exit(main())
 @lru_cache(maxsize=1)
 def agent_bytes() -> bytes:
     """The zip file, some 130 KB. Its sources are Python 3.8; `python3 FILE doctor` runs it."""
+    import ast
     import io
     import zipfile  # imported here, so that the agent starts fast
-
-    files = {
-        "__main__.py": _MAIN.replace("VERSION", __version__),
-        "deadweight/__init__.py": '"""The part of deadweight for boards."""\n',
-    }
-    for path in sorted(_needed()):
-        files[f"deadweight/targets/{path}"] = (_SOURCES / path).read_text("utf-8")
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, text in files.items():
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), text, zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
-
-
-def _needed() -> Set[str]:
-    """The files of the modules that the agent imports, directly or indirectly."""
-    import ast
 
     found: Set[str] = set()
     # The runtimes are found by their files' names, not imported by them.
@@ -70,7 +54,17 @@ def _needed() -> Set[str]:
                 home = [part for part in home if part]
                 waiting += ["/".join(home) + ".py"]
                 waiting += ["/".join((*home, f"{each.name}.py")) for each in node.names]
-    return found
+    files = {
+        "__main__.py": _MAIN.replace("VERSION", __version__),
+        "deadweight/__init__.py": '"""The part of deadweight for boards."""\n',
+    }
+    for path in sorted(found):
+        files[f"deadweight/targets/{path}"] = (_SOURCES / path).read_text("utf-8")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), text, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
 
 
 def agent_sha256() -> str:

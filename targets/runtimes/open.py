@@ -18,8 +18,7 @@ def runtime_of(path: Union[str, Path], board: Optional[Runtime] = None) -> Runti
     TensorRT's flavours share their suffixes; the record of a plan has the one that built it.
     """
     path = Path(path)
-    opens = board is not None and path.suffix in board.suffixes
-    runtime = board if opens and board is not None else by_suffix(path.name)
+    runtime = board if board is not None and path.suffix in board.suffixes else by_suffix(path.name)
     return runtime if runtime.variant is None else runtime_named(runtime.variant(path))
 
 

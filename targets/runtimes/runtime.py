@@ -102,9 +102,7 @@ class Runtime:
     def code(self) -> Tuple[Path, ...]:
         """The user's file that defines it; empty for a built-in one."""
         place = self.source.rpartition(":")[0]
-        if not place:
-            return ()
-        return (Path(place if place.endswith(".py") else str(sys.modules[place].__file__)),)
+        return (Path(place if place.endswith(".py") else str(sys.modules[place].__file__)),) if place else ()
 
     @property
     def installed(self) -> bool:

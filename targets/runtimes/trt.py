@@ -179,7 +179,6 @@ class TrtSession:
         raise self._refused("failed while running", lines)
 
     def _fill(self, inputs: Arrays) -> Dict[str, NDArray[Any]]:
-        """Checks inputs and copies them into their buffers."""
         feeds = checked_inputs(self.inputs, inputs, model=self._plan.name)
         self._place(feeds)
         for name, array in feeds.items():
@@ -244,9 +243,8 @@ class TrtSession:
             for spec in self.inputs:
                 if all(isinstance(size, int) for size in spec.shape):
                     continue
-                low, _, high = (
-                    tuple(shape) for shape in self._engine.get_tensor_profile_shape(spec.name, index)
-                )
+                known = self._engine.get_tensor_profile_shape(spec.name, index)
+                low, _, high = (tuple(shape) for shape in known)
                 if not all(a <= got <= b for a, got, b in zip(low, shapes[spec.name], high)):
                     outside.append(f"'{spec.name}' from {list(low)} to {list(high)}")
             if not outside:
