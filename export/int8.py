@@ -240,7 +240,6 @@ def _judged(model: OnnxModel, path: Path, target: Target) -> tuple[Report | None
 
 
 def _halved(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel, str]:
-    """The model with FP16 for operators in float, and how much that changed."""
     halved = to_half(model.model, tensorrt=Platform.of(target).version)
     noise = _noise(model, Opened.of(halved.model), samples)
     if not noise < LIMITS["lossy"]:
@@ -253,7 +252,6 @@ def _halved(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel,
 
 
 def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:
-    """What went into it, so that it can be told later what a file was made from."""
     return {
         "schema": 1,
         "made_by": f"deadweight {__version__}",
@@ -265,7 +263,6 @@ def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:
 
 
 def _deliver(folder: Path, result: Int8, ranges: Ranges, record: dict[str, Any]) -> None:
-    """Writes the record of a network beside it."""
     write_json(folder / "ranges.json", ranges.to_json())
     told = {
         "method": result.method,

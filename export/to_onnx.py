@@ -80,7 +80,13 @@ def to_onnx(
     canonical.global_pools(model)
     canonical.fold_batch_norm(model)
     canonical.name_by_module(model, {*program.state_dict, *program.constants}, names)
-    _name_inputs(model, list(example_inputs))
+    found, given = [value.name for value in model.graph.input], list(example_inputs)
+    if len(found) != len(given):
+        raise ModelError(
+            f"The network uses the inputs {found}, the example has {given}.",
+            "Leave inputs that forward does not use out of example_inputs().",
+        )
+    canonical.rename(model.graph, dict(zip(found, given, strict=True)))
     canonical.name_batch_axis(model)
     if spell_out_layer_norm:
         spell_out_layer_norms(model)
@@ -165,16 +171,6 @@ def _output_names(program: torch.export.ExportedProgram) -> list[str]:
     return [f"output_{place}" for place in range(len(flat))]
 
 
-def _name_inputs(model: onnx.ModelProto, names: list[str]) -> None:
-    found = [value.name for value in model.graph.input]
-    if len(found) != len(names):
-        raise ModelError(
-            f"The network uses the inputs {found}, the example has {names}.",
-            "Leave inputs that forward does not use out of example_inputs().",
-        )
-    canonical.rename(model.graph, dict(zip(found, names, strict=True)))
-
-
 def _simplified(
     model: onnx.ModelProto, example: Mapping[str, Array]
 ) -> tuple[onnx.ModelProto, str, tuple[str, ...]]:
@@ -186,7 +182,10 @@ def _simplified(
         try:
             with _quiet():
                 simple = tool(model)
-            _keep_names(simple, model)
+            # Nodes that the simplifier made itself are called after what they compute.
+            names = {node.output[0]: node.name for node in model.graph.node}
+            for node in simple.graph.node:
+                node.name = names.get(node.output[0], node.output[0])
             canonical.strip(simple, opset_of(model))
             if sorted(_imports(simple)) != sorted(_imports(model)):
                 raise ValueError(f"it changed the opsets {_imports(model)} to {_imports(simple)}")
@@ -230,13 +229,6 @@ def _onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
     if not isinstance(simple, onnx.ModelProto):
         raise ValueError("it returned nothing")
     return whole_copy(simple)
-
-
-def _keep_names(simple: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    # Nodes that the simplifier made itself are called after what they compute.
-    names = {node.output[0]: node.name for node in model.graph.node}
-    for node in simple.graph.node:
-        node.name = names.get(node.output[0], node.output[0])
 
 
 @contextlib.contextmanager

@@ -39,8 +39,7 @@ class Clusters:
 
     def values(self, name: str) -> Array:
         """The clustered tensor, float32."""
-        result: Array = np.concatenate([np.zeros(1, np.float32), self.book])[self.index[name]]
-        return result
+        return np.asarray(np.concatenate([np.zeros(1, np.float32), self.book])[self.index[name]])
 
 
 def cluster(
@@ -185,8 +184,7 @@ def _one_dimensional(
 
 def _initial(values: Array, different: Array, count: int, start: Start, seed: int) -> Array:
     if start == "linear":
-        evenly: Array = np.linspace(values.min(), values.max(), count)
-        return evenly
+        return np.asarray(np.linspace(values.min(), values.max(), count))
     if start == "density":
         return np.unique(np.quantile(values, (np.arange(count) + 0.5) / count))
     return np.sort(np.random.default_rng(seed).choice(different, count, replace=False))
@@ -195,8 +193,7 @@ def _initial(values: Array, different: Array, count: int, start: Start, seed: in
 def _nearest(values: Array, book: Array, costs: Array) -> Array:
     """The position plus one of the entry with the least squared distance and cost; 0 for zero."""
     if not costs[1:].any():
-        found: Array = np.searchsorted((book[1:] + book[:-1]) / 2, values) + 1
-        return found
+        return np.asarray(np.searchsorted((book[1:] + book[:-1]) / 2, values) + 1)
     whole = np.append(0.0, book)
     parts = [
         np.argmin((values[at : at + 65536, None] - whole) ** 2 + costs, axis=1)

@@ -107,8 +107,7 @@ def _pack_with(
             record, own = _smallest(tensor, values, all_books)
         if own is not None:
             all_books.append(own)
-        head = writing.number(tensor.start - place) + _size(len(values), tensor.width)
-        entries.append(head + record)
+        entries.append(writing.number(tensor.start - place) + _size(len(values), tensor.width) + record)
         kept.append(data[place : tensor.start])
         place = tensor.end
         cost = len(entries[-1]) + (0 if own is None else len(_book(own)))
@@ -141,7 +140,7 @@ def _smallest(tensor: Tensor, values: Array, books: Sequence[Array]) -> tuple[by
         for places, around in sparse.places(kept, rows):
             inner = _by_number(tensor, some, books, functools.partial(within, contexts=around))
             candidates += [(places + record, own) for record, own in inner]
-    return min(candidates, key=_record_cost)
+    return min(candidates, key=lambda made: len(made[0]) + (0 if made[1] is None else len(_book(made[1]))))
 
 
 def _by_number(
@@ -157,11 +156,6 @@ def _by_number(
             index = np.searchsorted(book, values).astype(np.uint8 if len(book) <= 256 else np.uint16)
             made.append((bytes([records.BOOK]) + writing.number(number) + part_of(index), own))
     return made
-
-
-def _record_cost(made: tuple[bytes, Array | None]) -> int:
-    record, own = made
-    return len(record) + (0 if own is None else len(_book(own)))
 
 
 def _choices(values: Array, books: Sequence[Array]) -> list[tuple[int, Array, Array | None]]:
@@ -184,12 +178,10 @@ def _planes(tensor: Tensor, values: Array, part_of: Callable[[Array], bytes]) ->
 
 
 def _magnitude(tensor: Tensor, values: Array) -> Array:
-    """Magnitudes of the numbers, for the classes of rows and columns."""
     if tensor.dtype:
         with np.errstate(invalid="ignore", over="ignore"):
             return np.nan_to_num(np.abs(values.view(tensor.dtype).astype(np.float64)), posinf=0.0)
-    signed: Array = np.abs(values.view(f"<i{tensor.width}").astype(np.float64))
-    return signed
+    return np.asarray(np.abs(values.view(f"<i{tensor.width}").astype(np.float64)))
 
 
 def _few(values: Array) -> Array | None:

@@ -42,8 +42,7 @@ def encode_symbols(symbols: Array, *, contexts: Array | None = None) -> bytes:
     if len(flat) and (flat == flat[0]).all():
         made.append(_head(streams.CONSTANT, wide, len(flat)) + writing.number(int(flat[0])))
     elif len(flat) > 1:
-        different = len(np.unique(flat))
-        if different <= MOST_DIFFERENT:
+        if len(np.unique(flat)) <= MOST_DIFFERENT:
             made.append(_rans(flat, wide, known))
         if wide:
             halves = flat.astype("<u2").view(np.uint8).reshape(-1, 2)
@@ -65,11 +64,10 @@ def _rans(flat: Array, wide: int, contexts: Array | None) -> bytes:
     if alone and classes > 1:
         coded = coded[len(writing.levels(tables.table_of)) :]
         classes = 1
-    scale = tables.bits - 1 | (tables.steps.bit_length() - 1) << 4
     return b"".join(
         (
             _head(streams.RANS, wide, len(flat)),
-            bytes([scale]),
+            bytes([tables.bits - 1 | (tables.steps.bit_length() - 1) << 4]),
             *map(writing.number, (classes, len(tables.rows), symbols)),
             coded,
             *map(writing.number, (lanes, len(words))),

@@ -41,20 +41,13 @@ def part(symbols: Array, strength: Array, rows: int) -> tuple[bytes, Array | Non
         row, column = _classes(by_row, along), _classes(by_column, across)
         class_bytes = bytes([records.EXPLICIT]) + writing.number(rows)
         class_bytes += encode_symbols(row) + encode_symbols(column)
-        contexts = _pairs(row, column)
+        contexts = (row[:, None] * np.uint8(int(column.max()) + 1) + column[None, :]).reshape(-1)
         tried.append((len(class_bytes) + learned_bits(counted(symbols, contexts)) / 8, class_bytes, contexts))
     promised, class_bytes, contexts = min(tried, key=lambda one: one[0])
     if promised > WORTH * len(plain):
         return best
     coded = class_bytes + encode_symbols(symbols, contexts=contexts)
     return min(best, (coded, contexts), key=lambda one: len(one[0]))
-
-
-def _pairs(row: Array, column: Array) -> Array:
-    """The context of each element: the pair of its classes, as a number."""
-    width = np.uint8(int(column.max()) + 1)
-    pairs: Array = (row[:, None] * width + column[None, :]).reshape(-1)
-    return pairs
 
 
 def within(symbols: Array, contexts: Array | None = None) -> bytes:
@@ -70,7 +63,6 @@ def within(symbols: Array, contexts: Array | None = None) -> bytes:
 def _classes(means: Array, count: int) -> Array:
     """Classes of about equal size, in the order of their means; equal means share one."""
     _, place, sizes = np.unique(means, return_inverse=True, return_counts=True)
-    middle = (np.cumsum(sizes) - sizes / 2) / len(means)
-    wanted = (count * middle).astype(np.int64)
+    wanted = (count * ((np.cumsum(sizes) - sizes / 2) / len(means))).astype(np.int64)
     classes: Array = np.unique(wanted, return_inverse=True)[1].reshape(-1)[place.reshape(-1)]
     return classes.astype(np.uint8)

@@ -14,8 +14,7 @@ WANTED_STEPS = 1 << 13  # for any size: a step costs the decoder as much as some
 
 def lanes_for(count: int, size_bytes: float) -> int:
     """The number of lanes that is worth its bytes."""
-    wanted = max(int(size_bytes) // LANE_BYTES, -(-count // WANTED_STEPS))
-    return max(1, min(wanted, count, MOST_LANES))
+    return max(1, min(max(int(size_bytes) // LANE_BYTES, -(-count // WANTED_STEPS)), count, MOST_LANES))
 
 
 def encode(

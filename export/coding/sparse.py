@@ -25,9 +25,8 @@ def places(kept: Array, rows: int) -> list[tuple[bytes, Array | None]]:
     """
     mask = kept.astype(np.uint8)
     coded, contexts = part(mask, mask, rows)
-    inner_contexts = None if contexts is None else contexts[kept]
     return [
-        (bytes([records.MASK]) + coded, inner_contexts),
+        (bytes([records.MASK]) + coded, None if contexts is None else contexts[kept]),
         (gaps(kept, min(SPANS, key=lambda span: _bits(_symbols(kept, span)))), None),
         (compressed_rows(kept, rows), None),
     ]
@@ -36,8 +35,7 @@ def places(kept: Array, rows: int) -> list[tuple[bytes, Array | None]]:
 def gaps(kept: Array, span: int) -> bytes:
     """Zeros before each kept weight; a gap of `span` or more needs fillers of `span` zeros."""
     symbols = _symbols(kept, span)
-    head = bytes([records.GAPS, span]) + writing.number(len(symbols))
-    return head + encode_symbols(symbols)
+    return bytes([records.GAPS, span]) + writing.number(len(symbols)) + encode_symbols(symbols)
 
 
 def compressed_rows(kept: Array, rows: int) -> bytes:
@@ -49,8 +47,7 @@ def compressed_rows(kept: Array, rows: int) -> bytes:
 
 
 def _symbols(kept: Array, span: int) -> Array:
-    distance = np.diff(np.flatnonzero(kept), prepend=-1) - 1
-    fillers, rest = np.divmod(distance, span)
+    fillers, rest = np.divmod(np.diff(np.flatnonzero(kept), prepend=-1) - 1, span)
     ends = np.cumsum(fillers + 1)
     symbols = np.full(int(ends[-1]) if len(ends) else 0, span, np.uint8)
     symbols[ends - 1] = rest

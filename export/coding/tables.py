@@ -123,8 +123,7 @@ def _merge(counts: Array) -> Array:
         fresh = np.where(alive, _gains(sums_of[one], cost[one], sums_of, cost), -np.inf)
         gain[one, one + 1 :] = fresh[one + 1 :]
         gain[:one, one] = fresh[:one]
-    numbers: Array = np.unique(group, return_inverse=True)[1].reshape(-1)
-    return numbers
+    return np.asarray(np.unique(group, return_inverse=True)[1].reshape(-1))
 
 
 def _gains(row: Array, cost: float, rows: Array, costs: Array) -> Array:
@@ -133,9 +132,7 @@ def _gains(row: Array, cost: float, rows: Array, costs: Array) -> Array:
     sums = together.sum(axis=1)
     logs = np.log2(np.where(together > 0, together, 1))
     ideal = sums * np.log2(np.where(sums > 0, sums, 1)) - (together * logs).sum(axis=1)
-    table = LEVEL_BITS * (together > 0).sum(axis=1) + 8
-    saved: Array = cost + costs - ideal - table
-    return saved
+    return np.asarray(cost + costs - ideal - (LEVEL_BITS * (together > 0).sum(axis=1) + 8))
 
 
 def _bits(row: Array) -> float:
@@ -154,8 +151,7 @@ def _at_scale(rows: Array, table_of: Array, steps: int) -> Tables:
     if most > 1 << bits or len(rows) << bits > rans.LARGEST_TABLES:
         raise ValueError(f"{most} different symbols in {len(rows)} tables")
     made = np.stack([cumulative(row, steps=steps, bits=bits) for row in levels])
-    chance = np.diff(made, axis=1) / (1 << bits)
-    cost = -float((rows * np.log2(np.where(rows > 0, chance, 1))).sum())
+    cost = -float((rows * np.log2(np.where(rows > 0, np.diff(made, axis=1) / (1 << bits), 1))).sum())
     return Tables(made, table_of.tolist(), bits, steps, _coded(levels, table_of), cost)
 
 
@@ -171,8 +167,6 @@ def _levels(row: Array, steps: int) -> list[int]:
 
 def _coded(levels: list[list[int]], table_of: Array) -> bytes:
     made = writing.levels(table_of.tolist()) if len(table_of) > 1 else b""
-    before = [0] * len(levels[0])
-    for row in levels:
+    for before, row in zip([[0] * len(levels[0]), *levels[:-1]], levels, strict=True):
         made += writing.levels(row, before=before)
-        before = row
     return made

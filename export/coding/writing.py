@@ -23,8 +23,7 @@ def text(value: str) -> bytes:
 
 def levels(values: Sequence[int], *, before: Sequence[int] | None = None) -> bytes:
     """Integers, 0 or more, with the Rice parameter and the prediction of the smallest result."""
-    plain = [_zigzag(value - last) for last, value in zip([0, *values[:-1]], values, strict=True)]
-    kinds = [(0, plain)]
+    kinds = [(0, [_zigzag(value - last) for last, value in zip([0, *values[:-1]], values, strict=True)])]
     if before is not None:
         kinds.append((16, [_zigzag(value - old) for old, value in zip(before, values, strict=True)]))
     size, head, rice, codes = min(

@@ -188,8 +188,7 @@ def _concat(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
 
 
 def _resize(network: Network, node: NodeProto, int8: bool) -> Iterator[str]:
-    linear = attribute_of(node, "mode", b"nearest") != b"nearest"
-    most = 4 if linear else 32
+    most = 4 if attribute_of(node, "mode", b"nearest") != b"nearest" else 32
     before, after = (network.shapes.get(name, ()) for name in (node.input[0], node.output[0]))
     factors = [a / b if a and b else None for a, b in zip(after[-2:], before[-2:], strict=False)]
     if len(before) != 4 or before[1:2] != after[1:2]:

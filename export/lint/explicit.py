@@ -102,8 +102,7 @@ def activation_axis(network: Network, platform: Platform) -> Iterator[Finding]:
         scales = network.constant(node, 1)
         if network.weight(node) is None and scales is not None and scales.size > 1:
             what = f"the activation {node.input[0]!r} has {scales.size} scales; only weights may have several"
-            cure = "Use one scale for the whole tensor."
-            yield Finding(205, "error", node.name, what, cure)
+            yield Finding(205, "error", node.name, what, "Use one scale for the whole tensor.")
 
 
 def weight_axis(network: Network, platform: Platform) -> Iterator[Finding]:

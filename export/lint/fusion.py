@@ -47,24 +47,19 @@ def island(network: Network, platform: Platform) -> Iterator[Finding]:
     made_in_int8 = {network.nodes[position].output[0] for position in network.int8}
     useful: set[str] = set()
     for node in reversed(graph.node):
-        serves = (
+        if (
             node.op_type in (*WEIGHTED, "QuantizeLinear")
             or (keeps_int8(node.op_type) and any(name in useful for name in node.output))
             or (node.op_type == "Add" and any(name in made_in_int8 for name in node.input))
-        )
-        if serves:
+        ):
             useful.update(node.input)
     for node in graph.node:
-        if (
-            node.op_type == "DequantizeLinear"
-            and network.weight(node) is None
-            and node.output[0] not in useful
-        ):
+        activation = node.op_type == "DequantizeLinear" and network.weight(node) is None
+        if activation and node.output[0] not in useful:
             readers = sorted({reader.op_type for reader in network.readers(node.output[0])})
             read = f"is read by {', '.join(readers)}" if readers else "is an output of the network"
             what = f"it {read}: nothing after it runs in int8, so the pair costs two passes and saves none"
-            cure = "Remove the pair."
-            yield Finding(302, "warning", node.name, what, cure)
+            yield Finding(302, "warning", node.name, what, "Remove the pair.")
 
 
 def before_activation(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -84,25 +79,19 @@ def before_activation(network: Network, platform: Platform) -> Iterator[Finding]
                     f"it is between {maker.op_type} {maker.name!r} and {broken[0].op_type} "
                     f"{broken[0].name!r}, which would be one kernel without it"
                 )
-                cure = "Put the pair after the activation."
-                yield Finding(303, "warning", node.name, what, cure)
+                yield Finding(303, "warning", node.name, what, "Put the pair after the activation.")
                 break
 
 
 def _fuses_onward(network: Network, maker: NodeProto) -> bool:
-    if maker.op_type in WEIGHTED:
-        return True
     makers = [network.index.producer.get(name) for name in maker.input]
-    return maker.op_type in ("Add", "BatchNormalization") and any(
-        before is not None and before.op_type in WEIGHTED for before in makers
-    )
+    behind = any(before is not None and before.op_type in WEIGHTED for before in makers)
+    return maker.op_type in WEIGHTED or (maker.op_type in ("Add", "BatchNormalization") and behind)
 
 
 def _is_affine(network: Network, reader: NodeProto, maker: NodeProto) -> bool:
-    if maker.op_type not in WEIGHTED:
-        return False
     bias = reader.op_type == "Add" and any(name in network.index.constants for name in reader.input)
-    return bias or reader.op_type == "BatchNormalization"
+    return maker.op_type in WEIGHTED and (bias or reader.op_type == "BatchNormalization")
 
 
 def convolution_side(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -140,17 +129,15 @@ def concat_scales(network: Network, platform: Platform) -> Iterator[Finding]:
                 behind.setdefault(node.input[0], set()).add(value)
             else:
                 before[node.output[0]] = {value}
-        elif all(name in network.rounded for name in node.output) and node.op_type not in (
-            "Concat",
-            *WEIGHTED,
+        elif node.op_type not in ("Concat", *WEIGHTED) and all(
+            name in network.rounded for name in node.output
         ):
             before[node.output[0]] = before.get(node.input[0], set())  # moved, with its scale
     for node in network.model.graph.node:
         if node.op_type != "Concat":
             continue
-        joined = [name for name in node.input if name in network.rounded]
         result = behind.get(node.output[0], set())
-        if not joined and not result:
+        if not result and not any(name in network.rounded for name in node.input):
             continue
         scales = result.union(*(before.get(name, set()) | behind.get(name, set()) for name in node.input))
         if len(scales) > 1:
@@ -175,9 +162,8 @@ def int8_kernel(network: Network, platform: Platform) -> Iterator[Finding]:
         if not reason and node.op_type in ("Gemm", "MatMul") and rows == (1,):
             reason = SINGLE_ROW
         if reason:
-            what = f"{reason}: its pairs cost more than they save"
             cure = "Keep it in float (skip it when quantizing), or widen it to a multiple of 16."
-            yield Finding(307, "warning", node.name, what, cure)
+            yield Finding(307, "warning", node.name, f"{reason}: its pairs cost more than they save", cure)
 
 
 def lowest_weight(network: Network, platform: Platform) -> Iterator[Finding]:

@@ -67,8 +67,7 @@ def operator_taken(network: Network, platform: Platform) -> Iterator[Finding]:
         if tables is None or tables[platform.table] is None:
             since = next((table for table, types in (tables or {}).items() if types), None)
             what = f"{node.op_type} is not in the operator table of TensorRT {platform.table}"
-            cure = _cure_for_missing(node.op_type, since)
-            yield Finding(103, "error", label(node), what, cure)
+            yield Finding(103, "error", label(node), what, _cure_for_missing(node.op_type, since))
 
 
 def _cure_for_missing(operator: str, since: str | None) -> str:
@@ -109,8 +108,7 @@ def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
         listed = (operators().get(node.op_type) or {}).get(platform.table)
         if listed is None or node.domain not in STANDARD or node.op_type in _ANY_TYPE:
             continue
-        by_output = node.op_type in _BY_OUTPUT or not node.input
-        name = node.output[0] if by_output else node.input[0]
+        name = node.output[0] if node.op_type in _BY_OUTPUT or not node.input else node.input[0]
         kind = network.types.get(name, TensorProto.UNDEFINED)
         short = _SHORT.get(kind, "")
         if short == "i64" and platform.version < (10,):

@@ -138,6 +138,5 @@ class _Arena:
         return start, size
 
     def give(self, place: tuple[int, int]) -> None:
-        """Frees a part."""
         if place[1]:
             self._taken.remove(place)

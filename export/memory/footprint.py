@@ -56,9 +56,7 @@ def footprint(
     shapes = Shapes.of(model, batch)
     walk = _Walk(model, shapes, runs.fuses)
     smallest = 2 if ("flag" in runs.fp16 if halves is None else halves) else 8
-    sizes = [least.bytes(smallest) for least in walk.values]
-    kernels = walk.kernels(smallest)
-    low = least_bytes(sizes, kernels, walk.kept)
+    low = least_bytes([least.bytes(smallest) for least in walk.values], walk.kernels(smallest), walk.kept)
     high = math.ceil(MARGIN * _planned(model, shapes))
     return Footprint(
         batch=batch,
@@ -152,8 +150,7 @@ class _Walk:
             return  # constant, or known before the run
         kind = node.op_type
         if kind in known.SUMS or kind == "PRelu":
-            single = len({frozenset(self.parts[name]) for name in read}) == 1
-            if single and len(self.parts[read[0]]) == 1:
+            if len({frozenset(self.parts[name]) for name in read}) == 1 and len(self.parts[read[0]]) == 1:
                 if len(read) > 1 and not self.fuses:
                     return self._kernel(node, read, whole=True, sums=False)
                 return self._fused(node, read)
@@ -169,8 +166,7 @@ class _Walk:
             return None
         if kind == "Conv" and self.fuses and self._depthwise(node):
             return self._fused(node, read)
-        attention = kind == "MatMul" and len(read) > 1 and self.fuses
-        whole = not attention and kind in known.WHOLE | {"Concat"}
+        whole = not (kind == "MatMul" and len(read) > 1 and self.fuses) and kind in known.WHOLE | {"Concat"}
         return self._kernel(node, read, whole=whole, sums=False)
 
     def _fused(self, node: onnx.NodeProto, read: list[str]) -> None:
@@ -180,8 +176,7 @@ class _Walk:
         for name in node.output:
             if not name:
                 continue
-            after = self.shapes.elements(name)
-            ratio = min(1.0, after / before) if before else 1.0
+            ratio = min(1.0, self.shapes.elements(name) / before) if before else 1.0
             if ratio < 1 and len(source) > 1 and node.op_type in ("Slice", "Split"):
                 ratio = 0.0  # which of the parts remain is not tracked
             self.parts[name] = {part: elements * ratio for part, elements in source.items()}
@@ -196,8 +191,7 @@ class _Walk:
             for part, elements in self.parts[name].items():
                 item = min(self.values[part].item, self.shapes.items.get(name, 4))
                 reads[part] = max(reads.get(part, (0.0, item)), (elements, item))
-        known = whole or sums
-        writes = tuple(self._new(name, None if known else 0) for name in node.output if name)
+        writes = tuple(self._new(name, None if whole or sums else 0) for name in node.output if name)
         self.steps.append((node.name, reads, writes, whole, sums))
 
     def _new(self, name: str, elements: int | None = None) -> int:
@@ -257,7 +251,6 @@ class _Written:
     number: dict[str, int] = field(default_factory=dict)
 
     def new(self, name: str, size: int, form: object = None) -> int:
-        """A new value for a tensor."""
         self.number[name] = len(self.sizes)
         self.sizes.append(size)
         self.forms.append(form)
@@ -295,8 +288,7 @@ def _planned(model: onnx.ModelProto, shapes: Shapes) -> int:
             )
         plan.kernels.append(Kernel(node.name, tuple((plan.number[name], 0) for name in read), writes))
     kept = frozenset(plan.number[name] for name in index.outputs if name in plan.number)
-    scratch = SCRATCH if any(node.op_type in ("Conv", "ConvTranspose") for node in nodes) else 0
     orders = (plan.kernels, depth_first(plan.kernels))
-    return scratch + max(
+    return (SCRATCH if any(node.op_type in ("Conv", "ConvTranspose") for node in nodes) else 0) + max(
         planned_bytes(plan.sizes, order, kept, held=held, forms=plan.forms) for order in orders
     )

@@ -22,7 +22,7 @@ Picard 1976, "Maximal closure of a graph and applications to combinatorial probl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _MANY = 1 << 60  # more than any memory: for a kernel that cannot run there
@@ -82,17 +82,23 @@ class _Graph:
     kept: frozenset[int]
     makers: dict[int, int]
     readers: dict[int, set[int]]
-    above: list[int]
-    below: list[int]
+    above: list[int]  # by kernel, a bit set of those that must run before it
+    below: list[int]  # and of those that must run after it
 
     @classmethod
     def of(cls, sizes: Sequence[int], kernels: Sequence[Kernel], kept: frozenset[int]) -> _Graph:
         makers = {value: at for at, kernel in enumerate(kernels) for value in kernel.writes}
         readers: dict[int, set[int]] = {value: set() for value in makers}
+        above, below = [0] * len(kernels), [0] * len(kernels)
         for at, kernel in enumerate(kernels):
             for value, _ in kernel.reads:
                 readers.setdefault(value, set()).add(at)
-        above, below = _ancestors(kernels, makers), _descendants(kernels, readers)
+                if value in makers:
+                    above[at] |= above[makers[value]] | 1 << makers[value]
+        for at in range(len(kernels) - 1, -1, -1):
+            for value in kernels[at].writes:
+                for reader in readers.get(value, ()):
+                    below[at] |= below[reader] | 1 << reader
         return cls(sizes, kernels, kept, makers, readers, above, below)
 
     def rivals(self) -> list[tuple[int, ...]]:
@@ -119,23 +125,19 @@ class _Graph:
         read = {value for value, _ in kernel.reads}
         best = _MANY
         plain = sum(self._least_form(value) for value in set(kernel.writes))
-        others = self._addends(kernel, read)
-        for other in others:
+        for other in self._addends(kernel, read):
             over = self.makers.get(other)
-            if over is None or barred >> over & 1:
-                continue
-            best = min(best, self._alive(done | self.above[over] | 1 << over, barred) + extra)
+            if over is not None and not barred >> over & 1:
+                best = min(best, self._alive(done | self.above[over] | 1 << over, barred) + extra)
         return min(best, self._alive(done, barred) + extra + plain)
 
     def _addends(self, kernel: Kernel, read: set[int]) -> set[int]:
         """Values that the kernel's result may overwrite, if the following sums are fused."""
         found: set[int] = set()
         for value in set(kernel.writes):
-            follower = self._sum_of(value)
-            while follower is not None:
+            while (follower := self._sum_of(value)) is not None:
                 found |= {other for other, _ in follower.reads if other != value and other not in read}
                 value = follower.writes[0]
-                follower = self._sum_of(value)
         return found
 
     def _sum_of(self, value: int) -> Kernel | None:
@@ -148,11 +150,9 @@ class _Graph:
     def _least_form(self, value: int) -> int:
         """Additional bytes of a result, whose successors may be fused."""
         least = self.sizes[value]
-        follower = self._sum_of(value)
-        while follower is not None:
+        while (follower := self._sum_of(value)) is not None:
             value = follower.writes[0]
             least = min(least, self.sizes[value])
-            follower = self._sum_of(value)
         readers = [self.kernels[at] for at in self.readers.get(value, ())]
         if value not in self.kept and readers and not any(r.whole or r.sum for r in readers):
             return 0
@@ -192,23 +192,3 @@ class _Graph:
                         waiting.append(made_at)
                     graph.add_edge(at, made_at)
         return sure + int(nx.minimum_cut_value(graph, start, end, flow_func=nx.flow.edmonds_karp))
-
-
-def _ancestors(kernels: Sequence[Kernel], makers: dict[int, int]) -> list[int]:
-    """A bit set per kernel: those that must run before it."""
-    above = [0] * len(kernels)
-    for at, kernel in enumerate(kernels):
-        for value, _ in kernel.reads:
-            if value in makers:
-                above[at] |= above[makers[value]] | 1 << makers[value]
-    return above
-
-
-def _descendants(kernels: Sequence[Kernel], readers: Mapping[int, set[int]]) -> list[int]:
-    """A bit set per kernel: those that must run after it."""
-    below = [0] * len(kernels)
-    for at in range(len(kernels) - 1, -1, -1):
-        for value in kernels[at].writes:
-            for reader in readers.get(value, ()):
-                below[at] |= below[reader] | 1 << reader
-    return below

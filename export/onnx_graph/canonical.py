@@ -43,10 +43,10 @@ def lower_opset(model: onnx.ModelProto, opset: int) -> None:
     for graph in all_graphs(model.graph):
         index = Index.of(graph)
         for node in graph.node:
-            if node.domain in ("", "ai.onnx") and not _exists_in(node, opset, found.version):
-                restated = opset == 17 and found.version == 18 and _restate_in_17(node, index)
-                if not restated:
-                    refused.append(f"{node.name or node.output[0]} ({node.op_type})")
+            standard = node.domain in ("", "ai.onnx")
+            late = standard and defs.get_schema(node.op_type, found.version, "").since_version > opset
+            if late and not (opset == 17 and found.version == 18 and _restate_in_17(node, index)):
+                refused.append(f"{node.name or node.output[0]} ({node.op_type})")
     if refused:
         raise ModelError(
             f"Opset {opset} cannot say {', '.join(refused[:5])}.",
@@ -54,10 +54,6 @@ def lower_opset(model: onnx.ModelProto, opset: int) -> None:
         )
     found.version = opset
     drop_unused(model.graph)
-
-
-def _exists_in(node: onnx.NodeProto, opset: int, written_in: int) -> bool:
-    return bool(defs.get_schema(node.op_type, written_in, "").since_version <= opset)
 
 
 def _restate_in_17(node: onnx.NodeProto, index: Index) -> bool:
@@ -103,7 +99,15 @@ def name_by_module(model: onnx.ModelProto, parameters: Collection[str], outputs:
     these stay, and layers can be compared before and after pruning. Outputs take the names `outputs`.
     """
     graph = model.graph
-    _give_outputs_a_node(graph)
+    # An output that is an input, a constant or a second output needs a value of its own to be named.
+    made = {name for node in graph.node for name in node.output}
+    seen: set[str] = set()
+    for value in graph.output:
+        if value.name in seen or value.name not in made:
+            fresh = unique(f"{value.name}:copy", made)
+            graph.node.append(helper.make_node("Identity", [value.name], [fresh]))
+            value.name = fresh
+        seen.add(value.name)
     new: dict[str, str] = dict(zip((value.name for value in graph.output), outputs, strict=True))
     taken = {value.name for value in graph.input} | set(outputs)
     for node in graph.node:
@@ -140,18 +144,6 @@ def _parameter(name: str, parameters: Collection[str]) -> str | None:
         if not found:
             return None
     return name
-
-
-def _give_outputs_a_node(graph: onnx.GraphProto) -> None:
-    # An output that is an input, a constant or a second output needs a value of its own to be named.
-    made = {name for node in graph.node for name in node.output}
-    seen: set[str] = set()
-    for value in graph.output:
-        if value.name in seen or value.name not in made:
-            fresh = unique(f"{value.name}:copy", made)
-            graph.node.append(helper.make_node("Identity", [value.name], [fresh]))
-            value.name = fresh
-        seen.add(value.name)
 
 
 def rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
@@ -212,8 +204,6 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
         factor = gamma / np.sqrt(variance + attribute_of(norm, "epsilon", 1e-5))
         shift = beta + ((bias[0] if bias else 0.0) - mean) * factor
         folded = _scale_outputs(weight, factor, weighted)
-        if folded is None:
-            continue
         names = [unique(f"{weighted.input[1]}_{end}", taken) for end in ("folded", "shift")]
         for name, value in zip(names, (folded, shift), strict=True):
             graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
@@ -226,13 +216,12 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
         drop_unused(graph)
 
 
-def _scale_outputs(weight: Array, factor: Array, node: onnx.NodeProto) -> Array | None:
+def _scale_outputs(weight: Array, factor: Array, node: onnx.NodeProto) -> Array:
     if node.op_type == "ConvTranspose":
         # [in, out/groups, ...]: with groups the output channel is spread over two axes.
         groups = int(attribute_of(node, "group", 1))
-        per_group = weight.reshape(groups, -1, *weight.shape[1:])
         rows = factor.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
-        return np.asarray((per_group * rows).reshape(weight.shape))
+        return np.asarray((weight.reshape(groups, -1, *weight.shape[1:]) * rows).reshape(weight.shape))
     if node.op_type == "Gemm" and not attribute_of(node, "transB", 0):
         return np.asarray(weight * factor)
     return np.asarray(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
@@ -252,19 +241,14 @@ def strip(model: onnx.ModelProto, opset: int) -> None:
         del graph.value_info[:]
         for node in graph.node:
             if node.op_type == "Reshape":
-                _drop_idle_allowzero(node, graph)
-            ordered = sorted(node.attribute, key=lambda attribute: attribute.name)
-            ordered = onnx.NodeProto(attribute=ordered).attribute
+                # Without a zero in the shape the flag changes nothing, and some parsers stumble over it.
+                shape = next((t for t in graph.initializer if t.name == node.input[1]), None)
+                if shape is not None and not (numpy_helper.to_array(shape) == 0).any():
+                    _drop_attribute(node, "allowzero")
+            ordered = onnx.NodeProto(attribute=sorted(node.attribute, key=lambda each: each.name)).attribute
             del node.attribute[:]
             node.attribute.extend(ordered)
     drop_unused(model.graph)
-
-
-def _drop_idle_allowzero(node: onnx.NodeProto, graph: onnx.GraphProto) -> None:
-    # Without a zero in the shape the flag changes nothing, and some parsers stumble over it.
-    shape = next((t for t in graph.initializer if t.name == node.input[1]), None)
-    if shape is not None and not (numpy_helper.to_array(shape) == 0).any():
-        _drop_attribute(node, "allowzero")
 
 
 def name_batch_axis(model: onnx.ModelProto) -> None:

@@ -57,7 +57,9 @@ def _spell_out(graph: Graph, node: Node) -> None:
         def call(operator: Any, *args: Any) -> Node:
             made.append(graph.call_function(operator, args))
             made[-1].meta = dict(node.meta)
-            made[-1].meta["val"] = operator(*(_meta(one) for one in args))
+            made[-1].meta["val"] = operator(
+                *(one.meta["val"] if isinstance(one, Node) else one for one in args)
+            )
             return made[-1]
 
         width = query.meta["val"].shape[-1]
@@ -75,7 +77,3 @@ def _spell_out(graph: Graph, node: Node) -> None:
 
 def _argument(node: Node, place: int, name: str, default: Any) -> Any:
     return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
-
-
-def _meta(value: Any) -> Any:
-    return value.meta["val"] if isinstance(value, Node) else value

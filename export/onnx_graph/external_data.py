@@ -201,7 +201,6 @@ def drop_stale(folder: Path) -> None:
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """The constants of a graph and of the bodies of its If, Loop and Scan nodes."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:

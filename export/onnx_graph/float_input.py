@@ -42,7 +42,15 @@ def as_float(model: OnnxModel) -> OnnxModel:
                 f"{model.path} is quantized already: {node.name or node.output[0]} is a {node.op_type}.",
                 "Give the float model that it was made from.",
             )
-    return _with_output_shapes(with_initializers(at_opset(model, BY_CHANNEL)))
+    model = with_initializers(at_opset(model, BY_CHANNEL))
+    # Editors of graphs leave the shapes of outputs out, runtimes do without; ONNX's checker does not.
+    if all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+        return model
+    shaped = model.copy()
+    for value in shaped.graph.output:
+        if not value.type.tensor_type.HasField("shape") and value.name in model.types:
+            value.type.tensor_type.CopyFrom(model.types[value.name])
+    return shaped
 
 
 def with_initializers(model: OnnxModel) -> OnnxModel:
@@ -57,7 +65,14 @@ def with_initializers(model: OnnxModel) -> OnnxModel:
     if not moved and not listed and model.proto.ir_version >= OWN_INITIALIZERS:
         return model
     settled = model.copy()
-    _own_initializers(settled.proto)
+    # IR 3 lists initializers among the inputs too. One that is replaced by integers would leave its input
+    # behind, for every caller to feed.
+    inputs = given_inputs(settled.graph)
+    if len(inputs) < len(settled.graph.input):
+        kept = onnx.GraphProto(input=inputs).input
+        del settled.graph.input[:]
+        settled.graph.input.extend(kept)
+    settled.proto.ir_version = max(settled.proto.ir_version, OWN_INITIALIZERS)
     lift_constants(settled.graph)
     _fold_moves(settled.proto)
     return settled
@@ -83,17 +98,6 @@ def at_opset(model: OnnxModel, opset: int) -> OnnxModel:
     made.ir_version = max(made.ir_version, helper.find_min_ir_version_for(list(made.opset_import), True))
     name_nodes(made.graph)
     return model.derived(made)
-
-
-def _own_initializers(model: onnx.ModelProto) -> None:
-    # IR 3 lists initializers among the inputs too. One that is replaced by integers would leave its input
-    # behind, for every caller to feed.
-    inputs = given_inputs(model.graph)
-    if len(inputs) < len(model.graph.input):
-        kept = onnx.GraphProto(input=inputs).input
-        del model.graph.input[:]
-        model.graph.input.extend(kept)
-    model.ir_version = max(model.ir_version, OWN_INITIALIZERS)
 
 
 def _fold_moves(model: onnx.ModelProto) -> None:
@@ -136,14 +140,3 @@ def _moved(
     except Exception:  # a broken node; ONNX Runtime will say what is wrong with it
         return None
     return numpy_helper.from_array(np.asarray(value), node.output[0])
-
-
-def _with_output_shapes(model: OnnxModel) -> OnnxModel:
-    # Editors of graphs leave them out, runtimes do without; ONNX's checker does not.
-    if all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
-        return model
-    shaped = model.copy()
-    for value in shaped.graph.output:
-        if not value.type.tensor_type.HasField("shape") and value.name in model.types:
-            value.type.tensor_type.CopyFrom(model.types[value.name])
-    return shaped

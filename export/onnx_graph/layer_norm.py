@@ -53,8 +53,7 @@ def _spelled(node: onnx.NodeProto, axes: list[int], graph: onnx.GraphProto) -> l
     squared = call("Pow", "squared", centred, constant("two", np.array(2.0, np.float32)))
     variance = call("ReduceMean", "variance", squared, over)
     deviation = call("Sqrt", "deviation", call("Add", "raised", variance, constant("epsilon", epsilon)))
-    normed = call("Div", "normed", centred, deviation)
-    result = call("Mul", "scaled", normed, node.input[1])
+    result = call("Mul", "scaled", call("Div", "normed", centred, deviation), node.input[1])
     if len(node.input) > 2 and node.input[2]:
         result = call("Add", "shifted", result, node.input[2])
     made[-1].output[0] = node.output[0]

@@ -192,9 +192,8 @@ def may_lack_batch(values: Sequence[onnx.ValueInfoProto]) -> frozenset[str]:
     found = set()
     for value in values:
         axes = len(value.type.tensor_type.shape.dim)
-        if not value.type.tensor_type.HasField("shape"):
-            continue
-        if axes == 0 or (not _is_open(value) if opened else several and axes == 1):
+        lacks = axes == 0 or (not _is_open(value) if opened else several and axes == 1)
+        if lacks and value.type.tensor_type.HasField("shape"):
             found.add(value.name)
     return frozenset(found)
 
@@ -208,8 +207,7 @@ def _batched(values: Sequence[onnx.ValueInfoProto], feeds: Mapping[str, Array]) 
     without = may_lack_batch(values)
     lengths = {name: len(value) if value.ndim else 0 for name, value in feeds.items()}
     found = {lengths[name] for name in feeds if name not in without}
-    lacking = [name for name in feeds if name not in without and not feeds[name].ndim]
-    if len(found) != 1 or lacking:
+    if len(found) != 1 or any(name not in without and not feeds[name].ndim for name in feeds):
         raise WorkloadError(
             f"The inputs of a batch do not hold the same number of samples: {lengths}.",
             "Give every input the batch as its first axis.",

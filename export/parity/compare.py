@@ -126,8 +126,7 @@ def compare(
     if kind == "lossy":
         some = list(itertools.islice(feeds, 1))
         # Weights that are not initializers would not be checked.
-        origin = with_initializers(rounded_from or first)
-        bad = first_bad_rounding(origin, second, some[0]) if some else None
+        bad = first_bad_rounding(with_initializers(rounded_from or first), second, some[0]) if some else None
         if bad is not None:
             raise ModelError(
                 f"The hop {name} is broken: {bad}", "Quantize again, with the ranges of this file."
@@ -182,8 +181,7 @@ def first_tensor_that_differs(
     shared = [name for name in before.float_names() if name in known]
     one, two = (runner(model.proto, shared, optimize=False)(feeds) for model in (before, after))
     for name in shared:
-        differs = one[name].shape != two[name].shape
-        if differs or _Tally().add(one[name], two[name]).difference().beyond(kind):
+        if one[name].shape != two[name].shape or _Tally().add(one[name], two[name]).difference().beyond(kind):
             node = before.index.producer[name]
             return f"{name!r}, made by {node.op_type} {node.name!r}"
     return "none inside; node by node the graphs agree, so the runtime's optimizations differ"
@@ -242,8 +240,6 @@ def values_and_errors(before: Array, after: Array) -> tuple[Array, Array]:
 
 
 class _Tally:
-    """Sums over batches for a Difference."""
-
     def __init__(self) -> None:
         self.numbers = 0
         self.largest = self.largest_value = 0.0

@@ -82,9 +82,8 @@ def _bad_activation(after: OnnxModel, feeds: Mapping[str, Array]) -> str | None:
         step = float(np.max(np.asarray(index.value(node.input[1]))))
         before = values[name].astype(np.float64)
         error = values[node.output[0]] - before
-        clipped = np.where(np.abs(error) > HALF_A_STEP * step, error, 0.0)
         signal = _root_mean_square(before)
-        lost = _root_mean_square(clipped)
+        lost = _root_mean_square(np.where(np.abs(error) > HALF_A_STEP * step, error, 0.0))
         if lost > LARGEST_CUT * signal:
             return f"{name!r} is clipped at its range: {lost / signal:.2g} of it is lost."
         if _root_mean_square(error) > LARGEST_NOISE * signal:

@@ -115,8 +115,7 @@ def _by_output(weight: Array, node: onnx.NodeProto) -> Array:
     if node.op_type == "Conv":
         groups = int(attribute_of(node, "group", 1))
         return weight.reshape(groups, len(weight) // groups, -1)
-    flat = weight if node.op_type == "Gemm" and attribute_of(node, "transB", 0) else weight.T
-    return flat[None]
+    return (weight if node.op_type == "Gemm" and attribute_of(node, "transB", 0) else weight.T)[None]
 
 
 def _back(rows: Array, node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:
@@ -128,8 +127,7 @@ def _back(rows: Array, node: onnx.NodeProto, shape: tuple[int, ...]) -> Array:
 
 def _moments(model: onnx.ModelProto, found: list[Product], feeds: list[dict[str, Array]]) -> list[Tensor]:
     """By operator, E[x x'] of the rounded values that an output channel reads: [groups, inputs, inputs]."""
-    names = list(dict.fromkeys(product.node.input[0] for product in found))
-    run = runner(model, names, optimize=False)
+    run = runner(model, list(dict.fromkeys(product.node.input[0] for product in found)), optimize=False)
     sums: list[Tensor] = []
     for piece in feeds:
         values = run(piece)
@@ -164,9 +162,7 @@ def _rows(data: Tensor, product: Product) -> Tensor:
     # [samples, channels, places..., kernel...] to [groups, samples and places, weights of an output]
     samples, channels = padded.shape[:2]
     split = padded.reshape(samples, groups, channels // groups, *padded.shape[2:])
-    places = list(range(3, 3 + axes))
-    inner = list(range(3 + axes, 3 + 2 * axes))
-    ordered = split.permute(1, 0, *places, 2, *inner)
+    ordered = split.permute(1, 0, *range(3, 3 + axes), 2, *range(3 + axes, 3 + 2 * axes))
     return ordered.reshape(groups, -1, channels // groups * int(np.prod(kernel)))
 
 
@@ -187,8 +183,7 @@ def _rounded(product: Product, moments: Tensor, iterations: int) -> tuple[Array,
         return (off @ matrix * off).sum(-1)
 
     chosen = _relaxed(exact, matrix, error(plain).clamp_min(1e-12), limit, iterations)
-    better = error(chosen) < error(plain)
-    result = torch.where(better[..., None], chosen, plain)
+    result = torch.where((error(chosen) < error(plain))[..., None], chosen, plain)
     share = float((unit * error(result)).sum() / (unit * error(plain)).sum().clamp_min(1e-30))
     rounded = _back(result.numpy(), product.node, product.weight.shape)
     return rounded, Gain(share, int((result != plain).sum()))
@@ -196,9 +191,8 @@ def _rounded(product: Product, moments: Tensor, iterations: int) -> tuple[Array,
 
 def _relaxed(exact: Tensor, matrix: Tensor, unit: Tensor, limit: float, iterations: int) -> Tensor:
     down = exact.floor()
-    start = (exact - down).clamp(0.01, 0.99)
     low, high = STRETCH
-    logits = torch.logit((start - low) / (high - low)).requires_grad_()
+    logits = torch.logit(((exact - down).clamp(0.01, 0.99) - low) / (high - low)).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=RATE)
     warm = int(WARM * iterations)
     # A weight that lies on a step stays there: the largest of a channel sets the scale.

@@ -54,8 +54,7 @@ def correct_biases(
     taken: dict[str, float] = {}
     for (product, (holder, place)), shift, size in zip(places, shifts, sizes, strict=True):
         _take_off(made.graph, copies[holder.output[0]], place, before.index, shift)
-        largest = float(np.abs(shift).max(initial=0.0))
-        taken[product.node.name] = largest / size if size else 0.0
+        taken[product.node.name] = float(np.abs(shift).max(initial=0.0)) / size if size else 0.0
     drop_unused(made.graph)
     return made, taken
 
@@ -143,8 +142,7 @@ def _twin(graph: onnx.GraphProto, product: Product, place: int, opset: int) -> l
 
 
 def _take_off(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, index: Index, shift: Array) -> None:
-    name = node.input[place] if len(node.input) > place else ""
-    old = index.value(name)
+    old = index.value(node.input[place] if len(node.input) > place else "")
     new = (np.zeros(len(shift)) if old is None else old.astype(np.float64).reshape(-1)) - shift
     # A name of its own: another operator may read the same bias.
     graph.initializer.append(numpy_helper.from_array(new.astype(np.float32), f"{node.name}:bias"))

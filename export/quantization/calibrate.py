@@ -169,7 +169,15 @@ def calibrate_by(
             "There is no calibration data.", 'Let batches("calibration") yield at least one batch.'
         )
     measured = {name: seen[name].whole() for name in tensors}
-    _check_varied(model, measured, samples)
+    given = given_inputs(model.graph)
+    floats = [v.name for v in given if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    inputs = [name for name in floats if name in measured]
+    if inputs and all(measured[name].low == measured[name].high for name in inputs):
+        raise WorkloadError(
+            f"The calibration data are constant: {inputs[0]!r} is {measured[inputs[0]].low:g} "
+            f"in all of {samples} samples.",
+            "Give real samples, prepared exactly as for inference.",
+        )
     return {method: _ranges(method, samples, seen, measured) for method in methods}
 
 
@@ -205,15 +213,3 @@ def _adequacy(seen: Seen, found: Range, method: Method) -> Adequacy:
     parts = [] if method == "minmax" else [half for half in seen.halves if half.low <= half.high]
     halves = [_range(half, method) for half in parts]
     return seen.adequacy((found.low, found.high), [(half.low, half.high) for half in halves])
-
-
-def _check_varied(model: OnnxModel, measured: Mapping[str, Histogram], samples: int) -> None:
-    given = given_inputs(model.graph)
-    floats = [v.name for v in given if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
-    inputs = [name for name in floats if name in measured]
-    if inputs and all(measured[name].low == measured[name].high for name in inputs):
-        raise WorkloadError(
-            f"The calibration data are constant: {inputs[0]!r} is {measured[inputs[0]].low:g} "
-            f"in all of {samples} samples.",
-            "Give real samples, prepared exactly as for inference.",
-        )

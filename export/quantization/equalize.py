@@ -78,7 +78,10 @@ def equalize(model: OnnxModel) -> tuple[OnnxModel, tuple[str, ...]]:
     for _ in range(SWEEPS):
         moved = 0.0
         for first, second in pairs:
-            factor = _factor(first, second)
+            # Equation 11: after it a channel reaches as far in both layers. Dead channels are left alone.
+            one, two = first.reach_of_outputs(), second.reach_of_inputs(len(first.weight))
+            alive = (one > 0) & (two > 0)
+            factor = np.where(alive, np.sqrt(one / np.where(alive, two, 1.0)), 1.0)
             bounded = np.clip(total[first.node.name] * factor, 1 / LARGEST, LARGEST)
             factor = bounded / total[first.node.name]
             total[first.node.name] = bounded
@@ -90,13 +93,6 @@ def equalize(model: OnnxModel) -> tuple[OnnxModel, tuple[str, ...]]:
     made = model.copy()
     _write_back(made.graph, [layer for pair in pairs for layer in pair])
     return made, tuple(f"{first.node.name} -> {second.node.name}" for first, second in pairs)
-
-
-def _factor(first: _Layer, second: _Layer) -> Array:
-    """Equation 11: after it a channel reaches as far in both layers. Dead channels are left alone."""
-    one, two = first.reach_of_outputs(), second.reach_of_inputs(len(first.weight))
-    alive = (one > 0) & (two > 0)
-    return np.where(alive, np.sqrt(one / np.where(alive, two, 1.0)), 1.0)
 
 
 def _layers(graph: onnx.GraphProto, index: Index) -> Iterator[_Layer]:

@@ -167,7 +167,6 @@ class _Writer:
         if fault:
             cure = "Leave that layer in float: skip it when quantizing."
             raise ModelError(f"The scale {name!r} of {node.name!r} is {fault}.", cure)
-        made = f"{name}:half"
+        self.made[name, HALF] = made = f"{name}:half"
         self.graph.initializer.append(numpy_helper.from_array(value.astype(np.float16), made))
-        self.made[name, HALF] = made
         return made

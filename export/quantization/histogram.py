@@ -116,8 +116,7 @@ def threshold(seen: Histogram, method: Method) -> float:
     else:
         candidates = np.unique(np.linspace(used // 20 + 1, used, 128).astype(int))
         costs = [_squared_error(seen.counts[:used], int(end)) for end in candidates]
-    best = int(candidates[int(np.argmin(costs))])
-    return min(best * seen.width, largest)
+    return min(int(candidates[int(np.argmin(costs))]) * seen.width, largest)
 
 
 def _divergence(counts: Array, end: int) -> float:
@@ -128,9 +127,8 @@ def _divergence(counts: Array, end: int) -> float:
     # The rounded copy: each of 128 levels spreads its mass evenly over the bins that held something.
     levels = np.arange(end) * (STEPS + 1) // end
     filled = inside > 0
-    mass = np.bincount(levels, inside, STEPS + 1)
     share = np.bincount(levels, filled.astype(np.float64), STEPS + 1)
-    copy = np.where(filled, (mass / np.maximum(share, 1.0))[levels], 0.0)
+    copy = np.where(filled, (np.bincount(levels, inside, STEPS + 1) / np.maximum(share, 1.0))[levels], 0.0)
     if copy.sum() == 0.0:
         return math.inf
     p, q = reference / reference.sum(), copy / copy.sum()
@@ -144,5 +142,4 @@ def _squared_error(counts: Array, end: int) -> float:
     centres = np.arange(counts.size) + 0.5
     centres[0] = 0.0  # nearly all of the first bin are the exact zeros of a ReLU
     step = end / STEPS
-    rounded = np.minimum(np.rint(centres / step), STEPS) * step
-    return float(np.dot(counts, (centres - rounded) ** 2))
+    return float(np.dot(counts, (centres - np.minimum(np.rint(centres / step), STEPS) * step) ** 2))

@@ -103,7 +103,13 @@ def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Plac
         ModelError: the dialect or a name of `skip` is unknown.
     """
     rules, graph, index = rules_of(dialect), model.graph, model.index
-    _check_names(graph, skip)
+    known = [node.name for node in graph.node if node.op_type in WEIGHTED]
+    for name in skip:
+        if name not in known:
+            raise ModelError(
+                f"There is no weighted operator {name!r} to leave in float.",
+                meant(name, known, f"The network has {', '.join(known)}."),
+            )
     not_float = model.not_float32()
     if rules.onnx_runtime:
         apart = dict.fromkeys(summed_in_float(model), IN_FLOAT)
@@ -163,16 +169,6 @@ def nothing_to_quantize(path: Path, left_float: Mapping[str, str]) -> ModelError
         f"{path} has no convolution, Gemm or MatMul to quantize.{reasons}",
         "Use the float model as it is; of a network in FP16 or FP64 give the FP32 one.",
     )
-
-
-def _check_names(graph: onnx.GraphProto, skip: Collection[str]) -> None:
-    known = [node.name for node in graph.node if node.op_type in WEIGHTED]
-    for name in skip:
-        if name not in known:
-            raise ModelError(
-                f"There is no weighted operator {name!r} to leave in float.",
-                meant(name, known, f"The network has {', '.join(known)}."),
-            )
 
 
 def _reason_for_float(

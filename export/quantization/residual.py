@@ -18,8 +18,7 @@ def residual_branches(graph: onnx.GraphProto, index: Index, chosen: Collection[i
     places: set[tuple[int, int]] = set()
     for position, branches in residual_adds(graph, index, chosen):
         inputs = graph.node[position].input
-        fused = max(branches, key=lambda place_: _depth(inputs[place_], index))
-        places.add((position, 1 - fused))
+        places.add((position, 1 - max(branches, key=lambda place_: _depth(inputs[place_], index))))
     return places
 
 

@@ -146,8 +146,7 @@ def inputs_of(model: onnx.ModelProto) -> tuple[Input, ...]:
     for value in given_inputs(model.graph):
         kind = value.type.tensor_type
         shape = tuple(axis.dim_value for axis in kind.shape.dim) if kind.HasField("shape") else None
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-        found.append(Input(value.name, dtype, shape))
+        found.append(Input(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape))
     return tuple(found)
 
 

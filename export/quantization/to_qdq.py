@@ -99,8 +99,7 @@ def _only_rounded(model: OnnxModel, placed: Placement) -> set[str]:
 
 def symmetric(low: float, high: float) -> Parameters:
     """The scale and the zero point, always 0, of int8 for a range. TensorRT takes no other."""
-    scale = max(max(abs(low), abs(high)) / 127.0, SMALLEST_SCALE)
-    return np.float32(scale), np.array(0, np.int8)
+    return np.float32(max(max(abs(low), abs(high)) / 127.0, SMALLEST_SCALE)), np.array(0, np.int8)
 
 
 def unsigned(low: float, high: float) -> Parameters:
@@ -166,7 +165,6 @@ def _within_clip(found: Range, name: str, index: Index) -> Range:
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:
-    """Every name that is taken, of nodes and of tensors, in the bodies of branches and loops too."""
     taken = set()
     for inner in all_graphs(graph):
         taken |= {value.name for value in (*inner.input, *inner.initializer, *inner.node)}

@@ -86,7 +86,11 @@ def bundle(
         part.mkdir(parents=True)
         copy_as_one(model, part / "model.onnx")  # a board opens only one file, whose bytes it checked
         for path in (*reports, *extras, *([engine] if engine else [])):
-            _copy(path, part)
+            if not path.is_file():
+                raise ArtifactError(f"{path} does not exist.", "Check the path.")
+            if (part / path.name).exists():
+                raise ArtifactError(f"Two files of the bundle are named {path.name}.", "Rename one of them.")
+            shutil.copyfile(path, part / check_name(path.name))
         _write_golden(part / "model.onnx", part / "golden")
         _write_manifest(part, name, target, engine, dated=dated, tolerance=allowed)
         if key is not None:
@@ -125,16 +129,7 @@ def _select(run: Path, network: str | None) -> tuple[Path, str, list[Path]]:
     return run / "networks" / f"{chosen}.onnx", _plain(f"{report.get('name', run.name)}-{chosen}"), reports
 
 
-def _copy(path: Path, part: Path) -> None:
-    if not path.is_file():
-        raise ArtifactError(f"{path} does not exist.", "Check the path.")
-    if (part / path.name).exists():
-        raise ArtifactError(f"Two files of the bundle are named {path.name}.", "Rename one of them.")
-    shutil.copyfile(path, part / check_name(path.name))
-
-
 def _write_golden(model: Path, folder: Path) -> None:
-    """Writes random inputs, and the network's outputs on this machine."""
     session = open_session(model)
     try:
         inputs = random_inputs(session.inputs, batch=_GOLDEN_SAMPLES)
@@ -170,7 +165,6 @@ def _expiry(given: str | None, now: datetime) -> str | None:
 def _write_manifest(
     part: Path, name: str, target: Target, engine: Path | None, *, dated: Mapping[str, Any], tolerance: float
 ) -> None:
-    files = sorted(path for path in part.rglob("*") if path.is_file())
     manifest: Mapping[str, Any] = {
         "schema": SCHEMA,
         "name": name,
@@ -182,7 +176,7 @@ def _write_manifest(
         "golden": {"inputs": "golden/inputs.npz", "outputs": "golden/outputs.npz", "tolerance": tolerance},
         "files": {
             path.relative_to(part).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-            for path in files
+            for path in sorted(path for path in part.rglob("*") if path.is_file())
         },
     }
     write_json(part / MANIFEST, manifest)

@@ -121,14 +121,12 @@ class _Plan:
         steps = list(self._pieces(name, data, source, old))
         if name.endswith(".onnx"):
             whole = _smallest_section(data, ("xz", "dwz"))
-            taken = sum(map(len, self.coded[sections:])) + len(lzma.compress(self.loose[loose:]))
-            if len(whole[1]) < taken:
+            if len(whole[1]) < sum(map(len, self.coded[sections:])) + len(lzma.compress(self.loose[loose:])):
                 del self.listed[sections:], self.coded[sections:], self.loose[loose:]
                 return [("take", self._section(whole), 0, len(data))]
         return steps
 
     def _pieces(self, name: str, data: bytes, source: str, old: bytes) -> Iterator[Step]:
-        """The steps for each weight and for the bytes between them."""
         before = {tensor.name: tensor for tensor in _weights_of(old, source)} if old else {}
         searched, done = Old(old), 0
         for own in _weights_of(data, name):
@@ -159,7 +157,6 @@ class _Plan:
                 self.loose += part
 
     def _weights(self, source: str, old: bytes, before: Tensor | None, data: bytes, own: Tensor) -> Step:
-        """The step for one tensor, in its smallest form."""
         self.tensors += 1
         rows = max(own.shape[0], 1) if own.shape else 1
         whole = _smallest_section(data, rows=rows)
@@ -222,9 +219,8 @@ def _encode(coder: str, data: bytes, rows: int) -> bytes:
     order = np.argsort(np.argsort(sums, kind="stable"), kind="stable")
     classes = (order * _CLASSES // len(order)).astype(np.uint8)
     class_bytes = encode_symbols(classes)
-    contexts = np.repeat(classes, length)[: len(symbols)]
     head = struct.pack("<II", length, len(class_bytes))
-    return head + class_bytes + encode_symbols(symbols, contexts=contexts)
+    return head + class_bytes + encode_symbols(symbols, contexts=np.repeat(classes, length)[: len(symbols)])
 
 
 def _bundle(folder: Path) -> Bundle:

@@ -52,7 +52,6 @@ class Old:
 
 
 def _common(old: bytes, at: int, new: bytes, start: int) -> int:
-    """The number of equal bytes from both offsets."""
     most, same, step = min(len(old) - at, len(new) - start), 0, 1 << 16
     while step:
         end = same + step
