@@ -127,7 +127,7 @@ def named_files(stage: Stage, method: str) -> list[Path]:
         WorkloadError: it is a user's own and failed, or returned something else.
     """
     with users_code(f"{type(stage).__name__}.{method}() was called"):
-        paths = getattr(stage, method, list)()
+        paths: Any = getattr(stage, method, list)()
     if not isinstance(paths, (list, tuple)) or not all(isinstance(path, Path) for path in paths):
         raise WorkloadError(
             f"{type(stage).__name__}.{method}() returned {paths!r}.", "Return a list of pathlib.Path."

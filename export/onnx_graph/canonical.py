@@ -245,7 +245,8 @@ def strip(model: onnx.ModelProto, opset: int) -> None:
                 shape = next((t for t in graph.initializer if t.name == node.input[1]), None)
                 if shape is not None and not (numpy_helper.to_array(shape) == 0).any():
                     _drop_attribute(node, "allowzero")
-            ordered = onnx.NodeProto(attribute=sorted(node.attribute, key=lambda each: each.name)).attribute
+            attributes = sorted(node.attribute, key=lambda each: each.name)
+            ordered = onnx.NodeProto(attribute=attributes).attribute
             del node.attribute[:]
             node.attribute.extend(ordered)
     drop_unused(model.graph)

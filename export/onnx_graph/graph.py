@@ -291,6 +291,7 @@ def drop_unused(graph: onnx.GraphProto) -> None:
         for value in inner.output:
             order.setdefault(value.name, len(order))
     read = [tensor for tensor in graph.initializer if tensor.name in order]
-    copies = onnx.GraphProto(initializer=sorted(read, key=lambda tensor: order[tensor.name])).initializer
+    read.sort(key=lambda tensor: order[tensor.name])
+    copies = onnx.GraphProto(initializer=read).initializer
     del graph.initializer[:]
     graph.initializer.extend(copies)
