@@ -184,12 +184,9 @@ def _show(parts: Sequence[Part | None]) -> str:
 def _templates() -> jinja2.Environment:
     import jinja2
 
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     found = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     found.globals |= {"show": _show, "plotly": _plotly, "signs": SIGNS, "words_of": OUTCOMES}
     found.globals["missing"] = MISSING

@@ -68,8 +68,7 @@ def _sentence(engine: Engine) -> str:
 
 
 def _comparison_sentence(comparison: Comparison) -> str:
-    speedup = comparison.speedup
-    if speedup is None:
+    if (speedup := comparison.speedup) is None:
         return f"{len(comparison.pairs)} groups of layers in two engines; they were not both timed."
     change = f"{ratio(speedup)} as fast" if speedup >= 1 else f"{ratio(1 / speedup)} as long"
     return (
@@ -85,17 +84,14 @@ def _figures(engine: Engine) -> dict[str, object]:
         values["runs_timed"] = len(engine.runs_s)
     counts = {words: len(engine.of_kind(kind)) for kind, _, words in _KINDS}
     values |= {f"of_them: {words}": number for words, number in counts.items() if number}
-    precisions = [layer.precision for layer in engine.layers if layer.product]
-    products = [
-        f"{precisions.count(name)} in {name or 'an unknown type'}" for name in sorted(set(precisions))
-    ]
+    types = [layer.precision for layer in engine.layers if layer.product]
+    products = [f"{types.count(name)} in {name or 'an unknown type'}" for name in sorted(set(types))]
     values |= {"of_them: only a view": len(engine.of_kind("view")), "fallbacks": len(engine.fallbacks())}
     return values | {"products": ", ".join(products)}
 
 
 def _slowest(engine: Engine) -> Section | None:
-    timed = [layer for layer in engine.layers if layer.latency_s]
-    if not timed:
+    if not (timed := [layer for layer in engine.layers if layer.latency_s]):
         return None
     slow = sorted(timed, key=lambda layer: -(layer.latency_s or 0.0))[:SHOWN]
     shown = [layer for layer in timed if layer in slow]
@@ -113,8 +109,7 @@ def _slowest(engine: Engine) -> Section | None:
 
 
 def _pairs_section(comparison: Comparison) -> Section | None:
-    timed = [pair for pair in comparison.pairs if pair.before_s or pair.after_s]
-    if not timed:
+    if not (timed := [pair for pair in comparison.pairs if pair.before_s or pair.after_s]):
         return None
     slow = sorted(timed, key=lambda pair: -max(pair.before_s or 0.0, pair.after_s or 0.0))[:SHOWN]
     shown = [pair for pair in timed if pair in slow]

@@ -27,8 +27,7 @@ def write_measurements(path: Path) -> Path:
         ArtifactError: there is no history, it is empty, or it is broken.
     """
     path = Path(path) / "history.jsonl" if Path(path).is_dir() else Path(path)
-    lines = history.read(path)
-    if not lines:
+    if not (lines := history.read(path)):
         raise ArtifactError(
             f"The history {path} has no measurements yet.",
             "Run deadweight gate with --history FILE, or set history under [gate] in deadweight.toml.",

@@ -100,11 +100,9 @@ def _key_figures(report: Report, scale: ScoreScale) -> Tiles | None:
         tiles.append(("Parameters removed", removed))
     if first["score"] is not None and last["score"] is not None:
         below = f"{scale.text(first['score'])} to {scale.text(last['score'])}"
-        change = figure(last["score"] - first["score"], scale.change, below)
-        tiles.append((f"Change of {scale.name}", change))
+        tiles.append((f"Change of {scale.name}", figure(last["score"] - first["score"], scale.change, below)))
     if speedup := last["speedup"]:
-        below = interval(speedup["low"], speedup["high"])
-        tiles.append(("Speed-up", figure(speedup["ratio"], ratio, below)))
+        tiles.append(("Speed-up", figure(speedup["ratio"], ratio, interval(speedup["low"], speedup["high"]))))
     files, memory = (first["file_bytes"], last["file_bytes"]), (first["memory_bytes"], last["memory_bytes"])
     for name, (before, after) in (("File", files), ("Memory", memory)):
         if before and after:
@@ -124,8 +122,7 @@ def _networks(report: Report, scale: ScoreScale) -> Section:
 
 
 def _widths(report: Report) -> Section | None:
-    widths = report.get("widths", [])
-    if not widths:
+    if not (widths := report.get("widths", [])):
         return None
     table = More("As a table", [tables.widths_table(widths)])
     return Section("Widths before and after", [Legend(_WIDTHS), plots.widths_figure(widths), table])

@@ -37,10 +37,8 @@ def widths_figure(widths: Sequence[Width]) -> Figure:
     track = bars(names, before, name="before", colour="var(--track)", hover=hover)
     track["text"] = [f"{a:,} / {b:,}" for a, b in pairs]
     track |= {"textposition": "outside", "textfont": {"color": "var(--ink)"}, "cliponaxis": False}
-    left = bars(names, after, name="after", colour="var(--kept)", hover=hover)
-    left["width"] = 0.36
-    frame = layout(x="units", grid="x")
-    frame |= {"barmode": "overlay", "bargap": 0.35}
+    left = bars(names, after, name="after", colour="var(--kept)", hover=hover) | {"width": 0.36}
+    frame = layout(x="units", grid="x") | {"barmode": "overlay", "bargap": 0.35}
     # Space for the label to the right of the longest bar.
     frame["xaxis"]["range"] = [0, max([1, *before]) * 1.5]
     frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
@@ -68,8 +66,7 @@ def histogram_figure(units: UnitLists, figure: str, *, name: str, threshold: flo
         drawn = bars(centres, counts, name=which, colour=f"var(--{which})", hover=hover, upright=True)
         traces.append({**drawn, "width": short(step * 0.92)})
     what = "mean activation" if figure == "mean" else "standard deviation of the activation"
-    frame = layout(x=what, y="units", grid="y")
-    frame["barmode"] = "stack"
+    frame = layout(x=what, y="units", grid="y") | {"barmode": "stack"}
     if threshold is not None:
         frame["shapes"] = [line(x=threshold)]
     units_of = f"Histogram of the {what} of the {values.size:,} units of {name}"
@@ -84,8 +81,7 @@ def thresholds(settings: Mapping[str, Any]) -> dict[str, float]:
 
 
 def speedup_figure(rows: Sequence[Row]) -> Figure | None:
-    judged = [(label(row["name"]), row["speedup"]) for row in rows if row["speedup"]]
-    if not judged:
+    if not (judged := [(label(row["name"]), row["speedup"]) for row in rows if row["speedup"]]):
         return None
     traces = []
     for name, speedup in judged:
@@ -119,16 +115,13 @@ def timed_networks(reports: Sequence[Report]) -> list[str]:
 
 
 def layers_figure(layers: Sequence[Layer], rows: Sequence[Row]) -> Figure | None:
-    networks = networks_of(layers, rows)
-    if not networks:
+    if not (networks := networks_of(layers, rows)):
         return None
     by_time = sorted(layers, key=lambda layer: -max([0.0, *(v or 0.0 for v in layer["latency_s"].values())]))
-    slowest = by_time[:LAYERS_SHOWN]
+    slowest, rest = by_time[:LAYERS_SHOWN], by_time[LAYERS_SHOWN:]
     shown = [layer for layer in layers if layer in slowest]
-    rest = by_time[LAYERS_SHOWN:]
     names = [text(layer["name"]) for layer in shown] + ([f"{len(rest)} other layers"] if rest else [])
-    longest = max(v or 0.0 for layer in shown for v in layer["latency_s"].values())
-    scale, unit = time_unit([longest])
+    scale, unit = time_unit([max(v or 0.0 for layer in shown for v in layer["latency_s"].values())])
     traces = []
     for at, network in enumerate(networks):
         times = [layer["latency_s"].get(network) for layer in shown]
@@ -138,8 +131,7 @@ def layers_figure(layers: Sequence[Layer], rows: Sequence[Row]) -> Figure | None
         hover = [f"{name}, {text(label(network))}: {time}" for name, time in zip(names, written, strict=True)]
         values = [None if time is None else short(time / scale) for time in times]
         traces.append(bars(names, values, name=text(label(network)), colour=series(at), hover=hover))
-    frame = layout(x=unit, grid="x")
-    frame |= {"barmode": "group", "bargap": 0.25}
+    frame = layout(x=unit, grid="x") | {"barmode": "group", "bargap": 0.25}
     frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
     alt = f"Time of {len(layers)} layers in {len(networks)} networks; the slowest is {slowest[0]['name']}."
     return Figure(traces, frame, 70 + len(names) * (14 + 12 * len(networks)), alt)
@@ -182,8 +174,7 @@ def history_figure(reports: Sequence[Report]) -> Figure | None:
                 name, p50, when = label(row["name"]), latency["p50"], report["created"]
                 low, high = latency["p50_low"] or p50, latency["p50_high"] or p50
                 hover = f"{text(name)}: {duration(p50)}<br>{text(moment(when))}"
-                colour = series(list(curves).index(name))
-                curves[name].append(Point(when, p50, low, high, hover, colour))
+                curves[name].append(Point(when, p50, low, high, hover, series(list(curves).index(name))))
     alt = f"Latency of {len(curves)} networks over {len(reports)} runs."
     return over_time_figure(curves, alt) if curves else None
 

@@ -23,8 +23,6 @@ VERSION = 1
 Outcome = Literal["faster", "slower", "equal", "cannot_tell"]
 
 _known: set[str] = set()  # every key that a report may have somewhere
-
-
 _Kind = TypeVar("_Kind")
 
 

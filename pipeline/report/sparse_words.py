@@ -42,8 +42,7 @@ def sparse_sentences(
 
 
 def _speed(facts: Mapping[str, Any], row: Row, target: Target, label: str) -> str:
-    judged = row["speedup"]
-    if judged is None:
+    if (judged := row["speedup"]) is None:
         return f"{label}: its speed was not measured."
     text = f"{label}: speed-up {ratio(judged['ratio'])}, {interval(judged['low'], judged['high'])}."
     if judged["outcome"] == "faster" and facts["structured"] and target.runtime.sparse_kernels:
@@ -57,7 +56,6 @@ def _speed(facts: Mapping[str, Any], row: Row, target: Target, label: str) -> st
 
 
 def _kernels(target: Target) -> str:
-    """Sentences on which GPUs can use 2:4, and how to enable it."""
     text = (
         "2:4 can be faster on the tensor cores of Ampere GPUs and later ones, in INT8 and FP16. It must be "
         "enabled: deadweight build MODEL.onnx --sparse sets TensorRT's flag SPARSE_WEIGHTS. The builder "

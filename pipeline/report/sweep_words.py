@@ -49,8 +49,7 @@ def _chosen(row: SweepRow, scale: ScoreScale, score_drop: float | None) -> str:
 
 
 def _control(name: str, control: SweepControl, scale: ScoreScale) -> str:
-    control_name = _CONTROLS.get(name, f"the control {name}")
-    against = f"Against {control_name}: {scale.change(control['difference'])}"
+    against = f"Against {_CONTROLS.get(name, f'the control {name}')}: {scale.change(control['difference'])}"
     if control["low"] is None or control["high"] is None:
         return f"{against} with one seed, which cannot distinguish the method from chance."
     between = f"{against} ({scale.change(control['low'])} to {scale.change(control['high'])}, 95 %)"
@@ -67,8 +66,7 @@ def _criteria(rows: Sequence[SweepRow], setting: str, scale: ScoreScale) -> list
         rest = {name: value for name, value in row["settings"].items() if name != setting}
         if row["score"] is not None:
             alike.setdefault(settings_text(rest) if rest else "", []).append(row)
-    contests = {key: group for key, group in alike.items() if len(group) > 1}
-    if not contests:
+    if not (contests := {key: group for key, group in alike.items() if len(group) > 1}):
         return []
     firsts = Counter[str]()
     leads = []

@@ -173,7 +173,6 @@ def _speedup(speedup: Speedup | None, *, brief: bool = False) -> Cell | str:
 
 
 def _seeds(row: SweepRow, key: Literal["score_spread", "raw_spread"], scale: ScoreScale) -> str:
-    """The standard deviation over the seeds, if there were several."""
     spread = row.get(key)
     return "" if spread is None else f" ± {scale.change(spread, sign=False)}"
 

@@ -29,8 +29,7 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
 
     None if nothing was scored. Up is always better, for an error as for an accuracy.
     """
-    rows = [row for row in sweep["rows"] if row["score_change"] is not None]
-    if not rows:
+    if not (rows := [row for row in sweep["rows"] if row["score_change"] is not None]):
         return None
     losses = [scale.loss(row["score_change"] or 0.0) * scale.factor for row in rows]
     kept = [short((1 - row["parameters_removed"]) * 100) for row in rows]
@@ -42,7 +41,6 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
     front = [at for at in pareto(list(zip(kept, losses, strict=True))) if at not in beyond]
     rest = [at for at in range(len(rows)) if at not in {*front, *beyond, *chosen}]
     hover = [_hover(row, scale) for row in rows]
-
     spreads = [row.get("score_spread") for row in rows]
     bars = [short((spread or 0.0) * scale.factor) for spread in spreads] if any(spreads) else []
 
@@ -61,10 +59,8 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
     taken = those(chosen, "chosen", "var(--removed)", 14)
     taken["marker"] |= {"line": {"color": "var(--paper)", "width": 2}}
 
-    less = "" if scale.higher_is_better else " (less is better)"
-    frame = layout(
-        x="parameters kept, %", y=f"{text(scale.name)} change{', points' if scale.share else less}"
-    )
+    unit = ", points" if scale.share else "" if scale.higher_is_better else " (less is better)"
+    frame = layout(x="parameters kept, %", y=f"{text(scale.name)} change{unit}")
     frame["xaxis"]["range"] = span(kept, least=0.0)
     # Up is better: the axis of an error is reversed.
     frame["yaxis"]["range"] = span([*drawn, 0.0])[:: 1 if scale.higher_is_better else -1]
@@ -91,13 +87,11 @@ def edge_of(rows: Sequence[SweepRow], losses: Sequence[float], scale: ScoreScale
 
 def beyond_sentence(sweep: Sweep, scale: ScoreScale) -> str:
     """How many settings are drawn at the edge, for the caption; empty when none is."""
-    rows = [row for row in sweep["rows"] if row["score_change"] is not None]
-    losses = [scale.loss(row["score_change"] or 0.0) * scale.factor for row in rows]
-    if not rows:
+    if not (rows := [row for row in sweep["rows"] if row["score_change"] is not None]):
         return ""
+    losses = [scale.loss(row["score_change"] or 0.0) * scale.factor for row in rows]
     edge = edge_of(rows, losses, scale)
-    off = sum(loss > edge for loss in losses)
-    if not off:
+    if not (off := sum(loss > edge for loss in losses)):
         return ""
     settings = "1 setting loses" if off == 1 else f"{off} settings lose"
     limit = scale.change(edge / scale.factor, sign=False)
@@ -107,10 +101,8 @@ def beyond_sentence(sweep: Sweep, scale: ScoreScale) -> str:
 def _hover(row: SweepRow, scale: ScoreScale) -> str:
     lines = [f"{text(spoken(key))} {text(by_name(key, value))}" for key, value in row["settings"].items()]
     if row["score"] is not None and row["score_change"] is not None:
-        spread = row.get("score_spread")
-        over = (
-            "" if spread is None else f", ± {scale.change(spread, sign=False)} over {row.get('seeds')} seeds"
-        )
+        std = row.get("score_spread")
+        over = "" if std is None else f", ± {scale.change(std, sign=False)} over {row.get('seeds')} seeds"
         change = scale.change(row["score_change"])
         lines.append(f"{text(scale.name)} {scale.text(row['score'])} ({change}{over})")
     lines.append(f"parameters {count(row['parameters'])} ({percent(1 - row['parameters_removed'])} kept)")

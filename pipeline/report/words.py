@@ -16,6 +16,7 @@ from .schema import Budget, Control, Report, Row, Verdict
 from .units import PLUS_MINUS, ScoreScale, by_name, capital, duration, interval, percent, ratio, spoken
 
 _Z = 1.96  # two-sided 95 % of a normal distribution
+_ACCURACIES = ("accuracy", "top-1", "top1", "top-5", "top5")
 
 OUTCOMES = {"faster": "Faster", "slower": "Slower", "equal": "Equal", "cannot_tell": "Cannot tell"}
 
@@ -68,8 +69,7 @@ def verdict_sentence(verdict: Verdict, candidate: str) -> str:
     Slower is stated as the time it takes, because "0.8 times as fast" is easily misread.
     """
     network = {"int8": "INT8", "tuned": "pruned and tuned"}.get(candidate, candidate)
-    value = verdict["ratio"]
-    if value is None:
+    if (value := verdict["ratio"]) is None:
         return f"Nothing was measured, so the speed of the {network} network is not known."
     if verdict["outcome"] == "faster":
         return f"The {network} network is {ratio(value)} as fast as the original."
@@ -81,8 +81,7 @@ def verdict_sentence(verdict: Verdict, candidate: str) -> str:
 
 
 def how_sure(verdict: Verdict) -> str:
-    value = verdict["ratio"]
-    if value is None:
+    if (value := verdict["ratio"]) is None:
         return "No speed-up was measured."
     text = f"Speed-up {ratio(value)}, {interval(verdict['low'], verdict['high'])}"
     if verdict["low"] is not None and verdict["high"] is not None:
@@ -205,7 +204,7 @@ def _one_control(
     if error is not None:
         margin = _Z * math.sqrt(2) * error
         source = "that the test set's sampling error allows"
-    elif n and _is_accuracy(scale):
+    elif n and scale.share and any(word in scale.name.lower() for word in _ACCURACIES):
         margin = _Z * math.hypot(sampling_error(mine, n), sampling_error(theirs, n))
         source = f"that chance allows with {n:,} test samples"
     else:
@@ -220,8 +219,3 @@ def _one_control(
     if loss < -margin:
         return f"{name} did better than {other}: {figures}, beyond the {bound}. {moral}".strip()
     return f"{name} did as well as {other}: {figures}, within the {bound}. {moral}".strip()
-
-
-def _is_accuracy(scale: ScoreScale) -> bool:
-    named = (word in scale.name.lower() for word in ("accuracy", "top-1", "top1", "top-5", "top5"))
-    return scale.share and any(named)

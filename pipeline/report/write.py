@@ -77,7 +77,8 @@ def _csv(sweep: Sweep) -> str:
     file = io.StringIO()
     plain = ["score", "raw_score", "score_change", "parameters", "parameters_removed", "macs", "file_bytes"]
     judged = ["outcome", "ratio", "low", "high"]
-    seeded = [key for key in _SEEDED if any(key in row for row in sweep["rows"])]
+    optional = ("front", "seeds", "score_spread", "raw_spread")
+    seeded = [key for key in optional if any(key in row for row in sweep["rows"])]
     names = list(dict.fromkeys(name for row in sweep["rows"] for name in row.get("controls", {})))
     against = [(name, key) for name in names for key in SweepControl.__annotations__]
     writer = csv.writer(file, lineterminator="\n")
@@ -89,13 +90,9 @@ def _csv(sweep: Sweep) -> str:
         controls: dict[str, Any] = dict(row.get("controls", {}))
         line = [row["settings"].get(name) for name in sweep["settings"]]
         line += [values[key] for key in plain] + [speedup.get(key) for key in judged]
-        line += [str(row["chosen"]).lower(), row["split"], *(_plain(values.get(key)) for key in seeded)]
+        line += [str(row["chosen"]).lower(), row["split"]]
+        line += [
+            str(value).lower() if isinstance(value, bool) else value for value in map(values.get, seeded)
+        ]
         writer.writerow([*line, *(controls.get(name, {}).get(key) for name, key in against)])
     return file.getvalue()
-
-
-_SEEDED = ("front", "seeds", "score_spread", "raw_spread")
-
-
-def _plain(value: Any) -> Any:
-    return str(value).lower() if isinstance(value, bool) else value

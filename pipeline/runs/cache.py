@@ -84,12 +84,12 @@ class Run:
                 held = [record["artifacts"], *(variant["files"] for variant in record["variants"])]
                 if all((self.directory / one["path"]).exists() for files in held for one in files.values()):
                     result = self._restored(record, work)
-                    self._note(named, record["seconds"], cached=True, words=_new_messages(work, result))
+                    self._note(named, work, result, record["seconds"], cached=True)
                     return result
             self.started(named.name)
             before = time.monotonic()
             result = self._ran(named, work, place, before)
-            self._note(named, time.monotonic() - before, cached=False, words=_new_messages(work, result))
+            self._note(named, work, result, time.monotonic() - before, cached=False)
             return result
 
     def key(self, named: NamedStage, work: Work) -> str:
@@ -126,7 +126,8 @@ class Run:
                 _check_shrunk(named, work, result)
             result = _moved(_logged(named, work, result), part, place)
             write_json(part / "done.json", {"seconds": time.monotonic() - started_s, **self._record(result)})
-            _sync(part)
+            for path in [*part.rglob("*"), part]:
+                sync_directory(path)  # before it counts as finished
             shutil.rmtree(place, ignore_errors=True)  # it was finished, but one of its files is missing
             part.rename(place)
             sync_directory(place.parent)
@@ -157,18 +158,17 @@ class Run:
 
     def _restored(self, record: Mapping[str, Any], work: Work) -> Work:
         def files(held: Mapping[str, Mapping[str, str]]) -> dict[str, Artifact]:
-            found = {
-                kind: Artifact(self.directory / one["path"], one["sha256"]) for kind, one in held.items()
-            }
-            for artifact in found.values():
+            read = {kind: Artifact(self.directory / one["path"], one["sha256"]) for kind, one in held.items()}
+            for artifact in read.values():
                 artifact.checked()
-            return found
+            return read
 
         made = [Variant(v["name"], files(v["files"]), v["role"], v["recovered"]) for v in record["variants"]]
         artifacts, log = files(record["artifacts"]), tuple(map(Done.from_json, record["log"]))
         return dataclasses.replace(work, variants=tuple(made), artifacts=artifacts, log=log)
 
-    def _note(self, named: NamedStage, seconds: float, *, cached: bool, words: tuple[str, ...]) -> None:
+    def _note(self, named: NamedStage, before: Work, after: Work, seconds: float, *, cached: bool) -> None:
+        words = after.log[-1].words if len(after.log) > len(before.log) else ()
         self.finished.append(Finished(named.name, settings_of(named.stage), seconds, cached, words))
         self.ended(self.finished[-1])
 
@@ -217,14 +217,10 @@ def made_by() -> Mapping[str, str]:
 
 
 def _moved(work: Work, part: Path, place: Path) -> Work:
-    """The work with every file of this stage at its final path."""
 
     def moved(files: Mapping[str, Artifact]) -> dict[str, Artifact]:
-        own = {kind: one.path.relative_to(part) for kind, one in files.items() if part in one.path.parents}
-        return {
-            **files,
-            **{kind: dataclasses.replace(files[kind], path=place / at) for kind, at in own.items()},
-        }
+        own = {key: one.path.relative_to(part) for key, one in files.items() if part in one.path.parents}
+        return {**files, **{key: dataclasses.replace(files[key], path=place / at) for key, at in own.items()}}
 
     variants = tuple(dataclasses.replace(v, files=moved(v.files)) for v in work.variants)
     return dataclasses.replace(work, variants=variants, artifacts=moved(work.artifacts))
@@ -243,8 +239,7 @@ def _logged(named: NamedStage, before: Work, after: Work) -> Work:
         inner.pop()
     if facts.recovers:
         inner = []
-    log = (*before.log, *inner, Done(named.name, settings, words, facts))
-    result = dataclasses.replace(after, log=log)
+    result = dataclasses.replace(after, log=(*before.log, *inner, Done(named.name, settings, words, facts)))
     return result if inner else result.marked(facts, before=before)
 
 
@@ -259,14 +254,3 @@ def _check_shrunk(named: NamedStage, before: Work, after: Work) -> None:
             f"{new:,} parameters; before the stage it had {old:,}.",
             "Return the smaller network, by work.with_model(...), or set shrinks = False in its class.",
         )
-
-
-def _new_messages(before: Work, after: Work) -> tuple[str, ...]:
-    """The messages of the stage in between; there may be none."""
-    return after.log[-1].words if len(after.log) > len(before.log) else ()
-
-
-def _sync(directory: Path) -> None:
-    """Flushes the directory, and everything in it, to disk before it counts as finished."""
-    for path in [*directory.rglob("*"), directory]:
-        sync_directory(path)

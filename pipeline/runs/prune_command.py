@@ -79,10 +79,9 @@ def pruning(
                 f"{path} has no stage prune; it has {', '.join(named.name for named in recipe.stages)}.",
                 "Add one, or name the workload instead.",
             )
-        earlier, table = values["stages"][:at], values["stages"][at]
+        earlier = values["stages"][:at] if weights is None else start
         dropped = BUDGETS if BUDGETS & set(wanted) else set()
-        kept = {name: value for name, value in table.items() if name not in dropped}
-        earlier = earlier if weights is None else start
+        kept = {name: value for name, value in values["stages"][at].items() if name not in dropped}
         return parse_recipe({**values, "stages": [*earlier, {**kept, **wanted}]}, path).set(settings)
     file = what.rpartition(":")[0]
     if file.endswith(".py") and not Path(file).is_file():
@@ -109,8 +108,7 @@ def up_to_pruning(recipe: Recipe, run: Run, work: Work) -> tuple[Work, Prune]:
 def in_python(recipe: Recipe, folder: Path) -> tuple[str, tuple[str, str]]:
     """The directory from which, and the two lines by which, Python loads the pruned network."""
     place, _, name = recipe.workload.rpartition(":")
-    home = recipe.path.parent
-    source = workload_source(recipe.workload, home)
+    source = workload_source(recipe.workload, recipe.path.parent)
     loaded = next(one for one in [*sys.modules.values()] if getattr(one, "__file__", None) == str(source))
     made = name + ("()" if isinstance(getattr(loaded, name), (type, FunctionType)) else "")
     module, where = (
@@ -149,8 +147,7 @@ def _pruned(work: Work, stage: Prune, folder: Path) -> Cut:
     words = cut.log[-1].words[1:]  # the first are the widths
     if not plan.removed or not any(plan.removed.values()):
         return Cut(plan, None, None, words)
-    pair = dataclasses.replace(cut, variants=(old, cut.latest()))
-    done = Export()(pair)
+    done = Export()(dataclasses.replace(cut, variants=(old, cut.latest())))
     paths = [done.variant(name).path("onnx") for name in (old.name, "pruned")]
     sizes = {name: tuple(value.shape) for name, value in example_batch(work.workload).items()}
     before, after = (Figures(validated(done, path), count(path, sizes=sizes)) for path in paths)

@@ -97,8 +97,7 @@ def _resolve(name: tuple[int, str], importer: Path) -> Iterator[Path]:
         return
     if parts and parts[0] in sys.stdlib_module_names:
         return
-    local = list(_beneath(importer.parent, parts))
-    if local:
+    if local := list(_beneath(importer.parent, parts)):
         yield from local
         return
     try:
@@ -113,9 +112,8 @@ def _resolve(name: tuple[int, str], importer: Path) -> Iterator[Path]:
         yield Path(spec.origin).resolve()
 
 
-def _beneath(root: Path, parts: list[str]) -> Iterator[Path]:
-    """The files that importing `parts` below `root` runs."""
-    place = root
+def _beneath(place: Path, parts: list[str]) -> Iterator[Path]:
+    """The files that importing `parts` below `place` runs."""
     for part in parts:
         place = place / part
         if place.with_suffix(".py").is_file():

@@ -29,10 +29,8 @@ def prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Wo
     with users_code("fingerprint() was called"):
         fingerprint = str(workload.fingerprint())
     own = [source_of(stage.stage) for stage in recipe.stages if is_users_own(stage.name)]
-    files, name = (
-        (workload_source(recipe.workload, recipe.path.parent), *own),
-        recipe.workload.rpartition(":")[2],
-    )
+    files = (workload_source(recipe.workload, recipe.path.parent), *own)
+    name = recipe.workload.rpartition(":")[2]
     run_ = Run(directory, files, fingerprint, name, watcher.started, watcher.ended)
     networks = NetworkFiles()
     work = Work(workload, recipe.target, directory, recipe.seed, progress=watcher.progress, networks=networks)

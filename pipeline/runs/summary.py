@@ -155,13 +155,11 @@ def _verdict(candidate: str, measured: Mapping[str, Measurement]) -> Verdict:
     }
     if found:
         verdict["outcome"] = cast(Outcome, found.outcome)
-        verdict["ratio"] = found.ratio
+        verdict["ratio"], verdict["confidence"] = found.ratio, found.confidence
         verdict["low"], verdict["high"] = bounds(found)
-        verdict["confidence"] = found.confidence
         verdict["events"] = found.events
-        verdict["smallest_visible"] = (
-            found.smallest_visible if math.isfinite(found.smallest_visible) else None
-        )
+        visible = found.smallest_visible
+        verdict["smallest_visible"] = visible if math.isfinite(visible) else None
         verdict["reason"] = found.reason
     verdict["sentence"] = verdict_sentence(verdict, candidate)
     return verdict
@@ -180,8 +178,7 @@ def _sparse(work: Work, rows: Sequence[Row]) -> list[str]:
 
 def int8_sentences(measured: Mapping[str, Measurement]) -> list[str]:
     """A sentence on whether INT8 is faster than the same network in FP32, for the choice of what to ship."""
-    found = _judged("tuned", "int8", measured) or _judged("pruned", "int8", measured)
-    if found is None:
+    if (found := _judged("tuned", "int8", measured) or _judged("pruned", "int8", measured)) is None:
         return []
     advice = " INT8 saves bytes here, not time: for speed, ship FP32."
     gains = found.outcome == "faster" or unproven(*measured.values())  # or not known
@@ -190,8 +187,7 @@ def int8_sentences(measured: Mapping[str, Measurement]) -> list[str]:
 
 def time_sentences(candidate: str, measured: Mapping[str, Measurement]) -> list[str]:
     """Sentences on the times behind the verdict, above all on what disturbed them."""
-    found = _judged("original", candidate, measured)
-    if found is None:
+    if (found := _judged("original", candidate, measured)) is None:
         return []
     words = [f"{capital(remark)}." for remark in found.remarks]
     if measured["original"].marks or measured[candidate].marks:
@@ -209,15 +205,9 @@ def _layers(work: Work) -> list[Layer]:
     layers: dict[str, Layer] = {}
     for network, judged in held["networks"].items():
         for one in judged:
-            layer = layers.setdefault(
-                one["name"],
-                {
-                    "name": one["name"],
-                    "kind": one["kind"],
-                    "latency_s": {held["first"]: one["baseline_s"]},
-                    "judged": {},
-                },
-            )
+            times = {held["first"]: one["baseline_s"]}
+            fresh: Layer = {"name": one["name"], "kind": one["kind"], "latency_s": times, "judged": {}}
+            layer = layers.setdefault(one["name"], fresh)
             layer["latency_s"][network] = one["candidate_s"]
             verdict = {key: one[key] for key in LayerVerdict.__annotations__}
             verdict["low"] = one["low"] if one["high"] is not None else None
@@ -226,8 +216,7 @@ def _layers(work: Work) -> list[Layer]:
 
 
 def _widths(work: Work) -> list[Width]:
-    plan = work.plan(work.latest())
-    if plan is None:
+    if (plan := work.plan(work.latest())) is None:
         return []
     return [
         {"group": name, "kind": width.kind, "before": width.before, "after": width.after}
@@ -236,8 +225,7 @@ def _widths(work: Work) -> list[Width]:
 
 
 def _statistics(work: Work) -> dict[str, UnitLists] | None:
-    plan = work.plan(work.latest())
-    if plan is None or "statistics" not in work.artifacts:
+    if (plan := work.plan(work.latest())) is None or "statistics" not in work.artifacts:
         return None
     statistics = ActivationStatistics.load(work.artifacts["statistics"].checked())
     lists: dict[str, UnitLists] = {}

@@ -121,7 +121,7 @@ def _sweep_seed(
     speedups = _speedups(run, start, original, trials, settings.seconds) if timed else {}
     whole = scores["original"]
     for trial in trials:
-        found, raw = scores[trial.name], scores[_before_tuning(trial.name)]
+        found, raw = scores[trial.name], scores[f"{trial.name}, before tuning"]
         row: SweepRow = {
             "settings": dict(trial.settings),
             "score": found["score"],
@@ -250,8 +250,7 @@ def _scores(run: Run, start: Work, original: Variant, trials: Sequence[_Trial]) 
     for trial in trials:
         chain = [variant for variant in trial.work.variants if variant.role == "chain"]
         cut = [variant for variant in chain if not variant.recovered][-1]
-        variants.append(dataclasses.replace(cut, name=_before_tuning(trial.name)))
-        variants.append(trial.final)
+        variants += [dataclasses.replace(cut, name=f"{trial.name}, before tuning"), trial.final]
         variants += [dataclasses.replace(one, name=f"{trial.name}, {one.name}") for one in trial.controls]
     step = NamedStage("evaluate", Evaluate(split="validation"))
     work = run.step(step, dataclasses.replace(start, variants=tuple(variants)))
@@ -283,10 +282,6 @@ def bounds(judgement: Judgement) -> tuple[float | None, float | None]:
     return (judgement.low, judgement.high) if math.isfinite(judgement.high) else (None, None)
 
 
-def _before_tuning(name: str) -> str:
-    return f"{name}, before tuning"
-
-
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
@@ -294,12 +289,7 @@ def _toml(value: Any) -> str:
 
 
 def warm(
-    by_seed: Sequence[Sequence[Recipe]],
-    run: Run,
-    start: Work,
-    *,
-    processes: int,
-    last: Sequence[NamedStage],
+    by_seed: Sequence[Sequence[Recipe]], run: Run, start: Work, *, processes: int, last: Sequence[NamedStage]
 ) -> None:
     """Runs all trials, given by seed; a refused trial raises its error again in the sweep.
 
@@ -309,17 +299,12 @@ def warm(
     Raises:
         ModelError: a process was killed.
     """
-    total = sum(map(len, by_seed))
+    total, threads = sum(map(len, by_seed)), torch.get_num_threads()
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
 
         def submitted(recipe: Recipe) -> Future[None]:
             return pool.submit(
-                _run_trial,
-                recipe.values,
-                recipe.path,
-                run.directory,
-                threads=torch.get_num_threads(),
-                last=tuple(last),
+                _run_trial, recipe.values, recipe.path, run.directory, threads=threads, last=tuple(last)
             )
 
         try:
@@ -355,12 +340,7 @@ def trial_stages(recipe: Recipe) -> list[NamedStage]:
 
 
 def _run_trial(
-    values: Mapping[str, Any],
-    path: Path,
-    directory: Path,
-    *,
-    threads: int,
-    last: Sequence[NamedStage],
+    values: Mapping[str, Any], path: Path, directory: Path, *, threads: int, last: Sequence[NamedStage]
 ) -> None:
     torch.set_num_threads(threads)  # part of the cache key
     try:

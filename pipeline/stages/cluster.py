@@ -67,14 +67,18 @@ class Cluster:
         books = self._books(model, work.seed)
         set_values(model, books)
         if self.epochs:
-            tied = cast(Workload, _Tied(work.workload, books, self.gradient))
-            schedule = Schedule(self.epochs, self.learning_rate)
-            job = TrainingJob.of(dataclasses.replace(work, workload=tied), schedule, "cluster")
+            own = dataclasses.replace(
+                work, workload=cast(Workload, _Tied(work.workload, books, self.gradient))
+            )
+            job = TrainingJob.of(own, Schedule(self.epochs, self.learning_rate), "cluster")
             model = fit(model, job).model
             books = trained_books(model, books)
         if self.short:
             books = {name: Clusters(shortened(one.book), one.index) for name, one in books.items()}
-            _shorten_rest(model, books)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():  # biases and norms
+                    if name not in books and parameter.dim() == 1 and parameter.dtype == torch.float32:
+                        parameter.copy_(torch.from_numpy(shortened(parameter.detach().cpu().numpy())))
         set_values(model, books)
         score = validation_score(work.workload, model)
         sizes = ", ".join(f"{name} {len(one.book)}" for name, one in books.items())
@@ -82,11 +86,8 @@ class Cluster:
         return work.with_model("clustered", model, plan=work.plan(latest)).logged("cluster", self, words)
 
     def _books(self, model: nn.Module, seed: int) -> Books:
-        found = weights_of(model, self.dense)
-        weights = {name: one.detach().cpu().numpy() for name, one in found.items()}
-        bits_of: dict[str, int] = {}
-        for layer, bits in self.bits_of.items():
-            bits_of |= dict.fromkeys(named(weights, layer), bits)
+        weights = {name: one.detach().cpu().numpy() for name, one in weights_of(model, self.dense).items()}
+        bits_of = {name: bits for layer, bits in self.bits_of.items() for name in named(weights, layer)}
         groups: dict[tuple[int, str], list[str]] = {}
         for name in weights:
             groups.setdefault((bits_of.get(name, self.bits), "" if self.shared else name), []).append(name)
@@ -100,10 +101,9 @@ class Cluster:
 
 def set_values(model: nn.Module, books: Books) -> None:
     """Sets weights to the values of their code books."""
-    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, one in books.items():
-            parameters[name].copy_(torch.from_numpy(one.values(name)))
+            model.get_parameter(name).copy_(torch.from_numpy(one.values(name)))
 
 
 def trained_books(model: nn.Module, books: Books) -> dict[str, Clusters]:
@@ -158,11 +158,3 @@ class _Tied:
         made = self.inner.optimizer(model)
         made.register_step_pre_hook(lambda *_: share_gradients(model, self.books, self.gradient))
         return made
-
-
-def _shorten_rest(model: nn.Module, books: Books) -> None:
-    """Rounds parameters of one axis: biases and norms."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name not in books and parameter.dim() == 1 and parameter.dtype == torch.float32:
-                parameter.copy_(torch.from_numpy(shortened(parameter.detach().cpu().numpy())))

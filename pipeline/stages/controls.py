@@ -64,8 +64,7 @@ class Controls:
     def __call__(self, work: Work) -> Work:
         for done in work.log:
             _check_declared(done.stage, done.facts)
-        plan = work.plan(work.latest())
-        if plan is None:
+        if (plan := work.plan(work.latest())) is None:
             raise RecipeError("Controls need a pruned network, and there is none.", 'Put "prune" before it.')
         result, words = work, []
         first = next((done for done in work.log if done.facts.shrinks), None)
@@ -82,19 +81,15 @@ class Controls:
         if self.epochs is not None:
             return self.epochs
         first = [done for done in work.log if done.facts.trains]
-        longer = recovery(work.log)
-        unknown = [
-            done.stage
-            for done in (*first, *longer)
-            if "epochs" not in done.settings and is_users_own(done.stage)
-        ]
+        steps = (*first, *recovery(work.log))
+        unknown = [one.stage for one in steps if "epochs" not in one.settings and is_users_own(one.stage)]
         if not first or unknown:
             whose = f'the stage "{unknown[0]}" trains' if unknown else "the original was trained"
             raise RecipeError(
                 f"The number of epochs for which {whose} is not known, so neither is that of a fair control.",
                 "Set epochs in the stage controls, or set scratch = false.",
             )
-        return sum(done.settings.get("epochs", 0) for done in (*first, *longer))
+        return sum(done.settings.get("epochs", 0) for done in steps)
 
 
 def _random(work: Work, plan: Plan) -> Variant:
@@ -136,7 +131,6 @@ def _random_blocks(work: Work, steps: Sequence[Plan]) -> Variant:
 
 
 def _recovered(twin: Work, work: Work, name: str) -> Variant:
-    """A control after the same recovering stages as the chain."""
     place = twin.directory
     for index, done in enumerate(recovery(work.log)):
         twin = dataclasses.replace(twin, directory=place / str(index))  # each has its own checkpoints
@@ -155,8 +149,7 @@ def random_plan(groups: Groups, plan: Plan, seed: int) -> Plan:
 
 
 def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
-    fresh = built_model(work.workload, seed=work.seed + 2)
-    small = replay(fresh, plan, example_batch(work.workload))
+    small = replay(built_model(work.workload, seed=work.seed + 2), plan, example_batch(work.workload))
     rescale(small, plan)
     schedule = Schedule.of({**(work.training() or {}), "epochs": epochs})
     job = TrainingJob.of(work, schedule, "control: from scratch", seed=work.seed + 2)
@@ -197,5 +190,4 @@ def rescale(model: nn.Module, plan: Plan) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in before and parameter.dim() > 1:
-                inputs = math.prod(before[name][1:]) / math.prod(parameter.shape[1:])
-                parameter.mul_(inputs**0.5)
+                parameter.mul_((math.prod(before[name][1:]) / math.prod(parameter.shape[1:])) ** 0.5)

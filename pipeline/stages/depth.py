@@ -98,7 +98,18 @@ class _Search:
         self.gone: list[Block] = []
         self.rounds: list[dict[str, Any]] = []
         self.ended = ""
-        self._check_goal()
+        if stage.blocks is not None and stage.blocks > len(blocks):
+            raise RecipeError(
+                f"The stage asks for {stage.blocks} blocks, but only {len(blocks)} can be dropped.",
+                f"Ask for fewer. They are: {', '.join(block.path for block in blocks)}.",
+            )
+        share = sum(block.parameters for block in blocks) / self.size
+        if stage.parameters is not None and stage.parameters > share:
+            raise RecipeError(
+                f"The stage asks for {stage.parameters:.1%} of the parameters, but all blocks that can "
+                f"be dropped have {share:.1%}.",
+                "Ask for less, or prune neurons too.",
+            )
         self.whole = self._score({})
 
     def dropped(self) -> Dropped:
@@ -149,33 +160,15 @@ class _Search:
     def _is_done(self) -> bool:
         if self.stage.blocks is not None:
             return len(self.gone) >= self.stage.blocks
-        if self.stage.parameters is not None:
-            return sum(block.parameters for block in self.gone) >= self.stage.parameters * self.size
-        return False
-
-    def _check_goal(self) -> None:
-        """Refuses, before anything is scored, to drop more than can be."""
-        if self.stage.blocks is not None and self.stage.blocks > len(self.blocks):
-            raise RecipeError(
-                f"The stage asks for {self.stage.blocks} blocks, but only {len(self.blocks)} can be dropped.",
-                f"Ask for fewer. They are: {', '.join(block.path for block in self.blocks)}.",
-            )
-        share = sum(block.parameters for block in self.blocks) / self.size
-        if self.stage.parameters is not None and self.stage.parameters > share:
-            raise RecipeError(
-                f"The stage asks for {self.stage.parameters:.1%} of the parameters, but all blocks that can "
-                "be dropped have "
-                f"{share:.1%}.",
-                "Ask for less, or prune neurons too.",
-            )
+        share = self.stage.parameters
+        return share is not None and sum(block.parameters for block in self.gone) >= share * self.size
 
     def _without(self, *more: Block) -> Dropped:
         return {block.path: block.bypass for block in (*self.gone, *more) if block.bypass is not None}
 
     def _score(self, dropped: Dropped) -> float:
         words = f"depth: without {', '.join(dropped)}" if dropped else "depth: score"
-        goal = self.stage.blocks or len(self.blocks)
-        self.work.progress(len(self.gone), goal, words)
+        self.work.progress(len(self.gone), self.stage.blocks or len(self.blocks), words)
         with without(self.model, dropped):
             return validation_score(self.work.workload, self.model)
 

@@ -93,8 +93,7 @@ def _student(name: str, seed: int) -> nn.Module:
 
 
 def _trained(work: Work, number: int) -> Path:
-    settings = work.training()
-    if settings is None:
+    if (settings := work.training()) is None:
         raise RecipeError(
             "The original was not trained in this run, so no further teachers can be trained like it.",
             "Give their files as checkpoints, or set teachers = 1.",
@@ -109,7 +108,6 @@ def _trained(work: Work, number: int) -> Path:
 
 
 def _loaded(work: Work, number: int, path: str) -> Path:
-    """The user's own teacher, in a folder like the trained ones."""
     folder = work.directory / f"checkpoint-{number}"
     write_tensors(folder / "model.safetensors", read_weights(Path(path)))
     return folder

@@ -87,9 +87,8 @@ class Factorize:
     def __call__(self, work: Work) -> Work:
         model, example = work.model(), example_batch(work.workload)
         work.progress(0, 3, "factorize: decompose")
-        found, left = candidates(
-            model, example, work.target, convolution=self.convolution, layers=(*self.layers, *self.ranks)
-        )
+        layers = (*self.layers, *self.ranks)
+        found, left = candidates(model, example, work.target, convolution=self.convolution, layers=layers)
         work.progress(1, 3, "factorize: ranks")
         chosen, words = self._chosen(model, found, left, work)
         if not chosen:
@@ -157,12 +156,10 @@ class Factorize:
 
         def within(at: int) -> bool:
             work.progress(len(scores), len(way).bit_length() + 1, "factorize: score")
-            thin = factorized(model, found, way[at])
-            scores[at] = validation_score(work.workload, thin)
+            scores[at] = validation_score(work.workload, factorized(model, found, way[at]))
             return sign * (scores[0] - scores[at]) <= (self.score_drop or 0.0) + 1e-12
 
-        at = last_within(len(way), within)
-        if at == 0:
+        if (at := last_within(len(way), within)) == 0:
             raise ModelError(
                 f"No layer was factorized: the smallest step loses more than {self.score_drop} of the "
                 f"validation {work.workload.score_name}, {scores[0]:.4f}.",
@@ -203,8 +200,7 @@ class Factorize:
                 progress=work.progress,
             )
             left |= slow
-            way = way_down(whole, faster)
-            if len(way) == 1:
+            if len(way := way_down(whole, faster)) == 1:
                 return {}, []
             judged: dict[tuple[object, ...], Judgement] = {}
 

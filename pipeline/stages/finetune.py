@@ -29,6 +29,5 @@ class Finetune(Schedule):
         held = {"masks": latest.path("masks")} if "masks" in latest.files else {}
         job = TrainingJob.of(work, self, "finetune", masks=load_masks(held["masks"])[0] if held else None)
         fitted = fit(work.model(latest), job)
-        words = training_sentence(fitted, self.epochs, work.workload)
         made = work.with_model("tuned", fitted.model, plan=work.plan(latest), beside=held)
-        return made.logged("finetune", self, words)
+        return made.logged("finetune", self, training_sentence(fitted, self.epochs, work.workload))

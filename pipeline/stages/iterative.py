@@ -79,8 +79,7 @@ class Iterative(Cutting):
         for step, share in enumerate(shares(self.parameters, self.steps, self.schedule), start=1):
             work.progress(step - 1, self.steps, f"iterative: step {step} of {self.steps}")
             step_share = 1 - size * (1 - share) / elements_of(last.model())
-            tried = self._step(last, work.directory / f"step-{step}", step_share)
-            if tried is None:
+            if (tried := self._step(last, work.directory / f"step-{step}", step_share)) is None:
                 words.append(f"step {step}: no unit is left that could be removed")
                 break
             score, left = validation_score(work.workload, tried.model()), elements_of(tried.model())
@@ -120,10 +119,8 @@ class Iterative(Cutting):
         """The work after one cut and its fine-tuning, from disk if finished; None: nothing can be removed."""
         if (place / "done.json").exists():
             return _restored(work, place)
-        cut = Prune(
-            parameters=min(max(share, 1e-9), 1 - 1e-9),
-            **{field.name: getattr(self, field.name) for field in dataclasses.fields(Cutting)},
-        )
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(Cutting)}
+        cut = Prune(parameters=min(max(share, 1e-9), 1 - 1e-9), **settings)
         tune = Finetune(epochs=self.epochs, learning_rate=self.learning_rate)
         result = work
         for stage, name in ((Statistics(), "statistics"), (cut, "pruned"), (tune, "tuned")):
@@ -165,8 +162,7 @@ def _restored(work: Work, place: Path) -> Work:
         files = {kind: Artifact.of(place / path) for kind, path in one["files"].items()}
         work = work.with_variant(Variant(one["name"], files, recovered=one["recovered"]))
     work = work.with_artifact("statistics", place / "statistics" / "statistics.safetensors")
-    log = tuple(map(Done.from_json, value["log"]))
-    return dataclasses.replace(work, log=(*work.log, *log))
+    return dataclasses.replace(work, log=(*work.log, *map(Done.from_json, value["log"])))
 
 
 def _worse(work: Work, score: float, floor: float) -> bool:

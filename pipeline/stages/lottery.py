@@ -172,8 +172,7 @@ class Lottery:
         """The initial network of a training, and its masks."""
         if start == "tuned_on":
             return (masked(cut.source, cut.masks) if cut.masks is not None else cut.source), cut.masks
-        seed = work.seed + 2 if start == "reinitialised" else work.seed
-        fresh = built_model(work.workload, seed=seed)
+        fresh = built_model(work.workload, seed=work.seed + 2 if start == "reinitialised" else work.seed)
         if start != "reinitialised":
             fresh.load_state_dict(stored(work, self.rewind_step))
         example = example_batch(work.workload)
@@ -195,8 +194,7 @@ class Lottery:
         Raises:
             RecipeError: the original was not trained in this run, so they are not known.
         """
-        settings = work.training()
-        if settings is None:
+        if (settings := work.training()) is None:
             raise _unstored(work, self.rewind_step)
         given = {"epochs": self.epochs, "learning_rate": self.learning_rate}
         settings |= {name: value for name, value in given.items() if value is not None}
@@ -210,13 +208,11 @@ class Lottery:
         return Cut(masks, None, trained)
 
     def _fewer_neurons(self, work: Work, trained: nn.Module, plan: Plan | None, place: Path) -> Cut:
-        quiet = work.quiet(place / "cut")
-        last = quiet.with_model("trained", trained, plan=plan)
+        last = work.quiet(place / "cut").with_model("trained", trained, plan=plan)
         if not self.criterion.startswith("weight"):
             last = Statistics()(last)
-        pruned = Prune(ratio=self.share, ratios=self.shares, criterion=self.criterion, align=False, norms=0)(
-            last
-        )
+        cut = Prune(ratio=self.share, ratios=self.shares, criterion=self.criterion, align=False, norms=0)
+        pruned = cut(last)
         newest = pruned.variant("pruned")
         return Cut(None, pruned.plan(newest), pruned.model(newest))
 

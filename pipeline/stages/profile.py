@@ -54,8 +54,7 @@ class Profile:
 
     def __call__(self, work: Work) -> Work:
         # Controls have the widths of the pruned network: timing them adds nothing.
-        timed = [v for v in work.variants if v.role == "chain" and "onnx" in v.files]
-        paths = {variant.name: variant.path("onnx") for variant in timed}
+        paths = {v.name: v.path("onnx") for v in work.variants if v.role == "chain" and "onnx" in v.files}
         work.latest("onnx")  # raises if there is none
         here = work.target.here
         protocol = Protocol(
@@ -86,7 +85,6 @@ class Profile:
         return result.logged("profile", self, *words)
 
     def _layers(self, paths: Mapping[str, Path], work: Work) -> dict[str, object]:
-        """Every network's layers compared with those of the first, interleaved."""
         runtime = work.target.here
         assert runtime.time_layers is not None  # asked before
         protocol = dataclasses.replace(
@@ -96,10 +94,9 @@ class Profile:
             paths, protocol=protocol, progress=lambda done, total: work.progress(done, total, "layers")
         )
         first, *others = timed
+        base = timed[first]
         judged = {
-            name: explained(
-                judge_layers(timed[first], timed[name]), timed[first], timed[name], target=work.target
-            )
+            name: explained(judge_layers(base, timed[name]), base, timed[name], target=work.target)
             for name in others
         }
         return {

@@ -116,10 +116,8 @@ class Prune(Cutting):
         work.progress(0, 3, "prune: trace")
         groups = trace(model, example)
         if not len(groups):
-            stays = "; ".join(
-                f"{one.parameter}: {one.reason} {one.line}".strip() for one in groups.frozen[:3]
-            )
-            cure = stays or "Prune another network."
+            why = "; ".join(f"{one.parameter}: {one.reason} {one.line}".strip() for one in groups.frozen[:3])
+            cure = why or "Prune another network."
             raise ModelError("This network has no neurons that could be removed.", cure)
         plan = self._plan(model, groups, work)
         work.progress(1, 3, "prune: cut")
@@ -189,8 +187,7 @@ def find_criterion(name: str) -> Criterion:
     place, _, attribute = name.replace(":", ".").rpartition(".")
     with users_code(f'the criterion "{name}" was imported'):
         home = importlib.import_module(place) if place else criteria
-    found = getattr(home, attribute, None)
-    if not callable(found):
+    if not callable(found := getattr(home, attribute, None)):
         known = f"Known: {', '.join(criteria.CRITERIA)}; your own is named by its dotted path."
         raise RecipeError(f'There is no criterion "{name}".', meant_and(name, criteria.CRITERIA, known))
     return cast(Criterion, found)

@@ -135,7 +135,6 @@ class Quantize:
             shipped, sentence = self._halved(work, trials, int8)
             said.append(sentence)
         save(shipped.proto, path)
-        found = lint_sentences(path, work.target, name="int8")
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
         result = result.with_artifact("ranges", work.directory / "ranges.json")
         return result.logged(
@@ -147,7 +146,7 @@ class Quantize:
             *adequacy.words(rounded, samples=kept.ranges.samples, method=kept.ranges.method),
             *said,
             *off_step(kept.source, kept.quantized.in_int8, work.target),
-            *found,
+            *lint_sentences(path, work.target, name="int8"),
         )
 
     def _halved(self, work: Work, trials: Trials, int8: Opened) -> tuple[OnnxModel, str]:

@@ -75,14 +75,10 @@ def tied(model: nn.Module, ties: Ties) -> nn.Module:
     Raises:
         ModelError: a parameter does not exist, or the shapes differ.
     """
-    before = plan_of(model)
+    before, earlier = plan_of(model), earlier_plans(model)
+    widths = dict(before.widths) if before else {}
     plan = Plan(
-        fingerprint(model),
-        widths=dict(before.widths) if before else {},
-        form="layers",
-        reason="tied parameters",
-        earlier=earlier_plans(model),
-        ties=ties,
+        fingerprint(model), widths=widths, form="layers", reason="tied parameters", earlier=earlier, ties=ties
     )
     made = relaid(model, plan)
     with torch.no_grad():
@@ -128,9 +124,7 @@ def equal_layers(model: nn.Module) -> list[tuple[str, ...]]:
     alike: dict[tuple[object, ...], list[str]] = {}
     for name, module in model.named_modules():
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        weights = [
-            one for one in module.parameters() if one.dim() > 1 and bool((one != one.flatten()[0]).any())
-        ]
+        weights = [one for one in module.parameters() if one.dim() > 1 and (one != one.flatten()[0]).any()]
         if not weights or any(True for _ in module.children()):
             continue
         content = [(path, one.dtype, tuple(one.shape), _bytes(one)) for path, one in tensors.items()]

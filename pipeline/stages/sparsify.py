@@ -89,7 +89,12 @@ class Sparsify:
         write_json(work.directory / "sparse.json", {"network": "sparse", **facts})
         made = work.with_model("sparse", sparse, plan=work.plan(source), beside={"masks": place})
         made = made.with_artifact("sparse", work.directory / "sparse.json")
-        return made.logged("sparsify", self, _words(facts))
+        held = facts["bytes"]
+        words = (
+            f"{facts['left']:,} of {facts['parameters']:,} parameters are left; "
+            f"{held['dense']:,} bytes dense, {held['bitmask']:,} as a bitmask, {held['csr']:,} as sparse rows"
+        )
+        return made.logged("sparsify", self, words)
 
     def _share(self, work: Work, model: nn.Module, weights: Mapping[str, nn.Parameter]) -> float:
         if self.share is not None:
@@ -118,11 +123,3 @@ def sparse_facts(model: nn.Module, masks: Masks, pattern: Pattern) -> dict[str, 
         "zeros": zeros,
         "bytes": dataclasses.asdict(stored_bytes(tensors, set(masks))),
     }
-
-
-def _words(facts: Mapping[str, Any]) -> str:
-    held = facts["bytes"]
-    return (
-        f"{facts['left']:,} of {facts['parameters']:,} parameters are left; {held['dense']:,} bytes dense, "
-        f"{held['bitmask']:,} as a bitmask, {held['csr']:,} as sparse rows"
-    )

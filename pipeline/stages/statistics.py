@@ -22,9 +22,8 @@ class Statistics:
     split: Literal["calibration", "train", "validation"] = "calibration"
 
     def __call__(self, work: Work) -> Work:
-        groups = trace(work.model(), example_batch(work.workload))
         found = collect(
-            groups,
+            trace(work.model(), example_batch(work.workload)),
             inputs_of(work.workload, self.split),
             progress=lambda batches: work.progress(batches, batches + 1, f"statistics: {batches} batches"),
         )
