@@ -255,7 +255,7 @@ def test_the_command_groups_equal_faults_and_fails(command: Command, tmp_path: P
 def test_a_clean_file_passes(command: Command, tmp_path: Path) -> None:
     code, printed = command(written(tmp_path, faulty=False), "--tensorrt", "8.5")
     assert code == 0
-    assert "TensorRT 8.5 should take this file: nothing found." in printed
+    assert "TensorRT 8.5 should accept this file: nothing found." in printed
 
 
 def test_a_broken_budget_fails(command: Command, tmp_path: Path) -> None:
