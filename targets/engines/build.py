@@ -17,7 +17,7 @@ from ..artifact import writing
 from ..errors import ModelError, TargetError
 from ..memory_fit import Fit, Footprint
 from ..target import Target
-from .build_settings import BuildSettings, profiles_for
+from .build_settings import BuildSettings, Profile, profiles_for
 from .dla import check_fallbacks, put_on_dla
 from .log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
 from .machine import check_target, device_facts, fit_for, room_for
@@ -75,24 +75,11 @@ def build_engine(
         config = builder.create_builder_config()
         limits = _limits(trt, config, settings, free, fitted)
         names = _flags(trt, config, settings)
-        if not strong:  # such a network uses Q/DQ only if INT8 is allowed
-            kinds = {str(network.get_layer(index).type) for index in range(network.num_layers)}
-            if hasattr(trt.BuilderFlag, "INT8") and str(trt.LayerType.QUANTIZE) in kinds:
-                config.set_flag(trt.BuilderFlag.INT8)
-                names.append("INT8")
-            if hasattr(trt.BuilderFlag, "FP16") and settings.fp16:
-                config.set_flag(trt.BuilderFlag.FP16)
-                names.append("FP16")
-        tensors = [network.get_input(index) for index in range(network.num_inputs)]
-        shapes = {tensor.name: tuple(tensor.shape) for tensor in tensors}
-        profiles = profiles_for(shapes, batch=settings.batch, given=settings.shapes, model=model.name)
-        if profiles:  # one for all inputs with dynamic dimensions
-            profile = builder.create_optimization_profile()
-            for name, (low, usual, high) in profiles.items():
-                profile.set_shape(name, low, usual, high)
-            config.add_optimization_profile(profile)
-        on_dla = settings.dla_core is not None
-        refused = put_on_dla(trt, builder, network, config, settings, model) if on_dla else []
+        names += [] if strong else _precisions(trt, network, config, settings)
+        profiles = _profiles(builder, network, config, settings, model)
+        refused = (
+            [] if settings.dla_core is None else put_on_dla(trt, builder, network, config, settings, model)
+        )
         cache_used = _give_cache(config, cache_path)
         before = len(lines)
         plan_bytes = builder.build_serialized_network(network, config)
@@ -100,10 +87,7 @@ def build_engine(
             raise _unbuilt(model, trt.__version__, lines[before:], free)
         findings = read_log(lines)
         check_fallbacks(findings, settings, model)
-        cache = config.get_timing_cache()  # with the timings of this build
-        if cache_path is not None and cache is not None:
-            with writing(cache_path) as beside:
-                beside.write_bytes(cache.serialize())
+        _keep_cache(config, cache_path)
     with writing(plan) as beside:
         beside.write_bytes(plan_bytes)
     record = {
@@ -140,7 +124,9 @@ def _typing(trt: Any, settings: BuildSettings) -> Tuple[bool, int]:
     weak_for_dla = settings.dla_core is not None and hasattr(trt.BuilderFlag, "INT8")
     if hasattr(creation, "STRONGLY_TYPED") and not weak_for_dla:
         return True, 1 << int(creation.STRONGLY_TYPED)
-    return (False, 1 << int(creation.EXPLICIT_BATCH)) if hasattr(creation, "EXPLICIT_BATCH") else (False, 0)
+    if hasattr(creation, "EXPLICIT_BATCH"):
+        return False, 1 << int(creation.EXPLICIT_BATCH)
+    return False, 0
 
 
 def _limits(
@@ -148,8 +134,9 @@ def _limits(
 ) -> Dict[str, int]:
     """Caps the memory of one layer and of the trial of a kernel, since the system needs memory too."""
     limits: Dict[str, int] = {}
-    asked = settings.workspace_bytes or (None if free is None else free // 2)
-    workspace = asked if fitted is None else fitted.workspace_bytes
+    workspace = settings.workspace_bytes or (None if free is None else free // 2)
+    if fitted is not None:
+        workspace = fitted.workspace_bytes
     if workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
         limits["workspace_bytes"] = workspace
@@ -200,6 +187,34 @@ def _unknown(trt: Any, what: str, option: str) -> TargetError:
     )
 
 
+def _precisions(trt: Any, network: Any, config: Any, settings: BuildSettings) -> List[str]:
+    """Sets precisions for a network that is not strongly typed: it uses Q/DQ only if INT8 is allowed."""
+    names: List[str] = []
+    kinds = {str(network.get_layer(index).type) for index in range(network.num_layers)}
+    if hasattr(trt.BuilderFlag, "INT8") and str(trt.LayerType.QUANTIZE) in kinds:
+        config.set_flag(trt.BuilderFlag.INT8)
+        names.append("INT8")
+    if hasattr(trt.BuilderFlag, "FP16") and settings.fp16:
+        config.set_flag(trt.BuilderFlag.FP16)
+        names.append("FP16")
+    return names
+
+
+def _profiles(
+    builder: Any, network: Any, config: Any, settings: BuildSettings, model: Path
+) -> Dict[str, Profile]:
+    """Adds one profile for all inputs with dynamic dimensions."""
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in tensors}
+    profiles = profiles_for(shapes, batch=settings.batch, given=settings.shapes, model=model.name)
+    if profiles:
+        profile = builder.create_optimization_profile()
+        for name, (low, usual, high) in profiles.items():
+            profile.set_shape(name, low, usual, high)
+        config.add_optimization_profile(profile)
+    return profiles
+
+
 def _timing_path(
     trt: Any, flavour: str, device: Optional[Mapping[str, Any]], folder: Optional[Path]
 ) -> Optional[Path]:
@@ -219,6 +234,15 @@ def _give_cache(config: Any, path: Optional[Path]) -> bool:
     if cache is None and stored:  # damaged, or of another board: start empty
         stored, cache = b"", config.create_timing_cache(b"")
     return bool(cache is not None and config.set_timing_cache(cache, False) and stored)
+
+
+def _keep_cache(config: Any, path: Optional[Path]) -> None:
+    """Writes the timings, including those of this build."""
+    cache = config.get_timing_cache()
+    if path is None or cache is None:
+        return
+    with writing(path) as beside:
+        beside.write_bytes(cache.serialize())
 
 
 def _unparsed(parser: Any, model: Path, version: str, lines: Sequence[Line]) -> ModelError:

@@ -27,14 +27,16 @@ def check_target(
     """
     if target is None:
         return
-    if not target.runtime.builds:
+    runs = target.runtime
+    if not runs.builds:
         raise TargetError(
             f"{target.title} runs ONNX files with {target.runtime}, not engines.",
             "Use the ONNX file as it is, or choose another target: deadweight targets.",
         )
     wanted = target.certain("compute_capability")
     if settings.flavour == "tensorrt_rtx" and wanted is not None:
-        if not hasattr(getattr(trt, "ComputeCapability", None), "SM" + str(wanted).replace(".", "")):
+        known = getattr(trt, "ComputeCapability", None)
+        if not hasattr(known, "SM" + str(wanted).replace(".", "")):
             raise TargetError(
                 f"TensorRT-RTX {trt.__version__} cannot build for compute capability {wanted}, which "
                 f"{target.title} has.",
