@@ -150,7 +150,7 @@ def _convert(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelPro
         ) from error
     written = opset_of(model)
     if written != asked:
-        raise ModelError(f"torch wrote opset {written} where {asked} was asked for.", "Choose another opset.")
+        raise ModelError(f"torch wrote opset {written} where {asked} was requested.", "Choose another opset.")
     return model
 
 

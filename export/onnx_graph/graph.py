@@ -249,7 +249,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def given_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that a caller gives, initializers left out."""
+    """The model's inputs, without initializers."""
     constants = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in constants]
 

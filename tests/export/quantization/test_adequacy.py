@@ -80,7 +80,7 @@ def test_the_movement_is_what_half_of_the_samples_lack_on_average_over_all_halve
 
 
 def test_what_a_histogram_decides_is_held_against_what_it_decides_for_each_half() -> None:
-    # Samples by turns: those with even numbers reach from -4 to 4, the others from -1 to 3.
+    # Samples alternately: those with even numbers reach from -4 to 4, the others from -1 to 3.
     seen = Seen(bins=0)
     seen.add(np.array([[-4.0, 4.0], [-1.0, 3.0]] * 20, np.float32), 40, by_sample=True)
     halves = [(half.low, half.high) for half in seen.halves]
@@ -151,7 +151,7 @@ def test_tensors_that_are_zero_in_all_samples_are_named_and_many_of_them_are_sho
     found = {f"t{number}": Adequacy(0.01, 200) for number in range(20)}
     first, second = words(found | {"dead": Adequacy(0.0, 0)}, samples=400, method="minmax")
     assert first.startswith("1 of 21 rounded tensors are 0 in all of 400 calibration samples (dead): ")
-    assert "prune what is dead" in first
+    assert "prune dead channels" in first
     assert second.startswith("400 calibration samples are enough")
     dead = {f"d{number}": Adequacy(0.0, 0) for number in range(20)}
     assert words(found | dead, samples=400, method="minmax")[0].startswith("CHECK THE SAMPLES: 20 of 40 ")
@@ -170,7 +170,7 @@ def test_one_sample_that_wakes_a_tensor_is_an_outlier_and_the_tensor_is_not_dead
 
 def test_a_handful_of_samples_that_are_alike_cannot_show_that_they_are_enough(net: Nets) -> None:
     ranges = calibrate(net("mlp").path, [{"x": normal(1).repeat(4, 1)}])
-    assert said(ranges).startswith("4 calibration samples cannot show")
+    assert said(ranges).startswith("4 calibration samples are too few to judge")
 
 
 def test_samples_that_are_doubted_are_not_called_enough() -> None:
