@@ -20,7 +20,12 @@ TEXTS = (
     "benchmarks/**/*.md",
     *(f"examples/**/*.{suffix}" for suffix in ("md", "toml", "yml", "py")),
 )
-SOURCES: tuple[str, ...] = ("deadweight", "pipeline")  # folders whose Python is held to it too
+SOURCES: tuple[str, ...] = (
+    "deadweight",
+    "export",
+    "pipeline",
+    "targets",
+)  # folders whose Python is held to it too
 BANNED = {
     r"mend(s|ed|ing)?": "fix",
     r"told": "reported, stated, known, distinguished",
