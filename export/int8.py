@@ -239,15 +239,15 @@ def _lint(model: OnnxModel, path: Path, target: Target) -> tuple[Report | None, 
 
 
 def _to_half(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel, str]:
-    halved = to_half(model.model, tensorrt=Platform.of(target).version)
-    noise = _noise(model, Opened.of(halved.model), samples)
+    result = to_half(model.model, tensorrt=Platform.of(target).version)
+    noise = _noise(model, Opened.of(result.model), samples)
     if not noise < LIMITS["lossy"]:
         raise ModelError(
             f"FP16 changes the outputs by {noise:.3g} of their values: values inside exceed its range.",
             "Omit --half.",
         )
-    left = "".join(f", {name} stays in FP32: {why}" for name, why in halved.left_float.items())
-    return halved.model, f"FP16 for operators in float: noise {noise:.2%}{left}"
+    left = "".join(f", {name} stays in FP32: {why}" for name, why in result.left_float.items())
+    return result.model, f"FP16 for operators in float: noise {noise:.2%}{left}"
 
 
 def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:

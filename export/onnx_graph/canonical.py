@@ -109,18 +109,18 @@ def name_by_module(model: onnx.ModelProto, parameters: Collection[str], outputs:
             value.name = fresh
         seen.add(value.name)
     new: dict[str, str] = dict(zip((value.name for value in graph.output), outputs, strict=True))
-    taken = {value.name for value in graph.input} | set(outputs)
+    used = {value.name for value in graph.input} | set(outputs)
     for node in graph.node:
         scope = _module_of(node, parameters)
-        node.name = unique(f"{scope}/{node.op_type}" if scope else node.op_type, taken)
+        node.name = unique(f"{scope}/{node.op_type}" if scope else node.op_type, used)
         for place, name in enumerate(node.output):
             if name and name not in new:
-                new[name] = node.name if place == 0 else unique(f"{node.name}:{place}", taken)
+                new[name] = node.name if place == 0 else unique(f"{node.name}:{place}", used)
     constants = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name in constants and name not in new and _parameter(name, parameters) is None:
-                new[name] = unique(f"{node.name}:constant{place}", taken)
+                new[name] = unique(f"{node.name}:constant{place}", used)
     rename(graph, new)
 
 
@@ -189,7 +189,7 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
     """Folds a batch norm into the Conv, ConvTranspose or Gemm before it (Jacob et al. 2018, section 3.2)."""
     graph = model.graph
     index = Index.of(graph)
-    taken = set(index.constants)
+    used = set(index.constants)
     gone: set[str] = set()
     for norm in graph.node:
         weighted = index.producer.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
@@ -204,7 +204,7 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
         factor = gamma / np.sqrt(variance + attribute_of(norm, "epsilon", 1e-5))
         shift = beta + ((bias[0] if bias else 0.0) - mean) * factor
         folded = _scale_outputs(weight, factor, weighted)
-        names = [unique(f"{weighted.input[1]}_{end}", taken) for end in ("folded", "shift")]
+        names = [unique(f"{weighted.input[1]}_{end}", used) for end in ("folded", "shift")]
         for name, value in zip(names, (folded, shift), strict=True):
             graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
         weighted.input[1:] = names

@@ -270,13 +270,13 @@ def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     graph.node.extend(copies)
 
 
-def unique(name: str, taken: set[str]) -> str:
-    """The name, with a number appended if it is in `taken`, to which it is added."""
+def unique(name: str, used: set[str]) -> str:
+    """The name, with a number appended if it is in `used`, to which it is added."""
     found, count = name, 0
-    while found in taken:
+    while found in used:
         count += 1
         found = f"{name}_{count}"
-    taken.add(found)
+    used.add(found)
     return found
 
 

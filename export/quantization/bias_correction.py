@@ -63,9 +63,9 @@ def _bias_holder(index: Index, node: onnx.NodeProto) -> tuple[onnx.NodeProto, in
     """The node and the input position of an operator's per-channel bias, existing or possible."""
     if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
         given = node.input[2] if len(node.input) > 2 else ""
-        held = not given or given in index.constants
-        by_row = held and given and any(size != 1 for size in index.constants[given].dims[:-1])
-        return None if not held or by_row or attribute_of(node, "beta", 1.0) != 1.0 else (node, 2)
+        constant = not given or given in index.constants
+        by_row = constant and given and any(size != 1 for size in index.constants[given].dims[:-1])
+        return None if not constant or by_row or attribute_of(node, "beta", 1.0) != 1.0 else (node, 2)
     add = index.read_only_by(node.output[0], ("Add",))
     if add is None:
         return None

@@ -134,8 +134,8 @@ def _divergence(counts: Array, end: int) -> float:
     p, q = reference / reference.sum(), copy / copy.sum()
     # A bin that only outliers filled is empty in the copy; a small mass keeps the cost finite.
     q = np.where(q > 0, q, 1e-9)
-    held = p > 0
-    return float(np.sum(p[held] * np.log(p[held] / q[held])))
+    occupied = p > 0
+    return float(np.sum(p[occupied] * np.log(p[occupied] / q[occupied])))
 
 
 def _squared_error(counts: Array, end: int) -> float:

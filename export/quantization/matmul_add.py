@@ -20,13 +20,13 @@ IN_FLOAT = "ONNX Runtime fuses it with the following sum and computes both in fl
 
 def join_biases(model: OnnxModel) -> OnnxModel:
     """Fuses each MatMul and a following Add of a per-channel bias into a Gemm with the MatMul's name."""
-    taken = set(model.index.constants)
+    used = set(model.index.constants)
     biases, made, gone = [], {}, set()
     for product, add, other, columns in _sums(model):
         bias = model.index.value(other)
         if bias is None or bias.size != columns or bias.shape[-1] != columns:
             continue
-        name = unique(f"{product.name}_bias", taken)
+        name = unique(f"{product.name}_bias", used)
         biases.append(numpy_helper.from_array(bias.reshape(-1), name))
         gone.add(add.output[0])
         inputs = [*product.input, name]

@@ -248,8 +248,8 @@ def _check_type(path: Path, wanted: Input, dtype: np.dtype[Any]) -> None:
     if dtype.kind == wanted.dtype.kind or {dtype.kind, wanted.dtype.kind} <= {"i", "u"}:
         return
     scale = (
-        "Scale and normalize the samples as the network sees them at inference, and save the floats: raw "
-        "pixels would give ranges of numbers that it never meets."
+        "Scale and normalize the samples as for inference, and save the floats: raw pixels would give wrong "
+        "ranges."
     )
     cure = scale if wanted.dtype.kind == "f" and dtype.kind in "iu" else _PREPARED
     raise WorkloadError(f"{path} has {dtype} for the input {wanted}.", cure)
@@ -299,10 +299,10 @@ def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
 
 
 def arrays(path: Path, names: Iterable[str]) -> dict[str, Array]:
-    """The arrays of a file by name; the one of an .npy file is called `ONLY`.
+    """The arrays of a file by name; the one of an .npy file is named `ONLY`.
 
     Raises:
-        ArtifactError: the file is damaged, or holds Python objects.
+        ArtifactError: the file is damaged, or has Python objects.
     """
     try:
         if path.suffix == ".npy":
@@ -318,7 +318,7 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, and opening those could run code")
+        raise ValueError("it has Python objects, and opening them could run code")
     return shape, dtype
 
 

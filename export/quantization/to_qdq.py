@@ -80,12 +80,12 @@ def to_qdq(
     )
     parameters = _activation_parameters(model.index, placed, ranges, rules)
     least = {} if rules.symmetric else _least_scales(model, placed, parameters)
-    taken = _names(model.graph)
-    weights = _int8_weights(graph, model.index, placed, weight_bits, least, taken)
+    used = _names(model.graph)
+    weights = _int8_weights(graph, model.index, placed, weight_bits, least, used)
     stored = list(weights.values())
     if not rules.symmetric:
-        stored += _int32_biases(graph, placed, parameters, weights, taken)
-    _insert(graph, placed, parameters, weights, stored, taken)
+        stored += _int32_biases(graph, placed, parameters, weights, used)
+    _insert(graph, placed, parameters, weights, stored, used)
     drop_unused(graph)
     return Quantized(model.derived(proto), dialect, placed.tensors, in_int8, placed.left_float)
 
@@ -165,11 +165,11 @@ def _within_clip(found: Range, name: str, index: Index) -> Range:
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:
-    taken = set()
+    used = set()
     for inner in all_graphs(graph):
-        taken |= {value.name for value in (*inner.input, *inner.initializer, *inner.node)}
-        taken |= {name for node in inner.node for name in node.output}
-    return taken
+        used |= {value.name for value in (*inner.input, *inner.initializer, *inner.node)}
+        used |= {name for node in inner.node for name in node.output}
+    return used
 
 
 def _int8_weights(
@@ -178,7 +178,7 @@ def _int8_weights(
     placed: Placement,
     bits: int,
     least: Mapping[Weight, Array],
-    taken: set[str],
+    used: set[str],
 ) -> dict[Weight, onnx.NodeProto]:
     """Stores each weight once per channel axis; returns the DequantizeLinear node of each."""
     nodes: dict[Weight, onnx.NodeProto] = {}
@@ -190,21 +190,21 @@ def _int8_weights(
         if not np.isfinite(value).all():
             raise ModelError(f"The weight {weight.name!r} has NaN or infinity.", "Train or load it again.")
         rounded, scale = quantize_weight(value, weight.axis, bits=bits, least_scale=least.get(weight))
-        nodes[weight] = _stored(graph, weight.name, rounded, scale, weight.axis, taken)
+        nodes[weight] = _stored(graph, weight.name, rounded, scale, weight.axis, used)
     return nodes
 
 
 def _stored(
-    graph: onnx.GraphProto, name: str, integers: Array, scale: Array, axis: int | None, taken: set[str]
+    graph: onnx.GraphProto, name: str, integers: Array, scale: Array, axis: int | None, used: set[str]
 ) -> onnx.NodeProto:
     values = {str(integers.dtype): integers, "scale": scale, "zero": np.zeros(scale.shape, integers.dtype)}
-    constants = {unique(f"{name}_{end}", taken): np.asarray(value) for end, value in values.items()}
+    constants = {unique(f"{name}_{end}", used): np.asarray(value) for end, value in values.items()}
     graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in constants.items())
     node = helper.make_node(
         "DequantizeLinear",
         list(constants),
-        [unique(f"{name}_dequantized", taken)],
-        name=unique(f"{name}_dequantize", taken),
+        [unique(f"{name}_dequantized", used)],
+        name=unique(f"{name}_dequantize", used),
     )
     if axis is not None:
         node.attribute.append(helper.make_attribute("axis", axis))
@@ -236,7 +236,7 @@ def _int32_biases(
     placed: Placement,
     parameters: Mapping[str, Parameters],
     weights: Mapping[Weight, onnx.NodeProto],
-    taken: set[str],
+    used: set[str],
 ) -> list[onnx.NodeProto]:
     """Stores the bias of each Gemm as int32 and points the Gemm to it.
 
@@ -256,7 +256,7 @@ def _int32_biases(
         unit = np.maximum(unit, SMALLEST_SCALE)
         integers = np.clip(np.rint(bias / unit.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
         # Two readers of one bias may have different units, so each has its own copy.
-        nodes.append(_stored(graph, f"{node.name}_bias", integers, unit, 0, taken))
+        nodes.append(_stored(graph, f"{node.name}_bias", integers, unit, 0, used))
         node.input[2] = nodes[-1].output[0]
     return nodes
 
@@ -267,15 +267,15 @@ def _insert(
     parameters: Mapping[str, Parameters],
     weights: Mapping[Weight, onnx.NodeProto],
     stored: list[onnx.NodeProto],
-    taken: set[str],
+    used: set[str],
 ) -> None:
     # An output of the network keeps its name; the float value before rounding gets another.
     shown = {value.name for value in graph.output if placed.everywhere}
-    before = {name: unique(f"{name}_float", taken) if name in shown else name for name in parameters}
-    after = {name: name if name in shown else unique(f"{name}_dequantized", taken) for name in parameters}
+    before = {name: unique(f"{name}_float", used) if name in shown else name for name in parameters}
+    after = {name: name if name in shown else unique(f"{name}_dequantized", used) for name in parameters}
     nodes = list(stored)
     for name in (value.name for value in graph.input if value.name in parameters):
-        nodes += _pair(graph, name, before[name], after[name], parameters[name], taken)
+        nodes += _pair(graph, name, before[name], after[name], parameters[name], used)
     for position, node in enumerate(graph.node):
         for place_, name in enumerate(node.input):
             weight = placed.weights.get((position, place_))
@@ -288,15 +288,15 @@ def _insert(
         nodes.append(node)
         for name in made:
             if name in parameters:
-                nodes += _pair(graph, name, before[name], after[name], parameters[name], taken)
+                nodes += _pair(graph, name, before[name], after[name], parameters[name], used)
     replace_nodes(graph, nodes)
 
 
 def _pair(
-    graph: onnx.GraphProto, name: str, before: str, after: str, parameters: Parameters, taken: set[str]
+    graph: onnx.GraphProto, name: str, before: str, after: str, parameters: Parameters, used: set[str]
 ) -> list[onnx.NodeProto]:
     scale, zero, integers, quantize, dequantize = (
-        unique(f"{name}_{end}", taken) for end in ("scale", "zero", "int8", "quantize", "dequantize")
+        unique(f"{name}_{end}", used) for end in ("scale", "zero", "int8", "quantize", "dequantize")
     )
     graph.initializer.append(numpy_helper.from_array(np.asarray(parameters[0], np.float32), scale))
     graph.initializer.append(numpy_helper.from_array(parameters[1], zero))

@@ -102,6 +102,6 @@ def test_a_model_cannot_have_files_sent_that_lie_outside_of_its_folder(
         next(entry for entry in weight.external_data if entry.key == "location").value = elsewhere
     path.write_bytes(model.SerializeToString())
     (tmp_path / "secret").write_bytes(b"secret" * 100)
-    with pytest.raises(ModelError, match="is not in its folder and cannot be sent"):
+    with pytest.raises(ModelError, match="is outside its folder and cannot be sent"):
         there.put([path])
     assert not list(board.home.rglob("files/*/data"))
