@@ -74,7 +74,7 @@ def test_the_best_method_is_the_one_with_the_least_noise(net: Nets, tmp_path: Pa
 def test_layers_stay_in_float_where_asked_and_unknown_ones_are_named(net: Nets, tmp_path: Path) -> None:
     samples = saved(net("mlp"), tmp_path / "data")
     made = to_int8(net("mlp").path, samples, tmp_path / "out", target=BOARD, skip=["fc3/Gemm"])
-    assert made.quantized.left_float == {"fc3/Gemm": "asked for"}
+    assert made.quantized.left_float == {"fc3/Gemm": "requested"}
     with pytest.raises(ModelError, match="Did you mean 'fc3/Gemm'"):
         to_int8(net("mlp").path, samples, tmp_path / "no", target=BOARD, skip=["fc3/Gem"])
     assert not (tmp_path / "no").exists()

@@ -89,7 +89,7 @@ def test_values_that_are_not_finite_are_an_error_naming_the_tensor(
 ) -> None:
     x = net("mlp").batches[0]["x"].clone()
     x[3, 4] = value
-    with pytest.raises(ModelError, match=rf"'x' holds {said}, in one of the samples 0 to 7"):
+    with pytest.raises(ModelError, match=rf"'x' has {said}, in one of the samples 0 to 7"):
         calibrate(net("mlp").path, [{"x": x}], method=method)
 
 

@@ -87,7 +87,7 @@ def test_weights_that_are_missing_are_reported_before_anything_is_sent(
     model = outside(mlp(8, 4))
     weights = model.with_name("model.onnx.data")
     weights.unlink()
-    with pytest.raises(ModelError, match=r"keeps weights in .*model\.onnx\.data, which is missing"):
+    with pytest.raises(ModelError, match=r"has weights in .*model\.onnx\.data, which is missing"):
         there.put([model])
     assert not list(board.home.rglob("files/*/data"))
 
