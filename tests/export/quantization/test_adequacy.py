@@ -47,7 +47,7 @@ def test_eight_samples_with_heavy_tails_are_not_enough_and_the_tensor_is_named(n
     assert moved > MOVES
     assert "8 calibration samples are not enough" in said(ranges)
     assert f"x by {moved:.0%}" in said(ranges)
-    assert 'give more samples, or take method = "percentile"' in said(ranges)
+    assert 'give more samples, or use method = "percentile"' in said(ranges)
 
 
 def test_an_outlier_is_named_where_the_range_follows_it_and_not_where_it_is_cut_off(net: Nets) -> None:
@@ -55,7 +55,7 @@ def test_an_outlier_is_named_where_the_range_follows_it_and_not_where_it_is_cut_
     x[7, 7] = 500.0
     ranges = calibrate(net("mlp").path, [{"x": x}])
     assert ranges.adequacy["x"].carriers == 1
-    assert "no more than 1 of 400 samples" in said(ranges)
+    assert "at most 1 of 400 samples" in said(ranges)
     assert "x (1)" in said(ranges)
     cut = calibrate(net("mlp").path, [{"x": x}], method="percentile")
     assert cut.adequacy["x"].carriers == 16

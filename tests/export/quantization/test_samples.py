@@ -83,9 +83,9 @@ def test_samples_of_other_sizes_are_not_put_into_one_batch(tmp_path: Path) -> No
         (np.zeros((8, 4, 5, 3), np.float32), r"array.transpose\(0, 3, 1, 2\)"),
         (np.zeros((2, 3, 4, 6), np.float32), r"the shape \[2, 3, 4, 6\] does not fit the input image"),
         (np.zeros((5,), np.float32), "does not fit the input image"),
-        (np.zeros((0, 3, 4, 5), np.float32), "holds nothing"),
+        (np.zeros((0, 3, 4, 5), np.float32), "is empty"),
         (np.zeros((3, 4, 5), np.uint8), "Scale and normalize the samples"),
-        (np.zeros((3, 4, 5), np.complex64), "holds complex64"),
+        (np.zeros((3, 4, 5), np.complex64), "has complex64"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_runs(
@@ -125,7 +125,7 @@ def test_a_folder_without_arrays_says_how_to_make_them(pictures: Path, tmp_path:
     with pytest.raises(WorkloadError, match="pictures, but no arrays") as caught:
         open_samples(pictures, folder)
     assert "numpy.savez" in caught.value.cure
-    with pytest.raises(WorkloadError, match=r"no \.npz or \.npy file"):
+    with pytest.raises(WorkloadError, match=r"is not a \.npz or \.npy file"):
         open_samples(pictures, folder / "cat.JPG")
     with pytest.raises(ArtifactError, match="does not exist"):
         open_samples(pictures, tmp_path / "nowhere")
