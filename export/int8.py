@@ -1,8 +1,8 @@
-"""An ONNX file and calibration samples in, an INT8 file out: what the stage "quantize" does, for any file.
+"""The quantization of an ONNX file with calibration samples: the stage "quantize" for any file.
 
-The stage has a workload to ask for a score; here there are samples alone. So what INT8 changed is told by the
-outputs: their noise, and the samples whose largest output is another one now. Nothing is written before all
-of it was seen to be right.
+The stage has a workload for a score; here there are only samples. So the effect of INT8 is measured by the
+outputs: their noise, and the samples whose largest output changes. Nothing is written before all of it was
+checked.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from .quantization.samples import Samples
 from .quantization.to_qdq import Quantized, to_qdq
 
 NAME = "int8.onnx"
-NAMED = 5  # samples that are told one by one
-COMPARED = 4  # batches by which methods, and FP16, are judged
+NAMED = 5  # samples that are listed
+COMPARED = 4  # batches by which methods and FP16 are judged
 
 
 @dataclass(frozen=True)
 class Flip:
-    """A sample whose largest output is another one after quantization.
+    """A sample whose largest output changes with quantization.
 
     Attributes:
-        lead: by how much the float network preferred its own, in the output's unit.
+        lead: the difference of both outputs in the float network, in the output's unit.
     """
 
     place: str
@@ -55,18 +55,17 @@ class Flip:
 
 @dataclass(frozen=True)
 class Int8:
-    """What was made of a file.
+    """The result of `to_int8`.
 
     Attributes:
-        path: the INT8 file; None where TensorRT of the target would refuse it, and nothing was written.
-        noises: by method that was tried, the noise of the outputs; empty where one was.
-        classes: the output whose largest value `hop` and `flips` follow; "" where the first is no table of
-            samples and classes.
-        folded: how many batch norms went into the layers before them, to be rounded with these.
-        adequacy: whether the samples were enough, in sentences.
-        half: what FP16 changed, in a sentence; "" where it was not asked for.
-        float_kernels: what ONNX Runtime would run in float all the same; nothing for TensorRT.
-        lint: what the rules say; None where the target runs no TensorRT, or `unjudged` says why not.
+        path: the INT8 file; None where the target's TensorRT would refuse it, and nothing was written.
+        noises: the noise of the outputs by method; empty for a single method.
+        classes: the output of `hop` and `flips`; "" where the first is not a table of samples and classes.
+        folded: the number of batch norms that were folded into the layers before them.
+        adequacy: sentences on whether the samples were enough.
+        half: a sentence on the effect of FP16; "" without FP16.
+        float_kernels: the operators that ONNX Runtime would run in float; empty for TensorRT.
+        lint: the findings; None where the target has no TensorRT, or for the reason in `unjudged`.
     """
 
     path: Path | None
@@ -100,78 +99,78 @@ def to_int8(
     """Writes int8.onnx, ranges.json and quantize.json into a folder, in the dialect of the target's runtime.
 
     Args:
-        method: how ranges follow from activations; "best" tries all from one calibration and keeps the one
-            with the least noise in the outputs on the first batches.
+        method: the calibration method; "best" tries all with one calibration and uses the one with the least
+            noise in the outputs on the first batches.
         skip: weighted operators that stay in float.
-        half: whether what stays in float becomes FP16, for TensorRT 10 and later.
+        half: whether the float part becomes FP16, for TensorRT 10 and later.
 
     Raises:
         ModelError: the model is quantized already or cannot be; INT8 or FP16 breaks its outputs.
         WorkloadError: the samples do not fit, or are constant.
-        TargetError: FP16 was asked for where the target runs no TensorRT.
+        TargetError: FP16 was requested for a target without TensorRT.
         ArtifactError: a file is damaged, or the folder cannot be written.
     """
     dialect = target.runtime.dialect
     in_onnx_runtime = rules_of(dialect).onnx_runtime
     if half and "file" not in target.runtime.fp16:
         raise TargetError(
-            f"{target.name} runs {target.runtime}, and FP16 in the file is for TensorRT 10 and later.",
-            "Leave --half out, or name a board with TensorRT.",
+            f"{target.name} runs {target.runtime}, but FP16 in the file is for TensorRT 10 and later.",
+            "Omit --half, or give a board with TensorRT.",
         )
     methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
     with unfinished(folder) as part:
-        given = load(model)
-        source, folded = _folded(given)
+        original = load(model)
+        source, folded = _fold(original)
         watched = Watched.of(source)
         before = watched.opened
         if folded:
-            before = Opened.of(given)
+            before = Opened.of(original)
             near = itertools.islice(samples.batches(), COMPARED)
             compare(before, Opened.of(source), near, kind="float", name="ONNX -> batch norms folded")
-        ranges = calibrate_by(methods, watched, _told(samples, progress, "calibrate"))
+        ranges = calibrate_by(methods, watched, _with_progress(samples, progress, "calibrate"))
         noises: dict[Method, float] = {}
         best: tuple[Method, Quantized, Opened] | None = None
         for one in methods:
-            made = to_qdq(source, ranges[one], dialect=dialect, skip=skip)
-            opened = Opened.of(made.model, optimized_path=part / one if in_onnx_runtime else None)
+            one_quantized = to_qdq(source, ranges[one], dialect=dialect, skip=skip)
+            opened = Opened.of(one_quantized.model, optimized_path=part / one if in_onnx_runtime else None)
             if len(methods) > 1:
                 noises[one] = _noise(before, opened, samples)
             if best is None or noises[one] < noises[best[0]]:
-                best = one, made, opened
+                best = one, one_quantized, opened
         assert best is not None  # there is one method at least
         chosen, quantized, after = best
-        final, said = quantized.model, ""
-        report, unjudged = _judged(final, folder / NAME, target)
+        final, half_sentence = quantized.model, ""
+        report, unjudged = _lint(final, folder / NAME, target)
         hop, flips = None, tuple[Flip, ...]()
-        taken = report is None or not report.counts["error"]
-        if taken:
-            fed = _told(samples, progress, "compare")
-            hop = compare(before, after, fed, kind="lossy", name="ONNX -> INT8", rounded_from=source)
+        accepted = report is None or not report.counts["error"]
+        if accepted:
+            batches = _with_progress(samples, progress, "compare")
+            hop = compare(before, after, batches, kind="lossy", name="ONNX -> INT8", rounded_from=source)
             flips = flip_details(before, after, samples, hop.flips[:NAMED])
             if half:
-                final, said = _halved(after, samples, target)
-                report, unjudged = _judged(final, folder / NAME, target)
-        found = ranges[chosen]
-        rounded = {name: found.adequacy[name] for name in quantized.tensors}
+                final, half_sentence = _to_half(after, samples, target)
+                report, unjudged = _lint(final, folder / NAME, target)
+        chosen_ranges = ranges[chosen]
+        rounded = {name: chosen_ranges.adequacy[name] for name in quantized.tensors}
         result = Int8(
-            path=folder / NAME if taken else None,
+            path=folder / NAME if accepted else None,
             method=chosen,
             noises=noises,
             quantized=quantized,
             hop=hop,
-            classes=_classes(given),
+            classes=_classes(original),
             flips=flips,
             folded=folded,
-            adequacy=adequacy.words(rounded, samples=found.samples, method=found.method),
-            half=said,
+            adequacy=adequacy.words(rounded, samples=chosen_ranges.samples, method=chosen_ranges.method),
+            half=half_sentence,
             float_kernels=tuple(float_kernels(read_optimized(part / chosen))) if in_onnx_runtime else (),
             lint=report,
             unjudged=unjudged,
-            bytes_before=given.file_bytes,
-            bytes_after=save(final.proto, (folder if taken else part) / NAME),
+            bytes_before=original.file_bytes,
+            bytes_after=save(final.proto, (folder if accepted else part) / NAME),
         )
-        if taken:
-            _deliver(folder, result, found, _record(model, samples, target))
+        if accepted:
+            _write_records(folder, result, chosen_ranges, _record(model, samples, target))
     return result
 
 
@@ -182,8 +181,8 @@ def _classes(model: OnnxModel) -> str:
     return first.name if len(axes) == 2 and axes[1].dim_value != 1 else ""
 
 
-def _folded(model: OnnxModel) -> tuple[OnnxModel, int]:
-    """The model with its batch norms in the layers before them, as our own export writes it; and how many."""
+def _fold(model: OnnxModel) -> tuple[OnnxModel, int]:
+    """The model with folded batch norms, as in our export, and their number."""
     model = as_float(model)
     if not (before := _norms(model)):
         return model, 0
@@ -198,18 +197,18 @@ def _norms(model: OnnxModel) -> int:
 
 
 def flip_details(before: Opened, after: Opened, samples: Samples, flips: Sequence[int]) -> tuple[Flip, ...]:
-    """What a few samples were taken for, before and after."""
+    """The largest outputs of a few samples, before and after."""
     if not flips:
         return ()
-    first, found, start = before.model.proto, [], 0
+    first, details, start = before.model.proto, [], 0
     name = first.graph.output[0].name
     for piece in pieces(first, samples.batches(), before.at_once):
         here = [index for index in flips if start <= index < start + samples_in(piece)]
         if here:
-            one, two = (model.run(piece)[name] for model in (before, after))
-            found += [_flip(samples.place(index), one[index - start], two[index - start]) for index in here]
+            was, now = (model.run(piece)[name] for model in (before, after))
+            details += [_flip(samples.place(index), was[index - start], now[index - start]) for index in here]
         start += samples_in(piece)
-    return tuple(found)
+    return tuple(details)
 
 
 def _flip(place: str, before: Array, after: Array) -> Flip:
@@ -217,7 +216,7 @@ def _flip(place: str, before: Array, after: Array) -> Flip:
     return Flip(place, was, now, float(before[was] - before[now]))
 
 
-def _told(samples: Samples, progress: Progress, what: str) -> Iterator[dict[str, Array]]:
+def _with_progress(samples: Samples, progress: Progress, what: str) -> Iterator[dict[str, Array]]:
     done, total = 0, samples.count
     for batch in samples.batches():
         progress(done, total, what)
@@ -230,25 +229,25 @@ def _noise(before: Opened, after: Opened, samples: Samples) -> float:
     return noise_between(before, after, itertools.islice(samples.batches(), COMPARED))
 
 
-def _judged(model: OnnxModel, path: Path, target: Target) -> tuple[Report | None, str]:
+def _lint(model: OnnxModel, path: Path, target: Target) -> tuple[Report | None, str]:
     if not target.runtime.linted:
         return None, ""
     try:
         return lint(replace(model, path=path), target=target), ""
     except TargetError as error:
-        return None, f"not held against TensorRT's rules: {error.what}"
+        return None, f"not checked against TensorRT's rules: {error.what}"
 
 
-def _halved(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel, str]:
-    halved = to_half(model.model, tensorrt=Platform.of(target).version)
-    noise = _noise(model, Opened.of(halved.model), samples)
+def _to_half(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel, str]:
+    result = to_half(model.model, tensorrt=Platform.of(target).version)
+    noise = _noise(model, Opened.of(result.model), samples)
     if not noise < LIMITS["lossy"]:
         raise ModelError(
-            f"FP16 changes the outputs by {noise:.3g} of their values: numbers inside leave its range.",
-            "Leave --half out.",
+            f"FP16 changes the outputs by {noise:.3g} of their values: values inside exceed its range.",
+            "Omit --half.",
         )
-    left = "".join(f", {name} stays in FP32: {why}" for name, why in halved.left_float.items())
-    return halved.model, f"FP16 for operators in float: noise {noise:.2%}{left}"
+    left = "".join(f", {name} stays in FP32: {why}" for name, why in result.left_float.items())
+    return result.model, f"FP16 for operators in float: noise {noise:.2%}{left}"
 
 
 def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:
@@ -262,9 +261,9 @@ def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:
     }
 
 
-def _deliver(folder: Path, result: Int8, ranges: Ranges, record: dict[str, Any]) -> None:
+def _write_records(folder: Path, result: Int8, ranges: Ranges, record: dict[str, Any]) -> None:
     write_json(folder / "ranges.json", ranges.to_json())
-    told = {
+    facts = {
         "method": result.method,
         "dialect": result.quantized.dialect,
         "noises": dict(result.noises),
@@ -279,4 +278,4 @@ def _deliver(folder: Path, result: Int8, ranges: Ranges, record: dict[str, Any])
         "lint": None if result.lint is None else result.lint.counts,
         "sha256": sha256_of(folder / NAME),
     }
-    write_json(folder / "quantize.json", {**record, **told})
+    write_json(folder / "quantize.json", {**record, **facts})

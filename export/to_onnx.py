@@ -1,8 +1,8 @@
-"""From a module to an ONNX file that every target parses, the same bytes every time.
+"""The export of a module to an ONNX file that every target parses, with reproducible bytes.
 
-The road: torch.export with a dynamic batch axis, torch's ONNX exporter (which folds batch norms and
-constants), our rewrites (canonical.py), a simplifier, and a check that the simplified graph computes what
-the plain one did. `to_onnx` works on any nn.Module and on the GraphModules of torch.export.
+The steps: torch.export with a dynamic batch axis, torch's ONNX exporter (which folds batch norms and
+constants), our rewrites (canonical.py), a simplifier, and a check that the simplified graph computes the
+same. `to_onnx` works on any nn.Module and on the GraphModules of torch.export.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from .onnx_graph.run import first_line, runner
 from .onnx_graph.run_module import arguments, eval_mode
 from .onnx_graph.shared_initializers import merge_initializers
 
-OPSETS = (17, 18, 19, 20)  # 17 is what TensorRT 8.5 and 8.6 parse; below it LayerNormalization is missing
+OPSETS = (17, 18, 19, 20)  # TensorRT 8.5 and 8.6 parse 17; below it LayerNormalization is missing
 NATIVE = 18  # the oldest opset that torch's exporter writes
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: `simplified_by` is "onnxsim", "onnxslim" or "nothing", and `notes` say why."""
+    """A written file: `simplified_by` is "onnxsim", "onnxslim" or "nothing", and `notes` give the reason."""
 
     path: Path
     opset: int
@@ -64,8 +64,8 @@ def to_onnx(
         spell_out_layer_norm: for TensorRT 8.5, whose parser has no LayerNormalization.
 
     Raises:
-        ModelError: the network cannot be traced, fixes its batch size, uses an operator that the opset
-            lacks, returns something other than a tensor, a tuple or a dict of tensors.
+        ModelError: the network cannot be traced, has a fixed batch size, uses an operator that the opset
+            lacks, or does not return a tensor, a tuple or a dict of tensors.
     """
     path = Path(path)
     if opset not in OPSETS:
@@ -96,7 +96,7 @@ def to_onnx(
     merge_initializers(model)
     if not simplify:
         save(model, path)
-        return Exported(path, opset, "nothing", ("not asked for",))
+        return Exported(path, opset, "nothing", ("not requested",))
     arrays = {name: value.detach().cpu().numpy() for name, value in example_inputs.items()}
     model, simplified_by, notes = _simplified(model, arrays)
     save(model, path)
@@ -104,9 +104,9 @@ def to_onnx(
 
 
 def simplify(path: Path, out_path: Path, example_inputs: Mapping[str, Array]) -> Exported:
-    """Simplifies an ONNX file with onnxsim, with onnxslim where onnxsim fails, else leaves it as it is.
+    """Simplifies an ONNX file with onnxsim, with onnxslim where onnxsim fails, else copies it.
 
-    A simplified graph is kept only when it computes what the plain one did, to 1e-5 of the largest output.
+    A simplified graph is used only if its outputs are equal, up to 1e-5 of the largest output.
     """
     model, simplified_by, notes = _simplified(load(path).proto, example_inputs)
     save(model, out_path)
@@ -119,16 +119,16 @@ def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> torch.export.Exp
     shapes: Any = {name: {0: batch} for name in kwargs} if kwargs else tuple({0: batch} for _ in args)
     try:
         return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # torch.export lets the errors of the user's own code through
+    except Exception as error:  # torch.export does not wrap the errors of the user's code
         if "Constraints violated" in str(error):
             raise ModelError(
-                f"{type(module).__name__} fixes its batch size: {_reason(error)}.",
-                "Take sizes from the input, e.g. x.flatten(1) or x.view(x.shape[0], -1).",
+                f"{type(module).__name__} has a fixed batch size: {_reason(error)}.",
+                "Use the input's sizes, e.g. x.flatten(1) or x.view(x.shape[0], -1).",
             ) from error
         raise ModelError(
             f"{type(module).__name__} cannot be traced with inputs "
             f"{ {name: tuple(value.shape) for name, value in example.items()} }: {first_line(error)}",
-            "Check that the module runs on these inputs and has no branch that depends on values.",
+            "Check that the module runs on these inputs and has no data-dependent branch.",
         ) from error
 
 
@@ -146,11 +146,11 @@ def _convert(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelPro
     except Exception as error:
         raise ModelError(
             f"torch cannot write this network as ONNX: {first_line(error)}",
-            "Replace the operator named there by ones that ONNX knows.",
+            "Replace that operator by ones that ONNX has.",
         ) from error
     written = opset_of(model)
     if written != asked:
-        raise ModelError(f"torch wrote opset {written} where {asked} was asked for.", "Choose another opset.")
+        raise ModelError(f"torch wrote opset {written} where {asked} was requested.", "Choose another opset.")
     return model
 
 
@@ -175,7 +175,7 @@ def _simplified(
     model: onnx.ModelProto, example: Mapping[str, Array]
 ) -> tuple[onnx.ModelProto, str, tuple[str, ...]]:
     if not fits(model):
-        return model, "nothing", ("simplifiers take no model over 2 GB",)
+        return model, "nothing", ("simplifiers support no model over 2 GB",)
     notes: list[str] = []
     plain = runner(model)(example)
     for name, tool in (("onnxsim", _onnxsim), ("onnxslim", _onnxslim)):
@@ -206,8 +206,8 @@ def _imports(model: onnx.ModelProto) -> list[tuple[str, int]]:
 def _onnxsim(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnxsim
 
-    # These rewrites trade one plain operator for several or for a fused one that older parsers do not know,
-    # and lose the layer's name.
+    # These rewrites replace a standard operator by several or by a fused one that older parsers lack, and
+    # lose the layer's name.
     skipped = [
         "fuse_matmul_add_bias_into_gemm_batched",
         "fuse_qkv",
@@ -218,7 +218,7 @@ def _onnxsim(model: onnx.ModelProto) -> onnx.ModelProto:
     ]
     simple, passed = onnxsim.simplify(model, skipped_optimizers=skipped)
     if not passed:
-        raise ValueError("its own check failed")
+        raise ValueError("its check failed")
     return whole_copy(simple)
 
 
@@ -233,7 +233,7 @@ def _onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # torch's exporter prints progress and logs what it did not need; neither is for our user.
+    # torch's exporter prints progress and logs irrelevant messages.
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

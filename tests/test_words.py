@@ -20,7 +20,8 @@ TEXTS = (
     "benchmarks/**/*.md",
     *(f"examples/**/*.{suffix}" for suffix in ("md", "toml", "yml", "py")),
 )
-SOURCES: tuple[str, ...] = ("deadweight", "pipeline")  # folders whose Python is held to it too
+# Folders whose Python is checked too.
+SOURCES: tuple[str, ...] = ("deadweight", "export", "pipeline", "targets")
 BANNED = {
     r"mend(s|ed|ing)?": "fix",
     r"told": "reported, stated, known, distinguished",

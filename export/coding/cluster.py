@@ -99,8 +99,8 @@ def cluster_file(
         _check_bits(chosen)
     model = load(path).proto
     wanted = dict(bits_of or {})
-    held = {one.name: one for one in model.graph.initializer if one.data_type == 1}
-    arrays = {name: numpy_helper.to_array(one) for name, one in held.items()}
+    float_tensors = {one.name: one for one in model.graph.initializer if one.data_type == 1}
+    arrays = {name: numpy_helper.to_array(one) for name, one in float_tensors.items()}
     weights = {
         name: array
         for name, array in arrays.items()
@@ -121,11 +121,11 @@ def cluster_file(
         made = cluster(tensors, wanted.get(next(iter(tensors)), bits), start=start, price=price)
         made = Clusters(shortened(made.book), made.index)
         for name in tensors:
-            held[name].CopyFrom(numpy_helper.from_array(made.values(name), name))
+            float_tensors[name].CopyFrom(numpy_helper.from_array(made.values(name), name))
             counts[name] = len(made.book)
     for name, array in arrays.items():
         if array.ndim == 1:
-            held[name].CopyFrom(numpy_helper.from_array(shortened(array), name))
+            float_tensors[name].CopyFrom(numpy_helper.from_array(shortened(array), name))
     save(model, out)
     return counts
 
@@ -166,13 +166,13 @@ def _one_dimensional(
     for _ in range(ROUNDS):
         nearest = _nearest(values, book, costs)
         changed = 1.0 if len(place) == 0 else float((nearest != place).mean())
-        held = np.bincount(nearest, minlength=len(book) + 1)
+        sizes = np.bincount(nearest, minlength=len(book) + 1)
         sums = np.bincount(nearest, values, minlength=len(book) + 1)[1:]
-        some = held[1:] > 0
+        some = sizes[1:] > 0
         # An entry without members is removed.
-        book = sums[some] / held[1:][some]
+        book = sums[some] / sizes[1:][some]
         place = np.concatenate([[0], np.cumsum(some)])[nearest]
-        members = np.concatenate([[held[0] + zeros], held[1:][some]])
+        members = np.concatenate([[sizes[0] + zeros], sizes[1:][some]])
         with np.errstate(divide="ignore"):
             bits = -np.log2(members / members.sum())
         # Without a price only the nearest value counts, and zero is not among them.

@@ -181,9 +181,9 @@ class _Walk:
                 ratio = 0.0  # which of the parts remain is not tracked
             self.parts[name] = {part: elements * ratio for part, elements in source.items()}
             for part, elements in self.parts[name].items():
-                held = self.values[part]
-                held.elements = min(held.elements, elements)
-                held.item = min(held.item, self.shapes.items.get(name, 4))
+                least = self.values[part]
+                least.elements = min(least.elements, elements)
+                least.item = min(least.item, self.shapes.items.get(name, 4))
 
     def _kernel(self, node: onnx.NodeProto, read: list[str], *, whole: bool, sums: bool) -> None:
         reads: dict[int, tuple[float, float]] = {}

@@ -1,1 +1,1 @@
-"""How is an ONNX graph read, normalized and run? Every pass and every reader goes through `graph.load`."""
+"""ONNX graphs: reading, normalization and execution. Every reader uses `graph.load`."""

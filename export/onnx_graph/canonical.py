@@ -1,8 +1,8 @@
-"""The few rewrites between torch's exporter and a file that every target parses.
+"""The canonical form: rewrites between torch's exporter and a file that every target parses.
 
-torch writes opset 18 or newer, with stack traces, paths and names that count symbols; old TensorRT
-parsers stop at 17, and a cache wants equal bytes for equal networks. Each function here changes one such
-thing in place and keeps the function the graph computes.
+torch writes opset 18 or newer, with stack traces, paths and numbered names; old TensorRT parsers stop at
+17, and a cache needs equal bytes for equal networks. Each function changes one such property in place and
+preserves what the graph computes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from onnx import defs, helper, numpy_helper
 from ...targets.errors import ModelError
 from .graph import Array, Index, all_graphs, attribute_of, drop_unused, replace_nodes, unique
 
-# What the inputs beyond these counts would mean did not exist in opset 17; with these counts the
-# definitions of 17 and 18 agree word for word, and so do the attributes listed, at these values.
+# Further inputs did not exist in opset 17; with these counts, and the listed attributes at these values, the
+# definitions of 17 and 18 are equal.
 _SAME_INPUTS = {"Pad": 3, "Resize": 4}
 _SAME_VALUES: dict[str, dict[str, tuple[int | bytes, ...]]] = {
     "Resize": {"antialias": (0,), "keep_aspect_ratio_policy": (b"stretch",), "axes": ()},
@@ -30,33 +30,33 @@ _SAME_VALUES: dict[str, dict[str, tuple[int | bytes, ...]]] = {
 
 
 def lower_opset(model: onnx.ModelProto, opset: int) -> None:
-    """Restates a model of opset 18 in opset 17.
+    """Converts a model of opset 18 to opset 17.
 
-    An operator whose definition did not change between the two is left as it is; `onnx.defs` knows which.
-    The rest of those that changed is either said in the old way or refused.
+    An operator whose definition is equal in both is unchanged, by `onnx.defs`. The others are rewritten or
+    refused.
 
     Raises:
-        ModelError: an operator means something that `opset` cannot say.
+        ModelError: an operator cannot be expressed in `opset`.
     """
-    found = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    imported = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     refused = []
     for graph in all_graphs(model.graph):
         index = Index.of(graph)
         for node in graph.node:
             standard = node.domain in ("", "ai.onnx")
-            late = standard and defs.get_schema(node.op_type, found.version, "").since_version > opset
-            if late and not (opset == 17 and found.version == 18 and _restate_in_17(node, index)):
+            late = standard and defs.get_schema(node.op_type, imported.version, "").since_version > opset
+            if late and not (opset == 17 and imported.version == 18 and _rewrite_in_17(node, index)):
                 refused.append(f"{node.name or node.output[0]} ({node.op_type})")
     if refused:
         raise ModelError(
-            f"Opset {opset} cannot say {', '.join(refused[:5])}.",
-            f"Export at opset {found.version} (the target must run TensorRT 10), or replace the operator.",
+            f"Opset {opset} cannot express {', '.join(refused[:5])}.",
+            f"Export at opset {imported.version} (the target must run TensorRT 10), or replace the operator.",
         )
-    found.version = opset
+    imported.version = opset
     drop_unused(model.graph)
 
 
-def _restate_in_17(node: onnx.NodeProto, index: Index) -> bool:
+def _rewrite_in_17(node: onnx.NodeProto, index: Index) -> bool:
     kind = node.op_type
     if kind.startswith("Reduce"):
         # The axes were an attribute before they became an input.
@@ -71,7 +71,7 @@ def _restate_in_17(node: onnx.NodeProto, index: Index) -> bool:
         del node.input[1:]
         return True
     if kind == "Split":
-        # Without sizes 17 splits evenly into as many parts as there are outputs; num_outputs came in 18.
+        # Without sizes 17 splits evenly into one part per output; num_outputs came in 18.
         _drop_attribute(node, "num_outputs")
         return True
     if kind not in _SAME_VALUES or len(node.input) > _SAME_INPUTS.get(kind, len(node.input)):
@@ -82,7 +82,7 @@ def _restate_in_17(node: onnx.NodeProto, index: Index) -> bool:
             continue
         if helper.get_attribute_value(attribute) not in same:
             return False
-        if kind in ("Resize", "LpPool"):  # these attributes are not known to 17 at all
+        if kind in ("Resize", "LpPool"):  # these attributes do not exist in 17
             _drop_attribute(node, attribute.name)
     return True
 
@@ -95,11 +95,11 @@ def _drop_attribute(node: onnx.NodeProto, name: str) -> None:
 def name_by_module(model: onnx.ModelProto, parameters: Collection[str], outputs: list[str]) -> None:
     """Names every node after the module it came from and its operator, e.g. "layer1.conv/Conv".
 
-    The exporter's own names count symbols of the whole graph, so that one layer less renames all others;
-    these stay, and layers can be compared before and after pruning. Outputs take the names `outputs`.
+    The exporter's names are numbered over the whole graph, so that removing a layer renames all others; these
+    names stay, and layers can be compared before and after pruning. Outputs get the names `outputs`.
     """
     graph = model.graph
-    # An output that is an input, a constant or a second output needs a value of its own to be named.
+    # An output that is an input, a constant or a second output needs its own value for a name.
     made = {name for node in graph.node for name in node.output}
     seen: set[str] = set()
     for value in graph.output:
@@ -109,24 +109,24 @@ def name_by_module(model: onnx.ModelProto, parameters: Collection[str], outputs:
             value.name = fresh
         seen.add(value.name)
     new: dict[str, str] = dict(zip((value.name for value in graph.output), outputs, strict=True))
-    taken = {value.name for value in graph.input} | set(outputs)
+    used = {value.name for value in graph.input} | set(outputs)
     for node in graph.node:
         scope = _module_of(node, parameters)
-        node.name = unique(f"{scope}/{node.op_type}" if scope else node.op_type, taken)
+        node.name = unique(f"{scope}/{node.op_type}" if scope else node.op_type, used)
         for place, name in enumerate(node.output):
             if name and name not in new:
-                new[name] = node.name if place == 0 else unique(f"{node.name}:{place}", taken)
+                new[name] = node.name if place == 0 else unique(f"{node.name}:{place}", used)
     constants = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name in constants and name not in new and _parameter(name, parameters) is None:
-                new[name] = unique(f"{node.name}:constant{place}", taken)
+                new[name] = unique(f"{node.name}:constant{place}", used)
     rename(graph, new)
 
 
 def _module_of(node: onnx.NodeProto, parameters: Collection[str]) -> str:
     if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        # A folded batch norm leaves its own name on the convolution; the weight's is the convolution's.
+        # A folded batch norm leaves its name on the convolution; the weight has the convolution's name.
         parameter = _parameter(node.input[1], parameters)
         if parameter is not None:
             return parameter.rpartition(".")[0]
@@ -138,7 +138,7 @@ def _module_of(node: onnx.NodeProto, parameters: Collection[str]) -> str:
 
 
 def _parameter(name: str, parameters: Collection[str]) -> str | None:
-    # Folding adds an ending: "conv.weight_bias" and "conv.weight_folded" come from conv.weight.
+    # Folding adds a suffix: "conv.weight_bias" and "conv.weight_folded" are from conv.weight.
     while name not in parameters:
         name, found, _ = name.rpartition("_")
         if not found:
@@ -147,7 +147,7 @@ def _parameter(name: str, parameters: Collection[str]) -> str | None:
 
 
 def rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
-    """Renames tensors everywhere: nodes, inputs, outputs, constants."""
+    """Renames tensors in nodes, inputs, outputs and constants."""
     for inner in all_graphs(graph):
         for node in inner.node:
             node.input[:] = [new.get(name, name) for name in node.input]
@@ -158,7 +158,7 @@ def rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
 
 
 def global_pools(model: onnx.ModelProto) -> None:
-    """Writes a mean over all spatial axes as GlobalAveragePool, which runtimes quantize and fuse.
+    """Replaces a mean over all spatial axes by GlobalAveragePool, which runtimes quantize and fuse.
 
     torch exports AdaptiveAvgPool2d(1) and x.mean((2, 3)) as ReduceMean; ranks are read from value infos.
     """
@@ -186,10 +186,10 @@ def global_pools(model: onnx.ModelProto) -> None:
 
 
 def fold_batch_norm(model: onnx.ModelProto) -> None:
-    """Moves a batch norm into the Conv, ConvTranspose or Gemm before it (Jacob et al. 2018, section 3.2)."""
+    """Folds a batch norm into the Conv, ConvTranspose or Gemm before it (Jacob et al. 2018, section 3.2)."""
     graph = model.graph
     index = Index.of(graph)
-    taken = set(index.constants)
+    used = set(index.constants)
     gone: set[str] = set()
     for norm in graph.node:
         weighted = index.producer.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
@@ -204,7 +204,7 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
         factor = gamma / np.sqrt(variance + attribute_of(norm, "epsilon", 1e-5))
         shift = beta + ((bias[0] if bias else 0.0) - mean) * factor
         folded = _scale_outputs(weight, factor, weighted)
-        names = [unique(f"{weighted.input[1]}_{end}", taken) for end in ("folded", "shift")]
+        names = [unique(f"{weighted.input[1]}_{end}", used) for end in ("folded", "shift")]
         for name, value in zip(names, (folded, shift), strict=True):
             graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
         weighted.input[1:] = names
@@ -228,7 +228,7 @@ def _scale_outputs(weight: Array, factor: Array, node: onnx.NodeProto) -> Array:
 
 
 def strip(model: onnx.ModelProto, opset: int) -> None:
-    """Leaves only what is computed: no stack traces, paths, versions or intermediate shapes."""
+    """Removes all but the computation: stack traces, paths, versions and intermediate shapes."""
     model.producer_name = "deadweight"
     model.ir_version = helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
     for field in ("producer_version", "domain", "doc_string", "metadata_props", "model_version"):
@@ -241,7 +241,7 @@ def strip(model: onnx.ModelProto, opset: int) -> None:
         del graph.value_info[:]
         for node in graph.node:
             if node.op_type == "Reshape":
-                # Without a zero in the shape the flag changes nothing, and some parsers stumble over it.
+                # Without a zero in the shape the flag has no effect, and some parsers refuse it.
                 shape = next((t for t in graph.initializer if t.name == node.input[1]), None)
                 if shape is not None and not (numpy_helper.to_array(shape) == 0).any():
                     _drop_attribute(node, "allowzero")
@@ -253,7 +253,7 @@ def strip(model: onnx.ModelProto, opset: int) -> None:
 
 
 def name_batch_axis(model: onnx.ModelProto) -> None:
-    """Calls the first axis of every input and output "batch"."""
+    """Names the first axis of every input and output "batch"."""
     symbols = {value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input}
     for value in (*model.graph.input, *model.graph.output):
         for axis in value.type.tensor_type.shape.dim:

@@ -1,7 +1,7 @@
-"""What is in an ONNX file: its size, its work, and which operators the runtime will run.
+"""The counts of an ONNX file: parameters, multiply-adds, bytes, and the operators that run in float.
 
-`optimized` asks ONNX Runtime for the graph as it stands after its own optimisations. This is the only honest
-answer to "is it INT8?": a file full of QuantizeLinear nodes may still run every convolution in float.
+`optimized` returns ONNX Runtime's graph after its optimizations. Only this shows whether a network runs in
+INT8: a file with QuantizeLinear nodes may still run every convolution in float.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 @dataclass(frozen=True)
 class Counts:
-    """`parameters` and `macs` (multiply-adds at batch 1) of a network, and `file_bytes` of its file,
-    with those beside it that hold its weights."""
+    """`parameters` and `macs` (multiply-adds at batch 1) of a network, and `file_bytes` of its file
+    with external weights."""
 
     parameters: int
     macs: int
@@ -34,17 +34,17 @@ class Counts:
 
 
 def count(path: Path, *, sizes: Mapping[str, Sequence[int]] | None = None) -> Counts:
-    """Counts what an ONNX file holds and what one sample costs.
+    """Counts the parameters of an ONNX file and the multiply-adds of one sample.
 
-    Parameters are the numbers of weights and biases, float or int8, each counted once however often it is
-    used; scales and zero points are not. A folded batch norm counts as the bias it became.
+    Parameters are the values of weights and biases, float or int8, each counted once; scales and zero points
+    are not. A folded batch norm counts as the resulting bias.
     Multiply-adds are those of convolutions, matrix products and recurrent layers.
 
     Args:
-        sizes: by input the shape of an example, for axes other than the batch's that the file leaves open.
+        sizes: the shape of an example by input, for dynamic axes other than the batch.
 
     Raises:
-        ModelError: the shapes of a layer cannot be known.
+        ModelError: the shapes of a layer are unknown.
     """
     loaded = load(path)
     model = loaded.proto
@@ -89,10 +89,10 @@ def _macs(node: onnx.NodeProto, shapes: dict[str, list[int]], path: Path) -> int
     wanted = [*node.input[:2], *(node.output[:1] if node.op_type in WEIGHTED else ())]
     if any(name not in shapes for name in wanted):
         raise ModelError(
-            f"The work of {node.name or node.output[0]} ({node.op_type}) in {path} cannot be counted: "
+            f"The MACs of {node.name or node.output[0]} ({node.op_type}) in {path} cannot be counted: "
             "its shapes are not fixed.",
             "Export with to_onnx, where only the batch axis is dynamic, or let example_inputs() return every "
-            "input that the file has, under its name.",
+            "input of the file by its name.",
         )
     first, weight = shapes[node.input[0]], shapes[node.input[1]]
     if node.op_type in _RECURRENT_GATES:  # x [sequence, batch, in], w [directions, gates * hidden, in]
@@ -108,7 +108,7 @@ def _macs(node: onnx.NodeProto, shapes: dict[str, list[int]], path: Path) -> int
 
 
 def float_kernels(optimized: onnx.ModelProto) -> list[str]:
-    """The nodes of an optimised graph that run in float although int8 could; empty where all run in INT8."""
+    """The nodes of an optimized graph with an int8 kernel that run in float; empty where all run in INT8."""
     index = Index.of(optimized.graph)
     return [
         node.name or node.output[0]
@@ -118,7 +118,7 @@ def float_kernels(optimized: onnx.ModelProto) -> list[str]:
 
 
 def optimized(path: Path) -> onnx.ModelProto:
-    """The graph after ONNX Runtime's own optimisations, as its CPU provider runs it.
+    """The graph after ONNX Runtime's optimizations, as its CPU provider runs it.
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
@@ -130,5 +130,5 @@ def optimized(path: Path) -> onnx.ModelProto:
 
 
 def read_optimized(path: Path) -> onnx.ModelProto:
-    """A graph that ONNX Runtime wrote; weights in files beside it are not read."""
+    """A graph that ONNX Runtime wrote, without external weights."""
     return onnx.load(path, load_external_data=False)

@@ -1,8 +1,8 @@
-"""What torch's exporter stumbles over in a traced network, said in operators that it knows.
+"""Exporter workarounds: rewrites of a traced network that torch's exporter cannot convert.
 
-A view is legal for some layouts in memory only, and the exporter lowers attention to another layout than the
-one that was traced; behind a copy it is always legal, and ONNX has no layouts: the copy vanishes. Attention
-over more or fewer than four axes has no translation; its definition has one.
+A view is valid only for some memory layouts, and the exporter lowers attention to another layout than the
+traced one; after a copy it is always valid, and ONNX has no layouts, so the copy vanishes. Attention over
+more or fewer than four axes has no translation, but its definition has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 
 def restate(program: ExportedProgram) -> None:
-    """Rewrites the graph of `program` in place; what it computes stays the same."""
+    """Rewrites the graph of `program` in place, without changing its results."""
     graph = program.graph_module.graph
     for node in list(graph.nodes):
         if node.target in (aten.view.default, aten.reshape.default) and not _in_order(node.args[0]):
@@ -39,7 +39,7 @@ def _in_order(operand: Node) -> bool:
 
 
 def _odd(node: Node) -> bool:
-    """Attention that has no translation and whose definition is simple: not over 4 axes, not causal."""
+    """Whether attention has no translation and a simple definition: not over 4 axes, not causal."""
     query, causal = node.args[0], _argument(node, 5, "is_causal", False)
     shared = _argument(node, 7, "enable_gqa", False)
     assert isinstance(query, Node)

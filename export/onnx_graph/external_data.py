@@ -1,9 +1,8 @@
-"""Models larger than one file may be: weights in a file of their own beside the graph.
+"""External data: weights in a separate file, for models above protobuf's limit.
 
-Protobuf holds at most 2 GB in one message, so neither a file nor a copy through bytes can be larger. ONNX
-lets a weight name a place in another file instead. Ours is called after the hash of what it holds, so that
-the hash of the small file speaks for both, a new version never overwrites the weights of the old one, and
-damage is found.
+A protobuf message has at most 2 GB, so neither a file nor a copy through bytes can be larger. ONNX allows a
+weight to refer to another file. Ours has the hash of its content in its name, so that the hash of the small
+file covers both, a new version never overwrites the old weights, and damage is detected.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from onnx import TensorProto, external_data_helper, helper
 from ...targets.artifact import sha256_of, writing
 from ...targets.errors import ArtifactError
 
-INLINE_BYTES = 2**31 - 2**20  # protobuf's limit on one message, less what a graph without weights may take
-SMALL = 1024  # numbers; what a shape is computed from stays in the graph, for inference looks at its values
+INLINE_BYTES = 2**31 - 2**20  # protobuf's limit of a message, minus the graph without weights
+SMALL = 1024  # numbers; constants for shapes stay in the graph, since inference needs their values
 _OURS = re.compile(r"\.([0-9a-f]{16})\.weights$")
 _ALIGNMENT = 4096  # a runtime may map the file into memory
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
-    """What the constants of a model take."""
+    """The size of a model's constants in bytes."""
     return sum(len(tensor.raw_data) or 8 * math.prod(tensor.dims) for tensor in model.graph.initializer)
 
 
 def fits(model: onnx.ModelProto) -> bool:
-    """Whether the model may be one message."""
+    """Whether the model fits into one message."""
     return weight_bytes(model) <= INLINE_BYTES
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that lacks the numbers of its constants; those of shapes are kept."""
+    """A copy without the values of its constants, except small ones (shapes)."""
     copy = onnx.ModelProto()
     for source, to, but in ((model, copy, "graph"), (model.graph, copy.graph, "initializer")):
         for field, value in source.ListFields():
@@ -55,7 +54,7 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def whole_copy(model: onnx.ModelProto, *, but: Collection[str] = ()) -> onnx.ModelProto:
-    """A copy of everything but some constants, however large, that shares nothing with the original."""
+    """A deep copy of any size, without the constants `but`."""
     copy = without_weights(model)
     del copy.graph.initializer[:]
     copy.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in but)
@@ -63,7 +62,7 @@ def whole_copy(model: onnx.ModelProto, *, but: Collection[str] = ()) -> onnx.Mod
 
 
 def for_inference(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy for shape inference: constants without their numbers are inputs, of which it asks none."""
+    """A copy for shape inference, in which large constants are inputs without values."""
     light = without_weights(model)
     given = {value.name for value in light.graph.input}
     del light.graph.initializer[:]
@@ -77,7 +76,7 @@ def for_inference(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def write_apart(model: onnx.ModelProto, path: Path) -> int:
-    """Writes a model with its weights in a file beside it, each whole or not at all; returns their bytes."""
+    """Writes a model with external weights, each file whole or not at all; returns their bytes."""
     light = without_weights(model)
     places: dict[str, tuple[int, int]] = {}
     digest = hashlib.sha256()
@@ -99,8 +98,8 @@ def write_apart(model: onnx.ModelProto, path: Path) -> int:
         if tensor.name in places:
             offset, length = places[tensor.name]
             tensor.data_location = TensorProto.EXTERNAL
-            for key, told in (("location", name), ("offset", offset), ("length", length)):
-                tensor.external_data.add(key=key, value=str(told))
+            for key, entry in (("location", name), ("offset", offset), ("length", length)):
+                tensor.external_data.add(key=key, value=str(entry))
     with writing(Path(path)) as beside:
         size = beside.write_bytes(light.SerializeToString(deterministic=True))
     drop_weights(Path(path), but=name)
@@ -108,17 +107,17 @@ def write_apart(model: onnx.ModelProto, path: Path) -> int:
 
 
 def drop_weights(path: Path, *, but: str = "") -> None:
-    """Removes the files of weights that an earlier model at this path had, all but one."""
+    """Deletes the weight files of earlier models at this path, except one."""
     for old in path.parent.glob(f"{path.name}.*.weights"):
         if _OURS.search(old.name) and old.name != but:
             old.unlink()
 
 
 def read_apart(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """Reads the weights that a file names beside itself into the model; returns the files that hold them.
+    """Reads external weights into the model; returns their files.
 
     Raises:
-        ArtifactError: one of those files is missing, cut short, or not what was written.
+        ArtifactError: one of those files is missing, truncated or changed.
     """
     files = [_beside(path, name) for name in _locations(model.graph)]
     for file in files:
@@ -130,8 +129,8 @@ def read_apart(model: onnx.ModelProto, path: Path) -> list[Path]:
     try:
         external_data_helper.load_external_data_for_model(model, str(Path(path).parent))
         for tensor in model.graph.initializer:
-            tensor.ClearField("data_location")  # as it was before it was written
-    except Exception as error:  # its errors share no public base class
+            tensor.ClearField("data_location")  # as before writing
+    except Exception as error:  # its errors have no public base class
         raise ArtifactError(
             f"The weights of {path} cannot be read: {error}.", "Export or copy both files again."
         ) from error
@@ -139,10 +138,10 @@ def read_apart(model: onnx.ModelProto, path: Path) -> list[Path]:
 
 
 def copy(path: Path, out_path: Path) -> None:
-    """Copies a model, and the weights beside it under their own names; the model appears last.
+    """Copies a model and its external weights under their names; the model appears last.
 
     Raises:
-        ArtifactError: the weights are missing, lie outside of the model's folder, or cannot be written.
+        ArtifactError: the weights are missing, outside the model's folder, or cannot be written.
     """
     for name in (*names_beside(path), ""):
         source = Path(path).parent / name if name else Path(path)
@@ -151,7 +150,7 @@ def copy(path: Path, out_path: Path) -> None:
 
 
 def copy_as_one(path: Path, out_path: Path) -> None:
-    """Copies a model into one file, its weights in it, for whoever takes a single file; above 2 GB as `copy`.
+    """Copies a model into one file including its weights; above 2 GB as `copy`.
 
     Raises:
         ArtifactError: as `copy`.
@@ -167,22 +166,22 @@ def copy_as_one(path: Path, out_path: Path) -> None:
 
 
 def names_beside(path: Path) -> list[str]:
-    """The files, relative to its folder, in which a model keeps weights.
+    """The external weight files of a model, relative to its folder.
 
     Raises:
-        ArtifactError: the model cannot be read, or one of these is missing or not in its folder.
+        ArtifactError: the model cannot be read, or a file is missing or outside its folder.
     """
     try:
-        held = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's errors share no public base class
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's errors have no public base class
         raise ArtifactError(
-            f"{path} is not a whole ONNX file: {error}.", "Export or copy it again."
+            f"{path} is a truncated or damaged ONNX file: {error}.", "Export or copy it again."
         ) from error
-    names = sorted(_locations(held.graph))
+    names = sorted(_locations(model.graph))
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ArtifactError(
-                f"{path} keeps its weights in {name}, outside of its own folder.",
+                f"{path} has weights in {name}, outside its folder.",
                 "Save it again with its weights beside it (onnx.save with save_as_external_data=True).",
             )
         _beside(path, name)
@@ -190,10 +189,10 @@ def names_beside(path: Path) -> list[str]:
 
 
 def drop_stale(folder: Path) -> None:
-    """Removes files of weights, named as we name them, that no model of a folder names any more."""
+    """Deletes our weight files to which no model of a folder refers."""
     try:
         named = {name for path in folder.glob("*.onnx") for name in names_beside(path)}
-    except ArtifactError:  # another's model that cannot be read may name any of them
+    except ArtifactError:  # an unreadable model may refer to any of them
         return
     for other in folder.iterdir():
         if _OURS.search(other.name) and other.name not in named:
@@ -220,6 +219,6 @@ def _beside(path: Path, name: str) -> Path:
     file = Path(path).parent / name
     if not file.is_file():
         raise ArtifactError(
-            f"{path} keeps its weights in {name}, which is not beside it.", "Copy both files together."
+            f"{path} has weights in {name}, which is not beside it.", "Copy both files together."
         )
     return file

@@ -1,8 +1,8 @@
-"""A float network as users bring it, in the one form that quantization reads.
+"""The float input of quantization: a user's network in one normalized form.
 
-Exporters write the same layer in many ways: with weights that are inputs too (before IR 4), behind an
-Identity, Transpose or Cast, as a local function, or in an opset that knows no scale by channel. What is
-rewritten here computes the same bit for bit; operators and tensors keep their names.
+Exporters write the same layer in many forms: with weights that are inputs too (before IR 4), behind an
+Identity, Transpose or Cast, as a local function, or in an opset without per-channel scales. The result
+computes the same bit for bit; operators and tensors have the same names.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from .graph import (
 
 BY_CHANNEL = 13  # the first opset in which a DequantizeLinear has an axis
 OWN_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input
-# What stands between a constant and its reader without computing anything.
+# Operators between a constant and its reader that compute nothing.
 MOVES = ("Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def as_float(model: OnnxModel) -> OnnxModel:
-    """The model as quantization reads it, with every constant an initializer; itself where it is so already.
+    """The normalized model, in which every constant is an initializer; itself if it is normalized already.
 
     Raises:
-        ModelError: the model holds quantized operators already, or cannot be said in opset 13.
+        ModelError: the model has quantized operators already, or cannot be converted to opset 13.
     """
     for node in model.graph.node:
         if node.op_type in QUANTIZED or "QLinear" in node.op_type or "Integer" in node.op_type:
             raise ModelError(
                 f"{model.path} is quantized already: {node.name or node.output[0]} is a {node.op_type}.",
-                "Give the float model that it was made from.",
+                "Give the float model from which it was made.",
             )
     model = with_initializers(at_opset(model, BY_CHANNEL))
-    # Editors of graphs leave the shapes of outputs out, runtimes do without; ONNX's checker does not.
+    # Graph editors omit the shapes of outputs, and runtimes do not need them; ONNX's checker does.
     if all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
         return model
     shaped = model.copy()
@@ -54,7 +54,7 @@ def as_float(model: OnnxModel) -> OnnxModel:
 
 
 def with_initializers(model: OnnxModel) -> OnnxModel:
-    """The model with an initializer, and that alone, for every constant that is written in another way."""
+    """Turns every constant (Constant node, folded Cast/Transpose/Identity) into a plain initializer."""
     constants = model.index.constants
     moved = any(
         node.op_type == "Constant"
@@ -64,40 +64,41 @@ def with_initializers(model: OnnxModel) -> OnnxModel:
     listed = any(value.name in constants for value in model.graph.input)
     if not moved and not listed and model.proto.ir_version >= OWN_INITIALIZERS:
         return model
-    settled = model.copy()
-    # IR 3 lists initializers among the inputs too. One that is replaced by integers would leave its input
-    # behind, for every caller to feed.
-    inputs = given_inputs(settled.graph)
-    if len(inputs) < len(settled.graph.input):
+    plain = model.copy()
+    # IR 3 lists initializers among the inputs too. If integers replace one, its input would remain.
+    inputs = given_inputs(plain.graph)
+    if len(inputs) < len(plain.graph.input):
         kept = onnx.GraphProto(input=inputs).input
-        del settled.graph.input[:]
-        settled.graph.input.extend(kept)
-    settled.proto.ir_version = max(settled.proto.ir_version, OWN_INITIALIZERS)
-    lift_constants(settled.graph)
-    _fold_moves(settled.proto)
-    return settled
+        del plain.graph.input[:]
+        plain.graph.input.extend(kept)
+    plain.proto.ir_version = max(plain.proto.ir_version, OWN_INITIALIZERS)
+    lift_constants(plain.graph)
+    _fold_moves(plain.proto)
+    return plain
 
 
 def at_opset(model: OnnxModel, opset: int) -> OnnxModel:
-    """The model in an opset that is at least this new.
+    """The model in this opset or a newer one.
 
     Raises:
-        ModelError: ONNX's converter cannot say it there.
+        ModelError: ONNX's converter cannot convert it.
     """
-    found = opset_of(model.proto)
-    if found >= opset:
+    current = opset_of(model.proto)
+    if current >= opset:
         return model
     try:
-        made = version_converter.convert_version(model.proto, opset)
+        converted = version_converter.convert_version(model.proto, opset)
     except Exception as error:  # its errors share no public base class
         raise ModelError(
-            f"{model.path} has opset {found}, and ONNX's converter cannot say it in {opset}: "
+            f"{model.path} has opset {current}, which ONNX's converter cannot convert to {opset}: "
             f"{str(error).strip().splitlines()[0]}",
             f"Export it at opset {opset} or newer.",
         ) from error
-    made.ir_version = max(made.ir_version, helper.find_min_ir_version_for(list(made.opset_import), True))
-    name_nodes(made.graph)
-    return model.derived(made)
+    converted.ir_version = max(
+        converted.ir_version, helper.find_min_ir_version_for(list(converted.opset_import), True)
+    )
+    name_nodes(converted.graph)
+    return model.derived(converted)
 
 
 def _fold_moves(model: onnx.ModelProto) -> None:
@@ -107,15 +108,15 @@ def _fold_moves(model: onnx.ModelProto) -> None:
     same: dict[str, str] = {}
     kept = []
     for node in graph.node:
-        given = [same.get(name, name) for name in node.input]
-        moves = node.op_type in MOVES and not node.domain and all(name in constants for name in given)
+        inputs = [same.get(name, name) for name in node.input]
+        moves = node.op_type in MOVES and not node.domain and all(name in constants for name in inputs)
         if not moves or node.output[0] in outputs:
             kept.append(node)
-        elif node.op_type == "Identity":  # one weight with two names stays one weight
-            same[node.output[0]] = given[0]
+        elif node.op_type == "Identity":  # one weight with two names remains one weight
+            same[node.output[0]] = inputs[0]
         else:
-            node.input[:] = given
-            value = _moved(node, constants, model)
+            node.input[:] = inputs
+            value = _evaluate(node, constants, model)
             if value is None:
                 kept.append(node)
                 continue
@@ -129,7 +130,7 @@ def _fold_moves(model: onnx.ModelProto) -> None:
             node.input[:] = [same.get(name, name) for name in node.input]
 
 
-def _moved(
+def _evaluate(
     node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], model: onnx.ModelProto
 ) -> onnx.TensorProto | None:
     values = [onnx.ValueInfoProto(name=name) for name in (*node.input, node.output[0])]
@@ -137,6 +138,6 @@ def _moved(
     try:
         run = ReferenceEvaluator(helper.make_model(alone, opset_imports=list(model.opset_import)))
         (value,) = run.run(None, {name: numpy_helper.to_array(constants[name]) for name in node.input})
-    except Exception:  # a broken node; ONNX Runtime will say what is wrong with it
+    except Exception:  # a broken node; ONNX Runtime reports the error
         return None
     return numpy_helper.from_array(np.asarray(value), node.output[0])

@@ -1,9 +1,8 @@
-"""An ONNX model as a value: the graph, who makes a tensor, who reads it, what is constant, the types.
+"""The ONNX model as a value: the graph, producers and readers of tensors, constants and types.
 
-ONNX files come from users, so every way in goes through `load`, which turns a truncated, foreign or
-oversized file into an error that says what to do. What it gives is passed from step to step: a step takes
-an `OnnxModel`, changes nothing in it, and returns another. The rest are the few questions that export,
-calibration and quantization all ask.
+ONNX files are from users, so every reader uses `load`, which turns a truncated, foreign or oversized file
+into an error with a cure. A step takes an `OnnxModel`, does not change it, and returns another one. The other
+functions are shared by export, calibration and quantization.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from .external_data import drop_weights, fits, for_inference, read_apart, whole_
 
 Array = np.ndarray[Any, Any]
 
-MAXIMUM_BYTES = 2**31 - 1  # protobuf's own limit on one message
+MAXIMUM_BYTES = 2**31 - 1  # protobuf's limit of a message
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
 class Index:
-    """The graph's edges. `readers` holds (node, input position), in the order of the file, then those in the
+    """The graph's edges. `readers` has (node, input position), in the order of the file, then those in the
     bodies of branches and loops."""
 
     producer: Mapping[str, onnx.NodeProto]
@@ -56,10 +55,10 @@ class Index:
         )
 
     def value(self, name: str) -> Array | None:
-        """The constant called `name`, or None when it is computed.
+        """The constant `name`, or None when it is computed.
 
         Raises:
-            ModelError: its numbers do not fill its shape.
+            ModelError: its data do not match its shape.
         """
         if name not in self.constants:
             return None
@@ -75,7 +74,7 @@ class Index:
         return [name for name in node.input if name and name not in self.constants]
 
     def read_only_by(self, name: str, operators: tuple[str, ...]) -> onnx.NodeProto | None:
-        """The single reader of a tensor, when it is one of `operators` and the tensor is no output."""
+        """The single reader of a tensor, if it is one of `operators` and the tensor is not an output."""
         readers = self.readers.get(name, ())
         if len(readers) == 1 and name not in self.outputs and readers[0][0].op_type in operators:
             return readers[0][0]
@@ -84,12 +83,12 @@ class Index:
 
 @dataclass(frozen=True, eq=False)
 class OnnxModel:
-    """A model, and what is known of it; its index and types are made when first asked for, once.
+    """A model; its index and types are computed on first use, once.
 
     Attributes:
-        proto: shared by all who hold this value, so nobody changes it: a step changes a copy.
-        path: the file that it was read from or derived from, for messages.
-        file_bytes: of that file, and those beside it that hold its weights.
+        proto: shared, so it must not be changed: a step changes a copy.
+        path: the file from which it was read or derived, for messages.
+        file_bytes: of that file and its external weights.
     """
 
     proto: onnx.ModelProto
@@ -112,15 +111,15 @@ class OnnxModel:
         return tensor_types(self.proto)
 
     def copy(self) -> OnnxModel:
-        """A model whose `proto` is the caller's to change, before anybody asks for its index or types."""
+        """A model whose `proto` the caller may change, before its index or types are used."""
         return self.derived(whole_copy(self.proto))
 
     def derived(self, proto: onnx.ModelProto) -> OnnxModel:
-        """What a step made of this model."""
+        """The result of a step on this model."""
         return OnnxModel(proto, self.path)
 
     def not_float32(self) -> frozenset[str]:
-        """The tensors, constants left out, of which inference knows that they hold other numbers."""
+        """The tensors, without constants, of which inference knows another type than float32."""
         other = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.FLOAT)
         return frozenset(name for name, kind in self.types.items() if kind.elem_type not in other)
 
@@ -134,11 +133,11 @@ class OnnxModel:
 
 
 def load(path: Path) -> OnnxModel:
-    """The ONNX model in a file. Nodes without a name are called after their output, local functions inlined.
+    """Loads an ONNX model. Nodes without a name get that of their output, local functions are inlined.
 
     Raises:
-        ArtifactError: the file is missing, truncated, empty or no ONNX file, or its weights beside it are.
-        ModelError: it is larger than 2 GB, weights in files of their own not counted.
+        ArtifactError: the file or its external weights are missing, truncated, empty or not ONNX.
+        ModelError: it is larger than 2 GB, without external weights.
     """
     path = Path(path)
     try:
@@ -148,36 +147,36 @@ def load(path: Path) -> OnnxModel:
         raise ArtifactError(
             f"{path} cannot be read: {error.strerror or error}.", "Check the path."
         ) from error
-    except Exception as error:  # protobuf's errors share no public base class
+    except Exception as error:  # protobuf's errors have no public base class
         raise ArtifactError(
-            f"{path} is not a whole ONNX file: {error}.", "Export or copy it again."
+            f"{path} is a truncated or damaged ONNX file: {error}.", "Export or copy it again."
         ) from error
     if model is None:
         raise ModelError(
-            f"{path} has {size / 2**30:.1f} GB; one ONNX file holds at most 2 GB.",
-            "Save it with its weights in a file beside it (onnx.save with save_as_external_data=True).",
+            f"{path} has {size / 2**30:.1f} GB; an ONNX file has at most 2 GB.",
+            "Save it with external weights (onnx.save with save_as_external_data=True).",
         )
-    if model.functions:  # layers in the body of a function would be seen by nobody
+    if model.functions:  # layers in the body of a function would be missed
         model = onnx.inliner.inline_local_functions(model)
     size += sum(file.stat().st_size for file in read_apart(model, path))
     if not model.graph.node or not model.graph.output:
         raise ArtifactError(
-            f"{path} holds no graph ({size} bytes): it is empty or was cut short.", "Export or copy it again."
+            f"{path} has no graph ({size} bytes): it is empty or truncated.", "Export or copy it again."
         )
     name_nodes(model.graph)
     return OnnxModel(model, path, size)
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:
-    """Calls every node without a name after what it makes."""
+    """Names every node without a name after its output."""
     for node in graph.node:
         node.name = node.name or f"{next(iter(node.output), '')}/{node.op_type}"
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:
-    """Makes initializers of Constant nodes, as which other exporters write weights.
+    """Replaces Constant nodes by initializers, since other exporters write weights as such nodes.
 
-    Sparse constants and strings stay nodes.
+    Sparse constants and strings remain nodes.
     """
     kept = []
     for node in graph.node:
@@ -205,7 +204,7 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
 def save(model: onnx.ModelProto, path: Path) -> int:
     """Checks the model and writes it, whole or not at all; returns the bytes. Equal models are equal bytes.
 
-    Weights of more than 2 GB go into a file of their own beside it (external_data.py).
+    Weights of more than 2 GB go into an external file (external_data.py).
 
     Raises:
         ModelError: the model breaks ONNX's rules.
@@ -214,9 +213,9 @@ def save(model: onnx.ModelProto, path: Path) -> int:
     try:
         onnx.checker.check_model(model if whole else for_inference(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        said = str(error).strip().splitlines()[0]
+        message = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"The graph for {path} breaks ONNX's rules: {said}",
+            f"The graph for {path} breaks ONNX's rules: {message}",
             "Check that the network runs at batch 1 and 2; if it does, report this with the network.",
         ) from error
     if not whole:
@@ -245,12 +244,12 @@ def attribute_of(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that a model is written in; 1 where it does not say."""
+    """The model's opset of ONNX's standard operators; 1 if missing."""
     return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
 def given_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that a caller gives, initializers left out."""
+    """The model's inputs, without initializers."""
     constants = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in constants]
 
@@ -265,19 +264,19 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    """Puts `nodes` in the place of the graph's own."""
+    """Replaces the graph's nodes by `nodes`."""
     copies = onnx.GraphProto(node=nodes).node
     del graph.node[:]
     graph.node.extend(copies)
 
 
-def unique(name: str, taken: set[str]) -> str:
-    """The name, with a number behind it where it is taken; taken from now on."""
+def unique(name: str, used: set[str]) -> str:
+    """The name, with a number appended if it is in `used`, to which it is added."""
     found, count = name, 0
-    while found in taken:
+    while found in used:
         count += 1
         found = f"{name}_{count}"
-    taken.add(found)
+    used.add(found)
     return found
 
 

@@ -1,8 +1,8 @@
-"""What a runtime has no int8 kernel for, so that rounding costs and saves nothing.
+"""Operators without an int8 kernel in a runtime, for which rounding costs time and saves none.
 
-TensorRT: tensor cores multiply matrices: a product with a vector keeps them idle, and a narrow convolution
-fills a part of them. NVIDIA publishes no list of kernels; what its Model Optimizer leaves in float is as near
-as one comes. ONNX Runtime: what its optimizer leaves in float, tried with 1.32 on x86.
+TensorRT: tensor cores multiply matrices: a product with a vector leaves them idle, and a narrow convolution
+uses only a part. NVIDIA publishes no list of kernels; the best source is what its Model Optimizer leaves in
+float. ONNX Runtime: what its optimizer leaves in float, tested with 1.32 on x86.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ SINGLE_ROW = "it multiplies a single row, which tensor cores do not speed up"
 
 
 def single_rows(model: OnnxModel) -> frozenset[str]:
-    """The products that multiply a single row whatever the batch: tensor cores have nothing to do there.
+    """The products of a single row at any batch, which do not use tensor cores.
 
-    An open axis, such as the batch of a linear layer, counts as many rows.
+    A dynamic axis, such as the batch of a linear layer, counts as many rows.
     """
     shapes = {name: kind.shape.dim for name, kind in model.types.items()}
     return frozenset(
@@ -59,18 +59,18 @@ def without_int8_kernel(node: onnx.NodeProto, weight: Sequence[int], *, first: b
 
 
 def float_in_onnx_runtime(node: onnx.NodeProto, index: Index) -> str:
-    """Why ONNX Runtime runs a weighted operator in float, rounded or not; empty where it does not."""
+    """Why ONNX Runtime runs a weighted operator in float even if rounded; empty where it does not."""
     if node.input[0] in index.constants:
         return "ONNX Runtime multiplies in float where the weight is on the left"
     bias = node.input[2] if len(node.input) > 2 else ""
     if not bias:
         return ""
     if bias not in index.constants:
-        return "ONNX Runtime computes in float what adds a bias that is computed"
+        return "ONNX Runtime computes in float where the bias is computed"
     if node.op_type != "Gemm":
         return ""
     if not is_by_channel(index.constants[bias].dims):
-        return "ONNX Runtime multiplies in float where each row has a bias of its own"
+        return "ONNX Runtime multiplies in float where each row has its own bias"
     plain = attribute_of(node, "alpha", 1.0) == attribute_of(node, "beta", 1.0) == 1.0
     return "" if plain else "ONNX Runtime multiplies in float where a product or its bias has a factor"
 

@@ -1,9 +1,10 @@
-"""Layer norm for parsers that have no operator for it: TensorRT's got one with 8.6.
+"""Decomposition of LayerNormalization for parsers without that operator: TensorRT before 8.6.
 
-Spelled out in the order in which torch wrote it before opset 17, since that is the pattern that TensorRT 8.5
-finds and fuses: mean, difference, square, mean, epsilon, root, quotient, scale, shift (Ba, Kiros and Hinton,
-"Layer Normalization", 2016). Where the operator exists it is better: in FP16 it still adds up in FP32.
-Group and instance norms need nothing: torch writes both as InstanceNormalization, which 8.5 has.
+The order is that of torch before opset 17, the pattern that TensorRT 8.5 fuses: mean, difference, square,
+mean, epsilon, root, quotient, scale, shift (Ba, Kiros and Hinton, "Layer Normalization", 2016). Where the
+operator
+exists it is better: in FP16 it still accumulates in FP32. Group and instance norms need nothing: torch writes
+both as InstanceNormalization, which 8.5 has.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ OPERATOR = "LayerNormalization"
 
 
 def spell_out_layer_norms(model: onnx.ModelProto) -> None:
-    """Replaces each LayerNormalization over float32, in place, in a model of opset 18 or newer.
+    """Replaces each float32 LayerNormalization, in place, in a model of opset 18 or newer.
 
-    Others stay as they are: they take their sums in another type than that of their input.
+    Others are unchanged: they accumulate in another type than that of their input.
     """
     known = tensor_types(model)
     nodes: list[onnx.NodeProto] = []

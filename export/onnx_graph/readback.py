@@ -1,7 +1,7 @@
-"""What the weighted operators of a Q/DQ file multiply, read back from the file itself.
+"""The quantized products of a Q/DQ file, read back from the file.
 
-Bias correction and AdaRound start from what was written, not from how it was made: so they hold for either
-dialect, and for what a placement has left in float they have nothing to say.
+Bias correction and AdaRound start from the written file, not from how it was made, so they work for either
+dialect, and skip what a placement has left in float.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Product:
 
     @property
     def rounded(self) -> Array:
-        """The weight as the file multiplies it: float32, as it would be dequantized."""
+        """The dequantized weight, float32."""
         return np.asarray(self.integers * self.steps, np.float32)
 
 
@@ -69,10 +69,10 @@ def along(dequantize: onnx.NodeProto, scale: Array, dimensions: int) -> Array:
 
 
 def restore(model: OnnxModel, base: OnnxModel, names: Collection[str]) -> OnnxModel:
-    """The float network with operators `names` that have the weights and biases that they have in `base`.
+    """The float network in which operators `names` have the weights and biases of `base`.
 
-    Bias correction and AdaRound change constants for the sake of int8; an operator that stays in float after
-    all wants its own back.
+    Bias correction and AdaRound change constants for int8; an operator that stays in float needs its original
+    ones.
     """
     base, made = as_float(base), as_float(model).copy()
     mine = {tensor.name: tensor for tensor in made.graph.initializer}

@@ -1,7 +1,7 @@
-"""Runs ONNX models while they are prepared: any tensor inside, in pieces of bounded size, on one thread.
+"""The execution of ONNX models during preparation: any inner tensor, in bounded pieces, on one thread.
 
-The sessions of the floor below run files that are finished and time them; here intermediate tensors are
-looked at, so the graph is changed in memory first. One thread, so that every machine gets equal numbers.
+The sessions of the floor below run and time finished files; here inner tensors are read, so outputs are added
+to the graph in memory. One thread gives equal numbers on every machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .external_data import weight_bytes, write_apart
 from .graph import Array, OnnxModel, given_inputs
 
 PIECE = 8  # samples in memory at a time, where the batch axis is dynamic
-IN_MEMORY_BYTES = 1 << 26  # of weights; a session that is given bytes keeps them, beside its own copy
+IN_MEMORY_BYTES = 1 << 26  # of weights; a session opened from bytes keeps them besides its own copy
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 Stream = Callable[[Mapping[str, Array], Sequence[str]], Iterator[tuple[str, Array]]]
@@ -28,10 +28,10 @@ Stream = Callable[[Mapping[str, Array], Sequence[str]], Iterator[tuple[str, Arra
 
 @dataclass(frozen=True)
 class Opened:
-    """A model in a session that is open, so that several steps run the one: from inputs to its outputs.
+    """A model in an open session that several steps share.
 
     Attributes:
-        at_once: samples that one run may take.
+        at_once: the maximum number of samples in a run.
     """
 
     model: OnnxModel
@@ -40,7 +40,7 @@ class Opened:
 
     @classmethod
     def of(cls, model: OnnxModel, *, optimized_path: Path | None = None) -> Opened:
-        """The model with all of the runtime's optimisations; see `streamer`."""
+        """The model with all of the runtime's optimizations; see `streamer`."""
         return cls(model, runner(model.proto, optimized_path=optimized_path))
 
 
@@ -64,12 +64,12 @@ def streamer(
     optimize: bool = True,
     optimized_path: Path | None = None,
 ) -> Stream:
-    """A function from inputs and names to tensors, one by one: each is dropped before the next is copied.
+    """A function from inputs and names to tensors, one by one: each is freed before the next is copied.
 
     Args:
-        tensors: what may be asked for besides the model's outputs: any names in the graph, of float32
-            tensors. Inputs are handed back.
-        optimize: False runs each node as written, so that two graphs can be compared node by node.
+        tensors: names that may be requested besides the model's outputs: any float32 tensors of the graph.
+            Inputs are returned.
+        optimize: False runs each node unfused, so that two graphs can be compared node by node.
         optimized_path: where the runtime writes the graph that it runs.
 
     Raises:
@@ -79,8 +79,8 @@ def streamer(
     import onnxruntime
 
     inputs = input_names(model)
-    shown = {*inputs, *(value.name for value in model.graph.output)}
-    inner = [name for name in dict.fromkeys(tensors) if name not in shown]
+    available = {*inputs, *(value.name for value in model.graph.output)}
+    inner = [name for name in dict.fromkeys(tensors) if name not in available]
     kind = onnx.TensorProto.FLOAT
     more = onnx.ModelProto()
     more.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in inner)
@@ -93,24 +93,26 @@ def streamer(
         options.optimized_model_filepath = str(optimized_path)
     try:
         session = _session(model, more.SerializeToString(), options)
-    except Exception as error:  # its errors share no public base class
+    except Exception as error:  # its errors have no public base class
         raise ModelError(
             f"ONNX Runtime refuses the model: {first_line(error)}",
             "Replace custom operators by standard ones, and export again.",
         ) from error
 
     def run(feeds: Mapping[str, Array], names: Sequence[str]) -> Iterator[tuple[str, Array]]:
-        asked = [name for name in names if name not in inputs]
+        requested = [name for name in names if name not in inputs]
         try:
-            given = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()}
-            made = session.run_with_ort_values(asked, given) if asked else []
+            ort_values = {
+                name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in feeds.items()
+            }
+            results = session.run_with_ort_values(requested, ort_values) if requested else []
         except Exception as error:
             raise WorkloadError(
                 f"The inputs do not fit the model: {first_line(error)}",
                 "Prepare samples exactly as for inference: same names, shapes and types.",
             ) from error
-        waiting = dict(zip(asked, made, strict=True))
-        del made
+        waiting = dict(zip(requested, results, strict=True))
+        del results
         for name in names:
             yield name, waiting.pop(name).numpy() if name in waiting else feeds[name]
 
@@ -118,7 +120,7 @@ def streamer(
 
 
 def _session(model: onnx.ModelProto, more: bytes, options: Any) -> Any:
-    # Protobuf merges two messages one behind the other, so that more outputs need no copy of the weights.
+    # Protobuf merges two concatenated messages, so that more outputs need no copy of the weights.
     import onnxruntime
 
     providers = ["CPUExecutionProvider"]
@@ -142,13 +144,13 @@ def pieces(
 ) -> Iterator[dict[str, Array]]:
     """The model's inputs of each batch as arrays, at most `size` samples at a time.
 
-    Batches hold arrays or tensors, and perhaps labels, which are left out. A model with a fixed batch size
-    gets its batches whole. Inputs that hold one thing for all samples come with every piece, behind the
-    others (`may_lack_batch`).
+    Batches have arrays or tensors, and perhaps labels, which are ignored. A model with a fixed batch size
+    gets its batches whole. Inputs without a batch axis come with every piece, after the others
+    (`may_lack_batch`).
 
     Raises:
-        WorkloadError: a batch is no dict of arrays, lacks an input, an input is of another type or shape, or
-            they differ in length.
+        WorkloadError: a batch is not a dict of arrays, lacks an input, an input has another type or shape, or
+            their lengths differ.
     """
     values = given_inputs(model.graph)
     names = [value.name for value in values]
@@ -176,15 +178,15 @@ def pieces(
 
 
 def _is_open(value: onnx.ValueInfoProto) -> bool:
-    """Whether an input takes any number of entries on its first axis."""
+    """Whether the first axis of an input is dynamic."""
     axes = value.type.tensor_type.shape.dim
     return len(axes) > 0 and not axes[0].HasField("dim_value")
 
 
 def may_lack_batch(values: Sequence[onnx.ValueInfoProto]) -> frozenset[str]:
-    """The inputs that hold one thing for all samples, as a scale or the sizes of an image, by their shapes.
+    """The inputs that may have no batch axis, as a scale or the sizes of an image, by their shapes.
 
-    They have no axis, or a fixed first one where others have an open one, or where all are fixed a single
+    They have no axis, or a fixed first one where others have a dynamic one, or where all are fixed a single
     axis where others have more.
     """
     opened = any(_is_open(value) for value in values)
@@ -199,34 +201,33 @@ def may_lack_batch(values: Sequence[onnx.ValueInfoProto]) -> frozenset[str]:
 
 
 def _batched(values: Sequence[onnx.ValueInfoProto], feeds: Mapping[str, Array]) -> list[str]:
-    """The inputs that have the batch as their first axis: those that must, and what is as long as they are.
+    """The inputs with the batch as first axis: those that must have it, and those of the same length.
 
     Raises:
-        WorkloadError: it cannot be told which, for their lengths differ.
+        WorkloadError: their lengths differ.
     """
     without = may_lack_batch(values)
     lengths = {name: len(value) if value.ndim else 0 for name, value in feeds.items()}
     found = {lengths[name] for name in feeds if name not in without}
     if len(found) != 1 or any(name not in without and not feeds[name].ndim for name in feeds):
         raise WorkloadError(
-            f"The inputs of a batch do not hold the same number of samples: {lengths}.",
+            f"The inputs of a batch have different numbers of samples: {lengths}.",
             "Give every input the batch as its first axis.",
         )
     return [name for name, value in feeds.items() if value.ndim and len(value) in found]
 
 
 def _check_fit(value: onnx.ValueInfoProto, given: Array) -> None:
-    """Told here, for where inputs alone are looked at no runtime would."""
+    """Checks an input, since no runtime does where only inputs are read."""
     kind = value.type.tensor_type
-    if not kind.elem_type:  # a sequence, or nothing is said
+    if not kind.elem_type:  # a sequence, or unknown
         return
     wanted = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
     if wanted.kind != "O" and given.dtype != wanted:  # strings are objects
         raw = wanted.kind == "f" and given.dtype.kind in "iub"
         raise WorkloadError(
-            f"The input {value.name!r} of a batch holds {given.dtype}, and the model takes {wanted}.",
-            "Scale and normalize the samples as for inference: raw pixels give ranges that the network never "
-            "meets."
+            f"The input {value.name!r} of a batch is {given.dtype}, but the model needs {wanted}.",
+            "Scale and normalize the samples as for inference: raw pixels give wrong ranges."
             if raw
             else f"Give it as numpy.{wanted}.",
         )
@@ -236,15 +237,15 @@ def _check_fit(value: onnx.ValueInfoProto, given: Array) -> None:
     )
     if kind.HasField("shape") and not fits:
         raise WorkloadError(
-            f"The inputs do not fit the model: {value.name!r} has the shape {list(given.shape)}, and the "
-            f"model takes [{', '.join(str(size or '?') for size in sizes)}].",
+            f"The inputs do not fit the model: {value.name!r} has the shape {list(given.shape)}, but the "
+            f"model needs [{', '.join(str(size or '?') for size in sizes)}].",
             "Prepare samples exactly as for inference: same names, shapes and types.",
         )
 
 
 def _array(name: str, value: Any) -> Array:
     try:
-        # A tensor may lie on a GPU, or be part of a graph for gradients.
+        # A tensor may be on a GPU, or part of an autograd graph.
         return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, order="C")
     except (TypeError, ValueError) as error:  # numpy has no bfloat16, lists may be ragged
         raise WorkloadError(
@@ -259,6 +260,6 @@ def samples_in(feeds: Mapping[str, Array]) -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

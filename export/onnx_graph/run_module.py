@@ -1,4 +1,4 @@
-"""Running a torch module the way its exported file runs: in eval mode, from named arrays to named arrays."""
+"""The execution of a torch module like its exported file: in eval mode, from named arrays to named arrays."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 @contextlib.contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; afterwards every part is in the mode it was in."""
+    """Eval mode for the duration of the block; every submodule's mode is restored."""
     flags = [(part, part.training) for part in module.modules()]
-    # The GraphModule of torch.export refuses: it stays in the mode it was exported in.
+    # The GraphModule of torch.export does not allow it and keeps its exported mode.
     with contextlib.suppress(NotImplementedError):
         module.eval()
     try:
@@ -37,11 +37,11 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 def arguments(
     module: nn.Module, inputs: Mapping[str, Tensor]
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """The inputs as `module` takes them, by place or by name, on its own device."""
+    """The inputs as positional or keyword arguments of `module`, on its device."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     moved = {name: value.to(device) for name, value in inputs.items()}
     if isinstance(module, torch.fx.GraphModule):
-        # Those of torch.export take their inputs exactly as they were exported; others by place.
+        # Those of torch.export need their inputs exactly as exported; others by position.
         spec = getattr(module, "_in_spec", None)
         by_name = spec is not None and spec.child(1).num_children > 0
     else:
@@ -77,10 +77,10 @@ def predicting(module: nn.Module, model: OnnxModel) -> Iterator[Run]:
 def first_layer_that_differs(
     module: nn.Module, model: OnnxModel, feeds: Mapping[str, Array], tolerance: float
 ) -> str:
-    """The first weighted layer whose output in the file is not what the module's layer computes.
+    """The first weighted layer whose output in the file differs from the module's.
 
-    A file's "conv1/Conv" is the module conv1, with the batch norm that follows it folded in. A network
-    without submodules, such as an exported graph, has no layers to look at.
+    A file's "conv1/Conv" is the module conv1, with a following batch norm folded in. A network without
+    submodules, such as an exported graph, has no layers to compare.
     """
     seen: list[tuple[str, nn.Module, Tensor]] = []
 

@@ -1,4 +1,4 @@
-"""Sizes in an ONNX graph: the shape and bytes of every tensor at a batch, and the nodes that count."""
+"""The shapes and bytes of every tensor of an ONNX graph at a batch, and its live nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .graph import all_graphs
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes and bytes an element of every tensor, by name, as far as they are known."""
+    """Known shapes and bytes per element of tensors, by name."""
 
     sizes: Mapping[str, tuple[int, ...]]
     items: Mapping[str, float]
@@ -23,14 +23,14 @@ class Shapes:
 
     @classmethod
     def of(cls, model: onnx.ModelProto, batch: int) -> Shapes:
-        """Those of a model when the open first axes of its inputs have this size."""
-        fixed = for_inference(model)  # weights of gigabytes tell nothing but their shape
-        del fixed.graph.value_info[:]  # they may speak of the free batch
+        """The shapes of a model when the dynamic first axes of its inputs have this size."""
+        fixed = for_inference(model)  # only the shapes of weights are needed
+        del fixed.graph.value_info[:]  # they may contain the dynamic batch
         constants = {tensor.name for tensor in model.graph.initializer}
         for domain in {node.domain for node in fixed.graph.node} - {
             each.domain for each in fixed.opset_import
         }:
-            fixed.opset_import.append(onnx.helper.make_opsetid(domain, 1))  # or nothing at all is inferred
+            fixed.opset_import.append(onnx.helper.make_opsetid(domain, 1))  # otherwise nothing is inferred
         for value in fixed.graph.output:
             value.type.tensor_type.ClearField("shape")
         for value in fixed.graph.input:
@@ -40,7 +40,7 @@ class Shapes:
         try:
             found = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
         except onnx.shape_inference.InferenceError:
-            found = fixed.graph  # it contradicts itself: only what it says outright is known
+            found = fixed.graph  # it is contradictory: only explicit shapes are known
         sizes, items = {}, {}
         for value in (*found.value_info, *found.input, *found.output):
             if value.name in constants:
@@ -55,7 +55,7 @@ class Shapes:
         return cls(sizes, items, frozenset((made | given) - constants - set(sizes)))
 
     def elements(self, name: str) -> int:
-        """0 where the shape is not known: it must not raise a lower bound."""
+        """The number of elements; 0 where the shape is unknown, so as not to raise a lower bound."""
         return math.prod(self.sizes[name]) if name in self.sizes else 0
 
     def bytes(self, name: str) -> int:

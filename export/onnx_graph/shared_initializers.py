@@ -1,8 +1,8 @@
-"""Equal initializers stored once: a network whose layers share weights need not ship them twice.
+"""Merging of equal initializers, so that shared weights are stored once.
 
-torch's exporter writes a tied weight once, and a simplifier merges large ones that are merely equal; where
-none was used, and in files of other exporters, those stay twice. Equal means equal to the bit, of one type
-and shape, so the network computes what it did.
+torch's exporter writes a tied weight once, and a simplifier merges large equal ones; without a simplifier,
+and in files of other exporters, they remain twice. Equal means the same bits, type and shape, so the network
+computes the same.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from .graph import all_graphs
 
 
 def merge_initializers(model: onnx.ModelProto) -> tuple[dict[str, str], int]:
-    """Lets readers of equal initializers read the first of them, in place; returns what went, and its bytes.
+    """Makes readers of equal initializers read the first of them, in place; returns the removed ones and
+    bytes.
 
-    An initializer that is also an input or an output of the graph is the caller's and stays; so do all those
-    whose name an inner graph (of If, Loop, Scan) gives to something else.
+    An initializer that is also an input or an output of the graph remains; so do all those whose name is also
+    used in an inner graph (of If, Loop, Scan).
     """
     graph = model.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
@@ -46,7 +47,7 @@ def merge_initializers(model: onnx.ModelProto) -> tuple[dict[str, str], int]:
 
 
 def _content(tensor: onnx.TensorProto) -> bytes:
-    """Type, shape and numbers, whatever the name."""
+    """Type, shape and values, without the name."""
     bare = onnx.TensorProto()
     bare.CopyFrom(tensor)
     for field in ("name", "doc_string"):

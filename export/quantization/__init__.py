@@ -1,1 +1,1 @@
-"""How does an ONNX model become INT8? Calibration, placement of Q/DQ, repairs, and half precision."""
+"""Quantization of ONNX models: calibration, placement of Q/DQ, corrections, and half precision."""

@@ -1,10 +1,10 @@
-"""AdaRound: weights rounded up or down so that the layer's output errs least, not each weight by itself.
+"""AdaRound: rounding of weights up or down for the least error of the layer's output.
 
 Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization" (ICML 2020). The error of a
-layer's output is a quadratic form of the rounding errors of one output channel: its matrix, the second
-moments of what the layer reads (equation 13), is all that is kept of the calibration data. Up or down is
-relaxed to a number between 0 and 1 that a growing penalty drives to an end (equations 21 to 24). Where that
-does not beat plain rounding on the same data, plain rounding stays.
+layer's output is a quadratic form of the rounding errors of one output channel; its matrix, the second
+moments of the layer's input (equation 13), is all that is stored of the calibration data. The direction is
+relaxed to a number between 0 and 1, which a growing penalty drives to an end (equations 21 to 24). Where that
+is not better than rounding to nearest on the same data, rounding to nearest is used.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ WARM = 0.2  # share of the iterations without the penalty
 PENALTY = 3.0  # of all weights of an output channel together, whose error with plain rounding counts 1
 STRETCH = (-0.1, 1.1)  # of the rectified sigmoid, equation 23
 RATE = 0.05
-SAMPLES = 64  # per layer; a convolution gives a row for each place
-LARGEST = 4608  # inputs of an output channel; their second moments are a matrix of that side
+SAMPLES = 64  # per layer; a convolution has a row for each position
+LARGEST = 4608  # inputs of an output channel, the side of the matrix of second moments
 AT_ONCE = 8  # layers whose inputs are in memory at a time
 
 
 @dataclass(frozen=True)
 class Gain:
-    """The mean squared error of a layer's output as a share of that with plain rounding; `moved` weights."""
+    """The MSE of a layer's output as a share of that with rounding to nearest; number of `moved` weights."""
 
     error: float
     moved: int
@@ -54,15 +54,15 @@ def adaround(
 ) -> tuple[OnnxModel, dict[str, Gain]]:
     """The float network with its weights on the steps of `quantized`, each rounded up or down.
 
-    Quantize the result with the same ranges: plain rounding then finds the weights where they are.
+    Quantize the result with the same ranges: rounding to nearest then does not change the weights.
 
     Args:
-        model: the float network that `quantized` was made from.
+        model: the float network of `quantized`.
         batches: as for `calibrate`; the first `samples` samples are used.
 
     Returns:
-        The network, and by operator what was gained. Transposed convolutions and inputs, stacks of matrices
-        and very wide layers are left as they are.
+        The network, and the gain by operator. Transposed convolutions and inputs, stacked matrices and very
+        wide layers are unchanged.
 
     Raises:
         WorkloadError: there are no batches, or they do not fit.
@@ -81,7 +81,7 @@ def adaround(
         part = found[start : start + AT_ONCE]
         for product, moments in zip(part, _moments(made.proto, part, feeds), strict=True):
             name = product.node.input[1]
-            if name in done:  # two operators read it; the first has decided
+            if name in done:  # two operators read it; the first one counts
                 continue
             done.add(name)
             rounded, gains[product.node.name] = _rounded(product, moments, iterations)
@@ -93,7 +93,7 @@ def adaround(
 def _first(feeds: Iterator[dict[str, Array]], samples: int) -> Iterator[dict[str, Array]]:
     for piece in feeds:
         count = samples_in(piece)
-        # What holds one thing for all samples comes with every piece, and has no samples to cut off.
+        # Inputs without a batch axis come with every piece and are not cut.
         even = all(value.ndim and len(value) == count for value in piece.values())
         yield {name: value[:samples] for name, value in piece.items()} if even else piece
         samples -= count
@@ -102,7 +102,7 @@ def _first(feeds: Iterator[dict[str, Array]], samples: int) -> Iterator[dict[str
 
 
 def _is_served(product: Product) -> bool:
-    """Whether an output channel is one row of weights, of bounded length, times what the operator reads."""
+    """Whether an output channel is one row of weights, of bounded length, times the operator's input."""
     node, weight = product.node, product.weight
     stacked = node.op_type == "MatMul" and weight.ndim > 2
     if stacked or node.op_type == "ConvTranspose" or attribute_of(node, "transA", 0):
@@ -147,7 +147,7 @@ def _rounded_input(values: Array, product: Product) -> Array:
 
 
 def _rows(data: Tensor, product: Product) -> Tensor:
-    """What the output channels of each group read: [groups, rows, weights of an output]."""
+    """The inputs of the output channels of each group: [groups, rows, weights of an output]."""
     node = product.node
     if node.op_type != "Conv":
         return data.reshape(1, -1, data.shape[-1])
@@ -167,7 +167,7 @@ def _rows(data: Tensor, product: Product) -> Tensor:
 
 
 def _rounded(product: Product, moments: Tensor, iterations: int) -> tuple[Array, Gain]:
-    """The integers of a weight, and what they gain over `product.integers`."""
+    """The integers of a weight, and their gain over `product.integers`."""
     exact = torch.from_numpy(
         _by_output(np.asarray(product.weight / product.steps.astype(np.float64)), product.node).copy()
     ).float()
@@ -195,7 +195,7 @@ def _relaxed(exact: Tensor, matrix: Tensor, unit: Tensor, limit: float, iteratio
     logits = torch.logit(((exact - down).clamp(0.01, 0.99) - low) / (high - low)).requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=RATE)
     warm = int(WARM * iterations)
-    # A weight that lies on a step stays there: the largest of a channel sets the scale.
+    # A weight on a step stays there: the largest of a channel sets the scale.
     on_step = (exact - exact.round()).abs() < 1e-4
     with torch.enable_grad():
         for turn in range(iterations):

@@ -1,10 +1,10 @@
-"""Bias correction: what rounding adds to each output channel on average is taken off its bias.
+"""Bias correction: the mean rounding error of each output channel is subtracted from its bias.
 
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV 2019), section
 4.2, with the expectation taken over calibration data. A channel with few weights (a depthwise filter has
-nine) rounds them all one way by chance, and its output is shifted by far more than its noise. The error of
-each operator is measured on the float network's own activations, all operators in one pass: an earlier
-operator whose mean is mended does not shift a later one.
+nine) may round them all in one direction, which shifts its output by far more than its noise. The error of
+each operator is measured on the float network's activations, all operators in one pass: an earlier operator
+whose mean is corrected does not shift a later one.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ..onnx_graph.run import pieces, runner, samples_in
 def correct_biases(
     model: OnnxModel, quantized: OnnxModel, batches: Iterable[Mapping[str, Any]]
 ) -> tuple[OnnxModel, dict[str, float]]:
-    """The float network with biases that make up for the rounding in `quantized`.
+    """The float network with biases that compensate the rounding in `quantized`.
 
     Args:
-        model: the float network that `quantized` was made from; quantize the result with the same ranges.
+        model: the float network of `quantized`; quantize the result with the same ranges.
         batches: as for `calibrate`.
 
     Returns:
-        The network, and by operator the largest shift that was taken off a channel, as a share of the root
-        mean square of what the operator puts out: a channel's own may be next to nothing.
+        The network, and by operator the largest correction of a channel, as a share of the RMS of the whole
+        output: a channel's RMS may be near 0.
 
     Raises:
         WorkloadError: there are no batches, or they do not fit.
@@ -51,21 +51,21 @@ def correct_biases(
     shifts, sizes = _errors(before, [product for product, _ in places], batches)
     made = before.copy()
     copies = {node.output[0]: node for node in made.graph.node}
-    taken: dict[str, float] = {}
+    corrections: dict[str, float] = {}
     for (product, (holder, place)), shift, size in zip(places, shifts, sizes, strict=True):
-        _take_off(made.graph, copies[holder.output[0]], place, before.index, shift)
-        taken[product.node.name] = float(np.abs(shift).max(initial=0.0)) / size if size else 0.0
+        _subtract(made.graph, copies[holder.output[0]], place, before.index, shift)
+        corrections[product.node.name] = float(np.abs(shift).max(initial=0.0)) / size if size else 0.0
     drop_unused(made.graph)
-    return made, taken
+    return made, corrections
 
 
 def _bias_holder(index: Index, node: onnx.NodeProto) -> tuple[onnx.NodeProto, int] | None:
-    """The node and the input at which the bias of an operator, one number a channel, stands or could."""
+    """The node and the input position of an operator's per-channel bias, existing or possible."""
     if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
         given = node.input[2] if len(node.input) > 2 else ""
-        held = not given or given in index.constants
-        by_row = held and given and any(size != 1 for size in index.constants[given].dims[:-1])
-        return None if not held or by_row or attribute_of(node, "beta", 1.0) != 1.0 else (node, 2)
+        constant = not given or given in index.constants
+        by_row = constant and given and any(size != 1 for size in index.constants[given].dims[:-1])
+        return None if not constant or by_row or attribute_of(node, "beta", 1.0) != 1.0 else (node, 2)
     add = index.read_only_by(node.output[0], ("Add",))
     if add is None:
         return None
@@ -97,9 +97,9 @@ def _errors(
 
 
 def _twin(graph: onnx.GraphProto, product: Product, place: int, opset: int) -> list[str]:
-    """Adds the operator once more, with rounded factors; returns the names of two means over a channel.
+    """Adds a copy of the operator with rounded factors; returns the names of two means over a channel.
 
-    They are those of its error and of the float output's square.
+    They are the means of its error and of the float output's square.
     """
     node, mark = product.node, f"deadweight:{place}"
     constants = {
@@ -127,7 +127,7 @@ def _twin(graph: onnx.GraphProto, product: Product, place: int, opset: int) -> l
     for name in (f"{mark}:error", f"{mark}:square"):
         means.append(f"{mark}:mean:{len(means)}")
         axes = [0]
-        if node.op_type == "MatMul":  # of any number of axes, the last is the channel's
+        if node.op_type == "MatMul":  # the last axis is the channel's
             graph.node.append(helper.make_node("Flatten", [name], [f"{means[-1]}:rows"], axis=-1))
             name = f"{means[-1]}:rows"
         elif node.op_type != "Gemm":
@@ -141,9 +141,9 @@ def _twin(graph: onnx.GraphProto, product: Product, place: int, opset: int) -> l
     return means
 
 
-def _take_off(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, index: Index, shift: Array) -> None:
+def _subtract(graph: onnx.GraphProto, node: onnx.NodeProto, place: int, index: Index, shift: Array) -> None:
     old = index.value(node.input[place] if len(node.input) > place else "")
     new = (np.zeros(len(shift)) if old is None else old.astype(np.float64).reshape(-1)) - shift
-    # A name of its own: another operator may read the same bias.
+    # A new name: another operator may read the same bias.
     graph.initializer.append(numpy_helper.from_array(new.astype(np.float32), f"{node.name}:bias"))
     node.input[:] = [*node.input[:place], f"{node.name}:bias", *node.input[place + 1 :]]

@@ -1,8 +1,8 @@
-"""How far each tensor's values reach, measured over calibration data in bounded memory.
+"""Calibration: the range of each tensor over calibration data, in bounded memory.
 
-The model runs in ONNX Runtime a few samples at a time, each node as written, with the tensors to measure as
-its outputs. Of those nothing is kept but their extremes, and for some methods histograms; every second sample
-apart, so that one pass also says whether the samples were enough (adequacy.py).
+The model runs unfused in ONNX Runtime, a few samples at a time, with the measured tensors as outputs. Only
+their extremes are stored, and for some methods histograms, separately for every second sample, so that one
+pass also shows whether the samples were enough (adequacy.py).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .adequacy import Adequacy, Seen, of_samples
 from .histogram import BINS, METHODS, Histogram, Method, threshold
 from .placement import DIALECTS, nothing_to_quantize, place
 
-PIECE_BYTES = 1 << 27  # of the tensors that are looked at together
+PIECE_BYTES = 1 << 27  # of the tensors that are measured together
 
 
 @dataclass(frozen=True)
 class Range:
-    """The lowest and highest value that a tensor is to represent."""
+    """The lowest and highest value that a quantized tensor represents."""
 
     low: float
     high: float
@@ -37,7 +37,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Ranges:
-    """The range of each tensor by name, how they were found, from how many samples, how settled they are."""
+    """The range of each tensor by name, with method, number of samples and adequacy."""
 
     method: str
     samples: int
@@ -60,10 +60,10 @@ class Ranges:
             }
             return cls(str(value["method"]), int(value["samples"]), tensors, adequacy)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(f"These are no calibrated ranges: {error!r}.", "Calibrate again.") from error
+            raise ArtifactError(f"These are not calibrated ranges: {error!r}.", "Calibrate again.") from error
 
     def save(self, path: Path) -> None:
-        """Writes JSON; equal ranges are equal bytes."""
+        """Writes JSON; equal ranges give equal bytes."""
         write_json(path, self.to_json())
 
     @classmethod
@@ -73,13 +73,13 @@ class Ranges:
 
 @dataclass(frozen=True)
 class Watched:
-    """A float model in a session that also gives the tensors that either dialect of `to_qdq` rounds.
+    """A float model in a session that also returns the tensors that either dialect of `to_qdq` rounds.
 
-    Each node runs as written. One session serves the calibration and whoever compares with the float outputs.
+    Nodes run unfused. One session serves the calibration and comparisons with the float outputs.
 
     Attributes:
         tensors: in the order of the graph.
-        at_once: how many samples one run may take.
+        at_once: the maximum number of samples in a run.
     """
 
     model: OnnxModel
@@ -101,13 +101,13 @@ class Watched:
 
     @property
     def opened(self) -> Opened:
-        """The same session, for the outputs alone."""
+        """The same session, for the outputs only."""
         names = [value.name for value in self.model.graph.output]
         return Opened(self.model, lambda feeds: dict(self.stream(feeds, names)), self.at_once)
 
 
 def samples_at_once(model: OnnxModel, tensors: Sequence[str]) -> int:
-    """How many samples `tensors` may be of, together: from 1 to `PIECE`."""
+    """The number of samples per run that bounds the size of `tensors`: from 1 to `PIECE`."""
     shapes = [model.types[name].shape.dim for name in tensors if name in model.types]
     bytes_each = sum(4 * math.prod(axis.dim_value or 1 for axis in shape[1:]) for shape in shapes)
     return max(1, min(PIECE, int(PIECE_BYTES // max(bytes_each, 1))))
@@ -131,15 +131,15 @@ def calibrate_by(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> dict[Method, Ranges]:
-    """The ranges that each of several methods finds, all from one pass over the data.
+    """The ranges by each of several methods, from one pass over the data.
 
     Args:
-        batches: arrays or tensors by input name, batch axis first; further names (labels) are ignored.
+        batches: arrays or tensors by input name, batch axis first; other names (labels) are ignored.
         progress: called with the number of samples done after each batch.
 
     Raises:
         WorkloadError: there are no batches, one lacks an input, or the data are constant.
-        ModelError: a tensor holds NaN or infinity.
+        ModelError: a tensor has NaN or infinity.
     """
     for method in methods:
         if method not in METHODS:
@@ -157,8 +157,8 @@ def calibrate_by(
             except FloatingPointError as error:
                 last = samples + samples_in(feeds) - 1
                 raise ModelError(
-                    f"The tensor {name!r} holds {error}, in one of the samples {samples} to {last}.",
-                    "Check the calibration data for NaN and for its scale; if it is sound, the network "
+                    f"The tensor {name!r} has {error}, in one of the samples {samples} to {last}.",
+                    "Check the calibration data for NaN and its scale; if it is right, the network "
                     "diverged in training: load an earlier checkpoint.",
                 ) from error
         samples += samples_in(feeds)

@@ -1,10 +1,10 @@
-"""Cross-layer equalization: weights moved between neighbouring layers until their channels reach equally far.
+"""Cross-layer equalization: scaling between neighbouring layers until their channels have equal ranges.
 
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV 2019), section
-4.1. A ReLU passes a positive factor on, so a channel may be made smaller in one layer and larger in the
-next, and the network computes what it did. Where one scale must serve channels of very different size
-(activations always, weights without a scale by channel) the small ones gain. ReLU6 passes no factor on and
-stops it, as does a tensor with a second reader.
+4.1. A ReLU commutes with a positive factor, so a channel may be made smaller in one layer and larger in
+the next without changing the network's function. Where one scale serves channels of very different size
+(activations always, weights without per-channel scales) the small ones gain. ReLU6 does not commute and stops
+it, as does a tensor with a second reader.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ..onnx_graph.graph import Array, Index, OnnxModel, attribute_of
 PASSES_ON = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 SWEEPS = 40
 SETTLED = 1e-3  # the largest change of a factor in the last sweep
-LARGEST = 1e4  # of the factors of one channel together; a channel of next to nothing would take any
+LARGEST = 1e4  # of the product of a channel's factors, which is unbounded for a channel near 0
 
 
 @dataclass
 class _Layer:
-    """A weighted operator; its weight as [outputs, inputs, rest], whatever its layout in the file."""
+    """A weighted operator; its weight as [outputs, inputs, rest], for any layout in the file."""
 
     node: onnx.NodeProto
     weight: Array
@@ -78,7 +78,7 @@ def equalize(model: OnnxModel) -> tuple[OnnxModel, tuple[str, ...]]:
     for _ in range(SWEEPS):
         moved = 0.0
         for first, second in pairs:
-            # Equation 11: after it a channel reaches as far in both layers. Dead channels are left alone.
+            # Equation 11: after it a channel has equal ranges in both layers. Dead channels are unchanged.
             one, two = first.reach_of_outputs(), second.reach_of_inputs(len(first.weight))
             alive = (one > 0) & (two > 0)
             factor = np.where(alive, np.sqrt(one / np.where(alive, two, 1.0)), 1.0)
@@ -138,7 +138,7 @@ def _pairs(model: OnnxModel, layers: dict[str, _Layer]) -> Iterator[tuple[str, s
 
 
 def _flattens(node: onnx.NodeProto, index: Index, sizes: dict[str, int]) -> bool:
-    """Whether a node makes a row of each sample, all numbers of a channel side by side."""
+    """Whether a node flattens each sample to a row with contiguous channels."""
     if node.op_type == "Flatten":
         return bool(attribute_of(node, "axis", 1) == 1)
     shape = index.value(node.input[1]) if node.op_type == "Reshape" else None

@@ -1,9 +1,8 @@
-"""FP16 for operators in float, written into the file: strongly typed TensorRT networks have no flag for it.
+"""Conversion of operators in float to FP16, since strongly typed TensorRT networks have no flag for it.
 
-TensorRT 10 builds such networks, 11 no others; without this, what is not quantized runs in FP32 there.
-Inputs and outputs stay FP32. So does every operator, and every single input, for which ONNX names no half
-precision; casts stand around them. Scales are FP16 like the data they scale, which QuantizeLinear says from
-opset 19 on.
+TensorRT 10 builds such networks, 11 only such; otherwise what is not quantized runs in FP32 there. Inputs and
+outputs stay FP32, and so do every operator and every single input without half precision in ONNX; casts are
+added around them. Scales are FP16 like their data, which QuantizeLinear allows from opset 19 on.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 VARIADIC = defs.OpSchema.FormalParameterOption.Variadic
-# Attributes by which an operator itself, not its input, sets the type of its output.
+# Attributes by which an operator sets the type of its output, independent of its input.
 OWN_TYPE = {"dtype", "value", "output_datatype"}
 
 
 @dataclass(frozen=True)
 class Halved:
-    """What was made: the model, how many operators run in FP16, and the others' names, by why they do not."""
+    """The result: the model, the number of operators in FP16, and the reason for each other operator."""
 
     model: OnnxModel
     in_half: int
@@ -41,17 +40,17 @@ def to_half(model: OnnxModel, *, tensorrt: tuple[int, ...] = (10, 0)) -> Halved:
     """The model, float or with Q/DQ pairs, with its float part in FP16.
 
     Args:
-        tensorrt: the version that is to build it.
+        tensorrt: the version that will build it.
 
     Raises:
-        ModelError: that version takes no strongly typed network; the model has branches or loops, cannot be
-            said in opset 19, or holds a scale that FP16 cannot.
+        ModelError: that version has no strongly typed networks; the model has branches or loops, cannot be
+            converted to opset 19, or has a scale outside FP16's range.
     """
     if tensorrt < (10,):
         raise ModelError(
-            f"TensorRT {'.'.join(map(str, tensorrt))} takes no FP16 scales: it parses up to opset 17, and "
-            f"they came with {OPSET}.",
-            "Leave the file in FP32 and build it with the flags INT8 and FP16; that version still has them.",
+            f"TensorRT {'.'.join(map(str, tensorrt))} has no FP16 scales: it parses up to opset 17, and "
+            f"they need {OPSET}.",
+            "Keep the file in FP32 and build it with the flags INT8 and FP16, which that version has.",
         )
     model = with_initializers(at_opset(model, OPSET))
     if len(list(all_graphs(model.graph))) > 1:
@@ -77,8 +76,8 @@ def _schema(node: onnx.NodeProto) -> defs.OpSchema | None:
         return None
 
 
-def _halves(schema: defs.OpSchema, formals: Sequence[defs.OpSchema.FormalParameter], place: int) -> bool:
-    """Whether an input or output may be half precision; a variadic one stands for all behind it."""
+def _allows_half(schema: defs.OpSchema, formals: Sequence[defs.OpSchema.FormalParameter], place: int) -> bool:
+    """Whether an input or output may be half precision; a variadic one counts for all further positions."""
     if place >= len(formals) and not (formals and formals[-1].option == VARIADIC):
         return False
     named = formals[min(place, len(formals) - 1)].type_str  # "T", or a type itself
@@ -87,31 +86,31 @@ def _halves(schema: defs.OpSchema, formals: Sequence[defs.OpSchema.FormalParamet
 
 
 def _why_not(node: onnx.NodeProto, types: dict[str, int], index: Index) -> str:
-    """Why an operator stays in FP32; empty where it does not, or holds no float at all."""
+    """Why an operator stays in FP32; empty where it does not, or has no floats."""
     if not any(types.get(name) == FLOAT for name in (*node.input, *node.output)) or node.op_type == "Cast":
         return ""
     schema = _schema(node)
     if schema is None:
-        return "ONNX does not know it"
+        return "it is not an ONNX operator"
     named = OWN_TYPE & {attribute.name for attribute in node.attribute}
     follows = bool(node.input) and types.get(node.input[0]) == FLOAT and not named
     if OWN_TYPE & set(schema.attributes) and not follows:
-        return "it names its type itself"
+        return "an attribute sets its type"
     made = [place for place, name in enumerate(node.output) if types.get(name) == FLOAT]
     taken = [place for place, name in enumerate(node.input[:1]) if types.get(name) == FLOAT]
-    halves = [_halves(schema, schema.outputs, place) for place in made]
-    if not all(halves + [_halves(schema, schema.inputs, place) for place in taken]):
-        return "ONNX names no half precision for it"
+    halves = [_allows_half(schema, schema.outputs, place) for place in made]
+    if not all(halves + [_allows_half(schema, schema.inputs, place) for place in taken]):
+        return "ONNX has no half precision for it"
     for name in node.input:
-        # Masks of attention hold -1e9 or the largest float32; the sum may leave FP16, as infinity, and does.
+        # Attention masks have -1e9 or the largest float32, which may become infinite in FP16.
         value = index.value(name) if types.get(name) == FLOAT and node.op_type not in QUANTIZED else None
         if value is not None and LARGEST < (largest := float(np.abs(value).max(initial=0.0))) < np.inf:
-            return f"its constant {name!r} reaches {largest:.4g}, and FP16 ends at {LARGEST:.0f}"
+            return f"its constant {name!r} reaches {largest:.4g}, but FP16 only {LARGEST:.0f}"
     return ""
 
 
 class _Writer:
-    """Writes the nodes anew; a tensor keeps its name in the type that its operator makes."""
+    """Rewrites the nodes; a tensor keeps its name in the type of its operator's output."""
 
     def __init__(self, model: onnx.ModelProto, types: dict[str, int], left_float: dict[str, str]) -> None:
         self.graph, self.types, self.left_float = model.graph, types, left_float
@@ -129,7 +128,9 @@ class _Writer:
             self.in_half += half and bool(floats)
             for place, name in enumerate(node.input):
                 if self.types.get(name) == FLOAT:
-                    wanted = HALF if schema is not None and _halves(schema, schema.inputs, place) else FLOAT
+                    wanted = (
+                        HALF if schema is not None and _allows_half(schema, schema.inputs, place) else FLOAT
+                    )
                     node.input[place], cast = self._as(name, wanted, node)
                     yield from cast
             shown = []
@@ -147,7 +148,7 @@ class _Writer:
                 yield helper.make_node("Cast", [f"{name}:half"], [name], name=f"{name}/Cast", to=FLOAT)
 
     def _as(self, name: str, kind: int, node: onnx.NodeProto) -> tuple[str, list[onnx.NodeProto]]:
-        """What holds a tensor in a type, and the cast that makes it where there is none yet."""
+        """The name of a tensor in a type, and the cast to it where there is none yet."""
         if (name, kind) in self.made:
             return self.made[name, kind], []
         value = self.index.value(name)
@@ -161,11 +162,11 @@ class _Writer:
     def _stored(self, name: str, value: Array, node: onnx.NodeProto) -> str:
         fault = ""
         if node.op_type in QUANTIZED and float(value.max()) > LARGEST:
-            fault = f"{float(value.max()):.4g}; FP16 ends at {LARGEST:.0f}"
+            fault = f"{float(value.max()):.4g}; FP16 reaches only {LARGEST:.0f}"
         elif node.op_type in QUANTIZED and float(value.min()) < SMALLEST:
             fault = f"{float(value.min()):.3g}, which is 0 in FP16"
         if fault:
-            cure = "Leave that layer in float: skip it when quantizing."
+            cure = "Keep that layer in float: skip it when quantizing."
             raise ModelError(f"The scale {name!r} of {node.name!r} is {fault}.", cure)
         self.made[name, HALF] = made = f"{name}:half"
         self.graph.initializer.append(numpy_helper.from_array(value.astype(np.float16), made))

@@ -1,7 +1,7 @@
-"""A histogram that grows with its data, and the methods that choose a range from it.
+"""The calibration histogram with growing bins, and the methods that choose a range from it.
 
-Bins are of |x| and as wide as a power of two, doubled whenever a larger value comes. Doubling joins pairs of
-bins exactly, so that the result does not depend on the order of the data or on how they were batched.
+Bins are of |x|, with a width that is a power of two and doubles for a larger value. Doubling merges pairs of
+bins exactly, so that the result does not depend on the order or the batches of the data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SMALLEST_EXPONENT = -100  # of a bin's width, so that its inverse is a float32
 
 
 class Histogram:
-    """The extremes of what was added, and with `bins` above 0 also how often each size occurred."""
+    """The extremes of the added values, and with `bins` above 0 also the counts by size."""
 
     def __init__(self, bins: int = BINS) -> None:
         self.low = math.inf
@@ -76,7 +76,7 @@ class Histogram:
 
 
 def merged(first: Histogram, second: Histogram) -> Histogram:
-    """The histogram of what two histograms of equally many bins hold together, exactly."""
+    """The exact sum of two histograms with equal numbers of bins."""
     whole = Histogram(first.counts.size)
     whole.low, whole.high = min(first.low, second.low), max(first.high, second.high)
     whole.width = max(first.width, second.width)
@@ -99,7 +99,7 @@ def threshold(seen: Histogram, method: Method) -> float:
 
     percentile: 99.99 % of the values are below it.
     entropy: least Kullback-Leibler divergence between the values and their rounded copy (Migacz, "8-bit
-        Inference with TensorRT", 2017). The bin of zeros takes no part, as ReLU would make it decide alone.
+        Inference with TensorRT", 2017). The bin of zeros is excluded, since after a ReLU it would dominate.
     mse: least mean squared error of rounding and saturating.
     """
     largest = max(abs(seen.low), abs(seen.high))
@@ -124,7 +124,7 @@ def _divergence(counts: Array, end: int) -> float:
     reference[0] = reference[1]
     inside = reference.copy()
     reference[-1] += counts[end:].sum()
-    # The rounded copy: each of 128 levels spreads its mass evenly over the bins that held something.
+    # The rounded copy: each of 128 levels spreads its mass evenly over its occupied bins.
     levels = np.arange(end) * (STEPS + 1) // end
     filled = inside > 0
     share = np.bincount(levels, filled.astype(np.float64), STEPS + 1)
@@ -132,14 +132,14 @@ def _divergence(counts: Array, end: int) -> float:
     if copy.sum() == 0.0:
         return math.inf
     p, q = reference / reference.sum(), copy / copy.sum()
-    # A bin that only the outliers filled is unknown to the copy; a small mass keeps the cost finite.
+    # A bin that only outliers filled is empty in the copy; a small mass keeps the cost finite.
     q = np.where(q > 0, q, 1e-9)
-    held = p > 0
-    return float(np.sum(p[held] * np.log(p[held] / q[held])))
+    occupied = p > 0
+    return float(np.sum(p[occupied] * np.log(p[occupied] / q[occupied])))
 
 
 def _squared_error(counts: Array, end: int) -> float:
     centres = np.arange(counts.size) + 0.5
-    centres[0] = 0.0  # nearly all of the first bin are the exact zeros of a ReLU
+    centres[0] = 0.0  # most of the first bin are exact zeros of a ReLU
     step = end / STEPS
     return float(np.dot(counts, (centres - np.minimum(np.rint(centres / step), STEPS) * step) ** 2))

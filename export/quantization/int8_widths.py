@@ -1,9 +1,8 @@
-"""Which INT8 layers have widths that ONNX Runtime's int8 kernels do not like: INT8 may cost time there.
+"""The check for INT8 layers whose widths are slow in ONNX Runtime's int8 kernels.
 
-Measured on x86 (widths 32 to 66 and 96 to 132): off a multiple of 4 an int8 convolution takes 1.6 times as
-long, by its input's channels or its output's; off a multiple of 16 a depthwise one takes 2 to 2.5 times as
-long, more than INT8 gains. The target knows the steps; what the neighbours of a layer make of it only a
-measurement tells.
+Measured on x86 (widths 32 to 66 and 96 to 132): if its input or output channels are not a multiple of 4, an
+int8 convolution takes 1.6 times as long; if not a multiple of 16, a depthwise one takes 2 to 2.5 times as
+long, more than INT8 gains. The target has the steps; the effect of a layer's neighbours can only be measured.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ NAMED = 3  # layers in a sentence
 
 
 def off_step(model: OnnxModel, in_int8: Collection[str], target: Target) -> tuple[str, ...]:
-    """A sentence on the convolutions of a float model whose widths are off the target's int8 steps; or none.
+    """A sentence on the convolutions of a float model that do not fit the target's int8 steps; or none.
 
     Args:
         in_int8: the names of the layers that run in int8.
@@ -36,7 +35,7 @@ def off_step(model: OnnxModel, in_int8: Collection[str], target: Target) -> tupl
         if groups > 1 and weight.dims[1] == 1:
             step, widths = target.align("depthwise").step, [outputs]
         else:
-            # The network's own input has the channels that it has.
+            # The channels of the network's input cannot be chosen.
             first = node.input[0] not in index.producer
             step, widths = target.align("conv").hard, [outputs] if first else [inputs, outputs]
         if any(width % step for width in widths):
@@ -45,6 +44,6 @@ def off_step(model: OnnxModel, in_int8: Collection[str], target: Target) -> tupl
         return ()
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     return (
-        "widths off the steps of int8 kernels, where INT8 may be slower than FP32: "
-        f"{', '.join(found[:NAMED])}{more}: prune with this target's alignment, or leave them in float",
+        "widths that do not fit the steps of int8 kernels, where INT8 may be slower than FP32: "
+        f"{', '.join(found[:NAMED])}{more}: prune with this target's alignment, or keep them in float",
     )

@@ -1,8 +1,8 @@
-"""A product and the sum behind it, of which ONNX Runtime makes one Gemm before it looks for int8.
+"""Fusion of MatMul and Add into Gemm, as ONNX Runtime does before it selects int8 kernels.
 
-That Gemm runs in int8 only where its bias is a constant in int32. So a bias that other exporters wrote as an
-Add goes into the product first; what adds anything else stays in float, for it would run so all the same.
-Only products of two axes are meant; of others nothing is made.
+That Gemm runs in int8 only if its bias is an int32 constant. So a bias that other exporters wrote as an Add
+is fused first; a product with another addend stays in float, since it would run in float anyway. Only 2-D
+MatMul is handled; other ranks are left unchanged.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from onnx import helper, numpy_helper
 
 from ..onnx_graph.graph import OnnxModel, replace_nodes, unique
 
-IN_FLOAT = "ONNX Runtime joins it with the sum behind it and computes both in float"
+IN_FLOAT = "ONNX Runtime fuses it with the following sum and computes both in float"
 
 
 def join_biases(model: OnnxModel) -> OnnxModel:
-    """Makes a Gemm of each MatMul and the Add of a bias by channel behind it; it keeps the MatMul's name."""
-    taken = set(model.index.constants)
+    """Fuses each MatMul and a following Add of a per-channel bias into a Gemm with the MatMul's name."""
+    used = set(model.index.constants)
     biases, made, gone = [], {}, set()
     for product, add, other, columns in _sums(model):
         bias = model.index.value(other)
         if bias is None or bias.size != columns or bias.shape[-1] != columns:
             continue
-        name = unique(f"{product.name}_bias", taken)
+        name = unique(f"{product.name}_bias", used)
         biases.append(numpy_helper.from_array(bias.reshape(-1), name))
         gone.add(add.output[0])
         inputs = [*product.input, name]
@@ -41,7 +41,7 @@ def join_biases(model: OnnxModel) -> OnnxModel:
 
 
 def summed_in_float(model: OnnxModel) -> frozenset[str]:
-    """The products that ONNX Runtime joins with what is no bias by channel, and so runs in float."""
+    """The products that ONNX Runtime fuses with another addend than a per-channel bias, so runs in float."""
     sizes = {name: [axis.dim_value for axis in kind.shape.dim] for name, kind in model.types.items()}
     found = set()
     for product, _, other, columns in _sums(model):
@@ -54,7 +54,7 @@ def summed_in_float(model: OnnxModel) -> frozenset[str]:
 
 
 def _sums(model: OnnxModel) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto, str, int]]:
-    """Each product of two axes whose only reader is an Add, that Add, what it adds, and the columns."""
+    """Each 2-D product whose only reader is an Add, that Add, its other addend, and the columns."""
     index, types = model.index, model.types
     for node in model.graph.node:
         if node.op_type != "MatMul" or len(node.input) != 2:

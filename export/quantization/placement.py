@@ -1,15 +1,15 @@
-"""Where quantization goes: each rule of each dialect once, with its reason.
+"""The placement of Q/DQ pairs: the rules of each dialect, with their reasons.
 
-A placement says which tensors are rounded to int8, which readers then take the rounded value, which
-tensors share one scale, and which constants are stored as int8 weights. It knows no ranges: calibration
-asks it what to measure, `to_qdq` what to write.
+A placement has the tensors that are rounded to int8, the readers of the rounded values, the tensors that
+share a scale, and the constants stored as int8 weights. It is independent of ranges: calibration uses it to
+select tensors, `to_qdq` to write the file.
 
-Two dialects, because each runtime fuses other patterns, and what one fuses the other runs in float:
+There are two dialects, since each runtime fuses other patterns, and what one fuses the other runs in float:
 
 "tensorrt"  TensorRT fuses a weighted operator with what follows it (batch norm, residual add, activation)
-            and takes its precision from its inputs. So pairs go on inputs, never in the middle.
+            with the precision of its inputs. So pairs are at inputs, never in between.
 "x86"       ONNX Runtime replaces an operator only when it sits between dequantized inputs and a quantized
-            output. So pairs go on every edge of a convolutional region, behind the activation.
+            output. So pairs are on every edge of a convolutional region, after the activation.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from .residual import residual_branches
 
 @dataclass(frozen=True)
 class DialectRules:
-    """What one dialect does otherwise than another."""
+    """The differences between dialects."""
 
     operators: tuple[str, ...]
     """Weighted operators with an int8 kernel. ONNX Runtime has no int8 transposed convolution."""
     symmetric: bool
     """int8 with zero point 0 and biases in float; else uint8 activations and int32 biases."""
     every_edge: bool
-    """Whether pairs go on every edge of a region, and all readers take the rounded value."""
+    """Whether pairs are on every edge of a region, and all readers use the rounded value."""
     concat_rescales: bool
-    """Whether the inputs of a Concat may have scales of their own."""
+    """Whether the inputs of a Concat may have different scales."""
     onnx_runtime: bool
-    """Whether the kernels are ONNX Runtime's: what they run in float stays in float, and is read back."""
+    """Whether the kernels are ONNX Runtime's: what they run in float stays in float."""
 
 
 DIALECTS = {
@@ -58,15 +58,15 @@ DIALECTS = {
 }
 WEIGHTED = DIALECTS["tensorrt"].operators
 """Every operator with an int8 kernel in some dialect."""
-# These move numbers without changing them, so rounding before or after is the same if the scale is.
+# These move values without changing them, so rounding before or after is equal for an equal scale.
 MOVES = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace")
-# ONNX Runtime has int8 kernels for these, worth using between int8 neighbours.
+# ONNX Runtime has int8 kernels for these, useful between int8 neighbours.
 BETWEEN = (*MOVES, "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu")
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant input of a weighted operator; `axis` is the output channel's, None for one scale in all."""
+    """A constant input of a weighted operator; `axis` is the output channel's, None for a single scale."""
 
     name: str
     axis: int | None
@@ -74,14 +74,14 @@ class Weight:
 
 @dataclass(frozen=True)
 class Placement:
-    """What to quantize.
+    """The tensors and weights to quantize.
 
     Attributes:
         tensors: computed tensors that get a pair, in the order of the graph.
-        readers: (position of the node, position of the input) that take the rounded value.
+        readers: (position of the node, position of the input) that use the rounded value.
         weights: by (position of the node, position of the input).
-        ties: for each tensor of `tensors` the ones it shares its scale with, itself included.
-        everywhere: whether all other readers and the network's output take the rounded value as well.
+        ties: for each tensor of `tensors` those that share its scale, itself included.
+        everywhere: whether all other readers and the network's output use the rounded value too.
         left_float: names of the weighted operators that stay in float, with the reason.
     """
 
@@ -107,7 +107,7 @@ def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Plac
     for name in skip:
         if name not in known:
             raise ModelError(
-                f"There is no weighted operator {name!r} to leave in float.",
+                f"There is no weighted operator {name!r} to keep in float.",
                 meant(name, known, f"The network has {', '.join(known)}."),
             )
     not_float = model.not_float32()
@@ -128,7 +128,7 @@ def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Plac
     readers: set[tuple[int, int]] = set()
     for position in chosen:
         node = graph.node[position]
-        # The third input, the bias, stays float: TensorRT takes no int32 bias.
+        # The third input, the bias, stays float: TensorRT has no int32 bias.
         for place_, name in enumerate(node.input[:2]):
             if name in index.constants:
                 axis = channel_axis(node, place_, len(index.constants[name].dims))
@@ -141,7 +141,7 @@ def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Plac
     if rules.every_edge:
         for node in (graph.node[position] for position in chosen):
             behind = _after_activation(node, index)
-            # ONNX Runtime has a product and its ReLU in int8 only where the ReLU's result is rounded.
+            # ONNX Runtime runs a product and its ReLU in int8 only if the ReLU's result is rounded.
             if node.op_type == "Conv" or (behind != node.output[0] and behind not in index.outputs):
                 tensors.add(behind)
         tensors = _spread(graph, index, tensors)
@@ -155,7 +155,7 @@ def rules_of(dialect: str) -> DialectRules:
     """The rules of a dialect.
 
     Raises:
-        ModelError: there is none of that name.
+        ModelError: the dialect is unknown.
     """
     if dialect not in DIALECTS:
         raise ModelError(f"There is no dialect {dialect!r}.", f"Choose one of {', '.join(DIALECTS)}.")
@@ -163,11 +163,11 @@ def rules_of(dialect: str) -> DialectRules:
 
 
 def nothing_to_quantize(path: Path, left_float: Mapping[str, str]) -> ModelError:
-    """The error for a network that has no operator for int8, with the reason of each that it has."""
+    """The error for a network without an operator for int8, with the reason for each weighted one."""
     reasons = "".join(f" {name} stays in float: {why}." for name, why in left_float.items())
     return ModelError(
         f"{path} has no convolution, Gemm or MatMul to quantize.{reasons}",
-        "Use the float model as it is; of a network in FP16 or FP64 give the FP32 one.",
+        "Use the float model as it is; for a network in FP16 or FP64 give the FP32 one.",
     )
 
 
@@ -175,7 +175,7 @@ def _reason_for_float(
     node: onnx.NodeProto, index: Index, rules: DialectRules, skip: Collection[str], not_float: Collection[str]
 ) -> str:
     if node.name in skip:
-        return "asked for"
+        return "requested"
     if node.op_type not in rules.operators:
         return f"ONNX Runtime has no int8 {node.op_type}"
     if len(node.input) < 2:
@@ -183,9 +183,9 @@ def _reason_for_float(
     for name in node.input[:2]:
         tensor = index.constants.get(name)
         if tensor is not None and (tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2):
-            return "its weight is no float32 matrix"
+            return "its weight is not a float32 matrix"
         if name in not_float:
-            return "it multiplies other numbers than float32"
+            return "its factors are not float32"
     if len(index.computed(node)) == 0:
         return "it computes a constant"
     if rules.onnx_runtime:
@@ -197,13 +197,13 @@ def _reason_for_float(
 
 
 def channel_axis(node: onnx.NodeProto, place_: int, dimensions: int) -> int | None:
-    """The axis of a weight that may have one scale per index: the output channel's; None without one.
+    """The axis of per-channel scales of a weight: the output channel's; None without one.
 
-    Only there can the accumulator of a channel be rescaled by it.
+    Only there can the accumulator of a channel be rescaled.
 
     Args:
-        place_: at which input of `node` the weight stands.
-        dimensions: how many axes the weight has.
+        place_: the input position of the weight in `node`.
+        dimensions: the number of axes of the weight.
     """
     if place_ == 0:
         return None
@@ -217,9 +217,9 @@ def channel_axis(node: onnx.NodeProto, place_: int, dimensions: int) -> int | No
 
 
 def clipped_at(node: onnx.NodeProto, index: Index) -> float | None:
-    """The bound above of an activation that an unsigned integer performs by saturating; None for others.
+    """The upper bound of an activation that saturation of an unsigned integer implements; None for others.
 
-    ReLU is unbounded (infinity); Clip(0, b) gives b.
+    ReLU is unbounded (infinity); Clip(0, b) has b.
     """
     if node.op_type == "Relu":
         return float("inf")
@@ -232,7 +232,7 @@ def clipped_at(node: onnx.NodeProto, index: Index) -> float | None:
 
 
 def _after_activation(node: onnx.NodeProto, index: Index) -> str:
-    # Saturation at zero is free in uint8: the tensor behind a ReLU is rounded, and the ReLU falls away.
+    # Saturation at zero is free in uint8: the tensor after a ReLU is rounded, and the ReLU is dropped.
     activation = index.read_only_by(node.output[0], ("Relu", "Clip"))
     if activation is not None and clipped_at(activation, index) is not None:
         return str(activation.output[0])
@@ -240,7 +240,7 @@ def _after_activation(node: onnx.NodeProto, index: Index) -> str:
 
 
 def _spread(graph: onnx.GraphProto, index: Index, tensors: set[str]) -> set[str]:
-    # An operator between rounded tensors runs in int8 as soon as its output is rounded too.
+    # An operator between rounded tensors runs in int8 if its output is rounded too.
     spread = set(tensors)
     for node in graph.node:
         data = node.input[:1] if node.op_type in MOVES else node.input
@@ -255,8 +255,8 @@ def _ties(
 ) -> dict[str, tuple[str, ...]]:
     """Tensors that must share a scale.
 
-    A move keeps the scale of its input. TensorRT joins tensors without rescaling them, so all inputs of a
-    Concat and its output share one; ONNX Runtime's concat rescales, and its inputs keep their own.
+    A move has the scale of its input. TensorRT concatenates tensors without rescaling, so all inputs of a
+    Concat and its output share one; ONNX Runtime's concat rescales, so its inputs may differ.
     """
     group = {name: {name} for node in graph.node for name in (*node.input, *node.output) if name}
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""Residual adds: which of their two sides TensorRT fuses with the convolution that makes it."""
+"""Residual adds, and the side that TensorRT fuses with its convolution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..onnx_graph.kernels import CONVOLUTIONS
 def residual_branches(graph: onnx.GraphProto, index: Index, chosen: Collection[int]) -> set[tuple[int, int]]:
     """The skip side of each residual add: (position of the node, position of the input).
 
-    Where both sides are convolutions, the one with fewer operators behind it is the skip.
+    Where both sides are convolutions, the one with fewer operators before it is the skip.
     """
     places: set[tuple[int, int]] = set()
     for position, branches in residual_adds(graph, index, chosen):
@@ -25,10 +25,10 @@ def residual_branches(graph: onnx.GraphProto, index: Index, chosen: Collection[i
 def residual_adds(
     graph: onnx.GraphProto, index: Index, chosen: Collection[int]
 ) -> Iterator[tuple[int, list[int]]]:
-    """The adds that join one of the convolutions at the positions `chosen`: (position, its sides with one).
+    """The adds with one of the convolutions at the positions `chosen`: (position, its sides with one).
 
-    TensorRT fuses Conv + Add (+ ReLU) only without a pair in between, and takes the precision of the sum
-    from the other side. So that side, the skip, is rounded, and the convolution's own side is not.
+    TensorRT fuses Conv + Add (+ ReLU) only without a pair in between; the other side, the skip, sets the
+    precision of the sum. So the skip is rounded, and the convolution's side is not.
     """
     made = {name: position for position, node in enumerate(graph.node) for name in node.output}
     for position, node in enumerate(graph.node):

@@ -1,10 +1,9 @@
-"""Calibration samples from files: named arrays in .npz, or .npy where the model has a single input.
+"""Calibration samples from files: named arrays in .npz, or .npy for a model with a single input.
 
-A file holds one sample or a batch of them, whichever its arrays' axes say. All files are checked by their
-headers before any is read: a shape that is wrong in the last one is told at once, not after an hour. What
-only looks right is refused too: bytes for a network that takes floats were hardly scaled as it expects.
-Samples are put together to batches as the model takes them, across files. Nothing is read that could run
-code.
+A file has one sample or a batch, by the number of axes. All files are checked by their headers before any is
+read, so that a wrong shape in the last one is reported at once. Plausible errors are refused too: bytes for a
+network with float inputs were probably not scaled. Samples are combined into the model's batches, across
+files. Pickled data, which could run code, are not read.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ...targets.errors import ArtifactError, WorkloadError
 from ..onnx_graph.graph import Array, given_inputs, load
 from ..onnx_graph.run import may_lack_batch
 
-AT_ONCE = 32  # samples in a batch, where the model takes any number
+AT_ONCE = 32  # samples in a batch, for a dynamic batch
 ENDINGS = (".npz", ".npy")
 ONLY = "the array of an .npy file"
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -33,7 +32,7 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 @dataclass(frozen=True)
 class Input:
-    """An input of the model; a size that is not fixed is 0, and a shape that is not known is None."""
+    """An input of the model; a dynamic size is 0, and an unknown shape is None."""
 
     name: str
     dtype: np.dtype[Any]
@@ -46,7 +45,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Piece:
-    """Samples of one file that go into one batch: those from `start` up to `stop`."""
+    """Samples of one file in one batch: those from `start` up to `stop`."""
 
     file: int
     start: int
@@ -55,13 +54,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Samples:
-    """Checked files, and how their samples make batches.
+    """Checked files, and the plan of their batches.
 
     Attributes:
         names: by file, the array of each input.
-        plan: by batch, what it is put together from.
-        left_out: how many samples do not fill a batch of the size that the model fixes.
-        whole: the inputs that hold one thing for all samples of a file, see `run.may_lack_batch`.
+        plan: the pieces of each batch.
+        left_out: the number of samples that do not fill a batch of the model's fixed size.
+        whole: the inputs without a batch axis, see `run.may_lack_batch`.
     """
 
     files: tuple[Path, ...]
@@ -73,23 +72,23 @@ class Samples:
 
     @property
     def count(self) -> int:
-        """How many samples the batches hold."""
+        """The number of samples in the batches."""
         return sum(piece.stop - piece.start for batch in self.plan for piece in batch)
 
     def batches(self) -> Iterator[dict[str, Array]]:
         """The batches in the order of the files, arrays by input name; one file is in memory at a time."""
-        held, found = -1, dict[str, Array]()
+        current, loaded = -1, dict[str, Array]()
         for batch in self.plan:
             parts: list[dict[str, Array]] = []
             for piece in batch:
-                if piece.file != held:
-                    held, found = piece.file, self._read(piece.file)
-                parts.append({n: found[n][piece.start : piece.stop] for n in found if n not in self.whole})
+                if piece.file != current:
+                    current, loaded = piece.file, self._read(piece.file)
+                parts.append({n: loaded[n][piece.start : piece.stop] for n in loaded if n not in self.whole})
             joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            yield joined | {name: found[name] for name in self.whole}
+            yield joined | {name: loaded[name] for name in self.whole}
 
     def place(self, index: int) -> str:
-        """Where a sample of the batches stands, as in `003.npz, sample 12`; both count from 0."""
+        """The origin of a sample, as in `003.npz, sample 12`, counted from 0."""
         for piece in (piece for batch in self.plan for piece in batch):
             if index < piece.stop - piece.start:
                 return f"{self.files[piece.file].name}, sample {piece.start + index}"
@@ -97,24 +96,24 @@ class Samples:
         raise IndexError(index)
 
     def _read(self, file: int) -> dict[str, Array]:
-        """A file's arrays by input name, each with the batch as its first axis and in the input's type."""
+        """A file's arrays by input name, with the batch as first axis and the input's type."""
         path, names, found = self.files[file], self.names[file], {}
-        held = arrays(path, names.values())
+        stored = arrays(path, names.values())
         for one in self.inputs:
-            value = held[names[one.name]]
+            value = stored[names[one.name]]
             rank = value.ndim if one.shape is None else len(one.shape)
             whole = value if value.ndim == rank else value[None]
             found[one.name] = whole.astype(one.dtype)
             if one.dtype.kind in "iu" and not np.array_equal(found[one.name], whole):
-                raise WorkloadError(f"{path} holds numbers for {one} that do not fit into it.", _PREPARED)
+                raise WorkloadError(f"{path} has values for {one} that do not fit its type.", _PREPARED)
         return found
 
 
 def open_samples(model: Path, data: Path) -> Samples:
-    """Checks the samples that are to go through a model.
+    """Checks the samples for a model.
 
     Args:
-        data: a folder of .npz and .npy files, taken in the order of their names, or one such file.
+        data: a folder of .npz and .npy files, in the order of their names, or one such file.
 
     Raises:
         ArtifactError: the model or the data cannot be read.
@@ -127,13 +126,13 @@ def open_samples(model: Path, data: Path) -> Samples:
     names = [one.names for one in checked]
     whole = tuple(name for name in names[0] if name in may and any(one.alone(name, may) for one in checked))
     counts = [_agreed(path, one, whole) for path, one in zip(files, checked, strict=True)]
-    # What one file says once for all of its samples does not hold for those of another.
+    # An input without a batch axis applies only to the samples of its file.
     shapes = [(place if whole else 0, one.shapes) for place, one in enumerate(checked)]
     fixed = next((one.shape[0] for one in inputs if one.shape and one.shape[0] and one.name not in whole), 0)
     plan = _plan(shapes, counts, size=fixed or AT_ONCE, whole=bool(fixed))
     if not plan:
         raise WorkloadError(
-            f"{data} holds {sum(counts)} samples, and {model.name} takes batches of {fixed}.",
+            f"{data} has {sum(counts)} samples, but {model.name} needs batches of {fixed}.",
             f"Give at least {fixed} samples of one shape, or export the model with a dynamic batch.",
         )
     taken = sum(piece.stop - piece.start for batch in plan for piece in batch)
@@ -141,7 +140,7 @@ def open_samples(model: Path, data: Path) -> Samples:
 
 
 def inputs_of(model: onnx.ModelProto) -> tuple[Input, ...]:
-    """What a model takes, in its own order."""
+    """The inputs of a model, in order."""
     found = []
     for value in given_inputs(model.graph):
         kind = value.type.tensor_type
@@ -155,13 +154,13 @@ def _files(data: Path) -> tuple[Path, ...]:
         raise ArtifactError(f"{data} does not exist.", "Check the path.")
     if data.is_file():
         if data.suffix not in ENDINGS:
-            raise WorkloadError(f"{data} is no .npz or .npy file.", _how_to_save(data))
+            raise WorkloadError(f"{data} is not a .npz or .npy file.", _how_to_save(data))
         return (data,)
     files = tuple(sorted(path for path in data.iterdir() if path.suffix in ENDINGS))
     if not files:
         pictures = any(path.suffix.lower() in _PICTURES for path in data.iterdir())
-        held = "pictures, but no arrays" if pictures else "no .npz or .npy files"
-        raise WorkloadError(f"{data} holds {held}.", _how_to_save(data))
+        content = "pictures, but no arrays" if pictures else "no .npz or .npy files"
+        raise WorkloadError(f"{data} has {content}.", _how_to_save(data))
     return files
 
 
@@ -169,21 +168,21 @@ def _how_to_save(data: Path) -> str:
     place = data.with_suffix("") / "0000.npz"
     return (
         "Prepare some hundred real samples exactly as for inference, and save them as arrays under the names "
-        f'of the model\'s inputs, one sample or a batch a file: numpy.savez("{place}", INPUT=array).'
+        f'of the model\'s inputs, one sample or a batch per file: numpy.savez("{place}", INPUT=array).'
     )
 
 
 @dataclass(frozen=True)
 class _Checked:
-    """What a file's headers say, by input: the array's name, and how many samples it holds; 0 for a single
-    number. `shapes` are those of a sample, in the order of the inputs."""
+    """A file's headers by input: the array's name and number of samples, 0 for a scalar. `shapes` are those
+    of a sample, in the order of the inputs."""
 
     names: dict[str, str]
     counts: dict[str, int]
     shapes: tuple[Any, ...]
 
     def alone(self, name: str, may: frozenset[str]) -> bool:
-        """Whether an input cannot have one entry a sample, going by those that must."""
+        """Whether an input has no entry per sample, by comparison with those that must."""
         return self.counts[name] not in {n for key, n in self.counts.items() if key not in may}
 
 
@@ -191,24 +190,24 @@ def _agreed(path: Path, checked: _Checked, whole: tuple[str, ...]) -> int:
     counts = {name: count for name, count in checked.counts.items() if name not in whole}
     if len(set(counts.values())) != 1:
         raise WorkloadError(
-            f"{path} holds different numbers of samples: {checked.counts}.",
+            f"{path} has different numbers of samples: {checked.counts}.",
             "Give every input the batch as first axis.",
         )
     return next(iter(counts.values()))
 
 
 def _checked(path: Path, inputs: tuple[Input, ...]) -> _Checked:
-    held = headers(path)
+    found = headers(path)
     names, shapes, counts = {}, [], {}
     for one in inputs:
-        name = one.name if one.name in held else next(iter(held), "")
-        if name != one.name and (len(inputs) > 1 or len(held) != 1):
+        name = one.name if one.name in found else next(iter(found), "")
+        if name != one.name and (len(inputs) > 1 or len(found) != 1):
             raise WorkloadError(
-                f"{path} has no array called {one.name!r}; it has {', '.join(held) or 'none'}.",
+                f"{path} has no array {one.name!r}; it has {', '.join(found) or 'none'}.",
                 f"Name arrays as the model names its inputs ({', '.join(map(str, inputs))}): "
                 f"numpy.savez(path, {', '.join(f'{each.name}=...' for each in inputs)}).",
             )
-        shape, dtype = held[name]
+        shape, dtype = found[name]
         counts[one.name] = _count(path, one, shape)
         _check_type(path, one, dtype)
         names[one.name] = name
@@ -217,7 +216,7 @@ def _checked(path: Path, inputs: tuple[Input, ...]) -> _Checked:
 
 
 def _count(path: Path, wanted: Input, shape: tuple[int, ...]) -> int:
-    """How many samples an array of this shape holds; 0 for a single number."""
+    """The number of samples in an array of this shape; 0 for a scalar."""
     if not wanted.shape:
         single, fits = False, len(shape) > 0 if wanted.shape is None else not shape
     else:
@@ -230,20 +229,18 @@ def _count(path: Path, wanted: Input, shape: tuple[int, ...]) -> int:
             f"{path}: the shape {list(shape)} does not fit the input {wanted}.", _cure(wanted, shape)
         )
     if 0 in shape:
-        raise WorkloadError(
-            f"{path} holds nothing for {wanted}: its shape is {list(shape)}.", "Leave it out."
-        )
+        raise WorkloadError(f"{path} is empty for {wanted}: its shape is {list(shape)}.", "Omit it.")
     return 1 if single else shape[0] if shape else 0
 
 
 def _cure(wanted: Input, shape: tuple[int, ...]) -> str:
-    """What to do about a wrong shape; the commonest is a picture whose channels come last."""
+    """The cure for a wrong shape; the most frequent case is a picture with channels last."""
     one = shape[-3:]
     if wanted.shape and len(wanted.shape) == 4 and len(shape) in (3, 4):
         last = (one[2], one[0], one[1])
         if all(size in (0, got) for size, got in zip(wanted.shape[1:], last, strict=True)):
             axes = "2, 0, 1" if len(shape) == 3 else "0, 3, 1, 2"
-            return f"The channels seem to come last: save array.transpose({axes})."
+            return f"The channels seem to be last: save array.transpose({axes})."
     return _PREPARED
 
 
@@ -251,11 +248,11 @@ def _check_type(path: Path, wanted: Input, dtype: np.dtype[Any]) -> None:
     if dtype.kind == wanted.dtype.kind or {dtype.kind, wanted.dtype.kind} <= {"i", "u"}:
         return
     scale = (
-        "Scale and normalize the samples as the network sees them at inference, and save the floats: raw "
-        "pixels would give ranges of numbers that it never meets."
+        "Scale and normalize the samples as for inference, and save the floats: raw pixels would give wrong "
+        "ranges."
     )
     cure = scale if wanted.dtype.kind == "f" and dtype.kind in "iu" else _PREPARED
-    raise WorkloadError(f"{path} holds {dtype} for the input {wanted}.", cure)
+    raise WorkloadError(f"{path} has {dtype} for the input {wanted}.", cure)
 
 
 def _plan(
@@ -302,10 +299,10 @@ def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
 
 
 def arrays(path: Path, names: Iterable[str]) -> dict[str, Array]:
-    """The arrays of a file by name; the one of an .npy file is called `ONLY`.
+    """The arrays of a file by name; the one of an .npy file is named `ONLY`.
 
     Raises:
-        ArtifactError: the file is damaged, or holds Python objects.
+        ArtifactError: the file is damaged, or has Python objects.
     """
     try:
         if path.suffix == ".npy":
@@ -321,7 +318,7 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, and opening those could run code")
+        raise ValueError("it has Python objects, and opening them could run code")
     return shape, dtype
 
 

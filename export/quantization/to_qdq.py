@@ -1,8 +1,8 @@
-"""Writes an INT8 model: QuantizeLinear / DequantizeLinear pairs where `placement` puts them.
+"""The writer of INT8 models: QuantizeLinear / DequantizeLinear pairs at the positions of `placement`.
 
 Numbers are rounded as in Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference" (CVPR 2018): real = scale * (integer - zero point). Weights are stored
-as int8 and only dequantized in the graph, so that the file is a quarter of the float one.
+as int8 and dequantized in the graph, so the file is a quarter of the float one.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from .placement import DialectRules, Placement, Weight, clipped_at, nothing_to_q
 Parameters = tuple[np.float32, Array]  # scale and zero point
 
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
-# Of a tensor that no sample moved from 0. Its own range would give a step of nothing, by which it could never
-# be anything else; a step of 1 would be the unit of an int32 bias behind it, and round that away.
+# For a tensor that is 0 in all samples. Its range would give a step of 0, so that it could never be anything
+# else; a step of 1 would be the unit of a following int32 bias, and round that to 0.
 UNSEEN = Range(-1.0, 1.0)
-LARGEST_BIAS = 2.0**30  # half of int32: the other half is for the sum of products
+LARGEST_BIAS = 2.0**30  # half of int32: the rest is for the sum of products
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was made: the model, the tensors that are rounded, the weighted operators between rounded factors,
-    and those that stayed in float, with the reason."""
+    """The result: the model, the rounded tensors, the weighted operators with rounded factors, and those in
+    float, with the reason."""
 
     model: OnnxModel
     dialect: str
@@ -80,32 +80,32 @@ def to_qdq(
     )
     parameters = _activation_parameters(model.index, placed, ranges, rules)
     least = {} if rules.symmetric else _least_scales(model, placed, parameters)
-    taken = _names(model.graph)
-    weights = _int8_weights(graph, model.index, placed, weight_bits, least, taken)
+    used = _names(model.graph)
+    weights = _int8_weights(graph, model.index, placed, weight_bits, least, used)
     stored = list(weights.values())
     if not rules.symmetric:
-        stored += _int32_biases(graph, placed, parameters, weights, taken)
-    _insert(graph, placed, parameters, weights, stored, taken)
+        stored += _int32_biases(graph, placed, parameters, weights, used)
+    _insert(graph, placed, parameters, weights, stored, used)
     drop_unused(graph)
     return Quantized(model.derived(proto), dialect, placed.tensors, in_int8, placed.left_float)
 
 
 def _only_rounded(model: OnnxModel, placed: Placement) -> set[str]:
-    """The weights that nothing reads in float any more: gigabytes that need no copy."""
+    """The weights that no operator reads in float: gigabytes that need no copy."""
     rounded = Counter(weight.name for weight in placed.weights.values())
     readers, outputs = model.index.readers, model.index.outputs
     return {name for name, count in rounded.items() if count == len(readers[name]) and name not in outputs}
 
 
 def symmetric(low: float, high: float) -> Parameters:
-    """The scale and the zero point, always 0, of int8 for a range. TensorRT takes no other."""
+    """The scale and the zero point, always 0, of int8 for a range. TensorRT allows no other."""
     return np.float32(max(max(abs(low), abs(high)) / 127.0, SMALLEST_SCALE)), np.array(0, np.int8)
 
 
 def unsigned(low: float, high: float) -> Parameters:
-    """The scale and zero point of uint8 for a range, widened to hold 0 exactly (padding, ReLU)."""
+    """The scale and zero point of uint8 for a range, extended to represent 0 exactly (padding, ReLU)."""
     low, high = min(low, 0.0), max(high, 0.0)
-    # Rounded down, so that 255 steps never pass `high`: only then may a Clip be dropped for saturation.
+    # Rounded down, so that 255 steps never exceed `high`: only then can saturation replace a Clip.
     scale = np.float32(max((high - low) / 255.0, SMALLEST_SCALE))
     if float(scale) * 255.0 > high - low and float(scale) > SMALLEST_SCALE:
         scale = np.nextafter(scale, np.float32(0.0))
@@ -118,11 +118,11 @@ def quantize_weight(
     """Rounds a weight to symmetric int8, with one scale per index of `axis`.
 
     Args:
-        least_scale: scales are not chosen below this, by channel (see `_least_scales`).
+        least_scale: the minimum scale by channel (see `_least_scales`).
 
     Returns:
         The int8 array and the float32 scales: shape [channels], or [] without an axis. A channel of zeros
-        gets the scale of the largest channel, for its bias may be rounded by it; 1 where all are zero.
+        gets the scale of the largest channel, since its bias may be rounded by it; 1 where all are zero.
     """
     steps = 2 ** (bits - 1) - 1
     channels = np.moveaxis(weight, axis, 0) if axis is not None else weight[None]
@@ -143,7 +143,7 @@ def _activation_parameters(
     if missing:
         raise ModelError(
             f"{len(missing)} tensors have no calibrated range, the first is {missing[0]!r}.",
-            "Calibrate this very file; ranges do not carry over to a network that was changed since.",
+            "Calibrate this file; ranges are not valid for a network that was changed since.",
         )
     parameters = {}
     for name in placed.tensors:
@@ -165,11 +165,11 @@ def _within_clip(found: Range, name: str, index: Index) -> Range:
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:
-    taken = set()
+    used = set()
     for inner in all_graphs(graph):
-        taken |= {value.name for value in (*inner.input, *inner.initializer, *inner.node)}
-        taken |= {name for node in inner.node for name in node.output}
-    return taken
+        used |= {value.name for value in (*inner.input, *inner.initializer, *inner.node)}
+        used |= {name for node in inner.node for name in node.output}
+    return used
 
 
 def _int8_weights(
@@ -178,7 +178,7 @@ def _int8_weights(
     placed: Placement,
     bits: int,
     least: Mapping[Weight, Array],
-    taken: set[str],
+    used: set[str],
 ) -> dict[Weight, onnx.NodeProto]:
     """Stores each weight once per channel axis; returns the DequantizeLinear node of each."""
     nodes: dict[Weight, onnx.NodeProto] = {}
@@ -188,23 +188,23 @@ def _int8_weights(
         value = index.value(weight.name)
         assert value is not None
         if not np.isfinite(value).all():
-            raise ModelError(f"The weight {weight.name!r} holds NaN or infinity.", "Train or load it again.")
+            raise ModelError(f"The weight {weight.name!r} has NaN or infinity.", "Train or load it again.")
         rounded, scale = quantize_weight(value, weight.axis, bits=bits, least_scale=least.get(weight))
-        nodes[weight] = _stored(graph, weight.name, rounded, scale, weight.axis, taken)
+        nodes[weight] = _stored(graph, weight.name, rounded, scale, weight.axis, used)
     return nodes
 
 
 def _stored(
-    graph: onnx.GraphProto, name: str, integers: Array, scale: Array, axis: int | None, taken: set[str]
+    graph: onnx.GraphProto, name: str, integers: Array, scale: Array, axis: int | None, used: set[str]
 ) -> onnx.NodeProto:
     values = {str(integers.dtype): integers, "scale": scale, "zero": np.zeros(scale.shape, integers.dtype)}
-    constants = {unique(f"{name}_{end}", taken): np.asarray(value) for end, value in values.items()}
+    constants = {unique(f"{name}_{end}", used): np.asarray(value) for end, value in values.items()}
     graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in constants.items())
     node = helper.make_node(
         "DequantizeLinear",
         list(constants),
-        [unique(f"{name}_dequantized", taken)],
-        name=unique(f"{name}_dequantize", taken),
+        [unique(f"{name}_dequantized", used)],
+        name=unique(f"{name}_dequantize", used),
     )
     if axis is not None:
         node.attribute.append(helper.make_attribute("axis", axis))
@@ -214,10 +214,10 @@ def _stored(
 def _least_scales(
     model: OnnxModel, placed: Placement, parameters: Mapping[str, Parameters]
 ) -> dict[Weight, Array]:
-    """By weight, the scales below which the bias would not fit int32, where x86 holds it.
+    """The minimum scales by weight, below which an int32 bias (x86) would overflow.
 
     The unit of the bias is activation scale times weight scale; in a channel with tiny weights and a large
-    bias it would overflow. Coarser weights cost nothing there: the bias is all that such a channel says.
+    bias it would overflow. Coarser weights cost nothing there: such a channel consists of its bias.
     """
     least: dict[Weight, Array] = {}
     for (position, _), weight in placed.weights.items():
@@ -236,12 +236,12 @@ def _int32_biases(
     placed: Placement,
     parameters: Mapping[str, Parameters],
     weights: Mapping[Weight, onnx.NodeProto],
-    taken: set[str],
+    used: set[str],
 ) -> list[onnx.NodeProto]:
     """Stores the bias of each Gemm as int32 and points the Gemm to it.
 
-    ONNX Runtime rounds the bias of an operator with a rounded output itself; a Gemm with a float output, as
-    the last one, it would leave in float altogether.
+    ONNX Runtime itself rounds the bias of an operator with a rounded output; a Gemm with a float output, as
+    the last one, it would leave in float.
     """
     index = Index.of(graph)
     nodes = []
@@ -251,12 +251,12 @@ def _int32_biases(
         scales = index.value(weights[weight].input[1])
         if bias is None or scales is None or node.input[0] not in parameters:
             continue
-        bias = np.broadcast_to(bias.reshape(-1), scales.shape)  # ONNX Runtime asks for one axis
+        bias = np.broadcast_to(bias.reshape(-1), scales.shape)  # ONNX Runtime needs one axis
         unit = (scales.astype(np.float64) * float(parameters[node.input[0]][0])).astype(np.float32)
         unit = np.maximum(unit, SMALLEST_SCALE)
         integers = np.clip(np.rint(bias / unit.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
-        # Two readers of one bias may have other units, so each keeps its own.
-        nodes.append(_stored(graph, f"{node.name}_bias", integers, unit, 0, taken))
+        # Two readers of one bias may have different units, so each has its own copy.
+        nodes.append(_stored(graph, f"{node.name}_bias", integers, unit, 0, used))
         node.input[2] = nodes[-1].output[0]
     return nodes
 
@@ -267,15 +267,15 @@ def _insert(
     parameters: Mapping[str, Parameters],
     weights: Mapping[Weight, onnx.NodeProto],
     stored: list[onnx.NodeProto],
-    taken: set[str],
+    used: set[str],
 ) -> None:
-    # An output of the network keeps its name: there the float value before rounding takes another.
+    # An output of the network keeps its name; the float value before rounding gets another.
     shown = {value.name for value in graph.output if placed.everywhere}
-    before = {name: unique(f"{name}_float", taken) if name in shown else name for name in parameters}
-    after = {name: name if name in shown else unique(f"{name}_dequantized", taken) for name in parameters}
+    before = {name: unique(f"{name}_float", used) if name in shown else name for name in parameters}
+    after = {name: name if name in shown else unique(f"{name}_dequantized", used) for name in parameters}
     nodes = list(stored)
     for name in (value.name for value in graph.input if value.name in parameters):
-        nodes += _pair(graph, name, before[name], after[name], parameters[name], taken)
+        nodes += _pair(graph, name, before[name], after[name], parameters[name], used)
     for position, node in enumerate(graph.node):
         for place_, name in enumerate(node.input):
             weight = placed.weights.get((position, place_))
@@ -288,15 +288,15 @@ def _insert(
         nodes.append(node)
         for name in made:
             if name in parameters:
-                nodes += _pair(graph, name, before[name], after[name], parameters[name], taken)
+                nodes += _pair(graph, name, before[name], after[name], parameters[name], used)
     replace_nodes(graph, nodes)
 
 
 def _pair(
-    graph: onnx.GraphProto, name: str, before: str, after: str, parameters: Parameters, taken: set[str]
+    graph: onnx.GraphProto, name: str, before: str, after: str, parameters: Parameters, used: set[str]
 ) -> list[onnx.NodeProto]:
     scale, zero, integers, quantize, dequantize = (
-        unique(f"{name}_{end}", taken) for end in ("scale", "zero", "int8", "quantize", "dequantize")
+        unique(f"{name}_{end}", used) for end in ("scale", "zero", "int8", "quantize", "dequantize")
     )
     graph.initializer.append(numpy_helper.from_array(np.asarray(parameters[0], np.float32), scale))
     graph.initializer.append(numpy_helper.from_array(parameters[1], zero))

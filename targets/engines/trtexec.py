@@ -192,7 +192,7 @@ def run_trtexec(program: Path, flags: Sequence[str], *, doing: str) -> Tuple[str
     lines = lines_of(done.stdout)
     if done.returncode:
         memory = "Free some memory, or set a smaller --workspace-bytes."
-        usual = "See what TensorRT may stumble over: deadweight lint MODEL --target NAME."
+        usual = "Check it for unsupported operators: deadweight lint MODEL --target NAME."
         raise ModelError(
             f"trtexec could not {doing}: {reason(lines)} (exit code {done.returncode}).",
             {"memory": memory, "profile": "Give --shapes."}.get(cause(lines), usual),
@@ -201,7 +201,7 @@ def run_trtexec(program: Path, flags: Sequence[str], *, doing: str) -> Tuple[str
 
 
 def lines_of(output: str) -> List[Line]:
-    """The log, as the Python bindings would give it; further lines belong to the one before."""
+    """The log in the form of the Python bindings; continuation lines belong to the previous one."""
     lines: List[Line] = []
     for line in output.splitlines():
         found = re.match(r"\[[\d/]+-[\d:]+\] \[([VIWEF])\] (?:\[TRT\] )?(.*)", line)

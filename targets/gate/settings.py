@@ -83,9 +83,9 @@ def read_settings(path: Path) -> Tuple[GateSettings, Budgets]:
 
 @dataclass(frozen=True)
 class GateFiles:
-    """The settings with every path: as the caller gave it, else as `[gate]` has it, beside that file.
+    """The settings with every path: from the caller, else from `[gate]`, relative to that file.
 
-    `board` is the runtime of the target that the caller or the file names.
+    `board` is the runtime of the caller's or the file's target.
     """
 
     settings: GateSettings
@@ -101,7 +101,7 @@ class GateFiles:
         """The path of `model` or `baseline`.
 
         Raises:
-            RecipeError: nobody gave it.
+            RecipeError: it is missing.
         """
         path: Optional[Path] = getattr(self, name)
         if path is None:
@@ -123,7 +123,7 @@ def gate_files(
     limit: Optional[float] = None,
     target: Optional[str] = None,
 ) -> GateFiles:
-    """Reads the settings and puts the caller's paths, target and limit (the budget `slowdown`) over them.
+    """Reads the settings, overridden by the caller's paths, target and limit (the budget `slowdown`).
 
     Raises:
         RecipeError: as `read_settings`, or there is no such file, or the limit is no share.

@@ -159,7 +159,7 @@ def judge(
 
 
 def unproven(*measurements: Measurement) -> str:
-    """Why measurements timed together prove nothing, whatever their times; empty where they may."""
+    """Why measurements timed together prove nothing at any times; empty where they may."""
     for one in measurements:
         if one.evidence != "measured":
             return f"the times are {one.evidence}, and only measured times are evidence"

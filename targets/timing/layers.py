@@ -116,7 +116,7 @@ def judge_layers(
             )
         ratios[name] = np.sort(np.median(np.log(before) - np.log(after), axis=1))
     corrected = holm([_sign_test(values) for values in ratios.values()])
-    judged = []
+    judgements = []
     for (name, values), p_value in zip(ratios.items(), corrected):
         order, _ = order_statistic(values.size, 1 - (1 - confidence) / len(ratios))
         before_layer, after_layer = baseline[name], candidate[shared[name]]
@@ -131,7 +131,7 @@ def judge_layers(
             outcome = "faster" if middle > 0 else "slower"
         else:
             outcome = "cannot_tell"
-        judged.append(
+        judgements.append(
             LayerJudgement(
                 name=name,
                 kind=before_layer.kind,
@@ -145,7 +145,7 @@ def judge_layers(
                 pruned=0 < math.prod(after_layer.weight or (0,)) < math.prod(before_layer.weight or (0,)),
             )
         )
-    return tuple(judged)
+    return tuple(judgements)
 
 
 def matching(baseline: Mapping[str, Layer], candidate: Mapping[str, Layer]) -> Dict[str, str]:

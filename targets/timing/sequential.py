@@ -4,7 +4,7 @@ Stopping at the first clear look at a growing sample is wrong more often than ea
 look has its own interval, and the probability that any of them misses the true ratio is at most the stated
 error (a group-sequential design with repeated confidence intervals: Jennison and Turnbull 1989). Each
 interval is a pair of order statistics of the events' ratios, so the number of events on one side of the true
-median is a random walk of fair coin tosses, whatever their distribution, and the probability is exact. The
+median is a random walk of fair coin tosses, for any distribution, and the probability is exact. The
 error that may be spent after n of at most N events is error * n / N (Lan and DeMets 1983), all of it at the
 last look; where the time cap makes another look the last, the rest is spent there, which is valid because
 the cap does not depend on the ratio.

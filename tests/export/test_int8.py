@@ -1,4 +1,4 @@
-"""A file quantized alone: what the stage's own parts make, told what changed, there whole or not at all."""
+"""A file quantized alone: equal to the stage's parts, with a report of what changed, whole or not at all."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def test_the_file_is_the_one_that_the_stages_parts_make(
     ]
     assert (made.lint is not None) is (target is BOARD)
     assert made.classes == ("output" if name == "residual" else "")
-    told = json.loads((tmp_path / "out" / "quantize.json").read_text())
-    assert told["sha256"] == sha256_of(made.path)
-    assert told["model"]["sha256"] == sha256_of(one.path)
-    assert told["samples"] == 27
+    answer = json.loads((tmp_path / "out" / "quantize.json").read_text())
+    assert answer["sha256"] == sha256_of(made.path)
+    assert answer["model"]["sha256"] == sha256_of(one.path)
+    assert answer["samples"] == 27
 
 
 def test_the_best_method_is_the_one_with_the_least_noise(net: Nets, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_best_method_is_the_one_with_the_least_noise(net: Nets, tmp_path: Pa
 def test_layers_stay_in_float_where_asked_and_unknown_ones_are_named(net: Nets, tmp_path: Path) -> None:
     samples = saved(net("mlp"), tmp_path / "data")
     made = to_int8(net("mlp").path, samples, tmp_path / "out", target=BOARD, skip=["fc3/Gemm"])
-    assert made.quantized.left_float == {"fc3/Gemm": "asked for"}
+    assert made.quantized.left_float == {"fc3/Gemm": "requested"}
     with pytest.raises(ModelError, match="Did you mean 'fc3/Gemm'"):
         to_int8(net("mlp").path, samples, tmp_path / "no", target=BOARD, skip=["fc3/Gem"])
     assert not (tmp_path / "no").exists()

@@ -172,7 +172,7 @@ class Nested(nn.Module):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (FixedBatch(), "fixes its batch size"),
+        (FixedBatch(), "has a fixed batch size"),
         (Branching(), "cannot be traced"),
         (Nested(), "nested outputs"),
         (nn.Linear(3, 3), "cannot be traced"),

@@ -192,7 +192,7 @@ def test_a_product_and_the_sum_behind_it_run_in_int8_or_are_said_not_to(
 
 @pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
 def test_a_product_whose_relu_is_read_in_float_runs_in_int8(tmp_path: Path, operator: str) -> None:
-    # ONNX Runtime leaves both in float unless the result of the ReLU is rounded, whoever reads it.
+    # ONNX Runtime leaves both in float unless the result of the ReLU is rounded for every reader.
     nodes = [
         op(operator, ["x", "w"], ["h"], name="product"),
         op("Relu", ["h"], ["r"]),

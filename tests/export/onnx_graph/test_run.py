@@ -43,7 +43,7 @@ def test_batches_come_in_pieces_and_labels_are_left_out(net: Nets) -> None:
 def test_inputs_of_different_lengths_are_refused(net: Nets) -> None:
     model = onnx.load(net("joined").path)
     uneven = {"left": torch.zeros(3, 1, 8, 8), "right": torch.zeros(2, 1, 8, 8)}
-    with pytest.raises(WorkloadError, match="do not hold the same number of samples"):
+    with pytest.raises(WorkloadError, match="have different numbers of samples"):
         list(pieces(model, [uneven]))
 
 
@@ -60,7 +60,7 @@ def test_tensors_that_are_part_of_a_graph_for_gradients_are_taken(net: Nets) -> 
         (torch.zeros(4, 64), "A batch is a Tensor"),
         ({"x": torch.zeros(4, 64).bfloat16()}, "'x' of a batch cannot be made an array"),
         ({"x": [[0.0] * 64, [0.0] * 63]}, "'x' of a batch cannot be made an array"),
-        ({"x": 1.0}, "do not hold the same number of samples"),
+        ({"x": 1.0}, "have different numbers of samples"),
     ],
 )
 def test_a_batch_that_is_no_dict_of_arrays_is_refused_in_words(net: Nets, batch: Any, said: str) -> None:
@@ -71,8 +71,8 @@ def test_a_batch_that_is_no_dict_of_arrays_is_refused_in_words(net: Nets, batch:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (np.zeros((4, 64)), r"holds float64, and the model takes float32"),
-        (np.zeros((4, 64), np.uint8), r"holds uint8, and the model takes float32"),
+        (np.zeros((4, 64)), r"is float64, but the model needs float32"),
+        (np.zeros((4, 64), np.uint8), r"is uint8, but the model needs float32"),
         (np.zeros((4, 63), np.float32), r"do not fit the model: 'x' has the shape \[4, 63\]"),
         (np.zeros((4, 1, 64), np.float32), r"do not fit the model: 'x' has the shape \[4, 1, 64\]"),
     ],
@@ -129,5 +129,5 @@ def test_where_all_sizes_are_fixed_the_batch_is_that_of_the_inputs_with_more_axe
 
 def test_two_open_axes_of_different_lengths_are_still_refused(tmp_path: Path) -> None:
     path = scaled(tmp_path / "m.onnx", ("several", 2))
-    with pytest.raises(WorkloadError, match="do not hold the same number of samples"):
+    with pytest.raises(WorkloadError, match="have different numbers of samples"):
         list(pieces(onnx.load(path), [{"factor": numbers(3, 2), "image": numbers(4, 24)}]))

@@ -47,7 +47,7 @@ def test_eight_samples_with_heavy_tails_are_not_enough_and_the_tensor_is_named(n
     assert moved > MOVES
     assert "8 calibration samples are not enough" in said(ranges)
     assert f"x by {moved:.0%}" in said(ranges)
-    assert 'give more samples, or take method = "percentile"' in said(ranges)
+    assert 'give more samples, or use method = "percentile"' in said(ranges)
 
 
 def test_an_outlier_is_named_where_the_range_follows_it_and_not_where_it_is_cut_off(net: Nets) -> None:
@@ -55,7 +55,7 @@ def test_an_outlier_is_named_where_the_range_follows_it_and_not_where_it_is_cut_
     x[7, 7] = 500.0
     ranges = calibrate(net("mlp").path, [{"x": x}])
     assert ranges.adequacy["x"].carriers == 1
-    assert "no more than 1 of 400 samples" in said(ranges)
+    assert "at most 1 of 400 samples" in said(ranges)
     assert "x (1)" in said(ranges)
     cut = calibrate(net("mlp").path, [{"x": x}], method="percentile")
     assert cut.adequacy["x"].carriers == 16
@@ -80,7 +80,7 @@ def test_the_movement_is_what_half_of_the_samples_lack_on_average_over_all_halve
 
 
 def test_what_a_histogram_decides_is_held_against_what_it_decides_for_each_half() -> None:
-    # Samples by turns: those with even numbers reach from -4 to 4, the others from -1 to 3.
+    # Samples alternately: those with even numbers reach from -4 to 4, the others from -1 to 3.
     seen = Seen(bins=0)
     seen.add(np.array([[-4.0, 4.0], [-1.0, 3.0]] * 20, np.float32), 40, by_sample=True)
     halves = [(half.low, half.high) for half in seen.halves]
@@ -120,7 +120,7 @@ def test_a_first_axis_that_is_not_that_of_the_samples_is_not_taken_for_it() -> N
 def test_one_sample_cannot_show_whether_it_is_enough(net: Nets) -> None:
     ranges = calibrate(net("mlp").path, [{"x": normal(1)}])
     assert all(found.moved is None for found in ranges.adequacy.values())
-    assert "cannot show" in said(ranges)
+    assert "too few to judge" in said(ranges)
 
 
 def test_a_sentence_names_the_three_that_move_most() -> None:
@@ -151,7 +151,7 @@ def test_tensors_that_are_zero_in_all_samples_are_named_and_many_of_them_are_sho
     found = {f"t{number}": Adequacy(0.01, 200) for number in range(20)}
     first, second = words(found | {"dead": Adequacy(0.0, 0)}, samples=400, method="minmax")
     assert first.startswith("1 of 21 rounded tensors are 0 in all of 400 calibration samples (dead): ")
-    assert "prune what is dead" in first
+    assert "prune dead channels" in first
     assert second.startswith("400 calibration samples are enough")
     dead = {f"d{number}": Adequacy(0.0, 0) for number in range(20)}
     assert words(found | dead, samples=400, method="minmax")[0].startswith("CHECK THE SAMPLES: 20 of 40 ")
@@ -170,7 +170,7 @@ def test_one_sample_that_wakes_a_tensor_is_an_outlier_and_the_tensor_is_not_dead
 
 def test_a_handful_of_samples_that_are_alike_cannot_show_that_they_are_enough(net: Nets) -> None:
     ranges = calibrate(net("mlp").path, [{"x": normal(1).repeat(4, 1)}])
-    assert said(ranges).startswith("4 calibration samples cannot show")
+    assert said(ranges).startswith("4 calibration samples are too few to judge")
 
 
 def test_samples_that_are_doubted_are_not_called_enough() -> None:

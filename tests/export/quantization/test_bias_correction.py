@@ -42,18 +42,18 @@ def test_every_network_gets_its_file_and_is_not_worse(
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual"])
-def test_the_mean_of_a_last_layer_is_mended(net: Nets, tmp_path: Path, name: str) -> None:
+def test_the_mean_of_a_last_layer_is_corrected(net: Nets, tmp_path: Path, name: str) -> None:
     # With all others in float, the last layer's mean error is what was measured, and it goes.
     made = net(name)
     layers = [node.name for node in load(made.path).graph.node if node.op_type in ("Conv", "Gemm")]
     _, before, after = corrected(made, tmp_path, "tensorrt", skip=layers[:-1])
     inputs = {key: np.concatenate([b[key].numpy() for b in made.batches]) for key in made.example}
-    exact, rough, mended = (
+    exact, rough, fixed = (
         np.asarray(onnxruntime.InferenceSession(path).run(None, inputs)[0])
         for path in (made.path, before, after)
     )
     shift = np.abs((rough - exact).mean(axis=0)).max()
-    assert np.abs((mended - exact).mean(axis=0)).max() < 0.02 * shift
+    assert np.abs((fixed - exact).mean(axis=0)).max() < 0.02 * shift
 
 
 def test_what_stays_in_float_keeps_its_bias(net: Nets, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_term_of_gemm_that_is_no_bias_by_channel_is_left_as_it_is(
     assert correct_biases(path, tmp_path / "q.onnx", data, tmp_path / "corrected.onnx") == {}
 
 
-def test_the_shift_of_a_channel_that_hardly_varies_is_told_as_a_share_of_the_whole_output(
+def test_the_shift_of_a_channel_that_hardly_varies_is_reported_as_a_share_of_the_whole_output(
     tmp_path: Path,
 ) -> None:
     # Channel 3 reads the one input that never changes: by its own deviation the shift was 1e29 of it.

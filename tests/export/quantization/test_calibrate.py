@@ -74,12 +74,12 @@ def test_an_outlier_stretches_minmax_and_not_percentile_or_entropy(net: Nets, me
     assert calibrate(net("mlp").path, [{"x": x}], method=method).tensors["x"].high < 20.0
 
 
-def test_progress_is_told_in_samples_and_labels_are_ignored(net: Nets) -> None:
-    told: list[int] = []
+def test_progress_is_reported_in_samples_and_labels_are_ignored(net: Nets) -> None:
+    calls: list[int] = []
     batches = [batch | {"label": torch.zeros(len(batch["x"]))} for batch in net("mlp").batches]
-    calibrate(net("mlp").path, batches, progress=told.append)
-    assert told == sorted(told)
-    assert told[-1] == 27
+    calibrate(net("mlp").path, batches, progress=calls.append)
+    assert calls == sorted(calls)
+    assert calls[-1] == 27
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -89,7 +89,7 @@ def test_values_that_are_not_finite_are_an_error_naming_the_tensor(
 ) -> None:
     x = net("mlp").batches[0]["x"].clone()
     x[3, 4] = value
-    with pytest.raises(ModelError, match=rf"'x' holds {said}, in one of the samples 0 to 7"):
+    with pytest.raises(ModelError, match=rf"'x' has {said}, in one of the samples 0 to 7"):
         calibrate(net("mlp").path, [{"x": x}], method=method)
 
 
@@ -170,7 +170,7 @@ def test_a_file_that_holds_no_ranges_is_refused(tmp_path: Path, text: str) -> No
 def test_a_network_in_fp16_is_refused_with_the_reason_and_what_to_give(tmp_path: Path, operator: str) -> None:
     nodes = [op("Transpose", ["x"], ["t"], perm=[1, 0]), op(operator, ["x", "t"], ["y"], name="product")]
     path = write_network(tmp_path / "half.onnx", nodes, {}, ["batch", 24], kind=TensorProto.FLOAT16)
-    with pytest.raises(ModelError, match="product stays in float: it multiplies other numbers") as refused:
+    with pytest.raises(ModelError, match="product stays in float: its factors are not float32") as refused:
         calibrate(path, [{"x": numbers(4, 24).astype(np.float16)}])
     assert "give the FP32 one" in refused.value.cure
 

@@ -68,7 +68,7 @@ def test_half_as_many_bytes(net: Nets, tmp_path: Path) -> None:
 
 
 def test_tensorrt_8_is_refused_with_the_reason_and_what_to_do(net: Nets, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"TensorRT 8\.6 takes no FP16 scales.*opset 17") as caught:
+    with pytest.raises(ModelError, match=r"TensorRT 8\.6 has no FP16 scales.*opset 17") as caught:
         to_half(net("mlp").path, tmp_path / "half.onnx", tensorrt=(8, 6))
     assert "flags INT8 and FP16" in caught.value.cure
     assert not (tmp_path / "half.onnx").exists()
@@ -90,7 +90,7 @@ def one_layer(tmp_path: Path, weight: float) -> Path:
 
 def test_an_operator_with_a_constant_that_fp16_cannot_hold_stays_in_float(tmp_path: Path) -> None:
     made = to_half(one_layer(tmp_path, 1e5), tmp_path / "half.onnx")
-    assert made.left_float == {"product": "its constant 'w' reaches 1e+05, and FP16 ends at 65504"}
+    assert made.left_float == {"product": "its constant 'w' reaches 1e+05, but FP16 only 65504"}
     assert to_half(one_layer(tmp_path, 6e4), tmp_path / "half.onnx").left_float == {}
 
 

@@ -42,8 +42,8 @@ def test_widths_off_the_steps_of_int8_kernels_are_named(
     tmp_path: Path, width: int, wide: int, named: tuple[str, ...]
 ) -> None:
     to_onnx(Net(width, wide).eval(), {"x": torch.zeros(2, 3, 8, 8)}, tmp_path / "m.onnx")
-    told = off_step(load(tmp_path / "m.onnx"), ALL, load_target("x86-cpu"))
-    assert len(told) == bool(named)
-    assert all(one in told[0] for one in named)
+    result = off_step(load(tmp_path / "m.onnx"), ALL, load_target("x86-cpu"))
+    assert len(result) == bool(named)
+    assert all(one in result[0] for one in named)
     # A layer that stays in float has nothing to lose.
     assert off_step(load(tmp_path / "m.onnx"), ("head/Gemm",), load_target("x86-cpu")) == ()

@@ -147,7 +147,7 @@ def test_a_skipped_layer_asks_for_nothing(net: Nets) -> None:
     graph = onnx.load(net("mlp").path).graph
     placed = place(model_of(graph), "tensorrt", skip=["fc1/Gemm"])
     assert "x" not in placed.tensors
-    assert placed.left_float == {"fc1/Gemm": "asked for"}
+    assert placed.left_float == {"fc1/Gemm": "requested"}
     assert len(placed.weights) == 2
 
 

@@ -159,7 +159,7 @@ def test_a_skipped_layer_keeps_its_float_weights(net: Nets, tmp_path: Path) -> N
         made = to_qdq(
             net("mlp").path, net("mlp").ranges, tmp_path / "q.onnx", dialect=dialect, skip=["fc2/Gemm"]
         )
-        assert made.left_float == {"fc2/Gemm": "asked for"}
+        assert made.left_float == {"fc2/Gemm": "requested"}
         types = {t.name: t.data_type for t in onnx.load(tmp_path / "q.onnx").graph.initializer}
         assert types["fc2.weight"] == onnx.TensorProto.FLOAT
         assert "fc1.weight" not in types
@@ -199,7 +199,7 @@ def test_quantizing_twice_is_refused(net: Nets, tmp_path: Path) -> None:
 
 
 def test_a_network_with_nothing_to_quantize_is_refused_with_the_reasons(net: Nets, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"fc1/Gemm stays in float: asked for\."):
+    with pytest.raises(ModelError, match=r"fc1/Gemm stays in float: requested\."):
         to_qdq(
             net("mlp").path,
             net("mlp").ranges,
