@@ -154,7 +154,7 @@ def check_order(recipe: Recipe) -> None:
         RecipeError: the order cannot work.
         TargetError: what runs ONNX files for the target is not installed here.
     """
-    written = False
+    written = needs_runtime = False
     for index, named in enumerate(recipe.stages):
         facts = Facts.of(named.stage)
         if check := getattr(named.stage, "check", None):
@@ -168,8 +168,8 @@ def check_order(recipe: Recipe) -> None:
             )
         changed = facts.shrinks or facts.recovers or facts.trains
         written = facts.writes_onnx is not False or (written and not changed)
-    facts_of = [Facts.of(named.stage) for named in recipe.stages]
-    if any(facts.reads_onnx or facts.writes_onnx for facts in facts_of):
+        needs_runtime = needs_runtime or bool(facts.reads_onnx or facts.writes_onnx)
+    if needs_runtime:
         recipe.target.here.check_installed(recipe.path.name)
     asked = [name for name in ("ota_bytes", "max_gpu_fallbacks") if getattr(recipe.budgets, name) is not None]
     if asked and not written:

@@ -71,7 +71,7 @@ def compare(
         protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
     else:
         protocol = replace(sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s)
-    runtime = shared_runtime(models.values(), _board(target))
+    runtime = shared_runtime(models.values(), board_runtime(target))
     protocol = replace(protocol, runtime=runtime.name)
     if layers:
         refuse_layers(runtime)
@@ -134,7 +134,7 @@ def time_layers(
     from ..targets.timing.layers import judge_layers
     from ..targets.timing.ort_layers import LAYER_PROTOCOL
 
-    runtime, shown = shared_runtime(models.values(), _board(target)), progress or silent
+    runtime, shown = shared_runtime(models.values(), board_runtime(target)), progress or silent
     protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch, runtime=runtime.name)
     if on is not None:
         with connected_to(on, shown) as there:
@@ -200,7 +200,7 @@ def profile(
     path, fed, shown = Path(model), _path(inputs), progress or silent
     measured: Mapping[str, Measurement]
     void: tuple[str, ...] = ()
-    runtime = runtime_of(path, _board(target))
+    runtime = runtime_of(path, board_runtime(target))
     protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch, runtime=runtime.name)
     if layers:
         refuse_layers(runtime)
@@ -388,7 +388,8 @@ def _named(progress: Progress, what: str) -> Callable[[int, int], None]:
     return lambda done, total: progress(done, total, what)
 
 
-def _board(target: str | None) -> Runtime | None:
+def board_runtime(target: str | None) -> Runtime | None:
+    """The runtime of the board that the caller named; None without one."""
     from ..targets.target import load_target
 
     return None if target is None else load_target(target).runtime

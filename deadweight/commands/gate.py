@@ -109,18 +109,20 @@ def _record(files: GateFiles, *, fetch: str, commit: str, on: str | None, thread
         if on is not None:
             there = api.profile(
                 model, events=6, threads=threads, batch=batch, inputs=files.inputs, on=on, progress=shown
-            ).measured
+            )
         made, measured = record(
             model,
             path,
             protocol=protocol,
-            measured=there,
+            measured=None if there is None else there.measured,
             inputs=given_inputs(files.inputs),
             fetch=fetch,
             commit=commit,
             score=score,
             progress=lambda done, total: shown(done, total, "record"),
         )
+    for reason in there.void if there is not None else ():
+        out.print(f"Invalid: {reason}.", soft_wrap=True, markup=False)
     if files.history is not None:
         histories.append(files.history, histories.entry(measured, commit=commit))
     kept = f"fetched by `{fetch}`" if fetch else f"kept at {model}"

@@ -30,13 +30,12 @@ def profile(
     to: Annotated[Path | None, typer.Option("--out", help="Output file of the measurement, as JSON.")] = None,
 ) -> None:
     """Measure one model: latency percentiles with their interval, memory, and the conditions."""
-    from ..api.latency import refuse_layers, time_layers
+    from ..api.latency import board_runtime, refuse_layers, time_layers
     from ..targets.runtimes.open import runtime_of
-    from ..targets.target import load_target
     from ..targets.timing import measurement
     from ..targets.timing.inputs import given_inputs
 
-    runtime = runtime_of(model, None if target is None else load_target(target).runtime)
+    runtime = runtime_of(model, board_runtime(target))
     if layers and not runtime.builds:
         refuse_layers(runtime)
     with bar() as shown:
@@ -101,14 +100,12 @@ def compare(
     """
     from dataclasses import replace
 
-    from ..api.latency import refuse_layers, time_layers
+    from ..api.latency import board_runtime, refuse_layers, time_layers
     from ..targets.artifact import write_json
     from ..targets.runtimes.open import shared_runtime
-    from ..targets.target import load_target
 
     if layers:
-        board = None if target is None else load_target(target).runtime
-        refuse_layers(shared_runtime([baseline, candidate], board))
+        refuse_layers(shared_runtime([baseline, candidate], board_runtime(target)))
     with bar() as shown:
         found = api.compare(
             baseline,

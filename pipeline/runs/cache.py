@@ -217,6 +217,7 @@ def made_by() -> Mapping[str, str]:
 
 
 def _moved(work: Work, part: Path, place: Path) -> Work:
+    """The work with the paths of this stage's files changed from `part` to `place`."""
 
     def moved(files: Mapping[str, Artifact]) -> dict[str, Artifact]:
         own = {key: one.path.relative_to(part) for key, one in files.items() if part in one.path.parents}
