@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..targets.errors import RecipeError
 from .latency import connected_to
-from .results import Built, Linted, MemoryNeed, Progress, Quantized, silent
+from .results import Built, Linted, MemoryNeed, Quantized, silent
 
 if TYPE_CHECKING:
     from ..targets.engines.build_settings import BuildSettings
     from ..targets.memory_fit import Footprint
+    from ..targets.progress import Progress
 
 
 def lint(

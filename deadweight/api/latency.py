@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..targets.errors import MeasurementError, RecipeError
-from .results import Comparison, Gate, Layers, Profile, Progress, silent
+from .results import Comparison, Gate, Layers, Profile, silent
 
 if TYPE_CHECKING:
     from ..targets.gate.baseline import Baseline
+    from ..targets.progress import Counted, Progress
     from ..targets.remote.ssh import Transport
     from ..targets.runtimes.runtime import Runtime
     from ..targets.runtimes.session import Arrays
@@ -384,7 +385,7 @@ def _gate_times(
     return timed.measurements
 
 
-def _named(progress: Progress, what: str) -> Callable[[int, int], None]:
+def _named(progress: Progress, what: str) -> Counted:
     return lambda done, total: progress(done, total, what)
 
 

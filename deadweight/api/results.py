@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ..targets.timing.measurement import Measurement
     from ..targets.timing.memory import Memory
 
-Progress = Callable[[int, int, str], None]
-"""The progress of a long call: done, total, current activity."""
 MEANINGS = {0: "good", 1: "slower, refused, or a budget is broken", 3: "cannot tell, or nothing was measured"}
 
 
