@@ -98,7 +98,11 @@ def _board_checks(root: Path, board: Board) -> List[Check]:
         name, hottest = max(zones.items(), key=lambda item: item[1])
         cool = hottest < 85
         cure = "" if cool else "Let it cool down, or check that its fan runs and nothing covers it."
-        checks.append(Check("temperature", f"{hottest:.0f} °C at most ({name})", cool, "steady clocks", cure))
+        surface = (
+            "; its surface is hot, which slows nothing" if "hot-surface-alert" in jetson.cooling(root) else ""
+        )
+        found = f"{hottest:.0f} °C at most ({name}){surface}"
+        checks.append(Check("temperature", found, cool, "steady clocks", cure))
     power = total_power_w(dict(state.rails_w))
     if power is not None:
         checks.append(Check("power", f"{power[0]:.1f} W now ({power[1]})", True, "energy figures"))

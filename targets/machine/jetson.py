@@ -22,7 +22,9 @@ _CPU = "sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 _GPU = ("gpu-gpc-0", "*.gpu", "*.ga10b", "*.gv11b", "*.gp10b", "*.gm20b", "57000000.gpu")
 _EMC = "sys/kernel/debug/bpmp/debug/clk/emc"
 _OVER_CURRENT = {"oc1": "under-voltage", "oc2": "average over-current", "oc3": "over-current"}
-_FAN = ("pwm-fan", "fan", "tegra-fan")
+_LIMITS_A_CLOCK = r"(cpufreq|devfreq|thermal-[a-z]*freq)-.*|.*-throttle-alert"
+"""Cooling devices that lower a clock, on Orin at 99 °C. Others do not: fans, user-space and NVMe devices, and
+`hot-surface-alert`, a notification at 70 °C."""
 _TOOL_S = 10.0
 
 
@@ -93,7 +95,7 @@ def read_state(root: Path, *, tools: bool = False) -> BoardState:
         clocks=clocks,
         temperatures_c=_temperatures(root),
         counters=_counters(root),
-        throttling=_throttling(root),
+        throttling=tuple(name for name in cooling(root) if re.fullmatch(_LIMITS_A_CLOCK, name)),
         rails_w=_rails(root),
     )
 
@@ -235,10 +237,10 @@ def _counters(root: Path) -> Dict[str, int]:
     return counts
 
 
-def _throttling(root: Path) -> Tuple[str, ...]:
+def cooling(root: Path) -> Tuple[str, ...]:
+    """The cooling devices that are active now."""
     folders = sorted(root.glob("sys/class/thermal/cooling_device[0-9]*"))
-    names = (text_of(each / "type") for each in folders if (number_of(each / "cur_state") or 0) > 0)
-    return tuple(name for name in names if name and name not in _FAN)
+    return tuple(text_of(each / "type") for each in folders if (number_of(each / "cur_state") or 0) > 0)
 
 
 def _rails(root: Path) -> Dict[str, float]:

@@ -68,6 +68,13 @@ def test_a_throttling_board_does_not_work_until_it_is_cooled(tmp_path: Path) -> 
     assert "power supply" in found.cure
 
 
+def test_a_hot_surface_is_shown_and_no_fault(tmp_path: Path) -> None:
+    checks = {check.name: check for check in doctor(unpack("orin_nx_jp6", tmp_path))}
+    assert checks["temperature"].found.endswith("; its surface is hot, which slows nothing")
+    assert checks["temperature"].works
+    assert checks["throttling"].works
+
+
 def test_the_dummy_heat_of_a_power_chip_is_no_heat(tmp_path: Path) -> None:
     found = {check.name: check for check in doctor(unpack("tx2_jp4", tmp_path))}["temperature"]
     assert found.works

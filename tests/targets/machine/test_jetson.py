@@ -9,6 +9,7 @@ import pytest
 from support.boards import BOARDS, put, unpack
 
 from deadweight.targets.machine.jetson import (
+    cooling,
     from_json,
     is_jetson,
     read_board,
@@ -108,6 +109,27 @@ def test_events_are_counted_by_what_they_mean_and_a_fan_is_no_throttle(tmp_path:
     state = read_state(unpack("xavier_nx_jp5", tmp_path))
     assert state.counters == {"under-voltage": 3, "average over-current": 0, "over-current": 1}
     assert state.throttling == ("gpu-throttle-alert",)
+
+
+def test_a_hot_surface_a_fan_and_a_user_s_device_lower_no_clock(tmp_path: Path) -> None:
+    root = unpack("orin_nx_jp6", tmp_path)
+    assert cooling(root) == ("pwm-fan", "hot-surface-alert", "user-cdev")
+    assert read_state(root).throttling == ()
+    assert disturbances(read_state(root), read_state(root)) == ()
+
+
+@pytest.mark.parametrize(
+    "device", ["cpufreq-cpu4", "devfreq-17000000.gpu", "cv0-throttle-alert", "thermal-cpufreq-0"]
+)
+def test_every_device_that_lowers_a_clock_voids(device: str, tmp_path: Path) -> None:
+    root = unpack("orin_nx_jp6", tmp_path)
+    put(root, "sys/class/thermal/cooling_device20/type", device + "\n")
+    put(root, "sys/class/thermal/cooling_device20/cur_state", "1\n")
+    assert disturbances(read_state(root), read_state(root)) == (f"the board was throttled ({device})",)
+
+
+def test_the_clock_limit_of_a_warm_thor_is_a_throttle(tmp_path: Path) -> None:
+    assert read_state(unpack("agx_thor_jp71", tmp_path)).throttling == ("devfreq-gpu-gpc-0",)
 
 
 def test_a_locked_board_is_reported_from_a_floating_one(tmp_path: Path) -> None:
