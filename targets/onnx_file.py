@@ -18,6 +18,9 @@ from .errors import ModelError
 from .protobuf import fields, varint
 
 _GRAPH, _NODE, _INITIALIZER, _EXTERNAL = 7, 1, 5, 13
+_ATTRIBUTE = 5
+_HALVES = (10, 16)
+"""TensorProto's FLOAT16 and BFLOAT16."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,13 @@ class Nodes:
 
     nodes: Tuple[Node, ...]
     shapes: Dict[str, Tuple[int, ...]]
+    half: bool = False
+    """Whether a weight is in FP16 or BF16, or a node casts to it."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it has Q/DQ nodes."""
+        return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in self.nodes)
 
     def weight_of(self, node: Node) -> Tuple[int, ...]:
         """The shape of a node's weight, also behind a DequantizeLinear; () without a weight."""
@@ -62,17 +72,22 @@ def read_nodes(path: Path) -> Nodes:
         raise ModelError(f"There is no model at {path}.", "Check the path.") from error
     nodes: List[Node] = []
     shapes: Dict[str, Tuple[int, ...]] = {}
+    half = False
     try:
         for graph in _messages(memoryview(content), _GRAPH):
-            nodes += [_node(one) for one in _messages(graph, _NODE)]
-            shapes.update(_initializer(one) for one in _messages(graph, _INITIALIZER))
+            for one in _messages(graph, _NODE):
+                nodes.append(_node(one))
+                half = half or (nodes[-1].op_type == "Cast" and _casts_to_half(one))
+            for one in _messages(graph, _INITIALIZER):
+                half = half or any((2, kind) in _numbers(one) for kind in _HALVES)
+                shapes.update([_initializer(one)])
     except (ValueError, IndexError) as error:
         raise ModelError(
             f"{path} is a truncated or damaged ONNX file.", "Export or copy the model again."
         ) from error
     if not nodes:
         raise ModelError(f"{path} is not an ONNX file, or has no nodes.", "Export the model again.")
-    return Nodes(tuple(nodes), shapes)
+    return Nodes(tuple(nodes), shapes, half)
 
 
 def files_of(path: Path) -> Tuple[Path, ...]:
@@ -112,6 +127,15 @@ def _node(message: memoryview) -> Node:
             texts[field].append(_text(value))
     name, kind = ("".join(texts[field][-1:]) for field in (3, 4))
     return Node(name, kind, inputs=tuple(texts[1]), outputs=tuple(texts[2]))
+
+
+def _casts_to_half(node: memoryview) -> bool:
+    # Cast has one other attribute, `saturate`, which is 0 or 1.
+    return any((3, kind) in _numbers(one) for one in _messages(node, _ATTRIBUTE) for kind in _HALVES)
+
+
+def _numbers(message: memoryview) -> List[Tuple[int, int]]:
+    return [(field, value) for field, value in _fields(message) if isinstance(value, int)]
 
 
 def _initializer(message: memoryview) -> Tuple[str, Tuple[int, ...]]:

@@ -10,7 +10,7 @@ import typer
 
 from .. import api
 from ..targets.errors import RecipeError
-from ..terminal.options import TargetName
+from ..terminal.options import Precision, TargetName
 from ..terminal.show import show
 from ..terminal.tables import bar, explain
 
@@ -52,6 +52,7 @@ def build(
     ] = None,
     workspace_bytes: Annotated[int | None, typer.Option(min=1, help="Scratch memory of a layer.")] = None,
     optimization_level: Annotated[int | None, typer.Option(min=0, max=5, help="How long to search.")] = None,
+    precision: Precision = "fp16",
     sparse: Annotated[bool, typer.Option("--sparse", help="Use kernels for 2:4 sparse weights.")] = False,
     dla_core: Annotated[int | None, typer.Option(min=0, help="Build for this DLA core.")] = None,
     max_gpu_fallbacks: Annotated[
@@ -80,6 +81,7 @@ def build(
         shapes=dict(_shapes(text) for text in shapes or ()),
         workspace_bytes=workspace_bytes,
         optimization_level=optimization_level,
+        precision=precision,
         sparse=sparse,
         dla_core=dla_core,
         max_gpu_fallbacks=max_gpu_fallbacks,

@@ -26,3 +26,9 @@ Data = Annotated[str | None, typer.Option("--data", help="Directory of the examp
 On = Annotated[
     str | None, typer.Option("--on", metavar="USER@HOST", help="A board, by its ssh name; or local.")
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="TensorRT: fp32, fp16 or best, of what is not quantized; see docs/engines.md."
+    ),
+]

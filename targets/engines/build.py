@@ -1,9 +1,9 @@
 """The build of an engine on its machine, from an ONNX file, with explicit Q/DQ for INT8.
 
-One path serves TensorRT 8.5 to 11 and TensorRT-RTX. From 10 on the network is strongly typed: the file alone
-sets what runs in INT8. TensorRT 8 has no such networks and needs the INT8 and FP16 flags; so does DLA before
-11. Features of a version are looked up by name, because the values of its enums differ between versions. A
-builder that fails returns None and logs the reason, which becomes the error.
+One path serves TensorRT 8.5 to 11 and TensorRT-RTX. Precisions are set by flags or by the file's types, as
+`build_settings.typing_of` says for each version. Features of a version are looked up by name, because the
+values of its enums differ between versions. A builder that fails returns None and logs the reason, which
+becomes the error.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 from ..artifact import writing
 from ..errors import ModelError, TargetError
 from ..memory_fit import Fit, Footprint
+from ..onnx_file import read_nodes
 from ..target import Target
-from .build_settings import BuildSettings, Profile, profiles_for
+from .build_settings import BuildSettings, Profile, profiles_for, typing_of
 from .dla import check_fallbacks, put_on_dla
 from .log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
 from .machine import check_target, device_facts, fit_for, room_for
@@ -61,21 +62,21 @@ def build_engine(
         return build_by_trtexec(program, model, plan, settings=settings, target=target, root=root)
     device = device_facts(cuda)
     check_target(trt, target, device, settings)
+    strong, creation, precisions = _typing(trt, settings, model)
     free = room_for(model, target, root)
     fitted = fit_for(trt, need, free, settings)
     cache_path = _timing_path(trt, settings.flavour, device, timing_folder)
     started = perf_counter()
     with heard(trt) as (logger, lines):
         builder = _builder(trt, logger, lines)
-        strong, flags = _typing(trt, settings)
-        network = builder.create_network(flags)
+        network = builder.create_network(creation)
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(model)):
             raise _unparsed(parser, model, trt.__version__, lines)
         config = builder.create_builder_config()
         limits = _limits(trt, config, settings, free, fitted)
         names = _flags(trt, config, settings)
-        names += [] if strong else _precisions(trt, network, config, settings)
+        names += _precisions(trt, config, precisions)
         profiles = _profiles(builder, network, config, settings, model)
         refused = (
             [] if settings.dla_core is None else put_on_dla(trt, builder, network, config, settings, model)
@@ -118,15 +119,22 @@ def _builder(trt: Any, logger: Any, lines: Sequence[Line]) -> Any:
         ) from error
 
 
-def _typing(trt: Any, settings: BuildSettings) -> Tuple[bool, int]:
-    """Whether the network is strongly typed, and its creation flags."""
-    creation = trt.NetworkDefinitionCreationFlag
-    weak_for_dla = settings.dla_core is not None and hasattr(trt.BuilderFlag, "INT8")
-    if hasattr(creation, "STRONGLY_TYPED") and not weak_for_dla:
-        return True, 1 << int(creation.STRONGLY_TYPED)
+def _typing(trt: Any, settings: BuildSettings, model: Path) -> Tuple[bool, int, List[str]]:
+    """Whether the network is strongly typed, its creation flags, and the builder's flags of precision."""
+    creation, flags = trt.NetworkDefinitionCreationFlag, trt.BuilderFlag
+    strong, names = typing_of(
+        read_nodes(model),
+        settings,
+        name=model.name,
+        strong=hasattr(creation, "STRONGLY_TYPED"),
+        weak=hasattr(flags, "FP16"),
+        bf16=hasattr(flags, "BF16"),
+    )
+    if strong and hasattr(creation, "STRONGLY_TYPED"):
+        return True, 1 << int(creation.STRONGLY_TYPED), names
     if hasattr(creation, "EXPLICIT_BATCH"):
-        return False, 1 << int(creation.EXPLICIT_BATCH)
-    return False, 0
+        return False, 1 << int(creation.EXPLICIT_BATCH), names
+    return False, 0, names
 
 
 def _limits(
@@ -187,17 +195,15 @@ def _unknown(trt: Any, what: str, option: str) -> TargetError:
     )
 
 
-def _precisions(trt: Any, network: Any, config: Any, settings: BuildSettings) -> List[str]:
-    """Sets precisions for a network that is not strongly typed: it uses Q/DQ only if INT8 is allowed."""
-    names: List[str] = []
-    kinds = {str(network.get_layer(index).type) for index in range(network.num_layers)}
-    if hasattr(trt.BuilderFlag, "INT8") and str(trt.LayerType.QUANTIZE) in kinds:
+def _precisions(trt: Any, config: Any, names: Sequence[str]) -> List[str]:
+    """Sets the flags of precision; returns their names."""
+    if hasattr(trt.BuilderFlag, "INT8") and "INT8" in names:
         config.set_flag(trt.BuilderFlag.INT8)
-        names.append("INT8")
-    if hasattr(trt.BuilderFlag, "FP16") and settings.fp16:
+    if hasattr(trt.BuilderFlag, "FP16") and "FP16" in names:
         config.set_flag(trt.BuilderFlag.FP16)
-        names.append("FP16")
-    return names
+    if hasattr(trt.BuilderFlag, "BF16") and "BF16" in names:
+        config.set_flag(trt.BuilderFlag.BF16)
+    return list(names)
 
 
 def _profiles(

@@ -6,12 +6,14 @@ A dynamic dimension needs three sizes: the smallest, the one for which kernels a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, Mapping, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 from ..errors import ModelError, TargetError
+from ..onnx_file import Nodes
 
 Shape = Tuple[int, ...]
 Profile = Tuple[Shape, Shape, Shape]
+PRECISIONS = ("fp32", "fp16", "best")
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class BuildSettings:
     workspace_bytes: Optional[int] = None
     """Scratch memory of any one layer; None: half of the free memory."""
     optimization_level: Optional[int] = None
-    fp16: bool = True
-    """TensorRT 8 and DLA only: what is not quantized may run in FP16. Elsewhere the file determines it."""
+    precision: str = "fp16"
+    """Of what is not quantized: `fp32` (with TF32, TensorRT's default), `fp16` or `best`; see `typing_of`."""
     sparse: bool = False
     """Allows the kernels for 2:4 sparse weights."""
     dla_core: Optional[int] = None
@@ -47,11 +49,51 @@ class BuildSettings:
                 f"The batch sizes {low}, {usual}, {high} are not smallest, usual and largest.",
                 "Give three increasing numbers of 1 or more, such as --batch 1,8,16.",
             )
+        if self.precision not in PRECISIONS:
+            raise TargetError(
+                f"There is no precision '{self.precision}' to build for.", f"Give {', '.join(PRECISIONS)}."
+            )
         if self.max_gpu_fallbacks is not None and self.dla_core is None:
             raise TargetError(
                 "A budget for layers that fall back to the GPU was given, but no DLA core.",
                 "Give --dla-core too, or omit --max-gpu-fallbacks.",
             )
+
+
+def typing_of(
+    file: Nodes, settings: BuildSettings, *, name: str, strong: bool, weak: bool, bf16: bool
+) -> Tuple[bool, List[str]]:
+    """Whether the network is strongly typed, and the builder's flags of precision (INT8, FP16, BF16).
+
+    Args:
+        name: the file's, for the error.
+        strong, weak: whether this TensorRT has strongly typed networks (from 10 on), and the flag FP16 (until
+            10); bf16: whether it has that flag (10).
+
+    Raises:
+        ModelError: the file is in FP32 and this TensorRT has no flag FP16, or it is in FP16 already and FP32
+            was requested.
+    """
+    for_dla = weak and settings.dla_core is not None
+    if file.half and not file.quantized and settings.precision == "fp32":
+        raise ModelError(
+            f"{name} is in FP16: it cannot be built in FP32.",
+            "Give --precision fp16, or the file before it was cast.",
+        )
+    if not weak and not file.half and not file.quantized and settings.precision != "fp32":
+        raise ModelError(
+            f"{name} is in FP32, and this TensorRT has no flag for FP16: the types in the file apply.",
+            "Cast it on the workstation, where onnx is installed: deadweight build MODEL --on USER@HOST does "
+            "it. Or build it in FP32: --precision fp32.",
+        )
+    as_the_file = (
+        file.quantized or settings.precision == "fp32" or (file.half and settings.precision == "fp16")
+    )
+    if strong and not for_dla and (as_the_file or not weak):
+        return True, []
+    flags = ["INT8"] if file.quantized and weak else []
+    flags += ["FP16"] if weak and settings.precision != "fp32" else []
+    return False, flags + (["BF16"] if bf16 and settings.precision == "best" else [])
 
 
 def profiles_for(

@@ -151,6 +151,7 @@ def command_for(model: Path, plan: Path, settings: Mapping[str, Any], target: Op
     words += ["--batch", f"{low},{usual},{high}"] if (low, usual, high) != (1, 1, 1) else []
     for name, shapes in settings["shapes"].items():
         words += ["--shapes", f"{name}=" + ",".join("x".join(map(str, shape)) for shape in shapes)]
+    words += ["--precision", settings["precision"]] if settings["precision"] != "fp16" else []
     for option in ("workspace_bytes", "optimization_level", "dla_core", "max_gpu_fallbacks"):
         value = settings[option]
         words += [f"--{option.replace('_', '-')}", str(value)] if value is not None else []

@@ -17,9 +17,9 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..artifact import writing
 from ..errors import ModelError, TargetError
-from ..onnx_file import read_nodes
+from ..onnx_file import Nodes, read_nodes
 from ..target import Target
-from .build_settings import BuildSettings
+from .build_settings import BuildSettings, typing_of
 from .dla import check_fallbacks
 from .log import Line, cause, is_simulated, read_log, reason
 from .machine import device_facts, room_for
@@ -61,7 +61,7 @@ def build_by_trtexec(
     Raises:
         ModelError, TargetError: as `build_engine`.
     """
-    quantized = any(node.op_type == "QuantizeLinear" for node in read_nodes(model).nodes)
+    file = read_nodes(model)
     free = room_for(model, target, root)
     limits: Dict[str, int] = {}
     if settings.workspace_bytes is not None or free is not None:
@@ -69,7 +69,7 @@ def build_by_trtexec(
     version, _ = run_trtexec(program, ["--help"], doing="say its version")
     started = perf_counter()
     with writing(plan) as beside:
-        flags = build_flags(model, beside, settings, version=version, limits=limits, quantized=quantized)
+        flags = build_flags(model, beside, settings, version=version, limits=limits, file=file)
         _, lines = run_trtexec(program, flags, doing=f"build {model.name}")
         findings = read_log(lines)
         check_fallbacks(findings, settings, model)
@@ -101,12 +101,12 @@ def build_flags(
     *,
     version: str,
     limits: Mapping[str, int],
-    quantized: bool,
+    file: Nodes,
 ) -> List[str]:
-    """The flags that build a plan as `build_engine` does; `quantized`: the model has Q/DQ nodes.
+    """The flags that build a plan as `build_engine` does; `file`: the model's nodes.
 
     Raises:
-        ModelError: the batch is dynamic, and trtexec needs whole shapes.
+        ModelError: the batch is dynamic, and trtexec needs whole shapes; or as `typing_of`.
     """
     if settings.batch != (1, 1, 1) and not settings.shapes:
         raise ModelError(
@@ -116,11 +116,11 @@ def build_flags(
     major, minor = (int(part) for part in version.split(".")[:2])
     flags = [f"--onnx={model}", f"--saveEngine={plan}", "--verbose", "--profilingVerbosity=detailed"]
     flags += ["--skipInference"] if (major, minor) >= (8, 6) else ["--buildOnly"]
-    if major == 8 or (major == 10 and settings.dla_core is not None):
-        # With --int8 for a model without Q/DQ, trtexec uses random ranges.
-        flags += [*(["--int8"] if quantized else []), *(["--fp16"] if settings.fp16 else [])]
-    elif major == 10:
-        flags.append("--stronglyTyped")
+    strong, names = typing_of(
+        file, settings, name=model.name, strong=major >= 10, weak=major <= 10, bf16=major == 10
+    )
+    # With --int8 for a model without Q/DQ, trtexec uses random ranges.
+    flags += ["--stronglyTyped"] if strong and major == 10 else [f"--{name.lower()}" for name in names]
     for index, name in enumerate(("minShapes", "optShapes", "maxShapes")):
         flags += _shapes(name, {key: shapes[index] for key, shapes in settings.shapes.items()})
     if "workspace_bytes" in limits:

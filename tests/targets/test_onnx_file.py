@@ -8,6 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from deadweight.export.onnx_graph.graph import load
+from deadweight.export.quantization.fp16 import to_half
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ModelError
 from deadweight.targets.onnx_file import files_of, model_sha256, read_nodes
@@ -24,6 +26,17 @@ def test_nodes_and_weights_are_those_that_onnx_reads(mlp: MakeMlp) -> None:
     assert found.shapes == {weight.name: tuple(weight.dims) for weight in expected.initializer}
     assert found.weight_of(found.nodes[0]) == (300, 200)
     assert found.weight_of(found.nodes[1]) == ()  # a ReLU has none
+
+
+def test_a_file_in_half_precision_is_known_by_its_weights_or_its_casts(mlp: MakeMlp, tmp_path: Path) -> None:
+    path = mlp(30, 20)
+    assert not read_nodes(path).half
+    cast = to_half(load(path)).model.proto
+    onnx.save(cast, str(tmp_path / "half.onnx"))
+    assert read_nodes(tmp_path / "half.onnx").half
+    del cast.graph.initializer[:]
+    onnx.save(cast, str(tmp_path / "casts.onnx"))
+    assert read_nodes(tmp_path / "casts.onnx").half
 
 
 def test_a_weight_is_found_behind_its_dequantization(tmp_path: Path) -> None:

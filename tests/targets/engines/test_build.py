@@ -286,7 +286,7 @@ def test_the_rebuild_line_of_a_record_builds_the_same_again(convolutions: Path, 
 @pytest.mark.slow
 def test_the_real_parser_names_the_operator_that_it_lacks(mlp_file: Path, rtx: Path) -> None:
     odd = mlp_file.with_name("unsupported.onnx")
-    done = deadweight_build(odd, rtx)
+    done = deadweight_build(odd, rtx, "--precision", "fp32")
     assert done.returncode == 2
     assert "cannot read unsupported.onnx" in words(done)
     assert "NonMaxSuppressionOfOurs" in words(done)
@@ -309,8 +309,8 @@ def test_a_file_that_is_no_onnx_is_refused_by_the_real_parser(tmp_path: Path, rt
     [
         (["--target", "orin-nano-8gb"], "cannot build for compute capability 8.7"),
         (["--compute-capability", "8.7"], "has no GPU of capability 8.7"),
-        (["--hardware-compatibility", "everything"], "knows no level 'everything'"),
-        (["--dla-core", "0"], "sees 0 here"),
+        (["--hardware-compatibility", "everything"], "has no level 'everything'"),
+        (["--dla-core", "0"], "finds 0 here"),
         (["--version-compatible"], "Unable to load library"),
     ],
 )
@@ -351,14 +351,19 @@ def test_a_plan_is_not_opened_without_a_gpu_and_the_reason_is_cudas(
 def test_the_rebuild_line_holds_every_setting_that_is_not_the_default() -> None:
     settings = {
         **BuildSettings(
-            batch=BATCHES, dla_core=1, max_gpu_fallbacks=3, sparse=True, workspace_bytes=7
+            batch=BATCHES,
+            dla_core=1,
+            max_gpu_fallbacks=3,
+            sparse=True,
+            workspace_bytes=7,
+            precision="best",
         ).__dict__,
         "shapes": {"x": ((1, 2), (3, 4), (5, 6))},
     }
     line = command_for(Path("a b.onnx"), Path("m.plan"), settings, "orin-nx-16gb")
     assert line == (
         "deadweight build 'a b.onnx' --out m.plan --target orin-nx-16gb --batch 1,4,8 --shapes x=1x2,3x4,5x6 "
-        "--workspace-bytes 7 --dla-core 1 --max-gpu-fallbacks 3 --sparse"
+        "--precision best --workspace-bytes 7 --dla-core 1 --max-gpu-fallbacks 3 --sparse"
     )
     assert load_target("orin-nx-16gb").runtime.name == "tensorrt"
 

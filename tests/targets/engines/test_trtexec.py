@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,13 @@ from deadweight.targets.engines.trtexec import (
     version_in,
 )
 from deadweight.targets.errors import ModelError, TargetError
+from deadweight.targets.onnx_file import Node, Nodes
 
 MakeMlp = Callable[..., Path]
 MODEL, PLAN = Path("m.onnx"), Path("m.plan")
+QDQ = Nodes((Node("q", "QuantizeLinear", ("x", "s"), ("y",)),), {})
+FLOAT = Nodes((Node("m", "MatMul", ("x", "w"), ("y",)),), {"w": (3, 2)})
+HALF = replace(FLOAT, half=True)
 SHAPES = {"x": ((1, 3), (4, 3), (8, 3))}
 
 STAND_IN = """#!{python}
@@ -77,7 +82,7 @@ def test_no_banner_is_an_error() -> None:
 def test_a_build_asks_for_what_its_version_has(version: str, has: set[str], has_not: set[str]) -> None:
     settings = BuildSettings(shapes=SHAPES, sparse=True, optimization_level=4)
     flags = build_flags(
-        MODEL, PLAN, settings, version=version, limits={"workspace_bytes": 64 << 20}, quantized=True
+        MODEL, PLAN, settings, version=version, limits={"workspace_bytes": 64 << 20}, file=QDQ
     )
     common = {
         "--onnx=m.onnx",
@@ -93,8 +98,48 @@ def test_a_build_asks_for_what_its_version_has(version: str, has: set[str], has_
     assert not has_not & set(flags)
 
 
+@pytest.mark.parametrize(
+    ("version", "file", "precision", "has"),
+    [
+        ("8.5.2", FLOAT, "fp32", set()),
+        ("8.5.2", FLOAT, "fp16", {"--fp16"}),
+        ("8.5.2", FLOAT, "best", {"--fp16"}),
+        ("10.3.0", FLOAT, "fp32", {"--stronglyTyped"}),
+        ("10.3.0", FLOAT, "fp16", {"--fp16"}),
+        ("10.3.0", FLOAT, "best", {"--fp16", "--bf16"}),
+        ("10.3.0", HALF, "fp16", {"--stronglyTyped"}),
+        ("10.3.0", QDQ, "best", {"--stronglyTyped"}),
+        ("11.4.0", FLOAT, "fp32", set()),
+        ("11.4.0", HALF, "fp16", set()),
+        ("11.4.0", QDQ, "fp16", set()),
+    ],
+)
+def test_each_version_has_fp16_by_its_flag_or_by_the_file(
+    version: str, file: Nodes, precision: str, has: set[str]
+) -> None:
+    settings = BuildSettings(precision=precision)
+    flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, file=file)
+    assert {"--fp16", "--bf16", "--int8", "--stronglyTyped"} & set(flags) == has
+
+
+@pytest.mark.parametrize(
+    ("version", "file", "precision", "words"),
+    [
+        ("11.4.0", FLOAT, "fp16", "has no flag for FP16"),
+        ("11.4.0", FLOAT, "best", "has no flag for FP16"),
+        ("10.3.0", HALF, "fp32", "cannot be built in FP32"),
+    ],
+)
+def test_a_precision_that_neither_flag_nor_file_can_give_is_refused(
+    version: str, file: Nodes, precision: str, words: str
+) -> None:
+    with pytest.raises(ModelError, match=words) as caught:
+        build_flags(MODEL, PLAN, BuildSettings(precision=precision), version=version, limits={}, file=file)
+    assert "--precision" in caught.value.cure
+
+
 def test_dla_is_asked_for_with_its_flags() -> None:
-    flags = build_flags(MODEL, PLAN, BuildSettings(dla_core=1), version="10.3.0", limits={}, quantized=True)
+    flags = build_flags(MODEL, PLAN, BuildSettings(dla_core=1), version="10.3.0", limits={}, file=QDQ)
     assert {"--useDLACore=1", "--allowGPUFallback", "--int8"} <= set(flags)
     assert "--stronglyTyped" not in flags
 
@@ -102,14 +147,14 @@ def test_dla_is_asked_for_with_its_flags() -> None:
 @pytest.mark.parametrize(("version", "core"), [("8.5.2", None), ("8.6.1", 0), ("10.3.0", 0)])
 def test_a_model_without_qdq_is_not_given_ranges_at_random(version: str, core: int | None) -> None:
     settings = BuildSettings(dla_core=core)
-    flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, quantized=False)
+    flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, file=FLOAT)
     assert "--int8" not in flags
     assert "--fp16" in flags
 
 
 def test_a_batch_alone_is_refused_because_trtexec_wants_whole_shapes() -> None:
     with pytest.raises(ModelError, match="needs whole shapes") as caught:
-        build_flags(MODEL, PLAN, BuildSettings(batch=(1, 4, 8)), version="10.3.0", limits={}, quantized=True)
+        build_flags(MODEL, PLAN, BuildSettings(batch=(1, 4, 8)), version="10.3.0", limits={}, file=QDQ)
     assert "--shapes" in caught.value.cure
 
 
@@ -162,7 +207,8 @@ def test_without_python_bindings_the_command_builds_by_trtexec(mlp: MakeMlp, tmp
     code = (
         "import sys\nfrom deadweight.targets.engines.build import build_engine\n"
         "from deadweight.targets.engines.build_settings import BuildSettings\n"
-        f"built = build_engine(sys.argv[1], sys.argv[2], settings=BuildSettings(shapes={SHAPES!r}))\n"
+        f"settings = BuildSettings(shapes={SHAPES!r}, precision='fp32')\n"
+        "built = build_engine(sys.argv[1], sys.argv[2], settings=settings)\n"
     )
     environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
     plan = tmp_path / "m.plan"

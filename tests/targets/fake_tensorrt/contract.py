@@ -34,7 +34,7 @@ from deadweight.targets.errors import DeadweightError, ModelError
 from deadweight.targets.runtimes.open import open_session
 from deadweight.targets.runtimes.trt import open_trt
 
-THREE = BuildSettings(batch=(1, 4, 8))
+THREE = BuildSettings(batch=(1, 4, 8), precision="fp32")
 
 
 def raised(kind: type[DeadweightError], call: Callable[[], object]) -> DeadweightError:
@@ -92,7 +92,7 @@ def check_outputs_of_one_run_outlive_the_next(bench: Any) -> None:
 
 
 def check_a_fixed_batch_needs_no_profile(bench: Any) -> None:
-    runs_as_onnx_runtime_does(bench, "fixed", BuildSettings(), (2,), 1e-2)
+    runs_as_onnx_runtime_does(bench, "fixed", BuildSettings(precision="fp32"), (2,), 1e-2)
 
 
 def check_explicit_qdq_gives_what_onnx_runtime_gives(bench: Any) -> None:
@@ -132,6 +132,25 @@ def check_the_record_says_what_was_built_from_what_for_what(bench: Any) -> None:
     assert record["rebuild"].startswith("deadweight build ")
     assert "--batch 1,4,8" in record["rebuild"]
     assert log_path(bench.folder / "qdq.plan").stat().st_size > 0
+
+
+def check_a_float_file_is_in_fp16_by_the_flag_or_refused(bench: Any) -> None:
+    plan, settings = bench.folder / "half.plan", BuildSettings(batch=(1, 4, 8))
+    version = json.loads(record_path(plan_of(bench, "mlp")).read_text())["tensorrt"]["version"]
+    if int(version.split(".")[0]) >= 11:
+        error = raised(ModelError, lambda: build_engine(bench.folder / "mlp.onnx", plan, settings=settings))
+        assert "no flag for FP16" in error.what, error.what
+        assert "--precision fp32" in error.cure, error.cure
+        assert not plan.exists()
+        return
+    record = build_engine(bench.folder / "mlp.onnx", plan, settings=settings).record
+    assert record["flags"] == ["FP16"], record["flags"]
+    assert record["tensorrt"]["strongly_typed"] is False
+    assert record["settings"]["precision"] == "fp16"
+    session = open_session(plan, runtime="tensorrt")
+    held = np.load(str(bench.folder / "mlp.npz"))
+    assert np.abs(session.run({"x": held["x"]})["y"] - held["y"]).max() <= 5e-2 * np.abs(held["y"]).max()
+    session.close()
 
 
 def check_timings_of_kernels_are_kept_and_used_again(bench: Any) -> None:
@@ -262,13 +281,17 @@ def check_an_operator_that_tensorrt_lacks_is_named(bench: Any) -> None:
 
 
 def check_a_free_dimension_without_sizes_is_named(bench: Any) -> None:
-    error = raised(ModelError, lambda: build_engine(bench.folder / "free.onnx", bench.folder / "free.plan"))
+    free = BuildSettings(precision="fp32")
+    error = raised(
+        ModelError,
+        lambda: build_engine(bench.folder / "free.onnx", bench.folder / "free.plan", settings=free),
+    )
     assert "more than its batch is dynamic" in error.what, error
     assert "--shapes" in error.cure, error
 
 
 def check_shapes_serve_inputs_with_more_than_a_free_batch(bench: Any) -> None:
-    settings = BuildSettings(shapes={"x": ((1, 4), (2, 8), (4, 16))})
+    settings = BuildSettings(shapes={"x": ((1, 4), (2, 8), (4, 16))}, precision="fp32")
     plan = bench.folder / "shapes.plan"
     build_engine(bench.folder / "free.onnx", plan, settings=settings)
     session = open_session(plan, runtime="tensorrt")

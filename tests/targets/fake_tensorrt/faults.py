@@ -7,6 +7,7 @@ import ctypes
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ def check_any_other_refusal_is_quoted(bench: Any) -> None:
 
 def check_a_builder_that_does_not_start_gives_the_logs_reason(bench: Any) -> None:
     double.faults["start"] = "CUDA initialization failure with error: 35"
-    error = raised(TargetError, lambda: build_engine(bench.folder / "mlp.onnx", bench.folder / "a.plan"))
+    error = raised(
+        TargetError, lambda: build_engine(bench.folder / "mlp.onnx", bench.folder / "a.plan", settings=THREE)
+    )
     assert "CUDA initialization failure with error: 35" in error.what, error
     assert "--runtime nvidia" in error.cure, error
 
@@ -211,7 +214,9 @@ def check_a_board_without_dla_says_so(bench: Any) -> None:
         error = raised(
             TargetError,
             lambda: build_engine(
-                bench.folder / "mlp.onnx", bench.folder / "n.plan", settings=BuildSettings(dla_core=0)
+                bench.folder / "mlp.onnx",
+                bench.folder / "n.plan",
+                settings=BuildSettings(dla_core=0, precision="fp32"),
             ),
         )
     assert "finds 0 here" in error.what, error
@@ -231,7 +236,7 @@ def check_flags_are_set_by_name_and_dla_alone_is_weakly_typed_before_11(bench: A
 
 def check_code_that_a_plan_brings_is_never_run(bench: Any) -> None:
     plan = bench.folder / "compatible.plan"
-    settings = BuildSettings(batch=(1, 4, 8), version_compatible=True)
+    settings = replace(THREE, version_compatible=True)
     build_engine(bench.folder / "mlp.onnx", plan, settings=settings)
     error = raised(ModelError, lambda: open_session(plan, runtime="tensorrt"))
     assert "contains a runtime" in error.what, error
@@ -256,7 +261,7 @@ def check_limits_come_from_what_is_free_and_are_powers_of_two_where_they_must(be
     assert bin(limits["tactic_bytes"]).count("1") == 1
     assert limits["workspace_bytes"] > 0
     assert not built.findings.errors, built.findings.errors
-    asked = BuildSettings(batch=(1, 4, 8), workspace_bytes=1 << 20)
+    asked = replace(THREE, workspace_bytes=1 << 20)
     built = build_engine(bench.folder / "mlp.onnx", bench.folder / "l.plan", settings=asked)
     assert built.record["limits"]["workspace_bytes"] == 1 << 20
 

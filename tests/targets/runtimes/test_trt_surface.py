@@ -36,7 +36,7 @@ PLANTED = {
     "a flag of networks that 11 has not": (
         "engines/build.py",
         'if hasattr(creation, "EXPLICIT_BATCH"):',
-        "if settings.fp16:",
+        "if strong:",
     ),
     "INT8 set without asking": ("engines/build.py", 'hasattr(trt.BuilderFlag, "INT8") and ', ""),
     "a profile without its largest shape": (
