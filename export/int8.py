@@ -246,8 +246,7 @@ def _to_half(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel
             f"FP16 changes the outputs by {noise:.3g} of their values: values inside exceed its range.",
             "Omit --half.",
         )
-    left = "".join(f", {name} stays in FP32: {why}" for name, why in result.left_float.items())
-    return result.model, f"FP16 for operators in float: noise {noise:.2%}{left}"
+    return result.model, f"FP16 for operators in float: noise {noise:.2%}{result.words()}"
 
 
 def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:

@@ -161,7 +161,6 @@ class Quantize:
                 f"FP16 changes the outputs by {noise:.3g} of their values: inner values exceed its range.",
                 "Leave half out, or equalize first.",
             )
-        left = "".join(f", {name} stays in FP32: {why}" for name, why in halved.left_float.items())
         score = validated(work, path)
         said = f"FP16 for operators in float: noise {noise:.2%}, validation {score:.4f}"
         drop = trials.drop(trials.float_score, score)
@@ -169,4 +168,4 @@ class Quantize:
         if self.score_drop is not None and not drop <= self.score_drop:
             kept = f"{drop:+.4f} of {self.score_drop:g} allowed: NOT kept, they stay FP32"
             return int8.model, f"{said}, {kept}"
-        return halved.model, said + left
+        return halved.model, said + halved.words()

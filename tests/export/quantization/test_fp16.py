@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from support.int8_files import to_half, to_qdq
+from support.int8_files import calibrate, to_half, to_qdq
 from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.lint.check import lint
@@ -108,14 +108,107 @@ def test_a_mask_of_attention_beyond_fp16_still_masks(tmp_path: Path) -> None:
     np.testing.assert_allclose(outputs(tmp_path / "half.onnx", x)[0], outputs(path, x)[0], atol=2e-3)
 
 
-def test_a_scale_that_would_be_0_in_fp16_is_an_error(net: Nets, tmp_path: Path) -> None:
-    to_qdq(net("mlp").path, net("mlp").ranges, tmp_path / "q.onnx")
-    model = onnx.load(tmp_path / "q.onnx")
-    (scale,) = [one for one in model.graph.initializer if one.name == "x_scale"]
-    scale.CopyFrom(numpy_helper.from_array(np.array(1e-9, np.float32), "x_scale"))
-    onnx.save(model, tmp_path / "q.onnx")
-    with pytest.raises(ModelError, match=r"'x_scale' of 'x_quantize' is 1e-09, which is 0 in FP16"):
-        to_half(tmp_path / "q.onnx", tmp_path / "half.onnx")
+def with_constants(path: Path, changed: dict[str, Any]) -> None:
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name in changed:
+            value = numpy_helper.to_array(tensor)
+            value = np.broadcast_to(changed[tensor.name], value.shape).astype(value.dtype)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    onnx.save(model, path)
+
+
+def two_layers(tmp_path: Path, **scales: float) -> tuple[Path, Path]:
+    """A network of two products in INT8 with other scales, and where its FP16 form is written."""
+    nodes = [
+        op("MatMul", ["x", "u"], ["a"], name="first"),
+        op("Relu", ["a"], ["b"], name="relu"),
+        op("MatMul", ["b", "v"], ["c"], name="second"),
+        op("Sigmoid", ["c"], ["y"], name="sigmoid"),
+    ]
+    constants = {"u": numbers(8, 8), "v": numbers(8, 8)}
+    path = write_network(tmp_path / "m.onnx", nodes, constants, ["batch", 8])
+    ranges = calibrate(path, [{"x": numbers(4, 8)}])
+    to_qdq(path, ranges, tmp_path / "q.onnx")
+    with_constants(tmp_path / "q.onnx", scales)
+    return tmp_path / "q.onnx", tmp_path / "half.onnx"
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e4])
+def test_a_layer_whose_scale_fp16_cannot_hold_stays_in_float_with_its_pairs(
+    tmp_path: Path, scale: float
+) -> None:
+    path, half = two_layers(tmp_path, x_scale=scale, u_scale=0.01)
+    made = to_half(path, half)
+    beside = ["x_quantize", "x_dequantize", "first", "relu", "b_quantize"]
+    assert sorted(made.left_float) == sorted(beside)
+    assert "its scale 'x_scale' is" in made.left_float["x_quantize"]
+    assert made.left_float["relu"] == "it is computed with 'first'"
+    index = Index.of(onnx.load(half).graph)
+    (first,) = [node for node in index.producer.values() if node.name == "first"]
+    for name in first.input:  # no cast between a pair and its product: it still runs in INT8
+        assert index.producer[name].op_type == "DequantizeLinear"
+        assert index.constants[index.producer[name].input[1]].data_type == TensorProto.FLOAT
+    (second,) = [node for node in index.producer.values() if node.name == "second"]
+    for name in second.input:
+        assert index.constants[index.producer[name].input[1]].data_type == TensorProto.FLOAT16
+    x = {"x": (numbers(4, 8) * scale * 50).astype(np.float32)}
+    np.testing.assert_allclose(outputs(half, x)[0], outputs(path, x)[0], atol=0.02)
+
+
+def test_channels_that_died_in_training_do_not_keep_their_layer_in_float(tmp_path: Path) -> None:
+    scales = np.full(8, 0.01, np.float32)
+    scales[3] = 1e-12
+    path, half = two_layers(tmp_path, u_scale=scales)  # type: ignore[arg-type]
+    made = to_half(path, half)
+    assert made.left_float == {}
+    x = {"x": numbers(4, 8)}
+    np.testing.assert_allclose(outputs(half, x)[0], outputs(path, x)[0], atol=0.02)
+
+
+def test_a_term_against_division_by_zero_stays_in_float(tmp_path: Path) -> None:
+    nodes = [op("Abs", ["x"], ["a"]), op("Add", ["a", "e"], ["b"], name="add"), op("Div", ["x", "b"], ["y"])]
+    path = write_network(tmp_path / "m.onnx", nodes, {"e": np.array(1e-12, np.float32)}, ["batch", 4])
+    assert to_half(path, tmp_path / "half.onnx").left_float == {
+        "add": "its constant 'e' is 1e-12, which is 0 in FP16"
+    }
+
+
+def test_the_bodies_of_branches_stay_in_float_and_what_they_read_has_its_type(tmp_path: Path) -> None:
+    def body(name: str, node: onnx.NodeProto) -> onnx.GraphProto:
+        return helper.make_graph(
+            [node], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 6])]
+        )
+
+    branch = op(
+        "If",
+        ["deep"],
+        ["chosen"],
+        name="branch",
+        then_branch=body("one", op("Add", ["a", "w"], ["one"])),
+        else_branch=body("two", op("Sigmoid", ["a"], ["two"])),
+    )
+    nodes = [
+        op("MatMul", ["x", "w"], ["a"], name="product"),
+        op("ReduceMax", ["a"], ["top"], keepdims=0),
+        op("Greater", ["top", "limit"], ["deep"]),
+        branch,
+        op("MatMul", ["chosen", "w"], ["y"], name="last"),
+    ]
+    constants = {"w": numbers(6, 6), "limit": np.array(100.0, np.float32)}
+    path = write_network(tmp_path / "m.onnx", nodes, constants, [6, 6])
+    made = to_half(path, tmp_path / "half.onnx")
+    assert made.left_float == {"branch": "the bodies of branches and loops are not converted"}
+    assert made.in_half == 4
+    for x in ({"x": numbers(6, 6)}, {"x": 100 * np.abs(numbers(6, 6))}):
+        np.testing.assert_allclose(
+            outputs(tmp_path / "half.onnx", x)[0], outputs(path, x)[0], rtol=1e-2, atol=0.02
+        )
+
+
+def test_a_float_file_keeps_its_opset(tmp_path: Path) -> None:
+    path = write_network(tmp_path / "m.onnx", [op("Relu", ["x"], ["y"])], {}, ["batch", 4], opset=13)
+    assert to_half(path, tmp_path / "half.onnx").model.proto.opset_import[0].version == 13
 
 
 def test_what_has_no_half_precision_stays_in_float_between_casts(tmp_path: Path) -> None:
