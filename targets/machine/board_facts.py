@@ -1,0 +1,91 @@
+"""What a machine is and what can run on it: the facts that a target is made of."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional
+
+from ..errors import TargetError
+from . import jetson
+from .cuda import open_cuda
+from .jetson import text_of, tool
+from .probe import cpu_name, memory_bytes
+
+_TRTEXEC = "usr/src/tensorrt/bin/trtexec"
+_SMI = ("name", "compute_cap", "memory.total", "clocks.max.sm")
+
+
+def board_facts(root: Path = Path("/")) -> Dict[str, Any]:
+    """Plain values for JSON, None where unknown. `memory_bytes` is the card's own memory where it has one.
+
+    board: model, soc, jetpack, l4t, tensorrt, cuda, compute_capability; runtimes: name and version of
+    each that works in this Python (`trtexec` is a program); sms; memory_bytes; dla_cores; power_mode; clocks in
+    hertz.
+    """
+    known = jetson.read_board(root) if jetson.is_jetson(root) else None
+    names = ("model", "soc", "jetpack", "l4t", "tensorrt", "cuda", "compute_capability")
+    board: Dict[str, Optional[str]] = {name: getattr(known, name, None) for name in names}
+    state = jetson.read_state(root, tools=True)
+    card = {} if known else _card(root)
+    gpu = _gpu()
+    # The runtime that will run there knows its GPU better than a table of chips.
+    capability = gpu.get("compute_capability") or card.get("compute_cap")
+    board["compute_capability"] = capability or board["compute_capability"]
+    board["cuda"] = board["cuda"] or gpu.get("cuda")
+    board["model"] = board["model"] or card.get("name") or cpu_name(root)
+    runtimes = _runtimes(root, board["tensorrt"])
+    board["tensorrt"] = board["tensorrt"] or next(
+        (one["version"] for one in runtimes if one["name"] == "tensorrt"), None
+    )
+    megabytes = card.get("memory.total", "")
+    return {
+        "board": board,
+        "runtimes": runtimes,
+        "sms": gpu.get("sms"),
+        "memory_bytes": int(megabytes) << 20 if megabytes.isdigit() else memory_bytes(root),
+        "dla_cores": _dla_cores(root) if known else 0,
+        "power_mode": None if state.power_mode is None else asdict(state.power_mode),
+        "clocks": {name: asdict(clock) for name, clock in state.clocks.items()},
+    }
+
+
+def _gpu() -> Dict[str, Any]:
+    try:
+        cuda = open_cuda()
+        return {
+            "compute_capability": cuda.compute_capability(),
+            "sms": cuda.attribute("streaming_multiprocessors"),
+            "cuda": cuda.versions()["runtime"],
+        }
+    except TargetError:
+        return {}
+
+
+def _card(root: Path) -> Mapping[str, str]:
+    """The first card as `nvidia-smi` lists it; empty without one. Memory is in MiB, clocks are in MHz."""
+    query = f"--query-gpu={','.join(_SMI)}"
+    lines = tool(root, "usr/bin/nvidia-smi", query, "--format=csv,noheader,nounits").splitlines()
+    values = [value.strip() for value in lines[0].split(",")] if lines else []
+    return dict(zip(_SMI, values)) if len(values) == len(_SMI) else {}
+
+
+def _runtimes(root: Path, tensorrt: Optional[str]) -> List[Dict[str, Optional[str]]]:
+    found: List[Dict[str, Optional[str]]] = []
+    for name in ("tensorrt", "onnxruntime"):
+        try:
+            found.append({"name": name, "version": str(importlib.import_module(name).__version__)})
+        except Exception:  # a library built for another numpy may raise anything
+            continue
+    if (root / _TRTEXEC).is_file() or (root == Path("/") and shutil.which("trtexec")):
+        found.append({"name": "trtexec", "version": tensorrt})
+    return found
+
+
+def _dla_cores(root: Path) -> Optional[int]:
+    """The DLA cores in the device tree; None without a tree. Those of a smaller module are disabled there."""
+    tree = root / "proc/device-tree"
+    cores = [place for depth in ("", "*/", "*/*/") for place in tree.glob(f"{depth}nvdla[0-9]@*")]
+    return sum(text_of(place / "status").strip("\0") != "disabled" for place in cores) if cores else None
