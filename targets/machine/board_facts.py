@@ -21,9 +21,9 @@ _SMI = ("name", "compute_cap", "memory.total", "clocks.max.sm")
 def board_facts(root: Path = Path("/")) -> Dict[str, Any]:
     """Plain values for JSON, None where unknown. `memory_bytes` is the card's own memory where it has one.
 
-    board: model, soc, jetpack, l4t, tensorrt, cuda, compute_capability. runtimes: name and version of each that
-    works in this Python (`trtexec` is a program). Further sms, memory_bytes, dla_cores, power_mode, and clocks
-    in hertz.
+    board: model, soc, jetpack, l4t, tensorrt, cuda, compute_capability. runtimes: name and version of each
+    that works in this Python (`trtexec` is a program). Further sms, memory_bytes, dla_cores, power_mode, and
+    clocks in hertz.
     """
     known = jetson.read_board(root) if jetson.is_jetson(root) else None
     names = ("model", "soc", "jetpack", "l4t", "tensorrt", "cuda", "compute_capability")
