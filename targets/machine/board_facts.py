@@ -37,9 +37,7 @@ def board_facts(root: Path = Path("/")) -> Dict[str, Any]:
     board["cuda"] = board["cuda"] or gpu.get("cuda")
     board["model"] = board["model"] or card.get("name") or cpu_name(root)
     runtimes = _runtimes(root, board["tensorrt"])
-    board["tensorrt"] = board["tensorrt"] or next(
-        (one["version"] for one in runtimes if one["name"] == "tensorrt"), None
-    )
+    board["tensorrt"] = board["tensorrt"] or {one["name"]: one["version"] for one in runtimes}.get("tensorrt")
     megabytes = card.get("memory.total", "")
     return {
         "board": board,
