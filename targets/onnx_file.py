@@ -1,9 +1,9 @@
 """A reader of an ONNX file's nodes without the onnx package, which a board and a CI gate do not have.
 
-It reads only what layer names need: nodes with names, operators and tensors, the shapes of weights, and the
-names of external weight files, which belong to the model (torch's exporter writes model.onnx.data). The file
-is protobuf; the numbers below are those of the fields in onnx.proto (ModelProto.graph is 7, and so on),
-which never change. Everything else is skipped.
+It reads nodes with names, operators and tensors, the shapes of weights, inputs and outputs with their types,
+and the names of external weight files, which belong to the model (torch's exporter writes model.onnx.data).
+The file is protobuf; the numbers below are those of the fields in onnx.proto (ModelProto.graph is 7, and so
+on), which never change. Everything else is skipped.
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ _GRAPH, _NODE, _INITIALIZER, _EXTERNAL = 7, 1, 5, 13
 _ATTRIBUTE = 5
 _HALVES = (10, 16)
 """TensorProto's FLOAT16 and BFLOAT16."""
+_INPUT, _OUTPUT = 11, 12
+# fmt: off
+_TYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
+    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
+}
+# fmt: on
+"""TensorProto.DataType, with numpy's names."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,32 @@ class Nodes:
         return ()
 
 
+@dataclass(frozen=True)
+class End:
+    """An input or output of the graph. `shape` has -1 for a dynamic dimension; `dtype` is "" if unknown."""
+
+    name: str
+    dtype: str
+    shape: Tuple[int, ...]
+
+
+def read_ends(path: Path) -> Tuple[Tuple[End, ...], Tuple[End, ...]]:
+    """The inputs, without initializers, and the outputs, in the file's order.
+
+    Raises:
+        ModelError: as `read_nodes`.
+    """
+    held = read_nodes(path).shapes
+    ends: Dict[int, List[End]] = {_INPUT: [], _OUTPUT: []}
+    try:
+        for graph in _messages(memoryview(Path(path).read_bytes()), _GRAPH):
+            for side, found in ends.items():
+                found += [_end(one) for one in _messages(graph, side)]
+    except (ValueError, IndexError) as error:
+        raise _damaged(path) from error
+    return tuple(end for end in ends[_INPUT] if end.name not in held), tuple(ends[_OUTPUT])
+
+
 def read_nodes(path: Path) -> Nodes:
     """Reads the nodes of a model file.
 
@@ -82,9 +116,7 @@ def read_nodes(path: Path) -> Nodes:
                 half = half or any((2, kind) in _numbers(one) for kind in _HALVES)
                 shapes.update([_initializer(one)])
     except (ValueError, IndexError) as error:
-        raise ModelError(
-            f"{path} is a truncated or damaged ONNX file.", "Export or copy the model again."
-        ) from error
+        raise _damaged(path) from error
     if not nodes:
         raise ModelError(f"{path} is not an ONNX file, or has no nodes.", "Export the model again.")
     return Nodes(tuple(nodes), shapes, half)
@@ -120,6 +152,10 @@ def model_sha256(path: Path) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
+def _damaged(path: Path) -> ModelError:
+    return ModelError(f"{path} is a truncated or damaged ONNX file.", "Export or copy the model again.")
+
+
 def _node(message: memoryview) -> Node:
     texts: Dict[int, List[str]] = {1: [], 2: [], 3: [], 4: []}
     for field, value in _fields(message):
@@ -152,6 +188,21 @@ def _initializer(message: memoryview) -> Tuple[str, Tuple[int, ...]]:
         elif field == 8 and isinstance(value, memoryview):
             name = _text(value)
     return name, tuple(sizes)
+
+
+def _end(message: memoryview) -> End:
+    """A ValueInfoProto: name 1, type 2 > tensor_type 1 > elem_type 1 and shape 2 > dim 1 > dim_value 1."""
+    name, kind = "", 0
+    sizes: List[int] = []
+    for field, value in _fields(message):
+        if field == 1 and isinstance(value, memoryview):
+            name = _text(value)
+    for tensor in (one for type_ in _messages(message, 2) for one in _messages(type_, 1)):
+        kind = next((value for field, value in _fields(tensor) if field == 1 and isinstance(value, int)), 0)
+        for size in (one for shape in _messages(tensor, 2) for one in _messages(shape, 1)):
+            known = [value for field, value in _fields(size) if field == 1 and isinstance(value, int)]
+            sizes.append(known[0] if known and known[0] > 0 else -1)
+    return End(name, _TYPES.get(kind, ""), tuple(sizes))
 
 
 def _location(message: memoryview) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..targets.errors import MeasurementError, RecipeError
 from .results import Comparison, Gate, Layers, Profile, silent
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from ..targets.progress import Counted, Progress
     from ..targets.remote.ssh import Transport
     from ..targets.runtimes.runtime import Runtime
-    from ..targets.runtimes.session import Arrays
-    from ..targets.runtimes.trt import TrtSession
+    from ..targets.runtimes.session import Arrays, EngineSession
     from ..targets.timing.measurement import Measurement, Protocol
 
 
@@ -325,12 +324,12 @@ def connected_to(on: str, progress: Progress) -> Iterator[Transport]:
 @contextmanager
 def opened_engine(
     plan: Path, protocol: Protocol, inputs: Arrays | None
-) -> Iterator[tuple[TrtSession, Arrays]]:
+) -> Iterator[tuple[EngineSession, Arrays]]:
     """An opened engine, and the inputs that it was timed with."""
-    from ..targets.runtimes.trt import open_trt
+    from ..targets.runtimes.open import open_session
     from ..targets.timing.inputs import fed
 
-    session = open_trt(plan, flavour=protocol.runtime.partition("+")[0])
+    session = cast("EngineSession", open_session(plan, runtime=protocol.runtime))
     try:
         yield session, fed(session, inputs, batch=protocol.batch, seed=protocol.seed)
     finally:

@@ -87,6 +87,7 @@ def _(result: results.Profile) -> list[RenderableType]:
     words = f"{protocol.threads} thread(s), batch {protocol.batch}"
     words += "" if result.inputs is None else f", inputs of {result.inputs.name}"
     shown.append(Text(f"{figures.evidence} on {machine['cpu']}, {words}"))
+    shown += [Text(f"{figures.conditions['times']}.")] if "times" in figures.conditions else []
     shown += [Text(f"Not known: {clause}.") for clause in not_known(figures.conditions)]
     if marked := marked_words(figures):
         shown.append(Text(f"{marked}. Stop other work and measure again."))

@@ -197,14 +197,15 @@ def profile_of(content: Any, *, where: str = "the profile") -> Dict[str, float]:
         ) from error
 
 
-def runs_of(content: Any, *, where: str = "the times") -> Tuple[float, ...]:
-    """GPU seconds of each run of the whole engine, from trtexec --exportTimes.
+def runs_of(content: Any, *, where: str = "the times", after_s: float = 0.0) -> Tuple[float, ...]:
+    """GPU seconds of each run of the whole engine that began `after_s`, from trtexec --exportTimes.
 
     Raises:
         ArtifactError: it is not JSON of trtexec.
     """
     try:
-        return tuple(float(entry["computeMs"]) / 1e3 for entry in content)
+        counted = (each for each in content if not after_s or each["startComputeMs"] >= 1e3 * after_s)
+        return tuple(float(entry["computeMs"]) / 1e3 for entry in counted)
     except (TypeError, ValueError, KeyError) as error:
         raise ArtifactError(
             f"{where} has no times of runs: {type(error).__name__} at {error}.",

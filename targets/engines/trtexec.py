@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..artifact import writing
 from ..errors import ModelError, TargetError
-from ..onnx_file import Nodes, read_nodes
+from ..onnx_file import Nodes, read_ends, read_nodes
 from ..target import Target
-from .build_settings import BuildSettings, typing_of
+from .build_settings import BuildSettings, Profile, profiles_for, typing_of
 from .dla import check_fallbacks
 from .log import Line, cause, is_simulated, read_log, reason
 from .machine import device_facts, room_for
@@ -28,6 +30,9 @@ from .record import Built, made_of, written
 USUAL = Path("/usr/src/tensorrt/bin/trtexec")
 _SEVERITIES = {"V": "verbose", "I": "info", "W": "warning", "E": "error", "F": "internal_error"}
 _MIB = 1 << 20
+_OLDEST = (8, 4)
+WARM_UP_MS = 500
+"""In every process before the first run that counts. TensorRT 8.4 exports the warm-up too."""
 
 
 def find_trtexec() -> Optional[Path]:
@@ -53,6 +58,23 @@ def version_in(output: str) -> str:
     return f"{number // base}.{number % base // 100}.{number % 100}"
 
 
+@lru_cache(maxsize=4)
+def version_of(program: Path) -> str:
+    """The version of TensorRT that a trtexec belongs to.
+
+    Raises:
+        TargetError: it does not start, prints no version, or is older than this interface.
+        ModelError: it fails.
+    """
+    version, _ = run_trtexec(program, ["--help"], doing="say its version")
+    if tuple(map(int, version.split(".")[:2])) < _OLDEST:
+        raise TargetError(
+            f"{program} is of TensorRT {version}; 8.4 is the oldest whose flags are known here.",
+            "Update the board: JetPack 5 has 8.5.2, DriveOS 6.0.5 has 8.4.12.",
+        )
+    return version
+
+
 def build_by_trtexec(
     program: Path, model: Path, plan: Path, *, settings: BuildSettings, target: Optional[Target], root: Path
 ) -> Built:
@@ -62,15 +84,25 @@ def build_by_trtexec(
         ModelError, TargetError: as `build_engine`.
     """
     file = read_nodes(model)
+    inputs, outputs = read_ends(model)
+    dimensions = {end.name: end.shape for end in inputs}
+    profiles = profiles_for(dimensions, batch=settings.batch, given=settings.shapes, model=model.name)
     free = room_for(model, target, root)
     limits: Dict[str, int] = {}
     if settings.workspace_bytes is not None or free is not None:
         limits["workspace_bytes"] = settings.workspace_bytes or (free or 0) // 2
-    version, _ = run_trtexec(program, ["--help"], doing="say its version")
+    version = version_of(program)
     started = perf_counter()
     with writing(plan) as beside:
-        flags = build_flags(model, beside, settings, version=version, limits=limits, file=file)
+        flags = build_flags(
+            model, beside, settings, version=version, limits=limits, file=file, profiles=profiles
+        )
         _, lines = run_trtexec(program, flags, doing=f"build {model.name}")
+        if not beside.is_file() or not beside.stat().st_size:
+            raise ModelError(
+                f"trtexec ended without an error, but wrote no engine of {model.name}: {reason(lines)}.",
+                f"Check the free space at {plan.parent}, and that {program} is NVIDIA's program.",
+            )
         findings = read_log(lines)
         check_fallbacks(findings, settings, model)
     record = {
@@ -85,7 +117,11 @@ def build_by_trtexec(
         "flags": [flag for flag in flags if not flag.startswith(("--onnx", "--saveEngine"))],
         "limits": limits,
         "fit": None,
-        "profiles": {name: list(map(list, shapes)) for name, shapes in settings.shapes.items()},
+        "profiles": {name: list(map(list, shapes)) for name, shapes in profiles.items()},
+        **{
+            side: [[end.name, end.dtype, list(end.shape)] for end in ends]
+            for side, ends in (("inputs", inputs), ("outputs", outputs))
+        },
         "refused_by_dla": [],
         "timing_cache": {"file": None, "used": False},
         "build_s": round(perf_counter() - started, 3),
@@ -102,17 +138,13 @@ def build_flags(
     version: str,
     limits: Mapping[str, int],
     file: Nodes,
+    profiles: Mapping[str, Profile],
 ) -> List[str]:
     """The flags that build a plan as `build_engine` does; `file`: the model's nodes.
 
     Raises:
-        ModelError: the batch is dynamic, and trtexec needs whole shapes; or as `typing_of`.
+        ModelError: as `typing_of`.
     """
-    if settings.batch != (1, 1, 1) and not settings.shapes:
-        raise ModelError(
-            f"{model.name} is built by trtexec here, which needs whole shapes, not a batch.",
-            "Give --shapes NAME=1x3x32x32,8x3x32x32,16x3x32x32, or install TensorRT's Python bindings.",
-        )
     major, minor = (int(part) for part in version.split(".")[:2])
     flags = [f"--onnx={model}", f"--saveEngine={plan}", "--verbose", "--profilingVerbosity=detailed"]
     flags += ["--skipInference"] if (major, minor) >= (8, 6) else ["--buildOnly"]
@@ -122,7 +154,7 @@ def build_flags(
     # With --int8 for a model without Q/DQ, trtexec uses random ranges.
     flags += ["--stronglyTyped"] if strong and major == 10 else [f"--{name.lower()}" for name in names]
     for index, name in enumerate(("minShapes", "optShapes", "maxShapes")):
-        flags += _shapes(name, {key: shapes[index] for key, shapes in settings.shapes.items()})
+        flags += shapes_flag(name, {key: shapes[index] for key, shapes in profiles.items()})
     if "workspace_bytes" in limits:
         flags.append(f"--memPoolSize=workspace:{max(1, limits['workspace_bytes'] // _MIB)}")
     flags += ["--sparsity=enable"] if settings.sparse else []
@@ -136,46 +168,41 @@ def build_flags(
     return flags
 
 
-def timing_flags(
-    plan: Path,
-    times: Path,
-    *,
-    version: str,
-    graph: bool = True,
-    shapes: Optional[Mapping[str, Sequence[int]]] = None,
-    duration_s: int = 10,
-) -> List[str]:
-    """The flags that time a plan equally on every version: spinning, no transfers, a second of warm-up."""
-    flags = [f"--loadEngine={plan}", f"--exportTimes={times}", "--warmUp=1000", f"--duration={duration_s}"]
+def timing_flags(*, version: str, graph: bool, duration_s: float) -> List[str]:
+    """The flags that time a plan equally on every version: spinning, no transfers, the same warm-up."""
+    flags = [f"--warmUp={WARM_UP_MS}", f"--duration={duration_s:g}"]
     if int(version.split(".")[0]) >= 11:
-        flags += [] if graph else ["--noCudaGraph"]
-    else:
-        flags += ["--useSpinWait", "--noDataTransfers", *(["--useCudaGraph"] if graph else [])]
-    return [*flags, *_shapes("shapes", shapes)]
+        return [*flags, *([] if graph else ["--noCudaGraph"])]
+    return [*flags, "--useSpinWait", "--noDataTransfers", *(["--useCudaGraph"] if graph else [])]
 
 
-def profile_flags(
-    plan: Path,
-    profile: Path,
-    layers: Path,
-    *,
-    version: str,
-    shapes: Optional[Mapping[str, Sequence[int]]] = None,
-) -> List[str]:
-    """The flags that export each layer's time, in a separate run, and TensorRT's layer information."""
-    flags = [f"--loadEngine={plan}", f"--exportProfile={profile}", f"--exportLayerInfo={layers}"]
-    flags += ["--profilingVerbosity=detailed"]
-    flags += [] if int(version.split(".")[0]) >= 11 else ["--separateProfileRun"]
-    return [*flags, *_shapes("shapes", shapes)]
+def profile_flags(*, version: str) -> List[str]:
+    """The flags that time layers in a separate run, as version 11 always does."""
+    separate = [] if int(version.split(".")[0]) >= 11 else ["--separateProfileRun"]
+    return ["--profilingVerbosity=detailed", *separate]
 
 
-def _shapes(flag: str, shapes: Optional[Mapping[str, Sequence[int]]]) -> List[str]:
-    each = (f"{name}:{'x'.join(map(str, shape))}" for name, shape in (shapes or {}).items())
+def loading_flags(files: Mapping[str, str]) -> List[str]:
+    """The flag that loads inputs from files of raw numbers, by name."""
+    return ["--loadInputs=" + ",".join(f"{_quoted(name)}:{file}" for name, file in files.items())] * bool(
+        files
+    )
+
+
+def shapes_flag(flag: str, shapes: Mapping[str, Sequence[int]]) -> List[str]:
+    """A flag of shapes, as in `--minShapes=x:1x3x32x32`; none without shapes."""
+    each = (f"{_quoted(name)}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
     return [f"--{flag}={','.join(each)}"] if shapes else []
 
 
-def run_trtexec(program: Path, flags: Sequence[str], *, doing: str) -> Tuple[str, List[Line]]:
-    """Runs trtexec; returns TensorRT's version and the log.
+def _quoted(name: str) -> str:
+    return f"'{name}'" if ":" in name else name
+
+
+def run_trtexec(
+    program: Path, flags: Sequence[str], *, doing: str, folder: Optional[Path] = None
+) -> Tuple[str, List[Line]]:
+    """Runs trtexec in a folder; returns TensorRT's version and the log.
 
     Raises:
         ModelError: it failed; with its reason.
@@ -183,13 +210,28 @@ def run_trtexec(program: Path, flags: Sequence[str], *, doing: str) -> Tuple[str
     """
     try:
         done = subprocess.run(
-            [str(program), *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            [str(program), *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
     except OSError as error:
         raise TargetError(
             f"{program} cannot be started: {error}.", "Install it again with TensorRT."
         ) from error
     lines = lines_of(done.stdout)
+    if done.returncode < 0:
+        number = -done.returncode
+        raise ModelError(
+            f"trtexec could not {doing}: signal {number} ended it. Its last line: {_last_line(done.stdout)}.",
+            "The system ends a program when memory runs out: free some, or set a smaller --workspace-bytes."
+            if number == signal.SIGKILL
+            else f"This is a crash inside TensorRT. Run it in a shell: {program} {' '.join(flags)}",
+        )
     if done.returncode:
         memory = "Free some memory, or set a smaller --workspace-bytes."
         usual = "Check it for unsupported operators: deadweight lint MODEL --target NAME."
@@ -198,6 +240,10 @@ def run_trtexec(program: Path, flags: Sequence[str], *, doing: str) -> Tuple[str
             {"memory": memory, "profile": "Give --shapes."}.get(cause(lines), usual),
         )
     return version_in(done.stdout), lines
+
+
+def _last_line(output: str) -> str:
+    return next((line.strip()[:200] for line in reversed(output.splitlines()) if line.strip()), "none")
 
 
 def lines_of(output: str) -> List[Line]:

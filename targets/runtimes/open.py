@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, Optional, Union
 
 from ..errors import DeadweightError, TargetError
-from .runtime import DEFAULT, Runtime, by_suffix, runtime_named
+from .runtime import DEFAULT, Runtime, by_suffix, runtime_named, usable
 
 if TYPE_CHECKING:
     from .session import Session
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 def runtime_of(path: Union[str, Path], board: Optional[Runtime] = None) -> Runtime:
     """The runtime of a file: that of the user's board if it opens such files, else by the file's suffix.
 
-    TensorRT's flavours share their suffixes; the record of a plan has the one that built it.
+    TensorRT's flavours share their suffixes; the record of a plan has the one that built it. `usable` may have
+    another where that one does not work here.
     """
     path = Path(path)
     runtime = board if board is not None and path.suffix in board.suffixes else by_suffix(path.name)
-    return runtime if runtime.variant is None else runtime_named(runtime.variant(path))
+    return usable(runtime if runtime.variant is None else runtime_named(runtime.variant(path)))
 
 
 def shared_runtime(paths: Iterable[Path], board: Optional[Runtime] = None) -> Runtime:

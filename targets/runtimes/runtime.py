@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 from ..errors import DeadweightError, TargetError
 
 if TYPE_CHECKING:
-    from .session import Session
+    from .session import ProcessTimes, Session
 
 DEFAULT = "onnxruntime"
 """The runtime of files that no other one opens."""
@@ -44,7 +44,8 @@ class Runtime:
     title: str
     """For readers, as in `ONNX Runtime`."""
     library: str
-    """The package it needs, by the name Python imports; a board's fact of that name is its version there."""
+    """The package it needs, by the name Python imports, empty for a program; a board's fact of that name is its
+    version there."""
     cure: str
     """The cure where the package is missing, as in `Install it: pip install onnxruntime`."""
     open: Callable[..., Session] = field(compare=False)
@@ -59,6 +60,13 @@ class Runtime:
     """Where FP16 can be chosen: `flag` (of the builder), `file` (cast in the ONNX file); empty: nowhere."""
     time_layers: Optional[Callable[..., Any]] = field(default=None, compare=False)
     """Times layers for a judgement, with the arguments of `timing.ort_layers.time_layers`."""
+    time_process: Optional[Callable[..., ProcessTimes]] = field(default=None, compare=False)
+    """For a program that times models itself: `time_process(path, protocol=..., inputs=...)` times a file in
+    one new process. `timing.clock` starts one for each model and event, in random order."""
+    ask: Optional[Callable[[], Optional[str]]] = field(default=None, compare=False)
+    """Its version, empty if unknown; None where it does not work here. By default `library` is looked for."""
+    instead_of: str = ""
+    """The runtime in whose place it opens files where that one does not work; see `usable`."""
     variant: Optional[Callable[[Path], str]] = field(default=None, compare=False)
     """The name of a file's runtime, where several runtimes share these suffixes."""
     linted: bool = False
@@ -106,12 +114,16 @@ class Runtime:
 
     @property
     def installed(self) -> bool:
-        """Whether its package is installed here; nothing is imported."""
+        """Whether it works here: by `ask`, else whether its package is found, which is not imported."""
+        if self.ask is not None:
+            return self.ask() is not None
         return not self.library or util.find_spec(self.library) is not None
 
     @property
     def version(self) -> str:
-        """The version of its package here; empty if unknown."""
+        """Its version here, or that of its package; empty if unknown."""
+        if self.ask is not None:
+            return self.ask() or ""
         from ..machine.probe import versions
 
         return versions(self.library).get(self.library, "")
@@ -166,9 +178,17 @@ def known_runtimes(*, variants: bool = False) -> Tuple[Runtime, ...]:
 
 
 def by_suffix(name: object) -> Runtime:
-    """The built-in runtime for a file name's suffix; `DEFAULT` if there is none."""
-    matching = [one for one in built_in_runtimes() if str(name).endswith(one.suffixes)]
+    """The built-in runtime for a file name's suffix, installed or not; `DEFAULT` if there is none."""
+    matching = [one for one in built_in_runtimes() if not one.instead_of and str(name).endswith(one.suffixes)]
     return matching[0] if matching else runtime_named(DEFAULT)
+
+
+def usable(runtime: Runtime) -> Runtime:
+    """The runtime, or where it does not work here, one that does and that is declared to take its place."""
+    if runtime.installed:
+        return runtime
+    others = (one for one in known_runtimes(variants=True) if one.instead_of == runtime.name)
+    return next((one for one in others if one.installed), runtime)
 
 
 def is_engine(name: object) -> bool:

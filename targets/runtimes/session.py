@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Protocol, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Protocol, Tuple, Union
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from ..errors import ModelError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from .trt_memory import EngineMemory
 
     Arrays = Mapping[str, NDArray[Any]]
 
@@ -31,6 +33,20 @@ class TensorSpec:
     def __str__(self) -> str:
         sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
         return f"{self.name}: {self.dtype}[{sizes}]"
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessTimes:
+    """What a program's process measured of one model, for `Runtime.time_process`."""
+
+    wall_ns: NDArray[np.int64]
+    """int64[samples]: the time of each run in nanoseconds, without warm-up, in order."""
+    evidence: str
+    """As a session's."""
+    inputs: Tuple[str, ...]
+    """dtype and shape of each input, as in `float32[1, 3, 32, 32]`."""
+    remark: str
+    """What the times contain, printed beside the verdict."""
 
 
 class Session(Protocol):
@@ -70,6 +86,25 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Frees the model. Closing twice is allowed; running afterwards is a ModelError."""
+
+
+class EngineSession(Session, Protocol):
+    """A session that shows the inside of an engine."""
+
+    def layer_times(self, inputs: Arrays) -> Dict[str, List[float]]:
+        """Seconds of each layer, in one run or more, by the runtime's names, in execution order.
+
+        The runtime waits after every layer here: the sum exceeds the latency of a run.
+        """
+        ...
+
+    def inspect(self) -> str:
+        """The JSON of TensorRT's inspector about the layers."""
+        ...
+
+    def memory(self) -> EngineMemory:
+        """The engine's memory, in parts, each with its source."""
+        ...
 
 
 def random_inputs(specs: Tuple[TensorSpec, ...], *, batch: int = 1, seed: int = 0) -> Dict[str, NDArray[Any]]:

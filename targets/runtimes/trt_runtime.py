@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from .runtime import Runtime
 
@@ -20,6 +20,17 @@ def _open(path: Path, *, threads: int = 1, flavour: str = "tensorrt", graph: boo
     from .trt import open_trt
 
     return open_trt(path, flavour=flavour, graph=graph)
+
+
+def _version(flavour: str) -> Optional[str]:
+    """By importing it: on a board its package may be there and not match the installed libraries."""
+    from ..engines.log import import_tensorrt
+    from ..errors import TargetError
+
+    try:
+        return str(import_tensorrt(flavour).__version__)
+    except TargetError:
+        return None
 
 
 def _flavour(path: Path) -> str:
@@ -36,6 +47,7 @@ RUNTIME = Runtime(
     library="tensorrt",
     cure="It comes with JetPack: sudo apt install nvidia-jetpack",
     open=_open,
+    ask=partial(_version, "tensorrt"),
     suffixes=(".engine", ".plan"),
     processor="gpu",
     dialect="tensorrt",
@@ -53,6 +65,7 @@ _RTX = replace(
     library="tensorrt_rtx",
     cure="Install it: pip install tensorrt-rtx",
     open=partial(_open, flavour="tensorrt_rtx"),
+    ask=partial(_version, "tensorrt_rtx"),
 )
 VARIANTS = (
     replace(RUNTIME, name="tensorrt+graph", open=partial(_open, graph=True)),

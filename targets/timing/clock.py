@@ -1,4 +1,4 @@
-"""Interleaved latency measurement of any number of models in one process.
+"""Interleaved latency measurement of any number of models, in one process or by a runtime's own program.
 
 Five effects make a latency wrong on a shared machine (all measured); each has its remedy:
     the machine drifts for seconds at a time      models are interleaved every few ms, in random order
@@ -8,6 +8,9 @@ Five effects make a latency wrong on a shared machine (all measured); each has i
     iterations are not independent                one event is one observation
     another process takes the core                one thread's CPU time is recorded beside its wall time
 No sample is dropped: an event during which the machine changed is marked, and its samples stay.
+
+A runtime with `time_process` is a program that times models itself: an event is one new process for each
+model, in random order. Processes differ in their number of samples; of each, as many count as the shortest has.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import random
 import uuid
 from pathlib import Path
 from time import perf_counter, perf_counter_ns, thread_time_ns
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -28,9 +31,9 @@ from ..onnx_file import files_of, model_sha256
 from ..progress import Counted
 from ..runtimes.open import open_session
 from ..runtimes.runtime import known_runtimes
-from ..runtimes.session import Session
+from ..runtimes.session import ProcessTimes, Session
 from .block_plan import Block, Plan, check_clock, clock_source, planned
-from .inputs import fed, with_inputs
+from .inputs import check_batch, fed, with_inputs
 from .measurement import Mark, Measurement, Protocol
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ _DEFAULT = Protocol()
 _WARM_RUNS = 2
 _WARM_BLOCKS = 10
 _TRIAL_ROUNDS = 5
+_LEAST_PROCESSES = 12
+"""The time limit ends a timing by processes, which take seconds to start, only after an interval is possible."""
 _ON_THE_CORE = ("torch", "numpy")
 """Names of what `opened` may run in the timed thread, besides a `Runtime`."""
 
@@ -78,6 +83,8 @@ def time_together(
     if not models:
         raise MeasurementError("There are no models to time.", "Give one model file or more.")
     check_clock(*clock_source())
+    own = next((one for one in known_runtimes(variants=True) if one.name == protocol.runtime), None)
+    time_process = None if own is None or opened is not open_session else own.time_process
     paths = {name: Path(path) for name, path in models.items()}
     protocol = with_inputs(protocol, inputs)
     run_id = uuid.uuid4().hex
@@ -95,7 +102,6 @@ def time_together(
     started = perf_counter()
 
     def so_far() -> Dict[str, Measurement]:
-        assert plan is not None  # there is one event at least
         counts_cpu = protocol.threads == 1 and _on_the_core(protocol)
         return {
             name: Measurement(
@@ -103,9 +109,9 @@ def time_together(
                 model_sha256=hashes[name],
                 file_bytes=sizes[name],
                 run_id=run_id,
-                wall_ns=np.array([event[name][0] for event in events], dtype=np.int64),
+                wall_ns=_samples(event[name][0] for event in events),
                 cpu_ns=np.array([event[name][1] for event in events], dtype=np.int64) if counts_cpu else None,
-                runs=plan.blocks[name].runs,
+                runs=1 if plan is None else plan.blocks[name].runs,
                 protocol=protocol,
                 conditions=facts,
                 evidence=evidences[name],
@@ -115,23 +121,31 @@ def time_together(
         }
 
     for index in range(protocol.events):
-        event, what, plan = _event(
-            paths,
-            plan,
-            inputs=inputs,
-            protocol=protocol,
-            rng=rng,
-            evidences=evidences,
-            shapes=shapes,
-            opened=opened,
-        )
+        if time_process is not None:
+            timed, what = _processes(time_process, paths, rng, inputs=inputs, protocol=protocol)
+            event: _Event = {name: ([one.wall_ns.tolist()], []) for name, one in timed.items()}
+            evidences.update((name, one.evidence) for name, one in timed.items())
+            shapes.update((name, list(one.inputs)) for name, one in timed.items())
+            facts["times"] = next(iter(timed.values())).remark
+        else:
+            event, what, plan = _event(
+                paths,
+                plan,
+                inputs=inputs,
+                protocol=protocol,
+                rng=rng,
+                evidences=evidences,
+                shapes=shapes,
+                opened=opened,
+            )
         events.append(event)
         marks += [Mark(index, happened) for happened in what]
         if progress is not None:
             progress(index + 1, protocol.events)
         if decided is not None and index + 1 in looks and decided(so_far()):
             break
-        if 0 < protocol.cap_s <= perf_counter() - started:
+        enough = time_process is None or index + 1 >= _LEAST_PROCESSES
+        if enough and 0 < protocol.cap_s <= perf_counter() - started:
             break
     for name, path in paths.items():
         if _sha256(path) != hashes[name]:
@@ -140,6 +154,32 @@ def time_together(
             )
     facts["state_after"] = conditions()["state"]
     return so_far()
+
+
+def _samples(rounds: Iterable[List[List[int]]]) -> NDArray[np.int64]:
+    """int64[events, rounds, samples] of one model, with as many samples as the shortest round has."""
+    events = list(rounds)
+    count = min(len(block) for event in events for block in event)
+    return np.array([[block[:count] for block in event] for event in events], dtype=np.int64)
+
+
+def _processes(
+    time_process: Callable[..., ProcessTimes],
+    paths: Mapping[str, Path],
+    rng: random.Random,
+    *,
+    inputs: Optional[Mapping[str, NDArray[Any]]],
+    protocol: Protocol,
+) -> Tuple[Dict[str, ProcessTimes], Tuple[str, ...]]:
+    """One event of a program: the times of one process for each model; how the machine changed meanwhile."""
+    before = snapshot()
+    timed = {
+        name: time_process(paths[name], protocol=protocol, inputs=inputs)
+        for name in rng.sample(sorted(paths), len(paths))
+    }
+    runs = sum(one.wall_ns.size for one in timed.values())
+    # Threads 0: this process only waits, so its own share of a core says nothing.
+    return timed, changes(before, snapshot(), runs=runs, threads=0)
 
 
 def _event(
@@ -165,7 +205,7 @@ def _event(
             evidences[name] = session.evidence
             arrays = fed(session, inputs, batch=protocol.batch, seed=protocol.seed)
             if inputs is None:
-                _check_batch(paths[name], arrays, protocol.batch)
+                check_batch(paths[name], arrays, protocol.batch)
             shapes[name] = [f"{array.dtype}{list(array.shape)}" for array in arrays.values()]
             calls[name] = session.prepare(arrays)
         for name in rng.sample(sorted(calls), len(calls)):
@@ -185,16 +225,6 @@ def _on_the_core(protocol: Protocol) -> bool:
     """Whether the timed thread computes; one that waits for a GPU leaves the core idle."""
     own = {one.name for one in known_runtimes(variants=True) if one.processor == "cpu"}
     return protocol.runtime in own or protocol.runtime in _ON_THE_CORE
-
-
-def _check_batch(path: Path, arrays: Mapping[str, NDArray[Any]], batch: int) -> None:
-    """Refuses a model whose fixed batch differs from the requested one."""
-    if batch > 1 and arrays and not any(array.shape[:1] == (batch,) for array in arrays.values()):
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
-        raise ModelError(
-            f"{path.name} cannot be timed with batch {batch}: its inputs have the fixed shapes {shapes}.",
-            "Export it with a dynamic batch dimension, or omit --batch.",
-        )
 
 
 def _open_all(

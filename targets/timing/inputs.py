@@ -78,3 +78,17 @@ def fed(
 ) -> Mapping[str, NDArray[Any]]:
     """The inputs to time a session with: the user's, or random ones."""
     return random_inputs(session.inputs, batch=batch, seed=seed) if inputs is None else inputs
+
+
+def check_batch(path: Path, arrays: Mapping[str, NDArray[Any]], batch: int) -> None:
+    """Checks that random inputs have the requested batch.
+
+    Raises:
+        ModelError: the model's batch is fixed and another one.
+    """
+    if batch > 1 and arrays and not any(array.shape[:1] == (batch,) for array in arrays.values()):
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        raise ModelError(
+            f"{path.name} cannot be timed with batch {batch}: its inputs have the fixed shapes {shapes}.",
+            "Export it with a dynamic batch dimension, or omit --batch.",
+        )

@@ -246,6 +246,7 @@ def _remarks(baseline: Measurement, candidate: Measurement, *, clock: str) -> Tu
     was, now = (", ".join(sorted(inputs.get(one.name, ()))) for one in (baseline, candidate))
     if was != now:
         remarks.append(f"the two models have different inputs: {was} and {now}")
+    remarks += [str(baseline.conditions["times"])] if "times" in baseline.conditions else []
     remarks += [f"not known: {clause}" for clause in not_known(baseline.conditions)]
     if marked := marked_words(baseline, candidate):
         remarks.append(marked)

@@ -12,7 +12,7 @@ from deadweight.export.onnx_graph.graph import load
 from deadweight.export.quantization.fp16 import to_half
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ModelError
-from deadweight.targets.onnx_file import files_of, model_sha256, read_nodes
+from deadweight.targets.onnx_file import End, files_of, model_sha256, read_ends, read_nodes
 
 MakeMlp = Callable[..., Path]
 
@@ -57,6 +57,26 @@ def test_a_weight_is_found_behind_its_dequantization(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph), str(tmp_path / "a.onnx"))
     found = read_nodes(tmp_path / "a.onnx")
     assert found.weight_of(found.nodes[1]) == (4, 3)
+
+
+def test_inputs_and_outputs_are_read_with_their_types_and_shapes(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    weight = numpy_helper.from_array(np.ones((4, 3), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["w", "ids"], ["y"]), helper.make_node("Identity", ["half"], ["z"])],
+        "g",
+        [
+            value("ids", TensorProto.INT64, ["batch", 8]),
+            value("half", TensorProto.FLOAT16, [None, 3, 32, 32]),
+            value("w", TensorProto.FLOAT, [4, 3]),
+        ],
+        [value("y", TensorProto.FLOAT, None), value("z", TensorProto.FLOAT16, [])],
+        [weight],
+    )
+    onnx.save(helper.make_model(graph), str(tmp_path / "a.onnx"))
+    inputs, outputs = read_ends(tmp_path / "a.onnx")
+    assert inputs == (End("ids", "int64", (-1, 8)), End("half", "float16", (-1, 3, 32, 32)))
+    assert outputs == (End("y", "float32", ()), End("z", "float16", ()))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
