@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .targets.errors import DeadweightError
     from .targets.runtimes.open import open_session
     from .targets.runtimes.runtime import Runtime
-    from .targets.runtimes.session import Session, TensorSpec
+    from .targets.runtimes.session import ProcessTimes, Session, TensorSpec
     from .targets.target import Target, load_target
     from .targets.timing.clock import time_together
     from .targets.timing.judge import Judgement, judge
@@ -73,16 +73,16 @@ _HOMES = {
     "targets.timing.memory": ("measure_memory",),
     "targets.runtimes.open": ("open_session",),
     "targets.runtimes.runtime": ("Runtime",),
-    "targets.runtimes.session": ("Session", "TensorSpec"),
+    "targets.runtimes.session": ("ProcessTimes", "Session", "TensorSpec"),
     "targets.target": ("Target", "load_target"),
 }
 
 __all__ = ["ActivationStatistics", "Artifact", "Context", "DeadweightError", "Judgement", "Measurement"]
-__all__ += ["Plan", "Protocol", "Recipe", "Runtime", "Session", "Stage", "Target", "TensorSpec", "Work"]
-__all__ += ["Workload", "apply", "build", "calibrate", "choose", "collect", "compare", "gate", "judge"]
-__all__ += ["lint", "load_pruned", "load_target", "measure_memory", "memory", "open_session", "plan_of"]
-__all__ += ["profile", "prune", "quantize", "read_recipe", "remove", "run", "save_pruned", "show", "sweep"]
-__all__ += ["time_together", "to_onnx", "to_qdq", "trace", "verify"]
+__all__ += ["Plan", "ProcessTimes", "Protocol", "Recipe", "Runtime", "Session", "Stage", "Target"]
+__all__ += ["TensorSpec", "Work", "Workload", "apply", "build", "calibrate", "choose", "collect", "compare"]
+__all__ += ["gate", "judge", "lint", "load_pruned", "load_target", "measure_memory", "memory"]
+__all__ += ["open_session", "plan_of", "profile", "prune", "quantize", "read_recipe", "remove", "run"]
+__all__ += ["save_pruned", "show", "sweep", "time_together", "to_onnx", "to_qdq", "trace", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -287,17 +287,18 @@ def _trusted(path: str, root: Path, folder: Path) -> Iterator[Tuple[Path, str]]:
     from .engines.own import own_engine
     from .release.manifest import MANIFEST
     from .release.trust import open_bundle
-    from .runtimes.runtime import by_suffix
+    from .runtimes.open import runtime_of
+    from .runtimes.runtime import by_suffix, usable
 
     place = Path(path)
     if (place / MANIFEST).exists():
         bundle = open_bundle(place, root=root)
         name = str(bundle.manifest["model"])
         with bundle.sealed(name) as sealed:
-            yield sealed, by_suffix(name).name
+            yield sealed, usable(by_suffix(name)).name
     elif by_suffix(place).builds:
         with own_engine(place, folder) as sealed:
-            yield sealed, by_suffix(place).name
+            yield sealed, runtime_of(sealed).name
     else:
         yield place, by_suffix(place).name
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Iterator
 
@@ -17,6 +19,7 @@ from ..artifact import sha256_of
 from ..errors import ModelError, RefusedError
 from ..paths import CACHE, cache
 from ..sealed import sealed_bytes
+from .record import record_path
 
 _NOTES = "built"
 
@@ -30,7 +33,7 @@ def remember_built(engine: Path, folder: Path = CACHE) -> None:
 
 @contextlib.contextmanager
 def own_engine(engine: Path, folder: Path = CACHE) -> Iterator[Path]:
-    """A path with the engine's checked bytes; see `sealed_bytes`.
+    """A link to the engine's checked bytes (see `sealed_bytes`), with a copy of its record beside it.
 
     Raises:
         ModelError: the file is missing.
@@ -47,5 +50,9 @@ def own_engine(engine: Path, folder: Path = CACHE) -> Iterator[Path]:
             "maker could run anything here.",
             "Send the ONNX file and build it here, or send the engine in a signed bundle.",
         )
-    with sealed_bytes(Path(engine).name, data) as path:
-        yield path
+    with sealed_bytes(Path(engine).name, data) as path, tempfile.TemporaryDirectory() as place:
+        link = Path(place) / Path(engine).name
+        link.symlink_to(path)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(str(record_path(engine)), str(record_path(link)))
+        yield link

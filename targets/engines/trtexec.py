@@ -227,7 +227,7 @@ def run_trtexec(
     if done.returncode < 0:
         number = -done.returncode
         raise ModelError(
-            f"trtexec could not {doing}: signal {number} ended it. Its last line: {_last_line(done.stdout)}.",
+            f"trtexec could not {doing}: signal {number} ended it; {_why([], done.stdout)}.",
             "The system ends a program when memory runs out: free some, or set a smaller --workspace-bytes."
             if number == signal.SIGKILL
             else f"This is a crash inside TensorRT. Run it in a shell: {program} {' '.join(flags)}",
@@ -236,14 +236,18 @@ def run_trtexec(
         memory = "Free some memory, or set a smaller --workspace-bytes."
         usual = "Check it for unsupported operators: deadweight lint MODEL --target NAME."
         raise ModelError(
-            f"trtexec could not {doing}: {reason(lines)} (exit code {done.returncode}).",
+            f"trtexec could not {doing}: {_why(lines, done.stdout)} (exit code {done.returncode}).",
             {"memory": memory, "profile": "Give --shapes."}.get(cause(lines), usual),
         )
     return version_in(done.stdout), lines
 
 
-def _last_line(output: str) -> str:
-    return next((line.strip()[:200] for line in reversed(output.splitlines()) if line.strip()), "none")
+def _why(lines: Sequence[Line], output: str) -> str:
+    """Its errors, or else its last line."""
+    if any(severity in ("error", "internal_error") for severity, _ in lines):
+        return reason(lines)
+    last = next((line.strip()[:200] for line in reversed(output.splitlines()) if line.strip()), "nothing")
+    return f"it printed last: {last}"
 
 
 def lines_of(output: str) -> List[Line]:

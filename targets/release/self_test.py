@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import ModelError, RefusedError
 from ..runtimes.infer import load_arrays, run_all
 from ..runtimes.open import open_session
-from ..runtimes.runtime import Runtime, by_suffix, runtime_named
+from ..runtimes.runtime import Runtime, by_suffix, runtime_named, usable
 from .trust import Bundle
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def furthest(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[A
 
 @contextlib.contextmanager
 def _runnable(sealed: Path, name: str, samples: int) -> Iterator[Tuple[Path, Runtime]]:
-    usual, builder = by_suffix(name), runtime_named("tensorrt")
+    usual, builder = usable(by_suffix(name)), usable(runtime_named("tensorrt"))
     if usual.builds or usual.installed or not builder.installed:
         yield sealed, usual
     else:

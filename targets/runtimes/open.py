@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def runtime_of(path: Union[str, Path], board: Optional[Runtime] = None) -> Runtime:
     """The runtime of a file: that of the user's board if it opens such files, else by the file's suffix.
 
-    TensorRT's flavours share their suffixes; the record of a plan has the one that built it. `usable` may have
-    another where that one does not work here.
+    TensorRT's flavours share their suffixes; the record of a plan has the one that built it. `usable` may
+    have another where that one does not work here.
     """
     path = Path(path)
     runtime = board if board is not None and path.suffix in board.suffixes else by_suffix(path.name)

@@ -44,8 +44,8 @@ class Runtime:
     title: str
     """For readers, as in `ONNX Runtime`."""
     library: str
-    """The package it needs, by the name Python imports, empty for a program; a board's fact of that name is its
-    version there."""
+    """The package it needs, by the name Python imports, empty for a program; a board's fact of that name is
+    its version there."""
     cure: str
     """The cure where the package is missing, as in `Install it: pip install onnxruntime`."""
     open: Callable[..., Session] = field(compare=False)

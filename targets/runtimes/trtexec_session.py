@@ -115,8 +115,8 @@ class TrtexecSession:
             wall_ns,
             evidence=self.evidence,
             inputs=tuple(f"{array.dtype}{list(array.shape)}" for array in feeds.values()),
-            remark=f"timed by {how}, every event in a new process: the GPU's time of a run, without copies and "
-            "without the host's launch and wait",
+            remark=f"timed by {how}, every event in a new process: the GPU's time of a run, without copies "
+            "and without the host's launch and wait",
         )
 
     def layer_times(self, inputs: Arrays) -> Dict[str, List[float]]:
@@ -181,7 +181,7 @@ class TrtexecSession:
         _, self._lines = run_trtexec(
             self._program,
             [
-                f"--loadEngine={self._plan.resolve()}",
+                f"--loadEngine={self._plan.absolute()}",
                 *flags,
                 *loading_flags(files),
                 *shapes_flag("shapes", shapes),

@@ -10,7 +10,8 @@ Five effects make a latency wrong on a shared machine (all measured); each has i
 No sample is dropped: an event during which the machine changed is marked, and its samples stay.
 
 A runtime with `time_process` is a program that times models itself: an event is one new process for each
-model, in random order. Processes differ in their number of samples; of each, as many count as the shortest has.
+model, in random order. Processes differ in their number of samples: of each, as many count as the shortest
+has.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _WARM_RUNS = 2
 _WARM_BLOCKS = 10
 _TRIAL_ROUNDS = 5
 _LEAST_PROCESSES = 12
-"""The time limit ends a timing by processes, which take seconds to start, only after an interval is possible."""
+"""Events before the time limit ends a timing by processes, which start slowly: enough for an interval."""
 _ON_THE_CORE = ("torch", "numpy")
 """Names of what `opened` may run in the timed thread, besides a `Runtime`."""
 
@@ -102,7 +103,7 @@ def time_together(
     started = perf_counter()
 
     def so_far() -> Dict[str, Measurement]:
-        counts_cpu = protocol.threads == 1 and _on_the_core(protocol)
+        counts_cpu = plan is not None and protocol.threads == 1 and _on_the_core(protocol)
         return {
             name: Measurement(
                 name=name,

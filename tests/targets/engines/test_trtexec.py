@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.trtexec import stand_in
 
+from deadweight.targets.engines.build import build_engine
 from deadweight.targets.engines.build_settings import BuildSettings
 from deadweight.targets.engines.trtexec import (
     build_flags,
     lines_of,
+    loading_flags,
     profile_flags,
     run_trtexec,
+    shapes_flag,
     timing_flags,
     version_in,
+    version_of,
 )
 from deadweight.targets.errors import ModelError, TargetError
 from deadweight.targets.onnx_file import Node, Nodes
@@ -30,31 +32,6 @@ QDQ = Nodes((Node("q", "QuantizeLinear", ("x", "s"), ("y",)),), {})
 FLOAT = Nodes((Node("m", "MatMul", ("x", "w"), ("y",)),), {"w": (3, 2)})
 HALF = replace(FLOAT, half=True)
 SHAPES = {"x": ((1, 3), (4, 3), (8, 3))}
-
-STAND_IN = """#!{python}
-import pathlib, sys
-print("&&&& RUNNING TensorRT.trtexec [TensorRT v{number}] # trtexec " + " ".join(sys.argv[1:]))
-if {fails!r} and "--help" not in sys.argv:
-    print("[11/22/2026-10:00:00] [E] [TRT] {fails}")
-    print("[11/22/2026-10:00:00] [E] Engine could not be created from network")
-    sys.exit(1)
-for flag in sys.argv[1:]:
-    if flag.startswith("--saveEngine="):
-        pathlib.Path(flag.split("=", 1)[1]).write_bytes(b"a plan of the stand-in")
-print("[11/22/2026-10:00:00] [W] [TRT] [simulated] This is no TensorRT.")
-print("[11/22/2026-10:00:01] [V] [TRT] Adding reformat layer: Reformatted Input Tensor 0 to conv1")
-print("[11/22/2026-10:00:02] [I] [TRT] Total Weights Memory: 4096 bytes")
-print("&&&& PASSED TensorRT.trtexec [TensorRT v{number}]")
-"""
-
-
-def stand_in(folder: Path, *, number: int = 100300, fails: str = "") -> Path:
-    """A program that speaks as trtexec does, and says that it is none."""
-    folder.mkdir(exist_ok=True)
-    program = folder / "trtexec"
-    program.write_text(STAND_IN.format(python=sys.executable, number=number, fails=fails))
-    program.chmod(0o755)
-    return program
 
 
 @pytest.mark.parametrize(
@@ -82,7 +59,13 @@ def test_no_banner_is_an_error() -> None:
 def test_a_build_asks_for_what_its_version_has(version: str, has: set[str], has_not: set[str]) -> None:
     settings = BuildSettings(shapes=SHAPES, sparse=True, optimization_level=4)
     flags = build_flags(
-        MODEL, PLAN, settings, version=version, limits={"workspace_bytes": 64 << 20}, file=QDQ
+        MODEL,
+        PLAN,
+        settings,
+        version=version,
+        limits={"workspace_bytes": 64 << 20},
+        file=QDQ,
+        profiles=SHAPES,
     )
     common = {
         "--onnx=m.onnx",
@@ -118,7 +101,7 @@ def test_each_version_has_fp16_by_its_flag_or_by_the_file(
     version: str, file: Nodes, precision: str, has: set[str]
 ) -> None:
     settings = BuildSettings(precision=precision)
-    flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, file=file)
+    flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, file=file, profiles={})
     assert {"--fp16", "--bf16", "--int8", "--stronglyTyped"} & set(flags) == has
 
 
@@ -134,12 +117,22 @@ def test_a_precision_that_neither_flag_nor_file_can_give_is_refused(
     version: str, file: Nodes, precision: str, words: str
 ) -> None:
     with pytest.raises(ModelError, match=words) as caught:
-        build_flags(MODEL, PLAN, BuildSettings(precision=precision), version=version, limits={}, file=file)
+        build_flags(
+            MODEL,
+            PLAN,
+            BuildSettings(precision=precision),
+            version=version,
+            limits={},
+            file=file,
+            profiles={},
+        )
     assert "--precision" in caught.value.cure
 
 
 def test_dla_is_asked_for_with_its_flags() -> None:
-    flags = build_flags(MODEL, PLAN, BuildSettings(dla_core=1), version="10.3.0", limits={}, file=QDQ)
+    flags = build_flags(
+        MODEL, PLAN, BuildSettings(dla_core=1), version="10.3.0", limits={}, file=QDQ, profiles={}
+    )
     assert {"--useDLACore=1", "--allowGPUFallback", "--int8"} <= set(flags)
     assert "--stronglyTyped" not in flags
 
@@ -147,31 +140,30 @@ def test_dla_is_asked_for_with_its_flags() -> None:
 @pytest.mark.parametrize(("version", "core"), [("8.5.2", None), ("8.6.1", 0), ("10.3.0", 0)])
 def test_a_model_without_qdq_is_not_given_ranges_at_random(version: str, core: int | None) -> None:
     settings = BuildSettings(dla_core=core)
-    flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, file=FLOAT)
+    flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, file=FLOAT, profiles={})
     assert "--int8" not in flags
     assert "--fp16" in flags
 
 
-def test_a_batch_alone_is_refused_because_trtexec_wants_whole_shapes() -> None:
-    with pytest.raises(ModelError, match="needs whole shapes") as caught:
-        build_flags(MODEL, PLAN, BuildSettings(batch=(1, 4, 8)), version="10.3.0", limits={}, file=QDQ)
-    assert "--shapes" in caught.value.cure
-
-
 def test_two_versions_are_timed_alike_whatever_their_defaults() -> None:
-    old = set(timing_flags(PLAN, Path("t.json"), version="10.3.0", shapes={"x": (4, 3)}))
-    new = set(timing_flags(PLAN, Path("t.json"), version="11.4.0", shapes={"x": (4, 3)}))
+    old = set(timing_flags(version="10.3.0", graph=True, duration_s=0.25))
+    new = set(timing_flags(version="11.4.0", graph=True, duration_s=0.25))
     # Version 11 spins, leaves transfers out and uses a graph by itself.
     assert old - new == {"--useSpinWait", "--noDataTransfers", "--useCudaGraph"}
-    assert new <= old
-    assert "--shapes=x:4x3" in new
-    assert "--useCudaGraph" not in timing_flags(PLAN, Path("t.json"), version="10.3.0", graph=False)
-    assert "--noCudaGraph" in timing_flags(PLAN, Path("t.json"), version="11.4.0", graph=False)
+    assert new == {"--warmUp=500", "--duration=0.25"}
+    assert "--useCudaGraph" not in timing_flags(version="10.3.0", graph=False, duration_s=1)
+    assert "--noCudaGraph" in timing_flags(version="11.4.0", graph=False, duration_s=1)
 
 
 def test_layers_are_profiled_in_a_run_of_their_own() -> None:
-    flags = profile_flags(PLAN, Path("p.json"), Path("l.json"), version="10.3.0")
-    assert {"--separateProfileRun", "--exportProfile=p.json", "--exportLayerInfo=l.json"} <= set(flags)
+    assert "--separateProfileRun" in profile_flags(version="10.3.0")
+    assert "--separateProfileRun" not in profile_flags(version="11.4.0")
+
+
+def test_a_name_with_a_colon_is_quoted() -> None:
+    assert shapes_flag("shapes", {"in:0": (1, 3), "y": (2,)}) == ["--shapes='in:0':1x3,y:2"]
+    assert loading_flags({"in:0": "0.bin"}) == ["--loadInputs='in:0':0.bin"]
+    assert shapes_flag("shapes", {}) == loading_flags({}) == []
 
 
 def test_a_log_is_read_as_the_bindings_would_give_it() -> None:
@@ -190,7 +182,7 @@ def test_a_log_is_read_as_the_bindings_would_give_it() -> None:
 
 
 def test_a_failure_is_reported_in_tensorrts_words(tmp_path: Path) -> None:
-    program = stand_in(tmp_path / "bin", fails="Error Code 2: OutOfMemory (no further information)")
+    program = stand_in(tmp_path / "bin", fault="Error Code 2: OutOfMemory (no further information)")
     with pytest.raises(ModelError, match="OutOfMemory") as caught:
         run_trtexec(program, ["--onnx=m.onnx"], doing="build m.onnx")
     assert "--workspace-bytes" in caught.value.cure
@@ -201,23 +193,53 @@ def test_a_program_that_does_not_start_is_a_target_error(tmp_path: Path) -> None
         run_trtexec(tmp_path / "no", [], doing="build m.onnx")
 
 
-def test_without_python_bindings_the_command_builds_by_trtexec(mlp: MakeMlp, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fault", "says", "cure"),
+    [
+        ("killed", "signal 9 ended it", "memory runs out"),
+        ("crashed", "signal 11 ended it", "Run it in a shell"),
+        ("silent", "does not print its TensorRT version", "--help"),
+    ],
+)
+def test_a_program_that_is_killed_crashes_or_says_nothing_is_reported(
+    tmp_path: Path, fault: str, says: str, cure: str
+) -> None:
+    program = stand_in(tmp_path / "bin", fault=fault)
+    with pytest.raises((ModelError, TargetError), match=says) as caught:
+        run_trtexec(program, ["--onnx=m.onnx"], doing="build m.onnx")
+    assert cure in caught.value.cure
+
+
+def test_a_version_before_the_flags_that_are_known_is_refused(tmp_path: Path) -> None:
+    assert version_of(stand_in(tmp_path / "new", number=8412)) == "8.4.12"
+    with pytest.raises(TargetError, match=r"TensorRT 8\.2\.1; 8\.4 is the oldest"):
+        version_of(stand_in(tmp_path / "old", number=8201))
+
+
+def test_without_python_bindings_the_command_builds_by_trtexec(
+    mlp: MakeMlp, tmp_path: Path, trtexec_only: Callable[..., Path]
+) -> None:
+    program, plan = trtexec_only(), tmp_path / "m.plan"
     model = mlp(3, 4)
-    program = stand_in(tmp_path / "bin")
-    code = (
-        "import sys\nfrom deadweight.targets.engines.build import build_engine\n"
-        "from deadweight.targets.engines.build_settings import BuildSettings\n"
-        f"settings = BuildSettings(shapes={SHAPES!r}, precision='fp32')\n"
-        "built = build_engine(sys.argv[1], sys.argv[2], settings=settings)\n"
-    )
-    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
-    plan = tmp_path / "m.plan"
-    subprocess.run([sys.executable, "-c", code, str(model), str(plan)], env=environment, check=True)
+    build_engine(model, plan, settings=BuildSettings(batch=(1, 4, 8)))
     record = json.loads(Path(f"{plan}.json").read_text())
-    assert plan.read_bytes() == b"a plan of the stand-in"
+    assert model.read_bytes() in plan.read_bytes()
     assert record["by"] == str(program)
-    assert record["tensorrt"] == {"flavour": "tensorrt", "version": "10.3.0", "strongly_typed": True}
+    assert record["tensorrt"]["version"] == "10.3.0"
     assert record["evidence"] == "simulated"
+    # The shapes come from the file: trtexec knows no batch.
+    assert record["profiles"] == {"x": [[1, 3], [4, 3], [8, 3]]}
+    assert {"--minShapes=x:1x3", "--optShapes=x:4x3", "--maxShapes=x:8x3"} <= set(record["flags"])
+    assert record["inputs"] == [["x", "float32", [-1, 3]]]
     assert record["findings"]["reformats"] == 1
     assert record["findings"]["bytes"] == {"weights": 4096}
     assert record["plan"]["bytes"] == plan.stat().st_size
+
+
+def test_an_engine_that_was_not_written_is_an_error_and_nothing_is_left(
+    mlp: MakeMlp, tmp_path: Path, trtexec_only: Callable[..., Path]
+) -> None:
+    trtexec_only(fault="lost")
+    with pytest.raises(ModelError, match="wrote no engine"):
+        build_engine(mlp(3, 4), tmp_path / "m.plan")
+    assert not list(tmp_path.glob("*plan*"))

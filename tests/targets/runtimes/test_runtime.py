@@ -49,7 +49,7 @@ def board(tmp_path: Path) -> Path:
 def test_each_file_of_the_folder_that_ends_in_runtime_holds_one() -> None:
     folder = Path(runtimes.__file__).parent
     assert len(built_in_runtimes()) == len(list(folder.glob("*_runtime.py")))
-    assert [one.name for one in built_in_runtimes()] == ["onnxruntime", "tensorrt"]
+    assert [one.name for one in built_in_runtimes()] == ["onnxruntime", "tensorrt", "trtexec"]
 
 
 @pytest.mark.parametrize("one", known_runtimes(variants=True), ids=str)
