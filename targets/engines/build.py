@@ -61,7 +61,7 @@ def build_engine(
             raise
         return build_by_trtexec(program, model, plan, settings=settings, target=target, root=root)
     device = device_facts(cuda)
-    check_target(trt, target, device, settings)
+    check_target(trt, target, device, settings, root=root)
     strong, creation, precisions = _typing(trt, settings, model)
     free = room_for(model, target, root)
     fitted = fit_for(trt, need, free, settings)

@@ -7,8 +7,9 @@ from typing import Any, Dict, Mapping, Optional
 
 from ..errors import DeadweightError, MeasurementError, TargetError
 from ..machine.cuda import open_cuda
+from ..machine.jetson import is_jetson, read_board
 from ..memory_fit import Fit, Footprint, base_of, fit, free_memory
-from ..target import Target
+from ..target import Target, check_version
 from .build_settings import BuildSettings
 
 _BASE_BYTES = 300_000_000
@@ -18,12 +19,18 @@ parsed and as written."""
 
 
 def check_target(
-    trt: Any, target: Optional[Target], device: Optional[Mapping[str, Any]], settings: BuildSettings
+    trt: Any,
+    target: Optional[Target],
+    device: Optional[Mapping[str, Any]],
+    settings: BuildSettings,
+    *,
+    root: Path = Path("/"),
 ) -> None:
     """Checks that this machine can build for the target board.
 
     Raises:
-        TargetError: an engine of this machine cannot run there, or the target runs no engines.
+        TargetError: an engine of this machine cannot run there, the target has another TensorRT, or runs no
+            engines.
     """
     if target is None:
         return
@@ -33,6 +40,8 @@ def check_target(
             f"{target.title} runs ONNX files with {target.runtime}, not engines.",
             "Use the ONNX file as it is, or choose another target: deadweight targets.",
         )
+    if settings.flavour == "tensorrt":
+        check_version(target, trt.__version__, read_board(root).jetpack if is_jetson(root) else None)
     wanted = target.certain("compute_capability")
     if settings.flavour == "tensorrt_rtx" and wanted is not None:
         known = getattr(trt, "ComputeCapability", None)
