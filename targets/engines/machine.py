@@ -9,7 +9,7 @@ from ..errors import DeadweightError, MeasurementError, TargetError
 from ..machine.cuda import open_cuda
 from ..machine.jetson import is_jetson, read_board
 from ..memory_fit import Fit, Footprint, base_of, fit, free_memory
-from ..target import Target, check_version
+from ..target import Target, check_version, targets_of
 from .build_settings import BuildSettings
 
 _BASE_BYTES = 300_000_000
@@ -40,8 +40,6 @@ def check_target(
             f"{target.title} runs ONNX files with {target.runtime}, not engines.",
             "Use the ONNX file as it is, or choose another target: deadweight targets.",
         )
-    if settings.flavour == "tensorrt":
-        check_version(target, trt.__version__, read_board(root).jetpack if is_jetson(root) else None)
     wanted = target.certain("compute_capability")
     if settings.flavour == "tensorrt_rtx" and wanted is not None:
         known = getattr(trt, "ComputeCapability", None)
@@ -55,8 +53,11 @@ def check_target(
         raise TargetError(
             f"{target.title} has compute capability {wanted}, but the GPU here has "
             f"{device['compute_capability']}: an engine runs only where it was built.",
-            "Build it on the board: --on USER@HOST. For this machine omit --target.",
+            "Build it on the board: --on USER@HOST. For this machine omit --target, or give --target "
+            f"{' or '.join(targets_of(device['compute_capability'])) or 'nvidia-gpu'}.",
         )
+    if settings.flavour == "tensorrt":
+        check_version(target, trt.__version__, read_board(root).jetpack if is_jetson(root) else None)
 
 
 def device_facts(cuda: Optional[str]) -> Optional[Dict[str, Any]]:
