@@ -140,6 +140,12 @@ def target_names() -> Tuple[str, ...]:
     return tuple(sorted(path.stem for path in BOARDS.glob("[a-z]*.toml")))
 
 
+def targets_of(compute_capability: str) -> Tuple[str, ...]:
+    """The names of the known boards with this compute capability."""
+    known = map(load_target, target_names())
+    return tuple(each.name for each in known if each.certain("compute_capability") == compute_capability)
+
+
 def load_target(name_or_path: Union[str, Path]) -> Target:
     """A target by its name, or from the user's TOML file (ending in .toml); `@` and a JetPack may follow.
 
@@ -176,11 +182,7 @@ def target_on(name: str, facts: Mapping[str, Any]) -> Target:
             asked = load_target(f"{name}@{board['jetpack']}")
     wanted, here = asked.certain("compute_capability"), board["compute_capability"]
     if wanted is not None and here is not None and wanted != here:
-        fitting = [
-            each.name
-            for each in map(load_target, target_names())
-            if each.certain("compute_capability") == here
-        ]
+        fitting = targets_of(here)
         raise TargetError(
             f"{asked.title} has compute capability {wanted}, but {board['model']} has {here}.",
             f"Give --target {' or '.join(fitting) or 'FILE.toml'}; see deadweight targets --from BOARD.",
@@ -206,11 +208,11 @@ def check_version(target: Target, tensorrt: Optional[str], jetpack: Optional[str
         return
     means = f"{wanted} ({_titled(str(meant))})" if meant else wanted
     has = f"{tensorrt} ({_titled(jetpack)})" if jetpack else tensorrt
-    option = f"Give --jetpack {jetpack.split()[-1]}" if jetpack else "Omit --target"
-    raise TargetError(
-        f"{target.title} means TensorRT {means}, but this machine has {has}.",
-        f'{option}; in a recipe, jetpack = "{(jetpack or "RELEASE").split()[-1]}" beside target.',
-    )
+    release = (jetpack or "").split()[-1:]
+    cure = "Omit --target, or write a target of this machine: deadweight targets --from local."
+    if release:
+        cure = f'Give --jetpack {release[0]}; in a recipe: jetpack = "{release[0]}".'
+    raise TargetError(f"{target.title} means TensorRT {means}, but this machine has {has}.", cure)
 
 
 def with_jetpack(target: Optional[str], jetpack: Optional[str]) -> Optional[str]:
