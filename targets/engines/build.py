@@ -8,21 +8,23 @@ becomes the error.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ..artifact import writing
+from ..artifact import sha256_of, writing
 from ..errors import ModelError, TargetError
 from ..memory_fit import Fit, Footprint
-from ..onnx_file import read_nodes
+from ..onnx_file import Nodes, read_nodes
 from ..target import Target
 from .build_settings import BuildSettings, Profile, profiles_for, typing_of
-from .dla import check_fallbacks, put_on_dla
+from .calibration_cache import calibrator, read_ranges
+from .dla import check_core, check_dla, check_fallbacks, put_on_dla, set_formats
 from .log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
 from .machine import check_target, device_facts, fit_for, room_for
+from .plugins import load_plugins
 from .record import Built, made_of, written
+from .timing_cache import cache_path, give_cache, keep_cache
 from .trtexec import build_by_trtexec, find_trtexec
 
 _DEFAULT = BuildSettings()
@@ -37,14 +39,16 @@ def build_engine(
     timing_folder: Optional[Path] = None,
     cuda: Optional[str] = None,
     need: Optional[Footprint] = None,
+    limits: Optional[Mapping[str, int]] = None,
     root: Path = Path("/"),
 ) -> Built:
     """Builds `model` (ONNX) for this machine and writes the plan, its record and its log, all or none.
 
-    Kernel timings are cached in `timing_folder` by version and GPU: two builds of one file choose different
-    kernels where timings are close, so two engines to be compared should use the same timings. `need` is the
-    model's memory, computed from its file (export/memory/footprint.py): with it a model that cannot fit is
-    refused, and the workspace is capped.
+    Kernel timings are cached in `timing_folder` by version, GPU and power mode: two builds of one file choose
+    different kernels where timings are close, so two engines to be compared should use the same timings, and
+    the same limits: `limits` are those of the first one's record. `need` is the model's memory, computed from
+    its file (export/memory/footprint.py): with it a model that cannot fit is refused, and the workspace is
+    capped.
 
     Raises:
         ModelError: the file is missing, TensorRT refuses it, or too many layers fall back.
@@ -61,34 +65,48 @@ def build_engine(
             raise
         return build_by_trtexec(program, model, plan, settings=settings, target=target, root=root)
     device = device_facts(cuda)
-    check_target(trt, target, device, settings, root=root)
-    strong, creation, precisions = _typing(trt, settings, model)
+    check_target(trt, target, device, settings)
+    file = read_nodes(model)
+    check_dla(file, settings, version=trt.__version__, model=model)
+    strong, creation, precisions = _typing(trt, settings, file, model)
+    ranges = _ranges(settings)
     free = room_for(model, target, root)
     fitted = fit_for(trt, need, free, settings)
-    cache_path = _timing_path(trt, settings.flavour, device, timing_folder)
+    timings = cache_path(trt.__version__, settings.flavour, device, timing_folder, root)
     started = perf_counter()
     with heard(trt) as (logger, lines):
         builder = _builder(trt, logger, lines)
+        plugins = load_plugins(settings.plugins)
         network = builder.create_network(creation)
+        config = builder.create_builder_config()
+        if settings.dla_core is not None:
+            check_core(trt, builder, settings.dla_core)
         parser = trt.OnnxParser(network, logger)
+        if settings.dla_core is not None:
+            _parse_for_dla(trt, parser, config)
         if not parser.parse_from_file(str(model)):
             raise _unparsed(parser, model, trt.__version__, lines)
-        config = builder.create_builder_config()
-        limits = _limits(trt, config, settings, free, fitted)
+        applied = _limits(trt, config, settings, limits, free, fitted)
         names = _flags(trt, config, settings)
         names += _precisions(trt, config, precisions)
         profiles = _profiles(builder, network, config, settings, model)
-        refused = (
-            [] if settings.dla_core is None else put_on_dla(trt, builder, network, config, settings, model)
-        )
-        cache_used = _give_cache(config, cache_path)
+        refused: List[str] = []
+        formats: Dict[str, str] = {}
+        if settings.dla_core is not None:
+            refused, added = put_on_dla(trt, network, config, settings, model)
+            names += added
+        if settings.standalone:
+            formats = set_formats(trt, network, strong=strong)
+        if ranges is not None and hasattr(trt.IBuilderConfig, "int8_calibrator"):
+            config.int8_calibrator = calibrator(trt, ranges)
+        used, why = give_cache(config, timings, lines)
         before = len(lines)
         plan_bytes = builder.build_serialized_network(network, config)
         if plan_bytes is None:
             raise _unbuilt(model, trt.__version__, lines[before:], free)
         findings = read_log(lines)
         check_fallbacks(findings, settings, model)
-        _keep_cache(config, cache_path)
+        keep_cache(config, timings)
     with writing(plan) as beside:
         beside.write_bytes(plan_bytes)
     record = {
@@ -96,11 +114,14 @@ def build_engine(
         "tensorrt": {"flavour": settings.flavour, "version": trt.__version__, "strongly_typed": strong},
         "device": device,
         "flags": names,
-        "limits": limits,
+        "limits": applied,
         "fit": None if fitted is None else fitted.to_json(),
         "profiles": {name: list(map(list, shapes)) for name, shapes in profiles.items()},
         "refused_by_dla": refused,
-        "timing_cache": {"file": None if cache_path is None else str(cache_path), "used": cache_used},
+        "io_formats": formats,
+        "calibration_cache": _file_facts(settings.calibration_cache) if settings.calibration_cache else None,
+        "plugins": plugins,
+        "timing_cache": {"file": None if timings is None else str(timings), "used": used, "why": why},
         "build_s": round(perf_counter() - started, 3),
         "findings": findings.to_json(),
     }
@@ -119,11 +140,11 @@ def _builder(trt: Any, logger: Any, lines: Sequence[Line]) -> Any:
         ) from error
 
 
-def _typing(trt: Any, settings: BuildSettings, model: Path) -> Tuple[bool, int, List[str]]:
+def _typing(trt: Any, settings: BuildSettings, file: Nodes, model: Path) -> Tuple[bool, int, List[str]]:
     """Whether the network is strongly typed, its creation flags, and the builder's flags of precision."""
     creation, flags = trt.NetworkDefinitionCreationFlag, trt.BuilderFlag
     strong, names = typing_of(
-        read_nodes(model),
+        file,
         settings,
         name=model.name,
         strong=hasattr(creation, "STRONGLY_TYPED"),
@@ -138,28 +159,58 @@ def _typing(trt: Any, settings: BuildSettings, model: Path) -> Tuple[bool, int, 
 
 
 def _limits(
-    trt: Any, config: Any, settings: BuildSettings, free: Optional[int], fitted: Optional[Fit]
+    trt: Any,
+    config: Any,
+    settings: BuildSettings,
+    given: Optional[Mapping[str, int]],
+    free: Optional[int],
+    fitted: Optional[Fit],
 ) -> Dict[str, int]:
-    """Caps the memory of one layer and of the trial of a kernel, since the system needs memory too."""
-    limits: Dict[str, int] = {}
+    """Caps the memory of one layer, since the system needs memory too; or sets the given limits.
+
+    Trials of kernels keep TensorRT's own limit, 75 % of all memory: on a board it includes what TensorRT
+    itself needs, and a smaller one excludes kernels without a word.
+    """
     workspace = settings.workspace_bytes or (None if free is None else free // 2)
     if fitted is not None:
         workspace = fitted.workspace_bytes
-    if workspace is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-        limits["workspace_bytes"] = workspace
-    if free is not None and hasattr(trt.MemoryPoolType, "TACTIC_DRAM"):
-        # Anything but a power of two is refused, and only the log says so.
-        tactic = 1 << ((free // 4 * 3).bit_length() - 1)
-        config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, tactic)
-        limits["tactic_bytes"] = tactic
-    return limits
+    if given is not None:
+        workspace = given.get("workspace_bytes")
+    if workspace is None:
+        return {}
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    return {"workspace_bytes": workspace}
+
+
+def _ranges(settings: BuildSettings) -> Optional[bytes]:
+    """The content of the calibration cache, checked; None without one."""
+    if not settings.calibration_cache:
+        return None
+    path = Path(settings.calibration_cache)
+    read_ranges(path)
+    return path.read_bytes()
+
+
+def _file_facts(path: str) -> Dict[str, str]:
+    return {"file": path, "sha256": sha256_of(Path(path))}
+
+
+def _parse_for_dla(trt: Any, parser: Any, config: Any) -> None:
+    """From TensorRT 10.16 on, the parser adapts a network to DLA and reports what DLA cannot run."""
+    if not hasattr(trt.OnnxParser, "set_builder_config"):
+        return
+    parser.set_builder_config(config)
+    if hasattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA"):
+        parser.set_flag(trt.OnnxParserFlag.ADJUST_FOR_DLA)
+    if hasattr(trt.OnnxParserFlag, "REPORT_CAPABILITY_DLA"):
+        parser.set_flag(trt.OnnxParserFlag.REPORT_CAPABILITY_DLA)
 
 
 def _flags(trt: Any, config: Any, settings: BuildSettings) -> List[str]:
     """Sets the requested options; returns the names of the flags that are on."""
     names: List[str] = []
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    verbosity = trt.ProfilingVerbosity
+    config.profiling_verbosity = verbosity.NONE if settings.hide_layers else verbosity.DETAILED
     if settings.sparse:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
         names.append("SPARSE_WEIGHTS")
@@ -221,36 +272,6 @@ def _profiles(
     return profiles
 
 
-def _timing_path(
-    trt: Any, flavour: str, device: Optional[Mapping[str, Any]], folder: Optional[Path]
-) -> Optional[Path]:
-    """The cache file of kernel timings for this TensorRT on this GPU; None where the GPU is unknown."""
-    if device is None:
-        return None
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    at = folder or Path(home) / "deadweight" / "timing"
-    kind = f"sm{device['compute_capability'].replace('.', '')}x{device['streaming_multiprocessors']}"
-    return at / f"{flavour}-{trt.__version__}-{kind}.cache"
-
-
-def _give_cache(config: Any, path: Optional[Path]) -> bool:
-    """Loads the cached timings; whether there were any that this builder accepts."""
-    stored = path.read_bytes() if path is not None and path.is_file() else b""
-    cache = config.create_timing_cache(stored)
-    if cache is None and stored:  # damaged, or of another board: start empty
-        stored, cache = b"", config.create_timing_cache(b"")
-    return bool(cache is not None and config.set_timing_cache(cache, False) and stored)
-
-
-def _keep_cache(config: Any, path: Optional[Path]) -> None:
-    """Writes the timings, including those of this build."""
-    cache = config.get_timing_cache()
-    if path is None or cache is None:
-        return
-    with writing(path) as beside:
-        beside.write_bytes(cache.serialize())
-
-
 def _unparsed(parser: Any, model: Path, version: str, lines: Sequence[Line]) -> ModelError:
     """The parser's first five errors, each with its node."""
     errors = []
@@ -266,20 +287,28 @@ def _unparsed(parser: Any, model: Path, version: str, lines: Sequence[Line]) -> 
     errors += [text for severity, text in lines if severity == "error" and "While parsing node" in text][:1]
     return ModelError(
         f"TensorRT {version} cannot read {model.name}: {'; '.join(errors) or reason(lines)}.",
-        f"See which operators it supports and what to use instead: deadweight lint {model} --target NAME.",
+        _cure([*lines, *(("error", text) for text in errors)], model),
     )
 
 
-def _unbuilt(model: Path, version: str, lines: Sequence[Line], free: Optional[int]) -> ModelError:
-    """The reason why the builder returned None, with the cure for that kind of reason."""
-    room = "" if free is None else f" ({free / 1e6:.0f} MB were free)"
+def _cure(lines: Sequence[Line], model: Path, room: str = "") -> str:
+    """The cure for the kind of reason that the log has."""
+    lint = f"deadweight lint {model} --target NAME"
     cures = {
+        "types": "In a strongly typed network a node's inputs have one type: add a Cast before the node, or "
+        "make the file from its float original again (deadweight build --precision, quantize --half).",
+        "plugin": f"If the operator is your own, give its library: --plugin LIB.so. Otherwise: {lint}.",
         "memory": f"Free some memory{room}, set a smaller --workspace-bytes, or a smaller largest --batch.",
         "profile": "Give the sizes of the dynamic dimensions: --batch 1,8,16 or --shapes NAME=1x3x32x32,...",
         "dla": "Build for the GPU (omit --dla-core), or replace the layers that DLA refuses.",
         "driver": "TensorRT finds no usable GPU: check the driver, or build on the board itself.",
     }
-    usual = f"Check it for unsupported operators: deadweight lint {model} --target NAME."
+    return cures.get(cause(lines), f"See which operators it supports and what to use instead: {lint}.")
+
+
+def _unbuilt(model: Path, version: str, lines: Sequence[Line], free: Optional[int]) -> ModelError:
+    """The reason why the builder returned None, with the cure for that kind of reason."""
+    room = "" if free is None else f" ({free / 1e6:.0f} MB were free)"
     return ModelError(
-        f"TensorRT {version} could not build {model.name}: {reason(lines)}.", cures.get(cause(lines), usual)
+        f"TensorRT {version} could not build {model.name}: {reason(lines)}.", _cure(lines, model, room)
     )

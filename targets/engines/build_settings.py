@@ -36,6 +36,14 @@ class BuildSettings:
     dla_core: Optional[int] = None
     max_gpu_fallbacks: Optional[int] = None
     """How many layers DLA may leave to the GPU."""
+    calibration_cache: str = ""
+    """DLA's INT8 ranges for a float file, before TensorRT 11.4.1; see `calibration_cache.py`."""
+    standalone: bool = False
+    """A loadable for cuDLA, wholly on DLA, in place of an engine."""
+    plugins: Tuple[str, ...] = ()
+    """The files of plugin libraries, on the machine that builds."""
+    hide_layers: bool = False
+    """Leaves the names of layers out of the plan."""
     version_compatible: bool = False
     hardware_compatibility: str = ""
     """Name of a level, as in `ampere_plus`; empty: only this GPU."""
@@ -57,6 +65,11 @@ class BuildSettings:
             raise TargetError(
                 "A budget for layers that fall back to the GPU was given, but no DLA core.",
                 "Give --dla-core too, or omit --max-gpu-fallbacks.",
+            )
+        if (self.calibration_cache or self.standalone) and self.dla_core is None:
+            raise TargetError(
+                "A calibration cache or a standalone loadable is for DLA, but no DLA core was given.",
+                "Give --dla-core too. INT8 on the GPU is in the file: deadweight quantize.",
             )
 
 
@@ -91,7 +104,7 @@ def typing_of(
     )
     if strong and not for_dla and (as_the_file or not weak):
         return True, []
-    flags = ["INT8"] if file.quantized and weak else []
+    flags = ["INT8"] if weak and (file.quantized or settings.calibration_cache) else []
     flags += ["FP16"] if weak and settings.precision != "fp32" else []
     return False, flags + (["BF16"] if bf16 and settings.precision == "best" else [])
 

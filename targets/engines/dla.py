@@ -1,46 +1,118 @@
-"""Engines for DLA: the core, and a budget for fallback layers, checked before and after the build.
+"""DLA: what it cannot take, fallback to the GPU, and a budget for fallback layers before and after the build.
 
 Layers that DLA refuses run on the GPU, and each change between the two costs a copy into another format: a
-network with a few such layers is slower than on the GPU alone, and only the log shows it.
+network with a few such layers is slower than on the GPU alone, and only the log shows it. DLA has no dynamic
+dimensions, and runs explicit Q/DQ only from TensorRT 11.4.1 on.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 from ..errors import ModelError, TargetError
+from ..onnx_file import Nodes
 from .build_settings import BuildSettings
 from .log import Findings
+
+_EXPLICIT = (11, 4, 1)
 
 
 class FallbackError(ModelError):
     """More layers than the budget fall back to the GPU: a broken budget, not bad input."""
 
 
-def put_on_dla(
-    trt: Any, builder: Any, network: Any, config: Any, settings: BuildSettings, model: Path
-) -> List[str]:
-    """Requests DLA with the GPU as fallback; returns the layers that DLA cannot run.
+def check_dla(file: Nodes, settings: BuildSettings, *, version: str, model: Path) -> None:
+    """Refuses what no build for DLA can give, before it starts.
+
+    Raises:
+        TargetError: a size varies, or the precision is none of DLA's.
+        ModelError: the file has Q/DQ and this TensorRT cannot run them on DLA, or ranges are given twice.
+    """
+    if settings.dla_core is None:
+        return
+    low, usual, high = settings.batch
+    varying = [name for name, sizes in settings.shapes.items() if len(set(sizes)) > 1]
+    if low != high or varying:
+        what = f"the batch {low}, {usual}, {high}" if low != high else f"'{varying[0]}'"
+        raise TargetError(
+            f"DLA has no dynamic dimensions, but {what} of {model.name} varies.",
+            f"Give one size three times, such as --batch {usual},{usual},{usual}.",
+        )
+    explicit = tuple(int(part) for part in version.split(".")[:3]) >= _EXPLICIT
+    if settings.calibration_cache and explicit:
+        raise ModelError(
+            f"TensorRT {version} has no calibration caches.", "Build the Q/DQ file: omit --calibration-cache."
+        )
+    if file.quantized and not explicit:
+        raise ModelError(
+            f"{model.name} has Q/DQ pairs, which DLA cannot run before TensorRT 11.4.1 (here: {version}).",
+            "Give the float file and its ranges: deadweight quantize FLOAT.onnx --data SAMPLES "
+            "--calibration-cache writes them, and deadweight build FLOAT.onnx --dla-core "
+            f"{settings.dla_core} --calibration-cache FILE takes them.",
+        )
+    if settings.precision == "fp32" and not explicit:
+        raise TargetError("DLA runs FP16 and INT8 only.", "Give --precision fp16.")
+
+
+def check_core(trt: Any, builder: Any, core: int) -> None:
+    """Checks that this TensorRT finds the core.
 
     Raises:
         TargetError: there is no such core.
-        FallbackError: DLA refuses more layers than the budget.
     """
-    if settings.dla_core is None or settings.dla_core >= builder.num_DLA_cores:
+    if core >= builder.num_DLA_cores:
         raise TargetError(
-            f"DLA core {settings.dla_core} was requested, but TensorRT {trt.__version__} finds "
-            f"{builder.num_DLA_cores} here.",
+            f"DLA core {core} was requested, but TensorRT {trt.__version__} finds {builder.num_DLA_cores} "
+            "here.",
             "Omit --dla-core. Orin Nano and Thor have no DLA; TensorRT 10.8 to 11.3 cannot use Orin's.",
         )
+
+
+def put_on_dla(
+    trt: Any, network: Any, config: Any, settings: BuildSettings, model: Path
+) -> Tuple[List[str], List[str]]:
+    """Requests DLA, with the GPU as fallback for an engine; the layers that DLA cannot run, and the flags.
+
+    Raises:
+        FallbackError: DLA refuses more layers than the budget.
+        ModelError: DLA refuses a layer of a loadable, which has no GPU.
+    """
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = settings.dla_core
-    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    if settings.standalone:
+        config.engine_capability = trt.EngineCapability.DLA_STANDALONE
+        config.set_flag(trt.BuilderFlag.DIRECT_IO)  # a reformat of inputs and outputs would need the GPU
+    else:
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     refused = [str(layer.name) for layer in layers if not config.can_run_on_DLA(layer)]
+    if refused and settings.standalone:
+        raise ModelError(
+            f"DLA cannot run {_listed(refused)} of {model.name}, and a loadable has no GPU.",
+            "Replace these layers (deadweight lint names the rules), or omit --standalone.",
+        )
     if settings.max_gpu_fallbacks is not None and len(refused) > settings.max_gpu_fallbacks:
         raise _too_many(refused, settings.max_gpu_fallbacks, model, "cannot run on DLA")
-    return refused
+    return refused, ["DIRECT_IO" if settings.standalone else "GPU_FALLBACK"]
+
+
+def set_formats(trt: Any, network: Any, *, strong: bool) -> Dict[str, str]:
+    """Gives inputs and outputs of a loadable DLA's own formats; returns type and format by name.
+
+    In a strongly typed network the file determines the types; otherwise they become FP16.
+    """
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    tensors += [network.get_output(index) for index in range(network.num_outputs)]
+    formats: Dict[str, str] = {}
+    for tensor in tensors:
+        if not strong and hasattr(tensor, "dtype"):
+            tensor.dtype = trt.DataType.HALF
+        int8 = tensor.dtype == trt.DataType.INT8
+        layout = trt.TensorFormat.CHW32 if int8 else trt.TensorFormat.CHW16
+        tensor.allowed_formats = 1 << int(layout)
+        formats[str(tensor.name)] = "int8:chw32" if int8 else "fp16:chw16"
+    return formats
 
 
 def check_fallbacks(findings: Findings, settings: BuildSettings, model: Path) -> None:
@@ -56,10 +128,13 @@ def check_fallbacks(findings: Findings, settings: BuildSettings, model: Path) ->
         raise _too_many(ran, settings.max_gpu_fallbacks, model, "were built for the GPU")
 
 
+def _listed(layers: Sequence[str]) -> str:
+    return ", ".join(layers[:5]) + (f" and {len(layers) - 5} more" if len(layers) > 5 else "")
+
+
 def _too_many(layers: Sequence[str], limit: int, model: Path, what: str) -> FallbackError:
-    more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
     return FallbackError(
-        f"{len(layers)} layers of {model.name} {what}, {limit} are allowed: {', '.join(layers[:5])}{more}.",
+        f"{len(layers)} layers of {model.name} {what}, {limit} are allowed: {_listed(layers)}.",
         "Every change between DLA and GPU costs a copy. Replace these layers (deadweight lint names the "
         "rules), raise --max-gpu-fallbacks, or build for the GPU.",
     )

@@ -53,6 +53,8 @@ _SPARSE = {  # TensorRT 8 lists the layers, 10 counts them
     ),
 }
 _CURES = (
+    (r"same (?:input )?types?\b|of the same type", "types"),
+    (r"[Pp]lugin (?:was )?not found|find plugin", "plugin"),
     (r"out of memory|OutOfMemory|[Aa]llocat\w+ fail|insufficient memory|memory on requested size", "memory"),
     (r"optimization profile|min[_ ]?shape|dynamic or shape input", "profile"),
     (r"GPU_?FALLBACK|not supported on DLA|DLA", "dla"),
@@ -171,7 +173,7 @@ def reason(lines: Sequence[Line]) -> str:
 
 
 def cause(lines: Sequence[Line]) -> str:
-    """The kind of the reason: memory, profile, dla, driver or other."""
+    """The kind of the reason: types, plugin, memory, profile, dla, driver or other."""
     text = "\n".join(text for severity, text in lines if severity != "verbose")
     return next((kind for words, kind in _CURES if re.search(words, text)), "other")
 
@@ -198,4 +200,8 @@ def _logger(trt: Any) -> Any:
                 self.lines.append((str(severity).rsplit(".", 1)[-1].lower(), msg))
 
         _loggers[trt.__name__] = Logger()
+        if hasattr(trt, "init_libnvinfer_plugins"):
+            # NVIDIA's own plugins (RoiAlign, EfficientNMS). TensorRT 10's parser does not register them any
+            # more, and opening a plan never did.
+            trt.init_libnvinfer_plugins(_loggers[trt.__name__], "")
     return _loggers[trt.__name__]

@@ -119,6 +119,11 @@ def check_record(
             f"{plan.name} is version-compatible: it contains a runtime, which is never run here.",
             "Open it with the program it was built for, or build it without --version-compatible.",
         )
+    if settings.get("standalone"):
+        raise ModelError(
+            f"{plan.name} is a loadable for cuDLA, not an engine: TensorRT cannot open it.",
+            "Load it with cuDLA (cudlaModuleLoadFromMemory), or build it without --standalone.",
+        )
     built = record["tensorrt"]
     if built["flavour"] != flavour:
         faults.append(f"it was built by {built['flavour']}, not {flavour}")
@@ -155,11 +160,13 @@ def command_for(model: Path, plan: Path, settings: Mapping[str, Any], target: Op
     for option in ("workspace_bytes", "optimization_level", "dla_core", "max_gpu_fallbacks"):
         value = settings[option]
         words += [f"--{option.replace('_', '-')}", str(value)] if value is not None else []
-    for option in ("hardware_compatibility", "compute_capability"):
+    for option in ("hardware_compatibility", "compute_capability", "calibration_cache"):
         words += [f"--{option.replace('_', '-')}", settings[option]] if settings[option] else []
     words += ["--flavour", settings["flavour"]] if settings["flavour"] != "tensorrt" else []
-    for option in ("sparse", "version_compatible"):
+    for option in ("sparse", "version_compatible", "standalone", "hide_layers"):
         words += [f"--{option.replace('_', '-')}"] if settings[option] else []
+    for library in settings["plugins"]:
+        words += ["--plugin", library]
     return " ".join(map(shlex.quote, words))
 
 

@@ -24,6 +24,7 @@ _ATTRIBUTES = {
     "compute_capability_major": 75,
     "compute_capability_minor": 76,
 }
+_WAITS = {"spin": 1, "block": 4}
 _NON_BLOCKING = 1
 _MAPPED = 2
 _TO_DEVICE, _TO_HOST = 1, 2
@@ -42,6 +43,15 @@ class Cuda:
         self._calls = calls
         self.name = calls.name
         self._do("cudaSetDevice", 0)
+
+    def wait_by(self, how: str) -> None:
+        """How the process waits for the GPU: `spin`, or `block`: then its wake-up is part of each time.
+
+        CUDA's own choice on a Jetson may be to block. pycuda always spins.
+        """
+        status, _ = self._calls.call("cudaSetDeviceFlags", _WAITS[how])
+        if status and (status, how) != (NOT_SUPPORTED, "spin"):
+            raise self._failed("cudaSetDeviceFlags", (_WAITS[how],), status)
 
     def attribute(self, name: str) -> int:
         """A device attribute: one of `integrated`, `can_map_host_memory`, `streaming_multiprocessors`,
@@ -161,7 +171,7 @@ class Cuda:
             )
         if status == NOT_SUPPORTED:
             what = f"{self.name} does not support this"
-            cure = "Run without a CUDA graph, or with libcudart: DEADWEIGHT_CUDA=ctypes."
+            cure = "Omit --cuda-graph and --sync block, or use libcudart: DEADWEIGHT_CUDA=ctypes."
         elif status in _NO_DRIVER:
             what = "CUDA found no suitable driver"
             cure = "Install the CUDA of the driver's version; start a container with --runtime nvidia."

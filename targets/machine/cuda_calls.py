@@ -20,6 +20,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 # Inputs and outputs: p pointer or handle, n size, i int, u unsigned, q 64 bits.
 FUNCTIONS = {
     "cudaSetDevice": ("i", ""),
+    "cudaSetDeviceFlags": ("u", ""),
     "cudaDriverGetVersion": ("", "i"),
     "cudaRuntimeGetVersion": ("", "i"),
     "cudaDeviceGetAttribute": ("ii", "i"),
@@ -202,6 +203,11 @@ def _driver_table(driver: Any, objects: Dict[int, Any]) -> Dict[str, Callable[..
         made = driver.Stream(flags)
         return keep(int(made.handle), made)
 
+    def wait(handle: int) -> None:
+        # It spins, since pycuda cannot set how the driver waits.
+        while not objects[handle].is_done():
+            pass
+
     return {
         "cudaSetDevice": lambda device: None,
         "cudaDriverGetVersion": driver.get_driver_version,
@@ -215,6 +221,6 @@ def _driver_table(driver: Any, objects: Dict[int, Any]) -> Dict[str, Callable[..
         "cudaHostGetDevicePointer": lambda pointer, flags: int(objects[pointer].base.get_device_pointer()),
         "cudaMemcpyAsync": copy,
         "cudaStreamCreateWithFlags": stream,
-        "cudaStreamSynchronize": lambda handle: objects[handle].synchronize() and None,
+        "cudaStreamSynchronize": wait,
         "cudaStreamDestroy": drop,
     }

@@ -146,15 +146,22 @@ def random_inputs(specs: Tuple[TensorSpec, ...], *, batch: int = 1, seed: int = 
 def checked_inputs(specs: Tuple[TensorSpec, ...], inputs: Arrays, *, model: str) -> Dict[str, NDArray[Any]]:
     """Checks names, shapes and dtypes of inputs; returns them contiguous and in the model's order.
 
+    TensorRT 8 has no INT64: int64 values for an int32 input are cast, so that inputs of the ONNX file fit.
+
     Raises:
         ModelError: they do not fit; it names every difference at once.
     """
     faults = [f"'{name}' is missing" for name in (spec.name for spec in specs) if name not in inputs]
     faults += [f"'{name}' is not an input" for name in inputs if name not in {spec.name for spec in specs}]
+    arrays = {spec.name: np.asarray(inputs[spec.name]) for spec in specs if spec.name in inputs}
     for spec in specs:
         if spec.name not in inputs:
             continue
-        array = np.asarray(inputs[spec.name])
+        array = arrays[spec.name]
+        if array.dtype == np.int64 and spec.dtype == "int32":
+            outside = array[array != array.astype(np.int32)]
+            faults += [f"'{spec.name}' has {outside[0]}, too large for int32"] if outside.size else []
+            array = arrays[spec.name] = array.astype(np.int32)
         if array.dtype != np.dtype(spec.dtype):
             faults.append(f"'{spec.name}' is {array.dtype}, not {spec.dtype}")
         if len(array.shape) != len(spec.shape) or any(
@@ -168,7 +175,4 @@ def checked_inputs(specs: Tuple[TensorSpec, ...], inputs: Arrays, *, model: str)
             f"{model} cannot run on these inputs: {'; '.join(faults)}.",
             f"It needs {', '.join(str(spec) for spec in specs)}.",
         )
-    return {
-        spec.name: np.ascontiguousarray(inputs[spec.name]).reshape(np.shape(inputs[spec.name]))
-        for spec in specs
-    }
+    return {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}

@@ -1,27 +1,29 @@
 """A TensorRT engine as a `Session`: addresses are set by name, and runs are enqueued on its own stream.
 
-On an integrated GPU host and device share their memory: inputs and outputs are in mapped memory and are not
-copied. Elsewhere they are in device memory, copied through page-locked host memory. `prepare` places the
-inputs once, so that only the engine is timed, as a CUDA graph on request; `run` copies in and out. A profiler
-makes TensorRT wait after every layer, so it has its own context, which is never timed. `open_trt` checks a
-plan's record against this machine before it is opened, since TensorRT's errors do not name the difference.
+Inputs and outputs are in device memory, copied through page-locked host memory, or in mapped memory on
+request. `prepare` places the inputs once, so that only the engine is timed, as a CUDA graph on request; `run`
+copies in and out. An output whose size depends on the data gets its memory during the run. A profiler makes
+TensorRT wait after every layer, so it has its own context, which is never timed. `open_trt` checks a plan's
+record against this machine before it is opened, since TensorRT's errors do not name the difference.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from ..engines.log import Line, heard, import_tensorrt, is_simulated, reason
+from ..engines.log import Line, cause, heard, import_tensorrt, is_simulated, reason
+from ..engines.plugins import check_plugins, given_plugins, load_plugins
 from ..engines.record import check_record, read_record, rebuild_command
-from ..errors import ModelError
+from ..errors import ModelError, TargetError
 from ..machine.cuda import Cuda, open_cuda
 from ..machine.probe import evidence
 from .session import TensorSpec, checked_inputs
-from .trt_memory import Buffer, EngineMemory, Watch
+from .trt_memory import Buffer, EngineMemory, Growing, Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +50,7 @@ class TrtSession:
         runtime: str,
         evidence: str,
         graph: bool,
+        mapped: bool,
         rebuild: str,
         watch: Watch,
     ) -> None:
@@ -56,8 +59,9 @@ class TrtSession:
         self._trt, self._cuda, self._plan, self._rebuild = trt, cuda, plan, rebuild
         self._engine: Any = engine
         self._graph_wanted, self._graph = graph, 0
-        self._watch = watch
+        self._watch, self._mapped = watch, mapped
         self._buffers: Dict[str, Buffer] = {}
+        self._growing: Dict[str, Growing] = {}
         self._placed: Tuple[Tuple[str, Tuple[int, ...]], ...] = ()
         self._profile = 0
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -76,17 +80,25 @@ class TrtSession:
         self._enqueue(self._context)
         shapes = dict(self._placed)
         outputs = {
-            spec.name: self._buffers[spec.name].fetch(shapes[spec.name], spec.dtype, self._stream)
+            spec.name: self._growing[spec.name].fetch(spec.dtype, self._stream)
+            if spec.name in self._growing
+            else self._buffers[spec.name].fetch(shapes[spec.name], spec.dtype, self._stream)
             for spec in self.outputs
         }
-        self._cuda.synchronize(self._stream)
+        self._wait()
         return {name: np.array(array) for name, array in outputs.items()}
 
     def prepare(self, inputs: Arrays) -> Callable[[], object]:
         self._fill(inputs)
+        if self._graph_wanted and self._growing:
+            raise ModelError(
+                f"The size of the output '{next(iter(self._growing))}' of {self._plan.name} depends on the "
+                "data: it cannot be captured as a CUDA graph.",
+                "Run it without a graph: omit --cuda-graph.",
+            )
         # The first enqueue after a change of shapes initializes the context, outside any timing or graph.
         self._enqueue(self._context)
-        self._cuda.synchronize(self._stream)
+        self._wait()
         if self._graph_wanted:
             self._drop_graph()
             self._graph = self._cuda.graph(self._stream, lambda: self._enqueue(self._context))
@@ -110,7 +122,7 @@ class TrtSession:
                 if index == warmup:
                     times.clear()
                 self._enqueue(context)
-                self._cuda.synchronize(self._stream)
+                self._wait()
         return times
 
     def inspect(self) -> str:
@@ -120,17 +132,20 @@ class TrtSession:
 
     def memory(self) -> EngineMemory:
         """The engine's memory, in parts, each with its source."""
-        io_bytes = sum(buffer.size for buffer in self._buffers.values())
+        io_bytes = sum(buffer.size for buffer in self._all_buffers())
         return self._watch.memory(self._open(), self._trt, plan=self._plan, io_bytes=io_bytes)
 
     def close(self) -> None:
         if self._engine is None:
             return
-        self._drop_graph()
-        for buffer in self._buffers.values():
-            buffer.free()
+        # After a failure on the GPU nothing can be freed; the run has reported why.
+        with contextlib.suppress(TargetError):
+            self._drop_graph()
+            for buffer in self._all_buffers():
+                buffer.free()
+            self._cuda.stream_free(self._stream)
         self._buffers.clear()
-        self._cuda.stream_free(self._stream)
+        self._growing.clear()
         self._context = self._engine = None  # the context first, since it needs its engine
 
     def _running(self) -> Callable[[], object]:
@@ -141,7 +156,10 @@ class TrtSession:
         def run() -> None:
             if not enqueue(stream):
                 self._enqueue(self._context)
-            wait()
+            try:
+                wait()
+            except TargetError as error:
+                raise self._failed_late(error) from error
 
         return run
 
@@ -157,9 +175,26 @@ class TrtSession:
                     "Call prepare again for these inputs.",
                 )
             launch()
-            wait()
+            try:
+                wait()
+            except TargetError as error:
+                raise self._failed_late(error) from error
 
         return run
+
+    def _wait(self) -> None:
+        try:
+            self._cuda.synchronize(self._stream)
+        except TargetError as error:
+            raise self._failed_late(error) from error
+
+    def _failed_late(self, error: TargetError) -> ModelError:
+        """The error of a kernel, which CUDA reports only when the host waits for the stream."""
+        return ModelError(
+            f"{self._plan.name} failed on the GPU after it was enqueued: {error.what}",
+            "Run it in a new process: this one cannot use CUDA any more. If it fails again, check the plugin "
+            f"libraries and the board's memory, or build it again: {self._rebuild}",
+        )
 
     def _open(self) -> Any:
         if self._engine is None:
@@ -176,11 +211,15 @@ class TrtSession:
             # Repeated for TensorRT's message: the log is recorded only here.
             if context.execute_async_v3(self._stream):
                 return
+        for growing in self._growing.values():
+            if growing.error is not None:
+                raise growing.error
         raise self._refused("failed while running", lines)
 
     def _fill(self, inputs: Arrays) -> Dict[str, NDArray[Any]]:
         feeds = checked_inputs(self.inputs, inputs, model=self._plan.name)
         self._place(feeds)
+        self._wait()  # a previous copy may still read the host memory
         for name, array in feeds.items():
             self._buffers[name].fill(array, self._stream)
         return feeds
@@ -202,7 +241,7 @@ class TrtSession:
     def _set_up(
         self, context: Any, shapes: Dict[str, Tuple[int, ...]], *, lines: Sequence[Line] = ()
     ) -> Dict[str, Tuple[int, ...]]:
-        """Sets a context's input shapes and all addresses; returns the shapes of the outputs."""
+        """Sets a context's input shapes and all addresses; returns the shapes of the outputs with one."""
         if self._engine.num_optimization_profiles > 1:
             context.set_optimization_profile_async(self._profile, self._stream)
             self._cuda.synchronize(self._stream)
@@ -215,24 +254,29 @@ class TrtSession:
         outputs: Dict[str, Tuple[int, ...]] = {}
         for spec in self.outputs:
             shape = tuple(context.get_tensor_shape(spec.name))
-            if any(size < 0 for size in shape):
-                raise ModelError(
-                    f"The size of the output '{spec.name}' of {self._plan.name} depends on the data.",
-                    "Remove such operators (NonZero, NMS) from the network and compute them in the score.",
-                )
-            outputs[spec.name] = shape
+            if all(size >= 0 for size in shape):
+                outputs[spec.name] = shape
+                continue
+            if spec.name not in self._growing:
+                self._growing[spec.name] = Growing(self._trt, self._cuda, mapped=self._mapped)
+            context.set_output_allocator(spec.name, self._growing[spec.name].allocator)
         for spec in (*self.inputs, *self.outputs):
+            if spec.name in self._growing:
+                continue
             shape = shapes[spec.name] if spec.name in shapes else outputs[spec.name]
             buffer = self._buffer(spec.name, math.prod(shape) * np.dtype(spec.dtype).itemsize)
             if not context.set_tensor_address(spec.name, buffer.device):
                 raise self._refused(f"does not take an address for '{spec.name}'", lines)
         return outputs
 
+    def _all_buffers(self) -> List[Union[Buffer, Growing]]:
+        return [*self._buffers.values(), *self._growing.values()]
+
     def _buffer(self, name: str, size: int) -> Buffer:
         if name in self._buffers and self._buffers[name].size < size:
             self._buffers.pop(name).free()
         if name not in self._buffers:
-            self._buffers[name] = Buffer(self._cuda, size)
+            self._buffers[name] = Buffer(self._cuda, size, mapped=self._mapped)
         return self._buffers[name]
 
     def _choose_profile(self, shapes: Dict[str, Tuple[int, ...]]) -> None:
@@ -281,12 +325,24 @@ class TrtSession:
 
 
 def open_trt(
-    path: Path, *, flavour: str = "tensorrt", graph: bool = False, cuda: Optional[str] = None
+    path: Path,
+    *,
+    flavour: str = "tensorrt",
+    graph: bool = False,
+    mapped: bool = False,
+    block: bool = False,
+    cuda: Optional[str] = None,
 ) -> TrtSession:
-    """Opens a plan on this machine's GPU, on request with a CUDA graph for timed runs.
+    """Opens a plan on this machine's GPU.
+
+    Args:
+        graph: timed runs launch a captured CUDA graph.
+        mapped: inputs and outputs are in mapped host memory, not in device memory.
+        block: the host sleeps until the GPU is done, in place of spinning.
 
     Raises:
-        ModelError: the plan is missing, truncated, or was built for another machine or TensorRT.
+        ModelError: the plan is missing, truncated, or was built for another machine or TensorRT, or with a
+            plugin library that was not given.
         TargetError: no TensorRT, no CUDA binding, or no memory.
     """
     path = Path(path)
@@ -299,8 +355,12 @@ def open_trt(
     if record is not None:
         check_record(record, path, flavour=flavour, version=trt.__version__, compute_capability=capability)
     rebuild = rebuild_command(path, record)
+    opened.wait_by("block" if block else "spin")
+    if mapped and not opened.attribute("can_map_host_memory"):
+        raise TargetError("This GPU cannot map host memory.", "Omit --buffers mapped.")
     watch = Watch(opened)
     with heard(trt) as (logger, lines):
+        check_plugins(record or {}, path, load_plugins(given_plugins()))
         runtime = trt.Runtime(logger)
         if record is not None and record["settings"]["dla_core"] is not None:
             runtime.DLA_core = record["settings"]["dla_core"]
@@ -309,7 +369,10 @@ def open_trt(
             raise ModelError(
                 f"{flavour} {trt.__version__} cannot open {path.name} ({path.stat().st_size} bytes) on this "
                 f"GPU of compute capability {capability}: {reason(lines)}.",
-                f"A plan runs only on the TensorRT and the GPU it was built with. Build it here: {rebuild}",
+                f"Give the library of its plugins: --plugin LIB.so. Or build it here: {rebuild}"
+                if cause(lines) == "plugin"
+                else "A plan runs only on the TensorRT and the GPU it was built with. Build it here: "
+                f"{rebuild}",
             )
     watch.mark()
     simulated = is_simulated(lines) or (record is not None and record["evidence"] == "simulated")
@@ -319,9 +382,13 @@ def open_trt(
             trt=trt,
             cuda=opened,
             plan=path,
-            runtime=f"{flavour} {trt.__version__}{' with a CUDA graph' if graph else ''}",
+            runtime=f"{flavour} {trt.__version__}"
+            + (" with a CUDA graph" if graph else "")
+            + (", mapped buffers" if mapped else "")
+            + (", blocking" if block else ""),
             evidence="simulated" if simulated else evidence(),
             graph=graph,
+            mapped=mapped,
             rebuild=rebuild,
             watch=watch,
         )

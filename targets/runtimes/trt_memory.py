@@ -1,9 +1,9 @@
 """The memory of an engine: the buffers of its inputs and outputs, and all its parts, each with its source.
 
-A buffer is mapped memory on an integrated GPU, elsewhere device memory with a copy. On Orin the GPU does not
-cache mapped memory, which suits inputs and outputs: they are used once. The parts differ in kind: TensorRT
-reports some, others are differences of CUDA's free memory, which on a Jetson other programs and the page
-cache change too.
+A buffer is in device memory, with copies through page-locked host memory, or in mapped memory without copies.
+On Orin the GPU does not cache mapped memory: a layer that reads its input more than once is slower. The parts
+differ in kind: TensorRT reports some, others are differences of CUDA's free memory, which on a Jetson other
+programs and the page cache change too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
+from ..errors import DeadweightError
 from ..machine.cuda import Cuda
 
 if TYPE_CHECKING:
@@ -24,21 +25,19 @@ if TYPE_CHECKING:
 class Buffer:
     """The buffer of one tensor. `device` is its address for TensorRT, `size` its bytes."""
 
-    def __init__(self, cuda: Cuda, size: int) -> None:
+    def __init__(self, cuda: Cuda, size: int, *, mapped: bool) -> None:
         self._cuda = cuda
         self.size = size
-        self.mapped = bool(cuda.attribute("integrated") and cuda.attribute("can_map_host_memory"))
-        self._host = cuda.host_malloc(size, mapped=self.mapped)
+        self.mapped = mapped
+        self._host = cuda.host_malloc(size, mapped=mapped)
         try:
-            self.device = cuda.device_address(self._host) if self.mapped else cuda.malloc(size)
+            self.device = cuda.device_address(self._host) if mapped else cuda.malloc(size)
         except BaseException:
             cuda.host_free(self._host)
             raise
 
     def fill(self, array: NDArray[Any], stream: int) -> None:
-        """Copies an array in, in the stream's order."""
-        if not self.mapped:
-            self._cuda.synchronize(stream)  # a previous copy may still read the host memory
+        """Copies an array in, in the stream's order, whose earlier copies must be done."""
         self._view(array.shape, str(array.dtype))[...] = array
         if not self.mapped:
             self._cuda.copy_to_device(self.device, self._host, array.nbytes, stream)
@@ -60,6 +59,66 @@ class Buffer:
         raw = (ctypes.c_uint8 * (count * np.dtype(dtype).itemsize)).from_address(self._host)
         view: NDArray[Any] = np.ctypeslib.as_array(raw).view(dtype).reshape(shape)
         return view
+
+
+class Growing:
+    """The buffer of an output whose size depends on the data. TensorRT asks for its memory in each run."""
+
+    def __init__(self, trt: Any, cuda: Cuda, *, mapped: bool) -> None:
+        self._cuda, self._mapped = cuda, mapped
+        self._buffer: Optional[Buffer] = None
+        self.shape: Tuple[int, ...] = ()
+        self.error: Optional[DeadweightError] = None
+        """Why the last request for memory failed: the bindings swallow exceptions."""
+        self.allocator = _allocator(trt, self)
+
+    @property
+    def size(self) -> int:
+        return 0 if self._buffer is None else self._buffer.size
+
+    def reallocate(self, size: int) -> int:
+        """The address of at least `size` bytes; 0 without memory."""
+        self.error = None
+        try:
+            if self._buffer is None or self._buffer.size < size:
+                self.free()
+                self._buffer = Buffer(self._cuda, max(size, 1), mapped=self._mapped)
+            return self._buffer.device
+        except DeadweightError as error:
+            self.error = error
+            return 0
+
+    def fetch(self, dtype: str, stream: int) -> NDArray[Any]:
+        """As `Buffer.fetch`, in the shape of the last run."""
+        if self._buffer is None or 0 in self.shape:
+            return np.empty(self.shape, dtype)
+        return self._buffer.fetch(self.shape, dtype, stream)
+
+    def free(self) -> None:
+        if self._buffer is not None:
+            self._buffer.free()
+            self._buffer = None
+
+
+def _allocator(trt: Any, growing: Growing) -> Any:
+    class Allocator(trt.IOutputAllocator):  # type: ignore[misc, name-defined, unused-ignore]
+        """TensorRT calls it during an enqueue: for memory, then with the shape."""
+
+        def __init__(self) -> None:
+            trt.IOutputAllocator.__init__(self)
+
+        def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
+            return growing.reallocate(size)
+
+        def reallocate_output_async(
+            self, tensor_name: str, memory: int, size: int, alignment: int, stream: int
+        ) -> int:
+            return growing.reallocate(size)
+
+        def notify_shape(self, tensor_name: str, shape: Any) -> None:
+            growing.shape = tuple(shape)
+
+    return Allocator()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""TensorRT, as `Runtime` values: engines built on the board, with or without a captured CUDA graph.
+"""TensorRT, as `Runtime` values: engines built on the board, and how they run: graph, buffers, waiting.
 
 Its profiler waits after every layer, which distorts times: layers are shown, not judged.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Tuple
 
 from .runtime import Runtime
 
@@ -16,10 +17,17 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-def _open(path: Path, *, threads: int = 1, flavour: str = "tensorrt", graph: bool = False) -> Session:
+_CHOICES = ("graph", "mapped", "block")
+"""A captured CUDA graph; buffers in mapped memory, not in device memory; a host that sleeps, not spins."""
+
+
+def _open(
+    path: Path, *, threads: int = 1, flavour: str = "tensorrt", choices: Tuple[str, ...] = ()
+) -> Session:
     from .trt import open_trt
 
-    return open_trt(path, flavour=flavour, graph=graph)
+    graph, mapped, block = (each in choices for each in _CHOICES)
+    return open_trt(path, flavour=flavour, graph=graph, mapped=mapped, block=block)
 
 
 def _version(flavour: str) -> Optional[str]:
@@ -67,8 +75,23 @@ _RTX = replace(
     open=partial(_open, flavour="tensorrt_rtx"),
     ask=partial(_version, "tensorrt_rtx"),
 )
-VARIANTS = (
-    replace(RUNTIME, name="tensorrt+graph", open=partial(_open, graph=True)),
-    _RTX,
-    replace(_RTX, name="tensorrt_rtx+graph", open=partial(_open, flavour="tensorrt_rtx", graph=True)),
-)
+
+
+def _variants(base: Runtime) -> Tuple[Runtime, ...]:
+    """A runtime for each set of choices, as in `tensorrt+graph+block`: times under unequal ones differ."""
+    sets = (
+        tuple(name for name, on in zip(_CHOICES, chosen) if on)
+        for chosen in product((False, True), repeat=len(_CHOICES))
+    )
+    return tuple(
+        replace(
+            base,
+            name="+".join((base.name, *choices)),
+            open=partial(_open, flavour=base.name, choices=choices),
+        )
+        for choices in sets
+        if choices
+    )
+
+
+VARIANTS = (*_variants(RUNTIME), _RTX, *_variants(_RTX))

@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def save_models(folder: Path) -> Path:
         ("MatMul", ["rd", "w1"], "y"),
     ]
     _save(folder / "qdq.onnx", int8, quantized, x=["batch", 16], y=["batch", 3])
+    _save_what_boards_meet(folder)
     for name, batch in (("mlp", 8), ("fixed", 2), ("qdq", 8)):
         session = onnxruntime.InferenceSession(
             str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]
@@ -103,23 +105,56 @@ def save_models(folder: Path) -> Path:
     return folder
 
 
+def _save_what_boards_meet(folder: Path) -> None:
+    """Networks with a plugin of TensorRT's, a size that depends on the data, int64 ids, mixed types."""
+    generator = np.random.default_rng(1)
+    batch: int | str = "batch"
+    boxes: dict[str, np.ndarray] = {
+        "boxes": np.array([[0, 0, 6, 6], [1, 1, 5, 7]], np.float32),
+        "of": np.zeros(2, np.int64),
+    }
+    roi = helper.make_node(
+        "RoiAlign", ["x", "boxes", "of"], ["y"], name="roi", output_height=2, output_width=2
+    )
+    found = [("Relu", ["x"], "r0"), ("NonZero", ["r0"], "y")]
+    table = {"table": generator.standard_normal((50, 8)).astype(np.float32)}
+    half = {"w": np.ones(16, np.float16)}
+    _save(folder / "roi.onnx", [roi], boxes, x=[1, 3, 8, 8], y=[2, 3, 2, 2])
+    _save(folder / "nonzero.onnx", found, {}, x=[batch, 16], y=[2, "found"], gives=TensorProto.INT64)
+    _save(
+        folder / "tokens.onnx",
+        [("Gather", ["table", "x"], "y")],
+        table,
+        x=[batch, 4],
+        y=[batch, 4, 8],
+        takes=TensorProto.INT64,
+    )
+    _save(folder / "mixed.onnx", [("Add", ["x", "w"], "y")], half, x=[2, 16], y=[2, 16], checked=False)
+    ours = [("NormOfOurs", ["x"], "y")]
+    _save(folder / "ours.onnx", ours, {}, x=[batch, 16], y=[batch, 16], checked=False)
+
+
 def _save(
     path: Path,
-    layers: list[tuple[str, list[str], str]],
+    layers: Sequence[tuple[str, list[str], str] | onnx.NodeProto],
     weights: dict[str, np.ndarray],
     *,
     x: list[int | str],
     y: list[int | str],
+    takes: int = TensorProto.FLOAT,
+    gives: int = TensorProto.FLOAT,
     checked: bool = True,
 ) -> None:
     graph = helper.make_graph(
         [
-            helper.make_node(kind, inputs, [output], name=f"{kind}_{output}")
-            for kind, inputs, output in layers
+            layer
+            if isinstance(layer, onnx.NodeProto)
+            else helper.make_node(layer[0], layer[1], [layer[2]], name=f"{layer[0]}_{layer[2]}")
+            for layer in layers
         ],
         path.stem,
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, y)],
+        [helper.make_tensor_value_info("x", takes, x)],
+        [helper.make_tensor_value_info("y", gives, y)],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

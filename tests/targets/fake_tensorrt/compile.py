@@ -33,7 +33,13 @@ FUNCTIONS = {
         "getNbLayers": "network_layers",
         "getLayer": "network_layer",
     },
-    "VTensor": {"getName": "tensor_name", "getDimensions": "tensor_dims", "getType": "tensor_type"},
+    "VTensor": {
+        "getName": "tensor_name",
+        "getDimensions": "tensor_dims",
+        "getType": "tensor_type",
+        "setType": "tensor_set_type",
+        "setAllowedFormats": "tensor_set_formats",
+    },
     "VLayer": {"getName": "tensor_name", "getType": "layer_type"},
     "VOptimizationProfile": {
         "setDimensions": "profile_set",
@@ -53,6 +59,8 @@ FUNCTIONS = {
         "setDefaultDeviceType": "config_set_device",
         "getDefaultDeviceType": "config_get_device",
         "setDLACore": "config_set_core",
+        "setEngineCapability": "config_set_capability",
+        "setInt8Calibrator": "config_set_calibrator",
         "getDLACore": "config_get_core",
         "canRunOnDLA": "config_on_dla",
         "createTimingCache": "config_make_cache",
@@ -93,6 +101,7 @@ FUNCTIONS = {
         "setInputShape": "context_set_shape",
         "getTensorShape": "context_shape",
         "setTensorAddress": "context_address",
+        "setOutputAllocator": "context_allocator",
         "inferShapes": "context_infer",
         "enqueueV3": "context_enqueue",
         "setOptimizationProfileAsync": "context_profile",
@@ -159,6 +168,9 @@ def header(slots: dict[str, dict[str, Any]]) -> str:
     numbers += f"#define OF(dims) {'dims' if old else '*dims'}\n"
     numbers += f"#define LOG_SLOT {slots['ILogger']['log']}\n"
     numbers += f"#define REPORT_SLOT {slots['IProfiler']['reportLayerTime']}\n"
+    numbers += f"#define REALLOCATE_SLOT {slots['IOutputAllocator']['reallocateOutput']}\n"
+    numbers += f"#define SHAPE_SLOT {slots['IOutputAllocator']['notifyShape']}\n"
+    numbers += f"#define CALIBRATION_SLOT {slots['IInt8Calibrator']['readCalibrationCache']}\n"
     spread = f"#define UNFILLED_FUNCTIONS {unfilled}\n#define TABLES {tables}\n"
     return f"{numbers}{spread}#define FILL {' '.join(fill)}\n"
 

@@ -300,8 +300,59 @@ def check_shapes_serve_inputs_with_more_than_a_free_batch(bench: Any) -> None:
     session.close()
 
 
+def check_a_plugin_of_tensorrts_own_is_there_without_asking(bench: Any) -> None:
+    plan = bench.folder / "roi.plan"
+    build_engine(bench.folder / "roi.onnx", plan, settings=BuildSettings(precision="fp32"))
+    session = open_session(plan, runtime="tensorrt")
+    x = np.arange(192, dtype="f4").reshape(1, 3, 8, 8)
+    got = session.run({"x": x})["y"]
+    assert got.shape == (2, 3, 2, 2), got.shape
+    assert np.isfinite(got).all()
+    session.close()
+
+
+def check_an_output_whose_size_depends_on_the_data_is_served(bench: Any) -> None:
+    plan = bench.folder / "nonzero.plan"
+    build_engine(bench.folder / "nonzero.onnx", plan, settings=THREE)
+    session = open_session(plan, runtime="tensorrt")
+    assert session.outputs[0].shape == (2, None), session.outputs
+    x = np.random.default_rng(0).standard_normal((8, 16)).astype("f4")
+    for batch in (1, 8, 3):
+        got = session.run({"x": x[:batch]})["y"]
+        assert np.array_equal(got, np.stack(np.nonzero(np.maximum(x[:batch], 0)))), got
+    nothing = session.run({"x": np.zeros((2, 16), "f4")})["y"]
+    assert nothing.shape == (2, 0), nothing.shape
+    timed = session.prepare({"x": x[:4]})
+    timed()
+    timed()
+    session.close()
+    session = open_session(plan, runtime="tensorrt+graph")
+    error = raised(ModelError, lambda: session.prepare({"x": x[:4]}))
+    assert "depends on the data" in error.what, error.what
+    session.close()
+
+
+def check_ids_in_int64_run_also_where_tensorrt_has_no_int64(bench: Any) -> None:
+    plan = bench.folder / "tokens.plan"
+    build_engine(bench.folder / "tokens.onnx", plan, settings=THREE)
+    session = open_session(plan, runtime="tensorrt")
+    old = json.loads(record_path(plan).read_text())["tensorrt"]["version"].startswith("8.")
+    assert session.inputs[0].dtype == ("int32" if old else "int64"), session.inputs
+    ids = np.array([[0, 7, 7, 49], [1, 2, 3, 4]])
+    got = session.run({"x": ids})["y"]
+    assert got.shape == (2, 4, 8), got.shape
+    assert np.array_equal(got[0, 1], got[0, 2])
+    timed = session.prepare({"x": ids})
+    timed()
+    if old:
+        ids[1, 1] = 1 << 40
+        error = raised(ModelError, lambda: session.run({"x": ids}))
+        assert "1099511627776" in error.what, error.what
+    session.close()
+
+
 def main() -> None:
-    """Runs the checks of this file, and over the fake also those of faults.py."""
+    """Runs the checks of this file, and over the fake also those of faults.py and board_faults.py."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fake", type=Path)
@@ -309,11 +360,13 @@ def main() -> None:
     parser.add_argument("--major", default="10")
     asked = parser.parse_args()
     bench = SimpleNamespace(folder=asked.folder, fake=None, copies=0, unsupported="NonMaxSuppressionOfOurs")
+    bench.major, bench.libraries = int(asked.major), asked.fake
     checks: dict[str, Any] = dict(globals())
     if asked.fake:
         os.environ["FAKE_MAJOR"] = asked.major
         os.environ["DEADWEIGHT_CUDA"] = f"ctypes:{asked.fake / 'libcudart.so'}"
         sys.path[:0] = [str(Path(__file__).parent), str(asked.bindings)]
+        import board_faults
         import double
         import faults
 
@@ -323,6 +376,7 @@ def main() -> None:
 
         sys.modules["tensorrt"] = tensorrt_bindings
         checks.update(vars(faults))
+        checks.update(vars(board_faults))
     results: dict[str, str] = {}
     for name, check in list(checks.items()):
         if name.startswith("check_"):

@@ -1,6 +1,8 @@
 /* A libcudart for machines without a GPU: device memory is the host's, streams run at once, a captured graph
  * is a list of what was copied and launched meanwhile. It lets the real ctypes path be tested, and a fake engine
- * be fed. FAKE_CUDA_FREE_MB sets how much is "free"; what is taken is subtracted, so that memory can run out. */
+ * be fed. FAKE_CUDA_FREE_MB sets how much is "free"; what is taken is subtracted, so that memory can run out.
+ * FAKE_CUDA_FAILS is the status that the next wait for a stream gives, and every call after it: a kernel that
+ * failed leaves no usable context, until fake_recover. */
 #define _POSIX_C_SOURCE 200809L
 #include <stdint.h>
 #include <stdlib.h>
@@ -16,6 +18,8 @@ typedef struct { void *address; size_t bytes; } Block;
 
 static Block blocks[4096];
 static size_t taken, copied, synchronized_times;
+static int broken;
+static unsigned device_flags;
 
 static size_t room(void) {
     const char *mb = getenv("FAKE_CUDA_FREE_MB");
@@ -23,6 +27,7 @@ static size_t room(void) {
     return free_bytes > taken ? free_bytes - taken : 0;
 }
 static int take(void **address, size_t bytes) {
+    if (broken) return broken;
     if (bytes > room() || posix_memalign(address, 256, bytes ? bytes : 256)) return NO_MEMORY;
     for (int i = 0; i < 4096; i++)
         if (!blocks[i].address) {
@@ -32,6 +37,7 @@ static int take(void **address, size_t bytes) {
     return NO_MEMORY;
 }
 static int give(void *address) {
+    if (broken) return broken;
     for (int i = 0; address && i < 4096; i++)
         if (blocks[i].address == address) {
             taken -= blocks[i].bytes, blocks[i].address = 0;
@@ -44,6 +50,8 @@ static int give(void *address) {
 size_t fake_taken(void) { return taken; }
 size_t fake_copied(void) { return copied; }
 size_t fake_synchronized(void) { return synchronized_times; }
+unsigned fake_device_flags(void) { return device_flags; }
+void fake_recover(void) { broken = 0; }
 /* Asked by a fake engine: 1 if the stream is being captured, and then `work(with)` is part of its graph. */
 int fake_capture(void *stream, void (*work)(const void *), const void *with) {
     Graph *graph = stream ? ((Stream *)stream)->capturing : 0;
@@ -54,13 +62,29 @@ int fake_capture(void *stream, void (*work)(const void *), const void *with) {
     return 1;
 }
 
+enum { ILLEGAL_ADDRESS = 700 };
 const char *cudaGetErrorName(int status) {
-    return status == OK ? "cudaSuccess" : status == NO_MEMORY ? "cudaErrorMemoryAllocation" : "cudaErrorInvalidValue";
+    switch (status) {
+        case OK: return "cudaSuccess";
+        case NO_MEMORY: return "cudaErrorMemoryAllocation";
+        case ILLEGAL_ADDRESS: return "cudaErrorIllegalAddress";
+    }
+    return "cudaErrorInvalidValue";
 }
 const char *cudaGetErrorString(int status) {
-    return status == OK ? "no error" : status == NO_MEMORY ? "out of memory" : "invalid argument";
+    switch (status) {
+        case OK: return "no error";
+        case NO_MEMORY: return "out of memory";
+        case ILLEGAL_ADDRESS: return "an illegal memory access was encountered";
+    }
+    return "invalid argument";
 }
 int cudaSetDevice(int device) { return device ? INVALID : OK; }
+int cudaSetDeviceFlags(unsigned flags) {
+    if (flags != 0 && flags != 1 && flags != 2 && flags != 4) return INVALID;
+    device_flags = flags;
+    return OK;
+}
 int cudaDriverGetVersion(int *version) { *version = 12060; return OK; }
 int cudaRuntimeGetVersion(int *version) { *version = 12060; return OK; }
 int cudaDeviceGetAttribute(int *value, int attribute, int device) {
@@ -88,6 +112,7 @@ int cudaHostGetDevicePointer(void **device, void *host, unsigned flags) {
     return flags ? INVALID : OK;
 }
 int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, void *stream) {
+    if (broken) return broken;
     if (kind != 1 && kind != 2) return INVALID;
     Graph *graph = stream ? ((Stream *)stream)->capturing : 0;
     if (graph) {
@@ -106,7 +131,8 @@ int cudaStreamCreateWithFlags(void **stream, unsigned flags) {
 int cudaStreamSynchronize(void *stream) {
     if (stream && ((Stream *)stream)->capturing) return INVALID;
     synchronized_times++;
-    return OK;
+    const char *fails = getenv("FAKE_CUDA_FAILS");
+    return broken = broken ? broken : fails ? atoi(fails) : OK;
 }
 int cudaStreamDestroy(void *stream) { free(stream); return OK; }
 int cudaStreamBeginCapture(void *stream, int mode) {

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from onnx_side import OURS, STANDARD, inputs_of, objections, outputs_of, runnable
 
-SIZE = ctypes.c_int32 if os.environ["FAKE_MAJOR"] == "8" else ctypes.c_int64
+OLD = os.environ["FAKE_MAJOR"] == "8"
+SIZE = ctypes.c_int32 if OLD else ctypes.c_int64
 MAGIC = b"a plan of the fake TensorRT\n"
 ERROR, WARNING, INFO, VERBOSE = 1, 2, 3, 4
-DTYPES = {"float32": 0, "float16": 1, "int8": 2, "int32": 3, "bool": 4, "uint8": 5, "int64": 8}
-UNKNOWN = ("NonMaxSuppressionOfOurs",)
+DTYPES = {"float32": 0, "float16": 1, "int8": 2, "int32": 3, "bool": 4, "uint8": 5, "int64": 3 if OLD else 8}
+"""TensorRT 8 has no INT64: such a tensor of a file is INT32 to it."""
 NOT_ON_DLA = ("Gather", "LayerNormalization", "Softmax", "QuantizeLinear", "DequantizeLinear")
 
 faults: dict[str, str] = {}
@@ -74,9 +76,11 @@ class Fake:
         self.version = 0
         self.executions = 0
         self.allowed = False
+        self.registered: set[str] = set()
         self._answerer = ANSWERER(self._answer)
         self.engine.fake_connect(self._answerer, ctypes.cast(self.cudart.fake_capture, ctypes.c_void_p))
         self.engine.fake_report.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_float]
+        self.engine.fake_reallocate.restype = self.engine.fake_calibration.restype = ctypes.c_void_p
 
     def log(self, severity: int, text: str) -> None:
         self.engine.fake_log(severity, text.encode())
@@ -119,8 +123,16 @@ class Fake:
             return -1
         return self.new(core=-1)
 
+    def do_init_plugins(self, q: Any, thing: Any) -> bool:
+        self.registered |= set(STANDARD)
+        return True
+
+    def do_register(self, q: Any, thing: Any) -> None:
+        self.registered.add(q.name.decode())
+
     def do_dla_cores(self, q: Any, thing: Any) -> int:
-        return int(os.environ.get("FAKE_DLA_CORES", "2"))
+        # 10.7 is the last version before 11.4.1 that can use Orin's.
+        return 0 if 100800 <= self.version < 110401 else int(os.environ.get("FAKE_DLA_CORES", "2"))
 
     def do_create_network(self, q: Any, thing: Any) -> int:
         return self.new(flags=q.number, inputs=[], outputs=[], layers=[], model=b"")
@@ -136,22 +148,27 @@ class Fake:
         except Exception:
             parser["errors"].append((3, -1, "Failed to parse the ONNX model.", "", ""))
             return False
-        for index, node in enumerate(model.graph.node):
-            if node.op_type in UNKNOWN:
-                words = 'creator && "Plugin not found, are the plugin name, version, and namespace correct?"'
-                parser["errors"].append((6, index, words, node.name, node.op_type))
-                answer = f'While parsing node number {index} [{node.op_type} -> "{node.output[0]}"]:'
-                self.log(ERROR, f"ModelImporter.cpp:140: {answer}")
+        if OLD:  # its parser registers the standard plugins itself
+            self.registered |= set(STANDARD)
+        for objection in objections(model, registered=self.registered, strong=self._strong(network)):
+            parser["errors"].append(objection)
+            node = model.graph.node[objection[1]]
+            answer = f'While parsing node number {objection[1]} [{node.op_type} -> "{node.output[0]}"]:'
+            self.log(ERROR, f"ModelImporter.cpp:140: {answer}")
         if parser["errors"]:
             return False
-        held = {item.name for item in model.graph.initializer}
-        network["model"] = model.SerializeToString()
-        network["inputs"] = [_tensor(item) for item in model.graph.input if item.name not in held]
-        network["outputs"] = [_tensor(item) for item in model.graph.output]
+        network["inputs"], network["outputs"] = inputs_of(model), outputs_of(model)
         network["layers"] = [
             {"name": node.name or node.output[0], "type": node.op_type} for node in model.graph.node
         ]
+        network["model"] = runnable(model).SerializeToString()
         return True
+
+    def _strong(self, network: Any) -> bool:
+        import tensorrt_bindings  # pyright: ignore[reportMissingImports]
+
+        kind = getattr(tensorrt_bindings.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        return self.version >= 110000 or (kind is not None and bool(network["flags"] >> int(kind) & 1))
 
     def do_num_errors(self, q: Any, parser: Any) -> int:
         return len(parser["errors"])
@@ -195,6 +212,12 @@ class Fake:
         kinds = tensorrt_bindings.LayerType
         return int(kinds.QUANTIZE if thing["type"] == "QuantizeLinear" else kinds.IDENTITY)
 
+    def do_set_type(self, q: Any, tensor: Any) -> None:
+        tensor["dtype"] = next(name for name, number in DTYPES.items() if number == q.number)
+
+    def do_set_formats(self, q: Any, tensor: Any) -> None:
+        tensor["formats"] = q.number
+
     # profile and config
 
     def do_create_profile(self, q: Any, thing: Any) -> int:
@@ -208,7 +231,17 @@ class Fake:
         return tuple(profile["shapes"][q.name.decode()][q.number])
 
     def do_create_config(self, q: Any, thing: Any) -> int:
-        return self.new(flags=set(), pools={}, profiles=[], verbosity=0, device=0, core=-1, cache=None)
+        return self.new(
+            flags=set(),
+            pools={},
+            profiles=[],
+            verbosity=0,
+            device=0,
+            core=-1,
+            cache=None,
+            capability=0,
+            calibrator=0,
+        )
 
     def do_set_flag(self, q: Any, config: Any) -> None:
         config["flags"].add(q.number)
@@ -256,6 +289,12 @@ class Fake:
     def do_get_core(self, q: Any, config: Any) -> int:
         return int(config["core"])
 
+    def do_set_capability(self, q: Any, config: Any) -> None:
+        config["capability"] = q.number
+
+    def do_set_calibrator(self, q: Any, config: Any) -> None:
+        config["calibrator"] = q.number
+
     def do_set_level(self, q: Any, config: Any) -> None:
         config["level"] = q.number
 
@@ -273,14 +312,21 @@ class Fake:
         return self.new(data=data)
 
     def do_set_cache(self, q: Any, config: Any) -> bool:
+        data = self.things[q.number]["data"]
+        if data and data != self._timings() and not q.other:
+            self.log(ERROR, "The timing cache is of a device with other CUDA device properties.")
+            return False
         config["cache"] = q.number
         return True
+
+    def _timings(self) -> bytes:
+        return f"timings of {os.environ.get('FAKE_DEVICE', 'the fake')}".encode()
 
     def do_get_cache(self, q: Any, config: Any) -> int:
         return -1 if config["cache"] is None else int(config["cache"])
 
     def do_serialize_cache(self, q: Any, cache: Any) -> int:
-        return self._memory(cache["data"] or b"timings of the fake")
+        return self._memory(cache["data"] or self._timings())
 
     # plans
 
@@ -300,6 +346,8 @@ class Fake:
         if config["device"] == 1:
             import tensorrt_bindings  # pyright: ignore[reportMissingImports]
 
+            if self._refused_by_dla(network, config):
+                return -1
             allowed = int(tensorrt_bindings.BuilderFlag.GPU_FALLBACK) in config["flags"]
             if not allowed and any(layer["type"] in NOT_ON_DLA for layer in network["layers"]):
                 self.log(ERROR, "A layer is not supported on DLA and GPU_FALLBACK is not enabled.")
@@ -315,6 +363,7 @@ class Fake:
                     )
                 side = "Gpu" if layer["type"] in NOT_ON_DLA else "Dla"
                 self.log(INFO, f"[{side}Layer] {layer['name']}")
+        calibration = self._calibration(config)
         self.log(VERBOSE, "Adding reformat layer: Reformatted Input Tensor 0 to the first layer")
         self.log(INFO, "Total Weights Memory: 1024 bytes")
         head = {
@@ -326,9 +375,40 @@ class Fake:
             "profiles": config["profiles"],
             "flags": sorted(config["flags"]),
             "strong": network["flags"],
+            "verbosity": config["verbosity"],
+            "capability": config["capability"],
+            "calibration": calibration,
             "bytes": len(network["model"]),
         }
         return self._memory(MAGIC + json.dumps(head).encode() + b"\n" + network["model"])
+
+    def _refused_by_dla(self, network: Any, config: Any) -> bool:
+        import tensorrt_bindings  # pyright: ignore[reportMissingImports]
+
+        flags = tensorrt_bindings.BuilderFlag
+        quantized = any(layer["type"] == "QuantizeLinear" for layer in network["layers"])
+        if quantized and self.version < 110401:
+            self.log(ERROR, "DLA does not support explicit quantization: the Q/DQ layers cannot run there.")
+            return True
+        if any(low != high for profile in config["profiles"] for low, _, high in profile.values()):
+            self.log(ERROR, "DLA Layer 0 does not support dynamic shapes in any dimension.")
+            return True
+        weak = hasattr(flags, "INT8") and int(flags.INT8) in config["flags"]
+        if weak and not quantized and not config["calibrator"]:
+            self.log(ERROR, "Calibration failure occurred with no scaling factors detected.")
+            return True
+        if config["capability"] == 2 and int(flags.GPU_FALLBACK) in config["flags"]:
+            self.log(ERROR, "GPU_FALLBACK cannot be set for an engine capability of DLA_STANDALONE.")
+            return True
+        return False
+
+    def _calibration(self, config: Any) -> str:
+        """What the calibrator's cache says; TensorRT asks it during the build."""
+        if not config["calibrator"]:
+            return ""
+        size = ctypes.c_size_t()
+        data = self.engine.fake_calibration(ctypes.c_void_p(config["calibrator"]), ctypes.byref(size))
+        return ctypes.string_at(data, size.value).decode() if data else ""
 
     def _memory(self, data: bytes) -> int:
         return self.new(data=ctypes.create_string_buffer(data, len(data)), size=len(data))
@@ -378,6 +458,11 @@ class Fake:
                 f"device, expecting compute {here} got compute {answer['sm']}, please rebuild.)",
             )
             return -1
+        for layer in answer["layers"]:
+            if layer["type"] in (*STANDARD, *OURS) and layer["type"] not in self.registered:
+                plugin = STANDARD.get(layer["type"], layer["type"])
+                self.log(ERROR, f"{failed} 4: API Usage Error (Cannot find plugin: {plugin}, version: 1)")
+                return -1
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
@@ -444,7 +529,16 @@ class Fake:
             self.log(ERROR, faults.pop("context"))
             return -1
         fixed = {t["name"]: tuple(t["shape"]) for t in engine["inputs"] if -1 not in t["shape"]}
-        return self.new(engine=engine, of=q.id, shapes=fixed, addresses={}, profile=0, profiler=0, outputs={})
+        return self.new(
+            engine=engine,
+            of=q.id,
+            shapes=fixed,
+            addresses={},
+            allocators={},
+            profile=0,
+            profiler=0,
+            outputs={},
+        )
 
     def do_engine_of(self, q: Any, context: Any) -> int:
         return int(context["of"])
@@ -479,6 +573,9 @@ class Fake:
         name = q.name.decode()
         if name in context["shapes"]:
             return tuple(context["shapes"][name])
+        tensor = _named(context["engine"], q.name)
+        if tensor["dependent"]:
+            return tuple(tensor["shape"])
         if not context["outputs"]:
             feeds = {
                 t["name"]: np.zeros(context["shapes"][t["name"]], t["dtype"])
@@ -498,6 +595,10 @@ class Fake:
             )
             return False
         context["addresses"][q.name.decode()] = q.number
+        return True
+
+    def do_set_allocator(self, q: Any, context: Any) -> bool:
+        context["allocators"][q.name.decode()] = q.number
         return True
 
     def do_set_profile(self, q: Any, context: Any) -> bool:
@@ -520,7 +621,9 @@ class Fake:
             self.log(ERROR, faults["execute"])
             return False
         tensors = context["engine"]["inputs"] + context["engine"]["outputs"]
-        missing = [t["name"] for t in tensors if t["name"] not in context["addresses"]]
+        missing = [
+            t["name"] for t in tensors if t["name"] not in (*context["addresses"], *context["allocators"])
+        ]
         if missing:
             self.log(
                 ERROR,
@@ -532,24 +635,36 @@ class Fake:
     def do_execute(self, q: Any, context: Any) -> bool:
         engine = context["engine"]
         feeds = {
-            t["name"]: _at(context["addresses"][t["name"]], context["shapes"][t["name"]], t["dtype"])
+            t["name"]: _at(
+                context["addresses"][t["name"]], context["shapes"][t["name"]], _held(t["dtype"])
+            ).astype(t["dtype"])
             for t in engine["inputs"]
         }
         names = [t["name"] for t in engine["outputs"]]
         for name, array in zip(names, engine["session"].run(names, feeds), strict=True):
-            _at(context["addresses"][name], array.shape, str(array.dtype))[...] = array
+            if name in context["allocators"]:
+                self._allocate(context, name, array)
+            _at(context["addresses"][name], array.shape, _held(str(array.dtype)))[...] = array
         self.executions += 1
         if context["profiler"]:
             for index, layer in enumerate(engine["layers"]):
                 self.engine.fake_report(context["profiler"], layer["name"].encode(), 0.5 + index)
         return True
 
+    def _allocate(self, context: Any, name: str, array: Any) -> None:
+        """Asks an output's allocator for memory, and reports the shape to it."""
+        allocator, dims = ctypes.c_void_p(context["allocators"][name]), Dims()
+        size = array.size * np.dtype(_held(str(array.dtype))).itemsize
+        before = ctypes.c_void_p(context["addresses"].get(name, 0))
+        address = self.engine.fake_reallocate(allocator, name.encode(), before, ctypes.c_uint64(size))
+        context["addresses"][name] = int(address or 0)
+        dims.take(array.shape)
+        self.engine.fake_notify(allocator, name.encode(), ctypes.byref(dims))
 
-def _tensor(item: Any) -> dict[str, Any]:
-    tensor = item.type.tensor_type
-    shape = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
-    dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
-    return {"name": item.name, "shape": shape, "dtype": dtype}
+
+def _held(dtype: str) -> str:
+    """The type of a tensor in the engine's memory."""
+    return "int32" if OLD and dtype == "int64" else dtype
 
 
 def _named(engine: Any, name: bytes) -> dict[str, Any]:

@@ -107,6 +107,8 @@ static Object *network_layer(Impl *s, int32_t i) { return object(layer_table, as
 static const char *tensor_name(Impl *s) { return ask_text(s, "name", 0); }
 static Dims tensor_dims(Impl *s) { return ask_dims(s, "dims", 0, 0, 0); }
 INT(tensor_type, "type")
+SET(tensor_set_type, "set_type")
+static void tensor_set_formats(Impl *s, uint32_t formats) { ask(s, "set_formats", 0, formats); }
 INT(layer_type, "type")
 
 /* profile */
@@ -135,6 +137,12 @@ SET(config_set_device, "set_device")
 INT(config_get_device, "get_device")
 SET(config_set_core, "set_core")
 INT(config_get_core, "get_core")
+SET(config_set_capability, "set_capability")
+static void config_set_calibrator(Impl *s, void *calibrator) { ask(s, "set_calibrator", 0, (int64_t)calibrator); }
+/* Called by Python during a build: the calibrator's cache. */
+const void *fake_calibration(void *calibrator, size_t *size) {
+    return ((const void *(*)(void *, size_t *))(*(void ***)calibrator)[CALIBRATION_SLOT])(calibrator, size);
+}
 SET(config_set_level, "set_level")
 SET(config_set_compatibility, "set_compatibility")
 static bool config_on_dla(Impl *s, Object *layer) { return ask(s, "on_dla", 0, layer->impl->id); }
@@ -204,6 +212,17 @@ static bool context_profile(Impl *s, int32_t index, void *stream) {
     (void)stream;
     return ask(s, "set_profile", 0, index);
 }
+static bool context_allocator(Impl *s, const char *name, void *allocator) {
+    return ask(s, "set_allocator", name, (int64_t)allocator);
+}
+/* Called by Python for each output whose size depends on the data: its address, and then its shape. */
+void *fake_reallocate(void *allocator, const char *name, void *memory, uint64_t size) {
+    typedef void *(*Reallocate)(void *, const char *, void *, uint64_t, uint64_t);
+    return ((Reallocate)(*(void ***)allocator)[REALLOCATE_SLOT])(allocator, name, memory, size, 256);
+}
+void fake_notify(void *allocator, const char *name, const Dims *dims) {
+    ((void (*)(void *, const char *, const Dims *))(*(void ***)allocator)[SHAPE_SLOT])(allocator, name, dims);
+}
 INT(context_get_profile, "get_profile")
 MAKE(context_engine, "engine_of", engine_table, "VCudaEngine")
 static void context_profiler(Impl *s, void *profiler) { ask(s, "set_profiler", 0, (int64_t)profiler); }
@@ -265,7 +284,12 @@ void *createNvOnnxParserRefitter_INTERNAL(void) { return 0; }
 void *getPluginRegistry(void) { return 0; }
 void *getBuilderPluginRegistry(void) { return 0; }
 int getNvOnnxParserVersion(void) { return 0; }
-bool initLibNvInferPlugins(void) { return true; }
+bool initLibNvInferPlugins(void *given, const char *space) {
+    (void)given;
+    return ask(0, "init_plugins", space, 0);
+}
+/* Called by a plugin library when it is loaded, as a static registrar does: the operator that it brings. */
+void fake_register(const char *operator) { ask(0, "register", operator, 0); }
 
 /* Old parsers that the bindings of TensorRT 8 ask for, by their mangled names. */
 void *_ZN11nvuffparser15createUffParserEv(void) { return 0; }

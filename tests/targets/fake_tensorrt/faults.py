@@ -171,32 +171,6 @@ def check_a_damaged_timing_cache_is_made_anew(bench: Any) -> None:
     assert path.read_bytes().startswith(b"timings")
 
 
-def check_layers_that_dla_refuses_are_counted_before_the_build(bench: Any) -> None:
-    settings = BuildSettings(batch=(1, 4, 8), dla_core=0, max_gpu_fallbacks=1)
-    out = bench.folder / "dla.plan"
-    error = raised(ModelError, lambda: build_engine(bench.folder / "qdq.onnx", out, settings=settings))
-    assert "cannot run on DLA, 1 are allowed" in error.what, error.what
-    assert not out.exists()
-
-
-def check_layers_that_fell_back_are_counted_after_the_build(bench: Any) -> None:
-    settings = BuildSettings(batch=(1, 4, 8), dla_core=1, max_gpu_fallbacks=5)
-    built = build_engine(bench.folder / "qdq.onnx", bench.folder / "dla.plan", settings=settings)
-    assert len(built.findings.fallbacks) == len(built.findings.gpu_layers) == 5, built.findings
-    assert built.findings.dla_layers
-    assert built.record["refused_by_dla"] == list(built.findings.gpu_layers)
-    assert "--dla-core 1" in built.record["rebuild"]
-
-
-def check_layers_that_only_the_build_moves_to_the_gpu_break_the_budget_too(bench: Any) -> None:
-    double.faults["moved"] = "COPY: Reformatting CopyNode for Output Tensor 0"
-    settings = BuildSettings(batch=(1, 4, 8), dla_core=0, max_gpu_fallbacks=5)
-    out = bench.folder / "moved.plan"
-    error = raised(ModelError, lambda: build_engine(bench.folder / "qdq.onnx", out, settings=settings))
-    assert "6 layers of qdq.onnx were built for the GPU, 5 are allowed" in error.what, error.what
-    assert not out.exists()
-
-
 def check_a_run_that_found_no_room_leaves_the_session_right(bench: Any) -> None:
     held = np.load(str(bench.folder / "mlp.npz"))
     session = open_session(plan_of(bench, "mlp"), runtime="tensorrt")
@@ -207,31 +181,6 @@ def check_a_run_that_found_no_room_leaves_the_session_right(bench: Any) -> None:
     for batch in (4, 8):
         assert np.array_equal(session.run({"x": held["x"][:batch]})["y"], held["y"][:batch])
     session.close()
-
-
-def check_a_board_without_dla_says_so(bench: Any) -> None:
-    with Set("FAKE_DLA_CORES", "0"):
-        error = raised(
-            TargetError,
-            lambda: build_engine(
-                bench.folder / "mlp.onnx",
-                bench.folder / "n.plan",
-                settings=BuildSettings(dla_core=0, precision="fp32"),
-            ),
-        )
-    assert "finds 0 here" in error.what, error
-
-
-def check_flags_are_set_by_name_and_dla_alone_is_weakly_typed_before_11(bench: Any) -> None:
-    built = build_engine(
-        bench.folder / "qdq.onnx",
-        bench.folder / "flags.plan",
-        settings=BuildSettings(batch=(1, 4, 8), sparse=True, version_compatible=True, dla_core=0),
-    )
-    version = int(built.record["tensorrt"]["version"].split(".")[0])
-    assert built.record["flags"][:2] == ["SPARSE_WEIGHTS", "VERSION_COMPATIBLE"]
-    assert built.record["tensorrt"]["strongly_typed"] is (version >= 11)
-    assert ("INT8" in built.record["flags"]) is (version < 11)
 
 
 def check_code_that_a_plan_brings_is_never_run(bench: Any) -> None:
@@ -253,31 +202,6 @@ def check_the_plan_holds_the_profile_and_the_type_of_network_that_were_asked_for
     creation = tensorrt.NetworkDefinitionCreationFlag
     kind = creation.STRONGLY_TYPED if hasattr(creation, "STRONGLY_TYPED") else creation.EXPLICIT_BATCH
     assert answer["strong"] == 1 << int(kind), answer["strong"]
-
-
-def check_limits_come_from_what_is_free_and_are_powers_of_two_where_they_must(bench: Any) -> None:
-    built = build_engine(bench.folder / "mlp.onnx", bench.folder / "l.plan", settings=THREE)
-    limits = built.record["limits"]
-    assert bin(limits["tactic_bytes"]).count("1") == 1
-    assert limits["workspace_bytes"] > 0
-    assert not built.findings.errors, built.findings.errors
-    asked = replace(THREE, workspace_bytes=1 << 20)
-    built = build_engine(bench.folder / "mlp.onnx", bench.folder / "l.plan", settings=asked)
-    assert built.record["limits"]["workspace_bytes"] == 1 << 20
-
-
-def check_a_discrete_gpu_gets_copies_and_an_integrated_one_none(bench: Any) -> None:
-    held = np.load(str(bench.folder / "mlp.npz"))
-    copied = bench.fake.cudart.fake_copied
-    copied.restype = ctypes.c_size_t
-    for integrated, copies in (("1", False), ("0", True)):
-        with Set("FAKE_CUDA_INTEGRATED", integrated):
-            before = copied()
-            session = open_session(plan_of(bench, "mlp"), runtime="tensorrt")
-            for batch in (2, 8):
-                assert np.array_equal(session.run({"x": held["x"][:batch]})["y"], held["y"][:batch])
-            assert (copied() > before) is copies
-            session.close()
 
 
 def check_everything_that_was_taken_is_given_back(bench: Any) -> None:
@@ -329,7 +253,6 @@ def check_the_commands_build_profile_and_compare_engines(bench: Any) -> None:
     few = ["--events", "6", "--event-s", "0.01"]
     result = {}
     for words, code in (
-        (["build", model, *to, "--dla-core", "0", "--max-gpu-fallbacks", "1"], 1),
         (["build", model, *to], 0),
         (["profile", str(plan), "--layers", "--batch", "4", *few], 0),
         (["compare", str(plan), str(plan), *few], 3),
