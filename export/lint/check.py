@@ -33,6 +33,8 @@ RULES: dict[int, Rule] = {
     105: operators.restriction_kept,
     106: operators.types_taken,
     107: operators.seed_used,
+    108: operators.output_sizes,
+    109: operators.plugin,
     201: explicit.zero_point,
     202: explicit.quantized_type,
     203: explicit.float_bias,

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from onnx import NodeProto, TensorProto
 
 from ..onnx_graph.graph import QUANTIZED, attribute_of
+from .changes import Version
 from .finding import Finding
 from .network import Network, label
-from .platform import Platform, Version
+from .platform import Platform
 
 Limit = Callable[[Network, NodeProto, bool], Iterator[str]]
 

@@ -13,9 +13,10 @@ from onnx import NodeProto, TensorProto
 
 from ..onnx_graph.graph import QUANTIZED, WEIGHTED, attribute_of
 from ..quantization.placement import channel_axis
+from .changes import Version
 from .finding import Finding, Severity
 from .network import Network, type_name
-from .platform import Platform, Version
+from .platform import Platform
 
 _8_BIT_FLOAT = TensorProto.FLOAT8E4M3FN
 _4_BIT_FLOAT = 23  # FLOAT4E2M1, a name that ONNX has from 1.18 on
@@ -55,7 +56,11 @@ def quantized_type(network: Network, platform: Platform) -> Iterator[Finding]:
         else:
             what = f"it quantizes to {type_name(kind)}; {platform.name} supports {names}"
         unsigned = kind == TensorProto.UINT8
-        severity: Severity = _asymmetric(platform) if unsigned else "error"
+        severity: Severity = "error"
+        if unsigned:
+            zero = network.constant(node, 2)
+            # With a zero point of 0 the parser of TensorRT-RTX 1.7.1 takes it.
+            severity = _in_float(platform) if zero is not None and not zero.any() else _asymmetric(platform)
         yield Finding(202, severity, node.name, what + (_but_dla(platform) if unsigned else ""), _SYMMETRIC)
 
 
@@ -66,13 +71,15 @@ def float_bias(network: Network, platform: Platform) -> Iterator[Finding]:
             continue
         maker = network.index.producer.get(node.input[2])
         if maker is not None and maker.op_type == "DequantizeLinear":
-            kind = type_name(_quantized_type(network, maker))
+            integers = _quantized_type(network, maker)
+            kind = type_name(integers)
             what = (
                 f"its bias is dequantized from {kind}; TensorRT needs a constant float bias, which it "
                 "adds to the accumulator"
             )
             cure = "Store the bias as float (in onnxruntime's quantizer: QuantizeBias=False)."
-            yield Finding(203, "error", node.name, what, cure)
+            severity = _in_float(platform) if integers == TensorProto.INT8 else "error"
+            yield Finding(203, severity, node.name, what, cure)
 
 
 def scale(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -102,7 +109,8 @@ def activation_axis(network: Network, platform: Platform) -> Iterator[Finding]:
         scales = network.constant(node, 1)
         if network.weight(node) is None and scales is not None and scales.size > 1:
             what = f"the activation {node.input[0]!r} has {scales.size} scales; only weights may have several"
-            yield Finding(205, "error", node.name, what, "Use one scale for the whole tensor.")
+            cure = "Use one scale for the whole tensor."
+            yield Finding(205, _in_float(platform), node.name, what, cure)
 
 
 def weight_axis(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -112,12 +120,14 @@ def weight_axis(network: Network, platform: Platform) -> Iterator[Finding]:
         if weight is None or scales is None or scales.size <= 1:
             continue
         what = ""
+        severity: Severity = "error"
         axis = attribute_of(node, "axis")
         if scales.ndim > 1 or attribute_of(node, "block_size", 0):
             if _quantized_type(network, node) == TensorProto.INT8:
                 what = f"the scales of {weight.name!r} are by block; int8 needs one scale per channel"
         elif axis is None:
             what = f"the scales of {weight.name!r} have no axis, which means 1 in ONNX but 0 in TensorRT"
+            severity = _in_float(platform)
         elif not -len(weight.dims) <= axis < len(weight.dims):
             what = f"{weight.name!r} has no axis {axis} for its {scales.size} scales"
         else:
@@ -125,6 +135,7 @@ def weight_axis(network: Network, platform: Platform) -> Iterator[Finding]:
             for reader, place, along in _weighted_readers(network, node.output[0], axis):
                 legal = channel_axis(reader, place, len(weight.dims))
                 if along != legal:
+                    severity = _in_float(platform)
                     should = "one scale" if legal is None else f"axis {legal}, its output channels"
                     what = (
                         f"the scales of {weight.name!r} are along axis {along} of the input of "
@@ -132,12 +143,13 @@ def weight_axis(network: Network, platform: Platform) -> Iterator[Finding]:
                     )
             if not what and weight.dims[axis] != scales.size:
                 what = f"{weight.name!r} has {scales.size} scales for {weight.dims[axis]} channels"
+                severity = "error"
         if what:
             cure = (
                 "Quantize weights per output channel and write the axis: Conv 0, ConvTranspose 1, MatMul 1, "
                 "Gemm 1 or with transB 0; or use one scale."
             )
-            yield Finding(206, "error", node.name, what, cure)
+            yield Finding(206, severity, node.name, what, cure)
 
 
 def opset_of_scales(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -164,7 +176,7 @@ def opset_of_scales(network: Network, platform: Platform) -> Iterator[Finding]:
             what = f"its scale is {names[0]} and its data {names[1]}; this opset needs one type"
         else:
             continue
-        yield Finding(207, "error", node.name, what, cure)
+        yield Finding(207, _in_float(platform), node.name, what, cure)
 
 
 def zero_point_given(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -175,6 +187,11 @@ def zero_point_given(network: Network, platform: Platform) -> Iterator[Finding]:
                 what = f"it has no zero point; the parser of {platform.name} needs three inputs"
                 cure = "Add the zero point: an int8 constant 0 of the scale's shape."
                 yield Finding(208, "error", node.name, what, cure)
+
+
+def _in_float(platform: Platform) -> Severity:
+    # NVIDIA's pages or ONNX forbid it; the parser of TensorRT-RTX 1.7.1 takes it, mostly to run it in float.
+    return "warning" if platform.version >= (11,) else "error"
 
 
 def _has_zero(node: NodeProto) -> bool:

@@ -19,7 +19,7 @@ def takes(target: Target, operator: str) -> bool:
     if not target.runtime.linted:
         return True
     try:
-        return Platform.of(target).types(operator) is not None
+        return bool(Platform.of(target).supports(operator))
     except TargetError:
         return False
 

@@ -1,23 +1,32 @@
-"""Rules 101 to 107: the file, and whether this TensorRT supports each of its operators.
+"""Rules 101 to 109: the file, and whether this TensorRT supports each of its operators.
 
-Sources: the operator tables of onnx-tensorrt for 8.5, 8.6, 10.0 and 10.1; its opset guide for 11.
+Sources: the operator tables and importers of onnx-tensorrt for 8.4 to 10.1, NVIDIA's opset guide, and what
+changes.py names. No parser has an upper limit of the opset; a newer operator than it knows is read by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnx import AttributeProto, TensorProto
+from onnx import AttributeProto, NodeProto, TensorProto, defs
 
 from ..onnx_graph.graph import QUANTIZED, attribute_of
-from .finding import Finding
+from . import changes
+from .changes import Version
+from .finding import Finding, Severity
 from .network import STANDARD, Network, label, type_name
-from .platform import Platform, Version, operators
+from .platform import Platform, operators
 from .restrictions import RESTRICTIONS
 
-# First version, and the opsets that it parses.
+# First version, and the opsets that NVIDIA names for it.
 OPSETS: tuple[tuple[Version, int, int], ...] = (((11,), 9, 25), ((10,), 9, 20), ((8,), 7, 17))
-LATEST_IR = {"8.5": 8, "8.6": 8, "10.0": 10, "10.1": 10}  # of the ONNX releases they were built with
+LATEST_IR = {
+    "8.4": 8,
+    "8.5": 8,
+    "8.6": 8,
+    "10.0": 10,
+    "10.1": 10,
+}  # of the ONNX releases they were built with
 
 _SHORT: dict[int, str] = {
     TensorProto.FLOAT: "f32",
@@ -34,16 +43,29 @@ _SHORT: dict[int, str] = {
 }
 # The tables list the types of an operator's data: of these operators the output's, of others the input's.
 _BY_OUTPUT = ("Constant", "ConstantOfShape", "EyeLike", "OneHot", "Range", "Where")
+_UNSIZED = ("NonZero", "NonMaxSuppression")  # how large the result is depends on the data
 _ANY_TYPE = (*QUANTIZED, "If", "Loop", "Scan", "Shape", "Size", "NonMaxSuppression", "SequenceConstruct")
 
 
 def opset(network: Network, platform: Platform) -> Iterator[Finding]:
-    """101: the parser supports the opset."""
+    """101: NVIDIA names the opset for this parser."""
     least, most = next((low, high) for since, low, high in OPSETS if platform.version >= since)
     if not least <= network.opset <= most:
-        what = f"it has opset {network.opset}; {platform.name} parses {least} to {most}"
-        cure = f"Export at opset {min(most, 17)}, which every TensorRT since 8.5 parses."
-        yield Finding(101, "error", "the file", what, cure)
+        newer = sorted({node.op_type for node in network.every_node() if _defined_after(node, network, most)})
+        by = f"; of its operators these were defined anew since: {', '.join(newer)}" if newer else ""
+        what = f"it has opset {network.opset}; for {platform.name} NVIDIA names {least} to {most}{by}"
+        cure = (
+            f"The parser tries it all the same; opset {min(most, 17)} is safe for every TensorRT since 8.5."
+        )
+        yield Finding(101, "warning", "the file", what, cure)
+
+
+def _defined_after(node: NodeProto, network: Network, opset: int) -> bool:
+    try:
+        since = defs.get_schema(node.op_type, network.opset, "").since_version
+    except defs.SchemaError:
+        return False
+    return node.domain in STANDARD and int(since) > opset
 
 
 def ir_version(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -61,13 +83,21 @@ def ir_version(network: Network, platform: Platform) -> Iterator[Finding]:
 def operator_taken(network: Network, platform: Platform) -> Iterator[Finding]:
     """103: this TensorRT supports every standard operator."""
     for node in network.every_node():
-        if node.domain not in STANDARD:
+        name = node.op_type
+        if node.domain not in STANDARD or changes.plugin(name) or (known := platform.supports(name)):
             continue
-        tables = operators().get(node.op_type)
-        if tables is None or tables[platform.table] is None:
-            since = next((table for table, types in (tables or {}).items() if types), None)
-            what = f"{node.op_type} is not in the operator table of TensorRT {platform.table}"
-            yield Finding(103, "error", label(node), what, _cure_for_missing(node.op_type, since))
+        tables = operators().get(name) or {}
+        since = next((table for table, types in tables.items() if types), None)
+        learnt = changes.since(name)
+        if known is None:
+            what = f"{name} is in no table that deadweight has; {platform.name} may support it"
+            cure = "Ask NVIDIA's parser: deadweight lint --ask-parser, or trtexec --onnx=MODEL on the board."
+            yield Finding(103, "warning", label(node), what, cure)
+            continue
+        if learnt is not None:
+            since = ".".join(map(str, learnt))
+        what = f"{name} is not in the operator table of TensorRT {platform.table}"
+        yield Finding(103, "error", label(node), what, _cure_for_missing(name, since))
 
 
 def _cure_for_missing(operator: str, since: str | None) -> str:
@@ -81,15 +111,69 @@ def _cure_for_missing(operator: str, since: str | None) -> str:
 def operator_standard(network: Network, platform: Platform) -> Iterator[Finding]:
     """104: there are no custom operators."""
     for node in network.every_node():
-        if node.domain in STANDARD:
+        own = platform.has(node.op_type) and not defs.has(node.op_type)  # a custom operator of NVIDIA's
+        if node.domain in STANDARD or changes.plugin(node.op_type) or own:
             continue
         does = "without a plugin of that name the parser fails"
-        if (operators().get(node.op_type) or {}).get(platform.table) is not None:
+        if platform.supports(node.op_type):
             # Observed in NVIDIA's parser: it looks an operator up only by its name.
             does = f"the parser uses only the name and would run ONNX's {node.op_type}"
         what = f"{node.domain}.{node.op_type} is not an ONNX operator; {does}"
-        cure = "Replace it by standard operators, inline local functions, or load such a plugin first."
+        cure = "Replace it by standard operators, inline local functions, or build with --plugin LIBRARY."
         yield Finding(104, "error", label(node), what, cure)
+
+
+def plugin(network: Network, platform: Platform) -> Iterator[Finding]:
+    """109: no operator needs a plugin of NVIDIA's."""
+    for node in network.every_node():
+        standard = changes.plugin(node.op_type)
+        name = node.op_type if standard else changes.imported_as(node, platform.version)
+        if not name or not (standard or node.domain in STANDARD):
+            continue
+        since, removed = standard or ((), None)
+        severity: Severity = "note"
+        what = f"{node.op_type} runs as NVIDIA's plugin {name}"
+        cure = (
+            "Nothing with deadweight, which registers NVIDIA's plugins when it builds and opens an engine. "
+            "Another program must call init_libnvinfer_plugins first. TensorRT-RTX has no plugins."
+        )
+        if platform.version < since or (removed is not None and platform.version >= removed):
+            severity = "error"
+            gone = platform.version >= since and removed is not None
+            when = (
+                f"{'.'.join(map(str, removed or since))} {'removed it' if gone else 'is the first with it'}"
+            )
+            what = f"{node.op_type} is a plugin that {platform.name} does not have: TensorRT {when}"
+            cure = "Export without it, or build with --plugin LIBRARY and a library that has it."
+        yield Finding(109, severity, label(node), what, cure)
+
+
+def output_sizes(network: Network, platform: Platform) -> Iterator[Finding]:
+    """108: how large an output is does not depend on the data."""
+    unsized: dict[str, str] = {}  # by tensor, the operator whose result has no size before the run
+    for node in network.nodes:
+        by = next((unsized[name] for name in node.input if name in unsized), "")
+        if node.op_type in _UNSIZED:
+            by = label(node)
+        for name in node.output if by else ():
+            shape = network.shapes.get(name)
+            # A fixed size ends it, unless it is that of a shape, with which another tensor gets its own.
+            integers = network.types.get(name) == TensorProto.INT64 and shape is not None and len(shape) < 2
+            if shape is None or None in shape or node.op_type in _UNSIZED or integers:
+                unsized[name] = by
+    for name in (value.name for value in network.model.graph.output if value.name in unsized):
+        if None not in network.shapes.get(name, (None,)):
+            continue
+        what = (
+            f"how large the output {name!r} is depends on the data, by {unsized[name]!r}: it is allocated "
+            "during the run, no CUDA graph holds it, and times depend on the input"
+        )
+        cure = (
+            "End the network in boxes and scores and select outside, or export EfficientNMS_TRT, whose "
+            "outputs have a fixed size. deadweight reads outputs without one from TensorRT 8.5 on."
+        )
+        maker = network.index.producer.get(name)
+        yield Finding(108, "warning", label(maker) if maker is not None else name, what, cure)
 
 
 def restriction_kept(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -98,7 +182,8 @@ def restriction_kept(network: Network, platform: Platform) -> Iterator[Finding]:
         check = RESTRICTIONS.get(node.op_type)
         if check is not None and node.domain in STANDARD:
             for fault in check(network, node, platform):
-                yield Finding(105, "error", label(node), f"{node.op_type}: {fault.what}", fault.cure)
+                severity: Severity = "warning" if fault.unsure else "error"
+                yield Finding(105, severity, label(node), f"{node.op_type}: {fault.what}", fault.cure)
 
 
 def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -126,7 +211,7 @@ def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
         else:
             what = f"{node.op_type} has the type {known}, which TensorRT {platform.table} has for no operator"
             cure = "Use FLOAT, FLOAT16, INT32 or BOOL."
-            yield Finding(106, "error", label(node), what, cure)
+            yield Finding(106, "warning" if platform.newer else "error", label(node), what, cure)
 
 
 def seed_used(network: Network, platform: Platform) -> Iterator[Finding]:

@@ -1,8 +1,8 @@
 """The platform of the rules: a version of TensorRT, its operator table, and the board if given.
 
-The tables are those of onnx-tensorrt for 8.5, 8.6, 10.0 and 10.1: in operators.csv a cell has the element
-types that a version supports, and an empty cell means that it does not support the operator. Later versions
-have no known table; they are judged by the newest, and a remark says so.
+The tables are those of onnx-tensorrt for 8.4, 8.5, 8.6, 10.0 and 10.1: in operators.csv a cell has the
+element types that a version supports, and an empty cell means that it does not support the operator. Later
+versions have no known table; they are judged by the newest and by what NVIDIA says of changes (changes.py).
 """
 
 from __future__ import annotations
@@ -17,34 +17,45 @@ from ...targets.errors import TargetError
 from ...targets.target import Target
 from ..onnx_graph.graph import WEIGHTED
 from ..quantization.placement import MOVES
+from . import changes
+from .changes import Version
 
-Version = tuple[int, ...]
-TABLES: dict[str, Version] = {"8.5": (8, 5), "8.6": (8, 6), "10.0": (10, 0), "10.1": (10, 1)}
+TABLES: dict[str, Version] = {"8.4": (8, 4), "8.5": (8, 5), "8.6": (8, 6), "10.0": (10, 0), "10.1": (10, 1)}
 NEWEST = "10.1"
+LIKE_NEWEST: Version = (10, 3)
 # Besides placement's MOVES: what also moves values, or computes in the precision of its inputs.
 _ANY_PRECISION = (
     *("Resize", "Split", "Identity", "Dropout", "SpaceToDepth", "Expand", "Tile"),
     *("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "BatchNormalization"),
 )
-_NO_NUMBERS = ("Shape", "Size", "Constant")
+NO_NUMBERS = ("Shape", "Size", "Constant")
 
 
 @dataclass(frozen=True)
 class Platform:
-    """A TensorRT version and its board; `table` is the operator table for it."""
+    """A TensorRT version and its board.
+
+    Attributes:
+        table: the operator table for the version.
+        for_dla: whether the file is meant for the board's DLA, not for its GPU.
+    """
 
     version: Version
     table: str
     board: Target | None = None
+    for_dla: bool = False
 
     @classmethod
-    def of(cls, board: Target | None = None, tensorrt: str | None = None) -> Platform:
+    def of(
+        cls, board: Target | None = None, tensorrt: str | None = None, *, for_dla: bool = False
+    ) -> Platform:
         """The platform of a board, of a version, or of a board with another version than its own.
 
         With neither it is the newest TensorRT with a table.
 
         Raises:
-            TargetError: the version is malformed or too old; the board has no TensorRT, or an unknown one.
+            TargetError: the version is malformed or too old; the board has no TensorRT, an unknown one, or
+                no DLA that it supports.
         """
         if board is not None and not board.runtime.linted:
             raise TargetError(
@@ -65,20 +76,37 @@ class Platform:
                 f"TensorRT {text} is older than the oldest table, that of {next(iter(TABLES))}.",
                 f"Use one of {', '.join(TABLES)}, or a later one.",
             )
-        return cls(version, older[-1], board)
+        made = cls(version, older[-1], board, for_dla)
+        if for_dla and not made.dla_cores:
+            raise TargetError(
+                f"{made.name} has no DLA on {'no board' if board is None else board.name}.",
+                "Give a board whose TensorRT supports its DLA, such as agx-orin-64gb, or omit --dla.",
+            )
+        return made
 
     @property
     def name(self) -> str:
         """For readers: "TensorRT 10.3.0"."""
         return f"TensorRT {'.'.join(map(str, self.version))}"
 
-    def types(self, operator: str) -> frozenset[str] | None:
-        """The element types that this TensorRT supports for an operator; None for an unsupported operator.
+    @property
+    def newer(self) -> bool:
+        """Whether the parser may have learnt what no table says. 10.3's is 10.1's but for changes.csv."""
+        return self.version[:2] > LIKE_NEWEST
 
-        Raises:
-            KeyError: the operator is in no table.
-        """
-        return operators()[operator][self.table]
+    def has(self, operator: str, feature: str = "") -> bool:
+        """Whether NVIDIA's CHANGELOG says that this or an earlier version learnt an operator or a feature."""
+        learnt = changes.since(operator, feature)
+        return learnt is not None and self.version >= learnt
+
+    def supports(self, operator: str) -> bool | None:
+        """Whether this TensorRT supports an ONNX operator; None where no table says."""
+        row = operators().get(operator)
+        if (row is not None and row[self.table] is not None) or self.has(operator):
+            return True
+        if row is not None and self.version[:2] <= changes.REFUSED_UNTIL:
+            return False
+        return False if not self.newer or changes.since(operator) is not None else None
 
     @property
     def dla_cores(self) -> int:
@@ -99,7 +127,11 @@ class Platform:
         remarks = []
         if self.version[:2] != TABLES[self.table]:
             which = "the newest" if self.table == NEWEST else "the nearest older"
-            remarks.append(f"{self.name} is judged by the operator table of {self.table}, {which} known one.")
+            last = ".".join(map(str, changes.LATEST))
+            also = f", and by NVIDIA's list of changes up to {last}" if self.newer else ""
+            remarks.append(
+                f"{self.name} is judged by the operator table of {self.table}, {which} known one{also}."
+            )
         if self.board is None:
             remarks.append("No board was given, so widths and DLA were not judged.")
         elif self.dla_cores:
@@ -112,7 +144,7 @@ class Platform:
 def _version(text: str) -> Version:
     if not re.fullmatch(r"\d+\.\d+(\.\d+)*", text):
         raise TargetError(f"{text!r} is not a version of TensorRT.", "Write it as 8.5, 10.3 or 10.13.3.9.")
-    return tuple(map(int, text.split(".")))
+    return changes.version_of(text)
 
 
 @functools.cache
@@ -132,7 +164,7 @@ def keeps_int8(operator: str) -> bool:
     It moves values, fuses into the kernel before it, or has int8 in the table of TensorRT 8.6, the last table
     that lists such kernels.
     """
-    if operator in _NO_NUMBERS or operator in WEIGHTED:
+    if operator in NO_NUMBERS or operator in WEIGHTED:
         return False
     listed = (operators().get(operator) or {}).get("8.6") or frozenset()
     return operator in MOVES or operator in _ANY_PRECISION or "i8" in listed

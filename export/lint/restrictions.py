@@ -1,9 +1,10 @@
 """The restrictions of single supported operators: the checks of rule 105.
 
-Sources: the restrictions in onnx-tensorrt's operator tables, and the checks of its parsers, release
-branches 8.5-GA, 8.6-GA and 10.1-GA. Where the table forbids what the parser accepts (pools over one axis,
-cubic Resize) the parser counts. An attribute that an old parser ignores although it changes the result is a
-fault. What 11 no longer refuses was tested with the parser and builder of TensorRT for RTX 1.7, of that time.
+Sources: the restrictions in onnx-tensorrt's operator tables, and the checks of its parsers, release branches
+8.4-GA to 10.1-GA; what later versions learnt is in changes.csv. Where the table forbids what the parser
+accepts (pools over one axis, cubic Resize) the parser counts. An attribute that an old parser ignores
+although it changes the result is a fault. What 11 no longer refuses was tested with the parser and builder
+of TensorRT-RTX 1.7, of that time; for the versions between it and the newest source it is a warning.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from .platform import Platform
 
 
 class Fault(NamedTuple):
-    """A fault of a node, and the cure."""
+    """A fault of a node, and the cure; `unsure` where a source says otherwise, or a newer parser takes it."""
 
     what: str
     cure: str
+    unsure: bool = False
 
 
 Check = Callable[[Network, NodeProto, Platform], Iterator[Fault]]
@@ -33,7 +35,8 @@ LARGEST_K = 3840
 def _constant(place: int, name: str, *, since: int = 8) -> Check:
     def check(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
         given = len(node.input) > place and bool(node.input[place])
-        if platform.version[0] >= since and given and network.constant(node, place) is None:
+        free = platform.version[0] < since or platform.has(node.op_type, f"computed {name}")
+        if given and not free and network.constant(node, place) is None:
             yield Fault(
                 f"its {name} are computed; the parser needs constants",
                 "Make them constant: fix the shapes and fold constants.",
@@ -63,7 +66,7 @@ def _norm(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fau
     if node.op_type == "LayerNormalization" and any(node.output[1:]):
         yield Fault("only its first output is computed", "Compute mean and deviation separately, if needed.")
     computed = any(network.constant(node, place) is None for place in (1, 2))
-    if node.op_type == "InstanceNormalization" and platform.table == "8.5" and computed:
+    if node.op_type == "InstanceNormalization" and platform.version < (8, 6) and computed:
         yield Fault("its scale or bias is computed", "Make them constants.")
 
 
@@ -83,19 +86,25 @@ def _constant_kind(network: Network, node: NodeProto, platform: Platform) -> Ite
 def _einsum(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     equation = attribute_of(node, "equation", b"").decode().replace(" ", "")
     operands = equation.split("->")[0].split(",")
-    if platform.version < (10,):
-        if "." in equation:
-            yield Fault(f"the ellipsis in {equation!r} is not supported", "Name every axis.")
-        sizes: dict[str, set[int | None]] = {}
-        for operand, name in zip(operands, node.input, strict=False):
-            for letter, size in zip(operand, network.shapes.get(name, ()), strict=False):
-                sizes.setdefault(letter, set()).add(size)
-        stretched = [letter for letter, found in sizes.items() if 1 in found and len(found) > 1]
-        if stretched and "." not in equation:
-            yield Fault(f"the axis {stretched[0]!r} of {equation!r} is broadcast", "Expand that axis first.")
-        if any(len(set(named)) < len(named) for named in (operand.replace(".", "") for operand in operands)):
-            fault = f"the diagonal in {equation!r} is not supported"
-            yield Fault(fault, "Extract the diagonal with Gather first.")
+    unsure = platform.version >= (10,)  # the parser of 10.1 has no such check; the CHANGELOG says 10.12
+
+    def fault(feature: str, what: str, cure: str) -> Iterator[Fault]:
+        if not platform.has("Einsum", feature):
+            yield Fault(f"{what}; NVIDIA lists {feature} as new in 10.12", cure, unsure)
+
+    if "." in equation and not unsure:  # from 10.0 on the parser expands it
+        yield from fault("ellipses", f"the ellipsis in {equation!r} is not supported", "Name every axis.")
+    sizes: dict[str, set[int | None]] = {}
+    for operand, name in zip(operands, node.input, strict=False):
+        for letter, size in zip(operand, network.shapes.get(name, ()), strict=False):
+            sizes.setdefault(letter, set()).add(size)
+    stretched = [letter for letter, found in sizes.items() if 1 in found and len(found) > 1]
+    if stretched and "." not in equation:
+        what = f"the axis {stretched[0]!r} of {equation!r} is broadcast"
+        yield from fault("broadcasts", what, "Expand that axis first.")
+    if any(len(set(named)) < len(named) for named in (operand.replace(".", "") for operand in operands)):
+        what = f"the diagonal in {equation!r} is not supported"
+        yield from fault("diagonals", what, "Extract the diagonal with Gather first.")
     if any(letter not in "abcdefghijklmnopqrstuvwxyz.,->" for letter in equation):
         yield Fault(f"{equation!r} names axes by other than lower-case letters", "Use the letters a to z.")
 
@@ -109,7 +118,7 @@ def _grid(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fau
     axes = len(network.shapes.get(node.input[0], (0,) * 4))
     if axes != 4 and platform.version < (11,):
         cure = "Sample image by image: [N, C, H, W]."
-        yield Fault(f"its input has {axes} axes, only 4 are supported", cure)
+        yield Fault(f"its input has {axes} axes, only 4 are supported", cure, platform.newer)
 
 
 def _recurrent(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
@@ -122,7 +131,7 @@ def _recurrent(network: Network, node: NodeProto, platform: Platform) -> Iterato
         yield Fault("coupled input and forget gates are not supported", "Train it with separate gates.")
     if attribute_of(node, "layout", 0):
         cure = "Use layout 0 (sequence first) and transpose around it."
-        yield Fault("its layout puts the batch first", cure)
+        yield Fault("its layout puts the batch first", cure, platform.newer)
 
 
 def _hardmax(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
@@ -136,12 +145,14 @@ def _branches(network: Network, node: NodeProto, platform: Platform) -> Iterator
     branches = (attribute_of(node, name).output for name in ("then_branch", "else_branch"))
     for one, other in zip(*branches, strict=False):
         if one.name == other.name:
-            yield Fault(f"both branches have an output {one.name!r}", "Give them different names.")
+            cure = "Give them different names."
+            yield Fault(f"both branches have an output {one.name!r}", cure, platform.newer)
         ranks = [
             len(v.type.tensor_type.shape.dim) for v in (one, other) if v.type.tensor_type.HasField("shape")
         ]
         if len(set(ranks)) > 1:
-            yield Fault(f"its branches give {ranks[0]} and {ranks[1]} axes", "Give both the same shape.")
+            what = f"its branches give {ranks[0]} and {ranks[1]} axes"
+            yield Fault(what, "Give both the same shape.", platform.newer)
 
 
 def _loop(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
@@ -180,30 +191,56 @@ def _resize(network: Network, node: NodeProto, platform: Platform) -> Iterator[F
     policy = attribute_of(node, "keep_aspect_ratio_policy", b"stretch")
     if policy != b"stretch":
         yield Fault(f"its aspect ratio policy is {policy.decode()!r}", "Compute the sizes, and use stretch.")
+    if platform.version < (10,) and attribute_of(node, "axes", []):
+        yield Fault("its attribute axes is ignored", "Give scales or sizes of all axes (opset 17).")
 
 
 def _scatter(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     reduction = attribute_of(node, "reduction")
-    if (10,) <= platform.version < (11,) and reduction is not None:
+    if node.op_type == "ScatterElements" and platform.version >= (10,):
+        return  # a plugin
+    if platform.version >= (10,) and reduction is not None and not platform.has("ScatterND", "opset 18"):
         yield Fault("the attribute reduction is refused, with any value", "Remove it.")
     elif reduction not in (None, b"none"):
-        does = "refused" if platform.version >= (11,) else "ignored, so the result is wrong"
+        does = "refused" if platform.version >= (10,) else "ignored, so the result is wrong"
         yield Fault(f"its reduction {reduction.decode()!r} is {does}", "Add outside.")
+
+
+def _group_norm(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    if network.opset >= 21 and not platform.has("GroupNormalization", "opset 21"):
+        fault = "since opset 21 its scale and bias are by channel; NVIDIA lists that as new in 10.9"
+        yield Fault(fault, "Export at opset 20 or lower.")
+
+
+def _reduction(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    given = len(node.input) > 1 and bool(node.input[1])
+    if platform.version < (10,) and given and node.op_type not in ("ReduceSum", "ReduceLogSum"):
+        fault = "its axes are an input, which is ignored: it reduces over all axes, so the result is wrong"
+        yield Fault(fault, "Export at opset 17, in which they are an attribute.")
+    else:
+        yield from _constant(1, "axes")(network, node, platform)
+
+
+def _pad(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    if platform.version < (10,) and len(node.input) > 3 and node.input[3]:
+        yield Fault("its axes are refused", "Give the padding of all axes (opset 17).")
+    else:
+        yield from _constant(3, "axes")(network, node, platform)
 
 
 def _top(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
     count = network.constant(node, 1)
-    if count is None and platform.table == "8.5":
+    if count is None and platform.version < (8, 6):
         yield Fault("its K is computed; the parser needs a constant", "Make K a constant.")
     first = int(count.reshape(-1)[0]) if count is not None and count.size else 0
     if first > LARGEST_K:
         yield Fault(f"its K is {first}, the maximum is {LARGEST_K}", "Compute the top in parts.")
     if (10,) <= platform.version < (11,) and not attribute_of(node, "sorted", 1):
-        yield Fault("it requests an unsorted result", "Request a sorted one.")
+        yield Fault("it requests an unsorted result", "Request a sorted one.", platform.newer)
 
 
 def _reverse(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
-    if platform.table == "8.5" and None in network.shapes.get(node.input[0], ()):
+    if platform.version < (8, 6) and None in network.shapes.get(node.input[0], ()):
         yield Fault("its input has a dynamic axis", "Fix the shapes, including the batch.")
 
 
@@ -232,14 +269,17 @@ RESTRICTIONS: dict[str, Check] = {
     "Einsum": _einsum,
     "EyeLike": _eye,
     "GridSample": _grid,
+    "GroupNormalization": _group_norm,
     "Hardmax": _hardmax,
     "If": _branches,
     "Loop": _loop,
     "OneHot": _constant(1, "depth", since=10),
-    **dict.fromkeys(("Pad", "Slice"), _constant(3, "axes")),
+    "Pad": _pad,
     "Resize": _resize,
     "ReverseSequence": _reverse,
-    "ScatterND": _scatter,
-    **dict.fromkeys(("Squeeze", "Unsqueeze", *_REDUCTIONS), _constant(1, "axes")),
+    **dict.fromkeys(("ScatterElements", "ScatterND"), _scatter),
+    "Slice": _constant(3, "axes"),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), _constant(1, "axes")),
+    **dict.fromkeys(_REDUCTIONS, _reduction),
     "TopK": _top,
 }

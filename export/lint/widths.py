@@ -12,7 +12,7 @@ from onnx import TensorProto
 from ..onnx_graph.graph import WEIGHTED, attribute_of
 from .finding import Finding, Severity
 from .network import Network
-from .platform import Platform, keeps_int8
+from .platform import NO_NUMBERS, Platform, keeps_int8
 
 
 def width(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -97,12 +97,19 @@ def change_of_precision(network: Network, platform: Platform) -> Iterator[Findin
 
 
 def single_precision(network: Network, platform: Platform) -> Iterator[Finding]:
-    """403: operators for FP16 are FP16 in the file, since TensorRT 11 has no flag for it."""
-    if platform.version < (11,):
+    """403: what a strongly typed engine computes in float is FP16 in the file."""
+    pairs = any(True for _ in network.quantizers())
+    # TensorRT 10 has a flag for float files, which are weakly typed then; 11 has none.
+    if platform.version < ((10,) if pairs else (11,)):
         return
     for position, node in enumerate(network.nodes):
         kind = network.types.get(node.output[0])
-        if node.op_type in WEIGHTED and position not in network.int8 and kind == TensorProto.FLOAT:
-            what = f"{node.op_type} is FLOAT: {platform.name} runs it in FP32, and no flag changes that"
-            cure = "Convert what is not quantized to FLOAT16 in the file."
-            yield Finding(403, "note", node.name, what, cure)
+        moves = keeps_int8(node.op_type) or node.op_type in ("Cast", *NO_NUMBERS)
+        if moves or position in network.int8 or kind != TensorProto.FLOAT or not network.index.computed(node):
+            continue
+        what = f"{node.op_type} is FLOAT: {platform.name} runs it in FP32, since the engine is strongly typed"
+        cure = (
+            "deadweight build --precision fp16 converts the file on its way to TensorRT 10 or 11. For other "
+            "programs write FLOAT16 into it: deadweight quantize --half."
+        )
+        yield Finding(403, "note", node.name, what, cure)

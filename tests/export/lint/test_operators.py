@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, defs, helper
 from support.lint_cases import Case, Graph, fault_tests, found
 
 
@@ -16,8 +16,10 @@ def simple(**settings: Any) -> onnx.ModelProto:
 
 
 def one_operator(kind: str, *, opset: int = 17, **attributes: Any) -> onnx.ModelProto:
+    """One operator on the input, as often as ONNX requires."""
     graph = Graph()
-    graph.op(kind, graph.input(), **attributes)
+    inputs = defs.get_schema(kind).min_input if defs.has(kind) else 1
+    graph.op(kind, *[graph.input()] * inputs, **attributes)
     return graph.model(opset=opset)
 
 
@@ -51,6 +53,37 @@ def random(faulty: bool) -> onnx.ModelProto:
     return graph.model()
 
 
+def window() -> onnx.ModelProto:
+    graph = Graph()
+    graph.op("HannWindow", graph.input([], TensorProto.INT64))
+    return graph.model()
+
+
+def plugin(name: str, domain: str = "TRT") -> onnx.ModelProto:
+    graph = Graph()
+    graph.op(name, graph.input(), domain=domain)
+    return graph.model()
+
+
+def selected(faulty: bool) -> onnx.ModelProto:
+    graph = Graph()
+    graph.op("NonZero" if faulty else "Shape", graph.input([4, 5]))
+    return graph.model(kind=TensorProto.INT64)
+
+
+def gathered(faulty: bool) -> onnx.ModelProto:
+    """Rows at the places of non-zero values; of the largest ones instead, whose number is known."""
+    graph = Graph()
+    x, scores = graph.input([9, 4]), graph.input([9])
+    if faulty:
+        places = graph.op("Squeeze", graph.op("NonZero", scores), graph.constant([0], np.int64))
+    else:
+        graph.op("TopK", scores, graph.constant([3], np.int64), outputs=2)
+        places = graph.nodes[-1].output[1]
+    graph.op("Gather", x, places)
+    return graph.model()
+
+
 def of_type(kind: int, operator: str) -> onnx.ModelProto:
     graph = Graph()
     graph.op(operator, graph.input(kind=kind))
@@ -61,7 +94,7 @@ def opset_case(on: str, bad: int, good: int) -> Case:
     def build(faulty: bool) -> onnx.ModelProto:
         return simple(opset=bad if faulty else good)
 
-    return Case(101, f"opset {bad} on {on}", build, ("the file",), on, on)
+    return Case(101, f"opset {bad} on {on}", build, ("the file",), on, on, severity="warning")
 
 
 CASES = [
@@ -98,9 +131,34 @@ CASES = [
         ("deformconv",),
         "10.0",
         clean_on="10.1",
+        anyway=(109,),
     ),
     Case(103, "in a branch", in_a_branch, ("inside",)),
+    Case(
+        103,
+        "in no table",
+        lambda faulty: one_operator("OfTomorrow" if faulty else "Relu"),
+        ("oftomorrow",),
+        "10.13.3",
+        severity="warning",
+    ),
+    Case(103, "10.4 takes it", lambda faulty: window(), ("hannwindow",), "10.3", clean_on="10.4"),
     Case(104, "custom", custom, ("selu",)),
+    Case(108, "NonZero", selected, ("nonzero",), severity="warning"),
+    Case(108, "behind an operator", gathered, ("gather",), severity="warning"),
+    Case(
+        109,
+        "removed",
+        lambda faulty: plugin("LReLU_TRT"),
+        ("lrelu_trt",),
+        "11.0",
+        "10.16",
+        also=(403,),
+        anyway=(109,),
+    ),
+    Case(
+        109, "to come", lambda faulty: plugin("ROIAlign_TRT"), ("roialign_trt",), "8.4", "8.5", anyway=(109,)
+    ),
     Case(
         106,
         "listed elsewhere",
@@ -145,9 +203,45 @@ def test_a_missing_operator_is_reported_which_version_takes_it() -> None:
     assert "TensorRT 8.6" in finding.cure
 
 
-def test_an_operator_of_tomorrow_is_judged_by_the_newest_table() -> None:
-    (finding,) = found(one_operator("Swish", opset=24), "11.4")
-    assert finding.what == "Swish is not in the operator table of TensorRT 10.1"
+@pytest.mark.parametrize(
+    ("operator", "version"), [("Swish", "11.4"), ("RMSNormalization", "10.15"), ("Attention", "10.14")]
+)
+def test_an_operator_that_nvidia_added_later_is_taken_from_that_version_on(
+    operator: str, version: str
+) -> None:
+    model = one_operator(operator, opset=24)
+    assert {finding.rule for finding in found(model, version)} <= {101, 403}
+    (finding,) = [finding for finding in found(model, "10.3") if finding.rule == 103]
+    assert finding.severity == "error"
+    assert f"Use TensorRT {'11.0' if operator == 'Swish' else version}" in finding.cure
+
+
+def test_a_newer_opset_than_nvidia_names_is_no_error_and_says_which_operators_changed() -> None:
+    (finding,) = found(simple(opset=18), "8.5")
+    assert (finding.rule, finding.severity) == (101, "warning")
+    (finding,) = [
+        finding for finding in found(one_operator("ReduceMean", opset=18), "8.5") if finding.rule == 101
+    ]
+    assert finding.what.endswith("these were defined anew since: ReduceMean")
+
+
+@pytest.mark.parametrize("domain", ["", "TRT", "com.example"])
+def test_a_standard_plugin_is_known_in_any_domain(domain: str) -> None:
+    (finding,) = found(plugin("EfficientNMS_TRT", domain), "10.3")
+    assert (finding.rule, finding.severity) == (109, "note")
+    assert "deadweight, which registers NVIDIA's plugins" in finding.cure
+
+
+def test_operators_that_the_parser_imports_as_plugins_are_named() -> None:
+    def said(operator: str, version: str, **attributes: Any) -> list[str]:
+        found_ = found(one_operator(operator, **attributes), version)
+        return [finding.what for finding in found_ if finding.rule == 109]
+
+    assert said("InstanceNormalization", "8.5") == [
+        "InstanceNormalization runs as NVIDIA's plugin InstanceNormalization_TRT"
+    ]
+    assert said("InstanceNormalization", "10.3") == []
+    assert said("RoiAlign", "10.3") == ["RoiAlign runs as NVIDIA's plugin ROIAlign_TRT"]
 
 
 @pytest.mark.parametrize(("kind", "said"), [("Selu", "would run ONNX's Selu"), ("Mine", "without a plugin")])

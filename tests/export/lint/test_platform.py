@@ -12,6 +12,7 @@ from deadweight.targets.target import Fact, load_target
 @pytest.mark.parametrize(
     ("version", "table"),
     [
+        ("8.4.12", "8.4"),
         ("8.5", "8.5"),
         ("8.5.2", "8.5"),
         ("8.6.1", "8.6"),
@@ -48,8 +49,8 @@ def test_what_is_no_version_is_refused(version: str) -> None:
 
 
 def test_what_is_older_than_all_tables_is_refused() -> None:
-    with pytest.raises(TargetError, match=r"8\.4 is older than the oldest table"):
-        Platform.of(tensorrt="8.4")
+    with pytest.raises(TargetError, match=r"8\.2 is older than the oldest table"):
+        Platform.of(tensorrt="8.2")
 
 
 def test_a_board_without_tensorrt_is_refused() -> None:
@@ -83,12 +84,36 @@ def test_the_table_says_what_changed_between_versions() -> None:
     def takes(operator: str) -> list[str]:
         return [table for table in TABLES if operators()[operator][table]]
 
-    assert takes("Relu") == ["8.5", "8.6", "10.0", "10.1"]
+    assert takes("Relu") == ["8.4", "8.5", "8.6", "10.0", "10.1"]
     assert takes("LayerNormalization") == ["8.6", "10.0", "10.1"]
     assert takes("Gelu") == ["10.0", "10.1"]
     assert takes("DeformConv") == ["10.1"]
     assert takes("QLinearConv") == []
-    assert Platform.of(tensorrt="8.5").types("Cast") == frozenset(("f32", "f16", "i32", "i8", "bool"))
+    assert takes("NonZero") == ["8.5", "8.6", "10.0", "10.1"]
+    assert operators()["Cast"]["8.5"] == frozenset(("f32", "f16", "i32", "i8", "bool"))
+
+
+@pytest.mark.parametrize(
+    ("operator", "version", "supported"),
+    [
+        ("Attention", "10.13.3.9", False),
+        ("Attention", "10.14.1", True),
+        ("RMSNormalization", "10.16.2", True),
+        ("Swish", "10.16.2", False),
+        ("Swish", "11.0", True),
+        ("HannWindow", "10.3.0", False),
+        ("HannWindow", "10.4", True),
+        ("Col2Im", "11.4.1", False),  # TensorRT-RTX 1.7.1 refuses it, too
+        ("Col2Im", "12.0", None),
+        ("CumProd", "10.3", False),
+        ("CumProd", "10.13", None),
+        ("Relu", "12.0", True),
+    ],
+)
+def test_operators_that_nvidia_added_after_the_newest_table_are_known_and_others_are_not_denied(
+    operator: str, version: str, supported: bool | None
+) -> None:
+    assert Platform.of(tensorrt=version).supports(operator) is supported
 
 
 def test_what_runs_between_int8_operators_without_a_detour() -> None:

@@ -15,7 +15,14 @@ Fill = Callable[[Graph, bool], Any]
 
 
 def case(
-    operator: str, words: str, fill: Fill, on: str = "10.1", clean_on: str = "", **settings: Any
+    operator: str,
+    words: str,
+    fill: Fill,
+    on: str = "10.1",
+    clean_on: str = "",
+    severity: str = "error",
+    anyway: tuple[int, ...] = (),
+    **settings: Any,
 ) -> Case:
     """`fill` adds the operator to a graph, with the fault or without."""
 
@@ -24,7 +31,7 @@ def case(
         fill(graph, faulty)
         return graph.model(**settings)
 
-    return Case(105, f"{operator} {words}", build, (operator.lower(),), on, clean_on)
+    return Case(105, f"{operator} {words}", build, (operator.lower(),), on, clean_on, severity, anyway=anyway)
 
 
 def attribute(operator: str, name: str, bad: Any, good: Any, *, inputs: int = 0, **others: Any) -> Case:
@@ -195,6 +202,30 @@ def loop(*, turns: bool = False, condition: bool = False) -> Fill:
     return fill
 
 
+def group_norm(graph: Graph, faulty: bool) -> None:
+    parameters = [graph.constant(np.ones(16)) for _ in range(2)]
+    graph.op("GroupNormalization", graph.input(), *parameters, num_groups=4)
+
+
+def elements(graph: Graph, faulty: bool) -> None:
+    kept: dict[str, Any] = {"reduction": "add"} if faulty else {}
+    graph.op("ScatterElements", graph.input([4]), graph.constant([1], np.int64), graph.input([1]), **kept)
+
+
+def with_axes(operator: str, graph: Graph, axes: str) -> None:
+    x = graph.input()
+    padding = [graph.constant([0, 1], np.int64), ""] if operator == "Pad" else []
+    graph.op(operator, x, *padding, axes)
+
+
+def axes_given(operator: str) -> Fill:
+    return lambda graph, faulty: with_axes(operator, graph, graph.constant([0], np.int64))
+
+
+def axes_computed(operator: str) -> Fill:
+    return lambda graph, faulty: with_axes(operator, graph, graph.input([1], TensorProto.INT64))
+
+
 def resize(**attributes: Any) -> Fill:
     def fill(graph: Graph, faulty: bool) -> None:
         graph.op("Resize", graph.input(), "", graph.constant([1, 1, 2, 2]), **(attributes if faulty else {}))
@@ -279,18 +310,37 @@ CASES = [
     attribute("LpNormalization", "p", 3, 1),
     case("LayerNormalization", "statistics", statistics_as_output),
     case("BatchNormalization", "training", batch_norm),
-    case("InstanceNormalization", "scale", instance_norm, "8.5"),
-    case("InstanceNormalization", "scale later", lambda g, bad: instance_norm(g, True), "8.5", "8.6"),
+    case("InstanceNormalization", "scale", instance_norm, "8.5", anyway=(109,)),
+    case(
+        "InstanceNormalization",
+        "scale later",
+        lambda g, bad: instance_norm(g, True),
+        "8.5",
+        "8.6",
+        anyway=(109,),
+    ),
     case("Dropout", "training", dropout),
     case("Dropout", "training by input", dropout_by_input),
     case("Constant", "sparse", constant),
     case("Einsum", "ellipsis", einsum("...i->...", "ji->j"), "8.6"),
     case("Einsum", "diagonal", einsum("ii->i", "ij->i"), "8.6"),
     case("Einsum", "broadcast", broadcast, "8.6"),
+    case("Einsum", "diagonal in 10.3", einsum("ii->i", "ij->i"), "10.3", severity="warning"),
+    case(
+        "Einsum",
+        "diagonal until 10.12",
+        lambda g, _: einsum("ii->i", "")(g, True),
+        "10.11",
+        "10.12",
+        "warning",
+    ),
+    case("Einsum", "broadcast in 10.3", broadcast, "10.3", severity="warning"),
     case("Einsum", "letters", einsum("iJ,Jk->ik", "ij,jk->ik")),
     case("EyeLike", "size", open_axis("EyeLike")),
     case("Hardmax", "size", open_axis("Hardmax")),
     case("GridSample", "axes", grid),
+    case("GridSample", "axes in between", grid, "10.13", severity="warning"),
+    case("GroupNormalization", "opset 21", group_norm, "10.8", "10.9", opset=21, anyway=(101,)),
     case(
         "LSTM",
         "activations",
@@ -317,18 +367,24 @@ CASES = [
     case("ScatterND", "reduction none", scatter("none")),
     case("ScatterND", "reduction ignored", scatter("add"), "8.6"),
     case("ScatterND", "reduction in 11", scatter("add"), "11.4"),
+    case("ScatterND", "reduction none until 10.9", lambda g, _: scatter("none")(g, True), "10.8", "10.9"),
+    case("ScatterElements", "reduction ignored", elements, "8.6"),
+    case("Resize", "axes", resize(axes=[0, 1, 2, 3]), "8.6", opset=18, anyway=(101,)),
     case("TopK", "large", top(3841)),
     case("TopK", "unsorted", top(5, sorted=0)),
     case("TopK", "computed", top_of_an_input, "8.5"),
     case("ReverseSequence", "open", reverse, "8.5"),
-    case("DeformConv", "axes", deform((2, 16, 4, 4, 4), [0] * 6), opset=19),
-    case("DeformConv", "pads", deform((2, 16, 8, 8), [0, 0, 1, 1]), opset=19),
+    case("DeformConv", "axes", deform((2, 16, 4, 4, 4), [0] * 6), opset=19, anyway=(109,)),
+    case("DeformConv", "pads", deform((2, 16, 8, 8), [0, 0, 1, 1]), opset=19, anyway=(109,)),
     case("OneHot", "depth", one_hot),
     computed("CumSum", 2, 1),
     computed("Pad", 4, [0, 1, 2, 3], opset=18),
     computed("Slice", 4, [0]),
     computed("Squeeze", 2, [0]),
     computed("Unsqueeze", 2, [0]),
+    case("Pad", "axes in 8", axes_given("Pad"), "8.6", "10.1", opset=18, anyway=(101,)),
+    case("Pad", "computed until 10.4", axes_computed("Pad"), "10.3", "10.4", opset=18),
+    case("ReduceMean", "axes ignored", axes_given("ReduceMean"), "8.5", "10.1", opset=18, anyway=(101,)),
     computed("ReduceSum", 2, [0]),
     *(
         computed(f"Reduce{kind}", 2, [0], opset=18)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto
 from support.lint_cases import Case, Graph, fault_tests, found
 
@@ -79,9 +80,9 @@ CASES = [
     Case(401, "transposed", transposed, ("convtranspose",), NANO, severity="warning"),
     Case(401, "linear", products(30, 32, [2, 32], "Gemm"), ("gemm",), NANO, severity="note"),
     Case(401, "tokens", products(30, 32, [2, 7, 32]), ("matmul",), NANO, severity="warning"),
-    Case(402, "Softmax", between("Softmax"), ("softmax",), severity="note"),
-    Case(402, "Exp", between("Exp"), ("exp",), severity="note"),
-    Case(402, "a float convolution", float_between, ("conv_1",), severity="note"),
+    Case(402, "Softmax", between("Softmax"), ("softmax",), severity="note", also=(403,)),
+    Case(402, "Exp", between("Exp"), ("exp",), severity="note", also=(403,)),
+    Case(402, "a float convolution", float_between, ("conv_1",), severity="note", also=(403,)),
     Case(403, "single precision", single, ("conv",), "11.4", severity="note"),
     Case(403, "later", lambda faulty: single(True), ("conv",), "11.0", "10.16", severity="note"),
 ]
@@ -103,4 +104,25 @@ def test_what_runs_in_float_before_or_behind_all_int8_is_no_detour() -> None:
     graph = Graph()
     x = graph.op("Softmax", graph.input())
     graph.op("Softmax", graph.conv(x))
-    assert found(graph.model()) == []
+    assert {finding.rule for finding in found(graph.model())} == {403}
+
+
+def quantized(*operators: str) -> onnx.ModelProto:
+    graph = Graph()
+    x = graph.conv(graph.input())
+    for name in operators:
+        x = graph.op(name, x, *([graph.constant(np.ones(8))] if "Norm" in name else []))
+    return graph.model()
+
+
+@pytest.mark.parametrize("version", ["10.0", "10.3.0", "10.16.2", "11.4"])
+def test_norms_and_softmax_beside_int8_run_in_fp32_in_every_strongly_typed_engine(version: str) -> None:
+    model = quantized("LayerNormalization", "Softmax", "Erf", "Relu", "MaxPool")
+    findings = [finding for finding in found(model, version) if finding.rule == 403]
+    assert [finding.node for finding in findings] == ["layernormalization", "softmax", "erf"]
+    assert "deadweight build --precision fp16" in findings[0].cure
+
+
+def test_a_float_file_has_a_flag_for_fp16_before_tensorrt_11() -> None:
+    for version, said in (("8.6", set()), ("10.3", set()), ("11.0", {403})):
+        assert {finding.rule for finding in found(single(True), version)} == said
