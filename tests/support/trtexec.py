@@ -39,7 +39,7 @@ def stand_in(folder: Path, *, number: int = 100300, fault: str = "") -> Path:
 
 def main(arguments: list[str], *, number: int, fault: str) -> None:
     """One call of trtexec."""
-    flags = dict(argument[2:].partition("=")[::2] for argument in arguments)
+    flags = {name: value for name, _, value in (argument[2:].partition("=") for argument in arguments)}
     if fault == "silent":
         return
     print(f"&&&& RUNNING TensorRT.trtexec [TensorRT v{number}] # trtexec " + " ".join(arguments))
@@ -97,8 +97,8 @@ def _infer(flags: dict[str, str], number: int, *, lost: bool) -> None:
         described = [{"Name": name, "LayerType": "CaskConvolution"} for name in ("a", "b")]
         written[flags["exportLayerInfo"]] = json.dumps({"Layers": described, "Bindings": ["x", "y"]})
     if "exportOutput" in flags:
-        pairs = (each.rpartition(":")[::2] for each in flags.get("loadInputs", "").split(",") if each)
-        files = {name.strip("'"): file for name, file in pairs}
+        pairs = (each.rpartition(":") for each in flags.get("loadInputs", "").split(",") if each)
+        files = {name.strip("'"): file for name, _, file in pairs}
         written[flags["exportOutput"]] = _outputs(model, files, given, number)
     for name, text in {} if lost else written.items():
         Path(name).write_text(text)
@@ -133,7 +133,7 @@ def _outputs(model: bytes, files: dict[str, str], shapes: dict[str, list[int]], 
     dtypes = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64"}
     feeds = {}
     for value in session.get_inputs():
-        dtype, shape = np.dtype(dtypes[value.type]), shapes.get(value.name, value.shape)
+        dtype, shape = np.dtype(dtypes[value.type]), shapes.get(value.name) or list(value.shape)
         stored = np.dtype("int32") if dtype == np.int64 and number < 10_0000 else dtype
         wanted = int(np.prod(shape)) * stored.itemsize
         raw = Path(files[value.name]).read_bytes()
@@ -151,8 +151,8 @@ def _outputs(model: bytes, files: dict[str, str], shapes: dict[str, list[int]], 
 
 
 def _shapes(flag: str) -> dict[str, list[int]]:
-    pairs = (each.rpartition(":")[::2] for each in flag.split(",") if each)
-    return {name.strip("'"): [int(size) for size in shape.split("x")] for name, shape in pairs}
+    pairs = (each.rpartition(":") for each in flag.split(",") if each)
+    return {name.strip("'"): [int(size) for size in shape.split("x")] for name, _, shape in pairs}
 
 
 def _say(severity: str, text: str) -> None:
