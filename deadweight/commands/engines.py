@@ -58,6 +58,18 @@ def build(
     max_gpu_fallbacks: Annotated[
         int | None, typer.Option(min=0, help="How many layers may fall back from DLA to the GPU.")
     ] = None,
+    calibration_cache: Annotated[
+        Path | None, typer.Option(help="DLA before TensorRT 11.4.1: a float file's INT8 ranges.")
+    ] = None,
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="A loadable for cuDLA, wholly on DLA.")
+    ] = False,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="A plugin library; with --on, its path there; repeatable.")
+    ] = None,
+    hide_layers: Annotated[
+        bool, typer.Option("--hide-layers", help="Leave the names of layers out of the plan.")
+    ] = False,
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="For other programs: deadweight cannot open it.")
     ] = False,
@@ -85,6 +97,10 @@ def build(
         sparse=sparse,
         dla_core=dla_core,
         max_gpu_fallbacks=max_gpu_fallbacks,
+        calibration_cache=str(calibration_cache or ""),
+        standalone=standalone,
+        plugins=tuple(map(str, plugin or ())),
+        hide_layers=hide_layers,
         version_compatible=version_compatible,
         hardware_compatibility=hardware_compatibility,
         compute_capability=compute_capability,

@@ -63,7 +63,9 @@ def build_engine(
         program = find_trtexec() if settings.flavour == "tensorrt" else None
         if program is None:
             raise
-        return build_by_trtexec(program, model, plan, settings=settings, target=target, root=root)
+        return build_by_trtexec(
+            program, model, plan, settings=settings, target=target, root=root, limits=limits
+        )
     device = device_facts(cuda)
     check_target(trt, target, device, settings)
     file = read_nodes(model)

@@ -36,19 +36,29 @@ def load_plugins(paths: Sequence[str]) -> List[Dict[str, str]]:
         TargetError: one is missing, is for another machine, or does not load.
     """
     loaded = []
-    for path in map(Path, paths):
-        if not path.is_file():
-            raise TargetError(f"There is no plugin library at {path}.", "Check the path.")
-        _check_machine(path)
-        loaded.append({"file": str(path), "sha256": sha256_of(path)})
+    for path in paths:
+        loaded.append(library_facts(path))
         try:
-            ctypes.CDLL(str(path.resolve()), mode=ctypes.RTLD_GLOBAL)
+            ctypes.CDLL(str(Path(path).resolve()), mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
             raise TargetError(
                 f"The plugin library {path} cannot be loaded: {error}.",
                 "Build it on this machine, for the TensorRT and the CUDA that are installed here.",
             ) from error
     return loaded
+
+
+def library_facts(path: str) -> Dict[str, str]:
+    """File and SHA-256 of a plugin library.
+
+    Raises:
+        TargetError: it is missing, or is for another machine.
+    """
+    library = Path(path)
+    if not library.is_file():
+        raise TargetError(f"There is no plugin library at {path}.", "Check the path.")
+    _check_machine(library)
+    return {"file": path, "sha256": sha256_of(library)}
 
 
 def check_plugins(record: Mapping[str, Any], plan: Path, loaded: Sequence[Mapping[str, str]]) -> None:

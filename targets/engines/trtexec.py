@@ -22,14 +22,17 @@ from ..errors import ModelError, TargetError
 from ..onnx_file import Nodes, read_ends, read_nodes
 from ..target import Target
 from .build_settings import BuildSettings, Profile, profiles_for, typing_of
-from .dla import check_fallbacks
+from .calibration_cache import read_ranges
+from .dla import check_dla, check_fallbacks
 from .log import Line, cause, is_simulated, read_log, reason
 from .machine import device_facts, room_for
+from .plugins import library_facts
 from .record import Built, made_of, written
 
 USUAL = Path("/usr/src/tensorrt/bin/trtexec")
 _SEVERITIES = {"V": "verbose", "I": "info", "W": "warning", "E": "error", "F": "internal_error"}
 _MIB = 1 << 20
+_STANDALONE = ["--buildDLAStandalone", "--inputIOFormats=fp16:chw16", "--outputIOFormats=fp16:chw16"]
 _OLDEST = (8, 4)
 WARM_UP_MS = 500
 """In every process before the first run that counts. TensorRT 8.4 exports the warm-up too."""
@@ -76,7 +79,14 @@ def version_of(program: Path) -> str:
 
 
 def build_by_trtexec(
-    program: Path, model: Path, plan: Path, *, settings: BuildSettings, target: Optional[Target], root: Path
+    program: Path,
+    model: Path,
+    plan: Path,
+    *,
+    settings: BuildSettings,
+    target: Optional[Target],
+    root: Path,
+    limits: Optional[Mapping[str, int]] = None,
 ) -> Built:
     """As `build_engine`, by the program `trtexec`.
 
@@ -88,14 +98,18 @@ def build_by_trtexec(
     dimensions = {end.name: end.shape for end in inputs}
     profiles = profiles_for(dimensions, batch=settings.batch, given=settings.shapes, model=model.name)
     free = room_for(model, target, root)
-    limits: Dict[str, int] = {}
-    if settings.workspace_bytes is not None or free is not None:
-        limits["workspace_bytes"] = settings.workspace_bytes or (free or 0) // 2
+    applied: Dict[str, int] = dict(limits or {})
+    if limits is None and (settings.workspace_bytes is not None or free is not None):
+        applied["workspace_bytes"] = settings.workspace_bytes or (free or 0) // 2
     version = version_of(program)
+    check_dla(file, settings, version=version, model=model)
+    if settings.calibration_cache:
+        read_ranges(Path(settings.calibration_cache))
+    plugins = [library_facts(path) for path in settings.plugins]
     started = perf_counter()
     with writing(plan) as beside:
         flags = build_flags(
-            model, beside, settings, version=version, limits=limits, file=file, profiles=profiles
+            model, beside, settings, version=version, limits=applied, file=file, profiles=profiles
         )
         _, lines = run_trtexec(program, flags, doing=f"build {model.name}")
         if not beside.is_file() or not beside.stat().st_size:
@@ -115,7 +129,7 @@ def build_by_trtexec(
         "by": str(program),
         "device": device_facts(None),
         "flags": [flag for flag in flags if not flag.startswith(("--onnx", "--saveEngine"))],
-        "limits": limits,
+        "limits": applied,
         "fit": None,
         "profiles": {name: list(map(list, shapes)) for name, shapes in profiles.items()},
         **{
@@ -123,7 +137,8 @@ def build_by_trtexec(
             for side, ends in (("inputs", inputs), ("outputs", outputs))
         },
         "refused_by_dla": [],
-        "timing_cache": {"file": None, "used": False},
+        "plugins": plugins,
+        "timing_cache": {"file": None, "used": False, "why": "trtexec keeps none"},
         "build_s": round(perf_counter() - started, 3),
         "findings": findings.to_json(),
     }
@@ -146,7 +161,8 @@ def build_flags(
         ModelError: as `typing_of`.
     """
     major, minor = (int(part) for part in version.split(".")[:2])
-    flags = [f"--onnx={model}", f"--saveEngine={plan}", "--verbose", "--profilingVerbosity=detailed"]
+    flags = [f"--onnx={model}", f"--saveEngine={plan}", "--verbose"]
+    flags.append(f"--profilingVerbosity={'none' if settings.hide_layers else 'detailed'}")
     flags += ["--skipInference"] if (major, minor) >= (8, 6) else ["--buildOnly"]
     strong, names = typing_of(
         file, settings, name=model.name, strong=major >= 10, weak=major <= 10, bf16=major == 10
@@ -164,8 +180,16 @@ def build_flags(
     if settings.optimization_level is not None:
         flags.append(f"--builderOptimizationLevel={settings.optimization_level}")
     if settings.dla_core is not None:
-        flags += [f"--useDLACore={settings.dla_core}", "--allowGPUFallback"]
-    return flags
+        flags.append(f"--useDLACore={settings.dla_core}")
+        flags += _STANDALONE if settings.standalone else ["--allowGPUFallback"]
+    flags += [f"--calib={settings.calibration_cache}"] if settings.calibration_cache else []
+    return [*flags, *plugin_flags(settings.plugins, version=version)]
+
+
+def plugin_flags(libraries: Sequence[str], *, version: str) -> List[str]:
+    """The flags that load plugin libraries, before a build or before an engine is opened."""
+    old = tuple(map(int, version.split(".")[:2])) < (8, 6)
+    return [f"--{'plugins' if old else 'staticPlugins'}={library}" for library in libraries]
 
 
 def timing_flags(*, version: str, graph: bool, duration_s: float) -> List[str]:

@@ -19,11 +19,13 @@ import numpy as np
 from ..artifact import sha256_of
 from ..engines.content import profile_of, runs_of
 from ..engines.log import Line, is_simulated
+from ..engines.plugins import check_plugins, given_plugins, library_facts
 from ..engines.record import check_record, read_record
 from ..engines.trtexec import (
     WARM_UP_MS,
     find_trtexec,
     loading_flags,
+    plugin_flags,
     profile_flags,
     run_trtexec,
     shapes_flag,
@@ -186,6 +188,7 @@ class TrtexecSession:
                 *loading_flags(files),
                 *shapes_flag("shapes", shapes),
                 *([] if core is None else [f"--useDLACore={core}"]),
+                *plugin_flags([str(Path(each).resolve()) for each in given_plugins()], version=self._version),
             ],
             doing=f"{doing} {self._plan.name}",
             folder=folder,
@@ -228,6 +231,7 @@ def open_trtexec(plan: Path) -> TrtexecSession:
         # The bindings' version has a part more than trtexec's banner.
         version = built if built.startswith(version + ".") else version
         check_record(record, plan, flavour="tensorrt", version=version, compute_capability=None)
+        check_plugins(record, plan, [library_facts(path) for path in given_plugins()])
     return TrtexecSession(plan, program=program, record=record, ends=_ends(record))
 
 

@@ -13,6 +13,7 @@ from support.trtexec import stand_in
 from deadweight.targets.engines.build import build_engine
 from deadweight.targets.engines.build_settings import BuildSettings
 from deadweight.targets.engines.trtexec import (
+    build_by_trtexec,
     build_flags,
     lines_of,
     loading_flags,
@@ -135,6 +136,30 @@ def test_dla_is_asked_for_with_its_flags() -> None:
     )
     assert {"--useDLACore=1", "--allowGPUFallback", "--int8"} <= set(flags)
     assert "--stronglyTyped" not in flags
+
+
+def test_ranges_loadables_plugins_and_hidden_names_have_their_flags() -> None:
+    settings = BuildSettings(
+        dla_core=0,
+        calibration_cache="ranges.cache",
+        standalone=True,
+        plugins=("libours.so",),
+        hide_layers=True,
+    )
+    for version, plugin in (("8.5.2", "--plugins=libours.so"), ("10.3.0", "--staticPlugins=libours.so")):
+        flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, file=FLOAT, profiles={})
+        has = {"--int8", "--fp16", "--calib=ranges.cache", "--buildDLAStandalone", plugin}
+        assert {*has, "--profilingVerbosity=none", "--inputIOFormats=fp16:chw16"} <= set(flags)
+        assert "--allowGPUFallback" not in flags
+
+
+def test_what_dla_cannot_take_is_refused_before_trtexec_builds(mlp: MakeMlp, tmp_path: Path) -> None:
+    program = stand_in(tmp_path / "bin")
+    settings = BuildSettings(dla_core=0, batch=(1, 4, 8))
+    with pytest.raises(TargetError, match="DLA has no dynamic dimensions, but the batch 1, 4, 8"):
+        build_by_trtexec(
+            program, mlp(3, 4), tmp_path / "m.plan", settings=settings, target=None, root=Path("/")
+        )
 
 
 @pytest.mark.parametrize(("version", "core"), [("8.5.2", None), ("8.6.1", 0), ("10.3.0", 0)])
