@@ -12,7 +12,7 @@ import typer
 
 from . import __version__, api
 from .commands import boards, engine_report, engines, gate, packing, release, stages, timing
-from .terminal.options import Data, On, Out, Settings, TargetName
+from .terminal.options import Data, JetPack, On, Out, Settings, TargetName
 from .terminal.progress import point_to, watching
 from .terminal.show import show
 from .terminal.tables import out
@@ -38,6 +38,7 @@ def run(
     settings: Settings = None,
     out_dir: Out = None,
     target: TargetName = None,
+    jetpack: JetPack = None,
     data: Data = None,
     on: On = None,
 ) -> None:
@@ -46,8 +47,9 @@ def run(
     Exit code: 0 proven faster within all budgets, 1 slower or a budget broken, 3 cannot tell.
     """
     point_to(data)
+    chosen = [*(settings or ()), *([f'jetpack="{jetpack}"'] if jetpack else [])]
     with watching() as watcher:
-        done = api.run(recipe, settings=settings or (), out=out_dir, target=target, on=on, watcher=watcher)
+        done = api.run(recipe, settings=chosen, out=out_dir, target=target, on=on, watcher=watcher)
     show(done)
     raise typer.Exit(done.exit_code)
 

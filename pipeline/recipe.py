@@ -13,7 +13,7 @@ from typing import Any
 
 from ..targets.budgets import Budgets
 from ..targets.errors import RecipeError, meant
-from ..targets.target import Target, load_target
+from ..targets.target import Target, load_target, with_jetpack
 from .stage import Stage, checked, make_stage, named_files
 from .work import Facts
 from .workload import users_code
@@ -113,6 +113,7 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
     class Top:
         workload: str
         target: str = "x86-cpu"
+        jetpack: str | None = None
         seed: int = 0
         budgets: dict[str, Any] = field(default_factory=dict)
         stages: tuple[dict[str, Any], ...] = ()
@@ -127,8 +128,8 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
     if not top.stages:
         cure = 'Add at least one, e.g. [[stages]] with stage = "train".'
         raise RecipeError(f"{path.name} has no stages.", cure)
-    own_board = top.target.endswith(".toml")
-    target = load_target(path.parent / top.target if own_board else top.target)
+    name = with_jetpack(top.target, top.jetpack) or top.target
+    target = load_target(path.parent / name if ".toml" in Path(name).name else name)
     stages = []
     for index, table in enumerate(top.stages):
         settings = dict(table)

@@ -2,18 +2,27 @@
 
 One TOML file per board, in `boards/`; users may give their own by path. Every fact has a source and a
 certainty. A verdict uses only `certain`, which returns None for a fact of low certainty.
+
+A target is a board and its software: `NAME@5.1.3` is the board with that JetPack. In a file, `like` names
+another board or a family (`_NAME.toml`), whose values and facts it takes; `jetpacks` are the releases that
+exist for it, `jetpack` is the default one; `[older."6.2"]` has the facts that differ before a release;
+`read_here` adds the facts of this machine's card.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
+import re
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Type, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
 from .errors import DeadweightError, TargetError, meant_and
+from .machine.board_facts import card_facts
+from .machine.nvidia_tools import JETPACKS
 from .runtimes.runtime import DEFAULT, Runtime, known_runtimes, own_runtime, runtime_named
 
 BOARDS = Path(__file__).parent / "boards"
@@ -128,25 +137,174 @@ class Target:
 
 def target_names() -> Tuple[str, ...]:
     """The names of the known boards."""
-    return tuple(sorted(path.stem for path in BOARDS.glob("*.toml")))
+    return tuple(sorted(path.stem for path in BOARDS.glob("[a-z]*.toml")))
+
+
+def targets_of(compute_capability: str) -> Tuple[str, ...]:
+    """The names of the known boards with this compute capability."""
+    known = map(load_target, target_names())
+    return tuple(each.name for each in known if each.certain("compute_capability") == compute_capability)
 
 
 def load_target(name_or_path: Union[str, Path]) -> Target:
-    """A target by its name, or from the user's TOML file (a path ends in .toml).
+    """A target by its name, or from the user's TOML file (ending in .toml); `@` and a JetPack may follow.
 
     Raises:
-        TargetError: no such name or file, or the file does not describe a target.
+        TargetError: no such name, file or JetPack, or the file does not describe a target.
     """
-    path, folder = Path(name_or_path), Path(name_or_path).parent
+    found = re.fullmatch(r"(.+)@([0-9][0-9.]*)", str(name_or_path), re.DOTALL)
+    name, jetpack = found.groups() if found else (str(name_or_path), None)
+    path = Path(name)
     if path.suffix != ".toml":
-        path = BOARDS / f"{name_or_path}.toml"
-        if str(name_or_path) not in target_names():
+        path = BOARDS / f"{name}.toml"
+        if name not in target_names():
             more = f"Known: {', '.join(target_names())}. For another board, give the path of its .toml."
             raise TargetError(
-                f"There is no target named '{name_or_path}'.",
-                meant_and(str(name_or_path).lower(), target_names(), more, count=3, cutoff=0.3),
+                f"There is no target named '{name}'.",
+                meant_and(name.lower(), target_names(), more, count=3, cutoff=0.3),
             )
-    return Target.from_json(read_toml(path, TargetError), where=path.name, folder=folder)
+    table = _with_software(_with_likes(path, ()), jetpack, path.name)
+    if table.pop("read_here", False):
+        here = {key: asdict(Fact(*fact)) for key, fact in card_facts().items()}
+        table["facts"] = {**here, **table.get("facts", {})}
+    return Target.from_json(table, where=path.name, folder=path.parent)
+
+
+def target_on(name: str, facts: Mapping[str, Any]) -> Target:
+    """The target with the software that a board really has, from its `board_facts`.
+
+    Raises:
+        TargetError: it is another board, or another JetPack was asked for.
+    """
+    board, asked = facts["board"], load_target(name)
+    if "@" not in name:
+        with contextlib.suppress(TargetError):  # of a release that no table has, only what was read is known
+            asked = load_target(f"{name}@{board['jetpack']}")
+    wanted, here = asked.certain("compute_capability"), board["compute_capability"]
+    if wanted is not None and here is not None and wanted != here:
+        fitting = targets_of(here)
+        raise TargetError(
+            f"{asked.title} has compute capability {wanted}, but {board['model']} has {here}.",
+            f"Give --target {' or '.join(fitting) or 'FILE.toml'}; see deadweight targets --from BOARD.",
+        )
+    if "@" in name:
+        check_version(asked, board["tensorrt"], board["jetpack"])
+    read = {
+        key: Fact(board[key], f"read from {board['model']}", "high")
+        for key in ("jetpack", "l4t", "tensorrt", "cuda")
+        if board[key] is not None
+    }
+    return replace(asked, facts={**asked.facts, **read})
+
+
+def check_version(target: Target, tensorrt: Optional[str], jetpack: Optional[str]) -> None:
+    """Checks that a machine has the target's TensorRT; unknown versions pass.
+
+    Raises:
+        TargetError: it has another one.
+    """
+    wanted, meant = target.certain("tensorrt"), target.certain("jetpack")
+    if not isinstance(wanted, str) or tensorrt is None or wanted.split(".")[:2] == tensorrt.split(".")[:2]:
+        return
+    means = f"{wanted} ({_titled(str(meant))})" if meant else wanted
+    has = f"{tensorrt} ({_titled(jetpack)})" if jetpack else tensorrt
+    release = (jetpack or "").split()[-1:]
+    cure = "Omit --target, or write a target of this machine: deadweight targets --from local."
+    if release:
+        cure = f'Give --jetpack {release[0]}; in a recipe: jetpack = "{release[0]}".'
+    raise TargetError(f"{target.title} means TensorRT {means}, but this machine has {has}.", cure)
+
+
+def with_jetpack(target: Optional[str], jetpack: Optional[str]) -> Optional[str]:
+    """The target's name with a JetPack.
+
+    Raises:
+        TargetError: there is a JetPack without a target.
+    """
+    if jetpack is None:
+        return target
+    if target is None:
+        raise TargetError(f"--jetpack {jetpack} needs a board.", "Give --target too: deadweight targets.")
+    return f"{target.partition('@')[0]}@{jetpack.split()[-1]}"
+
+
+def _with_likes(path: Path, seen: Tuple[Path, ...]) -> Dict[str, Any]:
+    """The content of a board's file over that of the files that it is like."""
+    table = read_toml(path, TargetError)
+    like = table.pop("like", None)
+    if like is None:
+        return table
+    names = (BOARDS / f"{like}.toml", BOARDS / f"_{like}.toml", path.parent / str(like))
+    other = next((place for place in names if place.is_file()), None)
+    if other is None or other in seen:
+        fault = "does not exist" if other is None else "is like this file again"
+        raise TargetError(
+            f"{path.name} is like '{like}', which {fault}.",
+            f"Give nvidia, orin, thor, xavier, a .toml file or one of {', '.join(target_names())}.",
+        )
+    base = _with_likes(other, (*seen, path))
+    merged = {
+        key: {**_table(base.get(key, {}), key), **_table(table.get(key, {}), f"{path.name}: {key}")}
+        for key in ("alignment", "facts", "older")
+    }
+    return {**base, **table, **merged}
+
+
+def _with_software(table: Dict[str, Any], asked: Optional[str], where: str) -> Dict[str, Any]:
+    """A board's file with the facts of a release, by default those of its `jetpack`."""
+    default, older = table.pop("jetpack", None), table.pop("older", {})
+    known = table.pop("jetpacks", [default] if default else [])
+    if default is None and asked is None:
+        return table
+    chosen = default if asked is None else _release(asked, known)
+    if chosen is None:
+        raise TargetError(
+            f"There is no JetPack {asked} for {table.get('title', where)}.",
+            f"Known: {', '.join(known)}." if known else "Omit it: this target has no JetPack.",
+        )
+    facts = dict(_table(table.get("facts", {}), f"{where}: facts"))
+    for bound, more in older.items():
+        facts.update(more if _numbers(chosen) < _numbers(bound) else {})
+    software = _software(chosen)
+    if asked is not None and chosen != default:
+        table["name"] = f"{table.get('name', where)}@{chosen.split()[-1]}"
+        table["title"] = f"{table.get('title', where)}, {_titled(chosen)}"
+    return {**table, "facts": {**software, **facts} if asked is None else {**facts, **software}}
+
+
+def _software(release: str) -> Dict[str, Any]:
+    """The facts of a release: jetpack, l4t, tensorrt, cuda, python."""
+    for row in read_toml(BOARDS / "_jetpack.toml", TargetError)["release"]:
+        if release in row["names"]:
+            names = ("tensorrt", "cuda", "python")
+            l4t = next((each for each, jetpack in JETPACKS.items() if jetpack == release), None)
+            values = {
+                "jetpack": release,
+                **({"l4t": l4t} if l4t else {}),
+                **{name: row[name] for name in names},
+            }
+            return {
+                name: {"value": value, "source": row["source"], "certainty": row["certainty"]}
+                for name, value in values.items()
+            }
+    raise TargetError(
+        f"The software of {_titled(release)} is not known.", "Give the facts in your own .toml."
+    )
+
+
+def _release(asked: str, known: Sequence[str]) -> Optional[str]:
+    """The known release that is meant: `6.0.10.1` is `DriveOS 6.0.10`."""
+    numbers = _numbers(asked)
+    fitting = [each for each in known if numbers[: len(_numbers(each))] == _numbers(each)]
+    return max(fitting, key=lambda each: len(_numbers(each)), default=None)
+
+
+def _numbers(release: str) -> Tuple[int, ...]:
+    return tuple(map(int, re.findall(r"[0-9]+", release.split()[-1] if release.strip() else "")))
+
+
+def _titled(release: str) -> str:
+    return f"JetPack {release}" if release[:1].isdigit() else release
 
 
 def read_toml(path: Path, kind: Type[DeadweightError]) -> Dict[str, Any]:

@@ -13,7 +13,8 @@ from rich.table import Table
 from .. import api
 from ..api.latency import opened_engine
 from ..targets.errors import ArtifactError
-from ..terminal.options import TargetName
+from ..targets.target import with_jetpack
+from ..terminal.options import JetPack, TargetName
 from ..terminal.show import show
 from ..terminal.tables import milliseconds, out
 
@@ -69,6 +70,7 @@ def memory(
     model: Path,
     batch: Annotated[int, typer.Option(min=1, help="Batch size, if the model's is dynamic.")] = 1,
     target: TargetName = None,
+    jetpack: JetPack = None,
     free_bytes: Annotated[
         int | None, typer.Option(min=1, help="The board's MemAvailable; default: its usable memory.")
     ] = None,
@@ -78,7 +80,7 @@ def memory(
 
     Exit code: 0 fits (or no board was named), 1 does not fit, 3 cannot tell.
     """
-    found = api.memory(model, batch=batch, target=target, free_bytes=free_bytes)
+    found = api.memory(model, batch=batch, target=with_jetpack(target, jetpack), free_bytes=free_bytes)
     if as_json:
         fit = None if found.fit is None else found.fit.to_json()
         typer.echo(json.dumps({"footprint": found.footprint.to_json(), "fit": fit}, indent=1))

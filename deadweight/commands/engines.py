@@ -10,7 +10,8 @@ import typer
 
 from .. import api
 from ..targets.errors import RecipeError
-from ..terminal.options import Precision, TargetName
+from ..targets.target import with_jetpack
+from ..terminal.options import JetPack, Precision, TargetName
 from ..terminal.show import show
 from ..terminal.tables import bar, explain
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 def lint(
     model: Path,
     target: TargetName = None,
+    jetpack: JetPack = None,
     tensorrt: Annotated[
         str | None, typer.Option(help="TensorRT's version, e.g. 8.5 or 10.3; default: the board's own.")
     ] = None,
@@ -33,7 +35,9 @@ def lint(
 
     Exit code: 0 nothing is refused, 1 an error or a broken budget.
     """
-    found = api.lint(model, target=target, tensorrt=tensorrt, max_gpu_fallbacks=max_gpu_fallbacks)
+    found = api.lint(
+        model, target=with_jetpack(target, jetpack), tensorrt=tensorrt, max_gpu_fallbacks=max_gpu_fallbacks
+    )
     if as_json:
         typer.echo(json.dumps(found.report.to_json(), indent=2))
     else:
@@ -44,6 +48,7 @@ def lint(
 def build(
     model: Path,
     target: TargetName = None,
+    jetpack: JetPack = None,
     to: Annotated[Path | None, typer.Option("--out", help="The plan; default: beside the model.")] = None,
     on: Annotated[str | None, typer.Option(help="USER@HOST: build there, and copy the plan here.")] = None,
     batch: Annotated[str, typer.Option(help="Smallest, usual and largest batch, e.g. 1,8,16.")] = "1,1,1",
@@ -109,7 +114,7 @@ def build(
         with bar() as shown:
             made = api.build(
                 model,
-                target=target,
+                target=with_jetpack(target, jetpack),
                 out=to,
                 settings=settings,
                 timing_cache=timing_cache,

@@ -9,7 +9,8 @@ import typer
 
 from .. import api
 from ..targets.errors import RecipeError
-from ..terminal.options import Data, Settings, TargetName
+from ..targets.target import with_jetpack
+from ..terminal.options import Data, JetPack, Settings, TargetName
 from ..terminal.progress import point_to, watching
 from ..terminal.show import show
 from ..terminal.tables import bar
@@ -84,6 +85,7 @@ def quantize(
         ),
     ] = None,
     target: Annotated[str, typer.Option(help="The board; see `deadweight targets`.")] = "x86-cpu",
+    jetpack: JetPack = None,
     method: Annotated[
         str, typer.Option(help=f"Calibration of ranges: {', '.join(METHODS)} (of these four).")
     ] = "minmax",
@@ -109,7 +111,14 @@ def quantize(
         )
     with bar() as shown:
         made = api.quantize(
-            model, data, target=target, method=method, skip=skip or (), half=half, out=to, progress=shown
+            model,
+            data,
+            target=with_jetpack(target, jetpack) or target,
+            method=method,
+            skip=skip or (),
+            half=half,
+            out=to,
+            progress=shown,
         )
     show(made)
     raise typer.Exit(made.exit_code)

@@ -14,6 +14,10 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="The run's directory; default: runs/ and the recipe's name.")
 ]
 TargetName = Annotated[str | None, typer.Option("--target", help="A board's name, see `deadweight targets`.")]
+JetPack = Annotated[
+    str | None,
+    typer.Option("--jetpack", help="The board's JetPack (or DriveOS), e.g. 5.1.3; default: the target's."),
+]
 Inputs = Annotated[
     Path | None,
     typer.Option(

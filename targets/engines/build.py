@@ -67,7 +67,7 @@ def build_engine(
             program, model, plan, settings=settings, target=target, root=root, limits=limits
         )
     device = device_facts(cuda)
-    check_target(trt, target, device, settings)
+    check_target(trt, target, device, settings, root=root)
     file = read_nodes(model)
     check_dla(file, settings, version=trt.__version__, model=model)
     strong, creation, precisions = _typing(trt, settings, file, model)

@@ -7,8 +7,9 @@ from typing import Any, Dict, Mapping, Optional
 
 from ..errors import DeadweightError, MeasurementError, TargetError
 from ..machine.cuda import open_cuda
+from ..machine.jetson import is_jetson, read_board
 from ..memory_fit import Fit, Footprint, base_of, fit, free_memory
-from ..target import Target
+from ..target import Target, check_version, targets_of
 from .build_settings import BuildSettings
 
 _BASE_BYTES = 300_000_000
@@ -18,12 +19,18 @@ parsed and as written."""
 
 
 def check_target(
-    trt: Any, target: Optional[Target], device: Optional[Mapping[str, Any]], settings: BuildSettings
+    trt: Any,
+    target: Optional[Target],
+    device: Optional[Mapping[str, Any]],
+    settings: BuildSettings,
+    *,
+    root: Path = Path("/"),
 ) -> None:
     """Checks that this machine can build for the target board.
 
     Raises:
-        TargetError: an engine of this machine cannot run there, or the target runs no engines.
+        TargetError: an engine of this machine cannot run there, the target has another TensorRT, or runs no
+            engines.
     """
     if target is None:
         return
@@ -46,8 +53,11 @@ def check_target(
         raise TargetError(
             f"{target.title} has compute capability {wanted}, but the GPU here has "
             f"{device['compute_capability']}: an engine runs only where it was built.",
-            "Build it on the board: --on USER@HOST. For this machine omit --target.",
+            "Build it on the board: --on USER@HOST. For this machine omit --target, or give --target "
+            f"{' or '.join(targets_of(device['compute_capability'])) or 'nvidia-gpu'}.",
         )
+    if settings.flavour == "tensorrt":
+        check_version(target, trt.__version__, read_board(root).jetpack if is_jetson(root) else None)
 
 
 def device_facts(cuda: Optional[str]) -> Optional[Dict[str, Any]]:

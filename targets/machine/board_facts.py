@@ -6,13 +6,13 @@ import importlib
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ..errors import TargetError
 from . import jetson
 from .cuda import open_cuda
 from .jetson import text_of, tool
-from .probe import cpu_name, memory_bytes
+from .probe import cpu_name, memory_bytes, versions
 
 _TRTEXEC = "usr/src/tensorrt/bin/trtexec"
 _SMI = ("name", "compute_cap", "memory.total", "clocks.max.sm")
@@ -48,6 +48,31 @@ def board_facts(root: Path = Path("/")) -> Dict[str, Any]:
         "power_mode": None if state.power_mode is None else asdict(state.power_mode),
         "clocks": {name: asdict(clock) for name, clock in state.clocks.items()},
     }
+
+
+def card_facts(root: Path = Path("/")) -> Dict[str, Tuple[Any, str, str]]:
+    """The facts of a target about this machine's card: value, source and certainty; empty without a card.
+
+    The version of TensorRT is that of the installed package; nothing of it is imported.
+    """
+    gpu, card = _gpu(), _card(root)
+    if not gpu and not card:
+        return {}
+    by_cuda, by_smi = "CUDA on this machine", "nvidia-smi on this machine"
+    installed = versions("tensorrt")
+    read = {
+        "compute_capability": (gpu.get("compute_capability"), by_cuda, "high"),
+        "streaming_multiprocessors": (gpu.get("sms"), by_cuda, "high"),
+        "cuda": (gpu.get("cuda"), by_cuda, "high"),
+        "tensorrt": (installed.get("tensorrt"), "the Python package installed here", "high"),
+    }
+    if card:
+        read["compute_capability"] = (card["compute_cap"], by_smi, "high")
+        if card["memory.total"].isdigit():
+            read["memory_bytes"] = (int(card["memory.total"]) << 20, by_smi, "high")
+        if card["clocks.max.sm"].isdigit():
+            read["gpu_hz"] = (int(card["clocks.max.sm"]) * 1_000_000, f"{by_smi}; the highest clock", "low")
+    return {name: fact for name, fact in read.items() if fact[0] is not None}
 
 
 def _gpu() -> Dict[str, Any]:

@@ -38,10 +38,16 @@ class Board:
     compute_capability: Optional[str]
     l4t: Optional[str]
     jetpack: Optional[str]
+    """On DRIVE its release, as in `DriveOS 7.0.3.0`."""
     tensorrt: Optional[str]
     cuda: Optional[str]
     unified_memory: bool = True
     warnings: Tuple[str, ...] = ()
+
+    @property
+    def is_drive(self) -> bool:
+        """Whether it is a DRIVE board, which has neither JetPack nor nvpmodel."""
+        return (self.jetpack or "").startswith("DriveOS")
 
 
 @dataclass(frozen=True)
@@ -70,17 +76,19 @@ def read_board(root: Path) -> Board:
     soc = nvidia_tools.soc_of(compatible)
     l4t = nvidia_tools.l4t_release(text_of(root / "etc/nv_tegra_release"))
     l4t = l4t or nvidia_tools.l4t_package(text_of(root / "var/lib/dpkg/status"))
-    jetpack, warning = nvidia_tools.jetpack_of(l4t)
+    cuda = _cuda(root)
+    driveos = nvidia_tools.driveos_release(compatible, text_of(root / "etc/nvidia/version-ubuntu-rootfs.txt"))
+    jetpack, warning = (driveos, "") if driveos else nvidia_tools.jetpack_of(l4t)
     unknown = "" if soc else f"This version of deadweight does not know the chip: {compatible!r}."
     return Board(
         model=text_of(root / "proc/device-tree/model").strip("\0") or "unnamed board",
         compatible=tuple(entry for entry in compatible.split("\0") if entry),
         soc=soc,
-        compute_capability=nvidia_tools.GPUS[soc] if soc else None,
+        compute_capability=nvidia_tools.capability_of(soc, cuda, driveos),
         l4t=l4t,
         jetpack=jetpack,
         tensorrt=_tensorrt(root),
-        cuda=_cuda(root),
+        cuda=cuda,
         warnings=tuple(each for each in (warning, unknown) if each),
     )
 

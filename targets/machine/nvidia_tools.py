@@ -13,8 +13,10 @@ from typing import Dict, Mapping, Optional, Tuple
 _RELEASES = (
     "32.4.4=4.4.1, 32.5.0=4.5, 32.5.1=4.5.1, 32.6.1=4.6, 32.7.1=4.6.1, 32.7.2=4.6.2, 32.7.3=4.6.3, "
     "32.7.4=4.6.4, "
-    "35.1.0=5.0.2, 35.2.1=5.1, 35.3.1=5.1.1, 35.4.1=5.1.2, 35.5.0=5.1.3, 35.6.0=5.1.4, 35.6.4=5.1.6, "
-    "36.2.0=6.0 DP, 36.3.0=6.0, 36.4.0=6.1, 36.4.3=6.2, 36.4.4=6.2.1, 36.4.7=6.2.1, 36.5.0=6.2.2, "
+    "35.1.0=5.0.2, 35.2.1=5.1, 35.3.1=5.1.1, 35.4.1=5.1.2, 35.5.0=5.1.3, 35.6.0=5.1.4, 35.6.1=5.1.5, "
+    "35.6.2=5.1.5, 35.6.3=5.1.5, 35.6.4=5.1.6, "
+    "36.2.0=6.0 DP, 36.3.0=6.0, 36.4.0=6.1, 36.4.2=6.1, 36.4.3=6.2, 36.4.4=6.2.1, 36.4.7=6.2.1, "
+    "36.5.0=6.2.2, "
     "38.2.0=7.0, 38.2.1=7.0, 38.2.2=7.0, 38.4.0=7.1, "
     "39.0.0=7.2 EA, 39.2.0=7.2, 39.2.1=7.2.1"
 )
@@ -27,6 +29,8 @@ _MAJORS = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}
 
 GPUS = {"tegra210": "5.3", "tegra186": "6.2", "tegra194": "7.2", "tegra234": "8.7", "tegra264": "11.0"}
 """Compute capability by system on chip, as the device tree's `compatible` names it."""
+_DRIVE = ("p3663", "p3710", "p3960", "e3550")
+"""DRIVE's boards, as `compatible` names them: Orin, Orin, Thor, Xavier."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,22 @@ def jetpack_of(l4t: Optional[str]) -> Tuple[Optional[str], str]:
     if major is None:
         return None, f"This version of deadweight does not know L4T {l4t} and its JetPack."
     return f"{major}.x", f"This version of deadweight does not know L4T {l4t}; it assumes JetPack {major}."
+
+
+def driveos_release(compatible: str, rootfs: str) -> Optional[str]:
+    """A DRIVE board's release, as in `DriveOS 7.0.3.0`, from /etc/nvidia/version-ubuntu-rootfs.txt.
+
+    Without a number where only the device tree says that it is a DRIVE board; None for other boards.
+    """
+    match = re.match(r"\s*([0-9]+(?:\.[0-9]+)+)", rootfs)
+    known = any(f",{name}" in compatible for name in _DRIVE)
+    return f"DriveOS {match.group(1)}" if match else "DriveOS" if known else None
+
+
+def capability_of(soc: Optional[str], cuda: Optional[str], release: Optional[str]) -> Optional[str]:
+    """The compute capability of a chip: CUDA 13.0, on DRIVE with 7.0.5, renamed Thor's from 10.1 to 11.0."""
+    old = (cuda or "").startswith("12.") or re.match(r"DriveOS 7\.0\.[0-4]\b", release or "")
+    return None if soc is None else "10.1" if GPUS[soc] == "11.0" and old else GPUS[soc]
 
 
 def soc_of(compatible: str) -> Optional[str]:

@@ -1,10 +1,19 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deadweight.targets.errors import TargetError
-from deadweight.targets.target import CERTAINTIES, Alignment, Target, load_target, target_names
+from deadweight.targets.target import (
+    CERTAINTIES,
+    Alignment,
+    Target,
+    load_target,
+    target_names,
+    target_on,
+    with_jetpack,
+)
 
 MINIMAL = 'name = "mine"\ntitle = "Mine"\nruntime = "onnxruntime"\nprecisions = ["fp32"]\n'
 
@@ -15,8 +24,12 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_the_five_boards_are_known() -> None:
-    assert target_names() == ("agx-orin-64gb", "orin-nano-8gb", "orin-nx-16gb", "thor-t5000", "x86-cpu")
+def test_the_known_boards_are_jetsons_drives_and_cpus_and_families_are_none() -> None:
+    assert target_names() == (
+        *("agx-orin-32gb", "agx-orin-64gb", "agx-xavier", "arm64-cpu", "drive-agx-orin", "drive-agx-thor"),
+        *("nvidia-gpu", "orin-nano-4gb", "orin-nano-8gb", "orin-nx-16gb", "orin-nx-8gb"),
+        *("thor-t4000", "thor-t5000", "x86-cpu", "xavier-nx"),
+    )
 
 
 @pytest.mark.parametrize("name", target_names())
@@ -37,18 +50,23 @@ def test_an_agent_gets_the_same_target_through_json(name: str) -> None:
 
 
 def test_a_fact_of_low_certainty_is_shown_but_enters_no_verdict() -> None:
-    thor = load_target("thor-t5000")
-    bandwidth = thor.fact("bandwidth_bytes_per_s")
+    xavier = load_target("xavier-nx")
+    bandwidth = xavier.fact("bandwidth_bytes_per_s")
     assert bandwidth is not None
     assert bandwidth.certainty == "low"
-    assert bandwidth.value == 273_000_000_000
-    assert thor.certain("bandwidth_bytes_per_s") is None
+    assert bandwidth.value == 59_700_000_000
+    assert xavier.certain("bandwidth_bytes_per_s") is None
+
+
+def test_thor_s_rates_are_those_of_its_data_sheet() -> None:
+    """2070 sparse FP4; 1035 sparse FP8 and INT8; 517 sparse FP16: each dense rate is half."""
+    thor = load_target("thor-t5000")
+    assert thor.certain("int8_ops_per_s") == 517_000_000_000_000
     assert thor.certain("fp16_ops_per_s") == 258_500_000_000_000
-    assert thor.certain("int8_ops_per_s") is None
 
 
 def test_published_totals_of_orin_follow_from_its_facts() -> None:
-    for name, sparse_tops in (("orin-nano-8gb", 67), ("agx-orin-64gb", 171)):
+    for name, sparse_tops in (("orin-nano-8gb", 67), ("orin-nano-8gb@5.1.3", 41), ("agx-orin-64gb", 171)):
         rate = load_target(name).certain("int8_ops_per_s")
         assert isinstance(rate, int)
         assert round(2 * rate / 1e12) == sparse_tops
@@ -56,7 +74,94 @@ def test_published_totals_of_orin_follow_from_its_facts() -> None:
 
 def test_cores_for_deep_learning_are_where_nvidia_put_them() -> None:
     cores = {name: load_target(name).certain("dla_cores") for name in target_names()}
-    assert cores == {"agx-orin-64gb": 2, "orin-nano-8gb": 0, "orin-nx-16gb": 2, "thor-t5000": 0, "x86-cpu": 0}
+    with_two = {"agx-orin-32gb", "agx-orin-64gb", "agx-xavier", "drive-agx-orin", "orin-nx-16gb", "xavier-nx"}
+    assert {name for name, count in cores.items() if count == 2} == with_two
+    assert {name for name, count in cores.items() if count == 1} == {"orin-nx-8gb"}
+    assert {name for name, count in cores.items() if count == 0} == set(cores) - with_two - {"orin-nx-8gb"}
+
+
+@pytest.mark.parametrize(
+    ("name", "tensorrt", "cuda", "l4t"),
+    [
+        ("agx-orin-64gb", "10.3.0.30", "12.6.11", "36.4.4"),
+        ("agx-orin-64gb@5.1.3", "8.5.2", "11.4.19", "35.5.0"),
+        ("agx-orin-64gb@5.1.5", "8.5.2", "11.4.19", "35.6.1"),
+        ("agx-orin-64gb@6.0", "8.6.2", "12.2", "36.3.0"),
+        ("orin-nx-16gb@7.2", "10.16.2.10", "13.2.1", "39.2.0"),
+        ("thor-t5000@7.0", "10.13.3.9", "13.0.0", "38.2.0"),
+        ("drive-agx-orin@6.0.9.1", "8.6.12", "11.4", None),
+    ],
+)
+def test_a_board_with_a_jetpack_has_that_software(
+    name: str, tensorrt: str, cuda: str, l4t: str | None
+) -> None:
+    target = load_target(name)
+    assert [target.facts[key].value for key in ("tensorrt", "cuda")] == [tensorrt, cuda]
+    assert (target.facts["l4t"].value if "l4t" in target.facts else None) == l4t
+    assert target.name == name
+    assert ("JetPack" in target.title or "DriveOS" in target.title) == ("@" in name)
+
+
+def test_the_default_jetpack_is_the_same_target_as_none() -> None:
+    assert load_target("orin-nano-8gb@6.2.1") == load_target("orin-nano-8gb")
+
+
+def test_clocks_before_the_super_modes_are_those_of_the_older_jetpack() -> None:
+    assert load_target("orin-nano-8gb@6.1").certain("gpu_hz") == 625_000_000
+    assert load_target("orin-nano-8gb@6.2").certain("gpu_hz") == 1_020_000_000
+
+
+def test_thor_on_driveos_is_10_1_until_cuda_13_renames_it() -> None:
+    assert load_target("drive-agx-thor").certain("compute_capability") == "10.1"
+    assert load_target("drive-agx-thor@7.0.5").certain("compute_capability") is None
+    assert load_target("thor-t5000").certain("compute_capability") == "11.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [("xavier-nx@6.2", "Known: 5.1, 5.1.1"), ("x86-cpu@5.1.3", "Omit it: this target has no JetPack.")],
+)
+def test_a_jetpack_that_a_board_never_had_is_refused(name: str, cure: str) -> None:
+    with pytest.raises(TargetError, match="There is no JetPack") as caught:
+        load_target(name)
+    assert caught.value.cure.startswith(cure)
+
+
+def test_a_jetpack_without_a_board_is_refused() -> None:
+    assert with_jetpack("agx-orin-64gb@6.0", "5.1.3") == "agx-orin-64gb@5.1.3"
+    assert with_jetpack("drive-agx-thor", "DriveOS 7.0.3") == "drive-agx-thor@7.0.3"
+    with pytest.raises(TargetError, match=r"--jetpack 5\.1\.3 needs a board"):
+        with_jetpack(None, "5.1.3")
+
+
+def facts_of(jetpack: str | None, tensorrt: str | None, capability: str | None = "8.7") -> dict[str, Any]:
+    board = {"model": "a board", "soc": "tegra234", "jetpack": jetpack, "l4t": None, "tensorrt": tensorrt}
+    return {"board": {**board, "cuda": None, "compute_capability": capability}}
+
+
+def test_a_target_learns_its_jetpack_from_the_board() -> None:
+    target = target_on("orin-nano-8gb", facts_of("5.1.3", "8.5.2"))
+    assert target.name == "orin-nano-8gb@5.1.3"
+    assert target.facts["tensorrt"].value == "8.5.2"
+    assert target.facts["tensorrt"].source == "read from a board"
+    assert target.certain("gpu_hz") == 625_000_000
+
+
+def test_a_tensorrt_that_no_jetpack_brought_is_the_board_s_own() -> None:
+    target = target_on("orin-nano-8gb", facts_of("6.x", "10.7.0"))
+    assert target.certain("tensorrt") == "10.7.0"
+
+
+def test_a_jetpack_that_the_board_has_not_is_refused_with_the_line_that_cures_it() -> None:
+    with pytest.raises(TargetError, match=r"means TensorRT 10\.3\.0\.30 \(JetPack 6\.2\)") as caught:
+        target_on("agx-orin-64gb@6.2", facts_of("5.1.3", "8.5.2"))
+    assert caught.value.cure.startswith("Give --jetpack 5.1.3;")
+
+
+def test_another_board_is_refused_with_the_targets_that_it_may_be() -> None:
+    with pytest.raises(TargetError, match=r"has compute capability 8\.7, but a board has 7\.2") as caught:
+        target_on("agx-orin-64gb", facts_of("5.1.3", "8.5.2", "7.2"))
+    assert "--target agx-xavier or xavier-nx" in caught.value.cure
 
 
 def test_x86_convolutions_go_by_sixteen_and_never_off_four() -> None:
@@ -83,6 +188,35 @@ def test_an_unknown_target_gets_the_nearest_name_proposed() -> None:
         load_target("orin-nano")
     assert caught.value.cure.startswith("Did you mean 'orin-nano-8gb")
     assert "x86-cpu" in caught.value.cure
+
+
+def test_a_board_of_ones_own_may_be_like_another_or_like_a_family(tmp_path: Path) -> None:
+    own = 'name = "mine"\ntitle = "Mine"\nlike = "%s"\n[facts]\ntensorrt = %s\n'
+    fact = '{ value = "10.7.0", source = "apt", certainty = "high" }'
+    for like in ("orin", "orin-nx-16gb"):
+        target = load_target(written(tmp_path, own % (like, fact)))
+        assert target.facts["tensorrt"].value == "10.7.0"
+        assert target.facts["cuda"].value == "12.6.11"
+        assert target.align("conv").step == 16
+        assert ("memory_bytes" in target.facts) == (like != "orin")
+        assert load_target(f"{tmp_path / 'mine.toml'}@5.1.3").facts["tensorrt"].value == "8.5.2"
+
+
+def test_a_board_like_none_and_a_circle_of_boards_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"mine\.toml is like 'orn', which does not exist"):
+        load_target(written(tmp_path, 'like = "orn"\n' + MINIMAL))
+    with pytest.raises(TargetError, match="which is like this file again"):
+        load_target(written(tmp_path, 'like = "mine.toml"\n' + MINIMAL))
+
+
+def test_the_workstation_s_card_is_read_here_and_without_one_is_not_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DEADWEIGHT_CUDA", "ctypes:/nowhere/libcudart.so")
+    target = load_target("nvidia-gpu")
+    if not Path("/usr/bin/nvidia-smi").exists():
+        assert target.certain("compute_capability") is None
+    assert target.runtime.builds
 
 
 def test_a_board_of_ones_own_is_read_from_its_path(tmp_path: Path) -> None:
