@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..targets.board_file import with_jetpack
 from ..targets.budgets import Budgets
 from ..targets.errors import RecipeError, meant
-from ..targets.target import Target, load_target, with_jetpack
+from ..targets.target import Target, load_target
 from .stage import Stage, checked, make_stage, named_files
 from .work import Facts
 from .workload import users_code

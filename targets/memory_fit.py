@@ -5,8 +5,8 @@ adds the base memory of the runtime and CUDA, and the builder's workspace. On a 
 share one memory, so there is one sum and one limit, MemAvailable: MemFree excludes reclaimable memory.
 
 Three outcomes. *does_not_fit*: even the lower end exceeds the free memory. *fits*: even the upper end does
-not. Otherwise *cannot_tell*. A value of low certainty enters neither: the lower end then counts the runtime
-as 0, and *fits* is not returned, only how much room is left for it.
+not. Otherwise *cannot_tell*. A base of low certainty enters neither: the lower end then counts the runtime
+as 0, and *fits* needs room for ten times its estimate.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ OUTCOMES = ("fits", "does_not_fit", "cannot_tell")
 LEAST_WORKSPACE_BYTES = 16 << 20
 """The smallest workspace that NVIDIA's operator pages suggest."""
 _MIB = 1 << 20
+_AMPLE = 10
+"""With room for so many times its estimate, the base need not be known."""
 
 
 @dataclass(frozen=True)
@@ -189,17 +191,16 @@ def fit(
         more = f" and {len(need.unknown) - 3} more" if len(need.unknown) > 3 else ""
         unknown = f"the sizes of {', '.join(need.unknown[:3])}{more} are unknown"
         words.append(f"At least {_mb(low)} are needed; the upper end is unknown, because {unknown}.")
-    elif high <= free_bytes and sure:
-        outcome = "fits"
-        words.append(f"Even the upper end, {_mb(high)}, leaves {_mb(free_bytes - high)}.")
     else:
-        outcome = "cannot_tell"
         room = free_bytes - (high - base.high_bytes)
-        if not sure and room >= 0:
+        outcome = "fits" if room >= base.high_bytes * (1 if sure else _AMPLE) else "cannot_tell"
+        if outcome == "fits":
+            words.append(f"Even the upper end, {_mb(high)}, leaves {_mb(free_bytes - high)}.")
+        elif not sure and room >= 0:
             words.append(
                 f"Without it the upper end is {_mb(high - base.high_bytes)}, which leaves {_mb(room)}, "
-                f"{room / base.high_bytes:.1f} times its estimate: measure it on the board (deadweight "
-                "doctor) to be sure."
+                f"{room / base.high_bytes:.1f} times its estimate: `deadweight doctor --on BOARD` measures "
+                "it there; then `deadweight memory MODEL --on BOARD`, or --base-bytes."
             )
         else:
             words.append(f"Between {_mb(low)} and {_mb(high)} are needed: try it on the board.")

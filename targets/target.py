@@ -3,29 +3,22 @@
 One TOML file per board, in `boards/`; users may give their own by path. Every fact has a source and a
 certainty. A verdict uses only `certain`, which returns None for a fact of low certainty.
 
-A target is a board and its software: `NAME@5.1.3` is the board with that JetPack. In a file, `like` names
-another board or a family (`_NAME.toml`), whose values and facts it takes; `jetpacks` are the releases that
-exist for it, `jetpack` is the default one; `[older."6.2"]` has the facts that differ before a release;
-`read_here` adds the facts of this machine's card.
+A target is a board and its software: `NAME@5.1.3` is the board with that JetPack. `board_file.py` reads it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import re
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
-from .errors import DeadweightError, TargetError, meant_and
-from .machine.board_facts import card_facts
-from .machine.nvidia_tools import JETPACKS
+from .board_file import BOARDS, completed, described, read_board, table_of, titled
+from .errors import TargetError, meant_and
 from .runtimes.runtime import DEFAULT, Runtime, known_runtimes, own_runtime, runtime_named
 
-BOARDS = Path(__file__).parent / "boards"
 CERTAINTIES = ("high", "medium", "low")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "fp4")
 KINDS = ("conv", "depthwise", "linear", "matmul", "attention", "recurrent", "embedding")
@@ -126,11 +119,11 @@ class Target:
         precisions = tuple(_one_of(name, PRECISIONS, f"{where}: precisions") for name in listed)
         alignment = {
             _one_of(kind, KINDS, f"{where}: alignment"): _alignment(item, f"{where}: alignment.{kind}")
-            for kind, item in _table(value.get("alignment", {}), f"{where}: alignment").items()
+            for kind, item in table_of(value.get("alignment", {}), f"{where}: alignment").items()
         }
         facts = {
             name: _fact(item, f"{where}: facts.{name}")
-            for name, item in _table(value.get("facts", {}), f"{where}: facts").items()
+            for name, item in table_of(value.get("facts", {}), f"{where}: facts").items()
         }
         return cls(str(value["name"]), str(value["title"]), runtime, precisions, alignment, facts)
 
@@ -163,10 +156,7 @@ def load_target(name_or_path: Union[str, Path]) -> Target:
                 f"There is no target named '{name}'.",
                 meant_and(name.lower(), target_names(), more, count=3, cutoff=0.3),
             )
-    table = _with_software(_with_likes(path, ()), jetpack, path.name)
-    if table.pop("read_here", False):
-        here = {key: asdict(Fact(*fact)) for key, fact in card_facts().items()}
-        table["facts"] = {**here, **table.get("facts", {})}
+    table = read_board(path, jetpack)
     return Target.from_json(table, where=path.name, folder=path.parent)
 
 
@@ -197,6 +187,11 @@ def target_on(name: str, facts: Mapping[str, Any]) -> Target:
     return replace(asked, facts={**asked.facts, **read})
 
 
+def target_of(facts: Mapping[str, Any], *, name: str) -> Target:
+    """The target that a board's own facts make."""
+    return Target.from_json(completed(described(facts, name), Path(f"{name}.toml")), where=name)
+
+
 def check_version(target: Target, tensorrt: Optional[str], jetpack: Optional[str]) -> None:
     """Checks that a machine has the target's TensorRT; unknown versions pass.
 
@@ -206,8 +201,8 @@ def check_version(target: Target, tensorrt: Optional[str], jetpack: Optional[str
     wanted, meant = target.certain("tensorrt"), target.certain("jetpack")
     if not isinstance(wanted, str) or tensorrt is None or wanted.split(".")[:2] == tensorrt.split(".")[:2]:
         return
-    means = f"{wanted} ({_titled(str(meant))})" if meant else wanted
-    has = f"{tensorrt} ({_titled(jetpack)})" if jetpack else tensorrt
+    means = f"{wanted} ({titled(str(meant))})" if meant else wanted
+    has = f"{tensorrt} ({titled(jetpack)})" if jetpack else tensorrt
     release = (jetpack or "").split()[-1:]
     cure = "Omit --target, or write a target of this machine: deadweight targets --from local."
     if release:
@@ -215,121 +210,8 @@ def check_version(target: Target, tensorrt: Optional[str], jetpack: Optional[str
     raise TargetError(f"{target.title} means TensorRT {means}, but this machine has {has}.", cure)
 
 
-def with_jetpack(target: Optional[str], jetpack: Optional[str]) -> Optional[str]:
-    """The target's name with a JetPack.
-
-    Raises:
-        TargetError: there is a JetPack without a target.
-    """
-    if jetpack is None:
-        return target
-    if target is None:
-        raise TargetError(f"--jetpack {jetpack} needs a board.", "Give --target too: deadweight targets.")
-    return f"{target.partition('@')[0]}@{jetpack.split()[-1]}"
-
-
-def _with_likes(path: Path, seen: Tuple[Path, ...]) -> Dict[str, Any]:
-    """The content of a board's file over that of the files that it is like."""
-    table = read_toml(path, TargetError)
-    like = table.pop("like", None)
-    if like is None:
-        return table
-    names = (BOARDS / f"{like}.toml", BOARDS / f"_{like}.toml", path.parent / str(like))
-    other = next((place for place in names if place.is_file()), None)
-    if other is None or other in seen:
-        fault = "does not exist" if other is None else "is like this file again"
-        raise TargetError(
-            f"{path.name} is like '{like}', which {fault}.",
-            f"Give nvidia, orin, thor, xavier, a .toml file or one of {', '.join(target_names())}.",
-        )
-    base = _with_likes(other, (*seen, path))
-    merged = {
-        key: {**_table(base.get(key, {}), key), **_table(table.get(key, {}), f"{path.name}: {key}")}
-        for key in ("alignment", "facts", "older")
-    }
-    return {**base, **table, **merged}
-
-
-def _with_software(table: Dict[str, Any], asked: Optional[str], where: str) -> Dict[str, Any]:
-    """A board's file with the facts of a release, by default those of its `jetpack`."""
-    default, older = table.pop("jetpack", None), table.pop("older", {})
-    known = table.pop("jetpacks", [default] if default else [])
-    if default is None and asked is None:
-        return table
-    chosen = default if asked is None else _release(asked, known)
-    if chosen is None:
-        raise TargetError(
-            f"There is no JetPack {asked} for {table.get('title', where)}.",
-            f"Known: {', '.join(known)}." if known else "Omit it: this target has no JetPack.",
-        )
-    facts = dict(_table(table.get("facts", {}), f"{where}: facts"))
-    for bound, more in older.items():
-        facts.update(more if _numbers(chosen) < _numbers(bound) else {})
-    software = _software(chosen)
-    if asked is not None and chosen != default:
-        table["name"] = f"{table.get('name', where)}@{chosen.split()[-1]}"
-        table["title"] = f"{table.get('title', where)}, {_titled(chosen)}"
-    return {**table, "facts": {**software, **facts} if asked is None else {**facts, **software}}
-
-
-def _software(release: str) -> Dict[str, Any]:
-    """The facts of a release: jetpack, l4t, tensorrt, cuda, python."""
-    for row in read_toml(BOARDS / "_jetpack.toml", TargetError)["release"]:
-        if release in row["names"]:
-            names = ("tensorrt", "cuda", "python")
-            l4t = next((each for each, jetpack in JETPACKS.items() if jetpack == release), None)
-            values = {
-                "jetpack": release,
-                **({"l4t": l4t} if l4t else {}),
-                **{name: row[name] for name in names},
-            }
-            return {
-                name: {"value": value, "source": row["source"], "certainty": row["certainty"]}
-                for name, value in values.items()
-            }
-    raise TargetError(
-        f"The software of {_titled(release)} is not known.", "Give the facts in your own .toml."
-    )
-
-
-def _release(asked: str, known: Sequence[str]) -> Optional[str]:
-    """The known release that is meant: `6.0.10.1` is `DriveOS 6.0.10`."""
-    numbers = _numbers(asked)
-    fitting = [each for each in known if numbers[: len(_numbers(each))] == _numbers(each)]
-    return max(fitting, key=lambda each: len(_numbers(each)), default=None)
-
-
-def _numbers(release: str) -> Tuple[int, ...]:
-    return tuple(map(int, re.findall(r"[0-9]+", release.split()[-1] if release.strip() else "")))
-
-
-def _titled(release: str) -> str:
-    return f"JetPack {release}" if release[:1].isdigit() else release
-
-
-def read_toml(path: Path, kind: Type[DeadweightError]) -> Dict[str, Any]:
-    """The content of a TOML file.
-
-    Raises:
-        DeadweightError: of this kind: it cannot be read, or is not TOML.
-    """
-    # tomllib needs Python 3.11; tomli is the same library for older versions.
-    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
-    try:
-        toml: Any = importlib.import_module(name)
-    except ImportError as error:
-        cure = "Install it: pip install tomli"
-        raise kind(f"{path} is TOML, which this Python cannot read without {name}.", cure) from error
-    try:
-        return dict(toml.loads(path.read_text(encoding="utf-8-sig")))  # Windows' Notepad writes such a mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise kind(f"{path} cannot be read: {error}.", "Check the path; it must be UTF-8.") from error
-    except toml.TOMLDecodeError as error:
-        raise kind(f"{path} cannot be read, since it is not TOML: {error}.", "Fix that line.") from error
-
-
 def _alignment(value: Any, where: str) -> Alignment:
-    table = _table(value, where)
+    table = table_of(value, where)
     numbers = {"step", "hard", "narrow_step", "narrow_below"}
     _keys(table, {"step", "hard", "source", "certainty"}, numbers, where)
     for name in numbers & set(table):
@@ -360,7 +242,7 @@ def _runtime(value: Any, where: str, folder: Optional[Path]) -> Runtime:
 
 
 def _fact(value: Any, where: str) -> Fact:
-    table = _table(value, where)
+    table = table_of(value, where)
     _keys(table, {"value", "source", "certainty"}, set(), where)
     content = table["value"]
     plain = isinstance(content, (str, int, float, list)) and not isinstance(content, bool)
@@ -369,14 +251,6 @@ def _fact(value: Any, where: str) -> Fact:
             f"{where} has the value {content!r} from '{table['source']}'.", "Give a value and its source."
         )
     return Fact(content, str(table["source"]), _one_of(table["certainty"], CERTAINTIES, where))
-
-
-def _table(value: Any, where: str) -> Dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TargetError(
-            f"{where} is {value!r}, not a table.", f"Write it as a table: [{where.split(': ')[-1]}]."
-        )
-    return dict(value)
 
 
 def _keys(table: Mapping[str, Any], needed: set[str], allowed: set[str], where: str) -> None:

@@ -71,8 +71,8 @@ FILES_AT_THE_ROOT = {
     "pipeline": {"__init__", "workload", "work", "stage", "recipe"},
     "export": {"__init__", "to_onnx", "int8"},
     "targets": {
-        *("__init__", "agent", "doctor", "target", "budgets", "memory_fit", "errors", "artifact"),
-        *("onnx_file", "paths", "sealed", "protobuf", "progress", "deprecated"),
+        *("__init__", "agent", "doctor", "target", "board_file", "budgets", "memory_fit", "errors"),
+        *("artifact", "onnx_file", "paths", "sealed", "protobuf", "progress", "deprecated"),
     },
 }
 

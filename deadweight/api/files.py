@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..targets.engines.build_settings import BuildSettings
     from ..targets.memory_fit import Footprint
     from ..targets.progress import Progress
+    from ..targets.target import Target
 
 
 def lint(
@@ -48,9 +49,15 @@ def lint(
 
 
 def memory(
-    model: Path | str, *, batch: int = 1, target: str | None = None, free_bytes: int | None = None
+    model: Path | str,
+    *,
+    batch: int = 1,
+    target: str | None = None,
+    free_bytes: int | None = None,
+    base_bytes: int | None = None,
+    on: str | None = None,
 ) -> MemoryNeed:
-    """Estimate the memory a model needs, at least and at most, before it is built; with a target, if it fits.
+    """Estimate the memory a model needs, at least and at most; with a target or a board, if it fits.
 
     >>> import deadweight
     >>> found = deadweight.memory("original.onnx", target="x86-cpu", free_bytes=8_000_000_000)
@@ -59,24 +66,39 @@ def memory(
 
     Args:
         batch: batch size, if the model's is dynamic.
-        free_bytes: the board's MemAvailable; None for all memory that its system can use.
+        free_bytes: the board's MemAvailable; None for what `on` reports, or all that its system can use.
+        base_bytes: the runtime's own memory there; None for what the board measured, or an estimate.
+        on: USER@HOST, a board to be asked for these figures.
 
     Raises:
-        DeadweightError: the file is damaged, or there is no such target.
+        DeadweightError: the file is damaged, there is no such target, or the board cannot be reached.
     """
     from ..export.memory.footprint import footprint
-    from ..targets.memory_fit import base_of, fit
+    from ..targets.memory_fit import Base, base_of, fit
     from ..targets.runtimes.runtime import DEFAULT, runtime_named
-    from ..targets.target import load_target
+    from ..targets.target import load_target, target_of, target_on
 
-    board = None if target is None else load_target(target)
+    there: dict[str, Any] = {}
+    if on is not None:
+        with connected_to(on, silent) as named:
+            there = named.run(["facts"])[1]
+    if there:
+        board: Target | None = target_on(target, there) if target else target_of(there, name=on or "")
+    else:
+        board = None if target is None else load_target(target)
     runtime = runtime_named(DEFAULT) if board is None else board.runtime
     need, answer = footprint(Path(model), batch=batch, runtime=runtime), None
     if board is not None:
-        room = free_bytes or board.certain("usable_memory_bytes") or board.certain("memory_bytes")
+        known = board.certain("usable_memory_bytes") or board.certain("memory_bytes")
+        room = free_bytes or there.get("free_bytes") or known
         version = board.certain(runtime.library)
+        base = base_of(None if version is None else str(version))
+        if base_bytes is not None:
+            base = Base(base_bytes, base_bytes, "as given", "high")
+        elif runtime.builds and there.get("base"):
+            base = Base(**there["base"])
         if isinstance(room, int):
-            answer = fit(need, free_bytes=room, base=base_of(None if version is None else str(version)))
+            answer = fit(need, free_bytes=room, base=base)
     most = "most not known" if need.high_bytes is None else f"{need.high_bytes:,} at most"
     verdict = f"{need.low_bytes:,} bytes at least, {most}"
     if board is None:

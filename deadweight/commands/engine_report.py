@@ -12,9 +12,9 @@ from rich.table import Table
 
 from .. import api
 from ..api.latency import opened_engine
+from ..targets.board_file import with_jetpack
 from ..targets.errors import ArtifactError
-from ..targets.target import with_jetpack
-from ..terminal.options import JetPack, TargetName
+from ..terminal.options import JetPack, On, TargetName
 from ..terminal.show import show
 from ..terminal.tables import milliseconds, out
 
@@ -74,13 +74,25 @@ def memory(
     free_bytes: Annotated[
         int | None, typer.Option(min=1, help="The board's MemAvailable; default: its usable memory.")
     ] = None,
+    base_bytes: Annotated[
+        int | None,
+        typer.Option(min=0, help="What TensorRT and CUDA take there before a model is loaded; see doctor."),
+    ] = None,
+    on: On = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Estimate the memory a model needs, at least and at most, before it is built; with --target, if it fits.
+    """Estimate the memory a model needs, at least and at most; with --target or --on, if it fits.
 
     Exit code: 0 fits (or no board was named), 1 does not fit, 3 cannot tell.
     """
-    found = api.memory(model, batch=batch, target=with_jetpack(target, jetpack), free_bytes=free_bytes)
+    found = api.memory(
+        model,
+        batch=batch,
+        target=with_jetpack(target, jetpack),
+        free_bytes=free_bytes,
+        base_bytes=base_bytes,
+        on=on,
+    )
     if as_json:
         fit = None if found.fit is None else found.fit.to_json()
         typer.echo(json.dumps({"footprint": found.footprint.to_json(), "fit": fit}, indent=1))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import api
+from ..targets.board_file import with_jetpack
 from ..targets.errors import RecipeError
-from ..targets.target import with_jetpack
 from ..terminal.options import JetPack, Precision, TargetName
 from ..terminal.show import show
 from ..terminal.tables import bar, explain

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from .. import api
+from ..targets.board_file import with_jetpack
 from ..targets.errors import RecipeError
-from ..targets.target import with_jetpack
 from ..terminal.options import Data, JetPack, Settings, TargetName
 from ..terminal.progress import point_to, watching
 from ..terminal.show import show

@@ -10,6 +10,7 @@ from ..machine.cuda import open_cuda
 from ..machine.jetson import is_jetson, read_board
 from ..memory_fit import Fit, Footprint, base_of, fit, free_memory
 from ..target import Target, check_version, targets_of
+from .base_memory import base_here
 from .build_settings import BuildSettings
 
 _BASE_BYTES = 300_000_000
@@ -112,6 +113,7 @@ def fit_for(
     """
     if need is None or free is None:
         return None
-    base = base_of("10" if settings.flavour == "tensorrt_rtx" else trt.__version__, building=True)
+    rtx = settings.flavour == "tensorrt_rtx"
+    base = base_of("10", building=True) if rtx else base_here(trt.__version__, building=True)
     workspace = settings.workspace_bytes or 0
     return fit(need, free_bytes=free, base=base, building=True, workspace_bytes=workspace).checked()

@@ -18,12 +18,13 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
+from ..board_file import read_toml
 from ..budgets import Budgets
 from ..errors import ArtifactError, RecipeError, meant_and
 from ..runtimes.infer import load_arrays
 from ..runtimes.open import open_session, runtime_of
 from ..runtimes.runtime import Runtime
-from ..target import load_target, read_toml
+from ..target import load_target
 
 CONFIG = Path("deadweight.toml")
 """The settings that are read where no others are named."""

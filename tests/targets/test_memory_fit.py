@@ -47,11 +47,18 @@ def test_between_the_two_nothing_is_claimed() -> None:
 
 
 def test_a_figure_of_low_certainty_enters_no_verdict_and_the_room_for_it_is_reported() -> None:
-    found = fit(NEED, free_bytes=10_000 * MB, base=ROUGH)
+    found = fit(NEED, free_bytes=5_000 * MB, base=ROUGH)
     assert found.outcome == "cannot_tell"
-    assert "9.74 GB, 19.5 times" in " ".join(found.words)
+    assert "4.74 GB, 9.5 times its estimate: `deadweight doctor --on BOARD`" in " ".join(found.words)
     assert fit(NEED, free_bytes=141 * MB, base=ROUGH).outcome == "cannot_tell"
     assert fit(NEED, free_bytes=139 * MB, base=ROUGH).outcome == "does_not_fit"
+
+
+def test_tenfold_room_for_a_base_that_is_only_estimated_is_a_fit() -> None:
+    found = fit(NEED, free_bytes=5_260 * MB, base=ROUGH)
+    assert found.outcome == "fits"
+    assert "Even the upper end, 760 MB, leaves 4.5 GB." in " ".join(found.words)
+    assert fit(NEED, free_bytes=5_259 * MB, base=ROUGH).outcome == "cannot_tell"
 
 
 def test_unknown_sizes_leave_only_the_refusal() -> None:

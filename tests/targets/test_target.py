@@ -3,16 +3,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.boards import put, unpack
 
+from deadweight.targets.board_file import board_file, described, with_jetpack
 from deadweight.targets.errors import TargetError
+from deadweight.targets.machine.board_facts import board_facts
 from deadweight.targets.target import (
     CERTAINTIES,
     Alignment,
     Target,
     load_target,
     target_names,
+    target_of,
     target_on,
-    with_jetpack,
 )
 
 MINIMAL = 'name = "mine"\ntitle = "Mine"\nruntime = "onnxruntime"\nprecisions = ["fp32"]\n'
@@ -200,6 +203,41 @@ def test_a_board_of_ones_own_may_be_like_another_or_like_a_family(tmp_path: Path
         assert target.align("conv").step == 16
         assert ("memory_bytes" in target.facts) == (like != "orin")
         assert load_target(f"{tmp_path / 'mine.toml'}@5.1.3").facts["tensorrt"].value == "8.5.2"
+
+
+@pytest.mark.parametrize(
+    ("board", "family", "jetpack"),
+    [
+        ("orin_nx_jp6", "orin", "6.2.1"),
+        ("xavier_nx_jp5", "xavier", "5.1.2"),
+        ("agx_thor_jp71", "thor", "7.1"),
+    ],
+)
+def test_a_board_writes_its_own_file_and_what_is_unsure_is_marked(
+    board: str, family: str, jetpack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEADWEIGHT_CUDA", "ctypes:/nowhere/libcudart.so")
+    root = unpack(board, tmp_path)
+    put(root, "proc/device-tree/bus@0/host1x@13e00000/nvdla0@15880000/status", "okay\0")
+    facts = board_facts(root)
+    text = board_file(described(facts, "mine"))
+    assert f'like = "{family}"' in text
+    target = load_target(written(tmp_path, text))
+    assert target == target_of(facts, name="mine")
+    assert (target.title, target.runtime.builds) == (facts["board"]["model"], True)
+    assert target.certain("jetpack") == jetpack
+    assert target.certain("tensorrt") == facts["board"]["tensorrt"]
+    assert target.certain("usable_memory_bytes") == facts["memory_bytes"]
+    assert target.facts["dla_cores"].certainty == target.facts["gpu_hz"].certainty == "low"
+    assert target.align("conv").hard == 8
+
+
+def test_a_machine_without_tensorrt_writes_a_file_for_onnx_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEADWEIGHT_CUDA", "ctypes:/nowhere/libcudart.so")
+    target = load_target(written(tmp_path, board_file(described(board_facts(tmp_path), "mine"))))
+    assert not target.runtime.builds
 
 
 def test_a_board_like_none_and_a_circle_of_boards_are_refused(tmp_path: Path) -> None:
