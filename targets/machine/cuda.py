@@ -30,6 +30,7 @@ _MAPPED = 2
 _TO_DEVICE, _TO_HOST = 1, 2
 _RELAXED = 2
 _OUT_OF_MEMORY = 2
+_ACTIVE = 708
 _NO_DRIVER = (35, 3)
 
 
@@ -44,14 +45,16 @@ class Cuda:
         self.name = calls.name
         self._do("cudaSetDevice", 0)
 
-    def wait_by(self, how: str) -> None:
+    def wait_by(self, how: str) -> bool:
         """How the process waits for the GPU: `spin`, or `block`: then its wake-up is part of each time.
 
-        CUDA's own choice on a Jetson may be to block. pycuda always spins.
+        CUDA's own choice on a Jetson may be to block; False where it applies, because an old CUDA is in use
+        already. pycuda always spins.
         """
         status, _ = self._calls.call("cudaSetDeviceFlags", _WAITS[how])
-        if status and (status, how) != (NOT_SUPPORTED, "spin"):
+        if status not in (0, _ACTIVE) and (status, how) != (NOT_SUPPORTED, "spin"):
             raise self._failed("cudaSetDeviceFlags", (_WAITS[how],), status)
+        return status != _ACTIVE
 
     def attribute(self, name: str) -> int:
         """A device attribute: one of `integrated`, `can_map_host_memory`, `streaming_multiprocessors`,

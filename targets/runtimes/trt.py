@@ -355,7 +355,9 @@ def open_trt(
     if record is not None:
         check_record(record, path, flavour=flavour, version=trt.__version__, compute_capability=capability)
     rebuild = rebuild_command(path, record)
-    opened.wait_by("block" if block else "spin")
+    waits = ", blocking" if block else ""
+    if not opened.wait_by("block" if block else "spin"):
+        waits = ", waiting as CUDA chooses"
     if mapped and not opened.attribute("can_map_host_memory"):
         raise TargetError("This GPU cannot map host memory.", "Omit --buffers mapped.")
     watch = Watch(opened)
@@ -385,7 +387,7 @@ def open_trt(
             runtime=f"{flavour} {trt.__version__}"
             + (" with a CUDA graph" if graph else "")
             + (", mapped buffers" if mapped else "")
-            + (", blocking" if block else ""),
+            + waits,
             evidence="simulated" if simulated else evidence(),
             graph=graph,
             mapped=mapped,
