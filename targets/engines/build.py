@@ -64,16 +64,24 @@ def build_engine(
         if program is None:
             raise
         return build_by_trtexec(
-            program, model, plan, settings=settings, target=target, root=root, limits=limits
+            program,
+            model,
+            plan,
+            settings=settings,
+            target=target,
+            root=root,
+            limits=limits,
+            timing_folder=timing_folder,
+            need=need,
         )
     device = device_facts(cuda)
-    check_target(trt, target, device, settings, root=root)
+    check_target(trt, target, device, settings, version=trt.__version__, root=root)
     file = read_nodes(model)
     check_dla(file, settings, version=trt.__version__, model=model)
     strong, creation, precisions = _typing(trt, settings, file, model)
     ranges = _ranges(settings)
     free = room_for(model, target, root)
-    fitted = fit_for(trt, need, free, settings)
+    fitted = fit_for(trt.__version__, need, free, settings)
     timings = cache_path(trt.__version__, settings.flavour, device, timing_folder, root)
     started = perf_counter()
     with heard(trt) as (logger, lines):

@@ -25,9 +25,12 @@ def check_target(
     device: Optional[Mapping[str, Any]],
     settings: BuildSettings,
     *,
+    version: str,
     root: Path = Path("/"),
 ) -> None:
-    """Checks that this machine can build for the target board.
+    """Checks that this machine, with TensorRT of that version, can build for the target board.
+
+    `trt` is only asked for the GPUs that TensorRT-RTX can build for.
 
     Raises:
         TargetError: an engine of this machine cannot run there, the target has another TensorRT, or runs no
@@ -46,7 +49,7 @@ def check_target(
         known = getattr(trt, "ComputeCapability", None)
         if not hasattr(known, "SM" + str(wanted).replace(".", "")):
             raise TargetError(
-                f"TensorRT-RTX {trt.__version__} cannot build for compute capability {wanted}, which "
+                f"TensorRT-RTX {version} cannot build for compute capability {wanted}, which "
                 f"{target.title} has.",
                 "Build with --flavour tensorrt on the board itself, or omit --target.",
             )
@@ -58,7 +61,7 @@ def check_target(
             f"{' or '.join(targets_of(device['compute_capability'])) or 'nvidia-gpu'}.",
         )
     if settings.flavour == "tensorrt":
-        check_version(target, trt.__version__, read_board(root).jetpack if is_jetson(root) else None)
+        check_version(target, version, read_board(root).jetpack if is_jetson(root) else None)
 
 
 def device_facts(cuda: Optional[str]) -> Optional[Dict[str, Any]]:
@@ -104,7 +107,7 @@ def room_for(model: Path, target: Optional[Target], root: Path) -> Optional[int]
 
 
 def fit_for(
-    trt: Any, need: Optional[Footprint], free: Optional[int], settings: BuildSettings
+    version: str, need: Optional[Footprint], free: Optional[int], settings: BuildSettings
 ) -> Optional[Fit]:
     """Whether the model fits, if known. TensorRT-RTX has its own version numbers and matches TensorRT 10.
 
@@ -114,6 +117,6 @@ def fit_for(
     if need is None or free is None:
         return None
     rtx = settings.flavour == "tensorrt_rtx"
-    base = base_of("10", building=True) if rtx else base_here(trt.__version__, building=True)
+    base = base_of("10", building=True) if rtx else base_here(version, building=True)
     workspace = settings.workspace_bytes or 0
     return fit(need, free_bytes=free, base=base, building=True, workspace_bytes=workspace).checked()

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -19,15 +20,17 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..artifact import writing
 from ..errors import ModelError, TargetError
+from ..memory_fit import Footprint
 from ..onnx_file import Nodes, read_ends, read_nodes
 from ..target import Target
 from .build_settings import BuildSettings, Profile, profiles_for, typing_of
 from .calibration_cache import read_ranges
 from .dla import check_dla, check_fallbacks
 from .log import Line, cause, is_simulated, read_log, reason
-from .machine import device_facts, room_for
+from .machine import check_target, device_facts, fit_for, room_for
 from .plugins import library_facts
 from .record import Built, made_of, written
+from .timing_cache import cache_path
 
 USUAL = Path("/usr/src/tensorrt/bin/trtexec")
 _SEVERITIES = {"V": "verbose", "I": "info", "W": "warning", "E": "error", "F": "internal_error"}
@@ -87,6 +90,8 @@ def build_by_trtexec(
     target: Optional[Target],
     root: Path,
     limits: Optional[Mapping[str, int]] = None,
+    timing_folder: Optional[Path] = None,
+    need: Optional[Footprint] = None,
 ) -> Built:
     """As `build_engine`, by the program `trtexec`.
 
@@ -97,11 +102,16 @@ def build_by_trtexec(
     inputs, outputs = read_ends(model)
     dimensions = {end.name: end.shape for end in inputs}
     profiles = profiles_for(dimensions, batch=settings.batch, given=settings.shapes, model=model.name)
+    version, device = version_of(program), device_facts(None)
+    check_target(None, target, device, settings, version=version, root=root)
     free = room_for(model, target, root)
+    fitted = fit_for(version, need, free, settings)
     applied: Dict[str, int] = dict(limits or {})
     if limits is None and (settings.workspace_bytes is not None or free is not None):
         applied["workspace_bytes"] = settings.workspace_bytes or (free or 0) // 2
-    version = version_of(program)
+        if fitted is not None and fitted.workspace_bytes is not None:
+            applied["workspace_bytes"] = fitted.workspace_bytes
+    timings = cache_path(version, settings.flavour, device, timing_folder, root)
     check_dla(file, settings, version=version, model=model)
     if settings.calibration_cache:
         read_ranges(Path(settings.calibration_cache))
@@ -111,7 +121,7 @@ def build_by_trtexec(
         flags = build_flags(
             model, beside, settings, version=version, limits=applied, file=file, profiles=profiles
         )
-        _, lines = run_trtexec(program, flags, doing=f"build {model.name}")
+        lines, used, why = run_with_timings(program, flags, timings, doing=f"build {model.name}")
         if not beside.is_file() or not beside.stat().st_size:
             raise ModelError(
                 f"trtexec ended without an error, but wrote no engine of {model.name}: {reason(lines)}.",
@@ -127,10 +137,10 @@ def build_by_trtexec(
             "strongly_typed": "--stronglyTyped" in flags or int(version.split(".")[0]) >= 11,
         },
         "by": str(program),
-        "device": device_facts(None),
+        "device": device,
         "flags": [flag for flag in flags if not flag.startswith(("--onnx", "--saveEngine"))],
         "limits": applied,
-        "fit": None,
+        "fit": None if fitted is None else fitted.to_json(),
         "profiles": {name: list(map(list, shapes)) for name, shapes in profiles.items()},
         **{
             side: [[end.name, end.dtype, list(end.shape)] for end in ends]
@@ -138,11 +148,41 @@ def build_by_trtexec(
         },
         "refused_by_dla": [],
         "plugins": plugins,
-        "timing_cache": {"file": None, "used": False, "why": "trtexec keeps none"},
+        "timing_cache": {"file": None if timings is None else str(timings), "used": used, "why": why},
         "build_s": round(perf_counter() - started, 3),
         "findings": findings.to_json(),
     }
     return written(plan, record, findings, lines)
+
+
+def run_with_timings(
+    program: Path, flags: Sequence[str], timings: Optional[Path], *, doing: str
+) -> Tuple[List[Line], bool, str]:
+    """Builds with a copy of the stored kernel timings, which replaces them when the build was successful.
+
+    Returns the log, whether the timings were used, and why not. trtexec fails over timings that it cannot
+    read; then it is run again without them.
+    """
+    if timings is None:
+        return run_trtexec(program, flags, doing=doing)[1], False, "the GPU is unknown here"
+    with tempfile.TemporaryDirectory() as folder:
+        copy, used, why = Path(folder) / "timings", timings.is_file(), "there were none"
+        flags = [*flags, f"--timingCacheFile={copy}"]
+        if used:
+            shutil.copyfile(str(timings), str(copy))
+            why = ""
+        try:
+            _, lines = run_trtexec(program, flags, doing=doing)
+        except ModelError as error:
+            if not used or not re.search(r"timing ?cache", error.what, re.IGNORECASE):
+                raise
+            used, why = False, error.what
+            copy.unlink()
+            _, lines = run_trtexec(program, flags, doing=doing)
+        if copy.is_file():
+            with writing(timings) as beside:
+                shutil.copyfile(str(copy), str(beside))
+    return lines, used, why
 
 
 def build_flags(
@@ -208,9 +248,8 @@ def profile_flags(*, version: str) -> List[str]:
 
 def loading_flags(files: Mapping[str, str]) -> List[str]:
     """The flag that loads inputs from files of raw numbers, by name."""
-    return ["--loadInputs=" + ",".join(f"{_quoted(name)}:{file}" for name, file in files.items())] * bool(
-        files
-    )
+    each = (f"{_quoted(name)}:{file}" for name, file in files.items())
+    return [f"--loadInputs={','.join(each)}"] if files else []
 
 
 def shapes_flag(flag: str, shapes: Mapping[str, Sequence[int]]) -> List[str]:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+TIMINGS = b"timings of the stand-in"
 MAGIC = b"a plan of the stand-in\n"
 OLD = 8500
 """Before this version the warm-up is in the exported times."""
@@ -65,9 +66,11 @@ def _build(flags: dict[str, str], number: int, *, lost: bool) -> None:
     _say("I", "[TRT] Total Weights Memory: 4096 bytes")
     if "timingCacheFile" in flags:
         cache = Path(flags["timingCacheFile"])
-        size = cache.stat().st_size if cache.exists() else 0
-        _say("I", f"Loaded {size} bytes of timing cache from {cache}")
-        cache.write_bytes(b"timings of the stand-in")
+        if cache.exists() and cache.read_bytes() != TIMINGS:
+            _fail(number, f"Failed to create timingCache from {cache}!")
+        if cache.exists():
+            _say("I", f"Loaded {len(TIMINGS)} bytes of timing cache from {cache}")
+        cache.write_bytes(TIMINGS)
     head = {"number": number, "shapes": shapes, "dla": flags.get("useDLACore")}
     if not lost:
         Path(flags["saveEngine"]).write_bytes(MAGIC + json.dumps(head).encode() + b"\n" + model)

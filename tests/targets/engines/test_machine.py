@@ -18,7 +18,7 @@ def check(target: str, tensorrt: str, capability: str, root: Path) -> None:
     """The check, as the builder of this version makes it on this board."""
     trt = SimpleNamespace(__version__=tensorrt)
     device = {"compute_capability": capability}
-    check_target(trt, load_target(target), device, BuildSettings(), root=root)
+    check_target(trt, load_target(target), device, BuildSettings(), version=trt.__version__, root=root)
 
 
 def test_a_target_with_another_jetpack_than_the_board_s_is_refused_with_the_option(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.trtexec import stand_in
+from support.trtexec import TIMINGS, stand_in
 
 from deadweight.targets.engines.build import build_engine
 from deadweight.targets.engines.build_settings import BuildSettings
@@ -19,6 +19,7 @@ from deadweight.targets.engines.trtexec import (
     loading_flags,
     profile_flags,
     run_trtexec,
+    run_with_timings,
     shapes_flag,
     timing_flags,
     version_in,
@@ -259,6 +260,24 @@ def test_without_python_bindings_the_command_builds_by_trtexec(
     assert record["findings"]["reformats"] == 1
     assert record["findings"]["bytes"] == {"weights": 4096}
     assert record["plan"]["bytes"] == plan.stat().st_size
+
+
+def test_kernel_timings_are_kept_and_used_and_damaged_ones_are_replaced(mlp: MakeMlp, tmp_path: Path) -> None:
+    program, timings = stand_in(tmp_path / "bin"), tmp_path / "cache" / "t.cache"
+    flags = [f"--onnx={mlp(3, 4)}", f"--saveEngine={tmp_path / 'm.plan'}"]
+
+    def built(cache: Path | None) -> tuple[bool, str]:
+        _, used, why = run_with_timings(program, flags, cache, doing="build m.onnx")
+        assert cache is None or cache.read_bytes() == TIMINGS
+        return used, why
+
+    assert built(None) == (False, "the GPU is unknown here")
+    assert built(timings) == (False, "there were none")
+    assert built(timings) == (True, "")
+    timings.write_bytes(b"cut")
+    used, why = built(timings)
+    assert not used
+    assert "Failed to create timingCache" in why
 
 
 def test_an_engine_that_was_not_written_is_an_error_and_nothing_is_left(
