@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +95,18 @@ def test_nothing_expected_proves_nothing() -> None:
     for expected in ({}, {"y": np.zeros((0, 3))}):
         with pytest.raises(ModelError, match="has no golden outputs"):
             furthest(expected, {"y": np.zeros((0, 3))})
+
+
+def test_a_board_with_trtexec_alone_tries_a_release_as_an_engine(
+    tmp_path: Path, key: Path, trtexec_only: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = opened(tmp_path, key)
+    expected = dict(np.load(tmp_path / "1/golden/outputs.npz"))["y"]
+    wrong = opened(tmp_path / "wrong", key, outputs=packed(y=expected * 1.2))
+    trtexec_only()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = rehearse(bundle)
+    assert found.holds
+    assert found.to_json()["runtime"] == "trtexec of TensorRT 10.3.0"
+    with pytest.raises(RefusedError, match="outputs are wrong"):
+        refuse_wrong(wrong)
