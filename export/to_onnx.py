@@ -8,10 +8,11 @@ same. `to_onnx` works on any nn.Module and on the GraphModules of torch.export.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,8 @@ def _reason(error: Exception) -> str:
 def _convert(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelProto:
     asked = max(opset, NATIVE)
     try:
-        made = torch.onnx.export(program, dynamo=True, opset_version=asked, verbose=False, optimize=True)
+        with _one_registry():
+            made = torch.onnx.export(program, dynamo=True, opset_version=asked, verbose=False, optimize=True)
         assert made is not None
         model = whole_copy(made.model_proto)
     except Exception as error:
@@ -229,6 +231,28 @@ def _onnxslim(model: onnx.ModelProto) -> onnx.ModelProto:
     if not isinstance(simple, onnx.ModelProto):
         raise ValueError("it returned nothing")
     return whole_copy(simple)
+
+
+@functools.cache
+def _registry_of(make: Callable[..., Any], opset_version: int) -> Any:
+    return make(opset_version=opset_version)
+
+
+@contextlib.contextmanager
+def _one_registry() -> Iterator[None]:
+    """Keeps torch's table of operators, which it would make anew in each export: half a second each."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        make = ONNXRegistry.from_torchlib
+    except (ImportError, AttributeError):  # not public: another torch may have none
+        yield
+        return
+    ONNXRegistry.from_torchlib = functools.partial(_registry_of, make)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = make  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

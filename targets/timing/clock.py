@@ -34,6 +34,7 @@ from ..runtimes.open import open_session
 from ..runtimes.runtime import known_runtimes
 from ..runtimes.session import ProcessTimes, Session
 from .block_plan import Block, Plan, check_clock, clock_source, planned
+from .garbage import only_new_garbage
 from .inputs import check_batch, fed, with_inputs
 from .measurement import Mark, Measurement, Protocol
 
@@ -59,6 +60,7 @@ _Event = Dict[str, Tuple[List[List[int]], List[int]]]
 """For each model, by round: the wall time of each sample, and the CPU time of the block, in ns."""
 
 
+@only_new_garbage()
 def time_together(
     models: Mapping[str, Path],
     *,

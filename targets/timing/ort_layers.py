@@ -27,6 +27,7 @@ from ..errors import MeasurementError
 from ..onnx_file import Node, Nodes, read_nodes
 from ..progress import Counted
 from ..runtimes.ort import open_ort
+from .garbage import only_new_garbage
 from .inputs import fed, with_inputs
 from .layers import Layer
 from .measurement import Protocol
@@ -59,6 +60,7 @@ class _Kernel:
     times_us: list[float] = field(default_factory=list)
 
 
+@only_new_garbage()
 def time_layers(
     models: Mapping[str, Path],
     *,

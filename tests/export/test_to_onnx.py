@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import subprocess
 import sys
@@ -220,3 +221,21 @@ def test_two_processes_write_equal_bytes_and_say_nothing(net: Nets, tmp_path: Pa
         assert done.stderr == ""
         hashes.add(hashlib.sha256(path.read_bytes()).hexdigest())
     assert len(hashes) == 1
+
+
+def test_torchs_table_of_operators_is_made_once_for_all_exports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+    made: list[int] = []
+    make = registry.from_torchlib
+
+    def counted(*, opset_version: int) -> Any:
+        made.append(opset_version)
+        return make(opset_version=opset_version)
+
+    monkeypatch.setattr(registry, "from_torchlib", counted)
+    for name in ("a", "b"):
+        to_onnx(nn.Linear(4, 2), {"x": torch.ones(2, 4)}, tmp_path / f"{name}.onnx")
+    assert made == [18]
+    assert registry.from_torchlib is counted
