@@ -66,6 +66,10 @@ class BuildSettings:
                 "A budget for layers that fall back to the GPU was given, but no DLA core.",
                 "Give --dla-core too, or omit --max-gpu-fallbacks.",
             )
+        if self.flavour == "tensorrt_rtx" and self.dla_core is not None:
+            raise TargetError(
+                "TensorRT-RTX has no DLA.", "Omit --dla-core, or build with --flavour tensorrt."
+            )
         if (self.calibration_cache or self.standalone) and self.dla_core is None:
             raise TargetError(
                 "A calibration cache or a standalone loadable is for DLA, but no DLA core was given.",

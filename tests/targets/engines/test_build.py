@@ -157,6 +157,8 @@ def test_an_unknown_flavour_is_refused(mlp_file: Path, tmp_path: Path) -> None:
         (["--shapes", "1x2,2x2"], "is not a name and three shapes"),
         (["--target", "orin-nono"], "no target named 'orin-nono'"),
         (["--max-gpu-fallbacks", "3"], "no DLA core"),
+        (["--standalone"], "no DLA core was given"),
+        (["--calibration-cache", "ranges.cache"], "no DLA core was given"),
     ],
 )
 def test_a_wrong_option_is_exit_code_2_with_the_cure(
@@ -294,6 +296,17 @@ def test_the_real_parser_names_the_operator_that_it_lacks(mlp_file: Path, rtx: P
 
 
 @pytest.mark.slow
+def test_the_real_parser_names_the_node_of_mixed_types_and_the_cure_is_a_cast(
+    mlp_file: Path, rtx: Path
+) -> None:
+    done = deadweight_build(mlp_file.with_name("mixed.onnx"), rtx)
+    assert done.returncode == 2
+    assert "Add 'Add_y'" in words(done)
+    assert "must have same input types" in words(done)
+    assert "add a Cast before the node" in words(done)
+
+
+@pytest.mark.slow
 def test_a_file_that_is_no_onnx_is_refused_by_the_real_parser(tmp_path: Path, rtx: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not protobuf at all")
@@ -310,7 +323,7 @@ def test_a_file_that_is_no_onnx_is_refused_by_the_real_parser(tmp_path: Path, rt
         (["--target", "orin-nano-8gb"], "cannot build for compute capability 8.7"),
         (["--compute-capability", "8.7"], "has no GPU of capability 8.7"),
         (["--hardware-compatibility", "everything"], "has no level 'everything'"),
-        (["--dla-core", "0"], "finds 0 here"),
+        (["--dla-core", "0"], "TensorRT-RTX has no DLA"),
         (["--version-compatible"], "Unable to load library"),
     ],
 )
@@ -357,13 +370,18 @@ def test_the_rebuild_line_holds_every_setting_that_is_not_the_default() -> None:
             sparse=True,
             workspace_bytes=7,
             precision="best",
+            standalone=True,
+            calibration_cache="r.cache",
+            plugins=("a.so", "b.so"),
+            hide_layers=True,
         ).__dict__,
         "shapes": {"x": ((1, 2), (3, 4), (5, 6))},
     }
     line = command_for(Path("a b.onnx"), Path("m.plan"), settings, "orin-nx-16gb")
     assert line == (
         "deadweight build 'a b.onnx' --out m.plan --target orin-nx-16gb --batch 1,4,8 --shapes x=1x2,3x4,5x6 "
-        "--precision best --workspace-bytes 7 --dla-core 1 --max-gpu-fallbacks 3 --sparse"
+        "--precision best --workspace-bytes 7 --dla-core 1 --max-gpu-fallbacks 3 --calibration-cache r.cache "
+        "--sparse --standalone --hide-layers --plugin a.so --plugin b.so"
     )
     assert load_target("orin-nx-16gb").runtime.name == "tensorrt"
 

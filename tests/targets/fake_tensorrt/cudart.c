@@ -50,7 +50,6 @@ static int give(void *address) {
 size_t fake_taken(void) { return taken; }
 size_t fake_copied(void) { return copied; }
 size_t fake_synchronized(void) { return synchronized_times; }
-unsigned fake_device_flags(void) { return device_flags; }
 void fake_recover(void) { broken = 0; }
 /* Asked by a fake engine: 1 if the stream is being captured, and then `work(with)` is part of its graph. */
 int fake_capture(void *stream, void (*work)(const void *), const void *with) {
@@ -85,6 +84,7 @@ int cudaSetDeviceFlags(unsigned flags) {
     device_flags = flags;
     return OK;
 }
+int cudaGetDeviceFlags(unsigned *flags) { *flags = device_flags; return OK; }
 int cudaDriverGetVersion(int *version) { *version = 12060; return OK; }
 int cudaRuntimeGetVersion(int *version) { *version = 12060; return OK; }
 int cudaDeviceGetAttribute(int *value, int attribute, int device) {

@@ -153,6 +153,21 @@ def test_a_capture_that_fails_leaves_the_stream_usable(cuda: Cuda, stream: int) 
     cuda.synchronize(stream)
 
 
+def test_the_host_waits_as_it_was_set(cuda: Cuda, stream: int) -> None:
+    if cuda.name.startswith("pycuda"):
+        with pytest.raises(TargetError, match="does not support this"):
+            cuda.wait_by("block")
+        assert cuda.wait_by("spin")
+        return
+    library = ctypes.CDLL(cuda.name.split(" on ")[1])
+    for how, flag in (("spin", 1), ("block", 4), ("spin", 1)):
+        assert cuda.wait_by(how)
+        flags = ctypes.c_uint()
+        assert library.cudaGetDeviceFlags(ctypes.byref(flags)) == 0
+        assert flags.value & 7 == flag
+        cuda.synchronize(stream)
+
+
 def test_memory_that_is_not_there_is_refused_with_what_is_free(cuda: Cuda) -> None:
     free, total = cuda.memory_bytes()
     with pytest.raises(TargetError, match="GPU is out of memory") as caught:
