@@ -227,10 +227,7 @@ def open_trtexec(plan: Path) -> TrtexecSession:
         )
     record = read_record(plan)
     if record is not None:
-        version, built = version_of(program), str(record["tensorrt"]["version"])
-        # The bindings' version has a part more than trtexec's banner.
-        version = built if built.startswith(version + ".") else version
-        check_record(record, plan, flavour="tensorrt", version=version, compute_capability=None)
+        check_record(record, plan, flavour="tensorrt", version=version_of(program), compute_capability=None)
         check_plugins(record, plan, [library_facts(path) for path in given_plugins()])
     return TrtexecSession(plan, program=program, record=record, ends=_ends(record))
 

@@ -159,6 +159,19 @@ def test_an_engine_of_another_tensorrt_is_refused(plan: Path, trtexec_only: Make
         open_trtexec(plan)
 
 
+def test_an_engine_that_the_bindings_built_is_compared_by_the_three_parts_that_trtexec_knows(
+    plan: Path, trtexec_only: Make
+) -> None:
+    record = json.loads(Path(f"{plan}.json").read_text())
+    record["tensorrt"]["version"] = "10.13.3.9"
+    Path(f"{plan}.json").write_text(json.dumps(record))
+    trtexec_only(number=101303)
+    assert open_trtexec(plan).runtime == "trtexec of TensorRT 10.13.3"
+    trtexec_only(number=101302)
+    with pytest.raises(ModelError, match=r"built by tensorrt 10\.13\.3\.9, but here is 10\.13\.2"):
+        open_trtexec(plan)
+
+
 @pytest.mark.parametrize(
     ("fault", "says"), [("killed", "signal 9"), ("crashed", "signal 11"), ("lost", r"wrote no times\.json")]
 )
