@@ -244,7 +244,7 @@ class TrtSession:
         """Sets a context's input shapes and all addresses; returns the shapes of the outputs with one."""
         if self._engine.num_optimization_profiles > 1:
             context.set_optimization_profile_async(self._profile, self._stream)
-            self._cuda.synchronize(self._stream)
+            self._wait()
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 raise self._refused(f"does not take the shape {list(shape)} for '{name}'", lines)

@@ -288,6 +288,17 @@ def check_a_failure_after_the_enqueue_is_an_error_that_closing_does_not_hide(ben
                 bench.fake.cudart.fake_recover()
 
 
+def check_an_output_that_finds_no_room_is_an_error_and_the_session_stays(bench: Any) -> None:
+    made = built(bench, "nonzero", THREE)
+    session = open_session(made.plan, runtime="tensorrt")
+    assert session.run({"x": np.zeros((8, 16), "f4")})["y"].shape == (2, 0)
+    with Set("FAKE_CUDA_FREE_MB", "0"):
+        error = raised(TargetError, lambda: session.run({"x": np.ones((8, 16), "f4")}))
+        assert "GPU is out of memory" in error.what, error.what
+    assert session.run({"x": np.ones((8, 16), "f4")})["y"].shape == (2, 128)
+    session.close()
+
+
 def check_buffers_are_in_device_memory_or_mapped_as_chosen(bench: Any) -> None:
     held = np.load(str(bench.folder / "mlp.npz"))
     copied = bench.fake.cudart.fake_copied

@@ -642,8 +642,8 @@ class Fake:
         }
         names = [t["name"] for t in engine["outputs"]]
         for name, array in zip(names, engine["session"].run(names, feeds), strict=True):
-            if name in context["allocators"]:
-                self._allocate(context, name, array)
+            if name in context["allocators"] and not self._allocate(context, name, array):
+                return False
             _at(context["addresses"][name], array.shape, _held(str(array.dtype)))[...] = array
         self.executions += 1
         if context["profiler"]:
@@ -651,15 +651,19 @@ class Fake:
                 self.engine.fake_report(context["profiler"], layer["name"].encode(), 0.5 + index)
         return True
 
-    def _allocate(self, context: Any, name: str, array: Any) -> None:
-        """Asks an output's allocator for memory, and reports the shape to it."""
+    def _allocate(self, context: Any, name: str, array: Any) -> bool:
+        """Asks an output's allocator for memory, and reports the shape to it; whether there was any."""
         allocator, dims = ctypes.c_void_p(context["allocators"][name]), Dims()
         size = array.size * np.dtype(_held(str(array.dtype))).itemsize
         before = ctypes.c_void_p(context["addresses"].get(name, 0))
         address = self.engine.fake_reallocate(allocator, name.encode(), before, ctypes.c_uint64(size))
-        context["addresses"][name] = int(address or 0)
+        if not address:
+            self.log(ERROR, f"The output allocator of {name} returned nullptr.")
+            return False
+        context["addresses"][name] = int(address)
         dims.take(array.shape)
         self.engine.fake_notify(allocator, name.encode(), ctypes.byref(dims))
+        return True
 
 
 def _held(dtype: str) -> str:
