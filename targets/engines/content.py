@@ -152,7 +152,9 @@ def engine_of(content: Any, *, name: str, where: str = "the inspector's JSON") -
             "Give the file of trtexec --exportLayerInfo=FILE --profilingVerbosity=detailed.",
         )
     remarks: List[str] = []
-    if content["Layers"] and all(isinstance(layer, str) for layer in content["Layers"]):
+    if not content["Layers"]:
+        remarks.append("the plan has no names of layers: it was built with --hide-layers")
+    elif all(isinstance(layer, str) for layer in content["Layers"]):
         remarks.append(
             "the engine was built without detailed verbosity: precisions, tactics and formats are unknown"
         )

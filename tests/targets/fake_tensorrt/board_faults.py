@@ -17,9 +17,11 @@ from faults import Set, X
 
 from deadweight.targets.engines.build import build_engine
 from deadweight.targets.engines.build_settings import BuildSettings
+from deadweight.targets.engines.content import engine_of
 from deadweight.targets.engines.record import record_path
 from deadweight.targets.errors import DeadweightError, ModelError, TargetError
 from deadweight.targets.runtimes.open import open_session
+from deadweight.targets.runtimes.trt import open_trt
 
 FIXED = BuildSettings(precision="fp32")
 DLA = BuildSettings(dla_core=0)
@@ -267,6 +269,9 @@ def check_layer_names_are_in_the_plan_unless_they_are_hidden(bench: Any) -> None
     hidden = built(bench, "mlp", replace(THREE, hide_layers=True))
     assert head(hidden.plan)["verbosity"] == 1
     assert "--hide-layers" in hidden.record["rebuild"]
+    session = open_trt(hidden.plan)
+    assert "--hide-layers" in engine_of(json.loads(session.inspect()), name="hidden").remarks[0]
+    session.close()
 
 
 # running

@@ -516,7 +516,8 @@ class Fake:
 
     def do_inspect(self, q: Any, inspector: Any) -> str:
         engine = inspector["engine"]
-        layers = [{"Name": layer["name"], "LayerType": layer["type"]} for layer in engine["layers"]]
+        shown = engine["layers"] if engine["verbosity"] != 1 else []
+        layers = [{"Name": layer["name"], "LayerType": layer["type"]} for layer in shown]
         names = [tensor["name"] for tensor in engine["inputs"] + engine["outputs"]]
         if self.version >= 110000:
             return json.dumps({"Layers": layers, "I/O Tensors": [{"Name": name} for name in names]})
