@@ -72,7 +72,7 @@ def _doctor(options: argparse.Namespace) -> _Answer:
     from .doctor import doctor, next_step
     from .machine.probe import conditions
 
-    checks = doctor(options.root)
+    checks = doctor(options.root, options.cache)
     facts = {"checks": [asdict(check) for check in checks], "next": next_step(checks)}
     return int(not all(check.works for check in checks)), {**facts, "conditions": conditions(options.root)}
 

@@ -11,16 +11,22 @@ import platform
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
 from typing import List, Optional, Tuple
 
+from .engines.base_memory import kept_base, measure_base
 from .machine import jetson, nvidia_tools
+from .machine.board_facts import has_trtexec
 from .machine.jetson import Board, BoardState, text_of
 from .machine.probe import conditions, evidence, memory_bytes, versions
 from .machine.tegrastats import total_power_w
-from .paths import SIGNERS
+from .paths import CACHE, SIGNERS
+
+_CHECKOUT = 'In a checkout of deadweight: pip install ".[workstation]"'
+_DEVICES = ("dev/nvmap", "dev/nvhost*", "dev/dri/renderD*", "dev/nvgpu/*/*")
+"""Of a Jetson's GPU; those that exist must be open to the user."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +40,14 @@ class Check:
     cure: str = ""
 
 
-def doctor(root: Path = Path("/")) -> Tuple[Check, ...]:
-    """Checks this machine."""
+def doctor(root: Path = Path("/"), folder: Path = CACHE) -> Tuple[Check, ...]:
+    """Checks this machine; `folder` is the agent's, for what is measured once."""
     board = jetson.read_board(root) if jetson.is_jetson(root) else None
     info = conditions(root)
     load, cores = info["state"]["load"][0], info["state"]["cores_allowed"]
     advice = "" if load < 0.5 * cores else "Stop other programs: one run can then detect smaller changes."
     checks = [_python(), _library("numpy", "running and timing models", _apt(board, "numpy"))]
-    checks += _board_checks(root, board) if board else _workstation_checks()
+    checks += _board_checks(root, board, folder) if board else _workstation_checks()
     checks += [
         _cpu_clock(),
         _memory_peak(root),
@@ -60,36 +66,41 @@ def next_step(checks: Tuple[Check, ...]) -> str:
     """The next step as one sentence."""
     missing = [check for check in checks if not check.works]
     first = next((check for check in missing if check.cure), None)
-    board = any(check.name == "board" for check in checks)
     if first is not None:
         count = "One thing does" if len(missing) == 1 else f"{len(missing)} things do"
         return f"{count} not work yet. Begin with {first.name}: {first.cure}"
-    if board:
-        return "This board is ready. From your workstation: deadweight compare BASE CANDIDATE --on USER@HOST"
+    if any(check.name == "board" for check in checks):
+        return (
+            "This board is ready. From your workstation: deadweight compare BASE.onnx CANDIDATE.onnx --on "
+            "USER@HOST builds both here in FP16 and times the engines on the GPU."
+        )
     return "This machine is ready. Try: deadweight run examples/fashion_mnist/digits.toml --data digits"
 
 
 def _workstation_checks() -> List[Check]:
     return [
-        _library("onnxruntime", "profile, compare, gate", "pip install 'deadweight[ort]'", imported=True),
-        _library("torch", "run, prune, sweep", "pip install 'deadweight[workstation]'"),
-        _library("onnx", "export, quantize, lint", "pip install 'deadweight[workstation]'"),
+        _library("onnxruntime", "profile, compare, gate", "pip install onnxruntime", imported=True),
+        _library("torch", "run, prune, sweep", _CHECKOUT),
+        _library("onnx", "export, quantize, lint", _CHECKOUT),
         _program("ssh", "boards, by --on USER@HOST", "sudo apt install openssh-client"),
     ]
 
 
-def _board_checks(root: Path, board: Board) -> List[Check]:
+def _board_checks(root: Path, board: Board, folder: Path) -> List[Check]:
     state = jetson.read_state(root, tools=True)
     release = f"JetPack {board.jetpack or '?'} (L4T {board.l4t or '?'})"
+    release = board.jetpack or release if board.is_drive else release
     silicon = f"{board.soc or 'unknown chip'}, compute capability {board.compute_capability or '?'}"
     memory = memory_bytes(root)
     checks = [
         Check("board", f"{board.model}, {release}, {silicon}", True, "all", " ".join(board.warnings)),
         *([Check("memory", f"{memory / 1e9:.1f} GB, CPU and GPU share it", True, "all")] if memory else []),
-        _tensorrt(board),
+        _tensorrt(root, board),
         _cuda_way(root, board),
-        _mode(root, state),
-        _clocks(state),
+        *_devices(root),
+        _base_memory(root, folder),
+        _mode(root, state, board),
+        _clocks(state, board),
         _slowed(state),
     ]
     # The PMIC of older boards always reads 50 or 100 degrees.
@@ -110,9 +121,10 @@ def _board_checks(root: Path, board: Board) -> List[Check]:
     cure = f"To accept signed bundles: sudo install -D -m 644 allowed_signers /{SIGNERS}"
     found = "known" if signers else "none yet"
     checks.append(Check("signers", found, True, "verify, install", "" if signers else cure))
-    if util.find_spec("onnxruntime") is not None:
-        checks.append(_library("onnxruntime", "models without an engine", "", imported=True))
-    return checks
+    ort = _library("onnxruntime", "ONNX files on the CPU", "pip install onnxruntime", imported=True)
+    if util.find_spec("onnxruntime") is None:
+        ort = replace(ort, works=True, found="not installed, and optional", cure=f"{ort.cure}, if wanted")
+    return [*checks, ort]
 
 
 def _python() -> Check:
@@ -152,14 +164,18 @@ def _program(name: str, needed_for: str, cure: str) -> Check:
     return Check(name, place or "not installed", place is not None, needed_for, "" if place else cure)
 
 
-def _tensorrt(board: Board) -> Check:
-    cure = "sudo apt install python3-libnvinfer"
-    if board.tensorrt is None and util.find_spec("tensorrt") is None:
-        return Check("tensorrt", "not installed", False, "engines", "sudo apt install nvidia-jetpack")
-    if util.find_spec("tensorrt") is None:
-        return Check("tensorrt", f"{board.tensorrt}, but not for Python", False, "engines", cure)
+def _tensorrt(root: Path, board: Board) -> Check:
+    bindings = util.find_spec("tensorrt") is not None
+    package = "python3-libnvinfer" if board.tensorrt else "nvidia-jetpack"
+    cure = "Install its DriveOS's TensorRT packages." if board.is_drive else f"sudo apt install {package}"
+    if board.tensorrt is None and not bindings:
+        return Check("tensorrt", "not installed", False, "engines", cure)
     found = board.tensorrt or versions("tensorrt").get("tensorrt", "installed")
-    return Check("tensorrt", found, True, "engines")
+    if bindings:
+        return Check("tensorrt", found, True, "engines")
+    if has_trtexec(root):
+        return Check("tensorrt", f"{found}, by trtexec; Python has no bindings", True, "engines", cure)
+    return Check("tensorrt", f"{found}, but neither for Python nor trtexec", False, "engines", cure)
 
 
 def _cuda_way(root: Path, board: Board) -> Check:
@@ -169,11 +185,39 @@ def _cuda_way(root: Path, board: Board) -> Check:
     if util.find_spec("pycuda") is not None:
         return Check("cuda", f"{version}, by pycuda", True, "engines")
     cure = "sudo apt install cuda-cudart-12-6 (the version of its JetPack)"
+    cure = "Install the CUDA packages of its DriveOS." if board.is_drive else cure
     return Check("cuda", f"{version}, no library that can call it", False, "engines", cure)
 
 
-def _mode(root: Path, state: BoardState) -> Check:
+def _devices(root: Path) -> List[Check]:
+    """Whether this user may open the GPU's devices; nothing where there are none."""
+    found = [path for pattern in _DEVICES for path in sorted(root.glob(pattern)) if not path.is_dir()]
+    closed = [path for path in found if not os.access(str(path), os.R_OK | os.W_OK)]
+    if not closed:
+        return [Check("gpu devices", f"{len(found)} can be opened", True, "engines")] if found else []
+    groups = sorted({path.stat().st_gid for path in closed})
+    options = " ".join(f"--group-add {group}" for group in groups)
+    cure = f"sudo usermod -aG video,render $USER, and log in again; in a container: docker run {options}"
+    names = ", ".join(str(path.relative_to(root)) for path in closed[:3])
+    return [Check("gpu devices", f"/{names} cannot be opened by this user", False, "engines", cure)]
+
+
+def _base_memory(root: Path, folder: Path) -> Check:
+    """What TensorRT and CUDA take before a model is loaded; measured on the board itself, and kept."""
+    kept = measure_base(folder) if root == Path("/") else kept_base(folder)
+    if not kept:
+        found = "not measured; `memory` then estimates it"
+        return Check("runtime memory", found, True, "whether a model fits")
+    parts = (f"{kept[f'{what}_bytes'] / 1e6:.0f} MB {what}" for what in ("running", "building"))
+    found = f"{', '.join(parts)}, before a model"
+    return Check("runtime memory", found, True, "whether a model fits")
+
+
+def _mode(root: Path, state: BoardState, board: Board) -> Check:
     mode = state.power_mode
+    if mode is None and board.is_drive:
+        found = "DRIVE has none; its clocks are set by the flashed profile"
+        return Check("power mode", found, True, "comparable results")
     if mode is None:
         cure = "sudo nvpmodel -q prints it; in a container, mount /var/lib/nvpmodel and /etc/nvpmodel.conf."
         return Check("power mode", "cannot be read", False, "comparable results", cure)
@@ -184,9 +228,10 @@ def _mode(root: Path, state: BoardState) -> Check:
     return Check("power mode", str(mode), True, "comparable results", cure)
 
 
-def _clocks(state: BoardState) -> Check:
+def _clocks(state: BoardState, board: Board) -> Check:
     if not state.clocks:
         cure = "As root, jetson_clocks --show prints them; in a container, mount /sys."
+        cure = "In a container, mount /sys." if board.is_drive else cure
         return Check("clocks", "cannot be read", True, "steady timing", cure)
     parts = [
         f"{name} {f'{clock.now_hz / 1e6:.0f} MHz' if clock.now_hz else 'asleep'}"
@@ -198,6 +243,7 @@ def _clocks(state: BoardState) -> Check:
         parts.append(f"{len(cpus)} cores at up to {max(clock.now_hz for clock in cpus) / 1e6:.0f} MHz")
     locked = all(clock.locked for clock in state.clocks.values())
     cure = "" if locked else "They change with the load. For steady times lock them: sudo jetson_clocks"
+    cure = "" if board.is_drive else cure
     found = f"{', '.join(parts)}; {'locked' if locked else 'not locked'}"
     return Check("clocks", found, True, "steady timing", cure)
 

@@ -26,6 +26,7 @@ build -f Dockerfile.jetson --build-arg BASE_IMAGE=localhost/base -t localhost/bo
 made=$(buildah from --signature-policy policy.json --pull-never localhost/board)
 buildah run "$made" -- /opt/deadweight/bin/python -m deadweight.targets.agent doctor || test $? = 1
 buildah run "$made" -- id -u
+buildah run "$made" -- id -G deadweight
 buildah inspect --format '{{.OCIv1.Config.Entrypoint}} {{.OCIv1.Architecture}}' "$made"
 """
 
@@ -51,6 +52,15 @@ def test_it_ends_as_a_user_that_is_not_root_with_the_agent_as_entry_point() -> N
     assert int(users[-1]) > 0
     entry = next(line for line in lines if line.startswith("ENTRYPOINT "))
     assert json.loads(entry[len("ENTRYPOINT ") :])[-1] == "deadweight.targets.agent"
+
+
+def test_its_user_is_in_the_groups_of_the_gpu_s_devices_by_number() -> None:
+    text = FILE.read_text("utf-8")
+    for argument in ("VIDEO_GID", "RENDER_GID"):
+        assert re.search(rf"^ARG {argument}=[0-9]+$", text, re.MULTILINE)
+    assert '--groups "${VIDEO_GID},${RENDER_GID}"' in text
+    page = (ROOT / "docs" / "boards.md").read_text("utf-8")
+    assert page.count("--group-add") >= 2
 
 
 @pytest.mark.board
@@ -86,8 +96,9 @@ def test_it_is_built_and_its_agent_runs_on_arm64(tmp_path: Path) -> None:
     ]
     done = subprocess.run(inside, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    doctor, user, entry = done.stdout.strip().splitlines()[-3:]
+    doctor, user, groups, entry = done.stdout.strip().splitlines()[-4:]
     found = {check["name"]: check for check in json.loads(doctor)["result"]["checks"]}
     assert found["processor"]["found"] == "aarch64, emulated"
     assert user == "10001"
+    assert {"44", "104"} <= set(groups.split())
     assert entry == "[/opt/deadweight/bin/python -m deadweight.targets.agent] arm64"

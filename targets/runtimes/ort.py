@@ -129,7 +129,7 @@ def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None) -> Ort
     except ModuleNotFoundError as error:
         raise TargetError(
             f"{path.name} needs ONNX Runtime to run, which is not installed here ({error}).",
-            "Install it: pip install 'deadweight[ort]'",
+            "Install it: pip install onnxruntime",
         ) from error
     except Exception as error:  # a library built for another numpy may raise anything
         raise TargetError(

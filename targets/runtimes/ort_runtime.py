@@ -36,7 +36,7 @@ RUNTIME = Runtime(
     name="onnxruntime",
     title="ONNX Runtime",
     library="onnxruntime",
-    cure="Install it: pip install 'deadweight[ort]'",
+    cure="Install it: pip install onnxruntime",
     open=_open,
     time_layers=_time_layers,
 )

@@ -53,7 +53,8 @@ RUNTIME = Runtime(
     name="tensorrt",
     title="TensorRT",
     library="tensorrt",
-    cure="It comes with JetPack: sudo apt install nvidia-jetpack",
+    cure="It comes with JetPack: sudo apt install nvidia-jetpack. For a card of this machine: pip install "
+    "tensorrt",
     open=_open,
     ask=partial(_version, "tensorrt"),
     suffixes=(".engine", ".plan"),

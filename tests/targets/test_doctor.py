@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,14 @@ import pytest
 from support.boards import BOARDS, put, unpack
 
 from deadweight.targets.doctor import doctor, next_step
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that every user can read."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def test_whatever_does_not_work_comes_with_its_cure() -> None:
@@ -33,9 +44,47 @@ def test_a_board_is_asked_for_what_a_board_needs(name: str, tmp_path: Path) -> N
     checks = {check.name: check for check in doctor(unpack(name, tmp_path))}
     assert {"board", "tensorrt", "cuda", "power mode", "clocks", "throttling", "signers"} <= set(checks)
     assert not {"torch", "onnx"} & set(checks)
-    assert checks["board"].found.count("JetPack") == 1
+    assert checks["board"].found.count("JetPack") + checks["board"].found.count("DriveOS") == 1
+    assert checks["onnxruntime"].works
     for check in checks.values():
         assert check.works or check.cure
+
+
+@pytest.mark.parametrize("name", ["drive_orin_6010", "drive_thor_703"])
+def test_a_drive_board_works_and_hears_nothing_of_jetpack(name: str, tmp_path: Path) -> None:
+    checks = {check.name: check for check in doctor(unpack(name, tmp_path))}
+    for check in checks.values():
+        assert not any(word in check.found + check.cure for word in ("JetPack", "jetpack", "nvpmodel", "L4T"))
+    assert checks["board"].found.startswith(("p3710-0010, DriveOS 6.0.10.0", "p3960-0010, DriveOS 7.0.3.0"))
+    needed = ("board", "tensorrt", "cuda", "power mode", "clocks", "throttling", "onnxruntime")
+    assert all(checks[each].works for each in needed)
+    assert checks["tensorrt"].found.endswith("by trtexec; Python has no bindings")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+def test_devices_that_a_user_may_not_open_come_with_their_groups(public: Path) -> None:
+    root = unpack("orin_nx_jp6", public)
+    device = put(root, "dev/nvhost-gpu", "")
+    assert {check.name: check for check in doctor(root)}["gpu devices"].works
+    os.chown(device, 0, 44)
+    device.chmod(0o660)
+    program = (
+        "import os, sys; sys.path = sys.argv[2:]\n"
+        "from pathlib import Path\n"
+        "from deadweight.targets.doctor import doctor\n"
+        "doctor(Path(sys.argv[1]))\n"  # another user may not read the libraries that it imports
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "for check in doctor(Path(sys.argv[1])): print(check.name, check.works, check.cure)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(root), str(Path(__file__).parents[2]), *sys.path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("gpu devices"))
+    assert "False sudo usermod -aG video,render $USER" in line
+    assert line.endswith("docker run --group-add 44")
 
 
 def test_a_workstation_is_not_asked_for_tensorrt() -> None:
@@ -93,7 +142,7 @@ def test_the_last_sentence_names_the_next_step(tmp_path: Path) -> None:
     first = next(check for check in checks if not check.works)
     assert next_step(checks).endswith(f"Begin with {first.name}: {first.cure}")
     fine = tuple(replace(check, works=True) for check in checks)
-    assert "--on USER@HOST" in next_step(fine)
+    assert "--on USER@HOST builds both here in FP16 and times the engines on the GPU" in next_step(fine)
     assert "deadweight run" in next_step(tuple(check for check in fine if check.name != "board"))
 
 
@@ -108,7 +157,7 @@ def test_the_doctor_works_in_a_python_with_nothing_installed() -> None:
         [sys.executable, "-S", "-c", program, house], capture_output=True, text=True, check=True, cwd="/"
     )
     assert "numpy False pip install numpy" in done.stdout
-    assert "onnxruntime False pip install 'deadweight[ort]'" in done.stdout
+    assert "onnxruntime False pip install onnxruntime" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,11 @@ FACTS = {
     "agx_orin_jp72_locked": ("39.2.0", "7.2", "tegra234", "8.7", "10.16.2", "13.2.1"),
     "agx_thor_jp70": ("38.2.0", "7.0", "tegra264", "11.0", "10.13.3", "13.0.0"),
     "agx_thor_jp71": ("38.4.0", "7.1", "tegra264", "11.0", "10.13.3", "13.0.0"),
+    "drive_orin_6010": (None, "DriveOS 6.0.10.0", "tegra234", "8.7", "8.6.13", "11.4.25"),
+    "drive_thor_703": (None, "DriveOS 7.0.3.0", "tegra264", "10.1", "10.10.10", "12.8.11"),
 }
 # Power mode, GPU clock now in MHz, EMC clock now in MHz, rails and their power in watts
-STATES: dict[str, tuple[PowerMode, int | None, int | None, dict[str, float]]] = {
+STATES: dict[str, tuple[PowerMode | None, int | None, int | None, dict[str, float]]] = {
     "tx2_jp4": (PowerMode("MAXN", 0), 115, None, {"VDD_SYS_GPU": 0.229, "VDD_IN": 3.024}),
     "xavier_nx_jp5": (PowerMode("MODE_15W_6CORE", 2), 510, None, {"VDD_IN": 5.07904}),
     "agx_orin_jp5": (PowerMode("MODE_50W", None), None, None, {}),
@@ -59,6 +61,8 @@ STATES: dict[str, tuple[PowerMode, int | None, int | None, dict[str, float]]] = 
         None,
         {"VDD_GPU": 0.39728, "VDD_CPU_SOC_MSS": 5.9568, "VIN": 20.986},
     ),
+    "drive_orin_6010": (None, None, None, {}),
+    "drive_thor_703": (None, None, None, {}),
 }
 
 
