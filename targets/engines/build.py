@@ -39,16 +39,14 @@ def build_engine(
     timing_folder: Optional[Path] = None,
     cuda: Optional[str] = None,
     need: Optional[Footprint] = None,
-    limits: Optional[Mapping[str, int]] = None,
     root: Path = Path("/"),
 ) -> Built:
     """Builds `model` (ONNX) for this machine and writes the plan, its record and its log, all or none.
 
     Kernel timings are cached in `timing_folder` by version, GPU and power mode: two builds of one file choose
     different kernels where timings are close, so two engines to be compared should use the same timings, and
-    the same limits: `limits` are those of the first one's record. `need` is the model's memory, computed from
-    its file (export/memory/footprint.py): with it a model that cannot fit is refused, and the workspace is
-    capped.
+    the same limits: set `workspace_bytes`. `need` is the model's memory, computed from its file
+    (export/memory/footprint.py): with it a model that cannot fit is refused, and the workspace is capped.
 
     Raises:
         ModelError: the file is missing, TensorRT refuses it, or too many layers fall back.
@@ -70,7 +68,6 @@ def build_engine(
             settings=settings,
             target=target,
             root=root,
-            limits=limits,
             timing_folder=timing_folder,
             need=need,
         )
@@ -96,7 +93,7 @@ def build_engine(
             _parse_for_dla(trt, parser, config)
         if not parser.parse_from_file(str(model)):
             raise _unparsed(parser, model, trt.__version__, lines)
-        applied = _limits(trt, config, settings, limits, free, fitted)
+        limits = _limits(trt, config, settings, free, fitted)
         names = _flags(trt, config, settings)
         names += _precisions(trt, config, precisions)
         profiles = _profiles(builder, network, config, settings, model)
@@ -124,7 +121,7 @@ def build_engine(
         "tensorrt": {"flavour": settings.flavour, "version": trt.__version__, "strongly_typed": strong},
         "device": device,
         "flags": names,
-        "limits": applied,
+        "limits": limits,
         "fit": None if fitted is None else fitted.to_json(),
         "profiles": {name: list(map(list, shapes)) for name, shapes in profiles.items()},
         "refused_by_dla": refused,
@@ -169,14 +166,9 @@ def _typing(trt: Any, settings: BuildSettings, file: Nodes, model: Path) -> Tupl
 
 
 def _limits(
-    trt: Any,
-    config: Any,
-    settings: BuildSettings,
-    given: Optional[Mapping[str, int]],
-    free: Optional[int],
-    fitted: Optional[Fit],
+    trt: Any, config: Any, settings: BuildSettings, free: Optional[int], fitted: Optional[Fit]
 ) -> Dict[str, int]:
-    """Caps the memory of one layer, since the system needs memory too; or sets the given limits.
+    """Caps the memory of one layer, since the system needs memory too.
 
     Trials of kernels keep TensorRT's own limit, 75 % of all memory: on a board it includes what TensorRT
     itself needs, and a smaller one excludes kernels without a word.
@@ -184,8 +176,6 @@ def _limits(
     workspace = settings.workspace_bytes or (None if free is None else free // 2)
     if fitted is not None:
         workspace = fitted.workspace_bytes
-    if given is not None:
-        workspace = given.get("workspace_bytes")
     if workspace is None:
         return {}
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)

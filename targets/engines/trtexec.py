@@ -89,7 +89,6 @@ def build_by_trtexec(
     settings: BuildSettings,
     target: Optional[Target],
     root: Path,
-    limits: Optional[Mapping[str, int]] = None,
     timing_folder: Optional[Path] = None,
     need: Optional[Footprint] = None,
 ) -> Built:
@@ -106,11 +105,11 @@ def build_by_trtexec(
     check_target(None, target, device, settings, version=version, root=root)
     free = room_for(model, target, root)
     fitted = fit_for(version, need, free, settings)
-    applied: Dict[str, int] = dict(limits or {})
-    if limits is None and (settings.workspace_bytes is not None or free is not None):
-        applied["workspace_bytes"] = settings.workspace_bytes or (free or 0) // 2
+    limits: Dict[str, int] = {}
+    if settings.workspace_bytes is not None or free is not None:
+        limits["workspace_bytes"] = settings.workspace_bytes or (free or 0) // 2
         if fitted is not None and fitted.workspace_bytes is not None:
-            applied["workspace_bytes"] = fitted.workspace_bytes
+            limits["workspace_bytes"] = fitted.workspace_bytes
     timings = cache_path(version, settings.flavour, device, timing_folder, root)
     check_dla(file, settings, version=version, model=model)
     if settings.calibration_cache:
@@ -119,7 +118,7 @@ def build_by_trtexec(
     started = perf_counter()
     with writing(plan) as beside:
         flags = build_flags(
-            model, beside, settings, version=version, limits=applied, file=file, profiles=profiles
+            model, beside, settings, version=version, limits=limits, file=file, profiles=profiles
         )
         lines, used, why = run_with_timings(program, flags, timings, doing=f"build {model.name}")
         if not beside.is_file() or not beside.stat().st_size:
@@ -139,7 +138,7 @@ def build_by_trtexec(
         "by": str(program),
         "device": device,
         "flags": [flag for flag in flags if not flag.startswith(("--onnx", "--saveEngine"))],
-        "limits": applied,
+        "limits": limits,
         "fit": None if fitted is None else fitted.to_json(),
         "profiles": {name: list(map(list, shapes)) for name, shapes in profiles.items()},
         **{
