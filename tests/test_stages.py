@@ -74,10 +74,11 @@ def test_quantize_says_what_it_did_and_what_it_does_not_know(
         "1 of 1 weighted layers",
         "The network: fc.int8/int8.onnx",
         "No score was measured",
-        "Whether it is faster was not measured: deadweight ",
+        "Whether it is faster was not measured: deadweight compare fc.onnx fc.int8/int8.onnx",
     ):
         assert words in " ".join(printed.split())  # wherever the terminal breaks its lines
     assert ("should accept this file" in printed) is (target != "x86-cpu")
+    assert ("--on USER@HOST" in printed) is (target != "x86-cpu")
     assert sorted(path.name for path in Path("fc.int8").iterdir()) == [
         "int8.onnx",
         "quantize.json",

@@ -78,7 +78,9 @@ def build(
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="For other programs: deadweight cannot open it.")
     ] = False,
-    hardware_compatibility: Annotated[str, typer.Option(help="A level, e.g. ampere_plus.")] = "",
+    hardware_compatibility: Annotated[
+        str, typer.Option(help="For cards, not a Jetson: a level, e.g. ampere_plus.")
+    ] = "",
     compute_capability: Annotated[str, typer.Option(help="TensorRT-RTX: the GPU, e.g. 8.9.")] = "",
     flavour: Annotated[
         str, typer.Option(help="tensorrt, or tensorrt_rtx for RTX GPUs (never a Jetson Orin).")

@@ -152,7 +152,7 @@ def _(result: results.Quantized) -> list[RenderableType]:
         return [*shown, Text("Nothing was written.")]
     ask = f"deadweight compare {result.model} {made.path}"
     if result.target.runtime.builds:
-        ask = f"deadweight build {made.path} --target {result.target.name} --on USER@HOST"
+        ask += " --on USER@HOST (builds both there, and times the engines)"
     return [
         *shown,
         Text(f"The network: {made.path}"),

@@ -36,6 +36,12 @@ def check_target(
         TargetError: an engine of this machine cannot run there, the target has another TensorRT, or runs no
             engines.
     """
+    if settings.hardware_compatibility and device is not None and device.get("integrated"):
+        raise TargetError(
+            f"This GPU is a Jetson's or DRIVE's, and such engines run on it alone: there is no hardware "
+            f"compatibility '{settings.hardware_compatibility}'.",
+            "Omit --hardware-compatibility, which is for cards.",
+        )
     if target is None:
         return
     runs = target.runtime

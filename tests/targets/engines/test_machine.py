@@ -30,6 +30,13 @@ def test_a_target_with_another_jetpack_than_the_board_s_is_refused_with_the_opti
     check("agx-orin-64gb@5.1.2", "8.5.2.2", "8.7", root)
 
 
+def test_hardware_compatibility_is_for_cards_and_refused_on_a_board() -> None:
+    settings = BuildSettings(hardware_compatibility="ampere_plus")
+    with pytest.raises(TargetError, match="there is no hardware compatibility 'ampere_plus'"):
+        check_target(None, None, {"integrated": True}, settings, version="10.3.0")
+    check_target(None, None, {"integrated": False}, settings, version="10.3.0")
+
+
 def test_a_thor_of_drive_is_no_jetson_thor(tmp_path: Path) -> None:
     root = unpack("agx_thor_jp70", tmp_path)
     put(root, "etc/nvidia/version-ubuntu-rootfs.txt", "7.0.3.0-41234567\n")
