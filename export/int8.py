@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..targets import __version__
-from ..targets.artifact import sha256_of, unfinished, write_json
+from ..targets.artifact import sha256_of, unfinished, write_json, writing
 from ..targets.errors import ModelError, TargetError
 from ..targets.progress import Progress
 from ..targets.target import Target
@@ -26,7 +26,7 @@ from .onnx_graph.float_input import as_float
 from .onnx_graph.graph import Array, OnnxModel, load, save
 from .onnx_graph.run import Opened, pieces, samples_in
 from .parity.compare import LIMITS, Hop, compare, noise_between
-from .quantization import adequacy
+from .quantization import adequacy, calibration_cache
 from .quantization.calibrate import Ranges, Watched, calibrate_by
 from .quantization.fp16 import to_half
 from .quantization.histogram import METHODS, Method
@@ -34,7 +34,8 @@ from .quantization.placement import rules_of
 from .quantization.samples import Samples
 from .quantization.to_qdq import Quantized, to_qdq
 
-NAME = "int8.onnx"
+NAME, FLOAT_NAME, CACHE_NAME = "int8.onnx", "float.onnx", "calibration.cache"
+DLA_RULES = range(502, 505)  # of lint: what DLA leaves to the GPU
 NAMED = 5  # samples that are listed
 COMPARED = 4  # batches by which methods and FP16 are judged
 
@@ -51,6 +52,22 @@ class Flip:
     before: int
     after: int
     lead: float
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A calibration cache, and the float file it is for.
+
+    Attributes:
+        model: the float file, with a fixed batch.
+        tensors: how many tensors have a range.
+        on_gpu: the layers that DLA leaves to the GPU; None for a target without DLA.
+    """
+
+    path: Path
+    model: Path
+    tensors: int
+    on_gpu: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,7 @@ class Int8:
     unjudged: str
     bytes_before: int
     bytes_after: int
+    cache: Cache | None = None
 
 
 def to_int8(
@@ -94,6 +112,7 @@ def to_int8(
     method: Method | Literal["best"] = "minmax",
     skip: Sequence[str] = (),
     half: bool = False,
+    cache_batch: int | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> Int8:
     """Writes int8.onnx, ranges.json and quantize.json into a folder, in the dialect of the target's runtime.
@@ -103,11 +122,13 @@ def to_int8(
             noise in the outputs on the first batches.
         skip: weighted operators that stay in float.
         half: whether the float part becomes FP16, for TensorRT 10 and later.
+        cache_batch: the batch of a float file and its calibration cache, which are written too, for DLA and
+            other programs; None without.
 
     Raises:
         ModelError: the model is quantized already or cannot be; INT8 or FP16 breaks its outputs.
         WorkloadError: the samples do not fit, or are constant.
-        TargetError: FP16 was requested for a target without TensorRT.
+        TargetError: FP16 was requested for a target without TensorRT, or a cache for a TensorRT without.
         ArtifactError: a file is damaged, or the folder cannot be written.
     """
     dialect = target.runtime.dialect
@@ -117,11 +138,13 @@ def to_int8(
             f"{target.name} runs {target.runtime}, but FP16 in the file is for TensorRT 10 and later.",
             "Omit --half, or give a board with TensorRT.",
         )
+    if cache_batch is not None:
+        calibration_cache.header(_tensorrt(target))  # before the calibration, which takes long
     methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
     with unfinished(folder) as part:
         original = load(model)
         source, folded = _fold(original)
-        watched = Watched.of(source)
+        watched = Watched.of(source, every=cache_batch is not None)
         before = watched.opened
         if folded:
             before = Opened.of(original)
@@ -169,6 +192,9 @@ def to_int8(
             bytes_before=original.file_bytes,
             bytes_after=save(final.proto, (folder if accepted else part) / NAME),
         )
+        if accepted and cache_batch is not None:
+            scales = calibration_cache.scales(source, quantized.model, chosen_ranges)
+            result = replace(result, cache=_write_cache(folder, source, scales, cache_batch, target, report))
         if accepted:
             _write_records(folder, result, chosen_ranges, _record(model, samples, target))
     return result
@@ -249,6 +275,33 @@ def _to_half(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel
     return result.model, f"FP16 for operators in float: noise {noise:.2%}{result.words()}"
 
 
+def _tensorrt(target: Target) -> tuple[int, ...]:
+    if not target.runtime.linted:
+        raise TargetError(
+            f"{target.name} runs {target.runtime}; a calibration cache is for TensorRT.",
+            "Give a board with TensorRT, or omit --calibration-cache.",
+        )
+    return Platform.of(target).version
+
+
+def _write_cache(
+    folder: Path,
+    source: OnnxModel,
+    scales: Mapping[str, float],
+    batch: int,
+    target: Target,
+    report: Report | None,
+) -> Cache:
+    save(calibration_cache.with_batch(source, batch).proto, folder / FLOAT_NAME)
+    text = calibration_cache.as_text(scales, _tensorrt(target))
+    with writing(folder / CACHE_NAME) as beside:
+        beside.write_text(text, encoding="utf-8")
+    on_gpu: tuple[str, ...] | None = None
+    if report is not None and report.gpu_fallbacks is not None:
+        on_gpu = tuple(dict.fromkeys(one.node for one in report.findings if one.rule in DLA_RULES))
+    return Cache(folder / CACHE_NAME, folder / FLOAT_NAME, len(scales), on_gpu)
+
+
 def _record(model: Path, samples: Samples, target: Target) -> dict[str, Any]:
     return {
         "schema": 1,
@@ -277,4 +330,11 @@ def _write_records(folder: Path, result: Int8, ranges: Ranges, record: dict[str,
         "lint": None if result.lint is None else result.lint.counts,
         "sha256": sha256_of(folder / NAME),
     }
+    if result.cache is not None:
+        facts["cache"] = {
+            "sha256": sha256_of(result.cache.path),
+            "model_sha256": sha256_of(result.cache.model),
+            "tensors": result.cache.tensors,
+            "on_gpu": result.cache.on_gpu,
+        }
     write_json(folder / "quantize.json", {**record, **facts})

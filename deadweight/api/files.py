@@ -23,6 +23,7 @@ def lint(
     target: str | None = None,
     tensorrt: str | None = None,
     max_gpu_fallbacks: int | None = None,
+    dla: bool = False,
 ) -> Linted:
     """Find what TensorRT will refuse in an ONNX file, or run slowly. TensorRT is not needed.
 
@@ -35,6 +36,7 @@ def lint(
         target: a board's name or its .toml file.
         tensorrt: another version than the board's own, e.g. "8.5".
         max_gpu_fallbacks: how many nodes may fall back from DLA to the GPU.
+        dla: whether the file is for the board's DLA: what a build for DLA refuses is an error then.
 
     Raises:
         DeadweightError: the file is damaged, or there is no such target or version.
@@ -43,7 +45,7 @@ def lint(
     from ..targets.target import load_target
 
     board = None if target is None else load_target(target)
-    found = check(Path(model), target=board, tensorrt=tensorrt, max_gpu_fallbacks=max_gpu_fallbacks)
+    found = check(Path(model), target=board, tensorrt=tensorrt, max_gpu_fallbacks=max_gpu_fallbacks, dla=dla)
     says = "refuses this file" if found.counts["error"] else "should accept this file"
     return Linted(f"{found.platform.name} {says}", 0 if found.passed else 1, found)
 
@@ -174,6 +176,7 @@ def quantize(
     method: str = "minmax",
     skip: Sequence[str] = (),
     half: bool = False,
+    cache_batch: int | None = None,
     out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
@@ -189,6 +192,8 @@ def quantize(
         method: the calibration of ranges: minmax, percentile, entropy, mse, or best (of these four).
         skip: layers that stay in float.
         half: FP16 for operators in float, for TensorRT 10 and later.
+        cache_batch: the batch of a float file and its calibration cache, which are written too, for DLA
+            before TensorRT 11.4.1 and for other programs; None without.
         out: a folder for the files; None for one beside the model.
 
     Raises:
@@ -217,6 +222,7 @@ def quantize(
         method=cast(Any, method),
         skip=skip,
         half=half,
+        cache_batch=cache_batch,
         progress=shown,
     )
     words = tuple(off_step(load(path), made.quantized.in_int8, board))

@@ -29,6 +29,7 @@ def lint(
     max_gpu_fallbacks: Annotated[
         int | None, typer.Option(min=0, help="How many nodes may fall back from DLA to the GPU.")
     ] = None,
+    dla: Annotated[bool, typer.Option("--dla", help="The file is for the board's DLA.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Find what TensorRT will refuse in an ONNX file, or run slowly; TensorRT is not needed.
@@ -36,7 +37,11 @@ def lint(
     Exit code: 0 nothing is refused, 1 an error or a broken budget.
     """
     found = api.lint(
-        model, target=with_jetpack(target, jetpack), tensorrt=tensorrt, max_gpu_fallbacks=max_gpu_fallbacks
+        model,
+        target=with_jetpack(target, jetpack),
+        tensorrt=tensorrt,
+        max_gpu_fallbacks=max_gpu_fallbacks,
+        dla=dla,
     )
     if as_json:
         typer.echo(json.dumps(found.report.to_json(), indent=2))

@@ -95,6 +95,14 @@ def quantize(
     half: Annotated[
         bool, typer.Option("--half", help="FP16 for operators in float, for TensorRT 10 and later.")
     ] = False,
+    calibration_cache: Annotated[
+        bool,
+        typer.Option(
+            "--calibration-cache",
+            help="Write TensorRT's calibration.cache and its float.onnx, too: for DLA, DeepStream, trtexec.",
+        ),
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="The batch of float.onnx: DLA needs a fixed one.")] = 1,
     to: Annotated[
         Path | None, typer.Option("--out", help="A folder for the files; default: beside the model.")
     ] = None,
@@ -117,6 +125,7 @@ def quantize(
             method=method,
             skip=skip or (),
             half=half,
+            cache_batch=batch if calibration_cache else None,
             out=to,
             progress=shown,
         )

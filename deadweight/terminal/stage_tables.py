@@ -65,6 +65,14 @@ def int8_facts(
     if made.float_kernels:
         facts.add("", f"ONNX Runtime still runs in float: {', '.join(made.float_kernels[:NAMED])}")
     facts.add("file", f"{megabytes(made.bytes_before)} before, {megabytes(made.bytes_after)} now")
+    if made.cache is not None:
+        facts.add(
+            "cache", f"{made.cache.path}: ranges of {made.cache.tensors} tensors of {made.cache.model.name}"
+        )
+    if made.cache is not None and made.cache.on_gpu is not None:
+        left = made.cache.on_gpu
+        first = f": {', '.join(left[:NAMED])}{_more(len(left))}" if left else ""
+        facts.add("", f"DLA leaves {len(left)} layer{'s' * (len(left) != 1)} to the GPU{first}")
     for sentence in (made.half, made.unjudged, *words):
         if sentence:
             facts.add("", sentence)

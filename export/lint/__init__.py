@@ -6,7 +6,7 @@ changes      what NVIDIA's later versions learnt, and the plugins, from two tabl
 explicit     rules 201 to 208: the parser's rules for QuantizeLinear and DequantizeLinear
 fusion       rules 301 to 308: valid pairs that cost more time than they save
 widths       rules 401 to 403: channels, changes of precision, what stays in FP32
-dla          rules 501 to 504: what the deep learning accelerator (DLA) leaves to the GPU
+dla          rules 501 to 505: what the deep learning accelerator (DLA) leaves to the GPU
 
 A rule is a function of a network and a platform that yields findings. TensorRT refuses the file for an
 error, runs it slowly for a warning; a note is information.

@@ -58,8 +58,9 @@ RULES: dict[int, Rule] = {
     502: dla.on_dla,
     503: dla.within_limits,
     504: dla.tensor_sizes,
+    505: dla.fixed_sizes,
 }
-_FALLBACK_RULES = range(501, 600)
+_FALLBACK_RULES = range(501, 505)
 _X86_RULES = {201, 202, 203}
 """Rules that the x86 dialect of `to_qdq` breaks on purpose."""
 
@@ -124,6 +125,7 @@ def lint(
     target: Target | None = None,
     tensorrt: str | None = None,
     max_gpu_fallbacks: int | None = None,
+    dla: bool = False,
 ) -> Report:
     """Finds what TensorRT will refuse in an ONNX file, or run slowly. TensorRT is not needed.
 
@@ -133,6 +135,7 @@ def lint(
         tensorrt: the version, such as "8.5" or "10.3.0"; by default the board's, or else the newest with
             an operator table.
         max_gpu_fallbacks: how many nodes DLA may leave to the GPU before the report fails.
+        dla: whether the file is for the board's DLA: what a build for it refuses is an error then.
 
     Raises:
         ArtifactError: the file is missing, truncated, damaged or not an ONNX file.
@@ -145,7 +148,7 @@ def lint(
             model = load(path)
         except UnicodeDecodeError as error:  # names are decoded when they are read
             raise _damaged(path, error) from error
-    platform = Platform.of(target, tensorrt)
+    platform = Platform.of(target, tensorrt, for_dla=dla)
     if max_gpu_fallbacks is not None and not platform.dla_cores:
         where = "No board was given" if target is None else f"{target.name} with {platform.name} has no DLA"
         raise TargetError(

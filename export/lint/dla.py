@@ -1,4 +1,4 @@
-"""Rules 501 to 504: what the deep learning accelerator (DLA) of a board leaves to the GPU.
+"""Rules 501 to 505: what the deep learning accelerator (DLA) of a board leaves to the GPU.
 
 Each change of device splits the network and converts its tensors, so one node in the middle can cost more
 than DLA saves. These rules apply only to a board with DLA cores that its TensorRT supports.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 from onnx import NodeProto, TensorProto
 
-from ..onnx_graph.graph import QUANTIZED, attribute_of
+from ..onnx_graph.graph import QUANTIZED, attribute_of, given_inputs
 from .changes import Version
 from .finding import Finding
 from .network import Network, label
@@ -32,7 +32,7 @@ _NATIVE = (
 # Listed from 8.6.12 on, which is in no JetPack; the next version in one is 10.x.
 _SINCE_10 = ("Atanh", "Cos", "Div", "GlobalMaxPool", "Greater", "Less", "Pow", "Sin")
 _BUILD_TIME = ("Constant", "ConstantOfShape", "Shape", "Size")
-_QUANTIZED_SINCE: Version = (11, 4)  # before, int8 on DLA means a calibration cache
+_QUANTIZED_SINCE: Version = (11, 4, 1)  # before, int8 on DLA means a calibration cache
 _BANKS, _BANK_BYTES, _BANK_ENTRIES = 16, 32768, 256  # of the buffer that a convolution works in
 _LONG_KERNELS = (64, 96, 128)
 
@@ -43,8 +43,13 @@ def quantized(network: Network, platform: Platform) -> Iterator[Finding]:
         for node in network.quantizers():
             if network.weight(node) is None:
                 what = f"DLA has no {node.op_type}: its int8 comes from a calibration cache"
-                cure = "For DLA, make a calibration cache from the pairs for the float network, or use FP16."
-                yield Finding(501, "note", node.name, what, cure)
+                cure = (
+                    "For DLA give the float file and its ranges: deadweight quantize FLOAT.onnx --data "
+                    f"SAMPLES --target {platform.board.name if platform.board else 'BOARD'} "
+                    "--calibration-cache writes them, and deadweight build float.onnx --dla-core 0 "
+                    "--calibration-cache calibration.cache takes them."
+                )
+                yield Finding(501, "error" if platform.for_dla else "note", node.name, what, cure)
 
 
 def on_dla(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -86,6 +91,18 @@ def tensor_sizes(network: Network, platform: Platform) -> Iterator[Finding]:
         size = f"an axis of {large[0]}, {LARGEST_AXIS}" if large else f"a batch of {batch}, {LARGEST_BATCH}"
         what = f"{node.op_type} runs on the GPU: its result has {size} is DLA's maximum"
         yield Finding(504, "note", label(node), what, "Process smaller pieces.")
+
+
+def fixed_sizes(network: Network, platform: Platform) -> Iterator[Finding]:
+    """505: the sizes of a file for DLA are fixed."""
+    for value in given_inputs(network.model.graph) if platform.for_dla else ():
+        free = [place for place, size in enumerate(network.shapes.get(value.name, ())) if size is None]
+        if free:
+            what = (
+                f"axis {free[0]} of the input {value.name!r} has no fixed size; DLA has no dynamic dimensions"
+            )
+            cure = "Build for one size, e.g. deadweight build --dla-core 0 --batch 1,1,1, or export with it."
+            yield Finding(505, "warning", value.name, what, cure)
 
 
 def _at_build_time(network: Network, node: NodeProto) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
+from onnx import TensorProto
 
 from ...targets.artifact import read_json, write_json
 from ...targets.errors import ArtifactError, ModelError, WorkloadError
@@ -24,6 +24,7 @@ from .adequacy import Adequacy, Seen, of_samples
 from .histogram import BINS, METHODS, Histogram, Method, threshold
 from .placement import DIALECTS, nothing_to_quantize, place
 
+FLOAT = TensorProto.FLOAT
 PIECE_BYTES = 1 << 27  # of the tensors that are measured together
 
 
@@ -88,14 +89,20 @@ class Watched:
     at_once: int
 
     @classmethod
-    def of(cls, model: OnnxModel) -> Watched:
+    def of(cls, model: OnnxModel, *, every: bool = False) -> Watched:
         """Opens a model.
+
+        Args:
+            every: whether to measure every float tensor, not only those that a dialect rounds.
 
         Raises:
             ModelError: it is quantized already, has nothing to quantize, or ONNX Runtime refuses it.
         """
         model = as_float(model)
         tensors = tensors_to_measure(model)
+        if every:
+            floats = (v for v in given_inputs(model.graph) if v.type.tensor_type.elem_type == FLOAT)
+            tensors = tuple(dict.fromkeys((*(value.name for value in floats), *model.float_names())))
         stream = streamer(model.proto, tensors, optimize=False)
         return cls(model, tensors, stream, samples_at_once(model, tensors))
 
@@ -170,7 +177,7 @@ def calibrate_by(
         )
     measured = {name: seen[name].whole() for name in tensors}
     given = given_inputs(model.graph)
-    floats = [v.name for v in given if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
+    floats = [v.name for v in given if v.type.tensor_type.elem_type == FLOAT]
     inputs = [name for name in floats if name in measured]
     if inputs and all(measured[name].low == measured[name].high for name in inputs):
         raise WorkloadError(

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from support.lint_cases import IMAGE, Case, Graph, fault_tests, found
 
+from deadweight.export.lint.check import lint
 from deadweight.export.lint.dla import _LIMITS
+from deadweight.targets.errors import TargetError
+from deadweight.targets.target import load_target
 
 ORIN = "agx-orin-64gb 10.3"
 Fill = Callable[[Graph, bool], Any]
@@ -222,3 +227,26 @@ def test_shapes_are_computed_while_building_and_go_to_no_processor() -> None:
     size = graph.op("Gather", graph.op("Shape", x), graph.constant([0, 1, 2, 3], np.int64))
     graph.op("Reshape", x, size)
     assert found(graph.model(), ORIN) == []
+
+
+def test_a_file_for_dla_is_refused_for_its_pairs_and_warned_of_open_sizes(tmp_path: Path) -> None:
+    onnx.save(pairs(True), tmp_path / "pairs.onnx")
+    orin = load_target("agx-orin-64gb")
+    refused = lint(tmp_path / "pairs.onnx", target=orin, dla=True)
+    assert {(finding.rule, finding.severity) for finding in refused.findings} == {(501, "error")}
+    assert "deadweight quantize FLOAT.onnx" in refused.findings[0].cure
+    assert "--target agx-orin-64gb --calibration-cache" in refused.findings[0].cure
+    assert lint(tmp_path / "pairs.onnx", target=orin, tensorrt="11.4.1", dla=True).passed
+    graph = Graph()
+    graph.op("Relu", graph.input(["batch", 16, 8, 8]))
+    onnx.save(graph.model(), tmp_path / "open.onnx")
+    (finding,) = lint(tmp_path / "open.onnx", target=orin, dla=True).findings
+    assert (finding.rule, finding.severity, finding.node) == (505, "warning", "x")
+    assert lint(tmp_path / "open.onnx", target=orin).findings == ()
+
+
+@pytest.mark.parametrize("board", ["orin-nano-8gb", "thor-t5000"])
+def test_a_board_without_dla_cannot_be_asked_for_it(tmp_path: Path, board: str) -> None:
+    onnx.save(pairs(False), tmp_path / "m.onnx")
+    with pytest.raises(TargetError, match=f"has no DLA on {board}"):
+        lint(tmp_path / "m.onnx", target=load_target(board), dla=True)
