@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,23 +13,33 @@ from rich.table import Table
 
 from ..targets.doctor import Check
 from ..targets.errors import DeadweightError
-from ..terminal.options import TargetName
+from ..terminal.options import JetPack, TargetName
 from ..terminal.tables import explain, out
 
 
 def targets(
     name: Annotated[str | None, typer.Argument(help="A board's name, or its .toml file.")] = None,
+    jetpack: JetPack = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="USER@HOST", help="Write a target of what this board says; or local."),
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="The .toml; default: the board's name.")] = None,
 ) -> None:
-    """List the known boards, or one board's facts with their sources."""
+    """List the known boards, one board's facts with their sources, or write a board's own facts."""
+    from ..targets.board_file import with_jetpack
     from ..targets.target import load_target, target_names
 
+    if source is not None:
+        name = str(_written(source, to))
+        out.print(f"The target: {name}", soft_wrap=True, markup=False)
     if name is None:
         table = Table("target", "board", "runtime", "precisions", header_style="bold")
         for each in map(load_target, target_names()):
             table.add_row(each.name, each.title, str(each.runtime), ", ".join(each.precisions))
         out.print(table)
         return
-    target = load_target(name)
+    target = load_target(with_jetpack(name, jetpack) or name)
     out.print(f"[bold]{escape(target.title)}[/]: {target.runtime}, {', '.join(target.precisions)}")
     table = Table("fact", "value", "certainty", "source", header_style="bold")
     for kind, rule in target.alignment.items():
@@ -36,6 +47,20 @@ def targets(
     for key, fact in target.facts.items():
         table.add_row(key, escape(str(fact.value)), fact.certainty, escape(fact.source))
     out.print(table)
+
+
+def _written(source: str, to: Path | None) -> Path:
+    """The file with the facts that a board reports."""
+    from ..targets.artifact import write_text
+    from ..targets.board_file import board_file, described
+    from ..targets.remote.ssh import connected
+
+    with connected(source) as board:
+        facts = board.run(["facts"])[1]
+    name = re.sub(r"[^a-z0-9]+", "-", facts["board"]["model"].lower()).strip("-")
+    path = to or Path(f"{name}.toml")
+    write_text(path, board_file(described(facts, path.stem)))
+    return path
 
 
 def doctor(

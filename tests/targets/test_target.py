@@ -105,6 +105,17 @@ def test_a_board_with_a_jetpack_has_that_software(
     assert ("JetPack" in target.title or "DriveOS" in target.title) == ("@" in name)
 
 
+@pytest.mark.parametrize("name", target_names())
+def test_the_page_has_every_target_as_it_is(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "boards.md").read_text("utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |")).split(" | ")
+    target = load_target(name)
+    assert row[1] == target.title.replace("NVIDIA ", "")
+    for place, key in ((4, "jetpack"), (5, "tensorrt"), (6, "dla_cores")):
+        if key in target.facts:
+            assert row[place].strip(" |") == str(target.facts[key].value)
+
+
 def test_the_default_jetpack_is_the_same_target_as_none() -> None:
     assert load_target("orin-nano-8gb@6.2.1") == load_target("orin-nano-8gb")
 
