@@ -51,13 +51,11 @@ def board_facts(root: Path = Path("/")) -> Dict[str, Any]:
 
 
 def card_facts(root: Path = Path("/")) -> Dict[str, Tuple[Any, str, str]]:
-    """The facts of a target about this machine's card: value, source and certainty; empty without a card.
+    """The facts of a target about this machine's card: value, source and certainty, where known.
 
     The version of TensorRT is that of the installed package; nothing of it is imported.
     """
     gpu, card = _gpu(), _card(root)
-    if not gpu and not card:
-        return {}
     by_cuda, by_smi = "CUDA on this machine", "nvidia-smi on this machine"
     installed = versions("tensorrt")
     read = {
@@ -90,7 +88,8 @@ def _gpu() -> Dict[str, Any]:
 def _card(root: Path) -> Mapping[str, str]:
     """The first card as `nvidia-smi` lists it; empty without one. Memory is in MiB, clocks are in MHz."""
     query = f"--query-gpu={','.join(_SMI)}"
-    lines = tool(root, "usr/bin/nvidia-smi", query, "--format=csv,noheader,nounits").splitlines()
+    program = shutil.which("nvidia-smi") if root == Path("/") else None
+    lines = tool(root, program or "usr/bin/nvidia-smi", query, "--format=csv,noheader,nounits").splitlines()
     values = [value.strip() for value in lines[0].split(",")] if lines else []
     return dict(zip(_SMI, values)) if len(values) == len(_SMI) else {}
 

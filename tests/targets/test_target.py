@@ -53,12 +53,12 @@ def test_an_agent_gets_the_same_target_through_json(name: str) -> None:
 
 
 def test_a_fact_of_low_certainty_is_shown_but_enters_no_verdict() -> None:
-    xavier = load_target("xavier-nx")
-    bandwidth = xavier.fact("bandwidth_bytes_per_s")
-    assert bandwidth is not None
-    assert bandwidth.certainty == "low"
-    assert bandwidth.value == 59_700_000_000
-    assert xavier.certain("bandwidth_bytes_per_s") is None
+    drive = load_target("drive-agx-orin")
+    count = drive.fact("streaming_multiprocessors")
+    assert count is not None
+    assert (count.value, count.certainty) == (16, "low")
+    assert drive.certain("streaming_multiprocessors") is None
+    assert drive.certain("tensorrt") == "8.6.13"
 
 
 def test_thor_s_rates_are_those_of_its_data_sheet() -> None:
