@@ -12,7 +12,7 @@ import typer
 
 from . import __version__, api
 from .commands import boards, engine_report, engines, gate, packing, release, stages, timing
-from .terminal.options import Data, JetPack, On, Out, Settings, TargetName
+from .terminal.options import BoardPrecision, BoardRuntime, Data, JetPack, On, Out, Settings, TargetName
 from .terminal.progress import point_to, watching
 from .terminal.show import show
 from .terminal.tables import out
@@ -41,6 +41,8 @@ def run(
     jetpack: JetPack = None,
     data: Data = None,
     on: On = None,
+    runtime: BoardRuntime = None,
+    precision: BoardPrecision = None,
 ) -> None:
     """Run a recipe from training to the report; a killed run resumes.
 
@@ -49,7 +51,16 @@ def run(
     point_to(data)
     chosen = [*(settings or ()), *([f'jetpack="{jetpack}"'] if jetpack else [])]
     with watching() as watcher:
-        done = api.run(recipe, settings=chosen, out=out_dir, target=target, on=on, watcher=watcher)
+        done = api.run(
+            recipe,
+            settings=chosen,
+            out=out_dir,
+            target=target,
+            on=on,
+            runtime=runtime,
+            precision=precision,
+            watcher=watcher,
+        )
     show(done)
     raise typer.Exit(done.exit_code)
 

@@ -77,6 +77,12 @@ def _doctor(options: argparse.Namespace) -> _Answer:
     return int(not all(check.works for check in checks)), {**facts, "conditions": conditions(options.root)}
 
 
+def _facts(options: argparse.Namespace) -> _Answer:
+    from .machine.board_facts import board_facts
+
+    return 0, board_facts(options.root)
+
+
 def _verify(options: argparse.Namespace) -> _Answer:
     """Whether a bundle or an update file may be installed here; exit code 1 where its golden test fails."""
     from .release.versions import check_expiry
@@ -135,21 +141,32 @@ def _profile(options: argparse.Namespace) -> _Answer:
     with _open_models(options, options.models) as (paths, protocol, inputs):
         measured = time_together(paths, protocol=protocol, inputs=inputs, progress=_timing)
         if options.memory:
-            from .timing.memory import measure_memory
-
-            result["memory"] = {}
-            for index, (name, path) in enumerate(paths.items()):
-                _progress(index, len(paths), "memory")
-                memory = measure_memory(
-                    path,
-                    runtime=protocol.runtime,
-                    threads=protocol.threads,
-                    batch=protocol.batch,
-                    inputs=options.inputs,
-                )
-                result["memory"][name] = memory.to_json()
+            result.update(_memory(paths, protocol, options.inputs, inputs))
     result.update(_timed(measured))
     return (3 if result["void"] else 0), result
+
+
+def _memory(
+    paths: Mapping[str, Path], protocol: Protocol, file: Optional[Path], inputs: Optional[Arrays]
+) -> Dict[str, Any]:
+    """Each model's memory: of its process on a CPU, in parts where a GPU runs it."""
+    from .runtimes.runtime import runtime_named
+    from .timing.memory import engine_memory, measure_memory
+
+    found: Dict[str, Dict[str, Any]] = {"memory": {}, "engine_memory": {}}
+    for index, (name, path) in enumerate(paths.items()):
+        _progress(index, len(paths), "memory")
+        if runtime_named(protocol.runtime).builds:
+            found["engine_memory"][name] = engine_memory(path, protocol, inputs)
+        else:
+            found["memory"][name] = measure_memory(
+                path,
+                runtime=protocol.runtime,
+                threads=protocol.threads,
+                batch=protocol.batch,
+                inputs=file,
+            ).to_json()
+    return found
 
 
 def _layers(options: argparse.Namespace) -> _Answer:
@@ -194,8 +211,12 @@ def _open_models(
     from .timing.measurement import Protocol
 
     with measuring(options.cache), contextlib.ExitStack() as stack:
+        asked = json.loads(options.protocol)
         opened = {
-            name: stack.enter_context(_trusted(path, options.root, options.cache)) for name, path in models
+            name: stack.enter_context(
+                _trusted(path, options.root, options.cache, runtime=asked.get("runtime", ""))
+            )
+            for name, path in models
         }
         runtimes = {runtime for _, runtime in opened.values()}
         if len(runtimes) > 1:
@@ -203,7 +224,7 @@ def _open_models(
                 "An engine and an ONNX file run on different runtimes and cannot be timed interleaved.",
                 "Compare two engines, or two ONNX files.",
             )
-        protocol = Protocol.from_json({**json.loads(options.protocol), "runtime": runtimes.pop()})
+        protocol = Protocol.from_json({**asked, "runtime": runtimes.pop()})
         yield {name: path for name, (path, _) in opened.items()}, protocol, given_inputs(options.inputs)
 
 
@@ -224,7 +245,7 @@ def _infer(options: argparse.Namespace) -> _Answer:
     from .runtimes.infer import infer_folder
     from .runtimes.open import open_session
 
-    with _trusted(options.model, options.root, options.cache) as (path, runtime):
+    with _trusted(options.model, options.root, options.cache, runtime=options.runtime) as (path, runtime):
         session = open_session(path, runtime=runtime, threads=options.threads)
         try:
             names = infer_folder(
@@ -249,6 +270,7 @@ def _unpack(options: argparse.Namespace) -> _Answer:
 def _build(options: argparse.Namespace) -> _Answer:
     from .engines.build import build_engine
     from .engines.build_settings import BuildSettings
+    from .engines.kept import kept_engine
     from .engines.own import remember_built
     from .memory_fit import Footprint
     from .target import Target
@@ -256,9 +278,22 @@ def _build(options: argparse.Namespace) -> _Answer:
     settings = BuildSettings(**_tuples(json.loads(options.settings)))
     need = Footprint.from_json(json.loads(options.need)) if options.need else None
     target = Target.from_json(json.loads(options.target)) if options.target else None
-    built = build_engine(options.model, options.plan, settings=settings, target=target, need=need)
+    if options.plan is None:
+        plan, record, kept = kept_engine(
+            options.model,
+            settings=settings,
+            target=target,
+            need=need,
+            again=options.again,
+            folder=options.cache,
+            root=options.root,
+        )
+        return 0, {"plan": str(plan), "record": record, "kept": kept}
+    built = build_engine(
+        options.model, options.plan, settings=settings, target=target, need=need, root=options.root
+    )
     remember_built(built.plan, options.cache)
-    return 0, {"plan": str(built.plan), "record": dict(built.record)}
+    return 0, {"plan": str(built.plan), "record": dict(built.record), "kept": False}
 
 
 def _held(options: argparse.Namespace) -> _Answer:
@@ -282,25 +317,33 @@ def _send(options: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[by
 
 
 @contextlib.contextmanager
-def _trusted(path: str, root: Path, folder: Path) -> Iterator[Tuple[Path, str]]:
-    """A path that may be opened, and its runtime: an ONNX file, an engine built here, or a bundle's model."""
+def _trusted(path: str, root: Path, folder: Path, *, runtime: str = "") -> Iterator[Tuple[Path, str]]:
+    """A path that may be opened, and its runtime: an ONNX file, an engine built here, or a bundle's model.
+
+    `runtime` is the wanted one, which counts if it opens such files.
+    """
     from .engines.own import own_engine
     from .release.manifest import MANIFEST
     from .release.trust import open_bundle
     from .runtimes.open import runtime_of
-    from .runtimes.runtime import by_suffix, usable
+    from .runtimes.runtime import by_suffix, runtime_named, usable
 
     place = Path(path)
+
+    def runs(name: Path) -> str:
+        wanted = runtime_named(runtime) if runtime else None
+        return usable(wanted if wanted and name.suffix in wanted.suffixes else runtime_of(name)).name
+
     if (place / MANIFEST).exists():
         bundle = open_bundle(place, root=root)
         name = str(bundle.manifest["model"])
         with bundle.sealed(name) as sealed:
-            yield sealed, usable(by_suffix(name)).name
+            yield sealed, runs(place / name)
     elif by_suffix(place).builds:
         with own_engine(place, folder) as sealed:
-            yield sealed, runtime_of(sealed).name
+            yield sealed, runs(place)
     else:
-        yield place, by_suffix(place).name
+        yield place, runs(place)
 
 
 def _progress(done: int, total: int, what: str) -> None:
@@ -320,6 +363,7 @@ def _error(error: DeadweightError) -> Dict[str, str]:
 
 _COMMANDS: Dict[str, Callable[[argparse.Namespace], Any]] = {
     "doctor": _doctor,
+    "facts": _facts,
     "verify": _verify,
     "install": _install,
     "rollback": _rollback,

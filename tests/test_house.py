@@ -64,7 +64,7 @@ ARROWS = {
     "targets/timing": "targets/machine targets/runtimes",
     "targets/gate": "targets/machine targets/runtimes targets/timing",
     "targets/release": "targets/coded targets/engines targets/machine targets/runtimes",
-    "targets/remote": "targets/release targets/runtimes targets/timing",
+    "targets/remote": "targets/engines targets/release targets/runtimes targets/timing",
 }
 FILES_AT_THE_ROOT = {
     "deadweight": {"__init__", "__main__", "cli", "testing"},

@@ -14,6 +14,7 @@ from .results import Comparison, Gate, Layers, Profile, silent
 if TYPE_CHECKING:
     from ..targets.gate.baseline import Baseline
     from ..targets.progress import Counted, Progress
+    from ..targets.remote.on_board import Cast, HowThere
     from ..targets.remote.ssh import Transport
     from ..targets.runtimes.runtime import Runtime
     from ..targets.runtimes.session import Arrays, EngineSession
@@ -34,6 +35,8 @@ def compare(
     layers: bool = False,
     on: str | None = None,
     target: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Time two models interleaved in one process, and judge them.
@@ -52,18 +55,22 @@ def compare(
         margin: a change that does not matter, as a share.
         inputs: an NPZ file of arrays by the inputs' names; None for random ones.
         layers: whether every layer is judged too (ONNX Runtime only).
-        on: USER@HOST, to time them on a board.
+        on: USER@HOST, to time them on a board. Where it has TensorRT, both are built there and the engines
+            are timed; engines must have been built there.
         target: a board, for its runtime and, in the layers' reasons, its widths; x86-cpu for this machine.
+        runtime: with `on`, another runtime than the board's best, e.g. "onnxruntime".
+        precision: with `on`, of both engines' float parts: fp32, fp16 (the default) or best.
 
     Raises:
         DeadweightError: a model cannot be timed, or the board cannot be reached.
     """
     from ..targets.remote.board import compare_on
+    from ..targets.remote.on_board import ready_on, runtime_there
     from ..targets.runtimes.open import shared_runtime
     from ..targets.timing.clock import time_together
     from ..targets.timing.inputs import given_inputs
     from ..targets.timing.judge import exit_code, judge
-    from ..targets.timing.measurement import Protocol
+    from ..targets.timing.measurement import Protocol, timed_by
     from ..targets.timing.sequential import compare_until_decided, sequential_protocol
 
     models = {"baseline": Path(baseline), "candidate": Path(candidate)}
@@ -71,25 +78,31 @@ def compare(
         protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
     else:
         protocol = replace(sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s)
-    runtime = shared_runtime(models.values(), board_runtime(target))
-    protocol = replace(protocol, runtime=runtime.name)
-    if layers:
-        refuse_layers(runtime)
+    how = how_there(on, target=target, runtime=runtime, precision=precision)
+    if on is None:
+        runs = shared_runtime(models.values(), board_runtime(target))
+        protocol = replace(protocol, runtime=runs.name)
+        if layers:
+            refuse_layers(runs)
     fed, shown = _path(inputs), progress or silent
     measured: Mapping[str, Measurement]
     void: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     if on is not None:
         with connected_to(on, shown) as there:
+            if layers:
+                refuse_layers(runtime_there(there, how)[0])
+            ready = ready_on(there, models, how, batch=batch, inputs=fed, progress=shown)
             timed, judgement = compare_on(
                 there,
-                *models.values(),
+                ready,
                 protocol=protocol,
                 margin=margin,
                 until_decided=events is None,
                 inputs=fed,
                 progress=shown,
             )
-        measured, void = timed.measurements, timed.void
+        measured, void, remarks = timed.measurements, timed.void, ready.remarks
     elif events is not None:
         measured = time_together(
             models, protocol=protocol, inputs=given_inputs(fed), progress=_named(shown, "compare")
@@ -106,11 +119,19 @@ def compare(
         measured, judgement = found.measured, found.judgement
     outcome = "cannot_tell" if void else judgement.outcome
     verdict = f"cannot tell: {'; '.join(void)}" if void else judgement.sentence()
-    result = Comparison(verdict, exit_code(outcome), models, dict(measured), judgement, void)
+    verdict = f"{verdict}; {timed_by(measured)}"
+    result = Comparison(verdict, exit_code(outcome), models, dict(measured), judgement, void, remarks=remarks)
     if not layers:
         return result
     timed_layers = time_layers(
-        models, threads=threads, batch=batch, inputs=fed, on=on, target=target, progress=progress
+        models,
+        threads=threads,
+        batch=batch,
+        inputs=fed,
+        on=on,
+        target=target,
+        runtime=runtime,
+        progress=progress,
     )
     return replace(result, layers=timed_layers)
 
@@ -123,10 +144,12 @@ def time_layers(
     inputs: Path | None = None,
     on: str | None = None,
     target: str | None = None,
+    runtime: str | None = None,
     progress: Progress | None = None,
 ) -> Layers:
     """The layers of one model, or of "baseline" and "candidate", judged; a board's times may be invalid."""
     from ..targets.remote.board import layers_on
+    from ..targets.remote.on_board import ready_on, runtime_there
     from ..targets.runtimes.open import shared_runtime
     from ..targets.target import load_target
     from ..targets.timing.inputs import given_inputs
@@ -134,17 +157,24 @@ def time_layers(
     from ..targets.timing.layers import judge_layers
     from ..targets.timing.ort_layers import LAYER_PROTOCOL
 
-    runtime, shown = shared_runtime(models.values(), board_runtime(target)), progress or silent
-    protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch, runtime=runtime.name)
+    shown = progress or silent
+    protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch)
     if on is not None:
+        how = how_there(on, target=target, runtime=runtime)
         with connected_to(on, shown) as there:
-            timed, void = layers_on(there, models, protocol=protocol, inputs=inputs, progress=shown)
+            refuse_layers(runtime_there(there, how)[0])
+            ready = ready_on(there, models, how, batch=batch, inputs=inputs, progress=shown)
+            timed, void = layers_on(there, ready, protocol=protocol, inputs=inputs, progress=shown)
         if void:
             return Layers(f"cannot tell: {'; '.join(void)}", 3, (), {}, len(models) > 1, void)
     else:
-        assert runtime.time_layers is not None  # the callers ask refuse_layers
-        timed = runtime.time_layers(
-            models, protocol=protocol, inputs=given_inputs(inputs), progress=_named(shown, "layers")
+        runs = shared_runtime(models.values(), board_runtime(target))
+        assert runs.time_layers is not None  # the callers ask refuse_layers
+        timed = runs.time_layers(
+            models,
+            protocol=replace(protocol, runtime=runs.name),
+            inputs=given_inputs(inputs),
+            progress=_named(shown, "layers"),
         )
     pair = len(timed) > 1
     first, second = list(timed.values()) if pair else [*timed.values()] * 2
@@ -174,6 +204,8 @@ def profile(
     layers: bool = False,
     on: str | None = None,
     target: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Measure one model: latency percentiles with their interval, and memory.
@@ -191,45 +223,61 @@ def profile(
         DeadweightError: it cannot be timed, or the board cannot be reached.
     """
     from ..targets.remote.board import time_on
+    from ..targets.remote.on_board import ready_on, runtime_there
     from ..targets.runtimes.open import runtime_of
     from ..targets.timing.clock import time_together
     from ..targets.timing.inputs import given_inputs
-    from ..targets.timing.measurement import Protocol
-    from ..targets.timing.memory import Memory, measure_memory
+    from ..targets.timing.measurement import Protocol, timed_by
+    from ..targets.timing.memory import Memory, engine_memory, measure_memory
 
     path, fed, shown = Path(model), _path(inputs), progress or silent
     measured: Mapping[str, Measurement]
     void: tuple[str, ...] = ()
-    runtime = runtime_of(path, board_runtime(target))
-    protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch, runtime=runtime.name)
-    if layers:
-        refuse_layers(runtime)
+    protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
     memory: Memory | None = None
+    parts: tuple[tuple[str, int | None, str], ...] = ()
+    remarks: tuple[str, ...] = ()
+    how = how_there(on, target=target, runtime=runtime, precision=precision)
     if on is not None:
         with connected_to(on, shown) as there:
-            timed = time_on(
-                there, {path.name: path}, protocol=protocol, inputs=fed, memory=True, progress=shown
-            )
-        used = timed.memory[path.name]
-        measured, void = timed.measurements, timed.void
-        memory = Memory(**{**used, "remarks": tuple(used["remarks"])})
+            if layers:
+                refuse_layers(runtime_there(there, how)[0])
+            ready = ready_on(there, {path.name: path}, how, batch=batch, inputs=fed, progress=shown)
+            timed = time_on(there, ready, protocol=protocol, inputs=fed, memory=True, progress=shown)
+        measured, void, remarks = timed.measurements, timed.void, ready.remarks
+        parts = timed.engine_memory.get(path.name, ())
+        if path.name in timed.memory:
+            used = timed.memory[path.name]
+            memory = Memory(**{**used, "remarks": tuple(used["remarks"])})
     else:
+        runs = runtime_of(path, board_runtime(target))
+        if layers:
+            refuse_layers(runs)
+        protocol = replace(protocol, runtime=runs.name)
         measured = time_together(
             {path.name: path}, protocol=protocol, inputs=given_inputs(fed), progress=_named(shown, "profile")
         )
-        if not runtime.builds:
+        if runs.builds:
+            parts = engine_memory(path, protocol, given_inputs(fed))
+        else:
             shown(0, 1, "memory")
-            memory = measure_memory(path, runtime=runtime, threads=threads, batch=batch, inputs=fed)
+            memory = measure_memory(path, runtime=runs, threads=threads, batch=batch, inputs=fed)
     figures = measured[path.name]
     middle = figures.latency_s(50)
     interval = f"{1e3 * middle.low:.4g} to {1e3 * middle.high:.4g} ms"
-    verdict = f"{1e3 * middle.value:.4g} ms (95 % interval {interval})"
-    parts = () if memory is not None else _engine_memory(path, protocol, given_inputs(fed))
-    result = Profile(verdict, 0, path, figures, memory, parts, fed, void)
+    verdict = f"{1e3 * middle.value:.4g} ms (95 % interval {interval}), {timed_by(measured)}"
+    result = Profile(verdict, 0, path, figures, memory, parts, fed, void, remarks=remarks)
     if not layers:
         return result
     timed_layers = time_layers(
-        {path.name: path}, threads=threads, batch=batch, inputs=fed, on=on, target=target, progress=progress
+        {path.name: path},
+        threads=threads,
+        batch=batch,
+        inputs=fed,
+        on=on,
+        target=target,
+        runtime=runtime,
+        progress=progress,
     )
     return replace(result, layers=timed_layers)
 
@@ -247,6 +295,8 @@ def gate(
     history: Path | str | None = None,
     on: str | None = None,
     target: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
     progress: Progress | None = None,
 ) -> Gate:
     """Compare a model with the accepted one, timed interleaved, and with the budgets of deadweight.toml.
@@ -261,7 +311,8 @@ def gate(
         config: budgets and settings, see docs/judgement.md.
         limit: replaces the budget `slowdown`, as a share.
         cap_s: time limit in seconds.
-        threads, batch: refused if they are not those of the baseline.
+        threads, batch, precision: refused if they are not those of the baseline.
+        on, runtime: as `compare`; the baseline must have been recorded on that runtime.
 
     Raises:
         DeadweightError: there is no baseline, it is of another protocol, or a model cannot be timed.
@@ -283,7 +334,7 @@ def gate(
     )
     path, candidate, shown = files.required("baseline"), files.required("model"), progress or silent
     accepted = read_baseline(path)
-    refuse_other_protocol(accepted, threads=threads, batch=batch)
+    refuse_other_protocol(accepted, threads=threads, batch=batch, precision=precision)
     refuse_other_inputs(accepted, given_inputs(files.inputs))
     old = old_model(accepted, path)
     scores: tuple[float | None, float | None] = (accepted.score, None)
@@ -291,7 +342,13 @@ def gate(
         now = accuracy(candidate, files.data, board=files.board)
         scores = (accuracy(old, files.data, board=files.board) if old else accepted.score, now)
     kept = histories.read(files.history) if files.history is not None and files.history.exists() else []
-    taken = None if on is None else _gate_times(on, old, candidate, accepted, files.inputs, shown)
+    how = how_there(
+        on,
+        target=target,
+        runtime=runtime,
+        precision=precision or (on and accepted.protocol.precision) or None,
+    )
+    taken = None if on is None else _gate_times(on, how, old, candidate, accepted, files.inputs, shown)
     gated = gates.check(
         candidate,
         accepted,
@@ -336,12 +393,53 @@ def opened_engine(
         session.close()
 
 
-def _engine_memory(
-    plan: Path, protocol: Protocol, inputs: Arrays | None
-) -> tuple[tuple[str, int | None, str], ...]:
-    with opened_engine(plan, protocol, inputs) as (session, arrays):
-        session.run(arrays)
-        return tuple((part.name, part.bytes, part.how) for part in session.memory().parts)
+def refuse_layers_on(on: str, *, target: str | None = None, runtime: str | None = None) -> None:
+    """As `refuse_layers`, for the runtime of a board."""
+    from ..targets.remote.on_board import runtime_there
+
+    with connected_to(on, silent) as there:
+        refuse_layers(runtime_there(there, how_there(on, target=target, runtime=runtime))[0])
+
+
+def how_there(
+    on: str | None,
+    *,
+    target: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+    sparse: bool = False,
+) -> HowThere:
+    """What runs on the board `on`, as the caller chose it.
+
+    Raises:
+        RecipeError: a runtime or precision was chosen, but no board.
+        TargetError: there is no such runtime, precision or target.
+    """
+    from ..targets.engines.build_settings import BuildSettings
+    from ..targets.remote.on_board import HowThere
+    from ..targets.runtimes.runtime import runtime_named
+    from ..targets.target import load_target
+
+    if on is None and (runtime or precision):
+        named = "--precision" if precision else "--runtime"
+        raise RecipeError(f"{named} is for a board, and none is named.", "Give --on USER@HOST, or local.")
+    board = None if target is None else load_target(target)
+    chosen = runtime_named(runtime) if runtime else None
+    if board is not None and not board.runtime.builds:
+        chosen, board = chosen or board.runtime, None
+    if chosen is not None and not chosen.builds:
+        board = None  # its facts are for a build
+    settings = BuildSettings(precision=precision or "fp16", sparse=sparse)
+    return HowThere(chosen, settings, board, cast())
+
+
+def cast() -> Cast | None:
+    """The function that casts a file to FP16; None where onnx is not installed, as in a CI job."""
+    try:
+        from ..export.quantization.half_files import write_half
+    except ImportError:
+        return None
+    return write_half
 
 
 def refuse_layers(runtime: Runtime) -> None:
@@ -355,13 +453,20 @@ def refuse_layers(runtime: Runtime) -> None:
     if runtime.time_layers is None:
         raise RecipeError(
             "The layers of two engines cannot be judged: TensorRT's profiler distorts their times.",
-            "Omit --layers. To see them side by side: deadweight profile --layers for each, then "
+            "Omit --layers. On a board, --runtime onnxruntime times the layers of its CPU. To see those of "
+            "engines side by side: deadweight profile --layers for each, then "
             "deadweight engine A.plan.layers.json B.plan.layers.json.",
         )
 
 
 def _gate_times(
-    on: str, old: Path | None, model: Path, accepted: Baseline, inputs: Path | None, progress: Progress
+    on: str,
+    how: HowThere,
+    old: Path | None,
+    model: Path,
+    accepted: Baseline,
+    inputs: Path | None,
+    progress: Progress,
 ) -> Mapping[str, Measurement]:
     """Both models' times from a board: 48 loads, judged once."""
     if old is None:
@@ -369,13 +474,18 @@ def _gate_times(
             f"The accepted model {accepted.model} is not here, so it cannot be sent to {on}.",
             "Restore the file, or record the baseline again with --fetch.",
         )
+    from ..targets.gate.baseline import refuse_other_runtime
     from ..targets.remote.board import compare_on
+    from ..targets.remote.on_board import ready_on, runtime_there
 
     protocol = replace(accepted.protocol, events=48)
     with connected_to(on, progress) as there:
-        timed, _ = compare_on(
-            there, old, model, protocol=protocol, margin=0.02, inputs=inputs, progress=progress
-        )
+        runs = runtime_there(there, how)[0]
+        precision = how.settings.precision if runs.builds else ""
+        refuse_other_runtime(accepted, replace(protocol, runtime=runs.name, precision=precision))
+        models = {"baseline": old, "candidate": model}
+        ready = ready_on(there, models, how, batch=protocol.batch, inputs=inputs, progress=progress)
+        timed, _ = compare_on(there, ready, protocol=protocol, margin=0.02, inputs=inputs, progress=progress)
     if timed.void:
         raise MeasurementError(
             f"{on} changed state during the measurement, so the times are invalid: {'; '.join(timed.void)}.",

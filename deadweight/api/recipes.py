@@ -89,6 +89,8 @@ def run(
     out: Path | str | None = None,
     target: str | None = None,
     on: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
     watcher: Watcher | None = None,
 ) -> Run:
     """Run a recipe from training to the report; a killed run resumes.
@@ -101,7 +103,8 @@ def run(
     Args:
         settings: values over the recipe's own, e.g. ["prune.ratio=0.5", "seed=3"].
         out: the run's directory; None for runs/NAME.
-        on: USER@HOST, to time the networks there.
+        on: USER@HOST, to time the networks there; as engines, and scored as engines, where it has TensorRT.
+        runtime, precision: there, as in `compare`.
 
     Raises:
         DeadweightError: the recipe is wrong, or a stage failed; finished stages are kept.
@@ -111,7 +114,9 @@ def run(
     from ..pipeline.runs.start import Watcher
     from ..pipeline.runs.summary import exit_code
 
-    chosen = [*_targeted(settings, target), *([f"profile.on={json.dumps(on)}"] if on else [])]
+    there = {"on": on, "runtime": runtime, "precision": precision}
+    named = [f"profile.{name}={json.dumps(value)}" for name, value in there.items() if value]
+    chosen = [*_targeted(settings, target), *named]
     directory = Path(out) if out is not None else Path("runs") / Path(recipe).stem
     report = run_recipe(read_recipe(Path(recipe), chosen), directory, watcher or Watcher())
     return Run(report["verdict"]["sentence"], exit_code(report), report, directory)

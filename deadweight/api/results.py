@@ -78,6 +78,7 @@ class Comparison(Result):
         judgement: the answer, the ratio (baseline time over candidate time) and its interval.
         void: why a board's times are invalid, and the answer "cannot_tell"; empty if they are not.
         layers: the result for each layer, if asked for.
+        remarks: on the engines that were built, if any.
     """
 
     models: Mapping[str, Path]
@@ -85,6 +86,7 @@ class Comparison(Result):
     judgement: Judgement
     void: tuple[str, ...] = ()
     layers: Layers | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> str:
@@ -118,6 +120,7 @@ class Profile(Result):
     inputs: Path | None = None
     void: tuple[str, ...] = ()
     layers: Layers | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import typer
 
 from .. import api
 from ..targets.errors import ArtifactError, RecipeError
-from ..terminal.options import Inputs, On, TargetName
+from ..terminal.options import BoardPrecision, BoardRuntime, Inputs, On, TargetName
 from ..terminal.show import show
 from ..terminal.tables import bar, out
 
 if TYPE_CHECKING:
-    from ..api.results import Gate
+    from ..api.results import Gate, Profile
     from ..targets.gate.settings import GateFiles
 
 
@@ -39,6 +39,8 @@ def gate(
     batch: Annotated[int | None, typer.Option(help="Batch size.")] = None,
     inputs: Inputs = None,
     target: TargetName = None,
+    runtime: BoardRuntime = None,
+    precision: BoardPrecision = None,
     junit: Annotated[Path | None, typer.Option(help="Output file for JUnit XML.")] = None,
     summary: Annotated[Path | None, typer.Option(help="File to append a Markdown summary to.")] = None,
     history: Annotated[Path | None, typer.Option(help="JSONL file to append this measurement to.")] = None,
@@ -59,7 +61,22 @@ def gate(
             cap = min(files.settings.cap_s if cap_s is None else cap_s, 20.0)
             _calibrate(files, runs=calibrate, cap_s=cap)
         else:
-            _record(files, fetch=fetch, commit=commit, on=on, threads=threads or 1, batch=batch or 1)
+            there = None
+            if on is not None:
+                with bar() as shown:
+                    there = api.profile(
+                        files.required("model"),
+                        events=6,
+                        threads=threads or 1,
+                        batch=batch or 1,
+                        inputs=files.inputs,
+                        on=on,
+                        target=target,
+                        runtime=runtime,
+                        precision=precision,
+                        progress=shown,
+                    )
+            _record(files, there, fetch=fetch, commit=commit, threads=threads or 1, batch=batch or 1)
         return
     with bar() as shown:
         found = api.gate(
@@ -74,6 +91,8 @@ def gate(
             history=history,
             on=on,
             target=target,
+            runtime=runtime,
+            precision=precision,
             progress=shown,
         )
     # The answer first: a history that cannot be written to (a read-only checkout) must not hide it.
@@ -92,7 +111,9 @@ def gate(
     raise typer.Exit(found.exit_code)
 
 
-def _record(files: GateFiles, *, fetch: str, commit: str, on: str | None, threads: int, batch: int) -> None:
+def _record(
+    files: GateFiles, there: Profile | None, *, fetch: str, commit: str, threads: int, batch: int
+) -> None:
     from ..targets.gate import history as histories
     from ..targets.gate.baseline import record
     from ..targets.gate.settings import accuracy
@@ -104,12 +125,7 @@ def _record(files: GateFiles, *, fetch: str, commit: str, on: str | None, thread
     score = accuracy(model, files.data, board=files.board) if files.data is not None else None
     runtime = runtime_of(model, files.board)
     protocol = replace(sequential_protocol(threads=threads, batch=batch), runtime=runtime.name)
-    there = None
     with bar() as shown:
-        if on is not None:
-            there = api.profile(
-                model, events=6, threads=threads, batch=batch, inputs=files.inputs, on=on, progress=shown
-            )
         made, measured = record(
             model,
             path,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import api
-from ..terminal.options import Inputs, On, TargetName
+from ..terminal.options import BoardPrecision, BoardRuntime, Inputs, On, TargetName
 from ..terminal.show import show
 from ..terminal.tables import bar, out
 from .engine_report import show_engine_layers
@@ -27,17 +27,21 @@ def profile(
     layers: Annotated[bool, typer.Option("--layers", help="The time of every layer as well.")] = False,
     on: On = None,
     target: TargetName = None,
+    runtime: BoardRuntime = None,
+    precision: BoardPrecision = None,
     to: Annotated[Path | None, typer.Option("--out", help="Output file of the measurement, as JSON.")] = None,
 ) -> None:
     """Measure one model: latency percentiles with their interval, memory, and the conditions."""
-    from ..api.latency import board_runtime, refuse_layers, time_layers
+    from ..api.latency import board_runtime, refuse_layers, refuse_layers_on, time_layers
     from ..targets.runtimes.open import runtime_of
     from ..targets.timing import measurement
     from ..targets.timing.inputs import given_inputs
 
-    runtime = runtime_of(model, board_runtime(target))
-    if layers and not runtime.builds:
-        refuse_layers(runtime)
+    runs = runtime_of(model, board_runtime(target)) if on is None else None
+    if layers and runs is not None and not runs.builds:
+        refuse_layers(runs)
+    if layers and on is not None:
+        refuse_layers_on(on, target=target, runtime=runtime)
     with bar() as shown:
         found = api.profile(
             model,
@@ -48,6 +52,8 @@ def profile(
             inputs=inputs,
             on=on,
             target=target,
+            runtime=runtime,
+            precision=precision,
             progress=shown,
         )
     if to is not None:  # first: showing may fail after a long measurement
@@ -55,7 +61,7 @@ def profile(
     show(found)
     if to is not None:
         out.print(f"The measurement: {to}", soft_wrap=True, markup=False)
-    if layers and runtime.builds:
+    if layers and runs is not None and runs.builds:
         show_engine_layers(model, found.measured.protocol, given_inputs(inputs))
     elif layers:
         with bar() as shown:
@@ -66,6 +72,7 @@ def profile(
                 inputs=inputs,
                 on=on,
                 target=target,
+                runtime=runtime,
                 progress=shown,
             )
         show(timed)
@@ -88,6 +95,8 @@ def compare(
     target: Annotated[
         str | None, typer.Option(help="A board, for its runtime and, in reasons, its widths; here: x86-cpu.")
     ] = None,
+    runtime: BoardRuntime = None,
+    precision: BoardPrecision = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Output file of measurements and judgement, as JSON.")
     ] = None,
@@ -100,12 +109,14 @@ def compare(
     """
     from dataclasses import replace
 
-    from ..api.latency import board_runtime, refuse_layers, time_layers
+    from ..api.latency import board_runtime, refuse_layers, refuse_layers_on, time_layers
     from ..targets.artifact import write_json
     from ..targets.runtimes.open import shared_runtime
 
-    if layers:
+    if layers and on is None:
         refuse_layers(shared_runtime([baseline, candidate], board_runtime(target)))
+    elif layers and on is not None:
+        refuse_layers_on(on, target=target, runtime=runtime)
     with bar() as shown:
         found = api.compare(
             baseline,
@@ -119,6 +130,8 @@ def compare(
             inputs=inputs,
             on=on,
             target=target,
+            runtime=runtime,
+            precision=precision,
             progress=shown,
         )
     show(found)
@@ -134,6 +147,7 @@ def compare(
                 inputs=inputs,
                 on=on,
                 target=target,
+                runtime=runtime,
                 progress=shown,
             )
         show(timed)

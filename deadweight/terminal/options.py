@@ -30,6 +30,14 @@ Data = Annotated[str | None, typer.Option("--data", help="Directory of the examp
 On = Annotated[
     str | None, typer.Option("--on", metavar="USER@HOST", help="A board, by its ssh name; or local.")
 ]
+BoardRuntime = Annotated[
+    str | None,
+    typer.Option("--runtime", help="With --on: another runtime than the board's best, e.g. onnxruntime."),
+]
+BoardPrecision = Annotated[
+    str | None,
+    typer.Option("--precision", help="With --on: fp32, fp16 or best, for all engines alike. Default: fp16."),
+]
 Precision = Annotated[
     str,
     typer.Option(

@@ -44,10 +44,14 @@ def lines(result: results.Result) -> list[RenderableType]:
 
 @lines.register
 def _(result: results.Comparison) -> list[RenderableType]:
+    from ..targets.timing.measurement import timed_by
+
     return [
         *(Text(f"Invalid: {reason}.") for reason in result.void),
         *(Text(f"{role:<9} {path}") for role, path in result.models.items()),
         measurement_table(result.measured),
+        *(Text(f"{remark}.") for remark in result.remarks),
+        Text(timed_by(result.measured)),
         judgement_line(result.judgement),
         *([] if result.layers is None else lines(result.layers)),
     ]
@@ -67,7 +71,7 @@ def _(result: results.Layers) -> list[RenderableType]:
 @lines.register
 def _(result: results.Profile) -> list[RenderableType]:
     from ..targets.machine.probe import not_known
-    from ..targets.timing.measurement import marked_words
+    from ..targets.timing.measurement import marked_words, timed_by
     from ..targets.timing.tail import tail_of
 
     figures = result.measured
@@ -83,10 +87,9 @@ def _(result: results.Profile) -> list[RenderableType]:
     for name, size, how in result.engine_memory:
         known = "not known" if size is None else megabytes(size)
         shown.append(Text(f"memory, {name}: {known} ({how})"))
-    protocol, machine = figures.protocol, figures.conditions["machine"]
-    words = f"{protocol.threads} thread(s), batch {protocol.batch}"
-    words += "" if result.inputs is None else f", inputs of {result.inputs.name}"
-    shown.append(Text(f"{figures.evidence} on {machine['cpu']}, {words}"))
+    shown += [Text(f"{remark}.") for remark in result.remarks]
+    words = timed_by({result.model.name: figures})
+    shown.append(Text(words if result.inputs is None else f"{words}, inputs of {result.inputs.name}"))
     shown += [Text(f"{figures.conditions['times']}.")] if "times" in figures.conditions else []
     shown += [Text(f"Not known: {clause}.") for clause in not_known(figures.conditions)]
     if marked := marked_words(figures):
@@ -97,10 +100,12 @@ def _(result: results.Profile) -> list[RenderableType]:
 @lines.register
 def _(result: results.Gate) -> list[RenderableType]:
     from ..targets.gate.report import calibration_sentence
+    from ..targets.timing.measurement import timed_by
 
     machine = next(iter(result.gated.measured.values())).conditions["machine"]
     return [
         gate_table(result.gated),
+        Text(timed_by(result.gated.measured)),
         *(Text(f"  {remark}") for remark in result.gated.remarks),
         Text(calibration_sentence(result.accepted.calibration, machine)),
     ]

@@ -81,7 +81,10 @@ class Speedup(TypedDict):
 
 @_closed
 class Row(TypedDict):
-    """One network; the first is the original. `ota_bytes`, the bytes to send, exists with a budget for it."""
+    """One network; the first is the original. `ota_bytes`, the bytes to send, exists with a budget for it.
+
+    `engine_score` is the score of the engine that a board built from it and ran.
+    """
 
     name: str
     score: float | None
@@ -92,6 +95,7 @@ class Row(TypedDict):
     memory_bytes: int | None
     speedup: Speedup | None
     ota_bytes: NotRequired[int | None]
+    engine_score: NotRequired[float | None]
 
 
 @_closed

@@ -9,6 +9,7 @@ from .document import Cell, Facts, Table, figure
 from .plots import networks_of
 from .schema import Layer, Report, Row, Speedup, StageTime, Sweep, SweepRow, Width
 from .units import (
+    ENGINE,
     MISSING,
     TIMES,
     ScoreScale,
@@ -32,11 +33,13 @@ from .words import label
 def networks_table(report: Report, scale: ScoreScale) -> Table:
     rows, controls = report["rows"], report.get("controls", [])
     unit = time_unit([row["latency_s"]["p50"] for row in [*rows, *controls] if row["latency_s"]])
+    engines = any("engine_score" in row for row in rows)
     groups = {
-        title: [[label(row["name"]), *_network(row, rows[0], scale, unit)] for row in some]
+        title: [[label(row["name"]), *_network(row, rows[0], scale, unit, engines=engines)] for row in some]
         for title, some in (("", rows), ("Controls", controls))
     }
-    head = ["Network", capital(scale.name), "Parameters", "Multiply-adds", "File"]
+    head = ["Network", capital(scale.name), *([capital(ENGINE)] if engines else [])]
+    head += ["Parameters", "Multiply-adds", "File"]
     head += ["Latency p50", "p95", "p99", "Memory", "Speed-up"]
     return Table("The networks", head, groups, cards=True)
 
@@ -130,10 +133,16 @@ def facts(values: Mapping[str, Any], skip: Sequence[str] = ()) -> Facts | None:
     return Facts(lines) if lines else None
 
 
-def _network(row: Row, first: Row, scale: ScoreScale, unit: tuple[float, str]) -> list[Cell | str]:
-    change = ""
-    if row is not first and row["score"] is not None and first["score"] is not None:
-        change = scale.change(row["score"] - first["score"])
+def _network(
+    row: Row, first: Row, scale: ScoreScale, unit: tuple[float, str], *, engines: bool
+) -> list[Cell | str]:
+    def change(now: float | None, then: float | None) -> str:
+        return "" if row is first or now is None or then is None else scale.change(now - then)
+
+    scores = [figure(row["score"], scale.text, change(row["score"], first["score"]))]
+    if engines:
+        there = row.get("engine_score")
+        scores.append(figure(there, scale.text, change(there, first.get("engine_score"))))
     times: list[Cell | str] = [""] * 3
     if latency := row["latency_s"]:
         low, high = latency["p50_low"], latency["p50_high"]
@@ -148,7 +157,7 @@ def _network(row: Row, first: Row, scale: ScoreScale, unit: tuple[float, str]) -
         times.append(figure(latency["p99"], time, f"n = {latency['n']:,}"))
     sent = "" if (sent_bytes := row.get("ota_bytes")) is None else f"{size(sent_bytes)} sent"
     return [
-        figure(row["score"], scale.text, change),
+        *scores,
         figure(row["parameters"], count, _less(row["parameters"], first["parameters"])),
         figure(row["macs"], count, _less(row["macs"], first["macs"])),
         figure(row["file_bytes"], size, _less(row["file_bytes"], first["file_bytes"]), sent),

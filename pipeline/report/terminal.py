@@ -7,7 +7,7 @@ from rich.text import Text
 
 from .document import SIGNS
 from .schema import Report, Row, Speedup, Sweep
-from .units import MINUS, MISSING, ScoreScale, count, duration, interval, percent, ratio, size
+from .units import ENGINE, MINUS, MISSING, ScoreScale, count, duration, interval, percent, ratio, size
 from .words import budget_sentence, how_sure, label, scale_of
 
 _STYLES = {"faster": "green", "slower": "red", "equal": "blue", "cannot_tell": "yellow"}
@@ -36,13 +36,15 @@ def summary_table(report: Report) -> Table:
     scale = scale_of(report)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("Network")
-    for head in (scale.name, "parameters", "file", "p50, p99", "memory", "speed-up"):
+    engines = any("engine_score" in row for row in report["rows"])
+    scores = [scale.name, ENGINE] if engines else [scale.name]
+    for head in (*scores, "parameters", "file", "p50, p99", "memory", "speed-up"):
         table.add_column(head, justify="right", no_wrap=True)
     first, controls = report["rows"][0], report.get("controls", [])
     for row in report["rows"]:
-        table.add_row(*_cells(row, first, scale), end_section=row is report["rows"][-1])
+        table.add_row(*_cells(row, first, scale, engines), end_section=row is report["rows"][-1])
     for row in controls:
-        table.add_row(*_cells(row, first, scale), style="dim")
+        table.add_row(*_cells(row, first, scale, engines), style="dim")
     return table
 
 
@@ -72,7 +74,7 @@ def sweep_table(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> Tab
     return table
 
 
-def _cells(row: Row, first: Row, scale: ScoreScale) -> list[Text]:
+def _cells(row: Row, first: Row, scale: ScoreScale, engines: bool) -> list[Text]:
     latency, speedup = row["latency_s"], row["speedup"]
     other = row is not first
     change = share = ""
@@ -86,9 +88,15 @@ def _cells(row: Row, first: Row, scale: ScoreScale) -> list[Text]:
     if speedup:
         judged = _judged(speedup).append(f"\n{interval(speedup['low'], speedup['high'])}", style="dim")
     sent = row.get("ota_bytes")
+    engine, engine_first = row.get("engine_score"), first.get("engine_score")
+    there = MISSING if engine is None else scale.text(engine)
+    there_change = ""
+    if other and engine is not None and engine_first is not None:
+        there_change = scale.change(engine - engine_first).removesuffix("points").strip()
     return [
         Text(label(row["name"])),
         _two(MISSING if row["score"] is None else scale.text(row["score"]), change),
+        *([_two(there, there_change)] if engines else []),
         _two(MISSING if row["parameters"] is None else count(row["parameters"]), share),
         _two(
             MISSING if row["file_bytes"] is None else size(row["file_bytes"]),

@@ -10,6 +10,8 @@ from typing import Any
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+ENGINE = "on the board"
+"""The column for the score of an engine that a board built and ran."""
 MISSING = "\N{EN DASH}"
 _GAP = "\N{NO-BREAK SPACE}"  # a figure and its unit stay on one line
 

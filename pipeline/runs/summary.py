@@ -60,10 +60,11 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
         control["words"] = sentence
     if recipe.budgets.ota_bytes is not None:
         rows[-1]["ota_bytes"] = sent_bytes(work.latest("onnx").path("onnx"))
-    final = dict(rows[-1])
+    # An engine that a board scored is what is shipped.
+    before, final = ({**row, "score": row.get("engine_score", row["score"])} for row in (rows[0], rows[-1]))
     if recipe.budgets.max_gpu_fallbacks is not None:
         final["gpu_fallbacks"] = gpu_fallbacks(work.latest("onnx").path("onnx"), work.target)
-    budgets = check_budgets(recipe.budgets, rows[0], final, higher)
+    budgets = check_budgets(recipe.budgets, before, final, higher)
     return {
         "schema": 1,
         "name": recipe.path.stem,
@@ -111,7 +112,7 @@ def _row(
     variant: Variant, facts: Mapping[str, Any], measured: Mapping[str, Measurement], memory: Mapping[str, Any]
 ) -> Row:
     figures, first = measured.get(variant.name), measured.get("original")
-    return {
+    row: Row = {
         "name": variant.name,
         "score": facts["score"],
         "parameters": facts["parameters"],
@@ -121,6 +122,9 @@ def _row(
         "memory_bytes": memory[variant.name]["resident_bytes"] if variant.name in memory else None,
         "speedup": speedup(first, figures) if first and figures and figures is not first else None,
     }
+    if "engine_score" in facts:
+        row["engine_score"] = facts["engine_score"]
+    return row
 
 
 def _latency(figures: Measurement) -> Latency:
@@ -177,19 +181,23 @@ def _sparse(work: Work, rows: Sequence[Row]) -> list[str]:
 
 
 def int8_sentences(measured: Mapping[str, Measurement]) -> list[str]:
-    """A sentence on whether INT8 is faster than the same network in FP32, for the choice of what to ship."""
-    if (found := _judged("tuned", "int8", measured) or _judged("pruned", "int8", measured)) is None:
+    """A sentence on whether INT8 is faster than the same network in float, for the choice of what to ship."""
+    base = next((name for name in ("tuned", "pruned") if _judged(name, "int8", measured)), None)
+    found = _judged(base, "int8", measured) if base else None
+    if base is None or found is None:
         return []
-    advice = " INT8 saves bytes here, not time: for speed, ship FP32."
+    rest = measurement.precision_words(measured[base]) if "engine" in measured[base].conditions else "FP32"
+    advice = f" INT8 saves bytes here, not time: for speed, ship {rest}."
     gains = found.outcome == "faster" or unproven(*measured.values())  # or not known
-    return [f"INT8 against the same network in FP32: {found.sentence()}.{'' if gains else advice}"]
+    return [f"INT8 against the same network in {rest}: {found.sentence()}.{'' if gains else advice}"]
 
 
 def time_sentences(candidate: str, measured: Mapping[str, Measurement]) -> list[str]:
     """Sentences on the times behind the verdict, above all on what disturbed them."""
     if (found := _judged("original", candidate, measured)) is None:
         return []
-    words = [f"{capital(remark)}." for remark in found.remarks]
+    words = [f"{capital(measurement.timed_by({name: measured[name] for name in ('original', candidate)}))}."]
+    words += [f"{capital(remark)}." for remark in found.remarks]
     if measured["original"].marks or measured[candidate].marks:
         words.append(
             "Each network's own times, p99 most of all, hold for that machine at that moment; the speed-up "

@@ -10,16 +10,19 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from ...export.quantization.half_files import write_half
 from ...targets.artifact import write_json
 from ...targets.engines.build_settings import BuildSettings
 from ...targets.errors import MeasurementError
 from ...targets.machine.probe import conditions
-from ...targets.remote.board import time_engines_on, time_on
+from ...targets.remote.board import time_on
+from ...targets.remote.on_board import HowThere, ready_on
 from ...targets.remote.ssh import connected
+from ...targets.runtimes.runtime import runtime_named
 from ...targets.timing import measurement
 from ...targets.timing.clock import time_together
 from ...targets.timing.layer_reasons import explained
@@ -40,7 +43,10 @@ class Profile:
         event_s: approximate time that each network runs in one event.
         threads: of the runtime. With one, CPU time is the clock, which other processes hardly disturb.
         memory: whether memory is measured too, in a new process per network.
-        on: the board, by its ssh name, on which they are timed; layers are not judged there.
+        on: the board, by its ssh name, on which they are timed; layers are not judged there. Where it has
+            TensorRT, all are built there with the same settings, and the engines are timed.
+        runtime: another runtime of that board than its best, e.g. "onnxruntime".
+        precision: of the engines' float parts, of the original too: fp32, fp16 or best (docs/engines.md).
         layers: whether every layer is timed and judged too, with the runtime's profiler.
     """
 
@@ -50,6 +56,8 @@ class Profile:
     memory: bool = True
     layers: bool = True
     on: str = ""
+    runtime: str = ""
+    precision: Literal["fp32", "fp16", "best"] = "fp16"
     reads_onnx: ClassVar[bool] = True
 
     def __call__(self, work: Work) -> Work:
@@ -61,7 +69,8 @@ class Profile:
             events=self.events, event_s=self.event_s, threads=self.threads, seed=work.seed, runtime=here.name
         )
         if self.on:
-            result, said = profile_on(self.on, work, paths, protocol, memory=self.memory)
+            how = how_on(work, runtime=self.runtime, precision=self.precision)
+            result, said = profile_on(self.on, work, paths, protocol, how=how, memory=self.memory)
             return result.logged("profile", self, *said)
         if work.target.runtime.builds:
             board = f"{work.target.title} is a board, and this machine is not"
@@ -115,34 +124,39 @@ def _memory(paths: Mapping[str, Path], work: Work) -> dict[str, object]:
     return result
 
 
+def how_on(work: Work, *, runtime: str, precision: str) -> HowThere:
+    """What runs this work's networks on a board: engines for the target, or the runtime that was chosen."""
+    target = work.target
+    chosen = runtime_named(runtime) if runtime else None if target.runtime.builds else target.runtime
+    settings = BuildSettings(precision=precision, sparse=knows_sparse(work))
+    needed = target if target.runtime.builds and (chosen is None or chosen.builds) else None
+    return HowThere(chosen, settings, needed, write_half)
+
+
 def profile_on(
-    on: str, work: Work, paths: Mapping[str, Path], protocol: Protocol, *, memory: bool
+    on: str, work: Work, paths: Mapping[str, Path], protocol: Protocol, *, how: HowThere, memory: bool
 ) -> tuple[Work, list[str]]:
-    """Writes "measurements" and "memory" as the board measured them; returns the sentences to report.
+    """Writes "measurements", "memory" and "engines" as the board made them; returns the sentences to report.
 
     Raises:
         TargetError: the board cannot be reached, or the connection broke; copied files stay there.
         DeadweightError: the board reported an error.
     """
     with connected(on) as board:
-        if work.target.runtime.builds:
-            timed = time_engines_on(
-                board,
-                paths,
-                protocol=protocol,
-                settings=dataclasses.asdict(BuildSettings(sparse=knows_sparse(work))),
-                target=work.target.to_json(),
-                progress=work.progress,
-            )
-        else:
-            timed = time_on(board, paths, protocol=protocol, memory=memory, progress=work.progress)
+        ready = ready_on(board, paths, how, progress=work.progress)
+        memory = memory and not ready.runtime.builds
+        timed = time_on(board, ready, protocol=protocol, memory=memory, progress=work.progress)
     measurement.save(timed.measurements, work.directory / "measurements.json")
     result = work.with_artifact("measurements", work.directory / "measurements.json")
     first = next(iter(timed.measurements.values()))
     if timed.memory:
         write_json(work.directory / "memory.json", {"conditions": first.conditions, **timed.memory})
         result = result.with_artifact("memory", work.directory / "memory.json")
-    words = [f"Timed on {on}, {first.conditions['machine']['cpu']}: {first.evidence}."]
+    if ready.engines:
+        made = {"on": on, "runtime": ready.runtime.name, "precision": ready.precision}
+        write_json(work.directory / "engines.json", {**made, "engines": dict(ready.engines)})
+        result = result.with_artifact("engines", work.directory / "engines.json")
+    words = [f"On {on}: {measurement.timed_by(timed.measurements)}.", *(f"{one}." for one in ready.remarks)]
     return result, words + [f"The times are invalid: {reason}." for reason in timed.void]
 
 

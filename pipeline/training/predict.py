@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...targets.errors import ModelError, WorkloadError
-from ..workload import Array, Predict, Workload, example_batch, split_batches, users_code
+from ..workload import Array, Batch, Predict, Workload, example_batch, split_batches, users_code
 
 if TYPE_CHECKING:
     from ...targets.runtimes.session import Session
@@ -74,8 +74,10 @@ def session_predict(session: Session) -> Predict:
     return predict
 
 
-def score_of(workload: Workload, predict: Predict, split: str) -> float:
-    """The workload's score on a split.
+def score_of(
+    workload: Workload, predict: Predict, split: str, *, batches: Iterable[Batch] | None = None
+) -> float:
+    """The workload's score on a split, or on these `batches` of it.
 
     Raises:
         ModelError: an output has NaN or infinity.
@@ -93,7 +95,7 @@ def score_of(workload: Workload, predict: Predict, split: str) -> float:
         return outputs
 
     with users_code(f'score() ran on "{split}"'):
-        score = float(workload.score(finite, split_batches(workload, split)))
+        score = float(workload.score(finite, split_batches(workload, split) if batches is None else batches))
     if not np.isfinite(score):
         raise WorkloadError(f'score() returned {score} on "{split}".', "Let it return a finite number.")
     return score

@@ -113,6 +113,20 @@ def typing_of(
     return False, flags + (["BF16"] if bf16 and settings.precision == "best" else [])
 
 
+def needs_half(file: Nodes, settings: BuildSettings, *, version: str) -> bool:
+    """Whether a file must be cast to FP16 before its build, since no flag of that version does it.
+
+    From 10 on a network with Q/DQ nodes is strongly typed, from 11 on (and in TensorRT-RTX) every network is.
+    """
+    major = int(version.split(".")[0]) if settings.flavour == "tensorrt" else 11
+    return (
+        settings.precision != "fp32"
+        and not file.half
+        and settings.dla_core is None
+        and (major >= 11 or (file.quantized and major >= 10))
+    )
+
+
 def profiles_for(
     shapes: Mapping[str, Shape], *, batch: Tuple[int, int, int], given: Mapping[str, Profile], model: str
 ) -> Dict[str, Profile]:
@@ -133,7 +147,7 @@ def profiles_for(
                     f"'{name}' has the shape {_shape_text(shape)}, which {_profile_text(profile)} do not fit"
                 )
         elif -1 not in shape:
-            if batch != (1, 1, 1) and shape and batch != (shape[0],) * 3:
+            if batch != (1, 1, 1) and shape and batch[1:] != (shape[0],) * 2:
                 faults.append(
                     f"'{name}' has the fixed shape {_shape_text(shape)}, so its batch cannot be {batch}"
                 )

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
 from ..artifact import read_json, utc_now, write_json
-from ..errors import ArtifactError, MeasurementError
-from ..onnx_file import model_sha256
+from ..errors import ArtifactError, MeasurementError, TargetError
+from ..onnx_file import files_of, model_sha256
 from ..progress import Counted
 from ..timing.clock import time_together
 from ..timing.inputs import inputs_mark
@@ -86,10 +86,17 @@ def record(
         ]
     baseline = Baseline(
         model=os.path.relpath(str(model.resolve()), str(path.parent.resolve())),
-        model_sha256=measured.model_sha256,
-        file_bytes=measured.file_bytes,
+        # Of the model, not of the engine that was built from it.
+        model_sha256=model_sha256(model),
+        file_bytes=sum(each.stat().st_size for each in files_of(model)),
         fetch=fetch,
-        protocol=replace(protocol, inputs=measured.protocol.inputs, batch=measured.protocol.batch),
+        protocol=replace(
+            protocol,
+            inputs=measured.protocol.inputs,
+            batch=measured.protocol.batch,
+            runtime=measured.protocol.runtime,
+            precision=measured.protocol.precision,
+        ),
         machine=dict(measured.conditions["machine"]),
         software=dict(measured.conditions["software"]),
         score=score,
@@ -168,15 +175,34 @@ def old_model(baseline: Baseline, path: Path) -> Optional[Path]:
     return place
 
 
-def refuse_other_protocol(baseline: Baseline, *, threads: Optional[int], batch: Optional[int]) -> None:
+def refuse_other_runtime(baseline: Baseline, protocol: Protocol) -> None:
+    """Checks that a protocol has the runtime and the precision that the baseline was recorded with.
+
+    Raises:
+        TargetError: it has not.
+    """
+    was, now = (
+        f"{one.runtime.partition('+')[0]} {one.precision}".strip() for one in (baseline.protocol, protocol)
+    )
+    if was != now:
+        raise TargetError(
+            f"The model runs on {now}, but the baseline was recorded on {was}.",
+            "Use a model for the same runtime, or record a baseline of this one: deadweight gate --record, "
+            "with the same --on, --runtime and --precision.",
+        )
+
+
+def refuse_other_protocol(
+    baseline: Baseline, *, threads: Optional[int], batch: Optional[int], precision: Optional[str] = None
+) -> None:
     """Checks that the flags agree with the baseline's protocol.
 
     Raises:
         MeasurementError: they do not.
     """
-    for name, requested in (("threads", threads), ("batch", batch)):
+    for name, requested in (("threads", threads), ("batch", batch), ("precision", precision)):
         recorded = getattr(baseline.protocol, name)
-        if requested is not None and requested != recorded:
+        if requested is not None and requested != (recorded or requested):
             raise MeasurementError(
                 f"The baseline was recorded with {name} {recorded}, but {name} {requested} was requested.",
                 f"Omit --{name}, or record the baseline again.",

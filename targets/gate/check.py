@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from ..budgets import Budgets
-from ..errors import MeasurementError, TargetError
+from ..errors import MeasurementError
 from ..progress import Counted
 from ..runtimes.open import runtime_of
 from ..runtimes.runtime import Runtime
@@ -29,7 +29,7 @@ from ..timing.measurement import Measurement
 from ..timing.memory import measure_memory
 from ..timing.sequential import CONFIDENCE, compare_until_decided, slowdown
 from ..timing.tail import needed_samples, tail_of
-from .baseline import Baseline, refuse_other_inputs
+from .baseline import Baseline, refuse_other_inputs, refuse_other_runtime
 from .history import protocol_key, session_s
 
 SLOWDOWN = 0.02
@@ -101,11 +101,8 @@ def check(
     """
     protocol = replace(baseline.protocol, cap_s=cap_s)
     runtime = runtime_of(model, board)
-    if runtime.name != protocol.runtime.partition("+")[0]:
-        raise TargetError(
-            f"{model} runs on {runtime}, but the baseline was recorded on {protocol.runtime}.",
-            "Use a model for the same runtime, or record a baseline of this one: deadweight gate --record.",
-        )
+    if taken is None:
+        refuse_other_runtime(baseline, replace(protocol, runtime=runtime.name, precision=""))
     arrays = given_inputs(inputs)
     refuse_other_inputs(baseline, arrays)
     limit = SLOWDOWN if budgets.slowdown is None else budgets.slowdown

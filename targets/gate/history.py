@@ -65,7 +65,9 @@ def _clock(measurement: Measurement) -> str:
 def protocol_key(measurement: Measurement) -> Dict[str, Any]:
     """The part of the protocol that must be equal for two sessions to be comparable."""
     names = ("runtime", "threads", "batch", "inputs", "seed", "block_s", "settle_s")
-    return {name: getattr(measurement.protocol, name) for name in names}
+    key = {name: getattr(measurement.protocol, name) for name in names}
+    precision = measurement.protocol.precision
+    return {**key, "precision": precision} if precision else key
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:

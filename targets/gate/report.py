@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional
 from xml.sax.saxutils import escape, quoteattr
 
 from ..artifact import write_text
+from ..timing.measurement import timed_by
 from .baseline import Baseline
 from .check import Check, Gated
 
@@ -56,6 +57,7 @@ def markdown(gated: Gated, baseline: Baseline, *, model: str) -> str:
     rows = ((one.name, _SIGNS[one.outcome], one.sentence, limit_text(one)) for one in gated.checks)
     lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", f"Compared with {baseline.model} ({baseline.model_sha256[:12]}), {gated.against}."]
+    lines += [f"{timed_by(gated.measured)}." if gated.measured else ""]
     lines += [f"- {remark}" for remark in gated.remarks]
     machine: Mapping[str, Any] = next((one.conditions["machine"] for one in gated.measured.values()), {})
     return "\n".join([*lines, calibration_sentence(baseline.calibration, machine)]) + "\n"

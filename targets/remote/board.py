@@ -1,21 +1,22 @@
-"""The board's commands as functions on the workstation: they send the files and read the answer.
+"""The board's commands as functions on the workstation: they run it there and read the answer.
 
-Two profiles over two connections are not a comparison: `compare_on` makes the board time both models
-interleaved in one process, and gets the raw samples.
+What runs a file there is decided in `on_board`. Two profiles over two connections are not a comparison:
+`compare_on` makes the board time both models interleaved in one process, and gets the raw samples.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..doctor import Check
-from ..errors import ArtifactError, RefusedError, TargetError
+from ..errors import ArtifactError, RefusedError
 from ..progress import Progress
-from ..runtimes.runtime import is_engine, runtime_named
+from .on_board import Ready
 from .ssh import Transport
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Timed:
     measurements: Mapping[str, Measurement]
     memory: Mapping[str, Mapping[str, Any]]
     void: Tuple[str, ...]
+    engine_memory: Mapping[str, Tuple[Tuple[str, Optional[int], str], ...]] = field(default_factory=dict)
+    """By name, in parts: name, bytes (None: not known) and source."""
 
 
 def doctor_on(board: Transport) -> Tuple[Tuple[Check, ...], str]:
@@ -41,7 +44,7 @@ def doctor_on(board: Transport) -> Tuple[Tuple[Check, ...], str]:
 
 def time_on(
     board: Transport,
-    models: Mapping[str, Path],
+    ready: Ready,
     *,
     protocol: Protocol,
     inputs: Optional[Path] = None,
@@ -53,60 +56,28 @@ def time_on(
     Raises:
         DeadweightError: as the board's `time_together`, or the connection broke.
     """
-    there, options = _put(board, list(models.values()), inputs, progress)
-    options += ["--memory"] if memory else []
-    return _profile(board, dict(zip(models, there)), protocol, options, progress=progress)
+    named = [f"{name}={path}" for name, path in ready.there.items()]
+    options = [*_options(board, ready, protocol, inputs), *(["--memory"] if memory else [])]
+    return _timed(board.run(["profile", *named, *options], progress=progress)[1], ready)
 
 
-def time_engines_on(
-    board: Transport,
-    models: Mapping[str, Path],
-    *,
-    protocol: Protocol,
-    settings: Mapping[str, Any],
-    target: Optional[Mapping[str, Any]] = None,
-    memory: bool = False,
-    progress: Optional[Progress] = None,
-) -> Timed:
-    """Makes the board build an engine of each ONNX file and time the engines interleaved in one process.
-
-    Raises:
-        DeadweightError: as the board's `build_engine` and `time_together`, or the connection broke.
-    """
-    options = ["--settings", json.dumps(settings), *(["--target", json.dumps(target)] if target else [])]
-    engines = {}
-    there = board.put(_checked(list(models.values())), progress=progress)
-    for index, (name, path) in enumerate(zip(models, there)):
-        if progress is not None:
-            progress(index, len(models), f"build {name}")
-        engines[name] = f"{Path(path).parent}/engines/{Path(path).stem}.plan"
-        board.run(["build", path, engines[name], *options])
-    return _profile(board, engines, protocol, ["--memory"] if memory else [], progress=progress)
-
-
-def _profile(
-    board: Transport,
-    there: Mapping[str, str],
-    protocol: Protocol,
-    options: Sequence[str],
-    *,
-    progress: Optional[Progress],
-) -> Timed:
-    named = [f"{name}={path}" for name, path in there.items()]
-    _, answer = board.run(["profile", *named, *_protocol_options(protocol), *options], progress=progress)
-    return _timed(answer)
-
-
-def _timed(answer: Mapping[str, Any]) -> Timed:
+def _timed(answer: Mapping[str, Any], ready: Ready) -> Timed:
     from ..timing.measurement import Measurement
 
     measured = {name: Measurement.from_json(value) for name, value in answer["measurements"].items()}
-    return Timed(measured, answer.get("memory", {}), tuple(answer["void"]))
+    for name, engine in ready.engines.items():
+        conditions = {**measured[name].conditions, "engine": dict(engine)}
+        measured[name] = replace(measured[name], conditions=conditions)
+    parts = {
+        name: tuple((str(part), size, str(how)) for part, size, how in each)
+        for name, each in answer.get("engine_memory", {}).items()
+    }
+    return Timed(measured, answer.get("memory", {}), tuple(answer["void"]), parts)
 
 
 def layers_on(
     board: Transport,
-    models: Mapping[str, Path],
+    ready: Ready,
     *,
     protocol: Protocol,
     inputs: Optional[Path] = None,
@@ -119,16 +90,14 @@ def layers_on(
     """
     from ..timing.layer_profile import read_layers
 
-    there, options = _put(board, list(models.values()), inputs, progress)
-    named = [f"{name}={path}" for name, path in zip(models, there)]
-    arguments = ["layers", *named, *options, *_protocol_options(protocol)]
+    named = [f"{name}={path}" for name, path in ready.there.items()]
+    arguments = ["layers", *named, *_options(board, ready, protocol, inputs)]
     return read_layers(board.run(arguments, progress=progress)[1])
 
 
 def compare_on(
     board: Transport,
-    baseline: Path,
-    candidate: Path,
+    ready: Ready,
     *,
     protocol: Protocol,
     margin: float,
@@ -136,47 +105,45 @@ def compare_on(
     inputs: Optional[Path] = None,
     progress: Optional[Progress] = None,
 ) -> Tuple[Timed, Judgement]:
-    """Times two models interleaved in one process on the board; the times and the board's judgement.
+    """Times "baseline" and "candidate" interleaved in one process there; times and the board's judgement.
 
     Raises:
         DeadweightError: as `time_on`.
     """
     from ..timing.judge import Judgement
 
-    there, options = _put(board, [baseline, candidate], inputs, progress)
-    options += [*_protocol_options(protocol), "--margin", str(margin)]
+    there = [ready.there[name] for name in ("baseline", "candidate")]
+    options = [*_options(board, ready, protocol, inputs), "--margin", str(margin)]
     options += ["--until-decided"] if until_decided else []
     _, answer = board.run(["compare", *there, *options], progress=progress)
-    value = {key: answer["judgement"][key] for key in (field.name for field in fields(Judgement))}
+    value = {key: answer["judgement"][key] for key in (one.name for one in fields(Judgement))}
     value.update({key: math.inf for key, figure in value.items() if figure is None})  # JSON has no infinity
-    return _timed(answer), Judgement(**{**value, "remarks": tuple(value["remarks"])})
+    return _timed(answer, ready), Judgement(**{**value, "remarks": tuple(value["remarks"])})
 
 
 def infer_on(
     board: Transport,
-    model: Path,
-    inputs: Path,
+    ready: Ready,
+    name: str,
+    files: Sequence[Path],
     outputs: Path,
     *,
     batch: int = 64,
     progress: Optional[Progress] = None,
 ) -> List[Path]:
-    """Runs a model on a folder of NPZ files on the board and returns the files of its outputs.
-
-    Raises:
-        ArtifactError: there are no inputs.
-    """
-    files = sorted(Path(inputs).glob("*.npz"))
-    if not files:
-        raise ArtifactError(f"{inputs} has no NPZ files.", "Save named arrays there: numpy.savez.")
-    place, *there = board.put([*_checked([model]), *files], progress=progress)
-    for path, source in zip(files, there):
+    """Runs a model on NPZ files on the board and returns the files of its outputs, in `outputs`."""
+    place = ready.there[name]
+    made = []
+    for path, source in zip(files, board.put(list(files), progress=progress)):
         # Each input is alone in a folder named by its hash; its outputs are in a subfolder of it.
-        answers = f"{Path(source).parent}/{Path(place).parent.name[:16]}"
-        alone = str(Path(source).parent)
-        board.run(["infer", place, alone, answers, "--batch", str(batch)], progress=progress)
-        board.get(f"{answers}/{path.name}", Path(outputs) / path.name)
-    return [Path(outputs) / path.name for path in files]
+        alone = Path(source).parent
+        answers = alone / hashlib.sha256(place.encode()).hexdigest()[:16]
+        size = min(batch, ready.batch) if ready.batch else batch
+        options = ["--batch", str(size), "--runtime", ready.runtime.name]
+        board.run(["infer", place, str(alone), str(answers), *options], progress=progress)
+        made.append(Path(outputs) / path.name)
+        board.get(f"{answers}/{path.name}", made[-1])
+    return made
 
 
 def build_on(
@@ -241,30 +208,7 @@ def rollback_on(
     return board.run(["rollback", name, *options])[1]
 
 
-def _put(
-    board: Transport, models: Sequence[Path], inputs: Optional[Path], progress: Optional[Progress]
-) -> Tuple[List[str], List[str]]:
-    """Sends models and inputs; returns the models' paths on the board, and the options for the inputs."""
-    there = board.put([*_checked(models), *([] if inputs is None else [Path(inputs)])], progress=progress)
-    return there[: len(models)], [] if inputs is None else ["--inputs", there[-1]]
-
-
-def _protocol_options(protocol: Protocol) -> List[str]:
-    """The options for a protocol; a board has only the built-in runtimes."""
-    runtime = runtime_named(protocol.runtime)
-    if runtime.source:
-        raise TargetError(
-            f"{runtime.title} is a runtime of your own ({runtime.source}), which no board has.",
-            "Measure on this machine, or leave your own runtime out: ONNX Runtime is used on the board.",
-        )
-    return ["--protocol", json.dumps(asdict(protocol))]
-
-
-def _checked(models: Sequence[Path]) -> Sequence[Path]:
-    for model in models:
-        if is_engine(model):
-            raise RefusedError(
-                f"{model.name} is an engine: a board runs only engines that it built or that are signed.",
-                "Send the ONNX file to build it there (deadweight build --on), or install a signed bundle.",
-            )
-    return models
+def _options(board: Transport, ready: Ready, protocol: Protocol, inputs: Optional[Path]) -> List[str]:
+    """The options for a protocol with what was made ready, and for the inputs, which are sent."""
+    there = [] if inputs is None else ["--inputs", *board.put([Path(inputs)])]
+    return ["--protocol", json.dumps(asdict(ready.protocol(protocol))), *there]

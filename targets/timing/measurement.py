@@ -49,6 +49,8 @@ class Protocol:
     seed: int = 0
     inputs: str = "random"
     """`random` by `seed`, or `given:` and the start of their hash."""
+    precision: str = ""
+    """With which engines were built, as in `fp16`; empty where there are none, or it is not known."""
     cap_s: float = 0.0
     """Time limit in seconds: no event starts after it; 0: no limit."""
 
@@ -243,6 +245,42 @@ class Measurement:
             raise MeasurementError(
                 f"The measurement is incomplete: {type(error).__name__} at {error}.", "Measure again."
             ) from error
+
+
+def timed_by(measured: Mapping[str, Measurement]) -> str:
+    """By what models were timed together: evidence, processor, runtime and precision, threads and batch."""
+    from ..errors import TargetError
+    from ..runtimes.runtime import runtime_named
+
+    one = next(iter(measured.values()))
+    protocol, machine = one.protocol, one.conditions.get("machine", {})
+    name = protocol.runtime.partition("+")[0]
+    try:
+        runs = runtime_named(name)
+        title, library, gpu = runs.title, runs.library, runs.processor == "gpu"
+    except TargetError:  # a user's own, of another process
+        title, library, gpu = name, name, False
+    software = one.conditions.get("software", {})
+    version = one.conditions.get("engine", {}).get("version") or software.get(library)
+    chip = machine.get("board", {}).get("model") if gpu else machine.get("cpu")
+    where = f" ({chip})" if chip else ""
+    words = [f"{one.evidence} on the {'GPU' if gpu else 'CPU'}{where} by {title} {version or ''}".rstrip()]
+    types = {name: precision_words(each) for name, each in measured.items()}
+    same = len(set(types.values())) == 1
+    words += list(types.values())[:1] if same else [f"{key} {text}" for key, text in types.items()]
+    words.append("" if gpu else f"{protocol.threads} thread(s)")
+    words.append(f"batch {protocol.batch}")
+    return ", ".join(filter(None, words))
+
+
+def precision_words(one: Measurement) -> str:
+    """The precisions of what was timed, as in `INT8 and FP16`: INT8 is compared with FP16, not with FP32."""
+    engine = one.conditions.get("engine")
+    if engine is None:
+        return one.protocol.precision.upper() or "in the file's precision"
+    rest = "FP16" if engine["half"] else "FP32"
+    rest = f"{rest} or BF16" if any("BF16" in flag.upper() for flag in engine["flags"]) else rest
+    return f"INT8 and {rest}" if engine["int8"] else rest
 
 
 def marked_words(*measured: Measurement) -> str:

@@ -26,6 +26,7 @@ from ..runtimes.runtime import DEFAULT, Runtime, own_runtime, runtime_named
 
 if TYPE_CHECKING:
     from ..runtimes.session import Arrays, Session
+    from .measurement import Protocol
 
 # `y = x + x` on one float, opset 13: enough to initialize the runtime.
 _TINY = "CAg6NQoOCgF4CgF4EgF5IgNBZGQSAXRaDwoBeBIKCggIARIECgIIAWIPCgF5EgoKCAgBEgQKAggBQgQKABAN"
@@ -83,6 +84,29 @@ def measure_memory(
         resident_bytes=_median([memory.resident_bytes for memory in measured]),
         extra_session_bytes=_median([memory.extra_session_bytes for memory in measured]),
     )
+
+
+def engine_memory(
+    path: Path, protocol: Protocol, inputs: Optional[Arrays] = None
+) -> Tuple[Tuple[str, Optional[int], str], ...]:
+    """An engine's memory after a run, in parts: name, bytes (None: not known) and source; may be empty.
+
+    The resident memory of the process has not what a GPU holds.
+
+    Raises:
+        ModelError, TargetError: as `open_session`.
+    """
+    from ..runtimes.open import open_session
+    from .inputs import fed
+
+    session = open_session(path, runtime=protocol.runtime, threads=protocol.threads)
+    try:
+        session.run(fed(session, inputs, batch=protocol.batch, seed=protocol.seed))
+        report = getattr(session, "memory", None)
+        parts = () if report is None else report().parts
+        return tuple((part.name, part.bytes, part.how) for part in parts)
+    finally:
+        session.close()
 
 
 def _median(values: List[int]) -> int:

@@ -29,6 +29,7 @@ from deadweight.export.coding.container import pack
 from deadweight.export.release.delta import delta
 from deadweight.targets.errors import RefusedError
 from deadweight.targets.remote.board import doctor_on, install_on, rollback_on, time_on
+from deadweight.targets.remote.on_board import ready_on
 from deadweight.targets.remote.ssh import connected
 from deadweight.targets.timing.measurement import Protocol
 
@@ -53,7 +54,7 @@ def test_the_agent_answers_on_arm64_and_says_that_it_is_emulated(
         found = {check.name: check for check in checks}
         assert found["processor"].found == "aarch64, emulated"
         assert found["numpy"].works
-        timed = time_on(there, {"a": mlp(8, 8)}, protocol=Protocol(events=6, event_s=0.01))
+        timed = time_on(there, ready_on(there, {"a": mlp(8, 8)}), protocol=Protocol(events=6, event_s=0.01))
     assert timed.measurements["a"].evidence == "emulated"
     assert timed.measurements["a"].conditions["machine"]["architecture"] == "aarch64"
 

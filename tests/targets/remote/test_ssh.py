@@ -21,6 +21,7 @@ from deadweight.export.release.delta import delta
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ArtifactError, DeadweightError, RefusedError, TargetError
 from deadweight.targets.remote.board import infer_on, install_on, layers_on, time_on
+from deadweight.targets.remote.on_board import ready_on
 from deadweight.targets.remote.ssh import Ssh, Transport, connected, on_each
 from deadweight.targets.remote.zipapp import agent_bytes, agent_sha256
 from deadweight.targets.runtimes.open import open_session
@@ -306,7 +307,7 @@ def test_a_bundle_is_sent_and_installed(board: ssh_board.Board, there: Transport
 
 def test_models_are_timed_there_and_their_raw_samples_come_back(there: Transport, mlp: MakeMlp) -> None:
     models = {"a": mlp(8, 8, name="a.onnx"), "b": mlp(8, 4, name="b.onnx")}
-    timed = time_on(there, models, protocol=Protocol(events=6, event_s=0.01), memory=True)
+    timed = time_on(there, ready_on(there, models), protocol=Protocol(events=6, event_s=0.01), memory=True)
     assert timed.void == ()
     assert timed.measurements["a"].events == 6
     assert timed.measurements["a"].run_id == timed.measurements["b"].run_id
@@ -318,16 +319,17 @@ def test_layers_are_timed_there_and_judged_here(
 ) -> None:
     protocol = Protocol(events=3, event_s=0.005, block_s=0.001, settle_s=0.0005)
     models = {"wide": mlp(16, 64, 4, name="a.onnx"), "narrow": mlp(16, 32, 4, name="b.onnx")}
-    layers, void = layers_on(there, models, protocol=protocol)
+    layers, void = layers_on(there, ready_on(there, models), protocol=protocol)
     assert void == ()
     judged = judge_layers(layers["wide"], layers["narrow"])
     assert [one.pruned for one in judged if one.kind == "MatMul"] == [True, True]
     assert len(kept(board)) == 2  # they ran where they were copied to
 
 
-def test_an_engine_is_not_even_sent(there: Transport, tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="is an engine"):
-        time_on(there, {"a": blob(tmp_path / "a.engine", 10)}, protocol=Protocol())
+def test_an_engine_that_the_board_did_not_build_is_refused(there: Transport, tmp_path: Path) -> None:
+    ready = ready_on(there, {"a": blob(tmp_path / "a.engine", 10)})
+    with pytest.raises(RefusedError, match="was not built on this board"):
+        time_on(there, ready, protocol=Protocol())
 
 
 def test_a_folder_of_inputs_comes_back_as_outputs(there: Transport, mlp: MakeMlp, tmp_path: Path) -> None:
@@ -335,7 +337,8 @@ def test_a_folder_of_inputs_comes_back_as_outputs(there: Transport, mlp: MakeMlp
     inputs.mkdir()
     for index in range(2):
         np.savez(inputs / f"{index}.npz", x=np.full((3, 5), index, np.float32))
-    files = infer_on(there, model, inputs, tmp_path / "out")
+    ready = ready_on(there, {"it": model})
+    files = infer_on(there, ready, "it", sorted(inputs.iterdir()), tmp_path / "out")
     assert [path.name for path in files] == ["0.npz", "1.npz"]
     for index, path in enumerate(files):
         expected = open_session(model).run({"x": np.full((3, 5), index, np.float32)})["y"]

@@ -14,35 +14,21 @@ from pathlib import Path
 import pytest
 from support import ssh_board, tensorrt_versions
 from support.releases import make_bundle, make_key, make_release, release_in_use, trust
+from support.simulated_board import simulated_board
 
 from deadweight.__main__ import main
 from deadweight.export.memory.footprint import footprint
+from deadweight.export.quantization.half_files import write_half
 from deadweight.targets.engines.build_settings import BuildSettings
 from deadweight.targets.errors import RefusedError, TargetError
-from deadweight.targets.remote.board import build_on, install_on, time_engines_on
+from deadweight.targets.remote.board import build_on, install_on, time_on
+from deadweight.targets.remote.on_board import HowThere, ready_on
 from deadweight.targets.remote.ssh import Transport, connected
 from deadweight.targets.timing.measurement import Protocol
 
 VERSION = "10.3.0"
 SETTINGS = asdict(BuildSettings(batch=(1, 4, 8)))
 QUICK = Protocol(events=6, event_s=0.01, runtime="tensorrt", batch=4)
-_SHIM = """
-import os, sys
-from pathlib import Path
-sys.path[:0] = [{fake!r}, {bindings!r}]
-import double
-fake = double.Fake(Path({libraries!r}), major=os.environ["FAKE_MAJOR"])
-import tensorrt_bindings  # it finds the libraries that are loaded already
-tensorrt_bindings.fake = fake  # kept alive as long as the module
-sys.modules["tensorrt"] = tensorrt_bindings
-"""
-# The fake runs ONNX Runtime itself; to who asks what is installed, this board has none.
-_NO_ONNX_RUNTIME = """
-from importlib import util
-known = util.find_spec
-util.find_spec = lambda name, package=None: None if name == "onnxruntime" else known(name, package)
-"""
-
 pytestmark = pytest.mark.skipif(
     ssh_board.SSHD is None, reason="there is no sshd here: apt install openssh-server"
 )
@@ -50,23 +36,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> ssh_board.Board:
-    """A board that has a TensorRT: a module of that name connects NVIDIA's bindings to the fake."""
-    place, major = tmp_path_factory.mktemp("trt"), VERSION.split(".")[0]
-    bindings = tensorrt_versions.installed(tensorrt_versions.PACKAGES[VERSION])
-    libraries = tensorrt_versions.fake_libraries(place, major=major)
-    (place / "site").mkdir()
-    shim = _SHIM.format(fake=str(tensorrt_versions.FAKE), bindings=str(bindings), libraries=str(libraries))
-    (place / "site/tensorrt.py").write_text(shim)
-    (place / "site/sitecustomize.py").write_text(_NO_ONNX_RUNTIME)
-    environment = {
-        "PYTHONPATH": place / "site",
-        "FAKE_MAJOR": major,
-        "DEADWEIGHT_CUDA": f"ctypes:{libraries / 'libcudart.so'}",
-        "OMP_NUM_THREADS": 1,
-    }
-    return ssh_board.make_board(
-        place / "board", python=str(Path(sys.executable).parent), environment=environment
-    )
+    return simulated_board(tmp_path_factory.mktemp("trt"), VERSION)
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +78,11 @@ def test_what_cannot_fit_is_refused_there_before_it_is_built(
 def test_a_board_runs_the_engine_that_it_built_and_no_other(
     there: Transport, simulated: ssh_board.Board, model: Path, tmp_path: Path
 ) -> None:
-    timed = time_engines_on(there, {"q": model}, protocol=QUICK, settings=SETTINGS)
+    ready = ready_on(there, {"q": model}, HowThere(cast=write_half), batch=4)
+    timed = time_on(there, ready, protocol=QUICK)
     assert timed.measurements["q"].evidence == "simulated"
     assert timed.measurements["q"].protocol.runtime.startswith("tensorrt")
-    plan = next(simulated.home.rglob("engines/qdq.plan"))
+    plan = next(simulated.home.rglob("engines/*/qdq.plan"))
     plan.write_bytes(plan.read_bytes() + b"\n")
     with pytest.raises(RefusedError, match=r"On board: qdq\.plan was not built on this board"):
         there.run(["profile", str(plan), "--protocol", json.dumps(asdict(QUICK))])

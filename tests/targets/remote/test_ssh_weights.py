@@ -14,6 +14,7 @@ from support import ssh_board
 from deadweight.targets.errors import ModelError
 from deadweight.targets.onnx_file import files_of, model_sha256
 from deadweight.targets.remote.board import compare_on, infer_on, layers_on, time_on
+from deadweight.targets.remote.on_board import ready_on
 from deadweight.targets.remote.ssh import Transport, connected
 from deadweight.targets.runtimes.open import open_session
 from deadweight.targets.timing.measurement import Protocol
@@ -59,9 +60,10 @@ def test_a_model_runs_on_a_board_with_the_weights_that_lie_beside_it(
     (tmp_path / "in").mkdir()
     given = np.ones((3, 64), np.float32)
     np.savez(tmp_path / "in/0.npz", x=given)
-    [answers] = infer_on(there, model, tmp_path / "in", tmp_path / "out")
+    ready = ready_on(there, {"it": model})
+    [answers] = infer_on(there, ready, "it", [tmp_path / "in/0.npz"], tmp_path / "out")
     np.testing.assert_allclose(np.load(answers)["y"], open_session(model).run({"x": given})["y"], rtol=1e-5)
-    timed = time_on(there, {"it": model}, protocol=QUICK, memory=True)
+    timed = time_on(there, ready, protocol=QUICK, memory=True)
     assert timed.measurements["it"].model_sha256 == model_sha256(model)
     assert timed.memory["it"]["file_bytes"] == sum(file.stat().st_size for file in files_of(model))
 
@@ -72,11 +74,12 @@ def test_the_same_graph_with_other_weights_is_another_model_on_the_board(
     whole = mlp(64, 32, 4)
     first, second = outside(whole, folder="first"), outside(whole, folder="second", scale=2.0)
     assert first.read_bytes() == second.read_bytes()
-    timed, _ = compare_on(there, first, second, protocol=QUICK, margin=0.02)
+    pair = ready_on(there, {"baseline": first, "candidate": second})
+    timed, _ = compare_on(there, pair, protocol=QUICK, margin=0.02)
     hashes = [timed.measurements[name].model_sha256 for name in ("baseline", "candidate")]
     assert hashes == [model_sha256(first), model_sha256(second)]
-    layers, _ = layers_on(there, {"first": first}, protocol=Protocol(events=2, event_s=0.005))
-    assert layers["first"]
+    layers, _ = layers_on(there, pair, protocol=Protocol(events=2, event_s=0.005))
+    assert layers["baseline"]
     copies = sorted(board.home.rglob("files/*/data"))
     assert len(copies) == 3  # the graph that both have, and the weights of each, sent once
 

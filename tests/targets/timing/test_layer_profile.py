@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deadweight.targets.errors import MeasurementError, RefusedError
+from deadweight.targets.errors import MeasurementError
 from deadweight.targets.remote.board import layers_on
+from deadweight.targets.remote.on_board import ready_on
 from deadweight.targets.remote.ssh import Local
 from deadweight.targets.timing.layer_profile import profile_layers, read_layers
 from deadweight.targets.timing.layers import judge_layers
@@ -26,7 +27,10 @@ def test_layers_that_another_process_timed_are_layers_as_they_are_timed_here(mlp
     models = {"wide": mlp(16, 256, 4, name="a.onnx"), "narrow": mlp(16, 32, 4, name="b.onnx")}
     whats: list[str] = []
     layers, void = layers_on(
-        Local(), models, protocol=SHORT, progress=lambda done, total, what: whats.append(what)
+        Local(),
+        ready_on(Local(), models),
+        protocol=SHORT,
+        progress=lambda done, total, what: whats.append(what),
     )
     here = time_layers(models, protocol=SHORT)
     assert void == ()
@@ -67,9 +71,7 @@ def test_an_answer_of_something_else_is_an_error(answer: dict[str, object]) -> N
         read_layers(answer)
 
 
-def test_engines_are_neither_sent_nor_profiled_this_way(tmp_path: Path) -> None:
+def test_engines_are_not_profiled_this_way(tmp_path: Path) -> None:
     (tmp_path / "a.plan").write_bytes(b"ftrt")
-    with pytest.raises(RefusedError, match="is an engine"):
-        layers_on(Local(), {"a": tmp_path / "a.plan"}, protocol=SHORT)
     with pytest.raises(MeasurementError, match="these models are engines"):
         profile_layers({"a": tmp_path / "a.plan"}, protocol=replace(SHORT, runtime="tensorrt"))

@@ -1,0 +1,109 @@
+"""Engines that this machine keeps: what was built once under the same conditions is not built again.
+
+    ~/.cache/deadweight/engines/KEY/NAME.plan      with its record and log
+
+KEY is a hash of all on which an engine depends: model, settings, target, TensorRT's version, GPU, board and
+power mode, since a kernel that is fast in one mode is slow in another. An engine that was not used for two
+weeks is deleted. Only one whose hash is in the list of `own.py` counts: a build that was interrupted between
+plan and record is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+from .. import __version__
+from ..errors import DeadweightError, TargetError
+from ..machine import jetson
+from ..memory_fit import Footprint
+from ..onnx_file import model_sha256
+from ..paths import CACHE, cache
+from ..target import Target
+from .build import build_engine
+from .build_settings import BuildSettings
+from .log import import_tensorrt
+from .machine import device_facts
+from .own import own_engine, remember_built
+from .record import platform_facts, read_record
+from .trtexec import find_trtexec, run_trtexec
+
+_EXPIRES_S = 14 * 24 * 3600.0
+
+
+def kept_engine(
+    model: Path,
+    *,
+    settings: BuildSettings,
+    target: Optional[Target] = None,
+    need: Optional[Footprint] = None,
+    again: bool = False,
+    folder: Path = CACHE,
+    root: Path = Path("/"),
+) -> Tuple[Path, Dict[str, Any], bool]:
+    """The plan of a model, its record, and whether it was built before; `again`: builds it anyway.
+
+    Raises:
+        ModelError, TargetError: as `build_engine`.
+        ArtifactError: the disk is full; nothing half-written stays.
+    """
+    place = cache(folder) / "engines"
+    place.mkdir(exist_ok=True)
+    for old in place.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > _EXPIRES_S:
+                shutil.rmtree(str(old), ignore_errors=True)
+    plan = place / _key(Path(model), settings, target, root) / f"{Path(model).stem}.plan"
+    record = None if again else _whole(plan, folder)
+    if record is None:
+        built = build_engine(model, plan, settings=settings, target=target, need=need, root=root)
+        remember_built(built.plan, folder)
+        return plan, dict(built.record), False
+    os.utime(str(plan.parent))
+    return plan, record, True
+
+
+def builder_version(flavour: str) -> str:
+    """The version of what builds here: the Python bindings, else the program trtexec.
+
+    Raises:
+        TargetError: there is neither.
+    """
+    try:
+        return str(import_tensorrt(flavour).__version__)
+    except TargetError:
+        program = find_trtexec()
+        if program is None:
+            raise
+        return run_trtexec(program, ["--help"], doing="say its version")[0]
+
+
+def _whole(plan: Path, folder: Path) -> Optional[Dict[str, Any]]:
+    """The record of a whole plan that this machine built; None where there is none."""
+    try:
+        with own_engine(plan, folder):
+            return read_record(plan)
+    except DeadweightError:
+        return None
+
+
+def _key(model: Path, settings: BuildSettings, target: Optional[Target], root: Path) -> str:
+    mode = jetson.read_state(root, tools=True).power_mode if jetson.is_jetson(root) else None
+    parts = {
+        "deadweight": __version__,
+        "model": model_sha256(model),
+        "settings": asdict(settings),
+        "target": None if target is None else target.to_json(),
+        "version": builder_version(settings.flavour),
+        "device": device_facts(None),
+        "platform": platform_facts(root),
+        "power_mode": None if mode is None else [mode.id, mode.name],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

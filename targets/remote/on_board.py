@@ -1,0 +1,258 @@
+"""What runs a file on a board: the one place that decides it, for every command that measures there.
+
+Where the board has TensorRT, ONNX files are built there and the engines run: all of one call with the same
+precision, limits and kernel timings, so that their times can be compared. What was built before under the
+same conditions is used again. ONNX Runtime runs them only where it was requested, or where there is no
+TensorRT.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+from ..engines.build_settings import BuildSettings, needs_half
+from ..engines.record import read_record, record_path
+from ..errors import ModelError, TargetError
+from ..onnx_file import model_sha256, read_nodes
+from ..progress import Progress
+from ..runtimes.runtime import Runtime, by_suffix, is_engine, known_runtimes, runtime_named
+from ..target import Target
+from .ssh import Transport
+
+if TYPE_CHECKING:
+    from ..timing.measurement import Protocol
+
+Cast = Callable[[Path, Path], Mapping[str, str]]
+"""Writes the first file in FP16 as the second; returns the operators that stay in FP32, with the reason."""
+_WORKSPACE_SHARE = 4
+
+
+@dataclass(frozen=True)
+class HowThere:
+    """The user's choices of what runs on a board; by default its best runtime, and FP16."""
+
+    runtime: Optional[Runtime] = None
+    settings: BuildSettings = field(default_factory=BuildSettings)
+    target: Optional[Target] = None
+    cast: Optional[Cast] = None
+    """From the floor above, which has the package onnx; None where that is not installed."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Files that can run on a board: their paths there by name, and by what they run."""
+
+    there: Mapping[str, str]
+    runtime: Runtime
+    precision: str = ""
+    """As in `Protocol.precision`."""
+    batch: int = 0
+    """The largest batch of the engines; 0: any."""
+    engines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By name: what an engine is made of, see `engine_facts`."""
+    remarks: Tuple[str, ...] = ()
+
+    def protocol(self, given: Protocol) -> Protocol:
+        """A protocol with this runtime and precision."""
+        return replace(given, runtime=self.runtime.name, precision=self.precision)
+
+
+_DEFAULT = HowThere()
+
+
+def runtime_there(board: Transport, how: HowThere = _DEFAULT) -> Tuple[Runtime, Mapping[str, Any]]:
+    """The runtime for ONNX files on a board, and the board's facts (`targets/machine/board_facts.py`).
+
+    Raises:
+        TargetError: the board has none, or not the one that the target needs; or it is a user's own, which
+            no board has.
+    """
+    if how.runtime is not None and how.runtime.source:
+        raise TargetError(
+            f"{how.runtime.title} is a runtime of your own ({how.runtime.source}), which no board has.",
+            "Measure on this machine, or leave your own runtime out: the board's own is used there.",
+        )
+    facts = board.run(["facts"])[1]
+    if how.runtime is not None:
+        return how.runtime, facts
+    known = {one.name for one in known_runtimes()}
+    usable = [runtime_named(one["name"]) for one in facts["runtimes"] if one["name"] in known]
+    best = sorted(usable, key=lambda one: not one.builds)
+    if not best:
+        raise TargetError(
+            f"{board.name} has no runtime that works: neither TensorRT nor ONNX Runtime.",
+            f"Run `deadweight doctor --on {board.name}`, which has the command for each.",
+        )
+    if how.target is not None and how.target.runtime.builds and not best[0].builds:
+        raise TargetError(
+            f"{how.target.title} runs engines, but no TensorRT works on {board.name}.",
+            f"Run `deadweight doctor --on {board.name}`, or omit the target to time {best[0].title}.",
+        )
+    return best[0], facts
+
+
+def ready_on(
+    board: Transport,
+    models: Mapping[str, Path],
+    how: HowThere = _DEFAULT,
+    *,
+    batch: int = 1,
+    inputs: Optional[Path] = None,
+    progress: Optional[Progress] = None,
+) -> Ready:
+    """Sends models, ONNX files or engines that the board built, and builds the ONNX files where engines run.
+
+    `inputs`, an NPZ file, gives the shapes of the engines' inputs; else they have batches from 1 to `batch`.
+
+    Raises:
+        ModelError: ONNX files and engines are mixed, or TensorRT refuses a file.
+        TargetError: as `runtime_there` and the board's `build_engine`; or the connection broke.
+        RefusedError: an engine was not built on that board.
+    """
+    paths = {name: Path(path) for name, path in models.items()}
+    plans = [path for path in paths.values() if is_engine(path)]
+    if len(plans) not in (0, len(paths)):
+        raise ModelError(
+            "An engine and an ONNX file run on different runtimes and cannot be timed interleaved.",
+            "Compare two engines, or two ONNX files.",
+        )
+    if plans:
+        return _engines(board, paths, how, progress)
+    runtime, facts = runtime_there(board, how)
+    if not runtime.builds:
+        there = board.put(list(paths.values()), progress=progress)
+        return Ready(dict(zip(paths, there)), runtime)
+    version = {one["name"]: one["version"] for one in facts["runtimes"]}.get(runtime.name) or "10"
+    settings = replace(
+        how.settings,
+        **_sizes(how.settings, batch, inputs),
+        workspace_bytes=how.settings.workspace_bytes or _workspace(facts["memory_bytes"]),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        files, remarks = _cast(board.name, paths, how, settings, version, Path(folder))
+        there = board.put(list(files.values()), progress=progress)
+        answers = _built(board, dict(zip(files, there)), settings, how.target, progress)
+        engines = {
+            name: engine_facts(paths[name], files[name], answer["record"], kept=answer["kept"])
+            for name, answer in answers.items()
+        }
+    kept = sorted(name for name, one in engines.items() if one["kept"])
+    remarks += [f"built before, and not again: {', '.join(kept)}"] if kept else []
+    return Ready(
+        {name: answer["plan"] for name, answer in answers.items()},
+        runtime,
+        settings.precision,
+        settings.batch[2],
+        engines,
+        tuple(remarks),
+    )
+
+
+def engine_facts(model: Path, built_from: Path, record: Mapping[str, Any], *, kept: bool) -> Dict[str, Any]:
+    """What an engine is made of, as plain values for the conditions of its measurement."""
+    nodes = read_nodes(built_from)
+    return {
+        "model": model.name,
+        "model_sha256": model_sha256(model),
+        "version": record["tensorrt"]["version"],
+        "strongly_typed": record["tensorrt"]["strongly_typed"],
+        "flags": list(record["flags"]),
+        "precision": record["settings"]["precision"],
+        "int8": nodes.quantized,
+        "half": nodes.half or "FP16" in record["flags"] or "--fp16" in record["flags"],
+        "limits": dict(record["limits"]),
+        "evidence": record["evidence"],
+        "kept": kept,
+    }
+
+
+def _engines(
+    board: Transport, paths: Mapping[str, Path], how: HowThere, progress: Optional[Progress]
+) -> Ready:
+    """Engines as they are: the board's own list says whether it built them. Their records come along."""
+    plans = [path.name for path in paths.values()]
+    records = {name: read_record(path) for name, path in paths.items()}
+    there = board.put(list(paths.values()), progress=progress)
+    known = [record for record in records.values() if record is not None]
+    settings = [(one["settings"].get("precision", ""), json.dumps(one.get("limits", {}))) for one in known]
+    if len(set(settings)) > 1:
+        raise ModelError(
+            "These engines were built with other precisions or limits, so their times are not comparable: "
+            + "; ".join(f"{path.name}: {record_path(path).name}" for path in paths.values())
+            + ".",
+            "Compare the ONNX files instead: both are built there under the same conditions.",
+        )
+    runtime, _ = runtime_there(board, how)
+    runtime = runtime if runtime.builds else by_suffix(plans[0])
+    precision = settings[0][0] if len(known) == len(paths) else ""
+    return Ready(dict(zip(paths, there)), runtime, precision)
+
+
+def _cast(
+    name: str,
+    paths: Mapping[str, Path],
+    how: HowThere,
+    settings: BuildSettings,
+    version: str,
+    folder: Path,
+) -> Tuple[Dict[str, Path], List[str]]:
+    """The files to send: in FP16 where that TensorRT has no flag for it; and the operators left in FP32."""
+    files, remarks = dict(paths), []
+    for one, path in paths.items():
+        if not needs_half(read_nodes(path), settings, version=version):
+            continue
+        if how.cast is None:
+            raise TargetError(
+                f"TensorRT {version} on {name} keeps the types of {path.name}, so FP16 must be in the file: "
+                "the cast needs the package onnx, which is not installed here.",
+                "Install it: pip install onnx. Or measure in FP32: --precision fp32.",
+            )
+        files[one] = folder / one / path.name
+        left = how.cast(path, files[one])
+        if left:
+            remarks.append(f"{path.name}: {len(left)} operators stay in FP32: {', '.join(sorted(left)[:3])}")
+    return files, remarks
+
+
+def _built(
+    board: Transport,
+    there: Mapping[str, str],
+    settings: BuildSettings,
+    target: Optional[Target],
+    progress: Optional[Progress],
+) -> Dict[str, Mapping[str, Any]]:
+    """Each model's answer from `build`: plan, record, kept. All have the same limits."""
+    options = ["--settings", json.dumps(asdict(settings))]
+    options += ["--target", json.dumps(target.to_json())] if target else []
+    for again in ([], ["--again"]):
+        answers: Dict[str, Mapping[str, Any]] = {}
+        for index, (name, path) in enumerate(there.items()):
+            if progress is not None:
+                progress(index, len(there), f"build {name}")
+            answers[name] = board.run(["build", path, *again, *options], progress=progress)[1]
+        if len({json.dumps(one["record"]["limits"], sort_keys=True) for one in answers.values()}) == 1:
+            return answers
+    raise TargetError(
+        f"{board.name} built under limits that differ, since its free memory changed in between.",
+        "Stop other programs there and run the same command again.",
+    )
+
+
+def _sizes(settings: BuildSettings, batch: int, inputs: Optional[Path]) -> Dict[str, Any]:
+    if inputs is None:
+        return {"batch": (1, batch, batch)} if settings.batch == (1, 1, 1) else {}
+    from ..timing.inputs import given_inputs
+
+    arrays = given_inputs(inputs) or {}
+    shapes = {name: (tuple(array.shape),) * 3 for name, array in arrays.items()}
+    largest = max((shape[0][0] for shape in shapes.values() if shape[0]), default=1)
+    return {"shapes": shapes, "batch": (1, largest, largest)}
+
+
+def _workspace(memory_bytes: Optional[int]) -> Optional[int]:
+    """A limit that depends on the board alone, not on what is free now: a second look then builds nothing."""
+    return 1 << ((memory_bytes // _WORKSPACE_SHARE).bit_length() - 1) if memory_bytes else None

@@ -1,0 +1,167 @@
+"""`--on BOARD` where the board has TensorRT: compare, profile and gate build there and time the engines.
+
+By NVIDIA's own bindings over the fake: what is called, sent and kept is real, and times are simulated.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from support import ssh_board, tensorrt_versions
+from support.simulated_board import simulated_board
+
+from deadweight.__main__ import main
+from deadweight.targets.errors import TargetError
+from deadweight.targets.remote.on_board import ready_on
+from deadweight.targets.remote.ssh import connected
+
+pytestmark = pytest.mark.skipif(
+    ssh_board.SSHD is None, reason="there is no sshd here: apt install openssh-server"
+)
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> ssh_board.Board:
+    return simulated_board(tmp_path_factory.mktemp("trt"), "10.3.0")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tensorrt_versions.save_models(tmp_path_factory.mktemp("models"))
+
+
+class Command:
+    """`deadweight` in this process: its exit code and its output in one line."""
+
+    def __init__(
+        self, board: ssh_board.Board, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        patch.setenv("DEADWEIGHT_SSH_CONFIG", str(board.config))
+        patch.setenv("COLUMNS", "200")
+        self._patch, self._capsys = patch, capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str]:
+        self._patch.setattr(sys, "argv", ["deadweight", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        printed = self._capsys.readouterr()
+        return int(caught.value.code or 0), " ".join((printed.out + printed.err).split())
+
+
+@pytest.fixture
+def deadweight(
+    board: ssh_board.Board, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    return Command(board, monkeypatch, capsys)
+
+
+def plans(board: ssh_board.Board) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in board.home.rglob("engines/*/*.plan")}
+
+
+def test_two_onnx_files_are_built_there_and_their_engines_are_compared_and_kept(
+    board: ssh_board.Board, models: Path, deadweight: Command, tmp_path: Path
+) -> None:
+    line = ["compare", models / "mlp.onnx", models / "qdq.onnx", "--on", "board", "--events", 6]
+    code, said = deadweight(*line, "--event-s", 0.01, "--out", tmp_path / "c.json")
+    assert code == 3, said
+    assert "simulated on the GPU by TensorRT 10.3.0, baseline FP16, candidate INT8 and FP16, batch 1" in said
+    answer = json.loads((tmp_path / "c.json").read_text())
+    assert [answer[name]["protocol"]["precision"] for name in ("baseline", "candidate")] == ["fp16"] * 2
+    engines = [answer[name]["conditions"]["engine"] for name in ("baseline", "candidate")]
+    assert [one["flags"] for one in engines] == [["FP16"], []]  # by the flag, and in the file
+    assert [one["strongly_typed"] for one in engines] == [False, True]
+    assert engines[0]["limits"] == engines[1]["limits"]
+    first = plans(board)
+    assert len(first) == 2
+    code, said = deadweight(*line, "--event-s", 0.01)
+    assert code == 3, said
+    assert "built before, and not again: baseline, candidate" in said
+    assert plans(board) == first
+
+
+@pytest.mark.slow
+def test_one_model_is_profiled_as_an_engine_with_its_memory(models: Path, deadweight: Command) -> None:
+    line = ["profile", models / "mlp.onnx", "--on", "board", "--events", 6, "--event-s", 0.01]
+    code, said = deadweight(*line, "--precision", "fp32")
+    assert code == 0, said
+    assert "simulated on the GPU by TensorRT 10.3.0, FP32, batch 1" in said
+    assert "memory, plan:" in said
+    code, said = deadweight(*line, "--runtime", "onnxruntime")
+    assert code == 0, said
+    assert "on the CPU" in said
+    assert "by ONNX Runtime" in said
+
+
+@pytest.mark.slow
+def test_a_gate_on_a_board_judges_engines_and_only_of_the_recorded_precision(
+    models: Path, deadweight: Command, tmp_path: Path
+) -> None:
+    baseline = ["--baseline", tmp_path / "b.json", "--on", "board", "--config", tmp_path / "none.toml"]
+    (tmp_path / "none.toml").write_text("")
+    code, said = deadweight("gate", "--record", "--model", models / "mlp.onnx", *baseline)
+    assert code == 0, said
+    recorded = json.loads((tmp_path / "b.json").read_text())
+    assert recorded["protocol"]["runtime"] == "tensorrt"
+    assert recorded["protocol"]["precision"] == "fp16"
+    code, said = deadweight("gate", "--model", models / "qdq.onnx", *baseline)
+    assert code == 3, said
+    assert "by TensorRT 10.3.0, baseline FP16, candidate INT8 and FP16" in said
+    code, said = deadweight("gate", "--model", models / "qdq.onnx", *baseline, "--precision", "fp32")
+    assert code == 2
+    assert "recorded with precision fp16" in said
+    code, said = deadweight("gate", "--model", models / "qdq.onnx", *baseline, "--runtime", "onnxruntime")
+    assert code == 2
+    assert "runs on onnxruntime, but the baseline was recorded on tensorrt fp16" in said
+    assert "gate --record" in said
+
+
+@pytest.mark.slow
+def test_layers_of_engines_are_refused_before_anything_is_timed(models: Path, deadweight: Command) -> None:
+    line = ["compare", models / "mlp.onnx", models / "qdq.onnx", "--on", "board", "--layers"]
+    code, said = deadweight(*line)
+    assert code == 2
+    assert "layers of two engines cannot be judged" in said
+    assert "--runtime onnxruntime" in said
+
+
+@pytest.mark.slow
+def test_an_engine_that_the_board_built_is_timed_and_another_is_refused(
+    board: ssh_board.Board, models: Path, deadweight: Command, tmp_path: Path
+) -> None:
+    code, said = deadweight("build", models / "mlp.onnx", "--on", "board", "--out", tmp_path / "m.plan")
+    assert code == 0, said
+    line = ["--on", "board", "--events", 6, "--event-s", 0.01]
+    code, said = deadweight("profile", tmp_path / "m.plan", *line)
+    assert code == 0, said
+    assert "simulated on the GPU by TensorRT" in said
+    plan = (tmp_path / "m.plan").read_bytes()
+    (tmp_path / "m.plan").write_bytes(plan + b" ")
+    code, said = deadweight("profile", tmp_path / "m.plan", *line)
+    assert code == 2
+    assert "was not built on this board" in said
+
+
+def test_without_onnx_a_file_that_must_be_cast_is_refused_with_the_cure(
+    board: ssh_board.Board, models: Path
+) -> None:
+    with connected("board", config=board.config) as there:
+        ready_on(there, {"mlp": models / "mlp.onnx"})  # a flag does it
+        with pytest.raises(TargetError, match=r"keeps the types of qdq\.onnx") as caught:
+            ready_on(there, {"qdq": models / "qdq.onnx"})
+    assert "pip install onnx" in caught.value.cure
+
+
+def test_a_build_that_was_cut_before_its_end_is_done_again(board: ssh_board.Board, models: Path) -> None:
+    with connected("board", config=board.config) as there:
+        ready = ready_on(there, {"mlp": models / "mlp.onnx"})
+        plan = Path(ready.there["mlp"])
+        Path(f"{plan}.json").unlink()  # as if the link was cut between the plan and its record
+        again = ready_on(there, {"mlp": models / "mlp.onnx"})
+        assert again.there == ready.there
+        assert again.engines["mlp"]["kept"] is False
+        assert Path(f"{plan}.json").is_file()
+        assert ready_on(there, {"mlp": models / "mlp.onnx"}).engines["mlp"]["kept"] is True
