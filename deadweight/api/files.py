@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..targets.errors import RecipeError
-from .latency import connected_to
+from .latency import cast, connected_to
 from .results import Built, Linted, MemoryNeed, Quantized, silent
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def memory(
     free_bytes: int | None = None,
     base_bytes: int | None = None,
     on: str | None = None,
+    precision: str = "fp16",
 ) -> MemoryNeed:
     """Estimate the memory a model needs, at least and at most; with a target or a board, if it fits.
 
@@ -71,11 +72,13 @@ def memory(
         free_bytes: the board's MemAvailable; None for what `on` reports, or all that its system can use.
         base_bytes: the runtime's own memory there; None for what the board measured, or an estimate.
         on: USER@HOST, a board to be asked for these figures.
+        precision: with which engines are built: fp32, fp16 or best. ONNX files run as they are.
 
     Raises:
         DeadweightError: the file is damaged, there is no such target, or the board cannot be reached.
     """
     from ..export.memory.footprint import footprint
+    from ..targets.engines.build_settings import BuildSettings
     from ..targets.memory_fit import Base, base_of, fit
     from ..targets.runtimes.runtime import DEFAULT, runtime_named
     from ..targets.target import load_target, target_of, target_on
@@ -89,7 +92,9 @@ def memory(
     else:
         board = None if target is None else load_target(target)
     runtime = runtime_named(DEFAULT) if board is None else board.runtime
-    need, answer = footprint(Path(model), batch=batch, runtime=runtime), None
+    settings = BuildSettings(precision=precision)
+    halves = runtime.builds and settings.precision != "fp32"
+    need, answer = footprint(Path(model), batch=batch, runtime=runtime, halves=halves), None
     if board is not None:
         known = board.certain("usable_memory_bytes") or board.certain("memory_bytes")
         room = free_bytes or there.get("free_bytes") or known
@@ -136,7 +141,8 @@ def build(
     Args:
         target: the board; its facts are compared with the machine's.
         out: the plan; None for a file beside the model. Its record and log are written beside it.
-        settings: batch, shapes, DLA and so on, see `deadweight.targets.engines.build_settings`.
+        settings: batch, shapes, DLA and so on, see `deadweight.targets.engines.build_settings`. Where that
+            TensorRT has no flag for their precision, the file is cast first, to a file beside the plan.
         timing_cache: a folder for cached kernel timings.
         on: USER@HOST: build there, and copy the plan here.
 
@@ -147,21 +153,25 @@ def build(
 
     from ..targets.engines.build import build_engine
     from ..targets.engines.build_settings import BuildSettings
+    from ..targets.engines.kept import builder_version
     from ..targets.remote.board import build_on
+    from ..targets.remote.on_board import version_there
     from ..targets.target import load_target
 
     path, chosen = Path(model), settings or BuildSettings()
     plan = Path(out) if out is not None else path.with_suffix(".plan")
     board = None if target is None else load_target(target)
-    need = _memory_need(path, chosen.batch[2])
+    need = _memory_need(path, chosen.batch[2], chosen.precision)
     record: Mapping[str, Any]
     if on is None:
         kept = None if timing_cache is None else Path(timing_cache)
+        path = _in_half(path, plan, chosen, builder_version(chosen.flavour)) if path.is_file() else path
         record = build_engine(path, plan, settings=chosen, target=board, timing_folder=kept, need=need).record
     else:
         facts = None if board is None else board.to_json()
         figures = None if need is None else need.to_json()
         with connected_to(on, progress or silent) as there:
+            path = _in_half(path, plan, chosen, version_there(there))
             record = build_on(there, path, plan, settings=asdict(chosen), target=facts, need=figures)
     made = record["tensorrt"]
     verdict = f"{plan}: {record['plan']['bytes']:,} bytes by {made['flavour']} {made['version']}"
@@ -199,7 +209,7 @@ def quantize(
     Raises:
         DeadweightError: the samples do not fit the model, or INT8 breaks its outputs.
     """
-    from typing import cast
+    from typing import cast as typed
 
     from ..export.int8 import to_int8
     from ..export.onnx_graph.graph import load
@@ -219,7 +229,7 @@ def quantize(
         samples,
         Path(out) if out is not None else path.with_suffix(".int8"),
         target=board,
-        method=cast(Any, method),
+        method=typed(Any, method),
         skip=skip,
         half=half,
         cache_batch=cache_batch,
@@ -234,7 +244,20 @@ def quantize(
     return Quantized(verdict, int(made.path is None), path, board, made, samples, words)
 
 
-def _memory_need(model: Path, batch: int) -> Footprint | None:
+def _in_half(model: Path, plan: Path, settings: BuildSettings, version: str) -> Path:
+    """The file to build from: cast to FP16, beside the plan, where no flag of that TensorRT does it."""
+    from ..targets.engines.build_settings import needs_half
+    from ..targets.onnx_file import read_nodes
+
+    write = cast()
+    if not version or write is None or not needs_half(read_nodes(model), settings, version=version):
+        return model
+    half = plan.with_name(f"{plan.stem}.fp16.onnx")
+    write(model, half)
+    return half
+
+
+def _memory_need(model: Path, batch: int, precision: str) -> Footprint | None:
     """The model's memory need, if onnx is installed to read it from the file; a board has no onnx."""
     if not model.is_file():
         return None
@@ -242,4 +265,4 @@ def _memory_need(model: Path, batch: int) -> Footprint | None:
         from ..export.memory.footprint import footprint
     except ImportError:
         return None
-    return footprint(model, batch=batch, runtime="tensorrt")
+    return footprint(model, batch=batch, runtime="tensorrt", halves=precision != "fp32")

@@ -14,7 +14,7 @@ from .. import api
 from ..api.latency import opened_engine
 from ..targets.board_file import with_jetpack
 from ..targets.errors import ArtifactError
-from ..terminal.options import JetPack, On, TargetName
+from ..terminal.options import JetPack, On, Precision, TargetName
 from ..terminal.show import show
 from ..terminal.tables import milliseconds, out
 
@@ -79,6 +79,7 @@ def memory(
         typer.Option(min=0, help="What TensorRT and CUDA take there before a model is loaded; see doctor."),
     ] = None,
     on: On = None,
+    precision: Precision = "fp16",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Estimate the memory a model needs, at least and at most; with --target or --on, if it fits.
@@ -92,6 +93,7 @@ def memory(
         free_bytes=free_bytes,
         base_bytes=base_bytes,
         on=on,
+        precision=precision,
     )
     if as_json:
         fit = None if found.fit is None else found.fit.to_json()

@@ -24,6 +24,7 @@ def build_lines(record: Mapping[str, Any], plan: Path) -> list[RenderableType]:
         f"[bold]{escape(str(plan))}[/]: {megabytes(record['plan']['bytes'])}, {built['flavour']} "
         f"{built['version']} for {gpu}, {typed}, built in {record['build_s']:.1f} s"
     ]
+    shown.append(Text(f"  from {record['model']['file']}, precision {record['settings']['precision']}"))
     if record["evidence"] != "measured":
         shown.append(f"[red]{record['evidence']}[/]: this engine proves nothing about speed.")
     shown += [f"  {name.replace('_', ' ')}: {megabytes(size)}" for name, size in findings["bytes"].items()]

@@ -126,7 +126,7 @@ def ready_on(
     if not runtime.builds:
         there = board.put(list(paths.values()), progress=progress)
         return Ready(dict(zip(paths, there)), runtime)
-    version = {one["name"]: one["version"] for one in facts["runtimes"]}.get(runtime.name) or "10"
+    version = _version(facts, runtime)
     settings = replace(
         how.settings,
         **_sizes(how.settings, batch, inputs),
@@ -150,6 +150,20 @@ def ready_on(
         engines,
         tuple(remarks),
     )
+
+
+def version_there(board: Transport) -> str:
+    """The version of the TensorRT that builds on a board; empty without one."""
+    facts = board.run(["facts"])[1]
+    known = {one.name: one for one in known_runtimes() if one.builds}
+    found = [known[one["name"]] for one in facts["runtimes"] if one["name"] in known]
+    return _version(facts, found[0]) if found else ""
+
+
+def _version(facts: Mapping[str, Any], runtime: Runtime) -> str:
+    """A runtime's version there; a program's is not known without a board's files."""
+    version = {one["name"]: one["version"] for one in facts["runtimes"]}.get(runtime.name)
+    return str(version or facts["board"]["tensorrt"] or "10.0")
 
 
 def engine_facts(model: Path, built_from: Path, record: Mapping[str, Any], *, kept: bool) -> Dict[str, Any]:
