@@ -284,7 +284,6 @@ def _build(options: argparse.Namespace) -> _Answer:
             settings=settings,
             target=target,
             need=need,
-            again=options.again,
             folder=options.cache,
             root=options.root,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..targets.errors import RecipeError
-from .latency import cast, connected_to
+from .latency import connected_to, half_writer
 from .results import Built, Linted, MemoryNeed, Quantized, silent
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def quantize(
     Raises:
         DeadweightError: the samples do not fit the model, or INT8 breaks its outputs.
     """
-    from typing import cast as typed
+    from typing import cast
 
     from ..export.int8 import to_int8
     from ..export.onnx_graph.graph import load
@@ -229,7 +229,7 @@ def quantize(
         samples,
         Path(out) if out is not None else path.with_suffix(".int8"),
         target=board,
-        method=typed(Any, method),
+        method=cast(Any, method),
         skip=skip,
         half=half,
         cache_batch=cache_batch,
@@ -249,7 +249,7 @@ def _in_half(model: Path, plan: Path, settings: BuildSettings, version: str) -> 
     from ..targets.engines.build_settings import needs_half
     from ..targets.onnx_file import read_nodes
 
-    write = cast()
+    write = half_writer()
     if not version or write is None or not needs_half(read_nodes(model), settings, version=version):
         return model
     half = plan.with_name(f"{plan.stem}.fp16.onnx")

@@ -407,7 +407,6 @@ def how_there(
     target: str | None = None,
     runtime: str | None = None,
     precision: str | None = None,
-    sparse: bool = False,
 ) -> HowThere:
     """What runs on the board `on`, as the caller chose it.
 
@@ -423,17 +422,15 @@ def how_there(
     if on is None and (runtime or precision):
         named = "--precision" if precision else "--runtime"
         raise RecipeError(f"{named} is for a board, and none is named.", "Give --on USER@HOST, or local.")
-    board = None if target is None else load_target(target)
-    chosen = runtime_named(runtime) if runtime else None
-    if board is not None and not board.runtime.builds:
-        chosen, board = chosen or board.runtime, None
-    if chosen is not None and not chosen.builds:
-        board = None  # its facts are for a build
-    settings = BuildSettings(precision=precision or "fp16", sparse=sparse)
-    return HowThere(chosen, settings, board, cast())
+    runs = None if target is None else load_target(target).runtime
+    chosen = runtime_named(runtime) if runtime else runs if runs is not None and not runs.builds else None
+    # A target's facts are for a build.
+    builds = runs is not None and runs.builds and (chosen is None or chosen.builds)
+    settings = BuildSettings(precision=precision or "fp16")
+    return HowThere(chosen, settings, target if builds else None, half_writer())
 
 
-def cast() -> Cast | None:
+def half_writer() -> Cast | None:
     """The function that casts a file to FP16; None where onnx is not installed, as in a CI job."""
     try:
         from ..export.quantization.half_files import write_half

@@ -44,11 +44,10 @@ def kept_engine(
     settings: BuildSettings,
     target: Optional[Target] = None,
     need: Optional[Footprint] = None,
-    again: bool = False,
     folder: Path = CACHE,
     root: Path = Path("/"),
 ) -> Tuple[Path, Dict[str, Any], bool]:
-    """The plan of a model, its record, and whether it was built before; `again`: builds it anyway.
+    """The plan of a model, its record, and whether it was built before.
 
     Raises:
         ModelError, TargetError: as `build_engine`.
@@ -61,7 +60,7 @@ def kept_engine(
             if time.time() - old.stat().st_mtime > _EXPIRES_S:
                 shutil.rmtree(str(old), ignore_errors=True)
     plan = place / _key(Path(model), settings, target, root) / f"{Path(model).stem}.plan"
-    record = None if again else _whole(plan, folder)
+    record = _whole(plan, folder)
     if record is None:
         built = build_engine(model, plan, settings=settings, target=target, need=need, root=root)
         remember_built(built.plan, folder)

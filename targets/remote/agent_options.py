@@ -66,7 +66,6 @@ def parser() -> argparse.ArgumentParser:
     add = command("build", "build an engine from an ONNX file")
     add("model", type=Path)
     add("plan", type=Path, nargs="?", help="where to write it; by default it is kept, and built only once")
-    add("--again", action="store_true", help="build it even if it is kept")
     add("--settings", default="{}", help="JSON")
     add("--target", help="JSON")
     add("--need", help="JSON: the model's memory, computed from its file")

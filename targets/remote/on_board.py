@@ -12,7 +12,7 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from ..engines.build_settings import BuildSettings, needs_half
 from ..engines.record import read_record, record_path
@@ -20,7 +20,7 @@ from ..errors import ModelError, TargetError
 from ..onnx_file import model_sha256, read_nodes
 from ..progress import Progress
 from ..runtimes.runtime import Runtime, by_suffix, is_engine, known_runtimes, runtime_named
-from ..target import Target
+from ..target import Target, load_target, target_on
 from .ssh import Transport
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class HowThere:
 
     runtime: Optional[Runtime] = None
     settings: BuildSettings = field(default_factory=BuildSettings)
-    target: Optional[Target] = None
+    target: Union[Target, str, None] = None
+    """A name gets the software that the board really has."""
     cast: Optional[Cast] = None
     """From the floor above, which has the package onnx; None where that is not installed."""
 
@@ -87,9 +88,10 @@ def runtime_there(board: Transport, how: HowThere = _DEFAULT) -> Tuple[Runtime, 
             f"{board.name} has no runtime that works: neither TensorRT nor ONNX Runtime.",
             f"Run `deadweight doctor --on {board.name}`, which has the command for each.",
         )
-    if how.target is not None and how.target.runtime.builds and not best[0].builds:
+    wanted = load_target(how.target) if isinstance(how.target, str) else how.target
+    if wanted is not None and wanted.runtime.builds and not best[0].builds:
         raise TargetError(
-            f"{how.target.title} runs engines, but no TensorRT works on {board.name}.",
+            f"{wanted.title} runs engines, but no TensorRT works on {board.name}.",
             f"Run `deadweight doctor --on {board.name}`, or omit the target to time {best[0].title}.",
         )
     return best[0], facts
@@ -127,6 +129,7 @@ def ready_on(
         there = board.put(list(paths.values()), progress=progress)
         return Ready(dict(zip(paths, there)), runtime)
     version = _version(facts, runtime)
+    target = target_on(how.target, facts) if isinstance(how.target, str) else how.target
     settings = replace(
         how.settings,
         **_sizes(how.settings, batch, inputs),
@@ -135,7 +138,7 @@ def ready_on(
     with tempfile.TemporaryDirectory() as folder:
         files, remarks = _cast(board.name, paths, how, settings, version, Path(folder))
         there = board.put(list(files.values()), progress=progress)
-        answers = _built(board, dict(zip(files, there)), settings, how.target, progress)
+        answers = _built(board, dict(zip(files, there)), settings, target, progress)
         engines = {
             name: engine_facts(paths[name], files[name], answer["record"], kept=answer["kept"])
             for name, answer in answers.items()
@@ -239,21 +242,15 @@ def _built(
     target: Optional[Target],
     progress: Optional[Progress],
 ) -> Dict[str, Mapping[str, Any]]:
-    """Each model's answer from `build`: plan, record, kept. All have the same limits."""
+    """Each model's answer from `build`: plan, record, kept."""
     options = ["--settings", json.dumps(asdict(settings))]
     options += ["--target", json.dumps(target.to_json())] if target else []
-    for again in ([], ["--again"]):
-        answers: Dict[str, Mapping[str, Any]] = {}
-        for index, (name, path) in enumerate(there.items()):
-            if progress is not None:
-                progress(index, len(there), f"build {name}")
-            answers[name] = board.run(["build", path, *again, *options], progress=progress)[1]
-        if len({json.dumps(one["record"]["limits"], sort_keys=True) for one in answers.values()}) == 1:
-            return answers
-    raise TargetError(
-        f"{board.name} built under limits that differ, since its free memory changed in between.",
-        "Stop other programs there and run the same command again.",
-    )
+    answers: Dict[str, Mapping[str, Any]] = {}
+    for index, (name, path) in enumerate(there.items()):
+        if progress is not None:
+            progress(index, len(there), f"build {name}")
+        answers[name] = board.run(["build", path, *options], progress=progress)[1]
+    return answers
 
 
 def _sizes(settings: BuildSettings, batch: int, inputs: Optional[Path]) -> Dict[str, Any]:
