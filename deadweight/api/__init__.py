@@ -5,7 +5,8 @@ cure, where the command ends with exit code 2.
 """
 
 from .files import build, lint, memory, quantize
-from .latency import compare, gate, profile
+from .gating import gate
+from .latency import compare, profile
 from .recipes import prune, run, sweep
 
 __all__ = ["build", "compare", "gate", "lint", "memory", "profile", "prune", "quantize", "run", "sweep"]

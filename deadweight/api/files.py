@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..targets.errors import RecipeError
-from .latency import connected_to, half_writer
+from .on_board import connected_to, half_writer
 from .results import Built, Linted, MemoryNeed, Quantized, silent
 
 if TYPE_CHECKING:

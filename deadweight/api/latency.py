@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ..targets.errors import MeasurementError, RecipeError
-from .results import Comparison, Gate, Layers, Profile, silent
+from ..targets.errors import RecipeError
+from .on_board import connected_to, how_there
+from .results import Comparison, Layers, Profile, silent
 
 if TYPE_CHECKING:
-    from ..targets.gate.baseline import Baseline
     from ..targets.progress import Counted, Progress
-    from ..targets.remote.on_board import Cast, HowThere
-    from ..targets.remote.ssh import Transport
     from ..targets.runtimes.runtime import Runtime
     from ..targets.runtimes.session import Arrays, EngineSession
     from ..targets.timing.measurement import Measurement, Protocol
@@ -84,7 +82,7 @@ def compare(
         protocol = replace(protocol, runtime=runs.name)
         if layers:
             refuse_layers(runs)
-    fed, shown = _path(inputs), progress or silent
+    fed, shown = optional_path(inputs), progress or silent
     measured: Mapping[str, Measurement]
     void: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -105,7 +103,7 @@ def compare(
         measured, void, remarks = timed.measurements, timed.void, ready.remarks
     elif events is not None:
         measured = time_together(
-            models, protocol=protocol, inputs=given_inputs(fed), progress=_named(shown, "compare")
+            models, protocol=protocol, inputs=given_inputs(fed), progress=labelled(shown, "compare")
         )
         judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
     else:
@@ -114,7 +112,7 @@ def compare(
             protocol=protocol,
             margin=margin,
             inputs=given_inputs(fed),
-            progress=_named(shown, "compare"),
+            progress=labelled(shown, "compare"),
         )
         measured, judgement = found.measured, found.judgement
     outcome = "cannot_tell" if void else judgement.outcome
@@ -174,7 +172,7 @@ def time_layers(
             models,
             protocol=replace(protocol, runtime=runs.name),
             inputs=given_inputs(inputs),
-            progress=_named(shown, "layers"),
+            progress=labelled(shown, "layers"),
         )
     pair = len(timed) > 1
     first, second = list(timed.values()) if pair else [*timed.values()] * 2
@@ -230,7 +228,7 @@ def profile(
     from ..targets.timing.measurement import Protocol, timed_by
     from ..targets.timing.memory import Memory, engine_memory, measure_memory
 
-    path, fed, shown = Path(model), _path(inputs), progress or silent
+    path, fed, shown = Path(model), optional_path(inputs), progress or silent
     measured: Mapping[str, Measurement]
     void: tuple[str, ...] = ()
     protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
@@ -255,7 +253,10 @@ def profile(
             refuse_layers(runs)
         protocol = replace(protocol, runtime=runs.name)
         measured = time_together(
-            {path.name: path}, protocol=protocol, inputs=given_inputs(fed), progress=_named(shown, "profile")
+            {path.name: path},
+            protocol=protocol,
+            inputs=given_inputs(fed),
+            progress=labelled(shown, "profile"),
         )
         if runs.builds:
             parts = engine_memory(path, protocol, given_inputs(fed))
@@ -282,102 +283,6 @@ def profile(
     return replace(result, layers=timed_layers)
 
 
-def gate(
-    model: Path | str | None = None,
-    *,
-    baseline: Path | str | None = None,
-    config: Path | str = "deadweight.toml",
-    limit: float | None = None,
-    cap_s: float | None = None,
-    threads: int | None = None,
-    batch: int | None = None,
-    inputs: Path | str | None = None,
-    history: Path | str | None = None,
-    on: str | None = None,
-    target: str | None = None,
-    runtime: str | None = None,
-    precision: str | None = None,
-    progress: Progress | None = None,
-) -> Gate:
-    """Compare a model with the accepted one, timed interleaved, and with the budgets of deadweight.toml.
-
-    >>> import deadweight
-    >>> found = deadweight.gate("pruned.onnx", baseline="baseline.json", limit=0.05)
-    >>> found.exit_code, [check.outcome for check in found.gated.checks]
-    (0, ['pass'])
-
-    Args:
-        model, baseline, inputs, history: paths; None for those of `[gate]` in the settings.
-        config: budgets and settings, see docs/judgement.md.
-        limit: replaces the budget `slowdown`, as a share.
-        cap_s: time limit in seconds.
-        threads, batch, precision: refused if they are not those of the baseline.
-        on, runtime: as `compare`; the baseline must have been recorded on that runtime.
-
-    Raises:
-        DeadweightError: there is no baseline, it is of another protocol, or a model cannot be timed.
-    """
-    from ..targets.gate import check as gates
-    from ..targets.gate import history as histories
-    from ..targets.gate.baseline import old_model, read_baseline, refuse_other_inputs, refuse_other_protocol
-    from ..targets.gate.settings import accuracy, gate_files
-    from ..targets.timing.inputs import given_inputs
-
-    files = gate_files(
-        Path(config),
-        model=_path(model),
-        baseline=_path(baseline),
-        inputs=_path(inputs),
-        history=_path(history),
-        limit=limit,
-        target=target,
-    )
-    path, candidate, shown = files.required("baseline"), files.required("model"), progress or silent
-    accepted = read_baseline(path)
-    refuse_other_protocol(accepted, threads=threads, batch=batch, precision=precision)
-    refuse_other_inputs(accepted, given_inputs(files.inputs))
-    old = old_model(accepted, path)
-    scores: tuple[float | None, float | None] = (accepted.score, None)
-    if files.data is not None and files.budgets.score_drop is not None:
-        now = accuracy(candidate, files.data, board=files.board)
-        scores = (accuracy(old, files.data, board=files.board) if old else accepted.score, now)
-    kept = histories.read(files.history) if files.history is not None and files.history.exists() else []
-    how = how_there(
-        on,
-        target=target,
-        runtime=runtime,
-        precision=precision or (on and accepted.protocol.precision) or None,
-    )
-    taken = None if on is None else _gate_times(on, how, old, candidate, accepted, files.inputs, shown)
-    gated = gates.check(
-        candidate,
-        accepted,
-        old,
-        budgets=files.budgets,
-        scores=scores,
-        history=kept,
-        cap_s=files.settings.cap_s if cap_s is None else cap_s,
-        taken=taken,
-        inputs=files.inputs,
-        board=files.board,
-        progress=_named(shown, "gate"),
-    )
-    answer = {0: "pass", 1: "fail", 3: "cannot_tell"}[gated.exit_code]
-    names = ", ".join(one.name for one in gated.checks if one.outcome == answer)
-    verdict = f"{answer.replace('_', ' ')}: {names}"
-    return Gate(verdict, gated.exit_code, candidate, gated, accepted, files.history)
-
-
-@contextmanager
-def connected_to(on: str, progress: Progress) -> Iterator[Transport]:
-    """Connects to the board and shows progress meanwhile."""
-    from ..targets.remote.ssh import connected
-
-    progress(0, 1, f"connecting to {on}")
-    with connected(on) as there:
-        yield there
-
-
 @contextmanager
 def opened_engine(
     plan: Path, protocol: Protocol, inputs: Arrays | None
@@ -401,44 +306,6 @@ def refuse_layers_on(on: str, *, target: str | None = None, runtime: str | None 
         refuse_layers(runtime_there(there, how_there(on, target=target, runtime=runtime))[0])
 
 
-def how_there(
-    on: str | None,
-    *,
-    target: str | None = None,
-    runtime: str | None = None,
-    precision: str | None = None,
-) -> HowThere:
-    """What runs on the board `on`, as the caller chose it.
-
-    Raises:
-        RecipeError: a runtime or precision was chosen, but no board.
-        TargetError: there is no such runtime, precision or target.
-    """
-    from ..targets.engines.build_settings import BuildSettings
-    from ..targets.remote.on_board import HowThere
-    from ..targets.runtimes.runtime import runtime_named
-    from ..targets.target import load_target
-
-    if on is None and (runtime or precision):
-        named = "--precision" if precision else "--runtime"
-        raise RecipeError(f"{named} is for a board, and none is named.", "Give --on USER@HOST, or local.")
-    runs = None if target is None else load_target(target).runtime
-    chosen = runtime_named(runtime) if runtime else runs if runs is not None and not runs.builds else None
-    # A target's facts are for a build.
-    builds = runs is not None and runs.builds and (chosen is None or chosen.builds)
-    settings = BuildSettings(precision=precision or "fp16")
-    return HowThere(chosen, settings, target if builds else None, half_writer())
-
-
-def half_writer() -> Cast | None:
-    """The function that casts a file to FP16; None where onnx is not installed, as in a CI job."""
-    try:
-        from ..export.quantization.half_files import write_half
-    except ImportError:
-        return None
-    return write_half
-
-
 def refuse_layers(runtime: Runtime) -> None:
     """Refuses to judge layers if the runtime does not time them fairly.
 
@@ -456,42 +323,7 @@ def refuse_layers(runtime: Runtime) -> None:
         )
 
 
-def _gate_times(
-    on: str,
-    how: HowThere,
-    old: Path | None,
-    model: Path,
-    accepted: Baseline,
-    inputs: Path | None,
-    progress: Progress,
-) -> Mapping[str, Measurement]:
-    """Both models' times from a board: 48 loads, judged once."""
-    if old is None:
-        raise RecipeError(
-            f"The accepted model {accepted.model} is not here, so it cannot be sent to {on}.",
-            "Restore the file, or record the baseline again with --fetch.",
-        )
-    from ..targets.gate.baseline import refuse_other_runtime
-    from ..targets.remote.board import compare_on
-    from ..targets.remote.on_board import ready_on, runtime_there
-
-    protocol = replace(accepted.protocol, events=48)
-    with connected_to(on, progress) as there:
-        runs = runtime_there(there, how)[0]
-        precision = how.settings.precision if runs.builds else ""
-        refuse_other_runtime(accepted, replace(protocol, runtime=runs.name, precision=precision))
-        models = {"baseline": old, "candidate": model}
-        ready = ready_on(there, models, how, batch=protocol.batch, inputs=inputs, progress=progress)
-        timed, _ = compare_on(there, ready, protocol=protocol, margin=0.02, inputs=inputs, progress=progress)
-    if timed.void:
-        raise MeasurementError(
-            f"{on} changed state during the measurement, so the times are invalid: {'; '.join(timed.void)}.",
-            "Lock its clocks and let it cool down: deadweight doctor --on says how.",
-        )
-    return timed.measurements
-
-
-def _named(progress: Progress, what: str) -> Counted:
+def labelled(progress: Progress, what: str) -> Counted:
     return lambda done, total: progress(done, total, what)
 
 
@@ -502,5 +334,5 @@ def board_runtime(target: str | None) -> Runtime | None:
     return None if target is None else load_target(target).runtime
 
 
-def _path(given: Path | str | None) -> Path | None:
+def optional_path(given: Path | str | None) -> Path | None:
     return None if given is None else Path(given)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ..api.latency import connected_to
+from ..api.on_board import connected_to
 from ..targets.errors import ArtifactError, RefusedError
 from ..terminal.options import On
 from ..terminal.tables import bar, explain, out

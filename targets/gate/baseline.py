@@ -175,8 +175,8 @@ def old_model(baseline: Baseline, path: Path) -> Optional[Path]:
     return place
 
 
-def refuse_other_runtime(baseline: Baseline, protocol: Protocol) -> None:
-    """Checks that a protocol has the runtime and the precision that the baseline was recorded with.
+def refuse_other_runtime(baseline: Baseline, model: Path, protocol: Protocol) -> None:
+    """Checks that a model's protocol has the runtime and the precision that the baseline was recorded with.
 
     Raises:
         TargetError: it has not.
@@ -186,7 +186,7 @@ def refuse_other_runtime(baseline: Baseline, protocol: Protocol) -> None:
     )
     if was != now:
         raise TargetError(
-            f"The model runs on {now}, but the baseline was recorded on {was}.",
+            f"{model} runs on {now}, but the baseline was recorded on {was}.",
             "Use a model for the same runtime, or record a baseline of this one: deadweight gate --record, "
             "with the same --on, --runtime and --precision.",
         )

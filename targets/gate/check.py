@@ -102,7 +102,7 @@ def check(
     protocol = replace(baseline.protocol, cap_s=cap_s)
     runtime = runtime_of(model, board)
     if taken is None:
-        refuse_other_runtime(baseline, replace(protocol, runtime=runtime.name, precision=""))
+        refuse_other_runtime(baseline, model, replace(protocol, runtime=runtime.name, precision=""))
     arrays = given_inputs(inputs)
     refuse_other_inputs(baseline, arrays)
     limit = SLOWDOWN if budgets.slowdown is None else budgets.slowdown

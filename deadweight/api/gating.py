@@ -1,0 +1,140 @@
+"""The function `gate`: may a model replace the accepted one?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..targets.errors import MeasurementError, RecipeError
+from .latency import labelled, optional_path
+from .on_board import connected_to, how_there
+from .results import Gate, silent
+
+if TYPE_CHECKING:
+    from ..targets.gate.baseline import Baseline
+    from ..targets.progress import Progress
+    from ..targets.remote.on_board import HowThere
+    from ..targets.timing.measurement import Measurement
+
+
+def gate(
+    model: Path | str | None = None,
+    *,
+    baseline: Path | str | None = None,
+    config: Path | str = "deadweight.toml",
+    limit: float | None = None,
+    cap_s: float | None = None,
+    threads: int | None = None,
+    batch: int | None = None,
+    inputs: Path | str | None = None,
+    history: Path | str | None = None,
+    on: str | None = None,
+    target: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+    progress: Progress | None = None,
+) -> Gate:
+    """Compare a model with the accepted one, timed interleaved, and with the budgets of deadweight.toml.
+
+    >>> import deadweight
+    >>> found = deadweight.gate("pruned.onnx", baseline="baseline.json", limit=0.05)
+    >>> found.exit_code, [check.outcome for check in found.gated.checks]
+    (0, ['pass'])
+
+    Args:
+        model, baseline, inputs, history: paths; None for those of `[gate]` in the settings.
+        config: budgets and settings, see docs/judgement.md.
+        limit: replaces the budget `slowdown`, as a share.
+        cap_s: time limit in seconds.
+        threads, batch, precision: refused if they are not those of the baseline.
+        on, runtime: as `compare`; the baseline must have been recorded on that runtime.
+
+    Raises:
+        DeadweightError: there is no baseline, it is of another protocol, or a model cannot be timed.
+    """
+    from ..targets.gate import check as gates
+    from ..targets.gate import history as histories
+    from ..targets.gate.baseline import old_model, read_baseline, refuse_other_inputs, refuse_other_protocol
+    from ..targets.gate.settings import accuracy, gate_files
+    from ..targets.timing.inputs import given_inputs
+
+    files = gate_files(
+        Path(config),
+        model=optional_path(model),
+        baseline=optional_path(baseline),
+        inputs=optional_path(inputs),
+        history=optional_path(history),
+        limit=limit,
+        target=target,
+    )
+    path, candidate, shown = files.required("baseline"), files.required("model"), progress or silent
+    accepted = read_baseline(path)
+    refuse_other_protocol(accepted, threads=threads, batch=batch, precision=precision)
+    refuse_other_inputs(accepted, given_inputs(files.inputs))
+    old = old_model(accepted, path)
+    scores: tuple[float | None, float | None] = (accepted.score, None)
+    if files.data is not None and files.budgets.score_drop is not None:
+        now = accuracy(candidate, files.data, board=files.board)
+        scores = (accuracy(old, files.data, board=files.board) if old else accepted.score, now)
+    kept = histories.read(files.history) if files.history is not None and files.history.exists() else []
+    how = how_there(
+        on,
+        target=target,
+        runtime=runtime,
+        precision=precision or (on and accepted.protocol.precision) or None,
+    )
+    taken = None if on is None else _gate_times(on, how, old, candidate, accepted, files.inputs, shown)
+    gated = gates.check(
+        candidate,
+        accepted,
+        old,
+        budgets=files.budgets,
+        scores=scores,
+        history=kept,
+        cap_s=files.settings.cap_s if cap_s is None else cap_s,
+        taken=taken,
+        inputs=files.inputs,
+        board=files.board,
+        progress=labelled(shown, "gate"),
+    )
+    answer = {0: "pass", 1: "fail", 3: "cannot_tell"}[gated.exit_code]
+    names = ", ".join(one.name for one in gated.checks if one.outcome == answer)
+    verdict = f"{answer.replace('_', ' ')}: {names}"
+    return Gate(verdict, gated.exit_code, candidate, gated, accepted, files.history)
+
+
+def _gate_times(
+    on: str,
+    how: HowThere,
+    old: Path | None,
+    model: Path,
+    accepted: Baseline,
+    inputs: Path | None,
+    progress: Progress,
+) -> Mapping[str, Measurement]:
+    """Both models' times from a board: 48 loads, judged once."""
+    if old is None:
+        raise RecipeError(
+            f"The accepted model {accepted.model} is not here, so it cannot be sent to {on}.",
+            "Restore the file, or record the baseline again with --fetch.",
+        )
+    from ..targets.gate.baseline import refuse_other_runtime
+    from ..targets.remote.board import compare_on
+    from ..targets.remote.on_board import ready_on, runtime_there
+
+    protocol = replace(accepted.protocol, events=48)
+    with connected_to(on, progress) as there:
+        runs = runtime_there(there, how)[0]
+        precision = how.settings.precision if runs.builds else ""
+        refuse_other_runtime(accepted, model, replace(protocol, runtime=runs.name, precision=precision))
+        models = {"baseline": old, "candidate": model}
+        ready = ready_on(there, models, how, batch=protocol.batch, inputs=inputs, progress=progress)
+        timed, _ = compare_on(there, ready, protocol=protocol, margin=0.02, inputs=inputs, progress=progress)
+    if timed.void:
+        raise MeasurementError(
+            f"{on} changed state during the measurement, so the times are invalid: {'; '.join(timed.void)}.",
+            "Lock its clocks and let it cool down: deadweight doctor --on says how.",
+        )
+    return timed.measurements

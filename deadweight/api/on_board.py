@@ -1,0 +1,62 @@
+"""What the functions that take `on=` share: the connection, and the choice of what runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ..targets.errors import RecipeError
+
+if TYPE_CHECKING:
+    from ..targets.progress import Progress
+    from ..targets.remote.on_board import Cast, HowThere
+    from ..targets.remote.ssh import Transport
+
+
+@contextmanager
+def connected_to(on: str, progress: Progress) -> Iterator[Transport]:
+    """Connects to the board and shows progress meanwhile."""
+    from ..targets.remote.ssh import connected
+
+    progress(0, 1, f"connecting to {on}")
+    with connected(on) as there:
+        yield there
+
+
+def how_there(
+    on: str | None,
+    *,
+    target: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+) -> HowThere:
+    """What runs on the board `on`, as the caller chose it.
+
+    Raises:
+        RecipeError: a runtime or precision was chosen, but no board.
+        TargetError: there is no such runtime, precision or target.
+    """
+    from ..targets.engines.build_settings import BuildSettings
+    from ..targets.remote.on_board import HowThere
+    from ..targets.runtimes.runtime import runtime_named
+    from ..targets.target import load_target
+
+    if on is None and (runtime or precision):
+        named = "--precision" if precision else "--runtime"
+        raise RecipeError(f"{named} is for a board, and none is named.", "Give --on USER@HOST, or local.")
+    runs = None if target is None else load_target(target).runtime
+    chosen = runtime_named(runtime) if runtime else runs if runs is not None and not runs.builds else None
+    # A target's facts are for a build.
+    builds = runs is not None and runs.builds and (chosen is None or chosen.builds)
+    settings = BuildSettings(precision=precision or "fp16")
+    return HowThere(chosen, settings, target if builds else None, half_writer())
+
+
+def half_writer() -> Cast | None:
+    """The function that casts a file to FP16; None where onnx is not installed, as in a CI job."""
+    try:
+        from ..export.quantization.half_files import write_half
+    except ImportError:
+        return None
+    return write_half
