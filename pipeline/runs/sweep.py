@@ -263,7 +263,8 @@ def _speedups(
 ) -> dict[str, Speedup]:
     """Each trial's speed-up over the original, timed together; empty if this machine is not the target."""
     variants = [original, *(trial.final for trial in trials)]
-    profile = Profile(events=EVENTS, event_s=seconds / EVENTS / len(variants), memory=False)
+    event_s = seconds / EVENTS / len(variants)
+    profile = Profile(events=EVENTS, event_s=event_s, memory=False, layers=False)
     work = run.step(NamedStage("profile", profile), dataclasses.replace(start, variants=tuple(variants)))
     if "measurements" not in work.artifacts:
         return {}
