@@ -79,8 +79,12 @@ def _doctor(options: argparse.Namespace) -> _Answer:
 
 def _facts(options: argparse.Namespace) -> _Answer:
     from .machine.board_facts import board_facts
+    from .runtimes.runtime import runtime_named
 
-    return 0, board_facts(options.root)
+    facts = board_facts(options.root)
+    for one in facts["runtimes"]:
+        one["version"] = one["version"] or runtime_named(one["name"]).version or None
+    return 0, facts
 
 
 def _verify(options: argparse.Namespace) -> _Answer:

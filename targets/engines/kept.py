@@ -33,7 +33,7 @@ from .log import import_tensorrt
 from .machine import device_facts
 from .own import own_engine, remember_built
 from .record import platform_facts, read_record
-from .trtexec import find_trtexec, run_trtexec
+from .trtexec import find_trtexec, version_of
 
 _EXPIRES_S = 14 * 24 * 3600.0
 
@@ -81,7 +81,7 @@ def builder_version(flavour: str) -> str:
         program = find_trtexec()
         if program is None:
             raise
-        return run_trtexec(program, ["--help"], doing="say its version")[0]
+        return version_of(program)
 
 
 def _whole(plan: Path, folder: Path) -> Optional[Dict[str, Any]]:
