@@ -33,6 +33,10 @@ _Answer = Tuple[int, Dict[str, Any]]
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs one command and prints its answer. Exit codes are those of the command line; 2 for bad input."""
     options = parser().parse_args(arguments)
+    if options.plugin:
+        from .engines.plugins import give_plugins
+
+        give_plugins(options.plugin)
     message: Dict[str, Any] = {"agent": {"version": __version__, "protocol": PROTOCOL}}
     # Libraries' output to stdout goes to stderr, from C too: stdout has only the answer.
     answer_to = os.dup(1)

@@ -70,6 +70,8 @@ def gate(
         target=target,
     )
     path, candidate, shown = files.required("baseline"), files.required("model"), progress or silent
+    if on is None and runtime:
+        raise RecipeError("--runtime is for a board, and none is named.", "Give --on USER@HOST, or local.")
     accepted = read_baseline(path)
     refuse_other_protocol(accepted, threads=threads, batch=batch, precision=precision)
     refuse_other_inputs(accepted, given_inputs(files.inputs))

@@ -56,7 +56,8 @@ def compare(
         on: USER@HOST, to time them on a board. Where it has TensorRT, both are built there and the engines
             are timed; engines must have been built there.
         target: a board, for its runtime and, in the layers' reasons, its widths; x86-cpu for this machine.
-        runtime: with `on`, another runtime than the board's best, e.g. "onnxruntime".
+        runtime: another one than the file's or the board's best, e.g. "onnxruntime", or how engines run:
+            "tensorrt+graph", see docs/engines.md.
         precision: with `on`, of both engines' float parts: fp32, fp16 (the default) or best.
 
     Raises:
@@ -64,7 +65,7 @@ def compare(
     """
     from ..targets.remote.board import compare_on
     from ..targets.remote.on_board import ready_on, runtime_there
-    from ..targets.runtimes.open import shared_runtime
+    from ..targets.runtimes.open import run_as, shared_runtime
     from ..targets.timing.clock import time_together
     from ..targets.timing.inputs import given_inputs
     from ..targets.timing.judge import exit_code, judge
@@ -78,7 +79,7 @@ def compare(
         protocol = replace(sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s)
     how = how_there(on, target=target, runtime=runtime, precision=precision)
     if on is None:
-        runs = shared_runtime(models.values(), board_runtime(target))
+        runs = run_as(shared_runtime(models.values(), board_runtime(target)), runtime)
         protocol = replace(protocol, runtime=runs.name)
         if layers:
             refuse_layers(runs)
@@ -222,7 +223,7 @@ def profile(
     """
     from ..targets.remote.board import time_on
     from ..targets.remote.on_board import ready_on, runtime_there
-    from ..targets.runtimes.open import runtime_of
+    from ..targets.runtimes.open import run_as, runtime_of
     from ..targets.timing.clock import time_together
     from ..targets.timing.inputs import given_inputs
     from ..targets.timing.measurement import Protocol, timed_by
@@ -248,7 +249,7 @@ def profile(
             used = timed.memory[path.name]
             memory = Memory(**{**used, "remarks": tuple(used["remarks"])})
     else:
-        runs = runtime_of(path, board_runtime(target))
+        runs = run_as(runtime_of(path, board_runtime(target)), runtime)
         if layers:
             refuse_layers(runs)
         protocol = replace(protocol, runtime=runs.name)

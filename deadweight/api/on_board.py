@@ -34,22 +34,24 @@ def how_there(
     """What runs on the board `on`, as the caller chose it.
 
     Raises:
-        RecipeError: a runtime or precision was chosen, but no board.
+        RecipeError: a precision was chosen, but no board.
         TargetError: there is no such runtime, precision or target.
     """
     from ..targets.engines.build_settings import BuildSettings
+    from ..targets.engines.plugins import given_plugins
     from ..targets.remote.on_board import HowThere
     from ..targets.runtimes.runtime import runtime_named
     from ..targets.target import load_target
 
-    if on is None and (runtime or precision):
-        named = "--precision" if precision else "--runtime"
-        raise RecipeError(f"{named} is for a board, and none is named.", "Give --on USER@HOST, or local.")
+    if on is None and precision:
+        raise RecipeError(
+            "--precision is for a build on a board, and none is named.", "Give --on USER@HOST, or local."
+        )
     runs = None if target is None else load_target(target).runtime
     chosen = runtime_named(runtime) if runtime else runs if runs is not None and not runs.builds else None
     # A target's facts are for a build.
     builds = runs is not None and runs.builds and (chosen is None or chosen.builds)
-    settings = BuildSettings(precision=precision or "fp16")
+    settings = BuildSettings(precision=precision or "fp16", plugins=given_plugins())
     return HowThere(chosen, settings, target if builds else None, half_writer())
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from .. import api
-from ..terminal.options import BoardPrecision, BoardRuntime, Inputs, On, TargetName
+from ..targets.engines.plugins import give_plugins
+from ..terminal.options import BoardPrecision, BoardRuntime, Inputs, On, Plugins, TargetName
 from ..terminal.show import show
 from ..terminal.tables import bar, out
 from .engine_report import show_engine_layers
@@ -29,6 +30,7 @@ def profile(
     target: TargetName = None,
     runtime: BoardRuntime = None,
     precision: BoardPrecision = None,
+    plugin: Plugins = None,
     to: Annotated[Path | None, typer.Option("--out", help="Output file of the measurement, as JSON.")] = None,
 ) -> None:
     """Measure one model: latency percentiles with their interval, memory, and the conditions."""
@@ -37,6 +39,7 @@ def profile(
     from ..targets.timing import measurement
     from ..targets.timing.inputs import given_inputs
 
+    give_plugins(plugin or ())
     runs = runtime_of(model, board_runtime(target)) if on is None else None
     if layers and runs is not None and not runs.builds:
         refuse_layers(runs)
@@ -97,6 +100,7 @@ def compare(
     ] = None,
     runtime: BoardRuntime = None,
     precision: BoardPrecision = None,
+    plugin: Plugins = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Output file of measurements and judgement, as JSON.")
     ] = None,
@@ -113,6 +117,7 @@ def compare(
     from ..targets.artifact import write_json
     from ..targets.runtimes.open import shared_runtime
 
+    give_plugins(plugin or ())
     if layers and on is None:
         refuse_layers(shared_runtime([baseline, candidate], board_runtime(target)))
     elif layers and on is not None:

@@ -32,7 +32,15 @@ On = Annotated[
 ]
 BoardRuntime = Annotated[
     str | None,
-    typer.Option("--runtime", help="With --on: another runtime than the board's best, e.g. onnxruntime."),
+    typer.Option(
+        "--runtime",
+        help="Another than the board's best, e.g. onnxruntime; or how engines run: tensorrt+graph, +mapped, "
+        "+block, see docs/engines.md.",
+    ),
+]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="A plugin library of the engines; with --on, its path there; repeatable."),
 ]
 BoardPrecision = Annotated[
     str | None,

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from .. import __version__
+from ..artifact import sha256_of
 from ..errors import DeadweightError, TargetError
 from ..machine import jetson
 from ..memory_fit import Footprint
@@ -99,6 +100,11 @@ def _key(model: Path, settings: BuildSettings, target: Optional[Target], root: P
         "deadweight": __version__,
         "model": model_sha256(model),
         "settings": asdict(settings),
+        "files": [
+            sha256_of(Path(each))
+            for each in (*settings.plugins, settings.calibration_cache)
+            if Path(each).is_file()
+        ],
         "target": None if target is None else target.to_json(),
         "version": builder_version(settings.flavour),
         "device": device_facts(None),

@@ -11,7 +11,7 @@ import ctypes
 import os
 import platform
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple, Union
 
 from ..artifact import sha256_of
 from ..errors import ModelError, TargetError
@@ -25,6 +25,13 @@ _MACHINES = {62: "x86_64", 183: "aarch64"}
 def given_plugins() -> Tuple[str, ...]:
     """The libraries that the user gave for opening engines."""
     return tuple(path for path in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if path)
+
+
+def give_plugins(paths: Iterable[Union[str, Path]]) -> None:
+    """Adds libraries for engines that this process and its children open; on a board, paths there."""
+    given = (*given_plugins(), *map(str, paths))
+    if given:
+        os.environ[ENVIRONMENT] = os.pathsep.join(dict.fromkeys(given))
 
 
 def load_plugins(paths: Sequence[str]) -> List[Dict[str, str]]:

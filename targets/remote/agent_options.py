@@ -17,6 +17,9 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="deadweight agent", description="Commands that a board runs.")
     root.add_argument("--cache", type=Path, default=CACHE, help="the agent's folder")
     root.add_argument("--root", type=Path, default=Path("/"), help="another directory as the board's root")
+    root.add_argument(
+        "--plugin", action="append", default=[], help="a plugin library of engines, on this board"
+    )
     commands = root.add_subparsers(dest="command", required=True)
 
     def command(name: str, words: str) -> Callable[..., argparse.Action]:

@@ -160,7 +160,10 @@ def build_on(
 
     `need`: the model's memory as `Footprint.to_json`, which is computed where onnx is installed.
     """
-    there = Path(board.put([model], progress=progress)[0])
+    ranges = settings.get("calibration_cache")
+    place, *sent = board.put([model, *([Path(ranges)] if ranges else [])], progress=progress)
+    settings = {**settings, "calibration_cache": sent[0]} if sent else settings
+    there = Path(place)
     engine = there.parent / "engines" / plan.name
     options = ["--settings", json.dumps(settings), *(["--target", json.dumps(target)] if target else [])]
     options += ["--need", json.dumps(need)] if need else []

@@ -165,7 +165,7 @@ def version_there(board: Transport) -> str:
 
 def _version(facts: Mapping[str, Any], runtime: Runtime) -> str:
     """A runtime's version there; a program's is not known without a board's files."""
-    version = {one["name"]: one["version"] for one in facts["runtimes"]}.get(runtime.name)
+    version = {one["name"]: one["version"] for one in facts["runtimes"]}.get(runtime.base)
     return str(version or facts["board"]["tensorrt"] or "10.0")
 
 

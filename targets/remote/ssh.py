@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Protocol, Sequence, TypeVar
 
 from ..artifact import sha256_of, writing
+from ..engines.plugins import given_plugins
 from ..errors import ArtifactError, DeadweightError, ModelError, TargetError
 from ..onnx_file import weight_names
 from ..progress import Progress
@@ -196,7 +197,8 @@ class Ssh:
         return [facts["deadweight_python"], f"{facts['deadweight_home']}/agent-{sha256}.pyz"]
 
     def _command(self, arguments: Sequence[str]) -> str:
-        return " ".join(map(shlex.quote, [*self._start, *arguments]))
+        plugins = [word for path in given_plugins() for word in ("--plugin", path)]
+        return " ".join(map(shlex.quote, [*self._start, *plugins, *arguments]))
 
     def _stored(self, wanted: Sequence[_Upload]) -> dict[str, Any]:
         return self.run(["held"], stdin=json.dumps(wanted).encode())[1]

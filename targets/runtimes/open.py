@@ -39,6 +39,24 @@ def shared_runtime(paths: Iterable[Path], board: Optional[Runtime] = None) -> Ru
     return runtimes.popitem()[1]
 
 
+def run_as(found: Runtime, name: Optional[str]) -> Runtime:
+    """The runtime of this name in place of the one that was found for a file, such as `tensorrt+graph`.
+
+    Raises:
+        TargetError: it is unknown, or does not open such files.
+    """
+    if not name:
+        return found
+    wanted = runtime_named(name)
+    if wanted.suffixes != found.suffixes:
+        raise TargetError(
+            f"{wanted} does not open such files; {found} does.",
+            "Omit --runtime. On a board (--on) ONNX files are built for TensorRT, and then any of its names "
+            "can be given.",
+        )
+    return wanted
+
+
 def open_session(
     path: Union[str, Path], *, runtime: Union[str, Runtime] = DEFAULT, threads: int = 1
 ) -> Session:

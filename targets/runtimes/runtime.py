@@ -102,6 +102,11 @@ class Runtime:
         return (own_runtime, (self.source,)) if self.source else (runtime_named, (self.name,))
 
     @property
+    def base(self) -> str:
+        """The name without the choices of how it runs, which follow a `+`."""
+        return self.name.partition("+")[0]
+
+    @property
     def builds(self) -> bool:
         """Whether it needs an engine, which runs only where it was built."""
         return ".onnx" not in self.suffixes

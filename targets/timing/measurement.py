@@ -254,7 +254,7 @@ def timed_by(measured: Mapping[str, Measurement]) -> str:
 
     one = next(iter(measured.values()))
     protocol, machine = one.protocol, one.conditions.get("machine", {})
-    name = protocol.runtime.partition("+")[0]
+    name, _, choices = protocol.runtime.partition("+")
     try:
         runs = runtime_named(name)
         title, library, gpu = runs.title, runs.library, runs.processor == "gpu"
@@ -265,6 +265,7 @@ def timed_by(measured: Mapping[str, Measurement]) -> str:
     chip = machine.get("board", {}).get("model") if gpu else machine.get("cpu")
     where = f" ({chip})" if chip else ""
     words = [f"{one.evidence} on the {'GPU' if gpu else 'CPU'}{where} by {title} {version or ''}".rstrip()]
+    words += [choices.replace("+", ", ")] if choices else []
     types = {name: precision_words(each) for name, each in measured.items()}
     same = len(set(types.values())) == 1
     words += list(types.values())[:1] if same else [f"{key} {text}" for key, text in types.items()]

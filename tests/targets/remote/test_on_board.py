@@ -6,6 +6,7 @@ By NVIDIA's own bindings over the fake: what is called, sent and kept is real, a
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from support import ssh_board, tensorrt_versions
 from support.simulated_board import simulated_board
 
 from deadweight.__main__ import main
+from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import TargetError
 from deadweight.targets.remote.on_board import ready_on
 from deadweight.targets.remote.ssh import connected
@@ -165,3 +167,53 @@ def test_a_build_that_was_cut_before_its_end_is_done_again(board: ssh_board.Boar
         assert again.engines["mlp"]["kept"] is False
         assert Path(f"{plan}.json").is_file()
         assert ready_on(there, {"mlp": models / "mlp.onnx"}).engines["mlp"]["kept"] is True
+
+
+@pytest.mark.slow
+def test_how_engines_run_is_part_of_the_runtimes_name(
+    models: Path, deadweight: Command, tmp_path: Path
+) -> None:
+    line = ["compare", models / "mlp.onnx", models / "qdq.onnx", "--on", "board", "--events", 6]
+    line += ["--event-s", 0.01, "--out", tmp_path / "c.json", "--runtime", "tensorrt+graph+block"]
+    code, said = deadweight(*line)
+    assert code == 3, said
+    assert "by TensorRT 10.3.0, graph, block" in said
+    answer = json.loads((tmp_path / "c.json").read_text())
+    assert answer["baseline"]["protocol"]["runtime"] == "tensorrt+graph+block"
+    code, said = deadweight("profile", models / "mlp.onnx", "--runtime", "tensorrt+graph")
+    assert code == 2
+    assert "tensorrt+graph does not open such files; onnxruntime does" in said
+
+
+def test_a_plugin_library_of_the_board_serves_build_and_timing(
+    board: ssh_board.Board, models: Path, deadweight: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEADWEIGHT_PLUGINS", "")
+    source = board.home / "ours.c"
+    source.write_text(
+        "void fake_register(const char *);\n"
+        '__attribute__((constructor)) static void at_load(void) { fake_register("NormOfOurs"); }\n'
+    )
+    library, engine = board.home / "libours.so", next(board.home.parents[1].rglob("libnvinfer.so.10"))
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), str(engine)], check=True)
+    line = ["profile", models / "ours.onnx", "--on", "board", "--events", 6, "--event-s", 0.01]
+    line += ["--precision", "fp32"]
+    code, said = deadweight(*line)
+    assert (code, "Plugin not found" in said, "--plugin" in said) == (2, True, True), said
+    code, said = deadweight(*line, "--plugin", library)
+    assert code == 0, said
+    assert "simulated on the GPU by TensorRT 10.3.0" in said
+
+
+@pytest.mark.slow
+def test_a_calibration_cache_is_sent_for_a_build_on_dla(
+    models: Path, deadweight: Command, tmp_path: Path
+) -> None:
+    ranges, plan = tmp_path / "ranges.cache", tmp_path / "fixed.plan"
+    ranges.write_text("TRT-100300-EntropyCalibration2\nx: 3c010a14\n")
+    line = ["build", models / "fixed.onnx", "--on", "board", "--dla-core", 0, "--out", plan]
+    code, said = deadweight(*line, "--calibration-cache", ranges)
+    assert code == 0, said
+    record = json.loads(Path(f"{plan}.json").read_text())
+    assert record["flags"] == ["INT8", "FP16", "GPU_FALLBACK"]
+    assert record["calibration_cache"]["sha256"] == sha256_of(ranges)
