@@ -82,13 +82,20 @@ def _doctor(options: argparse.Namespace) -> _Answer:
 
 
 def _facts(options: argparse.Namespace) -> _Answer:
+    """The board's facts, its free memory, and TensorRT's own memory as `Base`, where it was measured."""
+    from dataclasses import asdict
+
+    from .engines.base_memory import base_here, kept_base
     from .machine.board_facts import board_facts
+    from .memory_fit import free_memory
     from .runtimes.runtime import runtime_named
 
     facts = board_facts(options.root)
     for one in facts["runtimes"]:
         one["version"] = one["version"] or runtime_named(one["name"]).version or None
-    return 0, facts
+    version = kept_base(options.cache).get("tensorrt")
+    base = asdict(base_here(version, building=False, folder=options.cache)) if version else None
+    return 0, {**facts, "free_bytes": free_memory(options.root), "base": base}
 
 
 def _verify(options: argparse.Namespace) -> _Answer:
@@ -276,6 +283,7 @@ def _unpack(options: argparse.Namespace) -> _Answer:
 
 
 def _build(options: argparse.Namespace) -> _Answer:
+    from .engines.base_memory import measure_base
     from .engines.build import build_engine
     from .engines.build_settings import BuildSettings
     from .engines.kept import kept_engine
@@ -286,6 +294,8 @@ def _build(options: argparse.Namespace) -> _Answer:
     settings = BuildSettings(**_tuples(json.loads(options.settings)))
     need = Footprint.from_json(json.loads(options.need)) if options.need else None
     target = Target.from_json(json.loads(options.target)) if options.target else None
+    if need is not None:
+        measure_base(options.cache)
     if options.plan is None:
         plan, record, kept = kept_engine(
             options.model,

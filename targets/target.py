@@ -166,10 +166,17 @@ def target_on(name: str, facts: Mapping[str, Any]) -> Target:
     Raises:
         TargetError: it is another board, or another JetPack was asked for.
     """
-    board, asked = facts["board"], load_target(name)
-    if "@" not in name:
+    chosen = "@" in name
+    asked = load_target(name)
+    if not chosen:
         with contextlib.suppress(TargetError):  # of a release that no table has, only what was read is known
-            asked = load_target(f"{name}@{board['jetpack']}")
+            asked = load_target(f"{name}@{facts['board']['jetpack']}")
+    return with_facts(asked, facts, chosen=chosen)
+
+
+def with_facts(asked: Target, facts: Mapping[str, Any], *, chosen: bool) -> Target:
+    """As `target_on`, for a target that is loaded; `chosen`: the user asked for its JetPack."""
+    board = facts["board"]
     wanted, here = asked.certain("compute_capability"), board["compute_capability"]
     if wanted is not None and here is not None and wanted != here:
         fitting = targets_of(here)
@@ -177,7 +184,7 @@ def target_on(name: str, facts: Mapping[str, Any]) -> Target:
             f"{asked.title} has compute capability {wanted}, but {board['model']} has {here}.",
             f"Give --target {' or '.join(fitting) or 'FILE.toml'}; see deadweight targets --from BOARD.",
         )
-    if "@" in name:
+    if chosen:
         check_version(asked, board["tensorrt"], board["jetpack"])
     read = {
         key: Fact(board[key], f"read from {board['model']}", "high")

@@ -156,21 +156,22 @@ def build(
     from ..targets.engines.kept import builder_version
     from ..targets.remote.board import build_on
     from ..targets.remote.on_board import version_there
-    from ..targets.target import load_target
+    from ..targets.target import load_target, target_on
 
     path, chosen = Path(model), settings or BuildSettings()
     plan = Path(out) if out is not None else path.with_suffix(".plan")
-    board = None if target is None else load_target(target)
     need = _memory_need(path, chosen.batch[2], chosen.precision)
     record: Mapping[str, Any]
     if on is None:
         kept = None if timing_cache is None else Path(timing_cache)
         path = _in_half(path, plan, chosen, builder_version(chosen.flavour)) if path.is_file() else path
+        board = None if target is None else load_target(target)
         record = build_engine(path, plan, settings=chosen, target=board, timing_folder=kept, need=need).record
     else:
-        facts = None if board is None else board.to_json()
         figures = None if need is None else need.to_json()
         with connected_to(on, progress or silent) as there:
+            named = None if target is None else target_on(target, there.run(["facts"])[1])
+            facts = None if named is None else named.to_json()
             path = _in_half(path, plan, chosen, version_there(there))
             record = build_on(there, path, plan, settings=asdict(chosen), target=facts, need=figures)
     made = record["tensorrt"]

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..targets.errors import RecipeError
-from .results import Pruned, Run, Sweep
+from ..targets.errors import RecipeError, TargetError
+from .on_board import connected_to
+from .results import Pruned, Run, Sweep, silent
 
 if TYPE_CHECKING:
+    from ..pipeline.recipe import Recipe
     from ..pipeline.runs.start import Watcher
 
 
@@ -109,7 +111,6 @@ def run(
     Raises:
         DeadweightError: the recipe is wrong, or a stage failed; finished stages are kept.
     """
-    from ..pipeline.recipe import read_recipe
     from ..pipeline.runs.run import run as run_recipe
     from ..pipeline.runs.start import Watcher
     from ..pipeline.runs.summary import exit_code
@@ -118,7 +119,7 @@ def run(
     named = [f"profile.{name}={json.dumps(value)}" for name, value in there.items() if value]
     chosen = [*_targeted(settings, target), *named]
     directory = Path(out) if out is not None else Path("runs") / Path(recipe).stem
-    report = run_recipe(read_recipe(Path(recipe), chosen), directory, watcher or Watcher())
+    report = run_recipe(_for_its_board(Path(recipe), chosen), directory, watcher or Watcher())
     return Run(report["verdict"]["sentence"], exit_code(report), report, directory)
 
 
@@ -164,3 +165,28 @@ def sweep(
 
 def _targeted(settings: Iterable[str], target: str | None) -> list[str]:
     return [*settings, *([f"target={json.dumps(target)}"] if target else [])]
+
+
+def _for_its_board(path: Path, settings: Sequence[str]) -> Recipe:
+    """The recipe; its target has the software of the board where a stage measures.
+
+    Raises:
+        DeadweightError: the recipe is wrong, or the board is another one or cannot be reached.
+    """
+    import contextlib
+    from dataclasses import replace
+
+    from ..pipeline.recipe import read_recipe
+    from ..targets.target import with_facts
+
+    recipe = read_recipe(path, settings)
+    place = next((on for one in recipe.stages if (on := getattr(one.stage, "on", ""))), "")
+    if not place or not recipe.target.runtime.builds:
+        return recipe
+    with connected_to(place, silent) as board:
+        facts = board.run(["facts"])[1]
+    chosen = recipe.values.get("jetpack") is not None or "@" in str(recipe.values.get("target"))
+    if not chosen:
+        with contextlib.suppress(TargetError):  # of a release that no table has, only what was read is known
+            recipe = read_recipe(path, [*settings, f'jetpack="{facts["board"]["jetpack"]}"'])
+    return replace(recipe, target=with_facts(recipe.target, facts, chosen=chosen))
