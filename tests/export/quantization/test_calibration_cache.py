@@ -17,6 +17,7 @@ from deadweight.export.lint.check import lint
 from deadweight.export.onnx_graph.graph import load
 from deadweight.export.quantization.calibration_cache import header, with_batch
 from deadweight.export.quantization.samples import Samples, open_samples
+from deadweight.targets.engines.calibration_cache import read_ranges
 from deadweight.targets.errors import ModelError, TargetError
 from deadweight.targets.target import load_target
 
@@ -120,6 +121,7 @@ def test_its_ranges_are_those_of_the_qdq_file_and_every_layer_of_the_float_file_
         assert scales[node.input[0]] == pytest.approx(float(scale), rel=1e-6)
     float_ = load(made.cache.model)
     assert set(float_.float_names()) <= set(scales)
+    assert read_ranges(made.cache.path) == scales  # as a build for DLA reads it
     # The float file is the one that was calibrated, with a batch that DLA takes.
     assert float_.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
     feeds = {key: value[:3].numpy() for key, value in one.batches[0].items()}

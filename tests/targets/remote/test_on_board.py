@@ -10,12 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import ssh_board, tensorrt_versions
 from support.simulated_board import simulated_board
 
 from deadweight.__main__ import main
 from deadweight.targets.artifact import sha256_of
+from deadweight.targets.engines.calibration_cache import read_ranges
 from deadweight.targets.errors import TargetError
 from deadweight.targets.remote.on_board import ready_on
 from deadweight.targets.remote.ssh import connected
@@ -206,14 +208,27 @@ def test_a_plugin_library_of_the_board_serves_build_and_timing(
 
 
 @pytest.mark.slow
-def test_a_calibration_cache_is_sent_for_a_build_on_dla(
+def test_int8_on_dla_goes_from_samples_to_an_engine_and_a_loadable(
     models: Path, deadweight: Command, tmp_path: Path
 ) -> None:
-    ranges, plan = tmp_path / "ranges.cache", tmp_path / "fixed.plan"
-    ranges.write_text("TRT-100300-EntropyCalibration2\nx: 3c010a14\n")
-    line = ["build", models / "fixed.onnx", "--on", "board", "--dla-core", 0, "--out", plan]
-    code, said = deadweight(*line, "--calibration-cache", ranges)
+    np.savez(tmp_path / "samples.npz", x=np.load(models / "mlp.npz")["x"])
+    made, target = tmp_path / "made", ["--target", "agx-orin-64gb"]
+    line = ["quantize", models / "mlp.onnx", "--data", tmp_path / "samples.npz", *target, "--out", made]
+    code, said = deadweight(*line, "--calibration-cache", "--batch", 4)
     assert code == 0, said
-    record = json.loads(Path(f"{plan}.json").read_text())
-    assert record["flags"] == ["INT8", "FP16", "GPU_FALLBACK"]
-    assert record["calibration_cache"]["sha256"] == sha256_of(ranges)
+    ranges, plan = made / "calibration.cache", tmp_path / "float.plan"
+    assert {"x", "m0", "r0", "y"} <= set(read_ranges(ranges))
+    line = ["build", made / "float.onnx", "--on", "board", "--dla-core", 0, "--out", plan]
+    line += ["--batch", "4,4,4"]
+    for option, flags in (
+        ([], ["INT8", "FP16", "GPU_FALLBACK"]),
+        (["--standalone"], ["INT8", "FP16", "DIRECT_IO"]),
+    ):
+        code, said = deadweight(*line, "--calibration-cache", ranges, *option)
+        assert code == 0, said
+        record = json.loads(Path(f"{plan}.json").read_text())
+        assert record["flags"] == flags
+        assert record["calibration_cache"]["sha256"] == sha256_of(ranges)
+    code, said = deadweight("build", made / "int8.onnx", "--on", "board", "--dla-core", 0, "--batch", "4,4,4")
+    assert code == 2
+    assert "has Q/DQ pairs, which DLA cannot run before TensorRT 11.4.1 (here: 10.3.0)" in said
