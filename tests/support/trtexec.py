@@ -143,7 +143,7 @@ def _outputs(model: bytes, files: dict[str, str], shapes: dict[str, list[int]], 
         if len(raw) != wanted:
             _fail(number, f"Unexpected file size for input file: {files[value.name]}. Expected {wanted}.")
         feeds[value.name] = np.frombuffer(raw, stored).reshape(shape).astype(dtype)
-    answers = session.run(None, feeds)
+    answers: Any = session.run(None, feeds)
     entries = []
     for value, array in zip(session.get_outputs(), answers, strict=True):
         # As a C++ stream prints them: six digits, nan, inf.
