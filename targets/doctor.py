@@ -23,6 +23,7 @@ from .machine.jetson import Board, BoardState, text_of
 from .machine.probe import conditions, evidence, memory_bytes, versions
 from .machine.tegrastats import total_power_w
 from .paths import CACHE, SIGNERS
+from .runtimes.runtime import runtime_named
 
 _CHECKOUT = 'In a checkout of deadweight: pip install ".[workstation]"'
 _DEVICES = ("dev/nvmap", "dev/nvhost*", "dev/dri/renderD*", "dev/nvgpu/*/*")
@@ -171,11 +172,13 @@ def _tensorrt(root: Path, board: Board) -> Check:
     if board.tensorrt is None and not bindings:
         return Check("tensorrt", "not installed", False, "engines", cure)
     found = board.tensorrt or versions("tensorrt").get("tensorrt", "installed")
-    if bindings:
+    if runtime_named("tensorrt").installed:
         return Check("tensorrt", found, True, "engines")
+    missing = "Python's bindings do not import" if bindings else "Python has no bindings"
     if has_trtexec(root):
-        return Check("tensorrt", f"{found}, by trtexec; Python has no bindings", True, "engines", cure)
-    return Check("tensorrt", f"{found}, but neither for Python nor trtexec", False, "engines", cure)
+        by = f"{found}, by trtexec: it builds, runs, and times the GPU alone"
+        return Check("tensorrt", f"{by}; {missing}", True, "engines", cure)
+    return Check("tensorrt", f"{found}, but {missing}, and there is no trtexec", False, "engines", cure)
 
 
 def _cuda_way(root: Path, board: Board) -> Check:
