@@ -22,7 +22,7 @@ from typing import Any, Dict, Optional, Tuple
 
 from .. import __version__
 from ..artifact import sha256_of
-from ..errors import DeadweightError, TargetError
+from ..errors import ArtifactError, DeadweightError, TargetError
 from ..machine import jetson
 from ..memory_fit import Footprint
 from ..onnx_file import model_sha256
@@ -63,7 +63,13 @@ def kept_engine(
     plan = place / _key(Path(model), settings, target, root) / f"{Path(model).stem}.plan"
     record = _whole(plan, folder)
     if record is None:
-        built = build_engine(model, plan, settings=settings, target=target, need=need, root=root)
+        try:
+            built = build_engine(model, plan, settings=settings, target=target, need=need, root=root)
+        except ArtifactError as error:
+            cure = (
+                f"Free some space (rm -r {place} {place.parent / 'files'} removes copies), and run it again."
+            )
+            raise ArtifactError(error.what, cure) from error
         remember_built(built.plan, folder)
         return plan, dict(built.record), False
     os.utime(str(plan.parent))

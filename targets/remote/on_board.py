@@ -190,7 +190,7 @@ def engine_facts(model: Path, built_from: Path, record: Mapping[str, Any], *, ke
 def _engines(
     board: Transport, paths: Mapping[str, Path], how: HowThere, progress: Optional[Progress]
 ) -> Ready:
-    """Engines as they are: the board's own list says whether it built them. Their records come along."""
+    """Engines as they are: the board's own list says whether it built them. Their records say how."""
     plans = [path.name for path in paths.values()]
     records = {name: read_record(path) for name, path in paths.items()}
     there = board.put(list(paths.values()), progress=progress)

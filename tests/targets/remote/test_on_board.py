@@ -232,3 +232,21 @@ def test_int8_on_dla_goes_from_samples_to_an_engine_and_a_loadable(
     code, said = deadweight("build", made / "int8.onnx", "--on", "board", "--dla-core", 0, "--batch", "4,4,4")
     assert code == 2
     assert "has Q/DQ pairs, which DLA cannot run before TensorRT 11.4.1 (here: 10.3.0)" in said
+
+
+@pytest.mark.slow
+def test_from_tensorrt_11_on_a_float_file_is_cast_too(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = Command(simulated_board(tmp_path, "11.4.0.106"), monkeypatch, capsys)
+    line = ["compare", models / "mlp.onnx", models / "qdq.onnx", "--on", "board", "--events", 6]
+    code, said = newer(*line, "--event-s", 0.01, "--out", tmp_path / "c.json")
+    assert code == 3, said
+    assert "baseline FP16, candidate INT8 and FP16" in said
+    answer = json.loads((tmp_path / "c.json").read_text())
+    engines = [answer[name]["conditions"]["engine"] for name in ("baseline", "candidate")]
+    assert [(one["flags"], one["half"], one["strongly_typed"]) for one in engines] == [([], True, True)] * 2
+    code, said = newer("build", models / "mlp.onnx", "--on", "board", "--out", tmp_path / "m.plan")
+    assert code == 0, said
+    assert (tmp_path / "m.fp16.onnx").is_file()
+    assert "precision fp16" in said
