@@ -232,6 +232,27 @@ def check_int8_on_dla_takes_its_ranges_from_a_calibration_cache(bench: Any) -> N
         assert words in refused(bench, "fixed", settings).what, text
 
 
+def check_explicit_pairs_run_on_dla_from_11_4_1_on(bench: Any) -> None:
+    import tensorrt  # pyright: ignore[reportMissingImports]
+
+    if bench.major < 11:
+        return
+    # 11.4.0's bindings are the newest that can be had, and have the same names.
+    real, tensorrt.__version__ = tensorrt.__version__, "11.4.1.10"
+    try:
+        with Set("FAKE_VERSION", "110401"):
+            made = built(bench, "qdq", replace(DLA, batch=(4, 4, 4)))
+            assert made.record["flags"] == ["GPU_FALLBACK"], made.record["flags"]
+            assert made.record["tensorrt"]["strongly_typed"] is True
+            assert bench.fake.parser_flags == {"ADJUST_FOR_DLA", "REPORT_CAPABILITY_DLA"}
+            cache = bench.folder / "late.cache"
+            cache.write_text(CACHE)
+            error = refused(bench, "qdq", replace(DLA, batch=(4, 4, 4), calibration_cache=str(cache)))
+            assert "has no calibration caches" in error.what, error.what
+    finally:
+        tensorrt.__version__ = real
+
+
 def check_a_loadable_for_cudla_has_no_gpu_layers_and_is_not_opened(bench: Any) -> None:
     settings = replace(DLA, standalone=True)
     if not has_dla():

@@ -118,6 +118,8 @@ FUNCTIONS = {
         "parseFromFile": "parser_file",
         "getNbErrors": "parser_errors",
         "getError": "parser_error",
+        "setBuilderConfig": "parser_config",
+        "setFlag": "parser_flag",
     },
     "IParserError": {
         "code": "error_code",

@@ -77,6 +77,7 @@ class Fake:
         self.executions = 0
         self.allowed = False
         self.registered: set[str] = set()
+        self.parser_flags: set[str] = set()
         self._answerer = ANSWERER(self._answer)
         self.engine.fake_connect(self._answerer, ctypes.cast(self.cudart.fake_capture, ctypes.c_void_p))
         self.engine.fake_report.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_float]
@@ -116,7 +117,7 @@ class Fake:
         return self._started(q)
 
     def _started(self, q: Any) -> int:
-        self.version = q.number
+        self.version = int(os.environ.get("FAKE_VERSION", q.number))
         self.log(WARNING, "[simulated] This is no TensorRT: ONNX Runtime does the arithmetic.")
         if "start" in faults:
             self.log(ERROR, faults.pop("start"))
@@ -169,6 +170,12 @@ class Fake:
 
         kind = getattr(tensorrt_bindings.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return self.version >= 110000 or (kind is not None and bool(network["flags"] >> int(kind) & 1))
+
+    def do_parser_flag(self, q: Any, parser: Any) -> None:
+        import tensorrt_bindings  # pyright: ignore[reportMissingImports]
+
+        flags = tensorrt_bindings.OnnxParserFlag
+        self.parser_flags.add(next(name for name, flag in flags.__members__.items() if int(flag) == q.number))
 
     def do_num_errors(self, q: Any, parser: Any) -> int:
         return len(parser["errors"])

@@ -239,6 +239,8 @@ static bool parser_file(Impl *s, const char *path, int verbosity) {
     (void)verbosity;
     return ask(s, "parse", path, 0);
 }
+static bool parser_config(Impl *s, const void *config) { (void)s; return config != 0; }
+static void parser_flag(Impl *s, int32_t flag) { ask(s, "parser_flag", 0, flag); }
 INT(parser_errors, "num_errors")
 static int32_t error_code(Error *e) { return (int32_t)e->code; }
 static int32_t error_node(Error *e) { return (int32_t)e->node; }
