@@ -164,8 +164,8 @@ def build(
     record: Mapping[str, Any]
     if on is None:
         kept = None if timing_cache is None else Path(timing_cache)
-        path = _in_half(path, plan, chosen, builder_version(chosen.flavour)) if path.is_file() else path
         board = None if target is None else load_target(target)
+        path = _in_half(path, plan, chosen, builder_version(chosen.flavour)) if path.is_file() else path
         record = build_engine(path, plan, settings=chosen, target=board, timing_folder=kept, need=need).record
     else:
         figures = None if need is None else need.to_json()
