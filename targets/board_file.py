@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type
 
 from .errors import DeadweightError, TargetError
-from .machine.board_facts import card_facts
 from .machine.nvidia_tools import JETPACKS
 
 BOARDS = Path(__file__).parent / "boards"
@@ -34,6 +33,8 @@ def completed(table: Dict[str, Any], path: Path, jetpack: Optional[str] = None) 
     """As `read_board`, for a file's content; `path` is for messages, and for what it is like."""
     full = _with_software(_with_likes(table, path, ()), jetpack, path.name)
     if full.pop("read_here", False):
+        from .machine.board_facts import card_facts
+
         here = {name: _fact(*fact) for name, fact in card_facts().items()}
         full["facts"] = {**here, **full.get("facts", {})}
     return full

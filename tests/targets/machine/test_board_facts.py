@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.boards import put, unpack
 
-from deadweight.targets.machine.board_facts import board_facts
+from deadweight.targets.machine.board_facts import board_facts, card_facts
 
 TREE = "proc/device-tree/bus@0/host1x@13e00000"
 
@@ -62,3 +62,12 @@ def test_a_machine_that_says_nothing_has_a_name(tmp_path: Path) -> None:
     facts = board_facts(tmp_path)
     assert facts["board"]["model"]
     assert facts["board"]["compute_capability"] is None
+
+
+def test_a_card_s_facts_have_their_source_and_its_highest_clock_is_unsure(tmp_path: Path) -> None:
+    put(tmp_path, "usr/bin/nvidia-smi", "#!/bin/sh\necho 'NVIDIA H200, 9.0, 143771, 1980'\n").chmod(0o755)
+    facts = card_facts(tmp_path)
+    assert facts["compute_capability"] == ("9.0", "nvidia-smi on this machine", "high")
+    assert facts["memory_bytes"][0] == 143771 << 20
+    assert facts["gpu_hz"] == (1_980_000_000, "nvidia-smi on this machine; the highest clock", "low")
+    assert "compute_capability" not in card_facts(tmp_path / "none")
