@@ -47,6 +47,13 @@ def imported_as(node: NodeProto, version: Version) -> str:
     return name if first <= version and (not last or version < last) else ""
 
 
+def uses_plugin(node: NodeProto, version: Version) -> str:
+    """The name of the plugin of NVIDIA's that an operator needs, in any domain; "" for none."""
+    if plugin(node.op_type):
+        return node.op_type
+    return imported_as(node, version) if node.domain in ("", "ai.onnx") else ""
+
+
 _AS_PLUGIN: Mapping[str, tuple[Version, Version, str]] = {  # since, until, name
     "DeformConv": ((10, 1), (), "ModulatedDeformConv2d"),
     "InstanceNormalization": ((8,), (10,), "InstanceNormalization_TRT"),  # then a layer, by default

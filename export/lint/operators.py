@@ -126,11 +126,10 @@ def operator_standard(network: Network, platform: Platform) -> Iterator[Finding]
 def plugin(network: Network, platform: Platform) -> Iterator[Finding]:
     """109: no operator needs a plugin of NVIDIA's."""
     for node in network.every_node():
-        standard = changes.plugin(node.op_type)
-        name = node.op_type if standard else changes.imported_as(node, platform.version)
-        if not name or not (standard or node.domain in STANDARD):
+        name = changes.uses_plugin(node, platform.version)
+        if not name:
             continue
-        since, removed = standard or ((), None)
+        since, removed = changes.plugin(node.op_type) or ((), None)
         severity: Severity = "note"
         what = f"{node.op_type} runs as NVIDIA's plugin {name}"
         cure = (
@@ -146,6 +145,26 @@ def plugin(network: Network, platform: Platform) -> Iterator[Finding]:
             what = f"{node.op_type} is a plugin that {platform.name} does not have: TensorRT {when}"
             cure = "Export without it, or build with --plugin LIBRARY and a library that has it."
         yield Finding(109, severity, label(node), what, cure)
+
+
+def asked(network: Network, platform: Platform) -> Iterator[Finding]:
+    """601: NVIDIA's own parser takes the file, where it was asked."""
+    opinion = platform.asked
+    if opinion is None or opinion.taken:
+        return
+    rtx = opinion.flavour == "tensorrt_rtx"
+    severity: Severity = "warning"
+    what = f"{opinion.name}: {opinion.refused or opinion.ended or opinion.unbuilt}"
+    cure = "Change what it names, or see what the board's TensorRT says: trtexec --onnx=MODEL."
+    if rtx and any(changes.uses_plugin(node, platform.version) for node in network.every_node()):
+        severity = "note"
+        cure = "TensorRT-RTX has no plugins, and the file needs one: this says nothing of a board's TensorRT."
+    elif rtx and opinion.unbuilt:
+        severity = "note"
+        cure = "Its parser takes the file; its builder has fewer kernels than a board's TensorRT."
+    elif opinion.refused and not rtx and changes.version_of(opinion.version)[:2] == platform.version[:2]:
+        severity = "error"
+    yield Finding(601, severity, "the file", what, cure)
 
 
 def output_sizes(network: Network, platform: Platform) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from ..onnx_graph.graph import WEIGHTED
 from ..quantization.placement import MOVES
 from . import changes
 from .changes import Version
+from .nvidia_parser import Opinion
 
 TABLES: dict[str, Version] = {"8.4": (8, 4), "8.5": (8, 5), "8.6": (8, 6), "10.0": (10, 0), "10.1": (10, 1)}
 NEWEST = "10.1"
@@ -38,12 +39,14 @@ class Platform:
     Attributes:
         table: the operator table for the version.
         for_dla: whether the file is meant for the board's DLA, not for its GPU.
+        asked: what NVIDIA's own parser says of the file; None where it was not asked.
     """
 
     version: Version
     table: str
     board: Target | None = None
     for_dla: bool = False
+    asked: Opinion | None = None
 
     @classmethod
     def of(
@@ -124,7 +127,7 @@ class Platform:
 
     def words(self) -> list[str]:
         """Remarks for the reader on how this platform was judged."""
-        remarks = []
+        remarks = [] if self.asked is None else [self.asked.words()]
         if self.version[:2] != TABLES[self.table]:
             which = "the newest" if self.table == NEWEST else "the nearest older"
             last = ".".join(map(str, changes.LATEST))
