@@ -51,12 +51,13 @@ def quantized_type(network: Network, platform: Platform) -> Iterator[Finding]:
         kind = _quantized_type(network, node)
         if kind in supported or kind == TensorProto.UNDEFINED or _is_bias(network, node):
             continue
+        severity: Severity = "error"
         if not _has_zero(node) and node.op_type == "QuantizeLinear":
             what = "it has no zero point, which means UINT8 in ONNX but INT8 in TensorRT"
+            severity = _in_float(platform)
         else:
             what = f"it quantizes to {type_name(kind)}; {platform.name} supports {names}"
-        unsigned = kind == TensorProto.UINT8
-        severity: Severity = "error"
+        unsigned = kind == TensorProto.UINT8 and _has_zero(node)
         if unsigned:
             zero = network.constant(node, 2)
             # With a zero point of 0 the parser of TensorRT-RTX 1.7.1 takes it.
@@ -85,12 +86,15 @@ def float_bias(network: Network, platform: Platform) -> Iterator[Finding]:
 def scale(network: Network, platform: Platform) -> Iterator[Finding]:
     """204: scales are constant, finite and above 0, and there are as many as zero points."""
     for node in network.quantizers():
+        severity: Severity = "error"
         scales = network.constant(node, 1)
         if scales is None:
             what = "its scale is computed; TensorRT needs it when it builds the engine"
         elif not scales.size:
             what = "it has no scale"
         elif not (np.isfinite(scales.astype(np.float64)).all() and (scales.astype(np.float64) > 0).all()):
+            if (scales.astype(np.float64) > 0).all():  # an infinite one
+                severity = _in_float(platform)
             worst = scales.astype(np.float64).reshape(-1)
             worst = worst[~(np.isfinite(worst) & (worst > 0))]
             what = f"{worst.size} of its {scales.size} scales are not positive, the first is {worst[0]:g}"
@@ -100,7 +104,7 @@ def scale(network: Network, platform: Platform) -> Iterator[Finding]:
                 continue
             what = f"it has {scales.size} scales and {zero.size} zero points"
         cure = "Calibrate again; a channel of zeros gets the scale 1, not 0."
-        yield Finding(204, "error", node.name, what, cure)
+        yield Finding(204, severity, node.name, what, cure)
 
 
 def activation_axis(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -190,7 +194,7 @@ def zero_point_given(network: Network, platform: Platform) -> Iterator[Finding]:
 
 
 def _in_float(platform: Platform) -> Severity:
-    # NVIDIA's pages or ONNX forbid it; the parser of TensorRT-RTX 1.7.1 takes it, mostly to run it in float.
+    # NVIDIA's pages or ONNX forbid it; TensorRT-RTX 1.7.1 takes it, and runs it in float or wrongly.
     return "warning" if platform.version >= (11,) else "error"
 
 

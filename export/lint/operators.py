@@ -41,9 +41,23 @@ _SHORT: dict[int, str] = {
     TensorProto.UINT8: "u8",
     TensorProto.BOOL: "bool",
 }
+# TensorRT-RTX 1.7.1 converts none of these types, nor does any parser before.
+_NO_TYPE = (
+    *(TensorProto.INT16, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64),
+    *(TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128, TensorProto.FLOAT8E5M2),
+)
+# Every importer refuses these on whole numbers (unaryHelper in 8.5-GA to 10.1-GA; TensorRT-RTX 1.7.1, too).
+_WHOLE = (TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL)
+_FLOAT_ONLY = (
+    *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor", "Log"),
+    *("Reciprocal", "Round", "Sin", "Sinh", "Sqrt", "Tan"),
+)
 # The tables list the types of an operator's data: of these operators the output's, of others the input's.
 _BY_OUTPUT = ("Constant", "ConstantOfShape", "EyeLike", "OneHot", "Range", "Where")
 _UNSIZED = ("NonZero", "NonMaxSuppression")  # how large the result is depends on the data
+_RTX = (
+    "NonZero",
+)  # a plugin for TensorRT-RTX 1.7.1, by its message, but a layer in onnx-tensorrt's importers
 _ANY_TYPE = (*QUANTIZED, "If", "Loop", "Scan", "Shape", "Size", "NonMaxSuppression", "SequenceConstruct")
 
 
@@ -89,7 +103,8 @@ def operator_taken(network: Network, platform: Platform) -> Iterator[Finding]:
         tables = operators().get(name) or {}
         since = next((table for table, types in tables.items() if types), None)
         learnt = changes.since(name)
-        if known is None:
+        # In an opset that is known here, an operator that ONNX does not have is none of a newer ONNX.
+        if known is None and (defs.has(name) or network.opset > defs.onnx_opset_version()):
             what = f"{name} is in no table that deadweight has; {platform.name} may support it"
             cure = "Ask NVIDIA's parser: deadweight lint --ask-parser, or trtexec --onnx=MODEL on the board."
             yield Finding(103, "warning", label(node), what, cure)
@@ -115,12 +130,14 @@ def operator_standard(network: Network, platform: Platform) -> Iterator[Finding]
         if node.domain in STANDARD or changes.plugin(node.op_type) or own:
             continue
         does = "without a plugin of that name the parser fails"
+        severity: Severity = "error"
         if platform.supports(node.op_type):
             # Observed in NVIDIA's parser: it looks an operator up only by its name.
             does = f"the parser uses only the name and would run ONNX's {node.op_type}"
+            severity = "warning"
         what = f"{node.domain}.{node.op_type} is not an ONNX operator; {does}"
         cure = "Replace it by standard operators, inline local functions, or build with --plugin LIBRARY."
-        yield Finding(104, "error", label(node), what, cure)
+        yield Finding(104, severity, label(node), what, cure)
 
 
 def plugin(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -156,7 +173,8 @@ def asked(network: Network, platform: Platform) -> Iterator[Finding]:
     severity: Severity = "warning"
     what = f"{opinion.name}: {opinion.refused or opinion.ended or opinion.unbuilt}"
     cure = "Change what it names, or see what the board's TensorRT says: trtexec --onnx=MODEL."
-    if rtx and any(changes.uses_plugin(node, platform.version) for node in network.every_node()):
+    nodes = network.every_node()
+    if rtx and any(node.op_type in _RTX or changes.uses_plugin(node, platform.version) for node in nodes):
         severity = "note"
         cure = "TensorRT-RTX has no plugins, and the file needs one: this says nothing of a board's TensorRT."
     elif rtx and opinion.unbuilt:
@@ -226,11 +244,13 @@ def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
                 f"which lists {', '.join(sorted(listed))}"
             )
             cure = "Cast to a listed type first."
-            yield Finding(106, "warning", label(node), what, cure)
+            whole = kind in _WHOLE and node.op_type in _FLOAT_ONLY
+            yield Finding(106, "error" if whole else "warning", label(node), what, cure)
         else:
             what = f"{node.op_type} has the type {known}, which TensorRT {platform.table} has for no operator"
             cure = "Use FLOAT, FLOAT16, INT32 or BOOL."
-            yield Finding(106, "warning" if platform.newer else "error", label(node), what, cure)
+            unsure = platform.newer and kind not in _NO_TYPE
+            yield Finding(106, "warning" if unsure else "error", label(node), what, cure)
 
 
 def seed_used(network: Network, platform: Platform) -> Iterator[Finding]:

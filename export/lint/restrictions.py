@@ -32,6 +32,31 @@ Check = Callable[[Network, NodeProto, Platform], Iterator[Fault]]
 LARGEST_K = 3840
 
 
+def _from_data(network: Network, name: str) -> bool:
+    """Whether a tensor depends on an input's values, not only on its shape."""
+    waiting, seen = [name], set[str]()
+    while waiting:
+        name = waiting.pop()
+        maker = network.index.producer.get(name)
+        if maker is None and name and name not in network.index.constants:
+            return True
+        if maker is not None and maker.op_type not in ("Shape", "Size") and name not in seen:
+            waiting += maker.input
+        seen.add(name)
+    return False
+
+
+def _axes(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
+    # NVIDIA lists dynamic axes as new in 10.7; by TensorRT-RTX 1.7.1 they must still be known at build time.
+    if (
+        len(node.input) > 1
+        and platform.has(node.op_type, "computed axes")
+        and _from_data(network, node.input[1])
+    ):
+        yield Fault("its axes depend on an input's values", "Make them constant.")
+    yield from _constant(1, "axes")(network, node, platform)
+
+
 def _constant(place: int, name: str, *, since: int = 8) -> Check:
     def check(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
         given = len(node.input) > place and bool(node.input[place])
@@ -119,6 +144,9 @@ def _grid(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fau
     if axes != 4 and platform.version < (11,):
         cure = "Sample image by image: [N, C, H, W]."
         yield Fault(f"its input has {axes} axes, only 4 are supported", cure, platform.newer)
+    places = len(network.shapes.get(node.input[1], (0,) * axes))
+    if places != axes and platform.version >= (11,):
+        yield Fault(f"its input has {axes} axes and its grid {places}", "Give both the same number of axes.")
 
 
 def _recurrent(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
@@ -138,7 +166,7 @@ def _hardmax(network: Network, node: NodeProto, platform: Platform) -> Iterator[
     shape = network.shapes.get(node.input[0])
     axis = attribute_of(node, "axis", -1)
     if shape and -len(shape) <= axis < len(shape) and shape[axis] is None:
-        yield Fault("the length of its axis is not fixed", "Fix that axis.")
+        yield Fault("the length of its axis is not fixed", "Fix that axis.", platform.newer)
 
 
 def _branches(network: Network, node: NodeProto, platform: Platform) -> Iterator[Fault]:
@@ -279,7 +307,7 @@ RESTRICTIONS: dict[str, Check] = {
     "ReverseSequence": _reverse,
     **dict.fromkeys(("ScatterElements", "ScatterND"), _scatter),
     "Slice": _constant(3, "axes"),
-    **dict.fromkeys(("Squeeze", "Unsqueeze"), _constant(1, "axes")),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), _axes),
     **dict.fromkeys(_REDUCTIONS, _reduction),
     "TopK": _top,
 }

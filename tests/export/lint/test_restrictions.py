@@ -125,8 +125,8 @@ def broadcast(graph: Graph, faulty: bool) -> None:
 
 
 def grid(graph: Graph, faulty: bool) -> None:
-    x, places = graph.input([2, 16, 8, 8, 8] if faulty else IMAGE), graph.input([2, 4, 4, 2])
-    graph.op("GridSample", x, places)
+    x = graph.input([2, 16, 8, 8, 8] if faulty else IMAGE)
+    graph.op("GridSample", x, graph.input([2, 4, 4, 4, 3] if faulty else [2, 4, 4, 2]))
 
 
 def recurrent(operator: str, **attributes: Any) -> Fill:
@@ -224,6 +224,21 @@ def axes_given(operator: str) -> Fill:
 
 def axes_computed(operator: str) -> Fill:
     return lambda graph, faulty: with_axes(operator, graph, graph.input([1], TensorProto.INT64))
+
+
+def squeeze_by(source: str, operator: str = "Squeeze") -> Fill:
+    """Axes that an input gives, or its shape; the clean twin has constant axes, or is on another version."""
+
+    def fill(graph: Graph, faulty: bool) -> None:
+        x = graph.input([1, 1, 8, 8])
+        axes = graph.constant([0], np.int64)
+        if source:
+            axes = graph.op("Gather", graph.op(source, x), axes)
+        elif faulty:
+            axes = graph.input([1], TensorProto.INT64)
+        graph.op(operator, x, axes)
+
+    return fill
 
 
 def resize(**attributes: Any) -> Fill:
@@ -381,6 +396,8 @@ CASES = [
     computed("Pad", 4, [0, 1, 2, 3], opset=18),
     computed("Slice", 4, [0]),
     computed("Squeeze", 2, [0]),
+    case("Squeeze", "by data", squeeze_by(""), "11.4", anyway=(106,)),
+    case("Unsqueeze", "computed until 10.7", squeeze_by("Shape", "Unsqueeze"), "10.6", "10.7"),
     computed("Unsqueeze", 2, [0]),
     case("Pad", "axes in 8", axes_given("Pad"), "8.6", "10.1", opset=18, anyway=(101,)),
     case("Pad", "computed until 10.4", axes_computed("Pad"), "10.3", "10.4", opset=18),
