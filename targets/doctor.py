@@ -187,7 +187,8 @@ def _cuda_way(root: Path, board: Board) -> Check:
         return Check("cuda", f"{version}, by libcudart", True, "engines")
     if util.find_spec("pycuda") is not None:
         return Check("cuda", f"{version}, by pycuda", True, "engines")
-    cure = "sudo apt install cuda-cudart-12-6 (the version of its JetPack)"
+    package = "-".join((board.cuda or "12.6").split(".")[:2])
+    cure = f"sudo apt install cuda-cudart-{package} (the version of its JetPack)"
     cure = "Install the CUDA packages of its DriveOS." if board.is_drive else cure
     return Check("cuda", f"{version}, no library that can call it", False, "engines", cure)
 
