@@ -63,6 +63,7 @@ def compare(
     Raises:
         DeadweightError: a model cannot be timed, or the board cannot be reached.
     """
+    from ..targets.engines.record import check_comparable
     from ..targets.remote.board import compare_on
     from ..targets.remote.on_board import ready_on, runtime_there
     from ..targets.runtimes.open import run_as, shared_runtime
@@ -80,7 +81,8 @@ def compare(
     how = how_there(on, target=target, runtime=runtime, precision=precision)
     if on is None:
         runs = run_as(shared_runtime(models.values(), board_runtime(target)), runtime)
-        protocol = replace(protocol, runtime=runs.name)
+        alike = check_comparable(models.values()) if runs.builds else ""
+        protocol = replace(protocol, runtime=runs.name, precision=alike)
         if layers:
             refuse_layers(runs)
     fed, shown = optional_path(inputs), progress or silent
@@ -221,6 +223,7 @@ def profile(
     Raises:
         DeadweightError: it cannot be timed, or the board cannot be reached.
     """
+    from ..targets.engines.record import check_comparable
     from ..targets.remote.board import time_on
     from ..targets.remote.on_board import ready_on, runtime_there
     from ..targets.runtimes.open import run_as, runtime_of
@@ -252,7 +255,8 @@ def profile(
         runs = run_as(runtime_of(path, board_runtime(target)), runtime)
         if layers:
             refuse_layers(runs)
-        protocol = replace(protocol, runtime=runs.name)
+        alike = check_comparable([path]) if runs.builds else ""
+        protocol = replace(protocol, runtime=runs.name, precision=alike)
         measured = time_together(
             {path.name: path},
             protocol=protocol,

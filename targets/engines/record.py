@@ -11,7 +11,7 @@ import platform
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..artifact import read_json, sha256_of, write_json, write_text
 from ..errors import ModelError
@@ -142,6 +142,28 @@ def check_record(
         raise ModelError(
             f"{plan.name} cannot run here: {'; '.join(faults)}.", f"Build it here: {record['rebuild']}"
         )
+
+
+def check_comparable(plans: Iterable[Path]) -> str:
+    """The common precision of plans that are to be compared; empty where a plan has no record.
+
+    Raises:
+        ModelError: they were built with other precisions or limits, or a record is not readable.
+    """
+    records = {str(plan): read_record(plan) for plan in plans}
+    built = {
+        name: (str(one["settings"].get("precision", "")), str(sorted(one.get("limits", {}).items())))
+        for name, one in records.items()
+        if one is not None
+    }
+    if len(set(built.values())) > 1:
+        each = "; ".join(f"{name}: {precision} {limits}" for name, (precision, limits) in built.items())
+        raise ModelError(
+            f"These engines were built with unequal precisions or limits, so they are not compared: {each}.",
+            "Compare the ONNX files with --on (local for this machine), which builds both alike; or build "
+            "both with one --precision and one --workspace-bytes.",
+        )
+    return next(iter(built.values()))[0] if len(built) == len(records) else ""
 
 
 def rebuild_command(plan: Path, record: Optional[Mapping[str, Any]]) -> str:

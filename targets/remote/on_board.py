@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from ..engines.build_settings import BuildSettings, needs_half
-from ..engines.record import read_record, record_path
+from ..engines.record import check_comparable
 from ..errors import ModelError, TargetError
 from ..onnx_file import model_sha256, read_nodes
 from ..progress import Progress
@@ -191,21 +191,10 @@ def _engines(
     board: Transport, paths: Mapping[str, Path], how: HowThere, progress: Optional[Progress]
 ) -> Ready:
     """Engines as they are: the board's own list says whether it built them. Their records say how."""
-    plans = [path.name for path in paths.values()]
-    records = {name: read_record(path) for name, path in paths.items()}
+    precision = check_comparable(paths.values())
     there = board.put(list(paths.values()), progress=progress)
-    known = [record for record in records.values() if record is not None]
-    settings = [(one["settings"].get("precision", ""), json.dumps(one.get("limits", {}))) for one in known]
-    if len(set(settings)) > 1:
-        raise ModelError(
-            "These engines were built with other precisions or limits, so their times are not comparable: "
-            + "; ".join(f"{path.name}: {record_path(path).name}" for path in paths.values())
-            + ".",
-            "Compare the ONNX files instead: both are built there under the same conditions.",
-        )
     runtime, _ = runtime_there(board, how)
-    runtime = runtime if runtime.builds else by_suffix(plans[0])
-    precision = settings[0][0] if len(known) == len(paths) else ""
+    runtime = runtime if runtime.builds else by_suffix(next(iter(paths.values())).name)
     return Ready(dict(zip(paths, there)), runtime, precision)
 
 

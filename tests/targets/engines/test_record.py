@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deadweight.targets.engines.record import read_record, record_path
+from deadweight.targets.engines.record import check_comparable, read_record, record_path
 from deadweight.targets.errors import ModelError
 
 WHOLE: dict[str, Any] = {
@@ -47,3 +47,19 @@ def test_a_record_that_is_not_whole_is_refused_by_what_it_lacks(
     with pytest.raises(ModelError, match=message) as caught:
         read_record(plan)
     assert "remove" in caught.value.cure
+
+
+def test_engines_of_unequal_precisions_or_limits_are_not_compared(tmp_path: Path) -> None:
+    def plan(name: str, precision: str, workspace_bytes: int) -> Path:
+        settings = {**WHOLE["settings"], "precision": precision}
+        record = {**WHOLE, "settings": settings, "limits": {"workspace_bytes": workspace_bytes}}
+        record_path(tmp_path / name).write_text(json.dumps(record))
+        return tmp_path / name
+
+    first = plan("a.plan", "fp16", 1 << 20)
+    assert check_comparable([first, plan("b.plan", "fp16", 1 << 20)]) == "fp16"
+    assert check_comparable([first, tmp_path / "without.plan"]) == ""
+    for other in (plan("c.plan", "fp32", 1 << 20), plan("d.plan", "fp16", 1 << 21)):
+        with pytest.raises(ModelError, match="unequal precisions or limits") as caught:
+            check_comparable([first, other])
+        assert "--workspace-bytes" in caught.value.cure
