@@ -31,15 +31,16 @@ class Opinion:
     """The answer of NVIDIA's parser to a file.
 
     Attributes:
-        flavour, version: of the TensorRT that was asked.
+        version: of the TensorRT that was asked.
+        rtx: whether it is TensorRT-RTX, which alone builds for a GPU that is not here.
         refused: why the parser refuses the file; "" where it does not.
         ended: how the process ended, if it crashed or was stopped; "" otherwise.
         built: whether the builder built it; None where it was not asked.
         unbuilt: why the builder did not.
     """
 
-    flavour: str
     version: str
+    rtx: bool = False
     refused: str = ""
     ended: str = ""
     built: bool | None = None
@@ -48,7 +49,7 @@ class Opinion:
     @property
     def name(self) -> str:
         """For readers: "TensorRT-RTX 1.7.1.116"."""
-        return f"{'TensorRT-RTX' if self.flavour == 'tensorrt_rtx' else 'TensorRT'} {self.version}"
+        return f"{'TensorRT-RTX' if self.rtx else 'TensorRT'} {self.version}"
 
     @property
     def taken(self) -> bool:
@@ -106,14 +107,14 @@ def _asked(flavour: str, path: Path, limit_s: float) -> Opinion | str:
     for line in printed.splitlines():
         if line.startswith("{"):
             answers.update(json.loads(line))
-    return Opinion(flavour=flavour, ended=ended, **answers)
+    return Opinion(ended=ended, **answers)
 
 
 def _answers(flavour: str, path: Path) -> Iterator[dict[str, Any]]:
     """In the child: what is known, as soon as it is."""
     trt = import_tensorrt(flavour)
     with heard(trt) as (logger, said):
-        yield {"version": trt.__version__}
+        yield {"version": trt.__version__, "rtx": hasattr(trt, "ComputeCapability")}
         builder = trt.Builder(logger)
         network = builder.create_network(0)
         parser = trt.OnnxParser(network, logger)
@@ -121,14 +122,15 @@ def _answers(flavour: str, path: Path) -> Iterator[dict[str, Any]]:
             errors = [parser.get_error(place).desc() for place in range(parser.num_errors)]
             yield {"refused": _short(errors)}
             return
-        if flavour != "tensorrt_rtx" or path.stat().st_size > LARGEST_BUILD_BYTES:
-            return
+        named = getattr(getattr(trt, "ComputeCapability", None), NEAREST, None)
+        if named is None or path.stat().st_size > LARGEST_BUILD_BYTES:
+            return  # it builds for this machine's GPU only
         inputs = [network.get_input(place) for place in range(network.num_inputs)]
         if any(size == -1 for each in inputs for size in tuple(each.shape)[1:]):
             return
         config, profile = builder.create_builder_config(), builder.create_optimization_profile()
         config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, NEAREST), 0)
+        config.set_compute_capability(named, 0)
         for each in inputs:
             if -1 in tuple(each.shape):
                 profile.set_shape(each.name, *[(1, *tuple(each.shape)[1:])] * 3)

@@ -169,7 +169,7 @@ def asked(network: Network, platform: Platform) -> Iterator[Finding]:
     opinion = platform.asked
     if opinion is None or opinion.taken:
         return
-    rtx = opinion.flavour == "tensorrt_rtx"
+    rtx = opinion.rtx
     severity: Severity = "warning"
     what = f"{opinion.name}: {opinion.refused or opinion.ended or opinion.unbuilt}"
     cure = "Change what it names, or see what the board's TensorRT says: trtexec --onnx=MODEL."

@@ -53,7 +53,7 @@ def test_what_the_real_parser_takes_and_builds_is_said(tmp_path: Path) -> None:
     assert report.words[0].startswith("The parser of TensorRT-RTX 1.7.1")
     assert report.words[0].endswith("takes this file, and its builder builds it for SM86.")
     asked = report.to_json()["asked"]
-    assert (asked["flavour"], asked["built"]) == ("tensorrt_rtx", True)
+    assert (asked["version"][:5], asked["rtx"], asked["built"]) == ("1.7.1", True, True)
 
 
 @pytest.mark.slow
