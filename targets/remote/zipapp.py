@@ -1,7 +1,8 @@
 """The agent as a zipapp: this floor's sources in a zip file that Python runs without an install.
 
 It is sent with the first call and stored on the board by its hash. Equal sources give equal bytes. It has
-only what the agent imports, without the boards' TOML files, since a target is sent as JSON.
+only what the agent imports, without docstrings, and without the boards' TOML files, since a target is sent as
+JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ sys.exit(main())
 
 @lru_cache(maxsize=1)
 def agent_bytes() -> bytes:
-    """The zip file, some 130 KB. Its sources are Python 3.8; `python3 FILE doctor` runs it."""
+    """The zip file, some 160 KB. Its sources are Python 3.8; `python3 FILE doctor` runs it."""
     import ast
     import io
     import zipfile  # imported here, so that the agent starts fast
@@ -59,12 +60,29 @@ def agent_bytes() -> bytes:
         "deadweight/__init__.py": '"""The part of deadweight for boards."""\n',
     }
     for path in sorted(found):
-        files[f"deadweight/targets/{path}"] = (_SOURCES / path).read_text("utf-8")
+        files[f"deadweight/targets/{path}"] = _without_docstrings((_SOURCES / path).read_text("utf-8"))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, text in files.items():
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), text, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
+
+
+def _without_docstrings(source: str) -> str:
+    """A source without its docstrings, which nobody reads on a board. Each line keeps its number."""
+    import ast
+
+    lines = source.split("\n")
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+            and node.end_lineno is not None
+        ):
+            lines[node.lineno - 1] = lines[node.lineno - 1][: node.col_offset] + '""'
+            lines[node.lineno : node.end_lineno] = [""] * (node.end_lineno - node.lineno)
+    return "\n".join(lines)
 
 
 def agent_sha256() -> str:
