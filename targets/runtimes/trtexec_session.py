@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 import numpy as np
 
 from ..artifact import sha256_of
-from ..engines.content import profile_of, runs_of
 from ..engines.log import Line, is_simulated
 from ..engines.plugins import check_plugins, given_plugins, library_facts
 from ..engines.record import check_record, read_record
+from ..engines.times_of import profile_of, runs_of
 from ..engines.trtexec import (
     WARM_UP_MS,
     find_trtexec,
