@@ -48,11 +48,14 @@ def how_there(
             "--precision is for a build on a board, and none is named.", "Give --on USER@HOST, or local."
         )
     runs = None if target is None else load_target(target).runtime
-    chosen = runtime_named(runtime) if runtime else runs if runs is not None and not runs.builds else None
+    named, plus, choices = (runtime or "").partition("+")
+    own = runs if runs is not None and not runs.builds else None
+    chosen = runtime_named(str(runtime)) if named else own
     # A target's facts are for a build.
     builds = runs is not None and runs.builds and (chosen is None or chosen.builds)
     settings = BuildSettings(precision=precision or "fp16", plugins=given_plugins())
-    return HowThere(chosen, settings, target if builds else None, half_writer())
+    how = "" if named else plus + choices
+    return HowThere(chosen, settings, target if builds else None, half_writer(), how)
 
 
 def half_writer() -> Cast | None:

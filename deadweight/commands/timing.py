@@ -9,7 +9,20 @@ import typer
 
 from .. import api
 from ..targets.engines.plugins import give_plugins
-from ..terminal.options import BoardPrecision, BoardRuntime, Inputs, On, Plugins, TargetName
+from ..terminal.options import (
+    BoardPrecision,
+    BoardRuntime,
+    Buffers,
+    CudaGraph,
+    Inputs,
+    On,
+    Place,
+    Plugins,
+    Sync,
+    TargetName,
+    Wait,
+    run_by,
+)
 from ..terminal.show import show
 from ..terminal.tables import bar, out
 from .engine_report import show_engine_layers
@@ -31,6 +44,9 @@ def profile(
     runtime: BoardRuntime = None,
     precision: BoardPrecision = None,
     plugin: Plugins = None,
+    cuda_graph: CudaGraph = False,
+    buffers: Buffers = Place.device,
+    sync: Sync = Wait.spin,
     to: Annotated[Path | None, typer.Option("--out", help="Output file of the measurement, as JSON.")] = None,
 ) -> None:
     """Measure one model: latency percentiles with their interval, memory, and the conditions."""
@@ -40,6 +56,7 @@ def profile(
     from ..targets.timing.inputs import given_inputs
 
     give_plugins(plugin or ())
+    runtime = run_by(runtime, cuda_graph=cuda_graph, buffers=buffers, sync=sync)
     runs = runtime_of(model, board_runtime(target)) if on is None else None
     if layers and runs is not None and not runs.builds:
         refuse_layers(runs)
@@ -101,6 +118,9 @@ def compare(
     runtime: BoardRuntime = None,
     precision: BoardPrecision = None,
     plugin: Plugins = None,
+    cuda_graph: CudaGraph = False,
+    buffers: Buffers = Place.device,
+    sync: Sync = Wait.spin,
     to: Annotated[
         Path | None, typer.Option("--out", help="Output file of measurements and judgement, as JSON.")
     ] = None,
@@ -118,6 +138,7 @@ def compare(
     from ..targets.runtimes.open import shared_runtime
 
     give_plugins(plugin or ())
+    runtime = run_by(runtime, cuda_graph=cuda_graph, buffers=buffers, sync=sync)
     if layers and on is None:
         refuse_layers(shared_runtime([baseline, candidate], board_runtime(target)))
     elif layers and on is not None:

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Place(str, Enum):
+    """Where an engine's buffers are."""
+
+    device = "device"
+    mapped = "mapped"
+
+
+class Wait(str, Enum):
+    """How the host waits for the GPU."""
+
+    spin = "spin"
+    block = "block"
+
+
+def run_by(runtime: str | None, *, cuda_graph: bool, buffers: Place, sync: Wait) -> str | None:
+    """The runtime's name with the choices of how engines run, as in `+graph+block`."""
+    chosen = ("+graph" if cuda_graph else "", "" if buffers is Place.device else "+mapped")
+    return (runtime or "") + "".join(chosen) + ("" if sync is Wait.spin else "+block") or None
+
 
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Replace a setting, e.g. prune.mean=0.1; repeatable.")
@@ -34,10 +56,15 @@ BoardRuntime = Annotated[
     str | None,
     typer.Option(
         "--runtime",
-        help="Another than the board's best, e.g. onnxruntime; or how engines run: tensorrt+graph, +mapped, "
-        "+block, see docs/engines.md.",
+        help="Another than the board's best, e.g. onnxruntime.",
     ),
 ]
+CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Run engines as a captured CUDA graph.")]
+Buffers = Annotated[
+    Place,
+    typer.Option("--buffers", help="The memory of an engine's inputs and outputs."),
+]
+Sync = Annotated[Wait, typer.Option("--sync", help="How the host waits for an engine.")]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", help="A plugin library of the engines; with --on, its path there; repeatable."),

@@ -174,7 +174,7 @@ class Cuda:
             )
         if status == NOT_SUPPORTED:
             what = f"{self.name} does not support this"
-            cure = "Omit +graph and +block in --runtime, or use libcudart: DEADWEIGHT_CUDA=ctypes."
+            cure = "Omit --cuda-graph and --sync block, or use libcudart: DEADWEIGHT_CUDA=ctypes."
         elif status in _NO_DRIVER:
             what = "CUDA found no suitable driver"
             cure = "Install the CUDA of the driver's version; start a container with --runtime nvidia."

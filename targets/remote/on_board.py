@@ -19,7 +19,7 @@ from ..engines.record import check_comparable
 from ..errors import ModelError, TargetError
 from ..onnx_file import model_sha256, read_nodes
 from ..progress import Progress
-from ..runtimes.runtime import Runtime, by_suffix, is_engine, known_runtimes, runtime_named
+from ..runtimes.runtime import Runtime, by_suffix, is_engine, known_runtimes, runtime_named, with_choices
 from ..target import Target, load_target, target_on
 from .ssh import Transport
 
@@ -41,6 +41,8 @@ class HowThere:
     """A name gets the software that the board really has."""
     cast: Optional[Cast] = None
     """From the floor above, which has the package onnx; None where that is not installed."""
+    choices: str = ""
+    """How the runtime runs engines, as in `+graph`."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def runtime_there(board: Transport, how: HowThere = _DEFAULT) -> Tuple[Runtime, 
         )
     facts = board.run(["facts"])[1]
     if how.runtime is not None:
-        return how.runtime, facts
+        return with_choices(how.runtime, how.choices), facts
     known = {one.name for one in known_runtimes()}
     usable = [runtime_named(one["name"]) for one in facts["runtimes"] if one["name"] in known]
     best = sorted(usable, key=lambda one: not one.builds)
@@ -94,7 +96,7 @@ def runtime_there(board: Transport, how: HowThere = _DEFAULT) -> Tuple[Runtime, 
             f"{wanted.title} runs engines, but no TensorRT works on {board.name}.",
             f"Run `deadweight doctor --on {board.name}`, or omit the target to time {best[0].title}.",
         )
-    return best[0], facts
+    return with_choices(best[0], how.choices), facts
 
 
 def ready_on(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, Optional, Union
 
 from ..errors import DeadweightError, TargetError
-from .runtime import DEFAULT, Runtime, by_suffix, runtime_named, usable
+from .runtime import DEFAULT, Runtime, by_suffix, runtime_named, usable, with_choices
 
 if TYPE_CHECKING:
     from .session import Session
@@ -40,13 +40,17 @@ def shared_runtime(paths: Iterable[Path], board: Optional[Runtime] = None) -> Ru
 
 
 def run_as(found: Runtime, name: Optional[str]) -> Runtime:
-    """The runtime of this name in place of the one that was found for a file, such as `tensorrt+graph`.
+    """The runtime of this name in place of the one that was found for a file.
+
+    A name such as `+graph` is the found one with that choice.
 
     Raises:
         TargetError: it is unknown, or does not open such files.
     """
     if not name:
         return found
+    if name.startswith("+"):
+        return with_choices(found, name)
     wanted = runtime_named(name)
     if wanted.suffixes != found.suffixes:
         raise TargetError(

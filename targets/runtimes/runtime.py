@@ -177,6 +177,23 @@ def runtime_named(name: str) -> Runtime:
     return known[name]
 
 
+def with_choices(runtime: Runtime, choices: str) -> Runtime:
+    """The runtime with choices of how it runs an engine, as in `+graph+block`; see docs/engines.md.
+
+    Raises:
+        TargetError: it has not all of them.
+    """
+    if not choices:
+        return runtime
+    named = {one.name: one for one in known_runtimes(variants=True)}
+    if runtime.base + choices not in named:
+        raise TargetError(
+            f"{runtime.title} does not run with {choices.strip('+').replace('+', ' and ')}.",
+            "Omit --cuda-graph, --buffers and --sync: they are choices for TensorRT's engines.",
+        )
+    return named[runtime.base + choices]
+
+
 def known_runtimes(*, variants: bool = False) -> Tuple[Runtime, ...]:
     """The built-in runtimes and the user's own that were loaded."""
     return (*built_in_runtimes(variants=variants), *_OWN.values())

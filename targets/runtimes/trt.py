@@ -94,7 +94,7 @@ class TrtSession:
             raise ModelError(
                 f"The size of the output '{next(iter(self._growing))}' of {self._plan.name} depends on the "
                 "data: it cannot be captured as a CUDA graph.",
-                "Run it without a graph: omit +graph in --runtime.",
+                "Run it without a graph: omit --cuda-graph.",
             )
         # The first enqueue after a change of shapes initializes the context, outside any timing or graph.
         self._enqueue(self._context)
@@ -359,7 +359,7 @@ def open_trt(
     if not opened.wait_by("block" if block else "spin"):
         waits = ", waiting as CUDA chooses"
     if mapped and not opened.attribute("can_map_host_memory"):
-        raise TargetError("This GPU cannot map host memory.", "Omit +mapped in --runtime.")
+        raise TargetError("This GPU cannot map host memory.", "Omit --buffers mapped.")
     watch = Watch(opened)
     with heard(trt) as (logger, lines):
         check_plugins(record or {}, path, load_plugins(given_plugins()))

@@ -255,7 +255,7 @@ def check_the_commands_build_profile_and_compare_engines(bench: Any) -> None:
     for words, code in (
         (["build", model, *to], 0),
         (["profile", str(plan), "--layers", "--batch", "4", *few], 0),
-        (["compare", str(plan), str(plan), *few, "--runtime", "tensorrt+graph+mapped"], 3),
+        (["compare", str(plan), str(plan), *few, "--cuda-graph", "--buffers", "mapped"], 3),
     ):
         with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(io.StringIO()):
             assert (app(words, standalone_mode=False) or 0) == code, words

@@ -176,7 +176,7 @@ def test_how_engines_run_is_part_of_the_runtimes_name(
     models: Path, deadweight: Command, tmp_path: Path
 ) -> None:
     line = ["compare", models / "mlp.onnx", models / "qdq.onnx", "--on", "board", "--events", 6]
-    line += ["--event-s", 0.01, "--out", tmp_path / "c.json", "--runtime", "tensorrt+graph+block"]
+    line += ["--event-s", 0.01, "--out", tmp_path / "c.json", "--cuda-graph", "--sync", "block"]
     code, said = deadweight(*line)
     assert code == 3, said
     assert "by TensorRT 10.3.0, graph, block" in said
@@ -185,6 +185,9 @@ def test_how_engines_run_is_part_of_the_runtimes_name(
     code, said = deadweight("profile", models / "mlp.onnx", "--runtime", "tensorrt+graph")
     assert code == 2
     assert "tensorrt+graph does not open such files; onnxruntime does" in said
+    code, said = deadweight("profile", models / "mlp.onnx", "--cuda-graph", "--buffers", "mapped")
+    assert code == 2
+    assert "ONNX Runtime does not run with graph and mapped" in said
 
 
 def test_a_plugin_library_of_the_board_serves_build_and_timing(
