@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from deadweight.targets.errors import TargetError
 from deadweight.targets.machine.cuda import WAYS, Cuda, open_cuda
+from deadweight.targets.machine.cuda_calls import Calls
 
 SOURCE = Path(__file__).parents[1] / "fake_tensorrt" / "cudart.c"
 SIZE = 1 << 20
@@ -220,3 +221,23 @@ def test_a_way_that_is_unknown_is_refused_with_the_known_ones() -> None:
 def test_the_environment_chooses_a_way_too(libcudart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEADWEIGHT_CUDA", f"ctypes:{libcudart}")
     assert open_cuda().name == f"ctypes on {libcudart}"
+
+
+def answering(status: int) -> Cuda:
+    """CUDA by a binding that opens the device and answers anything else with this status."""
+
+    def call(name: str, *inputs: int) -> tuple[int, tuple[int, ...]]:
+        return (0, ()) if name == "cudaSetDevice" else (status, (0,))
+
+    return Cuda(Calls("a binding", call, lambda status: f"status {status}", lambda *_: lambda: status))
+
+
+def test_a_binding_without_graphs_refuses_them_and_blocking_with_the_cure() -> None:
+    cuda = answering(801)  # as pycuda does
+    assert cuda.wait_by("spin")
+    with pytest.raises(TargetError, match="a binding does not support this") as caught:
+        cuda.graph(1, lambda: None)
+    assert "--cuda-graph and --sync block" in caught.value.cure
+    with pytest.raises(TargetError, match="a binding does not support this"):
+        cuda.wait_by("block")
+    assert not answering(708).wait_by("block"), "an old CUDA that is in use waits its own way"
