@@ -162,7 +162,7 @@ def build(
 
     from ..targets.engines.build import build_engine
     from ..targets.engines.build_settings import BuildSettings
-    from ..targets.engines.kept import builder_version
+    from ..targets.engines.kept import builder_here
     from ..targets.remote.board import build_on
     from ..targets.remote.on_board import version_there
     from ..targets.target import load_target, target_on
@@ -174,7 +174,7 @@ def build(
     if on is None:
         kept = None if timing_cache is None else Path(timing_cache)
         board = None if target is None else load_target(target)
-        path = _in_half(path, plan, chosen, builder_version(chosen.flavour)) if path.is_file() else path
+        path = _in_half(path, plan, chosen, builder_here(chosen.flavour)[1]) if path.is_file() else path
         record = build_engine(path, plan, settings=chosen, target=board, timing_folder=kept, need=need).record
     else:
         figures = None if need is None else need.to_json()

@@ -62,6 +62,8 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
         rows[-1]["ota_bytes"] = sent_bytes(work.latest("onnx").path("onnx"))
     # An engine that a board scored is what is shipped.
     before, final = ({**row, "score": row.get("engine_score", row["score"])} for row in (rows[0], rows[-1]))
+    if unproven(*measured.values()):  # simulated or emulated figures neither keep nor break a budget
+        final = {**final, "latency_s": None, "speedup": None, "memory_bytes": None}
     if recipe.budgets.max_gpu_fallbacks is not None:
         final["gpu_fallbacks"] = gpu_fallbacks(work.latest("onnx").path("onnx"), work.target)
     budgets = check_budgets(recipe.budgets, before, final, higher)

@@ -1,10 +1,10 @@
 """Engines that this machine keeps: what was built once under the same conditions is not built again.
 
-    ~/.cache/deadweight/engines/KEY/NAME.plan      with its record and log
+    ~/.cache/deadweight/engines/KEY/engine.plan      with its record and log
 
-KEY is a hash of all on which an engine depends: model, settings, target, TensorRT's version, GPU, board and
-power mode, since a kernel that is fast in one mode is slow in another. An engine that was not used for two
-weeks is deleted. Only one whose hash is in the list of `own.py` counts: a build that was interrupted between
+KEY is a hash of all on which an engine depends: model, settings, TensorRT's version, GPU, board and power
+mode, since a kernel that is fast in one mode is slow in another. An engine that was not used for two weeks
+is deleted. Only one whose hash is in the list of `own.py` counts: a build that was interrupted between
 plan and record is done again.
 """
 
@@ -31,7 +31,7 @@ from ..target import Target
 from .build import build_engine
 from .build_settings import BuildSettings
 from .log import import_tensorrt
-from .machine import device_facts
+from .machine import check_target, device_facts
 from .own import own_engine, remember_built
 from .record import platform_facts, read_record
 from .trtexec import find_trtexec, version_of
@@ -60,7 +60,7 @@ def kept_engine(
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > _EXPIRES_S:
                 shutil.rmtree(str(old), ignore_errors=True)
-    plan = place / _key(Path(model), settings, target, root) / f"{Path(model).stem}.plan"
+    plan = place / _key(Path(model), settings, root) / "engine.plan"
     record = _whole(plan, folder)
     if record is None:
         try:
@@ -72,23 +72,26 @@ def kept_engine(
             raise ArtifactError(error.what, cure) from error
         remember_built(built.plan, folder)
         return plan, dict(built.record), False
+    trt, version = builder_here(settings.flavour)
+    check_target(trt, target, device_facts(None), settings, version=version, root=root)
     os.utime(str(plan.parent))
     return plan, record, True
 
 
-def builder_version(flavour: str) -> str:
-    """The version of what builds here: the Python bindings, else the program trtexec.
+def builder_here(flavour: str) -> Tuple[Any, str]:
+    """What builds here, and its version: the Python bindings, else None for the program trtexec.
 
     Raises:
         TargetError: there is neither.
     """
     try:
-        return str(import_tensorrt(flavour).__version__)
+        trt = import_tensorrt(flavour)
+        return trt, str(trt.__version__)
     except TargetError:
         program = find_trtexec()
         if program is None:
             raise
-        return version_of(program)
+        return None, version_of(program)
 
 
 def _whole(plan: Path, folder: Path) -> Optional[Dict[str, Any]]:
@@ -100,7 +103,7 @@ def _whole(plan: Path, folder: Path) -> Optional[Dict[str, Any]]:
         return None
 
 
-def _key(model: Path, settings: BuildSettings, target: Optional[Target], root: Path) -> str:
+def _key(model: Path, settings: BuildSettings, root: Path) -> str:
     mode = jetson.read_state(root, tools=True).power_mode if jetson.is_jetson(root) else None
     parts = {
         "deadweight": __version__,
@@ -111,8 +114,7 @@ def _key(model: Path, settings: BuildSettings, target: Optional[Target], root: P
             for each in (*settings.plugins, settings.calibration_cache)
             if Path(each).is_file()
         ],
-        "target": None if target is None else target.to_json(),
-        "version": builder_version(settings.flavour),
+        "version": builder_here(settings.flavour)[1],
         "device": device_facts(None),
         "platform": platform_facts(root),
         "power_mode": None if mode is None else [mode.id, mode.name],
