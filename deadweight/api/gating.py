@@ -77,9 +77,10 @@ def gate(
     refuse_other_inputs(accepted, given_inputs(files.inputs))
     old = old_model(accepted, path)
     scores: tuple[float | None, float | None] = (accepted.score, None)
-    if files.data is not None and files.budgets.score_drop is not None:
-        now = accuracy(candidate, files.data, board=files.board)
-        scores = (accuracy(old, files.data, board=files.board) if old else accepted.score, now)
+    data = files.data if files.budgets.score_drop is not None else None
+    if data is not None and on is None:
+        now = accuracy(candidate, data, board=files.board)
+        scores = (accuracy(old, data, board=files.board) if old else accepted.score, now)
     kept = histories.read(files.history) if files.history is not None and files.history.exists() else []
     how = how_there(
         on,
@@ -87,7 +88,10 @@ def gate(
         runtime=runtime,
         precision=precision or (on and accepted.protocol.precision) or None,
     )
-    taken = None if on is None else _gate_times(on, how, old, candidate, accepted, files.inputs, shown)
+    taken = None
+    if on is not None:
+        taken, there = _on_board(on, how, old, candidate, accepted, files.inputs, data, shown)
+        scores = there or scores
     gated = gates.check(
         candidate,
         accepted,
@@ -107,36 +111,46 @@ def gate(
     return Gate(verdict, gated.exit_code, candidate, gated, accepted, files.history)
 
 
-def _gate_times(
+def _on_board(
     on: str,
     how: HowThere,
     old: Path | None,
     model: Path,
     accepted: Baseline,
     inputs: Path | None,
+    data: Path | None,
     progress: Progress,
-) -> Mapping[str, Measurement]:
-    """Both models' times from a board: 48 loads, judged once."""
+) -> tuple[Mapping[str, Measurement], tuple[float, float] | None]:
+    """Both models' times from a board, 48 loads, judged once; and both scores there, with data."""
     if old is None:
         raise RecipeError(
             f"The accepted model {accepted.model} is not here, so it cannot be sent to {on}.",
             "Restore the file, or record the baseline again with --fetch.",
         )
     from ..targets.gate.baseline import refuse_other_runtime
-    from ..targets.remote.board import compare_on
+    from ..targets.gate.settings import accuracy
+    from ..targets.remote.board import compare_on, predict_on
     from ..targets.remote.on_board import ready_on, runtime_there
+    from ..targets.runtimes.runtime import is_engine
 
-    protocol = replace(accepted.protocol, events=48)
+    protocol, scores = replace(accepted.protocol, events=48), None
+    models = {"baseline": old, "candidate": model}
     with connected_to(on, progress) as there:
-        runs = runtime_there(there, how)[0]
-        precision = how.settings.precision if runs.builds else ""
-        refuse_other_runtime(accepted, model, replace(protocol, runtime=runs.name, precision=precision))
-        models = {"baseline": old, "candidate": model}
+        if not is_engine(model):  # before anything is built
+            runs = runtime_there(there, how)[0]
+            precision = how.settings.precision if runs.builds else ""
+            refuse_other_runtime(accepted, model, replace(protocol, runtime=runs.name, precision=precision))
         ready = ready_on(there, models, how, batch=protocol.batch, inputs=inputs, progress=progress)
+        refuse_other_runtime(accepted, model, ready.protocol(protocol))
         timed, _ = compare_on(there, ready, protocol=protocol, margin=0.02, inputs=inputs, progress=progress)
+        if data is not None:
+            was, now = (
+                accuracy(path, data, predict=predict_on(there, ready, name)) for name, path in models.items()
+            )
+            scores = was, now
     if timed.void:
         raise MeasurementError(
             f"{on} changed state during the measurement, so the times are invalid: {'; '.join(timed.void)}.",
             "Lock its clocks and let it cool down: deadweight doctor --on says how.",
         )
-    return timed.measurements
+    return timed.measurements, scores

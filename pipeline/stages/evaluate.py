@@ -7,25 +7,22 @@ there too, by the same score: INT8 and FP16 may change it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...export.onnx_graph.counts import count
 from ...targets.artifact import read_json, write_json
-from ...targets.remote.board import infer_on
-from ...targets.remote.on_board import Ready, ready_on
-from ...targets.remote.ssh import Transport, connected
-from ...targets.runtimes.infer import load_arrays
+from ...targets.remote.board import predict_on
+from ...targets.remote.on_board import ready_on
+from ...targets.remote.ssh import connected
 from ...targets.runtimes.open import open_session
 from ...targets.timing.inputs import inputs_mark
 from ..training.predict import score_of, session_predict, torch_predict
 from ..work import Variant, Work
-from ..workload import Array, Batch, example_batch, split_batches
+from ..workload import Array, Batch, Predict, example_batch, split_batches
 from .profile import how_on
 
 _GROUP_BYTES = 64 << 20
@@ -79,12 +76,12 @@ def engine_scores(work: Work, split: str) -> dict[str, float]:
     made = read_json(work.artifacts["engines"].checked())
     paths = {one.name: one.path("onnx") for one in work.variants if one.name in made["engines"]}
     scores = {}
-    with connected(made["on"]) as board, tempfile.TemporaryDirectory() as folder:
+    with connected(made["on"]) as board:
         how = how_on(work, runtime=made["runtime"], precision=made["precision"])
         ready = ready_on(board, paths, how, progress=work.progress)
         for index, name in enumerate(paths):
             work.progress(index, len(paths), f"score the engine of {name}")
-            there = _There(board, ready, name, list(example_batch(work.workload)), Path(folder) / name)
+            there = _There(predict_on(board, ready, name), list(example_batch(work.workload)))
             batches = there.sent(split_batches(work.workload, split))
             scores[name] = score_of(work.workload, there.predict, split, batches=batches)
     return scores
@@ -93,54 +90,41 @@ def engine_scores(work: Work, split: str) -> dict[str, float]:
 class _There:
     """`predict` by a model on a board; the inputs of many batches are sent at once, before they are asked."""
 
-    def __init__(
-        self, board: Transport, ready: Ready, name: str, inputs: Sequence[str], folder: Path
-    ) -> None:
-        self._board, self._ready, self._name, self._inputs, self._folder = board, ready, name, inputs, folder
-        self._known: dict[str, dict[str, Array]] = {}
-        self._calls = 0
-        folder.mkdir()
+    def __init__(self, run: Predict, inputs: Sequence[str]) -> None:
+        self._run, self._inputs = run, inputs
+        self._known: dict[str, Mapping[str, Array]] = {}
 
     def predict(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
         """The outputs for a batch; one that was not sent before, as the score changed it, is sent now."""
-        mark = inputs_mark({name: arrays[name] for name in self._inputs})
-        if mark not in self._known:
-            self._run([{name: np.asarray(arrays[name]) for name in self._inputs}])
-        return self._known[mark]
+        given = {name: np.asarray(arrays[name]) for name in self._inputs}
+        known = self._known.get(inputs_mark(given))
+        return self._run(given) if known is None else known
 
     def sent(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, after their inputs were sent and run, in groups."""
+        """The batches, after their inputs were sent and run, in groups of equal shapes."""
         group: list[Batch] = []
         arrays: list[dict[str, Array]] = []
         for batch in batches:
-            group.append(batch)
-            arrays.append({name: batch[name].numpy() for name in self._inputs})
-            if sum(array.nbytes for each in arrays for array in each.values()) > _GROUP_BYTES:
-                self._run(arrays)
-                yield from group
+            given = {name: batch[name].numpy() for name in self._inputs}
+            size = sum(array.nbytes for each in arrays for array in each.values())
+            if arrays and (size > _GROUP_BYTES or _shapes(given) != _shapes(arrays[0])):
+                yield from self._group(group, arrays)
                 group, arrays = [], []
-        self._run(arrays)
+            group.append(batch)
+            arrays.append(given)
+        if group:
+            yield from self._group(group, arrays)
+
+    def _group(self, group: Sequence[Batch], arrays: Sequence[Mapping[str, Array]]) -> Iterator[Batch]:
+        outputs = self._run({name: np.concatenate([each[name] for each in arrays]) for name in self._inputs})
+        self._known.clear()
+        start = 0
+        for each in arrays:
+            stop = start + len(each[self._inputs[0]])
+            self._known[inputs_mark(each)] = {name: value[start:stop] for name, value in outputs.items()}
+            start = stop
         yield from group
 
-    def _run(self, batches: Sequence[Mapping[str, Array]]) -> None:
-        """Keeps the outputs of these batches, and forgets earlier ones."""
-        self._known.clear()
-        shapes = [[batch[name].shape[1:] for name in self._inputs] for batch in batches]
-        if len(batches) > 1 and any(each != shapes[0] for each in shapes):
-            parts = [[batch] for batch in batches]
-        else:
-            parts = [list(batches)] if batches else []
-        files = []
-        for part in parts:
-            self._calls += 1
-            files.append(self._folder / str(self._calls) / "inputs.npz")
-            files[-1].parent.mkdir()
-            joined = {name: np.concatenate([batch[name] for batch in part]) for name in self._inputs}
-            np.savez(files[-1], **joined)  # type: ignore[arg-type]  # names of inputs
-        for file, part in zip(files, parts, strict=True):
-            [answer] = infer_on(self._board, self._ready, self._name, [file], file.parent / "outputs")
-            outputs, start = load_arrays(answer), 0
-            for batch in part:
-                stop = start + len(batch[self._inputs[0]])
-                self._known[inputs_mark(batch)] = {name: v[start:stop] for name, v in outputs.items()}
-                start = stop
+
+def _shapes(arrays: Mapping[str, Array]) -> list[tuple[int, ...]]:
+    return [array.shape[1:] for array in arrays.values()]

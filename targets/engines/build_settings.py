@@ -122,8 +122,7 @@ def needs_half(file: Nodes, settings: BuildSettings, *, version: str) -> bool:
     return (
         settings.precision != "fp32"
         and not file.half
-        and settings.dla_core is None
-        and (major >= 11 or (file.quantized and major >= 10))
+        and (major >= 11 or (file.quantized and major >= 10 and settings.dla_core is None))
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from ..runtimes.infer import load_arrays
 from ..runtimes.open import open_session, runtime_of
 from ..runtimes.runtime import Runtime
 from ..target import load_target
+
+if TYPE_CHECKING:
+    from ..runtimes.session import Arrays
 
 CONFIG = Path("deadweight.toml")
 """The settings that are read where no others are named."""
@@ -156,8 +159,17 @@ def gate_files(
     )
 
 
-def accuracy(model: Path, data: Path, *, threads: int = 1, board: Optional[Runtime] = None) -> float:
+def accuracy(
+    model: Path,
+    data: Path,
+    *,
+    threads: int = 1,
+    board: Optional[Runtime] = None,
+    predict: Optional[Callable[[Arrays], Arrays]] = None,
+) -> float:
     """The share of samples whose largest output is their label.
+
+    `predict` runs the model elsewhere, on a board: all samples at once.
 
     Raises:
         RecipeError: the data cannot be read, or lack labels or an input.
@@ -167,9 +179,14 @@ def accuracy(model: Path, data: Path, *, threads: int = 1, board: Optional[Runti
         arrays = load_arrays(Path(data))
     except ArtifactError as error:
         raise RecipeError(f"The data {data} cannot be read: {error.what}", error.cure) from error
-    session = open_session(model, runtime=runtime_of(model, board), threads=threads)
+    session = None
+    if predict is None:
+        session = open_session(model, runtime=runtime_of(model, board), threads=threads)
+    run = predict if session is None else session.run
+    assert run is not None
     try:
-        names = [spec.name for spec in session.inputs]
+        specs = () if session is None else session.inputs
+        names = [spec.name for spec in specs] or [name for name in arrays if name != "label"]
         missing = [name for name in (*names, "label") if name not in arrays]
         if missing:
             raise RecipeError(
@@ -184,12 +201,12 @@ def accuracy(model: Path, data: Path, *, threads: int = 1, board: Optional[Runti
                 f"{data} has {label.size} values of label ({label.dtype}) for {counts}.",
                 "Give one class number for each sample: labels.argmax(1) where they are one-hot.",
             )
-        fixed = [spec.shape[0] for spec in session.inputs if isinstance(spec.shape[0], int)]
-        step = fixed[0] if fixed else 64
+        fixed = [spec.shape[0] for spec in specs if isinstance(spec.shape[0], int)]
+        step = fixed[0] if fixed else 64 if predict is None else max(label.size, 1)
         right = seen = 0
         for start in range(0, label.size - step + 1 if fixed else label.size, step):
             part = {name: arrays[name][start : start + step] for name in names}
-            output = next(iter(session.run(part).values()))
+            output = next(iter(run(part).values()))
             wanted = label[start : start + step]
             if output.ndim < 2 or len(output) != wanted.size:
                 raise RecipeError(
@@ -204,7 +221,8 @@ def accuracy(model: Path, data: Path, *, threads: int = 1, board: Optional[Runti
             right += int((output.reshape(len(output), -1).argmax(1) == wanted).sum())
             seen += len(output)
     finally:
-        session.close()
+        if session is not None:
+            session.close()
     if not seen:
         raise RecipeError(f"{data} has too few samples for a score.", f"The model needs {step} at once.")
     return right / seen

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import tempfile
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..doctor import Check
 from ..errors import ArtifactError, RefusedError
@@ -20,6 +21,7 @@ from .on_board import Ready
 from .ssh import Transport
 
 if TYPE_CHECKING:
+    from ..runtimes.session import Arrays
     from ..timing.judge import Judgement
     from ..timing.layer_profile import Layers
     from ..timing.measurement import Measurement, Protocol
@@ -144,6 +146,22 @@ def infer_on(
         made.append(Path(outputs) / path.name)
         board.get(f"{answers}/{path.name}", made[-1])
     return made
+
+
+def predict_on(board: Transport, ready: Ready, name: str) -> Callable[[Arrays], Arrays]:
+    """A function that runs a model there: named arrays in, named arrays out. Each call sends a file."""
+    import numpy as np
+
+    from ..runtimes.infer import load_arrays
+
+    def predict(arrays: Arrays) -> Arrays:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "inputs.npz"
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # names of inputs
+            [answer] = infer_on(board, ready, name, [file], Path(folder) / "outputs")
+            return load_arrays(answer)
+
+    return predict
 
 
 def build_on(

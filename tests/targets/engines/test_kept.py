@@ -92,3 +92,10 @@ def test_a_file_is_cast_only_where_no_flag_gives_fp16(
     file: Nodes, version: str, precision: str, needed: bool
 ) -> None:
     assert needs_half(file, BuildSettings(precision=precision), version=version) is needed
+
+
+def test_dla_has_its_own_flags_until_10() -> None:
+    on_dla = BuildSettings(dla_core=0)
+    assert [needs_half(QDQ, on_dla, version=version) for version in ("8.6.1", "10.3.0", "11.4.1")] == [
+        *(False, False, True)
+    ]

@@ -105,7 +105,9 @@ def test_a_gate_on_a_board_judges_engines_and_only_of_the_recorded_precision(
     models: Path, deadweight: Command, tmp_path: Path
 ) -> None:
     baseline = ["--baseline", tmp_path / "b.json", "--on", "board", "--config", tmp_path / "none.toml"]
-    (tmp_path / "none.toml").write_text("")
+    held = np.load(models / "mlp.npz")
+    np.savez(tmp_path / "data.npz", x=held["x"], label=held["y"].argmax(1))
+    (tmp_path / "none.toml").write_text('[gate]\ndata = "data.npz"\n[budgets]\nscore_drop = 0.9\n')
     code, said = deadweight("gate", "--record", "--model", models / "mlp.onnx", *baseline)
     assert code == 0, said
     recorded = json.loads((tmp_path / "b.json").read_text())
@@ -114,6 +116,7 @@ def test_a_gate_on_a_board_judges_engines_and_only_of_the_recorded_precision(
     code, said = deadweight("gate", "--model", models / "qdq.onnx", *baseline)
     assert code == 3, said
     assert "by TensorRT 10.3.0, baseline FP16, candidate INT8 and FP16" in said
+    assert "was 1.0000" in said  # the engine's score
     code, said = deadweight("gate", "--model", models / "qdq.onnx", *baseline, "--precision", "fp32")
     assert code == 2
     assert "recorded with precision fp16" in said
