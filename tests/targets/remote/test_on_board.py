@@ -256,3 +256,21 @@ def test_from_tensorrt_11_on_a_float_file_is_cast_too(
     assert code == 0, said
     assert (tmp_path / "m.fp16.onnx").is_file()
     assert "precision fp16" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["8.6.1", "10.7.0", "10.13.3.9", "10.16.1.11", "11.4.0.106"])
+def test_every_tensorrt_builds_and_compares_in_fp16_and_the_second_time_builds_nothing(
+    version: str,
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    there = Command(simulated_board(tmp_path, version), monkeypatch, capsys)
+    line = ["compare", models / "mlp.onnx", models / "qdq.onnx", "--on", "board", "--events", 6]
+    code, said = there(*line, "--event-s", 0.01)
+    assert code == 3, said
+    assert f"by TensorRT {version}, baseline FP16, candidate INT8 and FP16" in said
+    code, said = there(*line, "--event-s", 0.01)
+    assert (code, "built before, and not again: baseline, candidate" in said) == (3, True), said
