@@ -81,13 +81,13 @@ def engine_scores(work: Work, split: str) -> dict[str, float]:
         ready = ready_on(board, paths, how, progress=work.progress)
         for index, name in enumerate(paths):
             work.progress(index, len(paths), f"score the engine of {name}")
-            there = _There(predict_on(board, ready, name), list(example_batch(work.workload)))
+            there = SentAhead(predict_on(board, ready, name), list(example_batch(work.workload)))
             batches = there.sent(split_batches(work.workload, split))
             scores[name] = score_of(work.workload, there.predict, split, batches=batches)
     return scores
 
 
-class _There:
+class SentAhead:
     """`predict` by a model on a board; the inputs of many batches are sent at once, before they are asked."""
 
     def __init__(self, run: Predict, inputs: Sequence[str]) -> None:
