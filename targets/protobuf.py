@@ -1,4 +1,4 @@
-"""A reader of protobuf's wire format: the fields of a message and their offsets.
+"""Protobuf's wire format: the fields of a message and their offsets, and varints.
 
 A board and a CI gate have no onnx package, and the coder needs the offsets of tensors in the file.
 """
@@ -52,3 +52,13 @@ def varint(data: Buffer, at: int) -> Tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError("not a number")
+
+
+def to_varint(number: int) -> bytes:
+    """An integer, 0 or more, as a varint."""
+    encoded = bytearray()
+    while number > 127:
+        encoded.append(number & 127 | 128)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

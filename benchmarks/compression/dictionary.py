@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 from onnx import numpy_helper
 
-from deadweight.export.coding import container, sparse, writing
+from deadweight.export.coding import container, sparse
 from deadweight.export.coding.cutting import Tensor
 from deadweight.export.coding.parts import within
 from deadweight.export.onnx_graph.graph import Array, load, save
@@ -25,6 +25,7 @@ from deadweight.targets.coded import container as read_container
 from deadweight.targets.coded import records
 from deadweight.targets.coded.reading import damaged
 from deadweight.targets.errors import ModelError
+from deadweight.targets.protobuf import to_varint
 
 ATOMS = records.SAME + 1
 """The kind of its records.
@@ -65,7 +66,7 @@ class Dictionary:
         return b"".join(
             (
                 bytes([ATOMS]),
-                *map(writing.number, (self.atoms.shape[1], len(self.atoms))),
+                *map(to_varint, (self.atoms.shape[1], len(self.atoms))),
                 _bytes(within(self.atoms.reshape(-1).view(np.uint8))),
                 min(told, key=len),
                 np.float32(self.scale).astype("<f4").tobytes(),

@@ -24,6 +24,7 @@ from deadweight.export.coding import entropy, parts, rans, writing
 from deadweight.export.onnx_graph.graph import Array
 from deadweight.targets.coded import records, streams
 from deadweight.targets.coded.reading import Reader, damaged
+from deadweight.targets.protobuf import to_varint
 
 KIND = 3  # of a stream
 LONGEST = 15  # bits of a code
@@ -108,9 +109,9 @@ def _written(flat: Array, wide: int, contexts: Array | None) -> bytes:
     return b"".join(
         (
             bytes([KIND | wide << 4]),
-            *map(writing.number, (len(flat), len(lengths))),
+            *map(to_varint, (len(flat), len(lengths))),
             writing.levels(lengths),
-            *map(writing.number, (lanes, *sizes)),
+            *map(to_varint, (lanes, *sizes)),
             stream,
         )
     )

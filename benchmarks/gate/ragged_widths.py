@@ -19,6 +19,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ from deadweight.targets.machine.probe import cpu_name
 from deadweight.targets.target import load_target
 from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.judge import judge
-from deadweight.targets.timing.layer_reasons import counted, explained
-from deadweight.targets.timing.layers import judge_layers
+from deadweight.targets.timing.layer_reasons import explained
+from deadweight.targets.timing.layers import LayerJudgement, judge_layers
 from deadweight.targets.timing.measurement import Protocol
 from deadweight.targets.timing.ort_layers import time_layers
 
@@ -106,6 +107,24 @@ def _zeroed(model: nn.Module, share: float) -> nn.Module:
                 least = parameter.abs().flatten().kthvalue(max(1, int(share * parameter.numel()))).values
                 parameter[parameter.abs() <= least] = 0
     return model
+
+
+def counted(judged: Sequence[LayerJudgement]) -> dict[str, int]:
+    """The number of layers by kind of reason; for tables."""
+    kinds = {
+        "layout or type": "conversions",
+        "multiple of": "alignment",
+        "its launch": "launch",
+        "by memory": "memory",
+        "gain was not seen": "unseen",
+        "none of the known": "unknown",
+    }
+    counts: dict[str, int] = {}
+    for one in judged:
+        for words, kind in kinds.items():
+            if words in one.reason:
+                counts[kind] = counts.get(kind, 0) + 1
+    return counts
 
 
 def measured(network: Network, precision: str) -> list[Row]:

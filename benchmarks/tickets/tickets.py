@@ -34,8 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.common.grid import Cell, found, in_turn, markdown, missing_words, spread, workload_of
 from benchmarks.common.record import Row, recorded
 from deadweight.pipeline.compression.masks import kept_share
-from deadweight.pipeline.report.paired import paired
-from deadweight.pipeline.report.ticket_words import side
+from deadweight.pipeline.report.paired import Paired, paired
 from deadweight.pipeline.stages.lottery import CONTROLS, Lottery
 from deadweight.pipeline.stages.train import Train
 from deadweight.pipeline.training.networks import NetworkFiles
@@ -133,6 +132,25 @@ def scored(model: nn.Module, workload: Workload) -> Row:
 def size(model: nn.Module) -> int:
     """How many parameters there are."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def side(ticket_less_reinitialised: Paired, *, margin: float = 0.5, unit: str = "points") -> str:
+    """A sentence with the claim that the seeds support: from ticket minus re-initialised, seed by seed.
+
+    Args:
+        margin: a difference that does not matter. A 95 % interval within it on both sides is "as well"; one
+            that excludes zero supports a claim; any other is undecided.
+    """
+    found = ticket_less_reinitialised
+    change = f"{found.mean:+.2f} {unit} ({found.low:+.2f} to {found.high:+.2f}, {found.n} seeds)"
+    if found.low > 0:
+        return f"For tickets: its own initial values are better for the ticket than new ones, by {change}."
+    if found.high < 0:
+        return f"Against tickets: new initial values are better for the same cut; own minus new: {change}."
+    if found.low >= -margin and found.high <= margin:
+        as_well = f"new initial values did as well within {margin:g} {unit}"
+        return f'For "rethinking": {as_well}; own minus new: {change}.'
+    return f"Undecided: {found.n} seeds cannot separate own from new initial values; own minus new: {change}."
 
 
 def table(rows: Sequence[Row]) -> str:

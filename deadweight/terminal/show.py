@@ -208,9 +208,7 @@ def _(result: results.Sweep) -> list[RenderableType]:
     from ..pipeline.report.terminal import sweep_table
 
     swept = result.swept
-    shown: list[RenderableType] = [
-        sweep_table(swept.sweep, score_name=swept.score_name, higher_is_better=swept.higher_is_better)
-    ]
+    shown: list[RenderableType] = [sweep_table(swept.sweep, swept.scale)]
     shown += [Text(sentence) for sentence in swept.sweep.get("words", [])]
     shown += [Text(f"Refused: {reason}") for reason in swept.refused]
     if not swept.chosen:

@@ -21,8 +21,9 @@ from ...targets.coded import records
 from ...targets.coded.container import LARGEST, MAGIC, MOST_BOOK, MOST_BOOKS, unpack
 from ...targets.coded.skeleton import DICTIONARY
 from ...targets.errors import ModelError
+from ...targets.protobuf import to_varint
 from ..onnx_graph.graph import Array
-from . import sparse, writing
+from . import sparse
 from .cutting import Tensor, tensors_of
 from .parts import part, within
 
@@ -102,12 +103,12 @@ def _pack_with(
     for index, (tensor, values) in enumerate(zip(tensors, numbers, strict=True)):
         earlier = before.setdefault((tensor.width, hashlib.sha256(values.data).digest()), index)
         if earlier < index:
-            record, own = bytes([records.SAME]) + writing.number(earlier), None
+            record, own = bytes([records.SAME]) + to_varint(earlier), None
         else:
             record, own = _smallest(tensor, values, all_books)
         if own is not None:
             all_books.append(own)
-        entries.append(writing.number(tensor.start - place) + _size(len(values), tensor.width) + record)
+        entries.append(to_varint(tensor.start - place) + _size(len(values), tensor.width) + record)
         kept.append(data[place : tensor.start])
         place = tensor.end
         cost = len(entries[-1]) + (0 if own is None else len(_book(own)))
@@ -116,13 +117,13 @@ def _pack_with(
     deflated = _deflated(skeleton)
     body = b"".join(
         (
-            writing.number(len(data)),
-            writing.number(len(skeleton)),
-            writing.number(len(deflated)),
+            to_varint(len(data)),
+            to_varint(len(skeleton)),
+            to_varint(len(deflated)),
             deflated,
-            writing.number(len(all_books)),
+            to_varint(len(all_books)),
             *(_book(book) for book in all_books),
-            writing.number(len(entries)),
+            to_varint(len(entries)),
             *entries,
         )
     )
@@ -154,7 +155,7 @@ def _by_number(
     if few is not None and len(books) < MOST_BOOKS:
         for number, book, own in _choices(few, books):
             index = np.searchsorted(book, values).astype(np.uint8 if len(book) <= 256 else np.uint16)
-            made.append((bytes([records.BOOK]) + writing.number(number) + part_of(index), own))
+            made.append((bytes([records.BOOK]) + to_varint(number) + part_of(index), own))
     return made
 
 
@@ -211,7 +212,7 @@ def _book(values: Array) -> bytes:
 
 
 def _size(count: int, width: int) -> bytes:
-    return writing.number(count) + bytes([width])
+    return to_varint(count) + bytes([width])
 
 
 def _deflated(skeleton: bytes) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...targets.coded import streams
 from ...targets.errors import ModelError
+from ...targets.protobuf import to_varint
 from ..onnx_graph.graph import Array
 from . import rans, writing
 from .tables import counted, fitted
@@ -37,10 +38,10 @@ def encode_symbols(symbols: Array, *, contexts: Array | None = None) -> bytes:
         )
     known = None if contexts is None else _checked(contexts, len(flat))
     wide = flat.dtype.itemsize - 1
-    head = bytes([streams.RAW | wide << 4]) + writing.number(len(flat))
+    head = bytes([streams.RAW | wide << 4]) + to_varint(len(flat))
     made = [head + flat.astype(flat.dtype.newbyteorder("<")).tobytes()]
     if len(flat) and (flat == flat[0]).all():
-        made.append(_head(streams.CONSTANT, wide, len(flat)) + writing.number(int(flat[0])))
+        made.append(_head(streams.CONSTANT, wide, len(flat)) + to_varint(int(flat[0])))
     elif len(flat) > 1:
         if len(np.unique(flat)) <= MOST_DIFFERENT:
             made.append(_rans(flat, wide, known))
@@ -68,9 +69,9 @@ def _rans(flat: Array, wide: int, contexts: Array | None) -> bytes:
         (
             _head(streams.RANS, wide, len(flat)),
             bytes([tables.bits - 1 | (tables.steps.bit_length() - 1) << 4]),
-            *map(writing.number, (classes, len(tables.rows), symbols)),
+            *map(to_varint, (classes, len(tables.rows), symbols)),
             coded,
-            *map(writing.number, (lanes, len(words))),
+            *map(to_varint, (lanes, len(words))),
             states.tobytes(),
             words.tobytes(),
         )
@@ -78,7 +79,7 @@ def _rans(flat: Array, wide: int, contexts: Array | None) -> bytes:
 
 
 def _head(kind: int, wide: int, count: int) -> bytes:
-    return bytes([kind | wide << 4]) + writing.number(count)
+    return bytes([kind | wide << 4]) + to_varint(count)
 
 
 def _checked(contexts: Array, count: int) -> Array:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...targets.coded import records
+from ...targets.protobuf import to_varint
 from ..onnx_graph.graph import Array
-from . import writing
 from .entropy import encode_symbols
 from .tables import counted, learned_bits
 
@@ -39,7 +39,7 @@ def part(symbols: Array, strength: Array, rows: int) -> tuple[bytes, Array | Non
     tried = []
     for along, across in CLASSES:
         row, column = _classes(by_row, along), _classes(by_column, across)
-        class_bytes = bytes([records.EXPLICIT]) + writing.number(rows)
+        class_bytes = bytes([records.EXPLICIT]) + to_varint(rows)
         class_bytes += encode_symbols(row) + encode_symbols(column)
         contexts = (row[:, None] * np.uint8(int(column.max()) + 1) + column[None, :]).reshape(-1)
         tried.append((len(class_bytes) + learned_bits(counted(symbols, contexts)) / 8, class_bytes, contexts))

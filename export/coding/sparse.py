@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...targets.coded import records
+from ...targets.protobuf import to_varint
 from ..onnx_graph.graph import Array
-from . import writing
 from .entropy import encode_symbols
 from .parts import part
 
@@ -35,7 +35,7 @@ def places(kept: Array, rows: int) -> list[tuple[bytes, Array | None]]:
 def gaps(kept: Array, span: int) -> bytes:
     """Zeros before each kept weight; a gap of `span` or more needs fillers of `span` zeros."""
     symbols = _symbols(kept, span)
-    return bytes([records.GAPS, span]) + writing.number(len(symbols)) + encode_symbols(symbols)
+    return bytes([records.GAPS, span]) + to_varint(len(symbols)) + encode_symbols(symbols)
 
 
 def compressed_rows(kept: Array, rows: int) -> bytes:
@@ -43,7 +43,7 @@ def compressed_rows(kept: Array, rows: int) -> bytes:
     grid = kept.reshape(rows, -1)
     lengths, column = grid.sum(axis=1), np.nonzero(grid)[1]
     coded = encode_symbols(_narrow(lengths)) + encode_symbols(_narrow(column))
-    return bytes([records.ROWS]) + writing.number(rows) + coded
+    return bytes([records.ROWS]) + to_varint(rows) + coded
 
 
 def _symbols(kept: Array, span: int) -> Array:

@@ -5,22 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def number(value: int) -> bytes:
-    """An integer, 0 or more, as a varint."""
-    encoded = bytearray()
-    while value > 127:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def text(value: str) -> bytes:
-    """A length and UTF-8."""
-    encoded = value.encode()
-    return number(len(encoded)) + encoded
-
-
 def levels(values: Sequence[int], *, before: Sequence[int] | None = None) -> bytes:
     """Integers, 0 or more, with the Rice parameter and the prediction of the smallest result."""
     kinds = [(0, [_zigzag(value - last) for last, value in zip([0, *values[:-1]], values, strict=True)])]

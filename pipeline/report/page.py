@@ -56,18 +56,11 @@ def report_page(report: Report) -> str:
     )
 
 
-def sweep_page(
-    sweep: Sweep,
-    scale: ScoreScale,
-    *,
-    name: str,
-    made: Mapping[str, Any],
-    statistics: dict[str, UnitLists] | None,
-) -> str:
+def sweep_page(sweep: Sweep, scale: ScoreScale, *, name: str, made: Mapping[str, Any]) -> str:
     """sweep.html as text; `made` has the date, the versions and the machine."""
     head = Head(name, f"{len(sweep['rows'])} settings · {moment(made['created'])}")
     conditions = Section("Made with", [tables.facts(made["made_by"])])
-    return document(name, [head, _sweep(sweep, scale), _histograms(statistics or {}, {}), conditions])
+    return document(name, [head, _sweep(sweep, scale), conditions])
 
 
 def history_page(reports: Sequence[Report]) -> str:

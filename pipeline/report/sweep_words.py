@@ -15,18 +15,13 @@ from .units import ScoreScale, percent, settings_text
 _CONTROLS = {"random": "random neurons at the same widths", "scratch": "the same network from scratch"}
 
 
-def sweep_sentences(
-    sweep: Sweep, *, score_name: str, higher_is_better: bool, score_drop: float | None = None
-) -> list[str]:
+def sweep_sentences(sweep: Sweep, scale: ScoreScale, *, score_drop: float | None = None) -> list[str]:
     """Sentences about the chosen setting, its controls, and the criteria that were tried.
 
     Args:
         score_drop: how much worse than the original the chosen network was allowed to be.
     """
-    rows = sweep["rows"]
-    scores = [row["score"] for row in rows]
-    scale = ScoreScale.of(score_name, higher_is_better=higher_is_better, scores=scores)
-    words = []
+    rows, words = sweep["rows"], []
     for row in rows:
         if row["chosen"] and row["score_change"] is not None:
             words.append(_chosen(row, scale, score_drop))

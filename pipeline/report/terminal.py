@@ -48,11 +48,9 @@ def summary_table(report: Report) -> Table:
     return table
 
 
-def sweep_table(sweep: Sweep, *, score_name: str, higher_is_better: bool) -> Table:
+def sweep_table(sweep: Sweep, scale: ScoreScale) -> Table:
     """One row per setting, smaller networks first, the chosen one marked."""
     rows = sorted(sweep["rows"], key=lambda row: row["parameters"])
-    scores = [row["score"] for row in rows]
-    scale = ScoreScale.of(score_name, higher_is_better=higher_is_better, scores=scores)
     table = Table(box=None, pad_edge=False, header_style="dim", title=f"On the {rows[0]['split']} split")
     for name in sweep["settings"]:
         table.add_column(name.replace(".", ".\n", 1), no_wrap=True)  # on two lines, so that all columns fit

@@ -166,33 +166,22 @@ def sampling_error(score: float, n: int) -> float:
 
 
 def control_sentences(
-    rows: Sequence[Row],
-    controls: Sequence[Control],
-    *,
-    score_name: str,
-    higher_is_better: bool,
-    n: int | None = None,
-    standard_error: float | None = None,
+    rows: Sequence[Row], controls: Sequence[Control], scale: ScoreScale, *, n: int | None
 ) -> list[str]:
     """One or two sentences for each control: did it do worse, as well, or better?
 
     A control is compared with the tuned network (else the pruned one, the ticket, or the last row). The
-    difference counts when it exceeds 1.96 times the standard error of a difference of two scores: from
-    `standard_error` of one score where it is given, else the binomial one when the score is an accuracy over
-    `n` test samples. Both networks see the same samples, so the true error is smaller than the one used here:
-    the rule favours "did as well", against the method. It covers only the test set's sampling error, not the
-    variation between training runs.
+    difference counts when it exceeds 1.96 times the standard error of a difference of two scores: the
+    binomial one, when the score is an accuracy over `n` test samples. Both networks see the same samples, so
+    the true error is smaller than the one used here: the rule favours "did as well", against the method. It
+    covers only the test set's sampling error, not the variation between training runs.
     """
     names = {row["name"]: row for row in rows}
     against = names.get("tuned") or names.get("pruned") or names.get("ticket") or rows[-1]
-    scores = [row["score"] for row in [*rows, *controls]]
-    scale = ScoreScale.of(score_name, higher_is_better=higher_is_better, scores=scores)
-    return [_one_control(control, against, scale, n, standard_error) for control in controls]
+    return [_one_control(control, against, scale, n) for control in controls]
 
 
-def _one_control(
-    control: Control, against: Row, scale: ScoreScale, n: int | None, error: float | None
-) -> str:
+def _one_control(control: Control, against: Row, scale: ScoreScale, n: int | None) -> str:
     name, claim = _CONTROLS.get(control["name"], (f"The control {control['name']}", ""))
     moral = f"This run gives no evidence that {claim}." if claim else ""
     network = "pruned and tuned" if against["name"] == "tuned" else label(against["name"]).lower()
@@ -201,19 +190,14 @@ def _one_control(
     if mine is None or theirs is None:
         return f"{name}: not scored, so not compared."
     figures = f"{scale.name} {scale.text(mine)} against {scale.text(theirs)}"
-    if error is not None:
-        margin = _Z * math.sqrt(2) * error
-        source = "that the test set's sampling error allows"
-    elif n and scale.share and any(word in scale.name.lower() for word in _ACCURACIES):
-        margin = _Z * math.hypot(sampling_error(mine, n), sampling_error(theirs, n))
-        source = f"that chance allows with {n:,} test samples"
-    else:
+    if not n or not scale.share or not any(word in scale.name.lower() for word in _ACCURACIES):
         return (
             f"{name}: {figures}. The sampling error of this score is not known, so whether the difference of "
             f"{scale.change(mine - theirs, sign=False)} is more than chance is not judged."
         )
+    margin = _Z * math.hypot(sampling_error(mine, n), sampling_error(theirs, n))
     loss = scale.loss(mine - theirs)
-    bound = f"{PLUS_MINUS}{scale.change(margin, sign=False)} {source}"
+    bound = f"{PLUS_MINUS}{scale.change(margin, sign=False)} that chance allows with {n:,} test samples"
     if loss > margin:
         return f"{name} did worse than {other}: {figures}, beyond the {bound}."
     if loss < -margin:

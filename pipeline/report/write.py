@@ -14,7 +14,7 @@ from typing import Any
 from ...targets.artifact import utc_now, write_json, write_text
 from ...targets.errors import ArtifactError
 from .page import history_page, report_page, sweep_page
-from .schema import VERSION, Report, Sweep, SweepControl, UnitLists, read_report, validate_report
+from .schema import VERSION, Report, Sweep, SweepControl, read_report, validate_report
 from .units import ScoreScale
 
 __all__ = ["Report", "read_report", "validate_report", "write_history", "write_report", "write_sweep"]
@@ -32,28 +32,19 @@ def write_report(directory: Path) -> Path:
 
 
 def write_sweep(
-    directory: Path,
-    sweep: Sweep,
-    *,
-    score_name: str,
-    higher_is_better: bool,
-    name: str,
-    made_by: Mapping[str, str],
-    statistics: dict[str, UnitLists] | None = None,
+    directory: Path, sweep: Sweep, scale: ScoreScale, *, name: str, made_by: Mapping[str, str]
 ) -> Path:
     """Writes sweep.csv, sweep.json and sweep.html; returns the path of the page.
 
-    `made_by` are the versions and the machine of the figures. `statistics` adds the histograms.
+    `made_by` are the versions and the machine of the figures.
     """
     directory = Path(directory)
     made = {"created": utc_now(), "made_by": dict(made_by)}
-    head = {"schema": VERSION, "name": name, "score_name": score_name, "higher_is_better": higher_is_better}
-    write_json(directory / "sweep.json", {**head, **made, **sweep})
+    score = {"score_name": scale.name, "higher_is_better": scale.higher_is_better}
+    write_json(directory / "sweep.json", {"schema": VERSION, "name": name, **score, **made, **sweep})
     write_text(directory / "sweep.csv", _csv(sweep))
-    scores = [row["score"] for row in sweep["rows"]]
-    scale = ScoreScale.of(score_name, higher_is_better=higher_is_better, scores=scores)
     path = directory / "sweep.html"
-    write_text(path, sweep_page(sweep, scale, name=name, made=made, statistics=statistics))
+    write_text(path, sweep_page(sweep, scale, name=name, made=made))
     return path
 
 

@@ -69,14 +69,7 @@ def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher:
     with locked(directory):
         run_, work = prepared(recipe, directory, watcher)
         swept = sweep(recipe, settings, run_, work)
-        write_sweep(
-            directory,
-            swept.sweep,
-            score_name=swept.score_name,
-            higher_is_better=swept.higher_is_better,
-            name=recipe.path.stem,
-            made_by=made_by(),
-        )
+        write_sweep(directory, swept.sweep, swept.scale, name=recipe.path.stem, made_by=made_by())
         return swept
 
 

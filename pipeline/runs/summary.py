@@ -36,7 +36,7 @@ from ..report.schema import (
     Width,
 )
 from ..report.sparse_words import sparse_sentences
-from ..report.units import capital
+from ..report.units import ScoreScale, capital
 from ..report.words import control_sentences, label, verdict_sentence
 from ..work import Variant, Work
 from .cache import Run, made_by
@@ -53,9 +53,9 @@ def summarize(recipe: Recipe, work: Work, run: Run, swept: Swept | None) -> Repo
     rows = [made[v.name] for v in work.variants if v.role == "chain"]
     controls = [cast(Control, made[v.name]) for v in work.variants if v.role == "control"]
     higher = work.workload.higher_is_better
-    words = control_sentences(
-        rows, controls, score_name=work.workload.score_name, higher_is_better=higher, n=scored["samples"]
-    )
+    scores = [row["score"] for row in (*rows, *controls)]
+    scale = ScoreScale.of(work.workload.score_name, higher_is_better=higher, scores=scores)
+    words = control_sentences(rows, controls, scale, n=scored["samples"])
     for control, sentence in zip(controls, words, strict=True):
         control["words"] = sentence
     if recipe.budgets.ota_bytes is not None:

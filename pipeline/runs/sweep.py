@@ -27,7 +27,7 @@ from ...targets.timing.judge import Judgement, judge
 from ..recipe import NamedStage, Recipe, SweepSettings, parse_recipe
 from ..report.schema import Outcome, Speedup, Sweep, SweepRow
 from ..report.sweep_words import sweep_sentences
-from ..report.units import settings_text
+from ..report.units import ScoreScale, settings_text
 from ..stage import is_users_own
 from ..stages.controls import Controls
 from ..stages.evaluate import Evaluate
@@ -49,8 +49,7 @@ class Swept:
     sweep: Sweep
     chosen: tuple[str, ...]
     refused: tuple[str, ...]
-    score_name: str
-    higher_is_better: bool
+    scale: ScoreScale
 
 
 @dataclass(frozen=True)
@@ -101,11 +100,11 @@ def sweep(recipe: Recipe, settings: SweepSettings, run: Run, start: Work) -> Swe
         best["chosen"] = True
         chosen = tuple(f"{name}={_toml(value)}" for name, value in best["settings"].items())
     table: Sweep = {"settings": list(settings.over), "rows": rows}
-    name, higher = start.workload.score_name, start.workload.higher_is_better
-    drop = settings.score_drop
-    if words := sweep_sentences(table, score_name=name, higher_is_better=higher, score_drop=drop):
+    higher, scores = start.workload.higher_is_better, [row["score"] for row in rows]
+    scale = ScoreScale.of(start.workload.score_name, higher_is_better=higher, scores=scores)
+    if words := sweep_sentences(table, scale, score_drop=settings.score_drop):
         table["words"] = words
-    return Swept(table, chosen, tuple(dict.fromkeys(refused)), name, higher)
+    return Swept(table, chosen, tuple(dict.fromkeys(refused)), scale)
 
 
 def _sweep_seed(

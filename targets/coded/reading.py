@@ -73,14 +73,6 @@ class Reader:
             raise damaged(f"{what} is {value}, not {least} to {most}")
         return value
 
-    def text(self, what: str, *, most: int) -> str:
-        """A length and that many bytes of UTF-8."""
-        encoded = bytes(self.take(self.number(what, most=most), what))
-        try:
-            return encoded.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise damaged(f"{what} is not UTF-8") from error
-
     def levels(
         self, count: int, what: str, *, most: int, before: Optional[Sequence[int]] = None
     ) -> List[int]:

@@ -16,6 +16,7 @@ from typing import List, Optional, Tuple, Union
 from ..artifact import writing
 from ..errors import ModelError
 from ..onnx_file import files_of
+from ..protobuf import to_varint
 from ..runtimes.open import open_session
 from ..runtimes.session import TensorSpec
 from ..timing.clock import time_together
@@ -147,16 +148,8 @@ def _tensor(name: str, shape: Tuple[int, ...], kind: int, raw: bytes) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
+    return to_varint(number << 3 | 2) + to_varint(len(content)) + content
 
 
 def _number(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    encoded = b""
-    while value > 127:
-        encoded += bytes([value & 127 | 128])
-        value >>= 7
-    return encoded + bytes([value])
+    return to_varint(number << 3) + to_varint(value)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -32,12 +33,7 @@ _Opener = Callable[[Path], Bundle]
 
 
 def install(
-    source: Path,
-    place: Path = PLACE,
-    *,
-    root: Path = Path("/"),
-    signers: Optional[Path] = None,
-    tried: bool = True,
+    source: Path, place: Path = PLACE, *, root: Path = Path("/"), tried: bool = True
 ) -> Dict[str, Any]:
     """Verifies a bundle's directory or an update file and makes it the current release of its name.
 
@@ -55,10 +51,8 @@ def install(
     source = Path(source)
     whole = source.is_dir() or not source.exists()
 
-    def opener(folder: Path) -> Bundle:
-        return open_bundle(folder, root=root, signers=signers)
-
-    release = opener(source) if whole else open_patch(source, root=root, signers=signers)
+    opener = functools.partial(open_bundle, root=root)
+    release = opener(source) if whole else open_patch(source, root=root)
     signed, name = release.signed, str(release.signed.manifest["name"])
     home = Path(place).expanduser() / name
     with _locked(home):
@@ -91,12 +85,7 @@ def install(
 
 
 def rollback(
-    name: str,
-    place: Path = PLACE,
-    *,
-    root: Path = Path("/"),
-    signers: Optional[Path] = None,
-    only_if_wrong: bool = False,
+    name: str, place: Path = PLACE, *, root: Path = Path("/"), only_if_wrong: bool = False
 ) -> Dict[str, Any]:
     """Makes the previous release the current one; a second rollback reverses that.
 
@@ -115,13 +104,13 @@ def rollback(
         now, before = _link_target(home / "current"), _link_target(home / "previous")
         if only_if_wrong and now is not None:
             with contextlib.suppress(RefusedError):
-                bundle = verify(home / now, root=root, signers=signers)
+                bundle = verify(home / now, root=root)
                 return {**_report(home, bundle.signed), "golden": _golden_test(bundle), "kept": True}
         if before is None or before == now:
             raise ArtifactError(
                 f"'{name}' has no version before {now} to go back to.", "Install the one you want."
             )
-        bundle = verify(home / before, root=root, signers=signers)
+        bundle = verify(home / before, root=root)
         _point(home / "current", before)
         if now is not None:
             _point(home / "previous", now)

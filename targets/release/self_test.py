@@ -64,7 +64,7 @@ def rehearse(bundle: Bundle, *, threads: int = 1) -> Rehearsal:
         return Rehearsal(furthest(expected, outputs_by_name), float(golden["tolerance"]), session.runtime)
 
 
-def refuse_wrong(bundle: Bundle, *, threads: int = 1) -> Rehearsal:
+def refuse_wrong(bundle: Bundle) -> Rehearsal:
     """Runs the golden test and refuses a model that fails it.
 
     Raises:
@@ -73,7 +73,7 @@ def refuse_wrong(bundle: Bundle, *, threads: int = 1) -> Rehearsal:
     """
     cure = "Check whether the runtime here is older than that of its maker; release a model for this board."
     try:
-        result = rehearse(bundle, threads=threads)
+        result = rehearse(bundle)
     except ModelError as error:
         raise RefusedError(f"The model does not run here: {error.what}", cure) from error
     if not result.holds:

@@ -20,19 +20,12 @@ def binomial_below(successes: int, trials: int, chance: float) -> float:
         return 1.0 - binomial_below(trials - successes + 1, trials, 1 - chance)
     log_chance, log_rest = math.log(chance), math.log1p(-chance)
     whole = math.lgamma(trials + 1)
-    return min(
-        1.0,
-        math.fsum(
-            math.exp(
-                whole
-                - math.lgamma(n + 1)
-                - math.lgamma(trials - n + 1)
-                + n * log_chance
-                + (trials - n) * log_rest
-            )
-            for n in range(successes)
-        ),
-    )
+
+    def exactly(n: int) -> float:
+        ways = whole - math.lgamma(n + 1) - math.lgamma(trials - n + 1)
+        return math.exp(ways + n * log_chance + (trials - n) * log_rest)
+
+    return min(1.0, math.fsum(map(exactly, range(successes))))
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Tuple[float, float]:

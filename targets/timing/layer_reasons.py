@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import List, Mapping, Optional, Sequence, Tuple
 
 from ..target import Alignment, Target
 from .layers import MARGIN, Layer, LayerJudgement, matching
@@ -127,21 +127,3 @@ def _unseen(one: LayerJudgement, before: Layer, after: Layer) -> str:
         f"a gain was not seen: {100 * (1 - kept):.2g} % of its weights were removed, and this run shows only"
         f" that it is {one.low:.2f} to {one.high:.2f} times as fast"
     )
-
-
-def counted(judged: Sequence[LayerJudgement]) -> Dict[str, int]:
-    """The number of layers by kind of reason; for tables."""
-    kinds = {
-        "layout or type": "conversions",
-        "multiple of": "alignment",
-        "its launch": "launch",
-        "by memory": "memory",
-        "gain was not seen": "unseen",
-        "none of the known": "unknown",
-    }
-    counts: Dict[str, int] = {}
-    for one in judged:
-        for words, kind in kinds.items():
-            if words in one.reason:
-                counts[kind] = counts.get(kind, 0) + 1
-    return counts

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -194,9 +194,3 @@ def _doubt(layer: Layer) -> float:
     """How far the logarithm of the true time may be from that of the measured time."""
     share = layer.resolution_s / layer.median_s
     return -math.log1p(-share) if share < 1 else math.inf
-
-
-def slowest(judged: Sequence[LayerJudgement], count: Optional[int] = None) -> Tuple[LayerJudgement, ...]:
-    """The layers that take longest in either network, in the network's order."""
-    by_time = sorted(judged, key=lambda one: -max(one.baseline_s, one.candidate_s))[:count]
-    return tuple(one for one in judged if one in by_time)

@@ -19,7 +19,8 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple, Union
+from statistics import median_high
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple, Union
 
 from ..errors import ArtifactError, DeadweightError, MeasurementError, ModelError, TargetError
 from ..runtimes.runtime import DEFAULT, Runtime, own_runtime, runtime_named
@@ -81,8 +82,8 @@ def measure_memory(
     return replace(
         measured[0],
         load_peak_bytes=max(memory.load_peak_bytes for memory in measured),
-        resident_bytes=_median([memory.resident_bytes for memory in measured]),
-        extra_session_bytes=_median([memory.extra_session_bytes for memory in measured]),
+        resident_bytes=median_high(memory.resident_bytes for memory in measured),
+        extra_session_bytes=median_high(memory.extra_session_bytes for memory in measured),
     )
 
 
@@ -107,10 +108,6 @@ def engine_memory(
         return tuple((part.name, part.bytes, part.how) for part in parts)
     finally:
         session.close()
-
-
-def _median(values: List[int]) -> int:
-    return sorted(values)[len(values) // 2]
 
 
 def _measure_in_child(job: str, *, path: Union[str, Path], timeout_s: float) -> Memory:

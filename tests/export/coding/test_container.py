@@ -19,11 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 from support.int8_files import to_qdq
 from support.onnx_files import read_weights, sparse_weight, weights_model, write_weights
 
-from deadweight.export.coding import writing
 from deadweight.export.coding.container import pack, pack_file
 from deadweight.export.onnx_graph.external_data import write_apart
 from deadweight.targets.coded.container import unpack, unpack_file
 from deadweight.targets.errors import ArtifactError, ModelError
+from deadweight.targets.protobuf import to_varint
 
 Nets = Callable[[str], Any]
 PATH = Path("model.onnx")
@@ -199,19 +199,19 @@ def sealed(body: bytes) -> bytes:
 
 def bomb(total: int, *rest: bytes) -> bytes:
     empty = zlib.compressobj(9, zlib.DEFLATED, -15).flush()
-    head = [writing.number(total), writing.number(0), writing.number(len(empty)), empty, writing.number(0)]
+    head = [to_varint(total), to_varint(0), to_varint(len(empty)), empty, to_varint(0)]
     return sealed(b"".join([*head, *rest]))
 
 
 def test_bombs_are_refused_before_they_grow() -> None:
-    constant = bytes([0, 0, 0, 1, *writing.number(1 << 28), 0])
-    many = writing.number(1) + writing.number(0) + writing.number(1 << 28) + b"\x01" + constant
+    constant = bytes([0, 0, 0, 1, *to_varint(1 << 28), 0])
+    many = to_varint(1) + to_varint(0) + to_varint(1 << 28) + b"\x01" + constant
     cases = {
         "allowed for this file": bomb(1 << 28, many),
-        "larger than the model": bomb(1 << 20, writing.number(1), bytes([0, *writing.number(1 << 19), 4])),
-        "numbers of a tensor": bomb(1 << 20, writing.number(1), bytes([0]), writing.number(1 << 40), b"\x01"),
+        "larger than the model": bomb(1 << 20, to_varint(1), bytes([0, *to_varint(1 << 19), 4])),
+        "numbers of a tensor": bomb(1 << 20, to_varint(1), bytes([0]), to_varint(1 << 40), b"\x01"),
         "number of code books": sealed(
-            b"".join([*map(writing.number, (9, 0, 2)), b"\x03\x00", writing.number(1 << 20)])
+            b"".join([*map(to_varint, (9, 0, 2)), b"\x03\x00", to_varint(1 << 20)])
         ),
         "the skeleton": sealed(deflated(1 << 26, declared=1 << 20)),
     }
@@ -223,7 +223,7 @@ def test_bombs_are_refused_before_they_grow() -> None:
 def deflated(size: int, *, declared: int) -> bytes:
     deflating = zlib.compressobj(9, zlib.DEFLATED, -15)
     held = deflating.compress(bytes(size)) + deflating.flush()
-    return b"".join([writing.number(declared), writing.number(declared), writing.number(len(held)), held])
+    return b"".join([to_varint(declared), to_varint(declared), to_varint(len(held)), held])
 
 
 def test_a_limit_of_the_caller_holds(small: bytes) -> None:

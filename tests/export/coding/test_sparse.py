@@ -6,10 +6,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deadweight.export.coding import sparse, writing
+from deadweight.export.coding import sparse
 from deadweight.export.coding.parts import within
 from deadweight.targets.coded.reading import Reader
 from deadweight.targets.coded.records import PLANES, Numbers
+from deadweight.targets.protobuf import to_varint
 
 
 def read(places: bytes, count: int, numbers: Any) -> Any:
@@ -59,5 +60,5 @@ def test_gaps_as_published_use_a_filler_for_each_wide_gap() -> None:
     kept[[0, 10, 39]] = True
     coded = sparse.gaps(kept, 7)
     assert coded[1] == 7
-    assert coded[2:3] == writing.number(1 + 2 + 5)  # 0 | filler, 2 | four fillers, 0
+    assert coded[2:3] == to_varint(1 + 2 + 5)  # 0 | filler, 2 | four fillers, 0
     assert read(coded, 40, np.array([1, 2, 3], np.uint8)).nonzero()[0].tolist() == [0, 10, 39]

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from deadweight.pipeline.report.schema import Sweep, SweepControl, SweepRow
 from deadweight.pipeline.report.sweep_words import sweep_sentences
+from deadweight.pipeline.report.units import ScoreScale
+
+ACCURACY = ScoreScale("accuracy", higher_is_better=True, share=True)
 
 
 def row(criterion: str, score: float, *, chosen: bool = False, spread: float | None = None) -> SweepRow:
@@ -25,7 +28,7 @@ def row(criterion: str, score: float, *, chosen: bool = False, spread: float | N
 
 def words(*rows: SweepRow) -> list[str]:
     sweep: Sweep = {"settings": ["prune.criterion", "prune.ratio"], "rows": list(rows)}
-    return sweep_sentences(sweep, score_name="accuracy", higher_is_better=True)
+    return sweep_sentences(sweep, ACCURACY)
 
 
 def control(low: float | None, high: float | None, difference: float = 0.01) -> SweepControl:
@@ -64,5 +67,5 @@ def test_a_control_that_is_better_is_said_to_be() -> None:
 
 def test_the_rule_of_the_choice_is_reported_with_it() -> None:
     sweep: Sweep = {"settings": ["prune.criterion"], "rows": [row("taylor", 0.89, chosen=True)]}
-    sentences = sweep_sentences(sweep, score_name="accuracy", higher_is_better=True, score_drop=0.005)
+    sentences = sweep_sentences(sweep, ACCURACY, score_drop=0.005)
     assert sentences[0].startswith("Chosen, the smallest that loses at most 0.50\N{NO-BREAK SPACE}points: ")

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from deadweight.pipeline.report.schema import Report, validate_report
 from deadweight.pipeline.report.terminal import summary_table, sweep_table, verdict_line
 from deadweight.pipeline.report.units import TIMES
+from deadweight.pipeline.report.words import scale_of
 
 EXAMPLE = (Path(__file__).parent / "report_example.json").read_text("utf-8")
 
@@ -63,7 +64,7 @@ def test_no_figure_of_the_table_is_cut_off(report: Report, width: int) -> None:
 def test_the_table_of_a_sweep_is_whole_in_80_columns_and_marks_the_choice(report: Report) -> None:
     sweep = report.get("sweep")
     assert sweep is not None
-    table = sweep_table(sweep, score_name=report["score_name"], higher_is_better=report["higher_is_better"])
+    table = sweep_table(sweep, scale_of(report))
     text = printed(table, 80)
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert text.count("chosen") == sum(row["chosen"] for row in sweep["rows"]) == 1

@@ -4,9 +4,11 @@ from typing import cast
 
 import pytest
 
+from benchmarks.tickets.tickets import side
 from deadweight.pipeline.report.paired import paired
 from deadweight.pipeline.report.schema import Control, Row
-from deadweight.pipeline.report.ticket_words import CONTROLS, LABELS, side
+from deadweight.pipeline.report.ticket_words import CONTROLS, LABELS
+from deadweight.pipeline.report.units import ScoreScale
 from deadweight.pipeline.report.words import control_sentences
 
 
@@ -33,7 +35,8 @@ def test_controls_of_a_ticket_are_compared_with_the_ticket() -> None:
         for name, score in (("original", 0.9), ("ticket", 0.89), ("int8", 0.5))
     ]
     controls = [cast(Control, {"name": name, "score": 0.888, **empty}) for name in CONTROLS]
-    words = control_sentences(rows, controls, score_name="accuracy", higher_is_better=True, n=10_000)
+    scale = ScoreScale("accuracy", higher_is_better=True, share=True)
+    words = control_sentences(rows, controls, scale, n=10_000)
     assert set(CONTROLS) < set(LABELS)
     assert words[0].startswith("The ticket with new initial weights did as well as the ticket network")
     assert all("89.00" in sentence and "no evidence" in sentence for sentence in words)

@@ -23,11 +23,18 @@ def row(name: str, score: float | None) -> Row:
     return cast(Row, {"name": name, "score": score, **empty})
 
 
-def said(tuned: float, control: float | None, **more: Any) -> str:
+def said(
+    tuned: float,
+    control: float | None,
+    *,
+    name: str = "accuracy",
+    higher: bool = True,
+    n: int | None = 10_000,
+) -> str:
     """The sentence on the control "random" when the tuned network has this accuracy."""
-    options: dict[str, Any] = {"score_name": "accuracy", "higher_is_better": True, "n": 10_000, **more}
     rows = [row("original", 0.9), row("pruned", 0.5), row("tuned", tuned)]
-    (sentence,) = control_sentences(rows, [cast(Control, row("random", control))], **options)
+    scale = ScoreScale.of(name, higher_is_better=True, scores=[0.9, 0.5, tuned, control])
+    (sentence,) = control_sentences(rows, [cast(Control, row("random", control))], scale, n=n)
     return sentence.replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -64,15 +71,9 @@ def test_a_perfect_score_is_not_taken_for_certain() -> None:
 
 
 def test_without_a_sampling_error_nothing_is_claimed() -> None:
-    for sentence in (said(0.89, 0.88, n=None), said(0.89, 0.88, score_name="IoU")):
+    for sentence in (said(0.89, 0.88, n=None), said(0.89, 0.88, name="IoU")):
         assert "is not judged" in sentence
         assert "did" not in sentence
-
-
-def test_a_given_standard_error_judges_any_score() -> None:
-    assert "did worse" in said(4.0, 5.0, score_name="error", higher_is_better=False, standard_error=0.1)
-    assert "did better" in said(5.0, 4.0, score_name="error", higher_is_better=False, standard_error=0.1)
-    assert "did as well" in said(5.0, 4.0, score_name="error", higher_is_better=False, standard_error=1.0)
 
 
 def test_a_control_that_was_not_scored_is_not_compared() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.browser import CHROMIUM, Browser, chromium
 
+from deadweight.pipeline.report.units import ScoreScale
 from deadweight.pipeline.report.write import write_history, write_report, write_sweep
 from deadweight.targets.errors import ArtifactError
 
@@ -41,11 +42,9 @@ def test_a_sweep_alone_is_written_as_csv_json_and_page(browser: Browser, tmp_pat
     page = write_sweep(
         tmp_path,
         sweep,
-        score_name="accuracy",
-        higher_is_better=True,
+        ScoreScale("accuracy", higher_is_better=True, share=True),
         name="sweep",
         made_by={"cpu": "Cortex-A78AE", "torch": "2.13.0"},
-        statistics=EXAMPLE["statistics"],
     )
     with (tmp_path / "sweep.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.gate.ragged_widths import counted
 from deadweight.targets.target import load_target
-from deadweight.targets.timing.layer_reasons import counted, explained
+from deadweight.targets.timing.layer_reasons import explained
 from deadweight.targets.timing.layers import Layer, judge_layers
 
 X86 = load_target("x86-cpu")

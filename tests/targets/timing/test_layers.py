@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from deadweight.targets.errors import MeasurementError
-from deadweight.targets.timing.layers import Layer, LayerJudgement, holm, judge_layers, matching, slowest
+from deadweight.targets.timing.layers import Layer, LayerJudgement, holm, judge_layers, matching
 
 
 def network(generator: np.random.Generator, ratios: list[float], *, events: int = 24) -> dict[str, Layer]:
@@ -110,12 +110,6 @@ def test_times_of_another_shape_are_refused() -> None:
     generator = np.random.default_rng(9)
     with pytest.raises(MeasurementError, match="cannot be paired"):
         judge_layers(network(generator, [1.0], events=6), network(generator, [1.0], events=7))
-
-
-def test_the_slowest_layers_stay_in_the_networks_order() -> None:
-    generator = np.random.default_rng(10)
-    judged = judge_layers(network(generator, [1.0, 4.0, 0.5]), network(generator, [1.0, 4.0, 0.5]))
-    assert [one.name for one in slowest(judged, 2)] == ["layer0", "layer2"]
 
 
 def test_a_layer_within_one_tick_of_the_clock_is_neither_equal_nor_faster() -> None:
