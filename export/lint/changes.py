@@ -20,8 +20,9 @@ from ..onnx_graph.graph import attribute_of
 Version = tuple[int, ...]
 
 LATEST: Version = (11, 1)  # the last release in both tables
-# The time of the parser of TensorRT-RTX 1.7.1. It refuses what no table has, as far as it was asked.
+# The time of the parser of TensorRT-RTX 1.7.1. It refuses what is in no table, and of newer operators these.
 REFUSED_UNTIL: Version = (11, 4)
+REFUSED = ("BitCast", "CumProd", "SwiGLU")
 
 
 def version_of(text: str) -> Version:

@@ -57,6 +57,7 @@ def quantized_type(network: Network, platform: Platform) -> Iterator[Finding]:
             severity = _in_float(platform)
         else:
             what = f"it quantizes to {type_name(kind)}; {platform.name} supports {names}"
+            severity = "error" if _has_zero(node) else _in_float(platform)
         unsigned = kind == TensorProto.UINT8 and _has_zero(node)
         if unsigned:
             zero = network.constant(node, 2)

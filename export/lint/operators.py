@@ -52,6 +52,20 @@ _FLOAT_ONLY = (
     *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor", "Log"),
     *("Reciprocal", "Round", "Sin", "Sinh", "Sqrt", "Tan"),
 )
+_FLOAT_ONLY_11 = (  # by TensorRT-RTX 1.7.1, of that time
+    *(
+        "AveragePool",
+        "Gelu",
+        "HardSwish",
+        "LRN",
+        "LeakyRelu",
+        "Relu",
+        "Sigmoid",
+        "Softmax",
+        "Softplus",
+        "Tanh",
+    ),
+)
 # The tables list the types of an operator's data: of these operators the output's, of others the input's.
 _BY_OUTPUT = ("Constant", "ConstantOfShape", "EyeLike", "OneHot", "Range", "Where")
 _UNSIZED = ("NonZero", "NonMaxSuppression")  # how large the result is depends on the data
@@ -226,6 +240,7 @@ def restriction_kept(network: Network, platform: Platform) -> Iterator[Finding]:
 def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
     """106: each operator has an element type that is listed for it."""
     every = frozenset().union(*(row[platform.table] or frozenset() for row in operators().values()))
+    floats = _FLOAT_ONLY if platform.version < (11,) else (*_FLOAT_ONLY, *_FLOAT_ONLY_11)
     for node in network.every_node():
         listed = (operators().get(node.op_type) or {}).get(platform.table)
         if listed is None or node.domain not in STANDARD or node.op_type in _ANY_TYPE:
@@ -236,6 +251,12 @@ def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
         if short == "i64" and platform.version < (10,):
             short = "i32"  # cast down
         known = type_name(kind)
+        if kind in _WHOLE and node.op_type in floats:
+            what = (
+                f"{node.op_type} has the type {known}; the parser of {platform.name} takes only floats for it"
+            )
+            yield Finding(106, "error", label(node), what, "Cast to FLOAT first, and back.")
+            continue
         if kind == TensorProto.UNDEFINED or short in listed:
             continue
         if short in every:
@@ -244,8 +265,7 @@ def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
                 f"which lists {', '.join(sorted(listed))}"
             )
             cure = "Cast to a listed type first."
-            whole = kind in _WHOLE and node.op_type in _FLOAT_ONLY
-            yield Finding(106, "error" if whole else "warning", label(node), what, cure)
+            yield Finding(106, "warning", label(node), what, cure)
         else:
             what = f"{node.op_type} has the type {known}, which TensorRT {platform.table} has for no operator"
             cure = "Use FLOAT, FLOAT16, INT32 or BOOL."

@@ -107,7 +107,8 @@ class Platform:
         row = operators().get(operator)
         if (row is not None and row[self.table] is not None) or self.has(operator):
             return True
-        if row is not None and self.version[:2] <= changes.REFUSED_UNTIL:
+        refused = row is not None or operator in changes.REFUSED
+        if refused and self.version[:2] <= changes.REFUSED_UNTIL:
             return False
         return False if not self.newer or changes.since(operator) is not None else None
 

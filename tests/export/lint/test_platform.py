@@ -106,7 +106,8 @@ def test_the_table_says_what_changed_between_versions() -> None:
         ("Col2Im", "11.4.1", False),  # TensorRT-RTX 1.7.1 refuses it, too
         ("Col2Im", "12.0", None),
         ("CumProd", "10.3", False),
-        ("CumProd", "10.13", None),
+        ("CumProd", "11.4", False),
+        ("LinearAttention", "10.13", None),
         ("Relu", "12.0", True),
     ],
 )
