@@ -38,7 +38,7 @@ class Verdict(TypedDict):
     `ratio` is the original's time over the candidate's: above 1 the candidate is faster. `low` and `high`
     are its interval at `confidence` (0.95), None if the events were too few for one. `events` is the number
     of independent repetitions, `smallest_visible` the smallest ratio above 1 that the run could detect,
-    `reason` why it cannot tell.
+    `reason` why it cannot tell, `by` the processor, runtime and precision.
     """
 
     outcome: Outcome
@@ -51,6 +51,7 @@ class Verdict(TypedDict):
     events: NotRequired[int | None]
     smallest_visible: NotRequired[float | None]
     reason: NotRequired[str]
+    by: NotRequired[str]
 
 
 @_closed

@@ -88,6 +88,7 @@ def how_sure(verdict: Verdict) -> str:
         text += f" with {verdict['confidence'] * 100:.4g} % confidence"
     events = verdict.get("events")
     text += f", from {events:,} independent repetitions." if events else "."
+    text += f" {capital(verdict['by'])}." if "by" in verdict else ""
     if verdict["outcome"] != "cannot_tell":
         return text
     if reason := (verdict.get("reason") or "").rstrip("."):

@@ -167,6 +167,7 @@ def _verdict(candidate: str, measured: Mapping[str, Measurement]) -> Verdict:
         visible = found.smallest_visible
         verdict["smallest_visible"] = visible if math.isfinite(visible) else None
         verdict["reason"] = found.reason
+        verdict["by"] = measurement.timed_by({name: measured[name] for name in ("original", candidate)})
     verdict["sentence"] = verdict_sentence(verdict, candidate)
     return verdict
 
@@ -198,8 +199,7 @@ def time_sentences(candidate: str, measured: Mapping[str, Measurement]) -> list[
     """Sentences on the times behind the verdict, above all on what disturbed them."""
     if (found := _judged("original", candidate, measured)) is None:
         return []
-    words = [f"{capital(measurement.timed_by({name: measured[name] for name in ('original', candidate)}))}."]
-    words += [f"{capital(remark)}." for remark in found.remarks]
+    words = [f"{capital(remark)}." for remark in found.remarks]
     if measured["original"].marks or measured[candidate].marks:
         words.append(
             "Each network's own times, p99 most of all, hold for that machine at that moment; the speed-up "
