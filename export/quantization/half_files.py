@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...targets.errors import ModelError
 from ..onnx_graph.graph import load, save
 from .fp16 import to_half
 
@@ -16,7 +17,10 @@ def write_half(path: Path, out: Path) -> dict[str, str]:
     Raises:
         ModelError: as `to_half`.
     """
-    halved = to_half(load(path))
+    try:
+        halved = to_half(load(path))
+    except ModelError as error:
+        raise ModelError(error.what, f"{error.cure} Or leave it in FP32: --precision fp32.") from error
     out.parent.mkdir(parents=True, exist_ok=True)
     save(halved.model.proto, out)
     return halved.left_float
