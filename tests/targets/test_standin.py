@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import arm64_board, digits, ssh_board
+from support import arm64_board, digits, runs, ssh_board, trtexec
 from support.boards import unpack
 from support.onnx_files import weights_model
 from support.releases import make_key, make_release, network, trust
@@ -175,3 +175,41 @@ def test_a_run_whose_cable_is_cut_at_five_points_is_finished_by_the_same_command
     assert report["verdict"]["outcome"] == "cannot_tell"
     assert report["conditions"]["machine"]["architecture"] == "aarch64"
     assert (tmp_path / "run/report.html").exists()
+
+
+def test_two_files_become_engines_there_and_a_verdict_that_is_none(
+    board: ssh_board.Board, mlp: MakeMlp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The board has no TensorRT in its Python, but the stand-in for trtexec: it builds, times and scores."""
+    programs = board.place / "upper/usr/src/tensorrt/bin"
+    shutil.copytree(Path(trtexec.__file__).parent, programs / "support", ignore=shutil.ignore_patterns("__*"))
+    (programs / "support/__init__.py").touch()
+    program = trtexec.stand_in(programs)
+    program.write_text(
+        program.read_text()
+        .replace(f"#!{sys.executable}", "#!/usr/bin/python3")
+        .replace(repr(str(Path(trtexec.__file__).parents[1])), repr("/usr/src/tensorrt/bin"))
+    )
+    monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(board.config))
+    monkeypatch.setenv("COLUMNS", "200")
+    original, small = mlp(64, 256, 10, name="original.onnx"), mlp(64, 32, 10, name="small.onnx")
+    said = []
+    for _ in range(2):
+        assert runs.exit_code("compare", original, small, "--on", "board") == 3
+        said.append(" ".join(capsys.readouterr().out.split()))
+    for each in said:
+        assert "simulated on the GPU by trtexec 10.3.0, FP16, batch 1" in each
+        assert "cannot tell: the times are simulated" in each
+    assert "built before, and not again: baseline, candidate" in said[1]
+    assert runs.exit_code("profile", small, "--on", "board", "--events", 2) == 0
+    assert (
+        runs.exit_code(
+            "gate", "--record", "--model", small, "--baseline", small.with_suffix(".json"), "--on", "board"
+        )
+        == 0
+    )
+    assert (
+        runs.exit_code("gate", "--model", small, "--baseline", small.with_suffix(".json"), "--on", "board")
+        == 3
+    )
+    assert runs.exit_code("memory", small, "--on", "board") in (0, 3)
