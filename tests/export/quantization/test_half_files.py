@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
-import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from support.onnx_files import save_mlp
 
 from deadweight.export.quantization.half_files import write_half
-from deadweight.targets.errors import ModelError
 from deadweight.targets.onnx_file import read_nodes
 
 
@@ -21,23 +20,19 @@ def test_equal_files_are_equal_files_in_fp16(tmp_path: Path) -> None:
     assert read_nodes(tmp_path / "deeper" / "a.onnx").half
 
 
-def test_what_cannot_be_cast_may_stay_in_fp32(tmp_path: Path) -> None:
+def test_operators_that_stay_in_fp32_are_named_with_the_reason(tmp_path: Path) -> None:
     value = helper.make_tensor_value_info
-    body = [
-        helper.make_graph(
-            [helper.make_node(kind, ["x"], [kind], name=kind)],
-            kind,
-            [],
-            [value(kind, TensorProto.FLOAT, [2])],
-        )
-        for kind in ("Relu", "Neg")
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], name="d"),
+        helper.make_node("OperatorOfOurs", ["d"], ["y"], name="o", domain="ours"),
     ]
-    branch = helper.make_node("If", ["c"], ["y"], name="if", then_branch=body[0], else_branch=body[1])
-    inputs = [value("x", TensorProto.FLOAT, [2]), value("c", TensorProto.BOOL, [])]
-    graph = helper.make_graph([branch], "g", inputs, [value("y", TensorProto.FLOAT, [2])])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    onnx.save(model, str(tmp_path / "m.onnx"))
-    with pytest.raises(ModelError, match="branches or loops") as caught:
-        write_half(tmp_path / "m.onnx", tmp_path / "half.onnx")
-    assert "--precision fp32" in caught.value.cure
-    assert not (tmp_path / "half.onnx").exists()
+    stored = [numpy_helper.from_array(np.array(0.1, np.float32), "s")]
+    stored += [numpy_helper.from_array(np.array(0, np.int8), "z")]
+    graph = helper.make_graph(
+        nodes, "g", [value("x", TensorProto.FLOAT, [2])], [value("y", TensorProto.FLOAT, [2])], stored
+    )
+    opsets = [helper.make_opsetid("", 13), helper.make_opsetid("ours", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), str(tmp_path / "m.onnx"))
+    left = write_half(tmp_path / "m.onnx", tmp_path / "half.onnx")
+    assert left == {"o": "it is not an ONNX operator"}
