@@ -82,9 +82,9 @@ def test_a_board_runs_the_engine_that_it_built_and_no_other(
     timed = time_on(there, ready, protocol=QUICK)
     assert timed.measurements["q"].evidence == "simulated"
     assert timed.measurements["q"].protocol.runtime.startswith("tensorrt")
-    plan = next(simulated.home.rglob("engines/*/qdq.plan"))
+    plan = Path(ready.there["q"])
     plan.write_bytes(plan.read_bytes() + b"\n")
-    with pytest.raises(RefusedError, match=r"On board: qdq\.plan was not built on this board"):
+    with pytest.raises(RefusedError, match=r"On board: engine\.plan was not built on this board"):
         there.run(["profile", str(plan), "--protocol", json.dumps(asdict(QUICK))])
 
 
