@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,6 +224,40 @@ class Work:
     def quiet(self, directory: Path) -> Work:
         """This work for a stage inside another, which speaks for it: its own folder, no progress."""
         return dataclasses.replace(self, directory=directory, progress=lambda done, total, what: None)
+
+    def record(self, directory: Path) -> dict[str, Any]:
+        """The content as JSON values, with the paths of files relative to a directory."""
+
+        def entries(files: Mapping[str, Artifact]) -> dict[str, dict[str, str]]:
+            paths = {kind: os.path.relpath(one.path, directory) for kind, one in files.items()}
+            return {kind: {"path": paths[kind], "sha256": one.sha256} for kind, one in files.items()}
+
+        own = ("name", "role", "recovered")
+        return {
+            "variants": [
+                {**{name: getattr(v, name) for name in own}, "files": entries(v.files)} for v in self.variants
+            ],
+            "artifacts": entries(self.artifacts),
+            "log": [dataclasses.asdict(done) for done in self.log],
+        }
+
+    def restored(self, record: Mapping[str, Any], directory: Path) -> Work:
+        """This work with the content that `record` wrote.
+
+        Raises:
+            ArtifactError: a file is missing or damaged.
+        """
+
+        def files(held: Mapping[str, Mapping[str, str]]) -> dict[str, Artifact]:
+            paths = {kind: Path(os.path.normpath(directory / one["path"])) for kind, one in held.items()}
+            read = {kind: Artifact(paths[kind], one["sha256"]) for kind, one in held.items()}
+            for artifact in read.values():
+                artifact.checked()
+            return read
+
+        made = [Variant(v["name"], files(v["files"]), v["role"], v["recovered"]) for v in record["variants"]]
+        artifacts, log = files(record["artifacts"]), tuple(map(Done.from_json, record["log"]))
+        return dataclasses.replace(self, variants=tuple(made), artifacts=artifacts, log=log)
 
     def digest(self) -> str:
         """A hash of the whole content: equal digests mean equal inputs for the next stage."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import gammaln
 
 from ...targets.coded import rans
 from ...targets.coded.rans import cumulative, most_level
@@ -62,20 +63,9 @@ def learned_bits(counts: Array) -> float:
     occurring = counts[:, counts.sum(axis=0) > 0].astype(np.float64)
     half = 0.5 * occurring.shape[1]
     sums = occurring.sum(axis=1)
-    nats = _log_gamma(sums + half) - _log_gamma(np.full_like(sums, half))
-    nats -= (_log_gamma(occurring + 0.5) - 0.5 * np.log(np.pi)).sum(axis=1)
+    nats = gammaln(sums + half) - gammaln(half)
+    nats -= (gammaln(occurring + 0.5) - gammaln(0.5)).sum(axis=1)
     return float(nats.sum() / np.log(2))
-
-
-def _log_gamma(x: Array) -> Array:
-    """Stirling's series from 8 on; below, shifted by eight steps."""
-    shift = np.where(x < 8, 8, 0)
-    product = np.ones_like(x)
-    for step in range(8):
-        product = np.where(shift > 0, product * (x + step), product)
-    y = x + shift
-    series: Array = (y - 0.5) * np.log(y) - y + 0.5 * np.log(2 * np.pi) + 1 / (12 * y) - 1 / (360 * y**3)
-    return series - np.log(product)
 
 
 def fitted(counts: Array) -> Tables:

@@ -88,14 +88,11 @@ def first_layer_that_differs(
         if isinstance(output, Tensor):
             seen.append((name, part, output.detach().cpu()))
 
-    leaves = [(name, part) for name, part in module.named_modules() if not list(part.children())]
-    hooks = [part.register_forward_hook(functools.partial(record, name)) for name, part in leaves]
-    try:
-        with predicting(module, model) as run:
-            run(feeds)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with contextlib.ExitStack() as hooks:
+        for name, part in module.named_modules():
+            if not list(part.children()):
+                hooks.enter_context(part.register_forward_hook(functools.partial(record, name)))
+        hooks.enter_context(predicting(module, model))(feeds)
     names = set(model.float_names())
     layers = [node for node in model.graph.node if node.op_type in WEIGHTED and node.output[0] in names]
     inside = runner(model.proto, [node.output[0] for node in layers], optimize=False)(feeds)

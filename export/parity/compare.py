@@ -151,14 +151,14 @@ def noise_between(before: Opened, after: Opened, batches: Iterable[Mapping[str, 
         ModelError: all outputs are data-dependent selections.
     """
     first = before.model
-    tallies: dict[str, _Tally] = {}
+    tallies: dict[str, Tally] = {}
     selected: dict[str, str] | None = None
     for piece in pieces(first.proto, batches, before.at_once):
         selected = selected_outputs(first, piece) if selected is None else selected
         changed = after.run(piece)
         for name, value in before.run(piece).items():
             if name not in selected:
-                tallies.setdefault(name, _Tally()).add(value, changed[name])
+                tallies.setdefault(name, Tally()).add(value, changed[name])
     if selected and not tallies:
         raise ModelError(
             f"Every output of {first.path} is selected by {next(iter(selected.values()))}: its length "
@@ -181,7 +181,7 @@ def first_tensor_that_differs(
     shared = [name for name in before.float_names() if name in known]
     one, two = (runner(model.proto, shared, optimize=False)(feeds) for model in (before, after))
     for name in shared:
-        if one[name].shape != two[name].shape or _Tally().add(one[name], two[name]).difference().beyond(kind):
+        if one[name].shape != two[name].shape or Tally().add(one[name], two[name]).difference().beyond(kind):
             node = before.index.producer[name]
             return f"{name!r}, made by {node.op_type} {node.name!r}"
     return "none inside; node by node the graphs agree, so the runtime's optimizations differ"
@@ -239,13 +239,15 @@ def values_and_errors(before: Array, after: Array) -> tuple[Array, Array]:
     return np.where(np.isinf(value), 0.0, value), error
 
 
-class _Tally:
+class Tally:
+    """Sums of the values of an output and of their errors, over several runs."""
+
     def __init__(self) -> None:
         self.numbers = 0
         self.largest = self.largest_value = 0.0
         self.sums = np.zeros(4)  # |error|, |value|, error², value²
 
-    def add(self, before: Array, after: Array) -> _Tally:
+    def add(self, before: Array, after: Array) -> Tally:
         value, error = values_and_errors(before, after)
         self.numbers += value.size
         # numpy's maximum propagates NaN, Python's max does not.
@@ -278,7 +280,7 @@ def _compare(
     selected: Mapping[str, str] | None = None,
 ) -> Hop:
     unjudged = selected or {}
-    tallies: dict[str, _Tally] = {}
+    tallies: dict[str, Tally] = {}
     flips: list[int] = []
     samples, labels = 0, ""
     worst: tuple[float, dict[str, Array]] = (-1.0, {})
@@ -291,7 +293,7 @@ def _compare(
             if name in unjudged and name in after:
                 continue
             _check_comparable(hop, name, value, after.get(name))
-            tallies.setdefault(name, _Tally()).add(value, after[name])
+            tallies.setdefault(name, Tally()).add(value, after[name])
             _, error = values_and_errors(value, after[name])
             largest = float(np.nan_to_num(error, nan=np.inf).max(initial=0.0))
             if largest > worst[0]:

@@ -7,6 +7,7 @@ full network whose weights are the products of the factors.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -185,10 +186,8 @@ def _shapes(
     def note(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
         seen[names[id(layer)]].append((tuple(given[0].shape), tuple(made.shape)))
 
-    hooks = [layer.register_forward_hook(note) for layer in layers.values()]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for layer in layers.values():
+            hooks.enter_context(layer.register_forward_hook(note))
         run(model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return seen

@@ -8,6 +8,7 @@ lowest units of the ranking until enough parameters are gone.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -96,19 +97,12 @@ def choose_by_parameters(
         plan = choose(groups, scores, keep=kept(groups, scores, order, count), align=align)
         return plan, 1 - parameters_left(model, plan) / total
 
-    low, high = 0, len(order)
-    plan, most = tried(high)
+    plan, most = tried(len(order))
     if most < removed:
         raise TooFewUnitsError(
             f"{removed:.1%} of the parameters were to be removed, but without emptying a layer only "
             f"{most:.1%} can be.",
             "Ask for less; remove whole heads too (heads = true); or see what could not be pruned.",
         )
-    while low < high:
-        middle = (low + high) // 2
-        found, share = tried(middle)
-        if share >= removed:
-            plan, high = found, middle
-        else:
-            low = middle + 1
-    return plan
+    count = bisect.bisect_left(range(len(order)), removed, key=lambda count: tried(count)[1])
+    return plan if count == len(order) else tried(count)[0]

@@ -12,6 +12,7 @@ the same as with the block bypassed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
@@ -192,16 +193,13 @@ class _Finder:
         """The outputs of the shortcut and of the block when the branch ends in zeros."""
         results: list[Any] = []
         block = self.modules[path]
-        handles = [
-            one.register_forward_hook(lambda _, __, result: results.append(result.clone()))
-            for one in (block.get_submodule(shortcut), block)  # in the order in which they return
-        ]
-        try:
-            with bypassed(self.model, {path: Bypass(shortcut=shortcut, branch=branch)}):
+        bypass = Bypass(shortcut=shortcut, branch=branch)
+        with contextlib.ExitStack() as hooks:
+            for one in (block.get_submodule(shortcut), block):  # in the order in which they return
+                keep = one.register_forward_hook(lambda _, __, result: results.append(result.clone()))
+                hooks.enter_context(keep)
+            with bypassed(self.model, {path: bypass}):
                 run(self.model, self.inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
         return results[0], results[1]
 
 

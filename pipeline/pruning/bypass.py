@@ -111,21 +111,17 @@ def _zeros(module: nn.Module, inputs: object, result: Tensor) -> Tensor:
 @contextlib.contextmanager
 def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
     """`model` itself, in full, with hooks by which these blocks return what their replacements would."""
-    handles: list[Any] = []
-    try:
+    with contextlib.ExitStack() as hooks:
         for path, bypass in dropped.items():
             block = model.get_submodule(path)
             if bypass.shortcut:
                 branch = block.get_submodule(bypass.branch)
-                handles.append(branch.register_forward_hook(_zeros))
+                hooks.enter_context(branch.register_forward_hook(_zeros))
                 continue
             held: list[Tensor] = []  # copies: a block may write to its input
-            handles.append(block.register_forward_pre_hook(_keep(held), with_kwargs=True))
-            handles.append(block.register_forward_hook(_put(held, bypass.outputs)))
+            hooks.enter_context(block.register_forward_pre_hook(_keep(held), with_kwargs=True))
+            hooks.enter_context(block.register_forward_hook(_put(held, bypass.outputs)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def difference(

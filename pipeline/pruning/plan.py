@@ -107,29 +107,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """A value for `json.dumps`; empty fields for layers and blocks are left out."""
-        value = {
-            "schema": 1,
-            "original": self.original,
-            "removed": {name: list(units) for name, units in self.removed.items()},
-            "cut": {
-                name: {str(axis): list(at) for axis, at in axes.items()} for name, axes in self.cut.items()
-            },
-            "shapes": {
-                name: {"before": list(shapes.before), "after": list(shapes.after)}
-                for name, shapes in self.shapes.items()
-            },
-            "widths": {name: dataclasses.asdict(width) for name, width in self.widths.items()},
-            "form": self.form,
-            "reason": self.reason,
-            "attributes": {path: dict(values) for path, values in self.attributes.items()},
-            "earlier": [plan.to_json() for plan in self.earlier],
-        }
-        layers = {
-            "factors": {name: dataclasses.asdict(factors) for name, factors in self.factors.items()},
-            "ties": [list(names) for names in self.ties],
-            "dropped": {path: dataclasses.asdict(bypass) for path, bypass in self.dropped.items()},
-        }
-        return value | {name: one for name, one in layers.items() if one}
+        alone = dataclasses.asdict(dataclasses.replace(self, earlier=()))
+        value = {"schema": 1, **alone, "earlier": [plan.to_json() for plan in self.earlier]}
+        return {name: one for name, one in value.items() if one or name not in _MAY_LACK}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
@@ -196,3 +176,4 @@ def record(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 _PLAN = "deadweight_plan"
+_MAY_LACK = ("factors", "ties", "dropped")

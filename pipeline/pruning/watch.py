@@ -7,6 +7,7 @@ has lost the modules to which they belong.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,21 +91,18 @@ class _Watch(TorchFunctionMode):
 
 def watched(model: nn.Module, inputs: Sequence[Tensor]) -> Seen:
     watch = _Watch()
-    handles: list[Any] = []
-    for module in model.modules():
-        handles.append(module.register_forward_pre_hook(watch.begin, with_kwargs=True))
-        handles.append(module.register_forward_hook(watch.end))
     try:
-        with in_mode(model, training=False), torch.no_grad(), watch:
-            model(*inputs)
+        with contextlib.ExitStack() as hooks:
+            for module in model.modules():
+                hooks.enter_context(module.register_forward_pre_hook(watch.begin, with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(watch.end))
+            with in_mode(model, training=False), torch.no_grad(), watch:
+                model(*inputs)
     except Exception as error:  # the user's code
         raise ModelError(
             f"The network does not run on its example inputs: {next(iter(str(error).splitlines()), '')}",
             "Check that model(*inputs) runs.",
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     return watch.calls
 
 

@@ -7,18 +7,18 @@ sorted by SQNR: the score of a single layer depends on the chance of a few sampl
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...export.onnx_graph.graph import save
-from ...export.parity.compare import values_and_errors
+from ...export.parity.compare import Tally
 from ...export.quantization.to_qdq import to_qdq
 from ...targets.runtimes.open import open_session
 from ..training.predict import session_predict
@@ -70,34 +70,24 @@ def sensitivity(trials: Trials, candidate: Candidate) -> tuple[Layer, ...]:
             others = [*candidate.skip, *(other for other in names if other != name)]
             source = in_float(candidate.source, candidate.base, others)
             save(to_qdq(source, candidate.ranges, dialect=trials.dialect, skip=others).model.proto, path)
-            noise = _Noise(float_outputs)
-            score = _score(trials, path, noise.add)
-            layers.append(Layer(name, noise.sqnr_db(), trials.drop(whole, score)))
+            tallies: dict[str, Tally] = defaultdict(Tally)
+            score = _score(trials, path, functools.partial(_add, iter(float_outputs), tallies))
+            layers.append(Layer(name, _sqnr_db(tallies.values()), trials.drop(whole, score)))
     return tuple(sorted(layers, key=lambda layer: layer.sqnr_db))
 
 
-class _Noise:
-    """Power of signal and noise of each output, summed over the batches."""
+def _add(
+    expected: Iterator[Mapping[str, Array]], tallies: dict[str, Tally], outputs: Mapping[str, Array]
+) -> None:
+    for name, value in next(expected).items():
+        if value.shape == outputs[name].shape:  # else a data-dependent number of rows, see `selected_outputs`
+            tallies[name].add(value, outputs[name])
 
-    def __init__(self, expected: list[Mapping[str, Array]]) -> None:
-        self._expected = iter(expected)
-        self._powers: dict[str, tuple[float, float]] = {}
 
-    def add(self, outputs: Mapping[str, Array]) -> None:
-        for name, value in next(self._expected).items():
-            signal, noise = self._powers.get(name, (0.0, 0.0))
-            if value.shape != outputs[name].shape:  # a data-dependent number of rows, see `selected_outputs`
-                continue
-            exact, error = values_and_errors(value, outputs[name])
-            signal += float(np.square(exact).sum())
-            self._powers[name] = (signal, noise + float(np.square(error).sum()))
-
-    def sqnr_db(self) -> float:
-        ratios = [signal / noise if noise else math.inf for signal, noise in self._powers.values()]
-        worst = min(ratios, default=math.inf)
-        if worst == 0.0:
-            return -math.inf
-        return 10 * math.log10(worst) if worst < math.inf else worst
+def _sqnr_db(tallies: Iterable[Tally]) -> float:
+    """Of the worst output, in decibels."""
+    worst = max((tally.difference().noise for tally in tallies), default=0.0)
+    return -20 * math.log10(worst) if worst else math.inf
 
 
 def _score(trials: Trials, path: Path, look: Callable[[Mapping[str, Array]], None]) -> float:

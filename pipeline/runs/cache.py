@@ -20,7 +20,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import platform
 import shutil
 import time
@@ -38,7 +37,7 @@ from ...targets.errors import ArtifactError, ModelError
 from ...targets.machine.probe import cpu_name
 from ..recipe import NamedStage
 from ..stage import is_users_own, named_files, run_stage, settings_of, source_of
-from ..work import Done, Facts, Variant, Work
+from ..work import Done, Facts, Work
 from .sources import package_versions, source_hash
 
 LIBRARIES = (
@@ -83,7 +82,7 @@ class Run:
                 record = read_json(place / "done.json")
                 held = [record["artifacts"], *(variant["files"] for variant in record["variants"])]
                 if all((self.directory / one["path"]).exists() for files in held for one in files.values()):
-                    result = self._restored(record, work)
+                    result = work.restored(record, self.directory)
                     self._note(named, work, result, record["seconds"], cached=True)
                     return result
             self.started(named.name)
@@ -125,7 +124,8 @@ class Run:
             if is_users_own(named.name):
                 _check_shrunk(named, work, result)
             result = _moved(_logged(named, work, result), part, place)
-            write_json(part / "done.json", {"seconds": time.monotonic() - started_s, **self._record(result)})
+            about = {"seconds": time.monotonic() - started_s, "made_by": dict(made_by())}
+            write_json(part / "done.json", {**about, **result.record(self.directory)})
             for path in [*part.rglob("*"), part]:
                 sync_directory(path)  # before it counts as finished
             shutil.rmtree(place, ignore_errors=True)  # it was finished, but one of its files is missing
@@ -140,32 +140,6 @@ class Run:
                 "finished stages are kept.",
             ) from error
         return result
-
-    def _record(self, work: Work) -> dict[str, Any]:
-        def entries(files: Mapping[str, Artifact]) -> dict[str, dict[str, str]]:
-            paths = {kind: os.path.relpath(one.path, self.directory) for kind, one in files.items()}
-            return {kind: {"path": paths[kind], "sha256": one.sha256} for kind, one in files.items()}
-
-        own = ("name", "role", "recovered")
-        return {
-            "variants": [
-                {**{name: getattr(v, name) for name in own}, "files": entries(v.files)} for v in work.variants
-            ],
-            "artifacts": entries(work.artifacts),
-            "log": [dataclasses.asdict(done) for done in work.log],
-            "made_by": dict(made_by()),
-        }
-
-    def _restored(self, record: Mapping[str, Any], work: Work) -> Work:
-        def files(held: Mapping[str, Mapping[str, str]]) -> dict[str, Artifact]:
-            read = {kind: Artifact(self.directory / one["path"], one["sha256"]) for kind, one in held.items()}
-            for artifact in read.values():
-                artifact.checked()
-            return read
-
-        made = [Variant(v["name"], files(v["files"]), v["role"], v["recovered"]) for v in record["variants"]]
-        artifacts, log = files(record["artifacts"]), tuple(map(Done.from_json, record["log"]))
-        return dataclasses.replace(work, variants=tuple(made), artifacts=artifacts, log=log)
 
     def _note(self, named: NamedStage, before: Work, after: Work, seconds: float, *, cached: bool) -> None:
         words = after.log[-1].words if len(after.log) > len(before.log) else ()

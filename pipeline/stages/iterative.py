@@ -16,14 +16,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ...export.to_onnx import to_onnx
-from ...targets.artifact import Artifact, read_json, write_json
+from ...targets.artifact import read_json, write_json
 from ...targets.errors import ModelError, RecipeError
 from ...targets.timing.clock import time_together
 from ...targets.timing.measurement import Protocol
 from ..importance.allocation import TooFewUnitsError
 from ..pruning.narrow import elements_of
 from ..training.predict import validation_score
-from ..work import Done, Variant, Work
+from ..work import Work
 from ..workload import example_batch
 from .finetune import Finetune
 from .prune import Cutting, Prune, Share, find_criterion
@@ -118,7 +118,7 @@ class Iterative(Cutting):
     def _step(self, work: Work, place: Path, share: float) -> Work | None:
         """The work after one cut and its fine-tuning, from disk if finished; None: nothing can be removed."""
         if (place / "done.json").exists():
-            return _restored(work, place)
+            return work.restored(read_json(place / "done.json"), place)
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(Cutting)}
         cut = Prune(parameters=min(max(share, 1e-9), 1 - 1e-9), **settings)
         tune = Finetune(epochs=self.epochs, learning_rate=self.learning_rate)
@@ -128,7 +128,7 @@ class Iterative(Cutting):
                 result = stage(result.quiet(place / name))
             except TooFewUnitsError:
                 return None
-        _record(result, place, len(work.log))
+        write_json(place / "done.json", result.record(place))
         return result
 
 
@@ -144,25 +144,6 @@ def shares(goal: float, steps: int, schedule: Shape) -> list[float]:
     if schedule == "geometric":
         return [1 - (1 - goal) ** part for part in done]
     return [goal * (1 - (1 - part) ** 3) for part in done]
-
-
-def _record(work: Work, place: Path, logged: int) -> None:
-    """Records where a finished step's files are; they are below it, so names are enough."""
-    variants = []
-    for one in map(work.variant, ("pruned", "tuned")):
-        files = {kind: str(file.path.relative_to(place)) for kind, file in one.files.items()}
-        variants.append({"name": one.name, "files": files, "recovered": one.recovered})
-    log = [dataclasses.asdict(done) for done in work.log[logged:]]
-    write_json(place / "done.json", {"variants": variants, "log": log})
-
-
-def _restored(work: Work, place: Path) -> Work:
-    value = read_json(place / "done.json")
-    for one in value["variants"]:
-        files = {kind: Artifact.of(place / path) for kind, path in one["files"].items()}
-        work = work.with_variant(Variant(one["name"], files, recovered=one["recovered"]))
-    work = work.with_artifact("statistics", place / "statistics" / "statistics.safetensors")
-    return dataclasses.replace(work, log=(*work.log, *map(Done.from_json, value["log"])))
 
 
 def _worse(work: Work, score: float, floor: float) -> bool:

@@ -9,7 +9,8 @@ teacher's and no projection has to be learned; other teachers have other units a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,6 @@ class Teaching:
                 "common: the student is in the graph form, or of another class.",
                 "Set hints = 0; soft targets need no common layers.",
             )
-        mine, theirs = _Inputs(student, pairs), _Inputs(teachers[0], pairs)
 
         def loss(outputs: Any, batch: Batch) -> Tensor:
             with torch.no_grad():
@@ -70,10 +70,10 @@ class Teaching:
             if self.share < 1:
                 total = total + (1 - self.share) * workload.loss(outputs, batch)
             if pairs:
-                total = total + self.hints * _hint_loss(mine.seen, theirs.seen, pairs)
+                total = total + self.hints * _hint_loss(mine, theirs, pairs)
             return total
 
-        with mine, theirs:
+        with _inputs(student, pairs) as mine, _inputs(teachers[0], pairs) as theirs:
             yield loss
 
 
@@ -119,28 +119,19 @@ def check_outputs(
     student.train(was_training)
 
 
-class _Inputs:
-    """The inputs of some modules, by the module's name, while this context is open."""
+@contextlib.contextmanager
+def _inputs(model: nn.Module, names: Iterable[str]) -> Iterator[Mapping[str, Tensor]]:
+    """The newest inputs of some modules, by the module's name."""
+    seen: dict[str, Tensor] = {}
 
-    def __init__(self, model: nn.Module, names: Mapping[str, Tensor]) -> None:
-        self.model, self.names = model, names
-        self.seen: dict[str, Tensor] = {}
-        self.handles: list[Any] = []
+    def keep(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        seen[name] = inputs[0]
 
-    def __enter__(self) -> None:
-        for name in self.names:
-            module = self.model.get_submodule(name)
-            self.handles.append(module.register_forward_pre_hook(self._recorder(name)))
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _recorder(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self.seen[name] = inputs[0]
-
-        return keep
+    with contextlib.ExitStack() as hooks:
+        for name in names:
+            recorder = functools.partial(keep, name)
+            hooks.enter_context(model.get_submodule(name).register_forward_pre_hook(recorder))
+        yield seen
 
 
 def _pairs(student: nn.Module, teacher: nn.Module) -> dict[str, Tensor]:
