@@ -15,9 +15,9 @@ from pathlib import Path
 import onnx
 
 from ...targets.errors import ModelError
-from .external_data import for_inference
 from .graph import QUANTIZED, WEIGHTED, Index, attribute_of, load
 from .run import runner
+from .shapes import Shapes
 
 FLOAT_KERNELS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 _RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -48,14 +48,13 @@ def count(path: Path, *, sizes: Mapping[str, Sequence[int]] | None = None) -> Co
     """
     loaded = load(path)
     model = loaded.proto
-    for value in (*model.graph.input, *model.graph.output):
+    for value in model.graph.input:
         axes = value.type.tensor_type.shape.dim
         for axis, size in list(zip(axes, (sizes or {}).get(value.name, ()), strict=False))[1:]:
             if not axis.HasField("dim_value"):
                 axis.dim_value = size
-        if axes and not axes[0].HasField("dim_value"):
-            axes[0].dim_value = 1
-    shapes = _shapes(model)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    shapes |= Shapes.of(model, 1).sizes
     macs = sum(_macs(node, shapes, path) for node in model.graph.node)
     return Counts(_parameters(model.graph), macs, loaded.file_bytes)
 
@@ -73,17 +72,7 @@ def _parameters(graph: onnx.GraphProto) -> int:
     )
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    inferred = onnx.shape_inference.infer_shapes(for_inference(model), data_prop=True)
-    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
-        axes = value.type.tensor_type.shape.dim
-        if all(axis.HasField("dim_value") for axis in axes):
-            shapes.setdefault(value.name, [axis.dim_value for axis in axes])
-    return shapes
-
-
-def _macs(node: onnx.NodeProto, shapes: dict[str, list[int]], path: Path) -> int:
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], path: Path) -> int:
     if node.op_type not in WEIGHTED and node.op_type not in _RECURRENT_GATES:
         return 0
     wanted = [*node.input[:2], *(node.output[:1] if node.op_type in WEIGHTED else ())]

@@ -23,7 +23,7 @@ from ..pruning.graphnet import GraphNet
 from ..pruning.narrow import copied_module
 from ..pruning.plan import Factors, Plan, Width, fingerprint, plan_of, record
 from ..pruning.trial import earlier_plans
-from .rank_selection import Candidate, Choice, factors_of
+from .rank_selection import Candidate, Choice
 
 Convolution = Literal["spatial", "channel", "tucker"]
 
@@ -96,7 +96,7 @@ def factorized(
     Raises:
         ModelError: a layer cannot be factorized.
     """
-    factors = factors_of(candidates, chosen)
+    factors = {name: Factors(candidates[name].method, choice.ranks) for name, choice in chosen.items()}
     before = plan_of(model)
     widths = dict(before.widths) if before else {}
     for name, one in factors.items():

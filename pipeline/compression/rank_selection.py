@@ -21,7 +21,6 @@ from ...targets.target import Alignment, Target
 from ...targets.timing.layers import Layer, judge_layers
 from ...targets.timing.ort_layers import LAYER_PROTOCOL, time_layers
 from ..pruning.factors import METHODS, Parts, cut, energies, full_ranks
-from ..pruning.plan import Factors
 
 COARSE = (0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)
 FINE = tuple(step / 32 for step in range(31, 0, -1))
@@ -225,7 +224,3 @@ def _positions(method: str, given: tuple[int, ...], made: tuple[int, ...]) -> tu
 
 def _places(made: tuple[int, ...], method: str) -> int:
     return math.prod(made[1:-1]) if method == "svd" else made[-2] * made[-1]
-
-
-def factors_of(candidates: Mapping[str, Candidate], chosen: Chosen) -> dict[str, Factors]:
-    return {name: Factors(candidates[name].method, choice.ranks) for name, choice in chosen.items()}

@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import ticket_words
 from .schema import Budget, Control, Report, Row, Verdict
 from .units import PLUS_MINUS, ScoreScale, by_name, capital, duration, interval, percent, ratio, spoken
 
@@ -29,7 +28,11 @@ _LABELS = {
     "random": "Random neurons",
     "random_blocks": "Random blocks",
     "scratch": "Trained from scratch",
-    **ticket_words.LABELS,
+    "sparse": "Single weights dropped",
+    "ticket": "Ticket",
+    "ticket_reinitialised": "Ticket, new initial weights",
+    "ticket_random": "Random ticket",
+    "ticket_tuned_on": "Tuned on, not rewound",
 }
 
 # The beginning of a control's sentence, and the claim that lacks evidence if it did as well.
@@ -37,7 +40,12 @@ _CONTROLS = {
     "random": ("Random neurons at the same widths", "it matters which neurons are kept"),
     "random_blocks": ("As many random blocks", "it matters which blocks are kept"),
     "scratch": ("The same small network trained from scratch", "starting from the large network helps"),
-    **ticket_words.CONTROLS,
+    "ticket_reinitialised": ("The ticket with new initial weights", "the initial values matter"),
+    "ticket_random": ("A random ticket of the same size", "it matters which weights are kept"),
+    "ticket_tuned_on": (
+        "The same cut, fine-tuned from the trained weights instead of rewound",
+        "rewinding helps",
+    ),
 }
 
 
