@@ -138,7 +138,7 @@ def _coupled(node: onnx.NodeProto, index: Index) -> Iterator[onnx.NodeProto]:
     """The neighbours that stay in FP32 with an operator."""
     if node.op_type in ("DequantizeLinear", *MOVES):
         yield from (reader for reader, _ in index.readers.get(node.output[0], ()))
-    if node.op_type in ("QuantizeLinear", *MOVES) and node.input[0] in index.producer:
+    if node.op_type in (*FUSED, *MOVES) and node.input[0] in index.producer:
         yield index.producer[node.input[0]]  # its values are outside FP16's range too
     behind = index.read_only_by(node.output[0], FUSED) if node.op_type in (*WEIGHTED, *FUSED) else None
     if behind is not None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,20 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.int8_files import calibrate, to_half, to_qdq
 from support.onnx_files import numbers, op, write_network
+from support.tensorrt_versions import RTX, installed
 
 from deadweight.export.lint.check import lint
 from deadweight.export.onnx_graph.graph import Index
 from deadweight.targets.errors import ModelError
 
 Nets = Callable[[str], Any]
+ASK = """
+import json, sys
+from pathlib import Path
+from benchmarks.int8.rtx_parser import opinion
+said = opinion(Path(sys.argv[1]), Path(sys.argv[2]))
+print(json.dumps([said.refused, list(said.products.values())]))
+"""
 ALL = ["mlp", "residual", "depthwise", "joined", "attentive"]
 
 
@@ -154,6 +165,40 @@ def test_a_layer_whose_scale_fp16_cannot_hold_stays_in_float_with_its_pairs(
         assert index.constants[index.producer[name].input[1]].data_type == TensorProto.FLOAT16
     x = {"x": (numbers(4, 8) * scale * 50).astype(np.float32)}
     np.testing.assert_allclose(outputs(half, x)[0], outputs(path, x)[0], atol=0.02)
+
+
+def test_what_makes_values_beyond_fp16_stays_in_float(tmp_path: Path) -> None:
+    path, half = two_layers(tmp_path, b_scale=1e4, u_scale=500.0)
+    made = to_half(path, half)
+    assert {"first", "relu", "b_quantize", "b_dequantize", "second"} <= set(made.left_float)
+    x = {"x": np.full((2, 8), 30.0, np.float32)}
+    found = outputs(half, x)[0]
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, outputs(path, x)[0], atol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["x_scale", "u_scale", "b_scale"])
+def test_layers_left_in_float_still_run_in_int8_in_nvidias_builder(tmp_path: Path, scale: str) -> None:
+    nodes = [
+        op("Conv", ["x", "u"], ["a"], name="first"),
+        op("Relu", ["a"], ["b"], name="relu"),
+        op("Conv", ["b", "v"], ["c"], name="second"),
+        op("Sigmoid", ["c"], ["y"], name="sigmoid"),
+    ]
+    constants = {"u": numbers(32, 32, 3, 3), "v": numbers(32, 32, 3, 3)}
+    path = write_network(tmp_path / "m.onnx", nodes, constants, ["n", 32, 16, 16])
+    to_qdq(path, calibrate(path, [{"x": numbers(4, 32, 16, 16)}]), tmp_path / "q.onnx")
+    with_constants(tmp_path / "q.onnx", {scale: 1e4 if scale == "b_scale" else 1e-7})
+    assert to_half(tmp_path / "q.onnx", tmp_path / "half.onnx").left_float
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, str(tmp_path / "half.onnx"), str(installed(*RTX))],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == ["", ["Int8", "Int8"]]
 
 
 def test_channels_that_died_in_training_do_not_keep_their_layer_in_float(tmp_path: Path) -> None:
