@@ -24,7 +24,7 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ from benchmarks.common.grid import Cell, found, in_turn, markdown, missing_words
 from benchmarks.common.record import Row, recorded
 from deadweight.pipeline.compression.masks import kept_share
 from deadweight.pipeline.report.paired import Paired, paired
-from deadweight.pipeline.stages.lottery import CONTROLS, Lottery
+from deadweight.pipeline.stages.lottery import Control, Lottery
 from deadweight.pipeline.stages.train import Train
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.training.predict import score_of, torch_predict
@@ -49,6 +49,7 @@ EPOCHS = 4
 SEEDS = {"weights": (0, 1, 2, 3, 4), "neurons": (0, 1, 2)}
 ROUNDS = (7, 9)
 THRESHOLD = 0.001
+CONTROLS: tuple[Control, ...] = get_args(Control)
 STARTS = ("rewound", *CONTROLS)
 LONG = "reinitialised, as long as the search"
 """The same cut from new weights, for as many epochs as all rounds together: what "rethinking" asks for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,9 @@ def int8_facts(
     files = f"{len(samples.files)} file{'s' if len(samples.files) > 1 else ''}"
     ranges = f"{made.method} ranges"
     if made.noises:
-        tried = ", ".join(f"{name} {noise:.2%}" for name, noise in sorted(made.noises.items(), key=_second))
+        tried = ", ".join(
+            f"{name} {noise:.2%}" for name, noise in sorted(made.noises.items(), key=itemgetter(1))
+        )
         ranges += f", the least noise in the outputs: {tried}"
     facts.add("calibration", f"{samples.count} samples of {files}; {ranges}", *made.adequacy)
     if samples.left_out:
@@ -133,10 +136,6 @@ class Facts:
         """A fact, and sentences under it."""
         for place, sentence in enumerate(sentences):
             self.table.add_row("" if place else escape(name), escape(sentence))
-
-
-def _second(pair: tuple[str, float]) -> float:
-    return pair[1]
 
 
 def _more(count: int) -> str:

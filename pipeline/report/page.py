@@ -6,7 +6,7 @@ removed, and where? How was it measured? Stages that did not run have no section
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from . import plots, tables
@@ -61,15 +61,6 @@ def sweep_page(sweep: Sweep, scale: ScoreScale, *, name: str, made: Mapping[str,
     head = Head(name, f"{len(sweep['rows'])} settings · {moment(made['created'])}")
     conditions = Section("Made with", [tables.facts(made["made_by"])])
     return document(name, [head, _sweep(sweep, scale), conditions])
-
-
-def history_page(reports: Sequence[Report]) -> str:
-    drawn = plots.history_figure(reports)
-    colours = plots.legend([label(name) for name in plots.timed_networks(reports)])
-    note = "Runs were measured at different times: compare their ratios, not their times."
-    times = Section("Latency", [colours, drawn], note) if drawn else None
-    runs = Section("Runs", [tables.history_table(reports, scale_of(reports[-1]))])
-    return document("History", [Head("History", f"{len(reports)} runs, oldest first"), times, runs])
 
 
 def _budgets(report: Report, scale: ScoreScale) -> Budgets | None:
@@ -132,7 +123,7 @@ def _histograms(statistics: dict[str, UnitLists], limits: dict[str, float]) -> S
     more = More(f"{len(rest)} more groups", rest) if rest else None
     note = "Each unit's activation over the calibration data: its mean, and its standard deviation."
     if limits:
-        note += " The dotted lines are the plots.thresholds of the recipe."
+        note += " The dotted lines are the thresholds of the recipe."
     return Section("What was removed", [Legend(_REMOVED), *shown, more], note) if shown else None
 
 

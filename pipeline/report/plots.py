@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from .document import Figure, Legend
-from .schema import Layer, Report, Row, UnitLists, Width
-from .units import TIMES, duration, interval, moment, ratio, time_unit
+from .schema import Layer, Row, UnitLists, Width
+from .units import TIMES, duration, interval, ratio, time_unit
 from .words import OUTCOMES, label
 
 MOST_BINS = 40
@@ -109,11 +109,6 @@ def networks_of(layers: Sequence[Layer], rows: Sequence[Row]) -> list[str]:
     return [row["name"] for row in rows if any(row["name"] in layer["latency_s"] for layer in layers)]
 
 
-def timed_networks(reports: Sequence[Report]) -> list[str]:
-    timed = (row["name"] for report in reports for row in report["rows"] if row["latency_s"])
-    return list(dict.fromkeys(timed))
-
-
 def layers_figure(layers: Sequence[Layer], rows: Sequence[Row]) -> Figure | None:
     if not (networks := networks_of(layers, rows)):
         return None
@@ -164,19 +159,6 @@ def over_time_figure(curves: Mapping[str, Sequence[Point]], alt: str) -> Figure:
     frame = layout(y=f"latency p50, {unit}")
     frame["yaxis"]["rangemode"] = "tozero"
     return Figure(traces, frame, 360, alt)
-
-
-def history_figure(reports: Sequence[Report]) -> Figure | None:
-    curves: dict[str, list[Point]] = {label(name): [] for name in timed_networks(reports)}
-    for report in reports:
-        for row in report["rows"]:
-            if latency := row["latency_s"]:
-                name, p50, when = label(row["name"]), latency["p50"], report["created"]
-                low, high = latency["p50_low"] or p50, latency["p50_high"] or p50
-                hover = f"{text(name)}: {duration(p50)}<br>{text(moment(when))}"
-                curves[name].append(Point(when, p50, low, high, hover, series(list(curves).index(name))))
-    alt = f"Latency of {len(curves)} networks over {len(reports)} runs."
-    return over_time_figure(curves, alt) if curves else None
 
 
 def layout(*, x: str = "", y: str = "", grid: str = "xy") -> Layout:

@@ -18,7 +18,6 @@ from .units import (
     count,
     duration,
     interval,
-    moment,
     percent,
     ratio,
     settings_text,
@@ -106,24 +105,6 @@ def stages_table(stages: Sequence[StageTime]) -> Table:
         seconds = figure(stage["seconds"], duration, "from the cache" if stage["cached"] else "")
         rows.append([stage["name"], settings_text(stage["settings"]), seconds])
     return Table("Stages", ["Stage", "Settings", "Time"], {"": rows}, wrap=1)
-
-
-def history_table(reports: Sequence[Report], scale: ScoreScale) -> Table:
-    rows = []
-    for report in reports:
-        verdict, last = report["verdict"], report["rows"][-1]
-        cells: list[Cell | str] = [
-            moment(report["created"]),
-            report["name"],
-            Cell("", outcome=verdict["outcome"]),
-            figure(verdict["ratio"], ratio, interval(verdict["low"], verdict["high"])),
-            figure(last["latency_s"]["p50"] if last["latency_s"] else None, duration),
-            figure(last["score"], scale.text),
-            figure(last["file_bytes"], size),
-        ]
-        rows.append(cells)
-    head = ["Created", "Run", "Verdict", "Speed-up", "Latency p50", capital(scale.name), "File"]
-    return Table("Runs", head, {"": rows}, left=3)
 
 
 def facts(values: Mapping[str, Any], skip: Sequence[str] = ()) -> Facts | None:

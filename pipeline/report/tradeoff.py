@@ -71,7 +71,8 @@ def tradeoff_figure(sweep: Sweep, scale: ScoreScale) -> Figure | None:
     if chosen:
         alt += f" Chosen: {html.unescape(hover[chosen[0]].replace('<br>', ', '))}."
     traces = [trace for trace in (dominated, off, best, taken) if trace["x"]]
-    return Figure(traces, frame, 400, alt, beyond_sentence(sweep, scale))
+    caption = _beyond(len(beyond), edge, scale) if beyond else ""
+    return Figure(traces, frame, 400, alt, caption)
 
 
 def edge_of(rows: Sequence[SweepRow], losses: Sequence[float], scale: ScoreScale) -> float:
@@ -85,14 +86,8 @@ def edge_of(rows: Sequence[SweepRow], losses: Sequence[float], scale: ScoreScale
     return limit if limit > 0 and inside >= 3 and max(losses) > 1.5 * limit else max(losses)
 
 
-def beyond_sentence(sweep: Sweep, scale: ScoreScale) -> str:
-    """How many settings are drawn at the edge, for the caption; empty when none is."""
-    if not (rows := [row for row in sweep["rows"] if row["score_change"] is not None]):
-        return ""
-    losses = [scale.loss(row["score_change"] or 0.0) * scale.factor for row in rows]
-    edge = edge_of(rows, losses, scale)
-    if not (off := sum(loss > edge for loss in losses)):
-        return ""
+def _beyond(off: int, edge: float, scale: ScoreScale) -> str:
+    """How many settings are drawn at the edge, for the caption."""
     settings = "1 setting loses" if off == 1 else f"{off} settings lose"
     limit = scale.change(edge / scale.factor, sign=False)
     return f"{settings} more than {limit}: shown as triangles at the lower edge."

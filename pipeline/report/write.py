@@ -1,4 +1,4 @@
-"""Writes pages and tables from a run's report.json, from a sweep alone, and from many runs.
+"""Writes pages and tables from a run's report.json, and from a sweep alone.
 
 Nothing is measured or judged here: a page can always be made again from the JSON beside it.
 """
@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...targets.artifact import utc_now, write_json, write_text
-from ...targets.errors import ArtifactError
-from .page import history_page, report_page, sweep_page
-from .schema import VERSION, Report, Sweep, SweepControl, read_report, validate_report
+from .page import report_page, sweep_page
+from .schema import VERSION, Sweep, SweepControl, read_report
 from .units import ScoreScale
-
-__all__ = ["Report", "read_report", "validate_report", "write_history", "write_report", "write_sweep"]
 
 
 def write_report(directory: Path) -> Path:
@@ -45,21 +42,6 @@ def write_sweep(
     write_text(directory / "sweep.csv", _csv(sweep))
     path = directory / "sweep.html"
     write_text(path, sweep_page(sweep, scale, name=name, made=made))
-    return path
-
-
-def write_history(directory: Path, runs: Sequence[Path]) -> Path:
-    """Writes history.html: the reports of these runs' directories over time; returns its path.
-
-    Raises:
-        ArtifactError: no runs, or one whose report.json cannot be read.
-    """
-    if not runs:
-        cure = "Give directories that have a report.json."
-        raise ArtifactError("There are no runs to compare over time.", cure)
-    reports = sorted((read_report(run) for run in runs), key=lambda report: report["created"])
-    path = Path(directory) / "history.html"
-    write_text(path, history_page(reports))
     return path
 
 

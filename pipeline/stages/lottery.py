@@ -45,7 +45,6 @@ from .statistics import Statistics
 
 Control = Literal["reinitialised", "random", "tuned_on"]
 Start = Control | Literal["rewound"]
-CONTROLS: tuple[Control, ...] = ("reinitialised", "random", "tuned_on")
 
 
 @dataclass(frozen=True)

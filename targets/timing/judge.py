@@ -27,7 +27,6 @@ from .measurement import Measurement, marked_words
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-OUTCOMES = ("faster", "slower", "equal", "cannot_tell")
 _POWER = 0.9
 
 

@@ -13,9 +13,10 @@ from deadweight.pipeline.report import plots
 from deadweight.pipeline.report.document import Figure
 from deadweight.pipeline.report.plots import (
     LAYERS_SHOWN,
+    Point,
     histogram_figure,
-    history_figure,
     layers_figure,
+    over_time_figure,
     speedup_figure,
     thresholds,
     widths_figure,
@@ -31,6 +32,9 @@ CSS = (Path(plots.__file__).parent / "templates" / "page.css").read_text("utf-8"
 VARIABLE = re.compile(r"var\((--[\w-]+)\)")
 
 
+POINT = Point("2026-01-01T00:00:00+00:00", 2e-3, 1.9e-3, 2.1e-3, "a", "var(--kept)")
+
+
 def figures() -> dict[str, Figure | None]:
     units, sweep = (EXAMPLE.get("statistics") or {})["fc1"], EXAMPLE.get("sweep")
     assert sweep
@@ -40,7 +44,7 @@ def figures() -> dict[str, Figure | None]:
         "std": histogram_figure(units, "std", name="fc1"),
         "speedup": speedup_figure(EXAMPLE["rows"]),
         "layers": layers_figure(EXAMPLE.get("layers", []), EXAMPLE["rows"]),
-        "history": history_figure([EXAMPLE, EXAMPLE]),
+        "history": over_time_figure({"a": [POINT, POINT]}, "Latency of a over 2 measurements."),
         "tradeoff": tradeoff_figure(sweep, scale_of(EXAMPLE)),
     }
 

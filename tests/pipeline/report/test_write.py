@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import csv
 import json
 import re
@@ -12,7 +11,7 @@ import pytest
 from support.browser import CHROMIUM, Browser, chromium
 
 from deadweight.pipeline.report.units import ScoreScale
-from deadweight.pipeline.report.write import write_history, write_report, write_sweep
+from deadweight.pipeline.report.write import write_report, write_sweep
 from deadweight.targets.errors import ArtifactError
 
 EXAMPLE = json.loads((Path(__file__).parent / "report_example.json").read_text("utf-8"))
@@ -59,31 +58,6 @@ def test_a_sweep_alone_is_written_as_csv_json_and_page(browser: Browser, tmp_pat
         assert browser.evaluate("document.documentElement.scrollWidth") == width
         assert browser.evaluate("document.querySelectorAll('svg.main-svg').length") > 0
     assert {row["score"] for row in sweep["rows"]} <= figures_of(browser)
-
-
-@in_browser
-def test_runs_are_shown_over_time_oldest_first(browser: Browser, tmp_path: Path) -> None:
-    runs = []
-    for month in (3, 1, 2):
-        report = copy.deepcopy(EXAMPLE) | {
-            "created": f"2026-0{month}-01T00:00:00+00:00",
-            "name": f"run {month}",
-        }
-        written(tmp_path / f"run{month}", report)
-        runs.append(tmp_path / f"run{month}")
-    browser.open(write_history(tmp_path, runs), width=390)
-    assert browser.complaints == []
-    assert browser.evaluate("document.documentElement.scrollWidth") == 390
-    names = browser.evaluate(
-        "[...document.querySelectorAll('tbody tr td:nth-child(2)')].map(e => e.textContent)"
-    )
-    assert names == ["run 1", "run 2", "run 3"]
-    assert browser.evaluate("document.querySelectorAll('.scatterlayer .trace').length") == 4
-
-
-def test_a_history_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no runs"):
-        write_history(tmp_path, [])
 
 
 def test_a_report_that_cannot_be_read_leaves_the_old_page(tmp_path: Path) -> None:

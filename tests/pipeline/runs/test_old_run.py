@@ -12,7 +12,6 @@ from support.digits import Digits
 
 from deadweight.__main__ import main
 from deadweight.pipeline.recipe import NamedStage
-from deadweight.pipeline.report.write import write_history
 from deadweight.pipeline.runs.cache import Run
 from deadweight.pipeline.stages.train import Train
 from deadweight.pipeline.training.networks import NetworkFiles
@@ -50,7 +49,6 @@ def test_the_report_of_an_old_run_is_rendered(old: Path, monkeypatch: pytest.Mon
     page = (old / "report.html").read_text()
     assert "87.22" in page
     assert "81.67" in page
-    assert write_history(old, [old]).exists()
 
 
 def test_a_stage_that_an_old_run_finished_is_made_anew_and_the_old_one_is_kept(old: Path) -> None:

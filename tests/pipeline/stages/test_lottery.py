@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from support.digits import Digits
 
 from deadweight.pipeline.compression.masks import kept_share, load_masks
 from deadweight.pipeline.stages.load import Load
-from deadweight.pipeline.stages.lottery import CONTROLS, Lottery, stored
+from deadweight.pipeline.stages.lottery import Control, Lottery, stored
 from deadweight.pipeline.stages.statistics import Statistics
 from deadweight.pipeline.stages.train import Train
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import ModelError, RecipeError
 from deadweight.targets.target import load_target
+
+CONTROLS: tuple[Control, ...] = get_args(Control)
 
 
 class PowerCutError(Exception):
