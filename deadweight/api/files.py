@@ -160,9 +160,8 @@ def build(
     """
     from dataclasses import asdict
 
-    from ..targets.engines.build import build_engine
+    from ..targets.engines.build import build_engine, builder_here
     from ..targets.engines.build_settings import BuildSettings
-    from ..targets.engines.kept import builder_here
     from ..targets.remote.board import build_on
     from ..targets.remote.on_board import version_there
     from ..targets.target import load_target, target_on

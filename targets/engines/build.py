@@ -14,20 +14,36 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from ..artifact import sha256_of, writing
 from ..errors import ModelError, TargetError
-from ..memory_fit import Fit, Footprint
-from ..onnx_file import Nodes, read_nodes
+from ..memory_fit import Footprint
+from ..onnx_file import read_nodes
 from ..target import Target
-from .build_settings import BuildSettings, Profile, profiles_for, typing_of
+from .build_settings import BuildSettings, Made, Prepared, Profile, profiles_for, typing_of
 from .calibration_cache import calibrator, read_ranges
 from .dla import check_core, check_dla, check_fallbacks, put_on_dla, set_formats
 from .log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
-from .machine import check_target, device_facts, fit_for, room_for
+from .machine import check_target, device_facts, fit_for, limits_for, room_for
 from .plugins import load_plugins
 from .record import Built, made_of, written
 from .timing_cache import cache_path, give_cache, keep_cache
-from .trtexec import build_by_trtexec, find_trtexec
+from .trtexec import build_by_trtexec, find_trtexec, version_of
 
 _DEFAULT = BuildSettings()
+
+
+def builder_here(flavour: str) -> Tuple[Any, str]:
+    """What builds here, and its version: the module of Python's bindings, else the path of trtexec.
+
+    Raises:
+        TargetError: there is neither.
+    """
+    try:
+        trt = import_tensorrt(flavour)
+        return trt, str(trt.__version__)
+    except TargetError:
+        program = find_trtexec() if flavour == "tensorrt" else None
+        if program is None:
+            raise
+        return program, version_of(program)
 
 
 def build_engine(
@@ -37,7 +53,6 @@ def build_engine(
     settings: BuildSettings = _DEFAULT,
     target: Optional[Target] = None,
     timing_folder: Optional[Path] = None,
-    cuda: Optional[str] = None,
     need: Optional[Footprint] = None,
     root: Path = Path("/"),
 ) -> Built:
@@ -55,84 +70,80 @@ def build_engine(
     model, plan = Path(model), Path(plan)
     if not model.is_file():
         raise ModelError(f"There is no model at {model}.", "Check the path.")
-    try:
-        trt = import_tensorrt(settings.flavour)
-    except TargetError:
-        program = find_trtexec() if settings.flavour == "tensorrt" else None
-        if program is None:
-            raise
-        return build_by_trtexec(
-            program,
-            model,
-            plan,
-            settings=settings,
-            target=target,
-            root=root,
-            timing_folder=timing_folder,
-            need=need,
-        )
-    device = device_facts(cuda)
-    check_target(trt, target, device, settings, version=trt.__version__, root=root)
+    builder, version = builder_here(settings.flavour)
+    device = device_facts()
+    check_target(builder, target, device, settings, version=version, root=root)
     file = read_nodes(model)
-    check_dla(file, settings, version=trt.__version__, model=model)
-    strong, creation, precisions = _typing(trt, settings, file, model)
-    ranges = _ranges(settings)
+    check_dla(file, settings, version=version, model=model)
+    if settings.calibration_cache:
+        read_ranges(Path(settings.calibration_cache))
     free = room_for(model, target, root)
-    fitted = fit_for(trt.__version__, need, free, settings)
-    timings = cache_path(trt.__version__, settings.flavour, device, timing_folder, root)
+    fitted = fit_for(version, need, free, settings)
+    limits = limits_for(settings, free, fitted)
+    timings = cache_path(version, settings.flavour, device, timing_folder, root)
     started = perf_counter()
+    prepared = Prepared(model, settings, file, version, limits, timings, free)
+    by = build_by_trtexec if isinstance(builder, Path) else _build_by_bindings
+    with writing(plan) as beside:
+        made = by(builder, prepared, beside)
+        findings = read_log(made.lines)
+        check_fallbacks(findings, settings, model)
+    ranges, (used, why) = settings.calibration_cache, made.timing
+    record = {
+        **made_of(model, plan, settings, target=target, root=root, simulated=is_simulated(made.lines)),
+        "tensorrt": {"flavour": settings.flavour, "version": version, "strongly_typed": made.strong},
+        "device": device,
+        "flags": made.flags,
+        "limits": limits,
+        "fit": None if fitted is None else fitted.to_json(),
+        "profiles": {name: list(map(list, shapes)) for name, shapes in made.profiles.items()},
+        "calibration_cache": {"file": ranges, "sha256": sha256_of(Path(ranges))} if ranges else None,
+        "timing_cache": {"file": None if timings is None else str(timings), "used": used, "why": why},
+        "build_s": round(perf_counter() - started, 3),
+        "findings": findings.to_json(),
+        **made.more,
+    }
+    return written(plan, record, findings, made.lines)
+
+
+def _build_by_bindings(trt: Any, prepared: Prepared, plan: Path) -> Made:
+    model, settings = prepared.model, prepared.settings
+    strong, creation, names = _typing(trt, prepared)
+    refused: List[str] = []
+    formats: Dict[str, str] = {}
     with heard(trt) as (logger, lines):
         builder = _builder(trt, logger, lines)
         plugins = load_plugins(settings.plugins)
         network = builder.create_network(creation)
         config = builder.create_builder_config()
-        if settings.dla_core is not None:
-            check_core(trt, builder, settings.dla_core)
         parser = trt.OnnxParser(network, logger)
         if settings.dla_core is not None:
+            check_core(trt, builder, settings.dla_core)
             _parse_for_dla(trt, parser, config)
         if not parser.parse_from_file(str(model)):
             raise _unparsed(parser, model, trt.__version__, lines)
-        limits = _limits(trt, config, settings, free, fitted)
-        names = _flags(trt, config, settings)
-        names += _precisions(trt, config, precisions)
+        if prepared.limits:
+            workspace = prepared.limits["workspace_bytes"]
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+        _set_precisions(trt, config, names)
+        names = _flags(trt, config, settings) + names
         profiles = _profiles(builder, network, config, settings, model)
-        refused: List[str] = []
-        formats: Dict[str, str] = {}
         if settings.dla_core is not None:
             refused, added = put_on_dla(trt, network, config, settings, model)
             names += added
         if settings.standalone:
             formats = set_formats(trt, network, strong=strong)
-        if ranges is not None and hasattr(trt.IBuilderConfig, "int8_calibrator"):
-            config.int8_calibrator = calibrator(trt, ranges)
-        used, why = give_cache(config, timings, lines)
+        if settings.calibration_cache and hasattr(trt.IBuilderConfig, "int8_calibrator"):
+            config.int8_calibrator = calibrator(trt, Path(settings.calibration_cache).read_bytes())
+        timing = give_cache(config, prepared.timings, lines)
         before = len(lines)
         plan_bytes = builder.build_serialized_network(network, config)
         if plan_bytes is None:
-            raise _unbuilt(model, trt.__version__, lines[before:], free)
-        findings = read_log(lines)
-        check_fallbacks(findings, settings, model)
-        keep_cache(config, timings)
-    with writing(plan) as beside:
-        beside.write_bytes(plan_bytes)
-    record = {
-        **made_of(model, plan, settings, target=target, root=root, simulated=is_simulated(lines)),
-        "tensorrt": {"flavour": settings.flavour, "version": trt.__version__, "strongly_typed": strong},
-        "device": device,
-        "flags": names,
-        "limits": limits,
-        "fit": None if fitted is None else fitted.to_json(),
-        "profiles": {name: list(map(list, shapes)) for name, shapes in profiles.items()},
-        "refused_by_dla": refused,
-        "io_formats": formats,
-        "calibration_cache": _file_facts(settings.calibration_cache) if settings.calibration_cache else None,
-        "plugins": plugins,
-        "timing_cache": {"file": None if timings is None else str(timings), "used": used, "why": why},
-        "build_s": round(perf_counter() - started, 3),
-        "findings": findings.to_json(),
-    }
-    return written(plan, record, findings, lines)
+            raise _unbuilt(model, trt.__version__, lines[before:], prepared.free)
+        keep_cache(config, prepared.timings)
+    plan.write_bytes(plan_bytes)
+    more = {"refused_by_dla": refused, "io_formats": formats, "plugins": plugins}
+    return Made(strong, names, profiles, timing, lines, more)
 
 
 def _builder(trt: Any, logger: Any, lines: Sequence[Line]) -> Any:
@@ -147,13 +158,13 @@ def _builder(trt: Any, logger: Any, lines: Sequence[Line]) -> Any:
         ) from error
 
 
-def _typing(trt: Any, settings: BuildSettings, file: Nodes, model: Path) -> Tuple[bool, int, List[str]]:
+def _typing(trt: Any, prepared: Prepared) -> Tuple[bool, int, List[str]]:
     """Whether the network is strongly typed, its creation flags, and the builder's flags of precision."""
     creation, flags = trt.NetworkDefinitionCreationFlag, trt.BuilderFlag
     strong, names = typing_of(
-        file,
-        settings,
-        name=model.name,
+        prepared.file,
+        prepared.settings,
+        name=prepared.model.name,
         strong=hasattr(creation, "STRONGLY_TYPED"),
         weak=hasattr(flags, "FP16"),
         bf16=hasattr(flags, "BF16"),
@@ -163,36 +174,6 @@ def _typing(trt: Any, settings: BuildSettings, file: Nodes, model: Path) -> Tupl
     if hasattr(creation, "EXPLICIT_BATCH"):
         return False, 1 << int(creation.EXPLICIT_BATCH), names
     return False, 0, names
-
-
-def _limits(
-    trt: Any, config: Any, settings: BuildSettings, free: Optional[int], fitted: Optional[Fit]
-) -> Dict[str, int]:
-    """Caps the memory of one layer, since the system needs memory too.
-
-    Trials of kernels keep TensorRT's own limit, 75 % of all memory: on a board it includes what TensorRT
-    itself needs, and a smaller one excludes kernels without a word.
-    """
-    workspace = settings.workspace_bytes or (None if free is None else free // 2)
-    if fitted is not None:
-        workspace = fitted.workspace_bytes
-    if workspace is None:
-        return {}
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-    return {"workspace_bytes": workspace}
-
-
-def _ranges(settings: BuildSettings) -> Optional[bytes]:
-    """The content of the calibration cache, checked; None without one."""
-    if not settings.calibration_cache:
-        return None
-    path = Path(settings.calibration_cache)
-    read_ranges(path)
-    return path.read_bytes()
-
-
-def _file_facts(path: str) -> Dict[str, str]:
-    return {"file": path, "sha256": sha256_of(Path(path))}
 
 
 def _parse_for_dla(trt: Any, parser: Any, config: Any) -> None:
@@ -246,15 +227,13 @@ def _unknown(trt: Any, what: str, option: str) -> TargetError:
     )
 
 
-def _precisions(trt: Any, config: Any, names: Sequence[str]) -> List[str]:
-    """Sets the flags of precision; returns their names."""
+def _set_precisions(trt: Any, config: Any, names: Sequence[str]) -> None:
     if hasattr(trt.BuilderFlag, "INT8") and "INT8" in names:
         config.set_flag(trt.BuilderFlag.INT8)
     if hasattr(trt.BuilderFlag, "FP16") and "FP16" in names:
         config.set_flag(trt.BuilderFlag.FP16)
     if hasattr(trt.BuilderFlag, "BF16") and "BF16" in names:
         config.set_flag(trt.BuilderFlag.BF16)
-    return list(names)
 
 
 def _profiles(

@@ -6,7 +6,8 @@ A dynamic dimension needs three sizes: the smallest, the one for which kernels a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Optional, Tuple
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import ModelError, TargetError
 from ..onnx_file import Nodes
@@ -75,6 +76,36 @@ class BuildSettings:
                 "A calibration cache or a standalone loadable is for DLA, but no DLA core was given.",
                 "Give --dla-core too. INT8 on the GPU is in the file: deadweight quantize.",
             )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before a build, whatever builds: the model, its nodes, TensorRT's version, limits."""
+
+    model: Path
+    settings: BuildSettings
+    file: Nodes
+    version: str
+    limits: Mapping[str, int]
+    timings: Optional[Path]
+    """The file of kernel timings; None where the GPU is unknown."""
+    free: Optional[int]
+    """Bytes that the build can use, if known."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a builder says of the plan that it wrote, for the record."""
+
+    strong: bool
+    flags: Sequence[str]
+    profiles: Mapping[str, Profile]
+    timing: Tuple[bool, str]
+    """Whether the kernel timings were used, and why not."""
+    lines: Sequence[Tuple[str, str]]
+    """The log, see `log.Line`."""
+    more: Mapping[str, Any]
+    """Further keys of the record."""
 
 
 def typing_of(

@@ -22,19 +22,17 @@ from typing import Any, Dict, Optional, Tuple
 
 from .. import __version__
 from ..artifact import sha256_of
-from ..errors import ArtifactError, DeadweightError, TargetError
+from ..errors import ArtifactError, DeadweightError
 from ..machine import jetson
 from ..memory_fit import Footprint
 from ..onnx_file import model_sha256
 from ..paths import CACHE, cache
 from ..target import Target
-from .build import build_engine
+from .build import build_engine, builder_here
 from .build_settings import BuildSettings
-from .log import import_tensorrt
 from .machine import check_target, device_facts
 from .own import own_engine, remember_built
 from .record import platform_facts, read_record
-from .trtexec import find_trtexec, version_of
 
 _EXPIRES_S = 14 * 24 * 3600.0
 
@@ -72,26 +70,10 @@ def kept_engine(
             raise ArtifactError(error.what, cure) from error
         remember_built(built.plan, folder)
         return plan, dict(built.record), False
-    trt, version = builder_here(settings.flavour)
-    check_target(trt, target, device_facts(None), settings, version=version, root=root)
+    builder, version = builder_here(settings.flavour)
+    check_target(builder, target, device_facts(), settings, version=version, root=root)
     os.utime(str(plan.parent))
     return plan, record, True
-
-
-def builder_here(flavour: str) -> Tuple[Any, str]:
-    """What builds here, and its version: the Python bindings, else None for the program trtexec.
-
-    Raises:
-        TargetError: there is neither.
-    """
-    try:
-        trt = import_tensorrt(flavour)
-        return trt, str(trt.__version__)
-    except TargetError:
-        program = find_trtexec()
-        if program is None:
-            raise
-        return None, version_of(program)
 
 
 def _whole(plan: Path, folder: Path) -> Optional[Dict[str, Any]]:
@@ -115,7 +97,7 @@ def _key(model: Path, settings: BuildSettings, root: Path) -> str:
             if Path(each).is_file()
         ],
         "version": builder_here(settings.flavour)[1],
-        "device": device_facts(None),
+        "device": device_facts(),
         "platform": platform_facts(root),
         "power_mode": None if mode is None else [mode.id, mode.name],
     }

@@ -70,14 +70,10 @@ def check_target(
         check_version(target, version, read_board(root).jetpack if is_jetson(root) else None)
 
 
-def device_facts(cuda: Optional[str]) -> Optional[Dict[str, Any]]:
-    """Facts about the GPU; None without a CUDA binding, which TensorRT itself does not need.
-
-    Raises:
-        TargetError: the chosen CUDA binding does not work.
-    """
+def device_facts() -> Optional[Dict[str, Any]]:
+    """Facts about the GPU; None without a CUDA binding, which TensorRT itself does not need."""
     try:
-        opened = open_cuda(cuda)
+        opened = open_cuda()
         return {
             "compute_capability": opened.compute_capability(),
             "streaming_multiprocessors": opened.attribute("streaming_multiprocessors"),
@@ -85,8 +81,6 @@ def device_facts(cuda: Optional[str]) -> Optional[Dict[str, Any]]:
             "cuda": opened.versions(),
         }
     except DeadweightError:
-        if cuda is not None:
-            raise
         return None
 
 
@@ -126,3 +120,15 @@ def fit_for(
     base = base_of("10", building=True) if rtx else base_here(version, building=True)
     workspace = settings.workspace_bytes or 0
     return fit(need, free_bytes=free, base=base, building=True, workspace_bytes=workspace).checked()
+
+
+def limits_for(settings: BuildSettings, free: Optional[int], fitted: Optional[Fit]) -> Dict[str, int]:
+    """Caps the memory of one layer, since the system needs memory too.
+
+    Trials of kernels keep TensorRT's own limit, 75 % of all memory: on a board it includes what TensorRT
+    itself needs, and a smaller one excludes kernels without a word.
+    """
+    workspace = settings.workspace_bytes or (None if free is None else free // 2)
+    if fitted is not None:
+        workspace = fitted.workspace_bytes
+    return {} if workspace is None else {"workspace_bytes": workspace}

@@ -15,22 +15,14 @@ import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from time import perf_counter
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..artifact import writing
 from ..errors import ModelError, TargetError
-from ..memory_fit import Footprint
-from ..onnx_file import Nodes, read_ends, read_nodes
-from ..target import Target
-from .build_settings import BuildSettings, Profile, profiles_for, typing_of
-from .calibration_cache import read_ranges
-from .dla import check_dla, check_fallbacks
-from .log import Line, cause, is_simulated, read_log, reason
-from .machine import check_target, device_facts, fit_for, room_for
+from ..onnx_file import read_ends
+from .build_settings import Made, Prepared, Profile, profiles_for, typing_of
+from .log import Line, cause, reason
 from .plugins import library_facts
-from .record import Built, made_of, written
-from .timing_cache import cache_path
 
 USUAL = Path("/usr/src/tensorrt/bin/trtexec")
 _SEVERITIES = {"V": "verbose", "I": "info", "W": "warning", "E": "error", "F": "internal_error"}
@@ -81,77 +73,26 @@ def version_of(program: Path) -> str:
     return version
 
 
-def build_by_trtexec(
-    program: Path,
-    model: Path,
-    plan: Path,
-    *,
-    settings: BuildSettings,
-    target: Optional[Target],
-    root: Path,
-    timing_folder: Optional[Path] = None,
-    need: Optional[Footprint] = None,
-) -> Built:
-    """As `build_engine`, by the program `trtexec`.
-
-    Raises:
-        ModelError, TargetError: as `build_engine`.
-    """
-    file = read_nodes(model)
+def build_by_trtexec(program: Path, prepared: Prepared, plan: Path) -> Made:
+    """Builds the plan by the program, as a part of `build_engine`."""
+    model, settings, version = prepared.model, prepared.settings, prepared.version
     inputs, outputs = read_ends(model)
     dimensions = {end.name: end.shape for end in inputs}
     profiles = profiles_for(dimensions, batch=settings.batch, given=settings.shapes, model=model.name)
-    version, device = version_of(program), device_facts(None)
-    check_target(None, target, device, settings, version=version, root=root)
-    free = room_for(model, target, root)
-    fitted = fit_for(version, need, free, settings)
-    limits: Dict[str, int] = {}
-    if settings.workspace_bytes is not None or free is not None:
-        limits["workspace_bytes"] = settings.workspace_bytes or (free or 0) // 2
-        if fitted is not None and fitted.workspace_bytes is not None:
-            limits["workspace_bytes"] = fitted.workspace_bytes
-    timings = cache_path(version, settings.flavour, device, timing_folder, root)
-    check_dla(file, settings, version=version, model=model)
-    if settings.calibration_cache:
-        read_ranges(Path(settings.calibration_cache))
     plugins = [library_facts(path) for path in settings.plugins]
-    started = perf_counter()
-    with writing(plan) as beside:
-        flags = build_flags(
-            model, beside, settings, version=version, limits=limits, file=file, profiles=profiles
+    flags = build_flags(prepared, plan, profiles)
+    lines, used, why = run_with_timings(program, flags, prepared.timings, doing=f"build {model.name}")
+    if not plan.is_file() or not plan.stat().st_size:
+        raise ModelError(
+            f"trtexec ended without an error, but wrote no engine of {model.name}: {reason(lines)}.",
+            f"Check the free space at {plan.parent}, and that {program} is NVIDIA's program.",
         )
-        lines, used, why = run_with_timings(program, flags, timings, doing=f"build {model.name}")
-        if not beside.is_file() or not beside.stat().st_size:
-            raise ModelError(
-                f"trtexec ended without an error, but wrote no engine of {model.name}: {reason(lines)}.",
-                f"Check the free space at {plan.parent}, and that {program} is NVIDIA's program.",
-            )
-        findings = read_log(lines)
-        check_fallbacks(findings, settings, model)
-    record = {
-        **made_of(model, plan, settings, target=target, root=root, simulated=is_simulated(lines)),
-        "tensorrt": {
-            "flavour": settings.flavour,
-            "version": version,
-            "strongly_typed": "--stronglyTyped" in flags or int(version.split(".")[0]) >= 11,
-        },
-        "by": str(program),
-        "device": device,
-        "flags": [flag for flag in flags if not flag.startswith(("--onnx", "--saveEngine"))],
-        "limits": limits,
-        "fit": None if fitted is None else fitted.to_json(),
-        "profiles": {name: list(map(list, shapes)) for name, shapes in profiles.items()},
-        **{
-            side: [[end.name, end.dtype, list(end.shape)] for end in ends]
-            for side, ends in (("inputs", inputs), ("outputs", outputs))
-        },
-        "refused_by_dla": [],
-        "plugins": plugins,
-        "timing_cache": {"file": None if timings is None else str(timings), "used": used, "why": why},
-        "build_s": round(perf_counter() - started, 3),
-        "findings": findings.to_json(),
-    }
-    return written(plan, record, findings, lines)
+    strong = "--stronglyTyped" in flags or int(version.split(".")[0]) >= 11
+    named = [flag for flag in flags if not flag.startswith(("--onnx", "--saveEngine"))]
+    more: Dict[str, Any] = {"by": str(program), "refused_by_dla": [], "plugins": plugins}
+    for side, ends in (("inputs", inputs), ("outputs", outputs)):
+        more[side] = [[end.name, end.dtype, list(end.shape)] for end in ends]
+    return Made(strong, named, profiles, (used, why), lines, more)
 
 
 def run_with_timings(
@@ -184,34 +125,22 @@ def run_with_timings(
     return lines, used, why
 
 
-def build_flags(
-    model: Path,
-    plan: Path,
-    settings: BuildSettings,
-    *,
-    version: str,
-    limits: Mapping[str, int],
-    file: Nodes,
-    profiles: Mapping[str, Profile],
-) -> List[str]:
-    """The flags that build a plan as `build_engine` does; `file`: the model's nodes.
-
-    Raises:
-        ModelError: as `typing_of`.
-    """
+def build_flags(prepared: Prepared, plan: Path, profiles: Mapping[str, Profile]) -> List[str]:
+    """The flags that build a plan as Python's bindings do."""
+    model, settings, version = prepared.model, prepared.settings, prepared.version
     major, minor = (int(part) for part in version.split(".")[:2])
     flags = [f"--onnx={model}", f"--saveEngine={plan}", "--verbose"]
     flags.append(f"--profilingVerbosity={'none' if settings.hide_layers else 'detailed'}")
     flags += ["--skipInference"] if (major, minor) >= (8, 6) else ["--buildOnly"]
     strong, names = typing_of(
-        file, settings, name=model.name, strong=major >= 10, weak=major <= 10, bf16=major == 10
+        prepared.file, settings, name=model.name, strong=major >= 10, weak=major <= 10, bf16=major == 10
     )
     # With --int8 for a model without Q/DQ, trtexec uses random ranges.
     flags += ["--stronglyTyped"] if strong and major == 10 else [f"--{name.lower()}" for name in names]
     for index, name in enumerate(("minShapes", "optShapes", "maxShapes")):
         flags += shapes_flag(name, {key: shapes[index] for key, shapes in profiles.items()})
-    if "workspace_bytes" in limits:
-        flags.append(f"--memPoolSize=workspace:{max(1, limits['workspace_bytes'] // _MIB)}")
+    if prepared.limits:
+        flags.append(f"--memPoolSize=workspace:{max(1, prepared.limits['workspace_bytes'] // _MIB)}")
     flags += ["--sparsity=enable"] if settings.sparse else []
     flags += ["--versionCompatible"] if settings.version_compatible else []
     if settings.hardware_compatibility:

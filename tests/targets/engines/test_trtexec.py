@@ -11,9 +11,8 @@ import pytest
 from support.trtexec import TIMINGS, stand_in
 
 from deadweight.targets.engines.build import build_engine
-from deadweight.targets.engines.build_settings import BuildSettings
+from deadweight.targets.engines.build_settings import BuildSettings, Prepared
 from deadweight.targets.engines.trtexec import (
-    build_by_trtexec,
     build_flags,
     lines_of,
     loading_flags,
@@ -34,6 +33,11 @@ QDQ = Nodes((Node("q", "QuantizeLinear", ("x", "s"), ("y",)),), {})
 FLOAT = Nodes((Node("m", "MatMul", ("x", "w"), ("y",)),), {"w": (3, 2)})
 HALF = replace(FLOAT, half=True)
 SHAPES = {"x": ((1, 3), (4, 3), (8, 3))}
+
+
+def flags_of(version: str, settings: BuildSettings, file: Nodes) -> list[str]:
+    """The flags of a build of fixed shapes without limits."""
+    return build_flags(Prepared(MODEL, settings, file, version, {}, None, None), PLAN, {})
 
 
 @pytest.mark.parametrize(
@@ -60,15 +64,8 @@ def test_no_banner_is_an_error() -> None:
 )
 def test_a_build_asks_for_what_its_version_has(version: str, has: set[str], has_not: set[str]) -> None:
     settings = BuildSettings(shapes=SHAPES, sparse=True, optimization_level=4)
-    flags = build_flags(
-        MODEL,
-        PLAN,
-        settings,
-        version=version,
-        limits={"workspace_bytes": 64 << 20},
-        file=QDQ,
-        profiles=SHAPES,
-    )
+    prepared = Prepared(MODEL, settings, QDQ, version, {"workspace_bytes": 64 << 20}, None, None)
+    flags = build_flags(prepared, PLAN, SHAPES)
     common = {
         "--onnx=m.onnx",
         "--saveEngine=m.plan",
@@ -103,7 +100,7 @@ def test_each_version_has_fp16_by_its_flag_or_by_the_file(
     version: str, file: Nodes, precision: str, has: set[str]
 ) -> None:
     settings = BuildSettings(precision=precision)
-    flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, file=file, profiles={})
+    flags = flags_of(version, settings, file)
     assert {"--fp16", "--bf16", "--int8", "--stronglyTyped"} & set(flags) == has
 
 
@@ -119,22 +116,12 @@ def test_a_precision_that_neither_flag_nor_file_can_give_is_refused(
     version: str, file: Nodes, precision: str, words: str
 ) -> None:
     with pytest.raises(ModelError, match=words) as caught:
-        build_flags(
-            MODEL,
-            PLAN,
-            BuildSettings(precision=precision),
-            version=version,
-            limits={},
-            file=file,
-            profiles={},
-        )
+        flags_of(version, BuildSettings(precision=precision), file)
     assert "--precision" in caught.value.cure
 
 
 def test_dla_is_asked_for_with_its_flags() -> None:
-    flags = build_flags(
-        MODEL, PLAN, BuildSettings(dla_core=1), version="10.3.0", limits={}, file=QDQ, profiles={}
-    )
+    flags = flags_of("10.3.0", BuildSettings(dla_core=1), QDQ)
     assert {"--useDLACore=1", "--allowGPUFallback", "--int8"} <= set(flags)
     assert "--stronglyTyped" not in flags
 
@@ -148,25 +135,25 @@ def test_ranges_loadables_plugins_and_hidden_names_have_their_flags() -> None:
         hide_layers=True,
     )
     for version, plugin in (("8.5.2", "--plugins=libours.so"), ("10.3.0", "--staticPlugins=libours.so")):
-        flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, file=FLOAT, profiles={})
+        flags = flags_of(version, settings, FLOAT)
         has = {"--int8", "--fp16", "--calib=ranges.cache", "--buildDLAStandalone", plugin}
         assert {*has, "--profilingVerbosity=none", "--inputIOFormats=fp16:chw16"} <= set(flags)
         assert "--allowGPUFallback" not in flags
 
 
-def test_what_dla_cannot_take_is_refused_before_trtexec_builds(mlp: MakeMlp, tmp_path: Path) -> None:
-    program = stand_in(tmp_path / "bin")
+def test_what_dla_cannot_take_is_refused_before_trtexec_builds(
+    mlp: MakeMlp, tmp_path: Path, trtexec_only: Callable[..., Path]
+) -> None:
+    trtexec_only()
     settings = BuildSettings(dla_core=0, batch=(1, 4, 8))
     with pytest.raises(TargetError, match="DLA has no dynamic dimensions, but the batch 1, 4, 8"):
-        build_by_trtexec(
-            program, mlp(3, 4), tmp_path / "m.plan", settings=settings, target=None, root=Path("/")
-        )
+        build_engine(mlp(3, 4), tmp_path / "m.plan", settings=settings)
 
 
 @pytest.mark.parametrize(("version", "core"), [("8.5.2", None), ("8.6.1", 0), ("10.3.0", 0)])
 def test_a_model_without_qdq_is_not_given_ranges_at_random(version: str, core: int | None) -> None:
     settings = BuildSettings(dla_core=core)
-    flags = build_flags(MODEL, PLAN, settings, version=version, limits={}, file=FLOAT, profiles={})
+    flags = flags_of(version, settings, FLOAT)
     assert "--int8" not in flags
     assert "--fp16" in flags
 
