@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from functools import singledispatch
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.text import Text
 
@@ -28,15 +27,6 @@ def show(result: results.Result) -> None:
     """Prints a result to stdout."""
     for line in lines(result):
         out.print(line, soft_wrap=isinstance(line, str | Text))
-
-
-def text_of(result: results.Result) -> str:
-    """The same as plain text, 100 columns wide."""
-    file = io.StringIO()
-    console = Console(file=file, width=100, highlight=False, color_system=None)
-    for line in lines(result):
-        console.print(line, soft_wrap=isinstance(line, str | Text))
-    return file.getvalue().rstrip("\n")
 
 
 @singledispatch

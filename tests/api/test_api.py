@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
+import io
 import json
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.text import Text
 from support.onnx_files import save_mlp
 
 import deadweight
 from deadweight.api import files, latency, recipes, results
 from deadweight.targets.errors import RecipeError
-from deadweight.terminal.show import text_of
+from deadweight.terminal.show import lines
 
 WORKLOAD = """
 from deadweight.testing import TinyWorkload as Small
@@ -42,6 +45,15 @@ over = { "prune.ratio" = [0.3, 0.6] }
 score_drop = 1.0
 seconds = 0.5
 """
+
+
+def text_of(result: results.Result) -> str:
+    """What the command prints, 100 columns wide."""
+    file = io.StringIO()
+    console = Console(file=file, width=100, highlight=False, color_system=None)
+    for line in lines(result):
+        console.print(line, soft_wrap=isinstance(line, str | Text))
+    return file.getvalue().rstrip("\n")
 
 
 @pytest.fixture(scope="module")
