@@ -50,7 +50,7 @@ def ran(line: str, folder: Path, environment: Mapping[str, str]) -> Ran:
         text=True,
         check=False,
     )
-    said = " ".join((done.stdout + done.stderr).split())
+    said = " ".join(re.sub("[\u2500-\u257f]", " ", done.stdout + done.stderr).split())  # no frames of tables
     return Ran(line, done.returncode, time.monotonic() - started, said)
 
 
