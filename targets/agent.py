@@ -175,11 +175,7 @@ def _memory(
             found["engine_memory"][name] = engine_memory(path, protocol, inputs)
         else:
             found["memory"][name] = measure_memory(
-                path,
-                runtime=protocol.runtime,
-                threads=protocol.threads,
-                batch=protocol.batch,
-                inputs=file,
+                path, runtime=protocol.runtime, threads=protocol.threads, batch=protocol.batch, inputs=file
             ).to_json()
     return found
 

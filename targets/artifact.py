@@ -111,11 +111,7 @@ def drop_cut_writes(folder: Path) -> None:
 
 @contextlib.contextmanager
 def unfinished(folder: Path) -> Iterator[Path]:
-    """A folder inside for unfinished files; deleted afterwards, and `folder` too if it is empty.
-
-    Raises:
-        ArtifactError: the folder cannot be written.
-    """
+    """A folder inside for unfinished files; deleted afterwards, and `folder` too if it is empty."""
     part = folder / ".part"
     shutil.rmtree(part, ignore_errors=True)
     try:

@@ -73,11 +73,7 @@ def board_file(table: Mapping[str, Any]) -> str:
 
 
 def with_jetpack(target: Optional[str], jetpack: Optional[str]) -> Optional[str]:
-    """The target's name with a JetPack.
-
-    Raises:
-        TargetError: there is a JetPack without a target.
-    """
+    """The target's name with a JetPack."""
     if jetpack is None:
         return target
     if target is None:
@@ -177,11 +173,7 @@ def _fact(value: Any, source: str, certainty: str) -> Dict[str, Any]:
 
 
 def table_of(value: Any, where: str) -> Dict[str, Any]:
-    """A table of TOML.
-
-    Raises:
-        TargetError: it is something else.
-    """
+    """A table of TOML."""
     if not isinstance(value, Mapping):
         raise TargetError(
             f"{where} is {value!r}, not a table.", f"Write it as a table: [{where.split(': ')[-1]}]."

@@ -18,7 +18,7 @@ from typing import List, Optional, Tuple
 
 from .engines.base_memory import kept_base, measure_base
 from .machine import jetson, nvidia_tools
-from .machine.board_facts import has_trtexec
+from .machine.board_facts import find_trtexec
 from .machine.jetson import Board, BoardState, text_of
 from .machine.probe import conditions, evidence, memory_bytes, versions
 from .machine.tegrastats import total_power_w
@@ -175,7 +175,7 @@ def _tensorrt(root: Path, board: Board) -> Check:
     if runtime_named("tensorrt").installed:
         return Check("tensorrt", found, True, "engines")
     missing = "Python's bindings do not import" if bindings else "Python has no bindings"
-    if has_trtexec(root):
+    if find_trtexec(root):
         by = f"{found}, by trtexec: it builds, runs, and times the GPU alone"
         return Check("tensorrt", f"{by}; {missing}", True, "engines", cure)
     return Check("tensorrt", f"{found}, but {missing}, and there is no trtexec", False, "engines", cure)
@@ -209,11 +209,10 @@ def _devices(root: Path) -> List[Check]:
 def _base_memory(root: Path, folder: Path) -> Check:
     """What TensorRT and CUDA take before a model is loaded; measured on the board itself, and kept."""
     kept = measure_base(folder) if root == Path("/") else kept_base(folder)
-    if not kept:
-        found = "not measured; `memory` then estimates it"
-        return Check("runtime memory", found, True, "whether a model fits")
-    parts = (f"{kept[f'{what}_bytes'] / 1e6:.0f} MB {what}" for what in ("running", "building"))
-    found = f"{', '.join(parts)}, before a model"
+    found = "not measured; `memory` then estimates it"
+    if kept:
+        parts = (f"{kept[f'{what}_bytes'] / 1e6:.0f} MB {what}" for what in ("running", "building"))
+        found = f"{', '.join(parts)}, before a model"
     return Check("runtime memory", found, True, "whether a model fits")
 
 

@@ -63,11 +63,7 @@ class Footprint:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Footprint:
-        """The inverse of `to_json`.
-
-        Raises:
-            ModelError: a key is missing, unknown or of the wrong type.
-        """
+        """The inverse of `to_json`."""
         known = {item.name for item in fields(cls)}
         wrong = sorted(set(value) ^ known)
         wrong += sorted(
@@ -123,11 +119,7 @@ class Fit:
         return {**asdict(self), "words": list(self.words)}
 
     def checked(self) -> Fit:
-        """Itself, if the model may fit.
-
-        Raises:
-            TargetError: it does not fit; with the numbers and the cure.
-        """
+        """Itself, if the model may fit."""
         if self.outcome == "does_not_fit":
             raise TargetError(
                 " ".join(self.words),
@@ -138,11 +130,7 @@ class Fit:
 
 
 def base_of(tensorrt: Optional[str], *, building: bool = False) -> Base:
-    """The base memory of a TensorRT version; None is ONNX Runtime on the CPU.
-
-    Raises:
-        TargetError: the version is malformed.
-    """
+    """The base memory of a TensorRT version; None is ONNX Runtime on the CPU."""
     if tensorrt is None:
         return _NOTHING
     found = re.match(r"(\d+)\.", f"{tensorrt}.")
@@ -162,9 +150,6 @@ def fit(
         building: the engine is built here: weights are in memory twice (the file's and the engine's), and at
             most half of the rest is the builder's workspace.
         workspace_bytes: a requested workspace; 0 for an automatic one.
-
-    Raises:
-        TargetError: no memory is free, or the workspace is below 0.
     """
     if free_bytes <= 0 or workspace_bytes < 0:
         raise TargetError(
@@ -208,11 +193,7 @@ def fit(
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Memory available without swapping, in bytes: MemAvailable of /proc/meminfo below `root`.
-
-    Raises:
-        MeasurementError: it cannot be read.
-    """
+    """Memory available without swapping, in bytes: MemAvailable of /proc/meminfo below `root`."""
     cure = "Give it: --free-bytes, from `free -b` on the board."
     try:
         text = (Path(root) / "proc/meminfo").read_text()

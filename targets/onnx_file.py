@@ -78,11 +78,7 @@ class End:
 
 
 def read_ends(path: Path) -> Tuple[Tuple[End, ...], Tuple[End, ...]]:
-    """The inputs, without initializers, and the outputs, in the file's order.
-
-    Raises:
-        ModelError: as `read_nodes`.
-    """
+    """The inputs, without initializers, and the outputs, in the file's order."""
     held = read_nodes(path).shapes
     ends: Dict[int, List[End]] = {_INPUT: [], _OUTPUT: []}
     try:

@@ -37,11 +37,7 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[Tuple[int, Optional[i
 
 
 def varint(data: Buffer, at: int) -> Tuple[int, int]:
-    """The number at an offset, and the offset after it.
-
-    Raises:
-        ValueError, IndexError: there is none.
-    """
+    """The number at an offset, and the offset after it."""
     number = shift = 0
     while True:
         byte = data[at]

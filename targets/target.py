@@ -200,11 +200,7 @@ def target_of(facts: Mapping[str, Any], *, name: str) -> Target:
 
 
 def check_version(target: Target, tensorrt: Optional[str], jetpack: Optional[str]) -> None:
-    """Checks that a machine has the target's TensorRT; unknown versions pass.
-
-    Raises:
-        TargetError: it has another one.
-    """
+    """Checks that a machine has the target's TensorRT; unknown versions pass."""
     wanted, meant = target.certain("tensorrt"), target.certain("jetpack")
     if not isinstance(wanted, str) or tensorrt is None or wanted.split(".")[:2] == tensorrt.split(".")[:2]:
         return

@@ -124,34 +124,27 @@ def compare(
     result = Comparison(verdict, exit_code(outcome), models, dict(measured), judgement, void, remarks=remarks)
     if not layers:
         return result
-    timed_layers = time_layers(
-        models,
-        threads=threads,
-        batch=batch,
-        inputs=fed,
-        on=on,
-        target=target,
-        runtime=runtime,
-        progress=progress,
-    )
+    one = measured["baseline"].protocol
+    timed_layers = time_layers(models, one, inputs=fed, on=on, target=target, progress=progress)
     return replace(result, layers=timed_layers)
 
 
 def time_layers(
     models: Mapping[str, Path],
+    whole: Protocol,
     *,
-    threads: int = 1,
-    batch: int = 1,
     inputs: Path | None = None,
     on: str | None = None,
     target: str | None = None,
-    runtime: str | None = None,
     progress: Progress | None = None,
 ) -> Layers:
-    """The layers of one model, or of "baseline" and "candidate", judged; a board's times may be invalid."""
+    """The layers of one model, or of "baseline" and "candidate", judged; a board's times may be invalid.
+
+    `whole`: the protocol of the whole models' times, for threads, batch and runtime.
+    """
     from ..targets.remote.board import layers_on
     from ..targets.remote.on_board import ready_on, runtime_there
-    from ..targets.runtimes.open import shared_runtime
+    from ..targets.runtimes.runtime import runtime_named
     from ..targets.target import load_target
     from ..targets.timing.inputs import given_inputs
     from ..targets.timing.layer_reasons import explained
@@ -159,7 +152,8 @@ def time_layers(
     from ..targets.timing.ort_layers import LAYER_PROTOCOL
 
     shown = progress or silent
-    protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch)
+    threads, batch, runtime = whole.threads, whole.batch, whole.runtime
+    protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch, runtime=runtime)
     if on is not None:
         how = how_there(on, target=target, runtime=runtime)
         with connected_to(on, shown) as there:
@@ -169,13 +163,10 @@ def time_layers(
         if void:
             return Layers(f"cannot tell: {'; '.join(void)}", 3, (), {}, len(models) > 1, void)
     else:
-        runs = shared_runtime(models.values(), board_runtime(target))
+        runs = runtime_named(runtime)
         assert runs.time_layers is not None  # the callers ask refuse_layers
         timed = runs.time_layers(
-            models,
-            protocol=replace(protocol, runtime=runs.name),
-            inputs=given_inputs(inputs),
-            progress=labelled(shown, "layers"),
+            models, protocol=protocol, inputs=given_inputs(inputs), progress=labelled(shown, "layers")
         )
     pair = len(timed) > 1
     first, second = list(timed.values()) if pair else [*timed.values()] * 2
@@ -275,16 +266,8 @@ def profile(
     result = Profile(verdict, 0, path, figures, memory, parts, fed, void, remarks=remarks)
     if not layers:
         return result
-    timed_layers = time_layers(
-        {path.name: path},
-        threads=threads,
-        batch=batch,
-        inputs=fed,
-        on=on,
-        target=target,
-        runtime=runtime,
-        progress=progress,
-    )
+    named, one = {path.name: path}, figures.protocol
+    timed_layers = time_layers(named, one, inputs=fed, on=on, target=target, progress=progress)
     return replace(result, layers=timed_layers)
 
 
@@ -312,11 +295,7 @@ def refuse_layers_on(on: str, *, target: str | None = None, runtime: str | None 
 
 
 def refuse_layers(runtime: Runtime) -> None:
-    """Refuses to judge layers if the runtime does not time them fairly.
-
-    Raises:
-        RecipeError: it does not.
-    """
+    """Refuses to judge layers if the runtime does not time them fairly."""
     if runtime.time_layers is None and not runtime.builds:
         raise RecipeError(f"{runtime.title} does not time layers.", "Omit --layers.")
     if runtime.time_layers is None:

@@ -25,18 +25,9 @@ def connected_to(on: str, progress: Progress) -> Iterator[Transport]:
 
 
 def how_there(
-    on: str | None,
-    *,
-    target: str | None = None,
-    runtime: str | None = None,
-    precision: str | None = None,
+    on: str | None, *, target: str | None = None, runtime: str | None = None, precision: str | None = None
 ) -> HowThere:
-    """What runs on the board `on`, as the caller chose it.
-
-    Raises:
-        RecipeError: a precision was chosen, but no board.
-        TargetError: there is no such runtime, precision or target.
-    """
+    """What runs on the board `on`, as the caller chose it."""
     from ..targets.engines.build_settings import BuildSettings
     from ..targets.engines.plugins import given_plugins
     from ..targets.remote.on_board import HowThere

@@ -168,11 +168,7 @@ def _targeted(settings: Iterable[str], target: str | None) -> list[str]:
 
 
 def _for_its_board(path: Path, settings: Sequence[str]) -> Recipe:
-    """The recipe; its target has the software of the board where a stage measures.
-
-    Raises:
-        DeadweightError: the recipe is wrong, or the board is another one or cannot be reached.
-    """
+    """The recipe; its target has the software of the board where a stage measures."""
     import contextlib
     from dataclasses import replace
 

@@ -151,7 +151,7 @@ def _calibrate(files: GateFiles, *, runs: int, cap_s: float) -> None:
     from ..targets.artifact import write_json
     from ..targets.budgets import Budgets
     from ..targets.gate.baseline import old_model, read_baseline
-    from ..targets.gate.calibrate import calibrate, calibration_sentences, with_calibration
+    from ..targets.gate.calibrate import calibrate, calibration_sentences
 
     path = files.required("baseline")
     accepted = read_baseline(path)
@@ -172,7 +172,7 @@ def _calibrate(files: GateFiles, *, runs: int, cap_s: float) -> None:
             board=files.board,
             progress=shown,
         )
-    write_json(path, with_calibration(accepted, found).to_json())
+    write_json(path, replace(accepted, calibration=found).to_json())
     for sentence in calibration_sentences(found):
         out.print(sentence, soft_wrap=True, markup=False)
     out.print(f"Stored in {path}", soft_wrap=True, markup=False)

@@ -85,16 +85,8 @@ def profile(
         show_engine_layers(model, found.measured.protocol, given_inputs(inputs))
     elif layers:
         with bar() as shown:
-            timed = time_layers(
-                {model.name: model},
-                threads=threads,
-                batch=batch,
-                inputs=inputs,
-                on=on,
-                target=target,
-                runtime=runtime,
-                progress=shown,
-            )
+            one = found.measured.protocol
+            timed = time_layers({model.name: model}, one, inputs=inputs, on=on, target=target, progress=shown)
         show(timed)
 
 
@@ -166,16 +158,8 @@ def compare(
         out.print(f"The comparison: {to}", soft_wrap=True, markup=False)
     if layers:
         with bar() as shown:
-            timed = time_layers(
-                found.models,
-                threads=threads,
-                batch=batch,
-                inputs=inputs,
-                on=on,
-                target=target,
-                runtime=runtime,
-                progress=shown,
-            )
+            one = found.measured["baseline"].protocol
+            timed = time_layers(found.models, one, inputs=inputs, on=on, target=target, progress=shown)
         show(timed)
         if to is not None:
             write_json(to, replace(found, layers=timed).to_json())

@@ -92,11 +92,7 @@ def unpack(data: Bytes, *, most: int = LARGEST) -> bytes:
 
 
 def unpack_file(path: Path, out: Path, *, most: int = LARGEST) -> Path:
-    """Writes the ONNX file of a `.dwz` file, whole or not at all.
-
-    Raises:
-        ArtifactError: as `unpack`; or one of the files cannot be read or written.
-    """
+    """Writes the ONNX file of a `.dwz` file, whole or not at all."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from ..artifact import sha256_of, writing
 from ..errors import ModelError, TargetError
+from ..machine.board_facts import find_trtexec
 from ..memory_fit import Footprint
 from ..onnx_file import read_nodes
 from ..target import Target
@@ -25,17 +26,13 @@ from .machine import check_target, device_facts, fit_for, limits_for, room_for
 from .plugins import load_plugins
 from .record import Built, made_of, written
 from .timing_cache import cache_path, give_cache, keep_cache
-from .trtexec import build_by_trtexec, find_trtexec, version_of
+from .trtexec import build_by_trtexec, version_of
 
 _DEFAULT = BuildSettings()
 
 
 def builder_here(flavour: str) -> Tuple[Any, str]:
-    """What builds here, and its version: the module of Python's bindings, else the path of trtexec.
-
-    Raises:
-        TargetError: there is neither.
-    """
+    """What builds here, and its version: the module of Python's bindings, else the path of trtexec."""
     try:
         trt = import_tensorrt(flavour)
         return trt, str(trt.__version__)

@@ -18,11 +18,7 @@ _CURE = "Make it again: deadweight quantize MODEL.onnx --data SAMPLES --calibrat
 
 
 def read_ranges(path: Path) -> Dict[str, float]:
-    """The scales by tensor.
-
-    Raises:
-        ModelError: the file is missing, or a line is not in this format.
-    """
+    """The scales by tensor."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -50,11 +46,7 @@ def read_ranges(path: Path) -> Dict[str, float]:
 
 
 def calibrator(trt: Any, data: bytes) -> Any:
-    """A calibrator that gives TensorRT this cache, and no samples.
-
-    Raises:
-        TargetError: this TensorRT (from 11 on) has no calibrators.
-    """
+    """A calibrator that gives TensorRT this cache, and no samples."""
     if not hasattr(trt, "IInt8EntropyCalibrator2"):
         raise TargetError(
             f"TensorRT {trt.__version__} has no calibration caches.", "Build the Q/DQ file, without a cache."

@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
+
 from ..errors import ArtifactError
 from .names import modules_of, nodes_of, served_by
-from .times_of import profile_of, runs_of
 
 KINDS = ("compute", "conversion", "reorder", "quantize", "view", "other")
 PRODUCTS = ("conv", "gemm", "matmul", "matrix", "deconv", "fullyconnected")
@@ -118,7 +119,6 @@ def read_engine(
     *,
     profile: Optional[Path] = None,
     times: Optional[Path] = None,
-    name: str = "",
     modules: Optional[Mapping[str, str]] = None,
 ) -> Engine:
     """Reads an engine's exports.
@@ -129,7 +129,7 @@ def read_engine(
     Raises:
         ArtifactError: a file is missing or truncated, or has none of these formats.
     """
-    engine = engine_of(_json(layers), name=name or Path(layers).name.split(".")[0], where=str(layers))
+    engine = engine_of(_json(layers), name=Path(layers).name.split(".")[0], where=str(layers))
     if modules:
         engine = replace(engine, layers=tuple(_with_modules(layer, modules) for layer in engine.layers))
     if profile is not None:
@@ -140,11 +140,7 @@ def read_engine(
 
 
 def engine_of(content: Any, *, name: str, where: str = "the inspector's JSON") -> Engine:
-    """The engine of an inspector's JSON, without times.
-
-    Raises:
-        ArtifactError: it is not an inspector's JSON.
-    """
+    """The engine of an inspector's JSON, without times."""
     if not isinstance(content, Mapping) or not isinstance(content.get("Layers"), list):
         raise ArtifactError(
             f"{where} is not JSON of TensorRT's inspector: it has no list of 'Layers'.",
@@ -184,6 +180,41 @@ def timed(engine: Engine, times_s: Mapping[str, float]) -> Engine:
     if untimed:
         remarks.append(f"{len(untimed)} of {len(known)} layers have no time, as {untimed[0]!r}")
     return replace(engine, layers=tuple(layers), remarks=tuple(remarks))
+
+
+def profile_of(content: Any, *, where: str = "the profile") -> Dict[str, float]:
+    """Seconds of a run by layer, in order: the median, where the profiler has one, else the mean."""
+    try:
+        if isinstance(content, Mapping) and content:
+            if any(isinstance(times, list) and not times for times in content.values()):
+                raise ValueError("a layer has no times")
+            return {str(name): float(np.median(times)) / 1e3 for name, times in content.items()}
+        entries = [entry for entry in content if "name" in entry]
+        runs = next((int(entry["count"]) for entry in content if "count" in entry), 1)
+        seconds: Dict[str, float] = {}
+        for entry in entries:
+            time = entry.get("medianMs", entry.get("averageMs"))
+            time = float(entry["timeMs"]) / max(runs, 1) if time is None else float(time)
+            seconds[entry["name"]] = seconds.get(entry["name"], 0.0) + time / 1e3
+        if not seconds:
+            raise ValueError("no layer has a time")
+        return seconds
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ArtifactError(
+            f"{where} has no times of layers: {error}.", "Give the file of trtexec --exportProfile=FILE."
+        ) from error
+
+
+def runs_of(content: Any, *, where: str = "the times", after_s: float = 0.0) -> Tuple[float, ...]:
+    """GPU seconds of each run of the whole engine that began `after_s`, from trtexec --exportTimes."""
+    try:
+        counted = (each for each in content if not after_s or each["startComputeMs"] >= 1e3 * after_s)
+        return tuple(float(entry["computeMs"]) / 1e3 for entry in counted)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{where} has no times of runs: {type(error).__name__} at {error}.",
+            "Give the file of trtexec --exportTimes=FILE.",
+        ) from error
 
 
 def _layer(content: Any, where: str) -> EngineLayer:

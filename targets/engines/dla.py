@@ -23,12 +23,7 @@ class FallbackError(ModelError):
 
 
 def check_dla(file: Nodes, settings: BuildSettings, *, version: str, model: Path) -> None:
-    """Refuses what no build for DLA can give, before it starts.
-
-    Raises:
-        TargetError: a size varies, or the precision is none of DLA's.
-        ModelError: the file has Q/DQ and this TensorRT cannot run them on DLA, or ranges are given twice.
-    """
+    """Refuses what no build for DLA can give, before it starts."""
     if settings.dla_core is None:
         return
     low, usual, high = settings.batch
@@ -56,11 +51,7 @@ def check_dla(file: Nodes, settings: BuildSettings, *, version: str, model: Path
 
 
 def check_core(trt: Any, builder: Any, core: int) -> None:
-    """Checks that this TensorRT finds the core.
-
-    Raises:
-        TargetError: there is no such core.
-    """
+    """Checks that this TensorRT finds the core."""
     if core >= builder.num_DLA_cores:
         raise TargetError(
             f"DLA core {core} was requested, but TensorRT {trt.__version__} finds {builder.num_DLA_cores} "
@@ -116,11 +107,7 @@ def set_formats(trt: Any, network: Any, *, strong: bool) -> Dict[str, str]:
 
 
 def check_fallbacks(findings: Findings, settings: BuildSettings, model: Path) -> None:
-    """Checks the budget after the build: fusion and formats move more layers than DLA refuses.
-
-    Raises:
-        FallbackError: more layers than the budget were built for the GPU.
-    """
+    """Checks the budget after the build: fusion and formats move more layers than DLA refuses."""
     if settings.max_gpu_fallbacks is None:
         return
     ran = findings.gpu_layers or findings.fallbacks

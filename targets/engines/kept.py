@@ -10,12 +10,9 @@ plan and record is done again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
@@ -26,15 +23,13 @@ from ..errors import ArtifactError, DeadweightError
 from ..machine import jetson
 from ..memory_fit import Footprint
 from ..onnx_file import model_sha256
-from ..paths import CACHE, cache
+from ..paths import CACHE, stored
 from ..target import Target
 from .build import build_engine, builder_here
 from .build_settings import BuildSettings
 from .machine import check_target, device_facts
 from .own import own_engine, remember_built
 from .record import platform_facts, read_record
-
-_EXPIRES_S = 14 * 24 * 3600.0
 
 
 def kept_engine(
@@ -46,18 +41,8 @@ def kept_engine(
     folder: Path = CACHE,
     root: Path = Path("/"),
 ) -> Tuple[Path, Dict[str, Any], bool]:
-    """The plan of a model, its record, and whether it was built before.
-
-    Raises:
-        ModelError, TargetError: as `build_engine`.
-        ArtifactError: the disk is full; nothing half-written stays.
-    """
-    place = cache(folder) / "engines"
-    place.mkdir(exist_ok=True)
-    for old in place.iterdir():
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > _EXPIRES_S:
-                shutil.rmtree(str(old), ignore_errors=True)
+    """The plan of a model, its record, and whether it was built before."""
+    place = stored(folder, "engines")
     plan = place / _key(Path(model), settings, root) / "engine.plan"
     record = _whole(plan, folder)
     if record is None:

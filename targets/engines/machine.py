@@ -31,10 +31,6 @@ def check_target(
     """Checks that this machine, with TensorRT of that version, can build for the target board.
 
     `trt` is only asked for the GPUs that TensorRT-RTX can build for.
-
-    Raises:
-        TargetError: an engine of this machine cannot run there, the target has another TensorRT, or runs no
-            engines.
     """
     if settings.hardware_compatibility and device is not None and device.get("integrated"):
         raise TargetError(
@@ -85,11 +81,7 @@ def device_facts() -> Optional[Dict[str, Any]]:
 
 
 def room_for(model: Path, target: Optional[Target], root: Path) -> Optional[int]:
-    """Bytes that a build can use; None if unknown.
-
-    Raises:
-        TargetError: less is free than any build needs.
-    """
+    """Bytes that a build can use; None if unknown."""
     try:
         free = free_memory(root)
     except MeasurementError:
@@ -109,11 +101,7 @@ def room_for(model: Path, target: Optional[Target], root: Path) -> Optional[int]
 def fit_for(
     version: str, need: Optional[Footprint], free: Optional[int], settings: BuildSettings
 ) -> Optional[Fit]:
-    """Whether the model fits, if known. TensorRT-RTX has its own version numbers and matches TensorRT 10.
-
-    Raises:
-        TargetError: it does not fit.
-    """
+    """Whether the model fits, if known. TensorRT-RTX has its own version numbers and matches TensorRT 10."""
     if need is None or free is None:
         return None
     rtx = settings.flavour == "tensorrt_rtx"

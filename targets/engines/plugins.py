@@ -38,9 +38,6 @@ def load_plugins(paths: Sequence[str]) -> List[Dict[str, str]]:
     """Loads libraries, which register their operators; returns file and SHA-256 of each.
 
     TensorRT must be imported before, because these libraries need its own.
-
-    Raises:
-        TargetError: one is missing, is for another machine, or does not load.
     """
     loaded = []
     for path in paths:
@@ -56,11 +53,7 @@ def load_plugins(paths: Sequence[str]) -> List[Dict[str, str]]:
 
 
 def library_facts(path: str) -> Dict[str, str]:
-    """File and SHA-256 of a plugin library.
-
-    Raises:
-        TargetError: it is missing, or is for another machine.
-    """
+    """File and SHA-256 of a plugin library."""
     library = Path(path)
     if not library.is_file():
         raise TargetError(f"There is no plugin library at {path}.", "Check the path.")
@@ -69,11 +62,7 @@ def library_facts(path: str) -> Dict[str, str]:
 
 
 def check_plugins(record: Mapping[str, Any], plan: Path, loaded: Sequence[Mapping[str, str]]) -> None:
-    """Compares the libraries that an engine was built with with those that were loaded.
-
-    Raises:
-        ModelError: one is missing, or has other content.
-    """
+    """Compares the libraries that an engine was built with with those that were loaded."""
     hashes = {each["sha256"] for each in loaded}
     missing = [each for each in record.get("plugins", ()) if each["sha256"] not in hashes]
     if missing:

@@ -100,11 +100,7 @@ def read_record(plan: Path) -> Optional[Dict[str, Any]]:
 def check_record(
     record: Mapping[str, Any], plan: Path, *, flavour: str, version: str, compute_capability: Optional[str]
 ) -> None:
-    """Compares a plan with its record, and the record with this machine.
-
-    Raises:
-        ModelError: the plan is not the recorded one, or was built for another machine or TensorRT.
-    """
+    """Compares a plan with its record, and the record with this machine."""
     faults: List[str] = []
     size, recorded = plan.stat().st_size, record["plan"]["bytes"]
     cure = f"Copy it again, or build it again: {record['rebuild']}"
@@ -145,11 +141,7 @@ def check_record(
 
 
 def check_comparable(plans: Iterable[Path]) -> str:
-    """The common precision of plans that are to be compared; empty where a plan has no record.
-
-    Raises:
-        ModelError: they were built with other precisions or limits, or a record is not readable.
-    """
+    """The common precision of plans that are to be compared; empty where a plan has no record."""
     records = {str(plan): read_record(plan) for plan in plans}
     built = {
         name: (str(one["settings"].get("precision", "")), str(sorted(one.get("limits", {}).items())))

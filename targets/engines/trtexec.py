@@ -24,7 +24,6 @@ from .build_settings import Made, Prepared, Profile, profiles_for, typing_of
 from .log import Line, cause, reason
 from .plugins import library_facts
 
-USUAL = Path("/usr/src/tensorrt/bin/trtexec")
 _SEVERITIES = {"V": "verbose", "I": "info", "W": "warning", "E": "error", "F": "internal_error"}
 _MIB = 1 << 20
 _STANDALONE = ["--buildDLAStandalone", "--inputIOFormats=fp16:chw16", "--outputIOFormats=fp16:chw16"]
@@ -33,18 +32,8 @@ WARM_UP_MS = 500
 """In every process before the first run that counts. TensorRT 8.4 exports the warm-up too."""
 
 
-def find_trtexec() -> Optional[Path]:
-    """trtexec in the path, or where JetPack installs it; None if missing."""
-    program = shutil.which("trtexec")
-    return Path(program) if program else USUAL if USUAL.is_file() else None
-
-
 def version_in(output: str) -> str:
-    """TensorRT's version, as in `10.3.0`, from trtexec's banner.
-
-    Raises:
-        TargetError: there is no banner.
-    """
+    """TensorRT's version, as in `10.3.0`, from trtexec's banner."""
     match = re.search(r"\[TensorRT v(\d+)\]", output)
     if match is None:
         raise TargetError(
@@ -58,12 +47,7 @@ def version_in(output: str) -> str:
 
 @lru_cache(maxsize=4)
 def version_of(program: Path) -> str:
-    """The version of TensorRT that a trtexec belongs to.
-
-    Raises:
-        TargetError: it does not start, prints no version, or is older than this interface.
-        ModelError: it fails.
-    """
+    """The version of TensorRT that a trtexec belongs to."""
     version, _ = run_trtexec(program, ["--help"], doing="say its version")
     if tuple(map(int, version.split(".")[:2])) < _OLDEST:
         raise TargetError(

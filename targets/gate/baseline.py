@@ -176,11 +176,7 @@ def old_model(baseline: Baseline, path: Path) -> Optional[Path]:
 
 
 def refuse_other_runtime(baseline: Baseline, model: Path, protocol: Protocol) -> None:
-    """Checks that a model's protocol has the runtime and the precision that the baseline was recorded with.
-
-    Raises:
-        TargetError: it has not.
-    """
+    """Checks that a model's protocol has the runtime and the precision of the baseline."""
     was, now = (
         f"{one.runtime.partition('+')[0]} {one.precision}".strip() for one in (baseline.protocol, protocol)
     )
@@ -195,11 +191,7 @@ def refuse_other_runtime(baseline: Baseline, model: Path, protocol: Protocol) ->
 def refuse_other_protocol(
     baseline: Baseline, *, threads: Optional[int], batch: Optional[int], precision: Optional[str] = None
 ) -> None:
-    """Checks that the flags agree with the baseline's protocol.
-
-    Raises:
-        MeasurementError: they do not.
-    """
+    """Checks that the flags agree with the baseline's protocol."""
     for name, requested in (("threads", threads), ("batch", batch), ("precision", precision)):
         recorded = getattr(baseline.protocol, name)
         if requested is not None and requested != (recorded or requested):
@@ -210,11 +202,7 @@ def refuse_other_protocol(
 
 
 def refuse_other_inputs(baseline: Baseline, inputs: Optional[Arrays]) -> None:
-    """Checks that a candidate has the accepted model's inputs.
-
-    Raises:
-        MeasurementError: the inputs differ, or only one of the two has any.
-    """
+    """Checks that a candidate has the accepted model's inputs."""
     was, now = baseline.protocol.inputs, inputs_mark(inputs)
     if was != now:
         raise MeasurementError(

@@ -108,11 +108,6 @@ def calibrate(
     return result
 
 
-def with_calibration(baseline: Baseline, calibration: Dict[str, Any]) -> Baseline:
-    """The baseline with its calibration."""
-    return replace(baseline, calibration=calibration)
-
-
 def calibration_sentences(calibration: Dict[str, Any]) -> Tuple[str, ...]:
     """Sentences for people: false alarms, then one for each planted slow-down."""
     counts = calibration["false_alarms"]

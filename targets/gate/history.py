@@ -71,11 +71,7 @@ def protocol_key(measurement: Measurement) -> Dict[str, Any]:
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Appends one line to a history file, which is created if missing.
-
-    Raises:
-        ArtifactError: the file cannot be written.
-    """
+    """Appends one line to a history file, which is created if missing."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

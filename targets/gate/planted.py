@@ -45,9 +45,6 @@ def slower(model: Path, path: Path, *, operators: int, heavy: bool) -> Path:
 
     Light ones multiply the first output by a constant, in sequence; heavy ones multiply its mean by a 96 x 96
     matrix.
-
-    Raises:
-        ModelError: the model cannot be opened, or its first output is not float32.
     """
     session = open_session(model)
     first = session.outputs[0]
@@ -68,11 +65,7 @@ def slower(model: Path, path: Path, *, operators: int, heavy: bool) -> Path:
 
 
 def plant(model: Path, folder: Path, share: float, *, protocol: Protocol = TRIALS) -> Planted:
-    """Searches by trials for a copy that is about `share` slower (0.05 is 5 %).
-
-    Raises:
-        ModelError: as `slower`; or the model is so fast that one operator costs more than twice `share`.
-    """
+    """Searches by trials for a copy that is about `share` slower (0.05 is 5 %)."""
     best: Optional[Planted] = None
     heavy, operators = False, 1
     for attempt in range(5):

@@ -102,11 +102,7 @@ class GateFiles:
     board: Optional[Runtime]
 
     def required(self, name: str) -> Path:
-        """The path of `model` or `baseline`.
-
-        Raises:
-            RecipeError: it is missing.
-        """
+        """The path of `model` or `baseline`."""
         path: Optional[Path] = getattr(self, name)
         if path is None:
             more = " --record makes it." if name == "baseline" else ""
@@ -127,11 +123,7 @@ def gate_files(
     limit: Optional[float] = None,
     target: Optional[str] = None,
 ) -> GateFiles:
-    """Reads the settings, overridden by the caller's paths, target and limit (the budget `slowdown`).
-
-    Raises:
-        RecipeError: as `read_settings`, or there is no such file, or the limit is no share.
-    """
+    """Reads the settings, overridden by the caller's paths, target and limit (the budget `slowdown`)."""
     if config != CONFIG and not config.is_file():
         raise RecipeError(f"There are no settings at {config}.", "Check the path given to --config.")
     settings, budgets = read_settings(config)
@@ -163,7 +155,6 @@ def accuracy(
     model: Path,
     data: Path,
     *,
-    threads: int = 1,
     board: Optional[Runtime] = None,
     predict: Optional[Callable[[Arrays], Arrays]] = None,
 ) -> float:
@@ -181,7 +172,7 @@ def accuracy(
         raise RecipeError(f"The data {data} cannot be read: {error.what}", error.cure) from error
     session = None
     if predict is None:
-        session = open_session(model, runtime=runtime_of(model, board), threads=threads)
+        session = open_session(model, runtime=runtime_of(model, board))
     run = predict if session is None else session.run
     assert run is not None
     try:

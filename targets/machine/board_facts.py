@@ -14,7 +14,6 @@ from .cuda import open_cuda
 from .jetson import text_of, tool
 from .probe import cpu_name, memory_bytes, versions
 
-_TRTEXEC = "usr/src/tensorrt/bin/trtexec"
 _SMI = ("name", "compute_cap", "memory.total", "clocks.max.sm")
 
 
@@ -94,9 +93,11 @@ def _card(root: Path) -> Mapping[str, str]:
     return dict(zip(_SMI, values)) if len(values) == len(_SMI) else {}
 
 
-def has_trtexec(root: Path) -> bool:
-    """Whether TensorRT's program is in JetPack's place, or in the path."""
-    return (root / _TRTEXEC).is_file() or (root == Path("/") and shutil.which("trtexec") is not None)
+def find_trtexec(root: Path = Path("/")) -> Optional[Path]:
+    """trtexec in the path, or where JetPack installs it; None if missing."""
+    program = shutil.which("trtexec") if root == Path("/") else None
+    usual = root / "usr/src/tensorrt/bin/trtexec"
+    return Path(program) if program else usual if usual.is_file() else None
 
 
 def _runtimes(root: Path, tensorrt: Optional[str]) -> List[Dict[str, Optional[str]]]:
@@ -106,7 +107,7 @@ def _runtimes(root: Path, tensorrt: Optional[str]) -> List[Dict[str, Optional[st
             found.append({"name": name, "version": str(importlib.import_module(name).__version__)})
         except Exception:  # a library built for another numpy may raise anything
             continue
-    if has_trtexec(root):
+    if find_trtexec(root):
         found.append({"name": "trtexec", "version": tensorrt})
     return found
 

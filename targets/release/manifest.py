@@ -127,11 +127,7 @@ def entries(manifest: Mapping[str, Any]) -> Dict[str, Entry]:
 
 
 def check_name(name: Any) -> str:
-    """Checks that a file's name is inside the bundle, and returns it.
-
-    Raises:
-        RefusedError: it is absolute, has `..`, or is code.
-    """
+    """Checks that a file's name is inside the bundle, and returns it."""
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or any(part in ("", ".", "..") for part in parts) or re.search(r"[\x00-\x1f\x7f\\]", name):
         raise RefusedError(
@@ -144,11 +140,7 @@ def check_name(name: Any) -> str:
 
 
 def check_content(name: str, entry: Entry, *, size: int, sha256: str, head: bytes) -> None:
-    """Checks a file's size, hash and first bytes against the manifest.
-
-    Raises:
-        RefusedError: they differ, or the file is code.
-    """
+    """Checks a file's size, hash and first bytes against the manifest."""
     if size != entry.size_bytes or sha256 != entry.sha256:
         raise RefusedError(
             f"{name} was changed after it was signed: its hash is not that of the manifest.",
@@ -159,11 +151,7 @@ def check_content(name: str, entry: Entry, *, size: int, sha256: str, head: byte
 
 
 def check_board(manifest: Mapping[str, Any], root: Path = Path("/")) -> None:
-    """Checks the board: an engine needs an exact TensorRT release and GPU type, an ONNX file a minor release.
-
-    Raises:
-        RefusedError: the bundle is for another board than the one with this root directory.
-    """
+    """Checks the board: an engine needs its TensorRT release and GPU type, an ONNX file a minor release."""
     wanted, title = manifest["board"], manifest["target"]
     holds_engine = any(is_engine(name) for name in manifest["files"])
     if wanted["compute_capability"] is None and wanted["tensorrt"] is None and not holds_engine:

@@ -53,11 +53,7 @@ class Patch:
     """Coder, offset in the file, coded bytes, bytes."""
 
     def onto(self, base: Optional[Bundle]) -> Patched:
-        """The new release's files, made from the base's.
-
-        Raises:
-            RefusedError: the patch has another base.
-        """
+        """The new release's files, made from the base's."""
         if self.base is not None and (base is None or base.signed.sha256 != self.base):
             raise RefusedError(
                 f"The patch needs {self.base[:16]}, which is not installed here.",
@@ -82,11 +78,7 @@ class Patched:
         return self.patch.signed
 
     def read(self, name: str) -> bytes:
-        """A file's bytes, checked against the manifest.
-
-        Raises:
-            RefusedError: they differ, or a step reads past the end.
-        """
+        """A file's bytes, checked against the manifest."""
         entry = self.signed.files[name]
         data = b"".join([self._step(step) for step in self.patch.files[name]])
         check_content(name, entry, size=len(data), sha256=hashlib.sha256(data).hexdigest(), head=data[:4])
@@ -118,11 +110,7 @@ class Patched:
 
 
 def open_patch(path: Path, *, root: Path = Path("/"), signers: Optional[Path] = None) -> Patch:
-    """Checks an update file's hash, its manifest as `trust.check_signed`, and its instructions.
-
-    Raises:
-        RefusedError: with the reason.
-    """
+    """Checks an update file's hash, its manifest as `trust.check_signed`, and its instructions."""
     path = Path(path)
     with opened(path) as file:
         if file.read(len(MAGIC)) != MAGIC:
@@ -156,11 +144,7 @@ def added(old: bytes, difference: bytes, *, width: int) -> bytes:
 
 
 def decoded(coder: str, data: bytes, size: int) -> bytes:
-    """A section's bytes: exactly `size`, and never more in memory.
-
-    Raises:
-        RefusedError: it has another number of bytes, or is damaged.
-    """
+    """A section's bytes: exactly `size`, and never more in memory."""
     if coder == "plain":
         plain = data
     elif coder == "xz":

@@ -65,12 +65,7 @@ def rehearse(bundle: Bundle, *, threads: int = 1) -> Rehearsal:
 
 
 def refuse_wrong(bundle: Bundle) -> Rehearsal:
-    """Runs the golden test and refuses a model that fails it.
-
-    Raises:
-        RefusedError: it does not run, or its outputs are not the expected ones.
-        TargetError: there is no runtime for it here.
-    """
+    """Runs the golden test and refuses a model that fails it."""
     cure = "Check whether the runtime here is older than that of its maker; release a model for this board."
     try:
         result = rehearse(bundle)
@@ -89,9 +84,6 @@ def furthest(expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[A
     """The largest difference between two sets of outputs, as a share of the expected ones' largest value.
 
     Infinite where only one of them is finite.
-
-    Raises:
-        ModelError: an output is missing or of another shape, or there are no expected outputs.
     """
     worst = -1.0
     for name, array in expected.items():

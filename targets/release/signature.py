@@ -26,9 +26,6 @@ def signer_of(data: bytes, signature: bytes, signers: Path, *, given: bool, root
     """The name in `signers` of the key that signed these bytes.
 
     `given`: the user chose the list, which may be their own; otherwise only root may be able to write it.
-
-    Raises:
-        RefusedError: with the reason.
     """
     if not _is_canonical(signature):
         raise RefusedError("The signature is invalid: it was changed or truncated.", "Get the bundle again.")

@@ -64,11 +64,7 @@ class Bundle:
         return self.signed.files
 
     def read(self, name: str) -> bytes:
-        """A file's bytes, read once and checked against the manifest.
-
-        Raises:
-            RefusedError: they differ, or the file is code.
-        """
+        """A file's bytes, read once and checked against the manifest."""
         if name not in self.files:
             raise RefusedError(
                 f"{name} is not in the bundle {self.folder.name}.", "Use a file of its manifest."
@@ -101,9 +97,6 @@ def check_signed(
 
     `root` is the machine's root directory; `signers` is a file in ssh-keygen's ALLOWED SIGNERS format, by
     default the machine's.
-
-    Raises:
-        RefusedError: with the reason.
     """
     signer = signer_of(data, signature, signers or root / SIGNERS, given=signers is not None, root=root)
     manifest = parsed(data)
@@ -138,11 +131,7 @@ def open_bundle(folder: Path, *, root: Path = Path("/"), signers: Optional[Path]
 
 
 def verify(folder: Path, *, root: Path = Path("/"), signers: Optional[Path] = None) -> Bundle:
-    """Checks a whole bundle, every byte of every file.
-
-    Raises:
-        RefusedError: with the reason.
-    """
+    """Checks a whole bundle, every byte of every file."""
     bundle = open_bundle(folder, root=root, signers=signers)
     for name in sorted(bundle.files):
         bundle.check(name)

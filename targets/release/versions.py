@@ -96,11 +96,7 @@ def write_accepted(home: Path, accepted: Accepted) -> None:
 def refuse_older(
     manifest: Mapping[str, Any], sha256: str, accepted: Optional[Accepted], *, name: str
 ) -> None:
-    """Refuses a downgrade: a release must be newer than the accepted one, or exactly that one.
-
-    Raises:
-        RefusedError: it is older, or another one with the same number.
-    """
+    """Refuses a downgrade: a release must be newer than the accepted one, or exactly that one."""
     release = manifest["release"]
     if accepted is None or release > accepted.release:
         return
@@ -125,9 +121,6 @@ def check_expiry(
     """Refuses an expired release; returns a warning about a wrong clock, or "".
 
     `now_s` are seconds since 1970, by default this machine's clock.
-
-    Raises:
-        RefusedError: it expired, by the clock or by the latest signed time.
     """
     now_s = time.time() if now_s is None else now_s
     signed = Accepted.of(manifest, "", after=accepted).made_at

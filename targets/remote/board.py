@@ -53,11 +53,7 @@ def time_on(
     memory: bool = False,
     progress: Optional[Progress] = None,
 ) -> Timed:
-    """Times models interleaved in one process on the board, with the inputs of an NPZ file or random ones.
-
-    Raises:
-        DeadweightError: as the board's `time_together`, or the connection broke.
-    """
+    """Times models interleaved in one process on the board, with the inputs of an NPZ file or random ones."""
     named = [f"{name}={path}" for name, path in ready.there.items()]
     options = [*_options(board, ready, protocol, inputs), *(["--memory"] if memory else [])]
     return _timed(board.run(["profile", *named, *options], progress=progress)[1], ready)
@@ -85,11 +81,7 @@ def layers_on(
     inputs: Optional[Path] = None,
     progress: Optional[Progress] = None,
 ) -> Tuple[Layers, Tuple[str, ...]]:
-    """Times the layers of ONNX files interleaved in one process on the board; and why the times are void.
-
-    Raises:
-        DeadweightError: as the board's `time_layers`, or the connection broke.
-    """
+    """Times the layers of ONNX files interleaved in one process on the board; and why the times are void."""
     from ..timing.layer_profile import read_layers
 
     named = [f"{name}={path}" for name, path in ready.there.items()]
@@ -107,11 +99,7 @@ def compare_on(
     inputs: Optional[Path] = None,
     progress: Optional[Progress] = None,
 ) -> Tuple[Timed, Judgement]:
-    """Times "baseline" and "candidate" interleaved in one process there; times and the board's judgement.
-
-    Raises:
-        DeadweightError: as `time_on`.
-    """
+    """Times "baseline" and "candidate" interleaved in one process there; times and the board's judgement."""
     from ..timing.judge import Judgement
 
     there = [ready.there[name] for name in ("baseline", "candidate")]
@@ -124,25 +112,18 @@ def compare_on(
 
 
 def infer_on(
-    board: Transport,
-    ready: Ready,
-    name: str,
-    files: Sequence[Path],
-    outputs: Path,
-    *,
-    batch: int = 64,
-    progress: Optional[Progress] = None,
+    board: Transport, ready: Ready, name: str, files: Sequence[Path], outputs: Path, *, batch: int = 64
 ) -> List[Path]:
     """Runs a model on NPZ files on the board and returns the files of its outputs, in `outputs`."""
     place = ready.there[name]
     made = []
-    for path, source in zip(files, board.put(list(files), progress=progress)):
+    for path, source in zip(files, board.put(list(files))):
         # Each input is alone in a folder named by its hash; its outputs are in a subfolder of it.
         alone = Path(source).parent
         answers = alone / hashlib.sha256(place.encode()).hexdigest()[:16]
         size = min(batch, ready.batch) if ready.batch else batch
         options = ["--batch", str(size), "--runtime", ready.runtime.name]
-        board.run(["infer", place, str(alone), str(answers), *options], progress=progress)
+        board.run(["infer", place, str(alone), str(answers), *options])
         made.append(Path(outputs) / path.name)
         board.get(f"{answers}/{path.name}", made[-1])
     return made

@@ -68,12 +68,7 @@ _DEFAULT = HowThere()
 
 
 def runtime_there(board: Transport, how: HowThere = _DEFAULT) -> Tuple[Runtime, Mapping[str, Any]]:
-    """The runtime for ONNX files on a board, and the board's facts (`targets/machine/board_facts.py`).
-
-    Raises:
-        TargetError: the board has none, or not the one that the target needs; or it is a user's own, which
-            no board has.
-    """
+    """The runtime for ONNX files on a board, and the board's facts (`targets/machine/board_facts.py`)."""
     if how.runtime is not None and how.runtime.source:
         raise TargetError(
             f"{how.runtime.title} is a runtime of your own ({how.runtime.source}), which no board has.",
@@ -201,12 +196,7 @@ def _engines(
 
 
 def _cast(
-    name: str,
-    paths: Mapping[str, Path],
-    how: HowThere,
-    settings: BuildSettings,
-    version: str,
-    folder: Path,
+    name: str, paths: Mapping[str, Path], how: HowThere, settings: BuildSettings, version: str, folder: Path
 ) -> Tuple[Dict[str, Path], List[str]]:
     """The files to send: in FP16 where that TensorRT has no flag for it; and the operators left in FP32."""
     files, remarks = dict(paths), []

@@ -26,10 +26,9 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Sequence
 
 from ..artifact import sha256_of
 from ..errors import ArtifactError, TargetError
-from ..paths import CACHE, cache
+from ..paths import CACHE, cache, stored
 from ..release.manifest import check_name
 
-_EXPIRES_S = 14 * 24 * 3600.0
 _BLOCK = 1 << 18
 _PIECE = 1 << 16  # the most that an interruption loses: tarfile gives whole pieces or none
 _HASH = r"[0-9a-f]{64}"
@@ -42,13 +41,8 @@ def held(wanted: Sequence[Sequence[Any]], folder: Path = CACHE) -> Dict[str, Any
     A complete file is also linked under its name, in the folder of that hash, by default its own: `paths` has
     it by folder and name.
     """
-    files = cache(folder) / "files"
-    files.mkdir(exist_ok=True)
-    for old in files.iterdir():
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > _EXPIRES_S:
-                shutil.rmtree(str(old), ignore_errors=True)
-    stored: Dict[str, int] = {}
+    files = stored(folder, "files")
+    held_bytes: Dict[str, int] = {}
     paths: Dict[str, str] = {}
     for sha256, name, size, *folders in wanted:
         beside = _checked(str(folders[0] if folders else sha256))
@@ -59,7 +53,7 @@ def held(wanted: Sequence[Sequence[Any]], folder: Path = CACHE) -> Dict[str, Any
             raise ArtifactError(f"A file named {name!r} cannot be stored.", "Rename it.")
         whole, part = place / "data", place / "part"
         if whole.is_file() and whole.stat().st_size == size:
-            stored[sha256] = int(size)
+            held_bytes[sha256] = int(size)
             if not named.exists():
                 named.parent.mkdir(parents=True, exist_ok=True)
                 os.link(str(whole), str(named))
@@ -67,8 +61,8 @@ def held(wanted: Sequence[Sequence[Any]], folder: Path = CACHE) -> Dict[str, Any
             os.utime(str(files / beside))
             paths[f"{beside}/{name}"] = str(named)
         else:
-            stored[sha256] = min(part.stat().st_size, int(size)) if part.is_file() else 0
-    return {"bytes": stored, "paths": paths, "free_bytes": shutil.disk_usage(str(files)).free}
+            held_bytes[sha256] = min(part.stat().st_size, int(size)) if part.is_file() else 0
+    return {"bytes": held_bytes, "paths": paths, "free_bytes": shutil.disk_usage(str(files)).free}
 
 
 def receive(stream: BinaryIO, sizes: Mapping[str, int], folder: Path = CACHE) -> List[str]:
@@ -137,11 +131,7 @@ def staged(files: Mapping[str, str], folder: Path = CACHE) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def measuring(folder: Path = CACHE, *, wait_s: float = 30.0) -> Iterator[None]:
-    """A lock for one measurement at a time: two at once would both be wrong.
-
-    Raises:
-        TargetError: another one held it for all of `wait_s`.
-    """
+    """A lock for one measurement at a time: two at once would both be wrong."""
     with (cache(folder) / "measuring.lock").open("a+") as lock:
         until = time.monotonic() + wait_s
         while True:
@@ -190,11 +180,7 @@ def _finish(place: Path, sha256: str) -> None:
 
 
 def hashed(path: Path) -> str:
-    """The SHA-256 of a file to be sent.
-
-    Raises:
-        ArtifactError: it cannot be read.
-    """
+    """The SHA-256 of a file to be sent."""
     try:
         return sha256_of(path)
     except OSError as error:

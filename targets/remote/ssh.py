@@ -209,9 +209,6 @@ def connected(host: str, *, config: Optional[Path] = None) -> Iterator[Transport
     """A board by its ssh name, or this machine for `local`, for the duration of the block.
 
     The environment variable DEADWEIGHT_SSH_CONFIG names another ssh_config.
-
-    Raises:
-        TargetError: it cannot be reached, with the reason.
     """
     if host == "local":
         yield Local()
@@ -259,12 +256,7 @@ def _stream(
 
 
 def _uploads(path: Path) -> dict[_Upload, Path]:
-    """A file to send, followed by its external weights if it is a model.
-
-    Raises:
-        ArtifactError: the file is missing.
-        ModelError: weights are missing, or outside the model's folder.
-    """
+    """A file to send, followed by its external weights if it is a model."""
     sha256, size = _hash(path), path.stat().st_size
     names = weight_names(path) if path.suffix == ".onnx" else ()
     for name in names:

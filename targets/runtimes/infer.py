@@ -53,11 +53,7 @@ def infer_folder(
 def run_all(
     session: Session, arrays: Mapping[str, NDArray[Any]], *, batch: int = _BATCH
 ) -> Dict[str, NDArray[Any]]:
-    """Runs any number of samples in batches of the model's size, and returns all outputs in order.
-
-    Raises:
-        ModelError: inputs of different lengths, or none.
-    """
+    """Runs any number of samples in batches of the model's size, and returns all outputs in order."""
     counts = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
     if len(counts) != 1 or 0 in counts:
         raise ModelError(

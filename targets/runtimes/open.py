@@ -24,11 +24,7 @@ def runtime_of(path: Union[str, Path], board: Optional[Runtime] = None) -> Runti
 
 
 def shared_runtime(paths: Iterable[Path], board: Optional[Runtime] = None) -> Runtime:
-    """The common runtime of several files.
-
-    Raises:
-        TargetError: they run on different runtimes, so their times are not comparable.
-    """
+    """The common runtime of several files."""
     runtimes = {path: runtime_of(path, board) for path in paths}
     if len(set(runtimes.values())) != 1:
         named = ", ".join(f"{path.name} on {runtime}" for path, runtime in runtimes.items())
@@ -43,9 +39,6 @@ def run_as(found: Runtime, name: Optional[str]) -> Runtime:
     """The runtime of this name in place of the one that was found for a file.
 
     A name such as `+graph` is the found one with that choice.
-
-    Raises:
-        TargetError: it is unknown, or does not open such files.
     """
     if not name:
         return found

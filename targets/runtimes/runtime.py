@@ -134,11 +134,7 @@ class Runtime:
         return versions(self.library).get(self.library, "")
 
     def check_installed(self, wanted_by: str) -> None:
-        """To be called before anything long runs.
-
-        Raises:
-            TargetError: it is not installed here.
-        """
+        """To be called before anything long runs."""
         if not self.installed:
             raise TargetError(f"{wanted_by} needs {self.title}, which is not installed here.", self.cure)
 
@@ -178,11 +174,7 @@ def runtime_named(name: str) -> Runtime:
 
 
 def with_choices(runtime: Runtime, choices: str) -> Runtime:
-    """The runtime with choices of how it runs an engine, as in `+graph+block`; see docs/engines.md.
-
-    Raises:
-        TargetError: it has not all of them.
-    """
+    """The runtime with choices of how it runs an engine, as in `+graph+block`; see docs/engines.md."""
     if not choices:
         return runtime
     named = {one.name: one for one in known_runtimes(variants=True)}

@@ -17,7 +17,7 @@ from ..errors import ModelError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .trt_memory import EngineMemory
+    from .trt_memory import Part
 
     Arrays = Mapping[str, NDArray[Any]]
 
@@ -102,7 +102,7 @@ class EngineSession(Session, Protocol):
         """The JSON of TensorRT's inspector about the layers."""
         ...
 
-    def memory(self) -> EngineMemory:
+    def memory(self) -> Tuple[Part, ...]:
         """The engine's memory, in parts, each with its source."""
         ...
 
@@ -147,9 +147,6 @@ def checked_inputs(specs: Tuple[TensorSpec, ...], inputs: Arrays, *, model: str)
     """Checks names, shapes and dtypes of inputs; returns them contiguous and in the model's order.
 
     TensorRT 8 has no INT64: int64 values for an int32 input are cast, so that inputs of the ONNX file fit.
-
-    Raises:
-        ModelError: they do not fit; it names every difference at once.
     """
     faults = [f"'{name}' is missing" for name in (spec.name for spec in specs) if name not in inputs]
     faults += [f"'{name}' is not an input" for name in inputs if name not in {spec.name for spec in specs}]

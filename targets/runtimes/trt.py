@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from ..errors import ModelError, TargetError
 from ..machine.cuda import Cuda, open_cuda
 from ..machine.probe import evidence
 from .session import TensorSpec, checked_inputs
-from .trt_memory import Buffer, EngineMemory, Growing, Watch
+from .trt_memory import Buffer, Growing, Part, Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,7 +130,7 @@ class TrtSession:
         inspector = self._open().create_engine_inspector()
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
-    def memory(self) -> EngineMemory:
+    def memory(self) -> Tuple[Part, ...]:
         """The engine's memory, in parts, each with its source."""
         io_bytes = sum(buffer.size for buffer in self._all_buffers())
         return self._watch.memory(self._open(), self._trt, plan=self._plan, io_bytes=io_bytes)
@@ -325,13 +325,7 @@ class TrtSession:
 
 
 def open_trt(
-    path: Path,
-    *,
-    flavour: str = "tensorrt",
-    graph: bool = False,
-    mapped: bool = False,
-    block: bool = False,
-    cuda: Optional[str] = None,
+    path: Path, *, flavour: str = "tensorrt", graph: bool = False, mapped: bool = False, block: bool = False
 ) -> TrtSession:
     """Opens a plan on this machine's GPU.
 
@@ -350,7 +344,7 @@ def open_trt(
         raise ModelError(f"There is no engine at {path}.", "Check the path, or build it: deadweight build.")
     record = read_record(path)
     trt = import_tensorrt(flavour)
-    opened = open_cuda(cuda)
+    opened = open_cuda()
     capability = opened.compute_capability()
     if record is not None:
         check_record(record, path, flavour=flavour, version=trt.__version__, compute_capability=capability)

@@ -9,9 +9,8 @@ programs and the page cache change too.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -121,28 +120,15 @@ def _allocator(trt: Any, growing: Growing) -> Any:
     return Allocator()
 
 
-@dataclass(frozen=True)
-class Part:
-    """One part of the memory: None where this TensorRT does not report it."""
+class Part(NamedTuple):
+    """One part of an engine's memory: None where this TensorRT does not report it.
+
+    The parts overlap: CUDA's differences include TensorRT's parts.
+    """
 
     name: str
     bytes: Optional[int]
     how: str
-
-
-@dataclass(frozen=True)
-class EngineMemory:
-    """The parts of an engine's memory. They overlap: CUDA's differences include TensorRT's parts."""
-
-    parts: Tuple[Part, ...]
-
-    def bytes_of(self, name: str) -> Optional[int]:
-        """A part's bytes; None where it is unknown."""
-        return next((part.bytes for part in self.parts if part.name == name), None)
-
-    def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON, by part."""
-        return {part.name: {"bytes": part.bytes, "how": part.how} for part in self.parts}
 
 
 class Watch:
@@ -156,19 +142,17 @@ class Watch:
         """To be called after the engine was opened, and after its context was created."""
         self._free.append(self._cuda.memory_bytes()[0])
 
-    def memory(self, engine: Any, trt: Any, *, plan: Path, io_bytes: int) -> EngineMemory:
+    def memory(self, engine: Any, trt: Any, *, plan: Path, io_bytes: int) -> Tuple[Part, ...]:
         """All parts of an open engine."""
         lost = "cudaMemGetInfo, free before less free after"
         start, opened, running = (self._free + [self._free[-1]] * 3)[:3]
-        return EngineMemory(
-            (
-                Part("plan", plan.stat().st_size, "size of the file"),
-                _weights(engine, trt),
-                _activations(engine),
-                Part("io", io_bytes, "allocated for inputs and outputs"),
-                Part("opening", start - opened, f"{lost} opening: runtime, weights, kernels"),
-                Part("context", opened - running, f"{lost} creating the context: activations and scratch"),
-            )
+        return (
+            Part("plan", plan.stat().st_size, "size of the file"),
+            _weights(engine, trt),
+            _activations(engine),
+            Part("io", io_bytes, "allocated for inputs and outputs"),
+            Part("opening", start - opened, f"{lost} opening: runtime, weights, kernels"),
+            Part("context", opened - running, f"{lost} creating the context: activations and scratch"),
         )
 
 

@@ -26,14 +26,15 @@ def _open(path: Path, *, threads: int = 1) -> Session:
 def _time(
     path: Path, *, protocol: Protocol, inputs: Optional[Arrays] = None, graph: bool = False
 ) -> ProcessTimes:
-    from .trtexec_session import time_by_trtexec
+    from .trtexec_session import open_trtexec
 
-    return time_by_trtexec(path, protocol=protocol, inputs=inputs, graph=graph)
+    return open_trtexec(path).timed(protocol, inputs, graph=graph)
 
 
 def _version() -> Optional[str]:
-    from ..engines.trtexec import find_trtexec, version_of
+    from ..engines.trtexec import version_of
     from ..errors import DeadweightError
+    from ..machine.board_facts import find_trtexec
 
     program = find_trtexec()
     try:
@@ -62,9 +63,6 @@ RUNTIME = Runtime(
 )
 VARIANTS = (
     replace(
-        RUNTIME,
-        name="trtexec+graph",
-        time_process=partial(_time, graph=True),
-        instead_of="tensorrt+graph",
+        RUNTIME, name="trtexec+graph", time_process=partial(_time, graph=True), instead_of="tensorrt+graph"
     ),
 )

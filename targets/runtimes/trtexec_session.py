@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 import numpy as np
 
 from ..artifact import sha256_of
+from ..engines.content import profile_of, runs_of
 from ..engines.log import Line, is_simulated
 from ..engines.plugins import check_plugins, given_plugins, library_facts
 from ..engines.record import check_record, read_record
-from ..engines.times_of import profile_of, runs_of
 from ..engines.trtexec import (
     WARM_UP_MS,
-    find_trtexec,
     loading_flags,
     plugin_flags,
     profile_flags,
@@ -33,11 +32,12 @@ from ..engines.trtexec import (
     version_of,
 )
 from ..errors import ModelError, TargetError
+from ..machine.board_facts import find_trtexec
 from ..machine.probe import evidence
 from ..onnx_file import End, read_ends
 from ..timing.inputs import check_batch, fed
 from .session import ProcessTimes, TensorSpec, checked_inputs
-from .trt_memory import EngineMemory, Part
+from .trt_memory import Part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,16 +77,9 @@ class TrtexecSession:
 
     def run(self, inputs: Arrays) -> Dict[str, NDArray[Any]]:
         feeds = self._checked(inputs)
-        with tempfile.TemporaryDirectory() as folder:
-            flags = [
-                "--warmUp=0",
-                "--duration=0",
-                "--iterations=1",
-                "--exportOutput=outputs.json",
-                "--verbose",
-            ]
-            self._start(flags, feeds, Path(folder), doing="run")
-            outputs = self._outputs(_written(Path(folder) / "outputs.json", self._program))
+        flags = ["--warmUp=0", "--duration=0", "--iterations=1", "--verbose"]
+        [text] = self._start(flags, feeds, doing="run", exports=["Output"])
+        outputs = self._outputs(text)
         self._io_bytes = sum(array.nbytes for array in (*feeds.values(), *outputs.values()))
         return outputs
 
@@ -101,11 +94,9 @@ class TrtexecSession:
         if inputs is None:
             check_batch(self._plan, arrays, protocol.batch)
         feeds = self._checked(arrays)
-        with tempfile.TemporaryDirectory() as folder:
-            flags = timing_flags(version=self._version, graph=graph, duration_s=protocol.event_s)
-            self._start([*flags, "--exportTimes=times.json"], feeds, Path(folder), doing="time")
-            content = _json(_written(Path(folder) / "times.json", self._program), self._program)
-        times_s = runs_of(content, where="trtexec's export", after_s=WARM_UP_MS / 1e3)
+        flags = timing_flags(version=self._version, graph=graph, duration_s=protocol.event_s)
+        [text] = self._start(flags, feeds, doing="time", exports=["Times"])
+        times_s = runs_of(_json(text, self._program), where="trtexec's export", after_s=WARM_UP_MS / 1e3)
         wall_ns = np.maximum(np.rint(1e9 * np.asarray(times_s)), 1).astype(np.int64)
         if not wall_ns.size:
             raise ModelError(
@@ -123,30 +114,26 @@ class TrtexecSession:
 
     def layer_times(self, inputs: Arrays) -> Dict[str, List[float]]:
         feeds = self._checked(inputs)
-        with tempfile.TemporaryDirectory() as folder:
-            flags = [*profile_flags(version=self._version), "--exportProfile=profile.json"]
-            self._start([*flags, "--exportLayerInfo=layers.json"], feeds, Path(folder), doing="profile")
-            content = _json(_written(Path(folder) / "profile.json", self._program), self._program)
-            self._layers = _written(Path(folder) / "layers.json", self._program)
-        return {name: [time] for name, time in profile_of(content, where="trtexec's export").items()}
+        flags, exports = profile_flags(version=self._version), ["Profile", "LayerInfo"]
+        text, self._layers = self._start(flags, feeds, doing="profile", exports=exports)
+        times = profile_of(_json(text, self._program), where="trtexec's export")
+        return {name: [time] for name, time in times.items()}
 
     def inspect(self) -> str:
         if not self._layers:
             self.layer_times(fed(self, None, batch=1))
         return self._layers
 
-    def memory(self) -> EngineMemory:
+    def memory(self) -> Tuple[Part, ...]:
         """What trtexec's log says of it; most parts only after a run."""
         where = "the log of trtexec, whole MiB"
-        return EngineMemory(
-            (
-                Part("plan", self._plan.stat().st_size, "size of the file"),
-                Part("weights", _last(_WEIGHTS, self._lines), where),
-                Part("activations", _last(_ACTIVATIONS, self._lines), where),
-                Part("io", self._io_bytes, "arrays of inputs and outputs"),
-                Part("opening", None, "trtexec does not say"),
-                Part("context", None, "trtexec does not say"),
-            )
+        return (
+            Part("plan", self._plan.stat().st_size, "size of the file"),
+            Part("weights", _last(_WEIGHTS, self._lines), where),
+            Part("activations", _last(_ACTIVATIONS, self._lines), where),
+            Part("io", self._io_bytes, "arrays of inputs and outputs"),
+            Part("opening", None, "trtexec does not say"),
+            Part("context", None, "trtexec does not say"),
         )
 
     def close(self) -> None:
@@ -169,30 +156,31 @@ class TrtexecSession:
         return feeds
 
     def _start(
-        self, flags: Sequence[str], feeds: Mapping[str, NDArray[Any]], folder: Path, *, doing: str
-    ) -> None:
+        self, flags: Sequence[str], feeds: Mapping[str, NDArray[Any]], *, doing: str, exports: Sequence[str]
+    ) -> List[str]:
+        """Runs the engine in one process; returns the texts of the files that it exports."""
         if self._closed:
             raise ModelError(f"{self._plan.name} is closed.", "Open it again.")
-        files = {}
-        for index, (name, array) in enumerate(feeds.items()):
-            files[name] = f"{index}.bin"
-            (folder / files[name]).write_bytes(_raw(array, name, self._version))
         dynamic = {spec.name for spec in self.inputs if None in spec.shape}
         shapes = {name: array.shape for name, array in feeds.items() if name in dynamic}
         core = None if self._record is None else self._record["settings"]["dla_core"]
-        _, self._lines = run_trtexec(
-            self._program,
-            [
-                f"--loadEngine={self._plan.absolute()}",
-                *flags,
-                *loading_flags(files),
-                *shapes_flag("shapes", shapes),
-                *([] if core is None else [f"--useDLACore={core}"]),
-                *plugin_flags([str(Path(each).resolve()) for each in given_plugins()], version=self._version),
-            ],
-            doing=f"{doing} {self._plan.name}",
-            folder=folder,
-        )
+        files = {name: f"{index}.bin" for index, name in enumerate(feeds)}
+        command = [
+            f"--loadEngine={self._plan.absolute()}",
+            *flags,
+            *(f"--export{what}={what.lower()}.json" for what in exports),
+            *loading_flags(files),
+            *shapes_flag("shapes", shapes),
+            *([] if core is None else [f"--useDLACore={core}"]),
+            *plugin_flags([str(Path(each).resolve()) for each in given_plugins()], version=self._version),
+        ]
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            for name, array in feeds.items():
+                (folder / files[name]).write_bytes(_raw(array, name, self._version))
+            doing = f"{doing} {self._plan.name}"
+            _, self._lines = run_trtexec(self._program, command, doing=doing, folder=folder)
+            return [_written(folder / f"{what.lower()}.json", self._program) for what in exports]
 
     def _outputs(self, text: str) -> Dict[str, NDArray[Any]]:
         dtypes = {spec.name: spec.dtype for spec in self.outputs}
@@ -211,12 +199,7 @@ class TrtexecSession:
 
 
 def open_trtexec(plan: Path) -> TrtexecSession:
-    """Opens an engine on this board; it is read when it runs.
-
-    Raises:
-        ModelError: the plan is missing, truncated, or was built for another machine or TensorRT.
-        TargetError: there is no trtexec, or it does not start.
-    """
+    """Opens an engine on this board; it is read when it runs."""
     if not plan.is_file():
         raise ModelError(f"There is no engine at {plan}.", "Check the path, or build it: deadweight build.")
     program = find_trtexec()
@@ -230,17 +213,6 @@ def open_trtexec(plan: Path) -> TrtexecSession:
         check_record(record, plan, flavour="tensorrt", version=version_of(program), compute_capability=None)
         check_plugins(record, plan, [library_facts(path) for path in given_plugins()])
     return TrtexecSession(plan, program=program, record=record, ends=_ends(record))
-
-
-def time_by_trtexec(
-    plan: Path, *, protocol: Protocol, inputs: Optional[Arrays] = None, graph: bool = False
-) -> ProcessTimes:
-    """Times an engine in one process of trtexec: `Runtime.time_process`.
-
-    Raises:
-        ModelError, TargetError: as `open_trtexec`, or trtexec failed; with its reason.
-    """
-    return open_trtexec(Path(plan)).timed(protocol, inputs, graph=graph)
 
 
 def _ends(record: Optional[Mapping[str, Any]]) -> Optional[_Ends]:

@@ -83,11 +83,7 @@ def clock_source() -> Tuple[bool, float]:
 
 
 def check_clock(monotonic: bool, resolution_s: float) -> None:
-    """Checks that a clock can time a model.
-
-    Raises:
-        MeasurementError: it may step backwards, or its resolution is too coarse.
-    """
+    """Checks that a clock can time a model."""
     if not monotonic or resolution_s > 1e-5:
         fault = "may step backwards" if not monotonic else f"has a resolution of only {resolution_s:g} s"
         raise MeasurementError(

@@ -56,11 +56,7 @@ def inputs_mark(inputs: Optional[Arrays]) -> str:
 
 
 def with_inputs(protocol: Protocol, inputs: Optional[Arrays]) -> Protocol:
-    """The protocol with these inputs, whose number of samples is the batch.
-
-    Raises:
-        ModelError: another batch was requested.
-    """
+    """The protocol with these inputs, whose number of samples is the batch."""
     if inputs is None:
         return protocol
     counts = {np.shape(array)[0] for array in inputs.values() if np.ndim(array)}
@@ -81,11 +77,7 @@ def fed(
 
 
 def check_batch(path: Path, arrays: Mapping[str, NDArray[Any]], batch: int) -> None:
-    """Checks that random inputs have the requested batch.
-
-    Raises:
-        ModelError: the model's batch is fixed and another one.
-    """
+    """Checks that random inputs have the requested batch."""
     if batch > 1 and arrays and not any(array.shape[:1] == (batch,) for array in arrays.values()):
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
         raise ModelError(

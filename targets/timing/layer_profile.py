@@ -33,11 +33,7 @@ def profile_layers(
     inputs: Optional[Arrays] = None,
     progress: Optional[Counted] = None,
 ) -> Dict[str, Any]:
-    """Times the layers of ONNX files interleaved here; plain values for JSON, and why they are void.
-
-    Raises:
-        MeasurementError: the models are engines; else as `time_layers`.
-    """
+    """Times the layers of ONNX files interleaved here; plain values for JSON, and why they are void."""
     time_layers = runtime_named(protocol.runtime).time_layers
     if time_layers is None:
         raise MeasurementError(
@@ -55,11 +51,7 @@ def profile_layers(
 
 
 def read_layers(answer: Mapping[str, Any]) -> Tuple[Layers, Tuple[str, ...]]:
-    """Reads the answer of `profile_layers`: the layers, and why their times are void.
-
-    Raises:
-        MeasurementError: the answer is malformed.
-    """
+    """Reads the answer of `profile_layers`: the layers, and why their times are void."""
     try:
         layers = {
             name: {one["name"]: _layer_of(one) for one in answer["layers"][name]} for name in answer["layers"]

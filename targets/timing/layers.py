@@ -149,11 +149,7 @@ def judge_layers(
 
 
 def matching(baseline: Mapping[str, Layer], candidate: Mapping[str, Layer]) -> Dict[str, str]:
-    """Matches the baseline's layers to the candidate's: by name, else by the order of the weighted layers.
-
-    Raises:
-        MeasurementError: neither matches.
-    """
+    """Matches the baseline's layers to the candidate's: by name, else by the order of the weighted layers."""
     for side, layers in (("baseline", baseline), ("candidate", candidate)):
         if not layers:
             raise MeasurementError(

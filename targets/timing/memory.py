@@ -27,6 +27,7 @@ from ..runtimes.runtime import DEFAULT, Runtime, own_runtime, runtime_named
 
 if TYPE_CHECKING:
     from ..runtimes.session import Arrays, Session
+    from ..runtimes.trt_memory import Part
     from .measurement import Protocol
 
 # `y = x + x` on one float, opset 13: enough to initialize the runtime.
@@ -87,15 +88,10 @@ def measure_memory(
     )
 
 
-def engine_memory(
-    path: Path, protocol: Protocol, inputs: Optional[Arrays] = None
-) -> Tuple[Tuple[str, Optional[int], str], ...]:
-    """An engine's memory after a run, in parts: name, bytes (None: not known) and source; may be empty.
+def engine_memory(path: Path, protocol: Protocol, inputs: Optional[Arrays] = None) -> Tuple[Part, ...]:
+    """An engine's memory after a run, in parts; may be empty.
 
     The resident memory of the process has not what a GPU holds.
-
-    Raises:
-        ModelError, TargetError: as `open_session`.
     """
     from ..runtimes.open import open_session
     from .inputs import fed
@@ -104,8 +100,7 @@ def engine_memory(
     try:
         session.run(fed(session, inputs, batch=protocol.batch, seed=protocol.seed))
         report = getattr(session, "memory", None)
-        parts = () if report is None else report().parts
-        return tuple((part.name, part.bytes, part.how) for part in parts)
+        return () if report is None else report()
     finally:
         session.close()
 

@@ -68,9 +68,6 @@ def compare_until_decided(
 
     By default it accepts any outcome but `cannot_tell`. Where more events would not help (emulated times, a
     board that changed state), the first look is the last, and a remark says so. Both models get `inputs`.
-
-    Raises:
-        ModelError, MeasurementError: as `time_together`.
     """
     enough = decided or (lambda judgement, measured: judgement.outcome != "cannot_tell")
     scheduled = tuple(look for look in LOOKS if look <= protocol.events)

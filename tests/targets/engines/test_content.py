@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from deadweight.targets.engines.content import engine_of, read_engine, timed
-from deadweight.targets.engines.times_of import profile_of, runs_of
+from deadweight.targets.engines.content import engine_of, profile_of, read_engine, runs_of, timed
 from deadweight.targets.errors import ArtifactError
 
 EXPORTS = Path(__file__).parent / "exports"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from deadweight.targets.artifact import write_json
 from deadweight.targets.budgets import Budgets
 from deadweight.targets.gate.baseline import read_baseline, record
-from deadweight.targets.gate.calibrate import calibrate, calibration_sentences, with_calibration
+from deadweight.targets.gate.calibrate import calibrate, calibration_sentences
 from deadweight.targets.timing.measurement import Protocol
 
 MakeMlp = Callable[..., Path]
@@ -36,7 +37,7 @@ def test_what_was_counted_is_reported_with_its_interval() -> None:
 def test_the_baseline_keeps_it(mlp: MakeMlp, tmp_path: Path) -> None:
     path = tmp_path / "baseline.json"
     made, _ = record(mlp(64, 32), path, protocol=Protocol(events=96, event_s=0.001, block_s=0.0005))
-    write_json(path, with_calibration(made, {"false_alarms": RATE}).to_json())
+    write_json(path, replace(made, calibration={"false_alarms": RATE}).to_json())
     assert read_baseline(path).calibration == {"false_alarms": RATE}
 
 

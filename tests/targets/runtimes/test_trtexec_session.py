@@ -20,7 +20,7 @@ import deadweight
 from deadweight.commands.engine_report import show_engine_layers
 from deadweight.targets.engines.build import build_engine
 from deadweight.targets.engines.build_settings import BuildSettings
-from deadweight.targets.engines.times_of import runs_of
+from deadweight.targets.engines.content import runs_of
 from deadweight.targets.errors import ModelError, TargetError
 from deadweight.targets.remote.ssh import Local
 from deadweight.targets.runtimes.open import open_session, runtime_of
