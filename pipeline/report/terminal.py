@@ -35,16 +35,23 @@ def summary_table(report: Report) -> Table:
     """
     scale = scale_of(report)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("Network")
-    engines = any("engine_score" in row for row in report["rows"])
-    scores = [scale.name, ENGINE] if engines else [scale.name]
-    for head in (*scores, "parameters", "file", "p50, p99", "memory", "speed-up"):
-        table.add_column(head, justify="right", no_wrap=True)
     first, controls = report["rows"][0], report.get("controls", [])
-    for row in report["rows"]:
-        table.add_row(*_cells(row, first, scale, engines), end_section=row is report["rows"][-1])
-    for row in controls:
-        table.add_row(*_cells(row, first, scale, engines), style="dim")
+    every = [*report["rows"], *controls]
+    table.add_column(
+        "Network", min_width=max(len(word) for row in every for word in label(row["name"]).split())
+    )
+    # Columns without any value are left out.
+    left_out = {ENGINE} if not any("engine_score" in row for row in every) else set()
+    left_out |= {"memory"} if all(row["memory_bytes"] is None for row in every) else set()
+    heads = [scale.name, ENGINE, "parameters", "file", "p50, p99", "memory", "speed-up"]
+    for head in heads:
+        if head not in left_out:
+            table.add_column(head, justify="right", min_width=7, no_wrap=head != ENGINE)
+    for row in every:
+        name, *cells = _cells(row, first, scale)
+        shown = [cell for head, cell in zip(heads, cells, strict=True) if head not in left_out]
+        style = "dim" if row in controls else ""
+        table.add_row(name, *shown, end_section=row is report["rows"][-1], style=style)
     return table
 
 
@@ -72,7 +79,7 @@ def sweep_table(sweep: Sweep, scale: ScoreScale) -> Table:
     return table
 
 
-def _cells(row: Row, first: Row, scale: ScoreScale, engines: bool) -> list[Text]:
+def _cells(row: Row, first: Row, scale: ScoreScale) -> list[Text]:
     latency, speedup = row["latency_s"], row["speedup"]
     other = row is not first
     change = share = ""
@@ -94,7 +101,7 @@ def _cells(row: Row, first: Row, scale: ScoreScale, engines: bool) -> list[Text]
     return [
         Text(label(row["name"])),
         _two(MISSING if row["score"] is None else scale.text(row["score"]), change),
-        *([_two(there, there_change)] if engines else []),
+        _two(there, there_change),
         _two(MISSING if row["parameters"] is None else count(row["parameters"]), share),
         _two(
             MISSING if row["file_bytes"] is None else size(row["file_bytes"]),

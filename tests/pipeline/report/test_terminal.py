@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from deadweight.pipeline.report.schema import Report, validate_report
 from deadweight.pipeline.report.terminal import summary_table, sweep_table, verdict_line
 from deadweight.pipeline.report.units import TIMES
-from deadweight.pipeline.report.words import scale_of
+from deadweight.pipeline.report.words import label, scale_of
 
 EXAMPLE = (Path(__file__).parent / "report_example.json").read_text("utf-8")
 
@@ -59,6 +59,20 @@ def test_no_figure_of_the_table_is_cut_off(report: Report, width: int) -> None:
     ):
         assert figure in text
     assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_with_scores_on_the_board_every_network_keeps_its_name_in_80_columns(report: Report) -> None:
+    for row in report["rows"]:
+        row["engine_score"], row["memory_bytes"] = row["score"], None
+    for row in report.get("controls", []):
+        row["memory_bytes"] = None
+    text = printed(summary_table(report), 80)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert text.splitlines()[1].split()[0] == "Network"
+    for row in report["rows"]:
+        assert any(line.startswith(label(row["name"]).split()[0]) for line in text.splitlines())
+    assert text.count("89.47 %") == 2
+    assert "memory" not in text
 
 
 def test_the_table_of_a_sweep_is_whole_in_80_columns_and_marks_the_choice(report: Report) -> None:
