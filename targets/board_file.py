@@ -43,7 +43,8 @@ def completed(table: Dict[str, Any], path: Path, jetpack: Optional[str] = None) 
 def described(facts: Mapping[str, Any], name: str) -> Dict[str, Any]:
     """The content of a file for a board with these facts, see `machine/board_facts.py`."""
     board, clock, mode = facts["board"], facts["clocks"].get("gpu") or {}, facts["power_mode"] or {}
-    builds = board["tensorrt"] is not None and board["compute_capability"] is not None
+    builds = any(runtime["name"] in ("tensorrt", "trtexec") for runtime in facts["runtimes"])
+    builds = builds or (board["tensorrt"] is not None and board["compute_capability"] is not None)
     source = f"read from {board['model']}"
     read = {
         **{key: _fact(board[key], source, "high") for key in ("jetpack", "l4t", "tensorrt", "cuda")},

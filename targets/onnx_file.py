@@ -86,7 +86,7 @@ def read_ends(path: Path) -> Tuple[Tuple[End, ...], Tuple[End, ...]]:
             for side, found in ends.items():
                 found += [_end(one) for one in _messages(graph, side)]
     except (ValueError, IndexError) as error:
-        raise _damaged(path) from error
+        raise ModelError(*damage(path)) from error
     return tuple(end for end in ends[_INPUT] if end.name not in held), tuple(ends[_OUTPUT])
 
 
@@ -99,7 +99,8 @@ def read_nodes(path: Path) -> Nodes:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise ModelError(f"There is no model at {path}.", "Check the path.") from error
+        what = f"{path} is a folder." if Path(path).is_dir() else f"There is no model at {path}."
+        raise ModelError(what, "Check the path.") from error
     nodes: List[Node] = []
     shapes: Dict[str, Tuple[int, ...]] = {}
     half = False
@@ -112,7 +113,7 @@ def read_nodes(path: Path) -> Nodes:
                 half = half or any((2, kind) in _numbers(one) for kind in _HALVES)
                 shapes.update([_initializer(one)])
     except (ValueError, IndexError) as error:
-        raise _damaged(path) from error
+        raise ModelError(*damage(path)) from error
     if not nodes:
         raise ModelError(f"{path} is not an ONNX file, or has no nodes.", "Export the model again.")
     return Nodes(tuple(nodes), shapes, half)
@@ -148,8 +149,15 @@ def model_sha256(path: Path) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
-def _damaged(path: Path) -> ModelError:
-    return ModelError(f"{path} is a truncated or damaged ONNX file.", "Export or copy the model again.")
+def damage(path: Path) -> Tuple[str, str]:
+    """What a file is that cannot be read as ONNX, and the cure."""
+    with Path(path).open("rb") as file:
+        first = file.read(60).split(b"\n")[0]
+    if first.startswith(b"version https://git-lfs"):
+        return f"{path} is a pointer of Git LFS, not the model.", "Fetch the model: git lfs pull."
+    if first and first.isascii() and first.decode().isprintable():
+        return f"{path} is text, not an ONNX file: {first.decode()}", "Export or download the model again."
+    return f"{path} is a truncated or damaged ONNX file.", "Export or copy the model again."
 
 
 def _node(message: memoryview) -> Node:

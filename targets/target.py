@@ -185,7 +185,7 @@ def with_facts(asked: Target, facts: Mapping[str, Any], *, chosen: bool) -> Targ
             f"Give --target {' or '.join(fitting) or 'FILE.toml'}; see deadweight targets --from BOARD.",
         )
     if chosen:
-        check_version(asked, board["tensorrt"], board["jetpack"])
+        check_version(asked, board["tensorrt"], board["jetpack"], machine=str(board["model"]))
     read = {
         key: Fact(board[key], f"read from {board['model']}", "high")
         for key in ("jetpack", "l4t", "tensorrt", "cuda")
@@ -199,18 +199,22 @@ def target_of(facts: Mapping[str, Any], *, name: str) -> Target:
     return Target.from_json(completed(described(facts, name), Path(f"{name}.toml")), where=name)
 
 
-def check_version(target: Target, tensorrt: Optional[str], jetpack: Optional[str]) -> None:
-    """Checks that a machine has the target's TensorRT; unknown versions pass."""
+def check_version(
+    target: Target, tensorrt: Optional[str], jetpack: Optional[str], *, machine: str = ""
+) -> None:
+    """Checks that a machine, by default this one, has the target's TensorRT; unknown versions pass."""
     wanted, meant = target.certain("tensorrt"), target.certain("jetpack")
     if not isinstance(wanted, str) or tensorrt is None or wanted.split(".")[:2] == tensorrt.split(".")[:2]:
         return
     means = f"{wanted} ({titled(str(meant))})" if meant else wanted
     has = f"{tensorrt} ({titled(jetpack)})" if jetpack else tensorrt
     release = (jetpack or "").split()[-1:]
-    cure = "Omit --target, or write a target of this machine: deadweight targets --from local."
+    board = "BOARD" if machine else "local"
+    cure = f"Omit --target, or write a target of that machine: deadweight targets --from {board}."
     if release:
         cure = f'Give --jetpack {release[0]}; in a recipe: jetpack = "{release[0]}".'
-    raise TargetError(f"{target.title} means TensorRT {means}, but this machine has {has}.", cure)
+    here = machine or "this machine"
+    raise TargetError(f"{target.title} means TensorRT {means}, but {here} has {has}.", cure)
 
 
 def _alignment(value: Any, where: str) -> Alignment:

@@ -104,7 +104,7 @@ def test_quantize_never_makes_up_samples(
         (("fc.onnx", "--data", "samples", "--target", "nano"), "nano"),
         (("fc.onnx", "--data", "samples", "--half"), "x86-cpu runs onnxruntime"),
         (("fc.onnx", "--data", "samples", "--skip", "fc/Matmul"), "Did you mean 'fc/MatMul'"),
-        (("small.py", "--data", "samples"), "is a truncated or damaged ONNX file"),
+        (("small.py", "--data", "samples"), "is text, not an ONNX file"),
         (("gone.onnx", "--data", "samples"), "gone.onnx cannot be read"),
     ],
 )

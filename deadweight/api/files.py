@@ -164,24 +164,37 @@ def build(
     from ..targets.engines.build_settings import BuildSettings
     from ..targets.remote.board import build_on
     from ..targets.remote.on_board import version_there
+    from ..targets.runtimes.runtime import is_engine
     from ..targets.target import load_target, target_on
 
     path, chosen = Path(model), settings or BuildSettings()
     plan = Path(out) if out is not None else path.with_suffix(".plan")
+    if not chosen.standalone and not is_engine(plan.name):
+        raise RecipeError(f"--out {plan} is no name of an engine.", "Give one that ends in .plan or .engine.")
+    if plan.exists() and path.exists() and plan.samefile(path):
+        raise RecipeError(f"--out {plan} is the model itself.", "Give the plan another name.")
     need = _memory_need(path, chosen.batch[2], chosen.precision)
     record: Mapping[str, Any]
-    if on is None:
-        kept = None if timing_cache is None else Path(timing_cache)
-        board = None if target is None else load_target(target)
-        path = _in_half(path, plan, chosen, builder_here(chosen.flavour)[1]) if path.is_file() else path
-        record = build_engine(path, plan, settings=chosen, target=board, timing_folder=kept, need=need).record
-    else:
-        figures = None if need is None else need.to_json()
-        with connected_to(on, progress or silent) as there:
-            named = None if target is None else target_on(target, there.run(["facts"])[1])
-            facts = None if named is None else named.to_json()
-            path = _in_half(path, plan, chosen, version_there(there))
-            record = build_on(there, path, plan, settings=asdict(chosen), target=facts, need=figures)
+    half = plan.with_name(f"{plan.stem}.fp16.onnx")
+    before = half.exists()
+    try:
+        if on is None:
+            kept = None if timing_cache is None else Path(timing_cache)
+            board = None if target is None else load_target(target)
+            path = _in_half(path, half, chosen, builder_here(chosen.flavour)[1]) if path.is_file() else path
+            built = build_engine(path, plan, settings=chosen, target=board, timing_folder=kept, need=need)
+            record = built.record
+        else:
+            figures = None if need is None else need.to_json()
+            with connected_to(on, progress or silent) as there:
+                named = None if target is None else target_on(target, there.run(["facts"])[1])
+                facts = None if named is None else named.to_json()
+                path = _in_half(path, half, chosen, version_there(there))
+                record = build_on(there, path, plan, settings=asdict(chosen), target=facts, need=figures)
+    except BaseException:
+        if not before:  # without its plan the cast file is half of a result
+            half.unlink(missing_ok=True)
+        raise
     made = record["tensorrt"]
     verdict = f"{plan}: {record['plan']['bytes']:,} bytes by {made['flavour']} {made['version']}"
     return Built(verdict, 0, plan, dict(record))
@@ -253,15 +266,14 @@ def quantize(
     return Quantized(verdict, int(made.path is None), path, board, made, samples, words)
 
 
-def _in_half(model: Path, plan: Path, settings: BuildSettings, version: str) -> Path:
-    """The file to build from: cast to FP16, beside the plan, where no flag of that TensorRT does it."""
+def _in_half(model: Path, half: Path, settings: BuildSettings, version: str) -> Path:
+    """The file to build from: cast to FP16, as `half`, where no flag of that TensorRT does it."""
     from ..targets.engines.build_settings import needs_half
     from ..targets.onnx_file import read_nodes
 
     write = half_writer()
     if not version or write is None or not needs_half(read_nodes(model), settings, version=version):
         return model
-    half = plan.with_name(f"{plan.stem}.fp16.onnx")
     write(model, half)
     return half
 

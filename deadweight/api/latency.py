@@ -118,6 +118,7 @@ def compare(
             progress=labelled(shown, "compare"),
         )
         measured, judgement = found.measured, found.judgement
+    measured = measured if on is not None else _with_engines(measured, models)
     outcome = "cannot_tell" if void else judgement.outcome
     verdict = f"cannot tell: {'; '.join(void)}" if void else judgement.sentence()
     verdict = f"{verdict}; {timed_by(measured)}"
@@ -259,6 +260,7 @@ def profile(
         else:
             shown(0, 1, "memory")
             memory = measure_memory(path, runtime=runs, threads=threads, batch=batch, inputs=fed)
+    measured = measured if on is not None else _with_engines(measured, {path.name: path})
     figures = measured[path.name]
     middle = figures.latency_s(50)
     interval = f"{1e3 * middle.low:.4g} to {1e3 * middle.high:.4g} ms"
@@ -286,6 +288,20 @@ def opened_engine(
         session.close()
 
 
+def _with_engines(measured: Mapping[str, Measurement], models: Mapping[str, Path]) -> dict[str, Measurement]:
+    """Measurements made here, each engine's with what its record says of it."""
+    from ..targets.engines.record import engine_facts, read_record
+    from ..targets.runtimes.runtime import is_engine
+
+    facts = {
+        name: engine_facts(read_record(path)) if is_engine(path) else {} for name, path in models.items()
+    }
+    return {
+        name: replace(one, conditions={**one.conditions, "engine": facts[name]}) if facts[name] else one
+        for name, one in measured.items()
+    }
+
+
 def refuse_layers_on(on: str, *, target: str | None = None, runtime: str | None = None) -> None:
     """As `refuse_layers`, for the runtime of a board."""
     from ..targets.remote.on_board import runtime_there
@@ -300,10 +316,11 @@ def refuse_layers(runtime: Runtime) -> None:
         raise RecipeError(f"{runtime.title} does not time layers.", "Omit --layers.")
     if runtime.time_layers is None:
         raise RecipeError(
-            "The layers of two engines cannot be judged: TensorRT's profiler distorts their times.",
-            "Omit --layers. On a board, --runtime onnxruntime times the layers of its CPU. To see those of "
-            "engines side by side: deadweight profile --layers for each, then "
-            "deadweight engine A.plan.layers.json B.plan.layers.json.",
+            "The layers of engines are not judged, nor timed from elsewhere: TensorRT's profiler distorts "
+            "their times.",
+            "Omit --layers, or time the layers of the CPU: --runtime onnxruntime. To see those of an engine, "
+            "in a shell on the machine that built it: deadweight profile FILE.plan --layers; then "
+            "deadweight engine A.plan.layers.json B.plan.layers.json shows two side by side.",
         )
 
 

@@ -117,7 +117,7 @@ def _(result: results.MemoryNeed) -> list[RenderableType]:
         Text(
             f"{megabytes(need.low_bytes)} at least, {most} at most, at batch {need.batch} in {need.runtime}"
         ),
-        Text(f"The minimum is reached at {need.peak_at}."),
+        *([Text(f"The minimum is reached at {need.peak_at}.")] if need.peak_at else []),
     ]
     if answer is None:
         return [*shown, Text(result.unknown)] if result.unknown else shown

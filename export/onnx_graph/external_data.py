@@ -19,6 +19,7 @@ from onnx import TensorProto, external_data_helper, helper
 
 from ...targets.artifact import sha256_of, writing
 from ...targets.errors import ArtifactError
+from ...targets.onnx_file import damage
 
 INLINE_BYTES = 2**31 - 2**20  # protobuf's limit of a message, minus the graph without weights
 SMALL = 1024  # numbers; constants for shapes stay in the graph, since inference needs their values
@@ -174,9 +175,7 @@ def names_beside(path: Path) -> list[str]:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors have no public base class
-        raise ArtifactError(
-            f"{path} is a truncated or damaged ONNX file: {error}.", "Export or copy it again."
-        ) from error
+        raise ArtifactError(*damage(path)) from error
     names = sorted(_locations(model.graph))
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:

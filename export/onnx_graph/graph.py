@@ -21,6 +21,7 @@ from onnx import numpy_helper
 
 from ...targets.artifact import writing
 from ...targets.errors import ArtifactError, ModelError
+from ...targets.onnx_file import damage
 from .external_data import drop_weights, fits, for_inference, read_apart, whole_copy, write_apart
 
 Array = np.ndarray[Any, Any]
@@ -148,9 +149,7 @@ def load(path: Path) -> OnnxModel:
             f"{path} cannot be read: {error.strerror or error}.", "Check the path."
         ) from error
     except Exception as error:  # protobuf's errors have no public base class
-        raise ArtifactError(
-            f"{path} is a truncated or damaged ONNX file: {error}.", "Export or copy it again."
-        ) from error
+        raise ArtifactError(*damage(path)) from error
     if model is None:
         raise ModelError(
             f"{path} has {size / 2**30:.1f} GB; an ONNX file has at most 2 GB.",

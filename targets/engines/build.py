@@ -269,7 +269,7 @@ def _unparsed(parser: Any, model: Path, version: str, lines: Sequence[Line]) -> 
 
 def _cure(lines: Sequence[Line], model: Path, room: str = "") -> str:
     """The cure for the kind of reason that the log has."""
-    lint = f"deadweight lint {model} --target NAME"
+    lint = f"deadweight lint {model.name} --target NAME"
     cures = {
         "types": "In a strongly typed network a node's inputs have one type: add a Cast before the node, or "
         "make the file from its float original again (deadweight build --precision, quantize --half).",

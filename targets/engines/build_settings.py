@@ -191,8 +191,9 @@ def profiles_for(
     if faults:
         raise ModelError(
             f"{model} cannot be built for these sizes: {'; '.join(faults)}.",
-            "Give smallest, usual and largest shape: --shapes NAME=1x3x224x224,8x3x224x224,16x3x224x224; "
-            "--batch is enough for inputs of which only the batch is dynamic.",
+            "To time it (compare, profile, gate): --inputs FILE.npz, whose arrays have the sizes. To build "
+            "it: --shapes NAME=1x3x224x224,8x3x224x224,16x3x224x224, the smallest, usual and largest. Where "
+            "only the batch is dynamic: --batch.",
         )
     return profiles
 

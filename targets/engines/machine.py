@@ -111,12 +111,12 @@ def fit_for(
 
 
 def limits_for(settings: BuildSettings, free: Optional[int], fitted: Optional[Fit]) -> Dict[str, int]:
-    """Caps the memory of one layer, since the system needs memory too.
+    """Caps the memory of one layer, since the system needs memory too; by default a power of two, so that
+    builds one after the other have the same limit.
 
     Trials of kernels keep TensorRT's own limit, 75 % of all memory: on a board it includes what TensorRT
     itself needs, and a smaller one excludes kernels without a word.
     """
-    workspace = settings.workspace_bytes or (None if free is None else free // 2)
-    if fitted is not None:
-        workspace = fitted.workspace_bytes
+    room = fitted.workspace_bytes if fitted is not None else (free or 0) // 2
+    workspace = settings.workspace_bytes or (1 << (room.bit_length() - 1) if room else None)
     return {} if workspace is None else {"workspace_bytes": workspace}

@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ..artifact import read_json, sha256_of, write_json, write_text
 from ..errors import ModelError
+from ..onnx_file import read_nodes
 from ..target import Target
 from .build_settings import BuildSettings
 from .log import Findings, Line
@@ -49,11 +50,34 @@ def made_of(
         "kind": "engine",
         "plan": {"file": plan.name, "bytes": plan.stat().st_size, "sha256": sha256_of(plan)},
         "model": {"file": str(model), "bytes": model.stat().st_size, "sha256": sha256_of(model)},
+        "types": _types(model),
         "evidence": "simulated" if simulated else "measured",
         "platform": platform_facts(root),
         "target": name,
         "settings": asdict(settings),
         "rebuild": command_for(model, plan, asdict(settings), name),
+    }
+
+
+def _types(model: Path) -> Dict[str, bool]:
+    nodes = read_nodes(model)
+    return {"int8": nodes.quantized, "half": nodes.half}
+
+
+def engine_facts(record: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+    """What an engine is made of, as plain values for the conditions of its measurement; empty if unknown."""
+    if record is None or "types" not in record:
+        return {}
+    flags = {flag.lstrip("-").upper() for flag in record["flags"]}
+    return {
+        "version": record["tensorrt"]["version"],
+        "strongly_typed": record["tensorrt"]["strongly_typed"],
+        "flags": list(record["flags"]),
+        "precision": record["settings"]["precision"],
+        "int8": record["types"]["int8"] or "INT8" in flags,
+        "half": record["types"]["half"] or "FP16" in flags,
+        "limits": dict(record["limits"]),
+        "evidence": record["evidence"],
     }
 
 

@@ -65,6 +65,16 @@ _REASONS = (
         "On the board: sudo apt install openssh-server && sudo systemctl enable --now ssh",
     ),
     (
+        "Read-only file system",
+        "{name} cannot store anything in its home: {words}.",
+        "Make that file system writable, or log in as a user whose home is.",
+    ),
+    (
+        "cannot create",
+        "{name} has no place for files: {words}.",
+        "The folder ~/.cache/deadweight must be this user's own: move away what is in its place.",
+    ),
+    (
         "No space left on device",
         "{name} has no space left.",
         "Free some space on the board: rm -r ~/.cache/deadweight/files removes old copies.",
@@ -164,7 +174,7 @@ def connection_error(name: str, heard: str, doing: str, *, reached: bool = False
     for sign, what, cure in _REASONS:
         if sign in heard:
             return TargetError(
-                what.format(name=name, host=host), cure.format(name=name, host=host, words=words)
+                what.format(name=name, host=host, words=words), cure.format(name=name, host=host, words=words)
             )
     if reached:
         return TargetError(

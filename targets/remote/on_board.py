@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from ..engines.build_settings import BuildSettings, needs_half
-from ..engines.record import check_comparable
+from ..engines.record import check_comparable, engine_facts, read_record
 from ..errors import ModelError, TargetError
 from ..onnx_file import model_sha256, read_nodes
 from ..progress import Progress
@@ -137,7 +137,12 @@ def ready_on(
         there = board.put(list(files.values()), progress=progress)
         answers = _built(board, dict(zip(files, there)), settings, target, progress)
         engines = {
-            name: engine_facts(paths[name], files[name], answer["record"], kept=answer["kept"])
+            name: {
+                **engine_facts(answer["record"]),
+                "model": paths[name].name,
+                "model_sha256": model_sha256(paths[name]),
+                "kept": answer["kept"],
+            }
             for name, answer in answers.items()
         }
     kept = sorted(name for name, one in engines.items() if one["kept"])
@@ -166,24 +171,6 @@ def _version(facts: Mapping[str, Any], runtime: Runtime) -> str:
     return str(version or facts["board"]["tensorrt"] or "10.0")
 
 
-def engine_facts(model: Path, built_from: Path, record: Mapping[str, Any], *, kept: bool) -> Dict[str, Any]:
-    """What an engine is made of, as plain values for the conditions of its measurement."""
-    nodes = read_nodes(built_from)
-    return {
-        "model": model.name,
-        "model_sha256": model_sha256(model),
-        "version": record["tensorrt"]["version"],
-        "strongly_typed": record["tensorrt"]["strongly_typed"],
-        "flags": list(record["flags"]),
-        "precision": record["settings"]["precision"],
-        "int8": nodes.quantized,
-        "half": nodes.half or "FP16" in record["flags"] or "--fp16" in record["flags"],
-        "limits": dict(record["limits"]),
-        "evidence": record["evidence"],
-        "kept": kept,
-    }
-
-
 def _engines(
     board: Transport, paths: Mapping[str, Path], how: HowThere, progress: Optional[Progress]
 ) -> Ready:
@@ -192,7 +179,9 @@ def _engines(
     there = board.put(list(paths.values()), progress=progress)
     runtime, _ = runtime_there(board, how)
     runtime = runtime if runtime.builds else by_suffix(next(iter(paths.values())).name)
-    return Ready(dict(zip(paths, there)), runtime, precision)
+    engines = {name: engine_facts(read_record(path)) for name, path in paths.items()}
+    known = {name: facts for name, facts in engines.items() if facts}
+    return Ready(dict(zip(paths, there)), runtime, precision, engines=known)
 
 
 def _cast(

@@ -24,9 +24,11 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Proto
 
 from ..artifact import sha256_of, writing
 from ..engines.plugins import given_plugins
+from ..engines.record import record_path
 from ..errors import ArtifactError, DeadweightError, ModelError, TargetError
 from ..onnx_file import weight_names
 from ..progress import Progress
+from ..runtimes.runtime import is_engine
 from .exchange import HELLO, answer, connection_error, keep_command, spoken
 from .received_files import pieces
 from .zipapp import agent_bytes, agent_sha256
@@ -256,9 +258,11 @@ def _stream(
 
 
 def _uploads(path: Path) -> dict[_Upload, Path]:
-    """A file to send, followed by its external weights if it is a model."""
+    """A file to send, followed by a model's external weights, or an engine's record."""
     sha256, size = _hash(path), path.stat().st_size
-    names = weight_names(path) if path.suffix == ".onnx" else ()
+    names: Sequence[str] = weight_names(path) if path.suffix == ".onnx" else ()
+    if is_engine(path.name) and record_path(path).is_file():  # it has the inputs, which trtexec does not tell
+        names = (record_path(path).name,)
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ModelError(

@@ -164,11 +164,14 @@ def runtime_named(name: str) -> Runtime:
         TargetError: there is no such runtime.
     """
     known = {one.name: one for one in known_runtimes(variants=True)}
+    base, _, choices = name.partition("+")
+    if name not in known and base in known:
+        return with_choices(known[base], f"+{choices}")
     if name not in known:
         raise TargetError(
             f"The runtime '{name}' is unknown here.",
-            f"Known: {', '.join(known)}. Name your own runtime in the TOML of your board, as "
-            '"file.py:NAME", and that board by --target or in the recipe.',
+            f"Known: {', '.join(map(str, known_runtimes()))}. Name your own runtime in the TOML of your "
+            'board, as "file.py:NAME", and that board by --target or in the recipe.',
         )
     return known[name]
 

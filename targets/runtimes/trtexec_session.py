@@ -205,8 +205,9 @@ def open_trtexec(plan: Path) -> TrtexecSession:
     program = find_trtexec()
     if program is None:
         raise TargetError(
-            f"{plan.name} needs TensorRT, and here are neither its Python bindings nor trtexec.",
-            "Install TensorRT on the board, or put trtexec into the PATH.",
+            f"{plan.name} is to be run by trtexec, which is not here.",
+            "Put trtexec into the PATH (sudo apt install libnvinfer-bin), or use the Python bindings: omit "
+            "--runtime, or sudo apt install python3-libnvinfer.",
         )
     record = read_record(plan)
     if record is not None:

@@ -276,8 +276,8 @@ def timed_by(measured: Mapping[str, Measurement]) -> str:
 
 def precision_words(one: Measurement) -> str:
     """The precisions of what was timed, as in `INT8 and FP16`: INT8 is compared with FP16, not with FP32."""
-    engine = one.conditions.get("engine")
-    if engine is None:
+    engine = one.conditions.get("engine", {})
+    if "int8" not in engine:
         return one.protocol.precision.upper() or "in the file's precision"
     rest = "FP16" if engine["half"] else "FP32"
     rest = f"{rest} or BF16" if any("BF16" in flag.upper() for flag in engine["flags"]) else rest

@@ -91,6 +91,26 @@ def test_a_file_that_was_cut_or_is_something_else_is_refused(mlp: MakeMlp, share
         read_nodes(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "what", "cure"),
+    [
+        ("<!DOCTYPE html>\n<html>", "is text, not an ONNX file: <!DOCTYPE html>", "download the model again"),
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d\n",
+            "a pointer of Git LFS",
+            "git lfs pull",
+        ),
+    ],
+)
+def test_a_page_and_a_pointer_in_place_of_a_model_are_named(
+    tmp_path: Path, content: str, what: str, cure: str
+) -> None:
+    (tmp_path / "m.onnx").write_text(content)
+    with pytest.raises(ModelError, match=what) as caught:
+        read_nodes(tmp_path / "m.onnx")
+    assert cure in caught.value.cure
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="There is no model at"):
         read_nodes(tmp_path / "none.onnx")

@@ -272,4 +272,4 @@ def check_the_commands_build_profile_and_compare_engines(bench: Any) -> None:
     error = raised(
         RecipeError, lambda: app(["compare", str(plan), str(plan), "--layers"], standalone_mode=False)
     )
-    assert "cannot be judged" in error.what
+    assert "are not judged" in error.what

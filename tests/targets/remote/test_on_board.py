@@ -131,7 +131,7 @@ def test_layers_of_engines_are_refused_before_anything_is_timed(models: Path, de
     line = ["compare", models / "mlp.onnx", models / "qdq.onnx", "--on", "board", "--layers"]
     code, said = deadweight(*line)
     assert code == 2
-    assert "layers of two engines cannot be judged" in said
+    assert "layers of engines are not judged" in said
     assert "--runtime onnxruntime" in said
 
 
@@ -144,12 +144,32 @@ def test_an_engine_that_the_board_built_is_timed_and_another_is_refused(
     line = ["--on", "board", "--events", 6, "--event-s", 0.01]
     code, said = deadweight("profile", tmp_path / "m.plan", *line)
     assert code == 0, said
-    assert "simulated on the GPU by TensorRT" in said
+    assert "simulated on the GPU by TensorRT 10.3.0, FP16" in said
+    code, said = deadweight("build", models / "qdq.onnx", "--on", "board", "--out", tmp_path / "q.plan")
+    assert code == 0, said
+    code, said = deadweight("compare", tmp_path / "m.plan", tmp_path / "q.plan", *line)
+    assert code == 3, said  # built one after the other without options, they have the same limits
+    assert "by TensorRT 10.3.0, baseline FP16, candidate INT8 and FP16, batch 1" in said
     plan = (tmp_path / "m.plan").read_bytes()
     (tmp_path / "m.plan").write_bytes(plan + b" ")
     code, said = deadweight("profile", tmp_path / "m.plan", *line)
     assert code == 2
     assert "was not built on this board" in said
+
+
+def test_a_build_that_is_refused_leaves_nothing_and_never_replaces_the_model(
+    models: Path, deadweight: Command, tmp_path: Path
+) -> None:
+    model = tmp_path / "qdq.onnx"
+    model.write_bytes((models / "qdq.onnx").read_bytes())
+    code, said = deadweight("build", model, "--on", "board", "--out", model)
+    assert code == 2, said
+    assert "Give one that ends in .plan or .engine" in said
+    assert sha256_of(model) == sha256_of(models / "qdq.onnx")
+    code, said = deadweight("build", model, "--on", "board", "--shapes", "none=1x2,1x2,1x2")
+    assert code == 2, said
+    assert "'none' is not an input" in said
+    assert list(tmp_path.iterdir()) == [model]  # no file in FP16 without its plan
 
 
 def test_without_onnx_a_file_that_must_be_cast_is_refused_with_the_cure(

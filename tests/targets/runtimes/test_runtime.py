@@ -118,6 +118,12 @@ def test_data_name_no_code(board: Path) -> None:
     assert not mark.exists()
 
 
+def test_a_choice_that_a_runtime_does_not_have_is_refused_by_its_option() -> None:
+    with pytest.raises(TargetError, match="ONNX Runtime does not run with graph") as caught:
+        runtime_named("onnxruntime+graph")
+    assert "--cuda-graph" in caught.value.cure
+
+
 def test_a_runtime_that_is_not_installed_is_refused_with_its_cure(board: Path, mlp: MakeMlp) -> None:
     board.write_text(BOARD.format("mine.py:NOT_INSTALLED"))
     target = load_target(board)  # what a board is can be asked without its runtime
