@@ -16,6 +16,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type
 
 from .errors import DeadweightError, TargetError
 from .machine.nvidia_tools import JETPACKS
+from .runtimes.runtime import known_runtimes
 
 BOARDS = Path(__file__).parent / "boards"
 
@@ -43,7 +44,8 @@ def completed(table: Dict[str, Any], path: Path, jetpack: Optional[str] = None) 
 def described(facts: Mapping[str, Any], name: str) -> Dict[str, Any]:
     """The content of a file for a board with these facts, see `machine/board_facts.py`."""
     board, clock, mode = facts["board"], facts["clocks"].get("gpu") or {}, facts["power_mode"] or {}
-    builds = any(runtime["name"] in ("tensorrt", "trtexec") for runtime in facts["runtimes"])
+    builders = {runtime.name for runtime in known_runtimes() if runtime.builds}
+    builds = any(runtime["name"] in builders for runtime in facts["runtimes"])
     builds = builds or (board["tensorrt"] is not None and board["compute_capability"] is not None)
     source = f"read from {board['model']}"
     read = {
