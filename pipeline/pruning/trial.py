@@ -2,7 +2,8 @@
 user's module and the graph compute them.
 
 Whether a cut is right does not depend on values, but values can hide that it is wrong: an input of zeros, a
-layer scale of 1e-6, a gate that starts closed. So constant tensors are replaced by random values.
+layer scale of 1e-6, a gate that starts closed. So tensors of little spread are replaced by random values. The
+user's class is tried with its own values too, which is what `verify` does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from .narrow import (
     matching_attributes,
     named_tensors,
     narrowed,
-    set_attributes,
 )
 from .plan import Attributes, Plan, plan_of, record
 from .resize import Change, resized
@@ -56,7 +56,8 @@ class Trial:
     @functools.cached_property
     def lively(self) -> dict[str, Tensor]:
         """Random values, at full width, for the parameters whose own values would hide a mistake."""
-        found = {id(one): _lively(one) for one in self.model.parameters()}
+        generator = torch.Generator().manual_seed(0)
+        found = {id(one): _lively(one, generator) for one in self.model.parameters()}
         named = ((name, found.get(id(one))) for name, one in named_tensors(self.model))
         return {name: value for name, value in named if value is not None}
 
@@ -90,7 +91,15 @@ class Trial:
     @functools.cached_property
     def expected(self) -> Computation:
         """The expected outputs: the original's, with removed units at zero."""
-        reference = Survivors(self.groups.tracing, self.alive, self.resized[0], self.lively)
+        return self._reference(self.lively)
+
+    @functools.cached_property
+    def own(self) -> Computation:
+        """The same with the network's own values."""
+        return self._reference({}) if self.lively else self.expected
+
+    def _reference(self, values: dict[str, Tensor]) -> Computation:
+        reference = Survivors(self.groups.tracing, self.alive, self.resized[0], values)
         return functools.cache(functools.partial(run_graph, reference, self.inputs))
 
     def module(self) -> tuple[nn.Module | None, str]:
@@ -98,14 +107,9 @@ class Trial:
         _, changes = self.resized
         known, repaired = known_attributes(self.model, changes), matching_attributes(self.model, changes)
         problem = ""
-        small = narrowed(self.model, self.tried(), known)
         for attributes in [known] if repaired == known else [known, repaired]:
-            if attributes is not known:
-                set_attributes(small, attributes)
-            if not (problem := self._problem(small)):
-                if self.lively:
-                    del small  # before the copy with the network's own values is made
-                    small = narrowed(self.model, self.tensors, attributes)
+            small, problem = self._narrowed(attributes)
+            if small is not None:
                 reason = self.plan.reason or "its forward code follows the widths"
                 if attributes is repaired:
                     reason += f", with changed attributes: {_listed(attributes, known)}"
@@ -119,6 +123,17 @@ class Trial:
                 return record(small, done), ""
         return None, problem
 
+    def _narrowed(self, attributes: Attributes) -> tuple[nn.Module | None, str]:
+        """The user's class with these attributes, if it is right with lively values and with its own."""
+        if self.lively:
+            lively = narrowed(self.model, self.tried(), attributes)
+            if problem := self._problem(lively, self.expected):
+                return None, problem
+            del lively  # before the copy with the network's own values is made
+        small = narrowed(self.model, self.tensors, attributes)
+        problem = self._problem(small, self.own)
+        return None if problem else small, problem
+
     @functools.cached_property
     def graph_problem(self) -> MismatchError | None:
         """What is wrong with the graph of the narrower network, if anything is."""
@@ -131,35 +146,30 @@ class Trial:
             return None
         return mismatch(self.groups.tracing, self.alive, graph, tried, self.inputs, error, wide=self.lively)
 
-    def _problem(self, small: nn.Module) -> str:
-        self.expected(False)  # an error in it is not the narrow network's
+    def _problem(self, small: nn.Module, expected: Computation) -> str:
+        expected(False)  # an error in it is not the narrow network's
         try:
-            error, same = compared(self.expected, functools.partial(run, small, self.inputs))
+            error, same = compared(expected, functools.partial(run, small, self.inputs))
         except Exception as failure:  # the user's code, run with unexpected widths
             first = next(iter(str(failure).splitlines()), type(failure).__name__)
             return f"its forward fails with the new widths: {first}"
         return "" if same else f"its forward runs with the new widths, but outputs are wrong by {error:.1e}"
 
 
-def _lively(parameter: Tensor) -> nn.Parameter | None:
-    """A tensor of that shape with the spread of a usual weight; None if the parameter itself has it.
+def _lively(parameter: Tensor, generator: torch.Generator) -> nn.Parameter | None:
+    """Random values with the spread of a usual weight; None if the parameter itself has it.
 
-    Weights of 0.02 leave an attention uniform, whatever its scale: small values are scaled up, constant ones
-    are replaced by random ones.
+    Weights of 0.02 leave an attention uniform, whatever its scale. Scaled up, trained ones may
+    saturate the functions behind, which hides as much.
     """
     if not parameter.is_floating_point() or parameter.numel() == 0:
         return None
     wanted = (parameter[0].numel() if parameter.dim() > 1 else 4) ** -0.5
     value = parameter.detach()
     sample = value.reshape(-1)[:: max(1, value.numel() // 1024)].double()
-    spread, mean = float(sample.std(correction=0)), float(sample.mean())
-    if spread >= 0.5 * wanted:
+    if float(sample.std(correction=0)) >= 0.5 * wanted:
         return None
-    if spread > 1e-3 * wanted:
-        drawn = (value.float() - mean) * (wanted / spread) + mean
-    else:
-        generator = torch.Generator().manual_seed(value.numel())
-        drawn = mean + wanted * torch.randn(value.shape, generator=generator)
+    drawn = float(sample.mean()) + wanted * torch.randn(value.shape, generator=generator)
     return nn.Parameter(drawn.to(parameter), parameter.requires_grad)
 
 

@@ -65,6 +65,42 @@ def test_a_forward_that_fails_is_reported_with_its_error() -> None:
     assert "shape" in problem
 
 
+class Heads(nn.Module):
+    """Attention with a stored head size. Its small weights all point one way: scaled up, tanh saturates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size, self.scale = 8, 8**-0.5
+        self.q, self.k, self.v, self.pool = (
+            nn.Linear(16, 32),
+            nn.Linear(16, 32),
+            nn.Linear(16, 32),
+            nn.Linear(32, 16),
+        )
+        self.out = nn.Linear(16, 2)
+        signs = torch.randn(32).sign()
+        with torch.no_grad():
+            self.v.weight.copy_(0.01 * signs[:, None].expand(32, 16))
+            self.pool.weight.copy_(0.01 * torch.randn(16, 1).sign() * signs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (-1, self.size)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = (q @ k.mT * self.scale).softmax(-1) @ v
+        scores: Tensor = self.out(torch.tanh(self.pool(mixed.transpose(1, 2).flatten(2))).mean(1))
+        return scores
+
+
+def test_a_stale_head_size_that_divides_the_new_width_is_found_and_set_anew() -> None:
+    torch.manual_seed(0)
+    model, example = Heads().eval(), (nets.image(2, 5, 16) + 2,)
+    groups = trace(model, example)
+    plan = half_of(groups)
+    assert plan.widths["q"].after == 4  # heads that are left have half the size: their pairs look whole
+    small = apply(model, plan, groups)
+    assert (vars(small)["size"], done(small).attributes[""]) == (4, {"size": 4})
+    assert verify(model, small, plan, groups).max_relative_error < 1e-5
+
+
 def test_a_forward_that_runs_and_is_wrong_is_not_handed_out() -> None:
     trial = tried(Reshaped("scale"), nets.image(2, 4))
     small, problem = trial.module()
