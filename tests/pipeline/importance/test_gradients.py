@@ -54,6 +54,55 @@ def test_the_network_itself_is_left_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+class Random(nn.Module):
+    """Dropout as a module, as a function, in attention, in an LSTM and of whole paths."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.embed, self.drop = nn.Linear(24, 16), nn.Dropout(rate)
+        self.whole = nn.MultiheadAttention(16, 2, rate, batch_first=True)
+        self.steps = nn.LSTM(16, 16, 2, batch_first=True, dropout=rate)
+        self.path, self.head = nn.Linear(16, 16), nn.Linear(16, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        rate = self.rate if self.training else 0.0
+        x = self.drop(torch.relu(self.embed(image.reshape(-1, 8, 24))))
+        x = x + F.scaled_dot_product_attention(x, x, x, dropout_p=rate)
+        x = self.steps(x + self.whole(x, x, x, need_weights=False)[0])[0]
+        kept = x.new_empty(len(x), 1, 1).bernoulli_(1 - rate).div_(1 - rate) if rate else 1.0
+        x = F.dropout(x + self.path(x) * kept, rate, self.training)
+        scores: Tensor = self.head(x.mean(1))
+        return scores
+
+
+def test_no_dropout_of_any_kind_is_in_a_slope() -> None:
+    slopes = []
+    for rate in (0.5, 0.0):
+        model = nets.lively(Random(rate))
+        groups = trace(model, {"image": nets.image(2, 3, 8, 8)})
+        slopes += [Gradients(model, groups, Images()).slopes for _ in range(2)]
+    assert len(slopes[0]) >= 3
+    for name, first in slopes[0].items():
+        for other in slopes[1:]:
+            torch.testing.assert_close(other[name], first, rtol=1e-5, atol=1e-7)
+        assert torch.equal(slopes[1][name], first)
+
+
+def test_other_random_numbers_of_training_are_the_same_each_time() -> None:
+    class Noisy(nets.ResidualCnn):
+        def forward(self, image: Tensor) -> Tensor:
+            scores = super().forward(image)
+            return scores * torch.rand_like(scores) if self.training else scores
+
+    model = nets.lively(Noisy())
+    groups = trace(model, {"image": nets.image(2, 3, 8, 8)})
+    state = torch.random.get_rng_state()
+    first, again = (Gradients(model, groups, Images()).slopes for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(again[name], slope) for name, slope in first.items())
+
+
 def test_a_loss_that_is_no_number_is_refused_with_its_batch() -> None:
     class Broken(Images):
         def loss(self, outputs: Tensor, batch: object) -> Tensor:
