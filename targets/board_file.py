@@ -22,11 +22,7 @@ BOARDS = Path(__file__).parent / "boards"
 
 
 def read_board(path: Path, jetpack: Optional[str] = None) -> Dict[str, Any]:
-    """The content of a board's file, in the schema of `Target.from_json`, with the facts of a JetPack.
-
-    Raises:
-        TargetError: it cannot be read, is like a board that does not exist, or has no such JetPack.
-    """
+    """The content of a board's file, in the schema of `Target.from_json`, with the facts of a JetPack."""
     return completed(read_toml(path, TargetError), path, jetpack)
 
 
@@ -92,10 +88,11 @@ def _with_likes(table: Dict[str, Any], path: Path, seen: Tuple[Path, ...]) -> Di
     names = (BOARDS / f"{like}.toml", BOARDS / f"_{like}.toml", path.parent / str(like))
     other = next((place for place in names if place.is_file()), None)
     if other is None or other in seen:
+        boards = ", ".join(sorted(path.stem for path in BOARDS.glob("[a-z]*.toml")))
         fault = "does not exist" if other is None else "is like this file again"
         raise TargetError(
             f"{path.name} is like '{like}', which {fault}.",
-            f"Give nvidia, orin, thor, xavier, a .toml file or one of {_boards()}.",
+            f"Give nvidia, orin, thor, xavier, a .toml file or one of {boards}.",
         )
     base = _with_likes(read_toml(other, TargetError), other, (*seen, path))
     merged = {
@@ -156,10 +153,6 @@ def _numbers(release: str) -> Tuple[int, ...]:
 def titled(release: str) -> str:
     """A release for readers: `JetPack 6.2.1`, `DriveOS 7.0.3`."""
     return f"JetPack {release}" if release[:1].isdigit() else release
-
-
-def _boards() -> str:
-    return ", ".join(sorted(path.stem for path in BOARDS.glob("[a-z]*.toml")))
 
 
 def _family(compute_capability: Optional[str]) -> str:

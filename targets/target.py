@@ -161,11 +161,7 @@ def load_target(name_or_path: Union[str, Path]) -> Target:
 
 
 def target_on(name: str, facts: Mapping[str, Any]) -> Target:
-    """The target with the software that a board really has, from its `board_facts`.
-
-    Raises:
-        TargetError: it is another board, or another JetPack was asked for.
-    """
+    """The target with the software that a board really has, from its `board_facts`."""
     chosen = "@" in name
     asked = load_target(name)
     if not chosen:

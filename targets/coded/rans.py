@@ -71,9 +71,6 @@ def decode(
         states: the initial state of each lane, 32-bit numbers.
         words: 16-bit numbers.
         contexts: the row of `tables` for each symbol; by default row 0.
-
-    Raises:
-        ArtifactError: the words do not end where the symbols do.
     """
     lanes, slots = len(states), 1 << bits
     symbol_at, frequency_at, offset_at = _by_slot(tables, slots, dtype)

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from ..artifact import sha256_of, writing
 from ..errors import ModelError, TargetError
-from ..machine.board_facts import find_trtexec
+from ..machine.board_facts import device_facts, find_trtexec
 from ..memory_fit import Footprint
 from ..onnx_file import read_nodes
 from ..target import Target
@@ -22,7 +22,7 @@ from .build_settings import BuildSettings, Made, Prepared, Profile, profiles_for
 from .calibration_cache import calibrator, read_ranges
 from .dla import check_core, check_dla, check_fallbacks, put_on_dla, set_formats
 from .log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
-from .machine import check_target, device_facts, fit_for, limits_for, room_for
+from .machine import check_target, fit_for, limits_for, room_for
 from .plugins import load_plugins
 from .record import Built, made_of, written
 from .timing_cache import cache_path, give_cache, keep_cache

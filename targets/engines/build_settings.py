@@ -117,10 +117,6 @@ def typing_of(
         name: the file's, for the error.
         strong, weak: whether this TensorRT has strongly typed networks (from 10 on), and the flag FP16 (until
             10); bf16: whether it has that flag (10).
-
-    Raises:
-        ModelError: the file is in FP32 and this TensorRT has no flag FP16, or it is in FP16 already and FP32
-            was requested.
     """
     for_dla = weak and settings.dla_core is not None
     if file.half and not file.quantized and settings.precision == "fp32":
@@ -163,9 +159,6 @@ def profiles_for(
     """A profile for every input that needs one; -1 in `shapes` is a dynamic dimension.
 
     A dynamic first dimension is the batch. Inputs with other dynamic dimensions must be `given`.
-
-    Raises:
-        ModelError: a size is missing, does not fit the input, or is for an unknown input.
     """
     faults = [f"'{name}' is not an input" for name in given if name not in shapes]
     profiles: Dict[str, Profile] = {}

@@ -21,13 +21,14 @@ from .. import __version__
 from ..artifact import sha256_of
 from ..errors import ArtifactError, DeadweightError
 from ..machine import jetson
+from ..machine.board_facts import device_facts
 from ..memory_fit import Footprint
 from ..onnx_file import model_sha256
 from ..paths import CACHE, stored
 from ..target import Target
 from .build import build_engine, builder_here
 from .build_settings import BuildSettings
-from .machine import check_target, device_facts
+from .machine import check_target
 from .own import own_engine, remember_built
 from .record import platform_facts, read_record
 

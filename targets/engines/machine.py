@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
-from ..errors import DeadweightError, MeasurementError, TargetError
-from ..machine.cuda import open_cuda
+from ..errors import MeasurementError, TargetError
 from ..machine.jetson import is_jetson, read_board
 from ..memory_fit import Fit, Footprint, base_of, fit, free_memory
 from ..target import Target, check_version, targets_of
@@ -64,20 +63,6 @@ def check_target(
         )
     if settings.flavour == "tensorrt":
         check_version(target, version, read_board(root).jetpack if is_jetson(root) else None)
-
-
-def device_facts() -> Optional[Dict[str, Any]]:
-    """Facts about the GPU; None without a CUDA binding, which TensorRT itself does not need."""
-    try:
-        opened = open_cuda()
-        return {
-            "compute_capability": opened.compute_capability(),
-            "streaming_multiprocessors": opened.attribute("streaming_multiprocessors"),
-            "integrated": bool(opened.attribute("integrated")),
-            "cuda": opened.versions(),
-        }
-    except DeadweightError:
-        return None
 
 
 def room_for(model: Path, target: Optional[Target], root: Path) -> Optional[int]:

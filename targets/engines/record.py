@@ -83,7 +83,7 @@ def engine_facts(record: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
 
 def written(plan: Path, record: Dict[str, Any], findings: Findings, lines: Sequence[Line]) -> Built:
     """Writes record and log beside the plan."""
-    write_text(log_path(plan), "".join(f"[{severity}] {text}\n" for severity, text in lines))
+    write_text(Path(f"{plan}.log"), "".join(f"[{severity}] {text}\n" for severity, text in lines))
     write_json(record_path(plan), record)
     return Built(plan, record, findings, tuple(lines))
 
@@ -91,11 +91,6 @@ def written(plan: Path, record: Dict[str, Any], findings: Findings, lines: Seque
 def record_path(plan: Union[str, Path]) -> Path:
     """The path of a plan's record: `model.plan` has `model.plan.json`."""
     return Path(f"{plan}.json")
-
-
-def log_path(plan: Union[str, Path]) -> Path:
-    """The path of the build's log: `model.plan` has `model.plan.log`."""
-    return Path(f"{plan}.log")
 
 
 def read_record(plan: Path) -> Optional[Dict[str, Any]]:

@@ -177,12 +177,7 @@ def _quoted(name: str) -> str:
 def run_trtexec(
     program: Path, flags: Sequence[str], *, doing: str, folder: Optional[Path] = None
 ) -> Tuple[str, List[Line]]:
-    """Runs trtexec in a folder; returns TensorRT's version and the log.
-
-    Raises:
-        ModelError: it failed; with its reason.
-        TargetError: it cannot be started.
-    """
+    """Runs trtexec in a folder; returns TensorRT's version and the log."""
     try:
         done = subprocess.run(
             [str(program), *flags],

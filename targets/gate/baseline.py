@@ -108,11 +108,7 @@ def record(
 
 
 def read_baseline(path: Path) -> Baseline:
-    """Reads what `record` wrote.
-
-    Raises:
-        ArtifactError: the file is missing, not a baseline, or of another schema.
-    """
+    """Reads what `record` wrote."""
     if not Path(path).is_file():
         raise ArtifactError(
             f"The baseline {path} does not exist.",
@@ -141,11 +137,7 @@ def read_baseline(path: Path) -> Baseline:
 
 
 def old_model(baseline: Baseline, path: Path) -> Optional[Path]:
-    """The accepted model's file, fetched if it is missing; None where it cannot be fetched.
-
-    Raises:
-        ArtifactError: the fetch command fails, or the file has another hash.
-    """
+    """The accepted model's file, fetched if it is missing; None where it cannot be fetched."""
     place = (Path(path).parent / baseline.model).resolve()
     if not place.is_file() and baseline.fetch:
         done = subprocess.run(

@@ -43,10 +43,6 @@ def calibrate(
 
     Returns plain values for JSON: "false_alarms" and one entry for each planted slow-down, each with "count",
     "runs", "rate", "low" and "high" (95 %), and the median seconds to a decision.
-
-    Raises:
-        ModelError: the model cannot be timed, or is too fast for a slow-down of 5 % to be added.
-        TargetError: it is an engine, to which no operator can be added.
     """
     if is_engine(model):
         raise TargetError(

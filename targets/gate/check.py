@@ -165,9 +165,6 @@ def against_history(
     Sessions differ by more than their intervals say, because memory layout and machine state change. A new
     session of an equal model is slower than all m stored ones with probability 1 / (m + 1), under any
     distribution; no more is claimed.
-
-    Raises:
-        MeasurementError: there are no stored sessions of that model, or none of this machine and protocol.
     """
     machine, key = candidate.conditions["machine"], protocol_key(candidate)
     whole = [one for one in history if set(one) >= _SESSION_KEYS]

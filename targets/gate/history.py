@@ -90,11 +90,7 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> List[Dict[str, Any]]:
-    """All lines, oldest first.
-
-    Raises:
-        ArtifactError: the file is missing, has another schema, or a line before the last is broken.
-    """
+    """All lines, oldest first."""
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

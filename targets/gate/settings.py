@@ -57,11 +57,7 @@ class GateSettings:
 
 
 def read_settings(path: Path) -> Tuple[GateSettings, Budgets]:
-    """Reads deadweight.toml; the defaults if there is none.
-
-    Raises:
-        RecipeError: it is not TOML, or has a key that is unknown or of the wrong type.
-    """
+    """Reads deadweight.toml; the defaults if there is none."""
     path = Path(path)
     if not path.is_file():
         return GateSettings(), Budgets()
@@ -161,10 +157,6 @@ def accuracy(
     """The share of samples whose largest output is their label.
 
     `predict` runs the model elsewhere, on a board: all samples at once.
-
-    Raises:
-        RecipeError: the data cannot be read, or lack labels or an input.
-        ModelError: the model cannot be run on them.
     """
     try:
         arrays = load_arrays(Path(data))

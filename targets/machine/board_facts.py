@@ -29,11 +29,11 @@ def board_facts(root: Path = Path("/")) -> Dict[str, Any]:
     board: Dict[str, Optional[str]] = {name: getattr(known, name, None) for name in names}
     state = jetson.read_state(root, tools=True)
     card = {} if known else _card(root)
-    gpu = _gpu()
+    gpu = device_facts() or {}
     # The runtime that will run there knows its GPU better than a table of chips.
     capability = gpu.get("compute_capability") or card.get("compute_cap")
     board["compute_capability"] = capability or board["compute_capability"]
-    board["cuda"] = board["cuda"] or gpu.get("cuda")
+    board["cuda"] = board["cuda"] or gpu.get("cuda", {}).get("runtime")
     board["model"] = board["model"] or card.get("name") or cpu_name(root)
     runtimes = _runtimes(root, board["tensorrt"])
     board["tensorrt"] = board["tensorrt"] or {one["name"]: one["version"] for one in runtimes}.get("tensorrt")
@@ -41,7 +41,7 @@ def board_facts(root: Path = Path("/")) -> Dict[str, Any]:
     return {
         "board": board,
         "runtimes": runtimes,
-        "sms": gpu.get("sms"),
+        "sms": gpu.get("streaming_multiprocessors"),
         "memory_bytes": int(megabytes) << 20 if megabytes.isdigit() else memory_bytes(root),
         "dla_cores": _dla_cores(root) if known else 0,
         "power_mode": None if state.power_mode is None else asdict(state.power_mode),
@@ -54,13 +54,13 @@ def card_facts(root: Path = Path("/")) -> Dict[str, Tuple[Any, str, str]]:
 
     The version of TensorRT is that of the installed package; nothing of it is imported.
     """
-    gpu, card = _gpu(), _card(root)
+    gpu, card = device_facts() or {}, _card(root)
     by_cuda, by_smi = "CUDA on this machine", "nvidia-smi on this machine"
     installed = versions("tensorrt")
     read = {
         "compute_capability": (gpu.get("compute_capability"), by_cuda, "high"),
-        "streaming_multiprocessors": (gpu.get("sms"), by_cuda, "high"),
-        "cuda": (gpu.get("cuda"), by_cuda, "high"),
+        "streaming_multiprocessors": (gpu.get("streaming_multiprocessors"), by_cuda, "high"),
+        "cuda": (gpu.get("cuda", {}).get("runtime"), by_cuda, "high"),
         "tensorrt": (installed.get("tensorrt"), "the Python package installed here", "high"),
     }
     if card:
@@ -72,16 +72,18 @@ def card_facts(root: Path = Path("/")) -> Dict[str, Tuple[Any, str, str]]:
     return {name: fact for name, fact in read.items() if fact[0] is not None}
 
 
-def _gpu() -> Dict[str, Any]:
+def device_facts() -> Optional[Dict[str, Any]]:
+    """Facts about the GPU; None without a CUDA binding, which TensorRT itself does not need."""
     try:
-        cuda = open_cuda()
+        opened = open_cuda()
         return {
-            "compute_capability": cuda.compute_capability(),
-            "sms": cuda.attribute("streaming_multiprocessors"),
-            "cuda": cuda.versions()["runtime"],
+            "compute_capability": opened.compute_capability(),
+            "streaming_multiprocessors": opened.attribute("streaming_multiprocessors"),
+            "integrated": bool(opened.attribute("integrated")),
+            "cuda": opened.versions(),
         }
     except TargetError:
-        return {}
+        return None
 
 
 def _card(root: Path) -> Mapping[str, str]:

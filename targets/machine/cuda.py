@@ -114,11 +114,7 @@ class Cuda:
         self._do("cudaStreamDestroy", stream)
 
     def graph(self, stream: int, enqueue: Callable[[], object]) -> int:
-        """Captures what `enqueue` puts into the stream as a graph.
-
-        Raises:
-            TargetError: an operation cannot be captured, or this binding has no graphs.
-        """
+        """Captures what `enqueue` puts into the stream as a graph."""
         self._do("cudaStreamBeginCapture", stream, _RELAXED)
         try:
             enqueue()

@@ -106,11 +106,6 @@ def ready_on(
     """Sends models, ONNX files or engines that the board built, and builds the ONNX files where engines run.
 
     `inputs`, an NPZ file, gives the shapes of the engines' inputs; else they have batches from 1 to `batch`.
-
-    Raises:
-        ModelError: ONNX files and engines are mixed, or TensorRT refuses a file.
-        TargetError: as `runtime_there` and the board's `build_engine`; or the connection broke.
-        RefusedError: an engine was not built on that board.
     """
     paths = {name: Path(path) for name, path in models.items()}
     plans = [path for path in paths.values() if is_engine(path)]

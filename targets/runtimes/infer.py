@@ -29,10 +29,6 @@ def infer_folder(
 
     The first axis of every array is the batch. Existing output files are kept, so that an interrupted run
     resumes.
-
-    Raises:
-        ArtifactError: no files, or one that is not an NPZ file of plain arrays.
-        ModelError: the arrays do not fit the model.
     """
     names = sorted(path.name for path in Path(inputs).glob("*.npz"))
     if not names:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from .runtime import Runtime
+from .trt_runtime import RUNTIME as TENSORRT
 
 if TYPE_CHECKING:
     from ..timing.measurement import Protocol
@@ -43,7 +43,8 @@ def _version() -> Optional[str]:
         return ""  # it is there, and opening an engine says why it does not start
 
 
-RUNTIME = Runtime(
+RUNTIME = replace(
+    TENSORRT,
     name="trtexec",
     title="trtexec",
     library="",
@@ -52,14 +53,7 @@ RUNTIME = Runtime(
     time_process=partial(_time, graph=False),
     ask=_version,
     instead_of="tensorrt",
-    suffixes=(".engine", ".plan"),
-    processor="gpu",
-    dialect="tensorrt",
-    fp16=("flag", "file"),
-    linted=True,
-    fuses=True,
-    sparse_kernels=True,
-    tolerance=0.05,
+    variant=None,
 )
 VARIANTS = (
     replace(

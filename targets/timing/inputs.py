@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 
 
 def given_inputs(path: Optional[Path]) -> Optional[Dict[str, NDArray[Any]]]:
-    """Reads an NPZ file of arrays by the names of a model's inputs; None without a file.
-
-    Raises:
-        ArtifactError: it is missing, empty, or not an NPZ file of plain arrays.
-    """
+    """Reads an NPZ file of arrays by the names of a model's inputs; None without a file."""
     if path is None:
         return None
     if not Path(path).is_file():

@@ -65,11 +65,7 @@ class TailBound:
 
 
 def tail_bound(samples_s: NDArray[np.float64], percent: float, *, confidence: float = 0.95) -> TailBound:
-    """The bound from float64[n] independent samples, or float64[events, n] correlated within an event.
-
-    Raises:
-        MeasurementError: there are no samples, some are not finite, or the percentile is not in (0, 100).
-    """
+    """The bound from float64[n] independent samples, or float64[events, n] correlated within an event."""
     if not 0 < percent < 100 or not 0 < confidence < 1:
         raise MeasurementError(
             f"There is no bound for p{percent:g} with the confidence {confidence:g}.",
