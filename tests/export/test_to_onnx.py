@@ -212,7 +212,7 @@ def test_two_processes_write_equal_bytes_and_say_nothing(net: Nets, tmp_path: Pa
         path = tmp_path / f"{seed}.onnx"
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), name, str(path)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1])},
             capture_output=True,
             text=True,
             check=True,

@@ -244,7 +244,8 @@ def test_saved_statistics_come_back_whole(tmp_path: Path) -> None:
 
 
 COLLECT_AND_SAVE = """
-import sys, torch, nets
+import sys, torch
+from support import nets
 from deadweight.pipeline.importance.activations import collect
 from deadweight.pipeline.pruning.trace import trace
 groups = trace(nets.lively(nets.ResidualCnn()), {"image": nets.image(2, 3, 8, 8)})
@@ -260,8 +261,8 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
         subprocess.run(
             command,
             check=True,
-            cwd=Path(__file__).parents[2],
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+            cwd=Path(__file__).parents[3],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": "tests"},
         )
     assert sha256_of(files[0]) == sha256_of(files[1])
 
