@@ -20,7 +20,7 @@ from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
-from .contexts import collected, hushed, in_mode
+from .contexts import collected, hushed, in_mode, own_backward
 
 Example = Mapping[str, Tensor] | Sequence[Tensor]
 
@@ -35,7 +35,8 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
             data, a device mismatch); the message names the line of the user's code.
 
     The graph takes the tensors of the example and returns the leaves of the model's output;
-    `meta["structured"]` restores its structure.
+    `meta["structured"]` restores its structure. `meta["own_backward"]` names the functions whose backward
+    the graph does not have; in eval form its outputs then have no gradient.
     """
     inputs = inputs_of(example)
     _check_inputs(model, inputs)
@@ -43,7 +44,8 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     try:
         with in_mode(model, training=training), torch.set_grad_enabled(training), hushed(), collected():
             shapes = _open_batch(model, inputs)
-            program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+            with own_backward() as functions:
+                program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:  # the user's code and the passes of torch.export may raise anything
         raise _refusal(error) from error
@@ -53,6 +55,9 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     _inline_regions(module)
     _drop_guards(module.graph)  # also within the regions
     _know_parameters(module, model)
+    if functions and not training:
+        _detach_outputs(module.graph)
+    module.meta["own_backward"] = ", ".join(sorted(functions))
     module.graph.set_codegen(CodeGen())  # it takes and returns flat tensors
     module.meta["structured"] = lambda leaves: pytree.tree_unflatten(leaves, spec)  # survives copying
     return module
@@ -225,13 +230,26 @@ def _inline_regions(module: GraphModule) -> None:
         with module.graph.inserting_before(node):
             outputs: Any = module.graph.graph_copy(inner.graph, known)
             if kind == "wrap_with_set_grad_enabled" and not settings[0]:
-                detach = torch.ops.aten.detach.default
-                outputs = [module.graph.call_function(detach, (one,)) for one in outputs]
+                outputs = [_detached(one) for one in outputs]
         for user in list(node.users):
             user.replace_all_uses_with(outputs[user.args[1]])
             module.graph.erase_node(user)
         module.graph.erase_node(node)
         module.graph.erase_node(block)
+
+
+def _detached(node: Node) -> Node:
+    detached = node.graph.call_function(torch.ops.aten.detach.default, (node,))
+    detached.meta = dict(node.meta)
+    return detached
+
+
+def _detach_outputs(graph: Graph) -> None:
+    output = graph.output_node()
+    with graph.inserting_before(output):
+        for node in list(output.all_input_nodes):
+            if isinstance(node.meta.get("val"), Tensor):
+                output.replace_input_with(node, _detached(node))
 
 
 def _refusal(error: Exception) -> ModelError:

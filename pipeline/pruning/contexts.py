@@ -1,4 +1,5 @@
-"""Contexts in which a network runs: one mode for all modules, no logs, no garbage collection."""
+"""Contexts in which a network runs: one mode for all modules, no logs, no garbage collection, a record of its
+own backward passes."""
 
 from __future__ import annotations
 
@@ -8,8 +9,10 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd import Function
 
 
 @contextlib.contextmanager
@@ -68,3 +71,26 @@ def collected() -> Iterator[None]:
     finally:
         if off:
             gc.disable()
+
+
+@contextlib.contextmanager
+def own_backward() -> Iterator[set[str]]:
+    """The names of the user's autograd functions and gradient hooks that run: no graph has their backward."""
+    found: set[str] = set()
+    apply: Any = vars(Function)["apply"]
+    hook: Any = Tensor.register_hook
+
+    def applied(kind: type, *args: Any, **kwargs: Any) -> Any:
+        if not kind.__module__.startswith("torch."):
+            found.add(kind.__name__)
+        return apply.__func__(kind, *args, **kwargs)
+
+    def hooked(tensor: Tensor, *args: Any) -> Any:
+        found.add("register_hook")
+        return hook(tensor, *args)
+
+    Function.apply, Tensor.register_hook = classmethod(applied), hooked  # type: ignore[method-assign, assignment]
+    try:
+        yield found
+    finally:
+        Function.apply, Tensor.register_hook = apply, hook  # type: ignore[method-assign]

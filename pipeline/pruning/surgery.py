@@ -135,13 +135,16 @@ def _for_training(model: nn.Module, groups: Groups, cut: Cut, alive: Tensor) -> 
     """The graph of the network in training, as captured and for the living units.
 
     Raises:
-        ModelError: it cannot be captured, or it couples other units.
+        ModelError: it cannot be captured, it couples other units, or it has backward passes of its own.
     """
     learner = groups.tracing.learner
     if learner is None:
         captured = capture(model, groups.example, training=True)
         learner, _ = tracing_of(model, captured)
         alive = living(learner, cut)
+    if functions := learner.graph.meta["own_backward"]:
+        cure = "Leave it out of the groups to prune, or train before pruning."
+        raise ModelError(f"its forward uses {functions}, whose backward a graph does not have.", cure)
     return learner.graph, resized(learner, alive)[0]
 
 

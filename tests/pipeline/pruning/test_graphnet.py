@@ -134,6 +134,43 @@ def test_without_a_graph_for_training_it_says_why_and_still_infers() -> None:
         small.train()(nets.image(5, 4))
 
 
+class Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+class Adversarial(nn.Module):
+    """Gradients are reversed behind a hard-coded width, by a function or by a hook."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.by = by
+        self.fc1, self.fc2 = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.fc1(x)).view(-1, 8)
+        if self.by == "Reverse":
+            y = Reverse.apply(y)  # type: ignore[no-untyped-call]
+        elif y.requires_grad:
+            y.register_hook(torch.neg)  # type: ignore[no-untyped-call]
+        out: Tensor = self.fc2(y)
+        return out
+
+
+@pytest.mark.parametrize("by", ["Reverse", "register_hook"])
+def test_a_backward_of_the_users_own_is_never_replaced_by_another(by: str) -> None:
+    small = graph(Adversarial(by), nets.image(2, 4))
+    assert small(nets.image(5, 4)).shape == (5, 2)
+    assert by == "register_hook" or not small(nets.image(5, 4)).requires_grad
+    with pytest.raises(ModelError, match=f"no graph for training: its forward uses {by}"):
+        small.train()(nets.image(5, 4))
+
+
 def test_a_copy_runs_and_learns_on_its_own() -> None:
     small = graph(nets.ResidualCnn(), IMAGES)
     expected = small(IMAGES)
