@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 
 from ...targets.errors import ModelError
 from .assemble import assemble
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
-from .capture import Example, batch_is_open, capture, inputs_of, operator_name, size_of, users_line
+from .capture import Example, batch_is_open, capture, has_batch, inputs_of, operator_name, size_of, users_line
+from .compare import compared, run, run_graph
 from .contexts import uncollected
 from .dry_run import differs_in_training
 from .groups import Groups, Tracing
@@ -34,14 +36,13 @@ def trace(model: nn.Module, example_inputs: Example) -> Groups:
     """The groups of units that may be removed from `model`, which is not changed.
 
     Args:
-        example_inputs: tensors in the order of forward's parameters, batch axis first; a batch of two or more
-            keeps the batch dimension dynamic.
+        example_inputs: tensors in the order of forward's parameters, batch axis first.
 
     Raises:
         ModelError: the network cannot be captured, the inputs do not fit, or two different parameters share
             memory.
     """
-    graph = capture(model, example_inputs)
+    graph, example_inputs = _captured(model, example_inputs)
     _check_memory(model)
     used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr" and node.users}
     floating = [(name, tensor) for name, tensor in named_tensors(model) if tensor.is_floating_point()]
@@ -52,6 +53,27 @@ def trace(model: nn.Module, example_inputs: Example) -> Groups:
     with contextlib.suppress(ModelError):
         return trace_graph(model, graph, example_inputs, capture(model, example_inputs, training=True))
     return trace_graph(model, graph, example_inputs)
+
+
+def _captured(model: nn.Module, example: Example) -> tuple[GraphModule, Example]:
+    """The graph and the example that it was captured with.
+
+    torch.export fixes a batch of one, so it gets each sample twice if the network computes the same for them.
+    """
+    inputs = inputs_of(example)
+    if {len(one) for one in inputs if isinstance(one, Tensor) and one.dim()} == {1}:
+        pairs = [torch.cat([one, one]) if one.dim() else one for one in inputs]
+        twice: Example = dict(zip(example, pairs, strict=True)) if isinstance(example, Mapping) else pairs
+        with contextlib.suppress(ModelError):
+            graph = capture(model, twice)
+            takes = [node for node in graph.graph.nodes if node.op == "placeholder"]
+            opened = all(has_batch(node) == bool(one.dim()) for node, one in zip(takes, inputs, strict=True))
+            same = partial(
+                compared, partial(run, model, inputs), partial(run_graph, Interpreter(graph), inputs)
+            )
+            if opened and same()[1]:
+                return graph, twice
+    return capture(model, example), example
 
 
 def trace_graph(

@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 import torch
 from support import nets
+from support.halving import done, half_of
 from torch import Tensor, nn
 
+from deadweight.pipeline.pruning.graphnet import GraphNet
 from deadweight.pipeline.pruning.groups import Groups
+from deadweight.pipeline.pruning.surgery import apply, replay
 from deadweight.pipeline.pruning.trace import trace
+from deadweight.pipeline.pruning.verify import verify
 from deadweight.targets.errors import ModelError
 
 
@@ -235,3 +239,43 @@ def constants(model: Any) -> None:
 def test_what_lies_in_one_memory_without_overlapping_is_cut_as_ever(lay: Callable[[Any], None]) -> None:
     groups = trace(Sharing(lay), (nets.image(2, 6),))
     assert [(group.name, group.size) for group in groups] == [("encoder", 8)]
+
+
+class OfOne(nn.Module):
+    """Its hard-coded width gives the graph form; `fixed` takes only one sample, or computes another thing."""
+
+    def __init__(self, fixed: str = "") -> None:
+        super().__init__()
+        self.fixed = fixed
+        self.fc1, self.fc2 = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.fc1(x).view(-1, 8))
+        if self.fixed == "size":
+            y = y.view(1, 8)
+        elif self.fixed == "path" and len(x) == 1:
+            y = y * 2
+        out: Tensor = self.fc2(y)
+        return out
+
+
+def test_an_example_of_one_sample_leaves_the_batch_open() -> None:
+    model, example = nets.lively(OfOne()), {"x": nets.image(1, 4)}
+    groups = trace(model, example)
+    assert groups.batch is None
+    small = apply(model, half_of(groups), groups)
+    assert isinstance(small, GraphNet)
+    three = nets.image(3, 4)
+    assert torch.allclose(small(three)[1:2], small(three[1:2]), atol=1e-6)
+    again = replay(OfOne(), done(small), example)
+    again.load_state_dict(small.state_dict())
+    assert torch.equal(again(three), small(three))
+
+
+@pytest.mark.parametrize("fixed", ["size", "path"])
+def test_a_network_that_treats_one_sample_otherwise_is_traced_with_one(fixed: str) -> None:
+    model, example = nets.lively(OfOne(fixed)), (nets.image(1, 4),)
+    groups = trace(model, example)
+    assert groups.batch == 1
+    small = apply(model, half_of(groups), groups, form="graph")
+    assert verify(model, small, done(small), groups).max_relative_error < 1e-5
