@@ -282,7 +282,7 @@ def _build(options: argparse.Namespace) -> _Answer:
     from .engines.base_memory import measure_base
     from .engines.build import build_engine
     from .engines.build_settings import BuildSettings
-    from .engines.kept import kept_engine
+    from .engines.kept import kept_engine, space_cure
     from .engines.own import remember_built
     from .memory_fit import Footprint
     from .target import Target
@@ -302,9 +302,12 @@ def _build(options: argparse.Namespace) -> _Answer:
             root=options.root,
         )
         return 0, {"plan": str(plan), "record": record, "kept": kept}
-    built = build_engine(
-        options.model, options.plan, settings=settings, target=target, need=need, root=options.root
-    )
+    try:
+        built = build_engine(
+            options.model, options.plan, settings=settings, target=target, need=need, root=options.root
+        )
+    except ArtifactError as error:
+        raise ArtifactError(error.what, space_cure(options.cache)) from error
     remember_built(built.plan, options.cache)
     return 0, {"plan": str(built.plan), "record": dict(built.record), "kept": False}
 

@@ -23,7 +23,7 @@ from .machine.jetson import Board, BoardState, text_of
 from .machine.probe import conditions, evidence, memory_bytes, versions
 from .machine.tegrastats import total_power_w
 from .paths import CACHE, SIGNERS
-from .runtimes.runtime import runtime_named
+from .runtimes.runtime import built_in_runtimes, runtime_named
 
 _CHECKOUT = 'In a checkout of deadweight: pip install ".[workstation]"'
 _DEVICES = ("dev/nvmap", "dev/nvhost*", "dev/dri/renderD*", "dev/nvgpu/*/*")
@@ -48,7 +48,7 @@ def doctor(root: Path = Path("/"), folder: Path = CACHE) -> Tuple[Check, ...]:
     load, cores = info["state"]["load"][0], info["state"]["cores_allowed"]
     advice = "" if load < 0.5 * cores else "Stop other programs: one run can then detect smaller changes."
     checks = [_python(), _library("numpy", "running and timing models", _apt(board, "numpy"))]
-    checks += _board_checks(root, board, folder) if board else _workstation_checks()
+    checks += _board_checks(root, board, folder) if board else _workstation_checks(root, folder)
     checks += [
         _cpu_clock(),
         _memory_peak(root),
@@ -70,16 +70,24 @@ def next_step(checks: Tuple[Check, ...]) -> str:
     if first is not None:
         count = "One thing does" if len(missing) == 1 else f"{len(missing)} things do"
         return f"{count} not work yet. Begin with {first.name}: {first.cure}"
-    if any(check.name == "board" for check in checks):
+    names = {check.name for check in checks}
+    if names & {"board", "runtime memory"}:
         return (
-            "This board is ready. From your workstation: deadweight compare BASE.onnx CANDIDATE.onnx --on "
-            "USER@HOST builds both here in FP16 and times the engines on the GPU."
+            f"This {'board' if 'board' in names else 'machine'} is ready. From your workstation: "
+            "deadweight compare BASE.onnx CANDIDATE.onnx --on USER@HOST builds both here in FP16 and times "
+            "the engines on the GPU."
         )
     return "This machine is ready. Try: deadweight run examples/fashion_mnist/digits.toml --data digits"
 
 
-def _workstation_checks() -> List[Check]:
+def _workstation_checks(root: Path, folder: Path) -> List[Check]:
+    builders = (
+        [one for one in built_in_runtimes() if one.builds and one.installed] if root == Path("/") else []
+    )
+    engines = [Check(one.name, one.version or "installed", True, "engines") for one in builders]
     return [
+        *engines,
+        *([_base_memory(root, folder)] if engines else []),
         _library("onnxruntime", "profile, compare, gate", "pip install onnxruntime", imported=True),
         _library("torch", "run, prune, sweep", _CHECKOUT),
         _library("onnx", "export, quantize, lint", _CHECKOUT),
@@ -282,7 +290,7 @@ def _memory_peak(root: Path) -> Check:
 
 
 def _space(root: Path) -> Check:
-    free = shutil.disk_usage(str(root)).free
+    free = shutil.disk_usage(str(Path.home() if root == Path("/") else root)).free
     enough = free > 500_000_000
     cure = "" if enough else "Free some space: engines and their temporary files need it."
     return Check("space", f"{free / 1e9:.1f} GB free", enough, "models and engines", cure)

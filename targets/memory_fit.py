@@ -94,11 +94,13 @@ class Base:
 # Grown by "Init CUDA", cuBLAS and cuDNN, in MiB of the process as TensorRT's own log counts them.
 _RUNNING = {
     8: Base(400 * _MIB, 700 * _MIB, "a Jetson's log, NVIDIA/TensorRT issue 2217 (8.4: 653 MiB)", "medium"),
-    10: Base(0, 700 * _MIB, "8.x without cuBLAS and cuDNN, which 10 does not load; no log of a board", "low"),
+    10: Base(0, 700 * _MIB, "estimated from logs of TensorRT 8; not measured on a board", "low"),
 }
 _BUILDING = {
     8: Base(600 * _MIB, 1500 * _MIB, "Jetson logs of 8.5 while building: 637 and 1313 MiB", "medium"),
-    10: Base(0, 2500 * _MIB, "logs of desktop GPUs, 10.0: 1925 MiB; no log of a board", "low"),
+    10: Base(
+        0, 2500 * _MIB, "estimated from logs of TensorRT 10.0 on desktop GPUs; not measured on a board", "low"
+    ),
 }
 _NOTHING = Base(0, 0, "ONNX Runtime on the CPU: its own pages are those of a library", "medium")
 
@@ -183,9 +185,9 @@ def fit(
             words.append(f"Even the upper end, {_mb(high)}, leaves {_mb(free_bytes - high)}.")
         elif not sure and room >= 0:
             words.append(
-                f"Without it the upper end is {_mb(high - base.high_bytes)}, which leaves {_mb(room)}, "
-                f"{room / base.high_bytes:.1f} times its estimate: `deadweight doctor --on BOARD` measures "
-                "it there; then `deadweight memory MODEL --on BOARD`, or --base-bytes."
+                f"The model takes at most {_mb(high - base.high_bytes)} and leaves {_mb(room)}. Whether "
+                f"that is enough for {need.runtime} itself is not known: `deadweight doctor --on BOARD` "
+                "measures what it takes there; then `deadweight memory MODEL --on BOARD`, or --base-bytes."
             )
         else:
             words.append(f"Between {_mb(low)} and {_mb(high)} are needed: try it on the board.")

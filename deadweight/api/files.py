@@ -124,7 +124,7 @@ def memory(
         return MemoryNeed(verdict, 3, need, None, False, unknown)
     code = {"fits": 0, "does_not_fit": 1}.get(answer.outcome, 3)
     verdict = f"{answer.outcome.replace('_', ' ')}: {verdict}"
-    return MemoryNeed(verdict, code, need, answer, free_bytes is not None)
+    return MemoryNeed(verdict, code, need, answer, free_bytes is not None or "free_bytes" in there)
 
 
 def build(

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..targets.doctor import Check
-from ..targets.errors import DeadweightError
+from ..targets.errors import DeadweightError, RecipeError
 from ..terminal.options import JetPack, TargetName
 from ..terminal.tables import explain, out
 
@@ -30,6 +30,10 @@ def targets(
     from ..targets.board_file import with_jetpack
     from ..targets.target import load_target, target_names
 
+    if source is not None and name is not None:
+        raise RecipeError(
+            f"--from reads a board, and {name} names a known one.", f"Omit {name}, or name the file: --out."
+        )
     if source is not None:
         name = str(_written(source, to))
         out.print(f"The target: {name}", soft_wrap=True, markup=False)

@@ -59,7 +59,9 @@ def build(
     target: TargetName = None,
     jetpack: JetPack = None,
     to: Annotated[Path | None, typer.Option("--out", help="The plan; default: beside the model.")] = None,
-    on: Annotated[str | None, typer.Option(help="USER@HOST: build there, and copy the plan here.")] = None,
+    on: Annotated[
+        str | None, typer.Option(metavar="USER@HOST", help="Build there, and copy the plan here.")
+    ] = None,
     batch: Annotated[str, typer.Option(help="Smallest, usual and largest batch, e.g. 1,8,16.")] = "1,1,1",
     shapes: Annotated[
         list[str] | None, typer.Option(help="An input's three shapes: NAME=1x16,8x16,16x16; repeatable.")

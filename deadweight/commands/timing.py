@@ -32,7 +32,7 @@ Batch = Annotated[int, typer.Option(help="Batch size, if the model's is dynamic.
 
 
 def profile(
-    model: Path,
+    model: Annotated[Path, typer.Argument(help="The model: ONNX, or an engine.")],
     events: Annotated[int, typer.Option(help="Fresh loads of the model.")] = 24,
     event_s: Annotated[float, typer.Option(help="Seconds that the model runs in one event.")] = 0.05,
     threads: Threads = 1,
@@ -91,8 +91,8 @@ def profile(
 
 
 def compare(
-    baseline: Path,
-    candidate: Path,
+    baseline: Annotated[Path, typer.Argument(help="The model to compare with: ONNX, or an engine.")],
+    candidate: Annotated[Path, typer.Argument(help="The model that may be faster, of the same kind.")],
     events: Annotated[
         int | None, typer.Option(help="Exact number of fresh loads, instead of until the answer is known.")
     ] = None,
@@ -105,7 +105,7 @@ def compare(
     layers: Annotated[bool, typer.Option("--layers", help="Judge every layer as well.")] = False,
     on: On = None,
     target: Annotated[
-        str | None, typer.Option(help="A board, for its runtime and, in reasons, its widths; here: x86-cpu.")
+        str | None, typer.Option(help="A board's name, see `deadweight targets`; without --on: x86-cpu.")
     ] = None,
     runtime: BoardRuntime = None,
     precision: BoardPrecision = None,
@@ -119,7 +119,8 @@ def compare(
 ) -> None:
     """Compare two models, timed interleaved in one process, and say how sure the answer is.
 
-    Loads both again until the answer is known, or the time is up; the error of 1 % covers all interim looks.
+    Times both in fresh loads until the answer is known or the time is up. At most 1 % of its answers are
+    wrong, all interim looks together.
 
     Exit code: 0 faster or equal, 1 slower, 3 cannot tell.
     """

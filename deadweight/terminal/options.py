@@ -53,7 +53,8 @@ On = Annotated[
     str | None, typer.Option("--on", metavar="USER@HOST", help="A board, by its ssh name; or local.")
 ]
 BoardRuntime = Annotated[
-    str | None, typer.Option("--runtime", help="Another than the board's best, e.g. onnxruntime.")
+    str | None,
+    typer.Option("--runtime", help="In place of the best one that works: onnxruntime, tensorrt, trtexec."),
 ]
 CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Run engines as a captured CUDA graph.")]
 Buffers = Annotated[Place, typer.Option("--buffers", help="The memory of an engine's inputs and outputs.")]

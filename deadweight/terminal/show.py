@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import singledispatch
+from pathlib import Path
 
 from rich.console import RenderableType
 from rich.markup import escape
@@ -138,7 +139,9 @@ def _(result: results.Built) -> list[RenderableType]:
         f"[bold]{escape(str(plan))}[/]: {megabytes(record['plan']['bytes'])}, {built['flavour']} "
         f"{built['version']} for {gpu}, {typed}, built in {record['build_s']:.1f} s"
     ]
-    shown.append(Text(f"  from {record['model']['file']}, precision {record['settings']['precision']}"))
+    shown.append(
+        Text(f"  from {Path(record['model']['file']).name}, precision {record['settings']['precision']}")
+    )
     if record["evidence"] != "measured":
         shown.append(f"[red]{record['evidence']}[/]: this engine proves nothing about speed.")
     shown += [f"  {name.replace('_', ' ')}: {megabytes(size)}" for name, size in findings["bytes"].items()]

@@ -50,16 +50,19 @@ def kept_engine(
         try:
             built = build_engine(model, plan, settings=settings, target=target, need=need, root=root)
         except ArtifactError as error:
-            cure = (
-                f"Free some space (rm -r {place} {place.parent / 'files'} removes copies), and run it again."
-            )
-            raise ArtifactError(error.what, cure) from error
+            raise ArtifactError(error.what, space_cure(folder)) from error
         remember_built(built.plan, folder)
         return plan, dict(built.record), False
     builder, version = builder_here(settings.flavour)
     check_target(builder, target, device_facts(), settings, version=version, root=root)
     os.utime(str(plan.parent))
     return plan, record, True
+
+
+def space_cure(folder: Path) -> str:
+    """The cure where a build has no space."""
+    places = f"{stored(folder, 'engines')} {stored(folder, 'files')}"
+    return f"Free some space (rm -r {places} removes copies), and run it again."
 
 
 def _whole(plan: Path, folder: Path) -> Optional[Dict[str, Any]]:

@@ -170,7 +170,7 @@ def reason(lines: Sequence[Line]) -> str:
     if not errors:
         return "TensorRT gave no reason"
     shown = errors[:1] if errors[-1] in errors[0] else (errors[0], errors[-1])
-    return "; then: ".join(" ".join(text.split())[:400] for text in shown)
+    return "; then: ".join(" ".join(text.split())[:400].rstrip(".") for text in shown)
 
 
 def cause(lines: Sequence[Line]) -> str:

@@ -207,7 +207,9 @@ def run_trtexec(
         usual = "Check it for unsupported operators: deadweight lint MODEL --target NAME."
         raise ModelError(
             f"trtexec could not {doing}: {_why(lines, done.stdout)} (exit code {done.returncode}).",
-            {"memory": memory, "profile": "Give --shapes."}.get(cause(lines), usual),
+            {"memory": memory, "profile": "Give --batch or --shapes; to time it, --inputs."}.get(
+                cause(lines), usual
+            ),
         )
     return version_in(done.stdout), lines
 
@@ -217,7 +219,7 @@ def _why(lines: Sequence[Line], output: str) -> str:
     if any(severity in ("error", "internal_error") for severity, _ in lines):
         return reason(lines)
     last = next((line.strip()[:200] for line in reversed(output.splitlines()) if line.strip()), "nothing")
-    return f"it printed last: {last}"
+    return f"it printed last: {last.rstrip('.')}"
 
 
 def lines_of(output: str) -> List[Line]:

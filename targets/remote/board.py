@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ..artifact import write_json
 from ..doctor import Check
+from ..engines.record import command_for, record_path
 from ..errors import ArtifactError, RefusedError
 from ..progress import Progress
 from .on_board import Ready
@@ -169,7 +171,14 @@ def build_on(
     _, answer = board.run(["build", str(there), str(engine), *options], progress=progress)
     for ending in ("", ".json", ".log"):
         board.get(f"{engine}{ending}", Path(f"{plan}{ending}"))
-    return dict(answer["record"])
+    record = dict(answer["record"])
+    # Here the files have other paths than there.
+    asked = {**record["settings"], "calibration_cache": ranges or ""}
+    rebuild = command_for(model, plan, asked, record["target"])
+    record["model"] = {**record["model"], "file": str(model)}
+    record["rebuild"] = f"{rebuild} --on {board.name}"
+    write_json(record_path(plan), record)
+    return record
 
 
 def install_on(

@@ -16,7 +16,7 @@ from support import ssh_board, tensorrt_versions
 from support.simulated_board import simulated_board
 
 from deadweight.__main__ import main
-from deadweight.targets.artifact import sha256_of
+from deadweight.targets.artifact import read_json, sha256_of
 from deadweight.targets.engines.calibration_cache import read_ranges
 from deadweight.targets.errors import TargetError
 from deadweight.targets.remote.on_board import ready_on
@@ -142,6 +142,9 @@ def test_an_engine_that_the_board_built_is_timed_and_another_is_refused(
     code, said = deadweight("build", models / "mlp.onnx", "--on", "board", "--out", tmp_path / "m.plan")
     assert code == 0, said
     line = ["--on", "board", "--events", 6, "--event-s", 0.01]
+    assert read_json(tmp_path / "m.plan.json")["rebuild"] == (
+        f"deadweight build {models / 'mlp.onnx'} --out {tmp_path / 'm.plan'} --on board"
+    )
     code, said = deadweight("profile", tmp_path / "m.plan", *line)
     assert code == 0, said
     assert "simulated on the GPU by TensorRT 10.3.0, FP16" in said
@@ -155,6 +158,14 @@ def test_an_engine_that_the_board_built_is_timed_and_another_is_refused(
     code, said = deadweight("profile", tmp_path / "m.plan", *line)
     assert code == 2
     assert "was not built on this board" in said
+
+
+def test_doctor_finds_tensorrt_on_a_board_that_is_no_jetson(deadweight: Command) -> None:
+    code, said = deadweight("doctor", "--on", "board")
+    assert code == 0, said
+    assert "works │ tensorrt │ 10.3.0 │ engines" in said
+    assert "before a model" in said  # its own memory was measured
+    assert "--on USER@HOST builds both here in FP16" in said
 
 
 def test_a_build_that_is_refused_leaves_nothing_and_never_replaces_the_model(
