@@ -161,7 +161,12 @@ def _open_batch(model: nn.Module, inputs: Sequence[Any]) -> tuple[Any, ...]:
 def _check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
     if not inputs:
         raise ModelError("There are no example inputs.", "Give at least one tensor, with a batch of two.")
+    if isinstance(model, torch.jit.ScriptModule):
+        cure = "Give the Python module that it was made from."
+        raise ModelError("The network is a TorchScript module, which torch.export does not take.", cure)
     tensors = (*model.parameters(), *model.buffers(), *inputs)
+    if any(map(torch.nn.parameter.is_lazy, tensors)):
+        raise ModelError("A lazy layer has no weights yet.", "Run the network once on its example inputs.")
     devices = {str(one.device) for one in tensors if isinstance(one, Tensor)}
     if len(devices) > 1:
         raise ModelError(
@@ -218,13 +223,14 @@ def _inline_regions(module: GraphModule) -> None:
             continue
         settings = [value for value in node.args if not isinstance(value, Node)]
         block, *operands = [value for value in node.args if isinstance(value, Node)]
-        if kind == "wrap_with_autocast" and settings[2]:
-            raise ModelError(
-                f"A part of forward enables autocast at {users_line(node)}.",
-                "Remove it from forward: wrap the call of the network instead, or cast explicitly.",
-            )
         inner = module.get_submodule(str(block.target))
         assert isinstance(inner, GraphModule)
+        if kind == "wrap_with_autocast" and settings[2]:
+            line = next(filter(None, map(users_line, inner.graph.nodes)), "an unknown line")
+            raise ModelError(
+                f"A part of forward enables autocast; it begins at {line}.",
+                "Remove it from forward: wrap the call of the network instead, or cast explicitly.",
+            )
         placeholders = [one for one in inner.graph.nodes if one.op == "placeholder"]
         known = dict(zip(placeholders, operands, strict=True))
         with module.graph.inserting_before(node):
@@ -252,13 +258,38 @@ def _detach_outputs(graph: Graph) -> None:
                 output.replace_input_with(node, _detached(node))
 
 
+_OF_TORCH = (
+    (
+        "transformer.py",
+        "data-dependent",
+        "torch compares the values of a mask to see whether it is causal",
+        "Say so in the call: tgt_is_causal=True (nn.Transformer, nn.TransformerDecoder), or is_causal=True "
+        "(nn.TransformerEncoder).",
+    ),
+    (
+        "rnn.py",
+        "tuple of ints",
+        "The sizes of a packed sequence depend on the data",
+        "Give the padded sequence to the recurrent layer, and mask what is behind each end.",
+    ),
+)
+"""Files of torch's layers, words in their errors, what happened, the cure."""
+
+
 def _refusal(error: Exception) -> ModelError:
     """An error with the place and the cure; torch.export's own message needs knowledge of its internals."""
     where = ""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+    frames = traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
         if not frame.filename.startswith(_TORCH) and frame.filename != __file__ and frame.line:
             where = f" at {frame.filename}:{frame.lineno}: {frame.line}"
             break
+    for file, words, what, cure in _OF_TORCH:
+        inside = any(
+            Path(frame.filename).name == file and frame.filename.startswith(_TORCH) for frame in frames
+        )
+        if inside and words in str(error):
+            return ModelError(f"{what}{where}.", cure)
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if "data-dependent" in str(error).lower() or "GuardOnDataDependent" in type(error).__name__:
         return ModelError(

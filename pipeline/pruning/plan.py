@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,3 +178,11 @@ def record(model: nn.Module, plan: Plan) -> nn.Module:
 
 _PLAN = "deadweight_plan"
 _MAY_LACK = ("factors", "ties", "dropped")
+
+
+def together(names: Iterable[str]) -> str:
+    """Names in a sentence; those that differ only in numbers as one: 'blocks.*.fc (12)'."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"\d+(?=\.)", "*", name), []).append(name)
+    return ", ".join(some[0] if len(some) == 1 else f"{like} ({len(some)})" for like, some in alike.items())

@@ -1,6 +1,6 @@
 """Saves and loads a pruned network, without pickle: a plan, the weights, and an example to check them.
 
-    plan.json             the plan, the hash of the weights, and its own hash
+    plan.json             the plan, the hashes of the other two files, and its own hash
     model.safetensors     parameters and buffers under the user's own names
     example.safetensors   inputs, and the network's outputs when it was saved
 
@@ -49,9 +49,11 @@ def save_pruned(directory: Path | str, small: nn.Module, plan: Plan, example: Ex
     outputs = [value for value in run(small, inputs) if isinstance(value, Tensor)]
     named = {f"input.{number}": value for number, value in enumerate(inputs)}
     named |= {f"output.{number}": value for number, value in enumerate(outputs)}
-    value = (plan_of(small) or plan).to_json() | {"weights": hashlib.sha256(weights).hexdigest()}
+    checked = _tensors(named)
+    value = (plan_of(small) or plan).to_json()
+    value |= {"weights": hashlib.sha256(weights).hexdigest(), "example": hashlib.sha256(checked).hexdigest()}
     _write(directory / WEIGHTS, weights)
-    _write(directory / EXAMPLE, _tensors(named))
+    _write(directory / EXAMPLE, checked)
     _write(directory / PLAN, _sealed(value))
 
 
@@ -60,7 +62,8 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
 
     Raises:
         ArtifactError: a file is missing, damaged or altered.
-        ModelError: build_model() returns a different network from the one that was pruned.
+        ModelError: build_model() returns a different network from the one that was pruned, or with another
+            state outside its state dict.
     """
     directory = Path(directory)
     value = _unsealed(directory / PLAN)
@@ -68,7 +71,8 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
     weights = _read(directory / WEIGHTS)
     if hashlib.sha256(weights).hexdigest() != value.get("weights"):
         raise _altered(directory / WEIGHTS, "its hash is not the one in plan.json")
-    example = _loaded(directory / EXAMPLE, _read(directory / EXAMPLE))
+    checked = _read(directory / EXAMPLE)
+    example = _loaded(directory / EXAMPLE, checked)
     with torch.random.fork_rng(devices=[]):
         model = build_model()
     device = next((one.device for _, one in named_tensors(model)), torch.device("cpu"))
@@ -93,6 +97,11 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
     found = [one for one in run(small, inputs) if isinstance(one, Tensor)]
     if (wrong := relative_error(outputs, found)) > tolerance([*outputs, *found]):
         why = f"the network's outputs differ from the saved ones by {wrong:.1e}"
+        if hashlib.sha256(checked).hexdigest() == value.get("example"):
+            raise ModelError(
+                f"{why[0].upper()}{why[1:]}, and no file was altered: some state is not in its state dict.",
+                "Set attributes and non-persistent buffers in build_model() to their values at saving.",
+            )
         raise _altered(directory / EXAMPLE, why)
     return small
 

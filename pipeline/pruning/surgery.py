@@ -25,7 +25,7 @@ from .contexts import uncollected
 from .graphnet import GraphNet
 from .groups import Groups, Tracing, planned
 from .narrow import WIDTH_ARGUMENTS, cut_tensors
-from .plan import Cut, fingerprint, parameters_left, record
+from .plan import Cut, fingerprint, parameters_left, record, together
 from .plan import Plan as Plan
 from .rebuild import other_network, rebuilt
 from .resize import resized
@@ -229,7 +229,7 @@ def _module_form(trial: Trial, *, limit: float) -> nn.Module | None:
 def _without(plan: Plan, groups: Groups, names: Sequence[str], wrong_at: str = "") -> Plan:
     """The plan without some groups, and the reason: the code contains their widths, or the cut is wrong."""
     rest = {name: units for name, units in plan.removed.items() if name not in names}
-    reason = f"the widths of {', '.join(names)} were not pruned, because "
+    reason = f"the widths of {together(names)} were not pruned, because "
     reason += f"the cut is wrong at {wrong_at}" if wrong_at else "its forward code contains them"
     reason = "; ".join(part for part in (plan.reason, reason) if part)
     return dataclasses.replace(planned(groups, rest), reason=reason)
@@ -262,6 +262,9 @@ def _constants(graph: GraphModule, tensors: dict[str, Tensor]) -> list[tuple[str
 
 
 def _check_fits(model: nn.Module, plan: Plan, groups: Groups) -> None:
+    if any(parameter.is_meta for parameter in model.parameters()):
+        cure = "Build it on another device, or call model.to_empty(device='cpu') and load its weights."
+        raise ModelError("The network is on the meta device: without values no cut can be proven.", cure)
     if not plan.original == fingerprint(model) == groups.fingerprint:
         raise other_network()
     sizes = {group.name: group.size for group in groups}

@@ -26,7 +26,7 @@ from .narrow import (
     named_tensors,
     narrowed,
 )
-from .plan import Attributes, Plan, plan_of, record
+from .plan import Attributes, Plan, plan_of, record, together
 from .resize import Change, resized
 from .survivors import Recorder, Survivors
 from .verify import MismatchError, mismatch
@@ -196,4 +196,4 @@ def _listed(attributes: Attributes, but: Attributes) -> str:
         path: [name for name in values if name not in but.get(path, {})]
         for path, values in attributes.items()
     }
-    return ", ".join(sorted(f"{path}.{name}".strip(".") for path, names in new.items() for name in names))
+    return together(sorted(f"{path}.{name}".strip(".") for path, names in new.items() for name in names))

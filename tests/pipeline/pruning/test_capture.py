@@ -272,3 +272,55 @@ def test_one_tensor_alone_must_be_put_into_a_tuple() -> None:
     with pytest.raises(ModelError, match=r"one tensor of shape \(2, 3, 8, 8\)") as caught:
         capture(nets.ResidualCnn(), image)
     assert "(x,)" in caught.value.cure
+
+
+class Padded(nn.Module):
+    """A decoder with a mask, a packed sequence, or a cast in forward."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.decoder = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+        self.stack = nn.TransformerDecoder(self.decoder, 1)
+        self.steps, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "mask":
+            mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+            x = self.stack(x, x, tgt_mask=mask)
+        elif self.way == "packed":
+            lengths = x[:, 0, 0].long().clamp(2, 5)
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            x, _ = nn.utils.rnn.pad_packed_sequence(self.steps(packed)[0], batch_first=True)
+        else:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                x = self.head(x)
+            return x.float()
+        out: Tensor = self.head(x)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("mask", r"whether it is causal at .*test_capture.*tgt_is_causal=True"),
+        ("packed", r"packed sequence depend on the data at .*test_capture.*mask what is behind"),
+        ("cast", r"enables autocast; it begins at .*test_capture.py:\d+: x = self.head\(x\)"),
+    ],
+)
+def test_what_torch_cannot_capture_is_refused_with_its_line_and_a_cure_of_its_own(
+    way: str, words: str
+) -> None:
+    with pytest.raises(ModelError, match=f"(?s){words}"):
+        capture(Padded(way).eval(), (nets.image(2, 5, 8),))
+
+
+def test_a_script_and_a_lazy_layer_are_refused_with_the_cure() -> None:
+    lazy = nn.Sequential(nn.LazyLinear(8), nn.ReLU())
+    with pytest.raises(ModelError, match=r"(?s)no weights yet.*Run the network once"):
+        capture(lazy, (nets.image(2, 4),))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated
+        scripted: Any = torch.jit.trace(Small(), nets.image(2, 4))  # type: ignore[no-untyped-call]
+    with pytest.raises(ModelError, match=r"(?s)TorchScript.*Python module"):
+        capture(scripted, (nets.image(2, 4),))

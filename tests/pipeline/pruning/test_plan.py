@@ -13,7 +13,7 @@ from support import nets
 from support.halving import done, halved
 from torch import nn
 
-from deadweight.pipeline.pruning.plan import Plan, Shapes, Width, fingerprint, plan_of, record
+from deadweight.pipeline.pruning.plan import Plan, Shapes, Width, fingerprint, plan_of, record, together
 from deadweight.targets.errors import ArtifactError
 
 
@@ -128,3 +128,8 @@ def test_a_network_knows_its_plan_and_so_does_its_copy() -> None:
     assert plan_of(record(model, a_plan())) == a_plan()
     assert plan_of(copy.deepcopy(model)) == a_plan()
     assert "deadweight_plan" not in model.state_dict()
+
+
+def test_names_that_differ_only_in_numbers_are_one_in_a_sentence() -> None:
+    names = [*(f"encoder.layer_{number}.attention:heads" for number in range(24)), "head.fc1", "head.fc2"]
+    assert together(names) == "encoder.layer_*.attention:heads (24), head.fc1, head.fc2"

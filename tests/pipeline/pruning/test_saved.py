@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from support import nets
-from torch import nn
+from support.halving import halved
+from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.groups import choose
 from deadweight.pipeline.pruning.plan import Plan, plan_of
@@ -120,3 +121,22 @@ def test_loading_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     load_pruned(nets.ResidualCnn, tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_state_outside_the_state_dict_is_named_and_not_called_damage(tmp_path: Path) -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2, self.gain = nn.Linear(4, 8), nn.Linear(8, 2), 1.0
+            self.register_buffer("mean", torch.zeros(4), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.fc2(torch.relu(self.fc1(x - self.get_buffer("mean")))) * self.gain
+            return out
+
+    model = Shifted().eval()
+    model.get_buffer("mean").fill_(1.0)
+    small, plan, _ = halved(model, nets.image(2, 4))
+    save_pruned(tmp_path, small, plan, (nets.image(2, 4),))
+    with pytest.raises(ModelError, match=r"no file was altered(?s:.*)non-persistent buffers in build_model"):
+        load_pruned(Shifted, tmp_path)

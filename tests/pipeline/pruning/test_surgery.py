@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support import nets
+from support.halving import half_of
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.graphnet import GraphNet
@@ -152,3 +153,11 @@ def test_the_large_mlp_of_the_demo_is_cut() -> None:
     small, plan, groups = halved(model, nets.image(2, 1, 28, 28))
     assert verify(model, small, plan, groups).max_relative_error < 1e-5
     assert (small.fc1.out_features, small.fc2.in_features, small.fc2.out_features) == (512, 512, 256)
+
+
+def test_a_network_without_values_is_refused_with_the_cure() -> None:
+    with torch.device("meta"):
+        model, image = nets.Mlp(), torch.empty(2, 1, 4, 4)
+    groups = trace(model, (image,))
+    with pytest.raises(ModelError, match=r"(?s)meta device.*to_empty"):
+        apply(model, half_of(groups), groups)
