@@ -117,7 +117,7 @@ class Fake:
         return self._started(q)
 
     def _started(self, q: Any) -> int:
-        self.version = int(os.environ.get("FAKE_VERSION", q.number))
+        self.version = int(os.environ.get("FAKE_VERSION") or q.number)
         self.log(WARNING, "[simulated] This is no TensorRT: ONNX Runtime does the arithmetic.")
         if "start" in faults:
             self.log(ERROR, faults.pop("start"))
