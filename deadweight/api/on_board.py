@@ -44,7 +44,7 @@ def how_there(
     chosen = runtime_named(str(runtime)) if named else own
     # A target's facts are for a build.
     builds = runs is not None and runs.builds and (chosen is None or chosen.builds)
-    settings = BuildSettings(precision=precision or "fp16", plugins=given_plugins())
+    settings = BuildSettings(precision="fp16" if precision is None else precision, plugins=given_plugins())
     how = "" if named else plus + choices
     return HowThere(chosen, settings, target if builds else None, half_writer(), how)
 

@@ -173,6 +173,7 @@ def refuse_other_runtime(baseline: Baseline, model: Path, protocol: Protocol) ->
         f"{one.runtime.partition('+')[0]} {one.precision}".strip() for one in (baseline.protocol, protocol)
     )
     if was != now:
+        was += ", without a precision" if now.startswith(f"{was} ") else ""
         raise TargetError(
             f"{model} runs on {now}, but the baseline was recorded on {was}.",
             "Use a model for the same runtime, or record a baseline of this one: deadweight gate --record, "
