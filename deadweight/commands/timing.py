@@ -119,8 +119,7 @@ def compare(
 ) -> None:
     """Compare two models, timed interleaved in one process, and say how sure the answer is.
 
-    Times both in fresh loads until the answer is known or the time is up. At most 1 % of its answers are
-    wrong, all interim looks together.
+    Loads both again until the answer is known, or the time is up. At most 1 % of its answers are wrong.
 
     Exit code: 0 faster or equal, 1 slower, 3 cannot tell.
     """

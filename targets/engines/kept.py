@@ -69,7 +69,8 @@ def _whole(plan: Path, folder: Path) -> Optional[Dict[str, Any]]:
     """The record of a whole plan that this machine built; None where there is none."""
     try:
         with own_engine(plan, folder):
-            return read_record(plan)
+            record = read_record(plan)
+            return record if record and "types" in record else None  # by an older version: built again
     except DeadweightError:
         return None
 
