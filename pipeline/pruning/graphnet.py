@@ -2,7 +2,7 @@
 
 It has the user's parameter names and forward's arguments. Training and inference are two graphs, each
 captured in its mode, so `train()` and `eval()` switch batch norm, dropout, attention dropout and all else
-that the user's code switches.
+that the user's code switches. A batch norm can be in eval mode in training, as in a module.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from ...targets.errors import ModelError
+from .capture import copied, operator_name
 
 
 class GraphNet(nn.Module):
@@ -26,6 +27,7 @@ class GraphNet(nn.Module):
         transient: the buffers that are not part of the state dict.
         graphs: by mode (True: training) the graph to run, which may be resized.
         structured: by mode, the function that restores the original's output structure from a graph's leaves.
+        norms: by name, the class of the user's batch and instance norms, for isinstance().
         why_no_training: the reason if there is no graph for training.
     """
 
@@ -35,11 +37,15 @@ class GraphNet(nn.Module):
         transient: frozenset[str],
         graphs: Mapping[bool, Graph],
         structured: Mapping[bool, Callable[[Any], Any]],
+        norms: Mapping[str, type],
         why_no_training: str = "",
     ) -> None:
         super().__init__()
         for name, tensor in tensors.items():
             _place(self, name, tensor, name not in transient)
+        for name, part in self.named_modules():
+            if isinstance(part, Part) and name in norms:
+                vars(part)["stands_for"] = norms[name]
         # On the instance, so that exporters see the names of forward's arguments.
         vars(self)["forward"] = MethodType(_forward(graphs, structured, why_no_training), self)
 
@@ -49,6 +55,18 @@ class GraphNet(nn.Module):
 
 class Part(nn.Module):
     """The tensors of one of the user's modules; the graph has the operations on them."""
+
+    @property
+    def __class__(self) -> type:  # a loop over the batch norms, to freeze them, must find them
+        found: type = vars(self).get("stands_for", type(self))
+        return found
+
+    @__class__.setter
+    def __class__(self, value: type) -> None:
+        raise TypeError("the class of a part of a graph is fixed")
+
+    def _get_name(self) -> str:
+        return "Part"
 
     def extra_repr(self) -> str:
         return _shapes(self)
@@ -91,7 +109,7 @@ def _forward(
     graphs: Mapping[bool, Graph], structured: Mapping[bool, Callable[[Any], Any]], why_no_training: str
 ) -> Callable[..., Any]:
     """A `forward` with the signature of the original's, which runs the graph of the module's mode."""
-    runs: dict[bool, Callable[..., Any]] = {}
+    runs: dict[tuple[bool, frozenset[str]], Callable[..., Any]] = {}
     names = ["self", *(str(node.target) for node in graphs[False].nodes if node.op == "placeholder")]
     signature = Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in names])
 
@@ -101,11 +119,30 @@ def _forward(
                 f"This network has no graph for training: {why_no_training}",
                 "Call eval() before you run it, or prune fewer groups, so that it keeps its own class.",
             )
-        if self.training not in runs:  # generated on first use; it reads its tensors from any `self`
-            generated = GraphModule(_names_only(graphs[self.training]), graphs[self.training])
-            runs[self.training] = type(generated).forward
+        still = (
+            frozenset(name for name, part in self.named_modules() if not part.training)
+            if self.training
+            else frozenset()
+        )
+        if (self.training, still) not in runs:  # generated on first use; it reads its tensors from any `self`
+            graph = _with_fixed_statistics(graphs[self.training], still)
+            runs[self.training, still] = type(GraphModule(_names_only(graph), graph)).forward
         values = signature.bind(self, *args, **kwargs).args
-        return structured[self.training](runs[self.training](*values))
+        return structured[self.training](runs[self.training, still](*values))
 
     forward.__signature__ = signature  # type: ignore[attr-defined]
     return forward
+
+
+def _with_fixed_statistics(graph: Graph, norms: frozenset[str]) -> Graph:
+    """A training graph in which these norms use their running statistics and do not change them."""
+    if not norms:
+        return graph
+    graph = copied(graph)
+    for node in list(graph.nodes):
+        held = {str(one.target).rpartition(".")[0] for one in node.all_input_nodes if one.op == "get_attr"}
+        if held & norms and operator_name(node) in ("batch_norm", "instance_norm"):
+            node.update_arg(5, False)  # whether it takes the statistics of its input
+        elif held & norms and operator_name(node) == "add_" and not node.users:
+            graph.erase_node(node)  # the number of batches seen
+    return graph

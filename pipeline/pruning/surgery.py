@@ -128,7 +128,9 @@ def _graph_net(
         for name, tensor in _constants(one, tensors):
             tensors[name], transient = tensor, transient | {name}
     structured = {mode: one.meta["structured"] for mode, one in captured.items()}
-    return GraphNet(tensors, transient, graphs, structured, problem).train(model.training)
+    kind = nn.modules.batchnorm._NormBase
+    norms = {name: one.__class__ for name, one in model.named_modules() if isinstance(one, kind)}
+    return GraphNet(tensors, transient, graphs, structured, norms, problem).train(model.training)
 
 
 def _for_training(model: nn.Module, groups: Groups, cut: Cut, alive: Tensor) -> tuple[GraphModule, Graph]:

@@ -27,7 +27,8 @@ def reestimated(model: nn.Module, workload: Workload, *, batches: int = 64, seed
     if not batches or not any(name.endswith("running_var") for name, _ in model.named_buffers()):
         return model
     copy = copied_module(model, {}).eval()
-    norms = [one for one in copy.modules() if isinstance(one, nn.modules.batchnorm._NormBase)]
+    own = [] if isinstance(copy, GraphNet) else copy.modules()
+    norms = [one for one in own if isinstance(one, nn.modules.batchnorm._NormBase)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -111,6 +111,38 @@ def test_training_updates_statistics_of_norms_and_inference_does_not() -> None:
     assert int(small.get_buffer("norm.num_batches_tracked")) == 1
 
 
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(image))))))
+
+
+def test_a_norm_that_is_frozen_in_training_computes_as_in_the_users_class() -> None:
+    own, _, _ = halved(nets.lively(Normed()), IMAGES, "module")
+    small, other = graph(nets.lively(Normed()), IMAGES), graph(nets.lively(Normed()), IMAGES)
+    twin = copy.deepcopy(small)
+    small.load_state_dict(own.state_dict())
+    for model in (own, small, twin):
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d) and len(module.weight) == 4:
+                module.eval()
+    twin.load_state_dict(own.state_dict())
+    expected = own(IMAGES)
+    for model in (small, twin):
+        assert torch.allclose(model(IMAGES), expected, atol=1e-5)
+        for name, value in own.state_dict().items():
+            assert torch.allclose(model.state_dict()[name], value, atol=1e-6), name
+    again, _, _ = halved(small.eval(), IMAGES)
+    assert [type(one).__name__ for one in again.modules() if isinstance(one, nn.BatchNorm2d)] == ["Part"] * 2
+    other.load_state_dict(own.state_dict())
+    assert not torch.allclose(other.train()(IMAGES), expected, atol=1e-3)  # with all norms in training
+
+
 def test_dropout_draws_in_training_and_not_after() -> None:
     small = graph(nets.Mlp(16, 64, 8, 4), nets.image(2, 1, 4, 4))
     x = nets.image(2, 1, 4, 4)
