@@ -33,13 +33,17 @@ def networks_table(report: Report, scale: ScoreScale) -> Table:
     rows, controls = report["rows"], report.get("controls", [])
     unit = time_unit([row["latency_s"]["p50"] for row in [*rows, *controls] if row["latency_s"]])
     engines = any("engine_score" in row for row in rows)
+    memory = any(row["memory_bytes"] is not None for row in rows)
     groups = {
-        title: [[label(row["name"]), *_network(row, rows[0], scale, unit, engines=engines)] for row in some]
+        title: [
+            [label(row["name"]), *_network(row, rows[0], scale, unit, engines=engines, memory=memory)]
+            for row in some
+        ]
         for title, some in (("", rows), ("Controls", controls))
     }
     head = ["Network", capital(scale.name), *([capital(ENGINE)] if engines else [])]
     head += ["Parameters", "Multiply-adds", "File"]
-    head += ["Latency p50", "p95", "p99", "Memory", "Speed-up"]
+    head += ["Latency p50", "p95", "p99", *(["Memory"] if memory else []), "Speed-up"]
     return Table("The networks", head, groups, cards=True)
 
 
@@ -115,7 +119,7 @@ def facts(values: Mapping[str, Any], skip: Sequence[str] = ()) -> Facts | None:
 
 
 def _network(
-    row: Row, first: Row, scale: ScoreScale, unit: tuple[float, str], *, engines: bool
+    row: Row, first: Row, scale: ScoreScale, unit: tuple[float, str], *, engines: bool, memory: bool
 ) -> list[Cell | str]:
     def change(now: float | None, then: float | None) -> str:
         return "" if row is first or now is None or then is None else scale.change(now - then)
@@ -143,7 +147,11 @@ def _network(
         figure(row["macs"], count, _less(row["macs"], first["macs"])),
         figure(row["file_bytes"], size, _less(row["file_bytes"], first["file_bytes"]), sent),
         *times,
-        figure(row["memory_bytes"], size, _less(row["memory_bytes"], first["memory_bytes"])),
+        *(
+            [figure(row["memory_bytes"], size, _less(row["memory_bytes"], first["memory_bytes"]))]
+            if memory
+            else []
+        ),
         f"1{TIMES}" if row is first and not row["speedup"] else _speedup(row["speedup"]),
     ]
 
