@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type
 
 from .errors import DeadweightError, TargetError
 from .machine.nvidia_tools import JETPACKS
@@ -56,7 +56,7 @@ def described(facts: Mapping[str, Any], name: str) -> Dict[str, Any]:
     }
     kind: Dict[str, Any] = {"runtime": "onnxruntime", "precisions": ["fp32", "int8"]}
     if builds:
-        kind = {"like": _family(board["compute_capability"])}
+        kind = {"like": _family(board["compute_capability"]), "jetpack": _known(board["jetpack"])}
     known = {key: fact for key, fact in read.items() if fact["value"] is not None}
     return {"name": name, "title": board["model"], **kind, "facts": known}
 
@@ -103,10 +103,10 @@ def _with_likes(table: Dict[str, Any], path: Path, seen: Tuple[Path, ...]) -> Di
 
 
 def _with_software(table: Dict[str, Any], asked: Optional[str], where: str) -> Dict[str, Any]:
-    """A board's file with the facts of a release, by default those of its `jetpack`."""
+    """A board's file with the facts of a release, by default its `jetpack`; an empty one adds none."""
     default, older = table.pop("jetpack", None), table.pop("older", {})
     known = table.pop("jetpacks", [default] if default else [])
-    if default is None and asked is None:
+    if not default and asked is None:
         return table
     chosen = default if asked is None else _release(asked, known)
     if chosen is None:
@@ -126,7 +126,7 @@ def _with_software(table: Dict[str, Any], asked: Optional[str], where: str) -> D
 
 def _software(release: str) -> Dict[str, Any]:
     """The facts of a release: jetpack, l4t, tensorrt, cuda, python."""
-    for row in read_toml(BOARDS / "_jetpack.toml", TargetError)["release"]:
+    for row in _releases():
         if release in row["names"]:
             names = ("tensorrt", "cuda", "python")
             l4t = next((each for each, jetpack in JETPACKS.items() if jetpack == release), None)
@@ -137,6 +137,15 @@ def _software(release: str) -> Dict[str, Any]:
             }
             return {name: _fact(value, row["source"], row["certainty"]) for name, value in values.items()}
     raise TargetError(f"The software of {titled(release)} is not known.", "Give the facts in your own .toml.")
+
+
+def _releases() -> List[Dict[str, Any]]:
+    return list(read_toml(BOARDS / "_jetpack.toml", TargetError)["release"])
+
+
+def _known(jetpack: Optional[str]) -> str:
+    """A board's release, or "" where its software is not in our table: nothing is guessed then."""
+    return jetpack if jetpack and any(jetpack in row["names"] for row in _releases()) else ""
 
 
 def _release(asked: str, known: Sequence[str]) -> Optional[str]:

@@ -63,6 +63,10 @@ def _written(source: str, to: Path | None) -> Path:
         facts = board.run(["facts"])[1]
     name = re.sub(r"[^a-z0-9]+", "-", facts["board"]["model"].lower()).strip("-")
     path = to or Path(f"{name}.toml")
+    if path.exists():
+        raise RecipeError(
+            f"{path} exists, and may have your corrections.", "Remove it, or choose another --out."
+        )
     write_text(path, board_file(described(facts, path.stem)))
     return path
 

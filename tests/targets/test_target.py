@@ -243,6 +243,17 @@ def test_a_board_writes_its_own_file_and_what_is_unsure_is_marked(
     assert target.align("conv").hard == 8
 
 
+def test_of_a_board_whose_release_is_not_known_no_software_is_guessed(tmp_path: Path) -> None:
+    facts = board_facts(unpack("orin_nx_jp6", tmp_path))
+    facts["board"]["jetpack"] = None
+    target = load_target(written(tmp_path, board_file(described(facts, "mine"))))
+    assert {"jetpack", "python"} & set(target.facts) == set()
+    assert target.certain("tensorrt") == facts["board"]["tensorrt"]
+    facts["board"]["jetpack"] = "5.1.2"
+    target = load_target(written(tmp_path, board_file(described(facts, "mine"))))
+    assert (target.certain("jetpack"), target.certain("python")) == ("5.1.2", "3.8")
+
+
 def test_a_machine_without_tensorrt_writes_a_file_for_onnx_runtime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ def test_batches_of_any_size_merge_to_the_whole(
     assert merged.measured == 3 * len(sizes)
 
 
+@pytest.mark.slow
 def test_ten_thousand_batches_of_one_sample_lose_nothing() -> None:
     values = noise(10_000, 2) * 1e-2 + 1e4
     merged = measure(values[:1], (1,))
