@@ -7,6 +7,7 @@ that the user's code switches. A batch norm can be in eval mode in training, as 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
 from types import MethodType
@@ -51,6 +52,32 @@ class GraphNet(nn.Module):
 
     def extra_repr(self) -> str:
         return _shapes(self)
+
+    def __copy__(self) -> GraphNet:
+        return self._of(vars(self).copy())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraphNet:
+        twin = memo[id(self)] = self._of({})
+        kept = {name: value for name, value in vars(self).items() if name != "forward"}
+        vars(twin).update(copy.deepcopy(kept, memo))
+        return twin
+
+    def __reduce_ex__(self, protocol: object) -> str:
+        raise ModelError(
+            "A pruned network in the graph form cannot be pickled: its code was generated.",
+            "Write it with save_pruned(), or save its state_dict().",
+        )
+
+    def _replicate_for_data_parallel(self) -> GraphNet:
+        replica: nn.Module = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        return self._of(vars(replica))
+
+    def _of(self, attributes: dict[str, Any]) -> GraphNet:
+        """Another one with the same code and these attributes."""
+        twin = type(self).__new__(type(self))
+        vars(twin).update(attributes)
+        vars(twin)["forward"] = MethodType(vars(self)["forward"].__func__, twin)
+        return twin
 
 
 class Part(nn.Module):

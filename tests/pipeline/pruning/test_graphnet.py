@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 from typing import Any
 
 import pytest
@@ -213,6 +214,20 @@ def test_a_copy_runs_and_learns_on_its_own() -> None:
         assert not torch.equal(twin.eval()(IMAGES), expected)
     assert torch.equal(small(IMAGES), expected)
     assert all(parameter.grad is None for parameter in small.parameters())
+
+
+def test_shallow_copies_and_replicas_run_on_their_own_tensors() -> None:
+    small = graph(nets.ResidualCnn(), IMAGES)
+    for twin in (copy.copy(small), small._replicate_for_data_parallel()):
+        assert twin.forward.__self__ is twin
+    shallow = copy.copy(small)
+    assert torch.equal(shallow(IMAGES), small(IMAGES))
+    assert shallow.get_parameter("fc.weight") is small.get_parameter("fc.weight")
+
+
+def test_it_is_not_pickled_into_a_file_that_cannot_run() -> None:
+    with pytest.raises(ModelError, match=r"(?s)cannot be pickled.*save_pruned"):
+        torch.save(graph(nets.ResidualCnn(), IMAGES), io.BytesIO())
 
 
 def test_a_copy_that_was_made_before_the_first_run_runs_too() -> None:
