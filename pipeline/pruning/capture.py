@@ -55,6 +55,8 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     _inline_regions(module)
     _drop_guards(module.graph)  # also within the regions
     _know_parameters(module, model)
+    hooked = [name for name, one in model.named_modules() if one._backward_hooks or one._backward_pre_hooks]
+    functions |= {f'the backward hook of "{name}"' for name in hooked}
     if functions and not training:
         _detach_outputs(module.graph)
     module.meta["own_backward"] = ", ".join(sorted(functions))

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -86,7 +87,8 @@ def own_backward() -> Iterator[set[str]]:
         return apply.__func__(kind, *args, **kwargs)
 
     def hooked(tensor: Tensor, *args: Any) -> Any:
-        found.add("register_hook")
+        if not str(sys._getframe(1).f_globals.get("__name__")).startswith("torch."):
+            found.add("register_hook")
         return hook(tensor, *args)
 
     Function.apply, Tensor.register_hook = classmethod(applied), hooked  # type: ignore[method-assign, assignment]

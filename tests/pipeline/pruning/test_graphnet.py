@@ -189,7 +189,7 @@ class Adversarial(nn.Module):
         y = F.relu(self.fc1(x)).view(-1, 8)
         if self.by == "Reverse":
             y = Reverse.apply(y)  # type: ignore[no-untyped-call]
-        elif y.requires_grad:
+        elif self.by == "register_hook" and y.requires_grad:
             y.register_hook(torch.neg)  # type: ignore[no-untyped-call]
         out: Tensor = self.fc2(y)
         return out
@@ -214,6 +214,14 @@ def test_a_copy_runs_and_learns_on_its_own() -> None:
         assert not torch.equal(twin.eval()(IMAGES), expected)
     assert torch.equal(small(IMAGES), expected)
     assert all(parameter.grad is None for parameter in small.parameters())
+
+
+def test_a_backward_hook_of_a_layer_is_refused_by_its_name() -> None:
+    model = Adversarial("")
+    model.fc2.register_full_backward_hook(lambda *_: None)
+    small = graph(model, nets.image(2, 4))
+    with pytest.raises(ModelError, match='its forward uses the backward hook of "fc2"'):
+        small.train()(nets.image(5, 4))
 
 
 def test_shallow_copies_and_replicas_run_on_their_own_tensors() -> None:
