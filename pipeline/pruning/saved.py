@@ -80,6 +80,9 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
     count = sum(name.startswith("input.") for name in example)
     inputs = [example[f"input.{number}"] for number in range(count)]
     outputs = [example[f"output.{number}"] for number in range(len(example) - count)]
+    if any(map(nn.parameter.is_lazy, model.parameters())):
+        with torch.no_grad():
+            model(*inputs)  # lazy layers get their shapes
     if fingerprint(model) != (*plan.earlier, plan)[0].original:
         raise ModelError(
             "build_model() does not return the network that was pruned: names, shapes or types differ.",

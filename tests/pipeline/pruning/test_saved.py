@@ -140,3 +140,14 @@ def test_a_state_outside_the_state_dict_is_named_and_not_called_damage(tmp_path:
     save_pruned(tmp_path, small, plan, (nets.image(2, 4),))
     with pytest.raises(ModelError, match=r"no file was altered(?s:.*)non-persistent buffers in build_model"):
         load_pruned(Shifted, tmp_path)
+
+
+def test_a_constructor_with_lazy_layers_gets_its_shapes_from_the_example(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 2))
+
+    model, x = build(), nets.image(2, 4)
+    model(x)
+    small, plan, _ = halved(model.eval(), x)
+    save_pruned(tmp_path, small, plan, (x,))
+    assert torch.equal(load_pruned(build, tmp_path)(x), small(x))
