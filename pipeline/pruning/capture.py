@@ -168,7 +168,7 @@ def _check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
         raise ModelError("The network is a TorchScript module, which torch.export does not take.", cure)
     tensors = (*model.parameters(), *model.buffers(), *inputs)
     if any(map(torch.nn.parameter.is_lazy, tensors)):
-        raise ModelError("A lazy layer has no weights yet.", "Run the network once on its example inputs.")
+        raise ModelError("A lazy layer has an uninitialized parameter.", "Run model(*inputs) once before.")
     devices = {str(one.device) for one in tensors if isinstance(one, Tensor)}
     if len(devices) > 1:
         raise ModelError(

@@ -274,7 +274,7 @@ def test_masked_scores_among_the_outputs_are_no_obstacle() -> None:
 
 
 def test_a_network_whose_layers_are_not_made_yet_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"(?s)uninitialized parameter.*model\(\*inputs\) runs"):
+    with pytest.raises(ModelError, match=r"(?s)uninitialized parameter.*Run model\(\*inputs\) once"):
         trace(nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 3)), (EXAMPLE,))
 
 
