@@ -173,8 +173,8 @@ class Reverse(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return -gradient
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return -grad_outputs[0]
 
 
 class Adversarial(nn.Module):
