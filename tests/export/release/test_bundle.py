@@ -164,7 +164,7 @@ def test_what_is_missing_is_named_and_nothing_is_left_behind(
 
 
 def test_a_network_that_does_not_run_is_not_shipped(run: Path, tmp_path: Path) -> None:
-    (run / "networks/int8.onnx").write_bytes(b"broken")
+    (run / "networks/int8.onnx").write_bytes(b"\x08\x09broken\x00")
     with pytest.raises(ArtifactError, match="is a truncated or damaged ONNX file"):
         bundle(run, tmp_path / "out", target=CPU)
     unknown = helper.make_node("Unheard", ["x"], ["y"])
