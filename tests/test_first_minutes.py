@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from support import ssh_board
 from support.simulated_board import simulated_board
-from test_readme import ROOT
+from test_readme import ROOT, checkout
 
 PAGE = (ROOT / "docs" / "first_minutes.md").read_text("utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
@@ -56,12 +56,9 @@ def ran(line: str, folder: Path, environment: Mapping[str, str]) -> Ran:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkout's files, without what was made in it."""
     place = tmp_path / "checkout"
     place.mkdir()
-    for name in ("deadweight", "pipeline", "export", "targets", "examples"):
-        (place / name).symlink_to(ROOT / name)
-    return place
+    return checkout(place)
 
 
 @pytest.mark.slow

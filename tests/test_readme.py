@@ -27,14 +27,17 @@ def blocks(*, slow: bool) -> list[tuple[str, str, str]]:
     ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout's files, without what was made in it."""
-    place = tmp_path_factory.mktemp("readme")
+def checkout(place: Path) -> Path:
+    """A folder with a checkout's files, without what was made in it."""
     for path in ROOT.iterdir():
         if not path.name.startswith(".") and path.name not in ("runs", "build", "deadweight.egg-info"):
             (place / path.name).symlink_to(path)
     return place
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout(tmp_path_factory.mktemp("readme"))
 
 
 def run(folder: Path, language: str, text: str, allowed: tuple[int, ...] = (0,)) -> None:

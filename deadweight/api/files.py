@@ -187,10 +187,10 @@ def build(
         else:
             figures = None if need is None else need.to_json()
             with connected_to(on, progress or silent) as there:
-                named = None if target is None else target_on(target, there.run(["facts"])[1])
-                facts = None if named is None else named.to_json()
-                path = _in_half(path, half, chosen, version_there(there))
-                record = build_on(there, path, plan, settings=asdict(chosen), target=facts, need=figures)
+                facts = there.run(["facts"])[1]
+                named = None if target is None else target_on(target, facts).to_json()
+                path = _in_half(path, half, chosen, version_there(facts))
+                record = build_on(there, path, plan, settings=asdict(chosen), target=named, need=figures)
     except BaseException:
         if not before:  # without its plan the cast file is half of a result
             half.unlink(missing_ok=True)

@@ -152,9 +152,8 @@ def ready_on(
     )
 
 
-def version_there(board: Transport) -> str:
-    """The version of the TensorRT that builds on a board; empty without one."""
-    facts = board.run(["facts"])[1]
+def version_there(facts: Mapping[str, Any]) -> str:
+    """The version of the TensorRT that builds on a board with these facts; empty without one."""
     known = {one.name: one for one in known_runtimes() if one.builds}
     found = [known[one["name"]] for one in facts["runtimes"] if one["name"] in known]
     return _version(facts, found[0]) if found else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import ssh_board, tensorrt_versions
+from support import ssh_board
 from support.simulated_board import simulated_board
 
 from deadweight.__main__ import main
@@ -25,16 +25,6 @@ from deadweight.targets.remote.ssh import connected
 pytestmark = pytest.mark.skipif(
     ssh_board.SSHD is None, reason="there is no sshd here: apt install openssh-server"
 )
-
-
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> ssh_board.Board:
-    return simulated_board(tmp_path_factory.mktemp("trt"), "10.3.0")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tensorrt_versions.save_models(tmp_path_factory.mktemp("models"))
 
 
 class Command:

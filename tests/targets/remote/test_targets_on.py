@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ssh_board, tensorrt_versions
-from support.simulated_board import simulated_board
+from support import ssh_board
 
 from deadweight.__main__ import main
 from deadweight.targets.target import load_target
@@ -19,16 +18,6 @@ from deadweight.targets.target import load_target
 pytestmark = pytest.mark.skipif(
     ssh_board.SSHD is None, reason="there is no sshd here: apt install openssh-server"
 )
-
-
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> ssh_board.Board:
-    return simulated_board(tmp_path_factory.mktemp("trt"), "10.3.0")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tensorrt_versions.save_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(autouse=True)
