@@ -1,6 +1,6 @@
 """The zoo: every network halved by deadweight and by Torch-Pruning, in one run, side by side.
 
-    python benchmarks/zoo/zoo.py [--tools ours rival] [--unseen | --further] [--jobs 2] [--only NAME ...]
+    python benchmarks/zoo/zoo.py [--tools ours rival] [--unseen | --further | --forty] [--only NAME ...]
     python benchmarks/zoo/zoo.py --table          the tables of what was measured so far, in Markdown
 
 Needs torchvision, timm, transformers and torch-pruning 1.6.1 beside deadweight. One process a row; what was
@@ -26,6 +26,7 @@ from rich.progress import Progress
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.record import Row, append, recorded
+from benchmarks.zoo.forty import FORTY
 from benchmarks.zoo.further_networks import FURTHER
 from benchmarks.zoo.networks import NETWORKS, UNSEEN, Network
 from benchmarks.zoo.table import tables
@@ -92,8 +93,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Every network of the zoo, halved.")
     parser.add_argument("--tools", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
-    parser.add_argument("--unseen", action="store_true", help="the networks kept for a forecast")
-    parser.add_argument("--further", action="store_true", help="those looked at afterwards")
+    lists = {"unseen": UNSEEN, "further": FURTHER, "forty": FORTY}
+    told = {"unseen": "kept for a forecast", "further": "looked at afterwards", "forty": "of other libraries"}
+    for name, some in lists.items():
+        what = f"the networks {told[name]}"
+        parser.add_argument(f"--{name}", action="store_const", const=some, dest="networks", help=what)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=float, default=400, help="seconds a row of ours may take")
@@ -101,7 +105,7 @@ def main() -> None:
     parser.add_argument("--record", type=Path, default=Path("runs/zoo.jsonl"))
     parser.add_argument("--table", action="store_true", help="print the tables only")
     given = parser.parse_args()
-    networks = UNSEEN if given.unseen else FURTHER if given.further else NETWORKS
+    networks: tuple[Network, ...] = given.networks or NETWORKS
     if unknown := set(given.only) - {one.name for one in networks}:
         parser.error(f"not in the zoo: {', '.join(sorted(unknown))}")
     networks = tuple(one for one in networks if not given.only or one.name in given.only)
