@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from ...targets.errors import ModelError
 from .bypass import ACTIVATIONS, bypassed, without
-from .capture import Example, inputs_of
 from .compare import relative_error, run, tolerance
 from .graphnet import GraphNet
+from .inputs import Example, inputs_of
 from .narrow import copied_module, elements_of
 from .plan import Bypass
 from .watch import Call, Seen, shape_of, watched

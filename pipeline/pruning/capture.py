@@ -6,10 +6,8 @@ each node the stack of the user's code that made it, so that a message about an 
 
 from __future__ import annotations
 
-import inspect
 import re
 import traceback
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
 from .contexts import collected, hushed, in_mode, own_backward
-
-Example = Mapping[str, Tensor] | Sequence[Tensor]
+from .inputs import Example, check_inputs, check_names, inputs_of, open_batch
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -39,11 +36,11 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     the graph does not have; in eval form its outputs then have no gradient.
     """
     inputs = inputs_of(example)
-    _check_inputs(model, inputs)
-    _check_names(model, example)
+    check_inputs(model, inputs)
+    check_names(model, example)
     try:
         with in_mode(model, training=training), torch.set_grad_enabled(training), hushed(), collected():
-            shapes = _open_batch(model, inputs)
+            shapes = open_batch(model, inputs)
             with own_backward() as functions:
                 program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
             module = program.module()
@@ -94,21 +91,6 @@ def users_line(node: Node) -> str:
     return ""
 
 
-def inputs_of(example: Example) -> tuple[Tensor, ...]:
-    """The example's tensors, in the order of forward's parameters.
-
-    Raises:
-        ModelError: it is a single tensor, whose rows would be read as the inputs.
-    """
-    given: object = example
-    if isinstance(given, Tensor):
-        raise ModelError(
-            f"The example inputs are one tensor of shape {tuple(given.shape)}, not a collection of tensors.",
-            'Give a tuple, even of one tensor: (x,), or a mapping: {"image": x}.',
-        )
-    return tuple(example.values()) if isinstance(example, Mapping) else tuple(example)
-
-
 def operator_name(node: Node) -> str:
     """'conv2d' for aten.conv2d.default; an operator in place has a trailing underscore."""
     schema = getattr(node.target, "_schema", None)
@@ -142,50 +124,6 @@ def size_of(size: int | torch.SymInt) -> int:
             "Give it a fixed size (torch.where, topk, output_size=), or leave that part out.",
         )
     return int(known)
-
-
-def _batched(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0
-
-
-def _open_batch(model: nn.Module, inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """The dynamic shapes for torch.export: the first axis of every input, if all have the same size."""
-    batches = {len(value) for value in inputs if _batched(value)}
-    shared = len(batches) == 1 and min(batches) > 1
-    shapes = [{0: torch.export.Dim.AUTO} if shared and _batched(value) else None for value in inputs]
-    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL in kinds:  # forward(self, *xs): the rest is one argument
-        first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
-        return (*shapes[:first], tuple(shapes[first:]))
-    return tuple(shapes)
-
-
-def _check_inputs(model: nn.Module, inputs: Sequence[Any]) -> None:
-    if not inputs:
-        raise ModelError("There are no example inputs.", "Give at least one tensor, with a batch of two.")
-    if isinstance(model, torch.jit.ScriptModule):
-        cure = "Give the Python module that it was made from."
-        raise ModelError("The network is a TorchScript module, which torch.export does not take.", cure)
-    tensors = (*model.parameters(), *model.buffers(), *inputs)
-    if any(map(torch.nn.parameter.is_lazy, tensors)):
-        raise ModelError("A lazy layer has an uninitialized parameter.", "Run model(*inputs) once before.")
-    devices = {str(one.device) for one in tensors if isinstance(one, Tensor)}
-    if len(devices) > 1:
-        raise ModelError(
-            f"The network and its example inputs are on different devices: {', '.join(sorted(devices))}.",
-            "Move them to one device: model.to(device), and each input to the same.",
-        )
-
-
-def _check_names(model: nn.Module, example: Example) -> None:
-    """Checks the order of names: inputs are passed by position, so another order would mix them up."""
-    names = list(example) if isinstance(example, Mapping) else []
-    known = list(inspect.signature(model.forward).parameters)
-    if set(names) <= set(known) and names != known[: len(names)]:
-        raise ModelError(
-            f"The example inputs are {', '.join(names)}; forward takes {', '.join(known)}.",
-            "Give them in the order of forward's parameters; only the last ones may be left out.",
-        )
 
 
 def _know_parameters(module: GraphModule, model: nn.Module) -> None:

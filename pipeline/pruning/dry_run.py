@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .capture import Example, inputs_of
 from .contexts import hushed
+from .inputs import Example, inputs_of
 from .narrow import copied_module, named_tensors
 
 

@@ -18,8 +18,9 @@ from torch.fx import GraphModule
 
 from ...targets.errors import ModelError
 from .calls import Tracked
-from .capture import Example, copied
+from .capture import copied
 from .identities import Solution
+from .inputs import Example
 from .plan import Plan, Shapes, Width
 
 Align = int | Mapping[str, int] | None

@@ -18,8 +18,9 @@ from torch.fx import Interpreter, Node
 
 from ...targets.errors import ModelError
 from .calls import Tracked
-from .capture import Example, argument_of, inputs_of, operator_name
+from .capture import argument_of, operator_name
 from .groups import Groups
+from .inputs import Example, inputs_of
 from .narrow import copied_module, named_tensors
 from .plan import plan_of
 

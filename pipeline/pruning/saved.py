@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from ...targets.artifact import writing
 from ...targets.errors import ArtifactError, ModelError
-from .capture import Example, inputs_of
 from .compare import relative_error, run, tolerance
+from .inputs import Example, inputs_of
 from .narrow import named_tensors
 from .plan import Plan, fingerprint, plan_of
 from .surgery import replay

@@ -20,10 +20,11 @@ from torch.fx import Graph, GraphModule, Node
 
 from ...targets.errors import ModelError
 from .bypass import shallower
-from .capture import Example, capture, users_line
+from .capture import capture, users_line
 from .contexts import uncollected
 from .graphnet import GraphNet
 from .groups import Groups, Tracing, planned
+from .inputs import Example
 from .narrow import WIDTH_ARGUMENTS, cut_tensors
 from .plan import Cut, fingerprint, parameters_left, record, together
 from .plan import Plan as Plan

@@ -20,12 +20,13 @@ from torch.fx import GraphModule, Interpreter, Node
 from ...targets.errors import ModelError
 from .assemble import assemble
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
-from .capture import Example, batch_is_open, capture, has_batch, inputs_of, operator_name, size_of, users_line
+from .capture import batch_is_open, capture, has_batch, operator_name, size_of, users_line
 from .compare import compared, run, run_graph
 from .contexts import uncollected
 from .dry_run import differs_in_training
 from .groups import Groups, Tracing
 from .identities import Cause
+from .inputs import Example, inputs_of
 from .narrow import named_tensors
 from .plan import fingerprint
 from .rules import RULES, pointwise

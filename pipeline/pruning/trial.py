@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from .calls import Tracked
-from .capture import has_batch, inputs_of, operator_name
+from .capture import has_batch, operator_name
 from .compare import Computation, compared, or_nothing, run, run_graph
 from .groups import Groups
+from .inputs import inputs_of
 from .narrow import (
     cut_tensors,
     known_attributes,

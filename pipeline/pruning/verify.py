@@ -19,9 +19,9 @@ from torch.fx import Graph, Interpreter, Node
 
 from ...targets.errors import ModelError
 from .bypass import difference
-from .capture import Example, inputs_of
 from .compare import compared, or_nothing, run, run_graph
 from .groups import Groups, Tracing
+from .inputs import Example, inputs_of
 from .narrow import copied_module, named_tensors
 from .plan import Cut, Plan, fingerprint, plan_of
 from .resize import resized

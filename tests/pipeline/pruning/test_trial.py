@@ -8,9 +8,9 @@ from support import nets
 from support.halving import done, half_of
 from torch import Tensor, nn
 
-from deadweight.pipeline.pruning.capture import Example
 from deadweight.pipeline.pruning.compare import relative_error, run
 from deadweight.pipeline.pruning.graphnet import GraphNet
+from deadweight.pipeline.pruning.inputs import Example
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
 from deadweight.pipeline.pruning.trial import Trial, earlier_plans
