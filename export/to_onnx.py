@@ -27,7 +27,7 @@ from ..targets.errors import ModelError
 from .onnx_graph import canonical
 from .onnx_graph.exporter_fixes import restate
 from .onnx_graph.external_data import fits, whole_copy
-from .onnx_graph.graph import Array, load, opset_of, save
+from .onnx_graph.graph import Array, opset_of, save
 from .onnx_graph.layer_norm import spell_out_layer_norms
 from .onnx_graph.run import first_line, runner
 from .onnx_graph.run_module import arguments, eval_mode
@@ -102,16 +102,6 @@ def to_onnx(
     model, simplified_by, notes = _simplified(model, arrays)
     save(model, path)
     return Exported(path, opset, simplified_by, notes)
-
-
-def simplify(path: Path, out_path: Path, example_inputs: Mapping[str, Array]) -> Exported:
-    """Simplifies an ONNX file with onnxsim, with onnxslim where onnxsim fails, else copies it.
-
-    A simplified graph is used only if its outputs are equal, up to 1e-5 of the largest output.
-    """
-    model, simplified_by, notes = _simplified(load(path).proto, example_inputs)
-    save(model, out_path)
-    return Exported(Path(out_path), opset_of(model), simplified_by, notes)
 
 
 def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> torch.export.ExportedProgram:

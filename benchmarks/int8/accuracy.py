@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.common.record import append, recorded
-from benchmarks.int8.ort_reader import reader
-from deadweight.export.onnx_graph.counts import float_kernels, optimized
+from benchmarks.int8.ort_reader import optimized, reader
+from deadweight.export.onnx_graph.counts import float_kernels
 from deadweight.pipeline.quantization.candidates import validated
 from deadweight.pipeline.stages.export import Export
 from deadweight.pipeline.stages.quantize import Quantize

@@ -1,9 +1,17 @@
-"""Calibration samples as onnxruntime's own quantizer asks for them."""
+"""What ONNX Runtime reads and writes: samples as its own quantizer asks for them, and its optimized graph."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+import onnx
+
+from deadweight.export.onnx_graph.counts import read_optimized
+from deadweight.export.onnx_graph.graph import load
+from deadweight.export.onnx_graph.run import Opened
 
 
 def reader(batches: Iterable[Mapping[str, Any]]) -> Any:
@@ -18,3 +26,10 @@ def reader(batches: Iterable[Mapping[str, Any]]) -> Any:
             return next(self.rest, None)
 
     return Reader()
+
+
+def optimized(path: Path) -> onnx.ModelProto:
+    """The graph after ONNX Runtime's optimizations, as its CPU provider runs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        Opened.of(load(path), optimized_path=Path(folder) / "optimized.onnx")
+        return read_optimized(Path(folder) / "optimized.onnx")

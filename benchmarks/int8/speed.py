@@ -25,8 +25,8 @@ from torch import nn
 
 from benchmarks.common.record import append, recorded
 from benchmarks.int8.lint import EXAMPLES, built
-from benchmarks.int8.ort_reader import reader
-from deadweight.export.onnx_graph.counts import count, float_kernels, optimized
+from benchmarks.int8.ort_reader import optimized, reader
+from deadweight.export.onnx_graph.counts import count, float_kernels
 from deadweight.export.onnx_graph.graph import load, save
 from deadweight.export.quantization.calibrate import calibrate
 from deadweight.export.quantization.to_qdq import to_qdq

@@ -7,7 +7,6 @@ INT8: a file with QuantizeLinear nodes may still run every convolution in float.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ import onnx
 
 from ...targets.errors import ModelError
 from .graph import QUANTIZED, WEIGHTED, Index, attribute_of, load
-from .run import runner
 from .shapes import Shapes
 
 FLOAT_KERNELS = ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
@@ -106,18 +104,6 @@ def float_kernels(optimized: onnx.ModelProto) -> list[str]:
     ]
 
 
-def optimized(path: Path) -> onnx.ModelProto:
-    """The graph after ONNX Runtime's optimizations, as its CPU provider runs it.
-
-    Raises:
-        ModelError: ONNX Runtime refuses the model.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        written = Path(directory) / "optimized.onnx"
-        runner(load(path).proto, optimized_path=written)
-        return read_optimized(written)
-
-
 def read_optimized(path: Path) -> onnx.ModelProto:
-    """A graph that ONNX Runtime wrote, without external weights."""
+    """A graph that ONNX Runtime wrote after its optimizations, without external weights."""
     return onnx.load(path, load_external_data=False)

@@ -10,13 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from onnx import TensorProto
 
-from ...targets.artifact import read_json, write_json
-from ...targets.errors import ArtifactError, ModelError, WorkloadError
+from ...targets.errors import ModelError, WorkloadError
 from ..onnx_graph.float_input import as_float
 from ..onnx_graph.graph import OnnxModel, given_inputs
 from ..onnx_graph.run import PIECE, Opened, Stream, pieces, samples_in, streamer
@@ -50,26 +48,6 @@ class Ranges:
         adequacy = {name: [one.moved, one.carriers] for name, one in self.adequacy.items()}
         found = {"tensors": tensors, "adequacy": adequacy}
         return {"schema": 1, "method": self.method, "samples": self.samples, **found}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Ranges:
-        try:
-            tensors = {name: Range(float(low), float(high)) for name, (low, high) in value["tensors"].items()}
-            adequacy = {
-                name: Adequacy(None if moved is None else float(moved), int(carriers))
-                for name, (moved, carriers) in value.get("adequacy", {}).items()
-            }
-            return cls(str(value["method"]), int(value["samples"]), tensors, adequacy)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(f"These are not calibrated ranges: {error!r}.", "Calibrate again.") from error
-
-    def save(self, path: Path) -> None:
-        """Writes JSON; equal ranges give equal bytes."""
-        write_json(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: Path) -> Ranges:
-        return cls.from_json(read_json(path))
 
 
 @dataclass(frozen=True)

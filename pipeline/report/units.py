@@ -94,13 +94,8 @@ class ScoreScale:
         return cls(name, higher_is_better, higher_is_better and all(0 <= score <= 1 for score in known))
 
     @property
-    def unit(self) -> str:
-        """The unit of a change."""
-        return "points" if self.share else ""
-
-    @property
     def factor(self) -> float:
-        """The factor from a change to `unit`."""
+        """The factor from a change to points, or to the score's own unit."""
         return 100.0 if self.share else 1.0
 
     def text(self, score: float) -> str:

@@ -49,62 +49,12 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A clocked unit: its load in percent and its clocks, where printed. Off: no clocks."""
-
-    load_percent: Optional[float]
-    clocks_hz: Tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Tegrastats:
-    """The tokens of a line, in order. The first token of a name counts."""
+    """The tokens of a line, in order."""
 
     readings: Tuple[Reading, ...]
     unknown: Tuple[str, ...]
     """Words that are not part of a known token."""
-
-    @property
-    def cores(self) -> Tuple[Optional[Engine], ...]:
-        """Every core; None for one that is off."""
-        units: List[Optional[Engine]] = []
-        printed = next((str(each.values[0]) for each in self.readings if each.kind == "cores"), "")
-        for core in printed.split(",") if printed else ():
-            load, at, clock = core.partition("%@")
-            units.append(Engine(float(load), (int(clock) * 1_000_000,)) if at else None)
-        return tuple(units)
-
-    @property
-    def engines(self) -> Dict[str, Engine]:
-        """Memory (EMC), GPU (GR3D), codecs and accelerators, named without the ending `_FREQ`."""
-        units: Dict[str, Engine] = {}
-        for reading in self.readings:
-            if reading.kind == "engine":
-                _, load_at, clocks, load, clock = reading.values
-                hertz = [int(each) * 1_000_000 for each in re.findall(r"[0-9]+", clocks or clock or "")]
-                percent = load_at or load
-                name = reading.name[:-5] if reading.name.endswith("_FREQ") else reading.name
-                units.setdefault(name, Engine(float(percent) if percent else None, tuple(hertz)))
-        return units
-
-    @property
-    def temperatures_c(self) -> Dict[str, Optional[float]]:
-        """By zone, in degrees Celsius; None for a unit that is off, which prints -256."""
-        celsius: Dict[str, Optional[float]] = {}
-        for reading in self.readings:
-            if reading.kind == "temperature":
-                value = float(reading.values[0] or -256)
-                celsius.setdefault(reading.name, value if value > -100 else None)
-        return celsius
-
-    @property
-    def rails_w(self) -> Dict[str, float]:
-        """Current power by rail, in watts. `NC` is a channel that is not connected and is left out."""
-        watts: Dict[str, float] = {}
-        for reading in self.readings:
-            if reading.kind == "rail" and reading.name != "NC":
-                watts.setdefault(reading.name, int(reading.values[0] or 0) / 1000)
-        return watts
 
 
 def parse_tegrastats(line: str) -> Tegrastats:

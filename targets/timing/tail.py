@@ -16,9 +16,9 @@ event need more events.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Dict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -58,10 +58,6 @@ class TailBound:
             f"p{self.percent:g} at most {1e3 * self.bound_s:.4g} ms "
             f"({100 * self.confidence:.3g} % confidence, {self.samples:,} samples{burst})"
         )
-
-    def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON; what is infinite becomes null."""
-        return {**asdict(self), "bound_s": self.bound_s if math.isfinite(self.bound_s) else None}
 
 
 def tail_bound(samples_s: NDArray[np.float64], percent: float, *, confidence: float = 0.95) -> TailBound:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deadweight.export.to_onnx import simplify, to_onnx
+from deadweight.export.to_onnx import to_onnx
 from deadweight.targets.errors import ModelError
 
 Nets = Callable[[str], Any]
@@ -143,16 +143,16 @@ def test_a_simplifier_that_changes_the_outputs_is_not_used(
         return wrong, True
 
     made = net("mlp")
-    inputs = {key: value.numpy() for key, value in made.example.items()}
     monkeypatch.setattr("onnxsim.simplify", broken)
-    record = simplify(made.path, tmp_path / "simple.onnx", inputs)
+    record = to_onnx(made.module, made.example, tmp_path / "simple.onnx")
     assert record.simplified_by == "onnxslim"
     assert "it changed output by" in record.notes[0]
     monkeypatch.setattr("onnxslim.slim", lambda model: None)
-    record = simplify(made.path, tmp_path / "plain.onnx", inputs)
+    record = to_onnx(made.module, made.example, tmp_path / "plain.onnx")
     assert record.simplified_by == "nothing"
     assert "it returned nothing" in record.notes[1]
-    assert (tmp_path / "plain.onnx").read_bytes() == made.path.read_bytes()
+    to_onnx(made.module, made.example, tmp_path / "asked.onnx", simplify=False)
+    assert (tmp_path / "plain.onnx").read_bytes() == (tmp_path / "asked.onnx").read_bytes()
 
 
 class FixedBatch(nn.Module):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 from torch import nn
 
 from deadweight.export.onnx_graph import counts, readback
@@ -95,5 +97,12 @@ def noise_between(before: Path, after: Path, batches: Batches) -> float:
     return parity.noise_between(opened(before), opened(after), batches)
 
 
+def optimized(path: Path) -> onnx.ModelProto:
+    """The graph after ONNX Runtime's optimizations."""
+    with tempfile.TemporaryDirectory() as folder:
+        Opened.of(load(path), optimized_path=Path(folder) / "optimized.onnx")
+        return counts.read_optimized(Path(folder) / "optimized.onnx")
+
+
 def float_kernels(path: Path) -> list[str]:
-    return counts.float_kernels(counts.optimized(path))
+    return counts.float_kernels(optimized(path))

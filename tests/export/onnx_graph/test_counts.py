@@ -9,11 +9,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from support.int8_files import calibrate, compare_files, float_kernels, to_qdq
+from support.int8_files import calibrate, compare_files, float_kernels, optimized, to_qdq
 from support.onnx_files import numbers, op, write_network
 from torch import nn
 
-from deadweight.export.onnx_graph.counts import count, optimized
+from deadweight.export.onnx_graph.counts import count
 from deadweight.export.to_onnx import to_onnx
 from deadweight.targets.errors import ArtifactError, ModelError
 

@@ -142,11 +142,6 @@ def test_a_model_of_a_fixed_batch_is_judged_by_whole_batches(net: Nets, tmp_path
     assert all(found.moved is not None for found in ranges.adequacy.values())
 
 
-def test_ranges_of_before_there_was_a_check_can_still_be_read() -> None:
-    old = {"method": "minmax", "samples": 8, "tensors": {"x": [0.0, 1.0]}}
-    assert not Ranges.from_json(old).adequacy
-
-
 def test_tensors_that_are_zero_in_all_samples_are_named_and_many_of_them_are_shouted_about() -> None:
     found = {f"t{number}": Adequacy(0.01, 200) for number in range(20)}
     first, second = words(found | {"dead": Adequacy(0.0, 0)}, samples=400, method="minmax")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from support.onnx_files import numbers, op, write_network
 
 from deadweight.export.onnx_graph.graph import Index, load
 from deadweight.export.onnx_graph.run import runner
-from deadweight.export.quantization.calibrate import Ranges, tensors_to_measure
+from deadweight.export.quantization.calibrate import tensors_to_measure
 from deadweight.export.quantization.placement import DIALECTS, place
-from deadweight.targets.errors import ArtifactError, ModelError, WorkloadError
+from deadweight.targets.errors import ModelError, WorkloadError
 
 Nets = Callable[[str], Any]
 METHODS: list[Any] = ["minmax", "percentile", "entropy", "mse"]
@@ -57,13 +58,9 @@ def test_ranges_do_not_depend_on_how_the_data_were_batched(net: Nets, method: An
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_data_give_the_same_bytes_and_come_back_whole(
-    net: Nets, tmp_path: Path, method: Any
-) -> None:
-    for name in ("a", "b"):
-        calibrate(net("joined").path, net("joined").batches, method=method).save(tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert Ranges.load(tmp_path / "a") == calibrate(net("joined").path, net("joined").batches, method=method)
+def test_the_same_data_give_the_same_ranges(net: Nets, method: Any) -> None:
+    one, two = (calibrate(net("joined").path, net("joined").batches, method=method) for _ in range(2))
+    assert json.dumps(one.to_json()) == json.dumps(two.to_json())
 
 
 @pytest.mark.parametrize("method", ["percentile", "entropy"])
@@ -157,13 +154,6 @@ def test_a_custom_operator_is_refused_in_words(net: Nets, tmp_path: Path) -> Non
     onnx.save(model, tmp_path / "custom.onnx")
     with pytest.raises(ModelError, match="ONNX Runtime refuses"):
         calibrate(tmp_path / "custom.onnx", net("mlp").batches)
-
-
-@pytest.mark.parametrize("text", ["{}", '{"method": "x", "samples": 1, "tensors": {"a": [1]}}', "[1]", "no"])
-def test_a_file_that_holds_no_ranges_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "ranges.json").write_text(text)
-    with pytest.raises(ArtifactError):
-        Ranges.load(tmp_path / "ranges.json")
 
 
 @pytest.mark.parametrize("operator", ["MatMul", "Gemm"])

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from support.int8_files import calibrate, compare_files, float_kernels, to_qdq
+from support.int8_files import calibrate, compare_files, float_kernels, optimized, to_qdq
 from support.onnx_files import numbers, op, write_network
 from torch import nn
 
-from deadweight.export.onnx_graph.counts import count, optimized
+from deadweight.export.onnx_graph.counts import count
 from deadweight.export.onnx_graph.graph import Index, attribute_of
 from deadweight.export.quantization.calibrate import Range, Ranges
 from deadweight.export.quantization.to_qdq import quantize_weight, symmetric, unsigned

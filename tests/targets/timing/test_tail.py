@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -87,9 +86,3 @@ def test_no_samples_and_no_numbers_are_refused(samples: np.ndarray) -> None:
 def test_a_percentile_that_means_nothing_is_refused(percent: float, confidence: float) -> None:
     with pytest.raises(MeasurementError, match="There is no bound"):
         tail_bound(np.ones(500), percent, confidence=confidence)
-
-
-def test_a_bound_is_plain_json_also_where_there_is_none() -> None:
-    for size in (10, 400):
-        value = tail_bound(np.linspace(1, 2, size), 99).to_json()
-        assert json.loads(json.dumps(value, allow_nan=False)) == value
