@@ -34,6 +34,7 @@ def main() -> None:
         sys.exit(2)
     from .cli import app
     from .targets.errors import DeadweightError
+    from .terminal.printer import err
     from .terminal.tables import explain
 
     try:
@@ -53,7 +54,7 @@ def main() -> None:
         sys.exit(2)
     except Exception:
         # A bug in deadweight. Python would exit with 1, which a CI job would read as a slower model.
-        traceback.print_exc()
+        err.say(traceback.format_exc())
         sys.exit(2)
 
 

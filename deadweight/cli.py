@@ -13,9 +13,9 @@ import typer
 from . import __version__, api
 from .commands import boards, engine_report, engines, gate, packing, release, stages, timing
 from .terminal.options import BoardPrecision, BoardRuntime, Data, JetPack, On, Out, Settings, TargetName
+from .terminal.printer import out
 from .terminal.progress import point_to, watching
 from .terminal.show import show
-from .terminal.tables import out
 
 app = typer.Typer(
     help="Remove the neurons that are dead weight, and prove that the smaller network is faster.",
@@ -28,7 +28,7 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        out.print(__version__)
+        out.say(__version__)
         raise typer.Exit
 
 
@@ -109,11 +109,11 @@ def report(
     if history:
         from .pipeline.report.history import write_measurements
 
-        out.print(f"The history: {write_measurements(directory)}", soft_wrap=True)
+        out.say(f"The history: {write_measurements(directory)}")
         return
     from .pipeline.report.write import write_report
 
-    out.print(f"The report: {write_report(directory)}", soft_wrap=True)
+    out.say(f"The report: {write_report(directory)}")
 
 
 for _command in (

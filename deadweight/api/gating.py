@@ -25,6 +25,7 @@ def gate(
     baseline: Path | str | None = None,
     config: Path | str = "deadweight.toml",
     limit: float | None = None,
+    fetch: str = "",
     cap_s: float | None = None,
     threads: int | None = None,
     batch: int | None = None,
@@ -47,6 +48,7 @@ def gate(
         model, baseline, inputs, history: paths; None for those of `[gate]` in the settings.
         config: budgets and settings, see docs/judgement.md.
         limit: replaces the budget `slowdown`, as a share.
+        fetch: command that puts a missing accepted model in place; run without a shell.
         cap_s: time limit in seconds.
         threads, batch, precision: refused if they are not those of the baseline.
         on, runtime: as `compare`; the baseline must have been recorded on that runtime.
@@ -75,7 +77,7 @@ def gate(
     accepted = read_baseline(path)
     refuse_other_protocol(accepted, threads=threads, batch=batch, precision=precision)
     refuse_other_inputs(accepted, given_inputs(files.inputs))
-    old = old_model(accepted, path)
+    old = old_model(accepted, path, fetch=fetch)
     scores: tuple[float | None, float | None] = (accepted.score, None)
     data = files.data if files.budgets.score_drop is not None else None
     if data is not None and on is None:
@@ -125,7 +127,7 @@ def _on_board(
     if old is None:
         raise RecipeError(
             f"The accepted model {accepted.model} is not here, so it cannot be sent to {on}.",
-            "Restore the file, or record the baseline again with --fetch.",
+            "Restore the file, or give the command that fetches it: --fetch CMD.",
         )
     from ..targets.gate.baseline import refuse_other_runtime
     from ..targets.gate.settings import accuracy

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..targets.doctor import Check
 from ..targets.errors import DeadweightError, RecipeError
 from ..terminal.options import JetPack, TargetName
-from ..terminal.tables import explain, out
+from ..terminal.printer import out
+from ..terminal.tables import explain
 
 
 def targets(
@@ -36,7 +37,7 @@ def targets(
         )
     if source is not None:
         name = str(_written(source, to))
-        out.print(f"The target: {name}", soft_wrap=True, markup=False)
+        out.say(f"The target: {name}")
     if name is None:
         table = Table("target", "board", "runtime", "precisions", header_style="bold")
         for each in map(load_target, target_names()):
@@ -44,12 +45,12 @@ def targets(
         out.print(table)
         return
     target = load_target(with_jetpack(name, jetpack) or name)
-    out.print(f"[bold]{escape(target.title)}[/]: {target.runtime}, {', '.join(target.precisions)}")
+    out.say((target.title, "bold"), f": {target.runtime}, {', '.join(target.precisions)}")
     table = Table("fact", "value", "certainty", "source", header_style="bold")
     for kind, rule in target.alignment.items():
-        table.add_row(f"width of {kind}", f"multiple of {rule.step}", rule.certainty, escape(rule.source))
+        table.add_row(f"width of {kind}", f"multiple of {rule.step}", rule.certainty, rule.source)
     for key, fact in target.facts.items():
-        table.add_row(key, escape(str(fact.value)), fact.certainty, escape(fact.source))
+        table.add_row(key, str(fact.value), fact.certainty, fact.source)
     out.print(table)
 
 
@@ -91,7 +92,7 @@ def doctor(
         raise typer.Exit(_show_checks(checks, next_step(checks)))
     code = 0
     for host, answer in on_each(on, doctor_on).items():
-        out.print(f"[bold]{escape(host)}[/]")
+        out.say((host, "bold"))
         if isinstance(answer, DeadweightError):
             explain(answer.what, answer.cure)
             code = 2
@@ -142,19 +143,19 @@ def bundle(
         expires=expires,
         tolerance=tolerance,
     )
-    out.print(f"The bundle: {made}", soft_wrap=True)
+    out.say(f"The bundle: {made}")
     if sign is None:
-        out.print("It is not signed, so boards will refuse it: --sign KEY.")
+        out.say("It is not signed, so boards will refuse it: --sign KEY.")
 
 
 def _show_checks(checks: Sequence[Check], advice: str) -> int:
     table = Table("", "what", "found", "needed for", header_style="bold")
     for check in checks:
-        sign = "[green]works[/]" if check.works else "[red]missing[/]"
-        table.add_row(sign, check.name, escape(check.found), escape(check.needed_for))
+        sign = Text("works", style="green") if check.works else Text("missing", style="red")
+        table.add_row(sign, check.name, check.found, check.needed_for)
     out.print(table)
     for check in checks:
         if check.cure:
-            out.print(f"{check.name}: {check.cure}", markup=False, soft_wrap=True)
-    out.print(advice, markup=False, soft_wrap=True)
+            out.say(f"{check.name}: {check.cure}")
+    out.say(advice)
     return int(not all(check.works for check in checks))

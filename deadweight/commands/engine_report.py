@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from .. import api
@@ -15,8 +14,9 @@ from ..api.latency import opened_engine
 from ..targets.board_file import with_jetpack
 from ..targets.errors import ArtifactError
 from ..terminal.options import JetPack, On, Precision, TargetName
+from ..terminal.printer import out
 from ..terminal.show import show
-from ..terminal.tables import milliseconds, out
+from ..terminal.tables import milliseconds
 
 if TYPE_CHECKING:
     from ..targets.engines.compare import Comparison
@@ -63,7 +63,7 @@ def engine(
         from ..targets.artifact import write_text
 
         write_text(to, engine_page(first) if compared is None else comparison_page(compared))
-        out.print(f"The page: {to}", soft_wrap=True, markup=False)
+        out.say(f"The page: {to}")
 
 
 def memory(
@@ -130,7 +130,7 @@ def _show_layers(shown: Engine) -> None:
     for layer in sorted(shown.layers, key=lambda layer: -(layer.latency_s or 0.0))[:_ROWS]:
         time = "" if layer.latency_s is None else milliseconds(layer.latency_s)
         name = ", ".join(layer.modules) if layer.modules else layer.name
-        table.add_row(escape(name), layer.kind, layer.precision, time)
+        table.add_row(name, layer.kind, layer.precision, time)
     out.print(table)
     _counts(shown)
 
@@ -139,16 +139,16 @@ def _show_pairs(compared: Comparison) -> None:
     before, after = compared.before, compared.after
     table = Table("layers", header_style="bold")
     for heading in (before.name, after.name, "ratio"):
-        table.add_column(escape(heading), justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True)
     pairs = sorted(compared.pairs, key=lambda pair: -max(pair.before_s or 0.0, pair.after_s or 0.0))
     for pair in pairs[:_ROWS]:
         times = ["" if time is None else milliseconds(time) for time in (pair.before_s, pair.after_s)]
-        table.add_row(escape(pair.name), *times, "" if pair.speedup is None else f"{pair.speedup:.2f}")
+        table.add_row(pair.name, *times, "" if pair.speedup is None else f"{pair.speedup:.2f}")
     out.print(table)
     for each in (before, after):
         _counts(each)
     for remark in compared.remarks:
-        out.print(remark, soft_wrap=True, markup=False)
+        out.say(remark)
 
 
 def _counts(shown: Engine) -> None:
@@ -156,9 +156,9 @@ def _counts(shown: Engine) -> None:
     words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     total = milliseconds(shown.layer_sum_s) if shown.layer_sum_s else "not timed"
     line = f"{shown.name}: {len(shown.layers)} layers, {total} in all; {words}"
-    out.print(f"{line}; {len(shown.fallbacks())} fallbacks", soft_wrap=True, markup=False)
+    out.say(f"{line}; {len(shown.fallbacks())} fallbacks")
     for remark in shown.remarks:
-        out.print(f"  {remark}", soft_wrap=True, markup=False)
+        out.say(f"  {remark}")
 
 
 def show_engine_layers(plan: Path, protocol: Protocol, inputs: Arrays | None = None) -> None:
@@ -171,4 +171,4 @@ def show_engine_layers(plan: Path, protocol: Protocol, inputs: Arrays | None = N
         write_text(layers, session.inspect())
     write_json(times, {name: [1e3 * time for time in each] for name, each in taken.items()})
     engine(layers, profile=times)
-    out.print(f"For deadweight engine: {layers} --profile {times}", markup=False, soft_wrap=True)
+    out.say(f"For deadweight engine: {layers} --profile {times}")

@@ -12,8 +12,9 @@ import typer
 from .. import api
 from ..targets.errors import ArtifactError, RecipeError
 from ..terminal.options import BoardPrecision, BoardRuntime, Inputs, On, TargetName
+from ..terminal.printer import out
 from ..terminal.show import show
-from ..terminal.tables import bar, out
+from ..terminal.tables import bar
 
 if TYPE_CHECKING:
     from ..api.results import Gate, Profile
@@ -29,7 +30,7 @@ def gate(
         typer.Option(min=0, help="Count false alarms in this many A/A runs on this machine, and store them."),
     ] = 0,
     fetch: Annotated[
-        str, typer.Option(help="With --record: the command that fetches the model on another machine.")
+        str, typer.Option(metavar="CMD", help="Command that fetches the accepted model where it is missing.")
     ] = "",
     config: Annotated[Path, typer.Option(help="Budgets and settings.")] = Path("deadweight.toml"),
     limit: Annotated[float | None, typer.Option(help="Replaces the budget `slowdown`, as a share.")] = None,
@@ -59,7 +60,7 @@ def gate(
         )
         if calibrate:
             cap = min(files.settings.cap_s if cap_s is None else cap_s, 20.0)
-            _calibrate(files, runs=calibrate, cap_s=cap)
+            _calibrate(files, runs=calibrate, cap_s=cap, fetch=fetch)
         else:
             there = None
             if on is not None:
@@ -76,7 +77,7 @@ def gate(
                         precision=precision,
                         progress=shown,
                     )
-            _record(files, there, fetch=fetch, commit=commit, threads=threads or 1, batch=batch or 1)
+            _record(files, there, commit=commit, threads=threads or 1, batch=batch or 1)
         return
     with bar() as shown:
         found = api.gate(
@@ -84,6 +85,7 @@ def gate(
             baseline=baseline,
             config=config,
             limit=limit,
+            fetch=fetch,
             cap_s=cap_s,
             threads=threads,
             batch=batch,
@@ -111,9 +113,7 @@ def gate(
     raise typer.Exit(found.exit_code)
 
 
-def _record(
-    files: GateFiles, there: Profile | None, *, fetch: str, commit: str, threads: int, batch: int
-) -> None:
+def _record(files: GateFiles, there: Profile | None, *, commit: str, threads: int, batch: int) -> None:
     from ..targets.gate import history as histories
     from ..targets.gate.baseline import record
     from ..targets.gate.settings import accuracy
@@ -132,22 +132,18 @@ def _record(
             protocol=protocol,
             measured=None if there is None else there.measured,
             inputs=given_inputs(files.inputs),
-            fetch=fetch,
             commit=commit,
             score=score,
             progress=lambda done, total: shown(done, total, "record"),
         )
     for reason in there.void if there is not None else ():
-        out.print(f"Invalid: {reason}.", soft_wrap=True, markup=False)
+        out.say(f"Invalid: {reason}.")
     if files.history is not None:
         histories.append(files.history, histories.entry(measured, commit=commit))
-    kept = f"fetched by `{fetch}`" if fetch else f"kept at {model}"
-    out.print(
-        f"Accepted {model.name} ({made.model_sha256[:12]}), {kept}: {path}", soft_wrap=True, markup=False
-    )
+    out.say(f"Accepted {model.name} ({made.model_sha256[:12]}), kept at {model}: {path}")
 
 
-def _calibrate(files: GateFiles, *, runs: int, cap_s: float) -> None:
+def _calibrate(files: GateFiles, *, runs: int, cap_s: float, fetch: str) -> None:
     from ..targets.artifact import write_json
     from ..targets.budgets import Budgets
     from ..targets.gate.baseline import old_model, read_baseline
@@ -155,11 +151,11 @@ def _calibrate(files: GateFiles, *, runs: int, cap_s: float) -> None:
 
     path = files.required("baseline")
     accepted = read_baseline(path)
-    old = old_model(accepted, path)
+    old = old_model(accepted, path, fetch=fetch)
     if old is None:
         raise RecipeError(
             f"The accepted model {accepted.model} is not here, so the gate cannot be calibrated.",
-            "Restore the file, or record the baseline again with --fetch.",
+            "Restore the file, or give the command that fetches it: --fetch CMD.",
         )
     with bar() as shown:
         found = calibrate(
@@ -174,8 +170,8 @@ def _calibrate(files: GateFiles, *, runs: int, cap_s: float) -> None:
         )
     write_json(path, replace(accepted, calibration=found).to_json())
     for sentence in calibration_sentences(found):
-        out.print(sentence, soft_wrap=True, markup=False)
-    out.print(f"Stored in {path}", soft_wrap=True, markup=False)
+        out.say(sentence)
+    out.say(f"Stored in {path}")
 
 
 def _report(found: Gate, *, junit: Path | None, summary: Path | None) -> None:
@@ -184,7 +180,7 @@ def _report(found: Gate, *, junit: Path | None, summary: Path | None) -> None:
     show(found)
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in workflow_commands(found.gated):
-            print(line)
+            out.command(line)
     if junit is not None:
         write_junit(found.gated, junit, model=found.model.name)
     if summary is not None:

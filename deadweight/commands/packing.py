@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from ..targets.errors import RecipeError
-from ..terminal.tables import out
+from ..terminal.printer import out
 
 if TYPE_CHECKING:
     from ..export.coding.container import Packed
@@ -55,7 +54,7 @@ def pack(
             packed = pack_file(changed, place)
     out.print(_table(packed))
     before, after = model.stat().st_size, len(packed.data)
-    out.print(f"{escape(str(place))}: {after:,} bytes, {before / after:.1f} times smaller", soft_wrap=True)
+    out.say(f"{place}: {after:,} bytes, {before / after:.1f} times smaller")
 
 
 def unpack(
@@ -66,7 +65,7 @@ def unpack(
     from ..targets.coded.container import unpack_file
 
     made = unpack_file(packed, to or packed.with_suffix(".onnx"))
-    out.print(f"{escape(str(made))}: {made.stat().st_size:,} bytes", soft_wrap=True)
+    out.say(f"{made}: {made.stat().st_size:,} bytes")
 
 
 def _bits(given: list[str]) -> tuple[int, dict[str, int]]:
@@ -87,6 +86,6 @@ def _bits(given: list[str]) -> tuple[int, dict[str, int]]:
 def _table(packed: Packed) -> Table:
     table = Table("tensor", "bytes", "packed", "as", header_style="bold")
     for name, before, after, way in packed.tensors:
-        table.add_row(escape(name), f"{before:,}", f"{after:,}", way)
+        table.add_row(name, f"{before:,}", f"{after:,}", way)
     table.add_row("the graph", "", f"{packed.skeleton_bytes:,}", "deflated")
     return table

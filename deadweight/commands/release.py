@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from ..api.on_board import connected_to
 from ..targets.errors import ArtifactError, RefusedError
 from ..terminal.options import On
-from ..terminal.tables import bar, explain, out
+from ..terminal.printer import out
+from ..terminal.tables import bar, explain
 
 Place = Annotated[str | None, typer.Option(help="Directory on the board; default: in the home.")]
 
@@ -37,16 +37,14 @@ def verify(
         signed = patch.signed if patch else check(bundle, signers=signers).signed
         clock = check_expiry(signed.manifest)
     name = f"{signed.manifest['name']} {signed.version}"
-    out.print(f"[green]Trusted:[/] {escape(name)}, signed by {escape(signed.signer)}", soft_wrap=True)
+    out.say(("Trusted:", "green"), f" {name}, signed by {signed.signer}")
     until = f", until {signed.manifest['expires']}" if signed.manifest["expires"] else ""
-    out.print(
+    out.say(
         f"Release {signed.manifest['release']}{until}; {len(signed.files)} files, for "
-        f"{escape(str(signed.manifest['target']))}"
+        f"{signed.manifest['target']}"
     )
     if patch is not None:
-        out.print(
-            f"It starts from {patch.base[:16]}." if patch.base else "It needs no release to start from."
-        )
+        out.say(f"It starts from {patch.base[:16]}." if patch.base else "It needs no release to start from.")
     _print_clock(clock)
 
 
@@ -67,15 +65,14 @@ def delta(
         raise ArtifactError(f"{len(bundles)} bundles were given.", "Give OLD and NEW, or NEW alone.")
     with _refusing():
         made = make(bundles[0] if len(bundles) == 2 else None, bundles[-1], to)
-    out.print(
-        f"{escape(str(made.path))}: {made.bytes:,} bytes for {made.unpacked_bytes:,} "
-        f"({100 * made.bytes / max(made.unpacked_bytes, 1):.1f} %)",
-        soft_wrap=True,
+    out.say(
+        f"{made.path}: {made.bytes:,} bytes for {made.unpacked_bytes:,} "
+        f"({100 * made.bytes / max(made.unpacked_bytes, 1):.1f} %)"
     )
     if len(bundles) == 2:
-        out.print(f"{made.tensors_changed} of {made.tensors} tensors changed.")
+        out.say(f"{made.tensors_changed} of {made.tensors} tensors changed.")
     if ota_bytes is not None and made.bytes > ota_bytes:
-        out.print(f"[red]Over the budget:[/] ota_bytes {ota_bytes:,}")
+        out.say(("Over the budget:", "red"), f" ota_bytes {ota_bytes:,}")
         raise typer.Exit(1)
 
 
@@ -98,12 +95,12 @@ def install(
     _print_installed(installed)
     if installed["golden"]:
         golden = installed["golden"]
-        out.print(
+        out.say(
             f"Its outputs are those expected ({100 * golden['furthest']:.2g} % off, "
-            f"{100 * golden['tolerance']:.2g} % allowed), by {escape(golden['runtime'])}."
+            f"{100 * golden['tolerance']:.2g} % allowed), by {golden['runtime']}."
         )
     if installed["previous"]:
-        out.print(f"Before it: {installed['previous']} (deadweight rollback {installed['name']})")
+        out.say(f"Before it: {installed['previous']} (deadweight rollback {installed['name']})")
     _print_clock(installed["clock"])
 
 
@@ -124,7 +121,7 @@ def rollback(
     with _refusing(), bar() as shown, connected_to(on or "local", shown) as there:
         restored = rollback_on(there, name, place=place, only_if_wrong=if_wrong)
     if restored["kept"]:
-        out.print("Nothing to do: the release in use gives its golden outputs.")
+        out.say("Nothing to do: the release in use gives its golden outputs.")
     _print_installed(restored)
 
 
@@ -142,10 +139,10 @@ def _refusing(bundle: Path | None = None) -> Iterator[None]:
 
 def _print_installed(release: dict[str, Any]) -> None:
     name = f"{release['name']} release {release['release']}"
-    path = escape(release["path"])
-    out.print(f"[green]In use:[/] {escape(name)} ({release['version']}): {path}", soft_wrap=True)
+    path = release["path"]
+    out.say(("In use:", "green"), f" {name} ({release['version']}): {path}")
 
 
 def _print_clock(remark: str) -> None:
     if remark:
-        out.print(remark, markup=False, soft_wrap=True)
+        out.say(remark)

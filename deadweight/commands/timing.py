@@ -23,8 +23,9 @@ from ..terminal.options import (
     Wait,
     run_by,
 )
+from ..terminal.printer import out
 from ..terminal.show import show
-from ..terminal.tables import bar, out
+from ..terminal.tables import bar
 from .engine_report import show_engine_layers
 
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
@@ -80,7 +81,7 @@ def profile(
         measurement.save({model.name: found.measured}, to)
     show(found)
     if to is not None:
-        out.print(f"The measurement: {to}", soft_wrap=True, markup=False)
+        out.say(f"The measurement: {to}")
     if layers and runs is not None and runs.builds:
         show_engine_layers(model, found.measured.protocol, given_inputs(inputs))
     elif layers:
@@ -155,7 +156,7 @@ def compare(
     show(found)
     if to is not None:  # before the layers: timing those may fail
         write_json(to, found.to_json())
-        out.print(f"The comparison: {to}", soft_wrap=True, markup=False)
+        out.say(f"The comparison: {to}")
     if layers:
         with bar() as shown:
             one = found.measured["baseline"].protocol

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .tables import bar, err, stage_line
+from .printer import err
+from .tables import bar, stage_line
 
 if TYPE_CHECKING:
     from ..pipeline.runs.cache import Finished

@@ -6,10 +6,10 @@ from functools import singledispatch
 from pathlib import Path
 
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.text import Text
 
 from ..api import results
+from .printer import out
 from .tables import (
     gate_table,
     judgement_line,
@@ -18,7 +18,6 @@ from .tables import (
     measurement_table,
     megabytes,
     memory_line,
-    out,
 )
 
 SHOWN = 5  # errors and warnings of a build
@@ -136,14 +135,18 @@ def _(result: results.Built) -> list[RenderableType]:
     gpu = "a GPU that could not be asked" if device is None else f"SM {device['compute_capability']}"
     typed = "strongly typed" if built["strongly_typed"] else f"flags {', '.join(record['flags']) or 'none'}"
     shown: list[RenderableType] = [
-        f"[bold]{escape(str(plan))}[/]: {megabytes(record['plan']['bytes'])}, {built['flavour']} "
-        f"{built['version']} for {gpu}, {typed}, built in {record['build_s']:.1f} s"
+        Text.assemble(
+            (str(plan), "bold"),
+            f": {megabytes(record['plan']['bytes'])}, {built['flavour']} {built['version']} for {gpu}, "
+            f"{typed}, built in {record['build_s']:.1f} s",
+        )
     ]
     shown.append(
         Text(f"  from {Path(record['model']['file']).name}, precision {record['settings']['precision']}")
     )
     if record["evidence"] != "measured":
-        shown.append(f"[red]{record['evidence']}[/]: this engine proves nothing about speed.")
+        says = ": this engine proves nothing about speed."
+        shown.append(Text.assemble((record["evidence"], "red"), says))
     shown += [f"  {name.replace('_', ' ')}: {megabytes(size)}" for name, size in findings["bytes"].items()]
     shown.append(f"  reformats: {findings['reformats']}, fallbacks from DLA: {len(findings['fallbacks'])}")
     if findings["skipped_tactics"]:

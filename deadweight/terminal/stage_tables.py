@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -91,7 +90,7 @@ def widths_table(cut: Cut) -> Table:
         table.add_column(heading, justify="left" if heading == "kind" else "right")
     for name, width in cut.plan.widths.items():
         gone = f"{1 - width.after / width.before:.0%}" if width.after < width.before else ""
-        table.add_row(escape(name), width.kind, str(width.before), str(width.after), gone)
+        table.add_row(name, width.kind, str(width.before), str(width.after), gone)
     return table
 
 
@@ -120,7 +119,7 @@ def _flips(made: Int8) -> Table:
     for heading in ("float", "INT8", "the float network's lead"):
         table.add_column(heading, justify="right")
     for flip in made.flips:
-        table.add_row(escape(flip.place), str(flip.before), str(flip.after), f"{flip.lead:.3g}")
+        table.add_row(flip.place, str(flip.before), str(flip.after), f"{flip.lead:.3g}")
     return table
 
 
@@ -135,7 +134,7 @@ class Facts:
     def add(self, name: str, *sentences: str) -> None:
         """A fact, and sentences under it."""
         for place, sentence in enumerate(sentences):
-            self.table.add_row("" if place else escape(name), escape(sentence))
+            self.table.add_row("" if place else name, sentence)
 
 
 def _more(count: int) -> str:

@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,8 @@ from rich.text import Text
 from ..targets.timing.judge import Judgement
 from ..targets.timing.measurement import Measurement
 from ..targets.timing.memory import Memory
+from ..targets.visible import visible
+from .printer import err
 
 if TYPE_CHECKING:
     from ..export.lint.check import Report
@@ -26,16 +27,13 @@ if TYPE_CHECKING:
     from ..targets.gate.check import Gated
     from ..targets.timing.layers import LayerJudgement
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
 COLOURS = {"faster": "green", "slower": "red", "equal": "cyan", "cannot_tell": "yellow"}
 SEVERITY_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 def explain(what: str, cure: str) -> None:
     """Prints an error and its cure."""
-    err.print(f"[bold red]Error:[/] {escape(what)}\n[bold]What to do:[/] {escape(cure)}", soft_wrap=True)
+    err.say(("Error:", "bold red"), f" {what}\n", ("What to do:", "bold"), f" {cure}")
 
 
 class Bar:
@@ -50,9 +48,9 @@ class Bar:
         """Shows the progress of `what`; another total, or a step back, starts a new bar."""
         if self._task is None or total != self._last[1] or done < self._last[0]:
             self.clear()
-            self._task = self._progress.add_task(escape(what), total=total, completed=done)
+            self._task = self._progress.add_task(visible(what), total=total, completed=done)
         self._last = (done, total)
-        self._progress.update(self._task, completed=done, description=escape(what))
+        self._progress.update(self._task, completed=done, description=visible(what))
 
     def clear(self) -> None:
         """Removes the bar."""
@@ -68,7 +66,8 @@ def bar(*, goes_on: bool = False) -> Iterator[Bar]:
     `goes_on`: the same command resumes after a Ctrl-C.
     """
     columns = (
-        *(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")),
+        TextColumn("{task.description}", markup=False),
+        *(BarColumn(), TextColumn("{task.percentage:>3.0f} %")),
         *(TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left")),
     )
     try:
@@ -86,7 +85,7 @@ def stage_line(name: str, seconds: float | None, words: Iterable[str]) -> Table:
     line.add_column(width=12)
     line.add_column(width=8, justify="right")
     line.add_column(ratio=1)
-    line.add_row(f"  {name}", "kept" if seconds is None else f"{seconds:.1f} s", escape("; ".join(words)))
+    line.add_row(f"  {name}", "kept" if seconds is None else f"{seconds:.1f} s", "; ".join(words))
     return line
 
 
@@ -110,7 +109,7 @@ def measurement_table(measured: Mapping[str, Measurement]) -> Table:
     for name, figures in measured.items():
         middle = figures.latency_s(50)
         table.add_row(
-            escape(name),
+            name,
             f"{milliseconds(middle.value)}\n{milliseconds(middle.low)} to {milliseconds(middle.high)}",
             milliseconds(figures.latency_s(95).value),
             milliseconds(figures.latency_s(99).value),
@@ -129,10 +128,10 @@ def memory_line(memory: Memory) -> str:
     )
 
 
-def judgement_line(judgement: Judgement) -> str:
+def judgement_line(judgement: Judgement) -> Text:
     """A judgement in one coloured sentence, with its remarks below."""
-    first = f"[bold {COLOURS[judgement.outcome]}]{escape(judgement.sentence())}[/]"
-    return "\n".join([first, *(f"  {escape(remark)}" for remark in judgement.remarks)])
+    below = "".join(f"\n  {remark}" for remark in judgement.remarks)
+    return Text.assemble((judgement.sentence(), f"bold {COLOURS[judgement.outcome]}"), below)
 
 
 def layers_table(judged: Sequence[LayerJudgement], *, judging: bool) -> Table:
@@ -143,12 +142,13 @@ def layers_table(judged: Sequence[LayerJudgement], *, judging: bool) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for one in judged:
-        cells = [f"{escape(one.name)} [dim]{one.kind}[/]", f"{1e6 * one.baseline_s:.1f}"]
+        name = Text.assemble(one.name, (f" {one.kind}", "dim"))
+        cells: list[RenderableType] = [name, f"{1e6 * one.baseline_s:.1f}"]
         if judging:
             high = f"{one.high:.2f}" if math.isfinite(one.high) else "?"
             cells += [f"{1e6 * one.candidate_s:.1f}", f"{one.ratio:.2f}, {one.low:.2f} to {high}"]
             sign = "*" if one.pruned else " "
-            cells.append(f"[{COLOURS[one.outcome]}]{one.outcome.replace('_', ' ')}[/]{sign}")
+            cells.append(Text.assemble((one.outcome.replace("_", " "), COLOURS[one.outcome]), sign))
         table.add_row(*cells)
     return table
 
@@ -162,8 +162,8 @@ def gate_table(gated: Gated) -> Table:
     for heading in ("budget", "answer", "measured", "limit"):
         table.add_column(heading, overflow="fold")
     for one in gated.checks:
-        answer = f"[{colours[one.outcome]}]{one.outcome.replace('_', ' ')}[/]"
-        table.add_row(one.name, answer, escape(one.sentence), limit_text(one))
+        answer = Text(one.outcome.replace("_", " "), style=colours[one.outcome])
+        table.add_row(one.name, answer, one.sentence, limit_text(one))
     return table
 
 
@@ -176,16 +176,18 @@ def lint_lines(report: Report) -> list[RenderableType]:
     for heading in ("node", "what", "cure"):
         table.add_column(heading, overflow="fold")
     for (rule, severity, cure), same in together.items():
-        sign = f"[{SEVERITY_COLOURS[severity]}]{severity}[/]"
-        node = escape(same[0].node) + (f"\nand {len(same) - 1} more" if len(same) > 1 else "")
+        sign = Text(severity, style=SEVERITY_COLOURS[severity])
+        node = same[0].node + (f"\nand {len(same) - 1} more" if len(same) > 1 else "")
         what = same[0].what[:1].upper() + same[0].what[1:]
-        table.add_row(str(rule), sign, node, escape(what), escape(cure))
+        table.add_row(str(rule), sign, node, what, cure)
     shown: list[RenderableType] = [table] if together else []
     shown += [Text(sentence) for sentence in report.words]
     for check in report.budgets:
-        kept = "kept" if check.met else "[red]broken[/]"
-        shown.append(f"{check.name}: {check.value} of at most {check.limit}, {kept}")
+        kept = ("kept", "") if check.met else ("broken", "red")
+        shown.append(Text.assemble(f"{check.name}: {check.value} of at most {check.limit}, ", kept))
     counts = [f"{count} {name}{'s' if count > 1 else ''}" for name, count in report.counts.items() if count]
     platform = report.platform.name + (f" on {report.platform.board.name}" if report.platform.board else "")
-    says = "[red]refuses this file[/]" if report.counts["error"] else "[green]should accept this file[/]"
-    return [*shown, f"[bold]{escape(platform)} {says}[/]: {', '.join(counts) or 'nothing found'}."]
+    refused = report.counts["error"]
+    says = ("refuses this file", "bold red") if refused else ("should accept this file", "bold green")
+    found = f": {', '.join(counts) or 'nothing found'}."
+    return [*shown, Text.assemble((f"{platform} ", "bold"), says, found)]

@@ -1,12 +1,13 @@
 """The baseline file: the accepted model (not a number) with which the gate compares candidates.
 
-It has the model's path and hash, the command that fetches it where it is not stored beside the file, the
-protocol and the machine. A file of another schema, or a model with another hash, is refused.
+It has the model's path and hash, the protocol and the machine. A file of another schema, or a model with
+another hash, is refused. Nothing in it is run: a pull request may change it.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _KINDS: Mapping[str, Tuple[type, ...]] = {
-    **dict.fromkeys(("model", "model_sha256", "fetch", "commit", "recorded"), (str,)),
+    **dict.fromkeys(("model", "model_sha256", "commit", "recorded"), (str,)),
     "file_bytes": (int,),
     "machine": (dict,),
     "software": (dict,),
@@ -33,18 +34,18 @@ _KINDS: Mapping[str, Tuple[type, ...]] = {
     "calibration": (dict, type(None)),
 }
 """Types of the fields of the file, except the protocol, which checks itself."""
+_FETCH_S = 600.0
+"""Seconds that the command which fetches the accepted model may take."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The accepted model: file, hash, how to fetch it, the protocol, and the machine it was measured on."""
+    """The accepted model: file, hash, the protocol, and the machine it was measured on."""
 
     model: str
     """Its path, relative to the baseline's own file."""
     model_sha256: str
     file_bytes: int
-    fetch: str
-    """A shell command that puts the model at `model`; empty where it is stored beside the baseline."""
     protocol: Protocol
     machine: Mapping[str, Any]
     software: Mapping[str, Any]
@@ -62,7 +63,6 @@ def record(
     path: Path,
     *,
     protocol: Protocol,
-    fetch: str = "",
     commit: str = "",
     score: Optional[float] = None,
     measured: Optional[Measurement] = None,
@@ -89,7 +89,6 @@ def record(
         # Of the model, not of the engine that was built from it.
         model_sha256=model_sha256(model),
         file_bytes=sum(each.stat().st_size for each in files_of(model)),
-        fetch=fetch,
         protocol=replace(
             protocol,
             inputs=measured.protocol.inputs,
@@ -127,7 +126,8 @@ def read_baseline(path: Path) -> Baseline:
         what = f"has the schema {content.get('schema')!r}; this version reads {SCHEMA}."
         raise ArtifactError(f"The baseline {path} {what}", again)
     try:
-        values = {key: value for key, value in content.items() if key != "schema"}
+        # Until 0.2.0 the file also had a command, which was run.
+        values = {key: value for key, value in content.items() if key not in ("schema", "fetch")}
         for name, kinds in _KINDS.items():
             if name in values and not isinstance(values[name], kinds):
                 raise TypeError(f"{name} is {values[name]!r}")
@@ -136,25 +136,15 @@ def read_baseline(path: Path) -> Baseline:
         raise ArtifactError(f"{path} is not a baseline, or an incomplete one: {error}.", again) from error
 
 
-def old_model(baseline: Baseline, path: Path) -> Optional[Path]:
-    """The accepted model's file, fetched if it is missing; None where it cannot be fetched."""
+def old_model(baseline: Baseline, path: Path, *, fetch: str = "") -> Optional[Path]:
+    """The accepted model's file; None where it is missing.
+
+    Args:
+        fetch: the caller's command that puts a missing one there; it has no shell, and ten minutes.
+    """
     place = (Path(path).parent / baseline.model).resolve()
-    if not place.is_file() and baseline.fetch:
-        done = subprocess.run(
-            baseline.fetch,
-            shell=True,
-            cwd=str(Path(path).resolve().parent),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        if done.returncode or not place.is_file():
-            output = done.stdout.decode("utf-8", "replace").strip()[-300:]
-            raise ArtifactError(
-                f"The baseline's model could not be fetched: `{baseline.fetch}` ended with {done.returncode} "
-                f"and {place} {'exists' if place.is_file() else 'does not exist'}. {output}".rstrip(),
-                "Run that command in a shell, or record the baseline again with another --fetch.",
-            )
+    if not place.is_file() and fetch:
+        _fetched(fetch, place)
     if not place.is_file():
         return None
     sha256 = model_sha256(place)
@@ -165,6 +155,30 @@ def old_model(baseline: Baseline, path: Path) -> Optional[Path]:
             "Restore the accepted model, or record the new one: deadweight gate --record.",
         )
     return place
+
+
+def _fetched(command: str, place: Path) -> None:
+    cure = "Run that command by hand. It has no shell: put pipes and variables into a script."
+    try:
+        done = subprocess.run(
+            shlex.split(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_FETCH_S,
+            check=False,
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise ArtifactError(
+            f"`{command}`, which fetches the accepted model, failed: {error}.", cure
+        ) from error
+    if done.returncode or not place.is_file():
+        output = done.stdout.decode("utf-8", "replace").strip()[-300:]
+        raise ArtifactError(
+            f"The accepted model could not be fetched: `{command}` ended with {done.returncode} and {place} "
+            f"{'exists' if place.is_file() else 'does not exist'}. {output}".rstrip(),
+            cure,
+        )
 
 
 def refuse_other_runtime(baseline: Baseline, model: Path, protocol: Protocol) -> None:

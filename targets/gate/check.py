@@ -169,7 +169,7 @@ def against_history(
     machine, key = candidate.conditions["machine"], protocol_key(candidate)
     whole = [one for one in history if set(one) >= _SESSION_KEYS]
     own = [one for one in whole if one.get("model_sha256") == baseline.model_sha256]
-    cure = "Restore the accepted model to time both side by side (gate --record --fetch CMD stores how)."
+    cure = "Restore the accepted model to time both side by side (gate --fetch CMD)."
     missing = f"The accepted model {baseline.model} is missing, and"
     if not own:
         raise MeasurementError(f"{missing} no session of it is stored.", cure)

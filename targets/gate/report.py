@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from ..artifact import write_text
 from ..timing.measurement import timed_by
+from ..visible import markdown_text, one_line, visible
 from .baseline import Baseline
 from .check import Check, Gated
 
@@ -30,13 +31,13 @@ def write_junit(gated: Gated, path: Path, *, model: str) -> None:
     for one in gated.checks:
         inside = ""
         if one.outcome == "fail":
-            inside = f"<failure message={quoteattr(_sentence(one))}/>"
+            inside = f"<failure message={_attribute(_sentence(one))}/>"
         elif one.outcome == "cannot_tell":
-            inside = f"<skipped message={quoteattr('cannot tell: ' + _sentence(one))}/>"
-        named = f"classname={quoteattr(model)} name={quoteattr(one.name)}"
+            inside = f"<skipped message={_attribute('cannot tell: ' + _sentence(one))}/>"
+        named = f"classname={_attribute(model)} name={_attribute(one.name)}"
         cases.append(f"  <testcase {named}>{inside}</testcase>")
     outcomes = [one.outcome for one in gated.checks]
-    remarks = "".join(f"\n{escape(remark)}" for remark in gated.remarks)
+    said = escape(visible("\n".join((gated.against, *gated.remarks))))
     head = (
         f'<testsuite name="deadweight gate" tests="{len(outcomes)}" failures="{outcomes.count("fail")}" '
         f'errors="0" skipped="{outcomes.count("cannot_tell")}">'
@@ -44,30 +45,34 @@ def write_junit(gated: Gated, path: Path, *, model: str) -> None:
     body = "\n".join(cases)
     write_text(
         Path(path),
-        f'<?xml version="1.0" encoding="UTF-8"?>\n{head}\n{body}\n  <system-out>{gated.against}{remarks}'
+        f'<?xml version="1.0" encoding="UTF-8"?>\n{head}\n{body}\n  <system-out>{said}'
         "</system-out>\n</testsuite>\n",
     )
 
 
 def markdown(gated: Gated, baseline: Baseline, *, model: str) -> str:
     """A summary: one row per budget, the baseline, and this runner's rate of false alarms."""
+    text = markdown_text
     verdict = {0: "passes", 1: "is refused", 3: "cannot be decided"}[gated.exit_code]
-    lines = [f"## deadweight gate: {model} {verdict}", ""]
+    lines = [f"## deadweight gate: {text(model)} {verdict}", ""]
     lines += ["| budget | answer | measured | limit |", "| --- | --- | --- | --- |"]
-    rows = ((one.name, _SIGNS[one.outcome], one.sentence, limit_text(one)) for one in gated.checks)
+    rows = ((one.name, _SIGNS[one.outcome], text(one.sentence), limit_text(one)) for one in gated.checks)
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += ["", f"Compared with {baseline.model} ({baseline.model_sha256[:12]}), {gated.against}."]
-    lines += [f"{timed_by(gated.measured)}." if gated.measured else ""]
-    lines += [f"- {remark}" for remark in gated.remarks]
+    lines += [
+        "",
+        f"Compared with {text(baseline.model)} ({text(baseline.model_sha256[:12])}), {text(gated.against)}.",
+    ]
+    lines += [f"{text(timed_by(gated.measured))}." if gated.measured else ""]
+    lines += [f"- {text(remark)}" for remark in gated.remarks]
     machine: Mapping[str, Any] = next((one.conditions["machine"] for one in gated.measured.values()), {})
-    return "\n".join([*lines, calibration_sentence(baseline.calibration, machine)]) + "\n"
+    return "\n".join([*lines, text(calibration_sentence(baseline.calibration, machine))]) + "\n"
 
 
 def workflow_commands(gated: Gated) -> List[str]:
     """GitHub's workflow commands, one per budget."""
     return [
         f"::{_LEVELS[one.outcome]} title=deadweight gate: {one.name} {_SIGNS[one.outcome].strip('*')}::"
-        + _sentence(one).replace("%", "%25").replace("\n", "%0A")
+        + one_line(_sentence(one)).replace("%", "%25")
         for one in gated.checks
     ]
 
@@ -75,13 +80,17 @@ def workflow_commands(gated: Gated) -> List[str]:
 def calibration_sentence(calibration: Optional[Mapping[str, Any]], machine: Mapping[str, Any]) -> str:
     """The rate of false alarms, as counted on this machine."""
     if calibration is None:
-        return "False-alarm rate on this runner: not counted; run `deadweight gate --calibrate 60`."
+        return "False-alarm rate on this runner: not counted; run deadweight gate --calibrate 60."
     counts: Dict[str, Any] = calibration["false_alarms"]
     elsewhere = "" if calibration["machine"] == machine else " This was on another machine."
     return (
         f"False alarms counted on {calibration['at'][:10]}: {counts['count']} of {counts['runs']} "
         f"(95 % interval {100 * counts['low']:.1f} to {100 * counts['high']:.1f} %).{elsewhere}"
     )
+
+
+def _attribute(text: str) -> str:
+    return quoteattr(one_line(text))
 
 
 def _sentence(one: Check) -> str:

@@ -235,6 +235,7 @@ def on_each(hosts: Sequence[str], act: Callable[[Transport], T]) -> dict[str, An
         except DeadweightError as error:
             return error
 
+    agent_bytes()  # made once, ahead: Python 3.11's parser fails in two threads at once
     with ThreadPoolExecutor(max_workers=max(len(hosts), 1)) as pool:
         return dict(zip(hosts, pool.map(one, hosts)))
 

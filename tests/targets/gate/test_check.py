@@ -39,7 +39,7 @@ def measured(times_s: list[float], *, name: str = "candidate", rounds: int = 3) 
     )
 
 
-BASELINE = Baseline("m.onnx", "accepted", 1000, "", QUICK, MACHINE, {"onnxruntime": "1"})
+BASELINE = Baseline("m.onnx", "accepted", 1000, QUICK, MACHINE, {"onnxruntime": "1"})
 
 
 def gated(slower: float, spread: float = 0.001, *, budgets: Budgets = NONE, **options: Any) -> Gated:

@@ -14,7 +14,7 @@ CHECKS = (
     Check("file_bytes", "pass", 2e6, 1e6, 1e6, 1e6, "1.000 MB"),
 )
 GATED = Gated(CHECKS, "side by side", None, {}, None, ("3 of 24 events are marked",))
-BASELINE = Baseline("m.onnx", "ab" * 32, 10, "", Protocol(), {"cpu": "a CPU"}, {})
+BASELINE = Baseline("m.onnx", "ab" * 32, 10, Protocol(), {"cpu": "a CPU"}, {})
 
 
 def test_junit_has_a_failure_for_what_is_broken_and_skips_what_is_undecided(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_junit_has_a_failure_for_what_is_broken_and_skips_what_is_undecided(tmp_
 def test_the_summary_is_a_table_with_what_it_was_held_against() -> None:
     text = markdown(GATED, BASELINE, model="new.onnx")
     assert "new.onnx is refused" in text
-    assert "| slowdown | **fail** | 5 % slower <&> | 2 % |" in text
+    assert "| slowdown | **fail** | 5 % slower \\<\\&\\> | 2 % |" in text
     assert "| p99_s | cannot tell | 100 samples | 20 ms |" in text
     assert "side by side" in text
     assert "3 of 24 events are marked" in text
