@@ -190,11 +190,7 @@ def parse_value(text: str) -> Any:
 
 
 def parse_over(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
-    """The values of `--over prune.mean=0.02,0.1 --over prune.std=0.5`, by setting.
-
-    Raises:
-        RecipeError: a text is not of this form.
-    """
+    """The values of `--over prune.mean=0.02,0.1`, by setting; a RecipeError for text of another form."""
     over: dict[str, tuple[Any, ...]] = {}
     for text in texts:
         name, equals, values = text.partition("=")

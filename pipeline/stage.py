@@ -57,11 +57,7 @@ def is_users_own(name: str) -> bool:
 
 
 def stage_class(name: str) -> type[Stage]:
-    """The class behind a stage's name in a recipe.
-
-    Raises:
-        RecipeError: no stage has this name.
-    """
+    """The class behind a stage's name in a recipe; a RecipeError if no stage has this name."""
     if is_users_own(name):
         place, _, attribute = name.replace(":", ".").rpartition(".")
         with users_code(f'the stage "{name}" was imported'):

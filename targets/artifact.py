@@ -140,11 +140,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        ArtifactError: the file is missing, is not JSON or is not an object.
-    """
+    """Reads a JSON object; an ArtifactError if the file is missing, or is not JSON or no object."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -187,11 +187,7 @@ def table_of(value: Any, where: str) -> Dict[str, Any]:
 
 
 def read_toml(path: Path, kind: Type[DeadweightError]) -> Dict[str, Any]:
-    """The content of a TOML file.
-
-    Raises:
-        DeadweightError: of this kind: it cannot be read, or is not TOML.
-    """
+    """The content of a TOML file; an error of that kind if it cannot be read, or is not TOML."""
     # tomllib needs Python 3.11; tomli is the same library for older versions.
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:

@@ -91,11 +91,7 @@ def read_ends(path: Path) -> Tuple[Tuple[End, ...], Tuple[End, ...]]:
 
 
 def read_nodes(path: Path) -> Nodes:
-    """Reads the nodes of a model file.
-
-    Raises:
-        ModelError: the file is missing, or is not an ONNX file.
-    """
+    """Reads the nodes of a model file; a ModelError if it is missing, or is not an ONNX file."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:

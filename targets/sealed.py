@@ -19,11 +19,7 @@ _AGAINST_ALL = 1 | 2 | 4 | 8  # against more seals, shrinking, growing and writi
 
 @contextlib.contextmanager
 def sealed_bytes(name: str, data: bytes) -> Iterator[Path]:
-    """A path with these bytes, for the duration of the block.
-
-    Raises:
-        TargetError: there is not enough memory.
-    """
+    """A path with these bytes, for the duration of the block; a TargetError if memory is short."""
     handle = os.memfd_create(name, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     try:
         try:

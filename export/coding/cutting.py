@@ -49,11 +49,7 @@ class Tensor:
 
 
 def tensors_of(data: bytes, path: Path) -> list[Tensor]:
-    """The tensors of a model's bytes whose numbers are contiguous, in order.
-
-    Raises:
-        ModelError: it is not a complete ONNX file.
-    """
+    """The tensors of a complete ONNX file whose numbers are contiguous, in order; a ModelError for others."""
     try:
         found = [
             tensor

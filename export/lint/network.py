@@ -73,11 +73,7 @@ class Network:
 
 
 def network_of(model: onnx.ModelProto) -> Network:
-    """Makes the network of a model; its Constant nodes become initializers.
-
-    Raises:
-        ModelError: a standard operator lacks inputs or outputs.
-    """
+    """The network of a model, Constant nodes as initializers; a ModelError if an operator lacks inputs."""
     opset = opset_of(model)
     if any(node.op_type == "Constant" for graph in all_graphs(model.graph) for node in graph.node):
         model = whole_copy(model)

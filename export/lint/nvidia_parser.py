@@ -72,11 +72,7 @@ class Opinion:
 
 
 def ask(path: Path, *, limit_s: float = LIMIT_S) -> Opinion:
-    """Asks the TensorRT of this Python, or else its TensorRT-RTX.
-
-    Raises:
-        TargetError: neither can be imported, or it cannot be used without a GPU.
-    """
+    """Asks this Python's TensorRT, or else its TensorRT-RTX; a TargetError if neither can be asked here."""
     reasons = []
     for flavour in FLAVOURS:
         found = _asked(flavour, path, limit_s)

@@ -115,11 +115,7 @@ def drop_weights(path: Path, *, but: str = "") -> None:
 
 
 def read_apart(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """Reads external weights into the model; returns their files.
-
-    Raises:
-        ArtifactError: one of those files is missing, truncated or changed.
-    """
+    """Reads external weights into the model, and returns their files; an ArtifactError if one is damaged."""
     files = [_beside(path, name) for name in _locations(model.graph)]
     for file in files:
         found = _OURS.search(file.name)
@@ -139,11 +135,7 @@ def read_apart(model: onnx.ModelProto, path: Path) -> list[Path]:
 
 
 def copy(path: Path, out_path: Path) -> None:
-    """Copies a model and its external weights under their names; the model appears last.
-
-    Raises:
-        ArtifactError: the weights are missing, outside the model's folder, or cannot be written.
-    """
+    """Copies a model and its external weights, the model last; an ArtifactError if one cannot be."""
     for name in (*names_beside(path), ""):
         source = Path(path).parent / name if name else Path(path)
         with writing(Path(out_path).parent / name if name else Path(out_path)) as beside:
@@ -151,11 +143,7 @@ def copy(path: Path, out_path: Path) -> None:
 
 
 def copy_as_one(path: Path, out_path: Path) -> None:
-    """Copies a model into one file including its weights; above 2 GB as `copy`.
-
-    Raises:
-        ArtifactError: as `copy`.
-    """
+    """Copies a model into one file including its weights; as `copy` above 2 GB, and in its errors."""
     if names_beside(path):
         model = onnx.load(path, load_external_data=False)
         read_apart(model, path)
@@ -167,11 +155,7 @@ def copy_as_one(path: Path, out_path: Path) -> None:
 
 
 def names_beside(path: Path) -> list[str]:
-    """The external weight files of a model, relative to its folder.
-
-    Raises:
-        ArtifactError: the model cannot be read, or a file is missing or outside its folder.
-    """
+    """The external weight files of a model, relative to its folder; an ArtifactError if one is not there."""
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's errors have no public base class

@@ -78,11 +78,7 @@ def with_initializers(model: OnnxModel) -> OnnxModel:
 
 
 def at_opset(model: OnnxModel, opset: int) -> OnnxModel:
-    """The model in this opset or a newer one.
-
-    Raises:
-        ModelError: ONNX's converter cannot convert it.
-    """
+    """The model in this opset or a newer one; a ModelError if ONNX's converter cannot convert it."""
     current = opset_of(model.proto)
     if current >= opset:
         return model

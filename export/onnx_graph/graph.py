@@ -56,11 +56,7 @@ class Index:
         )
 
     def value(self, name: str) -> Array | None:
-        """The constant `name`, or None when it is computed.
-
-        Raises:
-            ModelError: its data do not match its shape.
-        """
+        """The constant `name`, None when it is computed; a ModelError if its data do not fit its shape."""
         if name not in self.constants:
             return None
         try:

@@ -167,11 +167,7 @@ def calibrate_by(
 
 
 def tensors_to_measure(model: OnnxModel) -> tuple[str, ...]:
-    """The tensors that either dialect rounds, in the order of the graph: one calibration serves both.
-
-    Raises:
-        ModelError: there are none.
-    """
+    """The tensors that either dialect rounds, in the graph's order; a ModelError if there are none."""
     both = [place(model, dialect) for dialect in DIALECTS]
     tensors = tuple(dict.fromkeys(name for placed in both for name in placed.tensors))
     if not tensors:

@@ -84,11 +84,7 @@ def scales(source: OnnxModel, quantized: OnnxModel, ranges: Ranges) -> dict[str,
 
 
 def as_text(found: Mapping[str, float], version: tuple[int, ...]) -> str:
-    """The file's content.
-
-    Raises:
-        TargetError: that version takes no calibration cache.
-    """
+    """The file's content; a TargetError if that version takes no calibration cache."""
     lines = [header(version)]
     for name, scale in found.items():
         (bits,) = struct.unpack(">I", struct.pack(">f", scale))
@@ -97,11 +93,7 @@ def as_text(found: Mapping[str, float], version: tuple[int, ...]) -> str:
 
 
 def with_batch(model: OnnxModel, batch: int) -> OnnxModel:
-    """The model with this batch size, since DLA has no dynamic dimensions.
-
-    Raises:
-        ModelError: an input has another dynamic axis.
-    """
+    """The model with this batch, as DLA needs it; a ModelError if an input has another dynamic axis."""
     made = model.copy()
     free: set[str] = set()
     for value in given_inputs(made.graph):

@@ -152,11 +152,7 @@ def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Plac
 
 
 def rules_of(dialect: str) -> DialectRules:
-    """The rules of a dialect.
-
-    Raises:
-        ModelError: the dialect is unknown.
-    """
+    """The rules of a dialect; a ModelError if it is unknown."""
     if dialect not in DIALECTS:
         raise ModelError(f"There is no dialect {dialect!r}.", f"Choose one of {', '.join(DIALECTS)}.")
     return DIALECTS[dialect]

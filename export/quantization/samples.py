@@ -279,11 +279,7 @@ def _plan(
 
 
 def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and type of each array of a file, without reading the arrays.
-
-    Raises:
-        ArtifactError: as for `arrays`.
-    """
+    """Shape and type of each array of a file, without reading the arrays; errors as of `arrays`."""
     try:
         if path.suffix == ".npy":
             with path.open("rb") as file:

@@ -91,11 +91,7 @@ def candidates(
 def factorized(
     model: nn.Module, candidates: Mapping[str, Candidate], chosen: Mapping[str, Choice]
 ) -> nn.Module:
-    """A copy of the network with these layers factorized; the plan recorded in it names them.
-
-    Raises:
-        ModelError: a layer cannot be factorized.
-    """
+    """A copy of the network with these layers factorized, by its plan; a ModelError if one cannot be."""
     factors = {name: Factors(candidates[name].method, choice.ranks) for name, choice in chosen.items()}
     before = plan_of(model)
     widths = dict(before.widths) if before else {}

@@ -51,11 +51,7 @@ def weights_of(model: nn.Module, dense: Iterable[str] = ()) -> dict[str, nn.Para
 
 
 def named(weights: Iterable[str], layer: str) -> list[str]:
-    """The names among `weights` that belong to a layer, or the weight of that name.
-
-    Raises:
-        RecipeError: there is none.
-    """
+    """The names in `weights` of a layer, or the weight of that name; a RecipeError if there is none."""
     known = list(weights)
     found = [name for name in known if name == layer or name.startswith(f"{layer}.")]
     if not found:
@@ -185,11 +181,7 @@ def save_masks(path: Path, masks: Masks, pattern: str) -> None:
 
 
 def load_masks(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Masks, and the name of their pattern.
-
-    Raises:
-        ArtifactError: the file is damaged.
-    """
+    """Masks, and the name of their pattern; an ArtifactError if the file is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             pattern = str(json.loads(file.metadata()["masks"])["pattern"])

@@ -42,11 +42,7 @@ class Paired:
 
 
 def paired(differences: Sequence[float]) -> Paired:
-    """The mean difference with its uncertainty over the seeds.
-
-    Raises:
-        ValueError: fewer than two pairs.
-    """
+    """The mean difference with its uncertainty over the seeds; a ValueError for fewer than two pairs."""
     n = len(differences)
     if n < 2:
         raise ValueError(f"{n} pairs allow no interval")

@@ -18,11 +18,7 @@ from .units import ScoreScale
 
 
 def write_report(directory: Path) -> Path:
-    """Makes report.html beside the report.json of a run's directory; returns its path.
-
-    Raises:
-        ArtifactError: report.json is missing, damaged or of another version, or the disk is full.
-    """
+    """Makes report.html beside a run's report.json, and returns its path; errors as of `read_report`."""
     path = Path(directory) / "report.html"
     write_text(path, report_page(read_report(directory)))
     return path

@@ -18,11 +18,7 @@ from .sweep import Swept, require_choice, sweep
 
 
 def run(recipe: Recipe, directory: Path, watcher: Watcher) -> Report:
-    """Runs or resumes a recipe in a directory, and writes the report and the networks there.
-
-    Raises:
-        DeadweightError: with a cure; finished stages are kept.
-    """
+    """Runs or resumes a recipe; writes report and networks. After an error, finished stages are kept."""
     check_order(recipe)
     with locked(directory):
         run_, work = prepared(recipe, directory, watcher)
@@ -61,11 +57,7 @@ def deliver(work: Work, directory: Path) -> None:
 
 
 def run_sweep(recipe: Recipe, settings: SweepSettings, directory: Path, watcher: Watcher) -> Swept:
-    """Sweeps a recipe and writes sweep.json, sweep.csv and sweep.html.
-
-    Raises:
-        DeadweightError: with a cure; finished stages are kept.
-    """
+    """Sweeps a recipe; writes sweep.json, .csv and .html. After an error, finished stages are kept."""
     with locked(directory):
         run_, work = prepared(recipe, directory, watcher)
         swept = sweep(recipe, settings, run_, work)

@@ -139,11 +139,7 @@ def _sweep_seed(
 
 
 def require_choice(swept: Swept, settings: SweepSettings) -> tuple[str, ...]:
-    """The chosen settings.
-
-    Raises:
-        ModelError: no combination keeps the validation score within the drop.
-    """
+    """The chosen settings; a ModelError if none keeps the validation score within the drop."""
     if not swept.chosen:
         changes = [row["score_change"] for row in swept.sweep["rows"]]
         raise ModelError(

@@ -113,11 +113,7 @@ class _Search:
         self.whole = self._score({})
 
     def dropped(self) -> Dropped:
-        """The dropped blocks, in order.
-
-        Raises:
-            ModelError: the first removal already costs more than is allowed.
-        """
+        """The dropped blocks, in order; a ModelError if the first removal costs more than is allowed."""
         draw, limit = random.Random(self.work.seed), self.stage.score_drop
         while not self._is_done() and (left := [block for block in self.blocks if block not in self.gone]):
             if self.stage.order == "random":

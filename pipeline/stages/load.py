@@ -56,11 +56,7 @@ class Load:
 
 
 def read_weights(path: Path, key: str = "") -> dict[str, Tensor]:
-    """The tensors of a checkpoint, by name.
-
-    Raises:
-        ArtifactError: the file is missing, damaged, or a pickle with more than tensors.
-    """
+    """The tensors of a checkpoint, by name; an ArtifactError if it is missing, damaged or has more."""
     if not path.is_file():
         raise ArtifactError(f"The checkpoint {path} does not exist.", "Check the path in the recipe.")
     if path.suffix == ".onnx":

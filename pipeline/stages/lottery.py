@@ -188,11 +188,7 @@ class Lottery:
         return small, None
 
     def schedule(self, work: Work) -> Schedule:
-        """The training settings of each round.
-
-        Raises:
-            RecipeError: the original was not trained in this run, so they are not known.
-        """
+        """The settings of each round's training; a RecipeError without those of the original."""
         if (settings := work.training()) is None:
             raise _unstored(work, self.rewind_step)
         given = {"epochs": self.epochs, "learning_rate": self.learning_rate}
@@ -217,11 +213,7 @@ class Lottery:
 
 
 def stored(work: Work, step: int) -> dict[str, Tensor]:
-    """The weights of the original after `step` steps of its training.
-
-    Raises:
-        RecipeError: they were not kept.
-    """
+    """The original's weights after `step` steps of its training; a RecipeError if they were not kept."""
     original = work.variant("original")
     if f"step-{step}" not in original.files:
         raise _unstored(work, step)

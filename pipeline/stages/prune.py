@@ -179,11 +179,7 @@ def _gone(share: float | None, size: int) -> int:
 
 
 def find_criterion(name: str) -> Criterion:
-    """A criterion by the name of a function of `importance.criteria`, or by the user's own dotted path.
-
-    Raises:
-        RecipeError: there is no such function.
-    """
+    """A criterion by its name in `importance.criteria` or its dotted path; a RecipeError if there is none."""
     place, _, attribute = name.replace(":", ".").rpartition(".")
     with users_code(f'the criterion "{name}" was imported'):
         home = importlib.import_module(place) if place else criteria

@@ -55,11 +55,7 @@ def save(path: Path, model: nn.Module, optimizer: Any, progress: Reached) -> Non
 
 
 def load(path: Path, model: nn.Module, optimizer: Any) -> Reached:
-    """Restores network and optimizer; returns the progress.
-
-    Raises:
-        ArtifactError: the file is damaged, or of another network.
-    """
+    """Restores network and optimizer; returns the progress. An ArtifactError if the file is damaged."""
     facts, tensors = _read(path)
     state: dict[int, dict[str, Any]] = {int(index): dict(slots) for index, slots in facts["plain"].items()}
     for name, value in _with_prefix(tensors, "optimizer/").items():
@@ -74,11 +70,7 @@ def load(path: Path, model: nn.Module, optimizer: Any) -> Reached:
 
 
 def reached(path: Path) -> Reached:
-    """The progress of a training, with its best network so far.
-
-    Raises:
-        ArtifactError: the file is damaged.
-    """
+    """The progress of a training, with its best network so far; an ArtifactError if it is damaged."""
     return _progress(*_read(path))
 
 

@@ -58,11 +58,7 @@ def training_sentence(fitted: Fitted, epochs: int, workload: Workload) -> str:
 
 
 def check_order(workload: Workload) -> None:
-    """Reads the first validation batch twice: a shuffled split makes scores incomparable.
-
-    Raises:
-        WorkloadError: the two readings differ.
-    """
+    """Reads the first validation batch twice; a WorkloadError if they differ: the split is shuffled."""
     first, again = (next(split_batches(workload, "validation")) for _ in range(2))
     for name, value in first.items():
         if isinstance(value, Tensor) and not torch.equal(value, again[name]):

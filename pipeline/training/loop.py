@@ -202,11 +202,7 @@ def train_step(
 
 
 def holding(model: nn.Module, masks: Masks) -> Held:
-    """The masked parameters of a network with their masks, on its device.
-
-    Raises:
-        ModelError: a mask is for another network.
-    """
+    """The masked parameters with their masks, on the network's device; a ModelError if one is another's."""
     parameters = dict(model.named_parameters())
     for name, mask in masks.items():
         if name not in parameters or parameters[name].shape != mask.shape:

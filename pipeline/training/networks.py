@@ -80,11 +80,7 @@ def load_network(workload: Workload, folder: Path) -> nn.Module:
 
 
 def student_class(name: str) -> Callable[[], nn.Module]:
-    """The user's own network by its dotted path: a class or function without arguments.
-
-    Raises:
-        RecipeError: nothing has this name.
-    """
+    """The user's own network (a class or function) by its dotted path; a RecipeError if there is none."""
     place, _, attribute = name.replace(":", ".").rpartition(".")
     with users_code(f'the student "{name}" was imported'):
         found = getattr(importlib.import_module(place), attribute, None) if place else None

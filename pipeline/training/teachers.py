@@ -99,11 +99,7 @@ def soft_loss(
 def check_outputs(
     student: nn.Module, teachers: Sequence[nn.Module], inputs: Sequence[Tensor], device: torch.device
 ) -> None:
-    """Refuses teachers whose outputs have other names or shapes than the student's.
-
-    Raises:
-        ModelError: with both.
-    """
+    """Refuses teachers whose outputs have other names or shapes than the student's, by a ModelError."""
     was_training = student.training
     student.eval()
     with torch.no_grad():

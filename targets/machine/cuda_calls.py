@@ -72,11 +72,7 @@ class Calls:
 
 
 def by_ctypes(path: str = "") -> Calls:
-    """The runtime's library, at `path` or in the usual folders.
-
-    Raises:
-        OSError: it is missing, or does not load.
-    """
+    """The runtime's library, at `path` or in the usual folders; an OSError if none loads."""
     home = os.environ.get("CUDA_HOME")
     folders = ([f"{home}/lib64"] if home else []) + list(_FOLDERS)
     # The folders of NVIDIA's wheels: TensorRT's wheel needs one.

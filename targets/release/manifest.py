@@ -47,11 +47,7 @@ class Entry(NamedTuple):
 
 
 def parsed(data: bytes) -> Dict[str, Any]:
-    """Parses a manifest whose signature was checked before.
-
-    Raises:
-        RefusedError: it is not a manifest, or one of another version of deadweight.
-    """
+    """Parses a manifest whose signature was checked; a RefusedError if it is none of this version."""
 
     def once(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
         if len(dict(pairs)) < len(pairs):

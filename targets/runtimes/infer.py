@@ -73,11 +73,7 @@ def run_all(
 
 
 def load_arrays(path: Path) -> Dict[str, NDArray[Any]]:
-    """The arrays of an NPZ file, without pickle, which runs code.
-
-    Raises:
-        ArtifactError: it is not an NPZ file, or is truncated.
-    """
+    """The arrays of an NPZ file, without pickle, which runs code; an ArtifactError if it is no such file."""
     try:
         # Opened here: numpy does not close a file that is not an archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
