@@ -5,13 +5,16 @@ The whole recipe is checked before anything runs: a misspelt key must not end an
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ..targets.board_file import with_jetpack
+from pydantic import Field
+
+from ..targets.board_file import read_toml, with_jetpack
 from ..targets.budgets import Budgets
 from ..targets.errors import RecipeError, meant
 from ..targets.target import Target, load_target
@@ -23,6 +26,11 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+MOST_PROCESSES = 4 * (os.cpu_count() or 1)
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What torch, numpy and Python all take as a seed."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +48,10 @@ class SweepSettings:
     """
 
     over: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    score_drop: float = 0.0
-    seconds: float = 20.0
-    seeds: tuple[int, ...] = ()
-    processes: int = 1
+    score_drop: Annotated[float, Field(ge=0)] = 0.0
+    seconds: Annotated[float, Field(gt=0)] = 20.0
+    seeds: tuple[Seed, ...] = ()
+    processes: Annotated[int, Field(ge=1, le=MOST_PROCESSES)] = 1
     controls: bool = False
 
 
@@ -89,18 +97,7 @@ def read_recipe(path: Path, settings: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError: the file is missing, is not TOML, or has an invalid key, value or order of stages.
     """
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"The recipe {path} does not exist.", "Check the path.") from error
-    except OSError as error:
-        cure = "Check the path."
-        raise RecipeError(f"The recipe {path} cannot be read: {error.strerror}.", cure) from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
-    return parse_recipe(_replaced(values, settings), path)
+    return parse_recipe(_replaced(read_toml(path, RecipeError), settings), path)
 
 
 def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
@@ -115,7 +112,7 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
         workload: str
         target: str = "x86-cpu"
         jetpack: str | None = None
-        seed: int = 0
+        seed: Seed = 0
         budgets: dict[str, Any] = field(default_factory=dict)
         stages: tuple[dict[str, Any], ...] = ()
         sweep: dict[str, Any] | None = None
@@ -124,8 +121,6 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
     if folder not in sys.path:
         sys.path.insert(0, folder)  # the user's own stages and criteria are beside the recipe
     top = checked(Top, values, path.name)
-    if top.seed < 0:
-        raise RecipeError(f"The seed is {top.seed}.", "Give 0 or a larger number.")
     if not top.stages:
         cure = 'Add at least one, e.g. [[stages]] with stage = "train".'
         raise RecipeError(f"{path.name} has no stages.", cure)
@@ -185,7 +180,7 @@ def parse_value(text: str) -> Any:
     """A value as TOML would read it; text that is not a TOML value is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

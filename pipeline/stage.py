@@ -154,6 +154,8 @@ def checked(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             cure = "Give a finite number; 1e9 serves as infinity."
             raise RecipeError(f"{where}: {key} is {value}.", cure)
+        if isinstance(value, str) and "\0" in value:
+            raise RecipeError(f"{where}: {key} has a NUL character: {value!r}.", "Remove it.")
     try:
         # JSON's strict mode accepts a list as a tuple and 1 as 1.0, as TOML needs, but not "1".
         return TypeAdapter(kind).validate_json(json.dumps(settings, default=str), strict=True)

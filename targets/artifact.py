@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from .errors import ArtifactError
 
@@ -139,10 +139,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
+def json_of(text: Union[str, bytes], pairs: Optional[Callable[[List[Tuple[str, Any]]], Any]] = None) -> Any:
+    """The value of JSON from outside; `pairs` makes an object from its keys and values.
+
+    Raises:
+        ValueError: it is not UTF-8 or not JSON, or it is nested beyond any file of ours.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_json(path: Path) -> Dict[str, Any]:
     """Reads a JSON object; an ArtifactError if the file is missing, or is not JSON or no object."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json_of(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist.", "Check the path.") from error
     except (ValueError, OSError) as error:

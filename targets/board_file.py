@@ -197,7 +197,11 @@ def read_toml(path: Path, kind: Type[DeadweightError]) -> Dict[str, Any]:
         raise kind(f"{path} is TOML, which this Python cannot read without {name}.", cure) from error
     try:
         return dict(toml.loads(path.read_text(encoding="utf-8-sig")))  # Windows' Notepad writes such a mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise kind(f"{path} cannot be read: {error}.", "Check the path; it must be UTF-8.") from error
-    except toml.TOMLDecodeError as error:
-        raise kind(f"{path} cannot be read, since it is not TOML: {error}.", "Fix that line.") from error
+    except FileNotFoundError as error:
+        raise kind(f"{path} does not exist.", "Check the path.") from error
+    except OSError as error:
+        raise kind(f"{path} cannot be read: {error.strerror or error}.", "Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise kind(f"{path} is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or deep brackets
+        raise kind(f"{path} is not valid TOML: {error}.", "Correct that line.") from error

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ...targets.artifact import json_of
 from ...targets.errors import ArtifactError, ModelError, RecipeError
 from ..pruning.copies import copied_module
 from ..training.checkpoint import write_tensors
@@ -184,7 +185,7 @@ def load_masks(path: Path) -> tuple[dict[str, Tensor], str]:
     """Masks, and the name of their pattern; an ArtifactError if the file is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            pattern = str(json.loads(file.metadata()["masks"])["pattern"])
+            pattern = str(json_of(file.metadata()["masks"])["pattern"])
             return {name: file.get_tensor(name) for name in file.keys()}, pattern  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         cure = "Delete the file and run the same recipe again."

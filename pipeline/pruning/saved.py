@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from ...targets.artifact import writing
+from ...targets.artifact import json_of, writing
 from ...targets.errors import ArtifactError, ModelError
 from .compare import relative_error, run, tolerance
 from .inputs import Example, inputs_of
@@ -132,7 +132,7 @@ def _sealed(value: dict[str, Any]) -> bytes:
 def _unsealed(path: Path) -> dict[str, Any]:
     data = _read(path)
     try:
-        value = json.loads(data)
+        value = json_of(data)
     except ValueError as error:
         raise _altered(path, str(error)) from error
     if not isinstance(value, dict) or _sealed(value) != data:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from ...targets.artifact import writing
+from ...targets.artifact import json_of, writing
 from ...targets.errors import ArtifactError
 
 
@@ -91,7 +91,7 @@ def _progress(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Reache
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["training"])
+            facts = json_of(file.metadata()["training"])
             return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, str(error)) from error

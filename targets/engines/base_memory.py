@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
-from ..artifact import write_json
+from ..artifact import json_of, write_json
 from ..errors import DeadweightError
 from ..memory_fit import Base, base_of, free_memory
 from ..paths import CACHE, cache
@@ -40,7 +40,7 @@ def base_here(version: str, *, building: bool, folder: Path = CACHE) -> Base:
 def kept_base(folder: Path = CACHE) -> Dict[str, Any]:
     """What `measure_base` found here: tensorrt, running_bytes, building_bytes, simulated; or nothing."""
     try:
-        return dict(json.loads((Path(folder).expanduser() / _KEPT).read_text("utf-8")))
+        return dict(json_of((Path(folder).expanduser() / _KEPT).read_text("utf-8")))
     except (OSError, ValueError):
         return {}
 

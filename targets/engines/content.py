@@ -21,6 +21,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ..artifact import json_of
 from ..errors import ArtifactError
 from .names import modules_of, nodes_of, served_by
 
@@ -278,7 +279,7 @@ def _with_modules(layer: EngineLayer, modules: Mapping[str, str]) -> EngineLayer
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json_of(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist.", "Check the path.") from error
     except (ValueError, OSError) as error:

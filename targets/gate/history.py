@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
 
-from ..artifact import utc_now
+from ..artifact import json_of, utc_now
 from ..errors import ArtifactError
 from ..timing.measurement import Measurement
 
@@ -100,7 +100,7 @@ def read(path: Path) -> List[Dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json_of(line)
         except ValueError as error:
             if number == len(lines):
                 break  # truncated while it was written

@@ -21,13 +21,13 @@ result's sizes are checked against that manifest before it is made, and its hash
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ..artifact import json_of
 from ..errors import ArtifactError, RefusedError
 from .manifest import LARGEST, check_content
 from .trust import Bundle, Signed, check_signed, opened
@@ -195,7 +195,7 @@ def _instructions(
 ) -> Tuple[Optional[str], Dict[str, List[List[Any]]], List[Tuple[str, int, int, int]]]:
     """The instructions, checked: every step has a known form, and each file gets its size."""
     try:
-        content = json.loads(data.decode("utf-8"))
+        content = json_of(data)
         base, files, listed = content["base"], content["files"], content["sections"]
         sections = []
         for coder, coded, plain in listed:

@@ -8,7 +8,6 @@ random numbers.
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 
 import numpy as np
 
-from ..artifact import sha256_of
+from ..artifact import json_of, sha256_of
 from ..engines.content import profile_of, runs_of
 from ..engines.log import Line, is_simulated
 from ..engines.plugins import check_plugins, given_plugins, library_facts
@@ -262,7 +261,7 @@ def _json(text: str, program: Path) -> Any:
     words = {"nan": "NaN", "-nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
     text = re.sub(r"(?<=[\s,\[:])-?(?:nan|inf)(?=[\s,\]}])", lambda match: words[match.group()], text)
     try:
-        return json.loads(text)
+        return json_of(text)
     except ValueError as error:
         raise TargetError(
             f"{program} wrote a file that is not JSON: {error}.",

@@ -11,7 +11,6 @@ each time, so that ratios of short kernels are not overstated.
 from __future__ import annotations
 
 import gc
-import json
 import math
 import random
 import re
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, NamedTuple, 
 
 import numpy as np
 
+from ..artifact import json_of
 from ..errors import MeasurementError
 from ..onnx_file import Node, Nodes, read_nodes
 from ..progress import Counted
@@ -143,7 +143,7 @@ def _run_s(call: Callable[[], object]) -> float:
 def _runs(path: Path) -> list[dict[str, Any]]:
     """The kernels of each run, in the order of the runs: {name: event}."""
     try:
-        events = json.loads(path.read_text(encoding="utf-8"))
+        events = json_of(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MeasurementError(
             f"ONNX Runtime's profile is incomplete: {error}.", "Free some space in the temporary folder."

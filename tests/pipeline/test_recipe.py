@@ -123,6 +123,31 @@ def test_a_missing_recipe_is_one_sentence(tmp_path: Path) -> None:
         read_recipe(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("x = " + "[" * 5000 + "]" * 5000, "is not valid TOML"),
+        ("seed = " + "9" * 5000, "is not valid TOML"),
+        ("seed = 18446744073709551616", "seed is 18446744073709551616"),
+        ("seed = -1", "seed is -1"),
+        ("sweep.processes = 0", "processes is 0"),
+        ("sweep.processes = 1000000", "processes is 1000000"),
+        ("sweep.seeds = [1, -2]", "seeds.1 is -2"),
+    ],
+)
+def test_a_number_or_nesting_that_nothing_takes_is_refused_before_the_first_stage(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    text = "\n".join(one for one in GOOD.splitlines() if not one.startswith("seed"))
+    with pytest.raises(RecipeError, match=says):
+        read_recipe(written(tmp_path, f"{line}\n{text}"))
+
+
+def test_a_nul_character_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="workload has a NUL character"):
+        read_recipe(written(tmp_path, GOOD.replace(".py:", "\\u0000.py:", 1)))
+
+
 def test_a_recipe_without_stages_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="has no stages"):
         read_recipe(written(tmp_path, 'workload = "a.py:B"'))

@@ -111,7 +111,7 @@ def test_equal_values_are_equal_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not readable as JSON"), ("[1]", "is a list"), ("\udcff", "not readable as JSON")],
+    [("{", "not readable"), ("[1]", "is a list"), ("\udcff", "not readable"), ("[" * 100_000, "too deeply")],
 )
 def test_json_that_is_no_object_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.json").write_bytes(content.encode("utf-8", "surrogateescape"))

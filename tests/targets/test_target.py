@@ -288,7 +288,7 @@ def test_a_board_of_ones_own_is_read_from_its_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('name = "mine', "is not TOML"),
+        ('name = "mine', "is not valid TOML"),
         ('name = "mine"', "misses precisions, runtime, title"),
         (MINIMAL + "colour = 1", "does not know colour"),
         (MINIMAL.replace("onnxruntime", "onnxruntme"), "runtime is 'onnxruntme'"),
@@ -320,5 +320,5 @@ def test_a_board_file_that_does_not_describe_a_target_says_where(
 
 
 def test_a_board_file_that_is_not_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="cannot be read"):
+    with pytest.raises(TargetError, match="does not exist"):
         load_target(tmp_path / "none.toml")

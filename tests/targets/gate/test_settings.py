@@ -36,7 +36,7 @@ def test_the_examples_file_is_read() -> None:
         ("[budgets]\nslowdown = nan", "slowdown is nan"),
         ("[gate]\nmodel = 5", "model is 5"),
         ("gate = 5", "not a table"),
-        ("[gate", "cannot be read"),
+        ("[gate", "is not valid TOML"),
     ],
 )
 def test_an_invalid_file_is_refused_by_its_key(tmp_path: Path, text: str, message: str) -> None:
