@@ -72,7 +72,7 @@ def _captured(model: nn.Module, example: Example) -> tuple[GraphModule, Example]
             same = partial(
                 compared, partial(run, model, inputs), partial(run_graph, Interpreter(graph), inputs)
             )
-            if opened and same()[1]:
+            if opened and same().same:
                 return graph, twice
     return capture(model, example), example
 

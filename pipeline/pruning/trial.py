@@ -17,7 +17,7 @@ from torch.fx import Graph, Node
 
 from .calls import Tracked
 from .capture import has_batch, operator_name
-from .compare import Computation, compared, or_nothing, run, run_graph
+from .compare import Computation, Precision, compared, or_nothing, run, run_graph
 from .groups import Groups
 from .inputs import inputs_of
 from .narrow import (
@@ -142,19 +142,22 @@ class Trial:
         tried = self.tried()
         narrow = Recorder(self.groups.tracing.graph, graph, tried)
         found = or_nothing(functools.partial(run_graph, narrow, self.inputs))
-        error, same = compared(self.expected, found)
-        if same:
+        outcome = compared(self.expected, found)
+        if outcome.same:
             return None
-        return mismatch(self.groups.tracing, self.alive, graph, tried, self.inputs, error, wide=self.lively)
+        return mismatch(
+            self.groups.tracing, self.alive, graph, tried, self.inputs, outcome.error, wide=self.lively
+        )
 
     def _problem(self, small: nn.Module, expected: Computation) -> str:
-        expected(False)  # an error in it is not the narrow network's
+        expected(Precision.OWN)  # an error in it is not the narrow network's
         try:
-            error, same = compared(expected, functools.partial(run, small, self.inputs))
+            outcome = compared(expected, functools.partial(run, small, self.inputs))
         except Exception as failure:  # the user's code, run with unexpected widths
             first = next(iter(str(failure).splitlines()), type(failure).__name__)
             return f"its forward fails with the new widths: {first}"
-        return "" if same else f"its forward runs with the new widths, but outputs are wrong by {error:.1e}"
+        wrong = f"its forward runs with the new widths, but outputs are wrong by {outcome.error:.1e}"
+        return "" if outcome.same else wrong
 
 
 def _lively(parameter: Tensor, generator: torch.Generator) -> nn.Parameter | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,8 +12,16 @@ from support import nets
 from support.halving import done, halved
 from torch import Tensor, nn
 
-from deadweight.pipeline.pruning.compare import compared, error_of, relative_error, run, tolerance
+from deadweight.pipeline.pruning.compare import (
+    Precision,
+    compared,
+    error_of,
+    relative_error,
+    run,
+    tolerance,
+)
 from deadweight.pipeline.pruning.verify import verify
+from deadweight.targets.errors import ModelError
 
 INFINITE = math.inf
 
@@ -155,23 +164,20 @@ def test_rounding_that_a_network_amplifies_is_distinguished_from_a_mistake_in_do
         for name, axis in (("fc1.weight", 0), ("fc1.bias", 0), ("fc2.weight", 1)):
             parameter = other.get_parameter(name)
             parameter.copy_(parameter.index_select(axis, mixed))  # the same function in another order of sums
-    error, same = compared(
-        lambda doubled: run(model, (x,), doubled=doubled), lambda doubled: run(other, (x,), doubled=doubled)
-    )
-    assert tolerance([x]) < error < 1e-2
-    assert same
+    outcome = compared(partial(run, model, (x,)), partial(run, other, (x,)))
+    assert outcome.error < 1e-11
+    assert tolerance([x]) < outcome.rounding < 1e-2
+    assert outcome.same
     with torch.no_grad():
         other.get_parameter("fc2.bias")[0] += 2e-6
-    error, same = compared(
-        lambda doubled: run(model, (x,), doubled=doubled), lambda doubled: run(other, (x,), doubled=doubled)
-    )
-    assert error < 1e-2
-    assert not same
+    outcome = compared(partial(run, model, (x,)), partial(run, other, (x,)))
+    assert outcome.error < 1e-2
+    assert not outcome.same
 
 
 def test_what_a_network_casts_itself_is_run_in_double_precision_too() -> None:
     model, x = nets.lively(Amplifying()), nets.image(64, 6)
-    (found,) = run(model, (x,), doubled=True)
+    (found,) = run(model, (x,), Precision.DOUBLE)
     assert found.dtype == torch.float64
     with torch.no_grad():
         wide: Any = nets.lively(Amplifying()).double()
@@ -182,8 +188,46 @@ def test_what_a_network_casts_itself_is_run_in_double_precision_too() -> None:
 def test_a_cut_of_such_a_network_is_made_and_verified() -> None:
     model, x = nets.lively(Amplifying(700)), nets.image(64, 6)  # on some processors 16 terms round alike
     small, plan, groups = halved(model, x)
-    assert 1e-5 < verify(model, small, plan, groups).max_relative_error < 1e-2
+    found = verify(model, small, plan, groups)
+    assert found.max_relative_error < 1e-11
+    assert 1e-5 < found.rounding < 1e-2
     assert done(small).form == "module"
+
+
+class Stars(nn.Module):
+    """Two branches multiplied, many times, as in StarNet: what is in the last place becomes the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 16), nn.Linear(16, 5)
+        self.first, self.second, self.back = (
+            nn.ModuleList(nn.Linear(a, b) for _ in range(10)) for a, b in ((16, 500), (16, 500), (500, 16))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for first, second, back in zip(self.first, self.second, self.back, strict=True):
+            x = torch.sin(10 * back(first(x) * second(x)) + x)
+        out: Tensor = self.head(x)
+        return out
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_no_rounding_is_a_mistake_and_no_mistake_rounding_in_a_network_that_makes_ten_million_of_one(
+    form: str,
+) -> None:
+    model, x = nets.lively(Stars()), nets.image(16, 6)
+    small, plan, groups = halved(model, x, form)
+    found = verify(model, small, plan, groups)
+    assert 1e-11 < found.max_relative_error < 1e-5
+    assert found.rounding > 1e-2
+    for name, parameter in [*small.named_parameters()][::12]:
+        right = parameter[0].clone()
+        with torch.no_grad():
+            parameter[0] = parameter[-1]
+            with pytest.raises(ModelError, match=f'first layer that differs is "{name.rpartition(".")[0]}"'):
+                verify(model, small, plan, groups)
+            parameter[0] = right
 
 
 class Single(Amplifying):
@@ -198,9 +242,6 @@ class Single(Amplifying):
 def test_where_double_precision_cannot_be_had_the_networks_own_must_do() -> None:
     model, x = nets.lively(Single()), nets.image(64, 6)
     off = 1 + 1e-6
-    error, same = compared(
-        lambda doubled: run(model, (x,), doubled=doubled),
-        lambda doubled: run(model, (x * off,), doubled=doubled),
-    )
-    assert 1e-5 < error < 1e-2
-    assert not same
+    outcome = compared(partial(run, model, (x,)), partial(run, model, (x * off,)))
+    assert 1e-5 < outcome.error < 1e-2
+    assert not outcome.same

@@ -8,7 +8,7 @@ from support import nets
 from support.halving import done, half_of
 from torch import Tensor, nn
 
-from deadweight.pipeline.pruning.compare import relative_error, run
+from deadweight.pipeline.pruning.compare import Precision, relative_error, run
 from deadweight.pipeline.pruning.graphnet import GraphNet
 from deadweight.pipeline.pruning.inputs import Example
 from deadweight.pipeline.pruning.surgery import apply
@@ -124,7 +124,7 @@ def test_what_is_expected_is_the_original_without_the_units() -> None:
     with torch.no_grad():
         trial.model.get_parameter("fc2.weight")[:, list(trial.plan.removed["fc1"])] = 0
         trial.model.get_parameter("fc3.weight")[:, list(trial.plan.removed["fc2"])] = 0
-    assert relative_error(run(trial.model, trial.inputs), trial.expected(False)) < 1e-5
+    assert relative_error(run(trial.model, trial.inputs), trial.expected(Precision.OWN)) < 1e-5
 
 
 def test_a_graph_that_is_wrong_is_reported_with_the_layer() -> None:
