@@ -35,6 +35,7 @@ from ..onnx_graph.external_data import copy_as_one
 
 _GOLDEN_SAMPLES = 4
 _REPORTS = ("report.json", "report.html")
+_WRITTEN = datetime(2026, 11, 30, tzinfo=timezone.utc)  # the day of this version
 
 
 def bundle(
@@ -68,7 +69,7 @@ def bundle(
         ArtifactError: a file is missing, a number or day is invalid, or `place` is not a bundle.
         ModelError: the network does not run here, so there are no golden outputs.
     """
-    now = datetime.now(timezone.utc)
+    now = _plausible(datetime.now(timezone.utc))
     dated = {
         "release": _release(release, now),
         "made_at": now.isoformat(timespec="seconds"),
@@ -146,6 +147,17 @@ def _release(given: int | None, now: datetime) -> int:
     if not 1 <= release <= LARGEST_RELEASE:
         raise ArtifactError(f"{release} is not a release number.", "Give an integer, 1 or more, that rises.")
     return release
+
+
+def _plausible(now: datetime) -> datetime:
+    """The clock's time; refused far ahead, since boards take no number below the one that it makes."""
+    if now > _WRITTEN + timedelta(days=5 * 365):
+        raise ArtifactError(
+            f"The clock of this machine says {now:%Y-%m-%d}, more than five years after this version of "
+            f"deadweight ({_WRITTEN:%Y-%m-%d}).",
+            "Set the clock (timedatectl set-ntp true), or install a newer version.",
+        )
+    return now
 
 
 def _expiry(given: str | None, now: datetime) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.boards import unpack
 from support.releases import make_key, trust
 
-from deadweight.export.release.bundle import bundle
+from deadweight.export.release.bundle import _plausible, bundle
 from deadweight.targets.errors import ArtifactError, ModelError, RefusedError
 from deadweight.targets.release.trust import verify
 from deadweight.targets.runtimes.open import open_session
@@ -174,6 +175,13 @@ def test_a_network_that_does_not_run_is_not_shipped(run: Path, tmp_path: Path) -
     with pytest.raises(ModelError):
         bundle(run, tmp_path / "out", target=CPU)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_clock_that_is_years_ahead_makes_no_release() -> None:
+    assert _plausible(datetime(2027, 1, 1, tzinfo=timezone.utc)).year == 2027
+    with pytest.raises(ArtifactError, match=r"says 2036-01-01, more than five years") as caught:
+        _plausible(datetime(2036, 1, 1, tzinfo=timezone.utc))
+    assert "Set the clock" in caught.value.cure
 
 
 def test_a_public_key_alone_cannot_sign(run: Path, key: Path, tmp_path: Path) -> None:

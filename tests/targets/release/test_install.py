@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,18 @@ def test_an_expired_release_is_refused_and_one_that_expires_while_in_use_stays(
     with pytest.raises(RefusedError, match="expired at 2026-01-02"):
         install(late, place, root=root)
     assert release_in_use(place, root) == 1
+
+
+def test_a_release_stamped_by_a_clock_that_was_ahead_locks_out_no_later_one(
+    place: Path, root: Path, made: Path, key: Path, tmp_path: Path
+) -> None:
+    ahead = make_release(tmp_path / "ahead", key, 2, made_at="2036-01-01T00:00:00+00:00")
+    assert "2036-01-01" in install(ahead, place, root=root)["clock"]
+    until = (datetime.now(timezone.utc) + timedelta(days=30)).isoformat(timespec="seconds")
+    later = make_release(tmp_path / "later", key, 3, expires=until)
+    assert install(later, place, root=root)["clock"] == ""
+    with pytest.raises(RefusedError, match="release 3 was accepted"):
+        install(ahead, place, root=root)
 
 
 def test_where_the_state_is_lost_the_installed_release_counts(place: Path, root: Path, made: Path) -> None:
