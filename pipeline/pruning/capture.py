@@ -172,11 +172,12 @@ def _inline_regions(module: GraphModule) -> None:
                 "Remove it from forward: wrap the call of the network instead, or cast explicitly.",
             )
         placeholders = [one for one in inner.graph.nodes if one.op == "placeholder"]
-        known = dict(zip(placeholders, operands, strict=True))
         with module.graph.inserting_before(node):
-            outputs: Any = module.graph.graph_copy(inner.graph, known)
             if kind == "wrap_with_set_grad_enabled" and not settings[0]:
-                outputs = [_detached(one) for one in outputs]
+                tensors = {one: _detached(one) for one in operands if isinstance(one.meta.get("val"), Tensor)}
+                operands = [tensors.get(one, one) for one in operands]
+            known = dict(zip(placeholders, operands, strict=True))
+            outputs: Any = module.graph.graph_copy(inner.graph, known)
         for user in list(node.users):
             user.replace_all_uses_with(outputs[user.args[1]])
             module.graph.erase_node(user)

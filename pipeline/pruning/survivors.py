@@ -76,7 +76,12 @@ class Survivors(Recorder):
         if over is not None and not bool(self.alive[over].all()):
             return self._of_survivors(node)
         if masked:
-            return _call(node, lambda x: self._as(_zeroed, x) if x.name in masked else self.env[x])
+            result = _call(node, lambda x: self._as(_zeroed, x) if x.name in masked else self.env[x])
+            source = node.all_input_nodes[0] if operator_name(node) == "embedding_renorm_" else None
+            while source:  # written in place: it is read from the weight itself
+                self.env[source] = result
+                source = next(iter(source.all_input_nodes), None)
+            return result
         return super().computed(node)
 
     def _of_survivors(self, node: Node) -> Any:

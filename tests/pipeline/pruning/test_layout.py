@@ -13,7 +13,6 @@ from deadweight.pipeline.pruning.layout import (
     layout,
     padding,
     patches,
-    selection,
     shuffle,
     stack,
     unpatched,
@@ -155,7 +154,7 @@ def test_two_indices_apart_bring_their_new_axis_to_the_front() -> None:
 def test_index_select_and_gather_keep_the_axis_that_values_choose() -> None:
     axes = Axes()
     x = axes.value(2, 4, 6, free=(1, 2))
-    y = one(selection(axes.call(aten.index_select.default, x, 1, torch.tensor([1, 1]))))
+    y = one(gathering(axes.call(aten.index_select.default, x, 1, torch.tensor([1, 1]))))
     assert free(y) == [False, False, True]
     assert all(axes.stays(x.axes[1]))
     axes = Axes()

@@ -184,11 +184,24 @@ def test_a_letter_of_an_einsum_is_one_axis_wherever_it_stands() -> None:
     assert kinds(axes) == ["linear"]
 
 
-@pytest.mark.parametrize("equation", ["...d,de->...e", "bnd,de", "bdd,de->be"])
-def test_an_einsum_that_is_not_spelt_out_keeps_its_operands(equation: str) -> None:
+def test_an_einsum_that_is_not_spelt_out_is_read_as_torch_reads_it() -> None:
+    for equation, columns in (("...d,de->...e", 3), ("de...,...bd->b...e", 3), ("bnd,de", 1)):
+        axes = Axes()
+        x, weight = axes.value(2, 5, 6, free=(1, 2)), axes.value(6, 4, weight=True)
+        if equation.startswith("de"):
+            x = axes.value(7, 5, 2, 6, free=(1, 3))
+            y = one(einsum(axes.call(aten.einsum.default, equation, [weight, x])))
+        else:
+            y = one(einsum(axes.call(aten.einsum.default, equation, [x, weight])))
+        assert axes.together(x.axes[-1], weight.axes[0])
+        assert axes.together(y.axes[1 if columns == 1 else -1], weight.axes[1])
+        assert axes.together(y.axes[-1 if columns == 1 else -2], x.axes[1])
+
+
+def test_an_einsum_with_a_diagonal_keeps_its_operands() -> None:
     axes = Axes()
     x, weight = axes.value(2, 6, 6, free=(2,)), axes.value(6, 4, weight=True)
-    einsum(axes.call(aten.einsum.default, equation, [x, weight]))
+    einsum(axes.call(aten.einsum.default, "bdd,de->be", [x, weight]))
     assert all(axes.stays(x.axes[2]) + axes.stays(weight.axes[0]) + axes.stays(weight.axes[1]))
 
 
@@ -224,14 +237,23 @@ def test_both_directions_are_read_side_by_side_by_the_layer_above() -> None:
     assert axes.together(above[0][0].axes[1], above[1][0].axes[1], both)
 
 
-def test_a_recurrent_layer_with_a_projection_stays() -> None:
+def test_a_projection_makes_what_a_recurrent_layer_returns_and_reads_its_units() -> None:
     axes = Axes()
-    x, states = axes.value(2, 7, 6, free=(2,)), [axes.value(1, 2, 3), axes.value(1, 2, 5)]
-    weights = [*weights_of(axes, 4, 6, 5), axes.value(3, 5, weight=True)]
+    x, states = (
+        axes.value(2, 7, 6, free=(2,)),
+        [axes.value(1, 2, 3, free=(2,)), axes.value(1, 2, 5, free=(2,))],
+    )
+    inward, _, *biases = weights_of(axes, 4, 6, 5)
+    recur, project = axes.value(20, 3, weight=True), axes.value(3, 5, weight=True)
     settings = (True, 1, 0.0, False, False, True)
-    call = axes.call(aten.lstm.input, x, states, weights, *settings, shape=(2, 7, 3))
-    recurrent(call)
-    assert all(axes.stays(x.axes[2]) + axes.stays(weights[1].axes[1]))
+    weights = [inward, recur, *biases, project]
+    result = recurrent(axes.call(aten.lstm.input, x, states, weights, *settings))
+    assert isinstance(result, list)
+    assert axes.together(project.axes[1], states[1].axes[2], result[2].axes[2], *vector(recur, 0).chunk(4))
+    assert axes.together(
+        project.axes[0], recur.axes[1], states[0].axes[2], result[0].axes[2], result[1].axes[2]
+    )
+    assert len(torch.unique(axes.solve().of[torch.cat([vector(project, 0), vector(project, 1)])])) == 8
 
 
 def test_one_step_of_a_cell_ties_the_state_before_and_after() -> None:

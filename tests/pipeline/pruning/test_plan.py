@@ -131,5 +131,10 @@ def test_a_network_knows_its_plan_and_so_does_its_copy() -> None:
 
 
 def test_names_that_differ_only_in_numbers_are_one_in_a_sentence() -> None:
-    names = [*(f"encoder.layer_{number}.attention:heads" for number in range(24)), "head.fc1", "head.fc2"]
-    assert together(names) == "encoder.layer_*.attention:heads (24), head.fc1, head.fc2"
+    names = [
+        *(f"encoder.layer_{number}.attention.{one}" for number in range(24) for one in ("heads", "dim")),
+        *("head.fc1", "layers.3.fc2"),
+    ]
+    assert (
+        together(names) == "attention.heads, attention.dim of 24 encoder.layer_* and head.fc1, layers.3.fc2"
+    )

@@ -126,7 +126,7 @@ KEPT: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
     "indexed": (lambda x: x[:, torch.tensor([1, 0, 2, 3, 4, 5, 7, 6])], "index", "indexed by values"),
     "picked": (lambda x: x * x[:, 3:4], "slice", "selected"),
     "fixed": (lambda x: x * torch.arange(8.0).view(8, 1, 1), "mul", "fixed width"),
-    "complex": (lambda x: torch.fft.fft(x, dim=1).real, "fft_fft", "no rule"),
+    "complex": (lambda x: torch.fft.fft(x, dim=1).real, "fft_fft", "depend on each other"),
     "sorted": (lambda x: x.sort(1).values, "sort", "returns positions"),
 }
 

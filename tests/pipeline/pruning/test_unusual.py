@@ -60,11 +60,11 @@ class Spectral(Layers):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_a_fourier_transform_touches_stays_and_the_rest_is_cut(form: str) -> None:
+def test_what_a_complex_weight_touches_stays_and_the_rest_is_cut(form: str) -> None:
     model = Spectral()
     small, verification, groups = cut(model, form)
     assert verification.max_relative_error < 1e-5
-    assert reason(groups, "fc1.weight") == ("fft_rfft", "there is no rule for this operator")
+    assert reason(groups, "fc1.weight") == ("parameter", "its elements are complex numbers")
     assert torch.equal(small.filter, model.filter)
     assert small.between.weight.shape == (3, 8)
     small.train()(EXAMPLE).square().sum().backward()
