@@ -34,8 +34,9 @@ def lively(network: Network) -> nn.Module:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
+            norm.train()  # alone: a detector's training asks for targets
         if norms:
-            model.train()(*network.example(8 if len(network.shape) < 4 else 2, seed=2).values())
+            model(*network.example(8 if len(network.shape) < 4 else 2, seed=2).values())
         for norm in norms:
             norm.momentum = 0.1
     return model.eval()
@@ -53,6 +54,8 @@ def floats(outputs: Any) -> list[Tensor]:
 def relative(expected: Tensor, found: Tensor) -> float:
     if expected.shape != found.shape:
         return float("inf")
+    if not expected.numel():
+        return 0.0
     return float((expected.double() - found.double()).abs().max() / expected.double().abs().max())
 
 
@@ -60,9 +63,12 @@ def batch_error(small: nn.Module, network: Network) -> float:
     """How far the last of three samples differs from itself alone: 0 where samples do not meet."""
     three = network.example(3, seed=4)
     with torch.no_grad():
-        together = floats(small(*three.values()))
-        last = floats(small(*(value[2:] for value in three.values())))
-    pairs = zip(together, last, strict=True)
+        together = small(*three.values())
+        last = small(*(value[2:] for value in three.values()))
+    if isinstance(together, list) and len(together) == 3:  # one result an image
+        pairs = zip(floats(together[2:]), floats(last), strict=True)
+        return max(relative(one, alone) for one, alone in pairs)
+    pairs = zip(floats(together), floats(last), strict=True)
     return max(relative(one[2:], alone) for one, alone in pairs if one.dim() and len(one) == 3)
 
 

@@ -1,6 +1,6 @@
 """One row of the zoo: a network is halved by deadweight, and everything that is promised of it is tried.
 
-    python benchmarks/zoo/row_ours.py NAME        prints the row as JSON
+    python benchmarks/zoo/row_ours.py NAME [CHECK ...]     prints the row as JSON, without these checks
 
 Weights and statistics are made lively first: whatever starts at zero or one (batch norm, layer scale) would
 hide mistakes. Errors are relative to how far the outputs move when the input is another one. Costs are CPU
@@ -9,12 +9,14 @@ time on one thread, over one forward pass of one sample; torch.export's own time
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from benchmarks.zoo.forty import FORTY
 from benchmarks.zoo.further_networks import EVERY
 from benchmarks.zoo.measure import (
     batch_error,
@@ -38,9 +41,10 @@ from benchmarks.zoo.measure import (
     size_of,
 )
 from benchmarks.zoo.networks import Network
-from benchmarks.zoo.value_judge import UnjudgedError, judge, make_distinct
+from benchmarks.zoo.value_judge import Judged, UnjudgedError, judge, make_distinct
+from benchmarks.zoo.wide_judge import gradients, other_sizes, pickled
 from deadweight.pipeline.pruning.groups import BLOCKS, Groups, choose
-from deadweight.pipeline.pruning.plan import plan_of
+from deadweight.pipeline.pruning.plan import Plan, plan_of
 from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
@@ -51,8 +55,12 @@ Row = dict[str, Any]
 RATIO = 0.5
 
 
-def row(network: Network) -> Row:
-    """All columns of a network; "refused" where the answer was no, "failed" where something broke."""
+def row(network: Network, skipped: Collection[str] = ()) -> Row:
+    """All columns of a network; "refused" where the answer was no, "failed" where something broke.
+
+    Args:
+        skipped: checks that are left out.
+    """
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     model = lively(network)
@@ -61,19 +69,14 @@ def row(network: Network) -> Row:
     found: Row = {"parameters": size_of(model)}
     with torch.no_grad():
         here, there = (floats(model(*network.example(seed=seed).values())) for seed in (1, 5))
-    scale = max(
-        float(a.abs().max() / (a - b).abs().max().clamp_min(1e-30)) for a, b in zip(here, there, strict=True)
-    )
     found["forward_s"] = forward_s = forward_pass_s(model, network)
     try:
         with exporting() as beside:
             started = time.process_time()
             groups = trace(model, example)
             traced = time.process_time()
-            generator = torch.Generator().manual_seed(3)
-            scores = {one.name: torch.rand(one.size, generator=generator) for one in groups}
-            wide = {one.name: scores[one.name] for one in groups if one.kind not in BLOCKS}
-            plan = choose(groups, wide, ratio=RATIO)
+            scores = _drawn(groups, 3)
+            plan = choose(groups, _channels(groups, scores), ratio=RATIO)
             small = apply(model, plan, groups)
             ended = time.process_time()
         with exporting(memory=True) as again:  # the first of a process also loads what any network needs
@@ -84,34 +87,26 @@ def row(network: Network) -> Row:
         return found | {"refused": str(error)}
     found["export_s"] = sum(beside.seconds)
     found["trace_s"], found["surgery_s"] = traced - started, ended - traced
+    found["first_s"] = ended - started
     found["cost"] = (ended - started - found["export_s"]) / forward_s
     done = plan_of(small)
     assert done is not None
-    kept = size_of(small)
     asked, reasons = _asked(model, groups, network)
     found |= {
         "form": done.form,
         "why": done.reason,
         "groups": len(groups),
         "prunable": _prunable(model, groups) / found["parameters"],
-        "kept": kept / found["parameters"],
-        "kept_over_asked": kept / asked,
+        "kept": size_of(small) / found["parameters"],
+        "kept_over_asked": size_of(small) / asked,
         "frozen": reasons,
         "batch": groups.batch,
     }
-    checks: dict[str, Callable[[], Any]] = {
-        "error": lambda: _verified(model, small, plan, groups, scale, found),
-        "judged": lambda: _judged(model, small, network, found),
-        "other_batch": lambda: _other_batch(small, network, groups),
-        "disk": lambda: _disk(network, small, plan, example),
-        "onnx": lambda: _onnx(small, example, found),
-        "trains": lambda: trains(model, small, network),
-        "heads_too": lambda: _heads_too(model, groups, scores),
-    }
-    for name, check in checks.items():
+    pruned = Pruned(network, model, example, groups, scores, plan, small, _scale(here, there), found)
+    for name in (one for one in CHECKS if one not in skipped):
         started = time.process_time()
         try:
-            found[name] = check()
+            found[name] = getattr(pruned, name)()
         except Exception as error:  # a row says what broke and goes on
             found[name] = None
             found.setdefault("failed", {})[name] = f"{type(error).__name__}: {error}"[:600]
@@ -119,38 +114,117 @@ def row(network: Network) -> Row:
     return found
 
 
-def _verified(
-    model: nn.Module, small: nn.Module, plan: Any, groups: Groups, scale: float, found: Row
-) -> float:
-    outcome = verify(model, small, plan, groups)
-    found["changed_by"] = list(outcome.function_changed_by)[:3]
-    return outcome.max_relative_error * scale
+@dataclass
+class Pruned:
+    """A network and the half of it that is left; each method is a column.
 
+    Attributes:
+        scale: how much larger the outputs are than what they move by when the input is another one.
+        seen: what the independent judge found, or None.
+    """
 
-def _judged(model: nn.Module, small: nn.Module, network: Network, found: Row) -> str:
-    """What the judge of the rival's rows says, who knows nothing of plans; it needs distinct values."""
-    try:
-        outcome, found["judged_error"] = judge(model, small, network)
-    except UnjudgedError as error:
-        return f"unjudged: {error}"
-    return outcome
+    network: Network
+    model: nn.Module
+    example: Mapping[str, Any]
+    groups: Groups
+    scores: Mapping[str, Tensor]
+    plan: Plan
+    small: nn.Module
+    scale: float
+    found: Row
+    seen: Judged | None = None
 
+    def error(self) -> float:
+        outcome = verify(self.model, self.small, self.plan, self.groups)
+        self.found["changed_by"] = list(outcome.function_changed_by)[:3]
+        return outcome.max_relative_error * self.scale
 
-def _other_batch(small: nn.Module, network: Network, groups: Groups) -> float | str:
-    if groups.batch is not None:
-        return f"fixed at {groups.batch}"
-    return batch_error(small, network)
+    def judged(self) -> str:
+        """What the judge of the rival's rows says, who knows nothing of plans; it needs distinct values."""
+        try:
+            self.seen = judge(self.model, self.small, self.network)
+        except UnjudgedError as error:
+            return f"unjudged: {error}"
+        self.found["judged_error"] = self.seen.error
+        return self.seen.verdict
 
+    def gradients(self) -> float | str | None:
+        return None if self.seen is None else gradients(self.seen, self.network, training=False)
 
-def _disk(network: Network, small: nn.Module, plan: Any, example: Mapping[str, Tensor]) -> bool:
-    with tempfile.TemporaryDirectory() as folder:
-        save_pruned(folder, small, plan, example)
-        loaded = load_pruned(network.build, folder).eval()
+    def gradients_training(self) -> float | str | None:
+        return None if self.seen is None else gradients(self.seen, self.network, training=True)
+
+    def sizes(self) -> dict[str, float | str] | None:
+        return None if self.seen is None else other_sizes(self.seen, self.model, self.network)
+
+    def pickle(self) -> bool | str:
+        return pickled(self.model, self.small, dict(self.example))
+
+    def second(self) -> str:
+        """What the same judge says when the pruned network is pruned again, by a fifth."""
+        with exporting() as beside:
+            started = time.process_time()
+            groups = trace(self.small, self.example)
+            plan = choose(groups, _channels(groups, _drawn(groups, 4)), ratio=0.2)
+            smaller = apply(self.small, plan, groups)
+            self.found["second_s"] = time.process_time() - started
+        self.found["second_export_s"] = sum(beside.seconds)
+        try:
+            return judge(self.model, smaller, self.network).verdict
+        except UnjudgedError as error:
+            return f"unjudged: {error}"
+
+    def other_batch(self) -> float | str:
+        if self.groups.batch is not None:
+            return f"fixed at {self.groups.batch}"
+        return batch_error(self.small, self.network)
+
+    def disk(self) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            save_pruned(folder, self.small, self.plan, self.example)
+            loaded = load_pruned(self.network.build, folder).eval()
+        inputs = self.example.values()
         with torch.no_grad():
-            one, other = floats(small(*example.values())), floats(loaded(*example.values()))
-    if not all(torch.equal(a, b) for a, b in zip(one, other, strict=True)):
-        raise ValueError("outputs of the loaded network differ in their bits")
-    return True
+            one, other = floats(self.small(*inputs)), floats(loaded(*inputs))
+        if not all(torch.equal(a, b) for a, b in zip(one, other, strict=True)):
+            raise ValueError("outputs of the loaded network differ in their bits")
+        return True
+
+    def onnx(self) -> float:
+        return _onnx(self.small, self.example, self.found)
+
+    def heads_too(self) -> str:
+        """Heads and blocks of grouped convolutions as well: only whether it is right, in whatever form."""
+        if not any(one.kind in BLOCKS for one in self.groups):
+            return "none"
+        small = apply(self.model, choose(self.groups, self.scores, ratio=RATIO), self.groups)
+        done = plan_of(small)
+        assert done is not None
+        return f"{done.form} {size_of(small) / size_of(self.model):.2f}"
+
+    def trains(self) -> bool:
+        return trains(self.model, self.small, self.network)
+
+
+# The last one changes the networks.
+CHECKS = (
+    *("error", "judged", "gradients", "gradients_training", "sizes", "pickle", "second"),
+    *("other_batch", "disk", "onnx", "heads_too", "trains"),
+)
+
+
+def _drawn(groups: Groups, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {one.name: torch.rand(one.size, generator=generator) for one in groups}
+
+
+def _channels(groups: Groups, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {one.name: scores[one.name] for one in groups if one.kind not in BLOCKS}
+
+
+def _scale(here: list[Tensor], there: list[Tensor]) -> float:
+    pairs = [(a, b) for a, b in zip(here, there, strict=True) if a.shape == b.shape and a.numel()]
+    return max(float(a.abs().max() / (a - b).abs().max().clamp_min(1e-30)) for a, b in pairs)
 
 
 def _onnx(small: nn.Module, example: Mapping[str, Tensor], found: Row) -> float:
@@ -201,16 +275,6 @@ def trains(model: nn.Module, small: nn.Module, network: Network) -> bool:
     return True
 
 
-def _heads_too(model: nn.Module, groups: Groups, scores: Mapping[str, Tensor]) -> str:
-    """Heads and blocks of grouped convolutions as well: only whether it is right, in whatever form."""
-    if not any(one.kind in BLOCKS for one in groups):
-        return "none"
-    small = apply(model, choose(groups, scores, ratio=RATIO), groups)
-    done = plan_of(small)
-    assert done is not None
-    return f"{done.form} {size_of(small) / size_of(model):.2f}"
-
-
 def _asked(model: nn.Module, groups: Groups, network: Network) -> tuple[float, list[str]]:
     """Parameters that are left when every axis that can be halved is; and in words, which could not be.
 
@@ -259,8 +323,10 @@ def _prunable(model: nn.Module, groups: Groups) -> int:
 
 def main() -> None:
     """Prints the row of the network that is named."""
-    network = next(one for one in EVERY if one.name == sys.argv[1])
-    print(json.dumps(row(network)))
+    network = next(one for one in (*EVERY, *FORTY) if one.name == sys.argv[1])
+    with contextlib.redirect_stdout(sys.stderr):
+        found = row(network, sys.argv[2:])
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

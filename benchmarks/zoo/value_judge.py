@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from types import SimpleNamespace
@@ -23,6 +24,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from benchmarks.zoo.measure import floats
 from benchmarks.zoo.networks import Network
@@ -58,32 +62,56 @@ def make_distinct(model: nn.Module) -> None:
             tensor.copy_(torch.from_numpy(bits.view(np.float32)).view(tensor.shape))
 
 
-def judge(original: nn.Module, small: nn.Module, network: Network) -> tuple[str, float]:
-    """The verdict, "exact", "up to norms" or "wrong", and the error.
+@dataclass
+class Judged:
+    """What was found of a pruned network, and what it was compared with.
 
-    The error is relative to how far the outputs move when the input is another one.
+    Attributes:
+        verdict: "exact", "up to norms" or "wrong".
+        error: of the outputs, relative to how far they move when the input is another one.
+        reference: the original in float64, zero where the pruned network has nothing.
+        pruned: the pruned network in float64.
+        places: which slices of each tensor are left, by axis; of those that are narrower.
+        attentions: of each call of attention, the width of its heads and the scale it was given.
+    """
+
+    reference: nn.Module
+    pruned: nn.Module
+    places: dict[str, tuple[NDArray[np.int64], ...]]
+    verdict: str = "wrong"
+    error: float = math.inf
+    attentions: list[tuple[int, float | None]] = field(default_factory=list)
+
+    @contextmanager
+    def as_judged(self) -> Iterator[None]:
+        """The reference computes what the pruned network was found to compute."""
+        with ExitStack() as stack:
+            if self.verdict != "exact":
+                stack.enter_context(_over_survivors(self.reference))
+                stack.enter_context(_scales(self.attentions))
+            stack.enter_context(_no_fast_path())
+            yield
+
+
+def judge(original: nn.Module, small: nn.Module, network: Network) -> Judged:
+    """The verdict on a pruned network, and the error.
 
     Raises:
         WrongValuesError: if the pruned network holds what the original does not, or other shapes come out.
         UnjudgedError: if one of the two does not run in float64, or outputs do not move with the input.
     """
     reference, pruned = copy.deepcopy(original).double(), copy.deepcopy(small).double()
-    _zero_removed(reference, original, small)
-    inputs, others = (_inputs(network, seed) for seed in (1, 5))
-    widths: list[int] = []
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it would hide the norms that are watched here
+    judged = Judged(reference, pruned, _zero_removed(reference, original, small))
+    inputs, others = (doubled(network.example(seed=seed)) for seed in (1, 5))
     try:
-        with torch.no_grad():
-            with _head_widths(widths.append):
+        with torch.no_grad(), _no_fast_path():
+            with _attentions(judged.attentions.append):
                 found = floats(pruned(*inputs))
             plain, moved = floats(reference(*inputs)), floats(reference(*others))
-            with _over_survivors(reference), _scales(widths):
+            with _over_survivors(reference), _scales(judged.attentions):
                 adjusted = floats(reference(*inputs))
     except Exception as error:
         raise UnjudgedError(f"not run in float64: {type(error).__name__}: {error}") from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
     if [one.shape for one in found] != [one.shape for one in plain]:
         raise WrongValuesError(f"outputs of shape {[tuple(one.shape) for one in found]}")
     moves = [float((a - b).abs().max()) for a, b in zip(plain, moved, strict=True)]
@@ -94,9 +122,11 @@ def judge(original: nn.Module, small: nn.Module, network: Network) -> tuple[str,
         pairs = zip(expected, found, moves, strict=True)
         return max(float((a - b).abs().max()) / move for a, b, move in pairs)
 
-    if error_of(plain) < PASS:
-        return "exact", error_of(plain)
-    return ("up to norms" if error_of(adjusted) < PASS else "wrong"), error_of(adjusted)
+    judged.verdict, judged.error = "exact", error_of(plain)
+    if judged.error >= PASS:
+        judged.error = error_of(adjusted)
+        judged.verdict = "up to norms" if judged.error < PASS else "wrong"
+    return judged
 
 
 def survivors(before: NDArray[Any], after: NDArray[Any]) -> tuple[NDArray[np.int64], ...]:
@@ -128,9 +158,12 @@ def survivors(before: NDArray[Any], after: NDArray[Any]) -> tuple[NDArray[np.int
     return tuple(found)
 
 
-def _zero_removed(reference: nn.Module, original: nn.Module, small: nn.Module) -> None:
-    """Zeroes in the reference what the pruned network lacks."""
+def _zero_removed(
+    reference: nn.Module, original: nn.Module, small: nn.Module
+) -> dict[str, tuple[NDArray[np.int64], ...]]:
+    """Zeroes in the reference what the pruned network lacks; returns what is left."""
     before, after = _tensors(original), _tensors(small)
+    found = {}
     for name, tensor in _tensors(reference).items():
         one, other = before[name].detach().numpy(), after[name].detach().numpy()
         if not one.ndim or np.array_equal(one, other):
@@ -139,10 +172,12 @@ def _zero_removed(reference: nn.Module, original: nn.Module, small: nn.Module) -
             places = survivors(one, other)
         except (WrongValuesError, UnjudgedError) as error:
             raise type(error)(f"{name} {one.shape} -> {other.shape}: {error}") from error
+        found[name] = places
         left = torch.zeros(one.shape, dtype=torch.bool)
         left[np.ix_(*places)] = True
         with torch.no_grad():
             tensor.masked_fill_(~left, 0.0)
+    return found
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -151,9 +186,23 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: one for name, one in named if one.is_floating_point()}
 
 
-def _inputs(network: Network, seed: int) -> list[Tensor]:
-    values = network.example(seed=seed).values()
-    return [one.double() if one.is_floating_point() else one for one in values]
+def doubled(example: dict[str, Any]) -> list[Any]:
+    """Inputs in double precision, by position."""
+    values: list[Any] = pytree.tree_map(
+        lambda one: one.double() if one.is_floating_point() else one, list(example.values())
+    )
+    return values
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """The encoder layer's fast path would hide the norms that are watched here."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _standard(x: Tensor, left: Tensor, dims: list[int], eps: float, centred: bool) -> Tensor:
@@ -215,7 +264,7 @@ def _over_survivors(reference: nn.Module) -> Iterator[None]:
         eps: float = 1e-5,
     ) -> Tensor:
         """Over the batch it is as it was; over a weight (standardisation) what is zero was removed."""
-        if not training:
+        if not training or mean is not None:
             return plain_batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
         dims = [axis for axis in range(x.dim()) if axis != 1]
         weight, bias = (one if one is None else one.view(-1, *[1] * (x.dim() - 2)) for one in (weight, bias))
@@ -265,26 +314,46 @@ def _as_timms(module: Any) -> SimpleNamespace:
 
 
 @contextmanager
-def _head_widths(seen: Callable[[int], None]) -> Iterator[None]:
-    """Tells how wide the heads are, call by call, where attention has its scale from that."""
-    own = F.scaled_dot_product_attention
+def _attentions(seen: Callable[[tuple[int, float | None]], None]) -> Iterator[None]:
+    """Tells of each attention, call by call, how wide its heads are and the scale that it is given."""
+    own: Any = F.scaled_dot_product_attention
 
-    def told(query: Tensor, *rest: Any, **settings: Any) -> Tensor:
-        seen(query.shape[-1])
-        return own(query, *rest, **settings)
+    def told(query: Tensor, *rest: Any, scale: float | None = None, **settings: Any) -> Tensor:
+        seen((query.shape[-1], scale))
+        out: Tensor = own(query, *rest, scale=scale, **settings)
+        return out
 
-    with patch.object(F, "scaled_dot_product_attention", told):
+    class Operators(TorchFunctionMode):
+        """A graph calls the operator by another name."""
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            if isinstance(func, OpOverload) and "scaled_dot_product" in func.__name__:
+                seen((args[0].shape[-1], (kwargs or {}).get("scale")))
+            return func(*args, **(kwargs or {}))
+
+    with patch.object(F, "scaled_dot_product_attention", told), Operators():
         yield
 
 
 @contextmanager
-def _scales(widths: list[int]) -> Iterator[None]:
-    """Attention whose scale is not given has that of heads as wide as the pruned network's."""
-    own, left = F.scaled_dot_product_attention, iter(widths)
+def _scales(attentions: list[tuple[int, float | None]]) -> Iterator[None]:
+    """Attention whose scale is not given has that of heads as wide as the pruned network's.
+
+    Unless the pruned network gives the scale that the original has of itself.
+    """
+    own: Any = F.scaled_dot_product_attention
+    left = iter(attentions)
 
     def scaled(query: Tensor, *rest: Any, scale: float | None = None, **settings: Any) -> Tensor:
-        settings["scale"] = next(left) ** -0.5 if scale is None else scale
-        return own(query, *rest, **settings)
+        width, given = next(left)
+        before = query.shape[-1] ** -0.5
+        if scale is None:
+            kept = given is not None and math.isclose(given, before, rel_tol=1e-6)
+            scale = before if kept else width**-0.5
+        out: Tensor = own(query, *rest, scale=scale, **settings)
+        return out
 
     with patch.object(F, "scaled_dot_product_attention", scaled):
         yield

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -35,21 +36,34 @@ from deadweight.pipeline.runs.sources import source_hash
 from deadweight.targets.machine.probe import versions
 
 HERE = Path(__file__).parent
-SCRIPTS = {"ours": HERE / "row_ours.py", "rival": HERE / "row_torch_pruning.py"}
+SCRIPTS = {
+    "ours": ("row_ours.py",),
+    "rival": ("row_torch_pruning.py",),
+    "rival-time": ("row_torch_pruning.py", "--timed"),
+}
 
 
-def measure(tool: str, network: Network, limit_s: float) -> Row:
-    """One row, in a process of its own on one thread; "gave_up" where it did not come back in time."""
+def measure(tool: str, network: Network, limit_s: float, skipped: Sequence[str] = ()) -> Row:
+    """One row, in a process of its own on one thread; "gave_up" where it did not come back in time.
+
+    Args:
+        limit_s: of the processor's time; one that waits without end is stopped after six times that.
+        skipped: checks of ours that are left out.
+    """
     started = time.monotonic()
+    script, *settings = SCRIPTS[tool]
     done: Row
     try:
         process = subprocess.run(
-            [sys.executable, str(SCRIPTS[tool]), network.name],
+            ["prlimit", f"--cpu={limit_s:.0f}", sys.executable, HERE / script, network.name]
+            + (list(skipped) if tool == "ours" else settings),
             capture_output=True,
             text=True,
-            timeout=limit_s,
+            timeout=6 * limit_s,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        if process.returncode == -signal.SIGXCPU:
+            raise subprocess.TimeoutExpired(script, limit_s)
         lines = process.stdout.strip().splitlines()
         done = json.loads(lines[-1]) if process.returncode == 0 else {"crashed": process.stderr[-1500:]}
     except subprocess.TimeoutExpired:
@@ -72,16 +86,22 @@ def run(
     *,
     jobs: int,
     limits_s: Mapping[str, float],
+    skipped: Sequence[str],
 ) -> None:
-    """Measures what is missing; both tools of a network one after the other."""
-    known = {(row["tool"], row["name"]) for row in recorded(record)}
+    """Measures what is missing; both tools of a network one after the other.
+
+    The rival's time alone is measured where it is known not to fail.
+    """
+    rows = recorded(record)
+    known = {(row["tool"], row["name"]) for row in rows}
+    known |= {("rival-time", row["name"]) for row in rows if row["tool"] == "rival" and "cost" not in row}
     missing = [(tool, one) for one in networks for tool in tools if (tool, one.name) not in known]
     lock = Lock()
     with Progress() as progress, ThreadPoolExecutor(jobs) as workers:
         bar = progress.add_task("zoo", total=len(missing))
 
         def one(task: tuple[str, Network]) -> None:
-            row = measure(*task, limits_s[task[0]])
+            row = measure(*task, limits_s[task[0]], skipped)
             with lock:
                 append(record, row)
             progress.update(bar, advance=1, description=f"zoo: {row['name']} ({row['tool']})")
@@ -92,13 +112,16 @@ def run(
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Every network of the zoo, halved.")
-    parser.add_argument("--tools", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
+    parser.add_argument("--tools", nargs="+", choices=SCRIPTS, default=["ours", "rival"])
     lists = {"unseen": UNSEEN, "further": FURTHER, "forty": FORTY}
     told = {"unseen": "kept for a forecast", "further": "looked at afterwards", "forty": "of other libraries"}
     for name, some in lists.items():
         what = f"the networks {told[name]}"
         parser.add_argument(f"--{name}", action="store_const", const=some, dest="networks", help=what)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="CHECK", help="checks of ours to leave out"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=float, default=400, help="seconds a row of ours may take")
     parser.add_argument("--rival-limit", type=float, default=150, help="and one of the rival's")
@@ -109,9 +132,9 @@ def main() -> None:
     if unknown := set(given.only) - {one.name for one in networks}:
         parser.error(f"not in the zoo: {', '.join(sorted(unknown))}")
     networks = tuple(one for one in networks if not given.only or one.name in given.only)
-    limits_s = {"ours": given.limit, "rival": given.rival_limit}
+    limits_s = {"ours": given.limit, "rival": given.rival_limit, "rival-time": given.rival_limit}
     if not given.table:
-        run(networks, given.tools, given.record, jobs=given.jobs, limits_s=limits_s)
+        run(networks, given.tools, given.record, jobs=given.jobs, limits_s=limits_s, skipped=given.without)
     print(tables(recorded(given.record), [one.name for one in networks]))
 
 
