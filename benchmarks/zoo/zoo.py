@@ -55,7 +55,7 @@ def measure(tool: str, network: Network, limit_s: float, skipped: Sequence[str] 
     done: Row
     try:
         process = subprocess.run(
-            ["prlimit", f"--cpu={limit_s:.0f}", sys.executable, HERE / script, network.name]
+            ["prlimit", f"--cpu={limit_s:.0f}", sys.executable, str(HERE / script), network.name]
             + (list(skipped) if tool == "ours" else settings),
             capture_output=True,
             text=True,
