@@ -56,6 +56,9 @@ def test_a_network_of_the_zoo_is_halved_and_right_in_everything() -> None:
     ("key", "value"),
     [
         ("error", 1e-3),
+        ("gradients", 1e-3),
+        ("sizes", {"x (2,)": 1e-9, "x (3,)": 1e-3}),
+        ("judged", "wrong"),
         ("error", None),
         ("onnx", None),
         ("other_batch", "fixed at 2"),

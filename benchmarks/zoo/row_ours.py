@@ -74,7 +74,7 @@ def row(network: Network, skipped: Collection[str] = ()) -> Row:
         with exporting() as beside:
             started = time.process_time()
             groups = trace(model, example)
-            traced = time.process_time()
+            traced, captures = time.process_time(), len(beside.seconds)
             scores = _drawn(groups, 3)
             plan = choose(groups, _channels(groups, scores), ratio=RATIO)
             small = apply(model, plan, groups)
@@ -87,6 +87,7 @@ def row(network: Network, skipped: Collection[str] = ()) -> Row:
         return found | {"refused": str(error)}
     found["export_s"] = sum(beside.seconds)
     found["trace_s"], found["surgery_s"] = traced - started, ended - traced
+    found["trace_export_s"] = sum(beside.seconds[:captures])
     found["first_s"] = ended - started
     found["cost"] = (ended - started - found["export_s"]) / forward_s
     done = plan_of(small)

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
 CLOSE = 1e-4
 OVER_FROZEN = 1.3
 SOUND = ("exact", "up to norms")
+NUMBERS = ("error", "onnx", "other_batch")
+PARTS = {
+    "trace": "trace",
+    "surgery": "surgery, with its proof of the outputs",
+    "outputs": "proof of the outputs, alone",
+    "gradients": "gradients",
+    "sizes": "other sizes",
+    "pickled": "pickle",
+    "saved": "saved and loaded",
+}
+WIDE = ("gradients", "sizes", "pickled", "saved")
 
 
 def right(row: Row) -> bool:
@@ -17,14 +28,25 @@ def right(row: Row) -> bool:
     if any(key in row for key in ("crashed", "gave_up", "refused")):
         return False
     if row["tool"] == "ours":
-        closeness = (row["error"], row["onnx"], row["other_batch"])
-        close = all(isinstance(value, float) and value <= CLOSE for value in closeness)
         if row["kept_over_asked"] > OVER_FROZEN and not row["frozen"]:
             return False  # less went than was asked for, and nothing says why
-        if row.get("judged") == "wrong":
-            return False
-        return close and row["trains"] is True and row["disk"] is True and not row.get("failed")
+        return not (_wrong(row) or row.get("failed"))
     return row["correct"] in SOUND and row["other_batch"] is not None and row["trains"] is True
+
+
+def _wrong(row: Row) -> list[str]:
+    """The columns of a row of ours that did not hold; one that was left out is none."""
+    close = [key for key in NUMBERS if key in row and not (isinstance(row[key], float) and row[key] <= CLOSE)]
+    judged = [key for key in ("gradients", "gradients_training") if _above(row.get(key))]
+    judged += [key for key in ("judged", "second") if row.get(key) == "wrong"]
+    sizes = row.get("sizes") or {}
+    judged += [f"sizes: {axis}" for axis, value in sizes.items() if _above(value)]
+    told = [key for key in ("trains", "disk") if key in row and row[key] is not True]
+    return close + judged + told
+
+
+def _above(value: Any) -> bool:
+    return isinstance(value, float) and not value <= CLOSE
 
 
 def fault(row: Row) -> str:
@@ -44,8 +66,7 @@ def fault(row: Row) -> str:
         return f"{row['correct']}" if row.get("runs") else "its forward fails"
     if row["kept_over_asked"] > OVER_FROZEN and not row["frozen"]:
         return f"keeps {row['kept_over_asked']:.2f} of what was asked"
-    wrong = {key: row.get(key) for key in ("error", "judged", "onnx", "other_batch", "trains", "disk")}
-    return ", ".join(f"{key} {value}" for key, value in wrong.items())
+    return ", ".join(f"{key} {row.get(key, '')}" for key in _wrong(row))
 
 
 def tables(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -54,7 +75,8 @@ def tables(rows: Sequence[Row], names: Sequence[str]) -> str:
     ours = [by["ours", name] for name in names if ("ours", name) in by]
     rival = [by["rival", name] for name in names if ("rival", name) in by]
     missing = [f"{name} ({tool})" for tool in ("ours", "rival") for name in names if (tool, name) not in by]
-    parts = [_sums(ours, rival), _families(ours, rival), _networks(names, by)]
+    parts = [_sums(ours, rival), _wide(ours), _costs(ours), _beside(ours, by)]
+    parts += [_families(ours, rival), _networks(names, by)]
     if missing:
         parts.append(f"Not measured yet: {', '.join(missing)}.")
     return "\n\n".join(parts)
@@ -89,6 +111,72 @@ def _sums(ours: Sequence[Row], rival: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def _wide(ours: Sequence[Row]) -> str:
+    """What the judge says beyond one forward pass."""
+    cut = [row for row in ours if "form" in row]
+    lines = ["| beyond one forward pass | right | fixed, and said | not judged | fails |", "| --- " * 5 + "|"]
+    for key, title in (
+        ("gradients", "gradients, in eval mode"),
+        ("gradients_training", "gradients, in training mode (fixed: random)"),
+        ("sizes", "every other size that the original takes"),
+        ("pickle", "pickle"),
+        ("second", "cut once more"),
+    ):
+        counts = dict.fromkeys(("right", "fixed", "unjudged", "fails"), 0)
+        for row in (one for one in cut if key in one):
+            counts[_outcome(row, key)] += 1
+        lines.append(f"| {title} | {' | '.join(map(str, counts.values()))} |")
+    return "\n".join(lines)
+
+
+def _outcome(row: Row, key: str) -> str:
+    value = row[key]
+    values = list(value.values()) if isinstance(value, dict) else [value]
+    if key in row.get("failed", {}) or any(map(_above, values)) or value == "wrong":
+        return "fails"
+    if value is None or (isinstance(value, str) and value.startswith("unjudged")):
+        return "unjudged"
+    return "fixed" if any(isinstance(one, str) and one not in SOUND for one in values) else "right"
+
+
+def _costs(ours: Sequence[Row]) -> str:
+    """Each part in forward passes, torch.export's own time not counted."""
+    cut = [row for row in ours if "parts" in row]
+    lines = ["| cost beyond torch.export, in forward passes | median | worst |", "| --- | --- | --- |"]
+    for key, title in PARTS.items():
+        lines.append(_spread(title, [row["parts"][key] for row in cut if key in row["parts"]]))
+    lines.append(_spread("trace and surgery", [row["cost"] for row in cut]))
+    wide = [row["cost"] + sum(row["parts"].get(key, 0.0) for key in WIDE) for row in cut]
+    lines.append(_spread("that and the wide proof", wide))
+    return "\n".join(lines)
+
+
+def _spread(title: str, values: Sequence[float]) -> str:
+    if not values:
+        return f"| {title} | - | - |"
+    return f"| {title} | {statistics.median(values):.1f} | {max(values):.0f} |"
+
+
+def _beside(ours: Sequence[Row], by: Mapping[tuple[str, str], Row]) -> str:
+    """What a user waits for, where both tools succeed."""
+    both = [
+        (row, by["rival-time", row["name"]]["first_s"])
+        for row in ours
+        if right(row)
+        and right(by.get(("rival", row["name"]), {"refused": ""}))
+        and "first_s" in by.get(("rival-time", row["name"]), {})
+    ]
+    lines = [f"| over Torch-Pruning's time, {len(both)} networks | median | worst |", "| --- | --- | --- |"]
+    lines.append(_spread("whole", [row["first_s"] / rival for row, rival in both]))
+    lines.append(_spread("torch.export's share", [row["export_s"] / rival for row, rival in both]))
+    shares = [(row["first_s"] - row["export_s"]) / rival for row, rival in both]
+    lines.append(_spread("ours alone", shares))
+    again = [row for row in ours if row.get("second_s")]
+    ratios = [row["second_s"] / row["first_s"] for row in again]
+    lines.append(_spread(f"a second cut over the first, {len(again)} networks", ratios))
+    return "\n".join(lines)
+
+
 def _families(ours: Sequence[Row], rival: Sequence[Row]) -> str:
     lines = ["| family | networks | deadweight right | Torch-Pruning right |", "| --- | --- | --- | --- |"]
     for family in dict.fromkeys(row["family"] for row in (*ours, *rival)):
@@ -99,17 +187,17 @@ def _families(ours: Sequence[Row], rival: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _networks(names: Sequence[str], by: dict[tuple[str, str], Row]) -> str:
+def _networks(names: Sequence[str], by: Mapping[tuple[str, str], Row]) -> str:
     lines = [
-        "| network | form | prunable | kept | of asked | error | ONNX | cost | what did not hold "
-        "| Torch-Pruning: kept | cost | outcome |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | form | prunable | kept | of asked | error | judge | gradients | other sizes | pickle "
+        "| second cut | cost | wide | what did not hold | Torch-Pruning: kept | cost | outcome |",
+        "| --- " * 17 + "|",
     ]
     for name in names:
         cells = [name]
         row = by.get(("ours", name))
         if row is None or "form" not in row:
-            cells += ["-"] * 7 + [fault(row) if row else "not measured"]
+            cells += ["-"] * 12 + [fault(row) if row else "not measured"]
         else:
             cells += [
                 row["form"],
@@ -117,7 +205,11 @@ def _networks(names: Sequence[str], by: dict[tuple[str, str], Row]) -> str:
                 f"{row['kept']:.2f}",
                 f"{row['kept_over_asked']:.2f}",
             ]
-            cells += [_small(row["error"]), _small(row["onnx"]), f"{row['cost']:.0f}"]
+            cells += [_small(row["error"]), str(row.get("judged") or "-").split(":")[0]]
+            cells += [_outcome(row, key) if key in row else "-" for key in ("gradients", "sizes", "pickle")]
+            second = f"{row['second_s'] / row['first_s']:.2f}" if row.get("second_s") else "-"
+            wide = row["cost"] + sum(row.get("parts", {}).get(key, 0.0) for key in WIDE)
+            cells += [second, f"{row['cost']:.0f}", f"{wide:.0f}" if "parts" in row else "-"]
             over = row["kept_over_asked"] > OVER_FROZEN
             cells.append(fault(row) or (_reason(row) if over else ""))
         other = by.get(("rival", name))
