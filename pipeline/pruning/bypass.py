@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ...targets.errors import ModelError
 from .compare import Comparison, Precision, compared, run
+from .inputs import Example
 from .narrow import copied_module
 from .plan import Bypass, Plan, fingerprint
 
@@ -124,9 +125,7 @@ def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
         yield
 
 
-def difference(
-    original: nn.Module, small: nn.Module, dropped: Dropped, inputs: Sequence[Tensor]
-) -> Comparison:
+def difference(original: nn.Module, small: nn.Module, dropped: Dropped, inputs: Example) -> Comparison:
     """The shallower network against the original with bypassed blocks; neither network is changed."""
 
     def expected(precision: Precision) -> list[Any]:

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from .contexts import in_mode
+from .inputs import Example, inputs_of, leaves_of, tensors_of
 
 TOLERANCE = {
     **dict.fromkeys((torch.float64, torch.complex128), 1e-11),
@@ -54,17 +55,18 @@ Computation = Callable[[Precision], list[Any]]
 """Returns all outputs, flat."""
 
 
-def run(model: nn.Module, inputs: Sequence[Any], precision: Precision = Precision.OWN) -> list[Any]:
+def run(model: nn.Module, inputs: Example, precision: Precision = Precision.OWN) -> list[Any]:
     """All outputs of a module in eval mode, flat, in the best precision; its buffers are not changed."""
-    tensors = [*model.parameters(), *inputs]
+    given, tensors = inputs_of(model, inputs), [*model.parameters(), *tensors_of(inputs)]
     with in_mode(model, training=False), exactly(tensors, model.buffers(), precision):
-        return list(pytree.tree_leaves(model(*inputs)))
+        return leaves_of(model(*given.args, **given.named))
 
 
-def run_graph(graph: Interpreter, inputs: Sequence[Any], precision: Precision = Precision.OWN) -> list[Any]:
+def run_graph(graph: Interpreter, inputs: Example, precision: Precision = Precision.OWN) -> list[Any]:
     """The same of a graph."""
-    with exactly([*graph.module.parameters(), *inputs], graph.module.buffers(), precision):
-        return list(graph.run(*inputs))
+    tensors = tensors_of(inputs)
+    with exactly([*graph.module.parameters(), *tensors], graph.module.buffers(), precision):
+        return list(graph.run(*tensors))
 
 
 def or_nothing(computation: Computation) -> Computation:

@@ -19,7 +19,7 @@ from .calls import Tracked
 from .capture import has_batch, operator_name
 from .compare import Computation, Precision, compared, or_nothing, run, run_graph
 from .groups import Groups
-from .inputs import inputs_of
+from .inputs import Inputs, inputs_of, tensors_of, with_tensors
 from .narrow import (
     cut_tensors,
     known_attributes,
@@ -72,13 +72,15 @@ class Trial:
         return resized(self.groups.tracing, self.alive)
 
     @functools.cached_property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> Inputs:
         """One sample if that is enough: another batch size than the captured one."""
         nodes = self.groups.tracing.graph.graph.nodes
         placeholders = [node for node in nodes if node.op == "placeholder"]
-        inputs = zip(inputs_of(self.groups.example), placeholders, strict=True)
+        given = inputs_of(self.model, self.groups.example)
+        pairs = zip(tensors_of(given), placeholders, strict=True)
         whole = any(self._narrows_batch(node) for node in nodes)
-        return tuple(_varied(one if whole or not has_batch(node) else one[:1], node) for one, node in inputs)
+        cut = (_varied(one if whole or not has_batch(node) else one[:1], node) for one, node in pairs)
+        return with_tensors(given, cut)
 
     def _narrows_batch(self, node: Node) -> bool:
         """Whether a narrowed axis also includes the batch, as in (batch x heads, tokens, features)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -21,12 +21,13 @@ from ...targets.errors import ModelError
 from .bypass import difference
 from .compare import Precision, compared, or_nothing, run, run_graph
 from .groups import Groups, Tracing
-from .inputs import Example, inputs_of
+from .inputs import Example
 from .narrow import copied_module, named_tensors
 from .plan import Cut, Plan, fingerprint, plan_of
 from .resize import resized
 from .survivors import Recorder, Survivors, first_difference, place_of, renormalised_by
 from .trace import trace
+from .wrappers import unwrapped
 
 
 class MismatchError(ModelError):
@@ -65,6 +66,7 @@ def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | E
         ModelError: they differ (a MismatchError, which names the first layer that does), or the plan is for
             another network.
     """
+    original, pruned = unwrapped(original), unwrapped(pruned)
     done = plan_of(pruned)
     plan = done if done and done.original == plan.original else plan
     if plan.original != fingerprint(original):
@@ -73,12 +75,12 @@ def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | E
     if plan.dropped:
         return _verify_depth(original, pruned, plan, given.example if isinstance(given, Groups) else given)
     groups = given if isinstance(given, Groups) else trace(original, given)
-    return verify_on(inputs_of(groups.example), original, pruned, plan, groups)
+    return verify_on(groups.example, original, pruned, plan, groups)
 
 
 def _verify_depth(original: nn.Module, shallow: nn.Module, plan: Plan, example: Example) -> Verification:
     """Compares with the original in which each dropped block returns its input, or only its shortcut."""
-    outcome = difference(original, shallow, plan.dropped, inputs_of(example))
+    outcome = difference(original, shallow, plan.dropped, example)
     if outcome.same:
         return Verification(outcome.error, rounding=outcome.rounding)
     raise MismatchError(
@@ -90,7 +92,7 @@ def _verify_depth(original: nn.Module, shallow: nn.Module, plan: Plan, example: 
 
 
 def verify_on(
-    inputs: Sequence[Tensor], original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups
+    inputs: Example, original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups
 ) -> Verification:
     """`verify` on inputs of any batch size that the trace allows."""
     alive = groups.tracing.alive(plan.removed)
@@ -136,7 +138,7 @@ def mismatch(
     alive: Tensor,
     graph: Graph,
     tensors: Mapping[str, Tensor],
-    inputs: Sequence[Tensor],
+    inputs: Example,
     error: float,
     *,
     wide: Mapping[str, Tensor] | None = None,

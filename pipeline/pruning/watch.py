@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from ...targets.errors import ModelError
 from .bypass import first_tensor
 from .contexts import in_mode
+from .inputs import Inputs
 
 _SUMS = frozenset(("add", "add_", "sub", "sub_", "rsub"))
 
@@ -89,7 +90,7 @@ class _Watch(TorchFunctionMode):
         self.calls.setdefault(module, []).append(Call(number, taken, result, outputs, reason, past))
 
 
-def watched(model: nn.Module, inputs: Sequence[Tensor]) -> Seen:
+def watched(model: nn.Module, inputs: Inputs) -> Seen:
     watch = _Watch()
     try:
         with contextlib.ExitStack() as hooks:
@@ -97,7 +98,7 @@ def watched(model: nn.Module, inputs: Sequence[Tensor]) -> Seen:
                 hooks.enter_context(module.register_forward_pre_hook(watch.begin, with_kwargs=True))
                 hooks.enter_context(module.register_forward_hook(watch.end))
             with in_mode(model, training=False), torch.no_grad(), watch:
-                model(*inputs)
+                model(*inputs.args, **inputs.named)
     except Exception as error:  # the user's code
         raise ModelError(
             f"The network does not run on its example inputs: {next(iter(str(error).splitlines()), '')}",

@@ -152,21 +152,6 @@ def test_inputs_that_do_not_fit_are_refused_with_the_line_where_they_fail(
     assert capfd.readouterr() == ("", "")
 
 
-def test_inputs_by_name_must_be_in_the_order_of_forward() -> None:
-    class Scaled(Small):
-        def forward(self, x: Tensor, shift: Tensor | None = None, gain: Tensor | None = None) -> Tensor:
-            out = super().forward(x)
-            return out if gain is None else out * gain
-
-    x, gain = nets.image(2, 4), nets.image(2, 3)
-    with pytest.raises(ModelError, match="inputs are x, gain; forward takes x, shift, gain"):
-        capture(Scaled(), {"x": x, "gain": gain})
-    with pytest.raises(ModelError, match="order of forward's parameters"):
-        capture(Scaled(), {"gain": gain, "x": x})
-    own_names = capture(Scaled(), {"features": x})
-    assert leaves(own_names, x)[0].shape == (2, 3)
-
-
 def test_one_parameter_on_another_device_is_refused() -> None:
     model = Small()
     model.fc2.bias = nn.Parameter(torch.zeros(3, device=torch.device("meta")))

@@ -1,0 +1,164 @@
+"""Networks are called as they are: by position or by name, nested, with outputs of their own class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import nets
+from torch import Tensor, nn
+
+from deadweight import apply, choose, load_pruned, save_pruned, trace, verify
+from deadweight.pipeline.pruning.capture import batch_is_open, capture
+from deadweight.pipeline.pruning.inputs import Inputs, inputs_of, tensors_of
+from deadweight.targets.errors import ModelError
+
+
+class Two(nn.Module):
+    """Two layers, of which a test's `forward` makes what it needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 12), nn.Linear(12, 3)
+
+    def two(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(torch.relu(self.a(x)))
+        return out
+
+
+class EmptyRest(Two):
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.two(x)
+
+
+class OnlyRest(Two):
+    def forward(self, *args: Tensor, **kwargs: Any) -> Tensor:
+        return self.two(args[0])
+
+
+class GivenRest(Two):
+    def forward(self, x: Tensor, **kwargs: Tensor) -> Tensor:
+        return self.two(x) * kwargs["gain"]
+
+
+class KeywordOnly(Two):
+    def forward(self, *, x: Tensor) -> Tensor:
+        return self.two(x)
+
+
+class Skipped(Two):
+    def forward(self, x: Tensor, shift: Tensor | None = None, gain: Tensor | None = None) -> Tensor:
+        assert shift is None
+        assert gain is not None
+        return self.two(x) * gain
+
+
+class Listed(Two):
+    def forward(self, xs: list[Tensor], more: dict[str, Any] | None = None) -> list[Tensor]:
+        assert more is not None
+        return [self.two(x + more["shift"][0]) for x in xs]
+
+
+@dataclass
+class Result:
+    scores: Tensor
+    inner: Any = None
+
+
+class Dataclasses(Two):
+    def forward(self, x: Tensor) -> Result:
+        return Result(self.two(x), {"hidden": [Result(self.two(-x))]})
+
+
+def x(batch: int = 2) -> Tensor:
+    return nets.image(batch, 4)
+
+
+CALLS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
+    "*args and **kwargs that are empty": (EmptyRest, (x(),)),
+    "the same by name": (EmptyRest, {"x": x()}),
+    "only *args": (OnlyRest, {"features": x()}),
+    "**kwargs that are given": (GivenRest, {"x": x(), "gain": nets.image(2, 3)}),
+    "by name alone": (KeywordOnly, {"x": x()}),
+    "a gap": (Skipped, {"x": x(), "gain": nets.image(2, 3)}),
+    "lists and dicts": (Listed, ([x(), x()], {"shift": (x(),)})),
+    "lists and dicts by name": (Listed, {"xs": [x()], "more": {"shift": [x()]}}),
+    "a dataclass": (Dataclasses, (x(),)),
+}
+
+
+@pytest.mark.parametrize(("build", "example"), CALLS.values(), ids=CALLS)
+def test_a_network_is_halved_verified_saved_and_loaded_however_it_is_called(
+    build: Callable[[], nn.Module], example: Any, tmp_path: Path
+) -> None:
+    model = build().eval()
+    groups = trace(model, example)
+    assert [group.size for group in groups] == [12]
+    assert groups.batch is None
+    plan = choose(groups, {"a": torch.arange(12.0)}, ratio=0.5)
+    small = apply(model, plan, groups)
+    assert type(small) is type(model)
+    assert verify(model, small, plan, groups).max_relative_error < 1e-6
+    save_pruned(tmp_path, small, plan, example)
+    loaded = load_pruned(build, tmp_path).eval()
+    args, named = inputs_of(model, example)
+    found, expected = tensors_of(loaded(*args, **named)), tensors_of(small(*args, **named))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    with torch.no_grad():
+        nn.init.zeros_(model.get_parameter("b.weight")[:, :6])  # the units that left
+        wide = tensors_of(model(*args, **named))
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(wide, expected, strict=True))
+
+
+def test_the_graph_of_nested_inputs_takes_their_tensors_in_order_at_any_batch() -> None:
+    graph = capture(Listed(), ([x(), x()], {"shift": (x(),)}))
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "placeholder"]
+    assert names == ["xs_0", "xs_1", "more_0"]
+    assert batch_is_open(graph)
+
+
+def test_a_dataclass_comes_back_from_the_tensors_of_a_graph() -> None:
+    model = Dataclasses()
+    graph = capture(model, (x(),))
+    found = graph.meta["structured"]([torch.zeros(1), torch.ones(1), None])
+    assert found == Result(torch.zeros(1), {"hidden": [Result(torch.ones(1), None)]})
+
+
+def test_an_example_is_bound_by_forwards_parameters() -> None:
+    one, other = x(), x()
+    assert inputs_of(Skipped(), {"x": one, "gain": other}) == Inputs((one,), {"gain": other})
+    assert inputs_of(Skipped(), {"image": one, "mask": other}) == Inputs((one, other), {})
+    assert inputs_of(GivenRest(), {"x": one, "gain": other}) == Inputs((one,), {"gain": other})
+
+
+@pytest.mark.parametrize(
+    ("example", "words"),
+    [
+        (x(), r"one tensor of shape \(2, 4\)"),
+        (Result(x()), "one Result, not a collection"),
+        ({"gain": x(), "x": x()}, r"(?s)inputs are gain, x; forward takes x, shift, gain.*in the order"),
+        ({"gain": x()}, "missing a required argument: 'x'"),
+        ((x(),) * 4, r"forward\(x, shift, gain\): too many positional arguments"),
+    ],
+    ids=["a tensor", "an object", "another order", "one is missing", "too many"],
+)
+def test_an_example_that_does_not_fit_is_refused(example: Any, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        inputs_of(Skipped(), example)
+
+
+def test_an_example_that_needs_code_to_be_made_is_not_saved(tmp_path: Path) -> None:
+    class Takes(Two):
+        def forward(self, one: Result) -> Tensor:
+            return self.two(one.scores)
+
+    model = Takes().eval()
+    groups = trace(model, (Result(x()),))
+    plan = choose(groups, {"a": torch.arange(12.0)}, ratio=0.5)
+    small = apply(model, plan, groups)
+    with pytest.raises(ModelError, match=r"(?s)cannot be written without code.*tuples, lists and dict"):
+        save_pruned(tmp_path, small, plan, (Result(x()),))
