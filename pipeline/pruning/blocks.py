@@ -25,7 +25,7 @@ from ...targets.errors import ModelError
 from .bypass import ACTIVATIONS, bypassed, without
 from .compare import relative_error, run, tolerance
 from .graphnet import GraphNet
-from .inputs import Example, Inputs, inputs_of
+from .inputs import Example
 from .narrow import copied_module, elements_of
 from .plan import Bypass
 from .watch import Call, Seen, shape_of, watched
@@ -78,10 +78,9 @@ def find(
             'Drop blocks first and neurons afterwards, or prune neurons with form="module".',
         )
     copy = copied_module(model, {})
-    inputs = inputs_of(model, example)
-    seen = watched(copy, inputs)
+    seen = watched(copy, example)
     modules = {path: one for path, one in copy.named_modules() if path and _weighted(one)}
-    found = _Finder(copy, inputs, modules, seen)
+    found = _Finder(copy, example, modules, seen)
     if only:
         return tuple(found.tried(path) for path in _named(only, modules))
     if kind == "layers":
@@ -108,7 +107,7 @@ def removable(blocks: Sequence[Block]) -> tuple[Block, ...]:
 
 class _Finder:
     def __init__(
-        self, model: nn.Module, inputs: Inputs, modules: Mapping[str, nn.Module], seen: Seen
+        self, model: nn.Module, inputs: Example, modules: Mapping[str, nn.Module], seen: Seen
     ) -> None:
         self.model, self.inputs, self.modules, self.seen = model, inputs, modules, seen
 

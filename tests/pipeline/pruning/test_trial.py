@@ -138,11 +138,11 @@ def test_a_graph_that_is_wrong_is_reported_with_the_layer() -> None:
 
 
 def test_one_sample_is_enough_where_the_batch_is_open() -> None:
-    (value,) = tried(nets.Mlp(), nets.image(4, 1, 4, 4)).inputs
+    (value,) = tried(nets.Mlp(), nets.image(4, 1, 4, 4)).inputs.args
     assert torch.equal(value, nets.image(4, 1, 4, 4)[:1])
     model = Reshaped("")
     model.register_forward_pre_hook(lambda module, given: (given[0].reshape(4, 4),))
-    (value,) = tried(model, nets.image(4, 4)).inputs
+    (value,) = tried(model, nets.image(4, 4)).inputs.args
     assert len(value) == 4
 
 
