@@ -91,10 +91,13 @@ def _tie(call: Call, pieces: list[Tracked]) -> None:
         call.agree(pieces[0].axes[axis], piece.axes[axis])
 
 
+_STACKS = {"hstack": 1, "column_stack": 1, "dstack": 2}
+
+
 def concatenation(call: Call) -> Result:
     """Units are concatenated; along the other axes the parts are narrowed alike."""
     parts = [x for x in call["tensors"] if len(x.shape) == len(call.shapes[0])]
-    axis = (call["dim"] or 0) % len(call.shapes[0])
+    axis = (call["dim"] or _STACKS.get(call.name, 0)) % len(call.shapes[0])
     return _beside(call, parts, axis, call.shapes[0])
 
 

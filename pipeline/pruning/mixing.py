@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from string import ascii_lowercase, ascii_uppercase
+
 import torch
 from torch import Tensor
 
@@ -173,6 +176,18 @@ def einsum(call: Call) -> Result:
             if not x.activation:
                 call.produce(vector, "linear") if letter in out else call.consume(vector)
     return Tracked(call.shapes[0], tuple(shared.get(letter) for letter in out))
+
+
+def tensordot(call: Call) -> Result:
+    """Products over pairs of axes, as the einsum that they are; an outer product has no such pair."""
+    a, b = call.operands()
+    first, second = list(ascii_lowercase[: len(a.shape)]), list(ascii_uppercase[: len(b.shape)])
+    last = [] if call.name == "outer" else [-1]
+    for one, other in zip(call["dims_self"] or last, call["dims_other"] or last, strict=True):
+        second[other] = first[one]
+    out = [letter for letter in (*first, *second) if (letter in first) != (letter in second)]
+    equation = f"{''.join(first)},{''.join(second)}->{''.join(out)}"
+    return einsum(replace(call, arguments={"equation": equation, "tensors": [a, b]}))
 
 
 def _spelt_out(equation: str, operands: list[Tracked]) -> tuple[list[str], str]:

@@ -39,6 +39,7 @@ from .mixing import (
     matmul,
     recurrent,
     renormed,
+    tensordot,
 )
 
 
@@ -193,6 +194,7 @@ RULES: dict[str, Rule] = {
     **_names(linear, "linear"),
     **_names(addmm, "addmm"),
     **_names(einsum, "einsum"),
+    **_names(tensordot, "tensordot inner outer"),
     **_names(cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
     **_names(recurrent, "lstm gru rnn_tanh rnn_relu"),
     **_names(matmul, "matmul linalg_matmul mm bmm mv dot vdot baddbmm"),
@@ -231,7 +233,7 @@ RULES: dict[str, Rule] = {
         "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
         "upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa",
     ),
-    **_names(concatenation, "cat concat concatenate"),
+    **_names(concatenation, "cat concat concatenate hstack vstack dstack column_stack row_stack"),
     **_names(stack, "stack"),
     **_names(indexing, "index index_put"),
     **_names(
@@ -248,12 +250,16 @@ RULES: dict[str, Rule] = {
     **_names(shuffle, "channel_shuffle native_channel_shuffle"),
     **_names(padding, "pad constant_pad_nd"),
     **_names(open_ended, "zeros ones full empty new_zeros new_ones new_full new_empty"),
-    **_names(alike, "zeros_like ones_like full_like empty_like rand_like randn_like zero"),
+    **_names(alike, "zeros_like ones_like full_like empty_like rand_like randn_like randint_like zero"),
     **_names(
         pointwise,
-        "dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout bernoulli contiguous to "
-        "_to_copy detach alias clone lift_fresh_copy type_as float where masked_fill relu6 hardswish fill "
-        "copy rsub real imag conj _conj resolve_conj resolve_neg",
+        "dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout bernoulli contiguous "
+        "to _to_copy detach alias clone lift_fresh_copy type_as float where masked_fill relu6 hardswish "
+        "fill copy rsub real imag conj _conj resolve_conj resolve_neg complex polar log_sigmoid isclose "
+        "__and__ __or__ __xor__ fake_quantize_per_tensor_affine multiply subtract divide floor_divide "
+        "negative absolute fix greater greater_equal less less_equal not_equal arccos arcsin arctan "
+        "arctan2 arccosh arcsinh arctanh special_expit special_erf special_exp2 special_expm1 "
+        "special_log1p special_logit special_round",
     ),
     **_names(
         layout,
