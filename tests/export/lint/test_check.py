@@ -25,7 +25,7 @@ from deadweight.export.onnx_graph.graph import Index
 from deadweight.export.to_onnx import to_onnx
 from deadweight.targets.errors import ArtifactError, ModelError, TargetError
 from deadweight.targets.target import load_target
-from deadweight.terminal import tables
+from deadweight.terminal.printer import out
 
 Nets = Callable[[str], Any]
 Command = Callable[..., tuple[int, str]]
@@ -232,7 +232,7 @@ def test_a_budget_that_cannot_be_judged_is_refused(tmp_path: Path, board: str | 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs `deadweight lint` and gives exit code and what was printed."""
-    monkeypatch.setattr(tables.out, "width", 250)
+    monkeypatch.setattr(out, "width", 250)
 
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["deadweight", "lint", *map(str, arguments)])
