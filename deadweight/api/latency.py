@@ -87,7 +87,6 @@ def compare(
             refuse_layers(runs)
     fed, shown = optional_path(inputs), progress or silent
     measured: Mapping[str, Measurement]
-    void: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     if on is not None:
         with connected_to(on, shown) as there:
@@ -103,7 +102,7 @@ def compare(
                 inputs=fed,
                 progress=shown,
             )
-        measured, void, remarks = timed.measurements, timed.void, ready.remarks
+        measured, remarks = timed.measurements, ready.remarks
     elif events is not None:
         measured = time_together(
             models, protocol=protocol, inputs=given_inputs(fed), progress=labelled(shown, "compare")
@@ -119,10 +118,9 @@ def compare(
         )
         measured, judgement = found.measured, found.judgement
     measured = measured if on is not None else _with_engines(measured, models)
-    outcome = "cannot_tell" if void else judgement.outcome
-    verdict = f"cannot tell: {'; '.join(void)}" if void else judgement.sentence()
-    verdict = f"{verdict}; {timed_by(measured)}"
-    result = Comparison(verdict, exit_code(outcome), models, dict(measured), judgement, void, remarks=remarks)
+    verdict = f"{judgement.sentence()}; {timed_by(measured)}"
+    code = exit_code(judgement.outcome)
+    result = Comparison(verdict, code, models, dict(measured), judgement, remarks=remarks)
     if not layers:
         return result
     one = measured["baseline"].protocol
@@ -221,12 +219,11 @@ def profile(
     from ..targets.runtimes.open import run_as, runtime_of
     from ..targets.timing.clock import time_together
     from ..targets.timing.inputs import given_inputs
-    from ..targets.timing.measurement import Protocol, timed_by
+    from ..targets.timing.measurement import CALM, Protocol, timed_by
     from ..targets.timing.memory import Memory, engine_memory, measure_memory
 
     path, fed, shown = Path(model), optional_path(inputs), progress or silent
     measured: Mapping[str, Measurement]
-    void: tuple[str, ...] = ()
     protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
     memory: Memory | None = None
     parts: tuple[tuple[str, int | None, str], ...] = ()
@@ -238,7 +235,7 @@ def profile(
                 refuse_layers(runtime_there(there, how)[0])
             ready = ready_on(there, {path.name: path}, how, batch=batch, inputs=fed, progress=shown)
             timed = time_on(there, ready, protocol=protocol, inputs=fed, memory=True, progress=shown)
-        measured, void, remarks = timed.measurements, timed.void, ready.remarks
+        measured, remarks = timed.measurements, ready.remarks
         parts = timed.engine_memory.get(path.name, ())
         if path.name in timed.memory:
             used = timed.memory[path.name]
@@ -265,7 +262,9 @@ def profile(
     middle = figures.latency_s(50)
     interval = f"{1e3 * middle.low:.4g} to {1e3 * middle.high:.4g} ms"
     verdict = f"{1e3 * middle.value:.4g} ms (95 % interval {interval}), {timed_by(measured)}"
-    result = Profile(verdict, 0, path, figures, memory, parts, fed, void, remarks=remarks)
+    void = figures.void
+    verdict = f"cannot tell: {'; '.join(void)}; {CALM}" if void else verdict
+    result = Profile(verdict, 3 if void else 0, path, figures, memory, parts, fed, remarks=remarks)
     if not layers:
         return result
     named, one = {path.name: path}, figures.protocol

@@ -76,7 +76,6 @@ class Comparison(Result):
         models: the paths of "baseline" and "candidate".
         measured: the samples of both, with the conditions of the measurement.
         judgement: the answer, the ratio (baseline time over candidate time) and its interval.
-        void: why a board's times are invalid, and the answer "cannot_tell"; empty if they are not.
         layers: the result for each layer, if asked for.
         remarks: on the engines that were built, if any.
     """
@@ -84,14 +83,18 @@ class Comparison(Result):
     models: Mapping[str, Path]
     measured: Mapping[str, Measurement]
     judgement: Judgement
-    void: tuple[str, ...] = ()
     layers: Layers | None = None
     remarks: tuple[str, ...] = ()
 
     @property
+    def void(self) -> tuple[str, ...]:
+        """Why a board's times are invalid, and the answer "cannot_tell"; empty if they are not."""
+        return self.measured["baseline"].void
+
+    @property
     def outcome(self) -> str:
         """faster, slower, equal or cannot_tell."""
-        return "cannot_tell" if self.void else self.judgement.outcome
+        return self.judgement.outcome
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: both measurements, the judgement, and the layers if there are any."""
@@ -118,9 +121,13 @@ class Profile(Result):
     memory: Memory | None
     engine_memory: tuple[tuple[str, int | None, str], ...] = ()
     inputs: Path | None = None
-    void: tuple[str, ...] = ()
     layers: Layers | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def void(self) -> tuple[str, ...]:
+        """Why a board's times are invalid; empty if they are not."""
+        return self.measured.void
 
 
 @dataclass(frozen=True)

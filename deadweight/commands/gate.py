@@ -136,8 +136,6 @@ def _record(files: GateFiles, there: Profile | None, *, commit: str, threads: in
             score=score,
             progress=lambda done, total: shown(done, total, "record"),
         )
-    for reason in there.void if there is not None else ():
-        out.say(f"Invalid: {reason}.")
     if files.history is not None:
         histories.append(files.history, histories.entry(measured, commit=commit))
     out.say(f"Accepted {model.name} ({made.model_sha256[:12]}), kept at {model}: {path}")

@@ -29,6 +29,13 @@ def show(result: results.Result) -> None:
         out.print(line, soft_wrap=isinstance(line, str | Text))
 
 
+def _invalid(void: tuple[str, ...]) -> list[RenderableType]:
+    """Why a board's times are invalid, and what to do."""
+    from ..targets.timing.measurement import CALM
+
+    return [Text(f"Invalid: {'; '.join(void)}; {CALM}.")] if void else []
+
+
 @singledispatch
 def lines(result: results.Result) -> list[RenderableType]:
     """The printed lines of a result, from top to bottom; text is not wrapped, tables are."""
@@ -40,7 +47,7 @@ def _(result: results.Comparison) -> list[RenderableType]:
     from ..targets.timing.measurement import timed_by
 
     return [
-        *(Text(f"Invalid: {reason}.") for reason in result.void),
+        *_invalid(result.void),
         *(Text(f"{role:<9} {path}") for role, path in result.models.items()),
         measurement_table(result.measured),
         *(Text(f"{remark}.") for remark in result.remarks),
@@ -53,7 +60,7 @@ def _(result: results.Comparison) -> list[RenderableType]:
 @lines.register
 def _(result: results.Layers) -> list[RenderableType]:
     if result.void:
-        return [Text(f"Invalid: {reason}.") for reason in result.void]
+        return _invalid(result.void)
     shown: list[RenderableType] = [layers_table(result.judged, judging=result.pair)]
     if result.pair:
         shown.append(Text("Intervals hold for all layers together; * marks layers that have fewer weights."))
@@ -68,7 +75,7 @@ def _(result: results.Profile) -> list[RenderableType]:
     from ..targets.timing.tail import tail_of
 
     figures = result.measured
-    shown: list[RenderableType] = [Text(f"Invalid: {reason}.") for reason in result.void]
+    shown = _invalid(result.void)
     shown.append(measurement_table({result.model.name: figures}))
     shown += [Text(tail_of(figures, percent).sentence()) for percent in (99, 99.9)]
     if figures.runs > 1:

@@ -17,9 +17,9 @@ from torch.fx import Graph, Node
 
 from .calls import Tracked
 from .capture import has_batch, operator_name
-from .compare import Computation, Precision, compared, or_nothing, run, run_graph
+from .compare import Computation, compared, or_nothing, run, run_graph
 from .groups import Groups
-from .inputs import Inputs, inputs_of, tensors_of, with_tensors
+from .inputs import inputs_of
 from .narrow import (
     cut_tensors,
     known_attributes,
@@ -72,15 +72,13 @@ class Trial:
         return resized(self.groups.tracing, self.alive)
 
     @functools.cached_property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> tuple[Tensor, ...]:
         """One sample if that is enough: another batch size than the captured one."""
         nodes = self.groups.tracing.graph.graph.nodes
         placeholders = [node for node in nodes if node.op == "placeholder"]
-        given = inputs_of(self.model, self.groups.example)
-        pairs = zip(tensors_of(given), placeholders, strict=True)
+        inputs = zip(inputs_of(self.groups.example), placeholders, strict=True)
         whole = any(self._narrows_batch(node) for node in nodes)
-        cut = (_varied(one if whole or not has_batch(node) else one[:1], node) for one, node in pairs)
-        return with_tensors(given, cut)
+        return tuple(_varied(one if whole or not has_batch(node) else one[:1], node) for one, node in inputs)
 
     def _narrows_batch(self, node: Node) -> bool:
         """Whether a narrowed axis also includes the batch, as in (batch x heads, tokens, features)."""
@@ -144,22 +142,19 @@ class Trial:
         tried = self.tried()
         narrow = Recorder(self.groups.tracing.graph, graph, tried)
         found = or_nothing(functools.partial(run_graph, narrow, self.inputs))
-        outcome = compared(self.expected, found)
-        if outcome.same:
+        error, same = compared(self.expected, found)
+        if same:
             return None
-        return mismatch(
-            self.groups.tracing, self.alive, graph, tried, self.inputs, outcome.error, wide=self.lively
-        )
+        return mismatch(self.groups.tracing, self.alive, graph, tried, self.inputs, error, wide=self.lively)
 
     def _problem(self, small: nn.Module, expected: Computation) -> str:
-        expected(Precision.OWN)  # an error in it is not the narrow network's
+        expected(False)  # an error in it is not the narrow network's
         try:
-            outcome = compared(expected, functools.partial(run, small, self.inputs))
+            error, same = compared(expected, functools.partial(run, small, self.inputs))
         except Exception as failure:  # the user's code, run with unexpected widths
             first = next(iter(str(failure).splitlines()), type(failure).__name__)
             return f"its forward fails with the new widths: {first}"
-        wrong = f"its forward runs with the new widths, but outputs are wrong by {outcome.error:.1e}"
-        return "" if outcome.same else wrong
+        return "" if same else f"its forward runs with the new widths, but outputs are wrong by {error:.1e}"
 
 
 def _lively(parameter: Tensor, generator: torch.Generator) -> nn.Parameter | None:

@@ -81,7 +81,8 @@ class Run:
             if (place / "done.json").exists():
                 record = read_json(place / "done.json")
                 held = [record["artifacts"], *(variant["files"] for variant in record["variants"])]
-                if all((self.directory / one["path"]).exists() for files in held for one in files.values()):
+                kept = (self.directory / one["path"] for files in held for one in files.values())
+                if "void" not in record["artifacts"] and all(path.exists() for path in kept):
                     result = work.restored(record, self.directory)
                     self._note(named, work, result, record["seconds"], cached=True)
                     return result

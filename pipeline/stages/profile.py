@@ -27,7 +27,7 @@ from ...targets.timing import measurement
 from ...targets.timing.clock import time_together
 from ...targets.timing.layer_reasons import explained
 from ...targets.timing.layers import judge_layers
-from ...targets.timing.measurement import Protocol
+from ...targets.timing.measurement import CALM, Measurement, Protocol
 from ...targets.timing.memory import measure_memory
 from ...targets.timing.ort_layers import LAYER_PROTOCOL
 from ..compression.masks import load_masks
@@ -36,7 +36,8 @@ from ..work import Work
 
 @dataclass(frozen=True)
 class Profile:
-    """Writes "measurements", "memory" and "layers" of every network with an ONNX file.
+    """Writes "measurements", "memory" and "layers" of every network with an ONNX file; "void" where a board's
+    times are invalid, and then it runs again next time.
 
     Attributes:
         events: fresh loads of all networks; 24 give a 97.7 % interval.
@@ -79,12 +80,10 @@ class Profile:
         measured = time_together(
             paths, protocol=protocol, progress=lambda done, total: work.progress(done, total, "profile")
         )
-        measurement.save(measured, work.directory / "measurements.json")
-        result = work.with_artifact("measurements", work.directory / "measurements.json")
+        result, words = _saved(work, measured)
         if self.memory:
             write_json(work.directory / "memory.json", _memory(paths, work))
             result = result.with_artifact("memory", work.directory / "memory.json")
-        words = []
         if self.layers and len(paths) > 1 and here.time_layers is not None:
             try:
                 write_json(work.directory / "layers.json", self._layers(paths, work))
@@ -113,6 +112,18 @@ class Profile:
             "protocol": dataclasses.asdict(protocol),
             "networks": {name: [one.to_json() for one in each] for name, each in judged.items()},
         }
+
+
+def _saved(work: Work, measured: Mapping[str, Measurement]) -> tuple[Work, list[str]]:
+    """Writes the measurements, and why they are invalid; and the sentence that says so."""
+    measurement.save(measured, work.directory / "measurements.json")
+    result = work.with_artifact("measurements", work.directory / "measurements.json")
+    void = next(iter(measured.values())).void
+    if not void:
+        return result, []
+    write_json(work.directory / "void.json", list(void))
+    words = f"The times are invalid: {'; '.join(void)}; {CALM}."
+    return result.with_artifact("void", work.directory / "void.json"), [words]
 
 
 def _memory(paths: Mapping[str, Path], work: Work) -> dict[str, object]:
@@ -146,8 +157,7 @@ def profile_on(
         ready = ready_on(board, paths, how, progress=work.progress)
         memory = memory and not ready.runtime.builds
         timed = time_on(board, ready, protocol=protocol, memory=memory, progress=work.progress)
-    measurement.save(timed.measurements, work.directory / "measurements.json")
-    result = work.with_artifact("measurements", work.directory / "measurements.json")
+    result, invalid = _saved(work, timed.measurements)
     first = next(iter(timed.measurements.values()))
     if timed.memory:
         write_json(work.directory / "memory.json", {"conditions": first.conditions, **timed.memory})
@@ -157,7 +167,7 @@ def profile_on(
         write_json(work.directory / "engines.json", {**made, "engines": dict(ready.engines)})
         result = result.with_artifact("engines", work.directory / "engines.json")
     words = [f"On {on}: {measurement.timed_by(timed.measurements)}.", *(f"{one}." for one in ready.remarks)]
-    return result, words + [f"The times are invalid: {reason}." for reason in timed.void]
+    return result, words + invalid
 
 
 def knows_sparse(work: Work) -> bool:

@@ -19,7 +19,7 @@ from ..onnx_file import files_of, model_sha256
 from ..progress import Counted
 from ..timing.clock import time_together
 from ..timing.inputs import inputs_mark
-from ..timing.measurement import Measurement, Protocol
+from ..timing.measurement import CALM, Measurement, Protocol
 
 if TYPE_CHECKING:
     from ..runtimes.session import Arrays
@@ -84,6 +84,11 @@ def record(
         measured = time_together({model.name: model}, protocol=short, inputs=inputs, progress=progress)[
             model.name
         ]
+    if measured.void:
+        raise MeasurementError(
+            f"{model.name} was not accepted, since its times are invalid: {'; '.join(measured.void)}.",
+            f"{CALM[0].upper()}{CALM[1:]}.",
+        )
     baseline = Baseline(
         model=os.path.relpath(str(model.resolve()), str(path.parent.resolve())),
         # Of the model, not of the engine that was built from it.

@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Timed:
-    """Measurements by name, memory by name, and why they are void (empty if valid)."""
+    """Measurements by name, and memory by name."""
 
     measurements: Mapping[str, Measurement]
     memory: Mapping[str, Mapping[str, Any]]
-    void: Tuple[str, ...]
     engine_memory: Mapping[str, Tuple[Tuple[str, Optional[int], str], ...]] = field(default_factory=dict)
     """By name, in parts: name, bytes (None: not known) and source."""
 
@@ -72,7 +71,7 @@ def _timed(answer: Mapping[str, Any], ready: Ready) -> Timed:
         name: tuple((str(part), size, str(how)) for part, size, how in each)
         for name, each in answer.get("engine_memory", {}).items()
     }
-    return Timed(measured, answer.get("memory", {}), tuple(answer["void"]), parts)
+    return Timed(measured, answer.get("memory", {}), parts)
 
 
 def layers_on(
@@ -169,7 +168,7 @@ def build_on(
     options = ["--settings", json.dumps(settings), *(["--target", json.dumps(target)] if target else [])]
     options += ["--need", json.dumps(need)] if need else []
     _, answer = board.run(["build", str(there), str(engine), *options], progress=progress)
-    for ending in ("", ".json", ".log"):
+    for ending in (".json", ".log", ""):  # no plan without its record
         board.get(f"{engine}{ending}", Path(f"{plan}{ending}"))
     record = dict(answer["record"])
     # Here the files have other paths than there.

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 import numpy as np
 
 from ..errors import MeasurementError
-from ..machine.probe import not_known, voided
+from ..machine.probe import not_known
 from .binomial import binomial_below
-from .measurement import Measurement, marked_words
+from .measurement import CALM, Measurement, marked_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -162,9 +162,8 @@ def unproven(*measurements: Measurement) -> str:
     for one in measurements:
         if one.evidence != "measured":
             return f"the times are {one.evidence}, and only measured times are evidence"
-        void = voided(one.conditions, [mark.what for mark in one.marks])
-        if void:
-            return f"the measurement is void: {'; '.join(void)}"
+        if one.void:
+            return f"the measurement is void: {'; '.join(one.void)}; {CALM}"
     return ""
 
 

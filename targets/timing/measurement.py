@@ -19,11 +19,13 @@ import numpy as np
 
 from ..artifact import read_json, write_json
 from ..errors import MeasurementError
+from ..machine.probe import voided
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = 1
+CALM = "let the board cool down, lock its clocks (deadweight doctor) and measure again"
 EVIDENCE = ("measured", "emulated", "simulated", "estimated")
 _RESAMPLES = 1000
 
@@ -141,6 +143,11 @@ class Measurement:
                     f"{self.name} has {clock} times that are not positive (smallest: {times.min()} ns).",
                     "The clock is too coarse or stepped backwards: measure again, or on another machine.",
                 )
+
+    @property
+    def void(self) -> Tuple[str, ...]:
+        """Why the times are invalid: how the board changed meanwhile; empty if they are valid."""
+        return voided(self.conditions, [mark.what for mark in self.marks])
 
     @property
     def events(self) -> int:

@@ -40,9 +40,32 @@ class Board:
             except ProcessLookupError:
                 continue
 
+    def cut_before(self, command: str) -> None:
+        """Cuts the cable when the agent is called with this command, a pattern; it does not run then."""
+        door, words = self.place / "door", command.replace(" ", r"\ ")
+        door.write_text(
+            f'#!/bin/sh\ncase "$SSH_ORIGINAL_COMMAND" in *.pyz*\\ {words}\\ *|*.pyz*\\ {words})\n'
+            f"  for one in $(cat {self.place}/cables); do kill -9 $one 2>/dev/null; done; exit 1\nesac\n"
+            'exec "$SHELL" -c "$SSH_ORIGINAL_COMMAND"\n'
+        )
+        door.chmod(0o755)
+        with (self.place / "sshd_config").open("a") as config:  # read anew for every connection
+            config.write(f"ForceCommand {door}\n")
+
     def reconnect(self) -> None:
         """Lets connections live."""
         (self.place / "cut").write_text("-1 -1")
+        (self.place / "door").write_text('exec "$SHELL" -c "$SSH_ORIGINAL_COMMAND"\n')
+
+    def lay_over(self, root: Path) -> None:
+        """Lays a board's `etc` and `sys/class` over this machine's, in the sessions alone; needs root."""
+        enter = self.place / "enter"
+        enter.write_text(
+            f"set -e\nmount -t overlay none -o lowerdir={root}/etc:/etc /etc\n"
+            f"mount --bind {root}/sys/class /sys/class\nexec {SSHD} -i -e -f {self.place}/sshd_config\n"
+        )
+        text = self.config.read_text().rstrip("\n")
+        self.config.write_text(f"{text} unshare --mount sh {enter}\n")  # its last line is the ProxyCommand
 
     def traffic(self) -> list[int]:
         """Bytes that each connection sent to the board, in order."""
