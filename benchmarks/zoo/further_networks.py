@@ -135,4 +135,23 @@ FURTHER: tuple[Network, ...] = (
     _hf("ASTModel", "ASTConfig", (1024, 128), "input_values", _ENCODER),
 )
 
-EVERY = (*NETWORKS, *UNSEEN, *FURTHER)
+LARGE: tuple[Network, ...] = (
+    Network("vit_l_16", "torchvision", "large", (3, 224, 224)),
+    _hf(
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        (128,),
+        "input_ids",
+        {
+            "num_hidden_layers": 22,
+            "hidden_size": 2048,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "intermediate_size": 5632,
+            "use_cache": False,
+        },
+    ),
+)
+"""Of 304 million and of 1.1 billion parameters; too large for the judge, which needs both in float64."""
+
+EVERY = (*NETWORKS, *UNSEEN, *FURTHER, *LARGE)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -82,6 +83,7 @@ def row(network: Network, skipped: Collection[str] = ()) -> Row:
         with exporting(memory=True) as again:  # the first of a process also loads what any network needs
             apply(model, plan, trace(model, example))
             found["peak_bytes"] = again.most()
+        found["whole_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         found["own_bytes"], found["forward_bytes"] = own_bytes(model), forward_bytes(model, example)
     except DeadweightError as error:
         return found | {"refused": str(error)}

@@ -1,6 +1,6 @@
 """The zoo: every network halved by deadweight and by Torch-Pruning, in one run, side by side.
 
-    python benchmarks/zoo/zoo.py [--tools ours rival] [--unseen | --further | --forty] [--only NAME ...]
+    python benchmarks/zoo/zoo.py [--tools ours rival] [--LIST] [--only NAME ...] [--without CHECK ...]
     python benchmarks/zoo/zoo.py --table          the tables of what was measured so far, in Markdown
 
 Needs torchvision, timm, transformers and torch-pruning 1.6.1 beside deadweight. One process a row; what was
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.record import Row, append, recorded
 from benchmarks.zoo.forty import FORTY
-from benchmarks.zoo.further_networks import FURTHER
+from benchmarks.zoo.further_networks import FURTHER, LARGE
 from benchmarks.zoo.networks import NETWORKS, UNSEEN, Network
 from benchmarks.zoo.table import tables
 from deadweight.pipeline.pruning import surgery
@@ -40,6 +40,12 @@ SCRIPTS = {
     "ours": ("row_ours.py",),
     "rival": ("row_torch_pruning.py",),
     "rival-time": ("row_torch_pruning.py", "--timed"),
+}
+LISTS = {
+    "unseen": (UNSEEN, "the networks kept for a forecast"),
+    "further": (FURTHER, "those looked at afterwards"),
+    "forty": (FORTY, "those of other libraries"),
+    "large": (LARGE, "two large ones; leave out judged, second and heads_too"),
 }
 
 
@@ -113,10 +119,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Every network of the zoo, halved.")
     parser.add_argument("--tools", nargs="+", choices=SCRIPTS, default=["ours", "rival"])
-    lists = {"unseen": UNSEEN, "further": FURTHER, "forty": FORTY}
-    told = {"unseen": "kept for a forecast", "further": "looked at afterwards", "forty": "of other libraries"}
-    for name, some in lists.items():
-        what = f"the networks {told[name]}"
+    for name, (some, what) in LISTS.items():
         parser.add_argument(f"--{name}", action="store_const", const=some, dest="networks", help=what)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
     parser.add_argument(
