@@ -25,10 +25,11 @@ from ...targets.errors import ModelError
 from .bypass import ACTIVATIONS, bypassed, without
 from .compare import relative_error, run, tolerance
 from .graphnet import GraphNet
-from .inputs import Example, inputs_of
+from .inputs import Example
 from .narrow import copied_module, elements_of
 from .plan import Bypass
 from .watch import Call, Seen, shape_of, watched
+from .wrappers import unwrapped
 
 Kind = Literal["blocks", "layers"]
 
@@ -70,16 +71,16 @@ def find(
     Raises:
         ModelError: the network does not run, is in the graph form, or has no module of a name in `only`.
     """
+    model = unwrapped(model)
     if isinstance(model, GraphNet):
         raise ModelError(
             "This network was pruned in the graph form: its blocks are not modules any more.",
             'Drop blocks first and neurons afterwards, or prune neurons with form="module".',
         )
     copy = copied_module(model, {})
-    inputs = inputs_of(example)
-    seen = watched(copy, inputs)
+    seen = watched(copy, example)
     modules = {path: one for path, one in copy.named_modules() if path and _weighted(one)}
-    found = _Finder(copy, inputs, modules, seen)
+    found = _Finder(copy, example, modules, seen)
     if only:
         return tuple(found.tried(path) for path in _named(only, modules))
     if kind == "layers":
@@ -106,7 +107,7 @@ def removable(blocks: Sequence[Block]) -> tuple[Block, ...]:
 
 class _Finder:
     def __init__(
-        self, model: nn.Module, inputs: Sequence[Tensor], modules: Mapping[str, nn.Module], seen: Seen
+        self, model: nn.Module, inputs: Example, modules: Mapping[str, nn.Module], seen: Seen
     ) -> None:
         self.model, self.inputs, self.modules, self.seen = model, inputs, modules, seen
 

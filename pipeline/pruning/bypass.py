@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...targets.errors import ModelError
-from .compare import compared, run
+from .compare import Comparison, Precision, compared, run
+from .inputs import Example
 from .narrow import copied_module
 from .plan import Bypass, Plan, fingerprint
 
@@ -124,15 +125,12 @@ def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
         yield
 
 
-def difference(
-    original: nn.Module, small: nn.Module, dropped: Dropped, inputs: Sequence[Tensor]
-) -> tuple[float, bool]:
-    """The difference of the shallower network from the original with bypassed blocks, relative to the largest
-    value of that output, and whether they are the same; neither network is changed."""
+def difference(original: nn.Module, small: nn.Module, dropped: Dropped, inputs: Example) -> Comparison:
+    """The shallower network against the original with bypassed blocks; neither network is changed."""
 
-    def expected(doubled: bool) -> list[Any]:
+    def expected(precision: Precision) -> list[Any]:
         with bypassed(original, dropped):
-            return run(original, inputs, doubled)
+            return run(original, inputs, precision)
 
     return compared(expected, partial(run, small, inputs))
 

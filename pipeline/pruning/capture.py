@@ -19,9 +19,11 @@ from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
 from .contexts import collected, hushed, in_mode, own_backward
-from .inputs import Example, check_inputs, check_names, inputs_of, open_batch
+from .inputs import Example, check_inputs, flattened, inputs_of, open_batch, tensors_of
+from .wrappers import unwrapped
 
 _TORCH = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent)
 
 
 def capture(model: nn.Module, example: Example, *, training: bool = False) -> GraphModule:
@@ -35,14 +37,17 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     `meta["structured"]` restores its structure. `meta["own_backward"]` names the functions whose backward
     the graph does not have; in eval form its outputs then have no gradient.
     """
-    inputs = inputs_of(example)
-    check_inputs(model, inputs)
-    check_names(model, example)
+    model = unwrapped(model)
+    inputs = inputs_of(model, example)
+    tensors = tensors_of(inputs)
+    check_inputs(model, tensors)
     try:
         with in_mode(model, training=training), torch.set_grad_enabled(training), hushed(), collected():
-            shapes = open_batch(model, inputs)
+            vars(model)["forward"] = flattened(model, inputs)  # `in_mode` restores it
             with own_backward() as functions:
-                program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+                program = torch.export.export(
+                    model, tuple(tensors), dynamic_shapes=open_batch(tensors), strict=False
+                )
             module = program.module()
     except Exception as error:  # the user's code and the passes of torch.export may raise anything
         raise _refusal(error) from error
@@ -172,11 +177,12 @@ def _inline_regions(module: GraphModule) -> None:
                 "Remove it from forward: wrap the call of the network instead, or cast explicitly.",
             )
         placeholders = [one for one in inner.graph.nodes if one.op == "placeholder"]
-        known = dict(zip(placeholders, operands, strict=True))
         with module.graph.inserting_before(node):
-            outputs: Any = module.graph.graph_copy(inner.graph, known)
             if kind == "wrap_with_set_grad_enabled" and not settings[0]:
-                outputs = [_detached(one) for one in outputs]
+                tensors = {one: _detached(one) for one in operands if isinstance(one.meta.get("val"), Tensor)}
+                operands = [tensors.get(one, one) for one in operands]
+            known = dict(zip(placeholders, operands, strict=True))
+            outputs: Any = module.graph.graph_copy(inner.graph, known)
         for user in list(node.users):
             user.replace_all_uses_with(outputs[user.args[1]])
             module.graph.erase_node(user)
@@ -221,7 +227,7 @@ def _refusal(error: Exception) -> ModelError:
     where = ""
     frames = traceback.extract_tb(error.__traceback__)
     for frame in reversed(frames):
-        if not frame.filename.startswith(_TORCH) and frame.filename != __file__ and frame.line:
+        if not frame.filename.startswith((_TORCH, _HERE)) and frame.line:
             where = f" at {frame.filename}:{frame.lineno}: {frame.line}"
             break
     for file, words, what, cure in _OF_TORCH:

@@ -8,7 +8,7 @@ tensors would cost more: torch computes their shapes in Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .contexts import hushed
-from .inputs import Example, inputs_of
+from .inputs import Example, Inputs, inputs_of, tensors_of, with_tensors
 from .narrow import copied_module, named_tensors
 
 
@@ -29,12 +29,13 @@ def differs_in_training(model: nn.Module, example: Example) -> bool:
     """
     if not any(map(_asks_for_its_mode, {type(module) for module in model.modules()})):
         return False
-    inputs = inputs_of(example)
-    devices = sorted({one.device.index or 0 for one in inputs if one.device.type == "cuda"})
+    inputs = inputs_of(model, example)
+    tensors = tensors_of(inputs)
+    devices = sorted({one.device.index or 0 for one in tensors if one.device.type == "cuda"})
     own: dict[int, Tensor] = {id(one): one for _, one in named_tensors(model)}
     run = copied_module(model, own | {id(one): one.clone() for one in model.buffers()})
     with torch.random.fork_rng(devices), torch.no_grad(), hushed():
-        first = tuple(one[:1] if one.dim() else one for one in inputs)
+        first = with_tensors(inputs, (one[:1] if one.dim() else one for one in tensors))
         # A batch norm in training may need more than one sample, and some code values other than zero.
         for some, free in ((first, _FREE), (inputs, _FREE), (inputs, {})):
             try:
@@ -44,10 +45,10 @@ def differs_in_training(model: nn.Module, example: Example) -> bool:
     return False
 
 
-def _called(model: nn.Module, inputs: Sequence[Tensor], free: _Stand) -> list[str]:
+def _called(model: nn.Module, inputs: Inputs, free: _Stand) -> list[str]:
     calls = _Calls(free)
     with calls:
-        model(*inputs)
+        model(*inputs.args, **inputs.named)
     return calls.names
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .calls import Call, Result, Tracked, meet, unknown, widened
+from .capture import argument_of
 
 
 def layout(call: Call) -> Result:
@@ -31,7 +32,7 @@ def layout(call: Call) -> Result:
         Tracked(shape, tuple(fuse(vectors) if vectors else None for vectors in axes))
         for shape, axes in zip(call.shapes, collected, strict=True)
     ]
-    if call.name in ("expand", "expand_as", "repeat"):  # the repeated axis may be narrower
+    if call.name in ("expand", "expand_as", "broadcast_to", "repeat"):  # the repeated axis may be narrower
         lead = len(call.shapes[0]) - len(x.shape)
         sizes = (*(1,) * lead, *x.shape)
         wide = widened(call, results[0]).axes
@@ -90,10 +91,13 @@ def _tie(call: Call, pieces: list[Tracked]) -> None:
         call.agree(pieces[0].axes[axis], piece.axes[axis])
 
 
+_STACKS = {"hstack": 1, "column_stack": 1, "dstack": 2}
+
+
 def concatenation(call: Call) -> Result:
     """Units are concatenated; along the other axes the parts are narrowed alike."""
     parts = [x for x in call["tensors"] if len(x.shape) == len(call.shapes[0])]
-    axis = (call["dim"] or 0) % len(call.shapes[0])
+    axis = (call["dim"] or _STACKS.get(call.name, 0)) % len(call.shapes[0])
     return _beside(call, parts, axis, call.shapes[0])
 
 
@@ -148,25 +152,26 @@ def padding(call: Call) -> Result:
 
 
 def indexing(call: Call) -> Result:
-    """x[index]: the indexed axes are not narrowed, the others are kept."""
-    x = call["self"]
-    places = [place for place, index in enumerate(call["indices"]) if index is not None]
-    for place in places:
+    """x[index], or x[index] = y: the indexed axes are not narrowed, the others are kept."""
+    x, values = call["self"], call["values"]
+    indices = {place: index for place, index in enumerate(call["indices"]) if index is not None}
+    nodes = argument_of(call.node, "indices")
+    if values is not None and any(nodes[place].meta["val"].dtype == torch.bool for place in indices):
+        return unknown(call)
+    for place, index in indices.items():
         call.freeze(x.axes[place], "it is indexed by values")
-        for vector in call["indices"][place].axes:
+        for vector in index.axes:
             call.freeze(vector, "it is an index of values")
-    rest = [vector for place, vector in enumerate(x.axes) if place not in places]
-    before = places[0] if places == list(range(places[0], places[-1] + 1)) else 0
-    new = len(call.shapes[0]) - len(rest)
-    return Tracked(call.shapes[0], (*rest[:before], *(None,) * new, *rest[before:]))
-
-
-def selection(call: Call) -> Result:
-    """index_select along one axis, which is not narrowed."""
-    x = call["self"]
-    axis = call["dim"] % len(x.shape)
-    call.freeze(x.axes[axis], "it is indexed by values")
-    return Tracked(call.shapes[0], (*x.axes[:axis], None, *x.axes[axis + 1 :]))
+    first, last = min(indices), max(indices)
+    before = first if last - first < len(indices) else 0
+    rest = _but(x, *indices)
+    new = torch.broadcast_shapes(*(one.shape for one in indices.values()))  # type: ignore[no-untyped-call]
+    shape = (*rest.shape[:before], *new, *rest.shape[before:])
+    picked = Tracked(shape, (*rest.axes[:before], *(None,) * len(new), *rest.axes[before:]))
+    if values is None:
+        return picked
+    meet(call, [picked, values], shape)
+    return Tracked(x.shape, tuple(None if place in indices else v for place, v in enumerate(x.axes)))
 
 
 def halves(call: Call) -> Result:
@@ -179,16 +184,25 @@ def halves(call: Call) -> Result:
 
 
 def gathering(call: Call) -> Result:
-    """gather: one axis is indexed and not narrowed; along the others the index is as wide as the values."""
-    x, index, shape = call["self"], call["index"], call.shapes[0]
+    """gather, scatter, index_add and the like: one axis is indexed and not narrowed, the others are alike."""
+    shape = call.shapes[0]
     axis = call["dim"] % len(shape)
-    across = [_but(y, axis) for y in (x, index)]
-    if across[0].shape != across[1].shape:
+    for x in call.operands():
+        for vector in x.axes[axis : axis + 1] if len(x.shape) == len(shape) else x.axes:
+            call.freeze(vector, "it is indexed by values")
+    across = [_but(x, axis) for x in call.operands() if len(x.shape) == len(shape)]
+    if len({x.shape for x in across}) > 1 and call.name != "take_along_dim":
         return unknown(call)
-    call.freeze(x.axes[axis], "it is indexed by values")
-    call.freeze(index.axes[axis], "it is an index of values")
-    kept = meet(call, across, across[0].shape).axes
+    kept = meet(call, across, (*shape[:axis], *shape[axis + 1 :])).axes
     return Tracked(shape, (*kept[:axis], None, *kept[axis:]))
+
+
+def windows(call: Call) -> Result:
+    """unfold: overlapping windows along one axis, which stays."""
+    x = call["self"]
+    axis = call["dimension"] % len(x.shape)
+    call.freeze(x.axes[axis], "a window slides over this axis")
+    return Tracked(call.shapes[0], (*x.axes[:axis], None, *x.axes[axis + 1 :], None))
 
 
 def patches(call: Call) -> Result:
@@ -219,5 +233,6 @@ def _in_runs(call: Call, vector: Tensor | None, length: int) -> Tensor | None:
     return grid[:, 0]
 
 
-def _but(x: Tracked, axis: int) -> Tracked:
-    return Tracked(x.shape[:axis] + x.shape[axis + 1 :], x.axes[:axis] + x.axes[axis + 1 :])
+def _but(x: Tracked, *dropped: int) -> Tracked:
+    kept = [axis for axis in range(len(x.shape)) if axis not in dropped]
+    return Tracked(tuple(x.shape[axis] for axis in kept), tuple(x.axes[axis] for axis in kept))

@@ -20,7 +20,7 @@ from ...targets.errors import ModelError
 from .calls import Tracked
 from .capture import argument_of, operator_name
 from .groups import Groups
-from .inputs import Example, inputs_of
+from .inputs import Example, tensors_of
 from .narrow import copied_module, named_tensors
 from .plan import plan_of
 
@@ -135,7 +135,7 @@ def _measure(groups: Groups, sites: Sequence[_Site], batches: Iterable[Example])
     seen = 0
     with torch.no_grad():
         for batch in batches:
-            run.run(*inputs_of(batch))
+            run.run(*tensors_of(batch))
             seen += 1
     if not seen:
         raise ModelError("There are no batches for the means.", "Give at least one batch of inputs.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from string import ascii_lowercase, ascii_uppercase
+
 import torch
 from torch import Tensor
 
@@ -58,6 +61,26 @@ def _outer(call: Call, blocks: Tensor | None, ranks: Tensor | None, shape: tuple
     return call.notes.identities.fuse([part.reshape(-1) for part in spread]) if spread else None
 
 
+def deformable(call: Call) -> Result:
+    """A convolution that reads at positions from the data, one for each group of input channels."""
+    positions = [vector for x in (call["offset"], call["mask"]) for vector in x.axes[1:]]
+    groups, _ = call.split(call["input"].axes[1], call["offset_groups"])
+    for vector in (*positions, groups):
+        call.freeze(vector, "positions along this axis are chosen by the data")
+    return convolution(call)
+
+
+def bilinear(call: Call) -> Result:
+    """y_o = a W_o b."""
+    a, b, weight, shape = call["input1"], call["input2"], call["weight"], call.shapes[0]
+    call.contract(a, -1, weight, 1)
+    call.contract(b, -1, weight, 2)
+    call.produce(weight.axes[0], "linear")
+    leads = meet(call, [Tracked(x.shape[:-1], x.axes[:-1]) for x in (a, b)], shape[:-1])
+    y = Tracked(shape, (*leads.axes, weight.axes[0]))
+    return y if call["bias"] is None else meet(call, [y, call["bias"]], shape)
+
+
 def addmm(call: Call) -> Result:
     """bias + x W."""
     x, weight = call["mat1"], call["mat2"]
@@ -69,20 +92,25 @@ def addmm(call: Call) -> Result:
 def matmul(call: Call) -> Result:
     """Leading axes are broadcast; a's last axis is contracted with b's last but one."""
     a, b = call.operands()[-2:]
-    product = _matmul(call, a, b, call.shapes[0])
+    product = _matmul(call, a, b, call.shapes[0], max(len(b.shape) - 2, 0))
     return meet(call, [product, call["self"]], product.shape) if call.name == "baddbmm" else product
 
 
-def _matmul(call: Call, a: Tracked, b: Tracked, shape: tuple[int, ...]) -> Tracked:
-    inner = max(len(b.shape) - 2, 0)
+def distances(call: Call) -> Result:
+    """cdist, between rows of a and rows of b: a sum over units, to which a removed one adds zero."""
+    return _matmul(call, call["x1"], call["x2"], call.shapes[0], len(call["x2"].shape) - 1)
+
+
+def _matmul(call: Call, a: Tracked, b: Tracked, shape: tuple[int, ...], inner: int) -> Tracked:
+    """a's last axis is contracted with b's axis `inner`."""
     call.read(a)
     call.read(b)
     if a.shape[-1] > 1:
         call.agree(a.axes[-1], b.axes[inner])
+    rows, columns = a.axes[-2:-1], (*b.axes[:inner], *b.axes[inner + 1 :])[-1:]
     if not b.activation:
         call.consume(b.axes[inner])
-        call.produce(b.axes[-1] if inner < len(b.axes) - 1 else None, "linear")
-    rows, columns = a.axes[-2:-1], b.axes[inner + 1 :]
+        call.produce(columns[0] if columns else None, "linear")
     lead = shape[: len(shape) - len(rows) - len(columns)]
     batch = meet(call, [Tracked(x.shape[:-2], x.axes[:-2]) for x in (a, b)], lead)
     return Tracked(shape, (*batch.axes, *rows, *columns))
@@ -119,19 +147,26 @@ def embedding(call: Call) -> Result:
     """Rows are selected by the data and stay; columns are units."""
     weight = call["weight"]
     call.freeze(weight.axes[0], "rows of an embedding are chosen by the data")
-    for vector in call["indices"].axes:
+    for vector in (vector for x in call.operands()[1:] for vector in x.axes):
         call.freeze(vector, "it is an index of values")
     call.produce(weight.axes[1], "embedding")
-    shape = call.shapes[0]
-    return Tracked(shape, (*(None,) * (len(shape) - 1), weight.axes[1]))
+    shape, *others = call.shapes
+    return [Tracked(shape, (*(None,) * (len(shape) - 1), weight.axes[1])), *map(fixed, others)]
+
+
+def renormed(call: Call) -> Result:
+    """Long rows of an embedding are scaled in place, by a norm to which a removed unit adds zero."""
+    x = call["self"]
+    call.mask(x)
+    return Tracked(x.shape, x.axes)
 
 
 def einsum(call: Call) -> Result:
     """Each letter is one axis of every operand that has it."""
-    inputs, _, out = call["equation"].replace(" ", "").partition("->")
-    terms, operands = inputs.split(","), call["tensors"]
-    if not out or any(len(set(term)) < len(x.shape) for term, x in zip(terms, operands, strict=True)):
-        return unknown(call)  # an ellipsis, a diagonal or an implicit result
+    operands = call["tensors"]
+    terms, out = _spelt_out(call["equation"].replace(" ", ""), operands)
+    if any(len(set(term)) < len(x.shape) for term, x in zip(terms, operands, strict=True)):
+        return unknown(call)  # a diagonal
     shared: dict[str, Tensor | None] = {}
     for term, x in zip(terms, operands, strict=True):
         call.read(x)
@@ -143,28 +178,53 @@ def einsum(call: Call) -> Result:
     return Tracked(call.shapes[0], tuple(shared.get(letter) for letter in out))
 
 
+def tensordot(call: Call) -> Result:
+    """Products over pairs of axes, as the einsum that they are; an outer product has no such pair."""
+    a, b = call.operands()
+    first, second = list(ascii_lowercase[: len(a.shape)]), list(ascii_uppercase[: len(b.shape)])
+    last = [] if call.name == "outer" else [-1]
+    for one, other in zip(call["dims_self"] or last, call["dims_other"] or last, strict=True):
+        second[other] = first[one]
+    out = [letter for letter in (*first, *second) if (letter in first) != (letter in second)]
+    equation = f"{''.join(first)},{''.join(second)}->{''.join(out)}"
+    return einsum(replace(call, arguments={"equation": equation, "tensors": [a, b]}))
+
+
+def _spelt_out(equation: str, operands: list[Tracked]) -> tuple[list[str], str]:
+    """The letters of each operand and of the result; the axes of an ellipsis are digits, from the right."""
+    inputs, arrow, out = equation.partition("->")
+    terms, longest = [], ""
+    for term, x in zip(inputs.split(","), operands, strict=True):
+        hidden = "0123456789"[10 - len(x.shape) + len(term.replace("...", "")) :]
+        terms.append(term.replace("...", hidden))
+        longest = max(longest, hidden, key=len)
+    once = sorted(letter for letter in inputs if letter.isalpha() and inputs.count(letter) == 1)
+    return terms, out.replace("...", longest) if arrow else longest + "".join(once)
+
+
 def recurrent(call: Call) -> Result:
     """LSTM, GRU, RNN: a unit is one row of every gate, one column of the recurrent weight, in every layer."""
     x, weights = call["input"], call["params"]
     states = call["hx"] if isinstance(call["hx"], list) else [call["hx"]]
-    step = 4 if call["has_biases"] else 2
-    if len(weights) != step * call["num_layers"] * (1 + call["bidirectional"]):
-        return unknown(call)  # a projection
-    unit: Tensor | None = weights[1].axes[1]
-    for state in states:
+    ways = 1 + call["bidirectional"]
+    step = len(weights) // (ways * call["num_layers"])
+    shared = [weights[1].axes[1], _hidden(weights[:step]).axes[1]]
+    for number, state in enumerate(states):
         call.mask(state)
         for vector in state.axes[:2]:
             call.freeze(vector, "layers and samples of a state stay")
-        unit = call.agree(unit, state.axes[2])
+        shared[number] = call.agree(shared[number], state.axes[2])
     inputs = x
     for layer in range(call["num_layers"]):
-        outputs: list[Tensor] = []
-        for weights_of_cell in _cells(weights, layer, step, 1 + call["bidirectional"]):
-            own = _one_cell(call, inputs, weights_of_cell, unit)
-            outputs += [own] if own is not None else []
+        first = layer * ways * step
+        cells = [weights[first + way * step : first + (way + 1) * step] for way in range(ways)]
+        made = [_one_cell(call, inputs, of_cell, *shared) for of_cell in cells]
+        outputs = [vector for vector in made if vector is not None]
         joined = torch.cat(outputs) if outputs else None
         inputs = Tracked((*x.shape[:-1], call.shapes[0][-1]), (*x.axes[:-1], joined))
-    last = [Tracked(shape, (*(None,) * (len(shape) - 1), unit)) for shape in call.shapes[1:]]
+    last = [
+        Tracked(shape, (None, None, vector)) for shape, vector in zip(call.shapes[1:], shared, strict=False)
+    ]
     return [Tracked(call.shapes[0], inputs.axes), *last]
 
 
@@ -176,27 +236,38 @@ def cell(call: Call) -> Result:
     for state in states:
         call.read(state)
         unit = call.agree(unit, state.axes[-1])
-    _one_cell(call, call["input"], weights, unit)
+    _one_cell(call, call["input"], weights, unit, unit)
     return [Tracked(shape, (*(None,) * (len(shape) - 1), unit)) for shape in call.shapes]
 
 
-def _one_cell(call: Call, x: Tracked, weights: list[Tracked], unit: Tensor | None) -> Tensor | None:
-    """The units of a cell: a row in every gate of every weight, and a column of the recurrent one."""
+def _one_cell(
+    call: Call, x: Tracked, weights: list[Tracked], made: Tensor | None, unit: Tensor | None
+) -> Tensor | None:
+    """What a cell returns; its units are a row in every gate of every weight, and a column of one weight.
+
+    Args:
+        made, unit: what each cell of this layer returns, and its units; they differ with a projection.
+    """
     inward, recur, *_ = weights
-    own = recur.axes[1]
+    last = _hidden(weights)
+    own = last.axes[1]
     call.agree(unit, own)
+    call.agree(made, recur.axes[1])
     call.contract(x, -1, inward, 1)
     call.consume(own)
+    call.consume(recur.axes[1])
     for weight in weights:
         call.mask(weight)
-        rows = weight.axes[0]
-        for gate in () if rows is None else rows.chunk(weight.shape[0] // recur.shape[1]):
+        rows = None if weight is last is not recur else weight.axes[0]
+        for gate in () if rows is None else rows.chunk(weight.shape[0] // last.shape[1]):
             call.agree(gate, own)
     call.produce(inward.axes[0], "recurrent")
     call.produce(recur.axes[0], "recurrent")
-    return own
+    if last is not recur:
+        call.produce(call.agree(last.axes[0], recur.axes[1]), "linear")
+    return recur.axes[1]
 
 
-def _cells(weights: list[Tracked], layer: int, step: int, directions: int) -> list[list[Tracked]]:
-    first = layer * directions * step
-    return [weights[first + way * step : first + (way + 1) * step] for way in range(directions)]
+def _hidden(weights: list[Tracked]) -> Tracked:
+    """The weight whose columns are the units: the projection, an odd one at the end, or the recurrent one."""
+    return weights[-1] if len(weights) % 2 else weights[1]

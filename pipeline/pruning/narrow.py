@@ -131,13 +131,17 @@ def _follow_shapes(module: nn.Module) -> None:
         module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.GroupNorm) and module.weight is not None:
         module.num_channels = len(module.weight)
-    elif isinstance(module, nn.Embedding):
+    elif isinstance(module, nn.Bilinear):
+        module.out_features, module.in1_features, module.in2_features = module.weight.shape
+    elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         module.embedding_dim = module.weight.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif isinstance(module, nn.RNNCellBase):
         module.input_size = module.get_parameter("weight_ih").shape[1]
         module.hidden_size = module.get_parameter("weight_hh").shape[1]
-    elif isinstance(module, nn.RNNBase) and not module.proj_size:
+    elif isinstance(module, nn.RNNBase):
         module.input_size = module.get_parameter("weight_ih_l0").shape[1]
-        module.hidden_size = module.get_parameter("weight_hh_l0").shape[1]
+        last = module.get_parameter("weight_hr_l0" if module.proj_size else "weight_hh_l0")
+        module.hidden_size = last.shape[1]
+        module.proj_size = last.shape[0] if module.proj_size else 0

@@ -181,8 +181,13 @@ _MAY_LACK = ("factors", "ties", "dropped")
 
 
 def together(names: Iterable[str]) -> str:
-    """Names in a sentence; those that differ only in numbers as one: 'blocks.*.fc (12)'."""
+    """Names in a sentence; those that differ only in numbers as one: 'fc and proj of 12 blocks.*'."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(re.sub(r"\d+(?=\.)", "*", name), []).append(name)
-    return ", ".join(some[0] if len(some) == 1 else f"{like} ({len(some)})" for like, some in alike.items())
+    places: dict[str, list[str]] = {}
+    for like, some in alike.items():
+        place, _, leaf = like.rpartition("*.")
+        many = len(some) > 1
+        places.setdefault(f" of {len(some)} {place}*" if many else "", []).append(leaf if many else some[0])
+    return " and ".join(f"{', '.join(leaves)}{place}" for place, leaves in places.items())

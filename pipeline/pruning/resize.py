@@ -231,7 +231,7 @@ def _roll(site: _Site) -> None:
 
 _RESIZE: dict[str, Callable[[_Site], None]] = {
     **{name: _sizes("size") for name in ("view", "_unsafe_view", "expand", "zeros", "ones", "full", "empty")},
-    **{name: _sizes("size") for name in ("new_zeros", "new_ones", "new_full", "new_empty")},
+    **{name: _sizes("size") for name in ("broadcast_to", "new_zeros", "new_ones", "new_full", "new_empty")},
     "reshape": _sizes("shape"),
     "unflatten": _sizes("sizes"),
     "repeat": _repeats,
@@ -242,7 +242,9 @@ _RESIZE: dict[str, Callable[[_Site], None]] = {
     **dict.fromkeys(
         (*(f"conv{n}d" for n in (1, 2, 3)), *(f"conv_transpose{n}d" for n in (1, 2, 3))), _groups("groups")
     ),
-    **dict.fromkeys(("convolution", "channel_shuffle", "native_channel_shuffle"), _groups("groups")),
+    **dict.fromkeys(
+        ("convolution", "deform_conv2d", "channel_shuffle", "native_channel_shuffle"), _groups("groups")
+    ),
     "group_norm": _groups("num_groups"),
     **dict.fromkeys(("layer_norm", "rms_norm"), _normalized_shape),
     "scaled_dot_product_attention": _attention,

@@ -8,6 +8,8 @@ mixing      linear, convolution, attention ...             the reduced axis is u
 
 from __future__ import annotations
 
+import torch
+
 from .calls import Call, Result, Rule, Tracked, along_channels, fixed, meet, widened
 from .layout import (
     concatenation,
@@ -17,13 +19,28 @@ from .layout import (
     layout,
     padding,
     patches,
-    selection,
     shuffle,
     stack,
     unpatched,
     upscaling,
+    windows,
 )
-from .mixing import addmm, attention, cell, convolution, einsum, embedding, linear, matmul, recurrent
+from .mixing import (
+    addmm,
+    attention,
+    bilinear,
+    cell,
+    convolution,
+    deformable,
+    distances,
+    einsum,
+    embedding,
+    linear,
+    matmul,
+    recurrent,
+    renormed,
+    tensordot,
+)
 
 
 def open_ended(call: Call) -> Result:
@@ -68,13 +85,33 @@ def group_norm(call: Call) -> Result:
     return meet(call, [x, *affine], x.shape)
 
 
-def softmax(call: Call) -> Result:
-    """Normalised along one axis, which cannot be narrowed."""
+def along(call: Call) -> Result:
+    """Softmax, cumulative sums, Fourier transforms: the axes along which they run cannot be narrowed."""
     x = call.operands()[0]
-    call.freeze(x.axes[call["dim"]], "values along this axis depend on each other")
-    return Tracked(
-        x.shape, tuple(None if axis == call["dim"] % len(x.shape) else v for axis, v in enumerate(x.axes))
-    )
+    rank = len(x.shape)
+    dims = call["dim"] if call["dim"] is not None else range(-len(call["s"] or x.shape), 0)
+    dims = [axis % rank for axis in ([dims] if isinstance(dims, int) else dims)]
+    for axis in dims:
+        call.freeze(x.axes[axis], "values along this axis depend on each other")
+    kept = tuple(None if axis in dims else vector for axis, vector in enumerate(x.axes))
+    return [Tracked(shape, kept) for shape in call.shapes]
+
+
+def parts_of_complex(call: Call) -> Result:
+    """view_as_complex and view_as_real: the last axis, of two real numbers each, stays."""
+    x, shape = call["self"], call.shapes[0]
+    if len(shape) < len(x.shape):
+        call.freeze(x.axes[-1], "its elements are the parts of complex numbers")
+    return Tracked(shape, (*x.axes, None)[: len(shape)])
+
+
+def triangle(call: Call) -> Result:
+    """triu, tril: rows and columns are narrowed alike, so each element stays on its side of the diagonal."""
+    x, diagonal = call["self"], call["diagonal"]
+    strict = diagonal in ((0, 1) if call.name == "triu" else (0, -1)) and x.shape[-2] == x.shape[-1]
+    if call.agree(*x.axes[-2:]) is not None and not strict:
+        call.freeze(x.axes[-1], "values are kept by their distance to the diagonal")
+    return Tracked(x.shape, x.axes if strict else (*x.axes[:-2], None, None))
 
 
 def reduction(call: Call) -> Result:
@@ -107,11 +144,21 @@ def choice(call: Call) -> Result:
 
 
 def sampling(call: Call) -> Result:
-    """grid_sample: each channel at positions from the data."""
-    x, spatial = call["input"], len(call.shapes[0]) - 2
-    for vector in (*x.axes[2:], *call["grid"].axes):
+    """grid_sample, RoI pooling: each channel at positions from the data."""
+    x, *others = call.operands()
+    for vector in (*x.axes[2:], *(vector for other in others for vector in other.axes)):
         call.freeze(vector, "positions along this axis are chosen by the data")
-    return Tracked(call.shapes[0], (None, x.axes[1], *(None,) * spatial))
+    return [Tracked(shape, (None, x.axes[1], *(None,) * (len(shape) - 2))) for shape in call.shapes]
+
+
+def comparison(call: Call) -> Result:
+    """cosine_similarity, pairwise_distance: a reduction over one axis of both operands."""
+    shape = torch.broadcast_shapes(*(x.shape for x in call.operands()))  # type: ignore[no-untyped-call]
+    both = meet(call, call.operands(), shape)
+    axis = (-1 if call["dim"] is None else call["dim"]) % len(shape)
+    call.renormalise(both.axes[axis])
+    middle = (None,) if call["keepdim"] else ()
+    return Tracked(call.shapes[0], (*both.axes[:axis], *middle, *both.axes[axis + 1 :]))
 
 
 def pooling(call: Call) -> Result:
@@ -147,24 +194,38 @@ RULES: dict[str, Rule] = {
     **_names(linear, "linear"),
     **_names(addmm, "addmm"),
     **_names(einsum, "einsum"),
+    **_names(tensordot, "tensordot inner outer"),
     **_names(cell, "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
     **_names(recurrent, "lstm gru rnn_tanh rnn_relu"),
-    **_names(matmul, "matmul mm bmm mv dot baddbmm"),
+    **_names(matmul, "matmul linalg_matmul mm bmm mv dot vdot baddbmm"),
     **_names(attention, "scaled_dot_product_attention"),
     **_names(
         convolution, "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution"
     ),
+    **_names(deformable, "deform_conv2d"),
+    **_names(bilinear, "bilinear"),
+    **_names(distances, "cdist _cdist_forward"),
     **_names(per_channel, "batch_norm instance_norm prelu"),
     **_names(layer_norm, "layer_norm rms_norm"),
     **_names(group_norm, "group_norm"),
     **_names(weight_norm, "_weight_norm _weight_norm_interface"),
-    **_names(embedding, "embedding"),
-    **_names(softmax, "softmax log_softmax cumsum"),
+    **_names(embedding, "embedding embedding_bag _embedding_bag _embedding_bag_forward_only"),
+    **_names(renormed, "embedding_renorm"),
+    **_names(
+        along,
+        "softmax log_softmax _safe_softmax special_softmax cumsum cumprod cummax cummin logcumsumexp fft_fft "
+        "fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn "
+        "fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift",
+    ),
+    **_names(parts_of_complex, "view_as_complex view_as_real"),
+    **_names(triangle, "triu tril"),
     **_names(
         reduction,
-        "mean sum amax amin var std var_mean std_mean norm linalg_vector_norm logsumexp prod any all",
+        "mean sum amax amin var std var_mean std_mean norm linalg_vector_norm linalg_norm linalg_matrix_norm "
+        "frobenius_norm logsumexp prod any all nansum nanmean count_nonzero aminmax",
     ),
-    **_names(choice, "argmax argmin max min sort topk"),
+    **_names(comparison, "cosine_similarity pairwise_distance"),
+    **_names(choice, "argmax argmin max min sort argsort msort topk median nanmedian kthvalue mode"),
     **_names(
         pooling,
         "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d "
@@ -172,30 +233,39 @@ RULES: dict[str, Rule] = {
         "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
         "upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa",
     ),
-    **_names(concatenation, "cat concat concatenate"),
+    **_names(concatenation, "cat concat concatenate hstack vstack dstack column_stack row_stack"),
     **_names(stack, "stack"),
-    **_names(indexing, "index"),
-    **_names(selection, "index_select"),
-    **_names(gathering, "gather"),
+    **_names(indexing, "index index_put"),
+    **_names(
+        gathering,
+        "gather take_along_dim scatter scatter_add scatter_reduce index_select index_add index_copy "
+        "index_fill",
+    ),
+    **_names(windows, "unfold"),
     **_names(patches, "im2col"),
     **_names(unpatched, "col2im"),
-    **_names(sampling, "grid_sampler grid_sampler_2d grid_sampler_3d"),
+    **_names(sampling, "grid_sampler grid_sampler_2d grid_sampler_3d roi_align roi_pool"),
     **_names(halves, "glu"),
     **_names(upscaling, "pixel_shuffle"),
     **_names(shuffle, "channel_shuffle native_channel_shuffle"),
     **_names(padding, "pad constant_pad_nd"),
     **_names(open_ended, "zeros ones full empty new_zeros new_ones new_full new_empty"),
-    **_names(alike, "zeros_like ones_like full_like empty_like rand_like randn_like zero"),
+    **_names(alike, "zeros_like ones_like full_like empty_like rand_like randn_like randint_like zero"),
     **_names(
         pointwise,
-        "dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout bernoulli contiguous to "
-        "_to_copy detach alias clone lift_fresh_copy type_as float where masked_fill relu6 hardswish fill "
-        "copy rsub",
+        "dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout bernoulli contiguous "
+        "to _to_copy detach alias clone lift_fresh_copy type_as float where masked_fill relu6 hardswish "
+        "fill copy rsub real imag conj _conj resolve_conj resolve_neg complex polar log_sigmoid isclose "
+        "__and__ __or__ __xor__ fake_quantize_per_tensor_affine multiply subtract divide floor_divide "
+        "negative absolute fix greater greater_equal less less_equal not_equal arccos arcsin arctan "
+        "arctan2 arccosh arcsinh arctanh special_expit special_erf special_exp2 special_expm1 "
+        "special_log1p special_logit special_round",
     ),
     **_names(
         layout,
         "view reshape _unsafe_view view_as reshape_as flatten unflatten unsqueeze squeeze expand expand_as "
         "repeat tile repeat_interleave slice select narrow split split_with_sizes chunk unbind tensor_split "
-        "permute transpose t movedim swapaxes numpy_T mT pixel_unshuffle flip roll",
+        "permute transpose t movedim moveaxis swapaxes swapdims numpy_T mT mH matrix_H adjoint flip rot90 "
+        "pixel_unshuffle roll broadcast_to",
     ),
 }

@@ -11,9 +11,10 @@ returns a network that computes the saved outputs, or raises. Equal networks giv
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ...targets.artifact import json_of, writing
 from ...targets.errors import ArtifactError, ModelError
 from .compare import relative_error, run, tolerance
-from .inputs import Example, inputs_of
+from .inputs import Example, Inputs, inputs_of, tensors_of
 from .narrow import named_tensors
 from .plan import Plan, fingerprint, plan_of
 from .surgery import replay
+from .wrappers import unwrapped
 
 PLAN, WEIGHTS, EXAMPLE = "plan.json", "model.safetensors", "example.safetensors"
 
@@ -43,15 +46,18 @@ def save_pruned(directory: Path | str, small: nn.Module, plan: Plan, example: Ex
     Raises:
         ArtifactError: the directory cannot be written.
     """
-    directory = Path(directory)
-    inputs = list(inputs_of(example))
+    directory, small = Path(directory), unwrapped(small)
+    given = inputs_of(small, example)
+    inputs = tensors_of(given)
     weights = _tensors(small.state_dict())
-    outputs = [value for value in run(small, inputs) if isinstance(value, Tensor)]
+    outputs = [value for value in run(small, example) if isinstance(value, Tensor)]
     named = {f"input.{number}": value for number, value in enumerate(inputs)}
     named |= {f"output.{number}": value for number, value in enumerate(outputs)}
     checked = _tensors(named)
     value = (plan_of(small) or plan).to_json()
     value |= {"weights": hashlib.sha256(weights).hexdigest(), "example": hashlib.sha256(checked).hexdigest()}
+    if given.named or not all(isinstance(one, Tensor) for one in given.args):
+        value["inputs"] = _structure(given)
     _write(directory / WEIGHTS, weights)
     _write(directory / EXAMPLE, checked)
     _write(directory / PLAN, _sealed(value))
@@ -78,12 +84,16 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
     device = next((one.device for _, one in named_tensors(model)), torch.device("cpu"))
     example = {name: value.to(device) for name, value in example.items()}
     count = sum(name.startswith("input.") for name in example)
-    inputs = [example[f"input.{number}"] for number in range(count)]
+    tensors = [example[f"input.{number}"] for number in range(count)]
+    inputs = _restored(value["inputs"], tensors) if "inputs" in value else Inputs(tuple(tensors), {})
     outputs = [example[f"output.{number}"] for number in range(len(example) - count)]
     if any(map(nn.parameter.is_lazy, model.parameters())):
         with torch.no_grad():
-            model(*inputs)  # lazy layers get their shapes
-    if fingerprint(model) != (*plan.earlier, plan)[0].original:
+            model(*inputs.args, **inputs.named)  # lazy layers get their shapes
+    original = (*plan.earlier, plan)[0].original
+    if fingerprint(model) != original:
+        model = unwrapped(model)
+    if fingerprint(model) != original:
         raise ModelError(
             "build_model() does not return the network that was pruned: names, shapes or types differ.",
             "Give the constructor and settings of the network that the plan was made for.",
@@ -107,6 +117,25 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
             )
         raise _altered(directory / EXAMPLE, why)
     return small
+
+
+def _structure(inputs: Inputs) -> dict[str, Any]:
+    """What is not in the list of an example's tensors: names, nesting, and other values."""
+    leaves, spec = pytree.tree_flatten(tuple(inputs))
+    numbers = itertools.count()
+    plain = [{"tensor": next(numbers)} if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    try:
+        return {"structure": pytree.treespec_dumps(spec), "values": json.loads(json.dumps(plain))}
+    except (NotImplementedError, TypeError) as error:
+        raise ModelError(
+            f"The example inputs cannot be written without code: {error}",
+            "Give an example of tensors, numbers and text, in tuples, lists and dictionaries.",
+        ) from error
+
+
+def _restored(written: dict[str, Any], tensors: Sequence[Tensor]) -> Inputs:
+    values = [tensors[one["tensor"]] if isinstance(one, dict) else one for one in written["values"]]
+    return Inputs(*pytree.tree_unflatten(values, pytree.treespec_loads(written["structure"])))
 
 
 def _tensors(tensors: dict[str, Tensor]) -> bytes:

@@ -33,6 +33,7 @@ from .resize import resized
 from .trace import trace, tracing_of
 from .trial import Trial, earlier_plans
 from .verify import check_traced
+from .wrappers import unwrapped
 
 SPARED = 1.25
 """The module form may have up to this many times the parameters of the graph form; beyond, use the graph."""
@@ -47,7 +48,7 @@ def apply(
     *,
     form: str = "",
 ) -> nn.Module:
-    """A smaller copy of `model`, which is not changed.
+    """A smaller copy of `model`, which is not changed; of a wrapped one, the network within.
 
     `plan_of(small)` is the plan that was applied: it says which form the copy has and why, and may remove
     less than asked if the module's own code contains a width.
@@ -59,6 +60,7 @@ def apply(
     Raises:
         ModelError: the plan is for another network, or the form is not possible.
     """
+    model = unwrapped(model)
     if plan.dropped:
         return _shallower(model, plan, form)
     if groups is None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
 from .calls import Tracked
 from .capture import operator_name, users_line
-from .compare import error_of, tolerance
+from .compare import TOLERANCE, error_of, tolerance
 from .groups import Groups, Tracing
 
 
@@ -75,7 +76,12 @@ class Survivors(Recorder):
         if over is not None and not bool(self.alive[over].all()):
             return self._of_survivors(node)
         if masked:
-            return _call(node, lambda x: self._as(_zeroed, x) if x.name in masked else self.env[x])
+            result = _call(node, lambda x: self._as(_zeroed, x) if x.name in masked else self.env[x])
+            source = node.all_input_nodes[0] if operator_name(node) == "embedding_renorm_" else None
+            while source:  # written in place: it is read from the weight itself
+                self.env[source] = result
+                source = next(iter(source.all_input_nodes), None)
+            return result
         return super().computed(node)
 
     def _of_survivors(self, node: Node) -> Any:
@@ -100,13 +106,17 @@ def renormalised_by(groups: Groups, alive: Tensor) -> tuple[str, ...]:
 
 
 def first_difference(expected: Survivors, found: Mapping[str, Any]) -> Node | None:
-    """The first node whose value differs in the narrower graph, or is missing."""
+    """The first node whose value differs in the narrower graph, or is missing.
+
+    Double precision has the tolerance of single here: rounding may have been amplified before the mistake.
+    """
+    least = TOLERANCE[torch.float32]
     nodes: list[Node] = list(expected.tracing.graph.graph.nodes)
     for node in nodes:
         known, wanted = expected.tracing.values.get(node.name), expected.results.get(node.name)
         if node.op == "call_function" and isinstance(known, Tracked) and isinstance(wanted, Tensor):
             value, living = found.get(node.name), _selected(wanted, known, expected.alive)
-            if value is None or error_of(living, value) > tolerance([wanted]):
+            if value is None or error_of(living, value) > max(least, tolerance([wanted])):
                 return node
     return None
 

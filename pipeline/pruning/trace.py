@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -26,23 +26,27 @@ from .contexts import uncollected
 from .dry_run import differs_in_training
 from .groups import Groups, Tracing
 from .identities import Cause
-from .inputs import Example, inputs_of
+from .inputs import Example, inputs_of, tensors_of, with_tensors
 from .narrow import named_tensors
 from .plan import fingerprint
 from .rules import RULES, pointwise
+from .wrappers import unwrapped
 
 
 @uncollected()
 def trace(model: nn.Module, example_inputs: Example) -> Groups:
-    """The groups of units that may be removed from `model`, which is not changed.
+    """The groups of units that may be removed from `model`, or from the network within if it is wrapped.
+
+    It is not changed.
 
     Args:
-        example_inputs: tensors in the order of forward's parameters, batch axis first.
+        example_inputs: in the order of forward's parameters, or by their names; batch axis first.
 
     Raises:
         ModelError: the network cannot be captured, the inputs do not fit, or two different parameters share
             memory.
     """
+    model = unwrapped(model)
     graph, example_inputs = _captured(model, example_inputs)
     _check_memory(model)
     used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr" and node.users}
@@ -61,18 +65,18 @@ def _captured(model: nn.Module, example: Example) -> tuple[GraphModule, Example]
 
     torch.export fixes a batch of one, so it gets each sample twice if the network computes the same for them.
     """
-    inputs = inputs_of(example)
-    if {len(one) for one in inputs if isinstance(one, Tensor) and one.dim()} == {1}:
-        pairs = [torch.cat([one, one]) if one.dim() else one for one in inputs]
-        twice: Example = dict(zip(example, pairs, strict=True)) if isinstance(example, Mapping) else pairs
+    inputs = inputs_of(model, example)
+    tensors = tensors_of(inputs)
+    if {len(one) for one in tensors if one.dim()} == {1}:
+        twice = with_tensors(inputs, (torch.cat([one, one]) if one.dim() else one for one in tensors))
         with contextlib.suppress(ModelError):
             graph = capture(model, twice)
             takes = [node for node in graph.graph.nodes if node.op == "placeholder"]
-            opened = all(has_batch(node) == bool(one.dim()) for node, one in zip(takes, inputs, strict=True))
+            opened = all(has_batch(node) == bool(one.dim()) for node, one in zip(takes, tensors, strict=True))
             same = partial(
                 compared, partial(run, model, inputs), partial(run_graph, Interpreter(graph), inputs)
             )
-            if opened and same()[1]:
+            if opened and same().same:
                 return graph, twice
     return capture(model, example), example
 
@@ -83,7 +87,7 @@ def trace_graph(
     """The same for a captured graph, and optionally the training graph of the same network."""
     tracing, notes = tracing_of(model, captured, learner)
     groups, units, frozen = assemble(tracing.slots, notes, tracing.solution)
-    batch = None if batch_is_open(captured) else len(inputs_of(example)[0])
+    batch = None if batch_is_open(captured) else len(tensors_of(example)[0])
     tracing = dataclasses.replace(tracing, units=units)
     return Groups(groups, frozen, example, batch, fingerprint(model), tracing)
 

@@ -17,9 +17,9 @@ from torch.fx import Graph, Node
 
 from .calls import Tracked
 from .capture import has_batch, operator_name
-from .compare import Computation, compared, or_nothing, run, run_graph
+from .compare import Computation, Precision, compared, or_nothing, run, run_graph
 from .groups import Groups
-from .inputs import inputs_of
+from .inputs import Inputs, inputs_of, tensors_of, with_tensors
 from .narrow import (
     cut_tensors,
     known_attributes,
@@ -72,13 +72,15 @@ class Trial:
         return resized(self.groups.tracing, self.alive)
 
     @functools.cached_property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> Inputs:
         """One sample if that is enough: another batch size than the captured one."""
         nodes = self.groups.tracing.graph.graph.nodes
         placeholders = [node for node in nodes if node.op == "placeholder"]
-        inputs = zip(inputs_of(self.groups.example), placeholders, strict=True)
+        given = inputs_of(self.model, self.groups.example)
+        pairs = zip(tensors_of(given), placeholders, strict=True)
         whole = any(self._narrows_batch(node) for node in nodes)
-        return tuple(_varied(one if whole or not has_batch(node) else one[:1], node) for one, node in inputs)
+        cut = (_varied(one if whole or not has_batch(node) else one[:1], node) for one, node in pairs)
+        return with_tensors(given, cut)
 
     def _narrows_batch(self, node: Node) -> bool:
         """Whether a narrowed axis also includes the batch, as in (batch x heads, tokens, features)."""
@@ -142,19 +144,22 @@ class Trial:
         tried = self.tried()
         narrow = Recorder(self.groups.tracing.graph, graph, tried)
         found = or_nothing(functools.partial(run_graph, narrow, self.inputs))
-        error, same = compared(self.expected, found)
-        if same:
+        outcome = compared(self.expected, found)
+        if outcome.same:
             return None
-        return mismatch(self.groups.tracing, self.alive, graph, tried, self.inputs, error, wide=self.lively)
+        return mismatch(
+            self.groups.tracing, self.alive, graph, tried, self.inputs, outcome.error, wide=self.lively
+        )
 
     def _problem(self, small: nn.Module, expected: Computation) -> str:
-        expected(False)  # an error in it is not the narrow network's
+        expected(Precision.OWN)  # an error in it is not the narrow network's
         try:
-            error, same = compared(expected, functools.partial(run, small, self.inputs))
+            outcome = compared(expected, functools.partial(run, small, self.inputs))
         except Exception as failure:  # the user's code, run with unexpected widths
             first = next(iter(str(failure).splitlines()), type(failure).__name__)
             return f"its forward fails with the new widths: {first}"
-        return "" if same else f"its forward runs with the new widths, but outputs are wrong by {error:.1e}"
+        wrong = f"its forward runs with the new widths, but outputs are wrong by {outcome.error:.1e}"
+        return "" if outcome.same else wrong
 
 
 def _lively(parameter: Tensor, generator: torch.Generator) -> nn.Parameter | None:

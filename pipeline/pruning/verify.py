@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -19,14 +19,15 @@ from torch.fx import Graph, Interpreter, Node
 
 from ...targets.errors import ModelError
 from .bypass import difference
-from .compare import compared, or_nothing, run, run_graph
+from .compare import Precision, compared, or_nothing, run, run_graph
 from .groups import Groups, Tracing
-from .inputs import Example, inputs_of
+from .inputs import Example
 from .narrow import copied_module, named_tensors
 from .plan import Cut, Plan, fingerprint, plan_of
 from .resize import resized
 from .survivors import Recorder, Survivors, first_difference, place_of, renormalised_by
 from .trace import trace
+from .wrappers import unwrapped
 
 
 class MismatchError(ModelError):
@@ -43,12 +44,15 @@ class Verification:
 
     Attributes:
         max_relative_error: the largest difference of any output, relative to that output's largest value.
+        rounding: the same in the network's own precision, where that is above the tolerance: then
+            `max_relative_error` is that in double precision.
         function_changed_by: reductions that are now over fewer units, each with its line; empty if the
             pruned network is exactly the original with the removed units at zero.
     """
 
     max_relative_error: float
     function_changed_by: tuple[str, ...] = ()
+    rounding: float = 0.0
 
 
 def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | Example) -> Verification:
@@ -62,6 +66,7 @@ def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | E
         ModelError: they differ (a MismatchError, which names the first layer that does), or the plan is for
             another network.
     """
+    original, pruned = unwrapped(original), unwrapped(pruned)
     done = plan_of(pruned)
     plan = done if done and done.original == plan.original else plan
     if plan.original != fingerprint(original):
@@ -70,46 +75,46 @@ def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | E
     if plan.dropped:
         return _verify_depth(original, pruned, plan, given.example if isinstance(given, Groups) else given)
     groups = given if isinstance(given, Groups) else trace(original, given)
-    return verify_on(inputs_of(groups.example), original, pruned, plan, groups)
+    return verify_on(groups.example, original, pruned, plan, groups)
 
 
 def _verify_depth(original: nn.Module, shallow: nn.Module, plan: Plan, example: Example) -> Verification:
     """Compares with the original in which each dropped block returns its input, or only its shortcut."""
-    error, same = difference(original, shallow, plan.dropped, inputs_of(example))
-    if same:
-        return Verification(error)
+    outcome = difference(original, shallow, plan.dropped, example)
+    if outcome.same:
+        return Verification(outcome.error, rounding=outcome.rounding)
     raise MismatchError(
         f"The network without {', '.join(plan.dropped)} does not compute the same as the original in which "
-        f"these return their input or shortcut: outputs differ by {error:.1e}.",
+        f"these return their input or shortcut: outputs differ by {outcome.error:.1e}.",
         "Nothing was saved. Do not drop these blocks, or verify before fine-tuning.",
         None,
     )
 
 
 def verify_on(
-    inputs: Sequence[Tensor], original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups
+    inputs: Example, original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups
 ) -> Verification:
     """`verify` on inputs of any batch size that the trace allows."""
     alive = groups.tracing.alive(plan.removed)
     found = cache(or_nothing(partial(run, pruned, inputs)))
-    error, same = compared(partial(run, _masked(original, plan.cut), inputs), found)
-    if same:
-        return Verification(error)
+    outcome = compared(partial(run, _masked(original, plan.cut), inputs), found)
+    if outcome.same:
+        return Verification(outcome.error, rounding=outcome.rounding)
     graph, _ = resized(groups.tracing, alive)
     captured, reference = Interpreter(groups.tracing.graph), Survivors(groups.tracing, alive, graph)
-    error, same = compared(partial(run_graph, reference, inputs), found)
-    _, deterministic = compared(partial(run, original, inputs), partial(run_graph, captured, inputs))
-    if not deterministic:
+    outcome = compared(partial(run_graph, reference, inputs), found)
+    deterministic = compared(partial(run, original, inputs), partial(run_graph, captured, inputs))
+    if not deterministic.same:
         check_traced(original, groups)
         raise ModelError(
             "The original and its captured graph give different outputs: its forward depends on more than"
             " its inputs and parameters (random numbers, the time, a stored state).",
             "Make its eval mode a function of its inputs: seed it, or remove that part.",
         )
-    if same:
+    if outcome.same:
         changed = renormalised_by(groups, alive) or ("an operator that maps zero to another value",)
-        return Verification(error, changed)
-    raise mismatch(groups.tracing, alive, graph, dict(named_tensors(pruned)), inputs, error)
+        return Verification(outcome.error, changed, outcome.rounding)
+    raise mismatch(groups.tracing, alive, graph, dict(named_tensors(pruned)), inputs, outcome.error)
 
 
 def check_traced(model: nn.Module, groups: Groups) -> None:
@@ -133,7 +138,7 @@ def mismatch(
     alive: Tensor,
     graph: Graph,
     tensors: Mapping[str, Tensor],
-    inputs: Sequence[Tensor],
+    inputs: Example,
     error: float,
     *,
     wide: Mapping[str, Tensor] | None = None,
@@ -148,8 +153,8 @@ def mismatch(
     reference = Survivors(tracing, alive, graph, wide, keep=True)
     recorder = Recorder(tracing.graph, graph, tensors, keep=True)
     with contextlib.suppress(RuntimeError):  # the missing node shows the error
-        run_graph(reference, inputs)
-        run_graph(recorder, inputs)
+        run_graph(reference, inputs, Precision.DOUBLE)
+        run_graph(recorder, inputs, Precision.DOUBLE)
     node = first_difference(reference, recorder.results)
     where = f"The first layer that differs is {place_of(node)}." if node else _ALL_AGREE
     return MismatchError(

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from ...targets.errors import ModelError
 from .bypass import first_tensor
 from .contexts import in_mode
+from .inputs import Example, inputs_of
 
 _SUMS = frozenset(("add", "add_", "sub", "sub_", "rsub"))
 
@@ -89,15 +90,15 @@ class _Watch(TorchFunctionMode):
         self.calls.setdefault(module, []).append(Call(number, taken, result, outputs, reason, past))
 
 
-def watched(model: nn.Module, inputs: Sequence[Tensor]) -> Seen:
-    watch = _Watch()
+def watched(model: nn.Module, inputs: Example) -> Seen:
+    watch, (args, named) = _Watch(), inputs_of(model, inputs)
     try:
         with contextlib.ExitStack() as hooks:
             for module in model.modules():
                 hooks.enter_context(module.register_forward_pre_hook(watch.begin, with_kwargs=True))
                 hooks.enter_context(module.register_forward_hook(watch.end))
             with in_mode(model, training=False), torch.no_grad(), watch:
-                model(*inputs)
+                model(*args, **named)
     except Exception as error:  # the user's code
         raise ModelError(
             f"The network does not run on its example inputs: {next(iter(str(error).splitlines()), '')}",

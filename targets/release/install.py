@@ -63,7 +63,7 @@ def install(
                 path.unlink()
         accepted = _accepted(home, opener)
         refuse_older(signed.manifest, signed.sha256, accepted, name=name)
-        clock = check_expiry(signed.manifest, accepted)
+        clock = check_expiry(signed.manifest)
         target = _existing(home, signed, opener)
         if target is None:
             needed = sum(entry.size_bytes for entry in signed.files.values())
@@ -80,7 +80,7 @@ def install(
             if isinstance(release, Bundle):  # checked too, though none of it is used
                 for each in release.files:
                     release.check(each)
-        _activate(home, target.name, Accepted.of(signed.manifest, signed.sha256, after=accepted))
+        _activate(home, target.name, Accepted(signed.manifest["release"], signed.sha256))
     return {**_report(home, signed), "golden": golden, "clock": clock}
 
 
@@ -141,7 +141,7 @@ def _accepted(home: Path, opener: _Opener) -> Optional[Accepted]:
     """The highest accepted release; where the file is missing, that of the installed bundles."""
     accepted = read_accepted(home)
     if accepted is None:
-        known = [Accepted.of(each.manifest, each.signed.sha256) for each in _installed(home, opener)]
+        known = [Accepted(each.manifest["release"], each.signed.sha256) for each in _installed(home, opener)]
         accepted = max(known, key=lambda each: each.release, default=None)
     return accepted
 

@@ -5,9 +5,9 @@ too. So every bundle has a number that only rises, and the board stores the high
 installed bundles, in a file that only its owner can write. It is written before the new release is in use: if
 power fails in between, the old one still runs, and no older one is accepted any more.
 
-A board without a battery has no reliable clock. A signed time after its clock proves that the clock is
-behind; expiry is then checked against the latest signed time, and the answer says so. Only signed times are
-stored: a clock that was wrong once must not make every later bundle expire.
+A board without a battery has no reliable clock. A release signed after its clock proves that the clock is
+behind, and the answer says so. No time is stored: a higher number is later, whatever the stamps say, so a
+release that was stamped by a clock that was ahead cannot make the ones after it expire.
 """
 
 from __future__ import annotations
@@ -30,17 +30,10 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class Accepted:
-    """The highest release that a board accepted: its number, its manifest's hash, the latest signed time."""
+    """The highest release that a board accepted: its number and its manifest's hash."""
 
     release: int
     sha256: str
-    made_at: str
-
-    @classmethod
-    def of(cls, manifest: Mapping[str, Any], sha256: str, *, after: Optional[Accepted] = None) -> Accepted:
-        """The state after accepting a signed manifest, following the state `after`."""
-        times = [str(manifest["made_at"]), *([after.made_at] if after else [])]
-        return cls(int(manifest["release"]), sha256, max(times, key=_seconds))
 
 
 def read_accepted(home: Path) -> Optional[Accepted]:
@@ -68,8 +61,8 @@ def read_accepted(home: Path) -> Optional[Accepted]:
         values = json.loads(data.decode("utf-8"))
         if values.pop("schema") != _SCHEMA:
             raise ValueError("another schema")
+        values.pop("made_at", None)  # until 0.2.0 also the latest signed time
         accepted = Accepted(**values)
-        datetime.fromisoformat(accepted.made_at)
         if not isinstance(accepted.release, int) or not isinstance(accepted.sha256, str):
             raise ValueError("values of other types")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -115,28 +108,25 @@ def refuse_older(
         )
 
 
-def check_expiry(
-    manifest: Mapping[str, Any], accepted: Optional[Accepted] = None, *, now_s: Optional[float] = None
-) -> str:
+def check_expiry(manifest: Mapping[str, Any], *, now_s: Optional[float] = None) -> str:
     """Refuses an expired release; returns a warning about a wrong clock, or "".
 
     `now_s` are seconds since 1970, by default this machine's clock.
     """
     now_s = time.time() if now_s is None else now_s
-    signed = Accepted.of(manifest, "", after=accepted).made_at
-    behind = now_s < _seconds(signed) - 24 * 3600  # a workstation's clock may be ahead by a little
-    known_s = _seconds(signed) if behind else now_s
-    warning = f"The clock of this machine is wrong: it says {_iso(now_s)}, but {_iso(_seconds(signed))} "
-    warning += "is already a signed time."
-    expires = manifest["expires"]
-    if expires is not None and known_s > _seconds(expires):
+    made_s, expires = _seconds(manifest["made_at"]), manifest["expires"]
+    if expires is not None and now_s > _seconds(expires):
+        release = f"Release {manifest['release']} of {manifest['name']}"
         raise RefusedError(
-            f"Release {manifest['release']} of {manifest['name']} expired at {expires}; "
-            f"{warning if behind else f'it is {_iso(now_s)} now.'}",
+            f"{release} expired at {expires}; it is {_iso(now_s)} now.",
             "Get a newer release, or set the clock if it is wrong (timedatectl).",
         )
-    if not behind:
+    if now_s >= made_s - 24 * 3600:  # a workstation's clock may be ahead by a little
         return ""
+    warning = (
+        f"The clock of this machine is behind, or that of the workstation was ahead: it is {_iso(now_s)} "
+        f"here, and this release was made at {_iso(made_s)}."
+    )
     if expires is None:
         return warning
     return f"{warning} Whether this release has expired ({expires}) is unknown here: set the clock."
