@@ -29,5 +29,5 @@ with the same parameter names. The plan says which form it is, and why.
 **Proof.** The outputs of the smaller network are known without surgery: they are those of the original with
 the removed units at zero wherever they are read, and norms and means over the living units (`survivors`).
 Every cut is compared with that, to rounding; if a norm over units makes it another function than the original
-with zeros, the report says so.
+with zeros, the report says so. On demand gradients, training, other sizes and copies are compared too.
 """

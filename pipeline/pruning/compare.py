@@ -96,16 +96,22 @@ class Comparison:
     rounding: float = 0.0
 
 
-def compared(expected: Computation, found: Computation) -> Comparison:
+def compared(
+    expected: Computation, found: Computation, *, times: float = 1.0, most: float = _MOST
+) -> Comparison:
     """Compares two computations in their own precision or, if they differ there, in double precision.
 
     A correct network that amplifies rounding (nothing is normalised, a sum cancels) can differ by
     any amount in its own precision, and above the tolerance even in double precision. There a difference is
     rounding only if the expected outputs move as far when the weights change in the last place.
+
+    Args:
+        times: of the tolerance.
+        most: the largest difference that may be rounding in double precision.
     """
     one, other = expected(Precision.OWN), found(Precision.OWN)
     error = relative_error(one, other)
-    if error <= tolerance(one):
+    if error <= times * tolerance(one):
         return Comparison(error, True)
     if [getattr(value, "shape", None) for value in one] != [getattr(value, "shape", None) for value in other]:
         return Comparison(error, False)
@@ -113,12 +119,14 @@ def compared(expected: Computation, found: Computation) -> Comparison:
         one, other = expected(Precision.DOUBLE), found(Precision.DOUBLE)
     except Exception:  # an operator without double precision: use its own
         return Comparison(error, False)
+    if not one or not other:
+        return Comparison(error, False)
     exact = relative_error(one, other)
-    if exact <= tolerance(one):
+    if exact <= times * tolerance(one):
         return Comparison(exact, True, error)
     nudged = expected(Precision.NUDGED)
     same = all(
-        error_of(a, b) <= max(tolerance([a]), min(_MOST, _TIMES * error_of(a, c)))
+        error_of(a, b) <= max(times * tolerance([a]), min(most, _TIMES * error_of(a, c)))
         for a, b, c in zip(one, other, nudged, strict=True)
     )
     return Comparison(exact, same, error)
@@ -178,8 +186,14 @@ def _size(value: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def exactly(tensors: Iterable[Any], buffers: Iterable[Tensor], precision: Precision) -> Iterator[None]:
-    """Runs the `with` block in higher precision if needed, and restores the buffers."""
+def exactly(
+    tensors: Iterable[Any], buffers: Iterable[Tensor], precision: Precision, *, grad: bool = False
+) -> Iterator[None]:
+    """Runs the `with` block in higher precision if needed, and restores the buffers.
+
+    Args:
+        grad: with gradients.
+    """
     held = [(one, one._version, one.clone()) for one in buffers if not one.is_inference()]
     kinds = {(one.device.type, one.dtype) for one in tensors if isinstance(one, Tensor)}
     doubled = precision is not Precision.OWN or any(device == "cuda" for device, _ in kinds)
@@ -188,7 +202,7 @@ def exactly(tensors: Iterable[Any], buffers: Iterable[Tensor], precision: Precis
     nudged = precision is Precision.NUDGED
     mode = _Wider(dict.fromkeys(narrow, wider), nudged) if narrow or nudged else contextlib.nullcontext()
     try:
-        with torch.no_grad(), mode:
+        with torch.set_grad_enabled(grad), mode:
             yield
     finally:
         with torch.no_grad():

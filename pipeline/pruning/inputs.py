@@ -1,14 +1,14 @@
 """The inputs and outputs of a network as they come: by position or by name, nested, in dataclasses.
 
 A graph takes and returns flat tensors. Here is how an example is bound to forward's parameters, in which
-order its tensors are, and how dataclasses are opened and made again.
+order its tensors are, how dataclasses are opened and made again, and which other sizes there are to try.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any, NamedTuple
@@ -179,3 +179,85 @@ def check_inputs(model: nn.Module, tensors: Sequence[Tensor]) -> None:
             f"The network and its example inputs are on different devices: {', '.join(sorted(devices))}.",
             "Move them to one device: model.to(device), and each input to the same.",
         )
+
+
+Axes = Mapping[str, Sequence[tuple[int, int]]]
+"""By name, the axes (number of the input, axis) that have one size and change together."""
+
+BATCH = "batch"
+_IMAGE = ("height", "width")
+
+
+def axes_of(inputs: Sequence[Tensor]) -> Axes:
+    """The axes whose size may change: the batch, those of images, and all others of one size together."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    tensors = [(number, one) for number, one in enumerate(inputs) if one.dim()]
+    if len({len(one) for _, one in tensors}) == 1:
+        found[BATCH] = [(number, 0) for number, _ in tensors]
+    others: dict[int, list[tuple[int, int]]] = {}
+    for number, one in tensors:
+        for axis in range(2 if one.dim() > 3 else 1, one.dim()):
+            if one.dim() > 3 and axis >= one.dim() - 2:
+                word = _IMAGE[axis - one.dim()]
+                same = all(inputs[known].shape[at] == one.shape[axis] for known, at in found.get(word, ()))
+                found.setdefault(word if same else f"{word} of input {number}", []).append((number, axis))
+            else:
+                others.setdefault(one.shape[axis], []).append((number, axis))
+    for places in others.values():
+        number, axis = places[0]
+        tokens = any(at == 1 and not inputs[of].is_floating_point() for of, at in places)
+        word = "sequence length" if tokens else f"length of axis {axis}"
+        found[word if word not in found else f"{word} of input {number}"] = places
+    return found
+
+
+def tried(
+    inputs: Sequence[Tensor], axes: Axes, outcome: Callable[[list[Tensor]], str], *, one_sample: bool
+) -> dict[str, str]:
+    """By axis, what `outcome` says of inputs of another size.
+
+    Args:
+        outcome: takes the inputs; "" is no answer: another size is tried. Only "same" is an answer for
+            several axes that are changed at once.
+        one_sample: whether one sample is enough where the batch is not what changes.
+    """
+    sizes = {name: inputs[places[0][0]].shape[places[0][1]] for name, places in axes.items()}
+    found: dict[str, str] = {}
+    for names, which in _attempts(axes):
+        if not names or found.keys() & names:
+            continue
+        changed = {name: _other(sizes[name], place) for name, place in zip(names, which, strict=True)}
+        if one_sample and BATCH in axes and BATCH not in changed:
+            changed[BATCH] = 1
+        by_axis = {axis: size for name, size in changed.items() for axis in axes[name]}
+        said = outcome([_stretched(one, number, by_axis) for number, one in enumerate(inputs)])
+        if said and (said == "same" or len(names) == 1):
+            found |= dict.fromkeys(names, said)
+    return {name: found.get(name, "") for name in axes}
+
+
+def _attempts(axes: Axes) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
+    """Names of axes to change at once, each with the number of the other size; at last each axis alone."""
+    every = [*axes]
+    yield every, [name.startswith(_IMAGE[1]) for name in every]
+    images = [name for name in every if name.startswith(_IMAGE)]
+    yield images, [0] * len(images)
+    for which in range(3):
+        yield from (([name], [which]) for name in every if not which or name not in (BATCH, *_IMAGE))
+
+
+def _other(size: int, which: int) -> int:
+    """Another size: smaller ones are cheaper, and multiples of 32 suit most networks for images."""
+    if size % 32 == 0 and size > 32:
+        half = size // 64 * 32
+        return (half, half + 32 if half + 32 < size else size + 32, size + 32)[which]
+    return (max(size // 2, 1) if size > 2 else size + 1, size + (size + 1) // 2, size + 1)[which]
+
+
+def _stretched(value: Tensor, number: int, sizes: Mapping[tuple[int, int], int]) -> Tensor:
+    """The input at other sizes: a part of it, or repeated."""
+    for (of, axis), size in sizes.items():
+        if of == number:
+            indices = torch.arange(size, device=value.device) % value.shape[axis]
+            value = value.index_select(axis, indices)
+    return value

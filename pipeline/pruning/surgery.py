@@ -30,9 +30,9 @@ from .plan import Cut, fingerprint, parameters_left, record, together
 from .plan import Plan as Plan
 from .rebuild import other_network, rebuilt
 from .resize import resized
+from .survivors import check_traced
 from .trace import trace, tracing_of
 from .trial import Trial, earlier_plans
-from .verify import check_traced
 from .wrappers import unwrapped
 
 SPARED = 1.25

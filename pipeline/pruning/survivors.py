@@ -6,18 +6,31 @@ operator runs unchanged, at full width, so the reference shares no code with sur
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
+from ...targets.errors import ModelError
 from .calls import Tracked
 from .capture import operator_name, users_line
-from .compare import TOLERANCE, error_of, tolerance
+from .compare import TOLERANCE, Precision, error_of, run_graph, tolerance
 from .groups import Groups, Tracing
+from .inputs import Example
+from .narrow import named_tensors
+
+
+class MismatchError(ModelError):
+    """The pruned network computes something else; `node` is the first that differs, if it is known."""
+
+    def __init__(self, what: str, cure: str, node: Node | None) -> None:
+        super().__init__(what, cure)
+        self.node = node
 
 
 class Recorder(Interpreter):
@@ -119,6 +132,57 @@ def first_difference(expected: Survivors, found: Mapping[str, Any]) -> Node | No
             if value is None or error_of(living, value) > max(least, tolerance([wanted])):
                 return node
     return None
+
+
+def mismatch(
+    tracing: Tracing,
+    alive: Tensor,
+    graph: Graph,
+    tensors: Mapping[str, Tensor],
+    inputs: Example,
+    error: float,
+    *,
+    wide: Mapping[str, Tensor] | None = None,
+) -> MismatchError:
+    """The error that names the first layer of the narrower network whose values are not the reference's.
+
+    Args:
+        graph, tensors: of the narrower network.
+        wide: replacement values for parameters of the original.
+        error: the relative error of its outputs.
+    """
+    reference = Survivors(tracing, alive, graph, wide, keep=True)
+    recorder = Recorder(tracing.graph, graph, tensors, keep=True)
+    with contextlib.suppress(RuntimeError):  # the missing node shows the error
+        run_graph(reference, inputs, Precision.DOUBLE)
+        run_graph(recorder, inputs, Precision.DOUBLE)
+    node = first_difference(reference, recorder.results)
+    where = f"The first layer that differs is {place_of(node)}." if node else _ALL_AGREE
+    return MismatchError(
+        f"The pruned network does not compute the same as the original without the removed units: "
+        f"outputs differ by {error:.1e}. {where}",
+        "Nothing was saved. Please report this network; until then leave that layer out of the pruning.",
+        node,
+    )
+
+
+_ALL_AGREE = "All layers agree with its graph: the forward code of the pruned module contains an old width."
+
+
+def check_traced(model: nn.Module, groups: Groups) -> None:
+    """Checks that a network has the values with which it was traced.
+
+    Raises:
+        ModelError: it has not; the message names the first parameter that differs.
+    """
+    for name, tensor in named_tensors(model):
+        with contextlib.suppress(AttributeError):
+            traced = operator.attrgetter(name)(groups.tracing.graph)
+            if traced is not tensor and not torch.equal(traced.to(tensor), tensor):
+                raise ModelError(
+                    f'This network is not the one that was traced: "{name}" has other values.',
+                    "Trace the network with the weights to keep, and apply the plan with that trace.",
+                )
 
 
 def place_of(node: Node) -> str:

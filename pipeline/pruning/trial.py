@@ -29,8 +29,7 @@ from .narrow import (
 )
 from .plan import Attributes, Plan, plan_of, record, together
 from .resize import Change, resized
-from .survivors import Recorder, Survivors
-from .verify import MismatchError, mismatch
+from .survivors import MismatchError, Recorder, Survivors, mismatch
 
 
 class Trial:

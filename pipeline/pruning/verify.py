@@ -1,66 +1,99 @@
 """The proof of surgery: the pruned network computes the same as the original without the removed units.
 
 First the plain check: zero the removed indices in the original's parameters, run both, compare. If they
-differ, there is a reduction *over* the units (a layer norm, a mean over channels); the reference is
-then the original's graph with the living alone (`survivors`), and the report says what changed, and where.
+differ, there is a reduction *over* the units (a layer norm, a mean over channels); the reference is then
+the original's graph with the living alone (`survivors`), and the report says what changed, and where. That
+graph exists in eval mode only, and for the sizes that it takes. The wide proof compares with the same
+references: gradients, training mode, other sizes of the inputs, and copies by pickle and by `save_pruned`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import operator
-from collections.abc import Mapping
+import copy
+import dataclasses
+import functools
+import math
+import pickle
+import re
+import tempfile
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, Interpreter, Node
+from torch.fx import Interpreter
+from torch.overrides import TorchFunctionMode
 
 from ...targets.errors import ModelError
 from .bypass import difference
-from .compare import Precision, compared, or_nothing, run, run_graph
-from .groups import Groups, Tracing
-from .inputs import Example
-from .narrow import copied_module, named_tensors
+from .compare import (
+    Computation,
+    Precision,
+    compared,
+    exactly,
+    or_nothing,
+    relative_error,
+    run,
+    run_graph,
+)
+from .contexts import in_mode
+from .graphnet import GraphNet
+from .groups import Groups
+from .inputs import BATCH, Example, Inputs, axes_of, inputs_of, leaves_of, tensors_of, tried, with_tensors
+from .narrow import copied_module, named_tensors, without
 from .plan import Cut, Plan, fingerprint, plan_of
 from .resize import resized
-from .survivors import Recorder, Survivors, first_difference, place_of, renormalised_by
+from .saved import load_pruned, save_pruned
+from .survivors import MismatchError, Survivors, check_traced, mismatch, renormalised_by
 from .trace import trace
 from .wrappers import unwrapped
 
-
-class MismatchError(ModelError):
-    """The pruned network computes something else; `node` is the first that differs, if it is known."""
-
-    def __init__(self, what: str, cure: str, node: Node | None) -> None:
-        super().__init__(what, cure)
-        self.node = node
+_GRADIENTS = 10.0
+"""Gradients may differ by this many times the tolerance of outputs: they are of twice as many sums."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of a check that succeeded.
+    """The result of a check that succeeded; `str()` says it in words.
 
     Attributes:
         max_relative_error: the largest difference of any output, relative to that output's largest value.
-        rounding: the same in the network's own precision, where that is above the tolerance: then
-            `max_relative_error` is that in double precision.
         function_changed_by: reductions that are now over fewer units, each with its line; empty if the
             pruned network is exactly the original with the removed units at zero.
+        rounding: the same in the network's own precision, where that is above the tolerance: then
+            `max_relative_error` is that in double precision.
+        gradient_error: the largest difference of the gradients of one module's parameters, relative to their
+            largest value; None if they were not compared.
+        also: what else was tried, in words.
     """
 
     max_relative_error: float
     function_changed_by: tuple[str, ...] = ()
     rounding: float = 0.0
+    gradient_error: float | None = None
+    also: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        head = f"outputs equal to {_short(self.max_relative_error)}"
+        if self.rounding:
+            head += f" in double precision (rounding makes it {_short(self.rounding)} in its own)"
+        if self.gradient_error is not None:
+            head += f", gradients to {_short(self.gradient_error)}"
+        return "; ".join([head, *self.also])
 
 
-def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | Example) -> Verification:
+def verify(
+    original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | Example, *, wide: bool = False
+) -> Verification:
     """Compares the two on the example, in eval mode; neither is changed.
 
     Args:
         plan: the plan by which `pruned` was made from `original`; one recorded in `pruned` has priority.
         given: the trace of `original`, or the example inputs.
+        wide: also compares gradients, in training mode where that is not random; other sizes of every axis
+            of the inputs that the original takes, batch included; and the network after pickle and after
+            `save_pruned`. It costs about as much as `apply`. The result says each in words.
 
     Raises:
         ModelError: they differ (a MismatchError, which names the first layer that does), or the plan is for
@@ -75,7 +108,31 @@ def verify(original: nn.Module, pruned: nn.Module, plan: Plan, given: Groups | E
     if plan.dropped:
         return _verify_depth(original, pruned, plan, given.example if isinstance(given, Groups) else given)
     groups = given if isinstance(given, Groups) else trace(original, given)
-    return verify_on(groups.example, original, pruned, plan, groups)
+    proof = Proof(original, pruned, plan, groups)
+    if not wide:
+        return proof.outputs
+    found = proof.wide()
+    return dataclasses.replace(found, also=(*found.also, saved(original, pruned, plan, groups)))
+
+
+def saved(original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups) -> str:
+    """A round trip through `save_pruned`, in words; `original` stands for its constructor.
+
+    Raises:
+        MismatchError: the loaded network gives other outputs.
+    """
+    if plan_of(pruned) is None or (plan_of(original) is not None):
+        return "not saved: the original was pruned before"
+    with tempfile.TemporaryDirectory() as folder:
+        save_pruned(folder, pruned, plan, groups.example)
+        again = load_pruned(lambda: copy.deepcopy(original), folder)
+    if error := relative_error(run(pruned, groups.example), run(again, groups.example)):
+        raise MismatchError(
+            f"The network that save_pruned wrote and load_pruned rebuilt differs by {error:.1e}.",
+            "Please report this network.",
+            None,
+        )
+    return "can be saved"
 
 
 def _verify_depth(original: nn.Module, shallow: nn.Module, plan: Plan, example: Example) -> Verification:
@@ -91,81 +148,238 @@ def _verify_depth(original: nn.Module, shallow: nn.Module, plan: Plan, example: 
     )
 
 
-def verify_on(
-    inputs: Example, original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups
-) -> Verification:
-    """`verify` on inputs of any batch size that the trace allows."""
-    alive = groups.tracing.alive(plan.removed)
-    found = cache(or_nothing(partial(run, pruned, inputs)))
-    outcome = compared(partial(run, _masked(original, plan.cut), inputs), found)
-    if outcome.same:
-        return Verification(outcome.error, rounding=outcome.rounding)
-    graph, _ = resized(groups.tracing, alive)
-    captured, reference = Interpreter(groups.tracing.graph), Survivors(groups.tracing, alive, graph)
-    outcome = compared(partial(run_graph, reference, inputs), found)
-    deterministic = compared(partial(run, original, inputs), partial(run_graph, captured, inputs))
-    if not deterministic.same:
-        check_traced(original, groups)
-        raise ModelError(
-            "The original and its captured graph give different outputs: its forward depends on more than"
-            " its inputs and parameters (random numbers, the time, a stored state).",
-            "Make its eval mode a function of its inputs: seed it, or remove that part.",
-        )
-    if outcome.same:
-        changed = renormalised_by(groups, alive) or ("an operator that maps zero to another value",)
-        return Verification(outcome.error, changed, outcome.rounding)
-    raise mismatch(groups.tracing, alive, graph, dict(named_tensors(pruned)), inputs, outcome.error)
-
-
-def check_traced(model: nn.Module, groups: Groups) -> None:
-    """Checks that a network has the values with which it was traced.
-
-    Raises:
-        ModelError: it has not; the message names the first parameter that differs.
-    """
-    for name, tensor in named_tensors(model):
-        with contextlib.suppress(AttributeError):
-            traced = operator.attrgetter(name)(groups.tracing.graph)
-            if traced is not tensor and not torch.equal(traced.to(tensor), tensor):
-                raise ModelError(
-                    f'This network is not the one that was traced: "{name}" has other values.',
-                    "Trace the network with the weights to keep, and apply the plan with that trace.",
-                )
-
-
-def mismatch(
-    tracing: Tracing,
-    alive: Tensor,
-    graph: Graph,
-    tensors: Mapping[str, Tensor],
-    inputs: Example,
-    error: float,
-    *,
-    wide: Mapping[str, Tensor] | None = None,
-) -> MismatchError:
-    """The error that names the first layer of the narrower network whose values are not the reference's.
+class Proof:
+    """The comparisons of one cut; each raises a MismatchError if the networks differ.
 
     Args:
-        graph, tensors: of the narrower network.
-        wide: replacement values for parameters of the original.
-        error: the relative error of its outputs.
+        plan: the plan by which `pruned` was made from `original`.
+        groups: the trace of `original`.
     """
-    reference = Survivors(tracing, alive, graph, wide, keep=True)
-    recorder = Recorder(tracing.graph, graph, tensors, keep=True)
-    with contextlib.suppress(RuntimeError):  # the missing node shows the error
-        run_graph(reference, inputs, Precision.DOUBLE)
-        run_graph(recorder, inputs, Precision.DOUBLE)
-    node = first_difference(reference, recorder.results)
-    where = f"The first layer that differs is {place_of(node)}." if node else _ALL_AGREE
-    return MismatchError(
-        f"The pruned network does not compute the same as the original without the removed units: "
-        f"outputs differ by {error:.1e}. {where}",
-        "Nothing was saved. Please report this network; until then leave that layer out of the pruning.",
-        node,
-    )
+
+    def __init__(self, original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups) -> None:
+        self.original, self.pruned, self.plan, self.groups = original, pruned, plan, groups
+        self.inputs = inputs_of(original, groups.example)
+        self.masked = _masked(original, plan.cut)
+
+    @functools.cached_property
+    def survivors(self) -> Survivors:
+        """The second reference, on the original's own tensors."""
+        tracing, tensors = self.groups.tracing, dict(named_tensors(self.original))
+        alive = tracing.alive(self.plan.removed)
+        return Survivors(tracing, alive, resized(tracing, alive)[0], tensors)
+
+    @functools.cached_property
+    def outputs(self) -> Verification:
+        """The outputs on the example, in eval mode."""
+        inputs, tracing = self.inputs, self.groups.tracing
+        found = cache(or_nothing(partial(run, self.pruned, inputs)))
+        outcome = compared(partial(run, self.masked, inputs), found)
+        if outcome.same:
+            return Verification(outcome.error, rounding=outcome.rounding)
+        outcome = compared(partial(run_graph, self.survivors, inputs), found)
+        if outcome.same:
+            changed = renormalised_by(self.groups, self.survivors.alive)
+            changed = changed or ("an operator that maps zero to another value",)
+            return Verification(outcome.error, changed, outcome.rounding)
+        captured = Interpreter(tracing.graph)
+        if not compared(partial(run, self.original, inputs), partial(run_graph, captured, inputs)).same:
+            check_traced(self.original, self.groups)
+            raise ModelError(
+                "The original and its captured graph give different outputs: its forward depends on more than"
+                " its inputs and parameters (random numbers, the time, a stored state).",
+                "Make its eval mode a function of its inputs: seed it, or remove that part.",
+            )
+        graph, tensors = resized(tracing, self.survivors.alive)[0], dict(named_tensors(self.pruned))
+        raise mismatch(tracing, self.survivors.alive, graph, tensors, inputs, outcome.error)
+
+    def wide(self) -> Verification:
+        """All comparisons of this class."""
+        error, words = self.gradients()
+        also = (*([words] if words else []), *self.sizes(), self.pickled())
+        return dataclasses.replace(self.outputs, gradient_error=error, also=also)
+
+    def gradients(self) -> tuple[float | None, str]:
+        """The difference of the gradients at the survivors, and in words in which mode, or why there is none.
+
+        A fixed linear function of all outputs is differentiated. Dropout is left out; other random numbers
+        are the same for both.
+        """
+        exact, problem = not self.outputs.function_changed_by, ""
+        functions = self.groups.tracing.graph.meta["own_backward"]
+        if functions and not exact:
+            return None, f"gradients not compared: no graph has the backward of {functions}"
+        model, call = (self.masked, self.masked) if exact else (self.original, self._survived)
+        for training in (True, False):
+            try:
+                if training and not exact and not self._same_in_training():
+                    raise ModelError("it is another function than in eval mode", "")
+                expected: Computation = cache(partial(self._learned, model, call, training and exact))
+                expected(Precision.OWN)
+            except Exception as error:  # the user's code may raise anything in training
+                problem = problem or f"training mode not compared: {_first(error)}"
+                continue
+            found = partial(self._learned, self.pruned, self.pruned, training)
+            try:
+                outcome = compared(expected, found, times=_GRADIENTS, most=math.inf)
+            except ModelError as error:
+                return None, f"no training: {error.what}"
+            if outcome.same:
+                return outcome.error, problem or "training mode too"
+            if not (training and exact and self._random(expected)):
+                mode = "training" if training else "eval"
+                raise self._wrong(f"in its gradients, in {mode} mode", outcome.error)
+            problem = "training mode not compared: it is random"
+        return None, problem
+
+    def _survived(self, *args: Any, **named: Any) -> Any:
+        return self.survivors.run(*tensors_of(Inputs(args, named)))
+
+    def _same_in_training(self) -> bool:
+        call = partial(self._learned, self.original, self.original, grad=False)
+        return compared(partial(call, False), partial(call, True)).same
+
+    def _random(self, expected: Computation) -> bool:
+        again = partial(self._learned, self.masked, self.masked, True, seed=1)
+        return not compared(expected, again, times=_GRADIENTS, most=math.inf).same
+
+    def _learned(
+        self,
+        model: nn.Module,
+        call: Any,
+        training: bool,
+        precision: Precision,
+        *,
+        seed: int = 0,
+        grad: bool = True,
+    ) -> list[Any]:
+        """All outputs, and for each module a tensor of its parameters' gradients, at the survivors."""
+        owned = dict(model.named_parameters(remove_duplicate=False))
+        learning = [name for name, one in self.original.named_parameters() if one.requires_grad]
+        names = [name for name in learning if name in owned]
+        cards = sorted({one.device.index or 0 for one in owned.values() if one.device.type == "cuda"})
+        own = [*owned.values(), *tensors_of(self.inputs)]
+        with in_mode(model, training=training), torch.random.fork_rng(cards), _WithoutDropout():
+            torch.manual_seed(seed)
+            with exactly(own, model.buffers(), precision, grad=grad):
+                outputs = leaves_of(call(*self.inputs.args, **self.inputs.named))
+                lively = [one for one in outputs if isinstance(one, Tensor) and one.requires_grad]
+                probes = [*map(_probe, lively)]
+            wanted = [owned[name] for name in names if owned[name].requires_grad] if probes else []
+            found = torch.autograd.grad(probes, wanted, allow_unused=True) if wanted else ()
+        plain = [one.detach() if isinstance(one, Tensor) else one for one in outputs]
+        if not grad:
+            return plain
+        by = {id(one): gradient for one, gradient in zip(wanted, found, strict=True)}
+        modules: dict[str, list[Tensor]] = {}
+        for name in names:
+            gradient = by.get(id(owned[name]))
+            gradient = torch.zeros_like(owned[name]) if gradient is None else gradient
+            if model is not self.pruned:
+                gradient = without(gradient, self.plan.cut.get(name, {}))
+            modules.setdefault(name.rpartition(".")[0], []).append(gradient.reshape(-1))
+        return [*plain, *map(torch.cat, modules.values())]
+
+    def sizes(self) -> tuple[str, ...]:
+        """Which other sizes of the inputs both networks take, and compute the same for, in words."""
+        tensors = tensors_of(self.inputs)
+        axes = axes_of(tensors)
+        outcomes = tried(
+            tensors,
+            axes,
+            lambda others: self._at(with_tensors(self.inputs, others)),
+            one_sample=self.groups.batch is None,
+        )
+        size = {name: tensors[places[0][0]].shape[places[0][1]] for name, places in axes.items()}
+        by = {said: [name for name in outcomes if outcomes[name] == said] for said in outcomes.values()}
+        same = [name for name in by.get("same", ()) if name != BATCH]
+        words = [f"takes any {' and '.join(same)}"] if same else []
+        words += ["batch open"] if BATCH in by.get("same", ()) else []
+        for said in (_FIXED, _UNKNOWN, ""):
+            listed = ", ".join(f"{name} = {size[name]}" for name in by.get(said, ()))
+            listed = re.sub(r"(?<!\d) = ", " ", listed)
+            words += [f"{said or 'fixed in the original'}: {listed}"] if listed else []
+        return tuple(words)
+
+    def _at(self, inputs: Inputs) -> str:
+        """Whether the two compute the same for inputs of another size; "" if the original takes none."""
+        exact = not self.outputs.function_changed_by
+        expected = cache(or_nothing(partial(run, self.masked if exact else self.original, inputs)))
+        found = cache(or_nothing(partial(run, self.pruned, inputs)))
+        if not expected(Precision.OWN):
+            return ""
+        if not found(Precision.OWN):  # a ModelError of the graph form, or a size in the user's code
+            return _FIXED
+        if not exact:
+            captured = cache(or_nothing(partial(run_graph, Interpreter(self.groups.tracing.graph), inputs)))
+            outcome = compared(expected, captured)
+            expected = cache(or_nothing(partial(run_graph, self.survivors, inputs)))
+            of_graph = isinstance(self.pruned, GraphNet) and captured(Precision.OWN)
+            if not of_graph and not (outcome.same and expected(Precision.OWN)):
+                return _UNKNOWN
+        if exact or outcome.same:
+            outcome = compared(expected, found)
+        if outcome.same:
+            return "same"
+        shapes = ", ".join(str(tuple(one.shape)) for one in tensors_of(inputs))
+        raise self._wrong(f"at another size of its inputs, {shapes}", outcome.error)
+
+    def pickled(self) -> str:
+        """A round trip through pickle, in words."""
+        try:
+            again = pickle.loads(pickle.dumps(self.pruned))
+        except Exception as error:  # the user's classes may raise anything
+            try:
+                pickle.dumps(self.original)
+            except Exception:
+                return "cannot be pickled, as the original"
+            return f"cannot be pickled: {_first(error)}"
+        if off := relative_error(run(self.pruned, self.inputs), run(again, self.inputs)):
+            raise self._wrong("after a round trip through pickle", off)
+        return "can be pickled"
+
+    def _wrong(self, where: str, error: float) -> MismatchError:
+        return MismatchError(
+            "The pruned network does not compute the same as the original without the removed units "
+            f"{where}: they differ by {error:.1e}.",
+            "Nothing was saved. Please report this network"
+            + ("." if isinstance(self.pruned, GraphNet) else '; until then call apply(..., form="graph").'),
+            None,
+        )
 
 
-_ALL_AGREE = "All layers agree with its graph: the forward code of the pruned module contains an old width."
+_FIXED, _UNKNOWN = "fixed", "not compared at another"
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _short(value: float) -> str:
+    """'3e-7'."""
+    return f"{value:.0e}".replace("e-0", "e-") if value else "the last bit"
+
+
+def _probe(output: Tensor) -> Tensor:
+    """A fixed linear function of an output, whose gradient shows every element."""
+    flat = (torch.view_as_real(output) if output.is_complex() else output).reshape(-1)
+    factors = torch.arange(len(flat), device=flat.device, dtype=torch.float64).cos()
+    return (flat * factors.to(flat)).sum()
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Dropout, as a function or an operator of a graph, returns its input."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = str(getattr(func, "__name__", "")).partition(".")[0].strip("_")
+        if name.endswith(("dropout", "dropout1d", "dropout2d", "dropout3d")):
+            return args[0] if args else kwargs["input"]
+        place = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}.get(name, len(args))
+        if place < len(args):
+            args = (*args[:place], 0.0, *args[place + 1 :])
+        elif "dropout_p" in kwargs:
+            kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)
 
 
 def _masked(model: nn.Module, cut: Cut) -> nn.Module:

@@ -19,8 +19,9 @@ from deadweight.pipeline.pruning.groups import planned
 from deadweight.pipeline.pruning.plan import Bypass, Plan, fingerprint
 from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
 from deadweight.pipeline.pruning.surgery import apply, replay
+from deadweight.pipeline.pruning.survivors import MismatchError
 from deadweight.pipeline.pruning.trace import trace
-from deadweight.pipeline.pruning.verify import MismatchError, verify
+from deadweight.pipeline.pruning.verify import verify
 from deadweight.targets.errors import ArtifactError, ModelError
 
 EXAMPLE = (nets.image(2, 3, 8, 8),)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deadweight import apply, choose, load_pruned, save_pruned, trace, verify
 from deadweight.pipeline.pruning.capture import batch_is_open, capture
-from deadweight.pipeline.pruning.inputs import Inputs, inputs_of, tensors_of
+from deadweight.pipeline.pruning.inputs import Inputs, axes_of, inputs_of, tensors_of, tried
 from deadweight.targets.errors import ModelError
 
 
@@ -162,3 +162,47 @@ def test_an_example_that_needs_code_to_be_made_is_not_saved(tmp_path: Path) -> N
     small = apply(model, plan, groups)
     with pytest.raises(ModelError, match=r"(?s)cannot be written without code.*tuples, lists and dict"):
         save_pruned(tmp_path, small, plan, (Result(x()),))
+
+
+def test_axes_that_change_together_have_one_name() -> None:
+    ids, mask = torch.zeros(2, 12, dtype=torch.long), torch.zeros(2, 12)
+    assert axes_of([ids, mask]) == {"batch": [(0, 0), (1, 0)], "sequence length": [(0, 1), (1, 1)]}
+    assert list(axes_of([torch.zeros(2, 3, 8, 8)])) == ["batch", "height", "width"]
+    assert list(axes_of([torch.zeros(2, 9, 5), torch.tensor(1.0)])) == [
+        "batch",
+        "length of axis 1",
+        "length of axis 2",
+    ]
+
+
+def test_all_axes_are_changed_at_once_and_one_by_one_where_that_is_refused() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def outcome(inputs: list[Tensor]) -> str:
+        shape = tuple(inputs[0].shape)
+        seen.append(shape)
+        return "same" if shape[3] == 64 else ""
+
+    image = [torch.zeros(2, 3, 128, 64)]
+    assert tried(image, axes_of(image), outcome, one_sample=True) == {
+        "batch": "same",
+        "height": "same",
+        "width": "",
+    }
+    assert seen[0] == (3, 3, 64, 96)
+    assert (1, 3, 64, 64) in seen
+    assert len(set(seen)) < 8
+
+
+def test_values_are_those_of_the_example() -> None:
+    ids = torch.arange(10).reshape(2, 5)
+
+    def outcome(inputs: list[Tensor]) -> str:
+        assert inputs[0].max() < 10
+        assert len(set(inputs[0].flatten().tolist())) > 1
+        return "fixed"
+
+    assert tried([ids], axes_of([ids]), outcome, one_sample=False) == {
+        "batch": "fixed",
+        "sequence length": "fixed",
+    }

@@ -1,0 +1,150 @@
+"""The wider proof finds what is wrong in gradients, in training, at other sizes and in copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import nets, sequence_nets
+from support.halving import done, halved
+from torch import Tensor, nn
+
+from deadweight.pipeline.pruning.survivors import MismatchError
+from deadweight.pipeline.pruning.verify import Verification, verify
+from deadweight.targets.errors import ModelError
+
+
+def proven(small: nn.Module, model: nn.Module, groups: Any) -> Verification:
+    return verify(model, small, done(small), groups, wide=True)
+
+
+class Reverse(torch.autograd.Function):
+    """Passes values on, and gradients with the other sign."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return -gradients[0]
+
+
+class Changed(nets.ResidualCnn):
+    """A network whose forward a test changes afterwards."""
+
+    change = ""
+
+    def forward(self, image: Tensor) -> Tensor:
+        out = super().forward(image)
+        if self.change == "backward":
+            out = Reverse.apply(out)  # type: ignore[no-untyped-call]
+        if self.change == "training" and self.training:
+            out = 2 * out
+        if self.change == "size":
+            out = out * (image.shape[-1] / 8)
+        if self.change == "fixed" and image.shape[-1] != 8:
+            raise ModelError("This network was traced for a width of 8.", "Trace it again.")
+        return out
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if self.change == "pickle":
+            self.fc.bias.data += 1
+
+
+def test_a_network_of_convolutions_is_right_in_everything_and_says_so() -> None:
+    model = nets.lively(nets.ResidualCnn())
+    small, _, groups = halved(model, nets.image(2, 3, 8, 8))
+    found = proven(small, model, groups)
+    assert found.gradient_error is not None
+    assert found.gradient_error < 1e-4
+    words = (
+        "training mode too",
+        "takes any height and width",
+        "batch open",
+        "can be pickled",
+        "can be saved",
+    )
+    assert found.also == words
+    assert verify(model, small, done(small), groups).also == ()
+    assert str(Verification(3e-7, gradient_error=1e-6, also=words[1:3])) == (
+        "outputs equal to 3e-7, gradients to 1e-6; takes any height and width; batch open"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("backward", "in its gradients, in training mode: they differ by 2"),
+        ("training", "in its gradients, in training mode"),
+        ("size", r"at another size of its inputs, \(\d, 3, \d+, \d+\)"),
+        ("pickle", "after a round trip through pickle"),
+    ],
+)
+def test_what_is_wrong_beyond_one_forward_pass_is_found(change: str, words: str) -> None:
+    model = nets.lively(Changed())
+    small, _, groups = halved(model, nets.image(2, 3, 8, 8))
+    small.change = change
+    verify(model, small, done(small), groups)
+    with pytest.raises(MismatchError, match=words):
+        proven(small, model, groups)
+
+
+def test_a_size_that_the_pruned_network_refuses_is_fixed_and_one_that_the_original_refuses_is_its_own() -> (
+    None
+):
+    model = nets.lively(Changed())
+    small, _, groups = halved(model, nets.image(2, 3, 8, 8))
+    small.change = "fixed"
+    found = proven(small, model, groups)
+    assert found.also[1:4] == ("takes any height", "batch open", "fixed: width 8")
+    flat = nets.lively(nets.Mlp())
+    small, _, groups = halved(flat, nets.image(2, 1, 4, 4))
+    assert proven(small, flat, groups).also[1:3] == ("batch open", "fixed in the original: height 4, width 4")
+
+
+class Faint(nn.Module):
+    """What is in the middle hardly reaches the outputs: a mistake there is below their tolerance."""
+
+    def __init__(self, scale: float = 1e-7, noise: float = 0.0) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.scale, self.noise = scale, noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.fc2(torch.relu(self.fc1(x))))
+        if self.training and self.noise:
+            hidden = hidden + self.noise * torch.randn_like(hidden)
+        return torch.tanh(self.fc3(self.scale * hidden))
+
+
+def test_a_wrong_channel_that_outputs_hardly_show_is_found_by_the_gradients() -> None:
+    model = nets.lively(Faint())
+    small, _, groups = halved(model, nets.image(4, 6))
+    proven(small, model, groups)
+    with torch.no_grad():
+        small.fc2.weight[0] = small.fc2.weight[1]
+    assert verify(model, small, done(small), groups).max_relative_error < 1e-5
+    with pytest.raises(MismatchError, match="in its gradients"):
+        proven(small, model, groups)
+
+
+def test_random_numbers_in_training_are_said_and_dropout_is_left_out() -> None:
+    model = nets.lively(Faint(1.0, noise=1.0))
+    small, _, groups = halved(model, nets.image(4, 6))
+    found = proven(small, model, groups)
+    assert found.also[0] == "training mode not compared: it is random"
+    assert found.gradient_error is not None
+
+
+def test_a_norm_over_fewer_features_has_the_gradients_of_the_living_in_both_forms() -> None:
+    model = nets.lively(sequence_nets.Vit())
+    for form in ("module", "graph"):
+        small, _, groups = halved(model, nets.image(2, 3, 8, 8), form)
+        found = proven(small, model, groups)
+        assert found.function_changed_by
+        assert found.gradient_error is not None
+        assert found.gradient_error < 1e-4
+        assert found.also[:2] == ("training mode too", "batch open")
