@@ -132,14 +132,17 @@ Result = Tracked | list[Tracked]
 Rule = Callable[[Call], Result]
 
 
-def unknown(call: Call) -> Result:
-    """The rule of operators without a rule: all operands are frozen."""
+def unknown(call: Call, reason: str = "there is no rule for this operator") -> Result:
+    """The rule of operators without a rule: all operands are frozen, and what meets the results."""
+    results = [fixed(shape) for shape in call.shapes]
+    if any(vector is not None for operand in call.operands() for vector in operand.axes):
+        results = [widened(call, result) for result in results]
+    for vector in (vector for x in (*call.operands(), *results) for vector in x.axes):
+        call.freeze(vector, reason)
     for operand in call.operands():
-        for vector in operand.axes:
-            call.freeze(vector, "there is no rule for this operator")
         if not operand.activation and operand.axes:
             call.produce(operand.axes[0], "unknown")  # so that it is listed as frozen
-    return [fixed(shape) for shape in call.shapes]
+    return results
 
 
 def fixed(shape: tuple[int, ...]) -> Tracked:

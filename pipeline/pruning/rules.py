@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from .calls import Call, Result, Rule, Tracked, along_channels, fixed, meet, widened
+from .calls import Call, Result, Rule, Tracked, along_channels, fixed, meet, unknown, widened
 from .layout import (
     concatenation,
     gathering,
@@ -180,6 +180,12 @@ def weight_norm(call: Call) -> Result:
     return [meet(call, [v, g], v.shape), *(fixed(shape) for shape in call.shapes[1:])]
 
 
+def whole(call: Call) -> Result:
+    """Inverses, exponentials and decompositions of matrices, as in an orthogonal parametrization."""
+    cure = "torch.nn.utils.parametrize.remove_parametrizations leaves a plain one"
+    return unknown(call, f"each value depends on the whole matrix; if it parametrizes a weight, {cure}")
+
+
 def alike(call: Call) -> Result:
     """zeros_like and the like: the same widths, other values."""
     x = call.operands()[0]
@@ -209,6 +215,11 @@ RULES: dict[str, Rule] = {
     **_names(layer_norm, "layer_norm rms_norm"),
     **_names(group_norm, "group_norm"),
     **_names(weight_norm, "_weight_norm _weight_norm_interface"),
+    **_names(
+        whole,
+        "matrix_exp linalg_matrix_exp linalg_householder_product linalg_solve linalg_inv inverse linalg_pinv "
+        "linalg_qr linalg_svd linalg_eigh linalg_cholesky",
+    ),
     **_names(embedding, "embedding embedding_bag _embedding_bag _embedding_bag_forward_only"),
     **_names(renormed, "embedding_renorm"),
     **_names(

@@ -16,7 +16,7 @@ from support import nets
 from support.halving import done, half_of, halved
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from benchmarks.zoo.value_judge import judge, make_distinct, survivors
 from deadweight.pipeline.pruning.surgery import apply
@@ -233,6 +233,15 @@ def test_its_units_are_removed_and_the_rest_is_right(name: str) -> None:
             assert judge(model, small, network).verdict == "exact"
         small.train()(example).square().sum().backward()
         assert all(one.grad is not None for one in small.parameters()) or name == "nearest code"
+
+
+def test_what_a_map_of_whole_matrices_keeps_says_how_it_can_be_cut() -> None:
+    model = Stage(layers, parametrizations.orthogonal(nn.Linear(8, 8)))
+    groups = trace(model, (nets.image(3, 6, 5),))
+    frozen = next(one for one in groups.frozen if one.parameter == "before.weight")
+    assert (frozen.operator, "remove_parametrizations" in frozen.reason) == ("matrix_exp", True)
+    remove_parametrizations(model.layers[0], "weight")
+    assert [group.size for group in trace(model, (nets.image(3, 6, 5),))] == [8, 8, 10]
 
 
 class Words(nn.Module):
