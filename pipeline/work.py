@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..targets.target import Target
+    from .pruning.groups import Groups
     from .pruning.plan import Plan
     from .workload import Workload
 
@@ -90,6 +91,10 @@ class Networks(Protocol):
 
     def load(self, folder: Path, workload: Workload) -> nn.Module:
         """The network of a folder, in eval mode, on the CPU."""
+        ...
+
+    def groups(self, model: nn.Module, workload: Workload) -> Groups:
+        """The groups of a network, which follow from those of the last one where it was cut from that."""
         ...
 
     def plan(self, path: Path) -> Plan:

@@ -4,6 +4,7 @@
     plan = choose(groups, scores, ...)      groups, plan
     small = apply(model, plan, groups)      surgery, trial, narrow, resize, graphnet
     verify(model, small, plan, groups)      verify, survivors, compare
+    groups = trace(small, groups)           follow: for the next cut, without a capture
 
 **Identities.** The network is captured as a graph of ATen operators (`torch.export`). Every index of every
 axis of every parameter gets its own integer, an identity, which means "this can be removed". A tensor of the

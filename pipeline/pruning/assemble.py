@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from .calls import Notes
-from .groups import BLOCKS, Frozen, Group, Read, Slice
+from .groups import BLOCKS, Frozen, Group, Groups, Read, Slice, Tracing
 from .identities import Cause, Solution
+from .inputs import Example
 
 Slots = Mapping[tuple[str, int], Tensor]
 Lives = Mapping[tuple[str, int], Sequence[tuple[tuple[int, ...], Tensor]]]
@@ -20,6 +22,12 @@ _PART_KINDS = {
     "conv": ("conv", "blocks"),
     "depthwise": ("depthwise", "blocks"),
 }
+
+
+def grouped(tracing: Tracing, example: Example, batch: int | None, fingerprint: str) -> Groups:
+    """The groups of a network whose coupling is known."""
+    groups, units, frozen = assemble(tracing.slots, tracing.notes, tracing.solution)
+    return Groups(groups, frozen, example, batch, fingerprint, dataclasses.replace(tracing, units=units))
 
 
 def assemble(

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
 from ...targets.errors import ModelError
-from .calls import Tracked
+from .calls import Notes, Tracked
 from .capture import copied
 from .identities import Solution
 from .inputs import Example
-from .plan import Plan, Shapes, Width
+from .plan import Cut, Plan, Shapes, Width
 
 Align = int | Mapping[str, int] | None
 """Widths are rounded up to a multiple: one number for all, or by the kind of operator."""
@@ -103,8 +103,7 @@ class Tracing:
         aliases: all names of each parameter and buffer, by its first name.
         shapes: of each parameter and buffer, by its first name.
         units: by group, the class of each unit; empty if no groups were made.
-        renormalised: by node, the identities over which it computes a norm or a mean.
-        masked: by node that mixes units, the operands whose removed elements must be zero for it.
+        notes: what the rules noted, without the facts that are solved.
         solution: which identities are one, and which depend on others.
         learner: the same for the graph for training, if the two were traced as one.
     """
@@ -115,8 +114,7 @@ class Tracing:
     aliases: Mapping[str, tuple[str, ...]]
     shapes: Mapping[str, tuple[int, ...]]
     units: Mapping[str, Tensor]
-    renormalised: Mapping[str, Tensor]
-    masked: Mapping[str, Set[str]]
+    notes: Notes
     solution: Solution
     learner: Tracing | None = None
 
@@ -124,6 +122,29 @@ class Tracing:
         """bool[identities], when these units of these groups are removed."""
         dead = [self.units[name][torch.tensor(units, dtype=torch.long)] for name, units in removed.items()]
         return self.solution.alive(torch.cat([torch.empty(0, dtype=torch.long), *dead]))
+
+    def living(self, cut: Cut) -> Tensor:
+        """bool[identities]: which of them live when exactly these indices of the parameters are cut.
+
+        Raises:
+            ModelError: no choice of units makes this cut.
+        """
+        wanted = torch.ones(len(self.solution.of), dtype=torch.bool)
+        for (name, axis), vector in self.slots.items():
+            wanted[vector[list(cut.get(name, {}).get(axis, ()))]] = False
+        every = torch.cat([*self.slots.values(), torch.empty(0, dtype=torch.long)])
+        spoiled = torch.zeros_like(wanted)  # units with an index that must stay ...
+        touched = torch.zeros_like(wanted)  # ... and with one that must be cut
+        for _, units in self.solution.units(self.solution.of[every]):
+            spoiled[units[(units >= 0) & wanted[every]]] = True
+            touched[units[(units >= 0) & ~wanted[every]]] = True
+        alive = self.solution.alive((self.solution.free & touched & ~spoiled).nonzero().reshape(-1))
+        if not torch.equal(alive[every], wanted[every]):
+            raise ModelError(
+                "The plan does not fit the training graph: it couples other units than the inference graph.",
+                "Its forward differs between training and inference; prune less, or make it the same.",
+            )
+        return alive
 
 
 @dataclass(frozen=True)
@@ -134,6 +155,7 @@ class Groups:
         frozen: the axes that cannot be pruned.
         batch: None if the network takes any batch, else its fixed batch size.
         fingerprint: of the network's names, shapes and types; a plan is valid for this network only.
+        learners: the graph for training, if it was captured for the graph form only: one, or none yet.
     """
 
     groups: tuple[Group, ...]
@@ -142,6 +164,7 @@ class Groups:
     batch: int | None
     fingerprint: str
     tracing: Tracing
+    learners: list[Tracing] = field(default_factory=list)
 
     @functools.cached_property
     def graph(self) -> GraphModule:

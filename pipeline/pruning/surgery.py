@@ -23,7 +23,7 @@ from .bypass import shallower
 from .capture import capture, users_line
 from .contexts import uncollected
 from .graphnet import GraphNet
-from .groups import Groups, Tracing, planned
+from .groups import Groups, planned
 from .inputs import Example
 from .narrow import WIDTH_ARGUMENTS, cut_tensors
 from .plan import Cut, fingerprint, parameters_left, record, together
@@ -111,7 +111,7 @@ def _feasible(trial: Trial, form: str) -> tuple[Trial, nn.Module | None, str]:
 
 def graph_form(model: nn.Module, cut: Cut, groups: Groups) -> GraphNet:
     """The exported graphs with this cut, for inference and, if there is one, for training."""
-    alive = living(groups.tracing, cut)
+    alive = groups.tracing.living(cut)
     graph, _ = resized(groups.tracing, alive)
     return _graph_net(model, groups, cut, cut_tensors(model, cut), graph, alive)
 
@@ -144,9 +144,10 @@ def _for_training(model: nn.Module, groups: Groups, cut: Cut, alive: Tensor) -> 
     """
     learner = groups.tracing.learner
     if learner is None:
-        captured = capture(model, groups.example, training=True)
-        learner, _ = tracing_of(model, captured)
-        alive = living(learner, cut)
+        if not groups.learners:
+            groups.learners.append(tracing_of(model, capture(model, groups.example, training=True)))
+        learner = groups.learners[0]
+        alive = learner.living(cut)
     if functions := learner.graph.meta["own_backward"]:
         cure = "Leave it out of the groups to prune, or train before pruning."
         raise ModelError(f"its forward uses {functions}, whose backward a graph does not have.", cure)
@@ -161,31 +162,6 @@ def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
         ModelError: a plan is for another network.
     """
     return rebuilt(model, plan, lambda model, step: graph_form(model, step.cut, trace(model, example)))
-
-
-def living(tracing: Tracing, cut: Cut) -> Tensor:
-    """bool[identities]: which of them live when exactly these indices of the parameters are cut.
-
-    Raises:
-        ModelError: no choice of units makes this cut.
-    """
-    solution, slots = tracing.solution, tracing.slots
-    wanted = torch.ones(len(solution.of), dtype=torch.bool)
-    for (name, axis), vector in slots.items():
-        wanted[vector[list(cut.get(name, {}).get(axis, ()))]] = False
-    every = torch.cat([*slots.values(), torch.empty(0, dtype=torch.long)])
-    spoiled = torch.zeros_like(wanted)  # units with an index that must stay ...
-    touched = torch.zeros_like(wanted)  # ... and with one that must be cut
-    for _, units in solution.units(solution.of[every]):
-        spoiled[units[(units >= 0) & wanted[every]]] = True
-        touched[units[(units >= 0) & ~wanted[every]]] = True
-    alive = solution.alive((solution.free & touched & ~spoiled).nonzero().reshape(-1))
-    if not torch.equal(alive[every], wanted[every]):
-        raise ModelError(
-            "The plan does not fit the training graph: it couples other units than the inference graph.",
-            "Its forward differs between training and inference; prune fewer groups, or make it the same.",
-        )
-    return alive
 
 
 def _without_unsound(trial: Trial) -> Trial:

@@ -85,7 +85,8 @@ class Survivors(Recorder):
         self.nodes = {node.name: node for node in tracing.graph.graph.nodes}
 
     def computed(self, node: Node) -> Any:
-        over, masked = self.tracing.renormalised.get(node.name), self.tracing.masked.get(node.name, ())
+        notes = self.tracing.notes
+        over, masked = notes.renormalised.get(node.name), notes.masked.get(node.name, ())
         if over is not None and not bool(self.alive[over].all()):
             return self._of_survivors(node)
         if masked:
@@ -113,7 +114,7 @@ class Survivors(Recorder):
 def renormalised_by(groups: Groups, alive: Tensor) -> tuple[str, ...]:
     """The reductions that are now over fewer units, each with its line."""
     tracing = groups.tracing
-    names = {name for name, over in tracing.renormalised.items() if not bool(alive[over].all())}
+    names = {name for name, over in tracing.notes.renormalised.items() if not bool(alive[over].all())}
     nodes = [node for node in tracing.graph.graph.nodes if node.name in names]
     return tuple(dict.fromkeys(f"{operator_name(node)} at {users_line(node) or node.name}" for node in nodes))
 

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from ...targets.errors import ModelError
-from .assemble import assemble
+from .assemble import grouped
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
 from .capture import batch_is_open, capture, has_batch, operator_name, size_of, users_line
 from .compare import compared, run, run_graph
 from .contexts import uncollected
 from .dry_run import differs_in_training
+from .follow import following
 from .groups import Groups, Tracing
-from .identities import Cause
+from .identities import Cause, Identities
 from .inputs import Example, inputs_of, tensors_of, with_tensors
 from .narrow import named_tensors
 from .plan import fingerprint
@@ -34,19 +35,25 @@ from .wrappers import unwrapped
 
 
 @uncollected()
-def trace(model: nn.Module, example_inputs: Example) -> Groups:
+def trace(model: nn.Module, example_inputs: Example | Groups) -> Groups:
     """The groups of units that may be removed from `model`, or from the network within if it is wrapped.
 
     It is not changed.
 
     Args:
-        example_inputs: in the order of forward's parameters, or by their names; batch axis first.
+        example_inputs: in the order of forward's parameters, or by their names; batch axis first. Or, for a
+            network that `apply` has made, trained since or not, the groups of the one that it was cut from:
+            its own follow from them without another capture, where its code is still the same.
 
     Raises:
         ModelError: the network cannot be captured, the inputs do not fit, or two different parameters share
             memory.
     """
     model = unwrapped(model)
+    if isinstance(example_inputs, Groups):
+        if (found := following(model, example_inputs)) is not None:
+            return found
+        example_inputs = example_inputs.example
     graph, example_inputs = _captured(model, example_inputs)
     _check_memory(model)
     used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr" and node.users}
@@ -85,16 +92,12 @@ def trace_graph(
     model: nn.Module, captured: GraphModule, example: Example, learner: GraphModule | None = None
 ) -> Groups:
     """The same for a captured graph, and optionally the training graph of the same network."""
-    tracing, notes = tracing_of(model, captured, learner)
-    groups, units, frozen = assemble(tracing.slots, notes, tracing.solution)
+    tracing = tracing_of(model, captured, learner)
     batch = None if batch_is_open(captured) else len(tensors_of(example)[0])
-    tracing = dataclasses.replace(tracing, units=units)
-    return Groups(groups, frozen, example, batch, fingerprint(model), tracing)
+    return grouped(tracing, example, batch, fingerprint(model))
 
 
-def tracing_of(
-    model: nn.Module, captured: GraphModule, learner: GraphModule | None = None
-) -> tuple[Tracing, Notes]:
+def tracing_of(model: nn.Module, captured: GraphModule, learner: GraphModule | None = None) -> Tracing:
     """The coupling of units in a captured graph, before groups are made."""
     aliases = dict(_shared_names([*named_tensors(model)]))
     canonical = {alias: name for name, aliased in aliases.items() for alias in aliased}
@@ -104,12 +107,13 @@ def tracing_of(
     others = Notes(notes.identities, notes.produced, notes.consumed)
     learners = _Pass(learner, others, slots, canonical).run() if learner else {}
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
-    solution, over = notes.identities.solve(), (notes.renormalised, notes.masked)
-    tracing = Tracing(captured, values, slots, aliases, shapes, {}, *over, solution)
+    solution = notes.identities.solve()
+    notes.identities = Identities()
+    tracing = Tracing(captured, values, slots, aliases, shapes, {}, notes, solution)
     if learner:
         twin = dataclasses.replace(tracing, graph=learner, values=learners)
         tracing = dataclasses.replace(tracing, learner=twin)
-    return tracing, notes
+    return tracing
 
 
 def _shared_names(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, tuple[str, ...]]]:

@@ -22,7 +22,6 @@ from ..pruning.bypass import dropping
 from ..pruning.groups import Groups, choose, random_like
 from ..pruning.plan import Plan, plan_of
 from ..pruning.surgery import apply, replay
-from ..pruning.trace import trace
 from ..recipe import NamedStage
 from ..stage import Stage, is_users_own, make_stage, run_stage
 from ..training.batch_norm import reestimated
@@ -98,7 +97,7 @@ def _random(work: Work, plan: Plan) -> Variant:
     if any(step.dropped for step in steps):
         return _random_blocks(work, steps)
     original = work.model(work.variant("original"))
-    groups = trace(original, example_batch(work.workload))
+    groups = work.networks.groups(original, work.workload)
     drawn = random_plan(groups, plan, work.seed)
     cut = next((cut for stage in _shrinking(work) if (cut := getattr(stage, "cut", None))), None)
     if cut is None:  # a user's own stage: its control gets the best treatment that the stage may have used
@@ -124,7 +123,7 @@ def _random_blocks(work: Work, steps: Sequence[Plan]) -> Variant:
         if step.dropped:
             small = apply(small, dropping(small, step.dropped))
         else:
-            groups = trace(small, example_batch(work.workload))
+            groups = work.networks.groups(small, work.workload)
             small = apply(small, random_like(groups, step, seed=work.seed), groups)
     small = reestimated(small, work.workload, seed=work.seed)
     return _recovered(start.with_model("pruned", small, plan=plan_of(small)), work, "random")

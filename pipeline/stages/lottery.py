@@ -34,7 +34,6 @@ from ..compression.masks import (
 from ..importance.allocation import Scope
 from ..pruning.plan import Plan, plan_of
 from ..pruning.surgery import apply, replay
-from ..pruning.trace import trace
 from ..training.fit import Fitted, fit
 from ..training.loop import WORKER, Schedule, TrainingJob
 from ..work import Work
@@ -180,7 +179,7 @@ class Lottery:
             return masked(fresh, masks), masks
         assert cut.plan is not None
         if start == "random":
-            groups = trace(fresh, example)
+            groups = work.networks.groups(fresh, work.workload)
             return apply(fresh, random_plan(groups, cut.plan, work.seed), groups), None
         small = replay(fresh, cut.plan, example)
         if start == "reinitialised":

@@ -29,11 +29,10 @@ from ..pruning.groups import BLOCKS, Groups, choose, remove
 from ..pruning.means import fold_means
 from ..pruning.plan import Plan, plan_of
 from ..pruning.surgery import apply
-from ..pruning.trace import trace
 from ..pruning.verify import verify
 from ..training.batch_norm import reestimated
 from ..work import Work
-from ..workload import example_batch, inputs_of, users_code
+from ..workload import inputs_of, users_code
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -112,9 +111,9 @@ class Prune(Cutting):
                 "not fit it without some of its neurons.",
                 'Put the stage "prune" before the one that drops single weights.',
             )
-        model, example = work.model(), example_batch(work.workload)
+        model = work.model()
         work.progress(0, 3, "prune: trace")
-        groups = trace(model, example)
+        groups = work.networks.groups(model, work.workload)
         if not len(groups):
             why = "; ".join(f"{one.parameter}: {one.reason} {one.line}".strip() for one in groups.frozen[:3])
             cure = why or "Prune another network."

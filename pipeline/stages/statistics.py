@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..importance.activations import collect
-from ..pruning.trace import trace
 from ..work import Work
-from ..workload import example_batch, inputs_of
+from ..workload import inputs_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Statistics:
 
     def __call__(self, work: Work) -> Work:
         found = collect(
-            trace(work.model(), example_batch(work.workload)),
+            work.networks.groups(work.model(), work.workload),
             inputs_of(work.workload, self.split),
             progress=lambda batches: work.progress(batches, batches + 1, f"statistics: {batches} batches"),
         )

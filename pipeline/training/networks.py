@@ -15,8 +15,10 @@ from torch import nn
 from ...targets.artifact import read_json
 from ...targets.errors import ModelError, RecipeError
 from ..pruning import rebuild, surgery
+from ..pruning.groups import Groups
 from ..pruning.plan import Plan, plan_of
 from ..pruning.saved import PLAN, WEIGHTS, load_pruned, save_pruned
+from ..pruning.trace import trace
 from ..work import Variant
 from ..workload import Workload, example_batch, users_code
 from .checkpoint import write_tensors
@@ -24,6 +26,9 @@ from .checkpoint import write_tensors
 
 class NetworkFiles:
     """The `work.Networks` of every run."""
+
+    def __init__(self) -> None:
+        self._last: Groups | None = None
 
     def save(self, folder: Path, model: nn.Module, workload: Workload, plan: Plan | None) -> dict[str, Path]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,6 +41,10 @@ class NetworkFiles:
 
     def load(self, folder: Path, workload: Workload) -> nn.Module:
         return load_network(workload, folder)
+
+    def groups(self, model: nn.Module, workload: Workload) -> Groups:
+        self._last = trace(model, example_batch(workload) if self._last is None else self._last)
+        return self._last
 
     def plan(self, path: Path) -> Plan:
         return Plan.from_json(read_json(path))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from support import nets, sequence_nets
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from deadweight.pipeline.pruning.follow import following
 from deadweight.pipeline.pruning.graphnet import GraphNet
 from deadweight.pipeline.pruning.groups import Groups, choose
 from deadweight.pipeline.pruning.plan import Plan, plan_of
@@ -62,10 +64,14 @@ CASES = {
 def halved(case: Case, form: str = "") -> tuple[nn.Module, nn.Module, Plan, Groups]:
     model = case.model()
     groups = trace(model, (case.example(),))
+    plan = drawn(groups, 0.5)
+    return model, apply(model, plan, groups, form=form), plan, groups
+
+
+def drawn(groups: Groups, ratio: float) -> Plan:
     generator = torch.Generator().manual_seed(3)
     scores = {group.name: torch.rand(group.size, generator=generator) for group in groups}
-    plan = choose(groups, scores, ratio=0.5)
-    return model, apply(model, plan, groups, form=form), plan, groups
+    return choose(groups, scores, ratio=ratio)
 
 
 def size(model: nn.Module) -> int:
@@ -103,6 +109,30 @@ def test_the_graph_form_trains_and_comes_back_from_disk(name: str, tmp_path: Pat
     loaded = load_pruned(case.model, tmp_path).eval()
     saved, found = (pytree.tree_leaves(net(case.example())) for net in (small, loaded))
     assert all(torch.equal(one, other) for one, other in zip(saved, found, strict=True))
+
+
+@pytest.mark.parametrize("form", ["", pytest.param("graph", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [name for name in CASES if name != "grouped"])
+def test_groups_that_follow_from_the_cut_are_those_of_a_new_trace(name: str, form: str) -> None:
+    case = CASES[name]
+    model, example = case.model(), (case.example(),)
+    groups = trace(model, example)
+    ratio = 0.25 if name in ("shuffled", "llama", "encoder") else 0.5  # a width of one would be traced anew
+    small = apply(model, drawn(groups, ratio), groups, form=form)
+    again = following(small, groups)
+    assert again is not None
+    assert facts(again) == facts(trace(small, example))
+    plan = drawn(again, 0.3)
+    verify(small, apply(small, plan, again), plan, again)
+
+
+def facts(groups: Groups) -> Any:
+    """All but lines of code, which a graph does not have, and the names of its nodes."""
+    frozen = {(one.parameter, one.axis, one.operator, one.reason) for one in groups.frozen}
+    slices = [[(s.parameter, s.axis, s.units.tolist(), s.role) for s in one.slices] for one in groups]
+    reads = [[one.units.tolist() for one in group.reads] for group in groups]
+    kinds = [(one.name, one.size, one.kind, one.kinds) for one in groups]
+    return groups.batch, groups.fingerprint, frozen, kinds, slices, reads
 
 
 def test_an_auxiliary_head_is_cut_with_the_rest_though_only_training_runs_it() -> None:
