@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...targets.artifact import json_of
 from ...targets.errors import ArtifactError, ModelError, RecipeError
-from ..pruning.copies import copied_module
+from ..pruning.narrow import copied_module
 from ..training.checkpoint import write_tensors
 from ..training.loop import Masks as Masks
 from ..training.loop import hold, holding

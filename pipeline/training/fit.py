@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ...targets.errors import WorkloadError
-from ..pruning.copies import copied_module
+from ..pruning.narrow import copied_module
 from ..workload import Workload, split_batches
 from . import checkpoint as on_disk
 from .loop import STEPS, TrainingJob, learn
