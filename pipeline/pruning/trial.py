@@ -30,6 +30,7 @@ from .narrow import (
 from .plan import Attributes, Plan, plan_of, record, together
 from .resize import Change, resized
 from .survivors import MismatchError, Recorder, Survivors, mismatch
+from .unread import unread_widths
 
 
 class Trial:
@@ -112,18 +113,28 @@ class Trial:
         for attributes in [known] if repaired == known else [known, repaired]:
             small, problem = self._narrowed(attributes)
             if small is not None:
+                small, settled = self._settled(small, attributes)
                 reason = self.plan.reason or "its forward code follows the widths"
-                if attributes is repaired:
-                    reason += f", with changed attributes: {_listed(attributes, known)}"
+                if settled != known:
+                    reason += f", with changed attributes: {_listed(settled, known)}"
                 done = dataclasses.replace(
                     self.plan,
                     form="module",
                     reason=reason,
-                    attributes=attributes,
+                    attributes=settled,
                     earlier=earlier_plans(self.model),
                 )
                 return record(small, done), ""
         return None, problem
+
+    def _settled(self, small: nn.Module, attributes: Attributes) -> tuple[nn.Module, Attributes]:
+        """A network that is right, if possible with the attributes that its forward does not read."""
+        unread = unread_widths(self.model, self.groups.tracing, self.alive)
+        every = {
+            path: {**unread.get(path, {}), **attributes.get(path, {})} for path in {*unread, *attributes}
+        }
+        other, _ = (None, "") if every == attributes else self._narrowed(every)
+        return (small, attributes) if other is None else (other, every)
 
     def _narrowed(self, attributes: Attributes) -> tuple[nn.Module | None, str]:
         """The user's class with these attributes, if it is right with lively values and with its own."""

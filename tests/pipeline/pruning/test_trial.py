@@ -164,7 +164,7 @@ def test_one_sample_is_enough_where_each_gets_the_same_row() -> None:
     model, example = WithClassToken(), (nets.image(3, 5, 4),)
     groups = trace(model, example)
     trial = Trial(model, half_of(groups), groups)
-    assert [len(one) for one in trial.inputs] == [1]
+    assert [len(one) for one in trial.inputs.args] == [1]
     small, problem = trial.module()
     assert (type(small), problem) == (WithClassToken, "")
 
