@@ -25,11 +25,10 @@ from ...targets.errors import ModelError
 from .bypass import ACTIVATIONS, bypassed, without
 from .compare import relative_error, run, tolerance
 from .graphnet import GraphNet
-from .inputs import Example
+from .inputs import Example, unwrapped
 from .narrow import copied_module, elements_of
 from .plan import Bypass
 from .watch import Call, Seen, shape_of, watched
-from .wrappers import unwrapped
 
 Kind = Literal["blocks", "layers"]
 

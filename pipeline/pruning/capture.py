@@ -19,8 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
 from .contexts import collected, hushed, in_mode, own_backward
-from .inputs import Example, check_inputs, flattened, inputs_of, open_batch, tensors_of
-from .wrappers import unwrapped
+from .inputs import Example, check_inputs, flattened, inputs_of, open_batch, tensors_of, unwrapped
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)

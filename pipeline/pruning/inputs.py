@@ -1,4 +1,4 @@
-"""The inputs and outputs of a network as they come: by position or by name, nested, in dataclasses.
+"""A network as it comes: wrapped; called by position or by name, with nested inputs; returning dataclasses.
 
 A graph takes and returns flat tensors. Here is how an example is bound to forward's parameters, in which
 order its tensors are, how dataclasses are opened and made again, and which other sizes there are to try.
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
@@ -261,3 +263,28 @@ def _stretched(value: Tensor, number: int, sizes: Mapping[tuple[int, int], int])
             indices = torch.arange(size, device=value.device) % value.shape[axis]
             value = value.index_select(axis, indices)
     return value
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network within DataParallel, DistributedDataParallel, AveragedModel or `torch.compile`.
+
+    Raises:
+        ModelError: it is TorchScript, or its parameters are spread over processes.
+    """
+    while True:
+        if isinstance(model, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
+            model = model.module
+        elif isinstance(model, torch._dynamo.OptimizedModule):
+            model = model._orig_mod
+        else:
+            break
+    if isinstance(model, torch.jit.ScriptModule):
+        cure = "Give the Python module that it was made from."
+        raise ModelError("The network is a TorchScript module, which torch.export does not take.", cure)
+    spread = [name for name, one in model.named_parameters() if hasattr(one, "full_tensor")]
+    if spread:
+        raise ModelError(
+            f'"{spread[0]}" is spread over several processes (FSDP, tensor parallelism).',
+            "Load the full state dict in a network that is on one device, prune it, and spread the result.",
+        )
+    return model

@@ -1,4 +1,4 @@
-"""Copies and narrows a user's own module: cuts parameters and buffers, sets the attributes that repeat their widths."""
+"""Copies and narrows a user's own module: its parameters, buffers, and the attributes that repeat widths."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from .plan import Attributes, Cut
 
 if TYPE_CHECKING:
+    from .groups import Tracing
     from .resize import Change
 
 WIDTH_ARGUMENTS = ("groups", "num_groups", "normalized_shape")
@@ -117,6 +118,35 @@ def matching_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str
             for before, after in _pairs(change.before, change.after):
                 if isinstance(value, int) and not isinstance(value, bool) and value == before:
                     found.setdefault(change.module, {}).setdefault(name, after)
+    return found
+
+
+def unread_widths(model: nn.Module, tracing: Tracing, alive: Tensor) -> dict[str, dict[str, int]]:
+    """The attributes of the user's modules that are as large as an axis of a value that the module computes,
+    where all such axes are narrowed alike.
+
+    It is a guess by value, for those that forward, as captured, does not read: another forward for export
+    may, a loss, or a head that is built on `num_features`.
+
+    Args:
+        alive: bool[identities].
+    """
+    sizes: dict[str, dict[int, set[int]]] = {}
+    for node in tracing.graph.graph.nodes:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        known = tracing.values.get(node.name) or []
+        for value in known if isinstance(known, list) else [known]:
+            for vector in value.axes if stack else ():
+                if vector is not None:
+                    after = sizes.setdefault(stack[-1][0], {}).setdefault(len(vector), set())
+                    after.add(int(torch.count_nonzero(alive[vector])))
+    found: dict[str, dict[str, int]] = {}
+    for path, widths in sizes.items():
+        module = model.get_submodule(path)
+        for name, value in vars(module).items() if not type(module).__module__.startswith("torch.") else ():
+            after = widths.get(value, set()) if type(value) is int else set()
+            if len(after) == 1 and after != {value}:
+                found.setdefault(path, {})[name] = after.pop()
     return found
 
 

@@ -27,11 +27,10 @@ from torch.utils import _pytree as pytree
 from ...targets.artifact import json_of, writing
 from ...targets.errors import ArtifactError, ModelError
 from .compare import relative_error, run, tolerance
-from .inputs import Example, Inputs, inputs_of, tensors_of
+from .inputs import Example, Inputs, inputs_of, tensors_of, unwrapped
 from .narrow import named_tensors
 from .plan import Plan, fingerprint, plan_of
 from .surgery import replay
-from .wrappers import unwrapped
 
 PLAN, WEIGHTS, EXAMPLE = "plan.json", "model.safetensors", "example.safetensors"
 

@@ -24,7 +24,7 @@ from .capture import capture, users_line
 from .contexts import uncollected
 from .graphnet import GraphNet
 from .groups import Groups, planned
-from .inputs import Example
+from .inputs import Example, unwrapped
 from .narrow import WIDTH_ARGUMENTS, cut_tensors
 from .plan import Cut, fingerprint, parameters_left, record, together
 from .plan import Plan as Plan
@@ -33,7 +33,6 @@ from .resize import resized
 from .survivors import check_traced
 from .trace import trace, tracing_of
 from .trial import Trial, earlier_plans
-from .wrappers import unwrapped
 
 SPARED = 1.25
 """The module form may have up to this many times the parameters of the graph form; beyond, use the graph."""

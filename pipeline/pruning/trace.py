@@ -27,11 +27,10 @@ from .dry_run import differs_in_training
 from .follow import following
 from .groups import Groups, Tracing
 from .identities import Cause, Identities
-from .inputs import Example, inputs_of, tensors_of, with_tensors
+from .inputs import Example, inputs_of, tensors_of, unwrapped, with_tensors
 from .narrow import named_tensors
 from .plan import fingerprint
 from .rules import RULES, pointwise
-from .wrappers import unwrapped
 
 
 @uncollected()

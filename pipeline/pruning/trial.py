@@ -26,11 +26,11 @@ from .narrow import (
     matching_attributes,
     named_tensors,
     narrowed,
+    unread_widths,
 )
 from .plan import Attributes, Plan, plan_of, record, together
 from .resize import Change, resized
 from .survivors import MismatchError, Recorder, Survivors, mismatch
-from .unread import unread_widths
 
 
 class Trial:

@@ -40,14 +40,24 @@ from .compare import (
 from .contexts import in_mode
 from .graphnet import GraphNet
 from .groups import Groups
-from .inputs import BATCH, Example, Inputs, axes_of, inputs_of, leaves_of, tensors_of, tried, with_tensors
+from .inputs import (
+    BATCH,
+    Example,
+    Inputs,
+    axes_of,
+    inputs_of,
+    leaves_of,
+    tensors_of,
+    tried,
+    unwrapped,
+    with_tensors,
+)
 from .narrow import copied_module, named_tensors, without
 from .plan import Cut, Plan, fingerprint, plan_of
 from .resize import resized
 from .saved import load_pruned, save_pruned
 from .survivors import MismatchError, Survivors, check_traced, mismatch, renormalised_by
 from .trace import trace
-from .wrappers import unwrapped
 
 _GRADIENTS = 10.0
 """Gradients may differ by this many times the tolerance of outputs: they are of twice as many sums."""

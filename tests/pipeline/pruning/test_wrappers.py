@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from deadweight import apply, choose, load_pruned, plan_of, save_pruned, trace, verify
-from deadweight.pipeline.pruning.wrappers import unwrapped
+from deadweight.pipeline.pruning.inputs import unwrapped
 from deadweight.targets.errors import ModelError
 
 
