@@ -13,12 +13,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import nets
-from support.halving import done, half_of, halved
+from support.halving import Axes, done, half_of, halved
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from benchmarks.zoo.value_judge import judge, make_distinct, survivors
+from deadweight.pipeline.pruning.rules import sampling
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
 from deadweight.pipeline.pruning.verify import verify
@@ -134,7 +135,7 @@ def other_names(x: Tensor, weight: Any) -> Tensor:
     """Operators by names that are only aliases."""
     y = torch.subtract(torch.multiply(x, 2), torch.divide(F.logsigmoid(x), 3))
     y = torch.where(torch.greater(y, 0) & torch.less_equal(y, 2), y, torch.absolute(y))
-    y = torch.tensordot(torch.hstack([y[:, :2], y[:, 2:]]), weight.value, ([2], [1]))
+    y = torch.tensordot(torch.hstack([y[:, :2], y[:, 2:]]), weight.value, 1)
     return torch.special.expit(y)
 
 
@@ -313,6 +314,25 @@ if not hasattr(torch.ops.torchvision, "deform_conv2d"):
     torch.library.register_fake(
         "torchvision::deform_conv2d", lambda x, w, *_: x.new_empty((len(x), len(w), *x.shape[2:]))
     )
+
+
+if not hasattr(torch.ops.torchvision, "roi_align"):
+    LIBRARY.define(
+        "roi_align(Tensor input, Tensor rois, float scale, SymInt pooled_height, SymInt pooled_width, "
+        "int sampling_ratio, bool aligned) -> Tensor"
+    )
+
+
+def test_the_channels_of_a_region_pass_and_its_places_stay() -> None:
+    axes = Axes()
+    x, rois = axes.value(2, 8, 9, 9, free=(1, 2)), axes.value(3, 5, free=(1,))
+    settings = (1.0, 4, 4, 0, False)
+    call = axes.call(torch.ops.torchvision.roi_align.default, x, rois, *settings, shape=(3, 8, 4, 4))
+    result = sampling(call)
+    assert isinstance(result, list)
+    (y,) = result
+    assert axes.together(y.axes[1], x.axes[1])
+    assert all(axes.stays(x.axes[2]) + axes.stays(rois.axes[1]))
 
 
 class Deformable(nn.Module):
