@@ -46,11 +46,10 @@ from benchmarks.zoo.value_judge import Judged, UnjudgedError, judge, make_distin
 from benchmarks.zoo.wide_judge import gradients, other_sizes, pickled
 from deadweight.pipeline.pruning.groups import BLOCKS, Groups, choose
 from deadweight.pipeline.pruning.plan import Plan, plan_of
-from deadweight.pipeline.pruning.proof import Proof
 from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
-from deadweight.pipeline.pruning.verify import saved, verify
+from deadweight.pipeline.pruning.verify import Proof, saved, verify
 from deadweight.targets.errors import DeadweightError, ModelError
 
 Row = dict[str, Any]
