@@ -9,10 +9,12 @@ import copy
 import io
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from benchmarks.zoo.measure import floats
@@ -27,23 +29,26 @@ ROUNDING = 1e-9
 def gradients(judged: Judged, network: Network, *, training: bool) -> float | str:
     """The largest error of a gradient of what is left, relative to that gradient.
 
-    In training mode without dropout; "random" where two passes of the reference still differ.
+    In training mode without dropout; "random" where two passes of one of the two still differ.
 
     Raises:
         ValueError: a parameter has a gradient in one of the two only.
     """
     inputs = doubled(network.example(seed=1))
     nets = [copy.deepcopy(one) for one in (judged.reference, judged.pruned)]
-    for net in nets:
+    both: list[dict[str, Tensor]] = []
+    contexts: tuple[AbstractContextManager[None], ...] = (judged.as_judged(), nullcontext())
+    for net, context in zip(nets, contexts, strict=True):
         for one in net.modules():
             one.training = training and not isinstance(one, nn.modules.dropout._DropoutNd)
-    with judged.as_judged():
-        outputs, expected = _gradients(nets[0], inputs)
-        torch.manual_seed(1)
-        with torch.no_grad():
-            if training and _error(outputs, floats(nets[0](*inputs))) > ROUNDING:
-                return "random"
-    _, found = _gradients(nets[1], inputs)
+        with context, _Undropped():
+            outputs, grads = _gradients(net, inputs)
+            both.append(grads)
+            torch.manual_seed(1)
+            with torch.no_grad():
+                if training and _error(outputs, floats(net(*inputs))) > ROUNDING:
+                    return "random"
+    expected, found = both
     if one_sided := sorted(expected.keys() ^ found.keys()):
         raise ValueError(f"a gradient in one of the two only: {one_sided[:4]}")
     largest = max((float(one.abs().max()) for one in expected.values() if one.numel()), default=0.0)
@@ -55,6 +60,21 @@ def gradients(judged: Judged, network: Network, *, training: bool) -> float | st
             scale = max(float(gradient.abs().max()), ROUNDING * largest)
             worst = max(worst, float((gradient - found[name]).abs().max()) / scale) if scale else worst
     return worst
+
+
+class _Undropped(TorchFunctionMode):
+    """Dropout returns its input, also in a graph and in attention."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if "dropout" in name:
+            return args[0] if args else kwargs["input"]
+        if "scaled_dot_product" in name:
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs = kwargs if len(args) > 4 else {**kwargs, "dropout_p": 0.0}
+        return func(*args, **kwargs)
 
 
 def _gradients(net: nn.Module, inputs: list[Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
