@@ -34,7 +34,8 @@ def base_here(version: str, *, building: bool, folder: Path = CACHE) -> Base:
     low, high = (int(size * share) for share in _SPREAD)
     # An empty builder has not yet loaded the kernels that it tries.
     high = max(high, estimate.high_bytes) if building else high
-    return Base(low, high, "measured on this board", "low" if kept["simulated"] else "high")
+    source, certainty = ("simulated", "low") if kept["simulated"] else ("measured on this board", "high")
+    return Base(low, high, source, certainty)
 
 
 def kept_base(folder: Path = CACHE) -> Dict[str, Any]:

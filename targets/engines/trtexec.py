@@ -48,7 +48,7 @@ def version_in(output: str) -> str:
 @lru_cache(maxsize=4)
 def version_of(program: Path) -> str:
     """The version of TensorRT that a trtexec belongs to."""
-    version, _ = run_trtexec(program, ["--help"], doing="say its version")
+    version, _ = run_trtexec(program, ["--help"], doing="say its version", limit_s=120.0)
     if tuple(map(int, version.split(".")[:2])) < _OLDEST:
         raise TargetError(
             f"{program} is of TensorRT {version}; 8.4 is the oldest whose flags are known here.",
@@ -175,7 +175,12 @@ def _quoted(name: str) -> str:
 
 
 def run_trtexec(
-    program: Path, flags: Sequence[str], *, doing: str, folder: Optional[Path] = None
+    program: Path,
+    flags: Sequence[str],
+    *,
+    doing: str,
+    folder: Optional[Path] = None,
+    limit_s: float = 7200.0,
 ) -> Tuple[str, List[Line]]:
     """Runs trtexec in a folder; returns TensorRT's version and the log."""
     try:
@@ -188,7 +193,13 @@ def run_trtexec(
             encoding="utf-8",
             errors="replace",
             check=False,
+            timeout=limit_s,
         )
+    except subprocess.TimeoutExpired as error:
+        raise TargetError(
+            f"trtexec did not {doing} in {limit_s:.0f} s, and was ended.",
+            f"See where it hangs, in a shell: {program} {' '.join(flags)}",
+        ) from error
     except OSError as error:
         raise TargetError(
             f"{program} cannot be started: {error}.", "Install it again with TensorRT."

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ WORDS = "[11/22/2026-10:00:00] [{}] {}"
 def stand_in(folder: Path, *, number: int = 100300, fault: str = "") -> Path:
     """Writes the program `trtexec`.
 
-    `number` is the version as in its banner. `fault`: `killed` and `crashed` (by a signal), `silent` (prints
-    and writes nothing), `lost` (writes nothing), or an error that it prints before it ends with 1.
+    `number` is the version as in its banner. `fault`: `killed` and `crashed` (by a signal), `hung`, `silent`
+    (prints and writes nothing), `lost` (writes nothing), or an error that it prints before it ends with 1.
     """
     folder.mkdir(exist_ok=True, parents=True)
     program = folder / "trtexec"
@@ -43,6 +44,8 @@ def main(arguments: list[str], *, number: int, fault: str) -> None:
     flags = {name: value for name, _, value in (argument[2:].partition("=") for argument in arguments)}
     if fault == "silent":
         return
+    if fault == "hung":
+        time.sleep(60)
     print(f"&&&& RUNNING TensorRT.trtexec [TensorRT v{number}] # trtexec " + " ".join(arguments))
     _say("W", "[TRT] [simulated] This is no TensorRT.")
     if "help" in flags:

@@ -223,6 +223,14 @@ def test_a_program_that_is_killed_crashes_or_says_nothing_is_reported(
     assert cure in caught.value.cure
 
 
+def test_a_program_that_hangs_is_ended_with_its_command(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"did not build m\.onnx in 1 s, and was ended") as caught:
+        run_trtexec(
+            stand_in(tmp_path / "bin", fault="hung"), ["--onnx=m.onnx"], doing="build m.onnx", limit_s=1
+        )
+    assert "trtexec --onnx=m.onnx" in caught.value.cure
+
+
 def test_a_version_before_the_flags_that_are_known_is_refused(tmp_path: Path) -> None:
     assert version_of(stand_in(tmp_path / "new", number=8412)) == "8.4.12"
     with pytest.raises(TargetError, match=r"TensorRT 8\.2\.1; 8\.4 is the oldest"):

@@ -78,6 +78,7 @@ def test_the_first_build_measures_tensorrt_s_own_memory_and_memory_uses_it(
     code, said = called(monkeypatch, capsys, "memory", models / "mlp.onnx", "--on", "board", "--json")
     fit = json.loads(said)["fit"]
     assert fit["free_bytes"] > 0
+    assert "(simulated)" in " ".join(fit["words"])
     assert code in (0, 3)
     code, said = called(
         monkeypatch, capsys, "memory", models / "mlp.onnx", "--on", "board", "--base-bytes", 400_000_000
