@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, Signature
@@ -274,7 +275,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
             model = model.module
-        elif isinstance(model, torch._dynamo.OptimizedModule):
+        elif "torch._dynamo" in sys.modules and isinstance(model, torch._dynamo.OptimizedModule):
             model = model._orig_mod
         else:
             break

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,12 @@ def test_a_wrapped_network_is_pruned_as_the_one_within(
         loaded = load_pruned(build, tmp_path / "saved").eval()
         assert torch.equal(loaded(*example), small.eval()(*example))
         assert plan_of(loaded) == plan_of(small)
+
+
+def test_looking_for_a_wrapper_loads_no_compiler() -> None:
+    code = "import sys, torch; from deadweight.pipeline.pruning.inputs import unwrapped\n"
+    code += "unwrapped(torch.nn.Linear(1, 1)); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_a_network_that_is_spread_over_processes_is_refused_with_the_cure() -> None:
