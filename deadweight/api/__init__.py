@@ -4,9 +4,24 @@ Each returns a frozen result of `results` and prints nothing. Bad input raises a
 cure, where the command ends with exit code 2.
 """
 
-from .files import build, lint, memory, quantize
-from .gating import gate
-from .latency import compare, profile
-from .recipes import prune, run, sweep
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .files import build, lint, memory, quantize
+    from .gating import gate
+    from .latency import compare, profile
+    from .recipes import prune, run, sweep
 
 __all__ = ["build", "compare", "gate", "lint", "memory", "profile", "prune", "quantize", "run", "sweep"]
+_HOMES = {"gate": "gating", "compare": "latency", "profile": "latency"}
+_HOMES |= dict.fromkeys(("prune", "run", "sweep"), "recipes")
+
+
+def __getattr__(name: str) -> Any:
+    """Each file is imported on the first use of a function in it, so that a command loads what it needs."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES.get(name, 'files')}", __name__), name)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
+from ..targets.engines.build import build_engine, builder_here
+from ..targets.engines.build_settings import BuildSettings, needs_half
 from ..targets.errors import RecipeError
+from ..targets.memory_fit import Base, Footprint, base_of, fit
+from ..targets.onnx_file import read_nodes
+from ..targets.progress import Progress
+from ..targets.remote.board import build_on
+from ..targets.remote.on_board import version_there
+from ..targets.runtimes.runtime import DEFAULT, is_engine, runtime_named
+from ..targets.target import Target, load_target, target_of, target_on
 from .on_board import connected_to, half_writer
 from .results import Built, Linted, MemoryNeed, Quantized, silent
-
-if TYPE_CHECKING:
-    from ..targets.engines.build_settings import BuildSettings
-    from ..targets.memory_fit import Footprint
-    from ..targets.progress import Progress
-    from ..targets.target import Target
 
 
 def lint(
@@ -44,7 +48,6 @@ def lint(
         DeadweightError: the file is damaged, or there is no such target or version.
     """
     from ..export.lint.check import lint as check
-    from ..targets.target import load_target
 
     board = None if target is None else load_target(target)
     found = check(
@@ -87,10 +90,6 @@ def memory(
         DeadweightError: the file is damaged, there is no such target, or the board cannot be reached.
     """
     from ..export.memory.footprint import footprint
-    from ..targets.engines.build_settings import BuildSettings
-    from ..targets.memory_fit import Base, base_of, fit
-    from ..targets.runtimes.runtime import DEFAULT, runtime_named
-    from ..targets.target import load_target, target_of, target_on
 
     there: dict[str, Any] = {}
     if on is not None:
@@ -158,15 +157,6 @@ def build(
     Raises:
         DeadweightError: TensorRT is missing, or refuses the file or a setting.
     """
-    from dataclasses import asdict
-
-    from ..targets.engines.build import build_engine, builder_here
-    from ..targets.engines.build_settings import BuildSettings
-    from ..targets.remote.board import build_on
-    from ..targets.remote.on_board import version_there
-    from ..targets.runtimes.runtime import is_engine
-    from ..targets.target import load_target, target_on
-
     path, chosen = Path(model), settings or BuildSettings()
     plan = Path(out) if out is not None else path.with_suffix(".plan")
     if not chosen.standalone and not is_engine(plan.name):
@@ -231,14 +221,11 @@ def quantize(
     Raises:
         DeadweightError: the samples do not fit the model, or INT8 breaks its outputs.
     """
-    from typing import cast
-
     from ..export.int8 import to_int8
     from ..export.onnx_graph.graph import load
     from ..export.quantization.histogram import METHODS
     from ..export.quantization.int8_widths import off_step
     from ..export.quantization.samples import open_samples
-    from ..targets.target import load_target
 
     known = (*METHODS, "best")
     if method not in known:
@@ -268,9 +255,6 @@ def quantize(
 
 def _in_half(model: Path, half: Path, settings: BuildSettings, version: str) -> Path:
     """The file to build from: cast to FP16, as `half`, where no flag of that TensorRT does it."""
-    from ..targets.engines.build_settings import needs_half
-    from ..targets.onnx_file import read_nodes
-
     write = half_writer()
     if not version or write is None or not needs_half(read_nodes(model), settings, version=version):
         return model

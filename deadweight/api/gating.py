@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..targets.errors import RecipeError
+from ..targets.gate import check as gates
+from ..targets.gate import history as histories
+from ..targets.gate.baseline import (
+    Baseline,
+    old_model,
+    read_baseline,
+    refuse_other_inputs,
+    refuse_other_protocol,
+    refuse_other_runtime,
+)
+from ..targets.gate.settings import accuracy, gate_files
+from ..targets.progress import Progress
+from ..targets.remote.board import compare_on, predict_on
+from ..targets.remote.on_board import HowThere, ready_on, runtime_there
+from ..targets.runtimes.runtime import is_engine
+from ..targets.timing.inputs import given_inputs
+from ..targets.timing.measurement import Measurement
 from .latency import labelled, optional_path
 from .on_board import connected_to, how_there
 from .results import Gate, silent
-
-if TYPE_CHECKING:
-    from ..targets.gate.baseline import Baseline
-    from ..targets.progress import Progress
-    from ..targets.remote.on_board import HowThere
-    from ..targets.timing.measurement import Measurement
 
 
 def gate(
@@ -56,12 +66,6 @@ def gate(
     Raises:
         DeadweightError: there is no baseline, it is of another protocol, or a model cannot be timed.
     """
-    from ..targets.gate import check as gates
-    from ..targets.gate import history as histories
-    from ..targets.gate.baseline import old_model, read_baseline, refuse_other_inputs, refuse_other_protocol
-    from ..targets.gate.settings import accuracy, gate_files
-    from ..targets.timing.inputs import given_inputs
-
     files = gate_files(
         Path(config),
         model=optional_path(model),
@@ -129,11 +133,6 @@ def _on_board(
             f"The accepted model {accepted.model} is not here, so it cannot be sent to {on}.",
             "Restore the file, or give the command that fetches it: --fetch CMD.",
         )
-    from ..targets.gate.baseline import refuse_other_runtime
-    from ..targets.gate.settings import accuracy
-    from ..targets.remote.board import compare_on, predict_on
-    from ..targets.remote.on_board import ready_on, runtime_there
-    from ..targets.runtimes.runtime import is_engine
 
     protocol, scores = replace(accepted.protocol, events=48), None
     models = {"baseline": old, "candidate": model}

@@ -8,15 +8,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ..targets.engines.record import check_comparable, engine_facts, read_record
 from ..targets.errors import RecipeError
+from ..targets.progress import Counted, Progress
+from ..targets.remote.board import compare_on, layers_on, time_on
+from ..targets.remote.on_board import ready_on, runtime_there
+from ..targets.runtimes.open import open_session, run_as, runtime_of, shared_runtime
+from ..targets.runtimes.runtime import Runtime, is_engine, runtime_named
+from ..targets.target import load_target
+from ..targets.timing.clock import time_together
+from ..targets.timing.inputs import fed, given_inputs
+from ..targets.timing.judge import exit_code, judge
+from ..targets.timing.layer_reasons import explained
+from ..targets.timing.layers import judge_layers
+from ..targets.timing.measurement import CALM, Measurement, Protocol, timed_by
+from ..targets.timing.memory import Memory, engine_memory, measure_memory
+from ..targets.timing.ort_layers import LAYER_PROTOCOL
+from ..targets.timing.sequential import compare_until_decided, sequential_protocol
 from .on_board import connected_to, how_there
 from .results import Comparison, Layers, Profile, silent
 
 if TYPE_CHECKING:
-    from ..targets.progress import Counted, Progress
-    from ..targets.runtimes.runtime import Runtime
     from ..targets.runtimes.session import Arrays, EngineSession
-    from ..targets.timing.measurement import Measurement, Protocol
 
 
 def compare(
@@ -63,16 +76,6 @@ def compare(
     Raises:
         DeadweightError: a model cannot be timed, or the board cannot be reached.
     """
-    from ..targets.engines.record import check_comparable
-    from ..targets.remote.board import compare_on
-    from ..targets.remote.on_board import ready_on, runtime_there
-    from ..targets.runtimes.open import run_as, shared_runtime
-    from ..targets.timing.clock import time_together
-    from ..targets.timing.inputs import given_inputs
-    from ..targets.timing.judge import exit_code, judge
-    from ..targets.timing.measurement import Protocol, timed_by
-    from ..targets.timing.sequential import compare_until_decided, sequential_protocol
-
     models = {"baseline": Path(baseline), "candidate": Path(candidate)}
     if events is not None:
         protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
@@ -85,27 +88,27 @@ def compare(
         protocol = replace(protocol, runtime=runs.name, precision=alike)
         if layers:
             refuse_layers(runs)
-    fed, shown = optional_path(inputs), progress or silent
+    file, shown = optional_path(inputs), progress or silent
     measured: Mapping[str, Measurement]
     remarks: tuple[str, ...] = ()
     if on is not None:
         with connected_to(on, shown) as there:
             if layers:
                 refuse_layers(runtime_there(there, how)[0])
-            ready = ready_on(there, models, how, batch=batch, inputs=fed, progress=shown)
+            ready = ready_on(there, models, how, batch=batch, inputs=file, progress=shown)
             timed, judgement = compare_on(
                 there,
                 ready,
                 protocol=protocol,
                 margin=margin,
                 until_decided=events is None,
-                inputs=fed,
+                inputs=file,
                 progress=shown,
             )
         measured, remarks = timed.measurements, ready.remarks
     elif events is not None:
         measured = time_together(
-            models, protocol=protocol, inputs=given_inputs(fed), progress=labelled(shown, "compare")
+            models, protocol=protocol, inputs=given_inputs(file), progress=labelled(shown, "compare")
         )
         judgement = judge(measured["baseline"], measured["candidate"], margin=margin)
     else:
@@ -113,7 +116,7 @@ def compare(
             *models.values(),
             protocol=protocol,
             margin=margin,
-            inputs=given_inputs(fed),
+            inputs=given_inputs(file),
             progress=labelled(shown, "compare"),
         )
         measured, judgement = found.measured, found.judgement
@@ -124,7 +127,7 @@ def compare(
     if not layers:
         return result
     one = measured["baseline"].protocol
-    timed_layers = time_layers(models, one, inputs=fed, on=on, target=target, progress=progress)
+    timed_layers = time_layers(models, one, inputs=file, on=on, target=target, progress=progress)
     return replace(result, layers=timed_layers)
 
 
@@ -141,15 +144,6 @@ def time_layers(
 
     `whole`: the protocol of the whole models' times, for threads, batch and runtime.
     """
-    from ..targets.remote.board import layers_on
-    from ..targets.remote.on_board import ready_on, runtime_there
-    from ..targets.runtimes.runtime import runtime_named
-    from ..targets.target import load_target
-    from ..targets.timing.inputs import given_inputs
-    from ..targets.timing.layer_reasons import explained
-    from ..targets.timing.layers import judge_layers
-    from ..targets.timing.ort_layers import LAYER_PROTOCOL
-
     shown = progress or silent
     threads, batch, runtime = whole.threads, whole.batch, whole.runtime
     protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch, runtime=runtime)
@@ -213,16 +207,7 @@ def profile(
     Raises:
         DeadweightError: it cannot be timed, or the board cannot be reached.
     """
-    from ..targets.engines.record import check_comparable
-    from ..targets.remote.board import time_on
-    from ..targets.remote.on_board import ready_on, runtime_there
-    from ..targets.runtimes.open import run_as, runtime_of
-    from ..targets.timing.clock import time_together
-    from ..targets.timing.inputs import given_inputs
-    from ..targets.timing.measurement import CALM, Protocol, timed_by
-    from ..targets.timing.memory import Memory, engine_memory, measure_memory
-
-    path, fed, shown = Path(model), optional_path(inputs), progress or silent
+    path, file, shown = Path(model), optional_path(inputs), progress or silent
     measured: Mapping[str, Measurement]
     protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
     memory: Memory | None = None
@@ -233,8 +218,8 @@ def profile(
         with connected_to(on, shown) as there:
             if layers:
                 refuse_layers(runtime_there(there, how)[0])
-            ready = ready_on(there, {path.name: path}, how, batch=batch, inputs=fed, progress=shown)
-            timed = time_on(there, ready, protocol=protocol, inputs=fed, memory=True, progress=shown)
+            ready = ready_on(there, {path.name: path}, how, batch=batch, inputs=file, progress=shown)
+            timed = time_on(there, ready, protocol=protocol, inputs=file, memory=True, progress=shown)
         measured, remarks = timed.measurements, ready.remarks
         parts = timed.engine_memory.get(path.name, ())
         if path.name in timed.memory:
@@ -249,14 +234,14 @@ def profile(
         measured = time_together(
             {path.name: path},
             protocol=protocol,
-            inputs=given_inputs(fed),
+            inputs=given_inputs(file),
             progress=labelled(shown, "profile"),
         )
         if runs.builds:
-            parts = engine_memory(path, protocol, given_inputs(fed))
+            parts = engine_memory(path, protocol, given_inputs(file))
         else:
             shown(0, 1, "memory")
-            memory = measure_memory(path, runtime=runs, threads=threads, batch=batch, inputs=fed)
+            memory = measure_memory(path, runtime=runs, threads=threads, batch=batch, inputs=file)
     measured = measured if on is not None else _with_engines(measured, {path.name: path})
     figures = measured[path.name]
     middle = figures.latency_s(50)
@@ -264,11 +249,11 @@ def profile(
     verdict = f"{1e3 * middle.value:.4g} ms (95 % interval {interval}), {timed_by(measured)}"
     void = figures.void
     verdict = f"cannot tell: {'; '.join(void)}; {CALM}" if void else verdict
-    result = Profile(verdict, 3 if void else 0, path, figures, memory, parts, fed, remarks=remarks)
+    result = Profile(verdict, 3 if void else 0, path, figures, memory, parts, file, remarks=remarks)
     if not layers:
         return result
     named, one = {path.name: path}, figures.protocol
-    timed_layers = time_layers(named, one, inputs=fed, on=on, target=target, progress=progress)
+    timed_layers = time_layers(named, one, inputs=file, on=on, target=target, progress=progress)
     return replace(result, layers=timed_layers)
 
 
@@ -277,9 +262,6 @@ def opened_engine(
     plan: Path, protocol: Protocol, inputs: Arrays | None
 ) -> Iterator[tuple[EngineSession, Arrays]]:
     """An opened engine, and the inputs that it was timed with."""
-    from ..targets.runtimes.open import open_session
-    from ..targets.timing.inputs import fed
-
     session = cast("EngineSession", open_session(plan, runtime=protocol.runtime))
     try:
         yield session, fed(session, inputs, batch=protocol.batch, seed=protocol.seed)
@@ -289,9 +271,6 @@ def opened_engine(
 
 def _with_engines(measured: Mapping[str, Measurement], models: Mapping[str, Path]) -> dict[str, Measurement]:
     """Measurements made here, each engine's with what its record says of it."""
-    from ..targets.engines.record import engine_facts, read_record
-    from ..targets.runtimes.runtime import is_engine
-
     facts = {
         name: engine_facts(read_record(path)) if is_engine(path) else {} for name, path in models.items()
     }
@@ -303,8 +282,6 @@ def _with_engines(measured: Mapping[str, Measurement], models: Mapping[str, Path
 
 def refuse_layers_on(on: str, *, target: str | None = None, runtime: str | None = None) -> None:
     """As `refuse_layers`, for the runtime of a board."""
-    from ..targets.remote.on_board import runtime_there
-
     with connected_to(on, silent) as there:
         refuse_layers(runtime_there(there, how_there(on, target=target, runtime=runtime))[0])
 
@@ -329,8 +306,6 @@ def labelled(progress: Progress, what: str) -> Counted:
 
 def board_runtime(target: str | None) -> Runtime | None:
     """The runtime of the board that the caller named; None without one."""
-    from ..targets.target import load_target
-
     return None if target is None else load_target(target).runtime
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from ..targets.engines.build_settings import BuildSettings
+from ..targets.engines.plugins import given_plugins
 from ..targets.errors import RecipeError
-
-if TYPE_CHECKING:
-    from ..targets.progress import Progress
-    from ..targets.remote.on_board import Cast, HowThere
-    from ..targets.remote.ssh import Transport
+from ..targets.progress import Progress
+from ..targets.remote.on_board import Cast, HowThere
+from ..targets.remote.ssh import Transport, connected
+from ..targets.runtimes.runtime import runtime_named
+from ..targets.target import load_target
 
 
 @contextmanager
 def connected_to(on: str, progress: Progress) -> Iterator[Transport]:
     """Connects to the board and shows progress meanwhile."""
-    from ..targets.remote.ssh import connected
-
     progress(0, 1, f"connecting to {on}")
     with connected(on) as there:
         yield there
@@ -28,12 +27,6 @@ def how_there(
     on: str | None, *, target: str | None = None, runtime: str | None = None, precision: str | None = None
 ) -> HowThere:
     """What runs on the board `on`, as the caller chose it."""
-    from ..targets.engines.build_settings import BuildSettings
-    from ..targets.engines.plugins import given_plugins
-    from ..targets.remote.on_board import HowThere
-    from ..targets.runtimes.runtime import runtime_named
-    from ..targets.target import load_target
-
     if on is None and precision:
         raise RecipeError(
             "--precision is for a build on a board, and none is named.", "Give --on USER@HOST, or local."

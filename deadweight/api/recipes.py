@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..pipeline.recipe import Recipe, SweepSettings, read_recipe
+from ..pipeline.runs.cache import locked
+from ..pipeline.runs.prune_command import in_python, prune_alone, pruning, up_to_pruning
+from ..pipeline.runs.run import run as run_recipe
+from ..pipeline.runs.run import run_sweep
+from ..pipeline.runs.start import Watcher, prepared
+from ..pipeline.runs.summary import exit_code
 from ..targets.errors import RecipeError, TargetError
+from ..targets.target import with_facts
 from .on_board import connected_to
 from .results import Pruned, Run, Sweep, silent
-
-if TYPE_CHECKING:
-    from ..pipeline.recipe import Recipe
-    from ..pipeline.runs.start import Watcher
 
 
 def prune(
@@ -51,13 +58,6 @@ def prune(
     Raises:
         DeadweightError: no argument says how much to remove, or the network cannot be pruned.
     """
-    import contextlib
-    import tempfile
-
-    from ..pipeline.runs.cache import locked
-    from ..pipeline.runs.prune_command import in_python, prune_alone, pruning, up_to_pruning
-    from ..pipeline.runs.start import Watcher, prepared
-
     chosen = {"ratio": ratio, "parameters": parameters, "mean": mean, "std": std, "criterion": criterion}
     wanted = {name: value for name, value in chosen.items() if value is not None}
     checkpoint = None if weights is None else Path(weights)
@@ -111,10 +111,6 @@ def run(
     Raises:
         DeadweightError: the recipe is wrong, or a stage failed; finished stages are kept.
     """
-    from ..pipeline.runs.run import run as run_recipe
-    from ..pipeline.runs.start import Watcher
-    from ..pipeline.runs.summary import exit_code
-
     there = {"on": on, "runtime": runtime, "precision": precision}
     named = [f"profile.{name}={json.dumps(value)}" for name, value in there.items() if value]
     chosen = [*_targeted(settings, target), *named]
@@ -147,10 +143,6 @@ def sweep(
     Raises:
         DeadweightError: there is nothing to try, or every setting was refused.
     """
-    from ..pipeline.recipe import SweepSettings, read_recipe
-    from ..pipeline.runs.run import run_sweep
-    from ..pipeline.runs.start import Watcher
-
     read = read_recipe(Path(recipe), _targeted(settings, target))
     values = {name: tuple(each) for name, each in (over or {}).items()}
     chosen = SweepSettings(over=values, score_drop=score_drop) if values else read.sweep
@@ -169,12 +161,6 @@ def _targeted(settings: Iterable[str], target: str | None) -> list[str]:
 
 def _for_its_board(path: Path, settings: Sequence[str]) -> Recipe:
     """The recipe; its target has the software of the board where a stage measures."""
-    import contextlib
-    from dataclasses import replace
-
-    from ..pipeline.recipe import read_recipe
-    from ..targets.target import with_facts
-
     recipe = read_recipe(path, settings)
     place = next((on for one in recipe.stages if (on := getattr(one.stage, "on", ""))), "")
     if not place or not recipe.target.runtime.builds:

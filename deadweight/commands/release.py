@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..api.on_board import connected_to
 from ..targets.errors import ArtifactError, RefusedError
 from ..terminal.options import On
 from ..terminal.printer import out
@@ -88,6 +87,7 @@ def install(
 
     Exit code: 0 installed, 1 refused, with the reason; the release in use stays then.
     """
+    from ..api.on_board import connected_to
     from ..targets.remote.board import install_on
 
     with _refusing(bundle), bar() as shown, connected_to(on or "local", shown) as there:
@@ -116,6 +116,7 @@ def rollback(
 
     Exit code: 0 done, or nothing to do; 1 the release before is not trusted any more.
     """
+    from ..api.on_board import connected_to
     from ..targets.remote.board import rollback_on
 
     with _refusing(), bar() as shown, connected_to(on or "local", shown) as there:
