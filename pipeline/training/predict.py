@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...targets.errors import ModelError, WorkloadError
+from ...targets.runtimes.infer import run_all
 from ..workload import Array, Batch, Predict, Workload, example_batch, split_batches, users_code
 
 if TYPE_CHECKING:
@@ -53,23 +54,11 @@ def validation_score(workload: Workload, model: nn.Module) -> float:
 
 def session_predict(session: Session) -> Predict:
     """A `predict` over an opened model; a batch is split and padded if the model's batch is fixed."""
-    fixed = session.inputs[0].shape[0]
-    if not isinstance(fixed, int) or fixed < 1:
-        return lambda arrays: session.run({one.name: np.asarray(arrays[one.name]) for one in session.inputs})
+    names, fixed = [one.name for one in session.inputs], session.inputs[0].shape[0]
 
     def predict(arrays: Mapping[str, Array]) -> dict[str, Array]:
-        count = len(next(iter(arrays.values())))
-        parts: list[Mapping[str, Array]] = []
-        for start in range(0, count, fixed):
-            feed = {
-                spec.name: np.asarray(arrays[spec.name][start : start + fixed]) for spec in session.inputs
-            }
-            missing = fixed - len(next(iter(feed.values())))
-            if missing:
-                feed = {name: np.concatenate([a, np.repeat(a[-1:], missing, 0)]) for name, a in feed.items()}
-            outputs = session.run(feed)
-            parts.append({name: value[: fixed - missing] for name, value in outputs.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        given = {name: np.asarray(arrays[name]) for name in names}
+        return run_all(session, given) if isinstance(fixed, int) and fixed > 0 else session.run(given)
 
     return predict
 

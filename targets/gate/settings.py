@@ -21,7 +21,7 @@ import numpy as np
 from ..board_file import read_toml
 from ..budgets import Budgets
 from ..errors import ArtifactError, RecipeError, meant_and
-from ..runtimes.infer import load_arrays
+from ..runtimes.infer import load_arrays, run_all
 from ..runtimes.open import open_session, runtime_of
 from ..runtimes.runtime import Runtime
 from ..target import load_target
@@ -162,14 +162,12 @@ def accuracy(
         arrays = load_arrays(Path(data))
     except ArtifactError as error:
         raise RecipeError(f"The data {data} cannot be read: {error.what}", error.cure) from error
+    names = [name for name in arrays if name != "label"]
     session = None
     if predict is None:
         session = open_session(model, runtime=runtime_of(model, board))
-    run = predict if session is None else session.run
-    assert run is not None
+        names = [spec.name for spec in session.inputs]
     try:
-        specs = () if session is None else session.inputs
-        names = [spec.name for spec in specs] or [name for name in arrays if name != "label"]
         missing = [name for name in (*names, "label") if name not in arrays]
         if missing:
             raise RecipeError(
@@ -184,31 +182,25 @@ def accuracy(
                 f"{data} has {label.size} values of label ({label.dtype}) for {counts}.",
                 "Give one class number for each sample: labels.argmax(1) where they are one-hot.",
             )
-        fixed = [spec.shape[0] for spec in specs if isinstance(spec.shape[0], int)]
-        step = fixed[0] if fixed else 64 if predict is None else max(label.size, 1)
-        right = seen = 0
-        for start in range(0, label.size - step + 1 if fixed else label.size, step):
-            part = {name: arrays[name][start : start + step] for name in names}
-            output = next(iter(run(part).values()))
-            wanted = label[start : start + step]
-            if output.ndim < 2 or len(output) != wanted.size:
-                raise RecipeError(
-                    f"The first output of {model} has the shape {list(output.shape)} for "
-                    f"{wanted.size} samples: no class can be read from it.",
-                    "The gate scores classifiers: one row of outputs for each sample, as the first output.",
-                )
-            if not np.isfinite(output).all():
-                raise RecipeError(
-                    f"{model} has outputs on {data} that are not finite.", "Check the model and the data."
-                )
-            right += int((output.reshape(len(output), -1).argmax(1) == wanted).sum())
-            seen += len(output)
+        if not label.size:
+            raise RecipeError(f"{data} has no samples.", "Save some hundreds, with their labels.")
+        inputs = {name: arrays[name] for name in names}
+        outputs = run_all(session, inputs) if session is not None else predict(inputs) if predict else {}
     finally:
         if session is not None:
             session.close()
-    if not seen:
-        raise RecipeError(f"{data} has too few samples for a score.", f"The model needs {step} at once.")
-    return right / seen
+    output = next(iter(outputs.values()))
+    if output.ndim < 2 or len(output) != label.size:
+        raise RecipeError(
+            f"The first output of {model} has the shape {list(output.shape)} for {label.size} samples: no "
+            "class can be read from it.",
+            "The gate scores classifiers: one row of outputs for each sample, as the first output.",
+        )
+    if not np.isfinite(output).all():
+        raise RecipeError(
+            f"{model} has outputs on {data} that are not finite.", "Check the model and the data."
+        )
+    return float((output.reshape(len(output), -1).argmax(1) == label).mean())
 
 
 def _table(content: Mapping[str, Any], name: str, path: Path) -> Dict[str, Any]:

@@ -68,7 +68,7 @@ def run_all(
                 for name, array in feeds.items()
             }
         for name, answer in session.run(feeds).items():
-            outputs.setdefault(name, []).append(answer[:length])
+            outputs.setdefault(name, []).append(np.atleast_1d(answer)[:length])
     return {name: np.concatenate(answers) for name, answers in outputs.items()}
 
 
