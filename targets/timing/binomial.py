@@ -28,13 +28,12 @@ def binomial_below(successes: int, trials: int, chance: float) -> float:
     return min(1.0, math.fsum(map(exactly, range(successes))))
 
 
-def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Tuple[float, float]:
-    """The exact interval for a rate observed `successes` times in `trials` (Clopper and Pearson 1934).
+def clopper_pearson(successes: int, trials: int) -> Tuple[float, float]:
+    """The exact 95 % interval for a rate observed `successes` times in `trials` (Clopper and Pearson 1934).
 
     Without trials it is 0 to 1.
     """
-    tail = (1 - confidence) / 2
-    low, high = 0.0, 1.0
+    tail, low, high = 0.025, 0.0, 1.0
     if successes > 0:
         low = _solve(lambda chance: binomial_below(successes, trials, chance) > 1 - tail)
     if successes < trials:

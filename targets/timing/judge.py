@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -72,11 +72,15 @@ class Judgement:
 
     def to_json(self) -> Dict[str, Any]:
         """Plain values for JSON; what is infinite becomes null."""
-        values = {**asdict(self), "remarks": list(self.remarks), "sentence": self.sentence()}
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in values.items()
-        }
+        return finite({**asdict(self), "remarks": list(self.remarks), "sentence": self.sentence()})
+
+
+def finite(values: Mapping[str, Any]) -> Dict[str, Any]:
+    """Values for JSON, which has no infinity: what is infinite becomes null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
 
 
 def exit_code(outcome: str, *, equal: int = 0) -> int:

@@ -16,13 +16,14 @@ import numpy as np
 
 from ..errors import MeasurementError
 from .binomial import binomial_below
-from .judge import order_statistic
+from .judge import finite, order_statistic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MARGIN = 0.02
-"""The default change of a layer's time that does not matter."""
+"""The change of a layer's time that does not matter."""
+_ERROR = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,22 +78,13 @@ class LayerJudgement:
 
     def to_json(self) -> Dict[str, Any]:
         """Plain values for JSON; what is infinite becomes null."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
+        return finite(asdict(self))
 
 
-def judge_layers(
-    baseline: Mapping[str, Layer],
-    candidate: Mapping[str, Layer],
-    *,
-    confidence: float = 0.95,
-    margin: float = MARGIN,
-) -> Tuple[LayerJudgement, ...]:
+def judge_layers(baseline: Mapping[str, Layer], candidate: Mapping[str, Layer]) -> Tuple[LayerJudgement, ...]:
     """Judges every layer that both networks have, in the baseline's order.
 
-    The probability that any unchanged layer is called faster or slower is at most 1 - confidence, under any
+    The probability that any unchanged layer is called faster or slower is at most 5 %, under any
     dependence between layers.
 
     Raises:
@@ -118,16 +110,16 @@ def judge_layers(
     corrected = holm([_sign_test(values) for values in ratios.values()])
     judgements = []
     for (name, values), p_value in zip(ratios.items(), corrected):
-        order, _ = order_statistic(values.size, 1 - (1 - confidence) / len(ratios))
+        order, _ = order_statistic(values.size, 1 - _ERROR / len(ratios))
         before_layer, after_layer = baseline[name], candidate[shared[name]]
         doubt = _doubt(before_layer) + _doubt(after_layer)
         low, high = 0.0, math.inf
         if order:
             low, high = math.exp(values[order - 1] - doubt), math.exp(values[-order] + doubt)
         middle = float(np.median(values))
-        if order and 1 / (1 + margin) <= low and high <= 1 + margin:
+        if order and low >= 1 / (1 + MARGIN) and high <= 1 + MARGIN:
             outcome = "equal"
-        elif p_value <= 1 - confidence and abs(middle) > doubt:
+        elif p_value <= _ERROR and abs(middle) > doubt:
             outcome = "faster" if middle > 0 else "slower"
         else:
             outcome = "cannot_tell"

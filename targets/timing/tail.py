@@ -97,14 +97,14 @@ def needed_samples(percent: float, confidence: float = 0.95) -> int:
     return math.ceil(math.log1p(-confidence) / math.log(percent / 100))
 
 
-def tail_of(measurement: Measurement, percent: float, *, confidence: float = 0.95) -> TailBound:
+def tail_of(measurement: Measurement, percent: float) -> TailBound:
     """The bound for the wall time of one run of a model, from samples by event.
 
     Where one clock reading covers several runs (`runs` above 1), a sample is their mean, and the bound is for
     such means.
     """
     times = measurement.wall_s
-    return tail_bound(times.reshape(times.shape[0], -1), percent, confidence=confidence)
+    return tail_bound(times.reshape(times.shape[0], -1), percent)
 
 
 def design_effect(samples_s: NDArray[np.float64], value_s: float) -> float:
