@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..targets.artifact import Artifact
+from ..targets.artifact import Artifact, write_json
 from ..targets.errors import RecipeError
 from ..targets.progress import Progress
 
@@ -225,6 +225,11 @@ class Work:
     def with_artifact(self, name: str, path: Path) -> Work:
         """This work with one more file that belongs to no single network."""
         return dataclasses.replace(self, artifacts={**self.artifacts, name: Artifact.of(path)})
+
+    def with_json(self, name: str, content: Any) -> Work:
+        """This work with one more artifact, the file `name`.json with this content."""
+        write_json(self.directory / f"{name}.json", content)
+        return self.with_artifact(name, self.directory / f"{name}.json")
 
     def quiet(self, directory: Path) -> Work:
         """This work for a stage inside another, which speaks for it: its own folder, no progress."""

@@ -20,7 +20,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from ...targets.artifact import write_json
 from ...targets.errors import ModelError, RecipeError
 from ..pruning.blocks import Block, Kind, find, removable
 from ..pruning.bypass import Dropped, dropping, without
@@ -80,10 +79,9 @@ class Depth:
         plan = plan_of(small) or plan
         verify(model, small, plan, example)
         small = reestimated(small, work.workload, batches=self.norms, seed=work.seed)
-        path = work.directory / "depth.json"
         fixed = {block.path: block.reason for block in found if block.reason}
-        write_json(path, {"score": search.whole, "rounds": search.rounds, "fixed": fixed})
-        work = work.with_artifact("depth", path).with_model("shallow", small, plan=plan)
+        work = work.with_json("depth", {"score": search.whole, "rounds": search.rounds, "fixed": fixed})
+        work = work.with_model("shallow", small, plan=plan)
         stay = "; ".join(f"{path}: {reason}" for path, reason in fixed.items())
         return work.logged("depth", self, *search.words(), *([f"cannot be dropped: {stay}"] if stay else []))
 

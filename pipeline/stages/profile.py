@@ -15,7 +15,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ...export.quantization.half_files import write_half
-from ...targets.artifact import write_json
 from ...targets.engines.build_settings import BuildSettings
 from ...targets.errors import MeasurementError
 from ...targets.machine.probe import conditions
@@ -82,12 +81,10 @@ class Profile:
         )
         result, words = _saved(work, measured)
         if self.memory:
-            write_json(work.directory / "memory.json", _memory(paths, work))
-            result = result.with_artifact("memory", work.directory / "memory.json")
+            result = result.with_json("memory", _memory(paths, work))
         if self.layers and len(paths) > 1 and here.time_layers is not None:
             try:
-                write_json(work.directory / "layers.json", self._layers(paths, work))
-                result = result.with_artifact("layers", work.directory / "layers.json")
+                result = result.with_json("layers", self._layers(paths, work))
             except MeasurementError as error:
                 words.append(f"Layers were not judged. {error.what}")
         return result.logged("profile", self, *words)
@@ -121,9 +118,8 @@ def _saved(work: Work, measured: Mapping[str, Measurement]) -> tuple[Work, list[
     void = next(iter(measured.values())).void
     if not void:
         return result, []
-    write_json(work.directory / "void.json", list(void))
     words = f"The times are invalid: {'; '.join(void)}; {CALM}."
-    return result.with_artifact("void", work.directory / "void.json"), [words]
+    return result.with_json("void", list(void)), [words]
 
 
 def _memory(paths: Mapping[str, Path], work: Work) -> dict[str, object]:
@@ -160,12 +156,10 @@ def profile_on(
     result, invalid = _saved(work, timed.measurements)
     first = next(iter(timed.measurements.values()))
     if timed.memory:
-        write_json(work.directory / "memory.json", {"conditions": first.conditions, **timed.memory})
-        result = result.with_artifact("memory", work.directory / "memory.json")
+        result = result.with_json("memory", {"conditions": first.conditions, **timed.memory})
     if ready.engines:
         made = {"on": on, "runtime": ready.runtime.name, "precision": ready.precision}
-        write_json(work.directory / "engines.json", {**made, "engines": dict(ready.engines)})
-        result = result.with_artifact("engines", work.directory / "engines.json")
+        result = result.with_json("engines", {**made, "engines": dict(ready.engines)})
     words = [f"On {on}: {measurement.timed_by(timed.measurements)}.", *(f"{one}." for one in ready.remarks)]
     return result, words + invalid
 

@@ -23,7 +23,7 @@ from ...export.quantization import adequacy
 from ...export.quantization.fp16 import to_half
 from ...export.quantization.histogram import Method
 from ...export.quantization.int8_widths import off_step
-from ...targets.artifact import Artifact, write_json
+from ...targets.artifact import Artifact
 from ...targets.errors import ModelError, RecipeError
 from ..quantization.candidates import Candidate, Step, Trials, first, stepped, timed, validated
 from ..quantization.sensitivity import Layer, return_sentence, returned, sensitivity, sensitivity_sentence
@@ -90,8 +90,7 @@ class Quantize:
             result = work.logged("quantize", self, *said)
         if said:
             content = {"words": said, "layers": [layer.to_json() for layer in layers]}
-            write_json(work.directory / "int8.json", content)
-            result = result.with_artifact("int8", work.directory / "int8.json")
+            result = result.with_json("int8", content)
         shutil.rmtree(trials.folder)
         return result
 
@@ -123,7 +122,6 @@ class Quantize:
     def _kept(self, work: Work, trials: Trials, kept: Candidate, said: list[str]) -> Work:
         path = work.directory / "int8" / "model.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(work.directory / "ranges.json", kept.ranges.to_json())
         rounded = {name: kept.ranges.adequacy[name] for name in kept.quantized.tensors}
         batches = itertools.islice(inputs_of(work.workload, "calibration"), COMPARED)
         int8 = Opened.of(kept.quantized.model)
@@ -136,7 +134,7 @@ class Quantize:
             said.append(sentence)
         save(shipped.proto, path)
         result = work.with_variant(Variant("int8", {"onnx": Artifact.of(path)}))
-        result = result.with_artifact("ranges", work.directory / "ranges.json")
+        result = result.with_json("ranges", kept.ranges.to_json())
         return result.logged(
             "quantize",
             self,

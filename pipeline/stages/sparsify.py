@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import nn
 
-from ...targets.artifact import write_json
 from ...targets.errors import RecipeError
 from ..compression.masks import (
     Masks,
@@ -86,9 +85,8 @@ class Sparsify:
         place = work.directory / "sparse" / "masks.safetensors"
         save_masks(place, masks, self.pattern)
         facts = sparse_facts(sparse, masks, self.pattern)
-        write_json(work.directory / "sparse.json", {"network": "sparse", **facts})
         made = work.with_model("sparse", sparse, plan=work.plan(source), beside={"masks": place})
-        made = made.with_artifact("sparse", work.directory / "sparse.json")
+        made = made.with_json("sparse", {"network": "sparse", **facts})
         held = facts["bytes"]
         words = (
             f"{facts['left']:,} of {facts['parameters']:,} parameters are left; "
