@@ -375,20 +375,11 @@ def _error(error: DeadweightError) -> Dict[str, str]:
 
 
 _COMMANDS: Dict[str, Callable[[argparse.Namespace], Any]] = {
-    "doctor": _doctor,
-    "facts": _facts,
-    "verify": _verify,
-    "install": _install,
-    "rollback": _rollback,
-    "profile": _profile,
-    "layers": _layers,
-    "compare": _compare,
-    "infer": _infer,
-    "unpack": _unpack,
-    "build": _build,
-    "held": _held,
-    "receive": _receive,
-    "send": _send,
+    command.__name__[1:]: command
+    for command in (
+        *(_doctor, _facts, _verify, _install, _rollback, _profile, _layers, _compare, _infer),
+        *(_unpack, _build, _held, _receive, _send),
+    )
 }
 
 

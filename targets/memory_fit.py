@@ -12,11 +12,11 @@ as 0, and *fits* needs room for ten times its estimate.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from .errors import MeasurementError, ModelError, TargetError
+from .errors import MeasurementError, TargetError
 
 OUTCOMES = ("fits", "does_not_fit", "cannot_tell")
 LEAST_WORKSPACE_BYTES = 16 << 20
@@ -64,20 +64,6 @@ class Footprint:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Footprint:
         """The inverse of `to_json`."""
-        known = {item.name for item in fields(cls)}
-        wrong = sorted(set(value) ^ known)
-        wrong += sorted(
-            name
-            for name in known & set(value)
-            if (name.endswith("_bytes") or name == "batch")
-            and not (isinstance(value[name], int) and value[name] >= 0)
-            and not (name == "activations_high_bytes" and value[name] is None)
-        )
-        if wrong:
-            raise ModelError(
-                f"The footprint of the model is invalid: see {', '.join(wrong)}.",
-                "Compute it again on the workstation: deadweight memory MODEL.onnx",
-            )
         return cls(**{**value, "unknown": tuple(value["unknown"])})
 
 

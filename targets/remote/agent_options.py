@@ -25,6 +25,12 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, words: str) -> Callable[..., argparse.Action]:
         return commands.add_parser(name, help=words).add_argument
 
+    def timing(name: str, words: str) -> Callable[..., argparse.Action]:
+        add = command(name, words)
+        add("--protocol", default="{}", help="JSON")
+        add("--inputs", type=Path, help="an NPZ file to use in place of random inputs")
+        return add
+
     command("doctor", "what works here, and how to fix the rest")
     command("facts", "what this machine is, and which runtimes work here")
     add = command("verify", "whether a bundle may be loaded here")
@@ -40,20 +46,14 @@ def parser() -> argparse.ArgumentParser:
     add("name")
     add("--if-wrong", action="store_true", help="only if the version in use fails its golden test")
     add("--place", type=Path, default=PLACE)
-    add = command("profile", "time models interleaved")
+    add = timing("profile", "time models interleaved")
     add("models", type=_named, nargs="+", metavar="[NAME=]MODEL")
-    add("--protocol", default="{}", help="JSON")
-    add("--inputs", type=Path, help="an NPZ file to use in place of random inputs")
     add("--memory", action="store_true")
-    add = command("layers", "time the layers of models interleaved")
+    add = timing("layers", "time the layers of models interleaved")
     add("models", type=_named, nargs="+", metavar="[NAME=]MODEL")
-    add("--protocol", default="{}", help="JSON")
-    add("--inputs", type=Path, help="an NPZ file to use in place of random inputs")
-    add = command("compare", "time two models interleaved and judge them")
+    add = timing("compare", "time two models interleaved and judge them")
     add("baseline")
     add("candidate")
-    add("--protocol", default="{}", help="JSON")
-    add("--inputs", type=Path, help="an NPZ file to use in place of random inputs")
     add("--margin", type=float, default=0.02)
     add("--until-decided", action="store_true", help="add events until the outcome is clear")
     add = command("infer", "run a folder of inputs through a model")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deadweight.targets.errors import MeasurementError, ModelError, TargetError
+from deadweight.targets.errors import MeasurementError, TargetError
 from deadweight.targets.memory_fit import LEAST_WORKSPACE_BYTES, Base, Footprint, base_of, fit, free_memory
 
 MB = 10**6
@@ -117,14 +118,8 @@ def test_free_memory_is_what_can_be_had_not_what_lies_idle(tmp_path: Path) -> No
         free_memory(tmp_path / "nowhere")
 
 
-def test_a_footprint_travels_and_a_damaged_one_is_refused() -> None:
-    answer = NEED.to_json()
-    assert Footprint.from_json(answer) == NEED
-    for wrong in ({**answer, "batch": "1"}, {**answer, "weights_low_bytes": -1}, {**answer, "more": 1}):
-        with pytest.raises(ModelError, match="is invalid"):
-            Footprint.from_json(wrong)
-    with pytest.raises(ModelError, match="peak_at"):
-        Footprint.from_json({key: value for key, value in answer.items() if key != "peak_at"})
+def test_a_footprint_travels() -> None:
+    assert Footprint.from_json(json.loads(json.dumps(NEED.to_json()))) == NEED
 
 
 def test_memory_that_is_not_there_cannot_be_planned() -> None:
