@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, Tuple
 
 from .engines.base_memory import kept_base, measure_base
 from .machine import jetson, nvidia_tools
@@ -47,7 +47,9 @@ def doctor(root: Path = Path("/"), folder: Path = CACHE) -> Tuple[Check, ...]:
     info = conditions(root)
     load, cores = info["state"]["load"][0], info["state"]["cores_allowed"]
     advice = "" if load < 0.5 * cores else "Stop other programs: one run can then detect smaller changes."
-    checks = [_python(), _library("numpy", "running and timing models", _apt(board, "numpy"))]
+    # On a board pip may build for minutes, or the system's Python may refuse it.
+    numpy = "sudo apt install python3-numpy" if board else "pip install numpy"
+    checks = [_python(), _library("numpy", "running and timing models", numpy)]
     checks += _board_checks(root, board, folder) if board else _workstation_checks(root, folder)
     checks += [
         _cpu_clock(),
@@ -139,11 +141,6 @@ def _board_checks(root: Path, board: Board, folder: Path) -> List[Check]:
 def _python() -> Check:
     fits = sys.version_info >= (3, 8)
     return Check("python", platform.python_version(), fits, "all", "" if fits else "Install Python 3.8+.")
-
-
-def _apt(board: Optional[Board], name: str) -> str:
-    # On a board pip may build for minutes, or the system's Python may refuse it.
-    return f"sudo apt install python3-{name}" if board else f"pip install {name}"
 
 
 def _library(name: str, needed_for: str, cure: str, *, imported: bool = False) -> Check:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from ..targets.doctor import Check
 from ..targets.errors import DeadweightError, RecipeError
 from ..terminal.options import JetPack, TargetName
 from ..terminal.printer import out
-from ..terminal.tables import explain
+from ..terminal.tables import explain, listing
 
 
 def targets(
@@ -39,14 +38,14 @@ def targets(
         name = str(_written(source, to))
         out.say(f"The target: {name}")
     if name is None:
-        table = Table("target", "board", "runtime", "precisions", header_style="bold")
+        table = listing("target", "board", "runtime", "precisions")
         for each in map(load_target, target_names()):
             table.add_row(each.name, each.title, str(each.runtime), ", ".join(each.precisions))
         out.print(table)
         return
     target = load_target(with_jetpack(name, jetpack) or name)
     out.say((target.title, "bold"), f": {target.runtime}, {', '.join(target.precisions)}")
-    table = Table("fact", "value", "certainty", "source", header_style="bold")
+    table = listing("fact", "value", "certainty", "source")
     for kind, rule in target.alignment.items():
         table.add_row(f"width of {kind}", f"multiple of {rule.step}", rule.certainty, rule.source)
     for key, fact in target.facts.items():
@@ -149,7 +148,7 @@ def bundle(
 
 
 def _show_checks(checks: Sequence[Check], advice: str) -> int:
-    table = Table("", "what", "found", "needed for", header_style="bold")
+    table = listing("", "what", "found", "needed for")
     for check in checks:
         sign = Text("works", style="green") if check.works else Text("missing", style="red")
         table.add_row(sign, check.name, check.found, check.needed_for)

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from .. import api
-from ..api.latency import opened_engine
 from ..targets.board_file import with_jetpack
 from ..targets.errors import ArtifactError
 from ..terminal.options import JetPack, On, Precision, TargetName
 from ..terminal.printer import out
 from ..terminal.show import show
-from ..terminal.tables import milliseconds
+from ..terminal.tables import listing, milliseconds
 
 if TYPE_CHECKING:
     from ..targets.engines.compare import Comparison
@@ -125,8 +123,7 @@ def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | N
 
 
 def _show_layers(shown: Engine) -> None:
-    table = Table("layer", "does", "precision", header_style="bold")
-    table.add_column("time", justify="right", no_wrap=True)
+    table = listing("layer", "does", "precision", numbers=["time"])
     for layer in sorted(shown.layers, key=lambda layer: -(layer.latency_s or 0.0))[:_ROWS]:
         time = "" if layer.latency_s is None else milliseconds(layer.latency_s)
         name = ", ".join(layer.modules) if layer.modules else layer.name
@@ -137,9 +134,7 @@ def _show_layers(shown: Engine) -> None:
 
 def _show_pairs(compared: Comparison) -> None:
     before, after = compared.before, compared.after
-    table = Table("layers", header_style="bold")
-    for heading in (before.name, after.name, "ratio"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = listing("layers", numbers=(before.name, after.name, "ratio"))
     pairs = sorted(compared.pairs, key=lambda pair: -max(pair.before_s or 0.0, pair.after_s or 0.0))
     for pair in pairs[:_ROWS]:
         times = ["" if time is None else milliseconds(time) for time in (pair.before_s, pair.after_s)]
@@ -163,6 +158,7 @@ def _counts(shown: Engine) -> None:
 
 def show_engine_layers(plan: Path, protocol: Protocol, inputs: Arrays | None = None) -> None:
     """Prints each layer's time by TensorRT's profiler; writes the files for `deadweight engine`."""
+    from ..api.latency import opened_engine
     from ..targets.artifact import write_json, write_text
 
     layers, times = Path(f"{plan}.layers.json"), Path(f"{plan}.times.json")

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..targets.errors import RecipeError
 from ..terminal.printer import out
+from ..terminal.tables import listing
 
 if TYPE_CHECKING:
     from ..export.coding.container import Packed
@@ -84,7 +85,7 @@ def _bits(given: list[str]) -> tuple[int, dict[str, int]]:
 
 
 def _table(packed: Packed) -> Table:
-    table = Table("tensor", "bytes", "packed", "as", header_style="bold")
+    table = listing("tensor", "bytes", "packed", "as")
     for name, before, after, way in packed.tensors:
         table.add_row(name, f"{before:,}", f"{after:,}", way)
     table.add_row("the graph", "", f"{packed.skeleton_bytes:,}", "deflated")

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .tables import megabytes
+from .tables import listing, megabytes
 
 if TYPE_CHECKING:
     from ..export.int8 import Int8
@@ -84,10 +84,7 @@ def int8_facts(
 
 def widths_table(cut: Cut) -> Table:
     """One row per group of neurons: their number before and after."""
-    table = Table(header_style="bold")
-    table.add_column("group", overflow="fold")
-    for heading in ("kind", "before", "after", "removed"):
-        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    table = listing("group", "kind", numbers=("before", "after", "removed"))
     for name, width in cut.plan.widths.items():
         gone = f"{1 - width.after / width.before:.0%}" if width.after < width.before else ""
         table.add_row(name, width.kind, str(width.before), str(width.after), gone)
@@ -114,10 +111,7 @@ def cut_facts(cut: Cut, *, score_name: str) -> RenderableType:
 
 
 def _flips(made: Int8) -> Table:
-    table = Table(header_style="bold")
-    table.add_column("sample", overflow="fold")
-    for heading in ("float", "INT8", "the float network's lead"):
-        table.add_column(heading, justify="right")
+    table = listing("sample", numbers=("float", "INT8", "the float network's lead"))
     for flip in made.flips:
         table.add_row(flip.place, str(flip.before), str(flip.after), f"{flip.lead:.3g}")
     return table

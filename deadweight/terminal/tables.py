@@ -100,12 +100,19 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
 
 
+def listing(*text: str, numbers: Iterable[str] = (), title: str | None = None) -> Table:
+    """A table with headings: columns of text fold where it is narrow, columns of numbers never do."""
+    table = Table(header_style="bold", title=title)
+    for heading in text:
+        table.add_column(heading, overflow="fold")
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
 def measurement_table(measured: Mapping[str, Measurement]) -> Table:
     """Latency percentiles by model, each with its interval."""
-    table = Table(header_style="bold")
-    table.add_column("model", overflow="fold")
-    for heading in ("p50, 95 % interval", "p95", "p99", "n", "file"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = listing("model", numbers=("p50, 95 % interval", "p95", "p99", "n", "file"))
     for name, figures in measured.items():
         middle = figures.latency_s(50)
         table.add_row(
@@ -136,11 +143,8 @@ def judgement_line(judgement: Judgement) -> Text:
 
 def layers_table(judged: Sequence[LayerJudgement], *, judging: bool) -> Table:
     """One row per layer: both times, and the answer with its interval; or the times of one. `*`: pruned."""
-    table = Table(header_style="bold")
-    table.add_column("layer", overflow="fold", ratio=1)
     headings = ("base, µs", "cand., µs", "speed-up, interval", "answer") if judging else ("µs",)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = listing("layer", numbers=headings)
     for one in judged:
         name = Text.assemble(one.name, (f" {one.kind}", "dim"))
         cells: list[RenderableType] = [name, f"{1e6 * one.baseline_s:.1f}"]
@@ -158,9 +162,8 @@ def gate_table(gated: Gated) -> Table:
     from ..targets.gate.report import limit_text
 
     colours = {"pass": "green", "fail": "bold red", "cannot_tell": "yellow"}
-    table = Table(header_style="bold", title=f"compared with the accepted model, {gated.against}")
-    for heading in ("budget", "answer", "measured", "limit"):
-        table.add_column(heading, overflow="fold")
+    title = f"compared with the accepted model, {gated.against}"
+    table = listing("budget", "answer", "measured", "limit", title=title)
     for one in gated.checks:
         answer = Text(one.outcome.replace("_", " "), style=colours[one.outcome])
         table.add_row(one.name, answer, one.sentence, limit_text(one))

@@ -53,25 +53,14 @@ _FLOAT_ONLY = (
     *("Reciprocal", "Round", "Sin", "Sinh", "Sqrt", "Tan"),
 )
 _FLOAT_ONLY_11 = (  # by TensorRT-RTX 1.7.1, of that time
-    *(
-        "AveragePool",
-        "Gelu",
-        "HardSwish",
-        "LRN",
-        "LeakyRelu",
-        "Relu",
-        "Sigmoid",
-        "Softmax",
-        "Softplus",
-        "Tanh",
-    ),
+    *("AveragePool", "Gelu", "HardSwish", "LRN", "LeakyRelu", "Relu", "Sigmoid", "Softmax", "Softplus"),
+    "Tanh",
 )
 # The tables list the types of an operator's data: of these operators the output's, of others the input's.
 _BY_OUTPUT = ("Constant", "ConstantOfShape", "EyeLike", "OneHot", "Range", "Where")
 _UNSIZED = ("NonZero", "NonMaxSuppression")  # how large the result is depends on the data
-_RTX = (
-    "NonZero",
-)  # a plugin for TensorRT-RTX 1.7.1, by its message, but a layer in onnx-tensorrt's importers
+# A plugin for TensorRT-RTX 1.7.1, by its message, but a layer in onnx-tensorrt's importers.
+_RTX = "NonZero"
 _ANY_TYPE = (*QUANTIZED, "If", "Loop", "Scan", "Shape", "Size", "NonMaxSuppression", "SequenceConstruct")
 
 
@@ -188,7 +177,7 @@ def asked(network: Network, platform: Platform) -> Iterator[Finding]:
     what = f"{opinion.name}: {opinion.refused or opinion.ended or opinion.unbuilt}"
     cure = "Change what it names, or see what the board's TensorRT says: trtexec --onnx=MODEL."
     nodes = network.every_node()
-    if rtx and any(node.op_type in _RTX or changes.uses_plugin(node, platform.version) for node in nodes):
+    if rtx and any(node.op_type == _RTX or changes.uses_plugin(node, platform.version) for node in nodes):
         severity = "note"
         cure = "TensorRT-RTX has no plugins, and the file needs one: this says nothing of a board's TensorRT."
     elif rtx and opinion.unbuilt:

@@ -151,8 +151,9 @@ def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
             wrapped.train()
             for step, whole in enumerate(split_batches(workload, "train", seed=_epoch_seed(seed, epoch))):
                 share = (epoch + min(step / count, 1.0)) / schedule.epochs
+                decay = 0.5 * (1 + math.cos(math.pi * share)) if schedule.decay == "cosine" else 1.0
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * _decay(schedule.decay, share)
+                    group["lr"] = rate * decay
                 if 0 < job.rewind_step == epoch * count + step and fabric.is_global_zero:
                     on_disk.write_tensors(rewind_path(checkpoint, job.rewind_step), model.state_dict())
                 batch = _part(whole, fabric.global_rank, fabric.world_size)
@@ -232,10 +233,6 @@ def _part(batch: Batch, rank: int, processes: int) -> Batch:
 
 def _copied(model: nn.Module) -> Mapping[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def _decay(kind: str, share: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * share)) if kind == "cosine" else 1.0
 
 
 def _is_better(workload: Workload, score: float, than: float) -> bool:
