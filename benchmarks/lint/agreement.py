@@ -1,9 +1,10 @@
 """Do lint's rules and NVIDIA's own parser agree? Files of many kinds through both.
 
-    PYTHONPATH=DIR python benchmarks/lint/agreement.py [--table]
+    PYTHONPATH=DIR python benchmarks/lint/agreement.py [--zoo] [--table]
 
-DIR holds TensorRT-RTX (tensorrt-rtx-cu13-libs, tensorrt-rtx-cu13-bindings). A file agrees where lint has an
-error and the parser refuses it, or neither; a refusal for want of a plugin is rule 601's note.
+With --zoo the networks of torchvision, timm and transformers in `ZOO`, which must be installed. DIR holds
+TensorRT-RTX (tensorrt-rtx-cu13-libs, tensorrt-rtx-cu13-bindings). A file agrees where lint has an error and
+the parser refuses it, or neither; a refusal for want of a plugin is rule 601's note.
 """
 
 from __future__ import annotations
@@ -32,12 +33,22 @@ from benchmarks.common.record import Row, append, recorded  # noqa: E402
 from benchmarks.int8.lint import built  # noqa: E402
 
 RECORD = Path("runs/lint_agreement.jsonl")
+ZOO_RECORD = Path("runs/lint_agreement_zoo.jsonl")
 VERSION = "11.4"
 SAMPLES = 4
 EXAMPLES_AND_ZOO = (
     *("Mlp", "Cnn", "PilotNet", "PixelUNet", "YoloLike", "ConvAutoencoder", "CalledTwice"),
     *("SpatialAttention", "TorchEncoder", "HardCoded", "Lstm", "Gru"),
 )
+ZOO = (
+    *("alexnet", "squeezenet1_1", "googlenet", "resnet18", "resnet50", "resnext50_32x4d", "densenet121"),
+    *("mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "efficientnet_b0", "regnet_x_400mf"),
+    *("convnext_tiny", "swin_t", "lraspp_mobilenet_v3_large", "r3d_18"),
+    *("vit_tiny_patch16_224", "mobilenetv4_conv_small", "repvit_m0_9", "mobilevit_xxs", "edgenext_xx_small"),
+    *("convnextv2_atto", "efficientvit_b0", "levit_128s", "poolformer_s12", "mixer_s32_224"),
+    *("bert", "gpt2", "llama", "t5_encoder", "segformer_b0", "wav2vec2"),
+)
+"""Of benchmarks/zoo/networks.py: every family by one or two."""
 SMALL = {
     "ResidualCnn": ("nets", (3, 16, 16), (16,)),
     "Flattened": ("nets", (1, 8, 8), ()),
@@ -63,7 +74,7 @@ TAILS = ("NonMaxSuppression", "NonZero", "TopK", "RoiAlign", "EfficientNMS_TRT",
 
 def network(name: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """A network in eval mode, and inputs for it."""
-    if name in EXAMPLES_AND_ZOO:
+    if name in EXAMPLES_AND_ZOO or name in ZOO:
         module, inputs = built(name)
         return module, {key: value[:SAMPLES] for key, value in inputs.items()}
     where, shape, arguments = SMALL[name]
@@ -260,19 +271,22 @@ def table(rows: Sequence[Row]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Lint and NVIDIA's parser on the same files.")
-    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--zoo", action="store_true", help="the networks of others")
+    parser.add_argument("--record", type=Path)
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    known = {row["case"] for row in recorded(given.record)}
-    for name, make in cases().items() if not given.table else ():
+    record = given.record or (ZOO_RECORD if given.zoo else RECORD)
+    known = {row["case"] for row in recorded(record)}
+    asked = {name: partial(of_network, name) for name in ZOO} if given.zoo else cases()
+    for name, make in asked.items() if not given.table else ():
         if name in known:
             continue
         with tempfile.TemporaryDirectory() as directory:
             rows = [judged(label, path) for label, path in make(Path(directory))]
-        append(given.record, *({"case": name, **row} for row in rows))
+        append(record, *({"case": name, **row} for row in rows))
         print(name, [row["agree"] for row in rows], file=sys.stderr)
-    print(table(recorded(given.record)))
+    print(table(recorded(record)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -177,10 +178,9 @@ def test_a_run_whose_cable_is_cut_at_five_points_is_finished_by_the_same_command
     assert (tmp_path / "run/report.html").exists()
 
 
-def test_two_files_become_engines_there_and_a_verdict_that_is_none(
-    board: ssh_board.Board, mlp: MakeMlp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The board has no TensorRT in its Python, but the stand-in for trtexec: it builds, times and scores."""
+def with_trtexec(board: ssh_board.Board) -> None:
+    """Gives the board the stand-in for trtexec: no TensorRT in its Python, but a program that builds engines,
+    times them and computes outputs."""
     programs = board.place / "upper/usr/src/tensorrt/bin"
     shutil.copytree(Path(trtexec.__file__).parent, programs / "support", ignore=shutil.ignore_patterns("__*"))
     (programs / "support/__init__.py").touch()
@@ -190,6 +190,12 @@ def test_two_files_become_engines_there_and_a_verdict_that_is_none(
         .replace(f"#!{sys.executable}", "#!/usr/bin/python3")
         .replace(repr(str(Path(trtexec.__file__).parents[1])), repr("/usr/src/tensorrt/bin"))
     )
+
+
+def test_two_files_become_engines_there_and_a_verdict_that_is_none(
+    board: ssh_board.Board, mlp: MakeMlp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_trtexec(board)
     monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(board.config))
     monkeypatch.setenv("COLUMNS", "200")
     original, small = mlp(64, 256, 10, name="original.onnx"), mlp(64, 32, 10, name="small.onnx")
@@ -213,3 +219,40 @@ def test_two_files_become_engines_there_and_a_verdict_that_is_none(
         == 3
     )
     assert runs.exit_code("memory", small, "--on", "board") in (0, 3)
+
+
+def test_a_run_scores_and_times_engines_that_are_built_once(
+    board: ssh_board.Board,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with_trtexec(board)
+    monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(board.config))
+    monkeypatch.setenv("COLUMNS", "160")
+    text = runs.recipe(
+        *(("train", {"epochs": 2}), "statistics", ("prune", {"ratio": 0.5}), "export", "quantize"),
+        ("profile", {"events": 2, "event_s": 0.01, "memory": False}),
+        workload="mine.py:Mine",
+        head='target = "orin-nano-8gb"\n',
+    )
+    project = runs.project_of(tmp_path, text)
+    with (project / "small.py").open("a") as workload:  # one process of trtexec a network, not six
+        workload.write('PARTS["test"] = slice(1400, 1464)\n')
+    code, report = runs.run(project, "--on", "board")
+    said = " ".join(capsys.readouterr().out.split())
+    assert code == 3, said
+    assert report["conditions"]["machine"]["architecture"] == "aarch64"
+    assert "Simulated on the GPU by trtexec 10.3.0" in said
+    assert re.search("on the .*board", said)  # the title of the engine's score, in two lines
+    rows = {row["name"]: row for row in report["rows"]}
+    assert set(rows) == {"original", "pruned", "int8"}
+    for row in rows.values():  # the stand-in computes with ONNX Runtime: an engine scores as its file does
+        assert row["engine_score"] == pytest.approx(row["score"], abs=0.02)
+    plans = {path: path.stat().st_mtime_ns for path in board.home.rglob("engines/*/*.plan")}
+    assert len(plans) == 2 * len(rows)  # those for the scores have another batch
+    code, report = runs.run(project, "--on", "board", "--set", "profile.events=3")
+    assert code == 3
+    assert report["verdict"]["outcome"] == "cannot_tell"
+    assert {path: path.stat().st_mtime_ns for path in board.home.rglob("engines/*/*.plan")} == plans
+    assert "built before, and not again" in " ".join(capsys.readouterr().err.split())
