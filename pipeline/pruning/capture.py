@@ -15,26 +15,30 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
-from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
 from .contexts import collected, hushed, in_mode, own_backward
-from .inputs import Example, check_inputs, flattened, inputs_of, open_batch, tensors_of, unwrapped
+from .inputs import Example, check_inputs, flattened, inputs_of, open_axes, tensors_of, unwrapped
+from .takes import takes_of
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
 
 
-def capture(model: nn.Module, example: Example, *, training: bool = False) -> GraphModule:
+def capture(
+    model: nn.Module, example: Example, *, training: bool = False, every: bool = False
+) -> GraphModule:
     """The graph of `model` on `example` (batch axis first), in eval or in train form. `model` is untouched.
 
     Raises:
         ModelError: the inputs do not fit, or the network cannot be captured (control flow that depends on
             data, a device mismatch); the message names the line of the user's code.
 
-    The graph takes the tensors of the example and returns the leaves of the model's output;
-    `meta["structured"]` restores its structure. `meta["own_backward"]` names the functions whose backward
-    the graph does not have; in eval form its outputs then have no gradient.
+    The graph takes the tensors of the example and returns the leaves of the model's output.
+    With `every`, all axes of the inputs are open that the network leaves open, not only the batch.
+    `meta["takes"]` is what the graph takes, `meta["structure"]` the structure of its output.
+    `meta["own_backward"]` names the functions whose backward the graph does not have; in eval form its
+    outputs then have no gradient.
     """
     model = unwrapped(model)
     inputs = inputs_of(model, example)
@@ -43,10 +47,9 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
     try:
         with in_mode(model, training=training), torch.set_grad_enabled(training), hushed(), collected():
             vars(model)["forward"] = flattened(model, inputs)  # `in_mode` restores it
+            shapes = open_axes(tensors, every=every)
             with own_backward() as functions:
-                program = torch.export.export(
-                    model, tuple(tensors), dynamic_shapes=open_batch(tensors), strict=False
-                )
+                program = torch.export.export(model, tuple(tensors), dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:  # the user's code and the passes of torch.export may raise anything
         raise _refusal(error) from error
@@ -62,7 +65,8 @@ def capture(model: nn.Module, example: Example, *, training: bool = False) -> Gr
         _detach_outputs(module.graph)
     module.meta["own_backward"] = ", ".join(sorted(functions))
     module.graph.set_codegen(CodeGen())  # it takes and returns flat tensors
-    module.meta["structured"] = lambda leaves: pytree.tree_unflatten(leaves, spec)  # survives copying
+    module.meta["structure"] = spec
+    module.meta["takes"] = takes_of(model, module.graph, program._guards_code if every else (), inputs)
     return module
 
 
@@ -191,7 +195,7 @@ def _inline_regions(module: GraphModule) -> None:
 
 def _detached(node: Node) -> Node:
     detached = node.graph.call_function(torch.ops.aten.detach.default, (node,))
-    detached.meta = dict(node.meta)
+    detached.meta = {name: value for name, value in node.meta.items() if name != "nn_module_stack"}
     return detached
 
 

@@ -40,13 +40,13 @@ def following(model: nn.Module, groups: Groups) -> Groups | None:
         return None
     try:
         tracing = _narrowed(groups.tracing, cut, tensors)
-        learners = [one for held in groups.learners if (one := _narrowed(held, cut, tensors))]
+        pairs = [(kind, _narrowed(held, cut, tensors)) for kind, held in groups.captures.items()]
         if tracing is None or not _computes(model, tracing.graph, groups):
             return None
     except Exception:  # the user's code, or tensors on another device: a new trace says what is wrong
         return None
     found = grouped(tracing, groups.example, groups.batch, fingerprint(model))
-    return dataclasses.replace(found, learners=learners)
+    return dataclasses.replace(found, captures={kind: one for kind, one in pairs if one})
 
 
 def _narrowed(tracing: Tracing, cut: Cut, tensors: Mapping[str, Tensor]) -> Tracing | None:

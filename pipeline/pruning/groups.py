@@ -155,7 +155,7 @@ class Groups:
         frozen: the axes that cannot be pruned.
         batch: None if the network takes any batch, else its fixed batch size.
         fingerprint: of the network's names, shapes and types; a plan is valid for this network only.
-        learners: the graph for training, if it was captured for the graph form only: one, or none yet.
+        captures: the graphs that were captured for the graph form only, by (training, every axis open).
     """
 
     groups: tuple[Group, ...]
@@ -164,7 +164,7 @@ class Groups:
     batch: int | None
     fingerprint: str
     tracing: Tracing
-    learners: list[Tracing] = field(default_factory=list)
+    captures: dict[tuple[bool, bool], Tracing] = field(default_factory=dict)
 
     @functools.cached_property
     def graph(self) -> GraphModule:

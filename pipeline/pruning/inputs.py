@@ -164,11 +164,16 @@ def flattened(model: nn.Module, inputs: Inputs) -> Callable[..., Any]:
     return flat
 
 
-def open_batch(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
-    """The dynamic shapes for torch.export: the first axis of every tensor, if all have the same size."""
+def open_axes(tensors: Sequence[Tensor], *, every: bool) -> tuple[Any, ...]:
+    """The dynamic shapes for torch.export: the first axis of every tensor, if all have the same size.
+
+    Args:
+        every: whether the other axes are open too, where the network allows it.
+    """
     batches = {len(value) for value in tensors if value.dim()}
-    shared = len(batches) == 1 and min(batches) > 1
-    return tuple({0: torch.export.Dim.AUTO} if shared and value.dim() else None for value in tensors)
+    first = 0 if len(batches) == 1 and min(batches) > 1 else 1
+    opened = [range(first, value.dim() if every else min(value.dim(), 1)) for value in tensors]
+    return tuple(dict.fromkeys(axes, torch.export.Dim.AUTO) or None for axes in opened)
 
 
 def check_inputs(model: nn.Module, tensors: Sequence[Tensor]) -> None:

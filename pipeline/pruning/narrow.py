@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -60,8 +61,13 @@ def set_attributes(small: nn.Module, attributes: Attributes) -> None:
     """
     for path, values in attributes.items():
         for name, value in values.items():
-            kind = type(getattr(small.get_submodule(path), name))
-            setattr(small.get_submodule(path), name, kind(value) if isinstance(value, list) else value)
+            *above, last = name.split(".")
+            holder: Any = small.get_submodule(path)
+            for step in above:
+                holder = holder[step] if isinstance(holder, dict) else getattr(holder, step)
+            kind = type(holder[last] if isinstance(holder, dict) else getattr(holder, last))
+            put = holder.__setitem__ if isinstance(holder, dict) else functools.partial(setattr, holder)
+            put(last, kind(value) if isinstance(value, list) else value)
     for module in small.modules():
         _follow_shapes(module)
 
@@ -102,23 +108,57 @@ def known_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str, d
     return found
 
 
-def matching_attributes(model: nn.Module, changes: Sequence[Change]) -> dict[str, dict[str, Any]]:
-    """Attributes of the user's modules with the value of a constant that changed in their code.
+def guessed_attributes(model: nn.Module, changes: Sequence[Change]) -> list[dict[str, dict[str, Any]]]:
+    """Attributes of the user's modules that may be the origin of constants that changed in their code.
 
-    They are an int or a list of ints. It is a guess by value (`num_heads` and `window` may be equal), so the
-    result must be checked.
+    They are guesses by value (`num_heads` and `window` may be equal), the surest first, so that each must be
+    checked: none but those of torch's layers; those with the value of a constant; those with the size of an
+    operand, from which code derives a constant (`self.channels // 2`); and a choice of code that is switched
+    off, where an attention took its scale from the width (other code may have its own).
     """
-    found = known_attributes(model, changes)
+    known = known_attributes(model, changes)
+    equal, sized = copy.deepcopy(known), copy.deepcopy(known)
+    switches: dict[str, dict[str, dict[str, Any]]] = {}
     for change in changes:
         module = model.get_submodule(change.module)
-        for name, value in vars(module).items():
-            listed = isinstance(value, (list, tuple)) and isinstance(change.before, (list, tuple))
-            if listed and value and list(value) == list(change.before):
-                found.setdefault(change.module, {}).setdefault(name, list(change.after))
-            for before, after in _pairs(change.before, change.after):
-                if isinstance(value, int) and not isinstance(value, bool) and value == before:
+        pairs = _pairs(change.before, change.after)
+        for name, value in _stored(vars(module)):
+            for found, some in ((equal, pairs), (sized, [*pairs, *change.sizes])):
+                after = _followed(value, change, some)
+                if after is not None:
                     found.setdefault(change.module, {}).setdefault(name, after)
-    return found
+            if change.argument == "scale" and value is True and name != "training":
+                switches.setdefault(name, {})[change.module] = {name: False}
+    off = [
+        {path: sized.get(path, {}) | one.get(path, {}) for path in sized | one} for one in switches.values()
+    ]
+    guesses = [known, equal, sized, *off]
+    return [one for place, one in enumerate(guesses) if one not in guesses[:place]]
+
+
+def _stored(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Attributes by name, with those of dictionaries, configurations and partial functions among them."""
+    for name, value in values.items():
+        if name not in _OWN and isinstance(name, str) and "." not in name and above.count(".") < 3:
+            yield above + name, value
+            inner = value if isinstance(value, dict) else getattr(value, "__dict__", None)
+            plain = not isinstance(value, (nn.Module, Tensor, type)) and not hasattr(value, "__deepcopy__")
+            if isinstance(value, functools.partial):
+                yield from _stored(value.keywords, f"{above}{name}.keywords.")
+            elif isinstance(inner, dict) and plain and not callable(value):
+                yield from _stored(inner, f"{above}{name}.")
+
+
+def _followed(value: Any, change: Change, pairs: Sequence[tuple[int, int]]) -> Any:
+    """What a stored value would be if the constant comes from it; None if it does not."""
+    if isinstance(value, (list, tuple)) and value and isinstance(change.before, (list, tuple)):
+        for start in range(len(change.before) - len(value) + 1):
+            part = slice(start, start + len(value))
+            if list(value) == list(change.before[part]) != list(change.after[part]):
+                return list(change.after[part])
+    if isinstance(value, int) and not isinstance(value, bool):
+        return next((after for before, after in pairs if value == before), None)
+    return None
 
 
 def unread_widths(model: nn.Module, tracing: Tracing, alive: Tensor) -> dict[str, dict[str, int]]:

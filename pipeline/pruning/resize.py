@@ -22,7 +22,10 @@ from .groups import Tracing
 
 @dataclass(frozen=True)
 class Change:
-    """A constant of the graph that changed, with its node and the module whose code has it."""
+    """A constant of the graph that changed, with its node and the module whose code has it.
+
+    `sizes` are those of the operands and results that changed, before and after.
+    """
 
     node: Node
     module: str
@@ -30,6 +33,7 @@ class Change:
     argument: str
     before: Any
     after: Any
+    sizes: tuple[tuple[int, int], ...]
 
 
 def resized(tracing: Tracing, alive: Tensor) -> tuple[Graph, tuple[Change, ...]]:
@@ -40,9 +44,17 @@ def resized(tracing: Tracing, alive: Tensor) -> tuple[Graph, tuple[Change, ...]]
     for before, node in zip(graph.nodes, result.nodes, strict=True):
         name = operator_name(node)
         if node.op == "call_function" and name in _RESIZE:
-            _RESIZE[name](_Site(before, node, name, tracing.values, alive, changes))
+            site = _Site(before, node, name, tracing.values, alive, changes)
+            if site.is_narrower():  # else a size may be open
+                _RESIZE[name](site)
     result.lint()
     return result, tuple(changes)
+
+
+def owner_of(node: Node) -> str:
+    """The module whose forward made a node; "" for the network's own."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return stack[-1][0] if stack else ""
 
 
 def living_shape(value: Tracked, alive: Tensor) -> tuple[int, ...]:
@@ -79,9 +91,10 @@ class _Site:
         self.changed(name, before, value)
 
     def changed(self, argument: str, before: Any, after: Any) -> None:
-        stack = list((self.original.meta.get("nn_module_stack") or {}).values())
-        owner = stack[-1][0] if stack else ""
-        self.changes.append(Change(self.original, owner, self.name, argument, before, after))
+        pairs = [zip(one.shape, living_shape(one, self.alive), strict=True) for one in self.tracked()]
+        sizes = tuple(dict.fromkeys(pair for one in pairs for pair in one if pair[0] != pair[1]))
+        owner = owner_of(self.original)
+        self.changes.append(Change(self.original, owner, self.name, argument, before, after, sizes))
 
     def input(self, name: str) -> Tracked:
         """The facts on the tensor that is an argument, before the resize."""
@@ -90,6 +103,16 @@ class _Site:
         value = self.values[source.name]
         assert isinstance(value, Tracked)
         return value
+
+    def tracked(self) -> list[Tracked]:
+        """The facts on operands and results."""
+        values = [self.values.get(one.name) for one in (*self.original.all_input_nodes, self.original)]
+        return [one for value in values for one in (value if isinstance(value, list) else [value]) if one]
+
+    def is_narrower(self) -> bool:
+        """Whether an operand or a result has fewer elements."""
+        vectors = [vector for one in self.tracked() for vector in one.axes if vector is not None]
+        return not all(bool(self.alive[vector].all()) for vector in vectors)
 
     def results(self) -> list[Tracked]:
         value = self.values[self.original.name]
@@ -142,6 +165,8 @@ def _pieces(site: _Site) -> None:
     pieces = site.results()
     axis = site.argument("dim") % len(pieces[0].shape)
     before = [piece.shape[axis] for piece in pieces]
+    if bool(site.living(site.input("self"), axis).all()):
+        return
     after = [living_shape(piece, site.alive)[axis] for piece in pieces]
     if site.name == "split" and len(set(after)) == 1:
         site.set("split_size", after[0])
@@ -177,9 +202,10 @@ def _narrow(site: _Site) -> None:
     x = site.input("self")
     axis = site.argument("dim") % len(x.shape)
     (result,) = site.results()
-    start = site.argument("start")
-    site.set("length", living_shape(result, site.alive)[axis])
-    site.set("start", int(site.living(x, axis)[:start].sum()))
+    if not bool(site.living(x, axis).all()):
+        start = site.argument("start")
+        site.set("length", living_shape(result, site.alive)[axis])
+        site.set("start", int(site.living(x, axis)[:start].sum()))
 
 
 def _groups(argument: str) -> Callable[[_Site], None]:
@@ -196,9 +222,9 @@ def _groups(argument: str) -> Callable[[_Site], None]:
 
 
 def _normalized_shape(site: _Site) -> None:
-    x = site.input("input")
-    dims = len(site.argument("normalized_shape"))
-    site.set("normalized_shape", list(living_shape(x, site.alive)[-dims:]))
+    x, given = site.input("input"), site.argument("normalized_shape")
+    sizes = zip(given, x.shape[-len(given) :], living_shape(x, site.alive)[-len(given) :], strict=True)
+    site.set("normalized_shape", [_size(site, *one) for one in sizes])
 
 
 def _attention(site: _Site) -> None:
@@ -212,7 +238,7 @@ def _padding(site: _Site) -> None:
     amounts = list(site.argument("pad"))
     for place, amount in enumerate(amounts):
         living = site.living(result, len(result.shape) - 1 - place // 2)
-        if amount > 0:
+        if not bool(living.all()) and amount > 0:
             amounts[place] = int((living[:amount] if place % 2 == 0 else living[-amount:]).sum())
     site.set("pad", amounts)
 
@@ -223,8 +249,8 @@ def _roll(site: _Site) -> None:
     after = []
     for shift, axis in zip(shifts, dims, strict=True):
         living = site.living(x, axis % len(x.shape))
-        turned = shift % len(living)
-        after.append(shift if bool(living.all()) else int(living[len(living) - turned :].sum()))
+        whole = bool(living.all())
+        after.append(shift if whole else int(living[len(living) - shift % len(living) :].sum()))
     if dims:
         site.set("shifts", after)
 

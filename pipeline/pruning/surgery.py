@@ -12,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +22,19 @@ from torch.fx import Graph, GraphModule, Node
 
 from ...targets.errors import ModelError
 from .bypass import shallower
-from .capture import capture, users_line
+from .capture import capture, has_batch, users_line
+from .compare import compared, or_nothing, run, run_graph
 from .contexts import uncollected
-from .graphnet import GraphNet
+from .graphnet import GraphNet, Program, call_layers
 from .groups import Groups, planned
-from .inputs import Example, unwrapped
-from .narrow import WIDTH_ARGUMENTS, cut_tensors
+from .inputs import Example, inputs_of, tensors_of, unwrapped, with_tensors
+from .narrow import WIDTH_ARGUMENTS, cut_tensors, known_attributes, narrowed
 from .plan import Cut, fingerprint, parameters_left, record, together
 from .plan import Plan as Plan
 from .rebuild import other_network, rebuilt
-from .resize import resized
-from .survivors import check_traced
+from .resize import Change, resized
+from .survivors import Recorder, check_traced
+from .takes import follow
 from .trace import trace, tracing_of
 from .trial import Trial, earlier_plans
 
@@ -76,8 +80,7 @@ def apply(
     fixed = f"batch fixed at {groups.batch}" if groups.batch else ""
     reason = "; ".join(part for part in (trial.plan.reason, problem, fixed) if part)
     plan = dataclasses.replace(trial.plan, form="graph", reason=reason, earlier=earlier_plans(model))
-    small = _graph_net(model, groups, plan.cut, trial.tensors, trial.resized[0], trial.alive)
-    return record(small, plan)
+    return record(graph_form(model, plan.cut, groups, trial.tensors), plan)
 
 
 def _shallower(model: nn.Module, plan: Plan, form: str) -> nn.Module:
@@ -108,49 +111,75 @@ def _feasible(trial: Trial, form: str) -> tuple[Trial, nn.Module | None, str]:
     return trial, small, problem
 
 
-def graph_form(model: nn.Module, cut: Cut, groups: Groups) -> GraphNet:
-    """The exported graphs with this cut, for inference and, if there is one, for training."""
-    alive = groups.tracing.living(cut)
-    graph, _ = resized(groups.tracing, alive)
-    return _graph_net(model, groups, cut, cut_tensors(model, cut), graph, alive)
+def graph_form(
+    model: nn.Module, cut: Cut, groups: Groups, tensors: dict[str, Tensor] | None = None
+) -> GraphNet:
+    """The exported graphs with this cut, for inference and, if there is one, for training.
+
+    All axes of the inputs are open that the network leaves open, if the graph then computes the same as the
+    proven one, which has only its batch open.
+    """
+    tensors = tensors or cut_tensors(model, cut)
+    graph, _ = resized(groups.tracing, groups.tracing.living(cut))
+    given = inputs_of(model, groups.example)
+    pairs = zip(tensors_of(given), graph.nodes, strict=False)  # a graph begins with its placeholders
+    inputs = with_tensors(given, [one[:1] if has_batch(node) else one for one, node in pairs])
+    proven = partial(run_graph, Recorder(groups.tracing.graph, graph, tensors), inputs)
+    net = _graph_net(model, groups, cut, tensors, every=True)
+    if compared(proven, or_nothing(partial(run, net, inputs))).same:
+        return net
+    return _graph_net(model, groups, cut, tensors, every=False)
 
 
 def _graph_net(
-    model: nn.Module, groups: Groups, cut: Cut, tensors: dict[str, Tensor], graph: Graph, alive: Tensor
+    model: nn.Module, groups: Groups, cut: Cut, tensors: dict[str, Tensor], *, every: bool
 ) -> GraphNet:
-    tensors = dict(tensors)
     transient = frozenset(tensors) - model.state_dict().keys()
-    captured, graphs = {False: groups.tracing.graph}, {False: graph}
-    problem = ""
-    try:
-        captured[True], graphs[True] = _for_training(model, groups, cut, alive)
-    except ModelError as error:
-        problem = error.what
-    for one in captured.values():
-        for name, tensor in _constants(one, tensors):
-            tensors[name], transient = tensor, transient | {name}
-    structured = {mode: one.meta["structured"] for mode, one in captured.items()}
-    kind = nn.modules.batchnorm._NormBase
-    norms = {name: one.__class__ for name, one in model.named_modules() if isinstance(one, kind)}
-    return GraphNet(tensors, transient, graphs, structured, norms, problem).train(model.training)
+    captured, graphs, problem = dict[bool, GraphModule](), dict[bool, Graph](), ""
+    whole, attributes = set[str](), dict[str, dict[str, Any]]()
+    for training in (False, True):
+        try:
+            captured[training], graph, changes = _resized(model, groups, cut, training, every=every)
+        except ModelError as error:
+            problem = error.what
+            continue
+        attributes |= known_attributes(model, changes)
+        whole |= call_layers(graph, changes, model)
+        graphs[training] = graph
+    constants = _constants(captured, graphs, tensors)
+    tensors, transient = tensors | constants, transient | constants.keys()
+    precision = {name: kind for graph in graphs.values() for name, kind in follow(graph, tensors).items()}
+    structures = {mode: one.meta["structure"] for mode, one in captured.items()}
+    takes = {mode: one.meta["takes"] for mode, one in captured.items()}
+    small = narrowed(model, tensors, attributes)
+    program = Program(graphs, structures, takes, precision, problem)
+    layers = {name: small.get_submodule(name) for name in whole}
+    return GraphNet(program, tensors, transient, layers).train(model.training)
 
 
-def _for_training(model: nn.Module, groups: Groups, cut: Cut, alive: Tensor) -> tuple[GraphModule, Graph]:
-    """The graph of the network in training, as captured and for the living units.
+def _resized(
+    model: nn.Module, groups: Groups, cut: Cut, training: bool, *, every: bool
+) -> tuple[GraphModule, Graph, Sequence[Change]]:
+    """A graph as captured and for the living units, with every axis open if that is possible.
 
     Raises:
         ModelError: it cannot be captured, it couples other units, or it has backward passes of its own.
     """
-    learner = groups.tracing.learner
-    if learner is None:
-        if not groups.learners:
-            groups.learners.append(tracing_of(model, capture(model, groups.example, training=True)))
-        learner = groups.learners[0]
-        alive = learner.living(cut)
-    if functions := learner.graph.meta["own_backward"]:
-        cure = "Leave it out of the groups to prune, or train before pruning."
-        raise ModelError(f"its forward uses {functions}, whose backward a graph does not have.", cure)
-    return learner.graph, resized(learner, alive)[0]
+    tracing = None if every else groups.tracing.learner if training else groups.tracing
+    try:
+        if tracing is None:
+            if (training, every) not in groups.captures:
+                captured = capture(model, groups.example, training=training, every=every)
+                groups.captures[training, every] = tracing_of(model, captured)
+            tracing = groups.captures[training, every]
+        if training and (functions := tracing.graph.meta["own_backward"]):
+            cure = "Leave it out of the groups to prune, or train before pruning."
+            raise ModelError(f"its forward uses {functions}, whose backward a graph does not have.", cure)
+        return tracing.graph, *resized(tracing, tracing.living(cut))
+    except ModelError:
+        if every:
+            return _resized(model, groups, cut, training, every=False)
+        raise
 
 
 @uncollected()
@@ -230,14 +259,19 @@ def _touching(nodes: Sequence[Node], plan: Plan, groups: Groups) -> list[str]:
     return [name for name, units in left if bool(reached[tracing.units[name][list(units)]].any())]
 
 
-def _constants(graph: GraphModule, tensors: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """Tensors of the graph that are not in the module: constants of its code."""
-    found = []
-    for node in graph.graph.nodes:
-        if node.op == "get_attr" and str(node.target) not in tensors:
-            value = operator.attrgetter(str(node.target))(graph)
-            if isinstance(value, Tensor):
-                found.append((str(node.target), value.detach().clone()))
+def _constants(
+    captured: Mapping[bool, GraphModule], graphs: Mapping[bool, Graph], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Tensors of the graphs that are not in the module, constants of its code, by names of their own."""
+    found: dict[str, Tensor] = {}
+    for training, graph in graphs.items():
+        for node in graph.find_nodes(op="get_attr"):
+            if (name := str(node.target)) not in tensors:
+                value = operator.attrgetter(name)(captured[training]).detach().clone()
+                other = found.setdefault(name, value)
+                if other.dtype != value.dtype or not torch.equal(other, value):
+                    node.target = f"{name}_training"
+                    found[node.target] = value
     return found
 
 

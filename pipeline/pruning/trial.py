@@ -22,8 +22,7 @@ from .groups import Groups
 from .inputs import Inputs, inputs_of, tensors_of, with_tensors
 from .narrow import (
     cut_tensors,
-    known_attributes,
-    matching_attributes,
+    guessed_attributes,
     named_tensors,
     narrowed,
     unread_widths,
@@ -108,9 +107,9 @@ class Trial:
     def module(self) -> tuple[nn.Module | None, str]:
         """The user's class if it is right, possibly with attributes set; else what is wrong with it."""
         _, changes = self.resized
-        known, repaired = known_attributes(self.model, changes), matching_attributes(self.model, changes)
+        known, *others = guessed_attributes(self.model, changes)
         problem = ""
-        for attributes in [known] if repaired == known else [known, repaired]:
+        for attributes in (known, *others):
             small, problem = self._narrowed(attributes)
             if small is not None:
                 small, settled = self._settled(small, attributes)

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from support import nets, sequence_nets
 from support.halving import halved
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from deadweight.pipeline.pruning.graphnet import GraphNet
+from deadweight.pipeline.pruning.graphnet import GraphNet, Program
 from deadweight.targets.errors import ModelError
 
 IMAGES = nets.image(2, 3, 8, 8)
@@ -57,8 +58,8 @@ def graph(model: nn.Module, example: Tensor) -> Any:
 
 def test_its_widths_can_be_read_where_it_is_printed() -> None:
     printed = repr(graph(nets.ResidualCnn(), IMAGES))
-    assert "(norm): Part(weight: 4, bias: 4, running_mean: 4" in printed
-    assert "(conv1): Part(weight: 8 x 4 x 3 x 3)" in printed
+    assert "(norm): BatchNorm2d(4, eps=1e-05" in printed
+    assert "(conv1): Conv2d(4, 8, kernel_size=(3, 3)" in printed
 
 
 def test_it_takes_arguments_by_place_and_by_name_as_the_users_forward_did() -> None:
@@ -139,7 +140,7 @@ def test_a_norm_that_is_frozen_in_training_computes_as_in_the_users_class() -> N
         for name, value in own.state_dict().items():
             assert torch.allclose(model.state_dict()[name], value, atol=1e-6), name
     again, _, _ = halved(small.eval(), IMAGES)
-    assert [type(one).__name__ for one in again.modules() if isinstance(one, nn.BatchNorm2d)] == ["Part"] * 2
+    assert [len(one.weight) for one in again.modules() if isinstance(one, nn.BatchNorm2d)] == [2, 6]
     other.load_state_dict(own.state_dict())
     assert not torch.allclose(other.train()(IMAGES), expected, atol=1e-3)  # with all norms in training
 
@@ -233,9 +234,85 @@ def test_shallow_copies_and_replicas_run_on_their_own_tensors() -> None:
     assert shallow.get_parameter("fc.weight") is small.get_parameter("fc.weight")
 
 
-def test_it_is_not_pickled_into_a_file_that_cannot_run() -> None:
-    with pytest.raises(ModelError, match=r"(?s)cannot be pickled.*save_pruned"):
-        torch.save(graph(nets.ResidualCnn(), IMAGES), io.BytesIO())
+def test_it_is_pickled_whole_and_nothing_of_it_is_code() -> None:
+    for small, given in (
+        (graph(nets.ResidualCnn(), IMAGES), IMAGES),
+        (graph(Choosy(), nets.image(2, 3, 2)), nets.image(5, 3, 2)),
+    ):
+        expected = small(given)
+        file = io.BytesIO()
+        torch.save(small, file)
+        again = torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+        same = map(torch.equal, tree_leaves(again(given)), tree_leaves(expected))
+        assert all(same)
+        assert type(again(given)) is type(expected)
+        assert b"def forward" not in file.getvalue()
+        again.train()(given)
+
+
+def test_an_operator_that_is_not_known_here_is_named() -> None:
+    state = graph(nets.ResidualCnn(), IMAGES).program.__getstate__()
+    for rows in state["graphs"].values():
+        kind, name, _, given = rows[-2]
+        rows[-2] = ("call_function", name, "os.system", given)
+        assert kind in ("call_function", "call_module")
+    with pytest.raises(ModelError, match=r"operator os\.system, which is not known"):
+        Program.__new__(Program).__setstate__(state)
+
+
+class Dropped(nn.Module):
+    """A batch norm, a dropout, and a branch of the user's own that asks for the mode, in front of a width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5)
+        self.noise, self.head = Noise(), nn.Linear(8, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        y = self.noise(self.drop(F.relu(self.norm(self.conv(image)))).mean((2, 3)).view(-1, 8))
+        scores: Tensor = self.head(y)
+        return scores
+
+
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x) if self.training else x
+
+
+def test_settings_of_torchs_layers_have_their_effect() -> None:
+    small = graph(Dropped(), IMAGES)
+    expected = small(IMAGES)
+    small.drop.train()
+    assert not torch.equal(small(IMAGES), small(IMAGES))  # dropout at inference
+    small.drop.p = 0.0
+    assert torch.equal(small(IMAGES), expected)
+    small.norm.eps = 10.0
+    assert not torch.allclose(small(IMAGES), expected)
+    small.norm.momentum = 1.0
+    small.train()(IMAGES)
+    mean = small.conv(IMAGES).mean((0, 2, 3))
+    assert torch.allclose(small.norm.running_mean, mean, atol=1e-6)
+
+
+def test_hooks_run_on_torchs_layers_and_are_refused_by_name_elsewhere() -> None:
+    small = graph(Dropped(), IMAGES)
+    seen: list[Any] = []
+    for layer in (small.conv, small):
+        layer.register_forward_hook(lambda module, *_: seen.append(module))
+    small(IMAGES)
+    assert seen == [small.conv, small]
+    small.noise.register_forward_hook(lambda *_: None)
+    with pytest.raises(ModelError, match='A hook on "noise" would never run'):
+        small(IMAGES)
+
+
+def test_a_part_with_code_for_training_has_the_mode_of_the_network() -> None:
+    small = graph(Dropped(), IMAGES).train()
+    small.drop.eval()
+    small(IMAGES)
+    small.noise.eval()
+    with pytest.raises(ModelError, match='"noise" is in eval mode and the network is not'):
+        small(IMAGES)
 
 
 def test_a_copy_that_was_made_before_the_first_run_runs_too() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,7 +15,8 @@ from support.halving import done, halved
 from torch import Tensor, nn
 from torch.fx import Graph
 
-from deadweight.pipeline.pruning.narrow import cut_tensors, matching_attributes, narrowed, set_attributes
+from deadweight.pipeline.pruning.narrow import cut_tensors, guessed_attributes, narrowed, set_attributes
+from deadweight.pipeline.pruning.plan import Plan
 from deadweight.pipeline.pruning.resize import Change
 from deadweight.pipeline.pruning.verify import verify
 
@@ -228,8 +232,91 @@ def test_an_attribute_that_is_a_truth_is_not_taken_for_a_width() -> None:
             self.on, self.first, self.sizes, self.name = True, 1, [1, 3], "1"
 
     node = Graph().placeholder("x")
-    changes = [Change(node, "", "slice", "start", 1, 0), Change(node, "", "split", "sizes", [1, 3], [0, 2])]
-    assert matching_attributes(Held(), changes) == {"": {"first": 0, "sizes": [0, 2]}}
+    changes = [
+        Change(node, "", "slice", "start", 1, 0, ()),
+        Change(node, "", "split", "sizes", [1, 3], [0, 2], ()),
+    ]
+    assert guessed_attributes(Held(), changes) == [{}, {"": {"first": 0, "sizes": [0, 2]}}]
+
+
+@dataclass
+class Settings:
+    width: int = 24
+
+
+class Stores(nn.Module):
+    """It holds its width in one of many ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.fc1, self.fc2, self.part = nn.Linear(6, 24), nn.Linear(24, 2), nn.Unflatten(1, (3, 8))
+        self.channels, self.shape, self.size = 24, (-1, 24), torch.Size([3, 8])
+        self.settings, self.table = Settings(), {"model": {"width": 24}, "layers": 2}
+        self.view = functools.partial(torch.reshape, shape=(-1, 24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.fc1(x))
+        if self.how == "derived":
+            y = y.view(-1, 2, self.channels // 2).flatten(1)
+        elif self.how == "tuple":
+            y = y.view(self.shape)
+        elif self.how == "size":
+            y = y.view(-1, *self.size).flatten(1)
+        elif self.how == "settings":
+            y = y.view(-1, self.settings.width)
+        elif self.how == "table":
+            y = y.view(-1, self.table["model"]["width"])  # type: ignore[index]
+        elif self.how == "partial":
+            y = self.view(y)
+        else:
+            y = self.part(y).flatten(1)
+        out: Tensor = self.fc2(torch.cat([y, y], 1)[:, : y.shape[1]])
+        return out
+
+
+@pytest.mark.parametrize("how", ["derived", "tuple", "size", "settings", "table", "partial", "unflatten"])
+def test_a_stored_width_is_set_anew_wherever_it_is_stored(how: str) -> None:
+    model = nets.lively(Stores(how))
+    small, plan, groups = halved(model, nets.image(2, 6))
+    assert type(small) is Stores
+    assert small.fc1.out_features < 24
+    assert verify(model, small, plan, groups).max_relative_error < 1e-5
+    assert vars(model)["settings"] == Settings(24)
+    assert model.table == {"model": {"width": 24}, "layers": 2}
+    again = load_through_json(model, small)
+    assert torch.equal(again(nets.image(3, 6)), small(nets.image(3, 6)))
+
+
+def load_through_json(model: nn.Module, small: nn.Module) -> nn.Module:
+    """The same from its plan, as it is written."""
+    plan = Plan.from_json(json.loads(json.dumps(done(small).to_json())))
+    return narrowed(model, cut_tensors(model, plan.cut), plan.attributes)
+
+
+class Fused(nn.Module):
+    """Attention that takes its scale from the width, unless it is told to use its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused, self.scale = True, 8**-0.5
+        self.q, self.k, self.v, self.out = (nn.Linear(6, 8) for _ in range(4))
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = (q * self.scale @ k.transpose(-1, -2)).softmax(-1) @ v
+        out: Tensor = self.out(y)
+        return out
+
+
+def test_an_attention_with_the_scale_of_the_width_keeps_its_class_by_its_other_code() -> None:
+    small, _, _ = halved(nets.lively(Fused()), nets.image(2, 5, 6))
+    assert (type(small), small.fused, small.q.out_features) == (Fused, False, 4)
+    assert "with changed attributes: fused" in done(small).reason
 
 
 def test_hooks_come_along() -> None:
