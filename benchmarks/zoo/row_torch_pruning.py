@@ -1,6 +1,6 @@
 """One row of the zoo for the peer in structured pruning, Torch-Pruning 1.6.1, on the same networks.
 
-    python benchmarks/zoo/row_torch_pruning.py NAME [--timed]      prints the row as JSON, or its time only
+    python benchmarks/zoo/row_torch_pruning.py NAME       prints the row as JSON
 
 It is used as its README and examples use it: half of each group by group L2 magnitude, output layers ignored,
 attention declared, and what the examples set by hand after pruning is set. Whether the result is right is
@@ -51,12 +51,8 @@ ONE_HEAD = ("head_dim", "attention_head_size", "key_value_proj_dim")
 ALL_HEADS = ("attn_dim", "all_head_dim", "all_head_size", "inner_dim")
 
 
-def row(network: Network, *, timed: bool) -> Row:
-    """All columns of a network; "refused" where pruning raised, "failed" where something broke after it.
-
-    Args:
-        timed: nothing is tried of what is left.
-    """
+def row(network: Network) -> Row:
+    """All columns of a network; "refused" where pruning raised, "failed" where something broke after it."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     original = lively(network)
@@ -73,8 +69,6 @@ def row(network: Network, *, timed: bool) -> Row:
         return found | {"refused": f"{type(error).__name__}: {error}"[:600]}
     found["first_s"] = time.process_time() - started
     found["cost"] = found["first_s"] / found["forward_s"]
-    if timed:
-        return found
     found["set_by_hand"] = _fix_up(model, heads, decoder)
     found["kept"] = size_of(model) / found["parameters"]
     found |= {
@@ -244,7 +238,7 @@ def main() -> None:
     """Prints the row of the network that is named."""
     network = next(one for one in EVERY if one.name == sys.argv[1])
     with contextlib.redirect_stdout(sys.stderr):
-        found = row(network, timed="--timed" in sys.argv)
+        found = row(network)
     print(json.dumps(found))
 
 

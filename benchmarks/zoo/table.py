@@ -160,11 +160,9 @@ def _spread(title: str, values: Sequence[float]) -> str:
 def _beside(ours: Sequence[Row], by: Mapping[tuple[str, str], Row]) -> str:
     """What a user waits for, where both tools succeed."""
     both = [
-        (row, by["rival-time", row["name"]]["first_s"])
+        (row, by["rival", row["name"]]["first_s"])
         for row in ours
-        if right(row)
-        and right(by.get(("rival", row["name"]), {"refused": ""}))
-        and "first_s" in by.get(("rival-time", row["name"]), {})
+        if right(row) and right(by.get(("rival", row["name"]), {"refused": ""}))
     ]
     lines = [f"| over Torch-Pruning's time, {len(both)} networks | median | worst |", "| --- | --- | --- |"]
     lines.append(_spread("whole", [row["first_s"] / rival for row, rival in both]))

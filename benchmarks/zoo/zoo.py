@@ -36,11 +36,7 @@ from deadweight.pipeline.runs.sources import source_hash
 from deadweight.targets.machine.probe import versions
 
 HERE = Path(__file__).parent
-SCRIPTS = {
-    "ours": ("row_ours.py",),
-    "rival": ("row_torch_pruning.py",),
-    "rival-time": ("row_torch_pruning.py", "--timed"),
-}
+SCRIPTS = {"ours": "row_ours.py", "rival": "row_torch_pruning.py"}
 LISTS = {
     "unseen": (UNSEEN, "the networks kept for a forecast"),
     "further": (FURTHER, "those looked at afterwards"),
@@ -57,19 +53,19 @@ def measure(tool: str, network: Network, limit_s: float, skipped: Sequence[str] 
         skipped: checks of ours that are left out.
     """
     started = time.monotonic()
-    script, *settings = SCRIPTS[tool]
+    script = HERE / SCRIPTS[tool]
     done: Row
     try:
         process = subprocess.run(
-            ["prlimit", f"--cpu={limit_s:.0f}", sys.executable, str(HERE / script), network.name]
-            + (list(skipped) if tool == "ours" else settings),
+            ["prlimit", f"--cpu={limit_s:.0f}", sys.executable, str(script), network.name]
+            + (list(skipped) if tool == "ours" else []),
             capture_output=True,
             text=True,
             timeout=6 * limit_s,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         if process.returncode == -signal.SIGXCPU:
-            raise subprocess.TimeoutExpired(script, limit_s)
+            raise subprocess.TimeoutExpired(str(script), limit_s)
         lines = process.stdout.strip().splitlines()
         done = json.loads(lines[-1]) if process.returncode == 0 else {"crashed": process.stderr[-1500:]}
     except subprocess.TimeoutExpired:
@@ -94,13 +90,8 @@ def run(
     limits_s: Mapping[str, float],
     skipped: Sequence[str],
 ) -> None:
-    """Measures what is missing; both tools of a network one after the other.
-
-    The rival's time alone is measured where it is known not to fail.
-    """
-    rows = recorded(record)
-    known = {(row["tool"], row["name"]) for row in rows}
-    known |= {("rival-time", row["name"]) for row in rows if row["tool"] == "rival" and "cost" not in row}
+    """Measures what is missing; both tools of a network one after the other."""
+    known = {(row["tool"], row["name"]) for row in recorded(record)}
     missing = [(tool, one) for one in networks for tool in tools if (tool, one.name) not in known]
     lock = Lock()
     with Progress() as progress, ThreadPoolExecutor(jobs) as workers:
@@ -118,7 +109,7 @@ def run(
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Every network of the zoo, halved.")
-    parser.add_argument("--tools", nargs="+", choices=SCRIPTS, default=["ours", "rival"])
+    parser.add_argument("--tools", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
     for name, (some, what) in LISTS.items():
         parser.add_argument(f"--{name}", action="store_const", const=some, dest="networks", help=what)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
@@ -135,7 +126,7 @@ def main() -> None:
     if unknown := set(given.only) - {one.name for one in networks}:
         parser.error(f"not in the zoo: {', '.join(sorted(unknown))}")
     networks = tuple(one for one in networks if not given.only or one.name in given.only)
-    limits_s = {"ours": given.limit, "rival": given.rival_limit, "rival-time": given.rival_limit}
+    limits_s = {"ours": given.limit, "rival": given.rival_limit}
     if not given.table:
         run(networks, given.tools, given.record, jobs=given.jobs, limits_s=limits_s, skipped=given.without)
     print(tables(recorded(given.record), [one.name for one in networks]))
