@@ -38,15 +38,19 @@ _TIMES, _MOST = 1e2, 1e-3
 """Rounding is a difference of up to this many times what a change of all weights in the last place makes, but
 never more than the second number: there a mistake could hide."""
 
+_SURELY = 1e4
+"""A difference this many times what such a change makes in the network's own precision is no rounding."""
+
 _PIECE = 2**18
 """Number of elements that are compared at a time."""
 
 
 class Precision(enum.Enum):
-    """How to run a network: as it is (but see above), in double precision, or so with all weights changed in
-    the last place."""
+    """How to run a network: as it is (but see above) or in double precision; and both with all weights
+    changed in the last place."""
 
     OWN = enum.auto()
+    SHAKEN = enum.auto()
     DOUBLE = enum.auto()
     NUDGED = enum.auto()
 
@@ -114,6 +118,8 @@ def compared(
     if error <= times * tolerance(one):
         return Comparison(error, True)
     if [getattr(value, "shape", None) for value in one] != [getattr(value, "shape", None) for value in other]:
+        return Comparison(error, False)
+    if error > _SURELY * relative_error(one, expected(Precision.SHAKEN)):
         return Comparison(error, False)
     try:
         one, other = expected(Precision.DOUBLE), found(Precision.DOUBLE)
@@ -196,10 +202,12 @@ def exactly(
     """
     held = [(one, one._version, one.clone()) for one in buffers if not one.is_inference()]
     kinds = {(one.device.type, one.dtype) for one in tensors if isinstance(one, Tensor)}
-    doubled = precision is not Precision.OWN or any(device == "cuda" for device, _ in kinds)
+    doubled = precision in (Precision.DOUBLE, Precision.NUDGED) or any(
+        device == "cuda" for device, _ in kinds
+    )
     wider = torch.float64 if doubled else torch.float32
     narrow = {kind for _, kind in kinds if kind.is_floating_point and kind.itemsize < wider.itemsize}
-    nudged = precision is Precision.NUDGED
+    nudged = precision in (Precision.SHAKEN, Precision.NUDGED)
     mode = _Wider(dict.fromkeys(narrow, wider), nudged) if narrow or nudged else contextlib.nullcontext()
     try:
         with torch.set_grad_enabled(grad), mode:

@@ -9,7 +9,6 @@ references: gradients, training mode, other sizes of the inputs, and copies by p
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import math
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.fx import Interpreter
 from torch.overrides import TorchFunctionMode
 
-from ...targets.errors import ModelError
+from ...targets.errors import DeadweightError, ModelError
 from .bypass import difference
 from .compare import (
     Computation,
@@ -56,6 +55,7 @@ from .narrow import copied_module, named_tensors, without
 from .plan import Cut, Plan, fingerprint, plan_of
 from .resize import resized
 from .saved import load_pruned, save_pruned
+from .surgery import apply
 from .survivors import MismatchError, Survivors, check_traced, mismatch, renormalised_by
 from .trace import trace
 
@@ -125,17 +125,37 @@ def verify(
     return dataclasses.replace(found, also=(*found.also, saved(original, pruned, plan, groups)))
 
 
+def proven(model: nn.Module, plan: Plan, groups: Groups) -> tuple[nn.Module, Verification]:
+    """What `apply` makes, with its wide proof; the graph form if the user's class is right only without it.
+
+    Raises:
+        ModelError: see `apply` and `verify`.
+    """
+    model, form = unwrapped(model), ""
+    while True:
+        small = apply(model, plan, groups, form=form)
+        try:
+            return small, Proof(model, small, plan_of(small) or plan, groups).wide()
+        except MismatchError:
+            if isinstance(small, GraphNet):
+                raise
+            form = "graph"
+
+
 def saved(original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups) -> str:
     """A round trip through `save_pruned`, in words; `original` stands for its constructor.
 
     Raises:
         MismatchError: the loaded network gives other outputs.
     """
-    if plan_of(pruned) is None or (plan_of(original) is not None):
-        return "not saved: the original was pruned before"
+    if plan_of(original) is not None:
+        return "not saved: the original was pruned before, and its constructor is not known"
     with tempfile.TemporaryDirectory() as folder:
-        save_pruned(folder, pruned, plan, groups.example)
-        again = load_pruned(lambda: copy.deepcopy(original), folder)
+        try:
+            save_pruned(folder, pruned, plan, groups.example)
+            again = load_pruned(lambda: copied_module(original, {}), folder)
+        except DeadweightError as refusal:
+            return f"cannot be saved: {refusal.what}"
     if error := relative_error(run(pruned, groups.example), run(again, groups.example)):
         raise MismatchError(
             f"The network that save_pruned wrote and load_pruned rebuilt differs by {error:.1e}.",
@@ -170,6 +190,7 @@ class Proof:
         self.original, self.pruned, self.plan, self.groups = original, pruned, plan, groups
         self.inputs = inputs_of(original, groups.example)
         self.masked = _masked(original, plan.cut)
+        self.least = self.inputs
 
     @functools.cached_property
     def survivors(self) -> Survivors:
@@ -204,15 +225,16 @@ class Proof:
 
     def wide(self) -> Verification:
         """All comparisons of this class."""
+        sizes = self.sizes()  # first: gradients are compared at the smallest
         error, words = self.gradients()
-        also = (*([words] if words else []), *self.sizes(), self.pickled())
+        also = (*([words] if words else []), *sizes, self.pickled())
         return dataclasses.replace(self.outputs, gradient_error=error, also=also)
 
     def gradients(self) -> tuple[float | None, str]:
         """The difference of the gradients at the survivors, and in words in which mode, or why there is none.
 
-        A fixed linear function of all outputs is differentiated. Dropout is left out; other random numbers
-        are the same for both.
+        A fixed linear function of all outputs is differentiated, at the smallest inputs that both took so
+        far. Dropout is left out; other random numbers are the same for both.
         """
         exact, problem = not self.outputs.function_changed_by, ""
         functions = self.groups.tracing.graph.meta["own_backward"]
@@ -267,11 +289,11 @@ class Proof:
         learning = [name for name, one in self.original.named_parameters() if one.requires_grad]
         names = [name for name in learning if name in owned]
         cards = sorted({one.device.index or 0 for one in owned.values() if one.device.type == "cuda"})
-        own = [*owned.values(), *tensors_of(self.inputs)]
+        own = [*owned.values(), *tensors_of(self.least)]
         with in_mode(model, training=training), torch.random.fork_rng(cards), _WithoutDropout():
             torch.manual_seed(seed)
             with exactly(own, model.buffers(), precision, grad=grad):
-                outputs = leaves_of(call(*self.inputs.args, **self.inputs.named))
+                outputs = leaves_of(call(*self.least.args, **self.least.named))
                 lively = [one for one in outputs if isinstance(one, Tensor) and one.requires_grad]
                 probes = [*map(_probe, lively)]
             wanted = [owned[name] for name in names if owned[name].requires_grad] if probes else []
@@ -319,16 +341,20 @@ class Proof:
             return ""
         if not found(Precision.OWN):  # a ModelError of the graph form, or a size in the user's code
             return _FIXED
-        if not exact:
+        if exact:
+            outcome = compared(expected, found)
+        else:
             captured = cache(or_nothing(partial(run_graph, Interpreter(self.groups.tracing.graph), inputs)))
             outcome = compared(expected, captured)
-            expected = cache(or_nothing(partial(run_graph, self.survivors, inputs)))
-            of_graph = isinstance(self.pruned, GraphNet) and captured(Precision.OWN)
-            if not of_graph and not (outcome.same and expected(Precision.OWN)):
-                return _UNKNOWN
-        if exact or outcome.same:
-            outcome = compared(expected, found)
+            reference = cache(or_nothing(partial(run_graph, self.survivors, inputs)))
+            if outcome.same and reference(Precision.OWN):
+                outcome = compared(reference, found)
+            elif outcome.same or not (isinstance(self.pruned, GraphNet) and captured(Precision.OWN)):
+                return _UNKNOWN  # else the graph form is as wrong there as the graph
         if outcome.same:
+            several = all(len(one) > 1 for one in tensors_of(inputs) if one.dim())  # for batch norms
+            if several and _elements(inputs) < _elements(self.least):
+                self.least = inputs
             return "same"
         shapes = ", ".join(str(tuple(one.shape)) for one in tensors_of(inputs))
         raise self._wrong(f"at another size of its inputs, {shapes}", outcome.error)
@@ -358,6 +384,10 @@ class Proof:
 
 
 _FIXED, _UNKNOWN = "fixed", "not compared at another"
+
+
+def _elements(inputs: Inputs) -> int:
+    return sum(one.numel() for one in tensors_of(inputs))
 
 
 def _first(error: Exception) -> str:

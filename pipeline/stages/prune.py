@@ -28,8 +28,7 @@ from ..importance.gradients import Gradients
 from ..pruning.groups import BLOCKS, Groups, choose, remove
 from ..pruning.means import fold_means
 from ..pruning.plan import Plan, plan_of
-from ..pruning.surgery import apply
-from ..pruning.verify import verify
+from ..pruning.verify import proven
 from ..training.batch_norm import reestimated
 from ..work import Work
 from ..workload import inputs_of, users_code
@@ -128,14 +127,13 @@ class Prune(Cutting):
     def cut(
         self, model: nn.Module, plan: Plan, groups: Groups, work: Work
     ) -> tuple[nn.Module, tuple[str, ...]]:
-        """The network after a plan, verified, with corrected means and norms; and sentences on it."""
-        small = apply(model, plan, groups)
-        work.progress(2, 3, "prune: verify")
-        verify(model, small, plan_of(small) or plan, groups)
-        words: tuple[str, ...] = ()
+        """The network after a plan, proven, with corrected means and norms; and sentences on it."""
+        small, proof = proven(model, plan, groups)
+        work.progress(2, 3, "prune: norms")
+        words: tuple[str, ...] = (str(proof),)
         if self.means:
             small, skipped = fold_means(small, groups, inputs_of(work.workload, "calibration"))
-            words = (f"no means for {'; '.join(skipped)}",) if skipped else ()
+            words += (f"no means for {'; '.join(skipped)}",) if skipped else ()
         return reestimated(small, work.workload, batches=self.norms, seed=work.seed), words
 
     def _plan(self, model: nn.Module, groups: Groups, work: Work) -> Plan:

@@ -53,6 +53,8 @@ def test_a_ratio_takes_that_share_of_every_group(work: Work) -> None:
     assert plan is not None
     assert [(width.before, width.after) for width in plan.widths.values()] == [(96, 72), (48, 36)]
     assert result.log[-1].words[0].startswith("0 96 -> 72, 2 48 -> 36")
+    assert "gradients to" in result.log[-1].words[1]
+    assert "training mode too; batch open" in result.log[-1].words[1]
 
 
 class WithHeads(Digits):
