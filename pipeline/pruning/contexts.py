@@ -29,15 +29,29 @@ def hushed() -> Iterator[None]:
         logging.disable(before)
 
 
+def configs_with_cache(model: nn.Module) -> list[Any]:
+    """The configurations of its modules, as transformers has them, that switch a cache on."""
+    found = [vars(module).get("config") for module in model.modules()]
+    return [*{id(one): one for one in found if getattr(one, "use_cache", None) is True}.values()]
+
+
 @contextlib.contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """The whole network in one mode; afterwards every module has its old attributes again, its mode too."""
+    """The whole network in one mode, without caches of keys and values, which no graph can take or return.
+
+    Afterwards every module has its old attributes again, its mode too.
+    """
+    caching = configs_with_cache(model)
     before = [(module, dict(vars(module))) for module in model.modules()]
     held = [(one, one.copy()) for _, kept in before for one in kept.values() if isinstance(one, (dict, list))]
     model.train(training)
+    for config in caching:
+        config.use_cache = False
     try:
         yield
     finally:
+        for config in caching:
+            config.use_cache = True
         for module, attributes in before:  # forward may have stored a tensor of the exporter
             vars(module).clear()
             vars(module).update(attributes)

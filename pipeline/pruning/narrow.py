@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .plan import Attributes, Cut
+from .plan import Attributes, Cut, Plan
 
 if TYPE_CHECKING:
     from .groups import Tracing
@@ -61,13 +64,7 @@ def set_attributes(small: nn.Module, attributes: Attributes) -> None:
     """
     for path, values in attributes.items():
         for name, value in values.items():
-            *above, last = name.split(".")
-            holder: Any = small.get_submodule(path)
-            for step in above:
-                holder = holder[step] if isinstance(holder, dict) else getattr(holder, step)
-            kind = type(holder[last] if isinstance(holder, dict) else getattr(holder, last))
-            put = holder.__setitem__ if isinstance(holder, dict) else functools.partial(setattr, holder)
-            put(last, kind(value) if isinstance(value, list) else value)
+            _set(small.get_submodule(path), name, value)
     for module in small.modules():
         _follow_shapes(module)
 
@@ -188,6 +185,77 @@ def unread_widths(model: nn.Module, tracing: Tracing, alive: Tensor) -> dict[str
             if len(after) == 1 and after != {value}:
                 found.setdefault(path, {})[name] = after.pop()
     return found
+
+
+def config_widths(model: nn.Module, small: nn.Module, plan: Plan) -> dict[str, int] | None:
+    """The sizes in a transformers configuration from which the class builds a network like `small`.
+
+    They are found by value, and proven: a network built from them has the same shapes and numbers everywhere.
+
+    Returns:
+        by the name of the attribute ("config.hidden_size"), those that change; None if none describe `small`.
+    """
+    config = vars(model).get("config")
+    if not hasattr(model, "save_pretrained") or config is None:
+        return {}
+    sizes: dict[int, set[int]] = {}
+    for name, tensor in named_tensors(model):
+        after = plan.shapes[name].after if name in plan.shapes else tensor.shape
+        for before, left in zip(tensor.shape, after, strict=True):
+            sizes.setdefault(before, set()).add(left)
+    for width in plan.widths.values():
+        sizes.setdefault(width.before, set()).add(width.after)
+    numbers = {name: value for name, value in _numbers(config, "config") if value in sizes}
+    choices = [sorted(sizes[value] | {value}) for value in numbers.values()]
+    for values in itertools.islice(itertools.product(*choices), _BUILDS):
+        changed = {name: one for (name, old), one in zip(numbers.items(), values, strict=True) if one != old}
+        shell = SimpleNamespace(config=copy.deepcopy(config))
+        for name, value in changed.items():
+            _set(shell, name, value)
+        with contextlib.suppress(Exception), torch.device("meta"):  # sizes that do not go together
+            if _alike(type(model)(shell.config), small):
+                return changed
+    return None
+
+
+_BUILDS = 32
+"""The number of configurations that are tried."""
+
+
+def _numbers(config: Any, path: str) -> Iterator[tuple[str, int]]:
+    """The integers in a configuration and those in it."""
+    for name, value in vars(config).items():
+        if type(value) is int:
+            yield f"{path}.{name}", value
+        elif hasattr(value, "to_dict"):
+            yield from _numbers(value, f"{path}.{name}")
+
+
+def _set(holder: Any, path: str, value: Any) -> None:
+    """Sets an attribute or item, also one within: "config.width"; a list gets the type of the old one."""
+    *above, last = path.split(".")
+    for step in above:
+        holder = holder[step] if isinstance(holder, dict) else getattr(holder, step)
+    kind = type(holder[last] if isinstance(holder, dict) else getattr(holder, last))
+    put = holder.__setitem__ if isinstance(holder, dict) else functools.partial(setattr, holder)
+    put(last, kind(value) if isinstance(value, list) else value)
+
+
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks have tensors of the same shapes, and modules with the same numbers."""
+    facts = [
+        (
+            {name: tensor.shape for name, tensor in named_tensors(model)},
+            {
+                (path, name): value
+                for path, module in model.named_modules()
+                for name, value in vars(module).items()
+                if type(value) in (int, float, tuple)
+            },
+        )
+        for model in (one, other)
+    ]
+    return facts[0] == facts[1]
 
 
 def _pairs(before: Any, after: Any) -> list[tuple[int, int]]:

@@ -24,7 +24,7 @@ from ...targets.errors import ModelError
 from .bypass import shallower
 from .capture import capture, has_batch, users_line
 from .compare import compared, or_nothing, run, run_graph
-from .contexts import uncollected
+from .contexts import configs_with_cache, uncollected
 from .graphnet import GraphNet, Program, call_layers
 from .groups import Groups, planned
 from .inputs import Example, inputs_of, tensors_of, unwrapped, with_tensors
@@ -78,7 +78,8 @@ def apply(
         cure = 'Leave out form="module".'
         raise ModelError(f"The network's own class cannot follow this plan: {problem}.", cure)
     fixed = f"batch fixed at {groups.batch}" if groups.batch else ""
-    reason = "; ".join(part for part in (trial.plan.reason, problem, fixed) if part)
+    uncached = "without its cache (use_cache=False)" if configs_with_cache(model) else ""
+    reason = "; ".join(part for part in (trial.plan.reason, problem, fixed, uncached) if part)
     plan = dataclasses.replace(trial.plan, form="graph", reason=reason, earlier=earlier_plans(model))
     return record(graph_form(model, plan.cut, groups, trial.tensors), plan)
 

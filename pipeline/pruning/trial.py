@@ -21,6 +21,7 @@ from .compare import Computation, Precision, compared, or_nothing, run, run_grap
 from .groups import Groups
 from .inputs import Inputs, inputs_of, tensors_of, with_tensors
 from .narrow import (
+    config_widths,
     cut_tensors,
     guessed_attributes,
     named_tensors,
@@ -114,6 +115,11 @@ class Trial:
             if small is not None:
                 small, settled = self._settled(small, attributes)
                 reason = self.plan.reason or "its forward code follows the widths"
+                config = config_widths(self.model, small, self.plan)
+                if config:
+                    small, settled = self._settled(small, settled, {"": config})
+                if config is None:
+                    reason += "; its config cannot describe these widths: write it with save_pruned()"
                 if settled != known:
                     reason += f", with changed attributes: {_listed(settled, known)}"
                 done = dataclasses.replace(
@@ -126,9 +132,11 @@ class Trial:
                 return record(small, done), ""
         return None, problem
 
-    def _settled(self, small: nn.Module, attributes: Attributes) -> tuple[nn.Module, Attributes]:
+    def _settled(
+        self, small: nn.Module, attributes: Attributes, unread: Attributes | None = None
+    ) -> tuple[nn.Module, Attributes]:
         """A network that is right, if possible with the attributes that its forward does not read."""
-        unread = unread_widths(self.model, self.groups.tracing, self.alive)
+        unread = unread or unread_widths(self.model, self.groups.tracing, self.alive)
         every = {
             path: {**unread.get(path, {}), **attributes.get(path, {})} for path in {*unread, *attributes}
         }
