@@ -14,8 +14,6 @@ from .identities import Cause, Solution
 from .inputs import Example
 
 Slots = Mapping[tuple[str, int], Tensor]
-Lives = Mapping[tuple[str, int], Sequence[tuple[tuple[int, ...], Tensor]]]
-"""By axis, the units on which it depends: see `Solution.units`."""
 _NEVER = 2**40
 _PART_KINDS = {
     "linear": ("attention", "heads"),
@@ -35,14 +33,14 @@ def assemble(
 ) -> tuple[tuple[Group, ...], dict[str, Tensor], tuple[Frozen, ...]]:
     """All groups of two or more units, in the order of the forward pass; the classes of their units; and the
     axes that produce units of which some cannot be removed, with the first reason of each."""
-    lives = _lives(slots, solution)
+    axes = _Axes(slots, solution)
     kinds = _Kinds(notes, solution)
-    several = _alike(kinds.units, _signatures(lives, solution))
+    several = _alike(kinds.units, _signatures(axes, solution))
     table = torch.full((2, len(solution.of)), -1)  # by class: its group, and its number there
     for number, units in enumerate(several):
         table[0, units], table[1, units] = number, torch.arange(len(units))
     produced = _order([rows for rows, _ in notes.produced], solution)
-    slices = _slices(slots, lives, notes, solution, produced, table)
+    slices = _slices(axes, notes, solution, produced, table)
     reads = _reads(notes, solution, table)
     groups: list[Group] = []
     classes: dict[str, Tensor] = {}
@@ -52,33 +50,46 @@ def assemble(
         classes[name] = units
         own_reads = tuple(reads.get(number, ()))
         groups.append(Group(name, len(units), kind[0], kind, tuple(slices[number]), own_reads))
-    return tuple(groups), classes, _frozen(slots, lives, solution, produced, table[0] >= 0)
+    return tuple(groups), classes, _frozen(slots, axes, solution, produced, table)
 
 
-def _lives(slots: Slots, solution: Solution) -> Lives:
-    every = torch.cat([*slots.values(), torch.empty(0, dtype=torch.long)])  # one walk over all axes at once
-    sizes = [len(vector) for vector in slots.values()]
-    lives: dict[tuple[str, int], list[tuple[tuple[int, ...], Tensor]]] = {key: [] for key in slots}
-    for path, units in solution.units(solution.of[every]):
-        for key, part in zip(slots, torch.split(units, sizes), strict=True):
-            if bool((part >= 0).any()):
-                lives[key].append((path, part))
-    return lives
+class _Axes:
+    """All axes of all parameters as one vector: a question to all of them costs as much as to one."""
+
+    def __init__(self, slots: Slots, solution: Solution) -> None:
+        self.names = list(slots)
+        self.every = torch.cat([*slots.values(), torch.empty(0, dtype=torch.long)])
+        self.sizes = [len(vector) for vector in slots.values()]
+        self._of = torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.long))
+        self.units = [units for _, units in solution.units(solution.of[self.every])]
+
+    def least(self, values: Tensor) -> list[int]:
+        """The smallest of some values in each axis."""
+        found = torch.full((len(self.sizes),), _NEVER)
+        _ = found.scatter_reduce_(0, self._of, values, "amin")
+        return found.tolist()
+
+    def split(self, values: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(values, self.sizes)
 
 
 def _frozen(
-    slots: Slots, lives: Lives, solution: Solution, produced: Tensor, grouped: Tensor
+    slots: Slots, axes: _Axes, solution: Solution, produced: Tensor, table: Tensor
 ) -> tuple[Frozen, ...]:
-    stays = torch.zeros(len(solution.of), dtype=torch.bool)
-    stays[list(solution.causes)] = True
+    stays = torch.full((len(solution.of),), _NEVER)
+    stays[list(solution.causes)] = 0
+    makes, fixed = axes.least(produced[axes.every]), axes.least(stays[solution.of[axes.every]])
+    grouped = torch.zeros_like(axes.every, dtype=torch.bool)
+    for units in axes.units:
+        grouped |= (units >= 0) & (table[0, units.clamp_min(0)] >= 0)
+    free = axes.least((~grouped).long())
     found = []
-    for key, vector in slots.items():
-        if not bool((produced[vector] < _NEVER).any()):
-            continue
-        own = solution.of[vector]
-        whole = stays[own].nonzero()
-        cause = solution.causes[int(own[whole[0]])] if len(whole) else None
-        if cause is None and not any(bool(grouped[units[units >= 0]].any()) for _, units in lives[key]):
+    for number, (key, vector) in enumerate(slots.items()):
+        cause = None
+        if makes[number] < _NEVER and not fixed[number]:
+            own = solution.of[vector]
+            cause = solution.causes[int(own[(stays[own] == 0).nonzero()[0]])]
+        elif makes[number] < _NEVER and free[number]:
             cause = Cause("", "", "all its units are coupled into one")
         if cause is not None:
             found.append(Frozen(*key, cause.operator, cause.line, cause.reason))
@@ -120,9 +131,9 @@ class _Kinds:
         return tuple(self.names[bit.bit_length() - 1] for bit in bits)
 
 
-def _signatures(lives: Lives, solution: Solution) -> Tensor:
+def _signatures(axes: _Axes, solution: Solution) -> Tensor:
     """By class, a number that is equal for units which occur in the same axes, in the same way."""
-    places = [units[units >= 0] for found in lives.values() for _, units in found]
+    places = [units[units >= 0] for every in axes.units for units in axes.split(every)]
     signature = torch.zeros(len(solution.of), dtype=torch.long)
     marks = torch.randint(2**62, (len(places),), generator=torch.Generator().manual_seed(0))
     for mark, units in zip(marks, places, strict=True):
@@ -140,16 +151,17 @@ def _alike(units: Tensor, signature: Tensor) -> list[Tensor]:
 
 
 def _slices(
-    slots: Slots, lives: Lives, notes: Notes, solution: Solution, produced: Tensor, table: Tensor
+    axes: _Axes, notes: Notes, solution: Solution, produced: Tensor, table: Tensor
 ) -> dict[int, list[Slice]]:
     """By group, its slices: producers first, in the order of the forward pass."""
     consumed = _order(notes.consumed, solution)
+    makes, takes = axes.least(produced[axes.every]), axes.least(consumed[axes.every])
+    lives = list(zip(*(axes.split(units) for units in axes.units), strict=True))
     slices: dict[int, list[Slice]] = {}
-    for (parameter, axis), vector in sorted(slots.items(), key=lambda item: int(produced[item[1]].min())):
-        makes, takes = bool((produced[vector] < _NEVER).any()), bool((consumed[vector] < _NEVER).any())
-        role = "producer" if makes else "consumer" if takes else "affine"
-        for number, units in _by_group(lives[parameter, axis], table):
-            slices.setdefault(number, []).append(Slice(parameter, axis, units, role))
+    for place in sorted(range(len(lives)), key=makes.__getitem__):
+        role = "producer" if makes[place] < _NEVER else "consumer" if takes[place] < _NEVER else "affine"
+        for number, units in _by_group(lives[place], table):
+            slices.setdefault(number, []).append(Slice(*axes.names[place], units, role))
     return slices
 
 
@@ -158,20 +170,22 @@ def _reads(notes: Notes, solution: Solution, table: Tensor) -> dict[int, list[Re
     for node, value in notes.reads.items():
         for axis, vector in enumerate(value.axes):
             shape = [-1 if other == axis else 1 for other in range(len(value.shape))]
-            found = () if vector is None else _by_group(solution.units(solution.of[vector]), table)
-            for number, units in found:
+            lives = () if vector is None else solution.units(solution.of[vector])
+            for number, units in _by_group((units for _, units in lives), table):
                 reads.setdefault(number, []).append(Read(node, units.reshape(shape)))
     return reads
 
 
-def _by_group(lives: Iterable[tuple[tuple[int, ...], Tensor]], table: Tensor) -> list[tuple[int, Tensor]]:
+def _by_group(lives: Iterable[Tensor], table: Tensor) -> list[tuple[int, Tensor]]:
     """For an axis, by group in it, the number of the unit at each index, or -1."""
     found = []
-    for _, units in lives:
+    for units in lives:
         group, unit = torch.where(units >= 0, table[:, units.clamp_min(0)], -1)
+        low, high = (int(bound) for bound in torch.aminmax(group))
+        numbers = [low] if low == high else torch.unique(group).tolist()
         found += [
-            (number, torch.where(group == number, unit, -1))
-            for number in torch.unique(group).tolist()
+            (number, unit if low == high else torch.where(group == number, unit, -1))
+            for number in numbers
             if number >= 0
         ]
     return found

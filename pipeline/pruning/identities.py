@@ -271,5 +271,8 @@ def _solution(of: Tensor, products: list[_Product], cause_of: Tensor, causes: li
     free = torch.zeros_like(frozen)
     free[of] = True
     free &= ~frozen & (parts < 0).all(dim=1)
-    reasons = {cls: causes[int(cause_of[cls])] for cls in frozen.nonzero().reshape(-1).tolist()}
+    stays = frozen.nonzero().reshape(-1)
+    reasons = {
+        cls: causes[number] for cls, number in zip(stays.tolist(), cause_of[stays].tolist(), strict=True)
+    }
     return Solution(of, free, parts, reasons)

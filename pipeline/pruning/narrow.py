@@ -7,7 +7,7 @@ import copy
 import functools
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -69,17 +69,13 @@ def set_attributes(small: nn.Module, attributes: Attributes) -> None:
         _follow_shapes(module)
 
 
-def cut_tensors(model: nn.Module, cut: Cut, instead: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """All parameters and buffers by name, copied, without the indices in `cut`; shared ones stay shared.
-
-    Args:
-        instead: tensors to cut instead of the model's own of the same name.
-    """
+def cut_tensors(named: Iterable[tuple[str, Tensor]], cut: Cut) -> dict[str, Tensor]:
+    """These parameters and buffers, copied, without the indices in `cut`; shared ones stay shared."""
     made: dict[int, Tensor] = {}
     tensors = {}
-    for name, tensor in named_tensors(model):
+    for name, tensor in named:
         if id(tensor) not in made:
-            made[id(tensor)] = without((instead or {}).get(name, tensor), cut.get(name, {}))
+            made[id(tensor)] = without(tensor, cut.get(name, {}))
         tensors[name] = made[id(tensor)]
     return tensors
 

@@ -12,7 +12,7 @@ from torch import nn
 from ...targets.errors import ModelError
 from .bypass import shallower
 from .factors import relaid
-from .narrow import cut_tensors, narrowed
+from .narrow import cut_tensors, named_tensors, narrowed
 from .plan import Plan, fingerprint, record
 
 
@@ -30,7 +30,7 @@ def rebuilt(model: nn.Module, plan: Plan, graph_form: Callable[[nn.Module, Plan]
         elif step.form == "layers":
             small = relaid(model, step)
         elif step.form == "module":
-            small = narrowed(model, cut_tensors(model, step.cut), step.attributes)
+            small = narrowed(model, cut_tensors(named_tensors(model), step.cut), step.attributes)
         else:
             small = graph_form(model, step)
         model = record(small, step)

@@ -28,7 +28,7 @@ from .contexts import configs_with_cache, uncollected
 from .graphnet import GraphNet, Program, call_layers
 from .groups import Groups, planned
 from .inputs import Example, inputs_of, tensors_of, unwrapped, with_tensors
-from .narrow import WIDTH_ARGUMENTS, cut_tensors, known_attributes, narrowed
+from .narrow import WIDTH_ARGUMENTS, cut_tensors, known_attributes, named_tensors, narrowed
 from .plan import Cut, fingerprint, parameters_left, record, together
 from .plan import Plan as Plan
 from .rebuild import other_network, rebuilt
@@ -120,7 +120,7 @@ def graph_form(
     All axes of the inputs are open that the network leaves open, if the graph then computes the same as the
     proven one, which has only its batch open.
     """
-    tensors = tensors or cut_tensors(model, cut)
+    tensors = tensors or cut_tensors(named_tensors(model), cut)
     graph, _ = resized(groups.tracing, groups.tracing.living(cut))
     given = inputs_of(model, groups.example)
     pairs = zip(tensors_of(given), graph.nodes, strict=False)  # a graph begins with its placeholders

@@ -8,8 +8,10 @@ user's class is tried with its own values too, which is what `verify` does.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ class Trial:
 
     @functools.cached_property
     def tensors(self) -> dict[str, Tensor]:
-        return cut_tensors(self.model, self.plan.cut)
+        return cut_tensors(named_tensors(self.model), self.plan.cut)
 
     @functools.cached_property
     def lively(self) -> dict[str, Tensor]:
@@ -63,8 +65,8 @@ class Trial:
         return {name: value for name, value in named if value is not None}
 
     def tried(self) -> dict[str, Tensor]:
-        """`tensors` with the lively values; made on each call, to save memory."""
-        return cut_tensors(self.model, self.plan.cut, self.lively) if self.lively else self.tensors
+        """The lively values, cut; made on each call, to save memory."""
+        return cut_tensors(self.lively.items(), self.plan.cut)
 
     @functools.cached_property
     def resized(self) -> tuple[Graph, tuple[Change, ...]]:
@@ -145,12 +147,12 @@ class Trial:
 
     def _narrowed(self, attributes: Attributes) -> tuple[nn.Module | None, str]:
         """The user's class with these attributes, if it is right with lively values and with its own."""
-        if self.lively:
-            lively = narrowed(self.model, self.tried(), attributes)
-            if problem := self._problem(lively, self.expected):
-                return None, problem
-            del lively  # before the copy with the network's own values is made
         small = narrowed(self.model, self.tensors, attributes)
+        if self.lively:
+            with _holding(self.tensors, self.tried()):
+                problem = self._problem(small, self.expected)
+            if problem:
+                return None, problem
         problem = self._problem(small, self.own)
         return None if problem else small, problem
 
@@ -158,7 +160,7 @@ class Trial:
     def graph_problem(self) -> MismatchError | None:
         """What is wrong with the graph of the narrower network, if anything is."""
         graph, _ = self.resized
-        tried = self.tried()
+        tried = self.tensors | self.tried()
         narrow = Recorder(self.groups.tracing.graph, graph, tried)
         found = or_nothing(functools.partial(run_graph, narrow, self.inputs))
         outcome = compared(self.expected, found)
@@ -177,6 +179,19 @@ class Trial:
             return f"its forward fails with the new widths: {first}"
         wrong = f"its forward runs with the new widths, but outputs are wrong by {outcome.error:.1e}"
         return "" if outcome.same else wrong
+
+
+@contextlib.contextmanager
+def _holding(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> Iterator[None]:
+    """Other values in a module's tensors, wherever it refers to them; another copy of it would cost more."""
+    own = {name: tensors[name].data for name in values}
+    try:
+        for name, value in values.items():
+            tensors[name].data = value
+        yield
+    finally:
+        for name, value in own.items():
+            tensors[name].data = value
 
 
 def _lively(parameter: Tensor, generator: torch.Generator) -> nn.Parameter | None:

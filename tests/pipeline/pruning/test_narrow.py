@@ -15,7 +15,13 @@ from support.halving import done, halved
 from torch import Tensor, nn
 from torch.fx import Graph
 
-from deadweight.pipeline.pruning.narrow import cut_tensors, guessed_attributes, narrowed, set_attributes
+from deadweight.pipeline.pruning.narrow import (
+    cut_tensors,
+    guessed_attributes,
+    named_tensors,
+    narrowed,
+    set_attributes,
+)
 from deadweight.pipeline.pruning.plan import Plan
 from deadweight.pipeline.pruning.resize import Change
 from deadweight.pipeline.pruning.verify import verify
@@ -204,7 +210,9 @@ def test_cut_tensors_are_copies_in_the_same_type_and_layout() -> None:
     first, second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3)
     model: Any = nn.Sequential(first.requires_grad_(False), second).bfloat16()
     model.to(memory_format=torch.channels_last)
-    tensors = cut_tensors(model, {"0.weight": {0: (0, 5)}, "0.bias": {0: (0, 5)}, "1.weight": {1: (0, 5)}})
+    tensors = cut_tensors(
+        named_tensors(model), {"0.weight": {0: (0, 5)}, "0.bias": {0: (0, 5)}, "1.weight": {1: (0, 5)}}
+    )
     weight = tensors["0.weight"]
     assert torch.equal(weight, first.weight[[1, 2, 3, 4, 6, 7]])
     assert (weight.dtype, weight.requires_grad) == (torch.bfloat16, False)
@@ -217,9 +225,8 @@ def test_cut_tensors_are_copies_in_the_same_type_and_layout() -> None:
 
 def test_cut_tensors_share_what_the_originals_share() -> None:
     model = Tied()
-    tensors = cut_tensors(
-        model, {name: {0: (1,)} for name in ("encoder.weight", "twin.weight", "mean", "alias")}
-    )
+    cut = {name: {0: (1,)} for name in ("encoder.weight", "twin.weight", "mean", "alias")}
+    tensors = cut_tensors(named_tensors(model), cut)
     assert tensors["encoder.weight"] is tensors["twin.weight"]
     assert tensors["mean"] is tensors["alias"]
     assert tensors["encoder.bias"] is not tensors["twin.bias"]
@@ -291,7 +298,7 @@ def test_a_stored_width_is_set_anew_wherever_it_is_stored(how: str) -> None:
 def load_through_json(model: nn.Module, small: nn.Module) -> nn.Module:
     """The same from its plan, as it is written."""
     plan = Plan.from_json(json.loads(json.dumps(done(small).to_json())))
-    return narrowed(model, cut_tensors(model, plan.cut), plan.attributes)
+    return narrowed(model, cut_tensors(named_tensors(model), plan.cut), plan.attributes)
 
 
 class Fused(nn.Module):
@@ -326,7 +333,7 @@ def test_hooks_come_along() -> None:
         return result * 2
 
     model.get_submodule("fc1").register_forward_hook(double)
-    small = narrowed(model, cut_tensors(model, {}), {})
+    small = narrowed(model, cut_tensors(named_tensors(model), {}), {})
     assert torch.equal(small(nets.image(2, 1, 4, 4)), model(nets.image(2, 1, 4, 4)))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.compare import relative_error, run
 from deadweight.pipeline.pruning.groups import Groups, remove
-from deadweight.pipeline.pruning.narrow import cut_tensors
+from deadweight.pipeline.pruning.narrow import cut_tensors, named_tensors
 from deadweight.pipeline.pruning.plan import Plan
 from deadweight.pipeline.pruning.resize import resized
 from deadweight.pipeline.pruning.survivors import (
@@ -162,7 +162,7 @@ def test_the_first_layer_that_differs_is_found_and_named(spoilt: str) -> None:
     groups = trace(model, (example,))
     plan = half_of(groups)
     expected = reference(groups, plan, keep=True)
-    tensors = cut_tensors(model, plan.cut)
+    tensors = cut_tensors(named_tensors(model), plan.cut)
     found = Recorder(groups.tracing.graph, expected_graph(groups, plan), tensors, keep=True)
     with torch.no_grad():
         expected.run(example)
