@@ -60,7 +60,7 @@ def row(network: Network, skipped: Collection[str] = ()) -> Row:
     """All columns of a network; "refused" where the answer was no, "failed" where something broke.
 
     Args:
-        skipped: checks that are left out.
+        skipped: checks that are left out; "memory" is one too.
     """
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -80,9 +80,10 @@ def row(network: Network, skipped: Collection[str] = ()) -> Row:
             plan = choose(groups, _channels(groups, scores), ratio=RATIO)
             small = apply(model, plan, groups)
             ended = time.process_time()
-        with exporting(memory=True) as again:  # the first of a process also loads what any network needs
-            apply(model, plan, trace(model, example))
-            found["peak_bytes"] = again.most()
+        if "memory" not in skipped:
+            with exporting(memory=True) as again:  # the first of a process also loads what any network needs
+                apply(model, plan, trace(model, example))
+                found["peak_bytes"] = again.most()
         found["whole_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         found["own_bytes"], found["forward_bytes"] = own_bytes(model), forward_bytes(model, example)
     except DeadweightError as error:

@@ -102,7 +102,7 @@ def _sums(ours: Sequence[Row], rival: Sequence[Row]) -> str:
         ("the network's", ("own_bytes",)),
         ("that and a pass's", ("own_bytes", "forward_bytes")),
     ):
-        times = [row["peak_bytes"] / sum(row[size] for size in sizes) for row in cut if "own_bytes" in row]
+        times = [row["peak_bytes"] / sum(row[size] for size in sizes) for row in cut if "peak_bytes" in row]
         if times:
             least = f"{statistics.median(times):.1f}, {sum(one <= 2 for one in times)} of {len(times)}"
             lines.append(f"| memory over {of}: median, at most twice in | {least} | not measured |")

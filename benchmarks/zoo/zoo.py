@@ -125,7 +125,8 @@ def main() -> None:
     networks: tuple[Network, ...] = given.networks or NETWORKS
     if unknown := set(given.only) - {one.name for one in networks}:
         parser.error(f"not in the zoo: {', '.join(sorted(unknown))}")
-    networks = tuple(one for one in networks if not given.only or one.name in given.only)
+    if given.only:
+        networks = tuple(next(one for one in networks if one.name == name) for name in given.only)
     limits_s = {"ours": given.limit, "rival": given.rival_limit}
     if not given.table:
         run(networks, given.tools, given.record, jobs=given.jobs, limits_s=limits_s, skipped=given.without)
