@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..targets.errors import RecipeError
@@ -133,7 +134,6 @@ def _on_board(
             f"The accepted model {accepted.model} is not here, so it cannot be sent to {on}.",
             "Restore the file, or give the command that fetches it: --fetch CMD.",
         )
-
     protocol, scores = replace(accepted.protocol, events=48), None
     models = {"baseline": old, "candidate": model}
     with connected_to(on, progress) as there:
@@ -141,12 +141,12 @@ def _on_board(
             runs = runtime_there(there, how)[0]
             precision = how.settings.precision if runs.builds else ""
             refuse_other_runtime(accepted, model, replace(protocol, runtime=runs.name, precision=precision))
-        ready = ready_on(there, models, how, batch=protocol.batch, inputs=inputs, progress=progress)
+        built = partial(ready_on, there, models, how, batch=protocol.batch, inputs=inputs, progress=progress)
+        ready = built()
         refuse_other_runtime(accepted, model, ready.protocol(protocol))
         timed, _ = compare_on(there, ready, protocol=protocol, margin=0.02, inputs=inputs, progress=progress)
         if data is not None:
-            was, now = (
-                accuracy(path, data, predict=predict_on(there, ready, name)) for name, path in models.items()
-            )
+            ready = built(scores=True)
+            was, now = (accuracy(models[one], data, predict=predict_on(there, ready, one)) for one in models)
             scores = was, now
     return timed.measurements, scores

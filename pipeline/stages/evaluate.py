@@ -19,7 +19,6 @@ from ...targets.remote.board import predict_on
 from ...targets.remote.on_board import ready_on
 from ...targets.remote.ssh import connected
 from ...targets.runtimes.open import open_session
-from ...targets.runtimes.runtime import runtime_named
 from ...targets.timing.inputs import inputs_mark
 from ..training.predict import score_of, session_predict, torch_predict
 from ..work import Variant, Work
@@ -79,9 +78,7 @@ def engine_scores(work: Work, split: str) -> dict[str, float]:
     scores = {}
     with connected(made["on"]) as board:
         how = how_on(work, runtime=made["runtime"], precision=made["precision"])
-        # trtexec opens an engine anew for every batch: with one sample each, a test split would take hours.
-        batch = 64 if runtime_named(made["runtime"]).time_process else 1
-        ready = ready_on(board, paths, how, batch=batch, progress=work.progress)
+        ready = ready_on(board, paths, how, scores=True, progress=work.progress)
         for index, name in enumerate(paths):
             work.progress(index, len(paths), f"score the engine of {name}")
             there = SentAhead(predict_on(board, ready, name), list(example_batch(work.workload)))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 from ..engines.build_settings import BuildSettings, needs_half
 from ..engines.record import check_comparable, engine_facts, read_record
 from ..errors import ModelError, TargetError
-from ..onnx_file import model_sha256, read_nodes
+from ..onnx_file import model_sha256, read_ends, read_nodes
 from ..progress import Progress
 from ..runtimes.runtime import Runtime, by_suffix, is_engine, known_runtimes, runtime_named, with_choices
 from ..target import Target, load_target, target_on
@@ -101,11 +101,13 @@ def ready_on(
     *,
     batch: int = 1,
     inputs: Optional[Path] = None,
+    scores: bool = False,
     progress: Optional[Progress] = None,
 ) -> Ready:
     """Sends models, ONNX files or engines that the board built, and builds the ONNX files where engines run.
 
     `inputs`, an NPZ file, gives the shapes of the engines' inputs; else they have batches from 1 to `batch`.
+    `scores`: for any number of samples, where the files allow it, and for 64 where each run is a process.
     """
     paths = {name: Path(path) for name, path in models.items()}
     plans = [path for path in paths.values() if is_engine(path)]
@@ -122,9 +124,11 @@ def ready_on(
         return Ready(dict(zip(paths, there)), runtime)
     version = _version(facts, runtime)
     target = target_on(how.target, facts) if isinstance(how.target, str) else how.target
+    dynamic = all(end.shape[:1] == (-1,) for path in paths.values() for end in read_ends(path)[0])
+    most = 0 if not (scores and dynamic) else 64 if runtime.time_process else 1
     settings = replace(
         how.settings,
-        **_sizes(how.settings, batch, inputs),
+        **_sizes(how.settings, batch, inputs, most),
         workspace_bytes=how.settings.workspace_bytes or _workspace(facts["memory_bytes"]),
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -217,15 +221,17 @@ def _built(
     return answers
 
 
-def _sizes(settings: BuildSettings, batch: int, inputs: Optional[Path]) -> Dict[str, Any]:
+def _sizes(settings: BuildSettings, batch: int, inputs: Optional[Path], most: int) -> Dict[str, Any]:
+    """`most`: the least that the largest batch of scores may be; 0 for times, where each shape is exact."""
     if inputs is None:
-        return {"batch": (1, batch, batch)} if settings.batch == (1, 1, 1) else {}
+        return {"batch": (1, max(batch, most), max(batch, most))} if settings.batch == (1, 1, 1) else {}
     from ..timing.inputs import given_inputs
 
     arrays = given_inputs(inputs) or {}
-    shapes = {name: (tuple(array.shape),) * 3 for name, array in arrays.items()}
-    largest = max((shape[0][0] for shape in shapes.values() if shape[0]), default=1)
-    return {"shapes": shapes, "batch": (1, largest, largest)}
+    largest = max([most or 1, *(len(array) for array in arrays.values() if array.ndim)])
+    batches = (1, largest, largest)
+    shapes = {k: tuple((n, *a.shape[1:]) if most else a.shape for n in batches) for k, a in arrays.items()}
+    return {"shapes": shapes, "batch": batches}
 
 
 def _workspace(memory_bytes: Optional[int]) -> Optional[int]:

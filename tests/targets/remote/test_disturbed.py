@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import runs, ssh_board, trtexec
 from support.boards import put, unpack
@@ -15,6 +16,7 @@ from support.boards import put, unpack
 import deadweight
 from deadweight.targets.artifact import read_json, sha256_of
 from deadweight.targets.errors import TargetError
+from deadweight.targets.runtimes.open import open_session
 
 MakeMlp = Callable[..., Path]
 RECIPE = runs.recipe(
@@ -65,8 +67,8 @@ def words_of(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def gate(model: Path, baseline: Path) -> list[object]:
-    """The command line of a gate on the board, without settings."""
-    settings = baseline.with_name("none.toml")
+    """The command line of a gate on the board, with the settings beside its baseline, or none."""
+    settings = baseline.with_name("gate.toml")
     settings.touch()
     return ["gate", "--model", model, "--baseline", baseline, "--on", "board", "--config", settings]
 
@@ -130,6 +132,21 @@ def test_a_gate_whose_link_is_cut_accepts_and_judges_nothing(
     board.reconnect()
     assert runs.exit_code(*line) == 3
     assert plans(board) == built
+
+
+@pytest.mark.slow
+def test_a_gate_scores_engines_of_another_batch_than_those_that_it_times(
+    board: ssh_board.Board, models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = gate(models[0], tmp_path / "accepted.json")
+    x = np.random.default_rng(0).standard_normal((70, 64)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, label=open_session(models[0]).run({"x": x})["y"].argmax(1))
+    (tmp_path / "gate.toml").write_text('[gate]\ndata = "data.npz"\n[budgets]\nscore_drop = 0.9\n')
+    assert runs.exit_code(*line, "--record") == 0
+    assert runs.exit_code(*line) == 3
+    assert "was 1.0000" in words_of(capsys)
+    records = [read_json(Path(f"{plan}.json")) for plan in plans(board)]
+    assert sorted(one["profiles"]["x"][2][0] for one in records) == [1, 64]
 
 
 @pytest.mark.slow

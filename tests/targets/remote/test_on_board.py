@@ -19,6 +19,7 @@ from deadweight.__main__ import main
 from deadweight.targets.artifact import read_json, sha256_of
 from deadweight.targets.engines.calibration_cache import read_ranges
 from deadweight.targets.errors import TargetError
+from deadweight.targets.remote.board import predict_on
 from deadweight.targets.remote.on_board import ready_on
 from deadweight.targets.remote.ssh import connected
 
@@ -114,6 +115,20 @@ def test_a_gate_on_a_board_judges_engines_and_only_of_the_recorded_precision(
     assert code == 2
     assert "runs on onnxruntime, but the baseline was recorded on tensorrt fp16" in said
     assert "gate --record" in said
+
+
+@pytest.mark.slow
+def test_engines_for_scores_take_fewer_samples_than_the_inputs_of_the_times(
+    board: ssh_board.Board, models: Path, tmp_path: Path
+) -> None:
+    held = np.load(models / "mlp.npz")
+    np.savez(tmp_path / "five.npz", x=held["x"][:5])
+    with connected("board", config=board.config) as there:
+        given = {"mlp": models / "mlp.onnx"}
+        ready = ready_on(there, given, inputs=tmp_path / "five.npz", scores=True)
+        assert ready.batch == 5
+        found = predict_on(there, ready, "mlp")({"x": held["x"][:7]})["y"]
+    np.testing.assert_allclose(found, held["y"][:7], rtol=0.02, atol=0.02)
 
 
 @pytest.mark.slow

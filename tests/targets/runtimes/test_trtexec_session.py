@@ -22,7 +22,10 @@ from deadweight.targets.engines.build import build_engine
 from deadweight.targets.engines.build_settings import BuildSettings
 from deadweight.targets.engines.content import runs_of
 from deadweight.targets.errors import ModelError, TargetError
+from deadweight.targets.remote.board import predict_on
+from deadweight.targets.remote.on_board import ready_on
 from deadweight.targets.remote.ssh import Local
+from deadweight.targets.runtimes.infer import run_all
 from deadweight.targets.runtimes.open import open_session, runtime_of
 from deadweight.targets.runtimes.runtime import Runtime, runtime_named, usable
 from deadweight.targets.runtimes.trtexec_session import open_trtexec
@@ -249,3 +252,28 @@ def test_a_board_with_trtexec_alone_builds_times_and_scores_through_its_agent(
     assert code == 0
     assert result["runtime"] == "trtexec of TensorRT 10.3.0"
     assert np.load(tmp_path / "outputs" / "0000.npz")["y"].shape == (3, 4)
+
+
+@pytest.mark.slow
+def test_scores_take_a_process_for_64_samples_where_the_file_allows_it(
+    tmp_path: Path, trtexec_only: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    program, calls = trtexec_only(), tmp_path / "calls"
+    count = f"open({str(calls)!r}, 'a').write('x' * ('loadInputs' in str(sys.argv)))"
+    program.write_text(program.read_text().replace("\nmain(", f"\n{count}\nmain("))
+    x = np.random.default_rng(0).standard_normal((70, 6)).astype(np.float32)
+    np.savez(tmp_path / "five.npz", x=x[:5])
+
+    def processes(model: Path, samples: int, **sizes: Any) -> int:
+        calls.write_text("")
+        ready = ready_on(Local(), {"m": model}, scores=True, **sizes)
+        found = predict_on(Local(), ready, "m")({"x": x[:samples]})
+        expected = run_all(open_session(model), {"x": x[:samples]})
+        np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-4, atol=1e-5)
+        return calls.stat().st_size
+
+    dynamic = save_mlp(tmp_path / "dynamic.onnx", 6, 4)
+    assert processes(dynamic, 70) == 2
+    assert processes(dynamic, 70, inputs=tmp_path / "five.npz") == 2
+    assert processes(save_mlp(tmp_path / "fixed.onnx", 6, 4, batch=2), 4) == 2
