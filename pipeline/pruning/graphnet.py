@@ -122,7 +122,7 @@ class Program:
                     f"Use torch.autocast, or convert the original to {now} before it is traced.",
                 )
 
-    def __deepcopy__(self, memo: object) -> Program:
+    def __deepcopy__(self, _: object) -> Program:
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +42,19 @@ def test_it_is_tuned_and_the_loss_falls(young: dict[str, Any], name: str) -> Non
     assert torch.equal(model(IMAGES), model(IMAGES))
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes wrote that trained the graph forms together."""
+    directory = tmp_path_factory.mktemp("trained")
+    spawn(graph_training.one_of_two, (str(directory),), nprocs=2)  # type: ignore[no-untyped-call]
+    return directory
+
+
 @pytest.mark.slow
-def test_two_processes_tune_it_as_one_does_on_the_joined_batch(young: dict[str, Any], tmp_path: Path) -> None:
-    spawn(graph_training.one_of_two, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+def test_two_processes_tune_it_as_one_does_on_the_joined_batch(young: dict[str, Any], trained: Path) -> None:
     first: dict[str, Tensor] = {}
     for name in graph_training.BUILD:
-        first, second = (torch.load(tmp_path / f"{name} {rank}.pt") for rank in range(2))
+        first, second = (torch.load(trained / f"{name} {rank}.pt") for rank in range(2))
         start = young[name].state_dict()
         parameters = [key for key, _ in young[name].named_parameters()]
         assert all(torch.equal(first[key], second[key]) for key in parameters)
@@ -54,6 +63,32 @@ def test_two_processes_tune_it_as_one_does_on_the_joined_batch(young: dict[str, 
     graph_training.tuned(alone, IMAGES, LABELS)
     for key, value in alone.state_dict().items():
         assert torch.allclose(value, first[key], rtol=1e-5, atol=1e-5), key
+
+
+ELSEWHERE = """
+import sys, torch
+moved, images = (torch.load(path, weights_only=False) for path in sys.argv[1:3])
+found = {device: [model(image.to(device)) for image in images] for device, model in moved.items()}
+torch.save(found, sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+def test_trained_by_two_it_is_moved_and_runs_elsewhere_at_other_sizes(trained: Path, tmp_path: Path) -> None:
+    images = [nets.image(3, 3, *size, seed=5).double() for size in ((12, 20), (7, 5))]
+    torch.save(images, tmp_path / "images.pt")
+    files = (trained / "any size 0 moved.pt", tmp_path / "images.pt", tmp_path / "found.pt")
+    subprocess.run([sys.executable, "-c", ELSEWHERE, *files], check=True, cwd=tmp_path)
+    found = torch.load(files[2])
+    own = graph_training.AnySize(8).double().eval()
+    own.load_state_dict(torch.load(trained / "any size 0.pt"))
+    for device, scores in found.items():
+        for image, score in zip(images, scores, strict=True):
+            expected = own(image)
+            assert (score.device.type, score.dtype) == (device, torch.float64)
+            assert score.shape == expected.shape
+            assert device == "meta" or torch.allclose(score.cpu(), expected, rtol=1e-9)
+    assert found.keys() == set(graph_training.ELSEWHERE)
 
 
 @by_name
