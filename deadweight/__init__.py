@@ -12,11 +12,9 @@ that a board, a CI job and a workstation each load only what they have.
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 from .targets import __version__ as __version__
-from .targets.deprecated import OldModules
 
 if TYPE_CHECKING:
     from .api import build, compare, gate, lint, memory, profile, prune, quantize, run, sweep
@@ -94,7 +92,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
-
-
-if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
-    sys.meta_path.append(OldModules())
