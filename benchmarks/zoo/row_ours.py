@@ -199,13 +199,14 @@ class Pruned:
 
     def parts(self) -> dict[str, float]:
         """The parts of a cut and of the wide proof, in forward passes, without torch.export's own time."""
-        proof = Proof(self.model, self.small, self.plan, self.groups)
+        done = plan_of(self.small) or self.plan  # less may have gone than was asked
+        proof = Proof(self.model, self.small, done, self.groups)
         steps: dict[str, Callable[[], Any]] = {
             "outputs": lambda: proof.outputs,
             "gradients": proof.gradients,
             "sizes": proof.sizes,
             "pickled": proof.pickled,
-            "saved": lambda: saved(self.model, self.small, self.plan, self.groups),
+            "saved": lambda: saved(self.model, self.small, done, self.groups),
         }
         found, said = {}, []
         for name, step in steps.items():
