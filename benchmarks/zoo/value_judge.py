@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, cycle
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -348,7 +348,7 @@ def _scales(attentions: list[tuple[int, float | None]]) -> Iterator[None]:
     Unless the pruned network gives the scale that the original has of itself.
     """
     own: Any = F.scaled_dot_product_attention
-    left = iter(attentions)
+    left = cycle(attentions)
 
     def scaled(query: Tensor, *rest: Any, scale: float | None = None, **settings: Any) -> Tensor:
         width, given = next(left)
