@@ -83,11 +83,14 @@ def batch_is_open(graph: GraphModule) -> bool:
 
 
 def has_batch(placeholder: Node) -> bool:
-    """Whether the first axis of an input is the dynamic batch."""
+    """Whether the first axis of an input is the dynamic batch: not if another input has that size fixed."""
+    inputs = (one.meta.get("val") for one in placeholder.graph.nodes if one.op == "placeholder")
+    sizes: list[Any] = [one.shape[0] for one in inputs if isinstance(one, Tensor) and one.dim()]
+    # A symbol may have been narrowed to one value after it was made.
+    fixed = {size_of(one) for one in sizes if isinstance(one, int) or one.node.maybe_as_int() is not None}
     value = placeholder.meta.get("val")
     size: object = value.shape[0] if isinstance(value, Tensor) and value.dim() else 0
-    # A symbol may have been narrowed to one value after it was made.
-    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
+    return isinstance(size, torch.SymInt) and size_of(size) not in fixed
 
 
 def users_line(node: Node) -> str:

@@ -105,7 +105,7 @@ def own_backward() -> Iterator[set[str]]:
     def applied(kind: type, *args: Any, **kwargs: Any) -> Any:
         if not kind.__module__.startswith("torch."):
             found.add(kind.__name__)
-        return apply.__func__(kind, *args, **kwargs)
+        return apply.__get__(None, kind)(*args, **kwargs)  # torch 2.14 has it in C
 
     def hooked(tensor: Tensor, *args: Any) -> Any:
         if not str(sys._getframe(1).f_globals.get("__name__")).startswith("torch."):

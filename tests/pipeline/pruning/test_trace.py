@@ -279,3 +279,25 @@ def test_a_network_that_treats_one_sample_otherwise_is_traced_with_one(fixed: st
     assert groups.batch == 1
     small = apply(model, half_of(groups), groups, form="graph")
     assert verify(model, small, done(small), groups).max_relative_error < 1e-5
+
+
+class Unbound(nn.Module):
+    """Two inputs whose batches must be one; that of the second is fixed by unbind()."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.other = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        parts = [self.other(one) for one in y.unbind()]
+        out: Tensor = self.fc2(torch.relu(self.fc1(x))).sum(0) + torch.stack(parts).mean()
+        return out
+
+
+def test_a_batch_that_one_of_the_inputs_fixes_is_fixed_for_all() -> None:
+    model, example = nets.lively(Unbound()), (nets.image(2, 4), nets.image(2, 4))
+    groups = trace(model, example)
+    assert groups.batch == 2
+    small = apply(model, half_of(groups), groups)
+    assert verify(model, small, done(small), groups).max_relative_error < 1e-5
