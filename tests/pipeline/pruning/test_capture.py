@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from support import nets, sequence_nets
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_unflatten
 
 from deadweight.pipeline.pruning.capture import argument_of, batch_is_open, capture, operator_name, users_line
 from deadweight.pipeline.pruning.contexts import in_mode, uncollected
@@ -51,7 +52,7 @@ def test_the_graph_takes_and_returns_flat_tensors_and_knows_their_structure() ->
     graph = capture(model, {"image": nets.image(2, 3, 8, 8)})
     flat = leaves(graph, nets.image(5, 3, 8, 8))
     assert [leaf.shape[0] for leaf in flat] == [5, 5]
-    found, expected = graph.meta["structured"](flat), model(nets.image(5, 3, 8, 8))
+    found, expected = tree_unflatten(flat, graph.meta["structure"]), model(nets.image(5, 3, 8, 8))
     assert found.keys() == expected.keys()
     assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in found)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support import nets
 from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten
 
 from deadweight import apply, choose, load_pruned, save_pruned, trace, verify
 from deadweight.pipeline.pruning.capture import batch_is_open, capture
@@ -124,7 +125,7 @@ def test_the_graph_of_nested_inputs_takes_their_tensors_in_order_at_any_batch() 
 def test_a_dataclass_comes_back_from_the_tensors_of_a_graph() -> None:
     model = Dataclasses()
     graph = capture(model, (x(),))
-    found = graph.meta["structured"]([torch.zeros(1), torch.ones(1), None])
+    found = tree_unflatten([torch.zeros(1), torch.ones(1), None], graph.meta["structure"])
     assert found == Result(torch.zeros(1), {"hidden": [Result(torch.ones(1), None)]})
 
 
