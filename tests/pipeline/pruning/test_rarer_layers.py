@@ -128,7 +128,8 @@ def rotated(x: Tensor) -> Tensor:
 
 
 def waves(x: Tensor, weight: Any) -> Tensor:
-    return filtered(x, weight) + torch.fft.fftn(x, dim=[1]).real
+    out: Tensor = filtered(x, weight) + torch.fft.fftn(x, dim=[1]).real
+    return out
 
 
 def other_names(x: Tensor, weight: Any) -> Tensor:
@@ -136,7 +137,8 @@ def other_names(x: Tensor, weight: Any) -> Tensor:
     y = torch.subtract(torch.multiply(x, 2), torch.divide(F.logsigmoid(x), 3))
     y = torch.where(torch.greater(y, 0) & torch.less_equal(y, 2), y, torch.absolute(y))
     y = torch.tensordot(torch.hstack([y[:, :2], y[:, 2:]]), weight.value, 1)
-    return torch.special.expit(y)
+    out: Tensor = torch.special.expit(y)
+    return out
 
 
 def along_tokens(x: Tensor) -> Tensor:
