@@ -44,6 +44,7 @@ from benchmarks.zoo.measure import (
 from benchmarks.zoo.networks import Network
 from benchmarks.zoo.value_judge import Judged, UnjudgedError, judge, make_distinct
 from benchmarks.zoo.wide_judge import gradients, other_sizes, pickled
+from deadweight.pipeline.pruning.contexts import uncollected
 from deadweight.pipeline.pruning.groups import BLOCKS, Groups, choose
 from deadweight.pipeline.pruning.plan import Plan, plan_of
 from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
@@ -210,7 +211,7 @@ class Pruned:
         }
         found, said = {}, []
         for name, step in steps.items():
-            with exporting() as beside:
+            with exporting() as beside, uncollected():  # as in `verify`
                 started = time.process_time()
                 said.append(str(step()))
                 found[name] = time.process_time() - started - sum(beside.seconds)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -168,15 +169,18 @@ def error_of(expected: Any, found: Any) -> float:
     wide = torch.complex128 if expected.is_complex() or found.is_complex() else torch.float64
     largest = differing = worst = 0.0
     for one, other in _pieces(expected, found, wide):
-        difference = torch.where(one == other, 0.0, (one - other).abs())
-        if not bool(difference.isfinite().all()):
+        equal, size = one == other, _size(one)
+        difference = float((one - other).abs().masked_fill_(equal, 0.0).max())
+        if not math.isfinite(difference):
             return float("inf")
-        worst = max(worst, float(difference.max()))
-        differing = max(differing, float(torch.where(difference > 0, _size(one), 0.0).max()))
-    for one, other in _pieces(expected, found, wide):
-        size = _size(one)
-        filled = (one == other) & (size > _FILLED * differing)
-        largest = max(largest, float(torch.where(filled, 0.0, size).max()))
+        worst, largest = max(worst, difference), max(largest, float(size.max()))
+        differing = max(differing, float(size.masked_fill_(equal, 0.0).max()))
+    if largest > _FILLED * differing > 0:
+        largest = 0.0
+        for one, other in _pieces(expected, found, wide):
+            size = _size(one)
+            filled = (one == other) & (size > _FILLED * differing)
+            largest = max(largest, float(size.masked_fill_(filled, 0.0).max()))
     return worst / max(largest, torch.finfo(torch.float64).tiny)
 
 
@@ -188,7 +192,7 @@ def _pieces(one: Tensor, other: Tensor, wide: torch.dtype) -> Iterator[tuple[Ten
 
 
 def _size(value: Tensor) -> Tensor:
-    return torch.where(value.isfinite(), value.abs(), 0.0)
+    return value.abs().nan_to_num_(0.0, 0.0)
 
 
 @contextlib.contextmanager

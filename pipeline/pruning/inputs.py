@@ -250,6 +250,7 @@ def _attempts(axes: Axes) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
     yield every, [name.startswith(_IMAGE[1]) for name in every]
     images = [name for name in every if name.startswith(_IMAGE)]
     yield images, [0] * len(images)
+    yield images, [1] * len(images)
     for which in range(3):
         yield from (([name], [which]) for name in every if not which or name not in (BATCH, *_IMAGE))
 
@@ -257,8 +258,9 @@ def _attempts(axes: Axes) -> Iterator[tuple[Sequence[str], Sequence[int]]]:
 def _other(size: int, which: int) -> int:
     """Another size: smaller ones are cheaper, and multiples of 32 suit most networks for images."""
     if size % 32 == 0 and size > 32:
-        half = size // 64 * 32
-        return (half, half + 32 if half + 32 < size else size + 32, size + 32)[which]
+        small, half = max(size // 256, 1) * 64 if size > 64 else 32, size // 64 * 32
+        more = half if half > small else small + 32
+        return (small, more if more < size else size + 32, size + 32)[which]
     return (max(size // 2, 1) if size > 2 else size + 1, size + (size + 1) // 2, size + 1)[which]
 
 

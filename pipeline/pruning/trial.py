@@ -109,17 +109,20 @@ class Trial:
 
     def module(self) -> tuple[nn.Module | None, str]:
         """The user's class if it is right, possibly with attributes set; else what is wrong with it."""
-        _, changes = self.resized
-        known, *others = guessed_attributes(self.model, changes)
+        known, *others = guessed_attributes(self.model, self.resized[1])
+        # Those that forward does not read are set too where that is right.
+        unread = unread_widths(self.model, self.groups.tracing, self.alive)
+        guesses = [one for guess in (known, *others) for one in (_together(unread, guess), guess)]
         problem = ""
-        for attributes in (known, *others):
-            small, problem = self._narrowed(attributes)
+        for place, settled in enumerate(guesses):
+            small, problem = (None, problem) if settled in guesses[:place] else self._narrowed(settled)
             if small is not None:
-                small, settled = self._settled(small, attributes)
                 reason = self.plan.reason or "its forward code follows the widths"
                 config = config_widths(self.model, small, self.plan)
                 if config:
-                    small, settled = self._settled(small, settled, {"": config})
+                    described = _together({"": config}, settled)
+                    other, _ = self._narrowed(described)
+                    small, settled = (small, settled) if other is None else (other, described)
                 if config is None:
                     reason += "; its config cannot describe these widths: write it with save_pruned()"
                 if settled != known:
@@ -133,17 +136,6 @@ class Trial:
                 )
                 return record(small, done), ""
         return None, problem
-
-    def _settled(
-        self, small: nn.Module, attributes: Attributes, unread: Attributes | None = None
-    ) -> tuple[nn.Module, Attributes]:
-        """A network that is right, if possible with the attributes that its forward does not read."""
-        unread = unread or unread_widths(self.model, self.groups.tracing, self.alive)
-        every = {
-            path: {**unread.get(path, {}), **attributes.get(path, {})} for path in {*unread, *attributes}
-        }
-        other, _ = (None, "") if every == attributes else self._narrowed(every)
-        return (small, attributes) if other is None else (other, every)
 
     def _narrowed(self, attributes: Attributes) -> tuple[nn.Module | None, str]:
         """The user's class with these attributes, if it is right with lively values and with its own."""
@@ -227,6 +219,11 @@ def earlier_plans(model: nn.Module) -> tuple[Plan, ...]:
     """The plans applied to a network, oldest first."""
     before = plan_of(model)
     return (*before.earlier, dataclasses.replace(before, earlier=())) if before else ()
+
+
+def _together(one: Attributes, other: Attributes) -> Attributes:
+    """Both; where they set the same, the other."""
+    return {path: {**one.get(path, {}), **other.get(path, {})} for path in {*one, *other}}
 
 
 def _listed(attributes: Attributes, but: Attributes) -> str:

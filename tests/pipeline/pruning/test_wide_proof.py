@@ -148,3 +148,37 @@ def test_a_norm_over_fewer_features_has_the_gradients_of_the_living_in_both_form
         assert found.gradient_error is not None
         assert found.gradient_error < 1e-4
         assert found.also[:2] == ("training mode too", "batch open")
+
+
+class Stochastic(sequence_nets.Vit):
+    """Drops its result at random in training, as stochastic depth does."""
+
+    draw = "bernoulli_"
+
+    def forward(self, image: Tensor) -> Tensor:
+        out = super().forward(image)
+        if self.training and self.draw == "bernoulli_":
+            out = out * out.new_empty(len(out), 1).bernoulli_(0.8).div_(0.8)
+        if self.training and self.draw == "randn_like":
+            out = out + torch.randn_like(out)
+        return 2 * out if self.training and self.draw == "twice" else out
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        ("bernoulli_", "training mode too"),
+        ("randn_like", "training mode not compared: it is random"),
+        ("twice", "training mode not compared: it is another function than in eval mode"),
+    ],
+)
+def test_stochastic_depth_is_left_out_of_training_and_what_else_is_random_there_is_said(
+    draw: str, words: str
+) -> None:
+    net = Stochastic()
+    net.draw = draw
+    model = nets.lively(net)
+    small, _, groups = halved(model, nets.image(2, 3, 8, 8))
+    found = proven(small, model, groups)
+    assert found.function_changed_by
+    assert found.also[0] == words
