@@ -107,9 +107,10 @@ def guessed_attributes(model: nn.Module, changes: Sequence[Change]) -> list[dict
     """Attributes of the user's modules that may be the origin of constants that changed in their code.
 
     They are guesses by value (`num_heads` and `window` may be equal), the surest first, so that each must be
-    checked: none but those of torch's layers; those with the value of a constant; those with the size of an
-    operand, from which code derives a constant (`self.channels // 2`); and a choice of code that is switched
-    off, where an attention took its scale from the width (other code may have its own).
+    checked: none but those of torch's layers; those with the value of a constant, at first no settings within
+    others (a configuration's patch size may be as large as a head); those with the size of an operand, from
+    which code derives a constant (`self.channels // 2`); and a choice of code that is switched off, where an
+    attention took its scale from the width (other code may have its own).
     """
     known = known_attributes(model, changes)
     equal, sized = copy.deepcopy(known), copy.deepcopy(known)
@@ -127,7 +128,8 @@ def guessed_attributes(model: nn.Module, changes: Sequence[Change]) -> list[dict
     off = [
         {path: sized.get(path, {}) | one.get(path, {}) for path in sized | one} for one in switches.values()
     ]
-    guesses = [known, equal, sized, *off]
+    own = {path: {name: one for name, one in some.items() if "." not in name} for path, some in equal.items()}
+    guesses = [known, own, equal, sized, *off]
     return [one for place, one in enumerate(guesses) if one not in guesses[:place]]
 
 

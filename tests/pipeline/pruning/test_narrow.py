@@ -295,6 +295,13 @@ def test_a_stored_width_is_set_anew_wherever_it_is_stored(how: str) -> None:
     assert torch.equal(again(nets.image(3, 6)), small(nets.image(3, 6)))
 
 
+def test_settings_that_the_code_does_not_need_keep_their_values() -> None:
+    small, _, _ = halved(nets.lively(Stores("tuple")), nets.image(2, 6))
+    assert type(small) is Stores
+    assert small.shape[1] < 24  # what forward reads
+    assert small.settings == Settings(24)
+
+
 def load_through_json(model: nn.Module, small: nn.Module) -> nn.Module:
     """The same from its plan, as it is written."""
     plan = Plan.from_json(json.loads(json.dumps(done(small).to_json())))
