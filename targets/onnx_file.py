@@ -19,7 +19,7 @@ from .protobuf import fields, varint
 
 _GRAPH, _NODE, _INITIALIZER, _EXTERNAL = 7, 1, 5, 13
 _ATTRIBUTE = 5
-_HALVES = (10, 16)
+_HALVES = {10, 16}
 """TensorProto's FLOAT16 and BFLOAT16."""
 _INPUT, _OUTPUT = 11, 12
 # fmt: off
@@ -42,13 +42,25 @@ class Node:
 
 
 @dataclass(frozen=True)
+class End:
+    """An input or output of the graph. `shape` has -1 for a dynamic dimension; `dtype` is "" if unknown."""
+
+    name: str
+    dtype: str
+    shape: Tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Nodes:
-    """All nodes in the file's order, and the shapes of weights by tensor name."""
+    """All nodes in the file's order, the shapes of weights by tensor name, and the ends of the graph."""
 
     nodes: Tuple[Node, ...]
     shapes: Dict[str, Tuple[int, ...]]
     half: bool = False
     """Whether a weight is in FP16 or BF16, or a node casts to it."""
+    inputs: Tuple[End, ...] = ()
+    """Without the initializers."""
+    outputs: Tuple[End, ...] = ()
 
     @property
     def quantized(self) -> bool:
@@ -68,51 +80,36 @@ class Nodes:
         return ()
 
 
-@dataclass(frozen=True)
-class End:
-    """An input or output of the graph. `shape` has -1 for a dynamic dimension; `dtype` is "" if unknown."""
-
-    name: str
-    dtype: str
-    shape: Tuple[int, ...]
-
-
-def read_ends(path: Path) -> Tuple[Tuple[End, ...], Tuple[End, ...]]:
-    """The inputs, without initializers, and the outputs, in the file's order."""
-    held = read_nodes(path).shapes
-    ends: Dict[int, List[End]] = {_INPUT: [], _OUTPUT: []}
-    try:
-        for graph in _messages(memoryview(Path(path).read_bytes()), _GRAPH):
-            for side, found in ends.items():
-                found += [_end(one) for one in _messages(graph, side)]
-    except (ValueError, IndexError) as error:
-        raise ModelError(*damage(path)) from error
-    return tuple(end for end in ends[_INPUT] if end.name not in held), tuple(ends[_OUTPUT])
-
-
 def read_nodes(path: Path) -> Nodes:
-    """Reads the nodes of a model file; a ModelError if it is missing, or is not an ONNX file."""
+    """Reads a model file; a ModelError if it is missing, or is not an ONNX file."""
     try:
-        content = Path(path).read_bytes()
+        content = memoryview(Path(path).read_bytes())
     except OSError as error:
         what = f"{path} is a folder." if Path(path).is_dir() else f"There is no model at {path}."
         raise ModelError(what, "Check the path.") from error
-    nodes: List[Node] = []
-    shapes: Dict[str, Tuple[int, ...]] = {}
-    half = False
     try:
-        for graph in _messages(memoryview(content), _GRAPH):
-            for one in _messages(graph, _NODE):
-                nodes.append(_node(one))
-                half = half or (nodes[-1].op_type == "Cast" and _casts_to_half(one))
-            for one in _messages(graph, _INITIALIZER):
-                half = half or any((2, kind) in _numbers(one) for kind in _HALVES)
-                shapes.update([_initializer(one)])
+        nodes = list(_messages(content, _GRAPH, _NODE))
+        weights = list(_messages(content, _GRAPH, _INITIALIZER))
+        shapes = {_text(one, 8): tuple(_numbers(one, 1)) for one in weights}
+        types = {kind for one in weights for kind in _numbers(one, 2)}
+        # Cast has one other attribute, `saturate`, which is 0 or 1.
+        casts = [one for one in nodes if _text(one, 4) == "Cast"]
+        types |= {
+            kind for one in casts for value in _messages(one, _ATTRIBUTE) for kind in _numbers(value, 3)
+        }
+        inputs, outputs = (tuple(map(_end, _messages(content, _GRAPH, side))) for side in (_INPUT, _OUTPUT))
+        found = Nodes(
+            tuple(map(_node, nodes)),
+            shapes,
+            half=bool(types & _HALVES),
+            inputs=tuple(end for end in inputs if end.name not in shapes),
+            outputs=outputs,
+        )
     except (ValueError, IndexError) as error:
         raise ModelError(*damage(path)) from error
     if not nodes:
         raise ModelError(f"{path} is not an ONNX file, or has no nodes.", "Export the model again.")
-    return Nodes(tuple(nodes), shapes, half)
+    return found
 
 
 def files_of(path: Path) -> Tuple[Path, ...]:
@@ -130,10 +127,9 @@ def weight_names(path: Path) -> Tuple[str, ...]:
 
     A file may be missing, or outside that folder. A file that is not ONNX has none.
     """
-    names = set()
     try:
-        for graph in _messages(memoryview(Path(path).read_bytes()), _GRAPH):
-            names |= {_location(one) for one in _messages(graph, _INITIALIZER)}
+        content = memoryview(Path(path).read_bytes())
+        names = {_location(one) for one in _messages(content, _GRAPH, _INITIALIZER)}
     except (OSError, ValueError, IndexError):
         return ()
     return tuple(sorted(names - {""}))
@@ -157,71 +153,51 @@ def damage(path: Path) -> Tuple[str, str]:
 
 
 def _node(message: memoryview) -> Node:
-    texts: Dict[int, List[str]] = {1: [], 2: [], 3: [], 4: []}
-    for field, value in _fields(message):
-        if field in texts and isinstance(value, memoryview):
-            texts[field].append(_text(value))
-    name, kind = ("".join(texts[field][-1:]) for field in (3, 4))
-    return Node(name, kind, inputs=tuple(texts[1]), outputs=tuple(texts[2]))
-
-
-def _casts_to_half(node: memoryview) -> bool:
-    # Cast has one other attribute, `saturate`, which is 0 or 1.
-    return any((3, kind) in _numbers(one) for one in _messages(node, _ATTRIBUTE) for kind in _HALVES)
-
-
-def _numbers(message: memoryview) -> List[Tuple[int, int]]:
-    return [(field, value) for field, value in _fields(message) if isinstance(value, int)]
-
-
-def _initializer(message: memoryview) -> Tuple[str, Tuple[int, ...]]:
-    sizes: List[int] = []
-    name = ""
-    for field, value in _fields(message):
-        if field == 1 and isinstance(value, int):
-            sizes.append(value)
-        elif field == 1 and isinstance(value, memoryview):  # packed
-            at = 0
-            while at < len(value):
-                size, at = varint(value, at)
-                sizes.append(size)
-        elif field == 8 and isinstance(value, memoryview):
-            name = _text(value)
-    return name, tuple(sizes)
+    inputs, outputs = (tuple(_texts(message, field)) for field in (1, 2))
+    return Node(_text(message, 3), _text(message, 4), inputs, outputs)
 
 
 def _end(message: memoryview) -> End:
     """A ValueInfoProto: name 1, type 2 > tensor_type 1 > elem_type 1 and shape 2 > dim 1 > dim_value 1."""
-    name, kind = "", 0
-    sizes: List[int] = []
-    for field, value in _fields(message):
-        if field == 1 and isinstance(value, memoryview):
-            name = _text(value)
-    for tensor in (one for type_ in _messages(message, 2) for one in _messages(type_, 1)):
-        kind = next((value for field, value in _fields(tensor) if field == 1 and isinstance(value, int)), 0)
-        for size in (one for shape in _messages(tensor, 2) for one in _messages(shape, 1)):
-            known = [value for field, value in _fields(size) if field == 1 and isinstance(value, int)]
-            sizes.append(known[0] if known and known[0] > 0 else -1)
-    return End(name, _TYPES.get(kind, ""), tuple(sizes))
+    kinds = [kind for tensor in _messages(message, 2, 1) for kind in _numbers(tensor, 1)]
+    sizes = [max(_numbers(size, 1), default=0) or -1 for size in _messages(message, 2, 1, 2, 1)]
+    return End(_text(message, 1), _TYPES.get(kinds[0], "") if kinds else "", tuple(sizes))
 
 
 def _location(message: memoryview) -> str:
     """The name of a weight's external file; empty where the weight is in the model's file."""
-    for entry in _messages(message, _EXTERNAL):
-        pair = {field: _text(value) for field, value in _fields(entry) if isinstance(value, memoryview)}
-        if pair.get(1) == "location":
-            return pair.get(2, "")
-    return ""
+    pairs = {_text(entry, 1): _text(entry, 2) for entry in _messages(message, _EXTERNAL)}
+    return pairs.get("location", "")
 
 
-def _text(value: memoryview) -> str:
-    return bytes(value).decode("utf-8", "replace")
-
-
-def _messages(message: memoryview, wanted: int) -> Iterator[memoryview]:
+def _messages(message: memoryview, *path: int) -> Iterator[memoryview]:
+    """The messages inside, by the numbers of their fields from outside in."""
     for field, value in _fields(message):
-        if field == wanted and isinstance(value, memoryview):
-            yield value
+        if field == path[0] and isinstance(value, memoryview):
+            yield from _messages(value, *path[1:]) if path[1:] else (value,)
+
+
+def _texts(message: memoryview, field: int) -> List[str]:
+    return [bytes(value).decode("utf-8", "replace") for value in _messages(message, field)]
+
+
+def _text(message: memoryview, field: int) -> str:
+    """The text of a field, of which the last one counts; "" without one."""
+    return "".join(_texts(message, field)[-1:])
+
+
+def _numbers(message: memoryview, wanted: int) -> List[int]:
+    """The integers of a field, one by one or packed."""
+    found: List[int] = []
+    for field, value in _fields(message):
+        if field == wanted and isinstance(value, int):
+            found.append(value)
+        elif field == wanted and isinstance(value, memoryview):
+            at = 0
+            while at < len(value):
+                number, at = varint(value, at)
+                found.append(number)
+    return found
 
 
 def _fields(message: memoryview) -> Iterator[Tuple[int, Union[int, memoryview]]]:

@@ -19,7 +19,6 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..artifact import writing
 from ..errors import ModelError, TargetError
-from ..onnx_file import read_ends
 from .build_settings import Made, Prepared, Profile, profiles_for, typing_of
 from .log import Line, cause, reason
 from .plugins import library_facts
@@ -60,8 +59,8 @@ def version_of(program: Path) -> str:
 def build_by_trtexec(program: Path, prepared: Prepared, plan: Path) -> Made:
     """Builds the plan by the program, as a part of `build_engine`."""
     model, settings, version = prepared.model, prepared.settings, prepared.version
-    inputs, outputs = read_ends(model)
-    dimensions = {end.name: end.shape for end in inputs}
+    ends = {"inputs": prepared.file.inputs, "outputs": prepared.file.outputs}
+    dimensions = {end.name: end.shape for end in ends["inputs"]}
     profiles = profiles_for(dimensions, batch=settings.batch, given=settings.shapes, model=model.name)
     plugins = [library_facts(path) for path in settings.plugins]
     flags = build_flags(prepared, plan, profiles)
@@ -74,8 +73,8 @@ def build_by_trtexec(program: Path, prepared: Prepared, plan: Path) -> Made:
     strong = "--stronglyTyped" in flags or int(version.split(".")[0]) >= 11
     named = [flag for flag in flags if not flag.startswith(("--onnx", "--saveEngine"))]
     more: Dict[str, Any] = {"by": str(program), "refused_by_dla": [], "plugins": plugins}
-    for side, ends in (("inputs", inputs), ("outputs", outputs)):
-        more[side] = [[end.name, end.dtype, list(end.shape)] for end in ends]
+    for side, of_side in ends.items():
+        more[side] = [[end.name, end.dtype, list(end.shape)] for end in of_side]
     return Made(strong, named, profiles, (used, why), lines, more)
 
 

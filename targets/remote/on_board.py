@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 from ..engines.build_settings import BuildSettings, needs_half
 from ..engines.record import check_comparable, engine_facts, read_record
 from ..errors import ModelError, TargetError
-from ..onnx_file import model_sha256, read_ends, read_nodes
+from ..onnx_file import model_sha256, read_nodes
 from ..progress import Progress
 from ..runtimes.runtime import Runtime, by_suffix, is_engine, known_runtimes, runtime_named, with_choices
 from ..target import Target, load_target, target_on
@@ -124,7 +124,7 @@ def ready_on(
         return Ready(dict(zip(paths, there)), runtime)
     version = _version(facts, runtime)
     target = target_on(how.target, facts) if isinstance(how.target, str) else how.target
-    dynamic = all(end.shape[:1] == (-1,) for path in paths.values() for end in read_ends(path)[0])
+    dynamic = all(end.shape[:1] == (-1,) for path in paths.values() for end in read_nodes(path).inputs)
     most = 0 if not (scores and dynamic) else 64 if runtime.time_process else 1
     settings = replace(
         how.settings,

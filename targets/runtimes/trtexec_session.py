@@ -33,7 +33,7 @@ from ..engines.trtexec import (
 from ..errors import ModelError, TargetError
 from ..machine.board_facts import find_trtexec
 from ..machine.probe import evidence
-from ..onnx_file import End, read_ends
+from ..onnx_file import End, read_nodes
 from ..timing.inputs import check_batch, fed
 from .session import ProcessTimes, TensorSpec, checked_inputs
 from .trt_memory import Part
@@ -226,7 +226,10 @@ def _ends(record: Optional[Mapping[str, Any]]) -> Optional[_Ends]:
         return inputs, outputs
     model = Path(record["model"]["file"])
     same = model.is_file() and sha256_of(model) == record["model"]["sha256"]
-    return read_ends(model) if same else None
+    if not same:
+        return None
+    file = read_nodes(model)
+    return file.inputs, file.outputs
 
 
 def _spec(end: End) -> TensorSpec:

@@ -12,7 +12,7 @@ from deadweight.export.onnx_graph.graph import load
 from deadweight.export.quantization.fp16 import to_half
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ModelError
-from deadweight.targets.onnx_file import End, files_of, model_sha256, read_ends, read_nodes
+from deadweight.targets.onnx_file import End, files_of, model_sha256, read_nodes
 
 MakeMlp = Callable[..., Path]
 
@@ -74,7 +74,8 @@ def test_inputs_and_outputs_are_read_with_their_types_and_shapes(tmp_path: Path)
         [weight],
     )
     onnx.save(helper.make_model(graph), str(tmp_path / "a.onnx"))
-    inputs, outputs = read_ends(tmp_path / "a.onnx")
+    file = read_nodes(tmp_path / "a.onnx")
+    inputs, outputs = file.inputs, file.outputs
     assert inputs == (End("ids", "int64", (-1, 8)), End("half", "float16", (-1, 3, 32, 32)))
     assert outputs == (End("y", "float32", ()), End("z", "float16", ()))
 
