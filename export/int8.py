@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..targets import __version__
 from ..targets.artifact import sha256_of, unfinished, write_json, writing
 from ..targets.errors import ModelError, TargetError
+from ..targets.plain import plain
 from ..targets.progress import Progress
 from ..targets.target import Target
 from .lint.check import Report, lint
@@ -325,8 +326,8 @@ def _write_records(folder: Path, result: Int8, ranges: Ranges, record: dict[str,
         "adequacy": list(result.adequacy),
         "half": result.half,
         "classes": result.classes,
-        "hop": None if result.hop is None else result.hop.to_json(),
-        "flips": [asdict(flip) for flip in result.flips],
+        "hop": plain(result.hop),
+        "flips": plain(result.flips),
         "lint": None if result.lint is None else result.lint.counts,
         "sha256": sha256_of(folder / NAME),
     }

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 
 from . import __version__
 from .errors import ArtifactError, DeadweightError, ModelError, RefusedError, TargetError
+from .plain import from_plain, plain
 from .remote.agent_options import PROGRESS, PROTOCOL, parser
 
 if TYPE_CHECKING:
@@ -71,20 +72,16 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> _Answer:
-    from dataclasses import asdict
-
     from .doctor import doctor, next_step
     from .machine.probe import conditions
 
     checks = doctor(options.root, options.cache)
-    facts = {"checks": [asdict(check) for check in checks], "next": next_step(checks)}
+    facts = {"checks": plain(checks), "next": next_step(checks)}
     return int(not all(check.works for check in checks)), {**facts, "conditions": conditions(options.root)}
 
 
 def _facts(options: argparse.Namespace) -> _Answer:
     """The board's facts, its free memory, and TensorRT's own memory as `Base`, where it was measured."""
-    from dataclasses import asdict
-
     from .engines.base_memory import base_here, kept_base
     from .machine.board_facts import board_facts
     from .memory_fit import free_memory
@@ -94,7 +91,7 @@ def _facts(options: argparse.Namespace) -> _Answer:
     for one in facts["runtimes"]:
         one["version"] = one["version"] or runtime_named(one["name"]).version or None
     version = kept_base(options.cache).get("tensorrt")
-    base = asdict(base_here(version, building=False, folder=options.cache)) if version else None
+    base = plain(base_here(version, building=False, folder=options.cache)) if version else None
     return 0, {**facts, "free_bytes": free_memory(options.root), "base": base}
 
 
@@ -174,9 +171,10 @@ def _memory(
         if runtime_named(protocol.runtime).builds:
             found["engine_memory"][name] = engine_memory(path, protocol, inputs)
         else:
-            found["memory"][name] = measure_memory(
+            memory = measure_memory(
                 path, runtime=protocol.runtime, threads=protocol.threads, batch=protocol.batch, inputs=file
-            ).to_json()
+            )
+            found["memory"][name] = plain(memory)
     return found
 
 
@@ -284,8 +282,8 @@ def _build(options: argparse.Namespace) -> _Answer:
     from .memory_fit import Footprint
     from .target import Target
 
-    settings = BuildSettings(**_tuples(json.loads(options.settings)))
-    need = Footprint.from_json(json.loads(options.need)) if options.need else None
+    settings = _read(BuildSettings, options.settings)
+    need = _read(Footprint, options.need) if options.need else None
     target = Target.from_json(json.loads(options.target)) if options.target else None
     if need is not None:
         measure_base(options.cache)
@@ -364,10 +362,10 @@ def _progress(done: int, total: int, what: str) -> None:
     os.write(2, f"{PROGRESS} {done} {total} {what}\n".encode())
 
 
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _tuples(each) for key, each in value.items()}
-    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
+def _read(kind: Any, text: str) -> Any:
+    """A dataclass from an option's JSON."""
+    cure = "Use the same version of deadweight on both sides."
+    return from_plain(kind, json.loads(text), kind.__name__, error=TargetError, cure=cure)
 
 
 def _error(error: DeadweightError) -> Dict[str, str]:

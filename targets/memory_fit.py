@@ -12,9 +12,9 @@ as 0, and *fits* needs room for ten times its estimate.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Optional, Tuple
 
 from .errors import MeasurementError, TargetError
 
@@ -58,14 +58,6 @@ class Footprint:
         high = self.activations_high_bytes
         return None if high is None else self.weights_high_bytes + high + self.inputs_bytes
 
-    def to_json(self) -> Dict[str, Any]:
-        return {**asdict(self), "unknown": list(self.unknown)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Footprint:
-        """The inverse of `to_json`."""
-        return cls(**{**value, "unknown": tuple(value["unknown"])})
-
 
 @dataclass(frozen=True)
 class Base:
@@ -102,9 +94,6 @@ class Fit:
     workspace_bytes: int
     """The cap for the builder; 0 where the build should be refused, or nothing is built."""
     words: Tuple[str, ...]
-
-    def to_json(self) -> Dict[str, Any]:
-        return {**asdict(self), "words": list(self.words)}
 
     def checked(self) -> Fit:
         """Itself, if the model may fit."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
-from .board_file import BOARDS, completed, described, read_board, table_of, titled
+from .board_file import BOARDS, completed, described, read_board, titled
 from .errors import TargetError, meant_and
+from .plain import from_plain, plain
 from .runtimes.runtime import DEFAULT, Runtime, known_runtimes, own_runtime, runtime_named
 
 CERTAINTIES = ("high", "medium", "low")
@@ -43,12 +44,12 @@ class Alignment:
     `narrow_below` use `narrow_step` instead of `step`.
     """
 
-    step: int = 1
-    hard: int = 1
+    step: int
+    hard: int
+    source: str
+    certainty: str
     narrow_step: int = 0
     narrow_below: int = 0
-    source: str = ""
-    certainty: str = "high"
 
     def step_for(self, width: int) -> int:
         """The step for a layer that is now `width` wide."""
@@ -87,7 +88,7 @@ class Target:
 
     def align(self, kind: str) -> Alignment:
         """The alignment of an operator kind; any width is allowed for kinds without one."""
-        return self.alignment.get(kind, Alignment())
+        return self.alignment.get(kind, Alignment(1, 1, "", "high"))
 
     @property
     def here(self) -> Runtime:
@@ -96,8 +97,7 @@ class Target:
 
     def to_json(self) -> Dict[str, Any]:
         """Plain values for JSON, for the agent on the board."""
-        plain = asdict(replace(self, runtime=None))  # type: ignore[arg-type]  # functions are not JSON values
-        return {**plain, "runtime": self.runtime.name, "precisions": list(self.precisions)}
+        return dict(plain({**vars(self), "runtime": self.runtime.name}))
 
     @classmethod
     def from_json(
@@ -111,21 +111,23 @@ class Target:
         Raises:
             TargetError: a key is missing, unknown or has a value of the wrong type; it names the key.
         """
-        _keys(value, {"name", "title", "runtime", "precisions"}, {"alignment", "facts"}, where)
-        runtime = _runtime(value["runtime"], f"{where}: runtime", folder)
-        listed = value["precisions"]
-        if not isinstance(listed, (list, tuple)) or not listed:
-            raise TargetError(f"{where}: precisions is {listed!r}.", "Give a list, such as ['fp32', 'int8'].")
-        precisions = tuple(_one_of(name, PRECISIONS, f"{where}: precisions") for name in listed)
-        alignment = {
-            _one_of(kind, KINDS, f"{where}: alignment"): _alignment(item, f"{where}: alignment.{kind}")
-            for kind, item in table_of(value.get("alignment", {}), f"{where}: alignment").items()
-        }
-        facts = {
-            name: _fact(item, f"{where}: facts.{name}")
-            for name, item in table_of(value.get("facts", {}), f"{where}: facts").items()
-        }
-        return cls(str(value["name"]), str(value["title"]), runtime, precisions, alignment, facts)
+        if "runtime" in value:
+            value = {**value, "runtime": _runtime(value["runtime"], f"{where}: runtime", folder)}
+        cure = "docs/boards.md has the keys of a board's file."
+        target = from_plain(cls, value, where, error=TargetError, cure=cure)
+        if not target.precisions:
+            raise TargetError(f"{where}: precisions is empty.", f"Give some of {', '.join(PRECISIONS)}.")
+        for name in target.precisions:
+            _one_of(name, PRECISIONS, f"{where}: precisions")
+        for kind, alignment in target.alignment.items():
+            _one_of(kind, KINDS, f"{where}: alignment")
+            _check_alignment(alignment, f"{where}: alignment.{kind}")
+        for name, fact in target.facts.items():
+            _one_of(fact.certainty, CERTAINTIES, f"{where}: facts.{name}.certainty")
+            if not fact.source.strip():
+                what = f"{where}: facts.{name} has the value {fact.value!r} from '{fact.source}'."
+                raise TargetError(what, "Give a value and its source.")
+        return target
 
 
 def target_names() -> Tuple[str, ...]:
@@ -213,16 +215,12 @@ def check_version(
     raise TargetError(f"{target.title} means TensorRT {means}, but {here} has {has}.", cure)
 
 
-def _alignment(value: Any, where: str) -> Alignment:
-    table = table_of(value, where)
-    numbers = {"step", "hard", "narrow_step", "narrow_below"}
-    _keys(table, {"step", "hard", "source", "certainty"}, numbers, where)
-    for name in numbers & set(table):
-        if not isinstance(table[name], int) or table[name] < (1 if name in ("step", "hard") else 0):
-            raise TargetError(
-                f"{where}.{name} is {table[name]!r}.", "Give a whole number of units, 1 or more."
-            )
-    alignment = Alignment(**{**table, "certainty": _one_of(table["certainty"], CERTAINTIES, where)})
+def _check_alignment(alignment: Alignment, where: str) -> None:
+    _one_of(alignment.certainty, CERTAINTIES, f"{where}.certainty")
+    for name, least in (("step", 1), ("hard", 1), ("narrow_step", 0), ("narrow_below", 0)):
+        units = getattr(alignment, name)
+        if units < least:
+            raise TargetError(f"{where}.{name} is {units}.", f"Give a number of units, {least} or more.")
     uneven = alignment.step % alignment.hard or alignment.narrow_step % alignment.hard
     if uneven or bool(alignment.narrow_step) != bool(alignment.narrow_below):
         raise TargetError(
@@ -230,7 +228,6 @@ def _alignment(value: Any, where: str) -> Alignment:
             f"{alignment.narrow_below} units), which are not multiples of {alignment.hard} (`hard`).",
             "Make both steps multiples of `hard`; give narrow_step and narrow_below together or not at all.",
         )
-    return alignment
 
 
 def _runtime(value: Any, where: str, folder: Optional[Path]) -> Runtime:
@@ -242,28 +239,6 @@ def _runtime(value: Any, where: str, folder: Optional[Path]) -> Runtime:
             "Name it in the .toml file of your own board, and give the path of that file.",
         )
     return runtime_named(_one_of(value, tuple(one.name for one in known_runtimes()), where))
-
-
-def _fact(value: Any, where: str) -> Fact:
-    table = table_of(value, where)
-    _keys(table, {"value", "source", "certainty"}, set(), where)
-    content = table["value"]
-    plain = isinstance(content, (str, int, float, list)) and not isinstance(content, bool)
-    if not plain or not str(table["source"]).strip():
-        raise TargetError(
-            f"{where} has the value {content!r} from '{table['source']}'.", "Give a value and its source."
-        )
-    return Fact(content, str(table["source"]), _one_of(table["certainty"], CERTAINTIES, where))
-
-
-def _keys(table: Mapping[str, Any], needed: set[str], allowed: set[str], where: str) -> None:
-    missing, unknown = needed - set(table), set(table) - needed - allowed
-    if missing or unknown:
-        faults = [f"misses {', '.join(sorted(missing))}"] if missing else []
-        faults += [f"does not know {', '.join(sorted(unknown))}"] if unknown else []
-        raise TargetError(
-            f"{where} {' and '.join(faults)}.", f"Its keys: {', '.join(sorted(needed | allowed))}."
-        )
 
 
 def _one_of(value: Any, known: Tuple[str, ...], where: str) -> str:

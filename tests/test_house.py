@@ -72,7 +72,7 @@ FILES_AT_THE_ROOT = {
     "export": {"__init__", "to_onnx", "int8"},
     "targets": {
         *("__init__", "agent", "doctor", "target", "board_file", "budgets", "memory_fit", "errors"),
-        *("artifact", "onnx_file", "paths", "sealed", "protobuf", "progress", "visible"),
+        *("artifact", "onnx_file", "paths", "plain", "sealed", "protobuf", "progress", "visible"),
     },
 }
 

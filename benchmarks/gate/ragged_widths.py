@@ -38,6 +38,7 @@ from deadweight.pipeline.pruning.trace import trace
 from deadweight.pipeline.stages.prune import alignment
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.machine.probe import cpu_name
+from deadweight.targets.plain import plain
 from deadweight.targets.target import load_target
 from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.judge import judge
@@ -154,7 +155,7 @@ def measured(network: Network, precision: str) -> list[Row]:
                 "pruned_layers": Counter(one.outcome for one in pruned),
                 "reasons": counted(pruned),
                 "worst": [
-                    one.to_json() for one in sorted(pruned, key=lambda one: one.ratio)[:3] if one.ratio < 1
+                    plain(one) for one in sorted(pruned, key=lambda one: one.ratio)[:3] if one.ratio < 1
                 ],
                 "load": round(load, 1),
                 "machine": cpu_name(),

@@ -90,7 +90,7 @@ def row(name: str, rtx: Path | None) -> Row:
             from benchmarks.int8.rtx_parser import opinion
 
             started = time.monotonic()
-            found["rtx"] = opinion(files[False], rtx).to_json()
+            found["rtx"] = plain(opinion(files[False], rtx))
             found["rtx_build_s"] = round(time.monotonic() - started, 1)
             found["rtx_8.5"] = opinion(files[True], rtx).refused
     return found

@@ -175,12 +175,11 @@ def build(
             built = build_engine(path, plan, settings=chosen, target=board, timing_folder=kept, need=need)
             record = built.record
         else:
-            figures = None if need is None else need.to_json()
             with connected_to(on, progress or silent) as there:
                 facts = there.run(["facts"])[1]
                 named = None if target is None else target_on(target, facts).to_json()
                 path = _in_half(path, half, chosen, version_there(facts))
-                record = build_on(there, path, plan, settings=asdict(chosen), target=named, need=figures)
+                record = build_on(there, path, plan, settings=asdict(chosen), target=named, need=need)
     except BaseException:
         if not before:  # without its plan the cast file is half of a result
             half.unlink(missing_ok=True)

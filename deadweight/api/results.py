@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..targets.plain import plain
+
 if TYPE_CHECKING:
     from ..export.int8 import Int8
     from ..export.lint.check import Report as LintReport
@@ -101,7 +103,7 @@ class Comparison(Result):
         value: dict[str, Any] = {name: figures.to_json() for name, figures in self.measured.items()}
         value["judgement"] = self.judgement.to_json()
         if self.layers is not None:
-            value["layers"] = [one.to_json() for one in self.layers.judged]
+            value["layers"] = plain(self.layers.judged)
         return value
 
 

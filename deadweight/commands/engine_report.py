@@ -11,6 +11,7 @@ import typer
 from .. import api
 from ..targets.board_file import with_jetpack
 from ..targets.errors import ArtifactError
+from ..targets.plain import plain
 from ..terminal.options import JetPack, On, Precision, TargetName
 from ..terminal.printer import out
 from ..terminal.show import show
@@ -94,8 +95,7 @@ def memory(
         precision=precision,
     )
     if as_json:
-        fit = None if found.fit is None else found.fit.to_json()
-        typer.echo(json.dumps({"footprint": found.footprint.to_json(), "fit": fit}, indent=1))
+        typer.echo(json.dumps(plain({"footprint": found.footprint, "fit": found.fit}), indent=1))
     else:
         show(found)
     raise typer.Exit(found.exit_code)

@@ -7,7 +7,7 @@ line states what it requires. Rules are independent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import onnx
 
 from ...targets.budgets import BudgetCheck
 from ...targets.errors import ArtifactError, DeadweightError, TargetError
+from ...targets.plain import plain
 from ...targets.target import Target
 from ..onnx_graph.external_data import fits, for_inference
 from ..onnx_graph.graph import OnnxModel, load
@@ -107,11 +108,11 @@ class Report:
             "passed": self.passed,
             "counts": self.counts,
             "gpu_fallbacks": self.gpu_fallbacks,
-            "budgets": [asdict(check) for check in self.budgets],
+            "budgets": plain(self.budgets),
             "words": list(self.words),
-            "asked": None if self.platform.asked is None else self.platform.asked.to_json(),
+            "asked": plain(self.platform.asked),
             "rules": {str(number): reason(number) for number in sorted({f.rule for f in self.findings})},
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": plain(self.findings),
         }
 
 

@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,6 @@ class Opinion:
         if self.unbuilt:
             built = f", but its builder does not: {self.unbuilt}"
         return f"The parser of {self.name} takes this file{built}."
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def ask(path: Path, *, limit_s: float = LIMIT_S) -> Opinion:

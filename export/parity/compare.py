@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -73,10 +73,6 @@ class Hop:
     flips: tuple[int, ...]
     selected: Mapping[str, str] = field(default_factory=dict)
     labels: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """The hop as plain JSON values."""
-        return asdict(self) | {"outputs": {name: asdict(d) for name, d in self.outputs.items()}}
 
 
 def compare_module(

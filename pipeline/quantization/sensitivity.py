@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...export.onnx_graph.graph import save
 from ...export.parity.compare import Tally
@@ -35,11 +34,6 @@ class Layer:
     name: str
     sqnr_db: float
     score_drop: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The layer as plain JSON values; a value that is not finite (no noise at all) is None."""
-        numbers = {"sqnr_db": self.sqnr_db, "score_drop": self.score_drop}
-        return {"name": self.name} | {k: v if math.isfinite(v) else None for k, v in numbers.items()}
 
 
 @dataclass(frozen=True)

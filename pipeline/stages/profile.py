@@ -18,6 +18,7 @@ from ...export.quantization.half_files import write_half
 from ...targets.engines.build_settings import BuildSettings
 from ...targets.errors import MeasurementError
 from ...targets.machine.probe import conditions
+from ...targets.plain import plain
 from ...targets.remote.board import time_on
 from ...targets.remote.on_board import HowThere, ready_on
 from ...targets.remote.ssh import connected
@@ -107,7 +108,7 @@ class Profile:
         return {
             "first": first,
             "protocol": dataclasses.asdict(protocol),
-            "networks": {name: [one.to_json() for one in each] for name, each in judged.items()},
+            "networks": {name: plain(each) for name, each in judged.items()},
         }
 
 

@@ -25,6 +25,7 @@ from ...export.quantization.histogram import Method
 from ...export.quantization.int8_widths import off_step
 from ...targets.artifact import Artifact
 from ...targets.errors import ModelError, RecipeError
+from ...targets.plain import plain
 from ..quantization.candidates import Candidate, Step, Trials, first, stepped, timed, validated
 from ..quantization.sensitivity import Layer, return_sentence, returned, sensitivity, sensitivity_sentence
 from ..work import Variant, Work
@@ -89,7 +90,7 @@ class Quantize:
             said.append("the network stays in float")
             result = work.logged("quantize", self, *said)
         if said:
-            content = {"words": said, "layers": [layer.to_json() for layer in layers]}
+            content = {"words": said, "layers": plain(layers)}
             result = result.with_json("int8", content)
         shutil.rmtree(trials.folder)
         return result

@@ -17,6 +17,7 @@ from ..errors import ModelError, TargetError
 from ..machine.board_facts import device_facts, find_trtexec
 from ..memory_fit import Footprint
 from ..onnx_file import read_nodes
+from ..plain import plain
 from ..target import Target
 from .build_settings import BuildSettings, Made, Prepared, Profile, profiles_for, typing_of
 from .calibration_cache import calibrator, read_ranges
@@ -92,12 +93,12 @@ def build_engine(
         "device": device,
         "flags": made.flags,
         "limits": limits,
-        "fit": None if fitted is None else fitted.to_json(),
+        "fit": plain(fitted),
         "profiles": {name: list(map(list, shapes)) for name, shapes in made.profiles.items()},
         "calibration_cache": {"file": ranges, "sha256": sha256_of(Path(ranges))} if ranges else None,
         "timing_cache": {"file": None if timings is None else str(timings), "used": used, "why": why},
         "build_s": round(perf_counter() - started, 3),
-        "findings": findings.to_json(),
+        "findings": plain(findings),
         **made.more,
     }
     return written(plan, record, findings, made.lines)

@@ -13,9 +13,8 @@ synchronizes after every layer: the sum of the times is not the latency.
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -23,6 +22,7 @@ import numpy as np
 
 from ..artifact import json_of
 from ..errors import ArtifactError
+from ..plain import plain
 from .names import modules_of, nodes_of, served_by
 
 KINDS = ("compute", "conversion", "reorder", "quantize", "view", "other")
@@ -110,9 +110,9 @@ class Engine:
         return tuple(layers_and_reasons)
 
     def to_json(self) -> Dict[str, Any]:
-        summary = {"layer_sum_s": self.layer_sum_s, "fallbacks": [list(pair) for pair in self.fallbacks()]}
+        summary = {"layer_sum_s": self.layer_sum_s, "fallbacks": plain(self.fallbacks())}
         counts = {kind: len(self.of_kind(kind)) for kind in KINDS}
-        return {**json.loads(json.dumps(asdict(self))), **summary, "counts": counts}
+        return {**plain(self), **summary, "counts": counts}
 
 
 def read_engine(

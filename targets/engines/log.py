@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
-from dataclasses import asdict, dataclass
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import TargetError
 
@@ -78,15 +78,12 @@ class Findings:
     """Kernels that were not tried for lack of memory."""
     warnings: Tuple[str, ...] = ()
     errors: Tuple[str, ...] = ()
-    bytes: Tuple[Tuple[str, int], ...] = ()
+    bytes: Mapping[str, int] = field(default_factory=dict)
     """Memory by part: weights, activations, scratch, persistent."""
     sparse_layers: Optional[int] = None
     """Layers whose weights are 2:4; None where the log has no count, as without `sparse`."""
     sparse_kernels: Optional[int] = None
     """Layers that use a kernel for 2:4; for the others a dense one was faster."""
-
-    def to_json(self) -> Dict[str, Any]:
-        return {**asdict(self), "bytes": dict(self.bytes)}
 
 
 def import_tensorrt(flavour: str = "tensorrt") -> Any:
@@ -158,7 +155,7 @@ def read_log(lines: Sequence[Line]) -> Findings:
         skipped_tactics=skipped,
         warnings=_texts(lines, "warning"),
         errors=_texts(lines, "error", "internal_error"),
-        bytes=tuple(sizes.items()),
+        bytes=sizes,
         sparse_layers=sparse.get("layers"),
         sparse_kernels=sparse.get("kernels"),
     )

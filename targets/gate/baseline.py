@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 from ..artifact import read_json, utc_now, write_json
 from ..errors import ArtifactError, MeasurementError, TargetError
 from ..onnx_file import files_of, model_sha256
+from ..plain import from_plain
 from ..progress import Counted
 from ..timing.clock import time_together
 from ..timing.inputs import inputs_mark
@@ -25,15 +26,6 @@ if TYPE_CHECKING:
     from ..runtimes.session import Arrays
 
 SCHEMA = 1
-_KINDS: Mapping[str, Tuple[type, ...]] = {
-    **dict.fromkeys(("model", "model_sha256", "commit", "recorded"), (str,)),
-    "file_bytes": (int,),
-    "machine": (dict,),
-    "software": (dict,),
-    "score": (int, float, type(None)),
-    "calibration": (dict, type(None)),
-}
-"""Types of the fields of the file, except the protocol, which checks itself."""
 _FETCH_S = 600.0
 """Seconds that the command which fetches the accepted model may take."""
 
@@ -130,15 +122,9 @@ def read_baseline(path: Path) -> Baseline:
     if content.get("schema") != SCHEMA:
         what = f"has the schema {content.get('schema')!r}; this version reads {SCHEMA}."
         raise ArtifactError(f"The baseline {path} {what}", again)
-    try:
-        # Until 0.2.0 the file also had a command, which was run.
-        values = {key: value for key, value in content.items() if key not in ("schema", "fetch")}
-        for name, kinds in _KINDS.items():
-            if name in values and not isinstance(values[name], kinds):
-                raise TypeError(f"{name} is {values[name]!r}")
-        return Baseline(**{**values, "protocol": Protocol.from_json(values["protocol"])})
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is not a baseline, or an incomplete one: {error}.", again) from error
+    # Until 0.2.0 the file also had a command, which was run.
+    values = {key: value for key, value in content.items() if key not in ("schema", "fetch")}
+    return from_plain(Baseline, values, f"The baseline {path}", error=ArtifactError, cure=again)
 
 
 def old_model(baseline: Baseline, path: Path, *, fetch: str = "") -> Optional[Path]:

@@ -12,15 +12,16 @@ p99_s = 0.004
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Optional, Tuple
 
 import numpy as np
 
 from ..board_file import read_toml
 from ..budgets import Budgets
-from ..errors import ArtifactError, RecipeError, meant_and
+from ..errors import ArtifactError, RecipeError
+from ..plain import from_plain
 from ..runtimes.infer import load_arrays, run_all
 from ..runtimes.open import open_session, runtime_of
 from ..runtimes.runtime import Runtime
@@ -56,16 +57,20 @@ class GateSettings:
     target: Optional[str] = None
 
 
+@dataclass(frozen=True)
+class _File:
+    gate: GateSettings = field(default_factory=GateSettings)
+    budgets: Budgets = field(default_factory=Budgets)
+
+
 def read_settings(path: Path) -> Tuple[GateSettings, Budgets]:
     """Reads deadweight.toml; the defaults if there is none."""
     path = Path(path)
     if not path.is_file():
         return GateSettings(), Budgets()
     content = read_toml(path, RecipeError)
-    _refuse_unknown(content, ("gate", "budgets"), str(path))
-    gate, budgets = _table(content, "gate", path), _table(content, "budgets", path)
-    _refuse_unknown(gate, tuple(item.name for item in fields(GateSettings)), f"{path} [gate]")
-    _refuse_unknown(budgets, tuple(item.name for item in fields(Budgets)), f"{path} [budgets]")
+    read = from_plain(_File, content, str(path), error=RecipeError, cure="Correct it there.")
+    budgets = {name: value for name, value in asdict(read.budgets).items() if value is not None}
     useless = [name for name in budgets if name not in _GATED]
     if useless:
         raise RecipeError(
@@ -73,12 +78,9 @@ def read_settings(path: Path) -> Tuple[GateSettings, Budgets]:
             f"The gate checks {', '.join(_GATED)}.",
         )
     for name, value in budgets.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise RecipeError(f"{path} [budgets]: {name} is {value!r}.", "Give a number, 0 or more.")
-    for name, value in gate.items():
-        if not isinstance(value, (int, float) if name == "cap_s" else str) or isinstance(value, bool):
-            raise RecipeError(f"{path} [gate]: {name} is {value!r}.", "Give text, or seconds for cap_s.")
-    return GateSettings(**gate), Budgets(**budgets)
+        if not 0 <= value < math.inf:
+            raise RecipeError(f"{path}: budgets.{name} is {value!r}.", "Give a number, 0 or more.")
+    return read.gate, read.budgets
 
 
 @dataclass(frozen=True)
@@ -201,17 +203,3 @@ def accuracy(
             f"{model} has outputs on {data} that are not finite.", "Check the model and the data."
         )
     return float((output.reshape(len(output), -1).argmax(1) == label).mean())
-
-
-def _table(content: Mapping[str, Any], name: str, path: Path) -> Dict[str, Any]:
-    table = content.get(name, {})
-    if not isinstance(table, dict):
-        raise RecipeError(f"{path}: {name} is {table!r}, not a table.", f"Write it as a table: [{name}].")
-    return table
-
-
-def _refuse_unknown(table: Mapping[str, Any], known: Tuple[str, ...], where: str) -> None:
-    for name in table:
-        if name not in known:
-            more = f"Known: {', '.join(known)}."
-            raise RecipeError(f"{where} has no {name}.", meant_and(name, known, more))

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 from . import nvidia_tools
 from .nvidia_tools import Clock, PowerMode
-from .tegrastats import Tegrastats, parse_tegrastats, total_power_w
+from .tegrastats import Tegrastats, parse_tegrastats
 
 _CPU = "sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 _GPU = ("gpu-gpc-0", "*.gpu", "*.ga10b", "*.gv11b", "*.gp10b", "*.gm20b", "57000000.gpu")
@@ -105,29 +105,6 @@ def read_state(root: Path, *, tools: bool = False) -> BoardState:
         counters=_counters(root),
         throttling=tuple(name for name in cooling(root) if re.fullmatch(_LIMITS_A_CLOCK, name)),
         rails_w=_rails(root),
-    )
-
-
-def to_json(state: BoardState) -> Dict[str, Any]:
-    """Plain values for JSON, with the total power and its source."""
-    total = total_power_w(dict(state.rails_w))
-    return {
-        **asdict(state),
-        "throttling": list(state.throttling),
-        "power": None if total is None else {"total_w": round(total[0], 3), "is": total[1]},
-    }
-
-
-def from_json(value: Mapping[str, Any]) -> BoardState:
-    """The inverse of `to_json`."""
-    mode = value["power_mode"]
-    return BoardState(
-        power_mode=None if mode is None else PowerMode(mode["name"], mode["id"]),
-        clocks={name: Clock(**clock) for name, clock in value["clocks"].items()},
-        temperatures_c=dict(value["temperatures_c"]),
-        counters=dict(value["counters"]),
-        throttling=tuple(value["throttling"]),
-        rails_w=dict(value["rails_w"]),
     )
 
 

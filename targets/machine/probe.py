@@ -13,15 +13,17 @@ import platform
 import re
 import resource
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
+from ..plain import from_plain, plain
 from . import jetson
 from .jetson import BoardState
 from .jetson import text_of as _text
 from .nvidia_tools import Clock, PowerMode
+from .tegrastats import total_power_w
 
 _CORES = "sys/devices/system/cpu/cpu[0-9]*/"
 _BOARD = "board: "  # prefix of marks that void a measurement
@@ -69,12 +71,14 @@ def conditions(root: Path = Path("/")) -> Dict[str, Any]:
         },
     }
     if jetson.is_jetson(root):
-        facts["machine"]["board"] = _as_lists(asdict(jetson.read_board(root)))
-        state = jetson.to_json(jetson.read_state(root, tools=True))
-        monitor = jetson.tegrastats_line(root)
-        if monitor is not None:
-            state["tegrastats"] = _as_lists(asdict(monitor))
-        facts["state"]["board"] = state
+        facts["machine"]["board"] = plain(jetson.read_board(root))
+        state, monitor = jetson.read_state(root, tools=True), jetson.tegrastats_line(root)
+        power = total_power_w(dict(state.rails_w))
+        facts["state"]["board"] = {
+            **plain(state),
+            "power": None if power is None else {"total_w": round(power[0], 3), "is": power[1]},
+            **({} if monitor is None else {"tegrastats": plain(monitor)}),
+        }
     return facts
 
 
@@ -246,7 +250,9 @@ def _clocks_hz(root: Path) -> Tuple[int, ...]:
 def _board_states(facts: Mapping[str, Any]) -> Tuple[BoardState, BoardState]:
     """The board before and after a measurement; empty states where it was not read."""
     states = [facts.get(which, {}).get("board") for which in ("state", "state_after")]
-    before, after = (BoardState() if None in states else jetson.from_json(state) for state in states)
+    names = [one.name for one in fields(BoardState)]
+    known = [{} if None in states else {name: state[name] for name in names} for state in states]
+    before, after = (from_plain(BoardState, each, "The board's state") for each in known)
     return before, after
 
 
@@ -254,10 +260,3 @@ def _throttled(root: Path) -> int:
     names = (_CORES + "thermal_throttle/*_throttle_count", "sys/class/hwmon/hwmon*/oc*_event_cnt")
     read = [_text(path) for name in names for path in root.glob(name)]
     return sum(int(value) for value in read if value.isdigit())
-
-
-def _as_lists(value: Any) -> Any:
-    """Tuples as lists, so that the value equals its copy read from JSON."""
-    if isinstance(value, dict):
-        return {key: _as_lists(each) for key, each in value.items()}
-    return [_as_lists(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, Mapping, Tuple
 
 import numpy as np
 
 from ..errors import ModelError, RefusedError
+from ..plain import plain
 from ..runtimes.infer import load_arrays, run_all
 from ..runtimes.open import open_session
 from ..runtimes.runtime import Runtime, by_suffix, runtime_named, usable
@@ -38,9 +39,7 @@ class Rehearsal:
         return self.furthest <= self.tolerance
 
     def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON, which has no infinity."""
-        furthest = self.furthest if np.isfinite(self.furthest) else None
-        return {**asdict(self), "furthest": furthest, "holds": self.holds}
+        return {**plain(self), "holds": self.holds}
 
 
 def rehearse(bundle: Bundle, *, threads: int = 1) -> Rehearsal:

@@ -18,6 +18,8 @@ from ..artifact import write_json
 from ..doctor import Check
 from ..engines.record import command_for, record_path
 from ..errors import ArtifactError, RefusedError
+from ..memory_fit import Footprint
+from ..plain import plain
 from ..progress import Progress
 from .on_board import Ready
 from .ssh import Transport
@@ -153,12 +155,12 @@ def build_on(
     *,
     settings: Mapping[str, Any],
     target: Optional[Mapping[str, Any]] = None,
-    need: Optional[Mapping[str, Any]] = None,
+    need: Optional[Footprint] = None,
     progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
     """Builds an engine on the board, fetches plan, record and log, and returns the record.
 
-    `need`: the model's memory as `Footprint.to_json`, which is computed where onnx is installed.
+    `need`: the model's memory, which is computed where onnx is installed.
     """
     ranges = settings.get("calibration_cache")
     place, *sent = board.put([model, *([Path(ranges)] if ranges else [])], progress=progress)
@@ -166,7 +168,7 @@ def build_on(
     there = Path(place)
     engine = there.parent / "engines" / plan.name
     options = ["--settings", json.dumps(settings), *(["--target", json.dumps(target)] if target else [])]
-    options += ["--need", json.dumps(need)] if need else []
+    options += ["--need", json.dumps(plain(need))] if need else []
     _, answer = board.run(["build", str(there), str(engine), *options], progress=progress)
     for ending in (".json", ".log", ""):  # no plan without its record
         board.get(f"{engine}{ending}", Path(f"{plan}{ending}"))

@@ -14,13 +14,14 @@ caches more than a small one, so the true ratio changes with the load.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
 import numpy as np
 
 from ..errors import MeasurementError
 from ..machine.probe import not_known
+from ..plain import plain
 from .binomial import binomial_below
 from .measurement import CALM, Measurement, marked_words
 
@@ -72,15 +73,7 @@ class Judgement:
 
     def to_json(self) -> Dict[str, Any]:
         """Plain values for JSON; what is infinite becomes null."""
-        return finite({**asdict(self), "remarks": list(self.remarks), "sentence": self.sentence()})
-
-
-def finite(values: Mapping[str, Any]) -> Dict[str, Any]:
-    """Values for JSON, which has no infinity: what is infinite becomes null."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }
+        return {**plain(self), "sentence": self.sentence()}
 
 
 def exit_code(outcome: str, *, equal: int = 0) -> int:

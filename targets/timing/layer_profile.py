@@ -6,7 +6,6 @@ this machine. Disturbed measurements are void here too.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from ..errors import MeasurementError
 from ..machine.probe import conditions, voided
+from ..plain import plain
 from ..progress import Counted
 from ..runtimes.runtime import runtime_named
 from .layers import Layer
@@ -43,11 +43,11 @@ def profile_layers(
     facts = conditions()
     timed = time_layers(models, protocol=protocol, inputs=inputs, progress=progress)
     facts["state_after"] = conditions()["state"]
-    plain = {
-        name: [{**asdict(layer), "times_s": layer.times_s.tolist()} for layer in layers.values()]
+    values = {
+        name: [plain({**vars(layer), "times_s": layer.times_s.tolist()}) for layer in layers.values()]
         for name, layers in timed.items()
     }
-    return {"void": list(voided(facts)), "layers": plain}
+    return {"void": list(voided(facts)), "layers": values}
 
 
 def read_layers(answer: Mapping[str, Any]) -> Tuple[Layers, Tuple[str, ...]]:

@@ -9,14 +9,14 @@ event is one observation.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import MeasurementError
 from .binomial import binomial_below
-from .judge import finite, order_statistic
+from .judge import order_statistic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,10 +75,6 @@ class LayerJudgement:
     """Whether the candidate's layer has fewer weights."""
     reason: str = ""
     """Why a pruned layer did not get faster; see `layer_reasons`."""
-
-    def to_json(self) -> Dict[str, Any]:
-        """Plain values for JSON; what is infinite becomes null."""
-        return finite(asdict(self))
 
 
 def judge_layers(baseline: Mapping[str, Layer], candidate: Mapping[str, Layer]) -> Tuple[LayerJudgement, ...]:

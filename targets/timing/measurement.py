@@ -11,7 +11,7 @@ therefore an interval comes from resampling events, never single samples.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
@@ -20,6 +20,7 @@ import numpy as np
 from ..artifact import read_json, write_json
 from ..errors import MeasurementError
 from ..machine.probe import voided
+from ..plain import from_plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,15 +72,9 @@ class Protocol:
             )
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Protocol:
-        """The inverse of `dataclasses.asdict`; an unknown key is an error."""
-        known = {item.name for item in fields(cls)}
-        if not set(value) <= known:
-            raise MeasurementError(
-                f"A protocol has no {', '.join(sorted(set(value) - known))}.",
-                "It was written by another version of deadweight: measure again.",
-            )
-        return cls(**value)
+    def from_json(cls, value: Any) -> Protocol:
+        """The inverse of `dataclasses.asdict`; a MeasurementError if a key is unknown, or its value wrong."""
+        return from_plain(cls, value, "A protocol", error=MeasurementError)
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median_high
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Tuple, Union
 
 from ..errors import ArtifactError, DeadweightError, MeasurementError, ModelError, TargetError
+from ..plain import plain
 from ..runtimes.runtime import DEFAULT, Runtime, own_runtime, runtime_named
 
 if TYPE_CHECKING:
@@ -49,9 +50,6 @@ class Memory:
     """What a second session of the same file adds after as many runs."""
     remarks: Tuple[str, ...] = ()
     """Limits of the measurement on this machine."""
-
-    def to_json(self) -> Dict[str, Any]:
-        return {**asdict(self), "remarks": list(self.remarks)}
 
 
 def measure_memory(
@@ -143,7 +141,7 @@ def _measure_in_child(job: str, *, path: Union[str, Path], timeout_s: float) -> 
 def _child() -> None:
     """The child process: reads a job from stdin, writes the answer to stdout."""
     try:
-        answer = asdict(_measure(json.load(sys.stdin)))
+        answer = plain(_measure(json.load(sys.stdin)))
     except DeadweightError as error:
         answer = {"error": type(error).__name__, "what": error.what, "cure": error.cure}
     print(_MARK + json.dumps(answer), flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,10 +115,6 @@ def test_free_memory_is_what_can_be_had_not_what_lies_idle(tmp_path: Path) -> No
         free_memory(tmp_path)
     with pytest.raises(MeasurementError, match="cannot be read"):
         free_memory(tmp_path / "nowhere")
-
-
-def test_a_footprint_travels() -> None:
-    assert Footprint.from_json(json.loads(json.dumps(NEED.to_json()))) == NEED
 
 
 def test_memory_that_is_not_there_cannot_be_planned() -> None:

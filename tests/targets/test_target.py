@@ -193,7 +193,7 @@ def test_a_width_is_never_rounded_to_zero_nor_above_what_is_there() -> None:
 
 
 def test_an_operator_kind_without_a_rule_takes_any_width() -> None:
-    assert load_target("x86-cpu").align("recurrent") == Alignment(step=1, hard=1)
+    assert load_target("x86-cpu").align("recurrent") == Alignment(1, 1, "", "high")
     assert load_target("x86-cpu").align("recurrent").rounded(7, width=9) == 7
 
 
@@ -289,19 +289,23 @@ def test_a_board_of_ones_own_is_read_from_its_path(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('name = "mine', "is not valid TOML"),
-        ('name = "mine"', "misses precisions, runtime, title"),
-        (MINIMAL + "colour = 1", "does not know colour"),
+        ('name = "mine"', "misses title, runtime, precisions"),
+        (MINIMAL + "colour = 1", "has no colour"),
         (MINIMAL.replace("onnxruntime", "onnxruntme"), "runtime is 'onnxruntme'"),
         (MINIMAL.replace('["fp32"]', '"fp32"'), "precisions is 'fp32'"),
         (MINIMAL.replace("fp32", "fp31"), "precisions is 'fp31'"),
-        (MINIMAL + "[facts.memory_bytes]\nvalue = 1\n", "facts.memory_bytes misses certainty, source"),
+        (MINIMAL.replace('"fp32"', ""), "precisions is empty"),
+        (MINIMAL + "[facts.memory_bytes]\nvalue = 1\n", "facts.memory_bytes misses source, certainty"),
         (
             MINIMAL + '[facts.a]\nvalue = 1\nsource = " "\ncertainty = "high"',
             "facts.a has the value 1 from ' '",
         ),
-        (MINIMAL + '[facts.a]\nvalue = 1\nsource = "x"\ncertainty = "sure"', "facts.a is 'sure'"),
+        (MINIMAL + '[facts.a]\nvalue = 1\nsource = "x"\ncertainty = "sure"', "facts.a.certainty is 'sure'"),
         (MINIMAL + "[alignment]\nconv = 16", "alignment.conv is 16, not a table"),
-        (MINIMAL + "[alignment.convv]\nstep = 16", "alignment is 'convv'"),
+        (
+            MINIMAL + '[alignment.convv]\nstep = 16\nhard = 8\nsource = "x"\ncertainty = "low"',
+            "alignment is 'convv'",
+        ),
         (
             MINIMAL + '[alignment.conv]\nstep = 16.5\nhard = 4\nsource = "x"\ncertainty = "high"',
             "alignment.conv.step is 16.5",

@@ -15,7 +15,6 @@ from benchmarks.memory.bounds import LEVELS, counted, rows_of
 from benchmarks.memory.random_graphs import FLOAT, KINDS, make
 from deadweight.export.memory.footprint import footprint
 from deadweight.targets.errors import ArtifactError, ModelError, TargetError
-from deadweight.targets.memory_fit import Footprint
 
 UNIT = 8 * 16 * 16 * 4  # bytes of one feature map here
 
@@ -136,11 +135,6 @@ def test_an_unknown_operator_is_given_nothing(tmp_path: Path) -> None:
     found = footprint(path, runtime="onnxruntime")
     assert found.activations_low_bytes == 0
     assert found.unknown == ("y",)
-
-
-def test_a_footprint_travels_as_json(tmp_path: Path) -> None:
-    found = footprint(two_convolutions(tmp_path / "m.onnx"))
-    assert Footprint.from_json(found.to_json()) == found
 
 
 def test_a_batch_of_none_another_runtime_and_a_cut_file_are_told(tmp_path: Path) -> None:

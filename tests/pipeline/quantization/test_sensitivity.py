@@ -21,6 +21,7 @@ from deadweight.pipeline.stages.quantize import Quantize
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work
 from deadweight.targets.artifact import read_json, write_json
+from deadweight.targets.plain import plain
 from deadweight.targets.target import load_target
 
 
@@ -118,5 +119,5 @@ def test_on_a_board_the_cost_is_left_to_be_measured(tmp_path: Path) -> None:
 
 
 def test_a_layer_without_any_noise_can_be_written_as_json(tmp_path: Path) -> None:
-    write_json(tmp_path / "layer.json", Layer("fc", float("inf"), 0.0).to_json())
+    write_json(tmp_path / "layer.json", plain(Layer("fc", float("inf"), 0.0)))
     assert read_json(tmp_path / "layer.json") == {"name": "fc", "sqnr_db": None, "score_drop": 0.0}

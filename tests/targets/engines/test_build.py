@@ -25,6 +25,7 @@ from deadweight.targets.engines.build_settings import BuildSettings, profiles_fo
 from deadweight.targets.engines.log import Line, cause, heard, is_simulated, read_log, reason
 from deadweight.targets.engines.record import command_for
 from deadweight.targets.errors import ModelError, TargetError
+from deadweight.targets.plain import plain
 from deadweight.targets.runtimes.open import open_session
 from deadweight.targets.target import load_target
 
@@ -97,7 +98,7 @@ def test_what_matters_is_found_in_a_log() -> None:
     assert (found.reformats, found.skipped_tactics) == (1, 1)
     assert dict(found.bytes) == {"weights": 23432, "scratch": 9546752, "device_persistent": 130560}
     assert len(found.warnings) == 5
-    assert json.loads(json.dumps(found.to_json()))["bytes"]["weights"] == 23432
+    assert json.loads(json.dumps(plain(found)))["bytes"]["weights"] == 23432
 
 
 def test_a_reason_is_the_first_error_and_the_last_where_it_says_more() -> None:

@@ -93,8 +93,8 @@ def test_without_model_and_command_there_is_none(mlp: MakeMlp, tmp_path: Path) -
     [
         ({"schema": 99}, "schema 99"),
         ({"schema": None}, "schema None"),
-        ({"protocol": {"events": 5, "colour": "red"}}, "A protocol has no colour"),
-        ({"surprise": 1}, "is not a baseline, or an incomplete one"),
+        ({"protocol": {"events": 5, "colour": "red"}}, "protocol has no colour"),
+        ({"surprise": 1}, "has no surprise"),
         ({"model": None}, "model is None"),
         ({"model_sha256": 5}, "model_sha256 is 5"),
         ({"score": "high"}, "score is 'high'"),

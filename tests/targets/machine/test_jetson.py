@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 from support.boards import BOARDS, put, unpack
 
+from deadweight.targets.errors import TargetError
 from deadweight.targets.machine.jetson import (
+    BoardState,
     cooling,
-    from_json,
     is_jetson,
     read_board,
     read_state,
     tegrastats_line,
-    to_json,
 )
 from deadweight.targets.machine.nvidia_tools import PowerMode
 from deadweight.targets.machine.probe import disturbances
 from deadweight.targets.machine.tegrastats import Reading
+from deadweight.targets.plain import from_plain, plain
 
 # L4T, JetPack, chip, compute capability, TensorRT, CUDA
 FACTS = {
@@ -95,7 +96,8 @@ def test_a_board_tells_how_it_is_doing(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", BOARDS)
 def test_a_state_survives_json_and_is_undisturbed_by_itself(name: str, tmp_path: Path) -> None:
     state = read_state(unpack(name, tmp_path), tools=True)
-    assert from_json(json.loads(json.dumps(to_json(state)))) == state
+    read = json.loads(json.dumps(plain(state)))
+    assert from_plain(BoardState, read, "state", error=TargetError, cure="") == state
     if not state.throttling:
         assert disturbances(state, state) == ()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,7 @@ def there(simulated: ssh_board.Board) -> Iterator[Transport]:
 def test_a_board_builds_an_engine_and_is_reported_what_the_model_needs(
     there: Transport, model: Path, tmp_path: Path
 ) -> None:
-    need = footprint(model, batch=8, runtime="tensorrt").to_json()
+    need = footprint(model, batch=8, runtime="tensorrt")
     record = build_on(there, model, tmp_path / "q.plan", settings=SETTINGS, need=need)
     assert record["evidence"] == "simulated"
     assert record["tensorrt"]["version"].startswith("10.3")
@@ -68,8 +68,8 @@ def test_a_board_builds_an_engine_and_is_reported_what_the_model_needs(
 def test_what_cannot_fit_is_refused_there_before_it_is_built(
     there: Transport, model: Path, tmp_path: Path
 ) -> None:
-    need = footprint(model, batch=8, runtime="tensorrt").to_json()
-    need["weights_low_bytes"] = need["weights_high_bytes"] = 1 << 50
+    need = footprint(model, batch=8, runtime="tensorrt")
+    need = replace(need, weights_low_bytes=1 << 50, weights_high_bytes=1 << 50)
     with pytest.raises(TargetError, match="On board: "):
         build_on(there, model, tmp_path / "q.plan", settings=SETTINGS, need=need)
     assert not (tmp_path / "q.plan").exists()

@@ -9,8 +9,9 @@ from scipy import stats
 from support.measurements import timed
 
 from deadweight.targets.errors import MeasurementError
-from deadweight.targets.machine.jetson import BoardState, to_json
+from deadweight.targets.machine.jetson import BoardState
 from deadweight.targets.machine.nvidia_tools import Clock
+from deadweight.targets.plain import plain
 from deadweight.targets.timing.judge import Judgement, fewest_events, judge, order_statistic
 from deadweight.targets.timing.measurement import Mark, Protocol
 
@@ -253,7 +254,7 @@ def test_the_fewest_events_are_just_enough(confidence: float) -> None:
 
 def test_what_a_board_did_not_tell_at_the_end_is_a_remark_and_the_answer_stands() -> None:
     states = [BoardState(clocks={"emc": Clock(1, 1, 1)}), BoardState()]
-    before, after = ({"board": to_json(state)} for state in states)
+    before, after = ({"board": plain(state)} for state in states)
     facts = {"machine": {}, "software": {}, "state": before, "state_after": after}
     base, faster = (replace(timed(np.full((12, 3), time_s)), conditions=facts) for time_s in (2e-3, 1e-3))
     found = judge(base, faster)

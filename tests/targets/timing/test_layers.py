@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from deadweight.targets.errors import MeasurementError
+from deadweight.targets.plain import plain
 from deadweight.targets.timing.layers import Layer, LayerJudgement, holm, judge_layers, matching
 
 
@@ -63,8 +64,8 @@ def test_too_few_events_for_so_many_layers_cannot_tell() -> None:
     generator = np.random.default_rng(3)
     judged = judge_layers(network(generator, [1.0] * 20, events=6), network(generator, [2.0] * 20, events=6))
     assert {one.outcome for one in judged} == {"cannot_tell"}
-    assert judged[0].to_json()["high"] is None
-    assert json.dumps(judged[0].to_json(), allow_nan=False)
+    assert plain(judged[0])["high"] is None
+    assert json.dumps(plain(judged[0]), allow_nan=False)
 
 
 def test_holms_correction_is_that_of_the_books() -> None:

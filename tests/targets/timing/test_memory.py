@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from deadweight.targets.errors import MeasurementError, ModelError, TargetError
+from deadweight.targets.plain import plain
 from deadweight.targets.timing.memory import _TINY, Memory, measure_memory
 
 MakeMlp = Callable[..., Path]
@@ -111,7 +112,7 @@ def test_a_users_module_that_is_called_like_pythons_own_is_not_imported(
 
 
 def test_memory_is_plain_json() -> None:
-    assert Memory(1, 2, 3, 4, ("so",)).to_json() == {
+    assert plain(Memory(1, 2, 3, 4, ("so",))) == {
         "file_bytes": 1,
         "load_peak_bytes": 2,
         "resident_bytes": 3,
