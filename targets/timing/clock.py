@@ -16,10 +16,12 @@ has.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import random
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, perf_counter_ns, thread_time_ns
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
@@ -56,8 +58,18 @@ _ON_THE_CORE = ("torch", "numpy")
 """Names of what `opened` may run in the timed thread, besides a `Runtime`."""
 
 
-_Event = Dict[str, Tuple[List[List[int]], List[int]]]
+_Times = Dict[str, Tuple[List[List[int]], List[int]]]
 """For each model, by round: the wall time of each sample, and the CPU time of the block, in ns."""
+
+
+@dataclass(frozen=True)
+class _Event:
+    """The times of one event, how the machine changed meanwhile, and each model's evidence and inputs."""
+
+    times: _Times
+    marks: Tuple[str, ...]
+    evidences: Dict[str, str]
+    shapes: Dict[str, List[str]]
 
 
 @only_new_garbage()
@@ -99,9 +111,6 @@ def time_together(
     plan: Optional[Plan] = None
     events: List[_Event] = []
     marks: List[Mark] = []
-    evidences: Dict[str, str] = {}
-    shapes: Dict[str, List[str]] = {}
-    facts["inputs"] = shapes
     started = perf_counter()
 
     def so_far() -> Dict[str, Measurement]:
@@ -112,12 +121,12 @@ def time_together(
                 model_sha256=hashes[name],
                 file_bytes=sizes[name],
                 run_id=run_id,
-                wall_ns=_samples(event[name][0] for event in events),
-                cpu_ns=np.array([event[name][1] for event in events], dtype=np.int64) if counts_cpu else None,
+                wall_ns=_samples(event.times[name][0] for event in events),
+                cpu_ns=np.array([one.times[name][1] for one in events], np.int64) if counts_cpu else None,
                 runs=1 if plan is None else plan.blocks[name].runs,
                 protocol=protocol,
                 conditions=facts,
-                evidence=evidences[name],
+                evidence=events[-1].evidences[name],
                 marks=tuple(marks),
             )
             for name in paths
@@ -125,24 +134,12 @@ def time_together(
 
     for index in range(protocol.events):
         if time_process is not None:
-            timed, what = _processes(time_process, paths, rng, inputs=inputs, protocol=protocol)
-            event: _Event = {name: ([one.wall_ns.tolist()], []) for name, one in timed.items()}
-            evidences.update((name, one.evidence) for name, one in timed.items())
-            shapes.update((name, list(one.inputs)) for name, one in timed.items())
-            facts["times"] = next(iter(timed.values())).remark
+            event, facts["times"] = _processes(time_process, paths, rng, inputs=inputs, protocol=protocol)
         else:
-            event, what, plan = _event(
-                paths,
-                plan,
-                inputs=inputs,
-                protocol=protocol,
-                rng=rng,
-                evidences=evidences,
-                shapes=shapes,
-                opened=opened,
-            )
+            event, plan = _event(paths, plan, inputs=inputs, protocol=protocol, rng=rng, opened=opened)
         events.append(event)
-        marks += [Mark(index, happened) for happened in what]
+        facts["inputs"] = event.shapes
+        marks += [Mark(index, happened) for happened in event.marks]
         if progress is not None:
             progress(index + 1, protocol.events)
         if decided is not None and index + 1 in looks and decided(so_far()):
@@ -173,16 +170,22 @@ def _processes(
     *,
     inputs: Optional[Mapping[str, NDArray[Any]]],
     protocol: Protocol,
-) -> Tuple[Dict[str, ProcessTimes], Tuple[str, ...]]:
-    """One event of a program: the times of one process for each model; how the machine changed meanwhile."""
+) -> Tuple[_Event, str]:
+    """One event of a program, of one process for each model; and a remark about its times."""
     before = snapshot()
     timed = {
         name: time_process(paths[name], protocol=protocol, inputs=inputs)
         for name in rng.sample(sorted(paths), len(paths))
     }
     runs = sum(one.wall_ns.size for one in timed.values())
-    # Threads 0: this process only waits, so its own share of a core says nothing.
-    return timed, changes(before, snapshot(), runs=runs, threads=0)
+    event = _Event(
+        {name: ([one.wall_ns.tolist()], []) for name, one in timed.items()},
+        # Threads 0: this process only waits, so its own share of a core says nothing.
+        changes(before, snapshot(), runs=runs, threads=0),
+        {name: one.evidence for name, one in timed.items()},
+        {name: list(one.inputs) for name, one in timed.items()},
+    )
+    return event, next(iter(timed.values())).remark
 
 
 def _event(
@@ -192,20 +195,19 @@ def _event(
     inputs: Optional[Mapping[str, NDArray[Any]]],
     protocol: Protocol,
     rng: random.Random,
-    evidences: Dict[str, str],
-    shapes: Dict[str, List[str]],
     opened: Opener,
-) -> Tuple[_Event, Tuple[str, ...], Plan]:
-    """Loads all models, times them, closes them; returns the samples and how the machine changed meanwhile.
-
-    Writes each session's evidence into `evidences`, and the shapes of its inputs into `shapes`.
-    """
+) -> Tuple[_Event, Plan]:
+    """Loads all models, times them, closes them."""
     gc.collect()  # frees the previous event's sessions, so that only one set is in memory
-    sessions, padding = _open_all(paths, protocol, rng, opened)
-    try:
-        calls = {}
+    with contextlib.ExitStack() as stack:
+        sessions: Dict[str, Session] = {}
+        padding: List[NDArray[Any]] = []  # gaps of random size in the heap
+        for name in rng.sample(sorted(paths), len(paths)):
+            padding += [np.ones(rng.randrange(1, 4000) * 64, np.uint8) for _ in range(rng.randrange(1, 6))]
+            session = opened(paths[name], runtime=protocol.runtime, threads=protocol.threads)
+            sessions[name] = stack.enter_context(contextlib.closing(session))
+        calls, shapes = {}, {}
         for name, session in sessions.items():
-            evidences[name] = session.evidence
             arrays = fed(session, inputs, batch=protocol.batch, seed=protocol.seed)
             if inputs is None:
                 check_batch(paths[name], arrays, protocol.batch)
@@ -216,35 +218,15 @@ def _event(
         if plan is None:
             plan = planned(_trial_ns(calls, protocol, rng), protocol)
         counted = protocol.threads if _on_the_core(protocol) else 0
-        event, what = _time_event(calls, plan, rng, threads=counted)
-        return event, what, plan
-    finally:
-        for session in sessions.values():
-            session.close()
-        del padding
+        times, marks = _time_event(calls, plan, rng, threads=counted)
+        evidences = {name: session.evidence for name, session in sessions.items()}
+        return _Event(times, marks, evidences, shapes), plan
 
 
 def _on_the_core(protocol: Protocol) -> bool:
     """Whether the timed thread computes; one that waits for a GPU leaves the core idle."""
     own = {one.name for one in known_runtimes(variants=True) if one.processor == "cpu"}
     return protocol.runtime in own or protocol.runtime in _ON_THE_CORE
-
-
-def _open_all(
-    paths: Mapping[str, Path], protocol: Protocol, rng: random.Random, opened: Opener
-) -> Tuple[Dict[str, Session], List[NDArray[Any]]]:
-    """Opens all models in random order, with gaps of random size in the heap between them."""
-    sessions: Dict[str, Session] = {}
-    padding: List[NDArray[Any]] = []
-    try:
-        for name in rng.sample(sorted(paths), len(paths)):
-            padding += [np.ones(rng.randrange(1, 4000) * 64, np.uint8) for _ in range(rng.randrange(1, 6))]
-            sessions[name] = opened(paths[name], runtime=protocol.runtime, threads=protocol.threads)
-    except BaseException:
-        for session in sessions.values():
-            session.close()
-        raise
-    return sessions, padding
 
 
 def _warm(call: Callable[[], object]) -> None:
@@ -280,9 +262,9 @@ def _run_ns(call: Callable[[], object]) -> int:
 
 def _time_event(
     calls: Mapping[str, Callable[[], object]], plan: Plan, rng: random.Random, *, threads: int
-) -> Tuple[_Event, Tuple[str, ...]]:
+) -> Tuple[_Times, Tuple[str, ...]]:
     """Takes one event's samples, with a new random order in each round."""
-    event: _Event = {name: ([], []) for name in calls}
+    times: _Times = {name: ([], []) for name in calls}
     names = sorted(calls)
     collecting, before = gc.isenabled(), snapshot()
     gc.disable()  # a collection would be counted in one model's time
@@ -290,8 +272,8 @@ def _time_event(
         for _ in range(plan.rounds):
             for name in rng.sample(names, len(names)):
                 wall_ns, cpu_ns = _time_block(calls[name], plan.blocks[name])
-                event[name][0].append(wall_ns)
-                event[name][1].append(cpu_ns)
+                times[name][0].append(wall_ns)
+                times[name][1].append(cpu_ns)
     except Exception as error:
         raise ModelError(
             f"A model stopped while it was timed: {error}", "Check that it runs alone with these inputs."
@@ -300,7 +282,7 @@ def _time_event(
         if collecting:
             gc.enable()
     runs = plan.rounds * sum(block.all_runs for block in plan.blocks.values())
-    return event, changes(before, snapshot(), runs=runs, threads=threads)
+    return times, changes(before, snapshot(), runs=runs, threads=threads)
 
 
 def _time_block(call: Callable[[], object], block: Block) -> Tuple[List[int], int]:
