@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -262,11 +262,8 @@ def opened_engine(
     plan: Path, protocol: Protocol, inputs: Arrays | None
 ) -> Iterator[tuple[EngineSession, Arrays]]:
     """An opened engine, and the inputs that it was timed with."""
-    session = cast("EngineSession", open_session(plan, runtime=protocol.runtime))
-    try:
+    with closing(cast("EngineSession", open_session(plan, runtime=protocol.runtime))) as session:
         yield session, fed(session, inputs, batch=protocol.batch, seed=protocol.seed)
-    finally:
-        session.close()
 
 
 def _with_engines(measured: Mapping[str, Measurement], models: Mapping[str, Path]) -> dict[str, Measurement]:

@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,9 @@ def _select(run: Path, network: str | None) -> tuple[Path, str, list[Path]]:
 
 
 def _write_golden(model: Path, folder: Path) -> None:
-    session = open_session(model)
-    try:
+    with closing(open_session(model)) as session:
         inputs = random_inputs(session.inputs, batch=_GOLDEN_SAMPLES)
         outputs = session.run(inputs)
-    finally:
-        session.close()
     folder.mkdir()
     np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]  # names are the model's
     np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -116,11 +117,8 @@ def in_float(source: OnnxModel, base: OnnxModel, names: Collection[str]) -> Onnx
 
 
 def validated(work: Work, path: Path) -> float:
-    session = open_session(path, runtime=work.target.here)
-    try:
+    with closing(open_session(path, runtime=work.target.here)) as session:
         return score_of(work.workload, session_predict(session), "validation")
-    finally:
-        session.close()
 
 
 def first(trials: Trials, method: Method | Literal["best"]) -> Candidate:

@@ -13,6 +13,7 @@ import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,20 +87,17 @@ def _sqnr_db(tallies: Iterable[Tally]) -> float:
 
 def _score(trials: Trials, path: Path, look: Callable[[Mapping[str, Array]], None]) -> float:
     workload = trials.work.workload
-    session = open_session(path, runtime=trials.work.target.here)
-    predict = session_predict(session)
 
     def seen(arrays: Mapping[str, Array]) -> Mapping[str, Array]:
         outputs = predict(arrays)
         look(outputs)
         return outputs
 
-    try:
+    with closing(open_session(path, runtime=trials.work.target.here)) as session:
+        predict = session_predict(session)
         with users_code('score() ran on "validation"'):
             some = itertools.islice(split_batches(workload, "validation"), BATCHES)
             return float(workload.score(seen, some))
-    finally:
-        session.close()
 
 
 def returned(

@@ -186,21 +186,14 @@ def command_for(model: Path, plan: Path, settings: Mapping[str, Any], target: Op
     """`deadweight build` with the options for these settings."""
     words = ["deadweight", "build", str(model), "--out", str(plan)]
     words += ["--target", target] if target else []
-    low, usual, high = settings["batch"]
-    words += ["--batch", f"{low},{usual},{high}"] if (low, usual, high) != (1, 1, 1) else []
     for name, shapes in settings["shapes"].items():
         words += ["--shapes", f"{name}=" + ",".join("x".join(map(str, shape)) for shape in shapes)]
-    words += ["--precision", settings["precision"]] if settings["precision"] != "fp16" else []
-    for option in ("workspace_bytes", "optimization_level", "dla_core", "max_gpu_fallbacks"):
-        value = settings[option]
-        words += [f"--{option.replace('_', '-')}", str(value)] if value is not None else []
-    for option in ("hardware_compatibility", "compute_capability", "calibration_cache"):
-        words += [f"--{option.replace('_', '-')}", settings[option]] if settings[option] else []
-    words += ["--flavour", settings["flavour"]] if settings["flavour"] != "tensorrt" else []
-    for option in ("sparse", "version_compatible", "standalone", "hide_layers"):
-        words += [f"--{option.replace('_', '-')}"] if settings[option] else []
     for library in settings["plugins"]:
         words += ["--plugin", library]
+    given = {**settings, "batch": ",".join(map(str, settings["batch"]))}
+    for name, usual in {**vars(BuildSettings()), "batch": "1,1,1"}.items():
+        if given[name] != usual and name not in ("shapes", "plugins"):
+            words += [f"--{name.replace('_', '-')}", *([] if given[name] is True else [str(given[name])])]
     return " ".join(map(shlex.quote, words))
 
 

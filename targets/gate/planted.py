@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Tuple, Union
@@ -46,9 +47,8 @@ def slower(model: Path, path: Path, *, operators: int, heavy: bool) -> Path:
     Light ones multiply the first output by a constant, in sequence; heavy ones multiply its mean by a 96 x 96
     matrix.
     """
-    session = open_session(model)
-    first = session.outputs[0]
-    session.close()
+    with closing(open_session(model)) as session:
+        first = session.outputs[0]
     if first.dtype != "float32":
         raise ModelError(
             f"No operator can be added after {first}.", "Calibrate with a model whose output is float32."

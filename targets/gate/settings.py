@@ -11,6 +11,8 @@ p99_s = 0.004
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -165,11 +167,12 @@ def accuracy(
     except ArtifactError as error:
         raise RecipeError(f"The data {data} cannot be read: {error.what}", error.cure) from error
     names = [name for name in arrays if name != "label"]
-    session = None
-    if predict is None:
-        session = open_session(model, runtime=runtime_of(model, board))
-        names = [spec.name for spec in session.inputs]
-    try:
+    with contextlib.ExitStack() as stack:
+        if predict is None:
+            opened = contextlib.closing(open_session(model, runtime=runtime_of(model, board)))
+            session = stack.enter_context(opened)
+            names = [spec.name for spec in session.inputs]
+            predict = functools.partial(run_all, session)
         missing = [name for name in (*names, "label") if name not in arrays]
         if missing:
             raise RecipeError(
@@ -186,11 +189,7 @@ def accuracy(
             )
         if not label.size:
             raise RecipeError(f"{data} has no samples.", "Save some hundreds, with their labels.")
-        inputs = {name: arrays[name] for name in names}
-        outputs = run_all(session, inputs) if session is not None else predict(inputs) if predict else {}
-    finally:
-        if session is not None:
-            session.close()
+        outputs = predict({name: arrays[name] for name in names})
     output = next(iter(outputs.values()))
     if output.ndim < 2 or len(output) != label.size:
         raise RecipeError(

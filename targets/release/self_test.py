@@ -55,11 +55,8 @@ def rehearse(bundle: Bundle, *, threads: int = 1) -> Rehearsal:
         inputs_by_name, expected = load_arrays(inputs), load_arrays(outputs)
     samples = len(next(iter(inputs_by_name.values()))) if inputs_by_name else 0
     with bundle.sealed(name) as sealed, _runnable(sealed, name, samples) as (path, runtime):
-        session = open_session(path, runtime=runtime, threads=threads)
-        try:
+        with contextlib.closing(open_session(path, runtime=runtime, threads=threads)) as session:
             outputs_by_name = run_all(session, inputs_by_name)
-        finally:
-            session.close()
         return Rehearsal(furthest(expected, outputs_by_name), float(golden["tolerance"]), session.runtime)
 
 

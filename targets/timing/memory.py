@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median_high
@@ -94,13 +95,10 @@ def engine_memory(path: Path, protocol: Protocol, inputs: Optional[Arrays] = Non
     from ..runtimes.open import open_session
     from .inputs import fed
 
-    session = open_session(path, runtime=protocol.runtime, threads=protocol.threads)
-    try:
+    with closing(open_session(path, runtime=protocol.runtime, threads=protocol.threads)) as session:
         session.run(fed(session, inputs, batch=protocol.batch, seed=protocol.seed))
         report = getattr(session, "memory", None)
         return () if report is None else report()
-    finally:
-        session.close()
 
 
 def _measure_in_child(job: str, *, path: Union[str, Path], timeout_s: float) -> Memory:

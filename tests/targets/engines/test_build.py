@@ -380,9 +380,9 @@ def test_the_rebuild_line_holds_every_setting_that_is_not_the_default() -> None:
     }
     line = command_for(Path("a b.onnx"), Path("m.plan"), settings, "orin-nx-16gb")
     assert line == (
-        "deadweight build 'a b.onnx' --out m.plan --target orin-nx-16gb --batch 1,4,8 --shapes x=1x2,3x4,5x6 "
-        "--precision best --workspace-bytes 7 --dla-core 1 --max-gpu-fallbacks 3 --calibration-cache r.cache "
-        "--sparse --standalone --hide-layers --plugin a.so --plugin b.so"
+        "deadweight build 'a b.onnx' --out m.plan --target orin-nx-16gb --shapes x=1x2,3x4,5x6 --plugin a.so "
+        "--plugin b.so --batch 1,4,8 --workspace-bytes 7 --precision best --sparse --dla-core 1 "
+        "--max-gpu-fallbacks 3 --calibration-cache r.cache --standalone --hide-layers"
     )
     assert load_target("orin-nx-16gb").runtime.name == "tensorrt"
 
