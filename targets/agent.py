@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import __version__
-from .errors import ArtifactError, DeadweightError, ModelError, RefusedError, TargetError
+from .errors import ArtifactError, DeadweightError, RefusedError, TargetError
 from .plain import from_plain, plain
 from .remote.agent_options import PROGRESS, PROTOCOL, parser
 
@@ -216,6 +216,7 @@ def _open_models(
 ) -> Iterator[Tuple[Dict[str, Path], Protocol, Optional[Arrays]]]:
     """Trusted paths, the protocol for their runtime and the inputs, while the board is locked to measure."""
     from .remote.received_files import measuring
+    from .runtimes.open import same_runtime
     from .timing.inputs import given_inputs
     from .timing.measurement import Protocol
 
@@ -227,13 +228,8 @@ def _open_models(
             )
             for name, path in models
         }
-        runtimes = {runtime for _, runtime in opened.values()}
-        if len(runtimes) > 1:
-            raise ModelError(
-                "An engine and an ONNX file run on different runtimes and cannot be timed interleaved.",
-                "Compare two engines, or two ONNX files.",
-            )
-        protocol = Protocol.from_json({**asked, "runtime": runtimes.pop()})
+        runtime = same_runtime(dict(opened.values()))
+        protocol = Protocol.from_json({**asked, "runtime": runtime})
         yield {name: path for name, (path, _) in opened.items()}, protocol, given_inputs(options.inputs)
 
 

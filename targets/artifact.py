@@ -151,16 +151,19 @@ def json_of(text: Union[str, bytes], pairs: Optional[Callable[[List[Tuple[str, A
         raise ValueError("it is nested too deeply") from None
 
 
-def read_json(path: Path) -> Dict[str, Any]:
-    """Reads a JSON object; an ArtifactError if the file is missing, or is not JSON or no object."""
+def json_in(path: Path, cure: str) -> Any:
+    """The value of a JSON file; an ArtifactError if it is missing or not JSON."""
     try:
-        value = json_of(Path(path).read_text(encoding="utf-8"))
+        return json_of(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist.", "Check the path.") from error
     except (ValueError, OSError) as error:
-        raise ArtifactError(
-            f"{path} is not readable as JSON: {error}.", f"Delete {path}; it will be made again."
-        ) from error
+        raise ArtifactError(f"{path} is not readable as JSON: {error}.", cure) from error
+
+
+def read_json(path: Path) -> Dict[str, Any]:
+    """Reads a JSON object; an ArtifactError if the file is missing, or is not JSON or no object."""
+    value = json_in(path, f"Delete {path}; it will be made again.")
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} is a {type(value).__name__}, not an object.", "Check the path.")
     return value

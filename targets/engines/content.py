@@ -20,13 +20,14 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..artifact import json_of
+from ..artifact import json_in
 from ..errors import ArtifactError
 from ..plain import plain
 from .names import modules_of, nodes_of, served_by
 
 KINDS = ("compute", "conversion", "reorder", "quantize", "view", "other")
 PRODUCTS = ("conv", "gemm", "matmul", "matrix", "deconv", "fullyconnected")
+_AGAIN = "Export it again: it is truncated, or is a log."
 _TYPES = (
     ("int8", r"\bint8\b|\bINT8\b|kINT8"),
     ("fp8", r"\bfp8\b|\bFP8\b"),
@@ -130,13 +131,13 @@ def read_engine(
     Raises:
         ArtifactError: a file is missing or truncated, or has none of these formats.
     """
-    engine = engine_of(_json(layers), name=Path(layers).name.split(".")[0], where=str(layers))
+    engine = engine_of(json_in(layers, _AGAIN), name=Path(layers).name.split(".")[0], where=str(layers))
     if modules:
         engine = replace(engine, layers=tuple(_with_modules(layer, modules) for layer in engine.layers))
     if profile is not None:
-        engine = timed(engine, profile_of(_json(profile), where=str(profile)))
+        engine = timed(engine, profile_of(json_in(profile, _AGAIN), where=str(profile)))
     if times is not None:
-        engine = replace(engine, runs_s=runs_of(_json(times), where=str(times)))
+        engine = replace(engine, runs_s=runs_of(json_in(times, _AGAIN), where=str(times)))
     return engine
 
 
@@ -275,14 +276,3 @@ def _dtype(words: str) -> str:
 def _with_modules(layer: EngineLayer, modules: Mapping[str, str]) -> EngineLayer:
     own = [modules[node] for node in layer.nodes if node in modules]
     return replace(layer, modules=tuple(dict.fromkeys([*own, *layer.modules])))
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json_of(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path} does not exist.", "Check the path.") from error
-    except (ValueError, OSError) as error:
-        raise ArtifactError(
-            f"{path} is not readable as JSON: {error}.", "Export it again: it is truncated, or is a log."
-        ) from error

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
-from ..artifact import read_json, utc_now, write_json
+from ..artifact import json_in, utc_now, write_json
 from ..errors import ArtifactError, MeasurementError, TargetError
 from ..onnx_file import files_of, model_sha256
 from ..plain import from_plain
@@ -110,15 +110,10 @@ def read_baseline(path: Path) -> Baseline:
             f"The baseline {path} does not exist.",
             f"Accept a first model: deadweight gate --record --model MODEL --baseline {path}.",
         )
-    try:
-        content = read_json(path)
-    except ArtifactError as error:
-        raise ArtifactError(
-            error.what,
-            "Restore the baseline (from version control, for example), or accept a model again: "
-            "deadweight gate --record --model MODEL --baseline FILE.",
-        ) from error
     again = "Record it again: deadweight gate --record --model MODEL --baseline FILE."
+    content = json_in(path, f"Restore the baseline from version control, for example. {again}")
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path} is a {type(content).__name__}, not an object.", again)
     if content.get("schema") != SCHEMA:
         what = f"has the schema {content.get('schema')!r}; this version reads {SCHEMA}."
         raise ArtifactError(f"The baseline {path} {what}", again)

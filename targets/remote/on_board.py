@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 
 from ..engines.build_settings import BuildSettings, needs_half
 from ..engines.record import check_comparable, engine_facts, read_record
-from ..errors import ModelError, TargetError
+from ..errors import TargetError
 from ..onnx_file import model_sha256, read_nodes
 from ..progress import Progress
-from ..runtimes.runtime import Runtime, by_suffix, is_engine, known_runtimes, runtime_named, with_choices
+from ..runtimes.open import same_runtime
+from ..runtimes.runtime import Runtime, by_suffix, known_runtimes, runtime_named, with_choices
 from ..target import Target, load_target, target_on
 from .ssh import Transport
 
@@ -110,13 +111,7 @@ def ready_on(
     `scores`: for any number of samples, where the files allow it, and for 64 where each run is a process.
     """
     paths = {name: Path(path) for name, path in models.items()}
-    plans = [path for path in paths.values() if is_engine(path)]
-    if len(plans) not in (0, len(paths)):
-        raise ModelError(
-            "An engine and an ONNX file run on different runtimes and cannot be timed interleaved.",
-            "Compare two engines, or two ONNX files.",
-        )
-    if plans:
+    if same_runtime({path: by_suffix(path) for path in paths.values()}).builds:
         return _engines(board, paths, how, progress)
     runtime, facts = runtime_there(board, how)
     if not runtime.builds:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Optional, Union
+from typing import TYPE_CHECKING, Iterable, Mapping, Optional, TypeVar, Union
 
 from ..errors import DeadweightError, TargetError
 from .runtime import DEFAULT, Runtime, by_suffix, runtime_named, usable, with_choices
 
 if TYPE_CHECKING:
     from .session import Session
+
+T = TypeVar("T")
 
 
 def runtime_of(path: Union[str, Path], board: Optional[Runtime] = None) -> Runtime:
@@ -25,14 +27,18 @@ def runtime_of(path: Union[str, Path], board: Optional[Runtime] = None) -> Runti
 
 def shared_runtime(paths: Iterable[Path], board: Optional[Runtime] = None) -> Runtime:
     """The common runtime of several files."""
-    runtimes = {path: runtime_of(path, board) for path in paths}
+    return same_runtime({path: runtime_of(path, board) for path in paths})
+
+
+def same_runtime(runtimes: Mapping[Path, T]) -> T:
+    """The one of all files; a TargetError if there are several."""
     if len(set(runtimes.values())) != 1:
         named = ", ".join(f"{path.name} on {runtime}" for path, runtime in runtimes.items())
         raise TargetError(
             f"These files run on different runtimes, so they cannot be timed interleaved: {named}.",
             "Compare two engines, or two ONNX files: deadweight build makes an engine from an ONNX file.",
         )
-    return runtimes.popitem()[1]
+    return next(iter(runtimes.values()))
 
 
 def run_as(found: Runtime, name: Optional[str]) -> Runtime:
