@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,17 @@ class Tracked:
     node: str = ""
     activation: bool = False
     value: Tensor | None = None
+
+    def at(self, axis: int, size: int, vector: Tensor | None = None) -> Tracked:
+        """The same with another axis in place of one."""
+        axis %= len(self.shape)
+        shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
+        return Tracked(shape, (*self.axes[:axis], vector, *self.axes[axis + 1 :]))
+
+    def but(self, *dropped: int) -> Tracked:
+        """The same without some axes."""
+        kept = [axis for axis in range(len(self.shape)) if axis not in dropped]
+        return Tracked(tuple(self.shape[axis] for axis in kept), tuple(self.axes[axis] for axis in kept))
 
 
 @dataclass
@@ -78,6 +89,16 @@ class Call:
         if vector is not None:
             self.notes.identities.freeze(vector, Cause(self.name, users_line(self.node), reason))
 
+    def freeze_all(self, vectors: Iterable[Tensor | None], reason: str) -> None:
+        for vector in vectors:
+            self.freeze(vector, reason)
+
+    def stay(self, x: Tracked, dims: Iterable[int], reason: str) -> tuple[Tensor | None, ...]:
+        """The axes of a value, of which some are frozen."""
+        fixed = {axis % len(x.shape) for axis in dims}
+        self.freeze_all((x.axes[axis] for axis in fixed), reason)
+        return tuple(None if axis in fixed else vector for axis, vector in enumerate(x.axes))
+
     def agree(self, a: Tensor | None, b: Tensor | None) -> Tensor | None:
         """Unites two vectors that must be narrowed alike; if one side is fixed, so is the other."""
         if a is None or b is None:
@@ -114,11 +135,12 @@ class Call:
         if columns is not None:
             self.notes.consumed.append(columns)
 
-    def renormalise(self, vector: Tensor | None) -> None:
+    def renormalise(self, *vectors: Tensor | None) -> None:
         """Notes that the result is a reduction over these units: fewer of them give another function."""
-        if vector is not None:
-            before = self.notes.renormalised.get(self.node.name, vector[:0])
-            self.notes.renormalised[self.node.name] = torch.cat([before, vector])
+        for vector in vectors:
+            if vector is not None:
+                before = self.notes.renormalised.get(self.node.name, vector[:0])
+                self.notes.renormalised[self.node.name] = torch.cat([before, vector])
 
     def split(self, vector: Tensor | None, groups: int) -> tuple[Tensor | None, Tensor | None]:
         """Splits a vector into groups x members: identities of the groups, and of the ranks within them."""
@@ -137,8 +159,7 @@ def unknown(call: Call, reason: str = "there is no rule for this operator") -> R
     results = [fixed(shape) for shape in call.shapes]
     if any(vector is not None for operand in call.operands() for vector in operand.axes):
         results = [widened(call, result) for result in results]
-    for vector in (vector for x in (*call.operands(), *results) for vector in x.axes):
-        call.freeze(vector, reason)
+    call.freeze_all((vector for x in (*call.operands(), *results) for vector in x.axes), reason)
     for operand in call.operands():
         if not operand.activation and operand.axes:
             call.produce(operand.axes[0], "unknown")  # so that it is listed as frozen
@@ -159,11 +180,12 @@ def widened(call: Call, x: Tracked) -> Tracked:
     return Tracked(x.shape, tuple(axes))
 
 
-def meet(call: Call, operands: Sequence[Tracked], shape: tuple[int, ...]) -> Tracked:
-    """The broadcast of `operands` to `shape`."""
+def meet(call: Call, operands: Iterable[Tracked | None], shape: tuple[int, ...]) -> Tracked:
+    """The broadcast of `operands` to `shape`; None (no bias) is none of them."""
+    given = [x for x in operands if x is not None]
     axes: list[Tensor | None] = []
     for back in range(len(shape), 0, -1):
-        vectors = [x.axes[-back] for x in operands if len(x.shape) >= back and x.shape[-back] > 1]
+        vectors = [x.axes[-back] for x in given if len(x.shape) >= back and x.shape[-back] > 1]
         vector = vectors[0] if vectors else None
         for other in vectors[1:]:
             vector = call.agree(vector, other)
@@ -171,8 +193,6 @@ def meet(call: Call, operands: Sequence[Tracked], shape: tuple[int, ...]) -> Tra
     return Tracked(shape, tuple(axes))
 
 
-def along_channels(x: Tracked | None, dims: int) -> list[Tracked]:
+def along_channels(x: Tracked | None, dims: int) -> Tracked | None:
     """A vector of channels, shaped to be broadcast over a (batch, channels, ...) tensor."""
-    if x is None:
-        return []
-    return [Tracked((*x.shape, *(1,) * (dims - 2)), (*x.axes, *(None,) * (dims - 2)))]
+    return x and Tracked((*x.shape, *(1,) * (dims - 2)), (*x.axes, *(None,) * (dims - 2)))

@@ -10,6 +10,8 @@ from torch import Tensor
 from .calls import Call, Result, Tracked, meet, unknown, widened
 from .capture import argument_of
 
+_WINDOW = "a window slides over this axis"
+
 
 def layout(call: Call) -> Result:
     """Elements are moved, never mixed: the operator itself moves the identities."""
@@ -49,8 +51,7 @@ def upscaling(call: Call) -> Result:
     """pixel_shuffle: the channels that become the pixels of one channel are removed together."""
     x, factor = call["self"], call["upscale_factor"]
     vector = _in_runs(call, x.axes[-3], factor * factor)
-    for pixels in x.axes[-2:]:
-        call.freeze(pixels, "a window slides over this axis")
+    call.freeze_all(x.axes[-2:], _WINDOW)
     return Tracked(call.shapes[0], (*x.axes[:-3], vector, None, None))
 
 
@@ -113,21 +114,15 @@ def stack(call: Call) -> Result:
 
 
 def _beside(call: Call, parts: list[Tracked], axis: int, shape: tuple[int, ...]) -> Tracked:
-    across = [
-        Tracked((*x.shape[:axis], 1, *x.shape[axis + 1 :]), (*x.axes[:axis], None, *x.axes[axis + 1 :]))
-        for x in parts
-    ]
-    axes = list(meet(call, across, (*shape[:axis], 1, *shape[axis + 1 :])).axes)
-    if any(x.axes[axis] is not None for x in parts):
-        vectors = []
-        for x in parts:
-            vector = x.axes[axis]
-            if vector is None:
-                vector = call.notes.identities.fresh(x.shape[axis])
-                call.freeze(vector, "it is concatenated with a tensor of fixed width")
-            vectors.append(vector)
-        axes[axis] = torch.cat(vectors)
-    return Tracked(shape, tuple(axes))
+    across = meet(call, [x.at(axis, 1) for x in parts], (*shape[:axis], 1, *shape[axis + 1 :]))
+    vectors = [x.axes[axis] for x in parts]
+    if all(vector is None for vector in vectors):
+        return across.at(axis, shape[axis])
+    for place, x in enumerate(parts):
+        if vectors[place] is None:
+            vectors[place] = call.notes.identities.fresh(x.shape[axis])
+            call.freeze(vectors[place], "it is concatenated with a tensor of fixed width")
+    return across.at(axis, shape[axis], torch.cat([vector for vector in vectors if vector is not None]))
 
 
 def padding(call: Call) -> Result:
@@ -138,16 +133,13 @@ def padding(call: Call) -> Result:
     y = x
     for place, amount in enumerate(call["pad"]):
         axis = len(x.shape) - 1 - place // 2
-        total = (*y.shape[:axis], y.shape[axis] + amount, *y.shape[axis + 1 :])
+        total = y.at(axis, y.shape[axis] + amount)
         if amount > 0 and y.axes[axis] is not None:
-            shape = (*y.shape[:axis], amount, *y.shape[axis + 1 :])
-            own = call.notes.identities.fresh(amount)
-            axes = tuple(own if at == axis else v for at, v in enumerate(y.axes))
-            pad = widened(call, Tracked(shape, axes))
-            y = _beside(call, [pad, y] if place % 2 == 0 else [y, pad], axis, total)
+            pad = widened(call, y.at(axis, amount, call.notes.identities.fresh(amount)))
+            y = _beside(call, [pad, y] if place % 2 == 0 else [y, pad], axis, total.shape)
         elif amount:
             call.freeze(y.axes[axis], "it is cropped")
-            y = Tracked(total, tuple(None if at == axis else v for at, v in enumerate(y.axes)))
+            y = total
     return y
 
 
@@ -160,11 +152,10 @@ def indexing(call: Call) -> Result:
         return unknown(call)
     for place, index in indices.items():
         call.freeze(x.axes[place], "it is indexed by values")
-        for vector in index.axes:
-            call.freeze(vector, "it is an index of values")
+        call.freeze_all(index.axes, "it is an index of values")
     first, last = min(indices), max(indices)
     before = first if last - first < len(indices) else 0
-    rest = _but(x, *indices)
+    rest = x.but(*indices)
     new = torch.broadcast_shapes(*(one.shape for one in indices.values()))  # type: ignore[no-untyped-call]
     shape = (*rest.shape[:before], *new, *rest.shape[before:])
     picked = Tracked(shape, (*rest.axes[:before], *(None,) * len(new), *rest.axes[before:]))
@@ -180,7 +171,7 @@ def halves(call: Call) -> Result:
     axis = call["dim"] % len(x.shape)
     vector = x.axes[axis]
     half = None if vector is None else call.agree(*vector.chunk(2))
-    return Tracked(call.shapes[0], (*x.axes[:axis], half, *x.axes[axis + 1 :]))
+    return x.at(axis, x.shape[axis] // 2, half)
 
 
 def gathering(call: Call) -> Result:
@@ -188,9 +179,9 @@ def gathering(call: Call) -> Result:
     shape = call.shapes[0]
     axis = call["dim"] % len(shape)
     for x in call.operands():
-        for vector in x.axes[axis : axis + 1] if len(x.shape) == len(shape) else x.axes:
-            call.freeze(vector, "it is indexed by values")
-    across = [_but(x, axis) for x in call.operands() if len(x.shape) == len(shape)]
+        indexed = x.axes[axis : axis + 1] if len(x.shape) == len(shape) else x.axes
+        call.freeze_all(indexed, "it is indexed by values")
+    across = [x.but(axis) for x in call.operands() if len(x.shape) == len(shape)]
     if len({x.shape for x in across}) > 1 and call.name != "take_along_dim":
         return unknown(call)
     kept = meet(call, across, (*shape[:axis], *shape[axis + 1 :])).axes
@@ -200,17 +191,14 @@ def gathering(call: Call) -> Result:
 def windows(call: Call) -> Result:
     """unfold: overlapping windows along one axis, which stays."""
     x = call["self"]
-    axis = call["dimension"] % len(x.shape)
-    call.freeze(x.axes[axis], "a window slides over this axis")
-    return Tracked(call.shapes[0], (*x.axes[:axis], None, *x.axes[axis + 1 :], None))
+    return Tracked(call.shapes[0], (*call.stay(x, [call["dimension"]], _WINDOW), None))
 
 
 def patches(call: Call) -> Result:
     """im2col: the pixels of a patch become channels, with zeros beyond the border."""
     x, shape = call["self"], call.shapes[0]
     channels = x.axes[-3]
-    for vector in x.axes[-2:]:
-        call.freeze(vector, "a window slides over this axis")
+    call.freeze_all(x.axes[-2:], _WINDOW)
     kernel = shape[-2] // x.shape[-3]
     spread = None if channels is None else channels.repeat_interleave(kernel)
     return Tracked(shape, (*x.axes[:-3], spread, None))
@@ -231,8 +219,3 @@ def _in_runs(call: Call, vector: Tensor | None, length: int) -> Tensor | None:
     grid = vector.reshape(-1, length)
     call.notes.identities.unite(grid[:, :1].expand(grid.shape), grid)
     return grid[:, 0]
-
-
-def _but(x: Tracked, *dropped: int) -> Tracked:
-    kept = [axis for axis in range(len(x.shape)) if axis not in dropped]
-    return Tracked(tuple(x.shape[axis] for axis in kept), tuple(x.axes[axis] for axis in kept))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from string import ascii_lowercase, ascii_uppercase
+from collections.abc import Sequence
+from string import ascii_lowercase, ascii_uppercase, digits
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ def linear(call: Call) -> Result:
     call.contract(x, -1, weight, 1)
     call.produce(weight.axes[0], "linear")
     shape = call.shapes[0]
-    y = Tracked(shape, (*x.axes[:-1], weight.axes[0]))
-    return y if call["bias"] is None else meet(call, [y, call["bias"]], shape)
+    return meet(call, [Tracked(shape, (*x.axes[:-1], weight.axes[0])), call["bias"]], shape)
 
 
 def convolution(call: Call) -> Result:
@@ -27,8 +26,7 @@ def convolution(call: Call) -> Result:
     shape = call.shapes[0]
     kernel = len(weight.shape) - 2
     channels = len(x.shape) - kernel - 1
-    for vector in (*x.axes[channels + 1 :], *weight.axes[2:]):
-        call.freeze(vector, "a convolution slides over this axis")
+    call.freeze_all((*x.axes[channels + 1 :], *weight.axes[2:]), "a convolution slides over this axis")
     transposed = call["transposed"] or "transpose" in call.name
     kind = "depthwise" if 1 < groups == x.shape[channels] else "conv"
     if groups == 1:
@@ -49,9 +47,8 @@ def convolution(call: Call) -> Result:
             call.consume(weight.axes[1])
         out = weight.axes[0]
     call.produce(out, kind)
-    spatial = (None,) * kernel
-    y = Tracked(shape, (*x.axes[:channels], out, *spatial))
-    return y if call["bias"] is None else meet(call, [y, *along_channels(call["bias"], kernel + 2)], shape)
+    y = Tracked(shape, (*x.axes[:channels], out, *(None,) * kernel))
+    return meet(call, [y, along_channels(call["bias"], kernel + 2)], shape)
 
 
 def _outer(call: Call, blocks: Tensor | None, ranks: Tensor | None, shape: tuple[int, int]) -> Tensor | None:
@@ -65,35 +62,24 @@ def deformable(call: Call) -> Result:
     """A convolution that reads at positions from the data, one for each group of input channels."""
     positions = [vector for x in (call["offset"], call["mask"]) for vector in x.axes[1:]]
     groups, _ = call.split(call["input"].axes[1], call["offset_groups"])
-    for vector in (*positions, groups):
-        call.freeze(vector, "positions along this axis are chosen by the data")
+    call.freeze_all((*positions, groups), "positions along this axis are chosen by the data")
     return convolution(call)
 
 
 def bilinear(call: Call) -> Result:
     """y_o = a W_o b."""
     a, b, weight, shape = call["input1"], call["input2"], call["weight"], call.shapes[0]
-    call.contract(a, -1, weight, 1)
-    call.contract(b, -1, weight, 2)
-    call.produce(weight.axes[0], "linear")
-    leads = meet(call, [Tracked(x.shape[:-1], x.axes[:-1]) for x in (a, b)], shape[:-1])
-    y = Tracked(shape, (*leads.axes, weight.axes[0]))
-    return y if call["bias"] is None else meet(call, [y, call["bias"]], shape)
-
-
-def addmm(call: Call) -> Result:
-    """bias + x W."""
-    x, weight = call["mat1"], call["mat2"]
-    call.contract(x, 1, weight, 0)
-    call.produce(weight.axes[1], "linear")
-    return meet(call, [Tracked(call.shapes[0], (x.axes[0], weight.axes[1])), call["self"]], call.shapes[0])
+    lead = digits[: len(shape) - 1]
+    y = _products(call, [f"{lead}i", "oij", f"{lead}j"], [a, weight, b], f"{lead}o")
+    return meet(call, [y, call["bias"]], shape)
 
 
 def matmul(call: Call) -> Result:
     """Leading axes are broadcast; a's last axis is contracted with b's last but one."""
     a, b = call.operands()[-2:]
     product = _matmul(call, a, b, call.shapes[0], max(len(b.shape) - 2, 0))
-    return meet(call, [product, call["self"]], product.shape) if call.name == "baddbmm" else product
+    added = call.name in ("addmm", "baddbmm")
+    return meet(call, [product, call["self"]], product.shape) if added else product
 
 
 def distances(call: Call) -> Result:
@@ -112,25 +98,27 @@ def _matmul(call: Call, a: Tracked, b: Tracked, shape: tuple[int, ...], inner: i
         call.consume(b.axes[inner])
         call.produce(columns[0] if columns else None, "linear")
     lead = shape[: len(shape) - len(rows) - len(columns)]
-    batch = meet(call, [Tracked(x.shape[:-2], x.axes[:-2]) for x in (a, b)], lead)
+    batch = meet(call, map(_leading, (a, b)), lead)
     return Tracked(shape, (*batch.axes, *rows, *columns))
+
+
+def _leading(x: Tracked) -> Tracked:
+    """A value without its last two axes."""
+    return Tracked(x.shape[:-2], x.axes[:-2])
 
 
 def attention(call: Call) -> Result:
     """softmax(q k^T) v. Heads are the third axis from the end; several of q may share one of k and v."""
     q, k, v = call["query"], call["key"], call["value"]
+    mask = [call["attn_mask"]] if call["attn_mask"] else []
     for x in (q, k, v):
         call.read(x)
-    for vector in (q.axes[-2], k.axes[-2], v.axes[-2]):
-        call.freeze(vector, "attention runs over this axis")
+    tokens = (*(x.axes[-2] for x in (q, k, v)), *(vector for x in mask for vector in x.axes[-2:]))
+    call.freeze_all(tokens, "attention runs over this axis")
     if q.shape[-1] > 1:
         call.agree(q.axes[-1], k.axes[-1])
-    for vector in call["attn_mask"].axes[-2:] if call["attn_mask"] else ():
-        call.freeze(vector, "attention runs over this axis")
-    lead = q.shape[:-2]
-    leads = [Tracked(x.shape[:-2], x.axes[:-2]) for x in (q, _shared_heads(k, q), _shared_heads(v, q))]
-    mask = [Tracked(call["attn_mask"].shape[:-2], call["attn_mask"].axes[:-2])] if call["attn_mask"] else []
-    batch = meet(call, [*leads, *mask], lead)
+    alike = (q, _shared_heads(k, q), _shared_heads(v, q), *mask)
+    batch = meet(call, map(_leading, alike), q.shape[:-2])
     out = Tracked(call.shapes[0], (*batch.axes, None, v.axes[-1]))
     return [out, *(fixed(shape) for shape in call.shapes[1:])]
 
@@ -140,15 +128,14 @@ def _shared_heads(x: Tracked, q: Tracked) -> Tracked:
         return x
     heads = x.axes[-3]
     shared = None if heads is None else heads.repeat_interleave(q.shape[-3] // x.shape[-3])
-    return Tracked((*x.shape[:-3], q.shape[-3], *x.shape[-2:]), (*x.axes[:-3], shared, *x.axes[-2:]))
+    return x.at(-3, q.shape[-3], shared)
 
 
 def embedding(call: Call) -> Result:
     """Rows are selected by the data and stay; columns are units."""
     weight = call["weight"]
     call.freeze(weight.axes[0], "rows of an embedding are chosen by the data")
-    for vector in (vector for x in call.operands()[1:] for vector in x.axes):
-        call.freeze(vector, "it is an index of values")
+    call.freeze_all((vector for x in call.operands()[1:] for vector in x.axes), "it is an index of values")
     call.produce(weight.axes[1], "embedding")
     shape, *others = call.shapes
     return [Tracked(shape, (*(None,) * (len(shape) - 1), weight.axes[1])), *map(fixed, others)]
@@ -167,6 +154,11 @@ def einsum(call: Call) -> Result:
     terms, out = _spelt_out(call["equation"].replace(" ", ""), operands)
     if any(len(set(term)) < len(x.shape) for term, x in zip(terms, operands, strict=True)):
         return unknown(call)  # a diagonal
+    return _products(call, terms, operands, out)
+
+
+def _products(call: Call, terms: Sequence[Sequence[str]], operands: list[Tracked], out: str) -> Tracked:
+    """The sums of products of the operands' elements, whose axes have these letters."""
     shared: dict[str, Tensor | None] = {}
     for term, x in zip(terms, operands, strict=True):
         call.read(x)
@@ -186,8 +178,7 @@ def tensordot(call: Call) -> Result:
     for one, other in zip(call["dims_self"] or last, call["dims_other"] or last, strict=True):
         second[other] = first[one]
     out = [letter for letter in (*first, *second) if (letter in first) != (letter in second)]
-    equation = f"{''.join(first)},{''.join(second)}->{''.join(out)}"
-    return einsum(replace(call, arguments={"equation": equation, "tensors": [a, b]}))
+    return _products(call, [first, second], [a, b], "".join(out))
 
 
 def _spelt_out(equation: str, operands: list[Tracked]) -> tuple[list[str], str]:
@@ -195,7 +186,7 @@ def _spelt_out(equation: str, operands: list[Tracked]) -> tuple[list[str], str]:
     inputs, arrow, out = equation.partition("->")
     terms, longest = [], ""
     for term, x in zip(inputs.split(","), operands, strict=True):
-        hidden = "0123456789"[10 - len(x.shape) + len(term.replace("...", "")) :]
+        hidden = digits[10 - len(x.shape) + len(term.replace("...", "")) :]
         terms.append(term.replace("...", hidden))
         longest = max(longest, hidden, key=len)
     once = sorted(letter for letter in inputs if letter.isalpha() and inputs.count(letter) == 1)
@@ -211,8 +202,7 @@ def recurrent(call: Call) -> Result:
     shared = [weights[1].axes[1], _hidden(weights[:step]).axes[1]]
     for number, state in enumerate(states):
         call.mask(state)
-        for vector in state.axes[:2]:
-            call.freeze(vector, "layers and samples of a state stay")
+        call.freeze_all(state.axes[:2], "layers and samples of a state stay")
         shared[number] = call.agree(shared[number], state.axes[2])
     inputs = x
     for layer in range(call["num_layers"]):
@@ -222,10 +212,8 @@ def recurrent(call: Call) -> Result:
         outputs = [vector for vector in made if vector is not None]
         joined = torch.cat(outputs) if outputs else None
         inputs = Tracked((*x.shape[:-1], call.shapes[0][-1]), (*x.axes[:-1], joined))
-    last = [
-        Tracked(shape, (None, None, vector)) for shape, vector in zip(call.shapes[1:], shared, strict=False)
-    ]
-    return [Tracked(call.shapes[0], inputs.axes), *last]
+    last = zip(call.shapes[1:], shared, strict=False)
+    return [inputs, *(Tracked(shape, (None, None, vector)) for shape, vector in last)]
 
 
 def cell(call: Call) -> Result:

@@ -255,25 +255,25 @@ def _roll(site: _Site) -> None:
         site.set("shifts", after)
 
 
-_RESIZE: dict[str, Callable[[_Site], None]] = {
-    **{name: _sizes("size") for name in ("view", "_unsafe_view", "expand", "zeros", "ones", "full", "empty")},
-    **{name: _sizes("size") for name in ("broadcast_to", "new_zeros", "new_ones", "new_full", "new_empty")},
-    "reshape": _sizes("shape"),
-    "unflatten": _sizes("sizes"),
-    "repeat": _repeats,
-    **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), _pieces),
-    "slice": _slice,
-    "select": _select,
-    "narrow": _narrow,
-    **dict.fromkeys(
-        (*(f"conv{n}d" for n in (1, 2, 3)), *(f"conv_transpose{n}d" for n in (1, 2, 3))), _groups("groups")
-    ),
-    **dict.fromkeys(
-        ("convolution", "deform_conv2d", "channel_shuffle", "native_channel_shuffle"), _groups("groups")
-    ),
-    "group_norm": _groups("num_groups"),
-    **dict.fromkeys(("layer_norm", "rms_norm"), _normalized_shape),
-    "scaled_dot_product_attention": _attention,
-    "roll": _roll,
-    **dict.fromkeys(("pad", "constant_pad_nd"), _padding),
-}
+_SIZED = "view _unsafe_view expand broadcast_to zeros ones full empty new_zeros new_ones new_full new_empty"
+_GROUPED = (
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution deform_conv2d "
+    "channel_shuffle native_channel_shuffle"
+)
+_TABLE: tuple[tuple[Callable[[_Site], None], str], ...] = (
+    (_sizes("size"), _SIZED),
+    (_sizes("shape"), "reshape"),
+    (_sizes("sizes"), "unflatten"),
+    (_repeats, "repeat"),
+    (_pieces, "split split_with_sizes chunk tensor_split"),
+    (_slice, "slice"),
+    (_select, "select"),
+    (_narrow, "narrow"),
+    (_groups("groups"), _GROUPED),
+    (_groups("num_groups"), "group_norm"),
+    (_normalized_shape, "layer_norm rms_norm"),
+    (_attention, "scaled_dot_product_attention"),
+    (_roll, "roll"),
+    (_padding, "pad constant_pad_nd"),
+)
+_RESIZE = {name: rule for rule, names in _TABLE for name in names.split()}

@@ -214,8 +214,8 @@ class _Pass:
         results = result if isinstance(result, list) else [result]
         if all(_sizes(x) == shape for x, shape in zip(results, call.shapes, strict=False)):
             return results
-        for vector in (vector for x in (*call.operands(), *results) for vector in x.axes):
-            call.freeze(vector, "its rule does not fit this use of the operator")
+        vectors = (vector for x in (*call.operands(), *results) for vector in x.axes)
+        call.freeze_all(vectors, "its rule does not fit this use of the operator")
         return [fixed(shape) for shape in call.shapes]
 
     def _arguments(self, node: Node) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from support.halving import Axes, free, one, vector
 
 from deadweight.pipeline.pruning.calls import Tracked
 from deadweight.pipeline.pruning.mixing import (
-    addmm,
     attention,
     cell,
     convolution,
@@ -131,7 +130,7 @@ def test_a_product_with_a_weight_makes_its_columns() -> None:
 def test_what_is_added_to_a_product_goes_with_its_columns() -> None:
     axes = Axes()
     x, weight, bias = axes.value(2, 6, free=(1,)), axes.value(6, 4, weight=True), axes.value(4, weight=True)
-    y = one(addmm(axes.call(aten.addmm.default, bias, x, weight)))
+    y = one(matmul(axes.call(aten.addmm.default, bias, x, weight)))
     assert axes.together(y.axes[1], weight.axes[1], bias.axes[0])
     axes = Axes()
     a, b, c = (axes.value(3, *shape, free=(1, 2)) for shape in ((2, 4), (2, 6), (6, 4)))
