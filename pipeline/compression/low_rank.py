@@ -22,7 +22,6 @@ from ..pruning.factors import NAMES, composed, cut, most_ranks, relaid, why_not
 from ..pruning.graphnet import GraphNet
 from ..pruning.narrow import copied_module
 from ..pruning.plan import Factors, Plan, Width, fingerprint, plan_of, record
-from ..pruning.trial import earlier_plans
 from .rank_selection import Candidate, Choice
 
 Convolution = Literal["spatial", "channel", "tucker"]
@@ -100,12 +99,7 @@ def factorized(
         for place, (top, rank) in enumerate(zip(most, one.ranks, strict=True)):
             widths[f"{name}.{NAMES[len(most) + 1][place]}"] = Width("rank", top, rank)
     plan = Plan(
-        fingerprint(model),
-        widths=widths,
-        form="layers",
-        reason="layers of low rank",
-        earlier=earlier_plans(model),
-        factors=factors,
+        fingerprint(model), widths=widths, form="layers", reason="layers of low rank", factors=factors
     )
     thin = relaid(model, plan)
     with torch.no_grad():
@@ -117,7 +111,7 @@ def factorized(
             bias = model.get_submodule(name).bias
             if isinstance(bias, Tensor):
                 layers.get_submodule("expand").get_parameter("bias").copy_(bias)
-    return record(thin, plan)
+    return record(thin, plan, of=model)
 
 
 def prove(model: nn.Module, thin: nn.Module, inputs: Sequence[Tensor]) -> float:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ...targets.errors import ModelError
 from .bypass import ACTIVATIONS, bypassed, without
 from .compare import relative_error, run, tolerance
+from .contexts import first_line
 from .graphnet import GraphNet
 from .inputs import Example, unwrapped
 from .narrow import copied_module, elements_of
@@ -150,8 +151,7 @@ class _Finder:
             with without(self.model, dropped):
                 found = run(self.model, self.inputs)
         except Exception as error:  # the user's code, which may use more of the block than its output
-            first = next(iter(str(error).splitlines()), type(error).__name__)
-            return f"the network's code fails without it: {first}"
+            return f"the network's code fails without it: {first_line(error)}"
         if (wrong := relative_error(expected, found)) > tolerance(expected):
             return f"the network's code uses more of it than its output: outputs are wrong by {wrong:.1e}"
         return ""

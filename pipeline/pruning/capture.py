@@ -17,8 +17,18 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 
 from ...targets.errors import ModelError
-from .contexts import collected, hushed, in_mode, own_backward
-from .inputs import Example, check_inputs, flattened, inputs_of, open_axes, tensors_of, unwrapped
+from .contexts import collected, first_line, hushed, in_mode, own_backward
+from .inputs import (
+    Example,
+    Inputs,
+    check_inputs,
+    flattened,
+    inputs_of,
+    open_axes,
+    tensors_of,
+    unwrapped,
+    with_tensors,
+)
 from .takes import takes_of
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -79,7 +89,7 @@ def copied(graph: Graph) -> Graph:
 
 def batch_is_open(graph: GraphModule) -> bool:
     """Whether the graph takes any batch size; else it is fixed to the example's."""
-    return any(has_batch(node) for node in graph.graph.nodes if node.op == "placeholder")
+    return any(map(has_batch, graph.graph.find_nodes(op="placeholder")))
 
 
 def has_batch(placeholder: Node) -> bool:
@@ -100,6 +110,19 @@ def users_line(node: Node) -> str:
         if not file.startswith((_TORCH, "<")):
             return f"{file}:{line}: {code.strip()}"
     return ""
+
+
+def owner_of(node: Node) -> str:
+    """The module whose forward made a node; "" for the network's own."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return stack[-1][0] if stack else ""
+
+
+def first_sample(model: nn.Module, example: Example, graph: Graph) -> Inputs:
+    """The example with one sample in each input of which the graph takes any number."""
+    given = inputs_of(model, example)
+    pairs = zip(tensors_of(given), graph.find_nodes(op="placeholder"), strict=True)
+    return with_tensors(given, [one[:1] if has_batch(node) else one for one, node in pairs])
 
 
 def operator_name(node: Node) -> str:
@@ -182,12 +205,11 @@ def _inline_regions(module: GraphModule) -> None:
                 f"A part of forward enables autocast; it begins at {line}.",
                 "Remove it from forward: wrap the call of the network instead, or cast explicitly.",
             )
-        placeholders = [one for one in inner.graph.nodes if one.op == "placeholder"]
         with module.graph.inserting_before(node):
             if kind == "wrap_with_set_grad_enabled" and not settings[0]:
                 tensors = {one: _detached(one) for one in operands if isinstance(one.meta.get("val"), Tensor)}
                 operands = [tensors.get(one, one) for one in operands]
-            known = dict(zip(placeholders, operands, strict=True))
+            known = dict(zip(inner.graph.find_nodes(op="placeholder"), operands, strict=True))
             outputs: Any = module.graph.graph_copy(inner.graph, known)
         for user in list(node.users):
             user.replace_all_uses_with(outputs[user.args[1]])
@@ -242,7 +264,7 @@ def _refusal(error: Exception) -> ModelError:
         )
         if inside and words in str(error):
             return ModelError(f"{what}{where}.", cure)
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    first = first_line(error)
     if "data-dependent" in str(error).lower() or "GuardOnDataDependent" in type(error).__name__:
         return ModelError(
             f"The network takes a different path for different data{where}, so it is not one graph: {first}",

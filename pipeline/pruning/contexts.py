@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 
+def first_line(error: Exception) -> str:
+    """What it says first, or its class if that is nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
     """Suppresses torch's warnings and logs: it prints the whole graph of a network that it cannot capture."""

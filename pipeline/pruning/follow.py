@@ -14,13 +14,13 @@ from functools import partial
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter
+from torch.utils import _pytree as pytree
 
 from .assemble import grouped
 from .calls import Tracked
-from .capture import has_batch
+from .capture import first_sample
 from .compare import compared, run, run_graph
 from .groups import Groups, Tracing
-from .inputs import inputs_of, tensors_of, with_tensors
 from .narrow import named_tensors
 from .plan import Cut, fingerprint, plan_of
 from .resize import resized
@@ -65,7 +65,7 @@ def _narrowed(tracing: Tracing, cut: Cut, tensors: Mapping[str, Tensor]) -> Trac
     found = dataclasses.replace(
         tracing,
         graph=graph,
-        values=living.values(tracing.values),
+        values=pytree.tree_map(living.value, dict(tracing.values)),
         slots={place: living.vector(vector) for place, vector in tracing.slots.items()},
         shapes=shapes,
         units={name: living.vector(units) for name, units in tracing.units.items()},
@@ -101,12 +101,6 @@ class _Living:
         shape = tuple(size if axis is None else len(axis) for size, axis in sizes)
         return dataclasses.replace(value, shape=shape, axes=axes)
 
-    def values(self, values: Mapping[str, Tracked | list[Tracked]]) -> dict[str, Tracked | list[Tracked]]:
-        return {
-            name: [self.value(each) for each in one] if isinstance(one, list) else self.value(one)
-            for name, one in values.items()
-        }
-
 
 def _with_tensors(captured: GraphModule, graph: Graph, tensors: Mapping[str, Tensor]) -> GraphModule:
     """A resized graph with a network's own tensors, and the constants of the captured one."""
@@ -118,8 +112,5 @@ def _with_tensors(captured: GraphModule, graph: Graph, tensors: Mapping[str, Ten
 
 
 def _computes(model: nn.Module, graph: GraphModule, groups: Groups) -> bool:
-    given = inputs_of(model, groups.example)
-    takes = (node for node in graph.graph.nodes if node.op == "placeholder")
-    pairs = zip(tensors_of(given), takes, strict=True)
-    inputs = with_tensors(given, (one[:1] if has_batch(node) else one for one, node in pairs))
+    inputs = first_sample(model, groups.example, graph.graph)
     return compared(partial(run, model, inputs), partial(run_graph, Interpreter(graph), inputs)).same

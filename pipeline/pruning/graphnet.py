@@ -24,9 +24,9 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.utils._pytree import TreeSpec, tree_structure, tree_unflatten
 
 from ...targets.errors import ModelError
-from .capture import argument_of
+from .capture import argument_of, owner_of
 from .narrow import WIDTH_ARGUMENTS
-from .resize import Change, owner_of
+from .resize import Change
 from .takes import Takes
 
 
@@ -147,7 +147,15 @@ class _Forward:
 _of_its_program: Any = _Forward()
 
 
-class GraphNet(nn.Module):
+class Part(nn.Module):
+    """The tensors of one of the user's modules; the graph has the operations on them."""
+
+    def extra_repr(self) -> str:
+        own = [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]
+        return ", ".join(f"{name}: {' x '.join(map(str, tensor.shape)) or 'one'}" for name, tensor in own)
+
+
+class GraphNet(Part):
     """Runs the graph of its mode, with the inputs and outputs of the original module.
 
     Args:
@@ -172,24 +180,12 @@ class GraphNet(nn.Module):
             path, _, leaf = name.rpartition(".")
             holder = _part(self, path, layers)
             if leaf not in holder._parameters and leaf not in holder._buffers:
-                _hold(holder, leaf, tensor, name not in transient)
+                if isinstance(tensor, nn.Parameter):
+                    holder.register_parameter(leaf, tensor)
+                else:
+                    holder.register_buffer(leaf, tensor, persistent=name not in transient)
         for name in sorted({*layers, *program.one_mode}):
             _part(self, name, layers)
-
-    def extra_repr(self) -> str:
-        return _shapes(self)
-
-
-class Part(nn.Module):
-    """The tensors of one of the user's modules; the graph has the operations on them."""
-
-    def extra_repr(self) -> str:
-        return _shapes(self)
-
-
-def _shapes(module: nn.Module) -> str:
-    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return ", ".join(f"{name}: {' x '.join(map(str, tensor.shape)) or 'one'}" for name, tensor in own)
 
 
 def _part(root: nn.Module, path: str, layers: Mapping[str, nn.Module]) -> nn.Module:
@@ -203,13 +199,6 @@ def _part(root: nn.Module, path: str, layers: Mapping[str, nn.Module]) -> nn.Mod
     found = holder._modules[name]
     assert found is not None
     return found
-
-
-def _hold(holder: nn.Module, leaf: str, tensor: Tensor, saved: bool) -> None:
-    if isinstance(tensor, nn.Parameter):
-        holder.register_parameter(leaf, tensor)
-    else:
-        holder.register_buffer(leaf, tensor, persistent=saved)
 
 
 def _generated(graph: Graph) -> Callable[..., Any]:

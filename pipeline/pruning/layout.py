@@ -167,7 +167,7 @@ def indexing(call: Call) -> Result:
 
 def halves(call: Call) -> Result:
     """glu: one half of the units gates the other, so they are removed in pairs."""
-    x = call["self"]
+    x: Tracked = call["self"]
     axis = call["dim"] % len(x.shape)
     vector = x.axes[axis]
     half = None if vector is None else call.agree(*vector.chunk(2))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .capture import owner_of
 from .plan import Attributes, Cut, Plan
 
 if TYPE_CHECKING:
@@ -170,12 +171,10 @@ def unread_widths(model: nn.Module, tracing: Tracing, alive: Tensor) -> dict[str
     """
     sizes: dict[str, dict[int, set[int]]] = {}
     for node in tracing.graph.graph.nodes:
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        known = tracing.values.get(node.name) or []
-        for value in known if isinstance(known, list) else [known]:
-            for vector in value.axes if stack else ():
+        for value in pytree.tree_leaves(tracing.values.get(node.name, ())):
+            for vector in value.axes if node.meta.get("nn_module_stack") else ():
                 if vector is not None:
-                    after = sizes.setdefault(stack[-1][0], {}).setdefault(len(vector), set())
+                    after = sizes.setdefault(owner_of(node), {}).setdefault(len(vector), set())
                     after.add(int(torch.count_nonzero(alive[vector])))
     found: dict[str, dict[str, int]] = {}
     for path, widths in sizes.items():

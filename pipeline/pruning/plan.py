@@ -170,10 +170,16 @@ def plan_of(model: nn.Module) -> Plan | None:
     return plan if isinstance(plan, Plan) else None
 
 
-def record(model: nn.Module, plan: Plan) -> nn.Module:
-    """The same network, with the plan recorded in it."""
-    vars(model)[_PLAN] = plan
-    return model
+def record(small: nn.Module, plan: Plan, *, of: nn.Module | None = None) -> nn.Module:
+    """The same network, with the plan recorded in it; and before it the plans of the network that was cut."""
+    vars(small)[_PLAN] = dataclasses.replace(plan, earlier=earlier_plans(of)) if of is not None else plan
+    return small
+
+
+def earlier_plans(model: nn.Module) -> tuple[Plan, ...]:
+    """The plans applied to a network, oldest first."""
+    before = plan_of(model)
+    return (*before.earlier, dataclasses.replace(before, earlier=())) if before else ()
 
 
 _PLAN = "deadweight_plan"

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
+from torch.utils import _pytree as pytree
 
 from .calls import Tracked
-from .capture import argument_of, copied, declared_argument, operator_name
+from .capture import argument_of, copied, declared_argument, operator_name, owner_of
 from .groups import Tracing
 
 
@@ -49,12 +50,6 @@ def resized(tracing: Tracing, alive: Tensor) -> tuple[Graph, tuple[Change, ...]]
                 _RESIZE[name](site)
     result.lint()
     return result, tuple(changes)
-
-
-def owner_of(node: Node) -> str:
-    """The module whose forward made a node; "" for the network's own."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return stack[-1][0] if stack else ""
 
 
 def living_shape(value: Tracked, alive: Tensor) -> tuple[int, ...]:
@@ -106,8 +101,8 @@ class _Site:
 
     def tracked(self) -> list[Tracked]:
         """The facts on operands and results."""
-        values = [self.values.get(one.name) for one in (*self.original.all_input_nodes, self.original)]
-        return [one for value in values for one in (value if isinstance(value, list) else [value]) if one]
+        nodes = (*self.original.all_input_nodes, self.original)
+        return pytree.tree_leaves([self.values.get(one.name, ()) for one in nodes])
 
     def is_narrower(self) -> bool:
         """Whether an operand or a result has fewer elements."""
@@ -115,8 +110,7 @@ class _Site:
         return not all(bool(self.alive[vector].all()) for vector in vectors)
 
     def results(self) -> list[Tracked]:
-        value = self.values[self.original.name]
-        return value if isinstance(value, list) else [value]
+        return pytree.tree_leaves(self.values[self.original.name])
 
     def living(self, value: Tracked, axis: int) -> Tensor:
         """bool[size of the axis]: which of its indices live."""

@@ -19,15 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
 from .bypass import shallower
-from .capture import capture, has_batch, users_line
+from .capture import capture, first_sample, users_line
 from .compare import compared, or_nothing, run, run_graph
 from .contexts import configs_with_cache, uncollected
 from .graphnet import GraphNet, Program, call_layers
 from .groups import Groups, planned
-from .inputs import Example, inputs_of, tensors_of, unwrapped, with_tensors
+from .inputs import Example, unwrapped
 from .narrow import WIDTH_ARGUMENTS, cut_tensors, known_attributes, named_tensors, narrowed
 from .plan import Cut, fingerprint, parameters_left, record, together
 from .plan import Plan as Plan
@@ -36,7 +37,7 @@ from .resize import Change, resized
 from .survivors import Recorder, check_traced
 from .takes import follow
 from .trace import trace, tracing_of
-from .trial import Trial, earlier_plans
+from .trial import Trial
 
 SPARED = 1.25
 """The module form may have up to this many times the parameters of the graph form; beyond, use the graph."""
@@ -80,8 +81,8 @@ def apply(
     fixed = f"batch fixed at {groups.batch}" if groups.batch else ""
     uncached = "without its cache (use_cache=False)" if configs_with_cache(model) else ""
     reason = "; ".join(part for part in (trial.plan.reason, problem, fixed, uncached) if part)
-    plan = dataclasses.replace(trial.plan, form="graph", reason=reason, earlier=earlier_plans(model))
-    return record(graph_form(model, plan.cut, groups, trial.tensors), plan)
+    plan = dataclasses.replace(trial.plan, form="graph", reason=reason)
+    return record(graph_form(model, plan.cut, groups, trial.tensors), plan, of=model)
 
 
 def _shallower(model: nn.Module, plan: Plan, form: str) -> nn.Module:
@@ -93,8 +94,8 @@ def _shallower(model: nn.Module, plan: Plan, form: str) -> nn.Module:
             'Drop blocks first, without form="graph"; a cut of neurons afterwards may have that form.',
         )
     reason = plan.reason or "a small module replaces each block"
-    done = dataclasses.replace(plan, form="module", reason=reason, earlier=earlier_plans(model))
-    return record(shallower(model, plan.dropped), done)
+    done = dataclasses.replace(plan, form="module", reason=reason)
+    return record(shallower(model, plan.dropped), done, of=model)
 
 
 def _feasible(trial: Trial, form: str) -> tuple[Trial, nn.Module | None, str]:
@@ -122,9 +123,7 @@ def graph_form(
     """
     tensors = tensors or cut_tensors(named_tensors(model), cut)
     graph, _ = resized(groups.tracing, groups.tracing.living(cut))
-    given = inputs_of(model, groups.example)
-    pairs = zip(tensors_of(given), graph.nodes, strict=False)  # a graph begins with its placeholders
-    inputs = with_tensors(given, [one[:1] if has_batch(node) else one for one, node in pairs])
+    inputs = first_sample(model, groups.example, graph)
     proven = partial(run_graph, Recorder(groups.tracing.graph, graph, tensors), inputs)
     net = _graph_net(model, groups, cut, tensors, every=True)
     if compared(proven, or_nothing(partial(run, net, inputs))).same:
@@ -249,8 +248,7 @@ def _touching(nodes: Sequence[Node], plan: Plan, groups: Groups) -> list[str]:
     """The groups of the plan that have units in the operands or results of these nodes."""
     tracing = groups.tracing
     names = {one.name for node in nodes for one in (node, *node.all_input_nodes)}
-    known = [value for name, value in tracing.values.items() if name in names]
-    tracked = [one for value in known for one in (value if isinstance(value, list) else [value])]
+    tracked = pytree.tree_leaves([value for name, value in tracing.values.items() if name in names])
     vectors = [vector for one in tracked for vector in one.axes if vector is not None]
     identities = torch.cat(vectors) if vectors else torch.empty(0, dtype=torch.long)
     reached = torch.zeros(len(tracing.solution.of), dtype=torch.bool)

@@ -18,7 +18,7 @@ from torch.fx.node import map_arg
 
 from ...targets.errors import ModelError
 from .calls import Tracked
-from .capture import operator_name, users_line
+from .capture import operator_name, owner_of, users_line
 from .compare import TOLERANCE, Precision, error_of, run_graph, tolerance
 from .groups import Groups, Tracing
 from .inputs import Example
@@ -81,7 +81,7 @@ class Survivors(Recorder):
         keep: bool = False,
     ) -> None:
         super().__init__(tracing.graph, tracing.graph.graph, tensors or {}, keep=keep)
-        self.tracing, self.alive = tracing, alive
+        self.tracing, self.alive, self.narrow = tracing, alive, twins
         self.twins = {node.name: node for node in twins.nodes}
         self.nodes = {node.name: node for node in tracing.graph.graph.nodes}
 
@@ -137,24 +137,16 @@ def first_difference(expected: Survivors, found: Mapping[str, Any]) -> Node | No
 
 
 def mismatch(
-    tracing: Tracing,
-    alive: Tensor,
-    graph: Graph,
-    tensors: Mapping[str, Tensor],
-    inputs: Example,
-    error: float,
-    *,
-    wide: Mapping[str, Tensor] | None = None,
+    reference: Survivors, tensors: Mapping[str, Tensor], inputs: Example, error: float
 ) -> MismatchError:
     """The error that names the first layer of the narrower network whose values are not the reference's.
 
     Args:
-        graph, tensors: of the narrower network.
-        wide: replacement values for parameters of the original.
+        tensors: of the narrower network.
         error: the relative error of its outputs.
     """
-    reference = Survivors(tracing, alive, graph, wide, keep=True)
-    recorder = Recorder(tracing.graph, graph, tensors, keep=True)
+    reference.keep = True
+    recorder = Recorder(reference.tracing.graph, reference.narrow, tensors, keep=True)
     with contextlib.suppress(RuntimeError):  # the missing node shows the error
         run_graph(reference, inputs, Precision.DOUBLE)
         run_graph(recorder, inputs, Precision.DOUBLE)
@@ -189,8 +181,7 @@ def check_traced(model: nn.Module, groups: Groups) -> None:
 
 def place_of(node: Node) -> str:
     """The module, the operator and the line of the user's code."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    module = stack[-1][0] if stack else ""
+    module = owner_of(node)
     named = f'"{module}" ({operator_name(node)})' if module else f"{operator_name(node)} ({node.name})"
     return f"{named} at {line}" if (line := users_line(node)) else named
 

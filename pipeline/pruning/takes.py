@@ -96,7 +96,7 @@ def takes_of(model: nn.Module, graph: Graph, guards: Sequence[str], inputs: Inpu
     Raises:
         ModelError: a guard is more than arithmetic on sizes.
     """
-    places = [node for node in graph.nodes if node.op == "placeholder"]
+    places = graph.find_nodes(op="placeholder")
     names = tuple(str(node.target) for node in places)
     shapes = tuple(tuple(_axis(size) for size in node.meta["val"].shape) for node in places)
     tensors = tensors_of(inputs)

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
+from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
 from .assemble import grouped
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
-from .capture import batch_is_open, capture, has_batch, operator_name, size_of, users_line
+from .capture import argument_of, batch_is_open, capture, has_batch, operator_name, size_of, users_line
 from .compare import compared, run, run_graph
 from .contexts import uncollected
 from .dry_run import differs_in_training
@@ -77,12 +78,10 @@ def _captured(model: nn.Module, example: Example) -> tuple[GraphModule, Example]
         twice = with_tensors(inputs, (torch.cat([one, one]) if one.dim() else one for one in tensors))
         with contextlib.suppress(ModelError):
             graph = capture(model, twice)
-            takes = [node for node in graph.graph.nodes if node.op == "placeholder"]
+            takes = graph.graph.find_nodes(op="placeholder")
             opened = all(has_batch(node) == bool(one.dim()) for node, one in zip(takes, tensors, strict=True))
-            same = partial(
-                compared, partial(run, model, inputs), partial(run_graph, Interpreter(graph), inputs)
-            )
-            if opened and same().same:
+            found = partial(run_graph, Interpreter(graph), inputs)
+            if opened and compared(partial(run, model, inputs), found).same:
                 return graph, twice
     return capture(model, example), example
 
@@ -223,13 +222,8 @@ class _Pass:
         schema = getattr(node.target, "_schema", None)
         if schema is None:
             return {str(number): self._plain(value) for number, value in enumerate(node.args)}
-        given = (
-            dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs
-        )
-        return {
-            argument.name: self._plain(given.get(argument.name, argument.default_value))
-            for argument in schema.arguments
-        }
+        names = [argument.name for argument in schema.arguments]
+        return {name: self._plain(argument_of(node, name)) for name in names}
 
     def _plain(self, value: Any) -> Any:
         if isinstance(value, Node):
@@ -257,12 +251,10 @@ class _Pass:
 
     def _freeze_outputs(self, node: Node) -> None:
         cause = Cause("output", "", "it is an output of the network")
-        for source in node.all_input_nodes:
-            value = self.values[source.name]
-            for one in value if isinstance(value, list) else [value]:
-                for vector in one.axes if isinstance(one, Tracked) else ():
-                    if vector is not None:
-                        self.notes.identities.freeze(vector, cause)
+        for one in pytree.tree_leaves([self.values[source.name] for source in node.all_input_nodes]):
+            for vector in one.axes if isinstance(one, Tracked) else ():
+                if vector is not None:
+                    self.notes.identities.freeze(vector, cause)
 
 
 def _sizes(x: Tracked) -> tuple[int, ...]:

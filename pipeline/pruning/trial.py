@@ -20,6 +20,7 @@ from torch.fx import Graph, Node
 from .calls import Tracked
 from .capture import has_batch, operator_name
 from .compare import Computation, Precision, compared, or_nothing, run, run_graph
+from .contexts import first_line
 from .groups import Groups
 from .inputs import Inputs, inputs_of, tensors_of, with_tensors
 from .narrow import (
@@ -30,7 +31,7 @@ from .narrow import (
     narrowed,
     unread_widths,
 )
-from .plan import Attributes, Plan, plan_of, record, together
+from .plan import Attributes, Plan, record, together
 from .resize import Change, resized
 from .survivors import MismatchError, Recorder, Survivors, mismatch
 
@@ -96,16 +97,18 @@ class Trial:
     @functools.cached_property
     def expected(self) -> Computation:
         """The expected outputs: the original's, with removed units at zero."""
-        return self._reference(self.lively)
+        return self._outputs(self.lively)
 
     @functools.cached_property
     def own(self) -> Computation:
         """The same with the network's own values."""
-        return self._reference({}) if self.lively else self.expected
+        return self._outputs({}) if self.lively else self.expected
 
-    def _reference(self, values: dict[str, Tensor]) -> Computation:
-        reference = Survivors(self.groups.tracing, self.alive, self.resized[0], values)
-        return functools.cache(functools.partial(run_graph, reference, self.inputs))
+    def _survivors(self, values: dict[str, Tensor]) -> Survivors:
+        return Survivors(self.groups.tracing, self.alive, self.resized[0], values)
+
+    def _outputs(self, values: dict[str, Tensor]) -> Computation:
+        return functools.cache(functools.partial(run_graph, self._survivors(values), self.inputs))
 
     def module(self) -> tuple[nn.Module | None, str]:
         """The user's class if it is right, possibly with attributes set; else what is wrong with it."""
@@ -127,14 +130,8 @@ class Trial:
                     reason += "; its config cannot describe these widths: write it with save_pruned()"
                 if settled != known:
                     reason += f", with changed attributes: {_listed(settled, known)}"
-                done = dataclasses.replace(
-                    self.plan,
-                    form="module",
-                    reason=reason,
-                    attributes=settled,
-                    earlier=earlier_plans(self.model),
-                )
-                return record(small, done), ""
+                done = dataclasses.replace(self.plan, form="module", reason=reason, attributes=settled)
+                return record(small, done, of=self.model), ""
         return None, problem
 
     def _narrowed(self, attributes: Attributes) -> tuple[nn.Module | None, str]:
@@ -151,24 +148,19 @@ class Trial:
     @functools.cached_property
     def graph_problem(self) -> MismatchError | None:
         """What is wrong with the graph of the narrower network, if anything is."""
-        graph, _ = self.resized
         tried = self.tensors | self.tried()
-        narrow = Recorder(self.groups.tracing.graph, graph, tried)
+        narrow = Recorder(self.groups.tracing.graph, self.resized[0], tried)
         found = or_nothing(functools.partial(run_graph, narrow, self.inputs))
         outcome = compared(self.expected, found)
-        if outcome.same:
-            return None
-        return mismatch(
-            self.groups.tracing, self.alive, graph, tried, self.inputs, outcome.error, wide=self.lively
-        )
+        reference = self._survivors(self.lively)
+        return None if outcome.same else mismatch(reference, tried, self.inputs, outcome.error)
 
     def _problem(self, small: nn.Module, expected: Computation) -> str:
         expected(Precision.OWN)  # an error in it is not the narrow network's
         try:
             outcome = compared(expected, functools.partial(run, small, self.inputs))
         except Exception as failure:  # the user's code, run with unexpected widths
-            first = next(iter(str(failure).splitlines()), type(failure).__name__)
-            return f"its forward fails with the new widths: {first}"
+            return f"its forward fails with the new widths: {first_line(failure)}"
         wrong = f"its forward runs with the new widths, but outputs are wrong by {outcome.error:.1e}"
         return "" if outcome.same else wrong
 
@@ -213,12 +205,6 @@ def _varied(value: Tensor, node: Node) -> Tensor:
     tables = [user.args[0] for user in node.users if operator_name(user) == "embedding"]
     rows = [one.meta["val"].shape[0] for one in tables if isinstance(one, Node)]
     return torch.randint(0, min(rows), value.shape, generator=generator).to(value) if rows else value
-
-
-def earlier_plans(model: nn.Module) -> tuple[Plan, ...]:
-    """The plans applied to a network, oldest first."""
-    before = plan_of(model)
-    return (*before.earlier, dataclasses.replace(before, earlier=())) if before else ()
 
 
 def _together(one: Attributes, other: Attributes) -> Attributes:

@@ -37,7 +37,7 @@ from .compare import (
     run,
     run_graph,
 )
-from .contexts import in_mode, uncollected
+from .contexts import first_line, in_mode, uncollected
 from .graphnet import GraphNet
 from .groups import Groups
 from .inputs import (
@@ -220,8 +220,7 @@ class Proof:
                 " its inputs and parameters (random numbers, the time, a stored state).",
                 "Make its eval mode a function of its inputs: seed it, or remove that part.",
             )
-        graph, tensors = resized(tracing, self.survivors.alive)[0], dict(named_tensors(self.pruned))
-        raise mismatch(tracing, self.survivors.alive, graph, tensors, inputs, outcome.error)
+        raise mismatch(self.survivors, dict(named_tensors(self.pruned)), inputs, outcome.error)
 
     def wide(self) -> Verification:
         """All comparisons of this class."""
@@ -248,7 +247,7 @@ class Proof:
                 if not why:
                     expected(Precision.OWN)
             except Exception as error:  # the user's code may raise anything in training
-                why = _first(error)
+                why = first_line(error)
             if why:
                 problem = problem or f"training mode not compared: {why}"
                 continue
@@ -369,7 +368,7 @@ class Proof:
                 torch.save(self.original, io.BytesIO())
             except Exception:
                 return "cannot be pickled, as the original"
-            return f"cannot be pickled: {_first(error)}"
+            return f"cannot be pickled: {first_line(error)}"
         if off := relative_error(run(self.pruned, self.least), run(again, self.least)):
             raise self._wrong("after a round trip through pickle", off)
         return "can be pickled"
@@ -388,10 +387,6 @@ _FIXED, _UNKNOWN = "fixed", "not compared at another"
 
 def _elements(inputs: Inputs) -> int:
     return sum(one.numel() for one in tensors_of(inputs))
-
-
-def _first(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _short(value: float) -> str:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ...targets.errors import ModelError
 from .bypass import first_tensor
-from .contexts import in_mode
+from .contexts import first_line, in_mode
 from .inputs import Example, inputs_of
 
 _SUMS = frozenset(("add", "add_", "sub", "sub_", "rsub"))
@@ -101,7 +101,7 @@ def watched(model: nn.Module, inputs: Example) -> Seen:
                 model(*args, **named)
     except Exception as error:  # the user's code
         raise ModelError(
-            f"The network does not run on its example inputs: {next(iter(str(error).splitlines()), '')}",
+            f"The network does not run on its example inputs: {first_line(error)}",
             "Check that model(*inputs) runs.",
         ) from error
     return watch.calls

@@ -18,7 +18,6 @@ from ...targets.errors import ModelError, RecipeError, meant
 from ..pruning.factors import relaid
 from ..pruning.narrow import elements_of
 from ..pruning.plan import Plan, fingerprint, plan_of, record
-from ..pruning.trial import earlier_plans
 from ..work import Work
 
 Ties = tuple[tuple[str, ...], ...]
@@ -75,16 +74,14 @@ def tied(model: nn.Module, ties: Ties) -> nn.Module:
     Raises:
         ModelError: a parameter does not exist, or the shapes differ.
     """
-    before, earlier = plan_of(model), earlier_plans(model)
+    before = plan_of(model)
     widths = dict(before.widths) if before else {}
-    plan = Plan(
-        fingerprint(model), widths=widths, form="layers", reason="tied parameters", earlier=earlier, ties=ties
-    )
+    plan = Plan(fingerprint(model), widths=widths, form="layers", reason="tied parameters", ties=ties)
     made = relaid(model, plan)
     with torch.no_grad():
         for names in ties:
             made.get_parameter(names[0]).copy_(_mean(model, names))
-    return record(made, plan)
+    return record(made, plan, of=model)
 
 
 def parameters_of(model: nn.Module, names: Sequence[str]) -> list[tuple[str, ...]]:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from deadweight.pipeline.pruning.compare import Precision, relative_error, run
 from deadweight.pipeline.pruning.graphnet import GraphNet
 from deadweight.pipeline.pruning.inputs import Example
+from deadweight.pipeline.pruning.plan import earlier_plans
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
-from deadweight.pipeline.pruning.trial import Trial, earlier_plans
+from deadweight.pipeline.pruning.trial import Trial
 from deadweight.pipeline.pruning.verify import verify
 
 
