@@ -120,8 +120,8 @@ def bypassed(model: nn.Module, dropped: Dropped) -> Iterator[None]:
                 hooks.enter_context(branch.register_forward_hook(_zeros))
                 continue
             held: list[Tensor] = []  # copies: a block may write to its input
-            hooks.enter_context(block.register_forward_pre_hook(_keep(held), with_kwargs=True))
-            hooks.enter_context(block.register_forward_hook(_put(held, bypass.outputs)))
+            hooks.enter_context(block.register_forward_pre_hook(partial(_keep, held), with_kwargs=True))
+            hooks.enter_context(block.register_forward_hook(partial(_put, held, bypass.outputs)))
         yield
 
 
@@ -135,15 +135,12 @@ def difference(original: nn.Module, small: nn.Module, dropped: Dropped, inputs: 
     return compared(expected, partial(run, small, inputs))
 
 
-def _keep(held: list[Tensor]) -> Callable[..., None]:
-    def keep(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        held.append(first_tensor(args, named).clone())
-
-    return keep
+def _keep(held: list[Tensor], _: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    held.append(first_tensor(args, named).clone())
 
 
-def _put(held: list[Tensor], outputs: int) -> Callable[..., Any]:
-    return lambda *_: returned(held.pop(), outputs)
+def _put(held: list[Tensor], outputs: int, *_: Any) -> Any:
+    return returned(held.pop(), outputs)
 
 
 def _swap(model: nn.Module, dropped: Dropped) -> list[tuple[str, nn.Module]]:

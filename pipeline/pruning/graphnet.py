@@ -278,15 +278,11 @@ def _by_module(graph: Graph) -> dict[str, list[Any]]:
     for node in graph.nodes:
         if node.op == "call_function":
             settings = [*map_arg((*node.args, *node.kwargs.items()), lambda _: None)]
-            names = (
-                [one.name for one in schema.arguments]
-                if (schema := getattr(node.target, "_schema", None))
-                else []
-            )
-            place = {name: place for place, name in enumerate(names)}.get("train")
+            schema = getattr(node.target, "_schema", None)
+            names = [one.name for one in schema.arguments] if schema else []
             rate = "p" if "p" in names else "dropout"
-            if place is not None and not argument_of(node, rate):  # a dropout of nothing
-                del settings[place]
+            if "train" in names and not argument_of(node, rate):  # a dropout of nothing
+                del settings[names.index("train")]
             found.setdefault(owner_of(node), []).append((str(node.target), settings))
     return found
 

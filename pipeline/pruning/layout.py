@@ -21,7 +21,7 @@ def layout(call: Call) -> Result:
         if vector is None:
             continue
         if call.name == "slice" and axis == (call["dim"] or 0) % len(x.shape):
-            _tie_periods(call, vector, call["step"])
+            _in_runs(call, vector, call["step"])  # whole periods are removed together
         grid = vector.reshape([-1 if other == axis else 1 for other in range(len(x.shape))]).expand(x.shape)
         for number, one in enumerate(_rerun(call, x, grid)):
             vectors = call.notes.identities.factor(one)
@@ -76,13 +76,6 @@ def _rerun(call: Call, x: Tracked, grid: Tensor) -> list[Tensor]:
     positional = [plain(call[argument.name]) for argument in schema.arguments if not argument.kwarg_only]
     moved = target(*positional)
     return list(moved) if isinstance(moved, (list, tuple)) else [moved]
-
-
-def _tie_periods(call: Call, vector: Tensor, step: int) -> None:
-    """A strided slice selects one unit of each period: whole periods are removed together."""
-    for shift in range(1, step):
-        later = vector[shift::step]
-        call.notes.identities.unite(vector[::step][: len(later)], later)
 
 
 def _tie(call: Call, pieces: list[Tracked]) -> None:
@@ -216,6 +209,7 @@ def _in_runs(call: Call, vector: Tensor | None, length: int) -> Tensor | None:
     """One identity for each run of `length` neighbours, which are removed together."""
     if vector is None:
         return None
-    grid = vector.reshape(-1, length)
-    call.notes.identities.unite(grid[:, :1].expand(grid.shape), grid)
-    return grid[:, 0]
+    for shift in range(1, length):
+        later = vector[shift::length]  # the last run may be shorter
+        call.notes.identities.unite(vector[::length][: len(later)], later)
+    return vector[::length]

@@ -112,6 +112,11 @@ class _Site:
     def results(self) -> list[Tracked]:
         return pytree.tree_leaves(self.values[self.original.name])
 
+    def along(self) -> Tensor:
+        """bool[size]: which indices of the axis `dim` of the operand live."""
+        x = self.input("self")
+        return self.living(x, self.argument("dim") % len(x.shape))
+
     def living(self, value: Tracked, axis: int) -> Tensor:
         """bool[size of the axis]: which of its indices live."""
         vector = value.axes[axis]
@@ -157,10 +162,10 @@ def _repeats(site: _Site) -> None:
 
 def _pieces(site: _Site) -> None:
     pieces = site.results()
+    if bool(site.along().all()):
+        return
     axis = site.argument("dim") % len(pieces[0].shape)
     before = [piece.shape[axis] for piece in pieces]
-    if bool(site.living(site.input("self"), axis).all()):
-        return
     after = [living_shape(piece, site.alive)[axis] for piece in pieces]
     if site.name == "split" and len(set(after)) == 1:
         site.set("split_size", after[0])
@@ -171,9 +176,7 @@ def _pieces(site: _Site) -> None:
 
 
 def _slice(site: _Site) -> None:
-    x = site.input("self")
-    axis = site.argument("dim") % len(x.shape)
-    living = site.living(x, axis)
+    living = site.along()
     if bool(living.all()):
         return
     step = site.argument("step")
@@ -186,20 +189,17 @@ def _slice(site: _Site) -> None:
 
 
 def _select(site: _Site) -> None:
-    x = site.input("self")
-    axis = site.argument("dim") % len(x.shape)
+    living = site.along()
     if isinstance(index := site.argument("index"), int):
-        site.set("index", int(site.living(x, axis)[: index % x.shape[axis]].sum()))
+        site.set("index", int(living[: index % len(living)].sum()))
 
 
 def _narrow(site: _Site) -> None:
-    x = site.input("self")
-    axis = site.argument("dim") % len(x.shape)
-    (result,) = site.results()
-    if not bool(site.living(x, axis).all()):
-        start = site.argument("start")
-        site.set("length", living_shape(result, site.alive)[axis])
-        site.set("start", int(site.living(x, axis)[:start].sum()))
+    living = site.along()
+    if not bool(living.all()):
+        start = site.argument("start") % len(living)
+        site.set("length", int(living[start : start + site.argument("length")].sum()))
+        site.set("start", int(living[:start].sum()))
 
 
 def _groups(argument: str) -> Callable[[_Site], None]:
@@ -239,14 +239,12 @@ def _padding(site: _Site) -> None:
 
 def _roll(site: _Site) -> None:
     x = site.input("self")
-    shifts, dims = site.argument("shifts"), site.argument("dims")
-    after = []
-    for shift, axis in zip(shifts, dims, strict=True):
+    after = list(site.argument("shifts"))
+    for place, axis in enumerate(site.argument("dims")):
         living = site.living(x, axis % len(x.shape))
-        whole = bool(living.all())
-        after.append(shift if whole else int(living[len(living) - shift % len(living) :].sum()))
-    if dims:
-        site.set("shifts", after)
+        if not bool(living.all()):
+            after[place] = int(living[len(living) - after[place] % len(living) :].sum())
+    site.set("shifts", after)
 
 
 _SIZED = "view _unsafe_view expand broadcast_to zeros ones full empty new_zeros new_ones new_full new_empty"

@@ -9,6 +9,7 @@ mixing      linear, convolution, attention ...             the reduced axis is u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -144,11 +145,10 @@ def weight_norm(call: Call) -> Result:
     return [meet(call, [v, g], v.shape), *(fixed(shape) for shape in call.shapes[1:])]
 
 
-def whole(call: Call) -> Result:
-    """Inverses, exponentials and decompositions of matrices, as in an orthogonal parametrization."""
-    cure = "torch.nn.utils.parametrize.remove_parametrizations leaves a plain one"
-    return unknown(call, f"each value depends on the whole matrix; if it parametrizes a weight, {cure}")
-
+_WHOLE = (
+    "each value depends on the whole matrix; if it parametrizes a weight, "
+    "torch.nn.utils.parametrize.remove_parametrizations leaves a plain one"
+)
 
 _TABLE: tuple[tuple[Rule, str], ...] = (
     (mixing.linear, "linear"),
@@ -170,7 +170,7 @@ _TABLE: tuple[tuple[Rule, str], ...] = (
     (group_norm, "group_norm"),
     (weight_norm, "_weight_norm _weight_norm_interface"),
     (
-        whole,
+        partial(unknown, reason=_WHOLE),
         "matrix_exp linalg_matrix_exp linalg_householder_product linalg_solve linalg_inv inverse linalg_pinv "
         "linalg_qr linalg_svd linalg_eigh linalg_cholesky",
     ),
