@@ -23,16 +23,9 @@ _PART_KINDS = {
 
 
 def grouped(tracing: Tracing, example: Example, batch: int | None, fingerprint: str) -> Groups:
-    """The groups of a network whose coupling is known."""
-    groups, units, frozen = assemble(tracing.slots, tracing.notes, tracing.solution)
-    return Groups(groups, frozen, example, batch, fingerprint, dataclasses.replace(tracing, units=units))
-
-
-def assemble(
-    slots: Slots, notes: Notes, solution: Solution
-) -> tuple[tuple[Group, ...], dict[str, Tensor], tuple[Frozen, ...]]:
-    """All groups of two or more units, in the order of the forward pass; the classes of their units; and the
-    axes that produce units of which some cannot be removed, with the first reason of each."""
+    """All groups of two or more units, in the order of the forward pass; and the axes that produce units of
+    which some cannot be removed, with the first reason of each."""
+    slots, notes, solution = tracing.slots, tracing.notes, tracing.solution
     axes = _Axes(slots, solution)
     kinds = _Kinds(notes, solution)
     several = _alike(kinds.units, _signatures(axes, solution))
@@ -50,7 +43,9 @@ def assemble(
         classes[name] = units
         own_reads = tuple(reads.get(number, ()))
         groups.append(Group(name, len(units), kind[0], kind, tuple(slices[number]), own_reads))
-    return tuple(groups), classes, _frozen(slots, axes, solution, produced, table)
+    frozen = _frozen(slots, axes, solution, produced, table)
+    tracing = dataclasses.replace(tracing, units=classes)
+    return Groups(tuple(groups), frozen, example, batch, fingerprint, tracing)
 
 
 class _Axes:

@@ -38,14 +38,14 @@ class Recorder(Interpreter):
 
     Args:
         captured: the network of the graph, for constants that are not in `tensors`.
+
+    Attributes:
         keep: whether `results` stores the result of each node.
     """
 
-    def __init__(
-        self, captured: GraphModule, graph: Graph, tensors: Mapping[str, Tensor], *, keep: bool = False
-    ) -> None:
+    def __init__(self, captured: GraphModule, graph: Graph, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(captured, graph=graph)
-        self.tensors, self.keep = tensors, keep
+        self.tensors, self.keep = tensors, False
         self.results: dict[str, Any] = {}
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -72,15 +72,9 @@ class Survivors(Recorder):
     """
 
     def __init__(
-        self,
-        tracing: Tracing,
-        alive: Tensor,
-        twins: Graph,
-        tensors: Mapping[str, Tensor] | None = None,
-        *,
-        keep: bool = False,
+        self, tracing: Tracing, alive: Tensor, twins: Graph, tensors: Mapping[str, Tensor] | None = None
     ) -> None:
-        super().__init__(tracing.graph, tracing.graph.graph, tensors or {}, keep=keep)
+        super().__init__(tracing.graph, tracing.graph.graph, tensors or {})
         self.tracing, self.alive, self.narrow = tracing, alive, twins
         self.twins = {node.name: node for node in twins.nodes}
         self.nodes = {node.name: node for node in tracing.graph.graph.nodes}
@@ -145,8 +139,8 @@ def mismatch(
         tensors: of the narrower network.
         error: the relative error of its outputs.
     """
-    reference.keep = True
-    recorder = Recorder(reference.tracing.graph, reference.narrow, tensors, keep=True)
+    recorder = Recorder(reference.tracing.graph, reference.narrow, tensors)
+    reference.keep = recorder.keep = True
     with contextlib.suppress(RuntimeError):  # the missing node shows the error
         run_graph(reference, inputs, Precision.DOUBLE)
         run_graph(recorder, inputs, Precision.DOUBLE)

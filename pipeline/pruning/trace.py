@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -157,16 +158,13 @@ def _overlap(tensor: Tensor, other: Tensor, bytes_behind: int) -> bool:
     return bool(torch.isin(numbers.as_strided(other.shape, other.stride(), ahead), taken).any())
 
 
+@dataclass
 class _Pass:
-    def __init__(
-        self,
-        graph: GraphModule,
-        notes: Notes,
-        slots: dict[tuple[str, int], Tensor],
-        canonical: dict[str, str],
-    ) -> None:
-        self.graph, self.notes, self.slots, self.canonical = graph, notes, slots, canonical
-        self.values: dict[str, Any] = {}
+    graph: GraphModule
+    notes: Notes
+    slots: dict[tuple[str, int], Tensor]
+    canonical: Mapping[str, str]
+    values: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> dict[str, Tracked | list[Tracked]]:
         for node in self.graph.graph.nodes:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from .calls import Tracked
-from .capture import has_batch, operator_name
+from .capture import first_sample, operator_name
 from .compare import Computation, Precision, compared, or_nothing, run, run_graph
 from .contexts import first_line
 from .groups import Groups
@@ -77,13 +77,10 @@ class Trial:
     @functools.cached_property
     def inputs(self) -> Inputs:
         """One sample if that is enough: another batch size than the captured one."""
-        nodes = self.groups.tracing.graph.graph.nodes
-        placeholders = [node for node in nodes if node.op == "placeholder"]
-        given = inputs_of(self.model, self.groups.example)
-        pairs = zip(tensors_of(given), placeholders, strict=True)
-        whole = any(self._narrows_batch(node) for node in nodes)
-        cut = (_varied(one if whole or not has_batch(node) else one[:1], node) for one, node in pairs)
-        return with_tensors(given, cut)
+        example, graph = self.groups.example, self.groups.tracing.graph.graph
+        whole = any(map(self._narrows_batch, graph.nodes))
+        given = inputs_of(self.model, example) if whole else first_sample(self.model, example, graph)
+        return with_tensors(given, map(_varied, tensors_of(given), graph.find_nodes(op="placeholder")))
 
     def _narrows_batch(self, node: Node) -> bool:
         """Whether a narrowed axis also includes the batch, as in (batch x heads, tokens, features)."""

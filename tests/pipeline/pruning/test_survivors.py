@@ -48,7 +48,9 @@ class Normed(nn.Module):
 
 def reference(groups: Groups, plan: Plan, *, keep: bool = False) -> Survivors:
     alive = groups.tracing.alive(plan.removed)
-    return Survivors(groups.tracing, alive, resized(groups.tracing, alive)[0], keep=keep)
+    found = Survivors(groups.tracing, alive, resized(groups.tracing, alive)[0])
+    found.keep = keep
+    return found
 
 
 def zeroed(model: nn.Module, plan: Plan) -> nn.Module:
@@ -163,7 +165,8 @@ def test_the_first_layer_that_differs_is_found_and_named(spoilt: str) -> None:
     plan = half_of(groups)
     expected = reference(groups, plan, keep=True)
     tensors = cut_tensors(named_tensors(model), plan.cut)
-    found = Recorder(groups.tracing.graph, expected_graph(groups, plan), tensors, keep=True)
+    found = Recorder(groups.tracing.graph, expected_graph(groups, plan), tensors)
+    found.keep = True
     with torch.no_grad():
         expected.run(example)
         found.run(example)
