@@ -258,12 +258,9 @@ def _alike(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _pairs(before: Any, after: Any) -> list[tuple[int, int]]:
-    if isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)):
-        both: list[tuple[Any, Any]] = list(zip(before, after, strict=False))
-        return [pair for old, new in both for pair in _pairs(old, new)]
-    if isinstance(before, int) and isinstance(after, int) and before != after:
-        return [(before, after)]
-    return []
+    """The numbers in a constant that changed, before and after."""
+    both = zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=False)
+    return [(a, b) for a, b in both if isinstance(a, int) and isinstance(b, int) and a != b]
 
 
 def without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:
