@@ -279,10 +279,10 @@ def _by_module(graph: Graph) -> dict[str, list[Any]]:
         if node.op == "call_function":
             settings = [*map_arg((*node.args, *node.kwargs.items()), lambda _: None)]
             schema = getattr(node.target, "_schema", None)
-            names = [one.name for one in schema.arguments] if schema else []
-            rate = "p" if "p" in names else "dropout"
-            if "train" in names and not argument_of(node, rate):  # a dropout of nothing
-                del settings[names.index("train")]
+            places = {one.name: place for place, one in enumerate(schema.arguments if schema else ())}
+            rate = "p" if "p" in places else "dropout"
+            if (place := places.get("train")) is not None and not argument_of(node, rate):
+                del settings[place]  # a dropout of nothing
             found.setdefault(owner_of(node), []).append((str(node.target), settings))
     return found
 
