@@ -122,7 +122,7 @@ def _wide(ours: Sequence[Row]) -> str:
         ("pickle", "pickle"),
         ("second", "cut once more"),
     ):
-        counts = dict.fromkeys(("right", "fixed", "unjudged", "fails"), 0)
+        counts: dict[str, int] = dict.fromkeys(("right", "fixed", "unjudged", "fails"), 0)
         for row in (one for one in cut if key in one):
             counts[_outcome(row, key)] += 1
         lines.append(f"| {title} | {' | '.join(map(str, counts.values()))} |")
