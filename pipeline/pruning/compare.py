@@ -204,7 +204,7 @@ def exactly(
     Args:
         grad: with gradients.
     """
-    held = [(one, one._version, one.clone()) for one in buffers if not one.is_inference()]
+    held = [(one, one.clone()) for one in buffers if not one.is_inference()]
     kinds = {(one.device.type, one.dtype) for one in tensors if isinstance(one, Tensor)}
     doubled = precision in (Precision.DOUBLE, Precision.NUDGED) or any(
         device == "cuda" for device, _ in kinds
@@ -217,10 +217,12 @@ def exactly(
         with torch.set_grad_enabled(grad), mode:
             yield
     finally:
-        with torch.no_grad():
-            for buffer, version, value in held:
-                if buffer._version != version:
-                    buffer.copy_(value)
+        for (
+            buffer,
+            value,
+        ) in held:  # batch norm's statistics change without a new version, and so they go back
+            if not torch.equal(buffer, value):
+                buffer.data.copy_(value)
 
 
 _CASTS = {Tensor.float: torch.float32, Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16}

@@ -182,3 +182,12 @@ def test_stochastic_depth_is_left_out_of_training_and_what_else_is_random_there_
     found = proven(small, model, groups)
     assert found.function_changed_by
     assert found.also[0] == words
+
+
+def test_both_networks_keep_their_statistics_and_counts() -> None:
+    model = nets.lively(nets.ResidualCnn())
+    small, _, groups = halved(model, nets.image(2, 3, 8, 8))
+    before = [{name: one.clone() for name, one in net.state_dict().items()} for net in (model, small)]
+    proven(small, model, groups)
+    for net, state in zip((model, small), before, strict=True):
+        assert all(torch.equal(one, state[name]) for name, one in net.state_dict().items())
