@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import onnx
+
 from ..targets import __version__
 from ..targets.artifact import sha256_of, unfinished, write_json, writing
 from ..targets.errors import ModelError, TargetError
@@ -25,10 +28,11 @@ from .onnx_graph.canonical import fold_batch_norm
 from .onnx_graph.counts import float_kernels, read_optimized
 from .onnx_graph.float_input import as_float
 from .onnx_graph.graph import Array, OnnxModel, load, save
-from .onnx_graph.run import Opened, pieces, samples_in
-from .parity.compare import LIMITS, Hop, compare, noise_between
+from .onnx_graph.run import Opened, pieces, rows_are_samples, samples_in
+from .parity.compare import GOOD, LIMITS, Hop, compare, noise_between
 from .quantization import adequacy, calibration_cache
 from .quantization.calibrate import Ranges, Watched, calibrate_by
+from .quantization.extremes import Extremes
 from .quantization.fp16 import to_half
 from .quantization.histogram import METHODS, Method
 from .quantization.placement import rules_of
@@ -78,11 +82,12 @@ class Int8:
     Attributes:
         path: the INT8 file; None where the target's TensorRT would refuse it, and nothing was written.
         noises: the noise of the outputs by method; empty for a single method.
-        classes: the output of `hop` and `flips`; "" where the first is not a table of samples and classes.
         folded: the number of batch norms that were folded into the layers before them.
         adequacy: sentences on whether the samples were enough.
         half: a sentence on the effect of FP16; "" without FP16.
         float_kernels: the operators that ONNX Runtime would run in float; empty for TensorRT.
+        samples: as they were judged: the rows of the files, or whole files.
+        remarks: sentences on the samples, and on what could not be done.
         lint: the findings; None where the target has no TensorRT, or for the reason in `unjudged`.
     """
 
@@ -91,7 +96,6 @@ class Int8:
     noises: Mapping[Method, float]
     quantized: Quantized
     hop: Hop | None
-    classes: str
     flips: tuple[Flip, ...]
     folded: int
     adequacy: tuple[str, ...]
@@ -101,7 +105,15 @@ class Int8:
     unjudged: str
     bytes_before: int
     bytes_after: int
+    samples: Samples
+    remarks: tuple[str, ...]
     cache: Cache | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The noise in words: good, or look at it; beyond, nothing is written. "" if it was not judged."""
+        noises = [one.noise for one in self.hop.outputs.values()] if self.hop else []
+        return "" if not noises else "good" if max(noises) <= GOOD else "look at it"
 
 
 def to_int8(
@@ -144,19 +156,22 @@ def to_int8(
     methods: tuple[Method, ...] = METHODS if method == "best" else (method,)
     with unfinished(folder) as part:
         original = load(model)
-        source, folded = _fold(original)
-        watched = Watched.of(source, every=cache_batch is not None)
-        before = watched.opened
-        if folded:
-            before = Opened.of(original)
-            near = itertools.islice(samples.batches(), COMPARED)
-            compare(before, Opened.of(source), near, kind="float", name="ONNX -> batch norms folded")
-        ranges = calibrate_by(methods, watched, _with_progress(samples, progress, "calibrate"))
+        _refuse_damaged(original)
+        before = Opened.of(original)
+        samples, remarks = _by_row_or_file(samples, before)
+        before = replace(before, at_once=samples.at_once)
+        source, folded, said = _folded(original, before, samples)
+        watched = Watched.of(source, every=cache_batch is not None, by_row=samples.by_row)
+        extremes = Extremes(samples)
+        fed = extremes.watching(_with_progress(samples, progress, "calibrate"))
+        ranges = calibrate_by(methods, watched, fed)
+        remarks += said + extremes.words()
         noises: dict[Method, float] = {}
         best: tuple[Method, Quantized, Opened] | None = None
         for one in methods:
             one_quantized = to_qdq(source, ranges[one], dialect=dialect, skip=skip)
-            opened = Opened.of(one_quantized.model, optimized_path=part / one if in_onnx_runtime else None)
+            there = part / one if in_onnx_runtime else None
+            opened = Opened.of(one_quantized.model, samples.at_once, optimized_path=there)
             if len(methods) > 1:
                 noises[one] = _noise(before, opened, samples)
             if best is None or noises[one] < noises[best[0]]:
@@ -170,7 +185,7 @@ def to_int8(
         if accepted:
             batches = _with_progress(samples, progress, "compare")
             hop = compare(before, after, batches, kind="lossy", name="ONNX -> INT8", rounded_from=source)
-            flips = flip_details(before, after, samples, hop.flips[:NAMED])
+            flips = flip_details(before, after, samples, hop.flips[:NAMED], hop.labels)
             if half:
                 final, half_sentence = _to_half(after, samples, target)
                 report, unjudged = _lint(final, folder / NAME, target)
@@ -182,7 +197,6 @@ def to_int8(
             noises=noises,
             quantized=quantized,
             hop=hop,
-            classes=_classes(original),
             flips=flips,
             folded=folded,
             adequacy=adequacy.words(rounded, samples=chosen_ranges.samples, method=chosen_ranges.method),
@@ -192,6 +206,8 @@ def to_int8(
             unjudged=unjudged,
             bytes_before=original.file_bytes,
             bytes_after=save(final.proto, (folder if accepted else part) / NAME),
+            samples=samples,
+            remarks=tuple(remarks),
         )
         if accepted and cache_batch is not None:
             scales = calibration_cache.scales(source, quantized.model, chosen_ranges)
@@ -201,40 +217,62 @@ def to_int8(
     return result
 
 
-def _classes(model: OnnxModel) -> str:
-    """The name of the first output if it looks like class scores, two axes and several columns; else ""."""
-    first = model.graph.output[0]
-    axes = first.type.tensor_type.shape.dim
-    return first.name if len(axes) == 2 and axes[1].dim_value != 1 else ""
+def _refuse_damaged(model: OnnxModel) -> None:
+    """Checks the weights, before NaN in one is blamed on the samples."""
+    for tensor in model.graph.initializer:
+        value = model.index.value(tensor.name) if tensor.data_type == onnx.TensorProto.FLOAT else None
+        if value is not None and np.isnan(value).any():
+            raise ModelError(
+                f"The weight {tensor.name!r} has NaN in {int(np.isnan(value).sum())} places.",
+                "The training diverged, or the file is damaged: export an earlier checkpoint.",
+            )
 
 
-def _fold(model: OnnxModel) -> tuple[OnnxModel, int]:
-    """The model with folded batch norms, as in our export, and their number."""
+def _by_row_or_file(samples: Samples, before: Opened) -> tuple[Samples, list[str]]:
+    """The samples: rows of the files, if those in pieces give what a file gives whole; else the files."""
+    if not samples.by_row or any(one.shape and one.shape[0] for one in samples.inputs):
+        return samples, []  # a fixed size says what a batch is
+    if rows_are_samples(before, next(samples.batches()), samples.whole):
+        return samples, []
+    said = "a file in pieces gives something else than whole: its first axis is no batch, so files stay whole"
+    return samples.by_file(), [said]
+
+
+def _folded(model: OnnxModel, before: Opened, samples: Samples) -> tuple[OnnxModel, int, list[str]]:
+    """The model with folded batch norms, as in our export, and their number; as it was if that changes it."""
     model = as_float(model)
-    if not (before := _norms(model)):
-        return model, 0
+    if not (norms := _norms(model)):
+        return model, 0, []
     folded = model.copy()
     fold_batch_norm(folded.proto)
-    count = before - _norms(folded)
-    return (folded if count else model), count
+    if not (count := norms - _norms(folded)):
+        return model, 0, []
+    near = itertools.islice(samples.batches(), COMPARED)
+    try:
+        compare(before, Opened.of(folded), near, kind="float", name="ONNX -> batch norms folded")
+    except ModelError as error:
+        return model, 0, [f"the batch norms were not folded: {error.what}"]
+    return folded, count, []
 
 
 def _norms(model: OnnxModel) -> int:
     return sum(node.op_type == "BatchNormalization" for node in model.graph.node)
 
 
-def flip_details(before: Opened, after: Opened, samples: Samples, flips: Sequence[int]) -> tuple[Flip, ...]:
-    """The largest outputs of a few samples, before and after."""
+def flip_details(
+    before: Opened, after: Opened, samples: Samples, flips: Sequence[int], output: str
+) -> tuple[Flip, ...]:
+    """The largest values of an output for a few samples, before and after."""
     if not flips:
         return ()
     first, details, start = before.model.proto, [], 0
-    name = first.graph.output[0].name
     for piece in pieces(first, samples.batches(), before.at_once):
-        here = [index for index in flips if start <= index < start + samples_in(piece)]
+        count = samples_in(piece, before.at_once)
+        here = [index for index in flips if start <= index < start + count]
         if here:
-            was, now = (model.run(piece)[name] for model in (before, after))
+            was, now = (model.run(piece)[output] for model in (before, after))
             details += [_flip(samples.place(index), was[index - start], now[index - start]) for index in here]
-        start += samples_in(piece)
+        start += count
     return tuple(details)
 
 
@@ -248,7 +286,7 @@ def _with_progress(samples: Samples, progress: Progress, what: str) -> Iterator[
     for batch in samples.batches():
         progress(done, total, what)
         yield batch
-        done += samples_in(batch)
+        done += samples_in(batch, samples.at_once)
     progress(done, total, what)
 
 
@@ -325,7 +363,8 @@ def _write_records(folder: Path, result: Int8, ranges: Ranges, record: dict[str,
         "left_float": result.quantized.left_float,
         "adequacy": list(result.adequacy),
         "half": result.half,
-        "classes": result.classes,
+        "verdict": result.verdict,
+        "remarks": list(result.remarks),
         "hop": plain(result.hop),
         "flips": plain(result.flips),
         "lint": None if result.lint is None else result.lint.counts,

@@ -66,6 +66,7 @@ def memory(
     model: Path | str,
     *,
     batch: int = 1,
+    shapes: Mapping[str, Sequence[int]] = {},
     target: str | None = None,
     free_bytes: int | None = None,
     base_bytes: int | None = None,
@@ -81,6 +82,7 @@ def memory(
 
     Args:
         batch: batch size, if the model's is dynamic.
+        shapes: whole shapes of inputs by name, for other dynamic axes.
         free_bytes: the board's MemAvailable; None for what `on` reports, or all that its system can use.
         base_bytes: the runtime's own memory there; None for what the board measured, or an estimate.
         on: USER@HOST, a board to be asked for these figures.
@@ -102,7 +104,8 @@ def memory(
     runtime = runtime_named(DEFAULT) if board is None else board.runtime
     settings = BuildSettings(precision=precision)
     halves = runtime.builds and settings.precision != "fp32"
-    need, answer = footprint(Path(model), batch=batch, runtime=runtime, halves=halves), None
+    need = footprint(Path(model), batch=batch, shapes=shapes, runtime=runtime, halves=halves)
+    answer = None
     if board is not None:
         known = board.certain("usable_memory_bytes") or board.certain("memory_bytes")
         room = free_bytes or there.get("free_bytes") or known
@@ -247,9 +250,10 @@ def quantize(
     kept, total = len(made.quantized.in_int8), len(made.quantized.in_int8) + len(made.quantized.left_float)
     noise = max((one.noise for one in made.hop.outputs.values()), default=0.0) if made.hop else 0.0
     verdict = f"{kept} of {total} weighted layers in INT8, noise {noise:.2%} of the outputs"
+    verdict += f": {made.verdict}" if made.verdict else ""
     if made.path is None:
         verdict = f"TensorRT of {board.name} would refuse the INT8 file; nothing was written"
-    return Quantized(verdict, int(made.path is None), path, board, made, samples, words)
+    return Quantized(verdict, int(made.path is None), path, board, made, made.samples, words)
 
 
 def _in_half(model: Path, half: Path, settings: BuildSettings, version: str) -> Path:

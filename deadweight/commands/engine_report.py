@@ -10,7 +10,7 @@ import typer
 
 from .. import api
 from ..targets.board_file import with_jetpack
-from ..targets.errors import ArtifactError
+from ..targets.errors import ArtifactError, RecipeError
 from ..targets.plain import plain
 from ..terminal.options import JetPack, On, Precision, TargetName
 from ..terminal.printer import out
@@ -68,6 +68,9 @@ def engine(
 def memory(
     model: Path,
     batch: Annotated[int, typer.Option(min=1, help="Batch size, if the model's is dynamic.")] = 1,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="An input's whole shape: images=1x3x640x640; repeatable.")
+    ] = None,
     target: TargetName = None,
     jetpack: JetPack = None,
     free_bytes: Annotated[
@@ -88,6 +91,7 @@ def memory(
     found = api.memory(
         model,
         batch=batch,
+        shapes=dict(map(_named_shape, shape or ())),
         target=with_jetpack(target, jetpack),
         free_bytes=free_bytes,
         base_bytes=base_bytes,
@@ -99,6 +103,19 @@ def memory(
     else:
         show(found)
     raise typer.Exit(found.exit_code)
+
+
+def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(size) for size in sizes.split("x"))
+    except ValueError:
+        shape = ()
+    if not name or not shape:
+        raise RecipeError(
+            f"--shape {text} is not a name and a shape.", "Give e.g. --shape images=1x3x640x640."
+        )
+    return name, shape
 
 
 def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | None) -> Engine:

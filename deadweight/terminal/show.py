@@ -179,9 +179,7 @@ def _(result: results.Quantized) -> list[RenderableType]:
     from .stage_tables import int8_facts
 
     made = result.made
-    facts = int8_facts(
-        made, model=result.model, samples=result.samples, target=result.target, words=result.remarks
-    )
+    facts = int8_facts(made, model=result.model, target=result.target, words=result.remarks)
     shown: list[RenderableType] = [facts]
     if made.lint is not None:
         shown += lint_lines(made.lint)

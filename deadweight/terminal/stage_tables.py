@@ -15,19 +15,20 @@ from .tables import listing, megabytes
 
 if TYPE_CHECKING:
     from ..export.int8 import Int8
-    from ..export.quantization.samples import Samples
     from ..pipeline.runs.prune_command import Cut
     from ..targets.target import Target
 
 DIALECTS = {"tensorrt": "TensorRT's symmetric dialect", "x86": "the dialect of ONNX Runtime on x86"}
 NAMED = 3  # layers in a sentence
+VERDICTS = {
+    "good": "good: noise this small rarely costs accuracy",
+    "look at it": "look at it: noise this large can cost accuracy; measure the score before you ship it",
+}
 
 
-def int8_facts(
-    made: Int8, *, model: Path, samples: Samples, target: Target, words: Sequence[str] = ()
-) -> RenderableType:
+def int8_facts(made: Int8, *, model: Path, target: Target, words: Sequence[str] = ()) -> RenderableType:
     """The facts of an INT8 network: calibration, change of outputs, layers in float."""
-    facts = Facts()
+    facts, samples = Facts(), made.samples
     files = f"{len(samples.files)} file{'s' if len(samples.files) > 1 else ''}"
     ranges = f"{made.method} ranges"
     if made.noises:
@@ -39,20 +40,25 @@ def int8_facts(
     if samples.left_out:
         size = samples.count // len(samples.plan)
         facts.add("", f"{samples.left_out} more samples do not fill a batch of {size} and were left out")
+    if made.verdict:
+        facts.add("verdict", VERDICTS[made.verdict])
+    decided = made.hop.decided if made.hop else {}
     for name, one in made.hop.outputs.items() if made.hop else ():
+        worst = f", {one.worst:.2%} in the worst ({samples.place(one.worst_sample)})"
         facts.add(
-            f"output {name}",
-            f"noise {one.noise:.2%} of its values; the largest error is {one.relative_largest:.2%} of the "
-            f"largest value",
+            f"{'ahead of it' if decided else 'output'} {name}",
+            f"noise {one.noise:.2%} of its values in the median sample{worst if samples.count > 1 else ''}",
         )
-    for name, operator in made.hop.selected.items() if made.hop else ():
-        facts.add(f"output {name}", f"is a data-dependent selection by {operator}: not judged")
-    if made.hop and made.classes:
+    for name, operator in decided.items():
+        share = made.hop.agree.get(name) if made.hop else None
+        agrees = "not judged itself" if share is None else f"{share:.1%} of its decisions are the same"
+        facts.add(f"output {name}", f"behind {operator}: {agrees}")
+    if made.hop and made.hop.labels:
         count = len(made.hop.flips)
         more = f"; the first {len(made.flips)} are below" if count > len(made.flips) else ""
         samples_of = f"{count} of {made.hop.samples} samples"
         facts.add(
-            "flips", f"the position of the largest value of {made.classes} changes for {samples_of}{more}"
+            "flips", f"the position of the largest value of {made.hop.labels} changes for {samples_of}{more}"
         )
     kept, floats = len(made.quantized.in_int8), made.quantized.left_float
     facts.add(
@@ -75,7 +81,7 @@ def int8_facts(
         left = made.cache.on_gpu
         first = f": {', '.join(left[:NAMED])}{_more(len(left))}" if left else ""
         facts.add("", f"DLA leaves {len(left)} layer{'s' * (len(left) != 1)} to the GPU{first}")
-    for sentence in (made.half, made.unjudged, *words):
+    for sentence in (made.half, made.unjudged, *made.remarks, *words):
         if sentence:
             facts.add("", sentence)
     title = Text(f"{model.name} in INT8 for {target.title}", style="bold")

@@ -14,7 +14,8 @@ from onnx import TensorProto
 
 from ...targets.errors import ModelError
 from ..onnx_graph.external_data import for_inference, whole_copy
-from ..onnx_graph.graph import QUANTIZED, WEIGHTED, Array, Index, all_graphs, lift_constants, opset_of
+from ..onnx_graph.graph import QUANTIZED, WEIGHTED, Array, Index, lift_constants, opset_of
+from ..onnx_graph.walk import all_graphs
 from ..quantization.placement import MOVES
 
 Shape = tuple[int | None, ...]

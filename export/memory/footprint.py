@@ -14,12 +14,13 @@ ONNX Runtime's were measured (docs/memory.md). The upper end is a plan of the un
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 
-from ...targets.errors import ModelError
+from ...targets.errors import ModelError, meant
 from ...targets.memory_fit import Footprint
 from ...targets.runtimes.runtime import Runtime, runtime_named
 from ..onnx_graph.graph import Index, attribute_of, given_inputs, lift_constants, load
@@ -33,19 +34,25 @@ MARGIN = 1.08  # factor on the plan: fitted to ONNX Runtime, on other graphs tha
 
 
 def footprint(
-    path: Path, *, batch: int = 1, runtime: Runtime | str = "tensorrt", halves: bool | None = None
+    path: Path,
+    *,
+    batch: int = 1,
+    shapes: Mapping[str, Sequence[int]] = {},
+    runtime: Runtime | str = "tensorrt",
+    halves: bool | None = None,
 ) -> Footprint:
     """The band of memory that a model needs at a batch, as plain numbers for the board.
 
     Args:
         path: an ONNX file, float or with Q/DQ.
         batch: the size of the first axis of every input where it is dynamic.
+        shapes: whole shapes of inputs by name, for other dynamic axes.
         runtime: the runtime, or its name.
         halves: whether the runtime may keep float32 values in 16 bits; by default one with a flag for FP16
             may, as the builds of TensorRT 8.x do.
 
     Raises:
-        ArtifactError, ModelError: as `graph.load`; or the batch is below 1.
+        ArtifactError, ModelError: as `graph.load`; or the batch is below 1, or a shape does not fit.
         TargetError: there is no such runtime.
     """
     if batch < 1:
@@ -53,24 +60,41 @@ def footprint(
     runs = runtime_named(runtime) if isinstance(runtime, str) else runtime
     model = load(path).proto
     lift_constants(model.graph)
-    shapes = Shapes.of(model, batch)
-    walk = _Walk(model, shapes, runs.fuses)
+    _refuse_other_shapes(model, shapes)
+    known_shapes = Shapes.of(model, batch, shapes)
+    walk = _Walk(model, known_shapes, runs.fuses)
     smallest = 2 if ("flag" in runs.fp16 if halves is None else halves) else 8
     low = least_bytes([least.bytes(smallest) for least in walk.values], walk.kernels(smallest), walk.kept)
-    high = math.ceil(MARGIN * _planned(model, shapes))
+    high = math.ceil(MARGIN * _planned(model, known_shapes))
     return Footprint(
         batch=batch,
         runtime=runs.name,
         weights_low_bytes=_weights(model.graph, smallest, quantized=walk.quantized),
         weights_high_bytes=sum(bytes_of(tensor) for tensor in model.graph.initializer),
         activations_low_bytes=low.bytes,
-        activations_high_bytes=None if shapes.unknown else max(high, low.bytes),
+        activations_high_bytes=None if known_shapes.unknown else max(high, low.bytes),
         peak_at=low.kernel,
-        inputs_bytes=sum(shapes.bytes(name) for name in walk.inputs),
-        outputs_bytes=sum(shapes.bytes(value.name) for value in model.graph.output),
-        largest_bytes=max((shapes.bytes(name) for name in shapes.sizes), default=0),
-        unknown=tuple(sorted(shapes.unknown)),
+        inputs_bytes=sum(known_shapes.bytes(name) for name in walk.inputs),
+        outputs_bytes=sum(known_shapes.bytes(value.name) for value in model.graph.output),
+        largest_bytes=max((known_shapes.bytes(name) for name in known_shapes.sizes), default=0),
+        unknown=tuple(sorted(known_shapes.unknown)),
     )
+
+
+def _refuse_other_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    inputs = {value.name: value.type.tensor_type.shape.dim for value in given_inputs(model.graph)}
+    for name, sizes in shapes.items():
+        if name not in inputs:
+            cure = meant(name, inputs, f"It has {', '.join(inputs)}.")
+            raise ModelError(f"The model has no input {name!r}.", cure)
+        wanted = [axis.dim_value for axis in inputs[name]]
+        fits = len(wanted) == len(sizes) and all(
+            size > 0 and own in (0, size) for own, size in zip(wanted, sizes, strict=False)
+        )
+        if not fits:
+            axes = ", ".join(str(size or "?") for size in wanted)
+            what = f"The input {name!r} is [{axes}], and the shape {list(sizes)} was given for it."
+            raise ModelError(what, "Give its fixed sizes as they are, and 1 or more for the others.")
 
 
 @dataclass
@@ -265,10 +289,12 @@ def _planned(model: onnx.ModelProto, shapes: Shapes) -> int:
     held = frozenset(plan.number.values())
     nodes = living(model.graph)
     done_with: set[str] = set()  # results of products, and of activations fused with them
+    made = 0  # bytes of constants that the graph computes (ConstantOfShape, Range, Expand): kept like weights
     for node in nodes:
         read = [name for name in node.input if name in plan.number]
         unpacked = node.op_type == "DequantizeLinear"  # weights, which are stored rounded and used as floats
         if not (read or unpacked) or node.op_type in known.SHAPES:
+            made += sum(shapes.bytes(name) for name in node.output)
             continue
         out = node.output[0]
         if read and (node.op_type in known.REINTERPRETED or _gate(node, index)):
@@ -289,6 +315,9 @@ def _planned(model: onnx.ModelProto, shapes: Shapes) -> int:
         plan.kernels.append(Kernel(node.name, tuple((plan.number[name], 0) for name in read), writes))
     kept = frozenset(plan.number[name] for name in index.outputs if name in plan.number)
     orders = (plan.kernels, depth_first(plan.kernels))
-    return (SCRATCH if any(node.op_type in ("Conv", "ConvTranspose") for node in nodes) else 0) + max(
-        planned_bytes(plan.sizes, order, kept, held=held, forms=plan.forms) for order in orders
+    scratch = SCRATCH if any(node.op_type in ("Conv", "ConvTranspose") for node in nodes) else 0
+    return (
+        made
+        + scratch
+        + max(planned_bytes(plan.sizes, order, kept, held=held, forms=plan.forms) for order in orders)
     )

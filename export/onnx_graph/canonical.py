@@ -15,7 +15,8 @@ import onnx
 from onnx import defs, helper, numpy_helper
 
 from ...targets.errors import ModelError
-from .graph import Array, Index, all_graphs, attribute_of, drop_unused, replace_nodes, unique
+from .graph import Array, Index, attribute_of, drop_unused, replace_nodes
+from .walk import all_graphs, unique
 
 # Further inputs did not exist in opset 17; with these counts, and the listed attributes at these values, the
 # definitions of 17 and 18 are equal.
@@ -198,7 +199,8 @@ def fold_batch_norm(model: onnx.ModelProto) -> None:
         values = [index.value(name) for name in (*norm.input[1:5], *weighted.input[1:3])]
         alone = index.read_only_by(norm.input[0], ("BatchNormalization",)) is not None
         scaled = attribute_of(weighted, "alpha", 1.0) != 1.0 or attribute_of(weighted, "beta", 1.0) != 1.0
-        if not alone or scaled or any(value is None for value in values):
+        training = attribute_of(norm, "training_mode", 0)  # by the batch's own statistics
+        if not alone or scaled or training or any(value is None for value in values):
             continue
         gamma, beta, mean, variance, weight, *bias = [np.asarray(v, np.float64) for v in values]
         factor = gamma / np.sqrt(variance + attribute_of(norm, "epsilon", 1e-5))

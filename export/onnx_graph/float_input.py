@@ -13,16 +13,8 @@ from onnx import helper, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from ...targets.errors import ModelError
-from .graph import (
-    QUANTIZED,
-    OnnxModel,
-    all_graphs,
-    given_inputs,
-    lift_constants,
-    name_nodes,
-    opset_of,
-    replace_nodes,
-)
+from .graph import QUANTIZED, OnnxModel, given_inputs, lift_constants, opset_of, replace_nodes
+from .walk import all_graphs, name_nodes
 
 BY_CHANNEL = 13  # the first opset in which a DequantizeLinear has an axis
 OWN_INITIALIZERS = 4  # the first IR version in which an initializer need not be an input
@@ -44,13 +36,17 @@ def as_float(model: OnnxModel) -> OnnxModel:
             )
     model = with_initializers(at_opset(model, BY_CHANNEL))
     # Graph editors omit the shapes of outputs, and runtimes do not need them; ONNX's checker does.
-    if all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+    if not any(map(_lacks_shape, model.graph.output)):
         return model
     shaped = model.copy()
     for value in shaped.graph.output:
-        if not value.type.tensor_type.HasField("shape") and value.name in model.types:
+        if _lacks_shape(value) and value.name in model.types:
             value.type.tensor_type.CopyFrom(model.types[value.name])
     return shaped
+
+
+def _lacks_shape(value: onnx.ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
 
 
 def with_initializers(model: OnnxModel) -> OnnxModel:

@@ -8,7 +8,7 @@ functions are shared by export, calibration and quantization.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,9 @@ from onnx import numpy_helper
 from ...targets.artifact import writing
 from ...targets.errors import ArtifactError, ModelError
 from ...targets.onnx_file import damage
+from .as_exported import normalise
 from .external_data import drop_weights, fits, for_inference, read_apart, whole_copy, write_apart
+from .walk import all_graphs
 
 Array = np.ndarray[Any, Any]
 
@@ -130,11 +132,11 @@ class OnnxModel:
 
 
 def load(path: Path) -> OnnxModel:
-    """Loads an ONNX model. Nodes without a name get that of their output, local functions are inlined.
+    """Loads an ONNX model: local functions are inlined, and see `as_exported.normalise`.
 
     Raises:
         ArtifactError: the file or its external weights are missing, truncated, empty or not ONNX.
-        ModelError: it is larger than 2 GB, without external weights.
+        ModelError: it is larger than 2 GB, without external weights; a sparse constant is damaged.
     """
     path = Path(path)
     try:
@@ -158,14 +160,8 @@ def load(path: Path) -> OnnxModel:
         raise ArtifactError(
             f"{path} has no graph ({size} bytes): it is empty or truncated.", "Export or copy it again."
         )
-    name_nodes(model.graph)
+    normalise(model)
     return OnnxModel(model, path, size)
-
-
-def name_nodes(graph: onnx.GraphProto) -> None:
-    """Names every node without a name after its output."""
-    for node in graph.node:
-        node.name = node.name or f"{next(iter(node.output), '')}/{node.op_type}"
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:
@@ -221,15 +217,6 @@ def save(model: onnx.ModelProto, path: Path) -> int:
     return size
 
 
-def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and the bodies of its If, Loop and Scan nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from all_graphs(attribute.g)
-
-
 def attribute_of(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     """An attribute's value, or `default` when the node does not set it."""
     for attribute in node.attribute:
@@ -249,13 +236,20 @@ def given_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [value for value in graph.input if value.name not in constants]
 
 
+def number_outputs(graph: onnx.GraphProto) -> list[str]:
+    """The names of the outputs that are tensors of numbers: no text, no sequence, no map."""
+    tensors = [value for value in graph.output if value.type.HasField("tensor_type")]
+    return [one.name for one in tensors if one.type.tensor_type.elem_type != onnx.TensorProto.STRING]
+
+
 def tensor_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     """Element type and shape of the tensors that are not constants, as far as inference knows them."""
     inferred = onnx.shape_inference.infer_shapes(for_inference(model)).graph
     given = [value.name for value in model.graph.input]
     constants = {tensor.name for tensor in model.graph.initializer}.difference(given)
     values = (*inferred.value_info, *inferred.input, *inferred.output)
-    return {v.name: v.type.tensor_type for v in values if v.name not in constants}
+    tensors = (value for value in values if value.type.HasField("tensor_type"))
+    return {v.name: v.type.tensor_type for v in tensors if v.name not in constants}
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
@@ -263,16 +257,6 @@ def replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
     copies = onnx.GraphProto(node=nodes).node
     del graph.node[:]
     graph.node.extend(copies)
-
-
-def unique(name: str, used: set[str]) -> str:
-    """The name, with a number appended if it is in `used`, to which it is added."""
-    found, count = name, 0
-    while found in used:
-        count += 1
-        found = f"{name}_{count}"
-    used.add(found)
-    return found
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:

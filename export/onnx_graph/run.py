@@ -7,8 +7,8 @@ to the graph in memory. One thread gives equal numbers on every machine.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ import onnx
 
 from ...targets.errors import ModelError, WorkloadError
 from .external_data import weight_bytes, write_apart
-from .graph import Array, OnnxModel, given_inputs
+from .graph import Array, OnnxModel, given_inputs, number_outputs
 
 PIECE = 8  # samples in memory at a time, where the batch axis is dynamic
+WHOLE = 0
+"""As a number of samples at a time: each batch is one sample. Its first axis may be time, nodes or points."""
 IN_MEMORY_BYTES = 1 << 26  # of weights; a session opened from bytes keeps them besides its own copy
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -31,7 +33,7 @@ class Opened:
     """A model in an open session that several steps share.
 
     Attributes:
-        at_once: the maximum number of samples in a run.
+        at_once: the maximum number of samples in a run, or `WHOLE`.
     """
 
     model: OnnxModel
@@ -39,9 +41,13 @@ class Opened:
     at_once: int = PIECE
 
     @classmethod
-    def of(cls, model: OnnxModel, *, optimized_path: Path | None = None) -> Opened:
+    def of(cls, model: OnnxModel, at_once: int = PIECE, *, optimized_path: Path | None = None) -> Opened:
         """The model with all of the runtime's optimizations; see `streamer`."""
-        return cls(model, runner(model.proto, optimized_path=optimized_path))
+        return cls(model, runner(model.proto, optimized_path=optimized_path), at_once)
+
+    def returning(self, tensors: Sequence[str]) -> Opened:
+        """The model in another session that returns these tensors."""
+        return replace(self, run=runner(self.model.proto, tensors))
 
 
 def runner(
@@ -51,8 +57,8 @@ def runner(
     optimize: bool = True,
     optimized_path: Path | None = None,
 ) -> Run:
-    """A function from inputs to `tensors` by name, the model's outputs when None; see `streamer`."""
-    names = [value.name for value in model.graph.output] if tensors is None else tensors
+    """A function from inputs to `tensors` by name, when None `number_outputs`; see `streamer`."""
+    names = number_outputs(model.graph) if tensors is None else tensors
     stream = streamer(model, names, optimize=optimize, optimized_path=optimized_path)
     return lambda feeds: dict(stream(feeds, names))
 
@@ -145,8 +151,8 @@ def pieces(
     """The model's inputs of each batch as arrays, at most `size` samples at a time.
 
     Batches have arrays or tensors, and perhaps labels, which are ignored. A model with a fixed batch size
-    gets its batches whole. Inputs without a batch axis come with every piece, after the others
-    (`may_lack_batch`).
+    gets its batches whole, and so does every model with `WHOLE`. Inputs without a batch axis come with every
+    piece, after the others (`may_lack_batch`).
 
     Raises:
         WorkloadError: a batch is not a dict of arrays, lacks an input, an input has another type or shape, or
@@ -167,9 +173,12 @@ def pieces(
                 "Name the tensors of a batch as the model names its inputs.",
             )
         feeds = {name: _array(name, batch[name]) for name in names}
-        batched = _batched(values, feeds)
+        batched = [] if size == WHOLE else _batched(values, feeds)
         for value in values:
             _check_fit(value, feeds[value.name])
+        if size == WHOLE:
+            yield feeds
+            continue
         total = len(feeds[batched[0]])
         step = size if all(_is_open(value) for value in values if value.name in batched) else max(total, 1)
         whole = {name: feeds[name] for name in names if name not in batched}
@@ -254,9 +263,47 @@ def _array(name: str, value: Any) -> Array:
         ) from error
 
 
-def samples_in(feeds: Mapping[str, Array]) -> int:
-    """The number of samples in one piece, whose first input has the batch as its first axis."""
-    return len(next(iter(feeds.values())))
+def samples_in(feeds: Mapping[str, Array], size: int = PIECE) -> int:
+    """The number of samples in one piece, whose first input has the batch as its first axis; 1 if `WHOLE`."""
+    return 1 if size == WHOLE else len(next(iter(feeds.values())))
+
+
+def rows_are_samples(opened: Opened, batch: Mapping[str, Array], alone: Collection[str]) -> bool:
+    """Whether a batch in pieces gives what it gives whole.
+
+    Args:
+        batch: the inputs; the first rows are tried.
+        alone: the inputs without a batch axis.
+    """
+    batched = [name for name in batch if name not in alone]
+    rows = min(2 * PIECE, *(len(batch[name]) for name in batched))
+    if len({len(batch[name]) for name in batched}) != 1:
+        return False
+    middle = (rows + 1) // 2
+
+    def run(start: int, stop: int) -> dict[str, Array]:
+        return opened.run({name: batch[name] if name in alone else batch[name][start:stop] for name in batch})
+
+    try:
+        together = run(0, rows)
+        parts = [run(start, stop) for start, stop in ((0, 1), (1, middle), (middle, rows)) if start < stop]
+        again = run(0, rows)
+    except WorkloadError:
+        return False
+    steady = [name for name, value in together.items() if _joins(value, [again[name]])]  # not drawn at random
+    return all(_joins(together[name], [part[name] for part in parts]) for name in steady)
+
+
+def _joins(whole: Array, parts: Sequence[Array]) -> bool:
+    if not whole.ndim or sum(len(part) for part in parts) != len(whole):
+        return False
+    if len({part.shape[1:] for part in (whole, *parts)}) != 1:
+        return False
+    joined = np.concatenate(parts)
+    if whole.dtype.kind != "f":  # a label may change with the order of sums
+        return float(np.mean(joined == whole)) > 0.99 if whole.size else True
+    scale = np.abs(whole[np.isfinite(whole)]).max(initial=0.0)
+    return bool(np.allclose(joined, whole, rtol=0, atol=1e-3 * scale, equal_nan=True))
 
 
 def first_line(error: BaseException) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from .external_data import for_inference
-from .graph import all_graphs
+from .walk import all_graphs, bodies
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,12 @@ class Shapes:
     unknown: frozenset[str]
 
     @classmethod
-    def of(cls, model: onnx.ModelProto, batch: int) -> Shapes:
-        """The shapes of a model when the dynamic first axes of its inputs have this size."""
+    def of(cls, model: onnx.ModelProto, batch: int, given: Mapping[str, Sequence[int]] = {}) -> Shapes:
+        """The shapes of a model when the dynamic first axes of its inputs have this size.
+
+        Args:
+            given: whole shapes of inputs, by name.
+        """
         fixed = for_inference(model)  # only the shapes of weights are needed
         del fixed.graph.value_info[:]  # they may contain the dynamic batch
         constants = {tensor.name for tensor in model.graph.initializer}
@@ -35,7 +39,10 @@ class Shapes:
             value.type.tensor_type.ClearField("shape")
         for value in fixed.graph.input:
             axes = value.type.tensor_type.shape.dim
-            if value.name not in constants and axes and not axes[0].HasField("dim_value"):
+            if value.name in given:
+                for axis, size in zip(axes, given[value.name], strict=True):
+                    axis.dim_value = size
+            elif value.name not in constants and axes and not axes[0].HasField("dim_value"):
                 axes[0].dim_value = batch
         try:
             found = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
@@ -51,8 +58,10 @@ class Shapes:
             if tensor.HasField("shape") and all(axis.HasField("dim_value") for axis in tensor.shape.dim):
                 sizes[value.name] = tuple(axis.dim_value for axis in tensor.shape.dim)
         made = {name for node in fixed.graph.node for name in node.output if name}
-        given = {value.name for value in fixed.graph.input}
-        return cls(sizes, items, frozenset((made | given) - constants - set(sizes)))
+        inputs = {value.name for value in fixed.graph.input}
+        # What the bodies of branches and loops hold meanwhile is not known.
+        inner = {node.output[0] for node in fixed.graph.node if any(body.node for body in bodies(node))}
+        return cls(sizes, items, frozenset((made | inputs) - constants - set(sizes)) | inner)
 
     def elements(self, name: str) -> int:
         """The number of elements; 0 where the shape is unknown, so as not to raise a lower bound."""

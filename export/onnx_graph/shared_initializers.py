@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx
 
-from .graph import all_graphs
+from .walk import all_graphs
 
 
 def merge_initializers(model: onnx.ModelProto) -> tuple[dict[str, str], int]:

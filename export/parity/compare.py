@@ -1,36 +1,35 @@
 """The comparison of each hop from the module to the INT8 file, on real data.
 
 A hop has a class. "exact" is bit for bit; "float" allows another order of additions, 1e-5 of the largest
-value; "lossy" is rounding to INT8, which is judged by its noise. A hop beyond its class is an error, which
-names the first tensor that differs: the layer to check.
+value; "lossy" is rounding to INT8, judged by the noise of the median sample: a wild sample never decides
+alone. What lies behind a decision is judged ahead of it (decisions.py). A hop beyond its class is an error,
+which names the first tensor that differs: the layer to check.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 from torch import nn
 
 from ...targets.errors import ModelError, WorkloadError
-from ..onnx_graph.external_data import for_inference
 from ..onnx_graph.float_input import with_initializers
-from ..onnx_graph.graph import Array, OnnxModel
-from ..onnx_graph.run import Opened, Run, pieces, runner, samples_in
+from ..onnx_graph.graph import Array, OnnxModel, number_outputs
+from ..onnx_graph.run import PIECE, Opened, Run, pieces, runner, samples_in
 from ..onnx_graph.run_module import first_layer_that_differs, predicting
+from .decisions import Judged, agreement, before_saturation, judged_by
 from .roundings import first_bad_rounding
 
 Kind = Literal["exact", "float", "lossy"]
 # The largest error as a share of the largest value; for "lossy" the noise as a share of the signal, both
-# root mean square. INT8 that keeps accuracy has 0.01 to 0.1; at 0.5 a layer is broken.
-LIMITS: Mapping[Kind, float] = {"exact": 0.0, "float": 1e-5, "lossy": 0.5}
-
-SELECTING = ("NonMaxSuppression", "NonZero", "Unique", "Compress")
-SIZES = ("Shape", "Size")  # they depend only on a size
+# root mean square. INT8 that keeps accuracy has 0.01 to 0.1; at 0.3 a layer is broken.
+LIMITS: Mapping[Kind, float] = {"exact": 0.0, "float": 1e-5, "lossy": 0.3}
+GOOD = 0.1  # noise that rarely costs accuracy
+FAINT = 0.1  # share of the median sample's size below which a sample has no scale of its own
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Difference:
         largest, mean: absolute error, in the output's unit.
         relative_largest: the largest error as a share of the largest value.
         relative_mean: the mean error as a share of the mean size.
-        noise: root mean square of the error as a share of that of the values.
+        noise: root mean square of the error as a share of that of the values, of the median sample.
+        worst, worst_sample: the same of the sample that has the most, and its index over all batches.
     """
 
     largest: float
@@ -49,6 +49,8 @@ class Difference:
     relative_largest: float
     relative_mean: float
     noise: float
+    worst: float
+    worst_sample: int
 
     def beyond(self, kind: Kind) -> bool:
         """Whether this exceeds the limit of a class."""
@@ -61,9 +63,10 @@ class Hop:
     """One hop: its name, its class, how each output differs, and the samples whose label flips.
 
     `flips` are sample indices, counted over all batches, at which the argmax of the first output changed; it
-    is empty where that output is not a table of [samples, classes]. `selected` are outputs by which a lossy
-    hop cannot be judged, with the operator that selects their rows (`selected_outputs`). `labels` is the
-    output of `flips`; "" where the first one is not such a table.
+    is empty where that output is not a table of [samples, classes]. `outputs` are the continuous tensors that
+    were judged; `decided` are the outputs behind a decision, with the operator that decides, and `agree` the
+    share of their decisions that are the same, where it is known. `labels` is the output of `flips`; "" where
+    the first one is not such a table.
     """
 
     name: str
@@ -71,7 +74,8 @@ class Hop:
     samples: int
     outputs: Mapping[str, Difference]
     flips: tuple[int, ...]
-    selected: Mapping[str, str] = field(default_factory=dict)
+    decided: Mapping[str, str] = field(default_factory=dict)
+    agree: Mapping[str, float] = field(default_factory=dict)
     labels: str = ""
 
 
@@ -118,50 +122,66 @@ def compare(
     """
     first, second = before.model, after.model
     feeds = pieces(first.proto, batches, before.at_once)
-    selected: dict[str, str] = {}
-    if kind == "lossy":
-        some = list(itertools.islice(feeds, 1))
+    some = list(itertools.islice(feeds, 1))
+    if some and kind == "lossy":
         # Weights that are not initializers would not be checked.
-        bad = first_bad_rounding(with_initializers(rounded_from or first), second, some[0]) if some else None
+        bad = first_bad_rounding(with_initializers(rounded_from or first), second, some[0])
         if bad is not None:
             raise ModelError(
                 f"The hop {name} is broken: {bad}", "Quantize again, with the ranges of this file."
             )
-        selected = selected_outputs(first, some[0]) if some else {}
-        feeds = itertools.chain(some, feeds)
+    judged, runs = _judged(before, after, some)
     return _compare(
-        (before.run, after.run),
-        feeds,
+        runs,
+        itertools.chain(some, feeds),
         name,
         kind,
         lambda worst: first_tensor_that_differs(first, second, worst, kind),
-        selected,
+        judged,
+        before.at_once,
     )
 
 
+def _judged(
+    before: Opened, after: Opened, some: Sequence[Mapping[str, Array]]
+) -> tuple[Judged | None, tuple[Run, Run]]:
+    """By what two models are judged, and how both are run; None for all outputs, as they are."""
+    judged = judged_by(before.model)
+    own = number_outputs(before.model.graph)
+    saturated = before_saturation(before.model, before.run(some[0])) if some else {}
+    known = {*after.model.float_names(), *own}
+    tensors = tuple(
+        dict.fromkeys(saturated[name] if saturated.get(name) in known else name for name in judged.tensors)
+    )
+    tensors = tuple(name for name in tensors if name in known)
+    if set(tensors) == set(own):
+        return None, (before.run, after.run)
+    wanted = tuple(dict.fromkeys((*own, *tensors)))
+    runs = before.returning(wanted).run, after.returning(wanted).run
+    return Judged(tensors, judged.decided), runs
+
+
 def noise_between(before: Opened, after: Opened, batches: Iterable[Mapping[str, Any]]) -> float:
-    """The noise of the output that changed most: RMS of the error as a share of the values.
+    """The noise of the median sample in the output that changed most: RMS of error as a share of the values.
 
     Raises:
         WorkloadError: there are no batches, or they do not fit.
-        ModelError: all outputs are data-dependent selections.
+        ModelError: nothing continuous is ahead of its decisions.
     """
-    first = before.model
+    feeds = pieces(before.model.proto, batches, before.at_once)
+    some = list(itertools.islice(feeds, 1))
+    judged, runs = _judged(before, after, some)
     tallies: dict[str, Tally] = {}
-    selected: dict[str, str] | None = None
-    for piece in pieces(first.proto, batches, before.at_once):
-        selected = selected_outputs(first, piece) if selected is None else selected
-        changed = after.run(piece)
-        for name, value in before.run(piece).items():
-            if name not in selected:
-                tallies.setdefault(name, Tally()).add(value, changed[name])
-    if selected and not tallies:
-        raise ModelError(
-            f"Every output of {first.path} is selected by {next(iter(selected.values()))}: its length "
-            "depends on the data, so its values cannot be compared.",
-            "Make the input of the selection an output too, or select outside the network.",
-        )
+    for piece in itertools.chain(some, feeds):
+        was, now = (run(piece) for run in runs)
+        for name in was if judged is None else judged.tensors:
+            tallies.setdefault(name, Tally()).add(was[name], now[name], samples_in(piece, before.at_once))
     if not tallies:
+        if some:
+            raise ModelError(
+                f"{before.model.path} has no continuous tensor by which it can be judged.",
+                "Make the input of its decisions an output too, or decide outside the network.",
+            )
         raise WorkloadError("There are no samples to compare on.", "Give at least one batch.")
     return max(tally.difference().noise for tally in tallies.values())
 
@@ -177,50 +197,11 @@ def first_tensor_that_differs(
     shared = [name for name in before.float_names() if name in known]
     one, two = (runner(model.proto, shared, optimize=False)(feeds) for model in (before, after))
     for name in shared:
-        if one[name].shape != two[name].shape or Tally().add(one[name], two[name]).difference().beyond(kind):
+        same = one[name].shape == two[name].shape
+        if not same or Tally().add(one[name], two[name], 1).difference().beyond(kind):
             node = before.index.producer[name]
             return f"{name!r}, made by {node.op_type} {node.name!r}"
     return "none inside; node by node the graphs agree, so the runtime's optimizations differ"
-
-
-def selected_outputs(model: OnnxModel, feeds: Mapping[str, Array]) -> dict[str, str]:
-    """The selecting operator by data-dependent output, whose number of rows depends on the data.
-
-    After rounding the selected boxes may have another order or number, so the values cannot be compared. What
-    a network computes before the selection is compared if it is an output too. After such an operator the
-    shape may be fixed again, as after a scatter: that output is not selected.
-
-    Args:
-        feeds: inputs, of which only the shapes matter.
-    """
-    behind: dict[str, str] = {}
-    for node in model.graph.node:
-        if node.op_type in SELECTING:
-            found: str | None = node.op_type
-        elif node.op_type in SIZES:
-            continue
-        else:
-            found = next((behind[name] for name in node.input if name in behind), None)
-        behind |= dict.fromkeys(node.output, found) if found else {}
-    if not any(value.name in behind for value in model.graph.output):
-        return {}
-    fixed = for_inference(model.proto)
-    del fixed.graph.value_info[:]
-    for value in fixed.graph.input:
-        if value.name in feeds:
-            shape = value.type.tensor_type.shape
-            del shape.dim[:]
-            for size in feeds[value.name].shape:
-                shape.dim.add().dim_value = size
-    for value in fixed.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph.output
-    open_ = [value.name for value in inferred if not _is_known(value.type.tensor_type)]
-    return {name: behind[name] for name in open_ if name in behind}
-
-
-def _is_known(kind: onnx.TypeProto.Tensor) -> bool:
-    return kind.HasField("shape") and all(axis.HasField("dim_value") for axis in kind.shape.dim)
 
 
 def values_and_errors(before: Array, after: Array) -> tuple[Array, Array]:
@@ -241,26 +222,48 @@ class Tally:
     def __init__(self) -> None:
         self.numbers = 0
         self.largest = self.largest_value = 0.0
-        self.sums = np.zeros(4)  # |error|, |value|, error², value²
+        self.sums = np.zeros(2)  # |error|, |value|
+        self.squares: list[Array] = []  # mean squares of error and value, by sample
+        self.starts: list[int] = [0]  # the number of samples before each of them, and after all
 
-    def add(self, before: Array, after: Array) -> Tally:
+    def add(self, before: Array, after: Array, samples: int) -> Tally:
+        """Adds the values of some samples, before and after; as one sample if no axis is theirs."""
         value, error = values_and_errors(before, after)
+        rows = samples if value.ndim and len(value) == samples and value.size else 1
+        if value.size:
+            each = [np.square(one).reshape(rows, -1).mean(axis=1) for one in (error, value)]
+            self.squares.append(np.stack(each))
+            steps = range(1, rows + 1) if rows == samples else (samples,)
+            self.starts += [self.starts[-1] + step for step in steps]
         self.numbers += value.size
         # numpy's maximum propagates NaN, Python's max does not.
         self.largest = float(np.maximum(self.largest, error.max(initial=0.0)))
         self.largest_value = float(np.maximum(self.largest_value, np.abs(value).max(initial=0.0)))
-        self.sums += [error.sum(), np.abs(value).sum(), np.square(error).sum(), np.square(value).sum()]
+        self.sums += [error.sum(), np.abs(value).sum()]
         return self
 
     def difference(self) -> Difference:
-        error, size, squared_error, squared_size = (float(number) for number in self.sums)
+        error, size = (float(number) for number in self.sums)
+        noises = self._noises()
+        worst = int(noises.argmax()) if noises.size else 0
         return Difference(
             self.largest,
             error / max(self.numbers, 1),
             _share(self.largest, self.largest_value),
             _share(error, size),
-            _share(squared_error, squared_size) ** 0.5,
+            float(np.median(noises)) if noises.size else 0.0,
+            float(noises[worst]) if noises.size else 0.0,
+            self.starts[worst],
         )
+
+    def _noises(self) -> Array:
+        """The noise of each sample; a faint one is compared with a share of the median sample's size."""
+        if not self.squares:
+            return np.zeros(0)
+        error, size = np.concatenate(self.squares, axis=1)
+        size = np.maximum(size, FAINT**2 * np.median(size))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.nan_to_num(np.where(error == 0, 0.0, np.sqrt(error / size)), nan=np.inf, posinf=np.inf)
 
 
 def _share(part: float, whole: float) -> float:
@@ -273,49 +276,57 @@ def _compare(
     hop: str,
     kind: Kind,
     locate: Callable[[Mapping[str, Array]], str],
-    selected: Mapping[str, str] | None = None,
+    judged: Judged | None = None,
+    at_once: int = PIECE,
 ) -> Hop:
-    unjudged = selected or {}
     tallies: dict[str, Tally] = {}
     flips: list[int] = []
     samples, labels = 0, ""
     worst: tuple[float, dict[str, Array]] = (-1.0, {})
-    judged: set[str] = set()
+    bound: set[str] = set()
+    agreed: dict[str, list[float]] = {}
     for piece in feeds:
         before, after = (run(piece) for run in runs)
-        # Labels and masks have no noise: class 900 instead of class 1 is one sample, and may be right.
-        judged |= {name for name, value in before.items() if kind != "lossy" or value.dtype.kind == "f"}
+        count = samples_in(piece, at_once)
+        for name in judged.decided if judged else ():
+            if (share := agreement(before[name], after[name])) is not None:
+                agreed.setdefault(name, []).append(share)
         for name, value in before.items():
-            if name in unjudged and name in after:
+            if judged and name not in judged.tensors:
                 continue
+            # Labels and masks have no noise: class 900 instead of class 1 is one sample, and may be right.
+            bound |= {name} if kind != "lossy" or value.dtype.kind == "f" else set()
             _check_comparable(hop, name, value, after.get(name))
-            tallies.setdefault(name, Tally()).add(value, after[name])
+            tallies.setdefault(name, Tally()).add(value, after[name], count)
             _, error = values_and_errors(value, after[name])
             largest = float(np.nan_to_num(error, nan=np.inf).max(initial=0.0))
             if largest > worst[0]:
                 worst = (largest, piece)
-        leading = next(iter(before))
-        if leading not in unjudged and before[leading].ndim == 2 and before[leading].shape[1] > 1:
+        leading = next(iter(before), "")
+        table = leading and before[leading].ndim == 2 and len(before[leading]) == count
+        if table and before[leading].shape[1] > 1 and not (judged and leading in judged.decided):
             labels = leading
             changed = before[leading].argmax(axis=1) != after[leading].argmax(axis=1)
             flips += [samples + int(place) for place in np.flatnonzero(changed)]
-        samples += samples_in(piece)
+        samples += count
     if samples == 0:
         raise WorkloadError(f"There are no samples to compare the hop {hop} on.", "Give at least one batch.")
     outputs = {name: tally.difference() for name, tally in tallies.items()}
     for name, found in outputs.items():
-        if name in judged and found.beyond(kind):
+        if name in bound and found.beyond(kind):
             measure = f"error {found.relative_largest:.3g}"
             cure = "Check that layer, or replace its operator by simpler ones."
             if kind == "lossy":
-                measure = f"noise {found.noise:.3g}"
+                measure = f"it is broken, the median sample's noise is {found.noise:.3g}"
                 cure = "Keep that layer in float with skip, or calibrate on more data."
             raise ModelError(
                 f"The hop {hop} changed the output {name!r} beyond its class ({kind}): {measure} of the "
                 f"values, allowed is {LIMITS[kind]:g}. The first tensor that differs: {locate(worst[1])}.",
                 cure,
             )
-    return Hop(hop, kind, samples, outputs, tuple(flips), dict(unjudged), labels)
+    decided = dict(judged.decided) if judged else {}
+    agree = {name: float(np.mean(shares)) for name, shares in agreed.items()}
+    return Hop(hop, kind, samples, outputs, tuple(flips), decided, agree, labels)
 
 
 def _check_comparable(hop: str, name: str, before: Array, after: Array | None) -> None:

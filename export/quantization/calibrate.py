@@ -17,7 +17,7 @@ from onnx import TensorProto
 from ...targets.errors import ModelError, WorkloadError
 from ..onnx_graph.float_input import as_float
 from ..onnx_graph.graph import OnnxModel, given_inputs
-from ..onnx_graph.run import PIECE, Opened, Stream, pieces, samples_in, streamer
+from ..onnx_graph.run import PIECE, WHOLE, Stream, pieces, samples_in, streamer
 from .adequacy import Adequacy, Seen, of_samples
 from .histogram import BINS, METHODS, Histogram, Method, threshold
 from .placement import DIALECTS, nothing_to_quantize, place
@@ -67,10 +67,11 @@ class Watched:
     at_once: int
 
     @classmethod
-    def of(cls, model: OnnxModel, *, every: bool = False) -> Watched:
+    def of(cls, model: OnnxModel, *, every: bool = False, by_row: bool = True) -> Watched:
         """Opens a model.
 
         Args:
+            by_row: whether the first axis of its inputs is that of the samples; else each batch is one.
             every: whether to measure every float tensor, not only those that a dialect rounds.
 
         Raises:
@@ -82,13 +83,8 @@ class Watched:
             floats = (v for v in given_inputs(model.graph) if v.type.tensor_type.elem_type == FLOAT)
             tensors = tuple(dict.fromkeys((*(value.name for value in floats), *model.float_names())))
         stream = streamer(model.proto, tensors, optimize=False)
-        return cls(model, tensors, stream, samples_at_once(model, tensors))
-
-    @property
-    def opened(self) -> Opened:
-        """The same session, for the outputs only."""
-        names = [value.name for value in self.model.graph.output]
-        return Opened(self.model, lambda feeds: dict(self.stream(feeds, names)), self.at_once)
+        at_once = samples_at_once(model, tensors) if by_row else WHOLE
+        return cls(model, tensors, stream, at_once)
 
 
 def samples_at_once(model: OnnxModel, tensors: Sequence[str]) -> int:
@@ -133,20 +129,21 @@ def calibrate_by(
             )
     model, tensors = watched.model, watched.tensors
     seen = {name: Seen(bins=0 if set(methods) <= {"minmax"} else BINS) for name in tensors}
-    divisible = of_samples(model, tensors)
+    divisible = frozenset() if watched.at_once == WHOLE else of_samples(model, tensors)
     samples = 0
     for feeds in pieces(model.proto, batches, watched.at_once):
+        count = samples_in(feeds, watched.at_once)
         for name, values in watched.stream(feeds, tensors):
             try:
-                seen[name].add(values, samples_in(feeds), by_sample=name in divisible)
+                seen[name].add(values, count, by_sample=name in divisible)
             except FloatingPointError as error:
-                last = samples + samples_in(feeds) - 1
+                last = samples + count - 1
                 raise ModelError(
                     f"The tensor {name!r} has {error}, in one of the samples {samples} to {last}.",
                     "Check the calibration data for NaN and its scale; if it is right, the network "
                     "diverged in training: load an earlier checkpoint.",
                 ) from error
-        samples += samples_in(feeds)
+        samples += count
         if progress is not None:
             progress(samples)
     if samples == 0:

@@ -23,12 +23,12 @@ from ..onnx_graph.graph import (
     Array,
     Index,
     OnnxModel,
-    all_graphs,
     attribute_of,
     drop_unused,
     opset_of,
     replace_nodes,
 )
+from ..onnx_graph.walk import all_graphs
 from .placement import MOVES
 
 OPSET = 19  # the first in which a scale can be FP16

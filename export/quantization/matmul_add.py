@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..onnx_graph.graph import OnnxModel, replace_nodes, unique
+from ..onnx_graph.graph import OnnxModel, replace_nodes
+from ..onnx_graph.walk import unique
 
 IN_FLOAT = "ONNX Runtime fuses it with the following sum and computes both in float"
 

@@ -23,7 +23,8 @@ import onnx
 
 from ...targets.errors import ModelError, meant
 from ..onnx_graph import kernels
-from ..onnx_graph.graph import Index, OnnxModel, attribute_of
+from ..onnx_graph.graph import WEIGHTED, Index, OnnxModel, attribute_of
+from ..onnx_graph.walk import all_graphs, bodies
 from .matmul_add import IN_FLOAT, summed_in_float
 from .residual import residual_branches
 
@@ -56,8 +57,6 @@ DIALECTS = {
         ("Conv", "Gemm", "MatMul"), symmetric=False, every_edge=True, concat_rescales=True, onnx_runtime=True
     ),
 }
-WEIGHTED = DIALECTS["tensorrt"].operators
-"""Every operator with an int8 kernel in some dialect."""
 # These move values without changing them, so rounding before or after is equal for an equal scale.
 MOVES = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "DepthToSpace")
 # ONNX Runtime has int8 kernels for these, useful between int8 neighbours.
@@ -115,7 +114,7 @@ def place(model: OnnxModel, dialect: str, *, skip: Collection[str] = ()) -> Plac
         apart = dict.fromkeys(summed_in_float(model), IN_FLOAT)
     else:
         apart = dict.fromkeys(kernels.single_rows(model), kernels.SINGLE_ROW)
-    left_float: dict[str, str] = {}
+    left_float = _out_of_reach(graph)
     chosen: list[int] = []
     for position, node in enumerate(graph.node):
         if node.op_type in kernels.CONVOLUTIONS or node.op_type in rules.operators:
@@ -165,6 +164,20 @@ def nothing_to_quantize(path: Path, left_float: Mapping[str, str]) -> ModelError
         f"{path} has no convolution, Gemm or MatMul to quantize.{reasons}",
         "Use the float model as it is; for a network in FP16 or FP64 give the FP32 one.",
     )
+
+
+def _out_of_reach(graph: onnx.GraphProto) -> dict[str, str]:
+    """The products that no dialect rounds: those of an Einsum, and in the bodies of branches and loops."""
+    found = {}
+    for node in graph.node:
+        if node.op_type == "Einsum":
+            found[node.name] = "no runtime has an INT8 Einsum: export it as a MatMul"
+        for inner in (each for body in bodies(node) for each in all_graphs(body)):
+            for one in inner.node:
+                if one.op_type in (*WEIGHTED, "Einsum"):
+                    name = one.name or f"{one.output[0]}/{one.op_type}"
+                    found[name] = f"it is in a body of the {node.op_type} {node.name}"
+    return found
 
 
 def _reason_for_float(

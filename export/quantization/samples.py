@@ -11,7 +11,8 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import onnx
 
 from ...targets.errors import ArtifactError, WorkloadError
 from ..onnx_graph.graph import Array, given_inputs, load
-from ..onnx_graph.run import may_lack_batch
+from ..onnx_graph.run import PIECE, WHOLE, may_lack_batch
 
 AT_ONCE = 32  # samples in a batch, for a dynamic batch
 ENDINGS = (".npz", ".npy")
@@ -32,11 +33,12 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 @dataclass(frozen=True)
 class Input:
-    """An input of the model; a dynamic size is 0, and an unknown shape is None."""
+    """An input; a dynamic size is 0, an unknown shape None. `axis` is the name of its first axis, or ""."""
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...] | None
+    axis: str = ""
 
     def __str__(self) -> str:
         sizes = "..." if self.shape is None else ", ".join(str(size or "?") for size in self.shape)
@@ -61,6 +63,7 @@ class Samples:
         plan: the pieces of each batch.
         left_out: the number of samples that do not fill a batch of the model's fixed size.
         whole: the inputs without a batch axis, see `run.may_lack_batch`.
+        by_row: whether the rows of a file are samples; else each file is one, whatever its first axis is.
     """
 
     files: tuple[Path, ...]
@@ -69,6 +72,17 @@ class Samples:
     plan: tuple[tuple[Piece, ...], ...]
     left_out: int
     whole: tuple[str, ...] = ()
+    by_row: bool = True
+
+    @property
+    def at_once(self) -> int:
+        """The number of samples in a run."""
+        return PIECE if self.by_row else WHOLE
+
+    def by_file(self) -> Samples:
+        """Each file as one sample."""
+        plan = tuple((Piece(place, 0, 1),) for place in range(len(self.files)))
+        return replace(self, plan=plan, left_out=0, by_row=False)
 
     @property
     def count(self) -> int:
@@ -77,6 +91,9 @@ class Samples:
 
     def batches(self) -> Iterator[dict[str, Array]]:
         """The batches in the order of the files, arrays by input name; one file is in memory at a time."""
+        if not self.by_row:
+            yield from map(self._read, range(len(self.files)))
+            return
         current, loaded = -1, dict[str, Array]()
         for batch in self.plan:
             parts: list[dict[str, Array]] = []
@@ -88,7 +105,9 @@ class Samples:
             yield joined | {name: loaded[name] for name in self.whole}
 
     def place(self, index: int) -> str:
-        """The origin of a sample, as in `003.npz, sample 12`, counted from 0."""
+        """The origin of a sample, as in `003.npz, sample 12`, counted from 0; or the file."""
+        if not self.by_row:
+            return self.files[index].name
         for piece in (piece for batch in self.plan for piece in batch):
             if index < piece.stop - piece.start:
                 return f"{self.files[piece.file].name}, sample {piece.start + index}"
@@ -125,9 +144,11 @@ def open_samples(model: Path, data: Path) -> Samples:
     checked = [_checked(path, inputs) for path in files]
     names = [one.names for one in checked]
     whole = tuple(name for name in names[0] if name in may and any(one.alone(name, may) for one in checked))
-    counts = [_agreed(path, one, whole) for path, one in zip(files, checked, strict=True)]
+    counts = [_agreed(path, one, inputs, whole) for path, one in zip(files, checked, strict=True)]
     # An input without a batch axis applies only to the samples of its file.
     shapes = [(place if whole else 0, one.shapes) for place, one in enumerate(checked)]
+    if 0 in counts:  # the first axes of a file differ, so they are not samples
+        return Samples(files, inputs, tuple(names), (), 0, whole).by_file()
     fixed = next((one.shape[0] for one in inputs if one.shape and one.shape[0] and one.name not in whole), 0)
     plan = _plan(shapes, counts, size=fixed or AT_ONCE, whole=bool(fixed))
     if not plan:
@@ -145,8 +166,16 @@ def inputs_of(model: onnx.ModelProto) -> tuple[Input, ...]:
     for value in given_inputs(model.graph):
         kind = value.type.tensor_type
         shape = tuple(axis.dim_value for axis in kind.shape.dim) if kind.HasField("shape") else None
-        found.append(Input(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape))
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        found.append(Input(value.name, dtype, shape, kind.shape.dim[0].dim_param if shape else ""))
     return tuple(found)
+
+
+def _arguments(inputs: tuple[Input, ...]) -> str:
+    """The inputs as arguments of a Python call; a name like "input:0" needs a dict."""
+    if all(one.name.isidentifier() and not iskeyword(one.name) for one in inputs):
+        return ", ".join(f"{one.name}=..." for one in inputs)
+    return "**{" + ", ".join(f"{one.name!r}: ..." for one in inputs) + "}"
 
 
 def _files(data: Path) -> tuple[Path, ...]:
@@ -186,8 +215,12 @@ class _Checked:
         return self.counts[name] not in {n for key, n in self.counts.items() if key not in may}
 
 
-def _agreed(path: Path, checked: _Checked, whole: tuple[str, ...]) -> int:
+def _agreed(path: Path, checked: _Checked, inputs: tuple[Input, ...], whole: tuple[str, ...]) -> int:
+    """The number of samples of a file; 0 where its inputs have first axes of other names and sizes."""
     counts = {name: count for name, count in checked.counts.items() if name not in whole}
+    by_axis = {(one.axis, counts[one.name]) for one in inputs if one.name in counts}
+    if len(set(counts.values())) != 1 and len(by_axis) == len(dict(by_axis)) and "" not in dict(by_axis):
+        return 0
     if len(set(counts.values())) != 1:
         raise WorkloadError(
             f"{path} has different numbers of samples: {checked.counts}.",
@@ -205,7 +238,7 @@ def _checked(path: Path, inputs: tuple[Input, ...]) -> _Checked:
             raise WorkloadError(
                 f"{path} has no array {one.name!r}; it has {', '.join(found) or 'none'}.",
                 f"Name arrays as the model names its inputs ({', '.join(map(str, inputs))}): "
-                f"numpy.savez(path, {', '.join(f'{each.name}=...' for each in inputs)}).",
+                f"numpy.savez(path, {_arguments(inputs)}).",
             )
         shape, dtype = found[name]
         counts[one.name] = _count(path, one, shape)
@@ -228,7 +261,7 @@ def _count(path: Path, wanted: Input, shape: tuple[int, ...]) -> int:
         raise WorkloadError(
             f"{path}: the shape {list(shape)} does not fit the input {wanted}.", _cure(wanted, shape)
         )
-    if 0 in shape:
+    if not single and shape[:1] == (0,):  # another axis may be empty: a past of length 0
         raise WorkloadError(f"{path} is empty for {wanted}: its shape is {list(shape)}.", "Omit it.")
     return 1 if single else shape[0] if shape else 0
 

@@ -18,7 +18,8 @@ from onnx import helper, numpy_helper
 from ...targets.errors import ModelError
 from ..onnx_graph.external_data import whole_copy
 from ..onnx_graph.float_input import as_float
-from ..onnx_graph.graph import Array, Index, OnnxModel, all_graphs, drop_unused, replace_nodes, unique
+from ..onnx_graph.graph import Array, Index, OnnxModel, drop_unused, replace_nodes
+from ..onnx_graph.walk import all_names, unique
 from .calibrate import Range, Ranges
 from .matmul_add import join_biases
 from .placement import DialectRules, Placement, Weight, clipped_at, nothing_to_quantize, place, rules_of
@@ -80,7 +81,7 @@ def to_qdq(
     )
     parameters = _activation_parameters(model.index, placed, ranges, rules)
     least = {} if rules.symmetric else _least_scales(model, placed, parameters)
-    used = _names(model.graph)
+    used = all_names(model.graph)
     weights = _int8_weights(graph, model.index, placed, weight_bits, least, used)
     stored = list(weights.values())
     if not rules.symmetric:
@@ -162,14 +163,6 @@ def _activation_parameters(
 def _within_clip(found: Range, name: str, index: Index) -> Range:
     bound = clipped_at(index.producer[name], index) if name in index.producer else None
     return found if bound is None else Range(0.0, min(found.high, bound))
-
-
-def _names(graph: onnx.GraphProto) -> set[str]:
-    used = set()
-    for inner in all_graphs(graph):
-        used |= {value.name for value in (*inner.input, *inner.initializer, *inner.node)}
-        used |= {name for node in inner.node for name in node.output}
-    return used
 
 
 def _int8_weights(

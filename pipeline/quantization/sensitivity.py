@@ -75,8 +75,8 @@ def _add(
     expected: Iterator[Mapping[str, Array]], tallies: dict[str, Tally], outputs: Mapping[str, Array]
 ) -> None:
     for name, value in next(expected).items():
-        if value.shape == outputs[name].shape:  # else a data-dependent number of rows, see `selected_outputs`
-            tallies[name].add(value, outputs[name])
+        if value.shape == outputs[name].shape:  # else the number of rows depends on the data
+            tallies[name].add(value, outputs[name], len(value) if value.ndim else 1)
 
 
 def _sqnr_db(tallies: Iterable[Tally]) -> float:

@@ -58,8 +58,8 @@ def hop_sentence(name: str, hop: Hop) -> str:
     flips = f", {len(hop.flips)} of {hop.samples} labels flip" if hop.labels else ""
     largest = max((difference.relative_largest for difference in hop.outputs.values()), default=0.0)
     difference = f"largest difference {largest:.1e}{flips}" if hop.outputs else "no output can be judged"
-    selected = "".join(
-        f"; {output} is a data-dependent selection by {operator}: not judged"
-        for output, operator in hop.selected.items()
+    decided = "".join(
+        f"; {output} is behind {operator}, so {', '.join(hop.outputs) or 'nothing'} was judged"
+        for output, operator in hop.decided.items()
     )
-    return f"{name}: {difference}{selected}"
+    return f"{name}: {difference}{decided}"

@@ -53,7 +53,8 @@ def test_the_file_is_the_one_that_the_stages_parts_make(
         "ranges.json",
     ]
     assert (made.lint is not None) is (target is BOARD)
-    assert made.classes == ("output" if name == "residual" else "")
+    assert made.hop
+    assert made.hop.labels == ("output" if name == "residual" else "")
     answer = json.loads((tmp_path / "out" / "quantize.json").read_text())
     assert answer["sha256"] == sha256_of(made.path)
     assert answer["model"]["sha256"] == sha256_of(one.path)
@@ -96,7 +97,7 @@ def test_flips_are_found_where_they_are(digits: Any, tmp_path: Path) -> None:
     wanted = np.flatnonzero(before.argmax(1) != after.argmax(1))
     assert wanted.size > 2
     runs = opened(digits.net.path), opened(tmp_path / "coarse.onnx")
-    found = flip_details(*runs, samples, wanted[:3].tolist())
+    found = flip_details(*runs, samples, wanted[:3].tolist(), "output")
     assert [one.place for one in found] == [f"a.npz, sample {index}" for index in wanted[:3]]
     for one, index in zip(found, wanted[:3], strict=True):
         assert (one.before, one.after) == (before[index].argmax(), after[index].argmax())
@@ -218,6 +219,6 @@ def test_a_file_is_read_once_and_its_sessions_serve_every_step(net: Nets, tmp_pa
     loads, inferences, sessions, opened = map(int, run.stdout.split())
     # The samples are checked against the model, it is quantized, and ONNX Runtime's own graph is read.
     assert 1 <= loads <= 3
-    assert 1 <= inferences <= 3
-    assert 1 <= sessions <= 3
+    assert 1 <= inferences <= 4  # two of them correct the stored shapes
+    assert 1 <= sessions <= 4
     assert 1 <= opened <= 3

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.onnx_files import numbers, op, write_network
 
 from benchmarks.memory.bounds import LEVELS, counted, rows_of
 from benchmarks.memory.random_graphs import FLOAT, KINDS, make
@@ -183,3 +184,44 @@ def test_shapes_are_inferred_without_the_numbers_of_the_weights(
     assert need.largest_bytes == need.outputs_bytes == 2 * 512 * 4 * 4 * 4
     assert need.weights_high_bytes == 512 * 8 * 4
     assert need.unknown == ()
+
+
+@pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Tile", "Range"])
+def test_constants_that_the_graph_makes_count_at_most_as_weights_do(tmp_path: Path, operator: str) -> None:
+    size = 1 << 20
+    made = {
+        "ConstantOfShape": op("ConstantOfShape", ["shape"], ["made"]),
+        "Expand": op("Expand", ["one", "shape"], ["made"]),
+        "Tile": op("Tile", ["one", "shape"], ["made"]),
+        "Range": op("Range", ["start", "end", "step"], ["made"]),
+    }[operator]
+    constants: dict[str, Any] = {"shape": np.array([size]), "one": np.ones(1, np.float32)}
+    constants |= {"start": np.float32(0), "end": np.float32(size), "step": np.float32(1)}
+    nodes = [made, op("ReduceSum", ["made"], ["sum"], keepdims=0), op("Mul", ["x", "sum"], ["y"])]
+    need = footprint(write_network(tmp_path / "m.onnx", nodes, constants, [4, 8]), runtime="onnxruntime")
+    assert need.high_bytes is None or need.high_bytes >= 4 * size
+
+
+def test_weights_in_bodies_count_and_what_bodies_hold_meanwhile_opens_the_upper_end(tmp_path: Path) -> None:
+    def body(name: str) -> onnx.GraphProto:
+        value = helper.make_tensor_value_info(name, TensorProto.FLOAT, [8, 64])
+        weight = numpy_helper.from_array(numbers(64, 64), "k")
+        return helper.make_graph([op("MatMul", ["x", "k"], [name])], name, [], [value], [weight])
+
+    nodes = [op("If", ["yes"], ["y"], then_branch=body("a"), else_branch=body("b"))]
+    path = write_network(tmp_path / "m.onnx", nodes, {"yes": np.array(True)}, [8, 64])
+    need = footprint(path, runtime="onnxruntime")
+    assert need.weights_high_bytes >= 2 * 64 * 64 * 4
+    assert need.high_bytes is None
+
+
+def test_open_sides_are_given_by_shape(tmp_path: Path) -> None:
+    nodes, constants = [op("Conv", ["x", "w"], ["y"])], {"w": numbers(4, 3, 1, 1)}
+    path = write_network(tmp_path / "m.onnx", nodes, constants, ["n", 3, "h", "w"])
+    assert footprint(path).high_bytes is None
+    high = footprint(path, shapes={"x": (1, 3, 64, 64)}, runtime="onnxruntime").high_bytes
+    assert high
+    assert high > 4 * 4 * 64 * 64
+    for shapes, says in (({"z": (1,)}, "no input 'z'"), ({"x": (1, 4, 64, 64)}, "is \\[\\?, 3, \\?, \\?\\]")):
+        with pytest.raises(ModelError, match=says):
+            footprint(path, shapes=shapes)
