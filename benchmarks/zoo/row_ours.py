@@ -180,7 +180,7 @@ class Pruned:
             return f"unjudged: {error}"
 
     def other_batch(self) -> float | str:
-        if self.groups.batch is not None:
+        if self.groups.batch is not None and self.found["form"] == "graph":
             return f"fixed at {self.groups.batch}"
         return batch_error(self.small, self.network)
 

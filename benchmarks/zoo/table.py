@@ -28,10 +28,15 @@ def right(row: Row) -> bool:
     if any(key in row for key in ("crashed", "gave_up", "refused")):
         return False
     if row["tool"] == "ours":
-        if row["kept_over_asked"] > OVER_FROZEN and not row["frozen"]:
-            return False  # less went than was asked for, and nothing says why
+        if row["kept_over_asked"] > OVER_FROZEN and not _said(row):
+            return False
         return not (_wrong(row) or row.get("failed"))
     return row["correct"] in SOUND and row["other_batch"] is not None and row["trains"] is True
+
+
+def _said(row: Row) -> bool:
+    """Whether something says why less went than was asked for."""
+    return bool(row["frozen"]) or "were not pruned" in row["why"]
 
 
 def _wrong(row: Row) -> list[str]:
@@ -64,7 +69,7 @@ def fault(row: Row) -> str:
         return ""
     if row["tool"] == "rival":
         return f"{row['correct']}" if row.get("runs") else "its forward fails"
-    if row["kept_over_asked"] > OVER_FROZEN and not row["frozen"]:
+    if row["kept_over_asked"] > OVER_FROZEN and not _said(row):
         return f"keeps {row['kept_over_asked']:.2f} of what was asked"
     return ", ".join(f"{key} {row.get(key, '')}" for key in _wrong(row))
 

@@ -112,6 +112,8 @@ def judge(original: nn.Module, small: nn.Module, network: Network) -> Judged:
         raise UnjudgedError(f"not run in float64: {type(error).__name__}: {error}") from error
     if [one.shape for one in found] != [one.shape for one in plain]:
         raise WrongValuesError(f"outputs of shape {[tuple(one.shape) for one in found]}")
+    if not all(bool(torch.isfinite(one).all()) for one in plain):
+        raise UnjudgedError("the reference is not finite: it divides by a norm of what was removed")
     moves = [float((a - b).abs().max()) for a, b in zip(found, moved, strict=True)]
     if not all(0 < move < math.inf for move in moves):
         raise UnjudgedError(f"outputs move by {moves} with the input")
