@@ -34,6 +34,8 @@ TOLERANCE = {
 
 _FILLED = 1e6
 """A value this many times larger than those that differ is a fill value."""
+_FILL = 1e3
+"""A fill value is larger than this: a large gradient beside one that is 0 but for rounding is none."""
 
 _TIMES, _MOST = 1e2, 1e-3
 """Rounding is a difference of up to this many times what a change of all weights in the last place makes, but
@@ -155,8 +157,8 @@ def tolerance(outputs: Sequence[Any]) -> float:
 def error_of(expected: Any, found: Any) -> float:
     """The largest difference of one output, relative to its largest finite value.
 
-    Bitwise equal values that are a million times larger than any that differ do not count: scores masked with
-    -1e9 would hide any mistake. An infinity is equal to itself; NaN to nothing.
+    Bitwise equal values above 1,000 that are a million times larger than any that differ do not count: scores
+    masked with -1e9 would hide any mistake. An infinity is equal to itself; NaN to nothing.
     """
     if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
         return 0.0 if expected == found else float("inf")
@@ -175,7 +177,7 @@ def error_of(expected: Any, found: Any) -> float:
             return float("inf")
         worst, largest = max(worst, difference), max(largest, float(size.max()))
         differing = max(differing, float(size.masked_fill_(equal, 0.0).max()))
-    if largest > _FILLED * differing > 0:
+    if largest > max(_FILLED * differing, _FILL) and differing > 0:
         largest = 0.0
         for one, other in _pieces(expected, found, wide):
             size = _size(one)

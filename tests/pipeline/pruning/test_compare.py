@@ -56,6 +56,11 @@ def test_the_error_is_relative_to_the_largest_value_of_the_output() -> None:
     assert error_of(expected / 1000, torch.tensor([0.1, 1e-6])) == 0.0
 
 
+def test_a_large_equal_value_that_is_no_fill_hides_rounding_beside_it() -> None:
+    gradients = torch.tensor([0.0165, 1e-20], dtype=torch.float64)  # the second is 0 but for rounding
+    assert error_of(gradients, gradients * torch.tensor([1.0, -3.0])) < 1e-15
+
+
 def test_each_output_is_measured_by_its_own_scale() -> None:
     large, little = torch.tensor([1000.0]), torch.tensor([0.001])
     assert relative_error([large, little], [large, little * 2]) == pytest.approx(1)
