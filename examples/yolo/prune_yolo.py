@@ -1,6 +1,6 @@
 """Halves an Ultralytics network, which Ultralytics then trains, validates, runs, fuses and exports.
 
-    pip install deadweight ultralytics
+    pip install ultralytics   (and deadweight, from a checkout)
     python prune_yolo.py
 
 It draws its own data and downloads nothing. With weights of your own, begin at `YOLO("own.pt")`.

@@ -112,12 +112,6 @@ def users_line(node: Node) -> str:
     return ""
 
 
-def owner_of(node: Node) -> str:
-    """The module whose forward made a node; "" for the network's own."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return stack[-1][0] if stack else ""
-
-
 def first_sample(model: nn.Module, example: Example, graph: Graph) -> Inputs:
     """The example with one sample in each input of which the graph takes any number."""
     given = inputs_of(model, example)

@@ -24,8 +24,9 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.utils._pytree import TreeSpec, tree_structure, tree_unflatten
 
 from ...targets.errors import ModelError
-from .capture import argument_of, owner_of
+from .capture import argument_of
 from .narrow import WIDTH_ARGUMENTS
+from .plan import owner_of
 from .resize import Change
 from .takes import Takes
 
@@ -263,7 +264,9 @@ def _ends(nodes: list[Node]) -> list[Node]:
     read = dict.fromkeys(one for node in nodes for one in node.all_input_nodes)
     taken = [one for one in read if one not in inside and one.op != "get_attr"]
     returned = [node for node in nodes if not inside.issuperset(node.users)]
-    return [*taken, *returned] if len(taken) == 1 else []
+    # The results of an operator with several, as an LSTM with a state, are not what its layer takes.
+    several = len(taken) != 1 or not isinstance(taken[0].meta.get("val"), Tensor)
+    return [] if several else [*taken, *returned]
 
 
 def dependent_on_mode(graphs: Mapping[bool, Graph]) -> set[str]:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .capture import owner_of
-from .plan import Attributes, Cut, Plan
+from .plan import Attributes, Cut, Plan, owner_of
 
 if TYPE_CHECKING:
     from .groups import Tracing

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.fx import Node
 
 from ...targets.errors import ArtifactError
 
@@ -197,3 +198,9 @@ def together(names: Iterable[str]) -> str:
         many = len(some) > 1
         places.setdefault(f" of {len(some)} {place}*" if many else "", []).append(leaf if many else some[0])
     return " and ".join(f"{', '.join(leaves)}{place}" for place, leaves in places.items())
+
+
+def owner_of(node: Node) -> str:
+    """The module whose forward made a node of a graph; "" for the network's own."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return stack[-1][0] if stack else ""

@@ -17,8 +17,9 @@ from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 from .calls import Tracked
-from .capture import argument_of, copied, declared_argument, operator_name, owner_of
+from .capture import argument_of, copied, declared_argument, operator_name
 from .groups import Tracing
+from .plan import owner_of
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from torch.fx.node import map_arg
 
 from ...targets.errors import ModelError
 from .calls import Tracked
-from .capture import operator_name, owner_of, users_line
+from .capture import operator_name, users_line
 from .compare import TOLERANCE, Precision, error_of, run_graph, tolerance
 from .groups import Groups, Tracing
 from .inputs import Example
 from .narrow import named_tensors
+from .plan import owner_of
 
 
 class MismatchError(ModelError):

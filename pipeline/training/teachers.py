@@ -59,7 +59,7 @@ class Teaching:
         if self.hints and not pairs:
             raise RecipeError(
                 "Hints compare the layers of the student with those of its original, but they have none in "
-                "common: the student is in the graph form, or of another class.",
+                "common: the student is of another class.",
                 "Set hints = 0; soft targets need no common layers.",
             )
 

@@ -123,9 +123,8 @@ def _build_by_bindings(trt: Any, prepared: Prepared, plan: Path) -> Made:
         if prepared.limits:
             workspace = prepared.limits["workspace_bytes"]
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+        _set_precisions(trt, config, names)
         names = _flags(trt, config, settings) + names
-        for name in names:
-            config.set_flag(getattr(trt.BuilderFlag, name))
         profiles = _profiles(builder, network, config, settings, model)
         if settings.dla_core is not None:
             refused, added = put_on_dla(trt, network, config, settings, model)
@@ -168,8 +167,11 @@ def _typing(trt: Any, prepared: Prepared) -> Tuple[bool, int, List[str]]:
         weak=hasattr(flags, "FP16"),
         bf16=hasattr(flags, "BF16"),
     )
-    flag = getattr(creation, "STRONGLY_TYPED" if strong else "EXPLICIT_BATCH", None)
-    return strong, 0 if flag is None else 1 << int(flag), names
+    if strong and hasattr(creation, "STRONGLY_TYPED"):
+        return True, 1 << int(creation.STRONGLY_TYPED), names
+    if hasattr(creation, "EXPLICIT_BATCH"):
+        return False, 1 << int(creation.EXPLICIT_BATCH), names
+    return False, 0, names
 
 
 def _parse_for_dla(trt: Any, parser: Any, config: Any) -> None:
@@ -177,17 +179,25 @@ def _parse_for_dla(trt: Any, parser: Any, config: Any) -> None:
     if not hasattr(trt.OnnxParser, "set_builder_config"):
         return
     parser.set_builder_config(config)
-    for name in ("ADJUST_FOR_DLA", "REPORT_CAPABILITY_DLA"):
-        if hasattr(trt.OnnxParserFlag, name):
-            parser.set_flag(getattr(trt.OnnxParserFlag, name))
+    if hasattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA"):
+        parser.set_flag(trt.OnnxParserFlag.ADJUST_FOR_DLA)
+    if hasattr(trt.OnnxParserFlag, "REPORT_CAPABILITY_DLA"):
+        parser.set_flag(trt.OnnxParserFlag.REPORT_CAPABILITY_DLA)
 
 
 def _flags(trt: Any, config: Any, settings: BuildSettings) -> List[str]:
-    """Sets the requested options; returns the names of the flags that are to be on."""
+    """Sets the requested options; returns the names of the flags that are on."""
+    names: List[str] = []
     verbosity = trt.ProfilingVerbosity
     config.profiling_verbosity = verbosity.NONE if settings.hide_layers else verbosity.DETAILED
-    if settings.version_compatible and not hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"):
-        raise _unknown(trt, "version-compatible engines", "--version-compatible")
+    if settings.sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+        names.append("SPARSE_WEIGHTS")
+    if settings.version_compatible:
+        if not hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"):
+            raise _unknown(trt, "version-compatible engines", "--version-compatible")
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        names.append("VERSION_COMPATIBLE")
     if settings.optimization_level is not None:
         if not hasattr(config, "builder_optimization_level"):
             raise _unknown(trt, "optimization levels", "--optimization-level")
@@ -206,14 +216,22 @@ def _flags(trt: Any, config: Any, settings: BuildSettings) -> List[str]:
         config.num_compute_capabilities = 1
         if hasattr(config, "set_compute_capability"):
             config.set_compute_capability(capability, 0)
-    flags = {"SPARSE_WEIGHTS": settings.sparse, "VERSION_COMPATIBLE": settings.version_compatible}
-    return [name for name, wanted in flags.items() if wanted]
+    return names
 
 
 def _unknown(trt: Any, what: str, option: str) -> TargetError:
     return TargetError(
         f"TensorRT {trt.__version__} ({trt.__name__}) has no {what}.", f"Omit {option}, or change it."
     )
+
+
+def _set_precisions(trt: Any, config: Any, names: Sequence[str]) -> None:
+    if hasattr(trt.BuilderFlag, "INT8") and "INT8" in names:
+        config.set_flag(trt.BuilderFlag.INT8)
+    if hasattr(trt.BuilderFlag, "FP16") and "FP16" in names:
+        config.set_flag(trt.BuilderFlag.FP16)
+    if hasattr(trt.BuilderFlag, "BF16") and "BF16" in names:
+        config.set_flag(trt.BuilderFlag.BF16)
 
 
 def _profiles(

@@ -164,7 +164,10 @@ def _weights(engine: Any, trt: Any) -> Part:
 
 
 def _activations(engine: Any) -> Part:
-    for name in ("device_memory_size_v2", "device_memory_size"):
-        if hasattr(engine, name):
-            return Part("activations", int(getattr(engine, name)), f"TensorRT: {name}, scratch included")
+    if hasattr(engine, "device_memory_size_v2"):
+        size = int(engine.device_memory_size_v2)
+        return Part("activations", size, "TensorRT: device_memory_size_v2, scratch included")
+    if hasattr(engine, "device_memory_size"):
+        size = int(engine.device_memory_size)
+        return Part("activations", size, "TensorRT: device_memory_size, scratch included")
     return Part("activations", None, "unknown for this TensorRT")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -95,13 +96,24 @@ def test_hooks_are_gone_after_training(teacher: nn.Module, tmp_path: Path) -> No
     assert not any(module._forward_pre_hooks for module in student.modules())
 
 
-def test_a_graph_has_no_layers_to_give_hints_for(teacher: nn.Module, tmp_path: Path) -> None:
-    student, _, _ = halved(teacher, torch.rand(2, 64), "graph")
+def test_a_student_without_layers_in_common_gets_no_hints(teacher: nn.Module, tmp_path: Path) -> None:
+    layers = {"first": nn.Linear(64, 8), "relu": nn.ReLU(), "last": nn.Linear(8, 10)}
+    student = nn.Sequential(OrderedDict(layers))
     with (
         pytest.raises(RecipeError, match="hints = 0"),
         Teaching((saved(teacher, tmp_path),), hints=1.0).loss(Digits(), student, CPU),
     ):
         pass
+
+
+def test_the_graph_form_has_the_layers_for_hints(teacher: nn.Module, tmp_path: Path) -> None:
+    student, _, _ = halved(teacher, torch.rand(2, 64), "graph")
+    pixels, label = torch.rand(16, 64), torch.zeros(16).long()
+    values = []
+    for hints in (0.0, 1.0):
+        with Teaching((saved(teacher, tmp_path),), hints=hints).loss(Digits(), student, CPU) as loss:
+            values.append(loss(student(pixels), {"pixels": pixels, "label": label}).item())
+    assert values[1] > values[0]
 
 
 def test_a_pruned_network_can_teach(teacher: nn.Module, tmp_path: Path) -> None:
