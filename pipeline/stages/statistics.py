@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from ..importance.activations import collect
+from ..pruning import trace
 from ..work import Work
 from ..workload import inputs_of
 
@@ -19,6 +21,10 @@ class Statistics:
     """
 
     split: Literal["calibration", "train", "validation"] = "calibration"
+
+    def code(self) -> list[Path]:
+        """The tracer, which finds the units for `work.networks`: an edit of it changes the cache key."""
+        return [Path(trace.__file__)]
 
     def __call__(self, work: Work) -> Work:
         found = collect(
