@@ -10,7 +10,7 @@ from typing import Any, Mapping, Type, TypeVar, Union, get_args, get_origin, get
 from .errors import ArtifactError, DeadweightError, meant
 
 T = TypeVar("T")
-_WIDER = {float: (int, float)}
+_WIDER: Mapping[Any, Any] = {float: (int, float)}
 _AGAIN = "It was written by another version of deadweight: make it again."
 
 
@@ -39,7 +39,8 @@ def from_plain(
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
     """The value as this type; a TypeError with the place, and a hint if there is one."""
-    kind, inner = get_origin(hint) or hint, get_args(hint)
+    kind: Any = get_origin(hint) or hint
+    inner = get_args(hint)
     if kind is Any:
         return value
     if kind is Union:

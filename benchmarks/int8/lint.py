@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def row(name: str, rtx: Path | None) -> Row:
             from benchmarks.int8.rtx_parser import opinion
 
             started = time.monotonic()
-            found["rtx"] = plain(opinion(files[False], rtx))
+            found["rtx"] = asdict(opinion(files[False], rtx))
             found["rtx_build_s"] = round(time.monotonic() - started, 1)
             found["rtx_8.5"] = opinion(files[True], rtx).refused
     return found

@@ -282,7 +282,8 @@ def _by_module(graph: Graph) -> dict[str, list[Any]]:
         if node.op == "call_function":
             settings = [*map_arg((*node.args, *node.kwargs.items()), lambda _: None)]
             schema = getattr(node.target, "_schema", None)
-            places = {one.name: place for place, one in enumerate(schema.arguments if schema else ())}
+            arguments: Sequence[Any] = schema.arguments if schema else ()
+            places = {str(one.name): place for place, one in enumerate(arguments)}
             rate = "p" if "p" in places else "dropout"
             if (place := places.get("train")) is not None and not argument_of(node, rate):
                 del settings[place]  # a dropout of nothing

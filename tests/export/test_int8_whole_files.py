@@ -44,7 +44,7 @@ def true_noise(made: Int8, path: Path, feeds: Sequence[Mapping[str, Any]], outpu
     ]
     noises = []
     for feed in feeds:
-        before, after = (session.run([output], dict(feed))[0].astype(np.float64) for session in two)
+        before, after = (np.asarray(each.run([output], dict(feed))[0], np.float64) for each in two)
         noises.append(float(np.sqrt(np.square(after - before).sum() / np.square(before).sum())))
     return float(np.median(noises))
 

@@ -58,7 +58,7 @@ def test_a_size_below_zero_is_open(tmp_path: Path) -> None:
 @pytest.mark.parametrize("as_node", [False, True])
 def test_sparse_constants_become_dense(tmp_path: Path, coordinates: bool, as_node: bool) -> None:
     rows = np.array([[0, 1], [2, 3], [7, 0]], np.int64)
-    places = rows if coordinates else np.ravel_multi_index(tuple(rows.T), (8, 4))
+    places = rows if coordinates else np.asarray(np.ravel_multi_index(tuple(rows.T), (8, 4)))
     values = numpy_helper.from_array(np.array([1, 2, 3], np.float32), "w")
     sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(places, "at"), [8, 4])
     made = [node("Constant", [], ["w"], sparse_value=sparse)] if as_node else []
