@@ -287,11 +287,11 @@ def rows_are_samples(opened: Opened, batch: Mapping[str, Array], alone: Collecti
     try:
         together = run(0, rows)
         parts = [run(start, stop) for start, stop in ((0, 1), (1, middle), (middle, rows)) if start < stop]
-        again = run(0, rows)
     except WorkloadError:
         return False
-    steady = [name for name, value in together.items() if _joins(value, [again[name]])]  # not drawn at random
-    return all(_joins(together[name], [part[name] for part in parts]) for name in steady)
+    unlike = [name for name, value in together.items() if not _joins(value, [part[name] for part in parts])]
+    again = run(0, rows) if unlike else {}  # what is drawn at random is unlike itself too
+    return not any(_joins(together[name], [again[name]]) for name in unlike)
 
 
 def _joins(whole: Array, parts: Sequence[Array]) -> bool:

@@ -15,9 +15,9 @@ import numpy as np
 from ..onnx_graph.graph import Array, OnnxModel, number_outputs
 from ..onnx_graph.shapes import living
 
-SELECTING = ("NonMaxSuppression", "NonZero", "Unique", "Compress")
 DECIDING = (
-    *(*SELECTING, "TopK", "ArgMax", "ArgMin", "Hardmax", "Bernoulli", "Multinomial"),
+    *("NonMaxSuppression", "NonZero", "Unique", "Compress"),  # how many rows they give depends on the data
+    *("TopK", "ArgMax", "ArgMin", "Hardmax", "Bernoulli", "Multinomial"),
     *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
 )
 SIZES = ("Shape", "Size")  # they depend only on a size
@@ -44,6 +44,7 @@ def judged_by(model: OnnxModel) -> Judged:
     floats, constants = set(model.float_names()), model.index.constants
     ahead: set[str] = set()
     outputs = number_outputs(model.graph)
+    others = model.index.outputs.difference(outputs)  # text, sequences and maps
     for node in living(model.graph):
         if node.op_type in SIZES:
             continue
@@ -52,9 +53,8 @@ def judged_by(model: OnnxModel) -> Judged:
         if node.op_type in DECIDING:
             found = found or node.op_type
             made = made[node.op_type == "TopK" and found == "TopK" :]  # its values are continuous
-        others = {name for name in node.output if name not in outputs}
-        if found is None and others & {value.name for value in model.graph.output}:
-            found = node.op_type  # text, a sequence or a map
+        if found is None and not others.isdisjoint(node.output):
+            found = node.op_type
         if found is None:
             continue
         behind |= dict.fromkeys(made, found)

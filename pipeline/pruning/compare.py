@@ -219,10 +219,7 @@ def exactly(
         with torch.set_grad_enabled(grad), mode:
             yield
     finally:
-        for (
-            buffer,
-            value,
-        ) in held:  # batch norm's statistics change without a new version, and so they go back
+        for buffer, value in held:  # a batch norm changes its statistics without a new version
             if not torch.equal(buffer, value):
                 buffer.data.copy_(value)
 

@@ -309,7 +309,7 @@ def load_through_json(model: nn.Module, small: nn.Module) -> nn.Module:
 
 
 class Fused(nn.Module):
-    """Attention that takes its scale from the width, unless it is told to use its own."""
+    """Attention that takes its scale from the width, unless a switch selects its own."""
 
     def __init__(self) -> None:
         super().__init__()
