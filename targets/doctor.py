@@ -21,7 +21,6 @@ from .machine import jetson, nvidia_tools
 from .machine.board_facts import find_trtexec
 from .machine.jetson import Board, BoardState, text_of
 from .machine.probe import conditions, evidence, memory_bytes, versions
-from .machine.tegrastats import total_power_w
 from .paths import CACHE, SIGNERS
 from .runtimes.runtime import built_in_runtimes, runtime_named
 
@@ -125,7 +124,7 @@ def _board_checks(root: Path, board: Board, folder: Path) -> List[Check]:
         )
         found = f"{hottest:.0f} °C at most ({name}){surface}"
         checks.append(Check("temperature", found, cool, "steady clocks", cure))
-    power = total_power_w(dict(state.rails_w))
+    power = jetson.total_power_w(state.rails_w)
     if power is not None:
         checks.append(Check("power", f"{power[0]:.1f} W now ({power[1]})", True, "energy figures"))
     signers = (root / SIGNERS).exists()

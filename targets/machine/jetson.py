@@ -16,7 +16,6 @@ from typing import Dict, List, Mapping, Optional, Tuple
 
 from . import nvidia_tools
 from .nvidia_tools import Clock, PowerMode
-from .tegrastats import Tegrastats, parse_tegrastats
 
 _CPU = "sys/devices/system/cpu/cpu[0-9]*/cpufreq"
 _GPU = ("gpu-gpc-0", "*.gpu", "*.ga10b", "*.gv11b", "*.gp10b", "*.gm20b", "57000000.gpu")
@@ -26,6 +25,9 @@ _LIMITS_A_CLOCK = r"(cpufreq|devfreq|thermal-[a-z]*freq)-.*|.*-throttle-alert"
 """Cooling devices that lower a clock, on Orin at 99 °C. Others do not: fans, user-space and NVMe devices, and
 `hot-surface-alert`, a notification at 70 °C."""
 _TOOL_S = 10.0
+_TOTAL_RAILS = ("VDD_IN", "VIN", "POM_5V_IN")
+"""Rails that supply the whole board."""
+_BELOW_OTHERS = ("VDDQ_VDD2_1V8AO",)  # supplied by VIN_SYS_5V0, which is measured too
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,15 @@ def read_state(root: Path, *, tools: bool = False) -> BoardState:
     )
 
 
-def tegrastats_line(root: Path, *, timeout_s: float = 3.0) -> Optional[Tegrastats]:
-    """One line of the board's monitor, or None where it prints nothing in time."""
+def tegrastats_line(root: Path, *, timeout_s: float = 3.0) -> str:
+    """One line of the board's monitor, as it is printed; "" where it prints nothing in time."""
     program = root / "usr/bin/tegrastats"
     if not os.access(str(program), os.X_OK):
-        return None
+        return ""
     # It never ends; `timeout` ends it with its children.
     command = ["timeout", str(timeout_s), "sh", "-c", '"$0" --interval 100 | head -n 1', str(program)]
     done = _finished(command, timeout_s + 5)
-    return parse_tegrastats(done.stdout) if done is not None and done.stdout.strip() else None
+    return "" if done is None else done.stdout.strip()
 
 
 def tool(root: Path, program: str, *arguments: str) -> str:
@@ -226,6 +228,15 @@ def cooling(root: Path) -> Tuple[str, ...]:
     """The cooling devices that are active now."""
     folders = sorted(root.glob("sys/class/thermal/cooling_device[0-9]*"))
     return tuple(text_of(each / "type") for each in folders if (number_of(each / "cur_state") or 0) > 0)
+
+
+def total_power_w(rails_w: Mapping[str, float]) -> Optional[Tuple[float, str]]:
+    """The board's power in watts, and its source: a rail's name, or `sum of rails`."""
+    for name in _TOTAL_RAILS:
+        if name in rails_w:
+            return rails_w[name], name
+    parts = [power for name, power in rails_w.items() if name not in _BELOW_OTHERS]
+    return (sum(parts), "sum of rails") if parts else None
 
 
 def _rails(root: Path) -> Dict[str, float]:

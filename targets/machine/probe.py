@@ -23,7 +23,6 @@ from . import jetson
 from .jetson import BoardState
 from .jetson import text_of as _text
 from .nvidia_tools import Clock, PowerMode
-from .tegrastats import total_power_w
 
 _CORES = "sys/devices/system/cpu/cpu[0-9]*/"
 _BOARD = "board: "  # prefix of marks that void a measurement
@@ -73,11 +72,11 @@ def conditions(root: Path = Path("/")) -> Dict[str, Any]:
     if jetson.is_jetson(root):
         facts["machine"]["board"] = plain(jetson.read_board(root))
         state, monitor = jetson.read_state(root, tools=True), jetson.tegrastats_line(root)
-        power = total_power_w(dict(state.rails_w))
+        power = jetson.total_power_w(state.rails_w)
         facts["state"]["board"] = {
             **plain(state),
             "power": None if power is None else {"total_w": round(power[0], 3), "is": power[1]},
-            **({} if monitor is None else {"tegrastats": plain(monitor)}),
+            **({"tegrastats": monitor} if monitor else {}),
         }
     return facts
 

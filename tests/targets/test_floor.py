@@ -19,7 +19,6 @@ WITHOUT_NUMPY = [
     "artifact",
     "target",
     "machine.nvidia_tools",
-    "machine.tegrastats",
     "machine.jetson",
     "machine.probe",
     "doctor",

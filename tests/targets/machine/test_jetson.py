@@ -16,10 +16,10 @@ from deadweight.targets.machine.jetson import (
     read_board,
     read_state,
     tegrastats_line,
+    total_power_w,
 )
 from deadweight.targets.machine.nvidia_tools import PowerMode
 from deadweight.targets.machine.probe import disturbances
-from deadweight.targets.machine.tegrastats import Reading
 from deadweight.targets.plain import from_plain, plain
 
 # L4T, JetPack, chip, compute capability, TensorRT, CUDA
@@ -145,21 +145,25 @@ def test_a_locked_board_is_reported_from_a_floating_one(tmp_path: Path) -> None:
     assert not any(clock.locked for clock in floating.clocks.values())
 
 
+def test_power_is_that_of_the_rail_that_supplies_the_board_else_a_sum_that_says_so() -> None:
+    assert total_power_w({"VIN": 16.802, "VDD_GPU": 3.0}) == (16.802, "VIN")
+    assert total_power_w({"VDD_GPU": 3.0, "VDDQ_VDD2_1V8AO": 1.0}) == (3.0, "sum of rails")
+    assert total_power_w({}) is None
+
+
 def test_the_monitor_is_asked_for_one_line(tmp_path: Path) -> None:
     result = tegrastats_line(unpack("orin_nano_super_jp72", tmp_path))
-    assert result is not None
-    assert Reading("memory", "RAM", ("2850", "7486", "MB")) in result.readings
-    assert tegrastats_line(unpack("orin_nano_jp6_new", tmp_path / "b")) is None
+    assert "RAM 2850/7486MB" in result
+    assert "\n" not in result
+    assert tegrastats_line(unpack("orin_nano_jp6_new", tmp_path / "b")) == ""
 
 
 def test_a_monitor_that_prints_for_ever_is_ended(tmp_path: Path) -> None:
     program = put(tmp_path, "usr/bin/tegrastats", "#!/bin/sh\nwhile :; do echo RAM 1/2MB; sleep 0.05; done\n")
     program.chmod(0o755)
-    result = tegrastats_line(tmp_path)
-    assert result is not None
-    assert Reading("memory", "RAM", ("1", "2", "MB")) in result.readings
+    assert tegrastats_line(tmp_path) == "RAM 1/2MB"
 
 
 def test_a_monitor_that_says_nothing_is_given_up(tmp_path: Path) -> None:
     put(tmp_path, "usr/bin/tegrastats", "#!/bin/sh\nexec sleep 60\n").chmod(0o755)
-    assert tegrastats_line(tmp_path, timeout_s=0.3) is None
+    assert tegrastats_line(tmp_path, timeout_s=0.3) == ""
