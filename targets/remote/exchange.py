@@ -13,8 +13,10 @@ import json
 import shlex
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Tuple, Type
 
+from ..board_file import read_toml
 from ..errors import ArtifactError, DeadweightError, MeasurementError, ModelError, RefusedError, TargetError
 from ..progress import Progress
 from .agent_options import PROGRESS, PROTOCOL
@@ -37,52 +39,7 @@ exit 0
 HELLO = "sh -c " + shlex.quote(_FIND)
 """Finds a Python and the agent of this hash, under any login shell."""
 
-# A part of ssh's message, what it means, and the cure. The first match counts.
-_REASONS = (
-    (
-        "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "{name} has another host key than before: it was reinstalled, or it is another machine.",
-        "If you know why, remove the old key: ssh-keygen -R {host}. If not, do not connect.",
-    ),
-    (
-        "Host key verification failed",
-        "{name} is not known to this machine yet.",
-        "Connect once in a shell, compare the fingerprint and answer yes: ssh {name}",
-    ),
-    (
-        "Permission denied",
-        "{name} does not accept your key.",
-        "Copy your key to it: ssh-copy-id {name}. A key with a passphrase must be in ssh-agent (ssh-add).",
-    ),
-    (
-        "Could not resolve hostname",
-        "There is no machine named {host}.",
-        "Check the name, or add it to ~/.ssh/config. By USB a Jetson is 192.168.55.1.",
-    ),
-    (
-        "Connection refused",
-        "{name} is reachable, but refuses ssh connections.",
-        "On the board: sudo apt install openssh-server && sudo systemctl enable --now ssh",
-    ),
-    (
-        "Read-only file system",
-        "{name} cannot store anything in its home: {words}.",
-        "Make that file system writable, or log in as a user whose home is.",
-    ),
-    (
-        "cannot create",
-        "{name} has no place for files: {words}.",
-        "The folder ~/.cache/deadweight must be this user's own: move away what is in its place.",
-    ),
-    (
-        "No space left on device",
-        "{name} has no space left.",
-        "Free some space on the board: rm -r ~/.cache/deadweight/files removes old copies.",
-    ),
-    ("timed out", "{name} does not answer.", "Check that it is switched on and connected: ping {host}"),
-    ("No route to host", "{name} cannot be reached.", "Check that both are on one network: ping {host}"),
-    ("Bad configuration option", "ssh does not understand its configuration.", "Fix it: {words}"),
-)
+_REASONS = Path(__file__).with_name("ssh_reasons.toml")
 
 
 def spoken(
@@ -171,11 +128,10 @@ def connection_error(name: str, heard: str, doing: str, *, reached: bool = False
     """The error of a connection, from ssh's message. `reached`: ssh worked, but its command failed."""
     host = name.rpartition("@")[2]
     words = heard.strip().splitlines()[-1] if heard.strip() else "no reason was given"
-    for sign, what, cure in _REASONS:
-        if sign in heard:
-            return TargetError(
-                what.format(name=name, host=host, words=words), cure.format(name=name, host=host, words=words)
-            )
+    for known in read_toml(_REASONS, TargetError)["reason"]:
+        if known["sign"] in heard:
+            what, cure = (known[part].format(name=name, host=host, words=words) for part in ("what", "cure"))
+            return TargetError(what, cure)
     if reached:
         return TargetError(
             f"{name} was reached, but {doing} failed: {words}.", f"Try a shell there: ssh {name} sh -c true"

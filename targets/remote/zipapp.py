@@ -1,8 +1,7 @@
 """The agent as a zipapp: this floor's sources in a zip file that Python runs without an install.
 
-It is sent with the first call and stored on the board by its hash. Equal sources give equal bytes. It has
-only what the agent imports, without docstrings, and without the boards' TOML files, since a target is sent as
-JSON.
+It is sent with the first call and stored on the board by its hash. Equal sources give equal bytes. It has no
+docstrings, and not the boards' TOML files, since a target is sent as JSON.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Set
 
 from .. import __version__
 
@@ -33,34 +31,17 @@ sys.exit(main())
 
 @lru_cache(maxsize=1)
 def agent_bytes() -> bytes:
-    """The zip file, some 160 KB. Its sources are Python 3.8; `python3 FILE doctor` runs it."""
-    import ast
+    """The zip file, some 190 KB. Its sources are Python 3.8; `python3 FILE doctor` runs it."""
     import io
     import zipfile  # imported here, so that the agent starts fast
 
-    found: Set[str] = set()
-    # The runtimes are found by their files' names, not imported by them.
-    runtimes = _SOURCES.glob("runtimes/*_runtime.py")
-    waiting = ["__init__.py", "agent.py", *(f"runtimes/{path.name}" for path in runtimes)]
-    while waiting:
-        path = waiting.pop()
-        if path in found or not (_SOURCES / path).is_file():
-            continue
-        found.add(path)
-        folders = path.split("/")[:-1]
-        waiting += ["/".join((*folders, "__init__.py"))]
-        for node in ast.walk(ast.parse((_SOURCES / path).read_text("utf-8"))):
-            if isinstance(node, ast.ImportFrom) and 0 < node.level <= len(folders) + 1:
-                home = folders[: len(folders) + 1 - node.level] + (node.module or "").split(".")
-                home = [part for part in home if part]
-                waiting += ["/".join(home) + ".py"]
-                waiting += ["/".join((*home, f"{each.name}.py")) for each in node.names]
     files = {
         "__main__.py": _MAIN.replace("VERSION", __version__),
         "deadweight/__init__.py": '"""The part of deadweight for boards."""\n',
     }
-    for path in sorted(found):
-        files[f"deadweight/targets/{path}"] = _without_docstrings((_SOURCES / path).read_text("utf-8"))
+    for path in sorted(_SOURCES.rglob("*.py")):
+        name = f"deadweight/targets/{path.relative_to(_SOURCES).as_posix()}"
+        files[name] = _without_docstrings(path.read_text("utf-8"))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, text in files.items():
