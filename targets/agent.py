@@ -112,11 +112,11 @@ def _verify(options: argparse.Namespace) -> _Answer:
         signed = bundle.signed
     facts: Dict[str, Any] = {
         "base": patch.base if patch else None,
-        **{key: signed.manifest[key] for key in ("name", "target", "release", "expires")},
+        **{key: getattr(signed.manifest, key) for key in ("name", "target", "release", "expires")},
         "version": signed.version,
         "signer": signed.signer,
         "files": len(signed.files),
-        "bytes": sum(entry.size_bytes for entry in signed.files.values()),
+        "bytes": sum(entry.bytes for entry in signed.files.values()),
         "clock": check_expiry(signed.manifest),
     }
     if not options.golden or bundle is None:
@@ -343,7 +343,7 @@ def _trusted(path: str, root: Path, folder: Path, *, runtime: str = "") -> Itera
 
     if (place / MANIFEST).exists():
         bundle = open_bundle(place, root=root)
-        name = str(bundle.manifest["model"])
+        name = bundle.manifest.model
         with bundle.sealed(name) as sealed:
             yield sealed, runs(place / name)
     elif by_suffix(place).builds:

@@ -35,12 +35,11 @@ def verify(
         patch = open_patch(bundle, signers=signers) if bundle.is_file() else None
         signed = patch.signed if patch else check(bundle, signers=signers).signed
         clock = check_expiry(signed.manifest)
-    name = f"{signed.manifest['name']} {signed.version}"
+    name = f"{signed.manifest.name} {signed.version}"
     out.say(("Trusted:", "green"), f" {name}, signed by {signed.signer}")
-    until = f", until {signed.manifest['expires']}" if signed.manifest["expires"] else ""
+    until = f", until {signed.manifest.expires}" if signed.manifest.expires else ""
     out.say(
-        f"Release {signed.manifest['release']}{until}; {len(signed.files)} files, for "
-        f"{signed.manifest['target']}"
+        f"Release {signed.manifest.release}{until}; {len(signed.files)} files, for {signed.manifest.target}"
     )
     if patch is not None:
         out.say(f"It starts from {patch.base[:16]}." if patch.base else "It needs no release to start from.")

@@ -27,7 +27,17 @@ import numpy as np
 from ...targets import __version__
 from ...targets.artifact import read_json, sha256_of, write_json
 from ...targets.errors import ArtifactError
-from ...targets.release.manifest import LARGEST_RELEASE, MANIFEST, SCHEMA, SIGNATURE, check_name
+from ...targets.plain import plain
+from ...targets.release.manifest import (
+    LARGEST_RELEASE,
+    MANIFEST,
+    SIGNATURE,
+    Board,
+    Entry,
+    Golden,
+    Manifest,
+    check_name,
+)
 from ...targets.release.signature import NAMESPACE
 from ...targets.runtimes.open import open_session
 from ...targets.runtimes.session import random_inputs
@@ -175,31 +185,30 @@ def _expiry(given: str | None, now: datetime) -> str | None:
 def _write_manifest(
     part: Path, name: str, target: Target, engine: Path | None, *, dated: Mapping[str, Any], tolerance: float
 ) -> None:
-    manifest: Mapping[str, Any] = {
-        "schema": SCHEMA,
-        "name": name,
-        "made_by": f"deadweight {__version__}",
-        "target": target.name,
-        "board": _board(target, engine),
-        "model": engine.name if engine else "model.onnx",
+    files = sorted(path for path in part.rglob("*") if path.is_file())
+    manifest = Manifest(
+        name=name,
+        made_by=f"deadweight {__version__}",
+        target=target.name,
+        board=_board(target, engine),
+        model=engine.name if engine else "model.onnx",
         **dated,
-        "golden": {"inputs": "golden/inputs.npz", "outputs": "golden/outputs.npz", "tolerance": tolerance},
-        "files": {
-            path.relative_to(part).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-            for path in sorted(path for path in part.rglob("*") if path.is_file())
+        golden=Golden("golden/inputs.npz", "golden/outputs.npz", tolerance),
+        files={
+            path.relative_to(part).as_posix(): Entry(sha256_of(path), path.stat().st_size) for path in files
         },
-    }
-    write_json(part / MANIFEST, manifest)
+    )
+    write_json(part / MANIFEST, plain(manifest))
 
 
-def _board(target: Target, engine: Path | None) -> dict[str, str | None]:
+def _board(target: Target, engine: Path | None) -> Board:
     """The requirements for a board: from the target's facts, and from an engine's record."""
     if not target.runtime.builds:
         if engine is not None:
             raise ArtifactError(
                 f"{target.name} runs {target.runtime}, not engines.", "Give the board with --target."
             )
-        return {"compute_capability": None, "tensorrt": None}
+        return Board(None, None)
     facts = {name: target.fact(name) for name in ("compute_capability", "tensorrt")}
     board = {name: None if fact is None else str(fact.value) for name, fact in facts.items()}
     record = Path(f"{engine}.json") if engine else None
@@ -210,7 +219,7 @@ def _board(target: Target, engine: Path | None) -> dict[str, str | None]:
         )
     if record is not None and record.is_file():
         board["tensorrt"] = str(read_json(record)["tensorrt"]["version"])
-    return board
+    return Board(**board)
 
 
 def _sign(manifest: Path, key: Path) -> None:

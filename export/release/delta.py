@@ -22,7 +22,7 @@ import numpy as np
 
 from ...targets.artifact import writing
 from ...targets.errors import ArtifactError
-from ...targets.release.manifest import MANIFEST, SIGNATURE, entries, parsed
+from ...targets.release.manifest import MANIFEST, SIGNATURE, Manifest, parsed
 from ...targets.release.patch import MAGIC, Patch, Patched, decoded
 from ...targets.release.trust import Bundle, Signed
 from ..coding.container import pack
@@ -79,7 +79,7 @@ def delta(old: Path | None, new: Path, out: Path) -> Delta:
     return Delta(
         out,
         len(MAGIC) + 32 + len(body),
-        sum(entry.size_bytes for entry in wanted.files.values()),
+        sum(entry.bytes for entry in wanted.files.values()),
         plan.tensors,
         plan.tensors_changed,
     )
@@ -233,22 +233,21 @@ def _bundle(folder: Path) -> Bundle:
                 "Make one: deadweight bundle RUN --sign KEY",
             )
     data, signature = (path.read_bytes() for path in paths)
-    manifest = parsed(data)
-    bundle = Bundle(Path(folder), Signed(manifest, data, signature, "", entries(manifest)))
+    bundle = Bundle(Path(folder), Signed(parsed(data), data, signature, ""))
     for name in bundle.files:
         bundle.check(name)
     return bundle
 
 
-def _in_order(old: Any, new: Any) -> None:
-    if old["name"] != new["name"]:
+def _in_order(old: Manifest, new: Manifest) -> None:
+    if old.name != new.name:
         raise ArtifactError(
-            f"These are two networks, {old['name']} and {new['name']}, which a board installs separately.",
+            f"These are two networks, {old.name} and {new.name}, which a board installs separately.",
             "Give two releases of one, or send the complete update: deadweight delta NEW --out FILE",
         )
-    if old["release"] >= new["release"]:
+    if old.release >= new.release:
         raise ArtifactError(
-            f"Release {new['release']} is not newer than {old['release']}: no board would accept the patch.",
+            f"Release {new.release} is not newer than {old.release}: no board would accept the patch.",
             "Give the older one first, or make the new bundle with a higher --release.",
         )
 

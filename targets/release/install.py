@@ -53,7 +53,7 @@ def install(
 
     opener = functools.partial(open_bundle, root=root)
     release = opener(source) if whole else open_patch(source, root=root)
-    signed, name = release.signed, str(release.signed.manifest["name"])
+    signed, name = release.signed, release.signed.manifest.name
     home = Path(place).expanduser() / name
     with _locked(home):
         for path in home.glob(".*.part"):  # what an interrupted install left
@@ -62,11 +62,11 @@ def install(
             else:
                 path.unlink()
         accepted = _accepted(home, opener)
-        refuse_older(signed.manifest, signed.sha256, accepted, name=name)
+        refuse_older(signed.manifest, signed.sha256, accepted)
         clock = check_expiry(signed.manifest)
         target = _existing(home, signed, opener)
         if target is None:
-            needed = sum(entry.size_bytes for entry in signed.files.values())
+            needed = sum(entry.bytes for entry in signed.files.values())
             free = shutil.disk_usage(str(home)).free
             if needed > free:
                 raise ArtifactError(
@@ -80,7 +80,7 @@ def install(
             if isinstance(release, Bundle):  # checked too, though none of it is used
                 for each in release.files:
                     release.check(each)
-        _activate(home, target.name, Accepted(signed.manifest["release"], signed.sha256))
+        _activate(home, target.name, Accepted(signed.manifest.release, signed.sha256))
     return {**_report(home, signed), "golden": golden, "clock": clock}
 
 
@@ -120,9 +120,9 @@ def rollback(
 def _report(home: Path, signed: Signed) -> Dict[str, Any]:
     previous = _link_target(home / "previous")
     return {
-        "name": signed.manifest["name"],
+        "name": signed.manifest.name,
         "version": signed.version,
-        "release": signed.manifest["release"],
+        "release": signed.manifest.release,
         "previous": None if previous is None else previous.split(".")[0],
         "signer": signed.signer,
         "path": str(home / "current"),
@@ -141,7 +141,7 @@ def _accepted(home: Path, opener: _Opener) -> Optional[Accepted]:
     """The highest accepted release; where the file is missing, that of the installed bundles."""
     accepted = read_accepted(home)
     if accepted is None:
-        known = [Accepted(each.manifest["release"], each.signed.sha256) for each in _installed(home, opener)]
+        known = [Accepted(each.manifest.release, each.signed.sha256) for each in _installed(home, opener)]
         accepted = max(known, key=lambda each: each.release, default=None)
     return accepted
 

@@ -207,13 +207,13 @@ def _instructions(
             raise ValueError("its files are not those that were signed")
         if base is not None and not (isinstance(base, str) and len(base) == 64):
             raise ValueError("its base is not a hash")
-        largest = sum(entry.size_bytes for entry in signed.files.values())
+        largest = sum(entry.bytes for entry in signed.files.values())
         if sum(plain for _, _, _, plain in sections) > largest:
             raise ValueError("its sections are larger than what was signed")
         for name, steps in files.items():
             for step in steps:
                 _check_step(step, len(sections))
-            if sum(step[3] for step in steps) != signed.files[name].size_bytes:
+            if sum(step[3] for step in steps) != signed.files[name].bytes:
                 raise ValueError(f"{name} does not get the signed size")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _wrong(str(error)) from error

@@ -50,14 +50,14 @@ def rehearse(bundle: Bundle, *, threads: int = 1) -> Rehearsal:
         ModelError: the model does not run, or its outputs have other names or shapes.
         TargetError: there is no runtime for it here.
     """
-    name, golden = str(bundle.manifest["model"]), bundle.manifest["golden"]
-    with bundle.sealed(golden["inputs"]) as inputs, bundle.sealed(golden["outputs"]) as outputs:
+    name, golden = bundle.manifest.model, bundle.manifest.golden
+    with bundle.sealed(golden.inputs) as inputs, bundle.sealed(golden.outputs) as outputs:
         inputs_by_name, expected = load_arrays(inputs), load_arrays(outputs)
     samples = len(next(iter(inputs_by_name.values()))) if inputs_by_name else 0
     with bundle.sealed(name) as sealed, _runnable(sealed, name, samples) as (path, runtime):
         with contextlib.closing(open_session(path, runtime=runtime, threads=threads)) as session:
             outputs_by_name = run_all(session, inputs_by_name)
-        return Rehearsal(furthest(expected, outputs_by_name), float(golden["tolerance"]), session.runtime)
+        return Rehearsal(furthest(expected, outputs_by_name), golden.tolerance, session.runtime)
 
 
 def refuse_wrong(bundle: Bundle) -> Rehearsal:

@@ -14,13 +14,13 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator, Mapping, Optional
+from typing import BinaryIO, Iterator, Mapping, Optional
 
 from ..errors import RefusedError
 from ..paths import SIGNERS
 from ..runtimes.runtime import is_engine
 from ..sealed import sealed_bytes
-from .manifest import LARGEST, MANIFEST, SIGNATURE, Entry, check_board, check_content, entries, parsed
+from .manifest import LARGEST, MANIFEST, SIGNATURE, Entry, Manifest, check_board, check_content, parsed
 from .signature import signer_of
 
 
@@ -28,12 +28,16 @@ from .signature import signer_of
 class Signed:
     """A manifest with valid signature, names and board."""
 
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     manifest_bytes: bytes
     signature_bytes: bytes
     signer: str
     """The name of the key on this machine."""
-    files: Mapping[str, Entry]
+
+    @property
+    def files(self) -> Mapping[str, Entry]:
+        """The manifest's entries by file name."""
+        return self.manifest.files
 
     @property
     def sha256(self) -> str:
@@ -54,14 +58,14 @@ class Bundle:
     signed: Signed
 
     @property
-    def manifest(self) -> Mapping[str, Any]:
+    def manifest(self) -> Manifest:
         """The signed manifest."""
         return self.signed.manifest
 
     @property
     def files(self) -> Mapping[str, Entry]:
         """The manifest's entries by file name."""
-        return self.signed.files
+        return self.manifest.files
 
     def read(self, name: str) -> bytes:
         """A file's bytes, read once and checked against the manifest."""
@@ -70,7 +74,7 @@ class Bundle:
                 f"{name} is not in the bundle {self.folder.name}.", "Use a file of its manifest."
             )
         entry = self.files[name]
-        data = _bytes_of(self.folder / name, limit=entry.size_bytes)
+        data = _bytes_of(self.folder / name, limit=entry.bytes)
         check_content(name, entry, size=len(data), sha256=hashlib.sha256(data).hexdigest(), head=data[:4])
         return data
 
@@ -100,9 +104,8 @@ def check_signed(
     """
     signer = signer_of(data, signature, signers or root / SIGNERS, given=signers is not None, root=root)
     manifest = parsed(data)
-    files = entries(manifest)
     check_board(manifest, root)
-    return Signed(manifest, data, signature, signer, files)
+    return Signed(manifest, data, signature, signer)
 
 
 def open_bundle(folder: Path, *, root: Path = Path("/"), signers: Optional[Path] = None) -> Bundle:

@@ -20,9 +20,10 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Optional
 
 from ..errors import RefusedError
+from .manifest import Manifest
 
 STATE = "accepted.json"
 _SCHEMA = 1
@@ -86,11 +87,9 @@ def write_accepted(home: Path, accepted: Accepted) -> None:
     sync_directory(home)
 
 
-def refuse_older(
-    manifest: Mapping[str, Any], sha256: str, accepted: Optional[Accepted], *, name: str
-) -> None:
+def refuse_older(manifest: Manifest, sha256: str, accepted: Optional[Accepted]) -> None:
     """Refuses a downgrade: a release must be newer than the accepted one, or exactly that one."""
-    release = manifest["release"]
+    release, name = manifest.release, manifest.name
     if accepted is None or release > accepted.release:
         return
     if release < accepted.release:
@@ -108,15 +107,15 @@ def refuse_older(
         )
 
 
-def check_expiry(manifest: Mapping[str, Any], *, now_s: Optional[float] = None) -> str:
+def check_expiry(manifest: Manifest, *, now_s: Optional[float] = None) -> str:
     """Refuses an expired release; returns a warning about a wrong clock, or "".
 
     `now_s` are seconds since 1970, by default this machine's clock.
     """
     now_s = time.time() if now_s is None else now_s
-    made_s, expires = _seconds(manifest["made_at"]), manifest["expires"]
+    made_s, expires = _seconds(manifest.made_at), manifest.expires
     if expires is not None and now_s > _seconds(expires):
-        release = f"Release {manifest['release']} of {manifest['name']}"
+        release = f"Release {manifest.release} of {manifest.name}"
         raise RefusedError(
             f"{release} expired at {expires}; it is {_iso(now_s)} now.",
             "Get a newer release, or set the clock if it is wrong (timedatectl).",

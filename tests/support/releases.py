@@ -129,7 +129,7 @@ def packed(**arrays: NDArray[Any]) -> bytes:
 def release_in_use(place: Path, root: Path) -> int:
     """Which release of "small" is in use, once it was seen to be trusted and to answer as it should."""
     bundle = open_bundle(place / "small/current", root=root)
-    number = int(bundle.manifest["release"])
+    number = bundle.manifest.release
     with bundle.sealed("model.onnx") as path:
         found = answer(path)
     expected = np.load(io.BytesIO(bundle.read("golden/outputs.npz")))["y"]

@@ -54,8 +54,8 @@ def test_a_run_becomes_a_bundle_that_is_taken_where_its_key_is_trusted(
 ) -> None:
     place = bundle(run, tmp_path / "out", target=CPU, key=key)
     checked = verify(place, root=root)
-    assert checked.manifest["name"] == "my-mlp-int8"
-    assert checked.manifest["target"] == "x86-cpu"
+    assert checked.manifest.name == "my-mlp-int8"
+    assert checked.manifest.target == "x86-cpu"
     assert set(checked.files) == {
         "model.onnx",
         "golden/inputs.npz",
@@ -94,7 +94,7 @@ def test_an_engine_is_for_the_tensorrt_that_built_it(
     target = load_target("orin-nano-8gb")
     place = bundle(run, tmp_path / "out", target=target, engine=engine, key=key)
     unpack("orin_nano_super_jp72", root)
-    assert verify(place, root=root).manifest["model"] == "int8.engine"
+    assert verify(place, root=root).manifest.model == "int8.engine"
 
 
 def test_extras_travel_along_and_code_does_not(run: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def forged(board: Path, where: Path, name: str, step: int) -> None:
         try:
             patch = open_patch(where / "forged", root=board / "root")
             assert install(where / "forged", where / "place", root=board / "root")["version"] != base
-            assert patch.signed.manifest["release"] == 2
+            assert patch.signed.manifest.release == 2
             release_in_use(where / "place", board / "root")
         except RefusedError:
             assert not (where / "place/small/current").exists()
@@ -291,7 +291,7 @@ def test_an_update_for_another_board_is_refused(board: Path, tmp_path: Path, key
     assert "this machine is not a Jetson" in refused(board, tmp_path / "theirs")
     root = unpack("orin_nano_super_jp72", tmp_path / "jetson")
     trust(key, root)
-    assert open_patch(tmp_path / "theirs", root=root).signed.manifest["release"] == 2
+    assert open_patch(tmp_path / "theirs", root=root).signed.manifest.release == 2
 
 
 def test_an_older_release_is_refused_as_a_patch_too(board: Path, tmp_path: Path, key: Path) -> None:

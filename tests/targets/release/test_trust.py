@@ -226,7 +226,7 @@ def test_a_manifest_of_another_schema_says_so(tmp_path: Path, root: Path, key: P
         ("[]", "has the schema None"),
         ("{", "is not JSON"),
         ('{"schema": 2, "schema": 2}', "a key comes twice"),
-        ('{"schema": 2}', "does not have the required keys"),
+        ('{"schema": 2}', "misses name"),
         ("[" * 100_000, "is not JSON"),
     ],
 )

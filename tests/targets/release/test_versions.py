@@ -6,11 +6,11 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from deadweight.targets.errors import RefusedError
+from deadweight.targets.release.manifest import Board, Golden, Manifest
 from deadweight.targets.release.versions import (
     Accepted,
     check_expiry,
@@ -22,9 +22,11 @@ from deadweight.targets.release.versions import (
 FIVE = Accepted(5, "a" * 64)
 
 
-def manifest(release: int = 6, *, made: str = "2026-07-01", expires: str | None = None) -> dict[str, Any]:
+def manifest(release: int = 6, *, made: str = "2026-07-01", expires: str | None = None) -> Manifest:
     until = None if expires is None else f"{expires}T23:59:59+00:00"
-    return {"name": "small", "release": release, "made_at": f"{made}T00:00:00+00:00", "expires": until}
+    board, golden = Board(None, None), Golden("inputs.npz", "outputs.npz", 0.01)
+    made_at = f"{made}T00:00:00+00:00"
+    return Manifest("small", "a test", "x86-cpu", release, made_at, until, board, "model.onnx", golden, {})
 
 
 def at(day: str) -> float:
@@ -92,21 +94,21 @@ def test_a_state_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_newer_release_is_taken_and_the_same_one_again() -> None:
-    refuse_older(manifest(1), "b" * 64, None, name="small")
-    refuse_older(manifest(6), "b" * 64, FIVE, name="small")
-    refuse_older(manifest(5), "a" * 64, FIVE, name="small")
+    refuse_older(manifest(1), "b" * 64, None)
+    refuse_older(manifest(6), "b" * 64, FIVE)
+    refuse_older(manifest(5), "a" * 64, FIVE)
 
 
 def test_an_older_release_is_refused_with_the_way_back() -> None:
     with pytest.raises(RefusedError) as caught:
-        refuse_older(manifest(4), "b" * 64, FIVE, name="small")
+        refuse_older(manifest(4), "b" * 64, FIVE)
     assert "This is release 4 of small, but release 5 was accepted here before" in caught.value.what
     assert "deadweight rollback small" in caught.value.cure
 
 
 def test_another_bundle_under_an_accepted_number_is_refused() -> None:
     with pytest.raises(RefusedError, match="Another bundle was accepted as release 5"):
-        refuse_older(manifest(5), "b" * 64, FIVE, name="small")
+        refuse_older(manifest(5), "b" * 64, FIVE)
 
 
 def test_expiry_is_held_against_the_clock() -> None:
