@@ -1,9 +1,8 @@
 """Distributed training (DDP) by several processes on this machine, each with its share of every batch.
 
-Every process (`worker`) makes workload and network from the user's file: nothing is pickled or forked. They
-communicate through files: the parent writes the job, the first process writes checkpoint and progress. When
-one dies, the parent ends the others and reports which one and when; the same command then resumes at the last
-epoch.
+torch's elastic launcher starts and watches the processes (`worker`). Each makes workload and network from the
+user's file: nothing is pickled or forked. The parent writes the job, the first process writes checkpoint and
+progress. When one dies, the launcher ends the others; the same command then resumes at the last epoch.
 """
 
 from __future__ import annotations
@@ -11,20 +10,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import signal
-import socket
-import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from torch import nn
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, RunProcsResult, Std, start_processes
 
 from ...targets import errors
-from ...targets.artifact import read_json, write_json
+from ...targets.artifact import write_json
 from ...targets.errors import ModelError, RecipeError
 from ..workload import Workload
 from . import checkpoint as on_disk
@@ -42,7 +42,7 @@ def train_in_processes(model: nn.Module, job: TrainingJob) -> None:
         RecipeError: the workload cannot be made in another process.
         ModelError: a process was killed, or failed without a message.
     """
-    count, place = job.schedule.processes, job.checkpoint.with_suffix(".job")
+    count, place = job.schedule.processes, job.checkpoint.with_suffix(".job").resolve()
     job.networks.save(place, model, job.workload, None)
     if job.masks:
         on_disk.write_tensors(place / "masks.safetensors", job.masks)
@@ -58,26 +58,28 @@ def train_in_processes(model: nn.Module, job: TrainingJob) -> None:
         "rewind_step": job.rewind_step,
         "threads": max(1, torch.get_num_threads() // count),
         "parent": os.getpid(),
-        "port": _free_port(),
     }
     write_json(place / "job.json", json.loads(json.dumps(value, default=str)))
-    workers = [_started(place, rank, count) for rank in range(count)]
+    shared = {"GLOO_SOCKET_IFNAME": "lo", **os.environ, "TORCHELASTIC_RUN_ID": "training"}  # as torchrun does
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port())}
+    shared |= {"WORLD_SIZE": str(count), "GROUP_RANK": "0"}
+    environments = {rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)}
+    commands = dict.fromkeys(range(count), ("-m", "deadweight.pipeline.training.worker", place))
+    logs = DefaultLogsSpecs(str(place), Std.ALL)
+    logging.getLogger(start_processes.__module__ + ".api").disabled = True  # the message below says it
+    with ThreadPoolExecutor(1) as starter:  # in the main thread it would replace the handler of Ctrl-C
+        processes = starter.submit(
+            start_processes, "train", sys.executable, commands, environments, logs
+        ).result()
     try:
-        while any(worker.poll() is None for worker in workers):
-            failed = next((rank for rank, worker in enumerate(workers) if worker.poll()), None)
-            if failed is not None:
-                _raise_failure(place, failed, workers, job.checkpoint)
+        while (result := processes.wait(POLL_S, POLL_S)) is None:
             with contextlib.suppress(OSError, ValueError):
                 done, total = (place / "progress").read_text().split()
                 job.progress(int(done), int(total), job.what)
-            time.sleep(POLL_S)
-        failed = next((rank for rank, worker in enumerate(workers) if worker.returncode), None)
-        if failed is not None:
-            _raise_failure(place, failed, workers, job.checkpoint)
     finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
+        processes.close(signal.SIGKILL)
+    if result.is_failed():
+        _raise_failure(result, count, job.checkpoint)
 
 
 def spec_of(workload: Workload) -> str:
@@ -102,37 +104,22 @@ def spec_of(workload: Workload) -> str:
     return f"{Path(file).resolve()}:{kind.__qualname__}"
 
 
-def _started(job: Path, rank: int, count: int) -> subprocess.Popen[bytes]:
-    port = str(read_json(job / "job.json")["port"])
-    environment = {"GLOO_SOCKET_IFNAME": "lo", **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environment |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(count)}
-    command = [sys.executable, "-m", "deadweight.pipeline.training.worker", str(job.resolve()), str(rank)]
-    with (job / f"process-{rank}.log").open("wb") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-
-
-def _raise_failure(job: Path, rank: int, workers: list[subprocess.Popen[bytes]], checkpoint: Path) -> None:
-    """Raises the first worker's own error, or describes its exit code."""
-    time.sleep(2 * POLL_S)  # a process that ends makes the others fail: find the first
-    lost = [at for at, worker in enumerate(workers) if (worker.poll() or 0) == -signal.SIGKILL]
-    for at in () if lost else range(len(workers)):
-        log = job / f"process-{at}.json"
-        if log.exists():
-            failure = read_json(log)
-            raise getattr(errors, failure["kind"])(failure["what"], failure["cure"])
+def _raise_failure(result: RunProcsResult, count: int, checkpoint: Path) -> None:
+    """Raises the first process's own error, or describes its exit code."""
+    # A process that ends makes the others fail: one that was killed, or gave a reason, goes before these.
+    failure = min(
+        result.failures.values(),
+        key=lambda one: (one.exitcode != -signal.SIGKILL, "kind" not in one.error_file_data),
+    )
+    if "kind" in (said := failure.error_file_data):
+        raise getattr(errors, said["kind"])(said["message"], said["cure"])
     done = len(on_disk.reached(checkpoint).scores) if checkpoint.exists() else 0
-    rank = lost[0] if lost else rank
-    code = workers[rank].returncode
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    last = (job / f"process-{rank}.log").read_text(errors="replace").strip().splitlines()
+    rank, code = failure.local_rank, failure.exitcode
+    how = f"was killed by {failure.signal_name()}" if code < 0 else f"ended with exit code {code}"
+    last = Path(result.stderrs[rank]).read_text(errors="replace").strip().splitlines()
     output = f" Its last output: {last[-1][:300]}" if last and code > 0 else ""
     raise ModelError(
-        f"Process {rank + 1} of {len(workers)} that trained the network {how} in epoch {done + 1}.{output}",
+        f"Process {rank + 1} of {count} that trained the network {how} in epoch {done + 1}.{output}",
         f"Run the same command again: it resumes after epoch {done}. "
         "If memory ran out, use fewer processes or smaller batches.",
     )
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

@@ -1,6 +1,6 @@
 """One process of a distributed training: makes workload and network and trains on its share of each batch.
 
-python -m deadweight.pipeline.training.worker JOB RANK
+python -m deadweight.pipeline.training.worker JOB
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -25,7 +24,7 @@ from .networks import NetworkFiles, load_network
 from .teachers import Teaching
 
 
-def train_share(place: Path, rank: int) -> None:
+def train_share(place: Path) -> None:
     value = read_json(place / "job.json")
     threading.Thread(target=_exit_with_parent, args=(value["parent"],), daemon=True).start()
     sys.path[:] = value["path"]
@@ -48,7 +47,7 @@ def train_share(place: Path, rank: int) -> None:
     last = [0.0]
 
     def tell(done: int, total: int, what: str) -> None:
-        if rank == 0 and time.monotonic() - last[0] > POLL_S:
+        if fabric.is_global_zero and time.monotonic() - last[0] > POLL_S:
             (place / "progress").write_text(f"{done} {total}")
             last[0] = time.monotonic()
 
@@ -76,16 +75,14 @@ def _exit_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _main(arguments: list[str]) -> Any:
-    job, rank = Path(arguments[0]), int(arguments[1])
-    said = job / f"process-{rank}.json"
-    said.unlink(missing_ok=True)
+def _main(job: Path) -> None:
     try:
-        train_share(job, rank)
+        train_share(job)
     except DeadweightError as error:
-        write_json(said, {"kind": type(error).__name__, "what": error.what, "cure": error.cure})
+        said = {"kind": type(error).__name__, "message": error.what, "cure": error.cure}
+        write_json(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), said)
         os._exit(2)  # without waiting for the others, who wait for this one
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    _main(Path(sys.argv[1]))
