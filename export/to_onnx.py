@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import torch
+from onnx_ir.passes.common import DeduplicateHashedInitializersPass
 from torch import Tensor, nn
 from torch.utils import _pytree
 
@@ -31,7 +33,6 @@ from .onnx_graph.graph import Array, opset_of, save
 from .onnx_graph.layer_norm import spell_out_layer_norms
 from .onnx_graph.run import first_line, runner
 from .onnx_graph.run_module import arguments, eval_mode
-from .onnx_graph.shared_initializers import merge_initializers
 
 OPSETS = (17, 18, 19, 20)  # TensorRT 8.5 and 8.6 parse 17; below it LayerNormalization is missing
 NATIVE = 18  # the oldest opset that torch's exporter writes
@@ -93,8 +94,8 @@ def to_onnx(
         spell_out_layer_norms(model)
     if opset < NATIVE:
         canonical.lower_opset(model, opset)
+    model = _with_equal_constants_once(model)
     canonical.strip(model, opset)
-    merge_initializers(model)
     if not simplify:
         save(model, path)
         return Exported(path, opset, "nothing", ("not requested",))
@@ -161,6 +162,13 @@ def _output_names(program: torch.export.ExportedProgram) -> list[str]:
     if isinstance(made, Mapping):
         return [str(name) for name, _ in sorted(made.items(), key=lambda pair: pair[1])]
     return [f"output_{place}" for place in range(len(flat))]
+
+
+def _with_equal_constants_once(model: onnx.ModelProto) -> onnx.ModelProto:
+    """torch writes a tied weight once, but equal ones twice, and a simplifier merges only large ones."""
+    whole = onnx_ir.from_proto(model)
+    DeduplicateHashedInitializersPass()(whole)
+    return onnx_ir.to_proto(whole)
 
 
 def _simplified(

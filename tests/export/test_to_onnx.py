@@ -239,3 +239,20 @@ def test_torchs_table_of_operators_is_made_once_for_all_exports(
         to_onnx(nn.Linear(4, 2), {"x": torch.ones(2, 4)}, tmp_path / f"{name}.onnx")
     assert made == [18]
     assert registry.from_torchlib is counted
+
+
+def test_a_plain_export_holds_equal_layers_once(tmp_path: Path) -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(48, 48), nn.Linear(48, 48)
+            self.second.load_state_dict(self.first.state_dict())
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = self.second(torch.relu(self.first(x)))
+            return made
+
+    for simplify in (False, True):
+        to_onnx(Twins(), {"x": torch.rand(2, 48)}, tmp_path / "twins.onnx", simplify=simplify)
+        shapes = [list(tensor.dims) for tensor in onnx.load(tmp_path / "twins.onnx").graph.initializer]
+        assert sorted(shapes) == [[48], [48, 48]]
