@@ -6,8 +6,9 @@ import contextlib
 import copy
 import functools
 import itertools
+import operator
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -109,28 +110,39 @@ def guessed_attributes(model: nn.Module, changes: Sequence[Change]) -> list[dict
     They are guesses by value (`num_heads` and `window` may be equal), the surest first, so that each must be
     checked: none but those of torch's layers; those with the value of a constant, at first no settings within
     others (a configuration's patch size may be as large as a head); those with the size of an operand, from
-    which code derives a constant (`self.channels // 2`); and a choice of code that is switched off, where an
-    attention took its scale from the width (other code may have its own).
+    which code derives a constant (`self.channels // 2`); a choice of code that is switched off, where an
+    attention took its scale from the width (other code may have its own); and these without one name whose
+    value a constant has twice, of which one stays (eight heads of eight features).
     """
     known = known_attributes(model, changes)
     equal, sized = copy.deepcopy(known), copy.deepcopy(known)
     switches: dict[str, dict[str, dict[str, Any]]] = {}
+    unsure: set[str] = set()
     for change in changes:
         module = model.get_submodule(change.module)
         pairs = _pairs(change.before, change.after)
+        stays = {a for a, b in _numbered(change.before, change.after) if a == b}
         for name, value in _stored(vars(module)):
             for found, some in ((equal, pairs), (sized, [*pairs, *change.sizes])):
                 after = _followed(value, change, some)
                 if after is not None:
                     found.setdefault(change.module, {}).setdefault(name, after)
+                    unsure |= {name} if isinstance(value, int) and value in stays else set()
             if change.argument == "scale" and value is True and name != "training":
                 switches.setdefault(name, {})[change.module] = {name: False}
     off = [
         {path: sized.get(path, {}) | one.get(path, {}) for path in sized | one} for one in switches.values()
     ]
-    own = {path: {name: one for name, one in some.items() if "." not in name} for path, some in equal.items()}
-    guesses = [known, own, equal, sized, *off]
+    guesses = [known, _those(equal, lambda name: "." not in name), equal, sized, *off]
+    for left in sorted(unsure):
+        guesses += [_those(one, functools.partial(operator.ne, left)) for one in (equal, *off)]
     return [one for place, one in enumerate(guesses) if one not in guesses[:place]]
+
+
+def _those(attributes: Attributes, wanted: Callable[[str], bool]) -> dict[str, dict[str, Any]]:
+    return {
+        path: {name: one for name, one in some.items() if wanted(name)} for path, some in attributes.items()
+    }
 
 
 def _stored(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -258,8 +270,12 @@ def _alike(one: nn.Module, other: nn.Module) -> bool:
 
 def _pairs(before: Any, after: Any) -> list[tuple[int, int]]:
     """The numbers in a constant that changed, before and after."""
+    return [(a, b) for a, b in _numbered(before, after) if a != b]
+
+
+def _numbered(before: Any, after: Any) -> list[tuple[int, int]]:
     both = zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=False)
-    return [(a, b) for a, b in both if isinstance(a, int) and isinstance(b, int) and a != b]
+    return [(a, b) for a, b in both if isinstance(a, int) and isinstance(b, int)]
 
 
 def without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.compare import Precision, relative_error, run
 from deadweight.pipeline.pruning.graphnet import GraphNet
+from deadweight.pipeline.pruning.groups import BLOCKS, choose
 from deadweight.pipeline.pruning.inputs import Example
 from deadweight.pipeline.pruning.plan import earlier_plans
 from deadweight.pipeline.pruning.surgery import apply
@@ -99,6 +100,35 @@ def test_a_stale_head_size_that_divides_the_new_width_is_found_and_set_anew() ->
     assert plan.widths["q"].after == 4  # heads that are left have half the size: their pairs look whole
     small = apply(model, plan, groups)
     assert (vars(small)["size"], done(small).attributes[""]) == (4, {"size": 4})
+    assert verify(model, small, plan, groups).max_relative_error < 1e-5
+
+
+class Square(nn.Module):
+    """Attention that stores the number of its heads and their size."""
+
+    def __init__(self, heads: int, size: int) -> None:
+        super().__init__()
+        self.heads, self.size, self.scale = heads, size, size**-0.5
+        self.qkv, self.out = nn.Linear(16, 3 * heads * size), nn.Linear(heads * size, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(x).view(len(x), -1, 3, self.heads, self.size)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = (q @ k.mT * self.scale).softmax(-1) @ v
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(len(x), -1, self.heads * self.size))
+        return out
+
+
+@pytest.mark.parametrize("shapes", [[(4, 4)], [(4, 8), (8, 8), (16, 16)]])
+def test_as_many_heads_as_features_stay_as_many(shapes: list[tuple[int, int]]) -> None:
+    model, example = nn.Sequential(*(Square(*one) for one in shapes)), (nets.image(2, 5, 16),)
+    groups = trace(nets.lively(model), example)
+    whole = {one.name: torch.rand(one.size) for one in groups if one.kind not in BLOCKS}
+    plan = choose(groups, whole, ratio=0.5)
+    small = apply(model, plan, groups)
+    assert [(vars(one)["heads"], vars(one)["size"]) for one in small.children()] == [
+        (heads, size // 2) for heads, size in shapes
+    ]
     assert verify(model, small, plan, groups).max_relative_error < 1e-5
 
 
