@@ -16,9 +16,9 @@ from pydantic import Field
 
 from ..targets.board_file import read_toml, with_jetpack
 from ..targets.budgets import Budgets
-from ..targets.errors import RecipeError, meant
+from ..targets.errors import RecipeError, meant, within
 from ..targets.target import Target, load_target
-from .stage import Stage, checked, make_stage, named_files
+from .stage import NamedStage, checked, make_stage, named_files
 from .work import Facts
 from .workload import users_code
 
@@ -53,14 +53,6 @@ class SweepSettings:
     seeds: tuple[Seed, ...] = ()
     processes: Annotated[int, Field(ge=1, le=MOST_PROCESSES)] = 1
     controls: bool = False
-
-
-@dataclass(frozen=True)
-class NamedStage:
-    """A stage and its name in the recipe."""
-
-    name: str
-    stage: Stage
 
 
 @dataclass(frozen=True)
@@ -124,8 +116,9 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
     if not top.stages:
         cure = 'Add at least one, e.g. [[stages]] with stage = "train".'
         raise RecipeError(f"{path.name} has no stages.", cure)
-    name = with_jetpack(top.target, top.jetpack) or top.target
-    target = load_target(path.parent / name if ".toml" in Path(name).name else name)
+    with within(f"{path.name}, target"):
+        name = with_jetpack(top.target, top.jetpack) or top.target
+        target = load_target(path.parent / name if ".toml" in Path(name).name else name)
     stages = []
     for index, table in enumerate(top.stages):
         settings = dict(table)
@@ -135,14 +128,31 @@ def parse_recipe(values: Mapping[str, Any], path: Path) -> Recipe:
             raise RecipeError(f"{path.name}: stages[{index}] does not say which stage it is.", cure)
         where = f'{path.name}, stages[{index}] "{name}"'
         stages.append(NamedStage(name, make_stage(name, settings, where)))
-        named_files(stages[-1].stage, "code")  # fails now if the user's own criterion does not exist
+        with within(where):
+            named_files(stages[-1].stage, "code")  # fails now if the user's own criterion does not exist
     sweep = None if top.sweep is None else checked(SweepSettings, top.sweep, f"{path.name}, sweep")
     budgets = checked(Budgets, top.budgets, f"{path.name}, budgets")
     return Recipe(path, top.workload, target, top.seed, budgets, tuple(stages), sweep, values)
 
 
+def check_stages(recipe: Recipe) -> None:
+    """Runs each stage's own checks: of the stages before it, of the target, and of the files that it reads.
+
+    Raises:
+        RecipeError: the recipe cannot work.
+    """
+    for index, named in enumerate(recipe.stages):
+        with within(f'{recipe.path.name}, stages[{index}] "{named.name}"'):
+            for path in named_files(named.stage, "reads"):
+                if not path.exists():
+                    raise RecipeError(f"{path} does not exist.", "Check the path.")
+            for method, value in (("check", recipe.stages[:index]), ("check_target", recipe.target)):
+                with users_code(f"{method}() was called"):
+                    getattr(named.stage, method, bool)(value)
+
+
 def check_order(recipe: Recipe) -> None:
-    """Checks that a stage that writes ONNX files precedes those that read them; runs each stage's check.
+    """Checks that a stage that writes ONNX files precedes those that read them, and each stage.
 
     A sweep is exempt: it exports what it times. A user's own stage that does not declare `writes_onnx` is
     assumed to write ONNX files.
@@ -151,12 +161,10 @@ def check_order(recipe: Recipe) -> None:
         RecipeError: the order cannot work.
         TargetError: what runs ONNX files for the target is not installed here.
     """
+    check_stages(recipe)
     written = needs_runtime = False
     for index, named in enumerate(recipe.stages):
         facts = Facts.of(named.stage)
-        if check := getattr(named.stage, "check", None):
-            with users_code(f'"{named.name}".check() was called'):
-                check(recipe.stages[:index])
         if facts.reads_onnx and not written:
             raise RecipeError(
                 f'{recipe.path.name}, stages[{index}] "{named.name}": it reads ONNX files, and no stage '

@@ -10,15 +10,15 @@ import dataclasses
 import importlib
 import inspect
 import json
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from ..targets.errors import RecipeError, WorkloadError, meant, meant_and
+from ..targets.errors import RecipeError, WorkloadError, meant, meant_and, within
 from .work import Work
 from .workload import users_code
 
@@ -41,14 +41,22 @@ class Stage(Protocol):
 
     Optional methods: `reads()` returns paths of data and `code()` paths of code that the result depends on
     besides settings and input; they enter the cache key. `check(earlier)` gets the recipe's stages before
-    this one and raises a RecipeError for an order that cannot work, before anything runs. A stage that
-    shrinks may offer `cut(model, plan, groups, work) -> (model, words)`: the random control is then cut in
-    the same way.
+    this one, and `check_target(target)` its target; they raise a RecipeError for what cannot work, before
+    anything runs. A stage that shrinks may offer `cut(model, plan, groups, work) -> (model, words)`: the
+    random control is then cut in the same way.
     """
 
     def __call__(self, work: Work) -> Work:
         """The work with what this stage adds; files go to `work.directory`."""
         ...
+
+
+@dataclass(frozen=True)
+class NamedStage:
+    """A stage and its name in the recipe."""
+
+    name: str
+    stage: Stage
 
 
 def is_users_own(name: str) -> bool:
@@ -144,26 +152,30 @@ def checked(kind: type[Any], settings: Mapping[str, Any], where: str) -> Any:
         RecipeError: with the place, the value and the nearest name that exists.
     """
     known = [field.name for field in dataclasses.fields(kind) if field.init]
-    for key in settings:
-        if key not in known:
-            raise RecipeError(
-                f'{where}: there is no setting "{key}".',
-                meant(key, known, f"The settings are: {', '.join(known) or 'none'}."),
-            )
-    for key, value in settings.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            cure = "Give a finite number; 1e9 serves as infinity."
-            raise RecipeError(f"{where}: {key} is {value}.", cure)
-        if isinstance(value, str) and "\0" in value:
-            raise RecipeError(f"{where}: {key} has a NUL character: {value!r}.", "Remove it.")
-    try:
-        # JSON's strict mode accepts a list as a tuple and 1 as 1.0, as TOML needs, but not "1".
-        return TypeAdapter(kind).validate_json(json.dumps(settings, default=str), strict=True)
-    except ValidationError as error:
-        raise RecipeError(
-            f"{where}: {_fault(error.errors(include_url=False)[0])}.",
-            "Correct it in the recipe, after --set, or in the flag.",
-        ) from error
+    with within(where):
+        for key, value in settings.items():
+            if key not in known:
+                cure = meant(key, known, f"The settings are: {', '.join(known) or 'none'}.")
+                raise RecipeError(f'there is no setting "{key}".', cure)
+            _check_plain(key, value)
+        try:
+            # JSON's strict mode accepts a list as a tuple and 1 as 1.0, as TOML needs, but not "1".
+            return TypeAdapter(kind).validate_json(json.dumps(settings, default=str), strict=True)
+        except ValidationError as error:
+            cure = "Correct it in the recipe, after --set, or in the flag."
+            raise RecipeError(f"{_fault(error.errors(include_url=False)[0])}.", cure) from error
+
+
+def _check_plain(key: str, value: Any) -> None:
+    """Refuses NUL characters, and numbers that nothing takes, at any depth."""
+    inner = dict(enumerate(value)) if isinstance(value, (list, tuple)) else value
+    if isinstance(inner, Mapping):
+        for name, each in inner.items():
+            _check_plain(f"{key}.{name}", each)
+    elif isinstance(value, (int, float)) and not abs(value) < 2**63:
+        raise RecipeError(f"{key} is {value}.", "Give a finite number; 1e9 serves as infinity.")
+    elif "\0" in f"{key}{value}":
+        raise RecipeError(f"{key!r} has a NUL character: {value!r}.", "Remove it.")
 
 
 def _fault(error: ErrorDetails) -> str:

@@ -73,7 +73,7 @@ def board_file(table: Mapping[str, Any]) -> str:
 
 def with_jetpack(target: Optional[str], jetpack: Optional[str]) -> Optional[str]:
     """The target's name with a JetPack."""
-    if jetpack is None:
+    if not jetpack:
         return target
     if target is None:
         raise TargetError(f"--jetpack {jetpack} needs a board.", "Give --target too: deadweight targets.")

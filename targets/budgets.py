@@ -6,8 +6,14 @@ measured is neither met nor broken: it is unknown, and the caller must say so.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Dict, List, Mapping, Optional
+
+from .errors import RecipeError
+
+_ABOVE = {"score_drop": -math.inf, "parameters_removed": -1.0, "slowdown": -1.0, "max_gpu_fallbacks": -1.0}
+"""What a limit must be above, if not 0."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,13 @@ class Budgets:
     file_bytes: Optional[int] = None
     ota_bytes: Optional[int] = None
     max_gpu_fallbacks: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        for name, limit in asdict(self).items():
+            low, high = _ABOVE.get(name, 0.0), 1.0 if name == "parameters_removed" else math.inf
+            if limit is not None and not low < limit < high:
+                cure = f"Give a number above {low:g} and below {high:g}."
+                raise RecipeError(f"The budget {name} is {limit:g}, which no network can meet.", cure)
 
 
 @dataclass(frozen=True)

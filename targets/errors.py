@@ -15,8 +15,9 @@ message gives a next step.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from typing import Iterable
+from typing import Iterable, Iterator
 
 
 def meant(name: str, known: Iterable[str], otherwise: str, *, count: int = 1, cutoff: float = 0.6) -> str:
@@ -40,6 +41,16 @@ class DeadweightError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.cure}"
+
+
+@contextlib.contextmanager
+def within(where: str) -> Iterator[None]:
+    """Errors of the block begin with their place in a file."""
+    try:
+        yield
+    except DeadweightError as error:
+        error.what = f"{where}: {error.what}"
+        raise
 
 
 class RecipeError(DeadweightError):

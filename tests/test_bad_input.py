@@ -285,7 +285,7 @@ def test_two_runs_in_one_directory(project: Path, fails: Failing) -> None:
             'decay = "cosin"',
             "stages[0] \"train\": decay is 'cosin'; it should be 'cosine' or 'none'",
         ),
-        ("ratio = 0.5", "mean = inf", 'stages[2] "prune": mean is inf'),
+        ("ratio = 0.5", "mean = inf", "stages.2.mean is inf"),
         ('"train"', '"absent_stages.Mine"', "No module named 'absent_stages'"),
     ],
 )

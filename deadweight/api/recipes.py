@@ -17,6 +17,7 @@ from ..pipeline.runs.run import run as run_recipe
 from ..pipeline.runs.run import run_sweep
 from ..pipeline.runs.start import Watcher, prepared
 from ..pipeline.runs.summary import exit_code
+from ..pipeline.stage import checked
 from ..targets.errors import RecipeError, TargetError
 from ..targets.target import with_facts
 from .on_board import connected_to
@@ -145,7 +146,8 @@ def sweep(
     """
     read = read_recipe(Path(recipe), _targeted(settings, target))
     values = {name: tuple(each) for name, each in (over or {}).items()}
-    chosen = SweepSettings(over=values, score_drop=score_drop) if values else read.sweep
+    given = {"over": values, "score_drop": score_drop}
+    chosen = checked(SweepSettings, given, "sweep") if values else read.sweep
     if chosen is None:
         cure = "Give values by setting, e.g. --over prune.mean=0.02,0.1,0.5."
         raise RecipeError(f"{recipe} has no [sweep], and no values to try were given.", cure)
@@ -163,10 +165,12 @@ def _for_its_board(path: Path, settings: Sequence[str]) -> Recipe:
     """The recipe; its target has the software of the board where a stage measures."""
     recipe = read_recipe(path, settings)
     place = next((on for one in recipe.stages if (on := getattr(one.stage, "on", ""))), "")
-    if not place or not recipe.target.runtime.builds:
+    if not place:
         return recipe
-    with connected_to(place, silent) as board:
+    with connected_to(place, silent) as board:  # now, not after an hour of training
         facts = board.run(["facts"])[1]
+    if not recipe.target.runtime.builds:
+        return recipe
     chosen = recipe.values.get("jetpack") is not None or "@" in str(recipe.values.get("target"))
     if not chosen:
         with contextlib.suppress(TargetError):  # of a release that no table has, only what was read is known

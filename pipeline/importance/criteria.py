@@ -95,8 +95,9 @@ class Context:
 
 Criterion = Callable[[Group, Context], Tensor]
 
+OF_ACTIVATIONS = ("activation", "activation_std", "activation_outgoing", "mean_absolute", "apoz")
 CRITERIA = (
-    *("activation", "activation_std", "activation_outgoing", "mean_absolute", "apoz"),
+    *OF_ACTIVATIONS,
     *("weight_l1", "weight_l2", "batch_norm", "taylor", "geometric_median", "lamp", "random"),
 )
 """The names of the built-in criteria, for messages; a dotted path names any other."""

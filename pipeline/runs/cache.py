@@ -35,8 +35,7 @@ import torch
 from ...targets.artifact import Artifact, drop_cut_writes, read_json, sha256_of, sync_directory, write_json
 from ...targets.errors import ArtifactError, ModelError
 from ...targets.machine.probe import cpu_name
-from ..recipe import NamedStage
-from ..stage import is_users_own, named_files, run_stage, settings_of, source_of
+from ..stage import NamedStage, is_users_own, named_files, run_stage, settings_of, source_of
 from ..work import Done, Facts, Work
 from .sources import package_versions, source_hash
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ...export.onnx_graph.external_data import copy, drop_stale
 from ...targets.artifact import read_json, write_json
-from ..recipe import NamedStage, Recipe, SweepSettings, check_order
+from ..recipe import Recipe, SweepSettings, check_order
 from ..report.schema import Report
 from ..report.write import write_report, write_sweep
+from ..stage import NamedStage
 from ..stages.evaluate import Evaluate
 from ..work import Work
 from .cache import locked, made_by

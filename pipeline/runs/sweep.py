@@ -24,11 +24,11 @@ from ...targets.errors import DeadweightError, ModelError, RecipeError
 from ...targets.progress import Progress
 from ...targets.timing import measurement
 from ...targets.timing.judge import Judgement, judge
-from ..recipe import NamedStage, Recipe, SweepSettings, parse_recipe
+from ..recipe import Recipe, SweepSettings, check_stages, parse_recipe
 from ..report.schema import Outcome, Speedup, Sweep, SweepRow
 from ..report.sweep_words import sweep_sentences
 from ..report.units import ScoreScale, settings_text
-from ..stage import is_users_own
+from ..stage import NamedStage, is_users_own
 from ..stages.controls import Controls
 from ..stages.evaluate import Evaluate
 from ..stages.export import Export
@@ -156,10 +156,13 @@ def _combinations(recipe: Recipe, over: Mapping[str, Sequence[Any]]) -> dict[str
         raise RecipeError("The sweep has nothing to try.", cure)
     _check_reached(recipe, over)
     combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
-    return {
+    recipes = {
         settings_text(each): recipe.set(f"{name}={_toml(value)}" for name, value in each.items())
         for each in combinations
     }
+    for one in recipes.values():
+        check_stages(one)
+    return recipes
 
 
 def _trials(

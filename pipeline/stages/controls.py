@@ -13,8 +13,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from ...targets.errors import RecipeError
@@ -22,8 +24,7 @@ from ..pruning.bypass import dropping
 from ..pruning.groups import Groups, choose, random_like
 from ..pruning.plan import Plan, plan_of
 from ..pruning.surgery import apply, replay
-from ..recipe import NamedStage
-from ..stage import Stage, is_users_own, make_stage, run_stage
+from ..stage import NamedStage, Stage, is_users_own, make_stage, run_stage, settings_of
 from ..training.batch_norm import reestimated
 from ..training.fit import fit
 from ..training.loop import WORKER, Schedule, TrainingJob
@@ -45,20 +46,25 @@ class Controls:
 
     random: bool = True
     scratch: bool = True
-    epochs: int | None = None
+    epochs: Annotated[int, Field(ge=0)] | None = None
 
     def code(self) -> list[Path]:
         """The module that several training processes run, if the stage train uses it."""
         return [WORKER]
 
     def check(self, earlier: Sequence[NamedStage]) -> None:
-        """Every stage before this one declares what it does.
+        """Every stage before this one declares what it does, one shrinks, and the epochs are known.
 
         Raises:
-            RecipeError: a user's own stage declares neither `shrinks` nor `recovers`.
+            RecipeError: a control would not be fair.
         """
-        for named in earlier:
-            _check_declared(named.name, Facts.of(named.stage))
+        log = [Done(one.name, settings_of(one.stage), (), Facts.of(one.stage)) for one in earlier]
+        for done in log:
+            _check_declared(done.stage, done.facts)
+        if not any(done.facts.shrinks for done in log):
+            raise RecipeError("Controls need a pruned network, and there is none.", 'Put "prune" before it.')
+        if self.scratch:
+            self._epochs(log)
 
     def __call__(self, work: Work) -> Work:
         for done in work.log:
@@ -73,14 +79,14 @@ class Controls:
         elif self.random:
             result = result.with_variant(_random(work, plan))
         if self.scratch:
-            result = result.with_variant(_scratch(work, plan, self._epochs(work)))
+            result = result.with_variant(_scratch(work, plan, self._epochs(work.log)))
         return result.logged("controls", self, *words)
 
-    def _epochs(self, work: Work) -> int:
+    def _epochs(self, log: Sequence[Done]) -> int:
         if self.epochs is not None:
             return self.epochs
-        first = [done for done in work.log if done.facts.trains]
-        steps = (*first, *recovery(work.log))
+        first = [done for done in log if done.facts.trains]
+        steps = (*first, *recovery(log))
         unknown = [one.stage for one in steps if "epochs" not in one.settings and is_users_own(one.stage)]
         if not first or unknown:
             whose = f'the stage "{unknown[0]}" trains' if unknown else "the original was trained"
@@ -156,7 +162,7 @@ def _scratch(work: Work, plan: Plan, epochs: int) -> Variant:
     return made.variant("scratch")
 
 
-def recovery(log: tuple[Done, ...]) -> list[Done]:
+def recovery(log: Sequence[Done]) -> list[Done]:
     """The recovering stages, from the first stage on that shrinks the network."""
     after = min((place for place, done in enumerate(log) if done.facts.shrinks), default=len(log))
     return [done for done in log[after:] if done.facts.recovers]

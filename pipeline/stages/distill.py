@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -19,12 +20,13 @@ from torch import nn
 from ...targets.artifact import write_json
 from ...targets.errors import RecipeError
 from ..compression.masks import load_masks
+from ..stage import NamedStage
 from ..training.checkpoint import write_tensors
 from ..training.fit import fit, training_sentence
 from ..training.loop import WORKER, Schedule, TrainingJob
 from ..training.networks import student_class
 from ..training.teachers import Teaching
-from ..work import Work
+from ..work import Facts, Work
 from ..workload import built_model, users_code
 from .load import read_weights
 
@@ -52,6 +54,13 @@ class Distill(Schedule):
     hints: Annotated[float, Field(ge=0)] = 0.0
     recovers: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if self.student and self.processes > 1:
+            raise RecipeError(
+                f'The student "{self.student}" cannot be trained by {self.processes} processes.',
+                "Set processes = 1, or distill a pruned network of build_model().",
+            )
+
     def reads(self) -> list[Path]:
         """The teachers' checkpoints; their content enters the cache key."""
         return [Path(path) for path in self.checkpoints]
@@ -61,12 +70,17 @@ class Distill(Schedule):
         student = [Path(inspect.getfile(student_class(self.student)))] if self.student else []
         return [*student, *([WORKER] if self.processes > 1 or self.teachers > 1 else [])]
 
-    def __call__(self, work: Work) -> Work:
-        if self.student and self.processes > 1:
+    def check(self, earlier: Sequence[NamedStage]) -> None:
+        """Teachers can be trained or read."""
+        if self.teachers > 1 and not any(Facts.of(one.stage).trains for one in earlier):
             raise RecipeError(
-                f'The student "{self.student}" cannot be trained by {self.processes} processes.',
-                "Set processes = 1, or distill a pruned network of build_model().",
+                "The original was not trained in this run, so no further teachers can be trained like it.",
+                "Give their files as checkpoints, or set teachers = 1.",
             )
+        for path in self.checkpoints:
+            read_weights(Path(path))
+
+    def __call__(self, work: Work) -> Work:
         latest = work.latest()
         held = {"masks": latest.path("masks")} if "masks" in latest.files and not self.student else {}
         folders = [work.variant("original").path("weights").parent]
@@ -93,11 +107,7 @@ def _student(name: str, seed: int) -> nn.Module:
 
 
 def _trained(work: Work, number: int) -> Path:
-    if (settings := work.training()) is None:
-        raise RecipeError(
-            "The original was not trained in this run, so no further teachers can be trained like it.",
-            "Give their files as checkpoints, or set teachers = 1.",
-        )
+    settings = work.training() or {}  # `check` was called
     seed = work.seed + 1000 * number
     model = built_model(work.workload, seed=seed)
     folder = work.directory / f"teacher-{number}"

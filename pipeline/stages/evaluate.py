@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,7 +33,7 @@ _GROUP_BYTES = 64 << 20
 class Evaluate:
     """Writes "scores": per network the score, samples scored, parameters, multiply-adds and file bytes."""
 
-    split: str = "test"
+    split: Literal["train", "validation", "calibration", "test"] = "test"
 
     def __call__(self, work: Work) -> Work:
         scores = {}

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from ...export.lint.for_target import lint_sentences, takes
 from ...export.onnx_graph.graph import load
 from ...export.parity.compare import Hop, compare_module
-from ...export.to_onnx import to_onnx
+from ...export.to_onnx import OPSETS, to_onnx
 from ..work import Work
 from ..workload import example_batch, inputs_of
 
@@ -29,7 +31,7 @@ class Export:
         opset: 17 is the newest that TensorRT 8.5 and 8.6 parse.
     """
 
-    opset: int = 17
+    opset: Annotated[int, Field(ge=OPSETS[0], le=OPSETS[-1])] = OPSETS[0]
     writes_onnx: ClassVar[bool] = True
 
     def __call__(self, work: Work) -> Work:

@@ -20,6 +20,7 @@ from torch import nn
 
 from ...export.to_onnx import to_onnx
 from ...targets.errors import ModelError, RecipeError
+from ...targets.target import Target
 from ...targets.timing.clock import time_together
 from ...targets.timing.judge import Judgement, judge
 from ...targets.timing.measurement import Protocol
@@ -82,6 +83,15 @@ class Factorize:
             raise RecipeError(
                 f"The stage factorize has {' and '.join(named) or 'nothing'} to choose ranks by.",
                 "Give one of energy, score_drop, speedup and ranks.",
+            )
+
+    def check_target(self, target: Target) -> None:
+        """This machine can measure the speed-up that is asked for."""
+        if self.speedup is not None and target.runtime.builds:
+            raise RecipeError(
+                f"The stage factorize has speedup = {self.speedup}, but this machine is not the "
+                f"{target.title}.",
+                "Choose by energy or by score_drop; the run measures the result on the board.",
             )
 
     def __call__(self, work: Work) -> Work:
@@ -177,12 +187,6 @@ class Factorize:
         work: Work,
     ) -> tuple[Chosen, list[str]]:
         assert self.speedup is not None
-        if work.target.runtime.builds:
-            raise RecipeError(
-                f"The stage factorize has speedup = {self.speedup}, but this machine is not the "
-                f"{work.target.title}.",
-                "Choose by energy or by score_drop; the run measures the result on the board.",
-            )
         with tempfile.TemporaryDirectory() as place:
             folder, example = Path(place), example_batch(work.workload)
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from ...export.to_onnx import to_onnx
 from ...targets.artifact import read_json, write_json
 from ...targets.errors import ModelError, RecipeError
+from ...targets.target import Target
 from ...targets.timing.clock import time_together
 from ...targets.timing.measurement import Protocol
 from ..importance.allocation import TooFewUnitsError
@@ -26,7 +27,7 @@ from ..training.predict import validation_score
 from ..work import Work
 from ..workload import example_batch
 from .finetune import Finetune
-from .prune import Cutting, Prune, Share, find_criterion
+from .prune import Cutting, Prune, Share
 from .statistics import Statistics
 
 Shape = Literal["linear", "cubic", "geometric"]
@@ -59,13 +60,23 @@ class Iterative(Cutting):
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     shrinks: ClassVar[bool] = True  # controls repeat the stages that it runs inside, which are in the log
 
-    def __call__(self, work: Work) -> Work:
-        find_criterion(self.criterion)
-        if self.latency_s is not None and work.target.runtime.builds:
+    def __post_init__(self) -> None:
+        if self.score_drop is not None and self.score_floor is not None:
             raise RecipeError(
-                f"latency_s = {self.latency_s} is a goal for {work.target.title}, not for this machine.",
+                f"The stage iterative has a score_drop of {self.score_drop} and a score_floor of "
+                f"{self.score_floor}.",
+                "Give one of them.",
+            )
+
+    def check_target(self, target: Target) -> None:
+        """This machine can measure the latency that is asked for."""
+        if self.latency_s is not None and target.runtime.builds:
+            raise RecipeError(
+                f"latency_s = {self.latency_s} is a goal for {target.title}, not for this machine.",
                 "Leave latency_s out, or choose the target that is this machine.",
             )
+
+    def __call__(self, work: Work) -> Work:
         whole = validation_score(work.workload, work.model())
         floor = self._floor(work, whole)
         if floor is not None and _worse(work, whole, floor):
@@ -107,12 +118,6 @@ class Iterative(Cutting):
     def _floor(self, work: Work, whole: float) -> float | None:
         if self.score_drop is None:
             return self.score_floor
-        if self.score_floor is not None:
-            raise RecipeError(
-                f"The stage iterative has a score_drop of {self.score_drop} and a score_floor of "
-                f"{self.score_floor}.",
-                "Give one of them.",
-            )
         return whole - self.score_drop if work.workload.higher_is_better else whole + self.score_drop
 
     def _step(self, work: Work, place: Path, share: float) -> Work | None:

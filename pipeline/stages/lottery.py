@@ -11,7 +11,7 @@ network shrinks).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,9 +34,10 @@ from ..compression.masks import (
 from ..importance.allocation import Scope
 from ..pruning.plan import Plan, plan_of
 from ..pruning.surgery import apply, replay
+from ..stage import NamedStage
 from ..training.fit import Fitted, fit
 from ..training.loop import WORKER, Schedule, TrainingJob
-from ..work import Work
+from ..work import Facts, Work
 from ..workload import built_model, example_batch
 from .controls import random_plan, rescale
 from .prune import Prune, Share
@@ -93,7 +94,7 @@ class Lottery:
     share: Share = 0.2
     shares: dict[str, Share] = field(default_factory=dict)
     scope: Scope = "local"
-    threshold: float | None = None
+    threshold: Annotated[float, Field(gt=0)] | None = None
     criterion: str = "weight_l2"
     rewind_step: Annotated[int, Field(ge=0)] = 0
     tune_on: bool = False
@@ -127,6 +128,13 @@ class Lottery:
     def code(self) -> list[Path]:
         """The user's own criterion, and the module that several training processes run."""
         return [WORKER, *Prune(ratio=0.5, criterion=self.criterion).code()]
+
+    def check(self, earlier: Sequence[NamedStage]) -> None:
+        """The original is trained before, and the weights to rewind to are kept."""
+        trains = [one.stage for one in earlier if Facts.of(one.stage).trains]
+        kept = {0, getattr(trains[0], "rewind_step", self.rewind_step)} if trains else set()
+        if self.rewind_step not in kept:
+            raise _unstored(self.rewind_step, kept)
 
     def __call__(self, work: Work) -> Work:
         words, cut, fitted = [], None, None
@@ -189,7 +197,7 @@ class Lottery:
     def schedule(self, work: Work) -> Schedule:
         """The settings of each round's training; a RecipeError without those of the original."""
         if (settings := work.training()) is None:
-            raise _unstored(work, self.rewind_step)
+            raise _unstored(self.rewind_step, ())
         given = {"epochs": self.epochs, "learning_rate": self.learning_rate}
         settings |= {name: value for name, value in given.items() if value is not None}
         return Schedule.of(settings)
@@ -215,7 +223,7 @@ def stored(work: Work, step: int) -> dict[str, Tensor]:
     """The original's weights after `step` steps of its training; a RecipeError if they were not kept."""
     original = work.variant("original")
     if f"step-{step}" not in original.files:
-        raise _unstored(work, step)
+        raise _unstored(step, [int(kind[5:]) for kind in original.files if kind.startswith("step-")])
     return load_file(original.path(f"step-{step}"))
 
 
@@ -236,8 +244,7 @@ def _as(work: Work, cut: Cut, start: Start, made: Fitted) -> Cut:
     return dataclasses.replace(cut, masks=drawn)
 
 
-def _unstored(work: Work, step: int) -> RecipeError:
-    kept = sorted(int(kind[5:]) for kind in work.variant("original").files if kind.startswith("step-"))
+def _unstored(step: int, kept: Collection[int]) -> RecipeError:
     what = "initial weights" if step == 0 else f"weights of step {step}"
     if not kept:
         return RecipeError(
@@ -245,6 +252,7 @@ def _unstored(work: Work, step: int) -> RecipeError:
             'Train it in this recipe, by the stage "train", which keeps them; loaded weights have none.',
         )
     return RecipeError(
-        f"The {what} to rewind to were not stored; stored are those of step {', '.join(map(str, kept))}.",
+        f"The {what} to rewind to were not stored; stored are those of step "
+        f"{', '.join(map(str, sorted(kept)))}.",
         f"Set rewind_step = {step} in the stage train too, or rewind to a step that it kept.",
     )

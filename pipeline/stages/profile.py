@@ -52,14 +52,18 @@ class Profile:
     """
 
     events: Annotated[int, Field(ge=1)] = 24
-    event_s: float = 0.05
-    threads: Annotated[int, Field(ge=1)] = 1
+    event_s: Annotated[float, Field(gt=0, le=60)] = 0.05
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     memory: bool = True
     layers: bool = True
     on: str = ""
     runtime: str = ""
     precision: Literal["fp32", "fp16", "best"] = "fp16"
     reads_onnx: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.runtime:
+            runtime_named(self.runtime)
 
     def __call__(self, work: Work) -> Work:
         # Controls have the widths of the pruned network: timing them adds nothing.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, cast
@@ -29,9 +29,11 @@ from ..pruning.groups import BLOCKS, Groups, choose, remove
 from ..pruning.means import fold_means
 from ..pruning.plan import Plan, plan_of
 from ..pruning.verify import proven
+from ..stage import NamedStage, is_users_own
 from ..training.batch_norm import reestimated
 from ..work import Work
 from ..workload import inputs_of, users_code
+from .statistics import Statistics
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -82,8 +84,8 @@ class Prune(Cutting):
         criterion ... norms: see `Cutting`.
     """
 
-    mean: float | None = None
-    std: float | None = None
+    mean: Annotated[float, Field(ge=0)] | None = None
+    std: Annotated[float, Field(ge=0)] | None = None
     ratio: Share | None = None
     ratios: dict[str, Share] = field(default_factory=dict)
     parameters: Share | None = None
@@ -101,6 +103,16 @@ class Prune(Cutting):
             raise RecipeError(
                 f'The stage prune has ratios {self.ratios} and scope "global".',
                 'Ratios by group are local: give scope = "local", or leave them out.',
+            )
+
+    def check(self, earlier: Sequence[NamedStage]) -> None:
+        """Statistics are collected before, if the criterion needs them; a user's own stage may do so."""
+        made = any(isinstance(one.stage, Statistics) or is_users_own(one.name) for one in earlier)
+        if self.criterion in criteria.OF_ACTIVATIONS and not made:
+            raise RecipeError(
+                f'The criterion "{self.criterion}" needs statistics of activations, and none are collected.',
+                'Put the stage "statistics" before the stage "prune", or choose a criterion of the weights: '
+                "weight_l1 or weight_l2.",
             )
 
     def __call__(self, work: Work) -> Work:
@@ -143,13 +155,9 @@ class Prune(Cutting):
         steps = alignment(work.target) if self.align else None
         chosen = [group for group in groups if self.heads or group.kind not in BLOCKS]
         if self.mean is not None and self.std is not None:
-            if statistics is None:
-                raise RecipeError(
-                    "Thresholds on activations need statistics, and none were collected.",
-                    'Put the stage "statistics" before the stage "prune".',
-                )
+            order = {g.name: criteria.activation(g, context) for g in chosen}  # raises without statistics
+            assert statistics is not None
             dead = {g.name: below(statistics.of(g.name), mean=self.mean, std=self.std) for g in chosen}
-            order = {g.name: criteria.activation(g, context) for g in chosen}
             return remove(groups, dead, align=steps, scores=order)
         criterion = find_criterion(self.criterion)
         with users_code(f'the criterion "{self.criterion}" was called'):
@@ -180,7 +188,8 @@ def find_criterion(name: str) -> Criterion:
     place, _, attribute = name.replace(":", ".").rpartition(".")
     with users_code(f'the criterion "{name}" was imported'):
         home = importlib.import_module(place) if place else criteria
-    if not callable(found := getattr(home, attribute, None)):
+    found = getattr(home, attribute, None)
+    if not callable(found) or not (place or attribute in criteria.CRITERIA):
         known = f"Known: {', '.join(criteria.CRITERIA)}; your own is named by its dotted path."
         raise RecipeError(f'There is no criterion "{name}".', meant_and(name, criteria.CRITERIA, known))
     return cast(Criterion, found)

@@ -26,6 +26,7 @@ from ...export.quantization.int8_widths import off_step
 from ...targets.artifact import Artifact
 from ...targets.errors import ModelError, RecipeError
 from ...targets.plain import plain
+from ...targets.target import Target
 from ..quantization.candidates import Candidate, Step, Trials, first, stepped, timed, validated
 from ..quantization.sensitivity import Layer, return_sentence, returned, sensitivity, sensitivity_sentence
 from ..work import Variant, Work
@@ -64,12 +65,15 @@ class Quantize:
             cure = "Name each step once."
             raise RecipeError(f"The stage quantize has the steps {', '.join(self.steps)}.", cure)
 
-    def __call__(self, work: Work) -> Work:
-        if self.half and "file" not in work.target.runtime.fp16:
+    def check_target(self, target: Target) -> None:
+        """The target's runtime takes FP16 in the file, if it is asked for."""
+        if self.half and "file" not in target.runtime.fp16:
             raise RecipeError(
-                f"The stage quantize has half = true, but {work.target.name} runs {work.target.runtime}.",
+                f"The stage quantize has half = true, but {target.name} runs {target.runtime}.",
                 "FP16 in the file is for TensorRT 10 and later: leave half out.",
             )
+
+    def __call__(self, work: Work) -> Work:
         work.progress(0, 3, "quantize: calibrate")
         trials = Trials.of(work)
         candidate = first(trials, self.method)

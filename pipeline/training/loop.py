@@ -62,7 +62,7 @@ class Schedule:
     keep: Literal["best", "last"] = "best"
     patience: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    processes: Annotated[int, Field(ge=1)] = 1
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
 
     def code(self) -> list[Path]:
         """The module that several processes run; an edit of it changes the cache key."""

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from deadweight.pipeline.recipe import check_order, parse_over, read_recipe
+from deadweight.pipeline.recipe import SweepSettings, check_order, parse_over, parse_recipe, read_recipe
+from deadweight.pipeline.stage import stage_class, stage_names
+from deadweight.targets.budgets import Budgets
 from deadweight.targets.errors import DeadweightError, RecipeError, TargetError
 
 GOOD = """
@@ -15,6 +19,8 @@ score_drop = 0.01
 [[stages]]
 stage = "train"
 epochs = 2
+[[stages]]
+stage = "statistics"
 [[stages]]
 stage = "prune"
 mean = 0.1
@@ -33,18 +39,18 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_a_recipe_is_read_with_its_stages_and_budgets(tmp_path: Path) -> None:
     recipe = read_recipe(written(tmp_path, GOOD))
-    assert [stage.name for stage in recipe.stages] == ["train", "prune"]
+    assert [stage.name for stage in recipe.stages] == ["train", "statistics", "prune"]
     assert recipe.budgets.score_drop == 0.01
     assert recipe.seed == 0
 
 
 @pytest.mark.parametrize(
     ("setting", "expected"),
-    [("prune.mean=0.5", 0.5), ("stages[1].mean=0.5", 0.5), ("prune.mean=1", 1.0)],
+    [("prune.mean=0.5", 0.5), ("stages[2].mean=0.5", 0.5), ("prune.mean=1", 1.0)],
 )
 def test_a_setting_on_the_command_line_wins(tmp_path: Path, setting: str, expected: float) -> None:
     recipe = read_recipe(written(tmp_path, GOOD), [setting])
-    assert recipe.stages[1].stage.mean == expected  # type: ignore[attr-defined]
+    assert recipe.stages[2].stage.mean == expected  # type: ignore[attr-defined]
 
 
 def test_a_budget_and_the_seed_can_be_set(tmp_path: Path) -> None:
@@ -57,11 +63,11 @@ def test_a_budget_and_the_seed_can_be_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says", "cure"),
     [
-        ("mean = 0.1", "meen = 0.1", 'stages[1] "prune": there is no setting "meen"', "Did you mean 'mean'?"),
+        ("mean = 0.1", "meen = 0.1", 'stages[2] "prune": there is no setting "meen"', "Did you mean 'mean'?"),
         (
             "mean = 0.1",
             'mean = "0.1"',
-            "stages[1] \"prune\": mean is '0.1'; it should be a valid number",
+            "stages[2] \"prune\": mean is '0.1'; it should be a valid number",
             "Correct",
         ),
         ("epochs = 2", "epochs = 2.5", 'stages[0] "train": epochs is 2.5', "Correct"),
@@ -69,7 +75,7 @@ def test_a_budget_and_the_seed_can_be_set(tmp_path: Path) -> None:
         ('"prune"', '"prun"', 'There is no stage "prun"', "Did you mean 'prune'?"),
         ("score_drop", "score_dorp", 'budgets: there is no setting "score_dorp"', "'score_drop'"),
         ("workload =", "worklaod =", 'there is no setting "worklaod"', "'workload'"),
-        ('stage = "prune"', "", "stages[1] does not say which stage it is", "stage ="),
+        ('stage = "prune"', "", "stages[2] does not say which stage it is", "stage ="),
         ('"prune"', '"nowhere.Stage"', 'the stage "nowhere.Stage" was imported', "Check the name"),
         ('workload = "small.py:Digits"', "", "workload is missing", "Correct"),
         ("[budgets]", "[budgets", "is not valid TOML", "Correct that line"),
@@ -90,7 +96,7 @@ def test_a_wrong_recipe_is_shown_where_and_how_to_fix_it(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (f'"prune"\n{CUT}', '"quantize"', 'stages[1] "quantize": it reads ONNX files'),
+        (f'"prune"\n{CUT}', '"quantize"', 'stages[2] "quantize": it reads ONNX files'),
         ("score_drop = 0.01", "ota_bytes = 9", "The budget ota_bytes needs an ONNX file"),
     ],
 )
@@ -143,8 +149,95 @@ def test_a_number_or_nesting_that_nothing_takes_is_refused_before_the_first_stag
         read_recipe(written(tmp_path, f"{line}\n{text}"))
 
 
+TRAIN = {"stage": "train"}
+ENOUGH: dict[str, dict[str, Any]] = {
+    "prune": {"ratio": 0.5},
+    "iterative": {"parameters": 0.5},
+    "load": {"path": "weights.pt"},
+    "depth": {"blocks": 1},
+    "factorize": {"energy": 0.9},
+    "sparsify": {"share": 0.5},
+}
+HOSTILE: tuple[Any, ...] = (
+    *(None, True, "", "x", "a\0b", "../..", "-x", 0, -1, 10**30, float("nan"), float("inf"), -0.5, 1.5),
+    *([], [[]], ["a\0b"], [-1], [float("nan")], {}, {"a": "x"}, {"a": float("nan")}, {"a\0b": 0.5}),
+)
+NEVER = ("nan", "inf", "\0", "x00", str(10**30))
+
+
+def tables() -> list[tuple[str, str]]:
+    """Every setting of every stage and table of a recipe."""
+    kinds: dict[str, Any] = {name: stage_class(name) for name in stage_names()}
+    kinds |= {"sweep": SweepSettings, "budgets": Budgets}
+    return [(name, each.name) for name, kind in kinds.items() for each in dataclasses.fields(cast(Any, kind))]
+
+
+@pytest.mark.parametrize(("table", "key"), tables())
+def test_a_wrong_value_of_any_setting_is_refused_with_its_place_before_the_first_stage(
+    table: str, key: str
+) -> None:
+    for value in HOSTILE:
+        if table in ("sweep", "budgets"):
+            values: dict[str, Any] = {"stages": [TRAIN], table: {key: value}}
+        else:
+            values = {"stages": [{"stage": table, **ENOUGH.get(table, {}), key: value}]}
+        said = refusal({"workload": "mine.py:Mine", **values})
+        assert said == "" or (said.startswith("mine.toml") and (key in said or table in said))
+        assert said or not any(never in str(value) for never in NEVER), f"{table}.{key} = {value!r}"
+
+
+def refusal(values: dict[str, Any]) -> str:
+    try:
+        parse_recipe(values, Path("mine.toml"))
+    except DeadweightError as error:
+        return error.what
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("stages", "more", "says"),
+    [
+        (
+            [TRAIN, {"stage": "prune", "ratio": 0.5}],
+            {},
+            'stages[1] "prune": The criterion "activation" needs',
+        ),
+        ([{"stage": "load", "path": "gone.pt"}], {}, 'stages[0] "load": gone.pt does not exist'),
+        ([TRAIN, {"stage": "distill", "checkpoints": ["gone.pt"]}], {}, "gone.pt does not exist"),
+        ([TRAIN, {"stage": "distill", "checkpoints": [__file__]}], {}, "opening it could run foreign code"),
+        ([{"stage": "load", "path": __file__}, {"stage": "distill", "teachers": 2}], {}, "was not trained"),
+        ([TRAIN, {"stage": "lottery", "rewind_step": 5}], {}, "weights of step 5 to rewind to were not"),
+        ([TRAIN, {"stage": "controls"}], {}, 'stages[1] "controls": Controls need a pruned network'),
+        (
+            [{"stage": "load", "path": __file__}, {"stage": "depth", "blocks": 1}, {"stage": "controls"}],
+            {},
+            "The number of epochs for which the original was trained is not known",
+        ),
+        ([TRAIN, "export", {"stage": "quantize", "half": True}], {}, "has half = true, but x86-cpu"),
+        (
+            [TRAIN, {"stage": "iterative", "parameters": 0.5, "latency_s": 0.1}],
+            {"target": "orin-nano-8gb"},
+            "latency_s = 0.1 is a goal for",
+        ),
+        (
+            [TRAIN, {"stage": "factorize", "speedup": 1.5}],
+            {"target": "orin-nano-8gb"},
+            "has speedup = 1.5, but this machine is not",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_stage(
+    stages: list[Any], more: dict[str, Any], says: str
+) -> None:
+    tables = [one if isinstance(one, dict) else {"stage": one} for one in stages]
+    with pytest.raises(DeadweightError) as caught:
+        check_order(parse_recipe({"workload": "a.py:A", "stages": tables, **more}, Path("mine.toml")))
+    assert caught.value.what.startswith("mine.toml, stages[")
+    assert says in caught.value.what
+
+
 def test_a_nul_character_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="workload has a NUL character"):
+    with pytest.raises(RecipeError, match="'workload' has a NUL character"):
         read_recipe(written(tmp_path, GOOD.replace(".py:", "\\u0000.py:", 1)))
 
 

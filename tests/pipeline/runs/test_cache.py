@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support.digits import Digits
 
-from deadweight.pipeline.recipe import NamedStage
 from deadweight.pipeline.runs.cache import Finished, Run, locked
+from deadweight.pipeline.stage import NamedStage
 from deadweight.pipeline.stages.load import Load
 from deadweight.pipeline.stages.prune import Prune
 from deadweight.pipeline.training.networks import NetworkFiles

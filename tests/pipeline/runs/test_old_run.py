@@ -11,8 +11,8 @@ import pytest
 from support.digits import Digits
 
 from deadweight.__main__ import main
-from deadweight.pipeline.recipe import NamedStage
 from deadweight.pipeline.runs.cache import Run
+from deadweight.pipeline.stage import NamedStage
 from deadweight.pipeline.stages.train import Train
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Work

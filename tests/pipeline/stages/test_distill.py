@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from support.digits import Digits
 
+from deadweight.pipeline.stage import NamedStage
 from deadweight.pipeline.stages.controls import Controls
 from deadweight.pipeline.stages.distill import Distill
 from deadweight.pipeline.stages.prune import Prune
@@ -50,10 +51,9 @@ def test_the_users_own_checkpoints_teach_and_are_read(pruned: Work, tmp_path: Pa
     assert work.log[-1].words[0].startswith("3 teachers")
 
 
-def test_more_teachers_need_to_know_how_the_first_was_trained(pruned: Work, tmp_path: Path) -> None:
-    loaded = dataclasses.replace(pruned, directory=tmp_path, log=())
+def test_more_teachers_need_to_know_how_the_first_was_trained() -> None:
     with pytest.raises(RecipeError, match="The original was not trained in this run"):
-        Distill(epochs=1, teachers=2)(loaded)
+        Distill(epochs=1, teachers=2).check([NamedStage("statistics", Statistics())])
 
 
 def test_the_random_control_goes_to_the_same_school(pruned: Work, tmp_path: Path) -> None:

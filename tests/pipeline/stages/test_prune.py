@@ -149,7 +149,7 @@ def test_thresholds_need_statistics_and_each_other(tmp_path: Path, work: Work) -
     bare = Work(Digits(), load_target("x86-cpu"), tmp_path / "bare", networks=NetworkFiles()).with_model(
         "original", Digits().build_model()
     )
-    with pytest.raises(RecipeError, match="none were collected"):
+    with pytest.raises(RecipeError, match="no statistics were collected"):
         Prune(mean=0.1, std=0.1)(bare)
     for mean, std, ratio in ((0.1, None, None), (None, None, None), (0.1, 0.1, 0.5)):
         with pytest.raises(RecipeError, match="both thresholds, or a ratio"):
