@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import itertools
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .plan import Attributes, Cut, Plan, owner_of
+from .plan import Attributes, Cut, owner_of
 
 if TYPE_CHECKING:
     from .groups import Tracing
@@ -197,10 +196,11 @@ def unread_widths(model: nn.Module, tracing: Tracing, alive: Tensor) -> dict[str
     return found
 
 
-def config_widths(model: nn.Module, small: nn.Module, plan: Plan) -> dict[str, int] | None:
+def config_widths(model: nn.Module, small: nn.Module) -> dict[str, int] | None:
     """The sizes in a transformers configuration from which the class builds a network like `small`.
 
-    They are found by value, and proven: a network built from them has the same shapes and numbers everywhere.
+    A first network, built of numbers with names, shows which attributes of its modules they become; a second,
+    of the sizes that `small` has there, must have its shapes and numbers everywhere.
 
     Returns:
         by the name of the attribute ("config.hidden_size"), those that change; None if none describe `small`.
@@ -208,28 +208,35 @@ def config_widths(model: nn.Module, small: nn.Module, plan: Plan) -> dict[str, i
     config = vars(model).get("config")
     if not hasattr(model, "save_pretrained") or config is None:
         return {}
-    sizes: dict[int, set[int]] = {}
-    for name, tensor in named_tensors(model):
-        after = plan.shapes[name].after if name in plan.shapes else tensor.shape
-        for before, left in zip(tensor.shape, after, strict=True):
-            sizes.setdefault(before, set()).add(left)
-    for width in plan.widths.values():
-        sizes.setdefault(width.before, set()).add(width.after)
-    numbers = {name: value for name, value in _numbers(config, "config") if value in sizes}
-    choices = [sorted(sizes[value] | {value}) for value in numbers.values()]
-    for values in itertools.islice(itertools.product(*choices), _BUILDS):
-        changed = {name: one for (name, old), one in zip(numbers.items(), values, strict=True) if one != old}
-        shell = SimpleNamespace(config=copy.deepcopy(config))
-        for name, value in changed.items():
-            _set(shell, name, value)
-        with contextlib.suppress(Exception), torch.device("meta"):  # sizes that do not go together
-            if _alike(type(model)(shell.config), small):
-                return changed
+    numbers = dict(_numbers(config, "config"))
+    sizes: dict[str, set[int]] = {}
+    with contextlib.suppress(Exception), torch.device("meta"):  # sizes that do not go together
+        of_names = {name: _Named(value) for name, value in numbers.items()}
+        for name, one in of_names.items():
+            one.name = name
+        for path, module in _built(model, of_names).named_modules():
+            now = vars(small.get_submodule(path))
+            for name, one in vars(module).items():
+                if isinstance(one, _Named):
+                    sizes.setdefault(one.name, set()).add(now[name])
+        changed = {name: one for name, found in sizes.items() for one in found if one != numbers[name]}
+        if all(len(found) == 1 for found in sizes.values()) and _alike(_built(model, changed), small):
+            return changed
     return None
 
 
-_BUILDS = 32
-"""The number of configurations that are tried."""
+class _Named(int):
+    """A number of a configuration, with its name."""
+
+    name: str
+
+
+def _built(model: nn.Module, numbers: Mapping[str, int]) -> nn.Module:
+    """Another network of its class, with other numbers in its configuration."""
+    shell = SimpleNamespace(config=copy.deepcopy(model.config))
+    for name, value in numbers.items():
+        _set(shell, name, value)
+    return type(model)(shell.config)
 
 
 def _numbers(config: Any, path: str) -> Iterator[tuple[str, int]]:

@@ -29,6 +29,7 @@ from .narrow import (
     guessed_attributes,
     named_tensors,
     narrowed,
+    set_attributes,
     unread_widths,
 )
 from .plan import Attributes, Plan, record, together
@@ -118,11 +119,13 @@ class Trial:
             small, problem = (None, problem) if settled in guesses[:place] else self._narrowed(settled)
             if small is not None:
                 reason = self.plan.reason or "its forward code follows the widths"
-                config = config_widths(self.model, small, self.plan)
+                config = config_widths(self.model, small)
                 if config:
-                    described = _together({"": config}, settled)
-                    other, _ = self._narrowed(described)
-                    small, settled = (small, settled) if other is None else (other, described)
+                    set_attributes(small, {"": config})
+                    if self._problem(small, self.own):  # its forward reads them for something else
+                        small = narrowed(self.model, self.tensors, settled)
+                    else:
+                        settled = _together({"": config}, settled)
                 if config is None:
                     reason += "; its config cannot describe these widths: write it with save_pruned()"
                 if settled != known:
