@@ -50,7 +50,7 @@ from deadweight.pipeline.pruning.plan import Plan, plan_of
 from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
-from deadweight.pipeline.pruning.verify import Proof, saved, verify
+from deadweight.pipeline.pruning.verify import Proof, verify
 from deadweight.targets.errors import DeadweightError, ModelError
 
 Row = dict[str, Any]
@@ -204,10 +204,10 @@ class Pruned:
         proof = Proof(self.model, self.small, done, self.groups)
         steps: dict[str, Callable[[], Any]] = {
             "outputs": lambda: proof.outputs,
+            "sizes": proof.sizes,  # first: it finds the smallest inputs, as in `verify`
             "gradients": proof.gradients,
-            "sizes": proof.sizes,
             "pickled": proof.pickled,
-            "saved": lambda: saved(self.model, self.small, done, self.groups),
+            "saved": proof.saved,
         }
         found, said = {}, []
         for name, step in steps.items():

@@ -109,8 +109,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """A value for `json.dumps`; empty fields for layers and blocks are left out."""
-        alone = dataclasses.asdict(dataclasses.replace(self, earlier=()))
-        value = {"schema": 1, **alone, "earlier": [plan.to_json() for plan in self.earlier]}
+        value = {"schema": 1, **_plain(vars(self)), "earlier": [plan.to_json() for plan in self.earlier]}
         return {name: one for name, one in value.items() if one or name not in _MAY_LACK}
 
     @classmethod
@@ -149,6 +148,12 @@ class Plan:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             cure = "Run the stage that prunes again."
             raise ArtifactError(f"This is not a plan of this version: {error!r}.", cure) from error
+
+
+def _plain(value: Any) -> Any:
+    """Its fields by name, also those within; `dataclasses.asdict` copies every index."""
+    fields = vars(value) if dataclasses.is_dataclass(value) else value
+    return {key: _plain(one) for key, one in fields.items()} if isinstance(fields, Mapping) else value
 
 
 def fingerprint(model: nn.Module) -> str:

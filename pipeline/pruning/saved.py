@@ -27,6 +27,7 @@ from torch.utils import _pytree as pytree
 from ...targets.artifact import json_of, writing
 from ...targets.errors import ArtifactError, ModelError
 from .compare import relative_error, run, tolerance
+from .groups import Groups
 from .inputs import Example, Inputs, inputs_of, tensors_of, unwrapped
 from .narrow import named_tensors
 from .plan import Plan, fingerprint, plan_of
@@ -53,10 +54,8 @@ def save_pruned(directory: Path | str, small: nn.Module, plan: Plan, example: Ex
     named = {f"input.{number}": value for number, value in enumerate(inputs)}
     named |= {f"output.{number}": value for number, value in enumerate(outputs)}
     checked = _tensors(named)
-    value = (plan_of(small) or plan).to_json()
+    value = _described(small, plan, given)
     value |= {"weights": hashlib.sha256(weights).hexdigest(), "example": hashlib.sha256(checked).hexdigest()}
-    if given.named or not all(isinstance(one, Tensor) for one in given.args):
-        value["inputs"] = _structure(given)
     _write(directory / WEIGHTS, weights)
     _write(directory / EXAMPLE, checked)
     _write(directory / PLAN, _sealed(value))
@@ -116,6 +115,30 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
             )
         raise _altered(directory / EXAMPLE, why)
     return small
+
+
+def reloaded(original: nn.Module, small: nn.Module, plan: Plan, groups: Groups) -> nn.Module:
+    """What `load_pruned` makes of what `save_pruned` writes, but in memory; `original` is what was built.
+
+    Raises:
+        ModelError: it cannot be written, or not be loaded.
+    """
+    value = json.loads(json.dumps(_described(small, plan, inputs_of(small, groups.example))))
+    again = replay(original, Plan.from_json(value), groups)
+    try:
+        again.load_state_dict(small.state_dict())
+    except RuntimeError as error:
+        why = str(error).splitlines()[-1].strip()
+        raise ModelError(f"The plan does not fit: {why}", "Give the original that was pruned.") from error
+    return again
+
+
+def _described(small: nn.Module, plan: Plan, given: Inputs) -> dict[str, Any]:
+    """What plan.json says, but for the hashes."""
+    value = (plan_of(small) or plan).to_json()
+    if given.named or not all(isinstance(one, Tensor) for one in given.args):
+        value["inputs"] = _structure(given)
+    return value
 
 
 def _structure(inputs: Inputs) -> dict[str, Any]:

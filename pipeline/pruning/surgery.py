@@ -183,13 +183,20 @@ def _resized(
 
 
 @uncollected()
-def replay(model: nn.Module, plan: Plan, example: Example) -> nn.Module:
+def replay(model: nn.Module, plan: Plan, given: Groups | Example) -> nn.Module:
     """A new instance of the original, cut by the plan and the earlier ones in it. Values are its own.
+
+    Args:
+        given: the trace of `model`, or the example inputs.
 
     Raises:
         ModelError: a plan is for another network.
     """
-    return rebuilt(model, plan, lambda model, step: graph_form(model, step.cut, trace(model, example)))
+
+    def cut(model: nn.Module, step: Plan) -> nn.Module:
+        return graph_form(model, step.cut, given if isinstance(given, Groups) else trace(model, given))
+
+    return rebuilt(model, plan, cut)
 
 
 def _without_unsound(trial: Trial) -> Trial:

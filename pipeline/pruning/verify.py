@@ -14,7 +14,6 @@ import functools
 import io
 import math
 import re
-import tempfile
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -36,6 +35,7 @@ from .compare import (
     relative_error,
     run,
     run_graph,
+    tolerance,
 )
 from .contexts import first_line, in_mode, uncollected
 from .graphnet import GraphNet
@@ -55,7 +55,7 @@ from .inputs import (
 from .narrow import copied_module, named_tensors, without
 from .plan import Cut, Plan, fingerprint, plan_of
 from .resize import resized
-from .saved import load_pruned, save_pruned
+from .saved import reloaded
 from .surgery import apply
 from .survivors import MismatchError, Survivors, check_traced, mismatch, renormalised_by
 from .trace import trace
@@ -125,7 +125,7 @@ def verify(
     if not wide:
         return proof.outputs
     found = proof.wide()
-    return dataclasses.replace(found, also=(*found.also, saved(original, pruned, plan, groups)))
+    return dataclasses.replace(found, also=(*found.also, proof.saved()))
 
 
 @uncollected()
@@ -144,19 +144,6 @@ def proven(model: nn.Module, plan: Plan, groups: Groups) -> tuple[nn.Module, Ver
             if isinstance(small, GraphNet):
                 raise
             form = "graph"
-
-
-def saved(original: nn.Module, pruned: nn.Module, plan: Plan, groups: Groups) -> str:
-    """A round trip through `save_pruned`, in words; `original` stands for its constructor."""
-    if plan_of(original) is not None:
-        return "not saved: the original was pruned before, and its constructor is not known"
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            save_pruned(folder, pruned, plan, groups.example)
-            load_pruned(lambda: copied_module(original, {}), folder)  # it compares outputs
-        except DeadweightError as refusal:
-            return f"cannot be saved: {refusal.what}"
-    return "can be saved"
 
 
 def _verify_depth(original: nn.Module, shallow: nn.Module, plan: Plan, example: Example) -> Verification:
@@ -185,6 +172,7 @@ class Proof:
         normed = any("batch_norm" in operator_name(node) for node in groups.tracing.graph.graph.nodes)
         # What both take and is quickest to learn from; a batch norm needs several samples.
         self.least = self.inputs if normed else Trial(original, plan, groups).inputs
+        self.found: Computation = cache(partial(run, pruned, self.least))
 
     @functools.cached_property
     def masked(self) -> nn.Module:
@@ -352,7 +340,7 @@ class Proof:
         if outcome.same:
             several = all(len(one) > 1 for one in tensors_of(inputs) if one.dim())  # for batch norms
             if several and _elements(inputs) < _elements(self.least):
-                self.least = inputs
+                self.least, self.found = inputs, found
             return "same"
         shapes = ", ".join(str(tuple(one.shape)) for one in tensors_of(inputs))
         raise self._wrong(f"at another size of its inputs, {shapes}", outcome.error)
@@ -369,9 +357,23 @@ class Proof:
             except Exception:
                 return "cannot be pickled, as the original"
             return f"cannot be pickled: {first_line(error)}"
-        if off := relative_error(run(self.pruned, self.least), run(again, self.least)):
+        if off := self._difference(again):
             raise self._wrong("after a round trip through pickle", off)
         return "can be pickled"
+
+    def saved(self) -> str:
+        """A round trip through `save_pruned`, in words; the original stands for its constructor."""
+        if plan_of(self.original) is not None:
+            return "not saved: the original was pruned before, and its constructor is not known"
+        try:
+            again = reloaded(self.original, self.pruned, self.plan, self.groups)
+        except DeadweightError as refusal:
+            return f"cannot be saved: {refusal.what}"
+        missing = self._difference(again) > tolerance(self.found(Precision.OWN))
+        return "cannot be saved: some state is not in its state dict" if missing else "can be saved"
+
+    def _difference(self, copy: nn.Module) -> float:
+        return relative_error(self.found(Precision.OWN), run(copy, self.least))
 
     def _wrong(self, where: str, error: float) -> MismatchError:
         return MismatchError(
