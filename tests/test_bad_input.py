@@ -244,7 +244,7 @@ def test_a_checkpoint_of_another_network(project: Path, fails: Failing) -> None:
         project / "recipe.toml", 'stage = "train"\nepochs = 1', f'stage = "load"\npath = "{project}/other.pt"'
     )
     printed = fails()
-    assert "does not fit build_model()" in printed
+    assert "other.pt does not fit the network" in printed
 
 
 def test_a_full_disk_is_said_and_the_same_command_goes_on(project: Path) -> None:

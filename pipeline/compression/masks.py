@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ...targets.artifact import json_of
-from ...targets.errors import ArtifactError, ModelError, RecipeError
+from ...targets.errors import ModelError, RecipeError
 from ..pruning.narrow import copied_module
-from ..training.checkpoint import write_tensors
+from ..training.checkpoint import opened, write_tensors
 from ..training.loop import Masks as Masks
 from ..training.loop import hold, holding
 
@@ -183,13 +181,8 @@ def save_masks(path: Path, masks: Masks, pattern: str) -> None:
 
 def load_masks(path: Path) -> tuple[dict[str, Tensor], str]:
     """Masks, and the name of their pattern; an ArtifactError if the file is damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            pattern = str(json_of(file.metadata()["masks"])["pattern"])
-            return {name: file.get_tensor(name) for name in file.keys()}, pattern  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        cure = "Delete the file and run the same recipe again."
-        raise ArtifactError(f"The masks {path} are damaged: {error}.", cure) from error
+    with opened(path, "the same recipe makes it again", "masks") as (masks, about):
+        return masks, str(about["pattern"])
 
 
 def _ranked(weight: Tensor, mask: Tensor) -> Tensor:

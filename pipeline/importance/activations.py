@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from ...targets.errors import ArtifactError, ModelError, WorkloadError
+from ...targets.errors import ModelError, WorkloadError
 from ..pruning.capture import copied
 from ..pruning.groups import Group, Groups, Read
-from ..training.checkpoint import write_tensors
+from ..training.checkpoint import opened, write_tensors
 from .moments import Moments, fold, measure, merge
 
 _FIELDS = ("mean", "std", "mean_abs", "zero_share", "maximum", "count")
@@ -105,21 +104,12 @@ class ActivationStatistics:
         Raises:
             ArtifactError: the file is missing, damaged or of another kind.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()["statistics"])
-                groups = {
-                    name: UnitStatistics(*(file.get_tensor(f"{name}/{field}") for field in _FIELDS))
-                    for name in about["order"]
-                }
-                return cls(groups, about["measured"], about["shifted"])
-        except FileNotFoundError as error:
-            raise ArtifactError(f"{path} does not exist.", "Check the path.") from error
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"{path} has no activation statistics, or is damaged: {error}.",
-                f"Delete it (rm {path}) and run again: the stage statistics will make it again.",
-            ) from error
+        with opened(path, "the stage statistics makes it again", "statistics") as (tensors, about):
+            groups = {
+                name: UnitStatistics(*(tensors[f"{name}/{field}"] for field in _FIELDS))
+                for name in about["order"]
+            }
+            return cls(groups, int(about["measured"]), int(about["shifted"]))
 
 
 # Merging costs the same for many batches as for two, so it is done for several at once.

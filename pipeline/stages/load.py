@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...targets.errors import ArtifactError, ModelError
+from ...targets.errors import ArtifactError
+from ..training.checkpoint import fill
 from ..training.predict import validation_score
 from ..work import Work
 from ..workload import built_model
@@ -42,17 +43,11 @@ class Load:
 
     def __call__(self, work: Work) -> Work:
         model = built_model(work.workload)
-        weights = read_weights(Path(self.path), self.key)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ModelError(
-                f"{self.path} does not fit build_model(): {' '.join(str(error).split())[:300]}",
-                "Give the checkpoint of this network, or the key of its state dict.",
-            ) from error
+        path, cure = Path(self.path), "Give the checkpoint of build_model(), or the key of its state dict."
+        fill(model, read_weights(path, self.key), path, cure)
         score = validation_score(work.workload, model)
         words = f"{self.path}: validation {work.workload.score_name} {score:.4f}"
-        return work.with_model("original", model.eval()).logged("load", self, words)
+        return work.with_model("original", model).logged("load", self, words)
 
 
 def read_weights(path: Path, key: str = "") -> dict[str, Tensor]:
@@ -71,24 +66,38 @@ def read_weights(path: Path, key: str = "") -> dict[str, Tensor]:
             f"{path} is a pickle with more than tensors; opening it could run foreign code.",
             "Save only the weights: safetensors.torch.save_file(model.state_dict(), 'model.safetensors').",
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        detail = "" if isinstance(error, KeyError) else f": {error}"  # its first byte is not a pickle's
+    except Exception as error:  # torch does not wrap the errors of a damaged pickle
         raise ArtifactError(
-            f"{path} is damaged or not a checkpoint{detail}.",
+            f"{path} is damaged or not a checkpoint: {str(error).partition(chr(10))[0].rstrip('.')[:200]}.",
             "Give the trained weights: a .safetensors file, or the .pt file of a state dict.",
         ) from error
-    if key:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    if not isinstance(value, Mapping) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
-        found = sorted(map(str, value))[:8] if isinstance(value, Mapping) else type(value).__name__
+    held = value.get(key) if key and isinstance(value, Mapping) else value
+    if not isinstance(held, Mapping) or not all(isinstance(one, Tensor) for one in held.values()):
+        found = (
+            sorted(one for one in value if isinstance(one, str))[:8]
+            if isinstance(value, Mapping)
+            else type(value).__name__
+        )
         raise ArtifactError(
             f"{path} has no state dict{f' under {key!r}' if key else ''}, but {found}.",
             'Name its key, e.g. key = "model".',
         )
-    return dict(value)
+    most = max(path.stat().st_size, 1 << 26)  # a small view may repeat values
+    for name, one in held.items():
+        if one.layout is not torch.strided or one.nbytes > most:
+            what = f"{path}: {name!r} is sparse, or larger than the whole file."
+            raise ArtifactError(what, "Save plain tensors, each with its own values.")
+    return dict(held)
 
 
 def _tensors_alone(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start[:1] != b"\x80" and start != b"PK":
+        raise ValueError("it is neither a file of torch.save nor a pickle")
+    parts = zipfile.ZipFile(path).infolist() if start == b"PK" else []
+    if sum(one.file_size for one in parts) > path.stat().st_size:
+        raise ValueError("it would unpack to more than its own size, which no file of torch.save does")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # on the pickle protocol; unsafe files are refused below
         return torch.load(path, map_location="cpu", weights_only=True)

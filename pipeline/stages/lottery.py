@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...targets.errors import RecipeError
@@ -35,6 +34,7 @@ from ..importance.allocation import Scope
 from ..pruning.plan import Plan, plan_of
 from ..pruning.surgery import apply, replay
 from ..stage import NamedStage
+from ..training.checkpoint import tensors_in
 from ..training.fit import Fitted, fit
 from ..training.loop import WORKER, Schedule, TrainingJob
 from ..work import Facts, Work
@@ -224,7 +224,7 @@ def stored(work: Work, step: int) -> dict[str, Tensor]:
     original = work.variant("original")
     if f"step-{step}" not in original.files:
         raise _unstored(step, [int(kind[5:]) for kind in original.files if kind.startswith("step-")])
-    return load_file(original.path(f"step-{step}"))
+    return tensors_in(original.path(f"step-{step}"))
 
 
 def saved(work: Work, name: str, cut: Cut, model: nn.Module, *, role: str = "chain") -> Work:

@@ -1,23 +1,25 @@
-"""Checkpoint of a training: tensors and JSON in one safetensors file, without pickle.
+"""Files of tensors, without pickle; above all the checkpoint of a training, which has JSON beside them.
 
-It is replaced atomically after every epoch, so a killed training loses at most the current epoch. It has the
+`opened` reads every safetensors file of ours, and `fill` puts weights into a network. A checkpoint is
+replaced atomically after every epoch, so a killed training loses at most the current epoch. It has the
 current network, the best network, the optimizer and the scores so far.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from ...targets.artifact import json_of, writing
-from ...targets.errors import ArtifactError
+from ...targets.errors import ArtifactError, ModelError
 
 
 @dataclass(frozen=True)
@@ -56,22 +58,65 @@ def save(path: Path, model: nn.Module, optimizer: Any, progress: Reached) -> Non
 
 def load(path: Path, model: nn.Module, optimizer: Any) -> Reached:
     """Restores network and optimizer; returns the progress. An ArtifactError if the file is damaged."""
-    facts, tensors = _read(path)
-    state: dict[int, dict[str, Any]] = {int(index): dict(slots) for index, slots in facts["plain"].items()}
-    for name, value in _with_prefix(tensors, "optimizer/").items():
-        index, _, slot = name.partition("/")
-        state.setdefault(int(index), {})[slot] = value
-    try:
+    with opened(path, "the training starts again", "training") as (tensors, facts):
+        state: dict[int, dict[str, Any]] = {int(at): dict(slots) for at, slots in facts["plain"].items()}
+        for name, value in _with_prefix(tensors, "optimizer/").items():
+            index, _, slot = name.partition("/")
+            state.setdefault(int(index), {})[slot] = value
         optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
         model.load_state_dict(_with_prefix(tensors, "model/"))
-    except (RuntimeError, ValueError) as error:
-        raise _damaged(path, str(error).splitlines()[0]) from error
-    return _progress(facts, tensors)
+    return reached(path)
 
 
 def reached(path: Path) -> Reached:
     """The progress of a training, with its best network so far; an ArtifactError if it is damaged."""
-    return _progress(*_read(path))
+    with opened(path, "the training starts again", "training") as (tensors, facts):
+        best = _with_prefix(tensors, "best/")
+        return Reached(tuple(map(float, facts["scores"])), int(facts["kept"]), best, int(facts["seed"]))
+
+
+@contextlib.contextmanager
+def opened(path: Path, then: str, entry: str = "") -> Iterator[tuple[dict[str, Tensor], Any]]:
+    """The tensors and the JSON of a safetensors file of ours; what breaks in the block is an ArtifactError.
+
+    Args:
+        then: what happens once the file is deleted, for the message.
+        entry: the metadata's entry that has the JSON.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            yield tensors, json_of((file.metadata() or {})[entry]) if entry else None
+    except Exception as error:  # a file of another kind can break anything
+        why = str(error).partition("\n")[0].rstrip(".")
+        what = f"{path} is damaged, missing or of another kind: {why}."
+        raise ArtifactError(what, f"Delete it (rm {path}): {then}.") from error
+
+
+def tensors_in(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file of ours, by name; an ArtifactError if it is damaged."""
+    with opened(path, "the stage that wrote it runs again") as (tensors, _):
+        return tensors
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], path: Path, cure: str) -> nn.Module:
+    """The network with these weights, in eval mode; a ModelError says shortly what does not fit."""
+    kinds = {
+        name: (weights[name].dtype, own.dtype) for name, own in model.state_dict().items() if name in weights
+    }
+    wrong = [
+        f"{name} is {a}, not {b}"
+        for name, (a, b) in kinds.items()
+        if a.is_floating_point != b.is_floating_point
+    ]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        wrong = [line.strip().rstrip(".") for line in str(error).splitlines()[1:]]
+    if wrong:
+        short = "; ".join(line[:150] for line in wrong[:3])
+        raise ModelError(f"{path} does not fit the network: {short}{' …' * (len(wrong) > 3)}.", cure)
+    return model.eval()
 
 
 def write_tensors(
@@ -84,24 +129,5 @@ def write_tensors(
         beside.write_bytes(save_tensors(plain, dict(metadata) if metadata else None))
 
 
-def _progress(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Reached:
-    return Reached(tuple(facts["scores"]), facts["kept"], _with_prefix(tensors, "best/"), facts["seed"])
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json_of(file.metadata()["training"])
-            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-
-
 def _with_prefix(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
     return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
-
-
-def _damaged(path: Path, why: str) -> ArtifactError:
-    return ArtifactError(
-        f"The checkpoint {path} is damaged: {why}.", f"Delete it (rm {path}): the training starts again."
-    )

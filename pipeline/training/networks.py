@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from ...targets.artifact import read_json
-from ...targets.errors import ModelError, RecipeError
+from ...targets.errors import RecipeError
 from ..pruning import rebuild, surgery
 from ..pruning.groups import Groups
 from ..pruning.plan import Plan, plan_of
@@ -21,7 +20,7 @@ from ..pruning.saved import PLAN, WEIGHTS, load_pruned, save_pruned
 from ..pruning.trace import trace
 from ..work import Variant
 from ..workload import Workload, example_batch, users_code
-from .checkpoint import write_tensors
+from .checkpoint import fill, tensors_in, write_tensors
 
 
 class NetworkFiles:
@@ -78,14 +77,7 @@ def load_network(workload: Workload, folder: Path) -> nn.Module:
     weights = folder / "model.safetensors"
     with torch.random.fork_rng(devices=[]):
         model = build()
-    try:
-        model.load_state_dict(load_file(weights))
-    except RuntimeError as error:
-        raise ModelError(
-            f"{weights} does not fit what {named} returns: {str(error).splitlines()[0]}",
-            f"Let {named} return the same network every time.",
-        ) from error
-    return model.eval()
+    return fill(model, tensors_in(weights), weights, f"Let {named} return the same network every time.")
 
 
 def student_class(name: str) -> Callable[[], nn.Module]:

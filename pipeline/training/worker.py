@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import load_file
 
 from ...targets.artifact import read_json, write_json
 from ...targets.errors import DeadweightError, RecipeError
 from ..workload import load_workload, users_code
+from .checkpoint import tensors_in
 from .distributed import POLL_S
 from .loop import Schedule, TrainingJob, learn
 from .networks import NetworkFiles, load_network
@@ -62,7 +62,7 @@ def train_share(place: Path) -> None:
         checkpoint=Path(value["checkpoint"]),
         progress=tell,
         teaching=teaching,
-        masks=load_file(place / "masks.safetensors") if value["masked"] else None,
+        masks=tensors_in(place / "masks.safetensors") if value["masked"] else None,
         rewind_step=value["rewind_step"],
     )
     learn(load_network(workload, place), job, fabric)

@@ -71,7 +71,7 @@ def test_a_stage_out_of_order_is_shown_what_comes_before_it(work: Work) -> None:
 
 def test_weights_of_another_network_are_refused(work: Work) -> None:
     result = work.with_model("original", nn.Linear(2, 2))
-    with pytest.raises(ModelError, match="does not fit what build_model"):
+    with pytest.raises(ModelError, match="does not fit the network"):
         result.model()
 
 
