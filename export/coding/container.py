@@ -18,8 +18,7 @@ import numpy as np
 
 from ...targets.artifact import writing as whole_file
 from ...targets.coded import records
-from ...targets.coded.container import LARGEST, MAGIC, MOST_BOOK, MOST_BOOKS, unpack
-from ...targets.coded.skeleton import DICTIONARY
+from ...targets.coded.container import DICTIONARY, LARGEST, MAGIC, MOST_BOOK, MOST_BOOKS, unpack
 from ...targets.errors import ModelError
 from ...targets.protobuf import to_varint
 from ..onnx_graph.graph import Array

@@ -5,7 +5,7 @@
     32       SHA-256 of the rest
     varint   bytes of the ONNX file
     varint   bytes of its skeleton: the file without its tensors' numbers
-    varint   bytes of the skeleton, deflated (RFC 1951, with the dictionary of `skeleton.py`); those bytes
+    varint   bytes of the skeleton, deflated (RFC 1951, with the dictionary of `skeleton.dat`); those bytes
     varint   code books; for each: varint: numbers; byte: bytes of a number; a record
     varint   tensors; for each: varint: bytes of the skeleton before it; varint: numbers; byte: bytes of a
              number; a record
@@ -18,6 +18,7 @@ before it is decoded, and each size inside is checked against that of the whole.
 from __future__ import annotations
 
 import hashlib
+import pkgutil
 import zlib
 from pathlib import Path
 
@@ -25,7 +26,6 @@ from ..artifact import writing
 from ..errors import ArtifactError
 from .reading import Bytes, Reader, damaged
 from .records import WIDTHS, Numbers
-from .skeleton import DICTIONARY
 
 MAGIC = b"DWZ1"
 LARGEST = 1 << 31
@@ -33,6 +33,10 @@ MOST_RATIO = 4096
 ALWAYS = 1 << 24  # result size in bytes that is allowed for any file
 MOST_BOOKS = 4096
 MOST_BOOK = 1 << 16
+DICTIONARY = pkgutil.get_data(__name__, "skeleton.dat") or b""
+"""Preset (RFC 1950, 2.2): the names that every exporter writes, of which a small network's graph mostly
+consists. The most frequent are last, where references are shortest. A change makes another format and needs
+another magic number."""
 
 
 def unpack(data: Bytes, *, most: int = LARGEST) -> bytes:

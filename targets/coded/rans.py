@@ -13,14 +13,11 @@ integer arithmetic, so they are equal on every machine. With 2 levels per octave
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 
-from .reading import damaged
-
-if TYPE_CHECKING:
-    from .reading import Array
+from .reading import Array, damaged
 
 LOWEST = 1 << 16  # states stay in 2 ** 16 to 2 ** 32; encoding starts here and decoding must end here
 LARGEST_TABLES = 1 << 18  # entries of all tables together, which should fit into the cache

@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Union
 
 from ..errors import ArtifactError
+from ..protobuf import varint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
+else:
+    Array = Any
 
 Bytes = Union[bytes, bytearray, memoryview]
 
@@ -60,15 +63,10 @@ class Reader:
 
     def number(self, what: str, *, least: int = 0, most: int) -> int:
         """The next varint, which must be from `least` to `most`."""
-        value = shift = 0
-        while True:
-            byte = self.byte(what)
-            value |= (byte & 127) << shift
-            if byte < 128:
-                break
-            shift += 7
-            if shift > 56:
-                raise damaged(f"{what} is a number of more than nine bytes")
+        try:
+            value, self.at = varint(self.data, self.at)
+        except (IndexError, ValueError) as error:
+            raise damaged(f"{what} is no number: {error}") from error
         if not least <= value <= most:
             raise damaged(f"{what} is {value}, not {least} to {most}")
         return value

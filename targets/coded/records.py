@@ -19,16 +19,12 @@ its column.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
-from .reading import Reader, damaged, outdated
+from .reading import Array, Reader, damaged, outdated
 from .streams import MOST_CONTEXTS, read_symbols
-
-if TYPE_CHECKING:
-    from .reading import Array
-
 
 PLANES, BOOK, MASK, GAPS, ROWS, SAME, _ATOMS = range(7)
 PLAIN, EXPLICIT, AROUND = range(3)

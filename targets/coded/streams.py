@@ -16,15 +16,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 import numpy as np
 
 from . import rans
-from .reading import Bytes, Reader, damaged, outdated
-
-if TYPE_CHECKING:
-    from .reading import Array
+from .reading import Array, Bytes, Reader, damaged, outdated
 
 RAW, CONSTANT, RANS, _HUFFMAN, PLANES = range(5)
 MOST_CONTEXTS = 256

@@ -1,7 +1,7 @@
 """The agent as a zipapp: this floor's sources in a zip file that Python runs without an install.
 
-It is sent with the first call and stored on the board by its hash. Equal sources give equal bytes. It has no
-docstrings, and not the boards' TOML files, since a target is sent as JSON.
+It is sent with the first call and stored on the board by its hash. Equal sources give equal bytes. The
+boards' TOML files are left out, since a target is sent as JSON.
 """
 
 from __future__ import annotations
@@ -31,39 +31,18 @@ sys.exit(main())
 
 @lru_cache(maxsize=1)
 def agent_bytes() -> bytes:
-    """The zip file, some 190 KB. Its sources are Python 3.8; `python3 FILE doctor` runs it."""
+    """The zip file, some 240 KB. Its sources are Python 3.8; `python3 FILE doctor` runs it."""
     import io
     import zipfile  # imported here, so that the agent starts fast
 
-    files = {
-        "__main__.py": _MAIN.replace("VERSION", __version__),
-        "deadweight/__init__.py": '"""The part of deadweight for boards."""\n',
-    }
-    for path in sorted(_SOURCES.rglob("*.py")):
-        name = f"deadweight/targets/{path.relative_to(_SOURCES).as_posix()}"
-        files[name] = _without_docstrings(path.read_text("utf-8"))
+    files = {"__main__.py": _MAIN.replace("VERSION", __version__).encode(), "deadweight/__init__.py": b""}
+    for path in sorted((*_SOURCES.rglob("*.py"), *_SOURCES.rglob("*.dat"))):
+        files[f"deadweight/targets/{path.relative_to(_SOURCES).as_posix()}"] = path.read_bytes()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, text in files.items():
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), text, zipfile.ZIP_DEFLATED)
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
-
-
-def _without_docstrings(source: str) -> str:
-    """A source without its docstrings, which nobody reads on a board. Each line keeps its number."""
-    import ast
-
-    lines = source.split("\n")
-    for node in ast.walk(ast.parse(source)):
-        if (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
-            and node.end_lineno is not None
-        ):
-            lines[node.lineno - 1] = lines[node.lineno - 1][: node.col_offset] + '""'
-            lines[node.lineno : node.end_lineno] = [""] * (node.end_lineno - node.lineno)
-    return "\n".join(lines)
 
 
 def agent_sha256() -> str:
