@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
-from .errors import ArtifactError
+from .errors import ArtifactError, reported
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,11 @@ def unfinished(folder: Path) -> Iterator[Path]:
     """A folder inside for unfinished files; deleted afterwards, and `folder` too if it is empty."""
     part = folder / ".part"
     shutil.rmtree(part, ignore_errors=True)
+    cure = "Free some space, or choose another path with --out."
     try:
-        part.mkdir(parents=True)
-        yield part
-    except OSError as error:
-        raise ArtifactError(
-            f"{folder} cannot be written: {error.strerror or error}.",
-            "Free some space, or choose another path with --out.",
-        ) from error
+        with reported(ArtifactError, f"{folder} cannot be written", cure):
+            part.mkdir(parents=True)
+            yield part
     finally:
         shutil.rmtree(part, ignore_errors=True)
         with contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, Type
 
 
 def meant(name: str, known: Iterable[str], otherwise: str, *, count: int = 1, cutoff: float = 0.6) -> str:
@@ -79,3 +79,14 @@ class TargetError(DeadweightError):
 
 class MeasurementError(DeadweightError):
     """Samples allow no judgement."""
+
+
+@contextlib.contextmanager
+def reported(kind: Type[DeadweightError], what: str, cure: str, *of: Type[BaseException]) -> Iterator[None]:
+    """Makes the system's errors in a block, or those of the classes `of`, one of ours, with the reason."""
+    kinds = of or (OSError,)
+    try:
+        yield
+    except kinds as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise kind(f"{what}: {getattr(error, 'strerror', None) or reason}.", cure) from error

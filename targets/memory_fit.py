@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Tuple
 
-from .errors import MeasurementError, TargetError
+from .errors import MeasurementError, TargetError, reported
 
 OUTCOMES = ("fits", "does_not_fit", "cannot_tell")
 LEAST_WORKSPACE_BYTES = 16 << 20
@@ -172,10 +172,8 @@ def fit(
 def free_memory(root: Path = Path("/")) -> int:
     """Memory available without swapping, in bytes: MemAvailable of /proc/meminfo below `root`."""
     cure = "Give it: --free-bytes, from `free -b` on the board."
-    try:
+    with reported(MeasurementError, "Free memory cannot be read", cure):
         text = (Path(root) / "proc/meminfo").read_text()
-    except OSError as error:
-        raise MeasurementError(f"Free memory cannot be read: {error}.", cure) from error
     found = re.search(r"^MemAvailable:\s*(\d+) kB", text, re.MULTILINE)
     if found is None:
         raise MeasurementError("/proc/meminfo has no MemAvailable on this system.", cure)

@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from .errors import ArtifactError
+from .errors import ArtifactError, reported
 
 SIGNERS = Path("etc/deadweight/allowed_signers")
 """The machine's trusted signers; below the root."""
@@ -23,10 +23,8 @@ _EXPIRES_S = 14 * 24 * 3600.0
 def cache(folder: Path = CACHE) -> Path:
     """The agent's folder, created if missing, which no other user can read."""
     place = Path(folder).expanduser()
-    try:
+    with reported(ArtifactError, f"{place} cannot be created", "Fix its owner."):
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"{place} cannot be created: {error.strerror}.", "Fix its owner.") from error
     return place
 
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Iterator
 
-from .errors import TargetError
+from .errors import TargetError, reported
 
 _ADD_SEALS = 1033
 _AGAINST_ALL = 1 | 2 | 4 | 8  # against more seals, shrinking, growing and writing
@@ -22,15 +22,11 @@ def sealed_bytes(name: str, data: bytes) -> Iterator[Path]:
     """A path with these bytes, for the duration of the block; a TargetError if memory is short."""
     handle = os.memfd_create(name, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     try:
-        try:
+        large = f"{name} ({len(data) / 1e6:.1f} MB) cannot be held in memory"
+        with reported(TargetError, large, "Free some memory."):
             with os.fdopen(os.dup(handle), "wb") as file:
                 file.write(data)
             fcntl.fcntl(handle, _ADD_SEALS, _AGAINST_ALL)
-        except OSError as error:
-            raise TargetError(
-                f"{name} ({len(data) / 1e6:.1f} MB) cannot be held in memory: {error.strerror}.",
-                "Free some memory.",
-            ) from error
         yield Path(f"/proc/{os.getpid()}/fd/{handle}")
     finally:
         os.close(handle)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import api
-from ..targets.errors import ArtifactError, RecipeError
+from ..targets.errors import ArtifactError, RecipeError, reported
 from ..terminal.options import BoardPrecision, BoardRuntime, Inputs, On, TargetName
 from ..terminal.printer import out
 from ..terminal.show import show
@@ -183,11 +183,6 @@ def _report(found: Gate, *, junit: Path | None, summary: Path | None) -> None:
         write_junit(found.gated, junit, model=found.model.name)
     if summary is not None:
         # The file of a CI system also has the summaries of other steps.
-        try:
-            with summary.open("a", encoding="utf-8") as file:
-                file.write(markdown(found.gated, found.accepted, model=found.model.name))
-        except OSError as error:
-            raise ArtifactError(
-                f"The summary {summary} cannot be written to: {error.strerror or error}.",
-                "Choose another file with --summary.",
-            ) from error
+        what, cure = f"The summary {summary} cannot be written to", "Choose another file with --summary."
+        with reported(ArtifactError, what, cure), summary.open("a", encoding="utf-8") as file:
+            file.write(markdown(found.gated, found.accepted, model=found.model.name))

@@ -23,7 +23,7 @@ import zlib
 from pathlib import Path
 
 from ..artifact import writing
-from ..errors import ArtifactError
+from ..errors import ArtifactError, reported
 from .reading import Bytes, Reader, damaged
 from .records import WIDTHS, Numbers
 
@@ -97,10 +97,8 @@ def unpack(data: Bytes, *, most: int = LARGEST) -> bytes:
 
 def unpack_file(path: Path, out: Path, *, most: int = LARGEST) -> Path:
     """Writes the ONNX file of a `.dwz` file, whole or not at all."""
-    try:
+    with reported(ArtifactError, f"{path} cannot be read", "Check the path."):
         data = Path(path).read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
     try:
         model = unpack(data, most=most)
     except ArtifactError as error:

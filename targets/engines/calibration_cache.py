@@ -12,17 +12,16 @@ import struct
 from pathlib import Path
 from typing import Any, Dict
 
-from ..errors import ModelError, TargetError
+from ..errors import ModelError, TargetError, reported
 
 _CURE = "Make it again: deadweight quantize MODEL.onnx --data SAMPLES --calibration-cache."
 
 
 def read_ranges(path: Path) -> Dict[str, float]:
     """The scales by tensor."""
-    try:
+    unreadable = f"{path} cannot be read as a calibration cache"
+    with reported(ModelError, unreadable, "Check it.", OSError, UnicodeDecodeError):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} cannot be read as a calibration cache: {error}.", "Check it.") from error
     if not lines or not re.fullmatch(r"TRT-\d+-EntropyCalibration2", lines[0].strip()):
         first = repr(lines[0][:60] if lines else "")
         raise ModelError(

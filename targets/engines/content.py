@@ -21,12 +21,13 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from ..artifact import json_in
-from ..errors import ArtifactError
+from ..errors import ArtifactError, reported
 from ..plain import plain
 from .names import modules_of, nodes_of, served_by
 
 KINDS = ("compute", "conversion", "reorder", "quantize", "view", "other")
 PRODUCTS = ("conv", "gemm", "matmul", "matrix", "deconv", "fullyconnected")
+_MISFITS = (TypeError, ValueError, KeyError, AttributeError)
 _AGAIN = "Export it again: it is truncated, or is a log."
 _TYPES = (
     ("int8", r"\bint8\b|\bINT8\b|kINT8"),
@@ -155,17 +156,13 @@ def engine_of(content: Any, *, name: str, where: str = "the inspector's JSON") -
         remarks.append(
             "the engine was built without detailed verbosity: precisions, tactics and formats are unknown"
         )
-    try:
+    what, cure = f"{where} is not JSON of TensorRT's inspector", "Export the layer information again."
+    with reported(ArtifactError, what, cure, *_MISFITS):
         layers = tuple(
             _layer({"Name": each} if isinstance(each, str) else each, where) for each in content["Layers"]
         )
         ends = content.get("I/O Tensors", content.get("Bindings", []))
         names = tuple(str(end["Name"] if isinstance(end, Mapping) else end) for end in ends)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ArtifactError(
-            f"{where} is not JSON of TensorRT's inspector: {type(error).__name__} at {error}.",
-            "Export the layer information again.",
-        ) from error
     return Engine(name, layers, names, remarks=tuple(remarks))
 
 
@@ -186,7 +183,8 @@ def timed(engine: Engine, times_s: Mapping[str, float]) -> Engine:
 
 def profile_of(content: Any, *, where: str = "the profile") -> Dict[str, float]:
     """Seconds of a run by layer, in order: the median, where the profiler has one, else the mean."""
-    try:
+    cure = "Give the file of trtexec --exportProfile=FILE."
+    with reported(ArtifactError, f"{where} has no times of layers", cure, *_MISFITS):
         if isinstance(content, Mapping) and content:
             if any(isinstance(times, list) and not times for times in content.values()):
                 raise ValueError("a layer has no times")
@@ -201,22 +199,14 @@ def profile_of(content: Any, *, where: str = "the profile") -> Dict[str, float]:
         if not seconds:
             raise ValueError("no layer has a time")
         return seconds
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ArtifactError(
-            f"{where} has no times of layers: {error}.", "Give the file of trtexec --exportProfile=FILE."
-        ) from error
 
 
 def runs_of(content: Any, *, where: str = "the times", after_s: float = 0.0) -> Tuple[float, ...]:
     """GPU seconds of each run of the whole engine that began `after_s`, from trtexec --exportTimes."""
-    try:
+    cure = "Give the file of trtexec --exportTimes=FILE."
+    with reported(ArtifactError, f"{where} has no times of runs", cure, *_MISFITS):
         counted = (each for each in content if not after_s or each["startComputeMs"] >= 1e3 * after_s)
         return tuple(float(entry["computeMs"]) / 1e3 for entry in counted)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ArtifactError(
-            f"{where} has no times of runs: {type(error).__name__} at {error}.",
-            "Give the file of trtexec --exportTimes=FILE.",
-        ) from error
 
 
 def _layer(content: Any, where: str) -> EngineLayer:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple, Union
 
 from ..artifact import sha256_of
-from ..errors import ModelError, TargetError
+from ..errors import ModelError, TargetError, reported
 
 ENVIRONMENT = "DEADWEIGHT_PLUGINS"
 """The libraries for engines that are opened, separated by colons. Child processes inherit it."""
@@ -42,13 +42,9 @@ def load_plugins(paths: Sequence[str]) -> List[Dict[str, str]]:
     loaded = []
     for path in paths:
         loaded.append(library_facts(path))
-        try:
+        cure = "Build it on this machine, for the TensorRT and the CUDA that are installed here."
+        with reported(TargetError, f"The plugin library {path} cannot be loaded", cure):
             ctypes.CDLL(str(Path(path).resolve()), mode=ctypes.RTLD_GLOBAL)
-        except OSError as error:
-            raise TargetError(
-                f"The plugin library {path} cannot be loaded: {error}.",
-                "Build it on this machine, for the TensorRT and the CUDA that are installed here.",
-            ) from error
     return loaded
 
 

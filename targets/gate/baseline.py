@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Tuple
 
 from ..artifact import json_in, utc_now, write_json
-from ..errors import ArtifactError, MeasurementError, TargetError
+from ..errors import ArtifactError, MeasurementError, TargetError, reported
 from ..onnx_file import files_of, model_sha256
 from ..plain import from_plain
 from ..progress import Counted
@@ -145,7 +145,8 @@ def old_model(baseline: Baseline, path: Path, *, fetch: str = "") -> Optional[Pa
 
 def _fetched(command: str, place: Path) -> None:
     cure = "Run that command by hand. It has no shell: put pipes and variables into a script."
-    try:
+    failed = f"`{command}`, which fetches the accepted model, failed"
+    with reported(ArtifactError, failed, cure, OSError, ValueError, subprocess.TimeoutExpired):
         done = subprocess.run(
             shlex.split(command),
             stdin=subprocess.DEVNULL,
@@ -154,10 +155,6 @@ def _fetched(command: str, place: Path) -> None:
             timeout=_FETCH_S,
             check=False,
         )
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise ArtifactError(
-            f"`{command}`, which fetches the accepted model, failed: {error}.", cure
-        ) from error
     if done.returncode or not place.is_file():
         output = done.stdout.decode("utf-8", "replace").strip()[-300:]
         raise ArtifactError(

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional
 import numpy as np
 
 from ..artifact import json_of, utc_now
-from ..errors import ArtifactError
+from ..errors import ArtifactError, reported
 from ..timing.measurement import Measurement
 
 SCHEMA = 1
@@ -73,7 +73,7 @@ def protocol_key(measurement: Measurement) -> Dict[str, Any]:
 def append(path: Path, line: Mapping[str, Any]) -> None:
     """Appends one line to a history file, which is created if missing."""
     path = Path(path)
-    try:
+    with reported(ArtifactError, f"The history {path} cannot be written", "Choose another path."):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
             if file.tell():
@@ -83,18 +83,13 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
             file.write(json.dumps(line, sort_keys=True, allow_nan=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        raise ArtifactError(
-            f"The history {path} cannot be written: {error.strerror or error}.", "Choose another path."
-        ) from error
 
 
 def read(path: Path) -> List[Dict[str, Any]]:
     """All lines, oldest first."""
-    try:
+    unreadable = f"The history {path} cannot be read"
+    with reported(ArtifactError, unreadable, "Check the path.", OSError, UnicodeDecodeError):
         lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"The history {path} cannot be read: {error}.", "Check the path.") from error
     entries: List[Dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

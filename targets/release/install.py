@@ -172,23 +172,21 @@ def _copy(
     part = target.with_name(f".{target.name}.part")
     own_files = {MANIFEST: signed.manifest_bytes, SIGNATURE: signed.signature_bytes}
     try:
-        for name in (*sorted(signed.files), MANIFEST, SIGNATURE):
-            file_path = part / name
-            file_path.parent.mkdir(parents=True, exist_ok=True)
-            with file_path.open("wb") as file:
-                file.write(own_files[name] if name in own_files else release.read(name))
-                file.flush()
-                os.fsync(file.fileno())
-        for folder in {(part / name).parent for name in (*signed.files, MANIFEST)}:
-            sync_directory(folder)
-        golden = _golden_test(opener(part)) if tried else None
-        part.rename(target)
-        sync_directory(home)
-    except BaseException as error:
+        with _written(target):
+            for name in (*sorted(signed.files), MANIFEST, SIGNATURE):
+                file_path = part / name
+                file_path.parent.mkdir(parents=True, exist_ok=True)
+                with file_path.open("wb") as file:
+                    file.write(own_files[name] if name in own_files else release.read(name))
+                    file.flush()
+                    os.fsync(file.fileno())
+            for folder in {(part / name).parent for name in (*signed.files, MANIFEST)}:
+                sync_directory(folder)
+            golden = _golden_test(opener(part)) if tried else None
+            part.rename(target)
+            sync_directory(home)
+    finally:
         shutil.rmtree(str(part), ignore_errors=True)
-        if isinstance(error, OSError):
-            raise _unwritable(target, error) from error
-        raise
     return target, golden
 
 
@@ -207,10 +205,8 @@ def _golden_test(bundle: Bundle) -> Dict[str, Any]:
 
 
 def _activate(home: Path, target: str, accepted: Accepted) -> None:
-    try:
+    with _written(home / STATE):
         write_accepted(home, accepted)
-    except OSError as error:
-        raise _unwritable(home / STATE, error) from error
     before = _link_target(home / "current")
     if before != target:
         if before is not None and before.split(".")[0] != target.split(".")[0]:
@@ -224,11 +220,9 @@ def _activate(home: Path, target: str, accepted: Accepted) -> None:
 
 @contextlib.contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    try:
+    with _written(home):
         home.mkdir(parents=True, exist_ok=True)
         lock = (home / ".lock").open("a")
-    except OSError as error:
-        raise _unwritable(home, error) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -244,17 +238,21 @@ def _link_target(link: Path) -> Optional[str]:
 def _point(link: Path, version: str) -> None:
     """Replaces a link atomically: a concurrent reader gets the old or the new version."""
     beside = link.with_name(f".{link.name}.part")
-    try:
+    with _written(link):
         with contextlib.suppress(FileNotFoundError):
             beside.unlink()
         beside.symlink_to(version)
         beside.replace(link)
         sync_directory(link.parent)
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Reports what cannot be written, as an ArtifactError."""
+    try:
+        yield
     except OSError as error:
-        raise _unwritable(link, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> ArtifactError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    cure = "Free some space on the board." if full else "Choose another place with --place."
-    return ArtifactError(f"{path} cannot be written: {error.strerror or error}. Nothing was changed.", cure)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        cure = "Free some space on the board." if full else "Choose another place with --place."
+        reason = f"{error.strerror or error}. Nothing was changed."
+        raise ArtifactError(f"{path} cannot be written: {reason}", cure) from error

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ..errors import RefusedError
+from ..errors import RefusedError, reported
 from ..plain import from_plain
 from ..runtimes.runtime import is_engine
 
@@ -87,10 +87,8 @@ def parsed(data: bytes) -> Manifest:
             raise ValueError("a key comes twice")
         return dict(pairs)
 
-    try:
+    with reported(RefusedError, f"{MANIFEST} is not JSON", _AGAIN, ValueError, RecursionError):
         content = json.loads(data.decode("utf-8"), object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(f"{MANIFEST} is not JSON: {error}.", _AGAIN) from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         schema = content.get("schema") if isinstance(content, dict) else None
         raise RefusedError(

@@ -15,7 +15,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from ..errors import RefusedError
+from ..errors import RefusedError, reported
 from ..sealed import sealed_bytes
 
 NAMESPACE = "deadweight-bundle"
@@ -79,15 +79,12 @@ def _guess_signer(signature: bytes, signers: Path) -> str:
 
 
 def _keygen(data: bytes, action: str, *options: str) -> subprocess.CompletedProcess[bytes]:
-    try:
+    what = "The signature cannot be checked, since ssh-keygen does not run here"
+    cure = "sudo apt install openssh-client (8.2 or newer)"
+    with reported(RefusedError, what, cure, OSError, subprocess.TimeoutExpired):
         return subprocess.run(
             ["ssh-keygen", "-Y", action, *options], input=data, capture_output=True, timeout=30, check=False
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise RefusedError(
-            f"The signature cannot be checked: ssh-keygen does not run here ({error}).",
-            "sudo apt install openssh-client (8.2 or newer)",
-        ) from error
 
 
 def _is_canonical(signature: bytes) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Iterator, Mapping, Optional
 
-from ..errors import RefusedError
+from ..errors import RefusedError, reported
 from ..paths import SIGNERS
 from ..runtimes.runtime import is_engine
 from ..sealed import sealed_bytes
@@ -144,11 +144,9 @@ def verify(folder: Path, *, root: Path = Path("/"), signers: Optional[Path] = No
 def _listing(folder: Path, inside: str = "") -> set[str]:
     """All files below the folder. Links, devices and pipes are refused: their content is not signed."""
     found = set()
-    try:
-        with os.scandir(folder / inside if inside else folder) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise RefusedError(f"{folder} cannot be read: {error.strerror}.", "Check the path.") from error
+    place = folder / inside if inside else folder
+    with reported(RefusedError, f"{folder} cannot be read", "Check the path."), os.scandir(place) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
     for entry in listed:
         name = f"{inside}/{entry.name}" if inside else entry.name
         if entry.is_symlink():
@@ -173,10 +171,8 @@ def _bytes_of(path: Path, *, limit: int) -> bytes:
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A regular file, open for reading; a link, a pipe or a device is a RefusedError."""
-    try:
+    with reported(RefusedError, f"{path} cannot be read", "Get the bundle again."):
         handle = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise RefusedError(f"{path} cannot be read: {error.strerror}.", "Get the bundle again.") from error
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise RefusedError(f"{path} is not a regular file.", "Do not use this bundle.")

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Tuple, Type
 
 from ..board_file import read_toml
-from ..errors import ArtifactError, DeadweightError, MeasurementError, ModelError, RefusedError, TargetError
+from ..errors import (
+    ArtifactError,
+    DeadweightError,
+    MeasurementError,
+    ModelError,
+    RefusedError,
+    TargetError,
+    reported,
+)
 from ..progress import Progress
 from .agent_options import PROGRESS, PROTOCOL
 
@@ -50,7 +58,8 @@ def spoken(
 ) -> Tuple[int, bytes, str]:
     """Runs a command with input, reports its progress; returns exit code, output and other stderr text."""
     heard = io.StringIO()
-    try:
+    missing = f"{command[0]} does not run here"
+    with reported(TargetError, missing, "sudo apt install openssh-client"):
         process = subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
@@ -58,10 +67,6 @@ def spoken(
             stderr=subprocess.PIPE,
             env=None if environment is None else dict(environment),
         )
-    except OSError as error:
-        raise TargetError(
-            f"{command[0]} does not run here: {error.strerror}.", "sudo apt install openssh-client"
-        ) from error
 
     def listen() -> None:
         assert process.stderr is not None

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Sequence
 
 from ..artifact import sha256_of
-from ..errors import ArtifactError, TargetError
+from ..errors import ArtifactError, TargetError, reported
 from ..paths import CACHE, cache, stored
 from ..release.manifest import check_name
 
@@ -181,7 +181,5 @@ def _finish(place: Path, sha256: str) -> None:
 
 def hashed(path: Path) -> str:
     """The SHA-256 of a file to be sent."""
-    try:
+    with reported(ArtifactError, f"{path} cannot be read", "Check the path."):
         return sha256_of(path)
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error

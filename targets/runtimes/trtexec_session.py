@@ -30,7 +30,7 @@ from ..engines.trtexec import (
     timing_flags,
     version_of,
 )
-from ..errors import ModelError, TargetError
+from ..errors import ModelError, TargetError, reported
 from ..machine.board_facts import find_trtexec
 from ..machine.probe import evidence
 from ..onnx_file import End, read_nodes
@@ -183,18 +183,16 @@ class TrtexecSession:
 
     def _outputs(self, text: str) -> Dict[str, NDArray[Any]]:
         dtypes = {spec.name: spec.dtype for spec in self.outputs}
-        try:
+        unreadable = f"The outputs of {self._plan.name} that {self._program} wrote cannot be read"
+        cure = "Run trtexec in a shell with --exportOutput=FILE, and report the file's beginning."
+        misfits = (TypeError, ValueError, KeyError, OverflowError, AttributeError)
+        with reported(ModelError, unreadable, cure, *misfits):
             return {
                 entry["name"]: np.array(entry["values"], dtypes.get(entry["name"], "float32")).reshape(
                     [int(size) for size in entry["dimensions"].split("x") if size]
                 )
                 for entry in _json(text, self._program)
             }
-        except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
-            raise ModelError(
-                f"The outputs of {self._plan.name} that {self._program} wrote cannot be read: {error}.",
-                "Run trtexec in a shell with --exportOutput=FILE, and report the file's beginning.",
-            ) from error
 
 
 def open_trtexec(plan: Path) -> TrtexecSession:
@@ -250,26 +248,18 @@ def _raw(array: NDArray[Any], name: str, version: str) -> bytes:
 
 
 def _written(path: Path, program: Path) -> str:
-    try:
+    cure = "It may be a script that passes no flags on: put NVIDIA's trtexec first in the PATH."
+    with reported(TargetError, f"{program} ended without an error, but wrote no {path.name}", cure):
         return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise TargetError(
-            f"{program} ended without an error, but wrote no {path.name}.",
-            "It may be a script that passes no flags on: put NVIDIA's trtexec first in the PATH.",
-        ) from error
 
 
 def _json(text: str, program: Path) -> Any:
     """What trtexec exports; it writes nan and inf as C++ does, which is not JSON."""
     words = {"nan": "NaN", "-nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
     text = re.sub(r"(?<=[\s,\[:])-?(?:nan|inf)(?=[\s,\]}])", lambda match: words[match.group()], text)
-    try:
+    cure = "It may have been cut: check the space in the folder for temporary files."
+    with reported(TargetError, f"{program} wrote a file that is not JSON", cure, ValueError):
         return json_of(text)
-    except ValueError as error:
-        raise TargetError(
-            f"{program} wrote a file that is not JSON: {error}.",
-            "It may have been cut: check the space in the folder for temporary files.",
-        ) from error
 
 
 def _last(patterns: Sequence[Tuple[str, int]], lines: Sequence[Line]) -> Optional[int]:
