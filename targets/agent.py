@@ -97,21 +97,13 @@ def _facts(options: argparse.Namespace) -> _Answer:
 
 def _verify(options: argparse.Namespace) -> _Answer:
     """Whether a bundle or an update file may be installed here; exit code 1 where its golden test fails."""
+    from .release.patch import Patch, open_release
     from .release.versions import check_expiry
 
-    patch = bundle = None
-    if options.bundle.is_file():
-        from .release.patch import open_patch
-
-        patch = open_patch(options.bundle, root=options.root)
-        signed = patch.signed
-    else:
-        from .release.trust import verify
-
-        bundle = verify(options.bundle, root=options.root)
-        signed = bundle.signed
+    release = open_release(options.bundle, root=options.root)
+    signed = release.signed
     facts: Dict[str, Any] = {
-        "base": patch.base if patch else None,
+        "base": release.base if isinstance(release, Patch) else None,
         **{key: getattr(signed.manifest, key) for key in ("name", "target", "release", "expires")},
         "version": signed.version,
         "signer": signed.signer,
@@ -119,11 +111,11 @@ def _verify(options: argparse.Namespace) -> _Answer:
         "bytes": sum(entry.bytes for entry in signed.files.values()),
         "clock": check_expiry(signed.manifest),
     }
-    if not options.golden or bundle is None:
+    if not options.golden or isinstance(release, Patch):
         return 0, facts
     from .release.self_test import rehearse
 
-    result = rehearse(bundle, threads=options.threads)
+    result = rehearse(release, threads=options.threads)
     facts["golden"] = result.to_json()
     return int(not result.holds), facts
 

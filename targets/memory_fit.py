@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Tuple
 
-from .errors import MeasurementError, TargetError, reported
+from .errors import MeasurementError, TargetError
+from .machine.jetson import proc_bytes
 
 OUTCOMES = ("fits", "does_not_fit", "cannot_tell")
 LEAST_WORKSPACE_BYTES = 16 << 20
@@ -171,13 +172,13 @@ def fit(
 
 def free_memory(root: Path = Path("/")) -> int:
     """Memory available without swapping, in bytes: MemAvailable of /proc/meminfo below `root`."""
-    cure = "Give it: --free-bytes, from `free -b` on the board."
-    with reported(MeasurementError, "Free memory cannot be read", cure):
-        text = (Path(root) / "proc/meminfo").read_text()
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", text, re.MULTILINE)
-    if found is None:
-        raise MeasurementError("/proc/meminfo has no MemAvailable on this system.", cure)
-    return int(found.group(1)) * 1024
+    free = proc_bytes(Path(root) / "proc/meminfo", "MemAvailable")
+    if free is None:
+        raise MeasurementError(
+            "Free memory cannot be read: /proc/meminfo has no MemAvailable.",
+            "Give it: --free-bytes, from `free -b` on the board.",
+        )
+    return free
 
 
 def _needs(need: Footprint, base: Base, *, sure: bool) -> str:

@@ -27,22 +27,20 @@ def verify(
 
     Exit code: 0 accepted, 1 refused, with the reason.
     """
-    from ..targets.release.patch import open_patch
-    from ..targets.release.trust import verify as check
+    from ..targets.release.patch import Patch, open_release
     from ..targets.release.versions import check_expiry
 
     with _refusing(bundle):
-        patch = open_patch(bundle, signers=signers) if bundle.is_file() else None
-        signed = patch.signed if patch else check(bundle, signers=signers).signed
-        clock = check_expiry(signed.manifest)
-    name = f"{signed.manifest.name} {signed.version}"
-    out.say(("Trusted:", "green"), f" {name}, signed by {signed.signer}")
-    until = f", until {signed.manifest.expires}" if signed.manifest.expires else ""
-    out.say(
-        f"Release {signed.manifest.release}{until}; {len(signed.files)} files, for {signed.manifest.target}"
-    )
-    if patch is not None:
-        out.say(f"It starts from {patch.base[:16]}." if patch.base else "It needs no release to start from.")
+        release = open_release(bundle, signers=signers)
+        signed, manifest = release.signed, release.signed.manifest
+        clock = check_expiry(manifest)
+    out.say(("Trusted:", "green"), f" {manifest.name} {signed.version}, signed by {signed.signer}")
+    until = f", until {manifest.expires}" if manifest.expires else ""
+    out.say(f"Release {manifest.release}{until}; {len(signed.files)} files, for {manifest.target}")
+    if isinstance(release, Patch):
+        out.say(
+            f"It starts from {release.base[:16]}." if release.base else "It needs no release to start from."
+        )
     _print_clock(clock)
 
 

@@ -158,6 +158,12 @@ def number_of(path: Path) -> Optional[int]:
     return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
 
 
+def proc_bytes(path: Path, key: str) -> Optional[int]:
+    """The bytes of a line `KEY: 12 kB` in a file of /proc; None where they cannot be read."""
+    found = re.search(rf"^{key}:\s*(\d+) kB", text_of(path), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
+
+
 def _compatible(root: Path) -> str:
     return text_of(root / "proc/device-tree/compatible").rstrip("\0")
 

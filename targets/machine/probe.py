@@ -217,8 +217,7 @@ def cpu_name(root: Path = Path("/")) -> str:
 
 def memory_bytes(root: Path = Path("/")) -> Optional[int]:
     """Total memory of the system; None where unknown."""
-    match = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
-    return int(match.group(1)) * 1024 if match else None
+    return jetson.proc_bytes(root / "proc/meminfo", "MemTotal")
 
 
 def cores_allowed() -> int:

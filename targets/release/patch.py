@@ -25,12 +25,12 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..artifact import json_of
 from ..errors import ArtifactError, RefusedError
 from .manifest import LARGEST, check_content
-from .trust import Bundle, Signed, check_signed, opened
+from .trust import Bundle, Signed, check_signed, opened, verify
 
 MAGIC = b"DWPATCH\x01"
 WIDTHS = (1, 2, 4, 8)
@@ -131,6 +131,13 @@ def open_patch(path: Path, *, root: Path = Path("/"), signers: Optional[Path] = 
     if sum(coded for _, _, coded, _ in sections) != end - (sections[0][1] if sections else end):
         raise _wrong("its sections do not end where it does")
     return Patch(path, signed, base, files, sections)
+
+
+def open_release(
+    path: Path, *, root: Path = Path("/"), signers: Optional[Path] = None
+) -> Union[Bundle, Patch]:
+    """Checks a bundle's directory, every byte of it, or an update file."""
+    return (open_patch if path.is_file() else verify)(path, root=root, signers=signers)
 
 
 def added(old: bytes, difference: bytes, *, width: int) -> bytes:

@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Optional
 
-from ..errors import RefusedError
+from ..errors import RefusedError, reported
 from .manifest import Manifest
 
 STATE = "accepted.json"
@@ -58,7 +58,8 @@ def read_accepted(home: Path) -> Optional[Accepted]:
                 f"chmod 600 {path}, as root or as its owner; then check that its number is right.",
             )
         data = file.read(1 << 16)
-    try:
+    misfits = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+    with reported(RefusedError, f"{path} is damaged", _cure(path), *misfits):
         values = json.loads(data.decode("utf-8"))
         if values.pop("schema") != _SCHEMA:
             raise ValueError("another schema")
@@ -66,8 +67,6 @@ def read_accepted(home: Path) -> Optional[Accepted]:
         accepted = Accepted(**values)
         if not isinstance(accepted.release, int) or not isinstance(accepted.sha256, str):
             raise ValueError("values of other types")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise RefusedError(f"{path} is damaged ({error}).", _cure(path)) from error
     return accepted
 
 

@@ -35,13 +35,13 @@ def clopper_pearson(successes: int, trials: int) -> Tuple[float, float]:
     """
     tail, low, high = 0.025, 0.0, 1.0
     if successes > 0:
-        low = _solve(lambda chance: binomial_below(successes, trials, chance) > 1 - tail)
+        low = solve(lambda chance: binomial_below(successes, trials, chance) > 1 - tail)
     if successes < trials:
-        high = _solve(lambda chance: binomial_below(successes + 1, trials, chance) > tail)
+        high = solve(lambda chance: binomial_below(successes + 1, trials, chance) > tail)
     return low, high
 
 
-def _solve(too_small: Callable[[float], bool]) -> float:
+def solve(too_small: Callable[[float], bool]) -> float:
     """The chance, by bisection, at which `too_small` becomes false."""
     low, high = 0.0, 1.0
     for _ in range(50):

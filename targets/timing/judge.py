@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import MeasurementError
 from ..machine.probe import not_known
 from ..plain import plain
-from .binomial import binomial_below
+from .binomial import binomial_below, solve
 from .measurement import CALM, Measurement, marked_words
 
 if TYPE_CHECKING:
@@ -210,11 +210,7 @@ def smallest_visible(ratios: NDArray[np.float64], *, order: int, margin: float) 
 
 def _share(order: int, events: int) -> float:
     """The quantile that the order-th smallest of `events` values exceeds with probability `_POWER`."""
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if binomial_below(order, events, middle) >= _POWER else (low, middle)
-    return low
+    return solve(lambda share: binomial_below(order, events, share) >= _POWER)
 
 
 def _check_together(baseline: Measurement, candidate: Measurement) -> None:
