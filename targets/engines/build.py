@@ -20,8 +20,7 @@ from ..onnx_file import read_nodes
 from ..plain import plain
 from ..target import Target
 from .build_settings import BuildSettings, Made, Prepared, Profile, profiles_for, typing_of
-from .calibration_cache import calibrator, read_ranges
-from .dla import check_core, check_dla, check_fallbacks, put_on_dla, set_formats
+from .dla import calibrator, check_core, check_dla, check_fallbacks, put_on_dla, read_ranges, set_formats
 from .log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
 from .machine import check_target, fit_for, limits_for, room_for
 from .plugins import load_plugins

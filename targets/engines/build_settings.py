@@ -38,7 +38,7 @@ class BuildSettings:
     max_gpu_fallbacks: Optional[int] = None
     """How many layers DLA may leave to the GPU."""
     calibration_cache: str = ""
-    """DLA's INT8 ranges for a float file, before TensorRT 11.4.1; see `calibration_cache.py`."""
+    """DLA's INT8 ranges for a float file, before TensorRT 11.4.1; see `dla.py`."""
     standalone: bool = False
     """A loadable for cuDLA, wholly on DLA, in place of an engine."""
     plugins: Tuple[str, ...] = ()

@@ -1,16 +1,21 @@
-"""DLA: what it cannot take, fallback to the GPU, and a budget for fallback layers before and after the build.
+"""DLA: what it cannot take, its INT8 ranges, and a budget for the layers that fall back to the GPU.
 
 Layers that DLA refuses run on the GPU, and each change between the two costs a copy into another format: a
 network with a few such layers is slower than on the GPU alone, and only the log shows it. DLA has no dynamic
-dimensions, and runs explicit Q/DQ only from TensorRT 11.4.1 on.
+dimensions, and runs explicit Q/DQ only from TensorRT 11.4.1 on. Before, it takes ranges from a calibration
+cache. That is text: `TRT-<version>-EntropyCalibration2`, then a line `name: hex` for each tensor, the bits of
+its float32 scale (its range by 127), big-endian. DeepStream and trtexec (--calib) read the same file.
 """
 
 from __future__ import annotations
 
+import math
+import re
+import struct
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
-from ..errors import ModelError, TargetError
+from ..errors import ModelError, TargetError, reported
 from ..onnx_file import Nodes
 from .build_settings import BuildSettings
 from .log import Findings
@@ -125,3 +130,62 @@ def _too_many(layers: Sequence[str], limit: int, model: Path, what: str) -> Fall
         "Every change between DLA and GPU costs a copy. Replace these layers (deadweight lint names the "
         "rules), raise --max-gpu-fallbacks, or build for the GPU.",
     )
+
+
+_CURE = "Make it again: deadweight quantize MODEL.onnx --data SAMPLES --calibration-cache."
+
+
+def read_ranges(path: Path) -> Dict[str, float]:
+    """The scales by tensor."""
+    unreadable = f"{path} cannot be read as a calibration cache"
+    with reported(ModelError, unreadable, "Check it.", OSError, UnicodeDecodeError):
+        lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines or not re.fullmatch(r"TRT-\d+-EntropyCalibration2", lines[0].strip()):
+        first = repr(lines[0][:60] if lines else "")
+        raise ModelError(
+            f"{path} is not a calibration cache of IInt8EntropyCalibrator2: line 1 is {first}.", _CURE
+        )
+    scales: Dict[str, float] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        name, _, bits = line.rpartition(":")
+        try:
+            scale = struct.unpack(">f", bytes.fromhex(bits.strip().zfill(8)))[0]
+        except (ValueError, struct.error):
+            scale = math.nan
+        if not name or not 0 <= scale < math.inf:
+            raise ModelError(f"{path} has no name and scale on line {number}: {line[:60]!r}.", _CURE)
+        scales[name] = scale
+    if not scales:
+        raise ModelError(f"{path} has no ranges.", _CURE)
+    return scales
+
+
+def calibrator(trt: Any, data: bytes) -> Any:
+    """A calibrator that gives TensorRT this cache, and no samples."""
+    if not hasattr(trt, "IInt8EntropyCalibrator2"):
+        raise TargetError(
+            f"TensorRT {trt.__version__} has no calibration caches.", "Build the Q/DQ file, without a cache."
+        )
+    base = trt.IInt8EntropyCalibrator2
+
+    class FromCache(base):  # type: ignore[misc, valid-type, unused-ignore]
+        """Only reads; TensorRT asks for a batch only where a range is missing."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def get_batch_size(self) -> int:
+            return 1
+
+        def get_batch(self, names: Any) -> None:
+            return None
+
+        def read_calibration_cache(self) -> bytes:
+            return data
+
+        def write_calibration_cache(self, cache: Any) -> None:
+            return None
+
+    return FromCache()

@@ -17,7 +17,7 @@ from deadweight.export.lint.check import lint
 from deadweight.export.onnx_graph.graph import load
 from deadweight.export.quantization.calibration_cache import header, with_batch
 from deadweight.export.quantization.samples import Samples, open_samples
-from deadweight.targets.engines.calibration_cache import read_ranges
+from deadweight.targets.engines.dla import read_ranges
 from deadweight.targets.errors import ModelError, TargetError
 from deadweight.targets.target import load_target
 

@@ -17,7 +17,7 @@ from support.simulated_board import simulated_board
 
 from deadweight.__main__ import main
 from deadweight.targets.artifact import read_json, sha256_of
-from deadweight.targets.engines.calibration_cache import read_ranges
+from deadweight.targets.engines.dla import read_ranges
 from deadweight.targets.errors import TargetError
 from deadweight.targets.remote.board import predict_on
 from deadweight.targets.remote.on_board import ready_on
