@@ -14,8 +14,8 @@ from . import __version__, api
 from .commands import boards, engine_report, engines, gate, packing, release, stages, timing
 from .terminal.options import BoardPrecision, BoardRuntime, Data, JetPack, On, Out, Settings, TargetName
 from .terminal.printer import out
-from .terminal.progress import point_to, watching
 from .terminal.show import show
+from .terminal.tables import point_to, watching
 
 app = typer.Typer(
     help="Remove the neurons that are dead weight, and prove that the smaller network is faster.",

@@ -82,7 +82,7 @@ def _doctor(options: argparse.Namespace) -> _Answer:
 
 def _facts(options: argparse.Namespace) -> _Answer:
     """The board's facts, its free memory, and TensorRT's own memory as `Base`, where it was measured."""
-    from .engines.base_memory import base_here, kept_base
+    from .engines.machine import base_here, kept_base
     from .machine.board_facts import board_facts
     from .memory_fit import free_memory
     from .runtimes.runtime import runtime_named
@@ -262,11 +262,10 @@ def _unpack(options: argparse.Namespace) -> _Answer:
 
 
 def _build(options: argparse.Namespace) -> _Answer:
-    from .engines.base_memory import measure_base
     from .engines.build import build_engine
     from .engines.build_settings import BuildSettings
-    from .engines.kept import kept_engine, space_cure
-    from .engines.own import remember_built
+    from .engines.kept import kept_engine, remember_built, space_cure
+    from .engines.machine import measure_base
     from .memory_fit import Footprint
     from .target import Target
 
@@ -321,7 +320,7 @@ def _trusted(path: str, root: Path, folder: Path, *, runtime: str = "") -> Itera
 
     `runtime` is the wanted one, which counts if it opens such files.
     """
-    from .engines.own import own_engine
+    from .engines.kept import own_engine
     from .release.manifest import MANIFEST
     from .release.trust import open_bundle
     from .runtimes.open import runtime_of

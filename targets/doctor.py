@@ -16,7 +16,7 @@ from importlib import util
 from pathlib import Path
 from typing import List, Tuple
 
-from .engines.base_memory import kept_base, measure_base
+from .engines.machine import kept_base, measure_base
 from .machine import jetson, nvidia_tools
 from .machine.board_facts import find_trtexec
 from .machine.jetson import Board, BoardState, text_of

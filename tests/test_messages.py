@@ -18,8 +18,7 @@ from torch import nn
 from deadweight.__main__ import main
 from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.stages.export import hop_sentence
-from deadweight.terminal.progress import watching
-from deadweight.terminal.tables import bar
+from deadweight.terminal.tables import bar, watching
 
 ROOT = Path(__file__).resolve().parents[1]
 Called = Callable[..., tuple[int, str]]

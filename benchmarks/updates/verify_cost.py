@@ -29,7 +29,7 @@ from benchmarks.common.timed_call import TimedCall
 from deadweight.export.release.bundle import _sign
 from deadweight.targets.artifact import sha256_of, write_json
 from deadweight.targets.release.trust import verify
-from deadweight.targets.remote.zipapp import agent_bytes
+from deadweight.targets.remote.exchange import agent_bytes
 from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.judge import judge
 from deadweight.targets.timing.measurement import Protocol

@@ -119,8 +119,7 @@ def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | None) -> Engine:
-    from ..targets.engines.content import read_engine
-    from ..targets.engines.names import modules_in
+    from ..targets.engines.content import modules_in, read_engine
     from ..targets.onnx_file import read_nodes
     from ..targets.runtimes.runtime import is_engine
 

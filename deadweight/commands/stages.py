@@ -11,9 +11,8 @@ from .. import api
 from ..targets.board_file import with_jetpack
 from ..targets.errors import RecipeError
 from ..terminal.options import Data, JetPack, Settings, TargetName
-from ..terminal.progress import point_to, watching
 from ..terminal.show import show
-from ..terminal.tables import bar
+from ..terminal.tables import bar, point_to, watching
 
 METHODS = ("minmax", "percentile", "entropy", "mse", "best")
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...targets.engines.compare import Comparison
-from ...targets.engines.content import Engine, EngineLayer, Tensor
-from ...targets.engines.names import served_by
+from ...targets.engines.content import Engine, EngineLayer, Tensor, served_by
 from .document import Cell, Figure, Group, Head, Legend, Section, Table, Words, document, figure
 from .plots import Trace, bars, layout, series, short, text
 from .tables import facts

@@ -8,13 +8,16 @@ becomes the error.
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..artifact import sha256_of, writing
 from ..errors import ModelError, TargetError
 from ..machine.board_facts import device_facts, find_trtexec
+from ..machine.jetson import read_state
 from ..memory_fit import Footprint
 from ..onnx_file import read_nodes
 from ..plain import plain
@@ -25,7 +28,6 @@ from .log import Line, cause, heard, import_tensorrt, is_simulated, read_log, re
 from .machine import check_target, fit_for, limits_for, room_for
 from .plugins import load_plugins
 from .record import Built, made_of, written
-from .timing_cache import cache_path, give_cache, keep_cache
 from .trtexec import build_by_trtexec, version_of
 
 _DEFAULT = BuildSettings()
@@ -288,3 +290,50 @@ def _unbuilt(model: Path, version: str, lines: Sequence[Line], free: Optional[in
     return ModelError(
         f"TensorRT {version} could not build {model.name}: {reason(lines)}.", _cure(lines, model, room)
     )
+
+
+def cache_path(
+    version: str, flavour: str, device: Optional[Mapping[str, Any]], folder: Optional[Path], root: Path
+) -> Optional[Path]:
+    """The file of kernel timings for this TensorRT, GPU and power mode; None where the GPU is unknown.
+
+    Two builds choose from equal timings only if they share it.
+    """
+    if device is None:
+        return None
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+    at = folder or Path(home) / "deadweight" / "timing"
+    kind = f"sm{device['compute_capability'].replace('.', '')}x{device['streaming_multiprocessors']}"
+    mode = read_state(root).power_mode
+    power = "" if mode is None else "-" + re.sub(r"[^\w.]", "_", mode.name or str(mode.id))
+    return at / f"{flavour}-{version}-{kind}{power}.cache"
+
+
+def give_cache(config: Any, path: Optional[Path], lines: List[Line]) -> Tuple[bool, str]:
+    """Attaches the stored timings, or else an empty cache; whether they are used, and why not.
+
+    TensorRT reports timings of another device only when they are set, by False. `lines` is the log that is
+    being recorded.
+    """
+    stored = path.read_bytes() if path is not None and path.is_file() else b""
+    before = len(lines)
+    cache = config.create_timing_cache(stored)
+    if cache is not None and config.set_timing_cache(cache, False):
+        if stored:
+            return True, ""
+        return False, "the GPU is unknown here" if path is None else "there were none"
+    # Damaged, or of another device: this build fills an empty one, which replaces the file.
+    why = reason(lines[before:])
+    empty = config.create_timing_cache(b"")
+    if empty is None or not config.set_timing_cache(empty, False):
+        why = f"TensorRT accepts no timing cache: {why}"
+    return False, why
+
+
+def keep_cache(config: Any, path: Optional[Path]) -> None:
+    """Writes the timings, including those of this build."""
+    cache = config.get_timing_cache()
+    if path is None or cache is None:
+        return
+    with writing(path) as beside:
+        beside.write_bytes(cache.serialize())

@@ -15,8 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
-from .content import Engine, EngineLayer
-from .names import served_by
+from .content import Engine, EngineLayer, served_by
 
 UNJUDGED = (
     "Each engine was profiled once, alone: these are ratios of two times, without an interval, and not a "

@@ -1,36 +1,42 @@
-"""Engines that this machine keeps: what was built once under the same conditions is not built again.
+"""Engines that this machine keeps: the only ones it loads without a signature, and none is built twice.
 
     ~/.cache/deadweight/engines/KEY/engine.plan      with its record and log
 
+An engine is code. A bare file may come from anywhere, and a record beside it proves nothing, since both can
+have the same origin. So the agent stores the hash of each engine it builds in its own folder, and opens a
+bare engine only if its hash is there, from the bytes that were hashed.
+
 KEY is a hash of all on which an engine depends: model, settings, TensorRT's version, GPU, board and power
 mode, since a kernel that is fast in one mode is slow in another. An engine that was not used for two weeks
-is deleted. Only one whose hash is in the list of `own.py` counts: a build that was interrupted between
-plan and record is done again.
+is deleted. One whose hash is not stored counts as not built: its build was interrupted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from .. import __version__
 from ..artifact import sha256_of
-from ..errors import ArtifactError, DeadweightError
+from ..errors import ArtifactError, DeadweightError, ModelError, RefusedError
 from ..machine import jetson
 from ..machine.board_facts import device_facts
 from ..memory_fit import Footprint
 from ..onnx_file import model_sha256
-from ..paths import CACHE, stored
+from ..paths import CACHE, cache, stored
+from ..sealed import sealed_bytes
 from ..target import Target
 from .build import build_engine, builder_here
 from .build_settings import BuildSettings
 from .machine import check_target
-from .own import own_engine, remember_built
-from .record import platform_facts, read_record
+from .record import platform_facts, read_record, record_path
 
 
 def kept_engine(
@@ -92,3 +98,40 @@ def _key(model: Path, settings: BuildSettings, root: Path) -> str:
         "power_mode": None if mode is None else [mode.id, mode.name],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+_NOTES = "built"
+
+
+def remember_built(engine: Path, folder: Path = CACHE) -> None:
+    """Stores the hash of an engine that this machine built."""
+    handle = os.open(str(cache(folder) / _NOTES), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(handle, "w") as notes:
+        notes.write(sha256_of(engine) + "\n")
+
+
+@contextlib.contextmanager
+def own_engine(engine: Path, folder: Path = CACHE) -> Iterator[Path]:
+    """A link to the engine's checked bytes (see `sealed_bytes`), with a copy of its record beside it.
+
+    Raises:
+        ModelError: the file is missing.
+        RefusedError: it was built elsewhere, or changed since.
+    """
+    try:
+        data = Path(engine).read_bytes()
+    except OSError as error:
+        raise ModelError(f"There is no engine at {engine}.", "Check the path.") from error
+    notes = cache(folder) / _NOTES
+    if hashlib.sha256(data).hexdigest() not in (notes.read_text().split() if notes.is_file() else []):
+        raise RefusedError(
+            f"{Path(engine).name} was not built on this board, or changed since. An engine is code: its "
+            "maker could run anything here.",
+            "Send the ONNX file and build it here, or send the engine in a signed bundle.",
+        )
+    with sealed_bytes(Path(engine).name, data) as path, tempfile.TemporaryDirectory() as place:
+        link = Path(place) / Path(engine).name
+        link.symlink_to(path)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(str(record_path(engine)), str(record_path(link)))
+        yield link

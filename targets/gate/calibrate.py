@@ -3,27 +3,41 @@
 The gate compares the accepted model with itself, where every `fail` is a false alarm, and with copies of it
 that do additional work, where every `fail` is a detection. The counts, with exact intervals, are stored in
 the baseline with the machine and its load, for which they are valid.
+
+A copy is made without the onnx package: two concatenated protobuf messages are one message with the fields of
+both, so a graph gains nodes, weights and an output from bytes appended to its file. These operators read the
+first output of the model and cannot be optimized away, since their result is an output too.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import struct
 import tempfile
 import time
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
-from ..artifact import utc_now
+from ..artifact import utc_now, writing
 from ..budgets import Budgets
-from ..errors import TargetError
+from ..errors import ModelError, TargetError
 from ..machine.probe import conditions
+from ..onnx_file import files_of
 from ..progress import Progress
+from ..protobuf import to_varint
+from ..runtimes.open import open_session
 from ..runtimes.runtime import Runtime, is_engine
+from ..runtimes.session import TensorSpec
 from ..timing.binomial import clopper_pearson
+from ..timing.clock import time_together
+from ..timing.judge import judge
+from ..timing.measurement import Protocol
+from ..timing.sequential import slowdown
 from .baseline import Baseline
 from .check import SLOWDOWN, check
-from .planted import TRIALS, plant
 
 SHARES = (0.05, 0.10)
 
@@ -121,3 +135,126 @@ def calibration_sentences(calibration: Dict[str, Any]) -> Tuple[str, ...]:
 def _rate(row: Dict[str, Any]) -> str:
     low, high = 100 * row["low"], 100 * row["high"]
     return f"{100 * row['rate']:.1f} % (95 % interval {low:.1f} to {high:.1f} %)"
+
+
+_FLOAT, _INT64 = 1, 7
+_SIDE = 96
+TRIALS = Protocol(events=12, event_s=0.03)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A slower copy: its file, the number of added operators, and the slow-down with its interval."""
+
+    path: Path
+    operators: int
+    slowdown: float
+    low: float
+    high: float
+
+
+def slower(model: Path, path: Path, *, operators: int, heavy: bool) -> Path:
+    """Writes a copy of a model with additional operators.
+
+    Light ones multiply the first output by a constant, in sequence; heavy ones multiply its mean by a 96 x 96
+    matrix.
+    """
+    with closing(open_session(model)) as session:
+        first = session.outputs[0]
+    if first.dtype != "float32":
+        raise ModelError(
+            f"No operator can be added after {first}.", "Calibrate with a model whose output is float32."
+        )
+    model, *weights = files_of(model)
+    for each in weights:
+        place = path.parent / each.relative_to(model.parent)
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(str(each), str(place))
+    with writing(path) as beside:
+        beside.write_bytes(Path(model).read_bytes() + _field(7, _graph(first, operators, heavy)))
+    return path
+
+
+def plant(model: Path, folder: Path, share: float, *, protocol: Protocol = TRIALS) -> Planted:
+    """Searches by trials for a copy that is about `share` slower (0.05 is 5 %)."""
+    best: Optional[Planted] = None
+    heavy, operators = False, 1
+    for attempt in range(5):
+        path = slower(model, Path(folder) / f"planted-{attempt}.onnx", operators=operators, heavy=heavy)
+        timed = time_together({"baseline": Path(model), "candidate": path}, protocol=protocol)
+        planted = Planted(path, operators, *slowdown(judge(timed["baseline"], timed["candidate"])))
+        if best is None or abs(planted.slowdown - share) < abs(best.slowdown - share):
+            best = planted
+        if abs(planted.slowdown - share) < 0.15 * share:
+            break
+        wanted = max(1, round(share / max(planted.slowdown / operators, 1e-4)))
+        if wanted > 20 and not heavy:
+            heavy, wanted = True, 2
+        elif wanted == operators:
+            break
+        operators = min(wanted, 400)
+    assert best is not None
+    if best.slowdown > 2 * share or best.slowdown < share / 2:
+        raise ModelError(
+            f"A slow-down of {100 * share:g} % cannot be added to {model}: the nearest is "
+            f"{100 * best.slowdown:.1f} %.",
+            "Calibrate with a model that takes longer.",
+        )
+    return best
+
+
+def _graph(output: TensorSpec, operators: int, heavy: bool) -> bytes:
+    parts: List[bytes] = []
+    last, shape = output.name, output.shape
+    if heavy:
+        shape = (1, _SIDE)
+        matrix = struct.pack(f"<{_SIDE * _SIDE}f", *([1.0 / _SIDE] * (_SIDE * _SIDE)))
+        parts.append(_field(5, _tensor("deadweight.matrix", (_SIDE, _SIDE), _FLOAT, matrix)))
+        row = struct.pack(f"<{_SIDE}f", *([1.0] * _SIDE))
+        parts.append(_field(5, _tensor("deadweight.row", (1, _SIDE), _FLOAT, row)))
+        parts.append(_field(5, _tensor("deadweight.shape", (2,), _INT64, struct.pack("<2q", 1, 1))))
+        for op, inputs in (
+            ("ReduceMean", (last,)),
+            ("Reshape", ("", "deadweight.shape")),
+            ("MatMul", ("", "deadweight.row")),
+        ):
+            named = tuple(name or last for name in inputs)
+            last = f"deadweight.{op}"
+            parts.append(_field(1, _node(op, named, last)))
+        op, constant = "MatMul", "deadweight.matrix"
+    else:
+        parts.append(_field(5, _tensor("deadweight.one", (), _FLOAT, struct.pack("<f", 1.0009765625))))
+        op, constant = "Mul", "deadweight.one"
+    for at in range(operators):
+        result = f"deadweight.{at}"
+        parts.append(_field(1, _node(op, (last, constant), result)))
+        last = result
+    # GraphProto.output is 12: a ValueInfo with a name, an element type and a shape.
+    sizes = b"".join(_field(1, _dimension(size)) for size in shape)
+    value = _field(1, last.encode()) + _field(2, _field(1, _number(1, _FLOAT) + _field(2, sizes)))
+    return b"".join(parts) + _field(12, value)
+
+
+def _node(op: str, inputs: Tuple[str, ...], output: str) -> bytes:
+    named = b"".join(_field(1, name.encode()) for name in inputs)
+    return named + _field(2, output.encode()) + _field(3, output.encode()) + _field(4, op.encode())
+
+
+def _dimension(size: Union[int, str, None]) -> bytes:
+    if size is None:
+        return b""
+    return _number(1, size) if isinstance(size, int) else _field(2, size.encode())
+
+
+def _tensor(name: str, shape: Tuple[int, ...], kind: int, raw: bytes) -> bytes:
+    sizes = b"".join(_number(1, size) for size in shape)
+    return sizes + _number(2, kind) + _field(8, name.encode()) + _field(9, raw)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return to_varint(number << 3 | 2) + to_varint(len(content)) + content
+
+
+def _number(number: int, value: int) -> bytes:
+    return to_varint(number << 3) + to_varint(value)

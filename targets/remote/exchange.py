@@ -1,4 +1,8 @@
-"""One exchange with an agent: a process with input, progress lines and output, and the errors of both sides.
+"""The agent as one file, and one exchange with it: input, progress, output, and the errors of both sides.
+
+The file is a zipapp: the sources of this floor, which Python runs without an install. It is sent with the
+first call and stored on the board by its hash; equal sources give equal bytes. The TOML files of boards are
+left out, since a target is sent as JSON.
 
 All three streams are served at once, since each can fill up while another is read. The first command is plain
 sh, sent before the agent exists: it finds a Python and the agent. ssh exits with 255 when ssh itself failed;
@@ -8,14 +12,17 @@ only its message says how.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import shlex
 import subprocess
 import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Tuple, Type
 
+from .. import __version__
 from ..board_file import read_toml
 from ..errors import (
     ArtifactError,
@@ -167,3 +174,41 @@ def error_of(error: Dict[str, str], name: str) -> DeadweightError:
     kind = _KINDS.get(str(error.get("kind")), TargetError)
     where = "" if name == "local" else f"On {name}: "
     return kind(f"{where}{error.get('what', 'it failed.')}", str(error.get("cure", "Try again.")))
+
+
+_SOURCES = Path(__file__).parents[1]
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+# Says why an old Python cannot run it, so its syntax is that of Python 3.5.
+_MAIN = """\
+import json, sys
+if sys.version_info < (3, 8):
+    found = "%d.%d" % sys.version_info[:2]
+    error = {"kind": "TargetError", "what": "The agent needs Python 3.8, but this one is %s." % found,
+             "cure": "Install a newer one beside it: sudo apt install python3.8"}
+    print(json.dumps({"agent": {"version": "VERSION", "protocol": 0}, "error": error}))
+    sys.exit(2)
+from deadweight.targets.agent import main
+sys.exit(main())
+"""
+
+
+@lru_cache(maxsize=1)
+def agent_bytes() -> bytes:
+    """The zip file, some 240 KB. Its sources are Python 3.8; `python3 FILE doctor` runs it."""
+    import io
+    import zipfile  # imported here, so that the agent starts fast
+
+    files = {"__main__.py": _MAIN.replace("VERSION", __version__).encode(), "deadweight/__init__.py": b""}
+    for path in sorted((*_SOURCES.rglob("*.py"), *_SOURCES.rglob("*.dat"))):
+        files[f"deadweight/targets/{path.relative_to(_SOURCES).as_posix()}"] = path.read_bytes()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def agent_sha256() -> str:
+    """The hash under which a board stores the agent."""
+    return hashlib.sha256(agent_bytes()).hexdigest()

@@ -29,9 +29,8 @@ from ..errors import ArtifactError, DeadweightError, ModelError, TargetError
 from ..onnx_file import weight_names
 from ..progress import Progress
 from ..runtimes.runtime import is_engine
-from .exchange import HELLO, answer, connection_error, keep_command, spoken
+from .exchange import HELLO, agent_bytes, agent_sha256, answer, connection_error, keep_command, spoken
 from .received_files import pieces
-from .zipapp import agent_bytes, agent_sha256
 
 T = TypeVar("T")
 

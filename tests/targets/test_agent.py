@@ -18,7 +18,7 @@ from support.boards import BOARDS, unpack
 from support.releases import FILES, make_bundle, make_key, make_release, release_in_use, trust
 
 from deadweight.export.release.delta import delta
-from deadweight.targets.remote.zipapp import agent_bytes
+from deadweight.targets.remote.exchange import agent_bytes
 
 MakeMlp = Callable[..., Path]
 QUICK = json.dumps({"events": 6, "event_s": 0.01})

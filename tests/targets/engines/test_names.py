@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deadweight.targets.engines.names import modules_in, modules_of, nodes_of, served_by
+from deadweight.targets.engines.content import modules_in, modules_of, nodes_of, served_by
 from deadweight.targets.onnx_file import Node, Nodes
 
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from deadweight.targets.errors import ModelError
-from deadweight.targets.gate.planted import plant, slower
+from deadweight.targets.gate.calibrate import plant, slower
 from deadweight.targets.runtimes.open import open_session
 from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.judge import judge

@@ -21,9 +21,9 @@ from deadweight.export.release.delta import delta
 from deadweight.targets.artifact import sha256_of
 from deadweight.targets.errors import ArtifactError, DeadweightError, RefusedError, TargetError
 from deadweight.targets.remote.board import infer_on, install_on, layers_on, time_on
+from deadweight.targets.remote.exchange import agent_bytes, agent_sha256
 from deadweight.targets.remote.on_board import ready_on
 from deadweight.targets.remote.ssh import Ssh, Transport, connected, on_each
-from deadweight.targets.remote.zipapp import agent_bytes, agent_sha256
 from deadweight.targets.runtimes.open import open_session
 from deadweight.targets.timing.layers import judge_layers
 from deadweight.targets.timing.measurement import Protocol
