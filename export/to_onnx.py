@@ -11,9 +11,11 @@ import contextlib
 import functools
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from .onnx_graph.graph import Array, opset_of, save
 from .onnx_graph.layer_norm import spell_out_layer_norms
 from .onnx_graph.run import first_line, runner
 from .onnx_graph.run_module import arguments, eval_mode
+from .opened import outputs_of, unwrapped
 
 OPSETS = (17, 18, 19, 20)  # TensorRT 8.5 and 8.6 parse 17; below it LayerNormalization is missing
 NATIVE = 18  # the oldest opset that torch's exporter writes
@@ -60,25 +63,25 @@ def to_onnx(
     """Writes `module`, in eval mode, as an ONNX file.
 
     Args:
-        example_inputs: tensors by input name, in the order of `forward`'s parameters; axis 0 is the batch,
-            of 2 or more. It becomes the dynamic axis "batch"; all other sizes are fixed.
+        example_inputs: tensors by input name, in the order of `forward`'s parameters; axis 0 is the batch.
+            It becomes the dynamic axis "batch"; all other sizes are fixed.
         opset: 17 to 20.
         spell_out_layer_norm: for TensorRT 8.5, whose parser has no LayerNormalization.
 
     Raises:
         ModelError: the network cannot be traced, has a fixed batch size, uses an operator that the opset
-            lacks, or does not return a tensor, a tuple or a dict of tensors.
+            lacks, or returns nested outputs.
     """
     path = Path(path)
     if opset not in OPSETS:
         raise ModelError(
             f"Opset {opset} is not supported.", f"Choose one of {OPSETS}; 17 fits every TensorRT from 8.5."
         )
+    module = unwrapped(module)
     with _quiet(), eval_mode(module):
-        program = _trace(module, example_inputs)
-        restate(program)
+        program, names = _trace(module, example_inputs)
+        program = restate(program)
         model = _convert(program, opset)
-    names = _output_names(program)
     canonical.global_pools(model)
     canonical.fold_batch_norm(model)
     canonical.name_by_module(model, {*program.state_dict, *program.constants}, names)
@@ -105,12 +108,27 @@ def to_onnx(
     return Exported(path, opset, simplified_by, notes)
 
 
-def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
-    args, kwargs = arguments(module, example)
+def _trace(
+    module: nn.Module, example: Mapping[str, Tensor]
+) -> tuple[torch.export.ExportedProgram, list[str]]:
+    """The traced network, and the names of its outputs."""
+    forward, own = module.forward, dict(vars(module))
+    one = all(len(value) == 1 for value in example.values())
+    args, kwargs = arguments(module, {name: torch.cat([x, x]) if one else x for name, x in example.items()})
+    inputs = [*kwargs] or [f"input_{place}" for place in range(len(args))]
+
+    def flat(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        return outputs_of(forward(*args, **kwargs))
+
+    parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in inputs]
+    flat.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     batch = torch.export.Dim("batch")
-    shapes: Any = {name: {0: batch} for name in kwargs} if kwargs else tuple({0: batch} for _ in args)
+    shapes = {name: {0: batch} for name in inputs}
+    vars(module)["forward"] = flat
     try:
-        return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except ModelError:
+        raise
     except Exception as error:  # torch.export does not wrap the errors of the user's code
         if "Constraints violated" in str(error):
             raise ModelError(
@@ -122,6 +140,12 @@ def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> torch.export.Exp
             f"{ {name: tuple(value.shape) for name, value in example.items()} }: {first_line(error)}",
             "Check that the module runs on these inputs and has no data-dependent branch.",
         ) from error
+    finally:
+        vars(module).clear()
+        vars(module).update(own)
+    spec = program.call_spec.out_spec
+    assert spec is not None
+    return program, [*outputs_of(_pytree.tree_unflatten([torch.empty(0)] * spec.num_leaves, spec))]
 
 
 def _reason(error: Exception) -> str:
@@ -137,31 +161,17 @@ def _convert(program: torch.export.ExportedProgram, opset: int) -> onnx.ModelPro
         assert made is not None
         model = whole_copy(made.model_proto)
     except Exception as error:
-        raise ModelError(
-            f"torch cannot write this network as ONNX: {first_line(error)}",
-            "Replace that operator by ones that ONNX has.",
-        ) from error
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        missing = re.search(r"No ONNX function found for <OpOverload\(op='(.+?)'", str(cause))
+        why = f"there is no translation of {missing[1]}" if missing else first_line(cause)
+        cure = "Replace that operator by ones that ONNX has."
+        raise ModelError(f"torch cannot write this network as ONNX: {why}.", cure) from error
     written = opset_of(model)
     if written != asked:
         raise ModelError(f"torch wrote opset {written} where {asked} was requested.", "Choose another opset.")
     return model
-
-
-def _output_names(program: torch.export.ExportedProgram) -> list[str]:
-    spec = program.call_spec.out_spec
-    assert spec is not None
-    made = _pytree.tree_unflatten(range(spec.num_leaves), spec)
-    if made == 0 and not isinstance(made, (tuple, list, Mapping)):
-        return ["output"]
-    flat = list(made.values()) if isinstance(made, Mapping) else list(made)
-    if any(not isinstance(leaf, int) for leaf in flat):
-        raise ModelError(
-            "The network returns nested outputs.",
-            "Let forward return a tensor, a tuple or a dict of tensors.",
-        )
-    if isinstance(made, Mapping):
-        return [str(name) for name, _ in sorted(made.items(), key=lambda pair: pair[1])]
-    return [f"output_{place}" for place in range(len(flat))]
 
 
 def _with_equal_constants_once(model: onnx.ModelProto) -> onnx.ModelProto:

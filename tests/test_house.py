@@ -69,7 +69,7 @@ ARROWS = {
 FILES_AT_THE_ROOT = {
     "deadweight": {"__init__", "__main__", "cli", "testing"},
     "pipeline": {"__init__", "workload", "work", "stage", "recipe"},
-    "export": {"__init__", "to_onnx", "int8"},
+    "export": {"__init__", "to_onnx", "int8", "opened"},
     "targets": {
         *("__init__", "agent", "doctor", "target", "board_file", "budgets", "memory_fit", "errors"),
         *("artifact", "onnx_file", "paths", "plain", "sealed", "protobuf", "progress", "visible"),

@@ -40,21 +40,29 @@ def lower_opset(model: onnx.ModelProto, opset: int) -> None:
         ModelError: an operator cannot be expressed in `opset`.
     """
     imported = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    refused = []
+    refused, least = [], imported.version
     for graph in all_graphs(model.graph):
         index = Index.of(graph)
         for node in graph.node:
-            standard = node.domain in ("", "ai.onnx")
-            late = standard and defs.get_schema(node.op_type, imported.version, "").since_version > opset
-            if late and not (opset == 17 and imported.version == 18 and _rewrite_in_17(node, index)):
+            since = _since(node, imported.version)
+            if since > opset and not (opset == 17 and imported.version == 18 and _rewrite_in_17(node, index)):
                 refused.append(f"{node.name or node.output[0]} ({node.op_type})")
+                least = max(least, since)
     if refused:
         raise ModelError(
             f"Opset {opset} cannot express {', '.join(refused[:5])}.",
-            f"Export at opset {imported.version} (the target must run TensorRT 10), or replace the operator.",
+            f"Export at opset {least} (the target must run TensorRT 10), or replace the operator.",
         )
     imported.version = opset
     drop_unused(model.graph)
+
+
+def _since(node: onnx.NodeProto, opset: int) -> int:
+    """The opset of an operator's definition; of its newest, if `opset` has none."""
+    if node.domain not in ("", "ai.onnx"):
+        return 0
+    known = opset if defs.has(node.op_type, opset, "") else defs.onnx_opset_version()
+    return int(defs.get_schema(node.op_type, known, "").since_version)
 
 
 def _rewrite_in_17(node: onnx.NodeProto, index: Index) -> bool:

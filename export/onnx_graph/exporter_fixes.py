@@ -2,7 +2,8 @@
 
 A view is valid only for some memory layouts, and the exporter lowers attention to another layout than the
 traced one; after a copy it is always valid, and ONNX has no layouts, so the copy vanishes. Attention over
-more or fewer than four axes has no translation, but its definition has.
+more or fewer than four axes has no translation, but its definition has. ONNX's LSTM has no projection: one
+with `proj_size` becomes operators, step by step.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from torch.fx import Graph, Node
 aten = torch.ops.aten
 
 
-def restate(program: ExportedProgram) -> None:
-    """Rewrites the graph of `program` in place, without changing its results."""
+def restate(program: ExportedProgram) -> ExportedProgram:
+    """A program with the same results; the graph of `program` is changed."""
+    if any(map(_projects, program.graph.nodes)):
+        lstm = aten.lstm.input
+        program = program.run_decompositions({lstm: torch.export.default_decompositions()[lstm]})
     graph = program.graph_module.graph
     for node in list(graph.nodes):
         if node.target in (aten.view.default, aten.reshape.default) and not _in_order(node.args[0]):
@@ -31,6 +35,16 @@ def restate(program: ExportedProgram) -> None:
             _spell_out(graph, node)
     graph.lint()
     program.graph_module.recompile()
+    return program
+
+
+def _projects(node: Node) -> bool:
+    """Whether an LSTM has five weights for each layer and direction, or three without biases."""
+    if node.target is not aten.lstm.input:
+        return False
+    given: Any = node.args
+    _, _, weights, biased, layers, _, _, both, _ = given
+    return bool(len(weights) > layers * (1 + both) * (4 if biased else 2))
 
 
 def _in_order(operand: Node) -> bool:

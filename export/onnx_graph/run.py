@@ -102,7 +102,7 @@ def streamer(
     except Exception as error:  # its errors have no public base class
         raise ModelError(
             f"ONNX Runtime refuses the model: {first_line(error)}",
-            "Replace custom operators by standard ones, and export again.",
+            "Use float32 and operators of standard ONNX, and export again.",
         ) from error
 
     def run(feeds: Mapping[str, Array], names: Sequence[str]) -> Iterator[tuple[str, Array]]:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
 from ...targets.errors import ModelError
+from ..opened import outputs_of
 from .graph import WEIGHTED, Array, OnnxModel
 from .run import Run, input_names, runner
 
@@ -62,13 +62,13 @@ def predicting(module: nn.Module, model: OnnxModel) -> Iterator[Run]:
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
         args, kwargs = arguments(module, {name: torch.from_numpy(feeds[name]) for name in inputs})
         with torch.no_grad():
-            leaves = _pytree.tree_leaves(module(*args, **kwargs))
-        if len(leaves) != len(outputs):
+            found = [*outputs_of(module(*args, **kwargs)).values()]
+        if len(found) != len(outputs):
             raise ModelError(
-                f"The module returns {len(leaves)} tensors, the file has {len(outputs)}: {list(outputs)}.",
+                f"The module returns {len(found)} tensors, the file has {len(outputs)}: {list(outputs)}.",
                 "Export the module again.",
             )
-        return {name: leaf.cpu().numpy() for name, leaf in zip(outputs, leaves, strict=True)}
+        return {name: value.cpu().numpy() for name, value in zip(outputs, found, strict=True)}
 
     with eval_mode(module):
         yield run

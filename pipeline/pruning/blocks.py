@@ -21,12 +21,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from ...export.opened import unwrapped
 from ...targets.errors import ModelError
 from .bypass import ACTIVATIONS, bypassed, without
 from .compare import relative_error, run, tolerance
 from .contexts import first_line
 from .graphnet import GraphNet
-from .inputs import Example, unwrapped
+from .inputs import Example
 from .narrow import copied_module, elements_of
 from .plan import Bypass
 from .watch import Call, Seen, shape_of, watched

@@ -6,6 +6,7 @@ each node the stack of the user's code that made it, so that a message about an 
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from pathlib import Path
@@ -16,23 +17,13 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 
+from ...export.opened import tensors_of, unwrapped
 from ...targets.errors import ModelError
 from .contexts import collected, first_line, hushed, in_mode, own_backward
-from .inputs import (
-    Example,
-    Inputs,
-    check_inputs,
-    flattened,
-    inputs_of,
-    open_axes,
-    tensors_of,
-    unwrapped,
-    with_tensors,
-)
+from .inputs import Example, Inputs, check_inputs, flattened, inputs_of, open_axes, with_tensors
 from .takes import takes_of
 
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_TORCH, _HERE = (f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))  # not torchvision
 
 
 def capture(

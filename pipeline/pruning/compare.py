@@ -21,8 +21,9 @@ from torch.fx import Interpreter
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from ...export.opened import leaves_of, tensors_of
 from .contexts import in_mode
-from .inputs import Example, inputs_of, leaves_of, tensors_of
+from .inputs import Example, inputs_of
 
 TOLERANCE = {
     **dict.fromkeys((torch.float64, torch.complex128), 1e-11),

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ...export.opened import tensors_of
 from .contexts import hushed
-from .inputs import Example, Inputs, inputs_of, tensors_of, with_tensors
+from .inputs import Example, Inputs, inputs_of, with_tensors
 from .narrow import copied_module, named_tensors
 
 

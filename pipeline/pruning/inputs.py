@@ -1,25 +1,21 @@
-"""A network as it comes: wrapped; called by position or by name, with nested inputs; returning dataclasses.
+"""A network's inputs as they come: by position or by name, nested, and of other sizes.
 
 A graph takes and returns flat tensors. Here is how an example is bound to forward's parameters, in which
-order its tensors are, how dataclasses are opened and made again, and which other sizes there are to try.
+order its tensors are, and which other sizes there are to try.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree as pytree
 
+from ...export.opened import opened, tensors_of
 from ...targets.errors import ModelError
 
 
@@ -32,49 +28,6 @@ class Inputs(NamedTuple):
 
 Example = Mapping[str, Any] | Sequence[Any] | Inputs
 """The arguments, by name or in order: tensors, or lists, tuples, dicts and dataclasses of them."""
-
-
-@dataclass
-class Opened:
-    """An object that holds tensors, to torch a dictionary of its attributes."""
-
-    kind: type
-    values: dict[str, Any]
-
-
-def _made(values: Iterable[Any], context: Any) -> Any:
-    kind, names = context
-    again = object.__new__(kind)  # its constructor may compute, or take other arguments
-    for name, value in zip(names, values, strict=True):
-        object.__setattr__(again, name, value)
-    return again
-
-
-pytree.register_pytree_node(
-    Opened, lambda one: (list(one.values.values()), (one.kind, tuple(one.values))), _made
-)
-
-
-def opened(value: Any) -> Any:
-    """The value with an `Opened` in place of each dataclass, also within collections."""
-
-    def one(leaf: Any) -> Any:
-        if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
-            return leaf
-        names = [field.name for field in dataclasses.fields(leaf)]
-        return Opened(type(leaf), {name: opened(getattr(leaf, name)) for name in names})
-
-    return pytree.tree_map(one, value)
-
-
-def leaves_of(value: Any) -> list[Any]:
-    """All values in nested collections and dataclasses, in the order of a graph's inputs and outputs."""
-    return pytree.tree_leaves(opened(value))
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """The tensors among them."""
-    return [leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor)]
 
 
 def inputs_of(model: nn.Module, example: Example) -> Inputs:
@@ -271,28 +224,3 @@ def _stretched(value: Tensor, number: int, sizes: Mapping[tuple[int, int], int])
             indices = torch.arange(size, device=value.device) % value.shape[axis]
             value = value.index_select(axis, indices)
     return value
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network within DataParallel, DistributedDataParallel, AveragedModel or `torch.compile`.
-
-    Raises:
-        ModelError: it is TorchScript, or its parameters are spread over processes.
-    """
-    while True:
-        if isinstance(model, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
-            model = model.module
-        elif "torch._dynamo" in sys.modules and isinstance(model, torch._dynamo.OptimizedModule):
-            model = model._orig_mod
-        else:
-            break
-    if isinstance(model, torch.jit.ScriptModule):
-        cure = "Give the Python module that it was made from."
-        raise ModelError("The network is a TorchScript module, which torch.export does not take.", cure)
-    spread = [name for name, one in model.named_parameters() if hasattr(one, "full_tensor")]
-    if spread:
-        raise ModelError(
-            f'"{spread[0]}" is spread over several processes (FSDP, tensor parallelism).',
-            "Load the full state dict in a network that is on one device, prune it, and spread the result.",
-        )
-    return model

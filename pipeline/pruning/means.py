@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
+from ...export.opened import tensors_of
 from ...targets.errors import ModelError
 from .calls import Tracked
 from .capture import argument_of, operator_name
 from .groups import Groups
-from .inputs import Example, tensors_of
+from .inputs import Example
 from .narrow import copied_module, named_tensors
 from .plan import plan_of
 

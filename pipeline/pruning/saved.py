@@ -24,11 +24,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ...export.opened import tensors_of, unwrapped
 from ...targets.artifact import json_of, writing
 from ...targets.errors import ArtifactError, ModelError
 from .compare import relative_error, run, tolerance
 from .groups import Groups
-from .inputs import Example, Inputs, inputs_of, tensors_of, unwrapped
+from .inputs import Example, Inputs, inputs_of
 from .narrow import named_tensors
 from .plan import Plan, fingerprint, plan_of
 from .surgery import replay

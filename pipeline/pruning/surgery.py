@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from ...export.opened import unwrapped
 from ...targets.errors import ModelError
 from .bypass import shallower
 from .capture import capture, first_sample, users_line
@@ -28,7 +29,7 @@ from .compare import compared, or_nothing, run, run_graph
 from .contexts import configs_with_cache, uncollected
 from .graphnet import GraphNet, Program, call_layers
 from .groups import Groups, planned
-from .inputs import Example, unwrapped
+from .inputs import Example
 from .narrow import WIDTH_ARGUMENTS, cut_tensors, known_attributes, named_tensors, narrowed
 from .plan import Cut, fingerprint, parameters_left, record, together
 from .plan import Plan as Plan

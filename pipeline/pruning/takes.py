@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate
 
+from ...export.opened import leaves_of, tensors_of
 from ...targets.errors import ModelError
-from .inputs import Inputs, leaves_of, names_of, tensors_of
+from .inputs import Inputs, names_of
 
 Shape = tuple[Any, ...]
 """A size for a fixed axis, a name for an open one; axes of the same name have the same size."""

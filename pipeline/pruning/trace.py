@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
+from ...export.opened import tensors_of, unwrapped
 from ...targets.errors import ModelError
 from .assemble import grouped
 from .calls import Call, Notes, Rule, Tracked, fixed, unknown
@@ -29,7 +30,7 @@ from .dry_run import differs_in_training
 from .follow import following
 from .groups import Groups, Tracing
 from .identities import Cause, Identities
-from .inputs import Example, inputs_of, tensors_of, unwrapped, with_tensors
+from .inputs import Example, inputs_of, with_tensors
 from .narrow import named_tensors
 from .plan import fingerprint
 from .rules import RULES, pointwise

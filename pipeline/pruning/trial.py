@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from ...export.opened import tensors_of
 from .calls import Tracked
 from .capture import first_sample, operator_name
 from .compare import Computation, Precision, compared, or_nothing, run, run_graph
 from .contexts import first_line
 from .groups import Groups
-from .inputs import Inputs, inputs_of, tensors_of, with_tensors
+from .inputs import Inputs, inputs_of, with_tensors
 from .narrow import (
     config_widths,
     cut_tensors,

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.fx import Interpreter
 from torch.overrides import TorchFunctionMode
 
+from ...export.opened import leaves_of, tensors_of, unwrapped
 from ...targets.errors import DeadweightError, ModelError
 from .bypass import difference
 from .capture import operator_name
@@ -40,18 +41,7 @@ from .compare import (
 from .contexts import first_line, in_mode, uncollected
 from .graphnet import GraphNet
 from .groups import Groups
-from .inputs import (
-    BATCH,
-    Example,
-    Inputs,
-    axes_of,
-    inputs_of,
-    leaves_of,
-    tensors_of,
-    tried,
-    unwrapped,
-    with_tensors,
-)
+from .inputs import BATCH, Example, Inputs, axes_of, inputs_of, tried, with_tensors
 from .narrow import copied_module, named_tensors, without
 from .plan import Cut, Plan, fingerprint, plan_of
 from .resize import resized

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import os
@@ -155,6 +156,53 @@ def test_a_simplifier_that_changes_the_outputs_is_not_used(
     assert (tmp_path / "plain.onnx").read_bytes() == (tmp_path / "asked.onnx").read_bytes()
 
 
+@dataclasses.dataclass
+class Answer:
+    logits: Tensor
+    count: int
+    loss: Tensor | None = None
+
+
+class AnyArguments(nn.Linear):
+    def forward(self, *args: Tensor, **_: object) -> Any:
+        return Answer(super().forward(args[0]), 3)
+
+
+@pytest.mark.parametrize("wrap", [nn.Sequential, nn.DataParallel])
+def test_a_wrapped_network_is_written_with_the_tensors_of_its_dataclass(wrap: Any, tmp_path: Path) -> None:
+    x = torch.randn(1, 4)  # one sample: the batch is open nevertheless
+    net = AnyArguments(4, 3)
+    to_onnx(wrap(net), {"x": x}, tmp_path / "a.onnx", simplify=False)
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    assert [one.name for one in session.get_outputs()] == ["logits"]
+    found = session.run(None, {"x": torch.cat([x, x, x]).numpy()})[0]
+    np.testing.assert_allclose(found[2:], net(x).logits.detach().numpy(), rtol=1e-5)
+    assert "forward" not in vars(net)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_an_lstm_with_a_projection_is_written_step_by_step(tmp_path: Path) -> None:
+    net, x = nn.LSTM(4, 6, batch_first=True, proj_size=3), torch.randn(2, 3, 4)
+
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            first: Tensor = self.net(x)[0]
+            return first
+
+    to_onnx(First(), {"x": x}, tmp_path / "a.onnx", simplify=False)
+    found = run(tmp_path / "a.onnx", {"x": x.numpy()})[0]
+    np.testing.assert_allclose(found, net(x)[0].detach().numpy(), atol=1e-5)
+
+
+class Untranslated(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return torch.linalg.svdvals(x[:, None])
+
+
 class FixedBatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.view(2, -1) * 2.0
@@ -176,6 +224,7 @@ class Nested(nn.Module):
         (FixedBatch(), "has a fixed batch size"),
         (Branching(), "cannot be traced"),
         (Nested(), "nested outputs"),
+        (Untranslated(), r"no translation of aten\._linalg_svd\."),
         (nn.Linear(3, 3), "cannot be traced"),
     ],
 )

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_unflatten
 
 from deadweight import apply, choose, load_pruned, save_pruned, trace, verify
+from deadweight.export.opened import tensors_of
 from deadweight.pipeline.pruning.capture import batch_is_open, capture
-from deadweight.pipeline.pruning.inputs import Inputs, axes_of, inputs_of, tensors_of, tried
+from deadweight.pipeline.pruning.inputs import Inputs, axes_of, inputs_of, tried
 from deadweight.targets.errors import ModelError
 
 

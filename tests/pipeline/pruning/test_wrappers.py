@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from deadweight import apply, choose, load_pruned, plan_of, save_pruned, trace, verify
-from deadweight.pipeline.pruning.inputs import unwrapped
+from deadweight.export.opened import unwrapped
 from deadweight.targets.errors import ModelError
 
 
@@ -66,7 +66,7 @@ def test_a_wrapped_network_is_pruned_as_the_one_within(
 
 
 def test_looking_for_a_wrapper_loads_no_compiler() -> None:
-    code = "import sys, torch; from deadweight.pipeline.pruning.inputs import unwrapped\n"
+    code = "import sys, torch; from deadweight.export.opened import unwrapped\n"
     code += "unwrapped(torch.nn.Linear(1, 1)); sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
