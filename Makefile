@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.set-up
 PYTHONS ?= 3.10 3.11 3.12 3.13
 
-.PHONY: setup demo test test-slow test-board test-jetson test-pythons dist check bench bench-gate zoo
+.PHONY: setup demo test test-slow test-board test-jetson test-pythons dist check bench bench-gate zoo corpus fuzz
 
 setup: $(STAMP)
 
@@ -62,6 +62,15 @@ bench: setup
 zoo: setup
 	$(BIN)/pip install --quiet -c constraints.txt torchvision timm transformers torch-pruning
 	$(BIN)/python benchmarks/zoo/zoo.py
+
+# Every ONNX file of ordinary wheels, and those of onnx's own tests, through the commands; hours on one core, resumable.
+corpus: setup
+	$(BIN)/python benchmarks/corpus/corpus.py
+
+# Changed files of every kind that is read: make fuzz MINUTES=30
+MINUTES ?= 5
+fuzz: setup
+	$(BIN)/python benchmarks/fuzz/fuzz.py --minutes $(MINUTES)
 
 # Events with planted answers for the gate, added to runs/gate: HOURS of them, half with nothing else running, a
 # quarter beside other work, the rest for coverage and layers; then the tables of docs/judgement.md.
