@@ -16,13 +16,14 @@ from pathlib import Path
 from onnx import NodeProto
 
 from ..onnx_graph.graph import attribute_of
+from ..onnx_graph.operator_sets import read_sets
 
 Version = tuple[int, ...]
 
 LATEST: Version = (11, 1)  # the last release in both tables
-# The time of the parser of TensorRT-RTX 1.7.1. It refuses what is in no table, and of newer operators these.
+# The time of the parser of TensorRT-RTX 1.7.1.
 REFUSED_UNTIL: Version = (11, 4)
-REFUSED = ("BitCast", "CumProd", "SwiGLU")
+SETS = read_sets(Path(__file__).with_name("tensorrt.toml"))
 
 
 def version_of(text: str) -> Version:

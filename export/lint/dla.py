@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from onnx import NodeProto, TensorProto
 
 from ..onnx_graph.graph import QUANTIZED, attribute_of, given_inputs
-from .changes import Version
+from .changes import SETS, Version
 from .finding import Finding
 from .network import Network, label
 from .platform import Platform
@@ -24,14 +24,6 @@ from .platform import Platform
 Limit = Callable[[Network, NodeProto, bool], Iterator[str]]
 
 LARGEST_AXIS, LARGEST_BATCH = 8192, 4096
-_NATIVE = (
-    *("Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "ConvTranspose", "Equal"),
-    *("Gemm", "LRN", "LeakyRelu", "MatMul", "Max", "MaxPool", "Min", "Mul", "PRelu", "Relu", "Reshape"),
-    *("Resize", "Sigmoid", "Slice", "Softmax", "Split", "Sub", "Sum", "Tanh", "Transpose", "Upsample"),
-)
-# Listed from 8.6.12 on, which is in no JetPack; the next version in one is 10.x.
-_SINCE_10 = ("Atanh", "Cos", "Div", "GlobalMaxPool", "Greater", "Less", "Pow", "Sin")
-_BUILD_TIME = ("Constant", "ConstantOfShape", "Shape", "Size")
 _QUANTIZED_SINCE: Version = (11, 4, 1)  # before, int8 on DLA means a calibration cache
 _BANKS, _BANK_BYTES, _BANK_ENTRIES = 16, 32768, 256  # of the buffer that a convolution works in
 _LONG_KERNELS = (64, 96, 128)
@@ -56,7 +48,7 @@ def on_dla(network: Network, platform: Platform) -> Iterator[Finding]:
     """502: DLA has every operator."""
     if not platform.dla_cores:
         return
-    known = _NATIVE if platform.version < (10,) else (*_NATIVE, *_SINCE_10)
+    known = SETS["dla"] | (SETS["dla_since_10"] if platform.version >= (10,) else set())
     for node in network.every_node():
         if node.op_type not in known and not _at_build_time(network, node):
             what = f"{node.op_type} runs on the GPU: DLA has no such operator"
@@ -110,7 +102,7 @@ def _at_build_time(network: Network, node: NodeProto) -> bool:
     whole = (TensorProto.INT64, TensorProto.INT32)
     given = [name for name in node.input if name and name not in network.index.constants]
     integers = bool(given) and all(network.types.get(name) in whole for name in given)
-    return node.op_type in (*_BUILD_TIME, *QUANTIZED) or not given or integers
+    return node.op_type in SETS["at_build_time"] or not given or integers
 
 
 def _numbers(node: NodeProto, name: str, default: list[int]) -> list[int]:

@@ -15,14 +15,11 @@ from onnx import NodeProto
 from ..onnx_graph.graph import WEIGHTED
 from ..onnx_graph.kernels import SINGLE_ROW, without_int8_kernel
 from ..quantization.residual import residual_adds
+from .changes import SETS
 from .finding import Finding
 from .network import Network
 from .platform import Platform, keeps_int8
 
-ACTIVATIONS = (
-    *("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "Tanh", "HardSigmoid"),
-    *("HardSwish", "Softplus", "Gelu", "Mish"),
-)
 _RESIDUAL = "Round only the skip side of the sum, not the convolution's side."
 
 
@@ -72,7 +69,7 @@ def before_activation(network: Network, platform: Platform) -> Iterator[Finding]
             broken = [
                 reader
                 for reader in network.readers(dequantize.output[0])
-                if reader.op_type in ACTIVATIONS or _is_affine(network, reader, maker)
+                if reader.op_type in SETS["activations"] or _is_affine(network, reader, maker)
             ]
             if broken:
                 what = (

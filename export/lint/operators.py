@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from onnx import AttributeProto, NodeProto, TensorProto, defs
 
-from ..onnx_graph.graph import QUANTIZED, attribute_of
+from ..onnx_graph.graph import attribute_of
 from . import changes
-from .changes import Version
+from .changes import SETS, Version
 from .finding import Finding, Severity
 from .network import STANDARD, Network, label, type_name
 from .platform import Platform, operators
@@ -20,13 +20,7 @@ from .restrictions import RESTRICTIONS
 
 # First version, and the opsets that NVIDIA names for it.
 OPSETS: tuple[tuple[Version, int, int], ...] = (((11,), 9, 25), ((10,), 9, 20), ((8,), 7, 17))
-LATEST_IR = {
-    "8.4": 8,
-    "8.5": 8,
-    "8.6": 8,
-    "10.0": 10,
-    "10.1": 10,
-}  # of the ONNX releases they were built with
+LATEST_IR = {"8": 8, "10": 10}  # by major version, of the ONNX releases they were built with
 
 _SHORT: dict[int, str] = {
     TensorProto.FLOAT: "f32",
@@ -41,27 +35,8 @@ _SHORT: dict[int, str] = {
     TensorProto.UINT8: "u8",
     TensorProto.BOOL: "bool",
 }
-# TensorRT-RTX 1.7.1 converts none of these types, nor does any parser before.
-_NO_TYPE = (
-    *(TensorProto.INT16, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64),
-    *(TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128, TensorProto.FLOAT8E5M2),
-)
-# Every importer refuses these on whole numbers (unaryHelper in 8.5-GA to 10.1-GA; TensorRT-RTX 1.7.1, too).
-_WHOLE = (TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.BOOL)
-_FLOAT_ONLY = (
-    *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor", "Log"),
-    *("Reciprocal", "Round", "Sin", "Sinh", "Sqrt", "Tan"),
-)
-_FLOAT_ONLY_11 = (  # by TensorRT-RTX 1.7.1, of that time
-    *("AveragePool", "Gelu", "HardSwish", "LRN", "LeakyRelu", "Relu", "Sigmoid", "Softmax", "Softplus"),
-    "Tanh",
-)
-# The tables list the types of an operator's data: of these operators the output's, of others the input's.
-_BY_OUTPUT = ("Constant", "ConstantOfShape", "EyeLike", "OneHot", "Range", "Where")
-_UNSIZED = ("NonZero", "NonMaxSuppression")  # how large the result is depends on the data
 # A plugin for TensorRT-RTX 1.7.1, by its message, but a layer in onnx-tensorrt's importers.
 _RTX = "NonZero"
-_ANY_TYPE = (*QUANTIZED, "If", "Loop", "Scan", "Shape", "Size", "NonMaxSuppression", "SequenceConstruct")
 
 
 def opset(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -87,7 +62,7 @@ def _defined_after(node: NodeProto, network: Network, opset: int) -> bool:
 
 def ir_version(network: Network, platform: Platform) -> Iterator[Finding]:
     """102: the file format is not newer than the ONNX release of the parser."""
-    latest = LATEST_IR[platform.table]
+    latest = LATEST_IR[platform.table.partition(".")[0]]
     if platform.version < (11,) and network.model.ir_version > latest:
         what = (
             f"its IR version is {network.model.ir_version}; the parser of {platform.name} was built for "
@@ -193,13 +168,13 @@ def output_sizes(network: Network, platform: Platform) -> Iterator[Finding]:
     unsized: dict[str, str] = {}  # by tensor, the operator whose result has no size before the run
     for node in network.nodes:
         by = next((unsized[name] for name in node.input if name in unsized), "")
-        if node.op_type in _UNSIZED:
+        if node.op_type in SETS["unsized"]:
             by = label(node)
         for name in node.output if by else ():
             shape = network.shapes.get(name)
             # A fixed size ends it, unless it is that of a shape, with which another tensor gets its own.
             integers = network.types.get(name) == TensorProto.INT64 and shape is not None and len(shape) < 2
-            if shape is None or None in shape or node.op_type in _UNSIZED or integers:
+            if shape is None or None in shape or node.op_type in SETS["unsized"] or integers:
                 unsized[name] = by
     for name in (value.name for value in network.model.graph.output if value.name in unsized):
         if None not in network.shapes.get(name, (None,)):
@@ -229,18 +204,18 @@ def restriction_kept(network: Network, platform: Platform) -> Iterator[Finding]:
 def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
     """106: each operator has an element type that is listed for it."""
     every = frozenset().union(*(row[platform.table] or frozenset() for row in operators().values()))
-    floats = _FLOAT_ONLY if platform.version < (11,) else (*_FLOAT_ONLY, *_FLOAT_ONLY_11)
+    floats = SETS["float_only"] | (SETS["float_only_11"] if platform.version >= (11,) else set())
     for node in network.every_node():
         listed = (operators().get(node.op_type) or {}).get(platform.table)
-        if listed is None or node.domain not in STANDARD or node.op_type in _ANY_TYPE:
+        if listed is None or node.domain not in STANDARD or node.op_type in SETS["any_type"]:
             continue
-        name = node.output[0] if node.op_type in _BY_OUTPUT or not node.input else node.input[0]
+        name = node.output[0] if node.op_type in SETS["by_output"] or not node.input else node.input[0]
         kind = network.types.get(name, TensorProto.UNDEFINED)
         short = _SHORT.get(kind, "")
         if short == "i64" and platform.version < (10,):
             short = "i32"  # cast down
         known = type_name(kind)
-        if kind in _WHOLE and node.op_type in floats:
+        if known in SETS["whole_numbers"] and node.op_type in floats:
             what = (
                 f"{node.op_type} has the type {known}; the parser of {platform.name} takes only floats for it"
             )
@@ -258,7 +233,7 @@ def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
         else:
             what = f"{node.op_type} has the type {known}, which TensorRT {platform.table} has for no operator"
             cure = "Use FLOAT, FLOAT16, INT32 or BOOL."
-            unsure = platform.newer and kind not in _NO_TYPE
+            unsure = platform.newer and known not in SETS["no_type"]
             yield Finding(106, "warning" if unsure else "error", label(node), what, cure)
 
 

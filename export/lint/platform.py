@@ -18,18 +18,12 @@ from ...targets.target import Target
 from ..onnx_graph.graph import WEIGHTED
 from ..quantization.placement import MOVES
 from . import changes
-from .changes import Version
+from .changes import SETS, Version
 from .nvidia_parser import Opinion
 
 TABLES: dict[str, Version] = {"8.4": (8, 4), "8.5": (8, 5), "8.6": (8, 6), "10.0": (10, 0), "10.1": (10, 1)}
 NEWEST = "10.1"
 LIKE_NEWEST: Version = (10, 3)
-# Besides placement's MOVES: what also moves values, or computes in the precision of its inputs.
-_ANY_PRECISION = (
-    *("Resize", "Split", "Identity", "Dropout", "SpaceToDepth", "Expand", "Tile"),
-    *("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "BatchNormalization"),
-)
-NO_NUMBERS = ("Shape", "Size", "Constant")
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ class Platform:
         row = operators().get(operator)
         if (row is not None and row[self.table] is not None) or self.has(operator):
             return True
-        refused = row is not None or operator in changes.REFUSED
+        refused = row is not None or operator in SETS["refused"]
         if refused and self.version[:2] <= changes.REFUSED_UNTIL:
             return False
         return False if not self.newer or changes.since(operator) is not None else None
@@ -168,7 +162,7 @@ def keeps_int8(operator: str) -> bool:
     It moves values, fuses into the kernel before it, or has int8 in the table of TensorRT 8.6, the last table
     that lists such kernels.
     """
-    if operator in NO_NUMBERS or operator in WEIGHTED:
+    if operator in SETS["no_numbers"] or operator in WEIGHTED:
         return False
     listed = (operators().get(operator) or {}).get("8.6") or frozenset()
-    return operator in MOVES or operator in _ANY_PRECISION or "i8" in listed
+    return operator in MOVES or operator in SETS["any_precision"] or "i8" in listed

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from onnx import NodeProto
 
 from ..onnx_graph.graph import attribute_of
+from .changes import SETS
 from .network import Network
 from .platform import Platform
 
@@ -280,10 +281,6 @@ def _deform(network: Network, node: NodeProto, platform: Platform) -> Iterator[F
         yield Fault(f"its pads {pads} differ between begin and end", "Pad with Pad before it.")
 
 
-_REDUCTIONS = (
-    *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
-    *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
-)
 RESTRICTIONS: dict[str, Check] = {
     **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _pool),
     **dict.fromkeys(
@@ -308,6 +305,6 @@ RESTRICTIONS: dict[str, Check] = {
     **dict.fromkeys(("ScatterElements", "ScatterND"), _scatter),
     "Slice": _constant(3, "axes"),
     **dict.fromkeys(("Squeeze", "Unsqueeze"), _axes),
-    **dict.fromkeys(_REDUCTIONS, _reduction),
+    **dict.fromkeys(SETS["reductions"], _reduction),
     "TopK": _top,
 }

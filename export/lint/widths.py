@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from onnx import TensorProto
 
 from ..onnx_graph.graph import WEIGHTED, attribute_of
+from .changes import SETS
 from .finding import Finding, Severity
 from .network import Network
-from .platform import NO_NUMBERS, Platform, keeps_int8
+from .platform import Platform, keeps_int8
 
 
 def width(network: Network, platform: Platform) -> Iterator[Finding]:
@@ -104,7 +105,7 @@ def single_precision(network: Network, platform: Platform) -> Iterator[Finding]:
         return
     for position, node in enumerate(network.nodes):
         kind = network.types.get(node.output[0])
-        moves = keeps_int8(node.op_type) or node.op_type in ("Cast", *NO_NUMBERS)
+        moves = keeps_int8(node.op_type) or node.op_type in SETS["no_numbers"] | {"Cast"}
         if moves or position in network.int8 or kind != TensorProto.FLOAT or not network.index.computed(node):
             continue
         what = f"{node.op_type} is FLOAT: {platform.name} runs it in FP32, since the engine is strongly typed"

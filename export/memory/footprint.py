@@ -24,12 +24,13 @@ from ...targets.errors import ModelError, meant
 from ...targets.memory_fit import Footprint
 from ...targets.runtimes.runtime import Runtime, runtime_named
 from ..onnx_graph.graph import Index, attribute_of, given_inputs, lift_constants, load
+from ..onnx_graph.operator_sets import read_sets
 from ..onnx_graph.shapes import Shapes, bytes_of, item_bytes, living
-from . import runtime_rules as known
 from .arena_plan import depth_first, planned_bytes
 from .lower_bound import Kernel, least_bytes
 
 SCRATCH = 1 << 16  # bytes of a convolution's scratch memory: that of ONNX Runtime on one thread
+KNOWN = read_sets(Path(__file__).with_name("runtime_rules.toml"))
 MARGIN = 1.08  # factor on the plan: fitted to ONNX Runtime, on other graphs than the reported ones
 
 
@@ -147,7 +148,7 @@ class _Walk:
         """Moves quantization past operators that only select, average or concatenate: values shrink."""
         graph = self.model.graph
         nodes = [
-            node for node in graph.node if node.op_type in known.COMMUTING and node.output[0] in self.parts
+            node for node in graph.node if node.op_type in KNOWN["commuting"] and node.output[0] in self.parts
         ]
         for node in (*nodes, *reversed(nodes)):
             parts = [part for name in (node.input[0], *node.output) for part in self.parts.get(name, ())]
@@ -170,16 +171,16 @@ class _Walk:
 
     def _step(self, node: onnx.NodeProto) -> None:
         read = list(dict.fromkeys(name for name in node.input if name in self.parts))
-        if not read or node.op_type in known.SHAPES:
+        if not read or node.op_type in KNOWN["shapes"]:
             return  # constant, or known before the run
         kind = node.op_type
-        if kind in known.SUMS or kind == "PRelu":
+        if kind in KNOWN["sums"] or kind == "PRelu":
             if len({frozenset(self.parts[name]) for name in read}) == 1 and len(self.parts[read[0]]) == 1:
                 if len(read) > 1 and not self.fuses:
                     return self._kernel(node, read, whole=True, sums=False)
                 return self._fused(node, read)
             return self._kernel(node, read, whole=False, sums=True)
-        if len(read) == 1 and kind in known.VIEWS | known.POINTWISE | known.ROWS:
+        if len(read) == 1 and kind in KNOWN["views"] | KNOWN["pointwise"] | KNOWN["rows"]:
             return self._fused(node, read)
         if kind == "Concat" and self.fuses:
             joined: dict[int, float] = {}
@@ -190,7 +191,7 @@ class _Walk:
             return None
         if kind == "Conv" and self.fuses and self._depthwise(node):
             return self._fused(node, read)
-        whole = not (kind == "MatMul" and len(read) > 1 and self.fuses) and kind in known.WHOLE | {"Concat"}
+        whole = kind in KNOWN["whole"] and not (kind == "MatMul" and len(read) > 1 and self.fuses)
         return self._kernel(node, read, whole=whole, sums=False)
 
     def _fused(self, node: onnx.NodeProto, read: list[str]) -> None:
@@ -242,11 +243,11 @@ def _weights(graph: onnx.GraphProto, smallest: float, *, quantized: bool) -> int
     index = Index.of(graph)
     found: dict[str, float] = {}
     for node in graph.node:
-        if node.op_type not in known.PRODUCTS:
+        if node.op_type not in KNOWN["products"]:
             continue
         for name in node.input:
             rounded = False
-            while name in index.producer and index.producer[name].op_type in known.VIEWS:
+            while name in index.producer and index.producer[name].op_type in KNOWN["views"]:
                 rounded |= "QuantizeLinear" in index.producer[name].op_type
                 name = index.producer[name].input[0]
             if name in index.constants:
@@ -293,14 +294,15 @@ def _planned(model: onnx.ModelProto, shapes: Shapes) -> int:
     for node in nodes:
         read = [name for name in node.input if name in plan.number]
         unpacked = node.op_type == "DequantizeLinear"  # weights, which are stored rounded and used as floats
-        if not (read or unpacked) or node.op_type in known.SHAPES:
+        if not (read or unpacked) or node.op_type in KNOWN["shapes"]:
             made += sum(shapes.bytes(name) for name in node.output)
             continue
         out = node.output[0]
-        if read and (node.op_type in known.REINTERPRETED or _gate(node, index)):
+        if read and (node.op_type in KNOWN["reinterpreted"] or _gate(node, index)):
             plan.number[out] = plan.number[read[0]]
             continue
-        after = node.op_type in known.POINTWISE and read[0] in done_with and len(index.readers[read[0]]) == 1
+        pointwise = node.op_type in KNOWN["pointwise"]
+        after = pointwise and read[0] in done_with and len(index.readers[read[0]]) == 1
         if after or node.op_type in ("Conv", "ConvTranspose", "Gemm"):
             done_with.add(out)
         if after and read[0] not in index.outputs:
