@@ -15,18 +15,14 @@ float64 and around a shift.
 
 from __future__ import annotations
 
-import functools
-import itertools
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Values per tile, and its rows at most: bounds the working memory, 16 MB, and the rounding of a column.
+# Values per tile: bounds the working memory, 16 MB, and the rounding of a sum in float32.
 _TILE = 1 << 22
-_TALLEST = 1 << 16
 
 # Tensors up to this size are cast to float64 at once: it costs nothing, and no slot is measured twice.
 _SMALL = 1 << 16
@@ -36,9 +32,6 @@ _CONDITION_LIMIT = {torch.float32: 10.0, torch.float64: 1e6}
 
 # A mean square under this may have lost digits to float32's underflow.
 _LEAST_SQUARE = 1e-30
-
-# Rows shorter than this are too slow to reduce one by one: the tensor is transposed and columns are summed.
-_SHORTEST_ROW = 16
 
 
 @dataclass(frozen=True)
@@ -75,9 +68,11 @@ def measure(value: Tensor, axes: Collection[int]) -> Moments:
         value = value.double()
     elif value.dtype not in _CONDITION_LIMIT:
         value = value.float()
-    layout = _layout(tuple(value.shape), value.stride(), tuple(axis % value.ndim for axis in axes))
-    matrix = value.permute(layout.order).reshape(layout.matrix)
-    total, squares, magnitude, nonzero, maximum = _by_slot(_line_sums(matrix, layout.dim), layout)
+    kept = sorted(axis % value.ndim for axis in axes)
+    over = [axis for axis in range(value.ndim) if axis not in kept]
+    slots = value.permute(*over, *kept).flatten(len(over)) if kept else value.flatten()[:, None]
+    slots = slots if over else slots[None]
+    total, squares, magnitude, nonzero, maximum = _sums(slots)
     count = value.numel() // total.numel()
     mean = total / count
     deviation = torch.addcmul(squares, total, mean, value=-1).clamp_min_(0)
@@ -86,7 +81,7 @@ def measure(value: Tensor, axes: Collection[int]) -> Moments:
     sound &= squares >= nonzero * _LEAST_SQUARE
     shifted = 0 if bool(sound.all()) else int((~sound).sum())
     if shifted:
-        old, new = (mean, deviation, magnitude), _shifted(matrix, layout, ~sound)
+        old, new = (mean, deviation, magnitude), _shifted(slots, ~sound)
         pairs = zip(old, new, strict=True)
         mean, deviation, magnitude = (torch.where(sound, figure, again) for figure, again in pairs)
     counts = torch.full_like(mean, count)
@@ -137,115 +132,42 @@ def fold(moments: Moments, units: Tensor, size: int) -> Moments:
     )
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How a tensor becomes a matrix whose lines (rows, or columns) each belong to one slot.
+def _sums(value: Tensor) -> Tensor:
+    """By slot (the last axis): sum, sum of squares, sum of magnitudes, number of non-zeros, maximum.
 
-    Permuted by `order` and reshaped to `matrix`, then summed along `dim`. The remaining lines have the sizes
-    `lead`; summing their axes `within` and permuting the rest by `ascending` gives the slots.
+    Returns:
+        float64[5, slots], on the CPU.
     """
-
-    order: tuple[int, ...]
-    matrix: tuple[int, int]
-    dim: int
-    lead: tuple[int, ...]
-    within: tuple[int, ...]
-    ascending: tuple[int, ...]
-
-
-@functools.lru_cache(maxsize=1024)
-def _layout(shape: tuple[int, ...], stride: tuple[int, ...], axes: tuple[int, ...]) -> _Layout:
-    """The layout that copies as little as the tensor's strides allow."""
-    kept = {axis for axis in axes if shape[axis] > 1}
-    order = sorted(range(len(shape)), key=lambda axis: (shape[axis] > 1, -stride[axis]))
-    inner = list(itertools.takewhile(lambda axis: axis not in kept, reversed(order)))
-    run = math.prod(shape[axis] for axis in inner)
-    by_rows = run >= _SHORTEST_ROW or not kept
-    lead = order[: len(order) - len(inner)] if by_rows else [axis for axis in order if axis in kept]
-    rest = [axis for axis in order if axis not in lead]
-    lines, values = (math.prod(shape[axis] for axis in some) for some in (lead, rest))
-    left = [axis for axis in lead if axis in kept]
-    return _Layout(
-        order=tuple(lead + rest if by_rows else rest + lead),
-        matrix=(lines, values) if by_rows else (values, lines),
-        dim=1 if by_rows else 0,
-        lead=tuple(shape[axis] for axis in lead),
-        within=tuple(position for position, axis in enumerate(lead) if axis not in kept),
-        ascending=tuple(sorted(range(len(left)), key=lambda position: left[position])),
-    )
-
-
-def _by_slot(sums: Tensor, layout: _Layout) -> tuple[Tensor, ...]:
-    """Turns the rows of `sums` from lines into slots: the last row has maxima, the others are added."""
-    whole = sums.view(-1, *layout.lead)
-    ascending = (0, *(position + 1 for position in layout.ascending))
-    within = [position + 1 for position in layout.within]
-    added, maxima = whole[:-1], whole[-1:]
-    if within:
-        added, maxima = added.sum(within), maxima.amax(within)
-    return torch.cat((added, maxima)).permute(ascending).reshape(len(sums), -1).unbind()
-
-
-def _line_sums(matrix: Tensor, dim: int) -> Tensor:
-    """For every line, as rows: sum, sum of squares, sum of magnitudes, number of non-zeros, maximum."""
-    rows, columns = matrix.shape
-    width = min(columns, _TILE)
-    height = min(rows, _TALLEST, max(1, _TILE // width))
-    room = matrix.new_empty(height * width)
-    if matrix.numel() == room.numel():
-        return _tile_sums(matrix, dim, room).cpu()
-    sums = torch.zeros(5, matrix.shape[1 - dim], dtype=torch.float64, device=matrix.device)
+    over = tuple(range(value.ndim - 1))
+    widest = max(over, key=lambda axis: value.shape[axis])
+    sums = torch.zeros(5, value.shape[-1], dtype=torch.float64)
     sums[4] = -torch.inf
-    for top, left in itertools.product(range(0, rows, height), range(0, columns, width)):
-        part = _tile_sums(matrix[top : top + height, left : left + width], dim, room)
-        here = sums[:, top : top + height] if dim else sums[:, left : left + width]
-        here[:4] += part[:4]
-        torch.maximum(here[4], part[4], out=here[4])
-    return sums.cpu()
+    for tile in value.split(max(1, _TILE * value.shape[widest] // value.numel()), widest):
+        total, squares = tile.sum(over), tile.square().sum(over)
+        magnitude, nonzero = total, tile.sign()
+        if tile.amin() < 0:
+            total, magnitude = tile.sum(over, dtype=torch.float64), tile.abs().sum(over)
+            nonzero = nonzero.abs_()
+        part = [one.double().cpu() for one in (total, squares, magnitude, nonzero.sum(over), tile.amax(over))]
+        sums[:4] += torch.stack(part[:4])
+        sums[4] = torch.maximum(sums[4], part[4])
+    return sums
 
 
-def _tile_sums(tile: Tensor, dim: int, room: Tensor) -> Tensor:
-    """`_line_sums` of one tile, in float64."""
-    room = room[: tile.numel()].view(tile.shape)
-    squares = torch.mul(tile, tile, out=room).sum(dim)
-    if tile.amin() < 0:
-        total = tile.sum(dim, dtype=torch.float64)
-        magnitude = torch.abs(tile, out=room).sum(dim)
-        nonzero = torch.sign(tile, out=room).abs_().sum(dim)
-    else:
-        total = magnitude = tile.sum(dim)
-        nonzero = torch.sign(tile, out=room).sum(dim)
-    return torch.stack((total, squares, magnitude, nonzero, tile.amax(dim))).double()
-
-
-def _shifted(matrix: Tensor, layout: _Layout, ill: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _shifted(value: Tensor, ill: Tensor) -> tuple[Tensor, ...]:
     """Mean, deviation and magnitude of the `ill` slots, in float64 around one of their own values.
 
     A value of the slot is within sqrt(count) deviations of its mean, so at most `count` roundings are lost
     around it: this needs no history, cannot overflow, and does not depend on earlier batches.
     """
-    dim, slot = layout.dim, _slot_of_line(layout)
-    count = matrix.numel() // len(ill)
-    shift = torch.full((len(ill),), -torch.inf, dtype=torch.float64)
-    shift.scatter_reduce_(0, slot, matrix.select(dim, 0).double().cpu(), "amax")
-    lines = ill[slot].nonzero().squeeze(1)
-    sums = torch.zeros(4, len(slot), dtype=torch.float64)
+    count = value.numel() // len(ill)
+    figures = torch.zeros(3, len(ill), dtype=torch.float64)
     tile = _TILE // 16  # float64, gathered: this should stay in the cache
-    for part in torch.split(lines, max(1, tile // matrix.shape[1]) if dim else tile):
-        for chunk in torch.split(matrix, max(1, tile // part.numel()), dim):
-            near = chunk.index_select(1 - dim, part.to(matrix.device)).double()
-            sums[2, part] += near.abs().sum(dim).cpu()
-            near -= shift[slot[part]].to(matrix.device).unsqueeze(dim)
-            sums[0, part] += near.sum(dim).cpu()
-            sums[1, part] += near.square_().sum(dim).cpu()
-    around, squares, magnitude, _ = _by_slot(sums, layout)
-    return shift + around / count, (squares - around**2 / count).clamp_min(0), magnitude
-
-
-def _slot_of_line(layout: _Layout) -> Tensor:
-    """The slot of every line: the inverse of `_by_slot`."""
-    left = [size for position, size in enumerate(layout.lead) if position not in layout.within]
-    back = sorted(range(len(left)), key=lambda position: layout.ascending[position])
-    slot = torch.arange(math.prod(left)).view([left[position] for position in layout.ascending]).permute(back)
-    flat = [1 if position in layout.within else size for position, size in enumerate(layout.lead)]
-    return slot.reshape(flat).expand(layout.lead).reshape(-1)
+    for slots in ill.nonzero().squeeze(1).split(max(1, tile // count)):
+        near = value.index_select(-1, slots.to(value.device)).flatten(0, -2).double()
+        shift, magnitude = near[0].clone(), near.abs().sum(0)
+        near -= shift
+        around = near.sum(0)
+        deviation = (near.square_().sum(0) - around**2 / count).clamp_min(0)
+        figures[:, slots] = torch.stack((shift + around / count, deviation, magnitude)).cpu()
+    return figures.unbind()
