@@ -8,8 +8,8 @@ import numpy as np
 
 from ...targets.engines.compare import Comparison
 from ...targets.engines.content import Engine, EngineLayer, Tensor, served_by
-from .document import Cell, Figure, Group, Head, Legend, Section, Table, Words, document, figure
-from .plots import Trace, bars, layout, series, short, text
+from .document import Cell, Group, Head, Legend, Section, Table, Words, document, figure
+from .plots import series, times_figure
 from .tables import facts
 from .units import MISSING, TIMES, duration, percent, ratio, significant, time_unit
 
@@ -94,15 +94,14 @@ def _slowest(engine: Engine) -> Section | None:
         return None
     slow = sorted(timed, key=lambda layer: -(layer.latency_s or 0.0))[:SHOWN]
     shown = [layer for layer in timed if layer in slow]
-    scale, unit = time_unit([max(layer.latency_s or 0.0 for layer in shown)])
     labels = _unique([_short(_label(layer), 28) for layer in shown])
-    traces: list[Trace] = []
-    for kind, colour, words in _KINDS:
-        times = [layer.latency_s if layer.kind == kind else None for layer in shown]
-        if any(times):
-            traces.append(_bar(labels, times, name=words, colour=colour, scale=scale))
+    times = [
+        (words, colour, [layer.latency_s if layer.kind == kind else None for layer in shown])
+        for kind, colour, words in _KINDS
+        if any(layer.kind == kind for layer in shown)
+    ]
     alt = f"Time of the {len(shown)} slowest of {len(engine.layers)} layers."
-    drawn = _frame(labels, traces, unit, alt, 22)
+    drawn = times_figure(labels, times, alt, row=22, stacked=True)
     colours = Legend([(colour, words) for kind, colour, words in _KINDS if engine.of_kind(kind)])
     return Section("Where the time goes", [colours, drawn], f"The {len(shown)} slowest layers.")
 
@@ -112,17 +111,13 @@ def _pairs_section(comparison: Comparison) -> Section | None:
         return None
     slow = sorted(timed, key=lambda pair: -max(pair.before_s or 0.0, pair.after_s or 0.0))[:SHOWN]
     shown = [pair for pair in timed if pair in slow]
-    scale, unit = time_unit([max(max(pair.before_s or 0.0, pair.after_s or 0.0) for pair in shown)])
     labels = _unique([_short(pair.name, 28) for pair in shown])
-    engines = (comparison.before, comparison.after)
-    colours = (series(0), series(2))
-    times = ([pair.before_s for pair in shown], [pair.after_s for pair in shown])
-    traces = [
-        _bar(labels, values, name=engine.name, colour=colour, scale=scale)
-        for engine, colour, values in zip(engines, colours, times, strict=True)
+    both = [
+        (comparison.before.name, series(0), [pair.before_s for pair in shown]),
+        (comparison.after.name, series(2), [pair.after_s for pair in shown]),
     ]
-    drawn = _frame(labels, traces, unit, f"Time of {len(shown)} groups of layers in both engines.", 38)
-    key = Legend([(colour, engine.name) for colour, engine in zip(colours, engines, strict=True)])
+    drawn = times_figure(labels, both, f"Time of {len(shown)} groups of layers in both engines.", row=38)
+    key = Legend([(colour, name) for name, colour, _ in both])
     return Section("Where the time went", [key, drawn], f"The {len(shown)} slowest groups.")
 
 
@@ -201,20 +196,3 @@ def _unique(labels: Sequence[str]) -> list[str]:
         times = sum(other.split("\u2002")[0] == label for other in found)
         found.append(f"{label}\u2002({times + 1})" if times else label)
     return found
-
-
-def _bar(
-    labels: Sequence[str], times: Sequence[float | None], *, name: str, colour: str, scale: float
-) -> Trace:
-    pairs = zip(labels, times, strict=True)
-    hover = [f"{text(label)}: {duration(time)}" if time else "" for label, time in pairs]
-    values = [None if time is None else short(time / scale) for time in times]
-    return bars([text(label) for label in labels], values, name=text(name), colour=colour, hover=hover)
-
-
-def _frame(labels: Sequence[str], traces: list[Trace], unit: str, alt: str, row: int) -> Figure:
-    frame = layout(x=unit, grid="x")
-    frame |= {"barmode": "group" if len(traces) == 2 and row > 30 else "stack", "bargap": 0.3}
-    frame["yaxis"] |= {"autorange": "reversed", "type": "category", "categoryorder": "array"}
-    frame["yaxis"]["categoryarray"] = [text(label) for label in labels]
-    return Figure(traces, frame, 70 + row * len(labels), alt)

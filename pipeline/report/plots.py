@@ -24,6 +24,8 @@ MOST_BINS = 40
 LAYERS_SHOWN = 20
 Trace = dict[str, Any]
 Layout = dict[str, Any]
+Times = tuple[str, str, Sequence[float | None]]
+"""Bars of one colour: their name, the colour, and seconds in the order of the labels."""
 
 # Networks in the order of the table; grey for the original, the reference of the others.
 _SERIES = ("var(--dim)", "var(--series-2)", "var(--kept)", "var(--removed)", "var(--series-5)")
@@ -115,21 +117,32 @@ def layers_figure(layers: Sequence[Layer], rows: Sequence[Row]) -> Figure | None
     by_time = sorted(layers, key=lambda layer: -max([0.0, *(v or 0.0 for v in layer["latency_s"].values())]))
     slowest, rest = by_time[:LAYERS_SHOWN], by_time[LAYERS_SHOWN:]
     shown = [layer for layer in layers if layer in slowest]
-    names = [text(layer["name"]) for layer in shown] + ([f"{len(rest)} other layers"] if rest else [])
-    scale, unit = time_unit([max(v or 0.0 for layer in shown for v in layer["latency_s"].values())])
-    traces = []
+    names = [layer["name"] for layer in shown] + ([f"{len(rest)} other layers"] if rest else [])
+    bars_of: list[Times] = []
     for at, network in enumerate(networks):
         times = [layer["latency_s"].get(network) for layer in shown]
         if rest:
             times.append(sum(layer["latency_s"].get(network) or 0.0 for layer in rest))
-        written = ["not there" if time is None else duration(time) for time in times]
-        hover = [f"{name}, {text(label(network))}: {time}" for name, time in zip(names, written, strict=True)]
-        values = [None if time is None else short(time / scale) for time in times]
-        traces.append(bars(names, values, name=text(label(network)), colour=series(at), hover=hover))
-    frame = layout(x=unit, grid="x") | {"barmode": "group", "bargap": 0.25}
-    frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
+        bars_of.append((label(network), series(at), times))
     alt = f"Time of {len(layers)} layers in {len(networks)} networks; the slowest is {slowest[0]['name']}."
-    return Figure(traces, frame, 70 + len(names) * (14 + 12 * len(networks)), alt)
+    return times_figure(names, bars_of, alt, row=14 + 12 * len(networks))
+
+
+def times_figure(
+    labels: Sequence[str], several: Sequence[Times], alt: str, *, row: int, stacked: bool = False
+) -> Figure:
+    """Horizontal bars of times, of `row` pixels for each label; the labels are different from each other."""
+    scale, unit = time_unit([max((time or 0.0 for *_, times in several for time in times), default=0.0)])
+    names, traces = [text(one) for one in labels], []
+    for which, colour, times in several:
+        written = ["not there" if time is None else duration(time) for time in times]
+        hover = [f"{name}, {text(which)}: {time}" for name, time in zip(names, written, strict=True)]
+        values = [None if time is None else short(time / scale) for time in times]
+        traces.append(bars(names, values, name=text(which), colour=colour, hover=hover))
+    frame = layout(x=unit, grid="x") | {"barmode": "stack" if stacked else "group", "bargap": 0.25}
+    frame["yaxis"] |= {"autorange": "reversed", "type": "category"}
+    frame["yaxis"] |= {"categoryorder": "array", "categoryarray": names}
+    return Figure(traces, frame, 70 + row * len(names), alt)
 
 
 @dataclass(frozen=True)
