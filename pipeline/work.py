@@ -11,10 +11,10 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..targets.artifact import Artifact, write_json
 from ..targets.errors import RecipeError
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..targets.target import Target
-    from .pruning.groups import Groups
     from .pruning.plan import Plan
+    from .training.networks import NetworkFiles
     from .workload import Workload
 
 
@@ -80,32 +80,6 @@ class Done:
         return cls(value["stage"], value["settings"], tuple(value["words"]), Facts(**value["facts"]))
 
 
-class Networks(Protocol):
-    """Saves and loads networks; a run gives its Work the implementation of `training.networks`."""
-
-    def save(
-        self, folder: Path, model: nn.Module, workload: Workload, plan: Plan | None
-    ) -> Mapping[str, Path]:
-        """Writes a network into a folder; returns the files by their kind."""
-        ...
-
-    def load(self, folder: Path, workload: Workload) -> nn.Module:
-        """The network of a folder, in eval mode, on the CPU."""
-        ...
-
-    def groups(self, model: nn.Module, workload: Workload) -> Groups:
-        """The groups of a network, which follow from those of the last one where it was cut from that."""
-        ...
-
-    def plan(self, path: Path) -> Plan:
-        """The plan in a file."""
-        ...
-
-    def code(self, variants: Iterable[Variant]) -> list[Path]:
-        """The source files that rebuild these networks; they enter the cache key."""
-        ...
-
-
 @dataclass(frozen=True)
 class Work:
     """The state of a run between two stages.
@@ -126,7 +100,7 @@ class Work:
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     log: tuple[Done, ...] = ()
     progress: Progress = field(default=lambda done, total, what: None, compare=False)
-    networks: Networks = field(kw_only=True, repr=False, compare=False)
+    networks: NetworkFiles = field(kw_only=True, repr=False, compare=False)
 
     def variant(self, name: str) -> Variant:
         """The variant of that name.

@@ -6,7 +6,7 @@ whose versions are in the cache key instead. Imports only for a type checker (`i
 and are not followed.
 
 Code that imports do not reach is named: by a stage's `code()` (the user's criterion, the module of training
-processes), and by `Networks.code` for the networks that a stage receives. A network with plain weights is
+processes), and by `NetworkFiles.code` for the networks that a stage receives. A network with plain weights is
 `build_model()` with the weights of its file, which are both in the key already. A pruned one is rebuilt from
 its plan, and the code that does so is in the key of every stage that receives one: its outputs are compared
 with the saved ones when it is loaded, but its later training is not. The tracer and its rules belong to this

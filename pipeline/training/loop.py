@@ -28,7 +28,8 @@ from .predict import score_of, torch_predict
 
 if TYPE_CHECKING:
     from ...targets.progress import Progress
-    from ..work import Networks, Work
+    from ..work import Work
+    from .networks import NetworkFiles
     from .teachers import Teaching
 
 STEPS = 1000  # the resolution of the progress bar
@@ -89,7 +90,7 @@ class TrainingJob:
     """
 
     workload: Workload
-    networks: Networks
+    networks: NetworkFiles
     schedule: Schedule
     _: KW_ONLY
     seed: int

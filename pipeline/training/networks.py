@@ -24,12 +24,13 @@ from .checkpoint import fill, tensors_in, write_tensors
 
 
 class NetworkFiles:
-    """The `work.Networks` of every run."""
+    """The networks of a run; a Work holds it, so that stages are not keyed by the code that rebuilds them."""
 
     def __init__(self) -> None:
         self._last: Groups | None = None
 
     def save(self, folder: Path, model: nn.Module, workload: Workload, plan: Plan | None) -> dict[str, Path]:
+        """Writes a network into a folder; returns the files by their kind."""
         folder.mkdir(parents=True, exist_ok=True)
         plan = plan_of(model) or plan
         if plan is None:
@@ -39,9 +40,11 @@ class NetworkFiles:
         return {"plan": folder / PLAN, "weights": folder / WEIGHTS}
 
     def load(self, folder: Path, workload: Workload) -> nn.Module:
+        """See `load_network`."""
         return load_network(workload, folder)
 
     def groups(self, model: nn.Module, workload: Workload) -> Groups:
+        """The groups of a network, which follow from those of the last one where it was cut from that."""
         self._last = trace(model, example_batch(workload) if self._last is None else self._last)
         return self._last
 
