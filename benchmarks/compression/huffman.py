@@ -20,7 +20,7 @@ from unittest import mock
 
 import numpy as np
 
-from deadweight.export.coding import entropy, parts, rans, writing
+from deadweight.export.coding import entropy, parts, tables
 from deadweight.export.onnx_graph.graph import Array
 from deadweight.targets.coded import records, streams
 from deadweight.targets.coded.reading import Reader, damaged
@@ -104,13 +104,13 @@ def in_place_of_rans() -> Iterator[None]:
 
 def _written(flat: Array, wide: int, contexts: Array | None) -> bytes:
     lengths = code_lengths(np.bincount(flat))
-    lanes = rans.lanes_for(len(flat), float(np.asarray(lengths)[flat].sum()) / 8)
+    lanes = entropy.lanes_for(len(flat), float(np.asarray(lengths)[flat].sum()) / 8)
     sizes, stream = encode(flat, lengths, lanes=lanes)
     return b"".join(
         (
             bytes([KIND | wide << 4]),
             *map(to_varint, (len(flat), len(lengths))),
-            writing.levels(lengths),
+            tables.level_bytes(lengths),
             *map(to_varint, (lanes, *sizes)),
             stream,
         )

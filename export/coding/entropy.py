@@ -9,14 +9,17 @@ from __future__ import annotations
 import numpy as np
 
 from ...targets.coded import streams
+from ...targets.coded.rans import LOWEST
+from ...targets.coded.streams import MOST_LANES
 from ...targets.errors import ModelError
 from ...targets.protobuf import to_varint
 from ..onnx_graph.graph import Array
-from . import rans, writing
-from .tables import counted, fitted
+from .tables import counted, fitted, level_bytes
 
 MOST_DIFFERENT = 4096  # symbols of one table: with more, the table costs more than it saves
 MOST_IN_CONTEXT = 256  # the same where there may be a table for each context
+LANE_BYTES = 768  # of coded symbols for each lane: its three bytes are then 0.4 %
+WANTED_STEPS = 1 << 13  # for any size: a step costs the decoder as much as some hundred symbols
 
 
 def encode_symbols(symbols: Array, *, contexts: Array | None = None) -> bytes:
@@ -58,12 +61,12 @@ def _rans(flat: Array, wide: int, contexts: Array | None) -> bytes:
     counts = np.bincount(flat)[None] if contexts is None else counted(flat, contexts)
     classes, tables = len(counts), fitted(counts)
     alone = len(tables.rows) == 1
-    lanes = rans.lanes_for(len(flat), tables.cost_bits / 8)
+    lanes = lanes_for(len(flat), tables.cost_bits / 8)
     rows = None if alone or contexts is None else np.asarray(tables.table_of)[contexts]
-    states, words = rans.encode(flat, tables.rows, bits=tables.bits, lanes=lanes, tables=rows)
+    states, words = encode_lanes(flat, tables.rows, bits=tables.bits, lanes=lanes, tables=rows)
     coded = tables.coded
     if alone and classes > 1:
-        coded = coded[len(writing.levels(tables.table_of)) :]
+        coded = coded[len(level_bytes(tables.table_of)) :]
         classes = 1
     return b"".join(
         (
@@ -95,3 +98,35 @@ def _checked(contexts: Array, count: int) -> Array:
             f"Number them from 0 to {streams.MOST_CONTEXTS - 1}.",
         )
     return flat.astype(np.uint8)
+
+
+def lanes_for(count: int, size_bytes: float) -> int:
+    """The number of lanes that is worth its bytes."""
+    return max(1, min(max(int(size_bytes) // LANE_BYTES, -(-count // WANTED_STEPS)), count, MOST_LANES))
+
+
+def encode_lanes(
+    symbols: Array, rows: Array, *, bits: int, lanes: int, tables: Array | None = None
+) -> tuple[Array, Array]:
+    """The lanes' states (uint32) and the words (uint16) that decode to `symbols`.
+
+    Args:
+        rows: cumulative frequencies, int64 [tables, symbols + 1]; every occurring symbol has one above 0.
+        tables: the row for each symbol; by default row 0.
+    """
+    frequencies = np.diff(rows, axis=1).reshape(-1)
+    begins = rows[:, :-1].reshape(-1)
+    place = symbols.astype(np.int64)
+    if tables is not None:
+        place = place + tables.astype(np.int64) * (rows.shape[1] - 1)
+    states = np.full(lanes, LOWEST, np.int64)
+    words = []
+    for start in range((len(place) - 1) // lanes * lanes, -1, -lanes):
+        step = place[start : start + lanes]
+        x, frequency = states[: len(step)], frequencies[step]
+        full = (x >= frequency << (32 - bits)).nonzero()[0]
+        words.append((x[full] & 0xFFFF).astype("<u2"))
+        x[full] >>= 16
+        whole, rest = np.divmod(x, frequency)
+        x[:] = (whole << bits) + rest + begins[step]
+    return states.astype("<u4"), np.concatenate(words[::-1]) if words else np.zeros(0, "<u2")

@@ -7,6 +7,7 @@ together the smallest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,6 @@ from scipy.special import gammaln
 from ...targets.coded import rans
 from ...targets.coded.rans import cumulative, most_level
 from ..onnx_graph.graph import Array
-from . import writing
 
 LEVEL_BITS = 3.0  # estimated size of a symbol in a table, before the tables are chosen
 SCALES = (1, 2, 4, 8)
@@ -156,7 +156,29 @@ def _levels(row: Array, steps: int) -> list[int]:
 
 
 def _coded(levels: list[list[int]], table_of: Array) -> bytes:
-    made = writing.levels(table_of.tolist()) if len(table_of) > 1 else b""
+    made = level_bytes(table_of.tolist()) if len(table_of) > 1 else b""
     for before, row in zip([[0] * len(levels[0]), *levels[:-1]], levels, strict=True):
-        made += writing.levels(row, before=before)
+        made += level_bytes(row, before=before)
     return made
+
+
+def level_bytes(values: Sequence[int], *, before: Sequence[int] | None = None) -> bytes:
+    """Integers, 0 or more, with the Rice parameter and the prediction of the smallest result."""
+    kinds = [(0, [_zigzag(value - last) for last, value in zip([0, *values[:-1]], values, strict=True)])]
+    if before is not None:
+        kinds.append((16, [_zigzag(value - old) for old, value in zip(before, values, strict=True)]))
+    size, head, rice, codes = min(
+        (sum((code >> rice) + 1 + rice for code in codes), head, rice, codes)
+        for head, codes in kinds
+        for rice in range(8)
+    )
+    bits = "".join(
+        "1" * (code >> rice) + "0" + (f"{code & ((1 << rice) - 1):0{rice}b}" if rice else "")
+        for code in codes
+    )
+    whole = -(-size // 8)
+    return bytes([head | rice]) + int(bits.ljust(8 * whole, "0") or "0", 2).to_bytes(whole, "big")
+
+
+def _zigzag(value: int) -> int:
+    return value << 1 if value >= 0 else (-value << 1) - 1
