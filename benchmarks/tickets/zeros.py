@@ -40,8 +40,7 @@ from benchmarks.common.grid import (
 )
 from benchmarks.common.record import Row, recorded
 from deadweight.export.to_onnx import to_onnx
-from deadweight.pipeline.compression.masks import load_masks
-from deadweight.pipeline.compression.sparse_size import stored_bytes
+from deadweight.pipeline.compression.masks import load_masks, stored_bytes
 from deadweight.pipeline.importance.allocation import Scope
 from deadweight.pipeline.stages.finetune import Finetune
 from deadweight.pipeline.stages.prune import Prune

@@ -23,10 +23,10 @@ from ..compression.masks import (
     magnitude_masks,
     masked,
     save_masks,
+    stored_bytes,
     structured_masks,
     weights_of,
 )
-from ..compression.sparse_size import stored_bytes
 from ..importance.allocation import Scope
 from ..pruning.narrow import elements_of
 from ..training.fit import fit

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deadweight.pipeline.compression.sparse_size import stored_bytes, to_bitmask, to_csr
+from deadweight.pipeline.compression.masks import stored_bytes, to_bitmask, to_csr
 
 
 def sparse(shape: tuple[int, ...], kept: float, seed: int = 0) -> NDArray[np.float32]:
