@@ -24,7 +24,7 @@ from .printer import err
 
 if TYPE_CHECKING:
     from ..export.lint.check import Report
-    from ..export.lint.finding import Finding
+    from ..export.lint.network import Finding
     from ..targets.gate.check import Gated
     from ..targets.timing.layers import LayerJudgement
 

@@ -20,8 +20,7 @@ from ...targets.target import Target
 from ..onnx_graph.external_data import fits, for_inference
 from ..onnx_graph.graph import OnnxModel, load
 from . import dla, explicit, fusion, nvidia_parser, operators, widths
-from .finding import SEVERITIES, Finding
-from .network import Network, network_of
+from .network import SEVERITIES, Finding, Network, network_of
 from .platform import Platform
 
 Rule = Callable[[Network, Platform], Iterable[Finding]]

@@ -17,8 +17,7 @@ from onnx import NodeProto, TensorProto
 
 from ..onnx_graph.graph import QUANTIZED, attribute_of, given_inputs
 from .changes import SETS, Version
-from .finding import Finding
-from .network import Network, label
+from .network import Finding, Network, label
 from .platform import Platform
 
 Limit = Callable[[Network, NodeProto, bool], Iterator[str]]

@@ -14,8 +14,7 @@ from onnx import NodeProto, TensorProto
 from ..onnx_graph.graph import QUANTIZED, WEIGHTED, attribute_of
 from ..quantization.placement import channel_axis
 from .changes import Version
-from .finding import Finding, Severity
-from .network import Network, type_name
+from .network import Finding, Network, Severity, type_name
 from .platform import Platform
 
 _8_BIT_FLOAT = TensorProto.FLOAT8E4M3FN

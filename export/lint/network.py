@@ -1,4 +1,4 @@
-"""The network of the rules: an ONNX graph with its Q/DQ pairs, and the same graph without them.
+"""The network of the rules (an ONNX graph with its Q/DQ pairs, and the same graph without them) and findings.
 
 Most rules about placement need the float network (which operators fuse, which tensors are concatenated) and
 the positions of the pairs. So both are made once; the float one is that of `placement`.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import onnx
 from onnx import TensorProto
@@ -20,6 +21,29 @@ from ..quantization.placement import MOVES
 
 Shape = tuple[int | None, ...]
 STANDARD = ("", "ai.onnx")  # the domain of ONNX's own operators
+
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of one node, and the cure.
+
+    Attributes:
+        rule: the rule's number.
+        severity: "error" where TensorRT refuses the file, "warning" where it runs slowly, else "note".
+        node: the node's name; "the file" for a fault of no node.
+        what: what is wrong and why, with the values.
+        cure: what to do; equal for equal faults, so that they can be grouped.
+    """
+
+    rule: int
+    severity: Severity
+    node: str
+    what: str
+    cure: str
 
 
 @dataclass(frozen=True)

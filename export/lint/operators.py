@@ -13,8 +13,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, defs
 from ..onnx_graph.graph import attribute_of
 from . import changes
 from .changes import SETS, Version
-from .finding import Finding, Severity
-from .network import STANDARD, Network, label, type_name
+from .network import STANDARD, Finding, Network, Severity, label, type_name
 from .platform import Platform, operators
 from .restrictions import RESTRICTIONS
 

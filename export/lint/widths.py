@@ -11,8 +11,7 @@ from onnx import TensorProto
 
 from ..onnx_graph.graph import WEIGHTED, attribute_of
 from .changes import SETS
-from .finding import Finding, Severity
-from .network import Network
+from .network import Finding, Network, Severity
 from .platform import Platform, keeps_int8
 
 

@@ -12,8 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deadweight.export.lint.check import RULES
-from deadweight.export.lint.finding import Finding
-from deadweight.export.lint.network import network_of
+from deadweight.export.lint.network import Finding, network_of
 from deadweight.export.lint.platform import Platform
 from deadweight.targets.target import load_target
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deadweight.__main__ import main
 from deadweight.export.lint.check import RULES, lint, reason
-from deadweight.export.lint.finding import SEVERITIES
+from deadweight.export.lint.network import SEVERITIES
 from deadweight.export.onnx_graph.graph import Index
 from deadweight.export.to_onnx import to_onnx
 from deadweight.targets.errors import ArtifactError, ModelError, TargetError
