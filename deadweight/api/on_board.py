@@ -45,7 +45,7 @@ def how_there(
 def half_writer() -> Cast | None:
     """The function that casts a file to FP16; None where onnx is not installed, as in a CI job."""
     try:
-        from ..export.quantization.half_files import write_half
+        from ..export.quantization.fp16 import write_half
     except ImportError:
         return None
     return write_half

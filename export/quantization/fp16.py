@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -25,8 +26,10 @@ from ..onnx_graph.graph import (
     OnnxModel,
     attribute_of,
     drop_unused,
+    load,
     opset_of,
     replace_nodes,
+    save,
 )
 from ..onnx_graph.walk import all_graphs
 from .placement import MOVES
@@ -85,6 +88,23 @@ def to_half(model: OnnxModel, *, tensorrt: tuple[int, ...] = (10, 0)) -> Halved:
     del made.graph.value_info[:]
     drop_unused(made.graph)
     return Halved(made, writer.in_half, left_float)
+
+
+def write_half(path: Path, out: Path) -> dict[str, str]:
+    """Writes a model, float or with Q/DQ pairs, with its float part in FP16; equal files give equal bytes.
+
+    Returns the operators that stay in FP32, each with the reason.
+
+    Raises:
+        ModelError: as `to_half`.
+    """
+    try:
+        halved = to_half(load(path))
+    except ModelError as error:
+        raise ModelError(error.what, f"{error.cure} Or leave it in FP32: --precision fp32.") from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(halved.model.proto, out)
+    return halved.left_float
 
 
 def _with_larger_scales(model: OnnxModel) -> OnnxModel:

@@ -25,8 +25,7 @@ from ...targets.errors import ModelError, meant
 from ..onnx_graph import kernels
 from ..onnx_graph.graph import WEIGHTED, Index, OnnxModel, attribute_of
 from ..onnx_graph.walk import all_graphs, bodies
-from .matmul_add import IN_FLOAT, summed_in_float
-from .residual import residual_branches
+from .fusions import IN_FLOAT, residual_branches, summed_in_float
 
 
 @dataclass(frozen=True)

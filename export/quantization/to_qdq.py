@@ -21,7 +21,7 @@ from ..onnx_graph.float_input import as_float
 from ..onnx_graph.graph import Array, Index, OnnxModel, drop_unused, replace_nodes
 from ..onnx_graph.walk import all_names, unique
 from .calibrate import Range, Ranges
-from .matmul_add import join_biases
+from .fusions import join_biases
 from .placement import DialectRules, Placement, Weight, clipped_at, nothing_to_quantize, place, rules_of
 
 Parameters = tuple[np.float32, Array]  # scale and zero point

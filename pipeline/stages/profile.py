@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ...export.quantization.half_files import write_half
+from ...export.quantization.fp16 import write_half
 from ...targets.engines.build_settings import BuildSettings
 from ...targets.errors import MeasurementError
 from ...targets.machine.probe import conditions

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from support.onnx_files import save_mlp
 
-from deadweight.export.quantization.half_files import write_half
+from deadweight.export.quantization.fp16 import write_half
 from deadweight.targets.onnx_file import read_nodes
 
 

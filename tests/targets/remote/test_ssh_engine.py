@@ -18,7 +18,7 @@ from support.simulated_board import simulated_board
 
 from deadweight.__main__ import main
 from deadweight.export.memory.footprint import footprint
-from deadweight.export.quantization.half_files import write_half
+from deadweight.export.quantization.fp16 import write_half
 from deadweight.targets.engines.build_settings import BuildSettings
 from deadweight.targets.errors import RefusedError, TargetError
 from deadweight.targets.remote.board import build_on, install_on, time_on
