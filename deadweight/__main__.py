@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 
 
 def main() -> None:
-    """Runs the command line. Exit codes: those of each command; 2 for bad input, 130 for Ctrl-C."""
+    """Runs the command line. Exit codes: those of each command; 2 for bad input, 130 for Ctrl-C,
+    143 and 129 for SIGTERM and SIGHUP."""
     # Before torch is loaded: on a busy machine, threads that wait by spinning starve each other (an epoch
     # took 34 s instead of 3); a short spin and then sleep costs nothing on an idle one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -32,6 +34,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+    _leave_nothing()
     from .cli import app
     from .targets.errors import DeadweightError
     from .terminal.printer import err
@@ -56,6 +59,13 @@ def main() -> None:
         # A bug in deadweight. Python would exit with 1, which a CI job would read as a slower model.
         err.say(traceback.format_exc())
         sys.exit(2)
+
+
+def _leave_nothing() -> None:
+    """Ends as after Ctrl-C on the system's request: child processes and temporary files go too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, lambda got, _: sys.exit(128 + got))
 
 
 if __name__ == "__main__":

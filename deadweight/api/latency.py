@@ -37,7 +37,7 @@ def compare(
     candidate: Path | str,
     *,
     events: int | None = None,
-    cap_s: float = 60.0,
+    cap_s: float | None = None,
     event_s: float = 0.05,
     threads: int = 1,
     batch: int = 1,
@@ -62,6 +62,8 @@ def compare(
     Args:
         events: the exact number of fresh loads of each; None loads until the answer is known or `cap_s`
             seconds are over, with an error of 1 % over all interim looks together.
+        cap_s: time limit in seconds, and again for the layers; None for 60, or for none with `events`. A
+            model that runs on is stopped; without a limit, after about a minute in one event.
         event_s: seconds that each model runs in one event.
         margin: a change that does not matter, as a share.
         inputs: an NPZ file of arrays by the inputs' names; None for random ones.
@@ -78,9 +80,10 @@ def compare(
     """
     models = {"baseline": Path(baseline), "candidate": Path(candidate)}
     if events is not None:
-        protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
+        protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch, cap_s=cap_s or 0.0)
     else:
-        protocol = replace(sequential_protocol(cap_s=cap_s, threads=threads, batch=batch), event_s=event_s)
+        cap = 60.0 if cap_s is None else cap_s
+        protocol = replace(sequential_protocol(cap_s=cap, threads=threads, batch=batch), event_s=event_s)
     how = how_there(on, target=target, runtime=runtime, precision=precision)
     if on is None:
         runs = run_as(shared_runtime(models.values(), board_runtime(target)), runtime)
@@ -142,11 +145,11 @@ def time_layers(
 ) -> Layers:
     """The layers of one model, or of "baseline" and "candidate", judged; a board's times may be invalid.
 
-    `whole`: the protocol of the whole models' times, for threads, batch and runtime.
+    `whole`: the protocol of the whole models' times, for threads, batch, runtime and time limit.
     """
     shown = progress or silent
     threads, batch, runtime = whole.threads, whole.batch, whole.runtime
-    protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch, runtime=runtime)
+    protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch, runtime=runtime, cap_s=whole.cap_s)
     if on is not None:
         how = how_there(on, target=target, runtime=runtime)
         with connected_to(on, shown) as there:
@@ -182,6 +185,7 @@ def profile(
     model: Path | str,
     *,
     events: int = 24,
+    cap_s: float | None = None,
     event_s: float = 0.05,
     threads: int = 1,
     batch: int = 1,
@@ -202,14 +206,15 @@ def profile(
     >>> found.memory.resident_bytes > 0
     True
 
-    Args: as `compare`; `events` are fresh loads of the model.
+    Args: as `compare`; `events` are fresh loads of the model, at most as many as fit into `cap_s`.
 
     Raises:
         DeadweightError: it cannot be timed, or the board cannot be reached.
     """
     path, file, shown = Path(model), optional_path(inputs), progress or silent
     measured: Mapping[str, Measurement]
-    protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch)
+    cap = cap_s or 0.0
+    protocol = Protocol(events=events, event_s=event_s, threads=threads, batch=batch, cap_s=cap)
     memory: Memory | None = None
     parts: tuple[tuple[str, int | None, str], ...] = ()
     remarks: tuple[str, ...] = ()

@@ -29,12 +29,17 @@ from ..terminal.tables import bar
 from .engine_report import show_engine_layers
 
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
+Cap = Annotated[
+    float | None,
+    typer.Option(help="Time limit in seconds; 60, but none for an exact number of loads."),
+]
 Batch = Annotated[int, typer.Option(help="Batch size, if the model's is dynamic.")]
 
 
 def profile(
     model: Annotated[Path, typer.Argument(help="The model: ONNX, or an engine.")],
     events: Annotated[int, typer.Option(help="Fresh loads of the model.")] = 24,
+    cap_s: Cap = None,
     event_s: Annotated[float, typer.Option(help="Seconds that the model runs in one event.")] = 0.05,
     threads: Threads = 1,
     batch: Batch = 1,
@@ -67,6 +72,7 @@ def profile(
         found = api.profile(
             model,
             events=events,
+            cap_s=cap_s,
             event_s=event_s,
             threads=threads,
             batch=batch,
@@ -97,7 +103,7 @@ def compare(
     events: Annotated[
         int | None, typer.Option(help="Exact number of fresh loads, instead of until the answer is known.")
     ] = None,
-    cap_s: Annotated[float, typer.Option(help="Time limit in seconds.")] = 60.0,
+    cap_s: Cap = None,
     event_s: Annotated[float, typer.Option(help="Seconds that each model runs in one event.")] = 0.05,
     threads: Threads = 1,
     batch: Batch = 1,

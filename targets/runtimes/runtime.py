@@ -99,7 +99,7 @@ class Runtime:
         return self.name
 
     def __reduce__(self) -> Tuple[Any, Tuple[str, ...]]:
-        return (own_runtime, (self.source,)) if self.source else (runtime_named, (self.name,))
+        return (_loaded, (self.source,)) if self.source else (runtime_named, (self.name,))
 
     @property
     def base(self) -> str:
@@ -260,6 +260,11 @@ def own_runtime(reference: str, folder: Path = Path()) -> Runtime:
         )
     _OWN[runtime.name] = runtime
     return runtime
+
+
+def _loaded(source: str) -> Runtime:
+    """A user's own runtime in another process than the user's, which loads it once."""
+    return next((one for one in _OWN.values() if one.source == source), None) or own_runtime(source)
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Interleaved latency measurement of any number of models, in one process or by a runtime's own program.
+"""Interleaved latency measurement of any number of models, in a child process or by a runtime's own program.
 
 Five effects make a latency wrong on a shared machine (all measured); each has its remedy:
     the machine drifts for seconds at a time      models are interleaved every few ms, in random order
@@ -22,9 +22,22 @@ import math
 import random
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from time import perf_counter, perf_counter_ns, thread_time_ns
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from time import perf_counter_ns, thread_time_ns
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
@@ -33,10 +46,10 @@ from ..machine.probe import changes, conditions, snapshot
 from ..onnx_file import files_of, model_sha256
 from ..progress import Counted
 from ..runtimes.open import open_session
-from ..runtimes.runtime import known_runtimes
+from ..runtimes.runtime import Runtime, known_runtimes
 from ..runtimes.session import ProcessTimes, Session
 from .block_plan import Block, Plan, check_clock, clock_source, planned
-from .garbage import only_new_garbage
+from .events import take_events
 from .inputs import check_batch, fed, with_inputs
 from .measurement import Mark, Measurement, Protocol
 
@@ -70,9 +83,10 @@ class _Event:
     marks: Tuple[str, ...]
     evidences: Dict[str, str]
     shapes: Dict[str, List[str]]
+    remark: str = ""
+    """What a program's times contain."""
 
 
-@only_new_garbage()
 def time_together(
     models: Mapping[str, Path],
     *,
@@ -83,17 +97,18 @@ def time_together(
     decided: Optional[Callable[[Mapping[str, Measurement]], bool]] = None,
     opened: Opener = open_session,
 ) -> Dict[str, Measurement]:
-    """Times models interleaved in this process and returns one Measurement for each, paired by event.
+    """Times models interleaved and returns one Measurement for each, paired by event.
 
     Every model gets `inputs`, all samples at once; without them, random ones from the protocol's seed. After
     each number of events in `looks`, `decided` says whether these are enough; `sequential` accounts for the
     error of repeated looks. The protocol's time cap may end the timing earlier. `opened` makes a session from
-    a file, with the protocol's runtime and threads, so that more than inference can be timed.
+    a file, with the protocol's runtime and threads, so that more than inference can be timed. What it opens,
+    and engines, run in this process; other models in a child process.
 
     Raises:
-        ModelError: a model cannot be opened or run, or the inputs do not fit it.
-        MeasurementError: there is nothing to time, the machine has no clock for it, or a model changed while
-            it was timed.
+        ModelError: a model cannot be opened or run, the inputs do not fit it, or it crashed its process.
+        MeasurementError: there is nothing to time, the machine has no clock for it, a model changed while it
+            was timed, or the first event did not end within the time cap.
     """
     if not models:
         raise MeasurementError("There are no models to time.", "Give one model file or more.")
@@ -102,19 +117,17 @@ def time_together(
     time_process = None if own is None or opened is not open_session else own.time_process
     paths = {name: Path(path) for name, path in models.items()}
     protocol = with_inputs(protocol, inputs)
-    run_id = uuid.uuid4().hex
     # Order and padding differ in each run; the id is the seed, so that they can be reproduced.
-    rng = random.Random(run_id)
+    run_id = uuid.uuid4().hex
     facts = conditions()
     hashes = {name: _sha256(path) for name, path in paths.items()}
     sizes = {name: sum(each.stat().st_size for each in files_of(path)) for name, path in paths.items()}
     plan: Optional[Plan] = None
     events: List[_Event] = []
     marks: List[Mark] = []
-    started = perf_counter()
 
     def so_far() -> Dict[str, Measurement]:
-        counts_cpu = plan is not None and protocol.threads == 1 and _on_the_core(protocol)
+        counts_cpu = time_process is None and protocol.threads == 1 and _on_the_core(protocol)
         return {
             name: Measurement(
                 name=name,
@@ -132,21 +145,33 @@ def time_together(
             for name in paths
         }
 
-    for index in range(protocol.events):
-        if time_process is not None:
-            event, facts["times"] = _processes(time_process, paths, rng, inputs=inputs, protocol=protocol)
-        else:
-            event, plan = _event(paths, plan, inputs=inputs, protocol=protocol, rng=rng, opened=opened)
-        events.append(event)
-        facts["inputs"] = event.shapes
-        marks += [Mark(index, happened) for happened in event.marks]
-        if progress is not None:
-            progress(index + 1, protocol.events)
-        if decided is not None and index + 1 in looks and decided(so_far()):
-            break
-        enough = time_process is None or index + 1 >= _LEAST_PROCESSES
-        if enough and 0 < protocol.cap_s <= perf_counter() - started:
-            break
+    job: Callable[[Optional[Plan], str], Tuple[_Event, Plan]]
+    if time_process is None:
+        runtime = own or protocol.runtime  # as an object it is known in another process too
+        job = partial(_event, paths, inputs=inputs, protocol=protocol, runtime=runtime, opened=opened)
+    else:
+        job = partial(_processes, paths, inputs=inputs, protocol=protocol, time_process=time_process)
+    taken = take_events(
+        job,
+        models=[path.name for path in paths.values()],
+        protocol=protocol,
+        seed=run_id,
+        # An engine is code, which no process holds back.
+        apart=time_process is None and opened is open_session and not (own is not None and own.builds),
+        kept=own is None or not own.source,  # a user's own may change
+        least=1 if time_process is None else _LEAST_PROCESSES,
+    )
+    with contextlib.closing(taken):
+        for index, (event, its_plan) in enumerate(taken):
+            events.append(event)
+            plan = its_plan
+            facts["inputs"] = event.shapes
+            facts.update({"times": event.remark} if event.remark else {})
+            marks += [Mark(index, happened) for happened in event.marks]
+            if progress is not None:
+                progress(index + 1, protocol.events)
+            if decided is not None and index + 1 in looks and decided(so_far()):
+                break
     for name, path in paths.items():
         if _sha256(path) != hashes[name]:
             raise MeasurementError(
@@ -164,18 +189,19 @@ def _samples(rounds: Iterable[List[List[int]]]) -> NDArray[np.int64]:
 
 
 def _processes(
-    time_process: Callable[..., ProcessTimes],
     paths: Mapping[str, Path],
-    rng: random.Random,
+    plan: Optional[Plan],
+    seed: str,
     *,
     inputs: Optional[Mapping[str, NDArray[Any]]],
     protocol: Protocol,
-) -> Tuple[_Event, str]:
-    """One event of a program, of one process for each model; and a remark about its times."""
+    time_process: Callable[..., ProcessTimes],
+) -> Tuple[_Event, Plan]:
+    """One event of a program, of one process for each model."""
     before = snapshot()
     timed = {
         name: time_process(paths[name], protocol=protocol, inputs=inputs)
-        for name in rng.sample(sorted(paths), len(paths))
+        for name in random.Random(seed).sample(sorted(paths), len(paths))
     }
     runs = sum(one.wall_ns.size for one in timed.values())
     event = _Event(
@@ -184,27 +210,30 @@ def _processes(
         changes(before, snapshot(), runs=runs, threads=0),
         {name: one.evidence for name, one in timed.items()},
         {name: list(one.inputs) for name, one in timed.items()},
+        next(iter(timed.values())).remark,
     )
-    return event, next(iter(timed.values())).remark
+    return event, Plan({name: Block(0, 1, 1) for name in paths}, 1)
 
 
 def _event(
     paths: Mapping[str, Path],
     plan: Optional[Plan],
+    seed: str,
     *,
     inputs: Optional[Mapping[str, NDArray[Any]]],
     protocol: Protocol,
-    rng: random.Random,
+    runtime: Union[str, Runtime],
     opened: Opener,
 ) -> Tuple[_Event, Plan]:
     """Loads all models, times them, closes them."""
     gc.collect()  # frees the previous event's sessions, so that only one set is in memory
+    rng = random.Random(seed)
     with contextlib.ExitStack() as stack:
         sessions: Dict[str, Session] = {}
         padding: List[NDArray[Any]] = []  # gaps of random size in the heap
         for name in rng.sample(sorted(paths), len(paths)):
             padding += [np.ones(rng.randrange(1, 4000) * 64, np.uint8) for _ in range(rng.randrange(1, 6))]
-            session = opened(paths[name], runtime=protocol.runtime, threads=protocol.threads)
+            session = opened(paths[name], runtime=runtime, threads=protocol.threads)
             sessions[name] = stack.enter_context(contextlib.closing(session))
         calls, shapes = {}, {}
         for name, session in sessions.items():

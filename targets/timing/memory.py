@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import base64
 import ctypes
-import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median_high
-from typing import TYPE_CHECKING, Any, Mapping, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Optional, Tuple, Union
 
-from ..errors import ArtifactError, DeadweightError, MeasurementError, ModelError, TargetError
-from ..plain import plain
-from ..runtimes.runtime import DEFAULT, Runtime, own_runtime, runtime_named
+from ..errors import MeasurementError
+from ..runtimes.child import child
+from ..runtimes.runtime import DEFAULT, Runtime, runtime_named
 
 if TYPE_CHECKING:
     from ..runtimes.session import Arrays, Session
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 _TINY = "CAg6NQoOCgF4CgF4EgF5IgNBZGQSAXRaDwoBeBIKCggIARIECgIIAWIPCgF5EgoKCAgBEgQKAggBQgQKABAN"
 _RUNS = 5
 _PROCESSES = 3
-_MARK = "deadweight-memory "
 
 
 @dataclass(frozen=True)
@@ -75,10 +72,20 @@ def measure_memory(
         MeasurementError: this system does not report memory, or the process was killed (out of memory).
     """
     runs = runtime_named(runtime) if isinstance(runtime, str) else runtime
-    named = runs.source or runs.name
-    options = {"path": str(path), "runtime": named, "threads": threads, "batch": batch, "root": str(root)}
-    job = json.dumps({**options, "inputs": None if inputs is None else str(inputs)})
-    measured = [_measure_in_child(job, path=path, timeout_s=timeout_s) for _ in range(_PROCESSES)]
+    job = partial(
+        _measure,
+        Path(path),
+        runtime=runs,
+        threads=threads,
+        batch=batch,
+        inputs=inputs,
+        proc=root / "proc/self",
+    )
+    measured = []
+    for _ in range(_PROCESSES):
+        with child() as process:
+            what, cure = f"Measuring the memory of {path}", "Increase timeout_s."
+            measured.append(process.run(job, what=what, within_s=timeout_s, cure=cure))
     return replace(
         measured[0],
         load_peak_bytes=max(memory.load_peak_bytes for memory in measured),
@@ -101,73 +108,25 @@ def engine_memory(path: Path, protocol: Protocol, inputs: Optional[Arrays] = Non
         return () if report is None else report()
 
 
-def _measure_in_child(job: str, *, path: Union[str, Path], timeout_s: float) -> Memory:
-    # The child imports the package from the same place, also from a zip file. Its working directory, which -c
-    # puts first, is left out: it may contain a user's own random.py or json.py.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-    code = f"import sys; sys.path = list(filter(None, sys.path)); from {__name__} import _child; _child()"
-    command = [sys.executable, "-c", code]
-    try:
-        done = subprocess.run(
-            command,
-            input=job,
-            env=environment,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise MeasurementError(
-            f"Measuring the memory of {path} took more than {timeout_s:.0f} s.", "Increase timeout_s."
-        ) from error
-    answers = [line[len(_MARK) :] for line in done.stdout.splitlines() if line.startswith(_MARK)]
-    if not answers:
-        raise MeasurementError(
-            f"The process that measured the memory of {path} ended with {done.returncode}: "
-            f"{done.stderr.strip()[-300:]}",
-            "A process that was killed (-9) most likely ran out of memory: free some.",
-        )
-    answer = json.loads(answers[-1])
-    if "error" in answer:
-        kinds = {kind.__name__: kind for kind in (ModelError, TargetError, MeasurementError, ArtifactError)}
-        raise kinds[answer["error"]](answer["what"], answer["cure"])
-    return Memory(**{**answer, "remarks": tuple(answer["remarks"])})
-
-
-def _child() -> None:
-    """The child process: reads a job from stdin, writes the answer to stdout."""
-    try:
-        answer = plain(_measure(json.load(sys.stdin)))
-    except DeadweightError as error:
-        answer = {"error": type(error).__name__, "what": error.what, "cure": error.cure}
-    print(_MARK + json.dumps(answer), flush=True)
-
-
-def _measure(job: Mapping[str, Any]) -> Memory:
+def _measure(
+    path: Path, *, runtime: Runtime, threads: int, batch: int, inputs: Optional[Path], proc: Path
+) -> Memory:
     from ..onnx_file import files_of
     from ..runtimes.open import open_session
     from ..runtimes.session import random_inputs
     from .inputs import given_inputs
 
-    path = Path(job["path"])
-    inputs = given_inputs(Path(job["inputs"]) if job["inputs"] else None)
-    proc = Path(job["root"]) / "proc/self"
-    remarks = []
+    arrays, remarks = given_inputs(inputs), []
     with tempfile.TemporaryDirectory() as folder:
         tiny = Path(folder) / "tiny.onnx"
         tiny.write_bytes(base64.b64decode(_TINY))
-        # The user's own code, if any, is named by the process that asks, which loaded it too.
-        named = str(job["runtime"])
-        runtime = own_runtime(named) if ":" in named else runtime_named(named)
-        first = open_session(tiny, runtime=runtime, threads=job["threads"])
+        first = open_session(tiny, runtime=runtime, threads=threads)
         first.run(random_inputs(first.inputs))
     _trim_heap()
     resettable = _reset_peak(proc)
     resident_before, peak_before = _status(proc, "VmRSS"), _status(proc, "VmHWM")
     dirty_before, exact = _private_bytes(proc)
-    session = open_session(path, runtime=runtime, threads=job["threads"])
+    session = open_session(path, runtime=runtime, threads=threads)
     peak = _status(proc, "VmHWM")
     if not resettable:
         remarks.append(
@@ -176,9 +135,9 @@ def _measure(job: Mapping[str, Any]) -> Memory:
         )
     if not exact:
         remarks.append("private pages are not known on this system: resident memory includes shared pages")
-    resident = _after_runs(session, inputs, job["batch"], proc) - dirty_before
-    again = open_session(path, runtime=runtime, threads=job["threads"])
-    extra = _after_runs(again, inputs, job["batch"], proc) - dirty_before - resident
+    resident = _after_runs(session, arrays, batch, proc) - dirty_before
+    again = open_session(path, runtime=runtime, threads=threads)
+    extra = _after_runs(again, arrays, batch, proc) - dirty_before - resident
     session.close()
     again.close()
     return Memory(

@@ -10,12 +10,15 @@ each time, so that ratios of short kernels are not overstated.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import random
 import re
 import tempfile
+import uuid
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
@@ -27,7 +30,7 @@ from ..errors import MeasurementError
 from ..onnx_file import Node, Nodes, read_nodes
 from ..progress import Counted
 from ..runtimes.ort import open_ort
-from .garbage import only_new_garbage
+from .events import take_events
 from .inputs import fed, with_inputs
 from .layers import Layer
 from .measurement import Protocol
@@ -60,7 +63,6 @@ class _Kernel:
     times_us: list[float] = field(default_factory=list)
 
 
-@only_new_garbage()
 def time_layers(
     models: Mapping[str, Path],
     *,
@@ -80,28 +82,33 @@ def time_layers(
     """
     protocol = with_inputs(protocol, inputs)
     graphs = {name: read_nodes(path) for name, path in models.items()}
-    rng = random.Random()
     kernels: dict[str, list[list[list[_Kernel]]]] = {}
-    plan: Optional[_Plan] = None
-    for index in range(protocol.events):
-        gc.collect()
-        profiles, plan = _event(models, plan, protocol=protocol, inputs=inputs, rng=rng)
-        for name, profile in profiles.items():
-            kernels.setdefault(name, []).append(_rounds(profile, plan))
-        if progress is not None:
-            progress(index + 1, protocol.events)
+    job = partial(_event, models, inputs=inputs, protocol=protocol)
+    files = [Path(path).name for path in models.values()]
+    taken = take_events(job, models=files, protocol=protocol, seed=uuid.uuid4().hex)
+    with contextlib.closing(taken):
+        for index, (profiles, _) in enumerate(taken):
+            for name, rounds in profiles.items():
+                kernels.setdefault(name, []).append(rounds)
+            if progress is not None:
+                progress(index + 1, protocol.events)
     return {name: _layers(kernels[name], graphs[name]) for name in models}
 
 
 def _event(
     models: Mapping[str, Path],
     plan: Optional[_Plan],
+    seed: str,
     *,
     protocol: Protocol,
     inputs: Optional[Arrays],
-    rng: random.Random,
-) -> tuple[dict[str, list[dict[str, Any]]], _Plan]:
-    """Loads all models with the profiler on and runs them, untimed and timed runs interleaved, as planned."""
+) -> tuple[dict[str, list[list[_Kernel]]], _Plan]:
+    """Loads all models with the profiler on and runs them, untimed and timed runs interleaved, as planned.
+
+    Returns each model's kernels by round.
+    """
+    gc.collect()
+    rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         names = rng.sample(sorted(models), len(models))
         padding = [np.ones(rng.randrange(1, 4000) * 64, np.uint8) for _ in range(len(names))]
@@ -129,7 +136,7 @@ def _event(
                     calls[name]()
         profiles = {}
         for name, session in sessions.items():
-            profiles[name] = _runs(session.end_profile())[warmup_runs:]
+            profiles[name] = _rounds(_runs(session.end_profile())[warmup_runs:], plan)
             session.close()
     return profiles, plan
 

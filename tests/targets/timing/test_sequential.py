@@ -12,6 +12,7 @@ from scipy import stats
 from support.boards import unpack
 
 from deadweight.targets.machine.probe import conditions
+from deadweight.targets.runtimes.runtime import own_runtime
 from deadweight.targets.timing import clock
 from deadweight.targets.timing.judge import Judgement
 from deadweight.targets.timing.measurement import Measurement, Protocol
@@ -101,14 +102,27 @@ def test_who_asks_decides_when_it_is_enough(mlp: MakeMlp) -> None:
     assert found.judgement.events == 16
 
 
+EMULATED = """
+from deadweight import Runtime
+from deadweight.targets.runtimes.ort import open_ort
+
+def opened(path, *, threads=1):
+    session = open_ort(path, threads=threads)
+    session.evidence = "emulated"
+    return session
+
+RUNTIME = Runtime(name="emulated", title="Emulated", library="onnxruntime", cure="None.", open=opened)
+"""
+
+
 def test_emulated_times_are_given_up_at_the_first_look_since_no_number_of_them_tells(
-    mlp: MakeMlp, monkeypatch: pytest.MonkeyPatch
+    mlp: MakeMlp, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("deadweight.targets.runtimes.ort.evidence", lambda: "emulated")
+    (tmp_path / "emulated.py").write_text(EMULATED)
+    runtime = own_runtime("emulated.py:RUNTIME", tmp_path)
     one, two = mlp(16, 8, name="a.onnx"), mlp(16, 64, 8, name="b.onnx")
-    found = compare_until_decided(
-        one, two, protocol=replace(sequential_protocol(), **SHORT), decided=lambda judged, measured: False
-    )
+    protocol = replace(sequential_protocol(), **SHORT, runtime=runtime.name)
+    found = compare_until_decided(one, two, protocol=protocol, decided=lambda judged, measured: False)
     assert (found.judgement.events, found.looks) == (LOOKS[0], 1)
     assert found.judgement.outcome == "cannot_tell"
     assert "the times are emulated" in found.judgement.reason
