@@ -23,7 +23,7 @@ from .graph import drop_unused
 Widths = Mapping[str, int]
 """The number of units by group."""
 Place = tuple[str, str, int]
-""""axis", the name of a constant and its axis; "value", its name and index; or an attribute, its node, index."""
+"""An "axis" or "value" of a constant, or an "attribute" as node.name; and which of them."""
 
 _SHAPE = 64
 """Integer constants of at most so many elements may be shapes: their values follow the widths too."""

@@ -71,6 +71,18 @@ class Cutting:
         found = find_criterion(self.criterion)
         return [] if self.criterion.isidentifier() else [Path(inspect.getfile(found))]
 
+    def cut(
+        self, model: nn.Module, plan: Plan, groups: Groups, work: Work
+    ) -> tuple[nn.Module, tuple[str, ...]]:
+        """The network after a plan, proven, with corrected means and norms; and sentences on it."""
+        small, proof = proven(model, plan, groups)
+        work.progress(2, 3, "prune: norms")
+        words: tuple[str, ...] = (str(proof),)
+        if self.means:
+            small, skipped = fold_means(small, groups, inputs_of(work.workload, "calibration"))
+            words += (f"no means for {'; '.join(skipped)}",) if skipped else ()
+        return reestimated(small, work.workload, batches=self.norms, seed=work.seed), words
+
 
 @dataclass(frozen=True)
 class Prune(Cutting):
@@ -135,18 +147,6 @@ class Prune(Cutting):
         work.progress(3, 3, "prune")
         plan = plan_of(small) or plan  # surgery adds the form that it chose, and why
         return work.with_model("pruned", small, plan=plan).logged("prune", self, _widths(plan), *words)
-
-    def cut(
-        self, model: nn.Module, plan: Plan, groups: Groups, work: Work
-    ) -> tuple[nn.Module, tuple[str, ...]]:
-        """The network after a plan, proven, with corrected means and norms; and sentences on it."""
-        small, proof = proven(model, plan, groups)
-        work.progress(2, 3, "prune: norms")
-        words: tuple[str, ...] = (str(proof),)
-        if self.means:
-            small, skipped = fold_means(small, groups, inputs_of(work.workload, "calibration"))
-            words += (f"no means for {'; '.join(skipped)}",) if skipped else ()
-        return reestimated(small, work.workload, batches=self.norms, seed=work.seed), words
 
     def _plan(self, model: nn.Module, groups: Groups, work: Work) -> Plan:
         held = work.artifacts.get("statistics")

@@ -1,0 +1,114 @@
+"""The predicted time of a network at any widths of the table, with its interval.
+
+    seconds = call + sum over segments of weight * table entry, times a smooth correction
+
+The weights are fitted to whole networks measured on the target, each pulled to one common weight: a layer
+in a chain costs less than alone, the more so the less it computes. The rest, such as weights that do not fit
+the cache together, is a smooth function of the widths: a Gaussian process, which also gives the interval.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import lsq_linear
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+from ...export.onnx_graph.resize import Widths
+from .solve import Term
+from .table import SegmentTable
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+_PULL = 0.02
+"""Weight of the pull towards one common weight, as a share of what the networks say."""
+
+
+@dataclass(frozen=True, eq=False)
+class Latency:
+    """A fitted prediction.
+
+    Attributes:
+        call_s: the constant part.
+        weights: float64[segments], at least 0.
+        spread: how many of the process's standard deviations held 95 % of the networks left out.
+        errors: float64[networks], the relative error of each network when its part of them was left out.
+    """
+
+    table: SegmentTable
+    call_s: float
+    weights: Floats
+    correction: Any
+    spread: float
+    errors: Floats
+
+    def linear(self, widths: Widths) -> float:
+        """Seconds without the correction."""
+        return self.call_s + float(self.weights @ self.table.parts(widths))
+
+    @property
+    def dense_s(self) -> float:
+        """Seconds of the whole network, without the correction."""
+        return self.linear({name: own[-1] for name, own in self.table.levels.items()})
+
+    def terms(self) -> list[Term]:
+        """The weighted times of the segments, as terms of a sum."""
+        table, weights = self.table, self.weights.tolist()
+        return [
+            Term(own, {widths: weights[at] * table.part(at, widths) for widths in table.keys[at]})
+            for at, own in enumerate(table.groups)
+        ]
+
+    def predicted(self, some: Sequence[Widths]) -> tuple[Floats, Floats]:
+        """float64[networks] each: seconds, and the factor within which 95 % of them are."""
+        linear = np.array([self.linear(widths) for widths in some])
+        mean, deviation = self.correction.predict(_shares(self.table, some), return_std=True)
+        return linear * np.exp(mean), np.exp(self.spread * deviation)
+
+
+def fitted(
+    table: SegmentTable, networks: Sequence[Widths], seconds: Sequence[float], *, parts: int = 8
+) -> Latency:
+    """Fits the prediction to measured networks; `errors` come from leaving out each of some parts of them."""
+    measured = np.array(seconds)
+    place = np.random.default_rng(0).permutation(len(networks)) % parts
+    errors, standard = np.zeros(len(networks)), np.zeros(len(networks))
+    for part in range(parts):
+        held, rest = (np.flatnonzero(same).tolist() for same in (place == part, place != part))
+        if not held:
+            continue
+        one = _fitted(table, [networks[at] for at in rest], measured[rest], np.zeros(0), 1.0)
+        guess, factor = one.predicted([networks[at] for at in held])
+        errors[held] = guess / measured[held] - 1
+        standard[held] = np.abs(np.log(guess / measured[held])) / np.log(factor)
+    spread = float(np.quantile(standard, min(1.0, 0.95 * (1 + 1 / len(networks)))))
+    return _fitted(table, networks, measured, errors, spread)
+
+
+def _fitted(
+    table: SegmentTable, networks: Sequence[Widths], seconds: Floats, errors: Floats, spread: float
+) -> Latency:
+    parts = np.array([table.parts(widths) for widths in networks])
+    relative = np.c_[np.ones(len(parts)), parts] / seconds[:, None]
+    ones = np.ones(len(parts))
+    together = np.c_[relative[:, 0], relative[:, 1:].sum(1)]
+    common = lsq_linear(together, ones, bounds=(0, np.inf)).x
+    prior = np.r_[common[0], np.full(parts.shape[1], common[1])]
+    size = np.sqrt((relative**2).sum(0)) + 1e-300
+    pull = np.diag(np.sqrt(_PULL) * size)
+    solved = lsq_linear(np.r_[relative, pull], np.r_[ones, pull @ prior], bounds=(0, np.inf)).x
+    rest = np.log(seconds / (np.c_[ones, parts] @ solved))
+    kernel = ConstantKernel(0.03**2, (1e-8, 1.0)) * RBF(0.7, (0.2, 5.0)) + WhiteKernel(0.01**2, (1e-7, 0.1))
+    process = GaussianProcessRegressor(kernel, n_restarts_optimizer=1, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a length at its bound: no correction is needed
+        process.fit(_shares(table, networks), rest)
+    return Latency(table, float(solved[0]), solved[1:], process, spread, errors)
+
+
+def _shares(table: SegmentTable, some: Sequence[Widths]) -> Floats:
+    return np.array([[widths[name] / own[-1] for name, own in table.levels.items()] for widths in some])

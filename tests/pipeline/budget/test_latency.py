@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from deadweight.pipeline.budget.latency import fitted
+from deadweight.pipeline.budget.table import SegmentTable
+
+LEVELS = {name: tuple(range(8, 65, 8)) for name in ("a", "b", "c")}
+PAIRS = (("a",), ("a", "b"), ("b", "c"), ("c",))
+
+
+def stepped(widths: tuple[int, ...], step: int) -> float:
+    """Microseconds of a layer that computes whole steps of channels."""
+    return 0.5 + 0.004 * math.prod(-(-width // step) * step for width in (*widths, 8)[:2])
+
+
+def table(step: int) -> SegmentTable:
+    """Layers timed alone: each with a call of 2 us, and the later the layer, the slower it is alone."""
+    keys, seconds = [], {"empty": 2e-6}
+    for place, own in enumerate(PAIRS):
+        at = {widths: f"{place}/{widths}" for widths in itertools.product(*(LEVELS[name] for name in own))}
+        seconds |= {key: 2e-6 + (1 + place) * 1e-6 * stepped(widths, step) for widths, key in at.items()}
+        keys.append(at)
+    names = tuple("/".join(own) for own in PAIRS)
+    return SegmentTable(LEVELS, names, PAIRS, tuple(keys), seconds, dict.fromkeys(seconds, 0))
+
+
+def true_seconds(widths: dict[str, int], step: int) -> float:
+    """In the network each layer costs as much as the first alone, and weights beyond a cache cost more."""
+    parts = sum(stepped(tuple(widths[name] for name in own), step) for own in PAIRS)
+    return 1e-6 * (3 + parts) * (1 + 0.2 / (1 + math.exp((100 - sum(widths.values())) / 10)))
+
+
+@pytest.mark.parametrize("step", [8, 16, 32])
+def test_a_planted_clock_is_predicted_though_the_table_alone_is_far_off(step: int) -> None:
+    rng = np.random.default_rng(step)
+    networks = [{name: int(rng.choice(own)) for name, own in LEVELS.items()} for _ in range(120)]
+    true = np.array([true_seconds(one, step) for one in networks])
+    found = fitted(table(step), networks[:60], true[:60] * np.exp(0.01 * rng.standard_normal(60)))
+    predicted, factor = found.predicted(networks[60:])
+    errors = np.abs(predicted / true[60:] - 1)
+    assert np.median(errors) < 0.02
+    assert errors.max() < 0.1
+    assert np.mean(np.abs(np.log(predicted / true[60:])) <= np.log(factor)) >= 0.9
+    alone = np.array([table(step).parts(one).sum() for one in networks[60:]])
+    assert np.median(np.abs(alone / true[60:] - 1)) > 0.5
+    assert np.median(np.abs(found.errors)) < 0.03
