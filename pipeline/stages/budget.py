@@ -46,7 +46,7 @@ from .profile import how_on
 from .prune import Cutting, find_criterion
 
 Together = Callable[[Mapping[str, Path], Protocol], Mapping[str, Measurement]]
-_QUICK = Protocol(events=3, event_s=0.01, block_s=0.001, settle_s=0.001)
+QUICK = Protocol(events=3, event_s=0.01, block_s=0.001, settle_s=0.001)
 _ROUNDS = 4
 _FULL = 0.95
 """The share of the budget that a network should use; below it another round is tried."""
@@ -343,7 +343,7 @@ class _Search:
         return self.together(files, Protocol(events=self.asked.events, runtime=self.work.target.here.name))
 
     def _quick(self, files: Mapping[str, Path]) -> Mapping[str, float]:
-        protocol = replace(_QUICK, runtime=self.work.target.here.name)
+        protocol = replace(QUICK, runtime=self.work.target.here.name)
         return {name: seconds_of(one) for name, one in self.together(files, protocol).items()}
 
     def _known(self, name: str) -> Mapping[str, float]:
