@@ -40,7 +40,7 @@ def test_a_planted_clock_is_predicted_though_the_table_alone_is_far_off(step: in
     rng = np.random.default_rng(step)
     networks = [{name: int(rng.choice(own)) for name, own in LEVELS.items()} for _ in range(120)]
     true = np.array([true_seconds(one, step) for one in networks])
-    found = fitted(table(step), networks[:60], true[:60] * np.exp(0.01 * rng.standard_normal(60)))
+    found = fitted(table(step), networks[:60], list(true[:60] * np.exp(0.01 * rng.standard_normal(60))))
     predicted, factor = found.predicted(networks[60:])
     errors = np.abs(predicted / true[60:] - 1)
     assert np.median(errors) < 0.02
