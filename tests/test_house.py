@@ -37,9 +37,10 @@ ARROWS = {
     "pipeline/training": "pipeline/pruning targets/runtimes",
     "pipeline/importance": "pipeline/pruning pipeline/training",
     "pipeline/compression": "pipeline/importance pipeline/pruning pipeline/training targets/timing",
+    "pipeline/budget": "pipeline/pruning pipeline/training export/onnx_graph",
     "pipeline/quantization": "pipeline/training export/onnx_graph export/parity export/quantization "
     "targets/runtimes targets/timing",
-    "pipeline/stages": "pipeline/compression pipeline/importance pipeline/pruning pipeline/quantization "
+    "pipeline/stages": "pipeline/budget pipeline/compression pipeline/importance pipeline/pruning pipeline/quantization "
     "pipeline/training export/coding export/lint export/onnx_graph export/parity export/quantization "
     "targets/engines targets/machine targets/remote targets/runtimes targets/timing",
     "pipeline/report": "targets/engines targets/gate",

@@ -2,8 +2,8 @@
 
     python benchmarks/budget/prediction.py [--table]
 
-Five untrained networks. The prediction is fitted to 60 networks of random widths and forecasts 60 others, that
-are timed twice: the second time is the noise floor. Beside it: multiply-adds through three points, and the sum
+Five untrained networks. The prediction is fitted to 60 networks of random widths and forecasts 60 others,
+timed twice: the second time is the noise floor. Beside it: multiply-adds through three points, and the sum
 of the segments timed alone. One row a network in runs/budget_prediction.jsonl.
 """
 
