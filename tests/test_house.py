@@ -41,8 +41,8 @@ ARROWS = {
     "pipeline/quantization": "pipeline/training export/onnx_graph export/parity export/quantization "
     "targets/runtimes targets/timing",
     "pipeline/stages": "pipeline/budget pipeline/compression pipeline/importance pipeline/pruning "
-    "pipeline/quantization pipeline/training export/coding export/lint export/onnx_graph export/parity export/quantization "
-    "targets/engines targets/machine targets/remote targets/runtimes targets/timing",
+    "pipeline/quantization pipeline/training export/coding export/lint export/onnx_graph export/parity "
+    "export/quantization targets/engines targets/machine targets/remote targets/runtimes targets/timing",
     "pipeline/report": "targets/engines targets/gate",
     "pipeline/runs": "pipeline/importance pipeline/pruning pipeline/quantization pipeline/report "
     "pipeline/stages pipeline/training export/lint export/onnx_graph export/release targets/machine "
