@@ -12,13 +12,14 @@ from ..targets.engines.build_settings import BuildSettings, needs_half
 from ..targets.errors import RecipeError
 from ..targets.memory_fit import Base, Footprint, base_of, fit
 from ..targets.onnx_file import read_nodes
-from ..targets.progress import Progress
+from ..targets.progress import Progress, silent
 from ..targets.remote.board import build_on
 from ..targets.remote.on_board import version_there
+from ..targets.remote.ssh import connected
 from ..targets.runtimes.runtime import DEFAULT, is_engine, runtime_named
 from ..targets.target import Target, load_target, target_of, target_on
-from .on_board import connected_to, half_writer
-from .results import Built, Linted, MemoryNeed, Quantized, silent
+from .on_board import half_writer
+from .results import Built, Linted, MemoryNeed, Quantized
 
 
 def lint(
@@ -95,7 +96,7 @@ def memory(
 
     there: dict[str, Any] = {}
     if on is not None:
-        with connected_to(on, silent) as named:
+        with connected(on) as named:
             there = named.run(["facts"])[1]
     if there:
         board: Target | None = target_on(target, there) if target else target_of(there, name=on or "")
@@ -178,7 +179,7 @@ def build(
             built = build_engine(path, plan, settings=chosen, target=board, timing_folder=kept, need=need)
             record = built.record
         else:
-            with connected_to(on, progress or silent) as there:
+            with connected(on, progress or silent) as there:
                 facts = there.run(["facts"])[1]
                 named = None if target is None else target_on(target, facts).to_json()
                 path = _in_half(path, half, chosen, version_there(facts))

@@ -19,15 +19,16 @@ from ..targets.gate.baseline import (
     refuse_other_runtime,
 )
 from ..targets.gate.settings import accuracy, gate_files
-from ..targets.progress import Progress
+from ..targets.progress import Progress, silent
 from ..targets.remote.board import compare_on, predict_on
 from ..targets.remote.on_board import HowThere, ready_on, runtime_there
+from ..targets.remote.ssh import connected
 from ..targets.runtimes.runtime import is_engine
 from ..targets.timing.inputs import given_inputs
 from ..targets.timing.measurement import Measurement
 from .latency import labelled, optional_path
-from .on_board import connected_to, how_there
-from .results import Gate, silent
+from .on_board import how_there
+from .results import Gate
 
 
 def gate(
@@ -136,15 +137,15 @@ def _on_board(
         )
     protocol, scores = replace(accepted.protocol, events=48), None
     models = {"baseline": old, "candidate": model}
-    with connected_to(on, progress) as there:
+    with connected(on, progress) as there:
         if not is_engine(model):  # before anything is built
             runs = runtime_there(there, how)[0]
             precision = how.settings.precision if runs.builds else ""
             refuse_other_runtime(accepted, model, replace(protocol, runtime=runs.name, precision=precision))
-        built = partial(ready_on, there, models, how, batch=protocol.batch, inputs=inputs, progress=progress)
+        built = partial(ready_on, there, models, how, batch=protocol.batch, inputs=inputs)
         ready = built()
         refuse_other_runtime(accepted, model, ready.protocol(protocol))
-        timed, _ = compare_on(there, ready, protocol=protocol, margin=0.02, inputs=inputs, progress=progress)
+        timed, _ = compare_on(there, ready, protocol=protocol, margin=0.02, inputs=inputs)
         if data is not None:
             ready = built(scores=True)
             was, now = (accuracy(models[one], data, predict=predict_on(there, ready, one)) for one in models)

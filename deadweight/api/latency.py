@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 from ..targets.engines.record import check_comparable, engine_facts, read_record
 from ..targets.errors import RecipeError
-from ..targets.progress import Counted, Progress
+from ..targets.progress import Counted, Progress, silent
 from ..targets.remote.board import compare_on, layers_on, time_on
 from ..targets.remote.on_board import ready_on, runtime_there
+from ..targets.remote.ssh import connected
 from ..targets.runtimes.open import open_session, run_as, runtime_of, shared_runtime
 from ..targets.runtimes.runtime import Runtime, is_engine, runtime_named
 from ..targets.target import load_target
@@ -25,8 +26,8 @@ from ..targets.timing.measurement import CALM, Measurement, Protocol, timed_by
 from ..targets.timing.memory import Memory, engine_memory, measure_memory
 from ..targets.timing.ort_layers import LAYER_PROTOCOL
 from ..targets.timing.sequential import compare_until_decided, sequential_protocol
-from .on_board import connected_to, how_there
-from .results import Comparison, Layers, Profile, silent
+from .on_board import how_there
+from .results import Comparison, Layers, Profile
 
 if TYPE_CHECKING:
     from ..targets.runtimes.session import Arrays, EngineSession
@@ -95,10 +96,10 @@ def compare(
     measured: Mapping[str, Measurement]
     remarks: tuple[str, ...] = ()
     if on is not None:
-        with connected_to(on, shown) as there:
+        with connected(on, shown) as there:
             if layers:
                 refuse_layers(runtime_there(there, how)[0])
-            ready = ready_on(there, models, how, batch=batch, inputs=file, progress=shown)
+            ready = ready_on(there, models, how, batch=batch, inputs=file)
             timed, judgement = compare_on(
                 there,
                 ready,
@@ -106,7 +107,6 @@ def compare(
                 margin=margin,
                 until_decided=events is None,
                 inputs=file,
-                progress=shown,
             )
         measured, remarks = timed.measurements, ready.remarks
     elif events is not None:
@@ -152,10 +152,10 @@ def time_layers(
     protocol = replace(LAYER_PROTOCOL, threads=threads, batch=batch, runtime=runtime, cap_s=whole.cap_s)
     if on is not None:
         how = how_there(on, target=target, runtime=runtime)
-        with connected_to(on, shown) as there:
+        with connected(on, shown) as there:
             refuse_layers(runtime_there(there, how)[0])
-            ready = ready_on(there, models, how, batch=batch, inputs=inputs, progress=shown)
-            timed, void = layers_on(there, ready, protocol=protocol, inputs=inputs, progress=shown)
+            ready = ready_on(there, models, how, batch=batch, inputs=inputs)
+            timed, void = layers_on(there, ready, protocol=protocol, inputs=inputs)
         if void:
             return Layers(f"cannot tell: {'; '.join(void)}", 3, (), {}, len(models) > 1, void)
     else:
@@ -220,11 +220,11 @@ def profile(
     remarks: tuple[str, ...] = ()
     how = how_there(on, target=target, runtime=runtime, precision=precision)
     if on is not None:
-        with connected_to(on, shown) as there:
+        with connected(on, shown) as there:
             if layers:
                 refuse_layers(runtime_there(there, how)[0])
-            ready = ready_on(there, {path.name: path}, how, batch=batch, inputs=file, progress=shown)
-            timed = time_on(there, ready, protocol=protocol, inputs=file, memory=True, progress=shown)
+            ready = ready_on(there, {path.name: path}, how, batch=batch, inputs=file)
+            timed = time_on(there, ready, protocol=protocol, inputs=file, memory=True)
         measured, remarks = timed.measurements, ready.remarks
         parts = timed.engine_memory.get(path.name, ())
         if path.name in timed.memory:
@@ -284,7 +284,7 @@ def _with_engines(measured: Mapping[str, Measurement], models: Mapping[str, Path
 
 def refuse_layers_on(on: str, *, target: str | None = None, runtime: str | None = None) -> None:
     """As `refuse_layers`, for the runtime of a board."""
-    with connected_to(on, silent) as there:
+    with connected(on) as there:
         refuse_layers(runtime_there(there, how_there(on, target=target, runtime=runtime))[0])
 
 

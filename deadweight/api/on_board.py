@@ -1,26 +1,13 @@
-"""What the functions that take `on=` share: the connection, and the choice of what runs there."""
+"""What the functions that take `on=` share: the choice of what runs there."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from ..targets.engines.build_settings import BuildSettings
 from ..targets.engines.plugins import given_plugins
 from ..targets.errors import RecipeError
-from ..targets.progress import Progress
 from ..targets.remote.on_board import Cast, HowThere
-from ..targets.remote.ssh import Transport, connected
 from ..targets.runtimes.runtime import runtime_named
 from ..targets.target import load_target
-
-
-@contextmanager
-def connected_to(on: str, progress: Progress) -> Iterator[Transport]:
-    """Connects to the board and shows progress meanwhile."""
-    progress(0, 1, f"connecting to {on}")
-    with connected(on) as there:
-        yield there
 
 
 def how_there(

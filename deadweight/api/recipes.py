@@ -19,9 +19,9 @@ from ..pipeline.runs.start import Watcher, prepared
 from ..pipeline.runs.summary import exit_code
 from ..pipeline.stage import checked
 from ..targets.errors import RecipeError, TargetError
+from ..targets.remote.ssh import connected
 from ..targets.target import with_facts
-from .on_board import connected_to
-from .results import Pruned, Run, Sweep, silent
+from .results import Pruned, Run, Sweep
 
 
 def prune(
@@ -167,7 +167,7 @@ def _for_its_board(path: Path, settings: Sequence[str]) -> Recipe:
     place = next((on for one in recipe.stages if (on := getattr(one.stage, "on", ""))), "")
     if not place:
         return recipe
-    with connected_to(place, silent) as board:  # now, not after an hour of training
+    with connected(place) as board:  # now, not after an hour of training
         facts = board.run(["facts"])[1]
     if not recipe.target.runtime.builds:
         return recipe

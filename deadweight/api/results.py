@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 MEANINGS = {0: "good", 1: "slower, refused, or a budget is broken", 3: "cannot tell, or nothing was measured"}
 
 
-def silent(done: int, total: int, what: str) -> None:
-    """Shows no progress."""
-
-
 @dataclass(frozen=True)
 class Result:
     """The result of a function. `deadweight.show(result)` prints the command's output.

@@ -84,11 +84,11 @@ def install(
 
     Exit code: 0 installed, 1 refused, with the reason; the release in use stays then.
     """
-    from ..api.on_board import connected_to
     from ..targets.remote.board import install_on
+    from ..targets.remote.ssh import connected
 
-    with _refusing(bundle), bar() as shown, connected_to(on or "local", shown) as there:
-        installed = install_on(there, bundle, place=place, tried=not untried, progress=shown)
+    with _refusing(bundle), bar() as shown, connected(on or "local", shown) as there:
+        installed = install_on(there, bundle, place=place, tried=not untried)
     _print_installed(installed)
     if installed["golden"]:
         golden = installed["golden"]
@@ -113,10 +113,10 @@ def rollback(
 
     Exit code: 0 done, or nothing to do; 1 the release before is not trusted any more.
     """
-    from ..api.on_board import connected_to
     from ..targets.remote.board import rollback_on
+    from ..targets.remote.ssh import connected
 
-    with _refusing(), bar() as shown, connected_to(on or "local", shown) as there:
+    with _refusing(), bar() as shown, connected(on or "local", shown) as there:
         restored = rollback_on(there, name, place=place, only_if_wrong=if_wrong)
     if restored["kept"]:
         out.say("Nothing to do: the release in use gives its golden outputs.")

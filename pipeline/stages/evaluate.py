@@ -76,9 +76,9 @@ def engine_scores(work: Work, split: str) -> dict[str, float]:
     made = read_json(work.artifacts["engines"].checked())
     paths = {one.name: one.path("onnx") for one in work.variants if one.name in made["engines"]}
     scores = {}
-    with connected(made["on"]) as board:
+    with connected(made["on"], work.progress) as board:
         how = how_on(work, runtime=made["runtime"], precision=made["precision"])
-        ready = ready_on(board, paths, how, scores=True, progress=work.progress)
+        ready = ready_on(board, paths, how, scores=True)
         for index, name in enumerate(paths):
             work.progress(index, len(paths), f"score the engine of {name}")
             there = SentAhead(predict_on(board, ready, name), list(example_batch(work.workload)))

@@ -154,10 +154,10 @@ def profile_on(
         TargetError: the board cannot be reached, or the connection broke; copied files stay there.
         DeadweightError: the board reported an error.
     """
-    with connected(on) as board:
-        ready = ready_on(board, paths, how, progress=work.progress)
+    with connected(on, work.progress) as board:
+        ready = ready_on(board, paths, how)
         memory = memory and not ready.runtime.builds
-        timed = time_on(board, ready, protocol=protocol, memory=memory, progress=work.progress)
+        timed = time_on(board, ready, protocol=protocol, memory=memory)
     result, invalid = _saved(work, timed.measurements)
     first = next(iter(timed.measurements.values()))
     if timed.memory:

@@ -20,7 +20,6 @@ from ..engines.record import command_for, record_path
 from ..errors import ArtifactError, RefusedError
 from ..memory_fit import Footprint
 from ..plain import plain
-from ..progress import Progress
 from .on_board import Ready
 from .ssh import Transport
 
@@ -54,12 +53,11 @@ def time_on(
     protocol: Protocol,
     inputs: Optional[Path] = None,
     memory: bool = False,
-    progress: Optional[Progress] = None,
 ) -> Timed:
     """Times models interleaved in one process on the board, with the inputs of an NPZ file or random ones."""
     named = [f"{name}={path}" for name, path in ready.there.items()]
     options = [*_options(board, ready, protocol, inputs), *(["--memory"] if memory else [])]
-    return _timed(board.run(["profile", *named, *options], progress=progress)[1], ready)
+    return _timed(board.run(["profile", *named, *options])[1], ready)
 
 
 def _timed(answer: Mapping[str, Any], ready: Ready) -> Timed:
@@ -82,14 +80,13 @@ def layers_on(
     *,
     protocol: Protocol,
     inputs: Optional[Path] = None,
-    progress: Optional[Progress] = None,
 ) -> Tuple[Layers, Tuple[str, ...]]:
     """Times the layers of ONNX files interleaved in one process on the board; and why the times are void."""
     from ..timing.layer_profile import read_layers
 
     named = [f"{name}={path}" for name, path in ready.there.items()]
     arguments = ["layers", *named, *_options(board, ready, protocol, inputs)]
-    return read_layers(board.run(arguments, progress=progress)[1])
+    return read_layers(board.run(arguments)[1])
 
 
 def compare_on(
@@ -100,7 +97,6 @@ def compare_on(
     margin: float,
     until_decided: bool = False,
     inputs: Optional[Path] = None,
-    progress: Optional[Progress] = None,
 ) -> Tuple[Timed, Judgement]:
     """Times "baseline" and "candidate" interleaved in one process there; times and the board's judgement."""
     from ..timing.judge import Judgement
@@ -108,7 +104,7 @@ def compare_on(
     there = [ready.there[name] for name in ("baseline", "candidate")]
     options = [*_options(board, ready, protocol, inputs), "--margin", str(margin)]
     options += ["--until-decided"] if until_decided else []
-    _, answer = board.run(["compare", *there, *options], progress=progress)
+    _, answer = board.run(["compare", *there, *options])
     value = {key: answer["judgement"][key] for key in (one.name for one in fields(Judgement))}
     value.update({key: math.inf for key, figure in value.items() if figure is None})  # JSON has no infinity
     return _timed(answer, ready), Judgement(**{**value, "remarks": tuple(value["remarks"])})
@@ -156,20 +152,19 @@ def build_on(
     settings: Mapping[str, Any],
     target: Optional[Mapping[str, Any]] = None,
     need: Optional[Footprint] = None,
-    progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
     """Builds an engine on the board, fetches plan, record and log, and returns the record.
 
     `need`: the model's memory, which is computed where onnx is installed.
     """
     ranges = settings.get("calibration_cache")
-    place, *sent = board.put([model, *([Path(ranges)] if ranges else [])], progress=progress)
+    place, *sent = board.put([model, *([Path(ranges)] if ranges else [])])
     settings = {**settings, "calibration_cache": sent[0]} if sent else settings
     there = Path(place)
     engine = there.parent / "engines" / plan.name
     options = ["--settings", json.dumps(settings), *(["--target", json.dumps(target)] if target else [])]
     options += ["--need", json.dumps(plain(need))] if need else []
-    _, answer = board.run(["build", str(there), str(engine), *options], progress=progress)
+    _, answer = board.run(["build", str(there), str(engine), *options])
     for ending in (".json", ".log", ""):  # no plan without its record
         board.get(f"{engine}{ending}", Path(f"{plan}{ending}"))
     record = dict(answer["record"])
@@ -189,7 +184,6 @@ def install_on(
     place: Optional[str] = None,
     root: Optional[Path] = None,
     tried: bool = True,
-    progress: Optional[Progress] = None,
 ) -> Dict[str, Any]:
     """Sends a bundle's directory or an update file, which the board verifies, tests and installs.
 
@@ -200,7 +194,7 @@ def install_on(
     before = ["--root", str(root)] if root else []
     after = [*(["--place", place] if place else []), *([] if tried else ["--untried"])]
     if Path(bundle).is_file():
-        return board.run([*before, "install", *board.put([bundle], progress=progress), *after])[1]
+        return board.run([*before, "install", *board.put([bundle]), *after])[1]
     files = sorted(path for path in Path(bundle).rglob("*") if path.is_symlink() or not path.is_dir())
     if not files:
         raise ArtifactError(f"{bundle} is not a bundle: it has no files.", "Make one: deadweight bundle RUN.")
@@ -208,7 +202,7 @@ def install_on(
         if path.is_symlink() or not path.is_file():
             raise RefusedError(f"{path} is not a regular file.", "Do not use this bundle.")
     names = [path.relative_to(bundle).as_posix() for path in files]
-    there = dict(zip(names, board.put(files, progress=progress)))
+    there = dict(zip(names, board.put(files)))
     return board.run([*before, "install", "--files", json.dumps(there), *after])[1]
 
 

@@ -33,7 +33,7 @@ from ..errors import (
     TargetError,
     reported,
 )
-from ..progress import Progress
+from ..progress import Progress, silent
 from .agent_options import PROGRESS, PROTOCOL
 
 _HOME = '"$HOME/.cache/deadweight"'
@@ -60,7 +60,7 @@ _REASONS = Path(__file__).with_name("ssh_reasons.toml")
 def spoken(
     command: Sequence[str],
     stdin: Iterable[bytes],
-    progress: Optional[Progress],
+    progress: Progress = silent,
     environment: Optional[Mapping[str, str]] = None,
 ) -> Tuple[int, bytes, str]:
     """Runs a command with input, reports its progress; returns exit code, output and other stderr text."""
@@ -81,8 +81,7 @@ def spoken(
             text = line.decode("utf-8", "replace")
             words = text.split(None, 3)
             if words[:1] == [PROGRESS] and len(words) == 4:
-                if progress is not None:
-                    progress(int(words[1]), int(words[2]), words[3].strip())
+                progress(int(words[1]), int(words[2]), words[3].strip())
             else:
                 heard.write(text)
 

@@ -18,7 +18,6 @@ from ..engines.build_settings import BuildSettings, needs_half
 from ..engines.record import check_comparable, engine_facts, read_record
 from ..errors import TargetError
 from ..onnx_file import model_sha256, read_nodes
-from ..progress import Progress
 from ..runtimes.open import same_runtime
 from ..runtimes.runtime import Runtime, by_suffix, known_runtimes, runtime_named, with_choices
 from ..target import Target, load_target, target_on
@@ -103,7 +102,6 @@ def ready_on(
     batch: int = 1,
     inputs: Optional[Path] = None,
     scores: bool = False,
-    progress: Optional[Progress] = None,
 ) -> Ready:
     """Sends models, ONNX files or engines that the board built, and builds the ONNX files where engines run.
 
@@ -112,10 +110,10 @@ def ready_on(
     """
     paths = {name: Path(path) for name, path in models.items()}
     if same_runtime({path: by_suffix(path) for path in paths.values()}).builds:
-        return _engines(board, paths, how, progress)
+        return _engines(board, paths, how)
     runtime, facts = runtime_there(board, how)
     if not runtime.builds:
-        there = board.put(list(paths.values()), progress=progress)
+        there = board.put(list(paths.values()))
         return Ready(dict(zip(paths, there)), runtime)
     version = _version(facts, runtime)
     target = target_on(how.target, facts) if isinstance(how.target, str) else how.target
@@ -128,8 +126,8 @@ def ready_on(
     )
     with tempfile.TemporaryDirectory() as folder:
         files, remarks = _cast(board.name, paths, how, settings, version, Path(folder))
-        there = board.put(list(files.values()), progress=progress)
-        answers = _built(board, dict(zip(files, there)), settings, target, progress)
+        there = board.put(list(files.values()))
+        answers = _built(board, dict(zip(files, there)), settings, target)
         engines = {
             name: {
                 **engine_facts(answer["record"]),
@@ -164,12 +162,10 @@ def _version(facts: Mapping[str, Any], runtime: Runtime) -> str:
     return str(version or facts["board"]["tensorrt"] or "10.0")
 
 
-def _engines(
-    board: Transport, paths: Mapping[str, Path], how: HowThere, progress: Optional[Progress]
-) -> Ready:
+def _engines(board: Transport, paths: Mapping[str, Path], how: HowThere) -> Ready:
     """Engines as they are: the board's own list says whether it built them. Their records say how."""
     precision = check_comparable(paths.values())
-    there = board.put(list(paths.values()), progress=progress)
+    there = board.put(list(paths.values()))
     runtime, _ = runtime_there(board, how)
     runtime = runtime if runtime.builds else by_suffix(next(iter(paths.values())).name)
     engines = {name: engine_facts(read_record(path)) for name, path in paths.items()}
@@ -199,20 +195,15 @@ def _cast(
 
 
 def _built(
-    board: Transport,
-    there: Mapping[str, str],
-    settings: BuildSettings,
-    target: Optional[Target],
-    progress: Optional[Progress],
+    board: Transport, there: Mapping[str, str], settings: BuildSettings, target: Optional[Target]
 ) -> Dict[str, Mapping[str, Any]]:
     """Each model's answer from `build`: plan, record, kept."""
     options = ["--settings", json.dumps(asdict(settings))]
     options += ["--target", json.dumps(target.to_json())] if target else []
     answers: Dict[str, Mapping[str, Any]] = {}
     for index, (name, path) in enumerate(there.items()):
-        if progress is not None:
-            progress(index, len(there), f"build {name}")
-        answers[name] = board.run(["build", path, *options], progress=progress)[1]
+        board.progress(index, len(there), f"build {name}")
+        answers[name] = board.run(["build", path, *options])[1]
     return answers
 
 

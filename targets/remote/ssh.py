@@ -20,14 +20,14 @@ import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Protocol, Sequence, TypeVar
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence, TypeVar, Union
 
 from ..artifact import sha256_of, writing
 from ..engines.plugins import given_plugins
 from ..engines.record import record_path
 from ..errors import ArtifactError, DeadweightError, ModelError, TargetError
 from ..onnx_file import weight_names
-from ..progress import Progress
+from ..progress import Progress, silent
 from ..runtimes.runtime import is_engine
 from .exchange import HELLO, agent_bytes, agent_sha256, answer, connection_error, keep_command, spoken
 from .received_files import pieces
@@ -55,48 +55,21 @@ class _Upload(NamedTuple):
         return f"{self.folder}/{self.name}"
 
 
-class Transport(Protocol):
-    """A machine that runs the agent. `name` is the user's name for it."""
-
-    @property
-    def name(self) -> str: ...
-
-    def run(
-        self, arguments: Sequence[str], *, stdin: bytes = b"", progress: Optional[Progress] = None
-    ) -> tuple[int, dict[str, Any]]:
-        """Runs the agent there and returns its exit code and result.
-
-        Raises:
-            DeadweightError: the agent's error, of the same class.
-            TargetError: the machine cannot be reached, or the connection broke.
-        """
-        ...
-
-    def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> list[str]:
-        """Makes files available there and returns their paths there, in order.
-
-        External weights of an ONNX file are sent too, into the same folder.
-        """
-        ...
-
-    def get(self, there: str, here: Path) -> None:
-        """Fetches a file, whole or not at all."""
-
-
 class Local:
-    """This machine: the agent in a separate process, without copies."""
+    """This machine, with the methods of `Ssh`: the agent in a separate process, without copies."""
 
     name = "local"
 
-    def run(
-        self, arguments: Sequence[str], *, stdin: bytes = b"", progress: Optional[Progress] = None
-    ) -> tuple[int, dict[str, Any]]:
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def run(self, arguments: Sequence[str], *, stdin: bytes = b"") -> tuple[int, dict[str, Any]]:
         command = [sys.executable, "-m", "deadweight.targets.agent", *arguments]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-        code, out, heard = spoken(command, [stdin], progress, environment)
+        code, out, heard = spoken(command, [stdin], self.progress, environment)
         return code, answer(out, heard, self.name)
 
-    def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> list[str]:
+    def put(self, paths: Sequence[Path]) -> list[str]:
         for path in paths:
             if not path.is_file():
                 raise ArtifactError(f"{path} does not exist.", "Check the path.")
@@ -110,23 +83,31 @@ class Local:
 class Ssh:
     """A board by its name in ssh, as in `user@board`. `config` replaces the user's ssh_config."""
 
-    def __init__(self, host: str, control: Path, config: Optional[Path] = None) -> None:
-        self.name = host
+    def __init__(self, host: str, control: Path, config: Optional[Path], progress: Progress) -> None:
+        self.name, self.progress = host, progress
         if not host or host.startswith("-") or any(character.isspace() for character in host):
             raise TargetError(f"'{host}' is not a name for ssh.", "Give the board as USER@HOST.")
         file = ["-F", str(config)] if config else []
         self._ssh = ["ssh", *file, *_OPTIONS, "-o", f"ControlPath={control}/%C", "--", host]
         self._start = self._greet()
 
-    def run(
-        self, arguments: Sequence[str], *, stdin: bytes = b"", progress: Optional[Progress] = None
-    ) -> tuple[int, dict[str, Any]]:
-        code, out, heard = spoken([*self._ssh, self._command(arguments)], [stdin], progress)
+    def run(self, arguments: Sequence[str], *, stdin: bytes = b"") -> tuple[int, dict[str, Any]]:
+        """Runs the agent there and returns its exit code and result.
+
+        Raises:
+            DeadweightError: the agent's error, of the same class.
+            TargetError: the machine cannot be reached, or the connection broke.
+        """
+        code, out, heard = spoken([*self._ssh, self._command(arguments)], [stdin], self.progress)
         if code == 255:
             raise connection_error(self.name, heard, f"running {arguments[0]}")
         return code, answer(out, heard, self.name)
 
-    def put(self, paths: Sequence[Path], *, progress: Optional[Progress] = None) -> list[str]:
+    def put(self, paths: Sequence[Path]) -> list[str]:
+        """Makes files available there and returns their paths there, in order.
+
+        External weights of an ONNX file are sent too, into the same folder.
+        """
         uploads = [_uploads(path) for path in paths]
         files = {each: path for together in uploads for each, path in together.items()}
         wanted = list(files)
@@ -142,7 +123,7 @@ class Ssh:
             )
         if missing:
             command = [*self._ssh, self._command(["receive", "--sizes", json.dumps(sizes)])]
-            code, out, heard = spoken(command, _stream(missing, here, needed, progress), None)
+            code, out, heard = spoken(command, _stream(missing, here, needed, self.progress))
             if code == 255:
                 raise connection_error(self.name, heard, "copying files")
             answer(out, heard, self.name)
@@ -150,6 +131,7 @@ class Ssh:
         return [str(paths_there[next(iter(together)).key]) for together in uploads]
 
     def get(self, there: str, here: Path) -> None:
+        """Fetches a file, whole or not at all."""
         part = here.with_name(f".{here.name}.part")
         here.parent.mkdir(parents=True, exist_ok=True)
         command = self._command(["send", there, "--offset", str(part.stat().st_size if part.exists() else 0)])
@@ -181,7 +163,7 @@ class Ssh:
     def _greet(self) -> list[str]:
         """The command that starts the agent there, which is sent if it is missing."""
         sha256 = agent_sha256()
-        code, out, heard = spoken([*self._ssh, HELLO.replace("SHA256", sha256)], [], None)
+        code, out, heard = spoken([*self._ssh, HELLO.replace("SHA256", sha256)], [])
         lines = out.decode("utf-8", "replace").splitlines()
         facts = dict(line.split("=", 1) for line in lines if "=" in line)
         if code == 255 or "deadweight_python" not in facts:
@@ -192,7 +174,7 @@ class Ssh:
                 "Install one beside it: sudo apt install python3.8 (JetPack 4 comes with 3.6).",
             )
         if facts.get("deadweight_agent") != "here":
-            code, out, heard = spoken([*self._ssh, keep_command(sha256)], [agent_bytes()], None)
+            code, out, heard = spoken([*self._ssh, keep_command(sha256)], [agent_bytes()])
             if code:
                 raise connection_error(self.name, heard, "sending the agent", reached=code != 255)
         return [facts["deadweight_python"], f"{facts['deadweight_home']}/agent-{sha256}.pyz"]
@@ -205,19 +187,27 @@ class Ssh:
         return self.run(["held"], stdin=json.dumps(wanted).encode())[1]
 
 
+Transport = Union[Local, Ssh]
+"""A machine that runs the agent."""
+
+
 @contextlib.contextmanager
-def connected(host: str, *, config: Optional[Path] = None) -> Iterator[Transport]:
+def connected(
+    host: str, progress: Progress = silent, *, config: Optional[Path] = None
+) -> Iterator[Transport]:
     """A board by its ssh name, or this machine for `local`, for the duration of the block.
 
-    The environment variable DEADWEIGHT_SSH_CONFIG names another ssh_config.
+    What is sent and run there reports its progress. The environment variable DEADWEIGHT_SSH_CONFIG names
+    another ssh_config.
     """
+    progress(0, 1, f"connecting to {host}")
     if host == "local":
-        yield Local()
+        yield Local(progress)
         return
     named = os.environ.get("DEADWEIGHT_SSH_CONFIG")
     # In /tmp, since a socket's path has at most 108 characters; only the user can read the directory.
     with tempfile.TemporaryDirectory(prefix="dw-", dir="/tmp") as control:
-        board = Ssh(host, Path(control), config or (Path(named) if named else None))
+        board = Ssh(host, Path(control), config or (Path(named) if named else None), progress)
         try:
             yield board
         finally:
@@ -240,7 +230,7 @@ def on_each(hosts: Sequence[str], act: Callable[[Transport], T]) -> dict[str, An
 
 
 def _stream(
-    missing: Mapping[str, Path], here: Mapping[str, int], needed: int, progress: Optional[Progress]
+    missing: Mapping[str, Path], here: Mapping[str, int], needed: int, progress: Progress
 ) -> Iterator[bytes]:
     """The tar stream for `received_files.receive`: the missing part of each file."""
     sent = 0
@@ -251,8 +241,7 @@ def _stream(
         for block in pieces(path, here[sha256]):
             yield block
             sent += len(block)
-            if progress is not None:
-                progress(sent, needed, "copy")
+            progress(sent, needed, "copy")
         yield b"\0" * (-info.size % tarfile.BLOCKSIZE)
     yield b"\0" * (2 * tarfile.BLOCKSIZE)
 

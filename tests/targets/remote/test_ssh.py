@@ -82,12 +82,13 @@ def test_files_arrive_under_their_names_and_are_not_sent_twice(
 ) -> None:
     files = [blob(tmp_path / "a.bin", 300_000), blob(tmp_path / "b.bin", 5), blob(tmp_path / "empty", 0)]
     calls: list[int] = []
-    paths = there.put(files, progress=lambda done, total, what: calls.append(done))
+    there.progress = lambda done, total, what: calls.append(done)
+    paths = there.put(files)
     assert [Path(path).name for path in paths] == ["a.bin", "b.bin", "empty"]
     assert [Path(path).read_bytes() for path in paths] == [path.read_bytes() for path in files]
     assert calls[-1] == 300_005
     calls.clear()
-    assert there.put(files, progress=lambda done, total, what: calls.append(done)) == paths
+    assert there.put(files) == paths
     assert calls == []
 
 
@@ -100,9 +101,8 @@ def test_a_file_comes_back_whole(board: ssh_board.Board, there: Transport, tmp_p
 def test_two_models_are_compared_there(there: Transport, mlp: MakeMlp) -> None:
     models = there.put([mlp(256, 1024, 10, name="wide.onnx"), mlp(256, 64, 10, name="narrow.onnx")])
     seen: list[tuple[int, int, str]] = []
-    code, result = there.run(
-        ["compare", *models, "--protocol", QUICK], progress=lambda *done: seen.append(done)
-    )
+    there.progress = lambda *done: seen.append(done)
+    code, result = there.run(["compare", *models, "--protocol", QUICK])
     assert (code, result["judgement"]["outcome"]) == (0, "faster")
     assert seen[-1] == (6, 6, "timing")
 
@@ -158,8 +158,9 @@ def test_cut_while_measuring_leaves_no_measurement_behind(board: ssh_board.Board
     threading.Thread(target=cut, daemon=True).start()
     with connected("board", config=board.config) as there:
         asked = ["profile", there.put([model])[0], "--protocol", forever]
+        there.progress = lambda *done: seen.set()
         with pytest.raises(TargetError, match="broke while running profile"):
-            there.run(asked, progress=lambda *done: seen.set())
+            there.run(asked)
     # The same board takes the next measurement at once: the one that nobody listened to has ended.
     with connected("board", config=board.config) as there:
         path = there.put([model])[0]
