@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from . import __version__, api
-from .commands import boards, engine_report, engines, gate, packing, release, stages, timing
+from .commands import boards, engines, gate, packing, release, stages, timing
 from .terminal.options import BoardPrecision, BoardRuntime, Data, JetPack, On, Out, Settings, TargetName
 from .terminal.printer import out
 from .terminal.show import show
@@ -118,7 +118,7 @@ def report(
 
 for _command in (
     *(stages.prune, stages.quantize, timing.profile, timing.compare, gate.gate, engines.lint, engines.build),
-    *(engine_report.engine, engine_report.memory, boards.targets, boards.doctor, packing.pack),
+    *(engines.engine, engines.memory, boards.targets, boards.doctor, packing.pack),
     *(packing.unpack, boards.bundle, release.verify, release.delta, release.install, release.rollback),
 ):
     app.command()(_command)

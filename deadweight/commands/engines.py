@@ -1,4 +1,4 @@
-"""The commands about TensorRT: `lint` and `build`."""
+"""The commands about TensorRT: `lint`, `build`, the layers of an engine, and the memory need of a model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,181 @@ import typer
 
 from .. import api
 from ..targets.board_file import with_jetpack
-from ..targets.errors import RecipeError
-from ..terminal.options import JetPack, Precision, TargetName
+from ..targets.errors import ArtifactError, RecipeError
+from ..targets.plain import plain
+from ..terminal.options import JetPack, On, Precision, TargetName
+from ..terminal.printer import out
 from ..terminal.show import show
-from ..terminal.tables import bar, explain
+from ..terminal.tables import bar, explain, listing, milliseconds
+
+if TYPE_CHECKING:
+    from ..targets.engines.compare import Comparison
+    from ..targets.engines.content import Engine
+    from ..targets.runtimes.session import Arrays
+    from ..targets.timing.measurement import Protocol
+
+_ROWS = 12
+Exported = Annotated[Path | None, typer.Option(help="trtexec --exportProfile, or an IProfiler's times.")]
+Runs = Annotated[Path | None, typer.Option(help="trtexec --exportTimes.")]
+Onnx = Annotated[Path | None, typer.Option(help="The ONNX file it was built from, to name its modules.")]
+
+
+def engine(
+    layers: Annotated[Path, typer.Argument(help="The inspector's JSON: trtexec --exportLayerInfo.")],
+    against: Annotated[Path | None, typer.Argument(help="The same of another engine, to compare.")] = None,
+    profile: Exported = None,
+    times: Runs = None,
+    onnx: Onnx = None,
+    against_profile: Exported = None,
+    against_times: Runs = None,
+    against_onnx: Onnx = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Output file of the page, as HTML.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all facts as JSON.")] = False,
+) -> None:
+    """Show the time of an engine layer by layer, or of two engines side by side.
+
+    Reads TensorRT's own exports, 8.x to 11; TensorRT is not needed. Nothing is judged: each figure was
+    measured once.
+    """
+    from ..targets.engines.compare import compare_engines
+
+    first = _read(layers, profile, times, onnx)
+    second = None if against is None else _read(against, against_profile, against_times, against_onnx)
+    compared = None if second is None else compare_engines(first, second)
+    if as_json:
+        typer.echo(json.dumps([each.to_json() for each in (first, second) if each is not None], indent=1))
+    elif compared is not None:
+        _show_pairs(compared)
+    else:
+        _show_layers(first)
+    if to is not None:
+        from ..pipeline.report.engine_page import comparison_page, engine_page
+        from ..targets.artifact import write_text
+
+        write_text(to, engine_page(first) if compared is None else comparison_page(compared))
+        out.say(f"The page: {to}")
+
+
+def memory(
+    model: Path,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size, if the model's is dynamic.")] = 1,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="An input's whole shape: images=1x3x640x640; repeatable.")
+    ] = None,
+    target: TargetName = None,
+    jetpack: JetPack = None,
+    free_bytes: Annotated[
+        int | None, typer.Option(min=1, help="The board's MemAvailable; default: its usable memory.")
+    ] = None,
+    base_bytes: Annotated[
+        int | None,
+        typer.Option(min=0, help="What TensorRT and CUDA take there before a model is loaded; see doctor."),
+    ] = None,
+    on: On = None,
+    precision: Precision = "fp16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Estimate the memory a model needs, at least and at most; with --target or --on, if it fits.
+
+    Exit code: 0 fits (or no board was named), 1 does not fit, 3 cannot tell.
+    """
+    found = api.memory(
+        model,
+        batch=batch,
+        shapes=dict(map(_named_shape, shape or ())),
+        target=with_jetpack(target, jetpack),
+        free_bytes=free_bytes,
+        base_bytes=base_bytes,
+        on=on,
+        precision=precision,
+    )
+    if as_json:
+        typer.echo(json.dumps(plain({"footprint": found.footprint, "fit": found.fit}), indent=1))
+    else:
+        show(found)
+    raise typer.Exit(found.exit_code)
+
+
+def _named_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = tuple(int(size) for size in sizes.split("x"))
+    except ValueError:
+        shape = ()
+    if not name or not shape:
+        raise RecipeError(
+            f"--shape {text} is not a name and a shape.", "Give e.g. --shape images=1x3x640x640."
+        )
+    return name, shape
+
+
+def _read(layers: Path, profile: Path | None, times: Path | None, onnx: Path | None) -> Engine:
+    from ..targets.engines.content import modules_in, read_engine
+    from ..targets.onnx_file import read_nodes
+    from ..targets.runtimes.runtime import is_engine
+
+    if layers.suffix == ".onnx":
+        raise ArtifactError(
+            f"{layers} is an ONNX file, and this command reads the layers of an engine, as JSON.",
+            f"Build it on the board (deadweight build {layers} --on USER@HOST), and there: trtexec "
+            "--loadEngine=FILE.plan --exportLayerInfo=layers.json --profilingVerbosity=detailed.",
+        )
+    if is_engine(layers.name):
+        raise ArtifactError(
+            f"{layers} is an engine, and this command reads the JSON that TensorRT's inspector writes.",
+            f"Write it on the machine that built the engine: deadweight profile {layers} --layers.",
+        )
+    modules = None if onnx is None else modules_in(read_nodes(onnx))
+    return read_engine(layers, profile=profile, times=times, modules=modules)
+
+
+def _show_layers(shown: Engine) -> None:
+    table = listing("layer", "does", "precision", numbers=["time"])
+    for layer in sorted(shown.layers, key=lambda layer: -(layer.latency_s or 0.0))[:_ROWS]:
+        time = "" if layer.latency_s is None else milliseconds(layer.latency_s)
+        name = ", ".join(layer.modules) if layer.modules else layer.name
+        table.add_row(name, layer.kind, layer.precision, time)
+    out.print(table)
+    _counts(shown)
+
+
+def _show_pairs(compared: Comparison) -> None:
+    before, after = compared.before, compared.after
+    table = listing("layers", numbers=(before.name, after.name, "ratio"))
+    pairs = sorted(compared.pairs, key=lambda pair: -max(pair.before_s or 0.0, pair.after_s or 0.0))
+    for pair in pairs[:_ROWS]:
+        times = ["" if time is None else milliseconds(time) for time in (pair.before_s, pair.after_s)]
+        table.add_row(pair.name, *times, "" if pair.speedup is None else f"{pair.speedup:.2f}")
+    out.print(table)
+    for each in (before, after):
+        _counts(each)
+    for remark in compared.remarks:
+        out.say(remark)
+
+
+def _counts(shown: Engine) -> None:
+    counts = {kind: len(shown.of_kind(kind)) for kind in ("conversion", "reorder", "quantize", "view")}
+    words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    total = milliseconds(shown.layer_sum_s) if shown.layer_sum_s else "not timed"
+    line = f"{shown.name}: {len(shown.layers)} layers, {total} in all; {words}"
+    out.say(f"{line}; {len(shown.fallbacks())} fallbacks")
+    for remark in shown.remarks:
+        out.say(f"  {remark}")
+
+
+def show_engine_layers(plan: Path, protocol: Protocol, inputs: Arrays | None = None) -> None:
+    """Prints each layer's time by TensorRT's profiler; writes the files for `deadweight engine`."""
+    from ..api.latency import opened_engine
+    from ..targets.artifact import write_json, write_text
+
+    layers, times = Path(f"{plan}.layers.json"), Path(f"{plan}.times.json")
+    with opened_engine(plan, protocol, inputs) as (session, arrays):
+        taken = session.layer_times(arrays)
+        write_text(layers, session.inspect())
+    write_json(times, {name: [1e3 * time for time in each] for name, each in taken.items()})
+    engine(layers, profile=times)
+    out.say(f"For deadweight engine: {layers} --profile {times}")
+
 
 if TYPE_CHECKING:
     from ..targets.engines.build_settings import Profile

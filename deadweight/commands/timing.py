@@ -26,7 +26,7 @@ from ..terminal.options import (
 from ..terminal.printer import out
 from ..terminal.show import show
 from ..terminal.tables import bar
-from .engine_report import show_engine_layers
+from .engines import show_engine_layers
 
 Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
 Cap = Annotated[

@@ -38,7 +38,7 @@ from ...targets.release.manifest import (
     Manifest,
     check_name,
 )
-from ...targets.release.signature import NAMESPACE
+from ...targets.release.trust import NAMESPACE
 from ...targets.runtimes.open import open_session
 from ...targets.runtimes.session import random_inputs
 from ...targets.target import Target

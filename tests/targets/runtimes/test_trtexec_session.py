@@ -17,7 +17,7 @@ from support.onnx_files import save_mlp
 from support.trtexec import stand_in
 
 import deadweight
-from deadweight.commands.engine_report import show_engine_layers
+from deadweight.commands.engines import show_engine_layers
 from deadweight.targets.engines.build import build_engine
 from deadweight.targets.engines.build_settings import BuildSettings
 from deadweight.targets.engines.content import runs_of
