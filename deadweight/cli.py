@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from . import __version__, api
 from .commands import boards, engines, gate, packing, release, stages, timing
@@ -26,7 +27,7 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _version(version: Annotated[bool, Option("--version", help="Print the version.")] = False) -> None:
     if version:
         out.say(__version__)
         raise typer.Exit
@@ -69,10 +70,9 @@ def run(
 def sweep(
     recipe: Path,
     over: Annotated[
-        list[str] | None,
-        typer.Option("--over", help="Values to try, e.g. prune.mean=0.02,0.1,0.5; repeatable."),
+        list[str] | None, Option("--over", help="Values to try, e.g. prune.mean=0.02,0.1,0.5; repeatable.")
     ] = None,
-    score_drop: Annotated[float, typer.Option(help="How much worse the chosen network may score.")] = 0.005,
+    score_drop: Annotated[float, Option(help="How much worse the chosen network may score.")] = 0.005,
     settings: Settings = None,
     out_dir: Out = None,
     target: TargetName = None,
@@ -102,7 +102,7 @@ def sweep(
 def report(
     directory: Path,
     history: Annotated[
-        bool, typer.Option("--history", help="The plot of a gate's history.jsonl, or of a folder with one.")
+        bool, Option("--history", help="The plot of a gate's history.jsonl, or of a folder with one.")
     ] = False,
 ) -> None:
     """Build report.html again from a run's report.json; or history.html from a gate's history."""

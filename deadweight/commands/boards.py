@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.text import Text
+from typer import Argument, Option
 
 from ..targets.doctor import Check
 from ..targets.errors import DeadweightError, RecipeError
@@ -18,13 +19,13 @@ from ..terminal.tables import explain, listing
 
 
 def targets(
-    name: Annotated[str | None, typer.Argument(help="A board's name, or its .toml file.")] = None,
+    name: Annotated[str | None, Argument(help="A board's name, or its .toml file.")] = None,
     jetpack: JetPack = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="USER@HOST", help="Write a target of what this board says; or local."),
+        Option("--from", metavar="USER@HOST", help="Write a target of what this board says; or local."),
     ] = None,
-    to: Annotated[Path | None, typer.Option("--out", help="The .toml; default: the board's name.")] = None,
+    to: Annotated[Path | None, Option("--out", help="The .toml; default: the board's name.")] = None,
 ) -> None:
     """List the known boards, one board's facts with their sources, or write a board's own facts."""
     from ..targets.board_file import with_jetpack
@@ -73,8 +74,7 @@ def _written(source: str, to: Path | None) -> Path:
 
 def doctor(
     on: Annotated[
-        list[str] | None,
-        typer.Option("--on", metavar="USER@HOST", help="A board, by its ssh name; repeatable."),
+        list[str] | None, Option("--on", metavar="USER@HOST", help="A board, by its ssh name; repeatable.")
     ] = None,
 ) -> None:
     """Check what works on this machine, or on boards, and give the command that fixes the rest.
@@ -101,25 +101,23 @@ def doctor(
 
 
 def bundle(
-    run: Annotated[Path, typer.Argument(help="A run's directory, or an ONNX file.")],
-    to: Annotated[Path | None, typer.Option("--out", help="Default: the run's name and .bundle.")] = None,
-    network: Annotated[str | None, typer.Option(help="The network of the run; default: its last.")] = None,
+    run: Annotated[Path, Argument(help="A run's directory, or an ONNX file.")],
+    to: Annotated[Path | None, Option("--out", help="Default: the run's name and .bundle.")] = None,
+    network: Annotated[str | None, Option(help="The network of the run; default: its last.")] = None,
     target: TargetName = None,
-    engine: Annotated[Path | None, typer.Option(help="An engine that was built on such a board.")] = None,
+    engine: Annotated[Path | None, Option(help="An engine that was built on such a board.")] = None,
     also: Annotated[
-        list[Path] | None, typer.Option("--add", help="Licence, recipe, measurements; repeatable.")
+        list[Path] | None, Option("--add", help="Licence, recipe, measurements; repeatable.")
     ] = None,
-    sign: Annotated[Path | None, typer.Option(help="An SSH key; a board refuses an unsigned bundle.")] = None,
+    sign: Annotated[Path | None, Option(help="An SSH key; a board refuses an unsigned bundle.")] = None,
     release: Annotated[
-        int | None,
-        typer.Option(help="Its number, higher than any before; default: the time, e.g. 20261123021500."),
+        int | None, Option(help="Its number, higher than any before; default: the time, e.g. 20261123021500.")
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM-DD", help="The last day on which a board installs it.")
+        str | None, Option(metavar="YYYY-MM-DD", help="The last day on which a board installs it.")
     ] = None,
     tolerance: Annotated[
-        float | None,
-        typer.Option(help="Largest error of outputs on the board, as a share of the largest value."),
+        float | None, Option(help="Largest error of outputs on the board, as a share of the largest value.")
     ] = None,
 ) -> None:
     """Make a bundle to ship: the network, its golden inputs and outputs, and every file's hash, signed."""

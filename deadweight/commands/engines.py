@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from .. import api
 from ..targets.board_file import with_jetpack
@@ -24,22 +25,22 @@ if TYPE_CHECKING:
     from ..targets.timing.measurement import Protocol
 
 _ROWS = 12
-Exported = Annotated[Path | None, typer.Option(help="trtexec --exportProfile, or an IProfiler's times.")]
-Runs = Annotated[Path | None, typer.Option(help="trtexec --exportTimes.")]
-Onnx = Annotated[Path | None, typer.Option(help="The ONNX file it was built from, to name its modules.")]
+Exported = Annotated[Path | None, Option(help="trtexec --exportProfile, or an IProfiler's times.")]
+Runs = Annotated[Path | None, Option(help="trtexec --exportTimes.")]
+Onnx = Annotated[Path | None, Option(help="The ONNX file it was built from, to name its modules.")]
 
 
 def engine(
-    layers: Annotated[Path, typer.Argument(help="The inspector's JSON: trtexec --exportLayerInfo.")],
-    against: Annotated[Path | None, typer.Argument(help="The same of another engine, to compare.")] = None,
+    layers: Annotated[Path, Argument(help="The inspector's JSON: trtexec --exportLayerInfo.")],
+    against: Annotated[Path | None, Argument(help="The same of another engine, to compare.")] = None,
     profile: Exported = None,
     times: Runs = None,
     onnx: Onnx = None,
     against_profile: Exported = None,
     against_times: Runs = None,
     against_onnx: Onnx = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Output file of the page, as HTML.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all facts as JSON.")] = False,
+    to: Annotated[Path | None, Option("--out", help="Output file of the page, as HTML.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print all facts as JSON.")] = False,
 ) -> None:
     """Show the time of an engine layer by layer, or of two engines side by side.
 
@@ -67,22 +68,22 @@ def engine(
 
 def memory(
     model: Path,
-    batch: Annotated[int, typer.Option(min=1, help="Batch size, if the model's is dynamic.")] = 1,
+    batch: Annotated[int, Option(min=1, help="Batch size, if the model's is dynamic.")] = 1,
     shape: Annotated[
-        list[str] | None, typer.Option(help="An input's whole shape: images=1x3x640x640; repeatable.")
+        list[str] | None, Option(help="An input's whole shape: images=1x3x640x640; repeatable.")
     ] = None,
     target: TargetName = None,
     jetpack: JetPack = None,
     free_bytes: Annotated[
-        int | None, typer.Option(min=1, help="The board's MemAvailable; default: its usable memory.")
+        int | None, Option(min=1, help="The board's MemAvailable; default: its usable memory.")
     ] = None,
     base_bytes: Annotated[
         int | None,
-        typer.Option(min=0, help="What TensorRT and CUDA take there before a model is loaded; see doctor."),
+        Option(min=0, help="What TensorRT and CUDA take there before a model is loaded; see doctor."),
     ] = None,
     on: On = None,
     precision: Precision = "fp16",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Estimate the memory a model needs, at least and at most; with --target or --on, if it fits.
 
@@ -195,16 +196,16 @@ def lint(
     target: TargetName = None,
     jetpack: JetPack = None,
     tensorrt: Annotated[
-        str | None, typer.Option(help="TensorRT's version, e.g. 8.5 or 10.3; default: the board's own.")
+        str | None, Option(help="TensorRT's version, e.g. 8.5 or 10.3; default: the board's own.")
     ] = None,
     max_gpu_fallbacks: Annotated[
-        int | None, typer.Option(min=0, help="How many nodes may fall back from DLA to the GPU.")
+        int | None, Option(min=0, help="How many nodes may fall back from DLA to the GPU.")
     ] = None,
-    dla: Annotated[bool, typer.Option("--dla", help="The file is for the board's DLA.")] = False,
+    dla: Annotated[bool, Option("--dla", help="The file is for the board's DLA.")] = False,
     ask_parser: Annotated[
-        bool, typer.Option("--ask-parser", help="Ask NVIDIA's own parser, too: TensorRT's or TensorRT-RTX's.")
+        bool, Option("--ask-parser", help="Ask NVIDIA's own parser, too: TensorRT's or TensorRT-RTX's.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Find what TensorRT will refuse in an ONNX file, or run slowly; TensorRT is not needed.
 
@@ -229,45 +230,43 @@ def build(
     model: Path,
     target: TargetName = None,
     jetpack: JetPack = None,
-    to: Annotated[Path | None, typer.Option("--out", help="The plan; default: beside the model.")] = None,
+    to: Annotated[Path | None, Option("--out", help="The plan; default: beside the model.")] = None,
     on: Annotated[
-        str | None, typer.Option(metavar="USER@HOST", help="Build there, and copy the plan here.")
+        str | None, Option(metavar="USER@HOST", help="Build there, and copy the plan here.")
     ] = None,
-    batch: Annotated[str, typer.Option(help="Smallest, usual and largest batch, e.g. 1,8,16.")] = "1,1,1",
+    batch: Annotated[str, Option(help="Smallest, usual and largest batch, e.g. 1,8,16.")] = "1,1,1",
     shapes: Annotated[
-        list[str] | None, typer.Option(help="An input's three shapes: NAME=1x16,8x16,16x16; repeatable.")
+        list[str] | None, Option(help="An input's three shapes: NAME=1x16,8x16,16x16; repeatable.")
     ] = None,
-    workspace_bytes: Annotated[int | None, typer.Option(min=1, help="Scratch memory of a layer.")] = None,
-    optimization_level: Annotated[int | None, typer.Option(min=0, max=5, help="How long to search.")] = None,
+    workspace_bytes: Annotated[int | None, Option(min=1, help="Scratch memory of a layer.")] = None,
+    optimization_level: Annotated[int | None, Option(min=0, max=5, help="How long to search.")] = None,
     precision: Precision = "fp16",
-    sparse: Annotated[bool, typer.Option("--sparse", help="Use kernels for 2:4 sparse weights.")] = False,
-    dla_core: Annotated[int | None, typer.Option(min=0, help="Build for this DLA core.")] = None,
+    sparse: Annotated[bool, Option("--sparse", help="Use kernels for 2:4 sparse weights.")] = False,
+    dla_core: Annotated[int | None, Option(min=0, help="Build for this DLA core.")] = None,
     max_gpu_fallbacks: Annotated[
-        int | None, typer.Option(min=0, help="How many layers may fall back from DLA to the GPU.")
+        int | None, Option(min=0, help="How many layers may fall back from DLA to the GPU.")
     ] = None,
     calibration_cache: Annotated[
-        Path | None, typer.Option(help="DLA before TensorRT 11.4.1: a float file's INT8 ranges.")
+        Path | None, Option(help="DLA before TensorRT 11.4.1: a float file's INT8 ranges.")
     ] = None,
-    standalone: Annotated[
-        bool, typer.Option("--standalone", help="A loadable for cuDLA, wholly on DLA.")
-    ] = False,
+    standalone: Annotated[bool, Option("--standalone", help="A loadable for cuDLA, wholly on DLA.")] = False,
     plugin: Annotated[
-        list[Path] | None, typer.Option(help="A plugin library; with --on, its path there; repeatable.")
+        list[Path] | None, Option(help="A plugin library; with --on, its path there; repeatable.")
     ] = None,
     hide_layers: Annotated[
-        bool, typer.Option("--hide-layers", help="Leave the names of layers out of the plan.")
+        bool, Option("--hide-layers", help="Leave the names of layers out of the plan.")
     ] = False,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="For other programs: deadweight cannot open it.")
+        bool, Option("--version-compatible", help="For other programs: deadweight cannot open it.")
     ] = False,
     hardware_compatibility: Annotated[
-        str, typer.Option(help="For cards, not a Jetson: a level, e.g. ampere_plus.")
+        str, Option(help="For cards, not a Jetson: a level, e.g. ampere_plus.")
     ] = "",
-    compute_capability: Annotated[str, typer.Option(help="TensorRT-RTX: the GPU, e.g. 8.9.")] = "",
+    compute_capability: Annotated[str, Option(help="TensorRT-RTX: the GPU, e.g. 8.9.")] = "",
     flavour: Annotated[
-        str, typer.Option(help="tensorrt, or tensorrt_rtx for RTX GPUs (never a Jetson Orin).")
+        str, Option(help="tensorrt, or tensorrt_rtx for RTX GPUs (never a Jetson Orin).")
     ] = "tensorrt",
-    timing_cache: Annotated[Path | None, typer.Option(help="Folder for cached kernel timings.")] = None,
+    timing_cache: Annotated[Path | None, Option(help="Folder for cached kernel timings.")] = None,
 ) -> None:
     """Build an engine from an ONNX file, on the machine that will run it.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from .. import api
 from ..targets.errors import ArtifactError, RecipeError, reported
@@ -22,30 +23,29 @@ if TYPE_CHECKING:
 
 
 def gate(
-    model: Annotated[Path | None, typer.Option(help="Candidate model (ONNX or engine).")] = None,
-    baseline: Annotated[Path | None, typer.Option(help="The baseline's file.")] = None,
-    record: Annotated[bool, typer.Option("--record", help="Accept the model: write the baseline.")] = False,
+    model: Annotated[Path | None, Option(help="Candidate model (ONNX or engine).")] = None,
+    baseline: Annotated[Path | None, Option(help="The baseline's file.")] = None,
+    record: Annotated[bool, Option("--record", help="Accept the model: write the baseline.")] = False,
     calibrate: Annotated[
-        int,
-        typer.Option(min=0, help="Count false alarms in this many A/A runs on this machine, and store them."),
+        int, Option(min=0, help="Count false alarms in this many A/A runs on this machine, and store them.")
     ] = 0,
     fetch: Annotated[
-        str, typer.Option(metavar="CMD", help="Command that fetches the accepted model where it is missing.")
+        str, Option(metavar="CMD", help="Command that fetches the accepted model where it is missing.")
     ] = "",
-    config: Annotated[Path, typer.Option(help="Budgets and settings.")] = Path("deadweight.toml"),
-    limit: Annotated[float | None, typer.Option(help="Replaces the budget `slowdown`, as a share.")] = None,
-    cap_s: Annotated[float | None, typer.Option(help="Time limit in seconds.")] = None,
+    config: Annotated[Path, Option(help="Budgets and settings.")] = Path("deadweight.toml"),
+    limit: Annotated[float | None, Option(help="Replaces the budget `slowdown`, as a share.")] = None,
+    cap_s: Annotated[float | None, Option(help="Time limit in seconds.")] = None,
     on: On = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the runtime.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Batch size.")] = None,
+    threads: Annotated[int | None, Option(help="Threads of the runtime.")] = None,
+    batch: Annotated[int | None, Option(help="Batch size.")] = None,
     inputs: Inputs = None,
     target: TargetName = None,
     runtime: BoardRuntime = None,
     precision: BoardPrecision = None,
-    junit: Annotated[Path | None, typer.Option(help="Output file for JUnit XML.")] = None,
-    summary: Annotated[Path | None, typer.Option(help="File to append a Markdown summary to.")] = None,
-    history: Annotated[Path | None, typer.Option(help="JSONL file to append this measurement to.")] = None,
-    commit: Annotated[str, typer.Option(help="The commit, for the history.", envvar="GITHUB_SHA")] = "",
+    junit: Annotated[Path | None, Option(help="Output file for JUnit XML.")] = None,
+    summary: Annotated[Path | None, Option(help="File to append a Markdown summary to.")] = None,
+    history: Annotated[Path | None, Option(help="JSONL file to append this measurement to.")] = None,
+    commit: Annotated[str, Option(help="The commit, for the history.", envvar="GITHUB_SHA")] = "",
 ) -> None:
     """Compare a model with the accepted one, timed interleaved on this machine, and with the budgets.
 

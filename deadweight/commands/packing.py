@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from ..targets.errors import RecipeError
 from ..terminal.printer import out
@@ -18,22 +18,19 @@ if TYPE_CHECKING:
 
 
 def pack(
-    model: Annotated[Path, typer.Argument(help="An ONNX file: float, INT8, pruned or clustered.")],
-    to: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Default: the model's name and .dwz.")
-    ] = None,
+    model: Annotated[Path, Argument(help="An ONNX file: float, INT8, pruned or clustered.")],
+    to: Annotated[Path | None, Option("-o", "--out", help="Default: the model's name and .dwz.")] = None,
     clusters: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--clusters",
             metavar="[NAME=]BITS",
             help="Cluster weights to 2 ** BITS values first, 2 to 8: all, or one by name; repeatable.",
         ),
     ] = None,
-    shared: Annotated[bool, typer.Option("--shared", help="One code book for all weights.")] = False,
+    shared: Annotated[bool, Option("--shared", help="One code book for all weights.")] = False,
     price: Annotated[
-        float,
-        typer.Option(help="With --clusters: the cost of a coded bit, e.g. 0.05; 0 for the nearest value."),
+        float, Option(help="With --clusters: the cost of a coded bit, e.g. 0.05; 0 for the nearest value.")
     ] = 0.0,
 ) -> None:
     """Compress an ONNX file; `deadweight unpack` restores the same file.
@@ -59,8 +56,8 @@ def pack(
 
 
 def unpack(
-    packed: Annotated[Path, typer.Argument(help="A .dwz file.")],
-    to: Annotated[Path | None, typer.Option("-o", "--out", help="Default: its name and .onnx.")] = None,
+    packed: Annotated[Path, Argument(help="A .dwz file.")],
+    to: Annotated[Path | None, Option("-o", "--out", help="Default: its name and .onnx.")] = None,
 ) -> None:
     """Restore the ONNX file that was packed. A board does the same without onnx or torch."""
     from ..targets.coded.container import unpack_file

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from ..targets.errors import ArtifactError, RefusedError
 from ..terminal.options import On
 from ..terminal.printer import out
 from ..terminal.tables import bar, explain
 
-Place = Annotated[str | None, typer.Option(help="Directory on the board; default: in the home.")]
+Place = Annotated[str | None, Option(help="Directory on the board; default: in the home.")]
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's directory, or an update file.")],
+    bundle: Annotated[Path, Argument(help="A bundle's directory, or an update file.")],
     signers: Annotated[
-        Path | None, typer.Option(help="The trusted signers; default: /etc/deadweight/allowed_signers.")
+        Path | None, Option(help="The trusted signers; default: /etc/deadweight/allowed_signers.")
     ] = None,
 ) -> None:
     """Check whether a bundle may be installed here: signature, hashes, expiry, and its board.
@@ -46,10 +47,10 @@ def verify(
 
 def delta(
     bundles: Annotated[
-        list[Path], typer.Argument(metavar="[OLD] NEW", help="Two releases of one network, or the new one.")
+        list[Path], Argument(metavar="[OLD] NEW", help="Two releases of one network, or the new one.")
     ],
-    to: Annotated[Path, typer.Option("--out", "-o", help="The file.")],
-    ota_bytes: Annotated[int | None, typer.Option(min=0, help="Budget: the largest size in bytes.")] = None,
+    to: Annotated[Path, Option("--out", "-o", help="The file.")],
+    ota_bytes: Annotated[int | None, Option(min=0, help="Budget: the largest size in bytes.")] = None,
 ) -> None:
     """Write the update to send over the air, as one file: the delta between two releases, or a full one.
 
@@ -73,12 +74,10 @@ def delta(
 
 
 def install(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's directory, or an update file.")],
+    bundle: Annotated[Path, Argument(help="A bundle's directory, or an update file.")],
     on: On = None,
     place: Place = None,
-    untried: Annotated[
-        bool, typer.Option("--untried", help="Do not run it on its golden inputs first.")
-    ] = False,
+    untried: Annotated[bool, Option("--untried", help="Do not run it on its golden inputs first.")] = False,
 ) -> None:
     """Verify a release on a board by the board's own list of signers, test it, and put it in use.
 
@@ -106,7 +105,7 @@ def rollback(
     on: On = None,
     place: Place = None,
     if_wrong: Annotated[
-        bool, typer.Option("--if-wrong", help="Only if the release in use does not give its golden outputs.")
+        bool, Option("--if-wrong", help="Only if the release in use does not give its golden outputs.")
     ] = False,
 ) -> None:
     """Return to the release before; a second rollback returns to the newer one.

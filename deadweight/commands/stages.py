@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from .. import api
 from ..targets.board_file import with_jetpack
@@ -19,36 +20,30 @@ METHODS = ("minmax", "percentile", "entropy", "mse", "best")
 
 def prune(
     what: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE.py:NAME|RECIPE.toml", help="A workload, or a recipe with a stage prune."
-        ),
+        str, Argument(metavar="FILE.py:NAME|RECIPE.toml", help="A workload, or a recipe with a stage prune.")
     ],
     ratio: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The share of each group's neurons to remove.")
+        float | None, Option(min=0, max=1, help="The share of each group's neurons to remove.")
     ] = None,
     parameters: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Instead, the share of the network's parameters to remove."),
+        float | None, Option(min=0, max=1, help="Instead, the share of the network's parameters to remove.")
     ] = None,
-    mean: Annotated[
-        float | None, typer.Option(help="Instead, with --std: remove neurons whose mean ...")
-    ] = None,
+    mean: Annotated[float | None, Option(help="Instead, with --std: remove neurons whose mean ...")] = None,
     std: Annotated[
-        float | None, typer.Option(help="... and standard deviation are both at or below these.")
+        float | None, Option(help="... and standard deviation are both at or below these.")
     ] = None,
     criterion: Annotated[
-        str | None, typer.Option(help="Ranks the neurons; default: activation. Or FILE.function.")
+        str | None, Option(help="Ranks the neurons; default: activation. Or FILE.function.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint: .safetensors, or .pt with only tensors.")
+        Path | None, Option(help="A checkpoint: .safetensors, or .pt with only tensors.")
     ] = None,
-    key: Annotated[str, typer.Option(help="The key of the state dict in a .pt file, e.g. model.")] = "",
+    key: Annotated[str, Option(help="The key of the state dict in a .pt file, e.g. model.")] = "",
     target: TargetName = None,
     settings: Settings = None,
     data: Data = None,
     to: Annotated[
-        Path | None, typer.Option("--out", help="A folder for the files; default: runs/NAME-pruned.")
+        Path | None, Option("--out", help="A folder for the files; default: runs/NAME-pruned.")
     ] = None,
 ) -> None:
     """Prune a network with the stage of a recipe, and report the cost of the cut, without fine-tuning.
@@ -76,34 +71,32 @@ def prune(
 
 
 def quantize(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A float network, from any exporter.")],
+    model: Annotated[Path, Argument(metavar="MODEL.onnx", help="A float network, from any exporter.")],
     data: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER|FILE", help="Samples: .npz files of arrays by the inputs' names, or .npy."
-        ),
+        Option(metavar="FOLDER|FILE", help="Samples: .npz files of arrays by the inputs' names, or .npy."),
     ] = None,
-    target: Annotated[str, typer.Option(help="The board; see `deadweight targets`.")] = "x86-cpu",
+    target: Annotated[str, Option(help="The board; see `deadweight targets`.")] = "x86-cpu",
     jetpack: JetPack = None,
     method: Annotated[
-        str, typer.Option(help=f"Calibration of ranges: {', '.join(METHODS)} (of these four).")
+        str, Option(help=f"Calibration of ranges: {', '.join(METHODS)} (of these four).")
     ] = "minmax",
     skip: Annotated[
-        list[str] | None, typer.Option(metavar="LAYER", help="A layer that stays in float; repeatable.")
+        list[str] | None, Option(metavar="LAYER", help="A layer that stays in float; repeatable.")
     ] = None,
     half: Annotated[
-        bool, typer.Option("--half", help="FP16 for operators in float, for TensorRT 10 and later.")
+        bool, Option("--half", help="FP16 for operators in float, for TensorRT 10 and later.")
     ] = False,
     calibration_cache: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--calibration-cache",
             help="Write TensorRT's calibration.cache and its float.onnx, too: for DLA, DeepStream, trtexec.",
         ),
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="The batch of float.onnx: DLA needs a fixed one.")] = 1,
+    batch: Annotated[int, Option(min=1, help="The batch of float.onnx: DLA needs a fixed one.")] = 1,
     to: Annotated[
-        Path | None, typer.Option("--out", help="A folder for the files; default: beside the model.")
+        Path | None, Option("--out", help="A folder for the files; default: beside the model.")
     ] = None,
 ) -> None:
     """Quantize an ONNX file to INT8 with your own calibration samples, and report what changed.

@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 
 class Place(str, Enum):
@@ -30,46 +30,44 @@ def run_by(runtime: str | None, *, cuda_graph: bool, buffers: Place, sync: Wait)
 
 
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Replace a setting, e.g. prune.mean=0.1; repeatable.")
+    list[str] | None, Option("--set", help="Replace a setting, e.g. prune.mean=0.1; repeatable.")
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", help="The run's directory; default: runs/ and the recipe's name.")
+    Path | None, Option("--out", help="The run's directory; default: runs/ and the recipe's name.")
 ]
-TargetName = Annotated[str | None, typer.Option("--target", help="A board's name, see `deadweight targets`.")]
+TargetName = Annotated[str | None, Option("--target", help="A board's name, see `deadweight targets`.")]
 JetPack = Annotated[
     str | None,
-    typer.Option("--jetpack", help="The board's JetPack (or DriveOS), e.g. 5.1.3; default: the target's."),
+    Option("--jetpack", help="The board's JetPack (or DriveOS), e.g. 5.1.3; default: the target's."),
 ]
 Inputs = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--inputs",
         metavar="FILE.npz",
         help="The model's inputs: an NPZ file of arrays by their names, a full batch. Default: random.",
     ),
 ]
-Data = Annotated[str | None, typer.Option("--data", help="Directory of the example's data.")]
-On = Annotated[
-    str | None, typer.Option("--on", metavar="USER@HOST", help="A board, by its ssh name; or local.")
-]
+Data = Annotated[str | None, Option("--data", help="Directory of the example's data.")]
+On = Annotated[str | None, Option("--on", metavar="USER@HOST", help="A board, by its ssh name; or local.")]
 BoardRuntime = Annotated[
     str | None,
-    typer.Option("--runtime", help="In place of the best one that works: onnxruntime, tensorrt, trtexec."),
+    Option("--runtime", help="In place of the best one that works: onnxruntime, tensorrt, trtexec."),
 ]
-CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Run engines as a captured CUDA graph.")]
-Buffers = Annotated[Place, typer.Option("--buffers", help="The memory of an engine's inputs and outputs.")]
-Sync = Annotated[Wait, typer.Option("--sync", help="How the host waits for an engine.")]
+CudaGraph = Annotated[bool, Option("--cuda-graph", help="Run engines as a captured CUDA graph.")]
+Buffers = Annotated[Place, Option("--buffers", help="The memory of an engine's inputs and outputs.")]
+Sync = Annotated[Wait, Option("--sync", help="How the host waits for an engine.")]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", help="A plugin library of the engines; with --on, its path there; repeatable."),
+    Option("--plugin", help="A plugin library of the engines; with --on, its path there; repeatable."),
 ]
 BoardPrecision = Annotated[
     str | None,
-    typer.Option("--precision", help="With --on: fp32, fp16 or best, for all engines alike. Default: fp16."),
+    Option("--precision", help="With --on: fp32, fp16 or best, for all engines alike. Default: fp16."),
 ]
 Precision = Annotated[
     str,
-    typer.Option(
+    Option(
         "--precision", help="TensorRT: fp32, fp16 or best, of what is not quantized; see docs/engines.md."
     ),
 ]
