@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ..artifact import sha256_of, writing
+from ..artifact import sha256_of, write_json, write_text, writing
 from ..errors import ModelError, TargetError
 from ..machine.board_facts import device_facts, find_trtexec
 from ..machine.jetson import read_state
@@ -24,13 +25,22 @@ from ..plain import plain
 from ..target import Target
 from .build_settings import BuildSettings, Made, Prepared, Profile, profiles_for, typing_of
 from .dla import calibrator, check_core, check_dla, check_fallbacks, put_on_dla, read_ranges, set_formats
-from .log import Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
+from .log import Findings, Line, cause, heard, import_tensorrt, is_simulated, read_log, reason
 from .machine import check_target, fit_for, limits_for, room_for
 from .plugins import load_plugins
-from .record import Built, made_of, written
+from .record import SCHEMA, command_for, platform_facts, record_path
 from .trtexec import build_by_trtexec, version_of
 
 _DEFAULT = BuildSettings()
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan, its record (see docs/engines.md) and what the log of its build says."""
+
+    plan: Path
+    record: Mapping[str, Any]
+    findings: Findings
 
 
 def builder_here(flavour: str) -> Tuple[Any, str]:
@@ -88,8 +98,18 @@ def build_engine(
         findings = read_log(made.lines)
         check_fallbacks(findings, settings, model)
     ranges, (used, why) = settings.calibration_cache, made.timing
+    name = None if target is None else target.name
     record = {
-        **made_of(model, plan, settings, target=target, root=root, simulated=is_simulated(made.lines)),
+        "schema": SCHEMA,
+        "kind": "engine",
+        "plan": {"file": plan.name, "bytes": plan.stat().st_size, "sha256": sha256_of(plan)},
+        "model": {"file": str(model), "bytes": model.stat().st_size, "sha256": sha256_of(model)},
+        "types": {"int8": file.quantized, "half": file.half},
+        "evidence": "simulated" if is_simulated(made.lines) else "measured",
+        "platform": platform_facts(root),
+        "target": name,
+        "settings": asdict(settings),
+        "rebuild": command_for(model, plan, asdict(settings), name),
         "tensorrt": {"flavour": settings.flavour, "version": version, "strongly_typed": made.strong},
         "device": device,
         "flags": made.flags,
@@ -102,7 +122,9 @@ def build_engine(
         "findings": plain(findings),
         **made.more,
     }
-    return written(plan, record, findings, made.lines)
+    write_text(Path(f"{plan}.log"), "".join(f"[{severity}] {text}\n" for severity, text in made.lines))
+    write_json(record_path(plan), record)
+    return Built(plan, record, findings)
 
 
 def _build_by_bindings(trt: Any, prepared: Prepared, plan: Path) -> Made:

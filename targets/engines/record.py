@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import platform
 import shlex
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Union
 
-from ..artifact import read_json, sha256_of, write_json, write_text
+from ..artifact import read_json, sha256_of
 from ..errors import ModelError
-from ..onnx_file import read_nodes
-from ..target import Target
 from .build_settings import BuildSettings
-from .log import Findings, Line
 
 SCHEMA = 1
 _REQUIRED = {
@@ -28,40 +24,6 @@ _REQUIRED = {
     "platform": ("machine",),
 }
 """Keys of a record that are read before its plan is opened."""
-
-
-@dataclass(frozen=True)
-class Built:
-    """A plan, its record (see docs/engines.md) and the whole log of the build."""
-
-    plan: Path
-    record: Mapping[str, Any]
-    findings: Findings
-    log: Tuple[Line, ...]
-
-
-def made_of(
-    model: Path, plan: Path, settings: BuildSettings, *, target: Optional[Target], root: Path, simulated: bool
-) -> Dict[str, Any]:
-    """The part of a record that all builders share: source, target, settings and the rebuild command."""
-    name = None if target is None else target.name
-    return {
-        "schema": SCHEMA,
-        "kind": "engine",
-        "plan": {"file": plan.name, "bytes": plan.stat().st_size, "sha256": sha256_of(plan)},
-        "model": {"file": str(model), "bytes": model.stat().st_size, "sha256": sha256_of(model)},
-        "types": _types(model),
-        "evidence": "simulated" if simulated else "measured",
-        "platform": platform_facts(root),
-        "target": name,
-        "settings": asdict(settings),
-        "rebuild": command_for(model, plan, asdict(settings), name),
-    }
-
-
-def _types(model: Path) -> Dict[str, bool]:
-    nodes = read_nodes(model)
-    return {"int8": nodes.quantized, "half": nodes.half}
 
 
 def engine_facts(record: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
@@ -79,13 +41,6 @@ def engine_facts(record: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
         "limits": dict(record["limits"]),
         "evidence": record["evidence"],
     }
-
-
-def written(plan: Path, record: Dict[str, Any], findings: Findings, lines: Sequence[Line]) -> Built:
-    """Writes record and log beside the plan."""
-    write_text(Path(f"{plan}.log"), "".join(f"[{severity}] {text}\n" for severity, text in lines))
-    write_json(record_path(plan), record)
-    return Built(plan, record, findings, tuple(lines))
 
 
 def record_path(plan: Union[str, Path]) -> Path:
