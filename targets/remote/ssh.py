@@ -60,7 +60,7 @@ class Local:
 
     name = "local"
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress = silent) -> None:
         self.progress = progress
 
     def run(self, arguments: Sequence[str], *, stdin: bytes = b"") -> tuple[int, dict[str, Any]]:
