@@ -171,7 +171,7 @@ def _memory(
 
 
 def _layers(options: argparse.Namespace) -> _Answer:
-    from .timing.layer_profile import profile_layers
+    from .timing.layers import profile_layers
 
     with _open_models(options, options.models) as (paths, protocol, inputs):
         result = profile_layers(paths, protocol=protocol, inputs=inputs, progress=_timing)

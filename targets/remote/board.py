@@ -26,7 +26,7 @@ from .ssh import Transport
 if TYPE_CHECKING:
     from ..runtimes.session import Arrays
     from ..timing.judge import Judgement
-    from ..timing.layer_profile import Layers
+    from ..timing.layers import Layers
     from ..timing.measurement import Measurement, Protocol
 
 
@@ -82,7 +82,7 @@ def layers_on(
     inputs: Optional[Path] = None,
 ) -> Tuple[Layers, Tuple[str, ...]]:
     """Times the layers of ONNX files interleaved in one process on the board; and why the times are void."""
-    from ..timing.layer_profile import read_layers
+    from ..timing.layers import read_layers
 
     named = [f"{name}={path}" for name, path in ready.there.items()]
     arguments = ["layers", *named, *_options(board, ready, protocol, inputs)]

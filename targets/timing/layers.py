@@ -3,23 +3,32 @@
 It takes times by layer name from any runtime (`ort_layers` from ONNX Runtime's profile; TensorRT's IProfiler
 gives the same). Sixty layers give sixty chances of a false change, so Holm's correction (1979) is applied to
 exact sign tests over events, and the intervals hold for all layers at once (Bonferroni). As in `judge`, an
-event is one observation.
+event is one observation. A board sends all samples, not statistics, so that its layers are judged and
+explained exactly as those of this machine.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Dict, List, Mapping, Sequence, Tuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import MeasurementError
+from ..machine.probe import conditions, voided
+from ..plain import plain
+from ..progress import Counted
+from ..runtimes.runtime import runtime_named
 from .binomial import binomial_below
 from .judge import order_statistic
+from .measurement import Protocol
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from ..runtimes.session import Arrays
 
 MARGIN = 0.02
 """The change of a layer's time that does not matter."""
@@ -178,3 +187,45 @@ def _doubt(layer: Layer) -> float:
     """How far the logarithm of the true time may be from that of the measured time."""
     share = layer.resolution_s / layer.median_s
     return -math.log1p(-share) if share < 1 else math.inf
+
+
+Layers = Dict[str, Dict[str, Layer]]
+"""By model and layer."""
+
+
+def profile_layers(
+    models: Mapping[str, Path],
+    *,
+    protocol: Protocol,
+    inputs: Optional[Arrays] = None,
+    progress: Optional[Counted] = None,
+) -> Dict[str, Any]:
+    """Times the layers of ONNX files interleaved here; plain values for JSON, and why they are void."""
+    time_layers = runtime_named(protocol.runtime).time_layers
+    if time_layers is None:
+        raise MeasurementError(
+            "Layers are timed here through ONNX Runtime's profile, and these models are engines.",
+            "Run deadweight profile --layers on the board itself.",
+        )
+    facts = conditions()
+    timed = time_layers(models, protocol=protocol, inputs=inputs, progress=progress)
+    facts["state_after"] = conditions()["state"]
+    values = {
+        name: [plain({**vars(layer), "times_s": layer.times_s.tolist()}) for layer in layers.values()]
+        for name, layers in timed.items()
+    }
+    return {"void": list(voided(facts)), "layers": values}
+
+
+def read_layers(answer: Mapping[str, Any]) -> Tuple[Layers, Tuple[str, ...]]:
+    """Reads the answer of `profile_layers`: the layers, and why their times are void."""
+    layers = {
+        name: {one["name"]: _layer_of(one) for one in several} for name, several in answer["layers"].items()
+    }
+    return layers, tuple(answer["void"])
+
+
+def _layer_of(answer: Mapping[str, Any]) -> Layer:
+    fields = dict(answer)
+    times, weight, kernels = fields.pop("times_s"), fields.pop("weight"), fields.pop("kernels")
+    return Layer(times_s=np.array(times, np.float64), weight=tuple(weight), kernels=tuple(kernels), **fields)

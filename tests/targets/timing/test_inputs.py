@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deadweight.targets.errors import ArtifactError, ModelError
 from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.inputs import given_inputs, inputs_mark, with_inputs
-from deadweight.targets.timing.layer_profile import profile_layers
+from deadweight.targets.timing.layers import profile_layers
 from deadweight.targets.timing.measurement import Protocol
 from deadweight.targets.timing.memory import measure_memory
 

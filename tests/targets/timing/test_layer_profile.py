@@ -14,8 +14,7 @@ from deadweight.targets.errors import MeasurementError
 from deadweight.targets.remote.board import layers_on
 from deadweight.targets.remote.on_board import ready_on
 from deadweight.targets.remote.ssh import Local
-from deadweight.targets.timing.layer_profile import profile_layers, read_layers
-from deadweight.targets.timing.layers import judge_layers
+from deadweight.targets.timing.layers import judge_layers, profile_layers, read_layers
 from deadweight.targets.timing.measurement import Protocol
 from deadweight.targets.timing.ort_layers import time_layers
 
