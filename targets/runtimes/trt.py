@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -59,12 +59,12 @@ class TrtSession:
         self._trt, self._cuda, self._plan, self._rebuild = trt, cuda, plan, rebuild
         self._engine: Any = engine
         self._graph_wanted, self._graph = graph, 0
-        self._watch, self._mapped = watch, mapped
-        self._buffers: Dict[str, Buffer] = {}
+        self._watch = watch
         self._growing: Dict[str, Growing] = {}
         self._placed: Tuple[Tuple[str, Tuple[int, ...]], ...] = ()
         self._profile = 0
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self._buffers = {name: Buffer(cuda, mapped=mapped) for name in names}
         of_mode = {name: engine.get_tensor_mode(name) for name in names}
         self.inputs = tuple(self._spec(name) for name in names if of_mode[name] == trt.TensorIOMode.INPUT)
         self.outputs = tuple(self._spec(name) for name in names if of_mode[name] == trt.TensorIOMode.OUTPUT)
@@ -78,11 +78,9 @@ class TrtSession:
     def run(self, inputs: Arrays) -> Dict[str, NDArray[Any]]:
         self._fill(inputs)
         self._enqueue(self._context)
-        shapes = dict(self._placed)
+        shapes = {**dict(self._placed), **{name: growing.shape for name, growing in self._growing.items()}}
         outputs = {
-            spec.name: self._growing[spec.name].fetch(spec.dtype, self._stream)
-            if spec.name in self._growing
-            else self._buffers[spec.name].fetch(shapes[spec.name], spec.dtype, self._stream)
+            spec.name: self._buffers[spec.name].fetch(shapes[spec.name], spec.dtype, self._stream)
             for spec in self.outputs
         }
         self._wait()
@@ -132,7 +130,7 @@ class TrtSession:
 
     def memory(self) -> Tuple[Part, ...]:
         """The engine's memory, in parts, each with its source."""
-        io_bytes = sum(buffer.size for buffer in self._all_buffers())
+        io_bytes = sum(buffer.size for buffer in self._buffers.values())
         return self._watch.memory(self._open(), self._trt, plan=self._plan, io_bytes=io_bytes)
 
     def close(self) -> None:
@@ -141,11 +139,9 @@ class TrtSession:
         # After a failure on the GPU nothing can be freed; the run has reported why.
         with contextlib.suppress(TargetError):
             self._drop_graph()
-            for buffer in self._all_buffers():
+            for buffer in self._buffers.values():
                 buffer.free()
             self._cuda.stream_free(self._stream)
-        self._buffers.clear()
-        self._growing.clear()
         self._context = self._engine = None  # the context first, since it needs its engine
 
     def _running(self) -> Callable[[], object]:
@@ -258,26 +254,16 @@ class TrtSession:
                 outputs[spec.name] = shape
                 continue
             if spec.name not in self._growing:
-                self._growing[spec.name] = Growing(self._trt, self._cuda, mapped=self._mapped)
+                self._growing[spec.name] = Growing(self._trt, self._buffers[spec.name])
             context.set_output_allocator(spec.name, self._growing[spec.name].allocator)
         for spec in (*self.inputs, *self.outputs):
             if spec.name in self._growing:
                 continue
             shape = shapes[spec.name] if spec.name in shapes else outputs[spec.name]
-            buffer = self._buffer(spec.name, math.prod(shape) * np.dtype(spec.dtype).itemsize)
-            if not context.set_tensor_address(spec.name, buffer.device):
+            address = self._buffers[spec.name].reserve(math.prod(shape) * np.dtype(spec.dtype).itemsize)
+            if not context.set_tensor_address(spec.name, address):
                 raise self._refused(f"does not take an address for '{spec.name}'", lines)
         return outputs
-
-    def _all_buffers(self) -> List[Union[Buffer, Growing]]:
-        return [*self._buffers.values(), *self._growing.values()]
-
-    def _buffer(self, name: str, size: int) -> Buffer:
-        if name in self._buffers and self._buffers[name].size < size:
-            self._buffers.pop(name).free()
-        if name not in self._buffers:
-            self._buffers[name] = Buffer(self._cuda, size, mapped=self._mapped)
-        return self._buffers[name]
 
     def _choose_profile(self, shapes: Dict[str, Tuple[int, ...]]) -> None:
         """Selects the first profile that allows these shapes."""

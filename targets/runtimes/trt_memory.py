@@ -22,36 +22,49 @@ if TYPE_CHECKING:
 
 
 class Buffer:
-    """The buffer of one tensor. `device` is its address for TensorRT, `size` its bytes."""
+    """The buffer of one tensor, which grows as it is asked to. `size` is its bytes."""
 
-    def __init__(self, cuda: Cuda, size: int, *, mapped: bool) -> None:
-        self._cuda = cuda
-        self.size = size
-        self.mapped = mapped
-        self._host = cuda.host_malloc(size, mapped=mapped)
-        try:
-            self.device = cuda.device_address(self._host) if mapped else cuda.malloc(size)
-        except BaseException:
-            cuda.host_free(self._host)
-            raise
+    def __init__(self, cuda: Cuda, *, mapped: bool) -> None:
+        self._cuda, self._mapped = cuda, mapped
+        self.size = self._host = self._device = 0
+
+    def reserve(self, size: int) -> int:
+        """The address for TensorRT of at least `size` bytes; where they are new, the old ones are lost."""
+        size = max(size, 1)
+        if self.size < size:
+            self.free()
+            self._host = self._cuda.host_malloc(size, mapped=self._mapped)
+            try:
+                cuda = self._cuda
+                self._device = cuda.device_address(self._host) if self._mapped else cuda.malloc(size)
+            except BaseException:
+                self._cuda.host_free(self._host)
+                raise
+            self.size = size
+        return self._device
 
     def fill(self, array: NDArray[Any], stream: int) -> None:
         """Copies an array in, in the stream's order, whose earlier copies must be done."""
         self._view(array.shape, str(array.dtype))[...] = array
-        if not self.mapped:
-            self._cuda.copy_to_device(self.device, self._host, array.nbytes, stream)
+        if not self._mapped:
+            self._cuda.copy_to_device(self._device, self._host, array.nbytes, stream)
 
     def fetch(self, shape: Tuple[int, ...], dtype: str, stream: int) -> NDArray[Any]:
         """The buffer's array, valid after a synchronization of the stream until the next run."""
+        if 0 in shape:
+            return np.empty(shape, dtype)
         view = self._view(shape, dtype)
-        if not self.mapped:
-            self._cuda.copy_to_host(self._host, self.device, view.nbytes, stream)
+        if not self._mapped:
+            self._cuda.copy_to_host(self._host, self._device, view.nbytes, stream)
         return view
 
     def free(self) -> None:
-        self._cuda.host_free(self._host)
-        if not self.mapped:
-            self._cuda.free(self.device)
+        """Gives the memory back, if there is any."""
+        if self.size:
+            self.size = 0
+            self._cuda.host_free(self._host)
+            if not self._mapped:
+                self._cuda.free(self._device)
 
     def _view(self, shape: Tuple[int, ...], dtype: str) -> NDArray[Any]:
         count = int(np.prod(shape, dtype=np.int64))
@@ -61,42 +74,23 @@ class Buffer:
 
 
 class Growing:
-    """The buffer of an output whose size depends on the data. TensorRT asks for its memory in each run."""
+    """An output whose size depends on the data: in each run TensorRT asks for memory, and tells its shape."""
 
-    def __init__(self, trt: Any, cuda: Cuda, *, mapped: bool) -> None:
-        self._cuda, self._mapped = cuda, mapped
-        self._buffer: Optional[Buffer] = None
+    def __init__(self, trt: Any, buffer: Buffer) -> None:
+        self._buffer = buffer
         self.shape: Tuple[int, ...] = ()
         self.error: Optional[DeadweightError] = None
         """Why the last request for memory failed: the bindings swallow exceptions."""
         self.allocator = _allocator(trt, self)
 
-    @property
-    def size(self) -> int:
-        return 0 if self._buffer is None else self._buffer.size
-
     def reallocate(self, size: int) -> int:
         """The address of at least `size` bytes; 0 without memory."""
         self.error = None
         try:
-            if self._buffer is None or self._buffer.size < size:
-                self.free()
-                self._buffer = Buffer(self._cuda, max(size, 1), mapped=self._mapped)
-            return self._buffer.device
+            return self._buffer.reserve(size)
         except DeadweightError as error:
             self.error = error
             return 0
-
-    def fetch(self, dtype: str, stream: int) -> NDArray[Any]:
-        """As `Buffer.fetch`, in the shape of the last run."""
-        if self._buffer is None or 0 in self.shape:
-            return np.empty(self.shape, dtype)
-        return self._buffer.fetch(self.shape, dtype, stream)
-
-    def free(self) -> None:
-        if self._buffer is not None:
-            self._buffer.free()
-            self._buffer = None
 
 
 def _allocator(trt: Any, growing: Growing) -> Any:
