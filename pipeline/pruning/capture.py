@@ -96,11 +96,17 @@ def has_batch(placeholder: Node) -> bool:
 
 def users_line(node: Node) -> str:
     """The line of the user's code that made a node: 'file.py:12: x = self.conv(x)', or ''."""
-    frames = re.findall(r'File "(.+?)", line (\d+), in .*\n\s*(.*)', node.meta.get("stack_trace") or "")
-    for file, line, code in reversed(frames):
+    file, line, _, code = users_frame(node)
+    return f"{file}:{line}: {code}" if file else ""
+
+
+def users_frame(node: Node) -> tuple[str, int, str, str]:
+    """The file, the line's number, the function, and the line."""
+    frames = re.findall(r'File "(.+?)", line (\d+), in (.*)\n\s*(.*)', node.meta.get("stack_trace") or "")
+    for file, line, function, code in reversed(frames):
         if not file.startswith((_TORCH, "<")):
-            return f"{file}:{line}: {code.strip()}"
-    return ""
+            return file, int(line), function, code.strip()
+    return "", 0, "", ""
 
 
 def first_sample(model: nn.Module, example: Example, graph: Graph) -> Inputs:

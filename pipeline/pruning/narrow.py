@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .plan import Attributes, Cut, owner_of
+from .literals import guessed_literals, is_literal, with_literals
+from .plan import Attributes, Cut, both, owner_of
 
 if TYPE_CHECKING:
     from .groups import Tracing
@@ -65,8 +66,13 @@ def set_attributes(small: nn.Module, attributes: Attributes) -> None:
     A parameter's shape has priority: attributes are found by value, which may be that of another width.
     """
     for path, values in attributes.items():
+        module = small.get_submodule(path)
         for name, value in values.items():
-            _set(small.get_submodule(path), name, value)
+            if is_literal(name):
+                kind: Any = type(module)
+                module.__class__ = with_literals(kind, ((name, value),))
+            else:
+                _set(module, name, value)
     for module in small.modules():
         _follow_shapes(module)
 
@@ -111,7 +117,8 @@ def guessed_attributes(model: nn.Module, changes: Sequence[Change]) -> list[dict
     others (a configuration's patch size may be as large as a head); those with the size of an operand, from
     which code derives a constant (`self.channels // 2`); a choice of code that is switched off, where an
     attention took its scale from the width (other code may have its own); and these without one name whose
-    value a constant has twice, of which one stays (eight heads of eight features).
+    value a constant has twice, of which one stays (eight heads of eight features). Each is also tried with
+    the literals of methods that may be the origin.
     """
     known = known_attributes(model, changes)
     equal, sized = copy.deepcopy(known), copy.deepcopy(known)
@@ -119,8 +126,8 @@ def guessed_attributes(model: nn.Module, changes: Sequence[Change]) -> list[dict
     unsure: set[str] = set()
     for change in changes:
         module = model.get_submodule(change.module)
-        pairs = _pairs(change.before, change.after)
-        stays = {a for a, b in _numbered(change.before, change.after) if a == b}
+        pairs = [(a, b) for a, b in change.numbers if a != b]
+        stays = {a for a, b in change.numbers if a == b}
         for name, value in _stored(vars(module)):
             for found, some in ((equal, pairs), (sized, [*pairs, *change.sizes])):
                 after = _followed(value, change, some)
@@ -135,6 +142,8 @@ def guessed_attributes(model: nn.Module, changes: Sequence[Change]) -> list[dict
     guesses = [known, _those(equal, lambda name: "." not in name), equal, sized, *off]
     for left in sorted(unsure):
         guesses += [_those(one, functools.partial(operator.ne, left)) for one in (equal, *off)]
+    written = guessed_literals(model, changes)
+    guesses += [both(one, written) for one in guesses]
     return [one for place, one in enumerate(guesses) if one not in guesses[:place]]
 
 
@@ -273,16 +282,6 @@ def _alike(one: nn.Module, other: nn.Module) -> bool:
         for model in (one, other)
     ]
     return facts[0] == facts[1]
-
-
-def _pairs(before: Any, after: Any) -> list[tuple[int, int]]:
-    """The numbers in a constant that changed, before and after."""
-    return [(a, b) for a, b in _numbered(before, after) if a != b]
-
-
-def _numbered(before: Any, after: Any) -> list[tuple[int, int]]:
-    both = zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=False)
-    return [(a, b) for a, b in both if isinstance(a, int) and isinstance(b, int)]
 
 
 def without(tensor: Tensor, axes: Mapping[int, Sequence[int]]) -> Tensor:

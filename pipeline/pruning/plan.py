@@ -19,7 +19,12 @@ Cut = Mapping[str, Mapping[int, tuple[int, ...]]]
 """By parameter and axis, the indices that are removed."""
 
 Attributes = Mapping[str, Mapping[str, Any]]
-"""By module, attributes and their values: int, or a list of int."""
+"""By module, attributes and their values, int or a list of int; also literals of its code, see `literals`."""
+
+
+def both(one: Attributes, other: Attributes) -> dict[str, dict[str, Any]]:
+    """Both; where they set the same, the other."""
+    return {path: {**one.get(path, {}), **other.get(path, {})} for path in {*one, *other}}
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,12 @@ class Change:
     after: Any
     sizes: tuple[tuple[int, int], ...]
 
+    @property
+    def numbers(self) -> list[tuple[int, int]]:
+        """The numbers in it, before and after."""
+        both = zip(pytree.tree_leaves(self.before), pytree.tree_leaves(self.after), strict=False)
+        return [(a, b) for a, b in both if isinstance(a, int) and isinstance(b, int)]
+
 
 def resized(tracing: Tracing, alive: Tensor) -> tuple[Graph, tuple[Change, ...]]:
     """A copy of the captured graph for parameters that are cut to the living identities."""

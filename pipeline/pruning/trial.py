@@ -33,7 +33,7 @@ from .narrow import (
     set_attributes,
     unread_widths,
 )
-from .plan import Attributes, Plan, record, together
+from .plan import Attributes, Plan, both, record, together
 from .resize import Change, resized
 from .survivors import MismatchError, Recorder, Survivors, mismatch
 
@@ -114,7 +114,7 @@ class Trial:
         known, *others = guessed_attributes(self.model, self.resized[1])
         # Those that forward does not read are set too where that is right.
         unread = unread_widths(self.model, self.groups.tracing, self.alive)
-        guesses = [one for guess in (known, *others) for one in (_together(unread, guess), guess)]
+        guesses = [one for guess in (known, *others) for one in (both(unread, guess), guess)]
         problem = ""
         for place, settled in enumerate(guesses):
             small, problem = (None, problem) if settled in guesses[:place] else self._narrowed(settled)
@@ -126,7 +126,7 @@ class Trial:
                     if self._problem(small, self.own):  # its forward reads them for something else
                         small = narrowed(self.model, self.tensors, settled)
                     else:
-                        settled = _together({"": config}, settled)
+                        settled = both({"": config}, settled)
                 if config is None:
                     reason += "; its config cannot describe these widths: write it with save_pruned()"
                 if settled != known:
@@ -206,11 +206,6 @@ def _varied(value: Tensor, node: Node) -> Tensor:
     tables = [user.args[0] for user in node.users if operator_name(user) == "embedding"]
     rows = [one.meta["val"].shape[0] for one in tables if isinstance(one, Node)]
     return torch.randint(0, min(rows), value.shape, generator=generator).to(value) if rows else value
-
-
-def _together(one: Attributes, other: Attributes) -> Attributes:
-    """Both; where they set the same, the other."""
-    return {path: {**one.get(path, {}), **other.get(path, {})} for path in {*one, *other}}
 
 
 def _listed(attributes: Attributes, but: Attributes) -> str:

@@ -47,8 +47,12 @@ class ResidualCnn(nn.Module):
         return out
 
 
+def _by_128(x: Tensor) -> Tensor:
+    return x.view(-1, 128)
+
+
 class Flattened(nn.Module):
-    """Channels meet a linear layer through a flatten; on demand the size is written into forward."""
+    """Channels meet a linear layer through a flatten; on demand the size is written into a function."""
 
     def __init__(self, *, hard_coded: bool = False) -> None:
         super().__init__()
@@ -60,7 +64,7 @@ class Flattened(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.conv2(F.relu(self.conv1(image)))), 2)
-        x = x.view(-1, 128) if self.hard_coded else x.flatten(1)
+        x = _by_128(x) if self.hard_coded else x.flatten(1)
         out: Tensor = self.fc2(F.relu(self.fc1(x)))
         return out
 

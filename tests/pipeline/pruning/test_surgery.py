@@ -97,7 +97,7 @@ def test_the_original_is_untouched() -> None:
     assert plan_of(model) is None
 
 
-def test_a_width_written_into_forward_is_left_whole_or_taken_over_by_the_graph() -> None:
+def test_a_width_written_into_a_function_is_left_whole_or_taken_over_by_the_graph() -> None:
     model = nets.lively(nets.Flattened(hard_coded=True))
     example = nets.image(2, 1, 8, 8)
     module, plan, groups = halved(model, example, "module")

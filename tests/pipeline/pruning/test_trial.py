@@ -20,7 +20,7 @@ from deadweight.pipeline.pruning.verify import verify
 
 
 class Reshaped(nn.Module):
-    """A width that a test says how to write: as an attribute, in forward, or so that it runs and is wrong."""
+    """A width as a test wants it: as an attribute, in forward or in a function, or so that it is wrong."""
 
     def __init__(self, written: str) -> None:
         super().__init__()
@@ -33,10 +33,16 @@ class Reshaped(nn.Module):
             y = y.view(-1, self.width)
         elif self.written == "number":
             y = y.view(-1, 8)
+        elif self.written == "function":
+            y = _eights(y)
         elif self.written == "scale":
             y = y * y.shape[-1] ** -0.5
         out: Tensor = self.out(torch.relu(self.fc2(y)))
         return out
+
+
+def _eights(x: Tensor) -> Tensor:
+    return x.view(-1, 8)
 
 
 def tried(model: nn.Module, *example: Tensor) -> Trial:
@@ -61,7 +67,7 @@ def test_a_width_in_an_attribute_is_set_anew_and_that_is_said() -> None:
 
 
 def test_a_forward_that_fails_is_reported_with_its_error() -> None:
-    small, problem = tried(Reshaped("number"), nets.image(2, 4)).module()
+    small, problem = tried(Reshaped("function"), nets.image(2, 4)).module()
     assert small is None
     assert problem.startswith("its forward fails with the new widths: ")
     assert "shape" in problem
@@ -140,13 +146,13 @@ def test_a_forward_that_runs_and_is_wrong_is_not_handed_out() -> None:
     assert trial.graph_problem is None  # the graph holds the scale as it was
 
 
-@pytest.mark.parametrize("written", ["attribute", "number", "scale"])
+@pytest.mark.parametrize("written", ["attribute", "number", "function", "scale"])
 def test_whatever_is_handed_out_is_right(written: str) -> None:
     model, example = nets.lively(Reshaped(written)).double(), nets.image(2, 4).double()
     groups = trace(model, (example,))
     plan = half_of(groups)
     small = apply(model, plan, groups)
-    assert isinstance(small, Reshaped) == (written == "attribute")
+    assert isinstance(small, Reshaped) == (written in ("attribute", "number"))
     assert verify(model, small, plan, groups).max_relative_error < 1e-12
 
 
