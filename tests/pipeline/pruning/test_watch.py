@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from support import nets
 from torch import Tensor, nn
 
-from deadweight.pipeline.pruning.watch import Call, watched
+from deadweight.pipeline.pruning.blocks import Call, watched
 from deadweight.targets.errors import ModelError
 
 X = nets.image(2, 4)
