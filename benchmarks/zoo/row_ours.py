@@ -96,7 +96,7 @@ def row(network: Network, skipped: Collection[str] = ()) -> Row:
     found["cost"] = (ended - started - found["export_s"]) / forward_s
     done = plan_of(small)
     assert done is not None
-    asked, reasons = _asked(model, groups, network)
+    asked, reasons = _asked(model, groups)
     found |= {
         "form": done.form,
         "why": done.reason,
@@ -303,7 +303,7 @@ def trains(model: nn.Module, small: nn.Module, network: Network) -> bool:
     return True
 
 
-def _asked(model: nn.Module, groups: Groups, network: Network) -> tuple[float, list[str]]:
+def _asked(model: nn.Module, groups: Groups) -> tuple[float, list[str]]:
     """Parameters that are left when every axis that can be halved is; and in words, which could not be.
 
     An axis counts as one that can not if it is a network's input or output, the rows of an embedding, or
@@ -316,12 +316,13 @@ def _asked(model: nn.Module, groups: Groups, network: Network) -> tuple[float, l
     }
     solution, slots = groups.tracing.solution, groups.tracing.slots
     out = [cls for cls, cause in solution.causes.items() if cause.operator == "output"]
-    inputs = network.shape[0 if len(network.shape) > 2 else len(network.shape) - 1]
+    given = [one for one in pytree.tree_leaves(dict(groups.example)) if isinstance(one, Tensor)]
+    inputs = {one.shape[1 if one.dim() > 3 else -1] for one in given}
     asked, first = 0.0, True
     for name, parameter in model.named_parameters():
         share = 1.0
         for axis, size in enumerate(parameter.shape[:2]):
-            entry = axis == 1 and size == inputs and first
+            entry = axis == 1 and size in inputs and (first or parameter.dim() > 3)
             if size == 1 or entry or (axis == 0 and name in embeddings):
                 continue
             vector = slots.get((name, axis))

@@ -11,14 +11,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ...targets.errors import ModelError
+from ..pruning.contexts import Undropped, seeded
 from ..pruning.groups import Group, Groups
 from ..pruning.narrow import copied_module
 from ..workload import Workload, example_batch, split_batches, users_code
@@ -55,10 +53,8 @@ class Gradients:
         named = model.named_parameters()
         parameters = {name: one.requires_grad_() for name, one in named if one.is_floating_point()}
         names = list(example_batch(self.workload))
-        devices = sorted({one.device.index or 0 for one in parameters.values() if one.device.type == "cuda"})
         for number, batch in enumerate(split_batches(self.workload, "calibration"), start=1):
-            with torch.random.fork_rng(devices), _Undropped():
-                torch.manual_seed(number)
+            with seeded(number, parameters.values()), Undropped():
                 with users_code("loss() was called on a calibration batch"):
                     loss = self.workload.loss(model(*(batch[name] for name in names)), batch)
                 found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
@@ -76,30 +72,6 @@ class Gradients:
             for group in self.groups:
                 by_group[group.name].append(_slope(group, weights, gradients))
         return {name: torch.stack(slopes) for name, slopes in by_group.items()}
-
-
-_RATES: dict[Any, tuple[str, int]] = {
-    **dict.fromkeys((torch.dropout, torch.alpha_dropout, torch.feature_dropout), ("p", 1)),
-    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), ("p", 1)),
-    **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), ("p", 1)),
-    F.scaled_dot_product_attention: ("dropout_p", 4),
-    F.multi_head_attention_forward: ("dropout_p", 10),
-}
-"""By function, the name and the place of its rate of dropout."""
-
-
-class _Undropped(TorchFunctionMode):
-    """Sets every rate of dropout to zero, and masks of dropped paths to their mean."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is Tensor.bernoulli_:
-            return args[0].fill_(kwargs.get("p", args[1] if len(args) > 1 else 0.5))
-        if func in _RATES:
-            name, place = _RATES[func]
-            args = (*args[:place], 0.0, *args[place + 1 :]) if place < len(args) else args
-            kwargs |= {} if place < len(args) else {name: 0.0}
-        return func(*args, **kwargs)
 
 
 def _slope(group: Group, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Tensor:

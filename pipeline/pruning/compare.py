@@ -169,29 +169,38 @@ def error_of(expected: Any, found: Any) -> float:
         return 0.0
     if not expected.is_floating_point() and not expected.is_complex():
         return 0.0 if torch.equal(expected, found) else float("inf")
-    wide = torch.complex128 if expected.is_complex() or found.is_complex() else torch.float64
-    largest = differing = worst = 0.0
-    for one, other in _pieces(expected, found, wide):
-        equal, size = one == other, _size(one)
-        difference = float((one - other).abs().masked_fill_(equal, 0.0).max())
+    worst = largest = 0.0
+    for one, other in _pieces(expected, found):
+        off, size = one - other, _largest(one)
+        difference = _largest(off)
+        if not math.isfinite(difference + size):
+            difference, size = _largest(off.masked_fill_(one == other, 0.0)), _largest(_size(one))
         if not math.isfinite(difference):
             return float("inf")
-        worst, largest = max(worst, difference), max(largest, float(size.max()))
-        differing = max(differing, float(size.masked_fill_(equal, 0.0).max()))
-    if largest > max(_FILLED * differing, _FILL) and differing > 0:
-        largest = 0.0
-        for one, other in _pieces(expected, found, wide):
-            size = _size(one)
-            filled = (one == other) & (size > _FILLED * differing)
-            largest = max(largest, float(size.masked_fill_(filled, 0.0).max()))
+        worst, largest = max(worst, difference), max(largest, size)
+    if largest > _FILL and worst > 0:
+        differing = max(_largest(_size(one[one != other])) for one, other in _pieces(expected, found))
+        if largest > _FILLED * differing > 0:
+            largest = 0.0
+            for one, other in _pieces(expected, found):
+                sizes = _size(one)
+                filled = (one == other) & (sizes > _FILLED * differing)
+                largest = max(largest, _largest(sizes.masked_fill_(filled, 0.0)))
     return worst / max(largest, torch.finfo(torch.float64).tiny)
 
 
-def _pieces(one: Tensor, other: Tensor, wide: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both in higher precision, in pieces: a language model returns more scores than it has weights."""
+def _pieces(one: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both in single precision or a higher one, in pieces: a language model returns more scores than it has
+    weights."""
+    wide = torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
     one, other = one.detach().reshape(-1), other.detach().reshape(-1)
     for start in range(0, one.numel(), _PIECE):
         yield one[start : start + _PIECE].to(wide), other[start : start + _PIECE].to(wide)
+
+
+def _largest(value: Tensor) -> float:
+    """The largest absolute value; NaN if one is."""
+    return float(value.abs().amax()) if value.numel() else 0.0
 
 
 def _size(value: Tensor) -> Tensor:

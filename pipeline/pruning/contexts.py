@@ -1,5 +1,5 @@
-"""Contexts in which a network runs: one mode for all modules, no logs, no garbage collection, a record of its
-own backward passes."""
+"""Contexts in which a network runs: one mode for all modules, no logs, no garbage collection, no chance, a
+record of its own backward passes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import contextlib
 import gc
 import io
 import logging
+import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.overrides import TorchFunctionMode
 
 
 def first_line(error: Exception) -> str:
@@ -122,3 +126,41 @@ def own_backward() -> Iterator[set[str]]:
         yield found
     finally:
         Function.apply, Tensor.register_hook = apply, hook  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def seeded(seed: int, tensors: Iterable[Any]) -> Iterator[None]:
+    """Random numbers of torch, on the devices of these tensors too, of NumPy and of Python, all from a seed;
+    afterwards each goes on as if none had been drawn."""
+    cards = sorted({one.device.index or 0 for one in tensors if one.device.type == "cuda"})
+    python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(cards):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)
+
+
+class Undropped(TorchFunctionMode):
+    """Dropout, as a function or an operator of a graph, returns its input; a Bernoulli draw, of stochastic
+    depth, its mean."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = str(getattr(func, "__name__", "")).partition(".")[0].strip("_")
+        if name.endswith(("dropout", "dropout1d", "dropout2d", "dropout3d")):
+            return args[0] if args else kwargs["input"]
+        rate = args[1] if len(args) > 1 else kwargs.get("p", 0.5 if func is Tensor.bernoulli_ else None)
+        if name == "bernoulli" and isinstance(rate, float):
+            drawn = args[0] if func.__name__.startswith("bernoulli_") else torch.empty_like(args[0])
+            return drawn.fill_(rate)
+        place = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}.get(name, len(args))
+        if place < len(args):
+            args = (*args[:place], 0.0, *args[place + 1 :])
+        elif "dropout_p" in kwargs:
+            kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)

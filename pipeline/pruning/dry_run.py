@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...export.opened import tensors_of
-from .contexts import hushed
+from .contexts import hushed, seeded
 from .inputs import Example, Inputs, inputs_of, with_tensors
 from .narrow import copied_module, named_tensors
 
@@ -32,10 +32,9 @@ def differs_in_training(model: nn.Module, example: Example) -> bool:
         return False
     inputs = inputs_of(model, example)
     tensors = tensors_of(inputs)
-    devices = sorted({one.device.index or 0 for one in tensors if one.device.type == "cuda"})
     own: dict[int, Tensor] = {id(one): one for _, one in named_tensors(model)}
     run = copied_module(model, own | {id(one): one.clone() for one in model.buffers()})
-    with torch.random.fork_rng(devices), torch.no_grad(), hushed():
+    with seeded(0, tensors), torch.no_grad(), hushed():
         first = with_tensors(inputs, (one[:1] if one.dim() else one for one in tensors))
         # A batch norm in training may need more than one sample, and some code values other than zero.
         for some, free in ((first, _FREE), (inputs, _FREE), (inputs, {})):

@@ -114,7 +114,8 @@ class Trial:
         known, *others = guessed_attributes(self.model, self.resized[1])
         # Those that forward does not read are set too where that is right.
         unread = unread_widths(self.model, self.groups.tracing, self.alive)
-        guesses = [one for guess in (known, *others) for one in (both(unread, guess), guess)]
+        guesses: list[Attributes] = [known, *others]
+        guesses = [*(both(unread, guess) for guess in guesses), *guesses]
         problem = ""
         for place, settled in enumerate(guesses):
             small, problem = (None, problem) if settled in guesses[:place] else self._narrowed(settled)

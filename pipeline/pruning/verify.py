@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter
-from torch.overrides import TorchFunctionMode
 
 from ...export.opened import leaves_of, tensors_of, unwrapped
 from ...targets.errors import DeadweightError, ModelError
 from .bypass import difference
 from .capture import operator_name
 from .compare import (
+    Comparison,
     Computation,
     Precision,
     compared,
@@ -38,7 +38,7 @@ from .compare import (
     run_graph,
     tolerance,
 )
-from .contexts import first_line, in_mode, uncollected
+from .contexts import Undropped, first_line, in_mode, seeded, uncollected
 from .graphnet import GraphNet
 from .groups import Groups
 from .inputs import BATCH, Example, Inputs, axes_of, inputs_of, tried, with_tensors
@@ -234,12 +234,16 @@ class Proof:
                 outcome = compared(expected, found, times=_GRADIENTS, most=math.inf)
             except ModelError as error:
                 return None, f"no training: {error.what}"
-            if outcome.same:
+            except Exception:  # what its original can, it must
+                outcome = Comparison(math.inf, False)
+            sure = outcome.same and not outcome.rounding  # random numbers look like amplified rounding
+            if training and not sure and self._random():
+                problem = "training mode not compared: it is random"
+            elif outcome.same:
                 return outcome.error, problem or "training mode too"
-            if not (training and self._random()):
+            else:
                 mode = "training" if training else "eval"
                 raise self._wrong(f"in its gradients, in {mode} mode", outcome.error)
-            problem = "training mode not compared: it is random"
         return None, problem
 
     def _survived(self, *args: Any, **named: Any) -> Any:
@@ -253,8 +257,8 @@ class Proof:
         return "it is random" if self._random() else "it is another function than in eval mode"
 
     def _random(self) -> bool:
-        own = partial(self._learned, self.original, self.original, True, grad=False)
-        return not compared(own, partial(own, seed=1)).same
+        own = partial(self._learned, self.original, self.original, True)
+        return not compared(own, partial(own, seed=1), times=_GRADIENTS).same
 
     def _learned(
         self,
@@ -270,10 +274,8 @@ class Proof:
         owned = dict(model.named_parameters(remove_duplicate=False))
         names = [name for name, one in self.original.named_parameters() if one.requires_grad]
         names = [name for name in names if name in owned]
-        cards = sorted({one.device.index or 0 for one in owned.values() if one.device.type == "cuda"})
         own = [*owned.values(), *tensors_of(self.least)]
-        with in_mode(model, training=training), torch.random.fork_rng(cards), _Certain():
-            torch.manual_seed(seed)
+        with in_mode(model, training=training), seeded(seed, own), Undropped():
             with exactly(own, model.buffers(), precision, grad=grad):
                 outputs = leaves_of(call(*self.least.args, **self.least.named))
                 probes = [_probe(one) for one in tensors_of(outputs) if one.requires_grad]
@@ -284,11 +286,11 @@ class Proof:
         for name in names if grad else ():
             gradient = by.get(id(owned[name]))
             gradient = torch.zeros_like(owned[name]) if gradient is None else gradient
-            if model is not self.pruned:
-                gradient = without(gradient, self.plan.cut.get(name, {}))
+            if model is not self.pruned and name in self.plan.cut:
+                gradient = without(gradient, self.plan.cut[name])
             modules.setdefault(name.rpartition(".")[0], []).append(gradient.reshape(-1))
         plain = [one.detach() if isinstance(one, Tensor) else one for one in outputs]
-        return [*plain, *map(torch.cat, modules.values())]
+        return [*plain, *(torch.cat(some) if some[1:] else some[0] for some in modules.values())]
 
     def sizes(self) -> tuple[str, ...]:
         """Which other sizes of the inputs both networks take, and compute the same for, in words."""
@@ -391,27 +393,6 @@ def _probe(output: Tensor) -> Tensor:
     flat = (torch.view_as_real(output) if output.is_complex() else output).reshape(-1)
     factors = torch.arange(len(flat), device=flat.device, dtype=torch.float64).cos()
     return (flat * factors.to(flat)).sum()
-
-
-class _Certain(TorchFunctionMode):
-    """Dropout, as a function or an operator of a graph, returns its input; a Bernoulli draw, of stochastic
-    depth, its mean."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        name = str(getattr(func, "__name__", "")).partition(".")[0].strip("_")
-        if name.endswith(("dropout", "dropout1d", "dropout2d", "dropout3d")):
-            return args[0] if args else kwargs["input"]
-        rate = args[1] if len(args) > 1 else kwargs.get("p")
-        if name == "bernoulli" and isinstance(rate, float):
-            drawn = args[0] if func.__name__.startswith("bernoulli_") else torch.empty_like(args[0])
-            return drawn.fill_(rate)
-        place = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}.get(name, len(args))
-        if place < len(args):
-            args = (*args[:place], 0.0, *args[place + 1 :])
-        elif "dropout_p" in kwargs:
-            kwargs["dropout_p"] = 0.0
-        return func(*args, **kwargs)
 
 
 def _masked(model: nn.Module, cut: Cut) -> nn.Module:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import nets, sequence_nets
@@ -108,15 +110,15 @@ def test_a_size_that_the_pruned_network_refuses_is_fixed_and_one_that_the_origin
 class Faint(nn.Module):
     """What is in the middle hardly reaches the outputs: a mistake there is below their tolerance."""
 
-    def __init__(self, scale: float = 1e-7, noise: float = 0.0) -> None:
+    def __init__(self, scale: float = 1e-7, noise: float = 0.0, drawn: Any = torch.randn_like) -> None:
         super().__init__()
         self.fc1, self.fc2, self.fc3 = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
-        self.scale, self.noise = scale, noise
+        self.scale, self.noise, self.drawn = scale, noise, drawn
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = torch.relu(self.fc2(torch.relu(self.fc1(x))))
         if self.training and self.noise:
-            hidden = hidden + self.noise * torch.randn_like(hidden)
+            hidden = hidden + self.noise * self.drawn(hidden)
         return torch.tanh(self.fc3(self.scale * hidden))
 
 
@@ -137,6 +139,39 @@ def test_random_numbers_in_training_are_said_and_dropout_is_left_out() -> None:
     found = proven(small, model, groups)
     assert found.also[0] == "training mode not compared: it is random"
     assert found.gradient_error is not None
+
+
+def _of_python(x: Tensor) -> Any:
+    return random.random()
+
+
+def _of_numpy(x: Tensor) -> Any:
+    return torch.from_numpy(np.random.uniform(size=(len(x), 1))).to(x)
+
+
+def _of_no_seed(x: Tensor) -> Any:
+    return random.SystemRandom().random()
+
+
+@pytest.mark.parametrize(
+    ("drawn", "words"),
+    [
+        (_of_python, "training mode too"),
+        (_of_numpy, "training mode too"),
+        (_of_no_seed, "training mode not compared: it is random"),
+    ],
+)
+def test_random_numbers_of_python_and_numpy_are_the_same_for_both_and_what_no_seed_holds_is_said(
+    drawn: Any, words: str
+) -> None:
+    model = nets.lively(Faint(1.0, 1.0, drawn))
+    small, _, groups = halved(model, nets.image(4, 6))
+    random.seed(7)
+    following = random.random()
+    random.seed(7)
+    found = proven(small, model, groups)
+    assert found.also[0] == words
+    assert random.random() == following  # as if none had been drawn
 
 
 def test_a_norm_over_fewer_features_has_the_gradients_of_the_living_in_both_forms() -> None:
