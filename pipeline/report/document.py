@@ -114,7 +114,8 @@ class Facts:
 class Cell:
     """A figure as written, its exact value, smaller lines below it, and an outcome in its colour.
 
-    `brief`: the outcome is a sign before the figure instead of a line of its own.
+    `brief`: the outcome is a sign before the figure instead of a line of its own; `more`: smaller lines for
+    which a terminal has no room.
     """
 
     text: str
@@ -122,6 +123,7 @@ class Cell:
     small: Sequence[str] = ()
     outcome: str = ""
     brief: bool = False
+    more: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ class Table:
         wrap: the column whose text may wrap.
         chosen: number of first rows that are marked.
         cards: on a phone each row is a card.
+        more: the heads of columns for which a terminal has no room.
     """
 
     name: str
@@ -153,6 +156,7 @@ class Table:
     wrap: int | None = None
     chosen: int = 0
     cards: bool = False
+    more: Sequence[str] = ()
 
     @property
     def tall(self) -> bool:

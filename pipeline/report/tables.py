@@ -10,6 +10,7 @@ from .plots import networks_of
 from .schema import Layer, Report, Row, Speedup, StageTime, Sweep, SweepRow, Width
 from .units import (
     ENGINE,
+    MINUS,
     MISSING,
     TIMES,
     ScoreScale,
@@ -44,7 +45,7 @@ def networks_table(report: Report, scale: ScoreScale) -> Table:
     head = ["Network", capital(scale.name), *([capital(ENGINE)] if engines else [])]
     head += ["Parameters", "Multiply-adds", "File"]
     head += ["Latency p50", "p95", "p99", *(["Memory"] if memory else []), "Speed-up"]
-    return Table("The networks", head, groups, cards=True)
+    return Table("The networks", head, groups, cards=True, more=["Multiply-adds", "p95"])
 
 
 def sweep_table(sweep: Sweep, scale: ScoreScale) -> Table:
@@ -67,7 +68,8 @@ def sweep_table(sweep: Sweep, scale: ScoreScale) -> Table:
     head = [*(spoken(name) for name in sweep["settings"]), capital(scale.name), "Before tuning"]
     head += ["Parameters", "Multiply-adds", "File", "Speed-up"]
     name = f"All settings, scored on the {' and '.join(sorted({row['split'] for row in ordered}))} split"
-    return Table(name, head, {"": rows}, chosen=sum(row["chosen"] for row in ordered))
+    chosen = sum(row["chosen"] for row in ordered)
+    return Table(name, head, {"": rows}, chosen=chosen, more=["Multiply-adds"])
 
 
 def widths_table(widths: Sequence[Width]) -> Table:
@@ -131,15 +133,15 @@ def _network(
     times: list[Cell | str] = [""] * 3
     if latency := row["latency_s"]:
         low, high = latency["p50_low"], latency["p50_high"]
-        below = ""
+        ends = ""
         if low is not None and high is not None:
-            below = f"{significant(low / unit[0])} to {significant(high / unit[0])}"
+            ends = f"{significant(low / unit[0])} to {significant(high / unit[0])}"
 
         def time(value: float) -> str:
             return f"{significant(value / unit[0])}\N{NO-BREAK SPACE}{unit[1]}"
 
-        times = [figure(latency["p50"], time, below), figure(latency["p95"], time)]
-        times.append(figure(latency["p99"], time, f"n = {latency['n']:,}"))
+        below = {"p50": ends, "p95": "", "p99": f"n = {latency['n']:,}"}
+        times = [Cell(time(value := latency[key]), value, more=[below[key]]) for key in ("p50", "p95", "p99")]
     sent = "" if (sent_bytes := row.get("ota_bytes")) is None else f"{size(sent_bytes)} sent"
     return [
         *scores,
@@ -159,8 +161,7 @@ def _network(
 def _less(value: int | None, first: int | None) -> str:
     if value is None or not first or value == first:
         return ""
-    change = value / first - 1
-    return f"{percent(abs(change))} {'less' if change < 0 else 'more'}"
+    return f"{'+' if value > first else MINUS}{percent(abs(value / first - 1))}"
 
 
 def _speedup(speedup: Speedup | None, *, brief: bool = False) -> Cell | str:
