@@ -37,70 +37,54 @@ def fits(model: onnx.ModelProto) -> bool:
     return weight_bytes(model) <= INLINE_BYTES
 
 
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without the values of its constants, except small ones (shapes)."""
+def whole_copy(model: onnx.ModelProto, *, but: Collection[str] = ()) -> onnx.ModelProto:
+    """A deep copy of any size, without the constants `but`."""
     copy = onnx.ModelProto()
-    for source, to, but in ((model, copy, "graph"), (model.graph, copy.graph, "initializer")):
+    for source, to, later in ((model, copy, "graph"), (model.graph, copy.graph, "initializer")):
         for field, value in source.ListFields():
             if isinstance(value, (int, str)):
                 setattr(to, field.name, value)
-            elif field.name != but:
+            elif field.name != later:
                 getattr(to, field.name).extend(value)
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= SMALL:
-            copy.graph.initializer.append(tensor)
-        else:
-            copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    return copy
-
-
-def whole_copy(model: onnx.ModelProto, *, but: Collection[str] = ()) -> onnx.ModelProto:
-    """A deep copy of any size, without the constants `but`."""
-    copy = without_weights(model)
-    del copy.graph.initializer[:]
     copy.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in but)
     return copy
 
 
 def for_inference(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy for shape inference, in which large constants are inputs without values."""
-    light = without_weights(model)
-    given = {value.name for value in light.graph.input}
-    del light.graph.initializer[:]
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= SMALL:
-            light.graph.initializer.append(tensor)
-        elif tensor.name not in given:
-            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            light.graph.input.append(value)
+    large = {one.name: one for one in model.graph.initializer if math.prod(one.dims) > SMALL}
+    light = whole_copy(model, but=large)
+    for given in light.graph.input:
+        large.pop(given.name, None)
+    values = [helper.make_tensor_value_info(one.name, one.data_type, one.dims) for one in large.values()]
+    light.graph.input.extend(values)
     return light
 
 
 def write_apart(model: onnx.ModelProto, path: Path) -> int:
     """Writes a model with external weights, each file whole or not at all; returns their bytes."""
-    light = without_weights(model)
-    places: dict[str, tuple[int, int]] = {}
+    light = whole_copy(model, but={tensor.name for tensor in model.graph.initializer})
     digest = hashlib.sha256()
     waiting = Path(path).with_name(f"{Path(path).name}.weights")
     with writing(waiting) as beside, beside.open("wb") as file:
         for tensor in model.graph.initializer:
             if math.prod(tensor.dims) <= SMALL:
+                light.graph.initializer.append(tensor)
                 continue
-            offset = file.tell()
-            gap = bytes(-offset % _ALIGNMENT)
+            gap = bytes(-file.tell() % _ALIGNMENT)
             value = bytes(tensor.raw_data) or onnx.numpy_helper.to_array(tensor).tobytes()
+            bare = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            for key, entry in (("offset", file.tell() + len(gap)), ("length", len(value))):
+                bare.external_data.add(key=key, value=str(entry))
             for part in (gap, value):
                 file.write(part)
                 digest.update(part)
-            places[tensor.name] = (offset + len(gap), len(value))
     name = f"{Path(path).name}.{digest.hexdigest()[:16]}.weights"
     waiting.replace(waiting.with_name(name))
     for tensor in light.graph.initializer:
-        if tensor.name in places:
-            offset, length = places[tensor.name]
+        if tensor.external_data:
             tensor.data_location = TensorProto.EXTERNAL
-            for key, entry in (("location", name), ("offset", offset), ("length", length)):
-                tensor.external_data.add(key=key, value=str(entry))
+            tensor.external_data.add(key="location", value=name)
     with writing(Path(path)) as beside:
         size = beside.write_bytes(light.SerializeToString(deterministic=True))
     drop_weights(Path(path), but=name)

@@ -8,6 +8,7 @@ files. Pickled data, which could run code, are not read.
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,8 @@ ENDINGS = (".npz", ".npy")
 ONLY = "the array of an .npy file"
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _PREPARED = "Prepare samples exactly as for inference: same names, shapes and types."
+Batch = tuple[tuple[int, int], ...]
+"""Its samples: the number of a file, and the place in it."""
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -46,21 +49,12 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Samples of one file in one batch: those from `start` up to `stop`."""
-
-    file: int
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
 class Samples:
     """Checked files, and the plan of their batches.
 
     Attributes:
         names: by file, the array of each input.
-        plan: the pieces of each batch.
+        plan: the samples of each batch; those of one file follow each other.
         left_out: the number of samples that do not fill a batch of the model's fixed size.
         whole: the inputs without a batch axis, see `run.may_lack_batch`.
         by_row: whether the rows of a file are samples; else each file is one, whatever its first axis is.
@@ -69,7 +63,7 @@ class Samples:
     files: tuple[Path, ...]
     inputs: tuple[Input, ...]
     names: tuple[Mapping[str, str], ...]
-    plan: tuple[tuple[Piece, ...], ...]
+    plan: tuple[Batch, ...]
     left_out: int
     whole: tuple[str, ...] = ()
     by_row: bool = True
@@ -81,13 +75,13 @@ class Samples:
 
     def by_file(self) -> Samples:
         """Each file as one sample."""
-        plan = tuple((Piece(place, 0, 1),) for place in range(len(self.files)))
+        plan = tuple(((file, 0),) for file in range(len(self.files)))
         return replace(self, plan=plan, left_out=0, by_row=False)
 
     @property
     def count(self) -> int:
         """The number of samples in the batches."""
-        return sum(piece.stop - piece.start for batch in self.plan for piece in batch)
+        return sum(map(len, self.plan))
 
     def batches(self) -> Iterator[dict[str, Array]]:
         """The batches in the order of the files, arrays by input name; one file is in memory at a time."""
@@ -97,10 +91,11 @@ class Samples:
         current, loaded = -1, dict[str, Array]()
         for batch in self.plan:
             parts: list[dict[str, Array]] = []
-            for piece in batch:
-                if piece.file != current:
-                    current, loaded = piece.file, self._read(piece.file)
-                parts.append({n: loaded[n][piece.start : piece.stop] for n in loaded if n not in self.whole})
+            for file, samples in itertools.groupby(batch, key=lambda sample: sample[0]):
+                if file != current:
+                    current, loaded = file, self._read(file)
+                rows = [row for _, row in samples]
+                parts.append({n: loaded[n][rows[0] : rows[-1] + 1] for n in loaded if n not in self.whole})
             joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             yield joined | {name: loaded[name] for name in self.whole}
 
@@ -108,11 +103,8 @@ class Samples:
         """The origin of a sample, as in `003.npz, sample 12`, counted from 0; or the file."""
         if not self.by_row:
             return self.files[index].name
-        for piece in (piece for batch in self.plan for piece in batch):
-            if index < piece.stop - piece.start:
-                return f"{self.files[piece.file].name}, sample {piece.start + index}"
-            index -= piece.stop - piece.start
-        raise IndexError(index)
+        file, row = next(itertools.islice(itertools.chain(*self.plan), index, None))
+        return f"{self.files[file].name}, sample {row}"
 
     def _read(self, file: int) -> dict[str, Array]:
         """A file's arrays by input name, with the batch as first axis and the input's type."""
@@ -156,8 +148,7 @@ def open_samples(model: Path, data: Path) -> Samples:
             f"{data} has {sum(counts)} samples, but {model.name} needs batches of {fixed}.",
             f"Give at least {fixed} samples of one shape, or export the model with a dynamic batch.",
         )
-    taken = sum(piece.stop - piece.start for batch in plan for piece in batch)
-    return Samples(files, inputs, tuple(names), plan, sum(counts) - taken, whole)
+    return Samples(files, inputs, tuple(names), plan, sum(counts) - sum(map(len, plan)), whole)
 
 
 def inputs_of(model: onnx.ModelProto) -> tuple[Input, ...]:
@@ -288,27 +279,13 @@ def _check_type(path: Path, wanted: Input, dtype: np.dtype[Any]) -> None:
     raise WorkloadError(f"{path} has {dtype} for the input {wanted}.", cure)
 
 
-def _plan(
-    shapes: list[tuple[Any, ...]], counts: list[int], *, size: int, whole: bool
-) -> tuple[tuple[Piece, ...], ...]:
+def _plan(shapes: list[tuple[Any, ...]], counts: list[int], *, size: int, whole: bool) -> tuple[Batch, ...]:
     """Batches of `size` samples of one shape, in the order of the files; smaller ones unless `whole`."""
-    plan: list[tuple[Piece, ...]] = []
-    waiting: list[Piece] = []
-    missing = size
-    for file, (shape, count) in enumerate(zip(shapes, counts, strict=True)):
-        if waiting and shape != shapes[file - 1]:
-            plan += [] if whole else [tuple(waiting)]
-            waiting, missing = [], size
-        start = 0
-        while start < count:
-            stop = min(count, start + missing)
-            waiting.append(Piece(file, start, stop))
-            missing -= stop - start
-            start = stop
-            if not missing:
-                plan.append(tuple(waiting))
-                waiting, missing = [], size
-    return (*plan, tuple(waiting)) if waiting and not whole else tuple(plan)
+    plan: list[Batch] = []
+    for _, alike in itertools.groupby(range(len(counts)), key=lambda file: shapes[file]):
+        samples = [(file, row) for file in alike for row in range(counts[file])]
+        plan += [tuple(samples[at : at + size]) for at in range(0, len(samples), size)]
+    return tuple(batch for batch in plan if len(batch) == size or not whole)
 
 
 def headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
