@@ -86,23 +86,16 @@ def magnitude_masks(
         before: earlier masks; what they dropped stays dropped and is not counted.
     """
     shares, before = shares or {}, before or all_kept(weights)
-    if scope == "global":
-        values = torch.cat([_ranked(weights[name], before[name]) for name in weights])
-        gone = _count(share, sum(int(before[name].sum()) for name in weights))
-        limit = torch.zeros(values.numel(), dtype=torch.bool)
+    masks: dict[str, Tensor] = {}
+    for names in [list(weights)] if scope == "global" else [[name] for name in weights]:
+        ranked = torch.cat([_ranked(weights[name], before[name]) for name in names])
+        own = shares.get(names[0], shares.get(names[0].removesuffix(".weight"), share))
+        left = sum(int(before[name].sum()) for name in names)
+        kept = torch.ones(len(ranked), dtype=torch.bool)
         # Weights that were dropped before rank lowest, so they are dropped again.
-        limit[torch.argsort(values, stable=True)[: gone + int((values == -1).sum())]] = True
-        parts = torch.split(~limit, [weights[name].numel() for name in weights])
-        masks = {name: part.reshape(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
-    else:
-        masks = {}
-        for name, weight in weights.items():
-            own = shares.get(name, shares.get(name.removesuffix(".weight"), share))
-            left = int(before[name].sum())
-            dropped = weight.numel() - left + _count(own, left)
-            mask = torch.ones(weight.numel(), dtype=torch.bool)
-            mask[torch.argsort(_ranked(weight, before[name]), stable=True)[:dropped]] = False
-            masks[name] = mask.reshape(weight.shape)
+        kept[torch.argsort(ranked, stable=True)[: len(ranked) - left + _count(own, left)]] = False
+        parts = torch.split(kept, [weights[name].numel() for name in names])
+        masks |= {name: part.reshape(weights[name].shape) for name, part in zip(names, parts, strict=True)}
     for name, weight in weights.items():
         masks[name].view(-1)[int(weight.detach().abs().argmax())] = True
     return masks

@@ -142,7 +142,7 @@ def _sums(value: Tensor) -> Tensor:
     widest = max(over, key=lambda axis: value.shape[axis])
     sums = torch.zeros(5, value.shape[-1], dtype=torch.float64)
     sums[4] = -torch.inf
-    for tile in value.split(max(1, _TILE * value.shape[widest] // value.numel()), widest):
+    for tile in torch.split(value, max(1, _TILE * value.shape[widest] // value.numel()), widest):
         total, squares = tile.sum(over), tile.square().sum(over)
         magnitude, nonzero = total, tile.sign()
         if tile.amin() < 0:
@@ -163,7 +163,7 @@ def _shifted(value: Tensor, ill: Tensor) -> tuple[Tensor, ...]:
     count = value.numel() // len(ill)
     figures = torch.zeros(3, len(ill), dtype=torch.float64)
     tile = _TILE // 16  # float64, gathered: this should stay in the cache
-    for slots in ill.nonzero().squeeze(1).split(max(1, tile // count)):
+    for slots in torch.split(ill.nonzero().squeeze(1), max(1, tile // count)):
         near = value.index_select(-1, slots.to(value.device)).flatten(0, -2).double()
         shift, magnitude = near[0].clone(), near.abs().sum(0)
         near -= shift
