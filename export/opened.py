@@ -64,16 +64,18 @@ def outputs_of(result: Any) -> dict[str, Tensor]:
     """The tensors that a network returned, by their names in a file; other values are left out.
 
     Raises:
-        ModelError: they are nested.
+        ModelError: they are nested, or there are none.
     """
     made = opened(result)
     if isinstance(made, Tensor):
         return {"output": made}
     made = made.values if isinstance(made, Opened) else made
+    cure = "Let forward return a tensor, a tuple or a dict of tensors."
+    if not isinstance(made, (Mapping, tuple, list)):
+        raise ModelError(f"The network returned a {type(result).__name__}.", cure)
     numbered = ((f"output_{place}", value) for place, value in enumerate(made))
     named = dict(made.items() if isinstance(made, Mapping) else numbered)
     if any(isinstance(value, (Opened, Mapping, tuple, list)) for value in named.values()):
-        cure = "Let forward return a tensor, a tuple or a dict of tensors."
         raise ModelError("The network returns nested outputs.", cure)
     return {str(name): value for name, value in named.items() if isinstance(value, Tensor)}
 

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ...export.opened import outputs_of
 from ...targets.errors import ModelError, WorkloadError
 from ...targets.runtimes.infer import run_all
 from ..workload import Array, Batch, Predict, Workload, example_batch, split_batches, users_code
 
 if TYPE_CHECKING:
     from ...targets.runtimes.session import Session
-
-
-def named_outputs(outputs: Any) -> dict[str, Tensor]:
-    """A module's return value as named tensors: "output", "output_0"..., or a dict's own keys.
-
-    Raises:
-        ModelError: it is of another type.
-    """
-    if isinstance(outputs, Tensor):
-        return {"output": outputs}
-    if isinstance(outputs, (tuple, list)) and all(isinstance(value, Tensor) for value in outputs):
-        return {f"output_{index}": value for index, value in enumerate(outputs)}
-    if isinstance(outputs, Mapping) and all(isinstance(value, Tensor) for value in outputs.values()):
-        return {str(name): value for name, value in outputs.items()}
-    cure = "Let forward return a tensor, a tuple of tensors or a dict of tensors."
-    raise ModelError(f"The network returned a {type(outputs).__name__}.", cure)
 
 
 def torch_predict(model: nn.Module, names: Iterable[str]) -> Predict:
@@ -42,7 +27,7 @@ def torch_predict(model: nn.Module, names: Iterable[str]) -> Predict:
     def predict(arrays: Mapping[str, Array]) -> dict[str, Array]:
         with torch.inference_mode():
             outputs = model(*(torch.as_tensor(arrays[name]).to(device) for name in order))
-        return {name: value.cpu().numpy() for name, value in named_outputs(outputs).items()}
+        return {name: value.cpu().numpy() for name, value in outputs_of(outputs).items()}
 
     return predict
 

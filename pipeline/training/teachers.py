@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...export.opened import outputs_of
 from ...targets.errors import ModelError, RecipeError
 from ..pruning.plan import Plan, plan_of
 from ..workload import Batch, Workload, example_batch
 from .networks import load_network
-from .predict import named_outputs
 
 Loss = Callable[[Any, Batch], Tensor]
 
@@ -65,8 +65,8 @@ class Teaching:
 
         def loss(outputs: Any, batch: Batch) -> Tensor:
             with torch.no_grad():
-                taught = [named_outputs(teacher(*(batch[name] for name in names))) for teacher in teachers]
-            total = self.share * soft_loss(named_outputs(outputs), taught, self.temperature)
+                taught = [outputs_of(teacher(*(batch[name] for name in names))) for teacher in teachers]
+            total = self.share * soft_loss(outputs_of(outputs), taught, self.temperature)
             if self.share < 1:
                 total = total + (1 - self.share) * workload.loss(outputs, batch)
             if pairs:
@@ -104,9 +104,9 @@ def check_outputs(
     student.eval()
     with torch.no_grad():
         on_device = [value.to(device) for value in inputs]
-        own = {name: tuple(value.shape) for name, value in named_outputs(student(*on_device)).items()}
+        own = {name: tuple(value.shape) for name, value in outputs_of(student(*on_device)).items()}
         for number, teacher in enumerate(teachers, start=1):
-            found = {name: tuple(value.shape) for name, value in named_outputs(teacher(*on_device)).items()}
+            found = {name: tuple(value.shape) for name, value in outputs_of(teacher(*on_device)).items()}
             if found != own:
                 raise ModelError(
                     f"Teacher {number} of {len(teachers)} has the outputs {found}, the student {own}.",

@@ -9,18 +9,19 @@ import torch
 from support.digits import Digits
 from torch import nn
 
-from deadweight.pipeline.training.predict import named_outputs, score_of, session_predict, torch_predict
+from deadweight.export.opened import outputs_of
+from deadweight.pipeline.training.predict import score_of, session_predict, torch_predict
 from deadweight.targets.errors import ModelError
 from deadweight.targets.runtimes.session import TensorSpec
 
 
 def test_outputs_are_named_by_what_the_network_returns() -> None:
     one = torch.zeros(1)
-    assert list(named_outputs(one)) == ["output"]
-    assert list(named_outputs((one, one))) == ["output_0", "output_1"]
-    assert list(named_outputs({"boxes": one})) == ["boxes"]
+    assert list(outputs_of(one)) == ["output"]
+    assert list(outputs_of((one, one))) == ["output_0", "output_1"]
+    assert list(outputs_of({"boxes": one})) == ["boxes"]
     with pytest.raises(ModelError, match="returned a str"):
-        named_outputs("boxes")
+        outputs_of("boxes")
 
 
 def test_a_score_of_nan_outputs_is_refused() -> None:
