@@ -75,6 +75,11 @@ class Workload(Protocol):
         ...
 
 
+def lost(workload: Workload, before: float, after: float) -> float:
+    """How much worse the second score is; below 0 if it is better."""
+    return before - after if workload.higher_is_better else after - before
+
+
 def load_workload(spec: str, directory: Path) -> Workload:
     """Loads "file.py:name" (relative to `directory`) or "package.module:name" and checks its members.
 

@@ -30,7 +30,7 @@ from ...targets.timing.judge import Judgement, judge
 from ...targets.timing.measurement import Protocol
 from ..training.predict import score_of, session_predict
 from ..work import Work
-from ..workload import inputs_of
+from ..workload import inputs_of, lost
 
 Step = Literal["equalize", "adaround", "bias_correction"]
 NEAR = 4  # batches of the validation split on which outputs are compared
@@ -86,7 +86,7 @@ class Trials:
 
     def drop(self, before: float, after: float) -> float:
         """How much worse the second score is."""
-        return (before - after) * (1 if self.work.workload.higher_is_better else -1)
+        return lost(self.work.workload, before, after)
 
     def helps(self, new: Candidate, old: Candidate) -> bool:
         """Whether the new candidate replaces the old one."""

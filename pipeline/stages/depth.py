@@ -30,7 +30,7 @@ from ..pruning.verify import verify
 from ..training.batch_norm import reestimated
 from ..training.predict import validation_score
 from ..work import Work
-from ..workload import example_batch
+from ..workload import example_batch, lost
 from .prune import Share
 
 
@@ -124,9 +124,9 @@ class _Search:
             if not left:
                 self.ended = "without any of the remaining blocks the outputs are NaN or infinite"
                 break
-            best = min(left, key=lambda block: (self._cost(scores[block.path]), -block.parameters))
-            cost = self._cost(scores[best.path])
-            over = limit is not None and cost > limit
+            cost = {path: lost(self.work.workload, self.whole, score) for path, score in scores.items()}
+            best = min(left, key=lambda block: (cost[block.path], -block.parameters))
+            over = limit is not None and cost[best.path] > limit
             self.rounds.append({"scores": scores, "dropped": "" if over else best.path})
             if over:
                 self.ended = f"{best.path} stays, as without it the score would be {scores[best.path]:.4f}"
@@ -165,6 +165,3 @@ class _Search:
         self.work.progress(len(self.gone), self.stage.blocks or len(self.blocks), words)
         with without(self.model, dropped):
             return validation_score(self.work.workload, self.model)
-
-    def _cost(self, score: float) -> float:
-        return self.whole - score if self.work.workload.higher_is_better else score - self.whole

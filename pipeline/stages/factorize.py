@@ -41,7 +41,7 @@ from ..pruning.plan import plan_of
 from ..training.batch_norm import reestimated
 from ..training.predict import validation_score
 from ..work import Work
-from ..workload import example_batch
+from ..workload import example_batch, lost
 
 Ranks = int | tuple[int, int]
 
@@ -161,13 +161,12 @@ class Factorize:
     def _by_score(
         self, model: nn.Module, found: Mapping[str, Candidate], way: Sequence[Chosen], work: Work
     ) -> tuple[Chosen, list[str]]:
-        sign = 1 if work.workload.higher_is_better else -1
         scores = {0: validation_score(work.workload, model)}
 
         def within(at: int) -> bool:
             work.progress(len(scores), len(way).bit_length() + 1, "factorize: score")
             scores[at] = validation_score(work.workload, factorized(model, found, way[at]))
-            return sign * (scores[0] - scores[at]) <= (self.score_drop or 0.0) + 1e-12
+            return lost(work.workload, scores[0], scores[at]) <= (self.score_drop or 0.0) + 1e-12
 
         if (at := last_within(len(way), within)) == 0:
             raise ModelError(

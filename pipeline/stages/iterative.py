@@ -25,7 +25,7 @@ from ..importance.allocation import TooFewUnitsError
 from ..pruning.narrow import elements_of
 from ..training.predict import validation_score
 from ..work import Work
-from ..workload import example_batch
+from ..workload import example_batch, lost
 from .finetune import Finetune
 from .prune import Cutting, Prune, Share
 from .statistics import Statistics
@@ -79,7 +79,7 @@ class Iterative(Cutting):
     def __call__(self, work: Work) -> Work:
         whole = validation_score(work.workload, work.model())
         floor = self._floor(work, whole)
-        if floor is not None and _worse(work, whole, floor):
+        if floor is not None and lost(work.workload, floor, whole) > 0:
             raise RecipeError(
                 f"The unpruned network has a validation {work.workload.score_name} of {whole:.4f}, which is "
                 f"already beyond the floor of {floor:.4f}.",
@@ -95,7 +95,7 @@ class Iterative(Cutting):
                 break
             score, left = validation_score(work.workload, tried.model()), elements_of(tried.model())
             sentence = f"step {step}: {1 - left / size:.1%} fewer parameters, {score:.4f}"
-            if floor is not None and _worse(work, score, floor):
+            if floor is not None and lost(work.workload, floor, score) > 0:
                 words.append(f"{sentence}, under the floor of {floor:.4f}: undone")
                 break
             last = tried
@@ -149,10 +149,6 @@ def shares(goal: float, steps: int, schedule: Shape) -> list[float]:
     if schedule == "geometric":
         return [1 - (1 - goal) ** part for part in done]
     return [goal * (1 - (1 - part) ** 3) for part in done]
-
-
-def _worse(work: Work, score: float, floor: float) -> bool:
-    return score < floor if work.workload.higher_is_better else score > floor
 
 
 def _latency_s(work: Work) -> float:

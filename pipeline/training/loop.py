@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ...targets.errors import ModelError, RecipeError
-from ..workload import Batch, Workload, example_batch, split_batches, users_code
+from ..workload import Batch, Workload, example_batch, lost, split_batches, users_code
 from . import checkpoint as on_disk
 from .predict import score_of, torch_predict
 
@@ -165,7 +165,7 @@ def learn(model: nn.Module, job: TrainingJob, fabric: Fabric) -> None:
             score = score_of(workload, torch_predict(model, names), "validation") if first else 0.0
             scores = (*reached.scores, fabric.broadcast(score))
             keep = schedule.keep == "last" or epoch == 0
-            keep = keep or _is_better(workload, scores[-1], scores[reached.kept])
+            keep = keep or lost(workload, scores[reached.kept], scores[-1]) < 0
             kept, best = (epoch, _copied(model)) if keep else (reached.kept, reached.best)
             reached = on_disk.Reached(scores, kept, best, seed)
             if first:
@@ -236,16 +236,12 @@ def _copied(model: nn.Module) -> Mapping[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _is_better(workload: Workload, score: float, than: float) -> bool:
-    return score > than if workload.higher_is_better else score < than
-
-
 def _has_stopped_improving(workload: Workload, scores: Sequence[float], patience: int | None) -> bool:
     """Whether none of the last `patience` epochs is better than the best before them."""
     if patience is None or len(scores) <= patience:
         return False
     best = max if workload.higher_is_better else min
-    return not _is_better(workload, best(scores[-patience:]), best(scores[:-patience]))
+    return lost(workload, best(scores[:-patience]), best(scores[-patience:])) >= 0
 
 
 def _batch_count(workload: Workload) -> int:
