@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,29 @@ def _made(values: Iterable[Any], context: Any) -> Any:
     return again
 
 
+def _written(context: Any) -> list[str]:
+    kind, names = context
+    written = [kind.__module__, kind.__qualname__, *names]
+    _read(written)
+    return written
+
+
+def _read(written: Sequence[str]) -> tuple[type, tuple[str, ...]]:
+    """The class and the names of its attributes; only what is loaded already is looked up."""
+    module, name, *names = written
+    kind = getattr(sys.modules.get(module), name, None)
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise TypeError(f"no dataclass {name} is loaded in {module}")
+    return kind, tuple(names)
+
+
 pytree.register_pytree_node(
-    Opened, lambda one: (list(one.values.values()), (one.kind, tuple(one.values))), _made
+    Opened,
+    lambda one: (list(one.values.values()), (one.kind, tuple(one.values))),
+    _made,
+    serialized_type_name="deadweight.Opened",
+    to_dumpable_context=_written,
+    from_dumpable_context=_read,
 )
 
 

@@ -19,7 +19,7 @@ from torch.fx.graph import CodeGen
 
 from ...export.opened import tensors_of, unwrapped
 from ...targets.errors import ModelError
-from .contexts import collected, first_line, hushed, in_mode, own_backward
+from .contexts import any_length, collected, first_line, hushed, in_mode, own_backward
 from .inputs import Example, Inputs, check_inputs, flattened, inputs_of, open_axes, with_tensors
 from .takes import takes_of
 
@@ -49,7 +49,7 @@ def capture(
         with in_mode(model, training=training), torch.set_grad_enabled(training), hushed(), collected():
             vars(model)["forward"] = flattened(model, inputs)  # `in_mode` restores it
             shapes = open_axes(tensors, every=every)
-            with own_backward() as functions:
+            with any_length(), own_backward() as functions:
                 program = torch.export.export(model, tuple(tensors), dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:  # the user's code and the passes of torch.export may raise anything
@@ -255,13 +255,13 @@ def _refusal(error: Exception) -> ModelError:
         )
         if inside and words in str(error):
             return ModelError(f"{what}{where}.", cure)
-    first = first_line(error)
     if "data-dependent" in str(error).lower() or "GuardOnDataDependent" in type(error).__name__:
         return ModelError(
-            f"The network takes a different path for different data{where}, so it is not one graph: {first}",
-            "Replace the condition on values with torch.where, or move that part out of the module.",
+            f"The network takes a different path for different data{where}, so it is not one graph.",
+            "Replace the condition on values with torch.where, a size from values with a fixed one, or move "
+            "that part out of the module.",
         )
     return ModelError(
-        f"The network does not run on its example inputs, or cannot be captured{where}: {first}",
+        f"The network does not run on its example inputs, or cannot be captured{where}: {first_line(error)}",
         "Check that model(*inputs) runs; torch.export explains what a forward may contain.",
     )

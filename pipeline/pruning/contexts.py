@@ -105,6 +105,27 @@ def collected() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def any_length() -> Iterator[None]:
+    """Recurrent layers are captured for any length.
+
+    For the shapes of their results alone, torch runs them step by step, which fixes the number of steps.
+    """
+    from torch._decomp import decompositions  # torch.export loads it too
+
+    def layer(inp: Tensor, hidden: Any, params: Any, *_: Any, **__: Any) -> tuple[Tensor, Any]:
+        state = hidden if isinstance(hidden, Tensor) else hidden[0]
+        first = inp[..., :1] + params[0].reshape(-1)[:1]  # it has a gradient if the result has one
+        return first.repeat(1, 1, state.shape[-1]), hidden
+
+    own = dict(vars(decompositions))
+    vars(decompositions).update(one_layer_rnn=layer, select_one_layer_lstm_function=lambda *_: layer)
+    try:
+        yield
+    finally:
+        vars(decompositions).update(own)
+
+
+@contextlib.contextmanager
 def own_backward() -> Iterator[set[str]]:
     """The names of the user's autograd functions and gradient hooks that run: no graph has their backward."""
     found: set[str] = set()

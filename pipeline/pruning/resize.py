@@ -197,7 +197,7 @@ def _slice(site: _Site) -> None:
 
 def _select(site: _Site) -> None:
     living = site.along()
-    if isinstance(index := site.argument("index"), int):
+    if isinstance(index := site.argument("index"), int) and not bool(living.all()):  # else -1 is of any size
         site.set("index", int(living[: index % len(living)].sum()))
 
 

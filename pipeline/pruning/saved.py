@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ...export.opened import tensors_of, unwrapped
+from ...export.opened import opened, tensors_of, unwrapped
 from ...targets.artifact import json_of, writing
 from ...targets.errors import ArtifactError, ModelError
 from .compare import relative_error, run, tolerance
@@ -144,7 +144,7 @@ def _described(small: nn.Module, plan: Plan, given: Inputs) -> dict[str, Any]:
 
 def _structure(inputs: Inputs) -> dict[str, Any]:
     """What is not in the list of an example's tensors: names, nesting, and other values."""
-    leaves, spec = pytree.tree_flatten(tuple(inputs))
+    leaves, spec = pytree.tree_flatten(opened(tuple(inputs)))
     numbers = itertools.count()
     plain = [{"tensor": next(numbers)} if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     try:
@@ -152,13 +152,18 @@ def _structure(inputs: Inputs) -> dict[str, Any]:
     except (NotImplementedError, TypeError) as error:
         raise ModelError(
             f"The example inputs cannot be written without code: {error}",
-            "Give an example of tensors, numbers and text, in tuples, lists and dictionaries.",
+            "Give tensors, numbers and text, in tuples, lists, dictionaries and dataclasses of a module.",
         ) from error
 
 
 def _restored(written: dict[str, Any], tensors: Sequence[Tensor]) -> Inputs:
     values = [tensors[one["tensor"]] if isinstance(one, dict) else one for one in written["values"]]
-    return Inputs(*pytree.tree_unflatten(values, pytree.treespec_loads(written["structure"])))
+    try:
+        spec = pytree.treespec_loads(written["structure"])
+    except TypeError as error:
+        cure = "Import the module of the dataclass before load_pruned()."
+        raise ModelError(f"The example inputs cannot be made again: {error}.", cure) from error
+    return Inputs(*pytree.tree_unflatten(values, spec))
 
 
 def _tensors(tensors: dict[str, Tensor]) -> bytes:

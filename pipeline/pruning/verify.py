@@ -40,7 +40,7 @@ from .compare import (
 )
 from .contexts import Undropped, first_line, in_mode, seeded, uncollected
 from .graphnet import GraphNet
-from .groups import Groups
+from .groups import Groups, Tracing
 from .inputs import BATCH, Example, Inputs, axes_of, inputs_of, tried, with_tensors
 from .narrow import copied_module, named_tensors, without
 from .plan import Cut, Plan, fingerprint, plan_of
@@ -172,8 +172,20 @@ class Proof:
     @functools.cached_property
     def survivors(self) -> Survivors:
         """The second reference, on the original's own tensors."""
-        tracing, tensors = self.groups.tracing, dict(named_tensors(self.original))
-        alive = tracing.alive(self.plan.removed)
+        tracing = self.groups.tracing
+        return self._living(tracing, tracing.alive(self.plan.removed))
+
+    @functools.cached_property
+    def open(self) -> Survivors:
+        """The same from the graph with all axes open, if the graph form has it."""
+        tracing = self.groups.captures.get((False, True))
+        try:
+            return self._living(tracing, tracing.living(self.plan.cut)) if tracing else self.survivors
+        except ModelError:  # it couples other units
+            return self.survivors
+
+    def _living(self, tracing: Tracing, alive: Tensor) -> Survivors:
+        tensors = dict(named_tensors(self.original))
         return Survivors(tracing, alive, resized(tracing, alive)[0], tensors)
 
     @functools.cached_property
@@ -233,7 +245,7 @@ class Proof:
             try:
                 outcome = compared(expected, found, times=_GRADIENTS, most=math.inf)
             except ModelError as error:
-                return None, f"no training: {error.what}"
+                return None, error.what[0].lower() + error.what[1:].rstrip(".")
             except Exception:  # what its original can, it must
                 outcome = Comparison(math.inf, False)
             sure = outcome.same and not outcome.rounding  # random numbers look like amplified rounding
@@ -312,7 +324,7 @@ class Proof:
         """Whether the two compute the same for inputs of another size; "" if the original takes none."""
         exact = not self.outputs.function_changed_by
         expected = cache(or_nothing(partial(run, self.masked if exact else self.original, inputs)))
-        survivors = cache(or_nothing(lambda precision: run_graph(self.survivors, inputs, precision)))
+        survivors = cache(or_nothing(lambda precision: run_graph(self.open, inputs, precision)))
         samples = [[one.shape[1:] for one in tensors_of(given)] for given in (inputs, self.inputs)]
         if not exact and self.groups.batch is None and samples[0] == samples[1] and survivors(Precision.OWN):
             exact, expected = True, survivors  # the graph is that of any batch
@@ -322,7 +334,7 @@ class Proof:
         if not found(Precision.OWN):  # a ModelError of the graph form, or a size in the user's code
             return _FIXED
         if not exact:
-            captured = cache(or_nothing(partial(run_graph, Interpreter(self.groups.tracing.graph), inputs)))
+            captured = cache(or_nothing(partial(run_graph, Interpreter(self.open.module), inputs)))
             outcome = compared(expected, captured)
             if outcome.same and survivors(Precision.OWN):
                 expected = survivors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,17 +154,30 @@ def test_an_example_that_does_not_fit_is_refused(example: Any, words: str) -> No
         inputs_of(Skipped(), example)
 
 
-def test_an_example_that_needs_code_to_be_made_is_not_saved(tmp_path: Path) -> None:
-    class Takes(Two):
-        def forward(self, one: Result) -> Tensor:
-            return self.two(one.scores)
+class Takes(Two):
+    def forward(self, one: Result) -> Tensor:
+        return self.two(one.scores)
+
+
+def test_an_example_in_a_dataclass_is_saved_by_its_name_and_read_where_that_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass
+    class Local(Result):
+        pass
 
     model = Takes().eval()
-    groups = trace(model, (Result(x()),))
+    groups = trace(model, (Result(x(), "note"),))
     plan = choose(groups, {"a": torch.arange(12.0)}, ratio=0.5)
     small = apply(model, plan, groups)
-    with pytest.raises(ModelError, match=r"(?s)cannot be written without code.*tuples, lists and dict"):
-        save_pruned(tmp_path, small, plan, (Result(x()),))
+    with pytest.raises(ModelError, match=r"cannot be written without code: no dataclass .*Local is loaded"):
+        save_pruned(tmp_path, small, plan, (Local(x()),))
+    save_pruned(tmp_path, small, plan, (Result(x(), "note"),))
+    with monkeypatch.context() as gone:
+        gone.delattr(sys.modules[__name__], "Result")
+        with pytest.raises(ModelError, match=r"(?s)no dataclass Result is loaded in .*Import the module"):
+            load_pruned(Takes, tmp_path)
+    assert torch.equal(load_pruned(Takes, tmp_path)(Result(x())), small(Result(x())))
 
 
 def test_axes_that_change_together_have_one_name() -> None:

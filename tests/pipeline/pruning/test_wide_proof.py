@@ -226,3 +226,26 @@ def test_both_networks_keep_their_statistics_and_counts() -> None:
     proven(small, model, groups)
     for net, state in zip((model, small), before, strict=True):
         assert all(torch.equal(one, state[name]) for name, one in net.state_dict().items())
+
+
+class LastStep(nn.Module):
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.layer, self.norm = kind(6, 12, batch_first=True), nn.LayerNorm(12)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last: Tensor = self.layer(x)[0][:, -1]
+        out: Tensor = self.head(self.norm(last).view(-1, 12))
+        return out
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_the_graph_form_of_a_recurrent_layer_takes_any_length_and_its_last_step(kind: Any) -> None:
+    model = nets.lively(LastStep(kind))
+    small, _, groups = halved(model, nets.image(2, 7, 6), "graph")
+    assert "takes any length of axis 1" in proven(small, model, groups).also
+    longer = nets.image(2, 9, 6)
+    tail = small(torch.cat([longer, longer[:, -1:] + 1], 1))
+    assert not torch.allclose(small(longer), tail)
+    assert small.train()(longer).shape == (2, 3)
