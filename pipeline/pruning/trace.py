@@ -32,7 +32,7 @@ from .groups import Groups, Tracing
 from .identities import Cause, Identities
 from .inputs import Example, inputs_of, with_tensors
 from .narrow import named_tensors
-from .plan import fingerprint
+from .plan import fingerprint, owner_of
 from .rules import RULES, pointwise
 
 
@@ -110,10 +110,44 @@ def tracing_of(model: nn.Module, captured: GraphModule, learner: GraphModule | N
     solution = notes.identities.solve()
     notes.identities = Identities()
     tracing = Tracing(captured, values, slots, aliases, shapes, {}, notes, solution)
+    attributes = [
+        one for graph in (captured, learner) if graph for one in graph.graph.find_nodes(op="get_attr")
+    ]
+    read = {canonical.get(str(node.target)) for node in attributes if node.users}
+    for name, one in model.named_parameters():
+        for vector in _beside(tracing, name) if name not in read and one.dim() else ():
+            slots.pop((name, one.dim() - 1), None)
+            slots[name, one.dim() - 1] = vector  # the last: a group has the name of one that is always read
     if learner:
         twin = dataclasses.replace(tracing, graph=learner, values=learners)
         tracing = dataclasses.replace(tracing, learner=twin)
     return tracing
+
+
+def _beside(tracing: Tracing, name: str) -> list[Tensor]:
+    """The identities of the last axis of a parameter that no graph reads, or nothing.
+
+    In training it may replace masked values or be added to some: those are known if all axes of its size
+    that pass between the modules beside it are one.
+    """
+    above = name.rpartition(".")[0]
+
+    def beside(node: Node) -> str:
+        inside = f".{owner_of(node)}.".removeprefix(f".{above}." if above else ".")
+        return inside.partition(".")[0]
+
+    passed = [
+        vector
+        for node in tracing.graph.graph.nodes
+        if node.op == "call_function" and any(beside(node) != beside(user) for user in node.users)
+        for value in pytree.tree_leaves(tracing.values.get(node.name, ()))
+        for size, vector in zip(value.shape, value.axes, strict=True)
+        if size == tracing.shapes[name][-1]
+    ]
+    of = tracing.solution.of
+    first = next(iter(passed), None)
+    alike = first is not None and all(one is not None and torch.equal(of[one], of[first]) for one in passed)
+    return passed[:1] if alike else []
 
 
 def _shared_names(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, tuple[str, ...]]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import nets
-from support.halving import done, half_of
+from support.halving import done, half_of, halved
 from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.graphnet import GraphNet
@@ -301,3 +302,31 @@ def test_a_batch_that_one_of_the_inputs_fixes_is_fixed_for_all() -> None:
     assert groups.batch == 2
     small = apply(model, half_of(groups), groups)
     assert verify(model, small, done(small), groups).max_relative_error < 1e-5
+
+
+class Masked(nn.Module):
+    """In training, some rows are replaced by a learned one; which, torch.export cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.body, self.head = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+        self.masked = nn.Parameter(torch.randn(16))
+        self.never = nn.Parameter(torch.randn(7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.embed(x).relu()
+        if self.training:
+            rows = torch.tensor(np.random.default_rng(0).random(len(x)) < float(x.detach().abs().mean()))
+            y = y.clone()
+            y[rows] = self.masked
+        out: Tensor = self.head(self.body(y).relu())
+        return out
+
+
+def test_a_parameter_that_only_training_reads_goes_with_what_it_replaces() -> None:
+    model = nets.lively(Masked())
+    small, plan, _ = halved(model, nets.image(4, 6))
+    assert plan.cut["masked"] == {0: plan.removed["embed"]}
+    assert [len(small.masked), len(small.never)] == [8, 7]
+    small.train()(nets.image(4, 6)).sum().backward()
+    assert small.masked.grad is not None
