@@ -1,8 +1,10 @@
-"""kill -9 at ten moments, one in every stage: the same command goes on, and ends with the same bits."""
+"""A killed run goes on by the same command and ends with the same bits; signals leave nothing behind."""
 
 from __future__ import annotations
 
 import json
+import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ssh_board
 from support.runs import recipe
+from support.simulated_board import simulated_board
 
+from deadweight.pipeline.runs.cache import locked
 from deadweight.targets.artifact import sha256_of
 
 RECIPE = recipe(
@@ -21,11 +26,41 @@ RECIPE = recipe(
 )
 STAGES = ("train", "statistics", "prune", "finetune", "controls", "export", "quantize", "profile", "evaluate")
 REPRODUCED = (".safetensors", "plan.json", "model.onnx", "ranges.json")
+SWEPT = recipe(
+    *(("train", {"epochs": 3}), "statistics", ("prune", {"ratio": 0.5}), ("finetune", {"epochs": 1})),
+    *("export", "quantize", ("profile", {"events": 6, "event_s": 0.01, "on": "board"})),
+    head='target = "orin-nano-8gb"\n[sweep]\nprocesses = 2\nscore_drop = 0.5\n'
+    'over."prune.ratio" = [0.25, 0.5]\nover."finetune.epochs" = [1, 2]\n',
+)
+KILLS = int(os.environ.get("DEADWEIGHT_KILLS", "8"))
 
 
 def started(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "deadweight", "run", str(recipe), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def alive(session: int) -> list[int]:
+    """The processes of a session."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, own = (place / "stat").read_text().rpartition(")")[2].split()[:4]
+        except (OSError, ValueError):
+            continue
+        if int(own) == session and state != "Z":
+            found.append(int(place.name))
+    return found
+
+
+def ended_with_all(session: int, seconds: float = 30.0) -> bool:
+    """Whether a session has no process any more, within some seconds."""
+    until = time.monotonic() + seconds
+    while alive(session) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not alive(session)
 
 
 def finish(recipe: Path, out: Path) -> None:
@@ -81,3 +116,75 @@ def test_a_run_killed_in_every_stage_ends_as_one_that_was_left_alone(tmp_path: P
     assert [row["score"] for row in one["rows"]] == [row["score"] for row in other["rows"]]
     assert one.keys() == other.keys()
     assert [stage["cached"] for stage in other["stages"]] == [True] * len(STAGES)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(ssh_board.SSHD is None, reason="there is no sshd here: apt install openssh-server")
+def test_a_run_with_sweep_int8_and_board_killed_at_any_moments_ends_as_one_that_was_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(simulated_board(tmp_path, "10.3.0").config))
+    recipe, drawn = tmp_path / "recipe.toml", random.Random(5)
+    recipe.write_text(SWEPT)
+    begun = time.monotonic()
+    finish(recipe, tmp_path / "alone")
+    lasts = time.monotonic() - begun
+    assert len(list((tmp_path / "alone").glob("stages/train-*"))) == 1  # the sweep's stages are the run's
+    kept = json.loads((tmp_path / "alone" / "report.json").read_text())
+    killed: list[str] = []
+    runs = 0
+    while len(killed) < KILLS:
+        runs += 1
+        out = tmp_path / f"killed-{runs}"
+        while len(killed) < KILLS:
+            process = started(recipe, out)
+            try:
+                process.communicate(timeout=drawn.uniform(0.05, 0.6) * lasts)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                assert ended_with_all(process.pid)
+                parts = sorted(path.name.rpartition("-")[0] for path in out.glob("stages/*.part"))
+                killed.append("+".join(parts) or "between stages")
+            else:
+                assert process.returncode in (0, 1, 3)
+                break
+        finish(recipe, out)
+        assert reproduced(out) == reproduced(tmp_path / "alone")
+        report = json.loads((out / "report.json").read_text())
+        for name in ("sweep", "budgets"):
+            assert report.get(name) == kept.get(name)
+        for one, other in zip(report["rows"], kept["rows"], strict=True):
+            assert (one["name"], one["score"], one["engine_score"]) == (
+                other["name"],
+                other["score"],
+                other["engine_score"],
+            )
+        assert not list(out.rglob(".writing-*"))
+    print(f"{KILLS} kills in {runs} runs: {', '.join(killed)}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_a_sweep_and_leaves_no_process_no_half_written_file_and_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "run"
+    recipe.write_text(SWEPT.replace('on = "board"', "memory = false").replace("[1, 2]", "[300, 301]"))
+    process = started(recipe, out)
+    while not list(out.glob("stages/finetune-*.part/*")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    assert len(alive(process.pid)) > 2
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in errors
+    assert ended_with_all(process.pid)
+    assert not list(out.rglob(".writing-*"))
+    left = [path.name for path in (tmp_path / "temporary").iterdir()]
+    assert not [name for name in left if not name.startswith("torchinductor_")]
+    with locked(out):
+        pass

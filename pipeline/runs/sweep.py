@@ -10,6 +10,10 @@ import dataclasses
 import itertools
 import math
 import multiprocessing
+import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +26,7 @@ import torch
 from ...targets.artifact import read_json
 from ...targets.errors import DeadweightError, ModelError, RecipeError
 from ...targets.progress import Progress
+from ...targets.target import Target
 from ...targets.timing import measurement
 from ...targets.timing.judge import Judgement, judge
 from ..recipe import Recipe, SweepSettings, check_stages, parse_recipe
@@ -33,6 +38,7 @@ from ..stages.controls import Controls
 from ..stages.evaluate import Evaluate
 from ..stages.export import Export
 from ..stages.profile import Profile
+from ..training.worker import exit_with_parent
 from ..work import Facts, Variant, Work
 from .cache import Run
 from .seeds import Tried, mark_front, merged
@@ -298,13 +304,14 @@ def warm(
     Raises:
         ModelError: a process was killed.
     """
-    total, threads = sum(map(len, by_seed)), torch.get_num_threads()
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    total = sum(map(len, by_seed))
+    # Threads and target, with what was read from the board, are in the cache key.
+    shared = run.directory, start.target, torch.get_num_threads(), tuple(last)
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawned, _trying, (os.getpid(),)) as pool:
 
         def submitted(recipe: Recipe) -> Future[None]:
-            return pool.submit(
-                _run_trial, recipe.values, recipe.path, run.directory, threads=threads, last=tuple(last)
-            )
+            return pool.submit(_run_trial, recipe.values, recipe.path, *shared)
 
         try:
             # The first setting of a seed makes the stages that all share; the others wait for it.
@@ -318,6 +325,17 @@ def warm(
                 "Run the same command again: finished stages are kept. "
                 "If memory ran out, use fewer processes.",
             ) from error
+        except BaseException:  # a signal too: nobody waits for the others
+            for process in multiprocessing.active_children():
+                process.terminate()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _trying(parent: int) -> None:
+    """Ends this process with its parent, and by SIGTERM as by an exception: half-written files go too."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    threading.Thread(target=exit_with_parent, args=(parent,), daemon=True).start()
 
 
 def trial_stages(recipe: Recipe) -> list[NamedStage]:
@@ -339,11 +357,11 @@ def trial_stages(recipe: Recipe) -> list[NamedStage]:
 
 
 def _run_trial(
-    values: Mapping[str, Any], path: Path, directory: Path, *, threads: int, last: Sequence[NamedStage]
+    values: Any, path: Path, directory: Path, target: Target, threads: int, last: Sequence[NamedStage]
 ) -> None:
-    torch.set_num_threads(threads)  # part of the cache key
+    torch.set_num_threads(threads)
     try:
-        recipe = parse_recipe(values, path)
+        recipe = dataclasses.replace(parse_recipe(values, path), target=target)
         run, work = prepared(recipe, directory, Watcher())
         for stage in trial_stages(recipe):
             work = run.step(stage, work)

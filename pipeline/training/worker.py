@@ -26,7 +26,7 @@ from .teachers import Teaching
 
 def train_share(place: Path) -> None:
     value = read_json(place / "job.json")
-    threading.Thread(target=_exit_with_parent, args=(value["parent"],), daemon=True).start()
+    threading.Thread(target=exit_with_parent, args=(value["parent"],), daemon=True).start()
     sys.path[:] = value["path"]
     torch.set_num_threads(value["threads"])
     schedule = Schedule.of(value["schedule"])
@@ -68,7 +68,7 @@ def train_share(place: Path) -> None:
     learn(load_network(workload, place), job, fabric)
 
 
-def _exit_with_parent(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Exits when the parent dies; otherwise the worker would run forever."""
     while os.getppid() == parent:
         time.sleep(0.5)
