@@ -78,8 +78,11 @@ def at_opset(model: OnnxModel, opset: int) -> OnnxModel:
     current = opset_of(model.proto)
     if current >= opset:
         return model
+    source = model.copy().proto
+    # In IR 3 the converter takes only initializers that are inputs; ONNX Runtime takes all.
+    source.ir_version = max(source.ir_version, OWN_INITIALIZERS)
     try:
-        converted = version_converter.convert_version(model.proto, opset)
+        converted = version_converter.convert_version(source, opset)
     except Exception as error:  # its errors share no public base class
         raise ModelError(
             f"{model.path} has opset {current}, which ONNX's converter cannot convert to {opset}: "

@@ -128,7 +128,9 @@ def compare(
         bad = first_bad_rounding(with_initializers(rounded_from or first), second, some[0])
         if bad is not None:
             raise ModelError(
-                f"The hop {name} is broken: {bad}", "Quantize again, with the ranges of this file."
+                f"The hop {name} is broken: {bad}",
+                "Quantize again, with the ranges of this file. An extreme sample widens them: leave it "
+                'out, or use the method "best".',
             )
     judged, runs = _judged(before, after, some)
     return _compare(

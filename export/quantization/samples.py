@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...targets.errors import ArtifactError, WorkloadError
+from ...targets.errors import ArtifactError, ModelError, WorkloadError
 from ..onnx_graph.graph import Array, given_inputs, load
 from ..onnx_graph.run import PIECE, WHOLE, may_lack_batch
 
@@ -156,6 +156,9 @@ def inputs_of(model: onnx.ModelProto) -> tuple[Input, ...]:
     found = []
     for value in given_inputs(model.graph):
         kind = value.type.tensor_type
+        if kind.elem_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+            cure = "Export the part behind it, which takes numbers."
+            raise ModelError(f"The input {value.name!r} takes no numbers, as samples have.", cure)
         shape = tuple(axis.dim_value for axis in kind.shape.dim) if kind.HasField("shape") else None
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
         found.append(Input(value.name, dtype, shape, kind.shape.dim[0].dim_param if shape else ""))

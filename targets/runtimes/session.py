@@ -165,7 +165,7 @@ def checked_inputs(specs: Tuple[TensorSpec, ...], inputs: Arrays, *, model: str)
             isinstance(size, int) and size != got for size, got in zip(spec.shape, array.shape)
         ):
             faults.append(f"'{spec.name}' has the shape {list(array.shape)}")
-        elif math.prod(array.shape) == 0:
+        elif math.prod(array.shape) == 0 and 0 not in spec.shape:
             faults.append(f"'{spec.name}' is empty: its shape is {list(array.shape)}")
     if faults:
         raise ModelError(

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.int8_files import calibrate, compare_files, float_kernels, to_half, to_qdq
 from support.onnx_files import numbers, op, write_network
 
-from deadweight.export.onnx_graph.float_input import as_float
+from deadweight.export.onnx_graph.float_input import as_float, at_opset
 from deadweight.export.onnx_graph.graph import load
 from deadweight.targets.errors import ModelError
 
@@ -70,7 +70,12 @@ def test_an_opset_without_scales_by_channel_is_raised_to_one_with_them(tmp_path:
     made = nodes()
     made[2].output[0] = "y0"
     bounds = {"low": np.float32(0), "high": np.float32(1)}
-    path = written(tmp_path / "old.onnx", [*made, clip], CONSTANTS | bounds, opset=11, ir=6)
+    for ir in (
+        6,
+        3,
+    ):  # in IR 3, constants that are no inputs are against the rules, and ONNX Runtime takes them
+        path = written(tmp_path / "old.onnx", [*made, clip], CONSTANTS | bounds, opset=11, ir=ir)
+        assert at_opset(load(path), 13).proto.opset_import[0].version == 13
     made_float = as_float(load(path))
     assert [node.name for node in made_float.graph.node] == ["conv1", "relu", "conv2", "clip"]
     quantized = to_qdq(path, calibrate(path, DATA), tmp_path / "q.onnx")

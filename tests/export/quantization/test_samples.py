@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from deadweight.export.quantization.samples import open_samples
-from deadweight.targets.errors import ArtifactError, WorkloadError
+from deadweight.export.quantization.samples import inputs_of, open_samples
+from deadweight.targets.errors import ArtifactError, ModelError, WorkloadError
 
 F, I = TensorProto.FLOAT, TensorProto.INT64  # noqa: E741
 
@@ -97,6 +97,22 @@ def test_what_does_not_fit_is_refused_before_anything_runs(
     with pytest.raises(WorkloadError, match=message) as caught:
         open_samples(pictures, folder)
     assert "1.npz" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        helper.make_sequence_type_proto(helper.make_tensor_type_proto(F, None)),
+        helper.make_optional_type_proto(helper.make_tensor_type_proto(F, None)),
+        helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(F, [])),
+        helper.make_tensor_type_proto(TensorProto.STRING, ["n"]),
+    ],
+)
+def test_inputs_that_are_no_tensors_of_numbers_are_refused_by_name(tmp_path: Path, kind: Any) -> None:
+    made = onnx.load(model(tmp_path / "m.onnx", odd=(F, ["n"])))
+    made.graph.input[0].type.CopyFrom(kind)
+    with pytest.raises(ModelError, match="The input 'odd' takes no numbers"):
+        inputs_of(made)
 
 
 def test_names_that_the_model_does_not_know_are_listed(tmp_path: Path) -> None:

@@ -84,6 +84,11 @@ def test_an_empty_batch_is_refused() -> None:
         checked_inputs((X,), {"x": np.zeros((0, 4), np.float32)}, model="m.onnx")
 
 
+def test_an_input_of_length_zero_by_its_own_shape_is_taken() -> None:
+    past = TensorSpec("past", ("batch", 0), "float32")
+    assert checked_inputs((past,), {"past": np.zeros((2, 0), np.float32)}, model="m")["past"].shape == (2, 0)
+
+
 def test_a_dimension_without_a_name_is_shown_as_a_question_mark() -> None:
     assert str(TensorSpec("x", (None, 4), "float32")) == "x: float32[?, 4]"
 
