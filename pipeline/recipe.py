@@ -16,11 +16,10 @@ from pydantic import Field
 
 from ..targets.board_file import read_toml, with_jetpack
 from ..targets.budgets import Budgets
-from ..targets.errors import RecipeError, meant, within
+from ..targets.errors import RecipeError, meant, users_code, within
 from ..targets.target import Target, load_target
 from .stage import NamedStage, checked, make_stage, named_files
 from .work import Facts
-from .workload import users_code
 
 if sys.version_info >= (3, 11):
     import tomllib

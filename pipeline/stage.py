@@ -18,9 +18,8 @@ from typing import Any, Protocol, cast
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from ..targets.errors import RecipeError, WorkloadError, meant, meant_and, within
+from ..targets.errors import RecipeError, WorkloadError, meant, meant_and, users_code, within
 from .work import Work
-from .workload import users_code
 
 
 class Stage(Protocol):

@@ -7,14 +7,8 @@ the PyTorch module, the ONNX file and an engine on a board.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import importlib
-import importlib.util
 import sys
-import sysconfig
-import traceback
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -24,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..targets.errors import DeadweightError, WorkloadError, meant
+from ..targets.errors import WorkloadError, meant, module_in, users_code
 
 Batch = Mapping[str, Tensor]
 Array = np.ndarray[Any, Any]
@@ -119,25 +113,6 @@ def workload_source(spec: str, directory: Path) -> Path:
     return Path(str(sys.modules[place].__file__))
 
 
-@contextlib.contextmanager
-def users_code(while_what: str) -> Iterator[None]:
-    """Turns an exception of the user's code into a WorkloadError that names the line."""
-    try:
-        yield
-    except (DeadweightError, KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # a full disk is no fault of that code
-        frames = traceback.extract_tb(error.__traceback__)
-        theirs = [frame for frame in frames if not _is_installed(frame.filename)]
-        at = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
-        cure = "Fix that line and run again." if theirs else "Fix it and run again."
-        if isinstance(error, ModuleNotFoundError):
-            cure = "Check the name; the module must be beside the recipe or on Python's path."
-        raise WorkloadError(f"While {while_what}: {type(error).__name__}: {error}{at}.", cure) from error
-
-
 def built_model(workload: Workload, *, seed: int | None = None) -> nn.Module:
     """A new network from `build_model()`; with a seed, its initial weights are reproducible.
 
@@ -202,15 +177,6 @@ def inputs_of(workload: Workload, split: str) -> Iterator[dict[str, Tensor]]:
         yield {name: batch[name] for name in names}
 
 
-def _is_installed(filename: str) -> bool:
-    """Whether a source file belongs to Python, an installed package or deadweight, not to the user."""
-    root = Path(__file__).resolve().parents[1]
-    floors = {root / floor for floor in ("pipeline", "export", "targets", "deadweight")}
-    places = floors | {Path(sysconfig.get_path("stdlib")).resolve()}
-    within = places & set(Path(filename).resolve().parents)
-    return filename.startswith("<") or "site-packages" in filename or bool(within)
-
-
 def _import_file(path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
@@ -220,14 +186,8 @@ def _import_file(path: Path) -> ModuleType:
         )
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # so that it can import the files beside it, as a script can
-    spec = importlib.util.spec_from_file_location(f"{path.stem}_{zlib.crc32(str(path).encode()):08x}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
     with users_code(f"{path.name} was imported"):
-        spec.loader.exec_module(module)
-    return module
+        return module_in(path)
 
 
 def _import_name(name: str) -> ModuleType:

@@ -17,6 +17,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
+import sys
+import sysconfig
+import traceback
+import zlib
+from importlib import util
+from pathlib import Path
+from types import ModuleType
 from typing import Iterable, Iterator, Type
 
 
@@ -90,3 +98,42 @@ def reported(kind: Type[DeadweightError], what: str, cure: str, *of: Type[BaseEx
     except kinds as error:
         reason = f"there is no {error}" if isinstance(error, KeyError) else error
         raise kind(f"{what}: {getattr(error, 'strerror', None) or reason}.", cure) from error
+
+
+def module_in(path: Path) -> ModuleType:
+    """The module of a file, under a name of its own."""
+    spec = util.spec_from_file_location(f"{path.stem}_{zlib.crc32(str(path).encode()):08x}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def users_code(while_what: str, kind: Type[DeadweightError] = WorkloadError) -> Iterator[None]:
+    """Turns an exception of the user's code into an error of ours that names the line."""
+    try:
+        yield
+    except (DeadweightError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # a full disk is no fault of that code
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if not _is_installed(frame.filename)]
+        at = f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
+        cure = "Fix that line and run again." if theirs else "Fix it and run again."
+        if isinstance(error, ModuleNotFoundError):
+            cure = "Check the name; the module must be beside the recipe or on Python's path."
+        raise kind(f"While {while_what}: {type(error).__name__}: {error}{at}.", cure) from error
+
+
+def _is_installed(filename: str) -> bool:
+    """Whether a source file belongs to Python, an installed package or deadweight, not to the user."""
+    root = Path(__file__).resolve().parents[1]
+    floors = {root / floor for floor in ("pipeline", "export", "targets", "deadweight")}
+    places = floors | {Path(sysconfig.get_path("stdlib")).resolve()}
+    within = places & set(Path(filename).resolve().parents)
+    return filename.startswith("<") or "site-packages" in filename or bool(within)

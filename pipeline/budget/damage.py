@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ...targets.errors import ModelError
+from ...targets.errors import ModelError, users_code
 from ...targets.progress import Progress
 from ..pruning.groups import Groups, choose
 from ..pruning.surgery import apply
 from ..training.batch_norm import reestimated
-from ..workload import Workload, example_batch, split_batches, users_code
+from ..workload import Workload, example_batch, split_batches
 from .solve import Levels
 
 

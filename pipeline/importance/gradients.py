@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...targets.errors import ModelError
+from ...targets.errors import ModelError, users_code
 from ..pruning.contexts import Undropped, seeded
 from ..pruning.groups import Group, Groups
 from ..pruning.narrow import copied_module
-from ..workload import Workload, example_batch, split_batches, users_code
+from ..workload import Workload, example_batch, split_batches
 
 
 @dataclass(frozen=True)

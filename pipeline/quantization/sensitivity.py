@@ -20,9 +20,10 @@ from pathlib import Path
 from ...export.onnx_graph.graph import save
 from ...export.parity.compare import Tally
 from ...export.quantization.to_qdq import to_qdq
+from ...targets.errors import users_code
 from ...targets.runtimes.open import open_session
 from ..training.predict import session_predict
-from ..workload import Array, split_batches, users_code
+from ..workload import Array, split_batches
 from .candidates import Candidate, Trials, in_float, timed
 
 BATCHES = 8  # of the validation split

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...targets.errors import users_code
 from ...targets.progress import Progress
 from ..recipe import Recipe
 from ..stage import is_users_own, source_of
 from ..training.networks import NetworkFiles
 from ..work import Work
-from ..workload import load_workload, users_code, workload_source
+from ..workload import load_workload, workload_source
 from .cache import Finished, Run
 
 

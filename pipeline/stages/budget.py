@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ...export.onnx_graph.resize import Resizable, Widths
 from ...export.to_onnx import to_onnx
 from ...targets.artifact import read_json, write_json
-from ...targets.errors import ModelError, RecipeError
+from ...targets.errors import ModelError, RecipeError, users_code
 from ...targets.remote.board import time_on
 from ...targets.remote.on_board import ready_on
 from ...targets.remote.ssh import connected
@@ -41,7 +41,7 @@ from ..pruning.plan import plan_of
 from ..pruning.surgery import apply
 from ..training.predict import validation_score
 from ..work import Work
-from ..workload import example_batch, users_code
+from ..workload import example_batch
 from .profile import how_on
 from .prune import Cutting, find_criterion
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import nn
 
 from ...targets.artifact import write_json
-from ...targets.errors import RecipeError
+from ...targets.errors import RecipeError, users_code
 from ..compression.masks import load_masks
 from ..stage import NamedStage
 from ..training.checkpoint import write_tensors
@@ -27,7 +27,7 @@ from ..training.loop import WORKER, Schedule, TrainingJob
 from ..training.networks import student_class
 from ..training.teachers import Teaching
 from ..work import Facts, Work
-from ..workload import built_model, users_code
+from ..workload import built_model
 from .load import read_weights
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, cast
 from pydantic import Field
 from torch import Tensor, nn
 
-from ...targets.errors import ModelError, RecipeError, meant_and
+from ...targets.errors import ModelError, RecipeError, meant_and, users_code
 from ...targets.target import Target
 from ..importance import criteria
 from ..importance.activations import ActivationStatistics
@@ -32,7 +32,7 @@ from ..pruning.verify import proven
 from ..stage import NamedStage, is_users_own
 from ..training.batch_norm import reestimated
 from ..work import Work
-from ..workload import inputs_of, users_code
+from ..workload import inputs_of
 from .statistics import Statistics
 
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -12,9 +12,10 @@ import itertools
 import torch
 from torch import nn
 
+from ...targets.errors import users_code
 from ..pruning.graphnet import GraphNet
 from ..pruning.narrow import copied_module
-from ..workload import Workload, example_batch, split_batches, users_code
+from ..workload import Workload, example_batch, split_batches
 
 
 def reestimated(model: nn.Module, workload: Workload, *, batches: int = 64, seed: int = 0) -> nn.Module:

@@ -21,8 +21,8 @@ from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor, nn
 
-from ...targets.errors import ModelError, RecipeError
-from ..workload import Batch, Workload, example_batch, lost, split_batches, users_code
+from ...targets.errors import ModelError, RecipeError, users_code
+from ..workload import Batch, Workload, example_batch, lost, split_batches
 from . import checkpoint as on_disk
 from .predict import score_of, torch_predict
 

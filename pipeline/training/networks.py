@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from ...targets.artifact import read_json
-from ...targets.errors import RecipeError
+from ...targets.errors import RecipeError, users_code
 from ..pruning import rebuild, surgery
 from ..pruning.groups import Groups
 from ..pruning.plan import Plan, plan_of
 from ..pruning.saved import PLAN, WEIGHTS, load_pruned, save_pruned
 from ..pruning.trace import trace
 from ..work import Variant
-from ..workload import Workload, example_batch, users_code
+from ..workload import Workload, example_batch
 from .checkpoint import fill, tensors_in, write_tensors
 
 

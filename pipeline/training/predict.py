@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ...export.opened import outputs_of
-from ...targets.errors import ModelError, WorkloadError
+from ...targets.errors import ModelError, WorkloadError, users_code
 from ...targets.runtimes.infer import run_all
-from ..workload import Array, Batch, Predict, Workload, example_batch, split_batches, users_code
+from ..workload import Array, Batch, Predict, Workload, example_batch, split_batches
 
 if TYPE_CHECKING:
     from ...targets.runtimes.session import Session

@@ -7,14 +7,11 @@ that memory on a Jetson; a card has its own, so there nothing is measured.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
 from ..artifact import json_of, write_json
+from ..child import child
 from ..errors import DeadweightError, MeasurementError, TargetError
 from ..machine.jetson import is_jetson, read_board
 from ..memory_fit import Base, Fit, Footprint, base_of, fit, free_memory
@@ -147,30 +144,25 @@ def kept_base(folder: Path = CACHE) -> Dict[str, Any]:
 
 def measure_base(folder: Path = CACHE) -> Mapping[str, Any]:
     """Measures and keeps it, if this version was not measured before; empty where it cannot be measured."""
-    # The child imports the package from the same place, also from a zip file.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))}
-    command = [sys.executable, "-c", f"from {__name__} import _child; _child()"]
     try:
         version = str(import_tensorrt().__version__)
         if kept_base(folder).get("tensorrt") == version:
             return kept_base(folder)
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
-        )
-        measured = dict(json.loads(done.stdout.splitlines()[-1]))
+        with child() as process:
+            measured = process.run(_measured_base, what="TensorRT alone", within_s=_TIMEOUT_S)
         write_json(cache(folder) / _KEPT, {"tensorrt": version, **measured})
-    except (DeadweightError, OSError, ValueError, IndexError, subprocess.SubprocessError):
+    except (DeadweightError, OSError):
         return {}
     return kept_base(folder)
 
 
-def _child() -> None:
+def _measured_base() -> Dict[str, Any]:
     from ..machine.cuda import open_cuda
 
     before, trt = free_memory(), import_tensorrt()
     cuda = open_cuda()
     if not cuda.attribute("integrated"):
-        return
+        raise TargetError("A card has its own memory.", "Only that of an integrated GPU is measured.")
     with heard(trt) as (logger, lines):
         first = cuda.malloc(1 << 20)  # now the context exists
         runtime = trt.Runtime(logger)
@@ -178,9 +170,6 @@ def _child() -> None:
         builder = trt.Builder(logger)
         config = builder.create_builder_config()
         building = before - free_memory()
-    print()
-    print(
-        json.dumps({"running_bytes": running, "building_bytes": building, "simulated": is_simulated(lines)})
-    )
     del config, builder, runtime
     cuda.free(first)
+    return {"running_bytes": running, "building_bytes": building, "simulated": is_simulated(lines)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, Mapping, Optional, TypeVar, Union
 
-from ..errors import DeadweightError, TargetError
+from ..errors import TargetError, users_code
 from .runtime import DEFAULT, Runtime, by_suffix, runtime_named, usable, with_choices
 
 if TYPE_CHECKING:
@@ -78,15 +78,8 @@ def open_session(
     if not runs.source:
         return runs.open(Path(path), threads=threads)
     runs.check_installed(Path(path).name)
-    try:
+    with users_code(f"the runtime {runs.source} opened {path}", TargetError):
         session: Optional[Session] = runs.open(Path(path), threads=threads)
-    except DeadweightError:
-        raise
-    except Exception as error:  # the user's own code may fail in any way
-        raise TargetError(
-            f"The runtime {runs.source} could not open {path}: {type(error).__name__}: {error}.",
-            "Fix its open(path, threads=1).",
-        ) from error
     if session is None:
         raise TargetError(
             f"The runtime {runs.source} opened {path} as None.", "Let open(path, threads=1) return a Session."

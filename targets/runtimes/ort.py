@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
+from ..child import SMALLER, memory_given
 from ..errors import ModelError, TargetError
 from ..machine.probe import evidence
-from .child import SMALLER, memory_given
 from .session import TensorSpec, checked_inputs
 
 if TYPE_CHECKING:

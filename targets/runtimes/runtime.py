@@ -11,15 +11,13 @@ import importlib
 import pkgutil
 import re
 import sys
-import zlib
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import util
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
-from ..errors import DeadweightError, TargetError
+from ..errors import TargetError, module_in, users_code
 
 if TYPE_CHECKING:
     from .session import ProcessTimes, Session
@@ -234,19 +232,8 @@ def own_runtime(reference: str, folder: Path = Path()) -> Runtime:
         raise TargetError(
             f"The runtime's file {path} does not exist.", "Its path is relative to the file that names it."
         )
-    try:
-        module = _from_file(path) if is_file else importlib.import_module(place)
-    except DeadweightError:
-        raise
-    except ModuleNotFoundError as error:
-        raise TargetError(
-            f"The runtime {reference} cannot be loaded: {error}.",
-            f"Install {error.name}, or correct the name; import a runtime's library in `open`.",
-        ) from error
-    except Exception as error:  # the user's own code may fail in any way
-        raise TargetError(
-            f"The runtime {reference} cannot be loaded: {type(error).__name__}: {error}.", "Fix that file."
-        ) from error
+    with users_code(f"the runtime {reference} was imported", TargetError):
+        module = module_in(path) if is_file else importlib.import_module(place)
     value = getattr(module, name, None)
     if not isinstance(value, Runtime):
         what = f"is a {type(value).__name__}" if hasattr(module, name) else "does not exist"
@@ -265,13 +252,3 @@ def own_runtime(reference: str, folder: Path = Path()) -> Runtime:
 def _loaded(source: str) -> Runtime:
     """A user's own runtime in another process than the user's, which loads it once."""
     return next((one for one in _OWN.values() if one.source == source), None) or own_runtime(source)
-
-
-def _from_file(path: Path) -> ModuleType:
-    spec = util.spec_from_file_location(f"{path.stem}_{zlib.crc32(str(path).encode()):08x}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module

@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import median_high
 from typing import TYPE_CHECKING, Optional, Tuple, Union
 
+from ..child import child
 from ..errors import MeasurementError
-from ..runtimes.child import child
 from ..runtimes.runtime import DEFAULT, Runtime, runtime_named
 
 if TYPE_CHECKING:

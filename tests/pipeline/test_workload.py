@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deadweight.pipeline import workload as module
 from deadweight.pipeline.workload import example_batch, load_workload, split_batches
-from deadweight.targets.errors import WorkloadError
+from deadweight.targets.errors import WorkloadError, users_code
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 
@@ -65,14 +65,14 @@ def test_an_error_in_our_own_code_is_not_called_the_users() -> None:
     def ours() -> None:
         module._import_file(Path("/nowhere.py"))
 
-    with pytest.raises(WorkloadError, match="does not exist"), module.users_code("it was tried"):
+    with pytest.raises(WorkloadError, match="does not exist"), users_code("it was tried"):
         ours()
 
 
 def test_pythons_own_lines_are_not_the_users(tmp_path: Path) -> None:
-    with pytest.raises(WorkloadError) as caught, module.users_code("it was tried"):
+    with pytest.raises(WorkloadError) as caught, users_code("it was tried"):
         importlib.import_module("gone_and_never_was")
     assert "test_workload.py" in caught.value.what
     assert "Check the name" in caught.value.cure
-    with pytest.raises(WorkloadError, match=r"test_workload\.py:\d+\.\n"), module.users_code("it was tried"):
+    with pytest.raises(WorkloadError, match=r"test_workload\.py:\d+\.\n"), users_code("it was tried"):
         json.loads("{")  # raised in Python's own file, called from this one
