@@ -1,16 +1,15 @@
 """The plan of an event: the length of each model's block, and the number of rounds.
 
-A block is so long that the cost of reading the clock is negligible. Also that cost, and checks of the clock.
+A block is so long that the cost of reading the clock, which is measured here, is negligible.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from time import get_clock_info, perf_counter_ns, thread_time_ns
+from time import perf_counter_ns, thread_time_ns
 from typing import Callable, Dict, Mapping, Tuple
 
-from ..errors import MeasurementError
 from .measurement import Protocol
 
 _ALIKE = 1.5
@@ -74,20 +73,3 @@ def clock_costs_ns() -> Tuple[float, float]:
 
     wall = cost(perf_counter_ns)
     return wall, cost(thread_time_ns) + wall
-
-
-def clock_source() -> Tuple[bool, float]:
-    """Whether this machine's wall clock never steps backwards, and its resolution in seconds."""
-    info = get_clock_info("perf_counter")
-    return info.monotonic, info.resolution
-
-
-def check_clock(monotonic: bool, resolution_s: float) -> None:
-    """Checks that a clock can time a model."""
-    if not monotonic or resolution_s > 1e-5:
-        fault = "may step backwards" if not monotonic else f"has a resolution of only {resolution_s:g} s"
-        raise MeasurementError(
-            f"This machine has no clock source that can time a model: its clock {fault}.",
-            "On a virtual machine choose another clock source (Linux: /sys/devices/system/clocksource), or "
-            "measure on another machine.",
-        )

@@ -48,7 +48,7 @@ from ..progress import Counted
 from ..runtimes.open import open_session
 from ..runtimes.runtime import Runtime, known_runtimes
 from ..runtimes.session import ProcessTimes, Session
-from .block_plan import Block, Plan, check_clock, clock_source, planned
+from .block_plan import Block, Plan, planned
 from .events import take_events
 from .inputs import check_batch, fed, with_inputs
 from .measurement import Mark, Measurement, Protocol
@@ -107,12 +107,11 @@ def time_together(
 
     Raises:
         ModelError: a model cannot be opened or run, the inputs do not fit it, or it crashed its process.
-        MeasurementError: there is nothing to time, the machine has no clock for it, a model changed while it
-            was timed, or the first event did not end within the time cap.
+        MeasurementError: there is nothing to time, a model changed while it was timed, or the first event did
+            not end within the time cap.
     """
     if not models:
         raise MeasurementError("There are no models to time.", "Give one model file or more.")
-    check_clock(*clock_source())
     own = next((one for one in known_runtimes(variants=True) if one.name == protocol.runtime), None)
     time_process = None if own is None or opened is not open_session else own.time_process
     paths = {name: Path(path) for name, path in models.items()}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import ctypes
 import os
-import re
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Optional, Tuple, Union
 
 from ..child import child
 from ..errors import MeasurementError
+from ..machine.jetson import proc_bytes
 from ..runtimes.runtime import DEFAULT, Runtime, runtime_named
 
 if TYPE_CHECKING:
@@ -179,23 +179,15 @@ def _reset_peak(proc: Path) -> bool:
 
 def _private_bytes(proc: Path) -> Tuple[int, bool]:
     """Bytes in private dirty pages and True; where unknown, the resident size and False."""
-    try:
-        rollup = (proc / "smaps_rollup").read_text()
-    except OSError:
-        return _status(proc, "VmRSS"), False
-    found = re.search(r"^Private_Dirty:\s*(\d+) kB", rollup, re.MULTILINE)
-    return (int(found.group(1)) * 1024, True) if found else (_status(proc, "VmRSS"), False)
+    dirty = proc_bytes(proc / "smaps_rollup", "Private_Dirty")
+    return (_status(proc, "VmRSS"), False) if dirty is None else (dirty, True)
 
 
 def _status(proc: Path, key: str) -> int:
-    try:
-        status = (proc / "status").read_text()
-    except OSError as error:
+    size = proc_bytes(proc / "status", key)
+    if size is None:
         raise MeasurementError(
-            "Memory can be measured on Linux only: there is no /proc/self/status here.",
+            f"Memory can be measured on Linux only: /proc/self/status here has no {key}.",
             "Measure on the board.",
-        ) from error
-    found = re.search(rf"^{key}:\s*(\d+) kB", status, re.MULTILINE)
-    if found is None:
-        raise MeasurementError(f"/proc/self/status has no {key} on this system.", "Measure on the board.")
-    return int(found.group(1)) * 1024
+        )
+    return size
