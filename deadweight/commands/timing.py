@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from .. import api
 from ..targets.engines.plugins import give_plugins
@@ -28,23 +29,22 @@ from ..terminal.show import show
 from ..terminal.tables import bar
 from .engines import show_engine_layers
 
-Threads = Annotated[int, typer.Option(help="Threads of the runtime.")]
+Threads = Annotated[int, Option(help="Threads of the runtime.")]
 Cap = Annotated[
-    float | None,
-    typer.Option(help="Time limit in seconds; 60, but none for an exact number of loads."),
+    float | None, Option(help="Time limit in seconds; 60, but none for an exact number of loads.")
 ]
-Batch = Annotated[int, typer.Option(help="Batch size, if the model's is dynamic.")]
+Batch = Annotated[int, Option(help="Batch size, if the model's is dynamic.")]
 
 
 def profile(
-    model: Annotated[Path, typer.Argument(help="The model: ONNX, or an engine.")],
-    events: Annotated[int, typer.Option(help="Fresh loads of the model.")] = 24,
+    model: Annotated[Path, Argument(help="The model: ONNX, or an engine.")],
+    events: Annotated[int, Option(help="Fresh loads of the model.")] = 24,
     cap_s: Cap = None,
-    event_s: Annotated[float, typer.Option(help="Seconds that the model runs in one event.")] = 0.05,
+    event_s: Annotated[float, Option(help="Seconds that the model runs in one event.")] = 0.05,
     threads: Threads = 1,
     batch: Batch = 1,
     inputs: Inputs = None,
-    layers: Annotated[bool, typer.Option("--layers", help="The time of every layer as well.")] = False,
+    layers: Annotated[bool, Option("--layers", help="The time of every layer as well.")] = False,
     on: On = None,
     target: TargetName = None,
     runtime: BoardRuntime = None,
@@ -53,7 +53,7 @@ def profile(
     cuda_graph: CudaGraph = False,
     buffers: Buffers = Place.device,
     sync: Sync = Wait.spin,
-    to: Annotated[Path | None, typer.Option("--out", help="Output file of the measurement, as JSON.")] = None,
+    to: Annotated[Path | None, Option("--out", help="Output file of the measurement, as JSON.")] = None,
 ) -> None:
     """Measure one model: latency percentiles with their interval, memory, and the conditions."""
     from ..api.latency import board_runtime, refuse_layers, refuse_layers_on, time_layers
@@ -98,21 +98,21 @@ def profile(
 
 
 def compare(
-    baseline: Annotated[Path, typer.Argument(help="The model to compare with: ONNX, or an engine.")],
-    candidate: Annotated[Path, typer.Argument(help="The model that may be faster, of the same kind.")],
+    baseline: Annotated[Path, Argument(help="The model to compare with: ONNX, or an engine.")],
+    candidate: Annotated[Path, Argument(help="The model that may be faster, of the same kind.")],
     events: Annotated[
-        int | None, typer.Option(help="Exact number of fresh loads, instead of until the answer is known.")
+        int | None, Option(help="Exact number of fresh loads, instead of until the answer is known.")
     ] = None,
     cap_s: Cap = None,
-    event_s: Annotated[float, typer.Option(help="Seconds that each model runs in one event.")] = 0.05,
+    event_s: Annotated[float, Option(help="Seconds that each model runs in one event.")] = 0.05,
     threads: Threads = 1,
     batch: Batch = 1,
-    margin: Annotated[float, typer.Option(help="A change that does not matter, as a share.")] = 0.02,
+    margin: Annotated[float, Option(help="A change that does not matter, as a share.")] = 0.02,
     inputs: Inputs = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Judge every layer as well.")] = False,
+    layers: Annotated[bool, Option("--layers", help="Judge every layer as well.")] = False,
     on: On = None,
     target: Annotated[
-        str | None, typer.Option(help="A board's name, see `deadweight targets`; without --on: x86-cpu.")
+        str | None, Option(help="A board's name, see `deadweight targets`; without --on: x86-cpu.")
     ] = None,
     runtime: BoardRuntime = None,
     precision: BoardPrecision = None,
@@ -121,7 +121,7 @@ def compare(
     buffers: Buffers = Place.device,
     sync: Sync = Wait.spin,
     to: Annotated[
-        Path | None, typer.Option("--out", help="Output file of measurements and judgement, as JSON.")
+        Path | None, Option("--out", help="Output file of measurements and judgement, as JSON.")
     ] = None,
 ) -> None:
     """Compare two models, timed interleaved in one process, and say how sure the answer is.

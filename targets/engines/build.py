@@ -104,6 +104,8 @@ def build_engine(
         "kind": "engine",
         "plan": {"file": plan.name, "bytes": plan.stat().st_size, "sha256": sha256_of(plan)},
         "model": {"file": str(model), "bytes": model.stat().st_size, "sha256": sha256_of(model)},
+        "inputs": [[end.name, end.dtype, list(end.shape)] for end in file.inputs],
+        "outputs": [[end.name, end.dtype, list(end.shape)] for end in file.outputs],
         "types": {"int8": file.quantized, "half": file.half},
         "evidence": "simulated" if is_simulated(made.lines) else "measured",
         "platform": platform_facts(root),

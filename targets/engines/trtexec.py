@@ -59,8 +59,7 @@ def version_of(program: Path) -> str:
 def build_by_trtexec(program: Path, prepared: Prepared, plan: Path) -> Made:
     """Builds the plan by the program, as a part of `build_engine`."""
     model, settings, version = prepared.model, prepared.settings, prepared.version
-    ends = {"inputs": prepared.file.inputs, "outputs": prepared.file.outputs}
-    dimensions = {end.name: end.shape for end in ends["inputs"]}
+    dimensions = {end.name: end.shape for end in prepared.file.inputs}
     profiles = profiles_for(dimensions, batch=settings.batch, given=settings.shapes, model=model.name)
     plugins = [library_facts(path) for path in settings.plugins]
     flags = build_flags(prepared, plan, profiles)
@@ -73,8 +72,6 @@ def build_by_trtexec(program: Path, prepared: Prepared, plan: Path) -> Made:
     strong = "--stronglyTyped" in flags or int(version.split(".")[0]) >= 11
     named = [flag for flag in flags if not flag.startswith(("--onnx", "--saveEngine"))]
     more: Dict[str, Any] = {"by": str(program), "refused_by_dla": [], "plugins": plugins}
-    for side, of_side in ends.items():
-        more[side] = [[end.name, end.dtype, list(end.shape)] for end in of_side]
     return Made(strong, named, profiles, (used, why), lines, more)
 
 

@@ -2,8 +2,7 @@
 
 For boards whose Python has no TensorRT. trtexec takes inputs as files of raw numbers and gives outputs as
 JSON, with six digits. It does not say what an engine's inputs are: that comes from the record that the build
-wrote, or from the ONNX file that the record names. Without either, an engine can only be timed, on trtexec's
-random numbers.
+wrote. Without one, an engine can only be timed, on trtexec's random numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 
 import numpy as np
 
-from ..artifact import json_of, sha256_of
+from ..artifact import json_of
 from ..engines.content import profile_of, runs_of
 from ..engines.log import Line, is_simulated
 from ..engines.plugins import check_plugins, given_plugins, library_facts
@@ -33,7 +32,7 @@ from ..engines.trtexec import (
 from ..errors import ModelError, TargetError, reported
 from ..machine.board_facts import find_trtexec
 from ..machine.probe import evidence
-from ..onnx_file import End, read_nodes
+from ..onnx_file import End
 from ..timing.inputs import check_batch, fed
 from .session import ProcessTimes, TensorSpec, checked_inputs
 from .trt_memory import Part
@@ -214,20 +213,13 @@ def open_trtexec(plan: Path) -> TrtexecSession:
 
 
 def _ends(record: Optional[Mapping[str, Any]]) -> Optional[_Ends]:
-    if record is None:
+    if record is None or "inputs" not in record:
         return None
-    if "inputs" in record:
-        inputs, outputs = (
-            tuple(End(name, dtype, tuple(shape)) for name, dtype, shape in record[side])
-            for side in ("inputs", "outputs")
-        )
-        return inputs, outputs
-    model = Path(record["model"]["file"])
-    same = model.is_file() and sha256_of(model) == record["model"]["sha256"]
-    if not same:
-        return None
-    file = read_nodes(model)
-    return file.inputs, file.outputs
+    inputs, outputs = (
+        tuple(End(name, dtype, tuple(shape)) for name, dtype, shape in record[side])
+        for side in ("inputs", "outputs")
+    )
+    return inputs, outputs
 
 
 def _spec(end: End) -> TensorSpec:

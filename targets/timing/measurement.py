@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from ..artifact import read_json, write_json
-from ..errors import MeasurementError
+from ..errors import MeasurementError, reported
 from ..machine.probe import voided
 from ..plain import from_plain
 
@@ -227,7 +227,8 @@ class Measurement:
                 f"The measurement has the schema {value.get('schema')!r}; this version reads {SCHEMA}.",
                 "Measure again with this version of deadweight.",
             )
-        try:
+        misfits = (KeyError, TypeError, ValueError)
+        with reported(MeasurementError, "The measurement is incomplete", "Measure again.", *misfits):
             shape = tuple(int(size) for size in value["shape"])
             cpu = value["cpu_ns"]
             return cls(
@@ -243,10 +244,6 @@ class Measurement:
                 evidence=str(value["evidence"]),
                 marks=tuple(Mark(int(event), str(what)) for event, what in value["marks"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise MeasurementError(
-                f"The measurement is incomplete: {type(error).__name__} at {error}.", "Measure again."
-            ) from error
 
 
 def timed_by(measured: Mapping[str, Measurement]) -> str:
