@@ -236,22 +236,14 @@ def _timing(done: int, total: int) -> None:
 
 
 def _infer(options: argparse.Namespace) -> _Answer:
-    from .runtimes.infer import infer_folder
+    from .runtimes.infer import infer_file
     from .runtimes.open import open_session
 
     with _trusted(options.model, options.root, options.cache, runtime=options.runtime) as (path, runtime):
         session = open_session(path, runtime=runtime, threads=options.threads)
-        try:
-            names = infer_folder(
-                session,
-                options.inputs,
-                options.outputs,
-                batch=options.batch,
-                progress=lambda done, total: _progress(done, total, "infer"),
-            )
-        finally:
-            session.close()
-    return 0, {"files": names, "outputs": str(options.outputs), "runtime": session.runtime}
+        with contextlib.closing(session):
+            infer_file(session, options.inputs, options.outputs, batch=options.batch)
+    return 0, {"outputs": str(options.outputs), "runtime": session.runtime}
 
 
 def _unpack(options: argparse.Namespace) -> _Answer:

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("candidate")
     add("--margin", type=float, default=0.02)
     add("--until-decided", action="store_true", help="add events until the outcome is clear")
-    add = command("infer", "run a folder of inputs through a model")
+    add = command("infer", "run the arrays of an NPZ file through a model")
     add("model")
     add("inputs", type=Path)
     add("outputs", type=Path)

@@ -12,7 +12,7 @@ import math
 import tempfile
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from ..artifact import write_json
 from ..doctor import Check
@@ -111,21 +111,17 @@ def compare_on(
 
 
 def infer_on(
-    board: Transport, ready: Ready, name: str, files: Sequence[Path], outputs: Path, *, batch: int = 64
-) -> List[Path]:
-    """Runs a model on NPZ files on the board and returns the files of its outputs, in `outputs`."""
-    place = ready.there[name]
-    made = []
-    for path, source in zip(files, board.put(list(files))):
-        # Each input is alone in a folder named by its hash; its outputs are in a subfolder of it.
-        alone = Path(source).parent
-        answers = alone / hashlib.sha256(place.encode()).hexdigest()[:16]
-        size = min(batch, ready.batch) if ready.batch else batch
-        options = ["--batch", str(size), "--runtime", ready.runtime.name]
-        board.run(["infer", place, str(alone), str(answers), *options])
-        made.append(Path(outputs) / path.name)
-        board.get(f"{answers}/{path.name}", made[-1])
-    return made
+    board: Transport, ready: Ready, name: str, inputs: Path, outputs: Path, *, batch: int = 64
+) -> Path:
+    """Runs a model on an NPZ file on the board and fetches the file of its outputs."""
+    place, [source] = ready.there[name], board.put([inputs])
+    # Beside the inputs, whose folder is named by their hash: what was run before is not run again.
+    answer = f"{source}.{hashlib.sha256(place.encode()).hexdigest()[:16]}.npz"
+    size = min(batch, ready.batch) if ready.batch else batch
+    options = ["--batch", str(size), "--runtime", ready.runtime.name]
+    board.run(["infer", place, source, answer, *options])
+    board.get(answer, outputs)
+    return outputs
 
 
 def predict_on(board: Transport, ready: Ready, name: str) -> Callable[[Arrays], Arrays]:
@@ -138,8 +134,7 @@ def predict_on(board: Transport, ready: Ready, name: str) -> Callable[[Arrays], 
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "inputs.npz"
             np.savez(file, **arrays)  # type: ignore[arg-type]  # names of inputs
-            [answer] = infer_on(board, ready, name, [file], Path(folder) / "outputs")
-            return load_arrays(answer)
+            return load_arrays(infer_on(board, ready, name, file, Path(folder) / "outputs.npz"))
 
     return predict
 

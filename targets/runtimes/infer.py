@@ -1,19 +1,18 @@
-"""Inference over a folder: one output file of named arrays for each input file.
+"""Inference over a file of named arrays, batch by batch.
 
-Only one file and one batch are in memory at a time. For a model with a fixed batch the last batch is padded
-with its last sample, and the padding's outputs are dropped.
+For a model with a fixed batch the last batch is padded with its last sample, and the padding's outputs are
+dropped.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping
 
 import numpy as np
 
 from ..artifact import writing
 from ..errors import ArtifactError, ModelError
-from ..progress import Counted
 from .session import Session
 
 if TYPE_CHECKING:
@@ -22,28 +21,13 @@ if TYPE_CHECKING:
 _BATCH = 64
 
 
-def infer_folder(
-    session: Session, inputs: Path, outputs: Path, *, batch: int = _BATCH, progress: Optional[Counted] = None
-) -> List[str]:
-    """Runs every NPZ file of `inputs` and writes one of the same name to `outputs`; returns the names.
-
-    The first axis of every array is the batch. Existing output files are kept, so that an interrupted run
-    resumes.
-    """
-    names = sorted(path.name for path in Path(inputs).glob("*.npz"))
-    if not names:
-        raise ArtifactError(
-            f"{inputs} has no NPZ files.", "Save named arrays there: numpy.savez('0000.npz', x=x)."
-        )
-    for index, name in enumerate(names):
-        if not (Path(outputs) / name).exists():
-            results = run_all(session, load_arrays(Path(inputs) / name), batch=batch)
-            # savez adds .npz to a name without it, so the file is opened here.
-            with writing(Path(outputs) / name) as beside, beside.open("wb") as file:
-                np.savez(file, **results)  # type: ignore[arg-type]  # names of outputs
-        if progress is not None:
-            progress(index + 1, len(names))
-    return names
+def infer_file(session: Session, inputs: Path, outputs: Path, *, batch: int = _BATCH) -> None:
+    """Runs the arrays of an NPZ file, whose first axis is the batch; outputs that are there are kept."""
+    if not outputs.exists():
+        results = run_all(session, load_arrays(inputs), batch=batch)
+        # savez adds .npz to a name without it, so the file is opened here.
+        with writing(outputs) as beside, beside.open("wb") as file:
+            np.savez(file, **results)  # type: ignore[arg-type]  # names of outputs
 
 
 def run_all(

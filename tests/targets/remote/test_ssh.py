@@ -333,15 +333,14 @@ def test_an_engine_that_the_board_did_not_build_is_refused(there: Transport, tmp
         time_on(there, ready, protocol=Protocol())
 
 
-def test_a_folder_of_inputs_comes_back_as_outputs(there: Transport, mlp: MakeMlp, tmp_path: Path) -> None:
+def test_files_of_inputs_come_back_as_outputs(there: Transport, mlp: MakeMlp, tmp_path: Path) -> None:
     model, inputs = mlp(5, 3), tmp_path / "in"
     inputs.mkdir()
     for index in range(2):
         np.savez(inputs / f"{index}.npz", x=np.full((3, 5), index, np.float32))
     ready = ready_on(there, {"it": model})
-    files = infer_on(there, ready, "it", sorted(inputs.iterdir()), tmp_path / "out")
-    assert [path.name for path in files] == ["0.npz", "1.npz"]
-    for index, path in enumerate(files):
+    for index in range(2):
+        path = infer_on(there, ready, "it", inputs / f"{index}.npz", tmp_path / f"out/{index}.npz")
         expected = open_session(model).run({"x": np.full((3, 5), index, np.float32)})["y"]
         np.testing.assert_allclose(np.load(path)["y"], expected, rtol=1e-6)
 

@@ -61,7 +61,7 @@ def test_a_model_runs_on_a_board_with_the_weights_that_lie_beside_it(
     given = np.ones((3, 64), np.float32)
     np.savez(tmp_path / "in/0.npz", x=given)
     ready = ready_on(there, {"it": model})
-    [answers] = infer_on(there, ready, "it", [tmp_path / "in/0.npz"], tmp_path / "out")
+    answers = infer_on(there, ready, "it", tmp_path / "in/0.npz", tmp_path / "out/0.npz")
     np.testing.assert_allclose(np.load(answers)["y"], open_session(model).run({"x": given})["y"], rtol=1e-5)
     timed = time_on(there, ready, protocol=QUICK, memory=True)
     assert timed.measurements["it"].model_sha256 == model_sha256(model)

@@ -245,13 +245,12 @@ def test_a_board_with_trtexec_alone_builds_times_and_scores_through_its_agent(
     assert code == 3
     assert result["judgement"]["evidence"] == "simulated"
     assert result["measurements"]["baseline"]["protocol"]["runtime"] == "trtexec"
-    inputs = tmp_path / "inputs"
-    inputs.mkdir()
-    np.savez(inputs / "0000.npz", x=np.ones((3, 6), np.float32))
-    code, result = asked("infer", plans[0], str(inputs), str(tmp_path / "outputs"), "--batch", "8")
+    inputs, outputs = tmp_path / "in.npz", tmp_path / "out.npz"
+    np.savez(inputs, x=np.ones((3, 6), np.float32))
+    code, result = asked("infer", plans[0], str(inputs), str(outputs), "--batch", "8")
     assert code == 0
     assert result["runtime"] == "trtexec of TensorRT 10.3.0"
-    assert np.load(tmp_path / "outputs" / "0000.npz")["y"].shape == (3, 4)
+    assert np.load(outputs)["y"].shape == (3, 4)
 
 
 @pytest.mark.slow
