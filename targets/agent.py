@@ -122,13 +122,7 @@ def _verify(options: argparse.Namespace) -> _Answer:
 
 def _install(options: argparse.Namespace) -> _Answer:
     from .release.install import install
-    from .remote.received_files import staged
 
-    if options.files is not None:
-        with staged(json.loads(options.files), options.cache) as folder:
-            return 0, install(folder, options.place, root=options.root, tried=not options.untried)
-    if options.bundle is None:
-        raise ArtifactError("There is nothing to install.", "Give a bundle's directory or an update file.")
     return 0, install(options.bundle, options.place, root=options.root, tried=not options.untried)
 
 

@@ -242,17 +242,14 @@ def _output(folder: Path, random: Random) -> None:
 
 
 def _lines(place: Path) -> list[Files]:
-    folder = ROOT / "tests" / "targets" / "machine" / "tegrastats"
+    folder = ROOT / "tests" / "targets" / "boards"
     return [{"line.txt": path.read_bytes()} for path in sorted(folder.glob("*.txt"))]
 
 
 def _line(folder: Path, random: Random) -> None:
     from deadweight.targets.machine import nvidia_tools
-    from deadweight.targets.machine.tegrastats import parse_tegrastats
 
     text = (folder / "line.txt").read_text("utf-8", "replace")
-    for line in text.splitlines():
-        parse_tegrastats(line)
     named = ("power_mode", "stored_mode", "mode_names", "shown_clocks", "l4t_release", "l4t_package")
     for name in named:
         getattr(nvidia_tools, name)(text)
@@ -372,7 +369,6 @@ def _asked(place: Path) -> list[Files]:
         {"held.json": json.dumps(wanted).encode()},
         {"receive.json": json.dumps(sizes).encode(), "stream.tar": tar.getvalue()},
         {"build.json": json.dumps(settings).encode(), "need.json": b"{}"},
-        {"install.json": json.dumps({"manifest.json": "/tmp/none", "model.onnx": "/tmp/none"}).encode()},
         {"profile.json": json.dumps({"events": 2, "event_s": 0.001}).encode()},
     ]
 
@@ -388,8 +384,6 @@ def _ask(folder: Path, random: Random) -> None:
         out = _agent([*base, "receive", "--sizes", shown["receive"]], text["stream"])
     elif "build" in text:
         out = _agent([*base, "build", "none.onnx", "--settings", shown["build"], "--need", shown["need"]])
-    elif "install" in text:
-        out = _agent([*base, "install", "--files", shown["install"], "--place", str(folder / "place")])
     else:
         out = _agent([*base, "profile", "none.onnx", "--protocol", shown["profile"]])
     with contextlib.suppress(ValueError):
@@ -405,7 +399,7 @@ KINDS = {
     "engine exports": Kind(20, _engines, _engine),
     "logs and caches": Kind(20, _logs, _log),
     "trtexec outputs, records": Kind(20, _outputs, _output),
-    "tegrastats, nvpmodel": Kind(20, _lines, _line),
+    "nvpmodel, releases": Kind(20, _lines, _line),
     "board tree": Kind(5, _roots, _root),
     "a board's answers": Kind(10, _answers, _answer),
     "questions to an agent": Kind(15, _asked, _ask),

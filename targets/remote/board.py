@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 from ..artifact import write_json
 from ..doctor import Check
 from ..engines.record import command_for, record_path
-from ..errors import ArtifactError, RefusedError
 from ..memory_fit import Footprint
 from ..plain import plain
 from .on_board import Ready
@@ -188,17 +187,7 @@ def install_on(
     """
     before = ["--root", str(root)] if root else []
     after = [*(["--place", place] if place else []), *([] if tried else ["--untried"])]
-    if Path(bundle).is_file():
-        return board.run([*before, "install", *board.put([bundle]), *after])[1]
-    files = sorted(path for path in Path(bundle).rglob("*") if path.is_symlink() or not path.is_dir())
-    if not files:
-        raise ArtifactError(f"{bundle} is not a bundle: it has no files.", "Make one: deadweight bundle RUN.")
-    for path in files:
-        if path.is_symlink() or not path.is_file():
-            raise RefusedError(f"{path} is not a regular file.", "Do not use this bundle.")
-    names = [path.relative_to(bundle).as_posix() for path in files]
-    there = dict(zip(names, board.put(files)))
-    return board.run([*before, "install", "--files", json.dumps(there), *after])[1]
+    return board.run([*before, "install", *board.put([Path(bundle)]), *after])[1]
 
 
 def rollback_on(

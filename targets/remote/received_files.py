@@ -4,8 +4,8 @@
     ~/.cache/deadweight/files/SHA256/NAME        the same file under its original name
     ~/.cache/deadweight/files/SHA256/part        the part of it received so far
 
-A model with external weights needs all its files in one folder: these are also linked under their names in a
-folder named by a hash of all their hashes.
+A model with external weights, and a bundle, need all their files in one folder: these are also linked under
+their names in a folder named by a hash of all their hashes.
 
 The input is a tar stream of regular members named `SHA256@OFFSET`; any other member is an error. Two streams
 of the same file write the same bytes to the same offsets, so a hanging connection does not harm the next one.
@@ -19,7 +19,6 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Sequence
@@ -27,7 +26,6 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, Sequence
 from ..artifact import sha256_of
 from ..errors import ArtifactError, TargetError, reported
 from ..paths import CACHE, cache, stored
-from ..release.manifest import check_name
 
 _BLOCK = 1 << 18
 _PIECE = 1 << 16  # the most that an interruption loses: tarfile gives whole pieces or none
@@ -106,27 +104,6 @@ def pieces(path: Path, offset: int) -> Iterator[bytes]:
     with path.open("rb") as file:
         file.seek(offset)
         yield from iter(lambda: file.read(_BLOCK), b"")
-
-
-@contextlib.contextmanager
-def staged(files: Mapping[str, str], folder: Path = CACHE) -> Iterator[Path]:
-    """A temporary directory with a bundle's files under their names, for the duration of the block.
-
-    Raises:
-        RefusedError: a name is outside it.
-        ArtifactError: a file is missing.
-    """
-    with tempfile.TemporaryDirectory(dir=str(cache(folder))) as place:
-        for name, path in files.items():
-            target = Path(place) / check_name(name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(path, str(target), follow_symlinks=False)
-            except OSError as error:
-                raise ArtifactError(
-                    f"{name} was not received ({path}).", "Run the same command again."
-                ) from error
-        yield Path(place)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional, Seque
 from ..artifact import sha256_of, writing
 from ..engines.plugins import given_plugins
 from ..engines.record import record_path
-from ..errors import ArtifactError, DeadweightError, ModelError, TargetError
+from ..errors import ArtifactError, DeadweightError, ModelError, RefusedError, TargetError
 from ..onnx_file import weight_names
 from ..progress import Progress, silent
 from ..runtimes.runtime import is_engine
@@ -71,7 +71,7 @@ class Local:
 
     def put(self, paths: Sequence[Path]) -> list[str]:
         for path in paths:
-            if not path.is_file():
+            if not path.exists():
                 raise ArtifactError(f"{path} does not exist.", "Check the path.")
         return [str(path.resolve()) for path in paths]
 
@@ -106,7 +106,7 @@ class Ssh:
     def put(self, paths: Sequence[Path]) -> list[str]:
         """Makes files available there and returns their paths there, in order.
 
-        External weights of an ONNX file are sent too, into the same folder.
+        External weights of an ONNX file are sent too, into the same folder. A folder arrives with its files.
         """
         uploads = [_uploads(path) for path in paths]
         files = {each: path for together in uploads for each, path in together.items()}
@@ -128,7 +128,12 @@ class Ssh:
                 raise connection_error(self.name, heard, "copying files")
             answer(out, heard, self.name)
         paths_there = self._stored(wanted)["paths"] if missing else stored["paths"]
-        return [str(paths_there[next(iter(together)).key]) for together in uploads]
+        there = []
+        for path, together in zip(paths, uploads):
+            first = next(iter(together))
+            place = str(paths_there[first.key])
+            there.append(place[: -len(first.name) - 1] if path.is_dir() else place)
+        return there
 
     def get(self, there: str, here: Path) -> None:
         """Fetches a file, whole or not at all."""
@@ -247,8 +252,10 @@ def _stream(
 
 
 def _uploads(path: Path) -> dict[_Upload, Path]:
-    """A file to send, followed by a model's external weights, or an engine's record."""
-    sha256, size = _hash(path), path.stat().st_size
+    """A file to send, followed by a model's external weights or an engine's record; or a folder's files."""
+    if path.is_dir():
+        return _together(_files_in(path))
+    sha256 = _hash(path)
     names: Sequence[str] = weight_names(path) if path.suffix == ".onnx" else ()
     if is_engine(path.name) and record_path(path).is_file():  # it has the inputs, which trtexec does not tell
         names = (record_path(path).name,)
@@ -264,15 +271,26 @@ def _uploads(path: Path) -> dict[_Upload, Path]:
                 "Copy that file there too, or export the model again.",
             )
     if not names:
-        return {_Upload(sha256, path.name, size, sha256): path}
-    files = {name: path.parent / name for name in names}
-    hashes = {path.name: sha256, **{name: _hash(file) for name, file in files.items()}}
-    # The same graph may have other weights (trained again), so both are part of the folder's hash.
+        return {_Upload(sha256, path.name, path.stat().st_size, sha256): path}
+    return _together({path.name: path, **{name: path.parent / name for name in names}})
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    """By their names below the folder; a link or a device is refused."""
+    files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    if not files:
+        raise ArtifactError(f"{folder} has no files.", "Make a bundle: deadweight bundle RUN.")
+    for path in files:
+        if path.is_symlink() or not path.is_file():
+            raise RefusedError(f"{path} is not a regular file.", "Do not use this folder.")
+    return {path.relative_to(folder).as_posix(): path for path in files}
+
+
+def _together(files: Mapping[str, Path]) -> dict[_Upload, Path]:
+    """Files that must be in one folder, whose hash is of all: the same graph may have other weights."""
+    hashes = {name: _hash(file) for name, file in files.items()}
     folder = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-    return {
-        _Upload(hashes[name], name, file.stat().st_size, folder): file
-        for name, file in {path.name: path, **files}.items()
-    }
+    return {_Upload(hashes[name], name, file.stat().st_size, folder): file for name, file in files.items()}
 
 
 def _hash(path: Path) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deadweight.targets.errors import ArtifactError, RefusedError
-from deadweight.targets.remote.received_files import held, receive, staged
+from deadweight.targets.errors import ArtifactError
+from deadweight.targets.remote.received_files import held, receive
 
 DATA = b"weights" * 1000
 HASH = hashlib.sha256(DATA).hexdigest()
@@ -113,19 +113,6 @@ def test_what_was_not_used_for_two_weeks_is_forgotten(tmp_path: Path) -> None:
     old = time.time() - 15 * 24 * 3600
     os.utime(place, (old, old))
     assert held([(HASH, "a", len(DATA))], tmp_path)["paths"] == {}
-
-
-def test_a_bundles_files_are_staged_under_their_names_inside_one_folder(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(DATA)
-    with staged({"golden/a.npz": str(tmp_path / "x")}, tmp_path / "cache") as place:
-        assert (place / "golden/a.npz").read_bytes() == DATA
-    assert not place.exists()
-    with (
-        pytest.raises(RefusedError, match="not a plain path"),
-        staged({"../a": str(tmp_path / "x")}, tmp_path / "cache"),
-    ):
-        pass
-    assert not (tmp_path / "a").exists()
 
 
 def test_the_cache_is_the_users_alone(tmp_path: Path) -> None:
