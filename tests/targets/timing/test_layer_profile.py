@@ -25,12 +25,8 @@ SHORT = Protocol(events=3, event_s=0.005, block_s=0.001, settle_s=0.0005)
 def test_layers_that_another_process_timed_are_layers_as_they_are_timed_here(mlp: MakeMlp) -> None:
     models = {"wide": mlp(16, 256, 4, name="a.onnx"), "narrow": mlp(16, 32, 4, name="b.onnx")}
     whats: list[str] = []
-    layers, void = layers_on(
-        Local(),
-        ready_on(Local(), models),
-        protocol=SHORT,
-        progress=lambda done, total, what: whats.append(what),
-    )
+    machine = Local(lambda done, total, what: whats.append(what))
+    layers, void = layers_on(machine, ready_on(Local(), models), protocol=SHORT)
     here = time_layers(models, protocol=SHORT)
     assert void == ()
     assert set(whats) == {"timing"}
