@@ -167,7 +167,7 @@ def _engines(place: Path) -> list[Files]:
 
 
 def _engine(folder: Path, random: Random) -> None:
-    from deadweight.commands.engine_report import engine
+    from deadweight.commands.engines import engine
 
     layers, profile, times = (folder / f"{name}.json" for name in ("layers", "profile", "times"))
     engine(layers, EXPORTS / "fp16.graph.json", profile=profile, times=times, to=folder / "page.html")
@@ -180,7 +180,7 @@ def _logs(place: Path) -> list[Files]:
 
 
 def _log(folder: Path, random: Random) -> None:
-    from deadweight.targets.engines.calibration_cache import read_ranges
+    from deadweight.targets.engines.dla import read_ranges
     from deadweight.targets.engines.log import cause, read_log, reason
     from deadweight.targets.engines.trtexec import lines_of, version_in
 
