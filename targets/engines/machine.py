@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
 from ..artifact import json_of, write_json
-from ..child import child
 from ..errors import DeadweightError, MeasurementError, TargetError
+from ..machine.child import child
 from ..machine.jetson import is_jetson, read_board
 from ..memory_fit import Base, Fit, Footprint, base_of, fit, free_memory
 from ..paths import CACHE, cache

@@ -1,1 +1,1 @@
-"""The machine: what it is and its state. Probes, NVIDIA's tools, CUDA, disturbances."""
+"""The machine: what it is, its state, and a process of it with limits. Probes, NVIDIA's tools, CUDA."""

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
-from ..child import SMALLER, memory_given
 from ..errors import ModelError, TargetError
+from ..machine.child import SMALLER, memory_given
 from ..machine.probe import evidence
 from .session import TensorSpec, checked_inputs
 

@@ -7,7 +7,7 @@ from functools import partial
 from time import perf_counter
 from typing import Callable, Generator, Iterable, Optional, Tuple, TypeVar
 
-from ..child import OverdueError, child
+from ..machine.child import OverdueError, child
 from .measurement import Protocol
 
 Event = TypeVar("Event")

@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import median_high
 from typing import TYPE_CHECKING, Optional, Tuple, Union
 
-from ..child import child
 from ..errors import MeasurementError
+from ..machine.child import child
 from ..machine.jetson import proc_bytes
 from ..runtimes.runtime import DEFAULT, Runtime, runtime_named
 

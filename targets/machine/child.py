@@ -25,10 +25,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Callable, Iterator, List, Optional, Tuple, TypeVar
 
-from .errors import DeadweightError, MeasurementError, ModelError
-from .memory_fit import free_memory
-from .progress import Progress
-from .visible import visible
+from ..errors import DeadweightError, MeasurementError, ModelError
+from ..memory_fit import free_memory
+from ..progress import Progress
+from ..visible import visible
 
 T = TypeVar("T")
 SMALLER = "Use a smaller batch or model, free some memory, or use a machine with more."

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from support.hostile import endless, insatiable
 
-from deadweight.targets.child import OverdueError, child
 from deadweight.targets.errors import DeadweightError, ModelError
+from deadweight.targets.machine.child import OverdueError, child
 from deadweight.targets.runtimes.runtime import own_runtime
 from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.measurement import Protocol
