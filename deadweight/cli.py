@@ -111,7 +111,7 @@ def report(
 
         out.say(f"The history: {write_measurements(directory)}")
         return
-    from .pipeline.report.write import write_report
+    from .pipeline.report.page import write_report
 
     out.say(f"The report: {write_report(directory)}")
 

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .pipeline.recipe import Recipe, check_order, parse_recipe
-from .pipeline.runs.start import Watcher, prepared
+from .pipeline.runs.cache import Watcher, prepared
 from .pipeline.stage import Stage, settings_of
 from .pipeline.work import Facts
 from .targets.errors import DeadweightError, ModelError

@@ -32,7 +32,6 @@ from .onnx_graph import canonical
 from .onnx_graph.exporter_fixes import restate
 from .onnx_graph.external_data import fits, whole_copy
 from .onnx_graph.graph import Array, opset_of, save
-from .onnx_graph.layer_norm import spell_out_layer_norms
 from .onnx_graph.run import first_line, runner
 from .onnx_graph.run_module import arguments, eval_mode
 from .opened import outputs_of, unwrapped
@@ -94,7 +93,7 @@ def to_onnx(
     canonical.rename(model.graph, dict(zip(found, given, strict=True)))
     canonical.name_batch_axis(model)
     if spell_out_layer_norm:
-        spell_out_layer_norms(model)
+        canonical.spell_out_layer_norms(model)
     if opset < NATIVE:
         canonical.lower_opset(model, opset)
     model = _with_equal_constants_once(model)

@@ -17,7 +17,8 @@ from unittest import mock
 import numpy as np
 from onnx import numpy_helper
 
-from deadweight.export.coding import container, sparse
+from deadweight.export.coding import container
+from deadweight.export.coding import parts as sparse
 from deadweight.export.coding.cutting import Tensor
 from deadweight.export.coding.parts import within
 from deadweight.export.onnx_graph.graph import Array, load, save
@@ -61,7 +62,7 @@ class Dictionary:
         numbers = self.coefficients.reshape(-1)[kept].view(np.uint8)
         told = [
             places + _bytes(within(numbers, mask_contexts))
-            for places, mask_contexts in sparse.places(kept, len(self.coefficients))
+            for places, mask_contexts in sparse.places_of(kept, len(self.coefficients))
         ]
         return b"".join(
             (

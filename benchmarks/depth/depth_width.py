@@ -45,7 +45,7 @@ from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.pruning.groups import Groups, choose
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
-from deadweight.pipeline.report.paired import paired
+from deadweight.pipeline.runs.seeds import paired
 from deadweight.pipeline.stages.depth import Depth
 from deadweight.pipeline.stages.finetune import Finetune
 from deadweight.pipeline.stages.prune import Prune

@@ -147,9 +147,9 @@ def _reports(place: Path) -> list[Files]:
 
 
 def _report(folder: Path, random: Random) -> None:
+    from deadweight.pipeline.report.page import write_report
     from deadweight.pipeline.report.schema import read_report
     from deadweight.pipeline.report.terminal import summary_table, verdict_line
-    from deadweight.pipeline.report.write import write_report
     from deadweight.terminal.printer import out
 
     write_report(folder)

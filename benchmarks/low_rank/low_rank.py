@@ -41,7 +41,7 @@ from benchmarks.common.grid import (
 from benchmarks.common.record import Row, append, recorded
 from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.compression.low_rank import Convolution
-from deadweight.pipeline.report.paired import paired
+from deadweight.pipeline.runs.seeds import paired
 from deadweight.pipeline.stages.controls import Controls
 from deadweight.pipeline.stages.factorize import Factorize
 from deadweight.pipeline.stages.finetune import Finetune

@@ -35,7 +35,7 @@ from benchmarks.common.grid import (
 from benchmarks.common.plot import write_svg
 from benchmarks.common.record import Row
 from deadweight.pipeline.importance.criteria import CRITERIA
-from deadweight.pipeline.report.paired import paired
+from deadweight.pipeline.runs.seeds import paired
 from deadweight.pipeline.stages.controls import Controls
 from deadweight.pipeline.stages.finetune import Finetune
 from deadweight.pipeline.stages.prune import Prune

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.common.grid import RUNS, SEEDS, Cell, command, found, markdown, missing_words, scores, spread
 from benchmarks.common.record import Row
-from deadweight.pipeline.report.paired import paired
+from deadweight.pipeline.runs.seeds import paired
 from deadweight.pipeline.stages.distill import Distill
 from deadweight.pipeline.stages.finetune import Finetune
 from deadweight.pipeline.stages.prune import Prune

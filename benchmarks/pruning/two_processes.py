@@ -31,7 +31,7 @@ from benchmarks.common.grid import (
     spread,
 )
 from benchmarks.common.record import Row
-from deadweight.pipeline.report.paired import paired
+from deadweight.pipeline.runs.seeds import paired
 from deadweight.pipeline.stages.finetune import Finetune
 from deadweight.pipeline.stages.prune import Prune
 from deadweight.pipeline.work import Work

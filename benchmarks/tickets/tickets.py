@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.common.grid import Cell, found, in_turn, markdown, missing_words, spread, workload_of
 from benchmarks.common.record import Row, recorded
 from deadweight.pipeline.compression.masks import kept_share
-from deadweight.pipeline.report.paired import Paired, paired
+from deadweight.pipeline.runs.seeds import Paired, paired
 from deadweight.pipeline.stages.lottery import Control, Lottery
 from deadweight.pipeline.stages.train import Train
 from deadweight.pipeline.training.networks import NetworkFiles

@@ -225,9 +225,9 @@ def quantize(
         DeadweightError: the samples do not fit the model, or INT8 breaks its outputs.
     """
     from ..export.int8 import to_int8
+    from ..export.lint.widths import off_step
     from ..export.onnx_graph.graph import load
     from ..export.quantization.histogram import METHODS
-    from ..export.quantization.int8_widths import off_step
     from ..export.quantization.samples import open_samples
 
     known = (*METHODS, "best")

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..pipeline.recipe import Recipe, SweepSettings, read_recipe
-from ..pipeline.runs.cache import locked
+from ..pipeline.runs.cache import Watcher, locked, prepared
 from ..pipeline.runs.prune_command import in_python, prune_alone, pruning, up_to_pruning
 from ..pipeline.runs.run import run as run_recipe
 from ..pipeline.runs.run import run_sweep
-from ..pipeline.runs.start import Watcher, prepared
 from ..pipeline.runs.summary import exit_code
 from ..pipeline.stage import checked
 from ..targets.errors import RecipeError, TargetError

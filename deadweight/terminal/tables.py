@@ -198,14 +198,13 @@ def lint_lines(report: Report) -> list[RenderableType]:
 
 
 if TYPE_CHECKING:
-    from ..pipeline.runs.cache import Finished
-    from ..pipeline.runs.start import Watcher
+    from ..pipeline.runs.cache import Finished, Watcher
 
 
 @contextlib.contextmanager
 def watching(*, goes_on: bool = True) -> Iterator[Watcher]:
     """A line on stderr for every stage, and a bar while it runs; `goes_on`: finished stages are kept."""
-    from ..pipeline.runs.start import Watcher
+    from ..pipeline.runs.cache import Watcher
 
     with bar(goes_on=goes_on) as shown:
 

@@ -22,9 +22,8 @@ from ...targets.coded.container import DICTIONARY, LARGEST, MAGIC, MOST_BOOK, MO
 from ...targets.errors import ModelError
 from ...targets.protobuf import to_varint
 from ..onnx_graph.graph import Array
-from . import sparse
 from .cutting import Tensor, tensors_of
-from .parts import part, within
+from .parts import part, places_of, within
 
 WAYS = ("planes", "book", "mask", "gaps", "rows", "same")
 _FLOATS = {2: "<f2", 4: "<f4", 8: "<f8"}
@@ -137,7 +136,7 @@ def _smallest(tensor: Tensor, values: Array, books: Sequence[Array]) -> tuple[by
     kept = values != 0
     if 1 - kept.mean() > _LEAST_ZEROS and len(values) > 64:
         some = values[kept]
-        for places, around in sparse.places(kept, rows):
+        for places, around in places_of(kept, rows):
             inner = _by_number(tensor, some, books, functools.partial(within, contexts=around))
             candidates += [(places + record, own) for record, own in inner]
     return min(candidates, key=lambda made: len(made[0]) + (0 if made[1] is None else len(_book(made[1]))))

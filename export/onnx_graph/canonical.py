@@ -12,12 +12,13 @@ from collections.abc import Collection
 
 import numpy as np
 import onnx
-from onnx import defs, helper, numpy_helper
+from onnx import TensorProto, defs, helper, numpy_helper
 
 from ...targets.errors import ModelError
-from .graph import Array, Index, attribute_of, drop_unused, replace_nodes
+from .graph import Array, Index, attribute_of, drop_unused, replace_nodes, tensor_types
 from .walk import all_graphs, unique
 
+_LAYER_NORM = "LayerNormalization"
 # Further inputs did not exist in opset 17; with these counts, and the listed attributes at these values, the
 # definitions of 17 and 18 are equal.
 _SAME_INPUTS = {"Pad": 3, "Resize": 4}
@@ -269,3 +270,51 @@ def name_batch_axis(model: onnx.ModelProto) -> None:
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param in symbols:
                 axis.dim_param = "batch"
+
+
+def spell_out_layer_norms(model: onnx.ModelProto) -> None:
+    """Replaces each float32 LayerNormalization for parsers without that operator: TensorRT before 8.6.
+
+    The order is that of torch before opset 17, the pattern that TensorRT 8.5 fuses: mean, difference, square,
+    mean, epsilon, root, quotient, scale, shift (Ba, Kiros and Hinton, "Layer Normalization", 2016). Where the
+    operator exists it is better: in FP16 it still accumulates in FP32. Group and instance norms need nothing:
+    torch writes both as InstanceNormalization, which 8.5 has.
+
+    The model is of opset 18 or newer. Other types are unchanged: they accumulate in another than their input.
+    """
+    known = tensor_types(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        found = known.get(node.input[0]) if node.op_type == _LAYER_NORM else None
+        if found is None or found.elem_type != TensorProto.FLOAT or any(node.output[1:]):
+            nodes.append(node)
+            continue
+        first, rank = int(attribute_of(node, "axis", -1)), len(found.shape.dim)
+        nodes += _spelled(node, list(range(first if first < 0 else first - rank, 0)), model.graph)
+    replace_nodes(model.graph, nodes)
+
+
+def _spelled(node: onnx.NodeProto, axes: list[int], graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    made: list[onnx.NodeProto] = []
+    scope = node.name.removesuffix(f"/{_LAYER_NORM}")
+
+    def constant(what: str, value: Array) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, f"{node.name}:{what}"))
+        return f"{node.name}:{what}"
+
+    def call(operator: str, what: str, *inputs: str) -> str:
+        made.append(helper.make_node(operator, inputs, [f"{node.name}:{what}"], name=f"{scope}/{what}"))
+        made[-1].metadata_props.extend(node.metadata_props)
+        return f"{node.name}:{what}"
+
+    over = constant("axes", np.array(axes, np.int64))
+    epsilon = np.array(attribute_of(node, "epsilon", 1e-5), np.float32)
+    centred = call("Sub", "centred", node.input[0], call("ReduceMean", "mean", node.input[0], over))
+    squared = call("Pow", "squared", centred, constant("two", np.array(2.0, np.float32)))
+    variance = call("ReduceMean", "variance", squared, over)
+    deviation = call("Sqrt", "deviation", call("Add", "raised", variance, constant("epsilon", epsilon)))
+    result = call("Mul", "scaled", call("Div", "normed", centred, deviation), node.input[1])
+    if len(node.input) > 2 and node.input[2]:
+        result = call("Add", "shifted", result, node.input[2])
+    made[-1].output[0] = node.output[0]
+    return made

@@ -28,9 +28,10 @@ from ...targets.release.trust import Bundle, Signed
 from ..coding.container import pack
 from ..coding.cutting import Tensor, tensors_of
 from ..coding.entropy import encode_symbols
-from .matching import Copied, Old
 
 _CLASSES = 16
+_BLOCK = 32
+_MOST_BLOCKS = 1 << 18
 _LEAST = 256  # bytes: smaller tensors do not get their own section
 Step = tuple[Any, ...]
 
@@ -261,3 +262,55 @@ def _read_back(path: Path, wanted: Bundle, base: Bundle | None, plan: _Plan, at:
     whole = Patched(patch, base, {})
     for name in wanted.files:
         whole.read(name)
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A range of the old file with the new one's next bytes."""
+
+    at: int
+    size: int
+
+
+class Old:
+    """The index of an old file: blocks at fixed distances, by their bytes.
+
+    The new file is searched for them at every byte, and a match is extended both ways (rsync, Tridgell 1999,
+    without checksums, since both files are here).
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._known: dict[bytes, int] = {}
+        for at in range(0, len(data) - _BLOCK + 1, max(_BLOCK // 2, len(data) // _MOST_BLOCKS)):
+            self._known.setdefault(data[at : at + _BLOCK], at)
+
+    def parts(self, new: bytes) -> Iterator[Copied | bytes]:
+        """All new bytes in order: ranges of the old file, or new bytes."""
+        old, done, at = self._data, 0, 0
+        while at + _BLOCK <= len(new):
+            found = self._known.get(new[at : at + _BLOCK])
+            if found is None:
+                at += 1
+                continue
+            begin, source = at, found
+            while begin > done and source > 0 and new[begin - 1] == old[source - 1]:
+                begin, source = begin - 1, source - 1
+            size = at + _BLOCK - begin + _common(old, found + _BLOCK, new, at + _BLOCK)
+            if begin > done:
+                yield new[done:begin]
+            yield Copied(source, size)
+            done = at = begin + size
+        if done < len(new):
+            yield new[done:]
+
+
+def _common(old: bytes, at: int, new: bytes, start: int) -> int:
+    most, same, step = min(len(old) - at, len(new) - start), 0, 1 << 16
+    while step:
+        end = same + step
+        if end <= most and old[at + same : at + end] == new[start + same : start + end]:
+            same = end
+        else:
+            step //= 2
+    return same

@@ -33,10 +33,14 @@ from typing import Any
 import torch
 
 from ...targets.artifact import Artifact, drop_cut_writes, read_json, sha256_of, sync_directory, write_json
-from ...targets.errors import ArtifactError, ModelError
+from ...targets.errors import ArtifactError, ModelError, users_code
 from ...targets.machine.probe import cpu_name
+from ...targets.progress import Progress
+from ..recipe import Recipe
 from ..stage import NamedStage, is_users_own, named_files, run_stage, settings_of, source_of
+from ..training.networks import NetworkFiles
 from ..work import Done, Facts, Work
+from ..workload import load_workload, workload_source
 from .sources import package_versions, source_hash
 
 LIBRARIES = (
@@ -145,6 +149,28 @@ class Run:
         words = after.log[-1].words if len(after.log) > len(before.log) else ()
         self.finished.append(Finished(named.name, settings_of(named.stage), seconds, cached, words))
         self.ended(self.finished[-1])
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What a run calls as it goes on: a stage started, how far it is, how it ended. By default nothing."""
+
+    started: Callable[[str], None] = lambda name: None
+    progress: Progress = lambda done, total, what: None
+    ended: Callable[[Finished], None] = lambda finished: None
+
+
+def prepared(recipe: Recipe, directory: Path, watcher: Watcher) -> tuple[Run, Work]:
+    workload = load_workload(recipe.workload, recipe.path.parent)
+    with users_code("fingerprint() was called"):
+        fingerprint = str(workload.fingerprint())
+    own = [source_of(stage.stage) for stage in recipe.stages if is_users_own(stage.name)]
+    files = (workload_source(recipe.workload, recipe.path.parent), *own)
+    name = recipe.workload.rpartition(":")[2]
+    run_ = Run(directory, files, fingerprint, name, watcher.started, watcher.ended)
+    networks = NetworkFiles()
+    work = Work(workload, recipe.target, directory, recipe.seed, progress=watcher.progress, networks=networks)
+    return run_, work
 
 
 @contextlib.contextmanager

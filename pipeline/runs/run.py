@@ -7,13 +7,12 @@ from pathlib import Path
 from ...export.onnx_graph.external_data import copy, drop_stale
 from ...targets.artifact import read_json, write_json
 from ..recipe import Recipe, SweepSettings, check_order
+from ..report.page import write_report, write_sweep
 from ..report.schema import Report
-from ..report.write import write_report, write_sweep
 from ..stage import NamedStage
 from ..stages.evaluate import Evaluate
 from ..work import Work
-from .cache import locked, made_by
-from .start import Watcher, prepared
+from .cache import Watcher, locked, made_by, prepared
 from .summary import summarize
 from .sweep import Swept, require_choice, sweep
 

@@ -1,7 +1,9 @@
 """Several seeds of one sweep setting as one row: means, spreads, and paired differences from the controls.
 
 A difference between two settings that is smaller than the spread of the seeds is not a difference. Each seed
-trains its own original, and results are first compared within a seed.
+trains its own original, and results are first compared within a seed, so an effect that a seed has on both
+cancels: by Student's t interval and the paired sign-flip test. With few seeds small differences cannot be
+distinguished from none, and the interval shows it.
 """
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..report.paired import paired
+import numpy as np
+
 from ..report.schema import SweepControl, SweepRow
 from ..report.tradeoff import pareto
+
+_EXACT = 12  # up to this many pairs all signs are tried
 
 
 @dataclass(frozen=True)
@@ -67,3 +72,49 @@ def _over(figure: Callable[[Sequence[float]], float], values: Sequence[float | N
     """A figure over the seeds; None where one of them has no value."""
     known = [value for value in values if value is not None]
     return figure(known) if len(known) == len(values) else None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The mean of paired differences.
+
+    Attributes:
+        low, high: its 95 % interval by Student's t.
+        p: of the sign-flip test, exact: the share of all sign choices with a mean at least as far from 0;
+            None beyond 12 pairs.
+        n: pairs.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float | None
+    n: int
+
+    @property
+    def apart(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+    def words(self) -> str:
+        return f"{self.mean:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+
+
+def paired(differences: Sequence[float]) -> Paired:
+    """The mean difference with its uncertainty over the seeds; a ValueError for fewer than two pairs."""
+    n = len(differences)
+    if n < 2:
+        raise ValueError(f"{n} pairs allow no interval")
+    from scipy import stats  # takes a second to import
+
+    values = np.asarray(differences, dtype=np.float64)
+    mean, half = statistics.fmean(differences), float(stats.t.ppf(0.975, n - 1) * stats.sem(values))
+    p = None
+    if n <= _EXACT:
+
+        def distance(flipped: np.ndarray, axis: int) -> np.ndarray:
+            return np.asarray(np.round(np.abs(flipped.sum(axis=axis)), 12))  # equal sums stay equal
+
+        flips = stats.permutation_test([values], distance, permutation_type="samples", alternative="greater")
+        p = float(flips.pvalue)
+    return Paired(mean, mean - half, mean + half, p, n)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from ...export.lint.for_target import gpu_fallbacks
+from ...export.lint.check import gpu_fallbacks
 from ...export.release.delta import sent_bytes
 from ...targets.artifact import read_json, utc_now
 from ...targets.budgets import check_budgets
@@ -35,9 +35,8 @@ from ..report.schema import (
     Verdict,
     Width,
 )
-from ..report.sparse_words import sparse_sentences
 from ..report.units import ScoreScale, capital
-from ..report.words import control_sentences, label, verdict_sentence
+from ..report.words import control_sentences, label, sparse_sentences, verdict_sentence
 from ..work import Variant, Work
 from .cache import Run, made_by
 from .sweep import Swept, bounds, speedup

@@ -40,9 +40,8 @@ from ..stages.export import Export
 from ..stages.profile import Profile
 from ..training.worker import exit_with_parent
 from ..work import Facts, Variant, Work
-from .cache import Run
+from .cache import Run, Watcher, prepared
 from .seeds import Tried, mark_front, merged
-from .start import Watcher, prepared
 
 EVENTS = 24
 STEPS = 100  # of the progress bar, for each trial

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from ...export.lint.for_target import lint_sentences, takes
+from ...export.lint.check import lint_sentences, takes
 from ...export.onnx_graph.graph import load
 from ...export.parity.compare import Hop, compare_module
 from ...export.to_onnx import OPSETS, to_onnx

@@ -14,15 +14,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ...export.lint.for_target import lint_sentences
+from ...export.lint.check import lint_sentences
 from ...export.lint.platform import Platform
+from ...export.lint.widths import off_step
 from ...export.onnx_graph.graph import OnnxModel, save
 from ...export.onnx_graph.run import Opened
 from ...export.parity.compare import LIMITS, compare, noise_between
 from ...export.quantization import adequacy
 from ...export.quantization.fp16 import to_half
 from ...export.quantization.histogram import Method
-from ...export.quantization.int8_widths import off_step
 from ...targets.artifact import Artifact
 from ...targets.errors import ModelError, RecipeError
 from ...targets.plain import plain

@@ -10,9 +10,8 @@ import pytest
 from support import digits
 
 from deadweight.pipeline.recipe import SweepSettings, check_order, read_recipe
-from deadweight.pipeline.runs.cache import Finished
+from deadweight.pipeline.runs.cache import Finished, Watcher, prepared
 from deadweight.pipeline.runs.run import run_sweep
-from deadweight.pipeline.runs.start import Watcher, prepared
 from deadweight.pipeline.work import Work
 from deadweight.targets.errors import ModelError, RecipeError, WorkloadError
 

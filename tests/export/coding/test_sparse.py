@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deadweight.export.coding import sparse
+from deadweight.export.coding import parts as sparse
 from deadweight.export.coding.parts import within
 from deadweight.targets.coded.reading import Reader
 from deadweight.targets.coded.records import PLANES, Numbers
@@ -29,7 +29,7 @@ def test_places_come_back_in_every_way(rows: int, columns: int, share: float, se
     numbers = generator.integers(1, 200, int(kept.sum())).astype(np.uint8)
     wanted = np.zeros(len(kept), np.uint8)
     wanted[kept] = numbers
-    result = [places for places, _ in sparse.places(kept, rows)]
+    result = [places for places, _ in sparse.places_of(kept, rows)]
     result += [sparse.gaps(kept, span) for span in (1, 255)]
     for places in result:
         assert np.array_equal(read(places, len(kept), numbers), wanted)
@@ -43,14 +43,14 @@ def test_each_way_has_places_that_it_tells_best() -> None:
     steady[np.cumsum(generator.integers(14, 17, 1200))] = True
     few = generator.random(200_000) < 0.0004
     for smallest, (kept, rows) in enumerate([(clusters.reshape(-1), 100), (steady, 100), (few, 200)]):
-        sizes = [len(places) for places, _ in sparse.places(kept, rows)]
+        sizes = [len(places) for places, _ in sparse.places_of(kept, rows)]
         assert sizes[smallest] < 0.97 * min(size for way, size in enumerate(sizes) if way != smallest)
 
 
 def test_whole_rows_without_weights_are_cheapest_as_rows_or_by_their_class() -> None:
     kept = np.zeros((400, 100), bool)
     kept[::8] = np.random.default_rng(0).random((50, 100)) < 0.5
-    mask, gaps, _ = (len(places) for places, _ in sparse.places(kept.reshape(-1), 400))
+    mask, gaps, _ = (len(places) for places, _ in sparse.places_of(kept.reshape(-1), 400))
     assert mask < 0.9 * gaps
     assert mask < 50 * 100 / 8 + 120  # a kept row is noise: one bit a place
 

@@ -13,7 +13,7 @@ from support.int8_files import compare_module
 from torch import Tensor, nn
 
 from deadweight.export.lint.check import lint
-from deadweight.export.onnx_graph.layer_norm import spell_out_layer_norms
+from deadweight.export.onnx_graph.canonical import spell_out_layer_norms
 from deadweight.export.onnx_graph.run import runner
 from deadweight.export.to_onnx import to_onnx
 

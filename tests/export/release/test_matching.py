@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadweight.export.release.matching import Copied, Old
+from deadweight.export.release.delta import Copied, Old
 
 
 def joined(old: bytes, new: bytes) -> tuple[bytes, int]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.browser import CHROMIUM, Browser, chromium
 
-from deadweight.pipeline.report.write import write_report
+from deadweight.pipeline.report.page import write_report
 
 EXAMPLE = json.loads((Path(__file__).parent / "report_example.json").read_text("utf-8"))
 OPTIONAL = ("controls", "words", "widths", "layers", "statistics", "sweep", "budgets")

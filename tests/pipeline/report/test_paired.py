@@ -8,7 +8,7 @@ import random
 import pytest
 from scipy import stats
 
-from deadweight.pipeline.report.paired import paired
+from deadweight.pipeline.runs.seeds import paired
 
 
 @pytest.mark.parametrize("differences", [[0.1, 0.3, 0.2], [0.5, -0.2, 0.1, 0.7], [1.0, 1.1] * 20])

@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from deadweight.pipeline.report.schema import Row
-from deadweight.pipeline.report.sparse_words import sparse_sentences
+from deadweight.pipeline.report.words import sparse_sentences
 from deadweight.targets.target import load_target
 
 FACTS: dict[str, Any] = {

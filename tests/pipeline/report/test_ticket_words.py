@@ -5,10 +5,10 @@ from typing import cast
 import pytest
 
 from benchmarks.tickets.tickets import side
-from deadweight.pipeline.report.paired import paired
 from deadweight.pipeline.report.schema import Control, Row
 from deadweight.pipeline.report.units import ScoreScale
 from deadweight.pipeline.report.words import control_sentences, label
+from deadweight.pipeline.runs.seeds import paired
 
 
 @pytest.mark.parametrize(

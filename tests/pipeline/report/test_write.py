@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from support.browser import CHROMIUM, Browser, chromium
 
+from deadweight.pipeline.report.page import write_report, write_sweep
 from deadweight.pipeline.report.units import ScoreScale
-from deadweight.pipeline.report.write import write_report, write_sweep
 from deadweight.targets.errors import ArtifactError
 
 EXAMPLE = json.loads((Path(__file__).parent / "report_example.json").read_text("utf-8"))

@@ -13,9 +13,8 @@ from support import digits
 
 from deadweight.export.onnx_graph import external_data
 from deadweight.pipeline.pruning.saved import load_pruned
-from deadweight.pipeline.runs.cache import Finished
+from deadweight.pipeline.runs.cache import Finished, Watcher, prepared
 from deadweight.pipeline.runs.prune_command import as_built, prune_alone, pruning, up_to_pruning
-from deadweight.pipeline.runs.start import Watcher, prepared
 from deadweight.pipeline.stages.prune import Prune
 from deadweight.pipeline.stages.statistics import Statistics
 from deadweight.pipeline.training.networks import NetworkFiles

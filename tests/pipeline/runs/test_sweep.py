@@ -7,8 +7,8 @@ import pytest
 from support import digits
 
 from deadweight.pipeline.recipe import Recipe, SweepSettings, read_recipe
+from deadweight.pipeline.runs.cache import Watcher
 from deadweight.pipeline.runs.run import run_sweep
-from deadweight.pipeline.runs.start import Watcher
 from deadweight.targets.errors import RecipeError
 
 RECIPE = f"""

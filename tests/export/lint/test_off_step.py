@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from deadweight.export.lint.widths import off_step
 from deadweight.export.onnx_graph.graph import load
-from deadweight.export.quantization.int8_widths import off_step
 from deadweight.export.to_onnx import to_onnx
 from deadweight.targets.target import load_target
 
