@@ -20,6 +20,7 @@ from onnx import TensorProto, external_data_helper, helper
 from ...targets.artifact import sha256_of, writing
 from ...targets.errors import ArtifactError
 from ...targets.onnx_file import damage
+from .walk import all_graphs
 
 INLINE_BYTES = 2**31 - 2**20  # protobuf's limit of a message, minus the graph without weights
 SMALL = 1024  # numbers; constants for shapes stay in the graph, since inference needs their values
@@ -167,13 +168,9 @@ def drop_stale(folder: Path) -> None:
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
+    for inner in all_graphs(graph):
+        yield from inner.initializer
+        yield from (one.t for node in inner.node for one in node.attribute if one.HasField("t"))
 
 
 def _locations(graph: onnx.GraphProto) -> set[str]:

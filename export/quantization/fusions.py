@@ -78,11 +78,14 @@ def residual_branches(graph: onnx.GraphProto, index: Index, chosen: Collection[i
 
     Where both sides are convolutions, the one with fewer operators before it is the skip.
     """
-    places: set[tuple[int, int]] = set()
-    for position, branches in residual_adds(graph, index, chosen):
-        inputs = graph.node[position].input
-        places.add((position, 1 - max(branches, key=lambda place_: _depth(inputs[place_], index))))
-    return places
+    depth: dict[str, int] = {}
+    for node in graph.node:
+        below = 1 + max((depth.get(name, 0) for name in node.input if name), default=0)
+        depth |= dict.fromkeys(filter(None, node.output), below)
+    return {
+        (position, 1 - max(branches, key=lambda place: depth[graph.node[position].input[place]]))
+        for position, branches in residual_adds(graph, index, chosen)
+    }
 
 
 def residual_adds(
@@ -106,17 +109,3 @@ def residual_adds(
         ]
         if branches:
             yield position, branches
-
-
-def _depth(name: str, index: Index) -> int:
-    depth: dict[str, int] = {}
-    stack = [name]
-    while stack:
-        node = index.producer.get(stack[-1])
-        waiting = [i for i in node.input if i and i not in depth] if node is not None else []
-        if waiting:
-            stack.extend(waiting)
-            continue
-        here = stack.pop()
-        depth[here] = 0 if node is None else 1 + max((depth[i] for i in node.input if i), default=0)
-    return depth[name]

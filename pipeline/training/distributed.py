@@ -66,7 +66,7 @@ def train_in_processes(model: nn.Module, job: TrainingJob) -> None:
     environments = {rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)}
     commands = dict.fromkeys(range(count), ("-m", "deadweight.pipeline.training.worker", place))
     logs = DefaultLogsSpecs(str(place), Std.ALL)
-    logging.getLogger(start_processes.__module__ + ".api").disabled = True  # the message below says it
+    logging.getLogger(start_processes.__module__ + ".api").setLevel("CRITICAL")  # the error below says it
     with ThreadPoolExecutor(1) as starter:  # in the main thread it would replace the handler of Ctrl-C
         processes = starter.submit(
             start_processes, "train", sys.executable, commands, environments, logs
