@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ...targets.board_file import read_toml
+from ...targets.errors import ArtifactError
 from ...targets.target import Target
 from .schema import Budget, Control, Report, Row, Verdict
 from .units import (
@@ -33,39 +36,12 @@ _ACCURACIES = ("accuracy", "top-1", "top1", "top-5", "top5")
 
 OUTCOMES = {"faster": "Faster", "slower": "Slower", "equal": "Equal", "cannot_tell": "Cannot tell"}
 
-_LABELS = {
-    "original": "Original",
-    "pruned": "Pruned",
-    "shallow": "Fewer blocks",
-    "tuned": "Pruned and tuned",
-    "int8": "INT8",
-    "random": "Random neurons",
-    "random_blocks": "Random blocks",
-    "scratch": "Trained from scratch",
-    "sparse": "Single weights dropped",
-    "ticket": "Ticket",
-    "ticket_reinitialised": "Ticket, new initial weights",
-    "ticket_random": "Random ticket",
-    "ticket_tuned_on": "Tuned on, not rewound",
-}
-
-# The beginning of a control's sentence, and the claim that lacks evidence if it did as well.
-_CONTROLS = {
-    "random": ("Random neurons at the same widths", "it matters which neurons are kept"),
-    "random_blocks": ("As many random blocks", "it matters which blocks are kept"),
-    "scratch": ("The same small network trained from scratch", "starting from the large network helps"),
-    "ticket_reinitialised": ("The ticket with new initial weights", "the initial values matter"),
-    "ticket_random": ("A random ticket of the same size", "it matters which weights are kept"),
-    "ticket_tuned_on": (
-        "The same cut, fine-tuned from the trained weights instead of rewound",
-        "rewinding helps",
-    ),
-}
+_NETWORKS = read_toml(Path(__file__).with_name("networks.toml"), ArtifactError)
 
 
 def label(name: str) -> str:
     """A row's name as a heading; the user's own names are unchanged."""
-    return _LABELS.get(name, name)
+    return str(_NETWORKS["labels"].get(name, name))
 
 
 def scale_of(report: Report) -> ScoreScale:
@@ -205,8 +181,9 @@ def control_sentences(
 
 
 def _one_control(control: Control, against: Row, scale: ScoreScale, n: int | None) -> str:
-    name, claim = _CONTROLS.get(control["name"], (f"The control {control['name']}", ""))
-    moral = f"This run gives no evidence that {claim}." if claim else ""
+    known = _NETWORKS["controls"].get(control["name"])
+    name = known["is"] if known else f"The control {control['name']}"
+    moral = f"This run gives no evidence that {known['claim']}." if known else ""
     network = "pruned and tuned" if against["name"] == "tuned" else label(against["name"]).lower()
     other = f"the {network} network"
     mine, theirs = control["score"], against["score"]
