@@ -29,28 +29,32 @@ KINDS = ("done", "refused", *BAD[:4])
 PAGES = 256 << 10  # of a runtime's own, beside a small model
 
 
-def measure(model: Model, worker: Worker) -> Row:
-    """A model through all its commands."""
-    row: Row = {"name": model.name, "origin": model.origin, "bytes": model.path.stat().st_size, "steps": {}}
+def measure(model: Model, part: str, worker: Worker) -> Row:
+    """A model through the commands of a part, "quick" or "slow"."""
+    row: Row = {"name": model.name, "part": part, "origin": model.origin, "bytes": model.path.stat().st_size}
+    steps: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:
         shapes = None
-        for name in (*QUICK, *(("samples", *SLOW) if model.whole else ())):
+        if part == "slow":
+            found = worker.ask(("samples", str(model.path), None, folder))
+            shapes = (found.gave or {}).get("shapes")
+        for name in QUICK if part == "quick" else SLOW:
             if name == "quantize" and shapes is None:
                 continue  # nothing was found that it runs on
             started = time.monotonic()
             ended = worker.ask((name, str(model.path), shapes, folder))
-            if name == "samples":
-                shapes = (ended.gave or {}).get("shapes")
-                row["shapes"] = shapes
-                continue
-            wall_s = round(time.monotonic() - started, 2)
-            row["steps"][name] = {
-                "kind": ended.kind,
-                "says": ended.says,
-                "wall_s": wall_s,
-                "gave": ended.gave,
-            }
-    return row
+            told = {"kind": ended.kind, "says": ended.says, "gave": ended.gave}
+            steps[name] = {**told, "wall_s": round(time.monotonic() - started, 2)}
+    return {**row, "shapes": shapes, "steps": steps}
+
+
+def joined(rows: Sequence[Row]) -> list[Row]:
+    """One row a model, with the steps of both parts."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        before = found.get(row["name"], {"steps": {}})
+        found[row["name"]] = {**before, **row, "steps": {**before["steps"], **row["steps"]}}
+    return list(found.values())
 
 
 def broken_bound(row: Row) -> str:
@@ -124,19 +128,22 @@ def main() -> int:
     parser.add_argument("--record", type=Path, default=Path("runs/corpus.jsonl"))
     parser.add_argument("--table", action="store_true", help="print the tables only")
     given = parser.parse_args()
-    known = {row["name"] for row in recorded(given.record)}
+    known = {(row["name"], row["part"]) for row in recorded(given.record)}
     worker = Worker("benchmarks.corpus.steps", "step", limit_s=given.limit)
+    every = [] if given.table else [one for one in models(given.folder) if given.only in one.name]
+    parts = [*((one, "quick") for one in every), *((one, "slow") for one in every if one.whole)]
     try:
-        for model in () if given.table else models(given.folder):
-            if model.name not in known and given.only in model.name:
-                row = measure(model, worker)
-                append(given.record, row)
-                bad = {name: one["says"] for name, one in row["steps"].items() if one["kind"] in BAD}
-                for name, says in bad.items():
-                    print(f"{model.name}: {name}: {says}", file=sys.stderr)
+        for model, part in parts:
+            if (model.name, part) in known:
+                continue
+            row = measure(model, part, worker)
+            append(given.record, row)
+            for name, one in row["steps"].items():
+                if one["kind"] in BAD:
+                    print(f"{model.name}: {name}: {one['kind']}: {one['says']}", file=sys.stderr, flush=True)
     finally:
         worker.stop()
-    rows = recorded(given.record)
+    rows = joined(recorded(given.record))
     print(tables(rows, given.folder))
     return int(any(one["kind"] in BAD for row in rows for one in row["steps"].values()))
 

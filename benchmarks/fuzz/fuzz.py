@@ -21,7 +21,7 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the tests have valid files of most kinds
 
 from benchmarks.common.worker import BAD, Outcome, Worker  # noqa: E402

@@ -20,7 +20,7 @@ from support.measurements import timed
 
 from benchmarks.fuzz.kind import Files, Kind, files_in
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 EXPORTS = ROOT / "tests" / "targets" / "engines" / "exports"
 FAKE_SSH = """#!/bin/sh
 case "$*" in *deadweight_agent*) cat "$0.hello" ;; *) cat "$0.answer" ;; esac
