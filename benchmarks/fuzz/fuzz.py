@@ -46,7 +46,9 @@ def seeds(name: str) -> list[Files]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "seeds"
         place.mkdir()
-        return kinds()[name].seeds(place)
+        found = kinds()[name].seeds(place)
+    assert found, f"there is no valid example of {name}"
+    return found
 
 
 def one_try(job: tuple[int, int, str]) -> str:

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from support.boards import BOARDS, unpack
+from support.boards import BOARDS, CARDS, unpack
 from support.measurements import timed
 
 from benchmarks.fuzz.kind import Files, Kind, files_in
@@ -241,15 +241,15 @@ def _output(folder: Path, random: Random) -> None:
         check_record(record, plan, flavour="tensorrt", version="10.3.0", compute_capability="8.7")
 
 
-def _lines(place: Path) -> list[Files]:
-    folder = ROOT / "tests" / "targets" / "boards"
-    return [{"line.txt": path.read_bytes()} for path in sorted(folder.glob("*.txt"))]
+def _tools(place: Path) -> list[Files]:
+    """What the tools and files of real boards say."""
+    return [{"said.txt": path.read_bytes()} for path in sorted(CARDS.glob("*.txt"))]
 
 
-def _line(folder: Path, random: Random) -> None:
+def _tool(folder: Path, random: Random) -> None:
     from deadweight.targets.machine import nvidia_tools
 
-    text = (folder / "line.txt").read_text("utf-8", "replace")
+    text = (folder / "said.txt").read_text("utf-8", "replace")
     named = ("power_mode", "stored_mode", "mode_names", "shown_clocks", "l4t_release", "l4t_package")
     for name in named:
         getattr(nvidia_tools, name)(text)
@@ -399,7 +399,7 @@ KINDS = {
     "engine exports": Kind(20, _engines, _engine),
     "logs and caches": Kind(20, _logs, _log),
     "trtexec outputs, records": Kind(20, _outputs, _output),
-    "nvpmodel, releases": Kind(20, _lines, _line),
+    "nvpmodel, jetson_clocks": Kind(20, _tools, _tool),
     "board tree": Kind(5, _roots, _root),
     "a board's answers": Kind(10, _answers, _answer),
     "questions to an agent": Kind(15, _asked, _ask),
