@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from . import __version__
-from .errors import ArtifactError, DeadweightError, RefusedError, TargetError
+from .artifact import json_of
+from .errors import ArtifactError, DeadweightError, RefusedError, TargetError, reported
 from .plain import from_plain, plain
-from .remote.agent_options import PROGRESS, PROTOCOL, parser
+from .remote.agent_options import PROGRESS, PROTOCOL, SAME, parser
 
 if TYPE_CHECKING:
     from .runtimes.session import Arrays
@@ -207,10 +208,10 @@ def _open_models(
     from .timing.measurement import Protocol
 
     with measuring(options.cache), contextlib.ExitStack() as stack:
-        asked = json.loads(options.protocol)
+        asked = _read(Mapping[str, Any], options.protocol)
         opened = {
             name: stack.enter_context(
-                _trusted(path, options.root, options.cache, runtime=asked.get("runtime", ""))
+                _trusted(path, options.root, options.cache, runtime=str(asked.get("runtime", "")))
             )
             for name, path in models
         }
@@ -257,7 +258,7 @@ def _build(options: argparse.Namespace) -> _Answer:
 
     settings = _read(BuildSettings, options.settings)
     need = _read(Footprint, options.need) if options.need else None
-    target = Target.from_json(json.loads(options.target)) if options.target else None
+    target = Target.from_json(_read(Mapping[str, Any], options.target)) if options.target else None
     if need is not None:
         measure_base(options.cache)
     if options.plan is None:
@@ -283,13 +284,13 @@ def _build(options: argparse.Namespace) -> _Answer:
 def _held(options: argparse.Namespace) -> _Answer:
     from .remote.received_files import held
 
-    return 0, held(json.load(sys.stdin), options.cache)
+    return 0, held(_read(Tuple[Tuple[str, str, int, str], ...], sys.stdin.read()), options.cache)
 
 
 def _receive(options: argparse.Namespace) -> _Answer:
     from .remote.received_files import receive
 
-    return 0, {"whole": receive(sys.stdin.buffer, json.loads(options.sizes), options.cache)}
+    return 0, {"whole": receive(sys.stdin.buffer, _read(Mapping[str, int], options.sizes), options.cache)}
 
 
 def _send(options: argparse.Namespace) -> Tuple[int, Dict[str, Any], Iterator[bytes]]:
@@ -336,9 +337,10 @@ def _progress(done: int, total: int, what: str) -> None:
 
 
 def _read(kind: Any, text: str) -> Any:
-    """A dataclass from an option's JSON."""
-    cure = "Use the same version of deadweight on both sides."
-    return from_plain(kind, json.loads(text), kind.__name__, error=TargetError, cure=cure)
+    """A value of this type from an option's JSON."""
+    with reported(TargetError, "An option is not JSON", SAME, ValueError):
+        value = json_of(text)
+    return from_plain(kind, value, getattr(kind, "__name__", "An option"), error=TargetError, cure=SAME)
 
 
 def _error(error: DeadweightError) -> Dict[str, str]:

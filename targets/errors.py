@@ -89,6 +89,10 @@ class MeasurementError(DeadweightError):
     """Samples allow no judgement."""
 
 
+MISFITS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""What Python raises where a value from outside has another form than it should."""
+
+
 @contextlib.contextmanager
 def reported(kind: Type[DeadweightError], what: str, cure: str, *of: Type[BaseException]) -> Iterator[None]:
     """Makes the system's errors in a block, or those of the classes `of`, one of ours, with the reason."""

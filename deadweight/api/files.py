@@ -14,7 +14,7 @@ from ..targets.memory_fit import Base, Footprint, base_of, fit
 from ..targets.onnx_file import read_nodes
 from ..targets.progress import Progress, silent
 from ..targets.remote.board import build_on
-from ..targets.remote.on_board import version_there
+from ..targets.remote.on_board import facts_of, version_there
 from ..targets.remote.ssh import connected
 from ..targets.runtimes.runtime import DEFAULT, is_engine, runtime_named
 from ..targets.target import Target, load_target, target_of, target_on
@@ -97,7 +97,7 @@ def memory(
     there: dict[str, Any] = {}
     if on is not None:
         with connected(on) as named:
-            there = named.run(["facts"])[1]
+            there = facts_of(named)
     if there:
         board: Target | None = target_on(target, there) if target else target_of(there, name=on or "")
     else:
@@ -180,7 +180,7 @@ def build(
             record = built.record
         else:
             with connected(on, progress or silent) as there:
-                facts = there.run(["facts"])[1]
+                facts = facts_of(there)
                 named = None if target is None else target_on(target, facts).to_json()
                 path = _in_half(path, half, chosen, version_there(facts))
                 record = build_on(there, path, plan, settings=asdict(chosen), target=named, need=need)

@@ -227,9 +227,7 @@ def profile(
             timed = time_on(there, ready, protocol=protocol, inputs=file, memory=True)
         measured, remarks = timed.measurements, ready.remarks
         parts = timed.engine_memory.get(path.name, ())
-        if path.name in timed.memory:
-            used = timed.memory[path.name]
-            memory = Memory(**{**used, "remarks": tuple(used["remarks"])})
+        memory = timed.memory.get(path.name)
     else:
         runs = run_as(runtime_of(path, board_runtime(target)), runtime)
         if layers:

@@ -18,6 +18,7 @@ from ..pipeline.runs.run import run_sweep
 from ..pipeline.runs.summary import exit_code
 from ..pipeline.stage import checked
 from ..targets.errors import RecipeError, TargetError
+from ..targets.remote.on_board import facts_of
 from ..targets.remote.ssh import connected
 from ..targets.target import with_facts
 from .results import Pruned, Run, Sweep
@@ -167,7 +168,7 @@ def _for_its_board(path: Path, settings: Sequence[str]) -> Recipe:
     if not place:
         return recipe
     with connected(place) as board:  # now, not after an hour of training
-        facts = board.run(["facts"])[1]
+        facts = facts_of(board)
     if not recipe.target.runtime.builds:
         return recipe
     chosen = recipe.values.get("jetpack") is not None or "@" in str(recipe.values.get("target"))

@@ -58,10 +58,11 @@ def _written(source: str, to: Path | None) -> Path:
     """The file with the facts that a board reports."""
     from ..targets.artifact import write_text
     from ..targets.board_file import board_file, described
+    from ..targets.remote.on_board import facts_of
     from ..targets.remote.ssh import connected
 
     with connected(source) as board:
-        facts = board.run(["facts"])[1]
+        facts = facts_of(board)
     name = re.sub(r"[^a-z0-9]+", "-", facts["board"]["model"].lower()).strip("-")
     path = to or Path(f"{name}.toml")
     if path.exists():

@@ -84,20 +84,22 @@ def install(
     Exit code: 0 installed, 1 refused, with the reason; the release in use stays then.
     """
     from ..targets.remote.board import install_on
+    from ..targets.remote.exchange import reading
     from ..targets.remote.ssh import connected
 
     with _refusing(bundle), bar() as shown, connected(on or "local", shown) as there:
         installed = install_on(there, bundle, place=place, tried=not untried)
-    _print_installed(installed)
-    if installed["golden"]:
-        golden = installed["golden"]
-        out.say(
-            f"Its outputs are those expected ({100 * golden['furthest']:.2g} % off, "
-            f"{100 * golden['tolerance']:.2g} % allowed), by {golden['runtime']}."
-        )
-    if installed["previous"]:
-        out.say(f"Before it: {installed['previous']} (deadweight rollback {installed['name']})")
-    _print_clock(installed["clock"])
+    with reading(on or "local"):
+        _print_installed(installed)
+        if installed["golden"]:
+            golden = installed["golden"]
+            out.say(
+                f"Its outputs are those expected ({100 * golden['furthest']:.2g} % off, "
+                f"{100 * golden['tolerance']:.2g} % allowed), by {golden['runtime']}."
+            )
+        if installed["previous"]:
+            out.say(f"Before it: {installed['previous']} (deadweight rollback {installed['name']})")
+        _print_clock(str(installed["clock"]))
 
 
 def rollback(
@@ -113,13 +115,15 @@ def rollback(
     Exit code: 0 done, or nothing to do; 1 the release before is not trusted any more.
     """
     from ..targets.remote.board import rollback_on
+    from ..targets.remote.exchange import reading
     from ..targets.remote.ssh import connected
 
     with _refusing(), bar() as shown, connected(on or "local", shown) as there:
         restored = rollback_on(there, name, place=place, only_if_wrong=if_wrong)
-    if restored["kept"]:
-        out.say("Nothing to do: the release in use gives its golden outputs.")
-    _print_installed(restored)
+    with reading(on or "local"):
+        if restored["kept"]:
+            out.say("Nothing to do: the release in use gives its golden outputs.")
+        _print_installed(restored)
 
 
 @contextlib.contextmanager

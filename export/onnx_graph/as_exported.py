@@ -6,7 +6,7 @@ A part of `graph.load`. What the model computes is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,12 @@ def normalise(model: onnx.ModelProto) -> None:
     - Stored shapes that contradict the sizes of the inputs are dropped: somebody edited those.
 
     Raises:
-        ModelError: a sparse constant is damaged or too large.
+        ModelError: a name is no text; a constant or an input has a type that this version of onnx does not
+            know; a sparse constant is damaged or too large.
     """
+    if not all(isinstance(text, str) for text in _texts(model)):  # protobuf gives what is not UTF-8 as bytes
+        raise ModelError("A name in the file is not UTF-8 text.", "Export or copy the file again.")
+    _refuse_unknown_types(model.graph)
     for graph in all_graphs(model.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             _open_negative(value)
@@ -39,6 +43,41 @@ def normalise(model: onnx.ModelProto) -> None:
     _lift(model.graph, model.graph, all_names(model.graph))
     name_nodes(model.graph)
     _correct_shapes(model)
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """The text of a model: its own, and all names."""
+    for message in (model, model.graph):
+        yield from (value for field, value in message.ListFields() if field.type == field.TYPE_STRING)
+    for graph in all_graphs(model.graph):
+        for node in graph.node:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (attribute.name for attribute in node.attribute)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield from (value.name, *(axis.dim_param for axis in value.type.tensor_type.shape.dim))
+        yield from (tensor.name for tensor in graph.initializer)
+
+
+def _refuse_unknown_types(graph: GraphProto) -> None:
+    known = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+    for inner in all_graphs(graph):
+        made = [attribute.t for node in inner.node for attribute in node.attribute if attribute.HasField("t")]
+        for tensor in (*inner.initializer, *made):
+            if tensor.data_type not in known:
+                raise _untyped(f"The constant {tensor.name!r}", tensor.data_type)
+        for value in (*inner.input, *inner.output, *inner.value_info):
+            kind = value.type.tensor_type if value.type.HasField("tensor_type") else None
+            if kind is not None and kind.elem_type not in known:
+                if inner is graph and value in graph.input:
+                    raise _untyped(f"The input {value.name!r}", kind.elem_type)
+                kind.ClearField("elem_type")  # it follows from the nodes
+
+
+def _untyped(what: str, number: int) -> ModelError:
+    return ModelError(
+        f"{what} has the data type {number}, which onnx {onnx.__version__} does not know.",
+        "Export or copy the file again; for a newer type install a newer onnx.",
+    )
 
 
 def _open_negative(value: ValueInfoProto) -> None:

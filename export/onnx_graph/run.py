@@ -295,7 +295,7 @@ def rows_are_samples(opened: Opened, batch: Mapping[str, Array], alone: Collecti
 
 
 def _joins(whole: Array, parts: Sequence[Array]) -> bool:
-    if not whole.ndim or sum(len(part) for part in parts) != len(whole):
+    if not all(one.ndim for one in (whole, *parts)) or sum(map(len, parts)) != len(whole):
         return False
     if len({part.shape[1:] for part in (whole, *parts)}) != 1:
         return False

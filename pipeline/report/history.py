@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...targets.artifact import write_text
-from ...targets.errors import ArtifactError
+from ...targets.errors import MISFITS, ArtifactError, reported
 from ...targets.gate import history
 from .document import Cell, Figure, Head, Part, Section, Table, document, figure
 from .plots import Point, legend, outcome_colour, over_time_figure, series, text
@@ -33,7 +33,9 @@ def write_measurements(path: Path) -> Path:
             "Run deadweight gate with --history FILE, or set history under [gate] in deadweight.toml.",
         )
     place = path.parent / "history.html"
-    write_text(place, page(lines))
+    with reported(ArtifactError, f"The history {path} has a line of another form", "Delete it.", *MISFITS):
+        html = page(lines)
+    write_text(place, html)
     return place
 
 

@@ -161,7 +161,7 @@ def profile_on(
     result, invalid = _saved(work, timed.measurements)
     first = next(iter(timed.measurements.values()))
     if timed.memory:
-        result = result.with_json("memory", {"conditions": first.conditions, **timed.memory})
+        result = result.with_json("memory", {"conditions": first.conditions, **plain(timed.memory)})
     if ready.engines:
         made = {"on": on, "runtime": ready.runtime.name, "precision": ready.precision}
         result = result.with_json("engines", {**made, "engines": dict(ready.engines)})

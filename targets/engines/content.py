@@ -27,13 +27,12 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from ..artifact import json_in
-from ..errors import ArtifactError, reported
+from ..errors import MISFITS, ArtifactError, reported
 from ..onnx_file import Nodes
 from ..plain import plain
 
 KINDS = ("compute", "conversion", "reorder", "quantize", "view", "other")
 PRODUCTS = ("conv", "gemm", "matmul", "matrix", "deconv", "fullyconnected")
-_MISFITS = (TypeError, ValueError, KeyError, AttributeError)
 _AGAIN = "Export it again: it is truncated, or is a log."
 _TYPES = (
     ("int8", r"\bint8\b|\bINT8\b|kINT8"),
@@ -163,7 +162,7 @@ def engine_of(content: Any, *, name: str, where: str = "the inspector's JSON") -
             "the engine was built without detailed verbosity: precisions, tactics and formats are unknown"
         )
     what, cure = f"{where} is not JSON of TensorRT's inspector", "Export the layer information again."
-    with reported(ArtifactError, what, cure, *_MISFITS):
+    with reported(ArtifactError, what, cure, *MISFITS):
         layers = tuple(
             _layer({"Name": each} if isinstance(each, str) else each, where) for each in content["Layers"]
         )
@@ -190,7 +189,7 @@ def timed(engine: Engine, times_s: Mapping[str, float]) -> Engine:
 def profile_of(content: Any, *, where: str = "the profile") -> Dict[str, float]:
     """Seconds of a run by layer, in order: the median, where the profiler has one, else the mean."""
     cure = "Give the file of trtexec --exportProfile=FILE."
-    with reported(ArtifactError, f"{where} has no times of layers", cure, *_MISFITS):
+    with reported(ArtifactError, f"{where} has no times of layers", cure, *MISFITS):
         if isinstance(content, Mapping) and content:
             if any(isinstance(times, list) and not times for times in content.values()):
                 raise ValueError("a layer has no times")
@@ -210,7 +209,7 @@ def profile_of(content: Any, *, where: str = "the profile") -> Dict[str, float]:
 def runs_of(content: Any, *, where: str = "the times", after_s: float = 0.0) -> Tuple[float, ...]:
     """GPU seconds of each run of the whole engine that began `after_s`, from trtexec --exportTimes."""
     cure = "Give the file of trtexec --exportTimes=FILE."
-    with reported(ArtifactError, f"{where} has no times of runs", cure, *_MISFITS):
+    with reported(ArtifactError, f"{where} has no times of runs", cure, *MISFITS):
         counted = (each for each in content if not after_s or each["startComputeMs"] >= 1e3 * after_s)
         return tuple(float(entry["computeMs"]) / 1e3 for entry in counted)
 

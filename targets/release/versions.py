@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Optional
 
-from ..errors import RefusedError, reported
+from ..errors import MISFITS, RefusedError, reported
 from .manifest import Manifest
 
 STATE = "accepted.json"
@@ -58,8 +58,7 @@ def read_accepted(home: Path) -> Optional[Accepted]:
                 f"chmod 600 {path}, as root or as its owner; then check that its number is right.",
             )
         data = file.read(1 << 16)
-    misfits = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-    with reported(RefusedError, f"{path} is damaged", _cure(path), *misfits):
+    with reported(RefusedError, f"{path} is damaged", _cure(path), *MISFITS, RecursionError):
         values = json.loads(data.decode("utf-8"))
         if values.pop("schema") != _SCHEMA:
             raise ValueError("another schema")

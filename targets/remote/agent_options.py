@@ -10,6 +10,7 @@ from ..paths import CACHE, PLACE
 
 PROTOCOL = 1
 PROGRESS = "deadweight-progress"
+SAME = "Use the same version of deadweight on both sides."
 
 
 def parser() -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from ..doctor import Check
 from ..engines.record import command_for, record_path
 from ..memory_fit import Footprint
 from ..plain import plain
+from .exchange import reading, typed
 from .on_board import Ready
 from .ssh import Transport
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ..timing.judge import Judgement
     from ..timing.layers import Layers
     from ..timing.measurement import Measurement, Protocol
+    from ..timing.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Timed:
     """Measurements by name, and memory by name."""
 
     measurements: Mapping[str, Measurement]
-    memory: Mapping[str, Mapping[str, Any]]
+    memory: Mapping[str, Memory]
     engine_memory: Mapping[str, Tuple[Tuple[str, Optional[int], str], ...]] = field(default_factory=dict)
     """By name, in parts: name, bytes (None: not known) and source."""
 
@@ -42,7 +44,7 @@ class Timed:
 def doctor_on(board: Transport) -> Tuple[Tuple[Check, ...], str]:
     """The board's checks, and the next step as a sentence."""
     _, answer = board.run(["doctor"])
-    return tuple(Check(**check) for check in answer["checks"]), str(answer["next"])
+    return typed(Tuple[Check, ...], answer.get("checks"), board.name), str(answer.get("next"))
 
 
 def time_on(
@@ -56,21 +58,21 @@ def time_on(
     """Times models interleaved in one process on the board, with the inputs of an NPZ file or random ones."""
     named = [f"{name}={path}" for name, path in ready.there.items()]
     options = [*_options(board, ready, protocol, inputs), *(["--memory"] if memory else [])]
-    return _timed(board.run(["profile", *named, *options])[1], ready)
+    return _timed(board, board.run(["profile", *named, *options])[1], ready)
 
 
-def _timed(answer: Mapping[str, Any], ready: Ready) -> Timed:
+def _timed(board: Transport, answer: Mapping[str, Any], ready: Ready) -> Timed:
     from ..timing.measurement import Measurement
+    from ..timing.memory import Memory
 
-    measured = {name: Measurement.from_json(value) for name, value in answer["measurements"].items()}
+    with reading(board.name):
+        measured = {name: Measurement.from_json(answer["measurements"][name]) for name in ready.there}
     for name, engine in ready.engines.items():
         conditions = {**measured[name].conditions, "engine": dict(engine)}
         measured[name] = replace(measured[name], conditions=conditions)
-    parts = {
-        name: tuple((str(part), size, str(how)) for part, size, how in each)
-        for name, each in answer.get("engine_memory", {}).items()
-    }
-    return Timed(measured, answer.get("memory", {}), parts)
+    memory = typed(Mapping[str, Memory], answer.get("memory", {}), board.name)
+    parts = Mapping[str, Tuple[Tuple[str, Optional[int], str], ...]]
+    return Timed(measured, memory, typed(parts, answer.get("engine_memory", {}), board.name))
 
 
 def layers_on(
@@ -85,7 +87,9 @@ def layers_on(
 
     named = [f"{name}={path}" for name, path in ready.there.items()]
     arguments = ["layers", *named, *_options(board, ready, protocol, inputs)]
-    return read_layers(board.run(arguments)[1])
+    answer = board.run(arguments)[1]
+    with reading(board.name):
+        return read_layers(answer)
 
 
 def compare_on(
@@ -104,9 +108,10 @@ def compare_on(
     options = [*_options(board, ready, protocol, inputs), "--margin", str(margin)]
     options += ["--until-decided"] if until_decided else []
     _, answer = board.run(["compare", *there, *options])
-    value = {key: answer["judgement"][key] for key in (one.name for one in fields(Judgement))}
+    with reading(board.name):
+        value = {one.name: answer["judgement"][one.name] for one in fields(Judgement)}
     value.update({key: math.inf for key, figure in value.items() if figure is None})  # JSON has no infinity
-    return _timed(answer, ready), Judgement(**{**value, "remarks": tuple(value["remarks"])})
+    return _timed(board, answer, ready), typed(Judgement, value, board.name)
 
 
 def infer_on(
@@ -161,12 +166,13 @@ def build_on(
     _, answer = board.run(["build", str(there), str(engine), *options])
     for ending in (".json", ".log", ""):  # no plan without its record
         board.get(f"{engine}{ending}", Path(f"{plan}{ending}"))
-    record = dict(answer["record"])
-    # Here the files have other paths than there.
-    asked = {**record["settings"], "calibration_cache": ranges or ""}
-    rebuild = command_for(model, plan, asked, record["target"])
-    record["model"] = {**record["model"], "file": str(model)}
-    record["rebuild"] = f"{rebuild} --on {board.name}"
+    with reading(board.name):
+        record = dict(answer["record"])
+        # Here the files have other paths than there.
+        asked = {**record["settings"], "calibration_cache": ranges or ""}
+        rebuild = command_for(model, plan, asked, record["target"])
+        record["model"] = {**record["model"], "file": str(model)}
+        record["rebuild"] = f"{rebuild} --on {board.name}"
     write_json(record_path(plan), record)
     return record
 

@@ -14,17 +14,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import shlex
 import subprocess
 import threading
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Dict, Iterable, Mapping, Optional, Sequence, Tuple, Type
+from typing import Any, ContextManager, Dict, Iterable, Mapping, Optional, Sequence, Tuple, Type
 
 from .. import __version__
+from ..artifact import json_of
 from ..board_file import read_toml
 from ..errors import (
+    MISFITS,
     ArtifactError,
     DeadweightError,
     MeasurementError,
@@ -33,8 +34,9 @@ from ..errors import (
     TargetError,
     reported,
 )
+from ..plain import from_plain
 from ..progress import Progress, silent
-from .agent_options import PROGRESS, PROTOCOL
+from .agent_options import PROGRESS, PROTOCOL, SAME
 
 _HOME = '"$HOME/.cache/deadweight"'
 _FIND = f"""
@@ -80,7 +82,7 @@ def spoken(
         for line in process.stderr:
             text = line.decode("utf-8", "replace")
             words = text.split(None, 3)
-            if words[:1] == [PROGRESS] and len(words) == 4:
+            if len(words) == 4 and words[0] == PROGRESS and words[1].isdecimal() and words[2].isdecimal():
                 progress(int(words[1]), int(words[2]), words[3].strip())
             else:
                 heard.write(text)
@@ -116,23 +118,33 @@ def answer(out: bytes, heard: str, name: str) -> Dict[str, Any]:
     """Reads the agent's result, which may follow a shell's greeting."""
     for line in reversed(out.splitlines()):
         try:
-            message = json.loads(line)
+            message = json_of(line)
         except ValueError:
             continue
         if isinstance(message, dict) and "agent" in message:
-            if "error" in message:
-                raise error_of(message["error"], name)
-            if message["agent"].get("protocol") != PROTOCOL:
-                raise TargetError(
-                    f"The agent on {name} has another version ({message['agent'].get('version')}).",
-                    "Use the same version of deadweight on both sides.",
-                )
-            return dict(message["result"])
+            with reading(name):
+                if "error" in message:
+                    raise error_of(message["error"], name)
+                if message["agent"].get("protocol") != PROTOCOL:
+                    raise TargetError(
+                        f"The agent on {name} has another version ({message['agent'].get('version')}).", SAME
+                    )
+                return dict(message["result"])
     last = heard.strip().splitlines()[-1:] or ["it printed nothing"]
     raise TargetError(
         f"The agent on {name} gave no answer: {last[0]}",
         "If it was killed, the board may have run out of memory. If not, use the same version on both sides.",
     )
+
+
+def reading(name: str) -> ContextManager[None]:
+    """Makes it an error that names the board where its answer has another form than it should."""
+    return reported(TargetError, f"{name} answered something that this version cannot read", SAME, *MISFITS)
+
+
+def typed(kind: Any, value: Any, name: str) -> Any:
+    """A part of a board's answer, as this type."""
+    return from_plain(kind, value, f"The answer of {name}", error=TargetError, cure=SAME)
 
 
 def connection_error(name: str, heard: str, doing: str, *, reached: bool = False) -> TargetError:

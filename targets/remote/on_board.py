@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, 
 from ..engines.build_settings import BuildSettings, needs_half
 from ..engines.record import check_comparable, engine_facts, read_record
 from ..errors import TargetError
+from ..memory_fit import Base
 from ..onnx_file import model_sha256, read_nodes
 from ..runtimes.open import same_runtime
 from ..runtimes.runtime import Runtime, by_suffix, known_runtimes, runtime_named, with_choices
 from ..target import Target, load_target, target_on
+from .exchange import typed
 from .ssh import Transport
 
 if TYPE_CHECKING:
@@ -67,6 +69,45 @@ class Ready:
 _DEFAULT = HowThere()
 
 
+@dataclass(frozen=True)
+class _Board:
+    model: str
+    soc: Optional[str]
+    jetpack: Optional[str]
+    l4t: Optional[str]
+    tensorrt: Optional[str]
+    cuda: Optional[str]
+    compute_capability: Optional[str]
+
+
+@dataclass(frozen=True)
+class _Works:
+    name: str
+    version: Optional[str]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """The form of `machine/board_facts.py`, with what the agent adds."""
+
+    board: _Board
+    runtimes: Tuple[_Works, ...]
+    sms: Optional[int]
+    memory_bytes: Optional[int]
+    dla_cores: Optional[int]
+    power_mode: Optional[Mapping[str, Any]]
+    clocks: Mapping[str, Mapping[str, int]]
+    free_bytes: int
+    base: Optional[Base]
+
+
+def facts_of(board: Transport) -> Dict[str, Any]:
+    """A board's facts; a TargetError if they have another form."""
+    facts = board.run(["facts"])[1]
+    typed(_Facts, facts, board.name)
+    return facts
+
+
 def runtime_there(board: Transport, how: HowThere = _DEFAULT) -> Tuple[Runtime, Mapping[str, Any]]:
     """The runtime for ONNX files on a board, and the board's facts (`targets/machine/board_facts.py`)."""
     if how.runtime is not None and how.runtime.source:
@@ -74,7 +115,7 @@ def runtime_there(board: Transport, how: HowThere = _DEFAULT) -> Tuple[Runtime, 
             f"{how.runtime.title} is a runtime of your own ({how.runtime.source}), which no board has.",
             "Measure on this machine, or leave your own runtime out: the board's own is used there.",
         )
-    facts = board.run(["facts"])[1]
+    facts = facts_of(board)
     if how.runtime is not None:
         return with_choices(how.runtime, how.choices), facts
     known = {one.name for one in known_runtimes()}

@@ -47,7 +47,8 @@ def held(wanted: Sequence[Sequence[Any]], folder: Path = CACHE) -> Dict[str, Any
         place, named = files / _checked(str(sha256)), files / beside / str(name)
         parts = str(name).split("/")
         alone = beside == sha256  # there, `data` and `part` are reserved
-        if any(part in ("", ".", "..") for part in parts) or (alone and (parts[1:] or name in _RESERVED)):
+        unfit = any(part in ("", ".", "..") for part in parts) or "\0" in str(name)
+        if unfit or (alone and (parts[1:] or name in _RESERVED)):
             raise ArtifactError(f"A file named {name!r} cannot be stored.", "Rename it.")
         whole, part = place / "data", place / "part"
         if whole.is_file() and whole.stat().st_size == size:

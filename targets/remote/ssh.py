@@ -29,7 +29,17 @@ from ..errors import ArtifactError, DeadweightError, ModelError, RefusedError, T
 from ..onnx_file import weight_names
 from ..progress import Progress, silent
 from ..runtimes.runtime import is_engine
-from .exchange import HELLO, agent_bytes, agent_sha256, answer, connection_error, keep_command, spoken
+from .exchange import (
+    HELLO,
+    agent_bytes,
+    agent_sha256,
+    answer,
+    connection_error,
+    keep_command,
+    reading,
+    spoken,
+    typed,
+)
 from .received_files import pieces
 
 T = TypeVar("T")
@@ -111,14 +121,13 @@ class Ssh:
         uploads = [_uploads(path) for path in paths]
         files = {each: path for together in uploads for each, path in together.items()}
         wanted = list(files)
-        stored = self._stored(wanted)
-        sizes = {each.sha256: each.size for each in wanted if each.key not in stored["paths"]}
+        here, there, free_bytes = self._stored(wanted)
+        sizes = {each.sha256: each.size for each in wanted if each.key not in there}
         missing = {each.sha256: path for each, path in files.items() if each.sha256 in sizes}
-        here = {sha256: int(stored["bytes"][sha256]) for sha256 in missing}
         needed = sum(sizes[sha256] - here[sha256] for sha256 in missing)
-        if needed > stored["free_bytes"]:
+        if needed > free_bytes:
             raise TargetError(
-                f"{self.name} has {stored['free_bytes'] / 1e6:.0f} MB left for {needed / 1e6:.0f} MB.",
+                f"{self.name} has {free_bytes / 1e6:.0f} MB left for {needed / 1e6:.0f} MB.",
                 "Free some space on the board: rm -r ~/.cache/deadweight/files removes old copies.",
             )
         if missing:
@@ -127,13 +136,14 @@ class Ssh:
             if code == 255:
                 raise connection_error(self.name, heard, "copying files")
             answer(out, heard, self.name)
-        paths_there = self._stored(wanted)["paths"] if missing else stored["paths"]
-        there = []
+            there = self._stored(wanted)[1]
+        placed = []
         for path, together in zip(paths, uploads):
             first = next(iter(together))
-            place = str(paths_there[first.key])
-            there.append(place[: -len(first.name) - 1] if path.is_dir() else place)
-        return there
+            with reading(self.name):
+                place = there[first.key]
+            placed.append(place[: -len(first.name) - 1] if path.is_dir() else place)
+        return placed
 
     def get(self, there: str, here: Path) -> None:
         """Fetches a file, whole or not at all."""
@@ -152,7 +162,7 @@ class Ssh:
             heard = process.stderr.read().decode("utf-8", "replace")
         if process.returncode == 255:
             raise connection_error(self.name, heard, "fetching a file")
-        if answer(line, heard, self.name)["sha256"] != sha256_of(part):
+        if answer(line, heard, self.name).get("sha256") != sha256_of(part):
             part.unlink()
             raise ArtifactError(
                 f"{there} changed while it was fetched from {self.name}.", "Run the same command again."
@@ -171,7 +181,7 @@ class Ssh:
         code, out, heard = spoken([*self._ssh, HELLO.replace("SHA256", sha256)], [])
         lines = out.decode("utf-8", "replace").splitlines()
         facts = dict(line.split("=", 1) for line in lines if "=" in line)
-        if code == 255 or "deadweight_python" not in facts:
+        if code == 255 or not {"deadweight_python", "deadweight_home"} <= set(facts):
             raise connection_error(self.name, heard, "connecting", reached=code != 255)
         if not facts["deadweight_python"]:
             raise TargetError(
@@ -188,8 +198,12 @@ class Ssh:
         plugins = [word for path in given_plugins() for word in ("--plugin", path)]
         return " ".join(map(shlex.quote, [*self._start, *plugins, *arguments]))
 
-    def _stored(self, wanted: Sequence[_Upload]) -> dict[str, Any]:
-        return self.run(["held"], stdin=json.dumps(wanted).encode())[1]
+    def _stored(self, wanted: Sequence[_Upload]) -> tuple[dict[str, int], Mapping[str, str], int]:
+        """What is there: bytes by hash, and the paths of whole files; and its free space."""
+        held = self.run(["held"], stdin=json.dumps(wanted).encode())[1]
+        with reading(self.name):
+            here = {each.sha256: max(0, int(held["bytes"][each.sha256])) for each in wanted}
+            return here, typed(Mapping[str, str], held["paths"], self.name), int(held["free_bytes"])
 
 
 Transport = Union[Local, Ssh]

@@ -29,7 +29,7 @@ from ..engines.trtexec import (
     timing_flags,
     version_of,
 )
-from ..errors import ModelError, TargetError, reported
+from ..errors import MISFITS, ModelError, TargetError, reported
 from ..machine.board_facts import find_trtexec
 from ..machine.probe import evidence
 from ..onnx_file import End
@@ -184,8 +184,7 @@ class TrtexecSession:
         dtypes = {spec.name: spec.dtype for spec in self.outputs}
         unreadable = f"The outputs of {self._plan.name} that {self._program} wrote cannot be read"
         cure = "Run trtexec in a shell with --exportOutput=FILE, and report the file's beginning."
-        misfits = (TypeError, ValueError, KeyError, OverflowError, AttributeError)
-        with reported(ModelError, unreadable, cure, *misfits):
+        with reported(ModelError, unreadable, cure, *MISFITS):
             return {
                 entry["name"]: np.array(entry["values"], dtypes.get(entry["name"], "float32")).reshape(
                     [int(size) for size in entry["dimensions"].split("x") if size]
@@ -215,10 +214,11 @@ def open_trtexec(plan: Path) -> TrtexecSession:
 def _ends(record: Optional[Mapping[str, Any]]) -> Optional[_Ends]:
     if record is None or "inputs" not in record:
         return None
-    inputs, outputs = (
-        tuple(End(name, dtype, tuple(shape)) for name, dtype, shape in record[side])
-        for side in ("inputs", "outputs")
-    )
+    with reported(ModelError, "The record of the engine has another form", "Build it again.", *MISFITS):
+        inputs, outputs = (
+            tuple(End(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in record[side])
+            for side in ("inputs", "outputs")
+        )
     return inputs, outputs
 
 

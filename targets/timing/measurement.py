@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from ..artifact import read_json, write_json
-from ..errors import MeasurementError, reported
+from ..errors import MISFITS, MeasurementError, reported
 from ..machine.probe import voided
 from ..plain import from_plain
 
@@ -222,15 +222,20 @@ class Measurement:
         Raises:
             MeasurementError: another schema, or a value is missing or of the wrong type.
         """
-        if value.get("schema") != SCHEMA:
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if schema != SCHEMA:
             raise MeasurementError(
-                f"The measurement has the schema {value.get('schema')!r}; this version reads {SCHEMA}.",
+                f"The measurement has the schema {schema!r}; this version reads {SCHEMA}.",
                 "Measure again with this version of deadweight.",
             )
-        misfits = (KeyError, TypeError, ValueError)
-        with reported(MeasurementError, "The measurement is incomplete", "Measure again.", *misfits):
-            shape = tuple(int(size) for size in value["shape"])
-            cpu = value["cpu_ns"]
+        with reported(MeasurementError, "The measurement is incomplete", "Measure again.", *MISFITS):
+            events, rounds, samples = shape = tuple(int(size) for size in value["shape"])
+            if min(*shape, value["runs"]) < 1:
+                raise ValueError(f"{events} events, {rounds} rounds and {samples} samples")
+            cpu, conditions = value["cpu_ns"], dict(value["conditions"])
+            conditions.update(
+                {part: dict(conditions[part]) for part in ("machine", "software") if part in conditions}
+            )
             return cls(
                 name=str(value["name"]),
                 model_sha256=str(value["model_sha256"]),
@@ -240,7 +245,7 @@ class Measurement:
                 cpu_ns=None if cpu is None else _from_text(cpu, shape[:2]),
                 runs=int(value["runs"]),
                 protocol=Protocol.from_json(value["protocol"]),
-                conditions=dict(value["conditions"]),
+                conditions=conditions,
                 evidence=str(value["evidence"]),
                 marks=tuple(Mark(int(event), str(what)) for event, what in value["marks"]),
             )

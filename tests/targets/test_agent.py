@@ -263,6 +263,24 @@ def test_a_missing_model_is_an_answer_and_not_a_traceback(agent: Path, tmp_path:
     assert "Traceback" not in heard
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        *[("profile", "a.onnx", "--protocol", wrong) for wrong in ("{", "[1]", "[" * 9999)],
+        *[("install", "--files", wrong) for wrong in ('{"a": 1}', "3")],
+        *[("build", "a.onnx", *wrong) for wrong in (("--settings", '{"batch": "x"}'), ("--target", "7"))],
+        ("receive", "--sizes", '{"a": "x"}'),
+    ],
+)
+def test_a_question_of_another_form_is_answered_with_what_is_wrong(
+    agent: Path, question: tuple[str, ...]
+) -> None:
+    code, answer, heard = asked(agent, *question)
+    assert code == 2
+    assert answer["error"]["kind"] == "TargetError"
+    assert "Traceback" not in heard
+
+
 def test_a_board_without_numpy_is_reported_the_line(agent: Path, mlp: MakeMlp) -> None:
     bare = next((python for python in pythons() if "3.8" in python), None)
     if bare is None:

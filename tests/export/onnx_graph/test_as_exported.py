@@ -147,6 +147,44 @@ def test_a_shape_that_only_the_file_knows_is_kept(tmp_path: Path) -> None:
     assert [axis.dim_param or axis.dim_value for axis in axes] == ["found", 2]
 
 
+@pytest.mark.parametrize("name", [b"maker", b"hidden", b"batch"])
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, name: bytes) -> None:
+    x, y = (helper.make_tensor_value_info(each, TensorProto.FLOAT, ["batch"]) for each in "xy")
+    nodes = [helper.make_node("Relu", ["x"], ["hidden"]), helper.make_node("Relu", ["hidden"], ["y"])]
+    data = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [y]), producer_name="maker"
+    ).SerializeToString()
+    (tmp_path / "a.onnx").write_bytes(data.replace(name, b"\xff" * len(name)))
+    with pytest.raises(ModelError, match="not UTF-8"):
+        load(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("number", [0, 127])
+@pytest.mark.parametrize("what", ["constant", "input", "inside"])
+def test_a_type_that_onnx_does_not_know_is_refused(tmp_path: Path, what: str, number: int) -> None:
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    made = helper.make_node("Constant", [], ["c"], value=weight("c", 2))
+    x, y = (helper.make_tensor_value_info(each, TensorProto.FLOAT, [2]) for each in "xy")
+    graph = helper.make_graph([made, node], "g", [x], [y], [weight("w", 2)])
+    if what == "constant":
+        graph.initializer[0].data_type = number
+    elif what == "input":
+        graph.input[0].type.tensor_type.elem_type = number
+    else:
+        graph.node[0].attribute[0].t.data_type = number
+    onnx.save(helper.make_model(graph), tmp_path / "a.onnx")
+    with pytest.raises(ModelError, match=f"has the data type {number}"):
+        load(tmp_path / "a.onnx")
+
+
+def test_a_type_of_an_output_that_onnx_does_not_know_follows_from_the_nodes(tmp_path: Path) -> None:
+    x, y = (helper.make_tensor_value_info(each, TensorProto.FLOAT, [2]) for each in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    graph.output[0].type.tensor_type.elem_type = 127
+    onnx.save(helper.make_model(graph), tmp_path / "a.onnx")
+    assert load(tmp_path / "a.onnx").types["y"].elem_type == TensorProto.FLOAT
+
+
 def test_an_output_that_is_no_tensor_keeps_its_type(tmp_path: Path) -> None:
     kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, None))
     io = [value("x", FLOAT, ["n", 8])], [helper.make_value_info("y", kind)]

@@ -46,6 +46,15 @@ def test_machines_are_kept_apart(tmp_path: Path) -> None:
     assert re.findall(r"<h2>(.*?)</h2>", text) == ["a CPU, 2 cores", "another CPU, 2 cores"]
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"latency_s": [1]}, {"machine": 3}, {"verdict": {"outcome": 7}}, {"at": {}}]
+)
+def test_a_line_of_another_form_is_reported(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    append(tmp_path / "h.jsonl", {**line("a", 0.001), **wrong})
+    with pytest.raises(ArtifactError, match="line of another form"):
+        write_measurements(tmp_path / "h.jsonl")
+
+
 def test_no_measurements_are_no_page(tmp_path: Path) -> None:
     (tmp_path / "history.jsonl").write_text("")
     with pytest.raises(ArtifactError, match="no measurements yet"):

@@ -65,7 +65,7 @@ def test_a_model_runs_on_a_board_with_the_weights_that_lie_beside_it(
     np.testing.assert_allclose(np.load(answers)["y"], open_session(model).run({"x": given})["y"], rtol=1e-5)
     timed = time_on(there, ready, protocol=QUICK, memory=True)
     assert timed.measurements["it"].model_sha256 == model_sha256(model)
-    assert timed.memory["it"]["file_bytes"] == sum(file.stat().st_size for file in files_of(model))
+    assert timed.memory["it"].file_bytes == sum(file.stat().st_size for file in files_of(model))
 
 
 def test_the_same_graph_with_other_weights_is_another_model_on_the_board(

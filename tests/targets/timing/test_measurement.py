@@ -108,6 +108,10 @@ def test_a_file_that_lacks_something_is_refused(key: str) -> None:
         ("wall_ns", ["1 2"], "is incomplete"),
         ("protocol", {"evnts": 3}, "A protocol has no evnts"),
         ("marks", [[1]], "is incomplete"),
+        ("wall_ns", [7], "is incomplete"),
+        ("shape", [0, 4, 1], "is incomplete"),
+        ("runs", 0, "is incomplete"),
+        ("conditions", {"machine": 3, "software": {}}, "is incomplete"),
     ],
 )
 def test_a_file_with_something_wrong_in_it_is_refused(key: str, wrong: Any, message: str) -> None:
@@ -116,6 +120,8 @@ def test_a_file_with_something_wrong_in_it_is_refused(key: str, wrong: Any, mess
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MeasurementError, match="schema None"):
+        Measurement.from_json(json.loads("[]"))
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(MeasurementError, match="contains no measurements"):
         load(tmp_path / "a.json")
