@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from ...targets.artifact import write_text
 from ...targets.errors import MISFITS, ArtifactError, reported
 from ...targets.gate import history
@@ -33,7 +35,8 @@ def write_measurements(path: Path) -> Path:
             "Run deadweight gate with --history FILE, or set history under [gate] in deadweight.toml.",
         )
     place = path.parent / "history.html"
-    with reported(ArtifactError, f"The history {path} has a line of another form", "Delete it.", *MISFITS):
+    what = f"The history {path} has a line of another form"
+    with reported(ArtifactError, what, "Delete that line.", *MISFITS, TemplateError):
         html = page(lines)
     write_text(place, html)
     return place
