@@ -267,7 +267,6 @@ def test_a_missing_model_is_an_answer_and_not_a_traceback(agent: Path, tmp_path:
     "question",
     [
         *[("profile", "a.onnx", "--protocol", wrong) for wrong in ("{", "[1]", "[" * 9999)],
-        *[("install", "--files", wrong) for wrong in ('{"a": 1}', "3")],
         *[("build", "a.onnx", *wrong) for wrong in (("--settings", '{"batch": "x"}'), ("--target", "7"))],
         ("receive", "--sizes", '{"a": "x"}'),
     ],
