@@ -139,11 +139,10 @@ def test_a_run_with_sweep_int8_and_board_killed_at_any_moments_ends_as_one_that_
         while len(killed) < KILLS:
             process = started(recipe, out)
             try:
-                process.communicate(timeout=drawn.uniform(0.05, 0.6) * lasts)
+                process.communicate(timeout=drawn.uniform(0.02, 0.4) * lasts)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
-                assert ended_with_all(process.pid)
                 parts = sorted(path.name.rpartition("-")[0] for path in out.glob("stages/*.part"))
                 killed.append("+".join(parts) or "between stages")
             else:
@@ -165,7 +164,7 @@ def test_a_run_with_sweep_int8_and_board_killed_at_any_moments_ends_as_one_that_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_ends_a_sweep_and_leaves_no_process_no_half_written_file_and_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -180,9 +179,11 @@ def test_a_signal_ends_a_sweep_and_leaves_no_process_no_half_written_file_and_no
     assert len(alive(process.pid)) > 2
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
+    assert ended_with_all(process.pid)
+    if number == signal.SIGKILL:  # the next run deletes what it has half written
+        return
     assert process.returncode == 128 + number
     assert b"Traceback" not in errors
-    assert ended_with_all(process.pid)
     assert not list(out.rglob(".writing-*"))
     left = [path.name for path in (tmp_path / "temporary").iterdir()]
     assert not [name for name in left if not name.startswith("torchinductor_")]
