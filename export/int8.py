@@ -308,7 +308,7 @@ def _to_half(model: Opened, samples: Samples, target: Target) -> tuple[OnnxModel
     noise = _noise(model, Opened.of(result.model), samples)
     if not noise < LIMITS["lossy"]:
         raise ModelError(
-            f"FP16 changes the outputs by {noise:.3g} of their values: values inside exceed its range.",
+            f"FP16 changes the outputs by {noise:.3g} of their values: some exceed its range or vanish.",
             "Omit --half.",
         )
     return result.model, f"FP16 for operators in float: noise {noise:.2%}{result.words()}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +34,7 @@ SWEPT = recipe(
     head='target = "orin-nano-8gb"\n[sweep]\nprocesses = 2\nscore_drop = 0.5\n'
     'over."prune.ratio" = [0.25, 0.5]\nover."finetune.epochs" = [1, 2]\n',
 )
-KILLS = int(os.environ.get("DEADWEIGHT_KILLS", "8"))
+KILLS, SECONDS = int(os.environ.get("DEADWEIGHT_KILLS", "8")), 12.0
 
 
 def started(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
@@ -40,6 +42,19 @@ def started(recipe: Path, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
+
+
+def wait_for(reached: Any, process: subprocess.Popen[bytes]) -> None:
+    while not reached():
+        assert process.poll() is None, f"it ended before it could be killed: {process.communicate()[1]!r}"
+        time.sleep(0.002)
+
+
+def opened(process: int) -> set[Path]:
+    """The files that a process has open."""
+    with contextlib.suppress(OSError):
+        return {one.readlink() for one in Path(f"/proc/{process}/fd").iterdir()}
+    return set()
 
 
 def alive(session: int) -> list[int]:
@@ -72,9 +87,7 @@ def finish(recipe: Path, out: Path) -> None:
 def kill_when(recipe: Path, out: Path, reached: Any) -> None:
     """Starts the run and kills it as soon as `reached()` says so."""
     process = started(recipe, out)
-    while not reached():
-        assert process.poll() is None, f"it ended before it could be killed: {process.communicate()[1]!r}"
-        time.sleep(0.002)
+    wait_for(reached, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -126,9 +139,7 @@ def test_a_run_with_sweep_int8_and_board_killed_at_any_moments_ends_as_one_that_
     monkeypatch.setenv("DEADWEIGHT_SSH_CONFIG", str(simulated_board(tmp_path, "10.3.0").config))
     recipe, drawn = tmp_path / "recipe.toml", random.Random(5)
     recipe.write_text(SWEPT)
-    begun = time.monotonic()
     finish(recipe, tmp_path / "alone")
-    lasts = time.monotonic() - begun
     assert len(list((tmp_path / "alone").glob("stages/train-*"))) == 1  # the sweep's stages are the run's
     kept = json.loads((tmp_path / "alone" / "report.json").read_text())
     killed: list[str] = []
@@ -138,11 +149,14 @@ def test_a_run_with_sweep_int8_and_board_killed_at_any_moments_ends_as_one_that_
         out = tmp_path / f"killed-{runs}"
         while len(killed) < KILLS:
             process = started(recipe, out)
+            wait_for(lambda process=process, out=out: out / ".lock" in opened(process.pid), process)
             try:
-                process.communicate(timeout=drawn.uniform(0.02, 0.4) * lasts)
+                process.communicate(timeout=drawn.uniform(0, SECONDS))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
+                for path in out.rglob("*"):  # as if the clock had been set back by an hour
+                    os.utime(path, times=(time.time() + 3600,) * 2, follow_symlinks=False)
                 parts = sorted(path.name.rpartition("-")[0] for path in out.glob("stages/*.part"))
                 killed.append("+".join(parts) or "between stages")
             else:
@@ -161,6 +175,64 @@ def test_a_run_with_sweep_int8_and_board_killed_at_any_moments_ends_as_one_that_
             )
         assert not list(out.rglob(".writing-*"))
     print(f"{KILLS} kills in {runs} runs: {', '.join(killed)}")
+
+
+FULL = """
+mount -t tmpfs -o size=64m none {out} && cp -a {kept}/. {out}/ || exit 99
+dd if=/dev/zero of={out}/filler bs=4096 2>/dev/null; truncate -s -{left} {out}/filler
+{python} -m deadweight run {recipe} --out {out} >/dev/null; code=$?
+rm {out}/filler; cp -a {out}/. {back}/; exit $code
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_in_any_stage_is_said_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], check=False).returncode:
+        pytest.skip("this machine allows no mount namespaces")
+    recipe, alone = tmp_path / "recipe.toml", tmp_path / "run"
+    recipe.write_text(RECIPE)
+    finish(recipe, alone)
+    whole = reproduced(alone)
+    order = finished(alone)
+    shutil.copytree(alone, tmp_path / "whole")
+    made = sorted((tmp_path / "whole").glob("stages/*"), key=lambda path: order[path.name])
+    assert len(made) == len(STAGES)
+    for count in range(len(made) + 1):
+        for left in (0, 8192):
+            kept, back = (tmp_path / f"{name}-{count}-{left}" for name in ("kept", "back"))
+            for stage in made[:count]:
+                shutil.copytree(stage, kept / "stages" / stage.name)
+            kept.mkdir(exist_ok=True)
+            back.mkdir()
+            shutil.rmtree(alone)
+            alone.mkdir()
+            values = {"out": alone, "kept": kept, "back": back, "left": left, "recipe": recipe}
+            script = FULL.format(**values, python=sys.executable)
+            wrapped = ["unshare", "--map-root-user", "--mount", "bash", "-c", script]
+            done = subprocess.run(wrapped, capture_output=True, text=True, check=False)
+            which = f"with {count} stages finished and {left} bytes free: {done.stderr}"
+            assert done.returncode == 2, which
+            assert "pace left on" in done.stderr, which
+            assert "What to do" in done.stderr, which
+            assert "Traceback" not in done.stderr, which
+            alone.rmdir()
+            back.rename(alone)
+            assert {stage.name for stage in made[:count]} <= set(finished(alone))
+    finish(recipe, alone)
+    assert reproduced(alone) == whole
+
+
+@pytest.mark.slow
+def test_of_two_runs_at_once_in_one_folder_one_ends_and_the_other_is_as_if_alone(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE)
+    finish(recipe, tmp_path / "alone")
+    both = [started(recipe, tmp_path / "both") for _ in range(2)]
+    said = [process.communicate()[1].decode() for process in both]
+    (loser,) = [at for at, process in enumerate(both) if process.returncode == 2]
+    assert "Another run is active in" in said[loser]
+    assert both[1 - loser].returncode in (0, 1, 3)
+    assert reproduced(tmp_path / "both") == reproduced(tmp_path / "alone")
 
 
 @pytest.mark.slow

@@ -370,3 +370,5 @@ def _run_trial(
             run.step(stage, work)
     except DeadweightError:
         return  # the sweep will raise the same error
+    except SystemExit:  # SIGTERM; the pool would go on with the next setting
+        os._exit(1)
