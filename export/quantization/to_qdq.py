@@ -262,8 +262,8 @@ def _insert(
     stored: list[onnx.NodeProto],
     used: set[str],
 ) -> None:
-    # An output of the network keeps its name; the float value before rounding gets another.
-    shown = {value.name for value in graph.output if placed.everywhere}
+    # An output of the network keeps its name, unless it is an input; the float value before gets another.
+    shown = {value.name for value in graph.output if placed.everywhere} - {one.name for one in graph.input}
     before = {name: unique(f"{name}_float", used) if name in shown else name for name in parameters}
     after = {name: name if name in shown else unique(f"{name}_dequantized", used) for name in parameters}
     nodes = list(stored)

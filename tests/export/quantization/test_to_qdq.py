@@ -327,3 +327,12 @@ def test_a_channel_whose_weights_are_all_zero_keeps_its_bias_on_x86(tmp_path: Pa
     (before,), (after,) = run(path, {"x": x}), run(tmp_path / "q.onnx", {"x": x})
     step = (before.max() - before.min()) / 255
     assert np.abs(after[:, 3] - before[:, 3]).max() <= max(0.51 * step, 0.01)
+
+
+def test_an_input_that_is_an_output_too_is_handed_on_as_it_came(tmp_path: Path) -> None:
+    shown = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 24]) for name in "xy"]
+    nodes = [op("MatMul", ["x", "w"], ["h"]), op("Relu", ["h"], ["a"]), op("MatMul", ["a", "w"], ["y"])]
+    path = write_network(tmp_path / "m.onnx", nodes, {"w": numbers(24, 24)}, ["batch", 24], outputs=shown)
+    x = numbers(16, 24, size=1.0)
+    held_against_float(path, [{"x": x}], tmp_path / "q.onnx")
+    assert np.array_equal(run(tmp_path / "q.onnx", {"x": x})[0], x)
