@@ -6,6 +6,7 @@ each node the stack of the user's code that made it, so that a message about an 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import traceback
@@ -237,8 +238,32 @@ _OF_TORCH = (
         "The sizes of a packed sequence depend on the data",
         "Give the padded sequence to the recurrent layer, and mask what is behind each end.",
     ),
+    (
+        "_trace.py",
+        "fake tensor in the exported program",
+        "Forward computes a gradient (torch.autograd.grad), of which there is no graph",
+        "Prune the module whose gradient it is, and put it back.",
+    ),
+    (
+        "utils.py",
+        r"Found <class '(.+?)'> in output",
+        r"Forward returns a \1, which torch.export does not know",
+        "Return tensors, in tuples, lists, dictionaries or dataclasses.",
+    ),
+    (
+        "fake_class_registry.py",
+        "__obj_flatten__",
+        "It has quantized layers, whose weights torch.export does not see",
+        "Prune the network in floating point, and quantize it afterwards.",
+    ),
+    (
+        "exported_program.py",
+        r"Calling train\(\)",
+        "The network is an exported program",
+        "Give the Python module that it was made from.",
+    ),
 )
-"""Files of torch's layers, words in their errors, what happened, the cure."""
+"""Files of torch, a pattern of their errors, what happened, the cure."""
 
 
 def _refusal(error: Exception) -> ModelError:
@@ -246,15 +271,15 @@ def _refusal(error: Exception) -> ModelError:
     where = ""
     frames = traceback.extract_tb(error.__traceback__)
     for frame in reversed(frames):
-        if not frame.filename.startswith((_TORCH, _HERE)) and frame.line:
+        if not frame.filename.startswith((_TORCH, _HERE, contextlib.__file__)) and frame.line:
             where = f" at {frame.filename}:{frame.lineno}: {frame.line}"
             break
     for file, words, what, cure in _OF_TORCH:
         inside = any(
             Path(frame.filename).name == file and frame.filename.startswith(_TORCH) for frame in frames
         )
-        if inside and words in str(error):
-            return ModelError(f"{what}{where}.", cure)
+        if inside and (found := re.search(words, str(error))):
+            return ModelError(f"{found.expand(what)}{where}.", cure)
     if "data-dependent" in str(error).lower() or "GuardOnDataDependent" in type(error).__name__:
         return ModelError(
             f"The network takes a different path for different data{where}, so it is not one graph.",

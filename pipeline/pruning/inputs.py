@@ -134,6 +134,9 @@ def check_inputs(model: nn.Module, tensors: Sequence[Tensor]) -> None:
     held = (*model.parameters(), *model.buffers(), *tensors)
     if any(map(torch.nn.parameter.is_lazy, held)):
         raise ModelError("A lazy layer has an uninitialized parameter.", "Run model(*inputs) once before.")
+    if empty := [one for one in tensors if one.dim() and not len(one)]:
+        shape = tuple(empty[0].shape)
+        raise ModelError(f"An example input is empty: its shape is {shape}.", "Give it a batch of two.")
     devices = {str(one.device) for one in held}
     if len(devices) > 1:
         raise ModelError(

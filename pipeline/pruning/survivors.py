@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +20,9 @@ from torch.fx.node import map_arg
 from ...targets.errors import ModelError
 from .calls import Tracked
 from .capture import operator_name, users_line
-from .compare import TOLERANCE, Precision, error_of, run_graph, tolerance
+from .compare import TOLERANCE, Precision, compared, error_of, run, run_graph, tolerance
 from .groups import Groups, Tracing
-from .inputs import Example
+from .inputs import Example, inputs_of
 from .narrow import named_tensors
 from .plan import owner_of
 
@@ -159,10 +160,10 @@ _ALL_AGREE = "All layers agree with its graph: the forward code of the pruned mo
 
 
 def check_traced(model: nn.Module, groups: Groups) -> None:
-    """Checks that a network has the values with which it was traced.
+    """Checks that a network has the values with which it was traced, and computes what its graph does.
 
     Raises:
-        ModelError: it has not; the message names the first parameter that differs.
+        ModelError: it has not, and the message names the first parameter that differs; or it does not.
     """
     for name, tensor in named_tensors(model):
         with contextlib.suppress(AttributeError):
@@ -172,6 +173,13 @@ def check_traced(model: nn.Module, groups: Groups) -> None:
                     f'This network is not the one that was traced: "{name}" has other values.',
                     "Trace the network with the weights to keep, and apply the plan with that trace.",
                 )
+    captured, inputs = Interpreter(groups.tracing.graph), inputs_of(model, groups.example)
+    if not compared(partial(run, model, inputs), partial(run_graph, captured, inputs)).same:
+        raise ModelError(
+            "The original and its captured graph give different outputs: its forward depends on more than"
+            " its inputs and parameters (random numbers, the time, a stored state).",
+            "Make its eval mode a function of its inputs: seed it, or remove that part.",
+        )
 
 
 def place_of(node: Node) -> str:

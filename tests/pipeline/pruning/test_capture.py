@@ -128,6 +128,32 @@ def test_a_branch_on_data_is_refused_with_its_line_and_the_cure_and_not_a_word_m
     assert [one.message for one in caplog.records if one.levelno >= logging.WARNING] == []
 
 
+class Force(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(super().forward(x).sum(), x)[0]
+
+
+class Own(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return self
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "words"),
+    [
+        (Force(), nets.image(2, 4), r"computes a gradient \(torch.autograd.grad\)"),
+        (Own(), nets.image(2, 4), r"returns a .*\.Own, which"),
+        (Small(), nets.image(2, 4)[:0], r"is empty: its shape is \(0, 4\)"),
+    ],
+    ids=["a gradient", "an object", "no sample"],
+)
+def test_what_has_no_graph_is_refused_in_plain_words(model: nn.Module, example: Tensor, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        capture(model, (example,))
+
+
 def test_logs_are_as_loud_after_a_capture_as_before() -> None:
     before = logging.root.manager.disable
     logging.disable(logging.DEBUG)

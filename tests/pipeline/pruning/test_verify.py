@@ -80,6 +80,16 @@ def test_other_weights_than_those_that_were_traced_are_reported_as_such() -> Non
         apply(other, plan, groups, form="graph")
 
 
+def test_random_numbers_in_eval_mode_are_named_and_no_layer_is_blamed() -> None:
+    class Noisy(nets.Mlp):
+        def forward(self, image: Tensor) -> Tensor:
+            return super().forward(image + torch.rand_like(image))
+
+    for form in ("", "graph"):
+        with pytest.raises(ModelError, match=r"(?s)depends on more than .*random numbers.*seed it"):
+            halved(nets.lively(Noisy()), nets.image(2, 1, 4, 4), form)
+
+
 def test_a_network_that_returns_nan_is_not_called_equal() -> None:
     model = nets.lively(nets.Mlp())
     small, plan, groups = halved(model, nets.image(2, 1, 4, 4))
