@@ -25,8 +25,7 @@ from deadweight.pipeline.stages.finetune import Finetune
 from deadweight.pipeline.stages.prune import Prune
 from deadweight.pipeline.stages.sparsify import Sparsify
 from deadweight.pipeline.stages.train import Train
-from deadweight.pipeline.training.fit import fit
-from deadweight.pipeline.training.loop import Schedule, TrainingJob
+from deadweight.pipeline.training.loop import Schedule, TrainingJob, fit
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.work import Variant, Work
 from deadweight.pipeline.workload import Workload, load_workload

@@ -22,8 +22,7 @@ from ...export.coding.cluster import Clusters, Start, shortened
 from ...export.coding.cluster import cluster as clustered
 from ..compression.masks import named, weights_of
 from ..pruning.narrow import copied_module
-from ..training.fit import fit
-from ..training.loop import Schedule, TrainingJob
+from ..training.loop import Schedule, TrainingJob, fit
 from ..training.predict import validation_score
 from ..work import Work
 from ..workload import Workload

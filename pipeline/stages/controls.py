@@ -26,8 +26,7 @@ from ..pruning.plan import Plan, plan_of
 from ..pruning.surgery import apply, replay
 from ..stage import NamedStage, Stage, is_users_own, make_stage, run_stage, settings_of
 from ..training.batch_norm import reestimated
-from ..training.fit import fit
-from ..training.loop import WORKER, Schedule, TrainingJob
+from ..training.loop import WORKER, Schedule, TrainingJob, fit
 from ..work import Done, Facts, Variant, Work
 from ..workload import built_model, example_batch
 from .depth import Depth

@@ -22,8 +22,7 @@ from ...targets.errors import RecipeError, users_code
 from ..compression.masks import load_masks
 from ..stage import NamedStage
 from ..training.checkpoint import write_tensors
-from ..training.fit import fit, training_sentence
-from ..training.loop import WORKER, Schedule, TrainingJob
+from ..training.loop import WORKER, Schedule, TrainingJob, fit, training_sentence
 from ..training.networks import student_class
 from ..training.teachers import Teaching
 from ..work import Facts, Work

@@ -8,8 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from ..compression.masks import load_masks
-from ..training.fit import fit, training_sentence
-from ..training.loop import Schedule, TrainingJob
+from ..training.loop import Schedule, TrainingJob, fit, training_sentence
 from ..work import Work
 
 

@@ -35,8 +35,7 @@ from ..pruning.plan import Plan, plan_of
 from ..pruning.surgery import apply, replay
 from ..stage import NamedStage
 from ..training.checkpoint import tensors_in
-from ..training.fit import Fitted, fit
-from ..training.loop import WORKER, Schedule, TrainingJob
+from ..training.loop import WORKER, Fitted, Schedule, TrainingJob, fit
 from ..work import Facts, Work
 from ..workload import built_model, example_batch
 from .controls import random_plan, rescale

@@ -29,8 +29,7 @@ from ..compression.masks import (
 )
 from ..importance.allocation import Scope
 from ..pruning.narrow import elements_of
-from ..training.fit import fit
-from ..training.loop import Schedule, TrainingJob
+from ..training.loop import Schedule, TrainingJob, fit
 from ..work import Work
 from .prune import Share
 

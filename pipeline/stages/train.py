@@ -13,8 +13,7 @@ from pydantic import Field
 
 from ...targets.errors import RecipeError
 from ..training.checkpoint import write_tensors
-from ..training.fit import fit, training_sentence
-from ..training.loop import Schedule, TrainingJob, rewind_path
+from ..training.loop import Schedule, TrainingJob, fit, rewind_path, training_sentence
 from ..work import Work
 from ..workload import built_model
 

@@ -20,8 +20,7 @@ from torch import nn
 from deadweight.pipeline.compression.masks import magnitude_masks, weights_of
 from deadweight.pipeline.training import checkpoint as on_disk
 from deadweight.pipeline.training.distributed import spec_of
-from deadweight.pipeline.training.fit import Fitted, fit
-from deadweight.pipeline.training.loop import Schedule, TrainingJob
+from deadweight.pipeline.training.loop import Fitted, Schedule, TrainingJob, fit
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.pipeline.workload import load_workload
 from deadweight.targets.errors import ModelError, RecipeError

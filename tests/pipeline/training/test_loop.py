@@ -10,8 +10,7 @@ from support.digits import Digits
 from torch import Tensor, nn
 
 from deadweight.pipeline.compression.masks import magnitude_masks, weights_of
-from deadweight.pipeline.training.fit import Fitted, fit, training_sentence
-from deadweight.pipeline.training.loop import Schedule, TrainingJob
+from deadweight.pipeline.training.loop import Fitted, Schedule, TrainingJob, fit, training_sentence
 from deadweight.pipeline.training.networks import NetworkFiles
 from deadweight.targets.errors import ArtifactError, ModelError, RecipeError, WorkloadError
 
