@@ -2,7 +2,7 @@
 
 check        lint(path, target=...): the table of all rules, and their findings
 operators    rules 101 to 109: the file and its operators; restrictions: limits of single operators
-changes      what NVIDIA's later versions learnt, and the plugins, from two tables
+platform     a version of TensorRT: its operator table, what later versions learnt, the plugins
 explicit     rules 201 to 208: the parser's rules for QuantizeLinear and DequantizeLinear
 fusion       rules 301 to 308: valid pairs that cost more time than they save
 widths       rules 401 to 403: channels, changes of precision, what stays in FP32

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator
 from onnx import NodeProto, TensorProto
 
 from ..onnx_graph.graph import QUANTIZED, attribute_of, given_inputs
-from .changes import SETS, Version
 from .network import Finding, Network, label
-from .platform import Platform
+from .platform import SETS, Platform, Version
 
 Limit = Callable[[Network, NodeProto, bool], Iterator[str]]
 

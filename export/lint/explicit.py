@@ -13,9 +13,8 @@ from onnx import NodeProto, TensorProto
 
 from ..onnx_graph.graph import QUANTIZED, WEIGHTED, attribute_of
 from ..quantization.placement import channel_axis
-from .changes import Version
 from .network import Finding, Network, Severity, type_name
-from .platform import Platform
+from .platform import Platform, Version
 
 _8_BIT_FLOAT = TensorProto.FLOAT8E4M3FN
 _4_BIT_FLOAT = 23  # FLOAT4E2M1, a name that ONNX has from 1.18 on

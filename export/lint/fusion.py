@@ -15,9 +15,8 @@ from onnx import NodeProto
 from ..onnx_graph.graph import WEIGHTED
 from ..onnx_graph.kernels import SINGLE_ROW, without_int8_kernel
 from ..quantization.fusions import residual_adds
-from .changes import SETS
 from .network import Finding, Network
-from .platform import Platform, keeps_int8
+from .platform import SETS, Platform, keeps_int8
 
 _RESIDUAL = "Round only the skip side of the sum, not the convolution's side."
 

@@ -1,7 +1,7 @@
 """Rules 101 to 109: the file, and whether this TensorRT supports each of its operators.
 
 Sources: the operator tables and importers of onnx-tensorrt for 8.4 to 10.1, NVIDIA's opset guide, and what
-changes.py names. No parser has an upper limit of the opset; a newer operator than it knows is read by name.
+platform.py names. No parser has an upper limit of the opset; a newer operator than it knows is read by name.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from onnx import AttributeProto, NodeProto, TensorProto, defs
 
 from ..onnx_graph.graph import attribute_of
-from . import changes
-from .changes import SETS, Version
 from .network import STANDARD, Finding, Network, Severity, label, type_name
-from .platform import Platform, operators
+from .platform import SETS, Platform, Version, learnt_in, operators, plugin_versions, uses_plugin, version_of
 from .restrictions import RESTRICTIONS
 
 # First version, and the opsets that NVIDIA names for it.
@@ -75,11 +73,11 @@ def operator_taken(network: Network, platform: Platform) -> Iterator[Finding]:
     """103: this TensorRT supports every standard operator."""
     for node in network.every_node():
         name = node.op_type
-        if node.domain not in STANDARD or changes.plugin(name) or (known := platform.supports(name)):
+        if node.domain not in STANDARD or plugin_versions(name) or (known := platform.supports(name)):
             continue
         tables = operators().get(name) or {}
         since = next((table for table, types in tables.items() if types), None)
-        learnt = changes.since(name)
+        learnt = learnt_in(name)
         # In an opset that is known here, an operator that ONNX does not have is none of a newer ONNX.
         if known is None and (defs.has(name) or network.opset > defs.onnx_opset_version()):
             what = f"{name} is in no table that deadweight has; {platform.name} may support it"
@@ -104,7 +102,7 @@ def operator_standard(network: Network, platform: Platform) -> Iterator[Finding]
     """104: there are no custom operators."""
     for node in network.every_node():
         own = platform.has(node.op_type) and not defs.has(node.op_type)  # a custom operator of NVIDIA's
-        if node.domain in STANDARD or changes.plugin(node.op_type) or own:
+        if node.domain in STANDARD or plugin_versions(node.op_type) or own:
             continue
         does = "without a plugin of that name the parser fails"
         severity: Severity = "error"
@@ -120,10 +118,10 @@ def operator_standard(network: Network, platform: Platform) -> Iterator[Finding]
 def plugin(network: Network, platform: Platform) -> Iterator[Finding]:
     """109: no operator needs a plugin of NVIDIA's."""
     for node in network.every_node():
-        name = changes.uses_plugin(node, platform.version)
+        name = uses_plugin(node, platform.version)
         if not name:
             continue
-        since, removed = changes.plugin(node.op_type) or ((), None)
+        since, removed = plugin_versions(node.op_type) or ((), None)
         severity: Severity = "note"
         what = f"{node.op_type} runs as NVIDIA's plugin {name}"
         cure = (
@@ -151,13 +149,13 @@ def asked(network: Network, platform: Platform) -> Iterator[Finding]:
     what = f"{opinion.name}: {opinion.refused or opinion.ended or opinion.unbuilt}"
     cure = "Change what it names, or see what the board's TensorRT says: trtexec --onnx=MODEL."
     nodes = network.every_node()
-    if rtx and any(node.op_type == _RTX or changes.uses_plugin(node, platform.version) for node in nodes):
+    if rtx and any(node.op_type == _RTX or uses_plugin(node, platform.version) for node in nodes):
         severity = "note"
         cure = "TensorRT-RTX has no plugins, and the file needs one: this says nothing of a board's TensorRT."
     elif rtx and opinion.unbuilt:
         severity = "note"
         cure = "Its parser takes the file; its builder has fewer kernels than a board's TensorRT."
-    elif opinion.refused and not rtx and changes.version_of(opinion.version)[:2] == platform.version[:2]:
+    elif opinion.refused and not rtx and version_of(opinion.version)[:2] == platform.version[:2]:
         severity = "error"
     yield Finding(601, severity, "the file", what, cure)
 

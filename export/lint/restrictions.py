@@ -15,9 +15,8 @@ from typing import NamedTuple
 from onnx import NodeProto
 
 from ..onnx_graph.graph import attribute_of
-from .changes import SETS
 from .network import Network
-from .platform import Platform
+from .platform import SETS, Platform
 
 
 class Fault(NamedTuple):

@@ -17,9 +17,8 @@ from onnx import TensorProto
 from ...targets.target import Target
 from ..onnx_graph.graph import WEIGHTED, OnnxModel, attribute_of
 from ..quantization.placement import rules_of
-from .changes import SETS
 from .network import Finding, Network, Severity
-from .platform import Platform, keeps_int8
+from .platform import SETS, Platform, keeps_int8
 
 NAMED = 3  # layers in a sentence
 

@@ -4,7 +4,7 @@ The result is a band. Its lower end is certain as long as the runtime follows `r
 runtime is known to do without memory (fusion, writing in place, views, concatenation without a copy) costs
 nothing here, and what is not known to need memory counts as 0. Weights and values count in the smallest form
 that they may have: rounded, if quantization is next to them or may be moved there; in 16 bits, where halves
-are allowed. `lower_bound.least_bytes` has the rest of the argument.
+are allowed. `bounds.least_bytes` has the rest of the argument.
 
 What would break the bound: removing unnecessary work (two successive constant factors multiplied beforehand),
 recomputation, 2:4 compressed weights. TensorRT's fusions are from the fusion catalog of its documentation;
@@ -23,11 +23,10 @@ import onnx
 from ...targets.errors import ModelError, meant
 from ...targets.memory_fit import Footprint
 from ...targets.runtimes.runtime import Runtime, runtime_named
+from ..onnx_graph.counts import Shapes, bytes_of, item_bytes, living
 from ..onnx_graph.graph import Index, attribute_of, given_inputs, lift_constants, load
 from ..onnx_graph.operator_sets import read_sets
-from ..onnx_graph.shapes import Shapes, bytes_of, item_bytes, living
-from .arena_plan import depth_first, planned_bytes
-from .lower_bound import Kernel, least_bytes
+from .bounds import Kernel, depth_first, least_bytes, planned_bytes
 
 SCRATCH = 1 << 16  # bytes of a convolution's scratch memory: that of ONNX Runtime on one thread
 KNOWN = read_sets(Path(__file__).with_name("runtime_rules.toml"))

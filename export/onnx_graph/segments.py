@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import onnx
 
+from .counts import Shapes
 from .graph import WEIGHTED, Index, OnnxModel
-from .shapes import Shapes
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..onnx_graph.counts import living
 from ..onnx_graph.graph import Array, OnnxModel, number_outputs
-from ..onnx_graph.shapes import living
 
 DECIDING = (
     *("NonMaxSuppression", "NonZero", "Unique", "Compress"),  # how many rows they give depends on the data

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-from deadweight.export.memory.arena_plan import GRAIN, depth_first, planned_bytes
-from deadweight.export.memory.lower_bound import Kernel, least_bytes
+from deadweight.export.memory.bounds import GRAIN, Kernel, depth_first, least_bytes, planned_bytes
 
 
 def chain(*sizes: int) -> list[Kernel]:

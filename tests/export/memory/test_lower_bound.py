@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from deadweight.export.memory.lower_bound import Kernel, least_bytes
+from deadweight.export.memory.bounds import Kernel, least_bytes
 
 
 def orders(kernels: Sequence[Kernel]) -> list[list[Kernel]]:
