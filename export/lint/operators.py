@@ -7,10 +7,12 @@ platform.py names. No parser has an upper limit of the opset; a newer operator t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from onnx import AttributeProto, NodeProto, TensorProto, defs
 
 from ..onnx_graph.graph import attribute_of
+from ..onnx_graph.operator_sets import read_sets
 from .network import STANDARD, Finding, Network, Severity, label, type_name
 from .platform import SETS, Platform, Version, learnt_in, operators, plugin_versions, uses_plugin, version_of
 from .restrictions import RESTRICTIONS
@@ -19,19 +21,8 @@ from .restrictions import RESTRICTIONS
 OPSETS: tuple[tuple[Version, int, int], ...] = (((11,), 9, 25), ((10,), 9, 20), ((8,), 7, 17))
 LATEST_IR = {"8": 8, "10": 10}  # by major version, of the ONNX releases they were built with
 
-_SHORT: dict[int, str] = {
-    TensorProto.FLOAT: "f32",
-    TensorProto.DOUBLE: "f32",  # cast down by every parser
-    TensorProto.FLOAT16: "f16",
-    TensorProto.BFLOAT16: "bf16",
-    TensorProto.FLOAT8E4M3FN: "f8",
-    TensorProto.INT4: "i4",
-    TensorProto.INT8: "i8",
-    TensorProto.INT32: "i32",
-    TensorProto.INT64: "i64",
-    TensorProto.UINT8: "u8",
-    TensorProto.BOOL: "bool",
-}
+_TYPES = read_sets(Path(__file__).with_name("types.toml"))
+_SHORT = {name: short for short, names in _TYPES.items() for name in names}
 # A plugin for TensorRT-RTX 1.7.1, by its message, but a layer in onnx-tensorrt's importers.
 _RTX = "NonZero"
 
@@ -208,10 +199,10 @@ def types_taken(network: Network, platform: Platform) -> Iterator[Finding]:
             continue
         name = node.output[0] if node.op_type in SETS["by_output"] or not node.input else node.input[0]
         kind = network.types.get(name, TensorProto.UNDEFINED)
-        short = _SHORT.get(kind, "")
+        known = type_name(kind)
+        short = _SHORT.get(known, "")
         if short == "i64" and platform.version < (10,):
             short = "i32"  # cast down
-        known = type_name(kind)
         if known in SETS["whole_numbers"] and node.op_type in floats:
             what = (
                 f"{node.op_type} has the type {known}; the parser of {platform.name} takes only floats for it"
