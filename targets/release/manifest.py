@@ -6,13 +6,13 @@ in UTC to the second, as in 2026-11-23T02:15:00+00:00.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ..artifact import json_of
 from ..errors import RefusedError, reported
 from ..plain import from_plain
 from ..runtimes.runtime import is_engine
@@ -87,8 +87,8 @@ def parsed(data: bytes) -> Manifest:
             raise ValueError("a key comes twice")
         return dict(pairs)
 
-    with reported(RefusedError, f"{MANIFEST} is not JSON", _AGAIN, ValueError, RecursionError):
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=once)
+    with reported(RefusedError, f"{MANIFEST} is not JSON", _AGAIN, ValueError):
+        content = json_of(data.decode("utf-8"), once)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         schema = content.get("schema") if isinstance(content, dict) else None
         raise RefusedError(

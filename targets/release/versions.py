@@ -22,6 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Optional
 
+from ..artifact import sync_directory
 from ..errors import MISFITS, RefusedError, reported
 from .manifest import Manifest
 
@@ -71,8 +72,6 @@ def read_accepted(home: Path) -> Optional[Accepted]:
 
 def write_accepted(home: Path, accepted: Accepted) -> None:
     """Stores it, whole or not at all, readable and writable only by its owner."""
-    from ..artifact import sync_directory  # imported here: a check of a bundle does not need it
-
     beside = home / f".{STATE}.part"
     with contextlib.suppress(FileNotFoundError):
         beside.unlink()

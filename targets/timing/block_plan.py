@@ -59,6 +59,13 @@ def planned(run_ns: Mapping[str, int], protocol: Protocol) -> Plan:
     return Plan(blocks, rounds=max(fitting, protocol.min_rounds))
 
 
+def ns_of(call: Callable[[], object]) -> int:
+    """The time of one run."""
+    start = perf_counter_ns()
+    call()
+    return perf_counter_ns() - start
+
+
 def clock_costs_ns() -> Tuple[float, float]:
     """The cost of one reading on this machine: of the wall clock in a block, and of both clocks around it."""
 

@@ -48,7 +48,7 @@ from ..progress import Counted
 from ..runtimes.open import open_session
 from ..runtimes.runtime import Runtime, known_runtimes
 from ..runtimes.session import ProcessTimes, Session
-from .block_plan import Block, Plan, planned
+from .block_plan import Block, Plan, ns_of, planned
 from .events import take_events
 from .inputs import check_batch, fed, with_inputs
 from .measurement import Mark, Measurement, Protocol
@@ -261,7 +261,7 @@ def _warm(call: Callable[[], object]) -> None:
     """Runs a model until the best time of a few runs no longer improves."""
     best = math.inf
     for _ in range(_WARM_BLOCKS):
-        now = min(_run_ns(call) for _ in range(_WARM_RUNS))
+        now = min(ns_of(call) for _ in range(_WARM_RUNS))
         if now > 0.98 * best:
             return
         best = min(best, now)
@@ -276,16 +276,10 @@ def _trial_ns(
         for name in rng.sample(sorted(calls), len(calls)):
             end = perf_counter_ns() + 1e9 * protocol.settle_s
             while True:
-                best[name] = max(min(best[name], _run_ns(calls[name])), 1)
+                best[name] = max(min(best[name], ns_of(calls[name])), 1)
                 if perf_counter_ns() >= end:
                     break
     return best
-
-
-def _run_ns(call: Callable[[], object]) -> int:
-    start = perf_counter_ns()
-    call()
-    return perf_counter_ns() - start
 
 
 def _time_event(

@@ -20,8 +20,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from ..errors import MeasurementError
 from ..onnx_file import Node, Nodes, read_nodes
 from ..progress import Counted
 from ..runtimes.ort import open_ort
+from .block_plan import Block, Plan, ns_of, planned
 from .events import take_events
 from .inputs import fed, with_inputs
 from .layers import Layer
@@ -39,18 +39,11 @@ if TYPE_CHECKING:
     from ..runtimes.session import Arrays
 
 LAYER_PROTOCOL = Protocol(events=24, event_s=0.03, block_s=0.002, settle_s=0.001, min_rounds=4)
+_TRIAL_RUNS = 5
 _INWARD = ("ReorderInput", "QuantizeLinear", "Transpose", "Cast", "DynamicQuantizeLinear")
 _OUTWARD = ("ReorderOutput", "DequantizeLinear")
 HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "ConvInteger", "LSTM", "GRU", "RNN")
 _AFFIXES = re.compile(r"^fused |(_kernel_time|_nchwc|_nhwc|_token_\d+|_quant|_Conv|_fused)$")
-
-
-class _Plan(NamedTuple):
-    """Untimed and timed runs of every model in one round, the same for all, and the rounds of an event."""
-
-    settling: int
-    timed: int
-    rounds: int
 
 
 @dataclass
@@ -97,12 +90,12 @@ def time_layers(
 
 def _event(
     models: Mapping[str, Path],
-    plan: Optional[_Plan],
+    plan: Optional[Plan],
     seed: str,
     *,
     protocol: Protocol,
     inputs: Optional[Arrays],
-) -> tuple[dict[str, list[list[_Kernel]]], _Plan]:
+) -> tuple[dict[str, list[list[_Kernel]]], Plan]:
     """Loads all models with the profiler on and runs them, untimed and timed runs interleaved, as planned.
 
     Returns each model's kernels by round.
@@ -123,28 +116,20 @@ def _event(
         del padding
         warmup_runs = 1
         if plan is None:
-            warmup_runs += 5
+            warmup_runs += _TRIAL_RUNS
             # The same block for all, so that incomplete settling affects them equally.
-            longest = max(min(_run_s(call) for _ in range(5)) for call in calls.values())
-            settling = max(1, round(protocol.settle_s / longest))
-            timed = max(1, round(protocol.block_s / longest))
-            rounds = int(protocol.event_s / ((settling + timed) * longest))
-            plan = _Plan(settling, timed, max(protocol.min_rounds, rounds))
+            longest = max(min(ns_of(call) for _ in range(_TRIAL_RUNS)) for call in calls.values())
+            plan = planned(dict.fromkeys(names, longest), protocol)
         for _ in range(plan.rounds):
             for name in rng.sample(names, len(names)):
-                for _ in range(plan.settling + plan.timed):
+                for _ in range(plan.blocks[name].all_runs):
                     calls[name]()
         profiles = {}
         for name, session in sessions.items():
-            profiles[name] = _rounds(_runs(session.end_profile())[warmup_runs:], plan)
+            runs = _runs(session.end_profile())[warmup_runs:]
+            profiles[name] = _rounds(runs, plan.blocks[name], plan.rounds)
             session.close()
     return profiles, plan
-
-
-def _run_s(call: Callable[[], object]) -> float:
-    start = perf_counter()
-    call()
-    return perf_counter() - start
 
 
 def _runs(path: Path) -> list[dict[str, Any]]:
@@ -178,18 +163,17 @@ def split_runs(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return runs
 
 
-def _rounds(runs: list[dict[str, Any]], plan: _Plan) -> list[list[_Kernel]]:
+def _rounds(runs: list[dict[str, Any]], block: Block, rounds: int) -> list[list[_Kernel]]:
     """Kernels by round, with the times of the timed runs only."""
-    block = plan.settling + plan.timed
-    if len(runs) != block * plan.rounds:
+    if len(runs) != block.all_runs * rounds:
         raise MeasurementError(
-            f"The profile has {len(runs)} runs, but {block * plan.rounds} were made.",
+            f"The profile has {len(runs)} runs, but {block.all_runs * rounds} were made.",
             "Use fewer or shorter events: the runtime keeps at most a million entries.",
         )
     rounds_ = []
-    for at in range(plan.rounds):
+    for at in range(rounds):
         kernels: dict[str, _Kernel] = {}
-        for run in runs[at * block + plan.settling : (at + 1) * block]:
+        for run in runs[at * block.all_runs + block.settling : (at + 1) * block.all_runs]:
             for name, event in run.items():
                 facts = event.get("args", {})
                 kernel = kernels.setdefault(name, _Kernel(name, str(facts.get("op_name", "")), facts))

@@ -105,7 +105,7 @@ def branching(path: Path) -> Path:
 
 def test_a_branch_that_some_runs_do_not_take_is_left_out(tmp_path: Path) -> None:
     # One run a round, so that no round takes both branches.
-    tossed = Protocol(events=4, event_s=0.001, block_s=0, settle_s=0, min_rounds=4)
+    tossed = Protocol(events=4, event_s=0.001, block_s=0, settle_s=0, min_rounds=4, clock_share=0.9)
     layers = time_layers({"a": branching(tmp_path / "a.onnx")}, protocol=tossed)["a"]
     assert {"toss", "heads", "last"} <= set(layers)
     assert not {"then", "else"} & set(layers)
