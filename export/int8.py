@@ -37,7 +37,7 @@ from .quantization.fp16 import to_half
 from .quantization.histogram import METHODS, Method
 from .quantization.placement import rules_of
 from .quantization.samples import Samples
-from .quantization.to_qdq import Quantized, to_qdq
+from .quantization.to_qdq import Placed, Quantized, to_qdq
 
 NAME, FLOAT_NAME, CACHE_NAME = "int8.onnx", "float.onnx", "calibration.cache"
 DLA_RULES = range(502, 505)  # of lint: what DLA leaves to the GPU
@@ -94,7 +94,7 @@ class Int8:
     path: Path | None
     method: Method
     noises: Mapping[Method, float]
-    quantized: Quantized
+    quantized: Placed
     hop: Hop | None
     flips: tuple[Flip, ...]
     folded: int
@@ -195,7 +195,7 @@ def to_int8(
             path=folder / NAME if accepted else None,
             method=chosen,
             noises=noises,
-            quantized=quantized,
+            quantized=quantized.placed,
             hop=hop,
             flips=flips,
             folded=folded,

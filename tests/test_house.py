@@ -26,7 +26,8 @@ FLOORS = ("targets", "export", "pipeline")  # from the ground up
 ARROWS = {
     "deadweight": "deadweight/api deadweight/commands deadweight/terminal EVERYTHING",
     "deadweight/api": "export/lint export/memory export/onnx_graph export/quantization pipeline/report "
-    "pipeline/runs targets/engines targets/gate targets/remote targets/runtimes targets/timing",
+    "pipeline/runs targets/engines targets/gate targets/machine targets/remote targets/runtimes "
+    "targets/timing",
     "deadweight/commands": "deadweight/api deadweight/terminal export/coding export/release pipeline/report "
     "targets/coded targets/engines targets/gate targets/release targets/remote targets/runtimes "
     "targets/timing",
@@ -54,7 +55,7 @@ ARROWS = {
     "export/lint": "export/onnx_graph export/quantization targets/engines",  # it asks NVIDIA's parser
     "export/memory": "export/onnx_graph targets/runtimes",
     "export/coding": "export/onnx_graph targets/coded",
-    "export/release": "export/coding export/onnx_graph targets/release targets/runtimes",
+    "export/release": "export/coding export/onnx_graph targets/machine targets/release targets/runtimes",
     "targets": "targets/coded targets/engines targets/machine targets/release targets/remote "
     "targets/runtimes targets/timing",  # the agent and the doctor stand on all of them
     "targets/boards": "",

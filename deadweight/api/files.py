@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from ..targets.artifact import unfinished
 from ..targets.engines.build import build_engine, builder_here
 from ..targets.engines.build_settings import BuildSettings, needs_half
 from ..targets.errors import RecipeError
+from ..targets.machine.child import child, patience_s
 from ..targets.memory_fit import Base, Footprint, base_of, fit
 from ..targets.onnx_file import read_nodes
 from ..targets.progress import Progress, silent
@@ -235,18 +238,26 @@ def quantize(
         raise RecipeError(f"There is no calibration method {method!r}.", f"Choose one of {', '.join(known)}.")
     path, board, shown = Path(model), load_target(target), progress or silent
     shown(0, 1, "read")
-    samples = open_samples(path, Path(data))
-    made = to_int8(
+    folder = Path(out) if out is not None else path.with_suffix(".int8")
+    job = partial(
+        to_int8,
         path,
-        samples,
-        Path(out) if out is not None else path.with_suffix(".int8"),
+        open_samples(path, Path(data)),
+        folder,
         target=board,
         method=cast(Any, method),
         skip=skip,
         half=half,
         cache_batch=cache_batch,
-        progress=shown,
     )
+    with unfinished(folder), child() as process:
+        made = process.run(
+            job,
+            what=path.name,
+            within_s=patience_s(path),
+            cure="It may never end. If it is only slow, give it smaller inputs, or more of the machine.",
+            progress=shown,
+        )
     words = tuple(off_step(load(path), made.quantized.in_int8, board))
     kept, total = len(made.quantized.in_int8), len(made.quantized.in_int8) + len(made.quantized.left_float)
     noise = max((one.noise for one in made.hop.outputs.values()), default=0.0) if made.hop else 0.0

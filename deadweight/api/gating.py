@@ -18,7 +18,7 @@ from ..targets.gate.baseline import (
     refuse_other_protocol,
     refuse_other_runtime,
 )
-from ..targets.gate.settings import accuracy, gate_files
+from ..targets.gate.settings import accuracy, accuracy_apart, gate_files
 from ..targets.progress import Progress, silent
 from ..targets.remote.board import compare_on, predict_on
 from ..targets.remote.on_board import HowThere, ready_on, runtime_there
@@ -85,10 +85,11 @@ def gate(
     refuse_other_inputs(accepted, given_inputs(files.inputs))
     old = old_model(accepted, path, fetch=fetch)
     scores: tuple[float | None, float | None] = (accepted.score, None)
+    cap = files.settings.cap_s if cap_s is None else cap_s
     data = files.data if files.budgets.score_drop is not None else None
     if data is not None and on is None:
-        now = accuracy(candidate, data, board=files.board)
-        scores = (accuracy(old, data, board=files.board) if old else accepted.score, now)
+        score = partial(accuracy_apart, data=data, board=files.board, cap_s=cap)
+        scores = (score(old) if old else accepted.score, score(candidate))
     kept = histories.read(files.history) if files.history is not None and files.history.exists() else []
     how = how_there(
         on,
@@ -107,7 +108,7 @@ def gate(
         budgets=files.budgets,
         scores=scores,
         history=kept,
-        cap_s=files.settings.cap_s if cap_s is None else cap_s,
+        cap_s=cap,
         taken=taken,
         inputs=files.inputs,
         board=files.board,

@@ -116,13 +116,15 @@ def gate(
 def _record(files: GateFiles, there: Profile | None, *, commit: str, threads: int, batch: int) -> None:
     from ..targets.gate import history as histories
     from ..targets.gate.baseline import record
-    from ..targets.gate.settings import accuracy
+    from ..targets.gate.settings import accuracy_apart
     from ..targets.runtimes.open import runtime_of
     from ..targets.timing.inputs import given_inputs
     from ..targets.timing.sequential import sequential_protocol
 
     model, path = files.required("model"), files.required("baseline")
-    score = accuracy(model, files.data, board=files.board) if files.data is not None else None
+    score = None
+    if files.data is not None:
+        score = accuracy_apart(model, files.data, board=files.board, cap_s=files.settings.cap_s)
     runtime = runtime_of(model, files.board)
     protocol = replace(sequential_protocol(threads=threads, batch=batch), runtime=runtime.name)
     with bar() as shown:

@@ -34,15 +34,26 @@ LARGEST_BIAS = 2.0**30  # half of int32: the rest is for the sum of products
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """The result: the model, the rounded tensors, the weighted operators with rounded factors, and those in
-    float, with the reason."""
+class Placed:
+    """What was rounded: tensors, the weighted operators with rounded factors, and those in float, with the
+    reason."""
 
-    model: OnnxModel
     dialect: str
     tensors: tuple[str, ...]
     in_int8: tuple[str, ...]
     left_float: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Quantized(Placed):
+    """The result, with the model."""
+
+    model: OnnxModel
+
+    @property
+    def placed(self) -> Placed:
+        """It without the model."""
+        return Placed(self.dialect, self.tensors, self.in_int8, self.left_float)
 
 
 def to_qdq(
@@ -88,7 +99,7 @@ def to_qdq(
         stored += _int32_biases(graph, placed, parameters, weights, used)
     _insert(graph, placed, parameters, weights, stored, used)
     drop_unused(graph)
-    return Quantized(model.derived(proto), dialect, placed.tensors, in_int8, placed.left_float)
+    return Quantized(dialect, placed.tensors, in_int8, placed.left_float, model.derived(proto))
 
 
 def _only_rounded(model: OnnxModel, placed: Placement) -> set[str]:

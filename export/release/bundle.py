@@ -19,6 +19,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import date, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 from ...targets import __version__
 from ...targets.artifact import read_json, sha256_of, write_json
 from ...targets.errors import ArtifactError
+from ...targets.machine.child import child, patience_s
 from ...targets.plain import plain
 from ...targets.release.manifest import (
     LARGEST_RELEASE,
@@ -103,7 +105,9 @@ def bundle(
             if (part / path.name).exists():
                 raise ArtifactError(f"Two files of the bundle are named {path.name}.", "Rename one of them.")
             shutil.copyfile(path, part / check_name(path.name))
-        _write_golden(part / "model.onnx", part / "golden")
+        with child() as process:
+            job, cure = partial(_write_golden, part / "model.onnx", part / "golden"), "It may never end."
+            process.run(job, what=model.name, within_s=patience_s(model), cure=cure)
         _write_manifest(part, name, target, engine, dated=dated, tolerance=allowed)
         if key is not None:
             _sign(part / MANIFEST, key)

@@ -23,7 +23,9 @@ import numpy as np
 from ..board_file import read_toml
 from ..budgets import Budgets
 from ..errors import ArtifactError, RecipeError
+from ..machine.child import child, patience_s
 from ..plain import from_plain
+from ..progress import Counted
 from ..runtimes.infer import load_arrays, run_all
 from ..runtimes.open import open_session, runtime_of
 from ..runtimes.runtime import Runtime
@@ -151,12 +153,22 @@ def gate_files(
     )
 
 
+def accuracy_apart(model: Path, data: Path, *, board: Optional[Runtime], cap_s: float) -> float:
+    """`accuracy` in a child process, with `cap_s` as the least time limit of a batch."""
+    job = functools.partial(accuracy, model, data, board=board)
+    cure = "It may never end. If it is only slow, give it more time: --cap-s 600."
+    with child() as process:
+        time_s = max(cap_s, patience_s(model))
+        return process.run(job, what=model.name, within_s=time_s, cure=cure, progress=lambda *step: None)
+
+
 def accuracy(
     model: Path,
     data: Path,
     *,
     board: Optional[Runtime] = None,
     predict: Optional[Callable[[Arrays], Arrays]] = None,
+    progress: Optional[Counted] = None,
 ) -> float:
     """The share of samples whose largest output is their label.
 
@@ -172,7 +184,7 @@ def accuracy(
             opened = contextlib.closing(open_session(model, runtime=runtime_of(model, board)))
             session = stack.enter_context(opened)
             names = [spec.name for spec in session.inputs]
-            predict = functools.partial(run_all, session)
+            predict = functools.partial(run_all, session, progress=progress)
         missing = [name for name in (*names, "label") if name not in arrays]
         if missing:
             raise RecipeError(

@@ -11,44 +11,38 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import math
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import traceback
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from time import monotonic
-from typing import Any, Callable, Iterator, List, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple, TypeVar
 
 from ..errors import DeadweightError, MeasurementError, ModelError
 from ..memory_fit import free_memory
-from ..progress import Progress
+from ..onnx_file import files_of
 from ..visible import visible
 
 T = TypeVar("T")
-SMALLER = "Use a smaller batch or model, free some memory, or use a machine with more."
+_FULL = re.compile(r"allocate memory for requested buffer of (size \d+)|bad[_ ]\w*alloc|MemoryError")
+"""What Python and ONNX Runtime say of memory that they could not get."""
+_SMALLER = "Use a smaller batch or model, free some memory, or use a machine with more."
 _START_S = 120.0
 _SHARE = 0.8
 """Of the free memory, for the child; the rest is for what other programs begin meanwhile."""
+_STEP_S, _STEP_S_PER_MB = 40.0, 2.0
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
 
 
 class OverdueError(MeasurementError):
     """A job did not end within its time, and its process was killed."""
-
-
-@dataclass(frozen=True)
-class _Order:
-    job: Callable[..., Any]
-    reports: bool
-    folder: str
-    limit_bytes: Optional[int]
 
 
 class Child:
@@ -58,6 +52,7 @@ class Child:
         self._place = tempfile.TemporaryDirectory()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         self._talk, theirs = Pipe()
+        self._at = "The start of Python"  # what is at work, for errors
         # It imports the package from the same place, also from a zip file. Its working directory, which -c
         # puts first, is left out: it may contain a user's own random.py or json.py.
         paths = os.pathsep.join(map(os.path.abspath, sys.path))
@@ -75,9 +70,9 @@ class Child:
         )
         theirs.close()
         try:
-            self._answer(_START_S, "The start of Python", "The machine is too busy: try again later.", None)
+            self._answer(_START_S, "The machine is too busy: try again later.", None)
         except (EOFError, ConnectionError):
-            raise self._ended("deadweight's own code", None) from None
+            raise self._ended(None) from None
         except BaseException:
             self.close()
             raise
@@ -87,43 +82,54 @@ class Child:
         job: Callable[..., T],
         *,
         what: str,
-        within_s: float = math.inf,
+        within_s: float = 600.0,
         cure: str = "",
-        progress: Optional[Progress] = None,
+        progress: Optional[Callable[..., None]] = None,
     ) -> T:
         """The result of `job()`, or of `job(progress=...)`, in the child; both can be pickled.
 
         Args:
             what: the models in it, for errors.
-            cure: where it did not end `within_s` seconds.
+            within_s: its time, which begins anew with each report of progress.
+            cure: where it did not end within it.
 
         Raises:
             OverdueError: it did not end within its time.
             ModelError: it took more memory than was free, or crashed its process.
             Exception: what the job raises.
         """
-        limit = _limit()
+        limit, self._at = None, what
+        with contextlib.suppress(MeasurementError):  # not Linux
+            limit = int(_SHARE * free_memory())
         try:
-            self._talk.send(_Order(job, progress is not None, str(Path.cwd()), limit))
-            error, result, trace = self._answer(within_s, what, cure, progress)
+            self._talk.send((job, progress is not None, str(Path.cwd()), limit))
+            error, result, trace = self._answer(within_s, cure, progress)
         except (EOFError, ConnectionError):
-            raise self._ended(what, limit) from None
+            raise self._ended(limit) from None
         except BaseException:
             self.close()
             raise
+        full = _FULL.search(trace)
+        if full is not None:
+            given = "there is" if limit is None else f"the {limit / 1e9:.1f} GB it was given"
+            asked = full.group(1) or full.group()
+            raise ModelError(f"{self._at} needs more memory than {given} ({asked}).", _SMALLER) from error
         if error is not None:
             raise error from (None if isinstance(error, DeadweightError) else RuntimeError(trace))
         return result  # type: ignore[no-any-return]
 
-    def _answer(self, within_s: float, what: str, cure: str, progress: Optional[Progress]) -> Any:
+    def _answer(self, within_s: float, cure: str, progress: Optional[Callable[..., None]]) -> Any:
         end = monotonic() + within_s
-        while self._talk.poll(None if math.isinf(end) else max(end - monotonic(), 0)):
+        while self._talk.poll(max(end - monotonic(), 0)):
             kind, *answer = self._talk.recv()
-            if kind != "progress":
+            if kind == "done":
                 return answer
-            assert progress is not None
-            progress(*answer)
-        raise OverdueError(f"{what} did not end within {within_s:.0f} s and was stopped.", cure)
+            if kind == "at":
+                self._at = answer[0]
+            elif progress is not None:
+                progress(*answer)
+                end = monotonic() + within_s
+        raise OverdueError(f"{self._at} did not end within {within_s:.0f} s and was stopped.", cure)
 
     def close(self) -> None:
         """Ends the process. Closing twice is allowed."""
@@ -142,7 +148,7 @@ class Child:
         self._said.seek(0)
         return self._said.read().decode("utf-8", "replace").strip()
 
-    def _ended(self, what: str, limit: Optional[int]) -> ModelError:
+    def _ended(self, limit: Optional[int]) -> ModelError:
         """The error for a process that ended by itself."""
         code = self._process.wait()
         words = self._last_words()
@@ -151,34 +157,34 @@ class Child:
         last = f": {words.splitlines()[-1][:200].rstrip('.')}" if words else ""
         given = "" if limit is None else f" It was given {limit / 1e9:.1f} GB of memory."
         if code == -signal.SIGKILL or "bad_alloc" in words:
-            what = f"{what} took too much memory: the system ended its process{last}.{given}"
-            return ModelError(what, SMALLER)
+            what = f"{self._at} took too much memory: the system ended its process{last}.{given}"
+            return ModelError(what, _SMALLER)
         how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return ModelError(
-            f"The process with {what} was {how}{last}.{given}",
+            f"The process with {self._at} was {how}{last}.{given}",
             "The runtime crashed on this model: use another version of it, or export the model again.",
         )
 
 
-_idle: List[Tuple[Any, Child]] = []
+_idle: Dict[Any, Child] = {}
+"""By the paths and the environment that it began with."""
+_parent: Optional[Connection] = None
+"""In a child process, the connection to its parent."""
 
 
 @contextlib.contextmanager
 def child(*, kept: bool = False) -> Iterator[Child]:
     """A child for the block; a `kept` one is used again by the next such block, if it did not fail."""
-    like = (sys.path[:], dict(os.environ))
-    at, one = _idle.pop() if kept and _idle else (like, None)
-    if one is not None and at != like:
-        one.close()
-        one = None
-    one = one or Child()
+    like = (tuple(sys.path), tuple(os.environ.items()))
+    one = (_idle.pop(like, None) if kept else None) or Child()
     try:
         yield one
     except BaseException:
         one.close()
         raise
-    if kept and not _idle:
-        _idle.append((like, one))
+    if kept:
+        _close_idle()
+        _idle[like] = one
     else:
         one.close()
 
@@ -186,20 +192,24 @@ def child(*, kept: bool = False) -> Iterator[Child]:
 @atexit.register
 def _close_idle() -> None:
     while _idle:
-        _idle.pop()[1].close()
+        _idle.popitem()[1].close()
 
 
-def memory_given() -> str:
-    """The memory that this process may take, for an error's text."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    return "is free" if limit == resource.RLIM_INFINITY else f"the {limit / 1e9:.1f} GB it was given"
+def patience_s(*models: Path) -> float:
+    """The time for one step with models, where the user set none: larger ones are slower."""
+    size = sum(file.stat().st_size for model in models if model.is_file() for file in files_of(model))
+    return _STEP_S + _STEP_S_PER_MB * size / 1e6
 
 
-def _limit() -> Optional[int]:
-    try:
-        return int(_SHARE * free_memory())
-    except MeasurementError:  # not Linux
-        return None
+def at_work(*names: str) -> None:
+    """Says in a child process which models a job is at, for the parent's error should it not end."""
+    if _parent is not None:
+        _parent.send(("at", " and ".join(dict.fromkeys(names))))
+
+
+def _report(*step: object) -> None:
+    assert _parent is not None
+    _parent.send(("progress", *step))
 
 
 def _serve(handle: int, parent: int) -> None:
@@ -208,28 +218,21 @@ def _serve(handle: int, parent: int) -> None:
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         Path("/proc/self/oom_score_adj").write_text("1000")
-    talk = Connection(handle)
-    talk.send(("started",))
+    global _parent
+    _parent = talk = Connection(handle)
+    talk.send(("done",))
     while os.getppid() == parent:
         answer: Tuple[Any, ...]
         try:
-            answer = (None, _done(talk.recv(), talk), "")
+            job, reports, folder, limit = talk.recv()
+            os.chdir(folder)
+            if limit is not None:
+                _, most = resource.getrlimit(resource.RLIMIT_DATA)
+                own = limit if most == resource.RLIM_INFINITY else min(limit, most)
+                resource.setrlimit(resource.RLIMIT_DATA, (own, most))
+            answer = (None, job(progress=_report) if reports else job(), "")
         except EOFError:
             return
-        except MemoryError:
-            what = f"The model needs more memory than {memory_given()}."
-            answer = (ModelError(what, SMALLER), None, "")
         except Exception as error:
             answer = (error, None, traceback.format_exc())
         talk.send(("done", *answer))
-
-
-def _done(order: _Order, talk: Connection) -> Any:
-    os.chdir(order.folder)
-    if order.limit_bytes is not None:
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        own = order.limit_bytes if most == resource.RLIM_INFINITY else min(order.limit_bytes, most)
-        resource.setrlimit(resource.RLIMIT_DATA, (own, most))
-    if not order.reports:
-        return order.job()
-    return order.job(progress=lambda *step: talk.send(("progress", *step)))

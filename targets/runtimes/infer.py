@@ -7,12 +7,13 @@ dropped.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
 
 import numpy as np
 
 from ..artifact import writing
 from ..errors import ArtifactError, ModelError
+from ..progress import Counted
 from .session import Session
 
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ def infer_file(session: Session, inputs: Path, outputs: Path, *, batch: int = _B
 
 
 def run_all(
-    session: Session, arrays: Mapping[str, NDArray[Any]], *, batch: int = _BATCH
+    session: Session,
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    batch: int = _BATCH,
+    progress: Optional[Counted] = None,
 ) -> Dict[str, NDArray[Any]]:
     """Runs any number of samples in batches of the model's size, and returns all outputs in order."""
     counts = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
@@ -53,6 +58,8 @@ def run_all(
             }
         for name, answer in session.run(feeds).items():
             outputs.setdefault(name, []).append(np.atleast_1d(answer)[:length])
+        if progress is not None:
+            progress(start + length, count)
     return {name: np.concatenate(answers) for name, answers in outputs.items()}
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from ..errors import ModelError, TargetError
-from ..machine.child import SMALLER, memory_given
 from ..machine.probe import evidence
 from .session import TensorSpec, checked_inputs
 
@@ -29,11 +28,6 @@ _DTYPES = {
 }
 
 _REASONS = (
-    (
-        r"[Ff]ailed to allocate memory for requested buffer of (size \d+)|bad[_ ](?:array_new_length|alloc)",
-        "{file} needs more memory than {given} ({detail}).",
-        SMALLER,
-    ),
     (
         r"(\S+) is not a registered function/op|No Op registered for (\S+)|No opset import for domain (\S+)",
         "{file} has an operator unknown to ONNX Runtime {version}: {detail}.",
@@ -74,7 +68,7 @@ class OrtSession:
 
     def __init__(self, session: Any, *, path: Path, version: str) -> None:
         self._session: Any = session
-        self._path, self._model, self._version = path, path.name, version
+        self._model = path.name
         self.runtime = f"onnxruntime {version}"
         self.evidence = evidence()
         self.inputs = tuple(_spec(node, path) for node in session.get_inputs())
@@ -93,14 +87,26 @@ class OrtSession:
         binding = session.io_binding()
         for name, array in checked_inputs(self.inputs, inputs, model=self._model).items():
             binding.bind_cpu_input(name, array)
-        for spec in self.outputs:
-            binding.bind_output(spec.name)
         run = session.run_with_iobinding
-        try:
+
+        def anew() -> None:
+            for spec in self.outputs:
+                binding.bind_output(spec.name)
             run(binding)
+
+        def again() -> None:
+            try:
+                run(binding)
+            except Exception:  # another size than before, as after a random draw
+                anew()
+
+        try:
+            anew()
         except Exception as error:
             raise self._failed(error) from error
-        return lambda: run(binding)
+        # The runtime fills its own outputs again, but only where they have the size that the file declares.
+        shapes = [value.shape() for value in binding.get_outputs()]
+        return again if all(map(TensorSpec.fits, self.outputs, shapes)) else anew
 
     def end_profile(self) -> Path:
         """Writes the profile, if the session was opened with one, and returns its path."""
@@ -119,9 +125,10 @@ class OrtSession:
     def _failed(self, error: Exception) -> ModelError:
         if isinstance(error, ModelError):
             return error
-        what = f"ONNX Runtime failed while running {self._model}"
-        cure = "Check the model on the machine that exported it, with inputs of the same sizes."
-        return _explained(error, self._path, self._version, what, cure)
+        return ModelError(
+            f"ONNX Runtime failed while running {self._model}: {_first_line(error)}",
+            "Check the model on the machine that exported it, with inputs of the same sizes.",
+        )
 
 
 def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None) -> OrtSession:
@@ -153,26 +160,21 @@ def open_ort(path: Path, *, threads: int, profile: Optional[Path] = None) -> Ort
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        what = f"ONNX Runtime {onnxruntime.__version__} cannot open {path.name}"
-        raise _explained(error, path, onnxruntime.__version__, what, "Export the model again.") from error
+        raise _unopened(path, error, onnxruntime.__version__) from error
     return OrtSession(session, path=path, version=onnxruntime.__version__)
 
 
-def _explained(error: Exception, path: Path, version: str, otherwise: str, cure: str) -> ModelError:
+def _unopened(path: Path, error: Exception, version: str) -> ModelError:
     """The error for the runtime's message, which says more than the type of its exception."""
-    line = _first_line(error)
-    for words, what, its_cure in _REASONS:
+    for words, what, cure in _REASONS:
         match = re.search(words, str(error))
         if match:
-            facts = {
-                "file": path.name,
-                "version": version,
-                "detail": next((group for group in match.groups() if group), line),
-                "bytes": path.stat().st_size if path.is_file() else 0,
-                "given": memory_given(),
-            }
-            return ModelError(what.format(**facts), its_cure.format(folder=path.parent))
-    return ModelError(f"{otherwise}: {line}", cure)
+            detail = next((group for group in match.groups() if group), _first_line(error))
+            message = what.format(file=path.name, version=version, detail=detail, bytes=path.stat().st_size)
+            return ModelError(message, cure.format(folder=path.parent))
+    return ModelError(
+        f"ONNX Runtime {version} cannot open {path.name}: {_first_line(error)}", "Export the model again."
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Protocol, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Protocol, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -29,6 +29,11 @@ class TensorSpec:
     name: str
     shape: Tuple[Union[int, str, None], ...]
     dtype: str
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether an array of this shape is one."""
+        same = len(self.shape) == len(shape)
+        return same and all(not isinstance(size, int) or size == got for size, got in zip(self.shape, shape))
 
     def __str__(self) -> str:
         sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
@@ -161,9 +166,7 @@ def checked_inputs(specs: Tuple[TensorSpec, ...], inputs: Arrays, *, model: str)
             array = arrays[spec.name] = array.astype(np.int32)
         if array.dtype != np.dtype(spec.dtype):
             faults.append(f"'{spec.name}' is {array.dtype}, not {spec.dtype}")
-        if len(array.shape) != len(spec.shape) or any(
-            isinstance(size, int) and size != got for size, got in zip(spec.shape, array.shape)
-        ):
+        if not spec.fits(array.shape):
             faults.append(f"'{spec.name}' has the shape {list(array.shape)}")
         elif math.prod(array.shape) == 0 and 0 not in spec.shape:
             faults.append(f"'{spec.name}' is empty: its shape is {list(array.shape)}")

@@ -25,28 +25,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter_ns, thread_time_ns
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ..errors import MeasurementError, ModelError
+from ..errors import DeadweightError, MeasurementError, ModelError
+from ..machine.child import at_work
 from ..machine.probe import changes, conditions, snapshot
 from ..onnx_file import files_of, model_sha256
 from ..progress import Counted
 from ..runtimes.open import open_session
-from ..runtimes.runtime import Runtime, known_runtimes
+from ..runtimes.runtime import known_runtimes
 from ..runtimes.session import ProcessTimes, Session
 from .block_plan import Block, Plan, ns_of, planned
 from .events import take_events
@@ -152,7 +141,7 @@ def time_together(
         job = partial(_processes, paths, inputs=inputs, protocol=protocol, time_process=time_process)
     taken = take_events(
         job,
-        models=[path.name for path in paths.values()],
+        models=paths.values(),
         protocol=protocol,
         seed=run_id,
         # An engine is code, which no process holds back.
@@ -221,7 +210,7 @@ def _event(
     *,
     inputs: Optional[Mapping[str, NDArray[Any]]],
     protocol: Protocol,
-    runtime: Union[str, Runtime],
+    runtime: object,
     opened: Opener,
 ) -> Tuple[_Event, Plan]:
     """Loads all models, times them, closes them."""
@@ -232,6 +221,7 @@ def _event(
         padding: List[NDArray[Any]] = []  # gaps of random size in the heap
         for name in rng.sample(sorted(paths), len(paths)):
             padding += [np.ones(rng.randrange(1, 4000) * 64, np.uint8) for _ in range(rng.randrange(1, 6))]
+            at_work(paths[name].name)
             session = opened(paths[name], runtime=runtime, threads=protocol.threads)
             sessions[name] = stack.enter_context(contextlib.closing(session))
         calls, shapes = {}, {}
@@ -239,14 +229,24 @@ def _event(
             arrays = fed(session, inputs, batch=protocol.batch, seed=protocol.seed)
             if inputs is None:
                 check_batch(paths[name], arrays, protocol.batch)
+            at_work(paths[name].name)
             shapes[name] = [f"{array.dtype}{list(array.shape)}" for array in arrays.values()]
             calls[name] = session.prepare(arrays)
-        for name in rng.sample(sorted(calls), len(calls)):
-            _warm(calls[name])
-        if plan is None:
-            plan = planned(_trial_ns(calls, protocol, rng), protocol)
         counted = protocol.threads if _on_the_core(protocol) else 0
-        times, marks = _time_event(calls, plan, rng, threads=counted)
+        try:
+            for name in rng.sample(sorted(calls), len(calls)):
+                at_work(paths[name].name)
+                _warm(calls[name])
+            at_work(*(path.name for path in paths.values()))
+            if plan is None:
+                plan = planned(_trial_ns(calls, protocol, rng), protocol)
+            times, marks = _time_event(calls, plan, rng, threads=counted)
+        except DeadweightError:
+            raise
+        except Exception as error:  # of the runtime
+            raise ModelError(
+                f"A model stopped while it was timed: {error}", "Check that it runs alone with these inputs."
+            ) from error
         evidences = {name: session.evidence for name, session in sessions.items()}
         return _Event(times, marks, evidences, shapes), plan
 
@@ -296,10 +296,6 @@ def _time_event(
                 wall_ns, cpu_ns = _time_block(calls[name], plan.blocks[name])
                 times[name][0].append(wall_ns)
                 times[name][1].append(cpu_ns)
-    except Exception as error:
-        raise ModelError(
-            f"A model stopped while it was timed: {error}", "Check that it runs alone with these inputs."
-        ) from error
     finally:
         if collecting:
             gc.enable()

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Callable, Generator, Iterable, Optional, Tuple, TypeVar
 
-from ..machine.child import OverdueError, child
+from ..machine.child import OverdueError, child, patience_s
 from .measurement import Protocol
 
 Event = TypeVar("Event")
 Plan = TypeVar("Plan")
 _GRACE_S = 10.0
-_UNCAPPED_S = 50.0
-"""For one event, where the protocol has no cap."""
 
 
 def take_events(
     job: Callable[[Optional[Plan], str], Tuple[Event, Plan]],
     *,
-    models: Iterable[str],
+    models: Iterable[Path],
     protocol: Protocol,
     seed: str,
     apart: bool = True,
@@ -41,12 +40,16 @@ def take_events(
         ModelError: as `Child.run`.
     """
     plan: Optional[Plan] = None
-    names, longest, more = list(models), _GRACE_S, max(600, round(10 * protocol.cap_s))
+    paths, longest, more = list(models), _GRACE_S, max(600, round(10 * protocol.cap_s))
+    what, time_s = (
+        " and ".join(dict.fromkeys(path.name for path in paths)),
+        protocol.cap_s or patience_s(*paths),
+    )
     with child(kept=kept) if apart else contextlib.nullcontext() as process:
         started = perf_counter()
         for index in range(protocol.events):
             begun = perf_counter()
-            left = started + protocol.cap_s - begun if protocol.cap_s else _UNCAPPED_S
+            left = time_s - (begun - started if protocol.cap_s else 0)
             take = partial(job, plan, f"{seed} {index}")
             try:
                 if process is None:
@@ -54,8 +57,8 @@ def take_events(
                 else:
                     event, plan = process.run(
                         take,
-                        what=" and ".join(dict.fromkeys(names)),
-                        within_s=max(left, 0) + longest + 2 * protocol.event_s * len(names),
+                        what=what,
+                        within_s=max(left, 0) + longest + 2 * protocol.event_s * len(paths),
                         cure=f"It may never end. If it is only slow, give it more time: --cap-s {more}.",
                     )
             except OverdueError:

@@ -77,8 +77,7 @@ def time_layers(
     graphs = {name: read_nodes(path) for name, path in models.items()}
     kernels: dict[str, list[list[list[_Kernel]]]] = {}
     job = partial(_event, models, inputs=inputs, protocol=protocol)
-    files = [Path(path).name for path in models.values()]
-    taken = take_events(job, models=files, protocol=protocol, seed=uuid.uuid4().hex)
+    taken = take_events(job, models=models.values(), protocol=protocol, seed=uuid.uuid4().hex)
     with contextlib.closing(taken):
         for index, (profiles, _) in enumerate(taken):
             for name, rounds in profiles.items():

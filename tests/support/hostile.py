@@ -11,6 +11,9 @@ _Y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])
 
 
 def _save(path: Path, nodes: list[onnx.NodeProto], **constants: np.ndarray) -> Path:
+    # A layer that can be quantized comes first.
+    nodes = [helper.make_node("MatMul", ["x", "weight"], ["layer"]), *nodes]
+    constants["weight"] = np.eye(8, dtype=np.float32)
     made = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "hostile", [_X], [_Y], made)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
@@ -28,7 +31,7 @@ def endless(path: Path) -> Path:
         [value("at", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("now", 1, None)],
         [value("on", TensorProto.BOOL, []), value("next", 1, None)],
     )
-    node = helper.make_node("Loop", ["", "true", "x"], ["y"], body=body)
+    node = helper.make_node("Loop", ["", "true", "layer"], ["y"], body=body)
     return _save(path, [node], true=np.array(True))
 
 
@@ -37,6 +40,6 @@ def insatiable(path: Path) -> Path:
     nodes = [
         helper.make_node("ConstantOfShape", ["sizes"], ["huge"]),
         helper.make_node("ReduceSum", ["huge"], ["sum"], keepdims=0),
-        helper.make_node("Add", ["x", "sum"], ["y"]),
+        helper.make_node("Add", ["layer", "sum"], ["y"]),
     ]
     return _save(path, nodes, sizes=np.array([10**6, 10**6]))

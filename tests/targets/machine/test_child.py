@@ -13,12 +13,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.hostile import endless, insatiable
 
+import deadweight
+from deadweight.export.release.bundle import bundle
 from deadweight.targets.errors import DeadweightError, ModelError
 from deadweight.targets.machine.child import OverdueError, child
 from deadweight.targets.runtimes.runtime import own_runtime
+from deadweight.targets.target import load_target
 from deadweight.targets.timing.clock import time_together
 from deadweight.targets.timing.measurement import Protocol
 from deadweight.targets.timing.ort_layers import time_layers
@@ -114,27 +118,38 @@ def _seconds(pid: int) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command",
+    ("words", "limit_s"),
     [
-        ("profile", "{}", "--cap-s", "2"),
-        ("compare", "{}", "{}", "--cap-s", "2"),
-        ("profile", "{}", "--events", "2"),
+        ("profile endless.onnx --cap-s 2", 25),
+        ("compare good.onnx endless.onnx --cap-s 2", 25),
+        ("profile endless.onnx", 65),
+        ("quantize endless.onnx --data samples.npz", 70),
     ],
 )
-def test_a_model_that_never_ends_is_stopped_at_the_cap(command: tuple[str, ...], tmp_path: Path) -> None:
-    model = endless(tmp_path / "endless.onnx")
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "deadweight", *(word.format(model) for word in command)],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert re.search(r"endless\.onnx did not end within \d+ s and was stopped", done.stderr)
-    assert "--cap-s" in done.stderr
-    assert time.monotonic() - started < (25 if "--cap-s" in command else 75)
+def test_a_model_that_never_ends_is_named_and_stopped(
+    words: str, limit_s: float, tmp_path: Path, mlp: MakeMlp
+) -> None:
+    mlp(8, 4, name="good.onnx")
+    endless(tmp_path / "endless.onnx")
+    np.savez(tmp_path / "samples.npz", x=np.arange(8, dtype=np.float32)[None])
+    started, command = time.monotonic(), [sys.executable, "-m", "deadweight", *words.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"Error: endless\.onnx did not end within \d+ s and was stopped", done.stderr)
+    assert time.monotonic() - started < limit_s
+    assert not (tmp_path / "endless.int8").exists()
+
+
+@pytest.mark.slow
+def test_to_quantize_or_bundle_a_model_that_asks_for_all_memory_is_an_error_that_says_so(
+    tmp_path: Path,
+) -> None:
+    model = insatiable(tmp_path / "insatiable.onnx")
+    np.savez(tmp_path / "samples.npz", x=np.arange(8, dtype=np.float32)[None])
+    with pytest.raises(ModelError, match=r"needs more memory than the .* GB"):
+        deadweight.quantize(model, tmp_path / "samples.npz")
+    with pytest.raises(ModelError, match=r"needs more memory than the .* GB"):
+        bundle(model, tmp_path / "bundle", target=load_target("x86-cpu"))
 
 
 STUCK = """

@@ -41,6 +41,32 @@ def test_a_prepared_run_reads_the_array_it_was_given(mlp: MakeMlp) -> None:
     session.prepare(random_inputs(session.inputs))()
 
 
+@pytest.mark.parametrize("declared", [[1, 2], [2, 2, 2], [], None])
+def test_an_output_of_another_shape_than_declared_runs_again_and_again(
+    tmp_path: Path, declared: list[int] | None
+) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, declared)
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "one", [x], [y])
+    path = tmp_path / "declared.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    call = open_session(path).prepare({"x": np.ones((4, 2), np.float32)})
+    for _ in range(3):
+        call()
+
+
+def test_an_output_whose_size_is_drawn_at_random_runs_again_and_again(tmp_path: Path) -> None:
+    x, y = (helper.make_tensor_value_info(*end) for end in (("x", 1, [64]), ("y", 7, [1, None])))
+    nodes = [helper.make_node("Bernoulli", ["x"], ["b"]), helper.make_node("NonZero", ["b"], ["y"])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "drawn", [x], [y]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.save(model, str(tmp_path / "drawn.onnx"))
+    call = open_session(tmp_path / "drawn.onnx").prepare({"x": np.full(64, 0.5, np.float32)})
+    for _ in range(50):
+        call()
+
+
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="There is no model at"):
         open_session(tmp_path / "none.onnx")
