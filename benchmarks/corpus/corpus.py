@@ -124,7 +124,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Strangers' ONNX files through the commands.")
     parser.add_argument("--folder", type=Path, default=Path("runs/corpus"))
     parser.add_argument("--only", default="", metavar="TEXT", help="files with this text in their name")
-    parser.add_argument("--limit", type=float, default=60, help="seconds a command may take")
+    parser.add_argument(
+        "--limit", type=float, default=60, help="seconds of the processor that a command may take"
+    )
     parser.add_argument("--record", type=Path, default=Path("runs/corpus.jsonl"))
     parser.add_argument("--table", action="store_true", help="print the tables only")
     given = parser.parse_args()
