@@ -394,9 +394,9 @@ def _ask(folder: Path, random: Random) -> None:
 KINDS = {
     "recipe": Kind(40, _recipes, _recipe),
     "board file": Kind(30, _boards, _board),
-    "gate files and times": Kind(40, _gate, _gate_file),
-    "report": Kind(10, _reports, _report),
-    "engine exports": Kind(20, _engines, _engine),
+    "gate files and times": Kind(25, _gate, _gate_file),
+    "report": Kind(4, _reports, _report),
+    "engine exports": Kind(5, _engines, _engine),
     "logs and caches": Kind(20, _logs, _log),
     "trtexec outputs, records": Kind(20, _outputs, _output),
     "nvpmodel, jetson_clocks": Kind(20, _tools, _tool),
