@@ -36,7 +36,7 @@ from .quantization.extremes import Extremes
 from .quantization.fp16 import to_half
 from .quantization.histogram import METHODS, Method
 from .quantization.placement import rules_of
-from .quantization.samples import Samples
+from .quantization.samples import AT_ONCE, Samples
 from .quantization.to_qdq import Placed, Quantized, to_qdq
 
 NAME, FLOAT_NAME, CACHE_NAME = "int8.onnx", "float.onnx", "calibration.cache"
@@ -165,6 +165,7 @@ def to_int8(
         extremes = Extremes(samples)
         fed = extremes.watching(_with_progress(samples, progress, "calibrate"))
         ranges = calibrate_by(methods, watched, fed)
+        samples = samples.as_saved()
         remarks += said + extremes.words()
         noises: dict[Method, float] = {}
         best: tuple[Method, Quantized, Opened] | None = None
@@ -291,7 +292,12 @@ def _with_progress(samples: Samples, progress: Progress, what: str) -> Iterator[
 
 
 def _noise(before: Opened, after: Opened, samples: Samples) -> float:
-    return noise_between(before, after, itertools.islice(samples.batches(), COMPARED))
+    """The noise on the first samples: those of `COMPARED` full batches, or so many whole files."""
+    most = COMPARED * (AT_ONCE if samples.by_row else 1)
+    starts = itertools.accumulate(map(len, samples.plan), initial=0)
+    return noise_between(
+        before, after, itertools.islice(samples.batches(), sum(start < most for start in starts))
+    )
 
 
 def _lint(model: OnnxModel, path: Path, target: Target) -> tuple[Report | None, str]:

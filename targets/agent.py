@@ -53,6 +53,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         code, message["error"] = 2, _error(TargetError(f"This command needs {error.name}.", cure))
     except BrokenPipeError:
         return 141  # the reader is gone
+    except OSError as error:
+        what = f"{error.filename or 'A file'} cannot be used: {error.strerror or error}."
+        code, message["error"] = 2, _error(ArtifactError(what, "Check the path and its permissions."))
     except Exception as error:
         import traceback
 

@@ -47,6 +47,8 @@ class Footprint:
     """The largest tensor."""
     unknown: Tuple[str, ...] = ()
     """Tensors of unknown size; the low end counts them as 0."""
+    beside_bytes: int = 0
+    """What a runtime that builds no engine holds beside the plan, at most."""
 
     @property
     def low_bytes(self) -> int:
@@ -57,7 +59,9 @@ class Footprint:
     def high_bytes(self) -> Optional[int]:
         """The upper end of the band; None where shapes are unknown."""
         high = self.activations_high_bytes
-        return None if high is None else self.weights_high_bytes + high + self.inputs_bytes
+        return (
+            None if high is None else self.weights_high_bytes + high + self.inputs_bytes + self.beside_bytes
+        )
 
 
 @dataclass(frozen=True)

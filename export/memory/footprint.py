@@ -8,7 +8,8 @@ are allowed. `bounds.least_bytes` has the rest of the argument.
 
 What would break the bound: removing unnecessary work (two successive constant factors multiplied beforehand),
 recomputation, 2:4 compressed weights. TensorRT's fusions are from the fusion catalog of its documentation;
-ONNX Runtime's were measured (docs/memory.md). The upper end is a plan of the unfused graph, not a guarantee.
+ONNX Runtime's were measured (docs/memory.md). The upper end is a plan of the unfused graph, not a guarantee;
+for ONNX Runtime with what its process holds beside it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,16 @@ from ...targets.runtimes.runtime import Runtime, runtime_named
 from ..onnx_graph.counts import Shapes, bytes_of, item_bytes, living
 from ..onnx_graph.graph import Index, attribute_of, given_inputs, lift_constants, load
 from ..onnx_graph.operator_sets import read_sets
+from ..onnx_graph.walk import all_graphs
 from .bounds import Kernel, depth_first, least_bytes, planned_bytes
 
 SCRATCH = 1 << 16  # bytes of a convolution's scratch memory: that of ONNX Runtime on one thread
 KNOWN = read_sets(Path(__file__).with_name("runtime_rules.toml"))
+# ONNX Runtime beside the plan, measured (docs/memory.md): its arena grows by doubling, and is in pieces in
+# the first run; a node has its kernel; weights are held once more, packed.
+ARENA = 3
+NODE_BYTES = 8 << 10
+RUNTIME_BYTES = 1 << 20
 MARGIN = 1.08  # factor on the plan: fitted to ONNX Runtime, on other graphs than the reported ones
 
 
@@ -65,19 +72,23 @@ def footprint(
     walk = _Walk(model, known_shapes, runs.fuses)
     smallest = 2 if ("flag" in runs.fp16 if halves is None else halves) else 8
     low = least_bytes([least.bytes(smallest) for least in walk.values], walk.kernels(smallest), walk.kept)
-    high = math.ceil(MARGIN * _planned(model, known_shapes))
+    high = max(low.bytes, math.ceil(MARGIN * _planned(model, known_shapes)))
+    weights = sum(bytes_of(tensor) for tensor in model.graph.initializer)
+    nodes = sum(len(inner.node) for inner in all_graphs(model.graph))
+    beside = weights + ARENA * high + NODE_BYTES * nodes + RUNTIME_BYTES
     return Footprint(
         batch=batch,
         runtime=runs.name,
         weights_low_bytes=_weights(model.graph, smallest, quantized=walk.quantized),
-        weights_high_bytes=sum(bytes_of(tensor) for tensor in model.graph.initializer),
+        weights_high_bytes=weights,
         activations_low_bytes=low.bytes,
-        activations_high_bytes=None if known_shapes.unknown else max(high, low.bytes),
+        activations_high_bytes=None if known_shapes.unknown else high,
         peak_at=low.kernel,
         inputs_bytes=sum(known_shapes.bytes(name) for name in walk.inputs),
         outputs_bytes=sum(known_shapes.bytes(value.name) for value in model.graph.output),
         largest_bytes=max((known_shapes.bytes(name) for name in known_shapes.sizes), default=0),
         unknown=tuple(sorted(known_shapes.unknown)),
+        beside_bytes=0 if runs.builds else beside,
     )
 
 

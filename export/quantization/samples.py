@@ -78,6 +78,16 @@ class Samples:
         plan = tuple(((file, 0),) for file in range(len(self.files)))
         return replace(self, plan=plan, left_out=0, by_row=False)
 
+    def as_saved(self) -> Samples:
+        """The same samples, without batches of rows from several files, if the model takes any batch.
+
+        A runtime may compute one row otherwise than several: INT8 kernels differ then.
+        """
+        if any(one.shape and one.shape[0] for one in self.inputs if one.name not in self.whole):
+            return self
+        groups = (itertools.groupby(batch, key=lambda sample: sample[0]) for batch in self.plan)
+        return replace(self, plan=tuple(tuple(rows) for files in groups for _, rows in files))
+
     @property
     def count(self) -> int:
         """The number of samples in the batches."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Union
 
 from ..artifact import read_json, sha256_of
-from ..errors import ModelError
+from ..errors import MISFITS, ModelError, reported
 from .build_settings import BuildSettings
 
 SCHEMA = 1
@@ -26,6 +26,11 @@ _REQUIRED = {
 """Keys of a record that are read before its plan is opened."""
 
 
+_FORM = reported(ModelError, "An engine's record has another form", "Build the engine again.", *MISFITS)
+"""Of a function that reads a record: what is wrong in it becomes an error."""
+
+
+@_FORM
 def engine_facts(record: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
     """What an engine is made of, as plain values for the conditions of its measurement; empty if unknown."""
     if record is None or "types" not in record:
@@ -71,6 +76,7 @@ def read_record(plan: Path) -> Optional[Dict[str, Any]]:
     return record
 
 
+@_FORM
 def check_record(
     record: Mapping[str, Any], plan: Path, *, flavour: str, version: str, compute_capability: Optional[str]
 ) -> None:

@@ -53,6 +53,18 @@ def weights(*shapes: Sequence[int]) -> dict[str, Any]:
     return {f"w{place}": numbers(*shape, seed=place) for place, shape in enumerate(shapes)}
 
 
+def test_files_of_one_row_are_judged_one_by_one_as_the_runtime_will_run_them(tmp_path: Path) -> None:
+    nodes = [op("MatMul", ["x", "w0"], ["h"]), op("Relu", ["h"], ["a"]), op("MatMul", ["a", "w1"], ["y"])]
+    path = write_network(tmp_path / "m.onnx", nodes, weights((256, 256), (256, 16)), ["n", 256])
+    feeds = [{"x": numbers(rows, 256, size=3.0, seed=rows)} for rows in (1, 1, 1, 5)]
+    data = open_samples(path, saved(tmp_path / "mixed", feeds))
+    assert [len(batch["x"]) for batch in data.batches()] == [8]
+    assert [len(batch["x"]) for batch in data.as_saved().batches()] == [1, 1, 1, 5]
+    made = quantized(path, feeds[:3])
+    assert made.hop
+    assert made.hop.outputs["y"].noise == pytest.approx(true_noise(made, path, feeds[:3], "y"), rel=1e-3)
+
+
 def test_a_first_axis_that_is_time_keeps_files_whole(tmp_path: Path) -> None:
     nodes = [
         op("CumSum", ["x", "axis"], ["sums"]),

@@ -16,6 +16,7 @@ from benchmarks.memory.bounds import LEVELS, counted, rows_of
 from benchmarks.memory.random_graphs import FLOAT, KINDS, make
 from deadweight.export.memory.footprint import footprint
 from deadweight.targets.errors import ArtifactError, ModelError, TargetError
+from deadweight.targets.timing.memory import measure_memory
 
 UNIT = 8 * 16 * 16 * 4  # bytes of one feature map here
 
@@ -213,6 +214,30 @@ def test_weights_in_bodies_count_and_what_bodies_hold_meanwhile_opens_the_upper_
     need = footprint(path, runtime="onnxruntime")
     assert need.weights_high_bytes >= 2 * 64 * 64 * 4
     assert need.high_bytes is None
+
+
+@pytest.mark.slow
+def test_what_onnx_runtime_holds_is_within_the_band(tmp_path: Path) -> None:
+    nodes, constants = [], {}
+    for number in range(6):
+        constants[f"w{number}"] = numbers(32, 3 if number == 0 else 32, 3, 3, seed=number)
+        read = "x" if number == 0 else f"r{number - 1}"
+        nodes += [op("Conv", [read, f"w{number}"], [f"c{number}"], pads=[1, 1, 1, 1])]
+        nodes += [op("Relu", [f"c{number}"], [f"r{number}"])]
+    path = write_network(tmp_path / "m.onnx", [*nodes, op("Neg", ["r5"], ["y"])], constants, [1, 3, 128, 128])
+    need = footprint(path, runtime="onnxruntime")
+    assert need.high_bytes
+    assert need.low_bytes <= measure_memory(path).resident_bytes <= need.high_bytes
+
+
+def test_only_a_runtime_that_builds_nothing_holds_something_beside_the_plan(tmp_path: Path) -> None:
+    path = write_network(
+        tmp_path / "m.onnx", [op("MatMul", ["x", "w"], ["y"])], {"w": numbers(64, 64)}, [8, 64]
+    )
+    here, board = (footprint(path, runtime=name, halves=False) for name in ("onnxruntime", "tensorrt"))
+    assert board.beside_bytes == 0
+    assert here.beside_bytes > here.weights_high_bytes + 2 * (here.activations_high_bytes or 0)
+    assert here.high_bytes == (board.high_bytes or 0) + here.beside_bytes
 
 
 def test_open_sides_are_given_by_shape(tmp_path: Path) -> None:

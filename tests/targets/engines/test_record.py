@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from deadweight.targets.engines.record import check_comparable, read_record, record_path
+from deadweight.targets.artifact import sha256_of
+from deadweight.targets.engines.record import check_comparable, check_record, read_record, record_path
 from deadweight.targets.errors import ModelError
 
 WHOLE: dict[str, Any] = {
@@ -47,6 +48,14 @@ def test_a_record_that_is_not_whole_is_refused_by_what_it_lacks(
     with pytest.raises(ModelError, match=message) as caught:
         read_record(plan)
     assert "remove" in caught.value.cure
+
+
+def test_a_record_of_another_form_is_refused(tmp_path: Path) -> None:
+    plan = tmp_path / "m.plan"
+    plan.write_bytes(b"12345")
+    record = {**WHOLE, "plan": {"bytes": 5, "sha256": sha256_of(plan)}, "device": 3}
+    with pytest.raises(ModelError, match="record has another form"):
+        check_record(record, plan, flavour="tensorrt", version="10.3.0", compute_capability="8.7")
 
 
 def test_engines_of_unequal_precisions_or_limits_are_not_compared(tmp_path: Path) -> None:
