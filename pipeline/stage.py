@@ -93,7 +93,9 @@ def make_stage(name: str, settings: Mapping[str, Any], where: str) -> Stage:
     Raises:
         RecipeError: a setting is unknown or of the wrong type.
     """
-    return cast(Stage, checked(stage_class(name), settings, where))
+    with within(where):
+        kind = stage_class(name)
+    return cast(Stage, checked(kind, settings, where))
 
 
 def settings_of(stage: Stage) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def test_a_wrong_recipe_is_shown_where_and_how_to_fix_it(
     assert old in GOOD
     with pytest.raises(DeadweightError) as caught:
         read_recipe(written(tmp_path, GOOD.replace(old, new, 1)))
+    assert "recipe.toml" in caught.value.what
     assert says in caught.value.what
     assert cure in caught.value.cure
 
@@ -204,7 +205,7 @@ def refusal(values: dict[str, Any]) -> str:
         ),
         ([{"stage": "load", "path": "gone.pt"}], {}, 'stages[0] "load": gone.pt does not exist'),
         ([TRAIN, {"stage": "distill", "checkpoints": ["gone.pt"]}], {}, "gone.pt does not exist"),
-        ([TRAIN, {"stage": "distill", "checkpoints": [__file__]}], {}, "opening it could run foreign code"),
+        ([TRAIN, {"stage": "distill", "checkpoints": [__file__]}], {}, "is damaged or not a checkpoint"),
         ([{"stage": "load", "path": __file__}, {"stage": "distill", "teachers": 2}], {}, "was not trained"),
         ([TRAIN, {"stage": "lottery", "rewind_step": 5}], {}, "weights of step 5 to rewind to were not"),
         ([TRAIN, {"stage": "controls"}], {}, 'stages[1] "controls": Controls need a pruned network'),
