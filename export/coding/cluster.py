@@ -18,6 +18,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from ...targets.errors import ModelError
+from ..onnx_graph.external_data import array_of
 from ..onnx_graph.graph import Array, load, save
 
 Start = Literal["linear", "density", "random"]
@@ -100,7 +101,7 @@ def cluster_file(
     model = load(path).proto
     wanted = dict(bits_of or {})
     float_tensors = {one.name: one for one in model.graph.initializer if one.data_type == 1}
-    arrays = {name: numpy_helper.to_array(one) for name, one in float_tensors.items()}
+    arrays = {name: array_of(one) for name, one in float_tensors.items()}
     weights = {
         name: array
         for name, array in arrays.items()

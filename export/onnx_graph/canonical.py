@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
 from ...targets.errors import ModelError
+from .external_data import array_of
 from .graph import Array, Index, attribute_of, drop_unused, replace_nodes, tensor_types
 from .walk import all_graphs, unique
 
@@ -254,7 +255,7 @@ def strip(model: onnx.ModelProto, opset: int) -> None:
             if node.op_type == "Reshape":
                 # Without a zero in the shape the flag has no effect, and some parsers refuse it.
                 shape = next((t for t in graph.initializer if t.name == node.input[1]), None)
-                if shape is not None and not (numpy_helper.to_array(shape) == 0).any():
+                if shape is not None and not (array_of(shape) == 0).any():
                     _drop_attribute(node, "allowzero")
             attributes = sorted(node.attribute, key=lambda each: each.name)
             ordered = onnx.NodeProto(attribute=attributes).attribute

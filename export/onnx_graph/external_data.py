@@ -13,12 +13,14 @@ import re
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, external_data_helper, helper
 
 from ...targets.artifact import sha256_of, writing
-from ...targets.errors import ArtifactError
+from ...targets.errors import MISFITS, ArtifactError, ModelError, reported
 from ...targets.onnx_file import damage
 from .walk import all_graphs
 
@@ -26,6 +28,13 @@ INLINE_BYTES = 2**31 - 2**20  # protobuf's limit of a message, minus the graph w
 SMALL = 1024  # numbers; constants for shapes stay in the graph, since inference needs their values
 _OURS = re.compile(r"\.([0-9a-f]{16})\.weights$")
 _ALIGNMENT = 4096  # a runtime may map the file into memory
+
+
+def array_of(tensor: TensorProto) -> np.ndarray[Any, Any]:
+    """A constant's values; a ModelError if they do not fit its shape and type."""
+    what, cure = f"The constant {tensor.name!r} is damaged", "Export or copy the file again."
+    with reported(ModelError, what, cure, *MISFITS):
+        return onnx.numpy_helper.to_array(tensor)
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
@@ -73,7 +82,7 @@ def write_apart(model: onnx.ModelProto, path: Path) -> int:
                 light.graph.initializer.append(tensor)
                 continue
             gap = bytes(-file.tell() % _ALIGNMENT)
-            value = bytes(tensor.raw_data) or onnx.numpy_helper.to_array(tensor).tobytes()
+            value = bytes(tensor.raw_data) or array_of(tensor).tobytes()
             bare = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
             for key, entry in (("offset", file.tell() + len(gap)), ("length", len(value))):
                 bare.external_data.add(key=key, value=str(entry))

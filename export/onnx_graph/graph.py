@@ -20,10 +20,10 @@ import onnx.inliner
 from onnx import numpy_helper
 
 from ...targets.artifact import writing
-from ...targets.errors import ArtifactError, ModelError
+from ...targets.errors import ArtifactError, ModelError, reported
 from ...targets.onnx_file import damage
 from .as_exported import normalise
-from .external_data import drop_weights, fits, for_inference, read_apart, whole_copy, write_apart
+from .external_data import array_of, drop_weights, fits, for_inference, read_apart, whole_copy, write_apart
 from .walk import all_graphs
 
 Array = np.ndarray[Any, Any]
@@ -59,14 +59,7 @@ class Index:
 
     def value(self, name: str) -> Array | None:
         """The constant `name`, None when it is computed; a ModelError if its data do not fit its shape."""
-        if name not in self.constants:
-            return None
-        try:
-            return numpy_helper.to_array(self.constants[name])
-        except (ValueError, TypeError) as error:
-            raise ModelError(
-                f"The constant {name!r} is damaged: {error}.", "Export or copy the file again."
-            ) from error
+        return array_of(self.constants[name]) if name in self.constants else None
 
     def computed(self, node: onnx.NodeProto) -> list[str]:
         """The inputs of `node` that depend on the network's input."""
@@ -154,7 +147,9 @@ def load(path: Path) -> OnnxModel:
             "Save it with external weights (onnx.save with save_as_external_data=True).",
         )
     if model.functions:  # layers in the body of a function would be missed
-        model = onnx.inliner.inline_local_functions(model)
+        what = f"{path} has functions that do not fit their calls"
+        with reported(ArtifactError, what, "Export it again.", RuntimeError, ValueError):
+            model = onnx.inliner.inline_local_functions(model)
     size += sum(file.stat().st_size for file in read_apart(model, path))
     if not model.graph.node or not model.graph.output:
         raise ArtifactError(

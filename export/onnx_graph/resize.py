@@ -17,7 +17,7 @@ import onnx
 from onnx import numpy_helper
 
 from ...targets.errors import ModelError
-from .external_data import whole_copy
+from .external_data import array_of, whole_copy
 from .graph import drop_unused
 
 Widths = Mapping[str, int]
@@ -108,7 +108,7 @@ class Resizable:
         for tensor in self.model.graph.initializer:
             if tensor.name not in resized:
                 continue
-            array = numpy_helper.to_array(tensor)
+            array = array_of(tensor)
             axes = [new.get(("axis", tensor.name, axis), size) for axis, size in enumerate(array.shape)]
             array = array[tuple(map(slice, axes))].copy(order="C")
             for at in range(array.size if array.size <= _SHAPE else 0):
@@ -132,7 +132,7 @@ def _sizes(model: onnx.ModelProto) -> dict[Place, int]:
     for tensor in model.graph.initializer:
         found |= {("axis", tensor.name, axis): size for axis, size in enumerate(tensor.dims)}
         if tensor.data_type == onnx.TensorProto.INT64 and math.prod(tensor.dims) <= _SHAPE:
-            values = numpy_helper.to_array(tensor).ravel().tolist()
+            values = array_of(tensor).ravel().tolist()
             found |= {("value", tensor.name, at): value for at, value in enumerate(values)}
     for place, node in enumerate(model.graph.node):
         found["node", f"{node.op_type}({', '.join(node.input)})", place] = place

@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 
 from ...export.opened import opened, tensors_of, unwrapped
 from ...targets.artifact import json_of, writing
-from ...targets.errors import ArtifactError, ModelError
+from ...targets.errors import MISFITS, ArtifactError, ModelError, reported
 from .compare import relative_error, run, tolerance
 from .groups import Groups
 from .inputs import Example, Inputs, inputs_of
@@ -82,10 +82,15 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
         model = build_model()
     device = next((one.device for _, one in named_tensors(model)), torch.device("cpu"))
     example = {name: value.to(device) for name, value in example.items()}
-    count = sum(name.startswith("input.") for name in example)
-    tensors = [example[f"input.{number}"] for number in range(count)]
-    inputs = _restored(value["inputs"], tensors) if "inputs" in value else Inputs(tuple(tensors), {})
-    outputs = [example[f"output.{number}"] for number in range(len(example) - count)]
+    what, cure = (
+        f"{directory} has files that do not fit each other",
+        "Give the directory that save_pruned wrote.",
+    )
+    with reported(ArtifactError, what, cure, *MISFITS):
+        count = sum(name.startswith("input.") for name in example)
+        tensors = [example[f"input.{number}"] for number in range(count)]
+        inputs = _restored(value["inputs"], tensors) if "inputs" in value else Inputs(tuple(tensors), {})
+        outputs = [example[f"output.{number}"] for number in range(len(example) - count)]
     if any(map(nn.parameter.is_lazy, model.parameters())):
         with torch.no_grad():
             model(*inputs.args, **inputs.named)  # lazy layers get their shapes
@@ -97,7 +102,8 @@ def load_pruned(build_model: Callable[[], nn.Module], directory: Path | str) -> 
             "build_model() does not return the network that was pruned: names, shapes or types differ.",
             "Give the constructor and settings of the network that the plan was made for.",
         )
-    small = replay(model, plan, inputs)
+    with reported(ArtifactError, what, cure, *MISFITS, RuntimeError):
+        small = replay(model, plan, inputs)
     try:
         values = OrderedDict(_loaded(directory / WEIGHTS, weights))
         # Metadata of modules (a version) is not in the file; the current one is kept.

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 
 from ...targets.artifact import Artifact, drop_cut_writes, read_json, sha256_of, sync_directory, write_json
-from ...targets.errors import ArtifactError, ModelError, users_code
+from ...targets.errors import MISFITS, ArtifactError, ModelError, reported, users_code
 from ...targets.machine.probe import cpu_name
 from ...targets.progress import Progress
 from ..recipe import Recipe
@@ -82,13 +82,17 @@ class Run:
         place = self.directory / "stages" / f"{folder}-{self.key(named, work)[:16]}"
         with _alone(self.directory / ".locks" / place.name):
             if (place / "done.json").exists():
-                record = read_json(place / "done.json")
-                held = [record["artifacts"], *(variant["files"] for variant in record["variants"])]
-                kept = (self.directory / one["path"] for files in held for one in files.values())
-                if "void" not in record["artifacts"] and all(path.exists() for path in kept):
-                    result = work.restored(record, self.directory)
-                    self._note(named, work, result, record["seconds"], cached=True)
-                    return result
+                record, cure = (
+                    read_json(place / "done.json"),
+                    f"Delete it (rm -r {place}): the stage runs again.",
+                )
+                with reported(ArtifactError, f"{place}/done.json is damaged", cure, *MISFITS):
+                    held = [record["artifacts"], *(variant["files"] for variant in record["variants"])]
+                    kept = (self.directory / one["path"] for files in held for one in files.values())
+                    if "void" not in record["artifacts"] and all(path.exists() for path in kept):
+                        result = work.restored(record, self.directory)
+                        self._note(named, work, result, float(record["seconds"]), cached=True)
+                        return result
             self.started(named.name)
             before = time.monotonic()
             result = self._ran(named, work, place, before)

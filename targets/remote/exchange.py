@@ -68,7 +68,7 @@ def spoken(
     """Runs a command with input, reports its progress; returns exit code, output and other stderr text."""
     heard = io.StringIO()
     missing = f"{command[0]} does not run here"
-    with reported(TargetError, missing, "sudo apt install openssh-client"):
+    with reported(TargetError, missing, "sudo apt install openssh-client", OSError, ValueError):
         process = subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,

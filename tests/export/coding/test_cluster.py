@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from support.onnx_files import read_weights, sparse_weight, write_weights
 
@@ -113,6 +114,15 @@ def test_a_file_is_clustered_by_name_and_bits(tmp_path: Path) -> None:
     shared = cluster_file(path, tmp_path / "s.onnx", 4, shared=True)
     found = read_weights(tmp_path / "s.onnx")
     assert len(np.unique(np.concatenate([found[name] for name in shared]))) <= 16
+
+
+def test_a_constant_that_does_not_fit_its_shape_is_refused(tmp_path: Path) -> None:
+    path = write_weights(tmp_path / "a.onnx", {"w": np.ones((4, 64), np.float32)})
+    model = onnx.load(path)
+    model.graph.initializer[0].dims[0] = 5
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="'w' is damaged"):
+        cluster_file(path, tmp_path / "b.onnx", 3)
 
 
 def test_what_cannot_be_clustered_is_refused_with_a_cure(tmp_path: Path) -> None:

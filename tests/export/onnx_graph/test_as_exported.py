@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.onnx_files import numbers
 
 from deadweight.export.onnx_graph.graph import load, save
-from deadweight.targets.errors import ModelError
+from deadweight.targets.errors import ArtifactError, ModelError
 
 FLOAT = TensorProto.FLOAT
 value, node = helper.make_tensor_value_info, helper.make_node
@@ -145,6 +145,14 @@ def test_a_shape_that_only_the_file_knows_is_kept(tmp_path: Path) -> None:
     loaded = load(written(tmp_path / "m.onnx", nodes, io)).proto
     axes = loaded.graph.output[0].type.tensor_type.shape.dim
     assert [axis.dim_param or axis.dim_value for axis in axes] == ["found", 2]
+
+
+def test_a_function_that_is_called_with_too_much_is_refused(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]> g (float[2] x) => (float[2] y)
+    { y = own.same (x, x) } <domain: "own", opset_import: ["" : 17]> same (a) => (b) { b = Relu (a) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "a.onnx")
+    with pytest.raises(ArtifactError, match="functions that do not fit their calls"):
+        load(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("name", [b"maker", b"hidden", b"batch"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deadweight.pipeline.pruning.groups import choose
 from deadweight.pipeline.pruning.plan import Plan, plan_of
-from deadweight.pipeline.pruning.saved import load_pruned, save_pruned
+from deadweight.pipeline.pruning.saved import _sealed, load_pruned, save_pruned
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
 from deadweight.targets.errors import ArtifactError, ModelError
@@ -47,6 +47,17 @@ def test_what_is_loaded_computes_the_same_bits(tmp_path: Path, form: str) -> Non
     loaded = load_pruned(nets.ResidualCnn, tmp_path).eval()
     assert done(loaded) == done(small)
     assert torch.equal(loaded(nets.image(5, 3, 8, 8)), small(nets.image(5, 3, 8, 8)))
+
+
+@pytest.mark.parametrize("axis", ["0", "9"])
+def test_a_plan_that_does_not_fit_its_network_is_refused(tmp_path: Path, axis: str) -> None:
+    saved(tmp_path)
+    value = json.loads((tmp_path / "plan.json").read_text())
+    name, _ = next(iter(value["cut"].items()))
+    value["cut"][name] = {axis: [65536]}
+    (tmp_path / "plan.json").write_bytes(_sealed(value))
+    with pytest.raises((ArtifactError, ModelError)):
+        load_pruned(nets.ResidualCnn, tmp_path)
 
 
 def test_a_tuned_copy_is_saved_under_the_same_plan(tmp_path: Path) -> None:

@@ -126,6 +126,19 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
         run.step(NamedStage("note", Note()), work)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{}, {"artifacts": 3, "variants": []}, {"artifacts": {"a": {}}, "variants": []}]
+)
+def test_a_record_of_another_form_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
+    run, work = start(tmp_path)
+    run.step(NamedStage("note", Note()), work)
+    (done,) = (tmp_path / "stages").glob("note-*/done.json")
+    done.write_text(json.dumps(wrong))
+    with pytest.raises(ArtifactError, match=r"done\.json is damaged") as caught:
+        run.step(NamedStage("note", Note()), work)
+    assert f"rm -r {done.parent}" in caught.value.cure
+
+
 def test_the_record_of_a_stage_says_what_made_it(tmp_path: Path) -> None:
     run, work = start(tmp_path)
     run.step(NamedStage("note", Note()), work)

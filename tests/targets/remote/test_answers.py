@@ -100,9 +100,12 @@ def test_checks_of_another_form_are_an_error_that_names_the_board(says: Says, wr
         asked(doctor_on)
 
 
-def test_a_greeting_without_a_place_for_the_agent_is_an_error(says: Says) -> None:
+def test_a_greeting_that_names_no_place_for_the_agent_is_an_error(says: Says) -> None:
     says(FACTS, hello="deadweight_python=/usr/bin/python3\n")
     with pytest.raises(TargetError, match="user@board"):
+        asked(facts_of)
+    says(FACTS, hello=HELLO.replace("/home/u", "/home/\0"))
+    with pytest.raises(TargetError, match="null byte"):
         asked(facts_of)
 
 
