@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,11 @@ def test_fused_kernels_are_mapped_to_the_layers_of_the_file(tmp_path: Path) -> N
     assert 0 < layers["block1"].conversion_s < layers["block1"].median_s
     assert layers["block0"].times_s.shape == timed["b"]["block0"].times_s.shape
     assert layers["block0"].times_s.shape[0] == 3
+
+
+def test_no_event_of_layers_is_begun_after_the_time_cap(mlp: MakeMlp) -> None:
+    layers = time_layers({"a": mlp(64, 32)}, protocol=replace(SHORT, events=50, cap_s=0.001))["a"]
+    assert [len(layer.times_s) for layer in layers.values()] == [1] * len(layers)
 
 
 def test_a_layer_of_four_times_the_work_takes_longer_than_its_neighbour(tmp_path: Path) -> None:
