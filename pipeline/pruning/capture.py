@@ -20,7 +20,7 @@ from torch.fx.graph import CodeGen
 
 from ...export.opened import tensors_of, unwrapped
 from ...targets.errors import ModelError
-from .contexts import any_length, collected, first_line, hushed, in_mode, own_backward
+from .contexts import ShortSizes, any_length, collected, first_line, hushed, in_mode, own_backward
 from .inputs import Example, Inputs, check_inputs, flattened, inputs_of, open_axes, with_tensors
 from .takes import takes_of
 
@@ -50,7 +50,8 @@ def capture(
         with in_mode(model, training=training), torch.set_grad_enabled(training), hushed(), collected():
             vars(model)["forward"] = flattened(model, inputs)  # `in_mode` restores it
             shapes = open_axes(tensors, every=every)
-            with any_length(), own_backward() as functions:
+            short = ShortSizes() if every else contextlib.nullcontext()
+            with any_length(), short, own_backward() as functions:
                 program = torch.export.export(model, tuple(tensors), dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:  # the user's code and the passes of torch.export may raise anything

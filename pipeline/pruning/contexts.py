@@ -125,6 +125,26 @@ def any_length() -> Iterator[None]:
         vars(decompositions).update(own)
 
 
+class ShortSizes(TorchFunctionMode):
+    """Ends a capture with open axes once a size has become a long expression.
+
+    Windows that are padded and shifted at every stage nest their remainders, with which torch's symbolic
+    arithmetic takes minutes.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            sizes = value.shape if isinstance(value, Tensor) else ()
+            if any(isinstance(size, torch.SymInt) and size.node.expr.count_ops() > _LONG for size in sizes):
+                raise RuntimeError("with all axes open, sizes become expressions of dozens of operations")
+        return result
+
+
+_LONG = 50
+"""Operations; five convolutions of stride two have 15."""
+
+
 @contextlib.contextmanager
 def own_backward() -> Iterator[set[str]]:
     """The names of the user's autograd functions and gradient hooks that run: no graph has their backward."""

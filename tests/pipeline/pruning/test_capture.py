@@ -336,3 +336,34 @@ def test_a_script_and_a_lazy_layer_are_refused_with_the_cure() -> None:
         scripted: Any = torch.jit.trace(Small(), nets.image(2, 4))  # type: ignore[no-untyped-call]
     with pytest.raises(ModelError, match=r"(?s)TorchScript.*Python module"):
         capture(scripted, (nets.image(2, 4),))
+
+
+class PaddedWindows(nn.Module):
+    """Windows of seven, padded anew at each stage: each size nests the remainders of the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(4):
+            h, w = x.shape[-2:]
+            x = F.pad(x, (0, (7 - w % 7) % 7, 0, (7 - h % 7) % 7))
+            n, m = x.shape[2] // 7, x.shape[3] // 7
+            windows = x.view(-1, 3, n, 7, m, 7).permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, 7, 7)
+            x = (
+                self.mix(windows)
+                .view(-1, n, m, 3, 7, 7)
+                .permute(0, 3, 1, 4, 2, 5)
+                .reshape(-1, 3, n * 7, m * 7)
+            )
+            x = x[:, :, :h, :w]
+            x = F.pad(x, (0, w % 2, 0, h % 2))[:, :, ::2, ::2]
+        return x
+
+
+def test_open_axes_whose_sizes_become_long_expressions_are_refused_before_they_take_minutes() -> None:
+    example = {"x": torch.randn(2, 3, 112, 112)}
+    with pytest.raises(ModelError, match="expressions of dozens of operations"):
+        capture(PaddedWindows().eval(), example, every=True)
+    assert batch_is_open(capture(PaddedWindows().eval(), example))
