@@ -64,7 +64,7 @@ def measure(tool: str, network: Network, limit_s: float, skipped: Sequence[str] 
             timeout=6 * limit_s,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        if process.returncode == -signal.SIGXCPU:
+        if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
             raise subprocess.TimeoutExpired(str(script), limit_s)
         lines = process.stdout.strip().splitlines()
         done = json.loads(lines[-1]) if process.returncode == 0 else {"crashed": process.stderr[-1500:]}
