@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.fx import Node
 
-from ...targets.errors import ArtifactError
+from ...targets.errors import MISFITS, ArtifactError
 
 Cut = Mapping[str, Mapping[int, tuple[int, ...]]]
 """By parameter and axis, the indices that are removed."""
@@ -150,7 +150,7 @@ class Plan:
                 },
                 ties=tuple(tuple(map(str, names)) for names in value.get("ties", ())),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except MISFITS as error:
             cure = "Run the stage that prunes again."
             raise ArtifactError(f"This is not a plan of this version: {error!r}.", cure) from error
 

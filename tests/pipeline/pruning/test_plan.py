@@ -73,6 +73,7 @@ def test_a_missing_key_is_refused_and_named(key: str) -> None:
     ("key", "wrong"),
     [
         ("removed", {"fc1": ["x"]}),
+        ("removed", {"fc1": [float("inf")]}),
         ("cut", {"w": {"first": [1]}}),
         ("shapes", {"w": {"before": [1]}}),
         ("widths", {"fc1": {"kind": "linear", "breadth": 3}}),
