@@ -128,7 +128,7 @@ def unfinished(folder: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with writing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON may have lone surrogates
 
 
 def write_json(path: Path, value: Any) -> None:

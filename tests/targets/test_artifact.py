@@ -122,3 +122,8 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path, content: str, message
 def test_json_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="does not exist"):
         read_json(tmp_path / "a.json")
+
+
+def test_half_of_a_character_is_written_as_an_escape(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.html", "a layer \ud800")
+    assert (tmp_path / "a.html").read_text("utf-8") == "a layer \\ud800"
