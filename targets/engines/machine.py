@@ -149,7 +149,7 @@ def measure_base(folder: Path = CACHE) -> Mapping[str, Any]:
         if kept_base(folder).get("tensorrt") == version:
             return kept_base(folder)
         with child() as process:
-            measured = process.run(_measured_base, what="TensorRT alone", within_s=_TIMEOUT_S)
+            measured = process.run(_measured_base, what="TensorRT alone", within_s=_TIMEOUT_S, limited=False)
         write_json(cache(folder) / _KEPT, {"tensorrt": version, **measured})
     except (DeadweightError, OSError):
         return {}

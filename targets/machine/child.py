@@ -85,6 +85,7 @@ class Child:
         within_s: float = 600.0,
         cure: str = "",
         progress: Optional[Callable[..., None]] = None,
+        limited: bool = True,
     ) -> T:
         """The result of `job()`, or of `job(progress=...)`, in the child; both can be pickled.
 
@@ -92,6 +93,7 @@ class Child:
             what: the models in it, for errors.
             within_s: its time, which begins anew with each report of progress.
             cure: where it did not end within it.
+            limited: whether its memory is; the driver of a GPU reserves far more than it uses.
 
         Raises:
             OverdueError: it did not end within its time.
@@ -100,7 +102,7 @@ class Child:
         """
         limit, self._at = None, what
         with contextlib.suppress(MeasurementError):  # not Linux
-            limit = int(_SHARE * free_memory())
+            limit = int(_SHARE * free_memory()) if limited else None
         try:
             self._talk.send((job, progress is not None, str(Path.cwd()), limit))
             error, result, trace = self._answer(within_s, cure, progress)
@@ -226,10 +228,9 @@ def _serve(handle: int, parent: int) -> None:
         try:
             job, reports, folder, limit = talk.recv()
             os.chdir(folder)
-            if limit is not None:
-                _, most = resource.getrlimit(resource.RLIMIT_DATA)
-                own = limit if most == resource.RLIM_INFINITY else min(limit, most)
-                resource.setrlimit(resource.RLIMIT_DATA, (own, most))
+            _, most = resource.getrlimit(resource.RLIMIT_DATA)
+            own = most if limit is None else limit if most == resource.RLIM_INFINITY else min(limit, most)
+            resource.setrlimit(resource.RLIMIT_DATA, (own, most))
             answer = (None, job(progress=_report) if reports else job(), "")
         except EOFError:
             return

@@ -146,6 +146,7 @@ def time_together(
         seed=run_id,
         # An engine is code, which no process holds back.
         apart=time_process is None and opened is open_session and not (own is not None and own.builds),
+        limited=_on_the_core(protocol),
         kept=own is None or not own.source,  # a user's own may change
         least=1 if time_process is None else _LEAST_PROCESSES,
     )

@@ -23,6 +23,7 @@ def take_events(
     protocol: Protocol,
     seed: str,
     apart: bool = True,
+    limited: bool = True,
     kept: bool = True,
     least: int = 1,
 ) -> Generator[Tuple[Event, Plan], None, None]:
@@ -33,6 +34,7 @@ def take_events(
 
     Args:
         apart: whether they run in a child process; without it they cannot be stopped.
+        limited: whether the memory of that process is, see `Child.run`.
         kept: whether that process is used again by the next timing.
 
     Raises:
@@ -60,6 +62,7 @@ def take_events(
                         what=what,
                         within_s=max(left, 0) + longest + 2 * protocol.event_s * len(paths),
                         cure=f"It may never end. If it is only slow, give it more time: --cap-s {more}.",
+                        limited=limited,
                     )
             except OverdueError:
                 if not index:

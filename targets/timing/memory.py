@@ -85,7 +85,8 @@ def measure_memory(
     for _ in range(_PROCESSES):
         with child() as process:
             what, cure = f"Measuring the memory of {path}", "Increase timeout_s."
-            measured.append(process.run(job, what=what, within_s=timeout_s, cure=cure))
+            limited = runs.processor == "cpu"
+            measured.append(process.run(job, what=what, within_s=timeout_s, cure=cure, limited=limited))
     return replace(
         measured[0],
         load_peak_bytes=max(memory.load_peak_bytes for memory in measured),

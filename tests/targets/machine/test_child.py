@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -180,3 +181,14 @@ def test_errors_are_the_same_after_the_way_between_processes() -> None:
     one = pickle.loads(pickle.dumps(OverdueError("It did.", "Do it.")))
     assert (type(one), one.what, one.cure) == (OverdueError, "It did.", "Do it.")
     assert issubclass(OverdueError, DeadweightError)
+
+
+def data_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_DATA)[0]
+
+
+def test_a_job_for_a_gpu_has_no_limit_of_memory_whatever_the_one_before_it_had() -> None:
+    before = data_limit()
+    with child() as process:
+        assert process.run(data_limit, what="a model") != before
+        assert process.run(data_limit, what="an engine", limited=False) == before
