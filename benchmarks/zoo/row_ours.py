@@ -44,6 +44,7 @@ from benchmarks.zoo.measure import (
 from benchmarks.zoo.networks import Network
 from benchmarks.zoo.value_judge import Judged, UnjudgedError, judge, make_distinct
 from benchmarks.zoo.wide_judge import gradients, other_sizes, pickled
+from deadweight.export.opened import tensors_of
 from deadweight.pipeline.pruning.contexts import uncollected
 from deadweight.pipeline.pruning.groups import BLOCKS, Groups, choose
 from deadweight.pipeline.pruning.plan import Plan, plan_of
@@ -316,7 +317,7 @@ def _asked(model: nn.Module, groups: Groups) -> tuple[float, list[str]]:
     }
     solution, slots = groups.tracing.solution, groups.tracing.slots
     out = [cls for cls, cause in solution.causes.items() if cause.operator == "output"]
-    given = [one for one in pytree.tree_leaves(dict(groups.example)) if isinstance(one, Tensor)]
+    given = tensors_of(groups.example)
     inputs = {one.shape[1 if one.dim() > 3 else -1] for one in given}
     asked, first = 0.0, True
     for name, parameter in model.named_parameters():

@@ -135,7 +135,7 @@ class ShortSizes(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, (tuple, list)) else (result,):
-            sizes = value.shape if isinstance(value, Tensor) else ()
+            sizes: tuple[Any, ...] = value.shape if isinstance(value, Tensor) else ()
             if any(isinstance(size, torch.SymInt) and size.node.expr.count_ops() > _LONG for size in sizes):
                 raise RuntimeError("with all axes open, sizes become expressions of dozens of operations")
         return result
