@@ -88,12 +88,12 @@ def true_noise(float_: Path, int8: Path, names: Sequence[str], folder: Path) -> 
             if name not in {value.name for value in asked.graph.output}:
                 asked.graph.output.append(onnx.ValueInfoProto(name=name))
             runs.append(session(asked))
-        errors, sizes = [], []
+        squares = []
         for place in sorted(folder.glob("*.npz")):
             arrays = dict(np.load(place))
             was, now = (np.asarray(run.run([name], arrays)[0], np.float64) for run in runs)
-            errors.append(np.sqrt(np.square(was - now).mean()))
-            sizes.append(np.sqrt(np.square(was).mean()))
-        scales = np.maximum(sizes, FAINT * np.median(sizes))
-        found[name] = float(np.median(np.divide(errors, scales, out=np.zeros(len(scales)), where=scales > 0)))
+            squares.append((np.square(was - now).mean(), np.square(was).mean()))
+        errors, sizes = np.array(squares).T
+        scales = np.maximum(np.maximum(sizes, FAINT**2 * np.median(sizes)), np.finfo(np.float64).tiny)
+        found[name] = float(np.median(np.sqrt(errors / scales)))
     return found
