@@ -155,8 +155,9 @@ def test_a_run_with_sweep_int8_and_board_killed_at_any_moments_ends_as_one_that_
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
-                for path in out.rglob("*"):  # as if the clock had been set back by an hour
-                    os.utime(path, times=(time.time() + 3600,) * 2, follow_symlinks=False)
+                ahead = time.time() + 3600  # as if the clock had been set back by an hour
+                for path in out.rglob("*"):
+                    os.utime(path, times=(ahead, ahead), follow_symlinks=False)
                 parts = sorted(path.name.rpartition("-")[0] for path in out.glob("stages/*.part"))
                 killed.append("+".join(parts) or "between stages")
             else:

@@ -117,12 +117,13 @@ def any_length() -> Iterator[None]:
         first = inp[..., :1] + params[0].reshape(-1)[:1]  # it has a gradient if the result has one
         return first.repeat(1, 1, state.shape[-1]), hidden
 
-    own = dict(vars(decompositions))
-    vars(decompositions).update(one_layer_rnn=layer, select_one_layer_lstm_function=lambda *_: layer)
+    space: dict[str, Any] = decompositions.__dict__
+    own = dict(space)
+    space.update(one_layer_rnn=layer, select_one_layer_lstm_function=lambda *_: layer)
     try:
         yield
     finally:
-        vars(decompositions).update(own)
+        space.update(own)
 
 
 class ShortSizes(TorchFunctionMode):

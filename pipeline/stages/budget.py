@@ -167,28 +167,24 @@ class _Search:
         seconds = self._network_seconds(file_at, networks)
         damage = self._damage()
         whole = self._timed({"whole": self._file(self.model, "whole")})["whole"]
-        limit_s = (
-            whole.latency_s(50).value / (self.asked.speedup or 1.0)
-            if self.asked.latency_s is None
-            else (self.asked.latency_s)
-        )
-        share = limit_s / whole.latency_s(50).value
-        if share >= 1:
+        whole_s = whole.latency_s(50).value
+        limit_s = self.asked.latency_s or whole_s / (self.asked.speedup or 1.0)
+        if limit_s >= whole_s:
             raise RecipeError(
-                f"The network takes {whole.latency_s(50).value * 1e3:.3f} ms, within the budget of "
-                f"{limit_s * 1e3:.3f} ms already.",
+                f"The network takes {whole_s * 1e3:.3f} ms, within its budget of {limit_s * 1e3:.3f} ms.",
                 "Ask for less, or leave the stage budget out.",
             )
-        limit, aim = share * seconds[0], 0.99
+        limit, aim = limit_s / whole_s * seconds[0], 0.99
+        latency = fitted(table, networks, seconds)
         tried: list[_Finalist] = []
         kept: list[_Finalist] = []
         for turn in range(_ROUNDS):
-            latency = fitted(table, networks, seconds)
             plans = self._plans(latency, damage, limit * aim, [one.widths for one in tried])
             found = self._measured(plans, turn, latency, limit, seconds[0])
             tried += found
             networks += [dict(one.widths) for one in found]
             seconds += [one.seconds for one in found]
+            latency = fitted(table, networks, seconds)
             kept = [one for one in tried if one.kept]
             if not found or max((one.used for one in kept), default=0.0) >= _FULL:
                 break
@@ -262,30 +258,29 @@ class _Search:
         if self.asked.file_bytes is not None:
             more.append((Sum("file_bytes", table.byte_terms()), float(self.asked.file_bytes)))
         while len(found) < self.asked.finalists:
-            scale = 1.0
-            for _ in range(4):  # the program is linear: the rest of the prediction enters by the limit
-                try:
-                    solved = solve(
-                        self.levels,
-                        damage,
-                        [(seconds, limit * scale), *more],
-                        unlike=[*earlier, *found],
-                    )
-                except OutOfReachError as error:
-                    if found or earlier:
-                        return found
-                    least = solve(self.levels, seconds)
-                    raise OutOfReachError(
-                        f"The budget cannot be met: {limit / latency.dense_s:.1%} of the network's time is "
-                        f"asked for, and the least is {least.value / latency.dense_s:.1%}, at widths "
-                        f"of {', '.join(map('{0[0]} {0[1]}'.format, least.widths.items()))}.",
-                        "Allow more time, or let heads and blocks be pruned too (heads = true).",
-                    ) from error
-                ratio = float(latency.predicted([solved.widths])[0][0]) / limit
-                if 0.98 <= ratio <= 1.0:
-                    break
-                scale *= min(0.999 / ratio, 1.1)
-            found.append(dict(solved.widths))
+            try:
+                plan, scale = (
+                    solve(self.levels, damage, [(seconds, limit), *more], unlike=[*earlier, *found]),
+                    1.0,
+                )
+                for _ in range(3):  # the program is linear: the rest of the prediction enters by the limit
+                    ratio = float(latency.predicted([plan.widths])[0][0]) / limit
+                    if 0.98 <= ratio <= 1.0:
+                        break
+                    scale *= min(0.999 / ratio, 1.1)
+                    limits = [(seconds, limit * scale), *more]
+                    plan = solve(self.levels, damage, limits, unlike=[*earlier, *found])
+            except OutOfReachError as error:
+                if found or earlier:
+                    return found
+                least = solve(self.levels, seconds, more)
+                raise OutOfReachError(
+                    f"The budget cannot be met: {limit / latency.dense_s:.1%} of the network's time is asked "
+                    f"for, and the least is {least.value / latency.dense_s:.1%}, at widths of "
+                    f"{', '.join(f'{name} {width}' for name, width in least.widths.items())}.",
+                    "Allow more time, or let heads and blocks be pruned too (heads = true).",
+                ) from error
+            found.append(dict(plan.widths))
         return found
 
     def _measured(

@@ -175,7 +175,7 @@ def test_a_wrapped_network_is_written_with_the_tensors_of_its_dataclass(wrap: An
     to_onnx(wrap(net), {"x": x}, tmp_path / "a.onnx", simplify=False)
     session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
     assert [one.name for one in session.get_outputs()] == ["logits"]
-    found = session.run(None, {"x": torch.cat([x, x, x]).numpy()})[0]
+    found: Any = session.run(None, {"x": torch.cat([x, x, x]).numpy()})[0]
     np.testing.assert_allclose(found[2:], net(x).logits.detach().numpy(), rtol=1e-5)
     assert "forward" not in vars(net)
 
