@@ -115,7 +115,9 @@ def tracing_of(model: nn.Module, captured: GraphModule, learner: GraphModule | N
     ]
     read = {canonical.get(str(node.target)) for node in attributes if node.users}
     for name, one in model.named_parameters():
-        for vector in _beside(tracing, name) if name not in read and one.dim() else ():
+        for vector in (
+            _beside(tracing, name) if name not in read and one.dim() and _named(model, name) else ()
+        ):
             slots.pop((name, one.dim() - 1), None)
             slots[name, one.dim() - 1] = vector  # the last: a group has the name of one that is always read
     if learner:
@@ -148,6 +150,14 @@ def _beside(tracing: Tracing, name: str) -> list[Tensor]:
     first = next(iter(passed), None)
     alike = first is not None and all(one is not None and torch.equal(of[one], of[first]) for one in passed)
     return passed[:1] if alike else []
+
+
+def _named(model: nn.Module, name: str) -> bool:
+    """Whether a method of a parameter's module has its name: else no forward uses it, and it stays."""
+    above, _, own = name.rpartition(".")
+    methods = [each for kind in type(model.get_submodule(above)).__mro__ for each in vars(kind).items()]
+    codes = [getattr(method, "__code__", None) for key, method in methods if key != "__init__"]
+    return any(own in code.co_names for code in codes if code is not None)
 
 
 def _shared_names(named: Iterable[tuple[str, Tensor]]) -> list[tuple[str, tuple[str, ...]]]:

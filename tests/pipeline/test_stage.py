@@ -37,7 +37,7 @@ def test_every_stage_of_ours_has_a_name_and_makes_itself() -> None:
     } <= set(stage_names())
     for name in stage_names():
         # These have settings without a default.
-        if name not in ("load", "prune", "iterative", "sparsify", "depth", "factorize"):
+        if name not in ("load", "prune", "iterative", "sparsify", "depth", "factorize", "budget"):
             make_stage(name, {}, "stages[0]")
 
 

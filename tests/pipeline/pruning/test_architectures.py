@@ -52,7 +52,7 @@ CASES = {
     "grouped": Case(nets.Grouped, (2, 3, 6, 6), 0.50, changes=True),
     "detector": Case(nets.Detector, (2, 3, 8, 8), 0.28),
     "pixel shuffle": Case(nets.PixelUNet, (2, 3, 8, 8), 0.28),
-    "auxiliary": Case(nets.Auxiliary, (2, 3, 8, 8), 0.31, form="graph"),
+    "auxiliary": Case(nets.Auxiliary, (2, 3, 8, 8), 0.31),
     "vit": Case(sequence_nets.Vit, (2, 3, 8, 8), 0.35, changes=True),
     "llama": Case(sequence_nets.Llama, (2, 9), 0.25, form="graph", changes=True, tokens=True),
     "encoder": Case(sequence_nets.Encoder, (2, 7, 6), 0.22, form="graph", changes=True),

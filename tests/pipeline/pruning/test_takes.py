@@ -70,7 +70,7 @@ class Branching(nn.Module):
 
 def pair(model: nn.Module, example: Tensor) -> tuple[nn.Module, Any]:
     """The original with the removed units at zero, and its graph form."""
-    small, plan, _ = halved(nets.lively(model), example)
+    small, plan, _ = halved(nets.lively(model), example, "graph")
     assert isinstance(small, GraphNet)
     masked = copy.deepcopy(model)
     for name, parameter in masked.named_parameters():

@@ -264,7 +264,7 @@ def test_an_example_of_one_sample_leaves_the_batch_open() -> None:
     model, example = nets.lively(OfOne()), {"x": nets.image(1, 4)}
     groups = trace(model, example)
     assert groups.batch is None
-    small = apply(model, half_of(groups), groups)
+    small = apply(model, half_of(groups), groups, form="graph")
     assert isinstance(small, GraphNet)
     three = nets.image(3, 4)
     assert torch.allclose(small(three)[1:2], small(three[1:2]), atol=1e-6)
