@@ -29,14 +29,13 @@ from benchmarks.common.record import Row, measure_missing
 from benchmarks.zoo.own_networks import YoloLike
 from deadweight.export.onnx_graph.counts import count
 from deadweight.export.onnx_graph.graph import save
-from deadweight.export.onnx_graph.resize import Resizable
 from deadweight.export.to_onnx import to_onnx
 from deadweight.pipeline.budget.latency import fitted
 from deadweight.pipeline.budget.table import levels_of, table_of, timed_in_chunks
 from deadweight.pipeline.pruning.groups import choose
 from deadweight.pipeline.pruning.surgery import apply
 from deadweight.pipeline.pruning.trace import trace
-from deadweight.pipeline.stages.budget import QUICK, seconds_of
+from deadweight.pipeline.stages.budget import QUICK, resizable, seconds_of
 from deadweight.targets.target import load_target
 from deadweight.targets.timing.clock import time_together
 
@@ -108,10 +107,10 @@ def measured(name: str, events: int) -> list[Row]:
     levels = {group.name: levels_of(group, load_target("x86-cpu")) for group in groups}
     rng = random.Random(0)
 
-    def exported(widths: Mapping[str, int]) -> onnx.ModelProto:
+    def exported(widths: Mapping[str, int], form: str = "") -> onnx.ModelProto:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            to_onnx(apply(model, choose(groups, scores, keep=widths), groups), example, path)
+            to_onnx(apply(model, choose(groups, scores, keep=widths), groups, form=form), example, path)
             return onnx.load(path)
 
     def drawn(number: int) -> list[dict[str, int]]:
@@ -122,7 +121,7 @@ def measured(name: str, events: int) -> list[Row]:
         return {each: seconds_of(one) for each, one in time_together(files, protocol=protocol).items()}
 
     least = {each: own[0] for each, own in levels.items()}
-    file_at = Resizable.learnt(exported, dense, least=least, checks=drawn(2)).at
+    file_at = resizable(exported, dense, least, drawn(2))
     table = table_of(file_at, levels, timed)
     some = [dense, *drawn(FITTED + HELD_OUT)]
     names = {str(at): widths for at, widths in enumerate(some)}
@@ -136,7 +135,7 @@ def measured(name: str, events: int) -> list[Row]:
     first, second = whole(), whole()
     latency = fitted(table, some[: FITTED + 1], first[: FITTED + 1].tolist())
     held, true = some[FITTED + 1 :], first[FITTED + 1 :]
-    predicted, factor = latency.predicted(held)
+    predicted = latency.predicted(held)
     macs = np.array([_macs(file_at(widths)) for widths in some], float)
     points = np.argsort(macs)[[0, len(macs) // 2, -1]]
     by_macs = np.interp(macs[FITTED + 1 :], macs[points], first[points])
@@ -148,8 +147,8 @@ def measured(name: str, events: int) -> list[Row]:
             "groups": len(groups),
             "entries": len(table.seconds),
             "dense_s": first[0],
-            "covered": float(np.mean(np.abs(np.log(predicted / true)) <= np.log(factor))),
-            "factor": float(np.median(factor)),
+            "covered": float(np.mean(np.abs(np.log(predicted / true)) <= np.log(latency.factor))),
+            "factor": latency.factor,
             "errors": {
                 "predicted": (predicted / true - 1).tolist(),
                 "multiply-adds": (by_macs / true - 1).tolist(),

@@ -4,7 +4,7 @@
 
 The weights are fitted to whole networks measured on the target, each pulled to one common weight: a layer
 in a chain costs less than alone, the more so the less it computes. The rest, such as weights that do not fit
-the cache together, is a smooth function of the widths: a Gaussian process, which also gives the interval.
+the cache together, is a smooth function of the widths: a Gaussian process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class Latency:
     Attributes:
         call_s: the constant part.
         weights: float64[segments], at least 0.
-        spread: how many of the process's standard deviations held 95 % of the networks left out.
         errors: float64[networks], the relative error of each network when its part of them was left out.
     """
 
@@ -43,12 +42,17 @@ class Latency:
     call_s: float
     weights: Floats
     correction: Any
-    spread: float
     errors: Floats
 
     def linear(self, widths: Widths) -> float:
         """Seconds without the correction."""
         return self.call_s + float(self.weights @ self.table.parts(widths))
+
+    @property
+    def factor(self) -> float:
+        """The factor by which a network takes more or less, in 95 %: split conformal, of those left out."""
+        share = min(1.0, 0.95 * (1 + 1 / len(self.errors)))
+        return float(np.exp(np.quantile(np.abs(np.log1p(self.errors)), share)))
 
     @property
     def dense_s(self) -> float:
@@ -63,11 +67,10 @@ class Latency:
             for at, own in enumerate(table.groups)
         ]
 
-    def predicted(self, some: Sequence[Widths]) -> tuple[Floats, Floats]:
-        """float64[networks] each: seconds, and the factor within which 95 % of them are."""
+    def predicted(self, some: Sequence[Widths]) -> Floats:
+        """float64[networks], seconds."""
         linear = np.array([self.linear(widths) for widths in some])
-        mean, deviation = self.correction.predict(_shares(self.table, some), return_std=True)
-        return linear * np.exp(mean), np.exp(self.spread * deviation)
+        return np.asarray(linear * np.exp(self.correction.predict(_shares(self.table, some))))
 
 
 def fitted(
@@ -75,23 +78,15 @@ def fitted(
 ) -> Latency:
     """Fits the prediction to measured networks; `errors` come from leaving out each of some parts of them."""
     measured = np.array(seconds)
-    place = np.random.default_rng(0).permutation(len(networks)) % parts
-    errors, standard = np.zeros(len(networks)), np.zeros(len(networks))
-    for part in range(parts):
+    place, errors = np.random.default_rng(0).permutation(len(networks)) % parts, np.zeros(len(networks))
+    for part in range(min(parts, len(networks))):
         held, rest = (np.flatnonzero(same).tolist() for same in (place == part, place != part))
-        if not held:
-            continue
-        one = _fitted(table, [networks[at] for at in rest], measured[rest], np.zeros(0), 1.0)
-        guess, factor = one.predicted([networks[at] for at in held])
-        errors[held] = guess / measured[held] - 1
-        standard[held] = np.abs(np.log(guess / measured[held])) / np.log(factor)
-    spread = float(np.quantile(standard, min(1.0, 0.95 * (1 + 1 / len(networks)))))
-    return _fitted(table, networks, measured, errors, spread)
+        one = _fitted(table, [networks[at] for at in rest], measured[rest], errors)
+        errors[held] = one.predicted([networks[at] for at in held]) / measured[held] - 1
+    return _fitted(table, networks, measured, errors)
 
 
-def _fitted(
-    table: SegmentTable, networks: Sequence[Widths], seconds: Floats, errors: Floats, spread: float
-) -> Latency:
+def _fitted(table: SegmentTable, networks: Sequence[Widths], seconds: Floats, errors: Floats) -> Latency:
     parts = np.array([table.parts(widths) for widths in networks])
     relative = np.c_[np.ones(len(parts)), parts] / seconds[:, None]
     ones = np.ones(len(parts))
@@ -107,7 +102,7 @@ def _fitted(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a length at its bound: no correction is needed
         process.fit(_shares(table, networks), rest)
-    return Latency(table, float(solved[0]), solved[1:], process, spread, errors)
+    return Latency(table, float(solved[0]), solved[1:], process, errors)
 
 
 def _shares(table: SegmentTable, some: Sequence[Widths]) -> Floats:

@@ -8,10 +8,11 @@ networks proven to keep the budget the one with the best validation score stays.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -96,7 +97,7 @@ class Budget(Cutting):
         with self._timer(work) as together:
             return _Search(self, work, model, groups, scores, levels, together).result()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _timer(self, work: Work) -> Iterator[Together]:
         """What times files together: the board, or the target's runtime here."""
         if self.on:
@@ -158,10 +159,7 @@ class _Search:
         dense = {name: own[-1] for name, own in self.levels.items()}
         self.work.progress(0, 4, "budget: exports")
         narrow = {name: own[0] for name, own in self.levels.items()}
-        try:
-            file_at = Resizable.learnt(self._exported, dense, least=narrow, checks=self._drawn(2)).at
-        except ModelError:
-            file_at = self._exported  # slower, by an export each
+        file_at = resizable(self._exported, dense, narrow, self._drawn(2))
         table = self._table(file_at)
         networks = [dense, *self._drawn(self.asked.networks)]
         seconds = self._network_seconds(file_at, networks)
@@ -264,7 +262,7 @@ class _Search:
                     1.0,
                 )
                 for _ in range(3):  # the program is linear: the rest of the prediction enters by the limit
-                    ratio = float(latency.predicted([plan.widths])[0][0]) / limit
+                    ratio = float(latency.predicted([plan.widths])[0]) / limit
                     if 0.98 <= ratio <= 1.0:
                         break
                     scale *= min(0.999 / ratio, 1.1)
@@ -315,7 +313,7 @@ class _Search:
                     widths,
                     model,
                     seconds_of(one) / seconds_of(whole) * dense_s,
-                    float(latency.predicted([widths])[0][0]) / limit,
+                    float(latency.predicted([widths])[0]) / limit,
                     used,
                     bound,
                     bound <= 1 and fits and not one.void and not unproven(one),
@@ -324,9 +322,9 @@ class _Search:
             )
         return found
 
-    def _exported(self, widths: Widths) -> onnx.ModelProto:
+    def _exported(self, widths: Widths, form: str = "") -> onnx.ModelProto:
         plan = choose(self.groups, self.scores, keep=widths)
-        return onnx.load(self._file(apply(self.model, plan, self.groups), "trial"))
+        return onnx.load(self._file(apply(self.model, plan, self.groups, form=form), "trial"))
 
     def _file(self, model: nn.Module, name: str) -> Path:
         path = self.work.directory / "files" / f"{name}.onnx"
@@ -347,6 +345,19 @@ class _Search:
 
     def _keeper(self, name: str) -> Callable[[Mapping[str, float]], None]:
         return lambda found: write_json(self.work.directory / f"{name}.json", found)
+
+
+def resizable(
+    exported: Callable[..., onnx.ModelProto], dense: Widths, least: Widths, checks: Sequence[Widths]
+) -> FileAt:
+    """Makes the file of any widths, from a few exports: of the user's class, or else of the graph form.
+
+    Where neither can be resized, each file is an export, which takes longer.
+    """
+    for form in ("", "graph"):
+        with contextlib.suppress(ModelError):
+            return Resizable.learnt(partial(exported, form=form), dense, least=least, checks=checks).at
+    return exported
 
 
 def seconds_of(one: Measurement) -> float:
