@@ -12,6 +12,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "examples" / "det
 # In CI a test may be skipped for a reason that starts with one of these, and for no other.
 SKIPPED_IN_CI = {
     "CUDA cannot be used from Python": "needs a GPU; the same calls run against a library compiled here",
+    "CUDA found no suitable driver": "the same, where a libcudart is installed",
     "needs a GPU": "the CI machine has none",
     "there is no Python 3.": "Debian has one Python; ruff holds the syntax of targets/ to 3.8",
     "needs root": "a user without privileges cannot give a device to a group",
