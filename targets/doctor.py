@@ -189,6 +189,8 @@ def _cuda_way(root: Path, board: Board) -> Check:
     version = board.cuda or "unknown version"
     if any(True for _ in root.glob("usr/local/cuda*/lib64/libcudart.so*")):
         return Check("cuda", f"{version}, by libcudart", True, "engines")
+    if util.find_spec("pycuda") is not None:
+        return Check("cuda", f"{version}, by pycuda", True, "engines")
     package = "-".join((board.cuda or "12.6").split(".")[:2])
     cure = f"sudo apt install cuda-cudart-{package} (the version of its JetPack)"
     cure = "Install the CUDA packages of its DriveOS." if board.is_drive else cure

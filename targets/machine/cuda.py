@@ -1,56 +1,22 @@
-"""The part of CUDA that an engine needs: memory, streams and captured graphs, by ctypes on libcudart.
+"""The part of CUDA that an engine needs: memory, streams and captured graphs.
 
-Handles and addresses are plain numbers, as in TensorRT's functions. Where TensorRT works, a libcudart is
-there: from JetPack, or from NVIDIA's wheels. Both use the device's primary context. Streams do not wait for
-the default stream.
+Handles and addresses are plain numbers, as in TensorRT's functions. `open_cuda` tries the bindings of
+`cuda_calls.py` in order and reports why each failed. All of them use the device's primary context, as does
+TensorRT. Streams do not wait for the default stream.
 """
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import os
-import sys
-from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ..errors import TargetError
+from .cuda_calls import NOT_SUPPORTED, Calls, by_ctypes, by_pycuda
 
+WAYS = ("ctypes", "pycuda")
 ALIGNMENT_BYTES = 256
 """The alignment that TensorRT requires of every address."""
 
-# Inputs and outputs: p pointer or handle, n size, i int, u unsigned, q 64 bits.
-FUNCTIONS = {
-    "cudaSetDevice": ("i", ""),
-    "cudaSetDeviceFlags": ("u", ""),
-    "cudaDriverGetVersion": ("", "i"),
-    "cudaRuntimeGetVersion": ("", "i"),
-    "cudaDeviceGetAttribute": ("ii", "i"),
-    "cudaMemGetInfo": ("", "nn"),
-    "cudaMalloc": ("n", "p"),
-    "cudaFree": ("p", ""),
-    "cudaHostAlloc": ("nu", "p"),
-    "cudaFreeHost": ("p", ""),
-    "cudaHostGetDevicePointer": ("pu", "p"),
-    "cudaMemcpyAsync": ("ppnip", ""),
-    "cudaStreamCreateWithFlags": ("u", "p"),
-    "cudaStreamSynchronize": ("p", ""),
-    "cudaStreamDestroy": ("p", ""),
-    "cudaStreamBeginCapture": ("pi", ""),
-    "cudaStreamEndCapture": ("p", "p"),
-    "cudaGraphInstantiateWithFlags": ("pq", "p"),
-    "cudaGraphLaunch": ("pp", ""),
-    "cudaGraphDestroy": ("p", ""),
-    "cudaGraphExecDestroy": ("p", ""),
-}
-_OUTPUTS_LAST = ("cudaStreamEndCapture",)
-_C_TYPES: Dict[str, Any] = {
-    "p": ctypes.c_void_p,
-    "n": ctypes.c_size_t,
-    "i": ctypes.c_int,
-    "u": ctypes.c_uint,
-    "q": ctypes.c_ulonglong,
-}
 _ATTRIBUTES = {
     "streaming_multiprocessors": 16,
     "integrated": 18,
@@ -66,8 +32,6 @@ _RELAXED = 2
 _OUT_OF_MEMORY = 2
 _ACTIVE = 708
 _NO_DRIVER = (35, 3)
-_LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
-_FOLDERS = ("/usr/local/cuda/lib64", "/usr/local/cuda/targets/aarch64-linux/lib")
 
 
 class Cuda:
@@ -76,20 +40,19 @@ class Cuda:
     Every method raises TargetError with CUDA's message where CUDA reports a failure.
     """
 
-    def __init__(self, name: str, library: Any) -> None:
-        self.name = name
-        self._library = library
-        library.cudaGetErrorName.restype = library.cudaGetErrorString.restype = ctypes.c_char_p
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.name = calls.name
         self._do("cudaSetDevice", 0)
 
     def wait_by(self, how: str) -> bool:
         """How the process waits for the GPU: `spin`, or `block`: then its wake-up is part of each time.
 
         CUDA's own choice on a Jetson may be to block; False where it applies, because an old CUDA is in use
-        already.
+        already. pycuda always spins.
         """
-        status, _ = self._call("cudaSetDeviceFlags", _WAITS[how])
-        if status not in (0, _ACTIVE):
+        status, _ = self._calls.call("cudaSetDeviceFlags", _WAITS[how])
+        if status not in (0, _ACTIVE) and (status, how) != (NOT_SUPPORTED, "spin"):
             raise self._failed("cudaSetDeviceFlags", (_WAITS[how],), status)
         return status != _ACTIVE
 
@@ -157,7 +120,7 @@ class Cuda:
             enqueue()
         finally:
             # The capture must end, or the stream stays unusable; an error of `enqueue` has priority.
-            status, captured = self._call("cudaStreamEndCapture", stream)
+            status, captured = self._calls.call("cudaStreamEndCapture", stream)
         if status or not captured[0]:
             raise self._failed("cudaStreamEndCapture", (stream,), status)
         try:
@@ -167,11 +130,10 @@ class Cuda:
 
     def bound(self, name: str, *inputs: int) -> Callable[[], None]:
         """`cudaStreamSynchronize` or `cudaGraphLaunch` bound to these handles, for timing."""
-        function = getattr(self._library, name)
-        handles = [ctypes.c_void_p(each) for each in inputs]  # converted here, so that timing excludes it
+        call = self._calls.bind(name, *inputs)
 
         def checked() -> None:
-            status = function(*handles)
+            status = call()
             if status:
                 raise self._failed(name, inputs, status)
 
@@ -186,40 +148,30 @@ class Cuda:
             raise TargetError(
                 f"CUDA gave the address {address:#x} for {size} bytes ({name}), which is not a multiple of "
                 f"{ALIGNMENT_BYTES}.",
-                "The CUDA installation is faulty: reinstall it.",
+                "The CUDA installation is faulty: reinstall it, or choose another binding.",
             )
         return address
 
-    def _call(self, name: str, *inputs: int) -> Tuple[int, Tuple[Any, ...]]:
-        """The status and the outputs of a function of CUDA's runtime."""
-        takes, gives = FUNCTIONS[name]
-        outputs = [_C_TYPES[kind](0) for kind in gives]
-        arguments = [_C_TYPES[kind](value) for kind, value in zip(takes, inputs)]
-        pointers = [ctypes.byref(output) for output in outputs]
-        ordered = [*arguments, *pointers] if name in _OUTPUTS_LAST else [*pointers, *arguments]
-        status = int(getattr(self._library, name)(*ordered))
-        return status, tuple(output.value or 0 for output in outputs)
-
     def _do(self, name: str, *inputs: int) -> Tuple[Any, ...]:
-        status, outputs = self._call(name, *inputs)
+        status, outputs = self._calls.call(name, *inputs)
         if status:
             raise self._failed(name, inputs, status)
         return outputs
 
     def _failed(self, name: str, inputs: Tuple[int, ...], status: int) -> TargetError:
-        named, meaning = (
-            getattr(self._library, ask)(status).decode() for ask in ("cudaGetErrorName", "cudaGetErrorString")
-        )
-        message = f"{name}({', '.join(map(str, inputs))}) gave {status}, {named}: {meaning}."
+        message = f"{name}({', '.join(map(str, inputs))}) gave {status}, {self._calls.words(status)}."
         if status == _OUT_OF_MEMORY:
             # Called directly: a second failure must not hide the first.
-            failed, room = self._call("cudaMemGetInfo")
+            failed, room = self._calls.call("cudaMemGetInfo")
             free = "" if failed else f" {room[0] / 1e6:.0f} of {room[1] / 1e6:.0f} MB are free."
             return TargetError(
                 f"The GPU is out of memory: {message}{free}",
                 "Stop other programs that use the GPU, use a smaller batch, or use a smaller model.",
             )
-        if status in _NO_DRIVER:
+        if status == NOT_SUPPORTED:
+            what = f"{self.name} does not support this"
+            cure = "Omit --cuda-graph and --sync block, or use libcudart: DEADWEIGHT_CUDA=ctypes."
+        elif status in _NO_DRIVER:
             what = "CUDA found no suitable driver"
             cure = "Install the CUDA of the driver's version; start a container with --runtime nvidia."
         else:
@@ -229,35 +181,29 @@ class Cuda:
 
 
 def open_cuda(choice: Optional[str] = None) -> Cuda:
-    """Opens CUDA by a libcudart.
+    """Opens CUDA by the chosen binding, or by the first that works: ctypes on libcudart, pycuda.
 
-    `choice` is `ctypes:` and the path of a libcudart, by default the environment variable DEADWEIGHT_CUDA;
-    without a path, the usual places are searched.
+    `choice` is one of `WAYS`, or `ctypes:` and the path of a libcudart; by default the environment variable
+    DEADWEIGHT_CUDA.
 
     Raises:
-        TargetError: none loads, or CUDA does not start.
+        TargetError: none works; the message has the reason for each.
     """
-    choice = choice or os.environ.get("DEADWEIGHT_CUDA") or "ctypes"
-    way, _, path = choice.partition(":")
-    if way != "ctypes":
-        raise TargetError(f"There is no CUDA binding '{choice}'.", "Known: ctypes, ctypes:PATH.")
-    reason = ""
-    for name in [path] if path else _libraries():
+    choice = choice or os.environ.get("DEADWEIGHT_CUDA") or None
+    way, _, path = (choice or "").partition(":")
+    if choice is not None and (way not in WAYS or (path and way != "ctypes")):
+        raise TargetError(f"There is no CUDA binding '{choice}'.", f"Known: {', '.join(WAYS)}, ctypes:PATH.")
+    openers: Dict[str, Callable[[], Calls]] = {"pycuda": by_pycuda, "ctypes": lambda: by_ctypes(path)}
+    reasons: List[str] = []
+    for name in WAYS if choice is None else (way,):
         try:
-            return Cuda(f"ctypes on {name}", ctypes.CDLL(name))
-        except (OSError, AttributeError) as error:
-            reason = str(error)
+            return Cuda(openers[name]())
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            reasons.append(f"{name}: {str(error).strip() or type(error).__name__}")
+        except TargetError as error:
+            reasons.append(f"{name}: {error.what.rstrip(chr(46))}")
     raise TargetError(
-        f"CUDA cannot be used from Python here: {reason}.",
-        "On a Jetson: sudo apt install cuda-cudart-12-6 (the version of its JetPack); elsewhere set "
-        "DEADWEIGHT_CUDA=ctypes:PATH to a libcudart.",
+        f"CUDA cannot be used from Python here. {'; '.join(reasons)}.",
+        "On a Jetson: sudo apt install cuda-cudart-12-6 (the version of its JetPack), or "
+        "pip install pycuda; elsewhere set DEADWEIGHT_CUDA=ctypes:PATH to a libcudart.",
     )
-
-
-def _libraries() -> List[str]:
-    """Where a libcudart may be: the loader's path, NVIDIA's wheels (TensorRT's needs one), CUDA's folders."""
-    home, found = os.environ.get("CUDA_HOME"), ctypes.util.find_library("cudart")
-    wheels = [str(each) for place in sys.path for each in Path(place).glob("nvidia/*/lib/libcudart.so.*")]
-    folders = [*([f"{home}/lib64"] if home else []), *_FOLDERS]
-    inside = [f"{folder}/{_LIBRARIES[0]}" for folder in folders]
-    return [*([found] if found else []), *_LIBRARIES, *wheels, *inside]

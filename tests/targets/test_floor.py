@@ -56,7 +56,7 @@ def importing(modules: list[str], *, python: str, blocked: str) -> subprocess.Co
 
 
 def test_every_module_imports_where_nothing_but_numpy_can_be_imported() -> None:
-    blocked = "torch,onnx,pydantic,scipy,typer,rich,plotly,safetensors,onnxruntime,tensorrt,cuda,tomli"
+    blocked = "torch,onnx,pydantic,scipy,typer,rich,plotly,safetensors,onnxruntime,tensorrt,cuda,pycuda,tomli"
     done = importing(MODULES, python=sys.executable, blocked=blocked)
     assert done.returncode == 0, done.stderr
 

@@ -81,9 +81,6 @@ const char *cudaGetErrorString(int status) {
 int cudaSetDevice(int device) { return device ? INVALID : OK; }
 int cudaSetDeviceFlags(unsigned flags) {
     if (flags != 0 && flags != 1 && flags != 2 && flags != 4) return INVALID;
-#ifdef IN_USE
-    return 708; /* an old CUDA, once the device is in use */
-#endif
     device_flags = flags;
     return OK;
 }

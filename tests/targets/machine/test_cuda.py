@@ -1,4 +1,4 @@
-"""The shim over CUDA: against our own libcudart everywhere, and against a real GPU where there is one."""
+"""The shim over CUDA: against our own libcudart everywhere, and against a real GPU by every way there is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from deadweight.targets.errors import TargetError
-from deadweight.targets.machine.cuda import Cuda, open_cuda
+from deadweight.targets.machine.cuda import WAYS, Cuda, open_cuda
+from deadweight.targets.machine.cuda_calls import Calls
 
 SOURCE = Path(__file__).parents[1] / "fake_tensorrt" / "cudart.c"
 SIZE = 1 << 20
@@ -30,7 +31,7 @@ def libcudart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.fixture(params=["fake", "ctypes"])
+@pytest.fixture(params=["fake", *WAYS])
 def cuda(request: pytest.FixtureRequest) -> Cuda:
     """CUDA by one way; a real one only where there is a GPU."""
     if request.param == "fake":
@@ -108,6 +109,10 @@ def test_a_captured_graph_does_again_what_was_put_into_the_stream(cuda: Cuda, st
         cuda.copy_to_device(device, there, SIZE, stream)
         cuda.copy_to_host(back, device, SIZE, stream)
 
+    if cuda.name.startswith("pycuda"):
+        with pytest.raises(TargetError, match="cudaErrorNotSupported"):
+            cuda.graph(stream, both_ways)
+        return
     seen(back)[:] = 0
     graph = cuda.graph(stream, both_ways)
     assert not seen(back).any(), "capturing must not run anything"
@@ -126,17 +131,21 @@ def test_what_was_bound_beforehand_does_what_the_call_does(cuda: Cuda, stream: i
     wait = cuda.bound("cudaStreamSynchronize", stream)
     seen(there)[:] = 5
     cuda.copy_to_device(device, there, SIZE, stream)
-    graph = cuda.graph(stream, lambda: cuda.copy_to_host(back, device, SIZE, stream))
-    seen(back)[:] = 0
-    cuda.bound("cudaGraphLaunch", graph, stream)()
-    wait()
-    assert (seen(back) == 5).all()
+    if not cuda.name.startswith("pycuda"):
+        graph = cuda.graph(stream, lambda: cuda.copy_to_host(back, device, SIZE, stream))
+        seen(back)[:] = 0
+        cuda.bound("cudaGraphLaunch", graph, stream)()
+        wait()
+        assert (seen(back) == 5).all()
     cuda.copy_to_host(back, device, SIZE, stream)
     wait()
     assert (seen(back) == 5).all()
 
 
 def test_a_capture_that_fails_leaves_the_stream_usable(cuda: Cuda, stream: int) -> None:
+    if cuda.name.startswith("pycuda"):
+        pytest.skip("pycuda has no graphs")
+
     def stumbles() -> None:
         raise ValueError("on purpose")
 
@@ -146,6 +155,11 @@ def test_a_capture_that_fails_leaves_the_stream_usable(cuda: Cuda, stream: int) 
 
 
 def test_the_host_waits_as_it_was_set(cuda: Cuda, stream: int) -> None:
+    if cuda.name.startswith("pycuda"):
+        with pytest.raises(TargetError, match="does not support this"):
+            cuda.wait_by("block")
+        assert cuda.wait_by("spin")
+        return
     library = ctypes.CDLL(cuda.name.split(" on ")[1])
     for how, flag in (("spin", 1), ("block", 4), ("spin", 1)):
         assert cuda.wait_by(how)
@@ -165,6 +179,8 @@ def test_memory_that_is_not_there_is_refused_with_what_is_free(cuda: Cuda) -> No
 
 
 def test_a_failure_carries_cudas_own_words(cuda: Cuda) -> None:
+    if cuda.name.startswith("pycuda"):
+        pytest.skip("pycuda checks the arguments itself")
     with pytest.raises(TargetError, match=r"cudaFreeHost\(4096\) gave 1, cudaErrorInvalidValue: invalid"):
         cuda.host_free(4096)
 
@@ -178,38 +194,50 @@ def test_what_is_freed_is_free_again(libcudart: Path) -> None:
     assert cuda.memory_bytes()[0] == before
 
 
-def test_a_machine_without_cuda_hears_why() -> None:
+def test_a_machine_without_cuda_hears_why_of_every_way() -> None:
     code = (
-        "import ctypes.util\n"
+        "import sys, ctypes.util, ctypes\n"
+        "sys.modules['pycuda'] = None\n"
         "ctypes.util.find_library = lambda name: None\n"
-        "import deadweight.targets.machine.cuda as cuda\n"
-        "cuda._LIBRARIES, cuda._FOLDERS = ('libcudart_that_is_nowhere.so',), ('/nowhere',)\n"
-        "cuda.sys.path.clear()\n"
+        "import deadweight.targets.machine.cuda_calls as calls\n"
+        "calls._LIBRARIES = ('libcudart_that_is_nowhere.so',)\n"
+        "from deadweight.targets.machine.cuda import open_cuda\n"
         "from deadweight.targets.errors import TargetError\n"
-        "try: cuda.open_cuda()\n"
+        "try: open_cuda()\n"
         "except TargetError as error: print(error)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert (
-        "CUDA cannot be used from Python here: /nowhere/libcudart_that_is_nowhere.so: cannot open" in result
-    )
-    assert "cuda-cudart" in result
+    assert "pycuda: " in result
+    assert "ctypes: no libcudart_that_is_nowhere.so in the loader's path" in result
+    assert "pip install" in result
 
 
 def test_a_way_that_is_unknown_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(TargetError, match="no CUDA binding 'pycuda'") as caught:
-        open_cuda("pycuda")
-    assert "ctypes:PATH" in caught.value.cure
+    with pytest.raises(TargetError, match="no CUDA binding 'cupy'") as caught:
+        open_cuda("cupy")
+    assert "ctypes, pycuda" in caught.value.cure
 
 
-def test_the_environment_chooses_a_library_too(libcudart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_chooses_a_way_too(libcudart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEADWEIGHT_CUDA", f"ctypes:{libcudart}")
     assert open_cuda().name == f"ctypes on {libcudart}"
 
 
-def test_an_old_cuda_that_is_in_use_waits_its_own_way(libcudart: Path, tmp_path: Path) -> None:
-    used = tmp_path / "libcudart.so"
-    command = ["gcc", "-std=c11", "-DIN_USE", "-shared", "-fPIC", "-o", str(used), str(SOURCE)]
-    subprocess.run(command, check=True)
-    assert not open_cuda(f"ctypes:{used}").wait_by("block")
-    assert open_cuda(f"ctypes:{libcudart}").wait_by("block")
+def answering(status: int) -> Cuda:
+    """CUDA by a binding that opens the device and answers anything else with this status."""
+
+    def call(name: str, *inputs: int) -> tuple[int, tuple[int, ...]]:
+        return (0, ()) if name == "cudaSetDevice" else (status, (0,))
+
+    return Cuda(Calls("a binding", call, lambda status: f"status {status}", lambda *_: lambda: status))
+
+
+def test_a_binding_without_graphs_refuses_them_and_blocking_with_the_cure() -> None:
+    cuda = answering(801)  # as pycuda does
+    assert cuda.wait_by("spin")
+    with pytest.raises(TargetError, match="a binding does not support this") as caught:
+        cuda.graph(1, lambda: None)
+    assert "--cuda-graph and --sync block" in caught.value.cure
+    with pytest.raises(TargetError, match="a binding does not support this"):
+        cuda.wait_by("block")
+    assert not answering(708).wait_by("block"), "an old CUDA that is in use waits its own way"
