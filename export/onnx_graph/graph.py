@@ -155,7 +155,8 @@ def load(path: Path) -> OnnxModel:
         raise ArtifactError(
             f"{path} has no graph ({size} bytes): it is empty or truncated.", "Export or copy it again."
         )
-    normalise(model)
+    with reported(ModelError, f"{path} has sizes that no memory holds", "Export it again.", MemoryError):
+        normalise(model)
     return OnnxModel(model, path, size)
 
 
