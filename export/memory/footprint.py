@@ -161,7 +161,7 @@ class _Walk:
             node for node in graph.node if node.op_type in KNOWN["commuting"] and node.output[0] in self.parts
         ]
         for node in (*nodes, *reversed(nodes)):
-            parts = [part for name in (node.input[0], *node.output) for part in self.parts.get(name, ())]
+            parts = [part for name in (*node.input[:1], *node.output) for part in self.parts.get(name, ())]
             least = min((self.values[part].item for part in parts), default=4)
             for part in parts:
                 self.values[part].item = least
@@ -259,7 +259,7 @@ def _weights(graph: onnx.GraphProto, smallest: float, *, quantized: bool) -> int
             rounded = False
             while name in index.producer and index.producer[name].op_type in KNOWN["views"]:
                 rounded |= "QuantizeLinear" in index.producer[name].op_type
-                name = index.producer[name].input[0]
+                name = next(iter(index.producer[name].input), "")
             if name in index.constants:
                 least = 1.0 if rounded else 2.0 if quantized or smallest < 4 else 8.0
                 found[name] = min(found.get(name, 8.0), least)
@@ -273,7 +273,7 @@ def _weights(graph: onnx.GraphProto, smallest: float, *, quantized: bool) -> int
 def _gate(node: onnx.NodeProto, index: Index) -> bool:
     """Whether a node is the sigmoid of a SiLU, x * sigmoid(x), which runtimes fuse."""
     reader = index.read_only_by(node.output[0], ("Mul",)) if node.op_type == "Sigmoid" else None
-    return reader is not None and node.input[0] in reader.input
+    return reader is not None and bool(node.input) and node.input[0] in reader.input
 
 
 @dataclass
