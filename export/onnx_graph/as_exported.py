@@ -24,7 +24,7 @@ def normalise(model: onnx.ModelProto) -> None:
     """Changes a model as it was read.
 
     - A size below 0, which older converters write for "unknown", is open.
-    - Sparse constants are dense.
+    - Sparse constants are dense, and nodes without outputs are dropped.
     - Large constants in the bodies of If, Loop and Scan become the graph's, where weights are looked for.
     - Every node has a name of its own.
     - Stored shapes that contradict the sizes of the inputs are dropped: somebody edited those.
@@ -40,6 +40,8 @@ def normalise(model: onnx.ModelProto) -> None:
         for value in (*graph.input, *graph.output, *graph.value_info):
             _open_negative(value)
         _densify(graph)
+        for at in reversed([at for at, node in enumerate(graph.node) if not any(node.output)]):
+            del graph.node[at]
     _lift(model.graph, model.graph, all_names(model.graph))
     name_nodes(model.graph)
     _correct_shapes(model)

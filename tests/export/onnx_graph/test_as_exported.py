@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.onnx_files import numbers
 
+from deadweight.export.memory.footprint import footprint
 from deadweight.export.onnx_graph.graph import load, save
 from deadweight.targets.errors import ArtifactError, ModelError
 
@@ -199,3 +200,11 @@ def test_an_output_that_is_no_tensor_keeps_its_type(tmp_path: Path) -> None:
     loaded = load(written(tmp_path / "m.onnx", [node("SequenceConstruct", ["x", "x"], ["y"])], io))
     assert loaded.graph.output[0].type.HasField("sequence_type")
     assert "y" not in loaded.types
+
+
+def test_a_node_without_outputs_is_dropped_and_one_without_inputs_breaks_no_count(tmp_path: Path) -> None:
+    nodes = [node("Relu", ["x"], []), node("Identity", [], ["w"]), node("MatMul", ["x", "w"], ["y"])]
+    io = [value("x", FLOAT, [1, 2])], [value("y", FLOAT, [1, 2])]
+    path = written(tmp_path / "model.onnx", nodes, io)
+    assert [one.op_type for one in load(path).graph.node] == ["Identity", "MatMul"]
+    assert footprint(path).weights_low_bytes == 0
