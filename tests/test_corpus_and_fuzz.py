@@ -27,7 +27,7 @@ FUZZ = Path(__file__).parent.parent / "benchmarks" / "fuzz" / "fuzz.py"
 
 
 def job(what: str) -> str:
-    """A job that ends as it is told."""
+    """A job that ends as its argument says."""
     if what == "refused":
         raise ModelError("It is wrong.", "Make it right.")
     if what == "traceback":

@@ -1,4 +1,4 @@
-"""A process that does one job after another under limits: one that hangs or dies is told, and replaced."""
+"""A process that does one job after another under limits: one that hangs or dies is named, and replaced."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class Worker:
         process, self._process = self._process, None
         if process is None:
             return None
-        process.join(0.1)  # one that died is told by its own code
+        process.join(0.1)  # one that died reports its own code
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.join()

@@ -3,7 +3,7 @@
     python benchmarks/fuzz/fuzz.py [--minutes 5 | --tries N] [--seed S] [--kind NAME]
     python benchmarks/fuzz/fuzz.py --seed S --again NUMBER ...      these tries once more, with all they print
 
-A try is told by its seed and number: it is a valid file with one to four changes, read by the code of a
+A try is named by its seed and number: it is a valid file with one to four changes, read by the code of a
 command in a watched process. Counted as bad are tracebacks, hangs, a process that dies, a line that a CI
 obeys or a character that a terminal obeys, and a file read or written outside of the folder.
 """

@@ -1,4 +1,4 @@
-"""Does a change of the code cost the gate its quality? Two checkouts decide on the same files by turns.
+"""Does a change of the code cost the gate its quality? Two checkouts decide on the same files in turn.
 
     python benchmarks/gate/two_versions.py run OTHER_CHECKOUT --hours 1    # adds to runs/gate
     python benchmarks/gate/two_versions.py table

@@ -115,9 +115,9 @@ def tracing_of(model: nn.Module, captured: GraphModule, learner: GraphModule | N
     ]
     read = {canonical.get(str(node.target)) for node in attributes if node.users}
     for name, one in model.named_parameters():
-        for vector in (
-            _beside(tracing, name) if name not in read and one.dim() and _named(model, name) else ()
-        ):
+        if name in read or not one.dim() or not _named(model, name):
+            continue
+        for vector in _beside(tracing, name):
             slots.pop((name, one.dim() - 1), None)
             slots[name, one.dim() - 1] = vector  # the last: a group has the name of one that is always read
     if learner:

@@ -164,7 +164,8 @@ class _Search:
         networks = [dense, *self._drawn(self.asked.networks)]
         seconds = self._network_seconds(file_at, networks)
         damage = self._damage()
-        whole = self._timed({"whole": self._file(self.model, "whole")})["whole"]
+        whole_path = self._file(self.model, "whole")
+        whole = self._timed({"whole": whole_path})["whole"]
         whole_s = whole.latency_s(50).value
         limit_s = self.asked.latency_s or whole_s / (self.asked.speedup or 1.0)
         if limit_s >= whole_s:
@@ -178,7 +179,7 @@ class _Search:
         kept: list[_Finalist] = []
         for turn in range(_ROUNDS):
             plans = self._plans(latency, damage, limit * aim, [one.widths for one in tried])
-            found = self._measured(plans, turn, latency, limit, seconds[0])
+            found = self._measured(plans, whole_path, turn, latency, limit, seconds[0])
             tried += found
             networks += [dict(one.widths) for one in found]
             seconds += [one.seconds for one in found]
@@ -257,10 +258,8 @@ class _Search:
             more.append((Sum("file_bytes", table.byte_terms()), float(self.asked.file_bytes)))
         while len(found) < self.asked.finalists:
             try:
-                plan, scale = (
-                    solve(self.levels, damage, [(seconds, limit), *more], unlike=[*earlier, *found]),
-                    1.0,
-                )
+                plan = solve(self.levels, damage, [(seconds, limit), *more], unlike=[*earlier, *found])
+                scale = 1.0
                 for _ in range(3):  # the program is linear: the rest of the prediction enters by the limit
                     ratio = float(latency.predicted([plan.widths])[0]) / limit
                     if 0.98 <= ratio <= 1.0:
@@ -282,28 +281,30 @@ class _Search:
         return found
 
     def _measured(
-        self, plans: Sequence[Widths], turn: int, latency: Latency, limit: float, dense_s: float
+        self,
+        plans: Sequence[Widths],
+        whole: Path,
+        turn: int,
+        latency: Latency,
+        limit: float,
+        dense_s: float,
     ) -> list[_Finalist]:
         """Cuts plans, and times them together with the whole network."""
         if not plans:
             return []
-        models, files = list[nn.Module](), {"whole": self._file(self.model, "whole")}
+        models, files = list[nn.Module](), {"whole": whole}
         for at, widths in enumerate(plans):
             self.work.progress(at, len(plans), f"budget: finalists, round {turn + 1}")
             plan = choose(self.groups, self.scores, keep=widths)
             models.append(self.asked.cut(self.model, plan, self.groups, self.work)[0])
             files[str(at)] = self._file(models[-1], f"{turn}-{at}")
         measured = self._timed(files)
-        whole = measured["whole"]
-        found = []
+        before, found = measured["whole"], []
         for at, (widths, model) in enumerate(zip(plans, models, strict=True)):
             one = measured[str(at)]
             if self.asked.latency_s is None:
-                judged = judge(whole, one, confidence=_SURE)
-                used, bound = (
-                    (self.asked.speedup or 1.0) / judged.ratio,
-                    (self.asked.speedup or 1.0) / judged.low,
-                )
+                judged, speedup = judge(before, one, confidence=_SURE), self.asked.speedup or 1.0
+                used, bound = speedup / judged.ratio, speedup / judged.low
             else:
                 time = one.latency_s(50, confidence=_SURE)
                 used, bound = time.value / self.asked.latency_s, time.high / self.asked.latency_s
@@ -312,7 +313,7 @@ class _Search:
                 _Finalist(
                     widths,
                     model,
-                    seconds_of(one) / seconds_of(whole) * dense_s,
+                    seconds_of(one) / seconds_of(before) * dense_s,
                     float(latency.predicted([widths])[0]) / limit,
                     used,
                     bound,
