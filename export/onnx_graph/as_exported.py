@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, SparseTensorProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+    numpy_helper,
+)
 
 from ...targets.errors import ModelError
 from .external_data import INLINE_BYTES, SMALL, for_inference
@@ -31,12 +39,14 @@ def normalise(model: onnx.ModelProto) -> None:
 
     Raises:
         ModelError: a name is no text; a constant or an input has a type that this version of onnx does not
-            know; a sparse constant is damaged or too large.
+            know; an attribute has no value; a sparse constant is damaged or too large.
     """
     if not all(isinstance(text, str) for text in _texts(model)):  # protobuf gives what is not UTF-8 as bytes
         raise ModelError("A name in the file is not UTF-8 text.", "Export or copy the file again.")
     _refuse_unknown_types(model.graph)
     for graph in all_graphs(model.graph):
+        for node in graph.node:
+            _refuse_attributes_without_value(node)
         for value in (*graph.input, *graph.output, *graph.value_info):
             _open_negative(value)
         _densify(graph)
@@ -73,6 +83,15 @@ def _refuse_unknown_types(graph: GraphProto) -> None:
                 if inner is graph and value in graph.input:
                     raise _untyped(f"The input {value.name!r}", kind.elem_type)
                 kind.ClearField("elem_type")  # it follows from the nodes
+
+
+def _refuse_attributes_without_value(node: NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.ref_attr_name or attribute.type == AttributeProto.UNDEFINED:
+            raise ModelError(
+                f"The node {node.name or node.op_type!r} has no value for its attribute {attribute.name!r}.",
+                "Export or copy the file again; only inside a function may it refer to the function's own.",
+            )
 
 
 def _untyped(what: str, number: int) -> ModelError:

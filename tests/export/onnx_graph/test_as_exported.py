@@ -55,6 +55,15 @@ def test_a_size_below_zero_is_open(tmp_path: Path) -> None:
     assert loaded.graph.input[0].type.tensor_type.shape.dim[1].dim_value == 8
 
 
+def test_an_attribute_without_a_value_is_refused(tmp_path: Path) -> None:
+    pool = node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2])
+    pool.attribute.append(onnx.AttributeProto(name="dilations", type="INTS", ref_attr_name="elsewhere"))
+    io = [value("x", FLOAT, [1, 1, 4, 4])], [value("y", FLOAT, [1, 1, 3, 3])]
+    path = written(tmp_path / "m.onnx", [pool], io)
+    with pytest.raises(ModelError, match="no value for its attribute 'dilations'"):
+        load(path)
+
+
 @pytest.mark.parametrize("coordinates", [False, True])
 @pytest.mark.parametrize("as_node", [False, True])
 def test_sparse_constants_become_dense(tmp_path: Path, coordinates: bool, as_node: bool) -> None:
