@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,8 +19,8 @@ _GAP = "\N{NO-BREAK SPACE}"  # a figure and its unit stay on one line
 
 def significant(value: float, digits: int = 3) -> str:
     """`value` with that many significant digits, without an exponent."""
-    if value == 0:
-        return "0"
+    if value == 0 or not math.isfinite(value):  # the sum of what a file claims can overflow
+        return "0" if value == 0 else str(value)
     exponent = int(f"{value:.{digits - 1}e}".split("e")[1])  # after rounding: 9.999 counts as 10.0
     sign = MINUS if value < 0 else ""
     if exponent < -5:
@@ -53,7 +54,7 @@ def time_unit(seconds: Iterable[float]) -> tuple[float, str]:
 
 def duration(seconds: float) -> str:
     """A single time: 0.118 ms, 12.4 s, 3 min 20 s."""
-    if seconds >= 120:
+    if 120 <= seconds < math.inf:
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes}{_GAP}min {rest}{_GAP}s" if rest else f"{minutes}{_GAP}min"
     scale, name = time_unit([seconds])

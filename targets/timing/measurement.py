@@ -310,7 +310,7 @@ def load(path: Path) -> Dict[str, Measurement]:
         MeasurementError: it is JSON, but has no measurements of this schema.
     """
     values = read_json(path).get("measurements")
-    if not isinstance(values, list):
+    if not isinstance(values, list) or not values:
         raise MeasurementError(
             f"{path} contains no measurements.", "Give the file that `deadweight profile --out` wrote."
         )

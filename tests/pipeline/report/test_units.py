@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from deadweight.pipeline.report.units import (
@@ -31,6 +33,11 @@ from deadweight.pipeline.report.units import (
 )
 def test_three_digits_are_kept_whatever_the_size(value: float, text: str) -> None:
     assert significant(value) == text
+
+
+def test_a_number_beyond_the_floats_is_shown_as_such() -> None:
+    assert duration(math.inf) == "inf\N{NO-BREAK SPACE}s"
+    assert significant(math.nan) == "nan"
 
 
 def test_counts_sizes_and_times_carry_their_unit() -> None:

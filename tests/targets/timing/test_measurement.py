@@ -122,9 +122,10 @@ def test_a_file_with_something_wrong_in_it_is_refused(key: str, wrong: Any, mess
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match="schema None"):
         Measurement.from_json(json.loads("[]"))
-    (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(MeasurementError, match="contains no measurements"):
-        load(tmp_path / "a.json")
+    for empty in ("{}", '{"measurements": []}'):
+        (tmp_path / "a.json").write_text(empty)
+        with pytest.raises(MeasurementError, match="contains no measurements"):
+            load(tmp_path / "a.json")
     with pytest.raises(ArtifactError, match="does not exist"):
         load(tmp_path / "b.json")
 
